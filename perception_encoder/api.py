@@ -39,22 +39,30 @@ def evaluate(
         result = pe.evaluate("knn", encoder, "flowers/", k=[10, 20])
         print({metric.name: metric.value for metric in result.measurements[0].metrics})
 
-    `task`: "classification", "retrieval", "knn" or "linear", for an `Encoder`; "attentive",
-    "segmentation", "detection", "tracking" or "depth", for `LayerFeatures`; "questions", for an `Assistant`. `model`
-    may also be a name. `arguments`: the options of the command, such as `split`, `layer` or `k`; the functions of
-    `perception_encoder.evaluation.tasks` list them with types and defaults. Items that cannot be decoded are listed in
-    the result's failures. Raises ConfigError for an unknown task or argument and for what the model does not have,
-    DataError for an unusable dataset, and what loading the model raises.
+    `data`: a path, or the name of a published dataset, such as "food101" (docs/datasets.md), which is downloaded once
+    and sets the arguments that are not given. `task`: "classification", "retrieval", "knn" or "linear", for an
+    `Encoder`; "attentive", "segmentation", "detection", "tracking" or "depth", for `LayerFeatures`; "questions", for an
+    `Assistant`. `model` may also be a name. `arguments`: the options of the command, such as `split`, `layer` or `k`;
+    the functions of `perception_encoder.evaluation.tasks` list them with types and defaults. Items that cannot be
+    decoded are listed in the result's failures. Raises ConfigError for an unknown task or argument and for what the
+    model does not have, DataError for an unusable dataset, and what loading the model raises.
     """
+    from perception_encoder.datasets.published import dataset_arguments, fetch, find_published
     from perception_encoder.evaluation.tasks import TASKS
 
     tasks: dict[str, Callable[..., Result]] = {**TASKS, "questions": questions}
     if task not in tasks:
         raise _unknown("task", task, tasks)
-    known = [name for name in inspect.signature(tasks[task]).parameters if name not in ("model", "data")]
+    parameters = inspect.signature(tasks[task]).parameters
+    known = [name for name in parameters if name not in ("model", "data")]
     for name in arguments:
         if name not in known:
             raise _unknown(f"argument of {task}", name, known)
+    if published := find_published(data, task):
+        theirs = dataset_arguments(published, fetch(published))
+        data = theirs.pop("data")
+        given = {name: value for name, value in arguments.items() if value != parameters[name].default}
+        arguments = {name: value for name, value in theirs.items() if name in known} | given
     return tasks[task](model, data, progress=progress, **arguments)
 
 

@@ -53,7 +53,8 @@ NAMES = "Class names: imagenet, or a file of names [default: the directories' na
 ONTO = "With --mapping: choose among imagenet's classes, or those of a class file."
 CAPTIONS = "Captions: JSON (COCO, Karpathy, MSR-VTT), a table, or tars with KEY.txt."
 QUESTION_SETS = (
-    "vqav2, okvqa, textvqa, docvqa, infovqa, chartqa, ai2d, pope, mvbench, coco, refcoco, refcoco+ or refcocog."
+    "vqav2, okvqa, textvqa, docvqa, infovqa, chartqa, ai2d, pope, mvbench, videomme, egoschema, perceptiontest, star, "
+    "tgifqa, coco, flickr30k, nocaps, refcoco, refcoco+ or refcocog."
 )
 
 

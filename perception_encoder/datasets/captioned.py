@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from perception_encoder.datasets.classified import rows_of_split
+from perception_encoder.datasets.classified import media_tables, rows_of_split
 from perception_encoder.datasets.pe_video import read_videos_of
 from perception_encoder.errors import DataError
 from perception_encoder.formats.entries import id_field, list_objects, quoted, read_json, text_field, text_list
 from perception_encoder.formats.media_directory import MediaDirectory, MediaSource
 from perception_encoder.formats.shards import find_tars, has_members, read_pairs
-from perception_encoder.formats.tables import PATH_COLUMNS, TABLE_SUFFIXES, TEXT_COLUMNS, find_column, read_table
+from perception_encoder.formats.tables import (
+    MEDIA_COLUMNS,
+    PATH_COLUMNS,
+    TABLE_SUFFIXES,
+    TEXT_COLUMNS,
+    find_column,
+    read_image_table,
+    read_table,
+)
 from perception_encoder.preprocess.source import SHARD_VIDEOS, escape_name
 
 VIDEO_COLUMN = "video_id"
@@ -30,18 +38,33 @@ class CaptionedMedia:
     owners: tuple[int, ...]
     """For each caption, the index of its item in `keys`."""
 
+    def select(self, rows: Sequence[int]) -> CaptionedMedia:
+        """Return only these items, in this order, with their captions."""
+        number = {row: index for index, row in enumerate(rows)}
+        kept = [index for index, owner in enumerate(self.owners) if owner in number]
+        return CaptionedMedia(
+            self.name,
+            tuple(self.keys[row] for row in rows),
+            tuple(self.media[row] for row in rows),
+            tuple(self.captions[index] for index in kept),
+            tuple(number[self.owners[index]] for index in kept),
+        )
+
 
 def load_captions(path: Path, media: Path | None = None, split: str = "test") -> CaptionedMedia:
     """Read annotations; `media` is the directory of the images or videos, by default the annotations' directory.
 
     JSON: COCO's `images` and `annotations`, or `images` and `captions` by image id; Karpathy's `images` with
-    `sentences`, or MSR-VTT's `videos` and `sentences` (of `split`); or captions by file name. A table: MSR-VTT's
-    `video_id` and `sentence`, or a path and a caption per row; a file may have several rows. Tars of images with
+    `sentences`, or MSR-VTT's `videos` and `sentences` (of `split`); or captions by file name; or a list of rows like a
+    table's. A table: MSR-VTT's `video_id` and `sentence`, or a path and a caption, or several, per row; a file may have
+    several rows. A directory with the hub's SPLIT-*.parquet, which hold the images or videos. Tars of images with
     KEY.txt, one caption per line (CLIP_benchmark's), or of videos with a refined caption in KEY.json (see
     `load_benchmark`): one, or a directory of them. Raises DataError for anything else, with the file and the entry,
     and for an item without a caption.
     """
     suffix = path.suffix.lower()
+    if tables := media_tables(path, split):
+        return _captioned(escape_name(path.stem), path, _rows_with_media(tables))
     if path.is_dir() or suffix == ".tar":
         if has_members(path, split, *SHARD_VIDEOS):
             return load_benchmark(path, split)
@@ -55,7 +78,7 @@ def load_captions(path: Path, media: Path | None = None, split: str = "test") ->
         )
     directory = MediaDirectory(media or path.parent)
     if suffix in TABLE_SUFFIXES:
-        pairs = _pairs_of_table(path, split)
+        pairs = _pairs_of_rows(read_table(path), path, split)
     elif suffix == ".json":
         pairs = _pairs_of_json(path, split)
     else:
@@ -95,21 +118,38 @@ def _captioned(name: str, path: Path, items: Iterable[tuple[str, MediaSource, li
     return CaptionedMedia(name, tuple(keys), tuple(media), tuple(captions), tuple(owners))
 
 
-def _pairs_of_table(path: Path, split: str) -> dict[str, list[str]]:
-    rows = read_table(path)
+def _rows_with_media(tables: list[Path]) -> Iterator[tuple[str, MediaSource, list[str]]]:
+    """Yield the rows of the hub's Parquet files."""
+    for table in tables:
+        for where, cells, source in read_image_table(table, MEDIA_COLUMNS):
+            text = find_column([cells], TEXT_COLUMNS, table, "captions")
+            yield f"{table.stem}/{where.rpartition(':')[2]}", source, _captions_of(cells, text, where)
+
+
+def _captions_of(row: Mapping[str, Any], column: str, where: str) -> list[str]:
+    """Return a row's caption or list of captions, none if it is missing; DataError for anything else."""
+    value = row.get(column)
+    if value is None or isinstance(value, str):
+        return [value or ""]
+    if not isinstance(value, list):
+        raise DataError(f"{where}: `{column}` is {quoted(value)}; it must be a string")
+    return text_list(value, f"{where}: `{column}`")
+
+
+def _pairs_of_rows(rows: Sequence[dict[str, Any]], path: Path, split: str) -> dict[str, list[str]]:
     text = find_column(rows, TEXT_COLUMNS, path, "captions")
     column = VIDEO_COLUMN if VIDEO_COLUMN in rows[0] else find_column(rows, PATH_COLUMNS, path, "files")
     pairs: dict[str, list[str]] = {}
     for number, row in rows_of_split(rows, split, path):
         where = f"{path}: row {number + 1}"
-        if row.get(text) is not None and not isinstance(row[text], str):
-            raise DataError(f"{where}: `{text}` is {quoted(row[text])}; it must be a string")
-        pairs.setdefault(text_field(row, column, where), []).append(row.get(text) or "")
+        pairs.setdefault(text_field(row, column, where), []).extend(_captions_of(row, text, where))
     return pairs
 
 
 def _pairs_of_json(path: Path, split: str) -> dict[str, list[str]]:
     value = read_json(path)
+    if isinstance(value, list) and value:
+        return _pairs_of_rows(list_objects({"rows": value}, "rows", path), path, split)
     if not isinstance(value, dict):
         raise DataError(f"{path} is not a JSON object of captions")
     if "videos" in value:

@@ -1,4 +1,5 @@
-"""Read classification datasets in the usual layouts: class directories, tables, Kinetics' CSV, labelled shards.
+"""Read classification datasets in the usual layouts: class directories, tables, the hub's Parquet files, Kinetics'
+CSV, UCF-101's lists, labelled shards.
 
 For ImageNet's family a class file names the classes of the directories. ObjectNet's labels are mapped: those without a
 counterpart are left out; the others keep their names, in lower case, or with `onto` take those of their counterparts.
@@ -7,6 +8,7 @@ counterpart are left out; the others keep their names, in lower case, or with `o
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,12 +28,23 @@ from perception_encoder.formats.shards import (
     shards_below,
     split_names,
 )
-from perception_encoder.formats.tables import LABEL_COLUMNS, PATH_COLUMNS, TABLE_SUFFIXES, find_column, read_table
+from perception_encoder.formats.tables import (
+    LABEL_COLUMNS,
+    MEDIA_COLUMNS,
+    PATH_COLUMNS,
+    TABLE_SUFFIXES,
+    class_names_of,
+    find_column,
+    has_media,
+    read_image_table,
+    read_table,
+    split_tables,
+)
 from perception_encoder.preprocess.source import escape_name
 
 logger = logging.getLogger(__name__)
 
-CLASS, CLASS_NAMES = "cls", "classnames.txt"
+CLASS, CLASS_NAMES, TEMPLATES = "cls", "classnames.txt", "zeroshot_classification_templates.txt"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,11 +77,16 @@ class ClassOptions:
 def load_tasks(path: Path, split: str, options: ClassOptions | None = None) -> dict[str, LabelledImages]:
     """Read the classification tasks of a path, by name.
 
-    A table, a directory with SPLIT.tar or SPLIT/*.tar (see `load_labelled`, or CLIP_benchmark's), or one with a
-    directory for each class, in PATH/SPLIT or in PATH itself. Raises DataError for anything else.
+    A table, a directory with SPLIT.tar or SPLIT/*.tar (see `load_labelled`, or CLIP_benchmark's), one with the hub's
+    SPLIT-*.parquet, a list of UCF-101's (lines of CLASS/FILE), or a directory with one for each class, in PATH/SPLIT or
+    in PATH itself. Raises DataError for anything else.
     """
     options = options or ClassOptions()
-    if path.suffix.lower() in TABLE_SUFFIXES:
+    if tables := media_tables(path, split):
+        tasks = [_read_media_tables(path, tables)]
+    elif path.suffix.lower() == ".txt":
+        tasks = [_read_list(path, options)]
+    elif path.suffix.lower() in TABLE_SUFFIXES:
         tasks = [_read_table(path, split, options)]
     elif has_members(path, split, CLASS):
         tasks = [_load_numbered(path, split)]
@@ -105,13 +123,54 @@ def _load_numbered(path: Path, split: str) -> LabelledImages:
     choices = tuple(map(str, range(len(names))))
     title = path.stem if path.is_file() else path.name
     named = dict(zip(choices, names, strict=True))
-    return LabelledImages(title, tuple(keys), tuple(images), tuple(labels), choices, named)
+    files = (place / TEMPLATES for place in directories)
+    lines = [line.strip().replace("{c}", "{}") for file in files if file.is_file() for line in read_lines(file)]
+    templates = tuple(line for line in dict.fromkeys(lines) if "{}" in line)
+    return LabelledImages(title, tuple(keys), tuple(images), tuple(labels), choices, named, templates=templates)
+
+
+def media_tables(path: Path, split: str) -> list[Path]:
+    """Return the Parquet files of a split that hold images or videos themselves."""
+    tables = split_tables(path, split) if path.is_dir() or path.suffix == ".parquet" else []
+    return tables if tables and has_media(tables[0]) else []
+
+
+def _read_media_tables(path: Path, tables: list[Path]) -> LabelledImages:
+    """Read the hub's Parquet files: an image or a video and its label in each row; any class can be chosen."""
+    keys, media, labels, names = list[str](), list[MediaSource](), list[str](), tuple[str, ...]()
+    for table in tables:
+        for where, cells, source in read_image_table(table, MEDIA_COLUMNS):
+            label = find_column([cells], LABEL_COLUMNS, table, "labels")
+            names = names or class_names_of(table, label)
+            value = str(id_field(cells, label, where))
+            keys.append(f"{table.stem}/{where.rpartition(':')[2]}")
+            media.append(source)
+            labels.append(value)
+    choices = tuple(map(str, range(len(names))))
+    if foreign := set(labels) - set(choices) if choices else set():
+        raise DataError(f"{path}: the label {min(foreign)} is not among the {len(choices)} classes of its table")
+    named = dict(zip(choices, names, strict=True))
+    return LabelledImages(escape_name(path.stem), tuple(keys), tuple(media), tuple(labels), choices, named)
+
+
+def _read_list(path: Path, options: ClassOptions) -> LabelledImages:
+    """Read UCF-101's lists of CLASS/FILE: "ApplyEyeMakeup" is shown as "apply eye makeup" in prompts."""
+    media = MediaDirectory(options.media or path.parent)
+    keys = [line.split()[0] for line in read_lines(path) if line.strip()]
+    labels = [key.partition("/")[0] for key in keys]
+    if bad := next((key for key in keys if "/" not in key), None):
+        raise DataError(f"{path}: {quoted(bad)} is not CLASS/FILE")
+    choices = tuple(sorted(set(labels)))
+    named = {choice: re.sub(r"(?<=[a-z])(?=[A-Z])", " ", choice).lower() for choice in choices}
+    return LabelledImages(
+        escape_name(path.stem), tuple(keys), tuple(map(media.find, keys)), tuple(labels), choices, named
+    )
 
 
 def has_labels(path: Path, split: str) -> bool:
     """Return whether `load_tasks` would find this split at a path."""
     alone = path.suffix.lower() in TABLE_SUFFIXES or not any((path / name).is_dir() for name in SPLITS)
-    shards = bool(find_tars(path, split)) or _has_shards(path, split)
+    shards = bool(find_tars(path, split)) or _has_shards(path, split) or bool(media_tables(path, split))
     return alone or shards or any(item.is_dir() for item in (path / split).glob("*"))
 
 

@@ -34,6 +34,8 @@ class LabelledImages:
     """The correct classes of a label in another set; by default the label itself."""
     trim: int = 0
     """Pixels to crop from each side of an image first."""
+    templates: tuple[str, ...] = ()
+    """The dataset's own prompts, with {} for the class."""
 
     @property
     def classes(self) -> tuple[str, ...]:

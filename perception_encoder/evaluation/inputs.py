@@ -97,8 +97,10 @@ def open_item(source: MediaSource, key: str, frames: int, trim: int = 0) -> list
     """Open an image or `frames` frames of a video, cropped by `trim` pixels on each side; InputError if it fails."""
     if isinstance(source, Clip):
         media = resolve(source.path, key, start=source.start, end=source.end)
+    elif isinstance(source, TarMember):
+        media = resolve(source.read(key), key)
     else:
-        media = resolve(source.read(key) if isinstance(source, TarMember) else source, key)
+        media = resolve(source.read() if isinstance(source, TableImage) else source, key)
     opened = open_media(media, frames)
     assert not isinstance(opened, str)
     images = opened.images if isinstance(opened, VideoFrames) else [opened]
@@ -160,7 +162,7 @@ def check_finite(features: np.ndarray, model: str, inputs: str) -> np.ndarray:
     return features
 
 
-def content_digest(sources: Sequence[MediaSource | TableImage]) -> str:
+def content_digest(sources: Sequence[MediaSource]) -> str:
     """Return a SHA-256 of the content of files and the ranges of clips, in order.
 
     What cannot be read counts as empty, for it is reported later.

@@ -18,6 +18,7 @@ from perception_encoder.dense_prediction.head_fitting import FitConfig
 from perception_encoder.dense_prediction.segmentation import SegmentationConfig
 from perception_encoder.evaluation.classification.attentive_probe import AttentiveConfig, AttentiveEvaluator
 from perception_encoder.evaluation.classification.probes import LinearEvaluator, NeighboursEvaluator
+from perception_encoder.evaluation.classification.prompts import DATASET
 from perception_encoder.evaluation.classification.splits import load_splits
 from perception_encoder.evaluation.classification.zero_shot import ZeroShotEvaluator
 from perception_encoder.evaluation.dense.depth import DepthEvaluator, DepthProtocol
@@ -30,6 +31,7 @@ from perception_encoder.evaluation.retrieval import RetrievalEvaluator
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.layer_features import LayerFeatures
 from perception_encoder.inference.load import load_layers
+from perception_encoder.preprocess.frames import spread_indices
 from perception_encoder.progress import Track, untracked
 
 EncoderLike = str | Path | Encoder
@@ -47,16 +49,22 @@ def classification(
     onto: str = "",
     media: str | Path | None = None,
     trim: int = 0,
-    prompts: str | Sequence[str] = "imagenet",
+    prompts: str | Sequence[str] = "",
     transform: str = "squash,crop",
     frames: int = 8,
+    items: int | None = None,
     progress: Track = untracked,
 ) -> Result:
-    """Classify zero-shot: mean class accuracy, top-1 and top-5."""
+    """Classify zero-shot: mean class accuracy, top-1 and top-5.
+
+    `prompts`: by default the dataset's own, or else imagenet. `items`: maximum number, at even intervals.
+    """
     options = ClassOptions(classes=classes, mapping=_path(mapping), onto=onto, media=_path(media), trim=trim)
-    tasks = load_tasks(Path(data), split, options)
-    names = [name.strip() for name in prompts.split(",")] if isinstance(prompts, str) else prompts
-    evaluators = [ZeroShotEvaluator(task, names, frames) for task in tasks.values()]
+    tasks = [task.select(_spread(len(task.keys), items)) for task in load_tasks(Path(data), split, options).values()]
+    names = [name.strip() for name in prompts.split(",") if name] if isinstance(prompts, str) else prompts
+    evaluators = [
+        ZeroShotEvaluator(task, names or [DATASET if task.templates else "imagenet"], frames) for task in tasks
+    ]
     return _evaluate_variants(evaluators, model, split, progress, transform, texts=True)
 
 
@@ -68,10 +76,15 @@ def retrieval(
     split: str = "test",
     transform: str = "squash,crop",
     frames: int = 8,
+    items: int | None = None,
     progress: Track = untracked,
 ) -> Result:
-    """Retrieve media by captions and captions by media: R@1, R@5 and R@10, with and without dual softmax."""
-    evaluator = RetrievalEvaluator(load_captions(Path(data), _path(media), split), frames)
+    """Retrieve media by captions and captions by media: R@1, R@5 and R@10, with and without dual softmax.
+
+    `items`: maximum number of images or videos, at even intervals; fewer are easier to tell apart.
+    """
+    captions = load_captions(Path(data), _path(media), split)
+    evaluator = RetrievalEvaluator(captions.select(_spread(len(captions.keys), items)), frames)
     return _evaluate_variants([evaluator], model, split, progress, transform, texts=True)
 
 
@@ -140,11 +153,12 @@ def segmentation(
     epochs: int = 20,
     kernel: int = 1,
     head_seeds: int = 3,
+    items: int | None = None,
     progress: Track = untracked,
 ) -> Result:
-    """Fit a segmentation head on a layer: mIoU and pixel accuracy."""
+    """Fit a segmentation head on a layer: mIoU and pixel accuracy. `items`: maximum number of each split."""
     head = SegmentationConfig(kernel=kernel, fit=FitConfig(epochs=epochs))
-    splits = read_class_splits(Path(data))
+    splits = [part.select(_spread(len(part.keys), items)) for part in read_class_splits(Path(data))]
     evaluator = SegmentationEvaluator(*splits, head, _size(size), head_seeds=head_seeds, track=progress)
     return _evaluate_layer([evaluator], open_layers(model, layer), "test", progress)
 
@@ -177,10 +191,12 @@ def tracking(
     layer: int | None = None,
     final_norm: bool = False,
     short_side: int = 480,
+    items: int | None = None,
     progress: Track = untracked,
 ) -> Result:
-    """Track objects through videos by the similarity of a layer's patches: J&F, J and F."""
-    evaluator = TrackingEvaluator(read_videos(Path(data)), short_side)
+    """Track objects through videos by the similarity of a layer's patches: J&F, J and F. `items`: maximum of videos."""
+    videos = read_videos(Path(data))
+    evaluator = TrackingEvaluator([videos[row] for row in _spread(len(videos), items)], short_side)
     return _evaluate_layer([evaluator], open_layers(model, layer, final_norm), Path(data).stem, progress, "")
 
 
@@ -196,13 +212,17 @@ def depth(
     epochs: int = 20,
     channels: int = 64,
     head_seeds: int = 3,
+    items: int | None = None,
     progress: Track = untracked,
 ) -> Result:
-    """Fit a depth head on a layer: RMSE in metres, relative error, and shares within 1.25, 1.25² and 1.25³."""
+    """Fit a depth head on a layer: RMSE in metres, relative error, and shares within 1.25, 1.25² and 1.25³.
+
+    `items`: maximum number of images of each split.
+    """
     head = DepthConfig(channels=channels, fit=FitConfig(epochs=epochs))
     head = head.relative() if aligned else head
     protocol = DepthProtocol(head=head, eigen_crop=eigen_crop, aligned=aligned)
-    splits = read_depth_splits(Path(data), per_metre)
+    splits = [part.select(_spread(len(part.keys), items)) for part in read_depth_splits(Path(data), per_metre)]
     evaluator = DepthEvaluator(*splits, protocol, _size(size), head_seeds=head_seeds)
     return _evaluate_layer([evaluator], open_layers(model, layer), "test", progress)
 
@@ -266,6 +286,11 @@ def _evaluate_layer(
     transform: str = "squash",
 ) -> Result:
     return run_evaluators(evaluators, {transform: features}, split, features.about, progress)
+
+
+def _spread(count: int, items: int | None) -> Sequence[int]:
+    """Return at most `items` of `count` rows, at even intervals; all by default."""
+    return range(count) if items is None else spread_indices(count, min(items, count))
 
 
 def _path(path: str | Path | None) -> Path | None:

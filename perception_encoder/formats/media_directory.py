@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from perception_encoder.errors import DataError
+from perception_encoder.formats.tables import TableImage
 from perception_encoder.formats.tars import TarMember
 from perception_encoder.preprocess.source import MEDIA_SUFFIXES
 
@@ -22,8 +23,8 @@ class Clip:
     end: float | None = None
 
 
-MediaSource = bytes | Path | Clip | TarMember
-"""The content of an image or video, its file, or a part of a file; files are not opened yet."""
+MediaSource = bytes | Path | Clip | TarMember | TableImage
+"""The content of an image or video, its file, or a part of a file or table; files are not opened yet."""
 
 
 class MediaDirectory:

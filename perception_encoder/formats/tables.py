@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import os
+import re
 import threading
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,6 +20,7 @@ import pyarrow.parquet as pq
 
 from perception_encoder.errors import DataError, InputError, MediaDecodeError, MissingExtraError, OutputError, one_line
 from perception_encoder.files import cached_by_file, writing
+from perception_encoder.formats.shards import split_names
 from perception_encoder.preprocess.source import escape_name
 
 if TYPE_CHECKING:
@@ -37,6 +39,10 @@ TEXT_COLUMNS = ("text", "caption", "sentence", "captions")
 """Columns of captions and other texts: the first one present is read, in any case."""
 LABEL_COLUMNS = ("label", "class", "category", "wnid")
 """Columns of classes."""
+MEDIA_COLUMNS = ("image", "images", "video")
+"""Columns of the hub's Parquet files that hold the content of images and videos."""
+DEPTHS = ("", "*/", "*/*/")
+"""Subdirectories of a dataset in which to look for files."""
 _NAMED = frozenset({*PATH_COLUMNS, *TEXT_COLUMNS})
 _READ = _NAMED | {"start", "end", "id"}
 
@@ -261,6 +267,34 @@ def _read_column(path: Path, row_group: int, column: str) -> pa.ChunkedArray:
     return pq.ParquetFile(path).read_row_group(row_group, columns=[column]).column(column)
 
 
+def split_tables(root: Path, split: str, directory: str = "") -> list[Path]:
+    """Return a split's Parquet files as the hub has them, `SPLIT-*.parquet` at any depth; empty without such files.
+
+    `directory`: the one that holds this dataset, if others lie beside it. Raises DataError for files in several.
+    """
+    if root.suffix == ".parquet":
+        paths = [root]
+    else:
+        tables = [path for depth in DEPTHS for path in root.glob(f"{depth}*.parquet")]
+        paths = sorted(path for path in tables if re.split(r"[-.]", path.name)[0] in split_names(split))
+    if directory:
+        paths = [path for path in paths if path.parent.name == directory] or paths
+    parents = sorted({str(path.parent) for path in paths})
+    if len(parents) > 1:
+        raise DataError(f"{root} has tables of {split!r} in {', '.join(parents)}; give one of these directories")
+    return paths
+
+
+def class_names_of(path: Path, column: str) -> tuple[str, ...]:
+    """Return the names of the classes that a column of the hub's Parquet files numbers; empty if it has none."""
+    try:
+        described = json.loads((pq.read_schema(path).metadata or {}).get(b"huggingface", b"{}"))
+        names = described["info"]["features"][column]["names"]
+    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):
+        return ()
+    return tuple(map(str, names)) if isinstance(names, list) else ()
+
+
 def read_image_table(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, Any], TableImage]]:
     """Yield each row's name, its other cells, and its image, from the first of `columns` that the file has.
 
@@ -272,16 +306,31 @@ def read_image_table(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, 
         present = file.schema_arrow.names
         column = next((item for item in columns if item in present), None)
         if column is None:
-            allowed, others = " or ".join(map(repr, columns)), ", ".join(map(repr, present))
-            raise DataError(f"{name} has no column {allowed} for images, but {others}")
+            allowed, found = " or ".join(map(repr, columns)), ", ".join(map(repr, present))
+            raise DataError(f"{name} has no column {allowed} for images, but {found}")
+        others = [field.name for field in file.schema_arrow if not _holds_media(field.type)]
         number = 0
         for group in range(file.num_row_groups):
-            table = file.read_row_group(group, columns=[value for value in present if value != column])
+            table = file.read_row_group(group, columns=[value for value in others if value != column])
             for row, cells in enumerate(table.to_pylist()):
                 number += 1
                 yield f"{name}:{number}", cells, TableImage(path, group, row, column)
     except (OSError, ValueError, pa.ArrowException) as error:
         raise DataError(f"{name} cannot be read: {one_line(error)}") from error
+
+
+def has_media(path: Path) -> bool:
+    """Return whether a Parquet file holds images or videos themselves; False if it cannot be read."""
+    try:
+        schema = pq.read_schema(path)
+    except (OSError, pa.ArrowException):
+        return False
+    return any(field.name in MEDIA_COLUMNS and _holds_media(field.type) for field in schema)
+
+
+def _holds_media(kind: pa.DataType) -> bool:
+    """Return whether cells are `{bytes, path}`, as of images, videos and their sound."""
+    return bool(pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0)
 
 
 @contextmanager

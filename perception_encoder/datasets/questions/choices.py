@@ -14,14 +14,13 @@ from pathlib import Path
 from perception_encoder.datasets.questions.question import (
     Entry,
     Question,
-    QuestionMedia,
     choice_question,
     find_file,
     json_entries,
 )
 from perception_encoder.errors import DataError
 from perception_encoder.formats.entries import quoted, read_json, read_lines
-from perception_encoder.formats.media_directory import Clip, MediaDirectory
+from perception_encoder.formats.media_directory import Clip, MediaDirectory, MediaSource
 from perception_encoder.preprocess.source import IMAGE_SUFFIXES
 
 
@@ -130,7 +129,7 @@ def _seconds(entry: Entry, name: str) -> float | None:
 
 def _media(
     videos: MediaDirectory, name: str, start: float | None, end: float | None
-) -> tuple[tuple[QuestionMedia, ...], bool]:
+) -> tuple[tuple[MediaSource, ...], bool]:
     """Return a video, a part of one, or its frames, and whether they are frames."""
     path = videos.directory / name
     if os.path.isdir(path):  # not `Path.is_dir`, which raises for a name that is too long

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,16 +10,7 @@ from typing import Any
 from perception_encoder.errors import DataError
 from perception_encoder.formats.entries import id_field, list_objects, quoted, read_json, text_field, text_list
 from perception_encoder.formats.media_directory import MediaSource
-from perception_encoder.formats.shards import split_names
-from perception_encoder.formats.tables import TableImage, read_image_table
-
-IMAGE_COLUMNS = ("image", "images")
-_DEPTHS = ("", "*/", "*/*/")
-"""Subdirectories of a dataset in which to look for annotations."""
-
-QuestionMedia = MediaSource | TableImage
-"""An image or a video: its content, file, range of a video, or cell of a Parquet file."""
-
+from perception_encoder.formats.tables import DEPTHS, MEDIA_COLUMNS, read_image_table, split_tables
 
 Corners = tuple[float, float, float, float]
 """Left, top, right and bottom."""
@@ -34,7 +24,7 @@ class Question:
     """Unique within its dataset and split."""
     question: str
     """Empty for a caption; the phrase to find for a box."""
-    media: tuple[QuestionMedia, ...]
+    media: tuple[MediaSource, ...]
     """One or more images, or one video, not yet opened."""
     frames: bool = False
     """Whether `media` holds all frames of one video in order; a model sees some of them."""
@@ -59,15 +49,15 @@ class Entry:
     where: str
     """Its file and position, for errors."""
     fields: Mapping[str, Any]
-    image: QuestionMedia | None = None
+    image: MediaSource | None = None
     """The image, if it is known."""
 
     @property
-    def media(self) -> tuple[QuestionMedia, ...]:
+    def media(self) -> tuple[MediaSource, ...]:
         """The image, if it is known."""
         return () if self.image is None else (self.image,)
 
-    def with_image(self, image: QuestionMedia) -> Entry:
+    def with_image(self, image: MediaSource) -> Entry:
         """Return the entry with its image."""
         return replace(self, image=image)
 
@@ -104,7 +94,7 @@ def choice_question(
     *,
     identity: str,
     question: str,
-    media: tuple[QuestionMedia, ...],
+    media: tuple[MediaSource, ...],
     choices: str,
     answer: str,
     block: str,
@@ -144,22 +134,9 @@ def json_entries(path: Path, name: str = "") -> Iterator[Entry]:
 
 
 def table_entries(root: Path, split: str, directory: str = "") -> list[Entry]:
-    """Return the rows of a split's Parquet files, `SPLIT-*.parquet` at any depth; empty without such files.
-
-    `directory`: the one that holds this dataset, if others lie beside it. Raises DataError for files in several.
-    """
-    names = split_names(split)
-    if root.suffix == ".parquet":
-        paths = [root]
-    else:
-        tables = [path for depth in _DEPTHS for path in root.glob(f"{depth}*.parquet")]
-        paths = sorted(path for path in tables if re.split(r"[-.]", path.name)[0] in names)
-    if directory:
-        paths = [path for path in paths if path.parent.name == directory] or paths
-    parents = sorted({str(path.parent) for path in paths})
-    if len(parents) > 1:
-        raise DataError(f"{root} has tables of {split!r} in {', '.join(parents)}; give one of these directories")
-    return [Entry(*row) for path in paths for row in read_image_table(path, IMAGE_COLUMNS)]
+    """Return the rows of a split's Parquet files, none without such files: see `split_tables`."""
+    paths = split_tables(root, split, directory)
+    return [Entry(*row) for path in paths for row in read_image_table(path, MEDIA_COLUMNS)]
 
 
 def find_file(root: Path, *patterns: str) -> Path:
@@ -170,7 +147,7 @@ def find_file(root: Path, *patterns: str) -> Path:
     if not root.is_dir():
         raise DataError(f"{root} is not a directory; give the one that holds {' or '.join(patterns)}")
     for pattern in patterns:
-        if paths := sorted(path for depth in _DEPTHS for path in root.glob(depth + pattern)):
+        if paths := sorted(path for depth in DEPTHS for path in root.glob(depth + pattern)):
             if len(paths) > 1:
                 raise DataError(f"{root} has several files {pattern}: {', '.join(map(str, paths))}; leave one")
             return paths[0]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +16,7 @@ from perception_encoder.datasets.captioned import load_captions
 from perception_encoder.datasets.questions.choices import ai2d_row, read_ai2d, read_mvbench
 from perception_encoder.datasets.questions.question import Entry, Question, find_file, json_entries, table_entries
 from perception_encoder.datasets.questions.referring import REFERENCES, read_refcoco, refcoco_row
+from perception_encoder.datasets.questions.videos import egoschema_row, read_star, read_tgifqa, read_video_table
 from perception_encoder.errors import ConfigError, DataError
 from perception_encoder.formats.entries import read_json
 from perception_encoder.formats.media_directory import MediaDirectory
@@ -121,8 +123,13 @@ def _read_coco(root: Path, split: str) -> Iterator[Question]:
 
 
 def _coco_row(entry: Entry, row: int) -> Question:
-    identity = entry.identity("file_name", "id", "question_id")
-    return Question(id=identity, question="", media=entry.media, answers=entry.answers("answer", "captions", "caption"))
+    identity = entry.identity("file_name", "id", "question_id", "img_id", "image_id")
+    answers = entry.answers("answer", "captions", "caption", "annotations_captions")
+    return Question(id=identity, question="", media=entry.media, answers=answers, block=identity)
+
+
+def _no_files(root: Path, split: str) -> Iterable[Question]:
+    raise DataError(f"{root} has no {split}-*.parquet, as the hub has them")
 
 
 class _Dataset(NamedTuple):
@@ -148,8 +155,15 @@ READERS: dict[str, _Dataset] = {
     "chartqa": _Dataset(_read_chartqa, _chart, "test"),
     "pope": _Dataset(_read_pope, _pope, "test"),
     "coco": _Dataset(_read_coco, _coco_row),
+    "flickr30k": _Dataset(_no_files, _coco_row, "test"),
+    "nocaps": _Dataset(_no_files, _coco_row),
     "ai2d": _Dataset(read_ai2d, ai2d_row, "test"),
     "mvbench": _Dataset(read_mvbench, None, "test"),
+    "videomme": _Dataset(partial(read_video_table, "videomme"), None, "test"),
+    "egoschema": _Dataset(_no_files, egoschema_row, "test"),
+    "perceptiontest": _Dataset(partial(read_video_table, "perceptiontest"), None),
+    "star": _Dataset(read_star, None),
+    "tgifqa": _Dataset(read_tgifqa, None, "test"),
     **{name: _Dataset(partial(read_refcoco, name), refcoco_row) for name in REFERENCES},
 }
 """How datasets are read, by name."""
@@ -163,7 +177,8 @@ def default_split(name: str) -> str:
 def read_questions(name: str, root: Path, split: str = "") -> list[Question]:
     """Read a split of a dataset from its public layout below `root`, images and videos unopened.
 
-    `split`: by default the one that papers report; also a part of POPE or a task of MVBench. Raises ConfigError for an
+    `split`: by default the one that papers report; also a part of POPE, a task of MVBench, or "all" those that papers
+    report of RefCOCO, +, g, each a group. Raises ConfigError for an
     unknown dataset; DataError, with the file and the entry or line, for missing and bad files and entries, questions
     without an answer, and two of one id.
     """
@@ -171,6 +186,9 @@ def read_questions(name: str, root: Path, split: str = "") -> list[Question]:
         raise ConfigError(f"unknown dataset {name!r}; known: {', '.join(READERS)}")
     dataset = READERS[name]
     split = split or dataset.split
+    if split == "all" and name in REFERENCES:
+        every = {part: read_questions(name, root, part) for part in REFERENCES[name].splits}
+        return [replace(item, id=f"{part}/{item.id}", group=part) for part, read in every.items() for item in read]
     parts = POPE_PARTS if name == "pope" else ()
     if parts and split not in ("test", *parts):
         raise DataError(f"POPE has no part {split!r}; known: test, {', '.join(parts)}")

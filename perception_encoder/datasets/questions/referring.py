@@ -11,22 +11,35 @@ from __future__ import annotations
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from perception_encoder.datasets.questions.question import (
     Corners,
     Entry,
     Question,
-    QuestionMedia,
     find_file,
     json_entries,
 )
 from perception_encoder.errors import DataError, one_line
 from perception_encoder.formats.entries import are_numbers, list_objects, quoted
-from perception_encoder.formats.media_directory import MediaDirectory
+from perception_encoder.formats.media_directory import MediaDirectory, MediaSource
 
-REFERENCES = {"refcoco": "unc", "refcoco+": "unc", "refcocog": "umd"}
-"""The datasets, with the authors whose split is used."""
+
+class References(NamedTuple):
+    """How a dataset is divided."""
+
+    author: str
+    """Whose split is used."""
+    splits: tuple[str, ...]
+    """The splits that papers report."""
+
+
+REFERENCES = {
+    "refcoco": References("unc", ("val", "testA", "testB")),
+    "refcoco+": References("unc", ("val", "testA", "testB")),
+    "refcocog": References("umd", ("val", "test")),
+}
+"""The datasets."""
 
 
 def read_refcoco(name: str, root: Path, split: str) -> list[Question]:
@@ -36,7 +49,7 @@ def read_refcoco(name: str, root: Path, split: str) -> list[Question]:
     a phrase.
     """
     directory = root / name if (root / name).is_dir() else root
-    references = _read_references(find_file(directory, f"refs({REFERENCES[name]}).p"))
+    references = _read_references(find_file(directory, f"refs({REFERENCES[name].author}).p"))
     instances = find_file(directory, "instances.json")
     images = {entry.identity("id"): entry.text("file_name") for entry in json_entries(instances, "images")}
     boxes = {entry.identity("id"): entry for entry in json_entries(instances, "annotations")}
@@ -66,7 +79,7 @@ def refcoco_row(entry: Entry, row: int) -> Iterator[Question]:
         yield _question(f"{identity}/{index}", phrase, entry.media, box, entry.optional("file_name"))
 
 
-def _question(identity: str, phrase: str, media: tuple[QuestionMedia, ...], box: Corners, block: str) -> Question:
+def _question(identity: str, phrase: str, media: tuple[MediaSource, ...], box: Corners, block: str) -> Question:
     return Question(id=identity, question=phrase, media=media, box=box, block=block)
 
 

@@ -50,6 +50,10 @@ PROMPTS: Mapping[str, tuple[str, ...]] = {
 captions use, all about plain photographs."""
 
 
+DATASET = "dataset"
+"""Name of the prompts that come with a dataset."""
+
+
 def find_templates(name: str) -> tuple[str, ...]:
     """Return the named templates, or the lines of a file, with {} or {c} for the class; ConfigError otherwise."""
     if name in PROMPTS:

@@ -9,7 +9,7 @@ import numpy as np
 
 from perception_encoder.datasets.labelled import LabelledImages
 from perception_encoder.errors import DataError
-from perception_encoder.evaluation.classification.prompts import ensemble, find_templates, prompted_name
+from perception_encoder.evaluation.classification.prompts import DATASET, ensemble, find_templates, prompted_name
 from perception_encoder.evaluation.embeddings import class_indices, encode_images
 from perception_encoder.evaluation.inputs import FRAMES
 from perception_encoder.evaluation.results import Measurement
@@ -38,12 +38,14 @@ class ZeroShotClassifier:
         prompts: str,
         names: Mapping[str, str] | None = None,
         track: Track = untracked,
+        templates: Sequence[str] = (),
     ) -> ZeroShotClassifier:
         """Encode classes with the named prompts (see `PROMPTS`), under their own names or the given ones.
 
-        Raises ConfigError for unknown prompts, and ModelError if an embedding is not finite.
+        `templates`: those of the name, if they come with the dataset. Raises ConfigError for unknown prompts, and
+        ModelError if an embedding is not finite.
         """
-        templates = find_templates(prompts)
+        templates = templates or find_templates(prompts)
         texts = [prompted_name((names or {}).get(item, item), prompts) for item in classes]
         return cls(tuple(classes), ensemble(encoder, texts, templates, track))
 
@@ -60,11 +62,15 @@ class ZeroShotEvaluator:
     """Classification with some sets of prompts."""
 
     def __init__(self, task: LabelledImages, prompts: Sequence[str], frames: int = FRAMES) -> None:
-        """`prompts`: names in `PROMPTS`. Raises ConfigError for an unknown name, DataError for a single class."""
-        for name in prompts:
-            find_templates(name)
+        """`prompts`: names in `PROMPTS`, or "dataset" for the dataset's own.
+
+        Raises ConfigError for an unknown name, DataError for a single class.
+        """
+        self.templates = {
+            name: task.templates if name == DATASET and task.templates else find_templates(name) for name in prompts
+        }
         check_classes(task.name, task.classes)
-        self.task, self.prompts, self.frames = task, tuple(prompts), frames
+        self.task, self.frames = task, frames
 
     def run(self, encoder: Encoder, track: Track = untracked) -> list[Measurement]:
         """Return mean class accuracy, top-1, and top-5 among more than five classes, for each set of prompts.
@@ -73,8 +79,8 @@ class ZeroShotEvaluator:
         """
         task = self.task
         classifiers = {
-            prompts: ZeroShotClassifier.of(encoder, task.classes, prompts, task.names, track)
-            for prompts in self.prompts
+            prompts: ZeroShotClassifier.of(encoder, task.classes, prompts, task.names, track, templates)
+            for prompts, templates in self.templates.items()
         }
         features = encode_images(encoder, task, track, self.frames)
         keys, labels, top = features.keys, features.labels, ranked_classes(task.classes)

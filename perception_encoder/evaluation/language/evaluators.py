@@ -12,16 +12,16 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from perception_encoder.datasets.questions.question import Corners, Question, QuestionMedia
+from perception_encoder.datasets.questions.question import Corners, Question
 from perception_encoder.errors import ConfigError, DataError, InputError
 from perception_encoder.evaluation.inputs import FRAMES, content_digest, decode_ahead, settings_digest
 from perception_encoder.evaluation.language.answers import parse_yes_no, predicted_iou, scale_box, yes_no_answer
 from perception_encoder.evaluation.language.captions import bleu_counts, bleu_of_counts, cider_d_scores
-from perception_encoder.evaluation.language.tasks import LanguageTask
+from perception_encoder.evaluation.language.tasks import VIDEO_TASKS, LanguageTask
 from perception_encoder.evaluation.results import Measurement
 from perception_encoder.evaluation.statistics.bootstrap import resample
 from perception_encoder.evaluation.statistics.scores import SEED, ItemScores, ResampledScores, Scores
-from perception_encoder.formats.media_directory import Clip
+from perception_encoder.formats.media_directory import Clip, MediaSource
 from perception_encoder.formats.tables import TableImage, append_json_lines, read_appended_lines
 from perception_encoder.formats.tars import TarMember
 from perception_encoder.inference.conversation.assistant import Assistant, digest_of
@@ -137,7 +137,7 @@ class QuestionEvaluator:
                 task=name,
                 method="generation, no image" if self.blind else "generation",
                 scores=score_answers(self.task, answered),
-                settings={"frames": str(self.frames)} if name == "mvbench" else {},
+                settings={"frames": str(self.frames)} if name in VIDEO_TASKS else {},
                 failures=tuple(failures),
             )
         ]
@@ -234,7 +234,7 @@ def open_media_of(question: Question, frames: int = FRAMES) -> list[MediaPart]:
     return [VideoFrames(stills, [nan] * len(stills), nan, count, complete=True)]
 
 
-def _open(source: QuestionMedia, name: str, frames: int) -> MediaPart:
+def _open(source: MediaSource, name: str, frames: int) -> MediaPart:
     if isinstance(source, Clip):
         return open_part(resolve(source.path, name, start=source.start, end=source.end), frames)
     if isinstance(source, TarMember):

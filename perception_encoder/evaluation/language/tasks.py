@@ -69,6 +69,16 @@ def _video_prompt(question: Question) -> str:
     return f"Question:{question.question}\nOption:\n{_lettered('({}) {}', question)}\nOnly give the best option.\n"
 
 
+def _gif_prompt(question: Question) -> str:
+    return _video_prompt(question) if question.choices else f"{question.question}\nAnswer with a single word."
+
+
+def _choice_or_word(prediction: str, question: Question, box: Corners | None) -> float:
+    if question.choices:
+        return _choice(prediction, question, box)
+    return float(prediction.strip().removesuffix(".").lower() == question.answers[0].lower())
+
+
 def _box_prompt(question: Question) -> str:
     return (
         f"Provide the bounding box of the region that this phrase describes: {question.question}\n"
@@ -118,10 +128,14 @@ TASKS = {
                 parse_yes_no(prediction) is yes_no_answer(question.answers[0])
             ),
         ),
-        CAPTIONS(name="coco"),
+        *(CHOICES(name=name, prompt=_video_prompt) for name in ("videomme", "egoschema", "perceptiontest", "star")),
+        CHOICES(name="tgifqa", prompt=_gif_prompt, score=_choice_or_word),
+        *(CAPTIONS(name=name) for name in ("coco", "flickr30k", "nocaps")),
         GROUNDING(name="refcoco"),
         GROUNDING(name="refcoco+"),
         GROUNDING(name="refcocog"),
     )
 }
 """Tasks, by the names of `read_questions`."""
+VIDEO_TASKS = ("mvbench", "videomme", "egoschema", "perceptiontest", "star", "tgifqa")
+"""Tasks whose results depend on the number of frames."""

@@ -1,0 +1,318 @@
+"""Public test sets by name: where they are published, in which layout, and how the paper's protocol reads them.
+
+`pe eval` and `perception_encoder.evaluate` take these names for `data`: the dataset is downloaded once, into the user's
+cache. One row a dataset. Its repository, files and columns were looked up in the hub's own pages and in the sources of
+mteb 2.26 and lmms-eval 0.7.3, which read the same ones; a comment says what could not be.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from fnmatch import fnmatch
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from perception_encoder.errors import ConfigError, DataError, MissingExtraError, one_line
+from perception_encoder.files import cache_directory, remove, writing
+from perception_encoder.formats.shards import read_members
+from perception_encoder.preprocess.source import SHARD_VIDEOS
+
+WDS = ("test/*.tar", "classnames.txt", "zeroshot_classification_templates.txt")
+"""The files of an evaluation set of CLIP_benchmark: tars of KEY.jpg, .png or .webp with KEY.cls or KEY.txt."""
+PROBES = ("knn", "linear", "attentive")
+PATIENCE = 10.0
+"""Maximum seconds for the hub to answer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishedDataset:
+    """A test set as its authors or the hub publish it."""
+
+    name: str
+    task: str
+    """The task of `perception_encoder.evaluate`."""
+    items: int
+    """Images, videos or questions; approximate where a mirror lacks some."""
+    licence: str
+    """As its card or its authors' page says; "not stated" if we found neither. Test sets are not for training."""
+    repository: str = ""
+    """Dataset on the Hugging Face hub; empty if it is not there, or must not be."""
+    urls: tuple[str, ...] = ()
+    """Archives on the authors' own server."""
+    files: tuple[str, ...] = ()
+    """Patterns of the repository's files, each of which must match some."""
+    unpack: tuple[str, ...] = ()
+    """Of them, archives to unpack."""
+    data: str = ""
+    """What is read, relative to the dataset's directory; by default the directory itself."""
+    columns: tuple[str, ...] = ()
+    """Columns that the Parquet files must have: the media, its label or caption, or the question's fields."""
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    """Arguments of the task: split, prompts, class names."""
+    videos: bool = False
+    where: str = ""
+    """Where to get a dataset that is neither on the hub nor at an address."""
+
+    @property
+    def address(self) -> str:
+        """Where a person finds it."""
+        return f"https://huggingface.co/datasets/{self.repository}" if self.repository else self.where or self.urls[0]
+
+
+def _wds(name: str, items: int, repository: str, licence: str = "not stated", prompts: str = "") -> PublishedDataset:
+    """Return images in CLIP_benchmark's layout, with its class names and, without `prompts`, its templates."""
+    row = _row(name, "classification", items, licence, f"clip-benchmark/wds_{repository}", WDS)
+    return replace(row, arguments={"prompts": prompts}) if prompts else row
+
+
+def _row(
+    name: str, task: str, items: int, licence: str, repository: str = "", files: Sequence[str] = (), **rest: Any
+) -> PublishedDataset:
+    known = {item.name for item in fields(PublishedDataset)}
+    arguments = {key: value for key, value in rest.items() if key not in known}
+    rest = {key: tuple(value) if isinstance(value, list) else value for key, value in rest.items() if key in known}
+    row = PublishedDataset(name=name, task=task, items=items, licence=licence, repository=repository, **rest)
+    return replace(row, files=tuple(files), arguments=arguments)
+
+
+UNKNOWN, RESEARCH = "not stated", "research only"
+CHUNKS = "videos_chunked_*.zip"
+_BOXES = {"columns": ["question_id", "image", "answer", "bbox"], "split": "all"}
+_DOCUMENTS = {"columns": ["questionId", "image", "question", "answers"], "split": "val"}
+_CLASSES = {"columns": ["video", "label"], "prompts": "kinetics", "videos": True}
+_TEXTS = {"columns": ["video", "caption"], "videos": True}
+_MTEB = ["data/test-*.parquet"]
+# fmt: off
+_ROWS = (
+    # Images: CLIP_benchmark's test splits. ImageNet's family is read with OpenAI's 80 templates, as in the paper.
+    _wds("imagenetv2", 10_000, "imagenetv2", "MIT", "imagenet"),  # matched frequency
+    _wds("imagenet-a", 7_500, "imagenet-a", "MIT", "imagenet"),
+    _wds("imagenet-r", 30_000, "imagenet-r", "MIT", "imagenet"),
+    _wds("imagenet-sketch", 50_889, "imagenet_sketch", UNKNOWN, "imagenet"),
+    _wds("food101", 25_250, "food101"),
+    _wds("flowers", 6_149, "vtab-flowers"),
+    _wds("pets", 3_669, "vtab-pets", "CC BY-SA 4.0"),
+    _wds("cars", 8_041, "cars"),
+    _wds("aircraft", 3_333, "fgvc_aircraft", RESEARCH),
+    _wds("country211", 21_100, "country211", "CC BY-SA 4.0"),
+    _wds("sun397", 15_800, "sun397"),  # as many as the hub's viewer shows; the whole dataset has 108,754 images
+    _row("imagenet", "classification", 50_000, RESEARCH, split="val", classes="imagenet",
+         where="https://image-net.org, after an agreement: a directory with val/WNID/*.JPEG"),
+    _row("objectnet", "classification", 18_574, "CC BY 4.0, not for training", data="images",
+         classes="mappings/folder_to_objectnet_label.json", mapping="mappings/objectnet_to_imagenet_1k.json",
+         where="https://objectnet.dev: the directory with images/ and mappings/"),
+    # Videos. mteb has 16 of Kinetics' test videos of each class: results differ from those on all of val.
+    _row("kinetics400", "classification", 19_881, "CC BY 4.0", split="val", prompts="kinetics", videos=True,
+         data="val.csv", where="https://github.com/cvdfoundation/kinetics-dataset: a directory with val.csv and clips"),
+    _row("kinetics600", "classification", 9_576, "CC BY 4.0", "mteb/kinetics-600", _MTEB, **_CLASSES),
+    _row("kinetics700", "classification", 11_190, "CC BY 4.0", "mteb/kinetics-700-2020", _MTEB, **_CLASSES),
+    _row("hmdb51", "classification", 1_530, "CC BY 4.0", "mteb/HMDB51", _MTEB, **_CLASSES),  # split 1
+    # The names inside these archives are those of the authors' own; no page shows them.
+    _row("ucf101", "classification", 3_783, UNKNOWN, "MichiganNLP/ucf-101",
+         ["UCF101.zip", "UCF101TrainTestSplits-RecognitionTask.zip"], unpack=["UCF101*.zip"],
+         data="ucfTrainTestlist/testlist01.txt", media=".", prompts="kinetics", videos=True),
+    _row("coco", "retrieval", 5_000, UNKNOWN, "clip-benchmark/wds_mscoco_captions", WDS[:1]),  # Karpathy's test split
+    _row("flickr30k", "retrieval", 1_000, UNKNOWN, "clip-benchmark/wds_flickr30k", WDS[:1]),
+    _row("msrvtt", "retrieval", 1_000, UNKNOWN, "friedrichor/MSR-VTT", ["msrvtt_test_1k.json", "MSRVTT_Videos.zip"],
+         unpack=["MSRVTT_Videos.zip"], data="msrvtt_test_1k.json", media=".", videos=True),  # 1K-A
+    _row("msvd", "retrieval", 670, UNKNOWN, "VLM2Vec/MSVD", ["msvd_test.json", "raw_videos/*.avi"],
+         data="msvd_test.json", media=".", videos=True),
+    _row("didemo", "retrieval", 1_004, UNKNOWN, "friedrichor/DiDeMo",  # paragraphs
+         ["didemo_test.json", "DiDeMo_Videos_mp4_test.tar"], unpack=["DiDeMo_Videos_mp4_test.tar"],
+         data="didemo_test.json", media=".", videos=True),
+    _row("activitynet", "retrieval", 4_884, UNKNOWN, "mteb/ActivityNet_Captions_val2", _MTEB, **_TEXTS),  # papers: val1
+    _row("pvd-bench", "retrieval", 15_000, UNKNOWN, "facebook/PE-Video", WDS[:1], videos=True),
+    # Dense tasks, from the authors: the hub's copies lack the split that heads are fitted on, or have other sizes.
+    _row("davis2017", "tracking", 1_999, UNKNOWN, data="DAVIS",  # frames of 30 videos
+         urls=["https://data.vision.ee.ethz.ch/csergi/share/davis/DAVIS-2017-trainval-480p.zip"]),
+    _row("ade20k", "segmentation", 22_210, "BSD-3-Clause; images: research only", data="ADEChallengeData2016",
+         urls=["http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip"], size=518, kernel=3),
+    # The hub's sayakpaul/nyu_depth_v2 is another selection, 35 GB of HDF5 files, which we do not read.
+    _row("nyuv2", "depth", 24_885, UNKNOWN, channels=256, eigen_crop=True,
+         where="https://github.com/cleinc/bts: a directory with train and test of rgb_N.jpg and sync_depth_N.png"),
+    # For language models: the tables that lmms-eval reads. The hub's val of DocVQA and InfographicVQA has answers.
+    _row("docvqa", "questions", 5_349, UNKNOWN, "lmms-lab-encoder/DocVQA", ["DocVQA/validation-*.parquet"],
+         dataset="docvqa", **_DOCUMENTS),
+    _row("infovqa", "questions", 2_801, UNKNOWN, "lmms-lab-encoder/DocVQA", ["InfographicVQA/validation-*.parquet"],
+         dataset="infovqa", **_DOCUMENTS),
+    _row("chartqa", "questions", 2_500, "GPL-3.0", "lmms-lab-encoder/ChartQA", ["data/test-*.parquet"],
+         columns=["type", "image", "question", "answer"], dataset="chartqa"),
+    _row("flickr30k-captions", "questions", 31_783, UNKNOWN, "lmms-lab-encoder/flickr30k", ["data/test-*.parquet"],
+         columns=["image", "img_id", "caption"], dataset="flickr30k"),  # all images, as in PLM's results
+    _row("nocaps", "questions", 4_500, UNKNOWN, "lmms-lab-encoder/NoCaps", ["data/validation-*.parquet"],
+         columns=["image", "image_id", "annotations_captions"], dataset="nocaps"),
+    # val has 8,811 rows there: the 3,811 of UNC's split and 5,000 of Google's.
+    _row("refcoco", "questions", 12_596, UNKNOWN, "lmms-lab-encoder/RefCOCO",
+         ["data/val-*.parquet", "data/testA-*.parquet", "data/testB-*.parquet"], dataset="refcoco", **_BOXES),
+    _row("refcoco+", "questions", 7_578, UNKNOWN, "lmms-lab-encoder/RefCOCOplus",
+         ["data/val-*.parquet", "data/testA-*.parquet", "data/testB-*.parquet"], dataset="refcoco+", **_BOXES),
+    _row("refcocog", "questions", 12_596, UNKNOWN, "lmms-lab-encoder/RefCOCOg",
+         ["data/val-*.parquet", "data/test-*.parquet"], dataset="refcocog", **_BOXES),
+    _row("videomme", "questions", 2_700, RESEARCH, "lmms-eval/Video-MME", ["videomme/test-*.parquet", CHUNKS],
+         columns=["question_id", "videoID", "question", "options", "answer", "duration"], unpack=[CHUNKS],
+         dataset="videomme", videos=True),
+    _row("egoschema", "questions", 500, "MIT", "mteb/EgoSchema_subset", _MTEB, dataset="egoschema", videos=True,
+         columns=["question_id", "video_id", "video", "question", "candidates", "answer"]),  # those with public answers
+    _row("perceptiontest", "questions", 19_140, "CC BY 4.0", "lmms-eval/PerceptionTest_Val",
+         ["mc_question_val/validation-*.parquet", CHUNKS], unpack=[CHUNKS],
+         columns=["question_id", "video_name", "question", "options", "answer_id"],
+         dataset="perceptiontest", videos=True),
+    _row("star", "questions", 7_098, "Apache-2.0; videos: research only", dataset="star", videos=True,
+         urls=["https://stardata.s3.amazonaws.com/Question_Answer_SituationGraph/STAR_val.json",
+               "https://ai2-public-datasets.s3-us-west-2.amazonaws.com/charades/Charades_v1_480.zip"]),
+    _row("tgifqa", "questions", 22_676, RESEARCH, dataset="tgifqa", videos=True,
+         where="https://github.com/YunseokJANG/tgif-qa: a directory with Test_*_question.csv and the GIFs"),
+)
+# fmt: on
+DATASETS: Mapping[str, PublishedDataset] = {row.name: row for row in _ROWS}
+"""Published test sets by name."""
+
+
+def find_published(data: str | Path, task: str) -> PublishedDataset | None:
+    """Return the published dataset of a name, or None for anything else, such as a path that exists.
+
+    Raises ConfigError if the dataset is for another task.
+    """
+    row = None if Path(data).exists() else DATASETS.get(str(data).lower())
+    if row is not None and row.task != task and not (row.task == "classification" and task in PROBES):
+        raise ConfigError(f"{row.name} is a dataset for {row.task}, not for {task}; choose another or give a path")
+    return row
+
+
+def dataset_arguments(row: PublishedDataset, root: Path) -> dict[str, Any]:
+    """Return a dataset's arguments with its path, `data`; files are those below its directory."""
+    arguments: dict[str, Any] = {"data": root / row.data, **row.arguments}
+    for name in ("classes", "mapping", "media"):
+        value = arguments.get(name)
+        if isinstance(value, str) and ("/" in value or value == "."):
+            arguments[name] = str(root / value)
+    return arguments
+
+
+def directory_of(row: PublishedDataset) -> Path:
+    """Return the directory that a dataset is downloaded into, below the user's cache."""
+    return cache_directory("datasets") / row.name
+
+
+def fetch(row: PublishedDataset, root: Path | None = None) -> Path:
+    """Return the directory of a dataset, downloaded once; a download that was interrupted continues.
+
+    Raises DataError, in one line, if it cannot be had: no such repository, no answer, a split or a column that is not
+    there; it names what was found instead.
+    """
+    root = root or directory_of(row)
+    if _complete(root).exists():
+        return root
+    if not row.repository and not row.urls:
+        raise DataError(f"{row.name} is not downloaded for you; get it from {row.where}, and give its path")
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        if row.repository:
+            _fetch_repository(row, root)
+        for url in row.urls:
+            _fetch_url(url, root)
+        for archive in sorted(path for pattern in row.unpack for path in root.glob(pattern)):
+            _unpack(archive, root)
+    except (DataError, MissingExtraError):
+        raise
+    except Exception as error:  # clients raise many kinds, such as offline, missing and gated
+        reason = one_line(error, first=True)
+        raise DataError(
+            f"{row.name} could not be downloaded ({reason}); get {row.address} elsewhere and give its path"
+        ) from None
+    check_columns(row, root)
+    with writing(root):
+        _complete(root).touch()
+    return root
+
+
+def list_files(row: PublishedDataset) -> dict[str, int]:
+    """Return a repository's matching files with their bytes, as the hub lists them now.
+
+    DataError if a pattern matches none, with the directories and files that there are.
+    """
+    from huggingface_hub import HfApi
+
+    info = HfApi().dataset_info(row.repository, files_metadata=True, timeout=PATIENCE)
+    sizes = {item.rfilename: item.size or 0 for item in info.siblings or ()}
+    for pattern in row.files:
+        if not any(fnmatch(name, pattern) for name in sizes):
+            found = ", ".join(sorted({name.partition("/")[0] for name in sizes if not name.startswith(".")})[:8])
+            raise DataError(f"{row.repository} has no {pattern}, but: {found or 'nothing'}")
+    return {name: size for name, size in sizes.items() if any(fnmatch(name, pattern) for pattern in row.files)}
+
+
+def download_bytes(row: PublishedDataset) -> int:
+    """Return the bytes to download, 0 for a dataset that is already there; DataError or an error of the client."""
+    if _complete(directory_of(row)).exists():
+        return 0
+    total = sum(list_files(row).values()) if row.repository else 0
+    return total + sum(_url_bytes(url) for url in row.urls)
+
+
+def check_columns(row: PublishedDataset, root: Path) -> None:
+    """Raise DataError if a Parquet file lacks a column, with the columns that it has."""
+    tables = sorted(path for pattern in row.files for path in root.glob(pattern) if path.suffix == ".parquet")
+    for table in tables if row.columns else ():
+        try:
+            present = pq.read_schema(table).names
+        except (OSError, pa.ArrowException) as error:
+            raise DataError(f"{table} cannot be read: {one_line(error)}") from error
+        for column in row.columns:
+            if column not in present:
+                raise DataError(f"{row.repository} has no column {column!r}, but {', '.join(map(repr, present))}")
+
+
+def _complete(root: Path) -> Path:
+    return root / ".complete"
+
+
+def _fetch_repository(row: PublishedDataset, root: Path) -> None:
+    from huggingface_hub import snapshot_download
+
+    names = [name for name in list_files(row) if not _unpacked(root / name).exists()]
+    if names:
+        snapshot_download(row.repository, repo_type="dataset", local_dir=root, allow_patterns=names)
+
+
+def _fetch_url(url: str, root: Path) -> None:
+    name = url.rpartition("/")[2]
+    if (root / name).exists() or _unpacked(root / name).exists():
+        return
+    try:
+        from datasets import DownloadConfig, DownloadManager
+    except ImportError:
+        raise MissingExtraError("datasets", "eval") from None
+    config = DownloadConfig(cache_dir=root / ".downloads", resume_download=True)
+    shutil.move(DownloadManager(download_config=config).download(url), root / name)
+    if name.endswith(".zip"):
+        _unpack(root / name, root)
+
+
+def _unpack(archive: Path, root: Path) -> None:
+    """Unpack an archive into its dataset's directory and remove it; a mark keeps it from being downloaded again."""
+    if _unpacked(archive).exists():
+        return
+    if archive.suffix == ".tar":
+        for name, content in read_members(archive, SHARD_VIDEOS):
+            (root / "videos").mkdir(exist_ok=True)
+            (root / "videos" / PurePosixPath(name).name).write_bytes(content)
+    else:
+        shutil.unpack_archive(archive, root)
+    _unpacked(archive).touch()
+    remove(archive)
+
+
+def _unpacked(archive: Path) -> Path:
+    return archive.with_name(f".{archive.name}.unpacked")
+
+
+def _url_bytes(url: str) -> int:
+    import fsspec
+
+    return int(fsspec.filesystem("http").info(url).get("size") or 0)
