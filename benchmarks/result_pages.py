@@ -224,11 +224,11 @@ PAGES: dict[str, Callable[[Read], Rows | Tables]] = {
 }
 
 
-def with_table(page: str, table: Rows | Tables) -> str:
+def with_table(page: str, table: Rows | Tables, markers: tuple[str, str] = MARKERS) -> str:
     """Return a page with what is between its markers replaced; ValueError without the markers."""
     tables = table if isinstance(table, Mapping) else {"": table}
     parts = [part for title, rows in tables.items() for part in ([f"## {title}"] if title else []) + [_as_text(rows)]]
-    start, end = MARKERS
+    start, end = markers
     before, _, rest = page.partition(start)
     _, found, after = rest.partition(end)
     if not found:

@@ -51,7 +51,7 @@ COMMANDS = {
 app = lazy_group(COMMANDS)
 NAMES = "Class names: imagenet, or a file of names [default: the directories' names]."
 ONTO = "With --mapping: choose among imagenet's classes, or those of a class file."
-CAPTIONS = "Captions: JSON (COCO, Karpathy, MSR-VTT), a table, or tars with KEY.txt."
+CAPTIONS = "Captions: JSON (COCO, Karpathy, MSR-VTT), a table, tars with KEY.txt, or a name: coco, flickr30k, …"
 QUESTION_SETS = (
     "vqav2, okvqa, textvqa, docvqa, infovqa, chartqa, ai2d, pope, mvbench, videomme, egoschema, perceptiontest, star, "
     "tgifqa, coco, flickr30k, nocaps, refcoco, refcoco+ or refcocog."
@@ -70,9 +70,12 @@ LanguageModel = Annotated[
 ]
 ResultFile = Annotated[Path, argument("FILE", "JSON written by a command of `pe eval` with -o.")]
 
-Classes = Annotated[Path, data_option("Class directories, shards with labels or .cls, or a table of paths and labels.")]
+Classes = Annotated[
+    Path,
+    data_option("Class directories, shards with labels or .cls, a table of paths and labels, or a name: food101, …"),
+]
 DenseData = Annotated[Path, data_option("Dataset: see above.")]
-QuestionData = Annotated[Path, data_option("The dataset as published, or its Parquet files from the hub.")]
+QuestionData = Annotated[Path, data_option("The dataset as published, its Parquet files from the hub, or its name.")]
 Split = Annotated[str, data_option("Split to evaluate: a subdirectory, or a value in the annotations.", "NAME")]
 QuestionSplit = Annotated[str, data_option("Split [default: the one that papers report].", "NAME")]
 Train = Annotated[Path | None, data_option("Dataset with the training split [default: that of --data].")]
@@ -80,10 +83,13 @@ Media = Annotated[Path | None, data_option("Directory of the files listed in --d
 ListedMedia = Annotated[
     Path | None, data_option("Directory of the files listed in --data [default: next to it].", "DIR", advanced=True)
 ]
-Items = Annotated[int | None, data_option("Maximum number of questions, at even intervals [default: all].", "N", 1)]
+Items = Annotated[int | None, data_option("Maximum number of items, at even intervals [default: all].", "N", 1)]
 Blind = Annotated[bool, flag("--blind", "Show no image: what the model knows without looking.", MEDIA)]
 Records = Annotated[Path | None, option("JSONL file of all answers; a run resumes from it.", "FILE", OUTPUT)]
-Prompts = Annotated[str, option("photo (25), imagenet (80), kinetics (28), name or a file; commas between.", "NAMES")]
+PROMPTS = (
+    "photo (25), imagenet (80), kinetics (28), name or a file; commas between [default: the dataset's, or imagenet]."
+)
+Prompts = Annotated[str, option(PROMPTS, "NAMES")]
 Transforms = Annotated[str, option("squash, crop, or both.", "NAMES")]
 Layer = Annotated[int | None, option("Layer: 0, 1, … or -1, -2, … [default: the model's output].", "N")]
 Pool = Annotated[str | None, option("attn, cls or mean; for timm: and hf: models cls or mean.", "NAME", advanced=True)]
@@ -148,9 +154,10 @@ def classification(
     onto: Annotated[str, data_option(ONTO, "FILE", advanced=True)] = "",
     media: Media = None,
     trim: Annotated[int, data_option("Pixels to cut off each side; ObjectNet's border: 2.", "N", 0, advanced=True)] = 0,
-    prompts: Prompts = "imagenet",
+    prompts: Prompts = "",
     transform: Transforms = "squash,crop",
     frames: Frames = 8,
+    items: Items = None,
     out: Out = None,
 ) -> None:
     """Classify zero-shot: top-1 and top-5.
@@ -163,7 +170,7 @@ def classification(
     Examples:
 
         pe eval classification PE-Core-L14-336 --data imagenet --split val --classes imagenet -o in1k.json
-        pe eval classification PE-Core-L14-336 --data wds_cifar10 --prompts templates.txt
+        pe eval classification PE-Core-L14-336 --data food101      # downloaded once; docs/datasets.md lists the names
         pe eval classification PE-Core-L14-336 --data k400_val.csv --media k400 --split val --prompts kinetics
         pe eval classification builtin --data photos --prompts photo
     """
@@ -177,6 +184,7 @@ def retrieval(
     split: Split = "test",
     transform: Transforms = "squash,crop",
     frames: Frames = 8,
+    items: Items = None,
     out: Out = None,
 ) -> None:
     """Retrieve by captions: R@1, R@5 and R@10.
@@ -188,7 +196,7 @@ def retrieval(
 
         pe eval retrieval PE-Core-L14-336 --data captions_val2017.json --media val2017 -o coco.json
         pe eval retrieval PE-Core-L14-336 --data dataset_coco.json --media coco
-        pe eval retrieval PE-Core-L14-336 --data wds_flickr8k
+        pe eval retrieval PE-Core-L14-336 --data flickr30k
         pe eval retrieval PE-Core-L14-336 --data MSRVTT_JSFUSION_test.csv --media MSRVTT/videos
         pe eval retrieval PE-Core-L14-336 --data PE-Video      # PVD-Bench: the refined captions of `test`
     """
@@ -272,6 +280,7 @@ def segmentation(
     epochs: Epochs = 20,
     kernel: Annotated[int, option("Patches along a side: 1 is linear, 3 a convolution.", panel=HEAD, least=1)] = 1,
     head_seeds: HeadSeeds = 3,
+    items: Items = None,
     out: Out = None,
 ) -> None:
     """Fit a segmentation head: mIoU.
@@ -319,6 +328,7 @@ def tracking(
     layer: Layer = None,
     final_norm: FinalNorm = False,
     short_side: Annotated[int, option("Short side of the frames, in pixels; DAVIS: 480.", least=16)] = 480,
+    items: Items = None,
     out: Out = None,
 ) -> None:
     """Track objects through videos: J&F.
@@ -346,6 +356,7 @@ def depth(
     epochs: Epochs = 20,
     channels: Channels = 64,
     head_seeds: HeadSeeds = 3,
+    items: Items = None,
     out: Out = None,
 ) -> None:
     """Fit a depth head: RMSE in metres.

@@ -8,6 +8,7 @@ mteb 2.26 and lmms-eval 0.7.3, which read the same ones; a comment says what cou
 from __future__ import annotations
 
 import shutil
+import tarfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from fnmatch import fnmatch
@@ -19,8 +20,7 @@ import pyarrow.parquet as pq
 
 from perception_encoder.errors import ConfigError, DataError, MissingExtraError, one_line
 from perception_encoder.files import cache_directory, remove, writing
-from perception_encoder.formats.shards import read_members
-from perception_encoder.preprocess.source import SHARD_VIDEOS
+from perception_encoder.preprocess.source import MEDIA_SUFFIXES
 
 WDS = ("test/*.tar", "classnames.txt", "zeroshot_classification_templates.txt")
 """The files of an evaluation set of CLIP_benchmark: tars of KEY.jpg, .png or .webp with KEY.cls or KEY.txt."""
@@ -281,17 +281,17 @@ def _fetch_repository(row: PublishedDataset, root: Path) -> None:
 
 
 def _fetch_url(url: str, root: Path) -> None:
-    name = url.rpartition("/")[2]
-    if (root / name).exists() or _unpacked(root / name).exists():
-        return
-    try:
-        from datasets import DownloadConfig, DownloadManager
-    except ImportError:
-        raise MissingExtraError("datasets", "eval") from None
-    config = DownloadConfig(cache_dir=root / ".downloads", resume_download=True)
-    shutil.move(DownloadManager(download_config=config).download(url), root / name)
-    if name.endswith(".zip"):
-        _unpack(root / name, root)
+    target = root / url.rpartition("/")[2]
+    if not target.exists() and not _unpacked(target).exists():
+        try:
+            from datasets import DownloadConfig, DownloadManager
+        except ImportError:
+            raise MissingExtraError("datasets", "eval") from None
+        config = DownloadConfig(cache_dir=root / ".downloads", resume_download=True)
+        shutil.move(DownloadManager(download_config=config).download(url), target)
+        remove(root / ".downloads")
+    if target.suffix == ".zip":
+        _unpack(target, root)
 
 
 def _unpack(archive: Path, root: Path) -> None:
@@ -299,9 +299,13 @@ def _unpack(archive: Path, root: Path) -> None:
     if _unpacked(archive).exists():
         return
     if archive.suffix == ".tar":
-        for name, content in read_members(archive, SHARD_VIDEOS):
-            (root / "videos").mkdir(exist_ok=True)
-            (root / "videos" / PurePosixPath(name).name).write_bytes(content)
+        (root / "videos").mkdir(exist_ok=True)
+        with tarfile.open(archive) as tar:
+            for member in tar:
+                stream = tar.extractfile(member) if PurePosixPath(member.name).suffix in MEDIA_SUFFIXES else None
+                if stream is not None:
+                    with (root / "videos" / PurePosixPath(member.name).name).open("wb") as file:
+                        shutil.copyfileobj(stream, file)
     else:
         shutil.unpack_archive(archive, root)
     _unpacked(archive).touch()

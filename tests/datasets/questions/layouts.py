@@ -174,6 +174,39 @@ def refcoco(root: Path, dump: Callable[[Any], bytes] = pickle.dumps) -> None:
     write_image(root / "train2014" / "COCO_train2014_000000581857.jpg")
 
 
+def star(root: Path) -> None:
+    """STAR_val.json as its authors publish it, and Charades' videos as their archive has them."""
+    choices = [
+        {"choice_id": n, "choice": f"The {thing}.", "choice_program": []} for n, thing in enumerate(("cup", "bed"))
+    ]
+    rows = [
+        {
+            "question_id": f"{kind}_T1_{n}",
+            "question": "Which object was taken?",
+            "video_id": "6H78U",
+            "start": 11.1,
+            "end": 19.6,
+            "answer": "The bed.",
+            "choices": choices,
+        }
+        for n, kind in enumerate(("Interaction", "Sequence"))
+    ]
+    write_json(root / "STAR_val.json", rows)
+    write_image(root / "Charades_v1_480" / "6H78U.mp4", b"a video")
+
+
+def tgifqa(root: Path) -> None:
+    """The tab-separated files of TGIF-QA that are called .csv."""
+    name, choices = "tumblr_nk172bbdPI1u1lr18o1_250", "\t".join(("talk", "fall over", "flap wings", "jump", "wave"))
+    for kind, question in (("action", "What does the butterfly do 4 times ?"), ("transition", "What comes after ?")):
+        lines = ["gif_name\tquestion\ta1\ta2\ta3\ta4\ta5\tanswer\tvid_id\tkey"]
+        lines.append(f"{name}\t{question}\t{choices}\t2\tACTION7\t13")
+        (root / f"Test_{kind}_question.csv").write_text("\n".join(lines) + "\n")
+    lines = ["gif_name\tquestion\tanswer\ttype\tvid_id\tkey", f"{name}\twhat flies ?\tbutterfly\t0\tFRAMEQA5\t14"]
+    (root / "Test_frameqa_question.csv").write_text("\n".join(lines) + "\n")
+    write_image(root / "gifs" / f"{name}.gif", b"a GIF")
+
+
 LAYOUTS: dict[str, Callable[[Path], None]] = {
     "vqav2": vqav2,
     "okvqa": lambda root: vqav2(root, ""),
@@ -186,6 +219,7 @@ LAYOUTS: dict[str, Callable[[Path], None]] = {
     "ai2d": ai2d,
     "mvbench": mvbench,
     "refcoco": refcoco,
+    "star": star,
 }
 
 # fmt: off
@@ -206,6 +240,10 @@ TABLES: dict[str, tuple[str, list[dict[str, Any]]]] = {
                "category": part} for n, part in enumerate(("random", "popular", "adversarial"))]),
     "coco": ("data/val-00000-of-00001.parquet",
              [{"question_id": "a.jpg", "question": "Describe.", "answer": ["A cup.", "A red cup."], "id": 1}]),
+    "flickr30k": ("data/test-00000-of-00009.parquet",
+                  [{"caption": ["A cup.", "A red cup."], "sentids": ["0", "1"], "img_id": "0", "filename": "1.jpg"}]),
+    "nocaps": ("data/validation-00000-of-00003.parquet",
+               [{"image_id": n, "image_file_name": "a.jpg", "annotations_captions": ["A cup."] * 10} for n in (0, 1)]),
     "ai2d": ("data/test-00000-of-00001.parquet",
              [{"question": "Which?", "options": ["leaf", "root"], "answer": "1"}]),
     "refcoco": ("data/val-00000-of-00001.parquet",

@@ -1,0 +1,131 @@
+"""Published scores in one command, on stand-ins of the hub's repositories and a built-in model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks import published
+from benchmarks.published import MARKERS, PAGE, PUBLISHED, RECORD, main, page_rows
+from benchmarks.result_pages import with_table
+from perception_encoder.datasets.published import DATASETS
+from perception_encoder.models.registry import canonical_name, find_model
+from tests.datasets import stand_ins
+from tests.datasets.stand_ins import Hub
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(published, "PAGE", tmp_path / "page.md")
+    monkeypatch.setattr(published, "RECORD", tmp_path / "record.json")
+    (tmp_path / "page.md").write_text("\n".join(("# Results", *MARKERS)))
+    hub = Hub(tmp_path / "hub", monkeypatch)
+    stand_ins.wds(hub.root / DATASETS["imagenetv2"].repository, "webp")
+    stand_ins.wds_captions(hub.root / DATASETS["coco"].repository)
+    return hub
+
+
+def run(tmp_path: Path, *arguments: str) -> None:
+    main(["builtin", "--out", str(tmp_path / "out"), *arguments])
+
+
+def test_from_download_to_page(hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tasks = "imagenetv2,coco,pets,imagenet"
+    run(tmp_path, "--tasks", tasks, "--precision", "float32,bfloat16")
+    printed = capsys.readouterr().out
+    assert printed.index("To download:") < printed.index("imagenetv2, float32: evaluated")
+    assert "Time to compute: about" in printed and "imagenetv2: 10,000 items, 0.00 GB, licence: MIT" in printed
+    assert "pets: skipped: pets could not be downloaded (404" in printed
+    assert "imagenet: skipped: imagenet is not downloaded for you" in printed
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    rows = {(row["dataset"], row["precision"]): row for row in summary["rows"]}
+    assert set(rows) == {(name, kind) for name in ("imagenetv2", "coco") for kind in ("float32", "bfloat16")}
+    assert rows["coco", "float32"]["metric"] == published.TEXT_TO_ITEM and rows["imagenetv2", "float32"]["interval"]
+    assert json.loads((tmp_path / "record.json").read_text())
+    assert "| imagenetv2 | top-1 | " in (tmp_path / "page.md").read_text()
+
+    (tmp_path / "out" / "builtin" / "bfloat16" / "coco.json").unlink()
+    hub.downloaded.clear()
+    run(tmp_path, "--tasks", tasks, "--precision", "float32,bfloat16")
+    printed = capsys.readouterr().out
+    assert printed.count(": stored") == 3 and "coco, bfloat16: evaluated" in printed and not hub.downloaded
+
+
+def test_a_limited_run_leaves_the_page(hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    own = tmp_path / "mine" / "test"
+    own.parent.mkdir()
+    (hub.root / DATASETS["imagenetv2"].repository / "test").rename(own)
+    run(
+        tmp_path,
+        "--tasks",
+        "imagenetv2",
+        "--limit",
+        "3",
+        "--data",
+        f"imagenetv2={own.parent}",
+        "--precision",
+        "float32",
+    )
+    assert "imagenetv2: 3 items, your copy" in capsys.readouterr().out
+    assert not (tmp_path / "record.json").exists() and not hub.downloaded
+    run(
+        tmp_path,
+        "--tasks",
+        "imagenetv2",
+        "--limit",
+        "4",
+        "--data",
+        f"imagenetv2={own.parent}",
+        "--precision",
+        "float32",
+    )
+    assert "imagenetv2, float32: evaluated" in capsys.readouterr().out
+
+
+def test_the_difference_from_a_published_result(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = canonical_name("builtin")
+    assert name is not None
+    row = published.Published("imagenetv2", "top-1", "a test", {name: 50.0})
+    monkeypatch.setattr(published, "PUBLISHED", (row,))
+    run(tmp_path, "--precision", "float32")
+    (compared,) = json.loads((tmp_path / "out" / "summary.json").read_text())["rows"]
+    assert compared["difference"] == pytest.approx(compared["ours"] - 50)
+    assert compared["difference_interval"] == pytest.approx([end - 50 for end in compared["interval"]])
+    (header, line) = page_rows([compared])
+    assert header[3] == "published" and line[:4] == ("imagenetv2", "top-1", name, "50.0") and line[5] == "–"
+    assert line[7].startswith(f"{compared['difference']:+.1f} (") and "a test" in (tmp_path / "page.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--tasks", "imagenet5"], "unknown dataset 'imagenet5'; known: imagenetv2"),
+        (["--tasks", "docvqa"], "docvqa is for questions; builtin does classification"),
+        (["--tasks", "coco", "--precision", "int4"], "unknown precision 'int4'"),
+        (["--tasks", "coco", "--data", "coco=/nowhere"], "give NAME=PATH of a file or directory that exists"),
+        (["--tasks", "pets"], "nothing could be evaluated"),
+    ],
+)
+def test_bad_input_is_one_line(arguments: list[str], message: str, hub: Hub, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=message):
+        run(tmp_path, *arguments)
+
+
+def test_published_results_name_models_and_datasets() -> None:
+    for row in PUBLISHED:
+        assert row.dataset in DATASETS and bool(row.source) == bool(row.values)
+        assert all(canonical_name(model) == model or model in published.PLM for model in row.values)
+    for name, key in (("imagenet", "imagenet"), ("kinetics400", "kinetics400"), ("coco", "coco_t2i")):
+        (row,) = (row for row in PUBLISHED if row.dataset == name)
+        assert row.values == {model: find_model(model).published[key] for model in published.CORE}
+
+
+def test_the_page_is_that_of_its_record() -> None:
+    record = json.loads(RECORD.read_text()) if RECORD.exists() else []
+    text = PAGE.read_text(encoding="utf-8")
+    assert text == with_table(text, page_rows(record), MARKERS), "run: python -m benchmarks.published"

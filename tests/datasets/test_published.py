@@ -1,0 +1,173 @@
+"""Published datasets by name, from stand-ins in the layouts of their repositories."""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from perception_encoder.api import evaluate
+from perception_encoder.datasets import published
+from perception_encoder.datasets.captioned import CaptionedMedia, load_captions
+from perception_encoder.datasets.classified import ClassOptions, load_tasks
+from perception_encoder.datasets.labelled import LabelledImages
+from perception_encoder.datasets.masked_videos import read_videos
+from perception_encoder.datasets.published import DATASETS, dataset_arguments, directory_of, fetch, find_published
+from perception_encoder.errors import ConfigError, DataError
+from perception_encoder.evaluation.inputs import open_item
+from perception_encoder.evaluation.language.tasks import TASKS
+from perception_encoder.inference.encoder import Encoder
+from perception_encoder.inference.load import load
+from tests.datasets import stand_ins
+from tests.datasets.stand_ins import NAMES, Hub
+
+ACTIONS = ["brush hair", "fencing"]
+LAYOUTS: dict[str, Callable[[Path], None]] = {
+    "food101": stand_ins.wds,
+    "imagenetv2": functools.partial(stand_ins.wds, suffix="webp"),
+    "coco": stand_ins.wds_captions,
+    "hmdb51": functools.partial(stand_ins.mteb, column="label", names=ACTIONS),
+    "activitynet": functools.partial(stand_ins.mteb, column="caption"),
+    "msrvtt": stand_ins.msrvtt,
+    "msvd": stand_ins.msvd,
+    "didemo": stand_ins.didemo,
+    "ucf101": stand_ins.ucf101,
+    "pvd-bench": stand_ins.pe_video,
+}
+
+
+@pytest.fixture(scope="module")
+def builtin() -> Encoder:
+    return load("builtin")
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    hub = Hub(tmp_path / "hub", monkeypatch)
+    for name, write in LAYOUTS.items():
+        write(hub.root / DATASETS[name].repository)
+    return hub
+
+
+def read(name: str) -> LabelledImages | CaptionedMedia:
+    row = DATASETS[name]
+    arguments = dataset_arguments(row, fetch(row))
+    media = Path(arguments["media"]) if "media" in arguments else None
+    if row.task == "retrieval":
+        return load_captions(arguments["data"], media)
+    (task,) = load_tasks(arguments["data"], "test", ClassOptions(media=media)).values()
+    return task
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_each_layout_is_downloaded_once_and_read(name: str, hub: Hub) -> None:
+    data = read(name)
+    media = data.images if isinstance(data, LabelledImages) else data.media
+    for key, item in zip(data.keys, media, strict=True):
+        assert len(open_item(item, key, 2)) == (2 if DATASETS[name].videos else 1)
+    assert hub.downloaded and not [name for name in hub.downloaded if name.startswith(("train", "README"))]
+    hub.downloaded.clear()
+    read(name)
+    assert not hub.downloaded
+
+
+def test_class_names_and_templates(hub: Hub) -> None:
+    food, actions, clips = read("food101"), read("hmdb51"), read("ucf101")
+    assert isinstance(food, LabelledImages) and isinstance(actions, LabelledImages)
+    assert isinstance(clips, LabelledImages)
+    assert (list(food.names.values()), food.templates) == (NAMES, ("a photo of {}, a type of food.",))
+    assert [actions.names[label] for label in actions.labels] == ["brush hair", "fencing", "brush hair"]
+    assert list(clips.names.values()) == ["apply eye makeup", "yo yo"]
+    texts = read("msvd")
+    assert isinstance(texts, CaptionedMedia) and texts.captions[:2] == ("a man", "he runs")
+
+
+def test_the_name_in_place_of_a_path(hub: Hub, builtin: Encoder) -> None:
+    (squash, crop) = evaluate("classification", builtin, "food101", items=4).measurements
+    assert (squash.task, squash.prompts, squash.classes, squash.metrics[0].n) == ("food101", "dataset", 3, 4)
+    assert crop.transform == "crop"
+    (given,) = evaluate("classification", builtin, "food101", prompts="name", transform="crop").measurements
+    assert (given.prompts, given.metrics[0].n) == ("name", 6)
+    (published_prompts, _) = evaluate("classification", builtin, "imagenetv2").measurements
+    assert published_prompts.prompts == "imagenet"
+    (pairs,) = evaluate("retrieval", builtin, "coco", items=3, transform="squash").measurements
+    assert pairs.classes == 3
+    with pytest.raises(ConfigError, match="food101 is a dataset for classification, not for retrieval"):
+        evaluate("retrieval", builtin, "food101")
+
+
+def test_a_path_comes_before_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "coco").mkdir()
+    assert find_published("coco", "retrieval") is None and find_published("Flickr30k", "retrieval") is not None
+    assert find_published("food101", "knn") is not None and find_published("mine", "knn") is None
+
+
+def test_an_interrupted_download_continues(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    def cut(archive: Path, root: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(published.shutil, "unpack_archive", cut)
+        fetch(DATASETS["ucf101"])
+    fetch(DATASETS["ucf101"])
+    assert not list(directory_of(DATASETS["ucf101"]).glob("*.zip"))
+    assert published.download_bytes(DATASETS["ucf101"]) == 0 < published.download_bytes(DATASETS["coco"])
+
+
+def test_what_cannot_be_had_is_one_line(hub: Hub) -> None:
+    with pytest.raises(DataError, match=r"pets could not be downloaded \(404 Client Error\.\); get https://hugging"):
+        fetch(DATASETS["pets"])
+    (hub.root / DATASETS["food101"].repository / "test" / "0.tar").rename(hub.root / "0.tar")
+    with pytest.raises(DataError, match=r"wds_food101 has no test/\*\.tar, but: classnames\.txt, test, zeroshot"):
+        fetch(DATASETS["food101"])
+    path = next((hub.root / DATASETS["hmdb51"].repository).rglob("*.parquet"))
+    pq.write_table(pq.read_table(path).rename_columns(["video", "audio", "class_id"]), path)
+    with pytest.raises(DataError, match=r"mteb/HMDB51 has no column 'label', but 'video', 'audio', 'class_id'"):
+        fetch(DATASETS["hmdb51"])
+    with pytest.raises(DataError, match=r"imagenet is not downloaded for you; get it from https://image-net"):
+        fetch(DATASETS["imagenet"])
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[str]:
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            """Print nothing."""
+
+    handler = functools.partial(Quiet, directory=str(tmp_path / "site"))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{running.server_address[1]}"
+        running.shutdown()
+
+
+def test_an_archive_of_the_authors(tmp_path: Path, server: str, hub: Hub) -> None:
+    pytest.importorskip("datasets")
+    stand_ins.davis(tmp_path / "site" / "DAVIS-2017-trainval-480p.zip")
+    row = replace(DATASETS["davis2017"], urls=(f"{server}/DAVIS-2017-trainval-480p.zip",))
+    assert published.download_bytes(row) == (tmp_path / "site" / "DAVIS-2017-trainval-480p.zip").stat().st_size
+    (video,) = read_videos(dataset_arguments(row, fetch(row))["data"])
+    assert (video.name, len(video.frames)) == ("bike", 3)
+    with pytest.raises(DataError, match=r"^davis2017 could not be downloaded \(.*\); get http"):
+        fetch(replace(row, urls=(f"{server}/moved.zip",)), tmp_path / "other")
+
+
+def test_rows_fit_their_tasks(tmp_path: Path) -> None:
+    for name, row in DATASETS.items():
+        assert bool(row.repository or row.urls) != bool(row.where), name
+        assert set(row.unpack) <= set(row.files) or name == "ucf101", name
+        if row.task == "questions":
+            assert row.arguments["dataset"] in TASKS, name
+    table = pa.table({"video": [b"x"], "label": [0]})
+    pq.write_table(table, tmp_path / "test-0.parquet")
+    with pytest.raises(DataError, match=r"test-0\.parquet|no labelled images"):
+        load_tasks(tmp_path, "test")
