@@ -19,7 +19,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.result_pages import Rows, with_table
 from perception_encoder import __version__
 from perception_encoder.datasets.published import (
     DATASETS,
@@ -44,8 +43,7 @@ DENSE = ("tracking", "segmentation", "depth")
 CORE = tuple(f"PE-Core-{size}" for size in ("T16-384", "S16-384", "B16-224", "L14-336", "G14-448"))
 SPATIAL = tuple(f"PE-Spatial-{size}" for size in ("T16-512", "S16-512", "B16-512", "L14-448", "G14-448"))
 PLM = tuple(f"facebook/Perception-LM-{size}" for size in ("1B", "3B", "8B"))
-README = "README of perception_models (December 2025)"
-PLM_README = "README of PLM in perception_models"
+README, PLM_README = "readme", "readme of PLM"
 TEXT_TO_ITEM = "text to item, dual softmax R@1"
 
 
@@ -323,8 +321,10 @@ def run(args: argparse.Namespace) -> list[dict[str, Any]]:
                 result, stored = evaluate_row(row, models, precision, roots[row.dataset], args.out, args.limit)
                 compared.append(compare(row, args.model, precision, best_metric(result, row.metric), args.limit))
                 print(f"{row.dataset}, {precision}: {'stored' if stored else 'evaluated'}", flush=True)
-            except PerceptionEncoderError as error:
-                print(f"{row.dataset}, {precision}: skipped: {error}", flush=True)
+            except Exception as error:  # also of torch, such as too little memory: the other rows still run
+                known = isinstance(error, PerceptionEncoderError)
+                reason = str(error) if known else f"{type(error).__name__}: {one_line(error)}"
+                print(f"{row.dataset}, {precision}: skipped: {reason}", flush=True)
     return compared
 
 
@@ -368,7 +368,7 @@ def _number(value: float, row: Mapping[str, Any], sign: bool = False) -> str:
     return f"{value:+.{places}f}" if sign else f"{value:.{places}f}"
 
 
-def page_rows(record: Sequence[Mapping[str, Any]]) -> Rows:
+def page_rows(record: Sequence[Mapping[str, Any]]) -> list[Sequence[str]]:
     """Return the page's table: every published result, with ours in each precision where it was measured."""
     found = {(row["dataset"], row["model"], row["precision"]): row for row in record}
     header = (
@@ -380,7 +380,7 @@ def page_rows(record: Sequence[Mapping[str, Any]]) -> Rows:
         "difference",
         "source",
     )
-    rows: Rows = [header]
+    rows: list[Sequence[str]] = [header]
     keys = [(row, model) for row in PUBLISHED for model in row.values]
     listed = {(row.dataset, model) for row, model in keys}
     extra = sorted({(row["dataset"], row["model"]) for row in record} - listed)
@@ -412,6 +412,8 @@ def page_rows(record: Sequence[Mapping[str, Any]]) -> Rows:
 
 def fill_page(compared: Sequence[Mapping[str, Any]], page: Path, record: Path) -> None:
     """Add results to the record of measured ones, and write the page's table from it."""
+    from benchmarks.result_pages import with_table
+
     rows = json.loads(record.read_text(encoding="utf-8")) if record.exists() else []
     known = {(row["dataset"], row["model"], row["precision"]): row for row in [*rows, *compared]}
     if compared:

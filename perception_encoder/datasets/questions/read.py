@@ -129,7 +129,7 @@ def _coco_row(entry: Entry, row: int) -> Question:
 
 
 def _no_files(root: Path, split: str) -> Iterable[Question]:
-    raise DataError(f"{root} has no {split}-*.parquet, as the hub has them")
+    raise DataError(f"{root} has no Parquet file of the split {split!r}, as the hub has them")
 
 
 class _Dataset(NamedTuple):

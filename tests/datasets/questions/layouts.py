@@ -197,6 +197,7 @@ def star(root: Path) -> None:
 
 def tgifqa(root: Path) -> None:
     """The tab-separated files of TGIF-QA that are called .csv."""
+    root.mkdir(parents=True, exist_ok=True)
     name, choices = "tumblr_nk172bbdPI1u1lr18o1_250", "\t".join(("talk", "fall over", "flap wings", "jump", "wave"))
     for kind, question in (("action", "What does the butterfly do 4 times ?"), ("transition", "What comes after ?")):
         lines = ["gif_name\tquestion\ta1\ta2\ta3\ta4\ta5\tanswer\tvid_id\tkey"]
