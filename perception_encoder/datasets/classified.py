@@ -130,8 +130,9 @@ def _load_numbered(path: Path, split: str) -> LabelledImages:
 
 
 def media_tables(path: Path, split: str) -> list[Path]:
-    """Return the Parquet files of a split that hold images or videos themselves."""
-    tables = split_tables(path, split) if path.is_dir() or path.suffix == ".parquet" else []
+    """Return the Parquet files of a split that hold images or videos themselves, of a directory or of its `data`."""
+    places = [path] if path.suffix == ".parquet" else [place for place in (path, path / "data") if place.is_dir()]
+    tables = next(filter(None, (split_tables(place, split, depths=("",)) for place in places)), [])
     return tables if tables and has_media(tables[0]) else []
 
 

@@ -158,8 +158,8 @@ def segmentation(
 ) -> Result:
     """Fit a segmentation head on a layer: mIoU and pixel accuracy. `items`: maximum number of each split."""
     head = SegmentationConfig(kernel=kernel, fit=FitConfig(epochs=epochs))
-    splits = [part.select(_spread(len(part.keys), items)) for part in read_class_splits(Path(data))]
-    evaluator = SegmentationEvaluator(*splits, head, _size(size), head_seeds=head_seeds, track=progress)
+    train, test = (part.select(_spread(len(part.keys), items)) for part in read_class_splits(Path(data)))
+    evaluator = SegmentationEvaluator(train, test, head, _size(size), head_seeds=head_seeds, track=progress)
     return _evaluate_layer([evaluator], open_layers(model, layer), "test", progress)
 
 
@@ -222,8 +222,9 @@ def depth(
     head = DepthConfig(channels=channels, fit=FitConfig(epochs=epochs))
     head = head.relative() if aligned else head
     protocol = DepthProtocol(head=head, eigen_crop=eigen_crop, aligned=aligned)
-    splits = [part.select(_spread(len(part.keys), items)) for part in read_depth_splits(Path(data), per_metre)]
-    evaluator = DepthEvaluator(*splits, protocol, _size(size), head_seeds=head_seeds)
+    both = read_depth_splits(Path(data), per_metre)
+    train, test = (part.select(_spread(len(part.keys), items)) for part in both)
+    evaluator = DepthEvaluator(train, test, protocol, _size(size), head_seeds=head_seeds)
     return _evaluate_layer([evaluator], open_layers(model, layer), "test", progress)
 
 

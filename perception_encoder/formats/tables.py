@@ -267,15 +267,15 @@ def _read_column(path: Path, row_group: int, column: str) -> pa.ChunkedArray:
     return pq.ParquetFile(path).read_row_group(row_group, columns=[column]).column(column)
 
 
-def split_tables(root: Path, split: str, directory: str = "") -> list[Path]:
-    """Return a split's Parquet files as the hub has them, `SPLIT-*.parquet` at any depth; empty without such files.
+def split_tables(root: Path, split: str, directory: str = "", depths: Sequence[str] = DEPTHS) -> list[Path]:
+    """Return a split's Parquet files as the hub has them, `SPLIT-*.parquet` at some depths; empty without such files.
 
     `directory`: the one that holds this dataset, if others lie beside it. Raises DataError for files in several.
     """
     if root.suffix == ".parquet":
         paths = [root]
     else:
-        tables = [path for depth in DEPTHS for path in root.glob(f"{depth}*.parquet")]
+        tables = [path for depth in depths for path in root.glob(f"{depth}*.parquet")]
         paths = sorted(path for path in tables if re.split(r"[-.]", path.name)[0] in split_names(split))
     if directory:
         paths = [path for path in paths if path.parent.name == directory] or paths
