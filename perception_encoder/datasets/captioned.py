@@ -148,7 +148,7 @@ def _pairs_of_rows(rows: Sequence[dict[str, Any]], path: Path, split: str) -> di
 
 def _pairs_of_json(path: Path, split: str) -> dict[str, list[str]]:
     value = read_json(path)
-    if isinstance(value, list) and value:
+    if isinstance(value, list) and value and isinstance(value[0], dict):
         return _pairs_of_rows(list_objects({"rows": value}, "rows", path), path, split)
     if not isinstance(value, dict):
         raise DataError(f"{path} is not a JSON object of captions")

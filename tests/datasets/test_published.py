@@ -150,8 +150,8 @@ def server(tmp_path: Path) -> Iterator[str]:
         running.shutdown()
 
 
-def test_an_archive_of_the_authors(tmp_path: Path, server: str, hub: Hub) -> None:
-    pytest.importorskip("datasets")
+def test_an_archive_of_the_authors(tmp_path: Path, server: str, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pytest.importorskip("datasets").config, "HF_HUB_OFFLINE", False)
     stand_ins.davis(tmp_path / "site" / "DAVIS-2017-trainval-480p.zip")
     row = replace(DATASETS["davis2017"], urls=(f"{server}/DAVIS-2017-trainval-480p.zip",))
     assert published.download_bytes(row) == (tmp_path / "site" / "DAVIS-2017-trainval-480p.zip").stat().st_size
