@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from perception_encoder.inference.output import embed as embed
     from perception_encoder.language_alignment.load import export_lang as export_lang
     from perception_encoder.language_alignment.load import load_assistant as load_assistant
+    from perception_encoder.language_alignment.perception_lm_export import export_perception_lm as export_perception_lm
     from perception_encoder.models.checkpoints.layout_directory import convert as convert
     from perception_encoder.models.checkpoints.weights import create_model as create_model
     from perception_encoder.models.checkpoints.weights import from_state_dict as from_state_dict
@@ -89,6 +90,7 @@ _NAMES = {
     "inference.load": "load load_layers",
     "inference.output": "EmbedReport embed",
     "language_alignment.load": "export_lang load_assistant",
+    "language_alignment.perception_lm_export": "export_perception_lm",
     "models.checkpoints.layout_directory": "convert",
     "models.checkpoints.weights": "create_model from_state_dict published_state_dict",
     "models.registry": "list_models",

@@ -18,8 +18,8 @@ Indexed = Annotated[Path, argument("DIR", "Directory with an index.")]
 def export() -> None:
     """Export a model or an index.
 
-    Export a model or a head as ONNX, a model for OpenVINO, an aligned encoder as PE-Lang, or an index as an embeddings
-    file or for FiftyOne.
+    Export a model or a head as ONNX, a model for OpenVINO, an aligned encoder as PE-Lang, a language model for
+    transformers, or an index as an embeddings file or for FiftyOne.
 
     Examples:
 
@@ -27,6 +27,7 @@ def export() -> None:
         pe export onnx runs/detector/head.safetensors detector.onnx
         pe export openvino PE-Core-L14-336 core-openvino --precision bfloat16
         pe export lang runs/language_custom my-lang
+        pe export perception-lm runs/language_custom my-plm
         pe export vectors photos vectors
     """
 
@@ -138,6 +139,36 @@ def lang(
 
 
 @app.command()
+def perception_lm(
+    run: Annotated[Path, argument("RUN", "Directory or file of a language alignment, or builtin-lang.")],
+    out: Annotated[Path, options.out_option("New directory.", "OUT"), BY_POSITION],
+    half: Annotated[bool, flag("--half", "Write float16 weights.")] = False,
+) -> None:
+    """Write a language model for transformers.
+
+    The directory has the encoder, projector and language model as PerceptionLMForConditionalGeneration, with processor
+    and chat template: AutoModelForImageTextToText, AutoProcessor and pipeline("image-text-to-text") read it, and so
+    does `pe ask -m OUT`. Logits and a prompt are compared with this package's before anything is written. A linear
+    projector, and a language model that rescales its logits or adds a bias to them, do not fit. README.md has a
+    program. Needs the extra `lang`.
+
+    Examples:
+
+        pe export perception-lm runs/language_custom my-plm
+        pe export perception-lm runs/language_custom -o my-plm --half
+        pe ask image.jpg "What is in the image?" -m my-plm
+    """
+    from perception_encoder.language_alignment.perception_lm_export import export_perception_lm
+
+    with output.error_console.status(f"Writing {out}"):
+        written = export_perception_lm(run, out, half=half)
+    output.print_line(
+        f"{out}: {written.model}, {written.parameters / 1e6:,.1f} million parameters, logits {written.difference:.1e} "
+        "from this package's"
+    )
+
+
+@app.command()
 def vectors(
     directory: Indexed,
     out: Annotated[options.Embeddings, BY_POSITION],
@@ -183,10 +214,12 @@ def convert(
     source: options.OwnModel,
     out: Annotated[
         Path,
-        options.out_option("Directory (timm, open_clip), or a .safetensors, .pt, .pth or .bin file.", "OUT"),
+        options.out_option("Directory (except for published), or a .safetensors, .pt, .pth or .bin file.", "OUT"),
         BY_POSITION,
     ],
-    to: Annotated[Literal["published", "timm", "open_clip"], option("Layout to write.")] = "published",
+    to: Annotated[
+        Literal["published", "timm", "open_clip", "sentence-transformers"], option("Layout to write.")
+    ] = "published",
     half: Annotated[bool, flag("--half", "Write float16 instead of float32.")] = False,
     overwrite: options.Overwrite = False,
 ) -> None:
@@ -200,10 +233,15 @@ def convert(
     local-dir:OUT. transformers loads timm's directory, too: AutoModelForImageClassification returns a Core model's
     embeddings as logits; AutoModel omits the projection.
 
+    For sentence-transformers, OUT is a directory that SentenceTransformer("OUT") loads for images and texts; it needs
+    neither this package nor code from the directory. Every directory has a README.md with the licence, published
+    scores, and a program to run, and SHA256SUMS.
+
     Examples:
 
         pe convert PE-Core-L14-336.pt core.safetensors
         pe convert PE-Core-L14-336 core-open-clip --to open_clip
+        pe convert PE-Core-L14-336 core-st --to sentence-transformers
         pe convert -m facebook/PE-Spatial-B16-512 -o spatial-timm --to timm --half
         pe convert open_clip_model.safetensors PE-Core-B16-224.pt
     """

@@ -19,9 +19,11 @@ from perception_encoder.dense_prediction.heads import is_head, load_head
 from perception_encoder.dense_prediction.segmentation import SegmentationHead
 from perception_encoder.errors import ConfigError, ShapeError
 from perception_encoder.files import replacing, writing
-from perception_encoder.models.checkpoints.weights import load_model
+from perception_encoder.models.card import Card, published_scores, write_card
+from perception_encoder.models.checkpoints.weights import Model, load_model, weight_hash
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.export import check_difference, check_maps, check_onnx, run_onnx, save_onnx, write_onnx
+from perception_encoder.models.registry import find_model
 from perception_encoder.preprocess.image import to_float
 from perception_encoder.preprocess.tokenizer import write_preprocessing
 from perception_encoder.runtime.quantization import check_ids, check_pixels
@@ -32,6 +34,28 @@ OUTPUTS: dict[str, tuple[str, ...]] = {
     "detection": ("boxes", "labels", "scores", "masks"),
 }
 """Output names by task; masks (28x28 inside each box) only if the detector has them."""
+
+_IMAGES = """\
+import numpy as np
+import onnxruntime
+from PIL import Image, ImageOps
+
+with Image.open("image.jpg") as image:
+    squashed = ImageOps.exif_transpose(image).convert("RGB").resize(({width}, {height}), Image.Resampling.BILINEAR)
+pixels = np.asarray(squashed, np.float32).transpose(2, 0, 1)[None] / 127.5 - 1
+(images,) = onnxruntime.InferenceSession("image.onnx").run(None, {{"images": pixels}})
+print(images.shape)
+"""
+_TEXTS = """\
+
+import tokenizers
+
+rows = tokenizers.Tokenizer.from_file("tokenizer.json").encode_batch(["a photo of a cat", "a photo of a dog"])
+ids = np.array([row.ids for row in rows], np.int64)
+(texts,) = onnxruntime.InferenceSession("text.onnx").run(None, {"tokens": ids})
+unit = [vectors / np.linalg.norm(vectors, axis=-1, keepdims=True) for vectors in (images, texts)]
+print(unit[0] @ unit[1].T)
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +119,8 @@ def export_onnx(
             fixed["text"] = nn.functional.pad(ids, (0, text.config.context_length - ids.shape[1]))
     found = write_onnx(network, Path(out), size, fixed)
     write_preprocessing(Path(out), size or (side, side), text.config.context_length if text else None)
+    with writing(Path(out)):
+        write_card(Path(out), _card(network, size or (side, side), int8, published_scores(model)))
     return tuple(
         OnnxFile(
             path=str(Path(out) / f"{tower}.onnx"),
@@ -103,6 +129,23 @@ def export_onnx(
             cosine=value if int8 else None,
         )
         for tower, value in found.items()
+    )
+
+
+def _card(network: Model, size: tuple[int, int], int8: bool, scores: dict[str, float]) -> Card:
+    entry, has_text = find_model(network.name), isinstance(network, CLIP)
+    about = f"image.onnx takes images (B, 3, {size[0]}, {size[1]}), RGB from -1 to 1."
+    if has_text:
+        about += " text.onnx takes token ids (B, T), padded with zeros."
+    return Card(
+        title=f"{entry.builtin or network.name} as ONNX",
+        library="onnx",
+        about=f"{about} Outputs are embeddings, not normalised, or tokens (B, N, D) of a model without pooling.",
+        weights=f"{weight_hash(network)}, in {'int8' if int8 else 'float32'}",
+        licence=entry.licence,
+        packages="onnxruntime, numpy, Pillow" + " and tokenizers" * has_text,
+        program=_IMAGES.format(height=size[0], width=size[1]) + _TEXTS * has_text,
+        scores={} if int8 else scores,
     )
 
 

@@ -152,14 +152,28 @@ def _unit(vectors: Vectors) -> Tensor:
     return F.normalize(torch.atleast_2d(rows.float()), dim=-1)
 
 
-def batch_inputs(batches: Iterable[Mapping[str, Sequence[object]]]) -> Iterator[list[object]]:
+def batch_inputs(loader: Any) -> Iterator[list[object]]:
     """Yield the inputs of mteb's batches, {"text": [...], "title": [...]}, as dicts that name their kind.
 
-    Inputs of several modalities stay together, so that `of_modality` refuses them.
+    Inputs of several modalities stay together, so that `of_modality` refuses them. Videos are read as files, of which
+    only the frames that are needed are decoded, and torchcodec is not needed.
     """
-    for batch in batches:
+    if type((getattr(loader.dataset, "features", None) or {}).get("video")).__name__ == "Video":
+        from datasets import Video
+        from torch.utils.data import DataLoader
+
+        files = loader.dataset.cast_column("video", Video(decode=False))
+        loader = DataLoader(files, loader.batch_size, collate_fn=loader.collate_fn)
+    for batch in loader:
         columns = {key: batch[key] for key in (*get_args(Kind), "audio") if key in batch}
+        if "video" in columns:
+            columns["video"] = [_content(video) for video in columns["video"]]
         yield [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def _content(video: object) -> object:
+    """Return the bytes or the path of a file as `datasets` stores it."""
+    return (video["bytes"] or Path(video["path"])) if isinstance(video, Mapping) else video
 
 
 def _model_meta(encoder: Any) -> Any:
@@ -170,7 +184,7 @@ def _model_meta(encoder: Any) -> Any:
         {
             "name": f"perception-encoder/{encoder.name}",
             "revision": f"{encoder.weight_hash[:16]}-{encoder.runtime.precision}",
-            "modalities": ["image", "text"] if encoder.reads_texts else ["image"],
+            "modalities": ["image", "video", "text"] if encoder.reads_texts else ["image", "video"],
             "embed_dim": encoder.dimension,
             "n_parameters": sum(parameter.numel() for parameter in encoder.model.parameters()),
             "similarity_fn_name": ScoringFunction.COSINE,

@@ -138,7 +138,6 @@ def load_language_model(
         model = read_language_model(path, plan.device, plan.dtype, tiles)
         model.name = path.parent.resolve().name if path.name == WEIGHTS else path.stem
     else:
-        tiles = tiles if tiles is not None else 36 if plan.device.type == "cuda" else 4
         model = read_perception_lm(source, plan.device, plan.dtype, tiles)
     model.reader = plan.reader(model.decoder)
     return model

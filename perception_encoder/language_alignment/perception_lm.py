@@ -35,13 +35,17 @@ TEMPLATE = (
     "{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
 )
 """The reference's prompt `plm_sft`: media, then the question without a separator."""
+OURS = "perception_encoder"
+"""Field of config.json in directories of `export_perception_lm`: chat template, context, tiles, vocabulary."""
 
 
-def read_perception_lm(source: str | Path, device: torch.device, dtype: torch.dtype, tiles: int = 4) -> LanguageModel:
+def read_perception_lm(
+    source: str | Path, device: torch.device, dtype: torch.dtype, tiles: int | None = None
+) -> LanguageModel:
     """Read a Perception-LM from a directory or the hub.
 
-    `tiles`: maximum number of tiles of an image (the published models were trained with 36). Raises
-    WeightsUnavailableError and MissingExtraError.
+    `tiles`: maximum number of tiles of an image, by default that of an exported directory, else 4, or 36 on a GPU (the
+    published models were trained with 36). Raises WeightsUnavailableError and MissingExtraError.
     """
     try:
         from transformers import AutoTokenizer, PerceptionLMForConditionalGeneration
@@ -51,10 +55,13 @@ def read_perception_lm(source: str | Path, device: torch.device, dtype: torch.dt
     return wrap_perception_lm(Path(source).name, whole.to(device), tokenizer, tiles)
 
 
-def wrap_perception_lm(name: str, whole: Any, tokenizer: Any, tiles: int = 4) -> LanguageModel:
+def wrap_perception_lm(name: str, whole: Any, tokenizer: Any, tiles: int | None = None) -> LanguageModel:
     """Wrap transformers' PerceptionLM and its tokenizer; the weights are shared, not copied."""
-    vision = _tower(whole.model.vision_tower.timm_model, name)
-    decoder = make_decoder(name, _causal_model(whole), tokenizer, chat_template=TEMPLATE)
+    vision, ours = _tower(whole.model.vision_tower.timm_model, name), getattr(whole.config, OURS, {})
+    template, context = ours.get("chat_template", TEMPLATE), ours.get("context")
+    decoder = make_decoder(name, _causal_model(whole), tokenizer, context, template)
+    if tiles is None:
+        tiles = ours.get("tiles", 36 if whole.device.type == "cuda" else 4)
     projector = _projector(whole.model.multi_modal_projector, whole.config.projector_pooling_ratio)
     media = MediaConfig(image_size=vision.config.image_size, tiles=tiles)
     return LanguageModel(name, PerceptionLanguageModel(vision, projector, decoder.model), decoder, media)
@@ -95,6 +102,11 @@ def _causal_model(whole: Any) -> Any:
     with torch.device("meta"):
         causal = AutoModelForCausalLM.from_config(whole.config.text_config, trust_remote_code=False)
     setattr(causal, causal.base_model_prefix, whole.model.language_model)
-    causal.set_output_embeddings(whole.lm_head)
+    head, vocabulary = whole.lm_head, getattr(whole.config, OURS, {}).get("vocabulary", whole.lm_head.out_features)
+    if vocabulary < head.out_features:  # without the tokens of media, which are never generated
+        with torch.device("meta"):
+            head = nn.Linear(head.in_features, vocabulary, bias=False)
+        head.weight = nn.Parameter(whole.lm_head.weight[:vocabulary])
+    causal.set_output_embeddings(head)
     causal.generation_config = whole.generation_config
     return causal

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from perception_encoder.errors import ConfigError, OutputError
-from perception_encoder.files import checksum, replacing_new, write_text, writing
+from perception_encoder.files import replacing_new, writing
+from perception_encoder.models.card import Card, published_scores, write_card
 from perception_encoder.models.checkpoints.weights import Model, load_model, weight_hash
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.registry import find_model
@@ -21,20 +22,7 @@ from perception_encoder.runtime.machine import check_openvino, versions
 from perception_encoder.runtime.program import AGREEMENT, EXAMPLE, Program, hints, unit_difference
 from perception_encoder.runtime.runtime import PRECISIONS, Precision
 
-_README = """\
-# {name} for OpenVINO
-
-Written by perception-encoder from weights {weights}, in {precision}, with OpenVINO {version}.
-Licence of the weights: {licence}.{note}
-
-`image.xml` takes RGB pixels (B, 3, {height}, {width}), uint8, and gives {output}.
-{text}`preprocessor_config.json` says for transformers how images are resized; the model scales the pixels itself.
-`sha256sum -c SHA256SUMS` checks the files. The program needs {packages}.
-
-```python
-{program}```
-"""
-_SATURATION = "\nOn x86 CPUs without VNNI, sums in int8 may saturate: compare the embeddings with float32's there."
+_SATURATION = " On x86 CPUs without VNNI, sums in int8 may saturate: compare the embeddings with float32's there."
 _IMAGES = """\
 import numpy as np
 import openvino{imports}
@@ -127,7 +115,8 @@ def export_openvino(
                     cosine=about.get("cosine"),
                 )
             )
-        _write_description(network, weights, precision, size, temporary)
+        scores = published_scores(model) if precision == "float32" else {}  # the published ones are of float32
+        _write_description(network, weights, precision, size, scores, temporary)
     return tuple(files)
 
 
@@ -155,7 +144,12 @@ def _write_tower(
 
 
 def _write_description(
-    model: Model, weights: str, precision: Precision, size: tuple[int, int] | None, directory: Path
+    model: Model,
+    weights: str,
+    precision: Precision,
+    size: tuple[int, int] | None,
+    scores: dict[str, float],
+    directory: Path,
 ) -> None:
     """Write the files for preprocessing, README.md and SHA256SUMS."""
     visual, text = (model.visual, model.text) if isinstance(model, CLIP) else (model, None)
@@ -166,23 +160,27 @@ def _write_description(
     )
     if isinstance(model, CLIP):
         program += _TEXTS.format(scale=math.exp(model.logit_scale.item()))
-    prefix = ", the class token first" if visual.config.class_token else ""
-    readme = _README.format(
-        name=model.name,
-        weights=weights,
-        precision=precision,
-        version=versions()["openvino"],
-        licence=find_model(model.name).licence,
-        note=_SATURATION if precision == "int8" else "",
-        height=height,
-        width=width,
-        output="embeddings (B, D), not normalised" if visual.config.pools else f"tokens (B, N, D){prefix}",
-        text="`text.xml` takes token ids (B, T), int64, padded with zeros: those of `tokenizer.json`.\n"
-        if text
-        else "",
+    about = f"image.xml takes RGB pixels (B, 3, {height}, {width}), uint8, and gives "
+    if visual.config.pools:
+        about += "embeddings (B, D), not normalised."
+    else:
+        about += f"tokens (B, N, D){', the class token first' if visual.config.class_token else ''}."
+    if text:
+        about += " text.xml takes token ids (B, T), int64, padded with zeros: those of tokenizer.json."
+    note = _SATURATION if precision == "int8" else ""
+    entry = find_model(model.name)
+    card = Card(
+        title=f"{entry.builtin or model.name} for OpenVINO",
+        library="openvino",
+        about=f"{about} preprocessor_config.json says how images are resized; the model scales pixels.{note}",
+        weights=f"{weights}, in {precision}, with OpenVINO {versions()['openvino']}",
+        licence=entry.licence,
         packages="openvino, numpy, Pillow and tokenizers" if text else "openvino, numpy and Pillow",
         program=program,
+        scores=scores,
     )
-    write_text(directory / "README.md", readme)
-    sums = [f"{checksum(file)}  {file.name}\n" for file in sorted(directory.iterdir())]
-    write_text(directory / "SHA256SUMS", "".join(sums))
+    write_card(directory, card)
+
+
+def _is_pooled(model: Model) -> bool:
+    return isinstance(model, CLIP) or model.attn_pool is not None

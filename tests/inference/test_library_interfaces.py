@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from datasets import Dataset, DatasetDict
-from mteb.mocks.mock_tasks.retrieval import MockRetrievalTask
+from datasets import Dataset, DatasetDict, Video
+from mteb.mocks.mock_tasks.retrieval import MockRetrievalTask, MockVideoRetrievalT2V
 from mteb.mocks.mock_tasks.sts import MockSTSTask, MockVisualSTSTask
 from mteb.mocks.mock_tasks.zeroshot_classification import MockZeroShotClassificationTask
 from PIL import Image
@@ -229,6 +229,21 @@ def test_tasks_of_texts_and_images_give_the_encoders_own_similarities(
     assert score(encoder, OwnLabels(encoder, draw)) == 1
 
 
+def test_a_video_task_ranks_videos_as_the_encoder_does(encoder: Encoder, tmp_path: Path) -> None:
+    """Without torchcodec; each query is the text nearest to its video, so the right ranking is the encoder's own."""
+    task = MockVideoRetrievalT2V()
+    task.load_data()
+    split = task.dataset["default"]["test"]
+    files = split["corpus"].cast_column("video", Video(decode=False))
+    videos = encoder.encode_videos([row["video"]["bytes"] for row in files], frames=4)
+    best = encoder.similarity(encoder.encode_texts(split["queries"]["text"]), videos).argmax(dim=1)
+    ids = split["corpus"]["id"]
+    split["relevant_docs"] = {query: {ids[at]: 1} for query, at in zip(split["queries"]["id"], best, strict=True)}
+    assert score(encoder, task, encode_kwargs={"frames": 4}) == 1
+    found = call(encoder, list(files), frames=4)
+    np.testing.assert_allclose(found, videos, **CLOSE)
+
+
 def test_a_retrieval_task_runs(encoder: Encoder) -> None:
     assert 0 < score(encoder, MockRetrievalTask()) <= 1
 
@@ -251,7 +266,7 @@ def test_a_model_says_what_it_is(encoder: Encoder) -> None:
     assert meta.name == "perception-encoder/PE-Core-N16-128"
     assert meta.embed_dim == encoder.dimension
     assert meta.n_parameters == sum(parameter.numel() for parameter in encoder.model.parameters())
-    assert set(meta.modalities) == {"image", "text"}
+    assert set(meta.modalities) == {"image", "video", "text"}
     half = Encoder(create_model("PE-Core-N16-128"), "cpu", torch.bfloat16)
     assert half.mteb_model_meta.revision != meta.revision
     assert isinstance(encoder, mteb.EncoderProtocol)
@@ -259,7 +274,7 @@ def test_a_model_says_what_it_is(encoder: Encoder) -> None:
 
 def test_a_model_without_a_text_tower_is_refused_for_texts(encoder: Encoder) -> None:
     tower = Encoder(encoder.visual, "cpu", torch.float32)
-    assert tower.mteb_model_meta.modalities == ["image"]
+    assert tower.mteb_model_meta.modalities == ["image", "video"]
     with pytest.raises(ValueError, match="modalities"):
         score(tower, Similarities(encoder))
 

@@ -1,7 +1,7 @@
-"""Convert checkpoints to other layouts, and write directories that timm or open_clip loads as `local-dir:PATH`.
+"""Convert checkpoints to other layouts, and write directories that timm, open_clip or sentence-transformers loads.
 
-A directory has the weights and what a weights file cannot hold: the architecture and the published preprocessing
-(squash, bilinear, mean and deviation 0.5). By a model's name, both libraries preprocess differently.
+A directory has the weights, a card, and what a weights file cannot hold: the architecture and the published
+preprocessing (squash, bilinear, mean and deviation 0.5). By a model's name, timm and open_clip preprocess differently.
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from perception_encoder.errors import CheckpointError, OutputError
+from perception_encoder.errors import CheckpointError, ConfigError, OutputError
 from perception_encoder.files import write_json, writing
-from perception_encoder.models.checkpoints.files import check_suffix
-from perception_encoder.models.checkpoints.weights import Model, load_model, write_checkpoint
+from perception_encoder.models.card import Card, published_scores, write_card
+from perception_encoder.models.checkpoints.files import SUFFIXES, check_suffix
+from perception_encoder.models.checkpoints.sentence_transformers import write_sentence_transformers
+from perception_encoder.models.checkpoints.weights import Model, load_model, weight_hash, write_checkpoint
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.registry import MODELS, find_model
 
@@ -23,9 +25,52 @@ WEIGHT_FILES = {"timm": "model.safetensors", "open_clip": "open_clip_model.safet
 
 _CARRIER = "PE-Core-T16-384"  # timm's architecture for models that timm does not list; `model_args` say the rest
 _PIXELS = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bilinear"}
+_TIMM = """\
+import timm
+import torch
+from PIL import Image
 
+model = timm.create_model("local-dir:.", pretrained=True).eval()
+transform = timm.data.create_transform(**timm.data.resolve_data_config({}, model=model))
+with Image.open("image.jpg") as image, torch.inference_mode():
+    pixels = transform(image.convert("RGB"))[None]
+    tokens = model.forward_features(pixels)  # (1, N, D)
+    output = model(pixels)
+print(tokens.shape, output.shape)
+"""
+_OPEN_CLIP = """\
+import open_clip
+import torch
+from PIL import Image
 
-Layout = Literal["published", "timm", "open_clip"]
+model, transform = open_clip.create_model_from_pretrained("local-dir:.")
+tokenizer = open_clip.get_tokenizer("local-dir:.")
+model.eval()
+with Image.open("image.jpg") as image, torch.inference_mode():
+    images = model.encode_image(transform(image)[None], normalize=True)
+    texts = model.encode_text(tokenizer(["a photo of a cat", "a photo of a dog"]), normalize=True)
+print((images @ texts.T * model.logit_scale.exp()).softmax(-1))
+"""
+_SENTENCE_TRANSFORMERS = """\
+from PIL import Image
+from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer(".")
+images = model.encode([Image.open("image.jpg").convert("RGB")])
+texts = model.encode(["a photo of a cat", "a photo of a dog"])
+print(model.similarity(images, texts))
+"""
+_CARDS = {  # what the directory holds, the packages that its program needs, the program
+    "timm": ("The vision tower for timm; transformers reads it, too, with AutoModel.", "timm and Pillow", _TIMM),
+    "open_clip": ("Both towers for open_clip.", "open_clip_torch and Pillow", _OPEN_CLIP),
+    "sentence-transformers": (
+        "Both towers for sentence-transformers, with unit embeddings of images and texts.",
+        "sentence-transformers, timm, torchvision and Pillow",
+        _SENTENCE_TRANSFORMERS,
+    ),
+}
+
+Layout = Literal["published", "timm", "open_clip", "sentence-transformers"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,21 +97,24 @@ def convert(
     """Convert a checkpoint of any layout, or a model by name, to another layout.
 
     `out`: a .safetensors, .pt, .pth or .bin file; for timm and open_clip, a name without suffix is a directory, which
-    also gets the library's configuration with the published preprocessing. `half`: write float16. Raises
-    UnknownModelError, CheckpointError (a model that the layout cannot hold), ConfigError (a suffix), and OutputError if
-    `out` exists and is not to be overwritten, or is the source.
+    also gets the library's configuration with the published preprocessing, and a card; for sentence-transformers, it is
+    always a directory, which needs nothing of this package. `half`: write float16. Raises UnknownModelError,
+    CheckpointError (a model that the layout cannot hold), ConfigError (a suffix), and OutputError if `out` exists and
+    is not to be overwritten, or is the source.
 
         pe.convert("PE-Core-L14-336", "core-open-clip", to="open_clip")
     """
     path = Path(out)
-    as_directory = to in CONFIG_FILES and not path.suffix
+    if to == "sentence-transformers" and path.suffix in SUFFIXES:
+        raise ConfigError(f"{path}: sentence-transformers reads a directory; give a name without {path.suffix}")
+    as_directory = to == "sentence-transformers" or (to in CONFIG_FILES and not path.suffix)
     if not as_directory:
         check_suffix(path)
     if path.exists() and (not overwrite or (Path(source).exists() and path.samefile(source))):
         raise OutputError(f"{path} exists; choose another name, or --overwrite it, unless it is the input")
     model = load_model(source)
     if as_directory:
-        omitted = write_layout_directory(model, path, to, half)
+        omitted = write_layout_directory(model, path, to, half, published_scores(source))
     else:
         omitted = write_checkpoint(model, path, half, layout=to)
     return Conversion(
@@ -79,23 +127,42 @@ def convert(
     )
 
 
-def write_layout_directory(model: Model, directory: Path, layout: str, half: bool = False) -> int:
-    """Write weights and configuration for `local-dir:`; return the number of omitted tensors.
+def write_layout_directory(
+    model: Model, directory: Path, layout: str, half: bool = False, scores: dict[str, float] | None = None
+) -> int:
+    """Write weights, configuration and card for another library; return the number of omitted tensors.
 
-    `layout`: "timm" or "open_clip". Other files in an existing directory remain. Raises CheckpointError (a model that
-    the library cannot build) and OutputError.
+    `layout`: "timm", "open_clip" or "sentence-transformers". `scores`: known ones of these weights. Other files in an
+    existing directory remain. Raises CheckpointError (a model that the library cannot build) and OutputError.
     """
-    if layout == "timm":
-        model = _with_scale(model)
-    config = timm_config(model) if layout == "timm" else open_clip_config(model)
-    with writing(directory):
-        directory.mkdir(parents=True, exist_ok=True)
-    omitted = write_checkpoint(model, directory / WEIGHT_FILES[layout], half, layout=layout)
-    write_json(directory / CONFIG_FILES[layout], config)
+    weights = f"{weight_hash(model)}, in {'float16' if half else 'float32'}"
+    if layout == "sentence-transformers":
+        omitted = 0
+        with writing(directory):
+            write_sentence_transformers(model, directory, timm_config(model), half)
+    else:
+        model = with_scale(model) if layout == "timm" else model
+        config = timm_config(model) if layout == "timm" else open_clip_config(model)
+        with writing(directory):
+            directory.mkdir(parents=True, exist_ok=True)
+        omitted = write_checkpoint(model, directory / WEIGHT_FILES[layout], half, layout=layout)
+        write_json(directory / CONFIG_FILES[layout], config)
+    entry, (about, packages, program) = find_model(model.name), _CARDS[layout]
+    card = Card(
+        title=f"{entry.builtin or model.name} for {layout}",
+        library=layout,
+        about=about,
+        weights=weights,
+        licence=entry.licence,
+        packages=packages,
+        program=program,
+        scores=scores or {},
+    )
+    write_card(directory, card)
     return omitted
 
 
-def _with_scale(model: Model) -> Model:
+def with_scale(model: Model) -> Model:
     """Return the tower with a LayerScale of 1 if only timm's architecture of that name has one.
 
     transformers drops `init_values: null`, so that timm builds LayerScale and finds no weights for it.

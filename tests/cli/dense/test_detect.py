@@ -31,6 +31,14 @@ def test_detections_in_cocos_format(run_pe: Callable[..., Run], detector: Path, 
     assert value["annotations"] and all(annotation["score"] >= 0.06 for annotation in value["annotations"])
     for annotation in value["annotations"]:
         assert annotation["segmentation"]["size"] == [48, 64] and annotation["bbox"][2] > 0
+    imported = COCO(str(out / "detections.json"))
+    for annotation in imported.loadAnns(imported.getAnnIds(imgIds=[1])):
+        assert imported.annToMask(annotation).sum() == annotation["area"]
+    itself = COCOeval(imported, imported.loadRes(str(out / "results.json")), "segm")
+    itself.evaluate()
+    itself.accumulate()
+    itself.summarize()
+    assert itself.stats[0] > 0.99  # as true boxes, they find themselves
     with Image.open(out / "photo.png") as drawn:
         assert drawn.size == (64, 48)
     (tmp_path / "bad.jpg").write_bytes(b"no image")

@@ -9,9 +9,11 @@ import onnxruntime
 import pytest
 import torch
 
+import perception_encoder as pe
 from perception_encoder.dense_training.run import train_dense
 from perception_encoder.language_alignment.weights import build_language_model, write_language_model
 from perception_encoder.models.checkpoints.weights import create_model, load_model, write_checkpoint
+from tests.cards import run_card
 from tests.conftest import Run
 from tests.dense_training.datasets import small_config, write_dataset
 from tests.language_alignment.test_weights import parts
@@ -36,13 +38,24 @@ def test_both_towers(run_pe: Callable, nano: Path, tmp_path: Path) -> None:
     assert all(session.get_modelmeta().custom_metadata_map["model"] == "PE-Core-N16-128" for session in sessions)
 
 
+def test_the_program_on_the_card_runs(tmp_path: Path) -> None:
+    pe.export_onnx("builtin", tmp_path / "out", size=(64, 96))
+    found = run_card(tmp_path / "out")
+    encoder = pe.load("builtin", runtime="torch", precision="float32")
+    assert found["images"].shape == (1, encoder.dimension)
+    expected = encoder.encode_texts(["a photo of a cat", "a photo of a dog"])
+    assert abs(found["unit"][1] - expected).max() < 1e-5
+    pe.export_onnx("builtin-spatial", tmp_path / "spatial")
+    assert "texts" not in run_card(tmp_path / "spatial")
+
+
 def test_int8_towers_of_a_trained_model(run_pe: Callable, tmp_path: Path) -> None:
     run = run_pe("export", "onnx", "builtin", tmp_path / "out", "--int8")
     assert (run.status, run.stderr) == (0, "")
     for line in run.stdout.splitlines():
         described, _, cosine = line.removesuffix(" with torch").rpartition(" at least ")
         assert described.endswith(".onnx: PE-Core-N16-128, int8, a cosine similarity of") and float(cosine) >= 0.999
-    names = {"image.onnx", "text.onnx", "tokenizer.json", "preprocessor_config.json"}
+    names = {"image.onnx", "text.onnx", "tokenizer.json", "preprocessor_config.json", "README.md", "SHA256SUMS"}
     assert {path.name for path in (tmp_path / "out").iterdir()} == names
     assert (tmp_path / "out" / "image.onnx").stat().st_size < 8e6
     refused = run_pe("export", "onnx", "builtin-depth", tmp_path / "depth.onnx", "--int8")
@@ -76,7 +89,9 @@ def test_the_encoder_of_a_language_alignment(run_pe: Callable, tmp_path: Path) -
     write_language_model(run / "language.safetensors", model_parts, model, vision=True, decoder=False)
     made = run_pe("export", "lang", run, "-o", tmp_path / "lang")
     assert made.status == 0 and "4 layers of width 192, for images of 64 px" in made.stdout
-    assert {path.name for path in (tmp_path / "lang").iterdir()} == {"config.json", "model.safetensors"}
+    names = {"config.json", "model.safetensors", "README.md", "SHA256SUMS"}
+    assert {path.name for path in (tmp_path / "lang").iterdir()} == names
+    assert run_card(tmp_path / "lang")["tokens"].shape == (1, 17, 192)
     assert run_pe("export", "lang", run, tmp_path / "lang.safetensors", "--half").status == 0
     assert load_model(tmp_path / "lang.safetensors").config.depth == 4
     missing = run_pe("export", "lang", tmp_path / "none", tmp_path / "x")

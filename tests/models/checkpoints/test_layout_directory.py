@@ -1,4 +1,4 @@
-"""Directories that timm and open_clip load by themselves: their own preprocessing and ours give the same embeddings."""
+"""Directories that other libraries load by themselves: their own preprocessing and ours give the same embeddings."""
 
 from __future__ import annotations
 
@@ -12,9 +12,13 @@ import timm
 import timm.data
 import torch
 from PIL import Image
+from sentence_transformers import SentenceTransformer
 from transformers import AutoModel, AutoModelForImageClassification
 
-from perception_encoder.errors import CheckpointError
+import perception_encoder as pe
+from perception_encoder.errors import CheckpointError, ConfigError
+from perception_encoder.inference.encoder import Encoder
+from perception_encoder.models.card import published_scores
 from perception_encoder.models.checkpoints.layout_directory import open_clip_config, write_layout_directory
 from perception_encoder.models.checkpoints.weights import build, create_model
 from perception_encoder.models.clip import CLIP
@@ -23,6 +27,7 @@ from perception_encoder.models.registry import MODELS, find_model
 from perception_encoder.models.vision_transformer import VisionTransformer
 from perception_encoder.preprocess.image import image_transform
 from perception_encoder.preprocess.tokenizer import tokenizer
+from tests.cards import run_card
 from tests.golden_weights import fill
 from tests.models.oracles import OPEN_CLIP_MODELS, relative_error
 
@@ -154,3 +159,51 @@ def test_what_open_clip_cannot_build_is_refused_before_anything_is_written(tmp_p
         with pytest.raises(CheckpointError, match=message):
             write_layout_directory(model, tmp_path / "out", "open_clip")
     assert not (tmp_path / "out").exists()
+
+
+TEXTS = ["a red mug", "an astronaut  in front of\na FLAG!", "!", "word " * 60]
+
+
+@pytest.mark.filterwarnings("ignore::perception_encoder.preprocess.tokenizer.TruncationWarning")
+@pytest.mark.parametrize("half", [False, True], ids=["float32", "float16"])
+@pytest.mark.parametrize("name", ["PE-Core-T16-384", "builtin"])
+def test_sentence_transformers_gives_the_same_vectors(
+    name: str, half: bool, photograph: Image.Image, tmp_path: Path
+) -> None:
+    model = create_model(name, pretrained=True if name == "builtin" else None)
+    write_layout_directory(model, tmp_path / "out", "sentence-transformers", half)
+    theirs = SentenceTransformer(str(tmp_path / "out"), device="cpu", trust_remote_code=False)
+    encoder = Encoder(model.half().float() if half else model, "cpu", torch.float32)
+    assert theirs.get_embedding_dimension() == encoder.dimension
+    for inputs in (TEXTS, [photograph, photograph.rotate(90, expand=True)]):
+        assert abs(theirs.encode(inputs, batch_size=3) - encoder.encode(inputs)).max() < TOLERANCE
+    mixed = theirs.encode([photograph, TEXTS[0]])
+    assert abs(mixed - encoder.encode([photograph, TEXTS[0]])).max() < TOLERANCE
+
+
+def test_sentence_transformers_gets_only_what_it_can_hold(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="PE-Spatial-N16-224 has no text tower"):
+        pe.convert("builtin-spatial", tmp_path / "out", to="sentence-transformers")
+    with pytest.raises(ConfigError, match=r"reads a directory; give a name without \.safetensors"):
+        pe.convert("builtin", tmp_path / "out.safetensors", to="sentence-transformers")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_program_on_each_card_runs(tmp_path: Path) -> None:
+    pe.convert("builtin", tmp_path / "timm", to="timm")
+    assert run_card(tmp_path / "timm")["output"].shape == (1, 256)
+    pe.convert("builtin", tmp_path / "st", to="sentence-transformers")
+    program = run_card(tmp_path / "st")
+    encoder = pe.load("builtin", runtime="torch", precision="float32")
+    assert abs(program["images"] - encoder.encode_images([tmp_path / "st" / "image.jpg"])).max() < TOLERANCE
+    write_layout_directory(create_model("PE-Core-T16-384"), tmp_path / "open_clip", "open_clip")
+    assert run_card(tmp_path / "open_clip")["texts"].shape == (2, 512)
+
+
+def test_scores_are_of_models_by_name(tmp_path: Path) -> None:
+    scores = published_scores("PE-Core-B16-224")
+    assert scores["ImageNet-1k, top-1, percent (published)"] == 78.4
+    (tmp_path / "PE-Core-B16-224").touch()
+    assert published_scores(tmp_path / "PE-Core-B16-224") == {}
+    write_layout_directory(create_model("builtin"), tmp_path / "out", "timm", scores=scores)
+    assert "| ImageNet-1k, top-1, percent (published) | 78.4 |" in (tmp_path / "out" / "README.md").read_text()

@@ -1,0 +1,282 @@
+"""Export a trained language model as transformers' PerceptionLM, with processor, chat template and card."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import nn
+
+from perception_encoder.errors import ConfigError, MissingExtraError, ModelError
+from perception_encoder.files import replacing_new, writing
+from perception_encoder.formats.tables import read_appended_lines
+from perception_encoder.language_alignment.language_model import LanguageModel
+from perception_encoder.language_alignment.load import WEIGHTS, find_language_model
+from perception_encoder.language_alignment.model import scales_logits
+from perception_encoder.language_alignment.perception_lm import OURS
+from perception_encoder.language_alignment.text.decoder import SMOLLM2, quiet_loading
+from perception_encoder.language_alignment.weights import PE_LANG, read_language_model
+from perception_encoder.models.card import Card, write_card
+from perception_encoder.models.checkpoints.layout_directory import timm_config, with_scale
+from perception_encoder.models.checkpoints.layouts import from_published
+from perception_encoder.models.checkpoints.weights import published_state_dict, state_hash
+from perception_encoder.models.vision_transformer import VisionTransformer
+from perception_encoder.preprocess.conversation import ask
+from perception_encoder.preprocess.tiling import media_pixels
+from perception_encoder.training.metrics import FILE
+
+IMAGE, VIDEO = "<|image|>", "<|video|>"
+"""Tokens that stand for media in prompts: added to the tokenizer, never generated."""
+TOLERANCE = 1e-3
+"""Maximum difference between transformers' logits and this package's, relative to the largest."""
+_JOIN_PARTS = (
+    "{% set ns = namespace(rows=[]) %}{% for message in messages %}{% set row = namespace(text='') %}"
+    "{% if message.content is string %}{% set row.text = message.content %}{% else %}"
+    "{% for part in message.content %}{% if part.type in ('image', 'video') %}"
+    "{% set row.text = row.text + '<|' + part.type + '|>' %}"
+    "{% else %}{% set row.text = row.text + part.text | replace('<|image|>', '') | replace('<|video|>', '') %}"
+    "{% endif %}{% endfor %}{% endif %}"
+    "{% set ns.rows = ns.rows + [dict(message, content=row.text)] %}{% endfor %}{% set messages = ns.rows %}"
+)
+"""Start of a chat template: makes the lists of parts that transformers passes the strings that templates expect."""
+_PROGRAM = """\
+from transformers import pipeline
+
+answer = pipeline("image-text-to-text", model=".")
+question = [{"type": "image", "url": "image.jpg"}, {"type": "text", "text": "What is in the image?"}]
+messages = [{"role": "user", "content": question}]
+print(answer(text=messages, max_new_tokens=64, return_full_text=False)[0]["generated_text"])
+"""
+_ABOUT = """\
+A vision-language model for transformers, as PerceptionLMForConditionalGeneration. Images become squares of {size} px:
+{tiles}. With several images in a conversation, this package tiles none; pass
+`processor_kwargs={{"vision_input_type": "vanilla"}}` to `processor.apply_chat_template` for the same."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PerceptionLmDirectory:
+    """An exported language model."""
+
+    path: str
+    model: str
+    parameters: int
+    difference: float
+    """Maximum difference between transformers' logits and this package's, relative to the largest."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields."""
+        return asdict(self)
+
+
+def export_perception_lm(run: str | Path, out: str | Path, *, half: bool = False) -> PerceptionLmDirectory:
+    """Write a trained language model as a new directory for transformers, compared with this package.
+
+    `run`: the directory or the file of a language alignment, or `builtin-lang`. `half`: write float16.
+    AutoModelForImageTextToText, AutoProcessor and the pipeline "image-text-to-text" read the directory, and
+    `load_assistant` too. The vocabulary gets tokens for images and videos, which are never generated.
+
+    Raises UnknownModelError, CheckpointError, MissingExtraError, OutputError, ConfigError for what PerceptionLM cannot
+    hold (a linear projector, a language model that rescales its logits or adds a bias to them), and ModelError if
+    transformers' logits or prompts differ.
+
+        pe.export_perception_lm("runs/mine", "my-plm")
+    """
+    try:
+        import timm  # noqa: F401
+        import torchvision  # noqa: F401
+        import transformers  # noqa: F401
+    except ImportError as error:
+        raise MissingExtraError(error.name or "transformers", "lang") from None
+    source, out = Path(find_language_model(run)), Path(out)
+    if not source.is_file():
+        raise ConfigError(f"{run} is not a run of language alignment; a Perception-LM has this layout already")
+    with quiet_loading():
+        model = read_language_model(source, torch.device("cpu"), torch.float32)
+        _check(model)
+        tokenizer, vocabulary = _with_media_tokens(model)
+        whole = _assemble(model, tokenizer, vocabulary)
+        difference = _logit_difference(model, whole)
+        with writing(out, also=(RuntimeError,)), replacing_new(out) as temporary:
+            whole.to(torch.float16 if half else torch.float32).save_pretrained(temporary)
+            _processor(model, tokenizer).save_pretrained(temporary)
+            _check_prompt(model, temporary)
+            name = source.parent.resolve().name if source.name == WEIGHTS else source.stem
+            write_card(temporary, _card(name, model, whole, half, _run_scores(source)))
+    parameters = sum(parameter.numel() for parameter in whole.parameters())
+    return PerceptionLmDirectory(path=str(out), model=name, parameters=parameters, difference=difference)
+
+
+def _check(model: LanguageModel) -> None:
+    """Raise ConfigError for what PerceptionLM cannot hold."""
+    projector, decoder = model.model.projector, model.decoder
+    causal: Any = decoder.model
+    reason = None
+    if len(projector.projector) != 3:
+        reason = "the projector is linear, and its projector has two layers"
+    elif scales_logits(causal.config.get_text_config()) or causal.get_output_embeddings().bias is not None:
+        reason = f"{decoder.name} rescales its logits or adds a bias to them"
+    elif model.media.image_size // model.model.vision.config.patch_size < projector.pool:
+        reason = f"an image has fewer rows of tokens than are pooled into one, {projector.pool}"
+    if reason:
+        raise ConfigError(f"transformers' PerceptionLM cannot hold this model: {reason}")
+
+
+def _with_media_tokens(model: LanguageModel) -> tuple[Any, int]:
+    """Return the tokenizer with tokens for media, and the size of the vocabulary before.
+
+    Embeddings are added for them in place if there are too few.
+    """
+    tokenizer, causal = copy.deepcopy(model.decoder.tokenizer), model.decoder.model
+    tokenizer.add_tokens([IMAGE, VIDEO], special_tokens=True)
+    tokenizer._set_model_specific_special_tokens({"image_token": IMAGE, "video_token": VIDEO})
+    tokenizer.model_max_length = model.decoder.prompts.context
+    rows: int = causal.get_input_embeddings().num_embeddings  # type: ignore[operator]
+    if len(tokenizer) > rows:
+        causal.resize_token_embeddings(len(tokenizer), mean_resizing=False)  # type: ignore[operator]
+        for table in (causal.get_input_embeddings(), causal.get_output_embeddings()):  # type: ignore[operator]
+            table.weight.data[rows:] = 0
+    return tokenizer, rows
+
+
+def _tower(vision: VisionTransformer) -> VisionTransformer:
+    """Return the tower under the name of an architecture that timm has, with the same weights."""
+    with torch.device("meta"):
+        tower = VisionTransformer(vision.config, PE_LANG)
+    tower.load_state_dict(vision.state_dict(), assign=True)
+    scaled = with_scale(tower)
+    assert isinstance(scaled, VisionTransformer)
+    return scaled
+
+
+def _assemble(model: LanguageModel, tokenizer: Any, vocabulary: int) -> Any:
+    """Return transformers' model; all weights but the tower's are shared."""
+    from transformers import AutoModel, GenerationConfig, PerceptionLMConfig, PerceptionLMForConditionalGeneration
+
+    causal: Any = model.decoder.model
+    tower, projector = _tower(model.model.vision), model.model.projector
+    timm = timm_config(tower)
+    vision = {name: timm[name] for name in ("architecture", "model_args")}
+    config = PerceptionLMConfig(
+        vision_config={"model_type": "timm_wrapper", "num_classes": 0, "do_pooling": False, **vision},
+        text_config=causal.config.to_dict(),
+        vision_use_cls_token=tower.config.class_token,
+        projector_pooling_ratio=projector.pool,
+        image_token_id=tokenizer.image_token_id,
+        video_token_id=tokenizer.video_token_id,
+    )
+    prompts = model.decoder.prompts
+    ours = {"chat_template": prompts.template, "context": prompts.context, "tiles": model.media.tiles}
+    setattr(config, OURS, {**ours, "vocabulary": vocabulary})
+    with torch.device("meta"):
+        whole = PerceptionLMForConditionalGeneration(config)
+    whole.model.vision_tower = AutoModel.from_config(config.vision_config)
+    state = from_published(published_state_dict(tower), tower.config, "timm")
+    whole.model.vision_tower.timm_model.load_state_dict(state)
+    adapter = whole.model.multi_modal_projector
+    adapter.linear_1, adapter.linear_2 = projector.projector[0], projector.projector[2]
+    if type(whole.model.language_model) is not type(causal.get_decoder()):
+        raise ConfigError(f"transformers' PerceptionLM cannot hold {model.decoder.name}, a {type(causal).__name__}")
+    whole.model.language_model, whole.lm_head = causal.get_decoder(), causal.get_output_embeddings()
+    ends = sorted(model.decoder.end_tokens)
+    whole.generation_config = GenerationConfig(
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=ends,
+        pad_token_id=ends[0] if tokenizer.pad_token_id is None else tokenizer.pad_token_id,
+        suppress_tokens=[tokenizer.image_token_id, tokenizer.video_token_id],
+        do_sample=False,
+    )
+    return whole.eval()
+
+
+def _processor(model: LanguageModel, tokenizer: Any) -> Any:
+    from transformers import PerceptionLMImageProcessor, PerceptionLMProcessor, PerceptionLMVideoProcessor
+
+    side, tiles = model.media.image_size, model.media.tiles
+    size = {"height": side, "width": side}
+    kind = "thumb+tile" if tiles > 1 else "vanilla"
+    images = PerceptionLMImageProcessor(vision_input_type=kind, tile_size=side, max_num_tiles=max(1, tiles), size=size)
+    return PerceptionLMProcessor(
+        PerceptionLMVideoProcessor(size=size),
+        images,
+        tokenizer,
+        patch_size=model.model.vision.config.patch_size,
+        chat_template=_JOIN_PARTS + model.decoder.prompts.template,
+        pooling_ratio=model.model.projector.pool,
+    )
+
+
+@torch.inference_mode()
+def _logit_difference(model: LanguageModel, whole: Any) -> float:
+    """Compare the logits of a prompt with two images; ModelError for a difference."""
+    generator = torch.Generator().manual_seed(0)
+    side = model.media.image_size
+    pixels = torch.rand(2, 3, side, side, generator=generator) * 2 - 1
+    count = 2 * model.model.projector.tokens_of(model.model.vision.grid_of(side, side))
+    ids = torch.randint(0, len(model.decoder.tokenizer), (1, count + 16), generator=generator)
+    is_image = torch.zeros_like(ids, dtype=torch.bool)
+    is_image[:, 8 : 8 + count] = True
+    expected = model.model(ids, is_image, pixels)
+    marked = ids.masked_fill(is_image, whole.config.image_token_id)
+    difference = float((whole(input_ids=marked, pixel_values=pixels[None]).logits - expected).abs().max())
+    difference /= float(expected.abs().max().clamp_min(1e-6))
+    if not difference < TOLERANCE:
+        raise ModelError(f"transformers' logits differ by {difference:.1e} of the largest, more than {TOLERANCE}")
+    return difference
+
+
+def _check_prompt(model: LanguageModel, directory: Path) -> None:
+    """Raise ModelError unless the written processor gives this package's prompt of an image and a question."""
+    from transformers import AutoProcessor
+
+    processor = AutoProcessor.from_pretrained(str(directory), local_files_only=True, trust_remote_code=False)
+    image, question = Image.new("RGB", (3 * model.tile, 2 * model.tile)), " How many are there? "
+    content = [{"type": "image", "image": image}, {"type": "text", "text": question}]
+    found = processor.apply_chat_template(
+        [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=True, return_dict=True
+    )["input_ids"][0]
+    count = len(media_pixels(image, model.media)) * model.model.projector.tokens_of(
+        model.model.vision.grid_of(model.tile, model.tile)
+    )
+    prompt = model.decoder.prompts.generation_prompt(ask(question, [image]), [count], 1, cut_text=False)
+    marks = zip(prompt.ids, prompt.is_image, strict=True)
+    expected = [processor.image_token_id if is_image else token for token, is_image in marks]
+    if list(found) != expected:
+        raise ModelError(
+            f"transformers makes another prompt than this package of the chat template of {model.decoder.name}: "
+            f"{processor.tokenizer.decode(found)[:200]!r}"
+        )
+
+
+def _run_scores(source: Path) -> dict[str, float]:
+    """Return the run's last validation scores of its final weights."""
+    metrics = source.parent / FILE
+    if source.name != WEIGHTS or not metrics.is_file():
+        return {}
+    kind, scores = "validation/", dict[str, float]()
+    for _, row in read_appended_lines(metrics):
+        scores |= {name.removeprefix(kind): value for name, value in row.items() if name.startswith(kind)}
+    return {f"{name} on the run's held-out questions": value for name, value in scores.items()}
+
+
+def _card(name: str, model: LanguageModel, whole: Any, half: bool, scores: dict[str, float]) -> Card:
+    tiles, licence = model.media.tiles, "Apache-2.0"
+    if model.decoder.name != SMOLLM2:
+        licence += f" for the vision tower, and that of {Path(model.decoder.name).name} for the language model"
+    state: dict[str, torch.Tensor] = nn.Module.state_dict(whole)
+    return Card(
+        title=f"{name} for transformers",
+        library="transformers",
+        about=_ABOUT.format(
+            size=model.media.image_size,
+            tiles=f"a thumbnail and at most {tiles} tiles" if tiles > 1 else "one an image",
+        ),
+        weights=f"{state_hash(state)}, in {'float16' if half else 'float32'}",
+        licence=licence,
+        packages="transformers, timm, torchvision and Pillow",
+        program=_PROGRAM,
+        scores=scores,
+    )
