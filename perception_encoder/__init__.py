@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from perception_encoder.inference.conversation.assistant import Answer as Answer
     from perception_encoder.inference.conversation.assistant import Assistant as Assistant
     from perception_encoder.inference.conversation.captions import Caption as Caption
+    from perception_encoder.inference.convert import convert as convert
     from perception_encoder.inference.encoder import Encoder as Encoder
     from perception_encoder.inference.layer_features import LayerFeatures as LayerFeatures
     from perception_encoder.inference.load import load as load
@@ -45,7 +46,6 @@ if TYPE_CHECKING:
     from perception_encoder.language_alignment.load import export_lang as export_lang
     from perception_encoder.language_alignment.load import load_assistant as load_assistant
     from perception_encoder.language_alignment.perception_lm_export import export_perception_lm as export_perception_lm
-    from perception_encoder.models.checkpoints.layout_directory import convert as convert
     from perception_encoder.models.checkpoints.weights import create_model as create_model
     from perception_encoder.models.checkpoints.weights import from_state_dict as from_state_dict
     from perception_encoder.models.checkpoints.weights import published_state_dict as published_state_dict
@@ -85,13 +85,13 @@ _NAMES = {
     "evaluation.classification.labels": "Classification classify",
     "inference.conversation.assistant": "Answer Assistant",
     "inference.conversation.captions": "Caption",
+    "inference.convert": "convert",
     "inference.encoder": "Encoder",
     "inference.layer_features": "LayerFeatures",
     "inference.load": "load load_layers",
     "inference.output": "EmbedReport embed",
     "language_alignment.load": "export_lang load_assistant",
     "language_alignment.perception_lm_export": "export_perception_lm",
-    "models.checkpoints.layout_directory": "convert",
     "models.checkpoints.weights": "create_model from_state_dict published_state_dict",
     "models.registry": "list_models",
     "preprocess.conversation": "Message Reply Sampling",

@@ -245,15 +245,16 @@ def convert(
         pe convert -m facebook/PE-Spatial-B16-512 -o spatial-timm --to timm --half
         pe convert open_clip_model.safetensors PE-Core-B16-224.pt
     """
-    from perception_encoder.models.checkpoints import layout_directory
+    from perception_encoder.inference.convert import convert as convert_checkpoint
+    from perception_encoder.models.checkpoints.layout_directory import CONFIG_FILES
 
     with output.error_console.status(f"Writing {out}"):
-        converted = layout_directory.convert(source, out, to, half=half, overwrite=overwrite)
+        converted = convert_checkpoint(source, out, to, half=half, overwrite=overwrite)
     if converted.omitted:
         output.print_warning(f"timm has no text towers: {converted.omitted} tensors of {converted.model} were omitted")
-    if to in layout_directory.CONFIG_FILES and not converted.configured:
+    if to in CONFIG_FILES and not converted.configured:
         output.print_warning(
             f"{out} holds weights only, and {to} will not preprocess images as published; "
-            f"name a directory (an OUT without suffix) to write {layout_directory.CONFIG_FILES[to]} too"
+            f"name a directory (an OUT without suffix) to write {CONFIG_FILES[to]} too"
         )
     output.print_line(f"{out}: {converted.model} in the {to} layout, {converted.dtype}")

@@ -1,4 +1,4 @@
-"""Convert checkpoints to other layouts, and write directories that timm, open_clip or sentence-transformers loads.
+"""Write directories that timm or open_clip loads as `local-dir:PATH`.
 
 A directory has the weights, a card, and what a weights file cannot hold: the architecture and the published
 preprocessing (squash, bilinear, mean and deviation 0.5). By a model's name, timm and open_clip preprocess differently.
@@ -7,16 +7,13 @@ preprocessing (squash, bilinear, mean and deviation 0.5). By a model's name, tim
 from __future__ import annotations
 
 import copy
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from perception_encoder.errors import CheckpointError, ConfigError, OutputError
+from perception_encoder.errors import CheckpointError
 from perception_encoder.files import write_json, writing
-from perception_encoder.models.card import Card, published_scores, write_card
-from perception_encoder.models.checkpoints.files import SUFFIXES, check_suffix
-from perception_encoder.models.checkpoints.sentence_transformers import write_sentence_transformers
-from perception_encoder.models.checkpoints.weights import Model, load_model, weight_hash, write_checkpoint
+from perception_encoder.models.card import Card, write_card
+from perception_encoder.models.checkpoints.weights import Model, weight_hash, write_checkpoint
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.registry import MODELS, find_model
 
@@ -51,80 +48,10 @@ with Image.open("image.jpg") as image, torch.inference_mode():
     texts = model.encode_text(tokenizer(["a photo of a cat", "a photo of a dog"]), normalize=True)
 print((images @ texts.T * model.logit_scale.exp()).softmax(-1))
 """
-_SENTENCE_TRANSFORMERS = """\
-from PIL import Image
-from sentence_transformers import SentenceTransformer
-
-model = SentenceTransformer(".")
-images = model.encode([Image.open("image.jpg").convert("RGB")])
-texts = model.encode(["a photo of a cat", "a photo of a dog"])
-print(model.similarity(images, texts))
-"""
 _CARDS = {  # what the directory holds, the packages that its program needs, the program
     "timm": ("The vision tower for timm; transformers reads it, too, with AutoModel.", "timm and Pillow", _TIMM),
     "open_clip": ("Both towers for open_clip.", "open_clip_torch and Pillow", _OPEN_CLIP),
-    "sentence-transformers": (
-        "Both towers for sentence-transformers, with unit embeddings of images and texts.",
-        "sentence-transformers, timm, torchvision and Pillow",
-        _SENTENCE_TRANSFORMERS,
-    ),
 }
-
-Layout = Literal["published", "timm", "open_clip", "sentence-transformers"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Conversion:
-    """A converted checkpoint."""
-
-    path: str
-    model: str
-    layout: Layout
-    dtype: Literal["float32", "float16"]
-    omitted: int
-    """Number of tensors that the layout cannot hold: in timm's, those of the text tower."""
-    configured: bool
-    """Whether the library's configuration was written beside the weights."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields."""
-        return asdict(self)
-
-
-def convert(
-    source: str | Path, out: str | Path, to: Layout = "published", *, half: bool = False, overwrite: bool = False
-) -> Conversion:
-    """Convert a checkpoint of any layout, or a model by name, to another layout.
-
-    `out`: a .safetensors, .pt, .pth or .bin file; for timm and open_clip, a name without suffix is a directory, which
-    also gets the library's configuration with the published preprocessing, and a card; for sentence-transformers, it is
-    always a directory, which needs nothing of this package. `half`: write float16. Raises UnknownModelError,
-    CheckpointError (a model that the layout cannot hold), ConfigError (a suffix), and OutputError if `out` exists and
-    is not to be overwritten, or is the source.
-
-        pe.convert("PE-Core-L14-336", "core-open-clip", to="open_clip")
-    """
-    path = Path(out)
-    if to == "sentence-transformers" and path.suffix in SUFFIXES:
-        raise ConfigError(f"{path}: sentence-transformers reads a directory; give a name without {path.suffix}")
-    as_directory = to == "sentence-transformers" or (to in CONFIG_FILES and not path.suffix)
-    if not as_directory:
-        check_suffix(path)
-    if path.exists() and (not overwrite or (Path(source).exists() and path.samefile(source))):
-        raise OutputError(f"{path} exists; choose another name, or --overwrite it, unless it is the input")
-    model = load_model(source)
-    if as_directory:
-        omitted = write_layout_directory(model, path, to, half, published_scores(source))
-    else:
-        omitted = write_checkpoint(model, path, half, layout=to)
-    return Conversion(
-        path=str(path),
-        model=model.name,
-        layout=to,
-        dtype="float16" if half else "float32",
-        omitted=omitted,
-        configured=as_directory,
-    )
 
 
 def write_layout_directory(
@@ -132,34 +59,34 @@ def write_layout_directory(
 ) -> int:
     """Write weights, configuration and card for another library; return the number of omitted tensors.
 
-    `layout`: "timm", "open_clip" or "sentence-transformers". `scores`: known ones of these weights. Other files in an
+    `layout`: "timm" or "open_clip". `scores`: known ones of these weights. Other files in an
     existing directory remain. Raises CheckpointError (a model that the library cannot build) and OutputError.
     """
-    weights = f"{weight_hash(model)}, in {'float16' if half else 'float32'}"
-    if layout == "sentence-transformers":
-        omitted = 0
-        with writing(directory):
-            write_sentence_transformers(model, directory, timm_config(model), half)
-    else:
-        model = with_scale(model) if layout == "timm" else model
-        config = timm_config(model) if layout == "timm" else open_clip_config(model)
-        with writing(directory):
-            directory.mkdir(parents=True, exist_ok=True)
-        omitted = write_checkpoint(model, directory / WEIGHT_FILES[layout], half, layout=layout)
-        write_json(directory / CONFIG_FILES[layout], config)
-    entry, (about, packages, program) = find_model(model.name), _CARDS[layout]
+    tower = with_scale(model) if layout == "timm" else model
+    config = timm_config(tower) if layout == "timm" else open_clip_config(tower)
+    with writing(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+    omitted = write_checkpoint(tower, directory / WEIGHT_FILES[layout], half, layout=layout)
+    write_json(directory / CONFIG_FILES[layout], config)
+    about, packages, program = _CARDS[layout]
+    write_model_card(directory, model, layout, half, scores or {}, about=about, packages=packages, program=program)
+    return omitted
+
+
+def write_model_card(
+    directory: Path, model: Model, library: str, half: bool, scores: dict[str, float], **texts: str
+) -> None:
+    """Write the card of a converted model; `texts`: `about`, `packages` and `program` of a `Card`."""
+    entry = find_model(model.name)
     card = Card(
-        title=f"{entry.builtin or model.name} for {layout}",
-        library=layout,
-        about=about,
-        weights=weights,
+        title=f"{entry.builtin or model.name} for {library}",
+        library=library,
+        weights=f"{weight_hash(model)}, in {'float16' if half else 'float32'}",
         licence=entry.licence,
-        packages=packages,
-        program=program,
-        scores=scores or {},
+        scores=scores,
+        **texts,
     )
     write_card(directory, card)
-    return omitted
 
 
 def with_scale(model: Model) -> Model:

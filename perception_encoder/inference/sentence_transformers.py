@@ -12,14 +12,24 @@ from typing import Any
 import torch
 
 from perception_encoder.errors import CheckpointError
-from perception_encoder.files import write_json, write_text
+from perception_encoder.files import write_json, write_text, writing
 from perception_encoder.models.checkpoints.files import write_tensors
+from perception_encoder.models.checkpoints.layout_directory import timm_config, write_model_card
 from perception_encoder.models.checkpoints.layouts import StateDict, from_published
 from perception_encoder.models.checkpoints.weights import Model, published_state_dict
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.config import TextConfig
 from perception_encoder.preprocess.tokenizer import END, START, portable_tokenizer
 
+_PROGRAM = """\
+from PIL import Image
+from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer(".")
+images = model.encode([Image.open("image.jpg").convert("RGB")])
+texts = model.encode(["a photo of a cat", "a photo of a dog"])
+print(model.similarity(images, texts))
+"""
 _MODULES = "sentence_transformers.base.modules"
 _END_OF_TEXT = "<end_of_text>"
 _TEXT = {
@@ -37,11 +47,24 @@ _BLOCK = {
 }
 
 
-def write_sentence_transformers(model: Model, directory: Path, vision_config: dict[str, Any], half: bool) -> None:
-    """Write the modules of a two-tower model; CheckpointError for others.
+def write_sentence_transformers(
+    model: Model, directory: Path, half: bool = False, scores: dict[str, float] | None = None
+) -> None:
+    """Write a two-tower model with its card; CheckpointError for others, and OutputError.
 
-    `vision_config`: timm's config.json of the vision tower.
+    `scores`: known ones of these weights. Other files in an existing directory remain.
     """
+    with writing(directory):
+        _write_modules(model, directory, half)
+        about = "Both towers for sentence-transformers, with unit embeddings of images and texts."
+        packages = "sentence-transformers, timm, torchvision and Pillow"
+        library = "sentence-transformers"
+        write_model_card(
+            directory, model, library, half, scores or {}, about=about, packages=packages, program=_PROGRAM
+        )
+
+
+def _write_modules(model: Model, directory: Path, half: bool) -> None:
     if not isinstance(model, CLIP):
         raise CheckpointError(
             f"{model.name} has no text tower; sentence-transformers needs both, so use the timm layout"
@@ -52,7 +75,7 @@ def write_sentence_transformers(model: Model, directory: Path, vision_config: di
     projections = {"image": image.pop("head.weight", None), "text": published["text_projection"].T}
     image.pop("head.bias", None)
     towers = {
-        "image": (image, {**vision_config, "num_classes": 0, "do_pooling": True}),
+        "image": (image, {**timm_config(model), "num_classes": 0, "do_pooling": True}),
         "text": (_text_state(published, model.text.config), _text_config(model.text.config)),
     }
     types, structure = {}, {}
