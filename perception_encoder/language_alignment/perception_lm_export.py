@@ -173,7 +173,7 @@ def _assemble(model: LanguageModel, tokenizer: Any, vocabulary: int) -> Any:
     setattr(config, OURS, {**ours, "vocabulary": vocabulary})
     with torch.device("meta"):
         whole = PerceptionLMForConditionalGeneration(config)
-    whole.model.vision_tower = AutoModel.from_config(config.vision_config)
+    whole.model.vision_tower = AutoModel.from_config(config.vision_config, trust_remote_code=False)
     state = from_published(published_state_dict(tower), tower.config, "timm")
     whole.model.vision_tower.timm_model.load_state_dict(state)
     adapter = whole.model.multi_modal_projector
