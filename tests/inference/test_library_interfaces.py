@@ -229,14 +229,14 @@ def test_tasks_of_texts_and_images_give_the_encoders_own_similarities(
     assert score(encoder, OwnLabels(encoder, draw)) == 1
 
 
-def test_a_video_task_ranks_videos_as_the_encoder_does(encoder: Encoder, tmp_path: Path) -> None:
+def test_a_video_task_ranks_videos_as_the_encoder_does(encoder: Encoder) -> None:
     """Without torchcodec; each query is the text nearest to its video, so the right ranking is the encoder's own."""
     task = MockVideoRetrievalT2V()
     task.load_data()
     split = task.dataset["default"]["test"]
     files = split["corpus"].cast_column("video", Video(decode=False))
     videos = encoder.encode_videos([row["video"]["bytes"] for row in files], frames=4)
-    best = encoder.similarity(encoder.encode_texts(split["queries"]["text"]), videos).argmax(dim=1)
+    best = encoder.similarity(encoder.encode_texts(split["queries"]["text"]), videos).argmax(dim=1).tolist()
     ids = split["corpus"]["id"]
     split["relevant_docs"] = {query: {ids[at]: 1} for query, at in zip(split["queries"]["id"], best, strict=True)}
     assert score(encoder, task, encode_kwargs={"frames": 4}) == 1
