@@ -180,7 +180,3 @@ def _write_description(
         scores=scores,
     )
     write_card(directory, card)
-
-
-def _is_pooled(model: Model) -> bool:
-    return isinstance(model, CLIP) or model.attn_pool is not None
