@@ -22,7 +22,9 @@ DEPTH = "Show depth on the page with this head, from `pe train depth` [default: 
 
 def serve(
     directory: Annotated[Path | None, argument("DIR", DIRECTORY)] = None,
-    api: Annotated[bool, flag("--api", "Serve /v1/embeddings, /v1/models, /health, /metrics.")] = False,
+    api: Annotated[
+        bool, flag("--api", "Serve /v1/embeddings, /v1/rerank, /v1/classify, /v1/models, /health, /metrics.")
+    ] = False,
     model: options.IndexModel = None,
     precision: options.Precision = "auto",
     dimensions: options.Dimensions = None,
@@ -48,8 +50,9 @@ def serve(
     open the printed address on another device. The connection is not encrypted, so use it only in a network that you
     trust. Further models are loaded at their first use; builtin-lang takes 1 GB of memory.
 
-    The API accepts OpenAI's embedding and chat requests, infinity's `modality`, and vLLM's `messages`; images and
-    videos are data URIs or public addresses. Put a public server behind a proxy with TLS and rate limits.
+    The API accepts OpenAI's embedding and chat requests, infinity's `modality`, vLLM's `messages`, and infinity's and
+    Jina's requests to rerank and classify; images and videos are data URIs or public addresses. Put a public server
+    behind a proxy with TLS and rate limits.
 
     Examples:
 

@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from perception_encoder.runtime.torch_runtime import TorchRuntime
 
 
+LAYERS = 2
+"""Maximum number of layers whose towers are in memory: the server's clients may ask for any."""
+
+
 class FallbackWarning(UserWarning):
     """Another runtime or precision than the chosen one is used."""
 
@@ -117,9 +121,7 @@ class OpenVinoRuntime:
                 failure: Exception
                 for _ in range(2):
                     try:
-                        if place not in self._towers:
-                            self._towers[place] = self._open(name, layer)
-                        tower = self._towers[place]
+                        tower = self._tower(place)
                         return None if tower is None else tower.run(inputs)
                     except (RuntimeError, OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
                         failure = error  # by damage that the checksums do not show
@@ -135,6 +137,14 @@ class OpenVinoRuntime:
     def _leave_to_torch(self, name: Tower, layer: int | None, error: Exception) -> None:
         self._towers[name, layer] = None
         warnings.warn(f"{self.info.name} is computed with torch: {error}", FallbackWarning, stacklevel=5)
+
+    def _tower(self, place: tuple[Tower, int | None]) -> _Tower | None:
+        """Return a tower, None if torch must answer; of the towers of layers, keep those used last."""
+        self._towers[place] = self._towers.pop(place) if place in self._towers else self._open(*place)
+        layers = [other for other, tower in self._towers.items() if other[1] is not None and tower]
+        for other in layers[:-LAYERS]:
+            del self._towers[other]
+        return self._towers[place]
 
     def _key(self, name: Tower, layer: int | None) -> Key:
         config = self.info.text if name == "text" else self.info.vision
@@ -153,7 +163,7 @@ class OpenVinoRuntime:
         key = self._key(name, layer)
         entry = cache.find(key) or self._convert(key)
         if name == "text" and (note := entry.values.get("note")):
-            warnings.warn(f"{self.info.name}: {note}", FallbackWarning, stacklevel=5)
+            warnings.warn(f"{self.info.name}: {note}", FallbackWarning, stacklevel=6)
         return _Tower(self._core, entry, name == "image")
 
     def _convert(self, key: Key) -> Entry:

@@ -1,4 +1,4 @@
-"""Serve embeddings and chats in the dialects that clients speak: OpenAI's, as infinity extends it, and vLLM's.
+"""Serve embeddings, rankings and chats in the dialects that clients speak: OpenAI's, infinity's, Jina's and vLLM's.
 
 Nothing that a client sends is used as a path or logged; addresses are fetched under `fetch.FetchLimits`.
 """
@@ -21,11 +21,19 @@ from jaxtyping import Float
 from perception_encoder.errors import InputError, MissingExtraError, PerceptionEncoderError, detached
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.media import Kind
-from perception_encoder.inference.pipeline import Decoded
+from perception_encoder.inference.pipeline import Decoded, Feature
 from perception_encoder.models.registry import demo_note
 from perception_encoder.serving.chat import ChatApi
 from perception_encoder.serving.http import ApiError, ApiMetrics, BodyReader
 from perception_encoder.serving.queues import Batcher, GenerationQueue, QueueFullError, quiet
+from perception_encoder.serving.ranking import (
+    check_classify,
+    check_rerank,
+    classify,
+    parse_classify,
+    parse_rerank,
+    rank,
+)
 from perception_encoder.serving.requests import (
     ApiConfig,
     EmbeddingRequest,
@@ -103,7 +111,7 @@ def create_app(
 def add_routes(
     app: FastAPI, encoder: Encoder, batcher: Batcher, chat: GenerationQueue | None, config: ApiConfig
 ) -> None:
-    """Add embeddings, chats, models and metrics, which need the key, and health."""
+    """Add embeddings, rankings, chats, models and metrics, which need the key, and health."""
     from fastapi.responses import JSONResponse, PlainTextResponse, Response
 
     metrics = ApiMetrics()
@@ -130,12 +138,13 @@ def add_routes(
         for prefix in _PREFIXES:
             app.router.add_route(prefix + path, handle, methods=[method])
 
-    async def embeddings(request: Request, kind: Kind) -> Response:
+    async def embed(request: Request, steps: Steps) -> Response:
+        parameter, parse, check, encode = steps
         with metrics.seconds.time():
-            async with bodies.read_as(request, parse_request) as parsed:
-                inputs = check_request(parsed, encoder, config, kind)
-                vectors = await embed_inputs(inputs, batcher, reader)
-            answer = await asyncio.to_thread(encode_answer, vectors, parsed, encoder, inputs)
+            async with bodies.read_as(request, parse) as parsed:
+                inputs, feature = check(parsed, encoder, config)
+                vectors = await embed_inputs(inputs, batcher, reader, feature, parameter)
+                answer = await asyncio.to_thread(encode, parsed, vectors, encoder, inputs, feature)
         return Response(answer, media_type="application/json")
 
     entries = partial(_model_entries, encoder, batcher, chat, config)
@@ -155,8 +164,10 @@ def add_routes(
     async def show_metrics(request: Request) -> Response:
         return PlainTextResponse(metrics.text())
 
-    route("POST", "/embeddings", partial(embeddings, kind="text"))
-    route("POST", "/embeddings_image", partial(embeddings, kind="image"))
+    route("POST", "/embeddings", partial(embed, steps=_EMBEDDINGS))
+    route("POST", "/embeddings_image", partial(embed, steps=_IMAGE_EMBEDDINGS))
+    route("POST", "/rerank", partial(embed, steps=_RERANK))
+    route("POST", "/classify", partial(embed, steps=_CLASSIFY))
     route("POST", "/chat/completions", ChatApi(chat, reader, bodies, config).respond)
     route("GET", "/models", models)
     route("GET", "/models/{id:path}", model)
@@ -167,7 +178,8 @@ def add_routes(
 def _model_entries(
     encoder: Encoder, batcher: Batcher, chat: GenerationQueue | None, config: ApiConfig
 ) -> list[dict[str, Any]]:
-    capabilities = [*(["image_embed"] if encoder.reads_images else []), *(["embed"] if encoder.reads_texts else [])]
+    images = ["image_embed", "rerank", "classify"] if encoder.reads_images else []
+    capabilities = [*images, *(["embed"] if encoder.reads_texts else [])]
     entry = _model_entry(encoder.name, capabilities, batcher.reserved, config.waiting, batcher.largest)
     entry["backend"] = encoder.runtime.name
     chats = [_model_entry(chat.name, ["chat"], chat.reserved, chat.limit, 1)] if chat else []
@@ -189,8 +201,12 @@ def _model_entry(name: str, capabilities: list[str], waiting: int, limit: int, b
     }
 
 
-def encode_answer(
-    vectors: Float[np.ndarray, "n D"], request: EmbeddingRequest, encoder: Encoder, inputs: Sequence[Input]
+def _encode_embeddings(
+    request: EmbeddingRequest,
+    vectors: Float[np.ndarray, "n D"],
+    encoder: Encoder,
+    inputs: Sequence[Input],
+    feature: Feature,
 ) -> bytes:
     """Return the answer's JSON, with vectors truncated to the requested dimensions and renormalised."""
     cut = unit_rows(vectors[:, : request.dimensions or None]).astype("<f4")
@@ -200,15 +216,47 @@ def encode_answer(
         if request.encoding_format == "base64":
             encoded = base64.b64encode(vector.tobytes()).decode()
         rows.append(json.dumps({"object": "embedding", "index": index, "embedding": encoded}))
-    tokens = count_tokens(encoder, inputs)
-    note = {"note": note} if (note := demo_note(encoder.name)) else {}
-    usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-    computed = {"runtime": encoder.runtime.name, "precision": encoder.runtime.precision}
-    head = json.dumps({"object": "list", "model": encoder.name, **computed, **note, "usage": usage})
+    chosen = {} if request.layer is request.pool is None else {"layer": feature.layer, "pool": feature.pool}
+    head = _encode({"object": "list", **chosen}, encoder, inputs).decode()
     return f'{head[:-1]}, "data": [{", ".join(rows)}]}}'.encode()
 
 
-async def embed_inputs(inputs: Sequence[Input], batcher: Batcher, reader: MediaReader) -> Float[np.ndarray, "n D"]:
+def _encode(answer: dict[str, Any], encoder: Encoder, inputs: Sequence[Input]) -> bytes:
+    """Return an answer's JSON with the model, its runtime and precision, and the tokens that the inputs cost."""
+    tokens = count_tokens(encoder, inputs)
+    about = {"model": encoder.name, "runtime": encoder.runtime.name, "precision": encoder.runtime.precision}
+    note = {"note": note} if (note := demo_note(encoder.name)) else {}
+    usage = {"prompt_tokens": tokens, "total_tokens": tokens}
+    return json.dumps({**answer, **about, **note, "usage": usage}).encode()
+
+
+def _encode_scores(
+    score: Callable[[Any, np.ndarray, Encoder], dict[str, Any]],
+    request: Any,
+    vectors: Float[np.ndarray, "n D"],
+    encoder: Encoder,
+    inputs: Sequence[Input],
+    feature: Feature,
+) -> bytes:
+    return _encode(score(request, vectors, encoder), encoder, inputs)
+
+
+Steps = tuple[
+    str,
+    Callable[[bytearray], Any],
+    Callable[[Any, Encoder, ApiConfig], tuple[list[Input], Feature]],
+    Callable[[Any, np.ndarray, Encoder, Sequence[Input], Feature], bytes],
+]
+"""The field of the inputs, and functions that parse a request, check it, and return the answer for the vectors."""
+_EMBEDDINGS: Steps = ("input", parse_request, check_request, _encode_embeddings)
+_IMAGE_EMBEDDINGS: Steps = ("input", parse_request, partial(check_request, kind="image"), _encode_embeddings)
+_RERANK: Steps = ("documents", parse_rerank, check_rerank, partial(_encode_scores, rank))
+_CLASSIFY: Steps = ("input", parse_classify, check_classify, partial(_encode_scores, classify))
+
+
+async def embed_inputs(
+    inputs: Sequence[Input], batcher: Batcher, reader: MediaReader, feature: Feature, parameter: str
+) -> Float[np.ndarray, "n D"]:
     """Embed a request's inputs; ApiError if one is bad or too many are waiting.
 
     One batch at a time, so that other requests get their turn in between.
@@ -221,23 +269,25 @@ async def embed_inputs(inputs: Sequence[Input], batcher: Batcher, reader: MediaR
                 part = inputs[start : start + size]
                 left = max(0.0, end - time.monotonic()) if any(is_address(*item) for item in part) else None
                 async with asyncio.timeout(left):
-                    decoded = await gather_results([_decode(*item, batcher, reader, end) for item in part])
-                vectors.append(await batcher.encode(decoded))
+                    decoded = await gather_results([_decode(*item, batcher, reader, end, feature) for item in part])
+                vectors.append(await batcher.encode(decoded, feature))
     except TimeoutError:
-        raise too_slow(reader.limits, "input") from None
+        raise too_slow(reader.limits, parameter) from None
     except QueueFullError as error:
         raise ApiError(429, f"{error}; try again later") from None
     except InputError as error:
-        raise input_refused(error, "input") from None
+        raise input_refused(error, parameter) from None
     except PerceptionEncoderError as error:
         raise ApiError(500, str(error)) from None
     return np.concatenate(vectors)
 
 
-async def _decode(kind: Kind, value: str, batcher: Batcher, reader: MediaReader, end: float) -> Decoded:
+async def _decode(
+    kind: Kind, value: str, batcher: Batcher, reader: MediaReader, end: float, feature: Feature
+) -> Decoded:
     if kind == "text":
         return Decoded(text=value)
-    return await reader.read(kind, value, end, batcher.decode)
+    return await reader.read(kind, value, end, lambda media: batcher.decode(media, feature))
 
 
 def count_tokens(encoder: Encoder, inputs: Sequence[Input]) -> int:

@@ -71,7 +71,11 @@ def parse_body(body: bytes | bytearray, kind: type[T], allowed: Mapping[str, str
         hint = "; half of a surrogate pair is not Unicode" if "hex escape" in reason else ""
         raise ApiError(400, f"the body is not JSON: {reason}{hint}")
     name = str(error["loc"][0]) if error["loc"] else ""
-    value = "" if name in ("", "input", "messages") else f"{name} is {shortened(error['input'])}; "
+    value = (
+        ""
+        if name in ("", "input", "messages", "query", "documents", "labels")
+        else f"{name} is {shortened(error['input'])}; "
+    )
     raise ApiError(400, value + allowed[name], name or None)
 
 

@@ -20,13 +20,13 @@ from perception_encoder.errors import MediaTooLargeError
 from perception_encoder.inference.conversation.assistant import Assistant
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.media import Media
-from perception_encoder.inference.pipeline import Decoded, decode, encode_decoded
+from perception_encoder.inference.pipeline import Decoded, Feature, decode, encode_decoded
 from perception_encoder.models.memory import trim_memory
 from perception_encoder.preprocess.budget import MAX_PIXELS
 from perception_encoder.preprocess.conversation import Message, Reply, Sampling
 from perception_encoder.serving.http import pieces_from
 
-Waiting = tuple[Decoded, "asyncio.Future[np.ndarray]"]
+Waiting = tuple[Decoded, Feature, "asyncio.Future[np.ndarray]"]
 
 
 class QueueFullError(Exception):
@@ -44,6 +44,7 @@ def quiet(encoder: Encoder) -> Encoder:
 class Batcher:
     """Encodes inputs in batches while `run` is running; all methods must be called on one event loop.
 
+    A batch is of one feature, by default the encoder's own.
     `limit`: maximum number of waiting inputs, including those being read. `largest`: maximum size of a batch.
     `patience`: seconds that a batch waits for more inputs. The model runs in one thread, `model_thread` if given: torch
     and the C library keep memory for each thread that computes.
@@ -78,15 +79,17 @@ class Batcher:
         finally:
             self.reserved -= inputs
 
-    def decode(self, media: Media) -> Decoded:
+    def decode(self, media: Media, feature: Feature | None = None) -> Decoded:
         """Decode an image or video and resize it, in any thread; raises InputError."""
-        return decode(self._encoder, media, self._feature)
+        return decode(self._encoder, media, feature or self._feature)
 
-    async def encode(self, inputs: Sequence[Decoded]) -> Float[np.ndarray, "n D"]:
+    async def encode(self, inputs: Sequence[Decoded], feature: Feature | None = None) -> Float[np.ndarray, "n D"]:
         """Return unit vectors in order; call it within `reserve`."""
         loop = asyncio.get_running_loop()
         futures = [loop.create_future() for _ in inputs]
-        self._waiting.extend(zip(inputs, futures, strict=True))
+        self._waiting.extend(
+            (item, feature or self._feature, future) for item, future in zip(inputs, futures, strict=True)
+        )
         self._arrived.set()
         try:
             return np.stack(await asyncio.gather(*futures))
@@ -102,33 +105,39 @@ class Batcher:
                 await asyncio.sleep(self._patience)
             self._arrived.clear()
             while batch := self._next_batch():
-                inputs = [decoded for decoded, _ in batch]
+                inputs, feature = [decoded for decoded, _, _ in batch], batch[0][1]
                 try:
-                    vectors = await asyncio.get_running_loop().run_in_executor(self._model, self._encode, inputs)
+                    vectors = await asyncio.get_running_loop().run_in_executor(
+                        self._model, self._encode, inputs, feature
+                    )
                 except Exception as error:  # of the model: only these requests fail
-                    for _, future in batch:
+                    for *_, future in batch:
                         if not future.done():
                             future.set_exception(error)
                     continue
-                for (_, future), vector in zip(batch, vectors, strict=True):
+                for (*_, future), vector in zip(batch, vectors, strict=True):
                     if not future.done():
                         future.set_result(vector)
 
     def _next_batch(self) -> list[Waiting]:
+        """Return the next inputs of the feature that has waited longest."""
         batch: list[Waiting] = []
+        others: list[Waiting] = []
         while self._waiting and len(batch) < self.largest:
-            decoded, future = self._waiting.popleft()
-            if not future.done():  # its client may have disconnected
-                batch.append((decoded, future))
+            waiting = self._waiting.popleft()
+            if waiting[-1].done():  # its client disconnected
+                continue
+            (batch if not batch or waiting[1] == batch[0][1] else others).append(waiting)
+        self._waiting.extendleft(reversed(others))
         return batch
 
     def warm_up(self) -> None:
         """Encode a text at the start, as the first one takes ten times as long."""
         if self._encoder.reads_texts:
-            self._model.submit(self._encode, [Decoded(text="a")])
+            self._model.submit(self._encode, [Decoded(text="a")], self._feature)
 
-    def _encode(self, inputs: list[Decoded]) -> list[np.ndarray]:
-        return encode_decoded(self._encoder, inputs, self._feature)
+    def _encode(self, inputs: list[Decoded], feature: Feature) -> list[np.ndarray]:
+        return encode_decoded(self._encoder, inputs, feature)
 
 
 Hold = Callable[[int, int], None]

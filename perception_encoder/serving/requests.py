@@ -17,6 +17,7 @@ from perception_encoder.errors import ConfigError, InputError, MediaTooLargeErro
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.fetch import FetchLimits, fetch, is_url
 from perception_encoder.inference.media import Kind, Media, resolve
+from perception_encoder.inference.pipeline import Feature
 from perception_encoder.models.registry import same_name
 from perception_encoder.preprocess.source import IMAGE_SUFFIXES, VIDEO_SUFFIXES, escape_name
 from perception_encoder.serving.http import ApiError, FirstError, parse_body, shortened
@@ -30,6 +31,8 @@ _FETCHERS, _DECODERS = 16, 2  # threads: downloads take seconds, decoding takes 
 T = TypeVar("T")
 Input = tuple[Kind, str]
 """The kind of an input, with its text, address or data URI."""
+Value = str | dict[str, Any]
+"""An input as it is sent: a text, an address or a data URI; or Jina's {"text": …}, {"image": …} or {"video": …}."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,13 +96,16 @@ class EmbeddingRequest:
 
     __pydantic_config__: ClassVar = {"strict": True}
     model: Any = None
-    input: str | Annotated[list[str], FirstError()] | None = None
-    """A text or texts; or addresses and data URIs of images and videos, with or without `modality`."""
+    input: Value | Annotated[list[Value], FirstError()] | None = None
+    """One input or several; strings are of the kind `modality`, if it is given."""
     messages: Annotated[list[ChatMessage], FirstError()] | None = None
     modality: Kind | None = None
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: Any = None
     """Number of dimensions, at most the model's; None and 0 mean all."""
+    layer: int | None = None
+    pool: Literal["attn", "cls", "mean"] | None = None
+    """See `Encoder.feature`; "tokens" gives several vectors, for which the answer has no place."""
 
 
 _ALLOWED = {
@@ -109,6 +115,8 @@ _ALLOWED = {
     "messages": "messages must hold one part: a text, an image_url {url} or a video_url {url}",
     "modality": "it must be 'text', 'image' or 'video'",
     "encoding_format": "it must be 'float' or 'base64'",
+    "layer": "it must be an integer",
+    "pool": "it must be 'attn', 'cls' or 'mean'",
 }
 
 
@@ -126,27 +134,81 @@ def parse_request(body: bytes | bytearray) -> EmbeddingRequest:
     return parse_body(body, EmbeddingRequest, _ALLOWED)
 
 
-def check_request(request: EmbeddingRequest, encoder: Encoder, config: ApiConfig, kind: Kind = "text") -> list[Input]:
-    """Check a request against the model and the limits; return its inputs, by default of kind `kind`."""
+def check_request(
+    request: EmbeddingRequest, encoder: Encoder, config: ApiConfig, kind: Kind = "text"
+) -> tuple[list[Input], Feature]:
+    """Check a request against the model and the limits; return its inputs, by default of kind `kind`, and feature."""
     check_model(request.model, encoder, config)
-    dimensions = request.dimensions or encoder.dimension
-    if type(dimensions) is not int or not 1 <= dimensions <= encoder.dimension:
-        message = f"dimensions is {shortened(dimensions)}; it must be 1 to {encoder.dimension}"
-        raise ApiError(400, message, "dimensions")
+    feature = _requested_feature(request, encoder)
+    width = encoder.width(feature)
+    dimensions = request.dimensions or width
+    if type(dimensions) is not int or not 1 <= dimensions <= width:
+        raise ApiError(400, f"dimensions is {shortened(dimensions)}; it must be 1 to {width}", "dimensions")
     if request.messages is not None:
         inputs = [_only_part(request.messages)]
+        _check_texts(inputs, "input")
     else:
         if request.input is None:
             raise ApiError(400, _ALLOWED["input"], "input")
-        values = [request.input] if isinstance(request.input, str) else request.input
-        kinds = [request.modality or _media_kind(value) or kind for value in values]
-        inputs = [(kind, value if kind == "text" else value.strip()) for kind, value in zip(kinds, values, strict=True)]
-    for number, (input_kind, value) in enumerate(inputs):
-        if input_kind == "text" and (_DATA_URI.match(value) or _media_kind(value)):
-            reason = f"input {number} is a data URI or the address of a file, not a text"
-            raise ApiError(400, f"{reason}; set modality to 'image' or 'video'", "modality")
-    _check_limits(inputs, encoder, config)
+        inputs = read_inputs(request.input, "input", request.modality, kind)
+    check_limits(inputs, encoder, config, "input")
+    if feature.pool != "attn" and any(input_kind == "text" for input_kind, _ in inputs):
+        parameter = "layer" if request.pool is None else "pool"
+        raise ApiError(400, "texts have the model's own output only; omit layer and pool", parameter)
+    return inputs, feature
+
+
+def _requested_feature(request: EmbeddingRequest, encoder: Encoder) -> Feature:
+    try:
+        return encoder.feature(request.layer, request.pool)
+    except ConfigError as error:
+        raise ApiError(400, str(error)[:200], "layer" if request.pool is None else "pool") from None
+
+
+def read_inputs(
+    values: Value | list[Value], parameter: str, modality: Kind | None = None, default: Kind = "text"
+) -> list[Input]:
+    """Return the inputs of a request's field `parameter`; ApiError for what is none.
+
+    A string is of kind `modality`, or of its own (see `_media_kind`), or else of the `default` kind.
+    """
+    inputs: list[Input] = []
+    for number, value in enumerate(values if isinstance(values, list) else [values]):
+        if isinstance(value, str):
+            kind = modality or _media_kind(value) or default
+            inputs.append((kind, value if kind == "text" else value.strip()))
+            continue
+        try:
+            kind, content = named_input(value)
+        except ValueError:
+            reason = "must have one of the fields text, image and video, a string"
+            raise ApiError(400, f"{parameter} {number} {reason}", parameter) from None
+        inputs.append((kind, content if kind == "text" else _as_address(content, kind)))
+    _check_texts(inputs, parameter)
     return inputs
+
+
+def named_input(value: dict[str, Any]) -> Input:
+    """Return the input of Jina's {"text": …}, {"image": …} or {"video": …}; ValueError if it is none or several."""
+    kinds: tuple[Kind, ...] = ("text", "image", "video")
+    ((kind, content),) = [(kind, value[kind]) for kind in kinds if isinstance(value.get(kind), str)]
+    return kind, content
+
+
+def _as_address(content: str, kind: Kind) -> str:
+    """Return an address or data URI; plain base64, as Jina's clients send it, becomes the latter."""
+    content = content.strip()
+    plain = content and not content.startswith("data:") and not is_url(content)
+    return f"data:{kind};base64,{content}" if plain else content
+
+
+def _check_texts(inputs: Sequence[Input], parameter: str) -> None:
+    """Raise ApiError for a text that is a data URI or the address of an image or video."""
+    for number, (kind, value) in enumerate(inputs):
+        if kind == "text" and (_DATA_URI.match(value) or _media_kind(value)):
+            reason = f"{parameter} {number} is a data URI or the address of a file, not a text"
+            how = "set modality to 'image' or 'video', or send it as {\"image\": …} or {\"video\": …}"
+            raise ApiError(400, f"{reason}; {how}", "modality" if parameter == "input" else parameter)
 
 
 def _media_kind(value: str) -> Kind | None:
@@ -202,7 +264,8 @@ def part_input(part: MessagePart) -> Input | None:
     return None
 
 
-def _check_limits(inputs: Sequence[Input], encoder: Encoder, config: ApiConfig) -> None:
+def check_limits(inputs: Sequence[Input], encoder: Encoder, config: ApiConfig, parameter: str) -> None:
+    """Raise ApiError for too many inputs, for too long ones, and for texts that the model does not read."""
     lengths = [len(value) for kind, value in inputs if kind == "text"]
     files, longest, total = len(inputs) - len(lengths), max(lengths, default=0), sum(lengths)
     checks = (
@@ -216,7 +279,7 @@ def _check_limits(inputs: Sequence[Input], encoder: Encoder, config: ApiConfig) 
     )
     for passed, message in checks:
         if not passed:
-            raise ApiError(400, message, "input")
+            raise ApiError(400, message, parameter)
 
 
 class MediaReader:

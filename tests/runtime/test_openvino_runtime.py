@@ -102,6 +102,18 @@ def test_pixels_of_another_size_are_refused_and_cost_nothing(root: Path) -> None
     assert np.array_equal(made.embed(), expected) and made.loads == 1
 
 
+def test_the_layers_used_last_are_in_memory() -> None:
+    """A server's clients may ask for every layer, and each is a tower of its own."""
+    made = Made()
+    made.embed()
+    for layer in (0, 1, 0, 2):
+        made.runtime.images(PIXELS, layer, "mean")
+    assert [layer for _, layer in made.runtime._towers] == [None, 0, 2]
+    loads = made.loads
+    assert unit_distance(made.runtime.images(PIXELS, 1, "mean"), in_torch(1, "mean")) <= 1e-5
+    assert made.loads == loads  # from the cache
+
+
 def overwrite(file: str, change: Callable[[bytes], bytes]) -> Callable[[Path], object]:
     return lambda directory: (directory / file).write_bytes(change((directory / file).read_bytes()))
 

@@ -81,6 +81,30 @@ def test_fewer_dimensions_are_unit_length(client: TestClient, encoder: Encoder) 
     np.testing.assert_allclose(found, expected / np.linalg.norm(expected), atol=1e-5)
 
 
+def test_layers_and_pooling(client: TestClient, encoder: Encoder, draw: Draw, tmp_path: Path) -> None:
+    image, video = draw(3), tmp_path / "clip.mp4"
+    video.write_bytes(clip(60))
+    film = "data:video/mp4;base64," + base64.b64encode(video.read_bytes()).decode()
+    for chosen, used in (
+        ({"layer": 1}, {"layer": 1, "pool": "mean"}),
+        ({"layer": -2, "pool": "mean"}, {"layer": encoder.depth - 2, "pool": "mean"}),
+        ({"pool": "mean"}, {"layer": encoder.depth - 1, "pool": "mean"}),
+        ({"pool": "attn"}, {"layer": encoder.depth - 1, "pool": "attn"}),
+    ):
+        for given, expected in (
+            ({"input": data_uri(image), "modality": "image"}, encoder.encode_images([image], **chosen)),
+            ({"messages": [_user({"type": "video_url", "video_url": film})]}, encoder.encode_videos([video], **chosen)),
+        ):
+            answer = client.post("/v1/embeddings", json={**given, **chosen}).json()
+            np.testing.assert_allclose(vectors_of(answer), expected, atol=1e-4)
+            assert {name: answer[name] for name in used} == used
+    body = {"input": [data_uri(image)] * 2, "layer": 0, "dimensions": 8, "encoding_format": "base64"}
+    row = client.post("/v1/embeddings_image", json=body).json()["data"][1]
+    assert np.linalg.norm(np.frombuffer(base64.b64decode(row["embedding"]), "<f4")) == pytest.approx(1, abs=1e-5)
+    assert client.post("/v1/embeddings", json={"input": "a cat", "layer": -1}).status_code == 200
+    assert "layer" not in client.post("/v1/embeddings", json={"input": "a cat"}).json()
+
+
 def test_no_json_and_no_route(client: TestClient) -> None:
     assert client.post("/v1/embeddings", content=b"{").status_code == 400
     assert client.post("/v1/embeddings", content=b"[" * 100_000).status_code == 400
@@ -141,6 +165,15 @@ def test_openai_two_thousand_inputs_are_one_request(openai_client: openai.OpenAI
         openai_client.embeddings.create(model=NAME, input=["a" * 20_000] * 101)
 
 
+def test_openai_layers(openai_client: openai.OpenAI, encoder: Encoder, draw: Draw) -> None:
+    image = draw(3)
+    answer = openai_client.embeddings.create(
+        model=NAME, input=[data_uri(image)], extra_body={"layer": 1, "pool": "mean"}
+    )
+    expected = encoder.encode_images([image], layer=1, pool="mean")
+    np.testing.assert_allclose([row.embedding for row in answer.data], expected, atol=1e-4)
+
+
 def test_openai_models(openai_client: openai.OpenAI) -> None:
     assert openai_client.models.retrieve("builtin").id == openai_client.models.retrieve(NAME).id == NAME
     for ask in (
@@ -178,7 +211,7 @@ def test_infinity(open_address: str, base: str, encoder: Encoder, draw: Callable
     with infinity_client.Client(base_url=open_address + base) as client:
         (about,) = models.sync(client=client).data
         assert about.id == NAME and about.stats["queue_absolute"] == 0 and about.stats["batch_size"] == 64
-        assert set(about.capabilities) == {"embed", "image_embed"}
+        assert set(about.capabilities) == {"embed", "image_embed", "rerank", "classify"}
         assert health.sync(client=client)["unix"] > 1e9
         found = embeddings.sync(client=client, body=OpenAIEmbeddingInputText(TEXTS))
         np.testing.assert_allclose([row.embedding for row in found.data], encoder.encode_texts(TEXTS), atol=1e-4)

@@ -12,7 +12,7 @@ from fastapi.testclient import TestClient
 from perception_encoder.errors import InputError, MediaTooLargeError
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.media import Media
-from perception_encoder.inference.pipeline import Decoded
+from perception_encoder.inference.pipeline import Decoded, Feature
 from perception_encoder.preprocess.budget import MAX_PIXELS
 from perception_encoder.preprocess.conversation import Sampling, ask
 from perception_encoder.serving.api import create_app
@@ -28,7 +28,9 @@ def test_requests_together_are_encoded_together(encoder: Encoder, monkeypatch: p
 
     async def ask() -> list[np.ndarray]:
         batcher = Batcher(encoder, largest=16, patience=0.02)
-        monkeypatch.setattr(batcher, "_encode", lambda inputs: (sizes.append(len(inputs)), encode(batcher, inputs))[1])
+        monkeypatch.setattr(
+            batcher, "_encode", lambda inputs, feature: (sizes.append(len(inputs)), encode(batcher, inputs, feature))[1]
+        )
         worker = asyncio.create_task(batcher.run())
         try:
             with batcher.reserve(len(texts)):
@@ -39,6 +41,36 @@ def test_requests_together_are_encoded_together(encoder: Encoder, monkeypatch: p
     found = np.concatenate(asyncio.run(ask()))
     np.testing.assert_allclose(found, encoder.encode_texts(texts), atol=1e-5)
     assert sum(sizes) == 40 and max(sizes) == 16 and len(sizes) <= 5
+
+
+def test_a_batch_is_of_one_feature(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests of two features in turn make two batches, each in order."""
+    encode = Batcher._encode
+    pixels = [np.full((3, 128, 128), 20 * number, np.uint8) for number in range(12)]
+    features = encoder.feature(), encoder.feature(layer=1)
+    sizes: list[tuple[int, int]] = []
+
+    def counted(batcher: Batcher, inputs: list[Decoded], feature: Feature) -> list[np.ndarray]:
+        sizes.append((feature.layer, len(inputs)))
+        return encode(batcher, inputs, feature)
+
+    async def ask() -> list[np.ndarray]:
+        monkeypatch.setattr(Batcher, "_encode", counted)
+        batcher = Batcher(encoder, patience=0.02)
+        worker = asyncio.create_task(batcher.run())
+        waiting = [
+            batcher.encode([Decoded(pixels=(image,))], features[number % 2]) for number, image in enumerate(pixels)
+        ]
+        try:
+            return await asyncio.gather(*waiting)
+        finally:
+            worker.cancel()
+
+    found = asyncio.run(ask())
+    for number, vector in enumerate(found):
+        expected = encoder.embed_pixels(pixels[number][None], features[number % 2])
+        np.testing.assert_allclose(vector, expected, atol=1e-4)
+    assert sizes == [(features[0].layer, 6), (1, 6)]
 
 
 def test_too_much_that_waits_is_refused_and_a_bad_input_harms_no_other(encoder: Encoder) -> None:

@@ -56,6 +56,14 @@ pytestmark = pytest.mark.security
         ({"input": "data:image/png;base64,%%%", "modality": "image"}, 400, "not valid base64"),
         ({"input": "data:image/png,abc", "modality": "image"}, 400, "not a base64 data URI"),
         ({"input": "data:image/png;base64,aGVsbG8=", "modality": "image"}, 400, "image"),
+        ({"input": [{"picture": "x"}]}, 400, "input 0 must have one of the fields text, image and video"),
+        ({"input": "data:image/png;base64,aGVs", "layer": 99}, 400, "layer 99 does not exist"),
+        ({"input": "data:image/png;base64,aGVs", "layer": int("9" * 400)}, 400, "layer"),
+        ({"input": "data:image/png;base64,aGVs", "layer": 1.5}, 400, "an integer"),
+        ({"input": "data:image/png;base64,aGVs", "layer": True}, 400, "an integer"),
+        ({"input": "data:image/png;base64,aGVs", "layer": 0, "pool": "attn"}, 400, "no pool 'attn' after layer 0"),
+        ({"input": "data:image/png;base64,aGVs", "pool": "tokens"}, 400, "must be 'attn', 'cls' or 'mean'"),
+        ({"input": "a cat", "layer": 0}, 400, "texts have the model's own output only"),
         ({"messages": []}, 400, "one part"),
         ({"messages": "x"}, 400, "one part"),
         ({"messages": [{"role": "user", "content": [{"type": "sound"}]}]}, 400, "one part"),
@@ -106,7 +114,7 @@ def test_errors_have_openais_types_and_codes(encoder: Encoder, monkeypatch: pyte
         assert error("/v1/nothing") == (404, "invalid_request_error", "unknown_url")
         assert error("/v1/embeddings") == (405, "invalid_request_error", "method_not_supported")
         assert error("/v1/embeddings", {"input": 7}) == (400, "invalid_request_error", None)
-        monkeypatch.setattr(api, "check_request", None)
+        monkeypatch.setattr(api, "embed_inputs", None)
         assert error("/v1/embeddings", {"input": "a"}) == (500, "server_error", None)
 
 
