@@ -134,6 +134,7 @@ def analyze_layers(
     short_side: int = 240,
     per_metre: float = 1000.0,
     final_norm: bool = False,
+    similarity: bool = False,
     out: str | Path = "layers",
     store: str | Path | None = None,
     progress: Track = untracked,
@@ -142,9 +143,9 @@ def analyze_layers(
 
     `data`: the dataset of all tasks, or one for each by the task's name. `layer`: the layers to evaluate, and the last;
     by default all. `baseline`: further models to plot, by default the same with random weights. `items`: maximum number
-    of test images of a task. `out`: the report's directory. `store`: the cache of features, by default OUT/features;
-    an interrupted call resumes from it. Raises ConfigError, DataError, ModelError, OutputError, and what loading the
-    models raises.
+    of test images of a task. `similarity`: also report how alike the layers are, within and between the models, by CKA
+    and RSA. `out`: the report's directory. `store`: the cache of features, by default OUT/features; an interrupted
+    call resumes from it. Raises ConfigError, DataError, ModelError, OutputError, and what loading the models raises.
     """
     from perception_encoder.evaluation.feature_cache import FeatureCache
     from perception_encoder.inference.load import RANDOM
@@ -164,7 +165,7 @@ def analyze_layers(
     layer_tasks = make_tasks(tasks, paths, None if shared is None else Path(shared), options, readers)
     others = baseline or ([] if model.startswith(RANDOM) else [RANDOM + model])
     cache = FeatureCache(directory=Path(store) if store else Path(out) / "features")
-    report = analyse([model, *others], layer_tasks, cache, layer, progress, final_norm)
+    report = analyse([model, *others], layer_tasks, cache, layer, progress, final_norm, similarity)
     return replace(report, files=write_report(report, Path(out)))
 
 

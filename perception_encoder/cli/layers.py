@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from perception_encoder.cli import options, output
-from perception_encoder.cli.options import DATASET, OUTPUT, argument, option
+from perception_encoder.cli.options import DATASET, OUTPUT, argument, flag, option
 from perception_encoder.cli.output import track
 from perception_encoder.errors import ConfigError
 from perception_encoder.models.defaults import default_model
@@ -25,6 +25,7 @@ def layers(
     short_side: Annotated[int, option("Short side of tracking's frames, in pixels.", least=16, advanced=True)] = 240,
     per_metre: options.PerMetre = 1000.0,
     final_norm: options.FinalNorm = False,
+    similarity: Annotated[bool, flag("--similarity", "Also compare the layers of all models by CKA and RSA.")] = False,
     out: Annotated[Path, options.out_option("Directory of the report.", "DIR")] = Path("layers"),
     store: Annotated[
         Path | None, option("Cache of the features [default: OUT/features].", "DIR", OUTPUT, advanced=True)
@@ -46,7 +47,7 @@ def layers(
         pe layers builtin --data photos
         pe layers PE-Core-B16-224 --tasks classification,tracking --data classification=imagenet --data tracking=DAVIS
         pe layers builtin --tasks vqav2,coco --data vqav2=VQAv2 --data coco=coco --items 500 --layer 2,5,8
-        pe layers timm:vit_small_patch14_dinov2 --size 224 --baseline builtin --data photos
+        pe layers timm:vit_small_patch14_dinov2 --size 224 --baseline builtin --data photos --similarity
     """
     from perception_encoder.api import analyze_layers
     from perception_encoder.models.memory import keep_freed_memory
@@ -63,6 +64,7 @@ def layers(
         short_side=short_side,
         per_metre=per_metre,
         final_norm=final_norm,
+        similarity=similarity,
         out=out,
         store=store,
         progress=track,

@@ -92,10 +92,14 @@ class CachedTokens:
 
         return ComputedRows(tokens.rows, (len(tokens), *self.grid, width), compute)
 
-    def mean(self) -> Float[np.ndarray, "n D"]:
-        """Return the mean of each image's patches, float32, as `pe embed --pool mean` without normalisation."""
-        chunks = np.array_split(np.arange(len(self.tokens)), max(1, len(self.tokens) // 256))
-        parts = [self.tokens[rows][:, self.prefix :].astype(np.float32).mean(axis=1) for rows in chunks]
+    def mean(self, rows: np.ndarray | None = None) -> Float[np.ndarray, "n D"]:
+        """Return the mean of each image's patches, float32, as `pe embed --pool mean` without normalisation.
+
+        `rows`: indices of the images in `tokens`, by default all.
+        """
+        rows = np.arange(len(self.tokens)) if rows is None else rows
+        chunks = np.array_split(rows, max(1, len(rows) // 256))
+        parts = [self.tokens[chunk][:, self.prefix :].astype(np.float32).mean(axis=1) for chunk in chunks]
         return np.concatenate(parts)
 
 

@@ -1,4 +1,4 @@
-"""Draw task curves, token norms and attention, an image's analysis, and models' features side by side.
+"""Draw task curves, token norms, similarity of layers, an image's analysis, and models' features side by side.
 
 A model has the same colour in every plot; random weights are grey.
 """
@@ -21,6 +21,7 @@ from perception_encoder.inference.layer_features import LayerFeatures
 from perception_encoder.inference.load import RANDOM
 from perception_encoder.layer_analysis.curve import LayerCurve
 from perception_encoder.layer_analysis.image_analysis import TIMES, ImageAnalysis, TokenStatistics, first_global_layer
+from perception_encoder.layer_analysis.similarity import MEASURES, ModelSimilarity
 from perception_encoder.layer_analysis.sweep import COLOURS
 
 if TYPE_CHECKING:
@@ -132,6 +133,24 @@ def _draw_tokens(pair: Sequence[Any], statistics: Mapping[str, Sequence[TokenSta
     norms.legend(frameon=False, fontsize=7, labelcolor=INK, loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=2)
     text = "\n".join(f"{m}: {'no lasting ones' if n is None else f'from layer {n} on'}" for m, n in starts.items())
     attention.text(0.98, 0.95, text, transform=attention.transAxes, ha="right", va="top", fontsize=8, color=QUIET)
+
+
+def plot_similarity(similarity: ModelSimilarity) -> Figure:
+    """Plot CKA and RSA of a model's layers (rows) with another's (columns) as two matrices."""
+    height, width = (0.6 + 0.16 * len(layers) for layers in similarity.layers)
+    figure = empty_figure(2 * max(3.4, width) + 1.2, max(3.0, height))
+    pair = figure.subplots(1, 2)
+    for axes, name in zip(pair, MEASURES, strict=True):
+        _frame(axes)
+        image = axes.imshow(getattr(similarity, name).value, cmap="magma", vmin=0, vmax=1, origin="lower")
+        axes.set_title(name.upper(), loc="left", fontsize=11, color=INK)
+        for axis, model, layers in zip((axes.yaxis, axes.xaxis), similarity.models, similarity.layers, strict=True):
+            shown = range(0, len(layers), -(-len(layers) // 12))
+            axis.set_ticks(shown, [str(layers[place]) for place in shown])
+            axis.set_label_text(f"layer of {model}", fontsize=9, color=QUIET)
+        axes.tick_params(colors=QUIET, labelsize=8, length=0)
+    figure.colorbar(image, ax=list(pair), shrink=0.9).ax.tick_params(colors=QUIET, labelsize=8)
+    return figure
 
 
 def plot_image(analysis: ImageAnalysis) -> Figure:

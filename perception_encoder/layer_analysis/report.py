@@ -21,7 +21,7 @@ from PIL import Image
 
 from perception_encoder.errors import ConfigError, DataError, InputError, PerceptionEncoderError
 from perception_encoder.evaluation.comparison import format_value
-from perception_encoder.evaluation.feature_cache import FeatureCache
+from perception_encoder.evaluation.feature_cache import CachedFeatures, FeatureCache
 from perception_encoder.evaluation.inputs import EncoderInputs
 from perception_encoder.evaluation.layer_evaluator import LayerEvaluator
 from perception_encoder.files import write_text
@@ -36,7 +36,15 @@ from perception_encoder.layer_analysis.image_analysis import (
     describe_layers,
     first_global_layer,
 )
-from perception_encoder.layer_analysis.plots import plot_curves, plot_image, plot_tokens, to_svg, write_png
+from perception_encoder.layer_analysis.plots import (
+    plot_curves,
+    plot_image,
+    plot_similarity,
+    plot_tokens,
+    to_svg,
+    write_png,
+)
+from perception_encoder.layer_analysis.similarity import ModelSimilarity, compare_models
 from perception_encoder.layer_analysis.sweep import COLOURS, ColourFeatures, Sweep, evaluated_layers, run_sweep
 from perception_encoder.progress import Track, untracked
 from perception_encoder.search.web.contact_sheet import page_head, parse_template
@@ -56,6 +64,8 @@ class LayerReport:
     """Token statistics of every layer, by model."""
     example: ImageAnalysis | None = None
     """Analysis of an image in the first model."""
+    similarities: tuple[ModelSimilarity, ...] = ()
+    """CKA and RSA between layers, for each model and each pair of models; empty unless asked for."""
     notes: tuple[str, ...] = ()
     """Reasons for missing parts."""
     files: tuple[Path, ...] = ()
@@ -85,12 +95,14 @@ def analyse(
     layers: Sequence[int] | None,
     track: Track = untracked,
     final_norm: bool = False,
+    similarity: bool = False,
 ) -> LayerReport:
     """Sweep models in order, starting with the one to recommend layers of, and track by colour alone.
 
-    `layers`: see `evaluated_layers`. `final_norm`: see `LayerFeatures`. Before the first sweep ConfigError is raised if
+    `layers`: see `evaluated_layers`. `final_norm`: see `LayerFeatures`. `similarity`: also compare the models' layers
+    on the first task's test images. Before the first sweep ConfigError is raised if
     two models share a name, or one lacks a layer or the size of a task's images; later, what `run_sweep` raises. A
-    model whose attention cannot be read is noted.
+    model whose attention cannot be read is noted, and so are too few images for the similarity.
     """
     names = [COLOURS]
     for model in models:
@@ -105,12 +117,15 @@ def analyse(
     statistics: dict[str, tuple[TokenStatistics, ...]] = {}
     example: ImageAnalysis | None = None
     notes: list[str] = []
+    features: dict[str, CachedFeatures] = {}
     for model in models:
         encoder = load_layers(model, final_norm=final_norm)
         if not sweeps:
             colours = ColourFeatures(encoder)
         sweeps.append(run_sweep(encoder, tasks, cache, layers, track))
         images = tasks[0].images(encoder)[-1]
+        if similarity:
+            features[encoder.name] = cache.encode_layers(encoder, images, evaluated_layers(encoder, layers), track)
         try:
             opened = sample(images)
             statistics[encoder.name] = describe_layers(encoder, opened, images.image_size)
@@ -121,7 +136,14 @@ def analyse(
     by_colour = [task for task in tasks if task.name in BY_COLOUR]
     if by_colour:
         sweeps.append(run_sweep(colours, by_colour, cache, None, track))
-    return LayerReport(sweeps=tuple(sweeps), statistics=statistics, example=example, notes=tuple(notes))
+    similarities: tuple[ModelSimilarity, ...] = ()
+    try:
+        similarities = compare_models(features, track) if features else ()
+    except DataError as error:
+        notes.append(str(error))
+    return LayerReport(
+        sweeps=tuple(sweeps), statistics=statistics, example=example, similarities=similarities, notes=tuple(notes)
+    )
 
 
 def sample(images: EncoderInputs, count: int = SAMPLE) -> list[Image.Image]:
@@ -162,7 +184,7 @@ def report_csv(report: LayerReport) -> str:
 
 
 def report_json(report: LayerReport) -> str:
-    """Return recommendations, scores and token statistics as JSON."""
+    """Return recommendations, scores, similarities of layers and token statistics as JSON."""
     value = {
         "models": [{"name": sweep.model, **sweep.about} for sweep in report.sweeps],
         "recommendations": [_recommendation(recommendation) for recommendation in report.recommendations],
@@ -177,6 +199,7 @@ def report_json(report: LayerReport) -> str:
             }
             for curve in report.curves
         ],
+        "similarity": [similarity.to_dict() for similarity in report.similarities],
         "tokens": {model: [asdict(item) for item in layers] for model, layers in report.statistics.items()},
         "notes": list(report.notes),
         "failures": [str(failure) for failure in report.sweeps[0].failures],
@@ -226,6 +249,7 @@ def report_page(report: LayerReport) -> Iterator[str]:
         times=f"{TIMES:g}",
         failures=[str(failure) for failure in first.failures],
         plots=plots,
+        matrices=[(similarity, plot_similarity(similarity)) for similarity in report.similarities],
         tables=tables,
         cell=_cell,
         encode=lambda figure: base64.b64encode(to_svg(figure)).decode("ascii"),

@@ -1,0 +1,143 @@
+"""CKA and RSA agree with direct formulas and known cases; intervals cover; the report has them for all models."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.spatial.distance import pdist
+from scipy.stats import spearmanr
+
+from perception_encoder.evaluation.feature_cache import FeatureCache
+from perception_encoder.layer_analysis import report as analysis
+from perception_encoder.layer_analysis import similarity
+from perception_encoder.layer_analysis.plots import plot_similarity
+from perception_encoder.layer_analysis.report import analyse, write_report
+from perception_encoder.layer_analysis.similarity import Similarities, cka, compare_grams, gram, rsa
+from tests.layer_analysis.toys import CLEAR, DEPTH, LightnessTask, ToyEncoder
+
+
+def normal(n: int, width: int, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(n, width)).astype(np.float32)
+
+
+def grams(*features: np.ndarray) -> np.ndarray:
+    return np.stack([gram(feature) for feature in features])
+
+
+def unbiased_hsic(one: np.ndarray, other: np.ndarray) -> float:
+    """Song et al. (2012), equation 5."""
+    n = len(one)
+    k, m = one @ one.T, other @ other.T
+    np.fill_diagonal(k, 0)
+    np.fill_diagonal(m, 0)
+    middle = k.sum() * m.sum() / ((n - 1) * (n - 2))
+    return float((np.trace(k @ m) + middle - 2 * (k @ m).sum() / (n - 2)) / (n * (n - 3)))
+
+
+def test_both_agree_with_direct_formulas() -> None:
+    one = normal(30, 8, 0) + 5  # a mean far from zero
+    other = np.tanh(one @ normal(8, 20, 1)) + 0.5 * normal(30, 20, 2)
+    direct = unbiased_hsic(one.astype(float), other.astype(float))
+    direct /= np.sqrt(unbiased_hsic(one.astype(float), one.astype(float)))
+    direct /= np.sqrt(unbiased_hsic(other.astype(float), other.astype(float)))
+    found = cka(grams(one, other))
+    assert found[0, 1] == pytest.approx(direct, abs=1e-4) and 0.1 < direct < 0.95
+    assert rsa(grams(one, other))[0, 1] == pytest.approx(spearmanr(pdist(one), pdist(other)).statistic, abs=1e-4)
+
+
+def test_known_cases() -> None:
+    one = normal(200, 16, 0) * np.linspace(0.2, 2, 16, dtype=np.float32)
+    rotation = np.linalg.qr(np.random.default_rng(1).normal(size=(16, 16)))[0].astype(np.float32)
+    wide = normal(200, 1000, 2)  # unrelated, with more dimensions than images
+    measures = compare_grams(grams(one, 7 * one @ rotation + 3, wide, np.ones_like(one)))
+    for found in measures.values():
+        same = np.ix_([0, 1], [0, 1])
+        np.testing.assert_allclose([found.value[same], found.low[same], found.high[same]], 1, atol=1e-4)
+        assert abs(found.value[0, 2]) < 0.1 and found.low[0, 2] < 0 < found.high[0, 2]
+        assert not found.value[3].any()
+        np.testing.assert_allclose(found.value, found.value.T, atol=1e-5)
+    centred = [features - features.mean(axis=0) for features in (normal(200, 1000, 3), wide)]
+    plain = [np.linalg.norm(a.T @ b) for a, b in zip((centred[0], *centred), (centred[1], *centred), strict=True)]
+    assert plain[0] ** 2 / (plain[1] * plain[2]) > 0.7  # what the debiased one avoids
+
+
+def test_intervals_cover_the_population_s_value() -> None:
+    """CKA of two Gaussians is the norm of their covariance over those of their own."""
+    own, shared, covered, widths = 0.7, 0.5, 0, []
+    for seed in range(60):
+        common, one, other = (normal(80, 4, 3 * seed + part) for part in range(3))
+        pair = [np.sqrt(own) * part + np.sqrt(shared) * common for part in (one, other)]
+        found = compare_grams(grams(*pair))["cka"]
+        covered += found.low[0, 1] <= (shared / (own + shared)) ** 2 <= found.high[0, 1]
+        widths.append(found.high[0, 1] - found.low[0, 1])
+    assert covered >= 53 and np.mean(widths) < 0.4
+
+
+Load = Callable[..., None]
+
+
+@pytest.fixture
+def load(monkeypatch: pytest.MonkeyPatch) -> Load:
+    def use(*encoders: ToyEncoder) -> None:
+        by_name = {encoder.name: encoder for encoder in encoders}
+        monkeypatch.setattr(analysis, "load_layers", lambda name, final_norm: by_name[name])
+
+    return use
+
+
+def test_the_report_compares_all_models_on_images_that_all_can_use(tmp_path: Path, load: Load) -> None:
+    pytest.importorskip("matplotlib")
+    load(ToyEncoder(), ToyEncoder(name="<other>", scale=3.0, weights="w2"))
+    task, cache = LightnessTask(count=40, broken=(3, 5)), FeatureCache(directory=tmp_path)
+    report = analyse(["toy", "<other>"], [task], cache, [0, CLEAR], similarity=True)
+    assert [pair.models for pair in report.similarities] == [("toy", "toy"), ("toy", "<other>"), ("<other>", "<other>")]
+    for pair in report.similarities:
+        assert pair.images == 38 and pair.layers == ((0, CLEAR, DEPTH - 1),) * 2
+        for found in (pair.cka, pair.rsa):  # the models differ in scale only
+            np.testing.assert_allclose(np.diagonal(found.value), 1, atol=1e-3)
+            assert found.value[0, 1] < 0.9 and (found.low <= found.high).all() and found.widest > 0.05
+    page, _, _, data = write_report(report, tmp_path / "out")
+    text = page.read_text(encoding="utf-8")
+    assert "Similarity of layers" in text and "toy and &lt;other&gt;, 38 images; the widest interval is ±0." in text
+    first, second, _ = json.loads(data.read_text(encoding="utf-8"))["similarity"]
+    assert first["models"] == ["toy", "toy"] and second["layers"] == [[0, CLEAR, DEPTH - 1]] * 2
+    for end in ("value", "low", "high"):
+        np.testing.assert_allclose(second["rsa"][end], getattr(report.similarities[1].rsa, end), atol=1e-4)
+    plain = analyse(["toy"], [task], cache, None)
+    assert plain.similarities == () and json.loads(analysis.report_json(plain))["similarity"] == []
+    assert "Similarity of layers" not in "".join(analysis.report_page(plain))
+
+
+def test_too_few_images_are_noted_and_many_are_thinned(
+    tmp_path: Path, load: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load(ToyEncoder())
+    cache = FeatureCache(directory=tmp_path)
+    report = analyse(["toy"], [LightnessTask(count=22, broken=(1, 2, 3))], cache, None, similarity=True)
+    assert report.similarities == ()
+    assert "the similarity of layers needs 20 images or videos, and there are 19" in report.notes
+    monkeypatch.setattr(similarity, "IMAGES", 25)
+    report = analyse(["toy"], [LightnessTask(count=100)], cache, None, similarity=True)
+    assert report.similarities[0].images == 25
+
+
+def test_the_matrices_are_drawn_with_layers_and_models(tmp_path: Path, load: Load) -> None:
+    pytest.importorskip("matplotlib")
+    load(ToyEncoder(), ToyEncoder(name="other", weights="w2"))
+    report = analyse(
+        ["toy", "other"], [LightnessTask(count=30)], FeatureCache(directory=tmp_path), [CLEAR], similarity=True
+    )
+    pair = report.similarities[1]
+    taller = Similarities(**{name: array[:1] for name, array in vars(pair.cka).items()})
+    figure = plot_similarity(replace(pair, layers=((7,), pair.layers[1]), cka=taller, rsa=taller))
+    for axes, title in zip(figure.axes[:2], ("CKA", "RSA"), strict=True):
+        np.testing.assert_array_equal(axes.images[0].get_array(), pair.cka.value[:1])
+        assert axes.get_title("left") == title and axes.images[0].get_clim() == (0, 1)
+        assert [label.get_text() for label in axes.get_yticklabels()] == ["7"]
+        assert [label.get_text() for label in axes.get_xticklabels()] == [str(CLEAR), str(DEPTH - 1)]
+        assert (axes.get_ylabel(), axes.get_xlabel()) == ("layer of toy", "layer of other")
