@@ -14,7 +14,15 @@ from jaxtyping import Float
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.pipeline import Feature
 from perception_encoder.serving.http import ApiError, FirstError, parse_body
-from perception_encoder.serving.requests import ApiConfig, Input, Value, check_limits, check_model, read_inputs
+from perception_encoder.serving.requests import (
+    ApiConfig,
+    Input,
+    Value,
+    check_limits,
+    check_model,
+    named_input,
+    read_inputs,
+)
 from perception_encoder.vectors import best_rows
 
 _ANSWER, _ENTRY = 4 << 20, 40  # bytes of an answer of `/classify`, and of a label's entry besides the label

@@ -12,6 +12,7 @@ import pytest
 from scipy.spatial.distance import pdist
 from scipy.stats import spearmanr
 
+from perception_encoder.errors import DataError
 from perception_encoder.evaluation.feature_cache import FeatureCache
 from perception_encoder.layer_analysis import report as analysis
 from perception_encoder.layer_analysis import similarity
@@ -66,24 +67,32 @@ def test_known_cases() -> None:
     assert plain[0] ** 2 / (plain[1] * plain[2]) > 0.7  # what the debiased one avoids
 
 
-def test_intervals_cover_the_population_s_value() -> None:
-    """CKA of two Gaussians is the norm of their covariance over those of their own."""
+def test_intervals_cover_the_population_s_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The CKA of two Gaussians is the squared norm of their covariance over the norms of their own."""
+    monkeypatch.setattr(similarity, "DRAWS", 60)
     own, shared, covered, widths = 0.7, 0.5, 0, []
-    for seed in range(60):
+    for seed in range(40):
         common, one, other = (normal(80, 4, 3 * seed + part) for part in range(3))
         pair = [np.sqrt(own) * part + np.sqrt(shared) * common for part in (one, other)]
         found = compare_grams(grams(*pair))["cka"]
         covered += found.low[0, 1] <= (shared / (own + shared)) ** 2 <= found.high[0, 1]
         widths.append(found.high[0, 1] - found.low[0, 1])
-    assert covered >= 53 and np.mean(widths) < 0.4
+    assert covered >= 34 and np.mean(widths) < 0.4
 
 
 Load = Callable[..., None]
 
 
+def _no_images(images: object) -> list:
+    raise DataError("no images")
+
+
 @pytest.fixture
 def load(monkeypatch: pytest.MonkeyPatch) -> Load:
     def use(*encoders: ToyEncoder) -> None:
+        """These encoders are loaded by their names; they have no attention to analyse."""
+        monkeypatch.setattr(ToyEncoder, "check_size", lambda encoder, size: size)
+        monkeypatch.setattr(analysis, "sample", _no_images)
         by_name = {encoder.name: encoder for encoder in encoders}
         monkeypatch.setattr(analysis, "load_layers", lambda name, final_norm: by_name[name])
 
@@ -98,8 +107,8 @@ def test_the_report_compares_all_models_on_images_that_all_can_use(tmp_path: Pat
     assert [pair.models for pair in report.similarities] == [("toy", "toy"), ("toy", "<other>"), ("<other>", "<other>")]
     for pair in report.similarities:
         assert pair.images == 38 and pair.layers == ((0, CLEAR, DEPTH - 1),) * 2
-        for found in (pair.cka, pair.rsa):  # the models differ in scale only
-            np.testing.assert_allclose(np.diagonal(found.value), 1, atol=1e-3)
+        for found in (pair.cka, pair.rsa):  # the models differ in scale and in float16's rounding only
+            np.testing.assert_allclose(np.diagonal(found.value), 1, atol=0.01)
             assert found.value[0, 1] < 0.9 and (found.low <= found.high).all() and found.widest > 0.05
     page, _, _, data = write_report(report, tmp_path / "out")
     text = page.read_text(encoding="utf-8")
