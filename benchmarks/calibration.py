@@ -1,10 +1,13 @@
 """How well scores tell matches from non-matches in a search: cosines and probabilities, on labelled photographs.
 
-    python -m benchmarks.calibration --photos photos [--split test] [--out docs/results/calibration.json]
+    python -m benchmarks.calibration --photos photos [--out docs/results/calibration.json]
 
 Queries are the names of classes, without a prompt, and names of objects that no image shows. A gallery holds the images
 of half of the classes, drawn anew each time, so the names of the other half match nothing. Intervals are from
 resampling queries, each with all its scores.
+
+A search says "no match" if its best hit's probability is below a threshold. The threshold is chosen with half of the
+names on the validation images; precision and recall are those of the other names on the test images.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ from perception_encoder.datasets.labelled import load_labelled
 from perception_encoder.evaluation.embeddings import encode_images
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.load import load
-from perception_encoder.search.storage.calibration import background_names, fit_calibration
+from perception_encoder.search.storage.calibration import MATCH, background_names, fit_calibration
 from synthetic.builtin.held_out import find_unseen_labels
 
 # fmt: off
@@ -104,8 +107,7 @@ def _half(images: Images, rows: np.ndarray, generator: np.random.Generator) -> n
     return rows[np.isin(images.labels[rows], classes[: len(classes) // 2])]
 
 
-NOTHING_BELOW = 0.25
-"""The probability of any match below which a search would say that nothing matches."""
+THRESHOLDS = tuple(round(0.05 * step, 2) for step in range(1, 20))
 
 
 def any_match(probabilities: np.ndarray) -> np.ndarray:
@@ -178,17 +180,39 @@ def pair_scores(answers: Answers, weights: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def nothing_scores(answers: Answers, foreign: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
-    """How well queries with a match are separated from queries without one."""
+    """How well the scores separate queries with a match from queries without one."""
     matched, present = any_match(answers.chances), weights * answers.present
-    rejected = matched < NOTHING_BELOW
-    scores = {"nothing matches: present": present @ rejected / present.sum(axis=1)}
-    scores["nothing matches, rightly"] = (weights * ~answers.present) @ rejected / np.maximum(weights @ rejected, 1)
+    scores = {}
     for against, absent in zip(ABSENT, (~answers.present & ~foreign, foreign), strict=True):
         before, after = (auc(values, present, weights * absent) for values in (answers.scores[:, 0], matched))
         scores |= {f"{against}: cosine": before, f"{against}: probability": after}
         scores[f"{against}: difference"] = after - before
-        scores[f"nothing matches: {against}"] = (weights * absent) @ rejected / (weights @ absent)
     return scores
+
+
+def no_match_scores(answers: Answers, foreign: np.ndarray, weights: np.ndarray, threshold: float) -> dict[str, Any]:
+    """How well "no match" is said below a threshold; precision is as if half of the queries had no answer."""
+    silent, right = answers.chances[:, 0] < threshold, answers.right & (answers.chances >= threshold)
+    present, absent = weights * answers.present, weights * ~answers.present
+    false, recall = (part @ silent / np.maximum(part.sum(axis=1), 1) for part in (present, absent))
+    scores = {"recall": recall, "precision": recall / np.maximum(recall + false, 1e-9), "wrong": false}
+    for kind, some in zip(ABSENT, (absent * ~foreign, absent * foreign), strict=True):
+        scores[f"recall, {kind}"] = some @ silent / np.maximum(some.sum(axis=1), 1)
+    shown, hits = (answers.chances >= threshold).sum(axis=1), answers.right.sum(axis=1)
+    scores["right hits kept"] = weights @ right.sum(axis=1) / np.maximum(weights @ hits, 1)
+    scores["shown hits right"] = weights @ right.sum(axis=1) / np.maximum(weights @ shown, 1)
+    scores["all hits right"] = weights @ hits / (weights.sum(axis=1) * answers.right.shape[1])
+    return {f"no match: {name}": value for name, value in scores.items()}
+
+
+def choose_threshold(answers: Sequence[Answers], foreign: np.ndarray, chosen: np.ndarray) -> list[dict[str, float]]:
+    """Return the balanced accuracy of "no match" by each threshold, over some galleries and the `chosen` queries."""
+    rows = []
+    for threshold in THRESHOLDS:
+        each = [no_match_scores(one, foreign, chosen[None].astype(float), threshold) for one in answers]
+        recall, wrong = (float(np.mean([one[f"no match: {name}"] for one in each])) for name in ("recall", "wrong"))
+        rows.append({"threshold": threshold, "recall": recall, "wrong": wrong, "balanced": (recall + 1 - wrong) / 2})
+    return rows
 
 
 def reliability(chances: np.ndarray, right: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
@@ -212,12 +236,19 @@ def curve(chances: np.ndarray, right: np.ndarray) -> list[dict[str, float]]:
     ]
 
 
-def summarize(answers: Sequence[Answers], foreign: np.ndarray, generator: np.random.Generator) -> dict[str, Any]:
-    """All scores of galleries of one kind, with intervals."""
+def summarize(
+    answers: Sequence[Answers], foreign: np.ndarray, held_out: np.ndarray, generator: np.random.Generator
+) -> dict[str, Any]:
+    """All scores of galleries of one kind, with intervals; those of "no match" by `held_out` queries."""
     count = len(foreign)
     weights = np.concatenate([np.ones((1, count)), generator.multinomial(count, np.full(count, 1 / count), RESAMPLES)])
     with np.errstate(invalid="ignore"):  # a resample that leaves a gallery no query with a match has no AUC there
-        each = [pair_scores(one, weights) | nothing_scores(one, foreign, weights) for one in answers]
+        each = [
+            pair_scores(one, weights)
+            | nothing_scores(one, foreign, weights)
+            | no_match_scores(one, foreign, weights * held_out, MATCH)
+            for one in answers
+        ]
     scores = {name: np.nanmean([draw[name] for draw in each], axis=0) for name in each[0]}
     chances, right = (np.concatenate([getattr(one, name) for one in answers], axis=1) for name in ("chances", "right"))
     matched = np.stack([any_match(one.chances) for one in answers], axis=1)  # (Q, draws)
@@ -234,45 +265,54 @@ def summarize(answers: Sequence[Answers], foreign: np.ndarray, generator: np.ran
     }
 
 
-def measure(encoder: Encoder, images: Images) -> list[dict[str, Any]]:
-    """The scores for each wording of the queries and each kind of gallery."""
+def measure(
+    encoder: Encoder, images: Images, validation: Images
+) -> tuple[list[dict[str, Any]], list[dict[str, float]]]:
+    """The scores for each wording of the queries and each kind of gallery, and of each threshold in validation."""
     if encoder.logit_scale is None:
         raise SystemExit(f"{encoder.name} has no text tower")
     classes = sorted({*images.labels.tolist(), *images.coarse.tolist()})
     names, foreign = [*classes, *FOREIGN], np.arange(len(classes) + len(FOREIGN)) >= len(classes)
+    held_out = np.random.default_rng(1).permutation(len(names)) % 2 == 0
     background, scale = encoder.encode_texts(background_names()), encoder.logit_scale
-    results = []
+    results, trials = [], []
     for wording in WORDINGS:
         queries = encoder.encode_texts([wording.format(name) for name in names])
+
+        def answer(images: Images, galleries: Sequence[np.ndarray], queries: np.ndarray = queries) -> list[Answers]:
+            return [search(queries, names, images.take(rows), background, scale) for rows in galleries]
+
+        for galleries in draw_galleries(validation, np.random.default_rng(0)).values():
+            trials += answer(validation, galleries)
         generator = np.random.default_rng(0)
         for kind, galleries in draw_galleries(images, generator).items():
-            answers = [search(queries, names, images.take(rows), background, scale) for rows in galleries]
+            answers = answer(images, galleries)
             size = int(np.mean([len(rows) for rows in galleries]))
             about = {"wording": wording, "gallery": kind, "images": size, "queries_absent": len(FOREIGN)}
-            results.append(about | summarize(answers, foreign, generator))
+            results.append(about | summarize(answers, foreign, held_out, generator))
             print(f"measured {wording!r}, {kind}", flush=True)
-    return results
+    return results, choose_threshold(trials, foreign, ~held_out)
 
 
 def main() -> None:
     """Measure, then print the JSON or write it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photos", type=Path, required=True, help="directory with test.tar and the other splits")
-    parser.add_argument("--split", default="test", choices=("test", "val"))
     parser.add_argument("--model", default="builtin")
     parser.add_argument("--out", type=Path, help="JSON to write [default: print it]")
     arguments = parser.parse_args()
     encoder = load(arguments.model)
-    images = read_images(encoder, arguments.photos, arguments.split)
+    images, validation = (read_images(encoder, arguments.photos, split) for split in ("test", "val"))
+    measured, thresholds = measure(encoder, images, validation)
     result = {
-        "command": f"python -m benchmarks.calibration --photos photos --split {arguments.split}",
+        "command": "python -m benchmarks.calibration --photos photos",
         "model": encoder.name,
         "weights": encoder.weight_hash,
         "dtype": encoder.runtime.precision,
-        "split": arguments.split,
         "images": len(images.labels),
-        "nothing_below": NOTHING_BELOW,
-        "measured": measure(encoder, images),
+        "match": MATCH,
+        "thresholds": thresholds,
+        "measured": measured,
     }
     report(result, arguments.out)
 

@@ -188,6 +188,9 @@ def search_quality(read: Read) -> Rows:
             rows.append((f"{gallery}: AUC of a match against {kind}", value, "guessing: 0.5"))
         brier, constant = (scores[f"queries: {name}"]["value"] for name in ("Brier", "constant"))
         rows.append((f"{gallery}: Brier score of the probability", f"{brier:.3f}", f"best constant: {constant:.3f}"))
+        shares = {name: _share(score) for name, score in scores.items() if name.startswith("no match: ")}
+        for name, (what, against) in NO_MATCH.items():
+            rows.append((f"{gallery}: {what}", shares[f"no match: {name}"], against.format(**_keyed(shares))))
     oracles: dict[tuple[str, str], dict[str, Any]] = {}
     for row in read("oracles")["rows"]:
         oracles.setdefault((row["task"], row["features"]), row)
@@ -197,6 +200,25 @@ def search_quality(read: Read) -> Rows:
         value, low = (format_value(row["value"], row["unit"]) for row in (truth, noise))
         rows.append((f"evaluator of {task}, given the truth: {truth['metric']}", value, f"given noise: {low}"))
     return rows
+
+
+NO_MATCH = {
+    "recall": ("“no match” for a query without an answer", "absent classes {absent}, foreign names {foreign}"),
+    "precision": ("a “no match” that is right", "guessing: 50%"),
+    "wrong": ("“no match” for a query with an answer", "–"),
+    "shown hits right": ("right among the hits that `--only-matches` shows", "among all hits: {all}"),
+    "right hits kept": ("right hits that `--only-matches` keeps", "–"),
+}
+"""The rows of a gallery, by score: what is measured, and what it is compared with."""
+
+
+def _share(score: Mapping[str, Any]) -> str:
+    return f"{score['value']:.0%} ({score['interval'][0]:.0%}–{score['interval'][1]:.0%})"
+
+
+def _keyed(shares: Mapping[str, str]) -> dict[str, str]:
+    names = {"absent": "recall, absent classes", "foreign": "recall, foreign names", "all": "all hits right"}
+    return {key: shares[f"no match: {name}"] for key, name in names.items()}
 
 
 def best_setting(settings: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:

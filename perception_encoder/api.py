@@ -205,6 +205,7 @@ def serve(
     ask_model: str | None = None,
     features_model: str | None = None,
     depth_head: str | None = None,
+    exclude: Sequence[str] | None = None,
     precision: PrecisionChoice = "auto",
     dimensions: int | None = None,
     trust_remote_code: bool = False,
@@ -216,9 +217,9 @@ def serve(
     `key`: who can connect; by default only this machine. `origins`: web pages that may use the API (CORS). `waiting`:
     maximum length of the API's queue. `chat_model`: model of /v1/chat/completions; `ask_model`: of questions on the
     page; both are names that `load_assistant` takes, loaded at the first request. `features_model`, `depth_head`: for
-    the page's features and depth. `precision`: see `load` and `load_assistant`. `dimensions`, `trust_remote_code`: see
-    `load`. `on_start` is called once the server listens. Raises ConfigError for a taken port or options that do not fit
-    together, and what loading models raises.
+    the page's features and depth. `exclude`: see `Index.update`. `precision`: see `load` and `load_assistant`.
+    `dimensions`, `trust_remote_code`: see `load`. `on_start` is called once the server listens. Raises ConfigError for a taken port or options that do
+    not fit together, and what loading models raises.
     """
     from perception_encoder.inference.load import as_encoder
     from perception_encoder.models.checkpoints.find import find_head
@@ -248,7 +249,7 @@ def serve(
             app = create_app(encoder, replace(config, source=source), hosts, chat=chat)
         else:
             home = None if index is None else Path(index)
-            library = open_library(directory, model, home, precision, dimensions, trust_remote_code)
+            library = open_library(directory, model, home, precision, dimensions, trust_remote_code, exclude)
             source, encoder = library.index.settings["source"], library.encoder
             secret = stored_secret(config_directory() / "page-secret")
             head = find_head(depth_head or default_model("depth"))

@@ -27,18 +27,21 @@ def embed(
     precision: options.Precision = "auto",
     dimensions: options.Dimensions = None,
     trust_remote_code: options.TrustRemoteCode = False,
+    exclude: options.Exclude = None,
     strict: options.Strict = False,
 ) -> None:
     """Embed images, videos and texts.
 
     Tables (CSV, TSV, Parquet, JSONL) need a column of paths or of texts; "clip.mp4@2s-5s" is a part of a video.
-    Unreadable inputs are skipped and listed. Rerun an interrupted command to resume it.
+    Files named in a directory's .peignore are excluded. Unreadable inputs are skipped and listed. Rerun an
+    interrupted command to resume it.
 
     Examples:
 
         pe embed photos/ -o photos.parquet
         pe embed "shots/**/*.jpg" clips/ -o embeddings.parquet -m PE-Core-L14-336
         pe embed captions.csv -o captions/
+        pe embed photos/ -o photos.parquet --exclude raw/ --exclude '*_small.jpg'
         pe embed photos.tar -o tokens.parquet --layer -2 --pool tokens
     """
     from perception_encoder.inference import output as embeddings
@@ -54,6 +57,7 @@ def embed(
             normalize=normalize,
             frames=frames,
             overwrite=overwrite,
+            exclude=exclude or (),
             precision=precision,
             dimensions=dimensions,
             trust_remote_code=trust_remote_code,

@@ -74,6 +74,10 @@ Embeddings = Annotated[Path, out_option("A .parquet file, .lance table, or direc
 IndexHome = Annotated[
     Path | None, typer.Option("--index", metavar="DIR", help="Directory of the index [default: DIR/.pe-index].")
 ]
+Exclude = Annotated[
+    list[str] | None,
+    option("Exclude files of directories by a pattern in .gitignore's syntax; repeat for more.", "PATTERN"),
+]
 Json = Annotated[bool, flag("--json", "Print JSON.", OUTPUT)]
 Html = Annotated[Path | None, option("Write a contact sheet, a page of thumbnails.", "FILE", OUTPUT)]
 Strict = Annotated[bool, flag("--strict", "Exit with status 1 if any input was skipped.", advanced=True)]

@@ -20,8 +20,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from perception_encoder.errors import InputError, shorten
+from perception_encoder.errors import InputError, install_command, shorten
 from perception_encoder.models.registry import demo_line
+from perception_encoder.preprocess.source import RAW_SUFFIXES
 from perception_encoder.progress import progress_bar
 
 T = TypeVar("T")
@@ -138,6 +139,8 @@ def report_left_out(left_out: Mapping[str, int]) -> None:
     if left_out:
         types = ", ".join(f"{count} {suffix or 'without suffix'}" for suffix, count in Counter(left_out).most_common(5))
         print_note(f"files of unsupported types: {sum(left_out.values())} ({types})")
+    if RAW_SUFFIXES & left_out.keys():
+        print_note(f"to read RAW photographs, {install_command('raw')}")
 
 
 def report_skipped(failures: Sequence[InputError], total: int) -> int:

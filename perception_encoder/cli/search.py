@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from perception_encoder.cli import options, output
 from perception_encoder.cli.options import OUTPUT, QUERY, VIDEO, argument, flag, option
 from perception_encoder.cli.output import track
+from perception_encoder.errors import MissingExtraError
 from perception_encoder.models.defaults import default_model
 from perception_encoder.models.registry import demo_line
 
@@ -28,6 +30,9 @@ if TYPE_CHECKING:
 WORDS = "The query, then directories, globs, files, tables, tars or URLs [default: the current directory's index]."
 THRESHOLD = "With --near-duplicates: minimum cosine similarity [default: 0.97]."
 ALL_BUT_ONE = "With --near-duplicates: list all images of each group except the one with the most pixels."
+ONLY_MATCHES = "Drop hits that are probably wrong, by the index's probabilities; perhaps nothing matches."
+PREVIEW = "Show thumbnails in the terminal (kitty, iTerm2, sixel; else coloured blocks)."
+PREVIEW_LINES = 12  # of the terminal
 RAY = (
     "Read files on a Ray cluster: auto, HOST:PORT, or local for one on this machine. "
     "All machines must see the directories under the same paths."
@@ -49,6 +54,8 @@ def search(
     threshold: Annotated[float | None, option(THRESHOLD, "COSINE", QUERY, least=0, advanced=True)] = None,
     all_but_one: Annotated[bool, flag("--all-but-one", ALL_BUT_ONE, QUERY, advanced=True)] = False,
     where: Annotated[str | None, option("Search only rows of the index that match a condition.", "SQL", QUERY)] = None,
+    exclude: options.Exclude = None,
+    only_matches: Annotated[bool, flag("--only-matches", ONLY_MATCHES, QUERY)] = False,
     top: Annotated[int, option("Number of hits per query.", panel=OUTPUT, least=1)] = 10,
     paths_only: Annotated[
         bool, flag("--paths-only", "Print only the paths of the hits.", OUTPUT, advanced=True)
@@ -56,6 +63,7 @@ def search(
     print0: Annotated[bool, flag("--print0 -0", "Print only the hits' paths, for `xargs -0`.", OUTPUT)] = False,
     json: options.Json = False,
     html: options.Html = None,
+    preview: Annotated[bool, flag("--preview", PREVIEW, OUTPUT)] = False,
     model: options.IndexModel = None,
     home: options.IndexHome = None,
     precision: options.Precision = "auto",
@@ -78,6 +86,7 @@ def search(
         pe search --image mug.jpg photos --top 20 --html mugs.html
         pe search --video clip.mp4@12s videos --where "kind = 'video' AND date >= '2024'"
         pe search --text "a cat" --text "a dog" photos 'clips/*.mp4' -m PE-Core-L14-336
+        pe search "a red mug" photos --preview --only-matches --exclude raw/
         pe search --near-duplicates photos --html twice.html
         pe search --near-duplicates --threshold 0.99 --all-but-one photos -0 | xargs -0 mv -t duplicates
         pe search "a red mug" photos -0 | xargs -0 cp -t mugs
@@ -87,6 +96,9 @@ def search(
 
     if json and (paths_only or print0):
         raise typer.BadParameter("--json cannot be combined with --paths-only or --print0")
+    preview = preview and sys.stdout.isatty() and not (json or paths_only or print0)
+    if preview:
+        thumbnail_class()  # before the model is loaded
     if not near_duplicates and (all_but_one or threshold is not None):
         raise typer.BadParameter("--threshold and --all-but-one need --near-duplicates")
     queries, files = read_words(
@@ -97,18 +109,28 @@ def search(
     )
     indexed = home is not None or index.exists
     source = model or (index.source if indexed else default_model())
-    printing = Printing(json, paths_only or print0, print0, html, demo_line(source))
+    printing = Printing(json, paths_only or print0, print0, html, preview, demo_line(source))
+    thumbnails = preview or html is not None
     if indexed and near_duplicates:
         threshold = SIMILAR if threshold is None else threshold
-        thumbnails = html is not None
-        groups = index.near_duplicates(threshold=threshold, all_but_one=all_but_one, where=where, thumbnails=thumbnails)
+        groups = index.near_duplicates(
+            threshold=threshold, all_but_one=all_but_one, where=where, exclude=exclude or (), thumbnails=thumbnails
+        )
         show_duplicates(groups, max(1, len(groups)) if all_but_one else top, index.model, printing)
         return output.print_demo(source)
     if indexed:
         queries_and_rows: list[QueryLike] = [*queries, *([index.hit(like)] if like else [])]
-        result = index.search(queries_and_rows, top, where=where, thumbnails=html is not None)
-    elif like or where or near_duplicates:
-        raise typer.BadParameter("--like, --where and --near-duplicates need an index; create one with: pe index DIR")
+        result = index.search(
+            queries_and_rows,
+            top,
+            where=where,
+            exclude=exclude or (),
+            only_matches=only_matches,
+            thumbnails=thumbnails,
+        )
+    elif like or where or near_duplicates or only_matches:
+        wants = "--like, --where, --near-duplicates and --only-matches"
+        raise typer.BadParameter(f"{wants} need an index; create one with: pe index DIR")
     elif not files:
         raise typer.BadParameter('name a directory as well, as in: pe search "a red mug" photos')
     else:
@@ -117,6 +139,7 @@ def search(
             files,
             source,
             top,
+            exclude=exclude or (),
             precision=precision,
             dimensions=dimensions,
             trust_remote_code=trust_remote_code,
@@ -155,6 +178,8 @@ class Printing:
     """End each path with a NUL byte."""
     html: Path | None
     """Also write this contact sheet."""
+    preview: bool
+    """Print thumbnails."""
     remark: str
     """A line about the model, for the contact sheet."""
 
@@ -168,6 +193,7 @@ class Printing:
 
 def show_result(result: SearchResult, kinds: str, printing: Printing) -> None:
     """Print the hits of each query."""
+    from perception_encoder.search.ranking import no_match
     from perception_encoder.search.web.contact_sheet import name_query, query_sections
 
     note = f"{result.searched} {kinds}, by {result.model}"
@@ -183,14 +209,39 @@ def show_result(result: SearchResult, kinds: str, printing: Printing) -> None:
     elif not output.console.is_terminal:
         output.print_table(COLUMNS, ((*row, name) for name, rows in tables for row in rows))
     else:
-        for name, rows in tables:
+        for (name, rows), hits in zip(tables, result.by_query, strict=True):
             if rows:
                 output.print_line(name)
                 shown = [column for column in range(6) if column < 2 or any(row[column] for row in rows)]
-                output.print_table([COLUMNS[column] for column in shown], [[row[c] for c in shown] for row in rows])
-    for name, rows in tables:
-        if not rows:
+                columns = [COLUMNS[column] for column in shown]
+                print_rows(columns, [[row[column] for column in shown] for row in rows], hits, printing.preview)
+    for number, (name, rows) in enumerate(tables):
+        if not rows and result.dropped:
+            output.print_note(f"no match for {name}: {no_match(result.dropped[number])}")
+        elif not rows:
             output.print_note(f"no hits for {name}")
+
+
+def print_rows(columns: Sequence[str], rows: Sequence[Sequence[object]], hits: Sequence[Hit], preview: bool) -> None:
+    """Print a table of hits, or with thumbnails one hit after the other."""
+    from perception_encoder.search.web.contact_sheet import hit_image
+
+    if not preview:
+        return output.print_table(columns, rows)
+    thumbnail = thumbnail_class()
+    for row, hit in zip(rows, hits, strict=True):
+        output.print_line("  ".join(map(str, filter(None, row))))
+        if image := hit_image(hit):
+            output.console.print(thumbnail(image, width="auto", height=PREVIEW_LINES))
+
+
+def thumbnail_class() -> Any:
+    """Return what prints an image in this terminal, by what it answers to queries; MissingExtraError without it."""
+    try:
+        from textual_image.renderable import Image
+    except ImportError:
+        raise MissingExtraError("textual_image", "search") from None
+    return Image
 
 
 def _row(hit: Hit) -> tuple[str, ...]:
@@ -215,8 +266,8 @@ def show_duplicates(groups: Sequence[Sequence[Hit]], top: int, model: str, print
     if printing.json:
         return output.print_json({"model": model, "groups": [[hit.to_dict() for hit in group] for group in largest]})
     numbered = ((number, _row(hit)) for number, group in enumerate(largest, 1) for hit in group)
-    rows = ((number, similarity, path, time, row_id) for number, (similarity, _, path, time, row_id) in numbered)
-    output.print_table(("group", "similarity", "path", "time", "id"), rows)
+    rows = [(number, similarity, path, time, row_id) for number, (similarity, _, path, time, row_id) in numbered]
+    print_rows(("group", "similarity", "path", "time", "id"), rows, [*chain(*largest)], printing.preview)
     if len(groups) > top:
         output.print_note(f"{len(groups) - top} more groups; show them all with --top {len(groups)}")
 
@@ -230,6 +281,7 @@ def index(
     dimensions: options.Dimensions = None,
     trust_remote_code: options.TrustRemoteCode = False,
     rebuild: Annotated[bool, flag("--rebuild", REBUILD)] = False,
+    exclude: options.Exclude = None,
     ray: Annotated[str | None, option(RAY, "ADDRESS", advanced=True)] = None,
     json: options.Json = False,
     strict: options.Strict = False,
@@ -238,7 +290,8 @@ def index(
 
     Rerun the command to update an index, or to resume an interrupted run: only new and changed files are read, moved
     files are recognised by their content, and deleted ones are removed. Videos are split into moments at shot changes.
-    Unreadable files are skipped and listed.
+    Unreadable files are skipped and listed. Later updates keep the patterns of --exclude until others are given, or
+    none with --exclude ''; .peignore files exclude more.
 
     Examples:
 
@@ -248,6 +301,7 @@ def index(
         pe index photos -m st:Qwen/Qwen3-VL-Embedding-2B --dimensions 1024 --rebuild
         pe index /mnt/photos --ray auto
         pe index /media/camera --index ~/indexes/camera
+        pe index photos --exclude raw/ --exclude '*_small.jpg'
         pe search "a red mug" photos
     """
     from perception_encoder.inference.listing import check_paths
@@ -266,7 +320,9 @@ def index(
             dimensions=dimensions,
             trust_remote_code=trust_remote_code,
         )
-        report = reports[str(directory)] = opened.update(every=every, rebuild=rebuild, ray=ray, progress=track)
+        report = reports[str(directory)] = opened.update(
+            every=every, rebuild=rebuild, exclude=exclude, ray=ray, progress=track
+        )
         if not json:
             changes = f"{report.added} added, {report.moved} moved, {report.deleted} deleted"
             speed = f"{report.added / report.seconds:.1f} files/s"

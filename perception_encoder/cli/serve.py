@@ -34,6 +34,7 @@ def serve(
     host: options.Host = None,
     port: options.Port = 8000,
     key: options.Key = None,
+    exclude: options.Exclude = None,
     origins: Annotated[str | None, option(ORIGINS, "URL,URL,...", options.NETWORK, advanced=True)] = None,
     waiting: Annotated[
         int, option("Maximum number of inputs that wait; more get status 429.", least=1, advanced=True)
@@ -90,6 +91,7 @@ def serve(
         ask_model=ask_model,
         features_model=features_model,
         depth_head=depth_head,
+        exclude=exclude,
         precision=precision,
         dimensions=dimensions,
         trust_remote_code=trust_remote_code,

@@ -60,13 +60,15 @@ def read_collection(path: Path) -> tuple[Collection, dict[str, Any]] | None:
     return Collection(items=items, vectors=vectors, is_video=is_video, failures=[]), settings
 
 
-def list_media_items(paths: Iterable[str | Path], left_out: Counter[str] | None = None) -> list[Item]:
+def list_media_items(
+    paths: Iterable[str | Path], left_out: Counter[str] | None = None, excluded: Sequence[str] = ()
+) -> list[Item]:
     """List the images and videos in the paths; a table's texts are not media and raise when opened.
 
-    `left_out`: see `list_items`. Raises DataError if there are none.
+    `left_out`, `excluded`: see `list_items`. Raises DataError if there are none.
     """
     paths = list(paths)
-    items = [replace(item, text=None) for item in list_items(paths, left_out)]
+    items = [replace(item, text=None) for item in list_items(paths, left_out, excluded)]
     if not items:
         raise DataError(f"no images or videos in {', '.join(map(str, paths))}")
     return items

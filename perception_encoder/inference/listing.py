@@ -8,16 +8,18 @@ from __future__ import annotations
 import glob
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from perception_encoder.errors import DataError, InputError, MediaDecodeError, MediaNotFoundError, one_line
 from perception_encoder.formats.tables import TABLE_SUFFIXES, Row, read_rows
 from perception_encoder.formats.tars import TarMember, walk_tar
+from perception_encoder.inference.exclude import Exclusion, exclude
 from perception_encoder.inference.fetch import FetchLimits, fetch, is_url
 from perception_encoder.inference.media import Media, resolve, split_range
-from perception_encoder.preprocess.source import MEDIA_SUFFIXES, escape_name
+from perception_encoder.preprocess.raw import reads_raw
+from perception_encoder.preprocess.source import MEDIA_SUFFIXES, RAW_SUFFIXES, escape_name
 
 
 @dataclass(frozen=True)
@@ -62,22 +64,33 @@ class Item:
         return resolve(self.open(limits), self.name, start=self.start, end=self.end)
 
 
-def list_items(paths: Iterable[str | Path], left_out: Counter[str] | None = None) -> Iterator[Item]:
+def list_items(
+    paths: Iterable[str | Path], left_out: Counter[str] | None = None, excluded: Sequence[str] = ()
+) -> Iterator[Item]:
     """Yield the items that paths hold, in order; `left_out` counts other files by suffix.
 
+    `excluded`: patterns in gitignore's syntax, relative to each directory, and to the directory that a glob begins
+    with. In and below a directory, `.peignore` files exclude more. ConfigError for an invalid pattern.
+
     A file is one item, whatever its suffix. A directory gives the images, videos and plain tars in and below it, sorted
-    by name, hidden ones skipped; a glob gives what it matches. A table (CSV, TSV, Parquet, JSONL) gives its
-    rows: a path column (relative paths are looked up beside the table first), and `start`, `end`, `text` and `id`
-    if it has them. A tar gives its images and videos, read in place. Errors, such as a table
-    without a column of paths or texts, are items that raise when they are opened.
+    by name, without hidden ones, and without RAW photographs unless the extra `raw` is installed; a glob gives what it
+    matches. A table (CSV, TSV, Parquet, JSONL) gives its rows: a path column (relative paths are looked up beside the
+    table first), and `start`, `end`, `text` and `id` if it has them. A tar gives its images and videos, read in place.
+    Errors, such as a table without a column of paths or texts, are items that raise when they are opened.
     """
     for path in paths:
         if isinstance(path, str) and is_url(path):
             yield Item(escape_name(path), escape_name(path), path)
         elif glob.has_magic(os.fspath(path)) and not os.path.lexists(split_range(Path(path))[0]):
-            yield from _list_glob(os.fspath(path), left_out)
+            yield from _list_glob(os.fspath(path), left_out, excluded)
         else:
-            yield from _list_path(Path(path), left_out)
+            yield from _list_path(Path(path), left_out, excluded)
+
+
+def is_listed_type(name: str) -> bool:
+    """Return whether a file in a directory counts as media; RAW photographs only if they can be read."""
+    suffix = os.path.splitext(name)[1].lower()
+    return suffix in MEDIA_SUFFIXES and (suffix not in RAW_SUFFIXES or reads_raw())
 
 
 def check_paths(paths: Iterable[str | Path]) -> None:
@@ -93,12 +106,12 @@ def check_paths(paths: Iterable[str | Path]) -> None:
             raise MediaNotFoundError(escape_name(path), "matches no file")
 
 
-def _list_path(path: Path, left_out: Counter[str] | None) -> Iterator[Item]:
+def _list_path(path: Path, left_out: Counter[str] | None, excluded: Sequence[str]) -> Iterator[Item]:
     name, is_file = path.name.lower(), os.path.isfile(path)
     if os.path.isdir(path):
-        yield from _list_directory(path, left_out)
+        yield from _list_directory(path, left_out, exclude(excluded, path))
     elif is_file and name.endswith(".tar"):
-        yield from _list_tar(path)
+        yield from _list_tar(path, exclude(excluded, path))
     elif is_file and path.suffix.lower() in TABLE_SUFFIXES:
         yield from _list_table(path)
     else:
@@ -111,58 +124,72 @@ def _problem(path: Path, reason: str) -> Item:
     return Item(name, name, problem=MediaDecodeError(name, reason))
 
 
-def _list_glob(pattern: str, left_out: Counter[str] | None) -> Iterator[Item]:
+def _list_glob(pattern: str, left_out: Counter[str] | None, excluded: Sequence[str]) -> Iterator[Item]:
+    rules = exclude(excluded, _split_glob(pattern)[0])
     matches = sorted(_match(pattern), key=os.fsencode)
     if not matches:
         name = escape_name(pattern)
         yield Item(name, name, problem=MediaNotFoundError(name, "matches no file"))
     for match in matches:
-        if "**" not in pattern or not match.is_dir():  # the contents of such a directory match as well
-            yield from _list_path(match, left_out)
+        is_directory = match.is_dir()
+        if rules.covers(match, is_directory) or ("**" in pattern and is_directory):  # its contents match as well
+            continue
+        yield from _list_path(match, left_out, excluded)
 
 
 def _match(pattern: str) -> Iterator[Path]:
     """Yield a glob's matches without hidden ones; `**` does not follow links, which may form cycles."""
-    parts = Path(pattern).parts
-    fixed = next(index for index, part in enumerate(parts) if glob.has_magic(part))
-    base = Path(*parts[:fixed])
-    for path in base.glob(os.path.join(*parts[fixed:], *(["*"] if parts[-1] == "**" else []))):
+    base, parts = _split_glob(pattern)
+    for path in base.glob(os.path.join(*parts, *(["*"] if parts[-1] == "**" else []))):
         if not any(part.startswith(".") for part in path.relative_to(base).parts):
             yield path
 
 
-def _list_directory(directory: Path, left_out: Counter[str] | None) -> Iterator[Item]:
+def _split_glob(pattern: str) -> tuple[Path, tuple[str, ...]]:
+    """Return the directory that a glob begins with, and the other parts."""
+    parts = Path(pattern).parts
+    fixed = next(index for index, part in enumerate(parts) if glob.has_magic(part))
+    return Path(*parts[:fixed]), parts[fixed:]
+
+
+def _list_directory(directory: Path, left_out: Counter[str] | None, outer: Exclusion) -> Iterator[Item]:
     visited: set[tuple[int, int]] = set()  # each real directory is listed once, so links may run in circles
-    open_directories: list[Iterator[Path]] = [iter([directory])]
+    open_directories: list[tuple[Iterator[Path], Exclusion]] = [(iter([directory]), outer)]
     while open_directories:
-        path = next(open_directories[-1], None)
+        paths, rules = open_directories[-1]
+        path = next(paths, None)
         if path is None:
             open_directories.pop()
         elif os.path.isdir(path):
             try:
-                status, names = path.stat(), os.listdir(path)
+                status, names, inner = path.stat(), os.listdir(path), rules.enter(path)
+            except InputError as error:
+                yield Item(error.source, error.source, problem=error)
+                continue
             except OSError as error:
                 yield _problem(path, f"cannot be listed: {error.strerror or one_line(error)}")
                 continue
             if (status.st_dev, status.st_ino) not in visited:
                 visited.add((status.st_dev, status.st_ino))
                 visible = sorted((name for name in names if not name.startswith(".")), key=os.fsencode)
-                open_directories.append(map(path.joinpath, visible))
+                open_directories.append((inner.kept(map(path.joinpath, visible)), inner))
         elif path.name.lower().endswith(".tar") and path.is_file():
-            yield from _list_tar(path)
-        elif path.suffix.lower() in MEDIA_SUFFIXES:
+            yield from _list_tar(path, rules)
+        elif is_listed_type(path.name):
             name = escape_name(path)
             yield Item(name, name, path)
         elif left_out is not None and os.path.isfile(path):
             left_out[path.suffix.lower()] += 1
 
 
-def _list_tar(path: Path) -> Iterator[Item]:
+def _list_tar(path: Path, rules: Exclusion) -> Iterator[Item]:
     try:
         with path.open("rb") as stream:
             for entry in walk_tar(stream, os.fstat(stream.fileno()).st_size):
                 inside = Path(entry.name)
-                if inside.name.startswith(".") or inside.suffix.lower() not in MEDIA_SUFFIXES:
+                if inside.name.startswith(".") or not is_listed_type(inside.name):
+                    continue
+                if rules.covers(path / inside):
                     continue
                 name = f"{escape_name(path)}/{escape_name(entry.name)}"
                 problem = MediaDecodeError(name, entry.problem) if entry.problem else None

@@ -24,6 +24,7 @@ from perception_encoder.preprocess.source import (
     VIDEO_SUFFIXES,
     escape_name,
     file_brands,
+    is_raw_head,
     open_source,
 )
 
@@ -150,6 +151,8 @@ def open_media(
 def sniff(head: bytes) -> Literal["image", "video"] | None:
     """Return what a file's first bytes (`HEAD` of them) identify; None if unknown."""
     brands = file_brands(head)
+    if is_raw_head(head):
+        return "image"
     if brands is not None:
         return "image" if brands & (AVIF_BRANDS | HEIF_BRANDS) else "video"
     if head[:4] == b"RIFF":

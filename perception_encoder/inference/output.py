@@ -72,6 +72,7 @@ def embed(
     normalize: bool = True,
     frames: int = 8,
     overwrite: bool = False,
+    exclude: Sequence[str] = (),
     precision: PrecisionChoice = "auto",
     dimensions: int | None = None,
     trust_remote_code: bool = False,
@@ -83,21 +84,22 @@ def embed(
 
     `media`: images, videos, directories, globs, tables of paths or texts, tars, URLs. `out`: a .parquet file, a .lance
     table, or a directory in clip-retrieval's layout. `model`: an encoder, or its name or path; by default the default
-    model (see `pe models`). `layer`, `pool`, `normalize`, `frames`: see `Encoder.encode`. `precision`, `dimensions`,
+    model (see `pe models`). `layer`, `pool`, `normalize`, `frames`: see `Encoder.encode`. `exclude`: patterns of files
+    in directories to leave out, in gitignore's syntax, in addition to `.peignore` files. `precision`, `dimensions`,
     `trust_remote_code`: see `load`. Unreadable inputs are skipped and reported. Raises DataError without inputs,
     MediaNotFoundError for a missing path, ConfigError, OutputError (see `EmbeddingWriter`), and what loading the model
     raises.
     """
     paths, out = [media] if isinstance(media, (str, Path)) else list(media), Path(out)
     check_paths(paths)
-    if next(list_items(paths), None) is None:
+    if next(list_items(paths, excluded=exclude), None) is None:
         raise DataError(f"no images, videos or texts in {', '.join(map(str, paths))}")
     encoder = as_encoder(model, "all", precision, dimensions, trust_remote_code)
     feature = encoder.feature(layer, pool, normalize, frames)
-    total = 0 if progress is untracked else sum(1 for _ in list_items(paths))
+    total = 0 if progress is untracked else sum(1 for _ in list_items(paths, excluded=exclude))
     started, left_out = time.perf_counter(), Counter[str]()
     with EmbeddingWriter(out, encoder.describe(feature), overwrite=overwrite) as writer:
-        earlier, items = writer.done, writer.resume(list_items(paths, left_out))
+        earlier, items = writer.done, writer.resume(list_items(paths, left_out, exclude))
 
         def write() -> Iterator[None]:
             for batch in encode_items(encoder, items, feature):

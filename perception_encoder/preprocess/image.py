@@ -12,7 +12,7 @@ import math
 import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, cast
@@ -30,6 +30,7 @@ from perception_encoder.errors import (
     one_line,
 )
 from perception_encoder.preprocess.budget import PIXEL_BYTES, Admit, check_pixels
+from perception_encoder.preprocess.raw import RawPhoto, exif_date, is_raw
 from perception_encoder.preprocess.source import Source, is_heif, open_source
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ _SIDEWAYS = (5, 6, 7, 8)
 
 FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "AVIF", "HEIF", "JPEG2000", "TIFF", "BMP", "PPM")
 """Supported formats, by Pillow's names: those that a file's first bytes identify for certain and that run no other
-program (HEIF needs pillow-heif, of the extra `heic`)."""
+program (HEIF needs pillow-heif, of the extra `heic`). RAW photographs are opened as their previews: see `RawPhoto`."""
 
 NeededSide = Callable[[int, int], int]
 """Returns the minimum short side for an image of a given width and height."""
@@ -58,6 +59,8 @@ def open_image(
 ) -> Image.Image:
     """Open an image fully: its first frame, upright, in a mode that the transform supports; the file is then closed.
 
+    A RAW photograph (extra `raw`) opens as its embedded preview if that has `PREVIEW_SIDE` pixels, else in half size.
+
     `reduce_to`: let the JPEG decoder halve an image up to three times while its short side stays at least this long;
     a function gives that by the stored width and height. At twice the transform's size, 12 megapixels then open and
     resize in a third of the time, but pixels move by 0.5/255 on average, so it is not the default. `admit` is called
@@ -67,12 +70,16 @@ def open_image(
     """
     with _opened_header(source, name) as (image, name):
         check_pixels(name, *image.size, _pixel_bytes(image))
-        if reduce_to:
-            least = reduce_to(*image.size) if callable(reduce_to) else reduce_to
+        least = reduce_to(*image.size) if callable(reduce_to) else reduce_to
+        if isinstance(image, RawPhoto):
+            image = image.preview(least) or image
+        if least and not isinstance(image, RawPhoto):
             factor = least / min(image.size)
             image.draft(None, (math.ceil(image.width * factor), math.ceil(image.height * factor)))
         if admit is not None:
             admit(check_pixels(name, *image.size, _pixel_bytes(image)))
+        if isinstance(image, RawPhoto):
+            return image.half_size()
         return plain_image(image.copy() if getattr(image, "is_animated", False) else image)
 
 
@@ -80,22 +87,28 @@ def count_pixels(source: Source, name: str | None = None) -> int:
     """Return an image's size from its header, without decoding it; raises what `open_image` raises."""
     with _opened_header(source, name) as (image, name):
         check_pixels(name, *image.size, _pixel_bytes(image))
-        return image.width * image.height
+        return image.size[0] * image.size[1]
 
 
-def _pixel_bytes(image: Image.Image) -> int:
+def _pixel_bytes(image: Image.Image | RawPhoto) -> int:
     """Return the maximum bytes per pixel while an image is opened."""
+    if isinstance(image, RawPhoto):
+        return PIXEL_BYTES
     if image.format == "JPEG2000":
         return PIXEL_BYTES * len(image.getbands())
     return _DECODER_BYTES.get(image.format or "", 2 * PIXEL_BYTES if image.mode in ("I", "F") else PIXEL_BYTES)
 
 
 @contextmanager
-def _opened_header(source: Source, name: str | None) -> Iterator[tuple[Image.Image, str]]:
+def _opened_header(source: Source, name: str | None) -> Iterator[tuple[Image.Image | RawPhoto, str]]:
     """Yield an image after reading only its header, and its name; name errors within the block."""
     with open_source(source, name) as (stream, name), _quiet_pillow():
         _prepare_heif(stream, name)
         try:
+            if is_raw(stream):
+                with closing(RawPhoto(source, stream, name)) as photo:
+                    yield photo, name
+                return
             with Image.open(stream, formats=_known_formats()) as image:
                 yield image, name
         except (MediaDecodeError, MediaTooLargeError):
@@ -112,8 +125,8 @@ def _opened_header(source: Source, name: str | None) -> Iterator[tuple[Image.Ima
 class ImageHeader:
     """What a file says of its image, read without decoding it."""
 
-    jpeg_size: tuple[int, int] | None = None
-    """Upright width and height of a JPEG; None for other formats, which `open_image` never reduces."""
+    size: tuple[int, int] | None = None
+    """Upright width and height of a JPEG or RAW photograph; None for other formats, which are never reduced."""
     date: datetime | None = None
     """When it was taken (EXIF), in the camera's local time."""
 
@@ -122,15 +135,16 @@ def read_header(source: Source) -> ImageHeader:
     """Return what an image's header says; nothing for one that is damaged."""
     header = ImageHeader()
     try:
-        with open_source(source) as (stream, _), _quiet_pillow(), Image.open(stream, formats=_known_formats()) as image:
+        with _opened_header(source, None) as (image, _):
+            if isinstance(image, RawPhoto):
+                header = ImageHeader(size=image.size)
+                return replace(header, date=image.date())
             if isinstance(image, JpegImagePlugin.JpegImageFile):
-                header = ImageHeader(jpeg_size=image.size)
+                header = ImageHeader(size=image.size)
             exif = image.getexif()
-            if header.jpeg_size and exif.get(ExifTags.Base.Orientation, 1) in _SIDEWAYS:
-                header = ImageHeader(jpeg_size=(image.height, image.width))
-            times = exif.get_ifd(ExifTags.IFD.Exif)
-        date = times.get(ExifTags.Base.DateTimeOriginal) or exif.get(ExifTags.Base.DateTime)
-        return replace(header, date=datetime.strptime(str(date), "%Y:%m:%d %H:%M:%S"))
+            if header.size and exif.get(ExifTags.Base.Orientation, 1) in _SIDEWAYS:
+                header = ImageHeader(size=(image.height, image.width))
+            return replace(header, date=exif_date(exif))
     except Exception:  # damaged EXIF may raise anything, and is as good as none
         return header
 

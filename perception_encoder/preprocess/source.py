@@ -16,7 +16,9 @@ from perception_encoder.errors import MediaDecodeError, MediaNotFoundError
 Source = Path | bytes | BinaryIO
 
 # fmt: off
-IMAGE_SUFFIXES = frozenset({
+RAW_SUFFIXES = frozenset({".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2"})
+"""Photographs as the sensor recorded them; reading them needs the extra `raw`."""
+IMAGE_SUFFIXES = RAW_SUFFIXES | frozenset({
     ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".gif", ".webp", ".avif", ".heic", ".heif", ".hif",
     ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".tif", ".tiff", ".bmp", ".dib", ".ppm", ".pgm",
     ".pbm", ".pnm",
@@ -31,6 +33,8 @@ SHARD_IMAGES = ("jpg", "jpeg", "png", "webp")
 """Extensions of images in shards that any WebDataset reader decodes; the first one in a sample counts."""
 SHARD_VIDEOS = ("mp4", "webm", "mov", "mkv", "avi")
 AVIF_BRANDS = frozenset({b"avif", b"avis"})
+RAW_BRANDS = frozenset({b"crx "})
+_RAW_HEADS = (b"FUJIFILMCCD-RAW", b"IIRO", b"IIRS", b"MMOR", b"IIU\0")  # RAF, ORF, RW2
 HEIF_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
 
 _UNPRINTABLE = re.compile(r"[\\\x00-\x1f\x7f\u2028\u2029\ud800-\udfff]")
@@ -110,6 +114,12 @@ def file_brands(head: bytes) -> set[bytes] | None:
         return None
     size = min(len(head), int.from_bytes(head[:4], "big"))
     return {head[start : start + 4] for start in range(8, size, 4)}
+
+
+def is_raw_head(head: bytes) -> bool:
+    """Return whether a file's first bytes are those of a RAW photograph: RAF, ORF, RW2, CR2 or CR3."""
+    canon = head[:4] in (b"II*\0", b"MM\0*") and head[8:10] == b"CR"
+    return canon or head.startswith(_RAW_HEADS) or bool((file_brands(head) or set()) & RAW_BRANDS)
 
 
 def is_heif(head: bytes) -> bool:

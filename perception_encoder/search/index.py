@@ -37,6 +37,7 @@ from perception_encoder.search.ranking import (
     query_vectors,
     rank,
     row_hit,
+    split_matches,
 )
 from perception_encoder.search.storage.location import limit_store, nearest_index
 from perception_encoder.search.storage.rows import IndexRow
@@ -141,16 +142,19 @@ class Index:
         *,
         every: float | None = None,
         rebuild: bool = False,
+        exclude: Sequence[str] | None = None,
         ray: str | None = None,
         progress: Track = untracked,
     ) -> UpdateReport:
         """Create the index, or bring it up to date: read new and changed files, and remove deleted ones.
 
         `every`: seconds between the frames of a video, 1 by default. `rebuild` starts from scratch, by default with
-        the old index's model and rate. `ray`: the address of a Ray cluster whose machines read the files: see
-        `on_cluster`. Unreadable files are skipped and reported; an interrupted update resumes when it is repeated.
-        Raises OutputError, SearchIndexError (a damaged index, or one of another model, rate or directory),
-        ClusterError, and what loading the model raises.
+        the old index's model and rate. `exclude`: patterns of files to leave out, in gitignore's syntax; they are
+        stored, and later updates follow them until others are given. `.peignore` files in the directory exclude more.
+        Rows of files that are now excluded are removed. `ray`: the address of a Ray cluster whose machines read the
+        files: see `on_cluster`. Unreadable files are skipped and reported; an interrupted update resumes when it is
+        repeated. Raises OutputError, SearchIndexError (a damaged index, or one of another model, rate or directory),
+        ConfigError for an invalid pattern, ClusterError, and what loading the model raises.
         """
         from perception_encoder.search.storage.cluster import on_cluster  # here, since a search needs no video decoder
         from perception_encoder.search.storage.update import read_here, update_store, writable_store
@@ -172,6 +176,8 @@ class Index:
                 self._trusted,
             ) as (store, encoder),
         ):
+            if exclude is not None:
+                store.exclude(exclude)
             report = update_store(store, encoder, progress, read)
         self._stores = []
         return report
@@ -182,6 +188,8 @@ class Index:
         top: int = 10,
         *,
         where: str | None = None,
+        exclude: Sequence[str] = (),
+        only_matches: bool = False,
         thumbnails: bool = False,
     ) -> SearchResult:
         """Find the `top` images and moments most similar to each query, best first, without the query's own file.
@@ -189,8 +197,10 @@ class Index:
         A query is a text, the path or URL of an image or a video, a PIL image, an array, or a `Hit`. Several terms are
         a mapping from texts or paths to weights, `{"dog": 2, "snow": -1}`. A list holds several queries. `where`: a
         condition in SQL on the columns path, kind ('image' or 'video'), date ('2024-07-31T18:05:00'), size (bytes),
-        length (s), width and height. `thumbnails`: also read the hits' thumbnails. Raises SearchIndexError without an
-        index or with another model, ConfigError for an invalid condition or query, and the InputError of a file in a
+        length (s), width and height. `exclude`: patterns of files to leave out, in gitignore's syntax. `only_matches`:
+        drop hits that are probably wrong, perhaps all: see `Hit.probability`. `thumbnails`: also read the hits'
+        thumbnails. Raises SearchIndexError without an index or with another model, ConfigError for an invalid
+        condition, pattern or query, or for `only_matches` without probabilities, and the InputError of a file in a
         query.
         """
         stores, parsed = self._open(), as_queries(queries)
@@ -201,10 +211,18 @@ class Index:
         settings = encoder.describe(encoder.feature())
         for store in stores:
             store.check(settings, name)
-        galleries = [IndexGallery(store) for store in stores]
-        hits = rank(galleries, parsed, query_vectors(encoder, parsed), top, where, thumbnails)
-        searched = sum(map(len, galleries))
-        return SearchResult(model=encoder.name, searched=searched, queries=parsed, by_query=tuple(map(tuple, hits)))
+        galleries = [IndexGallery(store, exclude) for store in stores]
+        hits, dropped = rank(galleries, parsed, query_vectors(encoder, parsed), top, where, thumbnails), []
+        if only_matches:
+            parts = [split_matches(query, found) for query, found in zip(parsed, hits, strict=True)]
+            hits, dropped = [kept for kept, _ in parts], [others for _, others in parts]
+        return SearchResult(
+            model=encoder.name,
+            searched=sum(map(len, galleries)),
+            queries=parsed,
+            by_query=tuple(map(tuple, hits)),
+            dropped=tuple(map(tuple, dropped)),
+        )
 
     def _encoder(self, towers: TowerChoice) -> Encoder:
         if isinstance(self._model, Encoder):
@@ -229,14 +247,15 @@ class Index:
         threshold: float = SIMILAR,
         all_but_one: bool = False,
         where: str | None = None,
+        exclude: Sequence[str] = (),
         thumbnails: bool = False,
     ) -> list[list[Hit]]:
         """Group images and moments that are nearly the same, largest group first; all pairs are compared.
 
         `threshold`: minimum cosine similarity. `all_but_one`: of each group, only the images other than the one with
-        the most pixels. `where`, `thumbnails`: see `search`.
+        the most pixels. `where`, `exclude`, `thumbnails`: see `search`.
         """
-        groups = find_duplicates(self._open(), where, thumbnails, threshold)
+        groups = find_duplicates(self._open(), where, thumbnails, threshold, exclude)
         return [spare for group in groups if (spare := all_but_largest(group))] if all_but_one else groups
 
     def export_vectors(self, out: str | Path, *, overwrite: bool = False) -> int:
@@ -299,6 +318,7 @@ def search_files(
     model: str | Path | Encoder | None = None,
     top: int = 10,
     *,
+    exclude: Sequence[str] = (),
     precision: PrecisionChoice = "auto",
     dimensions: int | None = None,
     trust_remote_code: bool = False,
@@ -310,16 +330,16 @@ def search_files(
 
     `queries`: see `Index.search`. `paths`: images, videos, directories, globs, tables, tars, URLs. `model`: an encoder,
     or its name or path; by default the default model (see `pe models`). A video is one hit, with the second that is
-    most similar. `precision`, `dimensions`, `trust_remote_code`: see `load`. Unreadable files are skipped and reported.
-    Raises MediaNotFoundError for a missing path, DataError without files, the InputError or ConfigError of a query,
-    SearchIndexError for another model's embeddings, and what loading the model raises.
+    most similar. `exclude`: see `embed`. `precision`, `dimensions`, `trust_remote_code`: see `load`. Unreadable files
+    are skipped and reported. Raises MediaNotFoundError for a missing path, DataError without files, the InputError or
+    ConfigError of a query, SearchIndexError for another model's embeddings, and what loading the model raises.
     """
     parsed = as_queries(queries)
     paths = [paths] if isinstance(paths, (str, Path)) else list(paths)
     check_paths(paths)
     archive = read_collection(Path(paths[0])) if len(paths) == 1 else None
     left_out: Counter[str] = Counter()
-    items = [] if archive else list_media_items(paths, left_out)
+    items = [] if archive else list_media_items(paths, left_out, exclude)
     model = model or default_model()
     if archive is not None and not isinstance(model, Encoder):
         name = canonical_name(str(model))

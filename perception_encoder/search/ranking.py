@@ -14,12 +14,13 @@ from jaxtyping import Float
 from perception_encoder.errors import ConfigError, InputError
 from perception_encoder.inference.collection import Collection
 from perception_encoder.inference.encoder import Encoder
+from perception_encoder.inference.exclude import excluded_names
 from perception_encoder.inference.listing import Item
 from perception_encoder.inference.media import Media, open_media
 from perception_encoder.inference.pipeline import Embedding, Request, encode_requests
 from perception_encoder.preprocess.frames import VideoFrames
 from perception_encoder.preprocess.source import escape_name, unescape_name
-from perception_encoder.search.storage.calibration import read_calibration
+from perception_encoder.search.storage.calibration import MATCH, read_calibration
 from perception_encoder.search.storage.rows import IndexRow
 from perception_encoder.search.storage.store import Store
 from perception_encoder.search.terms import Query
@@ -96,6 +97,8 @@ class SearchResult(Sequence[Hit]):
     queries: tuple[Query, ...]
     by_query: tuple[tuple[Hit, ...], ...]
     """The hits of each query."""
+    dropped: tuple[tuple[Hit, ...], ...] = ()
+    """With `only_matches`: the hits of each query that are probably wrong, best first."""
     encoded: int = 0
     """Without an index: number of files encoded or skipped."""
     skipped: tuple[InputError, ...] = ()
@@ -149,7 +152,8 @@ def rank(
             count = top if include_query else top + len(query.terms)
             while True:  # a video that is the query may have many moments
                 nearest = gallery.nearest(vector, count, where, thumbnails)
-                hits = [hit for hit in nearest if include_query or not query.contains(hit.item, hit.row)]
+                hits = [hit for hit in nearest if not gallery.excludes(hit)]
+                hits = [hit for hit in hits if include_query or not query.contains(hit.item, hit.row)]
                 if len(hits) >= top or len(nearest) < count:
                     break
                 count *= 2
@@ -157,6 +161,30 @@ def rank(
         pairs.sort(key=lambda pair: -pair[0].score)
         ranking.append([complete(hit) for hit, complete in pairs[offset:top]])
     return ranking
+
+
+def split_matches(query: Query, hits: Sequence[Hit]) -> tuple[list[Hit], list[Hit]]:
+    """Separate a query's hits into those that probably match, and the others: see `MATCH`.
+
+    ConfigError if their probabilities are unknown.
+    """
+    if any(hit.probability is None for hit in hits):
+        why = (
+            "this index has none; the built-in model never gives any, other models' indexes get theirs from pe index"
+            if query.calibrated
+            else f"only the hits of a single text have one, not those of {query.name!r}"
+        )
+        raise ConfigError(f"matches cannot be told from other hits without probabilities: {why}")
+    matching = [(hit.probability or 0.0) >= MATCH for hit in hits]
+    kept = [hit for hit, matches in zip(hits, matching, strict=True) if matches]
+    return kept, [hit for hit, matches in zip(hits, matching, strict=True) if not matches]
+
+
+def no_match(dropped: Sequence[Hit]) -> str:
+    """Say in one line why none of a query's hits is shown."""
+    best = max((hit.probability or 0.0 for hit in dropped), default=0.0)
+    percent = f"{best:.0%}" if best >= 0.01 else "under 1%"
+    return f"the best hit has a probability of {percent}, and matches need {MATCH:.0%}"
 
 
 def query_vector(query: Query, encode: Callable[[Media], Vector]) -> Vector:
@@ -192,8 +220,9 @@ def query_vectors(encoder: Encoder, queries: Sequence[Query]) -> Float[np.ndarra
 class IndexGallery:
     """An index as a gallery; its hits are images and moments of videos."""
 
-    def __init__(self, index: Store) -> None:
-        self.index = index
+    def __init__(self, index: Store, excluded: Sequence[str] = ()) -> None:
+        """`excluded`: patterns of files that are not searched."""
+        self.index, self._is_excluded = index, excluded_names(excluded)
 
     def __len__(self) -> int:
         return len(self.index)
@@ -202,6 +231,10 @@ class IndexGallery:
         """Return the `top` hits most similar to a unit vector, best first; the files' existence is not checked yet."""
         rows = self.index.nearest(vector, top, where, thumbnails)
         return [Hit(item=_item(self.index, row), score=score, time=row.time, row=row) for score, row in rows]
+
+    def excludes(self, hit: Hit) -> bool:
+        """Return whether a hit's file is excluded from this search."""
+        return hit.row is not None and self._is_excluded(hit.row.path.removeprefix(self.index.below))
 
     def completer(self, query: Query, vector: Vector) -> Callable[[Hit], Hit]:
         """Return a function that checks a hit's file, and adds its probability: it is called for the best hits only."""
@@ -229,6 +262,10 @@ class FileGallery:
         scores, rows = best_rows(vector, self.collection.vectors, top)
         items = [self.collection.items[row] for row in rows]
         return [Hit(item=item, score=float(score)) for item, score in zip(items, scores, strict=True)]
+
+    def excludes(self, hit: Hit) -> bool:
+        """Return whether a hit's file is excluded; such files were not listed."""
+        return False
 
     def completer(self, query: Query, vector: Vector) -> Callable[[Hit], Hit]:
         """Return a function that adds the time in a video."""
@@ -305,17 +342,28 @@ def all_but_largest(group: Sequence[Hit]) -> list[Hit]:
 
 
 def find_duplicates(
-    stores: Sequence[Store], where: str | None = None, thumbnails: bool = False, threshold: float = SIMILAR
+    stores: Sequence[Store],
+    where: str | None = None,
+    thumbnails: bool = False,
+    threshold: float = SIMILAR,
+    excluded: Sequence[str] = (),
 ) -> list[list[Hit]]:
     """Group near-duplicates in some indexes by similarity to the first of each group; raises the errors of `check`.
 
-    `where`: a condition in SQL. `threshold`: minimum cosine similarity. ConfigError if either is invalid.
+    `where`: a condition in SQL. `threshold`: minimum cosine similarity. `excluded`: patterns of files to leave out.
+    ConfigError if one is invalid.
     """
     if not 0 < threshold <= 1:
         raise ConfigError(f"the threshold is {threshold:g}; a cosine similarity must be above 0 and at most 1")
     for store in stores[1:]:
         store.check(stores[0].settings)
-    rows = [(store, row) for store in stores for row in store.rows(where, thumbnails)]
+    is_excluded = excluded_names(excluded)
+    rows = [
+        (store, row)
+        for store in stores
+        for row in store.rows(where, thumbnails)
+        if not is_excluded(row.path.removeprefix(store.below))
+    ]
     if not rows:
         return []
     groups = []

@@ -31,6 +31,8 @@ from perception_encoder.search.storage.store import STORE, Store
 
 logger = logging.getLogger(__name__)
 
+MATCH = 0.25
+"""Minimum probability of a match: chosen in `benchmarks.calibration`, see docs/results/search_quality.md."""
 _BEST = 3  # hits of a name that the curve is fitted to
 _CHANGED = 0.1  # share of the rows that may come, go or change before the curve is fitted again
 _SAMPLED = 256  # rows whose contents are compared

@@ -21,7 +21,7 @@ from PIL import Image
 from perception_encoder.errors import InputError, MediaNotFoundError, detached
 from perception_encoder.formats.tars import TarMember
 from perception_encoder.inference.encoder import Encoder
-from perception_encoder.inference.listing import Item, list_items
+from perception_encoder.inference.listing import Item, is_listed_type, list_items
 from perception_encoder.inference.media import Media, open_media, resolve
 from perception_encoder.inference.pipeline import guess_kind
 from perception_encoder.preprocess.budget import DECODING
@@ -81,7 +81,7 @@ class Changes:
     candidates: list[File]
     """Files that are new or have a different size or time."""
     gone: list[str]
-    """Paths in the index that no longer exist."""
+    """Paths in the index that no longer exist, or are excluded now."""
     unchanged: int
     failures: list[InputError]
     """Directories that could not be listed; files below them do not count as deleted."""
@@ -89,14 +89,14 @@ class Changes:
     """Number of other files, by type: see `list_items`."""
 
 
-def find_changes(root: Path, indexed: Mapping[str, FileState]) -> Changes:
-    """Compare a directory with the files in its index."""
+def find_changes(root: Path, indexed: Mapping[str, FileState], excluded: Sequence[str] = ()) -> Changes:
+    """Compare a directory with the files in its index; `excluded`: see `list_items`."""
     candidates: dict[str, File] = {}  # of a tar's members of one name the last counts, as for tar itself
     failures: list[InputError] = []
     listed: set[str] = set()
     left_out: Counter[str] = Counter()
     base = escape_name(root.absolute()).rstrip("/") + "/"
-    for item in list_items([root.absolute()], left_out):
+    for item in list_items([root.absolute()], left_out, excluded):
         path = item.path.removeprefix(base)
         try:
             size, modified = _status(item)
@@ -110,6 +110,7 @@ def find_changes(root: Path, indexed: Mapping[str, FileState]) -> Changes:
             candidates[path] = File(path=path, item=item, size=size, modified=modified)
     hidden = tuple(f"{failure.source}/".removeprefix(base) for failure in failures)  # all, if it is the directory
     gone = [path for path in indexed if path not in listed and not f"{path}/".startswith(hidden)]
+    gone = [path for path in gone if is_listed_type(path)]  # RAW photographs stay where the extra `raw` is missing
     return Changes(
         candidates=list(candidates.values()),
         gone=gone,
@@ -205,7 +206,7 @@ class Reader:
             image = open_media(media, admit=admit, reduce_to=self._encoder.jpeg_side(self._encoder.feature()))
             assert isinstance(image, Image.Image) and isinstance(media.payload, (Path, bytes))
             header = read_header(media.payload)
-            row = _row(file, digest, header.jpeg_size or image.size, encode_thumbnail(image, THUMBNAIL_SIDE))
+            row = _row(file, digest, header.size or image.size, encode_thumbnail(image, THUMBNAIL_SIDE))
             row = replace(row, date=header.date.isoformat(timespec="seconds")) if header.date else row
             return row, self._encoder.transform.pixels(image)
 

@@ -46,6 +46,7 @@ class UpdateReport:
     moved: int
     """Files already indexed under another name, with the same content."""
     deleted: int
+    """Files that no longer exist, or are excluded now."""
     unchanged: int
     rows: int
     """Number of images and moments in the index after the update."""
@@ -135,7 +136,7 @@ def update_store(
     """
     started = time.perf_counter()
     indexed = store.files()
-    changes = find_changes(store.root, indexed)
+    changes = find_changes(store.root, indexed, store.excluded)
     digests = {state.digest for state in indexed.values()}
     if changes.candidates or changes.gone:
         store.begin()

@@ -21,7 +21,6 @@ from PIL import Image
 
 from perception_encoder.errors import ConfigError, InputError
 from perception_encoder.files import replacing, writing
-from perception_encoder.inference.listing import Item
 from perception_encoder.inference.media import Media, open_media
 from perception_encoder.preprocess.frames import VideoFrames
 from perception_encoder.preprocess.image import encode_thumbnail
@@ -132,21 +131,27 @@ def duplicate_sections(groups: Sequence[Sequence[Hit]], page: Path) -> Iterator[
 
 
 def _hit_tile(hit: Hit, page: Path) -> Tile:
-    score = f"{hit.score:.3f}"
-    value = score if hit.probability is None else f"{hit.probability:.0%} · {score}"
-    return replace(_tile(hit.item, hit.time, page, value, hit.row), share=hit.probability)
+    item, score = hit.item, f"{hit.score:.3f}"
+    return Tile(
+        image=hit_image(hit),
+        caption=_file_name(item.path),
+        hint=item.id,
+        value=score if hit.probability is None else f"{hit.probability:.0%} · {score}",
+        share=hit.probability,
+        time=hit.time,
+        link=link_to(item.source, page) if isinstance(item.source, (Path, str)) else None,
+    )
 
 
-def _tile(item: Item, time: float | None, page: Path, value: str, row: IndexRow | None = None) -> Tile:
+def hit_image(hit: Hit) -> Image.Image | None:
+    """Return the thumbnail of a hit's row, or without an index its image or frame; None if that cannot be opened."""
     try:
-        source: Media | IndexRow = row or item.media()
-        if time is not None and isinstance(source, Media):
-            source = replace(source, start=time, end=time)
-        image = open_preview(source)
+        source: Media | IndexRow = hit.row or hit.item.media()
+        if hit.time is not None and isinstance(source, Media):
+            source = replace(source, start=hit.time, end=hit.time)
+        return open_preview(source)
     except InputError:
-        image = None
-    link = link_to(item.source, page) if isinstance(item.source, (Path, str)) else None
-    return Tile(image=image, caption=_file_name(item.path), hint=item.id, value=value, time=time, link=link)
+        return None
 
 
 def _file_name(name: str) -> str:

@@ -27,7 +27,7 @@ from perception_encoder.inference.load import PrecisionChoice, as_encoder
 from perception_encoder.inference.media import Kind, Media, resolve
 from perception_encoder.inference.pipeline import Decoded, decode, encode_decoded
 from perception_encoder.preprocess.source import unescape_name
-from perception_encoder.search.ranking import Hit, IndexGallery, query_vector, query_vectors, rank
+from perception_encoder.search.ranking import Hit, IndexGallery, query_vector, query_vectors, rank, split_matches
 from perception_encoder.search.storage.calibration import is_builtin
 from perception_encoder.search.storage.location import check_root
 from perception_encoder.search.storage.reader import find_changes
@@ -121,12 +121,18 @@ class MediaLibrary:
         rows = self._listings(limits.condition(), self._version)
         return rows.slice(offset, count).to_pylist(), len(rows)
 
-    def find(self, query: Query, limits: Filter, offset: int, count: int) -> list[dict[str, Any]]:
-        """Return some rows, best first, with their `score` and, if it is known, `probability`; raises ConfigError."""
+    def find(
+        self, query: Query, limits: Filter, offset: int, count: int, only_matches: bool = False
+    ) -> tuple[list[dict[str, Any]], list[Hit]]:
+        """Return some rows, best first, with their `score` and, if it is known, `probability`; raises ConfigError.
+
+        `only_matches`: without hits that are probably wrong, which are returned separately.
+        """
         vector = query_vector(query, lambda media: self._encode_text(str(media.payload)))
         top, where = offset + count, limits.condition()
         (hits,) = rank([self._gallery], [query], vector[None], top, where, include_query=True, offset=offset)
-        return list(map(_as_dict, hits))
+        hits, dropped = split_matches(query, hits) if only_matches else (hits, [])
+        return list(map(_as_dict, hits)), dropped
 
     def low_confidence(self, query: Query, rows: Sequence[dict[str, Any]]) -> str | None:
         """Return why the best hits for a text are probably wrong; None if they are not.
@@ -221,7 +227,7 @@ class MediaLibrary:
             began = time.monotonic()
             try:
                 self.refresh()
-                changes = find_changes(self.index.root, self.index.files())
+                changes = find_changes(self.index.root, self.index.files(), self.index.excluded)
                 candidates = {(file.path, file.size, file.modified) for file in changes.candidates}
                 spent = time.monotonic() - began
                 if (handled is None or candidates - handled or changes.gone) and self._begin():
@@ -279,11 +285,12 @@ def open_library(
     precision: PrecisionChoice = "auto",
     dimensions: int | None = None,
     trust_remote_code: bool = False,
+    exclude: Sequence[str] | None = None,
 ) -> MediaLibrary:
     """Open a directory's library; create an empty index in the directory, or in `directory`, if there is none.
 
-    `model`: by default the index's own, or the default model for a new index. Raises what `writable_store` raises;
-    another process may write the index.
+    `model`: by default the index's own, or the default model for a new index. `exclude`: see `Index.update`. Raises
+    what `writable_store` raises; another process may write the index, unless `exclude` is given.
     """
     if not Store.exists(directory or media):
         with writable_store(
@@ -298,6 +305,9 @@ def open_library(
     index = Store.open(directory or media)
     check_root(index, media)
     index.check_name(model or index.settings["model"])
+    if exclude is not None:
+        with Store.for_writing(index.directory):
+            index.exclude(exclude)
     encoder = as_encoder(
         model or index.settings["source"],
         precision=precision,

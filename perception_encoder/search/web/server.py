@@ -18,6 +18,8 @@ from perception_encoder.models.registry import demo_note
 from perception_encoder.preprocess.budget import DECODING
 from perception_encoder.preprocess.frames import VideoFrames
 from perception_encoder.preprocess.image import encode_thumbnail, open_image
+from perception_encoder.search.ranking import no_match
+from perception_encoder.search.storage.calibration import is_builtin
 from perception_encoder.search.storage.rows import IndexRow, among
 from perception_encoder.search.terms import Term, UploadedImage, parse_lines
 from perception_encoder.search.web.dense_images import head_name
@@ -48,9 +50,9 @@ _THUMBNAIL_THREADS = 2  # for large thumbnails, so that a screen full of them do
 _SCRIPTS = "page address ask depth element features filters grid query regions tile tracking viewer"
 _TYPES = {"page.css": "text/css", **{f"{name}.js": "text/javascript" for name in _SCRIPTS.split()}}
 _CACHED_THUMBNAILS = 2048  # stored thumbnails, about 20 MiB
-LARGE_SIDE = 640
-"""Longest side of a large thumbnail, in pixels: enough for a tile on a high-density screen."""
-_CACHED_LARGE = 256  # about 15 MiB
+LARGE_SIDE, FULL_SIDE = 640, 2048
+"""Longest side of a large thumbnail, in pixels: enough for a tile on a high-density screen, and to fill one."""
+_CACHED_LARGE, _CACHED_FULL = 256, 16  # about 15 and 8 MiB
 
 
 def create_page(
@@ -97,7 +99,7 @@ def create_page(
         values: dict[str, Any] = {"directory": library.index.root.resolve().name, "model": library.encoder.name}
         values |= {"last_layer": max(0, library.encoder.depth - 1), "ask_model": ask.name if ask else ""}
         values |= {"features_model": Path(features_model).stem, "depth_head": depth_head}
-        values["maximum_points"] = MAXIMUM_POINTS
+        values |= {"maximum_points": MAXIMUM_POINTS, "probabilities": not is_builtin(library.index)}
         values |= {"demo": demo_note(library.encoder.name), "features_demo": demo_note(Path(features_model).stem)}
         values |= {"ask_demo": demo_note(ask.name) if ask else "", "depth_demo": demo_note(head_name(depth_head))}
         return HTMLResponse(template.render(values, note=note, upload_bytes=_UPLOAD_BYTES))
@@ -133,10 +135,11 @@ def add_search_routes(get: Get, library: MediaLibrary, thumbnails: Thumbnails, i
         offset, count = _number(params, "offset", 0, 100_000), _number(params, "count", _COUNT, _MAXIMUM_COUNT)
         if "q" in params:
             query = parse_lines(request.query_params.getlist("q"), find_source)
-            rows = library.find(query, limits, offset, count)
+            rows, dropped = library.find(query, limits, offset, count, params.get("matches") == "only")
             answer: dict[str, Any] = {"terms": [_as_json(term, ids) for term in query.terms]}
             answer["low_confidence"] = library.low_confidence(query, rows) if offset == 0 else None
             answer |= {"total": library.count(limits), "more": len(rows) == count}
+            answer["no_match"] = no_match(dropped) if dropped and not rows and offset == 0 else None
         else:
             rows, total = library.newest(limits, offset, count)
             answer = {"total": total, "more": offset + len(rows) < total}
@@ -153,7 +156,7 @@ def add_search_routes(get: Get, library: MediaLibrary, thumbnails: Thumbnails, i
 
 
 def add_file_routes(get: Get, get_slowly: Get, library: MediaLibrary, thumbnails: Thumbnails, ids: SignedIds) -> None:
-    """Add a row's thumbnail, stored or large, its neighbours, and its file, in parts if a player requests them."""
+    """Add a row's thumbnails in three sizes, its neighbours, and its file, in parts if a player requests them."""
     from fastapi.responses import FileResponse, JSONResponse, Response
 
     def thumbnail(request: Request) -> Response:
@@ -161,8 +164,8 @@ def add_file_routes(get: Get, get_slowly: Get, library: MediaLibrary, thumbnails
         headers = {"Cache-Control": "private, max-age=3600", "ETag": f'"{row.digest}-{row.start}"'}
         return Response(row.thumbnail, media_type="image/jpeg", headers=headers)
 
-    def large(request: Request) -> Response:
-        jpeg = thumbnails.large(request.path_params["id"], request.url.query)
+    def large(request: Request, side: int = LARGE_SIDE) -> Response:
+        jpeg = thumbnails.large(request.path_params["id"], request.url.query, side)
         return Response(jpeg, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=3600"})
 
     def around(request: Request) -> Response:
@@ -174,6 +177,7 @@ def add_file_routes(get: Get, get_slowly: Get, library: MediaLibrary, thumbnails
     get("/api/around/{id}", around)
     get("/thumbnail/{id}", thumbnail)
     get_slowly("/thumbnail/{id}/large", large)
+    get_slowly("/thumbnail/{id}/full", partial(large, side=FULL_SIDE))  # of what the browser cannot show, such as RAW
     get("/file/{id}", file)
 
 
@@ -222,7 +226,8 @@ class Thumbnails:
     def __init__(self, library: MediaLibrary) -> None:
         self._library, self._index, self._lock = library, library.index, threading.Lock()
         self._rows: dict[tuple[str, str], IndexRow] = {}  # by id and the address's query string; the oldest first
-        self._large = lru_cache(_CACHED_LARGE)(self._make_large)
+        self._large = lru_cache(_CACHED_LARGE)(partial(self._make_large, side=LARGE_SIDE))
+        self._full = lru_cache(_CACHED_FULL)(partial(self._make_large, side=FULL_SIDE))
 
     def tiles(self, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """Return `as_tiles` of rows, after reading the thumbnails that are not cached yet."""
@@ -240,29 +245,30 @@ class Thumbnails:
         """Return the row with an id; `version` is its address's query string. SearchIndexError if it is missing."""
         return self._rows.get((row_id, version)) or self._index.row(row_id)
 
-    def large(self, row_id: str, version: str) -> bytes:
+    def large(self, row_id: str, version: str, side: int = LARGE_SIDE) -> bytes:
         """Return a large thumbnail, or the stored one if the file cannot be opened; arguments and errors as `row`."""
         try:
-            return self._large(row_id, file_state(self._library.file(row_id)))
+            make = self._full if side == FULL_SIDE else self._large
+            return make(row_id, file_state(self._library.file(row_id)))
         except PerceptionEncoderError:
             return self.row(row_id, version).thumbnail
 
-    def _make_large(self, row_id: str, state: str) -> bytes:
+    def _make_large(self, row_id: str, state: str, side: int) -> bytes:
         """Make a large thumbnail; the cache's key includes the file's state."""
         media, path = self._library.media(row_id)
         with DECODING.admission() as admit:
             if media.kind == "image":
-                image = open_image(path, media.name, reduce_to=_needed_side, admit=admit)
+                image = open_image(path, media.name, reduce_to=partial(_needed_side, side), admit=admit)
             else:
                 frames = open_media(media, admit=admit)
                 assert isinstance(frames, VideoFrames)
                 image = frames.images[0]
-            return encode_thumbnail(image, LARGE_SIDE)
+            return encode_thumbnail(image, side)
 
 
-def _needed_side(width: int, height: int) -> int:
-    """Return the minimum short side at which to decode a JPEG for its large thumbnail."""
-    return max(1, LARGE_SIDE * min(width, height) // max(width, height))
+def _needed_side(side: int, width: int, height: int) -> int:
+    """Return the minimum short side at which to decode a JPEG for a thumbnail with this longest side."""
+    return max(1, side * min(width, height) // max(width, height))
 
 
 def _key(tile: dict[str, Any]) -> tuple[str, str]:

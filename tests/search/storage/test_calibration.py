@@ -226,11 +226,11 @@ def test_photographs_are_told_from_what_is_not_there(builtin: Encoder, real_data
     queries, background = builtin.encode_texts(names), builtin.encode_texts(background_names())
     scale = float(builtin.model.logit_scale.detach().exp())
     answers = [benchmark.search(queries, names, images.take(row), background, scale) for row in rows]
-    scores = benchmark.summarize(answers, foreign, np.random.default_rng(0))["scores"]
+    scores = benchmark.summarize(answers, foreign, np.ones(len(names), bool), np.random.default_rng(0))["scores"]
     for against in benchmark.ABSENT:
         assert scores[f"{against}: difference"]["interval"][0] > 0
     assert scores[f"{benchmark.ABSENT[1]}: probability"]["value"] > 0.8
     for part in ("hits", "queries"):
         assert scores[f"{part}: Brier"]["value"] < scores[f"{part}: constant"]["value"]
         assert scores[f"{part}: error"]["value"] < 0.15
-    assert scores["nothing matches, rightly"]["value"] > 0.75
+    assert scores["no match: precision"]["value"] > 0.75

@@ -1,8 +1,8 @@
-// The filters: kind, dates and path; on a small screen a button shows and hides them.
+// The filters: kind, dates, path and only matches; on a small screen a button shows and hides them.
 
 import { $ } from "./element.js";
 
-const FIELDS = ["since", "until", "path"], kinds = [...document.querySelectorAll("[name=kind]")];
+const FIELDS = ["since", "until", "path"], matches = $("matches"), kinds = [...document.querySelectorAll("[name=kind]")];
 const toggle = $("show-filters");
 let changed = () => {}, typing;
 
@@ -11,13 +11,15 @@ export const onFilter = (call) => { changed = call; };
 // Those that are set, as [name, value].
 export function filters() {
   const kind = kinds.find((input) => input.checked).value;
-  return [["kind", kind], ...FIELDS.map((name) => [name, $(name).value.trim()])].filter(([, value]) => value);
+  const fields = FIELDS.map((name) => [name, $(name).value.trim()]);
+  return [["kind", kind], ...fields, ["matches", matches?.checked ? "only" : ""]].filter(([, value]) => value);
 }
 
 export function readFilters(parameters) {
   const kind = parameters.get("kind") ?? "";
   (kinds.find((input) => input.value === kind) ?? kinds[0]).checked = true;
   FIELDS.forEach((name) => { $(name).value = parameters.get(name) ?? ""; });
+  if (matches) matches.checked = parameters.get("matches") === "only";
   showCount();
 }
 
@@ -30,7 +32,7 @@ function showCount() {
 $("filters").addEventListener("input", (event) => {
   showCount();
   clearTimeout(typing);
-  typing = setTimeout(changed, event.target.type === "radio" ? 0 : 500, event.target.name || event.target.id);
+  typing = setTimeout(changed, event.target.type === "text" ? 500 : 0, event.target.name || event.target.id);
 });
 toggle.addEventListener("click", () => {
   toggle.ariaExpanded = String(toggle.ariaExpanded !== "true");

@@ -8,7 +8,7 @@ import { placeholder, tileButton } from "./tile.js";
 import { open } from "./viewer.js";
 
 const grid = $("grid"), PAGE = 60;
-let tiles = [], more = true, loading = false, turn = 0, reading = false, refreshing = false;
+let tiles = [], more = true, loading = false, turn = 0, reading = false, refreshing = false, unmatched = null;
 
 export const isEmpty = () => !tiles.length;
 
@@ -55,6 +55,7 @@ async function fill() {
 function show(answer, first) {
   showError(null);
   more = answer.more;
+  if (first) unmatched = answer.no_match;
   const list = tiles, focused = refreshing && document.activeElement?.dataset.id;
   const buttons = answer.tiles.map((tile) => tileButton(tile, () => open(tile, list)));
   if (first) {
@@ -82,6 +83,7 @@ export function showEmpty(running = reading) {
   reading = running;
   const [title, text] =
     !$("error").hidden ? ["No results", "See the message above."]
+    : unmatched ? ["No match", `${unmatched[0].toUpperCase()}${unmatched.slice(1)}. Clear “Only matches” to see it.`]
     : filters().length ? ["No results", "Nothing matches these filters. Remove one."]
     : running ? ["Reading your images", "They appear here as they are read."]
     : ["No images yet", "Add images or videos to the directory, then press Rescan."];

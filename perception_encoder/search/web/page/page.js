@@ -12,7 +12,7 @@ let version, running = false, rescan = null, next;
 
 addEventListener("keydown", (event) => {
   if (help.open || step(event)) return;
-  const writes = event.target.matches("input:not([type=radio])");
+  const writes = event.target.matches("input:not([type=radio], [type=checkbox])");
   if (event.key === "/" && !writes) { event.preventDefault(); words.select(); }
   if (event.key === "?" && !writes) help.showModal();
   if (event.key === "Escape" && writes) { event.preventDefault(); event.target.blur(); }  // by default it empties the field

@@ -81,7 +81,9 @@ function showMedia(tile, panel) {
     ? film(tile, { controls: true, autoplay: true, muted: true })
     : element("img", { src: `/file/${tile.id}`, alt: tile.name });
   media.addEventListener("error", () => {
-    panel.replaceChildren(element("p", { textContent: "The browser cannot show this file." }));
+    const preview = tile.thumbnail.replace(/(\?|$)/, "/full$1");   // the server's, such as of a RAW photograph
+    if (tile.kind === "image" && !media.src.endsWith(preview)) media.src = preview;
+    else panel.replaceChildren(element("p", { textContent: "The browser cannot show this file." }));
   });
   panel.replaceChildren(media);
 }

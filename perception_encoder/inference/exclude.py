@@ -1,0 +1,77 @@
+"""Exclude files of directories, by patterns and by `.peignore` files, in gitignore's syntax (read by pathspec)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from perception_encoder.errors import ConfigError, MediaDecodeError, one_line
+from perception_encoder.preprocess.source import escape_name, unescape_name
+
+if TYPE_CHECKING:
+    from pathspec import GitIgnoreSpec
+
+IGNORE = ".peignore"
+"""Name of a file of patterns, which apply to its directory and those below."""
+
+
+@dataclass(frozen=True)
+class Exclusion:
+    """What is excluded in a directory. The first rule that knows a file decides."""
+
+    rules: tuple[tuple[Path, GitIgnoreSpec], ...] = ()
+    """The caller's patterns, with the directory they are relative to."""
+    found: tuple[tuple[Path, GitIgnoreSpec], ...] = ()
+    """Those of `.peignore` files, the innermost first."""
+
+    def enter(self, directory: Path) -> Exclusion:
+        """Return the rules in a directory, with its `.peignore`; MediaDecodeError if that is unusable."""
+        try:
+            lines = (directory / IGNORE).read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines()
+            return replace(self, found=((directory, parse_patterns(lines)), *self.found))
+        except FileNotFoundError:
+            return self
+        except (OSError, ConfigError) as error:
+            reason = getattr(error, "strerror", None) or one_line(error)
+            raise MediaDecodeError(escape_name(directory), f"cannot be listed: its {IGNORE}: {reason}") from None
+
+    def kept(self, paths: Iterable[Path]) -> Iterator[Path]:
+        """Yield the files and directories that are not excluded."""
+        return (path for path in paths if not self.covers(path, os.path.isdir(path))) if self else iter(paths)
+
+    def __bool__(self) -> bool:
+        return bool(self.rules or self.found)
+
+    def covers(self, path: Path, is_directory: bool = False) -> bool:
+        """Return whether a path is excluded; of a directory that is, nothing is listed."""
+        for directory, patterns in (*self.rules, *self.found):
+            name = os.path.relpath(path, directory) + ("/" if is_directory else "")
+            if (excluded := patterns.check_file(name).include) is not None:
+                return excluded
+        return False
+
+
+def exclude(patterns: Sequence[str], root: Path) -> Exclusion:
+    """Return the exclusion by patterns relative to a directory; ConfigError for an invalid one."""
+    return Exclusion(((root, parse_patterns(patterns)),) if patterns else ())
+
+
+def excluded_names(patterns: Sequence[str]) -> Callable[[str], bool]:
+    """Return a function that tells whether patterns exclude a printable path, relative to their directory."""
+    if not patterns:
+        return lambda name: False
+    spec = parse_patterns(patterns)
+    return lambda name: spec.match_file(unescape_name(name))
+
+
+def parse_patterns(lines: Iterable[str]) -> GitIgnoreSpec:
+    """Return patterns of which the last that matches decides; ConfigError for an invalid one."""
+    from pathspec import GitIgnoreSpec  # here: few directories need it
+
+    try:
+        return GitIgnoreSpec.from_lines(lines)
+    except ValueError as error:
+        raise ConfigError(f"a pattern is invalid: {one_line(error)}") from None

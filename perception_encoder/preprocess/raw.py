@@ -1,0 +1,116 @@
+"""Open RAW photographs with rawpy (LibRaw; the extra `raw`): their embedded preview, or the sensor's at half size."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import os
+from datetime import datetime
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from PIL import ExifTags, Image, TiffImagePlugin
+
+from perception_encoder.errors import MediaDecodeError, install_command
+from perception_encoder.preprocess.source import Source, is_raw_head
+
+if TYPE_CHECKING:
+    import rawpy
+
+PREVIEW_SIDE = 1024
+"""Minimum short side of a preview that replaces the sensor's image: twice that of the models' inputs."""
+_SUBFILE, _SUB_IFDS, _DNG_VERSION = 254, 330, 50706
+_REDUCED = 1  # the kind of a first image that is only a preview
+_TURNS = {3: Image.Transpose.ROTATE_180, 5: Image.Transpose.ROTATE_90, 6: Image.Transpose.ROTATE_270}
+"""What turns an image upright, by LibRaw's numbers."""
+
+
+@cache
+def reads_raw() -> bool:
+    """Return whether rawpy is installed."""
+    return importlib.util.find_spec("rawpy") is not None
+
+
+def is_raw(stream: BinaryIO) -> bool:
+    """Return whether a file is a RAW photograph, by its content; the stream is at its beginning again.
+
+    DNG, NEF and ARW are TIFF files: a DNG says so; in the others, the first image is a preview of other images.
+    """
+    head = stream.read(32)
+    try:
+        if is_raw_head(head):
+            return True
+        if head[:4] not in (b"II*\0", b"MM\0*"):
+            return False
+        directory = TiffImagePlugin.ImageFileDirectory_v2(head[:8])
+        stream.seek(directory.next)
+        directory.load(stream)
+        is_preview = _SUB_IFDS in directory and directory.get(_SUBFILE) == _REDUCED
+        return _DNG_VERSION in directory or (is_preview and ExifTags.Base.Make in directory)
+    except Exception:  # a damaged TIFF is Pillow's to report
+        return False
+    finally:
+        stream.seek(0)
+
+
+class RawPhoto:
+    """A RAW photograph of which only the header is read."""
+
+    def __init__(self, source: Source, stream: BinaryIO, name: str) -> None:
+        """`stream` is the opened `source`. MediaDecodeError without rawpy; rawpy's errors for a damaged file."""
+        if not reads_raw():
+            raise MediaDecodeError(name, f"is a RAW photograph; to read it, {install_command('raw')}")
+        import rawpy
+
+        # LibRaw reads a file by parts, but a stream as a whole
+        self._raw: rawpy.RawPy = rawpy.imread(os.fspath(source) if isinstance(source, Path) else stream)
+        sizes = self._raw.sizes
+        self._flip, side = sizes.flip, (sizes.width, sizes.height)
+        self.size: tuple[int, int] = side[::-1] if sizes.flip in (5, 6) else side
+        """Upright width and height of the sensor's image."""
+
+    def close(self) -> None:
+        """Free the memory."""
+        self._raw.close()
+
+    def preview(self, least: int | None) -> Image.Image | None:
+        """Return the embedded preview, which may not be decoded yet; None if its short side has too few pixels.
+
+        `least`: the pixels needed, `PREVIEW_SIDE` by default; half of the sensor's are always enough.
+        """
+        preview = self._preview()
+        enough = min(least or PREVIEW_SIDE, min(self.size) // 2)
+        return preview if preview is not None and min(preview.size) >= enough else None
+
+    def half_size(self) -> Image.Image:
+        """Return the sensor's image, upright, in RGB, with half the width and height."""
+        return Image.fromarray(self._raw.postprocess(half_size=True, use_camera_wb=True, output_bps=8))
+
+    def date(self) -> datetime | None:
+        """Return when it was taken, in the camera's local time, by the EXIF of the preview."""
+        preview = self._preview()
+        return None if preview is None else exif_date(preview.getexif())
+
+    def _preview(self) -> Image.Image | None:
+        import rawpy
+
+        try:
+            preview = self._raw.extract_thumb()
+        except rawpy.LibRawError:  # none, or of an unsupported format
+            return None
+        if preview.format == rawpy.ThumbFormat.BITMAP:
+            return _turned(Image.fromarray(preview.data), self._flip)
+        image = Image.open(io.BytesIO(preview.data), formats=["JPEG"])
+        return image if ExifTags.Base.Orientation in image.getexif() else _turned(image, self._flip)
+
+
+def _turned(image: Image.Image, flip: int) -> Image.Image:
+    return image.transpose(_TURNS[flip]) if flip in _TURNS else image
+
+
+def exif_date(exif: Image.Exif) -> datetime | None:
+    """Return when an image was taken; None if EXIF does not say. ValueError for a damaged date."""
+    times: dict[int, Any] = exif.get_ifd(ExifTags.IFD.Exif)
+    date = times.get(ExifTags.Base.DateTimeOriginal) or exif.get(ExifTags.Base.DateTime)
+    return None if date is None else datetime.strptime(str(date), "%Y:%m:%d %H:%M:%S")

@@ -1,0 +1,90 @@
+"""Patterns and `.peignore` files leave files out wherever directories are listed; `git check-ignore` is the oracle."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import subprocess
+import tarfile
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from perception_encoder.errors import ConfigError
+from perception_encoder.inference.listing import list_items
+
+FILES = ("a.jpg", "b.png", "raw/a.jpg", "raw/keep/b.jpg", "sub/a.jpg", "sub/b.png", "sub/deep/a.jpg", "sub/raw/c.jpg")
+
+
+@pytest.fixture
+def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in FILES:
+        (tmp_path / "d" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "d" / name).write_bytes(b"x")
+    monkeypatch.chdir(tmp_path)
+    return Path("d")
+
+
+def names(*paths: str | Path, excluded: tuple[str, ...] = ()) -> list[str]:
+    return [item.path.removeprefix("d/") for item in list_items(paths, excluded=excluded)]
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
+@pytest.mark.parametrize(
+    "ignores",
+    [
+        {".": "*.png\n"},
+        {".": "raw/\n"},
+        {".": "/raw\n"},
+        {".": "raw/*\n!raw/keep/\n"},
+        {".": "raw\n!raw/keep/b.jpg\n"},
+        {".": "**/deep/**\n# a comment\n\n\\#x\n"},
+        {".": "*.jpg\n", "sub": "!a.jpg\n"},
+        {".": "*\n!*.jpg\n"},
+        {"sub": "/a.jpg\n", "sub/deep": "!a.jpg\n"},
+        {".": "\ufeff*.png\r\nsub/[a-z]*/\r\n"},
+    ],
+)
+def test_peignore_excludes_what_git_ignores(tree: Path, ignores: dict[str, str]) -> None:
+    subprocess.run(["git", "init", "-q", tree], check=True)
+    for directory, text in ignores.items():
+        for name in (".peignore", ".gitignore"):
+            (tree / directory / name).write_text(text if name == ".peignore" else text.replace("\r", ""), newline="")
+    run = subprocess.run(["git", "-C", tree, "check-ignore", "--no-index", *FILES], capture_output=True, text=True)
+    assert names(tree) == [name for name in sorted(FILES) if name not in run.stdout.splitlines()]
+
+
+def test_the_callers_patterns_come_first_and_explicit_files_stay(tree: Path) -> None:
+    (tree / ".peignore").write_text("*.png\n")
+    assert names(tree, excluded=("raw/", "!/b.png")) == ["a.jpg", "b.png", "sub/a.jpg", "sub/deep/a.jpg"]
+    assert names(tree / "raw/a.jpg", tree / "b.png", excluded=("raw/", "*.png")) == ["raw/a.jpg", "b.png"]
+    assert names("d/**/*.jpg", excluded=("raw/", "/sub/a.jpg")) == ["a.jpg", "sub/deep/a.jpg"]
+    assert names("d/s*", excluded=("raw",)) == ["sub/a.jpg", "sub/b.png", "sub/deep/a.jpg"]
+    assert names(".", excluded=("/d/sub", "raw")) == ["a.jpg"]
+    left_out: Counter[str] = Counter()
+    (tree / "notes.txt").write_text("x")
+    (tree / "raw/notes.txt").write_text("x")
+    list(list_items([tree], left_out, ["raw"]))
+    assert left_out == {".txt": 1}
+
+
+def test_members_of_a_tar_are_excluded(tree: Path) -> None:
+    with tarfile.open(tree / "t.tar", "w") as tar:
+        for name in ("a.jpg", "raw/b.jpg"):
+            tar.addfile(tarfile.TarInfo(name), io.BytesIO())
+    assert names(tree / "t.tar", excluded=("raw/",)) == ["t.tar/a.jpg"]
+    assert names(tree, excluded=("/raw", "/sub", "/[ab].*", "/t.tar/a.jpg")) == ["t.tar/raw/b.jpg"]
+
+
+def test_bad_patterns_and_unusable_files_are_one_line(tree: Path) -> None:
+    with pytest.raises(ConfigError, match="a pattern is invalid: "):
+        names(tree, excluded=("!",))
+    (tree / "sub" / ".peignore").mkdir()
+    (tree / "raw" / ".peignore").write_text("a\n!\n")
+    (*_, raw, sub) = items = list(list_items([tree]))
+    assert [str(item.problem) for item in (raw, sub)][1] == "d/sub: cannot be listed: its .peignore: Is a directory"
+    assert str(raw.problem).startswith("d/raw: cannot be listed: its .peignore: a pattern is invalid: ")
+    assert [item.path for item in items[:-2]] == ["d/a.jpg", "d/b.png"]
+    (tree / "raw" / ".peignore").write_bytes(b"\xff*\n")  # not UTF-8
+    assert "raw/a.jpg" in names(tree)
