@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -96,7 +97,7 @@ def search(
 
     if json and (paths_only or print0):
         raise typer.BadParameter("--json cannot be combined with --paths-only or --print0")
-    preview = preview and sys.stdout.isatty() and not (json or paths_only or print0)
+    preview = preview and not (json or paths_only or print0) and in_terminal()
     if preview:
         thumbnail_class()  # before the model is loaded
     if not near_duplicates and (all_but_one or threshold is not None):
@@ -233,6 +234,15 @@ def print_rows(columns: Sequence[str], rows: Sequence[Sequence[object]], hits: S
         output.print_line("  ".join(map(str, filter(None, row))))
         if image := hit_image(hit):
             output.console.print(thumbnail(image, width="auto", height=PREVIEW_LINES))
+
+
+def in_terminal() -> bool:
+    """Return whether thumbnails can be printed: to a terminal of known size, which answers queries on stdin."""
+    try:
+        streams = [stream is not None and stream.isatty() for stream in (sys.__stdin__, sys.__stdout__)]
+        return all(streams) and os.get_terminal_size(sys.__stdout__.fileno()).columns > 0
+    except (OSError, ValueError):  # closed
+        return False
 
 
 def thumbnail_class() -> Any:

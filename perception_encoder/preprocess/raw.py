@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+import numpy as np
 from PIL import ExifTags, Image, TiffImagePlugin
 
 from perception_encoder.errors import MediaDecodeError, install_command
@@ -96,12 +97,12 @@ class RawPhoto:
         import rawpy
 
         try:
-            preview = self._raw.extract_thumb()
+            data = self._raw.extract_thumb().data
         except rawpy.LibRawError:  # none, or of an unsupported format
             return None
-        if preview.format == rawpy.ThumbFormat.BITMAP:
-            return _turned(Image.fromarray(preview.data), self._flip)
-        image = Image.open(io.BytesIO(preview.data), formats=["JPEG"])
+        if not isinstance(data, bytes):
+            return _turned(Image.fromarray(np.asarray(data)), self._flip)
+        image = Image.open(io.BytesIO(data), formats=["JPEG"])
         return image if ExifTags.Base.Orientation in image.getexif() else _turned(image, self._flip)
 
 
