@@ -194,13 +194,13 @@ def no_match_scores(answers: Answers, foreign: np.ndarray, weights: np.ndarray, 
     """How well "no match" is said below a threshold; precision is as if half of the queries had no answer."""
     silent, right = answers.chances[:, 0] < threshold, answers.right & (answers.chances >= threshold)
     present, absent = weights * answers.present, weights * ~answers.present
-    false, recall = (part @ silent / np.maximum(part.sum(axis=1), 1) for part in (present, absent))
-    scores = {"recall": recall, "precision": recall / np.maximum(recall + false, 1e-9), "wrong": false}
+    false, recall = (part @ silent / part.sum(axis=1) for part in (present, absent))
+    scores = {"recall": recall, "precision": recall / (recall + false), "wrong": false}
     for kind, some in zip(ABSENT, (absent * ~foreign, absent * foreign), strict=True):
-        scores[f"recall, {kind}"] = some @ silent / np.maximum(some.sum(axis=1), 1)
+        scores[f"recall, {kind}"] = some @ silent / some.sum(axis=1)
     shown, hits = (answers.chances >= threshold).sum(axis=1), answers.right.sum(axis=1)
-    scores["right hits kept"] = weights @ right.sum(axis=1) / np.maximum(weights @ hits, 1)
-    scores["shown hits right"] = weights @ right.sum(axis=1) / np.maximum(weights @ shown, 1)
+    scores["right hits kept"] = weights @ right.sum(axis=1) / (weights @ hits)
+    scores["shown hits right"] = weights @ right.sum(axis=1) / (weights @ shown)
     scores["all hits right"] = weights @ hits / (weights.sum(axis=1) * answers.right.shape[1])
     return {f"no match: {name}": value for name, value in scores.items()}
 
@@ -209,8 +209,9 @@ def choose_threshold(answers: Sequence[Answers], foreign: np.ndarray, chosen: np
     """Return the balanced accuracy of "no match" by each threshold, over some galleries and the `chosen` queries."""
     rows = []
     for threshold in THRESHOLDS:
-        each = [no_match_scores(one, foreign, chosen[None].astype(float), threshold) for one in answers]
-        recall, wrong = (float(np.mean([one[f"no match: {name}"] for one in each])) for name in ("recall", "wrong"))
+        with np.errstate(invalid="ignore"):  # a gallery may hold no answer to any of these queries
+            each = [no_match_scores(one, foreign, chosen[None].astype(float), threshold) for one in answers]
+        recall, wrong = (float(np.nanmean([one[f"no match: {name}"] for one in each])) for name in ("recall", "wrong"))
         rows.append({"threshold": threshold, "recall": recall, "wrong": wrong, "balanced": (recall + 1 - wrong) / 2})
     return rows
 
