@@ -218,8 +218,8 @@ def serve(
     maximum length of the API's queue. `chat_model`: model of /v1/chat/completions; `ask_model`: of questions on the
     page; both are names that `load_assistant` takes, loaded at the first request. `features_model`, `depth_head`: for
     the page's features and depth. `exclude`: see `Index.update`. `precision`: see `load` and `load_assistant`.
-    `dimensions`, `trust_remote_code`: see `load`. `on_start` is called once the server listens. Raises ConfigError for a taken port or options that do
-    not fit together, and what loading models raises.
+    `dimensions`, `trust_remote_code`: see `load`. `on_start` is called once the server listens. Raises ConfigError
+    for a taken port or options that do not fit together, and what loading models raises.
     """
     from perception_encoder.inference.load import as_encoder
     from perception_encoder.models.checkpoints.find import find_head

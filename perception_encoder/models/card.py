@@ -82,4 +82,3 @@ def published_scores(source: str | Path) -> dict[str, float]:
     name = None if Path(source).exists() else canonical_name(str(source))
     scores = {} if name is None else MODELS[name].published
     return {f"{_SCORES.get(key, key)}, percent (published)": value for key, value in scores.items()}
-
