@@ -239,8 +239,10 @@ def print_rows(columns: Sequence[str], rows: Sequence[Sequence[object]], hits: S
 def in_terminal() -> bool:
     """Return whether thumbnails can be printed: to a terminal of known size, which answers queries on stdin."""
     try:
-        streams = [stream is not None and stream.isatty() for stream in (sys.__stdin__, sys.__stdout__)]
-        return all(streams) and os.get_terminal_size(sys.__stdout__.fileno()).columns > 0
+        read, write = sys.__stdin__, sys.__stdout__
+        if read is None or write is None or not (read.isatty() and write.isatty()):
+            return False
+        return os.get_terminal_size(write.fileno()).columns > 0
     except (OSError, ValueError):  # closed
         return False
 

@@ -34,6 +34,7 @@ from perception_encoder.evaluation.results import Measurement
 from perception_encoder.evaluation.statistics.bootstrap import contributions
 from perception_encoder.evaluation.statistics.scores import ItemScores, with_head_seeds
 from perception_encoder.formats.media_directory import Clip
+from perception_encoder.formats.tables import TableImage
 from perception_encoder.formats.tars import TarMember
 from perception_encoder.inference.layer_features import LayerFeatures
 from perception_encoder.preprocess.image import open_image
@@ -87,7 +88,11 @@ def _open(images: LabelledImages, row: int) -> list[Image.Image]:
     source, key = images.images[row], images.keys[row]
     if isinstance(source, Clip):
         raise InputError(key, "is a part of a video; this task needs images")
-    opened = open_image(source.read(key) if isinstance(source, TarMember) else source, key)
+    if isinstance(source, TarMember):
+        source = source.read(key)
+    elif isinstance(source, TableImage):
+        source = source.read()
+    opened = open_image(source, key)
     return [cut_border(opened, key, images.trim)]
 
 

@@ -75,8 +75,10 @@ def compare_models(features: Mapping[str, CachedFeatures], track: Track = untrac
     `features`: of the same images, by model. Raises DataError for too few images.
     """
     layers = {name: tuple(cached.arrays) for name, cached in features.items()}
-    used = {name: cached.read(layers[name][0]).rows if layers[name] else [] for name, cached in features.items()}
-    common = reduce(np.intersect1d, used.values())
+    used: dict[str, Any] = {
+        name: cached.read(layers[name][0]).rows if layers[name] else [] for name, cached in features.items()
+    }
+    common: np.ndarray = reduce(np.intersect1d, used.values())
     if len(common) < FEW_BLOCKS:
         raise DataError(f"the similarity of layers needs {FEW_BLOCKS} images or videos, and there are {len(common)}")
     rows = common[spread_indices(len(common), min(IMAGES, len(common)))]

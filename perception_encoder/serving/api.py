@@ -216,7 +216,7 @@ def _encode_embeddings(
         if request.encoding_format == "base64":
             encoded = base64.b64encode(vector.tobytes()).decode()
         rows.append(json.dumps({"object": "embedding", "index": index, "embedding": encoded}))
-    chosen = {} if request.layer is request.pool is None else {"layer": feature.layer, "pool": feature.pool}
+    chosen = {} if request.layer is None and request.pool is None else {"layer": feature.layer, "pool": feature.pool}
     head = _encode({"object": "list", **chosen}, encoder, inputs).decode()
     return f'{head[:-1]}, "data": [{", ".join(rows)}]}}'.encode()
 
