@@ -18,6 +18,22 @@ def unit_rows(vectors: np.ndarray) -> np.ndarray:
     return unit
 
 
+def label_probabilities(
+    cosines: Float[np.ndarray, "n K"], scale: float | None, bias: float | None = None
+) -> Float[np.ndarray, "n K"]:
+    """Return the probability of each label for each input, as the model was trained.
+
+    The softmax of the cosine similarities times the model's `scale`, by default 20 as in sentence-transformers' losses;
+    with a `bias` (SigLIP), the sigmoid of each.
+    """
+    logits = (scale or 20.0) * cosines
+    if bias is not None:
+        return 1 / (1 + np.exp(-np.clip(logits + bias, -80, 80)))
+    weights = np.exp(logits - logits.max(axis=1, keepdims=True))
+    probabilities: np.ndarray = weights / weights.sum(axis=1, keepdims=True)
+    return probabilities
+
+
 def load_array(path: Path, mode: Literal["r", "r+"] | None = None) -> np.ndarray:
     """Load a .npy file, or map it with a `mode`; OSError or ValueError for any kind of damage."""
     try:

@@ -23,7 +23,7 @@ from perception_encoder.serving.requests import (
     named_input,
     read_inputs,
 )
-from perception_encoder.vectors import best_rows
+from perception_encoder.vectors import best_rows, label_probabilities
 
 _ANSWER, _ENTRY = 4 << 20, 40  # bytes of an answer of `/classify`, and of a label's entry besides the label
 
@@ -124,15 +124,13 @@ def rank(request: RerankRequest, vectors: Float[np.ndarray, "n D"], encoder: Enc
 def classify(request: ClassifyRequest, vectors: Float[np.ndarray, "n D"], encoder: Encoder) -> dict[str, Any]:
     """Return the answer for the unit vectors of the inputs and the labels.
 
-    Scores are probabilities over the labels: the softmax of the cosines times the model's scale. With `raw_scores`,
-    or for a model without a scale, they are the cosines.
+    Scores are the labels' probabilities, see `label_probabilities`, or the cosines with `raw_scores`.
     """
     labels = [label if isinstance(label, str) else named_input(label)[1] for label in request.labels or ()]
     count = len(vectors) - len(labels)
     scores = vectors[:count] @ vectors[count:].T  # (n, K)
-    if (scale := encoder.logit_scale) is not None and not request.raw_scores:
-        scores = np.exp(scale * (scores - scores.max(axis=1, keepdims=True)))
-        scores /= scores.sum(axis=1, keepdims=True)
+    if not request.raw_scores:
+        scores = label_probabilities(scores, encoder.logit_scale, encoder.logit_bias)
     rows = [
         [{"label": label, "score": score} for label, score in zip(labels, row, strict=True)] for row in scores.tolist()
     ]

@@ -12,7 +12,7 @@ from PIL import Image
 from tests.conftest import Run
 
 NOTE = "note: files of unsupported types: 5 ("
-COUNTS = {".cr2": 1, ".dng": 1, ".svg": 1, ".txt": 1, ".xmp": 1}
+COUNTS = {".psd": 1, ".tga": 1, ".svg": 1, ".txt": 1, ".xmp": 1}
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def directory(tmp_path: Path, draw: Callable[[int], Image.Image]) -> Path:
         draw(number).save(directory / f"{number}.png")
     with Image.open(directory / "0.png") as image:
         image.resize((image.width * 2, image.height * 2)).save(directory / "deep" / "large.png")
-    for name in ("a.CR2", "deep/b.dng", "c.svg", "notes.txt", "deep/list.xmp", ".hidden.txt"):
+    for name in ("a.PSD", "deep/b.tga", "c.svg", "notes.txt", "deep/list.xmp", ".hidden.txt"):
         (directory / name).write_bytes(b"no image")
     return directory
 
@@ -42,7 +42,7 @@ def test_files_of_other_types_are_counted(
     run = run_pe("index", directory, *model, "--json")
     (report,) = json.loads(run.stdout)["folders"].values()
     assert run.status == 0 and NOTE in run.stderr and report["left_out"] == COUNTS
-    (directory / "a.CR2").unlink()
+    (directory / "a.PSD").unlink()
     assert "unsupported types: 4 (" in run_pe("index", directory, *model).stderr
 
 

@@ -46,7 +46,7 @@ def test_a_model_of_transformers_at_a_layer(tmp_path: Path, images: list[Image.I
         wanted = tokens.patches.mean(axis=(1, 2)) if taken["pool"] == "mean" else tokens.prefix[:, 0]
         wanted /= np.linalg.norm(wanted, axis=1, keepdims=True)
         vectors = encoders["squash"].encode_images(images)
-        assert vectors.dtype == np.float32 and encoders["squash"].name == name
+        assert vectors.dtype == np.float32 and encoders["squash"].name == f"hf:{tmp_path.name}"
         np.testing.assert_allclose(vectors, wanted, atol=1e-2)
         assert about.items() >= taken.items() and len(about["weights"]) == 16 and "torch" in about
 

@@ -110,6 +110,9 @@ class Listed:
     def __len__(self) -> int:
         return len(self.hits)
 
+    def excludes(self, hit: Hit) -> bool:
+        return False
+
     def nearest(self, vector: np.ndarray, top: int, where: str | None, thumbnails: bool) -> list[Hit]:
         self.requested.append(top)
         return self.hits[:top]

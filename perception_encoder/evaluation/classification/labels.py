@@ -21,9 +21,7 @@ from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.listing import check_paths
 from perception_encoder.inference.load import PrecisionChoice, as_encoder
 from perception_encoder.progress import Track, untracked
-
-_SCALE = 20.0
-"""The logit scale of models without one: that of sentence-transformers' losses."""
+from perception_encoder.vectors import label_probabilities
 
 
 class Guess(NamedTuple):
@@ -42,16 +40,11 @@ class Namer:
             raise ConfigError(f"{encoder.name} has no text tower, so it cannot label images; use a Core model")
         self.classifier = ZeroShotClassifier.of(encoder, tuple(dict.fromkeys(labels)), prompts)
         self.labels = self.classifier.classes
-        self.logit_scale, self.logit_bias = encoder.logit_scale or _SCALE, encoder.logit_bias
+        self.logit_scale, self.logit_bias = encoder.logit_scale, encoder.logit_bias
 
     def guess(self, vectors: np.ndarray, top: int) -> list[list[Guess]]:
         """Return the `top` most probable labels of each unit vector (n, D), best first."""
-        logits = self.logit_scale * self.classifier.scores(vectors)  # (n, K)
-        if self.logit_bias is None:
-            weights = np.exp(logits - logits.max(axis=1, keepdims=True))
-            probabilities = weights / weights.sum(axis=1, keepdims=True)
-        else:
-            probabilities = 1 / (1 + np.exp(-np.clip(logits + self.logit_bias, -700, 700)))
+        probabilities = label_probabilities(self.classifier.scores(vectors), self.logit_scale, self.logit_bias)
         best = highest(probabilities, min(top, len(self.labels)))
         return [
             [Guess(self.labels[column], float(row[column])) for column in columns]

@@ -81,7 +81,7 @@ def test_an_out_without_a_suffix_is_a_directory_with_the_configuration(run_pe: C
     ):
         run = run_pe("convert", tmp_path / "PE-Core-T16-384.pt", tmp_path / layout, "--to", layout)
         assert run.status == 0 and "holds weights only" not in run.stderr
-        assert {path.name for path in (tmp_path / layout).iterdir()} == files
+        assert {path.name for path in (tmp_path / layout).iterdir()} == {*files, "README.md", "SHA256SUMS"}
     _, preprocess = open_clip.create_model_from_pretrained(f"local-dir:{tmp_path / 'open_clip'}")
     assert "Resize(size=(384, 384), interpolation=bilinear" in str(preprocess)
     assert timm.create_model(f"local-dir:{tmp_path / 'timm'}", pretrained=True).pretrained_cfg["crop_mode"] == "squash"

@@ -59,9 +59,11 @@ def test_an_image_is_read_once_and_its_size_is_that_of_the_file(
             return content
 
     opened = Path.open
-    monkeypatch.setattr(
-        Path, "open", lambda self, *mode: Counted(self) if self.name == "large.jpg" else opened(self, *mode)
-    )
+
+    def open_counted(self: Path, *mode: Any, **options: Any) -> Any:
+        return Counted(self) if self.name == "large.jpg" else opened(self, *mode, **options)
+
+    monkeypatch.setattr(Path, "open", open_counted)
     reader = Reader(encoder, MomentConfig(), set())
     ((row,),) = (result.rows for result in reader.read(find_changes(tmp_path, {}).candidates))
     assert (row.width, row.height) == (1201, 1604)
