@@ -5,12 +5,13 @@
 Weights and test sets are downloaded once, through huggingface_hub and datasets; `--data imagenet=PATH` gives a copy of
 your own. It first states time and disk space. Each dataset is evaluated in float32, bfloat16 and int8; its result is a
 JSON file below `--out`, as of `pe eval -o`, so that a rerun only does what is missing. What cannot be had is one line;
-the other rows still run. A whole run, one without `--limit`, fills the column "measured" of docs/published_results.md.
+the other rows still run. A whole run of a model by name, without `--limit`, fills docs/published_results.md.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import shutil
 import time
@@ -33,75 +34,86 @@ from perception_encoder.evaluation.comparison import Table
 from perception_encoder.evaluation.results import Result, read_result, to_json
 from perception_encoder.evaluation.statistics.bootstrap import Metric
 from perception_encoder.files import file_state, write_text
-from perception_encoder.models.registry import canonical_name, find_model
+from perception_encoder.models.registry import MODELS, OTHER_MODELS, ListedModel, ModelEntry, canonical_name
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGE, RECORD = DOCS / "published_results.md", DOCS / "published_results.json"
 MARKERS = ("<!-- table: written by python -m benchmarks.published -->", "<!-- end of table -->")
 PRECISIONS = ("float32", "bfloat16", "int8")
 DENSE = ("tracking", "segmentation", "depth")
-CORE = tuple(f"PE-Core-{size}" for size in ("T16-384", "S16-384", "B16-224", "L14-336", "G14-448"))
-SPATIAL = tuple(f"PE-Spatial-{size}" for size in ("T16-512", "S16-512", "B16-512", "L14-448", "G14-448"))
 PLM = tuple(f"facebook/Perception-LM-{size}" for size in ("1B", "3B", "8B"))
-README, PLM_README = "readme", "readme of PLM"
+README, PAPER = "readme", "paper, section 5"
 TEXT_TO_ITEM = "text to item, dual softmax R@1"
+METRICS = {"classification": "top-1", "retrieval": TEXT_TO_ITEM}
+"""By task, of datasets without a published result; of others, the first that the evaluation returns."""
 
 
 class Published(NamedTuple):
-    """Results of one metric, in percent or in its unit, by model."""
+    """Results of one metric, in percent or in its unit, by model; without values, a result that we add."""
 
     dataset: str
     metric: str
-    source: str
-    values: Mapping[str, float]
+    source: str = ""
+    values: Mapping[str, float] = {}
     arguments: Mapping[str, Any] = {}
     """Those of the evaluation, besides the dataset's."""
     other: str = ""
     """Why ours is not the same quantity, if it is not: no difference is given."""
 
 
-def _by_size(models: Sequence[str], *values: float | None) -> dict[str, float]:
-    return {model: value for model, value in zip(models, values, strict=True) if value is not None}
+def _of(dataset: str, *omitted: str) -> dict[str, float]:
+    """Return the published results of encoders, smallest first."""
+    entries = [entry for entry in reversed(MODELS.values()) if dataset in entry.published]
+    return {entry.name: entry.published[dataset] for entry in entries if entry.name not in omitted}
 
 
-_G, _SPATIAL_G = CORE[-1], SPATIAL[-1]
+def _plm(dataset: str, metric: str, *values: float, frames: int = 0, other: str = "") -> Published:
+    arguments = {"frames": frames} if frames else {}
+    return Published(dataset, metric, README, dict(zip(PLM, values, strict=True)), arguments, other)
+
+
+_G, _SPATIAL_G = "PE-Core-G14-448", "PE-Spatial-G14-448"
 _HIDDEN = "the split with public answers; published on test"
 PUBLISHED = (
-    Published("imagenet", "top-1", README, _by_size(CORE, 62.1, 72.7, 78.4, 83.5, 85.4)),
-    Published("imagenetv2", "top-1", README, _by_size(CORE, 54.7, 65.0, 71.7, 77.9, 80.2)),
-    Published("imagenet-a", "top-1", README, _by_size(CORE, 21.1, 49.5, 62.4, 89.0, 92.6)),
-    Published("objectnet", "top-1", README, _by_size(CORE, 43.9, 60.0, 71.9, 84.7, 88.2)),
-    Published("kinetics400", "top-1", README, _by_size(CORE, 41.5, 55.0, 65.6, 73.4, 76.9)),
-    Published("coco", TEXT_TO_ITEM, README, _by_size(CORE, 33.0, 42.6, 50.9, 57.1, 58.1)),
-    Published("msrvtt", TEXT_TO_ITEM, README, _by_size(CORE, 28.8, 39.3, 47.6, 50.3, 51.2)),
-    Published("flickr30k", TEXT_TO_ITEM, "", {}),
-    Published("pvd-bench", TEXT_TO_ITEM, "", {}),
-    Published("davis2017", "J&F", "paper, section 5", {_G: 56.8}, {"layer": 31}),
-    Published("davis2017", "J&F", README, _by_size(SPATIAL, 55.0, 57.5, 58.9, 60.6, 61.5)),
-    Published("ade20k", "mIoU", "paper, section 5", {_G: 41.5}, {"layer": 43}),
-    Published("ade20k", "mIoU", README, _by_size(SPATIAL, 27.6, 37.5, 44.4, 48.1, None)),
-    Published("ade20k", "mIoU", "paper, section 5", {_SPATIAL_G: 49.3}, {"layer": 48}),
-    Published("nyuv2", "RMSE", "paper, section 5", {_G: 0.249}, {"layer": 38}),
-    Published("nyuv2", "RMSE", "paper, section 5", {_SPATIAL_G: 0.262}, {"layer": 45}),
-    Published("docvqa", "ANLS", PLM_README, _by_size(PLM, 90.7, 93.8, 94.6), other=_HIDDEN),
-    Published("infovqa", "ANLS", PLM_README, _by_size(PLM, 63.0, 74.6, 80.9), other=_HIDDEN),
-    Published("chartqa", "relaxed accuracy", PLM_README, _by_size(PLM, 78.6, 84.3, 85.5)),
-    Published("nocaps", "CIDEr", PLM_README, _by_size(PLM, 124.2, 126.5, 129.9)),
-    Published("flickr30k-captions", "CIDEr", PLM_README, _by_size(PLM, 100.5, 98.0, 105.6)),
-    Published("videomme", "accuracy", PLM_README, _by_size(PLM, 49.2, 54.9, 58.3), {"frames": 32}),
-    Published("star", "accuracy", PLM_README, _by_size(PLM, 83.7, 84.8, 84.9), {"frames": 32}),
-    Published("egoschema", "accuracy", PLM_README, _by_size(PLM, 60.4, 66.9, 68.8), {"frames": 32}, _HIDDEN),
-    Published("perceptiontest", "accuracy", PLM_README, _by_size(PLM, 72.7, 79.3, 82.7), {"frames": 32}, _HIDDEN),
+    *(
+        Published(name, "top-1", README, _of(name))
+        for name in ("imagenet", "imagenetv2", "imagenet-a", "objectnet", "kinetics400")
+    ),
+    Published("coco", TEXT_TO_ITEM, README, _of("coco")),
+    Published("msrvtt", TEXT_TO_ITEM, README, _of("msrvtt")),
+    Published("flickr30k", TEXT_TO_ITEM),
+    Published("pvd-bench", TEXT_TO_ITEM),
+    Published("davis2017", "J&F", PAPER, {_G: 56.8}, {"layer": 31}),
+    Published("davis2017", "J&F", README, _of("davis2017")),
+    Published("ade20k", "mIoU", PAPER, {_G: 41.5}, {"layer": 43}),
+    Published("ade20k", "mIoU", README, _of("ade20k", _SPATIAL_G)),
+    Published("ade20k", "mIoU", PAPER, {_SPATIAL_G: 49.3}, {"layer": 48}),
+    Published("nyuv2", "RMSE", PAPER, {_G: 0.249}, {"layer": 38}),
+    Published("nyuv2", "RMSE", PAPER, {_SPATIAL_G: 0.262}, {"layer": 45}),
+    _plm("docvqa", "ANLS", 90.7, 93.8, 94.6, other=_HIDDEN),
+    _plm("infovqa", "ANLS", 63.0, 74.6, 80.9, other=_HIDDEN),
+    _plm("chartqa", "relaxed accuracy", 78.6, 84.3, 85.5),
+    _plm("nocaps", "CIDEr", 124.2, 126.5, 129.9),
+    _plm("flickr30k-captions", "CIDEr", 100.5, 98.0, 105.6),
+    _plm("videomme", "accuracy", 49.2, 54.9, 58.3, frames=32),
+    _plm("star", "accuracy", 83.7, 84.8, 84.9, frames=32),
+    _plm("egoschema", "accuracy", 60.4, 66.9, 68.8, frames=32, other=_HIDDEN),
+    _plm("perceptiontest", "accuracy", 72.7, 79.3, 82.7, frames=32, other=_HIDDEN),
 )
-"""Published results that a dataset of `DATASETS` can be compared with; without values, results that we add."""
+"""Published results that a dataset of `DATASETS` can be compared with, and results that we add."""
+
+
+def _entry(model: str) -> ModelEntry | ListedModel | None:
+    name = canonical_name(model)
+    return OTHER_MODELS.get(model) if name is None else MODELS[name]
 
 
 def family(model: str) -> tuple[str, ...]:
     """Return the tasks of a model: of two towers, of a vision tower, or of a language model."""
-    name = canonical_name(model)
-    if model in PLM or (name is None and "perception-lm" in model.lower()):
+    entry = _entry(model)
+    if isinstance(entry, ListedModel) or (entry is None and "perception-lm" in model.lower()):
         return ("questions",)
-    if name is not None and find_model(name).text is None:
+    if entry is not None and entry.text is None:
         return DENSE
     return ("classification", "retrieval", *DENSE)
 
@@ -125,27 +137,19 @@ def choose(model: str, tasks: str) -> list[Published]:
         rows = [row for row in PUBLISHED if row.dataset == name]
         same = [row for row in rows if shown in row.values] or [row for row in rows if not row.values]
         if same or names:
-            chosen.append(same[0] if same else unpublished(rows, name))
+            chosen.append(same[0] if same else Published(name, rows[0].metric if rows else METRICS.get(kind, "")))
     return chosen
-
-
-def unpublished(rows: Sequence[Published], name: str) -> Published:
-    """Return the evaluation of a dataset that has no published result for the model."""
-    metrics = {"classification": "top-1", "retrieval": TEXT_TO_ITEM, "tracking": "J&F", "segmentation": "mIoU"}
-    metric = rows[0].metric if rows else metrics.get(DATASETS[name].task, "RMSE")
-    return Published(name, "" if DATASETS[name].task == "questions" and not rows else metric, "", {})
 
 
 def state(model: str, rows: Sequence[Published], own: Mapping[str, Path], limit: int | None, runs: int) -> list[str]:
     """Return lines that state the disk space and the time that a run will need."""
-    entry = find_model(model) if canonical_name(model) else None
-    total, lines = float(entry.download_bytes if entry else 0), []
-    lines.append(f"{model}: {total / 1e9:.1f} GB of weights")
-    seconds = 0.0
+    entry, cache = _entry(model), directory_of(DATASETS["coco"]).parent
+    total = float(entry.download_bytes or 0) if entry else 0.0
+    lines, operations = [f"{model}: {total / 1e9:.1f} GB of weights"], 0.0
     for row in rows:
         dataset = DATASETS[row.dataset]
         items = min(dataset.items, limit or dataset.items)
-        seconds += runs * _seconds(model, dataset, items)
+        operations += runs * items * _operations(entry, dataset)
         size = "your copy"
         if row.dataset not in own:
             try:
@@ -154,48 +158,39 @@ def state(model: str, rows: Sequence[Published], own: Mapping[str, Path], limit:
             except Exception as error:  # of the hub's client: it is reported again, and fatal to this row, when it runs
                 size = f"size unknown: {one_line(error, first=True)}"
         lines.append(f"  {row.dataset}: {items:,} items, {size}, licence: {dataset.licence}")
-    free = shutil.disk_usage(_existing(directory_of(DATASETS["coco"]))).free
-    lines.append(
-        f"To download: {total / 1e9:.1f} GB into {directory_of(DATASETS['coco']).parent}; free: {free / 1e9:.1f} GB"
-    )
-    lines.append(
-        f"Time to compute: about {seconds / 3600:.1f} hours on this machine, without downloads and fitting heads"
-    )
-    return lines
+    free = shutil.disk_usage(next(parent for parent in (cache, *cache.parents) if parent.exists())).free
+    hours = f"about {operations / _speed() / 3600:.1f} hours on this machine" if operations else "unknown"
+    return [
+        *lines,
+        f"To download: {total / 1e9:.1f} GB, datasets into {cache}; free: {free / 1e9:.1f} GB",
+        f"Time to compute: {hours}, without downloads and fitting heads",
+    ]
 
 
-def _existing(path: Path) -> Path:
-    return next(parent for parent in (path, *path.parents) if parent.exists())
-
-
-def _seconds(model: str, dataset: PublishedDataset, items: int) -> float:
-    """Return the seconds to encode a dataset once, from the model's shape and the speed of a product of matrices."""
-    if canonical_name(model) is None:
+def _operations(entry: ModelEntry | ListedModel | None, dataset: PublishedDataset) -> float:
+    """Return the operations to evaluate an item once: twice the product of parameters and tokens."""
+    if entry is None:
         return 0.0
-    vision = find_model(model).vision
-    tokens = (vision.image_size[0] if isinstance(vision.image_size, tuple) else vision.image_size) // vision.patch_size
-    frames = 8 if dataset.videos else 1
-    transforms = 1 if dataset.task in DENSE else 2
-    return 2 * vision.parameters * tokens**2 * items * frames * transforms / _speed()
+    if isinstance(entry, ListedModel):
+        return (entry.download_bytes or 0) * 37 * 256  # 2 bytes a parameter; a thumbnail and 36 tiles
+    side = entry.vision.image_size[0] if isinstance(entry.vision.image_size, tuple) else entry.vision.image_size
+    images = (8 if dataset.videos else 1) * (1 if dataset.task in DENSE else 2)  # two transforms
+    return 2.0 * entry.vision.parameters * (side // entry.vision.patch_size) ** 2 * images
 
 
+@functools.cache
 def _speed() -> float:
-    """Return the operations per second of a float32 product, measured once."""
+    """Return the operations per second of a float32 product."""
     import torch
 
-    if not _SPEEDS:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        matrix = torch.ones(1024, 1024, device=device)
-        float((matrix @ matrix)[0, 0])
-        start = time.perf_counter()
-        for _ in range(3):
-            product = matrix @ matrix
-        float(product[0, 0])
-        _SPEEDS.append(3 * 2 * 1024**3 / (time.perf_counter() - start))
-    return _SPEEDS[0]
-
-
-_SPEEDS: list[float] = []
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    matrix = torch.ones(1024, 1024, device=device)
+    float((matrix @ matrix)[0, 0])
+    start = time.perf_counter()
+    for _ in range(3):
+        product = matrix @ matrix
+    float(product[0, 0])
+    return 3 * 2 * 1024**3 / (time.perf_counter() - start)
 
 
 class Models:
@@ -204,12 +199,12 @@ class Models:
     def __init__(self, name: str) -> None:
         self.name, self._key, self._model = name, ("", ""), None
 
-    def get(self, task: str, precision: Any) -> Any:
-        """Return the model for a task in a precision; ConfigError where there is none."""
-        kind = "layers" if task in DENSE else "questions" if task == "questions" else "encoder"
-        if (kind, precision) != self._key:
+    def get(self, task: str, precision: str) -> Any:
+        """Return the model for a task in a precision; ConfigError if there is none."""
+        key = "layers" if task in DENSE else "questions" if task == "questions" else "encoder", precision
+        if key != self._key:
             self._model, self._key = None, ("", "")
-            self._model, self._key = self._load(kind, precision), (kind, precision)
+            self._model, self._key = self._load(*key), key
         return self._model
 
     def _load(self, kind: str, precision: Any) -> Any:
@@ -250,12 +245,10 @@ def evaluate_row(
         if all(found.about.get(name) == value for name, value in settings.items()):
             return found, True
     model = models.get(dataset.task, precision)
-    arguments = dataset_arguments(dataset, root) | dict(row.arguments)
+    arguments = {**dataset_arguments(dataset, root), **row.arguments, "items": limit}
     if dataset.task == "questions":
         arguments["records"] = path.with_suffix(".jsonl")
-    data = root if root.is_file() else arguments.pop("data")
-    arguments.pop("data", None)
-    result = evaluate(dataset.task, model, data, items=limit, **arguments)
+    result = evaluate(dataset.task, model, **arguments)
     result = replace(result, about={**result.about, **settings})
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, to_json(result))
@@ -277,7 +270,8 @@ def compare(row: Published, model: str, precision: str, metric: Metric, limit: i
     """Return ours, the published result, their difference, and its interval, which is that of ours, shifted."""
     percent = 100.0 if metric.unit == "%" or metric.name == "CIDEr" else 1.0
     ours, published = metric.value * percent, row.values.get(canonical_name(model) or model)
-    other = row.other or ("another number of items" if limit and DATASETS[row.dataset].task == "retrieval" else "")
+    depends = DATASETS[row.dataset].task in ("retrieval", "segmentation", "depth")
+    other = row.other or ("another number of items" if limit and depends else "")
     gap = None if published is None or other else ours - published
     ends = [end * percent for end in metric.interval] if metric.interval else None
     return {
@@ -381,32 +375,27 @@ def page_rows(record: Sequence[Mapping[str, Any]]) -> list[Sequence[str]]:
         "source",
     )
     rows: list[Sequence[str]] = [header]
-    keys = [(row, model) for row in PUBLISHED for model in row.values]
-    listed = {(row.dataset, model) for row, model in keys}
-    extra = sorted({(row["dataset"], row["model"]) for row in record} - listed)
-    for row, model in keys:
+    lines: list[tuple[Published, str, float | None]] = [
+        (row, model, value) for row in PUBLISHED for model, value in row.values.items()
+    ]
+    listed = {(row.dataset, model) for row, model, _ in lines}
+    added = {(row["dataset"], row["model"]): row["metric"] for row in record}
+    for dataset, model in sorted(added.keys() - listed):
+        lines.append((Published(dataset, added[dataset, model], "–"), model, None))
+    for row, model, value in lines:
         measured = [found.get((row.dataset, model, name)) for name in PRECISIONS]
         first = next((item for item in measured if item), None)
-        unit = {"unit": "m" if row.metric == "RMSE" else "%"}
-        metric = row.metric + (f" (layer {row.arguments['layer'] + 1})" if "layer" in row.arguments else "")
-        cells = ("–" if item is None else _with_ends(item["ours"], item["interval"], item) for item in measured)
-        gap = "–" if first is None else _gap(first)
         rows.append(
             (
                 row.dataset,
-                metric,
+                row.metric + (f" (layer {row.arguments['layer'] + 1})" if "layer" in row.arguments else ""),
                 model.removeprefix("facebook/"),
-                _number(row.values[model], unit),
-                *cells,
-                gap,
+                "–" if value is None else _number(value, {"unit": "m" if row.metric == "RMSE" else "%"}),
+                *("–" if item is None else _with_ends(item["ours"], item["interval"], item) for item in measured),
+                "–" if first is None else _gap(first),
                 row.source,
             )
         )
-    for dataset, model in extra:
-        measured = [found.get((dataset, model, name)) for name in PRECISIONS]
-        first = next(item for item in measured if item)
-        cells = ("–" if item is None else _with_ends(item["ours"], item["interval"], item) for item in measured)
-        rows.append((dataset, first["metric"], model, "–", *cells, "–", "–"))
     return rows
 
 
@@ -456,7 +445,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit("nothing could be evaluated; see the lines above")
     summary = {"model": args.model, "limit": args.limit, "rows": compared}
     write_text(args.out / "summary.json", json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
-    if args.limit is None:
+    if args.limit is None and _entry(args.model) is not None:
         fill_page(compared, PAGE, RECORD)
 
 

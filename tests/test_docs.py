@@ -139,7 +139,7 @@ def model_rows() -> list[str]:
             for precision in ("bfloat16", "int8")
         ]
         exact, narrow = (float(f"{speed:.2g}") for speed in medians)
-        scores = [f"{entry.published[key]:.1f}" for key in ("imagenet", "kinetics400", "coco_t2i")]
+        scores = [f"{entry.published[key]:.1f}" for key in ("imagenet", "kinetics400", "coco")]
         speeds = f"{'' if measured == name else '≈'}{exact:g} ({narrow:g})"
         rows.append(f"| {' | '.join([name, f'{entry.download_bytes / 1e9:.1f} GB', speeds, *scores])} |")
     return rows

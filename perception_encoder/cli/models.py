@@ -268,6 +268,6 @@ def _as_row(entry: ModelEntry | ListedModel) -> tuple[object, ...]:
     common = (entry.purpose, none if size is None else f"{size / 1e9:.2f}", entry.licence)
     if isinstance(entry, ListedModel):
         return (entry.name, *common, *[none] * 5)
-    scores = (entry.published.get(key, none) for key in ("imagenet", "kinetics400", "coco_t2i"))
+    scores = (entry.published.get(key, none) for key in ("imagenet", "kinetics400", "coco"))
     name = entry.builtin or entry.name
     return (name, *common, entry.vision.image_size, entry.vision.output_dim or none, *scores)

@@ -2,7 +2,8 @@
 
 `pe eval` and `perception_encoder.evaluate` take these names for `data`: the dataset is downloaded once, into the user's
 cache. One row a dataset. Its repository, files and columns were looked up in the hub's own pages and in the sources of
-mteb 2.26 and lmms-eval 0.7.3, which read the same ones; a comment says what could not be.
+mteb 2.26 and lmms-eval 0.7.3, which read the same ones; a comment says what could not be. lmms-lab's datasets are now
+those of lmms-lab-encoder.
 """
 
 from __future__ import annotations
@@ -112,7 +113,7 @@ _ROWS = (
     _row("kinetics600", "classification", 9_576, "CC BY 4.0", "mteb/kinetics-600", _MTEB, **_CLASSES),
     _row("kinetics700", "classification", 11_190, "CC BY 4.0", "mteb/kinetics-700-2020", _MTEB, **_CLASSES),
     _row("hmdb51", "classification", 1_530, "CC BY 4.0", "mteb/HMDB51", _MTEB, **_CLASSES),  # split 1
-    # The names inside these archives are those of the authors' own; no page shows them.
+    # No page shows the directories inside these archives: the list is found at any depth, as videos are.
     _row("ucf101", "classification", 3_783, UNKNOWN, "MichiganNLP/ucf-101",
          ["UCF101.zip", "UCF101TrainTestSplits-RecognitionTask.zip"], unpack=["UCF101*.zip"],
          data="ucfTrainTestlist/testlist01.txt", media=".", prompts="kinetics", videos=True),
@@ -136,17 +137,18 @@ _ROWS = (
     _row("nyuv2", "depth", 24_885, UNKNOWN, channels=256, eigen_crop=True,
          where="https://github.com/cleinc/bts: a directory with train and test of rgb_N.jpg and sync_depth_N.png"),
     # For language models: the tables that lmms-eval reads. The hub's val of DocVQA and InfographicVQA has answers.
-    _row("docvqa", "questions", 5_349, UNKNOWN, "lmms-lab-encoder/DocVQA", ["DocVQA/validation-*.parquet"],
+    _row("docvqa", "questions", 5_349, "Apache-2.0", "lmms-lab-encoder/DocVQA", ["DocVQA/validation-*.parquet"],
          dataset="docvqa", **_DOCUMENTS),
-    _row("infovqa", "questions", 2_801, UNKNOWN, "lmms-lab-encoder/DocVQA", ["InfographicVQA/validation-*.parquet"],
-         dataset="infovqa", **_DOCUMENTS),
+    _row("infovqa", "questions", 2_801, "Apache-2.0", "lmms-lab-encoder/DocVQA",
+         ["InfographicVQA/validation-*.parquet"], dataset="infovqa", **_DOCUMENTS),
     _row("chartqa", "questions", 2_500, "GPL-3.0", "lmms-lab-encoder/ChartQA", ["data/test-*.parquet"],
          columns=["type", "image", "question", "answer"], dataset="chartqa"),
     _row("flickr30k-captions", "questions", 31_783, UNKNOWN, "lmms-lab-encoder/flickr30k", ["data/test-*.parquet"],
          columns=["image", "img_id", "caption"], dataset="flickr30k"),  # all images, as in PLM's results
     _row("nocaps", "questions", 4_500, UNKNOWN, "lmms-lab-encoder/NoCaps", ["data/validation-*.parquet"],
          columns=["image", "image_id", "annotations_captions"], dataset="nocaps"),
-    # val has 8,811 rows there: the 3,811 of UNC's split and 5,000 of Google's.
+    # One row an object, whose phrases are its answers. RefCOCO's val has 8,811: the 3,811 of UNC's split and 5,000 of
+    # Google's; RefCOCOg's has 7,573: the 2,573 of UMD's split and 5,000 of Google's.
     _row("refcoco", "questions", 12_596, UNKNOWN, "lmms-lab-encoder/RefCOCO",
          ["data/val-*.parquet", "data/testA-*.parquet", "data/testB-*.parquet"], dataset="refcoco", **_BOXES),
     _row("refcoco+", "questions", 7_578, UNKNOWN, "lmms-lab-encoder/RefCOCOplus",
@@ -162,8 +164,10 @@ _ROWS = (
          ["mc_question_val/validation-*.parquet", CHUNKS], unpack=[CHUNKS],
          columns=["question_id", "video_name", "question", "options", "answer_id"],
          dataset="perceptiontest", videos=True),
-    _row("star", "questions", 7_098, "Apache-2.0; videos: research only", dataset="star", videos=True,
-         urls=["https://stardata.s3.amazonaws.com/Question_Answer_SituationGraph/STAR_val.json",
+    # mteb's copy has whole videos, without the times that a question is about. The authors' former address was
+    # stardata.s3.amazonaws.com.
+    _row("star", "questions", 7_098, "not stated; videos: research only", dataset="star", videos=True,
+         urls=["https://star-benchmark.s3.us-east.cloud-object-storage.appdomain.cloud/Question_Answer_SituationGraph/STAR_val.json",
                "https://ai2-public-datasets.s3-us-west-2.amazonaws.com/charades/Charades_v1_480.zip"]),
     _row("tgifqa", "questions", 22_676, RESEARCH, dataset="tgifqa", videos=True,
          where="https://github.com/YunseokJANG/tgif-qa: a directory with Test_*_question.csv and the GIFs"),
@@ -185,12 +189,15 @@ def find_published(data: str | Path, task: str) -> PublishedDataset | None:
 
 
 def dataset_arguments(row: PublishedDataset, root: Path) -> dict[str, Any]:
-    """Return a dataset's arguments with its path, `data`; files are those below its directory."""
-    arguments: dict[str, Any] = {"data": root / row.data, **row.arguments}
+    """Return a dataset's arguments with its path, `data`; `root`: its directory, or a file to read in it."""
+    directory, data = (root.parent, root) if root.is_file() else (root, root / row.data)
+    if not data.exists():
+        data = next(root.rglob(data.name), root)
+    arguments: dict[str, Any] = {"data": data, **row.arguments}
     for name in ("classes", "mapping", "media"):
         value = arguments.get(name)
         if isinstance(value, str) and ("/" in value or value == "."):
-            arguments[name] = str(root / value)
+            arguments[name] = str(directory / value)
     return arguments
 
 

@@ -120,7 +120,8 @@ def export_onnx(
     found = write_onnx(network, Path(out), size, fixed)
     write_preprocessing(Path(out), size or (side, side), text.config.context_length if text else None)
     with writing(Path(out)):
-        write_card(Path(out), _card(network, size or (side, side), int8, published_scores(model)))
+        scores = {} if int8 or size not in (None, (side, side)) else published_scores(model)
+        write_card(Path(out), _card(network, size or (side, side), int8, scores))
     return tuple(
         OnnxFile(
             path=str(Path(out) / f"{tower}.onnx"),
@@ -145,7 +146,7 @@ def _card(network: Model, size: tuple[int, int], int8: bool, scores: dict[str, f
         licence=entry.licence,
         packages="onnxruntime, numpy, Pillow" + " and tokenizers" * has_text,
         program=_IMAGES.format(height=size[0], width=size[1]) + _TEXTS * has_text,
-        scores={} if int8 else scores,
+        scores=scores,
     )
 
 

@@ -6,15 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from perception_encoder.files import checksum, write_text
-from perception_encoder.models.registry import MODELS, canonical_name
+from perception_encoder.models.registry import MODELS, SCORES, canonical_name
 
 README, SUMS = "README.md", "SHA256SUMS"
-_SCORES = {
-    "imagenet": "ImageNet-1k, top-1",
-    "kinetics400": "Kinetics-400, top-1",
-    "coco_t2i": "COCO text to image, R@1",
-    "robustness": "six robustness datasets, mean of top-1",
-}
 _CARD = """\
 ---
 license: {tag}
@@ -81,4 +75,4 @@ def published_scores(source: str | Path) -> dict[str, float]:
     """Return the published scores of a model given by name; none for a file, whose weights may be others."""
     name = None if Path(source).exists() else canonical_name(str(source))
     scores = {} if name is None else MODELS[name].published
-    return {f"{_SCORES.get(key, key)}, percent (published)": value for key, value in scores.items()}
+    return {f"{SCORES[key]}, percent (published)": value for key, value in scores.items()}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -57,10 +57,7 @@ class ModelEntry:
     timm_tag: str = "fb"
     open_clip: str | None = None
     published: dict[str, float] = field(default_factory=dict)
-    """Published zero-shot results, in percent: {"imagenet", "kinetics400", "coco_t2i", "robustness"}.
-
-    "coco_t2i" is text-to-image R@1, very probably with dual softmax: the reference's first release cannot turn it off.
-    """
+    """Published results, in percent, by the names of `SCORES`."""
     licence: str = "Apache-2.0"
 
     @property
@@ -104,8 +101,42 @@ def _text(context: int, width: int, depth: int, heads: int, output: int) -> Text
     return TextConfig(context_length=context, width=width, depth=depth, heads=heads, output_dim=output)
 
 
-def _tower(name: str, vision: VisionConfig, timm: str, tag: str = "fb") -> ModelEntry:
-    return ModelEntry(name=name, vision=vision, timm=f"vit_pe_{timm}", timm_tag=tag)
+def _tower(name: str, vision: VisionConfig, timm: str, *, tag: str = "fb", **rest: Any) -> ModelEntry:
+    return ModelEntry(name=name, vision=vision, timm=f"vit_pe_{timm}", timm_tag=tag, **rest)
+
+
+_WITH_LLAMA = "with Llama 3.1 8B, encoder frozen, no tiles"
+SCORES: dict[str, str] = {
+    "imagenet": "ImageNet-1k, zero-shot top-1",
+    "imagenetv2": "ImageNet-V2, zero-shot top-1",
+    "imagenet-a": "ImageNet-A, zero-shot top-1",
+    "objectnet": "ObjectNet, zero-shot top-1",
+    "robustness": "ImageNet-1k, -V2, -A, -R, -Sketch and ObjectNet, mean zero-shot top-1",
+    "kinetics400": "Kinetics-400, zero-shot top-1",
+    "coco": "COCO, text to image R@1",
+    "msrvtt": "MSR-VTT, text to video R@1",
+    "davis2017": "DAVIS 2017, J&F",
+    "ade20k": "ADE20K, linear probe (G: of layer 49 of 50), mIoU",
+    "docvqa": f"DocVQA val, {_WITH_LLAMA}",
+    "infovqa": f"InfographicVQA val, {_WITH_LLAMA}",
+    "textvqa": f"TextVQA, {_WITH_LLAMA}",
+    "mvbench": f"MVBench, {_WITH_LLAMA}",
+    "perceptiontest": f"PerceptionTest val, {_WITH_LLAMA}",
+    "egoschema": f"EgoSchema val, {_WITH_LLAMA}",
+}
+"""What a published result is, by the name of its dataset.
+
+Retrieval is very probably with dual softmax: the reference's first release cannot turn it off.
+"""
+
+
+_ZERO_SHOT = ("imagenet", "imagenetv2", "imagenet-a", "objectnet", "kinetics400", "coco", "msrvtt")
+_QUESTIONS = ("docvqa", "infovqa", "textvqa", "mvbench", "perceptiontest", "egoschema")
+_DENSE = ("davis2017", "ade20k")
+
+
+def _scores(names: Sequence[str], *values: float) -> dict[str, float]:
+    return dict(zip(names, values, strict=True))
 
 
 _TOKENS = {"attention_pool": False, "final_norm": False}  # Lang and Spatial return tokens
@@ -121,7 +152,7 @@ _ENTRIES = (
         text=_text(72, 1280, 24, 20, 1280),
         timm="vit_pe_core_gigantic_patch14_448",
         open_clip="PE-Core-bigG-14-448",
-        published={"imagenet": 85.4, "kinetics400": 76.9, "coco_t2i": 58.1, "robustness": 86.6},
+        published=_scores((*_ZERO_SHOT, "robustness"), 85.4, 80.2, 92.6, 88.2, 76.9, 58.1, 51.2, 86.6),
     ),
     ModelEntry(
         name="PE-Core-L14-336",
@@ -129,7 +160,7 @@ _ENTRIES = (
         text=_text(32, 1024, 24, 16, 1024),
         timm="vit_pe_core_large_patch14_336",
         open_clip="PE-Core-L-14-336",
-        published={"imagenet": 83.5, "kinetics400": 73.4, "coco_t2i": 57.1, "robustness": 83.9},
+        published=_scores((*_ZERO_SHOT, "robustness"), 83.5, 77.9, 89.0, 84.7, 73.4, 57.1, 50.3, 83.9),
     ),
     ModelEntry(
         name="PE-Core-B16-224",
@@ -137,7 +168,7 @@ _ENTRIES = (
         text=_text(32, 1024, 24, 16, 1024),
         timm="vit_pe_core_base_patch16_224",
         open_clip="PE-Core-B-16",
-        published={"imagenet": 78.4, "kinetics400": 65.6, "coco_t2i": 50.9, "robustness": 73.2},
+        published=_scores((*_ZERO_SHOT, "robustness"), 78.4, 71.7, 62.4, 71.9, 65.6, 50.9, 47.6, 73.2),
     ),
     ModelEntry(
         name="PE-Core-S16-384",
@@ -145,7 +176,7 @@ _ENTRIES = (
         text=_text(32, 512, 12, 8, 512),
         timm="vit_pe_core_small_patch16_384",
         open_clip="PE-Core-S-16-384",
-        published={"imagenet": 72.7, "kinetics400": 55.0, "coco_t2i": 42.6},
+        published=_scores(_ZERO_SHOT, 72.7, 65.0, 49.5, 60.0, 55.0, 42.6, 39.3),
     ),
     ModelEntry(
         name="PE-Core-T16-384",
@@ -153,17 +184,52 @@ _ENTRIES = (
         text=_text(32, 512, 12, 8, 512),
         timm="vit_pe_core_tiny_patch16_384",
         open_clip="PE-Core-T-16-384",
-        published={"imagenet": 62.1, "kinetics400": 41.5, "coco_t2i": 33.0},
+        published=_scores(_ZERO_SHOT, 62.1, 54.7, 21.1, 43.9, 41.5, 33.0, 28.8),
     ),
-    _tower("PE-Lang-G14-448", _LANG_G, "lang_gigantic_patch14_448"),
+    _tower(
+        "PE-Lang-G14-448",
+        _LANG_G,
+        "lang_gigantic_patch14_448",
+        published=_scores(_QUESTIONS, 84.4, 48.3, 75.2, 52.4, 56.0, 62.0),
+    ),
     _tower("PE-Lang-G14-448-Tiling", _LANG_G, "lang_gigantic_patch14_448", tag="fb_tiling"),
-    _tower("PE-Lang-L14-448", _LANG_L, "lang_large_patch14_448"),
+    _tower(
+        "PE-Lang-L14-448",
+        _LANG_L,
+        "lang_large_patch14_448",
+        published=_scores(_QUESTIONS, 81.9, 46.4, 73.0, 52.3, 54.7, 59.8),
+    ),
     _tower("PE-Lang-L14-448-Tiling", _LANG_L, "lang_large_patch14_448", tag="fb_tiling"),
-    _tower("PE-Spatial-G14-448", _SPATIAL_G, "spatial_gigantic_patch14_448"),
-    _tower("PE-Spatial-L14-448", _vit(448, 14, 1024, 24, 16, 4096, **_TOKENS), "spatial_large_patch14_448"),
-    _tower("PE-Spatial-B16-512", _vit(512, 16, 768, 12, 12, 3072, **_TOKENS), "spatial_base_patch16_512"),
-    _tower("PE-Spatial-S16-512", _vit(512, 16, 384, 12, 6, 1536, **_TOKENS), "spatial_small_patch16_512"),
-    _tower("PE-Spatial-T16-512", _vit(512, 16, 192, 12, 3, 768, **_TOKENS), "spatial_tiny_patch16_512"),
+    _tower(
+        "PE-Spatial-G14-448",
+        _SPATIAL_G,
+        "spatial_gigantic_patch14_448",
+        published=_scores(_DENSE, 61.5, 49.3),
+    ),
+    _tower(
+        "PE-Spatial-L14-448",
+        _vit(448, 14, 1024, 24, 16, 4096, **_TOKENS),
+        "spatial_large_patch14_448",
+        published=_scores(_DENSE, 60.6, 48.1),
+    ),
+    _tower(
+        "PE-Spatial-B16-512",
+        _vit(512, 16, 768, 12, 12, 3072, **_TOKENS),
+        "spatial_base_patch16_512",
+        published=_scores(_DENSE, 58.9, 44.4),
+    ),
+    _tower(
+        "PE-Spatial-S16-512",
+        _vit(512, 16, 384, 12, 6, 1536, **_TOKENS),
+        "spatial_small_patch16_512",
+        published=_scores(_DENSE, 57.5, 37.5),
+    ),
+    _tower(
+        "PE-Spatial-T16-512",
+        _vit(512, 16, 192, 12, 3, 768, **_TOKENS),
+        "spatial_tiny_patch16_512",
+        published=_scores(_DENSE, 55.0, 27.6),
+    ),
 )
 
 BUILTIN, BUILTIN_SPATIAL = "PE-Core-N16-128", "PE-Spatial-N16-224"

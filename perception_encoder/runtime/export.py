@@ -115,7 +115,8 @@ def export_openvino(
                     cosine=about.get("cosine"),
                 )
             )
-        scores = published_scores(model) if precision == "float32" else {}  # the published ones are of float32
+        as_published = precision == "float32" and size in (None, (visual.config.image_size,) * 2)
+        scores = published_scores(model) if as_published else {}
         _write_description(network, weights, precision, size, scores, temporary)
     return tuple(files)
 

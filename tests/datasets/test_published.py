@@ -104,6 +104,21 @@ def test_the_name_in_place_of_a_path(hub: Hub, builtin: Encoder) -> None:
         evaluate("retrieval", builtin, "food101")
 
 
+def test_a_copy_of_your_own(hub: Hub, tmp_path: Path) -> None:
+    """Its directories may have other names; or only a file is named, with its videos beside it."""
+    row = DATASETS["msrvtt"]
+    root = fetch(row)
+    root.rename(tmp_path / "mine")
+    arguments = dataset_arguments(row, tmp_path / "mine" / "msrvtt_test_1k.json")
+    assert arguments["data"] == tmp_path / "mine" / "msrvtt_test_1k.json"
+    assert Path(arguments["media"]) == tmp_path / "mine"
+    clips = fetch(DATASETS["ucf101"])
+    (clips / "lists").mkdir()
+    (clips / "ucfTrainTestlist").rename(clips / "lists" / "ucfTrainTestlist")
+    assert isinstance(read("ucf101"), LabelledImages)
+    assert dataset_arguments(DATASETS["davis2017"], tmp_path / "mine")["data"] == tmp_path / "mine"
+
+
 def test_a_path_comes_before_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "coco").mkdir()

@@ -111,8 +111,8 @@ def mirrored(detected: Detected, width: int) -> Detected:
     return Detected(boxes, detected.labels, detected.scores, masks)
 
 
-RESULTS = ("image_id", "category_id", "bbox", "score", "segmentation")
-"""Fields of an entry in COCO's result list."""
+RESULTS = ("image_id", "category_id", "bbox", "score")
+"""Fields of an entry in COCO's result list, besides its mask."""
 
 
 class CocoResults:
@@ -124,6 +124,7 @@ class CocoResults:
         self.categories = list(categories)
         self.images: list[dict[str, Any]] = []
         self.annotations: list[dict[str, Any]] = []
+        self.results: list[dict[str, Any]] = []
         stems = [PurePosixPath(name).stem for name in names]
         numbers = [int(stem) for stem in stems if stem.isascii() and stem.isdecimal()]
         self._ids = dict(zip(names, numbers, strict=True)) if len(set(numbers)) == len(names) else {}
@@ -146,18 +147,19 @@ class CocoResults:
                 "score": round(score, 6),
                 "iscrowd": 0,
             }
+            result = {name: row[name] for name in RESULTS}
             if detected.masks is not None:
                 mask = detected.masks[number]
-                segmentation = {"size": list(mask.shape), "counts": run_lengths(mask)}
-                row |= {"segmentation": segmentation, "area": int(mask.sum())}
+                result["segmentation"] = {"size": list(mask.shape), "counts": run_lengths(mask)}
+                row |= {"area": int(mask.sum())} | ({"segmentation": outlines(mask)} if mask.any() else {})
             self.annotations.append(row)
+            self.results.append(result)
 
     def write(self, directory: Path) -> None:
-        """Write everything to detections.json and the list to results.json; OutputError if that fails."""
+        """Write detections.json, with masks as polygons, and results.json, with exact ones; OutputError."""
         value = {"images": self.images, "categories": self.categories, "annotations": self.annotations}
         write_json(directory / "detections.json", value, indent=None)
-        rows = [{name: item[name] for name in RESULTS if name in item} for item in self.annotations]
-        write_json(directory / "results.json", rows, indent=None)
+        write_json(directory / "results.json", self.results, indent=None)
 
 
 def read_categories(path: Path) -> list[tuple[int, str]]:
@@ -165,6 +167,32 @@ def read_categories(path: Path) -> list[tuple[int, str]]:
     entries = list_objects(read_annotations(path), "categories", path)
     where = f"{path}: categories"
     return sorted((integer_field(entry, "id", where), text_field(entry, "name", where)) for entry in entries)
+
+
+def outlines(mask: Bool[np.ndarray, "H W"]) -> list[list[int]]:
+    """Return the outlines of a mask's parts along the edges of pixels, each as x, y, x, y, …, without holes."""
+    inside = np.pad(mask, 1)
+    neighbours = inside[:-2, 1:-1], inside[1:-1, 2:], inside[2:, 1:-1], inside[1:-1, :-2]  # above, right, below, left
+    starts, steps = ((0, 0), (0, 1), (1, 1), (1, 0)), ((0, 1), (1, 0), (0, -1), (-1, 0))  # clockwise around a pixel
+    edges: set[tuple[int, int, int]] = set()
+    for direction, (neighbour, start) in enumerate(zip(neighbours, starts, strict=True)):
+        found = np.argwhere(mask & ~neighbour) + start
+        edges.update((row, column, direction) for row, column in found.tolist())
+    outer, seen = list[list[int]](), set[tuple[int, int, int]]()
+    for first in sorted(edges):
+        if first in seen:
+            continue
+        points, edge = list[int](), first
+        while edge not in seen:
+            seen.add(edge)
+            row, column, direction = edge[0] + steps[edge[2]][0], edge[1] + steps[edge[2]][1], edge[2]
+            turns = ((row, column, (direction + turn) % 4) for turn in (1, 0, 3))  # right first: parts touch at corners
+            edge = next(turn for turn in turns if turn in edges)
+            if edge[2] != direction:
+                points += [column, row]
+        if first[2] == 0:  # the topmost edge of a hole leads down
+            outer.append(points)
+    return outer
 
 
 def run_lengths(mask: Bool[np.ndarray, "H W"]) -> list[int]:

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from scipy.ndimage import binary_fill_holes
 
 from perception_encoder.dense_prediction.detection.detections import Detected
 from tests.conftest import Run
@@ -30,11 +31,14 @@ def test_detections_in_cocos_format(run_pe: Callable[..., Run], detector: Path, 
     assert value["categories"] == [{"id": 4, "name": "red"}, {"id": 9, "name": "blue"}]
     assert value["annotations"] and all(annotation["score"] >= 0.06 for annotation in value["annotations"])
     for annotation in value["annotations"]:
-        assert annotation["segmentation"]["size"] == [48, 64] and annotation["bbox"][2] > 0
+        assert isinstance(annotation["segmentation"], list) and annotation["bbox"][2] > 0
     imported = COCO(str(out / "detections.json"))
+    exact = imported.loadRes(str(out / "results.json"))
     for annotation in imported.loadAnns(imported.getAnnIds(imgIds=[1])):
-        assert imported.annToMask(annotation).sum() == annotation["area"]
-    itself = COCOeval(imported, imported.loadRes(str(out / "results.json")), "segm")
+        mask = exact.annToMask(exact.loadAnns([annotation["id"]])[0])
+        assert mask.sum() == annotation["area"]
+        assert np.array_equal(imported.annToMask(annotation), binary_fill_holes(mask, structure=np.ones((3, 3))))
+    itself = COCOeval(exact, exact, "segm")
     itself.evaluate()
     itself.accumulate()
     itself.summarize()
@@ -45,6 +49,21 @@ def test_detections_in_cocos_format(run_pe: Callable[..., Run], detector: Path, 
     files = tmp_path / "photo.png", tmp_path / "bad.jpg"
     run = run_pe("detect", *files, "--head", detector, "--score", "1", "-o", tmp_path / "more", "--strict")
     assert (run.status, run.stdout) == (1, "") and "1 of 2 inputs skipped" in run.stderr
+
+
+def test_label_studio_imports_the_detections(run_pe: Callable[..., Run], detector: Path, tmp_path: Path) -> None:
+    coco = pytest.importorskip("label_studio_sdk.converter.imports.coco")
+    label_interface = pytest.importorskip("label_studio_sdk.label_interface")
+    Image.fromarray(described(1)[1][0]).save(tmp_path / "photo.png")
+    words = ("detect", tmp_path / "photo.png", "--head", detector, "--score", "0.06", "-o", tmp_path / "out")
+    assert run_pe(*words).status == 0
+    found = json.loads((tmp_path / "out" / "detections.json").read_text())["annotations"]
+    coco.convert_coco_to_ls(str(tmp_path / "out" / "detections.json"), str(tmp_path / "tasks.json"))
+    (task,) = json.loads((tmp_path / "tasks.json").read_text())
+    interface = label_interface.LabelInterface((tmp_path / "tasks.label_config.xml").read_text())
+    assert interface.validate_annotation(task["annotations"][0])
+    kinds = [part["type"] for part in task["annotations"][0]["result"]]
+    assert kinds.count("rectanglelabels") == len(found) <= kinds.count("polygonlabels")
 
 
 def test_perfect_boxes_score_perfectly_in_pycocotools(
@@ -105,7 +124,7 @@ def test_a_published_detector(run_pe: Callable[..., Run], tmp_path: Path, monkey
     assert run.status == 0, run
     value = json.loads(run.stdout)
     assert value["categories"] == [{"id": number, "name": str(number)} for number in range(1, 6)]
-    assert value["annotations"] and value["annotations"][0]["segmentation"]["size"] == [48, 64]
+    assert value["annotations"] and isinstance(value["annotations"][0]["segmentation"], list)
     run = detect("--classes", tmp_path / "lvis.json")
     assert run.status == 0 and {line.split("\t")[1] for line in run.stdout.splitlines()} <= set("abcde")
     value = json.loads((tmp_path / "out" / "detections.json").read_text())

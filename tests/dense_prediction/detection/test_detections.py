@@ -90,6 +90,7 @@ def test_images_and_annotations_are_numbered(tmp_path: Path) -> None:
     assert [annotation["id"] for annotation in value["annotations"]] == [1, 2, 3, 4]
     first = value["annotations"][0]
     assert first["bbox"] == [2, 1, 3, 2] and first["area"] == 6 and first["category_id"] == 90
+    assert first["segmentation"] == [[5, 1, 5, 3, 2, 3, 2, 1]] and "segmentation" not in value["annotations"][1]
     plain = json.loads((tmp_path / "results.json").read_text())
     fields = {"image_id", "category_id", "bbox", "score", "segmentation"}
     assert [item["category_id"] for item in plain] == [90, 47, 90, 47] and plain[0].keys() == fields
