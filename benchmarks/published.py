@@ -150,8 +150,8 @@ def state(model: str, rows: Sequence[Published], own: Mapping[str, Path], limit:
         dataset = DATASETS[row.dataset]
         items = min(dataset.items, limit or dataset.items)
         operations += runs * items * _operations(entry, dataset)
-        size = "your copy"
-        if row.dataset not in own:
+        size = "your copy" if row.dataset in own else "to be got by yourself, see below"
+        if row.dataset not in own and not dataset.where:
             try:
                 missing = download_bytes(dataset)
                 total, size = total + missing, f"{missing / 1e9:.2f} GB" if missing else "downloaded"

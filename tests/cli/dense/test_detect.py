@@ -20,6 +20,7 @@ from tests.datasets.drawn import described
 from tests.dense_prediction.published.renamed import to_detectron2, use_small_towers, vitdet
 
 
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools
 def test_detections_in_cocos_format(run_pe: Callable[..., Run], detector: Path, tmp_path: Path) -> None:
     Image.fromarray(described(1)[1][0]).save(tmp_path / "photo.png")
     out = tmp_path / "out"
