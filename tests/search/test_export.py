@@ -61,6 +61,7 @@ def test_without_fiftyone_it_is_named(index: Index, monkeypatch: pytest.MonkeyPa
         index.to_fiftyone("photos")
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # FiftyOne's
 @pytest.mark.skipif("FIFTYONE_DATABASE_URI" not in os.environ, reason="needs FiftyOne and a MongoDB")
 def test_fiftyone_has_the_images_and_the_moments(index: Index, pictures: list[Path]) -> None:
     fiftyone = pytest.importorskip("fiftyone")

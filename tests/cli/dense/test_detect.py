@@ -52,6 +52,7 @@ def test_detections_in_cocos_format(run_pe: Callable[..., Run], detector: Path, 
     assert (run.status, run.stdout) == (1, "") and "1 of 2 inputs skipped" in run.stderr
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the SDK's
 def test_label_studio_imports_the_detections(run_pe: Callable[..., Run], detector: Path, tmp_path: Path) -> None:
     coco = pytest.importorskip("label_studio_sdk.converter.imports.coco")
     label_interface = pytest.importorskip("label_studio_sdk.label_interface")
@@ -65,6 +66,29 @@ def test_label_studio_imports_the_detections(run_pe: Callable[..., Run], detecto
     assert interface.validate_annotation(task["annotations"][0])
     kinds = [part["type"] for part in task["annotations"][0]["result"]]
     assert kinds.count("rectanglelabels") == len(found) <= kinds.count("polygonlabels")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # FiftyOne's
+def test_fiftyone_imports_the_detections(run_pe: Callable[..., Run], detector: Path, tmp_path: Path) -> None:
+    """Its importer of COCO's format; this part of FiftyOne needs no database."""
+    coco = pytest.importorskip("fiftyone.utils.coco")
+    (tmp_path / "photos").mkdir()
+    Image.fromarray(described(1)[1][0]).save(tmp_path / "photos" / "photo.png")
+    words = ("detect", tmp_path / "photos", "--head", detector, "--score", "0.06", "-o", tmp_path / "out")
+    assert run_pe(*words).status == 0
+    labels = tmp_path / "out" / "detections.json"
+    annotations = json.loads(labels.read_text())["annotations"]
+    kinds = ["segmentations"]
+    with coco.COCODetectionDatasetImporter(
+        data_path=str(tmp_path / "photos"), labels_path=str(labels), label_types=kinds
+    ) as importer:
+        ((path, metadata, found),) = importer
+    assert path == str(tmp_path / "photos" / "photo.png") and (metadata.width, metadata.height) == (64, 48)
+    assert len(found.detections) == len(annotations) and {item.label for item in found.detections} <= {"red", "blue"}
+    for item, annotation in zip(found.detections, annotations, strict=True):
+        assert item.confidence == annotation["score"] and item.mask.any()
+        left, top, wide, high = item.bounding_box
+        assert [left * 64, top * 48, wide * 64, high * 48] == pytest.approx(annotation["bbox"])
 
 
 def test_perfect_boxes_score_perfectly_in_pycocotools(

@@ -175,6 +175,7 @@ def test_the_labeling_interface_fits_the_tasks(project: AnnotationProject, annot
     assert {tag.get("value", "$key")[1:] for tag in tags.values()} <= task["data"].keys()
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the SDK's
 def test_label_studio_reads_the_tasks(project: AnnotationProject, annotate: Annotate, tmp_path: Path) -> None:
     converter = pytest.importorskip("label_studio_sdk.converter")
     label_interface = pytest.importorskip("label_studio_sdk.label_interface")
