@@ -245,12 +245,12 @@ def evaluate_row(
         if all(found.about.get(name) == value for name, value in settings.items()):
             return found, True
     model = models.get(dataset.task, precision)
+    path.parent.mkdir(parents=True, exist_ok=True)
     arguments = {**dataset_arguments(dataset, root), **row.arguments, "items": limit}
     if dataset.task == "questions":
         arguments["records"] = path.with_suffix(".jsonl")
     result = evaluate(dataset.task, model, **arguments)
     result = replace(result, about={**result.about, **settings})
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, to_json(result))
     return result, False
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import perception_encoder as pe
+from perception_encoder.dense_prediction import export
 from perception_encoder.dense_training.run import train_dense
 from perception_encoder.language_alignment.weights import build_language_model, write_language_model
 from perception_encoder.models.checkpoints.weights import create_model, load_model, write_checkpoint
@@ -38,15 +39,19 @@ def test_both_towers(run_pe: Callable, nano: Path, tmp_path: Path) -> None:
     assert all(session.get_modelmeta().custom_metadata_map["model"] == "PE-Core-N16-128" for session in sessions)
 
 
-def test_the_program_on_the_card_runs(tmp_path: Path) -> None:
+def test_the_program_on_the_card_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Published scores are those of the model's own image size."""
+    monkeypatch.setattr(export, "published_scores", lambda model: {"ImageNet": 83.5})
     pe.export_onnx("builtin", tmp_path / "out", size=(64, 96))
     found = run_card(tmp_path / "out")
+    assert "ImageNet" not in (tmp_path / "out" / "README.md").read_text()
     encoder = pe.load("builtin", runtime="torch", precision="float32")
     assert found["images"].shape == (1, encoder.dimension)
     expected = encoder.encode_texts(["a photo of a cat", "a photo of a dog"])
     assert abs(found["unit"][1] - expected).max() < 1e-5
     pe.export_onnx("builtin-spatial", tmp_path / "spatial")
     assert "texts" not in run_card(tmp_path / "spatial")
+    assert "| ImageNet | 83.5 |" in (tmp_path / "spatial" / "README.md").read_text()
 
 
 def test_int8_towers_of_a_trained_model(run_pe: Callable, tmp_path: Path) -> None:
