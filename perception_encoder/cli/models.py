@@ -135,13 +135,12 @@ def use(
     if precision is not None:
         if kind != "model":
             raise ConfigError(f"{model} has no text tower; --precision is for models with one")
-        if library_of(model):
-            raise ConfigError(f"{model} runs in torch only; omit --precision")
-        choose("auto", precision, None)
+        if not library_of(model):
+            choose("auto", precision, None)
     if kind == "model" and library_of(model):
         from perception_encoder.inference.load import load
 
-        load(model, trust_remote_code=trust_remote_code)  # which says what is wrong with it
+        load(model, precision=precision or "auto", trust_remote_code=trust_remote_code)  # which says what is wrong
     elif kind in ("model", "spatial"):
         find_weights(model)
     new_default = shown_name(model) or portable_name(model)

@@ -49,7 +49,6 @@ if TYPE_CHECKING:
     from perception_encoder.models.vision_transformer import VisionTransformer
 
 logger = logging.getLogger(__name__)
-
 POOLS = ("attn", "cls", "mean", "tokens")
 REDUCED = 2
 """Minimum size of a JPEG that is decoded for an int8 embedding, in the model's image sizes."""
@@ -68,6 +67,7 @@ class Encoder(SentenceInterface):
     """The defaults of `feature`; `variant` sets them."""
     dimensions: int | None = None
     """Length to which vectors are cut before they are made unit length; `cut` sets it."""
+    transforms: tuple[str, ...] = ("squash", "crop")
     reads_images, reads_videos = True, False
     """What the model reads; with `reads_videos`, videos whole instead of frame by frame."""
     logit_bias: float | None = None

@@ -1,9 +1,11 @@
-"""Encoders for other libraries' models: their own output, or a layer of their vision tower."""
+"""Encoders for other libraries' models: their own output, in torch or OpenVINO, or a layer of their vision tower."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+import hashlib
+import warnings
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -13,19 +15,27 @@ from typing import Any, cast
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor, nn
 
 from perception_encoder.errors import ConfigError
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.fetch import FetchLimits
 from perception_encoder.inference.layer_features import LayerFeatures
 from perception_encoder.inference.pipeline import Feature
-from perception_encoder.models.external import Adapter, Mode, Pixels, Role, SentenceTransformersModel
+from perception_encoder.models.external import Adapter, Mode, Pixels, Role
+from perception_encoder.models.external_sentences import SentenceTransformersModel
 from perception_encoder.models.precision import choose_device
 from perception_encoder.models.registry import library_model_name
 from perception_encoder.models.vision_transformer import VisionTransformer
 from perception_encoder.preprocess.image import ImageTransform, check_transform
-from perception_encoder.runtime.runtime import plain_threads
+from perception_encoder.runtime.cache import Key, Tower
+from perception_encoder.runtime.convert import Source, example_pixels
+from perception_encoder.runtime.openvino_runtime import CompiledTowers, FallbackWarning
+from perception_encoder.runtime.quantization import calibration_pixels, check_captions, check_pixels
+from perception_encoder.runtime.runtime import Precision, Runtime, plain_threads
 from perception_encoder.runtime.torch_runtime import TorchThreads, as_array, pooled
+
+_SHORT, _LONG = (choose(check_captions(), key=len) for choose in (min, max))
 
 
 @dataclass(frozen=True)
@@ -41,11 +51,10 @@ class _LibraryTransform:
 
 
 class _OutputRuntime(TorchThreads):
-    """A library's own embeddings; `model` is the library's module."""
+    """A library's own embeddings."""
 
     def __init__(self, adapter: Adapter, device: torch.device, dtype: torch.dtype) -> None:
         super().__init__(device, dtype)
-        self.model = adapter.model.eval().requires_grad_(False).to(device, dtype)
         self.batch_size = 8 if device.type == "cpu" else 64
         self.per_core = self.per_core and not isinstance(adapter, SentenceTransformersModel)
 
@@ -56,6 +65,83 @@ class _OutputRuntime(TorchThreads):
     def images(self, pixels: np.ndarray, layer: int, pool: str) -> np.ndarray:
         """See `Runtime`; not of these models, whose pixels may differ in size."""
         raise NotImplementedError
+
+
+class _OutputTower(nn.Module):
+    """A library's tower, with its arguments as one tensor (B, K, …): one of pixels, or token ids and a mask."""
+
+    def __init__(
+        self, model: nn.Module, output: Callable[[dict[str, Tensor]], Tensor], arguments: Iterable[str]
+    ) -> None:
+        super().__init__()
+        self.model, self.output, self.arguments = model, output, tuple(arguments)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.output(dict(zip(self.arguments, inputs.unbind(1), strict=True)))
+
+
+class _CompiledOutput(CompiledTowers):
+    """A library's own embeddings in OpenVINO; where that fails, torch computes in float32."""
+
+    def __init__(self, adapter: Adapter, transform: _LibraryTransform, precision: Precision) -> None:
+        assert adapter.image_shape is not None
+        self.adapter, self.transform, self.shape = adapter, transform, adapter.image_shape
+        super().__init__(library_model_name(adapter.name), precision)
+
+    def images(self, pixels: np.ndarray, layer: int, pool: str) -> np.ndarray:
+        """See `Runtime`; not of these models, whose pixels may differ in size."""
+        raise NotImplementedError
+
+    def embed_images(self, images: Sequence[Pixels]) -> np.ndarray | None:
+        """Return embeddings of images, float32 (B, D); None if torch must answer."""
+        batch = [np.stack(list(image.values())) for image in images]
+        if any(arguments.shape != (1, *self.shape) for arguments in batch):
+            warnings.warn(f"{self.model_name}: images of another size need torch", FallbackWarning, stacklevel=2)
+            return None
+        return self.run("image", None, np.stack(batch))
+
+    def embed_texts(self, texts: Sequence[str]) -> np.ndarray | None:
+        """Return embeddings of texts, float32 (B, D); None if torch must answer."""
+        return self.run("text", None, self._tokens(texts))
+
+    def _tokens(self, texts: Sequence[str]) -> np.ndarray:
+        return np.stack([values.numpy() for values in self.adapter.tokens(list(texts)).values()], axis=1)
+
+    def _pixels(self, images: np.ndarray) -> np.ndarray:
+        found = [self.transform.pixels(Image.fromarray(image.transpose(1, 2, 0))) for image in images]
+        return np.stack([np.stack(list(pixels.values())) for pixels in found])
+
+    def _example(self, name: Tower) -> np.ndarray:
+        """Return two inputs as the library prepares them; texts differ in length."""
+        return self._pixels(example_pixels(2, *self.shape[1:])) if name == "image" else self._tokens([_SHORT, _LONG])
+
+    def _key(self, name: Tower, layer: int | None) -> Key:
+        example = self._example(name)
+        prepared = [*example.shape, hashlib.blake2b(example.tobytes(), digest_size=16).hexdigest()]
+        return Key(
+            model=self.model_name,
+            weights=self.adapter.weight_hash,
+            config={"structure": self.adapter.structure, "example": prepared, **self.adapter.versions},
+            tower=name,
+            precision=self.precision,
+        )
+
+    def _source(self, name: Tower, layer: int | None) -> Source:
+        adapter, example, (_, height, width) = self.adapter, self._example(name), self.shape
+        if name == "image":
+            arguments = self.transform.pixels(Image.new("RGB", (width, height)))
+            return Source(
+                name,
+                _OutputTower(adapter.model, adapter.image_output, arguments),
+                example,
+                (-1, *example.shape[1:]),
+                lambda: self._pixels(check_pixels(height, width)),
+                lambda: self._pixels(calibration_pixels(height, width)),
+            )
+        padded = self._tokens([_SHORT]).shape == self._tokens([_LONG]).shape
+        shape = (-1, *example.shape[1:]) if padded else (-1, example.shape[1], -1)
+        tower = _OutputTower(adapter.model, adapter.text_output, adapter.tokens([_SHORT]))
+        return Source(name, tower, example, shape, lambda: self._tokens(check_captions()))
 
 
 class _LayerRuntime(TorchThreads):
@@ -76,7 +162,7 @@ class _LayerRuntime(TorchThreads):
 class _ExternalEncoder(Encoder):
     """Shared parts of other libraries' encoders."""
 
-    def __init__(self, name: str, runtime: _OutputRuntime | _LayerRuntime) -> None:
+    def __init__(self, name: str, runtime: Runtime) -> None:
         self.name, self._source, self.runtime = library_model_name(name), name, runtime
         self.tokenizer, self.fetch_limits = None, FetchLimits()
 
@@ -93,18 +179,31 @@ class _ExternalEncoder(Encoder):
 
 
 class OutputEncoder(_ExternalEncoder):
-    """A library's model with its own embeddings, by default in float32."""
+    """A library's model with its own embeddings, by default with torch in float32."""
 
     depth, has_class_token, has_output = 0, False, True
 
     def __init__(
-        self, adapter: Adapter, device: torch.device | None = None, dtype: torch.dtype = torch.float32
+        self,
+        adapter: Adapter,
+        device: torch.device | None = None,
+        dtype: torch.dtype | None = None,
+        compiled: Precision | None = None,
     ) -> None:
-        self.adapter = adapter
-        super().__init__(adapter.name, _OutputRuntime(adapter, device or choose_device(), dtype))
-        self.transform = _LibraryTransform(adapter.transform("crop"), "crop")
+        """`compiled`: compute with OpenVINO, in this precision."""
+        self.adapter, self.weight_hash = adapter, adapter.weight_hash  # of the weights before they are rounded
+        device = torch.device("cpu") if compiled else device or choose_device()
+        adapter.model.eval().requires_grad_(False).to(device, dtype or torch.float32)
+        transform = _LibraryTransform(adapter.transform("crop"), "crop")
+        self._compiled = _CompiledOutput(adapter, transform, compiled) if compiled else None
+        super().__init__(adapter.name, self._compiled or _OutputRuntime(adapter, device, dtype or torch.float32))
+        self.transform = transform
         self.reads_images, self.reads_videos = adapter.reads_images, adapter.reads_videos
-        self.weight_hash, self.logit_bias = adapter.weight_hash, adapter.logit_bias
+        self.transforms, self.logit_bias = adapter.modes, adapter.logit_bias
+
+    @cached_property
+    def model(self) -> Any:
+        return self.adapter.model
 
     @property
     def reads_texts(self) -> bool:
@@ -118,8 +217,12 @@ class OutputEncoder(_ExternalEncoder):
     def about(self) -> dict[str, str]:
         return {**super().about, **self.adapter.versions}
 
+    @property
+    def prompts(self) -> dict[str, str]:
+        return self.adapter.prompts
+
     def _describe_grid(self) -> dict[str, Any]:
-        return {"prompts": self.adapter.prompts}
+        return {"prompts": self.prompts}
 
     def variant(self, *, transform: str | None = None, layer: int | None = None, pool: str | None = None) -> Encoder:
         """See `Encoder.variant`; at a layer, images are squashed."""
@@ -133,27 +236,37 @@ class OutputEncoder(_ExternalEncoder):
             changed.transform = _LibraryTransform(self.adapter.transform(mode), mode)
         return changed
 
+    def jpeg_side(self, feature: Feature) -> int | None:
+        return None  # the library's transform may crop
+
     @cached_property
     def _width(self) -> int:
-        if not self.reads_images:
-            return int(self._texts(["a"], None).shape[-1])
-        return int(self._images([self.transform.pixels(Image.new("RGB", (32, 32)))], self.feature()).shape[-1])
+        with torch.inference_mode():
+            if not self.reads_images:
+                return int(self.adapter.embed_texts(["a"], None).shape[-1])
+            return int(self.adapter.embed_images([self.transform.pixels(Image.new("RGB", (32, 32)))], None).shape[-1])
 
     def _full_width(self, feature: Feature) -> int:
         return self._width
 
-    @torch.inference_mode()
     def _images(self, pixels: Any, feature: Feature) -> np.ndarray:
-        return as_array(self.adapter.embed_images(list(pixels), feature.role))
+        found = self._compiled.embed_images(pixels) if self._compiled else None
+        if found is None:
+            with torch.inference_mode():
+                return as_array(self.adapter.embed_images(list(pixels), feature.role))
+        return found
 
     @torch.inference_mode()
     def embed_video(self, pixels: Any, times: Sequence[float], feature: Feature) -> np.ndarray:
         """See `Encoder`."""
         return self._finish(as_array(self.adapter.embed_video(list(pixels), times, feature.role)), feature)
 
-    @torch.inference_mode()
     def _texts(self, texts: Sequence[str], role: Role) -> np.ndarray:
-        return as_array(self.adapter.embed_texts(list(texts), role))
+        found = self._compiled.embed_texts(texts) if self._compiled else None
+        if found is None:
+            with torch.inference_mode():
+                return as_array(self.adapter.embed_texts(list(texts), role))
+        return found
 
 
 class LayerEncoder(_ExternalEncoder):

@@ -61,6 +61,11 @@ class SentenceInterface(ABC):
     model_card_data = _NoModelCard()
 
     @property
+    def prompts(self) -> dict[str, str]:
+        """The prompts of the roles that have one, such as "query"; only models of sentence-transformers have any."""
+        return {}
+
+    @property
     @abstractmethod
     def dimension(self) -> int: ...
 

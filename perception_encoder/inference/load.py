@@ -38,13 +38,6 @@ PrecisionChoice = Literal["auto", "float32", "bfloat16", "int8"]
 RuntimeChoice = Literal["auto", "torch", "openvino"]
 RANDOM = "random:"
 """Prefix of a model's name that requests the architecture with random weights."""
-ADAPTERS = {
-    "timm": "TimmModel",
-    "open_clip": "OpenClipModel",
-    "hf": "TransformersModel",
-    "st": "SentenceTransformersModel",
-}
-"""The classes in `models.external` by the library's prefix."""
 
 
 def load(
@@ -68,7 +61,8 @@ def load(
 
     `runtime`: "torch", or "openvino" (extra `fast`), which only computes on a CPU; by default the fastest there, as
     measured once on each machine. `precision`: "float32", "bfloat16", by default if it is fast, or "int8", OpenVINO's.
-    `dtype`: the same as a torch type. Other libraries' models run in torch, their own embeddings in float32 by default.
+    `dtype`: the same as a torch type. Other libraries' embeddings are computed in float32 by default; those of
+    sentence-transformers, of models whose images differ in size, and of layers with torch only.
 
     `dimensions`: length of vectors, for models trained for it (Matryoshka). `trust_remote_code`: run code that comes
     with a model of (sentence-)transformers. Raises UnknownModelError, CheckpointError, WeightsUnavailableError,
@@ -95,9 +89,7 @@ def _load(
             raise ConfigError(f"dtype is {asked}, but precision is {precision}; give one of them")
     check_choice(runtime, precision)
     if random or adapter is not None:
-        if runtime == "openvino" or asked == "int8":
-            raise ConfigError(f"{name} runs in torch only; omit runtime and precision")
-        return _load_external(name, adapter, device, dtype or _as_dtype(asked))
+        return _load_external(name, adapter, device, dtype, runtime, asked)
     ran: RuntimeName = "torch"
     kind: Precision | None = None
     if dtype is None or asked in PRECISIONS or runtime == "openvino":  # others, such as float16, are torch's
@@ -215,18 +207,31 @@ def _load_torch(
 
 
 def _load_external(
-    name: str | Path, adapter: Adapter | None, device: str | torch.device | None, dtype: torch.dtype | None
+    name: str | Path,
+    adapter: Adapter | None,
+    device: str | torch.device | None,
+    dtype: torch.dtype | None,
+    runtime: RuntimeChoice,
+    asked: str,
 ) -> Encoder:
-    import torch
-
     from perception_encoder.inference.external_encoder import LayerEncoder, OutputEncoder
     from perception_encoder.inference.layer_features import LayerFeatures
     from perception_encoder.models.precision import choose_device
 
-    if adapter is None or adapter.random or not adapter.has_output:
-        tower = load_tower(name) if adapter is None else adapter.tower()
-        return LayerEncoder(LayerFeatures(_shown(name, adapter), tower, device, dtype, final_norm=True))
-    return OutputEncoder(adapter, choose_device(device), dtype or torch.float32)
+    own = adapter if adapter is not None and not adapter.random and adapter.has_output else None
+    if own is not None and asked == AUTO:
+        asked = "float32"
+    if own is not None and own.image_shape and asked in PRECISIONS:
+        ran, kind = choose(runtime, asked, None if device is None else str(device))
+        if ran == "openvino":
+            return OutputEncoder(own, compiled=kind)
+    elif runtime == "openvino" or asked == "int8":
+        raise ConfigError(f"{name} runs in torch only; omit runtime and precision")
+    dtype = dtype or _as_dtype(asked)
+    if own is not None:
+        return OutputEncoder(own, choose_device(device), dtype)
+    tower = load_tower(name) if adapter is None else adapter.tower()
+    return LayerEncoder(LayerFeatures(_shown(name, adapter), tower, device, dtype, final_norm=True))
 
 
 def _as_dtype(precision: str) -> torch.dtype | None:
@@ -288,7 +293,13 @@ def find_adapter(name: str | Path, trust_remote_code: bool = False) -> tuple[Ada
     library = library_of(source)
     if not library:
         return None, random
-    from perception_encoder.models import external
+    from perception_encoder.models import external, external_sentences
 
+    adapters: dict[str, type[Adapter]] = {
+        "timm": external.TimmModel,
+        "open_clip": external.OpenClipModel,
+        "hf": external.TransformersModel,
+        "st": external_sentences.SentenceTransformersModel,
+    }
     listed = source.removeprefix(RANDOM).partition(":")[2]
-    return getattr(external, ADAPTERS[library])(source, listed, random, trust_remote_code), random
+    return adapters[library](source, listed, random, trust_remote_code), random

@@ -1,4 +1,4 @@
-"""Models of timm, open_clip, transformers and sentence-transformers behind one interface: embeddings and vision towers.
+"""Models of timm, open_clip and transformers behind one interface: embeddings and vision towers.
 
 The vision model of a two-tower model of transformers (CLIP, SigLIP) is taken. Its tokens are read off the blocks by
 hooks, because the last of the library's `hidden_states` is normed for some models and not for others.
@@ -6,10 +6,9 @@ hooks, because the last of the library's `hidden_states` is normed for some mode
 
 from __future__ import annotations
 
+import hashlib
 import inspect
-import logging
 import math
-import re
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -54,6 +53,7 @@ class Adapter(ABC):
     library: ClassVar[str]
     """Prefix of its models' names, before a colon."""
     distribution: ClassVar[str]
+    modes: ClassVar[tuple[Mode, ...]] = ("squash", "crop")
     reads_images, reads_videos, reads_texts = True, False, False
     """`reads_videos`: whole, not frame by frame."""
 
@@ -119,14 +119,15 @@ class Adapter(ABC):
         """Return embeddings (B, D) of images as `transform` gives them."""
         parameter = next(self.model.parameters())
         batch = {name: torch.from_numpy(np.stack([image[name] for image in images])) for name in images[0]}
-        return self._embed_batch(
+        return self.image_output(
             {
                 name: values.to(parameter.device, parameter.dtype if values.is_floating_point() else None)
                 for name, values in batch.items()
             }
         )
 
-    def _embed_batch(self, batch: dict[str, Tensor]) -> Tensor:
+    def image_output(self, batch: dict[str, Tensor]) -> Tensor:
+        """Return embeddings (B, D) of the model's arguments for images."""
         raise NotImplementedError
 
     def embed_video(self, frames: Sequence[Pixels], times: Sequence[float], role: Role) -> Tensor:
@@ -135,7 +136,25 @@ class Adapter(ABC):
 
     def embed_texts(self, texts: list[str], role: Role) -> Tensor:
         """Return embeddings (B, D) of texts."""
+        device = next(self.model.parameters()).device
+        return self.text_output({name: values.to(device) for name, values in self.tokens(texts).items()})
+
+    def tokens(self, texts: list[str]) -> Mapping[str, Tensor]:
+        """Return the model's arguments for texts, int64 (B, T): token ids, and a mask if it takes one."""
         raise NotImplementedError
+
+    def text_output(self, batch: dict[str, Tensor]) -> Tensor:
+        """Return embeddings (B, D) of the model's arguments for texts."""
+        raise NotImplementedError
+
+    @cached_property
+    def image_shape(self) -> tuple[int, ...] | None:
+        """Shape (3, H, W) of all images' pixels, for which OpenVINO can compile the model; None if there is none."""
+        transform = self.transform("crop")
+        values = [transform(Image.new("RGB", size)) for size in ((48, 32), (32, 48))]
+        shapes = {tuple(pixels.shape for pixels in value.values()) for value in values}
+        ((shape, *others), *further) = shapes
+        return shape if len(shape) == 3 and not others and not further else None
 
     @property
     def prompts(self) -> dict[str, str]:
@@ -168,6 +187,20 @@ class Adapter(ABC):
         """Hash of the weights."""
         return state_hash(self.model.state_dict())
 
+    @cached_property
+    def structure(self) -> str:
+        """Hash of what the weights do not tell, such as the number of heads: the modules' types and plain values."""
+        parts = [
+            (
+                name,
+                type(module).__name__,
+                sorted((key, value) for key, value in vars(module).items() if _is_plain(value)),
+            )
+            for name, module in self.model.named_modules()
+        ]
+        text = f"{parts} {getattr(self.model, 'config', '')}".replace(self.listed, "")  # which may be a path
+        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
     @property
     def versions(self) -> dict[str, str]:
         """The version of the library."""
@@ -199,7 +232,7 @@ class TimmModel(Adapter):
         transform: Any = create_transform(**{**resolve_model_data_config(self.model), **squash})
         return lambda image: {"image": transform(image).numpy()}
 
-    def _embed_batch(self, batch: dict[str, Tensor]) -> Tensor:
+    def image_output(self, batch: dict[str, Tensor]) -> Tensor:
         return self.model(batch["image"])
 
     def tower(self) -> Tower:
@@ -259,13 +292,15 @@ class OpenClipModel(Adapter):
 
         return open_clip.get_tokenizer(self.listed.partition(",")[0])
 
-    def _embed_batch(self, batch: dict[str, Tensor]) -> Tensor:
+    def image_output(self, batch: dict[str, Tensor]) -> Tensor:
         return self.model.encode_image(batch["image"])
 
-    def embed_texts(self, texts: list[str], role: Role) -> Tensor:
+    def tokens(self, texts: list[str]) -> Mapping[str, Tensor]:
         with self._tokenizing:
-            ids = self.tokenize(texts)
-        return self.model.encode_text(ids.to(next(self.model.parameters()).device))
+            return {"text": self.tokenize(texts)}
+
+    def text_output(self, batch: dict[str, Tensor]) -> Tensor:
+        return self.model.encode_text(batch["text"])
 
 
 class TransformersModel(Adapter):
@@ -315,7 +350,7 @@ class TransformersModel(Adapter):
 
         return transform
 
-    def _embed_batch(self, batch: dict[str, Tensor]) -> Tensor:
+    def image_output(self, batch: dict[str, Tensor]) -> Tensor:
         found = self.model.get_image_features(**batch)
         return getattr(found, "pooler_output", found)
 
@@ -325,14 +360,16 @@ class TransformersModel(Adapter):
 
         return AutoTokenizer.from_pretrained(self.listed, trust_remote_code=self.trusted)
 
-    def embed_texts(self, texts: list[str], role: Role) -> Tensor:
+    def tokens(self, texts: list[str]) -> Mapping[str, Tensor]:
         config, tokenizer = self.model.config, self._tokenizer
         positions = getattr(getattr(config, "text_config", None), "max_position_embeddings", math.inf)
         length = int(min(positions, tokenizer.model_max_length))
         padding = "max_length" if "siglip" in config.model_type else True  # as it was trained
         with self._tokenizing:
-            inputs = tokenizer(texts, padding=padding, truncation=True, max_length=length, return_tensors="pt")
-        found = self.model.get_text_features(**inputs.to(self.model.device))
+            return tokenizer(texts, padding=padding, truncation=True, max_length=length, return_tensors="pt")
+
+    def text_output(self, batch: dict[str, Tensor]) -> Tensor:
+        found = self.model.get_text_features(**batch)
         return getattr(found, "pooler_output", found)
 
     def tower(self) -> Tower:
@@ -370,97 +407,10 @@ class TransformersModel(Adapter):
         )
 
 
-class SentenceTransformersModel(Adapter):
-    """A model of texts, images or videos, by its hub name or directory, with its own preprocessing and prompts."""
-
-    library, distribution = "st", "sentence-transformers"
-
-    def __init__(self, name: str, listed: str, random: bool = False, trust_remote_code: bool = False) -> None:
-        super().__init__(name, listed, random, trust_remote_code)
-        self._encoding = threading.Lock()  # the libraries' tokenizers are for one thread at a time
-
-    def _create(self) -> Any:
-        from sentence_transformers import SentenceTransformer
-
-        if self.random:
-            raise ConfigError(f"{self.name}: sentence-transformers has no random weights; use hf: for its vision tower")
-        from transformers.utils import logging as reports
-
-        handler = _MissingWeights()
-        reports.add_handler(handler)  # the only place that says which weights the library has drawn at random
-        try:
-            model = SentenceTransformer(self.listed, trust_remote_code=self.trusted, device="cpu")
-        finally:
-            reports.remove_handler(handler)
-        if handler.names:
-            raise CheckpointError(f"{self.name} lacks weights, such as {handler.names[0]}")
-        return model
-
-    @property
-    def reads_images(self) -> bool:  # type: ignore[override]
-        return self.model.supports("image")
-
-    @property
-    def reads_videos(self) -> bool:  # type: ignore[override]
-        return self.model.supports("video")
-
-    @property
-    def reads_texts(self) -> bool:  # type: ignore[override]
-        return self.model.supports("text")
-
-    @property
-    def prompts(self) -> dict[str, str]:
-        stored, default = self.model.prompts, self.model.default_prompt_name
-        names: dict[str, str | None] = {"default": default, "query": "query" if "query" in stored else default}
-        names["document"] = next((name for name in ("document", "passage", "corpus") if name in stored), default)
-        return {role: stored[name] for role, name in names.items() if name and stored[name]}
-
-    @property
-    def _scored(self) -> Any:
-        return self.model.transformers_model
-
-    def _make_transform(self, mode: Mode) -> Callable[[Image.Image], Pixels]:
-        if mode == "squash":
-            raise ConfigError(f"{self.name} has its own preprocessing; omit the transform, or use crop")
-        return lambda image: {"image": np.asarray(image)}  # which the library prepares with the prompt
-
-    def embed_images(self, images: Sequence[Pixels], role: Role) -> Tensor:
-        if not self.reads_images:
-            raise ConfigError(f"{self.name} reads texts only; use a model of images")
-        return self._encode([{"image": Image.fromarray(image["image"])} for image in images], role)
-
-    def embed_video(self, frames: Sequence[Pixels], times: Sequence[float], role: Role) -> Tensor:
-        rate = (len(times) - 1) / (times[-1] - times[0]) if len(times) > 1 and times[-1] > times[0] else None
-        known = {"total_num_frames": len(frames), "frames_indices": list(range(len(frames))), "fps": rate}
-        video = {"array": np.stack([frame["image"] for frame in frames]), "video_metadata": known if rate else None}
-        kept = {"video": {"do_sample_frames": False}}  # all of these frames
-        return self._encode([{"video": video}], role, processing_kwargs=kept)[0]
-
-    def embed_texts(self, texts: list[str], role: Role) -> Tensor:
-        opens = self.reads_images or self.reads_videos  # then also a string that is an address or names a file
-        return self._encode([{"text": text} if opens and _may_name_media(text) else text for text in texts], role)
-
-    def _encode(self, inputs: list[Any], role: Role, **options: Any) -> Tensor:
-        names = {"query": "encode_query", "document": "encode_document", None: "encode"}
-        with self._encoding:
-            encode: Any = getattr(self.model, names[role])
-            return encode(inputs, convert_to_tensor=True, show_progress_bar=False, **options)
-
-
-class _MissingWeights(logging.Handler):
-    """Collects the names of weights that transformers reports as missing from a checkpoint."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self.names: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        found = re.findall(r"^(\S+)\s*\|\W*(?:\d+m)*MISSING", record.getMessage(), re.MULTILINE)
-        self.names += [name for name in found if "pooler" not in name]
-
-
-def _may_name_media(text: str) -> bool:
-    return text.lower().startswith(("data:", "http:", "https:")) or "." in text[-6:]
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, tuple | list):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, bool | int | float | str)
 
 
 def is_two_tower(model: Any) -> bool:

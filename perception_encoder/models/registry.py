@@ -310,7 +310,8 @@ def library_of(model: str) -> str:
 
 def needs_code(model: str) -> str:
     """Return the error for a model that runs code of its own."""
-    return f"{model} runs code of its own; read it, and if you trust it, add --trust-remote-code"
+    trust = "add --trust-remote-code, in Python trust_remote_code=True"
+    return f"{model} runs code of its own; read it, and if you trust it, {trust}"
 
 
 def library_model_name(model: str) -> str:

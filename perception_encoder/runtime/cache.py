@@ -47,8 +47,9 @@ class Key:
     """Name, shown in lists; not part of the entry's identity."""
     weights: str
     """Hash of the weights."""
-    config: VisionConfig | TextConfig
-    """The tower's, which the weights do not tell, as its heads and its image size."""
+    config: VisionConfig | TextConfig | dict[str, Any]
+    """The tower's, which the weights do not tell, as its heads and its image size; of another library's model, also the
+    library's version."""
     tower: Tower
     precision: Precision
     layer: int | None = None
@@ -161,6 +162,20 @@ def store_info(file: str, info: ModelInfo) -> None:
     """Store what is known of the model in a file, for use without its weights; if the disk is full, do nothing."""
     with suppress(OutputError):
         write_json(_info_path(file), {"package": __version__, "model": info.to_dict()})
+
+
+def find_failure(key: Key) -> str | None:
+    """Return why a tower could not be converted, if that was stored."""
+    with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
+        values = json.loads(_info_path(key.digest).read_text(encoding="utf-8"))
+        return values["failure"] if values["identity"] == key.identity else None
+    return None
+
+
+def store_failure(key: Key, reason: str) -> None:
+    """Store why a tower cannot be converted, which takes long to find out; if the disk is full, do nothing."""
+    with suppress(OutputError):
+        write_json(_info_path(key.digest), {"identity": key.identity, "failure": reason})
 
 
 def _info_path(file: str) -> Path:

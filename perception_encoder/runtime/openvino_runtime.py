@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import threading
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -25,6 +26,7 @@ from perception_encoder.runtime.runtime import ModelInfo, Precision, RuntimeName
 
 if TYPE_CHECKING:
     from perception_encoder.models.checkpoints.weights import Model
+    from perception_encoder.runtime.convert import Source
     from perception_encoder.runtime.torch_runtime import TorchRuntime
 
 
@@ -36,16 +38,16 @@ class FallbackWarning(UserWarning):
     """Another runtime or precision than the chosen one is used."""
 
 
-class OpenVinoRuntime:
-    """The towers of a model of this package on a CPU. Each is compiled when it is first needed."""
+class CompiledTowers(ABC):
+    """The towers of a model on a CPU. Each is compiled when it is first needed."""
 
     name: RuntimeName = "openvino"
     device = "cpu"
     per_core = False
     text_batch_size = 64
 
-    def __init__(self, info: ModelInfo, precision: Precision, load: Callable[[], Model]) -> None:
-        """`load`: returns the float32 model in torch, for a tower that is not in the cache.
+    def __init__(self, model: str, precision: Precision) -> None:
+        """`model`: its name.
 
         In int8 the image tower is converted and checked now, before its precision is recorded anywhere. Raises
         MissingExtraError without OpenVINO, and ConfigError for a broken one.
@@ -54,18 +56,23 @@ class OpenVinoRuntime:
         import openvino
 
         self._core = openvino.Core()
-        self.info, self.precision, self._load = info, precision, load
+        self.model_name, self.precision = model, precision
         self.batch_size = 4 * core_count()
         self._lock = threading.RLock()
         self._towers: dict[tuple[Tower, int | None], _Tower | None] = {}
-        self._torch: TorchRuntime | None = None
         if precision == "int8":
             self.precision = self._checked_precision()
 
+    @abstractmethod
+    def _key(self, name: Tower, layer: int | None) -> Key:
+        """Return what a tower depends on."""
+
+    @abstractmethod
+    def _source(self, name: Tower, layer: int | None) -> Source:
+        """Return a tower in torch, of a model in float32 on the CPU."""
+
     def _checked_precision(self) -> Precision:
-        """Return int8, bfloat16 for an image tower that failed its check or returns tokens, or torch's float32."""
-        if not self.info.vision.pools:
-            return "bfloat16"
+        """Return int8, bfloat16 for an image tower that failed its check, or torch's float32."""
         key = self._key("image", None)
         try:
             entry = cache.find(key) or self._convert(key)
@@ -73,7 +80,7 @@ class OpenVinoRuntime:
             self._leave_to_torch("image", None, error)
             return "float32"
         if note := entry.values.get("note"):
-            warnings.warn(f"{self.info.name}: {note}", FallbackWarning, stacklevel=4)
+            warnings.warn(f"{self.model_name}: {note}", FallbackWarning, stacklevel=5)
         return entry.precision
 
     @property
@@ -83,37 +90,17 @@ class OpenVinoRuntime:
 
     @property
     def logit_scale(self) -> float | None:
-        """See `Runtime`."""
-        return self.info.logit_scale
+        """See `Runtime`; a model of this package has one."""
+        return None
 
     def threads(self, count: int) -> AbstractContextManager[ThreadPoolExecutor]:
         """See `Runtime`."""
         return plain_threads(count)
 
-    def images(self, pixels: np.ndarray, layer: int, pool: str) -> np.ndarray:
-        """See `Runtime`; raises ShapeError for another size than the model's."""
-        expected = (3, *(self.info.vision.image_size,) * 2)
-        if pixels.shape[1:] != expected:
-            raise ShapeError(f"pixels are {pixels.shape}; {self.info.name} takes (B, {', '.join(map(str, expected))})")
-        features = self._run("image", None if pool == "attn" else layer, pixels)
-        if features is None:
-            return self._in_torch().images(pixels, layer, pool)
-        if pool == "attn":
-            return features
-        prefix = int(self.info.vision.class_token)
-        if pool == "cls":
-            return features[:, 0]
-        return features[:, prefix:] if pool == "tokens" else features[:, prefix:].mean(axis=1)
-
-    def texts(self, ids: np.ndarray) -> np.ndarray:
-        """See `Runtime`."""
-        embeddings = self._run("text", None, ids)
-        return self._in_torch().texts(ids) if embeddings is None else embeddings
-
-    def _run(self, name: Tower, layer: int | None, inputs: np.ndarray) -> np.ndarray | None:
-        """Return a tower's output; None if torch must answer."""
+    def run(self, name: Tower, layer: int | None, inputs: np.ndarray) -> np.ndarray | None:
+        """Return a tower's output, with a `layer` its tokens; None if torch must answer."""
         if not len(inputs):
-            outputs = self._run(name, layer, np.zeros((1, *inputs.shape[1:]), inputs.dtype))
+            outputs = self.run(name, layer, np.zeros((1, *inputs.shape[1:]), inputs.dtype))
             return None if outputs is None else outputs[:0]
         place = name, layer
         with self._lock:
@@ -136,7 +123,7 @@ class OpenVinoRuntime:
 
     def _leave_to_torch(self, name: Tower, layer: int | None, error: Exception) -> None:
         self._towers[name, layer] = None
-        warnings.warn(f"{self.info.name} is computed with torch: {error}", FallbackWarning, stacklevel=5)
+        warnings.warn(f"{self.model_name} is computed with torch: {error}", FallbackWarning, stacklevel=5)
 
     def _tower(self, place: tuple[Tower, int | None]) -> _Tower | None:
         """Return a tower, None if torch must answer; of the towers of layers, keep those used last."""
@@ -145,6 +132,74 @@ class OpenVinoRuntime:
         for other in layers[:-LAYERS]:
             del self._towers[other]
         return self._towers[place]
+
+    def _open(self, name: Tower, layer: int | None) -> _Tower:
+        """Return a tower from the cache, or converted now."""
+        key = self._key(name, layer)
+        entry = cache.find(key) or self._convert(key)
+        if name == "text" and (note := entry.values.get("note")):
+            warnings.warn(f"{self.model_name}: {note}", FallbackWarning, stacklevel=6)
+        return _Tower(self._core, entry, name == "image")
+
+    def _convert(self, key: Key) -> Entry:
+        """Convert a tower; ModelError, now and in later runs, if OpenVINO does not take it or differs from torch."""
+        from perception_encoder.runtime.convert import convert_tower
+
+        if reason := cache.find_failure(key):
+            raise ModelError(reason)
+
+        def convert(directory: Path) -> dict[str, Any]:
+            source = self._source(key.tower, key.layer)
+            try:
+                return convert_tower(self._core, source, key.model, key.precision, directory)
+            except ModelError as error:
+                cache.store_failure(key, str(error))
+                raise
+
+        with progress_bar(f"converting {self.model_name} ({key.tower}) for this CPU, once"):
+            entry = cache.store(key, convert)
+        gc.collect()
+        trim_memory()  # torch's copy of the weights
+        return entry
+
+
+class OpenVinoRuntime(CompiledTowers):
+    """The towers of a model of this package."""
+
+    def __init__(self, info: ModelInfo, precision: Precision, load: Callable[[], Model]) -> None:
+        """`load`: returns the float32 model in torch, for a tower that is not in the cache.
+
+        Raises what its base does.
+        """
+        self.info, self._load = info, load
+        self._torch: TorchRuntime | None = None
+        tokens = precision == "int8" and not info.vision.pools
+        super().__init__(info.name, "bfloat16" if tokens else precision)
+
+    @property
+    def logit_scale(self) -> float | None:
+        """See `Runtime`."""
+        return self.info.logit_scale
+
+    def images(self, pixels: np.ndarray, layer: int, pool: str) -> np.ndarray:
+        """See `Runtime`; raises ShapeError for another size than the model's."""
+        expected = (3, *(self.info.vision.image_size,) * 2)
+        if pixels.shape[1:] != expected:
+            raise ShapeError(f"pixels are {pixels.shape}; {self.info.name} takes (B, {', '.join(map(str, expected))})")
+        features = self.run("image", None if pool == "attn" else layer, pixels)
+        if features is None:
+            return self._in_torch().images(pixels, layer, pool)
+        if pool == "attn":
+            return features
+        prefix = int(self.info.vision.class_token)
+        if pool == "cls":
+            return features[:, 0]
+        return features[:, prefix:] if pool == "tokens" else features[:, prefix:].mean(axis=1)
+
+    def texts(self, ids: np.ndarray) -> np.ndarray:
+        """See `Runtime`."""
+        embeddings = self.run("text", None, ids)
+        return self._in_torch().texts(ids) if embeddings is None else embeddings
 
     def _key(self, name: Tower, layer: int | None) -> Key:
         config = self.info.text if name == "text" else self.info.vision
@@ -158,26 +213,10 @@ class OpenVinoRuntime:
             layer=layer,
         )
 
-    def _open(self, name: Tower, layer: int | None) -> _Tower:
-        """Return a tower from the cache, or converted now."""
-        key = self._key(name, layer)
-        entry = cache.find(key) or self._convert(key)
-        if name == "text" and (note := entry.values.get("note")):
-            warnings.warn(f"{self.info.name}: {note}", FallbackWarning, stacklevel=6)
-        return _Tower(self._core, entry, name == "image")
+    def _source(self, name: Tower, layer: int | None) -> Source:
+        from perception_encoder.runtime.convert import tower_of
 
-    def _convert(self, key: Key) -> Entry:
-        from perception_encoder.runtime.convert import convert_tower, tower_of
-
-        def convert(directory: Path) -> dict[str, Any]:
-            source = tower_of(self._load(), key.tower, key.layer)
-            return convert_tower(self._core, source, key.model, key.precision, directory)
-
-        with progress_bar(f"converting {self.info.name} ({key.tower}) for this CPU, once"):
-            entry = cache.store(key, convert)
-        gc.collect()
-        trim_memory()  # torch's copy of the weights
-        return entry
+        return tower_of(self._load(), name, layer)
 
     def _in_torch(self) -> TorchRuntime:
         import torch

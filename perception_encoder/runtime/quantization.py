@@ -107,7 +107,7 @@ def _quantize_static(model: openvino.Model, samples: np.ndarray) -> openvino.Mod
         model_type=nncf.ModelType.TRANSFORMER,
         subset_size=len(samples),
         ignored_scope=nncf.IgnoredScope(
-            patterns=[".*conv1.*", ".*attn_pool.*", ".*aten::matmul.*"],  # also the projection
+            patterns=[".*(conv1|patch_embed).*", ".*attn_pool.*", ".*aten::matmul.*"],  # also the projection
             types=["ScaledDotProductAttention"],
             validate=False,
         ),
@@ -129,14 +129,16 @@ def check_pixels(height: int, width: int) -> UInt8[np.ndarray, "n 3 H W"]:
     return procedural_images(CHECK_IMAGES, height, width, _CHECK_SEED)
 
 
+def check_captions() -> list[str]:
+    """Return the captions that an int8 text tower is checked on."""
+    return [template.format(colour, thing) for template, colour, thing in product(_TEMPLATES, _COLOURS[:4], _THINGS)]
+
+
 def check_ids(context_length: int) -> Int[np.ndarray, "n T"]:
-    """Return the token ids of the captions that an int8 text tower is checked on."""
+    """Return the captions' token ids for this package's models."""
     from perception_encoder.preprocess.tokenizer import Tokenizer, trim
 
-    captions = [
-        template.format(colour, thing) for template, colour, thing in product(_TEMPLATES, _COLOURS[:4], _THINGS)
-    ]
-    return trim(Tokenizer(context_length, warns=False).ids(captions))
+    return trim(Tokenizer(context_length, warns=False).ids(check_captions()))
 
 
 def procedural_images(count: int, height: int, width: int, seed: int) -> UInt8[np.ndarray, "n 3 H W"]:

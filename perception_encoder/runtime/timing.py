@@ -13,7 +13,7 @@ import torch
 from perception_encoder.models.config import VisionConfig
 from perception_encoder.models.initialization import initialize
 from perception_encoder.models.vision_transformer import VisionTransformer
-from perception_encoder.runtime.convert import ImageTower, Source, example_pixels, to_openvino
+from perception_encoder.runtime.convert import example_pixels, to_openvino, tower_of
 from perception_encoder.runtime.program import Program
 from perception_encoder.runtime.quantization import quantize
 from perception_encoder.runtime.runtime import FLOATS
@@ -40,7 +40,7 @@ def measure(int8: bool = False) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "model.xml"
         shape = (1, *pixels.shape[1:])
-        converted = to_openvino(Source("image", ImageTower(tower, None), pixels[:2], (-1, *shape[1:])))
+        converted = to_openvino(tower_of(tower, "image"))
         openvino.save_model(converted, path, compress_to_fp16=False)
         core = openvino.Core()
         if int8:

@@ -29,6 +29,7 @@ WORDS = (
         "search",
     ),
     *("result", "title", "none", "text", ":", "|"),
+    *("black", "mountain", "bicycle", "piano", "receipt", "bowl", "soup", "crowd", "in", "street", "on", "table"),
 )
 SPECIAL = ["<pad>", "<bos>", "<eos>", "<unk>", "<|im_start|>", "<|im_end|>", "<|image_pad|>", "<|video_pad|>"]
 SPECIAL += ["<|vision_start|>", "<|vision_end|>"]
@@ -110,14 +111,20 @@ def save_open_clip(directory: Path) -> Path:
     return directory
 
 
-def save_timm(directory: Path) -> Path:
-    """Save a timm model as the hub has them."""
+def save_timm(directory: Path, side: int = 224) -> Path:
+    """Save a timm model as the hub has them; its positions are resampled for another `side`."""
     timm = pytest.importorskip("timm")
     from safetensors.torch import save_file
 
-    model = _seeded(lambda: timm.create_model("test_vit", num_classes=0))
+    wide = {"embed_dim": 128, "num_heads": 4}
+    model = _seeded(lambda: timm.create_model("test_vit", num_classes=0, **wide))
     directory.mkdir(exist_ok=True)
-    config = {"architecture": "test_vit", "num_classes": 0, "pretrained_cfg": {"input_size": [3, 160, 160]}}
+    config = {
+        "architecture": "test_vit",
+        "num_classes": 0,
+        "model_args": wide,
+        "pretrained_cfg": {"input_size": [3, side, side]},
+    }
     (directory / "config.json").write_text(json.dumps(config))
     save_file(model.state_dict(), directory / "model.safetensors")
     return directory
@@ -132,6 +139,22 @@ def save_sentence_clip(directory: Path, kind: str = "CLIP") -> Path:
     prompts = {"query": "query : ", "document": "document : "}
     library.SentenceTransformer(modules=[Transformer(str(inner))], prompts=prompts, device="cpu").save(str(directory))
     return directory
+
+
+def add_own_code(library: str, model: Path, mark: Path) -> None:
+    """Let a saved CLIP ("hf" or "st") need code of its own, which writes a file `mark` when it runs."""
+    if library == "hf":
+        code = "from transformers import CLIPConfig, CLIPModel\nclass OwnConfig(CLIPConfig):\n    model_type = 'own'\n"
+        code += "class OwnModel(CLIPModel):\n    config_class = OwnConfig\n"
+        changes = {"model_type": "own", "auto_map": {"AutoConfig": "own.OwnConfig", "AutoModel": "own.OwnModel"}}
+        edited = model / "config.json"
+        edited.write_text(json.dumps(json.loads(edited.read_text()) | changes))
+    else:
+        code = "from sentence_transformers.base.modules import Transformer\nclass Own(Transformer):\n    pass\n"
+        edited = model / "modules.json"
+        (module,) = json.loads(edited.read_text())
+        edited.write_text(json.dumps([module | {"type": "own.Own"}]))
+    (model / "own.py").write_text(f"{code}open({str(mark)!r}, 'w').close()\n")
 
 
 def save_sentence_texts(directory: Path) -> Path:

@@ -1,0 +1,111 @@
+"""Models of sentence-transformers: texts, images or videos, with their own preprocessing and prompts."""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from perception_encoder.errors import CheckpointError, ConfigError
+from perception_encoder.models.external import Adapter, Mode, Pixels, Role
+
+
+class SentenceTransformersModel(Adapter):
+    """A model of texts, images or videos, by its hub name or directory, with its own preprocessing and prompts."""
+
+    library, distribution = "st", "sentence-transformers"
+    modes = ("crop",)
+    image_shape = None
+
+    def __init__(self, name: str, listed: str, random: bool = False, trust_remote_code: bool = False) -> None:
+        super().__init__(name, listed, random, trust_remote_code)
+        self._encoding = threading.Lock()  # the libraries' tokenizers are for one thread at a time
+
+    def _create(self) -> Any:
+        from sentence_transformers import SentenceTransformer
+
+        if self.random:
+            raise ConfigError(f"{self.name}: sentence-transformers has no random weights; use hf: for its vision tower")
+        from transformers.utils import logging as reports
+
+        handler = _MissingWeights()
+        reports.add_handler(handler)  # the only place that says which weights the library has drawn at random
+        try:
+            model = SentenceTransformer(self.listed, trust_remote_code=self.trusted, device="cpu")
+        finally:
+            reports.remove_handler(handler)
+        if handler.names:
+            raise CheckpointError(f"{self.name} lacks weights, such as {handler.names[0]}")
+        return model
+
+    @property
+    def reads_images(self) -> bool:  # type: ignore[override]
+        return self.model.supports("image")
+
+    @property
+    def reads_videos(self) -> bool:  # type: ignore[override]
+        return self.model.supports("video")
+
+    @property
+    def reads_texts(self) -> bool:  # type: ignore[override]
+        return self.model.supports("text")
+
+    @property
+    def prompts(self) -> dict[str, str]:
+        stored, default = self.model.prompts, self.model.default_prompt_name
+        names: dict[str, str | None] = {"default": default, "query": "query" if "query" in stored else default}
+        names["document"] = next((name for name in ("document", "passage", "corpus") if name in stored), default)
+        return {role: stored[name] for role, name in names.items() if name and stored[name]}
+
+    @property
+    def _scored(self) -> Any:
+        return self.model.transformers_model
+
+    def _make_transform(self, mode: Mode) -> Callable[[Image.Image], Pixels]:
+        if mode == "squash":
+            raise ConfigError(f"{self.name} has its own preprocessing; omit the transform, or use crop")
+        return lambda image: {"image": np.asarray(image)}  # which the library prepares with the prompt
+
+    def embed_images(self, images: Sequence[Pixels], role: Role) -> Tensor:
+        if not self.reads_images:
+            raise ConfigError(f"{self.name} reads texts only; use a model of images")
+        return self._encode([{"image": Image.fromarray(image["image"])} for image in images], role)
+
+    def embed_video(self, frames: Sequence[Pixels], times: Sequence[float], role: Role) -> Tensor:
+        rate = (len(times) - 1) / (times[-1] - times[0]) if len(times) > 1 and times[-1] > times[0] else None
+        known = {"total_num_frames": len(frames), "frames_indices": list(range(len(frames))), "fps": rate}
+        video = {"array": np.stack([frame["image"] for frame in frames]), "video_metadata": known if rate else None}
+        kept = {"video": {"do_sample_frames": False}}  # all of these frames
+        return self._encode([{"video": video}], role, processing_kwargs=kept)[0]
+
+    def embed_texts(self, texts: list[str], role: Role) -> Tensor:
+        opens = self.reads_images or self.reads_videos  # then also a string that is an address or names a file
+        return self._encode([{"text": text} if opens and _may_name_media(text) else text for text in texts], role)
+
+    def _encode(self, inputs: list[Any], role: Role, **options: Any) -> Tensor:
+        names = {"query": "encode_query", "document": "encode_document", None: "encode"}
+        with self._encoding:
+            encode: Any = getattr(self.model, names[role])
+            return encode(inputs, convert_to_tensor=True, show_progress_bar=False, **options)
+
+
+class _MissingWeights(logging.Handler):
+    """Collects the names of weights that transformers reports as missing from a checkpoint."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.names: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        found = re.findall(r"^(\S+)\s*\|\W*(?:\d+m)*MISSING", record.getMessage(), re.MULTILINE)
+        self.names += [name for name in found if "pooler" not in name]
+
+
+def _may_name_media(text: str) -> bool:
+    return text.lower().startswith(("data:", "http:", "https:")) or "." in text[-6:]
