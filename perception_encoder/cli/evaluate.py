@@ -13,6 +13,7 @@ from perception_encoder.cli.options import (
     BY_POSITION,
     DATASET,
     HEAD,
+    LIBRARIES,
     MEDIA,
     OUTPUT,
     FinalNorm,
@@ -63,8 +64,8 @@ def data_option(text: str, metavar: str = "PATH", least: float | None = None, *,
     return option(text, metavar, DATASET, least=least, advanced=advanced)
 
 
-TwoTowers = Annotated[str, model_option(others="timm:NAME; open_clip:NAME,WEIGHTS"), BY_POSITION]
-Embedder = Annotated[str, model_option(others="timm:NAME; open_clip:NAME,WEIGHTS; hf:NAME (transformers)"), BY_POSITION]
+TwoTowers = Annotated[str, model_option(others="open_clip:NAME,WEIGHTS; hf:NAME (transformers); st:NAME"), BY_POSITION]
+Embedder = Annotated[str, model_option(others=LIBRARIES), BY_POSITION]
 LanguageModel = Annotated[
     str, model_option(others="builtin-lang; a run of `pe train`; facebook/Perception-LM-1B"), BY_POSITION
 ]
@@ -90,7 +91,9 @@ PROMPTS = (
     "photo (25), imagenet (80), kinetics (28), name or a file; commas between [default: the dataset's, or imagenet]."
 )
 Prompts = Annotated[str, option(PROMPTS, "NAMES")]
-Transforms = Annotated[str, option("squash, crop, or both.", "NAMES")]
+OWN = "crop for models with their own preprocessing"
+Transform = Annotated[str | None, option(f"squash, crop, or both [default: squash; {OWN}].", "NAMES")]
+Transforms = Annotated[str | None, option(f"squash, crop, or both [default: both; {OWN}].", "NAMES")]
 Layer = Annotated[int | None, option("Layer: 0, 1, … or -1, -2, … [default: the model's output].", "N")]
 Pool = Annotated[str | None, option("attn, cls or mean; for timm: and hf: models cls or mean.", "NAME", advanced=True)]
 Epochs = Annotated[int, option("Passes over the training images.", panel=HEAD, least=1)]
@@ -155,7 +158,7 @@ def classification(
     media: Media = None,
     trim: Annotated[int, data_option("Pixels to cut off each side; ObjectNet's border: 2.", "N", 0, advanced=True)] = 0,
     prompts: Prompts = "",
-    transform: Transforms = "squash,crop",
+    transform: Transforms = None,
     frames: Frames = 8,
     items: Items = None,
     out: Out = None,
@@ -182,7 +185,7 @@ def retrieval(
     data: Annotated[Path, data_option(CAPTIONS)],
     media: Media = None,
     split: Split = "test",
-    transform: Transforms = "squash,crop",
+    transform: Transforms = None,
     frames: Frames = 8,
     items: Items = None,
     out: Out = None,
@@ -212,7 +215,7 @@ def knn(
     k: Annotated[str, option("Number of neighbours; several with commas.", "K,K,...")] = "20",
     layer: Layer = None,
     pool: Pool = None,
-    transform: Transforms = "squash",
+    transform: Transform = None,
     out: Out = None,
 ) -> None:
     """Classify by the nearest training items.
@@ -236,7 +239,7 @@ def linear(
     media: ListedMedia = None,
     layer: Layer = None,
     pool: Pool = None,
-    transform: Transforms = "squash",
+    transform: Transform = None,
     out: Out = None,
 ) -> None:
     """Classify by logistic regression.

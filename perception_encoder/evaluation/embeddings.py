@@ -137,23 +137,25 @@ def _embed(encoder: Encoder, items: Sequence[Sequence[Image.Image]], name: str) 
 
 def load_variants(
     model: str | Path | Encoder,
-    transforms: str = "squash,crop",
+    transforms: str | None = None,
     layer: int | None = None,
     pool: str | None = None,
     texts: bool = False,
 ) -> tuple[dict[str, Encoder], dict[str, str]]:
     """Load a model under some transforms, by name, with what its metrics depend on: weight hash, dtype, versions.
 
-    `model`: an encoder, or a name as `load` takes it. `transforms`: "squash", "crop" or both with a comma; they share
-    the weights. `layer`, `pool`: see `Encoder.feature`. `texts`: whether the evaluation needs a text tower. Raises what
-    `load` raises, and ConfigError for what the model does not have.
+    `model`: an encoder, or a name as `load` takes it. `transforms`: "squash", "crop" or both with a comma, which share
+    the weights; by default both with `texts`, else "squash", and "crop" for a model with its own preprocessing.
+    `layer`, `pool`: see `Encoder.feature`. `texts`: whether the evaluation needs a text tower. Raises what `load`
+    raises, and ConfigError for what the model does not have.
     """
-    names = [name.strip() for name in transforms.split(",")]
+    names: Sequence[str] = [name.strip() for name in transforms.split(",")] if transforms is not None else []
     for name in names:
         check_transform(name)
     encoder = model if isinstance(model, Encoder) else load(model)
     if texts and not encoder.reads_texts:
         raise ConfigError(f"{encoder.name} is a vision tower without a text tower; evaluate it by k-NN or a probe")
+    names = names or (encoder.transforms if texts else encoder.transforms[:1])
     variants = {name: encoder.variant(transform=name, layer=layer, pool=pool) for name in names}
     about = next(iter(variants.values())).about
     return variants, {**about, "perception-encoder": __version__, "torch": versions()["torch"]}

@@ -50,7 +50,7 @@ def classification(
     media: str | Path | None = None,
     trim: int = 0,
     prompts: str | Sequence[str] = "",
-    transform: str = "squash,crop",
+    transform: str | None = None,
     frames: int = 8,
     items: int | None = None,
     progress: Track = untracked,
@@ -74,7 +74,7 @@ def retrieval(
     *,
     media: str | Path | None = None,
     split: str = "test",
-    transform: str = "squash,crop",
+    transform: str | None = None,
     frames: int = 8,
     items: int | None = None,
     progress: Track = untracked,
@@ -98,7 +98,7 @@ def knn(
     k: int | Sequence[int] = 20,
     layer: int | None = None,
     pool: str | None = None,
-    transform: str = "squash",
+    transform: str | None = None,
     progress: Track = untracked,
 ) -> Result:
     """Classify by the nearest training items: mean class accuracy and top-1 for each `k`."""
@@ -116,7 +116,7 @@ def linear(
     media: str | Path | None = None,
     layer: int | None = None,
     pool: str | None = None,
-    transform: str = "squash",
+    transform: str | None = None,
     progress: Track = untracked,
 ) -> Result:
     """Classify by logistic regression on frozen embeddings."""
@@ -270,7 +270,7 @@ def _evaluate_variants(
     model: EncoderLike,
     split: str,
     progress: Track,
-    transform: str,
+    transform: str | None,
     layer: int | None = None,
     pool: str | None = None,
     texts: bool = False,

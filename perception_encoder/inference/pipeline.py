@@ -210,6 +210,13 @@ class Decoded:
     times: tuple[float, ...] = ()
     """Times of a video's frames in seconds."""
 
+    @property
+    def bytes(self) -> int:
+        """Memory of the pixels."""
+        return sum(
+            array.nbytes for item in self.pixels for array in (item.values() if isinstance(item, dict) else [item])
+        )
+
 
 def decode(encoder: _Encoder, media: Media, feature: Feature, budget: ByteBudget = DECODING) -> Decoded:
     """Open an input and resize it; large images wait for space in `budget`. Raises what `open_media` raises."""

@@ -164,7 +164,7 @@ class Index:
         root = not self._paths and self.exists
         directory = self._stores[0].root if root else Path(*self._paths)
         with (
-            on_cluster(ray) if ray else nullcontext(read_here) as read,
+            on_cluster(ray, self._trusted) if ray else nullcontext(read_here) as read,
             writable_store(
                 directory,
                 self._model,

@@ -142,9 +142,9 @@ def add_routes(
         parameter, parse, check, encode = steps
         with metrics.seconds.time():
             async with bodies.read_as(request, parse) as parsed:
-                inputs, feature = check(parsed, encoder, config)
-                vectors = await embed_inputs(inputs, batcher, reader, feature, parameter)
-                answer = await asyncio.to_thread(encode, parsed, vectors, encoder, inputs, feature)
+                inputs, features = check(parsed, encoder, config)
+                vectors = await embed_inputs(inputs, batcher, reader, features, parameter)
+                answer = await asyncio.to_thread(encode, parsed, vectors, encoder, inputs, features[0])
         return Response(answer, media_type="application/json")
 
     entries = partial(_model_entries, encoder, batcher, chat, config)
@@ -244,7 +244,7 @@ def _encode_scores(
 Steps = tuple[
     str,
     Callable[[bytearray], Any],
-    Callable[[Any, Encoder, ApiConfig], tuple[list[Input], Feature]],
+    Callable[[Any, Encoder, ApiConfig], tuple[list[Input], list[Feature]]],
     Callable[[Any, np.ndarray, Encoder, Sequence[Input], Feature], bytes],
 ]
 """The field of the inputs, and functions that parse a request, check it, and return the answer for the vectors."""
@@ -255,7 +255,7 @@ _CLASSIFY: Steps = ("input", parse_classify, check_classify, partial(_encode_sco
 
 
 async def embed_inputs(
-    inputs: Sequence[Input], batcher: Batcher, reader: MediaReader, feature: Feature, parameter: str
+    inputs: Sequence[Input], batcher: Batcher, reader: MediaReader, features: Sequence[Feature], parameter: str
 ) -> Float[np.ndarray, "n D"]:
     """Embed a request's inputs; ApiError if one is bad or too many are waiting.
 
@@ -264,13 +264,18 @@ async def embed_inputs(
     end, size = time.monotonic() + reader.limits.seconds, batcher.largest
     vectors = []
     try:
-        with batcher.reserve(len(inputs)):
+        with batcher.reserve(len(inputs)) as hold:
             for start in range(0, len(inputs), size):
-                part = inputs[start : start + size]
+                part, own = inputs[start : start + size], features[start : start + size]
                 left = max(0.0, end - time.monotonic()) if any(is_address(*item) for item in part) else None
                 async with asyncio.timeout(left):
-                    decoded = await gather_results([_decode(*item, batcher, reader, end, feature) for item in part])
-                vectors.append(await batcher.encode(decoded, feature))
+                    decoded = await gather_results(
+                        [
+                            _decode(*item, batcher, reader, end, hold, feature)
+                            for item, feature in zip(part, own, strict=True)
+                        ]
+                    )
+                vectors.append(await batcher.encode(decoded, own))
     except TimeoutError:
         raise too_slow(reader.limits, parameter) from None
     except QueueFullError as error:
@@ -283,11 +288,17 @@ async def embed_inputs(
 
 
 async def _decode(
-    kind: Kind, value: str, batcher: Batcher, reader: MediaReader, end: float, feature: Feature
+    kind: Kind,
+    value: str,
+    batcher: Batcher,
+    reader: MediaReader,
+    end: float,
+    hold: Callable[[Decoded], Decoded],
+    feature: Feature,
 ) -> Decoded:
     if kind == "text":
         return Decoded(text=value)
-    return await reader.read(kind, value, end, lambda media: batcher.decode(media, feature))
+    return hold(await reader.read(kind, value, end, lambda media: batcher.decode(media, feature)))
 
 
 def count_tokens(encoder: Encoder, inputs: Sequence[Input]) -> int:

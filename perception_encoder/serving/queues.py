@@ -45,8 +45,9 @@ class Batcher:
     """Encodes inputs in batches while `run` is running; all methods must be called on one event loop.
 
     A batch is of one feature, by default the encoder's own.
-    `limit`: maximum number of waiting inputs, including those being read. `largest`: maximum size of a batch.
-    `patience`: seconds that a batch waits for more inputs. The model runs in one thread, `model_thread` if given: torch
+    `limit`: maximum number of waiting inputs, including those being read. `pixel_bytes`: maximum memory of all their
+    pixels, which are whole images for sentence-transformers. `largest`: maximum size of a batch. `patience`: seconds
+    that a batch waits for more inputs. The model runs in one thread, `model_thread` if given: torch
     and the C library keep memory for each thread that computes.
     """
 
@@ -55,41 +56,61 @@ class Batcher:
         encoder: Encoder,
         *,
         limit: int = 4096,
+        pixel_bytes: int = 2 << 30,
         largest: int = 64,
         patience: float = 0.004,
         model_thread: ThreadPoolExecutor | None = None,
     ) -> None:
         self.largest = largest
-        self._encoder, self._limit, self._patience = encoder, limit, patience
+        self._encoder, self._limit, self._pixel_bytes, self._patience = encoder, limit, pixel_bytes, patience
         self._feature = encoder.feature()
         self._waiting: deque[Waiting] = deque()
         self._arrived = asyncio.Event()
         self._model = model_thread or ThreadPoolExecutor(1, "model")
         self.reserved = 0
         """Number of inputs being read, waiting, or being encoded."""
+        self._held = 0
 
     @contextmanager
-    def reserve(self, inputs: int) -> Iterator[None]:
-        """Reserve space for inputs until the block ends; raises QueueFullError."""
+    def reserve(self, inputs: int) -> Iterator[Callable[[Decoded], Decoded]]:
+        """Reserve space for inputs until the block ends; raises QueueFullError.
+
+        Yields a function that counts the memory of each when it is decoded, and returns it; raises MediaTooLargeError
+        if these inputs need more than the limit, QueueFullError with the others.
+        """
         if self.reserved + inputs > self._limit:
             raise QueueFullError(f"{self.reserved} inputs are waiting; the limit is {self._limit}")
+        held = 0
+
+        def hold(decoded: Decoded) -> Decoded:
+            nonlocal held
+            size = decoded.bytes
+            if held + size > self._pixel_bytes:
+                reason = f"need more than {self._pixel_bytes >> 20:,} MiB of memory; send fewer, or smaller ones"
+                raise MediaTooLargeError("the request's images and videos", reason)
+            if self._held + size > self._pixel_bytes:
+                raise QueueFullError(f"the images and videos of {self.reserved} inputs fill the memory")
+            held, self._held = held + size, self._held + size
+            return decoded
+
         self.reserved += inputs
         try:
-            yield
+            yield hold
         finally:
             self.reserved -= inputs
+            self._held -= held
 
     def decode(self, media: Media, feature: Feature | None = None) -> Decoded:
         """Decode an image or video and resize it, in any thread; raises InputError."""
         return decode(self._encoder, media, feature or self._feature)
 
-    async def encode(self, inputs: Sequence[Decoded], feature: Feature | None = None) -> Float[np.ndarray, "n D"]:
-        """Return unit vectors in order; call it within `reserve`."""
+    async def encode(
+        self, inputs: Sequence[Decoded], features: Sequence[Feature] | None = None
+    ) -> Float[np.ndarray, "n D"]:
+        """Return unit vectors in order; call it within `reserve`. `features`: of each input."""
         loop = asyncio.get_running_loop()
         futures = [loop.create_future() for _ in inputs]
-        self._waiting.extend(
-            (item, feature or self._feature, future) for item, future in zip(inputs, futures, strict=True)
-        )
+        self._waiting.extend(zip(inputs, features or [self._feature] * len(inputs), futures, strict=True))
         self._arrived.set()
         try:
             return np.stack(await asyncio.gather(*futures))

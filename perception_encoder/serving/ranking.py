@@ -20,6 +20,7 @@ from perception_encoder.serving.requests import (
     Value,
     check_limits,
     check_model,
+    for_role,
     named_input,
     read_inputs,
 )
@@ -80,8 +81,8 @@ def parse_classify(body: bytes | bytearray) -> ClassifyRequest:
     return parse_body(body, ClassifyRequest, _CLASSIFY)
 
 
-def check_rerank(request: RerankRequest, encoder: Encoder, config: ApiConfig) -> tuple[list[Input], Feature]:
-    """Check a request against the model and the limits; return query and documents, and their feature."""
+def check_rerank(request: RerankRequest, encoder: Encoder, config: ApiConfig) -> tuple[list[Input], list[Feature]]:
+    """Check a request against the model and the limits; return query and documents, and their features."""
     check_model(request.model, encoder, config)
     if request.query is None:
         raise ApiError(400, _RERANK["query"], "query")
@@ -91,11 +92,12 @@ def check_rerank(request: RerankRequest, encoder: Encoder, config: ApiConfig) ->
         raise ApiError(400, f"top_n is {request.top_n}; {_RERANK['top_n']}"[:200], "top_n")
     inputs = [*read_inputs(request.query, "query"), *read_inputs(request.documents, "documents")]
     check_limits(inputs, encoder, config, "documents")
-    return inputs, encoder.feature()
+    feature = encoder.feature()
+    return inputs, [for_role(feature, "query", encoder), *[feature] * len(request.documents)]
 
 
-def check_classify(request: ClassifyRequest, encoder: Encoder, config: ApiConfig) -> tuple[list[Input], Feature]:
-    """Check a request against the model and the limits; return inputs and labels, and their feature."""
+def check_classify(request: ClassifyRequest, encoder: Encoder, config: ApiConfig) -> tuple[list[Input], list[Feature]]:
+    """Check a request against the model and the limits; return inputs and labels, and their features."""
     check_model(request.model, encoder, config)
     if not request.input:
         raise ApiError(400, _CLASSIFY["input"], "input")
@@ -106,7 +108,8 @@ def check_classify(request: ClassifyRequest, encoder: Encoder, config: ApiConfig
     if len(inputs) * sum(_ENTRY + len(label) for _, label in labels) > _ANSWER:
         limit = f"{_ANSWER:,} bytes, the limit"
         raise ApiError(400, f"the answer would have more than {limit}; send fewer inputs or labels at a time", "labels")
-    return [*inputs, *labels], encoder.feature()
+    feature = encoder.feature()
+    return [*inputs, *labels], [feature] * len(inputs) + [for_role(feature, "query", encoder)] * len(labels)
 
 
 def rank(request: RerankRequest, vectors: Float[np.ndarray, "n D"], encoder: Encoder) -> dict[str, Any]:

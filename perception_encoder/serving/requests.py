@@ -8,9 +8,9 @@ import binascii
 import re
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from perception_encoder.errors import ConfigError, InputError, MediaTooLargeError, detached
@@ -21,6 +21,9 @@ from perception_encoder.inference.pipeline import Feature
 from perception_encoder.models.registry import same_name
 from perception_encoder.preprocess.source import IMAGE_SUFFIXES, VIDEO_SUFFIXES, escape_name
 from perception_encoder.serving.http import ApiError, FirstError, parse_body, shortened
+
+if TYPE_CHECKING:
+    from perception_encoder.models.external import Role
 
 _UNNAMED = (None, "", "default/not-specified")  # the last is infinity's
 _CHARACTERS, _ALL_CHARACTERS = 20_000, 2_000_000  # of one text, and of all texts of a request
@@ -106,6 +109,8 @@ class EmbeddingRequest:
     layer: int | None = None
     pool: Literal["attn", "cls", "mean"] | None = None
     """See `Encoder.feature`; "tokens" gives several vectors, for which the answer has no place."""
+    input_type: Literal["query", "document"] | None = None
+    """Which prompt of a model that has them, by default a document's; Voyage's name."""
 
 
 _ALLOWED = {
@@ -117,6 +122,7 @@ _ALLOWED = {
     "encoding_format": "it must be 'float' or 'base64'",
     "layer": "it must be an integer",
     "pool": "it must be 'attn', 'cls' or 'mean'",
+    "input_type": "it must be 'query' or 'document'",
 }
 
 
@@ -136,8 +142,8 @@ def parse_request(body: bytes | bytearray) -> EmbeddingRequest:
 
 def check_request(
     request: EmbeddingRequest, encoder: Encoder, config: ApiConfig, kind: Kind = "text"
-) -> tuple[list[Input], Feature]:
-    """Check a request against the model and the limits; return its inputs, by default of kind `kind`, and feature."""
+) -> tuple[list[Input], list[Feature]]:
+    """Check a request against the model and the limits; return its inputs, by default of kind `kind`, and features."""
     check_model(request.model, encoder, config)
     feature = _requested_feature(request, encoder)
     width = encoder.width(feature)
@@ -155,7 +161,12 @@ def check_request(
     if feature.pool != "attn" and any(input_kind == "text" for input_kind, _ in inputs):
         parameter = "layer" if request.pool is None else "pool"
         raise ApiError(400, "texts have the model's own output only; omit layer and pool", parameter)
-    return inputs, feature
+    return inputs, [for_role(feature, request.input_type, encoder)] * len(inputs)
+
+
+def for_role(feature: Feature, role: Role, encoder: Encoder) -> Feature:
+    """Return the feature of queries or documents, the same for a model without prompts: they share a batch."""
+    return replace(feature, role=role) if role and encoder.prompts else feature
 
 
 def _requested_feature(request: EmbeddingRequest, encoder: Encoder) -> Feature:

@@ -19,7 +19,7 @@ from tests.models.external.samples import save_transformer
 def test_crop_sees_the_middle_and_squash_all(tmp_path: Path) -> None:
     weights = tmp_path / "nano.safetensors"
     write_checkpoint(create_model("builtin"), weights)
-    encoders, about = load_variants(str(weights))
+    encoders, about = load_variants(str(weights), texts=True)
     wide = torch.rand(60, 180, 3, generator=torch.Generator().manual_seed(0)).mul(255).byte().numpy()
     squash, crop = (encoders[name].encode_images([wide]) for name in ("squash", "crop"))
     assert not np.allclose(squash, crop, atol=1e-3)

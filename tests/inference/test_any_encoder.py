@@ -45,6 +45,7 @@ SAVE: dict[str, Callable[[Path], Path]] = {
 }
 OF_IMAGES = [kind for kind in SAVE if kind != "st-texts"]
 OF_BOTH = [kind for kind in OF_IMAGES if kind != "timm"]
+COMPILED = ["timm", "open_clip", "hf-CLIP", "hf-Siglip"]
 
 
 @pytest.fixture(scope="module")
@@ -182,6 +183,8 @@ def test_index_and_search(kind: str, saved: Callable[[str], Path], photos: Path,
     if kind == "timm":
         run = run_pe("search", "a red mug", photos)
         assert run.status != 0 and "has no text tower" in run.stderr and run.stderr.count("\n") == 1
+        run = run_pe("classify", photos, "-m", name, "--labels", "dog,cat")
+        assert run.status != 0 and "has no text tower" in run.stderr and run.stderr.count("\n") == 1
     settings = Store.open(photos).settings
     assert settings["source"] == name and settings["model"] == library_model_name(name)
     other = "hf-CLIP" if kind != "hf-CLIP" else "hf-Siglip"
@@ -215,6 +218,39 @@ def test_the_api_and_the_page(kind: str, saved: Callable[[str], Path], photos: P
         assert (answer.status_code == 400) == (kind == "timm")
 
 
+def test_the_api_takes_queries_and_documents(saved: Callable[[str], Path], photos: Path) -> None:
+    pytest.importorskip("fastapi")
+    from fastapi.testclient import TestClient
+    from sentence_transformers import SentenceTransformer
+
+    from perception_encoder.serving.api import create_app
+    from perception_encoder.serving.requests import ApiConfig
+
+    model = SentenceTransformer(str(saved("st-CLIP")), device="cpu")
+    queries, documents = (
+        encode(TEXTS, normalize_embeddings=True) for encode in (model.encode_query, model.encode_document)
+    )
+    encoder = pe.load(f"st:{saved('st-CLIP')}")
+    with TestClient(create_app(encoder, ApiConfig()), base_url="http://localhost") as client:
+        for named, wanted in (
+            ({}, documents),
+            ({"input_type": "document"}, documents),
+            ({"input_type": "query"}, queries),
+        ):
+            answer = client.post("/v1/embeddings", json={"input": TEXTS, **named})
+            found = [row["embedding"] for row in answer.json()["data"]]
+            np.testing.assert_allclose(found, wanted, atol=1e-5)
+        assert np.abs(queries - documents).max() > 1e-3
+        answer = client.post("/v1/embeddings", json={"input": TEXTS, "input_type": "passage"})
+        assert answer.status_code == 400 and "it must be 'query' or 'document'" in answer.text
+        answer = client.post("/v1/rerank", json={"query": TEXTS[0], "documents": TEXTS[1:]})
+        scores = {row["index"]: row["relevance_score"] for row in answer.json()["results"]}
+        assert scores == pytest.approx(dict(enumerate((documents[1:] @ queries[0]).tolist())), abs=1e-5)
+        answer = client.post("/v1/classify", json={"input": TEXTS[:1], "labels": TEXTS[1:], "raw_scores": True})
+        scores = {row["label"]: row["score"] for row in answer.json()["data"][0]}
+        assert scores == pytest.approx(dict(zip(TEXTS[1:], queries[1:] @ documents[0], strict=True)), abs=1e-5)
+
+
 @pytest.mark.parametrize("kind", ["open_clip", "hf-CLIP", "hf-Siglip", "st-vlm"])
 def test_classification_has_the_models_own_scale(kind: str, saved: Callable[[str], Path], photos: Path) -> None:
     labels = ["dog", "cat"]
@@ -232,6 +268,27 @@ def test_classification_has_the_models_own_scale(kind: str, saved: Callable[[str
             rows = client.post("/v1/classify", json=body).json()["data"]
         got = [[entry["score"] for entry in row["predictions"]] for row in rows]
         np.testing.assert_allclose(got, wanted.numpy(), atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["st-CLIP", "open_clip"])
+def test_evaluation_takes_the_models_own_transform(
+    kind: str, saved: Callable[[str], Path], photos: Path, tmp_path: Path, run_pe: Any
+) -> None:
+    for number, path in enumerate(sorted(photos.glob("*.png"))[:4]):
+        target = tmp_path / "data" / ("train", "val")[number // 2] / ("dog", "cat")[number % 2] / path.name
+        target.parent.mkdir(parents=True)
+        path.rename(target)
+    name, both = name_of(kind, saved(kind)), ["crop"] if kind == "st-CLIP" else ["squash", "crop"]
+    given = ["--data", tmp_path / "data", "--split", "val", "-o", tmp_path / "out.json"]
+    for task, wanted, more in (("knn", both[:1], ("--k", "1")), ("classification", both, ("--prompts", "name"))):
+        run = run_pe("eval", task, name, *given, *more)
+        assert run.status == 0, run.stderr
+        measured = json.loads((tmp_path / "out.json").read_text())["measurements"]
+        assert [measurement["transform"] for measurement in measured] == wanted
+        (tmp_path / "out.json").unlink()
+    run = run_pe("eval", "knn", name, *given, "--k", "1", "--transform", "squash")
+    assert (run.status != 0) == (kind == "st-CLIP")
+    assert run.status == 0 or "has its own preprocessing; omit the transform, or use crop" in run.stderr
 
 
 def test_videos_are_read_whole_where_the_model_reads_them(saved: Callable[[str], Path], tmp_path: Path) -> None:
@@ -333,23 +390,7 @@ def test_a_models_own_code_runs_only_if_trusted_and_that_is_not_stored(
 
     model, mark = tmp_path / "model", tmp_path / "mark"
     shutil.copytree(saved("hf-CLIP" if library == "hf" else "st-CLIP"), model)
-    if library == "hf":
-        (model / "own.py").write_text(
-            f"from transformers import CLIPConfig, CLIPModel\nopen({str(mark)!r}, 'w').close()\n"
-            "class OwnConfig(CLIPConfig):\n    model_type = 'own'\n"
-            "class OwnModel(CLIPModel):\n    config_class = OwnConfig\n"
-        )
-        changes = {"model_type": "own", "auto_map": {"AutoConfig": "own.OwnConfig", "AutoModel": "own.OwnModel"}}
-        edited = model / "config.json"
-        edited.write_text(json.dumps(json.loads(edited.read_text()) | changes))
-    else:
-        (model / "own.py").write_text(
-            "from sentence_transformers.base.modules import Transformer\n"
-            f"open({str(mark)!r}, 'w').close()\nclass Own(Transformer):\n    pass\n"
-        )
-        edited = model / "modules.json"
-        (module,) = json.loads(edited.read_text())
-        edited.write_text(json.dumps([module | {"type": "own.Own"}]))
+    embedders.add_own_code(library, model, mark)
     name = f"{library}:{model}"
     for command in (["index", photos, "-m", name], ["search", "a dog", photos, "-m", name], ["models", "use", name]):
         run = run_pe(*command)
@@ -371,8 +412,9 @@ def test_models_use(kind: str, saved: Callable[[str], Path], photos: Path, run_p
     assert chosen_model() == name
     run = run_pe("search", photos / "0.png", photos)
     assert run.status == 0 and "1.png" in run.stdout, run.stderr
-    run = run_pe("models", "use", name, "--precision", "int8")
-    assert run.status != 0 and "runs in torch only" in run.stderr
+    if kind not in COMPILED:
+        run = run_pe("models", "use", name, "--precision", "int8")
+        assert run.status != 0 and "runs in torch only" in run.stderr
 
 
 @pytest.mark.security
@@ -390,8 +432,10 @@ def test_another_precision_and_device(saved: Callable[[str], Path], photos: Path
     assert (exact.runtime.precision, rounded.runtime.precision) == ("float32", "bfloat16")
     cosines = (exact.encode_images(opened(photos)) * rounded.encode_images(opened(photos))).sum(axis=1)
     assert cosines.min() > 0.99 and cosines.max() < 1 + 1e-5
-    with pytest.raises(ConfigError, match="runs in torch only"):
-        pe.load(name, runtime="openvino")
+    assert exact.weight_hash == rounded.weight_hash
+    for kind in ("hf-Siglip2", "st-CLIP"):  # whose images differ in size
+        with pytest.raises(ConfigError, match="runs in torch only; omit runtime and precision"):
+            pe.load(name_of(kind, saved(kind)), runtime="openvino")
     assert external.is_two_tower(exact.model)
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import aclosing
+from functools import partial
 
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
+from PIL import Image
 
 from perception_encoder.errors import InputError, MediaTooLargeError
 from perception_encoder.inference.encoder import Encoder
@@ -19,6 +21,7 @@ from perception_encoder.serving.api import create_app
 from perception_encoder.serving.queues import Batcher, GenerationQueue, QueueFullError
 from perception_encoder.serving.requests import ApiConfig
 from tests.serving.generators import ENDLESS, EchoGenerator
+from tests.serving.servers import data_uri
 
 
 def test_requests_together_are_encoded_together(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,7 +62,7 @@ def test_a_batch_is_of_one_feature(encoder: Encoder, monkeypatch: pytest.MonkeyP
         batcher = Batcher(encoder, patience=0.02)
         worker = asyncio.create_task(batcher.run())
         waiting = [
-            batcher.encode([Decoded(pixels=(image,))], features[number % 2]) for number, image in enumerate(pixels)
+            batcher.encode([Decoded(pixels=(image,))], [features[number % 2]]) for number, image in enumerate(pixels)
         ]
         try:
             return await asyncio.gather(*waiting)
@@ -94,6 +97,34 @@ def test_too_much_that_waits_is_refused_and_a_bad_input_harms_no_other(encoder: 
     with TestClient(create_app(encoder, ApiConfig(waiting=1)), base_url="http://localhost") as client:
         response = client.post("/v1/embeddings", json={"input": ["a", "b"]})
         assert response.status_code == 429 and response.headers["retry-after"] == "1"
+
+
+def test_the_memory_of_waiting_images_is_bounded(encoder: Encoder) -> None:
+    """A model of sentence-transformers gets whole images."""
+    image = Decoded(pixels=({"image": np.zeros((1000, 1000, 3), np.uint8)},))
+
+    async def ask() -> None:
+        batcher = Batcher(encoder, pixel_bytes=8_000_000)
+        with batcher.reserve(2) as hold:
+            assert hold(image) is image and image.bytes == 3_000_000
+            hold(image)
+            with pytest.raises(MediaTooLargeError, match=r"images and videos: need more than 7 MiB .*; send fewer"):
+                hold(image)
+            with batcher.reserve(1) as other, pytest.raises(QueueFullError, match="3 inputs fill the memory"):
+                other(image)
+        with batcher.reserve(1) as other:
+            other(image)
+
+    asyncio.run(ask())
+
+
+def test_a_server_with_full_memory_refuses_images(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("perception_encoder.serving.api.Batcher", partial(Batcher, pixel_bytes=50_000))
+    with TestClient(create_app(encoder, ApiConfig()), base_url="http://localhost") as client:
+        image = data_uri(Image.new("RGB", (64, 64)))
+        for count, status in ((1, 200), (2, 413), (1, 200)):
+            response = client.post("/v1/embeddings", json={"input": [image] * count})
+            assert response.status_code == status, response.text
 
 
 def test_a_closed_stream_ends_the_generation_and_a_waiting_one_never_begins() -> None:

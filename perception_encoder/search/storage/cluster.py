@@ -45,12 +45,13 @@ _MEMORY = 1 << 30  # bytes of a worker beside its model's weights
 
 
 @contextmanager
-def on_cluster(address: str) -> Iterator[Read]:
+def on_cluster(address: str, trust_remote_code: bool = False) -> Iterator[Read]:
     """Connect to a Ray cluster; yields the `read` of `update_store`.
 
     `address`: "auto", HOST:PORT, or "local" for a cluster on this machine. Its machines must see the directory, and a
-    model file, under the same path. Raises MissingExtraError without Ray, ConfigError for a ray:// address, and
-    ClusterError if no cluster answers; the yielded function raises ClusterError if workers fail or the cluster is lost.
+    model file, under the same path. `trust_remote_code`: see `load`. Raises MissingExtraError without Ray, ConfigError
+    for a ray:// address, and ClusterError if no cluster answers; the yielded function raises ClusterError if workers
+    fail or the cluster is lost.
     """
     check_cluster(address)
     command = [sys.executable, "-P", "-c", f"from {__name__} import run_driver; run_driver()", address]
@@ -58,7 +59,7 @@ def on_cluster(address: str) -> Iterator[Read]:
     process = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, start_new_session=True
     )
-    driver = _Driver(address, process)
+    driver = _Driver(address, process, trust_remote_code)
     try:
         driver.connect()
         yield driver.read
@@ -82,6 +83,7 @@ class _Job:
     runtime: RuntimeName
     precision: Precision
     dimensions: int | None
+    trusted: bool
     moments: Mapping[str, Any]
     digests: frozenset[str]
     batch_size: int
@@ -92,9 +94,9 @@ class _Job:
 class _Driver:
     """The parent's side of the child process."""
 
-    def __init__(self, address: str, process: subprocess.Popen[bytes]) -> None:
+    def __init__(self, address: str, process: subprocess.Popen[bytes], trusted: bool) -> None:
         assert process.stdin is not None and process.stdout is not None
-        self._address, self._process = address, process
+        self._address, self._process, self._trusted = address, process, trusted
         self.jobs, self.answers = process.stdin, process.stdout
 
     def connect(self) -> None:
@@ -116,6 +118,7 @@ class _Driver:
             runtime=encoder.runtime.name,
             precision=encoder.runtime.precision,
             dimensions=encoder.dimensions,
+            trusted=self._trusted,
             moments=index.settings["moments"],
             digests=frozenset(digests),
             batch_size=encoder.batch_size,
@@ -224,7 +227,14 @@ class _Worker:
 
         torch.set_num_threads(1)
         runtime = job.runtime if device == "cpu" else "torch"
-        self._encoder = load(job.source, device, runtime=runtime, precision=job.precision, dimensions=job.dimensions)
+        self._encoder = load(
+            job.source,
+            device,
+            runtime=runtime,
+            precision=job.precision,
+            dimensions=job.dimensions,
+            trust_remote_code=job.trusted,
+        )
         self._job, self._attempts = job, attempts
         if self._encoder.weight_hash != job.weight_hash:
             raise ClusterError(

@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from perception_encoder import open_index
 from perception_encoder.errors import ClusterError, MissingExtraError
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.search.storage.cluster import on_cluster
@@ -30,6 +31,7 @@ from perception_encoder.search.storage.store import STORE, Store
 from perception_encoder.search.storage.update import update_store, writable_store
 from tests.clips import clip
 from tests.conftest import ROOT
+from tests.models.external import embedders
 
 T = TypeVar("T")
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
@@ -278,6 +280,25 @@ def test_a_lost_local_cluster_is_an_error_and_what_was_committed_stays(
     loopback = {"0100007F", "00000000000000000000000001000000", "0000000000000000FFFF00000100007F"}
     outside = {command: found - loopback for command, found in addresses.items()}
     assert not any(outside.values()), outside
+
+
+@needs_ray
+@pytest.mark.security
+def test_workers_run_a_models_own_code_only_if_it_is_trusted(
+    pictures: list[Path], tmp_path: Path, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, mark, address = tmp_path / "model", tmp_path / "mark", f"127.0.0.1:{port}"
+    embedders.save_two_towers("CLIP", model)
+    embedders.add_own_code("hf", model, mark)
+    index = open_index(pictures[0].parent, f"hf:{model}", trust_remote_code=True)
+    assert index.update(ray=address).added == len(pictures)
+    assert len(index.search(str(pictures[0]), top=2)) == 2
+    with writable_store(pictures[0].parent, f"hf:{model}", trust_remote_code=True) as (store, encoder):
+        mark.unlink()
+        Image.new("RGB", (40, 40), "red").save(pictures[0].with_name("new.jpg"))
+        with pytest.raises(ClusterError, match="add --trust-remote-code"), on_cluster(address) as read:
+            update_store(store, encoder, read=read)
+    assert not mark.exists()
 
 
 @needs_ray
