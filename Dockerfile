@@ -1,6 +1,6 @@
 # The search page and the APIs of `pe serve`, on a CPU. compose.yaml starts it; EXTRAS chooses what is installed.
 FROM python:3.13-slim-trixie AS build
-ARG EXTRAS=search,fast
+ARG EXTRAS=search,fast,heic,raw
 RUN python -m venv /opt/pe
 WORKDIR /src
 COPY pyproject.toml README.md LICENSE NOTICE ./

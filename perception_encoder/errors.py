@@ -50,7 +50,9 @@ _FOREIGN = re.compile(
 
 def one_line(error: BaseException, first: bool = False) -> str:
     """Return a foreign error's message (or its `first` line) in one line of at most 200 characters."""
-    lines = [" ".join(line.split()) for line in _FOREIGN.sub("", str(error)).splitlines() if line.strip()]
+    message = error.args[0] if error.args else ""
+    message = message.decode(errors="replace") if isinstance(message, bytes) else str(error)  # bytes: rawpy's
+    lines = [" ".join(line.split()) for line in _FOREIGN.sub("", message).splitlines() if line.strip()]
     lines = lines or [type(error).__name__]
     text = lines[0] if first else " ".join(lines)
     return text if len(text) <= 200 else text[:199] + "…"

@@ -48,8 +48,8 @@ class Exclusion:
     def covers(self, path: Path, is_directory: bool = False) -> bool:
         """Return whether a path is excluded; of a directory that is, nothing is listed."""
         for directory, patterns in (*self.rules, *self.found):
-            name = os.path.relpath(path, directory) + ("/" if is_directory else "")
-            if (excluded := patterns.check_file(name).include) is not None:
+            name = Path(os.path.relpath(path, directory)).as_posix() + ("/" if is_directory else "")
+            if (excluded := _excludes(patterns, name)) is not None:
                 return excluded
         return False
 
@@ -64,7 +64,15 @@ def excluded_names(patterns: Sequence[str]) -> Callable[[str], bool]:
     if not patterns:
         return lambda name: False
     spec = parse_patterns(patterns)
-    return lambda name: spec.match_file(unescape_name(name))
+    return lambda name: bool(_excludes(spec, unescape_name(name)))
+
+
+def _excludes(patterns: GitIgnoreSpec, name: str) -> bool | None:
+    """Return whether patterns exclude a path, or know it; as in git, no file of an excluded directory is included."""
+    directories = (name[: at + 1] for at, letter in enumerate(name[:-1]) if letter == "/")
+    if any(patterns.check_file(directory).include for directory in directories):
+        return True
+    return patterns.check_file(name).include
 
 
 def parse_patterns(lines: Iterable[str]) -> GitIgnoreSpec:

@@ -104,9 +104,10 @@ def compare_models(features: Mapping[str, CachedFeatures], track: Track = untrac
 
 
 def gram(features: Float[np.ndarray, "n D"]) -> Float[np.ndarray, "n n"]:
-    """Return the dot products of centred features, which have a mean square of 1."""
+    """Return the dot products of centred features, which have a mean square of 1; zeros if all images have the same."""
     centred = features.astype(np.float64) - features.mean(axis=0, dtype=np.float64)
-    centred /= max(np.sqrt((centred**2).mean()), 1e-12)
+    scale, rounding = np.sqrt((centred**2).mean()), 1e-6 * np.abs(features).max()
+    centred *= 1 / scale if scale > rounding else 0
     return (centred @ centred.T / centred.shape[1]).astype(np.float32)
 
 

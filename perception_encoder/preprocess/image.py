@@ -76,8 +76,9 @@ def open_image(
         if least and not isinstance(image, RawPhoto):
             factor = least / min(image.size)
             image.draft(None, (math.ceil(image.width * factor), math.ceil(image.height * factor)))
+        size = check_pixels(name, *image.size, _pixel_bytes(image))  # now of the preview, or of the reduced image
         if admit is not None:
-            admit(check_pixels(name, *image.size, _pixel_bytes(image)))
+            admit(size)
         if isinstance(image, RawPhoto):
             return image.half_size()
         return plain_image(image.copy() if getattr(image, "is_animated", False) else image)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
-from PIL import ExifTags, Image, TiffImagePlugin
+from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
 from perception_encoder.errors import MediaDecodeError, install_command
 from perception_encoder.preprocess.source import Source, is_raw_head
@@ -23,8 +23,8 @@ PREVIEW_SIDE = 1024
 """Minimum short side of a preview that replaces the sensor's image: twice that of the models' inputs."""
 _SUBFILE, _SUB_IFDS, _DNG_VERSION = 254, 330, 50706
 _REDUCED = 1  # the kind of a first image that is only a preview
-_TURNS = {3: Image.Transpose.ROTATE_180, 5: Image.Transpose.ROTATE_90, 6: Image.Transpose.ROTATE_270}
-"""What turns an image upright, by LibRaw's numbers."""
+_ORIENTATIONS = {3: 3, 5: 8, 6: 6}
+"""EXIF's numbers of turned images, by LibRaw's."""
 
 
 @cache
@@ -98,16 +98,16 @@ class RawPhoto:
 
         try:
             data = self._raw.extract_thumb().data
-        except rawpy.LibRawError:  # none, or of an unsupported format
+            if isinstance(data, bytes):
+                image = Image.open(io.BytesIO(data), formats=["JPEG"])
+            else:
+                image = Image.fromarray(np.asarray(data))
+        except (rawpy.LibRawError, UnidentifiedImageError):  # none, or of an unsupported format
             return None
-        if not isinstance(data, bytes):
-            return _turned(Image.fromarray(np.asarray(data)), self._flip)
-        image = Image.open(io.BytesIO(data), formats=["JPEG"])
-        return image if ExifTags.Base.Orientation in image.getexif() else _turned(image, self._flip)
-
-
-def _turned(image: Image.Image, flip: int) -> Image.Image:
-    return image.transpose(_TURNS[flip]) if flip in _TURNS else image
+        exif = image.getexif()
+        if ExifTags.Base.Orientation not in exif:
+            exif[ExifTags.Base.Orientation] = _ORIENTATIONS.get(self._flip, 1)  # so that it is turned once decoded
+        return image
 
 
 def exif_date(exif: Image.Exif) -> datetime | None:

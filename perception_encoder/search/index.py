@@ -16,6 +16,7 @@ from PIL import Image
 from perception_encoder.errors import ConfigError, MissingExtraError, OutputError, SearchIndexError
 from perception_encoder.inference.collection import encode_media, list_media_items, read_collection
 from perception_encoder.inference.encoder import Encoder
+from perception_encoder.inference.exclude import parse_patterns
 from perception_encoder.inference.listing import check_paths
 from perception_encoder.inference.load import PrecisionChoice, as_encoder
 from perception_encoder.inference.media import Media, resolve
@@ -161,6 +162,7 @@ class Index:
 
         if len(self._paths) > 1:
             raise ConfigError(f"only one directory can be updated, not {self._name}; open each one separately")
+        parse_patterns(exclude or ())  # before the model is loaded
         root = not self._paths and self.exists
         directory = self._stores[0].root if root else Path(*self._paths)
         with (

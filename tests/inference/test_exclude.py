@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from perception_encoder.errors import ConfigError
+from perception_encoder.inference.exclude import excluded_names
 from perception_encoder.inference.listing import list_items
 
 FILES = ("a.jpg", "b.png", "raw/a.jpg", "raw/keep/b.jpg", "sub/a.jpg", "sub/b.png", "sub/deep/a.jpg", "sub/raw/c.jpg")
@@ -53,6 +54,15 @@ def test_peignore_excludes_what_git_ignores(tree: Path, ignores: dict[str, str])
             (tree / directory / name).write_text(text if name == ".peignore" else text.replace("\r", ""), newline="")
     run = subprocess.run(["git", "-C", tree, "check-ignore", "--no-index", *FILES], capture_output=True, text=True)
     assert names(tree) == [name for name in sorted(FILES) if name not in run.stdout.splitlines()]
+
+
+@pytest.mark.parametrize(
+    "patterns",
+    [("raw/", "!raw/keep/b.jpg"), ("raw", "!*.jpg"), ("sub/*", "!sub/deep/"), ("*", "!*/"), ("/*.jpg", "!a.jpg")],
+)
+def test_searches_exclude_what_listings_do(tree: Path, patterns: tuple[str, ...]) -> None:
+    is_excluded = excluded_names(patterns)
+    assert names(tree, excluded=patterns) == [name for name in sorted(FILES) if not is_excluded(name)]
 
 
 def test_the_callers_patterns_come_first_and_explicit_files_stay(tree: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, JpegImagePlugin
 
 from perception_encoder.errors import MediaDecodeError, MediaTooLargeError
 from perception_encoder.inference.media import sniff
@@ -73,7 +73,29 @@ def test_a_damaged_one_is_one_line(tmp_path: Path, preview: tuple[int, int] | No
         path.write_bytes(damaged)
         with pytest.raises(MediaDecodeError, match=r"a\.dng: .+") as error:
             open_image(path)
-        assert "\n" not in str(error.value)
+        assert "\n" not in str(error.value) and "b'" not in str(error.value)
+
+
+@needs_rawpy
+def test_a_damaged_preview_is_none() -> None:
+    data = write_dng(preview=(160, 128))
+    start, end = data.index(b"\xff\xd8\xff") + 2, data.index(b"\xff\xd9") + 2
+    assert colours(open_image(data[:start] + b"U" * (end - start) + data[end:])) == ["R", "B"]
+
+
+@needs_rawpy
+def test_a_preview_counts_before_it_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = write_dng(preview=(320, 256), orientation=6)
+    admitted: list[tuple[int, int]] = []
+    load = JpegImagePlugin.JpegImageFile.load
+    monkeypatch.setattr(
+        JpegImagePlugin.JpegImageFile, "load", lambda image: (admitted.append(image.size), load(image))[1]
+    )
+    assert open_image(data, reduce_to=100, admit=lambda size: admitted.append((size, 0))).size == (128, 160)
+    assert admitted[:2] == [(budget.PIXEL_BYTES * 160 * 128, 0), (160, 128)]  # and the decoder halved it
+    monkeypatch.setattr(budget, "MAX_BYTES", budget.PIXEL_BYTES * WIDTH * HEIGHT)
+    with pytest.raises(MediaTooLargeError, match="81,920 pixels; the limit is 20,480"):
+        open_image(data)
 
 
 @needs_rawpy

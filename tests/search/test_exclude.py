@@ -9,9 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 
 import perception_encoder as pe
-from perception_encoder.errors import ConfigError
+from perception_encoder.errors import ConfigError, SearchIndexError
 from perception_encoder.inference.encoder import Encoder
-from perception_encoder.search.storage.store import Store
+from perception_encoder.search.storage.store import EXCLUDED, Store
 from perception_encoder.search.web.library import MediaLibrary, open_library
 from tests.search.indexes import hits
 
@@ -22,6 +22,7 @@ def paths(photos: Path) -> set[str]:
 
 
 def test_an_update_removes_what_is_excluded_now_and_keeps_the_patterns(photos: Path, encoder: Encoder) -> None:
+    odd = ("\udcff*.jpg", "\\#a", "a\nb", " ", "#")  # kept as they are given
     index = pe.open_index(photos, encoder)
     report = index.update(exclude=["may/", "00.*"])
     assert (report.added, report.rows) == (11, 11) and "00.jpg" not in paths(photos)
@@ -33,6 +34,22 @@ def test_an_update_removes_what_is_excluded_now_and_keeps_the_patterns(photos: P
         pe.open_index(photos, encoder).update(exclude=["!"])
     (photos / ".peignore").unlink()
     assert pe.open_index(photos, encoder).update(exclude=[]).rows == 20
+    assert pe.open_index(photos, encoder).update(exclude=["*"]).rows == 0
+    pe.open_index(photos, encoder).update(exclude=odd)
+    assert Store.open(photos).excluded == list(odd) and pe.open_index(photos, encoder).update().rows == 20
+    (photos / ".pe-index" / EXCLUDED).write_text("{")
+    with pytest.raises(SearchIndexError, match=r"exclude\.json cannot be read: "):
+        pe.open_index(photos, encoder).update()
+
+
+def test_an_invalid_pattern_creates_no_index(photos: Path) -> None:
+    for fail in (
+        lambda: pe.open_index(photos, "missing").update(exclude=["!"]),
+        lambda: open_library(photos, exclude=["!"]),
+    ):
+        with pytest.raises(ConfigError, match="a pattern is invalid"):
+            fail()
+    assert not (photos / ".pe-index").exists()
 
 
 def test_an_unusable_peignore_neither_adds_nor_removes_files(photos: Path, encoder: Encoder) -> None:

@@ -6,6 +6,7 @@ see the last commit. Only one process writes at a time.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shlex
@@ -23,9 +24,8 @@ import pyarrow as pa
 from jaxtyping import Float
 
 from perception_encoder.errors import ConfigError, OutputError, SearchIndexError, one_line
-from perception_encoder.files import holding, remove, restrict, write_json, write_text, writing
+from perception_encoder.files import holding, remove, restrict, write_json, writing
 from perception_encoder.formats.tables import connect_lance, without_panics
-from perception_encoder.inference.exclude import parse_patterns
 from perception_encoder.models.registry import canonical_name, same_name
 from perception_encoder.preprocess.source import escape_name
 from perception_encoder.search.storage.files import (
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-STORE, EXCLUDED = ".pe-index", "exclude.txt"
+STORE, EXCLUDED = ".pe-index", "exclude.json"
 """Names of an index's directory, inside the indexed one, and of the file in it with the patterns of excluded files."""
 _COMPACT_AFTER = 32  # commits
 _KEEP_VERSIONS = timedelta(days=1)  # for readers at work
@@ -151,18 +151,17 @@ class Store:
         """The patterns of `exclude`, which every update follows."""
         path = self.directory / STORE / EXCLUDED
         try:
-            return path.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+            patterns: list[str] = json.loads(path.read_text(encoding="utf-8"))
+            return patterns
         except FileNotFoundError:
             return []
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise SearchIndexError(f"{path} cannot be read: {one_line(error)}") from None
 
     def exclude(self, patterns: Sequence[str]) -> None:
-        """Set the patterns of files to leave out; the next update removes their rows. ConfigError, OutputError."""
-        parse_patterns(patterns)
-        if patterns != self.excluded:
-            write_text(self.directory / STORE / EXCLUDED, "".join(f"{line}\n" for line in patterns), through_link=False)
-            self._files.restrict()
+        """Set the patterns of files to leave out, which are valid; the next update removes their rows. OutputError."""
+        write_json(self.directory / STORE / EXCLUDED, list(patterns), through_link=False)
+        self._files.restrict()
 
     def check(self, settings: Mapping[str, object], model: str | None = None) -> None:
         """Raise SearchIndexError if vectors with `settings` (`Encoder.describe`) cannot be compared with the index's.

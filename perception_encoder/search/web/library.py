@@ -23,6 +23,7 @@ from jaxtyping import Float
 
 from perception_encoder.errors import ConfigError, InputError, PerceptionEncoderError, one_line
 from perception_encoder.inference.encoder import Encoder
+from perception_encoder.inference.exclude import parse_patterns
 from perception_encoder.inference.load import PrecisionChoice, as_encoder
 from perception_encoder.inference.media import Kind, Media, resolve
 from perception_encoder.inference.pipeline import Decoded, decode, encode_decoded
@@ -292,6 +293,7 @@ def open_library(
     `model`: by default the index's own, or the default model for a new index. `exclude`: see `Index.update`. Raises
     what `writable_store` raises; another process may write the index, unless `exclude` is given.
     """
+    parse_patterns(exclude or ())
     if not Store.exists(directory or media):
         with writable_store(
             media,

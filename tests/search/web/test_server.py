@@ -157,7 +157,7 @@ def test_ids_cannot_be_told_from_names(library: MediaLibrary) -> None:
             tiles = client.get("/api/hits?count=200").json()["tiles"]
             ids.append({tile["id"] for tile in tiles})
             for row in library.index.rows():
-                for address in ("thumbnail/{}", "thumbnail/{}/large", "file/{}", "api/around/{}", "api/inside/{}"):
+                for address in ("thumbnail/{}", "thumbnail/{}/full", "file/{}", "api/around/{}", "api/inside/{}"):
                     assert client.get(f"/{address.format(row.id)}").status_code == 400
     assert len(ids[0]) == len(ids[1]) == len(library.index) and not ids[0] & ids[1]
 
