@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections import Counter
@@ -253,6 +254,7 @@ def thumbnail_class() -> Any:
         from textual_image.renderable import Image
     except ImportError:
         raise MissingExtraError("textual_image", "search") from None
+    logging.getLogger("textual_image").setLevel(logging.ERROR)  # it warns of terminals that do not tell their size
     return Image
 
 

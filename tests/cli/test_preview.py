@@ -54,7 +54,7 @@ def test_a_terminal_shows_thumbnails_with_and_without_an_index(run_pe, search: t
             assert run_pe("index", search[2], "--model", search[4]).status == 0
         printed = in_terminal(*search, "--preview")
         assert printed.count("▀") + printed.count("▄") > 100, printed
-        assert printed.count(".jpg") == 2
+        assert printed.count(".jpg") == 2 and "Traceback" not in printed
     printed = in_terminal(*search, "--preview", interactive=False)
     assert not {"▀", "▄"} & set(printed) and printed.count(".jpg") == 2 and "Traceback" not in printed
 
