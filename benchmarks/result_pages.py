@@ -189,7 +189,8 @@ def search_quality(read: Read) -> Rows:
         brier, constant = (scores[f"queries: {name}"]["value"] for name in ("Brier", "constant"))
         rows.append((f"{gallery}: Brier score of the probability", f"{brier:.3f}", f"best constant: {constant:.3f}"))
         shares = {name: _share(score) for name, score in scores.items() if name.startswith("no match: ")}
-        for name, (what, against) in NO_MATCH.items():
+        enough = any(scores["no match: wrong"]["interval"])  # names with an answer, for the interval to say something
+        for name, (what, against) in NO_MATCH.items() if enough else ():
             rows.append((f"{gallery}: {what}", shares[f"no match: {name}"], against.format(**_keyed(shares))))
     oracles: dict[tuple[str, str], dict[str, Any]] = {}
     for row in read("oracles")["rows"]:
