@@ -70,7 +70,8 @@ def list_media_items(
     paths = list(paths)
     items = [replace(item, text=None) for item in list_items(paths, left_out, excluded)]
     if not items:
-        raise DataError(f"no images or videos in {', '.join(map(str, paths))}")
+        which = " that are not excluded" if excluded else ""
+        raise DataError(f"no images or videos{which} in {', '.join(map(str, paths))}")
     return items
 
 

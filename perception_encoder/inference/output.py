@@ -93,7 +93,8 @@ def embed(
     paths, out = [media] if isinstance(media, (str, Path)) else list(media), Path(out)
     check_paths(paths)
     if next(list_items(paths, excluded=exclude), None) is None:
-        raise DataError(f"no images, videos or texts in {', '.join(map(str, paths))}")
+        which = " that are not excluded" if exclude else ""
+        raise DataError(f"no images, videos or texts{which} in {', '.join(map(str, paths))}")
     encoder = as_encoder(model, "all", precision, dimensions, trust_remote_code)
     feature = encoder.feature(layer, pool, normalize, frames)
     total = 0 if progress is untracked else sum(1 for _ in list_items(paths, excluded=exclude))

@@ -66,6 +66,8 @@ def test_an_unusable_peignore_neither_adds_nor_removes_files(photos: Path, encod
 def test_searches_leave_out_files_with_and_without_an_index(run_pe, photos: Path, checkpoint: Path) -> None:
     search = ("search", "a cat", "--top", "20", "--json", "--model", checkpoint)
     expected = {str(path) for path in photos.rglob("*.jpg") if path.name not in ("00.jpg", "12.jpg")}
+    nothing = run_pe(*search, photos, "--exclude", "*")
+    assert nothing.status == 2 and "no images or videos that are not excluded in" in nothing.stderr
     for _ in range(2):
         assert hits(run_pe(*search, photos, "--exclude", "00.jpg", "--exclude", "/2024's/may/12.*")) == expected
         assert len(hits(run_pe(*search, photos / "2024's", "--exclude", "/may/12.*"))) == 7
@@ -90,7 +92,7 @@ def test_embed_leaves_out_files(run_pe, photos: Path, checkpoint: Path, tmp_path
     assert run_pe("embed", photos, "-o", out, "-m", checkpoint, "--exclude", "0*").status == 0
     assert sorted(Path(path).name for path in pq.read_table(out)["path"].to_pylist()) == ["10.jpg", "11.jpg"]
     run = run_pe("embed", photos, "-o", out, "-m", checkpoint, "--exclude", "*")
-    assert run.status == 2 and "no images, videos or texts in" in run.stderr
+    assert run.status == 2 and "no images, videos or texts that are not excluded in" in run.stderr
 
 
 def test_the_page_keeps_to_the_patterns(photos: Path, checkpoint: Path) -> None:
