@@ -98,10 +98,11 @@ class RawPhoto:
 
         try:
             data = self._raw.extract_thumb().data
-            if isinstance(data, bytes):
-                image = Image.open(io.BytesIO(data), formats=["JPEG"])
-            else:
-                image = Image.fromarray(np.asarray(data))
+            image: Image.Image = (
+                Image.open(io.BytesIO(data), formats=["JPEG"])
+                if isinstance(data, bytes)
+                else Image.fromarray(np.asarray(data))
+            )
         except (rawpy.LibRawError, UnidentifiedImageError):  # none, or of an unsupported format
             return None
         exif = image.getexif()
