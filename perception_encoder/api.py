@@ -163,9 +163,10 @@ def analyze_layers(
     )
     readers = {name: partial(read_question_task, name) for name in QUESTION_TASKS}
     layer_tasks = make_tasks(tasks, paths, None if shared is None else Path(shared), options, readers)
-    others = baseline or ([] if model.startswith(RANDOM) else [RANDOM + model])
+    if baseline is None:
+        baseline = [] if model.startswith(RANDOM) else [RANDOM + model]
     cache = FeatureCache(directory=Path(store) if store else Path(out) / "features")
-    report = analyse([model, *others], layer_tasks, cache, layer, progress, final_norm, similarity)
+    report = analyse([model, *baseline], layer_tasks, cache, layer, progress, final_norm, similarity)
     return replace(report, files=write_report(report, Path(out)))
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import perception_encoder as pe
 from perception_encoder.formats.shards import write_members
 from tests.conftest import Run
 from tests.evaluation.colours import write_colours
@@ -56,6 +57,13 @@ def test_a_size_and_layers_that_are_given(
     assert list(report["curves"][0]["layers"]) == ["3", "11"] and report["notes"] == []
     cached = [json.loads(path.read_text()) for path in (tmp_path / "out" / "features").glob("*/progress.json")]
     assert {tuple(progress["grid"]) for progress in cached} == {(3, 4)}
+
+
+def test_an_empty_list_of_baselines_adds_no_model(checkpoint: Path, photos: Path, tmp_path: Path) -> None:
+    report = pe.analyze_layers(
+        str(checkpoint), photos, tasks=["retrieval"], layer=[3], items=12, baseline=[], out=tmp_path / "out"
+    )
+    assert [sweep.model for sweep in report.sweeps] == ["nano"]
 
 
 @pytest.mark.parametrize(
