@@ -1,4 +1,4 @@
-"""Run the decoder of a transformers Llama with OpenVINO: about twice as fast as torch on a CPU.
+"""Run the decoder of a transformers Llama with OpenVINO: 1.3 to 3 times as fast as torch on a CPU.
 
 A step reads every weight once, so memory decides its speed. Weights are stored in the narrowest type that holds them
 exactly (checkpoints are mostly float16 or bfloat16), or in 8 bits with a scale for a few inputs of an output channel;
