@@ -32,14 +32,12 @@ class SentenceTransformersModel(Adapter):
 
         if self.random:
             raise ConfigError(f"{self.name}: sentence-transformers has no random weights; use hf: for its vision tower")
-        from transformers.utils import logging as reports
-
-        handler = _MissingWeights()
-        reports.add_handler(handler)  # the only place that says which weights the library has drawn at random
+        handler, reports = _MissingWeights(), logging.getLogger("transformers")
+        reports.addHandler(handler)  # the only place that says which weights the library has drawn at random
         try:
             model = SentenceTransformer(self.listed, trust_remote_code=self.trusted, device="cpu")
         finally:
-            reports.remove_handler(handler)
+            reports.removeHandler(handler)
         if handler.names:
             raise CheckpointError(f"{self.name} lacks weights, such as {handler.names[0]}")
         return model

@@ -6,12 +6,9 @@ import base64
 import io
 from collections.abc import Callable
 
-import infinity_client
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
-from infinity_client.api.default import classify, models, rerank
-from infinity_client.models import ClassifyInput, RerankInput
 from PIL import Image
 
 from perception_encoder.inference.encoder import Encoder
@@ -98,6 +95,10 @@ def test_inputs_are_classified_as_at_jina(client: TestClient, encoder: Encoder, 
 
 @pytest.mark.parametrize("base", ["", "/v1"])
 def test_infinitys_client_ranks_and_classifies(encoder: Encoder, draw: Draw, base: str) -> None:
+    infinity_client = pytest.importorskip("infinity_client")
+    from infinity_client.api.default import classify, models, rerank
+    from infinity_client.models import ClassifyInput, RerankInput
+
     image = draw(3)
     with (
         served(create_app(encoder, ApiConfig())) as address,
