@@ -63,8 +63,9 @@ def test_openvino_gives_the_librarys_vectors(
 @pytest.mark.parametrize("kind", COMPILED)
 @pytest.mark.usefixtures("compiling", "config")
 def test_int8_is_checked_and_becomes_the_default(
-    kind: str, saved: Callable[[str], Path], photos: Path, run_pe: Any
+    kind: str, saved: Callable[[str], Path], photos: Path, run_pe: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delenv("PE_DTYPE", raising=False)  # it overrides the stored precision
     name, images = name_of(kind, saved(kind)), opened(photos)
     found, asked, _ = librarys_own(kind, saved(kind), images, LENGTHS)
     run = run_pe("models", "use", name, "--precision", "int8")
