@@ -128,6 +128,16 @@ def librarys_own(kind: str, directory: Path, images: list[Image.Image], texts: l
     return F.normalize(found, dim=-1).numpy(), F.normalize(asked, dim=-1).numpy(), logits
 
 
+@pytest.mark.parametrize("kind", ["timm", "open_clip", "hf-CLIP", "st-CLIP"])
+def test_vectors_of_a_full_size_model_are_the_librarys_own(kind: str, photos: Path, tmp_path: Path) -> None:
+    directory, images = embedders.save_full_size(kind, tmp_path / kind.lower()), opened(photos)
+    found, asked, _ = librarys_own(kind, directory, images, TEXTS)
+    encoder = pe.load(name_of(kind, directory))
+    np.testing.assert_allclose(encoder.encode_images(images), found, atol=1e-5)
+    if kind != "timm":
+        np.testing.assert_allclose(encoder.encode_texts(TEXTS), asked, atol=1e-5)
+
+
 @pytest.mark.parametrize("kind", SAVE)
 def test_vectors_are_the_librarys_own(kind: str, saved: Callable[[str], Path], photos: Path) -> None:
     images = [] if kind == "st-texts" else opened(photos)

@@ -68,6 +68,21 @@ def _seeded(make: Callable[[], Any]) -> Any:
         return make().eval()
 
 
+def save_full_size(kind: str, directory: Path) -> Path:
+    """Save a ViT-S/16 of timm, or a CLIP ViT-B/32 of another library."""
+    if kind == "timm":
+        return save_timm(directory, architecture="vit_small_patch16_224")
+    if kind == "open_clip":
+        return save_open_clip(directory, pytest.importorskip("open_clip").get_model_config("ViT-B-32"))
+    if kind == "st-CLIP":
+        return save_sentence_clip(directory, full=True)
+    transformers = pytest.importorskip("transformers")
+    _seeded(lambda: transformers.CLIPModel(transformers.CLIPConfig())).save_pretrained(directory)
+    transformers.CLIPImageProcessor().save_pretrained(directory)
+    tokenizer().save_pretrained(directory)
+    return directory
+
+
 def save_two_towers(kind: str, directory: Path) -> Path:
     """Save a CLIP, Siglip or Siglip2 (whose images keep their aspect ratio), with its processor."""
     transformers = pytest.importorskip("transformers")
@@ -95,15 +110,15 @@ def save_two_towers(kind: str, directory: Path) -> Path:
     return directory
 
 
-def save_open_clip(directory: Path) -> Path:
-    """Save an open_clip model as `hf-hub:` has them."""
+def save_open_clip(directory: Path, config: dict[str, Any] | None = None) -> Path:
+    """Save an open_clip model as `hf-hub:` has them, by default a tiny one."""
     open_clip = pytest.importorskip("open_clip")
     from safetensors.torch import save_file
 
     vision = {"image_size": 32, "patch_size": 16, "width": 32, "layers": 1, "head_width": 16}
     text = {"context_length": 16, "vocab_size": 49408, "width": 16, "layers": 1, "heads": 2}
-    config = {"embed_dim": 16, "vision_cfg": vision, "text_cfg": text}
-    model = _seeded(lambda: open_clip.CLIP(embed_dim=16, vision_cfg=vision, text_cfg=text))
+    config = config or {"embed_dim": 16, "vision_cfg": vision, "text_cfg": text}
+    model = _seeded(lambda: open_clip.CLIP(**config))
     directory.mkdir(exist_ok=True)
     preprocess = {"mean": [0.5] * 3, "std": [0.5] * 3}
     (directory / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": preprocess}))
@@ -111,16 +126,16 @@ def save_open_clip(directory: Path) -> Path:
     return directory
 
 
-def save_timm(directory: Path, side: int = 224) -> Path:
+def save_timm(directory: Path, side: int = 224, architecture: str = "test_vit") -> Path:
     """Save a timm model as the hub has them; its positions are resampled for another `side`."""
     timm = pytest.importorskip("timm")
     from safetensors.torch import save_file
 
-    wide = {"embed_dim": 128, "num_heads": 4}
-    model = _seeded(lambda: timm.create_model("test_vit", num_classes=0, **wide))
+    wide = {"embed_dim": 128, "num_heads": 4} if architecture == "test_vit" else {}
+    model = _seeded(lambda: timm.create_model(architecture, num_classes=0, **wide))
     directory.mkdir(exist_ok=True)
     config = {
-        "architecture": "test_vit",
+        "architecture": architecture,
         "num_classes": 0,
         "model_args": wide,
         "pretrained_cfg": {"input_size": [3, side, side]},
@@ -130,12 +145,13 @@ def save_timm(directory: Path, side: int = 224) -> Path:
     return directory
 
 
-def save_sentence_clip(directory: Path, kind: str = "CLIP") -> Path:
+def save_sentence_clip(directory: Path, kind: str = "CLIP", full: bool = False) -> Path:
     """Save a two-tower model of texts and images as sentence-transformers has them, with prompts."""
     library = pytest.importorskip("sentence_transformers")
     from sentence_transformers.base.modules import Transformer
 
-    inner = save_two_towers(kind, directory.with_name(directory.name + "-inner"))
+    save = save_full_size if full else save_two_towers
+    inner = save(kind, directory.with_name(directory.name + "-inner"))
     prompts = {"query": "query : ", "document": "document : "}
     library.SentenceTransformer(modules=[Transformer(str(inner))], prompts=prompts, device="cpu").save(str(directory))
     return directory
