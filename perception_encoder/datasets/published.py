@@ -46,7 +46,7 @@ class PublishedDataset:
     urls: tuple[str, ...] = ()
     """Archives on the authors' own server."""
     files: tuple[str, ...] = ()
-    """Patterns of the repository's files, each of which must match some."""
+    """Patterns of the repository's files; each must match at least one."""
     unpack: tuple[str, ...] = ()
     """Of them, archives to unpack."""
     data: str = ""

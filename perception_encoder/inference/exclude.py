@@ -76,7 +76,7 @@ def _excludes(patterns: GitIgnoreSpec, name: str) -> bool | None:
 
 
 def parse_patterns(lines: Iterable[str]) -> GitIgnoreSpec:
-    """Return patterns of which the last that matches decides; ConfigError for an invalid one."""
+    """Return compiled patterns, of which the last match decides; ConfigError for an invalid one."""
     from pathspec import GitIgnoreSpec  # here: few directories need it
 
     try:

@@ -160,8 +160,8 @@ def _unit(vectors: Vectors) -> Tensor:
 def batch_inputs(loader: Any) -> Iterator[list[object]]:
     """Yield the inputs of mteb's batches, {"text": [...], "title": [...]}, as dicts that name their kind.
 
-    Inputs of several modalities stay together, so that `of_modality` refuses them. Videos are read as files, of which
-    only the frames that are needed are decoded, and torchcodec is not needed.
+    An input with several modalities keeps all of them, and `of_modality` refuses it. Videos are passed on as files:
+    only the sampled frames are decoded, without torchcodec.
     """
     if type((getattr(loader.dataset, "features", None) or {}).get("video")).__name__ == "Video":
         from datasets import Video

@@ -56,7 +56,7 @@ def is_raw(stream: BinaryIO) -> bool:
 
 
 class RawPhoto:
-    """A RAW photograph of which only the header is read."""
+    """A RAW photograph; only its header is read at first."""
 
     def __init__(self, source: Source, stream: BinaryIO, name: str) -> None:
         """`stream` is the opened `source`. MediaDecodeError without rawpy; rawpy's errors for a damaged file."""

@@ -131,7 +131,7 @@ def check_pixels(height: int, width: int) -> UInt8[np.ndarray, "n 3 H W"]:
 
 def check_captions() -> list[str]:
     """Return the captions that an int8 text tower is checked on."""
-    return [template.format(colour, thing) for template, colour, thing in product(_TEMPLATES, _COLOURS[:4], _THINGS)]
+    return [template.format(colour, item) for template, colour, item in product(_TEMPLATES, _COLOURS[:4], _THINGS)]
 
 
 def check_ids(context_length: int) -> Int[np.ndarray, "n T"]:
