@@ -58,7 +58,9 @@ def test_a_token_of_zeros_has_the_gradient_of_the_definition() -> None:
     leaves = [student.clone().requires_grad_() for _ in range(2)]
     token_similarity_loss(leaves[0], teacher).backward()
     plain(leaves[1], teacher, 20.0).backward()
-    torch.testing.assert_close(leaves[0].grad, leaves[1].grad)
+    size = leaves[1].grad.norm(dim=-1, keepdim=True)  # about 1e10 for the token of zeros: the sums round at that scale
+    assert size[0, 2] > 1e6
+    torch.testing.assert_close(leaves[0].grad / size, leaves[1].grad / size)
 
 
 def test_teachers_take_no_gradient() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import time
 from collections import Counter
@@ -25,6 +27,7 @@ from tests.video_data_engine.test_run import rows
 
 
 def start_run(videos: Path, out: Path) -> None:
+    os.environ["ENGINE_PID"] = str(os.getpid())
     caption_videos([videos], out, ECHOES, QUICK)
 
 
@@ -40,16 +43,13 @@ def test_killed_runs_end_with_every_result_once(add_video, log: Path, tmp_path: 
     videos, out = tmp_path / "videos", tmp_path / "out"
     out.mkdir()
     (out / "journal.jsonl").touch()
-    environment = {"ENGINE_LOG": str(log), "ENGINE_PAUSE": "0.15"}
+    stored = 0
     for _ in range(3):
-        before = len(lines(out))
+        environment = {"ENGINE_LOG": str(log), "ENGINE_KILL": "6"}
         run = processes.start(start_run, videos, out, log=tmp_path / "output", environment=environment)
-        while len(lines(out)) < before + 6:
-            assert run.running(), run.output()
-            time.sleep(0.02)
-        run.kill()
-    stored = len(lines(out))
-    assert stored < 30
+        assert run.statuses() == [-signal.SIGKILL], run.output()
+        assert stored < len(lines(out)) < 30
+        stored = len(lines(out))
     report = caption_videos([videos], out, ECHOES, QUICK)
     done = Counter((line["key"], line["stage"]) for line in lines(out))
     assert len(done) == 30 and set(done.values()) == {1}
