@@ -135,6 +135,7 @@ def analyze_layers(
     per_metre: float = 1000.0,
     final_norm: bool = False,
     similarity: bool = False,
+    trust_remote_code: bool = False,
     out: str | Path = "layers",
     store: str | Path | None = None,
     progress: Track = untracked,
@@ -144,8 +145,9 @@ def analyze_layers(
     `data`: the dataset of all tasks, or one for each by the task's name. `layer`: the layers to evaluate, and the last;
     by default all. `baseline`: further models to plot, by default the same with random weights. `items`: maximum number
     of test images of a task. `similarity`: also report how alike the layers are, within and between the models, by CKA
-    and RSA. `out`: the report's directory. `store`: the cache of features, by default OUT/features; an interrupted
-    call resumes from it. Raises ConfigError, DataError, ModelError, OutputError, and what loading the models raises.
+    and RSA. `trust_remote_code`: see `load`. `out`: the report's directory. `store`: the cache of features, by default
+    OUT/features; an interrupted call resumes from it. Raises ConfigError, DataError, ModelError, OutputError, and what
+    loading the models raises.
     """
     from perception_encoder.evaluation.feature_cache import FeatureCache
     from perception_encoder.inference.load import RANDOM
@@ -166,7 +168,7 @@ def analyze_layers(
     if baseline is None:
         baseline = [] if model.startswith(RANDOM) else [RANDOM + model]
     cache = FeatureCache(directory=Path(store) if store else Path(out) / "features")
-    report = analyse([model, *baseline], layer_tasks, cache, layer, progress, final_norm, similarity)
+    report = analyse([model, *baseline], layer_tasks, cache, layer, progress, final_norm, similarity, trust_remote_code)
     return replace(report, files=write_report(report, Path(out)))
 
 

@@ -23,6 +23,7 @@ from perception_encoder.cli.options import (
     PerMetre,
     Size,
     Tiles,
+    TrustRemoteCode,
     argument,
     flag,
     image_size,
@@ -110,10 +111,17 @@ def run(task: str, arguments: dict[str, Any], **parsed: Any) -> None:
     `parsed`: arguments that the command reads from text.
     """
     from perception_encoder.api import evaluate
+    from perception_encoder.inference.load import load, load_layers
 
     given = {**arguments, **parsed}
-    out = given.pop("out")
-    show(evaluate(task, given.pop("model"), given.pop("data"), progress=track, **given), out)
+    out, model = given.pop("out"), given.pop("model")
+    if trust_remote_code := given.pop("trust_remote_code", False):
+        if task in ("classification", "retrieval", "knn", "linear"):
+            model = load(model, trust_remote_code=trust_remote_code)
+        else:
+            final_norm = given.get("final_norm", False)
+            model = load_layers(model, final_norm=final_norm, trust_remote_code=trust_remote_code)
+    show(evaluate(task, model, given.pop("data"), progress=track, **given), out)
 
 
 def show(result: Result, out: Path | None) -> None:
@@ -161,6 +169,7 @@ def classification(
     transform: Transforms = None,
     frames: Frames = 8,
     items: Items = None,
+    trust_remote_code: TrustRemoteCode = False,
     out: Out = None,
 ) -> None:
     """Classify zero-shot: top-1 and top-5.
@@ -188,6 +197,7 @@ def retrieval(
     transform: Transforms = None,
     frames: Frames = 8,
     items: Items = None,
+    trust_remote_code: TrustRemoteCode = False,
     out: Out = None,
 ) -> None:
     """Retrieve by captions: R@1, R@5 and R@10.
@@ -216,6 +226,7 @@ def knn(
     layer: Layer = None,
     pool: Pool = None,
     transform: Transform = None,
+    trust_remote_code: TrustRemoteCode = False,
     out: Out = None,
 ) -> None:
     """Classify by the nearest training items.
@@ -240,6 +251,7 @@ def linear(
     layer: Layer = None,
     pool: Pool = None,
     transform: Transform = None,
+    trust_remote_code: TrustRemoteCode = False,
     out: Out = None,
 ) -> None:
     """Classify by logistic regression.
@@ -262,6 +274,7 @@ def attentive(
     layer: Layer = None,
     epochs: Epochs = 20,
     head_seeds: HeadSeeds = 3,
+    trust_remote_code: TrustRemoteCode = False,
     out: Out = None,
 ) -> None:
     """Classify by a trained attention block.
@@ -284,6 +297,7 @@ def segmentation(
     kernel: Annotated[int, option("Patches along a side: 1 is linear, 3 a convolution.", panel=HEAD, least=1)] = 1,
     head_seeds: HeadSeeds = 3,
     items: Items = None,
+    trust_remote_code: TrustRemoteCode = False,
     out: Out = None,
 ) -> None:
     """Fit a segmentation head: mIoU.
@@ -308,6 +322,7 @@ def detection(
     epochs: Epochs = 15,
     channels: Channels = 64,
     head_seeds: HeadSeeds = 3,
+    trust_remote_code: TrustRemoteCode = False,
     out: Out = None,
 ) -> None:
     """Fit a detection head: AP of boxes and masks.
@@ -332,6 +347,7 @@ def tracking(
     final_norm: FinalNorm = False,
     short_side: Annotated[int, option("Short side of the frames, in pixels; DAVIS: 480.", least=16)] = 480,
     items: Items = None,
+    trust_remote_code: TrustRemoteCode = False,
     out: Out = None,
 ) -> None:
     """Track objects through videos: J&F.
@@ -360,6 +376,7 @@ def depth(
     channels: Channels = 64,
     head_seeds: HeadSeeds = 3,
     items: Items = None,
+    trust_remote_code: TrustRemoteCode = False,
     out: Out = None,
 ) -> None:
     """Fit a depth head: RMSE in metres.

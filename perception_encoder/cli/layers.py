@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -26,6 +27,7 @@ def layers(
     per_metre: options.PerMetre = 1000.0,
     final_norm: options.FinalNorm = False,
     similarity: Annotated[bool, flag("--similarity", "Also compare the layers of all models by CKA and RSA.")] = False,
+    trust_remote_code: options.TrustRemoteCode = False,
     out: Annotated[Path, options.out_option("Directory of the report.", "DIR")] = Path("layers"),
     store: Annotated[
         Path | None, option("Cache of the features [default: OUT/features].", "DIR", OUTPUT, advanced=True)
@@ -65,6 +67,7 @@ def layers(
         per_metre=per_metre,
         final_norm=final_norm,
         similarity=similarity,
+        trust_remote_code=trust_remote_code,
         out=out,
         store=store,
         progress=track,
@@ -93,6 +96,7 @@ def features(
     layer: Annotated[str, option("Layers, such as 0,5,-1 [default: about six].", "N,N,...")] = "",
     at: Annotated[str, option("The point to compare with, from 0,0 (top left) to 1,1.", "X,Y")] = "0.5,0.5",
     baseline: Annotated[list[str] | None, option("Model to draw beside it; repeat for more.", "MODEL")] = None,
+    trust_remote_code: options.TrustRemoteCode = False,
 ) -> None:
     """Draw features of an image, layer by layer.
 
@@ -118,16 +122,17 @@ def features(
 
     layers = options.read_layers(layer) if layer else None
     models = [model or default_model(), *(baseline or ())]
+    open_model = partial(load_layers, trust_remote_code=trust_remote_code)
     opened = open_image(image)
     if baseline:
         if layers is not None and len(layers) != 1:
             raise ConfigError("--baseline draws one layer of each model; choose it with --layer")
-        encoders = [load_layers(name, layer=layers[0] if layers else -1) for name in models]
+        encoders = [open_model(name, layer=layers[0] if layers else -1) for name in models]
         write_image(features_side_by_side(encoders, [opened]), out)
         names = ", ".join(f"{encoder.name} layer {encoder.layer}" for encoder in encoders)
         output.print_line(f"from left to right: the image, {names}")
     else:
-        analysis = analyse_image(load_layers(models[0]), opened, layers, at=read_point(at))
+        analysis = analyse_image(open_model(models[0]), opened, layers, at=read_point(at))
         write_png(plot_image(analysis), out)
         start = analysis.global_from
         found = "no global tokens" if start is None else f"global tokens from layer {start}"

@@ -247,17 +247,21 @@ def load_layers(
     *,
     layer: int = -1,
     final_norm: bool = False,
+    trust_remote_code: bool = False,
 ) -> LayerFeatures:
     """Load the vision tower of a model of any library as `LayerFeatures`.
 
-    `name`: see `load`. `layer`: the selected one, negative from the end. `final_norm`: apply the model's final norm to
-    the last layer. Raises UnknownModelError, CheckpointError and WeightsUnavailableError, ConfigError for a model that
-    is not a plain vision transformer or lacks the layer, and MissingExtraError if its library is not installed.
+    `name`, `trust_remote_code`: see `load`. `layer`: the selected one, negative from the end. `final_norm`: apply the
+    model's final norm to the last layer. Raises UnknownModelError, CheckpointError and WeightsUnavailableError,
+    ConfigError for a model that is not a plain vision transformer or lacks the layer, and MissingExtraError if its
+    library is not installed.
     """
     from perception_encoder.inference.layer_features import LayerFeatures
 
     adapter, _ = find_adapter(name)
-    return LayerFeatures(_shown(name, adapter), load_tower(name), device, dtype, final_norm).at(layer)
+    return LayerFeatures(_shown(name, adapter), load_tower(name, trust_remote_code), device, dtype, final_norm).at(
+        layer
+    )
 
 
 def _shown(name: str | Path, adapter: Adapter | None) -> str:
@@ -266,7 +270,7 @@ def _shown(name: str | Path, adapter: Adapter | None) -> str:
     return adapter.name if adapter else random + (shown_name(source) or Path(source).stem)
 
 
-def load_tower(name: str | Path) -> Tower:
+def load_tower(name: str | Path, trust_remote_code: bool = False) -> Tower:
     """Load the vision tower of a model of any library, ready for training; raises what `load_layers` does."""
     import torch
 
@@ -274,7 +278,7 @@ def load_tower(name: str | Path) -> Tower:
     from perception_encoder.models.initialization import initialize
     from perception_encoder.models.tower import Tower
 
-    adapter, random = find_adapter(name)
+    adapter, random = find_adapter(name, trust_remote_code)
     if adapter is not None:
         return adapter.tower()
     source = str(name).removeprefix(RANDOM)

@@ -96,17 +96,18 @@ def analyse(
     track: Track = untracked,
     final_norm: bool = False,
     similarity: bool = False,
+    trust_remote_code: bool = False,
 ) -> LayerReport:
     """Sweep models in order, starting with the one to recommend layers of, and track by colour alone.
 
     `layers`: see `evaluated_layers`. `final_norm`: see `LayerFeatures`. `similarity`: also compare the models' layers
-    on the first task's test images. Before the first sweep ConfigError is raised if
+    on the first task's test images. `trust_remote_code`: see `load`. Before the first sweep ConfigError is raised if
     two models share a name, or one lacks a layer or the size of a task's images; later, what `run_sweep` raises. A
     model whose attention cannot be read is noted, and so are too few images for the similarity.
     """
     names = [COLOURS]
     for model in models:
-        encoder = load_layers(model, final_norm=final_norm)
+        encoder = load_layers(model, final_norm=final_norm, trust_remote_code=trust_remote_code)
         if encoder.name in names:
             raise ConfigError(f"two models have the name {encoder.name}; omit one, or rename its file")
         names.append(encoder.name)
@@ -119,7 +120,7 @@ def analyse(
     notes: list[str] = []
     features: dict[str, CachedFeatures] = {}
     for model in models:
-        encoder = load_layers(model, final_norm=final_norm)
+        encoder = load_layers(model, final_norm=final_norm, trust_remote_code=trust_remote_code)
         if not sweeps:
             colours = ColourFeatures(encoder)
         sweeps.append(run_sweep(encoder, tasks, cache, layers, track))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ from perception_encoder.evaluation.statistics.bootstrap import Metric
 from perception_encoder.models.registry import canonical_name
 from tests.datasets import stand_ins
 from tests.datasets.stand_ins import Hub
+from tests.language_alignment.test_perception_lm import perception_lm
+from tests.language_models import byte_tokenizer
 
 
 @pytest.fixture
@@ -104,6 +107,26 @@ def test_the_difference_from_a_published_result(
     (header, line) = page_rows([compared])
     assert header[3] == "published" and line[:4] == ("imagenetv2", "top-1", name, "50.0") and line[5] == "–"
     assert line[7].startswith(f"{compared['difference']:+.1f} (") and "a test" in (tmp_path / "page.md").read_text()
+
+
+def test_a_language_model(hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = tmp_path / "Perception-LM-tiny"
+    perception_lm().save_pretrained(model)
+    byte_tokenizer().save_pretrained(model)
+    stand_ins.doc_vqa(hub.root / DATASETS["docvqa"].repository)
+    stand_ins.chart_qa(hub.root / DATASETS["chartqa"].repository)
+    precisions = ["float32", "bfloat16", *(["int8"] if find_spec("openvino") else [])]
+    arguments = [str(model), "--tasks", "docvqa,chartqa", "--precision", ",".join(precisions)]
+    main([*arguments, "--out", str(tmp_path / "out")])
+    printed = capsys.readouterr().out
+    assert printed.count(": evaluated") == 2 * len(precisions), printed
+    rows = {
+        (row["dataset"], row["precision"]): row
+        for row in json.loads((tmp_path / "out/summary.json").read_text())["rows"]
+    }
+    assert {rows["docvqa", kind]["metric"] for kind in precisions} == {"ANLS"}
+    assert rows["docvqa", "float32"]["n"] == 4 and rows["chartqa", "float32"]["metric"] == "relaxed accuracy"
+    assert len((tmp_path / "out" / model.name / "float32" / "docvqa.jsonl").read_text().splitlines()) == 4
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import tarfile
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from types import SimpleNamespace
@@ -121,6 +122,56 @@ def davis(path: Path) -> None:
         mask = Image.fromarray((pixels[..., 0] > 0).astype(np.uint8))
         members[f"DAVIS/Annotations/480p/bike/{number:05}.png"] = _encoded(mask, "PNG")
     zip_of(path, members)
+
+
+def doc_vqa(root: Path) -> None:
+    """lmms-lab's DocVQA, whose val has answers."""
+    columns = {"questionId": str, "question": "what is {}?".format, "answers": lambda n: [f"a {n}", f"{n}"]}
+    _questions(root / "DocVQA" / "validation-00000-of-00001.parquet", columns)
+
+
+def chart_qa(root: Path) -> None:
+    """lmms-lab's ChartQA: half of the questions are by people."""
+    kinds = ("human_test", "augmented_test")
+    columns = {"type": lambda n: kinds[n % 2], "question": "how many {}?".format, "answer": str}
+    _questions(root / "data" / "test-00000-of-00001.parquet", columns)
+
+
+def _questions(path: Path, columns: Mapping[str, Callable[[int], Any]]) -> None:
+    path.parent.mkdir(parents=True)
+    rows = [
+        {"image": {"bytes": image_bytes(40 * n, "PNG"), "path": None}} | {name: of(n) for name, of in columns.items()}
+        for n in range(4)
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), path)
+
+
+def nyu(root: Path) -> None:
+    """FastDepth's HDF5 files: eight of each split, whose depth rises by row."""
+    h5py = pytest.importorskip("h5py")
+    depth = np.repeat(np.linspace(1, 4, 48, dtype=np.float32)[:, None], 64, axis=1)
+    for split, place in (("train", "train/kitchen_0001a"), ("val", "val/official")):
+        members: dict[str, bytes] = {}
+        for number in range(1, 9):
+            stream = io.BytesIO()
+            with h5py.File(stream, "w") as file:
+                file["rgb"] = np.full((3, 48, 64), 10 * number, np.uint8)
+                file["depth"] = depth
+            members[f"{place}/{number:05}.h5"] = stream.getvalue()
+        write_tar(root / "data" / f"{split}-000000.tar", members)
+
+
+def kinetics(root: Path) -> None:
+    """What Kinetics-400's site serves: the list of val, and its clips in parts."""
+    root.mkdir(parents=True)
+    rows = ["label,youtube_id,time_start,time_end,split,is_cc"]
+    for part, label in enumerate(("abseiling", "air drumming")):
+        rows.append(f"{label},0000000000{part},{part},{part + 10},validate,0")
+        with tarfile.open(root / f"part_{part}.tar.gz", "w:gz") as tar:
+            member = tarfile.TarInfo(f"./0000000000{part}_{part:06}_{part + 10:06}.mp4")
+            member.size = len(VIDEO)
+            tar.addfile(member, io.BytesIO(VIDEO))
+    (root / "val.csv").write_text("\n".join(rows) + "\n")
 
 
 def _encoded(image: Image.Image, kind: str) -> bytes:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -20,11 +21,13 @@ from perception_encoder.datasets.classified import ClassOptions, load_tasks
 from perception_encoder.datasets.labelled import LabelledImages
 from perception_encoder.datasets.masked_videos import read_videos
 from perception_encoder.datasets.published import DATASETS, dataset_arguments, directory_of, fetch, find_published
-from perception_encoder.errors import ConfigError, DataError
+from perception_encoder.datasets.rgbd import read_depth_splits
+from perception_encoder.errors import ConfigError, DataError, MissingExtraError
 from perception_encoder.evaluation.inputs import open_item
 from perception_encoder.evaluation.language.tasks import TASKS
 from perception_encoder.inference.encoder import Encoder
-from perception_encoder.inference.load import load
+from perception_encoder.inference.load import load, load_layers
+from perception_encoder.preprocess.image import open_image
 from tests.datasets import stand_ins
 from tests.datasets.stand_ins import NAMES, Hub
 
@@ -174,6 +177,34 @@ def test_an_archive_of_the_authors(tmp_path: Path, server: str, hub: Hub, monkey
     assert (video.name, len(video.frames)) == ("bike", 3)
     with pytest.raises(DataError, match=r"^davis2017 could not be downloaded \(.*\); get http"):
         fetch(replace(row, urls=(f"{server}/moved.zip",)), tmp_path / "other")
+
+
+def test_kinetics_from_its_site(tmp_path: Path, server: str, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pytest.importorskip("datasets").config, "HF_HUB_OFFLINE", False)
+    stand_ins.kinetics(tmp_path / "site")
+    row = DATASETS["kinetics400"]
+    assert len(row.urls) == 21
+    names = ("val.csv", "part_0.tar.gz", "part_1.tar.gz")
+    arguments = dataset_arguments(row, fetch(replace(row, urls=tuple(f"{server}/{name}" for name in names))))
+    (task,) = load_tasks(arguments["data"], "val", ClassOptions(media=Path(arguments["media"]))).values()
+    assert list(task.names.values()) == ["abseiling", "air drumming"]
+    assert [len(open_item(item, key, 2)) for key, item in zip(task.keys, task.images, strict=True)] == [2, 2]
+    assert not list(directory_of(row).glob("*.gz"))
+
+
+def test_depth_in_hdf5_becomes_png(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = DATASETS["nyuv2"]
+    with monkeypatch.context() as patch, pytest.raises(MissingExtraError, match="h5py"):
+        patch.setattr(published, "find_spec", lambda name: None)
+        fetch(row)
+    stand_ins.nyu(hub.root / row.repository)
+    train, test = read_depth_splits(dataset_arguments(row, fetch(row))["data"])
+    assert (len(train.keys), len(set(test.blocks))) == (8, 8)  # each test image is a block of its own
+    assert open_image(test.images[0]).getpixel((5, 5)) == (10, 10, 10)
+    assert test.depth(0)[:, 0] == pytest.approx(np.linspace(1, 4, 48), abs=0.0006)
+    model = load_layers("builtin")
+    (depth,) = evaluate("depth", model, "nyuv2", layer=3, epochs=1, head_seeds=1, channels=8, size=64).measurements
+    assert (depth.metrics[0].name, depth.metrics[0].n) == ("RMSE", 8)
 
 
 def test_rows_fit_their_tasks(tmp_path: Path) -> None:

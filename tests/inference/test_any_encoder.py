@@ -412,6 +412,20 @@ def test_a_models_own_code_runs_only_if_trusted_and_that_is_not_stored(
     run = run_pe("search", "a dog", photos)
     assert run.status != 0 and "add --trust-remote-code" in run.stderr and not mark.exists()
     assert run_pe("search", "a dog", photos, "--trust-remote-code").status == 0
+    classes = tmp_path / "classes"
+    for name_of_class, path in zip("ab", sorted(photos.glob("*.png")), strict=False):
+        (classes / name_of_class).mkdir(parents=True)
+        for number in range(10):
+            shutil.copy(path, classes / name_of_class / f"{number}.png")
+    commands = [["eval", "knn", name, "--data", classes, "--k", "1"]]
+    if library == "hf":
+        layers = ["layers", name, "--data", classes, "--tasks", "classification", "--layer", "-1", "--baseline", name]
+        commands += [["eval", "attentive", name, "--data", classes, "--epochs", "1"], [*layers, "-o", tmp_path / "out"]]
+    for command in commands:
+        refused = run_pe(*command)
+        assert refused.status != 0 and "add --trust-remote-code" in refused.stderr
+        run = run_pe(*command, "--trust-remote-code")
+        assert run.status == 0 or "two models have the name" in run.stderr, run.stderr  # `pe layers`, once loaded
 
 
 @pytest.mark.parametrize("kind", OF_IMAGES)
