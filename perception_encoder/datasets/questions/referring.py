@@ -9,6 +9,7 @@ The original is a pickle. It is read without running code: anything but numbers,
 from __future__ import annotations
 
 import pickle
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -73,10 +74,11 @@ def read_refcoco(name: str, root: Path, split: str) -> list[Question]:
 
 
 def refcoco_row(entry: Entry, row: int) -> Iterator[Question]:
-    """Yield the questions in a row of the hub's table."""
+    """Yield the questions in a row of the hub's table, whose `file_name` is the image's with the object's number."""
     box, identity = _box(entry), entry.identity("question_id")
+    image = re.sub(r"(_\d{12})_\d+\.", r"\1.", entry.optional("file_name"))
     for index, phrase in enumerate(entry.answers("answer")):
-        yield _question(f"{identity}/{index}", phrase, entry.media, box, entry.optional("file_name"))
+        yield _question(f"{identity}/{index}", phrase, entry.media, box, image)
 
 
 def _question(identity: str, phrase: str, media: tuple[MediaSource, ...], box: Corners, block: str) -> Question:

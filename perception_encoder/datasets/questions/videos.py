@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from string import ascii_uppercase
 from typing import Any, NamedTuple
 
 from perception_encoder.datasets.questions.question import Entry, Question, choice_question, find_file, json_entries
@@ -22,7 +23,7 @@ from perception_encoder.formats.entries import quoted, text_list
 from perception_encoder.formats.media_directory import Clip, MediaDirectory
 from perception_encoder.formats.tables import read_table, split_tables
 
-_LETTER = re.compile(r"^\s*\(?[A-Z][.):]\s*")
+_LETTER = re.compile(r"\s*\(?([A-Z])[.):]\s*")
 """What choices begin with in some tables, such as "A. "."""
 
 
@@ -67,11 +68,15 @@ def read_video_table(name: str, root: Path, split: str) -> Iterator[Question]:
 
 
 def _lettered(entry: Entry, video: str, *, choices: str, answer: str, **rest: Any) -> Question:
-    """Return a question whose choices may begin with letters, and whose answer is a letter, an index or a choice."""
-    texts = [_LETTER.sub("", text) for text in text_list(entry.fields.get(choices), f"{entry.where}: `{choices}`")]
-    value = entry.fields.get(answer)
-    if isinstance(value, str) and re.fullmatch(r"\(?[A-Z][.)]?", value.strip()) and value not in texts:
+    """Return a question whose choices may have letters before them; its answer is a letter, an index or a choice."""
+    texts, value = text_list(entry.fields.get(choices), f"{entry.where}: `{choices}`"), entry.fields.get(answer)
+    if isinstance(value, str) and value in texts:
+        value = texts.index(value)
+    elif isinstance(value, str) and re.fullmatch(r"\(?[A-Z][.)]?", value.strip()):
         value = ord(value.strip().strip("(.)")) - ord("A")
+    letters = [_LETTER.match(text) for text in texts]
+    if "".join(found[1] for found in letters if found) == ascii_uppercase[: len(texts)]:
+        texts = [_LETTER.sub("", text, count=1) for text in texts]
     entry = replace(entry, fields={**entry.fields, choices: texts, answer: value})
     return choice_question(entry, question=entry.text("question"), choices=choices, answer=answer, block=video, **rest)
 

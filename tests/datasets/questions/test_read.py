@@ -342,6 +342,19 @@ def test_phrases_of_the_hub(tmp_path: Path) -> None:
     assert (first.box, first.block) == ((6, 4, 36, 24), "a.jpg")
 
 
+def test_objects_of_the_hub_that_two_authors_chose(tmp_path: Path) -> None:
+    """The hub's val joins two splits, with some objects in both; two objects of an image are of one block."""
+    path, (row,) = layouts.TABLES["refcoco"]
+    rows = [{**row, "question_id": number, "file_name": f"COCO_train2014_000000144180_{number}.jpg"} for number in "56"]
+    write_table(tmp_path / path, [*rows, rows[0]])
+    found = read_questions("refcoco", tmp_path, "val")
+    assert [question.id for question in found] == ["5/0", "5/1", "6/0", "6/1"]
+    assert {question.block for question in found} == {"COCO_train2014_000000144180.jpg"}
+    write_table(tmp_path / path, [*rows, {**rows[0], "bbox": [0.0, 0.0, 1.0, 1.0]}])
+    with pytest.raises(DataError, match="2 questions have the id '5/0'"):
+        read_questions("refcoco", tmp_path, "val")
+
+
 def test_bad_entries_of_phrases(tmp_path: Path) -> None:
     layouts.refcoco(tmp_path)
     with pytest.raises(DataError, match="no phrase of the split 'test'; there are: testA, val"):

@@ -61,6 +61,22 @@ def test_a_table_with_videos_in_it(tmp_path: Path) -> None:
     assert isinstance(video, TableImage) and video.read() == b"a video" and question.correct == 1
 
 
+@pytest.mark.parametrize(
+    ("choices", "answer", "read"),
+    [
+        (["A. C cooks.", "B. C sews."], "B. C sews.", ("C cooks.", "C sews.")),
+        (["A. C cooks.", "B. C sews."], "B", ("C cooks.", "C sews.")),
+        (["J. Smith", "U.S. troops"], 1, ("J. Smith", "U.S. troops")),
+        (["J. Smith", "U.S. troops"], "U.S. troops", ("J. Smith", "U.S. troops")),
+    ],
+)
+def test_letters_before_choices(choices: list[str], answer: object, read: tuple[str, ...], tmp_path: Path) -> None:
+    row = {"question_id": "0", "video_id": "v", "video": {"bytes": b"a video", "path": "v.mp4"}, "question": "Who?"}
+    plain_table(tmp_path / "test-0.parquet", row | {"candidates": choices, "answer": answer})
+    (question,) = read_questions("egoschema", tmp_path)
+    assert (question.choices, question.correct) == (read, 1)
+
+
 def test_star_asks_about_a_part_of_a_video(tmp_path: Path) -> None:
     star(tmp_path)
     first, _ = read_questions("star", tmp_path)
