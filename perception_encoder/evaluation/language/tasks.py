@@ -60,13 +60,22 @@ def _lettered(form: str, question: Question) -> str:
     return "\n".join(form.format(chr(ord("A") + row), choice) for row, choice in enumerate(question.choices))
 
 
-def _diagram_prompt(question: Question) -> str:
+def _letter_prompt(question: Question) -> str:
     choices = _lettered("{}. {}", question)
     return f"{question.question}\n{choices}\nAnswer with the option's letter from the given choices directly."
 
 
 def _video_prompt(question: Question) -> str:
     return f"Question:{question.question}\nOption:\n{_lettered('({}) {}', question)}\nOnly give the best option.\n"
+
+
+def _subtitled_prompt(question: Question) -> str:
+    """Return Video-MME's prompt, which mentions subtitles even without any."""
+    return (
+        "Select the best answer to the following multiple-choice question based on the video and the subtitles. "
+        f"Respond with only the letter (A, B, C, or D) of the correct option.\n{question.question}\n"
+        f"{_lettered('{}. {}', question)}\n\nAnswer with the option's letter from the given choices directly."
+    )
 
 
 def _gif_prompt(question: Question) -> str:
@@ -119,7 +128,7 @@ TASKS = {
             max_tokens=16,
             prompt=lambda question: f"{question.question}\nAnswer the question with a single word.",
         ),
-        CHOICES(name="ai2d", prompt=_diagram_prompt),
+        CHOICES(name="ai2d", prompt=_letter_prompt),
         CHOICES(name="mvbench", prompt=_video_prompt),
         LanguageTask(
             name="pope",
@@ -128,9 +137,14 @@ TASKS = {
                 parse_yes_no(prediction) is yes_no_answer(question.answers[0])
             ),
         ),
-        *(CHOICES(name=name, prompt=_video_prompt) for name in ("videomme", "egoschema", "perceptiontest", "star")),
+        CHOICES(name="videomme", prompt=_subtitled_prompt),
+        CHOICES(name="egoschema", prompt=_letter_prompt),
+        CHOICES(name="perceptiontest", prompt=_letter_prompt),
+        CHOICES(name="star", prompt=_video_prompt),  # lmms-eval lacks it
         CHOICES(name="tgifqa", prompt=_gif_prompt, score=_choice_or_word),
-        *(CAPTIONS(name=name) for name in ("coco", "flickr30k", "nocaps")),
+        CAPTIONS(name="coco"),
+        CAPTIONS(name="flickr30k"),
+        CAPTIONS(name="nocaps", prompt=lambda question: "Describe the image briefly."),  # lmms-eval's for PLM
         GROUNDING(name="refcoco"),
         GROUNDING(name="refcoco+"),
         GROUNDING(name="refcocog"),

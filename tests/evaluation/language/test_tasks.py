@@ -24,6 +24,19 @@ TEXT = Question(id="1", question="How many?", media=(), answers=("12",) * 10)
             CHOICE,
             "Which part?\nA. leaf\nB. root\nAnswer with the option's letter from the given choices directly.",
         ),
+        (
+            "perceptiontest",
+            CHOICE,
+            "Which part?\nA. leaf\nB. root\nAnswer with the option's letter from the given choices directly.",
+        ),
+        (
+            "videomme",
+            CHOICE,
+            "Select the best answer to the following multiple-choice question based on the video and the subtitles. "
+            "Respond with only the letter (A, B, C, or D) of the correct option.\nWhich part?\nA. leaf\nB. root\n\n"
+            "Answer with the option's letter from the given choices directly.",
+        ),
+        ("nocaps", TEXT, "Describe the image briefly."),
         ("mvbench", CHOICE, "Question:Which part?\nOption:\n(A) leaf\n(B) root\nOnly give the best option.\n"),
         (
             "refcoco",
