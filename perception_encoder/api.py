@@ -62,7 +62,7 @@ def evaluate(
         theirs = dataset_arguments(published, fetch(published))
         data = theirs.pop("data")
         given = {name: value for name, value in arguments.items() if value != parameters[name].default}
-        arguments = {name: value for name, value in theirs.items() if name in known} | given
+        arguments = theirs | given
     return tasks[task](model, data, progress=progress, **arguments)
 
 

@@ -189,8 +189,8 @@ def _read_directories(path: Path, split: str) -> LabelledImages:
     files = [(file, directory.name) for directory in directories for file in list_media(directory)]
     if not files:
         raise DataError(
-            f"{root} holds no labelled images: no {split}.tar, no {split}/*.tar, and no directory for each class with "
-            "images or videos in it"
+            f"{root} holds no labelled images: no {split}.tar, no {split}/*.tar, no {split}-*.parquet with images or "
+            "videos in it, and no directory of them for each class"
         )
     keys = tuple(escape_name(file.relative_to(root)) for file, _ in files)
     labels = tuple(escape_name(label) for _, label in files)

@@ -30,7 +30,6 @@ from perception_encoder.preprocess.source import MEDIA_SUFFIXES
 
 WDS = ("test/*.tar", "classnames.txt", "zeroshot_classification_templates.txt")
 """The files of an evaluation set of CLIP_benchmark: tars of KEY.jpg, .png or .webp with KEY.cls or KEY.txt."""
-PROBES = ("knn", "linear", "attentive")
 PATIENCE = 10.0
 """Maximum seconds for the hub to answer."""
 
@@ -190,7 +189,7 @@ def find_published(data: str | Path, task: str) -> PublishedDataset | None:
     Raises ConfigError if the dataset is for another task.
     """
     row = None if Path(data).exists() else DATASETS.get(str(data).lower())
-    if row is not None and row.task != task and not (row.task == "classification" and task in PROBES):
+    if row is not None and row.task != task:
         raise ConfigError(f"{row.name} is a dataset for {row.task}, not for {task}; choose another or give a path")
     return row
 
@@ -214,8 +213,9 @@ def directory_of(row: PublishedDataset) -> Path:
 
 
 def fetch(row: PublishedDataset, root: Path | None = None) -> Path:
-    """Return the directory of a dataset, downloaded once; a download that was interrupted continues.
+    """Return the directory of a dataset, downloaded once.
 
+    An interrupted download continues with the missing files; an archive from the authors' own server starts again.
     Raises DataError, in one line, if it cannot be had: no such repository, no answer, a split or a column that is not
     there; it names what was found instead.
     """
@@ -300,10 +300,12 @@ def _fetch_url(url: str, root: Path) -> None:
     target = root / url.rpartition("/")[2]
     if not target.exists() and not _unpacked(target).exists():
         try:
+            from aiohttp import ClientTimeout
             from datasets import DownloadConfig, DownloadManager
         except ImportError:
             raise MissingExtraError("datasets", "eval") from None
-        config = DownloadConfig(cache_dir=root / ".downloads", resume_download=True)
+        patient = {"timeout": ClientTimeout(sock_connect=PATIENCE, sock_read=60)}  # the default is 5 minutes in all
+        config = DownloadConfig(cache_dir=root / ".downloads", storage_options={"client_kwargs": patient})
         shutil.move(DownloadManager(download_config=config).download(url), target)
         remove(root / ".downloads")
     if target.suffix in (".zip", ".gz"):
@@ -320,7 +322,7 @@ def _unpack(archive: Path, root: Path) -> None:
                 stream, name = tar.extractfile(member), PurePosixPath(member.name)
                 if stream is not None and name.suffix == ".h5":
                     _unpack_depth(stream, archive, name, root)
-                elif stream is not None and name.suffix in MEDIA_SUFFIXES:
+                elif stream is not None and name.suffix.lower() in MEDIA_SUFFIXES:
                     (root / "videos").mkdir(exist_ok=True)
                     with (root / "videos" / name.name).open("wb") as file:
                         shutil.copyfileobj(stream, file)

@@ -92,9 +92,10 @@ def msvd(root: Path) -> None:
 
 
 def didemo(root: Path) -> None:
-    rows = [{"video": f"test/{n}.mp4", "caption": f"clip {n}. it ends.", "source": "DiDeMo"} for n in (1, 2)]
+    videos = ("test/1.mp4", "test/2.MP4")
+    rows = [{"video": name, "caption": f"clip {name}. it ends.", "source": "DiDeMo"} for name in videos]
     write_json(root / "didemo_test.json", rows)
-    write_tar(root / "DiDeMo_Videos_mp4_test.tar", {f"video/test/{n}.mp4": VIDEO for n in (1, 2)})
+    write_tar(root / "DiDeMo_Videos_mp4_test.tar", {f"video/{name}": VIDEO for name in videos})
 
 
 def ucf101(root: Path) -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import functools
 import http.server
+import inspect
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +28,7 @@ from perception_encoder.datasets.rgbd import read_depth_splits
 from perception_encoder.errors import ConfigError, DataError, MissingExtraError
 from perception_encoder.evaluation.inputs import open_item
 from perception_encoder.evaluation.language.tasks import TASKS
+from perception_encoder.evaluation.tasks import TASKS as evaluations
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.load import load, load_layers
 from perception_encoder.preprocess.image import open_image
@@ -126,7 +130,9 @@ def test_a_path_comes_before_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.chdir(tmp_path)
     (tmp_path / "coco").mkdir()
     assert find_published("coco", "retrieval") is None and find_published("Flickr30k", "retrieval") is not None
-    assert find_published("food101", "knn") is not None and find_published("mine", "knn") is None
+    assert find_published("food101", "classification") is not None and find_published("mine", "knn") is None
+    with pytest.raises(ConfigError, match="food101 is a dataset for classification, not for knn"):
+        find_published("food101", "knn")  # it has only its test split
 
 
 def test_an_interrupted_download_continues(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,12 +213,32 @@ def test_depth_in_hdf5_becomes_png(hub: Hub, monkeypatch: pytest.MonkeyPatch) ->
     assert (depth.metrics[0].name, depth.metrics[0].n) == ("RMSE", 8)
 
 
+def test_a_large_archive_takes_its_time(tmp_path: Path, server: str, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    aiohttp, datasets = pytest.importorskip("aiohttp"), pytest.importorskip("datasets")
+    http_files = pytest.importorskip("fsspec.implementations.http").HTTPFileSystem
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(aiohttp.client, "DEFAULT_TIMEOUT", aiohttp.ClientTimeout(total=0.2))
+    http_files.clear_instance_cache()  # whose sessions have the default from before
+    send = http.server.SimpleHTTPRequestHandler.copyfile
+
+    def send_slowly(*arguments: Any) -> None:
+        time.sleep(0.5)
+        send(*arguments)
+
+    monkeypatch.setattr(http.server.SimpleHTTPRequestHandler, "copyfile", send_slowly)
+    stand_ins.davis(tmp_path / "site" / "davis.zip")
+    row = replace(DATASETS["davis2017"], urls=(f"{server}/davis.zip",))
+    assert (fetch(row) / "DAVIS").is_dir()
+
+
 def test_rows_fit_their_tasks(tmp_path: Path) -> None:
     for name, row in DATASETS.items():
         assert bool(row.repository or row.urls) != bool(row.where), name
         assert set(row.unpack) <= set(row.files) or name == "ucf101", name
         if row.task == "questions":
             assert row.arguments["dataset"] in TASKS, name
+        else:
+            assert row.arguments.keys() <= inspect.signature(evaluations[row.task]).parameters.keys(), name
     table = pa.table({"video": [b"x"], "label": [0]})
     pq.write_table(table, tmp_path / "test-0.parquet")
     with pytest.raises(DataError, match=r"test-0\.parquet|no labelled images"):
