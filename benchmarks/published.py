@@ -42,6 +42,8 @@ MARKERS = ("<!-- table: written by python -m benchmarks.published -->", "<!-- en
 PRECISIONS = ("float32", "bfloat16", "int8")
 DENSE = ("tracking", "segmentation", "depth")
 PLM = tuple(f"facebook/Perception-LM-{size}" for size in ("1B", "3B", "8B"))
+TILES = 36
+"""Maximum number of tiles of an image in the published results of language models."""
 README, PAPER = "readme", "paper, section 5"
 TEXT_TO_ITEM = "text to item, dual softmax R@1"
 METRICS = {"classification": "top-1", "retrieval": TEXT_TO_ITEM}
@@ -172,7 +174,7 @@ def _operations(entry: ModelEntry | ListedModel | None, dataset: PublishedDatase
     if entry is None:
         return 0.0
     if isinstance(entry, ListedModel):
-        return (entry.download_bytes or 0) * 37 * 256  # 2 bytes a parameter; a thumbnail and 36 tiles
+        return (entry.download_bytes or 0) * (1 + TILES) * 256  # 2 bytes a parameter; a thumbnail and the tiles
     side = entry.vision.image_size[0] if isinstance(entry.vision.image_size, tuple) else entry.vision.image_size
     images = (8 if dataset.videos else 1) * (1 if dataset.task in DENSE else 2)  # two transforms
     return 2.0 * entry.vision.parameters * (side // entry.vision.patch_size) ** 2 * images
@@ -215,7 +217,7 @@ class Models:
         if kind == "questions":
             from perception_encoder.language_alignment.load import load_language_model
 
-            return load_language_model(self.name, precision=precision)
+            return load_language_model(self.name, precision=precision, tiles=TILES)
         if precision == "int8":
             raise ConfigError("int8 executes encoders, not the layers below dense tasks")
         import torch

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,7 @@ from benchmarks.published import MARKERS, PAGE, PUBLISHED, RECORD, main, page_ro
 from benchmarks.result_pages import with_table
 from perception_encoder.datasets.published import DATASETS
 from perception_encoder.evaluation.statistics.bootstrap import Metric
+from perception_encoder.language_alignment import load
 from perception_encoder.models.registry import canonical_name
 from tests.datasets import stand_ins
 from tests.datasets.stand_ins import Hub
@@ -151,7 +153,7 @@ def test_published_results_name_models_and_datasets() -> None:
     assert len([row for row in page_rows([]) if row[0] == "msrvtt"]) == 5
 
 
-def test_what_is_chosen_and_what_it_costs(hub: Hub) -> None:
+def test_what_is_chosen_and_what_it_costs(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = {row.dataset: row for row in published.choose("PE-Core-B16-224", "")}
     assert "davis2017" not in chosen and chosen["msrvtt"].values["PE-Core-B16-224"] == 47.6
     assert {row.dataset: row.arguments for row in published.choose("PE-Spatial-G14-448", "")}["ade20k"]["layer"] == 48
@@ -162,6 +164,10 @@ def test_what_is_chosen_and_what_it_costs(hub: Hub) -> None:
     assert lines[0] == "facebook/Perception-LM-1B: 3.1 GB of weights" and not lines[-1].startswith(
         ("Time to compute: about 0.0", "Time to compute: unknown")
     )
+    loaded = dict[str, Any]()
+    monkeypatch.setattr(load, "load_language_model", lambda name, **options: loaded.update(options))
+    published.Models("facebook/Perception-LM-1B").get("questions", "float32")
+    assert loaded == {"precision": "float32", "tiles": 36}  # on any device, as in the published results
     (row,) = published.choose("PE-Spatial-B16-512", "ade20k")
     full, part = (published.compare(row, "PE-Spatial-B16-512", "float32", METRIC, limit) for limit in (None, 10))
     assert full["difference"] == pytest.approx(5.6) and part["not_comparable"] == "another number of items"
