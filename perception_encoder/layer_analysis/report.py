@@ -101,10 +101,14 @@ def analyse(
     """Sweep models in order, starting with the one to recommend layers of, and track by colour alone.
 
     `layers`: see `evaluated_layers`. `final_norm`: see `LayerFeatures`. `similarity`: also compare the models' layers
-    on the first task's test images. `trust_remote_code`: see `load`. Before the first sweep ConfigError is raised if
-    two models share a name, or one lacks a layer or the size of a task's images; later, what `run_sweep` raises. A
-    model whose attention cannot be read is noted, and so are too few images for the similarity.
+    on the test images of the first task that is not tracking. `trust_remote_code`: see `load`. Before the first sweep
+    ConfigError is raised if there is none, two models share a name, or one lacks a layer or the size of a task's
+    images; later, what `run_sweep` raises. A model whose attention cannot be read is noted, and so are too few images
+    for the similarity.
     """
+    compared = next((task for task in tasks if task.name not in BY_COLOUR), None) if similarity else None
+    if similarity and compared is None:
+        raise ConfigError("similarity needs a task on images: frames of videos are too alike; add classification")
     names = [COLOURS]
     for model in models:
         encoder = load_layers(model, final_norm=final_norm, trust_remote_code=trust_remote_code)
@@ -125,8 +129,9 @@ def analyse(
             colours = ColourFeatures(encoder)
         sweeps.append(run_sweep(encoder, tasks, cache, layers, track))
         images = tasks[0].images(encoder)[-1]
-        if similarity:
-            features[encoder.name] = cache.encode_layers(encoder, images, evaluated_layers(encoder, layers), track)
+        if compared:
+            test = compared.images(encoder)[-1]
+            features[encoder.name] = cache.encode_layers(encoder, test, evaluated_layers(encoder, layers), track)
         try:
             opened = sample(images)
             statistics[encoder.name] = describe_layers(encoder, opened, images.image_size)

@@ -12,7 +12,7 @@ import pytest
 from scipy.spatial.distance import pdist
 from scipy.stats import spearmanr
 
-from perception_encoder.errors import DataError
+from perception_encoder.errors import ConfigError, DataError
 from perception_encoder.evaluation.feature_cache import FeatureCache
 from perception_encoder.layer_analysis import report as analysis
 from perception_encoder.layer_analysis import similarity
@@ -135,6 +135,15 @@ def test_too_few_images_are_noted_and_many_are_thinned(
     monkeypatch.setattr(similarity, "IMAGES", 25)
     report = analyse(["toy"], [LightnessTask(count=100)], cache, None, similarity=True)
     assert report.similarities[0].images == 25
+
+
+def test_frames_of_videos_are_not_compared(tmp_path: Path, load: Load) -> None:
+    load(ToyEncoder())
+    videos, cache = LightnessTask(count=40, name="tracking"), FeatureCache(directory=tmp_path)
+    with pytest.raises(ConfigError, match="similarity needs a task on images"):
+        analyse(["toy"], [videos], cache, [0], similarity=True)
+    report = analyse(["toy"], [videos, LightnessTask(count=30)], cache, [0], similarity=True)
+    assert report.similarities[0].images == 30
 
 
 def test_the_matrices_are_drawn_with_layers_and_models(tmp_path: Path, load: Load) -> None:
