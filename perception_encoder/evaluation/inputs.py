@@ -20,10 +20,8 @@ from PIL import Image
 from perception_encoder.datasets.image_set import ImageSet
 from perception_encoder.datasets.labelled import LabelledImages
 from perception_encoder.errors import DataError, InputError, MediaDecodeError, MediaNotFoundError, ModelError
-from perception_encoder.formats.media_directory import Clip, MediaSource
-from perception_encoder.formats.tables import TableImage
-from perception_encoder.formats.tars import TarMember
-from perception_encoder.inference.media import open_media, resolve
+from perception_encoder.formats.media_directory import Clip, MediaSource, unpacked
+from perception_encoder.inference.media import Media, open_media, resolve
 from perception_encoder.preprocess.frames import VideoFrames
 from perception_encoder.progress import Track, untracked
 
@@ -95,16 +93,17 @@ def inputs_of(images: LabelledImages, frames: int = FRAMES) -> EncoderInputs:
 
 def open_item(source: MediaSource, key: str, frames: int, trim: int = 0) -> list[Image.Image]:
     """Open an image or `frames` frames of a video, cropped by `trim` pixels on each side; InputError if it fails."""
-    if isinstance(source, Clip):
-        media = resolve(source.path, key, start=source.start, end=source.end)
-    elif isinstance(source, TarMember):
-        media = resolve(source.read(key), key)
-    else:
-        media = resolve(source.read() if isinstance(source, TableImage) else source, key)
-    opened = open_media(media, frames)
+    opened = open_media(resolve_source(source, key), frames)
     assert not isinstance(opened, str)
     images = opened.images if isinstance(opened, VideoFrames) else [opened]
     return [cut_border(image, key, trim) for image in images]
+
+
+def resolve_source(source: MediaSource, name: str) -> Media:
+    """Return an item's content by its kind; InputError, with the name, if it cannot be read."""
+    if isinstance(source, Clip):
+        return resolve(source.path, name, start=source.start, end=source.end)
+    return resolve(unpacked(source, name), name)
 
 
 def cut_border(image: Image.Image, key: str, trim: int) -> Image.Image:
@@ -169,20 +168,17 @@ def content_digest(sources: Sequence[MediaSource]) -> str:
     """
     digest = hashlib.sha256()
     for source in sources:
-        content = source if isinstance(source, bytes) else _read(source)
+        content = _read(source)
         digest.update(len(content).to_bytes(8, "little") + content)
         if isinstance(source, Clip):
             digest.update(f"{source.start} {source.end}".encode())
     return digest.hexdigest()[:20]
 
 
-def _read(source: Path | Clip | TarMember | TableImage) -> bytes:
+def _read(source: MediaSource) -> bytes:
     try:
-        if isinstance(source, TarMember):
-            return source.read(str(source.tar))
-        if isinstance(source, TableImage):
-            return source.read()
-        return (source.path if isinstance(source, Clip) else source).read_bytes()
+        content = unpacked(source.path if isinstance(source, Clip) else source, "")
+        return content.read_bytes() if isinstance(content, Path) else content
     except (OSError, MediaDecodeError, MediaNotFoundError):
         return b""
 

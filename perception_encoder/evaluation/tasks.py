@@ -194,7 +194,10 @@ def tracking(
     items: int | None = None,
     progress: Track = untracked,
 ) -> Result:
-    """Track objects through videos by the similarity of a layer's patches: J&F, J and F. `items`: maximum of videos."""
+    """Track objects through videos by the similarity of a layer's patches: J&F, J and F.
+
+    `items`: maximum number of videos.
+    """
     videos = read_videos(Path(data))
     evaluator = TrackingEvaluator([videos[row] for row in _spread(len(videos), items)], short_side)
     return _evaluate_layer([evaluator], open_layers(model, layer, final_norm), Path(data).stem, progress, "")

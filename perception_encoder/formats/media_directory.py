@@ -27,6 +27,13 @@ MediaSource = bytes | Path | Clip | TarMember | TableImage
 """The content of an image or video, its file, or a part of a file or table; files are not opened yet."""
 
 
+def unpacked(source: bytes | Path | TarMember | TableImage, name: str) -> bytes | Path:
+    """Return a file's path, or the content of anything else; MediaDecodeError if a tar or a table cannot be read."""
+    if isinstance(source, TarMember):
+        return source.read(name)
+    return source.read() if isinstance(source, TableImage) else source
+
+
 class MediaDirectory:
     """A directory whose files are looked up by path, or by name with or without suffix at any depth."""
 

@@ -33,9 +33,7 @@ from perception_encoder.evaluation.layer_evaluator import LayerEvaluator
 from perception_encoder.evaluation.results import Measurement
 from perception_encoder.evaluation.statistics.bootstrap import contributions
 from perception_encoder.evaluation.statistics.scores import ItemScores, with_head_seeds
-from perception_encoder.formats.media_directory import Clip
-from perception_encoder.formats.tables import TableImage
-from perception_encoder.formats.tars import TarMember
+from perception_encoder.formats.media_directory import Clip, unpacked
 from perception_encoder.inference.layer_features import LayerFeatures
 from perception_encoder.preprocess.image import open_image
 from perception_encoder.progress import Track, untracked
@@ -88,12 +86,7 @@ def _open(images: LabelledImages, row: int) -> list[Image.Image]:
     source, key = images.images[row], images.keys[row]
     if isinstance(source, Clip):
         raise InputError(key, "is a part of a video; this task needs images")
-    if isinstance(source, TarMember):
-        source = source.read(key)
-    elif isinstance(source, TableImage):
-        source = source.read()
-    opened = open_image(source, key)
-    return [cut_border(opened, key, images.trim)]
+    return [cut_border(open_image(unpacked(source, key), key), key, images.trim)]
 
 
 def _content_digest(images: LabelledImages) -> str:

@@ -14,19 +14,22 @@ from PIL import Image
 
 from perception_encoder.datasets.questions.question import Corners, Question
 from perception_encoder.errors import ConfigError, DataError, InputError
-from perception_encoder.evaluation.inputs import FRAMES, content_digest, decode_ahead, settings_digest
+from perception_encoder.evaluation.inputs import (
+    FRAMES,
+    content_digest,
+    decode_ahead,
+    resolve_source,
+    settings_digest,
+)
 from perception_encoder.evaluation.language.answers import parse_yes_no, predicted_iou, scale_box, yes_no_answer
 from perception_encoder.evaluation.language.captions import bleu_counts, bleu_of_counts, cider_d_scores
 from perception_encoder.evaluation.language.tasks import VIDEO_TASKS, LanguageTask
 from perception_encoder.evaluation.results import Measurement
 from perception_encoder.evaluation.statistics.bootstrap import resample
 from perception_encoder.evaluation.statistics.scores import SEED, ItemScores, ResampledScores, Scores
-from perception_encoder.formats.media_directory import Clip, MediaSource
-from perception_encoder.formats.tables import TableImage, append_json_lines, read_appended_lines
-from perception_encoder.formats.tars import TarMember
+from perception_encoder.formats.tables import append_json_lines, read_appended_lines
 from perception_encoder.inference.conversation.assistant import Assistant, digest_of
 from perception_encoder.inference.conversation.media import open_part
-from perception_encoder.inference.media import resolve
 from perception_encoder.preprocess.conversation import MediaPart, Sampling, ask
 from perception_encoder.preprocess.frames import VideoFrames, frame_indices
 from perception_encoder.progress import Track, untracked
@@ -223,23 +226,15 @@ def open_media_of(question: Question, frames: int = FRAMES) -> list[MediaPart]:
     """Open a question's images, RGB, or at most `frames` frames of its video; InputError has the question's id."""
     try:
         if not question.frames:
-            return [_open(source, question.id, frames) for source in question.media]
+            return [open_part(resolve_source(source, question.id), frames) for source in question.media]
         count = len(question.media)
         chosen = frame_indices(count, frames) if count > frames else range(count)
-        images = [_open(question.media[index], question.id, frames) for index in chosen]
+        images = [open_part(resolve_source(question.media[index], question.id), frames) for index in chosen]
     except InputError as error:
         raise type(error)(f"question {question.id}", error.reason) from error
     stills = [image for image in images if isinstance(image, Image.Image)]
     nan = float("nan")
     return [VideoFrames(stills, [nan] * len(stills), nan, count, complete=True)]
-
-
-def _open(source: MediaSource, name: str, frames: int) -> MediaPart:
-    if isinstance(source, Clip):
-        return open_part(resolve(source.path, name, start=source.start, end=source.end), frames)
-    if isinstance(source, TarMember):
-        return open_part(resolve(source.read(name), name), frames)
-    return open_part(resolve(source.read() if isinstance(source, TableImage) else source, name), frames)
 
 
 def _caption_scores(answered: Sequence[Answered]) -> tuple[Scores, ...]:
