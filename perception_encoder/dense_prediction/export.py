@@ -19,11 +19,10 @@ from perception_encoder.dense_prediction.heads import is_head, load_head
 from perception_encoder.dense_prediction.segmentation import SegmentationHead
 from perception_encoder.errors import ConfigError, ShapeError
 from perception_encoder.files import replacing, writing
-from perception_encoder.models.card import Card, published_scores, write_card
-from perception_encoder.models.checkpoints.weights import Model, load_model, weight_hash
+from perception_encoder.models.checkpoints.card import published_scores, write_model_card
+from perception_encoder.models.checkpoints.weights import Model, load_model
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.export import check_difference, check_maps, check_onnx, run_onnx, save_onnx, write_onnx
-from perception_encoder.models.registry import find_model
 from perception_encoder.preprocess.image import to_float
 from perception_encoder.preprocess.tokenizer import write_preprocessing
 from perception_encoder.runtime.quantization import check_ids, check_pixels
@@ -121,7 +120,7 @@ def export_onnx(
     write_preprocessing(Path(out), size or (side, side), text.config.context_length if text else None)
     with writing(Path(out)):
         scores = {} if int8 or size not in (None, (side, side)) else published_scores(model)
-        write_card(Path(out), _card(network, size or (side, side), int8, scores))
+        _write_card(Path(out), network, size or (side, side), "int8" if int8 else "float32", scores)
     return tuple(
         OnnxFile(
             path=str(Path(out) / f"{tower}.onnx"),
@@ -133,21 +132,17 @@ def export_onnx(
     )
 
 
-def _card(network: Model, size: tuple[int, int], int8: bool, scores: dict[str, float]) -> Card:
-    entry, has_text = find_model(network.name), isinstance(network, CLIP)
+def _write_card(
+    directory: Path, network: Model, size: tuple[int, int], precision: str, scores: dict[str, float]
+) -> None:
+    has_text = isinstance(network, CLIP)
     about = f"image.onnx takes images (B, 3, {size[0]}, {size[1]}), RGB from -1 to 1."
     if has_text:
         about += " text.onnx takes token ids (B, T), padded with zeros."
-    return Card(
-        title=f"{entry.builtin or network.name} as ONNX",
-        library="onnx",
-        about=f"{about} Outputs are embeddings, not normalised, or tokens (B, N, D) of a model without pooling.",
-        weights=f"{weight_hash(network)}, in {'int8' if int8 else 'float32'}",
-        licence=entry.licence,
-        packages="onnxruntime, numpy, Pillow" + " and tokenizers" * has_text,
-        program=_IMAGES.format(height=size[0], width=size[1]) + _TEXTS * has_text,
-        scores=scores,
-    )
+    about += " Outputs are embeddings, not normalised, or tokens (B, N, D) of a model without pooling."
+    packages = "onnxruntime, numpy, Pillow" + " and tokenizers" * has_text
+    program = _IMAGES.format(height=size[0], width=size[1]) + _TEXTS * has_text
+    write_model_card(directory, network, "onnx", precision, scores, about, packages, program)
 
 
 class _Exported(nn.Module):

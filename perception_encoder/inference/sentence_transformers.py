@@ -13,8 +13,9 @@ import torch
 
 from perception_encoder.errors import CheckpointError
 from perception_encoder.files import write_json, write_text, writing
+from perception_encoder.models.checkpoints.card import write_model_card
 from perception_encoder.models.checkpoints.files import write_tensors
-from perception_encoder.models.checkpoints.layout_directory import timm_config, write_model_card
+from perception_encoder.models.checkpoints.layout_directory import timm_config
 from perception_encoder.models.checkpoints.layouts import StateDict, from_published
 from perception_encoder.models.checkpoints.weights import Model, published_state_dict
 from perception_encoder.models.clip import CLIP
@@ -56,12 +57,9 @@ def write_sentence_transformers(
     """
     with writing(directory):
         _write_modules(model, directory, half)
+        precision, packages = "float16" if half else "float32", "sentence-transformers, timm, torchvision and Pillow"
         about = "Both towers for sentence-transformers, with unit embeddings of images and texts."
-        packages = "sentence-transformers, timm, torchvision and Pillow"
-        library = "sentence-transformers"
-        write_model_card(
-            directory, model, library, half, scores or {}, about=about, packages=packages, program=_PROGRAM
-        )
+        write_model_card(directory, model, "sentence-transformers", precision, scores or {}, about, packages, _PROGRAM)
 
 
 def _write_modules(model: Model, directory: Path, half: bool) -> None:

@@ -20,7 +20,7 @@ from perception_encoder.language_alignment.model import scales_logits
 from perception_encoder.language_alignment.perception_lm import OURS
 from perception_encoder.language_alignment.text.decoder import SMOLLM2, quiet_loading
 from perception_encoder.language_alignment.weights import PE_LANG, read_language_model
-from perception_encoder.models.card import Card, write_card
+from perception_encoder.models.checkpoints.card import write_card
 from perception_encoder.models.checkpoints.layout_directory import timm_config, with_scale
 from perception_encoder.models.checkpoints.layouts import from_published
 from perception_encoder.models.checkpoints.weights import published_state_dict, state_hash
@@ -105,7 +105,7 @@ def export_perception_lm(run: str | Path, out: str | Path, *, half: bool = False
             _processor(model, tokenizer).save_pretrained(temporary)
             _check_prompt(model, temporary)
             name = source.parent.resolve().name if source.name == WEIGHTS else source.stem
-            write_card(temporary, _card(name, model, whole, half, _run_scores(source)))
+            _write_card(temporary, name, model, whole, half, _run_scores(source))
     parameters = sum(parameter.numel() for parameter in whole.parameters())
     return PerceptionLmDirectory(path=str(out), model=name, parameters=parameters, difference=difference)
 
@@ -262,18 +262,19 @@ def _run_scores(source: Path) -> dict[str, float]:
     return {f"{name} on the run's held-out questions": value for name, value in scores.items()}
 
 
-def _card(name: str, model: LanguageModel, whole: Any, half: bool, scores: dict[str, float]) -> Card:
+def _write_card(
+    directory: Path, name: str, model: LanguageModel, whole: Any, half: bool, scores: dict[str, float]
+) -> None:
     tiles, licence = model.media.tiles, "Apache-2.0"
     if model.decoder.name != SMOLLM2:
         licence += f" for the vision tower, and that of {Path(model.decoder.name).name} for the language model"
     state: dict[str, torch.Tensor] = nn.Module.state_dict(whole)
-    return Card(
+    shown = f"a thumbnail and at most {tiles} tiles" if tiles > 1 else "one an image"
+    write_card(
+        directory,
         title=f"{name} for transformers",
         library="transformers",
-        about=_ABOUT.format(
-            size=model.media.image_size,
-            tiles=f"a thumbnail and at most {tiles} tiles" if tiles > 1 else "one an image",
-        ),
+        about=_ABOUT.format(size=model.media.image_size, tiles=shown),
         weights=f"{state_hash(state)}, in {'float16' if half else 'float32'}",
         licence=licence,
         packages="transformers, timm, torchvision and Pillow",

@@ -12,10 +12,9 @@ import numpy as np
 
 from perception_encoder.errors import ConfigError, OutputError
 from perception_encoder.files import replacing_new, writing
-from perception_encoder.models.card import Card, published_scores, write_card
-from perception_encoder.models.checkpoints.weights import Model, load_model, weight_hash
+from perception_encoder.models.checkpoints.card import published_scores, write_model_card
+from perception_encoder.models.checkpoints.weights import Model, load_model
 from perception_encoder.models.clip import CLIP
-from perception_encoder.models.registry import find_model
 from perception_encoder.preprocess.tokenizer import write_preprocessing
 from perception_encoder.runtime.cache import MODEL, WEIGHTS, Tower
 from perception_encoder.runtime.machine import check_openvino, versions
@@ -101,7 +100,7 @@ def export_openvino(
     if precision == "int8" and not visual.config.pools:
         raise ConfigError(f"{network.name} gives tokens, which lose too much in int8; export it in bfloat16")
     towers: tuple[Tower, ...] = ("image", "text") if isinstance(network, CLIP) else ("image",)
-    weights, files = weight_hash(network), []
+    files = []
     with writing(out, also=(RuntimeError,)), replacing_new(out) as temporary:  # OpenVINO's for a full disk
         core = openvino.Core()
         for tower in towers:
@@ -117,7 +116,7 @@ def export_openvino(
             )
         as_published = precision == "float32" and size in (None, (visual.config.image_size,) * 2)
         scores = published_scores(model) if as_published else {}
-        _write_description(network, weights, precision, size, scores, temporary)
+        _write_description(network, precision, size, scores, temporary)
     return tuple(files)
 
 
@@ -145,12 +144,7 @@ def _write_tower(
 
 
 def _write_description(
-    model: Model,
-    weights: str,
-    precision: Precision,
-    size: tuple[int, int] | None,
-    scores: dict[str, float],
-    directory: Path,
+    model: Model, precision: Precision, size: tuple[int, int] | None, scores: dict[str, float], directory: Path
 ) -> None:
     """Write the files for preprocessing, README.md and SHA256SUMS."""
     visual, text = (model.visual, model.text) if isinstance(model, CLIP) else (model, None)
@@ -168,16 +162,9 @@ def _write_description(
         about += f"tokens (B, N, D){', the class token first' if visual.config.class_token else ''}."
     if text:
         about += " text.xml takes token ids (B, T), int64, padded with zeros: those of tokenizer.json."
-    note = _SATURATION if precision == "int8" else ""
-    entry = find_model(model.name)
-    card = Card(
-        title=f"{entry.builtin or model.name} for OpenVINO",
-        library="openvino",
-        about=f"{about} preprocessor_config.json says how images are resized; the model scales pixels.{note}",
-        weights=f"{weights}, in {precision}, with OpenVINO {versions()['openvino']}",
-        licence=entry.licence,
-        packages="openvino, numpy, Pillow and tokenizers" if text else "openvino, numpy and Pillow",
-        program=program,
-        scores=scores,
-    )
-    write_card(directory, card)
+    about += " preprocessor_config.json says how images are resized; the model scales pixels."
+    if precision == "int8":
+        about += _SATURATION
+    packages = "openvino, numpy, Pillow and tokenizers" if text else "openvino, numpy and Pillow"
+    kind = f"{precision}, with OpenVINO {versions()['openvino']}"
+    write_model_card(directory, model, "openvino", kind, scores, about, packages, program)

@@ -12,8 +12,8 @@ from typing import Any
 
 from perception_encoder.errors import CheckpointError
 from perception_encoder.files import write_json, writing
-from perception_encoder.models.card import Card, write_card
-from perception_encoder.models.checkpoints.weights import Model, weight_hash, write_checkpoint
+from perception_encoder.models.checkpoints.card import write_model_card
+from perception_encoder.models.checkpoints.weights import Model, write_checkpoint
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.registry import MODELS, find_model
 
@@ -59,8 +59,8 @@ def write_layout_directory(
 ) -> int:
     """Write weights, configuration and card for another library; return the number of omitted tensors.
 
-    `layout`: "timm" or "open_clip". `scores`: known ones of these weights. Other files in an
-    existing directory remain. Raises CheckpointError (a model that the library cannot build) and OutputError.
+    `layout`: "timm" or "open_clip". `scores`: known ones of these weights. Other files in an existing directory remain.
+    Raises CheckpointError (a model that the library cannot build) and OutputError.
     """
     tower = with_scale(model) if layout == "timm" else model
     config = timm_config(tower) if layout == "timm" else open_clip_config(tower)
@@ -68,25 +68,8 @@ def write_layout_directory(
         directory.mkdir(parents=True, exist_ok=True)
     omitted = write_checkpoint(tower, directory / WEIGHT_FILES[layout], half, layout=layout)
     write_json(directory / CONFIG_FILES[layout], config)
-    about, packages, program = _CARDS[layout]
-    write_model_card(directory, model, layout, half, scores or {}, about=about, packages=packages, program=program)
+    write_model_card(directory, model, layout, "float16" if half else "float32", scores or {}, *_CARDS[layout])
     return omitted
-
-
-def write_model_card(
-    directory: Path, model: Model, library: str, half: bool, scores: dict[str, float], **texts: str
-) -> None:
-    """Write the card of a converted model; `texts`: `about`, `packages` and `program` of a `Card`."""
-    entry = find_model(model.name)
-    card = Card(
-        title=f"{entry.builtin or model.name} for {library}",
-        library=library,
-        weights=f"{weight_hash(model)}, in {'float16' if half else 'float32'}",
-        licence=entry.licence,
-        scores=scores,
-        **texts,
-    )
-    write_card(directory, card)
 
 
 def with_scale(model: Model) -> Model:

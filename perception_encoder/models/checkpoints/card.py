@@ -1,0 +1,102 @@
+"""Write the card of an exported directory: README.md with licence, scores and a program to run, and SHA256SUMS."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from perception_encoder.files import checksum, write_text
+from perception_encoder.models.checkpoints.weights import Model, weight_hash
+from perception_encoder.models.registry import MODELS, SCORES, canonical_name, find_model
+
+README, SUMS = "README.md", "SHA256SUMS"
+_TITLES = {"onnx": "ONNX", "openvino": "OpenVINO"}
+_CARD = """\
+---
+license: {tag}
+library_name: {library}
+tags:
+- perception-encoder
+---
+
+# {title}
+
+{about}
+
+Written by perception-encoder from weights {weights}. Licence of the weights: {licence}.
+
+{scores}
+
+`sha256sum -c SHA256SUMS` checks the files. The program needs {packages}; run it in this directory, with an image.jpg.
+
+```python
+{program}```
+"""
+
+
+def write_card(
+    directory: Path,
+    *,
+    title: str,
+    library: str,
+    about: str,
+    weights: str,
+    licence: str,
+    packages: str,
+    program: str,
+    scores: Mapping[str, float],
+) -> None:
+    """Write README.md, and SHA256SUMS of all files in the directory.
+
+    `library`: the hub's name of the library that reads the directory. `about`: what the files hold. `weights`: their
+    hash and type. `program`: reads the directory that it runs in. `scores`: known ones of these weights, by name.
+    """
+    rows = [f"| {name} | {value:.4g} |" for name, value in scores.items()]
+    table = "\n".join(["| score | value |", "|---|---|", *rows])
+    text = _CARD.format(
+        tag="apache-2.0" if licence == "Apache-2.0" else "other",
+        library=library,
+        title=title,
+        about=about,
+        weights=weights,
+        licence=licence,
+        scores=table if rows else "No scores of these weights are known; `pe eval` evaluates a model.",
+        packages=packages,
+        program=program,
+    )
+    write_text(directory / README, text)
+    files = sorted(path for path in directory.rglob("*") if path.is_file() and path != directory / SUMS)
+    lines = (f"{checksum(path)}  {path.relative_to(directory).as_posix()}\n" for path in files)
+    write_text(directory / SUMS, "".join(lines))
+
+
+def write_model_card(
+    directory: Path,
+    model: Model,
+    library: str,
+    precision: str,
+    scores: Mapping[str, float],
+    about: str,
+    packages: str,
+    program: str,
+) -> None:
+    """Write the card of a model that is written for another library: see `write_card`."""
+    entry = find_model(model.name)
+    write_card(
+        directory,
+        title=f"{entry.builtin or model.name} for {_TITLES.get(library, library)}",
+        library=library,
+        about=about,
+        weights=f"{weight_hash(model)}, in {precision}",
+        licence=entry.licence,
+        packages=packages,
+        program=program,
+        scores=scores,
+    )
+
+
+def published_scores(source: str | Path) -> dict[str, float]:
+    """Return the published scores of a model given by name; none for a file, whose weights may be others."""
+    name = None if Path(source).exists() else canonical_name(str(source))
+    scores = {} if name is None else MODELS[name].published
+    return {f"{SCORES[key]}, percent (published)": value for key, value in scores.items()}
