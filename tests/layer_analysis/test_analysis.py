@@ -34,7 +34,7 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Load:
 
     def use(*encoders: LayerFeatures) -> None:
         by_name = {encoder.name: encoder for encoder in encoders}
-        monkeypatch.setattr(analysis, "load_layers", lambda name, final_norm: by_name[name])
+        monkeypatch.setattr(analysis, "load_layers", lambda name, **_: by_name[name])
 
     return use
 

@@ -96,7 +96,7 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Load:
         monkeypatch.setattr(ToyEncoder, "check_size", lambda encoder, size: size)
         monkeypatch.setattr(analysis, "sample", _no_images)
         by_name = {encoder.name: encoder for encoder in encoders}
-        monkeypatch.setattr(analysis, "load_layers", lambda name, final_norm: by_name[name])
+        monkeypatch.setattr(analysis, "load_layers", lambda name, **_: by_name[name])
 
     return use
 
