@@ -28,6 +28,7 @@ from perception_encoder.datasets.published import (
     directory_of,
     download_bytes,
     fetch,
+    reason_of,
 )
 from perception_encoder.errors import ConfigError, PerceptionEncoderError, one_line
 from perception_encoder.evaluation.comparison import Table
@@ -152,13 +153,13 @@ def state(model: str, rows: Sequence[Published], own: Mapping[str, Path], limit:
         dataset = DATASETS[row.dataset]
         items = min(dataset.items, limit or dataset.items)
         operations += runs * items * _operations(entry, dataset)
-        size = "your copy" if row.dataset in own else "to be got by yourself, see below"
+        size = "your copy" if row.dataset in own else "not downloaded for you, see below"
         if row.dataset not in own and not dataset.where:
             try:
                 missing = download_bytes(dataset)
                 total, size = total + missing, f"{missing / 1e9:.2f} GB" if missing else "downloaded"
             except Exception as error:  # of the hub's client: it is reported again, and fatal to this row, when it runs
-                size = f"size unknown: {one_line(error, first=True)}"
+                size = f"size unknown: {reason_of(error)}"
         lines.append(f"  {row.dataset}: {items:,} items, {size}, licence: {dataset.licence}")
     free = shutil.disk_usage(next(parent for parent in (cache, *cache.parents) if parent.exists())).free
     hours = f"about {operations / _speed() / 3600:.1f} hours on this machine" if operations else "unknown"

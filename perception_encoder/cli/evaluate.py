@@ -74,7 +74,7 @@ ResultFile = Annotated[Path, argument("FILE", "JSON written by a command of `pe 
 
 Classes = Annotated[
     Path,
-    data_option("Class directories, shards with labels or .cls, a table of paths and labels, or a name: food101, …"),
+    data_option("Class directories, shards with labels or .cls, or a table; zero-shot also a name: food101, …"),
 ]
 DenseData = Annotated[Path, data_option("Dataset: see above.")]
 QuestionData = Annotated[Path, data_option("The dataset as published, its Parquet files from the hub, or its name.")]

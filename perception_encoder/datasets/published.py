@@ -223,7 +223,7 @@ def fetch(row: PublishedDataset, root: Path | None = None) -> Path:
     if _complete(root).exists():
         return root
     if not row.repository and not row.urls:
-        raise DataError(f"{row.name} is not downloaded for you; get it from {row.where}, and give its path")
+        raise DataError(f"{row.name} cannot be downloaded for you; get it from {row.where}, and give its path")
     if row.task == "depth" and find_spec("h5py") is None:  # known before 35 GB are downloaded
         raise MissingExtraError("h5py", "eval")
     try:
@@ -237,14 +237,20 @@ def fetch(row: PublishedDataset, root: Path | None = None) -> Path:
     except (DataError, MissingExtraError):
         raise
     except Exception as error:  # clients raise many kinds, such as offline, missing and gated
-        reason = one_line(error, first=True)
         raise DataError(
-            f"{row.name} could not be downloaded ({reason}); get {row.address} elsewhere and give its path"
+            f"{row.name} could not be downloaded ({reason_of(error)}); get it from {row.address} and give its path"
         ) from None
     check_columns(row, root)
     with writing(root):
         _complete(root).touch()
     return root
+
+
+def reason_of(error: BaseException) -> str:
+    """Return why a download failed, in one line: fsspec raises a FileNotFoundError of the address for anything."""
+    while type(error) is FileNotFoundError and error.__cause__ is not None:
+        error = error.__cause__
+    return one_line(error, first=True)
 
 
 def list_files(row: PublishedDataset) -> dict[str, int]:

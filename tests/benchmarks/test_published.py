@@ -48,8 +48,8 @@ def test_from_download_to_page(hub: Hub, tmp_path: Path, capsys: pytest.CaptureF
     assert printed.index("To download:") < printed.index("imagenetv2, float32: evaluated")
     assert "Time to compute: about" in printed and "imagenetv2: 10,000 items, 0.00 GB, licence: MIT" in printed
     assert "pets: skipped: pets could not be downloaded (404" in printed
-    assert "imagenet: 50,000 items, to be got by yourself" in printed
-    assert "imagenet: skipped: imagenet is not downloaded for you" in printed
+    assert "imagenet: 50,000 items, not downloaded for you" in printed
+    assert "imagenet: skipped: imagenet cannot be downloaded for you" in printed
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     rows = {(row["dataset"], row["precision"]): row for row in summary["rows"]}
     assert set(rows) == {(name, kind) for name in ("imagenetv2", "coco") for kind in ("float32", "bfloat16")}

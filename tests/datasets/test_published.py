@@ -148,7 +148,9 @@ def test_an_interrupted_download_continues(hub: Hub, monkeypatch: pytest.MonkeyP
 
 
 def test_what_cannot_be_had_is_one_line(hub: Hub) -> None:
-    with pytest.raises(DataError, match=r"pets could not be downloaded \(404 Client Error\.\); get https://hugging"):
+    with pytest.raises(
+        DataError, match=r"pets could not be downloaded \(404 Client Error\.\); get it from https://hugging"
+    ):
         fetch(DATASETS["pets"])
     (hub.root / DATASETS["food101"].repository / "test" / "0.tar").rename(hub.root / "0.tar")
     with pytest.raises(DataError, match=r"wds_food101 has no test/\*\.tar, but: classnames\.txt, test, zeroshot"):
@@ -157,7 +159,7 @@ def test_what_cannot_be_had_is_one_line(hub: Hub) -> None:
     pq.write_table(pq.read_table(path).rename_columns(["video", "audio", "class_id"]), path)
     with pytest.raises(DataError, match=r"mteb/HMDB51 has no column 'label', but 'video', 'audio', 'class_id'"):
         fetch(DATASETS["hmdb51"])
-    with pytest.raises(DataError, match=r"imagenet is not downloaded for you; get it from https://image-net"):
+    with pytest.raises(DataError, match=r"imagenet cannot be downloaded for you; get it from https://image-net"):
         fetch(DATASETS["imagenet"])
 
 
@@ -181,8 +183,10 @@ def test_an_archive_of_the_authors(tmp_path: Path, server: str, hub: Hub, monkey
     assert published.download_bytes(row) == (tmp_path / "site" / "DAVIS-2017-trainval-480p.zip").stat().st_size
     (video,) = read_videos(dataset_arguments(row, fetch(row))["data"])
     assert (video.name, len(video.frames)) == ("bike", 3)
-    with pytest.raises(DataError, match=r"^davis2017 could not be downloaded \(.*\); get http"):
+    with pytest.raises(DataError, match=r"^davis2017 could not be downloaded \(404, .*\); get it from http"):
         fetch(replace(row, urls=(f"{server}/moved.zip",)), tmp_path / "other")
+    with pytest.raises(DataError, match=r"^davis2017 could not be downloaded \(Cannot connect to host 127\.0\.0\.1:1 "):
+        fetch(replace(row, urls=("http://127.0.0.1:1/davis.zip",)), tmp_path / "other")
 
 
 def test_kinetics_from_its_site(tmp_path: Path, server: str, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -103,7 +103,8 @@ def read_mvbench(root: Path, split: str) -> Iterator[Question]:
     for task in tasks:
         for row, entry in enumerate(json_entries(annotations / f"{task}.json")):
             name = entry.text("video")
-            path, start, end = f"{DIRECTORIES[task]}/{name}", _seconds(entry, "start"), _seconds(entry, "end")
+            path, present = f"{DIRECTORIES[task]}/{name}", entry.fields.get
+            start, end = (entry.seconds(part) if present(part) is not None else None for part in ("start", "end"))
             media, frames = _media(videos, path, start, end)
             yield choice_question(
                 entry,
@@ -116,15 +117,6 @@ def read_mvbench(root: Path, split: str) -> Iterator[Question]:
                 block=path,
                 group=task,
             )
-
-
-def _seconds(entry: Entry, name: str) -> float | None:
-    value = entry.fields.get(name)
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1e6:
-        raise DataError(f"{entry.where}: `{name}` is {value!r}; it must be a number of seconds")
-    return float(value)
 
 
 def _media(

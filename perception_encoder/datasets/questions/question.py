@@ -77,6 +77,13 @@ class Entry:
         """Return `identity`, or an empty string if the field is missing."""
         return self.identity(*names) if self.fields.get(self.first(names)) is not None else ""
 
+    def seconds(self, name: str) -> float:
+        """Return the time in this field; DataError for anything else."""
+        value = self.fields.get(name)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1e6:
+            raise DataError(f"{self.where}: `{name}` is {quoted(value)}; it must be a number of seconds")
+        return float(value)
+
     def answers(self, *names: str) -> tuple[str, ...]:
         """Return answers from a string, a list of strings, or objects with `answer`; DataError if there are none."""
         name = self.first(names)

@@ -100,13 +100,12 @@ def read_star(root: Path, split: str) -> Iterator[Question]:
         video, listed = entry.identity("video_id"), entry.fields.get("choices")
         if not isinstance(listed, list) or not all(isinstance(item, dict) for item in listed):
             raise DataError(f"{entry.where}: `choices` is {quoted(listed)}; it must be a list of objects")
-        start, end = (_seconds(entry, name) for name in ("start", "end"))
         identity = entry.identity("question_id")
         yield _lettered(
             replace(entry, fields={**entry.fields, "choices": [item.get("choice") for item in listed]}),
             video,
             identity=identity,
-            media=(Clip(videos.find(f"{video}.mp4", video), start, end),),
+            media=(Clip(videos.find(f"{video}.mp4", video), entry.seconds("start"), entry.seconds("end")),),
             choices="choices",
             answer="answer",
             group=identity.partition("_")[0],
@@ -145,10 +144,3 @@ def _tab_separated(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
                 yield f"{path}:{number}", {key: value for key, value in fields.items() if key and value is not None}
     except (OSError, ValueError, csv.Error) as error:
         raise DataError(f"{path} cannot be read: {one_line(error)}") from error
-
-
-def _seconds(entry: Entry, name: str) -> float:
-    value = entry.fields.get(name)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1e6:
-        raise DataError(f"{entry.where}: `{name}` is {quoted(value)}; it must be a number of seconds")
-    return float(value)
