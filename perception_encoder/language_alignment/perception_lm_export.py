@@ -52,9 +52,10 @@ messages = [{"role": "user", "content": question}]
 print(answer(text=messages, max_new_tokens=64, return_full_text=False)[0]["generated_text"])
 """
 _ABOUT = """\
-A vision-language model for transformers, as PerceptionLMForConditionalGeneration. Images become squares of {size} px:
-{tiles}. With several images in a conversation, this package tiles none; pass
-`processor_kwargs={{"vision_input_type": "vanilla"}}` to `processor.apply_chat_template` for the same."""
+A vision-language model for transformers, as PerceptionLMForConditionalGeneration. An image becomes """
+_TILED = """\
+squares of {size} px: a thumbnail and at most {tiles} tiles. With several images in a conversation, this package tiles
+none; pass `processor_kwargs={{"vision_input_type": "vanilla"}}` to `processor.apply_chat_template` for the same."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -269,12 +270,12 @@ def _write_card(
     if model.decoder.name != SMOLLM2:
         licence += f" for the vision tower, and that of {Path(model.decoder.name).name} for the language model"
     state: dict[str, torch.Tensor] = nn.Module.state_dict(whole)
-    shown = f"a thumbnail and at most {tiles} tiles" if tiles > 1 else "one an image"
+    shown = _TILED if tiles > 1 else "one square of {size} px."
     write_card(
         directory,
         title=f"{name} for transformers",
         library="transformers",
-        about=_ABOUT.format(size=model.media.image_size, tiles=shown),
+        about=_ABOUT + shown.format(size=model.media.image_size, tiles=tiles),
         weights=f"{state_hash(state)}, in {'float16' if half else 'float32'}",
         licence=licence,
         packages="transformers, timm, torchvision and Pillow",

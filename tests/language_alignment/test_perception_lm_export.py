@@ -136,6 +136,10 @@ def test_the_card_names_licences_and_its_program_runs(tmp_path: Path) -> None:
     card = (tmp_path / "out" / "README.md").read_text()
     assert "| loss on the run's held-out questions | 2.5 |" in card
     assert "license: other" in card and "that of decoder for the language model" in card and str(tmp_path) not in card
+    assert "a thumbnail and at most 4 tiles" in card and "vision_input_type" in card
+    pe.export_perception_lm(write_run(tmp_path / "square", tiles=0), tmp_path / "untiled")
+    card = (tmp_path / "untiled" / "README.md").read_text()
+    assert "An image becomes one square of 64 px." in card and "vision_input_type" not in card
     assert isinstance(run_card(tmp_path / "out")["answer"].model.config.image_token_id, int)
 
 
