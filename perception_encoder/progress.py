@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
@@ -42,3 +42,23 @@ def progress_bar(
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task(description, total=total)
         yield lambda items: bar.advance(task, items)
+
+
+@contextmanager
+def quiet_loading() -> Iterator[None]:
+    """Load models with transformers without its bars; those of downloads remain. ImportError without the library."""
+    import huggingface_hub.utils
+    from transformers.utils import logging as library
+
+    hub: Any = huggingface_hub.utils
+    enabled, downloads = library.is_progress_bar_enabled(), not hub.are_progress_bars_disabled()
+    library.disable_progress_bar()  # the hub's as well
+    if downloads:
+        hub.enable_progress_bars()
+    try:
+        yield
+    finally:
+        if enabled:
+            library.enable_progress_bar()
+        if not downloads:
+            hub.disable_progress_bars()

@@ -218,8 +218,8 @@ def show_result(result: SearchResult, kinds: str, printing: Printing) -> None:
                 columns = [COLUMNS[column] for column in shown]
                 print_rows(columns, [[row[column] for column in shown] for row in rows], hits, printing.preview)
     for number, (name, rows) in enumerate(tables):
-        if not rows and result.dropped:
-            output.print_note(f"no match for {name}: {no_match(result.dropped[number])}")
+        if not rows and (dropped := result.dropped and result.dropped[number]):
+            output.print_note(f"no match for {name}: {no_match(dropped)}")
         elif not rows:
             output.print_note(f"no hits for {name}")
 

@@ -38,7 +38,6 @@ from perception_encoder.preprocess.image import ImageTransform
 from perception_encoder.preprocess.tokenizer import Tokenizer, trim
 from perception_encoder.progress import progress_bar
 from perception_encoder.runtime.runtime import ExecutedModel, Runtime, used_precision
-from perception_encoder.vectors import unit_rows
 
 if TYPE_CHECKING:
     import torch
@@ -187,7 +186,7 @@ class Encoder(SentenceInterface):
     @cached_property
     def logit_scale(self) -> float | None:
         """The learned factor of cosine similarities; None for a model without a text tower, or without a factor."""
-        return None if self.tokenizer is None else self.runtime.logit_scale
+        return None if self.tokenizer is None else self._executed.runtime.logit_scale
 
     @property
     def about(self) -> dict[str, str]:
@@ -317,7 +316,7 @@ class Encoder(SentenceInterface):
         return self._finish(self._images(pixels, feature), feature)
 
     def _images(self, pixels: Sequence[Any], feature: Feature) -> np.ndarray:
-        return self.runtime.images(np.asarray(pixels), feature.layer, feature.pool)
+        return self._executed.runtime.images(np.asarray(pixels), feature.layer, feature.pool)
 
     def embed_video(self, pixels: Sequence[Any], times: Sequence[float], feature: Feature) -> Float[np.ndarray, " D"]:
         """Return the embedding of a video's frames together, of a model that `reads_videos`; `times`: in seconds."""
@@ -328,8 +327,7 @@ class Encoder(SentenceInterface):
             raise ModelError(
                 f"{self.name} gives NaN or infinity in {self.runtime.precision}: its weights are bad, or need float32"
             )
-        cut = np.ascontiguousarray(features[..., : self.dimensions])
-        return unit_rows(cut) if feature.normalize else cut
+        return truncate(features, self.dimensions, feature.normalize)
 
     @overload
     def encode(
@@ -398,11 +396,11 @@ class Encoder(SentenceInterface):
         mteb's arguments: with `task_metadata`, `inputs` is mteb's loader of batches. `prompt_type` ("query" or
         "document") chooses the prompt of a model that has them; the task, `hf_split` and `hf_subset` change nothing.
         """
-        check_unsupported(precision, prompt or prompt_name, truncate_dim)
+        role = cast("Role", getattr(prompt_type, "value", prompt_type))
+        check_unsupported(precision, prompt or prompt_name, truncate_dim, role)
         if device is not None and choose_device(device) != self.device:
             raise ConfigError(f"this encoder computes on {self.device}; load one with device={str(device)!r} instead")
         normalize = normalize if normalize_embeddings is None else normalize_embeddings
-        role = cast("Role", getattr(prompt_type, "value", prompt_type))
         feature = replace(self.feature(layer, pool, normalize, frames), role=role)
         if task_metadata is None:
             values, single = as_list(inputs)

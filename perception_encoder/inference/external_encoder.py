@@ -6,8 +6,6 @@ import copy
 import hashlib
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, cast
@@ -32,7 +30,7 @@ from perception_encoder.runtime.cache import Key, Tower
 from perception_encoder.runtime.convert import Source, example_pixels
 from perception_encoder.runtime.openvino_runtime import CompiledTowers, FallbackWarning
 from perception_encoder.runtime.quantization import calibration_pixels, check_captions, check_pixels
-from perception_encoder.runtime.runtime import Precision, Runtime, plain_threads
+from perception_encoder.runtime.runtime import Precision, Runtime
 from perception_encoder.runtime.torch_runtime import TorchThreads, as_array, pooled
 
 _SHORT, _LONG = (choose(check_captions(), key=len) for choose in (min, max))
@@ -48,23 +46,6 @@ class _LibraryTransform:
     def pixels(self, image: Image.Image) -> Pixels:
         """Return what the library makes of an image."""
         return self.transform(image.convert("RGB"))
-
-
-class _OutputRuntime(TorchThreads):
-    """A library's own embeddings."""
-
-    def __init__(self, adapter: Adapter, device: torch.device, dtype: torch.dtype) -> None:
-        super().__init__(device, dtype)
-        self.batch_size = 8 if device.type == "cpu" else 64
-        self.per_core = self.per_core and not isinstance(adapter, SentenceTransformersModel)
-
-    def threads(self, count: int) -> AbstractContextManager[ThreadPoolExecutor]:
-        """See `Runtime`; a model that computes one batch at a time does so with all cores."""
-        return super().threads(count) if self.per_core else plain_threads(count)
-
-    def images(self, pixels: np.ndarray, layer: int, pool: str) -> np.ndarray:
-        """See `Runtime`; not of these models, whose pixels may differ in size."""
-        raise NotImplementedError
 
 
 class _OutputTower(nn.Module):
@@ -87,10 +68,6 @@ class _CompiledOutput(CompiledTowers):
         assert adapter.image_shape is not None
         self.adapter, self.transform, self.shape = adapter, transform, adapter.image_shape
         super().__init__(library_model_name(adapter.name), precision)
-
-    def images(self, pixels: np.ndarray, layer: int, pool: str) -> np.ndarray:
-        """See `Runtime`; not of these models, whose pixels may differ in size."""
-        raise NotImplementedError
 
     def embed_images(self, images: Sequence[Pixels]) -> np.ndarray | None:
         """Return embeddings of images, float32 (B, D); None if torch must answer."""
@@ -144,21 +121,6 @@ class _CompiledOutput(CompiledTowers):
         return Source(name, tower, example, shape, lambda: self._tokens(check_captions()))
 
 
-class _LayerRuntime(TorchThreads):
-    """Tokens of a layer."""
-
-    def __init__(self, features: LayerFeatures) -> None:
-        super().__init__(features.device, features.dtype)
-        self.model = features.tower.model
-        self.batch_size = max(2, features.batch_size(features.image_size))
-        self.features = features
-
-    @torch.inference_mode()
-    def images(self, pixels: np.ndarray, layer: int, pool: str) -> np.ndarray:
-        """See `Runtime`."""
-        return pooled(*self.features.split_tokens(torch.from_numpy(pixels), layer), pool)
-
-
 class _ExternalEncoder(Encoder):
     """Shared parts of other libraries' encoders."""
 
@@ -174,9 +136,6 @@ class _ExternalEncoder(Encoder):
     def visual(self) -> VisionTransformer:
         raise ConfigError(f"{self.name} is not a model of this package; it has embeddings only")
 
-    def _describe_grid(self) -> dict[str, Any]:
-        return {}
-
 
 class OutputEncoder(_ExternalEncoder):
     """A library's model with its own embeddings, by default with torch in float32."""
@@ -191,27 +150,22 @@ class OutputEncoder(_ExternalEncoder):
         compiled: Precision | None = None,
     ) -> None:
         """`compiled`: compute with OpenVINO, in this precision."""
-        self.adapter, self.weight_hash = adapter, adapter.weight_hash  # of the weights before they are rounded
-        device = torch.device("cpu") if compiled else device or choose_device()
-        adapter.model.eval().requires_grad_(False).to(device, dtype or torch.float32)
-        transform = _LibraryTransform(adapter.transform("crop"), "crop")
-        self._compiled = _CompiledOutput(adapter, transform, compiled) if compiled else None
-        super().__init__(adapter.name, self._compiled or _OutputRuntime(adapter, device, dtype or torch.float32))
-        self.transform = transform
+        self.adapter, self.transforms = adapter, adapter.modes
+        self.model = adapter.model.eval().requires_grad_(False)
         self.reads_images, self.reads_videos = adapter.reads_images, adapter.reads_videos
-        self.transforms, self.logit_bias = adapter.modes, adapter.logit_bias
-
-    @cached_property
-    def model(self) -> Any:
-        return self.adapter.model
+        self.weight_hash, self.logit_bias = adapter.weight_hash, adapter.logit_bias  # before the weights are rounded
+        self.logit_scale = adapter.logit_scale if adapter.reads_texts else None
+        device, dtype = torch.device("cpu") if compiled else device or choose_device(), dtype or torch.float32
+        self.model.to(device, dtype)
+        self.transform = transform = _LibraryTransform(adapter.transform("crop"), "crop")
+        self._compiled = _CompiledOutput(adapter, transform, compiled) if compiled else None
+        whole = isinstance(adapter, SentenceTransformersModel)  # its images wait at their full size
+        batch_size = 8 if whole or device.type == "cpu" else 64
+        super().__init__(adapter.name, self._compiled or TorchThreads(device, dtype, batch_size, per_core=not whole))
 
     @property
     def reads_texts(self) -> bool:
         return self.adapter.reads_texts
-
-    @cached_property
-    def logit_scale(self) -> float | None:
-        return self.adapter.logit_scale if self.reads_texts else None
 
     @property
     def about(self) -> dict[str, str]:
@@ -227,7 +181,8 @@ class OutputEncoder(_ExternalEncoder):
     def variant(self, *, transform: str | None = None, layer: int | None = None, pool: str | None = None) -> Encoder:
         """See `Encoder.variant`; at a layer, images are squashed."""
         if layer is not None or pool is not None:
-            features = LayerFeatures(self._source, self.adapter.tower(), final_norm=True)
+            tower = self.adapter.tower()  # whose weights are shared, so they stay as they are
+            features = LayerFeatures(self._source, tower, self.device, self.dtype, final_norm=True)
             return LayerEncoder(features).variant(transform=transform, layer=layer, pool=pool)
         changed = copy.copy(self)
         if transform is not None:
@@ -275,8 +230,9 @@ class LayerEncoder(_ExternalEncoder):
     has_output = False
 
     def __init__(self, features: LayerFeatures) -> None:
-        super().__init__(features.name, _LayerRuntime(features))
-        self.features, self.weight_hash = features, features.tower.weight_hash
+        batch_size = max(2, features.batch_size(features.image_size))
+        super().__init__(features.name, TorchThreads(features.device, features.dtype, batch_size))
+        self.features, self.model, self.weight_hash = features, features.tower.model, features.tower.weight_hash
         self.transform = ImageTransform(features.image_size)
 
     @property
@@ -300,3 +256,12 @@ class LayerEncoder(_ExternalEncoder):
 
     def _full_width(self, feature: Feature) -> int:
         return self.features.width
+
+    def _describe_grid(self) -> dict[str, Any]:
+        size, patch = self.features.image_size, self.features.patch_size
+        return {"size": [*size], "grid": [side // patch for side in size]}
+
+    @torch.inference_mode()
+    def _images(self, pixels: Sequence[Any], feature: Feature) -> np.ndarray:
+        tokens = self.features.split_tokens(torch.from_numpy(np.asarray(pixels)), feature.layer)
+        return pooled(*tokens, feature.pool)

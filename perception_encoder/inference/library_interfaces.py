@@ -89,12 +89,14 @@ class SentenceInterface(ABC):
     get_sentence_embedding_dimension = get_embedding_dimension
 
 
-def check_unsupported(precision: str | None, prompt: str | None, truncate_dim: int | None) -> None:
+def check_unsupported(precision: str | None, prompt: str | None, truncate_dim: int | None, role: str | None) -> None:
     """Raise ConfigError for arguments of sentence-transformers that are not supported."""
     if precision not in (None, "float32"):
         raise ConfigError(f"precision is {precision!r}; vectors are float32, quantise them afterwards")
     if prompt:
         raise ConfigError(f"prompt {prompt!r} is unsupported; encode_query and encode_document use the model's own")
+    if role not in (None, "query", "document"):
+        raise ConfigError(f"prompt_type is {role!r}; it must be 'query' or 'document'")
     if truncate_dim is not None and truncate_dim < 1:
         raise ConfigError(f"truncate_dim is {truncate_dim}; it must be at least 1")
 
@@ -139,8 +141,8 @@ def stack_rows(rows: Sequence[np.ndarray], width: int) -> np.ndarray:
     return np.stack(rows) if rows else np.empty((0, width), np.float32)
 
 
-def truncate(rows: np.ndarray, length: int, normalize: bool) -> np.ndarray:
-    """Return the first `length` numbers of each row (…, D), renormalised if `normalize`."""
+def truncate(rows: np.ndarray, length: int | None, normalize: bool) -> np.ndarray:
+    """Return the first `length` numbers of each row (…, D), by default all, at unit length if `normalize`."""
     cut = np.ascontiguousarray(rows[..., :length])
     return unit_rows(cut) if normalize else cut
 
@@ -182,14 +184,16 @@ def _content(video: object) -> object:
 
 
 def _model_meta(encoder: Any) -> Any:
-    """Return mteb's `ModelMeta`; mteb caches results by its revision, which is of the weights and the dtype."""
+    """Return mteb's `ModelMeta`; mteb caches results by its revision, so that holds all that vectors depend on."""
     from mteb.models.model_meta import ModelMeta, ScoringFunction
 
+    about = encoder.describe(encoder.feature())
+    parts = ("weight_hash", "precision", "layer", "pool", "transform", "dimension")
     return ModelMeta.create_empty(
         {
             "name": f"perception-encoder/{encoder.name}",
-            "revision": f"{encoder.weight_hash[:16]}-{encoder.runtime.precision}",
-            "modalities": ["image", "video", "text"] if encoder.reads_texts else ["image", "video"],
+            "revision": "-".join(str(about[part])[:16] for part in parts),
+            "modalities": ["image", "video"] * encoder.reads_images + ["text"] * encoder.reads_texts,
             "embed_dim": encoder.dimension,
             "n_parameters": sum(parameter.numel() for parameter in encoder.model.parameters()),
             "similarity_fn_name": ScoringFunction.COSINE,

@@ -106,12 +106,14 @@ def check_paths(paths: Iterable[str | Path]) -> None:
             raise MediaNotFoundError(escape_name(path), "matches no file")
 
 
-def _list_path(path: Path, left_out: Counter[str] | None, excluded: Sequence[str]) -> Iterator[Item]:
+def _list_path(
+    path: Path, left_out: Counter[str] | None, excluded: Sequence[str], base: Path | None = None
+) -> Iterator[Item]:
     name, is_file = path.name.lower(), os.path.isfile(path)
     if os.path.isdir(path):
-        yield from _list_directory(path, left_out, exclude(excluded, path))
+        yield from _list_directory(path, left_out, exclude(excluded, base or path))
     elif is_file and name.endswith(".tar"):
-        yield from _list_tar(path, exclude(excluded, path))
+        yield from _list_tar(path, exclude(excluded, base or path))
     elif is_file and path.suffix.lower() in TABLE_SUFFIXES:
         yield from _list_table(path)
     else:
@@ -125,7 +127,8 @@ def _problem(path: Path, reason: str) -> Item:
 
 
 def _list_glob(pattern: str, left_out: Counter[str] | None, excluded: Sequence[str]) -> Iterator[Item]:
-    rules = exclude(excluded, _split_glob(pattern)[0])
+    base, _ = _split_glob(pattern)
+    rules = exclude(excluded, base)
     matches = sorted(_match(pattern), key=os.fsencode)
     if not matches:
         name = escape_name(pattern)
@@ -134,7 +137,7 @@ def _list_glob(pattern: str, left_out: Counter[str] | None, excluded: Sequence[s
         is_directory = match.is_dir()
         if rules.covers(match, is_directory) or ("**" in pattern and is_directory):  # its contents match as well
             continue
-        yield from _list_path(match, left_out, excluded)
+        yield from _list_path(match, left_out, excluded, base)
 
 
 def _match(pattern: str) -> Iterator[Path]:

@@ -18,7 +18,7 @@ from perception_encoder.language_alignment.language_model import LanguageModel
 from perception_encoder.language_alignment.load import WEIGHTS, find_language_model
 from perception_encoder.language_alignment.model import scales_logits
 from perception_encoder.language_alignment.perception_lm import OURS
-from perception_encoder.language_alignment.text.decoder import SMOLLM2, quiet_loading
+from perception_encoder.language_alignment.text.decoder import SMOLLM2
 from perception_encoder.language_alignment.weights import PE_LANG, read_language_model
 from perception_encoder.models.checkpoints.card import write_card
 from perception_encoder.models.checkpoints.layout_directory import timm_config, with_scale
@@ -27,6 +27,7 @@ from perception_encoder.models.checkpoints.weights import published_state_dict, 
 from perception_encoder.models.vision_transformer import VisionTransformer
 from perception_encoder.preprocess.conversation import ask
 from perception_encoder.preprocess.tiling import media_pixels
+from perception_encoder.progress import quiet_loading
 from perception_encoder.training.metrics import FILE
 
 IMAGE, VIDEO = "<|image|>", "<|video|>"

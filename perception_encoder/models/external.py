@@ -11,8 +11,8 @@ import inspect
 import math
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import version
@@ -27,7 +27,6 @@ from perception_encoder.errors import (
     CheckpointError,
     ConfigError,
     MissingExtraError,
-    ModelError,
     PerceptionEncoderError,
     UnknownModelError,
     WeightsUnavailableError,
@@ -37,6 +36,7 @@ from perception_encoder.models.checkpoints.weights import state_hash
 from perception_encoder.models.initialization import drawn_from
 from perception_encoder.models.registry import needs_code
 from perception_encoder.models.tower import Tower
+from perception_encoder.progress import quiet_loading
 from perception_encoder.records import from_fields
 
 Mode = Literal["squash", "crop"]
@@ -63,6 +63,7 @@ class Adapter(ABC):
         `trust_remote_code`: run code that comes with the model, of transformers and sentence-transformers.
         """
         self.name, self.listed, self.random, self.trusted = name, listed, random, trust_remote_code
+        self._tokenizing = threading.Lock()  # the libraries' tokenizers are for one thread at a time
 
     @cached_property
     def model(self) -> Any:
@@ -77,7 +78,7 @@ class Adapter(ABC):
             if error.name != self.distribution.replace("-", "_").removesuffix("_torch"):
                 raise WeightsUnavailableError(f"{self.name} could not be loaded: {one_line(error)}") from error
             raise MissingExtraError(self.distribution, "encoders") from None
-        except ModelError:
+        except PerceptionEncoderError:
             raise
         except Exception as error:  # what a name, a hub and a file can make a library raise is open-ended
             if "trust_remote_code" in str(error):
@@ -97,20 +98,26 @@ class Adapter(ABC):
         """Whether it has embeddings, not only a vision tower."""
         return True
 
+    @contextmanager
+    def _reading(self, failure: str) -> Iterator[None]:
+        """Raise CheckpointError with `failure` for whatever a library raises over a damaged configuration."""
+        try:
+            yield
+        except PerceptionEncoderError:
+            raise
+        except Exception as error:
+            if "trust_remote_code" in str(error):
+                raise WeightsUnavailableError(needs_code(self.name)) from None
+            raise CheckpointError(f"{self.name}: {failure} ({one_line(error, first=True)})") from error
+
     def transform(self, mode: Mode) -> Callable[[Image.Image], Pixels]:
         """Return the library's transform of an RGB image; CheckpointError if it is damaged."""
-        try:
+        with self._reading("the preprocessing in its configuration is damaged"):
             transform = self._make_transform(mode)
             pixels = transform(Image.new("RGB", (8, 8)))
             if any(np.ndim(values) == 0 for values in pixels.values()):
                 raise ValueError("it gives no pixels")
             return transform
-        except PerceptionEncoderError:
-            raise
-        except Exception as error:  # what a damaged configuration makes a library raise is open-ended
-            reason = one_line(error, first=True)
-            message = f"{self.name}: the preprocessing in its configuration is damaged ({reason})"
-            raise CheckpointError(message) from error
 
     def _make_transform(self, mode: Mode) -> Callable[[Image.Image], Pixels]:
         raise NotImplementedError
@@ -138,6 +145,15 @@ class Adapter(ABC):
         """Return embeddings (B, D) of texts."""
         device = next(self.model.parameters()).device
         return self.text_output({name: values.to(device) for name, values in self.tokens(texts).items()})
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The library's tokenizer; CheckpointError if it is missing or damaged."""
+        with self._reading("its tokenizer cannot be loaded"):
+            return self._make_tokenizer()
+
+    def _make_tokenizer(self) -> Any:
+        raise NotImplementedError
 
     def tokens(self, texts: list[str]) -> Mapping[str, Tensor]:
         """Return the model's arguments for texts, int64 (B, T): token ids, and a mask if it takes one."""
@@ -264,7 +280,6 @@ class OpenClipModel(Adapter):
     """A model by open_clip's names: `NAME,PRETRAINED` (a tag or a file), `hf-hub:…` or `local-dir:…`."""
 
     library, distribution, reads_texts = "open_clip", "open_clip_torch", True
-    _tokenizing = threading.Lock()  # the libraries' tokenizers are for one thread at a time
 
     def _create(self) -> Any:
         import open_clip
@@ -280,14 +295,12 @@ class OpenClipModel(Adapter):
     def _make_transform(self, mode: Mode) -> Callable[[Image.Image], Pixels]:
         from open_clip.transform import PreprocessCfg, image_transform_v2
 
-        resize_mode = "squash" if mode == "squash" else "shortest"
-        config = replace(PreprocessCfg(**self.model.visual.preprocess_cfg), resize_mode=resize_mode)
-        transform: Any = image_transform_v2(config, is_train=False)
+        config = PreprocessCfg(**self.model.visual.preprocess_cfg)
+        squashed = replace(config, resize_mode="squash")
+        transform: Any = image_transform_v2(squashed if mode == "squash" else config, is_train=False)
         return lambda image: {"image": transform(image).numpy()}
 
-    @cached_property
-    def tokenize(self) -> Callable[[list[str]], Tensor]:
-        """The model's tokenizer."""
+    def _make_tokenizer(self) -> Any:
         import open_clip
 
         return open_clip.get_tokenizer(self.listed.partition(",")[0])
@@ -296,8 +309,9 @@ class OpenClipModel(Adapter):
         return self.model.encode_image(batch["image"])
 
     def tokens(self, texts: list[str]) -> Mapping[str, Tensor]:
+        tokenizer = self.tokenizer
         with self._tokenizing:
-            return {"text": self.tokenize(texts)}
+            return {"text": tokenizer(texts)}
 
     def text_output(self, batch: dict[str, Tensor]) -> Tensor:
         return self.model.encode_text(batch["text"])
@@ -307,8 +321,8 @@ class TransformersModel(Adapter):
     """A model by its hub name or directory; one of two towers (CLIP, SigLIP) has embeddings, and reads texts."""
 
     library, distribution = "hf", "transformers"
-    _tokenizing = threading.Lock()
 
+    @quiet_loading()
     def _create(self) -> Any:
         from transformers import AutoConfig, AutoModel
 
@@ -354,14 +368,15 @@ class TransformersModel(Adapter):
         found = self.model.get_image_features(**batch)
         return getattr(found, "pooler_output", found)
 
-    @cached_property
-    def _tokenizer(self) -> Any:
+    def _make_tokenizer(self) -> Any:
         from transformers import AutoTokenizer
 
-        return AutoTokenizer.from_pretrained(self.listed, trust_remote_code=self.trusted)
+        tokenizer = AutoTokenizer.from_pretrained(self.listed, trust_remote_code=self.trusted)
+        check_tokenizer(tokenizer)
+        return tokenizer
 
     def tokens(self, texts: list[str]) -> Mapping[str, Tensor]:
-        config, tokenizer = self.model.config, self._tokenizer
+        config, tokenizer = self.model.config, self.tokenizer
         positions = getattr(getattr(config, "text_config", None), "max_position_embeddings", math.inf)
         length = int(min(positions, tokenizer.model_max_length))
         padding = "max_length" if "siglip" in config.model_type else True  # as it was trained
@@ -411,6 +426,12 @@ def _is_plain(value: Any) -> bool:
     if isinstance(value, tuple | list):
         return all(map(_is_plain, value))
     return value is None or isinstance(value, bool | int | float | str)
+
+
+def check_tokenizer(tokenizer: Any) -> None:
+    """Raise ValueError for an empty one, which transformers makes of some models whose files are missing."""
+    if tokenizer("cat")["input_ids"] == tokenizer("dog")["input_ids"]:
+        raise ValueError("it knows no words: are its files missing?")
 
 
 def is_two_tower(model: Any) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,7 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from perception_encoder.errors import CheckpointError, ConfigError
-from perception_encoder.models.external import Adapter, Mode, Pixels, Role
+from perception_encoder.models.external import Adapter, Mode, Pixels, Role, check_tokenizer
+from perception_encoder.progress import quiet_loading
 
 
 class SentenceTransformersModel(Adapter):
@@ -23,23 +23,23 @@ class SentenceTransformersModel(Adapter):
     modes = ("crop",)
     image_shape = None
 
-    def __init__(self, name: str, listed: str, random: bool = False, trust_remote_code: bool = False) -> None:
-        super().__init__(name, listed, random, trust_remote_code)
-        self._encoding = threading.Lock()  # the libraries' tokenizers are for one thread at a time
-
     def _create(self) -> Any:
         from sentence_transformers import SentenceTransformer
+        from sentence_transformers.base.modules import Transformer
 
-        if self.random:
-            raise ConfigError(f"{self.name}: sentence-transformers has no random weights; use hf: for its vision tower")
         handler, reports = _MissingWeights(), logging.getLogger("transformers")
         reports.addHandler(handler)  # the only place that says which weights the library has drawn at random
         try:
-            model = SentenceTransformer(self.listed, trust_remote_code=self.trusted, device="cpu")
+            with quiet_loading():
+                model = SentenceTransformer(self.listed, trust_remote_code=self.trusted, device="cpu")
         finally:
             reports.removeHandler(handler)
         if handler.names:
             raise CheckpointError(f"{self.name} lacks weights, such as {handler.names[0]}")
+        for module in model.modules():
+            if isinstance(module, Transformer) and module.tokenizer is not None:
+                with self._reading("its tokenizer cannot be loaded"):
+                    check_tokenizer(module.tokenizer)
         return model
 
     @property
@@ -88,7 +88,7 @@ class SentenceTransformersModel(Adapter):
 
     def _encode(self, inputs: list[Any], role: Role, **options: Any) -> Tensor:
         names = {"query": "encode_query", "document": "encode_document", None: "encode"}
-        with self._encoding:
+        with self._tokenizing:
             encode: Any = getattr(self.model, names[role])
             return encode(inputs, convert_to_tensor=True, show_progress_bar=False, **options)
 

@@ -88,11 +88,6 @@ class CompiledTowers(ABC):
         """Threads that read and decode while one computes with all cores."""
         return core_count()
 
-    @property
-    def logit_scale(self) -> float | None:
-        """See `Runtime`; a model of this package has one."""
-        return None
-
     def threads(self, count: int) -> AbstractContextManager[ThreadPoolExecutor]:
         """See `Runtime`."""
         return plain_threads(count)
@@ -178,11 +173,11 @@ class OpenVinoRuntime(CompiledTowers):
 
     @property
     def logit_scale(self) -> float | None:
-        """See `Runtime`."""
+        """See `TowerRuntime`."""
         return self.info.logit_scale
 
     def images(self, pixels: np.ndarray, layer: int, pool: str) -> np.ndarray:
-        """See `Runtime`; raises ShapeError for another size than the model's."""
+        """See `TowerRuntime`; raises ShapeError for another size than the model's."""
         expected = (3, *(self.info.vision.image_size,) * 2)
         if pixels.shape[1:] != expected:
             raise ShapeError(f"pixels are {pixels.shape}; {self.info.name} takes (B, {', '.join(map(str, expected))})")
@@ -197,7 +192,7 @@ class OpenVinoRuntime(CompiledTowers):
         return features[:, prefix:] if pool == "tokens" else features[:, prefix:].mean(axis=1)
 
     def texts(self, ids: np.ndarray) -> np.ndarray:
-        """See `Runtime`."""
+        """See `TowerRuntime`."""
         embeddings = self.run("text", None, ids)
         return self._in_torch().texts(ids) if embeddings is None else embeddings
 

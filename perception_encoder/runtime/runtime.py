@@ -50,7 +50,7 @@ class ModelInfo:
 
 
 class Runtime(Protocol):
-    """Executes the towers of one model; threads may share it."""
+    """How and where one model is executed; threads may share it."""
 
     name: RuntimeName
     precision: Precision
@@ -74,13 +74,17 @@ class Runtime(Protocol):
         """Number of threads that should each read, decode and compute a batch."""
         ...
 
+    def threads(self, count: int) -> AbstractContextManager[ThreadPoolExecutor]:
+        """Return a context that yields an executor with this many threads for such work."""
+        ...
+
+
+class TowerRuntime(Runtime, Protocol):
+    """Executes the towers of a model of this package."""
+
     @property
     def logit_scale(self) -> float | None:
         """The learned factor of cosine similarities; None without a text tower."""
-        ...
-
-    def threads(self, count: int) -> AbstractContextManager[ThreadPoolExecutor]:
-        """Return a context that yields an executor with this many threads for such work."""
         ...
 
     def images(self, pixels: UInt8[np.ndarray, "B 3 H W"], layer: int, pool: str) -> Float[np.ndarray, "B *N D"]:
@@ -89,10 +93,6 @@ class Runtime(Protocol):
         `layer`, `pool`: see `Feature`; the last layer's tokens go through the final norm.
         """
         ...
-
-
-class TextRuntime(Runtime, Protocol):
-    """Executes a text tower of this package as well."""
 
     def texts(self, ids: Int[np.ndarray, "B T"]) -> Float[np.ndarray, "B D"]:
         """Return embeddings of texts by their token ids, not normalised: float32."""
@@ -104,7 +104,7 @@ class ExecutedModel:
     """A model of this package and what executes it."""
 
     name: str
-    runtime: TextRuntime
+    runtime: TowerRuntime
     vision: VisionConfig
     text: TextConfig | None
     hash_weights: Callable[[], str]

@@ -30,30 +30,22 @@ class TorchThreads:
 
     name: RuntimeName = "torch"
 
-    def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(self, device: torch.device, dtype: torch.dtype, batch_size: int, per_core: bool = True) -> None:
+        """`per_core`: on a CPU, each thread computes on a core of its own; else one at a time, with all cores."""
         self.torch_device, self.dtype = device, dtype
         self.device = str(device)
         self.precision = cast(Precision, str(dtype).removeprefix("torch."))
-        self.per_core = device.type == "cpu"
-
-    @property
-    def logit_scale(self) -> float | None:
-        """None; a model of this package has one."""
-        return None
-
-    @property
-    def text_batch_size(self) -> int:
-        """Number of texts to compute together."""
-        return 64 if self.torch_device.type == "cpu" else 512
+        self.batch_size, self.text_batch_size = batch_size, 64 if device.type == "cpu" else 512
+        self.per_core = per_core and device.type == "cpu"
 
     @property
     def workers(self) -> int:
-        """On a CPU as many as torch computes with, each on one core; with a GPU, the decoding threads."""
-        return _cores() if self.torch_device.type == "cpu" else min(8, os.cpu_count() or 1)
+        """As many as torch computes with if each has a core, else the decoding threads."""
+        return _cores() if self.per_core else min(8, os.cpu_count() or 1)
 
     def threads(self, count: int) -> AbstractContextManager[ThreadPoolExecutor]:
         """See `Runtime`."""
-        return _single_core_threads(count) if self.torch_device.type == "cpu" else plain_threads(count)
+        return _single_core_threads(count) if self.per_core else plain_threads(count)
 
 
 class TorchRuntime(TorchThreads):
@@ -61,29 +53,19 @@ class TorchRuntime(TorchThreads):
 
     def __init__(self, model: Model, device: torch.device, dtype: torch.dtype) -> None:
         """`model`: in `dtype`, on `device`."""
-        super().__init__(device, dtype)
-        self.model = model
-
-    @property
-    def visual(self) -> VisionTransformer:
-        """The vision tower."""
-        return self.model.visual if isinstance(self.model, CLIP) else self.model
+        self.model: Model = model
+        self.visual: VisionTransformer = model.visual if isinstance(model, CLIP) else model
+        fitting = CACHED_ACTIVATIONS // (self.visual.config.grid**2 * self.visual.config.width)
+        super().__init__(device, dtype, max(2, fitting) if device.type == "cpu" else 64)
 
     @property
     def logit_scale(self) -> float | None:
         """The learned factor of cosine similarities; None without a text tower."""
         return math.exp(float(self.model.logit_scale.detach())) if isinstance(self.model, CLIP) else None
 
-    @property
-    def batch_size(self) -> int:
-        """On a CPU, as many images as fit a core's cache."""
-        config = self.visual.config
-        cpu = self.torch_device.type == "cpu"
-        return max(2, CACHED_ACTIVATIONS // (config.grid**2 * config.width)) if cpu else 64
-
     @torch.inference_mode()
     def images(self, pixels: np.ndarray, layer: int, pool: str) -> np.ndarray:
-        """See `Runtime`."""
+        """See `TowerRuntime`."""
         if self.visual.conv1.weight.is_meta:
             raise ConfigError(f"{self.model.name} was loaded with towers='text'; load it whole for images and videos")
         scaled = to_float(torch.from_numpy(pixels).to(self.torch_device)).to(self.dtype)
@@ -93,7 +75,7 @@ class TorchRuntime(TorchThreads):
 
     @torch.inference_mode()
     def texts(self, ids: np.ndarray) -> np.ndarray:
-        """See `Runtime`."""
+        """See `TowerRuntime`."""
         assert isinstance(self.model, CLIP)
         return as_array(self.model.encode_text(torch.from_numpy(ids).to(self.torch_device)))
 

@@ -42,7 +42,7 @@ from perception_encoder.search.ranking import (
 )
 from perception_encoder.search.storage.location import limit_store, nearest_index
 from perception_encoder.search.storage.rows import IndexRow
-from perception_encoder.search.storage.store import Store, index_command
+from perception_encoder.search.storage.store import SAME, Store, index_command
 from perception_encoder.search.terms import Query, Term, parse_term
 
 if TYPE_CHECKING:
@@ -358,7 +358,11 @@ def search_files(
     else:
         collection, settings = archive
         now = encoder.describe(encoder.feature())
-        if any(settings.get(key, now.get(key)) != now.get(key) for key in ("weight_hash", "dimension", "prompts")):
+        different = [key for key in SAME[1:] if settings.get(key, now.get(key)) != now.get(key)]
+        if different and settings.get("weight_hash") == now["weight_hash"]:
+            changes = ", ".join(f"{key} {settings[key]}, not {now.get(key)}" for key in different)
+            raise SearchIndexError(f"{paths[0]} was made with {changes}, so it cannot be searched with this encoder")
+        if different:
             raise _other_model(paths[0], model, settings["model"])
     hits = rank([FileGallery(encoder, collection)], parsed, vectors, top)
     return SearchResult(

@@ -178,8 +178,8 @@ def add_routes(
 def _model_entries(
     encoder: Encoder, batcher: Batcher, chat: GenerationQueue | None, config: ApiConfig
 ) -> list[dict[str, Any]]:
-    images = ["image_embed", "rerank", "classify"] if encoder.reads_images else []
-    capabilities = [*images, *(["embed"] if encoder.reads_texts else [])]
+    able = {"image_embed": encoder.reads_images, "rerank": True, "classify": True, "embed": encoder.reads_texts}
+    capabilities = [name for name, is_able in able.items() if is_able]
     entry = _model_entry(encoder.name, capabilities, batcher.reserved, config.waiting, batcher.largest)
     entry["backend"] = encoder.runtime.name
     chats = [_model_entry(chat.name, ["chat"], chat.reserved, chat.limit, 1)] if chat else []

@@ -128,6 +128,14 @@ def test_what_was_embedded_is_searched_without_the_files(
         assert other.status == 2 and f"was not made with {model}" in other.stderr
 
 
+def test_embeddings_of_another_layer_are_not_searched(run_pe, image_files: list[Path], tmp_path: Path) -> None:
+    given = image_files[0], tmp_path / "out.parquet", "--model", "builtin-spatial"
+    run_pe("embed", *image_files, "-o", given[1], *given[2:], "--layer", "3")
+    run = run_pe("search", *given)
+    assert run.status == 2 and run.stderr.count("\n") == 1
+    assert "out.parquet was made with layer 3, not 11, so it cannot be searched with this encoder" in run.stderr
+
+
 def test_clip_retrieval_s_own_directories_are_searched(
     run_pe, checkpoint: Path, encoder: Encoder, image_files: list[Path], tmp_path: Path
 ) -> None:

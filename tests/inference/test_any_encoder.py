@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 import torch.nn.functional as F
@@ -17,6 +19,7 @@ from PIL import Image
 
 import perception_encoder as pe
 from perception_encoder.errors import CheckpointError, ConfigError, MissingExtraError, SearchIndexError
+from perception_encoder.inference.external_encoder import OutputEncoder
 from perception_encoder.models import external
 from perception_encoder.models.defaults import chosen_model
 from perception_encoder.models.registry import library_model_name, portable_name
@@ -138,6 +141,21 @@ def test_vectors_of_a_full_size_model_are_the_librarys_own(kind: str, photos: Pa
         np.testing.assert_allclose(encoder.encode_texts(TEXTS), asked, atol=1e-5)
 
 
+@pytest.mark.parametrize("resize_mode", ["squash", "longest"])
+def test_open_clips_own_way_to_resize_is_kept(
+    resize_mode: str, saved: Callable[[str], Path], photos: Path, tmp_path: Path
+) -> None:
+    """SigLIP of open_clip squashes images."""
+    directory = shutil.copytree(saved("open_clip"), tmp_path / "model")
+    config = directory / "open_clip_config.json"
+    values = json.loads(config.read_text())
+    values["preprocess_cfg"] |= {"resize_mode": resize_mode, "interpolation": "bicubic"}
+    config.write_text(json.dumps(values))
+    found, *_ = librarys_own("open_clip", directory, opened(photos), TEXTS)
+    encoder = pe.load(name_of("open_clip", directory))
+    np.testing.assert_allclose(encoder.encode_images(opened(photos)), found, atol=1e-5)
+
+
 @pytest.mark.parametrize("kind", SAVE)
 def test_vectors_are_the_librarys_own(kind: str, saved: Callable[[str], Path], photos: Path) -> None:
     images = [] if kind == "st-texts" else opened(photos)
@@ -166,6 +184,8 @@ def test_queries_documents_and_neither_have_the_librarys_prompts(kind: str, save
         wanted = getattr(model, method)(TEXTS, normalize_embeddings=True)
         np.testing.assert_allclose(getattr(encoder, method)(TEXTS), wanted, atol=1e-5, err_msg=method)
     assert np.abs(encoder.encode_query(TEXTS) - encoder.encode(TEXTS)).max() > 1e-3
+    with pytest.raises(ConfigError, match="prompt_type is 'passage'; it must be 'query' or 'document'"):
+        encoder.encode(TEXTS, prompt_type="passage")
     short = encoder.cut(7)
     wanted = model.encode_query(TEXTS, truncate_dim=7, normalize_embeddings=True)
     np.testing.assert_allclose(short.encode_query(TEXTS), wanted, atol=1e-5)
@@ -261,6 +281,18 @@ def test_the_api_takes_queries_and_documents(saved: Callable[[str], Path], photo
         assert scores == pytest.approx(dict(zip(TEXTS[1:], queries[1:] @ documents[0], strict=True)), abs=1e-5)
 
 
+def test_the_api_ranks_by_a_model_of_texts(saved: Callable[[str], Path]) -> None:
+    encoder = pe.load(f"st:{saved('st-texts')}")
+    with TestClient(create_app(encoder, ApiConfig()), base_url="http://localhost") as client:
+        (entry,) = client.get("/v1/models").json()["data"]
+        assert entry["capabilities"] == ["rerank", "classify", "embed"]
+        answer = client.post("/v1/rerank", json={"query": TEXTS[0], "documents": TEXTS}).json()
+        wanted = encoder.encode_document(TEXTS) @ encoder.encode_query(TEXTS[0])
+        assert [row["index"] for row in answer["results"]] == np.argsort(-wanted).tolist()
+        refused = client.post("/v1/rerank", json={"query": TEXTS[0], "documents": [{"image": "data:image/png,"}]})
+        assert refused.status_code == 400 and "takes texts only" in refused.text
+
+
 @pytest.mark.parametrize("kind", ["open_clip", "hf-CLIP", "hf-Siglip", "st-vlm"])
 def test_classification_has_the_models_own_scale(kind: str, saved: Callable[[str], Path], photos: Path) -> None:
     labels = ["dog", "cat"]
@@ -340,8 +372,6 @@ def test_an_index_keeps_its_dimensions_and_rejects_others(
 
 
 def test_an_index_of_other_prompts_is_another(saved: Callable[[str], Path], photos: Path, tmp_path: Path) -> None:
-    import shutil
-
     copied = tmp_path / "model"
     shutil.copytree(saved("st-vlm"), copied)
     pe.open_index(photos, f"st:{copied}").update()
@@ -396,8 +426,6 @@ def test_a_missing_library_names_the_extra(
 def test_a_models_own_code_runs_only_if_trusted_and_that_is_not_stored(
     library: str, saved: Callable[[str], Path], photos: Path, tmp_path: Path, run_pe: Any, config: None
 ) -> None:
-    import shutil
-
     model, mark = tmp_path / "model", tmp_path / "mark"
     shutil.copytree(saved("hf-CLIP" if library == "hf" else "st-CLIP"), model)
     embedders.add_own_code(library, model, mark)
@@ -456,16 +484,79 @@ def test_another_precision_and_device(saved: Callable[[str], Path], photos: Path
     assert (exact.runtime.precision, rounded.runtime.precision) == ("float32", "bfloat16")
     cosines = (exact.encode_images(opened(photos)) * rounded.encode_images(opened(photos))).sum(axis=1)
     assert cosines.min() > 0.99 and cosines.max() < 1 + 1e-5
-    assert exact.weight_hash == rounded.weight_hash
+    assert exact.weight_hash == rounded.weight_hash and exact.logit_scale == rounded.logit_scale
     for kind in ("hf-Siglip2", "st-CLIP"):  # whose images differ in size
         with pytest.raises(ConfigError, match="runs in torch only; omit runtime and precision"):
             pe.load(name_of(kind, saved(kind)), runtime="openvino")
     assert external.is_two_tower(exact.model)
 
 
-def test_weights_that_are_missing_are_not_drawn_at_random(saved: Callable[[str], Path], tmp_path: Path) -> None:
-    import shutil
+def test_a_layer_leaves_the_encoder_as_it_is(
+    saved: Callable[[str], Path], photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They share the weights, and on some machines layers are in bfloat16 by default."""
+    monkeypatch.setattr("perception_encoder.inference.layer_features.fast_dtype", lambda device: torch.bfloat16)
+    encoder, images = pe.load(name_of("hf-CLIP", saved("hf-CLIP"))), opened(photos)
+    before = encoder.encode_images(images)
+    assert encoder.variant(layer=0, pool="mean").encode_images(images).shape == (5, 24)
+    np.testing.assert_array_equal(encoder.encode_images(images), before)
 
+
+def test_tokens_of_another_librarys_layer_are_embedded(photos: Path, tmp_path: Path) -> None:
+    encoder = pe.load("random:timm:test_vit")
+    pe.embed(photos, tmp_path / "tokens.parquet", model=encoder, pool="tokens")
+    rows = pq.read_table(tmp_path / "tokens.parquet").to_pylist()
+    tokens = encoder.encode_images(sorted(photos.glob("*.png")), pool="tokens")
+    np.testing.assert_allclose([row["vector"] for row in rows], tokens, atol=1e-5)
+    assert {(row["grid_height"], row["grid_width"]) for row in rows} == {(10, 10)}
+
+
+def test_whole_images_wait_in_small_numbers(saved: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """sentence-transformers takes images at their full size, up to half a gigabyte each."""
+    encoder = pe.load(f"st:{saved('st-CLIP')}")
+    monkeypatch.setattr("perception_encoder.runtime.torch_runtime._cores", lambda: 96)
+    monkeypatch.setattr("os.cpu_count", lambda: 96)
+    assert encoder.runtime.workers * encoder.batch_size <= 64
+    assert OutputEncoder(encoder.adapter, torch.device("meta")).batch_size == 8
+
+
+@pytest.mark.parametrize("kind", ["hf-CLIP", "hf-Siglip", "st-texts"])
+def test_a_missing_tokenizer_is_one_line(
+    kind: str, saved: Callable[[str], Path], photos: Path, tmp_path: Path, run_pe: Any
+) -> None:
+    """transformers makes an empty one of some models."""
+    directory = shutil.copytree(saved(kind), tmp_path / "model")
+    for file in directory.glob("tokenizer*"):
+        file.unlink()
+    (photos / "texts.csv").write_text("text\na dog\n")
+    run = run_pe("embed", photos / "texts.csv", "-o", tmp_path / "out.parquet", "-m", name_of(kind, directory))
+    assert run.status != 0 and run.stderr.count("\n") == 1, run.stderr
+    assert "/model: its tokenizer cannot be loaded (" in run.stderr
+
+
+@pytest.mark.parametrize("kind", ["hf-CLIP", "st-CLIP"])
+def test_loading_shows_no_bar_over_the_weights_but_downloads_do(
+    kind: str, saved: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from huggingface_hub.utils import are_progress_bars_disabled
+    from transformers import PreTrainedModel
+    from transformers.utils import logging as library
+
+    shown: list[bool] = []
+    load = PreTrainedModel.from_pretrained.__func__  # type: ignore[attr-defined]
+
+    def from_pretrained(cls: type, *given: Any, **options: Any) -> Any:
+        shown.append(not are_progress_bars_disabled())
+        return load(cls, *given, **options)
+
+    monkeypatch.setattr(PreTrainedModel, "from_pretrained", classmethod(from_pretrained))
+    library.enable_progress_bar()
+    pe.load(name_of(kind, saved(kind)))
+    assert shown == [True] and "weights" not in capfd.readouterr().err
+    assert library.is_progress_bar_enabled() and not are_progress_bars_disabled()
+
+
+def test_weights_that_are_missing_are_not_drawn_at_random(saved: Callable[[str], Path], tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
     model = tmp_path / "model"

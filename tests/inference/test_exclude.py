@@ -72,6 +72,7 @@ def test_the_callers_patterns_come_first_and_explicit_files_stay(tree: Path) -> 
     assert names("d/**/*.jpg", excluded=("raw/", "/sub/a.jpg")) == ["a.jpg", "sub/deep/a.jpg"]
     assert names("d/s*", excluded=("raw",)) == ["sub/a.jpg", "sub/b.png", "sub/deep/a.jpg"]
     assert names(".", excluded=("/d/sub", "raw")) == ["a.jpg"]
+    assert names("d/s*", excluded=("sub/deep/", "/sub/a.jpg")) == ["sub/b.png", "sub/raw/c.jpg"]
     left_out: Counter[str] = Counter()
     (tree / "notes.txt").write_text("x")
     (tree / "raw/notes.txt").write_text("x")

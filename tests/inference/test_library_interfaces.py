@@ -268,7 +268,8 @@ def test_a_model_says_what_it_is(encoder: Encoder) -> None:
     assert meta.n_parameters == sum(parameter.numel() for parameter in encoder.model.parameters())
     assert set(meta.modalities) == {"image", "video", "text"}
     half = Encoder(create_model("PE-Core-N16-128"), "cpu", torch.bfloat16)
-    assert half.mteb_model_meta.revision != meta.revision
+    others = half, encoder.cut(8), encoder.variant(layer=1), encoder.variant(transform="crop")
+    assert len({other.mteb_model_meta.revision for other in (encoder, *others)}) == 5
     assert isinstance(encoder, mteb.EncoderProtocol)
 
 

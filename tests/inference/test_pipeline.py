@@ -37,7 +37,7 @@ from perception_encoder.preprocess.image import open_image
 from perception_encoder.runtime.torch_runtime import TorchThreads
 from tests.inference.test_media import mutated
 
-TORCH = TorchThreads(torch.device("cpu"), torch.float32)
+TORCH = TorchThreads(torch.device("cpu"), torch.float32, batch_size=8)
 
 
 def text(number: int) -> Request[int]:

@@ -67,6 +67,8 @@ def test_no_match_is_said_with_the_best_probability(
     assert run.status == 0 and run.stdout.count("\n") == 1
     wanted = f"note: no match for “a cat”: the best hit has a probability of under 1%, and matches need {MATCH:.0%}\n"
     assert run.stderr.startswith(wanted)
+    run = run_pe("search", "a cat", photos, "--only-matches", "--where", "path = 'none'")
+    assert run.status == 0 and run.stderr.startswith("note: no hits for “a cat”\n")
 
 
 def test_the_page_shows_only_matches(photos: Path, monkeypatch: pytest.MonkeyPatch, split: int) -> None:

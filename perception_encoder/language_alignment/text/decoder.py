@@ -10,8 +10,6 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,6 +21,7 @@ from torch import nn
 from perception_encoder.errors import ConfigError, MissingExtraError, WeightsUnavailableError, one_line
 from perception_encoder.files import cache_directory, replacing
 from perception_encoder.language_alignment.text.prompt import PromptFormat
+from perception_encoder.progress import quiet_loading
 
 logger = logging.getLogger(__name__)
 
@@ -132,20 +131,6 @@ def check_complete(directory: Path) -> None:
     if missing:
         names = ", ".join(missing[:9]) + f" and {len(missing) - 9} more" * (len(missing) > 9)
         raise WeightsUnavailableError(f"{directory} is incomplete: missing {names}; download the model again")
-
-
-@contextmanager
-def quiet_loading() -> Iterator[None]:
-    """Load transformers models without progress bars."""
-    from transformers.utils import logging as library
-
-    enabled = library.is_progress_bar_enabled()
-    library.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if enabled:
-            library.enable_progress_bar()
 
 
 def _smollm2() -> Path:

@@ -63,7 +63,7 @@ _CONDITION_PATHS = 500  # in one condition
 _INDEXED_ROWS = 2000  # from here on, an index of the ids is faster than a scan
 _DAMAGE = (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, pa.ArrowException)
 """Exceptions of the supported versions of LanceDB and pyarrow for damaged files."""
-_SAME = ("model", "weight_hash", "layer", "pool", "dimension", "prompts")  # equal if vectors are comparable
+SAME = ("model", "weight_hash", "layer", "pool", "dimension", "prompts")  # equal if vectors are comparable
 
 
 class Store:
@@ -168,7 +168,7 @@ class Store:
 
         `model`: their model as the user named it, for the error message.
         """
-        different = [name for name in _SAME if name in settings and not self._has(name, settings[name])]
+        different = [name for name in SAME if name in settings and not self._has(name, settings[name])]
         if different:
             changes = ", ".join(f"{name} {self.settings.get(name)}, not {settings[name]}" for name in different)
             command = index_command(self.directory, "--rebuild", *(() if model is None else ("--model", model)))

@@ -85,7 +85,7 @@ def test_an_open_clip_model_is_wrapped_as_it_is() -> None:
     plain = PlainOpenClipEncoder()
     plain.model.visual.preprocess_cfg = {"size": 32}
     adapter = OpenClipModel("open_clip:tiny", "tiny")
-    adapter.model, adapter.tokenize = plain.model, plain.tokenize
+    adapter.model, adapter.tokenizer = plain.model, plain.tokenize
     encoders = {mode: OutputEncoder(adapter).variant(transform=mode) for mode in ("squash", "crop")}
     images = [Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8)) for _ in range(2)]
     np.testing.assert_allclose(encoders["crop"].encode_images(images), plain.encode_images(images), atol=1e-6)
