@@ -23,8 +23,10 @@ PerceptionEncoderError
 
 from __future__ import annotations
 
+import collections.abc
 import re
 import typing
+from contextlib import contextmanager
 from typing import Literal
 
 _E = typing.TypeVar("_E", bound=BaseException)
@@ -130,10 +132,7 @@ class EndpointError(PerceptionEncoderError):
     """
 
     def __init__(
-        self,
-        message: str,
-        scope: Literal["attempt", "request", "service"] = "attempt",
-        wait: float | None = None,
+        self, message: str, scope: Literal["attempt", "request", "service"] = "attempt", wait: float | None = None
     ) -> None:
         self.scope, self.wait = scope, wait
         super().__init__(message)
@@ -152,6 +151,15 @@ class MissingExtraError(PerceptionEncoderError):
 
     def __reduce__(self) -> tuple[type[MissingExtraError], tuple[str, str]]:
         return type(self), (self.module, self.extra)
+
+
+@contextmanager
+def needs_extra(extra: str, module: str = "") -> collections.abc.Iterator[None]:
+    """Turn an ImportError in the block into a MissingExtraError; `module`: by default the one that is missing."""
+    try:
+        yield
+    except ImportError as error:
+        raise MissingExtraError(module or error.name or "a library", extra) from None
 
 
 class InputError(PerceptionEncoderError):

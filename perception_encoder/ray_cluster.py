@@ -9,7 +9,7 @@ import socket
 from collections import Counter
 from urllib.parse import urlsplit
 
-from perception_encoder.errors import ClusterError, ConfigError, MissingExtraError
+from perception_encoder.errors import ClusterError, ConfigError, MissingExtraError, needs_extra
 
 logger = logging.getLogger(__name__)
 
@@ -47,11 +47,9 @@ def connect_cluster(address: str) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if address == "local":  # whoever reaches Ray's ports can run code
         os.environ[_LOOPBACK_ALONE] = "0"
-    try:
+    with needs_extra("cluster"):
         import ray
         import ray.data
-    except ImportError as error:
-        raise MissingExtraError(error.name or "ray", "cluster") from None
     dashboard = False if address == "local" else None
     try:
         ray.init(address, include_dashboard=dashboard, log_to_driver=False, logging_level=logging.ERROR)

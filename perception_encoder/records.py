@@ -31,6 +31,14 @@ def from_fields(kind: type[T], value: object, path: str = "") -> T:
     return typing.cast(T, _convert(kind, value, path))
 
 
+def check_minimums(config: object, minimums: Mapping[str, float], group: str = "") -> None:
+    """Raise ConfigError if a setting is below its minimum; None is allowed. `group`: the settings' prefix in errors."""
+    for name, lowest in minimums.items():
+        value = getattr(config, name)
+        if value is not None and value < lowest:
+            raise ConfigError(f"{group}{name} is {value}; it must be at least {lowest}")
+
+
 def _convert(kind: Any, value: Any, path: str) -> Any:
     origin, arguments = typing.get_origin(kind) or kind, typing.get_args(kind)
     if kind in (Any, object):

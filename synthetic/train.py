@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from perception_encoder.cli import output
-from perception_encoder.cli.options import DATASET, option
-from perception_encoder.cli.train import Debug, Out, Overrides, Recipe, Settings, ShardPaths, run, show_settings
+from perception_encoder.cli.options import DATASET, Overrides, option
+from perception_encoder.cli.train import Debug, Out, Recipe, Settings, ShardPaths, run, show_settings
 from perception_encoder.stages import configure
 from synthetic.builtin.recipes import STAGES
 from synthetic.command_line import run_command

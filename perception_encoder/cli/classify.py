@@ -38,20 +38,11 @@ def classify(
         pe classify photos --labels @labels.txt -m PE-Core-L14-336
         pe classify photos --labels "cat,dog" | cut -f1,2
     """
+    arguments = options.without(locals(), "files", "labels", "model", "json", "strict")
     from perception_encoder.evaluation.classification import labels as classification
 
     source = model or default_model()
-    result = classification.classify(
-        files,
-        labels,
-        prompts=prompts,
-        model=source,
-        top=top,
-        precision=precision,
-        dimensions=dimensions,
-        trust_remote_code=trust_remote_code,
-        progress=track,
-    )
+    result = classification.classify(files, labels, model=source, **arguments, progress=track)
     if json:
         output.print_json(result.to_dict())
     elif result:

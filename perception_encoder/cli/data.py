@@ -12,12 +12,7 @@ from perception_encoder.cli.groups import lazy_group
 from perception_encoder.cli.options import argument, option
 from perception_encoder.cli.output import track
 
-COMMANDS = {
-    "Commands": {
-        "shards": "data:shards",
-        "masks": "data:masks",
-    },
-}
+COMMANDS = {"Commands": {"shards": "data:shards", "masks": "data:masks"}}
 app = lazy_group(COMMANDS)
 
 
@@ -64,7 +59,7 @@ def masks(
     data: Annotated[list[Path], option("Images: a directory, or one of tars; repeat for more.", "PATH")],
     out: Annotated[Path, options.out_option("Cache, a file that ends in .sqlite.")],
     recipe: Annotated[str, option("Recipe of the spatial alignment.", "NAME")] = "spatial_builtin",
-    set_: Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Override a setting.")] = None,
+    set_: options.Overrides = None,
 ) -> None:
     """Cache a mask teacher's output.
 

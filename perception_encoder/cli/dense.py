@@ -5,7 +5,7 @@ from __future__ import annotations
 import json as json_format
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -105,16 +105,10 @@ def track(
     from perception_encoder.dense_prediction import tracking
 
     model = model or default_model("spatial")
+    encoding: dict[str, Any] = {"model": model, "layer": layer, "short_side": short_side}
+    positions = [(a, b, c, d) for a, b, c, d in read_positions(boxes, "LEFT,TOP,RIGHT,BOTTOM")]
     frames = tracking.track(
-        video,
-        out,
-        points=read_points(points),
-        boxes=[(a, b, c, d) for a, b, c, d in read_positions(boxes, "LEFT,TOP,RIGHT,BOTTOM")],
-        mask=mask,
-        model=model,
-        layer=layer,
-        short_side=short_side,
-        progress=show_progress,
+        video, out, points=read_points(points), boxes=positions, mask=mask, **encoding, progress=show_progress
     )
     first = last = next(frames)
     count = 1
@@ -158,13 +152,7 @@ def segment(
     if loaded is None:
         model = model or default_model("spatial")
     result = heads.segment(
-        image,
-        out,
-        points=read_points(points),
-        head=loaded,
-        model=model,
-        layer=layer,
-        short_side=short_side,
+        image, out, points=read_points(points), head=loaded, model=model, layer=layer, short_side=short_side
     )
     output.print_demo(model if loaded is None else loaded.demo_model)
     if json:
@@ -238,24 +226,13 @@ def detect(
         pe detect photo.jpg --head deta_coco_1824pix.pth -o detected
         pe detect photos/ --head runs/detr/head.safetensors --scales 0.8,1,1.2 --flip -o detected
     """
+    arguments = shared.without(locals(), "files", "out", "head", "model", "scales", "classes", "json", "strict")
     from perception_encoder.dense_prediction import heads
 
-    name = head or default_model("detection")
-    loaded = heads.load_head(name, task="detection", model=model, classes=classes)
+    loaded = heads.load_head(head or default_model("detection"), task="detection", model=model, classes=classes)
     skipped: list[InputError] = []
-    predictions = heads.detect(
-        files,
-        out,
-        head=loaded,
-        score=score,
-        scales=numbers(scales),
-        flip=flip,
-        soft_nms=soft_nms,
-        paper_views=paper_views,
-        every=every,
-        skipped=skipped,
-        progress=show_progress,
-    )
+    arguments |= {"head": loaded, "scales": numbers(scales), "skipped": skipped}
+    predictions = heads.detect(files, out, **arguments, progress=show_progress)
 
     def lines(found: Detections) -> Iterator[tuple[str, ...]]:
         for item in found.to_dict()["objects"]:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-import typer
-
 from perception_encoder.cli import options, output
 from perception_encoder.cli.options import MODEL, option
 from perception_encoder.cli.output import track
@@ -44,28 +42,12 @@ def embed(
         pe embed photos/ -o photos.parquet --exclude raw/ --exclude '*_small.jpg'
         pe embed photos.tar -o tokens.parquet --layer -2 --pool tokens
     """
+    arguments = options.without(locals(), "paths", "out", "model", "exclude", "strict")
     from perception_encoder.inference import output as embeddings
 
-    source = model or default_model()
-    try:
-        report = embeddings.embed(
-            paths,
-            out,
-            model=source,
-            layer=layer,
-            pool=pool,
-            normalize=normalize,
-            frames=frames,
-            overwrite=overwrite,
-            exclude=exclude or (),
-            precision=precision,
-            dimensions=dimensions,
-            trust_remote_code=trust_remote_code,
-            progress=track if output.error_console.is_terminal else untracked,
-        )
-    except KeyboardInterrupt:
-        output.print_warning("stopped; finished embeddings are saved: rerun the same command to resume")
-        raise typer.Exit(output.INTERRUPTED) from None
+    source, progress = model or default_model(), track if output.error_console.is_terminal else untracked
+    with output.interruptible(lambda: "stopped; finished embeddings are saved: rerun the same command to resume"):
+        report = embeddings.embed(paths, out, model=source, exclude=exclude or (), **arguments, progress=progress)
     speed = f"{report.encoded / report.seconds:.1f} items/s"
     rows = report.rows
     output.print_line(f"{rows} embeddings in {out}, {speed}" if rows else f"no embeddings; {out} was not written")

@@ -127,37 +127,16 @@ def run(
         pe annotate captioned/
         pe train video_finetune_b16 --shards captioned/shards
     """
+    arguments = shared.without(locals(), "videos", "out", "captioner", "json", "strict", "show_prompt")
     from perception_encoder.inference.listing import check_paths
     from perception_encoder.video_data_engine.run import run_engine
 
     check_paths(videos)
     captioner = language_model(captioner)
     output.print_demo(captioner, frame_captioner, llm)
-    try:
-        with progress("captioning clips") as advance:
-            report = run_engine(
-                videos,
-                out,
-                captioner,
-                frame_captioner=frame_captioner,
-                llm=llm,
-                video_prompt=video_prompt,
-                frame_prompt=frame_prompt,
-                summary_prompt=summary_prompt,
-                frames=frames,
-                captioned_frames=captioned_frames,
-                longest=longest,
-                workers=workers,
-                batch_size=batch_size,
-                timeout=timeout,
-                tries=tries,
-                ray=ray,
-                retry=retry,
-                listener=clip_counter(advance),
-            )
-    except KeyboardInterrupt:
-        output.print_warning("stopped; rerun the same command to resume")
-        raise typer.Exit(output.INTERRUPTED) from None
+    stopped = output.interruptible(lambda: "stopped; rerun the same command to resume")
+    with stopped, progress("captioning clips") as advance:
+        report = run_engine(videos, out, captioner, **arguments, listener=clip_counter(advance))
     failures = [InputError(failure.source, f"{failure.stage}: {failure.reason}") for failure in report.quarantine]
     if json:
         output.print_json(report.to_dict())
@@ -189,7 +168,7 @@ def refine(
     model: Annotated[
         str | None, model_option("that of DIR", "a run of `pe train` or `pe engine refine`; builtin-lang")
     ] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Override a setting.")] = None,
+    set_: shared.Overrides = None,
 ) -> None:
     """Finetune a captioner on refined captions.
 
@@ -205,12 +184,7 @@ def refine(
         pe engine run --videos clips/ -o again/ --captioner runs/refined --video-prompt video_caption_short_v1
     """
     from perception_encoder.training.settings import override
-    from perception_encoder.video_data_engine.refine import (
-        find_setting,
-        read_corrections,
-        refine_captioner,
-        refinement,
-    )
+    from perception_encoder.video_data_engine.refine import find_setting, read_corrections, refine_captioner, refinement
 
     video_prompt, captioner = find_setting(engine, "video_prompt"), model or find_setting(engine, "captioner")
     texts = read_corrections(engine, captions)

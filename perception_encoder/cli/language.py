@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -88,20 +88,13 @@ def ask(
     name = language_model(model)
     check_paths(paths)  # before the model is loaded
     assistant = load_assistant(name, tiles=tiles, precision=precision)
+    shown: dict[str, Any] = {"frames": frames, "start": start, "end": end, "pages": pages}
     if json:
-        answer = assistant.ask(
-            paths,
-            question,
-            frames=frames,
-            start=start,
-            end=end,
-            pages=pages,
-            max_tokens=max_tokens,
-        )
+        answer = assistant.ask(paths, question, **shown, max_tokens=max_tokens)
         output.print_demo(name)
         output.print_json(answer.to_dict())
         return
-    parts = assistant.open(paths, frames=frames, start=start, end=end, pages=pages)
+    parts = assistant.open(paths, **shown)
     output.print_demo(name)
     conversation: list[Message] = []
     for text in _questions(question, interactive):
@@ -162,6 +155,7 @@ def caption(
         pe caption photos/ "clips/*.mp4" -o captions.jsonl -m runs/lang
         pe caption photo.jpg --prompt "List the objects." --json
     """
+    arguments = shared.without(locals(), "paths", "model", "tiles", "precision", "json", "strict")
     from perception_encoder.inference.listing import check_paths, list_items
     from perception_encoder.language_alignment.load import load_assistant
 
@@ -178,24 +172,11 @@ def caption(
         if out is None and not json:
             output.print_fields(described.id, described.caption)
 
-    try:
-        with progress("describing", total) as advance:
-            captions = assistant.caption(
-                paths,
-                out=out,
-                prompt=prompt,
-                max_tokens=max_tokens,
-                batch_size=batch_size,
-                frames=frames,
-                pages=pages,
-                skipped=failures,
-                on_caption=show,
-                progress=advance,
-            )
-    except KeyboardInterrupt:
-        if out is not None:
-            output.print_warning(f"stopped; {len(new)} new captions are saved in {out}: rerun to resume")
-        raise typer.Exit(output.INTERRUPTED) from None
+    def stopped() -> str | None:
+        return None if out is None else f"stopped; {len(new)} new captions are saved in {out}: rerun to resume"
+
+    with output.interruptible(stopped), progress("describing", total) as advance:
+        captions = assistant.caption(paths, **arguments, skipped=failures, on_caption=show, progress=advance)
     if out is not None:
         output.print_line(f"{len(captions)} captions in {out}, {len(new)} of them new")
     elif json:

@@ -51,6 +51,7 @@ def layers(
         pe layers builtin --tasks vqav2,coco --data vqav2=VQAv2 --data coco=coco --items 500 --layer 2,5,8
         pe layers timm:vit_small_patch14_dinov2 --size 224 --baseline builtin --data photos --similarity
     """
+    arguments = options.without(locals(), "model", "data", "tasks", "layer", "size")
     from perception_encoder.api import analyze_layers
     from perception_encoder.models.memory import keep_freed_memory
 
@@ -60,16 +61,8 @@ def layers(
         read_paths(data),
         tasks=options.items_of(tasks),
         layer=options.read_layers(layer) if layer else None,
-        baseline=baseline,
-        items=items,
         size=options.image_size(size),
-        short_side=short_side,
-        per_metre=per_metre,
-        final_norm=final_norm,
-        similarity=similarity,
-        trust_remote_code=trust_remote_code,
-        out=out,
-        store=store,
+        **arguments,
         progress=track,
     )
     rows = [(item.curve.task, item.curve.metric, item.text()) for item in report.recommendations]

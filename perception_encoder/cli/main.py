@@ -29,18 +29,8 @@ COMMANDS = {
         "demo": "demo",
     },
     "Ask": {"ask": "language", "caption": "language"},
-    "Dense prediction": {
-        "track": "dense",
-        "segment": "dense",
-        "depth": "dense",
-        "detect": "dense",
-    },
-    "Models": {
-        "models": "models",
-        "features": "layers",
-        "convert": "export:convert",
-        "export": "export",
-    },
+    "Dense prediction": {"track": "dense", "segment": "dense", "depth": "dense", "detect": "dense"},
+    "Models": {"models": "models", "features": "layers", "convert": "export:convert", "export": "export"},
     "Video datasets": {"annotate": "video_dataset:annotate", "video-dataset": "video_dataset"},
     "Train and evaluate": {
         "train": "train",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -60,8 +61,7 @@ Precision = Annotated[
     option("Number format of the computation; int8 needs the extra fast.", panel=SPEED, advanced=True),
 ]
 Dimensions = Annotated[
-    int | None,
-    option("Length of vectors, of Matryoshka models [default: whole].", "N", MODEL, advanced=True, least=1),
+    int | None, option("Length of vectors, of Matryoshka models [default: whole].", "N", MODEL, advanced=True, least=1)
 ]
 TRUST = "Run the code that a model of hf: or st: comes with; read it first."
 TrustRemoteCode = Annotated[bool, flag("--trust-remote-code", TRUST, MODEL, advanced=True)]
@@ -115,6 +115,12 @@ Key = Annotated[
 ]
 Port = Annotated[int, typer.Option(min=0, max=65535, metavar="N", rich_help_panel=NETWORK, help="Port to listen on.")]
 Jobs = Annotated[int | None, option("Processes [default: one per core].", least=1)]
+Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Override a setting.")]
+
+
+def without(arguments: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    """Return a command's arguments, its `locals()`, except those that its public call does not take as they are."""
+    return {name: value for name, value in arguments.items() if name not in names}
 
 
 def items_of(text: str) -> list[str]:

@@ -166,6 +166,17 @@ def exit_with_skipped(failures: Sequence[InputError], used: int, strict: bool) -
 
 
 @contextmanager
+def interruptible(told: Callable[[], str | None]) -> Iterator[None]:
+    """End the command if Ctrl-C interrupts the block, after the warning that `told` returns, if any."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if text := told():
+            print_warning(text)
+        raise typer.Exit(INTERRUPTED) from None
+
+
+@contextmanager
 def progress(description: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
     """Show a bar while the block runs; yields `advance(items)`."""
     if console.quiet:

@@ -18,7 +18,7 @@ import typer
 from perception_encoder.cli import options, output
 from perception_encoder.cli.options import OUTPUT, QUERY, VIDEO, argument, flag, option
 from perception_encoder.cli.output import track
-from perception_encoder.errors import MissingExtraError
+from perception_encoder.errors import needs_extra
 from perception_encoder.models.defaults import default_model
 from perception_encoder.models.registry import demo_line
 
@@ -250,10 +250,8 @@ def in_terminal() -> bool:
 
 def thumbnail_class() -> Any:
     """Return what prints an image in this terminal, by what it answers to queries; MissingExtraError without it."""
-    try:
+    with needs_extra("search", "textual_image"):
         from textual_image.renderable import Image
-    except ImportError:
-        raise MissingExtraError("textual_image", "search") from None
     logging.getLogger("textual_image").setLevel(logging.ERROR)  # it warns of terminals that do not tell their size
     return Image
 

@@ -67,6 +67,7 @@ def serve(
         curl localhost:8000/v1/embeddings -d '{"input": ["a red mug"], "model": "builtin"}'
         curl localhost:8000/v1/embeddings -d '{"input": "https://example.com/mug.jpg", "modality": "image"}'
     """
+    arguments = options.without(locals(), "directory", "home", "origins")
     from perception_encoder import api as public
 
     def show(server: RunningServer) -> None:
@@ -76,24 +77,5 @@ def serve(
             output.print_line(f"clients send: Authorization: Bearer {server.new_key}")
         output.print_demo(server.source, chat_model, ask_model)
 
-    public.serve(
-        directory,
-        api=api,
-        model=model,
-        index=home,
-        lan=lan,
-        host=host,
-        port=port,
-        key=key,
-        origins=options.items_of(origins) if origins else (),
-        waiting=waiting,
-        chat_model=chat_model,
-        ask_model=ask_model,
-        features_model=features_model,
-        depth_head=depth_head,
-        exclude=exclude,
-        precision=precision,
-        dimensions=dimensions,
-        trust_remote_code=trust_remote_code,
-        on_start=show,
-    )
+    pages = options.items_of(origins) if origins else ()
+    public.serve(directory, index=home, origins=pages, **arguments, on_start=show)

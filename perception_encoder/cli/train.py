@@ -26,7 +26,6 @@ OUT = "Directory for checkpoints, metrics and weights [default: runs/RECIPE]."
 Recipe = Annotated[str, argument("RECIPE", "Name of the recipe; `--list` shows all.")]
 ShardPaths = Annotated[list[str] | None, option(SHARDS, "PATH", DATASET)]
 Out = Annotated[Path | None, options.out_option(OUT, "DIR")]
-Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Override a setting.")]
 Debug = Annotated[bool, flag("--debug", "Run four steps of a tiny model, as a check.")]
 Settings = Annotated[bool, flag("--settings", "Print all settings with default and meaning, and exit.")]
 
@@ -45,7 +44,7 @@ def train(
     data: Annotated[list[Path] | None, option(DATA, "PATH", DATASET)] = None,
     shards: ShardPaths = None,
     out: Out = None,
-    set_: Overrides = None,
+    set_: options.Overrides = None,
     debug: Debug = False,
     list_: Annotated[
         bool, typer.Option("--list", callback=_show_recipes, is_eager=True, help="List the recipes and exit.")
@@ -98,17 +97,16 @@ def run(stage: Stage, config: TrainingConfig, data: Sequence[Path], shards: Sequ
     else:
         for name in ("training.loop", "dense_training.run"):  # they report what is resumed, loaded and frozen
             logging.getLogger(f"perception_encoder.{name}").setLevel(logging.INFO)
-    try:
-        with progress("training", config.steps) as advance:
-            result = run_training(stage, config, data, shards, out, track, reporter(advance))
-    except KeyboardInterrupt:
-        if not output.console.quiet:
-            checkpoints = find_checkpoints(out)
-            told = f"stopped before the first checkpoint in {out}; rerun the command to start again"
-            if checkpoints:
-                told = f"stopped; rerun the command to resume from step {checkpoints[0][1].step} in {out}"
-            output.print_warning(told)
-        raise typer.Exit(output.INTERRUPTED) from None
+
+    def stopped() -> str | None:
+        if output.console.quiet:
+            return None
+        if checkpoints := find_checkpoints(out):
+            return f"stopped; rerun the command to resume from step {checkpoints[0][1].step} in {out}"
+        return f"stopped before the first checkpoint in {out}; rerun the command to start again"
+
+    with output.interruptible(stopped), progress("training", config.steps) as advance:
+        result = run_training(stage, config, data, shards, out, track, reporter(advance))
     output.print_line(f"weights: {result.weights}")
     if result.best:
         output.print_line(f"weights of the best validated step: {result.best}")

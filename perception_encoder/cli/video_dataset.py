@@ -246,10 +246,7 @@ def progress(data: Data, store: Store = None, as_json: options.Json = False) -> 
 
 def describe_agreement(agreement: Agreement) -> str:
     """Return the agreement of two people in one line."""
-    parts = {
-        "words in common": agreement.similarity,
-        "alpha of ratings": agreement.ratings,
-    }
+    parts = {"words in common": agreement.similarity, "alpha of ratings": agreement.ratings}
     values = ", ".join(f"{name} {value:.2f}" for name, value in parts.items() if value is not None)
     return f"agreement on {agreement.videos} videos: {values}"
 

@@ -17,13 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from perception_encoder.data.conversation_records import (
-    ANSWER_FIELDS,
-    CONTENT_FIELDS,
-    MEDIA_FIELDS,
-    MediaKind,
-    Record,
-)
+from perception_encoder.data.conversation_records import ANSWER_FIELDS, CONTENT_FIELDS, MEDIA_FIELDS, MediaKind, Record
 from perception_encoder.data.shard_index import load_table, summarize_shard
 from perception_encoder.errors import DataError, InputError, one_line
 from perception_encoder.files import cached_by_file

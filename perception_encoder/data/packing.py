@@ -6,7 +6,6 @@ same way: the same input makes the same bytes.
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import re
@@ -24,7 +23,7 @@ from perception_encoder.errors import ConfigError, DataError, InputError, MediaD
 from perception_encoder.files import replacing, writing
 from perception_encoder.formats.shards import add_member, json_bytes, new_tar
 from perception_encoder.formats.tables import TABLE_SUFFIXES, read_rows
-from perception_encoder.preprocess.image import open_image
+from perception_encoder.preprocess.image import image_file, open_image
 from perception_encoder.preprocess.source import IMAGE_SUFFIXES, SHARD_IMAGES, escape_name, open_source
 from perception_encoder.progress import Track, untracked
 
@@ -118,8 +117,7 @@ def _directory_pairs(directory: Path) -> Iterator[Candidate | InputError]:
             yield path, texts
         else:
             yield InputError(
-                escape_name(path),
-                "has no caption: no .txt, .caption or .json beside it, and no class directory",
+                escape_name(path), "has no caption: no .txt, .caption or .json beside it, and no class directory"
             )
 
 
@@ -163,9 +161,7 @@ def _read(candidate: Candidate, side: int | None) -> list[tuple[str, bytes]] | I
     if side is not None and not fits:
         width, height = (max(side, round(length * side / short)) for length in image.size)
         image = image.resize((width, height), Image.Resampling.BICUBIC)
-    jpeg = io.BytesIO()
-    image.save(jpeg, "JPEG", quality=QUALITY)
-    return [("jpg", jpeg.getvalue()), *texts]
+    return [("jpg", image_file(image, "JPEG", quality=QUALITY)), *texts]
 
 
 def _read_text(extension: str, text: bytes | Path) -> bytes:

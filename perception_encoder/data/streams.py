@@ -26,8 +26,8 @@ from perception_encoder.errors import (
     ConfigError,
     DataError,
     MediaDecodeError,
-    MissingExtraError,
     PerceptionEncoderError,
+    needs_extra,
     one_line,
 )
 from perception_encoder.formats.shards import split_problem
@@ -90,10 +90,8 @@ class Shards:
 
     def find(self) -> list[str]:
         """Return the tars' paths or URLs in order; DataError if there are none, MissingExtraError without a package."""
-        try:
+        with needs_extra("train", "braceexpand"):
             from braceexpand import braceexpand
-        except ImportError as error:
-            raise MissingExtraError("braceexpand", "train") from error
         try:
             urls = [tar for url in braceexpand(self.location) for tar in _find(url)]
         except PerceptionEncoderError:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from perception_encoder.errors import DataError, MissingExtraError
+from perception_encoder.errors import DataError, needs_extra
 from perception_encoder.formats.entries import read_json, read_lines
 
 IMAGENET = "imagenet"
@@ -85,11 +85,9 @@ def read_class_names(source: str) -> ClassNames:
 
 def imagenet_classes() -> ClassNames:
     """Return the 1000 classes of ImageNet: WordNet ids in order, with the names from OpenAI's prompts."""
-    try:
+    with needs_extra("eval", "open_clip_torch"):
         from open_clip import IMAGENET_CLASSNAMES
         from timm.data import ImageNetInfo
-    except ImportError:
-        raise MissingExtraError("open_clip_torch", "eval") from None
     ids, lemmas = ImageNetInfo().label_names(), ImageNetInfo().label_descriptions()
     synonyms = [(name, identity) for identity, names in zip(ids, lemmas, strict=True) for name in names.split(",")]
     clear = _clear(synonyms) | _clear(zip(lemmas, ids, strict=True))

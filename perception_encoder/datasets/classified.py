@@ -111,22 +111,20 @@ def _load_numbered(path: Path, split: str) -> LabelledImages:
         del names[-1]
     if not names:
         logger.warning("%s has no %s: its classes have only numbers unless you name them", path, CLASS_NAMES)
-    keys, images, labels = [], [], []
+    rows: list[tuple[str, MediaSource, str]] = []
     for key, image, text in read_pairs(tars, CLASS):
         number = text.decode("ascii", "replace").strip()
         if not number.isdecimal() or len(number) > 9 or (names and int(number) >= len(names)):
             allowed = f"0 to {len(names) - 1}, the lines of {names_file}" if names else "0 and up"
             raise DataError(f"{key}.{CLASS} is {quoted(number)}; it must be a class's number, {allowed}")
-        keys.append(key)
-        images.append(image)
-        labels.append(str(int(number)))
+        rows.append((key, image, str(int(number))))
     choices = tuple(map(str, range(len(names))))
     title = path.stem if path.is_file() else path.name
     named = dict(zip(choices, names, strict=True))
     files = (place / TEMPLATES for place in directories)
     lines = [line.strip().replace("{c}", "{}") for file in files if file.is_file() for line in read_lines(file)]
     templates = tuple(line for line in dict.fromkeys(lines) if "{}" in line)
-    return LabelledImages(title, tuple(keys), tuple(images), tuple(labels), choices, named, templates=templates)
+    return LabelledImages.of(title, rows, choices=choices, names=named, templates=templates)
 
 
 def media_tables(path: Path, split: str) -> list[Path]:
@@ -138,34 +136,29 @@ def media_tables(path: Path, split: str) -> list[Path]:
 
 def _read_media_tables(path: Path, tables: list[Path]) -> LabelledImages:
     """Read the hub's Parquet files: an image or a video and its label in each row; any class can be chosen."""
-    keys, media, labels, names = list[str](), list[MediaSource](), list[str](), tuple[str, ...]()
+    rows, names = list[tuple[str, MediaSource, str]](), tuple[str, ...]()
     for table in tables:
         for where, cells, source in read_image_table(table, MEDIA_COLUMNS):
             label = find_column([cells], LABEL_COLUMNS, table, "labels")
             names = names or class_names_of(table, label)
-            value = str(id_field(cells, label, where))
-            keys.append(f"{table.stem}/{where.rpartition(':')[2]}")
-            media.append(source)
-            labels.append(value)
+            rows.append((f"{table.stem}/{where.rpartition(':')[2]}", source, str(id_field(cells, label, where))))
     choices = tuple(map(str, range(len(names))))
-    if foreign := set(labels) - set(choices) if choices else set():
+    if foreign := {label for _, _, label in rows} - set(choices) if choices else set():
         raise DataError(f"{path}: the label {min(foreign)} is not among the {len(choices)} classes of its table")
     named = dict(zip(choices, names, strict=True))
-    return LabelledImages(escape_name(path.stem), tuple(keys), tuple(media), tuple(labels), choices, named)
+    return LabelledImages.of(escape_name(path.stem), rows, choices=choices, names=named)
 
 
 def _read_list(path: Path, options: ClassOptions) -> LabelledImages:
     """Read UCF-101's lists of CLASS/FILE: "ApplyEyeMakeup" is shown as "apply eye makeup" in prompts."""
     media = MediaDirectory(options.media or path.parent)
     keys = [line.split()[0] for line in read_lines(path) if line.strip()]
-    labels = [key.partition("/")[0] for key in keys]
     if bad := next((key for key in keys if "/" not in key), None):
         raise DataError(f"{path}: {quoted(bad)} is not CLASS/FILE")
-    choices = tuple(sorted(set(labels)))
+    rows = [(key, media.find(key), key.partition("/")[0]) for key in keys]
+    choices = tuple(sorted({label for _, _, label in rows}))
     named = {choice: re.sub(r"(?<=[a-z])(?=[A-Z])", " ", choice).lower() for choice in choices}
-    return LabelledImages(
-        escape_name(path.stem), tuple(keys), tuple(map(media.find, keys)), tuple(labels), choices, named
-    )
+    return LabelledImages.of(escape_name(path.stem), rows, choices=choices, names=named)
 
 
 def has_labels(path: Path, split: str) -> bool:
@@ -192,9 +185,8 @@ def _read_directories(path: Path, split: str) -> LabelledImages:
             f"{root} holds no labelled images: no {split}.tar, no {split}/*.tar, no {split}-*.parquet with images or "
             "videos in it, and no directory of them for each class"
         )
-    keys = tuple(escape_name(file.relative_to(root)) for file, _ in files)
-    labels = tuple(escape_name(label) for _, label in files)
-    return LabelledImages(escape_name(path.name), keys, tuple(file for file, _ in files), labels)
+    labelled = [(escape_name(file.relative_to(root)), file, escape_name(label)) for file, label in files]
+    return LabelledImages.of(escape_name(path.name), labelled)
 
 
 def _read_table(path: Path, split: str, options: ClassOptions) -> LabelledImages:
@@ -204,17 +196,15 @@ def _read_table(path: Path, split: str, options: ClassOptions) -> LabelledImages
     kinetics = "youtube_id" in rows[0]
     column = "youtube_id" if kinetics else find_column(rows, PATH_COLUMNS, path, "files")
     media = MediaDirectory(options.media or path.parent)
-    keys, sources, labels = [], [], []
+    labelled: list[tuple[str, MediaSource, str]] = []
     for index, row in rows_of_split(rows, split, path):
         where = f"{path}: row {index + 1}"
         name, value = text_field(row, column, where), str(id_field(row, label, where))
         if not value:
             raise DataError(f"{where}: `{label}` is empty")
         key, source = _kinetics_clip(row, name, where, media) if kinetics else (name, media.find(name))
-        keys.append(key)
-        sources.append(source)
-        labels.append(value)
-    return LabelledImages(escape_name(path.stem), tuple(keys), tuple(sources), tuple(labels))
+        labelled.append((key, source, value))
+    return LabelledImages.of(escape_name(path.stem), labelled)
 
 
 def rows_of_split(rows: Iterable[Mapping[str, Any]], split: str, path: Path) -> list[tuple[int, Mapping[str, Any]]]:
@@ -247,7 +237,8 @@ def _kinetics_clip(row: Mapping[str, Any], identity: str, where: str, media: Med
 
 def _with_options(task: LabelledImages, options: ClassOptions) -> LabelledImages:
     """Turn labels into class ids with names and, for another set of classes, their counterparts."""
-    source = read_class_names(options.classes) if options.classes else _plain_classes(task)
+    plain = tuple(task.names.get(label, label).replace("_", " ") for label in task.classes)
+    source = read_class_names(options.classes) if options.classes else ClassNames(task.classes, plain, task.name)
     task = replace(task, labels=tuple(source.find(label) for label in task.labels))
     accepted: dict[str, frozenset[str]] = {}
     target = source
@@ -266,9 +257,3 @@ def _with_options(task: LabelledImages, options: ClassOptions) -> LabelledImages
     choices = tuple(entry for entry in target.ids if every_class or entry in occurring)
     names = {choice: target.name(choice).lower() if lower else target.name(choice) for choice in choices}
     return replace(task, choices=choices, names=names, accepted=accepted, trim=options.trim)
-
-
-def _plain_classes(task: LabelledImages) -> ClassNames:
-    """Return the dataset's class names, or its labels with spaces for underscores."""
-    names = tuple(task.names.get(label, label).replace("_", " ") for label in task.classes)
-    return ClassNames(task.classes, names, task.name)

@@ -14,14 +14,14 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
 from PIL import Image
 
 from perception_encoder.datasets.class_masks import OBJECT
 from perception_encoder.datasets.image_set import ImageSet, Stored
-from perception_encoder.errors import DataError, InputError, MissingExtraError
+from perception_encoder.errors import DataError, InputError, needs_extra
 from perception_encoder.formats.entries import are_numbers, integer_field, list_objects, quoted, read_json, text_field
 from perception_encoder.formats.shards import read_members
 from perception_encoder.preprocess.budget import MAX_PIXELS
@@ -207,7 +207,7 @@ def read_instances(file: Path, directory: Path) -> InstanceSet:
 
     DataError names the first entry that does not follow COCO's format, or an image that does not exist.
     """
-    checked = _check_annotations(read_annotations(file), file)
+    records, annotations, categories = _check_annotations(read_annotations(file), file)
     split, objects365 = file.stem.rpartition("_")[2].removesuffix("2017"), file.name.startswith(OBJECTS365)
     places = [directory / place for place in ("", split, f"{split}2017", "images", f"images/{split}")]
     packed = {
@@ -219,11 +219,11 @@ def read_instances(file: Path, directory: Path) -> InstanceSet:
         paths = (place / name for name in names for place in places)
         return packed.get(key) or next((path for path in paths if os.path.isfile(path)), None)
 
-    keys = [file_name(record) for record in checked.records]
+    keys = [file_name(record) for record in records]
     images = [find(key) for key in keys]
     if missing := [key for key, image in zip(keys, images, strict=True) if image is None]:
         raise DataError(f"{file}: {len(missing)} images do not exist, first {quoted(missing[0])}")
-    objects = [item for some in checked.annotations.values() for item in some]
+    objects = [item for some in annotations.values() for item in some]
     bare = sum(not item.get("segmentation") for item in objects)
     if 0 < bare < len(objects):
         text = "%s: %d of %d annotations have no mask; only boxes are trained and evaluated"
@@ -234,9 +234,9 @@ def read_instances(file: Path, directory: Path) -> InstanceSet:
         name=escape_name(f"{directory.name}/{file.stem}"),
         keys=tuple(keys),
         images=tuple(image for image in images if image is not None),
-        records=tuple(checked.records),
-        annotations=checked.annotations,
-        categories=tuple(checked.categories),
+        records=tuple(records),
+        annotations=annotations,
+        categories=tuple(categories),
     )
 
 
@@ -248,17 +248,13 @@ def read_annotations(file: Path) -> dict[str, Any]:
     return content
 
 
-class _Annotations(NamedTuple):
-    records: list[dict[str, Any]]
-    """The images' entries, sorted by id."""
-    annotations: dict[int, list[dict[str, Any]]]
-    """By the image's id."""
-    categories: list[dict[str, Any]]
-    """Sorted by id."""
+def _check_annotations(
+    content: Mapping[str, Any], file: Path
+) -> tuple[list[dict[str, Any]], dict[int, list[dict[str, Any]]], list[dict[str, Any]]]:
+    """Return a file's images by id, annotations by the image's id, and categories by id; DataError for a bad entry.
 
-
-def _check_annotations(content: Mapping[str, Any], file: Path) -> _Annotations:
-    """Return the content of a file; DataError for the first bad entry. Gaps of Objects365 are left out."""
+    Gaps of Objects365 are left out.
+    """
     objects365 = file.name.startswith(OBJECTS365)
     images, categories = _by_id(content, "images", file), _by_id(content, "categories", file)
     for number, image in images.items():
@@ -286,7 +282,7 @@ def _check_annotations(content: Mapping[str, Any], file: Path) -> _Annotations:
     if outside:
         logger.warning("%s: boxes outside their image: %d; they are left out", escape_name(file), outside)
     unpublished = {n for n, image in images.items() if objects365 and file_name(image).endswith(UNPUBLISHED)}
-    return _Annotations(
+    return (
         [images[number] for number in sorted(images) if number not in unpublished],
         {number: items for number, items in objects.items() if number not in unpublished},
         [categories[number] for number in sorted(categories)],
@@ -351,10 +347,8 @@ def decode_mask(segmentation: Any, height: int, width: int) -> np.ndarray:
 
     ValueError or RuntimeError if that fails, MissingExtraError without faster-coco-eval.
     """
-    try:
+    with needs_extra("eval", "faster-coco-eval"):
         from faster_coco_eval.core import mask
-    except ImportError:
-        raise MissingExtraError("faster-coco-eval", "eval") from None
     if isinstance(segmentation, dict) and isinstance(segmentation["counts"], str):
         runs: Any = segmentation
     elif isinstance(segmentation, dict):

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from perception_encoder.formats.entries import id_field
 from perception_encoder.formats.media_directory import MediaSource
@@ -37,6 +38,12 @@ class LabelledImages:
     templates: tuple[str, ...] = ()
     """The dataset's own prompts, with {} for the class."""
 
+    @classmethod
+    def of(cls, name: str, rows: Sequence[tuple[str, MediaSource, str]], **others: Any) -> LabelledImages:
+        """Return a task by its rows: key, image and label; `others`: further fields."""
+        keys, images, labels = zip(*rows, strict=True) if rows else ((), (), ())
+        return cls(name, keys, images, labels, **others)
+
     @property
     def classes(self) -> tuple[str, ...]:
         """The classes to choose from: `choices`, or the distinct labels, sorted."""
@@ -52,6 +59,19 @@ class LabelledImages:
         )
 
 
+def hashed_rows(keys: Sequence[str]) -> list[int]:
+    """Return the rows in the order of a hash of their keys."""
+    return sorted(range(len(keys)), key=lambda row: hashlib.sha256(os.fsencode(keys[row])).digest())
+
+
+def hashed_classes(keys: Sequence[str], labels: Sequence[str]) -> dict[str, list[int]]:
+    """Return the rows of each label in that order."""
+    rows: dict[str, list[int]] = {}
+    for row in hashed_rows(keys):
+        rows.setdefault(labels[row], []).append(row)
+    return rows
+
+
 HELD_OUT_SHARE = 0.2
 """Share of a dataset without splits that is held out for evaluation."""
 
@@ -62,9 +82,7 @@ def held_out_rows(keys: Sequence[str], labels: Sequence[str], share: float = HEL
     Evaluations and training with the same `validation.share` hold out the same rows; of two or more of a class, one at
     least and never all.
     """
-    of_class: dict[str, list[int]] = {}
-    for row in sorted(range(len(keys)), key=lambda row: hashlib.sha256(os.fsencode(keys[row])).digest()):
-        of_class.setdefault(labels[row], []).append(row)
+    of_class = hashed_classes(keys, labels)
     counts = {label: max(1, round(share * len(rows))) if len(rows) > 1 else 0 for label, rows in of_class.items()}
     return sorted(row for label, rows in of_class.items() for row in rows[: min(counts[label], len(rows) - 1)])
 
@@ -76,7 +94,7 @@ def load_labelled(path: Path, split: str = "test", held_out: FindHeldOut | None 
     their own, `NAME/unseen`, which `NAME` then lacks. Errors as those of `find_shards` and `read_shard`.
     """
     unseen = held_out(path) if held_out else frozenset()
-    rows: dict[str, list[tuple[str, bytes, str]]] = {}
+    rows: dict[str, list[tuple[str, MediaSource, str]]] = {}
     for shard in find_shards(path, split):
         for sample in read_shard(shard):
             name = f"{sample.source}/unseen" if (sample.source, sample.label) in unseen else sample.source
@@ -84,8 +102,4 @@ def load_labelled(path: Path, split: str = "test", held_out: FindHeldOut | None 
             if "coarse" in sample.metadata:
                 coarse = str(id_field(sample.metadata, "coarse", f"{shard}: {sample.key}.json"))
                 rows.setdefault(f"{sample.source}/coarse", []).append((sample.key, sample.image, coarse))
-    tasks = {}
-    for name in sorted(rows):
-        keys, images, labels = zip(*rows[name], strict=True)
-        tasks[name] = LabelledImages(name, keys, images, labels)
-    return tasks
+    return {name: LabelledImages.of(name, rows[name]) for name in sorted(rows)}

@@ -6,7 +6,6 @@ DAVIS 2016, white is object 1. Rendered videos are KEY.mp4 with KEY.mask.png, th
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from perception_encoder.datasets.image_set import Stored, read_integers
 from perception_encoder.errors import DataError, InputError
 from perception_encoder.formats.entries import quoted, read_lines
 from perception_encoder.formats.shards import read_members, split_member
-from perception_encoder.preprocess.image import open_image
+from perception_encoder.preprocess.image import image_file, open_image
 from perception_encoder.preprocess.video import read_frames
 
 VOID = 255
@@ -133,13 +132,8 @@ def _cut_video(name: str, parts: Mapping[str, bytes]) -> MaskedVideo:
     if rest or stacked.shape[1] != width:
         raise DataError(f"{name}: masks of {stacked.shape} do not divide into frames of {height}x{width}")
     masks = np.split(stacked, count)
-    return MaskedVideo(name, tuple(map(_png, images)), tuple(_png(Image.fromarray(mask)) for mask in masks))
-
-
-def _png(image: Image.Image) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, "PNG", compress_level=1)
-    return stream.getvalue()
+    stored = [image_file(image, "PNG", compress_level=1) for image in (*images, *map(Image.fromarray, masks))]
+    return MaskedVideo(name, tuple(stored[: len(images)]), tuple(stored[len(images) :]))
 
 
 def _pair(name: str, frames: Path, masks: Path) -> MaskedVideo:

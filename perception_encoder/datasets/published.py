@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from perception_encoder.datasets.rgbd import MILLIMETRES
-from perception_encoder.errors import ConfigError, DataError, MissingExtraError, one_line
+from perception_encoder.errors import ConfigError, DataError, MissingExtraError, needs_extra, one_line
 from perception_encoder.files import cache_directory, remove, writing
 from perception_encoder.preprocess.source import MEDIA_SUFFIXES
 
@@ -305,11 +305,9 @@ def _fetch_repository(row: PublishedDataset, root: Path) -> None:
 def _fetch_url(url: str, root: Path) -> None:
     target = root / url.rpartition("/")[2]
     if not target.exists() and not _unpacked(target).exists():
-        try:
+        with needs_extra("eval", "datasets"):
             from aiohttp import ClientTimeout
             from datasets import DownloadConfig, DownloadManager
-        except ImportError:
-            raise MissingExtraError("datasets", "eval") from None
         patient = {"timeout": ClientTimeout(sock_connect=PATIENCE, sock_read=60)}  # the default is 5 minutes in all
         config = DownloadConfig(cache_dir=root / ".downloads", storage_options={"client_kwargs": patient})
         shutil.move(DownloadManager(download_config=config).download(url), target)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from PIL import Image, ImageDraw
 from perception_encoder.dense_prediction.detection.detections import Detected
 from perception_encoder.errors import ConfigError
 from perception_encoder.files import replacing, writing
+from perception_encoder.preprocess.image import image_file
 
 COLOURS = np.array([(252, 255, 164), (249, 142, 9), (188, 55, 84), (87, 16, 110), (0, 0, 4)], dtype=np.float32)
 """Colours from the nearest depth to the farthest: matplotlib's "inferno", reversed, at five points."""
@@ -29,13 +29,7 @@ def depth_colours(depth: Float[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W 3"]
 
 def depth_png(depth: Float[np.ndarray, "H W"]) -> bytes:
     """Return depth in metres as a 16-bit PNG in millimetres, at most 65.535 m."""
-    return _png(Image.fromarray(np.clip(np.round(depth * 1000), 0, 65_535).astype(np.uint16)))
-
-
-def _png(image: Image.Image) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, "PNG")
-    return stream.getvalue()
+    return image_file(Image.fromarray(np.clip(np.round(depth * 1000), 0, 65_535).astype(np.uint16)), "PNG")
 
 
 def draw_detections(image: Image.Image, detected: Detected, classes: Sequence[str]) -> Image.Image:
@@ -78,7 +72,7 @@ def mask_png(labels: Int[np.ndarray, "H W"]) -> bytes:
     """Return labels, 0 to 255, as a PNG whose pixels are the labels, with a palette for viewers."""
     image = Image.fromarray(labels.astype(np.uint8), mode="P")
     image.putpalette(object_palette().tobytes())
-    return _png(image)
+    return image_file(image, "PNG")
 
 
 def draw_objects(image: Image.Image, labels: Int[np.ndarray, "H W"]) -> Image.Image:
@@ -91,7 +85,8 @@ def draw_objects(image: Image.Image, labels: Int[np.ndarray, "H W"]) -> Image.Im
 def overlay_png(labels: Int[np.ndarray, "H W"]) -> bytes:
     """Return the overlay of `draw_objects` as a PNG with a transparent background."""
     colours, opacity = _paint(labels)
-    return _png(Image.fromarray(np.concatenate([colours, 255 * opacity], axis=-1).round().astype(np.uint8)))
+    pixels = np.concatenate([colours, 255 * opacity], axis=-1).round().astype(np.uint8)
+    return image_file(Image.fromarray(pixels), "PNG")
 
 
 def _paint(labels: Int[np.ndarray, "H W"]) -> tuple[np.ndarray, np.ndarray]:

@@ -18,13 +18,7 @@ from PIL import Image
 from safetensors import SafetensorError, safe_open
 
 from perception_encoder.datasets.class_masks import BACKGROUND
-from perception_encoder.dense_prediction.dense_model import (
-    METADATA,
-    DenseModel,
-    HeadInfo,
-    head_info,
-    load_read_head,
-)
+from perception_encoder.dense_prediction.dense_model import METADATA, DenseModel, HeadInfo, head_info, load_read_head
 from perception_encoder.dense_prediction.depth import DepthHead
 from perception_encoder.dense_prediction.detection.detections import CocoResults, read_categories
 from perception_encoder.dense_prediction.detection.detr import DetrHead
@@ -138,11 +132,7 @@ class Head:
 
 
 def load_head(
-    path: str | Path,
-    *,
-    task: str | None = None,
-    model: str | None = None,
-    classes: str | Path | None = None,
+    path: str | Path, *, task: str | None = None, model: str | None = None, classes: str | Path | None = None
 ) -> Head:
     """Load a head with its encoder.
 
@@ -241,15 +231,7 @@ def detect(
     """
     loaded = _as_head(head, "detection", model, classes)
     views = Views.paper() if paper_views else Views(scales, flip, soft_nms)
-    predictions = loaded.predict(
-        media,
-        out,
-        every=every,
-        score=score,
-        views=views,
-        skipped=skipped,
-        progress=progress,
-    )
+    predictions = loaded.predict(media, out, every=every, score=score, views=views, skipped=skipped, progress=progress)
     return cast(Iterator[Detections], predictions)
 
 

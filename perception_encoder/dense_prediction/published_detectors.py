@@ -25,7 +25,7 @@ from perception_encoder.dense_prediction.dense_model import Backbone, DenseModel
 from perception_encoder.dense_prediction.detection.detr import DetrHead, DetrHeadConfig
 from perception_encoder.dense_prediction.detection.mask_rcnn import Detector, DetectorHeadConfig
 from perception_encoder.dense_prediction.detection.roi_heads import CONVOLUTIONS
-from perception_encoder.errors import CheckpointError, ConfigError, MissingExtraError
+from perception_encoder.errors import CheckpointError, ConfigError, needs_extra
 from perception_encoder.models.checkpoints.layouts import StateDict
 from perception_encoder.models.config import VisionConfig
 from perception_encoder.models.layers import rope_table
@@ -142,13 +142,7 @@ def _require(state: StateDict, *names: str) -> list[Tensor]:
 
 
 def _describe(
-    task: str,
-    path: Path,
-    tower: PublishedTower,
-    head: dict[str, object],
-    classes: Categories,
-    count: int,
-    masks: bool,
+    task: str, path: Path, tower: PublishedTower, head: dict[str, object], classes: Categories, count: int, masks: bool
 ) -> HeadInfo:
     """Describe a detector of `count` classes."""
     if classes and len(classes) != count:
@@ -215,9 +209,7 @@ def _same(tensor: Tensor) -> Tensor:
 
 
 def _rows_of(
-    modules: Mapping[str, str],
-    parts: Sequence[str] = ("weight", "bias"),
-    convert: Callable[[Tensor], Tensor] = _same,
+    modules: Mapping[str, str], parts: Sequence[str] = ("weight", "bias"), convert: Callable[[Tensor], Tensor] = _same
 ) -> Rows:
     """Return the rows of modules by our and the published names."""
     return {f"{ours}.{part}": (f"{published}.{part}", convert) for ours, published in modules.items() for part in parts}
@@ -270,7 +262,9 @@ def _vitdet_rows(state: StateDict, masks: bool) -> Rows:
             convolutions[f"{levels}.{level}.{1 + 2 * number}"] = published
             modules[f"{levels}.{level}.{2 + 2 * number}.norm"] = f"{published}.norm"
     scores, boxes = "box_predictor.cls_score", "box_predictor.bbox_pred"
-    rows = _rows_of({f"{heads}.{scores}": f"roi_heads.{scores}"}, convert=_background_first)
+    rows = _rows_of(
+        {f"{heads}.{scores}": f"roi_heads.{scores}"}, convert=lambda tensor: torch.cat([tensor[-1:], tensor[:-1]])
+    )
     rows |= _rows_of({f"{heads}.{boxes}": f"roi_heads.{boxes}"}, convert=partial(_with_background, rows=4))
     towers = {"box_head": "box_head.conv"}
     if masks:
@@ -285,10 +279,6 @@ def _vitdet_rows(state: StateDict, masks: bool) -> Rows:
     if FEDERATED in state:
         rows[f"{heads}.class_weights"] = FEDERATED, _same
     return rows | _rows_of(modules) | _rows_of(convolutions, ["weight"])
-
-
-def _background_first(tensor: Tensor) -> Tensor:
-    return torch.cat([tensor[-1:], tensor[:-1]])
 
 
 def _with_background(tensor: Tensor, rows: int) -> Tensor:
@@ -349,9 +339,7 @@ def _select(tensor: Tensor, rows: list[int]) -> Tensor:
 
 def coco_classes() -> dict[int, str]:
     """Return the names of COCO's 80 classes by id, ascending; MissingExtraError without torchvision."""
-    try:
+    with needs_extra("eval", "torchvision"):
         from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
-    except ImportError:
-        raise MissingExtraError("torchvision", "eval") from None
     names: list[str] = FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
     return {number: name for number, name in enumerate(names) if name not in ("__background__", "N/A")}

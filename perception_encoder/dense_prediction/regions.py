@@ -67,9 +67,7 @@ def to_mask(region: Float[np.ndarray, "h w"], size: tuple[int, int]) -> Bool[np.
 
 
 def label_regions(
-    features: Float[np.ndarray, "h w D"],
-    points: Sequence[tuple[float, float]],
-    size: tuple[int, int],
+    features: Float[np.ndarray, "h w D"], points: Sequence[tuple[float, float]], size: tuple[int, int]
 ) -> Int[np.ndarray, "H W"]:
     """Number the regions that resemble points, from 1; a later one covers an earlier one.
 

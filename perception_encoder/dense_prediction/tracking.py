@@ -37,6 +37,7 @@ from perception_encoder.preprocess.source import IMAGE_SUFFIXES
 from perception_encoder.preprocess.video import frame_rate, sample_frames
 from perception_encoder.preprocess.video_file import AddFrame, write_video
 from perception_encoder.progress import Track, untracked
+from perception_encoder.records import check_minimums
 
 _ROUNDING = 1e-4  # share of a map's largest value: what differs by less is one value
 _TILE = 16  # patches along the side of a tile, which is compared at a time
@@ -56,9 +57,7 @@ class PropagationConfig:
     """Temperature of the softmax over cosines."""
 
     def __post_init__(self) -> None:
-        for name in ("frames", "nearest", "reach"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        check_minimums(self, {"frames": 1, "nearest": 1, "reach": 1})
         if not self.temperature > 0:
             raise ConfigError(f"temperature is {self.temperature}; it must be above 0")
 
@@ -295,11 +294,7 @@ def label_positions(
 
 
 def write_tracking(
-    tracked: Iterable[TrackedFrame],
-    directory: Path,
-    name: str,
-    rate: float,
-    metadata: Mapping[str, Any],
+    tracked: Iterable[TrackedFrame], directory: Path, name: str, rate: float, metadata: Mapping[str, Any]
 ) -> Iterator[TrackedFrame]:
     """Yield the frames and write each one as it is taken: its mask and overlay, and finally the JSON.
 

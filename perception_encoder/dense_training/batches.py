@@ -21,7 +21,7 @@ from perception_encoder.datasets.class_masks import UNSCORED, ClassMasks
 from perception_encoder.datasets.instances import InstanceSet
 from perception_encoder.datasets.rgbd import DepthImages
 from perception_encoder.dense_training.config import DenseConfig
-from perception_encoder.errors import DataError, InputError, MissingExtraError
+from perception_encoder.errors import DataError, InputError, needs_extra
 from perception_encoder.models.initialization import torch_generator
 from perception_encoder.models.layers import drop_path
 from perception_encoder.ranks import Rank
@@ -112,11 +112,9 @@ class Augmenter:
 
         MissingExtraError without torchvision.
         """
-        try:
+        with needs_extra("eval", "torchvision"):
             from torchvision import tv_tensors as tv
             from torchvision.transforms.v2 import functional as v2
-        except ImportError:
-            raise MissingExtraError("torchvision", "eval") from None
         flip, scale, down, right = torch.rand(4, generator=generator).tolist()
         low, high = self.scales
         ratio = self.size / max(image.size) * (low + scale * (high - low))

@@ -13,7 +13,8 @@ from perception_encoder.dense_prediction.detection.mask_rcnn import DetectorHead
 from perception_encoder.dense_prediction.segmentation import SegmentationHeadConfig
 from perception_encoder.errors import ConfigError
 from perception_encoder.models.registry import BUILTIN
-from perception_encoder.training.config import TrainingConfig, check_minimums
+from perception_encoder.records import check_minimums
+from perception_encoder.training.config import TrainingConfig
 from perception_encoder.training.optimizer import OptimizerConfig
 from perception_encoder.training.task import ValidationConfig
 

@@ -24,11 +24,8 @@ def plan_dense(config: DenseConfig, devices: int = 1) -> tuple[list[costs.Phase]
     """Return the run's one phase and its assumptions; ConfigError for a model of another library."""
     if ":" in config.encoder:
         raise ConfigError(f"only models of this package can be planned; {config.encoder} is from another library")
-    tower, size, windows = (
-        costs.cut_tower(find_entry(config.encoder).vision, config.layer),
-        config.image_size,
-        config.windows,
-    )
+    tower = costs.cut_tower(find_entry(config.encoder).vision, config.layer)
+    size, windows = config.image_size, config.windows
     if windows:
         patch = windows.patch_size
         tower = replace(tower, patch_size=patch, image_size=tower.grid * patch, class_token=False)
@@ -55,13 +52,8 @@ def head_part(config: DenseConfig, width: int, side: int) -> costs.Part:
     shape, classes = asdict(settings), ("",) * CLASSES
     info = HeadInfo(task=task, encoder="", weights="", layer=0, image_size=1, head=shape, classes=classes, masks=masks)
     with torch.device("meta"):
-        head, features, flops, held, saved = (
-            make_head(info, width),
-            torch.empty(1, side, side, width),
-            0.0,
-            0.0,
-            dict[int, Tensor](),
-        )
+        head, features = make_head(info, width), torch.empty(1, side, side, width)
+    flops, held, saved = 0.0, 0.0, dict[int, Tensor]()
 
     def save(tensor: Tensor) -> Tensor:
         return saved.setdefault(tensor.untyped_storage()._cdata, tensor)

@@ -66,11 +66,7 @@ MEASURED = 64
 
 
 def train_dense(
-    config: DenseConfig,
-    data: Sequence[Path],
-    out: Path,
-    track: Track = untracked,
-    listener: Listener | None = None,
+    config: DenseConfig, data: Sequence[Path], out: Path, track: Track = untracked, listener: Listener | None = None
 ) -> Path:
     """Train a head, or resume; return the written file, `OUT/head.safetensors`.
 

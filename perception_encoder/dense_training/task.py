@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from perception_encoder.dense_prediction.dense_model import DenseModel
@@ -44,9 +43,10 @@ class DenseTask(Task):
     def _losses(self, batch: DenseBatch) -> dict[str, Tensor]:
         match self.head:
             case DepthHead():
-                predicted = self._run(batch)
-                target = torch.stack([targets["depth"] for targets in batch.targets])
-                return {"depth": scale_invariant_loss(predicted, _nearest(target, predicted), self.head.config)}
+                predicted = self._run(batch)  # (B, h, w)
+                depths = torch.stack([targets["depth"] for targets in batch.targets])[:, None]  # (B, 1, H, W)
+                target = F.interpolate(depths, predicted.shape[-2:], mode="nearest-exact")[:, 0]
+                return {"depth": scale_invariant_loss(predicted, target, self.head.config)}
             case SegmentationHead():
                 labels = torch.stack([targets["labels"] for targets in batch.targets]) - 1
                 return {"classes": class_share_loss(self._run(batch), labels)}
@@ -67,7 +67,3 @@ class DenseTask(Task):
             size = [round(side * scale) for side in target["masks"].shape[-2:]]
             moved["masks"] = F.interpolate(target["masks"][:, None].float(), size, mode="nearest-exact")[:, 0].byte()
         return moved
-
-
-def _nearest(maps: Float[Tensor, "B H W"], like: Float[Tensor, "B h w"]) -> Float[Tensor, "B h w"]:
-    return F.interpolate(maps[:, None], like.shape[-2:], mode="nearest-exact")[:, 0]

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from perception_encoder.errors import DataError, InputError, MediaDecodeError, MissingExtraError, OutputError, one_line
+from perception_encoder.errors import DataError, InputError, MediaDecodeError, OutputError, needs_extra, one_line
 from perception_encoder.files import cached_by_file, writing
 from perception_encoder.formats.shards import split_names
 from perception_encoder.preprocess.source import escape_name
@@ -347,12 +347,9 @@ def without_panics() -> Iterator[None]:
 def connect_lance(directory: Path) -> DBConnection:
     """Open a directory of tables; MissingExtraError without LanceDB, OutputError if its path is not UTF-8."""
     os.environ.setdefault("LANCEDB_LOG", "error")  # it would warn of harmless conditions
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of its dependencies
-            import lancedb
-    except ImportError:
-        raise MissingExtraError("lancedb", "search") from None
+    with needs_extra("search", "lancedb"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of its dependencies
+        import lancedb
     try:
         return lancedb.connect(str(directory.absolute()).encode().decode())  # absolute: "a:b" would be taken for a URL
     except UnicodeEncodeError:

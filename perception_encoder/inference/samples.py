@@ -10,7 +10,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from perception_encoder.errors import DataError, MissingExtraError
+from perception_encoder.errors import DataError, needs_extra
 from perception_encoder.files import writing
 from perception_encoder.preprocess.image import open_image
 from perception_encoder.preprocess.video_file import write_video
@@ -62,10 +62,8 @@ def write_samples(directory: Path) -> Samples:
 
     Raises MissingExtraError or DataError without scikit-image's images, OutputError if DIR cannot be written.
     """
-    try:
+    with needs_extra("demo", "scikit-image"):
         import skimage
-    except ImportError:
-        raise MissingExtraError("scikit-image", "demo") from None
     source = Path(skimage.__file__).parent / "data"
     missing = [name for name in (*IMAGES, CLIP_SOURCE, QUERY) if not (source / name).is_file()]
     if missing:

@@ -12,7 +12,8 @@ from perception_encoder.language_alignment.weights import Parts
 from perception_encoder.models.checkpoints.weights import find_entry
 from perception_encoder.models.registry import BUILTIN
 from perception_encoder.preprocess.tiling import MediaConfig
-from perception_encoder.training.config import TrainingConfig, check_minimums
+from perception_encoder.records import check_minimums
+from perception_encoder.training.config import TrainingConfig
 from perception_encoder.training.optimizer import OptimizerConfig
 from perception_encoder.training.task import ValidationConfig
 

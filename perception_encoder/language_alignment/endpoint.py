@@ -6,7 +6,6 @@ Answers are streamed, so that a truncated answer is an error. The client makes o
 from __future__ import annotations
 
 import base64
-import io
 import os
 import time
 from collections.abc import Generator, Sequence
@@ -14,9 +13,10 @@ from typing import Any, Literal
 
 from PIL import Image
 
-from perception_encoder.errors import EndpointError, MissingExtraError, one_line
+from perception_encoder.errors import EndpointError, needs_extra, one_line
 from perception_encoder.inference.conversation.assistant import Assistant
 from perception_encoder.preprocess.conversation import ContentPart, Message, Reply, Sampling
+from perception_encoder.preprocess.image import image_file
 
 QUALITY = 92
 KEY = "OPENAI_API_KEY"
@@ -37,10 +37,8 @@ class EndpointModel(Assistant):
     """
 
     def __init__(self, address: str, model: str, timeout: float = 120.0) -> None:
-        try:
+        with needs_extra("engine", "openai"):
             import openai
-        except ImportError:
-            raise MissingExtraError("openai", "engine") from None
         self.name, self.address, self.timeout = model, address, timeout
         key = os.environ.get(KEY) or "none"
         self._library: Any = openai
@@ -122,9 +120,8 @@ def _parts(part: ContentPart) -> list[dict[str, Any]]:
 
 
 def _data_url(image: Image.Image) -> str:
-    stream = io.BytesIO()
-    image.convert("RGB").save(stream, "JPEG", quality=QUALITY)
-    return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()
+    content = image_file(image.convert("RGB"), "JPEG", quality=QUALITY)
+    return "data:image/jpeg;base64," + base64.b64encode(content).decode()
 
 
 def _seconds(text: str | None) -> float | None:

@@ -150,10 +150,7 @@ class PerceptionLanguageModel(nn.Module):
         return decoder.get_output_embeddings()(hidden[marked])
 
     def forward(
-        self,
-        ids: Int[Tensor, "B T"],
-        is_image: Bool[Tensor, "B T"],
-        pixels: Float[Tensor, "N 3 H W"],
+        self, ids: Int[Tensor, "B T"], is_image: Bool[Tensor, "B T"], pixels: Float[Tensor, "N 3 H W"]
     ) -> Float[Tensor, "B T V"]:
         """Return the logits of the next token at each position; images are in the order of their marks, of one size."""
         grid = self.vision.grid_of(pixels.shape[-2], pixels.shape[-1])

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from perception_encoder.errors import MissingExtraError
+from perception_encoder.errors import needs_extra
 from perception_encoder.language_alignment.language_model import LanguageModel
 from perception_encoder.language_alignment.model import PerceptionLanguageModel, Projector
 from perception_encoder.language_alignment.text.decoder import load_pretrained, make_decoder
@@ -47,10 +47,8 @@ def read_perception_lm(
     `tiles`: maximum number of tiles of an image, by default that of an exported directory, else 4, or 36 on a GPU (the
     published models were trained with 36). Raises WeightsUnavailableError and MissingExtraError.
     """
-    try:
+    with needs_extra("lang", "transformers"):
         from transformers import AutoTokenizer, PerceptionLMForConditionalGeneration
-    except ImportError:
-        raise MissingExtraError("transformers", "lang") from None
     whole, tokenizer = load_pretrained(source, PerceptionLMForConditionalGeneration, AutoTokenizer, dtype)
     return wrap_perception_lm(Path(source).name, whole.to(device), tokenizer, tiles)
 

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from perception_encoder.errors import ConfigError, MissingExtraError, ModelError
+from perception_encoder.errors import ConfigError, ModelError, needs_extra
 from perception_encoder.files import replacing_new, writing
 from perception_encoder.formats.tables import read_appended_lines
 from perception_encoder.language_alignment.language_model import LanguageModel
@@ -87,12 +87,10 @@ def export_perception_lm(run: str | Path, out: str | Path, *, half: bool = False
 
         pe.export_perception_lm("runs/mine", "my-plm")
     """
-    try:
+    with needs_extra("lang"):
         import timm  # noqa: F401
         import torchvision  # noqa: F401
         import transformers  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError(error.name or "transformers", "lang") from None
     source, out = Path(find_language_model(run)), Path(out)
     if not source.is_file():
         raise ConfigError(f"{run} is not a run of language alignment; a Perception-LM has this layout already")

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from perception_encoder.errors import ConfigError, MissingExtraError, one_line
+from perception_encoder.errors import ConfigError, needs_extra, one_line
 from perception_encoder.inference.conversation.assistant import Assistant
 from perception_encoder.language_alignment.text.decoder import load_pretrained
 from perception_encoder.models.initialization import drawn_from
@@ -63,10 +63,8 @@ class TransformersModel(Assistant):
 
 def load_transformers_model(name: str | Path) -> TransformersModel:
     """Load a model by directory or hub name; WeightsUnavailableError, MissingExtraError without transformers."""
-    try:
+    with needs_extra("engine", "transformers"):
         from transformers import AutoModelForImageTextToText, AutoProcessor
-    except ImportError:
-        raise MissingExtraError("transformers", "engine") from None
     device = choose_device(None)
     model, processor = load_pretrained(name, AutoModelForImageTextToText, AutoProcessor, fast_dtype(device))
     return TransformersModel(Path(name).name, model.to(device), processor)

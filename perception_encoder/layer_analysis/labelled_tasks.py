@@ -6,9 +6,6 @@ Retrieval needs no training: each test image is a query for the others of its cl
 
 from __future__ import annotations
 
-import hashlib
-import os
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
@@ -20,7 +17,7 @@ from jaxtyping import Float, Int
 from PIL import Image
 
 from perception_encoder.datasets.classified import ClassOptions, has_labels
-from perception_encoder.datasets.labelled import FindHeldOut, LabelledImages
+from perception_encoder.datasets.labelled import FindHeldOut, LabelledImages, hashed_classes
 from perception_encoder.errors import DataError, InputError
 from perception_encoder.evaluation.classification.attentive_probe import AttentiveConfig, fit_attentive
 from perception_encoder.evaluation.classification.probes import K, fit_probe, vote
@@ -270,14 +267,11 @@ def _join(parts: Sequence[LabelledImages], name: str, several: bool) -> Labelled
         for part in parts
         for key, source, label in zip(part.keys, part.images, part.labels, strict=True)
     ]
-    keys, sources, labels = zip(*rows, strict=True)
-    return LabelledImages(name, keys, sources, labels)
+    return LabelledImages.of(name, rows)
 
 
 def _balance(task: LabelledImages, items: int, classes: int) -> LabelledImages:
     """Return a fixed choice of at most `items` images, equally many of each class but at least two."""
-    by_label: dict[str, list[int]] = defaultdict(list)
-    for row in sorted(range(len(task.keys)), key=lambda row: hashlib.sha256(os.fsencode(task.keys[row])).digest()):
-        by_label[task.labels[row]].append(row)
     per_class = max(2, items // classes)
+    by_label = hashed_classes(task.keys, task.labels)
     return task.select(sorted(row for rows in by_label.values() for row in rows[:per_class]))

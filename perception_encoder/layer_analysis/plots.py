@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from PIL import Image
 
-from perception_encoder.errors import ConfigError, MissingExtraError
+from perception_encoder.errors import ConfigError, needs_extra
 from perception_encoder.evaluation.comparison import format_value
 from perception_encoder.files import replacing, writing
 from perception_encoder.inference.feature_map import map_grid, to_colours
@@ -238,10 +238,8 @@ def model_colours(models: Sequence[str]) -> dict[str, str]:
 
 def empty_figure(width: float, height: float) -> Figure:
     """Return an empty plot with sides in inches; MissingExtraError without matplotlib."""
-    try:
+    with needs_extra("plot", "matplotlib"):
         from matplotlib.figure import Figure
-    except ImportError:
-        raise MissingExtraError("matplotlib", "plot") from None
     return Figure(figsize=(width, height), layout="constrained", facecolor=GROUND)
 
 

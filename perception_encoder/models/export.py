@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from perception_encoder.errors import MissingExtraError, OutputError
+from perception_encoder.errors import OutputError, needs_extra
 from perception_encoder.files import replacing_new, writing
 from perception_encoder.models.checkpoints.weights import Model, weight_hash
 from perception_encoder.models.clip import CLIP
@@ -103,14 +103,12 @@ def _quantize(module: nn.Module, inputs: Tensor, whole: Path, path: Path, extern
 
 def check_onnx(int8: bool = False) -> None:
     """Raise MissingExtraError without the libraries that write ONNX, or that quantise it (`int8`)."""
-    try:
+    with needs_extra("onnx"):
         import onnx  # noqa: F401
         import onnxscript  # noqa: F401
 
         if int8:
             import onnxruntime  # noqa: F401
-    except ImportError as error:
-        raise MissingExtraError(error.name or "onnx", "onnx") from None
 
 
 def save_onnx(

@@ -101,10 +101,6 @@ def _text(context: int, width: int, depth: int, heads: int, output: int) -> Text
     return TextConfig(context_length=context, width=width, depth=depth, heads=heads, output_dim=output)
 
 
-def _tower(name: str, vision: VisionConfig, timm: str, *, tag: str = "fb", **rest: Any) -> ModelEntry:
-    return ModelEntry(name=name, vision=vision, timm=f"vit_pe_{timm}", timm_tag=tag, **rest)
-
-
 _WITH_LLAMA = "with Llama 3.1 8B, encoder frozen, no tiles"
 SCORES: dict[str, str] = {
     "imagenet": "ImageNet-1k, zero-shot top-1",
@@ -137,6 +133,16 @@ _DENSE = ("davis2017", "ade20k")
 
 def _scores(names: Sequence[str], *values: float) -> dict[str, float]:
     return dict(zip(names, values, strict=True))
+
+
+_SIZES = {"T": "tiny", "S": "small", "B": "base", "L": "large", "G": "gigantic"}
+
+
+def _tower(name: str, vision: VisionConfig, scored: Sequence[str] = (), *values: float) -> ModelEntry:
+    _, kind, size, *_ = name.split("-")
+    timm = f"vit_pe_{kind.lower()}_{_SIZES[size[0]]}_patch{vision.patch_size}_{vision.image_size}"
+    tag = "fb_tiling" if name.endswith("-Tiling") else "fb"
+    return ModelEntry(name=name, vision=vision, timm=timm, timm_tag=tag, published=_scores(scored, *values))
 
 
 _TOKENS = {"attention_pool": False, "final_norm": False}  # Lang and Spatial return tokens
@@ -186,50 +192,15 @@ _ENTRIES = (
         open_clip="PE-Core-T-16-384",
         published=_scores(_ZERO_SHOT, 62.1, 54.7, 21.1, 43.9, 41.5, 33.0, 28.8),
     ),
-    _tower(
-        "PE-Lang-G14-448",
-        _LANG_G,
-        "lang_gigantic_patch14_448",
-        published=_scores(_QUESTIONS, 84.4, 48.3, 75.2, 52.4, 56.0, 62.0),
-    ),
-    _tower("PE-Lang-G14-448-Tiling", _LANG_G, "lang_gigantic_patch14_448", tag="fb_tiling"),
-    _tower(
-        "PE-Lang-L14-448",
-        _LANG_L,
-        "lang_large_patch14_448",
-        published=_scores(_QUESTIONS, 81.9, 46.4, 73.0, 52.3, 54.7, 59.8),
-    ),
-    _tower("PE-Lang-L14-448-Tiling", _LANG_L, "lang_large_patch14_448", tag="fb_tiling"),
-    _tower(
-        "PE-Spatial-G14-448",
-        _SPATIAL_G,
-        "spatial_gigantic_patch14_448",
-        published=_scores(_DENSE, 61.5, 49.3),
-    ),
-    _tower(
-        "PE-Spatial-L14-448",
-        _vit(448, 14, 1024, 24, 16, 4096, **_TOKENS),
-        "spatial_large_patch14_448",
-        published=_scores(_DENSE, 60.6, 48.1),
-    ),
-    _tower(
-        "PE-Spatial-B16-512",
-        _vit(512, 16, 768, 12, 12, 3072, **_TOKENS),
-        "spatial_base_patch16_512",
-        published=_scores(_DENSE, 58.9, 44.4),
-    ),
-    _tower(
-        "PE-Spatial-S16-512",
-        _vit(512, 16, 384, 12, 6, 1536, **_TOKENS),
-        "spatial_small_patch16_512",
-        published=_scores(_DENSE, 57.5, 37.5),
-    ),
-    _tower(
-        "PE-Spatial-T16-512",
-        _vit(512, 16, 192, 12, 3, 768, **_TOKENS),
-        "spatial_tiny_patch16_512",
-        published=_scores(_DENSE, 55.0, 27.6),
-    ),
+    _tower("PE-Lang-G14-448", _LANG_G, _QUESTIONS, 84.4, 48.3, 75.2, 52.4, 56.0, 62.0),
+    _tower("PE-Lang-G14-448-Tiling", _LANG_G),
+    _tower("PE-Lang-L14-448", _LANG_L, _QUESTIONS, 81.9, 46.4, 73.0, 52.3, 54.7, 59.8),
+    _tower("PE-Lang-L14-448-Tiling", _LANG_L),
+    _tower("PE-Spatial-G14-448", _SPATIAL_G, _DENSE, 61.5, 49.3),
+    _tower("PE-Spatial-L14-448", _vit(448, 14, 1024, 24, 16, 4096, **_TOKENS), _DENSE, 60.6, 48.1),
+    _tower("PE-Spatial-B16-512", _vit(512, 16, 768, 12, 12, 3072, **_TOKENS), _DENSE, 58.9, 44.4),
+    _tower("PE-Spatial-S16-512", _vit(512, 16, 384, 12, 6, 1536, **_TOKENS), _DENSE, 57.5, 37.5),
+    _tower("PE-Spatial-T16-512", _vit(512, 16, 192, 12, 3, 768, **_TOKENS), _DENSE, 55.0, 27.6),
 )
 
 BUILTIN, BUILTIN_SPATIAL = "PE-Core-N16-128", "PE-Spatial-N16-224"

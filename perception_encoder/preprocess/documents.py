@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL import Image
 
-from perception_encoder.errors import InputError, MediaDecodeError, MediaTooLargeError, MissingExtraError, one_line
+from perception_encoder.errors import InputError, MediaDecodeError, MediaTooLargeError, needs_extra, one_line
 from perception_encoder.preprocess.budget import MAX_PIXELS
 from perception_encoder.preprocess.image import count_pixels
 from perception_encoder.preprocess.source import Source, open_source
@@ -46,10 +46,8 @@ def open_pdf_pages(
     MediaDecodeError for an encrypted or damaged file, InputError for a page that does not exist, MediaTooLargeError for
     a page of more than `MAX_SIDE` or `MAX_RATIO`, and MissingExtraError.
     """
-    try:
+    with needs_extra("lang", "pypdfium2"):
         import pypdfium2
-    except ImportError:
-        raise MissingExtraError("pypdfium2", "lang") from None
     with open_source(source, name) as (stream, name), _LOCK:
         try:
             with pypdfium2.PdfDocument(stream.read()) as document:

@@ -51,11 +51,7 @@ NeededSide = Callable[[int, int], int]
 
 
 def open_image(
-    source: Source,
-    name: str | None = None,
-    *,
-    reduce_to: int | NeededSide | None = None,
-    admit: Admit | None = None,
+    source: Source, name: str | None = None, *, reduce_to: int | NeededSide | None = None, admit: Admit | None = None
 ) -> Image.Image:
     """Open an image fully: its first frame, upright, in a mode that the transform supports; the file is then closed.
 
@@ -110,7 +106,8 @@ def _opened_header(source: Source, name: str | None) -> Iterator[tuple[Image.Ima
                 with closing(RawPhoto(source, stream, name)) as photo:
                     yield photo, name
                 return
-            with Image.open(stream, formats=_known_formats()) as image:
+            Image.init()
+            with Image.open(stream, formats=[known for known in FORMATS if known in Image.OPEN]) as image:
                 yield image, name
         except (MediaDecodeError, MediaTooLargeError):
             raise
@@ -161,11 +158,6 @@ def _prepare_heif(stream: BinaryIO, name: str) -> None:
     except ImportError:
         raise MediaDecodeError(name, f"is HEIC; to read it, {install_command('heic')}") from None
     pillow_heif.register_heif_opener()
-
-
-def _known_formats() -> list[str]:
-    Image.init()
-    return [name for name in FORMATS if name in Image.OPEN]
 
 
 @contextmanager
@@ -327,6 +319,11 @@ def encode_thumbnail(image: Image.Image, side: int) -> bytes:
     if image.mode in ("RGBA", "LA"):
         rgba = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-    buffer = io.BytesIO()
-    image.convert("RGB").save(buffer, "JPEG", quality=82, optimize=True)
-    return buffer.getvalue()
+    return image_file(image.convert("RGB"), "JPEG", quality=82, optimize=True)
+
+
+def image_file(image: Image.Image, form: str, **options: Any) -> bytes:
+    """Return an image as a file of a format of Pillow's, such as "PNG", with its options."""
+    stream = io.BytesIO()
+    image.save(stream, form, **options)
+    return stream.getvalue()

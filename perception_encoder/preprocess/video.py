@@ -278,11 +278,7 @@ def _frame_numbers(timeline: _Timeline, name: str, selection: _Selection) -> lis
 
 
 def _by_seeking(
-    container: InputContainer,
-    video: VideoStream,
-    timeline: _Timeline,
-    numbers: list[int],
-    images: FrameImages,
+    container: InputContainer, video: VideoStream, timeline: _Timeline, numbers: list[int], images: FrameImages
 ) -> Iterator[tuple[int, Image.Image]]:
     """Decode only the wanted frames, from the key frame before each; stop if the file differs from its index."""
     needed = {timeline.ticks[number] for number in numbers}

@@ -17,7 +17,8 @@ from perception_encoder.models.config import TextConfig, VisionConfig
 from perception_encoder.models.registry import find_model
 from perception_encoder.preprocess.augmentation import Augmentation, Mixing
 from perception_encoder.pretraining.lora import LoRA
-from perception_encoder.training.config import TrainingConfig, check_minimums
+from perception_encoder.records import check_minimums
+from perception_encoder.training.config import TrainingConfig
 
 PROCEDURE = 2
 """Version of what a run does with its configuration. Increase it with a change after which the same configuration, data

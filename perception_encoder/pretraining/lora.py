@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from perception_encoder.errors import ConfigError, MissingExtraError
+from perception_encoder.errors import ConfigError, needs_extra
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.initialization import torch_generator
 from perception_encoder.models.layers import Block
@@ -47,11 +47,9 @@ def add_adapters(model: CLIP, config: LoRA, locked: str | None, seed: int) -> Lo
 
     MissingExtraError without peft.
     """
-    try:
+    with needs_extra("train", "peft"):
         from peft import LoraConfig
         from peft.tuners.lora import LoraModel
-    except ImportError:
-        raise MissingExtraError("peft", "train") from None
     blocks = [name for name, module in model.named_modules() if isinstance(module, Block)]
     blocks = [name for name in blocks if locked is None or not name.startswith(f"{locked}.")]
     linear, parameters = list[str](), list[str]()

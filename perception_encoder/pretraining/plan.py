@@ -29,10 +29,8 @@ def plan_pretraining(config: PretrainingConfig, devices: int = 1) -> tuple[list[
         positives = BATCHES * 2 * rows * batch_size  # both ways, a byte each
         images = BATCHES * 3.0 * rows * side**2 * (config.frames or 1)
         batch = {"images": images, "losses": float(FLOAT32 * (features + logits) + positives)}
-        parts, losses = (
-            [*pair_parts(config, vision, text, stage.image_size), *teacher],
-            contrastive_flops(batch_size, vision),
-        )
+        parts = [*pair_parts(config, vision, text, stage.image_size), *teacher]
+        losses = contrastive_flops(batch_size, vision)
         phases.append(Phase(stage.image_size, stage.steps, batch_size, parts, losses, batch))
     return phases, "the teacher encodes every pair, with no embedding cached" if teacher else ""
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from perception_encoder.data.captions import SourceRules
 from perception_encoder.data.pairs import PairBatches
 from perception_encoder.data.streams import Shards
-from perception_encoder.errors import CheckpointError, ConfigError
+from perception_encoder.errors import ConfigError
 from perception_encoder.models.checkpoints.weights import load_model, weight_hash, write_checkpoint
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.initialization import initialize, torch_generator
@@ -147,8 +147,10 @@ class PairRun(StageRun):
         return trainee
 
     def fit(self, name: str, saved: Tensor, current: Tensor) -> Tensor:
-        """Resample position tables to the current resolution."""
-        return fit_positions(name, saved, current)
+        """Resample a saved position table, or the optimizer's moments of one, to the current resolution."""
+        if "positional_embedding" not in name:
+            return super().fit(name, saved, current)
+        return resample_table(saved, len(current))
 
     def describe(self, path: Path) -> dict[str, Any]:
         """Return the hash of the written weights."""
@@ -213,13 +215,6 @@ def build_model(config: PretrainingConfig) -> CLIP:
     model = model.to_empty(device="cpu")
     initialize(model, torch_generator(config.seed))
     return model
-
-
-def fit_positions(name: str, saved: Tensor, current: Tensor) -> Tensor:
-    """Resample a saved position table, or the optimizer's moments of one (`resume_run`'s `fit`)."""
-    if "positional_embedding" not in name:
-        raise CheckpointError(f"the checkpoint does not fit this run: {name} is {tuple(saved.shape)}")
-    return resample_table(saved, len(current))
 
 
 @torch.no_grad()

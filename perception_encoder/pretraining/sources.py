@@ -165,11 +165,7 @@ def _weigh(weights: Mapping[str, float], by_source: Mapping[str, ImageTextSet]) 
 
 
 def _stream(
-    config: PretrainingConfig,
-    shards: Sequence[Shards],
-    rank: Rank,
-    exchange: Callable[[Any], list[Any]],
-    track: Track,
+    config: PretrainingConfig, shards: Sequence[Shards], rank: Rank, exchange: Callable[[Any], list[Any]], track: Track
 ) -> Sources:
     opened = open_shards(shards, config.streams, rank, exchange, track, config.frames)
     weighted = [(source.weight, shard) for source, part in zip(shards, opened, strict=True) for shard in part.shards]
@@ -193,7 +189,7 @@ def read_files(path: Path, split: str = "train") -> list[FileSample]:
 
     A directory without splits, or a table without a column `split`, is read whole.
     """
-    if path.suffix.lower() in TABLE_SUFFIXES and _has_captions(path):
+    if path.suffix.lower() in TABLE_SUFFIXES and set(TEXT_COLUMNS) & read_table(path)[0].keys():
         return _read_captioned(path, split)
     try:
         (task,) = load_tasks(path, split).values()
@@ -214,10 +210,6 @@ def has_split(path: Path, split: str) -> bool:
         names = split_names(split)
         return any(str(row.get("split")) in names for row in read_table(path))
     return path.is_dir() and (bool(shards_below(path, split)) or any(map(Path.is_dir, path.glob(f"{split}/*"))))
-
-
-def _has_captions(path: Path) -> bool:
-    return any(name in read_table(path)[0] for name in TEXT_COLUMNS)
 
 
 def _read_captioned(path: Path, split: str) -> list[FileSample]:

@@ -41,17 +41,19 @@ class Teacher:
     ) -> tuple[Float[Tensor, "B D"], Float[Tensor, "U D"]]:
         """Return unit embeddings of images and texts, float32, on the CPU."""
         pil_images = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images.cpu()]
-        image_vectors = self._encode(pil_images, _image_content, self.encoder.encode_images)
-        return image_vectors, self._encode(list(texts), _text_content, self.encoder.encode_texts)
+        image_vectors = self._encode(pil_images, self.encoder.encode_images)
+        return image_vectors, self._encode(list(texts), self.encoder.encode_texts)
 
-    def _encode(
-        self, inputs: list[T], content: Callable[[T], bytes], encode: Callable[[Sequence[T]], np.ndarray]
-    ) -> Tensor:
+    def _encode(self, inputs: list[T], encode: Callable[[Sequence[T]], np.ndarray]) -> Tensor:
         if not self.remember or not inputs:
             return torch.from_numpy(encode(inputs))
         rows = []
         for item in inputs:
-            key = hashlib.blake2b(content(item), digest_size=16).digest()
+            if isinstance(item, str):
+                content = f"text {item}".encode()
+            else:
+                content = f"image {item.width}x{item.height} ".encode() + item.tobytes()
+            key = hashlib.blake2b(content, digest_size=16).digest()
             row = self._cache.get(key)
             if row is None:
                 row = encode([item])[0]
@@ -59,14 +61,6 @@ class Teacher:
                     self._cache[key] = row
             rows.append(row)
         return torch.from_numpy(np.stack(rows))
-
-
-def _image_content(image: Image.Image) -> bytes:
-    return f"image {image.width}x{image.height} ".encode() + image.tobytes()
-
-
-def _text_content(text: str) -> bytes:
-    return f"text {text}".encode()
 
 
 def load_teacher(name: str, remember: int = 0) -> Teacher:

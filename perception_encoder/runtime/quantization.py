@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from perception_encoder.errors import MissingExtraError
+from perception_encoder.errors import needs_extra
 from perception_encoder.vectors import unit_rows
 
 if TYPE_CHECKING:
@@ -74,10 +74,8 @@ def quantize(model: openvino.Model, method: Method, samples: np.ndarray | None =
 
     Raises MissingExtraError without nncf.
     """
-    try:
+    with needs_extra("fast", "nncf"):
         import nncf
-    except ImportError:
-        raise MissingExtraError("nncf", "fast") from None
     logging.getLogger("nncf").setLevel(logging.ERROR)
     quantized: Any
     with redirect_stdout(io.StringIO()):  # where it draws bars

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from perception_encoder.errors import ConfigError, MissingExtraError, OutputError, SearchIndexError
+from perception_encoder.errors import ConfigError, OutputError, SearchIndexError, needs_extra
 from perception_encoder.inference.collection import encode_media, list_media_items, read_collection
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.exclude import parse_patterns
@@ -288,10 +288,8 @@ class Index:
         `fiftyone.brain.compute_similarity`. Raises MissingExtraError without FiftyOne, and OutputError if a dataset of
         that name exists (unless `overwrite`).
         """
-        try:
+        with needs_extra("fiftyone", "fiftyone"):
             import fiftyone
-        except ImportError:
-            raise MissingExtraError("fiftyone", "fiftyone") from None
         stores = self._open()
         name = name or stores[0].root.resolve().name
         samples: dict[str, list[Any]] = {name: [], f"{name}-moments": []}

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
-from perception_encoder.errors import InputError, MissingExtraError, PerceptionEncoderError, detached
+from perception_encoder.errors import InputError, PerceptionEncoderError, detached, needs_extra
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.media import Kind
 from perception_encoder.inference.pipeline import Decoded, Feature
@@ -69,12 +69,10 @@ def create_app(
     `model_thread`: the thread that runs the encoder; by default a new one. `chat`: the model of `/v1/chat/completions`.
     MissingExtraError without FastAPI or prometheus-client.
     """
-    try:
+    with needs_extra("search"):
         import fastapi
         from fastapi.responses import JSONResponse
         from starlette.exceptions import HTTPException
-    except ImportError as error:
-        raise MissingExtraError(error.name or "fastapi", "search") from None
 
     encoder = quiet(encoder)
     batcher = Batcher(encoder, limit=config.waiting, model_thread=model_thread)

@@ -11,7 +11,7 @@ from contextlib import aclosing, asynccontextmanager, closing, suppress
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from perception_encoder.errors import MissingExtraError, PerceptionEncoderError, detached
+from perception_encoder.errors import PerceptionEncoderError, detached, needs_extra
 
 if TYPE_CHECKING:
     from fastapi import Request, Response
@@ -218,10 +218,8 @@ class ApiMetrics:
     """Counts and times since the server's start, for Prometheus."""
 
     def __init__(self) -> None:
-        try:
+        with needs_extra("search", "prometheus_client"):
             from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-        except ImportError:
-            raise MissingExtraError("prometheus_client", "search") from None
         self._registry = registry = CollectorRegistry()
         self.requests = Counter("pe_requests", "Requests, by route and status.", ["route", "status"], registry=registry)
         self.seconds = Histogram("pe_request_seconds", "Seconds to embed the inputs of a request.", registry=registry)

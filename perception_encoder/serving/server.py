@@ -16,7 +16,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
-from perception_encoder.errors import ConfigError, MissingExtraError
+from perception_encoder.errors import ConfigError, needs_extra
 from perception_encoder.models.memory import limit_memory, trim_memory
 from perception_encoder.serving.http import ApiError
 
@@ -109,10 +109,8 @@ def _trim_forever() -> None:
 
 def limited_server(app: Any) -> uvicorn.Server:
     """Create uvicorn's server with limits on connections; MissingExtraError without uvicorn."""
-    try:
+    with needs_extra("search", "uvicorn"):
         import uvicorn
-    except ImportError:
-        raise MissingExtraError("uvicorn", "search") from None
     return uvicorn.Server(
         uvicorn.Config(
             app,

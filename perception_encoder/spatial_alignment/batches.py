@@ -28,13 +28,7 @@ from perception_encoder.progress import Track, untracked
 from perception_encoder.ranks import Rank
 from perception_encoder.spatial_alignment.config import SpatialConfig
 from perception_encoder.spatial_alignment.images import AlignmentImage
-from perception_encoder.spatial_alignment.mask_teachers import (
-    FORMAT,
-    Sam,
-    TeacherCache,
-    mask_tokens,
-    one_hot_masks,
-)
+from perception_encoder.spatial_alignment.mask_teachers import FORMAT, Sam, TeacherCache, mask_tokens, one_hot_masks
 from perception_encoder.spatial_alignment.task import SpatialBatch
 
 logger = logging.getLogger(__name__)

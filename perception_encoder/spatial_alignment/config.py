@@ -13,7 +13,8 @@ from perception_encoder.errors import ConfigError
 from perception_encoder.losses.spatial import TEMPERATURE
 from perception_encoder.models.registry import BUILTIN
 from perception_encoder.preprocess.augmentation import Augmentation
-from perception_encoder.training.config import TrainingConfig, check_minimums
+from perception_encoder.records import check_minimums
+from perception_encoder.training.config import TrainingConfig
 from perception_encoder.training.optimizer import OptimizerConfig
 from perception_encoder.training.task import ValidationConfig
 
@@ -34,8 +35,7 @@ class BlockMasking:
     def __post_init__(self) -> None:
         if not 0 <= self.share < 1:
             raise ConfigError(f"masking.share is {self.share}; it must be at least 0 and below 1")
-        if self.block < 1:
-            raise ConfigError(f"masking.block is {self.block}; it must be at least 1")
+        check_minimums(self, {"block": 1}, "masking.")
 
     def draw(self, images: int, grid: tuple[int, int], generator: torch.Generator) -> Bool[Tensor, "B P"]:
         """Return random patches to hide, the same number of blocks in each image."""

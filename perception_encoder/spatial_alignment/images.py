@@ -15,10 +15,10 @@ import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
-from perception_encoder.errors import DataError, InputError, one_line
+from perception_encoder.errors import DataError, InputError
 from perception_encoder.formats.media_directory import list_media
 from perception_encoder.formats.shards import MASK, split_member
-from perception_encoder.formats.tars import TarMember, check_entry, walk_tar
+from perception_encoder.formats.tars import TarMember, check_entry, open_tar
 from perception_encoder.preprocess.image import open_image
 from perception_encoder.preprocess.source import IMAGE_SUFFIXES, SHARD_IMAGES, open_source
 
@@ -85,19 +85,16 @@ def open_images(path: Path) -> list[AlignmentImage]:
 def _of_tar(tar: Path) -> list[AlignmentImage]:
     images: dict[str, tuple[str, TarMember]] = {}
     masks: dict[str, TarMember] = {}
-    try:
-        with tar.open("rb") as stream:
-            for entry in walk_tar(stream, tar.stat().st_size):
-                key, extension = split_member(entry.name)
-                if extension in (*SHARD_IMAGES, MASK):
-                    check_entry(entry)
-                member = TarMember(tar, entry.offset, entry.size)
-                if extension in SHARD_IMAGES:
-                    images[key] = f"{tar}/{entry.name}", member
-                elif extension == MASK:
-                    masks[key] = member
-    except (OSError, DataError) as error:
-        raise DataError(f"{tar}: not a readable tar file ({one_line(error)})") from error
+    with open_tar(tar) as (_, entries):
+        for entry in entries:
+            key, extension = split_member(entry.name)
+            if extension in (*SHARD_IMAGES, MASK):
+                check_entry(entry)
+            member = TarMember(tar, entry.offset, entry.size)
+            if extension in SHARD_IMAGES:
+                images[key] = f"{tar}/{entry.name}", member
+            elif extension == MASK:
+                masks[key] = member
     return [
         AlignmentImage(f"{tar.stem}/{key}", name, member, member.size, masks.get(key))
         for key, (name, member) in images.items()

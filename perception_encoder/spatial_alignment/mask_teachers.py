@@ -24,14 +24,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from perception_encoder.errors import (
-    ConfigError,
-    DataError,
-    InputError,
-    MissingExtraError,
-    WeightsUnavailableError,
-    one_line,
-)
+from perception_encoder.errors import ConfigError, DataError, InputError, WeightsUnavailableError, needs_extra, one_line
 from perception_encoder.files import writing
 from perception_encoder.models.checkpoints.weights import state_hash
 
@@ -74,10 +67,8 @@ class Sam:
 
         Raises MissingExtraError without transformers, WeightsUnavailableError if the model cannot be found.
         """
-        try:
+        with needs_extra("spatial", "transformers"):
             from transformers import Sam2Model
-        except ImportError:
-            raise MissingExtraError("transformers", "spatial") from None
         try:
             model = Sam2Model.from_pretrained(name)
         except (OSError, ValueError) as error:

@@ -37,11 +37,7 @@ PROCEDURE = 2
 
 
 def align_spatially(
-    config: SpatialConfig,
-    data: Sequence[Path],
-    out: Path,
-    track: Track = untracked,
-    listener: Listener | None = None,
+    config: SpatialConfig, data: Sequence[Path], out: Path, track: Track = untracked, listener: Listener | None = None
 ) -> Path:
     """Align a tower spatially, or resume; return the written weights, `OUT/model.safetensors`.
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
 
 from perception_encoder.errors import ConfigError
+from perception_encoder.records import check_minimums
 from perception_encoder.training.distributed import ParallelConfig
 from perception_encoder.training.optimizer import OptimizerConfig
 from perception_encoder.training.task import ValidationConfig
@@ -74,14 +75,6 @@ class TrainingConfig(ABC):
 
 
 Config = TypeVar("Config", bound=TrainingConfig)
-
-
-def check_minimums(config: TrainingConfig, minimums: Mapping[str, float]) -> None:
-    """Raise ConfigError if a setting is below its minimum; None is allowed."""
-    for name, lowest in minimums.items():
-        value = getattr(config, name)
-        if value is not None and value < lowest:
-            raise ConfigError(f"{name} is {value}; it must be at least {lowest}")
 
 
 def debug_loop(config: Config) -> Config:

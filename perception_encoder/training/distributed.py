@@ -21,6 +21,7 @@ from torch.utils.checkpoint import checkpoint
 from perception_encoder.errors import ConfigError
 from perception_encoder.models.layers import Block
 from perception_encoder.ranks import ALONE, Rank
+from perception_encoder.records import check_minimums
 
 M = TypeVar("M", bound=nn.Module)
 T = TypeVar("T")
@@ -41,8 +42,7 @@ class ParallelConfig:
     def __post_init__(self) -> None:
         if self.kind not in ("ddp", "fsdp"):
             raise ConfigError(f"parallel.kind is {self.kind!r}; it must be 'ddp' or 'fsdp'")
-        if self.chunk is not None and self.chunk < 1:
-            raise ConfigError(f"parallel.chunk is {self.chunk}; it must be at least 1")
+        check_minimums(self, {"chunk": 1}, "parallel.")
 
 
 @contextmanager

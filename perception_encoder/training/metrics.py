@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from perception_encoder.errors import DataError, MissingExtraError
+from perception_encoder.errors import DataError, needs_extra
 from perception_encoder.files import write_text
 from perception_encoder.formats.entries import quoted
 from perception_encoder.formats.tables import read_appended_lines
@@ -43,10 +43,8 @@ class Metrics:
         self.path, self.listener, self._reports = directory / FILE, listener, rank.is_first
         if not self._reports:
             return
-        try:
+        with needs_extra("train", "tensorboard"):
             from torch.utils.tensorboard.writer import SummaryWriter
-        except ImportError:
-            raise MissingExtraError("tensorboard", "train") from None
         directory.mkdir(parents=True, exist_ok=True)
         if self.path.exists():
             rows = [row for where, row in read_appended_lines(self.path) if _step(row, where) <= step]

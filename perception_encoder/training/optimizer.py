@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
 
-from perception_encoder.errors import ConfigError, MissingExtraError
+from perception_encoder.errors import ConfigError, needs_extra
 
 _BLOCK = re.compile(r"(?P<tower>.*?)(?:transformer\.resblocks|blocks)\.(?P<number>\d+)\.")
 _EMBEDDING = re.compile(r"conv1|patch_embed|embedding|pos_embed|cls_token|ln_pre|norm_pre")
@@ -82,10 +82,8 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Op
     if config.name == "adamw":
         fused = not any(isinstance(parameter, DTensor) for parameter in model.parameters())  # it cannot mix kinds
         return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=fused)
-    try:
+    with needs_extra("train", "timm"):
         from timm.optim import Lamb
-    except ImportError:
-        raise MissingExtraError("timm", "train") from None
     for group, (_, decayed) in zip(groups, members, strict=True):
         if decayed:
             group["always_adapt"] = True  # or timm's LAMB is Adam if nothing decays

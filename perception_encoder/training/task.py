@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from perception_encoder.errors import ConfigError
+from perception_encoder.records import check_minimums
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,9 +32,7 @@ class ValidationConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.share <= 0.5:
             raise ConfigError(f"validation.share is {self.share}; it must be from 0 to 0.5")
-        for name in ("every", "size"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"validation.{name} is {getattr(self, name)}; it must be at least 1")
+        check_minimums(self, {"every": 1, "size": 1}, "validation.")
 
 
 class Validation(Protocol):

@@ -20,7 +20,7 @@ from perception_encoder.language_alignment.endpoint import KEY
 from perception_encoder.language_alignment.load import is_endpoint
 from perception_encoder.ray_cluster import WorkCounter, check_cluster, connect_cluster, last_line
 from perception_encoder.video_data_engine.config import WorkConfig
-from perception_encoder.video_data_engine.journal import PROBE, ClipRecord, Outcome, StageFailure, StageResult, clips_of
+from perception_encoder.video_data_engine.journal import PROBE, ClipRecord, Outcome, StageResult, clips_of
 from perception_encoder.video_data_engine.local import Loaded
 from perception_encoder.video_data_engine.stages import DECODING, EngineStage
 
@@ -152,13 +152,13 @@ class StageActor:
 
     def _alone(self, record: ClipRecord) -> Outcome | PerceptionEncoderError:
         if self._begin("alone", record) > self._tries:
-            return self._failure(record, f"ended its worker, or took longer than {self._stage.seconds:g} s")
+            return record.failure(self._stage.name, f"ended its worker, or took longer than {self._stage.seconds:g} s")
         try:
             return self._limited([record])[0]
         except PerceptionEncoderError as error:
             return error
         except Exception as error:
-            return self._failure(record, f"{type(error).__name__}: {one_line(error)}")
+            return record.failure(self._stage.name, f"{type(error).__name__}: {one_line(error)}")
 
     def _begin(self, how: str, record: ClipRecord) -> int:
         """Return how many times workers have started on a record; they may have crashed."""
@@ -175,8 +175,3 @@ class StageActor:
             return self._handle(records)
         finally:
             clock.cancel()
-
-    def _failure(self, record: ClipRecord, reason: str) -> StageFailure:
-        return StageFailure(
-            key=record.key, stage=self._stage.name, source=record.item.name, reason=reason, cause="video"
-        )

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from perception_encoder.errors import ConfigError
 from perception_encoder.language_alignment.text.decoder import SMOLLM2
 from perception_encoder.models.registry import BUILTIN_LANG
+from perception_encoder.records import check_minimums
 from perception_encoder.video_data_engine.prompts import FRAME_CAPTION, SUMMARY, VIDEO_CAPTION, VIDEO_CAPTION_SHORT
 
 
@@ -57,7 +57,8 @@ class EngineConfig:
         if not self.video_prompt:
             prompt = VIDEO_CAPTION_SHORT if self.captioner == BUILTIN_LANG else VIDEO_CAPTION
             object.__setattr__(self, "video_prompt", prompt)
-        _check_positive(self, "frames", "captioned_frames", "side", "video_tokens", "frame_tokens", "summary_tokens")
+        check_minimums(self, {"frames": 1, "captioned_frames": 1, "side": 1})
+        check_minimums(self, {"video_tokens": 1, "frame_tokens": 1, "summary_tokens": 1})
         if self.captioned_frames > self.frames:
             raise ConfigError(f"captioned_frames is {self.captioned_frames}; a clip has {self.frames} frames")
         if not 0 < 2 * self.shortest <= self.longest:
@@ -85,12 +86,6 @@ class WorkConfig:
     """Number of consecutive service failures after which the run stops."""
 
     def __post_init__(self) -> None:
-        _check_positive(self, "workers", "batch_size", "tries", "failures_in_a_row")
+        check_minimums(self, {"workers": 1, "batch_size": 1, "tries": 1, "failures_in_a_row": 1})
         if self.timeout <= 0 or self.pause < 0:
             raise ConfigError(f"timeout is {self.timeout:g} s and pause {self.pause:g} s; the timeout must be above 0")
-
-
-def _check_positive(config: Any, *names: str) -> None:
-    for name in names:
-        if getattr(config, name) < 1:
-            raise ConfigError(f"{name} is {getattr(config, name)}; it must be at least 1")

@@ -57,6 +57,11 @@ class ClipRecord:
         results = {**self.results, result.stage: result.value}
         return replace(self, results=results, frames=result.frames or self.frames)
 
+    def failure(self, stage: str, reason: str, cause: Cause = "video", seconds: float = 0.0) -> StageFailure:
+        """Return the failure of a stage."""
+        source = self.item.name
+        return StageFailure(key=self.key, stage=stage, source=source, reason=reason, cause=cause, seconds=seconds)
+
 
 @dataclass(frozen=True, kw_only=True)
 class StageResult:

@@ -17,16 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from perception_encoder.errors import MissingExtraError, PerceptionEncoderError, one_line
+from perception_encoder.errors import PerceptionEncoderError, needs_extra, one_line
 from perception_encoder.video_data_engine.config import WorkConfig
-from perception_encoder.video_data_engine.journal import (
-    PROBE,
-    ClipRecord,
-    Outcome,
-    StageFailure,
-    StageResult,
-    clips_of,
-)
+from perception_encoder.video_data_engine.journal import PROBE, ClipRecord, Outcome, StageResult, clips_of
 from perception_encoder.video_data_engine.stages import DECODING, EngineStage, Handler, Models
 
 if TYPE_CHECKING:
@@ -131,10 +124,8 @@ class _LocalRunner:
         if worker in self.pools and not self.pools[worker].active:  # it was killed while it was idle
             self.stop(worker)
         if worker not in self.pools:
-            try:
+            with needs_extra("engine", "pebble"):
                 from pebble import ProcessPool
-            except ImportError:
-                raise MissingExtraError("pebble", "engine") from None
             context: Any = multiprocessing
             if "forkserver" in multiprocessing.get_all_start_methods():  # starts at once: it has imported this module
                 context = multiprocessing.get_context("forkserver")
@@ -205,13 +196,7 @@ class _LocalRunner:
             if self.losses[task] < self.work.tries:
                 self.queues[stage.name].appendleft(record)
                 continue
-            yield StageFailure(
-                key=record.key,
-                stage=stage.name,
-                source=record.item.name,
-                reason=f"{reason}; attempts: {self.work.tries}",
-                cause="video",
-            )
+            yield record.failure(stage.name, f"{reason}; attempts: {self.work.tries}")
             self.in_flight -= 1
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import tempfile
@@ -36,7 +37,6 @@ from perception_encoder.video_data_engine.journal import (
     VIDEO_CAPTION,
     Journal,
 )
-from perception_encoder.video_data_engine.videos import file_digest
 
 logger = logging.getLogger(__name__)
 
@@ -147,7 +147,7 @@ def _extract_known(
         raise InputError(str(facts["path"]), "is not one of the videos that this run was given")
     if frames["video"] not in digests:
         with open_source(item.open(), item.name) as (stream, _):
-            digests[frames["video"]] = file_digest(stream)
+            digests[frames["video"]] = hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]
     if digests[frames["video"]] != facts["sha256"]:
         raise InputError(item.name, "has changed since it was captioned")
     return extract_clip(replace(item, start=frames["start"], end=frames["end"]))

@@ -24,10 +24,8 @@ from perception_encoder.video_data_engine.journal import (
     PROBE,
     SUMMARY,
     VIDEO_CAPTION,
-    Cause,
     ClipRecord,
     Outcome,
-    StageFailure,
     StageResult,
 )
 from perception_encoder.video_data_engine.prompts import EnginePrompt, load_prompt
@@ -72,7 +70,7 @@ class DecodingStage:
         try:
             value, frames = self.function(record)
         except InputError as error:
-            return _failure(record, self.name, error.reason, "video", time.perf_counter() - started)
+            return record.failure(self.name, error.reason, seconds=time.perf_counter() - started)
         seconds = time.perf_counter() - started
         return StageResult(key=record.key, stage=self.name, value=value, frames=frames, seconds=seconds)
 
@@ -130,7 +128,7 @@ class AnswerStage:
         for answer in answers:
             if not isinstance(answer, Reply):
                 temporary = isinstance(answer, EndpointError) and answer.scope == "attempt"
-                return _failure(record, self.name, str(answer), "service" if temporary else "model", seconds)
+                return record.failure(self.name, str(answer), "service" if temporary else "model", seconds)
             replies.append(answer)
         captions = [_caption_line(reply.text) for reply in replies]
         value: dict[str, Any] = {"finished": all(reply.finished for reply in replies)}
@@ -175,12 +173,6 @@ def make_stages(config: EngineConfig, work: WorkConfig) -> list[EngineStage]:
 
 def _probe(record: ClipRecord, config: EngineConfig) -> tuple[dict[str, Any], tuple[bytes, ...]]:
     return probe_video(record, config), ()
-
-
-def _failure(record: ClipRecord, stage: str, reason: str, cause: Cause, seconds: float) -> StageFailure:
-    return StageFailure(
-        key=record.key, stage=stage, source=record.item.name, reason=reason, cause=cause, seconds=seconds
-    )
 
 
 def _summary_fields(record: ClipRecord) -> dict[str, str]:

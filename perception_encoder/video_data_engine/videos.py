@@ -11,16 +11,18 @@ import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import Any
 
 from PIL import Image
 
 from perception_encoder.errors import DataError, InputError, MediaDecodeError, one_line
 from perception_encoder.files import cached_by_file
-from perception_encoder.formats.tars import TarMember, walk_tar
+from perception_encoder.formats.tars import TarMember, open_tar
 from perception_encoder.inference.listing import Item, list_items
 from perception_encoder.preprocess.frames import VideoFrames, colour_change, colour_histogram, plm_frame_indices
+from perception_encoder.preprocess.image import image_file
 from perception_encoder.preprocess.source import IMAGE_SUFFIXES, escape_name, open_source
 from perception_encoder.preprocess.video import read_frames, sample_frames
 from perception_encoder.preprocess.video_file import decoding, open_container
@@ -96,16 +98,13 @@ def _find_sidecar(item: Item) -> Path | TarMember | None:
 def _json_members(tar: Path) -> dict[str, TarMember]:
     """Return the JSON files of a tar by `Item.path` without suffix; the items report a damaged tar."""
     members: dict[str, TarMember] = {}
-    try:
-        with tar.open("rb") as stream:
-            for entry in walk_tar(stream, os.fstat(stream.fileno()).st_size):
-                name = PurePosixPath(entry.name)
-                if name.suffix.lower() == ".json" and entry.problem is None:
-                    stem = escape_name(str(name.with_suffix("")).removesuffix(".info"))
-                    path = str(PurePosixPath(f"{escape_name(tar)}/{stem}"))
-                    members.setdefault(path, TarMember(tar, entry.offset, entry.size))
-    except (DataError, OSError):
-        pass
+    with suppress(DataError), open_tar(tar) as (_, entries):
+        for entry in entries:
+            name = PurePosixPath(entry.name)
+            if name.suffix.lower() == ".json" and entry.problem is None:
+                stem = escape_name(str(name.with_suffix("")).removesuffix(".info"))
+                path = str(PurePosixPath(f"{escape_name(tar)}/{stem}"))
+                members.setdefault(path, TarMember(tar, entry.offset, entry.size))
     return members
 
 
@@ -118,7 +117,7 @@ def probe_video(record: ClipRecord, config: EngineConfig) -> dict[str, Any]:
     item = record.item
     source, name = item.open(), item.name
     with open_source(source, name) as (stream, _), decoding(name):
-        digest = file_digest(stream)
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]
         with open_container(stream, name) as (container, video):
             codec, tags = video.codec_context.name, dict(container.metadata)
     first = read_frames(source, name, 1)
@@ -134,14 +133,6 @@ def probe_video(record: ClipRecord, config: EngineConfig) -> dict[str, Any]:
         "metadata": read_metadata_fields(record.sidecar, tags, item.text),
         "clips": _find_clips(item, source, first.duration, config),
     }
-
-
-def file_digest(stream: BinaryIO) -> str:
-    """Return the SHA-256 of a stream, reading it to its end."""
-    digest = hashlib.sha256()
-    while block := stream.read(1 << 20):
-        digest.update(block)
-    return digest.hexdigest()
 
 
 def _find_clips(
@@ -258,7 +249,7 @@ def sample_clip(record: ClipRecord, count: int, side: int) -> tuple[dict[str, An
         "times": [round(time, 6) for time in frames.times],
         "size": list(frames.images[0].size),
     }
-    return value, tuple(jpeg_file(image) for image in frames.images)
+    return value, tuple(image_file(image.convert("RGB"), "JPEG", quality=QUALITY) for image in frames.images)
 
 
 def open_clip_frames(record: ClipRecord) -> VideoFrames:
@@ -266,10 +257,3 @@ def open_clip_frames(record: ClipRecord) -> VideoFrames:
     images = [Image.open(io.BytesIO(frame)).convert("RGB") for frame in record.frames]
     times: Sequence[float] = record.results[FRAMES]["times"]
     return VideoFrames(list(images), list(times), times[-1], len(images), True)
-
-
-def jpeg_file(image: Image.Image) -> bytes:
-    """Encode an image as JPEG."""
-    stream = io.BytesIO()
-    image.convert("RGB").save(stream, "JPEG", quality=QUALITY)
-    return stream.getvalue()

@@ -22,6 +22,7 @@ from perception_encoder.inference.encoder import Encoder
 from perception_encoder.preprocess.conversation import ask
 from perception_encoder.preprocess.video import read_frames
 from perception_encoder.progress import Track, untracked
+from perception_encoder.vectors import unit_rows
 from perception_encoder.video_dataset.motion import NO_MOTION, MotionFeatures, measure_motion, measure_object_motion
 from perception_encoder.video_dataset.tables import table_key
 
@@ -91,8 +92,7 @@ class FeatureTable:
     @cached_property
     def embeddings(self) -> np.ndarray:
         """The mean of the frames' embeddings, unit length: (n, D) float32."""
-        means = self.frames.mean(axis=1)
-        return means / np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)
+        return unit_rows(self.frames.mean(axis=1))
 
 
 def compute_features(

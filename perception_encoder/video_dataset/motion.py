@@ -19,7 +19,7 @@ from av.video.reformatter import VideoReformatter
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 
-from perception_encoder.errors import MediaDecodeError, MissingExtraError
+from perception_encoder.errors import MediaDecodeError, needs_extra
 from perception_encoder.preprocess.source import Source, open_source
 from perception_encoder.preprocess.video import sample_frames
 from perception_encoder.preprocess.video_file import decoding, open_container
@@ -160,10 +160,8 @@ def measure_object_motion(source: Source, name: str | None = None) -> ObjectMoti
 
     Raises what `sample_frames` raises, and MissingExtraError without scikit-image.
     """
-    try:
+    with needs_extra("eval", "scipy"):
         from scipy.ndimage import label
-    except ImportError:
-        raise MissingExtraError("scipy", "eval") from None
     differences = list(_differences(source, name))
     if not differences:
         return NO_MOTION
@@ -217,10 +215,8 @@ def _plane_flows(height: int, width: int) -> Float[np.ndarray, "2 h w 8"]:
 
 def _differences(source: Source, name: str | None) -> Iterator[Float[np.ndarray, "h w"]]:
     """Yield the difference of each frame's flow to the next from the camera's, as a share of the diagonal."""
-    try:
+    with needs_extra("eval", "scikit-image"):
         from skimage.registration import optical_flow_ilk
-    except ImportError:
-        raise MissingExtraError("scikit-image", "eval") from None
     frames = islice(sample_frames(source, name, 1 / RATE, side=2 * _SIDE), round(MAX_SECONDS * RATE))
     for before, after in pairwise(_small_grey(frame.image) for frame in frames):
         flow = optical_flow_ilk(before, after, radius=4, num_warp=3, dtype=np.float32)

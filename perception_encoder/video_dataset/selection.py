@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from perception_encoder.errors import DataError, MissingExtraError
+from perception_encoder.errors import DataError, needs_extra
 from perception_encoder.formats.entries import quoted
 from perception_encoder.inference.encoder import Encoder
+from perception_encoder.vectors import label_probabilities, unit_rows
 from perception_encoder.video_dataset.features import FeatureTable
 from perception_encoder.video_dataset.tables import read_video_table
 
@@ -77,13 +78,11 @@ def score_videos(features: FeatureTable, hand_scores: Mapping[str, float]) -> tu
 
     Hand-scored videos have their out-of-bag prediction. DataError for fewer than 20 scores or unknown keys.
     """
-    try:
+    with needs_extra("eval"):
         from scipy.stats import spearmanr
         from sklearn.decomposition import PCA
         from sklearn.ensemble import RandomForestRegressor
         from sklearn.metrics import mean_absolute_error, r2_score
-    except ImportError as error:
-        raise MissingExtraError(error.name or "sklearn", "eval") from None
     rows = {key: row for row, key in enumerate(features.keys)}
     if unknown := [key for key in hand_scores if key not in rows]:
         share = f"{len(unknown)} of {len(hand_scores)} hand scores"
@@ -114,12 +113,9 @@ def score_videos(features: FeatureTable, hand_scores: Mapping[str, float]) -> tu
 def categorise_videos(features: FeatureTable, encoder: Encoder) -> list[tuple[str, float]]:
     """Return the most probable category of each video and its probability; `encoder` must be that of the features."""
     embeddings = encoder.encode_texts([f"a video of {text}" for texts in CATEGORIES.values() for text in texts])
-    means = embeddings.reshape(len(CATEGORIES), 2, -1).mean(axis=1)
-    means /= np.linalg.norm(means, axis=1, keepdims=True)
-    logits = _LOGIT_SCALE * features.embeddings @ means.T  # (n, 10)
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    shares, names = powers / powers.sum(axis=1, keepdims=True), list(CATEGORIES)
-    return [(names[row.argmax()], float(row.max())) for row in shares]
+    means, names = unit_rows(embeddings.reshape(len(CATEGORIES), 2, -1).mean(axis=1)), list(CATEGORIES)
+    probabilities = label_probabilities(_LOGIT_SCALE * features.embeddings @ means.T, 1.0)  # (n, 10)
+    return [(names[row.argmax()], float(row.max())) for row in probabilities]
 
 
 @dataclass(frozen=True)

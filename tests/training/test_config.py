@@ -10,7 +10,8 @@ import torch
 
 from perception_encoder.errors import ConfigError
 from perception_encoder.models.initialization import torch_generator
-from perception_encoder.training.config import TrainingConfig, check_minimums, debug_loop
+from perception_encoder.records import check_minimums
+from perception_encoder.training.config import TrainingConfig, debug_loop
 from perception_encoder.training.optimizer import OptimizerConfig
 from perception_encoder.training.task import ValidationConfig
 from tests.training.toys import CONFIG, ToyConfig

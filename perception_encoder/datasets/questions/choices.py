@@ -11,13 +11,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from perception_encoder.datasets.questions.question import (
-    Entry,
-    Question,
-    choice_question,
-    find_file,
-    json_entries,
-)
+from perception_encoder.datasets.questions.question import Entry, Question, choice_question, find_file, json_entries
 from perception_encoder.errors import DataError
 from perception_encoder.formats.entries import quoted, read_json, read_lines
 from perception_encoder.formats.media_directory import Clip, MediaDirectory, MediaSource

@@ -97,20 +97,12 @@ class Entry:
 
 
 def choice_question(
-    entry: Entry,
-    *,
-    identity: str,
-    question: str,
-    media: tuple[MediaSource, ...],
-    choices: str,
-    answer: str,
-    block: str,
-    group: str = "",
-    frames: bool = False,
+    entry: Entry, *, identity: str, choices: str, answer: str, question: str, **others: Any
 ) -> Question:
     """Return a question with choices; `choices` and `answer` are field names, and the answer an index or a choice.
 
-    Raises DataError if there are fewer than two choices, or if the answer is none of them.
+    `others`: further fields of the question. Raises DataError if there are fewer than two choices, or if the answer is
+    none of them.
     """
     texts = text_list(entry.fields.get(choices), f"{entry.where}: `{choices}`")
     value = entry.fields.get(answer)
@@ -119,16 +111,7 @@ def choice_question(
         index = texts.index(value) if value in texts else int(value) if value.isascii() and value.isdigit() else -1
     if not 0 <= index < len(texts) or len(texts) < 2:
         raise DataError(f"{entry.where}: `{answer}` is {quoted(value)}, which is not among the choices {quoted(texts)}")
-    return Question(
-        id=identity,
-        question=question,
-        media=media,
-        frames=frames,
-        choices=tuple(texts),
-        correct=index,
-        group=group,
-        block=block,
-    )
+    return Question(id=identity, question=question, choices=tuple(texts), correct=index, **others)
 
 
 def json_entries(path: Path, name: str = "") -> Iterator[Entry]:

@@ -14,13 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-from perception_encoder.datasets.questions.question import (
-    Corners,
-    Entry,
-    Question,
-    find_file,
-    json_entries,
-)
+from perception_encoder.datasets.questions.question import Corners, Entry, Question, find_file, json_entries
 from perception_encoder.errors import DataError, one_line
 from perception_encoder.formats.entries import are_numbers, list_objects, quoted
 from perception_encoder.formats.media_directory import MediaDirectory, MediaSource

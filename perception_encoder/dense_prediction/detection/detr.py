@@ -26,7 +26,7 @@ from perception_encoder.dense_prediction.detection.detr_losses import (
 )
 from perception_encoder.dense_prediction.detection.feature_pyramid import DetaPyramid
 from perception_encoder.dense_prediction.detection.mask_rcnn import PATCH
-from perception_encoder.errors import ConfigError, MissingExtraError
+from perception_encoder.errors import ConfigError, needs_extra
 
 LEVELS = 5
 MAX_LAYERS = 100
@@ -80,11 +80,9 @@ class DetrHead(nn.Module):
     def __init__(self, width: int, classes: int, config: DetrHeadConfig) -> None:
         """`classes`: without a background. MissingExtraError without transformers."""
         super().__init__()
-        try:
+        with needs_extra("lang", "transformers"):
             from transformers import DeformableDetrConfig
             from transformers.models.deformable_detr import modeling_deformable_detr
-        except ImportError:
-            raise MissingExtraError("transformers", "lang") from None
         library, channels = cast(Any, modeling_deformable_detr), config.channels
         settings = cast(Any, DeformableDetrConfig)(
             num_labels=classes,
@@ -206,10 +204,7 @@ class DetrHead(nn.Module):
         valid = torch.cat([mask.flatten(1) for mask in masks], dim=1)
         embedded = [item + level[:, None, None] for item, level in zip(positions, self.level_embed, strict=True)]
         encoded = self.encoder(
-            inputs_embeds=_flat(levels),
-            attention_mask=valid,
-            spatial_position_embeddings=_flat(embedded),
-            **arguments,
+            inputs_embeds=_flat(levels), attention_mask=valid, spatial_position_embeddings=_flat(embedded), **arguments
         )
         return encoded.last_hidden_state, valid, shown.float(), arguments
 

@@ -39,10 +39,7 @@ class SimplePyramid(nn.Module):
         super().__init__()
         self.out_channels = channels
         self.standardize = Standardize(width)
-        half, quarter = (
-            max(channels, width // 2),
-            max(channels, width // 4),
-        )  # a norm over few channels would erase them
+        half, quarter = (max(channels, width // part) for part in (2, 4))  # a norm over few channels would erase them
         finest = [nn.ConvTranspose2d(width, half, 2, 2), ChannelNorm(half, eps), nn.GELU()]
         resize = [
             nn.Sequential(*finest, nn.ConvTranspose2d(half, quarter, 2, 2)),

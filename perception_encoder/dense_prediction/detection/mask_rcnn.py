@@ -20,7 +20,7 @@ from perception_encoder.dense_prediction.detection.detections import Detected
 from perception_encoder.dense_prediction.detection.feature_pyramid import SCALES, SimplePyramid
 from perception_encoder.dense_prediction.detection.roi_heads import EPS, customize, head_settings
 from perception_encoder.dense_prediction.head_fitting import FitConfig, Maps, fit_head, take
-from perception_encoder.errors import ConfigError, DataError, MissingExtraError
+from perception_encoder.errors import ConfigError, DataError, needs_extra
 from perception_encoder.models.initialization import drawn_from
 from perception_encoder.progress import Track, untracked
 
@@ -72,10 +72,8 @@ class Detector(nn.Module):
     def __init__(self, width: int, classes: int, masks: bool, config: DetectorHeadConfig, lvis: bool = False) -> None:
         """`classes`: without the background; `lvis`: see `limits`. MissingExtraError without torchvision."""
         super().__init__()
-        try:
+        with needs_extra("eval", "torchvision"):
             from torchvision.models.detection import FasterRCNN, MaskRCNN
-        except ImportError:
-            raise MissingExtraError("torchvision", "eval") from None
         self.masks, self.regions = masks, config.regions
         levels = [str(number) for number in range(len(SCALES))]
         least_score, most = config.limits(lvis)

@@ -113,11 +113,7 @@ class CustomRoIHeads(nn.Module):
         return detections, losses
 
     def postprocess_detections(
-        self,
-        class_logits: Tensor,
-        box_regression: Tensor,
-        proposals: list[Tensor],
-        image_shapes: list[tuple[int, int]],
+        self, class_logits: Tensor, box_regression: Tensor, proposals: list[Tensor], image_shapes: list[tuple[int, int]]
     ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         """Return boxes, scores and labels of each image; with sigmoids a region can have several classes."""
         if self.sampled is None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from perception_encoder.errors import ConfigError, MissingExtraError
+from perception_encoder.errors import ConfigError, needs_extra
 from perception_encoder.evaluation.classification.splits import Splits
 from perception_encoder.evaluation.classification.zero_shot import accuracies, highest, ranked_classes
 from perception_encoder.evaluation.embeddings import Features, encode_images
@@ -84,11 +84,9 @@ class LinearEvaluator:
 
 def _fit(vectors: np.ndarray, targets: np.ndarray, classes: int, strength: float) -> LinearProbe:
     """Fit logistic regression on standardised vectors and return it in terms of the original vectors."""
-    try:
+    with needs_extra("eval", "scikit-learn"):
         from sklearn.exceptions import ConvergenceWarning
         from sklearn.linear_model import LogisticRegression
-    except ImportError:
-        raise MissingExtraError("scikit-learn", "eval") from None
     mean, deviation = vectors.mean(axis=0), vectors.std(axis=0) + 1e-6
     regression = LogisticRegression(C=strength, max_iter=ITERATIONS, tol=1e-3, class_weight="balanced")
     with warnings.catch_warnings():

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import os
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from perception_encoder.datasets.classified import ClassOptions, load_tasks
-from perception_encoder.datasets.labelled import LabelledImages, held_out_rows
+from perception_encoder.datasets.labelled import LabelledImages, hashed_rows, held_out_rows
 from perception_encoder.errors import DataError
 from perception_encoder.evaluation.classification.zero_shot import check_classes
 
@@ -35,11 +33,7 @@ class Splits:
 
 
 def load_splits(
-    path: Path,
-    split: str,
-    train: Path | None = None,
-    options: ClassOptions | None = None,
-    choosing: bool = True,
+    path: Path, split: str, train: Path | None = None, options: ClassOptions | None = None, choosing: bool = True
 ) -> dict[str, Splits]:
     """Read the tasks at a path by name (see `load_tasks`), with `split` as the test split.
 
@@ -83,7 +77,7 @@ def hold_out(train: LabelledImages, test: LabelledImages) -> Splits:
 
     The last item of a class is not held out.
     """
-    order = sorted(range(len(train.keys)), key=lambda row: hashlib.sha256(os.fsencode(train.keys[row])).digest())
+    order = hashed_rows(train.keys)
     tenth, left = len(order) // HELD_OUT, Counter(train.labels)
     val_rows: set[int] = set()
     for rank, row in enumerate(order):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from jaxtyping import Float, Int
 
-from perception_encoder.errors import MissingExtraError
+from perception_encoder.errors import needs_extra
 from perception_encoder.evaluation.statistics.scores import ResampledScores
 
 if TYPE_CHECKING:
@@ -57,10 +57,8 @@ def average_precision(
 
     MissingExtraError without faster-coco-eval.
     """
-    try:
+    with needs_extra("eval", "faster-coco-eval"):
         from faster_coco_eval import COCO
-    except ImportError:
-        raise MissingExtraError("faster-coco-eval", "eval") from None
     if lvis:  # here, because of masks the library cannot drop the only detections of an image
         absent = {(image["id"], entry) for image in truth["images"] for entry in image.get("neg_category_ids", ())}
         looked_for = absent | {

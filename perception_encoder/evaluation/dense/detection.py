@@ -12,7 +12,7 @@ from perception_encoder.datasets.instances import InstanceSet
 from perception_encoder.dense_prediction.detection.detections import Detected
 from perception_encoder.dense_prediction.detection.mask_rcnn import DetectionConfig, fit_detector
 from perception_encoder.dense_prediction.head_fitting import take
-from perception_encoder.errors import MissingExtraError
+from perception_encoder.errors import needs_extra
 from perception_encoder.evaluation.dense.average_precision import AnnotationKind, average_precision
 from perception_encoder.evaluation.feature_cache import CachedTokens
 from perception_encoder.evaluation.inputs import settings_digest
@@ -70,10 +70,8 @@ class DetectionEvaluator(HeadEvaluator):
 
 def to_results(detected: Detected, images: InstanceSet, row: int) -> dict[str, list[dict[str, Any]]]:
     """Return an image's detections in COCO's results format: `box`, and `mask`, in run lengths, if there are masks."""
-    try:
+    with needs_extra("eval", "faster-coco-eval"):
         from faster_coco_eval.core import mask as library
-    except ImportError:
-        raise MissingExtraError("faster-coco-eval", "eval") from None
     numbers = [images.categories[label - 1]["id"] for label in detected.labels.tolist()]
     corners = detected.boxes.astype(np.float64)
     boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1).tolist()

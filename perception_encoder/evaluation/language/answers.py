@@ -19,7 +19,7 @@ import re
 from collections.abc import Sequence
 
 from perception_encoder.datasets.questions.question import Corners
-from perception_encoder.errors import DataError, MissingExtraError
+from perception_encoder.errors import DataError, needs_extra
 
 _CONTRACTIONS = """
 aint ain't, arent aren't, cant can't, couldve could've, couldnt couldn't, couldn'tve couldn't've,
@@ -113,10 +113,8 @@ def anls(prediction: str, answers: Sequence[str]) -> float:
     spaces; 0 if it is below 0.5. Like the server, exactly 0.5 still counts, which the paper's formula excludes. Two
     empty texts are equal. Raises MissingExtraError without rapidfuzz.
     """
-    try:
+    with needs_extra("lang", "rapidfuzz"):
         from rapidfuzz.distance import Levenshtein
-    except ImportError:
-        raise MissingExtraError("rapidfuzz", "lang") from None
     text = _normalize(prediction)
     best = max(Levenshtein.normalized_similarity(text, _normalize(answer)) for answer in answers)
     return float(best) if best >= 0.5 else 0.0

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from perception_encoder.errors import DataError, MissingExtraError
+from perception_encoder.errors import DataError, needs_extra
 
 RESAMPLES = 1000
 PERCENTILES = (2.5, 97.5)
@@ -195,8 +195,6 @@ def check_scipy() -> None:
 
 
 def _quantile(outside: float, freedom: float) -> float:
-    try:
+    with needs_extra("eval", "scipy"):
         from scipy.special import stdtrit
-    except ImportError:
-        raise MissingExtraError("scipy", "eval") from None
     return float(-stdtrit(freedom, outside / 2))

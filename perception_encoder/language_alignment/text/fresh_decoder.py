@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from perception_encoder.errors import MissingExtraError
+from perception_encoder.errors import needs_extra
 from perception_encoder.files import replacing, writing
 from perception_encoder.language_alignment.text.decoder import Decoder, make_decoder
 from perception_encoder.models.initialization import drawn_from
@@ -33,10 +33,8 @@ def make_fresh_decoder(
 
     `width` must be a multiple of 64, the width of a head. Raises MissingExtraError without transformers.
     """
-    try:
+    with needs_extra("lang", "transformers"):
         from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-    except ImportError:
-        raise MissingExtraError("transformers", "lang") from None
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=_train_tokenizer(texts), eos_token=END, pad_token=END)
     tokenizer.chat_template = TEMPLATE
     config = LlamaConfig(

@@ -11,8 +11,6 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Literal
 
-import safetensors
-
 from perception_encoder.errors import CheckpointError, ConfigError, WeightsUnavailableError, one_line
 from perception_encoder.models.checkpoints.files import SUFFIXES
 from perception_encoder.models.registry import BUILTIN_DEPTH, BUILTIN_DETECTOR, ModelEntry, canonical_name, find_model
@@ -66,25 +64,6 @@ def changed_entry(entry: ModelEntry, metadata: dict[str, str]) -> ModelEntry:
         except (TypeError, ValueError, RecursionError, ConfigError) as error:
             raise CheckpointError(f"its metadata does not fit {entry.name} ({name}: {one_line(error)})") from None
     return dataclasses.replace(entry, **towers)
-
-
-def known_entry(name: str | Path) -> ModelEntry | None:
-    """Return the architecture of a name, or of a .safetensors file that names its model; no weights are read.
-
-    None if only the shapes of the weights could tell, and for damaged files; `find_entry` then reads them.
-    """
-    if isinstance(name, str) and canonical_name(name) is not None:
-        return find_model(name)
-    path, _ = find_weights(name)
-    try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            metadata, tensors = file.metadata() or {}, list(file.keys())
-        model = canonical_name(metadata.get("model", ""))
-        entry = None if model is None else changed_entry(find_model(model), metadata)
-    except (OSError, safetensors.SafetensorError, CheckpointError):
-        return None
-    has_text = any(name.endswith("token_embedding.weight") for name in tensors)
-    return entry if entry is None or has_text else dataclasses.replace(entry, text=None)
 
 
 def fetch_weights(entry: ModelEntry) -> Path:

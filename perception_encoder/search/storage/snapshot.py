@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Float, Int
 
-from perception_encoder.errors import MissingExtraError, one_line
+from perception_encoder.errors import needs_extra, one_line
 from perception_encoder.files import remove, replacing, sync
 from perception_encoder.search.storage.rows import among, as_matrix
 from perception_encoder.vectors import best_scores
@@ -255,10 +255,8 @@ def _write_codes(directory: Path, dimension: int, appended: bool) -> None:
 
 
 def _quantizer() -> type[TurboQuantIndex]:
-    try:
+    with needs_extra("search", "turbovec"):
         from turbovec import TurboQuantIndex
-    except ImportError:
-        raise MissingExtraError("turbovec", "search") from None
     return TurboQuantIndex
 
 

@@ -11,7 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from perception_encoder.errors import MissingExtraError, PerceptionEncoderError, detached
+from perception_encoder.errors import PerceptionEncoderError, detached, needs_extra
 from perception_encoder.files import file_state
 from perception_encoder.inference.media import Media, open_media
 from perception_encoder.models.registry import demo_note
@@ -70,12 +70,10 @@ def create_page(
     `key`: see `guard`. `ask`: answers questions. `features_model`: see `FeatureImages`. `depth_head`: see `DepthMaps`.
     `secret`: see `SignedIds`.
     """
-    try:
+    with needs_extra("search"):
         import fastapi
         import jinja2
         from fastapi.responses import HTMLResponse, JSONResponse, Response
-    except ImportError as error:
-        raise MissingExtraError(error.name or "fastapi", "search") from None
     app = fastapi.FastAPI(title="perception-encoder", docs_url=None, redoc_url=None, openapi_url=None)
     assets = files("perception_encoder.search.web") / "page"
     thumbnails, ids = Thumbnails(library), SignedIds(secret)

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from perception_encoder.errors import InputError, MissingExtraError, PerceptionEncoderError
+from perception_encoder.errors import InputError, PerceptionEncoderError, needs_extra
 from perception_encoder.formats.tars import TarMember
 from perception_encoder.serving.http import ApiError, BodyReader, parse_body
 from perception_encoder.serving.server import HANG_UP, HOSTS, guard
@@ -98,12 +98,10 @@ def create_annotation_page(
     project: AnnotationProject, hosts: tuple[str, ...] = HOSTS, key: str | None = None
 ) -> FastAPI:
     """Create the server of a project for some host names; `key`: see `guard`. Raises MissingExtraError."""
-    try:
+    with needs_extra("search"):
         import fastapi
         import jinja2
         from fastapi.responses import HTMLResponse, JSONResponse, Response
-    except ImportError as error:
-        raise MissingExtraError(error.name or "fastapi", "search") from None
     app = fastapi.FastAPI(title="perception-encoder", docs_url=None, redoc_url=None, openapi_url=None)
     assets = files("perception_encoder.video_dataset.annotation") / "page"
     template = jinja2.Environment(autoescape=True).from_string((assets / "page.html").read_text(encoding="utf-8"))
