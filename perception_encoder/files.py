@@ -95,8 +95,11 @@ def _check_kind(path: Path, directory: bool) -> None:
 def holding(path: Path, message: str) -> Iterator[None]:
     """Hold a lock file until the block or this process ends; OutputError(message) if another process holds it.
 
-    Its content stays as it is; OutputError if it is a link or not a regular file. On Windows nothing is locked.
+    Its directory is made, and its content stays as it is; OutputError if that cannot be, or if it is a link or not a
+    regular file. On Windows nothing is locked.
     """
+    with writing(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
     try:
         import fcntl
     except ImportError:
@@ -125,8 +128,6 @@ def new_directory(path: Path) -> Iterator[None]:
     """Create a directory and lock it for the block; OutputError unless it is new or empty and unlocked."""
     if path.exists() and not path.is_dir():
         raise OutputError(f"{path} is a file; choose another directory")
-    with writing(path):
-        path.mkdir(parents=True, exist_ok=True)
     lock = path / ".lock"
     with holding(lock, f"another process is writing {path}; wait for it, or choose another directory"):
         try:

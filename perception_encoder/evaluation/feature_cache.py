@@ -167,8 +167,6 @@ class FeatureCache:
         """
         key = self.key(encoder, inputs, layers)
         directory = self.directory / key
-        with writing(directory):
-            directory.mkdir(parents=True, exist_ok=True)
         message = f"another run is writing to {directory}; wait until it ends, or choose another directory"
         with holding(directory / "lock", message):
             progress = _read_progress(directory)

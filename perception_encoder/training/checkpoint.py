@@ -12,7 +12,7 @@ import pickle
 import shutil
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePath
 from typing import Any, BinaryIO
@@ -54,21 +54,16 @@ class RunState:
     """Step of the best score."""
 
 
-@contextmanager
-def run_directory(directory: Path) -> Iterator[None]:
+def run_directory(directory: Path) -> AbstractContextManager[None]:
     """Create a run's directory and lock it until the block ends; OutputError if another run holds it.
 
     The first rank holds the lock for all.
     """
     if not this_rank().is_first:
-        yield
-        return
-    with writing(directory):
-        directory.mkdir(parents=True, exist_ok=True)
-    with holding(
+        return nullcontext()
+    return holding(
         directory / "lock", f"another run is training in {directory}; wait for it, or choose another directory"
-    ):
-        yield
+    )
 
 
 def save_run(directory: Path, model: nn.Module, optimizer: optim.Optimizer, state: RunState, keep: int = 2) -> None:

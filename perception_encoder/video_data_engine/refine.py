@@ -59,8 +59,6 @@ def refine_captioner(
         raise DataError(f"{engine / SETTINGS} has no text of the prompt {prompt}: restore a copy")
     texts = captions if isinstance(captions, Mapping) else read_corrections(engine, captions)
     config = override(refinement(str(model or find_setting(engine, "captioner"))), settings)
-    with writing(out):
-        out.mkdir(parents=True, exist_ok=True)
     with holding(out / "data.lock", f"another run is writing {out}; wait for it, or choose another directory"):
         clips = read_shard_clips(engine)
         lines = [

@@ -13,7 +13,7 @@ from typing import Any
 
 from perception_encoder import __version__
 from perception_encoder.errors import DataError, EndpointError, OutputError
-from perception_encoder.files import holding, write_json, writing
+from perception_encoder.files import holding, write_json
 from perception_encoder.formats.entries import quoted, read_json
 from perception_encoder.language_alignment.load import check_name
 from perception_encoder.models.defaults import language_model
@@ -109,8 +109,6 @@ def caption_videos(
     listed = list(list_videos(videos))
     if not listed:
         raise DataError(f"no videos in {', '.join(map(str, videos))}")
-    with writing(out):
-        out.mkdir(parents=True, exist_ok=True)
     with holding(out / "lock", f"another run is writing {out}; wait for it, or choose another output"):
         prompts = [stage.prompt for stage in stages if isinstance(stage, AnswerStage)]
         settings = EngineSettings(out, config, prompts)
