@@ -447,9 +447,11 @@ class TransformersTower(Tower):
 
     def run(self, pixels: Tensor, layers: Sequence[int]) -> list[Tensor]:
         outputs: dict[nn.Module, Tensor] = {}
+        thread = threading.get_ident()  # others compute at the same time
 
         def keep(block: nn.Module, inputs: Any, output: Any) -> None:
-            outputs[block] = output[0] if isinstance(output, tuple) else output
+            if threading.get_ident() == thread:
+                outputs[block] = output[0] if isinstance(output, tuple) else output
 
         takes_sizes = "interpolate_pos_encoding" in inspect.signature(self.model.forward).parameters
         with ExitStack() as hooks:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from PIL import Image
 from perception_encoder.errors import ConfigError, UnknownModelError, WeightsUnavailableError
 from perception_encoder.inference.external_encoder import OutputEncoder
 from perception_encoder.inference.load import load, load_layers, load_tower
-from perception_encoder.models.external import OpenClipModel, TimmModel
+from perception_encoder.models.external import OpenClipModel, TimmModel, TransformersTower
 from tests.evaluation.test_library_models import PlainOpenClipEncoder
 from tests.models.external.samples import SIZE, noise_images, save_transformer, scaled
 
@@ -91,6 +92,23 @@ def test_an_open_clip_model_is_wrapped_as_it_is() -> None:
     np.testing.assert_allclose(encoders["crop"].encode_images(images), plain.encode_images(images), atol=1e-6)
     assert not np.allclose(encoders["squash"].encode_images(images), plain.encode_images(images))
     np.testing.assert_allclose(encoders["crop"].encode_texts(["a dog"]), plain.encode_texts(["a dog"]), atol=1e-6)
+
+
+def test_threads_get_the_tokens_of_their_own_images(tmp_path: Path, images: list[Image.Image]) -> None:
+    save_transformer("ViT", tmp_path)
+    tower = load_layers(f"hf:{tmp_path}", "cpu", torch.float32).tower
+    assert isinstance(tower, TransformersTower)
+    first, second = scaled(images[:2], (32, 32), [0.5] * 3, [0.5] * 3)[:, None]
+    (wanted,) = tower.run(first, [0])
+
+    def interrupt(block: object, inputs: object, output: object) -> None:  # between the first block and the end
+        handle.remove()
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(tower.run, second, [0]).result()
+
+    handle = tower.blocks[1].register_forward_hook(interrupt)
+    (found,) = tower.run(first, [0])
+    torch.testing.assert_close(found, wanted, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("kind", ["ViT", "Dinov2WithRegisters", "CLIPVision", "SiglipVision"])
