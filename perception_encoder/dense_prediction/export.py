@@ -119,7 +119,9 @@ def export_onnx(
     found = write_onnx(network, Path(out), size, fixed)
     write_preprocessing(Path(out), size or (side, side), text.config.context_length if text else None)
     with writing(Path(out)):
-        scores = {} if int8 or size not in (None, (side, side)) else published_scores(model)
+        scores = published_scores(model)
+        if scores and (int8 or size not in (None, (side, side))):
+            scores = {}
         _write_card(Path(out), network, size or (side, side), "int8" if int8 else "float32", scores)
     return tuple(
         OnnxFile(
@@ -133,7 +135,7 @@ def export_onnx(
 
 
 def _write_card(
-    directory: Path, network: Model, size: tuple[int, int], precision: str, scores: dict[str, float]
+    directory: Path, network: Model, size: tuple[int, int], precision: str, scores: dict[str, float] | None
 ) -> None:
     has_text = isinstance(network, CLIP)
     about = f"image.onnx takes images (B, 3, {size[0]}, {size[1]}), RGB from -1 to 1."

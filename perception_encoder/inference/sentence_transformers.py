@@ -53,13 +53,13 @@ def write_sentence_transformers(
 ) -> None:
     """Write a two-tower model with its card; CheckpointError for others, and OutputError.
 
-    `scores`: known ones of these weights. Other files in an existing directory remain.
+    `scores`: see `published_scores`. Other files in an existing directory remain.
     """
     with writing(directory):
         _write_modules(model, directory, half)
         precision, packages = "float16" if half else "float32", "sentence-transformers, timm, torchvision and Pillow"
         about = "Both towers for sentence-transformers, with unit embeddings of images and texts."
-        write_model_card(directory, model, "sentence-transformers", precision, scores or {}, about, packages, _PROGRAM)
+        write_model_card(directory, model, "sentence-transformers", precision, scores, about, packages, _PROGRAM)
 
 
 def _write_modules(model: Model, directory: Path, half: bool) -> None:

@@ -114,8 +114,9 @@ def export_openvino(
                     cosine=about.get("cosine"),
                 )
             )
-        as_published = precision == "float32" and size in (None, (visual.config.image_size,) * 2)
-        scores = published_scores(model) if as_published else {}
+        scores = published_scores(model)
+        if scores and (precision != "float32" or size not in (None, (visual.config.image_size,) * 2)):
+            scores = {}
         _write_description(network, precision, size, scores, temporary)
     return tuple(files)
 
@@ -144,7 +145,7 @@ def _write_tower(
 
 
 def _write_description(
-    model: Model, precision: Precision, size: tuple[int, int] | None, scores: dict[str, float], directory: Path
+    model: Model, precision: Precision, size: tuple[int, int] | None, scores: dict[str, float] | None, directory: Path
 ) -> None:
     """Write the files for preprocessing, README.md and SHA256SUMS."""
     visual, text = (model.visual, model.text) if isinstance(model, CLIP) else (model, None)

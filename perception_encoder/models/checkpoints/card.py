@@ -75,28 +75,30 @@ def write_model_card(
     model: Model,
     library: str,
     precision: str,
-    scores: Mapping[str, float],
+    scores: Mapping[str, float] | None,
     about: str,
     packages: str,
     program: str,
 ) -> None:
-    """Write the card of a model that is written for another library: see `write_card`."""
+    """Write the card of a model that is written for another library: see `write_card`, and for `scores` below."""
     entry = find_model(model.name)
+    name, licence = entry.builtin or model.name, entry.licence
     write_card(
         directory,
-        title=f"{entry.builtin or model.name} for {_TITLES.get(library, library)}",
+        title=f"{name} for {_TITLES.get(library, library)}",
         library=library,
         about=about,
         weights=f"{weight_hash(model)}, in {precision}",
-        licence=entry.licence,
+        licence=licence if scores is not None else f"not recorded in their file; that of {name} is {licence}",
         packages=packages,
         program=program,
-        scores=scores,
+        scores=scores or {},
     )
 
 
-def published_scores(source: str | Path) -> dict[str, float]:
-    """Return the published scores of a model given by name; none for a file, whose weights may be others."""
+def published_scores(source: str | Path) -> dict[str, float] | None:
+    """Return the published scores of a model given by name; None for a file, whose weights may be others."""
     name = None if Path(source).exists() else canonical_name(str(source))
-    scores = {} if name is None else MODELS[name].published
-    return {f"{SCORES[key]}, percent (published)": value for key, value in scores.items()}
+    if name is None:
+        return None
+    return {f"{SCORES[key]}, percent (published)": value for key, value in MODELS[name].published.items()}

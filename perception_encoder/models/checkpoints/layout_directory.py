@@ -59,7 +59,7 @@ def write_layout_directory(
 ) -> int:
     """Write weights, configuration and card for another library; return the number of omitted tensors.
 
-    `layout`: "timm" or "open_clip". `scores`: known ones of these weights. Other files in an existing directory remain.
+    `layout`: "timm" or "open_clip". `scores`: see `published_scores`. Other files in an existing directory remain.
     Raises CheckpointError (a model that the library cannot build) and OutputError.
     """
     tower = with_scale(model) if layout == "timm" else model
@@ -68,7 +68,7 @@ def write_layout_directory(
         directory.mkdir(parents=True, exist_ok=True)
     omitted = write_checkpoint(tower, directory / WEIGHT_FILES[layout], half, layout=layout)
     write_json(directory / CONFIG_FILES[layout], config)
-    write_model_card(directory, model, layout, "float16" if half else "float32", scores or {}, *_CARDS[layout])
+    write_model_card(directory, model, layout, "float16" if half else "float32", scores, *_CARDS[layout])
     return omitted
 
 

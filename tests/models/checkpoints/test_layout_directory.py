@@ -201,12 +201,24 @@ def test_the_program_on_each_card_runs(tmp_path: Path) -> None:
 
 def test_scores_are_of_models_by_name(tmp_path: Path) -> None:
     scores = published_scores("PE-Core-B16-224")
-    assert scores["ImageNet-1k, zero-shot top-1, percent (published)"] == 78.4
+    assert scores is not None and scores["ImageNet-1k, zero-shot top-1, percent (published)"] == 78.4
     without = [name for name in MODELS if not published_scores(name)]
     assert without == ["PE-Lang-G14-448-Tiling", "PE-Lang-L14-448-Tiling", "PE-Core-N16-128", "PE-Spatial-N16-224"]
     (tmp_path / "PE-Core-B16-224").touch()
-    assert published_scores(tmp_path / "PE-Core-B16-224") == {}
+    assert published_scores(tmp_path / "PE-Core-B16-224") is None
     write_layout_directory(create_model("builtin"), tmp_path / "out", "timm", scores=scores)
     assert (
         "| ImageNet-1k, zero-shot top-1, percent (published) | 78.4 |" in (tmp_path / "out" / "README.md").read_text()
     )
+
+
+def test_the_licence_is_that_of_weights_by_name(tmp_path: Path) -> None:
+    """The weights in a file may be anybody's."""
+    pe.convert("builtin", tmp_path / "mine.safetensors")
+    for source, tag, licence in (
+        ("builtin", "apache-2.0", "Apache-2.0"),
+        (tmp_path / "mine.safetensors", "other", "not recorded in their file; that of builtin is Apache-2.0"),
+    ):
+        pe.convert(source, tmp_path / "timm", to="timm", overwrite=True)
+        card = (tmp_path / "timm" / "README.md").read_text()
+        assert card.startswith(f"---\nlicense: {tag}\n") and f"Licence of the weights: {licence}.\n" in card
