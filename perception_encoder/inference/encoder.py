@@ -464,7 +464,7 @@ class Encoder(SentenceInterface):
         *,
         batch_size: int | None = None,
     ) -> Float[np.ndarray, "*n D"]:
-        """Encode strings as texts, whatever they look like; texts over the context are cut with a warning.
+        """Encode strings as texts, whatever they look like; long ones are cut, by this package's models with a warning.
 
         A model with prompts takes them as queries, to compare with images, which are documents.
         """

@@ -6,6 +6,7 @@ All are encoded once and compared by the cosine, so a query, document, input or 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
@@ -69,16 +70,8 @@ _CLASSIFY = {
     "labels": f"labels must be a list of at least two {_VALUES}; the model has no labels of its own",
     "raw_scores": "it must be true or false",
 }
-
-
-def parse_rerank(body: bytes | bytearray) -> RerankRequest:
-    """Parse a request to rank documents: see `parse_body`."""
-    return parse_body(body, RerankRequest, _RERANK)
-
-
-def parse_classify(body: bytes | bytearray) -> ClassifyRequest:
-    """Parse a request to classify inputs: see `parse_body`."""
-    return parse_body(body, ClassifyRequest, _CLASSIFY)
+parse_rerank = partial(parse_body, kind=RerankRequest, allowed=_RERANK)
+parse_classify = partial(parse_body, kind=ClassifyRequest, allowed=_CLASSIFY)
 
 
 def check_rerank(request: RerankRequest, encoder: Encoder, config: ApiConfig) -> tuple[list[Input], list[Feature]]:

@@ -222,6 +222,12 @@ def test_index_and_search(kind: str, saved: Callable[[str], Path], photos: Path,
     assert run.status != 0 and "was made with model" in run.stderr
 
 
+def test_a_model_of_texts_makes_no_index(saved: Callable[[str], Path], photos: Path, run_pe: Any, config: None) -> None:
+    run = run_pe("index", photos, "-m", f"st:{saved('st-texts')}")
+    assert run.status != 0 and run.stderr == "error: st:st-texts reads texts only; an index needs a model of images\n"
+    assert not Store.exists(photos) and run_pe("index", photos).status == 0
+
+
 @pytest.mark.parametrize("kind", ["open_clip", "hf-Siglip", "st-vlm", "timm"])
 def test_the_api_and_the_page(kind: str, saved: Callable[[str], Path], photos: Path) -> None:
     name, images = name_of(kind, saved(kind)), opened(photos)

@@ -13,7 +13,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from perception_encoder.errors import InputError, SearchIndexError
+from perception_encoder.errors import ConfigError, InputError, SearchIndexError
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.load import PrecisionChoice, as_encoder
 from perception_encoder.inference.pipeline import map_in_order
@@ -84,7 +84,8 @@ def writable_store(
     `model`: by default the index's own, or the default model for a new index. `every`: seconds between the frames of a
     video. `rebuild` starts from scratch, by default with the old index's model and rate. `directory`: where the index
     is stored, by default the directory itself. `dimensions`: by default the index's own. Raises OutputError,
-    SearchIndexError (a damaged index, or one of another model, rate or directory), and what `load` raises.
+    SearchIndexError (a damaged index, or one of another model, rate or directory), ConfigError for a model of texts,
+    and what `load` raises.
     """
     root, directory = prepare_location(media, directory)
     with Store.for_writing(directory):
@@ -103,6 +104,8 @@ def writable_store(
             dimensions=dimensions,
             trust_remote_code=trust_remote_code,
         )
+        if not encoder.reads_images:
+            raise ConfigError(f"{encoder.name} reads texts only; an index needs a model of images")
         settings = encoder.describe(encoder.feature())
         if store is None:
             config = MomentConfig(every=every or earlier.get("moments", {}).get("every") or MomentConfig.every)
