@@ -290,7 +290,9 @@ class OpenClipModel(Adapter):
             tags = ", ".join(open_clip.list_pretrained_tags_by_model(architecture)) or "none"
             message = f"{self.name} names no weights; give open_clip:{architecture},TAG or a file (tags: {tags})"
             raise WeightsUnavailableError(message)
-        return open_clip.create_model(architecture, pretrained=None if located else pretrained)
+        trained = open_clip.get_pretrained_cfg(architecture, pretrained)  # empty for files and addresses
+        quick = bool(trained.get("quick_gelu"))  # else OpenAI's weights get another activation, with only a warning
+        return open_clip.create_model(architecture, None if located else pretrained, force_quick_gelu=quick)
 
     def _make_transform(self, mode: Mode) -> Callable[[Image.Image], Pixels]:
         from open_clip.transform import PreprocessCfg, image_transform_v2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -92,6 +93,25 @@ def test_an_open_clip_model_is_wrapped_as_it_is() -> None:
     np.testing.assert_allclose(encoders["crop"].encode_images(images), plain.encode_images(images), atol=1e-6)
     assert not np.allclose(encoders["squash"].encode_images(images), plain.encode_images(images))
     np.testing.assert_allclose(encoders["crop"].encode_texts(["a dog"]), plain.encode_texts(["a dog"]), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("weights", "quick"), [("openai", True), ("metaclip-fullcc", True), ("laion2b_s34b_b79k", False), ("w.pt", False)]
+)
+def test_open_clips_weights_get_the_activation_they_were_trained_with(
+    weights: str, quick: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_clip = pytest.importorskip("open_clip")
+    create, depth = open_clip.create_model, {"vision_cfg": {"layers": 1}, "text_cfg": {"layers": 1}}
+    config = open_clip.get_model_config("ViT-B-32")
+    small = {**config, **{name: config[name] | depth[name] for name in depth}}
+    monkeypatch.setattr("open_clip.factory.get_model_config", lambda name: copy.deepcopy(small))
+    monkeypatch.setattr(
+        open_clip, "create_model", lambda name, pretrained, **options: create(name, **options)
+    )  # without weights
+    model = OpenClipModel("open_clip:x", f"ViT-B-32,{weights}").model
+    assert (type(model.transformer.resblocks[0].mlp.gelu).__name__ == "QuickGELU") is quick
+    assert (type(model.visual.transformer.resblocks[0].mlp.gelu).__name__ == "QuickGELU") is quick
 
 
 def test_threads_get_the_tokens_of_their_own_images(tmp_path: Path, images: list[Image.Image]) -> None:
