@@ -166,6 +166,7 @@ def state(model: str, rows: Sequence[Published], own: Mapping[str, Path], limit:
     return [
         *lines,
         f"To download: {total / 1e9:.1f} GB, datasets into {cache}; free: {free / 1e9:.1f} GB",
+        "Datasets in archives take up to twice their size while they are unpacked",
         f"Time to compute: {hours}, without downloads and fitting heads",
     ]
 
