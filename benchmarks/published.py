@@ -241,7 +241,7 @@ def evaluate_row(
         "limit": str(limit or ""),
         "data": str(root.resolve()),
         "model": file_state(models.name),
-        "arguments": json.dumps(dict(row.arguments), sort_keys=True),
+        "arguments": json.dumps({**dataset.arguments, **row.arguments}, sort_keys=True, default=str),
         "perception-encoder": __version__,
     }
     if path.exists():
@@ -448,7 +448,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not compared:
         raise SystemExit("nothing could be evaluated; see the lines above")
     summary = {"model": args.model, "limit": args.limit, "rows": compared}
-    write_text(args.out / "summary.json", json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
+    write_text(
+        args.out / Path(args.model).name / "summary.json", json.dumps(summary, indent=1, ensure_ascii=False) + "\n"
+    )
     if args.limit is None and _entry(args.model) is not None:
         fill_page(compared, PAGE, RECORD)
 

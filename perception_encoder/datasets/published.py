@@ -30,6 +30,8 @@ from perception_encoder.preprocess.source import MEDIA_SUFFIXES
 
 WDS = ("test/*.tar", "classnames.txt", "zeroshot_classification_templates.txt")
 """The files of an evaluation set of CLIP_benchmark: tars of KEY.jpg, .png or .webp with KEY.cls or KEY.txt."""
+COMPLETE = ".complete"
+"""The file that marks a finished download, and says of what."""
 PATIENCE = 10.0
 """Maximum seconds for the hub to answer."""
 
@@ -220,7 +222,7 @@ def fetch(row: PublishedDataset, root: Path | None = None) -> Path:
     there; it names what was found instead.
     """
     root = root or directory_of(row)
-    if _complete(root).exists():
+    if _is_complete(row, root):
         return root
     if not row.repository and not row.urls:
         raise DataError(f"{row.name} cannot be downloaded for you; get it from {row.where}, and give its path")
@@ -242,7 +244,7 @@ def fetch(row: PublishedDataset, root: Path | None = None) -> Path:
         ) from None
     check_columns(row, root)
     with writing(root):
-        _complete(root).touch()
+        (root / COMPLETE).write_text(_contents(row), encoding="utf-8")
     return root
 
 
@@ -271,7 +273,7 @@ def list_files(row: PublishedDataset) -> dict[str, int]:
 
 def download_bytes(row: PublishedDataset) -> int:
     """Return the bytes to download, 0 for a dataset that is already there; DataError or an error of the client."""
-    if _complete(directory_of(row)).exists():
+    if _is_complete(row, directory_of(row)):
         return 0
     total = sum(list_files(row).values()) if row.repository else 0
     return total + sum(_url_bytes(url) for url in row.urls)
@@ -290,8 +292,14 @@ def check_columns(row: PublishedDataset, root: Path) -> None:
                 raise DataError(f"{row.repository} has no column {column!r}, but {', '.join(map(repr, present))}")
 
 
-def _complete(root: Path) -> Path:
-    return root / ".complete"
+def _is_complete(row: PublishedDataset, root: Path) -> bool:
+    """Return whether all that this version asks for is there."""
+    mark = root / COMPLETE
+    return mark.exists() and mark.read_text(encoding="utf-8") == _contents(row)
+
+
+def _contents(row: PublishedDataset) -> str:
+    return "\n".join((row.repository, *row.files, *row.urls))
 
 
 def _fetch_repository(row: PublishedDataset, root: Path) -> None:

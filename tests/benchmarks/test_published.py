@@ -50,7 +50,7 @@ def test_from_download_to_page(hub: Hub, tmp_path: Path, capsys: pytest.CaptureF
     assert "pets: skipped: pets could not be downloaded (404" in printed
     assert "imagenet: 50,000 items, not downloaded for you" in printed
     assert "imagenet: skipped: imagenet cannot be downloaded for you" in printed
-    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    summary = json.loads((tmp_path / "out" / "builtin" / "summary.json").read_text())
     rows = {(row["dataset"], row["precision"]): row for row in summary["rows"]}
     assert set(rows) == {(name, kind) for name in ("imagenetv2", "coco") for kind in ("float32", "bfloat16")}
     assert rows["coco", "float32"]["metric"] == published.TEXT_TO_ITEM and rows["imagenetv2", "float32"]["interval"]
@@ -103,7 +103,7 @@ def test_the_difference_from_a_published_result(
     row = published.Published("imagenetv2", "top-1", "a test", {name: 50.0})
     monkeypatch.setattr(published, "PUBLISHED", (row,))
     run(tmp_path, "--precision", "float32")
-    (compared,) = json.loads((tmp_path / "out" / "summary.json").read_text())["rows"]
+    (compared,) = json.loads((tmp_path / "out" / "builtin" / "summary.json").read_text())["rows"]
     assert compared["difference"] == pytest.approx(compared["ours"] - 50)
     assert compared["difference_interval"] == pytest.approx([end - 50 for end in compared["interval"]])
     (header, line) = page_rows([compared])
@@ -124,7 +124,7 @@ def test_a_language_model(hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert printed.count(": evaluated") == 2 * len(precisions), printed
     rows = {
         (row["dataset"], row["precision"]): row
-        for row in json.loads((tmp_path / "out/summary.json").read_text())["rows"]
+        for row in json.loads((tmp_path / "out" / model.name / "summary.json").read_text())["rows"]
     }
     assert {rows["docvqa", kind]["metric"] for kind in precisions} == {"ANLS"}
     assert rows["docvqa", "float32"]["n"] == 4 and rows["chartqa", "float32"]["metric"] == "relaxed accuracy"

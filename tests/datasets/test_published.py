@@ -147,6 +147,14 @@ def test_an_interrupted_download_continues(hub: Hub, monkeypatch: pytest.MonkeyP
     assert published.download_bytes(DATASETS["ucf101"]) == 0 < published.download_bytes(DATASETS["coco"])
 
 
+def test_a_later_version_that_reads_more_files_downloads_them(hub: Hub) -> None:
+    row = DATASETS["food101"]
+    fetch(replace(row, files=row.files[:1]))
+    assert published.download_bytes(row) > 0
+    root = fetch(row)
+    assert (root / "classnames.txt").exists() and published.download_bytes(row) == 0
+
+
 def test_what_cannot_be_had_is_one_line(hub: Hub) -> None:
     with pytest.raises(
         DataError, match=r"pets could not be downloaded \(404 Client Error\.\); get it from https://hugging"
