@@ -6,6 +6,7 @@ hooks, because the last of the library's `hidden_states` is normed for some mode
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import inspect
 import math
@@ -172,6 +173,10 @@ class Adapter(ABC):
         ((shape, *others), *further) = shapes
         return shape if len(shape) == 3 and not others and not further else None
 
+    def of_one_size(self) -> Adapter:
+        """Return the adapter of a module that gives the same for images of `image_shape`, and need not take others."""
+        return self
+
     @property
     def prompts(self) -> dict[str, str]:
         """The prompts of each role that has one."""
@@ -250,6 +255,16 @@ class TimmModel(Adapter):
 
     def image_output(self, batch: dict[str, Tensor]) -> Tensor:
         return self.model(batch["image"])
+
+    def of_one_size(self) -> Adapter:
+        assert self.image_shape is not None
+        size, resizes = self.image_shape[1:], hasattr(self.model, "set_input_size")
+        if not resizes or not getattr(self.model, "dynamic_img_size", False) or self.model.patch_embed.img_size == size:
+            return self
+        sized = copy.copy(self)
+        sized.model = copy.deepcopy(self.model)
+        sized.model.set_input_size(size)  # resamples the positions once: OpenVINO would do it in another way
+        return sized
 
     def tower(self) -> Tower:
         model = self.model

@@ -121,12 +121,13 @@ def test_int8_that_openvino_does_not_take_is_torchs_float32(
 
 
 @pytest.mark.usefixtures("compiling")
-def test_torch_computes_where_openvino_differs(photos: Path, tmp_path: Path) -> None:
-    """OpenVINO resamples positions in another way."""
+def test_positions_of_another_image_size_are_resampled_by_the_library(photos: Path, tmp_path: Path) -> None:
     directory = embedders.save_timm(tmp_path / "timm", side=160)
     found, *_ = librarys_own("timm", directory, opened(photos), TEXTS)
-    with pytest.warns(FallbackWarning, match="timm:timm is computed with torch: in float32 OpenVINO differs from"):
-        np.testing.assert_allclose(pe.load(name_of("timm", directory)).encode_images(opened(photos)), found, atol=1e-5)
+    encoder = pe.load(name_of("timm", directory))
+    np.testing.assert_allclose(encoder.encode_images(opened(photos)), found, atol=1e-5)
+    assert [entry.precision for entry in cache.entries()] == ["float32"]
+    assert encoder.model.patch_embed.img_size == (224, 224)  # for layers, at any size
 
 
 @pytest.mark.usefixtures("compiling")
