@@ -69,6 +69,8 @@ class Encoder(SentenceInterface):
     transforms: tuple[str, ...] = ("squash", "crop")
     reads_images, reads_videos = True, False
     """What the model reads; with `reads_videos`, videos whole instead of frame by frame."""
+    has_roles = False
+    """Whether queries and documents may be encoded in different ways: by prompts, or by parts of the model."""
     logit_bias: float | None = None
     """The trained bias of a model whose scores are sigmoids (SigLIP); None for a softmax."""
 

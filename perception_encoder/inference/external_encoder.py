@@ -106,6 +106,7 @@ class _CompiledOutput(CompiledTowers):
     def _source(self, name: Tower, layer: int | None) -> Source:
         adapter, example, (_, height, width) = self.adapter, self._example(name), self.shape
         if name == "image":
+            adapter = adapter.of_one_size()
             arguments = self.transform.pixels(Image.new("RGB", (width, height)))
             return Source(
                 name,
@@ -159,7 +160,7 @@ class OutputEncoder(_ExternalEncoder):
         self.model.to(device, dtype)
         self.transform = transform = _LibraryTransform(adapter.transform("crop"), "crop")
         self._compiled = _CompiledOutput(adapter, transform, compiled) if compiled else None
-        whole = isinstance(adapter, SentenceTransformersModel)  # its images wait at their full size
+        self.has_roles = whole = isinstance(adapter, SentenceTransformersModel)  # its images wait at their full size
         batch_size = 8 if whole or device.type == "cpu" else 64
         super().__init__(adapter.name, self._compiled or TorchThreads(device, dtype, batch_size, per_core=not whole))
 

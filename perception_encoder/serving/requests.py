@@ -110,7 +110,7 @@ class EmbeddingRequest:
     pool: Literal["attn", "cls", "mean"] | None = None
     """See `Encoder.feature`; "tokens" gives several vectors, for which the answer has no place."""
     input_type: Literal["query", "document"] | None = None
-    """Which prompt of a model that has them, by default a document's; Voyage's name."""
+    """How a model that has prompts or parts for either encodes the input, by default as a document; Voyage's name."""
 
 
 _ALLOWED = {
@@ -165,8 +165,8 @@ def check_request(
 
 
 def for_role(feature: Feature, role: Role, encoder: Encoder) -> Feature:
-    """Return the feature of queries or documents, the same for a model without prompts: they share a batch."""
-    return replace(feature, role=role) if role and encoder.prompts else feature
+    """Return the feature of queries or documents, the same for a model that encodes both alike: they share a batch."""
+    return replace(feature, role=role) if role and encoder.has_roles else feature
 
 
 def _requested_feature(request: EmbeddingRequest, encoder: Encoder) -> Feature:

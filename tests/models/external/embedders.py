@@ -157,6 +157,21 @@ def save_sentence_clip(directory: Path, kind: str = "CLIP", full: bool = False) 
     return directory
 
 
+def save_sentence_router(directory: Path) -> Path:
+    """Save a model of texts that has a part for queries and one for documents, and no prompts."""
+    library = pytest.importorskip("sentence_transformers")
+    from sentence_transformers.base.modules import Router
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+
+    parts = [
+        _seeded(lambda n=n: StaticEmbedding(tokenizer(), torch.randn(len(SPECIAL) + len(WORDS), 16) + n))
+        for n in (0, 1)
+    ]
+    router = Router.for_query_document(query_modules=parts[:1], document_modules=parts[1:])
+    library.SentenceTransformer(modules=[router], device="cpu").save(str(directory))
+    return directory
+
+
 def add_own_code(library: str, model: Path, mark: Path) -> None:
     """Let a saved CLIP ("hf" or "st") need code of its own, which writes a file `mark` when it runs."""
     if library == "hf":
