@@ -42,7 +42,7 @@ from perception_encoder.search.ranking import (
 )
 from perception_encoder.search.storage.location import limit_store, nearest_index
 from perception_encoder.search.storage.rows import IndexRow
-from perception_encoder.search.storage.store import SAME, Store, index_command
+from perception_encoder.search.storage.store import SAME, Store, cut_as, index_command
 from perception_encoder.search.terms import Query, Term, parse_term
 
 if TYPE_CHECKING:
@@ -230,9 +230,9 @@ class Index:
         if isinstance(self._model, Encoder):
             return self._model
         if towers not in self._encoders and "all" not in self._encoders:
-            dimensions = self._dimensions or self._open()[0].settings.get("dimensions")
             source = self._model or self.source
-            self._encoders[towers] = as_encoder(source, towers, self._precision, dimensions, self._trusted)
+            encoder = as_encoder(source, towers, self._precision, self._dimensions, self._trusted)
+            self._encoders[towers] = encoder if self._dimensions else cut_as(encoder, self._open()[0].settings)
         return self._encoders.get("all") or self._encoders[towers]
 
     def hit(self, row_id: str) -> Hit:
@@ -346,10 +346,10 @@ def search_files(
         if name is not None and not same_name(name, archive[1].get("model", name)):
             raise _other_model(paths[0], model, archive[1]["model"])
     encodes_images = archive is None or any(archive[0].is_video)  # a video's best frame is searched for
-    if archive is not None and dimensions is None:
-        dimensions = archive[1].get("dimensions")
     towers = "all" if encodes_images else _towers(parsed)
     encoder = as_encoder(model, towers, precision, dimensions, trust_remote_code)
+    if archive is not None and dimensions is None:
+        encoder = cut_as(encoder, archive[1])
     vectors = query_vectors(encoder, parsed)  # first: a bad query should not cost the files' encoding
     if archive is None:
         collection = encode_media(encoder, items, progress)

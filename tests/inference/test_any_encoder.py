@@ -299,6 +299,22 @@ def test_the_api_ranks_by_a_model_of_texts(saved: Callable[[str], Path]) -> None
         assert refused.status_code == 400 and "takes texts only" in refused.text
 
 
+def test_the_api_uses_the_part_of_a_model_that_is_for_queries(tmp_path: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    directory = embedders.save_sentence_router(tmp_path / "router")
+    model, encoder = SentenceTransformer(str(directory), device="cpu"), pe.load(f"st:{directory}")
+    asked, found = (encode(TEXTS, normalize_embeddings=True) for encode in (model.encode_query, model.encode_document))
+    assert encoder.prompts == {} and np.abs(asked - found).max() > 0.1
+    with TestClient(create_app(encoder, ApiConfig()), base_url="http://localhost") as client:
+        answer = client.post("/v1/rerank", json={"query": TEXTS[0], "documents": TEXTS}).json()
+        scores = {row["index"]: row["relevance_score"] for row in answer["results"]}
+        assert scores == pytest.approx(dict(enumerate((found @ asked[0]).tolist())), abs=1e-5)
+        for role, wanted in (("query", asked), ("document", found)):
+            answer = client.post("/v1/embeddings", json={"input": TEXTS, "input_type": role}).json()
+            np.testing.assert_allclose([row["embedding"] for row in answer["data"]], wanted, atol=1e-5)
+
+
 @pytest.mark.parametrize("kind", ["open_clip", "hf-CLIP", "hf-Siglip", "st-vlm"])
 def test_classification_has_the_models_own_scale(kind: str, saved: Callable[[str], Path], photos: Path) -> None:
     labels = ["dog", "cat"]
@@ -375,6 +391,26 @@ def test_an_index_keeps_its_dimensions_and_rejects_others(
     indexed = run_pe("search", "a dog", photos, "--json")
     scores = [[hit["score"] for hit in json.loads(run.stdout)["queries"][0]["hits"]] for run in (direct, indexed)]
     assert scores[0] == pytest.approx(scores[1], abs=1e-5)
+
+
+def test_a_smaller_model_than_an_indexs_dimensions_is_another_model(
+    saved: Callable[[str], Path], photos: Path, run_pe: Any, tmp_path: Path
+) -> None:
+    model, smaller = tmp_path / "model", name_of("open_clip", saved("open_clip"))  # of 32 and 16
+    shutil.copytree(saved("st-vlm"), model)
+    assert run_pe("index", photos, "-m", f"st:{model}", "--dimensions", "24").status == 0
+    run = run_pe("search", "a dog", photos, "-m", smaller)
+    assert run.status == 2 and "dimension 24, not 16, " in run.stderr and "use that model, or rebuild" in run.stderr
+    with pytest.raises(SearchIndexError, match=r"dimension 24, not 16, .*use that model, or rebuild it"):
+        open_library(photos, smaller)
+    out = tmp_path / "photos.parquet"
+    assert run_pe("embed", photos, "-o", out, "-m", f"st:{model}", "--dimensions", "24").status == 0
+    run = run_pe("search", "a dog", out, "-m", smaller)
+    assert run.status == 2 and "choose st:model" in run.stderr
+    shutil.rmtree(model)
+    shutil.copytree(saved("st-CLIP"), model)  # of 20, under the name of the index's
+    run = run_pe("index", photos)
+    assert run.status == 2 and "dimension 24, not 20, " in run.stderr and "use that model, or rebuild" in run.stderr
 
 
 def test_an_index_of_other_prompts_is_another(saved: Callable[[str], Path], photos: Path, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from perception_encoder.files import remove, restrict, write_json
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.models.registry import BUILTIN, canonical_name
 from perception_encoder.preprocess.source import escape_name
-from perception_encoder.search.storage.store import STORE, Store
+from perception_encoder.search.storage.store import CALIBRATION, STORE, Store
 
 logger = logging.getLogger(__name__)
 
@@ -163,7 +163,7 @@ def is_builtin(index: Store) -> bool:
 
 
 def _path(index: Store) -> Path:
-    return index.directory / STORE / "calibration.json"
+    return index.directory / STORE / CALIBRATION
 
 
 def _vectors(index: Store) -> Iterator[Float[np.ndarray, "N D"]]:

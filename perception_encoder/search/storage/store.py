@@ -52,10 +52,13 @@ from perception_encoder.search.storage.snapshot import CODES, ROWS, VECTORS, Sna
 if TYPE_CHECKING:
     from lancedb.table import Table
 
+    from perception_encoder.inference.encoder import Encoder
+
 logger = logging.getLogger(__name__)
 
-STORE, EXCLUDED = ".pe-index", "exclude.json"
-"""Names of an index's directory, inside the indexed one, and of the file in it with the patterns of excluded files."""
+STORE, EXCLUDED, CALIBRATION = ".pe-index", "exclude.json", "calibration.json"
+"""Names of an index's directory, inside the indexed one, and of files in it: the patterns of excluded files, and the
+curve of `calibration`."""
 _COMPACT_AFTER = 32  # commits
 _KEEP_VERSIONS = timedelta(days=1)  # for readers at work
 _NEWEST_FIRST = [("date", "descending"), ("path", "ascending"), ("start", "ascending")]
@@ -64,6 +67,12 @@ _INDEXED_ROWS = 2000  # from here on, an index of the ids is faster than a scan
 _DAMAGE = (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, pa.ArrowException)
 """Exceptions of the supported versions of LanceDB and pyarrow for damaged files."""
 SAME = ("model", "weight_hash", "layer", "pool", "dimension", "prompts")  # equal if vectors are comparable
+
+
+def cut_as(encoder: Encoder, settings: Mapping[str, Any]) -> Encoder:
+    """Return an encoder with vectors cut as those with `settings` (`Encoder.describe`) are, if its own are longer."""
+    dimensions = settings.get("dimensions")
+    return encoder.cut(dimensions) if dimensions and dimensions < encoder.dimension else encoder
 
 
 class Store:
@@ -115,7 +124,7 @@ class Store:
             store.mkdir(exist_ok=True)
             remove(store / SETTINGS)  # first: a table without settings is ignored
             settings = {**settings, "layout": LAYOUT}
-            for name in (SEAL, ROWS, VECTORS, CODES, f"{TABLE}.lance"):
+            for name in (SEAL, ROWS, VECTORS, CODES, CALIBRATION, f"{TABLE}.lance"):
                 remove(store / name)
             connect_lance(store).create_table(TABLE, schema=schema_of(int(settings["dimension"])))
             write_json(store / SETTINGS, settings, through_link=False)

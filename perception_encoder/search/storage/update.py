@@ -27,7 +27,7 @@ from perception_encoder.search.storage.location import prepare_location
 from perception_encoder.search.storage.moments import MomentConfig
 from perception_encoder.search.storage.reader import File, FileResult, Reader, batches, find_changes, local_date, row_id
 from perception_encoder.search.storage.rows import IndexRow, among
-from perception_encoder.search.storage.store import STORE, Store, index_command
+from perception_encoder.search.storage.store import STORE, Store, cut_as, index_command
 
 _COMMIT_SECONDS, _COMMIT_ROWS = 15.0, 4096  # maximum work lost to a kill
 _FIRST_COMMIT_SECONDS = 1.0  # doubles up to the above; the page shows the first images soon
@@ -96,14 +96,14 @@ def writable_store(
             store.check_name(name)
         source = model.source if isinstance(model, Encoder) else model or earlier.get("source") or default_model()
         source = portable_name(source)
-        if dimensions is None and source == earlier.get("source"):
-            dimensions = earlier.get("dimensions")
         encoder = as_encoder(
             model if isinstance(model, Encoder) else source,
             precision=precision,
             dimensions=dimensions,
             trust_remote_code=trust_remote_code,
         )
+        if dimensions is None and source == earlier.get("source"):
+            encoder = cut_as(encoder, earlier)
         if not encoder.reads_images:
             raise ConfigError(f"{encoder.name} reads texts only; an index needs a model of images")
         settings = encoder.describe(encoder.feature())

@@ -33,7 +33,7 @@ from perception_encoder.search.storage.calibration import is_builtin
 from perception_encoder.search.storage.location import check_root
 from perception_encoder.search.storage.reader import find_changes
 from perception_encoder.search.storage.rows import IndexRow, among, column_names
-from perception_encoder.search.storage.store import Store
+from perception_encoder.search.storage.store import Store, cut_as
 from perception_encoder.search.storage.update import update_store, writable_store
 from perception_encoder.search.terms import Query, UploadedImage, text_query
 from perception_encoder.serving.queues import quiet
@@ -313,9 +313,10 @@ def open_library(
     encoder = as_encoder(
         model or index.settings["source"],
         precision=precision,
-        dimensions=dimensions or index.settings.get("dimensions"),
+        dimensions=dimensions,
         trust_remote_code=trust_remote_code,
     )
+    encoder = encoder if dimensions else cut_as(encoder, index.settings)
     index.check(encoder.describe(encoder.feature()), model)
     library = MediaLibrary(index, encoder)
     library.warm_up()

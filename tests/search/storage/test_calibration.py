@@ -35,7 +35,7 @@ from perception_encoder.search.terms import (
     parse_words,
     text_query,
 )
-from tests.search.indexes import make_index
+from tests.search.indexes import make_index, update_folder
 
 
 def find(encoder: Encoder, index: Store, queries: list[Query], top: int) -> list[list[Hit]]:
@@ -182,6 +182,17 @@ def test_the_curve_is_drawn_anew_for_other_images_of_the_same_names(
         draw(80 + number).save(path)
     make_index(index.directory, copied)
     assert json.loads(stored(index).read_text())["midpoint"] != json.loads(sound)["midpoint"]
+
+
+def test_the_curve_is_drawn_anew_for_shorter_vectors(builtin: Encoder, index: Store, copied: Path) -> None:
+    before, short = read_calibration(index), builtin.cut(48)
+    update_folder(index.directory, copied, rebuild=True, dimensions=48)
+    found = read_calibration(Store.open(index.directory))
+    vectors, names = short.encode_images(sorted(index.directory.rglob("*.jpg"))), background_names()
+    assert short.logit_scale is not None and before is not None and found is not None
+    expected = fit_calibration([vectors], short.encode_texts(names), short.logit_scale)
+    assert expected is not None and found.midpoint != pytest.approx(before.midpoint, rel=0.1)
+    assert (found.slope, found.midpoint) == pytest.approx((expected.slope, expected.midpoint), rel=0.05)
 
 
 def test_an_update_does_not_fail_for_it(
