@@ -226,12 +226,12 @@ class _Worker:
         import torch
 
         torch.set_num_threads(1)
-        runtime = job.runtime if device == "cpu" else "torch"
+        on_gpu = device != "cpu"
         self._encoder = load(
             job.source,
             device,
-            runtime=runtime,
-            precision=job.precision,
+            runtime="torch" if on_gpu else job.runtime,
+            precision="auto" if on_gpu and job.precision == "int8" else job.precision,
             dimensions=job.dimensions,
             trust_remote_code=job.trusted,
         )
@@ -245,12 +245,13 @@ class _Worker:
     def __call__(self, tasks: pa.Table) -> pa.Table:
         """Read a task (a row of `batches`, lists of files) into rows of `results`, each a list of results."""
         (task,) = tasks.to_pylist()
-        cut: list[list[File]] = pickle.loads(task["batches"])
+        files = [file for batch in pickle.loads(task["batches"]) for file in batch]
         reader = Reader(self._encoder, MomentConfig(**self._job.moments), self._job.digests)
         if self._begin(task["number"]) <= _TASK_TRIES:
+            cut = batches(files, self._encoder.batch_size)  # of fewer, if images wait at their full size
             read = map_in_order(reader.read, cut, self._encoder.runtime.workers, self._encoder.runtime)
         else:
-            read = (self._read_alone(reader, file) for batch in cut for file in batch)
+            read = (self._read_alone(reader, file) for file in files)
         return pa.table({"results": [pickle.dumps([_portable(result) for result in results]) for results in read]})
 
     def _read_alone(self, reader: Reader, file: File) -> list[FileResult]:

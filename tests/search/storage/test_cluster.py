@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import pickle
 import shutil
 import signal
 import socket
@@ -16,16 +17,21 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import fields
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TypeVar
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
 
 from perception_encoder import open_index
 from perception_encoder.errors import ClusterError, MissingExtraError
 from perception_encoder.inference.encoder import Encoder
+from perception_encoder.inference.listing import Item
+from perception_encoder.search.storage import cluster
 from perception_encoder.search.storage.cluster import on_cluster
+from perception_encoder.search.storage.reader import File, FileResult, batches
 from perception_encoder.search.storage.rows import IndexRow
 from perception_encoder.search.storage.store import STORE, Store
 from perception_encoder.search.storage.update import update_store, writable_store
@@ -299,6 +305,42 @@ def test_workers_run_a_models_own_code_only_if_it_is_trusted(
         with pytest.raises(ClusterError, match="add --trust-remote-code"), on_cluster(address) as read:
             update_store(store, encoder, read=read)
     assert not mark.exists()
+
+
+def test_a_worker_with_a_gpu_computes_what_torch_can_in_batches_of_its_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a model that the command loaded in int8, and whose images wait at their full size."""
+    files = [File(path=f"{n}.jpg", item=Item(f"{n}.jpg", Path(f"{n}.jpg")), size=1, modified=1) for n in range(20)]
+    loaded: list[dict[str, object]] = []
+
+    def load(source: str, device: str, **options: object) -> SimpleNamespace:
+        loaded.append({"device": device, **options})
+        return SimpleNamespace(batch_size=8, weight_hash="hash", runtime=SimpleNamespace(workers=1))
+
+    def read(files: list[File]) -> list[FileResult]:
+        return [FileResult(file) for file in files]
+
+    monkeypatch.setattr(cluster, "load", load)
+    monkeypatch.setattr(cluster, "Reader", lambda *_: SimpleNamespace(read=read))
+    monkeypatch.setattr(cluster._Worker, "_begin", lambda worker, what: 1)
+    monkeypatch.setattr("torch.set_num_threads", lambda count: None)
+    job = cluster._Job(
+        source="st:NAME",
+        weight_hash="hash",
+        runtime="openvino",
+        precision="int8",
+        dimensions=None,
+        trusted=False,
+        moments={},
+        digests=frozenset(),
+        batch_size=8,
+        memory=0,
+    )
+    worker = cluster._Worker(job, "cuda", None)
+    tasks = pa.table({"number": [0], "batches": [pickle.dumps(list(batches(files, 64)))]})
+    results = [pickle.loads(result) for result in worker(tasks)["results"].to_pylist()]
+    assert [len(part) for part in results] == [8, 8, 4]
+    assert [result.file for part in results for result in part] == files
+    assert loaded[0]["device"] == "cuda" and (loaded[0]["runtime"], loaded[0]["precision"]) == ("torch", "auto")
 
 
 @needs_ray
