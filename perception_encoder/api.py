@@ -53,16 +53,14 @@ def evaluate(
     tasks: dict[str, Callable[..., Result]] = {**TASKS, "questions": questions}
     if task not in tasks:
         raise _unknown("task", task, tasks)
-    parameters = inspect.signature(tasks[task]).parameters
-    known = [name for name in parameters if name not in ("model", "data")]
+    known = [name for name in inspect.signature(tasks[task]).parameters if name not in ("model", "data")]
     for name in arguments:
         if name not in known:
             raise _unknown(f"argument of {task}", name, known)
     if published := find_published(data, task):
         theirs = dataset_arguments(published, fetch(published))
         data = theirs.pop("data")
-        given = {name: value for name, value in arguments.items() if value != parameters[name].default}
-        arguments = theirs | given
+        arguments = theirs | arguments
     return tasks[task](model, data, progress=progress, **arguments)
 
 

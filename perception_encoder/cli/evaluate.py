@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -108,13 +109,14 @@ Out = Annotated[Path | None, out_option("JSON file of all results, for `pe eval 
 def run(task: str, arguments: dict[str, Any], **parsed: Any) -> None:
     """Evaluate by `perception_encoder.evaluate`, with the arguments of a command, and show the result.
 
-    `parsed`: arguments that the command reads from text.
+    Options at their default are left to a published dataset. `parsed`: arguments that the command reads from text.
     """
     from perception_encoder.api import evaluate
     from perception_encoder.inference.load import load, load_layers
 
-    given = {**arguments, **parsed}
-    out, model = given.pop("out"), given.pop("model")
+    defaults = inspect.signature(globals()[task]).parameters
+    given = {n: parsed.get(n, value) for n, value in arguments.items() if value != defaults[n].default}
+    out, model = given.pop("out", None), given.pop("model")
     if trust_remote_code := given.pop("trust_remote_code", False):
         if task in ("classification", "retrieval", "knn", "linear"):
             model = load(model, trust_remote_code=trust_remote_code)

@@ -335,8 +335,9 @@ def _unpack(archive: Path, root: Path) -> None:
                 if stream is not None and name.suffix == ".h5":
                     _unpack_depth(stream, archive, name, root)
                 elif stream is not None and name.suffix.lower() in MEDIA_SUFFIXES:
-                    (root / "videos").mkdir(exist_ok=True)
-                    with (root / "videos" / name.name).open("wb") as file:
+                    target = root.joinpath("videos", *(part for part in name.parts if part not in ("/", "..")))
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    with target.open("wb") as file:
                         shutil.copyfileobj(stream, file)
     else:
         shutil.unpack_archive(archive, root)

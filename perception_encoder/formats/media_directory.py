@@ -35,7 +35,7 @@ def unpacked(source: bytes | Path | TarMember | TableImage, name: str) -> bytes 
 
 
 class MediaDirectory:
-    """A directory whose files are looked up by path, or by name with or without suffix at any depth."""
+    """A directory whose files are looked up by path or, at any depth, by path or name with or without suffix."""
 
     def __init__(self, directory: Path) -> None:
         """Raise DataError if the directory does not exist."""
@@ -49,17 +49,19 @@ class MediaDirectory:
             direct = self.directory / name
             if os.path.isfile(direct):  # not `Path.is_file`, which raises for a name that is too long
                 return direct
-            if Path(name).name in self._by_name:
-                return self._by_name[Path(name).name]
+            if files := self._by_name.get(Path(name).name):
+                end = f"/{Path(name).as_posix()}"
+                paths = ((file, file.as_posix(), file.with_suffix("").as_posix()) for file in files)
+                return next((file for file, *ends in paths if any(path.endswith(end) for path in ends)), files[0])
         return self.directory / names[0]
 
     @cached_property
-    def _by_name(self) -> dict[str, Path]:
-        """Return files by name with and without suffix; on duplicates, the first in order."""
-        files: dict[str, Path] = {}
+    def _by_name(self) -> dict[str, list[Path]]:
+        """Return files by name with and without suffix, in order."""
+        files: dict[str, list[Path]] = {}
         for path in list_media(self.directory):
             for name in (path.name, path.stem):
-                files.setdefault(name, path)
+                files.setdefault(name, []).append(path)
         return files
 
 

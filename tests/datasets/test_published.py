@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import http.server
 import inspect
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -32,6 +33,8 @@ from perception_encoder.evaluation.tasks import TASKS as evaluations
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.load import load, load_layers
 from perception_encoder.preprocess.image import open_image
+from tests.clips import clip
+from tests.data.tars import write_tar
 from tests.datasets import stand_ins
 from tests.datasets.stand_ins import NAMES, Hub
 
@@ -124,6 +127,27 @@ def test_a_copy_of_your_own(hub: Hub, tmp_path: Path) -> None:
     (clips / "ucfTrainTestlist").rename(clips / "lists" / "ucfTrainTestlist")
     assert isinstance(read("ucf101"), LabelledImages)
     assert dataset_arguments(DATASETS["davis2017"], tmp_path / "mine")["data"] == tmp_path / "mine"
+
+
+def test_an_argument_at_its_default_is_given_too(hub: Hub, builtin: Encoder, run_pe: Any, tmp_path: Path) -> None:
+    (own, _) = evaluate("classification", builtin, "imagenetv2", prompts="").measurements
+    assert own.prompts == "dataset"  # that of the tars
+    out = tmp_path / "result.json"
+    assert run_pe("eval", "classification", "builtin", "--data", "imagenetv2", "-o", out).status == 0
+    assert {part["prompts"] for part in json.loads(out.read_text())["measurements"]} == {"imagenet"}
+
+
+def test_videos_of_one_name_in_a_tar_stay_apart(hub: Hub) -> None:
+    row, (first, second) = DATASETS["didemo"], (clip(4), clip(5))
+    repository = hub.root / row.repository
+    rows = [{"video": name, "caption": f"clip of {name}"} for name in ("b/1.mp4", "a/1.mp4", "2")]
+    stand_ins.write_json(repository / "didemo_test.json", rows)
+    members = {"../video/a/1.mp4": first, "../video/b/1.mp4": second, "/video/b/2.MP4": first}
+    write_tar(repository / "DiDeMo_Videos_mp4_test.tar", members)
+    data = read("didemo")
+    assert isinstance(data, CaptionedMedia)
+    assert [Path(str(item)).read_bytes() for item in data.media] == [second, first, first]
+    assert all(Path(str(item)).is_relative_to(directory_of(row)) for item in data.media)
 
 
 def test_a_path_comes_before_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
