@@ -230,7 +230,7 @@ def _read(directory: Path) -> Entry | None:
         model, identity = values["model"], values["identity"]
         known = identity["precision"] in PRECISIONS and all(name in identity for name in _SHOWN)
         if isinstance(model, str) and known and {MODEL, WEIGHTS} <= values["sums"].keys():
-            size = sum(file.stat().st_size for file in directory.iterdir())
+            size = sum((directory / name).stat().st_size for name in values["sums"])
             used = (directory / ENTRY).stat().st_mtime
             return Entry(directory=directory, model=model, values=values, bytes=size, used=used)
     return None

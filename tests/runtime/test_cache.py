@@ -138,6 +138,15 @@ def test_damage_to_the_record_of_checks_costs_only_another_check() -> None:
     assert cache.find(key()) is None
 
 
+def test_a_temporary_file_of_another_process_is_no_damage() -> None:
+    """It may be gone between the listing of the directory and a look at it, as this one is."""
+    directory = add().directory
+    (directory / f".{CHECKED}.1-2.tmp").symlink_to("gone")
+    assert cache.find(key()) is not None
+    add("b")
+    assert {entry.model for entry in cache.entries()} == {"a", "b"}
+
+
 def test_links_are_replaced_and_what_they_link_to_stays(tmp_path: Path) -> None:
     directory = add().directory
     moved = tmp_path / "elsewhere"

@@ -48,7 +48,7 @@ class Execution:
         if dtype not in (None, torch.float32, torch.bfloat16) and runtime != "openvino":  # for example float16 on a GPU
             return cls("torch", None, choose_device(device), dtype, False)
         ran, kind = choose(runtime, named, None if device is None else str(device))
-        place = choose_device(device)
+        place = choose_device("cpu" if ran == "openvino" else device)
         dtype = fast_dtype(place) if kind in (None, "int8") else getattr(torch, kind)
         return cls(ran, kind, place, dtype, runtime == "openvino" or precision == "int8")
 

@@ -126,6 +126,15 @@ def test_choices_that_contradict_each_other_are_errors(tmp_path: Path) -> None:
     assert Execution.choose("auto", "auto", "cpu", torch.float16).dtype == torch.float16
 
 
+def test_openvino_computes_on_the_cpu_beside_a_gpu_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(execution, "choose_device", lambda device: torch.device(device or "cuda"))
+    monkeypatch.setattr(execution, "fast_dtype", lambda device: torch.float32)
+    monkeypatch.setattr(execution, "choose", lambda runtime, precision, device: ("openvino", "int8"))
+    assert Execution.choose("auto", "int8", None, None).device.type == "cpu"
+    monkeypatch.setattr(execution, "choose", lambda runtime, precision, device: ("torch", None))
+    assert Execution.choose("auto", "auto", None, None).device.type == "cuda"
+
+
 @pytest.mark.parametrize("runtime", ["torch", "openvino"])
 def test_bad_weights_are_an_error(runtime: str) -> None:
     if runtime == "openvino":
