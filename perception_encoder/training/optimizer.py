@@ -20,6 +20,8 @@ from torch.distributed.tensor import DTensor
 from perception_encoder.errors import ConfigError, needs_extra
 
 _BLOCK = re.compile(r"(?P<tower>.*?)(?:transformer\.resblocks|blocks)\.(?P<number>\d+)\.")
+_TABLE = re.compile(r"((?<!patch_)embeddings?(\.weight)?|pos_embed|_tokens?|probe|latent)$")
+"""Names of tables of tokens and positions, and of pooling probes, in any library's towers."""
 _EMBEDDING = re.compile(r"conv1|patch_embed|embedding|pos_embed|cls_token|ln_pre|norm_pre")
 """Names of a tower's modules before its first block."""
 
@@ -95,22 +97,30 @@ def decays(name: str, parameter: nn.Parameter, tables: bool = False) -> bool:
 
     Tables are those of tokens and positions, and the probe. With `tables` this is open_clip's rule.
     """
-    return parameter.ndim >= 2 and (tables or not name.endswith(("embedding", "embedding.weight", "probe")))
+    return parameter.ndim >= 2 and (tables or not _TABLE.search(name))
 
 
 def layer_scales(model: nn.Module, decay: float | None) -> dict[str, float]:
-    """Return the rate factors, by name, of parameters in and below a tower's blocks.
+    """Return the rate factors, by name, of trained parameters in and below each tower's blocks; empty without a decay.
 
-    Empty without a decay, or without blocks called `resblocks` or `blocks`.
+    Raises ConfigError without trained blocks called `resblocks` or `blocks`.
     """
-    blocks = {name: match for name, _ in model.named_parameters() if (match := _BLOCK.match(name))}
-    if decay is None or not blocks:
+    if decay is None:
         return {}
-    depth = 1 + max(int(match["number"]) for match in blocks.values())
-    scales = {name: decay ** (depth - int(match["number"])) for name, match in blocks.items()}
-    towers = {match["tower"] for match in blocks.values()}
-    below = [name for name, _ in model.named_parameters() if name.startswith(tuple(towers)) and name not in blocks]
-    return scales | dict.fromkeys([name for name in below if _EMBEDDING.search(name)], decay ** (depth + 1))
+    names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    blocks = {name: match for name in names if (match := _BLOCK.match(name))}
+    if not blocks:
+        raise ConfigError(
+            f"optimizer.layer_decay is {decay}, but the model has no known blocks to train; set it to null"
+        )
+    depths: dict[str, int] = {}
+    for match in blocks.values():
+        depths[match["tower"]] = max(depths.get(match["tower"], 0), 1 + int(match["number"]))
+    scales = {name: decay ** (depths[match["tower"]] - int(match["number"])) for name, match in blocks.items()}
+    for tower, depth in depths.items():
+        below = [name for name in names if name.startswith(tower) and name not in blocks and _EMBEDDING.search(name)]
+        scales |= dict.fromkeys(below, decay ** (depth + 1))
+    return scales
 
 
 def learning_rate(step: int, steps: int, warmup: int, drops: Sequence[float] = ()) -> float:

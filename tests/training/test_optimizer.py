@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from perception_encoder.errors import ConfigError
 from perception_encoder.models.checkpoints.weights import create_model
 from perception_encoder.training.optimizer import (
     OptimizerConfig,
@@ -52,6 +53,18 @@ def test_tables_are_spared_by_default() -> None:
     assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
 
 
+def test_tables_of_other_libraries_are_spared_as_well() -> None:
+    """Those of timm's and transformers' towers decayed, and transformers' patch kernel did not."""
+    timm = pytest.importorskip("timm")
+    model = timm.create_model("vit_tiny_patch16_224", depth=1)
+    assert not any(decays(name, p) for name, p in model.named_parameters() if name in ("pos_embed", "cls_token"))
+    table = nn.Parameter(torch.zeros(2, 2))
+    for name in ("position_embeddings", "cls_token", "register_tokens", "position_embedding.weight"):
+        assert not decays(f"embeddings.{name}", table)
+    for name in ("embeddings.patch_embedding.weight", "patch_embed.proj.weight", "embed_tokens.weight"):
+        assert decays(name, table)
+
+
 @pytest.mark.parametrize("name", ["lamb", "adamw"])
 def test_tables_decay_by_open_clip_s_rule(name: str) -> None:
     def exclude(n: str, p: Tensor) -> bool:  # open_clip_train/main.py, version 3.2
@@ -90,7 +103,22 @@ def test_each_block_has_a_lower_rate_than_the_one_above_it() -> None:
     for name in ("conv1.weight", "positional_embedding", "class_embedding", "ln_pre.weight"):
         assert rate_of[f"backbone.{name}"] == pytest.approx(0.1 * 0.5**13)
     assert len(rate_of) == len(rates)
-    assert layer_scales(nn.Linear(2, 2), 0.5) == {} == layer_scales(model, None)
+    assert layer_scales(model, None) == {}
+    with pytest.raises(ConfigError, match=r"layer_decay is 0\.5, but the model has no known blocks to train"):
+        layer_scales(nn.Linear(2, 2), 0.5)
+
+
+def test_each_tower_s_last_trained_block_has_the_first_decay() -> None:
+    """The deepest tower's depth counted for all, and blocks that are not trained counted too."""
+    model = nn.ModuleDict({"visual": nn.Module(), "text": nn.Module()})
+    for tower, depth in (("visual", 2), ("text", 5)):
+        model[tower].blocks = nn.ModuleList(nn.Linear(2, 2) for _ in range(depth))
+        model[tower].pos_embed = nn.Parameter(torch.zeros(3, 2))
+    model["text"].blocks[4].requires_grad_(False)
+    scales = layer_scales(model, 0.5)
+    assert [scales[f"visual.blocks.{block}.weight"] for block in range(2)] == [0.25, 0.5]
+    assert [scales[f"text.blocks.{block}.weight"] for block in range(4)] == [0.0625, 0.125, 0.25, 0.5]
+    assert (scales["visual.pos_embed"], scales["text.pos_embed"]) == (0.125, 0.03125)
 
 
 def test_the_rate_drops_in_steps() -> None:
