@@ -5,7 +5,6 @@ In the split `train`, a shard of another split or a held-out source is an error;
 
 from __future__ import annotations
 
-import io
 import logging
 import os
 from collections import Counter
@@ -30,7 +29,7 @@ from perception_encoder.data.captions import (
     wrong_field,
 )
 from perception_encoder.data.pairs import Pair
-from perception_encoder.errors import DataError, InputError, one_line
+from perception_encoder.errors import DataError, InputError
 from perception_encoder.formats.media_directory import MediaSource
 from perception_encoder.formats.shards import find_shards, read_shard, shards_below
 from perception_encoder.preprocess.image import open_image
@@ -176,18 +175,12 @@ def _decode(sample: FileSample, image_side: int, rules: SourceRules) -> ImageTex
     try:
         if problem := wrong_field(sample.metadata):
             raise InputError(sample.key, problem)
-        if isinstance(sample.image, bytes):
-            with Image.open(io.BytesIO(sample.image)) as image:
-                rgb = image.convert("RGB")
-        elif isinstance(sample.image, Path):
-            rgb = open_image(sample.image, sample.key, reduce_to=image_side).convert("RGB")
-        else:
+        if not isinstance(sample.image, bytes | Path):
             raise InputError(sample.key, "is a clip of a video; to train on videos, give shards")
+        reduce_to = None if of_shard else image_side
+        rgb = open_image(sample.image, sample.key, reduce_to=reduce_to).convert("RGB")
     except InputError as error:
         logger.warning("left out %s: %s", sample.key, error.reason)
-        return None
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        logger.warning("left out %s: its image cannot be decoded (%s)", sample.key, one_line(error))
         return None
     short = min(rgb.size)
     if short > image_side:

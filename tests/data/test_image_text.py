@@ -13,6 +13,7 @@ import torch
 from PIL import ExifTags, Image
 
 from perception_encoder.data.image_text import ImageTextSet
+from perception_encoder.data.packing import ShardSize, pack
 from perception_encoder.errors import DataError
 from perception_encoder.formats.shards import ShardSample, read_shard, write_shard
 from perception_encoder.pretraining.sources import read_files
@@ -100,6 +101,8 @@ def test_a_turned_photograph_is_read_upright(tmp_path: Path) -> None:
     exif[ExifTags.Base.Orientation] = 6
     Image.new("RGB", (60, 40)).save(tmp_path / "mugs" / "red" / "a.jpg", exif=exif)
     assert load(tmp_path / "mugs")[0].image.shape == (3, 60, 40)
+    pack(tmp_path / "mugs", tmp_path / "packed" / "train", ShardSize(samples=10))
+    assert load(tmp_path / "packed")[0].image.shape == (3, 60, 40)
 
 
 def test_held_out_sources_and_unseen_classes_are_kept_out_of_class_directories(make_shard, tmp_path: Path) -> None:
