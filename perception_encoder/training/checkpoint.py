@@ -76,20 +76,34 @@ def save_run(directory: Path, model: nn.Module, optimizer: optim.Optimizer, stat
     path = directory / CHECKPOINTS / f"step-{state.step:08d}"
     temporary = path.with_name(f".{path.name}.tmp")
     with writing(path, also=(RuntimeError,)), _quietly():
-        if this_rank().is_first:
-            remove(temporary)
-            temporary.mkdir(parents=True)
-        _wait_for_all()
+        with _first_rank() as is_first:
+            if is_first:
+                remove(temporary)
+                temporary.mkdir(parents=True)
         save(_tensors(model, optimizer), checkpoint_id=temporary)
-        if this_rank().is_first:
-            (temporary / _STATE).write_text(json.dumps(asdict(state)), encoding="utf-8")
-            for path_to_sync in (*temporary.iterdir(), temporary):
-                sync(path_to_sync)
-            remove(path)
-            temporary.rename(path)
-            sync(path.parent)
-            _prune(directory, keep)
-        _wait_for_all()
+        with _first_rank() as is_first:
+            if is_first:
+                (temporary / _STATE).write_text(json.dumps(asdict(state)), encoding="utf-8")
+                for path_to_sync in (*temporary.iterdir(), temporary):
+                    sync(path_to_sync)
+                remove(path)
+                temporary.rename(path)
+                sync(path.parent)
+                _prune(directory, keep)
+
+
+@contextmanager
+def _first_rank() -> Iterator[bool]:
+    """Yield whether this is the first rank; the others wait for it, and all raise its OSError."""
+    errors: list[OSError | None] = [None]
+    try:
+        yield this_rank().is_first
+    except OSError as error:
+        errors = [error]
+    if dist.is_initialized():
+        dist.broadcast_object_list(errors)
+    if errors[0] is not None:
+        raise errors[0]
 
 
 def _prune(directory: Path, keep: int) -> None:
@@ -239,11 +253,6 @@ def _frozen(model: nn.Module) -> set[str]:
             parameters = module.named_parameters(prefix, remove_duplicate=False)
             names |= {name.removeprefix("module.") for name, tensor in parameters if not tensor.requires_grad}
     return names
-
-
-def _wait_for_all() -> None:
-    if dist.is_initialized():
-        dist.barrier()
 
 
 @contextmanager

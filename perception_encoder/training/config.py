@@ -56,7 +56,7 @@ class TrainingConfig(ABC):
         """Optimizer steps of the whole run."""
 
     def __post_init__(self) -> None:
-        check_minimums(self, {"batch_size": 1, "warmup": 0, "log_every": 1, "checkpoint_every": 1})
+        check_minimums(self, {"batch_size": 1, "warmup": 0, "keep": 1, "log_every": 1, "checkpoint_every": 1})
         check_minimums(self, {"checkpoint_minutes": 0, "seed": 0})
         if self.parallel.chunk is not None and not self.chunks:
             raise ConfigError("parallel.chunk: only runs on pairs have micro-batches; set it to null")

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 
 from perception_encoder.losses.contrastive import contrastive_loss
 from perception_encoder.models.clip import CLIP
-from perception_encoder.training import loop
+from perception_encoder.training import checkpoint, loop
 from perception_encoder.training.distributed import gather, in_chunks, process_group, this_rank
 from tests.models.small import CORE, SIZE, TEXT, randomize
 from tests.training.toys import ToyConfig
@@ -98,3 +98,20 @@ def train_by_own_clocks(out: Path) -> None:
     loop.time = SimpleNamespace(perf_counter=time.perf_counter, monotonic=tick)
     with process_group():
         loop.train(Sum(), batch, ToyConfig(steps=9, warmup=1, checkpoint_minutes=5.0, keep=9), out, "a")
+
+
+def train_on_a_full_disk(out: Path) -> None:
+    """Four steps; the first rank cannot complete its first checkpoint."""
+    sync, failed = checkpoint.sync, []
+
+    def fail_once(path: Path) -> None:
+        if not failed and this_rank().is_first:
+            failed.append(path)
+            raise OSError(28, "No space left on device")
+        sync(path)
+
+    checkpoint.sync = fail_once
+    with process_group():
+        loop.train(
+            Sum(), lambda step: torch.ones(2, 4), ToyConfig(steps=4, warmup=1, checkpoint_every=2, keep=9), out, "a"
+        )

@@ -18,7 +18,8 @@ from tests.training.toys import CONFIG, ToyConfig
 
 
 @pytest.mark.parametrize(
-    "setting", [{"batch_size": 0}, {"warmup": -1}, {"log_every": 0}, {"checkpoint_every": 0}, {"seed": -1}]
+    "setting",
+    [{"batch_size": 0}, {"warmup": -1}, {"keep": 0}, {"log_every": 0}, {"checkpoint_every": 0}, {"seed": -1}],
 )
 def test_a_setting_below_its_least_value_is_named(setting: dict[str, int]) -> None:
     [(name, value)] = setting.items()

@@ -13,7 +13,7 @@ from perception_encoder.ranks import Rank
 from perception_encoder.training.checkpoint import find_checkpoints
 from perception_encoder.training.distributed import in_chunks, whole_model
 from tests import processes
-from tests.training.ranks import loss_and_gradients, train_by_own_clocks, write
+from tests.training.ranks import loss_and_gradients, train_by_own_clocks, train_on_a_full_disk, write
 
 CHUNKS = (None, 1, 3, 5, 100)
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5}
@@ -74,6 +74,12 @@ def test_ranks_save_when_the_first_one_s_clock_says(tmp_path: Path) -> None:
     """By its own clock the other rank would never save, and the first would wait for it for ever."""
     processes.run(train_by_own_clocks, tmp_path / "run", ranks=2, log=tmp_path / "log")
     assert [state.step for _, state in find_checkpoints(tmp_path / "run")] == [9, 8, 6, 4, 2]
+
+
+def test_a_checkpoint_that_the_first_rank_cannot_write_is_left_out_by_all(tmp_path: Path) -> None:
+    """The first rank went on without it, and the others waited for it for ever."""
+    processes.run(train_on_a_full_disk, tmp_path / "run", ranks=2, log=tmp_path / "log")
+    assert [state.step for _, state in find_checkpoints(tmp_path / "run")] == [4]
 
 
 def test_a_model_that_is_whole_on_the_cpu_stays_as_it_is() -> None:
