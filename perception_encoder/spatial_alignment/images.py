@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
+from perception_encoder.datasets.image_set import read_integers
 from perception_encoder.errors import DataError, InputError
 from perception_encoder.formats.media_directory import list_media
 from perception_encoder.formats.shards import MASK, split_member
@@ -60,7 +61,8 @@ class AlignmentImage:
         if self.mask is None or not with_mask:
             return image, None
         name = f"the mask of {self.name}"
-        mask = np.array(open_image(self.mask.read(name), name)).astype(np.int64)
+        requirement = "a mask must have one channel or a palette"
+        mask = read_integers(self.mask.read(name), name, ("1", "L", "P", "I", "I;16"), requirement)[0].astype(np.int64)
         if mask.shape != pixels.shape[:2]:
             found, expected = (f"{width}x{height}" for height, width in (mask.shape, pixels.shape[:2]))
             raise InputError(name, f"is {found} pixels, but its image is {expected}")

@@ -83,7 +83,7 @@ class Sam:
 
     @torch.no_grad()
     def masks(self, image: UInt8[Tensor, "3 H W"]) -> Float[Tensor, "h w P"]:
-        """Return logits at the model's mask resolution: of three masks per point, the one it rates best."""
+        """Return logits at the model's mask resolution: each point's mask or, if unstable, the best rated of three."""
         size = self.model.config.vision_config.backbone_config.image_size[0]
         device = next(self.model.parameters()).device
         pixels = F.interpolate(image[None].to(device).float() / 255, (size, size), mode="bilinear", antialias=True)
