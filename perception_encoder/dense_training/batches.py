@@ -114,6 +114,7 @@ class Augmenter:
         """
         with needs_extra("eval", "torchvision"):
             from torchvision import tv_tensors as tv
+            from torchvision.transforms.v2 import InterpolationMode
             from torchvision.transforms.v2 import functional as v2
         flip, scale, down, right = torch.rand(4, generator=generator).tolist()
         low, high = self.scales
@@ -125,7 +126,10 @@ class Augmenter:
 
         def move(value: Any, fill: Any = 0) -> Any:
             value = v2.horizontal_flip(value) if flip < self.flip else value
-            value = v2.resize(value, sides, antialias=True)
+            if isinstance(value, tv.Mask):  # by `v2.resize` a mask would move by half a pixel
+                value = tv.Mask(v2.resize_image(value[None], sides, InterpolationMode.NEAREST_EXACT)[0])
+            else:
+                value = v2.resize(value, sides, antialias=True)
             value = v2.crop(v2.pad(value, padding, fill=fill), -top, -left, self.size, self.size)
             return v2.clamp_bounding_boxes(value) if isinstance(value, tv.BoundingBoxes) else value
 
@@ -169,7 +173,8 @@ class DenseBatch:
     """Factors of the encoder's residual branches."""
 
     def __len__(self) -> int:
-        return len(self.images)
+        """Number of images in the whole batch."""
+        return round(len(self.images) / self.share)
 
     def to(self, device: torch.device) -> DenseBatch:
         """Return the batch on a device."""

@@ -42,7 +42,7 @@ DROPS = (0.889, 0.963)
 
 
 def depth() -> DepthTrainingConfig:
-    """Depth of each pixel by a DPT head, on images of the square's size or larger, never padded."""
+    """Depth of each pixel by a DPT head, on images whose longer side is the square's or larger."""
     return DepthTrainingConfig(scales=(1.0, 2.0))
 
 

@@ -59,7 +59,7 @@ from perception_encoder.training.run import Section, StageRun, run_stage
 logger = logging.getLogger(__name__)
 
 WEIGHTS = "head.safetensors"
-PROCEDURE = 2
+PROCEDURE = 3
 """Increase when the same configuration and data give another result."""
 MEASURED = 64
 """Number of images that the head's input is standardised on."""
@@ -116,10 +116,11 @@ class DenseRun(StageRun):
             task.validation = make_validation(model, self.held_out, config.validation.size, config.image_size)
         sizes = [parameter.numel() for parameter in model.parameters() if parameter.requires_grad]
         logger.info(
-            "loaded: %s, weights %s; %s; random: the head for %s, %s of %s parameters are trained",
+            "loaded: %s, weights %s; %s; %s: the head for %s, %s of %s parameters are trained",
             self.info.encoder,
             self.info.weights[:12],
             "entirely frozen" if config.frozen else f"finetuned up to layer {self.info.layer}",
+            "random" if config.initial is None else "initial",
             self.info.task,
             f"{sum(sizes):,}",
             f"{sum(parameter.numel() for parameter in model.parameters()):,}",
@@ -262,7 +263,7 @@ def load_initial(model: DenseModel, path: Path) -> None:
         raise CheckpointError(f"{path} has no weights that fit this head")
     model.load_state_dict({**current, **fitting})
     other = sorted(name for name in tensors if name not in fitting)
-    rest = f"; random, because they do not fit: {', '.join(other)}" if other else ""
+    rest = f"; not loaded, because they do not fit: {', '.join(other)}" if other else ""
     logger.info("loaded: %d tensors of %s%s", len(fitting), escape_name(path), rest)
 
 

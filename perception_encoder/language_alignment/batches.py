@@ -36,9 +36,11 @@ class LanguageBatch:
     step: int
     answer_tokens: int
     """Number of labelled tokens in the batch over all ranks; the loss is their mean."""
+    rows: int
+    """Number of conversations in the batch over all ranks."""
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return self.rows
 
     def to(self, device: torch.device) -> LanguageBatch:
         """Return the batch on a device."""
@@ -59,8 +61,13 @@ class Example:
         return sum(label != IGNORED for label in self.prompt.labels[1:])
 
 
-def collate(examples: Sequence[Example], step: int, total: Callable[[int], int] = int) -> LanguageBatch:
-    """Collate conversations into a batch; `total` sums the number of answer tokens over the ranks."""
+def collate(
+    examples: Sequence[Example], step: int, total: Callable[[int], int] = int, rows: int | None = None
+) -> LanguageBatch:
+    """Collate conversations into a batch; `total` sums the number of answer tokens over the ranks.
+
+    `rows`: number of conversations over all ranks, by default these.
+    """
     longest = max(len(example.prompt.ids) for example in examples)
 
     def pad(rows: Sequence[Sequence[int]], value: int) -> Tensor:
@@ -78,6 +85,7 @@ def collate(examples: Sequence[Example], step: int, total: Callable[[int], int] 
         torch.cat([example.images for example in examples]),
         step,
         total(sum(example.answer_tokens for example in examples)),
+        len(examples) if rows is None else rows,
     )
 
 

@@ -271,7 +271,7 @@ class ConversationBatches:
         drawn = self.sampler.batch(step)
         share = drawn[self.rank.share(len(drawn))]
         made = [self.examples.example(self.sources[source][index]) for source, index in share]
-        return collate(made, step, lambda count: sum(self.exchange(count)))
+        return collate(made, step, lambda count: sum(self.exchange(count)), len(drawn))
 
 
 def _spread(source: Conversations, maximum: int) -> list[ConversationSample]:

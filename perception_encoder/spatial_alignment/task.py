@@ -36,7 +36,8 @@ class SpatialBatch:
     """This rank's share of the batch's images with masks."""
 
     def __len__(self) -> int:
-        return len(self.images)
+        """Number of images in the whole batch."""
+        return round(len(self.images) / self.share)
 
     def to(self, device: torch.device) -> SpatialBatch:
         """Return the batch on a device."""

@@ -40,6 +40,8 @@ def test_the_same_step_gives_the_same_batch(datasets: dict[str, Path]) -> None:
     assert torch.equal(one(5).images, two(5).images) and not torch.equal(one(5).images, one(6).images)
     halves = [DenseBatches(config, samples, Rank(rank=number, world_size=2), 12, GREY)(5).images for number in range(2)]
     assert torch.equal(torch.cat(halves), one(5).images)
+    half = DenseBatches(config, samples, Rank(rank=1, world_size=2), 12, GREY)(5)
+    assert len(half) == len(one(5)) == config.batch_size  # reports tell the speed of all ranks together
 
 
 def test_repeats_are_drawn_in_every_epoch() -> None:
@@ -143,6 +145,21 @@ def test_a_smaller_image_lies_top_left() -> None:
         assert (pixels[:, :24, :32] == 90).all()
         for channel, value in enumerate((1, 2, 3)):
             assert (pixels[channel, 24:] == value).all() and (pixels[channel, :, 32:] == value).all()
+
+
+def test_masks_shrink_to_where_their_objects_are() -> None:
+    """They moved by half a pixel to the right and down, and the boxes around them too."""
+    image, edges = Image.fromarray(np.zeros((256, 256, 3), np.uint8)), torch.arange(8, 200)
+    masks = torch.zeros(len(edges), 256, 256, dtype=torch.uint8)
+    for mask, edge in zip(masks, edges, strict=True):
+        mask[edge:240, edge:240] = 1
+    targets = {"boxes": torch.zeros(len(edges), 4), "labels": torch.ones(len(edges), dtype=torch.int64)}
+    _, moved = Augmenter(64, (1.0, 1.0), 0, GREY)(image, {**targets, "masks": masks}, generator())
+    errors = moved["boxes"][:, :2] - edges[:, None] / 4
+    assert errors.abs().max() <= 0.5 and abs(errors.mean().item()) < 0.15
+    labels = {"labels": torch.arange(256).repeat(256, 1)}
+    _, moved = Augmenter(64, (1.0, 1.0), 0, GREY)(image, labels, generator())
+    assert moved["labels"].dtype == torch.int64 and moved["labels"][5].tolist() == list(range(2, 256, 4))
 
 
 def test_a_smaller_image_is_antialiased() -> None:

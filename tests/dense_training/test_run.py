@@ -125,6 +125,7 @@ def test_a_detr_goes_on_from_one_of_other_classes(
     assert torch.equal(states[0][pyramid], states[1][pyramid])
     (line,) = (record.getMessage() for record in caplog.records if "do not fit" in record.getMessage())
     assert "head.class_embed.0.weight" in line and pyramid not in line
+    assert "entirely frozen; initial: the head for detr" in caplog.text  # not random
     with pytest.raises(ConfigError, match="a DETR has no masks; set masks=false"):
         replace(config, masks=True)
     depth = train_dense(small_config("depth", "steps=1"), [datasets["depth"]], tmp_path / "depth")

@@ -52,7 +52,7 @@ def test_a_rank_gives_its_part_of_the_losses(datasets: dict[str, Path]) -> None:
     for number in range(2):
         batches.rank = Rank(rank=number, world_size=2)
         batch = batches(0)
-        assert len(batch) == 2 and batch.share == 0.5
+        assert len(batch.images) == 2 and batch.share == 0.5
         parts.append(model.losses(batch)["depth"])
     assert sum(parts).item() == pytest.approx(whole.item(), abs=1e-5)
 

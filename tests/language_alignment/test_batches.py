@@ -22,6 +22,7 @@ def test_rows_are_padded_on_the_right_without_labels() -> None:
     assert batch.is_image.tolist() == [[False, True, True, False, False, False], [False] * 6]
     assert batch.images.shape == (3, 3, 8, 8) and batch.parts is None
     assert (len(batch), batch.step) == (2, 3)
+    assert len(collate([SHORT, LONG], step=3, rows=8)) == 8  # of all ranks
 
 
 def test_answer_tokens_are_those_with_a_loss_over_all_ranks() -> None:

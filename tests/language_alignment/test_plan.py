@@ -137,7 +137,7 @@ def test_the_cost_of_a_batch_is_what_it_computes(tmp_path: Path, settings: dict[
     labels = torch.full((2, 60), -100)
     labels[:, 40:] = 7
     features = torch.rand(2, 16, 192, requires_grad=True)
-    batch = LanguageBatch(torch.ones(2, 60, dtype=torch.long), labels, is_image, None, features, 0, 40)
+    batch = LanguageBatch(torch.ones(2, 60, dtype=torch.long), labels, is_image, None, features, 0, 40, 2)
     with FlopCounterMode(display=False) as counter:
         trainee.module(batch.ids, batch.labels, batch.is_image, batch.images)[0].sum().backward()
     projector = 3 * 2 * 2 * 16 * sum(p.numel() for p in trainee.model.projector.parameters() if p.dim() == 2)

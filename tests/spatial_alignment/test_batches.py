@@ -64,6 +64,7 @@ def test_ranks_make_the_batch_of_one_process(scenes: Path) -> None:
     assert torch.equal(torch.cat([part.images for part in parts]), whole.images)
     assert torch.equal(torch.cat([part.hidden for part in parts]), whole.hidden)
     assert torch.equal(torch.cat([part.branches for part in parts], dim=2), whole.branches)
+    assert {len(part) for part in (*parts, whole)} == {8}  # reports tell the speed of all ranks together
     assert sum(part.share for part in parts) == pytest.approx(1) == sum(part.mask_share for part in parts)
     assert whole.hidden.float().mean() == 0.75 and whole.masks is not None and len(whole.masks) == 8
     assert not torch.equal(batches(images)(6).images, whole.images)
