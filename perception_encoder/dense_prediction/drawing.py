@@ -69,7 +69,9 @@ def object_palette() -> UInt8[np.ndarray, "256 3"]:
 
 
 def mask_png(labels: Int[np.ndarray, "H W"]) -> bytes:
-    """Return labels, 0 to 255, as a PNG whose pixels are the labels, with a palette for viewers."""
+    """Return labels as a PNG whose pixels are the labels, with a palette for viewers; of 16 bits if one is over 255."""
+    if labels.max(initial=0) > 255:
+        return image_file(Image.fromarray(labels.astype(np.uint16)), "PNG")
     image = Image.fromarray(labels.astype(np.uint8), mode="P")
     image.putpalette(object_palette().tobytes())
     return image_file(image, "PNG")

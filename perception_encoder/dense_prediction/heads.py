@@ -296,21 +296,22 @@ class _Input:
 
 
 def list_inputs(media: MediaInput | Sequence[MediaInput]) -> list[_Input]:
-    """List images and videos, including those in directories, without duplicates; DataError if there are none."""
+    """List images and videos in order, those in directories too, without duplicates; DataError if there are none."""
     items = [media] if isinstance(media, str | Path | Image.Image | np.ndarray) else list(media)
     paths = [Path(item) for item in items if isinstance(item, str | Path)]
-    files = dict.fromkeys(file for path in paths for file in (sorted(list_media(path)) if path.is_dir() else [path]))
     roots = [os.path.abspath(path if path.is_dir() else path.parent) for path in paths]
-    names = {Path(os.path.relpath(file, os.path.commonpath(roots))): file for file in files}
-    stems = Counter(name.with_suffix("") for name in names)
-    inputs = list[_Input]()
+    found: dict[Path, Path | Image.Image] = {}  # by name; of an image in memory, its number
     for item in items:
-        if not isinstance(item, str | Path):
-            image = item if isinstance(item, Image.Image) else Image.fromarray(item)
-            inputs.append(_Input(image, f"{len(inputs):05d}", f"{len(inputs):05d}"))
-    for name, file in names.items():
+        if isinstance(item, str | Path):
+            for file in sorted(list_media(Path(item))) if os.path.isdir(item) else [Path(item)]:
+                found.setdefault(Path(os.path.relpath(file, os.path.commonpath(roots))), file)
+        else:
+            found[Path(f"{len(found):05d}")] = item if isinstance(item, Image.Image) else Image.fromarray(item)
+    stems = Counter(name.with_suffix("") for name in found)
+    inputs = []
+    for name, entry in found.items():
         out = name.with_suffix("")
-        inputs.append(_Input(file, name.as_posix(), (name if stems[out] > 1 or out in names else out).as_posix()))
+        inputs.append(_Input(entry, name.as_posix(), (name if stems[out] > 1 or out in found else out).as_posix()))
     if not inputs:
         raise DataError(f"no images or videos in {', '.join(map(str, paths)) or 'an empty list'}")
     return inputs

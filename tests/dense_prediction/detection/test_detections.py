@@ -162,6 +162,8 @@ def test_a_mask_is_read_as_its_labels() -> None:
     image = Image.open(io.BytesIO(mask_png(labels)))
     assert image.mode == "P" and np.array_equal(np.asarray(image), labels)
     assert image.convert("RGB").getpixel((1, 0)) == (128, 0, 0)
+    many = np.array([[0, 1, 300]])
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(mask_png(many)))), many)  # 300 was 44
 
 
 def test_an_overlay_is_drawn_over_an_image() -> None:
