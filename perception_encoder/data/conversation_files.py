@@ -7,6 +7,7 @@ row. JSONL is located by byte offsets and parsed on access, so that each of a mi
 from __future__ import annotations
 
 import json
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ from perception_encoder.files import cached_by_file
 from perception_encoder.formats.entries import read_json
 from perception_encoder.formats.tables import TableImage, iterate_table
 from perception_encoder.preprocess.source import escape_name
+
+logger = logging.getLogger(__name__)
 
 _BLOCK = 1 << 22
 _BOM = b"\xef\xbb\xbf"
@@ -208,6 +211,8 @@ class ShardRecords(ConversationFile):
         self.count = summary.pairs(("json",), self.kind)
         if not self.count:
             raise DataError(f"{self.name} has no samples with an image or video and a .json")
+        if others := sum(summary.samples.values()) - self.count:
+            logger.warning("%s: left out %d samples without %s and .json", self.name, others, self.kind)
 
     def read(self, row: int) -> Record:
         """Return the conversation of a sample."""

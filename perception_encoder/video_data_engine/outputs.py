@@ -58,7 +58,7 @@ def describe_clip(journal: Journal, key: str, models: Mapping[str, Any]) -> dict
         "start": start,
         "end": stop,
         "video_duration_in_s": round(stop - start, 6),
-        "num_frames": probe["frames"],
+        "num_frames": max(1, round(probe["frames"] * (stop - start) / (probe["duration"] or 1))),
         **{name: probe[name] for name in ("path", "fps", "width", "height", "codec", "sha256")},
         **{name: probe["metadata"].get(name) for name in ("title", "description", "keywords")},
         "category_name": probe["metadata"].get("category"),

@@ -84,6 +84,14 @@ def test_a_shard_with_a_bad_sample(tmp_path: Path) -> None:
     assert isinstance(record, Record) and record.key == "d" and row == 3
 
 
+def test_samples_of_another_kind_are_left_out_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Videos among images were left out without a word."""
+    text = b'{"question": "Q", "answer": "A"}'
+    members = {"a.png": image_bytes(1), "a.json": text, "b.mp4": b"video", "b.json": text, "c.png": image_bytes(2)}
+    assert ShardRecords(write_tar(tmp_path / "a.tar", members)).count == 1
+    assert "a.tar: left out 2 samples without image and .json" in caplog.text
+
+
 def test_parquet_reads_no_images_but_those_that_are_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cells = [{"image": {"bytes": bytes([n]), "path": None}, "question": "Q", "extra": "x"} for n in range(6)]
     pq.write_table(pa.Table.from_pylist(cells), tmp_path / "a.parquet", row_group_size=3)

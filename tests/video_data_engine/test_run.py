@@ -135,6 +135,7 @@ def test_a_long_video_becomes_clips(add_video, tmp_path: Path, monkeypatch: pyte
     assert report.clips == 3
     captions = sorted(rows(out).values(), key=lambda row: row["start"])
     assert [(row["start"], row["end"]) for row in captions] == [(0.0, 0.8), (0.8, 1.6), (1.6, 2.4)]
+    assert [row["num_frames"] for row in captions] == [20, 20, 20]  # the clip's, not those of the whole video
     assert [row["video_caption"] for row in captions] == ["frames 0 10 20", "frames 20 30 40", "frames 40 50 59"]
     shards = sorted((out / "shards").iterdir())
     samples = {}

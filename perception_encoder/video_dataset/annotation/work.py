@@ -122,7 +122,9 @@ def next_review(project: AnnotationProject, person: str, session: str) -> Annota
     """Open the reviewer's unfinished review, else another person's finished annotation; None if there are none."""
     with project.database.transaction() as connection:
         person, now = add_person(connection, person), project.now()
-        query = "SELECT annotation AS id FROM reviews WHERE person = ? AND state = 'draft' ORDER BY opened LIMIT 1"
+        query = "SELECT annotation AS id FROM reviews JOIN annotations ON annotations.id = annotation "
+        query += "JOIN clips ON clips.id = clip WHERE reviews.person = ? AND reviews.state = 'draft' AND size > 0 "
+        query += "ORDER BY reviews.opened LIMIT 1"
         row = connection.execute(query, (person,)).fetchone()
         if row is None:
             row = connection.execute(_UNREVIEWED, {"person": person, "stale": now - HOLD_SECONDS}).fetchone()

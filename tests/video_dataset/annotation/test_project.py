@@ -14,7 +14,7 @@ from perception_encoder.formats.shards import json_bytes, write_members
 from perception_encoder.video_dataset.annotation.database import Database
 from perception_encoder.video_dataset.annotation.progress import read_refinements
 from perception_encoder.video_dataset.annotation.project import FILE_NAME, AnnotationProject, check_name
-from perception_encoder.video_dataset.annotation.work import Edit, next_task, submit
+from perception_encoder.video_dataset.annotation.work import Edit, next_review, next_task, submit
 from tests.video_dataset.clips import fields, short_clip, small_dataset, write_dataset
 
 
@@ -63,6 +63,18 @@ def test_a_tar_that_has_gone_is_not_offered(data: Path, project: AnnotationProje
     (data / "other.zip").rename(data / "train" / "000000.tar")
     again = AnnotationProject(data)
     assert again.update() == 4 and again.video(1)[0].read("v") == short_clip()
+
+
+def test_a_review_of_a_video_that_has_gone_is_not_offered(data: Path, project: AnnotationProject) -> None:
+    """The reviewer got the missing video again and again."""
+    for name in ("v0", "v1"):
+        task = next_task(project, "anna", "tab")
+        assert task.clip.key == name
+        submit(project, "anna", task.id, Edit(caption="A boat.", rating=2, session="tab", sequence=1))
+    assert next_review(project, "ben", "tab").clip.key == "v0"
+    write_dataset(data, {"train": [[("v1", fields("A red boat number 1 drifts on a lake."))]]})
+    project.update()
+    assert next_review(project, "ben", "tab").clip.key == "v1"
 
 
 def test_only_listed_tars_are_read(tmp_path: Path, data: Path, project: AnnotationProject) -> None:
