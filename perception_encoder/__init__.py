@@ -1,5 +1,6 @@
 """Perception Encoder: images, videos and text as vectors, in one space.
 
+    from pathlib import Path
     import perception_encoder as pe
 
     encoder = pe.load("builtin")

@@ -121,12 +121,12 @@ def compare(first: Result | str | Path, second: Result | str | Path) -> list[Dif
 
 
 def analyze_layers(
-    model: str,
+    model: str | Path,
     data: str | Path | Mapping[str, str | Path],
     *,
-    tasks: Sequence[str] = ("classification", "retrieval"),
+    tasks: str | Sequence[str] = ("classification", "retrieval"),
     layer: Sequence[int] | None = None,
-    baseline: Sequence[str] | None = None,
+    baseline: str | Path | Sequence[str | Path] | None = None,
     items: int = 1000,
     size: int | tuple[int, int] | None = None,
     short_side: int = 240,
@@ -162,11 +162,15 @@ def analyze_layers(
         per_metre=per_metre,
     )
     readers = {name: partial(read_question_task, name) for name in QUESTION_TASKS}
-    layer_tasks = make_tasks(tasks, paths, None if shared is None else Path(shared), options, readers)
+    names = [tasks] if isinstance(tasks, str) else tasks
+    layer_tasks = make_tasks(names, paths, None if shared is None else Path(shared), options, readers)
+    model = str(model)
     if baseline is None:
         baseline = [] if model.startswith(RANDOM) else [RANDOM + model]
+    baselines = [baseline] if isinstance(baseline, str | Path) else baseline
+    models = [model, *map(str, baselines)]
     cache = FeatureCache(directory=Path(store) if store else Path(out) / "features")
-    report = analyse([model, *baseline], layer_tasks, cache, layer, progress, final_norm, similarity, trust_remote_code)
+    report = analyse(models, layer_tasks, cache, layer, progress, final_norm, similarity, trust_remote_code)
     return replace(report, files=write_report(report, Path(out)))
 
 
@@ -194,7 +198,7 @@ def serve(
     directory: str | Path | None = None,
     *,
     api: bool = False,
-    model: str | None = None,
+    model: str | Path | None = None,
     index: str | Path | None = None,
     lan: bool = False,
     host: str | None = None,
@@ -205,7 +209,7 @@ def serve(
     chat_model: str | None = None,
     ask_model: str | None = None,
     features_model: str | None = None,
-    depth_head: str | None = None,
+    depth_head: str | Path | None = None,
     exclude: Sequence[str] | None = None,
     precision: PrecisionChoice = "auto",
     dimensions: int | None = None,
@@ -234,6 +238,7 @@ def serve(
     from perception_encoder.serving.server import HOSTS, choose_key, listen, page_address, reachable_names, run_server
 
     directory = None if directory is None and index is None else Path(directory or index or "")
+    model = None if model is None else str(model)
     check_served(directory, api, origins, chat_model, ask_model, features_model, depth_head)
     host = host or ("0.0.0.0" if lan else "127.0.0.1")
     needed_key = choose_key(host, lan, key)
@@ -273,7 +278,7 @@ def check_served(
     chat_model: str | None,
     ask_model: str | None,
     features_model: str | None,
-    depth_head: str | None,
+    depth_head: str | Path | None,
 ) -> None:
     """Check what to serve before anything is loaded.
 

@@ -99,8 +99,7 @@ Host = Annotated[
     typer.Option(
         metavar="ADDRESS",
         rich_help_panel=NETWORK,
-        help="Address to listen on.",
-        show_default="127.0.0.1, or all addresses with --lan",
+        help="Address to listen on [default: 127.0.0.1, or all addresses with --lan].",
     ),
 ]
 Key = Annotated[

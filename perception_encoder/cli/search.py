@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -18,7 +19,7 @@ import typer
 from perception_encoder.cli import options, output
 from perception_encoder.cli.options import OUTPUT, QUERY, VIDEO, argument, flag, option
 from perception_encoder.cli.output import track
-from perception_encoder.errors import needs_extra
+from perception_encoder.errors import MediaNotFoundError, needs_extra
 from perception_encoder.models.defaults import default_model
 from perception_encoder.models.registry import demo_line
 
@@ -165,7 +166,13 @@ def read_words(words: list[str], texts: list[str], media: list[str], only_files:
     if words and not queries and not only_files:
         query_words, files = split_words(words)
         queries = [parse_words(query_words)]
-    check_paths(files)
+    try:
+        check_paths(files)
+    except MediaNotFoundError:
+        if files is not words and os.path.isdir(words[0]):
+            swapped = shlex.join(["pe", "search", *files, words[0]])
+            raise typer.BadParameter(f"the query comes before the directory; did you mean: {swapped}") from None
+        raise
     return queries, files
 
 

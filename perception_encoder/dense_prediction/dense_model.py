@@ -325,7 +325,11 @@ def head_info(path: Path, metadata: Mapping[str, str], task: str | None = None) 
 
 
 def load_read_head(
-    path: Path, info: HeadInfo, tensors: Mapping[str, Tensor], open_tower: Callable[[str], Tower], model: str | None
+    path: Path,
+    info: HeadInfo,
+    tensors: Mapping[str, Tensor],
+    open_tower: Callable[[str | Path], Tower],
+    model: str | Path | None,
 ) -> tuple[DenseModel, HeadInfo]:
     """Load a head that `read_head_info` read, on the encoder it names or on `model`.
 

@@ -132,7 +132,7 @@ class Head:
 
 
 def load_head(
-    path: str | Path, *, task: str | None = None, model: str | None = None, classes: str | Path | None = None
+    path: str | Path, *, task: str | None = None, model: str | Path | None = None, classes: str | Path | None = None
 ) -> Head:
     """Load a head with its encoder.
 
@@ -157,7 +157,7 @@ def load_head(
     info = head_info(file, metadata, task)
     if classes is not None:
         raise ConfigError(f"{file} has its own class names; omit classes")
-    return Head(*load_read_head(file, info, tensors, load_tower, model), str(path), model or info.encoder)
+    return Head(*load_read_head(file, info, tensors, load_tower, model), str(path), str(model or info.encoder))
 
 
 def is_head(name: str | Path) -> bool:
@@ -172,7 +172,7 @@ def is_head(name: str | Path) -> bool:
 
 
 def _as_head(
-    head: str | Path | Head | None, task: DefaultKind, model: str | None, classes: str | Path | None = None
+    head: str | Path | Head | None, task: DefaultKind, model: str | Path | None, classes: str | Path | None = None
 ) -> Head:
     if isinstance(head, Head):
         if head.task != task:
@@ -186,7 +186,7 @@ def depth(
     out: str | Path | None = None,
     *,
     head: str | Path | Head | None = None,
-    model: str | None = None,
+    model: str | Path | None = None,
     every: float = 0.0,
     skipped: list[InputError] | None = None,
     progress: Track = untracked,
@@ -209,7 +209,7 @@ def detect(
     out: str | Path | None = None,
     *,
     head: str | Path | Head | None = None,
-    model: str | None = None,
+    model: str | Path | None = None,
     score: float = 0.5,
     scales: Sequence[float] = (1.0,),
     flip: bool = False,
@@ -241,7 +241,7 @@ def segment(
     *,
     points: Sequence[tuple[float, float]] = (),
     head: str | Path | Head | None = None,
-    model: str | None = None,
+    model: str | Path | None = None,
     layer: int = -1,
     short_side: int = 480,
 ) -> Segmentation:
@@ -268,7 +268,7 @@ def segment(
         loaded = _as_head(head, "segmentation", model)
         result = cast(Segmentation, loaded._predict(pixels, item.source))
     else:
-        name = model or default_model("spatial")
+        name = str(model or default_model("spatial"))
         positions = [(x, y) for x, y in (to_fractions(point, pixels.size) for point in points)]
         maps = maps_at(load_layers(name, layer=layer), [pixels], short_side)
         labels = label_regions(maps[0], positions, pixels.size)

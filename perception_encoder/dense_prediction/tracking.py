@@ -208,7 +208,7 @@ def track(
     points: Sequence[tuple[float, float]] = (),
     boxes: Sequence[tuple[float, float, float, float]] = (),
     mask: str | Path | Int[np.ndarray, "H W"] | None = None,
-    model: str | None = None,
+    model: str | Path | None = None,
     layer: int = -1,
     short_side: int = SHORT_SIDE,
     progress: Track = untracked,

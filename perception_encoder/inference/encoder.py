@@ -426,8 +426,9 @@ class Encoder(SentenceInterface):
         return tensor if single or convert_to_tensor else list(tensor)
 
     encode_query = partialmethod(encode, prompt_type="query")
+    """`encode` with the model's prompt for queries; this package's models have no prompts."""
     encode_document = partialmethod(encode, prompt_type="document")
-    """`encode` with the model's prompt for queries or documents; this package's models have no prompts."""
+    """`encode` with the model's prompt for documents; this package's models have no prompts."""
 
     def encode_images(
         self,

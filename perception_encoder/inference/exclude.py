@@ -79,6 +79,8 @@ def parse_patterns(lines: Iterable[str]) -> GitIgnoreSpec:
     """Return compiled patterns, of which the last match decides; ConfigError for an invalid one."""
     from pathspec import GitIgnoreSpec  # here: few directories need it
 
+    if isinstance(lines, str):  # a sequence of its characters
+        raise ConfigError(f"exclude is {lines!r}; it must be a list of patterns: [{lines!r}]")
     try:
         return GitIgnoreSpec.from_lines(lines)
     except ValueError as error:

@@ -61,7 +61,7 @@ def test_a_size_and_layers_that_are_given(
 
 def test_an_empty_list_of_baselines_adds_no_model(checkpoint: Path, photos: Path, tmp_path: Path) -> None:
     report = pe.analyze_layers(
-        str(checkpoint), photos, tasks=["retrieval"], layer=[3], items=12, baseline=[], out=tmp_path / "out"
+        checkpoint, photos, tasks="retrieval", layer=[3], items=12, baseline=[], out=tmp_path / "out"
     )
     assert [sweep.model for sweep in report.sweeps] == ["nano"]
 

@@ -70,6 +70,7 @@ def test_a_contact_sheet_has_a_row_for_each_query(
         (("--image", "missing.jpg", "."), "missing.jpg: no such file"),
         (("a cat", "."), "no images or videos in ."),
         (("a cat", "gone"), "error: gone: no such file or directory"),
+        ((".", "a cat"), "the query comes before the directory; did you mean: pe search 'a cat' ."),
         (("a cat", "*.jpg"), "error: *.jpg: matches no file"),
         (("--near-duplicates", "gone"), "error: gone: no such file or directory"),
         (("--top", "0", "a cat", "."), "--top"),

@@ -91,6 +91,8 @@ def test_members_of_a_tar_are_excluded(tree: Path) -> None:
 def test_bad_patterns_and_unusable_files_are_one_line(tree: Path) -> None:
     with pytest.raises(ConfigError, match="a pattern is invalid: "):
         names(tree, excluded=("!",))
+    with pytest.raises(ConfigError, match=r"it must be a list of patterns: \['raw/'\]"):
+        excluded_names("raw/")
     (tree / "sub" / ".peignore").mkdir()
     (tree / "raw" / ".peignore").write_text("a\n!\n")
     (*_, raw, sub) = items = list(list_items([tree]))

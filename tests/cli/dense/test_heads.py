@@ -162,6 +162,12 @@ def test_results_of_images_in_memory(depth_head: Path, detector: Path, segmenter
         pe.detect(image, head=head)
 
 
+def test_a_model_may_be_a_path(segmenter: Path, root: Path) -> None:
+    image, model = Image.linear_gradient("L"), root / "perception_encoder" / "weights" / "builtin.safetensors"
+    assert pe.segment(image, points=[(0.5, 0.5)], model=model, short_side=64).model == str(model)
+    assert pe.segment(image, head=segmenter, model=model).model == str(model)
+
+
 def test_tracking_from_python(tmp_path: Path) -> None:
     for number in range(3):
         pixels = np.full((64, 96, 3), (20, 120, 30), np.uint8)
