@@ -152,6 +152,7 @@ def evaluate() -> None:
 
         pe eval classification PE-Core-L14-336 --data imagenet --split val --classes imagenet -o in1k.json
         pe eval knn timm:vit_small_patch14_dinov2 --data photos -o dino.json
+        pe eval knn builtin --data photos -o builtin.json
         pe eval compare dino.json builtin.json
     """
 

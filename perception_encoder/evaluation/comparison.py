@@ -110,7 +110,7 @@ def comparison_table(differences: Sequence[Difference], names: tuple[str, str]) 
             gap += " ({} to {})".format(*(_number(end, unit, True) for end in difference.difference.interval))
         label = ", ".join(filter(None, difference.measurement.label))
         values = [format_value(value, unit) for value in (difference.ours.value, difference.theirs.value)]
-        better = "not shown" if difference.winner is None else names[difference.winner]
+        better = "not significant" if difference.winner is None else names[difference.winner]
         rows.append((label, difference.difference.name, f"{difference.difference.n:,}", *values, gap, better))
     return ("task", "metric", "n", *names, "difference (95 % interval)", "better"), rows
 

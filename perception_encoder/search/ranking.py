@@ -94,7 +94,7 @@ class SearchResult(Sequence[Hit]):
     model: str
     searched: int
     """Number of searched images, videos and moments."""
-    queries: tuple[Query, ...]
+    queries: tuple[Query, ...] = field(repr=False)
     by_query: tuple[tuple[Hit, ...], ...]
     """The hits of each query."""
     dropped: tuple[tuple[Hit, ...], ...] = ()

@@ -16,7 +16,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
-from perception_encoder.errors import ConfigError, needs_extra
+from perception_encoder.errors import ConfigError, needs_extra, one_line
 from perception_encoder.models.memory import limit_memory, trim_memory
 from perception_encoder.serving.http import ApiError
 
@@ -42,11 +42,11 @@ def listen(host: str, port: int) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host.strip("[]"), port))
         listener.listen(2048)
-    except OSError as error:
+    except (OSError, OverflowError) as error:  # the latter for a port that no machine has
         listener.close()
-        if error.errno == errno.EADDRINUSE:
+        if getattr(error, "errno", None) == errno.EADDRINUSE:
             raise ConfigError(f"port {port} of {host} is taken; choose another with --port") from None
-        raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror or error}") from None
+        raise ConfigError(f"cannot listen on {host}:{port}: {one_line(error)}") from None
     return listener
 
 

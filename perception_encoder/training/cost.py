@@ -220,8 +220,8 @@ class Phase:
 
 
 def device_rows(batch_size: int, devices: int) -> int:
-    """Return the samples per device; ConfigError if a batch has fewer samples than devices."""
-    if batch_size < devices:
+    """Return the samples per device; ConfigError if a device has none."""
+    if not 1 <= devices <= batch_size:
         raise ConfigError(f"a batch of {batch_size} cannot be shared by {devices} devices")
     return -(-batch_size // devices)
 

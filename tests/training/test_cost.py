@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+import perception_encoder as pe
 from perception_encoder.data.pairs import Stage
 from perception_encoder.errors import ConfigError
 from perception_encoder.losses.contrastive import contrastive_loss
@@ -195,6 +196,8 @@ def test_memory_of_parameters_by_what_is_trained_and_shared() -> None:
 def test_a_batch_has_a_sample_for_each_device() -> None:
     with pytest.raises(ConfigError, match="a batch of 8 cannot be shared by 9 devices"):
         toy_plan([tower_part(CORE)], 9).memory()
+    with pytest.raises(ConfigError, match="a batch of 8 cannot be shared by 0 devices"):
+        pe.plan("finetune", devices=0, batch_size=8)
 
 
 def test_devices_by_name() -> None:

@@ -178,6 +178,8 @@ class Store:
         `model`: their model as the user named it, for the error message.
         """
         different = [name for name in SAME if name in settings and not self._has(name, settings[name])]
+        if "model" in different:  # the rest follows
+            different = ["model"]
         if different:
             changes = ", ".join(f"{name} {self.settings.get(name)}, not {settings[name]}" for name in different)
             command = index_command(self.directory, "--rebuild", *(() if model is None else ("--model", model)))
