@@ -421,9 +421,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("model", nargs="?", help="name of a published model, or a path; without it, only the page")
     parser.add_argument("--tasks", default="", help="datasets, commas between; default: those with published results")
-    parser.add_argument("--precision", default=",".join(PRECISIONS))
+    parser.add_argument("--precision", default=",".join(PRECISIONS), help="commas between; default: %(default)s")
     parser.add_argument("--limit", type=int, help="maximum number of items of each dataset, at even intervals")
-    parser.add_argument("--data", action="append", default=[], metavar="NAME=PATH", help="a copy of your own")
+    parser.add_argument("--data", action="append", default=[], metavar="NAME=PATH", help="your copy of a dataset")
     parser.add_argument("--out", type=Path, default=Path("published"), help="directory of the results")
     args = parser.parse_args(arguments)
     if args.limit is not None and args.limit < 1:

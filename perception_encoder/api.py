@@ -290,12 +290,12 @@ def check_served(
     for name, value in {"--chat-model": chat_model, "--origins": origins}.items():
         if value and not api:
             raise ConfigError(f"{name} needs --api")
-    for name, value in {
+    for name, model in {
         "--ask-model": ask_model,
         "--features-model": features_model,
         "--depth-head": depth_head,
     }.items():
-        if value and directory is None:
+        if model and directory is None:
             raise ConfigError(f"{name} needs a directory")
     if features_model:
         from perception_encoder.models.checkpoints.find import find_weights
