@@ -37,6 +37,13 @@ class Augmentation:
     flip: float = 0.5
     """Probability of a horizontal flip."""
 
+    def __post_init__(self) -> None:
+        for name, most in (("scale", 1.0), ("aspect", math.inf)):
+            low, high = getattr(self, name)
+            if not 0 < low <= high <= most:
+                limit = "above 0 and at most 1" if name == "scale" else "above 0"
+                raise ConfigError(f"augmentation.{name} is {[low, high]}; both must be {limit}, the smaller one first")
+
 
 def augment(image: Tensor, size: int, augmentation: Augmentation | None, draw: Sequence[float]) -> Tensor:
     """Augment a uint8 image (3, H, W) to (3, size, size); without `augmentation`, only resize.

@@ -11,8 +11,8 @@ from PIL import Image
 
 from perception_encoder.errors import ConfigError
 
-FrameChoice = Callable[[int, float, int, float | None, float | None], list[int]]
-"""Chooses frames by total, frame rate, count, and start and end in seconds, as `plm_frame_indices` does."""
+FrameChoice = Callable[[int, float, int], list[int]]
+"""Chooses frames of a part by their number, the video's frame rate and the count, as `plm_frame_indices` does."""
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ INDEXED = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
 """Containers with a seek index and a presentation time for each frame."""
 
 _STORED_BYTES = 4  # of a decoded pixel
+_ROUNDED = 5e-4  # seconds by which containers round times
 _SEEK_OVER = 12
 """Number of frames that can be decoded in the time of a seek."""
 
@@ -271,7 +272,9 @@ def _frame_numbers(timeline: _Timeline, name: str, selection: _Selection) -> lis
         raise InputError(name, f"lasts {duration:.3f} s; there is nothing at {start:g} s")
     if selection.choose is not None:
         rate = len(times) / duration if duration > 0 else 1.0
-        return selection.choose(len(times), rate, selection.count, start, end)
+        first = bisect.bisect_right(times, start + _ROUNDED) - 1
+        last = len(times) if end is None else bisect.bisect_right(times, end + _ROUNDED)  # PLM's holds its end
+        return [first + index for index in selection.choose(last - first, rate, selection.count)]
     first = bisect.bisect_right(times, start) - 1
     last = len(times) - 1 if end is None else bisect.bisect_left(times, end) - 1
     return [first + index for index in frame_indices(max(first, last) - first + 1, selection.count)]

@@ -40,6 +40,11 @@ class MaskRegularization:
     weight: float = 1.0
     """Weight of its loss beside the contrastive one (not stated in the paper)."""
 
+    def __post_init__(self) -> None:
+        check_minimums(self, {"every": 1}, "masking.")
+        if not 0 < self.ratio <= 1:
+            raise ConfigError(f"masking.ratio is {self.ratio}; it must be above 0 and at most 1")
+
     def draw(self, images: int, patches: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Return evenly spread rows of a batch to copy (M,), and their hidden patches (M, P), equally many in each."""
         rows = torch.arange(0, images, self.every)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from perception_encoder.errors import ConfigError
 from perception_encoder.preprocess.augmentation import (
     DRAWS,
     MIXING_DRAWS,
@@ -102,6 +103,16 @@ def test_colours_change_by_the_papers_factors(drawn: tuple[float, float], bright
     expected = adjust_saturation(adjust_brightness(pixels / 255, brightness), saturation) * 255
     found = jitter(pixels, Augmentation(), torch.tensor([drawn])).float()
     torch.testing.assert_close(found, expected, atol=1.1, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"scale": (0.0, 1.0)}, {"scale": (1.0, 0.08)}, {"scale": (0.5, 4.0)}, {"aspect": (0.0, 1.0)}]
+)
+def test_ranges_that_no_crop_fits_are_refused(settings: dict[str, tuple[float, float]]) -> None:
+    """A crop of no area divided by zero once the data were read."""
+    ((name, (low, high)),) = settings.items()
+    with pytest.raises(ConfigError, match=rf"augmentation\.{name} is \[{low}, {high}\]; both must be above 0"):
+        Augmentation(**settings)
 
 
 def test_the_frames_of_a_video_are_augmented_alike() -> None:

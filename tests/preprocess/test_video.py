@@ -86,6 +86,21 @@ def test_frames_by_another_choice(format: str, codec: str) -> None:
         read_frames(clip(60, format, codec), None, 8, 3.0, choose=plm_frame_indices)
 
 
+@pytest.mark.parametrize("format", ["mp4", "matroska"])
+def test_another_choice_keeps_to_the_times_of_its_part(format: str) -> None:
+    """It took all frames to be equally long: of a recording that slows down, the part from 4 s was that from 1.8 s."""
+    ticks = [*range(0, 200, 4), *range(200, 1200, 100)]  # 25 frames in a second for two seconds, then one
+    data = clip(60, format, ticks=ticks)
+    assert numbers(read_frames(data, None, 4, 4.0, 8.0, choose=plm_frame_indices)) == [52, 53, 55, 56]
+    assert numbers(read_frames(data, None, 4, 1.0, 1.5, choose=plm_frame_indices)) == [25, 29, 33, 37]
+    assert numbers(read_frames(data, None, 2, choose=plm_frame_indices))[0] == 0
+    for rate in (25, 30):
+        whole = clip(60, format, rate=rate)
+        for first, last in ((6, 30), (12, 13), (0, 59)):
+            part = read_frames(whole, None, 4, first / rate, last / rate, choose=plm_frame_indices)
+            assert numbers(part) == plm_frame_indices(60, rate, 4, first / rate + 1e-9, last / rate + 1e-9)
+
+
 def test_sources(tmp_path: Path) -> None:
     path = tmp_path / "clip.mp4"
     path.write_bytes(clip())
