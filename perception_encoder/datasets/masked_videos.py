@@ -7,6 +7,7 @@ DAVIS 2016, white is object 1. Rendered videos are KEY.mp4 with KEY.mask.png, th
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,8 +141,13 @@ def _pair(name: str, frames: Path, masks: Path) -> MaskedVideo:
     return _video(name, {p.stem: p for p in frames.glob("*.jpg")}, {p.stem: p for p in masks.glob("*.png")})
 
 
+def frame_order(name: str) -> tuple[list[str | int], str]:
+    """Return a key that sorts names of frames by the numbers in them, padded with zeros or not."""
+    return [int(part) if at % 2 else part for at, part in enumerate(re.split(r"(\d+)", name))], name
+
+
 def _video(name: str, frames: Mapping[str, Stored], masks: Mapping[str, Stored]) -> MaskedVideo:
-    keys = sorted(frames)
+    keys = sorted(frames, key=frame_order)
     if len(keys) < 2:
         raise DataError(f"{name}: has {len(keys)} frames; tracking needs at least 2")
     if keys[0] not in masks:

@@ -23,7 +23,7 @@ from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor
 
-from perception_encoder.datasets.masked_videos import VOID, read_object_mask
+from perception_encoder.datasets.masked_videos import VOID, frame_order, read_object_mask
 from perception_encoder.dense_prediction.drawing import mask_png, write_png
 from perception_encoder.dense_prediction.predictions import TrackedFrame
 from perception_encoder.dense_prediction.regions import region_in_box, region_like, to_fractions, to_mask
@@ -260,7 +260,8 @@ def open_frames(video: Path) -> tuple[list[str] | None, float, Iterator[Image.Im
     """Return the names of frames in a directory (None for a video), frames per second, and the frames."""
     if not video.is_dir():
         return None, frame_rate(video), (frame.image for frame in sample_frames(video, every=0))
-    files = sorted(path for path in video.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    files = [path for path in video.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES]
+    files.sort(key=lambda path: frame_order(path.stem))
     return [file.stem for file in files], DIRECTORY_RATE, (open_image(file).convert("RGB") for file in files)
 
 

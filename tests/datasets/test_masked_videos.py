@@ -62,6 +62,16 @@ def test_directories_and_masks_of_some_frames(tmp_path: Path) -> None:
     assert video.name == "clip" and [mask is None for mask in video.read_masks()] == [False, False, True]
 
 
+def test_frames_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    """Without zeros before the numbers, the tenth frame came before the second."""
+    (tmp_path / "clip").mkdir()
+    for number in range(1, 12):
+        (tmp_path / "clip" / f"frame{number}.jpg").write_bytes(stored(np.full((2, 2, 3), number, np.uint8)))
+    (tmp_path / "clip" / "frame1.png").write_bytes(stored(MASK))
+    (video,) = read_videos(tmp_path)
+    assert [video.open(index).getpixel((0, 0))[0] for index in range(11)] == list(range(1, 12))
+
+
 def test_kinds_of_masks() -> None:
     assert read_object_mask(stored(MASK, "P"), "m").tolist() == MASK.tolist()
     assert read_object_mask(stored(np.array([[0, 255]], np.uint8)), "m").tolist() == [[0, 1]]

@@ -17,6 +17,7 @@ from perception_encoder.dense_prediction.tracking import (
     PropagationConfig,
     frame_size,
     maps_at,
+    open_frames,
     propagate,
     track_objects,
     write_tracking,
@@ -176,6 +177,14 @@ def test_objects_are_described_by_boxes_and_areas() -> None:
 def tracked(*frames: np.ndarray) -> Iterator[TrackedFrame]:
     for number, values in enumerate(frames):
         yield TrackedFrame(name=f"{number:05d}", image=Image.new("RGB", (48, 32), (200, 200, 200)), labels=values)
+
+
+def test_frames_of_a_directory_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    for number in (9, 10, 11, 100):
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / f"frame_{number}.png")
+    names, _, frames = open_frames(tmp_path)
+    assert names == ["frame_9", "frame_10", "frame_11", "frame_100"]
+    assert [frame.getpixel((0, 0))[0] for frame in frames] == [9, 10, 11, 100]
 
 
 def test_masks_overlay_and_boxes(tmp_path: Path) -> None:
