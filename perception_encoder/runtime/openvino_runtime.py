@@ -148,7 +148,8 @@ class CompiledTowers(ABC):
             try:
                 return convert_tower(self._core, source, key.model, key.precision, directory)
             except ModelError as error:
-                cache.store_failure(key, str(error))
+                if "memory" not in str(error).lower():  # which there may be next time
+                    cache.store_failure(key, str(error))
                 raise
 
         with progress_bar(f"converting {self.model_name} ({key.tower}) for this CPU, once"):

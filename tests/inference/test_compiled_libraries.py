@@ -104,6 +104,27 @@ def test_torch_computes_what_openvino_does_not_take(
     assert cache.entries() == []
 
 
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried")]
+)
+@pytest.mark.usefixtures("compiling")
+def test_a_lack_of_memory_is_not_remembered(
+    error: Exception, saved: Callable[[str], Path], photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(source: object) -> None:
+        raise error
+
+    name = name_of("timm", saved("timm"))
+    with (
+        monkeypatch.context() as patch,
+        pytest.warns(FallbackWarning, match="timm:timm is computed with torch: .*emory"),
+    ):
+        patch.setattr(convert, "to_openvino", fail)
+        pe.load(name).encode_images(opened(photos))
+    pe.load(name).encode_images(opened(photos))
+    assert [entry.precision for entry in cache.entries()] == ["float32"]
+
+
 @pytest.mark.usefixtures("compiling")
 def test_int8_that_openvino_does_not_take_is_torchs_float32(
     saved: Callable[[str], Path], photos: Path, monkeypatch: pytest.MonkeyPatch
