@@ -72,6 +72,8 @@ class SpatialRun(StageRun):
         }
         images = [image for source in sources.values() for image in source]
         self.held_out = [image for image in images if image.held_out(share)]
+        if not self.held_out and config.videos is None:
+            self.config = dataclasses.replace(config, validation=None)
         masked = any(self.augmented.has_masks(image) for source in self.training.values() for image in source)
         if config.masks and not masked:
             raise DataError(

@@ -63,7 +63,7 @@ class SpatialValidation:
                 tokens, _ = self.student(to_float(batch.images[batch.rows]))
                 pairs.append((neighbours(tokens, self.grid), neighbours(batch.masks, self.grid)))
         means = {name: total / max(1, with_masks if name == "masks" else images) for name, total in totals.items()}
-        scores = {"loss": sum(means.values()), **means}
+        scores = {"loss": sum(means.values()) if images else float("nan"), **means}
         if pairs:
             cosines, same = (torch.cat([pair[part].flatten() for pair in pairs]) for part in (0, 1))
             scored = (same < ACROSS) | (same > WITHIN)

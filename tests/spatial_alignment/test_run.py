@@ -89,6 +89,13 @@ def test_quality_is_reported_while_it_trains(scenes: Path, tmp_path: Path) -> No
     assert (tmp_path / BEST).is_file()
 
 
+def test_a_run_without_held_out_images_is_not_validated(scenes: Path, tmp_path: Path) -> None:
+    """Its loss was 0 each time, so that the weights of the first validation were the best ones."""
+    config = replace(CONFIG, validation=ValidationConfig(every=2, share=0.0))
+    align_spatially(config, [scenes], tmp_path)
+    assert not any("validation/loss" in row for row in rows_of(tmp_path)) and not (tmp_path / BEST).exists()
+
+
 def test_images_of_all_sources_are_validated_on(scenes: Path, tmp_path: Path) -> None:
     from PIL import Image
 

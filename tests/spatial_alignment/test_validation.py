@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -87,6 +89,7 @@ def test_losses_are_means_over_all_images_and_over_those_with_masks() -> None:
         validation_batch([120, 0], [], sides),
     ]
     validation = SpatialValidation(KnownLosses(), Known(), batches, (2, 2))
+    assert math.isnan(SpatialValidation(KnownLosses(), Known(), [], (2, 2)).validate("loss")["loss"])  # no best step
     scores = validation.validate("loss")
     core, masks = 5 / 6 * (12 + 24 + 36 + 60 + 120 + 0) / 6, 5 / 6 * (24 + 60) / 2
     assert scores["core"] == pytest.approx(core) and scores["masks"] == pytest.approx(masks)
