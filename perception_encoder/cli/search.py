@@ -168,11 +168,13 @@ def read_words(words: list[str], texts: list[str], media: list[str], only_files:
         queries = [parse_words(query_words)]
     try:
         check_paths(files)
-    except MediaNotFoundError:
-        if files is not words and os.path.isdir(words[0]):
-            swapped = shlex.join(["pe", "search", *files, words[0]])
-            raise typer.BadParameter(f"the query comes before the directory; did you mean: {swapped}") from None
-        raise
+    except MediaNotFoundError as error:
+        directories = list(filter(os.path.isdir, words))
+        others = [word for word in words if word not in directories]
+        if len(words) - len(files) != 1 or not directories or any(map(os.path.exists, others)):
+            raise
+        meant = shlex.join(["pe", "search", " ".join(others), *directories])
+        raise MediaNotFoundError(error.source, f"{error.reason}; if it is part of the query: {meant}") from None
     return queries, files
 
 

@@ -23,6 +23,7 @@ from perception_encoder.models.checkpoints.card import published_scores, write_m
 from perception_encoder.models.checkpoints.weights import Model, load_model
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.export import check_difference, check_maps, check_onnx, run_onnx, save_onnx, write_onnx
+from perception_encoder.models.registry import shown_name
 from perception_encoder.preprocess.image import to_float
 from perception_encoder.preprocess.tokenizer import write_preprocessing
 from perception_encoder.runtime.quantization import check_ids, check_pixels
@@ -126,7 +127,7 @@ def export_onnx(
     return tuple(
         OnnxFile(
             path=str(Path(out) / f"{tower}.onnx"),
-            model=network.name,
+            model=shown_name(str(model)) or network.name,
             difference=None if int8 else value,
             cosine=value if int8 else None,
         )

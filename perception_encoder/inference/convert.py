@@ -12,6 +12,7 @@ from perception_encoder.models.checkpoints.card import published_scores
 from perception_encoder.models.checkpoints.files import SUFFIXES, check_suffix
 from perception_encoder.models.checkpoints.layout_directory import CONFIG_FILES, write_layout_directory
 from perception_encoder.models.checkpoints.weights import load_model, write_checkpoint
+from perception_encoder.models.registry import shown_name
 
 Layout = Literal["published", "timm", "open_clip", "sentence-transformers"]
 
@@ -65,7 +66,7 @@ def convert(
         omitted = write_checkpoint(model, path, half, layout=to)
     return Conversion(
         path=str(path),
-        model=model.name,
+        model=shown_name(str(source)) or model.name,
         layout=to,
         dtype="float16" if half else "float32",
         omitted=omitted,

@@ -15,6 +15,7 @@ from perception_encoder.files import replacing_new, writing
 from perception_encoder.models.checkpoints.card import published_scores, write_model_card
 from perception_encoder.models.checkpoints.weights import Model, load_model
 from perception_encoder.models.clip import CLIP
+from perception_encoder.models.registry import shown_name
 from perception_encoder.preprocess.tokenizer import write_preprocessing
 from perception_encoder.runtime.cache import MODEL, WEIGHTS, Tower
 from perception_encoder.runtime.machine import check_openvino, versions
@@ -108,7 +109,7 @@ def export_openvino(
             files.append(
                 OpenVinoFile(
                     path=str(out / f"{tower}.xml"),
-                    model=network.name,
+                    model=shown_name(str(model)) or network.name,
                     precision=precision,
                     difference=about["difference"],
                     cosine=about.get("cosine"),

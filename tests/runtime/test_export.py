@@ -60,6 +60,7 @@ def test_the_program_in_the_readme_needs_nothing_of_ours_and_gives_the_same(prec
     limit = 0.02 if int8 else TOLERANCE[precision]
     assert all((file.cosine is not None and file.cosine >= 0.999) == int8 for file in files)
     assert [Path(file.path) for file in files] == [directory / "image.xml", directory / "text.xml"]
+    assert {file.model for file in files} == {"builtin"}
     assert all(0 < file.difference <= limit and file.precision == precision for file in files)
     sums = dict(reversed(line.split()) for line in (directory / "SHA256SUMS").read_text().splitlines())
     names = {"image.xml", "image.bin", "text.xml", "text.bin", "tokenizer.json", "preprocessor_config.json"}
@@ -83,7 +84,7 @@ def test_the_program_in_the_readme_needs_nothing_of_ours_and_gives_the_same(prec
 
 def test_a_model_without_texts_or_pooling_of_another_size(run_pe: Callable, tmp_path: Path) -> None:
     run = run_pe("export", "openvino", "builtin-spatial", tmp_path / "out", "--size", "32x64")
-    assert run.status == 0 and run.stdout.startswith(f"{tmp_path / 'out' / 'image.xml'}: PE-Spatial-")
+    assert run.status == 0 and run.stdout.startswith(f"{tmp_path / 'out' / 'image.xml'}: builtin-spatial in float32")
     assert not (tmp_path / "out" / "text.xml").exists() and not (tmp_path / "out" / "tokenizer.json").exists()
     config = load_model("builtin-spatial").config
     tokens = 32 * 64 // config.patch_size**2 + config.class_token

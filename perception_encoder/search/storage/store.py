@@ -26,7 +26,7 @@ from jaxtyping import Float
 from perception_encoder.errors import ConfigError, OutputError, SearchIndexError, one_line
 from perception_encoder.files import holding, remove, restrict, write_json, writing
 from perception_encoder.formats.tables import connect_lance, without_panics
-from perception_encoder.models.registry import canonical_name, same_name
+from perception_encoder.models.registry import same_name, shown_name
 from perception_encoder.preprocess.source import escape_name
 from perception_encoder.search.storage.files import (
     LAYOUT,
@@ -192,7 +192,7 @@ class Store:
 
     def check_name(self, model: str) -> None:
         """Raise SearchIndexError if a model's name alone differs from the index's, before any download."""
-        if (name := canonical_name(model)) is not None:
+        if (name := shown_name(model)) is not None:
             self.check({"model": name}, model)
 
     def refresh(self) -> int:

@@ -42,7 +42,8 @@ def test_both_towers(run_pe: Callable, nano: Path, tmp_path: Path) -> None:
 def test_the_program_on_the_card_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Published scores are those of the model's own image size."""
     monkeypatch.setattr(export, "published_scores", lambda model: {"ImageNet": 83.5})
-    pe.export_onnx("builtin", tmp_path / "out", size=(64, 96))
+    files = pe.export_onnx("builtin", tmp_path / "out", size=(64, 96))
+    assert {file.model for file in files} == {"builtin"}  # which must not look published
     found = run_card(tmp_path / "out")
     assert "ImageNet" not in (tmp_path / "out" / "README.md").read_text()
     encoder = pe.load("builtin", runtime="torch", precision="float32")
@@ -59,7 +60,7 @@ def test_int8_towers_of_a_trained_model(run_pe: Callable, tmp_path: Path) -> Non
     assert (run.status, run.stderr) == (0, "")
     for line in run.stdout.splitlines():
         described, _, cosine = line.removesuffix(" with torch").rpartition(" at least ")
-        assert described.endswith(".onnx: PE-Core-N16-128, int8, a cosine similarity of") and float(cosine) >= 0.999
+        assert described.endswith(".onnx: builtin, int8, a cosine similarity of") and float(cosine) >= 0.999
     names = {"image.onnx", "text.onnx", "tokenizer.json", "preprocessor_config.json", "README.md", "SHA256SUMS"}
     assert {path.name for path in (tmp_path / "out").iterdir()} == names
     assert (tmp_path / "out" / "image.onnx").stat().st_size < 8e6

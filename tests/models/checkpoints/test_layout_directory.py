@@ -189,7 +189,7 @@ def test_sentence_transformers_gets_only_what_it_can_hold(tmp_path: Path) -> Non
 
 
 def test_the_program_on_each_card_runs(tmp_path: Path) -> None:
-    pe.convert("builtin", tmp_path / "timm", to="timm")
+    assert pe.convert("builtin", tmp_path / "timm", to="timm").model == "builtin"
     assert run_card(tmp_path / "timm")["output"].shape == (1, 256)
     pe.convert("builtin", tmp_path / "st", to="sentence-transformers")
     program = run_card(tmp_path / "st")
