@@ -346,9 +346,9 @@ def index(
         )
         if not json:
             changes = f"{report.added} added, {report.moved} moved, {report.deleted} deleted"
-            speed = f"{report.added / report.seconds:.1f} files/s"
+            speed = f" ({report.added / report.seconds:.1f} files/s)" if report.added else ""
             output.print_line(
-                f"{directory}: {changes}, {report.unchanged} unchanged; {report.rows} images and moments ({speed})"
+                f"{directory}: {changes}, {report.unchanged} unchanged; {report.rows} images and moments{speed}"
             )
     skipped = [error for report in reports.values() for error in report.skipped]
     if json:
