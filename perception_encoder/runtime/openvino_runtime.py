@@ -97,6 +97,9 @@ class CompiledTowers(ABC):
         if not len(inputs):
             outputs = self.run(name, layer, np.zeros((1, *inputs.shape[1:]), inputs.dtype))
             return None if outputs is None else outputs[:0]
+        if name == "text" and (more := _steps(len(inputs)) - len(inputs)):
+            outputs = self.run(name, layer, np.concatenate([inputs, np.repeat(inputs[:1], more, axis=0)]))
+            return None if outputs is None else outputs[: len(inputs)]
         place = name, layer
         with self._lock:
             try:
@@ -194,7 +197,9 @@ class OpenVinoRuntime(CompiledTowers):
 
     def texts(self, ids: np.ndarray) -> np.ndarray:
         """See `TowerRuntime`."""
-        embeddings = self.run("text", None, ids)
+        assert self.info.text is not None
+        more = min(-ids.shape[1] % 4, self.info.text.context_length - ids.shape[1])
+        embeddings = self.run("text", None, np.pad(ids, ((0, 0), (0, max(more, 0)))))
         return self._in_torch().texts(ids) if embeddings is None else embeddings
 
     def _key(self, name: Tower, layer: int | None) -> Key:
@@ -223,6 +228,12 @@ class OpenVinoRuntime(CompiledTowers):
             if self._torch is None:
                 self._torch = TorchRuntime(self._load(), torch.device("cpu"), torch.float32)
             return self._torch
+
+
+def _steps(count: int) -> int:
+    """Return the next of 1, 2, 3, 4, 6, 8, 12, 16, …: OpenVINO keeps memory for each shape that it has seen."""
+    step = 1 << max(0, count.bit_length() - 2)
+    return -(-count // step) * step
 
 
 class _Tower:

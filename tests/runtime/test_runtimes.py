@@ -23,6 +23,7 @@ from perception_encoder.models.precision import TOLERANCE
 from perception_encoder.models.registry import find_model
 from perception_encoder.models.vision_transformer import VisionTransformer
 from perception_encoder.runtime.convert import to_openvino, tower_of
+from perception_encoder.runtime.program import Program
 from perception_encoder.runtime.runtime import Precision
 
 openvino = pytest.importorskip("openvino")
@@ -80,6 +81,26 @@ def test_every_block_rotates_with_openvinos_own_kernel(tmp_path: Path, layer: in
 def test_texts_have_torchs_embeddings(reference: Encoder, fast: Encoder) -> None:
     expected, found = reference.encode_texts(TEXTS), fast.encode_texts(TEXTS)
     assert np.abs(found - expected).max() <= tolerance(fast)
+
+
+def test_texts_have_few_shapes_and_the_same_embeddings_whatever_the_shape(
+    reference: Encoder, fast: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OpenVINO keeps memory for each shape that it has seen."""
+    fast.encode_texts(TEXTS)  # converts and checks the tower
+    shapes, run = set(), Program.__call__
+
+    def seen(self: Program, inputs: np.ndarray) -> np.ndarray:
+        shapes.add(inputs.shape)
+        return run(self, inputs)
+
+    monkeypatch.setattr(Program, "__call__", seen)
+    for count in range(1, 21):
+        texts = [" ".join(["dog"] * (1 + number % count)) for number in range(count)]
+        expected, found = reference.encode_texts(texts), fast.encode_texts(texts)
+        assert found.shape == expected.shape and np.abs(found - expected).max() <= tolerance(fast)
+    assert {count for count, _ in shapes} == {1, 2, 3, 4, 6, 8, 12, 16, 24}
+    assert not [length for _, length in shapes if length % 4]
 
 
 def test_an_image_has_the_same_embedding_in_every_batch(fast: Encoder) -> None:
