@@ -20,7 +20,7 @@ from perception_encoder.dense_prediction.detection.detr import DetrHead
 from perception_encoder.dense_prediction.detection.mask_rcnn import Detector
 from perception_encoder.dense_prediction.segmentation import SegmentationHead
 from perception_encoder.dense_training.batches import ClassSamples, DenseSamples, DepthSamples, ObjectSamples
-from perception_encoder.errors import InputError
+from perception_encoder.errors import DataError, InputError
 from perception_encoder.evaluation.dense.average_precision import average_precision
 from perception_encoder.evaluation.dense.depth import DepthProtocol, depth_errors
 from perception_encoder.evaluation.dense.detection import KINDS, to_results
@@ -43,7 +43,7 @@ class DenseValidation(ABC):
         self.rows = spread_indices(len(samples.keys), min(size, len(samples.keys)))
 
     def validate(self, metric: str) -> dict[str, float]:
-        """Return the scores; unusable images are skipped and logged."""
+        """Return the scores; unusable images are skipped and logged. Raises DataError if all are."""
         self.model.eval()
         measured: dict[int, Any] = {}
         for row in self.rows:
@@ -52,6 +52,8 @@ class DenseValidation(ABC):
                 measured[row] = self.measure(row, image, self.model.map_of(image, self.image_size))
             except InputError as error:
                 logger.warning("skipped %s", error)
+        if not measured:
+            raise DataError("no validation image can be used; the log says why")
         return self.scores(measured)
 
     @abstractmethod

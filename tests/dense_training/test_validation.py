@@ -10,8 +10,10 @@ import torch
 
 from perception_encoder.dense_prediction.dense_model import Backbone, DenseModel, make_head
 from perception_encoder.dense_prediction.detection.detections import Detected
+from perception_encoder.dense_training.batches import DenseSamples
 from perception_encoder.dense_training.run import describe_head, open_tower, read_samples
 from perception_encoder.dense_training.validation import DenseValidation, make_validation
+from perception_encoder.errors import DataError, MediaDecodeError
 from tests.dense_training.datasets import HEADS, small_config
 
 
@@ -31,6 +33,20 @@ def test_a_random_head_has_finite_scores(task: str, datasets: dict[str, Path]) -
     scores = validation.validate("")
     assert set(scores) == set(validation.higher_is_better) and all(np.isfinite(list(scores.values())))
     assert validation.validate("") == pytest.approx(scores)  # nothing is left of the last time
+
+
+@pytest.mark.parametrize("task", HEADS)
+def test_without_a_usable_image_it_is_an_error(
+    task: str, datasets: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    validation = make(task, datasets[task])
+
+    def fail(samples: DenseSamples, index: int) -> None:
+        raise MediaDecodeError(str(index), "is damaged")
+
+    monkeypatch.setattr(type(validation.samples), "read", fail)
+    with pytest.raises(DataError, match="no validation image can be used; the log says why"):
+        validation.validate("")
 
 
 @pytest.mark.parametrize(
