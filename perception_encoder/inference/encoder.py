@@ -149,8 +149,7 @@ class Encoder(SentenceInterface):
     @property
     def visual(self) -> VisionTransformer:
         """The vision tower in torch; ConfigError for a model of another library."""
-        tower: VisionTransformer = getattr(self.model, "visual", self.model)
-        return tower
+        return cast("VisionTransformer", getattr(self.model, "visual", self.model))
 
     @property
     def dimension(self) -> int:

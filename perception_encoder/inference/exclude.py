@@ -76,7 +76,7 @@ def _excludes(patterns: GitIgnoreSpec, name: str) -> bool | None:
 
 
 def parse_patterns(lines: Iterable[str]) -> GitIgnoreSpec:
-    """Return compiled patterns, of which the last match decides; ConfigError for an invalid one."""
+    """Compile patterns; the last one that matches a file decides. Raises ConfigError for an invalid one."""
     from pathspec import GitIgnoreSpec  # here: few directories need it
 
     if isinstance(lines, str):  # a sequence of its characters

@@ -147,15 +147,6 @@ class Adapter(ABC):
         device = next(self.model.parameters()).device
         return self.text_output({name: values.to(device) for name, values in self.tokens(texts).items()})
 
-    @cached_property
-    def tokenizer(self) -> Any:
-        """The library's tokenizer; CheckpointError if it is missing or damaged."""
-        with self._reading("its tokenizer cannot be loaded"):
-            return self._make_tokenizer()
-
-    def _make_tokenizer(self) -> Any:
-        raise NotImplementedError
-
     def tokens(self, texts: list[str]) -> Mapping[str, Tensor]:
         """Return the model's arguments for texts, int64 (B, T): token ids, and a mask if it takes one."""
         raise NotImplementedError
@@ -317,10 +308,13 @@ class OpenClipModel(Adapter):
         transform: Any = image_transform_v2(squashed if mode == "squash" else config, is_train=False)
         return lambda image: {"image": transform(image).numpy()}
 
-    def _make_tokenizer(self) -> Any:
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The library's tokenizer; CheckpointError if it is missing or damaged."""
         import open_clip
 
-        return open_clip.get_tokenizer(self.listed.partition(",")[0])
+        with self._reading("its tokenizer cannot be loaded"):
+            return open_clip.get_tokenizer(self.listed.partition(",")[0])
 
     def image_output(self, batch: dict[str, Tensor]) -> Tensor:
         return self.model.encode_image(batch["image"])
@@ -385,12 +379,15 @@ class TransformersModel(Adapter):
         found = self.model.get_image_features(**batch)
         return getattr(found, "pooler_output", found)
 
-    def _make_tokenizer(self) -> Any:
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The library's tokenizer; CheckpointError if it is missing or damaged."""
         from transformers import AutoTokenizer
 
-        tokenizer = AutoTokenizer.from_pretrained(self.listed, trust_remote_code=self.trusted)
-        check_tokenizer(tokenizer)
-        return tokenizer
+        with self._reading("its tokenizer cannot be loaded"):
+            tokenizer = AutoTokenizer.from_pretrained(self.listed, trust_remote_code=self.trusted)
+            check_tokenizer(tokenizer)
+            return tokenizer
 
     def tokens(self, texts: list[str]) -> Mapping[str, Tensor]:
         config, tokenizer = self.model.config, self.tokenizer
