@@ -176,7 +176,7 @@ def quantize_with(
         return nncf.quantize(
             model.clone(),
             nncf.Dataset([sample[None] for sample in samples]),
-            preset=nncf.QuantizationPreset.PERFORMANCE,
+            preset=nncf.QuantizationPreset.MIXED,
             model_type=nncf.ModelType.TRANSFORMER,
             subset_size=images,
             ignored_scope=nncf.IgnoredScope(patterns=[*floats, *(blocks if ends else ())], validate=False),

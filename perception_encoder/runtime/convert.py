@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,9 @@ from perception_encoder.preprocess.image import to_float
 from perception_encoder.runtime.cache import MODEL, Tower
 from perception_encoder.runtime.program import EXAMPLE, Program, unit_difference
 from perception_encoder.runtime.quantization import (
+    Method,
     Verdict,
+    calibration_ids,
     calibration_pixels,
     check,
     check_ids,
@@ -62,7 +64,7 @@ class Source:
     """Of the input; -1 for any number."""
     check_inputs: Callable[[], np.ndarray]
     """Returns what an int8 tower is checked on."""
-    calibration: Callable[[], np.ndarray] | None = None
+    calibration: Callable[[], Sequence[np.ndarray]] | None = None
     """Returns what an int8 tower's ranges are found on; None: only its weights are int8."""
 
     @torch.inference_mode()
@@ -124,15 +126,18 @@ def _convert_tower(
 def _write_int8(
     core: openvino.Core, exact: openvino.Model, source: Source, shape: tuple[int, ...] | None, path: Path
 ) -> tuple[Program | None, Verdict]:
-    """Write a tower in int8 and check it; return it, or None if it fails, and the verdict."""
+    """Write a tower in int8, with ranges if that passes the check; return it, or None if it fails, and the verdict."""
     inputs = source.check_inputs()
-    samples = source.calibration() if source.calibration else None
-    quantized = quantize(exact.clone(), "weights" if samples is None else "static", samples)
-    _save(quantized, path)
-    program = Program(core, path, "int8", shape)
     expected = np.concatenate([source.run(part) for part in np.array_split(inputs, max(1, len(inputs) // 4))])
-    verdict = check(program(inputs), expected)
-    return (program if verdict.passed else None), verdict
+    methods: tuple[Method, ...] = ("static", "weights") if source.calibration else ("weights",)
+    for method in methods:
+        samples = source.calibration() if source.calibration and method == "static" else ()
+        _save(quantize(exact.clone(), method, samples), path)
+        program = Program(core, path, "int8", shape)
+        verdict = check(program(inputs), expected)
+        if verdict.passed:
+            return program, verdict
+    return None, verdict
 
 
 def _save(model: openvino.Model, path: Path, half: bool = True) -> None:
@@ -150,12 +155,13 @@ def tower_of(model: Model, tower: Tower, layer: int | None = None, size: tuple[i
     if tower == "text":
         assert isinstance(model, CLIP)
         length = model.text.config.context_length
-        return Source(tower, model.text, example_ids(length), (-1, -1), partial(check_ids, length))
+        checks, calibration = partial(check_ids, length), partial(calibration_ids, length)
+        return Source(tower, model.text, example_ids(length), (-1, -1), checks, calibration)
     visual = model.visual if isinstance(model, CLIP) else model
     height, width = size or (visual.config.image_size,) * 2
     example, check_inputs = example_pixels(2, height, width), partial(check_pixels, height, width)
-    calibration = partial(calibration_pixels, height, width)
-    return Source(tower, ImageTower(visual, layer), example, (-1, *example.shape[1:]), check_inputs, calibration)
+    ranges = partial(calibration_pixels, height, width)
+    return Source(tower, ImageTower(visual, layer), example, (-1, *example.shape[1:]), check_inputs, ranges)
 
 
 def to_openvino(source: Source) -> openvino.Model:
