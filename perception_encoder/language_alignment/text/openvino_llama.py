@@ -152,22 +152,35 @@ class _Graph:
         for number, block in enumerate(self.model.model.layers):
             q, k, v, o, gate, up, down = linear_maps(block)
             normed = self._norm(x, block.input_layernorm)
-            queries = self._turn(self._heads(self._linear(normed, q), self.heads))
-            keys = self._kept(self._turn(self._heads(self._linear(normed, k), self.groups)), f"keys{number}")
-            values = self._kept(self._heads(self._linear(normed, v), self.groups), f"values{number}")
+            asked, offered, given = self._linears(normed, q, k, v)
+            queries = self._turn(self._heads(asked, self.heads))
+            keys = self._kept(self._turn(self._heads(offered, self.groups)), f"keys{number}")
+            values = self._kept(self._heads(given, self.groups), f"values{number}")
             mixed = op.scaled_dot_product_attention(queries, self._repeat(keys), self._repeat(values), self.mask)
             joined = op.reshape(op.transpose(mixed, _ints(0, 2, 1, 3)), _ints(0, 0, -1), True)
             x = op.add(x, self._linear(joined, o))
             normed = self._norm(x, block.post_attention_layernorm)
-            gated = op.multiply(op.swish(self._linear(normed, gate)), self._linear(normed, up))
-            x = op.add(x, self._linear(gated, down))
+            gates, raised = self._linears(normed, gate, up)
+            x = op.add(x, self._linear(op.multiply(op.swish(gates), raised), down))
         last = op.slice(x, _ints(-1), _ints(np.iinfo(np.int64).max), _ints(1), _ints(1))
         logits = self._linear(self._norm(last, self.model.model.norm), self.model.lm_head)
         return openvino.Model([op.result(logits)], self.states, inputs, "llama")
 
+    def _linears(self, x: Any, *layers: nn.Linear) -> list[Any]:
+        """Apply several maps to one input; in int8 as one product, which a step does a tenth faster."""
+        if not self.int8:  # where joined weights would be copies
+            return [self._linear(x, layer) for layer in layers]
+        weight = torch.cat([layer.weight for layer in layers])
+        bias = None if layers[0].bias is None else torch.cat([layer.bias for layer in layers])
+        sizes = _ints(*(layer.out_features for layer in layers))
+        return list(self.op.variadic_split(self._product(x, weight, bias), _int(2), sizes).outputs())
+
     def _linear(self, x: Any, layer: nn.Linear) -> Any:
-        product = self.op.matmul(x, self._weight(layer.weight.detach()), False, True)
-        return product if layer.bias is None else self.op.add(product, _float(layer.bias.detach().float().numpy()))
+        return self._product(x, layer.weight, layer.bias)
+
+    def _product(self, x: Any, weight: Tensor, bias: Tensor | None) -> Any:
+        product = self.op.matmul(x, self._weight(weight.detach()), False, True)
+        return product if bias is None else self.op.add(product, _float(bias.detach().float().numpy()))
 
     def _weight(self, weight: Tensor) -> Any:
         """Return a weight (out, in) as float32 values, stored in fewer bits if they fit."""
