@@ -16,7 +16,7 @@ _INT8 = f"{OURS}, OpenVINO, int8"
 def speed_tables(read: Read) -> Tables:
     """Return all tables by their headings."""
     towers = read("encode")["towers"]
-    kinds = [kind for kind in ("image", "text") if any(name.endswith(f":{kind}") for name in towers)]
+    kinds = [kind for kind in ("image", "text", "caption") if any(name.endswith(f":{kind}") for name in towers)]
     return {
         **{f"Encode {kind}s": encoding_table(towers, kind) for kind in kinds},
         **int8_tables(read("int8")),

@@ -16,9 +16,31 @@ from perception_encoder.models.clip import CLIP
 from perception_encoder.models.config import TextConfig, VisionConfig
 from perception_encoder.models.registry import find_model
 from perception_encoder.preprocess.image import to_float
+from perception_encoder.preprocess.tokenizer import Tokenizer
 
 TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 Run = Callable[[], np.ndarray]
+Kind = Literal["image", "text", "caption"]
+"""What is encoded: photographs, texts as long as the model reads, or captions of usual lengths."""
+CAPTIONS = (
+    "A man in a red jacket rides a bicycle down a wet street.",
+    "Two dogs are playing with a ball on the beach.",
+    "a bowl of soup and a piece of bread on a wooden table",
+    "An old steam train crosses a stone bridge over a river.",
+    "Three children are looking at an elephant in the zoo.",
+    "A kitchen with white cupboards, a gas stove and a window above the sink.",
+    "a cat asleep on the keyboard of a laptop",
+    "People are waiting for the bus in front of a book shop.",
+    "A plate with rice, beans, salad and a fried egg.",
+    "A woman in a long dress is holding an umbrella in the rain.",
+    "a yellow taxi next to a police car at night",
+    "The mountain is reflected in the still water of a lake.",
+    "A baseball player slides into the base while another one throws the ball.",
+    "Some sheep and one brown horse on a green hill.",
+    "A birthday cake with nine candles stands between two glasses of juice.",
+    "a close view of a bee on a purple flower",
+)
+"""As long as those of COCO, which have ten or eleven words on average."""
 
 
 @dataclass(frozen=True)
@@ -43,14 +65,19 @@ class Case:
     """A tower of a model with random weights, and its inputs."""
 
     model: CLIP
-    tower: Literal["image", "text"]
+    kind: Kind
     inputs: np.ndarray
-    """Pixels uint8 (n, 3, H, W), or token ids int64 (n, T)."""
+    """Pixels uint8 (n, 3, H, W), or token ids int64 (n, T), padded to the length that the model reads."""
 
     @property
     def name(self) -> str:
         """Names it in the results."""
-        return f"{self.model.name} {self.tower}"
+        return f"{self.model.name} {self.kind}"
+
+    @property
+    def tower(self) -> Literal["image", "text"]:
+        """What computes it."""
+        return "image" if self.kind == "image" else "text"
 
     @property
     def config(self) -> VisionConfig | TextConfig:
@@ -81,13 +108,16 @@ def output(module: Any, inputs: Tensor) -> np.ndarray:
     return array
 
 
-def case_of(model: CLIP, tower: Literal["image", "text"], count: int) -> Case:
-    """Return a tower with inputs: parts of scikit-image's photographs, or texts of the model's context length."""
-    if tower == "image":
-        return Case(model, tower, photographs(count, model.visual.config.image_size))
-    ids = np.random.default_rng(0).integers(1000, 49_000, (count, model.text.config.context_length))
+def case_of(model: CLIP, kind: Kind, count: int) -> Case:
+    """Return a tower with inputs: parts of scikit-image's photographs, texts of random words, or captions."""
+    if kind == "image":
+        return Case(model, kind, photographs(count, model.visual.config.image_size))
+    length = model.text.config.context_length
+    if kind == "caption":
+        return Case(model, kind, Tokenizer(length, warns=False).ids(CAPTIONS[:count]))
+    ids = np.random.default_rng(0).integers(1000, 49_000, (count, length))
     ids[:, 0], ids[:, -1] = 49_406, 49_407
-    return Case(model, tower, ids)
+    return Case(model, kind, ids)
 
 
 def photographs(count: int, side: int) -> np.ndarray:

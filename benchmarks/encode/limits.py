@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 from benchmarks.encode.case import TYPES, Case, Contender, Run
 from perception_encoder.models.config import VisionConfig
+from perception_encoder.preprocess.tokenizer import trim
 from perception_encoder.runtime.machine import core_count
 
 WHO = "limit: bare products"
@@ -30,7 +31,7 @@ def sizes(case: Case) -> tuple[int, int, int, int, int]:
     if isinstance(config, VisionConfig):
         tokens, hidden = config.grid**2 + int(config.class_token), config.mlp_width
     else:
-        tokens, hidden = case.inputs.shape[1], 4 * config.width
+        tokens, hidden = trim(case.inputs).shape[1], 4 * config.width
     return tokens, config.width, config.heads, hidden, config.depth
 
 

@@ -1,4 +1,5 @@
-"""This package's runtimes, as an encoder calls them: from uint8 pixels or token ids to float32 arrays."""
+"""This package's runtimes, as an encoder calls them: from uint8 pixels or padded token ids to float32
+arrays."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ import torch
 
 from benchmarks.encode.case import TYPES, Case, Contender, Run
 from perception_encoder.models.checkpoints.weights import weight_hash
+from perception_encoder.preprocess.tokenizer import trim
 from perception_encoder.runtime.openvino_runtime import FallbackWarning, OpenVinoRuntime
 from perception_encoder.runtime.runtime import PRECISIONS, Runtime
 from perception_encoder.runtime.torch_runtime import TorchRuntime, describe
@@ -40,6 +42,6 @@ def contenders(case: Case, directory: Path) -> list[Contender]:
 
 def _run(runtime: Runtime, case: Case) -> Run:
     if case.tower == "text":
-        return lambda: runtime.texts(case.inputs)
+        return lambda: runtime.texts(trim(case.inputs))
     last = case.model.visual.config.depth - 1
     return lambda: runtime.images(case.inputs, last, "attn")

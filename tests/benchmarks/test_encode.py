@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ import torch
 
 from benchmarks.encode import __main__ as encode
 from benchmarks.encode import limits, peers
-from benchmarks.encode.case import Case, case_of, minimum_cosine, output
+from benchmarks.encode.case import Case, Kind, case_of, minimum_cosine, output
 from benchmarks.speed_tables import best_float, best_peer, encoding_table
 from perception_encoder.models.checkpoints.weights import create_model
 from perception_encoder.models.clip import CLIP
@@ -20,25 +20,25 @@ from perception_encoder.models.config import TextConfig, VisionConfig
 from perception_encoder.models.initialization import initialize
 
 
-def case(tower: Literal["image", "text"]) -> Case:
+def case(kind: Kind) -> Case:
     vision = VisionConfig(image_size=32, patch_size=16, width=32, depth=2, heads=2, mlp_width=64, output_dim=24)
-    text = TextConfig(context_length=6, width=32, depth=2, heads=2, output_dim=24, vocabulary=49_408)
+    text = TextConfig(context_length=20, width=32, depth=2, heads=2, output_dim=24, vocabulary=49_408)
     model = CLIP(vision, text, "tiny")
     initialize(model, torch.Generator().manual_seed(0))
-    return case_of(model.eval(), tower, 2)
+    return case_of(model.eval(), kind, 2)
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("tower", ["image", "text"])
+@pytest.mark.parametrize("kind", ["image", "text", "caption"])
 def test_every_contender_agrees_with_its_weights_in_float32(
-    tower: Literal["image", "text"], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: Kind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for library in ("openvino", "nncf", "onnxruntime", "onnxscript", "transformers", "skimage"):
         pytest.importorskip(library)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(peers, "timm_contenders", lambda *_: [])  # they know published sizes only
     monkeypatch.setattr(peers, "open_clip_contenders", lambda *_: [])
-    tiny = case(tower)
+    tiny = case(kind)
     found = list(encode.contenders(tiny))
     result = encode.measure(tiny, found, 0.0)
     assert {label.partition(",")[0] for label in result["speeds"]} == {
