@@ -37,7 +37,7 @@ from perception_encoder.models.precision import choose_device, fast_dtype
 from perception_encoder.preprocess.image import ImageTransform
 from perception_encoder.preprocess.tokenizer import Tokenizer, trim
 from perception_encoder.progress import progress_bar
-from perception_encoder.runtime.runtime import ExecutedModel, Runtime, used_precision
+from perception_encoder.runtime.runtime import ExecutedModel, Runtime
 
 if TYPE_CHECKING:
     import torch
@@ -192,10 +192,9 @@ class Encoder(SentenceInterface):
     @property
     def about(self) -> dict[str, str]:
         """What embeddings depend on besides inputs and transform: weight hash, precision, runtime, device, layer."""
-        runtime = self.runtime
-        device = runtime.device.partition(":")[0]
-        dtype = used_precision(runtime.precision, output=self.pool in (None, "attn"))
-        about = {"weights": self.weight_hash, "dtype": dtype, "runtime": runtime.name, "device": device}
+        device = self.runtime.device.partition(":")[0]
+        runtime, dtype = self.runtime.used(None if self.pool in (None, "attn") else self.layer)
+        about = {"weights": self.weight_hash, "dtype": dtype, "runtime": runtime, "device": device}
         return about if self.pool is None else {**about, "layer": str(self.layer), "pool": self.pool}
 
     @property
@@ -278,6 +277,7 @@ class Encoder(SentenceInterface):
 
     def describe(self, feature: Feature) -> dict[str, Any]:
         """Return what values of `feature` depend on besides the inputs, with the dimension and the patch grid."""
+        runtime, precision = self.runtime.used(feature.executed)
         description = {
             "model": self.name,
             "weight_hash": self.weight_hash,
@@ -285,8 +285,8 @@ class Encoder(SentenceInterface):
             "pool": feature.pool,
             "normalised": feature.normalize,
             "frames": feature.frames,
-            "runtime": self.runtime.name,
-            "precision": used_precision(self.runtime.precision, output=feature.pool == "attn"),
+            "runtime": runtime,
+            "precision": precision,
             "transform": self.transform.mode,
             "dimension": self.width(feature),
         }

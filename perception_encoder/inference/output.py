@@ -99,6 +99,7 @@ def embed(
     feature = encoder.feature(layer, pool, normalize, frames)
     total = 0 if progress is untracked else sum(1 for _ in list_items(paths, excluded=exclude))
     started, left_out = time.perf_counter(), Counter[str]()
+    encoder.runtime.prepare(feature.executed)
     with EmbeddingWriter(out, encoder.describe(feature), overwrite=overwrite) as writer:
         earlier, items = writer.done, writer.resume(list_items(paths, left_out, exclude))
 

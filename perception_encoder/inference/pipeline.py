@@ -52,6 +52,11 @@ class Feature:
     role: Role = "document"
     """What inputs are for, to models with prompts; None for what their library does by default."""
 
+    @property
+    def executed(self) -> int | None:
+        """The layer as a `Runtime` counts it: None for the model's own output."""
+        return None if self.pool == "attn" else self.layer
+
 
 def resolve_layers(layers: Sequence[int] | None, depth: int, name: str) -> list[int]:
     """Return layers 0-based, ascending and unique; negative ones count from the end, None means all.

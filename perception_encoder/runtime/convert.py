@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -64,7 +64,7 @@ class Source:
     """Of the input; -1 for any number."""
     check_inputs: Callable[[], np.ndarray]
     """Returns what an int8 tower is checked on."""
-    calibration: Callable[[], Sequence[np.ndarray]] | None = None
+    calibration: Callable[[], Iterable[np.ndarray]] | None = None
     """Returns what an int8 tower's ranges are found on; None: only its weights are int8."""
 
     @torch.inference_mode()

@@ -92,6 +92,16 @@ class CompiledTowers(ABC):
         """See `Runtime`."""
         return plain_threads(count)
 
+    def prepare(self, layer: int | None) -> None:
+        """See `Runtime`."""
+        self._with_tower("image", layer, lambda tower: None)
+
+    def used(self, layer: int | None) -> tuple[RuntimeName, Precision]:
+        """See `Runtime`."""
+        if self._towers.get(("image", layer), ...) is None:
+            return "torch", "float32"
+        return self.name, used_precision(self.precision, output=layer is None)
+
     def run(self, name: Tower, layer: int | None, inputs: np.ndarray) -> np.ndarray | None:
         """Return a tower's output, with a `layer` its tokens; None if torch must answer."""
         if not len(inputs):
@@ -100,6 +110,12 @@ class CompiledTowers(ABC):
         if name == "text" and (more := _steps(len(inputs)) - len(inputs)):
             outputs = self.run(name, layer, np.concatenate([inputs, np.repeat(inputs[:1], more, axis=0)]))
             return None if outputs is None else outputs[: len(inputs)]
+        return self._with_tower(name, layer, lambda tower: tower.run(inputs))
+
+    def _with_tower(
+        self, name: Tower, layer: int | None, call: Callable[[_Tower], np.ndarray | None]
+    ) -> np.ndarray | None:
+        """Return what a call gives with a tower; None if torch must answer."""
         place = name, layer
         with self._lock:
             try:
@@ -107,7 +123,7 @@ class CompiledTowers(ABC):
                 for _ in range(2):
                     try:
                         tower = self._tower(place)
-                        return None if tower is None else tower.run(inputs)
+                        return None if tower is None else call(tower)
                     except (RuntimeError, OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
                         failure = error  # by damage that the checksums do not show
                         cache.forget(self._key(name, layer))

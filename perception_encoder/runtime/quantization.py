@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from itertools import product
@@ -79,7 +79,7 @@ def check(found: Float[np.ndarray, "n D"], expected: Float[np.ndarray, "n D"]) -
     return Verdict(float((first * second).sum(axis=1).min()), float((nearest[0] == nearest[1]).mean()))
 
 
-def quantize(model: openvino.Model, method: Method, samples: Sequence[np.ndarray] = ()) -> openvino.Model:
+def quantize(model: openvino.Model, method: Method, samples: Iterable[np.ndarray] = ()) -> openvino.Model:
     """Return a converted tower in int8; `samples`: calibration inputs of the static method, each without a batch axis.
 
     Raises MissingExtraError without nncf.
@@ -96,7 +96,7 @@ def quantize(model: openvino.Model, method: Method, samples: Sequence[np.ndarray
     return quantized
 
 
-def _quantize_static(model: openvino.Model, samples: Sequence[np.ndarray]) -> openvino.Model:
+def _quantize_static(model: openvino.Model, samples: Iterable[np.ndarray]) -> openvino.Model:
     """Quantise the linear layers of the blocks; of a text tower of this package, not of the first two.
 
     nncf's default for transformers clips activations at the mean of the samples' ranges and smooths them: the minimum
@@ -109,12 +109,13 @@ def _quantize_static(model: openvino.Model, samples: Sequence[np.ndarray]) -> op
     from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters, AdvancedSmoothQuantParameters
     from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 
+    inputs = [sample[None] for sample in samples]
     quantized: Any = nncf.quantize(
         model,
-        nncf.Dataset([sample[None] for sample in samples]),
+        nncf.Dataset(inputs),
         preset=nncf.QuantizationPreset.MIXED,  # ranges of activations need not be symmetric
         model_type=nncf.ModelType.TRANSFORMER,
-        subset_size=len(samples),
+        subset_size=len(inputs),
         ignored_scope=nncf.IgnoredScope(
             patterns=[".*(conv1|patch_embed).*", ".*attn_pool.*", ".*aten::matmul.*", _FIRST_BLOCKS],  # and projections
             types=["ScaledDotProductAttention"],

@@ -78,6 +78,14 @@ class Runtime(Protocol):
         """Return a context that yields an executor with this many threads for such work."""
         ...
 
+    def prepare(self, layer: int | None) -> None:
+        """Make the image tower ready, so that `used` is what will compute; `layer`: None for the model's own output."""
+        ...
+
+    def used(self, layer: int | None) -> tuple[RuntimeName, Precision]:
+        """Return what computes images as far as known: torch in float32 where this runtime had to leave them to it."""
+        ...
+
 
 class TowerRuntime(Runtime, Protocol):
     """Executes the towers of a model of this package."""

@@ -47,6 +47,13 @@ class TorchThreads:
         """See `Runtime`."""
         return _single_core_threads(count) if self.per_core else plain_threads(count)
 
+    def prepare(self, layer: int | None) -> None:
+        """See `Runtime`."""
+
+    def used(self, layer: int | None) -> tuple[RuntimeName, Precision]:
+        """See `Runtime`."""
+        return self.name, self.precision
+
 
 class TorchRuntime(TorchThreads):
     """The towers of a model of this package."""

@@ -206,15 +206,6 @@ def test_a_loaded_encoder_is_the_same_model(encoder: Encoder, checkpoint: Path, 
     assert load(str(checkpoint), dtype=torch.bfloat16).weight_hash == encoder.weight_hash
 
 
-def test_tokens_of_layers_are_recorded_as_what_they_are_computed_in() -> None:
-    encoder = load("builtin", "cpu", torch.float32)
-    encoder.runtime.precision = "int8"
-    for pool, precision in (("attn", "int8"), ("mean", "bfloat16"), ("tokens", "bfloat16")):
-        assert encoder.describe(encoder.feature(-1, pool))["precision"] == precision
-        assert encoder.variant(pool=pool).about["dtype"] == precision
-    assert encoder.about["dtype"] == "int8"
-
-
 # ---- the same again
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from perception_encoder import create_model, load, open_index
+from perception_encoder import create_model, embed, load, open_index
+from perception_encoder.inference.collection import read_collection
 from perception_encoder.preprocess.tokenizer import END, START, Tokenizer, trim
 from perception_encoder.runtime import choice, convert, quantization
 from perception_encoder.runtime.machine import cpu_flags
@@ -154,3 +155,37 @@ def test_an_index_in_int8_answers_in_any_precision(tmp_path: Path) -> None:
         scores[precision] = {hit.path: hit.score for hit in hits}
     for precision in ("bfloat16", "float32"):
         assert scores[precision] == pytest.approx(scores["int8"], abs=0.02)
+
+
+@pytest.mark.usefixtures("int8_is_fast")
+def test_tokens_of_layers_are_recorded_as_what_they_are_computed_in() -> None:
+    encoder = load("builtin", precision="int8")
+    for pool, precision in (("attn", "int8"), ("mean", "bfloat16"), ("tokens", "bfloat16")):
+        assert encoder.describe(encoder.feature(-1, pool))["precision"] == precision
+        assert encoder.variant(pool=pool).about["dtype"] == precision
+    assert encoder.about["dtype"] == "int8"
+
+
+@pytest.mark.usefixtures("int8_is_fast")
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_files_name_torch_where_it_had_to_compute(
+    precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from PIL import Image
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("no such operation")
+
+    monkeypatch.setattr(convert, "to_openvino", fail)
+    monkeypatch.setattr("perception_encoder.runtime.cache.cache_directory", lambda name: tmp_path / name)
+    Image.fromarray(photos(1)[0].transpose(1, 2, 0)).save(tmp_path / "a.png")
+    with pytest.warns(FallbackWarning, match="builtin is computed with torch: .* no such operation"):
+        encoder = load("builtin", "cpu", runtime="openvino", precision=precision)  # type: ignore[arg-type]
+        made = open_index(tmp_path, encoder)
+        made.update()
+        embed(tmp_path / "a.png", tmp_path / "a.parquet", model=encoder)
+    found = read_collection(tmp_path / "a.parquet")
+    assert found is not None
+    embedded = found[1]
+    for settings in (made._open()[0].settings, embedded, encoder.about | {"precision": encoder.about["dtype"]}):
+        assert (settings["runtime"], settings["precision"]) == ("torch", "float32")

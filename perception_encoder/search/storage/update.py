@@ -106,6 +106,8 @@ def writable_store(
             encoder = cut_as(encoder, earlier)
         if not encoder.reads_images:
             raise ConfigError(f"{encoder.name} reads texts only; an index needs a model of images")
+        if store is None:
+            encoder.runtime.prepare(encoder.feature().executed)
         settings = encoder.describe(encoder.feature())
         if store is None:
             config = MomentConfig(every=every or earlier.get("moments", {}).get("every") or MomentConfig.every)
