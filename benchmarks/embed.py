@@ -41,7 +41,7 @@ from perception_encoder.vectors import unit_rows
 
 IMAGES = {"PE-Core-B16-224": 64, "PE-Core-N16-128": 512}
 SIZE, QUALITY = (640, 480), 90
-LARGE_SIZE, LARGE_COUNT, LARGE_PHOTOGRAPHS = (4032, 3024), 24, 8
+LARGE_SIZE, LARGE_COUNT, LARGE_PHOTOGRAPHS = (4032, 3024), 64, 8
 VIDEO_SIZE, VIDEO_RATE, VIDEO_SECONDS, VIDEO_COUNT = (1920, 1080), 30, 10, 4
 PRECISIONS = ("auto", "int8")
 ENCODE, DECODE, EMBED, INDEX = "encode only", "decode only", "directory to file", "directory to rows of an index"
