@@ -193,7 +193,7 @@ class Encoder(SentenceInterface):
     def about(self) -> dict[str, str]:
         """What embeddings depend on besides inputs and transform: weight hash, precision, runtime, device, layer."""
         device = self.runtime.device.partition(":")[0]
-        runtime, dtype = self.runtime.used(None if self.pool in (None, "attn") else self.layer)
+        runtime, dtype = self.runtime.used(self.feature().executed)
         about = {"weights": self.weight_hash, "dtype": dtype, "runtime": runtime, "device": device}
         return about if self.pool is None else {**about, "layer": str(self.layer), "pool": self.pool}
 
@@ -212,7 +212,7 @@ class Encoder(SentenceInterface):
 
         Only embeddings in int8 allow it: they differ from float32's by more than this changes, see docs/concepts.md.
         """
-        if self.runtime.precision != "int8" or feature.pool != "attn":
+        if self.runtime.used(feature.executed)[1] != "int8":
             return None
         size = self.transform.size
         return REDUCED * (size if isinstance(size, int) else max(size))
@@ -325,9 +325,8 @@ class Encoder(SentenceInterface):
 
     def _finish(self, features: np.ndarray, feature: Feature) -> np.ndarray:
         if not np.isfinite(features).all():
-            raise ModelError(
-                f"{self.name} gives NaN or infinity in {self.runtime.precision}: its weights are bad, or need float32"
-            )
+            precision = self.runtime.used(feature.executed)[1]
+            raise ModelError(f"{self.name} gives NaN or infinity in {precision}: its weights are bad, or need float32")
         return truncate(features, self.dimensions, feature.normalize)
 
     @overload

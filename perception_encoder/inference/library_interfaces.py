@@ -187,7 +187,7 @@ def _model_meta(encoder: Any) -> Any:
     """Return mteb's `ModelMeta`; mteb caches results by its revision, so that holds all that vectors depend on."""
     from mteb.models.model_meta import ModelMeta, ScoringFunction
 
-    about = encoder.describe(encoder.feature())
+    about = encoder.describe(encoder.feature()) | {"precision": encoder.runtime.precision}  # the same in each call
     parts = ("weight_hash", "precision", "layer", "pool", "transform", "dimension")
     return ModelMeta.create_empty(
         {

@@ -34,7 +34,7 @@ from perception_encoder.inference.output_formats import (
     write_embeddings,
     write_part,
 )
-from perception_encoder.inference.pipeline import Embedding, EncodingResult, Failure, encode_items
+from perception_encoder.inference.pipeline import Embedding, EncodingResult, Failure, encode_items, is_text
 from perception_encoder.progress import Track, untracked
 
 _PART_BYTES = 64 << 20
@@ -92,14 +92,16 @@ def embed(
     """
     paths, out = [media] if isinstance(media, (str, Path)) else list(media), Path(out)
     check_paths(paths)
-    if next(list_items(paths, excluded=exclude), None) is None:
+    first = next(list_items(paths, excluded=exclude), None)
+    if first is None:
         which = " that are not excluded" if exclude else ""
         raise DataError(f"no images, videos or texts{which} in {', '.join(map(str, paths))}")
     encoder = as_encoder(model, "all", precision, dimensions, trust_remote_code)
     feature = encoder.feature(layer, pool, normalize, frames)
     total = 0 if progress is untracked else sum(1 for _ in list_items(paths, excluded=exclude))
     started, left_out = time.perf_counter(), Counter[str]()
-    encoder.runtime.prepare(feature.executed)
+    if not is_text(first) and (overwrite or not out.exists()):
+        encoder.runtime.prepare(feature.executed)
     with EmbeddingWriter(out, encoder.describe(feature), overwrite=overwrite) as writer:
         earlier, items = writer.done, writer.resume(list_items(paths, left_out, exclude))
 

@@ -137,6 +137,7 @@ def _write_int8(
         verdict = check(program(inputs), expected)
         if verdict.passed:
             return program, verdict
+        del program  # it may hold the file that the next one is written to
     return None, verdict
 
 

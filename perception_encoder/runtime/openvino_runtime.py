@@ -96,11 +96,13 @@ class CompiledTowers(ABC):
         """See `Runtime`."""
         self._with_tower("image", layer, lambda tower: None)
 
-    def used(self, layer: int | None) -> tuple[RuntimeName, Precision]:
+    def used(self, layer: int | None, texts: bool = False) -> tuple[RuntimeName, Precision]:
         """See `Runtime`."""
-        if self._towers.get(("image", layer), ...) is None:
-            return "torch", "float32"
-        return self.name, used_precision(self.precision, output=layer is None)
+        place: tuple[Tower, int | None] = ("text", None) if texts else ("image", layer)
+        if place not in self._towers:
+            return self.name, used_precision(self.precision, output=layer is None)
+        tower = self._towers[place]
+        return (self.name, tower.precision) if tower else ("torch", "float32")
 
     def run(self, name: Tower, layer: int | None, inputs: np.ndarray) -> np.ndarray | None:
         """Return a tower's output, with a `layer` its tokens; None if torch must answer."""
@@ -261,7 +263,7 @@ class _Tower:
 
     def __init__(self, core: Any, entry: Entry, fixed: bool) -> None:
         """Raises RuntimeError if it gives another output than when it was converted."""
-        precision = entry.precision
+        precision = self.precision = entry.precision
         with open(entry.directory / EXAMPLE, "rb") as file, np.load(file) as arrays:
             inputs, outputs = arrays["inputs"], arrays["outputs"]
         self.run = Program(core, entry.path, precision, (1, *inputs.shape[1:]) if fixed else None)

@@ -1,7 +1,8 @@
 """Quantise a converted tower to int8, the same way for everyone, and check that it still gives the same neighbours.
 
 Calibration sees procedural images, made of integers only, and texts of common words: no file of the user's, so that a
-model's int8 version depends on its weights alone. nncf quantises; a tower that fails the check stays in bfloat16.
+model's int8 version depends on its weights alone. nncf quantises; a tower that fails the check with both methods stays
+in bfloat16.
 """
 
 from __future__ import annotations
@@ -97,7 +98,7 @@ def quantize(model: openvino.Model, method: Method, samples: Iterable[np.ndarray
 
 
 def _quantize_static(model: openvino.Model, samples: Iterable[np.ndarray]) -> openvino.Model:
-    """Quantise the linear layers of the blocks; of a text tower of this package, not of the first two.
+    """Quantise the linear layers of the blocks, except those of a text tower's first two.
 
     nncf's default for transformers clips activations at the mean of the samples' ranges and smooths them: the minimum
     cosine of the built-in model's embeddings is then 0.75 on photographs. With full ranges, no smoothing, and the patch

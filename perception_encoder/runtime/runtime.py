@@ -82,8 +82,8 @@ class Runtime(Protocol):
         """Make the image tower ready, so that `used` is what will compute; `layer`: None for the model's own output."""
         ...
 
-    def used(self, layer: int | None) -> tuple[RuntimeName, Precision]:
-        """Return what computes images as far as known: torch in float32 where this runtime had to leave them to it."""
+    def used(self, layer: int | None, texts: bool = False) -> tuple[RuntimeName, Precision]:
+        """Return what computes images or texts, if known: torch in float32 where this runtime left them to it."""
         ...
 
 

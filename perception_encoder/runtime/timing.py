@@ -14,13 +14,13 @@ from perception_encoder.models.config import VisionConfig
 from perception_encoder.models.initialization import initialize
 from perception_encoder.models.vision_transformer import VisionTransformer
 from perception_encoder.runtime.convert import example_pixels, to_openvino, tower_of
+from perception_encoder.runtime.machine import core_count
 from perception_encoder.runtime.program import Program
 from perception_encoder.runtime.quantization import quantize
 from perception_encoder.runtime.runtime import FLOATS
 from perception_encoder.runtime.torch_runtime import TorchRuntime
 
 ROUNDS = 5
-IMAGES = 4
 
 
 def measure(int8: bool = False) -> dict[str, float]:
@@ -30,11 +30,12 @@ def measure(int8: bool = False) -> dict[str, float]:
     """
     import openvino
 
+    count = max(4, core_count())  # OpenVINO computes an image on each core
     config = VisionConfig(image_size=224, patch_size=16, width=768, depth=2, heads=12, mlp_width=3072, output_dim=1024)
     tower = VisionTransformer(config)
     initialize(tower, torch.Generator().manual_seed(0))
     tower.eval()
-    pixels = example_pixels(IMAGES, 224, 224)
+    pixels = example_pixels(count, 224, 224)
     cpu = torch.device("cpu")
     calls: dict[str, Callable[[], object]] = {}
     with tempfile.TemporaryDirectory() as directory:
@@ -56,7 +57,7 @@ def measure(int8: bool = False) -> dict[str, float]:
             runtime = TorchRuntime(copy.eval().to(dtype), cpu, dtype)
             calls[f"torch {precision}"] = partial(runtime.images, pixels, 1, "attn")
         seconds = _interleaved(calls)
-    return {name: IMAGES / best for name, best in seconds.items()}
+    return {name: count / best for name, best in seconds.items()}
 
 
 def _interleaved(calls: dict[str, Callable[[], object]]) -> dict[str, float]:

@@ -50,7 +50,7 @@ class TorchThreads:
     def prepare(self, layer: int | None) -> None:
         """See `Runtime`."""
 
-    def used(self, layer: int | None) -> tuple[RuntimeName, Precision]:
+    def used(self, layer: int | None, texts: bool = False) -> tuple[RuntimeName, Precision]:
         """See `Runtime`."""
         return self.name, self.precision
 

@@ -215,14 +215,16 @@ def _encode_embeddings(
             encoded = base64.b64encode(vector.tobytes()).decode()
         rows.append(json.dumps({"object": "embedding", "index": index, "embedding": encoded}))
     chosen = {} if request.layer is None and request.pool is None else {"layer": feature.layer, "pool": feature.pool}
-    head = _encode({"object": "list", **chosen}, encoder, inputs).decode()
+    head = _encode({"object": "list", **chosen}, encoder, inputs, feature).decode()
     return f'{head[:-1]}, "data": [{", ".join(rows)}]}}'.encode()
 
 
-def _encode(answer: dict[str, Any], encoder: Encoder, inputs: Sequence[Input]) -> bytes:
+def _encode(answer: dict[str, Any], encoder: Encoder, inputs: Sequence[Input], feature: Feature) -> bytes:
     """Return an answer's JSON with the model, its runtime and precision, and the tokens that the inputs cost."""
     tokens = count_tokens(encoder, inputs)
-    about = {"model": encoder.name, "runtime": encoder.runtime.name, "precision": encoder.runtime.precision}
+    texts = all(kind == "text" for kind, _ in inputs)
+    runtime, precision = encoder.runtime.used(feature.executed, texts)
+    about = {"model": encoder.name, "runtime": runtime, "precision": precision}
     note = {"note": note} if (note := demo_note(encoder.name)) else {}
     usage = {"prompt_tokens": tokens, "total_tokens": tokens}
     return json.dumps({**answer, **about, **note, "usage": usage}).encode()
@@ -236,7 +238,7 @@ def _encode_scores(
     inputs: Sequence[Input],
     feature: Feature,
 ) -> bytes:
-    return _encode(score(request, vectors, encoder), encoder, inputs)
+    return _encode(score(request, vectors, encoder), encoder, inputs, feature)
 
 
 Steps = tuple[

@@ -102,6 +102,7 @@ def test_ratios_are_to_the_best_peer_of_the_same_model() -> None:
         "onnxruntime, int8": 16.0,
         "CLIP of the same size, OpenVINO, int8": 39.0,
         "limit: bare products, OpenVINO, bfloat16": 30.0,
+        "limit: bare products, OpenVINO, int8": 50.0,
     }
     rates = dict(speeds)
     assert best_peer(rates) == 16 and best_float(rates) == 24
@@ -113,5 +114,5 @@ def test_ratios_are_to_the_best_peer_of_the_same_model() -> None:
     }
     table = encoding_table({"PE-Core-B16-224:image": result, "x:text": result}, "image")
     assert table[0] == ("", "B16-224")
-    assert [row[1] for row in table[-5:-1]] == ["**2.50**", "**1.50**", "**2.00**", "**0.80**"]
+    assert [row[1] for row in table[-6:-1]] == ["**2.50**", "**1.50**", "**2.00**", "**0.80**", "**0.80**"]
     assert "0.31, **too many for exact ratios**" in table[-1][1]

@@ -98,11 +98,12 @@ def test_a_broken_openvino_is_left_alone_and_refused_if_asked_for(machine: pytes
             choose(runtime, precision, None)
 
 
-def test_without_speeds_the_reference_computes(machine: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize("error", [OSError(28, "No space left"), Exception("No space left for an operation")])
+def test_without_speeds_the_reference_computes(error: Exception, machine: pytest.MonkeyPatch, tmp_path: Path) -> None:
     timing = pytest.importorskip("perception_encoder.runtime.timing")
 
     def fail(int8: bool) -> None:
-        raise OSError(28, "No space left on device")
+        raise error
 
     machine.setattr(timing, "measure", fail)
     machine.setattr(choice, "cache_directory", lambda name: tmp_path / name)

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import json
+import pickle
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
-from perception_encoder import create_model, embed, load, open_index
+from perception_encoder import Encoder, create_model, embed, load, open_index
+from perception_encoder.errors import ModelError, OutputError
+from perception_encoder.evaluation.embeddings import load_variants
 from perception_encoder.inference.collection import read_collection
 from perception_encoder.preprocess.tokenizer import END, START, Tokenizer, trim
 from perception_encoder.runtime import choice, convert, quantization
@@ -23,6 +31,9 @@ from perception_encoder.runtime.quantization import (
     check_ids,
     check_pixels,
 )
+from perception_encoder.search.storage import cluster
+from perception_encoder.search.storage.store import Store
+from perception_encoder.serving import api
 from perception_encoder.vectors import unit_rows
 from tests.runtime.test_choice import INT8
 
@@ -166,26 +177,96 @@ def test_tokens_of_layers_are_recorded_as_what_they_are_computed_in() -> None:
     assert encoder.about["dtype"] == "int8"
 
 
-@pytest.mark.usefixtures("int8_is_fast")
-@pytest.mark.parametrize("precision", ["float32", "int8"])
-def test_files_name_torch_where_it_had_to_compute(
-    precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def no_image_tower(int8_is_fast: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """OpenVINO takes texts only. Returns a directory with an image and a table of texts."""
     from PIL import Image
 
-    def fail(*_: object) -> None:
-        raise RuntimeError("no such operation")
+    convert_tower = convert.convert_tower
 
-    monkeypatch.setattr(convert, "to_openvino", fail)
+    def fail(core: Any, source: convert.Source, *arguments: Any) -> dict[str, Any]:
+        if source.tower == "image":
+            raise ModelError("no such operation")
+        return convert_tower(core, source, *arguments)
+
+    monkeypatch.setattr(convert, "convert_tower", fail)
     monkeypatch.setattr("perception_encoder.runtime.cache.cache_directory", lambda name: tmp_path / name)
-    Image.fromarray(photos(1)[0].transpose(1, 2, 0)).save(tmp_path / "a.png")
-    with pytest.warns(FallbackWarning, match="builtin is computed with torch: .* no such operation"):
-        encoder = load("builtin", "cpu", runtime="openvino", precision=precision)  # type: ignore[arg-type]
-        made = open_index(tmp_path, encoder)
-        made.update()
-        embed(tmp_path / "a.png", tmp_path / "a.parquet", model=encoder)
-    found = read_collection(tmp_path / "a.parquet")
+    (tmp_path / "photos").mkdir()
+    Image.fromarray(photos(1)[0].transpose(1, 2, 0)).save(tmp_path / "photos" / "a.png")
+    (tmp_path / "photos" / "texts.csv").write_text("text\na red mug\n", encoding="utf-8")
+    return tmp_path / "photos"
+
+
+def in_openvino(precision: str) -> Encoder:
+    return load("builtin", "cpu", runtime="openvino", precision=precision)  # type: ignore[arg-type]
+
+
+def indexed(encoder: Encoder, directory: Path) -> dict[str, Any]:
+    index = open_index(directory, encoder)
+    index.update()
+    return index._open()[0].settings
+
+
+def embedded(encoder: Encoder, directory: Path) -> dict[str, Any]:
+    embed(directory / "a.png", directory / "a.parquet", model=encoder)
+    found = read_collection(directory / "a.parquet")
     assert found is not None
-    embedded = found[1]
-    for settings in (made._open()[0].settings, embedded, encoder.about | {"precision": encoder.about["dtype"]}):
-        assert (settings["runtime"], settings["precision"]) == ("torch", "float32")
+    return found[1]
+
+
+def evaluated(encoder: Encoder, directory: Path) -> dict[str, Any]:
+    about = load_variants(encoder)[1]
+    return about | {"precision": about["dtype"]}
+
+
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+@pytest.mark.parametrize("recorded", [indexed, embedded, evaluated])
+def test_what_records_names_torch_where_it_had_to_compute(
+    recorded: Callable[[Encoder, Path], dict[str, Any]], precision: str, no_image_tower: Path
+) -> None:
+    with pytest.warns(FallbackWarning, match="builtin is computed with torch: no such operation"):
+        found = recorded(in_openvino(precision), no_image_tower)
+    assert (found["runtime"], found["precision"]) == ("torch", "float32")
+
+
+def test_answers_of_the_server_name_what_computed_them(no_image_tower: Path) -> None:
+    with pytest.warns(FallbackWarning, match="builtin is computed with torch: no such operation"):
+        encoder = in_openvino("bfloat16")
+        encoder.embed_pixels(photos(1), encoder.feature())
+    encoder.encode_texts(["a mug"])
+    answers = [
+        json.loads(api._encode({}, encoder, [(kind, "x")], encoder.feature()))  # type: ignore[list-item]
+        for kind in ("image", "text")
+    ]
+    assert [(one["runtime"], one["precision"]) for one in answers] == [("torch", "float32"), ("openvino", "bfloat16")]
+
+
+def test_workers_of_a_cluster_compute_with_what_the_index_records(no_image_tower: Path) -> None:
+    with pytest.warns(FallbackWarning, match="builtin is computed with torch: no such operation"):
+        encoder = in_openvino("float32")
+        open_index(no_image_tower, encoder).update()
+    process: Any = SimpleNamespace(stdin=io.BytesIO(), stdout=io.BytesIO(pickle.dumps(None)))
+    driver = cluster._Driver("", process, False)
+    assert list(driver.read(Store.open(no_image_tower), encoder, set(), [])) == []
+    job, _ = pickle.loads(process.stdin.getvalue())
+    assert (job.runtime, job.precision) == ("torch", "float32")
+
+
+def test_texts_alone_need_no_image_tower(no_image_tower: Path) -> None:
+    encoder = in_openvino("float32")
+    embed(no_image_tower / "texts.csv", no_image_tower / "texts.parquet", model=encoder)  # a warning would be an error
+    assert encoder.runtime.used(None) == encoder.runtime.used(None, texts=True) == ("openvino", "float32")
+
+
+def test_a_file_that_exists_is_refused_before_a_conversion(no_image_tower: Path) -> None:
+    (no_image_tower / "a.parquet").touch()
+    with pytest.raises(OutputError, match="exists"):
+        embed(no_image_tower / "a.png", no_image_tower / "a.parquet", model=in_openvino("float32"))
+
+
+def test_mtebs_revision_stays_when_torch_has_to_compute(no_image_tower: Path) -> None:
+    encoder = in_openvino("bfloat16")
+    before = encoder.mteb_model_meta.revision
+    with pytest.warns(FallbackWarning, match="builtin is computed with torch"):
+        encoder.embed_pixels(photos(1), encoder.feature())
+    assert encoder.mteb_model_meta.revision == before

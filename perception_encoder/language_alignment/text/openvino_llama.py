@@ -152,22 +152,22 @@ class _Graph:
         for number, block in enumerate(self.model.model.layers):
             q, k, v, o, gate, up, down = linear_maps(block)
             normed = self._norm(x, block.input_layernorm)
-            asked, offered, given = self._linears(normed, q, k, v)
-            queries = self._turn(self._heads(asked, self.heads))
-            keys = self._kept(self._turn(self._heads(offered, self.groups)), f"keys{number}")
-            values = self._kept(self._heads(given, self.groups), f"values{number}")
+            q, k, v = self._linears(normed, q, k, v)
+            queries = self._turn(self._heads(q, self.heads))
+            keys = self._kept(self._turn(self._heads(k, self.groups)), f"keys{number}")
+            values = self._kept(self._heads(v, self.groups), f"values{number}")
             mixed = op.scaled_dot_product_attention(queries, self._repeat(keys), self._repeat(values), self.mask)
             joined = op.reshape(op.transpose(mixed, _ints(0, 2, 1, 3)), _ints(0, 0, -1), True)
             x = op.add(x, self._linear(joined, o))
             normed = self._norm(x, block.post_attention_layernorm)
-            gates, raised = self._linears(normed, gate, up)
-            x = op.add(x, self._linear(op.multiply(op.swish(gates), raised), down))
+            gates, ups = self._linears(normed, gate, up)
+            x = op.add(x, self._linear(op.multiply(op.swish(gates), ups), down))
         last = op.slice(x, _ints(-1), _ints(np.iinfo(np.int64).max), _ints(1), _ints(1))
         logits = self._linear(self._norm(last, self.model.model.norm), self.model.lm_head)
         return openvino.Model([op.result(logits)], self.states, inputs, "llama")
 
     def _linears(self, x: Any, *layers: nn.Linear) -> list[Any]:
-        """Apply several maps to one input; in int8 as one product, which a step does a tenth faster."""
+        """Apply several maps to one input; in int8 as one product, which makes a step a tenth faster."""
         if not self.int8:  # where joined weights would be copies
             return [self._linear(x, layer) for layer in layers]
         weight = torch.cat([layer.weight for layer in layers])

@@ -112,11 +112,12 @@ class _Driver:
         self, index: Store, encoder: Encoder, digests: set[str], files: Sequence[File]
     ) -> Iterator[list[FileResult]]:
         """Read files with the workers; see `read_here`."""
+        runtime, precision = encoder.runtime.used(encoder.feature().executed)
         job = _Job(
             source=index.settings["source"],
             weight_hash=encoder.weight_hash,
-            runtime=encoder.runtime.name,
-            precision=encoder.runtime.precision,
+            runtime=runtime,
+            precision=precision,
             dimensions=encoder.dimensions,
             trusted=self._trusted,
             moments=index.settings["moments"],

@@ -294,6 +294,7 @@ def open_library(
     what `writable_store` raises; another process may write the index, unless `exclude` is given.
     """
     parse_patterns(exclude or ())
+    encoder: Encoder | None = None
     if not Store.exists(directory or media):
         with writable_store(
             media,
@@ -302,7 +303,7 @@ def open_library(
             precision=precision,
             dimensions=dimensions,
             trust_remote_code=trust_remote_code,
-        ):
+        ) as (_, encoder):
             pass
     index = Store.open(directory or media)
     check_root(index, media)
@@ -310,13 +311,14 @@ def open_library(
     if exclude is not None:
         with Store.for_writing(index.directory):
             index.exclude(exclude)
-    encoder = as_encoder(
-        model or index.settings["source"],
-        precision=precision,
-        dimensions=dimensions,
-        trust_remote_code=trust_remote_code,
-    )
-    encoder = encoder if dimensions else cut_as(encoder, index.settings)
+    if encoder is None:
+        encoder = as_encoder(
+            model or index.settings["source"],
+            precision=precision,
+            dimensions=dimensions,
+            trust_remote_code=trust_remote_code,
+        )
+        encoder = encoder if dimensions else cut_as(encoder, index.settings)
     index.check(encoder.describe(encoder.feature()), model)
     library = MediaLibrary(index, encoder)
     library.warm_up()
