@@ -157,6 +157,5 @@ def load_variants(
         raise ConfigError(f"{encoder.name} is a vision tower without a text tower; evaluate it by k-NN or a probe")
     names = names or (encoder.transforms if texts else encoder.transforms[:1])
     variants = {name: encoder.variant(transform=name, layer=layer, pool=pool) for name in names}
-    first = next(iter(variants.values()))
-    first.runtime.prepare(first.feature().executed)
-    return variants, {**first.about, "perception-encoder": __version__, "torch": versions()["torch"]}
+    about = next(iter(variants.values())).about
+    return variants, {**about, "perception-encoder": __version__, "torch": versions()["torch"]}

@@ -193,7 +193,7 @@ class Encoder(SentenceInterface):
     def about(self) -> dict[str, str]:
         """What embeddings depend on besides inputs and transform: weight hash, precision, runtime, device, layer."""
         device = self.runtime.device.partition(":")[0]
-        runtime, dtype = self.runtime.used(self.feature().executed)
+        runtime, dtype = self.runtime.prepare(self.feature().executed)
         about = {"weights": self.weight_hash, "dtype": dtype, "runtime": runtime, "device": device}
         return about if self.pool is None else {**about, "layer": str(self.layer), "pool": self.pool}
 
@@ -212,7 +212,7 @@ class Encoder(SentenceInterface):
 
         Only embeddings in int8 allow it: they differ from float32's by more than this changes, see docs/concepts.md.
         """
-        if self.runtime.used(feature.executed)[1] != "int8":
+        if feature.pool != "attn" or self.runtime.used(None)[1] != "int8":
             return None
         size = self.transform.size
         return REDUCED * (size if isinstance(size, int) else max(size))

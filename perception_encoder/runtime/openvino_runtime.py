@@ -92,9 +92,10 @@ class CompiledTowers(ABC):
         """See `Runtime`."""
         return plain_threads(count)
 
-    def prepare(self, layer: int | None) -> None:
+    def prepare(self, layer: int | None) -> tuple[RuntimeName, Precision]:
         """See `Runtime`."""
         self._with_tower("image", layer, lambda tower: None)
+        return self.used(layer)
 
     def used(self, layer: int | None, texts: bool = False) -> tuple[RuntimeName, Precision]:
         """See `Runtime`."""

@@ -78,8 +78,8 @@ class Runtime(Protocol):
         """Return a context that yields an executor with this many threads for such work."""
         ...
 
-    def prepare(self, layer: int | None) -> None:
-        """Make the image tower ready, so that `used` is what will compute; `layer`: None for the model's own output."""
+    def prepare(self, layer: int | None) -> tuple[RuntimeName, Precision]:
+        """Make the image tower ready and return what computes it (`used`); `layer`: None for the model's own output."""
         ...
 
     def used(self, layer: int | None, texts: bool = False) -> tuple[RuntimeName, Precision]:

@@ -47,8 +47,9 @@ class TorchThreads:
         """See `Runtime`."""
         return _single_core_threads(count) if self.per_core else plain_threads(count)
 
-    def prepare(self, layer: int | None) -> None:
+    def prepare(self, layer: int | None) -> tuple[RuntimeName, Precision]:
         """See `Runtime`."""
+        return self.used(layer)
 
     def used(self, layer: int | None, texts: bool = False) -> tuple[RuntimeName, Precision]:
         """See `Runtime`."""
