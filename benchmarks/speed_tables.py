@@ -11,14 +11,15 @@ from benchmarks.result_pages import Read, Rows, Tables
 OURS, OTHER_MODEL, LIMIT = "perception-encoder", "CLIP of the same size", "limit"
 HEAD = ("job", "ratio", "here", "compared with")
 _INT8 = f"{OURS}, OpenVINO, int8"
+_KINDS = {"image": "images", "single": "a single image", "text": "texts", "caption": "captions"}
 
 
 def speed_tables(read: Read) -> Tables:
     """Return all tables by their headings."""
     towers = read("encode")["towers"]
-    kinds = [kind for kind in ("image", "text", "caption") if any(name.endswith(f":{kind}") for name in towers)]
+    measured = {name.partition(":")[2] for name in towers}
     return {
-        **{f"Encode {kind}s": encoding_table(towers, kind) for kind in kinds},
+        **{f"Encode {what}": encoding_table(towers, kind) for kind, what in _KINDS.items() if kind in measured},
         **int8_tables(read("int8")),
         "From files to vectors": [HEAD, *_files(read)],
         "Search and serve": [HEAD, *_searching(read)],

@@ -2,11 +2,11 @@
 
     python -m benchmarks.encode [TOWER ...] [--seconds 75] [--missing] [--out docs/results/encode.json]
 
-Towers: "PE-Core-T16-384:image" and so on, all eight by default (a process each, about 25 minutes on two cores; L14
-needs 12 GB). Weights are random. Images are photographs, texts have all the tokens that a model reads, captions are of
-usual lengths. Contenders take turns, call by call, so that the machine's noise falls on all alike; each has its minimum
-cosine similarity to its own weights in float32. A tower that runs replaces its own results only; --missing runs those
-that the file lacks.
+Towers: "PE-Core-T16-384:image" and so on, all twelve by default (a process each, about 40 minutes on two cores; L14
+needs 12 GB). Weights are random. Images are photographs, "single" is one of them, as in a query, texts have all the
+tokens that a model reads, captions are of usual lengths. Contenders take turns, call by call, so that the machine's
+noise falls on all alike; each has its minimum cosine similarity to its own weights in float32. A tower that runs
+replaces its own results only; --missing runs those that the file lacks.
 
 Peers: timm and open_clip (eager, compiled, float32 and bfloat16), onnxruntime on this package's export, and
 transformers' CLIP of the same sizes with OpenVINO, as optimum-intel and sentence-transformers convert it.
@@ -41,6 +41,7 @@ TOWERS = {
     "PE-Core-S16-384:image": 8,
     "PE-Core-B16-224:image": 8,
     "PE-Core-L14-336:image": 4,
+    **{f"PE-Core-{size}:single": 1 for size in ("T16-384", "S16-384", "B16-224", "L14-336")},
     "PE-Core-S16-384:text": 16,
     "PE-Core-B16-224:text": 16,
     "PE-Core-S16-384:caption": 16,
@@ -160,7 +161,7 @@ def main() -> None:
     """Measure one tower here, or several in a process each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "towers", nargs="*", metavar="TOWER", help="MODEL:image, MODEL:text or MODEL:caption [default: all]"
+        "towers", nargs="*", metavar="TOWER", help="MODEL:image, :single, :text or :caption [default: all]"
     )
     parser.add_argument("--seconds", type=float, default=75.0, help="time for the rounds of a tower, three at least")
     parser.add_argument("--missing", action="store_true", help="run only the towers that --out lacks")

@@ -20,8 +20,8 @@ from perception_encoder.preprocess.tokenizer import Tokenizer
 
 TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 Run = Callable[[], np.ndarray]
-Kind = Literal["image", "text", "caption"]
-"""What is encoded: photographs, texts as long as the model reads, or captions of usual lengths."""
+Kind = Literal["image", "single", "text", "caption"]
+"""What is encoded: photographs, a single one, texts as long as the model reads, or captions of usual lengths."""
 CAPTIONS = (
     "A man in a red jacket rides a bicycle down a wet street.",
     "Two dogs are playing with a ball on the beach.",
@@ -77,7 +77,7 @@ class Case:
     @property
     def tower(self) -> Literal["image", "text"]:
         """What computes it."""
-        return "image" if self.kind == "image" else "text"
+        return "image" if self.kind in ("image", "single") else "text"
 
     @property
     def config(self) -> VisionConfig | TextConfig:
@@ -110,7 +110,7 @@ def output(module: Any, inputs: Tensor) -> np.ndarray:
 
 def case_of(model: CLIP, kind: Kind, count: int) -> Case:
     """Return a tower with inputs: parts of scikit-image's photographs, texts of random words, or captions."""
-    if kind == "image":
+    if kind in ("image", "single"):
         return Case(model, kind, photographs(count, model.visual.config.image_size))
     length = model.text.config.context_length
     if kind == "caption":

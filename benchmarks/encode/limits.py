@@ -69,18 +69,15 @@ def _in_openvino(case: Case, precision: str) -> Run:
 
     one_by_one = case.tower == "image"
     count = 1 if one_by_one else len(case.inputs)
-    cores = core_count()
+    streams = min(core_count(), len(case.inputs)) if one_by_one else 1
     options = {
         "INFERENCE_PRECISION_HINT": "f32" if precision == "float32" else "bf16",
-        "NUM_STREAMS": cores if one_by_one else 1,
-        "INFERENCE_NUM_THREADS": cores,
+        "NUM_STREAMS": streams,
+        "INFERENCE_NUM_THREADS": core_count(),
         "ENABLE_CPU_PINNING": False,
     }
     model = _products(case, count, precision == "int8")
-    queue = openvino.AsyncInferQueue(
-        openvino.Core().compile_model(model, "CPU", options),
-        cores if one_by_one else 1,  # type: ignore[arg-type]
-    )
+    queue = openvino.AsyncInferQueue(openvino.Core().compile_model(model, "CPU", options), streams)  # type: ignore[arg-type]
     tokens, width, heads, _, _ = sizes(case)
     generator = np.random.default_rng(1)
     inputs = [

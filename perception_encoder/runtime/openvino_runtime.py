@@ -94,7 +94,7 @@ class CompiledTowers(ABC):
 
     def prepare(self, layer: int | None) -> tuple[RuntimeName, Precision]:
         """See `Runtime`."""
-        self._with_tower("image", layer, lambda tower: None)
+        self._with_tower("image", layer, lambda tower: tower.prepare())
         return self.used(layer)
 
     def used(self, layer: int | None, texts: bool = False) -> tuple[RuntimeName, Precision]:
@@ -256,19 +256,41 @@ def _steps(count: int) -> int:
 
 
 class _Tower:
-    """A compiled tower of the cache, checked on its example.
+    """A tower of the cache, compiled when it is first used, and then checked on its example.
 
-    Images have a fixed shape and are computed one by one, each on one core: batches bring nothing more on a CPU, and a
-    graph for any number of images is slower, B16 by a sixth. Texts are computed together.
+    Images have a fixed shape, and each is computed on one core: batches bring nothing more on a CPU, and a graph for
+    any number of images is slower, B16 by a sixth. Few images, as in a query, are computed one after another by all
+    cores, for which the tower is compiled once more. Texts are computed together.
     """
 
     def __init__(self, core: Any, entry: Entry, fixed: bool) -> None:
-        """Raises RuntimeError if it gives another output than when it was converted."""
-        precision = self.precision = entry.precision
-        with open(entry.directory / EXAMPLE, "rb") as file, np.load(file) as arrays:
-            inputs, outputs = arrays["inputs"], arrays["outputs"]
-        self.run = Program(core, entry.path, precision, (1, *inputs.shape[1:]) if fixed else None)
-        rows = np.arange(max(core_count(), len(inputs)) if fixed else len(inputs)) % len(inputs)  # on all cores
-        if not unit_difference(self.run(inputs[rows]), outputs[rows]) <= AGREEMENT[precision]:
-            raise RuntimeError("OpenVINO does not give what it gave when the model was converted")
-        release_pages(entry.directory / WEIGHTS)
+        self.precision = entry.precision
+        self._core, self._entry, self._fixed = core, entry, fixed
+        self._programs: dict[int, Program] = {}
+        self._last_few = False
+
+    def prepare(self) -> None:
+        """Compile it for many inputs; RuntimeError if it gives another output than when it was converted."""
+        self._program(core_count())
+
+    def run(self, inputs: np.ndarray) -> np.ndarray:
+        """Return the outputs of a batch; raises what `prepare` does."""
+        few = len(inputs) <= max(1, core_count() // 4)
+        after_many = few and core_count() in self._programs and not self._last_few  # as the last batch of a directory
+        self._last_few = few
+        return self._program(core_count() if after_many or not few else 1)(inputs)
+
+    def _program(self, streams: int) -> Program:
+        """Return the program that computes as many images at the same time."""
+        streams = streams if self._fixed else 1
+        if streams not in self._programs:
+            with open(self._entry.directory / EXAMPLE, "rb") as file, np.load(file) as arrays:
+                inputs, outputs = arrays["inputs"], arrays["outputs"]
+            shape = (1, *inputs.shape[1:]) if self._fixed else None
+            program = Program(self._core, self._entry.path, self.precision, shape, streams)
+            rows = np.arange(max(streams, len(inputs))) % len(inputs)  # on all cores
+            if not unit_difference(program(inputs[rows]), outputs[rows]) <= AGREEMENT[self.precision]:
+                raise RuntimeError("OpenVINO does not give what it gave when the model was converted")
+            release_pages(self._entry.directory / WEIGHTS)
+            self._programs[streams] = program
+        return self._programs[streams]

@@ -29,10 +29,13 @@ def hints(precision: Precision) -> dict[str, Any]:
 
 
 class Program:
-    """Computes inputs one by one on a core each, or all together with all cores. For one thread at a time."""
+    """Computes inputs each by itself, or all together. For one thread at a time."""
 
-    def __init__(self, core: Any, path: Path, precision: Precision, shape: Sequence[int] | None = None) -> None:
-        """`shape`: of one input; each is then computed by itself, else together in one batch.
+    def __init__(
+        self, core: Any, path: Path, precision: Precision, shape: Sequence[int] | None = None, streams: int = 0
+    ) -> None:
+        """`shape`: of one input, if each is computed by itself. `streams`: how many of these at the same time, each by
+        its share of the cores; by default one on each core.
 
         Raises RuntimeError for a file that OpenVINO cannot read.
         """
@@ -41,14 +44,14 @@ class Program:
         model = core.read_model(path)
         if shape is not None:
             model.reshape(list(shape))
-        cores = core_count()
+        streams = 1 if shape is None else streams or core_count()
         options: dict[str, Any] = {
             **hints(precision),
-            "NUM_STREAMS": 1 if shape is None else cores,
-            "INFERENCE_NUM_THREADS": cores,
+            "NUM_STREAMS": streams,
+            "INFERENCE_NUM_THREADS": core_count(),
             "ENABLE_CPU_PINNING": False,  # several processes would share the same cores, and others stay idle
         }
-        self._queue = openvino.AsyncInferQueue(core.compile_model(model, "CPU", options), 1 if shape is None else cores)
+        self._queue = openvino.AsyncInferQueue(core.compile_model(model, "CPU", options), streams)
         self._found: dict[int, np.ndarray] = {}
         self._queue.set_callback(partial(_keep, self._found))  # a method would keep the program alive for ever
         self._one_by_one = shape is not None

@@ -19,6 +19,7 @@ from perception_encoder.models.checkpoints.weights import weight_hash
 from perception_encoder.models.precision import TOLERANCE
 from perception_encoder.models.vision_transformer import VisionTransformer
 from perception_encoder.runtime import cache, convert, openvino_runtime
+from perception_encoder.runtime import program as program_module
 from perception_encoder.runtime.cache import MODEL, WEIGHTS
 from perception_encoder.runtime.convert import example_pixels
 from perception_encoder.runtime.openvino_runtime import FallbackWarning, OpenVinoRuntime
@@ -73,6 +74,25 @@ def test_a_tower_is_converted_once_and_gives_what_torch_gives() -> None:
         assert np.array_equal(first.embed(), second.embed())
         assert first.runtime.images(PIXELS[:0], CORE.depth - 1, "attn").shape == (0, CORE.output_dim)
         assert np.array_equal(first.runtime.images(PIXELS[3:4], CORE.depth - 1, "attn"), first.embed()[3:4])
+
+
+def test_one_image_is_computed_by_all_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (openvino_runtime, program_module):
+        monkeypatch.setattr(module, "core_count", lambda: 4)
+    made, expected = Made(), in_torch()
+
+    def streams_after(count: int) -> list[int]:
+        found = made.runtime.images(PIXELS[:count], CORE.depth - 1, "attn")
+        assert unit_distance(found, expected[:count]) <= 2 * TOLERANCE["float32"]
+        return sorted(tower._programs if (tower := made.runtime._towers["image", None]) else [])
+
+    assert streams_after(1) == [1], "a query needs no other program"
+    assert streams_after(5) == [1, 4], "each on a core"
+    made = Made()
+    assert streams_after(5) == [4]
+    assert streams_after(1) == [4], "the last image of a directory: compiling again would take longer"
+    assert streams_after(5) == [4]
+    assert [streams_after(1), streams_after(1)] == [[4], [1, 4]], "queries"
 
 
 @pytest.mark.parametrize("kind", KINDS)
