@@ -78,7 +78,7 @@ def onnx_contenders(case: Case, directory: Path) -> list[Contender]:
 
     whole, small = directory / "whole.onnx", directory / "int8.onnx"
     large = sum(parameter.nbytes for parameter in case.module.parameters()) > 2**30
-    save_onnx(case.module, case.ready[:2], ("inputs", "outputs"), {}, whole, external=large)
+    save_onnx(case.module, case.example, ("inputs", "outputs"), {}, whole, external=large)
     quantize_dynamic(
         whole,
         small,
@@ -110,7 +110,7 @@ def clip_contenders(case: Case, directory: Path) -> list[Contender]:
     tower = _clip_tower(case.config).eval()
     inputs = trim(case.inputs) if case.tower == "text" else case.ready.numpy()  # its tokenizer pads to the longest
     with torch.no_grad():
-        converted = openvino.convert_model(tower, example_input=case.ready[:2])
+        converted = openvino.convert_model(tower, example_input=case.example)
     shape = [-1, *inputs.shape[1:]] if case.tower == "image" else [-1, -1]
     converted.reshape(shape)
     openvino.save_model(converted, directory / "clip.xml", compress_to_fp16=False)
