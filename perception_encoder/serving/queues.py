@@ -47,8 +47,8 @@ class Batcher:
     A batch is of one feature, by default the encoder's own.
     `limit`: maximum number of waiting inputs, including those being read. `pixel_bytes`: maximum memory of all their
     pixels, which are whole images for sentence-transformers. `largest`: maximum size of a batch. `patience`: seconds
-    that a batch waits for more inputs. The model runs in one thread, `model_thread` if given: torch
-    and the C library keep memory for each thread that computes.
+    that a batch waits for inputs that are being read. The model runs in one thread, `model_thread` if given: torch and
+    the C library keep memory for each thread that computes.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class Batcher:
         """Encode incoming inputs until cancelled."""
         while True:
             await self._arrived.wait()
-            if len(self._waiting) < self.largest:
+            if len(self._waiting) < min(self.reserved, self.largest):  # others are being read
                 await asyncio.sleep(self._patience)
             self._arrived.clear()
             while batch := self._next_batch():

@@ -37,7 +37,7 @@ _FILES = 4096  # file descriptors: connections and files
 def listen(host: str, port: int) -> socket.socket:
     """Listen on a port (0: any free one); ConfigError if it is taken or the address is not this machine's."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # with 0, asyncio leaves delays on
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host.strip("[]"), port))

@@ -46,6 +46,21 @@ def test_requests_together_are_encoded_together(encoder: Encoder, monkeypatch: p
     assert sum(sizes) == 40 and max(sizes) == 16 and len(sizes) <= 5
 
 
+def test_a_batch_waits_only_for_inputs_that_are_being_read(encoder: Encoder) -> None:
+    async def ask(reserved: int, seconds: float) -> list[np.ndarray]:
+        batcher = Batcher(encoder, patience=30)
+        worker = asyncio.create_task(batcher.run())
+        try:
+            with batcher.reserve(reserved):
+                return await asyncio.wait_for(batcher.encode([Decoded(text="a cat")]), seconds)
+        finally:
+            worker.cancel()
+
+    assert len(asyncio.run(ask(1, 20))) == 1
+    with pytest.raises(asyncio.TimeoutError):
+        asyncio.run(ask(2, 0.5))
+
+
 def test_a_batch_is_of_one_feature(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
     """Requests of two features in turn make two batches, each in order."""
     encode = Batcher._encode
