@@ -51,7 +51,7 @@ WAYS: dict[str, Callable[[Path, int | None], int]] = {
 
 def measure_decoding(clips: Sequence[Path], rounds: int, processes: Sequence[int] = PROCESSES) -> list[dict[str, Any]]:
     """Return what each way decodes in a round over all clips, and the seconds of each round."""
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"frames": way, "size": size, "processes": count, "decoded": 0, "seconds": list[float]()}
         for way in WAYS
         for size in SIDES

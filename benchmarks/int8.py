@@ -144,7 +144,9 @@ def compare_methods(entry: ModelEntry, seconds: float) -> dict[str, Any]:
             path = Path(directory) / f"{number}.xml"
             openvino.save_model(make(), path)
             programs[name] = Program(core, path, "bfloat16" if name == "bfloat16" else "int8", (1, 3, size, size))
-        found = {name: {"cosine": check(one(pixels), expected).cosine, "speeds": []} for name, one in programs.items()}
+        found: dict[str, dict[str, Any]] = {
+            name: {"cosine": check(one(pixels), expected).cosine, "speeds": []} for name, one in programs.items()
+        }
         begin = time.perf_counter()
         while time.perf_counter() - begin < seconds:
             for name, program in programs.items():

@@ -118,11 +118,11 @@ def heads() -> Iterator[Row]:
         for part in both
     ]
     for name, maps in (("the truth", shares), ("noise", noise(shares))):
-        task = SegmentationEvaluator(*masks, SegmentationConfig(fit=fit), head_seeds=1)
+        task = SegmentationEvaluator(masks[0], masks[1], SegmentationConfig(fit=fit), head_seeds=1)
         yield from rows_of("segmentation", name, fitted(task, maps).metrics)
     for name, maps in (("the truth", mean), ("noise", noise(mean))):
         protocol = DepthProtocol(head=DepthConfig(channels=16, fit=fit))
-        metrics = fitted(DepthEvaluator(*depths, protocol, head_seeds=1), maps).metrics
+        metrics = fitted(DepthEvaluator(depths[0], depths[1], protocol, head_seeds=1), maps).metrics
         yield from rows_of("depth", name, [entry for entry in metrics if entry.name in ("RMSE", "delta1")])
 
 
@@ -245,7 +245,7 @@ def tracking(directory: Path) -> Iterator[Row]:
     kinds: dict[str, dict[str, np.ndarray]] = {"the truth": {}, "colours": {}, "noise": {}}
     masks = {video.name: [mask for mask in video.read_masks()[:DAVIS_FRAMES] if mask is not None] for video in videos}
     for video in videos:
-        frames = video.read_frames()[:DAVIS_FRAMES]
+        frames = [video.open(number) for number in range(len(video.frames))[:DAVIS_FRAMES]]
         width, height = (side // DAVIS_PATCH for side in frames[0].size)
         colours = [np.asarray(frame.resize((width, height), Image.Resampling.BOX)) / 255 - 0.5 for frame in frames]
         kinds["colours"][video.name] = np.stack(colours)

@@ -13,7 +13,7 @@ from benchmarks.encode.case import TYPES, Case, Contender, Run
 from perception_encoder.models.checkpoints.weights import weight_hash
 from perception_encoder.preprocess.tokenizer import trim
 from perception_encoder.runtime.openvino_runtime import FallbackWarning, OpenVinoRuntime
-from perception_encoder.runtime.runtime import PRECISIONS, Runtime
+from perception_encoder.runtime.runtime import PRECISIONS, TowerRuntime
 from perception_encoder.runtime.torch_runtime import TorchRuntime, describe
 
 WHO = "perception-encoder"
@@ -40,7 +40,7 @@ def contenders(case: Case, directory: Path) -> list[Contender]:
     return found
 
 
-def _run(runtime: Runtime, case: Case) -> Run:
+def _run(runtime: TowerRuntime, case: Case) -> Run:
     if case.tower == "text":
         return lambda: runtime.texts(trim(case.inputs))
     last = case.model.visual.config.depth - 1

@@ -9,27 +9,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from benchmarks.embed import DECODE, ENCODE, take_turns, write_photographs
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.load import load
 from perception_encoder.inference.pipeline import map_in_order
-from perception_encoder.models.checkpoints.weights import create_model
+from perception_encoder.models.checkpoints.weights import create_model, write_checkpoint
+from perception_encoder.models.registry import BUILTIN
 from perception_encoder.preprocess.image import open_image
 from perception_encoder.search.storage.moments import MomentConfig
 from perception_encoder.search.storage.store import Store
 from perception_encoder.search.storage.update import update_store
 
-IMAGES = {"builtin": 768, "PE-Core-B16-224": 128}
+IMAGES = {BUILTIN: 768, "PE-Core-B16-224": 128}
 BRIEF = 2
 INDEX = "directory to index"
 
 
 def contenders(encoder: Encoder, directory: Path, paths: Sequence[Path]) -> dict[str, Callable[[], object]]:
     """Calls to time, by label."""
-    feature, cores = encoder.feature(), torch.get_num_threads()
-    size = encoder.batch_size
+    feature, workers, size = encoder.feature(), encoder.runtime.workers, encoder.batch_size
     groups = [paths[start : start + size] for start in range(0, len(paths), size)]
 
     def decode(group: Sequence[Path]) -> np.ndarray:
@@ -44,9 +43,9 @@ def contenders(encoder: Encoder, directory: Path, paths: Sequence[Path]) -> dict
 
     return {
         ENCODE: lambda: list(
-            map_in_order(lambda batch: encoder.embed_pixels(batch, feature), pixels, cores, encoder.runtime)
+            map_in_order(lambda batch: encoder.embed_pixels(batch, feature), pixels, workers, encoder.runtime)
         ),
-        DECODE: lambda: list(map_in_order(decode, groups, cores, encoder.runtime)),
+        DECODE: lambda: list(map_in_order(decode, groups, workers, encoder.runtime)),
         INDEX: index,
     }
 
@@ -56,8 +55,12 @@ def measure(brief: bool) -> dict[str, Any]:
     rounds = BRIEF if brief else 4
     speeds: dict[str, dict[str, list[float]]] = {}
     for name, count in IMAGES.items():
-        encoder = load(name) if name == "builtin" else Encoder(create_model(name))
         with tempfile.TemporaryDirectory() as directory:
-            paths = write_photographs(Path(directory), count)
-            speeds[name] = take_turns(name, contenders(encoder, Path(directory), paths), len(paths), rounds)
+            source = name if name == BUILTIN else Path(directory) / f"{name}.safetensors"
+            if isinstance(source, Path):
+                write_checkpoint(create_model(name), source)
+            photographs = Path(directory) / "photographs"
+            photographs.mkdir()
+            paths = write_photographs(photographs, count)
+            speeds[name] = take_turns(name, contenders(load(source), photographs, paths), len(paths), rounds)
     return {"speeds": speeds}
