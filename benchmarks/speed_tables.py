@@ -186,16 +186,21 @@ def _language(read: Read) -> Iterator[Sequence[str]]:
 
 def _searching(read: Read) -> Iterator[Sequence[str]]:
     result = read("search")
-    for state in ("warm", "cold"):
-        for name in ("first page", "first query"):
-            milliseconds = median(result["page"][state][name])
-            yield _alone(f"{name} of 100,000 images in the browser, {state}", f"{milliseconds:.0f} ms")
+    cold, warm = (result["page"][state] for state in ("cold", "warm"))
+    for what, milliseconds in (
+        ("from the start of `pe serve` to the page of 100,000 images in the browser", cold["first page"]),
+        ("its first query", cold["first query"]),
+        ("the page, later", warm["first page"]),
+        ("a query, later", warm["first query"]),
+    ):
+        yield _alone(what, f"{median(milliseconds):,.0f} ms")
     shell, bare = (median(values) for values in result["shell"]["seconds"].values())
     yield _alone("`pe search` over 1,000 indexed images", f"{shell:.2f} s", f"`import torch`: {bare:.2f} s")
     for kind, loads in result["server"]["loads"].items():
-        load = loads["64"]
-        rate = f"{load['rate']:.0f} answers/s, p99 {load['p99']:.0f} ms"
-        yield _alone(f"embedding server, {kind}s, 64 clients", rate)
+        for clients in ("1", "64"):
+            load, noun = loads[clients], "client" if clients == "1" else "clients"
+            rate = f"{load['rate']:,.0f} answers/s, p50 {load['p50']:.0f} ms, p99 {load['p99']:.0f} ms"
+            yield _alone(f"embedding server, {kind}s, {clients} {noun}", rate)
 
 
 def _dense(read: Read) -> Iterator[Sequence[str]]:

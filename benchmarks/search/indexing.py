@@ -21,7 +21,8 @@ from perception_encoder.search.storage.moments import MomentConfig
 from perception_encoder.search.storage.store import Store
 from perception_encoder.search.storage.update import update_store
 
-IMAGES = {BUILTIN: 768, "PE-Core-B16-224": 128}
+IMAGES = {BUILTIN: 768, "PE-Core-B16-224": 512}
+"""Many enough that what every index needs once, the embeddings of 432 names, is a small part."""
 BRIEF = 2
 INDEX = "directory to index"
 
