@@ -189,9 +189,9 @@ def _searching(read: Read) -> Iterator[Sequence[str]]:
     cold, warm = (result["page"][state] for state in ("cold", "warm"))
     for what, milliseconds in (
         ("from the start of `pe serve` to the page of 100,000 images in the browser", cold["first page"]),
-        ("its first query", cold["first query"]),
-        ("the page, later", warm["first page"]),
-        ("a query, later", warm["first query"]),
+        ("the first query after it", cold["first query"]),
+        ("the page, warm", warm["first page"]),
+        ("a query, warm", warm["first query"]),
     ):
         yield _alone(what, f"{median(milliseconds):,.0f} ms")
     shell, bare = (median(values) for values in result["shell"]["seconds"].values())

@@ -3,8 +3,8 @@
     python -m benchmarks.encode [TOWER ...] [--seconds 75] [--missing] [--out docs/results/encode.json]
 
 Towers: "PE-Core-T16-384:image" and so on, all twelve by default (a process each, about 40 minutes on two cores; L14
-needs 12 GB). Weights are random. Images are photographs, "single" is one of them, as in a query, texts have all the
-tokens that a model reads, captions are of usual lengths. Contenders take turns, call by call, so that the machine's
+needs 12 GB). Weights are random. Images are photographs; "single" is one photograph a call, like a query. Texts have
+all the tokens that a model reads; captions have usual lengths. Contenders take turns, call by call, so that the machine's
 noise falls on all alike; each has its minimum cosine similarity to its own weights in float32. A tower that runs
 replaces its own results only; --missing runs those that the file lacks.
 

@@ -97,7 +97,7 @@ class Case:
 
     @property
     def example(self) -> Tensor:
-        """Two of them: exporters take one as the only number allowed."""
+        """Two inputs: from one, exporters fix the batch size at 1."""
         return torch.cat((self.ready[:1], self.ready[-1:]))
 
     @cached_property

@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.encode.case import TYPES, Case, Contender, output, spec_of
+from benchmarks.encode.case import TYPES, Case, Contender, output, photographs, spec_of
 from perception_encoder.models.config import TextConfig, VisionConfig
 from perception_encoder.models.export import save_onnx
 from perception_encoder.models.memory import trim_memory
+from perception_encoder.preprocess.image import to_float
 from perception_encoder.preprocess.tokenizer import trim
 
 SAME_SIZE = "CLIP of the same size"
@@ -119,7 +120,7 @@ def clip_contenders(case: Case, directory: Path) -> list[Contender]:
     for precision, hint in (("float32", "f32"), ("bfloat16", "bf16"), ("int8", "bf16")):
         model = core.read_model(directory / "clip.xml")
         if precision == "int8":
-            samples = nncf.Dataset([inputs[number : number + 1] for number in range(min(4, len(inputs)))])
+            samples = nncf.Dataset(_calibration(case, inputs))
             model = nncf.quantize(
                 model,
                 samples,
@@ -133,6 +134,13 @@ def clip_contenders(case: Case, directory: Path) -> list[Contender]:
         run = lambda request=request: np.array(request.infer([inputs])[0])  # noqa: E731
         found.append(Contender(SAME_SIZE, "OpenVINO", precision, run, expected))
     return found
+
+
+def _calibration(case: Case, inputs: np.ndarray) -> list[np.ndarray]:
+    """Return four inputs, each a batch; of images, others than those that are timed."""
+    if case.tower == "image":
+        inputs = to_float(torch.from_numpy(photographs(16, inputs.shape[-1])[-4:])).numpy()
+    return [inputs[number : number + 1] for number in range(min(4, len(inputs)))]
 
 
 def _clip_tower(config: VisionConfig | TextConfig) -> nn.Module:

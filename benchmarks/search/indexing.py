@@ -22,7 +22,7 @@ from perception_encoder.search.storage.store import Store
 from perception_encoder.search.storage.update import update_store
 
 IMAGES = {BUILTIN: 768, "PE-Core-B16-224": 512}
-"""Many enough that what every index needs once, the embeddings of 432 names, is a small part."""
+"""Enough that what an index needs once, the embeddings of 432 names for its calibration, is a small part."""
 BRIEF = 2
 INDEX = "directory to index"
 
@@ -39,7 +39,7 @@ def contenders(encoder: Encoder, directory: Path, paths: Sequence[Path]) -> dict
 
     def index() -> None:
         with Store.for_writing(directory):
-            settings = {**encoder.describe(feature), "source": "none", "moments": asdict(MomentConfig())}
+            settings = {**encoder.describe(feature), "source": encoder.source, "moments": asdict(MomentConfig())}
             update_store(Store.create(directory, settings), encoder)
 
     return {

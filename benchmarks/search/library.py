@@ -117,7 +117,7 @@ class Browser:
 
 
 def measure(brief: bool) -> dict[str, Any]:
-    """Milliseconds of the first page, from the start of the process, and of a query after it; and of both later."""
+    """Milliseconds from launch to the first page, then of a first query; and of both once warm."""
     rows, servers, rounds = (BRIEF_ROWS, 2, 10) if brief else (ROWS, 5, 40)
     cold: dict[str, list[float]] = {PAGE: [], QUERY: []}
     warm: dict[str, list[float]] = {PAGE: [], QUERY: []}

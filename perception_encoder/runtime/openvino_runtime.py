@@ -30,8 +30,12 @@ if TYPE_CHECKING:
     from perception_encoder.runtime.torch_runtime import TorchRuntime
 
 
+_DAMAGED = (RuntimeError, OSError, ValueError, KeyError, EOFError, BadZipFile)
+"""What a damaged entry of the cache raises, or OpenVINO without enough memory."""
 LAYERS = 2
 """Maximum number of layers whose towers are in memory: the server's clients may ask for any."""
+SMALL_IN_A_ROW = 4
+"""Number of small batches after which a tower that is compiled for large ones is compiled for them as well."""
 
 
 class FallbackWarning(UserWarning):
@@ -127,7 +131,7 @@ class CompiledTowers(ABC):
                     try:
                         tower = self._tower(place)
                         return None if tower is None else call(tower)
-                    except (RuntimeError, OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+                    except _DAMAGED as error:
                         failure = error  # by damage that the checksums do not show
                         cache.forget(self._key(name, layer))
                         self._towers.pop(place, None)
@@ -258,39 +262,48 @@ def _steps(count: int) -> int:
 class _Tower:
     """A tower of the cache, compiled when it is first used, and then checked on its example.
 
-    Images have a fixed shape, and each is computed on one core: batches bring nothing more on a CPU, and a graph for
-    any number of images is slower, B16 by a sixth. Few images, as in a query, are computed one after another by all
-    cores, for which the tower is compiled once more. Texts are computed together.
+    Images have a fixed shape. In a large batch each core computes one at a time: batches bring nothing more on a CPU,
+    and a graph for any number of images is slower, B16 by a sixth. In a small batch all cores compute each image; a
+    process that needs both compiles the tower twice, for small batches only if several come in a row, as queries do.
+    Texts are computed together.
     """
 
     def __init__(self, core: Any, entry: Entry, fixed: bool) -> None:
         self.precision = entry.precision
         self._core, self._entry, self._fixed = core, entry, fixed
         self._programs: dict[int, Program] = {}
-        self._last_few = False
+        self._small_in_a_row = 0
 
     def prepare(self) -> None:
-        """Compile it for many inputs; RuntimeError if it gives another output than when it was converted."""
+        """Compile it for large batches; RuntimeError if it gives another output than when it was converted."""
         self._program(core_count())
 
     def run(self, inputs: np.ndarray) -> np.ndarray:
         """Return the outputs of a batch; raises what `prepare` does."""
-        few = len(inputs) <= max(1, core_count() // 4)
-        after_many = few and core_count() in self._programs and not self._last_few  # as the last batch of a directory
-        self._last_few = few
-        return self._program(core_count() if after_many or not few else 1)(inputs)
+        small = len(inputs) <= max(1, core_count() // 4)
+        self._small_in_a_row = self._small_in_a_row + 1 if small else 0
+        alone = small and (not self._programs or 1 in self._programs or self._small_in_a_row >= SMALL_IN_A_ROW)
+        return self._program(1 if alone else core_count())(inputs)
 
     def _program(self, streams: int) -> Program:
-        """Return the program that computes as many images at the same time."""
+        """Return the program that computes `streams` images at a time, or the only one that can be compiled."""
         streams = streams if self._fixed else 1
         if streams not in self._programs:
-            with open(self._entry.directory / EXAMPLE, "rb") as file, np.load(file) as arrays:
-                inputs, outputs = arrays["inputs"], arrays["outputs"]
-            shape = (1, *inputs.shape[1:]) if self._fixed else None
-            program = Program(self._core, self._entry.path, self.precision, shape, streams)
-            rows = np.arange(max(streams, len(inputs))) % len(inputs)  # on all cores
-            if not unit_difference(program(inputs[rows]), outputs[rows]) <= AGREEMENT[self.precision]:
-                raise RuntimeError("OpenVINO does not give what it gave when the model was converted")
-            release_pages(self._entry.directory / WEIGHTS)
-            self._programs[streams] = program
+            try:
+                self._programs[streams] = self._compile(streams)
+            except _DAMAGED:  # such as too little memory, or the entry was deleted
+                if not self._programs:
+                    raise
+                self._programs[streams] = next(iter(self._programs.values()))
         return self._programs[streams]
+
+    def _compile(self, streams: int) -> Program:
+        with open(self._entry.directory / EXAMPLE, "rb") as file, np.load(file) as arrays:
+            inputs, outputs = arrays["inputs"], arrays["outputs"]
+        shape = (1, *inputs.shape[1:]) if self._fixed else None
+        program = Program(self._core, self._entry.path, self.precision, shape, streams)
+        rows = np.arange(max(streams, len(inputs))) % len(inputs)  # on all cores
+        if not unit_difference(program(inputs[rows]), outputs[rows]) <= AGREEMENT[self.precision]:
+            raise RuntimeError("OpenVINO does not give what it gave when the model was converted")
+        release_pages(self._entry.directory / WEIGHTS)
+        return program

@@ -9,7 +9,7 @@ import gc
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 
@@ -65,7 +65,7 @@ class Batcher:
         self._encoder, self._limit, self._pixel_bytes, self._patience = encoder, limit, pixel_bytes, patience
         self._feature = encoder.feature()
         self._waiting: deque[Waiting] = deque()
-        self._arrived = asyncio.Event()
+        self._changed = asyncio.Event()
         self._model = model_thread or ThreadPoolExecutor(1, "model")
         self.reserved = 0
         """Number of inputs being read, waiting, or being encoded."""
@@ -99,6 +99,7 @@ class Batcher:
         finally:
             self.reserved -= inputs
             self._held -= held
+            self._changed.set()
 
     def decode(self, media: Media, feature: Feature | None = None) -> Decoded:
         """Decode an image or video and resize it, in any thread; raises InputError."""
@@ -111,7 +112,7 @@ class Batcher:
         loop = asyncio.get_running_loop()
         futures = [loop.create_future() for _ in inputs]
         self._waiting.extend(zip(inputs, features or [self._feature] * len(inputs), futures, strict=True))
-        self._arrived.set()
+        self._changed.set()
         try:
             return np.stack(await asyncio.gather(*futures))
         finally:
@@ -121,10 +122,9 @@ class Batcher:
     async def run(self) -> None:
         """Encode incoming inputs until cancelled."""
         while True:
-            await self._arrived.wait()
-            if len(self._waiting) < min(self.reserved, self.largest):  # others are being read
-                await asyncio.sleep(self._patience)
-            self._arrived.clear()
+            await self._changed.wait()
+            await self._wait_for_readers()
+            self._changed.clear()
             while batch := self._next_batch():
                 inputs, feature = [decoded for decoded, _, _ in batch], batch[0][1]
                 try:
@@ -139,6 +139,14 @@ class Batcher:
                 for (*_, future), vector in zip(batch, vectors, strict=True):
                     if not future.done():
                         future.set_result(vector)
+
+    async def _wait_for_readers(self) -> None:
+        """Wait, but not long, for inputs that are being read and would fit into the next batch."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._patience):
+                while self._waiting and len(self._waiting) < min(self.reserved, self.largest):
+                    self._changed.clear()
+                    await self._changed.wait()
 
     def _next_batch(self) -> list[Waiting]:
         """Return the next inputs of the feature that has waited longest."""

@@ -37,7 +37,7 @@ _FILES = 4096  # file descriptors: connections and files
 def listen(host: str, port: int) -> socket.socket:
     """Listen on a port (0: any free one); ConfigError if it is taken or the address is not this machine's."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # with 0, asyncio leaves delays on
+    listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host.strip("[]"), port))
@@ -132,6 +132,8 @@ def _limited_protocol() -> type[asyncio.Protocol]:  # noqa: C901 - a class of sh
     class LimitedProtocol(base):
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
+            # else the second part of an answer waits 40 ms for the client to confirm the first
+            transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._since, self._timer = time.monotonic(), None
             connections = [other for other in self.connections if not other.transport.is_closing()]
             if len(connections) > MAX_CONNECTIONS:

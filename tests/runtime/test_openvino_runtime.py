@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import warnings
@@ -22,7 +23,7 @@ from perception_encoder.runtime import cache, convert, openvino_runtime
 from perception_encoder.runtime import program as program_module
 from perception_encoder.runtime.cache import MODEL, WEIGHTS
 from perception_encoder.runtime.convert import example_pixels
-from perception_encoder.runtime.openvino_runtime import FallbackWarning, OpenVinoRuntime
+from perception_encoder.runtime.openvino_runtime import SMALL_IN_A_ROW, FallbackWarning, OpenVinoRuntime
 from perception_encoder.runtime.program import EXAMPLE, Program
 from perception_encoder.runtime.runtime import Precision
 from perception_encoder.runtime.torch_runtime import TorchRuntime, describe
@@ -76,23 +77,53 @@ def test_a_tower_is_converted_once_and_gives_what_torch_gives() -> None:
         assert np.array_equal(first.runtime.images(PIXELS[3:4], CORE.depth - 1, "attn"), first.embed()[3:4])
 
 
-def test_one_image_is_computed_by_all_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (openvino_runtime, program_module):
-        monkeypatch.setattr(module, "core_count", lambda: 4)
-    made, expected = Made(), in_torch()
+class Streams:
+    """A runtime as on a machine of some cores, and how many images its programs compute at a time."""
 
-    def streams_after(count: int) -> list[int]:
-        found = made.runtime.images(PIXELS[:count], CORE.depth - 1, "attn")
-        assert unit_distance(found, expected[:count]) <= 2 * TOLERANCE["float32"]
-        return sorted(tower._programs if (tower := made.runtime._towers["image", None]) else [])
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, cores: int) -> None:
+        for module in (openvino_runtime, program_module):
+            monkeypatch.setattr(module, "core_count", lambda: cores)
+        self.made = Made()
 
-    assert streams_after(1) == [1], "a query needs no other program"
-    assert streams_after(5) == [1, 4], "each on a core"
-    made = Made()
-    assert streams_after(5) == [4]
-    assert streams_after(1) == [4], "the last image of a directory: compiling again would take longer"
-    assert streams_after(5) == [4]
-    assert [streams_after(1), streams_after(1)] == [[4], [1, 4]], "queries"
+    def after(self, count: int, times: int = 1) -> list[int]:
+        """What there is after calls with `count` images, whose embeddings are those of torch."""
+        for _ in range(times):
+            found = self.made.runtime.images(PIXELS[:count], CORE.depth - 1, "attn")
+            assert unit_distance(found, in_torch()[:count]) <= 2 * TOLERANCE["float32"]
+        tower = self.made.runtime._towers["image", None]
+        assert tower is not None
+        return sorted(len(program._queue) for program in tower._programs.values())
+
+
+@pytest.mark.parametrize(("cores", "small"), [(4, 1), (16, 4)])
+def test_all_cores_compute_each_image_of_a_small_batch(monkeypatch: pytest.MonkeyPatch, cores: int, small: int) -> None:
+    streams = Streams(monkeypatch, cores)
+    assert streams.after(small) == [1], "a query needs no other program"
+    alone = streams.made.runtime.images(PIXELS[:1], CORE.depth - 1, "attn")
+    assert streams.after(5) == [1, cores], "one on each core"
+    assert np.array_equal(alone, streams.made.embed()[:1]), "an embedding does not depend on its batch"
+
+
+def test_a_tower_is_compiled_for_small_batches_after_several(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not for the last image of a directory: compiling would take longer."""
+    streams = Streams(monkeypatch, 4)
+    streams.made.runtime.prepare(None)
+    for _ in range(3):
+        assert [streams.after(1), streams.after(5)] == [[4], [4]]
+    assert streams.after(1, SMALL_IN_A_ROW - 1) == [4]
+    assert streams.after(1) == [1, 4], "queries"
+
+
+def test_a_tower_in_use_goes_on_if_it_cannot_be_compiled_for_small_batches(
+    monkeypatch: pytest.MonkeyPatch, root: Path
+) -> None:
+    """For want of memory, or because the entry was deleted."""
+    streams = Streams(monkeypatch, 4)
+    assert streams.after(5) == [4]
+    shutil.rmtree(root)
+    assert streams.after(1, 2 * SMALL_IN_A_ROW) == [4, 4]
+    assert streams.made.loads == 1
+    assert streams.after(5) == [4, 4]
 
 
 @pytest.mark.parametrize("kind", KINDS)

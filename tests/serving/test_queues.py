@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import aclosing
+import time
+from contextlib import aclosing, suppress
 from functools import partial
 
 import numpy as np
@@ -46,19 +47,40 @@ def test_requests_together_are_encoded_together(encoder: Encoder, monkeypatch: p
     assert sum(sizes) == 40 and max(sizes) == 16 and len(sizes) <= 5
 
 
-def test_a_batch_waits_only_for_inputs_that_are_being_read(encoder: Encoder) -> None:
-    async def ask(reserved: int, seconds: float) -> list[np.ndarray]:
+def test_a_batch_waits_only_for_inputs_that_are_being_read(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With patience for half a minute: a lone input waits for nothing, and others until what is read is there."""
+    sizes: list[int] = []
+
+    def encode(batcher: Batcher, inputs: list[Decoded], feature: Feature) -> list[np.ndarray]:
+        sizes.append(len(inputs))
+        time.sleep(0.05)
+        return [np.zeros(2, np.float32)] * len(inputs)
+
+    async def send(batcher: Batcher, reads: float, fails: bool = False) -> None:
+        with suppress(ValueError), batcher.reserve(1):
+            await asyncio.sleep(reads)
+            if fails:
+                raise ValueError
+            await batcher.encode([Decoded(text="a cat")])
+
+    async def ask_all() -> None:
         batcher = Batcher(encoder, patience=30)
         worker = asyncio.create_task(batcher.run())
         try:
-            with batcher.reserve(reserved):
-                return await asyncio.wait_for(batcher.encode([Decoded(text="a cat")]), seconds)
+            await send(batcher, 0)
+            await asyncio.gather(send(batcher, 0), send(batcher, 0.02))  # together
+            await asyncio.gather(send(batcher, 0), send(batcher, 0.02, fails=True))
+            encoded = asyncio.create_task(send(batcher, 0))
+            while len(sizes) < 4:
+                await asyncio.sleep(0.001)
+            await asyncio.gather(encoded, send(batcher, 0))  # arrives while the other is encoded
+            await send(batcher, 0)
         finally:
             worker.cancel()
 
-    assert len(asyncio.run(ask(1, 20))) == 1
-    with pytest.raises(asyncio.TimeoutError):
-        asyncio.run(ask(2, 0.5))
+    monkeypatch.setattr(Batcher, "_encode", encode)
+    asyncio.run(asyncio.wait_for(ask_all(), 20))
+    assert sizes == [1, 2, 1, 1, 1, 1]
 
 
 def test_a_batch_is_of_one_feature(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
