@@ -4,9 +4,9 @@
 
 Towers: "PE-Core-T16-384:image" and so on, all twelve by default (a process each, about 40 minutes on two cores; L14
 needs 12 GB). Weights are random. Images are photographs; "single" is one photograph a call, like a query. Texts have
-all the tokens that a model reads; captions have usual lengths. Contenders take turns, call by call, so that the machine's
-noise falls on all alike; each has its minimum cosine similarity to its own weights in float32. A tower that runs
-replaces its own results only; --missing runs those that the file lacks.
+all the tokens that a model reads; captions have usual lengths. Contenders take turns, call by call, so that the
+machine's noise falls on all alike; each has its minimum cosine similarity to its own weights in float32. A tower that
+runs replaces its own results only; --missing runs those that the file lacks.
 
 Peers: timm and open_clip (eager, compiled, float32 and bfloat16), onnxruntime on this package's export, and
 transformers' CLIP of the same sizes with OpenVINO, as optimum-intel and sentence-transformers convert it.
