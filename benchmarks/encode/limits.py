@@ -13,6 +13,7 @@ from benchmarks.encode.case import TYPES, Case, Contender, Run
 from perception_encoder.models.config import VisionConfig
 from perception_encoder.preprocess.tokenizer import trim
 from perception_encoder.runtime.machine import core_count
+from perception_encoder.runtime.program import is_small
 
 WHO = "limit: bare products"
 
@@ -69,7 +70,7 @@ def _in_openvino(case: Case, precision: str) -> Run:
 
     one_by_one = case.tower == "image"
     count = 1 if one_by_one else len(case.inputs)
-    streams = core_count() if one_by_one and len(case.inputs) > max(1, core_count() // 4) else 1
+    streams = core_count() if one_by_one and not is_small(len(case.inputs)) else 1
     options = {
         "INFERENCE_PRECISION_HINT": "f32" if precision == "float32" else "bf16",
         "NUM_STREAMS": streams,

@@ -21,7 +21,7 @@ from perception_encoder.progress import progress_bar
 from perception_encoder.runtime import cache
 from perception_encoder.runtime.cache import WEIGHTS, Entry, Key, Tower
 from perception_encoder.runtime.machine import check_openvino, core_count
-from perception_encoder.runtime.program import AGREEMENT, EXAMPLE, Program, unit_difference
+from perception_encoder.runtime.program import AGREEMENT, EXAMPLE, Program, is_small, unit_difference
 from perception_encoder.runtime.runtime import ModelInfo, Precision, RuntimeName, plain_threads, used_precision
 
 if TYPE_CHECKING:
@@ -280,7 +280,7 @@ class _Tower:
 
     def run(self, inputs: np.ndarray) -> np.ndarray:
         """Return the outputs of a batch; raises what `prepare` does."""
-        small = len(inputs) <= max(1, core_count() // 4)
+        small = is_small(len(inputs))
         self._small_in_a_row = self._small_in_a_row + 1 if small else 0
         alone = small and (not self._programs or 1 in self._programs or self._small_in_a_row >= SMALL_IN_A_ROW)
         return self._program(1 if alone else core_count())(inputs)

@@ -28,6 +28,11 @@ def hints(precision: Precision) -> dict[str, Any]:
     return types | ({"DYNAMIC_QUANTIZATION_GROUP_SIZE": 64} if precision == "int8" else {})
 
 
+def is_small(count: int) -> bool:
+    """Return whether a batch of so many images is computed one after another, each by all cores."""
+    return count <= max(1, core_count() // 4)
+
+
 class Program:
     """Computes inputs each by itself, or all together. For one thread at a time."""
 
