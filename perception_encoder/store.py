@@ -1,0 +1,243 @@
+"""Results that can be interrupted: what every long computation writes, and what its rerun reads.
+
+A store is a directory with one writer and the settings that it was made with. It holds three kinds of results, each
+complete or absent after a kill: records (a line of JSON counts once its newline is on disk), parts (a file or a
+directory appears by rename, after it is on disk), and data (a file that only grows; a record names the bytes of it
+that count). A rerun reads what is done and does the rest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Generic, Self, TypeVar
+
+import numpy as np
+
+from perception_encoder.errors import DataError, OutputError, one_line
+from perception_encoder.files import holding, remove, replacing, write_json, writing
+from perception_encoder.formats.tables import read_json_lines
+from perception_encoder.records import from_fields
+
+T = TypeVar("T")
+
+SETTINGS, LOCK = "settings.json", "lock"
+_DAMAGE = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, EOFError)
+
+
+def digest(*values: object) -> str:
+    """Return 32 hex digits that tell JSON values apart, file names that are not UTF-8 included."""
+    text = json.dumps(values, sort_keys=True)  # ASCII: other characters are escapes
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+class Store:
+    """A directory of results, locked for writing.
+
+        with Store(out, {"model": name}, remedy="choose another --out") as store:
+            captions = store.records(Caption)
+            for item in items:
+                if item.key not in captions: ...
+
+    Attributes: `path`, `settings` (as JSON values).
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        settings: Mapping[str, object],
+        *,
+        remedy: str = "use that, or choose another directory",
+        writable: bool = True,
+    ) -> None:
+        """Open or make a store. Without `writable` it must exist, is not locked, and may be read while others write.
+
+        `remedy`: what to do about a store of other settings or a damaged one, for errors. Raises OutputError if
+        another process writes, if a setting differs from the store's, or if the directory cannot be written; DataError
+        if the settings are damaged or, without `writable`, missing.
+        """
+        self.path, self._remedy, self._writable = path, remedy, writable
+        self.settings: dict[str, Any] = json.loads(json.dumps(dict(settings)))
+        self._open = ExitStack()
+        try:
+            if writable:
+                self._open.enter_context(holding(path / LOCK, f"another process is writing {path}; wait until it ends"))
+                self._clean()
+            earlier = self.read(SETTINGS, _read_settings)
+            if earlier is not None:
+                self._compare(earlier)
+            elif writable:
+                write_json(path / SETTINGS, self.settings, through_link=False)
+            else:
+                raise DataError(f"{path} has no {SETTINGS}; {remedy}")
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let another process write."""
+        self._open.close()
+
+    def discard(self) -> None:
+        """Remove the store, whose results are in their final place. Settings go first: without them it is empty."""
+        with writing(self.path):
+            (self.path / SETTINGS).unlink(missing_ok=True)
+            remove(self.path)
+
+    def records(self, kind: type[T], name: str = "records") -> Records[T]:
+        """Return the records in NAME.jsonl, each a `kind` (a dataclass)."""
+        return Records(self.path / f"{name}.jsonl", kind, self._remedy, self._writable)
+
+    def data(self, name: str = "data") -> Data:
+        """Return a file that only grows."""
+        return Data(self.path / name, self._remedy)
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[Path]:
+        """Yield a temporary path; what the block writes there, a file or a directory, becomes the part `name`.
+
+        OutputError if it cannot be written.
+        """
+        path = self.path / name
+        with writing(path, also=(RuntimeError,)), replacing(path, through_link=False) as temporary:
+            yield temporary
+
+    def parts(self, pattern: str = "*") -> list[str]:
+        """Return the names of complete parts, sorted."""
+        return sorted(path.name for path in self.path.glob(pattern) if not path.name.startswith("."))
+
+    def read(self, name: str, read: Callable[[Path], T]) -> T | None:
+        """Return a part as `read` gives it, None if it is absent; DataError, with file and remedy, if it is damaged."""
+        path = self.path / name
+        if not os.path.lexists(path):
+            return None
+        with self.reading(path):
+            return read(path)
+
+    def reading(self, path: Path, also: tuple[type[Exception], ...] = ()) -> AbstractContextManager[None]:
+        """Turn the errors of reading a damaged file into a DataError."""
+        return _reading(path, self._remedy, also)
+
+    def _clean(self) -> None:
+        """Remove what killed writers left."""
+        for path in self.path.glob(".*.tmp"):
+            remove(path)
+
+    def _compare(self, earlier: Mapping[str, Any]) -> None:
+        then, now = _flat(earlier), _flat(self.settings)
+        for name in {**then, **now}:
+            old, new = then.get(name), now.get(name)
+            if old != new:
+                was = f"{self.path} was made with {name} {_shown(old)}, not {_shown(new)}"
+                raise OutputError(f"{was}; {self._remedy}")
+
+
+class Records(Generic[T]):
+    """A JSONL file of one dataclass that grows line by line; a line that a kill cut off is removed.
+
+    Attribute: `rows`, all so far.
+    """
+
+    def __init__(self, path: Path, kind: type[T], remedy: str, writable: bool = True) -> None:
+        """Read the file, which need not exist; DataError names a damaged line."""
+        self.path, self.rows = path, list[T]()
+        if not os.path.lexists(path):
+            return
+        with writing(path):
+            if writable:
+                with _open_file(path, os.O_RDWR) as file:
+                    content = file.read()
+                    file.truncate(content.rfind(b"\n") + 1)
+        for where, fields in read_json_lines(path):
+            try:
+                self.rows.append(from_fields(kind, fields))
+            except ValueError as error:
+                raise DataError(f"{where} is damaged: {error}; {remedy}") from None
+
+    def append(self, *rows: T) -> None:
+        """Add rows, which are on disk when this returns; OutputError if that fails."""
+        lines = "".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows)  # type: ignore[call-overload]
+        with writing(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with _open_file(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND) as file:
+                file.write(lines.encode("utf-8", "backslashreplace"))
+                file.flush()
+                os.fsync(file.fileno())
+        self.rows += rows
+
+
+class Data:
+    """A file of bytes that only grows. Bytes after the last that a record names are unused."""
+
+    def __init__(self, path: Path, remedy: str) -> None:
+        self.path, self._remedy = path, remedy
+
+    def append(self, content: bytes | memoryview | np.ndarray) -> int:
+        """Add bytes, which are on disk when this returns; return their offset. OutputError if that fails."""
+        with writing(self.path), _open_file(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND) as file:
+            offset = file.seek(0, os.SEEK_END)
+            file.write(np.ascontiguousarray(content).data if isinstance(content, np.ndarray) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        return offset
+
+    def cut(self, size: int) -> None:
+        """Remove what comes after `size` bytes, as of a killed write."""
+        if self.path.exists():
+            with writing(self.path), _open_file(self.path, os.O_RDWR) as file:
+                file.truncate(min(size, file.seek(0, os.SEEK_END)))
+
+    def array(self, dtype: str | np.dtype, shape: Sequence[int], offset: int = 0) -> np.ndarray:
+        """Return bytes as an array that is mapped from disk; DataError if the file is too short or missing."""
+        if 0 in shape:
+            return np.empty(shape, dtype)
+        with _reading(self.path, self._remedy):
+            return np.memmap(self.path, dtype, "r", offset, tuple(shape))
+
+
+@contextmanager
+def _reading(path: Path, remedy: str, also: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    damage: tuple[type[Exception], ...] = (*_DAMAGE, *also)
+    try:
+        yield
+    except damage as error:
+        raise DataError(f"{path} is damaged ({one_line(error)}); {remedy}") from error
+
+
+@contextmanager
+def _open_file(path: Path, flags: int) -> Iterator[Any]:
+    """Open a file unless it is a link, which somebody may have planted."""
+    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    with os.fdopen(descriptor, "r+b" if flags & os.O_RDWR else "wb") as file:
+        yield file
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    found = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(found, dict):
+        raise ValueError("it is not a JSON object")
+    return found
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested settings by dotted names."""
+    found: dict[str, Any] = {}
+    for name, value in settings.items():
+        found |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return found
+
+
+def _shown(value: object) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 80 else f"{text[:77]}…"
