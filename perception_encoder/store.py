@@ -11,9 +11,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Generic, Self, TypeVar
 
@@ -27,7 +28,7 @@ from perception_encoder.records import from_fields
 T = TypeVar("T")
 
 SETTINGS, LOCK = "settings.json", "lock"
-_DAMAGE = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, EOFError)
+_DAMAGE = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, EOFError, zlib.error)
 
 
 def digest(*values: object) -> str:
@@ -55,7 +56,8 @@ class Store:
         remedy: str = "use that, or choose another directory",
         writable: bool = True,
     ) -> None:
-        """Open or make a store. Without `writable` it must exist, is not locked, and may be read while others write.
+        """Open or make a store. Without `writable` it must exist, is not locked, and may be read while others write;
+        only the given settings are compared.
 
         `remedy`: what to do about a store of other settings or a damaged one, for errors. Raises OutputError if
         another process writes, if a setting differs from the store's, or if the directory cannot be written; DataError
@@ -71,6 +73,7 @@ class Store:
             earlier = self.read(SETTINGS, _read_settings)
             if earlier is not None:
                 self._compare(earlier)
+                self.settings = earlier
             elif writable:
                 write_json(path / SETTINGS, self.settings, through_link=False)
             else:
@@ -102,6 +105,10 @@ class Store:
     def data(self, name: str = "data") -> Data:
         """Return a file that only grows."""
         return Data(self.path / name, self._remedy)
+
+    def arrays(self, name: str = "arrays", compressed: bool = False) -> Arrays:
+        """Return the arrays in NAME.bin, by key; `compressed` ones take less space and more time."""
+        return Arrays(self.records(_Entry, name), self.data(f"{name}.bin"), compressed)
 
     @contextmanager
     def part(self, name: str) -> Iterator[Path]:
@@ -136,7 +143,7 @@ class Store:
 
     def _compare(self, earlier: Mapping[str, Any]) -> None:
         then, now = _flat(earlier), _flat(self.settings)
-        for name in {**then, **now}:
+        for name in {**then, **now} if self._writable else now:
             old, new = then.get(name), now.get(name)
             if old != new:
                 was = f"{self.path} was made with {name} {_shown(old)}, not {_shown(new)}"
@@ -183,7 +190,7 @@ class Data:
     def __init__(self, path: Path, remedy: str) -> None:
         self.path, self._remedy = path, remedy
 
-    def append(self, content: bytes | memoryview | np.ndarray) -> int:
+    def append(self, content: bytes | np.ndarray) -> int:
         """Add bytes, which are on disk when this returns; return their offset. OutputError if that fails."""
         with writing(self.path), _open_file(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND) as file:
             offset = file.seek(0, os.SEEK_END)
@@ -202,8 +209,54 @@ class Data:
         """Return bytes as an array that is mapped from disk; DataError if the file is too short or missing."""
         if 0 in shape:
             return np.empty(shape, dtype)
-        with _reading(self.path, self._remedy):
+        with self.reading():
             return np.memmap(self.path, dtype, "r", offset, tuple(shape))
+
+    def reading(self) -> AbstractContextManager[None]:
+        """Turn the errors of damage into a DataError."""
+        return _reading(self.path, self._remedy)
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """Where an array is."""
+
+    key: str
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+    size: int
+
+
+class Arrays:
+    """Arrays by key, in one file that grows."""
+
+    def __init__(self, index: Records[_Entry], data: Data, compressed: bool) -> None:
+        self._index, self._data, self._compressed = index, data, compressed
+        self._entries = {entry.key: entry for entry in index.rows}
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._entries
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def get(self, key: str) -> np.ndarray | None:
+        """Return a key's array, None if there is none; DataError if it is damaged."""
+        if (entry := self._entries.get(key)) is None:
+            return None
+        content = self._data.array("u1", (entry.size,), entry.offset)
+        with self._data.reading():
+            content = np.frombuffer(zlib.decompress(content), "u1") if self._compressed else np.array(content)
+            return content.view(entry.dtype).reshape(entry.shape)
+
+    def put(self, key: str, array: np.ndarray) -> None:
+        """Add an array; OutputError if that fails."""
+        content = np.ascontiguousarray(array)
+        packed = zlib.compress(content.data, 1) if self._compressed else content.tobytes()  # higher levels save little
+        entry = _Entry(key, content.dtype.str, content.shape, self._data.append(packed), len(packed))
+        self._index.append(entry)
+        self._entries[key] = entry
 
 
 @contextmanager
