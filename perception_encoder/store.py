@@ -8,6 +8,7 @@ that count). A rerun reads what is done and does the rest.
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
@@ -56,8 +57,8 @@ class Store:
         remedy: str = "use that, or choose another directory",
         writable: bool = True,
     ) -> None:
-        """Open or make a store. Without `writable` it must exist, is not locked, and may be read while others write;
-        only the given settings are compared.
+        """Open or make a store. Without `writable` it must exist, may be read while others write, and only the given
+        settings are compared.
 
         `remedy`: what to do about a store of other settings or a damaged one, for errors. Raises OutputError if
         another process writes, if a setting differs from the store's, or if the directory cannot be written; DataError
@@ -74,10 +75,12 @@ class Store:
             if earlier is not None:
                 self._compare(earlier)
                 self.settings = earlier
-            elif writable:
-                write_json(path / SETTINGS, self.settings, through_link=False)
-            else:
+            elif not writable:
                 raise DataError(f"{path} has no {SETTINGS}; {remedy}")
+            elif any(entry.name != LOCK for entry in path.iterdir()):
+                raise OutputError(f"{path} is not empty and has no {SETTINGS}; choose another directory")
+            else:
+                write_json(path / SETTINGS, self.settings, through_link=False)
         except BaseException:
             self.close()
             raise
@@ -93,10 +96,11 @@ class Store:
         self._open.close()
 
     def discard(self) -> None:
-        """Remove the store, whose results are in their final place. Settings go first: without them it is empty."""
+        """Remove the store, whose results are in their final place, at one stroke."""
         with writing(self.path):
-            (self.path / SETTINGS).unlink(missing_ok=True)
-            remove(self.path)
+            gone = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
+            os.rename(self.path, gone)
+            remove(gone)
 
     def records(self, kind: type[T], name: str = "records") -> Records[T]:
         """Return the records in NAME.jsonl, each a `kind` (a dataclass)."""
@@ -138,7 +142,7 @@ class Store:
 
     def _clean(self) -> None:
         """Remove what killed writers left."""
-        for path in self.path.glob(".*.tmp"):
+        for path in [*self.path.glob(".*.tmp"), *self.path.parent.glob(f".{glob.escape(self.path.name)}.*.tmp")]:
             remove(path)
 
     def _compare(self, earlier: Mapping[str, Any]) -> None:
