@@ -1,4 +1,4 @@
-"""The store: one writer, the same settings, complete or absent, typed reads. Each of its users is killed and resumed."""
+"""The store: one writer, the same settings, complete or absent, typed reads. Its users are killed and resumed."""
 
 from __future__ import annotations
 
