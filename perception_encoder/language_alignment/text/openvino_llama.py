@@ -255,7 +255,7 @@ def _rounded(weight: Tensor) -> tuple[Tensor, Tensor]:
         values = rows.float()
         scale.copy_(values.abs().amax(2, keepdim=True) / 127)
         scale[scale == 0] = 1
-        out.copy_(values.div_(scale).round_())
+        out.copy_((values / scale).round_())
     return rounded, scales
 
 
