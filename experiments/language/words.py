@@ -43,7 +43,7 @@ from perception_encoder.training.checkpoint import check_run, run_directory
 from perception_encoder.training.config import TrainingConfig
 from perception_encoder.training.distributed import whole_model
 from perception_encoder.training.loop import train
-from perception_encoder.training.metrics import RECORD, Listener, describe_run
+from perception_encoder.training.metrics import Listener, describe_run
 from perception_encoder.training.optimizer import OptimizerConfig
 from perception_encoder.training.task import Task, Validation
 

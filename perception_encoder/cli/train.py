@@ -95,7 +95,7 @@ def run(stage: Stage, config: TrainingConfig, data: Sequence[Path], shards: Sequ
     if os.environ.get("RANK", "0") != "0":  # only the first of torchrun's processes prints
         output.console.quiet = True
     else:
-        for name in ("training.loop", "dense_training.run"):  # they report what is resumed, loaded and frozen
+        for name in ("training.loop", "training.run", "dense_training.run"):  # they report what is resumed and loaded
             logging.getLogger(f"perception_encoder.{name}").setLevel(logging.INFO)
 
     def stopped() -> str | None:

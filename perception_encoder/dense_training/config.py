@@ -28,8 +28,8 @@ class DenseConfig(TrainingConfig):
     encoder: str = BUILTIN
     """Any model, including `timm:NAME` and `hf:NAME`."""
     initial: str | None = None
-    """Head's file, or published detector, to start from: weights that fit are loaded, the rest, such as those of other
-    classes, are random. A frozen encoder keeps its weights."""
+    """Head's file or run, or published detector, to start from: weights that fit are loaded, the rest, such as those
+    of other classes, are random. A frozen encoder keeps its weights."""
     layer: int = -1
     """Layer that the head reads, 0-based, negative from the end."""
     frozen: bool = True

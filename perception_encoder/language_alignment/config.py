@@ -36,7 +36,8 @@ class LanguageConfig(TrainingConfig):
     drop_path: float = 0.0
     """Probability of dropping a residual branch of a trained tower for a sample."""
     decoder: str = SMOLLM2
-    """Name or path of the language model; "fresh" for a small one with random weights, made for this run."""
+    """Name or path of the language model; "fresh" for a small one with random weights, made for this run, or for that
+    of `initial`, if it is one."""
     context: int | None = 2048
     """Maximum number of tokens of a conversation, including those of images; longer texts are cut."""
     training_context: int | None = None
@@ -44,8 +45,8 @@ class LanguageConfig(TrainingConfig):
     chat_template: str | None = None
     """Jinja template, by default that of `initial`, else the language model's."""
     initial: str | None = None
-    """File of an earlier run to start from: its encoder and layer, and also its projector and language model if
-    `decoder` is the same."""
+    """Earlier run to start from, a directory or its file: its encoder and layer, and also its projector and language
+    model if `decoder` is the same."""
     image_size: int | None = None
     """Side of an image, tile or frame, in pixels; by default that of `initial`, else the encoder's."""
     tiles: int = 0

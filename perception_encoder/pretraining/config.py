@@ -66,7 +66,7 @@ class PretrainingConfig(TrainingConfig):
     model: str | None = None
     """Name of a two-tower model of the registry; by default that of `initial`."""
     initial: str | None = None
-    """Name or path of the weights to start from; random weights by default."""
+    """Name, path or run of the weights to start from; random weights by default."""
     stages: tuple[Stage, ...]
     """Resolutions, in order."""
     initial_share: float = 0.0

@@ -19,7 +19,7 @@ from perception_encoder.ranks import Rank
 from perception_encoder.training.config import TrainingConfig
 
 Listener = Callable[[dict[str, float]], None]
-FILE, BOARD, RECORD = "metrics.jsonl", "tensorboard", "config.json"
+FILE, BOARD = "metrics.jsonl", "tensorboard"
 
 
 def describe_run(config: TrainingConfig, fingerprint: str, samples: Mapping[str, int]) -> dict[str, Any]:

