@@ -1,8 +1,8 @@
 """Compare two results, paired over items and head seeds, and print results as tables.
 
 A difference is called real if its p-value (exact, if few items differ) is at most 0.05 after Holm's correction for the
-number of metrics that are compared, and never without an interval. Of results that do not differ in any metric, one pair in twenty is then called
-different in some metric; without the correction it would be one metric in twenty.
+number of metrics that are compared, and never without an interval. Of results that do not differ in any metric, one
+pair in twenty is then called different in some metric; without the correction it would be one metric in twenty.
 """
 
 from __future__ import annotations
