@@ -90,7 +90,8 @@ Items = Annotated[int | None, data_option("Maximum number of items, at even inte
 Blind = Annotated[bool, flag("--blind", "Show no image: what the model knows without looking.", MEDIA)]
 Records = Annotated[Path | None, option("JSONL file of all answers; a run resumes from it.", "FILE", OUTPUT)]
 PROMPTS = (
-    "photo (25), imagenet (80), kinetics (28), name or a file; commas between [default: the dataset's, or imagenet]."
+    "photo (25), imagenet (80), kinetics (28), actions (48: UCF101, HMDB51), name or a file; commas between "
+    "[default: the dataset's, or imagenet]."
 )
 Prompts = Annotated[str, option(PROMPTS, "NAMES")]
 OWN = "crop for models with their own preprocessing"

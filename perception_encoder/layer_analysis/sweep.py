@@ -26,7 +26,7 @@ from perception_encoder.progress import Track, untracked
 
 COLOURS = "colours"
 """Name of the baseline that tracks by colour alone."""
-FORMAT = 2
+FORMAT = 3
 """Version of cached scores, including those of `experiments/layers`; other versions are ignored."""
 
 
