@@ -163,15 +163,17 @@ def cache_directory(name: str) -> Path:
 
 
 def file_state(path: str | Path) -> str:
-    """Return a value that changes with a file's content: path, size, time and inode.
+    """Return a value that changes with a file's content: path, size, times and inode.
 
-    The path alone if there is no such file, as of a URL.
+    The time of the inode's change shows a write even after which the time of modification was set back. The path alone
+    if there is no such file, as of a URL.
     """
     try:
         status = os.stat(path)
     except (OSError, ValueError):
         return str(path)
-    return f"{os.path.abspath(path)}\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ino}"
+    numbers = status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
+    return "\0".join([os.path.abspath(path), *map(str, numbers)])
 
 
 def checksum(path: Path) -> str:

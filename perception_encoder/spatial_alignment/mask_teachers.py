@@ -27,6 +27,7 @@ from torch import Tensor
 from perception_encoder.errors import ConfigError, DataError, InputError, WeightsUnavailableError, needs_extra, one_line
 from perception_encoder.files import writing
 from perception_encoder.models.checkpoints.weights import state_hash
+from perception_encoder.models.missing_weights import check_none_missing
 
 SCENES = "scenes"
 POINTS = 32
@@ -65,14 +66,16 @@ class Sam:
     def load(cls, name: str, device: torch.device) -> Sam:
         """Load a directory or a model of the hub, such as `facebook/sam2.1-hiera-large`.
 
-        Raises MissingExtraError without transformers, WeightsUnavailableError if the model cannot be found.
+        Raises MissingExtraError without transformers, WeightsUnavailableError if the model cannot be found, and
+        CheckpointError if its file lacks weights.
         """
         with needs_extra("spatial", "transformers"):
             from transformers import Sam2Model
         try:
-            model = Sam2Model.from_pretrained(name)
+            model, report = Sam2Model.from_pretrained(name, output_loading_info=True)
         except (OSError, ValueError) as error:
             raise WeightsUnavailableError(f"no SAM 2.1 can be loaded from {name!r}: {one_line(error)}") from None
+        check_none_missing(name, report["missing_keys"])
         model.to(device)  # type: ignore[arg-type]  # its decorator hides the argument
         return cls(model)
 

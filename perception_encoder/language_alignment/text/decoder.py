@@ -15,6 +15,8 @@ from torch import nn
 from perception_encoder.errors import ConfigError, MissingExtraError, WeightsUnavailableError, needs_extra, one_line
 from perception_encoder.files import cache_directory, checksum, replacing
 from perception_encoder.language_alignment.text.prompt import PromptFormat
+from perception_encoder.models.missing_weights import check_none_missing
+from perception_encoder.models.registry import no_directory
 from perception_encoder.progress import quiet_loading
 
 logger = logging.getLogger(__name__)
@@ -77,18 +79,24 @@ def load_decoder(
 def load_pretrained(source: str | Path, model: Any, tokenizer: Any, dtype: torch.dtype | None) -> tuple[Any, Any]:
     """Load a model and a tokenizer or processor of these classes of transformers, without code from the hub.
 
-    Raises WeightsUnavailableError for what cannot be read or fetched.
+    Raises WeightsUnavailableError for what cannot be read or fetched, and CheckpointError if weights are missing.
     """
     local = Path(source).is_dir()
     if local:
         check_complete(Path(source))
+    elif no_directory(str(source)):
+        raise WeightsUnavailableError(f"the model {source} could not be loaded: there is no such directory")
     options = {"local_files_only": local, "trust_remote_code": False}
     try:
         with quiet_loading():
             tokenizer = tokenizer.from_pretrained(str(source), **options)
-            return model.from_pretrained(str(source), dtype=dtype or "auto", **options), tokenizer
+            found, report = model.from_pretrained(
+                str(source), dtype=dtype or "auto", output_loading_info=True, **options
+            )
     except Exception as error:  # names, hubs and files make the library raise anything
         raise WeightsUnavailableError(f"the model {source} could not be loaded: {one_line(error)}") from error
+    check_none_missing(source, report["missing_keys"])
+    return found, tokenizer
 
 
 def make_decoder(
@@ -169,9 +177,10 @@ def _read_gguf(path: Path) -> tuple[Any, Any]:
 
     where, file = str(path.parent), path.name
     tokenizer = AutoTokenizer.from_pretrained(where, gguf_file=file, trust_remote_code=False)
-    quantized = AutoModelForCausalLM.from_pretrained(
-        where, gguf_file=file, dtype=torch.float32, trust_remote_code=False
+    quantized, report = AutoModelForCausalLM.from_pretrained(
+        where, gguf_file=file, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
     )
+    check_none_missing(path, report["missing_keys"])
     del quantized.config.quantization_config
     model = AutoModelForCausalLM.from_config(quantized.config, trust_remote_code=False)  # the other cannot be saved
     model.load_state_dict(quantized.state_dict())

@@ -102,8 +102,8 @@ def fetch_weights(entry: ModelEntry) -> Path:
         reason = one_line(error, first=True)
         raise WeightsUnavailableError(
             f"the weights of {entry.name} could not be fetched ({reason}); download {url} elsewhere "
-            f"and give the file's path as the model (--model DIRECTORY/{file}), or use --model builtin"
-        ) from error
+            f"and give the path DIRECTORY/{file} instead of the name, or use the small model builtin"
+        ) from None
 
 
 def _check_answer(url: str) -> None:
