@@ -40,6 +40,7 @@ from perception_encoder.search.ranking import (
     row_hit,
     split_matches,
 )
+from perception_encoder.search.storage.encoder import load_encoder
 from perception_encoder.search.storage.location import limit_store, nearest_index
 from perception_encoder.search.storage.rows import IndexRow
 from perception_encoder.search.storage.store import SAME, Store, cut_as, index_command
@@ -206,13 +207,7 @@ class Index:
         query.
         """
         stores, parsed = self._open(), as_queries(queries)
-        name = None if isinstance(self._model, Encoder) else self._model
-        for store in stores:
-            store.check_name(name or stores[0].settings["model"])
         encoder = self._encoder(_towers(parsed))
-        settings = encoder.describe(encoder.feature())
-        for store in stores:
-            store.check(settings, name)
         galleries = [IndexGallery(store, exclude) for store in stores]
         hits, dropped = rank(galleries, parsed, query_vectors(encoder, parsed), top, where, thumbnails), []
         if only_matches:
@@ -227,13 +222,12 @@ class Index:
         )
 
     def _encoder(self, towers: TowerChoice) -> Encoder:
-        if isinstance(self._model, Encoder):
-            return self._model
-        if towers not in self._encoders and "all" not in self._encoders:
-            source = self._model or self.source
-            encoder = as_encoder(source, towers, self._precision, self._dimensions, self._trusted)
-            self._encoders[towers] = encoder if self._dimensions else cut_as(encoder, self._open()[0].settings)
-        return self._encoders.get("all") or self._encoders[towers]
+        """Return the encoder of all indexes, with at least these towers, loaded once."""
+        loaded = self._encoders.get("all") or self._encoders.get(towers)
+        encoder = load_encoder(
+            self._open(), loaded or self._model, towers, self._precision, self._dimensions, self._trusted
+        )
+        return self._encoders.setdefault(towers, encoder)
 
     def hit(self, row_id: str) -> Hit:
         """Return the image or moment with an id, to search for similar ones; SearchIndexError if it does not exist."""
@@ -272,7 +266,7 @@ class Index:
         if not len(self):
             raise OutputError(f"the index of {self._name} is empty, so there is nothing to write")
         for store in stores:
-            store.check(stores[0].settings)
+            store.check(stores[0].settings, stores[0].settings["source"])
         with EmbeddingWriter(out, stores[0].settings, overwrite=overwrite) as writer:
             for store in stores:
                 for row in store.rows():

@@ -356,7 +356,7 @@ def find_duplicates(
     if not 0 < threshold <= 1:
         raise ConfigError(f"the threshold is {threshold:g}; a cosine similarity must be above 0 and at most 1")
     for store in stores[1:]:
-        store.check(stores[0].settings)
+        store.check(stores[0].settings, stores[0].settings["source"])
     is_excluded = excluded_names(excluded)
     rows = [
         (store, row)
