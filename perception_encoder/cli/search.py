@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 WORDS = "The query, then directories, globs, files, tables, tars or URLs [default: the current directory's index]."
 THRESHOLD = "With --near-duplicates: minimum cosine similarity [default: 0.97]."
-ALL_BUT_ONE = "With --near-duplicates: list all images of each group except the one with the most pixels."
+ALL_BUT_ONE = "With --near-duplicates: list the images of each group that may go if the one with the most pixels stays."
 ONLY_MATCHES = "Drop hits that are probably wrong, by the index's probabilities; perhaps nothing matches."
 PREVIEW = "Show thumbnails in the terminal (kitty, iTerm2, sixel; else coloured blocks)."
 PREVIEW_LINES = 12  # of the terminal

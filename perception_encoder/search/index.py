@@ -248,11 +248,12 @@ class Index:
     ) -> list[list[Hit]]:
         """Group images and moments that are nearly the same, largest group first; all pairs are compared.
 
-        `threshold`: minimum cosine similarity. `all_but_one`: of each group, only the images other than the one with
-        the most pixels. `where`, `exclude`, `thumbnails`: see `search`.
+        `threshold`: minimum cosine similarity. `all_but_one`: of each group, only the images that are this similar to
+        the one with the most pixels, without it and without other names of its file. `where`, `exclude`, `thumbnails`:
+        see `search`.
         """
         groups = find_duplicates(self._open(), where, thumbnails, threshold, exclude)
-        return [spare for group in groups if (spare := all_but_largest(group))] if all_but_one else groups
+        return [spare for group in groups if (spare := all_but_largest(group, threshold))] if all_but_one else groups
 
     def export_vectors(self, out: str | Path, *, overwrite: bool = False) -> int:
         """Write the embeddings as `embed` does, newest first; return their number.
