@@ -47,7 +47,7 @@ COLUMNS = ("rank", "score", "probability", "path", "time", "id", "query")
 
 def search(
     words: Annotated[list[str] | None, argument("[QUERY] [FILES]...", WORDS)] = None,
-    text: Annotated[list[str] | None, option("Search by this text; repeat for more queries.", "TEXT", QUERY)] = None,
+    text: Annotated[list[str] | None, option("Search by this text as it is; may repeat.", "TEXT", QUERY)] = None,
     image: Annotated[list[str] | None, option("Search by an image or a video.", "FILE", QUERY)] = None,
     video: Annotated[
         list[str] | None, option("Search by a video, or a moment: clip.mp4@12s.", "FILE", QUERY, advanced=True)
@@ -85,7 +85,7 @@ def search(
     Examples:
 
         pe search "a red mug" photos
-        pe search "2:dog" - "snow" photos
+        pe search "2:dog + park - snow" photos
         pe search --image mug.jpg photos --top 20 --html mugs.html
         pe search --video clip.mp4@12s videos --where "kind = 'video' AND date >= '2024'"
         pe search --text "a cat" --text "a dog" photos 'clips/*.mp4' -m PE-Core-L14-336

@@ -44,7 +44,7 @@ from perception_encoder.search.storage.encoder import load_encoder
 from perception_encoder.search.storage.location import limit_store, nearest_index
 from perception_encoder.search.storage.rows import IndexRow
 from perception_encoder.search.storage.store import SAME, Store, cut_as, index_command
-from perception_encoder.search.terms import Query, Term, parse_term
+from perception_encoder.search.terms import Query, Term, parse_term, parse_words
 
 if TYPE_CHECKING:
     from perception_encoder.search.storage.update import UpdateReport
@@ -198,13 +198,13 @@ class Index:
         """Find the `top` images and moments most similar to each query, best first, without the query's own file.
 
         A query is a text, the path or URL of an image or a video, a PIL image, an array, or a `Hit`. Several terms are
-        a mapping from texts or paths to weights, `{"dog": 2, "snow": -1}`. A list holds several queries. `where`: a
-        condition in SQL on the columns path, kind ('image' or 'video'), date ('2024-07-31T18:05:00'), size (bytes),
-        length (s), width and height. `exclude`: patterns of files to leave out, in gitignore's syntax. `only_matches`:
-        drop hits that are probably wrong, perhaps all: see `Hit.probability`. `thumbnails`: also read the hits'
-        thumbnails. Raises SearchIndexError without an index or with another model, ConfigError for an invalid
-        condition, pattern or query, or for `only_matches` without probabilities, and the InputError of a file in a
-        query.
+        a text like "2:dog + park - snow", or a mapping from texts (as they are) or paths to weights, `{"dog": 2,
+        "snow": -1}`. A list holds several queries. `where`: a condition in SQL on the columns path, kind ('image' or
+        'video'), date ('2024-07-31T18:05:00'), size (bytes), length (s), width and height. `exclude`: patterns of files
+        to leave out, in gitignore's syntax. `only_matches`: drop hits that are probably wrong, perhaps all: see
+        `Hit.probability`. `thumbnails`: also read the hits' thumbnails. Raises SearchIndexError without an index, with
+        another model, or for one that the user has to name, ConfigError for an invalid condition, pattern or query, or
+        for `only_matches` without probabilities, and the InputError of a file in a query.
         """
         stores, parsed = self._open(), as_queries(queries)
         encoder = self._encoder(_towers(parsed))
@@ -392,6 +392,8 @@ def _as_query(query: QueryLike) -> Query:
             raise ConfigError("the query is empty; say what to look for")
         terms = tuple(Term(source=_source(term), weight=weight) for term, weight in query.items())
         return Query(name=" + ".join(f"{term.weight:g}:{term.name}" for term in terms), terms=terms)
+    if isinstance(query, str):
+        return parse_words([query])
     term = Term(source=_source(query))
     return Query(name=term.name, terms=(term,))
 
