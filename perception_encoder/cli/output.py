@@ -22,7 +22,7 @@ from rich.text import Text
 
 from perception_encoder.errors import InputError, install_command, shorten
 from perception_encoder.models.registry import demo_line
-from perception_encoder.preprocess.source import RAW_SUFFIXES
+from perception_encoder.preprocess.source import RAW_SUFFIXES, unescape_name
 from perception_encoder.progress import progress_bar
 
 T = TypeVar("T")
@@ -111,10 +111,10 @@ def _finite(value: Any) -> Any:
 
 
 def print_paths(paths: Iterable[str], null: bool) -> None:
-    """Print each path once, unchanged, followed by a newline or, with `null`, by a NUL byte."""
+    """Print each printable path once, one a line; with `null`, its bytes as they are on disk and a NUL byte."""
     sys.stdout.flush()
     for path in dict.fromkeys(paths):
-        sys.stdout.buffer.write(os.fsencode(path) + (b"\0" if null else b"\n"))
+        sys.stdout.buffer.write(os.fsencode(unescape_name(path)) + b"\0" if null else path.encode() + b"\n")
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,13 +37,6 @@ class Exclusion:
         except (OSError, ConfigError) as error:
             reason = getattr(error, "strerror", None) or one_line(error)
             raise MediaDecodeError(escape_name(directory), f"cannot be listed: its {IGNORE}: {reason}") from None
-
-    def kept(self, paths: Iterable[Path]) -> Iterator[Path]:
-        """Yield the files and directories that are not excluded."""
-        return (path for path in paths if not self.covers(path, os.path.isdir(path))) if self else iter(paths)
-
-    def __bool__(self) -> bool:
-        return bool(self.rules or self.found)
 
     def covers(self, path: Path, is_directory: bool = False) -> bool:
         """Return whether a path is excluded; of a directory that is, nothing is listed."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import copy
 import json
 import os
 import shlex
@@ -10,6 +11,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
 from functools import cache
 from pathlib import Path
@@ -18,6 +20,7 @@ from typing import Any
 from PIL import Image
 
 from perception_encoder.inference.encoder import Encoder
+from perception_encoder.search.storage.encoder import remember_model
 from perception_encoder.search.storage.rows import IndexRow
 from perception_encoder.search.storage.store import Store
 from perception_encoder.search.storage.update import UpdateReport, update_store, writable_store
@@ -49,7 +52,10 @@ def make_library(
         _fill_library(folder, checkpoint, draw, directory)
     else:  # embedded once a session
         shutil.copytree(_library_to_copy(checkpoint, draw), folder)
-    return MediaLibrary(Store.open(directory or folder), encoder)
+        remember_model(Store.open(folder), str(checkpoint))
+    loaded = copy.copy(encoder)  # as if from the checkpoint, whose weights it has
+    loaded._executed = replace(encoder._executed, source=str(checkpoint))
+    return MediaLibrary(Store.open(directory or folder), loaded)
 
 
 @cache

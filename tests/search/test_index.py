@@ -76,6 +76,19 @@ def test_a_subfolder_is_searched_by_the_index_around_it(
     assert {str(row["path"]) for group in groups for row in group} <= inside
 
 
+def test_a_link_to_an_indexed_directory_is_searched_by_the_index(
+    run_pe, photos: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (photos / "0link").symlink_to("2024's/may")
+    assert run_pe("index", photos, "--model", checkpoint).status == 0
+    monkeypatch.setattr("perception_encoder.search.index.encode_media", None)
+    may = hits(run_pe("search", "a cat", photos / "2024's" / "may", "--json"))
+    assert len(may) == 8 and hits(run_pe("search", "a cat", photos / "0link", "--json")) == may
+    assert run_pe("index", photos, "--exclude", "may/").status == 0
+    everything = hits(run_pe("search", "a cat", photos, "--top", "50", "--json"))
+    assert len(everything) == 12 and not everything & may
+
+
 def test_what_an_index_does_not_know_is_encoded(run_pe, photos: Path, checkpoint: Path) -> None:
     assert run_pe("index", photos, "--model", checkpoint).status == 0
     hidden = photos / ".hidden"

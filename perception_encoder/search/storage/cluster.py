@@ -27,6 +27,7 @@ from perception_encoder.errors import ClusterError, InputError, MediaNotFoundErr
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.load import load
 from perception_encoder.inference.pipeline import map_in_order
+from perception_encoder.models.registry import portable_name
 from perception_encoder.ray_cluster import WorkCounter, check_cluster, connect_cluster, last_line
 from perception_encoder.runtime.runtime import Precision, RuntimeName
 from perception_encoder.search.storage.moments import MomentConfig
@@ -114,7 +115,7 @@ class _Driver:
         """Read files with the workers; see `read_here`."""
         runtime, precision = encoder.runtime.used(encoder.feature().executed)
         job = _Job(
-            source=index.settings["source"],
+            source=portable_name(encoder.source),  # not the index's, which may be a stranger's
             weight_hash=encoder.weight_hash,
             runtime=runtime,
             precision=precision,

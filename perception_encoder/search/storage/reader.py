@@ -30,13 +30,11 @@ from perception_encoder.preprocess.image import encode_thumbnail, read_header
 from perception_encoder.preprocess.source import escape_name, open_source
 from perception_encoder.preprocess.video import sample_frames
 from perception_encoder.search.storage.moments import Frame, MomentConfig, MomentCutter
-from perception_encoder.search.storage.rows import FileState, IndexRow
+from perception_encoder.search.storage.rows import FileState, IndexRow, time_modified
 
 Pixels = UInt8[np.ndarray, "3 H W"]
 THUMBNAIL_SIDE = 256
 """Longest side of a stored thumbnail, in pixels."""
-_LATEST = (1 << 63) - 1
-"""Maximum time in an index, in nanoseconds since 1970: April 2262. Later times are clipped to it."""
 _HELD = 64 << 20
 """Maximum bytes of a file that is read once, for its hash and to be decoded."""
 _NO_VECTOR = np.empty(0, np.float32)
@@ -131,7 +129,7 @@ def _status(item: Item) -> tuple[int, int]:
     except OSError as error:
         raise MediaNotFoundError(item.id, f"cannot be read: {error.strerror or error}") from None
     size = item.source.size if isinstance(item.source, TarMember) else status.st_size
-    return size, min(max(status.st_mtime_ns, -_LATEST - 1), _LATEST)
+    return size, time_modified(status)
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from datetime import datetime
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +26,7 @@ _DATE_COMPARISON = re.compile(
 )
 _DATE = re.compile(r"\d{4}(-\d\d(-\d\d(T\d\d(:\d\d(:\d\d)?)?)?)?)?")
 _FIRST = "0001-01-01T00:00:00"
+_LATEST = (1 << 63) - 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +69,20 @@ class FileState:
     size: int
     modified: int
     digest: str
+
+
+def time_modified(status: os.stat_result) -> int:
+    """Return a file's modification time as in the column `modified`, whose range ends in April 2262."""
+    return min(max(status.st_mtime_ns, -_LATEST - 1), _LATEST)
+
+
+def is_unchanged(row: IndexRow, path: Path) -> bool:
+    """Return whether a row's file, which is not in a tar, still has the size and time that it was indexed with."""
+    try:
+        status = path.stat()
+    except OSError:
+        return False
+    return (row.size, row.modified) == (status.st_size, time_modified(status))
 
 
 def among(column: str, values: Iterable[str]) -> str:

@@ -172,17 +172,18 @@ class Store:
         write_json(self.directory / STORE / EXCLUDED, list(patterns), through_link=False)
         self._files.restrict()
 
-    def check(self, settings: Mapping[str, object], model: str | None = None) -> None:
+    def check(self, settings: Mapping[str, object], model: str) -> None:
         """Raise SearchIndexError if vectors with `settings` (`Encoder.describe`) cannot be compared with the index's.
 
-        `model`: their model as the user named it, for the error message.
+        `model`: the name or path of their model, for the command that rebuilds the index with it.
         """
         different = [name for name in SAME if name in settings and not self._has(name, settings[name])]
         if "model" in different:  # the rest follows
             different = ["model"]
         if different:
             changes = ", ".join(f"{name} {self.settings.get(name)}, not {settings[name]}" for name in different)
-            command = index_command(self.directory, "--rebuild", *(() if model is None else ("--model", model)))
+            shorter = ["--dimensions", str(settings["dimensions"])] if settings.get("dimensions") else []
+            command = index_command(self.directory, "--rebuild", "--model", model, *shorter)
             raise SearchIndexError(
                 f"the index of {self.directory} was made with {changes}; use that model, or rebuild it with: {command}"
             )

@@ -22,6 +22,7 @@ from perception_encoder.models.registry import portable_name
 from perception_encoder.preprocess.source import escape_name
 from perception_encoder.progress import Track, untracked
 from perception_encoder.search.storage.calibration import renew_calibration
+from perception_encoder.search.storage.encoder import remember_model, trusted_model
 from perception_encoder.search.storage.files import salvage_settings
 from perception_encoder.search.storage.location import prepare_location
 from perception_encoder.search.storage.moments import MomentConfig
@@ -91,10 +92,12 @@ def writable_store(
     with Store.for_writing(directory):
         store = None if rebuild or not Store.exists(directory) else Store.open(directory, whole=True)
         earlier = salvage_settings(directory / STORE) or {}
-        name = None if isinstance(model, Encoder) else model
-        if store is not None and name is not None:
-            store.check_name(name)
-        source = model.source if isinstance(model, Encoder) else model or earlier.get("source") or default_model()
+        if store is not None and isinstance(model, str):
+            store.check_name(model)
+        if isinstance(model, Encoder):
+            source = model.source
+        else:
+            source = model or (trusted_model(directory, earlier) if earlier else default_model())
         source = portable_name(source)
         encoder = as_encoder(
             model if isinstance(model, Encoder) else source,
@@ -102,7 +105,7 @@ def writable_store(
             dimensions=dimensions,
             trust_remote_code=trust_remote_code,
         )
-        if dimensions is None and source == earlier.get("source"):
+        if dimensions is None and (store is not None or model is None or source == earlier.get("source")):
             encoder = cut_as(encoder, earlier)
         if not encoder.reads_images:
             raise ConfigError(f"{encoder.name} reads texts only; an index needs a model of images")
@@ -113,7 +116,8 @@ def writable_store(
             config = MomentConfig(every=every or earlier.get("moments", {}).get("every") or MomentConfig.every)
             elsewhere = {} if root == directory else {"root": str(root)}
             store = Store.create(directory, {**settings, **elsewhere, "source": source, "moments": asdict(config)})
-        store.check(settings, name)
+        store.check(settings, source)
+        remember_model(store, source)
         if every not in (None, store.settings["moments"]["every"]):
             raise SearchIndexError(
                 f"the index of {directory} has a frame every {store.settings['moments']['every']:g} s, not {every:g}; "

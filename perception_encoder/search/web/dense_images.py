@@ -182,7 +182,7 @@ class DepthMaps:
 
     def __init__(self, library: MediaLibrary, head: Path) -> None:
         """`head`: a file of `pe train depth`, loaded for the first image with its own encoder or the index's."""
-        self._path, self._lock, self._source = head, threading.Lock(), library.index.settings["source"]
+        self._path, self._lock, self._source = head, threading.Lock(), library.encoder.source
         self._model: tuple[DenseModel, HeadInfo] | None = None
         self._results: ImageResults[DepthMap] = ImageResults(library, _DEPTH_BUDGET)
 

@@ -165,7 +165,7 @@ def test_another_model_or_rate_is_refused_until_rebuilt(folder: Path, checkpoint
     ):
         pass
     with pytest.raises(SearchIndexError, match=r"with model \S+, not timm:other; use that model"):  # and no details
-        Store.open(folder).check({"model": "timm:other", "weight_hash": "0", "dimension": 7})
+        Store.open(folder).check({"model": "timm:other", "weight_hash": "0", "dimension": 7}, "timm:other")
     with pytest.raises(SearchIndexError, match=r"with model \S+, not builtin-spatial; use that model"):
         Store.open(folder).check_name("builtin-spatial")
     with pytest.raises(SearchIndexError, match=r"a frame every 1 s, not 0\.5.*--rebuild --every 0\.5"):
