@@ -29,7 +29,7 @@ from perception_encoder.dense_prediction.published_detectors import published_de
 from perception_encoder.dense_prediction.regions import label_regions, to_fractions
 from perception_encoder.dense_prediction.segmentation import SegmentationHead
 from perception_encoder.dense_prediction.tracking import maps_at
-from perception_encoder.dense_prediction.views import Views, detect_objects
+from perception_encoder.dense_prediction.views import SOFT, Views, detect_objects
 from perception_encoder.errors import ConfigError, DataError, InputError
 from perception_encoder.formats.media_directory import list_media
 from perception_encoder.inference.load import load_layers, load_tower
@@ -230,7 +230,7 @@ def detect(
             print(found.name, len(found.boxes))
     """
     loaded = _as_head(head, "detection", model, classes)
-    views = Views.paper() if paper_views else Views(scales, flip, soft_nms)
+    views = Views.paper() if paper_views else Views(scales, flip, SOFT if soft_nms else None)
     predictions = loaded.predict(media, out, every=every, score=score, views=views, skipped=skipped, progress=progress)
     return cast(Iterator[Detections], predictions)
 

@@ -41,8 +41,8 @@ class Detected:
         return self.select(self.scores >= score)
 
 
-QUAD = 0.5
-"""Factor of the quadratic that lowers scores in soft-NMS."""
+SOFTEST = 0.001
+"""Soft-NMS drops detections whose score falls to this."""
 
 
 def suppress(
@@ -50,50 +50,51 @@ def suppress(
     scores: Float[Tensor, " n"],
     labels: Int[Tensor, " n"],
     overlap: float,
-    soft: bool = False,
+    soft: float | None = None,
     least: float = 0.0,
 ) -> tuple[Int[Tensor, " m"], Float[Tensor, " m"]]:
     """Return the indices of the remaining detections, best first, with their scores; classes do not affect each other.
 
-    `overlap`: IoU from which the worse of two is dropped; with `soft` its score is multiplied by (1 - IoU²) / 2
-    instead. Scores below `least` are dropped. The published scripts call this method "quad", with scale 0.5 above an
-    IoU of 0.7; its formula was not available, so this one is ours.
+    `overlap`: IoU above which the worse of two is dropped; with `soft` its score is multiplied by (1 - IoU) to this
+    power instead (the published scripts' "quad" and its `quad_scale`), and dropped at 0.001. Scores below `least` are
+    dropped.
     """
     from torchvision.ops import batched_nms
 
-    if not soft:
+    if soft is None:
         rows = batched_nms(boxes, scores, labels, overlap)
-        rows = rows[scores[rows] >= least]
-        return rows, scores[rows]
-    groups = [torch.nonzero(labels == label)[:, 0] for label in labels.unique()]
-    lowered = torch.cat([_soften(boxes, scores, rows, overlap) for rows in groups] or [scores])
-    order = torch.cat(groups or [labels])
-    best = lowered.argsort(descending=True, stable=True)
-    best = best[lowered[best] >= least]
-    return order[best], lowered[best]
+    else:
+        scores = scores.clone()
+        for label in labels.unique():
+            group = labels == label
+            scores[group] = _soften(boxes[group], scores[group], overlap, soft)
+        rows = scores.argsort(descending=True, stable=True)
+        rows = rows[scores[rows] > SOFTEST]
+    rows = rows[scores[rows] >= least]
+    return rows, scores[rows]
 
 
-def _soften(boxes: Tensor, scores: Tensor, rows: Tensor, overlap: float) -> Tensor:
-    """Return the lowered scores of one class's detections, in the order of `rows`."""
+def _soften(boxes: Tensor, scores: Tensor, overlap: float, exponent: float) -> Tensor:
+    """Return the lowered scores of one class's detections."""
     from torchvision.ops import box_iou
 
-    overlaps, values = box_iou(boxes[rows], boxes[rows]), scores[rows].clone()
-    left = torch.ones_like(values, dtype=torch.bool)
-    for _ in range(len(values)):
-        best = int(torch.where(left, values, -1.0).argmax())
+    left = scores > SOFTEST
+    while left.any():
+        best = int(torch.where(left, scores, -1.0).argmax())
         left[best] = False
-        lowered = values * QUAD * (1 - overlaps[best] ** 2)
-        values = torch.where(left & (overlaps[best] > overlap), lowered, values)
-    return values
+        shared = box_iou(boxes[best : best + 1], boxes)[0]
+        scores = torch.where(left & (shared > overlap), scores * (1 - shared) ** exponent, scores)
+        left &= scores > SOFTEST
+    return scores
 
 
-def join_views(views: Sequence[Detected], overlap: float, soft: bool, most: int) -> Detected:
-    """Join the detections of several views of an image, without masks."""
+def join_views(views: Sequence[Detected], overlap: float, soft: float | None) -> Detected:
+    """Join the detections of several views of an image, without masks; for `soft` see `suppress`."""
     boxes, scores, labels = (
         np.concatenate(parts) for parts in zip(*((v.boxes, v.scores, v.labels) for v in views), strict=True)
     )
     tensors = torch.from_numpy(boxes), torch.from_numpy(scores), torch.from_numpy(labels)
-    rows, lowered = (found[:most].numpy() for found in suppress(*tensors, overlap, soft))
+    rows, lowered = (found.numpy() for found in suppress(*tensors, overlap, soft))
     return Detected(boxes[rows], labels[rows], lowered, None)
 
 
