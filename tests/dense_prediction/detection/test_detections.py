@@ -85,7 +85,7 @@ def test_images_and_annotations_are_numbered(tmp_path: Path) -> None:
     masks[0, 1:3, 2:5] = True
     boxes = np.array([[2, 1, 5, 3], [0, 0, 8, 6]], np.float32)
     detected = Detected(boxes, np.array([2, 1]), np.array([0.9, 0.25], np.float32), masks)
-    results = CocoResults([{"id": 47, "name": "cup"}, {"id": 90, "name": "mug"}], ["a.png", "7.png"])
+    results = CocoResults([{"id": 47, "name": "cup"}, {"id": 90, "name": "mug"}], {"a.png": "a.png", "7.png": "7.png"})
     results.add("a.png", (8, 6), detected)
     results.add("7.png", (8, 6), detected.above(0.5))
     results.add("c.png", (8, 6), Detected(boxes[:1], np.array([1]), np.array([0.5], np.float32), None))
@@ -112,7 +112,7 @@ def test_images_and_annotations_are_numbered(tmp_path: Path) -> None:
     ],
 )
 def test_names_that_are_distinct_numbers_are_ids(names: list[str], ids: list[int]) -> None:
-    results = CocoResults([], names)
+    results = CocoResults([], {name: name for name in names})
     nothing = Detected(np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, np.float32), None)
     for name in (*names, "12.mp4/00000"):
         results.add(name, (8, 6), nothing)
