@@ -248,6 +248,14 @@ def read_annotations(file: Path) -> dict[str, Any]:
     return content
 
 
+def read_images(file: Path) -> list[dict[str, Any]]:
+    """Read the images that annotations list, by id; DataError for an entry that does not follow COCO's format."""
+    images = _by_id(read_annotations(file), "images", file)
+    for number, image in images.items():
+        _check_image(image, f"{file}: image {number}")
+    return list(images.values())
+
+
 def _check_annotations(
     content: Mapping[str, Any], file: Path
 ) -> tuple[list[dict[str, Any]], dict[int, list[dict[str, Any]]], list[dict[str, Any]]]:

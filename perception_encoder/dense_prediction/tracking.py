@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import chain, count, islice, product
+from itertools import chain, islice, product, tee
 from pathlib import Path
 from typing import Any
 
@@ -232,12 +232,14 @@ def track(
         for frame in pe.track("clip.mp4", points=[(120, 80)]):
             print(frame.name, frame.objects)
     """
+    if not isinstance(video, str | Path):
+        raise InputError("video", f"is of type {type(video).__name__}; give the path of a video or of frames")
     video, directory = Path(video), None if out is None else Path(out)
     if (mask is None) == (not points and not boxes):
         raise ConfigError("choose what to track: a mask, or boxes and points")
     if directory is not None and any((directory / video.stem).glob("*.png")):
         raise OutputError(f"{directory / video.stem} has masks already; choose another directory")
-    names, rate, frames = open_frames(video)
+    names, total, rate, frames = open_frames(video)
     first = next(frames, None)
     if first is None:
         raise DataError(f"{video} has no frames")
@@ -247,22 +249,32 @@ def track(
     else:
         labels = read_mask(Path(mask)) if isinstance(mask, str | Path) else mask.astype(np.int64)
     pairs = track_objects(chain([first], frames), labels, features, short_side)
-    numbered = iter(names) if names is not None else map("{:05d}".format, count())
-    tracked = (TrackedFrame(name=next(numbered), image=frame, labels=found) for frame, found in pairs)
-    shown = iter(progress(tracked, "tracking", None if names is None else len(names)))
+    tracked = (
+        TrackedFrame(name=name, image=frame, labels=found, time=time)
+        for (frame, found), (name, time) in zip(pairs, names, strict=False)
+    )
+    shown = iter(progress(tracked, "tracking", total))
     if directory is None:
         return shown
     metadata = {"video": video.name, "model": features.name, "layer": features.layer}
     return write_tracking(shown, directory, video.stem, rate, metadata)
 
 
-def open_frames(video: Path) -> tuple[list[str] | None, float, Iterator[Image.Image]]:
-    """Return the names of frames in a directory (None for a video), frames per second, and the frames."""
+def open_frames(
+    video: Path,
+) -> tuple[Iterator[tuple[str, float | None]], int | None, float, Iterator[Image.Image]]:
+    """Return the frames' names and times, their number, the frames per second, and the frames.
+
+    Frames in a directory have no times, and those of a video are not counted (None).
+    """
     if not video.is_dir():
-        return None, frame_rate(video), (frame.image for frame in sample_frames(video, every=0))
+        sampled, timed = tee(sample_frames(video, every=0))
+        names = ((f"{number:05d}", frame.time) for number, frame in enumerate(timed))
+        return names, None, frame_rate(video), (frame.image for frame in sampled)
     files = [path for path in video.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES]
     files.sort(key=lambda path: frame_order(path.stem))
-    return [file.stem for file in files], DIRECTORY_RATE, (open_image(file).convert("RGB") for file in files)
+    stems = ((file.stem, None) for file in files)
+    return stems, len(files), DIRECTORY_RATE, (open_image(file).convert("RGB") for file in files)
 
 
 def read_mask(path: Path) -> Int[np.ndarray, "H W"]:

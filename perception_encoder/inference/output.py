@@ -35,6 +35,7 @@ from perception_encoder.inference.output_formats import (
     write_part,
 )
 from perception_encoder.inference.pipeline import Embedding, EncodingResult, Failure, encode_items, is_text
+from perception_encoder.preprocess.source import as_paths
 from perception_encoder.progress import Track, untracked
 
 _PART_BYTES = 64 << 20
@@ -90,7 +91,7 @@ def embed(
     MediaNotFoundError for a missing path, ConfigError, OutputError (see `EmbeddingWriter`), and what loading the model
     raises.
     """
-    paths, out = [media] if isinstance(media, (str, Path)) else list(media), Path(out)
+    paths, out = as_paths(media), Path(out)
     check_paths(paths)
     first = next(list_items(paths, excluded=exclude), None)
     if first is None:

@@ -24,7 +24,7 @@ from perception_encoder.inference.pipeline import Embedding
 from perception_encoder.models.checkpoints.find import TowerChoice
 from perception_encoder.models.defaults import default_model
 from perception_encoder.models.registry import canonical_name, same_name
-from perception_encoder.preprocess.source import escape_name
+from perception_encoder.preprocess.source import as_paths, escape_name
 from perception_encoder.progress import Track, untracked
 from perception_encoder.search.ranking import (
     SIMILAR,
@@ -81,7 +81,7 @@ def open_index(
     queries in any. `dimensions`: see `load`; by default the index's own. `trust_remote_code`: see `load`; it is not
     stored.
     """
-    paths = [path] if isinstance(path, (str, Path)) else path or []
+    paths = [] if path is None else as_paths(path)
     location = None if index is None else Path(index)
     return Index(list(map(str, paths)), model, location, precision, dimensions, trust_remote_code)
 
@@ -330,7 +330,7 @@ def search_files(
     ConfigError of a query, SearchIndexError for another model's embeddings, and what loading the model raises.
     """
     parsed = as_queries(queries)
-    paths = [paths] if isinstance(paths, (str, Path)) else list(paths)
+    paths = as_paths(paths)
     check_paths(paths)
     archive = read_collection(Path(paths[0])) if len(paths) == 1 else None
     left_out: Counter[str] = Counter()

@@ -32,8 +32,8 @@ LEVELS = 5
 MAX_LAYERS = 100
 EDGE = 0.01
 """Anchors with a centre or a side closer to 0 or 1 are not used."""
-CANDIDATES = 10_000
-"""Maximum number of query-class pairs, best first, to compare with each other."""
+CANDIDATES, SOFT_CANDIDATES = 10_000, 2_000
+"""Maximum number of query-class pairs, best first, to compare with each other; and with soft-NMS."""
 PRIOR = 0.01
 """Initial score of every class."""
 SMALLEST_ANCHOR = 0.05
@@ -214,23 +214,25 @@ class DetrHead(nn.Module):
         features: Float[Tensor, "B h w D"],
         sizes: Sequence[tuple[int, int]],
         valid_sizes: Sequence[tuple[float, float]] | None = None,
-        soft: bool = False,
+        soft: float | None = None,
         queries: int | None = None,
     ) -> list[Detected]:
         """Detect objects in images of these stored heights and widths.
 
-        `soft`: lower the scores of overlapping detections instead of dropping them; for the rest see `forward`.
+        `soft`: lower the scores of overlapping detections instead of dropping them, and return all that remain: see
+        `suppress`. For the rest see `forward`.
         """
         (scores, boxes), _ = self(features, valid_sizes=valid_sizes, queries=queries)
         results, config = [], self.config
+        considered, most = (CANDIDATES, config.most) if soft is None else (SOFT_CANDIDATES, None)
         images = zip(scores.float().sigmoid(), to_corners(boxes.float()), sizes, strict=True)
         for image_scores, corners, (height, width) in images:
-            best, index = image_scores.flatten().topk(min(CANDIDATES, image_scores.numel()))
+            best, index = image_scores.flatten().topk(min(considered, image_scores.numel()))
             query, label = index // self.classes, index % self.classes
             limit = torch.tensor([width, height] * 2, device=best.device)
             pixels = torch.minimum((corners[query] * limit).clamp_min(0), limit)
             rows, lowered = suppress(pixels, best, label, config.overlap, soft, config.least_score)
-            rows, lowered = rows[: config.most].cpu(), lowered[: config.most].cpu()
+            rows, lowered = rows[:most].cpu(), lowered[:most].cpu()
             labels = label.cpu()[rows] + 1
             results.append(Detected(pixels.cpu()[rows].numpy(), labels.numpy(), lowered.numpy(), None))
         return results

@@ -20,6 +20,7 @@ from perception_encoder.inference.collection import encode_media, list_media_ite
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.listing import check_paths
 from perception_encoder.inference.load import PrecisionChoice, as_encoder
+from perception_encoder.preprocess.source import as_paths
 from perception_encoder.progress import Track, untracked
 from perception_encoder.vectors import label_probabilities
 
@@ -139,7 +140,7 @@ def classify(
     are skipped and reported. Raises MediaNotFoundError for a missing path, DataError without files, ConfigError, and
     what loading the model raises.
     """
-    paths = [media] if isinstance(media, (str, Path)) else list(media)
+    paths = as_paths(media)
     check_paths(paths)
     left_out: Counter[str] = Counter()
     names = read_labels(labels)

@@ -6,8 +6,10 @@ matches of an image that is drawn twice as if it were there twice.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -24,7 +26,7 @@ SEED, RESAMPLES = 0, 200
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
 """Minimum overlaps (IoU) of a correct detection with an object."""
 MOST = {False: 100, True: 300}
-"""Maximum number of detections per image, as in COCO and LVIS."""
+"""Maximum number of detections per image: of each category as in COCO, of all together as in LVIS."""
 FREQUENCIES = {"r": "APr", "c": "APc", "f": "APf"}
 
 
@@ -59,7 +61,8 @@ def average_precision(
     """
     with needs_extra("eval", "faster-coco-eval"):
         from faster_coco_eval import COCO
-    if lvis:  # here, because of masks the library cannot drop the only detections of an image
+    if lvis:  # the library has no limit over categories, and cannot drop an image's only detections if they are masks
+        results = best_per_image(results, MOST[lvis])
         absent = {(image["id"], entry) for image in truth["images"] for entry in image.get("neg_category_ids", ())}
         looked_for = absent | {
             (annotation["image_id"], annotation["category_id"]) for annotation in truth["annotations"]
@@ -85,6 +88,14 @@ def average_precision(
         values={name: float(metric[0]) for name, metric in metrics.items()},
         draws={name: value[1:] for name, value in metrics.items()},
     )
+
+
+def best_per_image(results: Sequence[dict[str, Any]], most: int) -> list[dict[str, Any]]:
+    """Return at most `most` results of each image, the best of all its categories."""
+    images: dict[int, list[dict[str, Any]]] = defaultdict(list)
+    for result in results:
+        images[result["image_id"]].append(result)
+    return [one for some in images.values() for one in sorted(some, key=itemgetter("score"), reverse=True)[:most]]
 
 
 def _evaluator(

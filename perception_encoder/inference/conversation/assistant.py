@@ -27,6 +27,7 @@ from perception_encoder.inference.conversation.media import (
 )
 from perception_encoder.inference.listing import Item, check_paths, list_items
 from perception_encoder.preprocess.conversation import CAPTION_PROMPT, MediaPart, Message, Reply, Sampling, ask
+from perception_encoder.preprocess.source import as_paths
 
 
 @dataclass(frozen=True)
@@ -174,7 +175,7 @@ class Assistant(ABC):
         """
         sampling, prompt = Sampling(max_tokens=max_tokens), prompt or CAPTION_PROMPT
         options = MediaOptions(frames=frames, pages=read_pages(pages), tile=self.tile, tiles=self.tiles)
-        paths = [media] if isinstance(media, (str, Path)) else media
+        paths = as_paths(media)
         check_paths(paths)
         items = list_items(paths)
         if (first := next(items, None)) is None:
