@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Protocol
 
 from torch import Tensor, nn
 
-from perception_encoder.errors import CheckpointError
+from perception_encoder.errors import CheckpointError, ConfigError
 from perception_encoder.files import write_json
 from perception_encoder.progress import Track, untracked
 from perception_encoder.training.checkpoint import check_run, load_weights, run_directory, write_best
@@ -62,8 +62,13 @@ class StageRun(ABC):
     trainee: Trainee
 
     def __init__(self, config: TrainingConfig, out: Path, higher_is_better: Mapping[str, bool] | None = None) -> None:
-        """`higher_is_better`: the validation's metrics, if known, to reject a wrong `validation.metric` here."""
+        """`higher_is_better`: the validation's metrics, if known, to reject a wrong `validation.metric` here.
+
+        Raises ConfigError for it, and for a warm-up longer than the run.
+        """
         self.config, self.out = config, out
+        if config.warmup > config.steps:
+            raise ConfigError(f"warmup is {config.warmup}; it must be at most the steps of the run, {config.steps}")
         if config.validation and higher_is_better:
             choose_metric(config.validation, higher_is_better)
 
