@@ -48,6 +48,8 @@ class Range:
         return math.isfinite(value) and all(limit is None or compare(value, limit) for limit, compare in limits)
 
     def __str__(self) -> str:
+        if self.at_least is not None and self.at_most is not None:
+            return f"from {self.at_least} to {self.at_most}"
         limits = {name.replace("_", " "): limit for name, limit in dataclasses.asdict(self).items()}
         return " and ".join(f"{name} {limit}" for name, limit in limits.items() if limit is not None) or "finite"
 

@@ -200,7 +200,7 @@ def test_what_is_off_is_turned_on_by_a_setting_of_it() -> None:
         ("weights.flowers=much", "weights.flowers is 'much'; expected a number"),
         ('streams.captions={"alt_text": "much"}', "expected a number"),
         ("streams.captions={}", "a positive share to each"),
-        ("streams.bad_share=2", "streams.bad_share is 2.0; it must be at least 0 and at most 1"),
+        ("streams.bad_share=2", "streams.bad_share is 2.0; it must be from 0 to 1"),
         ("optimizer.plain_lr=fast", "expected a number"),
         ("batch_size=null", "expected an integer"),
         ("checkpoint_every=0", "--set checkpoint_every=0: checkpoint_every is 0; it must be at least 1"),

@@ -78,7 +78,8 @@ def save_run(directory: Path, model: nn.Module, optimizer: optim.Optimizer, stat
     with writing(path, also=(RuntimeError,)), _quietly():
         with _first_rank() as is_first:
             if is_first:
-                remove(temporary)
+                for leftover in path.parent.glob(".step-*.tmp"):  # of a killed run
+                    remove(leftover)
                 temporary.mkdir(parents=True)
         save(_tensors(model, optimizer), checkpoint_id=temporary)
         with _first_rank() as is_first:
