@@ -127,14 +127,13 @@ def find_checkpoints(directory: Path) -> list[tuple[Path, RunState]]:
     return checkpoints
 
 
-def check_run(directory: Path, fingerprint: str) -> None:
-    """Raise CheckpointError if the directory has another run's checkpoints."""
+def check_run(directory: Path, fingerprint: str, changes: str = "") -> None:
+    """Raise CheckpointError if the directory has another run's checkpoints; `changes`: its settings that differ."""
     for path, state in find_checkpoints(directory):
         if state.fingerprint != fingerprint:
-            raise CheckpointError(
-                f"{path} belongs to a run with other settings or other data, or of a version that trains differently; "
-                "choose another directory or delete it"
-            )
+            other = f"with other settings ({changes})" if changes else "with other settings or other data, or of a"
+            other += "" if changes else " version that trains differently"
+            raise CheckpointError(f"{path} belongs to a run {other}; choose another directory or delete it")
 
 
 def resume_run(

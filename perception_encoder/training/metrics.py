@@ -34,6 +34,25 @@ def describe_run(config: TrainingConfig, fingerprint: str, samples: Mapping[str,
     }
 
 
+def describe_changes(record: Path, config: TrainingConfig) -> str:
+    """Return which settings differ from those of a run's record; empty if none does, or if it cannot be read."""
+    try:
+        earlier = _flatten(json.loads(record.read_text(encoding="utf-8"))["config"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return ""
+    now = _flatten(json.loads(json.dumps(asdict(config))))
+    pairs = {name: (json.dumps(earlier.get(name)), json.dumps(now.get(name))) for name in {**earlier, **now}}
+    return ", ".join(f"{name} was {old}, is now {new}" for name, (old, new) in pairs.items() if old != new)
+
+
+def _flatten(value: Any, name: str = "") -> dict[str, Any]:
+    """Return the plain values of nested settings by their names, such as `stages.0.steps`."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
+    if not items:
+        return {name: value}
+    return {key: item for part, below in items for key, item in _flatten(below, f"{name}.{part}".lstrip(".")).items()}
+
+
 class Metrics:
     """Appends rows to DIR/metrics.jsonl and DIR/tensorboard; resuming first drops the rows after `step`.
 

@@ -17,7 +17,7 @@ from perception_encoder.training.checkpoint import check_run, load_weights, run_
 from perception_encoder.training.config import TrainingConfig
 from perception_encoder.training.distributed import process_group, whole_model
 from perception_encoder.training.loop import Batches, train
-from perception_encoder.training.metrics import RECORD, Listener, describe_run
+from perception_encoder.training.metrics import RECORD, Listener, describe_changes, describe_run
 from perception_encoder.training.task import Task, choose_metric
 
 
@@ -104,7 +104,7 @@ def run_stage(
     """
     with process_group() as rank, run_directory(out):
         run, trained, metric = open_run(), 0, ""
-        check_run(out, run.fingerprint)
+        check_run(out, run.fingerprint, describe_changes(out / RECORD, run.config))
         record = describe_run(run.config, run.fingerprint, run.samples)
         if rank.is_first:
             write_json(out / RECORD, record)

@@ -219,6 +219,12 @@ def test_a_plan_of_a_run_on_a_cluster(run_pe: Callable[..., Run]) -> None:
     assert "2.18e+23 FLOPs on 512 devices at 40 % of 989 TFLOP/s: 465 hours (19 days)" in run.stdout
     small = run_pe("train", "core_g14", "--plan", "--devices", "512", "--device", "989:40", "--utilization", "0.8")
     assert "does not fit" in small.stdout and "(9.7 days)" in small.stdout
+    advice = " ".join(small.stdout.split()).partition("must stay free; ")[2]
+    assert advice.startswith("use more --devices") and "parallel." not in advice  # it has them all
+    partly = run_pe("train", "core_l14", "--plan", "--device", "989:40").stdout
+    advice = " ".join(partly.split()).partition("must stay free; ")[2]
+    assert advice.startswith("use more --devices or --set parallel.kind=fsdp or --set parallel.chunk=N")
+    assert "checkpointing" not in advice
     unknown = run_pe("train", "core_g14", "--plan", "--device", "h10")
     assert unknown.status == 2 and "use a100-40gb" in unknown.stderr
     for recipe, holds in (
