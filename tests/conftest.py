@@ -134,6 +134,12 @@ def amx_rounding() -> None:
 
 
 @pytest.fixture
+def float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compute in float32: in bfloat16 a row's rounding may depend on the number of rows beside it."""
+    monkeypatch.setenv("PE_DTYPE", "float32")
+
+
+@pytest.fixture
 def tolerance() -> float:
     """How far two encodings of one input may differ in a number of a unit embedding, in this machine's dtype."""
     import torch

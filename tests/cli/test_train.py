@@ -124,7 +124,7 @@ def test_every_setting_is_printed_with_its_default_and_meaning(run_pe: Callable[
     settings = {name: (value, meaning) for name, value, meaning in lines}
     assert settings["lr"][0] == settings["optimizer.lr"][0] == "0.003"
     assert settings["masking.block"][0] == "4" and "blocks at the right" in settings["masking.block"][1]
-    assert settings["augmentation.scale"] == ("[0.3, 1.0]", "Share of the image's area in a crop.")
+    assert settings["augmentation.scale"] == ("[0.3,1.0]", "Share of the image's area in a crop.")
     assert settings["teacher"][0] == "null" and settings["parallel.checkpointing"][0] == "false"
 
 
