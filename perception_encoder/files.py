@@ -5,9 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import platform
+import re
 import shutil
 import stat
 import threading
+import time
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache, update_wrapper
@@ -21,6 +25,10 @@ from perception_encoder.errors import OutputError, one_line
 AnyPath = TypeVar("AnyPath", bound=str | Path)
 Parameters = ParamSpec("Parameters")
 Returned = TypeVar("Returned")
+_HOST = f"{zlib.crc32(platform.node().encode()):08x}"
+_TEMPORARY = re.compile(r"\..+\.(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-\d+\.tmp")
+_PATIENCE = 86_400
+"""Seconds after which a temporary path of another machine is a leftover."""
 
 
 @contextmanager
@@ -38,14 +46,17 @@ def writing(path: Path, note: str = "", also: tuple[type[Exception], ...] = ()) 
 def replacing(path: Path, temporary: Path | None = None, through_link: bool = True) -> Iterator[Path]:
     """Yield a temporary path for a file or directory; it becomes `path` once it is on disk, or is removed on failure.
 
-    `temporary`: on the same disk; by default a hidden one beside `path`, whose directory is made. A link's target is
+    `temporary`: on the same disk; by default a hidden one beside `path`, whose directory is made, and where temporary
+    paths of killed processes are removed. A link's target is
     replaced, or without `through_link` the link itself, so that a planted link cannot choose what is replaced. Raises
     OutputError if a file would replace a directory, or anything a device.
     """
     path = path.resolve() if path.is_symlink() and through_link else path
     if temporary is None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+        _remove_leftovers(path.parent)
+        temporary = path.with_name(f".{path.name}.{_HOST}-{os.getpid()}-{threading.get_ident()}.tmp")
+        remove(temporary)
     try:
         yield temporary
         for entry in [temporary, *temporary.rglob("*")]:
@@ -57,6 +68,30 @@ def replacing(path: Path, temporary: Path | None = None, through_link: bool = Tr
         sync(path.parent)
     finally:
         remove(temporary)
+
+
+@lru_cache(maxsize=1024)
+def _remove_leftovers(directory: Path) -> None:
+    """Remove the temporary paths of `replacing` in a directory whose process is dead, once a process."""
+    with suppress(OSError):
+        for entry in list(os.scandir(directory)):
+            if match := _TEMPORARY.fullmatch(entry.name):
+                old = time.time() - entry.stat(follow_symlinks=False).st_mtime > _PATIENCE
+                if old or (match["host"] == _HOST and not _is_running(int(match["pid"]))):
+                    remove(Path(entry))
+
+
+def _is_running(pid: int) -> bool:
+    """Return whether this machine has a process with this number; on Windows, where asking ends it, always True."""
+    if os.name == "nt":
+        return True
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 @contextmanager
@@ -212,8 +247,8 @@ def cached_by_file(
 
 
 def remove(path: Path) -> None:
-    """Remove a file or a directory if it exists."""
-    if path.is_dir():
+    """Remove a file, a link or a directory if it exists."""
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)

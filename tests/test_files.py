@@ -5,12 +5,14 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
 from pathlib import Path
 
 import pytest
 
 from perception_encoder.errors import OutputError
 from perception_encoder.files import holding, replacing, restrict, write_json, write_text, writing
+from tests import processes
 
 pytestmark = pytest.mark.security
 
@@ -36,6 +38,30 @@ def test_replacing_is_all_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
         temporary.write_text("new")
     assert target.read_text() == "old"
     assert os.listdir(tmp_path) == ["page.html"]
+
+
+def test_leftovers_of_killed_writers_are_removed_by_the_next_one(tmp_path: Path) -> None:
+    """Of files and directories; the ones of running processes and, for a day, of other machines stay."""
+    killed = processes.start(die_while_writing, tmp_path, log=tmp_path / "log")
+    assert killed.statuses() == [-signal.SIGKILL]
+    leftovers = {path for path in tmp_path.iterdir() if path.suffix == ".tmp"}
+    assert len(leftovers) == 2
+    elsewhere, old = (tmp_path / f".{name}.00000000-1-1.tmp" for name in ("x", "y"))
+    elsewhere.touch()
+    old.touch()
+    os.utime(old, (0, 0))
+    with replacing(tmp_path / "running") as running:
+        running.touch()
+        processes.run(write_text, tmp_path / "page.html", "new", log=tmp_path / "log")
+        assert {path for path in tmp_path.iterdir() if path.suffix == ".tmp"} == {elsewhere, running}
+
+
+def die_while_writing(directory: Path) -> None:
+    with replacing(directory / "file") as file, replacing(directory / "directory") as made:
+        file.write_text("half")
+        made.mkdir()
+        (made / "half").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_text_and_json_are_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

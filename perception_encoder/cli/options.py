@@ -114,7 +114,8 @@ Key = Annotated[
 ]
 Port = Annotated[int, typer.Option(min=0, max=65535, metavar="N", rich_help_panel=NETWORK, help="Port to listen on.")]
 Jobs = Annotated[int | None, option("Processes [default: one per core].", least=1)]
-Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Override a setting.")]
+SETTING = "Override a setting; write a list as [0.9,0.95]."
+Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help=SETTING)]
 
 
 def without(arguments: Mapping[str, Any], *names: str) -> dict[str, Any]:

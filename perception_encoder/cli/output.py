@@ -9,6 +9,7 @@ import json
 import math
 import os
 import re
+import signal
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -27,7 +28,7 @@ from perception_encoder.progress import progress_bar
 
 T = TypeVar("T")
 
-OK, SOME_SKIPPED, ERROR, INTERRUPTED = 0, 1, 2, 130
+OK, SOME_SKIPPED, ERROR, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 NONE = "–"
 """An empty cell."""
 
@@ -167,13 +168,19 @@ def exit_with_skipped(failures: Sequence[InputError], used: int, strict: bool) -
 
 @contextmanager
 def interruptible(told: Callable[[], str | None]) -> Iterator[None]:
-    """End the command if Ctrl-C interrupts the block, after the warning that `told` returns, if any."""
+    """End the command if Ctrl-C or SIGTERM interrupts the block, after the warning that `told` returns, if any."""
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     try:
         yield
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as stop:
+        status = INTERRUPTED if isinstance(stop, KeyboardInterrupt) else stop.code
+        if status not in (INTERRUPTED, TERMINATED):
+            raise
         if text := told():
             print_warning(text)
-        raise typer.Exit(INTERRUPTED) from None
+        raise typer.Exit(int(status)) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

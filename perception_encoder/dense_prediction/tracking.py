@@ -37,29 +37,24 @@ from perception_encoder.preprocess.source import IMAGE_SUFFIXES
 from perception_encoder.preprocess.video import frame_rate, sample_frames
 from perception_encoder.preprocess.video_file import AddFrame, write_video
 from perception_encoder.progress import Track, untracked
-from perception_encoder.records import check_minimums
+from perception_encoder.records import Checked, Count, Positive
 
 _ROUNDING = 1e-4  # share of a map's largest value: what differs by less is one value
 _TILE = 16  # patches along the side of a tile, which is compared at a time
 
 
 @dataclass(frozen=True, kw_only=True)
-class PropagationConfig:
+class PropagationConfig(Checked):
     """Which patches a patch is compared with."""
 
-    frames: int = 7
+    frames: Count = 7
     """Previous frames, in addition to the first."""
-    nearest: int = 5
+    nearest: Count = 5
     """Number of most similar patches that vote, over all these frames."""
-    reach: int = 12
+    reach: Count = 12
     """Maximum movement of a patch, in patches along each axis."""
-    temperature: float = 0.1
+    temperature: Positive = 0.1
     """Temperature of the softmax over cosines."""
-
-    def __post_init__(self) -> None:
-        check_minimums(self, {"frames": 1, "nearest": 1, "reach": 1})
-        if not self.temperature > 0:
-            raise ConfigError(f"temperature is {self.temperature}; it must be above 0")
 
 
 def propagate(

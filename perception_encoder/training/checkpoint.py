@@ -78,7 +78,8 @@ def save_run(directory: Path, model: nn.Module, optimizer: optim.Optimizer, stat
     with writing(path, also=(RuntimeError,)), _quietly():
         with _first_rank() as is_first:
             if is_first:
-                remove(temporary)
+                for leftover in path.parent.glob(".step-*.tmp"):  # of a killed run
+                    remove(leftover)
                 temporary.mkdir(parents=True)
         save(_tensors(model, optimizer), checkpoint_id=temporary)
         with _first_rank() as is_first:
@@ -126,14 +127,13 @@ def find_checkpoints(directory: Path) -> list[tuple[Path, RunState]]:
     return checkpoints
 
 
-def check_run(directory: Path, fingerprint: str) -> None:
-    """Raise CheckpointError if the directory has another run's checkpoints."""
+def check_run(directory: Path, fingerprint: str, changes: str = "") -> None:
+    """Raise CheckpointError if the directory has another run's checkpoints; `changes`: its settings that differ."""
     for path, state in find_checkpoints(directory):
         if state.fingerprint != fingerprint:
-            raise CheckpointError(
-                f"{path} belongs to a run with other settings or other data, or of a version that trains differently; "
-                "choose another directory or delete it"
-            )
+            other = f"with other settings ({changes})" if changes else "with other settings or other data, or of a"
+            other += "" if changes else " version that trains differently"
+            raise CheckpointError(f"{path} belongs to a run {other}; choose another directory or delete it")
 
 
 def resume_run(

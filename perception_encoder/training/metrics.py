@@ -1,7 +1,9 @@
-"""Report a run: its record as JSON, and rows to a JSONL file, to TensorBoard and to a listener."""
+"""Report a run: its record as JSON, and rows to a JSONL file, a table, TensorBoard and a listener."""
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import platform
 from collections.abc import Callable, Mapping
@@ -32,8 +34,29 @@ def describe_run(config: TrainingConfig, fingerprint: str, samples: Mapping[str,
     }
 
 
+def describe_changes(record: Path, config: TrainingConfig) -> str:
+    """Return which settings differ from those of a run's record; empty if none does, or if it cannot be read."""
+    try:
+        earlier = _flatten(json.loads(record.read_text(encoding="utf-8"))["config"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return ""
+    now = _flatten(json.loads(json.dumps(asdict(config))))
+    pairs = {name: (json.dumps(earlier.get(name)), json.dumps(now.get(name))) for name in {**earlier, **now}}
+    return ", ".join(f"{name} was {old}, is now {new}" for name, (old, new) in pairs.items() if old != new)
+
+
+def _flatten(value: Any, name: str = "") -> dict[str, Any]:
+    """Return the plain values of nested settings by their names, such as `stages.0.steps`."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
+    if not items:
+        return {name: value}
+    return {key: item for part, below in items for key, item in _flatten(below, f"{name}.{part}".lstrip(".")).items()}
+
+
 class Metrics:
     """Appends rows to DIR/metrics.jsonl and DIR/tensorboard; resuming first drops the rows after `step`.
+
+    `close` writes them to DIR/metrics.csv as well.
 
     Only the first rank reports. Raises MissingExtraError without TensorBoard, and DataError, with the line, for a
     damaged file.
@@ -65,9 +88,19 @@ class Metrics:
             self.listener(row)
 
     def close(self) -> None:
-        """Flush everything to disk."""
-        if self._reports:
-            self._board.close()
+        """Flush everything to disk, and write all rows as a table, one row a step, beside the JSONL file."""
+        if not self._reports:
+            return
+        self._board.close()
+        steps: dict[float, dict[str, Any]] = {}
+        for where, row in read_appended_lines(self.path):
+            steps.setdefault(_step(row, where), {}).update(row)
+        table = io.StringIO()
+        columns = dict.fromkeys(name for row in steps.values() for name in row)
+        writer = csv.DictWriter(table, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(steps.values())
+        write_text(self.path.with_suffix(".csv"), table.getvalue(), through_link=False)
 
 
 def _step(row: Mapping[str, Any], where: str) -> float:

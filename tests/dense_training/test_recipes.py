@@ -58,9 +58,9 @@ def test_detas_stages_are_the_papers() -> None:
 
 def test_bad_settings_of_a_detector() -> None:
     """Those of all heads, too."""
-    with pytest.raises(ConfigError, match=r"scales are \(2, 1\); they must be above 0, the smaller one first"):
+    with pytest.raises(ConfigError, match=r"scales is \[2, 1\]; the smaller one must be first"):
         DetectorConfig(scales=(2, 1))
-    with pytest.raises(ConfigError, match="flip is -1; it must be at least 0"):
+    with pytest.raises(ConfigError, match=r"flip is -1.0; it must be from 0 to 1"):
         DetectorConfig(flip=-1)
     with pytest.raises(ConfigError, match=r"a DETR has no masks; set masks=false"):
         DetectorConfig(head=DetrHeadConfig())

@@ -96,8 +96,10 @@ def test_weights_for_going_on_are_written_without_loss(photos: Path, tmp_path: P
 def test_a_refused_run_leaves_the_other_one_s_record(photos: Path, tmp_path: Path) -> None:
     pretrain(debug(), [photos], tmp_path / "run")
     before = (tmp_path / "run" / "config.json").read_text()
-    with pytest.raises(CheckpointError, match="other settings or other data"):
-        pretrain(dataclasses.replace(debug(), batch_size=8), [photos], tmp_path / "run")
+    changed = dataclasses.replace(debug(), batch_size=8, optimizer=dataclasses.replace(debug().optimizer, lr=0.5))
+    with pytest.raises(CheckpointError, match=r"other settings \(.*batch_size was 16, is now 8") as refused:
+        pretrain(changed, [photos], tmp_path / "run")
+    assert "optimizer.lr was 0.003, is now 0.5" in str(refused.value) and "seed" not in str(refused.value)
     picture = next(iter(read_shard(photos / "train.tar"))).image
     more = ShardSample("more", "png", picture, {"source": "noto", "label": "wig"})
     write_shard(tmp_path / "drawings" / "train.tar", [more])

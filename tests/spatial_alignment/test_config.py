@@ -47,7 +47,7 @@ def test_a_grid_that_is_no_multiple_of_the_block_has_smaller_blocks_at_its_edges
 
 @pytest.mark.parametrize("settings", [{"share": 1.0}, {"share": -0.1}, {"block": 0}])
 def test_masking_out_of_range(settings: dict[str, float]) -> None:
-    with pytest.raises(ConfigError, match=f"masking.{next(iter(settings))}"):
+    with pytest.raises(ConfigError, match=f"^{next(iter(settings))} is .*; it must be "):
         BlockMasking(**settings)
 
 

@@ -56,6 +56,14 @@ def test_a_run_directory_is_one_run_s_at_a_time(tmp_path: Path) -> None:
         pass
 
 
+def test_an_unfinished_checkpoint_is_removed_by_the_next_one(tmp_path: Path) -> None:
+    """Its step may never have a checkpoint again: the clock decides, too."""
+    unfinished = tmp_path / "checkpoints" / ".step-00000007.tmp"
+    unfinished.mkdir(parents=True)
+    path = write_checkpoint(tmp_path)
+    assert list(path.parent.iterdir()) == [path]
+
+
 def test_the_newest_and_the_best_are_kept(tmp_path: Path) -> None:
     task = Regression()
     optimizer = build_optimizer(task.model, OptimizerConfig(name="adamw"))
