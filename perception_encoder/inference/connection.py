@@ -130,7 +130,7 @@ def check_url(url: httpx.URL, name: str) -> None:
     if not url.host:
         raise UrlRefusedError(name, "names no host")
     if url.userinfo:
-        raise UrlRefusedError(re.sub("//.*@", "//…@", name), "contains a user name or a password")
+        raise UrlRefusedError(re.sub("^([^/]*//).*@", r"\1…@", name), "contains a user name or a password")
     if not 0 < (url.port or 80) < 1 << 16:
         raise UrlRefusedError(name, f"is malformed: port {url.port} is not between 1 and 65535")
 

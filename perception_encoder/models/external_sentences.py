@@ -101,7 +101,7 @@ class _MissingWeights(logging.Handler):
         self.names: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        found = re.findall(r"^(\S+)\s*\|\W*(?:\d+m)*MISSING", record.getMessage(), re.MULTILINE)
+        found = re.findall(r"^([^\s|]+)\s*\|\W*(?:\d+m)*MISSING", record.getMessage(), re.MULTILINE)
         self.names += [name for name in found if "pooler" not in name]
 
 

@@ -24,6 +24,7 @@ from perception_encoder.search.storage.rows import IndexRow
 
 _MAXIMUM_WEIGHT = 10_000.0
 _MAXIMUM_TERMS = 32  # of the page
+_MAXIMUM_CHARACTERS = 10_000  # of a text
 _WEIGHTED = re.compile(r"(?P<weight>-?\d+(?:\.\d+)?):(?P<source>.+)", re.DOTALL)
 _LINE = re.compile(r"(?:(?P<weight>-?\d{1,4}(?:\.\d{1,4})?):)?(?P<kind>text|like|image):(?P<source>.*)", re.ASCII)
 
@@ -88,7 +89,7 @@ def _is_same(source: Media | IndexRow | UploadedImage, item: Item, row: IndexRow
 
 
 def text_query(text: str) -> Query:
-    """Search for a text; ConfigError if it is empty."""
+    """Search for a text; ConfigError if it is empty or too long."""
     return Query(name=text, terms=(Term(source=_text(text)),))
 
 
@@ -124,7 +125,7 @@ def parse_words(words: Sequence[str], media: bool = True) -> Query:
     """Parse the words of a query: "2:dog", "-", "snow" searches for dogs with weight 2 and away from snow.
 
     With `media`, terms are read by `parse_term`; else all are texts.
-    Raises ConfigError if a term is empty or missing, or its weight is too large.
+    Raises ConfigError if a term is empty, missing or too long, or its weight is too large.
     """
     if len(words) % 2 == 0:
         raise ConfigError(f'after {words[-1]} the query needs another term, as in: "2:dog" - "snow"')
@@ -148,7 +149,7 @@ def parse_lines(lines: Iterable[str], find: Callable[[str, str], IndexRow | Uplo
             raise ConfigError(f"{line[:60]!r} is not a query; it must be text:…, like:ID or image:ID")
         weight, kind, source = float(match["weight"] or 1), match["kind"], match["source"]
         if kind == "text":
-            query = parse_words(re.split(r"\s+([+-])\s+", source.strip()), media=False)
+            query = parse_words(re.split(r"(?<!\s)\s+([+-])\s+", source.strip()), media=False)
             terms += [replace(term, weight=weight * term.weight) for term in query.terms]
         else:
             terms.append(Term(source=find("like" if kind == "like" else "image", source), weight=weight))
@@ -160,4 +161,6 @@ def parse_lines(lines: Iterable[str], find: Callable[[str, str], IndexRow | Uplo
 def _text(text: str) -> Media:
     if not text.strip():
         raise ConfigError("the query is empty; say what to look for")
+    if len(text) > _MAXIMUM_CHARACTERS:
+        raise ConfigError(f"the query has a text of {len(text):,} characters; the limit is {_MAXIMUM_CHARACTERS:,}")
     return Media("text", text, text)
