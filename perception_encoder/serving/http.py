@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +21,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _MAX_VALUES, _MAX_LISTS = 500_000, 20_000  # of a body: they bound how long parsing it blocks everything else
+BODIES_BYTES = 256 << 20
+"""Maximum size of all bodies in use together."""
 _TYPES = {429: "requests", 500: "server_error"}
 REQUEST = {"strict": True, "extra": "allow"}
 """pydantic's configuration of a request's dataclass: `parse_body` finds the fields that the class lacks."""
@@ -114,7 +115,7 @@ def shortened(value: Any) -> str:
 class BodyReader:
     """Reads bodies of at most `maximum` bytes within `seconds`; bodies in use together have at most `total` bytes."""
 
-    def __init__(self, maximum: int, seconds: float, total: int = sys.maxsize) -> None:
+    def __init__(self, maximum: int, seconds: float, total: int = BODIES_BYTES) -> None:
         self._maximum, self._seconds, self._total, self._bytes = maximum, seconds, total, 0
 
     @asynccontextmanager

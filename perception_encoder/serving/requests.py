@@ -19,7 +19,7 @@ from perception_encoder.inference.media import Kind, Media, resolve
 from perception_encoder.inference.pipeline import Feature
 from perception_encoder.models.registry import same_name
 from perception_encoder.preprocess.source import IMAGE_SUFFIXES, VIDEO_SUFFIXES, escape_name
-from perception_encoder.serving.http import REQUEST, ApiError, FirstError, parse_body, shortened
+from perception_encoder.serving.http import BODIES_BYTES, REQUEST, ApiError, FirstError, parse_body, shortened
 
 if TYPE_CHECKING:
     from perception_encoder.models.external import Role
@@ -49,7 +49,7 @@ class ApiConfig:
     """Another name of the model, as the user gave it."""
     body_bytes: int = 32 << 20
     """Maximum size of a request."""
-    bodies_bytes: int = 256 << 20
+    bodies_bytes: int = BODIES_BYTES
     """Maximum size of all requests in progress together; above it the answer is 429."""
     body_seconds: float = 30.0
     """Maximum time to receive a request."""
