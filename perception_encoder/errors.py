@@ -54,6 +54,7 @@ def one_line(error: BaseException, first: bool = False) -> str:
     """Return a foreign error's message (or its `first` line) in one line of at most 200 characters."""
     message = error.args[0] if error.args else ""
     message = message.decode(errors="replace") if isinstance(message, bytes) else str(error)  # bytes: rawpy's
+    message = message[:_LONGEST]
     lines = [" ".join(line.split()) for line in _FOREIGN.sub("", message).splitlines() if line.strip()]
     lines = lines or [type(error).__name__]
     text = lines[0] if first else " ".join(lines)

@@ -24,6 +24,7 @@ from perception_encoder.search.storage.rows import IndexRow
 
 _MAXIMUM_WEIGHT = 10_000.0
 _MAXIMUM_TERMS = 32  # of the page
+_MAXIMUM_CHARACTERS = 10_000  # of a text
 _WEIGHTED = re.compile(r"(?P<weight>-?\d+(?:\.\d+)?):(?P<source>.+)", re.DOTALL)
 _SIGN = re.compile(r"(?<!\s)\s+([+-])\s+")
 _LINE = re.compile(r"(?:(?P<weight>-?\d{1,4}(?:\.\d{1,4})?):)?(?P<kind>text|like|image):(?P<source>.*)", re.ASCII)
@@ -89,7 +90,7 @@ def _is_same(source: Media | IndexRow | UploadedImage, item: Item, row: IndexRow
 
 
 def text_query(text: str) -> Query:
-    """Search for a text; ConfigError if it is empty."""
+    """Search for a text; ConfigError if it is empty or too long."""
     return Query(name=text, terms=(Term(source=_text(text)),))
 
 
@@ -136,7 +137,7 @@ def parse_words(words: Sequence[str], media: bool = True) -> Query:
     """Parse a query: "2:dog - snow", as one word or several, searches for dogs with weight 2 and away from snow.
 
     With `media`, terms are read by `parse_term`; else all are texts.
-    Raises ConfigError if a term is empty or missing, or its weight is too large.
+    Raises ConfigError if a term is empty, missing or too long, or its weight is too large.
     """
     if len(words) % 2 == 0:
         raise ConfigError(f'after {words[-1]} the query needs another term, as in: "2:dog" - "snow"')
@@ -172,4 +173,6 @@ def parse_lines(lines: Iterable[str], find: Callable[[str, str], IndexRow | Uplo
 def _text(text: str) -> Media:
     if not text.strip():
         raise ConfigError("the query is empty; say what to look for")
+    if len(text) > _MAXIMUM_CHARACTERS:
+        raise ConfigError(f"the query has a text of {len(text):,} characters; the limit is {_MAXIMUM_CHARACTERS:,}")
     return Media("text", text, text)

@@ -67,6 +67,7 @@ def test_a_contact_sheet_has_a_row_for_each_query(
     [
         (("a red mug",), "name a directory as well"),
         ((" ", "."), "the query is empty"),
+        (("x" * 10_001, "."), "10,001 characters; the limit is 10,000"),
         (("--image", "missing.jpg", "."), "missing.jpg: no such file"),
         (("a cat", "."), "no images or videos in ."),
         (("a cat", "gone"), "error: gone: no such file or directory"),

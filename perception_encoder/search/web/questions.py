@@ -15,7 +15,7 @@ from perception_encoder.preprocess.budget import DECODING
 from perception_encoder.preprocess.conversation import MediaPart, Message, Reply, Sampling
 from perception_encoder.search.web.library import MediaLibrary
 from perception_encoder.search.web.responses import SignedIds, stream_lines
-from perception_encoder.serving.http import BodyReader, parse_body
+from perception_encoder.serving.http import REQUEST, BodyReader, parse_body
 from perception_encoder.serving.queues import GenerationQueue
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ _SAMPLING = Sampling(max_tokens=256)
 class AskRequest:
     """The JSON of a question."""
 
-    __pydantic_config__: ClassVar = {"strict": True}
+    __pydantic_config__: ClassVar = REQUEST
     question: str
     before: list[tuple[str, str]] = field(default_factory=list)
     """Earlier questions about the same image, with their answers."""

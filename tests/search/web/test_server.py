@@ -44,6 +44,7 @@ def test_the_page_and_its_parts(client: TestClient) -> None:
         ({"kind": "sound"}, "kind is 'sound'"),
         ({"since": "' OR 1"}, "is not a date"),
         ({"q": "text: "}, "the query is empty"),
+        ({"q": f"text:a{' ' * 15_000}a"}, "15,002 characters; the limit is 10,000"),
         ({"q": "like:nothing"}, "from an earlier run"),
         ({"q": f"text:{'9' * 400}:dog"}, "10,000, the limit"),
         ({"q": f"text:dog - {'9' * 400}.5:snow"}, "10,000, the limit"),
