@@ -72,7 +72,8 @@ class Checked:
     """
 
     def __post_init__(self) -> None:
-        for name, kind in _annotations(type(self)).items():
+        config: Any = type(self)
+        for name, kind in _annotations(config).items():
             try:
                 _convert(kind, getattr(self, name), name)
             except ValueError as error:

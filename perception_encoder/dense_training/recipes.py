@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal
 
 from perception_encoder.dense_prediction.dense_model import WindowConfig
 from perception_encoder.dense_prediction.detection.detr import DetrHeadConfig
@@ -117,7 +118,7 @@ def deformable_detr() -> DetectorConfig:
     )
 
 
-def _deta_optimizer(name: str, lr: float, layer_decay: float | None = None) -> OptimizerConfig:
+def _deta_optimizer(name: Literal["adamw", "sgd"], lr: float, layer_decay: float | None = None) -> OptimizerConfig:
     return OptimizerConfig(
         name=name,
         lr=lr,

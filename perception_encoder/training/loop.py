@@ -106,8 +106,10 @@ def train(
                 metrics.write({"step": done, **{f"validation/{name}": score for name, score in scores.items()}})
                 if is_better(scores[metric], state.best, higher_is_better[metric]):
                     newest = replace(newest, best=scores[metric], best_step=done)
-            late = time.monotonic() - saved > 60 * config.checkpoint_minutes
-            late, stop = highest_values([late, max(signals, default=0)], device)  # as all ranks must do the same
+            minutes = (time.monotonic() - saved) / 60
+            late, stop = highest_values(  # as all ranks must do the same
+                [minutes > config.checkpoint_minutes, max(signals, default=0)], device
+            )
             if done % config.checkpoint_every == 0 or done == last or newest.best_step == done or late or stop:
                 if _save(directory, task, optimizer, newest, config.keep, must=done == last):
                     state = newest

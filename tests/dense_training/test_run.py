@@ -116,7 +116,11 @@ def test_a_detr_goes_on_from_one_of_other_classes(
     info, _ = read_head_info(first)
     assert (info.task, info.classes) == ("detr", ("red", "blue"))
     again = replace(
-        config, class_agnostic=True, initial=str(first.parent), steps=1, optimizer=OptimizerConfig(lr=0.0, name="sgd")
+        config,
+        class_agnostic=True,
+        initial=str(first.parent),
+        steps=1,
+        optimizer=OptimizerConfig(lr=1e-300, name="sgd"),
     )
     with caplog.at_level(logging.INFO, "perception_encoder"):
         second = train_dense(again, [datasets["detector"]], tmp_path / "second")

@@ -126,6 +126,8 @@ def test_wrong_settings_are_named_before_any_step(photos: Path, tmp_path: Path) 
         pretrain(dataclasses.replace(debug(), weights={"noto": 1.0}), [photos], tmp_path)
     with pytest.raises(ConfigError, match=r"initial_share is 1\.0; it must be at least 0 and below 1"):
         dataclasses.replace(debug(), initial="builtin", initial_share=1.0)
+    with pytest.raises(ConfigError, match="warmup is 5; it must be at most the steps of the run, 4"):
+        pretrain(dataclasses.replace(debug(), warmup=5), [photos], tmp_path)
     with pytest.raises(ConfigError, match="has nothing to average with; set initial"):
         dataclasses.replace(debug(), initial_share=0.5)
     with pytest.raises(ConfigError, match="stages"):

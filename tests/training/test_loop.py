@@ -146,9 +146,14 @@ def test_where_no_checkpoint_can_be_read_that_is_said(tmp_path: Path) -> None:
 def test_a_checkpoint_of_another_model_is_named(tmp_path: Path) -> None:
     train(Regression(), batch, CONFIG, tmp_path, "a", stop_after=7)
     other = Regression()
-    other.model = nn.Linear(5, 1)
-    with pytest.raises(CheckpointError, match="does not fit this run"):
-        train(other, batch, CONFIG, tmp_path, "a")
+    for model, told in (
+        (nn.Linear(5, 1), "shape of "),
+        (nn.Sequential(nn.Linear(4, 1)), "model/"),
+        (nn.Linear(4, 1, bias=False), "model/bias"),
+    ):
+        other.model = model
+        with pytest.raises(CheckpointError, match=rf"does not fit this run \({told}"):
+            train(other, batch, CONFIG, tmp_path, "a")
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tmp_path: Path) -> None:
