@@ -159,18 +159,34 @@ def holding(path: Path, message: str) -> Iterator[None]:
 
 
 @contextmanager
-def new_directory(path: Path) -> Iterator[None]:
-    """Create a directory and lock it for the block; OutputError unless it is new or empty and unlocked."""
+def new_directory(path: Path) -> Iterator[Path]:
+    """Create and lock a directory; yield a hidden one in it, whose content moves to `path` at the end of the block.
+
+    What a killed process left in the hidden one is removed. Raises OutputError unless `path` is new or otherwise empty,
+    and if another process is writing it.
+    """
     if path.exists() and not path.is_dir():
         raise OutputError(f"{path} is a file; choose another directory")
-    lock = path / ".lock"
+    existed, lock, hidden = path.exists(), path / ".lock", path / ".unfinished"
     with holding(lock, f"another process is writing {path}; wait for it, or choose another directory"):
         try:
-            if any(item != lock for item in path.iterdir()):
+            if any(item not in (lock, hidden) for item in path.iterdir()):
                 raise OutputError(f"{path} exists and is not empty; choose another directory, or remove it")
-            yield
+            if hidden.is_symlink():  # planted: not followed
+                hidden.unlink()
+            remove(hidden)
+            hidden.mkdir()
+            try:
+                yield hidden
+                for item in sorted(hidden.iterdir()):
+                    item.replace(path / item.name)
+            finally:
+                remove(hidden)
         finally:
             lock.unlink(missing_ok=True)
+            if not existed:
+                with suppress(OSError):  # it is not empty
+                    path.rmdir()
 
 
 def restrict(directory: Path, *like: Path) -> None:

@@ -135,10 +135,10 @@ def classify(
 
     `media`: images, videos, directories, globs, tables, tars, URLs. `labels`: two or more, or as one string,
     "cat,dog,other pet" or "@labels.txt". `prompts`: the templates that labels are put into: photo (25), imagenet (80),
-    kinetics (28), actions (48) or name. `model`: an encoder, or its name or path; by default the default model (see
-    `pe models`). `top`: labels returned for each file. `precision`, `dimensions`, `trust_remote_code`: see `load`.
-    Unreadable files are skipped and reported. Raises MediaNotFoundError for a missing path, DataError without files,
-    ConfigError, and what loading the model raises.
+    kinetics (28), actions (48) or name. `model`: an encoder, or its name or path; by default that of `pe models`.
+    `top`: labels returned for each file. `precision`, `dimensions`, `trust_remote_code`: see `load`. Unreadable files
+    are skipped and reported. Raises MediaNotFoundError for a missing path, DataError without files, ConfigError, and
+    what loading the model raises.
     """
     paths = as_paths(media)
     check_paths(paths)
