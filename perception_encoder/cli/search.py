@@ -350,7 +350,9 @@ def index(
             output.print_line(
                 f"{directory}: {changes}, {report.unchanged} unchanged; {report.rows} images and moments{speed}"
             )
-    skipped = [error for report in reports.values() for error in report.skipped]
+    counted = [(report.known, list(report.skipped)) for report in reports.values()]
+    new = [error for known, errors in counted for error in errors[: len(errors) - known]]
+    skipped = new + [error for known, errors in counted for error in errors[len(errors) - known :]]
     if json:
         values = {name: report.to_dict() for name, report in reports.items()}
         output.print_json(
@@ -358,4 +360,5 @@ def index(
         )
     output.report_left_out(sum((Counter(report.left_out) for report in reports.values()), Counter()))
     output.print_demo(*(report.source for report in reports.values()))
-    output.exit_with_skipped(skipped, sum(report.total for report in reports.values()) - len(skipped), strict)
+    used = sum(report.total for report in reports.values()) - len(skipped)
+    output.exit_with_skipped(skipped, used, strict, len(skipped) - len(new))

@@ -425,8 +425,9 @@ def find_stores(paths: Sequence[str], location: Path | None) -> list[Store]:
     stores = _without_overlap(stores)
     for store in stores:
         if store.unfinished:
-            root, command = escape_name(store.root), escape_name(index_command(store.directory))
-            logger.warning("the index of %s is unfinished, so files may be missing; finish it with: %s", root, command)
+            finish = f"unfinished, so files may be missing; finish it with: {index_command(store.directory)}"
+            state = "being updated, so files may be missing" if store.being_written else finish
+            logger.warning("the index of %s is %s", escape_name(store.root), escape_name(state))
     return stores
 
 

@@ -10,13 +10,14 @@ import shlex
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from perception_encoder.inference.encoder import Encoder
@@ -103,6 +104,23 @@ def hits(run: Any, *, status: int = 0) -> set[str]:
     """The paths of the hits that `pe search --json` printed."""
     assert run.status == status, run.stderr
     return {hit["path"] for hit in json.loads(run.stdout)["queries"][0]["hits"]}
+
+
+FLOAT32 = 1e-5
+"""Difference of two computations of a cosine in float32, which BLAS and torch round by the size of a batch."""
+
+
+def assert_same_ranking(found: Sequence[Any], expected: Sequence[Any], atol: float = FLOAT32) -> None:
+    """Compare the hits (objects, or JSON) of two computations: scores agree within `atol`.
+
+    So only hits whose scores are this close change places.
+    """
+    pairs = [[hit if isinstance(hit, dict) else hit.to_dict() for hit in hits] for hits in (found, expected)]
+    scores, wanted = ([hit["score"] for hit in hits] for hits in pairs)
+    np.testing.assert_allclose(scores, wanted, rtol=0, atol=atol)
+    known = {hit["path"]: hit["score"] for hit in pairs[1]}
+    for hit in pairs[0]:
+        assert abs(known.get(hit["path"], min(wanted)) - hit["score"]) <= atol, hit
 
 
 def paths(answer: dict) -> list[str]:

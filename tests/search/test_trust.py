@@ -14,6 +14,7 @@ import perception_encoder as pe
 from perception_encoder.errors import SearchIndexError
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.models.checkpoints.weights import write_checkpoint
+from tests.search.indexes import assert_same_ranking
 
 REFUSED = "is not a model of this package and may run code; if you trust it, name it yourself, once, with --model"
 Become = Callable[[str], None]
@@ -77,11 +78,11 @@ def test_a_model_is_named_once_for_an_index(
     with pytest.raises(SearchIndexError, match=r"names the model .*nano\.safetensors"):
         pe.open_index(photos).search("a cat")
     monkeypatch.chdir(tmp_path)
-    expected = [hit.path for hit in pe.open_index(photos, elsewhere.name).search("a cat")]
+    expected = pe.open_index(photos, elsewhere.name, precision="float32").search("a cat")
     monkeypatch.chdir("/")
     checkpoint.rename(moved := checkpoint.with_name("moved"))  # the user's own model is loaded, not the index's
     try:
-        assert [hit.path for hit in pe.open_index(photos).search("a cat")] == expected
+        assert_same_ranking(pe.open_index(photos, precision="float32").search("a cat"), expected)
         draw(77).save(photos / "new.jpg")
         assert pe.open_index(photos).update().added == 1
     finally:

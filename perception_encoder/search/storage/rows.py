@@ -24,6 +24,7 @@ _DATE_COMPARISON = re.compile(
     rf"|{_STRING}",  # any other text is skipped
     re.IGNORECASE,
 )
+_QUOTED = re.compile(rf"""{_STRING}|"[^"]*"|--[^\n]*|/\*.*?\*/""", re.DOTALL)
 _DATE = re.compile(r"\d{4}(-\d\d(-\d\d(T\d\d(:\d\d(:\d\d)?)?)?)?)?")
 _FIRST = "0001-01-01T00:00:00"
 _LATEST = (1 << 63) - 1
@@ -49,7 +50,7 @@ class IndexRow:
     width: int
     height: int
     date: str
-    """When the image was taken if known, else when the file was changed: "2024-07-31T18:05:00", local time."""
+    """When it was taken, if it says so, else when the file was changed: "2024-07-31T18:05:00", local time."""
     size: int
     """Size of the file in bytes."""
     modified: int
@@ -125,8 +126,13 @@ def schema_of(dimension: int) -> pa.Schema:
     return pa.schema([(name, types[name]) for name in column_names(thumbnails=True)])
 
 
-def check_dates(condition: str) -> None:
-    """Raise ConfigError if the column `date` is compared with something other than a date."""
+def check_condition(condition: str) -> None:
+    """Raise ConfigError for a date that is none, and for a parenthesis that would end what surrounds the condition."""
+    depth = 0
+    for letter in _QUOTED.sub("", condition):
+        depth += (letter == "(") - (letter == ")")
+        if depth < 0:
+            raise ConfigError(f"the condition {condition!r} is invalid: it closes a parenthesis that it does not open")
     for compared in _DATE_COMPARISON.finditer(condition):
         for literal in re.findall(_STRING, " ".join(filter(None, compared.groups()))):
             if not _is_date(literal[1:-1]):

@@ -6,6 +6,7 @@ Rows are committed regularly, whole files at a time, so that a killed run resume
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -26,7 +27,16 @@ from perception_encoder.search.storage.encoder import remember_model, trusted_mo
 from perception_encoder.search.storage.files import salvage_settings
 from perception_encoder.search.storage.location import prepare_location
 from perception_encoder.search.storage.moments import MomentConfig
-from perception_encoder.search.storage.reader import File, FileResult, Reader, batches, find_changes, local_date, row_id
+from perception_encoder.search.storage.reader import (
+    File,
+    FileResult,
+    Reader,
+    batches,
+    dated,
+    find_changes,
+    local_date,
+    row_id,
+)
 from perception_encoder.search.storage.rows import IndexRow, among
 from perception_encoder.search.storage.store import STORE, Store, cut_as, index_command
 
@@ -47,13 +57,15 @@ class UpdateReport:
     moved: int
     """Files already indexed under another name, with the same content."""
     deleted: int
-    """Files that no longer exist, or are excluded now."""
+    """Other files that no longer exist, or are excluded now."""
     unchanged: int
     rows: int
     """Number of images and moments in the index after the update."""
     seconds: float
     skipped: tuple[InputError, ...]
     """Files that could not be read."""
+    known: int
+    """Number of skipped files at the end of `skipped` that the last update skipped for the same reason."""
     left_out: Mapping[str, int]
     """Number of other files, by suffix."""
 
@@ -162,16 +174,21 @@ def update_store(
     store.remove(changes.gone)
     store.finish()
     renew_calibration(store, encoder)
+    moved_away = Counter(indexed[path].digest for path in changes.gone) & pending.moved
+    known, skipped = store.unreadable, [*changes.failures, *pending.skipped]
+    store.unreadable = list(map(str, skipped))
+    skipped.sort(key=lambda error: str(error) in known)
     return UpdateReport(
         model=store.settings["model"],
         source=store.settings["source"],
         added=pending.added,
-        moved=pending.moved,
-        deleted=len(changes.gone),
+        moved=pending.moved.total(),
+        deleted=len(changes.gone) - moved_away.total(),
         unchanged=changes.unchanged,
         rows=len(store),
         seconds=time.perf_counter() - started,
-        skipped=(*changes.failures, *pending.skipped),
+        skipped=tuple(skipped),
+        known=sum(str(error) in known for error in skipped),
         left_out=changes.left_out,
     )
 
@@ -181,7 +198,8 @@ class _Pending:
 
     def __init__(self, store: Store, indexed: set[str]) -> None:
         self._store, self._indexed = store, indexed
-        self.added, self.moved, self.skipped = 0, 0, list[InputError]()
+        self.added, self.skipped = 0, list[InputError]()
+        self.moved: Counter[str] = Counter()  # by digest
         self._rows: list[IndexRow] = []
         self._moved: dict[str, list[File]] = {}  # by digest
         self._stale: set[str] = set()  # paths whose old rows go
@@ -198,7 +216,7 @@ class _Pending:
             self._moved.setdefault(result.digest, []).append(result.file)
         else:
             self.added += 1
-            self._rows += result.rows
+            self._rows += map(dated, result.rows)
             self._stale.add(result.file.path)
         waiting = len(self._rows) + 8 * sum(map(len, self._moved.values()))
         if time.monotonic() - self._since > min(self._interval, _COMMIT_SECONDS) or waiting > _COMMIT_ROWS:
@@ -228,7 +246,7 @@ class _Pending:
         self._rows += [_renamed(row, file) for row in originals for file in self._moved[row.digest]]
         for digest, files in self._moved.items():
             if digest in first:
-                self.moved += len(files)
+                self.moved[digest] += len(files)
                 self._stale |= {file.path for file in files}
             else:
                 self._lost += files

@@ -6,6 +6,7 @@ This module does not know HTTP. It builds SQL conditions from checked values, ne
 from __future__ import annotations
 
 import logging
+import os
 import re
 import threading
 import time
@@ -204,10 +205,17 @@ class MediaLibrary:
         return Media(cast(Kind, row.kind), row.path, path, start, end), path
 
     def _path(self, row: IndexRow) -> Path:
-        root = self.index.root.resolve()
-        path = root / unescape_name(row.path)
-        if not path.is_file() or not path.resolve().is_relative_to(root):
+        path = self.check_inside(row)
+        if not path.is_file():
             raise ConfigError("the file is no longer in the directory")
+        return path
+
+    def check_inside(self, row: IndexRow) -> Path:
+        """Return a row's path; ConfigError if it is a link out of the directory, which is not shown to others."""
+        root = os.path.realpath(self.index.root)
+        path = Path(root, unescape_name(row.path))
+        if not Path(os.path.realpath(path)).is_relative_to(root):
+            raise ConfigError("the file is a link out of the directory")
         return path
 
     def start_update(self) -> bool:

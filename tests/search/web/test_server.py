@@ -102,9 +102,13 @@ def test_nothing_outside_the_folder_is_served(
     victim = next(tile for tile in tiles if tile["path"] == "02's <b>.jpg")
     (folder / victim["path"]).unlink()
     assert client.get(f"/file/{victim['id']}").status_code == 400
+    assert client.get(f"/thumbnail/{victim['id']}").status_code == 200, "the index still shows it"
     (folder / victim["path"]).symlink_to(tmp_path / "secret.jpg")
     response = client.get(f"/file/{victim['id']}")
     assert response.status_code == 400 and b"secret" not in response.content
+    for size in ("", "/large", "/full"):
+        for version in ("", f"?{victim['thumbnail'].partition('?')[2]}"):
+            assert client.get(f"/thumbnail/{victim['id']}{size}{version}").status_code == 400
     for id in ("..%2f..%2fsecret.jpg", "nothing", "' OR 1=1 --"):
         assert client.get(f"/file/{id}").status_code in (400, 404)
 
