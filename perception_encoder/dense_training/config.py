@@ -40,9 +40,10 @@ class DenseConfig(TrainingConfig):
     """Stochastic depth of a finetuned encoder of this package: the rate of its last block, rising from 0."""
     image_size: int = 224
     """Side of the training square in pixels, and longer side of an image at inference."""
-    scales: tuple[float, float] = (0.5, 2.0)
+    scales: tuple[float, float] | None = (0.5, 2.0)
     """Large-scale jitter: an image is fitted to the square, scaled by a factor between these, then cropped at random or
-    padded to the right and below."""
+    padded to the right and below. null: DETA's augmentation: half the images whole, with short sides from 480 pixels;
+    of the others, scaled to a short side of 400 to 600, a crop of 384 to 600, enlarged to the square."""
     flip: float = 0.5
     """Probability of mirroring an image."""
     steps: int = 2_000
@@ -63,7 +64,7 @@ class DenseConfig(TrainingConfig):
             raise ConfigError(f"drop_path is {self.drop_path}; it must be at least 0 and below 1")
         if self.frozen and (self.drop_path or self.optimizer.layer_decay is not None):
             raise ConfigError("drop_path and optimizer.layer_decay need a finetuned encoder; set frozen=false")
-        if not 0 < self.scales[0] <= self.scales[1]:
+        if self.scales is not None and not 0 < self.scales[0] <= self.scales[1]:
             raise ConfigError(f"scales are {self.scales}; they must be above 0, the smaller one first")
 
 
