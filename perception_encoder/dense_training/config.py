@@ -40,9 +40,10 @@ class DenseConfig(TrainingConfig):
     """Stochastic depth of a finetuned encoder of this package: the rate of its last block, rising from 0."""
     image_size: Count = 224
     """Side of the training square in pixels, and longer side of an image at inference."""
-    scales: tuple[Positive, Positive] = (0.5, 2.0)
+    scales: tuple[Positive, Positive] | None = (0.5, 2.0)
     """Large-scale jitter: an image is fitted to the square, scaled by a factor between these, then cropped at random or
-    padded to the right and below."""
+    padded to the right and below. null: DETA's augmentation: half the images whole, with short sides from 480 pixels;
+    of the others, scaled to a short side of 400 to 600, a crop of 384 to 600, enlarged to the square."""
     flip: Share = 0.5
     """Probability of mirroring an image."""
     steps: Count = 2_000
@@ -60,7 +61,8 @@ class DenseConfig(TrainingConfig):
         super().__post_init__()
         if self.frozen and (self.drop_path or self.optimizer.layer_decay is not None):
             raise ConfigError("drop_path and optimizer.layer_decay need a finetuned encoder; set frozen=false")
-        check_ordered(self, "scales")
+        if self.scales is not None:
+            check_ordered(self, "scales")
 
 
 @dataclass(frozen=True, kw_only=True)
