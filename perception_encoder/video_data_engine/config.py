@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from perception_encoder.errors import ConfigError
+from perception_encoder.inference.conversation.answers import PAUSE, TRIES
 from perception_encoder.language_alignment.text.decoder import SMOLLM2
 from perception_encoder.models.registry import BUILTIN_LANG
 from perception_encoder.records import check_minimums
@@ -78,9 +79,9 @@ class WorkConfig:
     """Clips that a model captions together, or concurrent requests to an endpoint."""
     timeout: float = 120.0
     """Seconds for one attempt at one item: probing or decoding a video, or an answer."""
-    tries: int = 3
+    tries: int = TRIES
     """Attempts after a crash, a timeout or a failure of an endpoint."""
-    pause: float = 1.0
+    pause: float = PAUSE
     """Seconds before an endpoint's second attempt; each later pause is twice as long."""
     failures_in_a_row: int = 5
     """Number of consecutive service failures after which the run stops."""
