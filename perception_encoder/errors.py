@@ -128,12 +128,16 @@ class ClusterError(PerceptionEncoderError):
 class EndpointError(PerceptionEncoderError):
     """A model behind an address does not answer, or answers incorrectly.
 
-    `scope`: what it spoils: one "attempt", the "request" however often it is sent, or every request to this "service".
+    `scope`: what it spoils: one "attempt"; one "answer", while others arrive; the "request", however often it is sent;
+    or every request to this "service".
     `wait`: seconds after which the next attempt is welcome, if the answer says so.
     """
 
     def __init__(
-        self, message: str, scope: Literal["attempt", "request", "service"] = "attempt", wait: float | None = None
+        self,
+        message: str,
+        scope: Literal["attempt", "answer", "request", "service"] = "attempt",
+        wait: float | None = None,
     ) -> None:
         self.scope, self.wait = scope, wait
         super().__init__(message)

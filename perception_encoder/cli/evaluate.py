@@ -69,7 +69,12 @@ def data_option(text: str, metavar: str = "PATH", least: float | None = None, *,
 TwoTowers = Annotated[str, model_option(others="open_clip:NAME,WEIGHTS; hf:NAME (transformers); st:NAME"), BY_POSITION]
 Embedder = Annotated[str, model_option(others=LIBRARIES), BY_POSITION]
 LanguageModel = Annotated[
-    str, model_option(others="builtin-lang; a run of `pe train`; facebook/Perception-LM-1B"), BY_POSITION
+    str,
+    model_option(
+        others="facebook/Perception-LM-1B; a run of `pe train`; http://HOST/v1#MODEL, an endpoint; hf:NAME; "
+        "python:MODULE:FUNCTION; builtin-lang"
+    ),
+    BY_POSITION,
 ]
 ResultFile = Annotated[Path, argument("FILE", "JSON written by a command of `pe eval` with -o.")]
 

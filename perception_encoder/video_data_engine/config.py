@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from perception_encoder.errors import ConfigError
+from perception_encoder.inference.conversation.answers import PAUSE, TRIES
 from perception_encoder.language_alignment.text.decoder import SMOLLM2
 from perception_encoder.models.registry import BUILTIN_LANG
 from perception_encoder.records import Checked, Count, Positive, Weight
@@ -77,9 +78,9 @@ class WorkConfig(Checked):
     """Clips that a model captions together, or concurrent requests to an endpoint."""
     timeout: Positive = 120.0
     """Seconds for one attempt at one item: probing or decoding a video, or an answer."""
-    tries: Count = 3
+    tries: Count = TRIES
     """Attempts after a crash, a timeout or a failure of an endpoint."""
-    pause: Weight = 1.0
+    pause: Weight = PAUSE
     """Seconds before an endpoint's second attempt; each later pause is twice as long."""
     failures_in_a_row: Count = 5
     """Number of consecutive service failures after which the run stops."""
