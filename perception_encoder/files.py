@@ -1,4 +1,4 @@
-"""Write files and directories atomically: completely or not at all."""
+"""Write files and directories atomically, completely or not at all, and never through a link that somebody planted."""
 
 from __future__ import annotations
 
@@ -43,27 +43,26 @@ def writing(path: Path, note: str = "", also: tuple[type[Exception], ...] = ()) 
 
 
 @contextmanager
-def replacing(path: Path, temporary: Path | None = None, through_link: bool = True) -> Iterator[Path]:
+def replacing(path: Path, temporary: Path | None = None) -> Iterator[Path]:
     """Yield a temporary path for a file or directory; it becomes `path` once it is on disk, or is removed on failure.
 
     `temporary`: on the same disk; by default a hidden one beside `path`, whose directory is made, and where temporary
-    paths of killed processes are removed. A link's target is
-    replaced, or without `through_link` the link itself, so that a planted link cannot choose what is replaced. Raises
-    OutputError if a file would replace a directory, or anything a device.
+    paths of killed processes are removed. A link is replaced itself, and not what it leads to. Raises OutputError if a
+    file would replace a directory, or anything a device.
     """
-    path = path.resolve() if path.is_symlink() and through_link else path
     if temporary is None:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(path.parent)
         temporary = path.with_name(f".{path.name}.{_HOST}-{os.getpid()}-{threading.get_ident()}.tmp")
-        remove(temporary)
+    remove(temporary)
     try:
         yield temporary
         for entry in [temporary, *temporary.rglob("*")]:
             sync(entry)
-        _check_kind(path, temporary.is_dir())
-        if path.is_dir():
-            shutil.rmtree(path)  # a directory cannot be replaced at one stroke
+        if not path.is_symlink():
+            _check_kind(path, temporary.is_dir())
+        if temporary.is_dir():
+            remove(path)  # a directory cannot be replaced at one stroke
         os.replace(temporary, path)
         sync(path.parent)
     finally:
@@ -104,18 +103,18 @@ def replacing_new(path: Path) -> Iterator[Path]:
         yield temporary
 
 
-def write_text(path: Path, text: str, through_link: bool = True) -> None:
+def write_text(path: Path, text: str) -> None:
     """Write a file atomically, as `replacing` does; OutputError if that fails.
 
     Bytes of file names that are not UTF-8 are written as escapes, which JSON reads back.
     """
-    with writing(path), replacing(path, through_link=through_link) as temporary:
+    with writing(path), replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
 
 
-def write_json(path: Path, value: object, indent: int | None = 2, through_link: bool = True) -> None:
+def write_json(path: Path, value: object, indent: int | None = 2) -> None:
     """Write a value as JSON, as `write_text` does."""
-    write_text(path, json.dumps(value, indent=indent) + "\n", through_link)
+    write_text(path, json.dumps(value, indent=indent) + "\n")
 
 
 def _check_kind(path: Path, directory: bool) -> None:
@@ -124,6 +123,35 @@ def _check_kind(path: Path, directory: bool) -> None:
         raise OutputError(f"{path} is a directory; choose another name")
     if path.exists() and not path.is_dir() and (directory or not path.is_file()):
         raise OutputError(f"{path} is {'a file' if path.is_file() else 'not a regular file'}; choose another name")
+
+
+def refuse_link(path: Path) -> None:
+    """Raise OutputError for a link: somebody may have planted it, so that we change what it leads to."""
+    if path.is_symlink():
+        raise OutputError(f"{path} is a link, which is not followed; remove it")
+
+
+def refuse_database_links(path: Path) -> None:
+    """Do as `refuse_link` for an SQLite database and the files beside it."""
+    for suffix in ("", "-journal", "-wal", "-shm"):
+        refuse_link(Path(f"{path}{suffix}"))
+
+
+def make_directory(path: Path) -> None:
+    """Make a directory of ours, unless it exists; raises OSError, and OutputError for a link."""
+    refuse_link(path)
+    path.mkdir(parents=True, exist_ok=True)
+
+
+def open_regular(path: Path) -> int:
+    """Open a file to read and write, or make it; raises OSError, and OutputError for a link or another kind of file."""
+    refuse_link(path)
+    flags = sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY"))
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | flags, 0o666)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OutputError(f"{path} is not a regular file; remove it")
+    return handle
 
 
 @contextmanager
@@ -140,15 +168,8 @@ def holding(path: Path, message: str) -> Iterator[None]:
     except ImportError:
         yield
         return
+    handle = open_regular(path)
     try:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
-    except OSError:
-        if path.is_symlink():
-            raise OutputError(f"{path} is a link, which cannot be a lock; remove it") from None
-        raise
-    try:
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise OutputError(f"{path} is not a regular file, which a lock must be; remove it")
         for waits in (True, False):
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

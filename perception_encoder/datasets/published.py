@@ -25,7 +25,7 @@ from PIL import Image
 
 from perception_encoder.datasets.rgbd import MILLIMETRES
 from perception_encoder.errors import ConfigError, DataError, MissingExtraError, needs_extra, one_line
-from perception_encoder.files import cache_directory, remove, writing
+from perception_encoder.files import cache_directory, remove, write_text
 from perception_encoder.preprocess.source import MEDIA_SUFFIXES
 
 WDS = ("test/*.tar", "classnames.txt", "zeroshot_classification_templates.txt")
@@ -245,8 +245,7 @@ def fetch(row: PublishedDataset, root: Path | None = None) -> Path:
             f"{row.name} could not be downloaded ({reason_of(error)}); get it from {row.address} and give its path"
         ) from None
     check_columns(row, root)
-    with writing(root):
-        (root / COMPLETE).write_text(_contents(row), encoding="utf-8")
+    write_text(root / COMPLETE, _contents(row))
     return root
 
 

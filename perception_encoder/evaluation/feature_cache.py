@@ -23,7 +23,7 @@ from PIL import Image
 
 from perception_encoder.errors import DataError, InputError, MediaDecodeError, ModelError, OutputError, one_line
 from perception_encoder.evaluation.inputs import EncoderInputs, check_finite, decode_chunks
-from perception_encoder.files import holding, replacing, write_json, writing
+from perception_encoder.files import holding, refuse_link, replacing, write_json, writing
 from perception_encoder.inference.layer_features import LayerFeatures
 from perception_encoder.progress import Track, untracked
 from perception_encoder.records import from_fields
@@ -323,6 +323,8 @@ def _file(directory: Path, layer: int) -> Path:
 
 def _open(directory: Path, layer: int, mode: Literal["r", "r+"]) -> np.memmap:
     path = _file(directory, layer)
+    if mode == "r+":
+        refuse_link(path)
     try:
         return cast(np.memmap, load_array(path, mode))
     except (OSError, ValueError) as error:

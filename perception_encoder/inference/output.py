@@ -22,7 +22,7 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from perception_encoder.errors import DataError, InputError, OutputError, one_line
-from perception_encoder.files import file_state, holding, remove, replacing, write_json, writing
+from perception_encoder.files import file_state, holding, make_directory, remove, replacing, write_json, writing
 from perception_encoder.formats.tars import TarMember
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.listing import Item, check_paths, list_items
@@ -189,7 +189,7 @@ class EmbeddingWriter:
         """Create the directory of parts, or reopen it and list the finished parts."""
         manifest = self.directory / "settings.json"
         check_target(self.out, self.settings, overwrite or manifest.is_file())
-        self.directory.mkdir(parents=True, exist_ok=True)
+        make_directory(self.directory)
         self._lock.enter_context(holding(self.directory / "lock", f"another run is writing {self.out}"))
         resumes = manifest.is_file()
         if resumes:
@@ -202,7 +202,7 @@ class EmbeddingWriter:
             if leftover.suffix == ".tmp" or (leftover.suffix == ".parquet" and not resumes):
                 remove(leftover)
         if not resumes:
-            write_json(manifest, self.settings, through_link=False)
+            write_json(manifest, self.settings)
         with self._reading(self.directory):
             self.parts = {path: int(path.stem.partition("-")[2]) for path in sorted(self.directory.glob("*.parquet"))}
 
@@ -284,7 +284,7 @@ class EmbeddingWriter:
             ) from error
 
     def _replacing(self, path: Path) -> AbstractContextManager[Path]:
-        return replacing(path, self.directory / f"{path.name}.tmp", through_link=path == self.out)
+        return replacing(path, self.directory / f"{path.name}.tmp")
 
 
 def _digest_of(items: Iterable[Item]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from perception_encoder.data.pairs import to_device
 from perception_encoder.errors import DataError
-from perception_encoder.files import writing
+from perception_encoder.files import open_regular, writing
 from perception_encoder.formats.tables import append_json_lines, read_appended_lines
 from perception_encoder.language_alignment.text.prompt import IGNORED, Prompt
 from perception_encoder.records import from_fields
@@ -108,7 +109,7 @@ class FeatureFile:
         self._end = 0
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._data_path.open("ab").close()
+            os.close(open_regular(self._data_path))
             self._read_index()
 
     def __len__(self) -> int:
@@ -139,7 +140,7 @@ class FeatureFile:
     def put(self, key: str, features: Float[Tensor, "N P width"]) -> None:
         """Add the features of a key; OutputError if the disk is full."""
         values = features.detach().to("cpu", torch.float16).numpy()
-        with writing(self._data_path), self._data_path.open("r+b") as file:
+        with writing(self._data_path), open(open_regular(self._data_path), "r+b") as file:
             file.seek(2 * self._end * self.tokens * self.width)
             file.write(values.tobytes())
         append_json_lines(self._index_path, [dict(zip(INDEX, (key, self._end, len(values)), strict=True))])

@@ -25,7 +25,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from perception_encoder.errors import ConfigError, DataError, InputError, WeightsUnavailableError, needs_extra, one_line
-from perception_encoder.files import writing
+from perception_encoder.files import refuse_database_links, writing
 from perception_encoder.models.checkpoints.weights import state_hash
 from perception_encoder.models.missing_weights import check_none_missing
 
@@ -130,6 +130,7 @@ class TeacherCache:
             raise DataError(f"{path} does not exist; `pe data masks` makes it")
         self.path, expected = path, json.loads(json.dumps(settings))
         path.parent.mkdir(parents=True, exist_ok=True)
+        refuse_database_links(path)
         with self._checked():
             self._file = sqlite3.connect(path, check_same_thread=False)
             self._file.execute("CREATE TABLE IF NOT EXISTS settings (json TEXT)")

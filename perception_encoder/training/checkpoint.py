@@ -24,8 +24,8 @@ from torch.distributed.checkpoint import filesystem, metadata
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 from torch.distributed.checkpoint.planner import ReadItem
 
-from perception_encoder.errors import CheckpointError, one_line
-from perception_encoder.files import holding, remove, replacing, sync, writing
+from perception_encoder.errors import CheckpointError, OutputError, one_line
+from perception_encoder.files import holding, make_directory, remove, replacing, sync, writing
 from perception_encoder.preprocess.source import escape_name
 from perception_encoder.records import from_fields
 from perception_encoder.training.config import TrainingConfig
@@ -78,9 +78,10 @@ def save_run(directory: Path, model: nn.Module, optimizer: optim.Optimizer, stat
     with writing(path, also=(RuntimeError,)), _quietly():
         with _first_rank() as is_first:
             if is_first:
+                make_directory(path.parent)
                 for leftover in path.parent.glob(".step-*.tmp"):  # of a killed run
                     remove(leftover)
-                temporary.mkdir(parents=True)
+                temporary.mkdir()
         save(_tensors(model, optimizer), checkpoint_id=temporary)
         with _first_rank() as is_first:
             if is_first:
@@ -95,11 +96,11 @@ def save_run(directory: Path, model: nn.Module, optimizer: optim.Optimizer, stat
 
 @contextmanager
 def _first_rank() -> Iterator[bool]:
-    """Yield whether this is the first rank; the others wait for it, and all raise its OSError."""
-    errors: list[OSError | None] = [None]
+    """Yield whether this is the first rank; the others wait for it, and all raise its error."""
+    errors: list[OSError | OutputError | None] = [None]
     try:
         yield this_rank().is_first
-    except OSError as error:
+    except (OSError, OutputError) as error:
         errors = [error]
     if dist.is_initialized():
         dist.broadcast_object_list(errors)

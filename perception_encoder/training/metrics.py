@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import platform
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 
 from perception_encoder.errors import DataError, needs_extra
-from perception_encoder.files import write_text
+from perception_encoder.files import open_regular, write_text
 from perception_encoder.formats.entries import quoted
 from perception_encoder.formats.tables import read_appended_lines
 from perception_encoder.ranks import Rank
@@ -69,7 +70,7 @@ class Metrics:
         with needs_extra("train", "tensorboard"):
             from torch.utils.tensorboard.writer import SummaryWriter
         directory.mkdir(parents=True, exist_ok=True)
-        if self.path.exists():
+        if os.path.lexists(self.path):
             rows = [row for where, row in read_appended_lines(self.path) if _step(row, where) <= step]
             write_text(self.path, "".join(json.dumps(row) + "\n" for row in rows))
         self._board = SummaryWriter(str(directory / BOARD), purge_step=step + 1)
@@ -79,7 +80,7 @@ class Metrics:
         if not self._reports:
             return
         if record:
-            with self.path.open("a") as file:
+            with open(open_regular(self.path), "a") as file:
                 file.write(json.dumps(row) + "\n")
             for name, value in row.items():
                 if name != "step":

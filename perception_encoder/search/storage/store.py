@@ -130,7 +130,7 @@ class Store:
             for name in (SEAL, ROWS, VECTORS, CODES, CALIBRATION, UNREADABLE, f"{TABLE}.lance"):
                 remove(store / name)
             connect_lance(store).create_table(TABLE, schema=schema_of(int(settings["dimension"])))
-            write_json(store / SETTINGS, settings, through_link=False)
+            write_json(store / SETTINGS, settings)
         index = cls(directory, settings)
         index._files.seal(index.table.version)
         return index
@@ -176,7 +176,7 @@ class Store:
 
     def exclude(self, patterns: Sequence[str]) -> None:
         """Set the patterns of files to leave out, which are valid; the next update removes their rows. OutputError."""
-        write_json(self.directory / STORE / EXCLUDED, list(patterns), through_link=False)
+        write_json(self.directory / STORE / EXCLUDED, list(patterns))
         self._files.restrict()
 
     @property
