@@ -72,12 +72,12 @@ class Sam:
         with needs_extra("spatial", "transformers"):
             from transformers import Sam2Model
         try:
-            model, report = Sam2Model.from_pretrained(name, output_loading_info=True)
+            loaded: Any = Sam2Model.from_pretrained(name, output_loading_info=True)
         except (OSError, ValueError) as error:
             raise WeightsUnavailableError(f"no SAM 2.1 can be loaded from {name!r}: {one_line(error)}") from None
+        model, report = loaded
         check_none_missing(name, report["missing_keys"])
-        model.to(device)  # type: ignore[arg-type]  # its decorator hides the argument
-        return cls(model)
+        return cls(model.to(device))
 
     @cached_property
     def identity(self) -> str:

@@ -101,7 +101,7 @@ class Metrics:
         writer = csv.DictWriter(table, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(steps.values())
-        write_text(self.path.with_suffix(".csv"), table.getvalue(), through_link=False)
+        write_text(self.path.with_suffix(".csv"), table.getvalue())
 
 
 def _step(row: Mapping[str, Any], where: str) -> float:

@@ -177,9 +177,10 @@ def _read_gguf(path: Path) -> tuple[Any, Any]:
 
     where, file = str(path.parent), path.name
     tokenizer = AutoTokenizer.from_pretrained(where, gguf_file=file, trust_remote_code=False)
-    quantized, report = AutoModelForCausalLM.from_pretrained(
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
         where, gguf_file=file, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
     )
+    quantized, report = loaded
     check_none_missing(path, report["missing_keys"])
     del quantized.config.quantization_config
     model = AutoModelForCausalLM.from_config(quantized.config, trust_remote_code=False)  # the other cannot be saved

@@ -190,7 +190,7 @@ class Store:
     @unreadable.setter
     def unreadable(self, reasons: list[str]) -> None:
         if reasons != self.unreadable:
-            write_json(self.directory / STORE / UNREADABLE, reasons, through_link=False)
+            write_json(self.directory / STORE / UNREADABLE, reasons)
             self._files.restrict()
 
     def check(self, settings: Mapping[str, object], model: str) -> None:
