@@ -54,7 +54,7 @@ def connect_cluster(address: str) -> None:
         import ray.data
         from ray.job_config import JobConfig
 
-    class Job(JobConfig):  # type: ignore[misc]
+    class Job(JobConfig):
         """A job whose workers import from where this process does, and not from the current directory."""
 
         def _serialize(self) -> Any:
@@ -63,8 +63,13 @@ def connect_cluster(address: str) -> None:
 
     dashboard = False if address == "local" else None
     try:
-        options = {"include_dashboard": dashboard, "log_to_driver": False, "logging_level": logging.ERROR}
-        ray.init(address, job_config=Job(), **options)
+        ray.init(
+            address,
+            job_config=Job(),
+            include_dashboard=dashboard,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
     except Exception as error:
         logger.warning("no cluster", exc_info=error)
         raise ClusterError(f"no Ray cluster answers at {address}: {last_line(error)}") from None

@@ -35,6 +35,7 @@ from perception_encoder.language_alignment.weights import (
     read_trained,
     write_language_model,
 )
+from perception_encoder.models.checkpoints.find import RECORD
 from perception_encoder.models.checkpoints.weights import find_entry
 from perception_encoder.models.initialization import torch_generator
 from perception_encoder.preprocess.image import open_image

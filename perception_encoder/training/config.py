@@ -34,7 +34,9 @@ class TrainingConfig(ABC):
     warmup: int = 200
     """Steps of linear warm-up."""
     drops: tuple[float, ...] = ()
-    """Shares of the steps after which the rate falls to a tenth; empty: cosine decay to zero."""
+    """Shares of the steps after which the rate falls to a tenth; empty: cosine decay to `floor`."""
+    floor: float = 0.0
+    """Share of the peak rate at which the cosine ends."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     validation: ValidationConfig | None = None
@@ -60,6 +62,8 @@ class TrainingConfig(ABC):
         check_minimums(self, {"checkpoint_minutes": 0, "seed": 0})
         if self.parallel.chunk is not None and not self.chunks:
             raise ConfigError("parallel.chunk: only runs on pairs have micro-batches; set it to null")
+        if not 0 <= self.floor <= 1:
+            raise ConfigError(f"floor is {self.floor}; it must be from 0 to 1")
         if not all(0 < drop < 1 for drop in self.drops):
             raise ConfigError(f"drops are {self.drops}; they must be above 0 and below 1")
 

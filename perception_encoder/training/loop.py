@@ -76,7 +76,7 @@ def train(
     group, saved = StepGroup(work or [(config.steps, 1.0)], first), time.monotonic()
     with closing(Metrics(directory, first, this_rank(), listener)) as metrics:
         for step, batch, wait in prefetch(lambda step: batches(step).to(device), first, last):
-            share = learning_rate(step, config.steps, config.warmup, config.drops)
+            share = learning_rate(step, config.steps, config.warmup, config.drops, config.floor)
             for parameters, peak in zip(optimizer.param_groups, peaks, strict=True):
                 parameters["lr"] = peak * share
             losses = _backward(task, batch)
