@@ -63,8 +63,13 @@ def connect_cluster(address: str) -> None:
 
     dashboard = False if address == "local" else None
     try:
-        options: dict[str, Any] = {"include_dashboard": dashboard, "logging_level": logging.ERROR}
-        ray.init(address, job_config=Job(), log_to_driver=False, **options)
+        ray.init(
+            address,
+            job_config=Job(),
+            include_dashboard=dashboard,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
     except Exception as error:
         logger.warning("no cluster", exc_info=error)
         raise ClusterError(f"no Ray cluster answers at {address}: {last_line(error)}") from None

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, TypeVar
 
 from perception_encoder.errors import ConfigError
-from perception_encoder.records import Checked, Count, CountOrZero, Range, Weight
+from perception_encoder.records import Checked, Count, CountOrZero, Range, Share, Weight
 from perception_encoder.training.distributed import ParallelConfig
 from perception_encoder.training.optimizer import OptimizerConfig
 from perception_encoder.training.task import ValidationConfig
@@ -34,7 +34,9 @@ class TrainingConfig(Checked, ABC):
     warmup: CountOrZero = 200
     """Steps of linear warm-up."""
     drops: tuple[Annotated[float, Range(above=0, below=1)], ...] = ()
-    """Shares of the steps after which the rate falls to a tenth; empty: cosine decay to zero."""
+    """Shares of the steps after which the rate falls to a tenth; empty: cosine decay to `floor`."""
+    floor: Share = 0.0
+    """Share of the peak rate at which the cosine ends."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     validation: ValidationConfig | None = None

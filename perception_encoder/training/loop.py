@@ -83,7 +83,7 @@ def train(
     group, saved = StepGroup(work or [(config.steps, 1.0)], first), time.monotonic()
     with closing(Metrics(directory, first, this_rank(), listener)) as metrics, _stop_requests() as signals:
         for step, batch, wait in prefetch(lambda step: batches(step).to(device), first, last):
-            share = learning_rate(step, config.steps, config.warmup, config.drops)
+            share = learning_rate(step, config.steps, config.warmup, config.drops, config.floor)
             _set_rates(optimizer, [peak * share for peak in peaks])
             losses = _backward(task, batch)
             if not math.isfinite(total := sum(losses.values())):

@@ -45,7 +45,7 @@ class OptimizerConfig(Checked):
     """Whether the token table, the position tables and the pooling probe decay and take LAMB's scaled steps, as in
     open_clip, which exempts only vectors and scalars; else they are exempt too. The paper leaves it open."""
     decay_all: bool = False
-    """Apply weight decay to vectors and scalars too, as detectron2 and DETA do."""
+    """Apply weight decay to vectors and scalars too, as detectron2, DETA and PLM do."""
     slow: tuple[str, ...] = ()
     """Parameters whose names contain one of these train at a tenth of the rate, such as DETA's `sampling_offsets`."""
     max_grad_norm: Positive | None = 1.0
@@ -118,13 +118,14 @@ def layer_scales(model: nn.Module, decay: float | None) -> dict[str, float]:
     return scales
 
 
-def learning_rate(step: int, steps: int, warmup: int, drops: Sequence[float] = ()) -> float:
+def learning_rate(step: int, steps: int, warmup: int, drops: Sequence[float] = (), floor: float = 0.0) -> float:
     """Return the rate at `step` (0-based) of `steps` as a share of the peak.
 
-    A linear warm-up, then a cosine to zero, or with `drops` a fall to a tenth after each of these shares of the steps.
+    A linear warm-up, then a cosine to `floor`, or with `drops` a fall to a tenth after each of these shares of the
+    steps.
     """
     if step < warmup:
         return (step + 1) / warmup
     if drops:
         return float(0.1 ** sum(step >= drop * steps for drop in drops))
-    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))

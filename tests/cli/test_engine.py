@@ -8,11 +8,14 @@ import shlex
 import socket
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from PIL import Image
 
 import perception_encoder as pe
 from perception_encoder.cli import engine, output, video_dataset
@@ -22,6 +25,8 @@ from perception_encoder.video_data_engine.prompts import load_prompt
 from tests.cli.language.conftest import language_run
 from tests.clips import clip
 from tests.data.tars import load_webdataset
+from tests.language_alignment.test_perception_lm import perception_lm
+from tests.language_models import byte_tokenizer
 from tests.video_data_engine.models import ECHO
 
 
@@ -162,8 +167,30 @@ def test_what_cannot_be_refined(tmp_path: Path, language_run: Path) -> None:
     table.write_text("video_id,human_caption\nother,\n")
     with pytest.raises(DataError, match="has no corrected caption"):
         pe.refine_captioner(out, tmp_path / "run", table, language_run)
-    with pytest.raises(ConfigError, match="was not trained by this package"):
-        pe.refine_captioner(out, tmp_path / "run", {"a": "a cup"}, "facebook/Perception-LM-1B")
+    for other in ("http://localhost:1/v1#m", "hf:some/vlm", None):  # None: the engine's own, a function
+        with pytest.raises(ConfigError, match=r"does not run in this package, .*; give another model to refine \(-m\)"):
+            pe.refine_captioner(out, tmp_path / "run", {"a": "a cup"}, other)
+
+
+def test_a_perception_lm_is_refined(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard", reason="tensorboard is not installed; install the extra train")
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos" / "a.mp4").write_bytes(clip(30))
+    perception_lm().save_pretrained(tmp_path / "plm")
+    byte_tokenizer().save_pretrained(tmp_path / "plm")
+    prompt = tmp_path / "say.txt"
+    prompt.write_text("Describe it.")
+    settings: dict[str, Any] = {"workers": 1, "frames": 2, "captioned_frames": 1, "video_prompt": str(prompt)}
+    pe.run_engine(tmp_path / "videos", tmp_path / "out", ECHO, **settings)
+    (key,) = (json.loads(line)["key"] for line in (tmp_path / "out" / "journal.jsonl").read_text().splitlines()[-1:])
+    settings = {"steps": 1, "batch_size": 1, "frames": 2, "warmup": 0, "validation": None, "lr": 1e-12}
+    arguments = (tmp_path / "out", tmp_path / "run", {key: "A cup falls."}, tmp_path / "plm")
+    path = pe.refine_captioner(*arguments, settings=settings)
+    assert pe.refine_captioner(*arguments, settings=settings) == path  # repeated
+    models = (path.parent, tmp_path / "plm")
+    refined, before = (pe.load_assistant(name, dtype=torch.float32, runtime="torch", tiles=4) for name in models)
+    image = Image.effect_noise((60, 100), 90).convert("RGB")
+    assert refined.ask(image, "what?", max_tokens=9).text == before.ask(image, "what?", max_tokens=9).text
 
 
 def test_prompts_are_printed(run_pe) -> None:

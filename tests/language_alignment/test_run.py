@@ -160,6 +160,11 @@ def test_training_rows_may_be_shorter_than_the_context(tmp_path: Path, data: Pat
     assert read_trained(align_language(run_config, [data], tmp_path))[0].context == 300
 
 
+def test_the_rate_ends_at_its_floor(tmp_path: Path, data: Path, decoder: str) -> None:
+    align_language(config(decoder, floor=0.5), [data], tmp_path)
+    assert [row["lr"] for row in rows_of(tmp_path)] == [1e-3, 1e-3, 8.75e-4, 6.25e-4]
+
+
 def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, data: Path, decoder: str) -> None:
     run_config = config(decoder, train_vision=True, train_decoder=True, lora=DecoderLoRA(rank=2), drop_path=0.3)
     whole = align_language(run_config, [data], tmp_path / "whole")
