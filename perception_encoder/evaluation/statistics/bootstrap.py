@@ -147,7 +147,8 @@ class EstimatedDifference(Estimate):
         parts, few = self.parts(), self._few_blocks()
         if parts is None or few is None:
             return super().interval(comparisons)
-        return student_ends(float(few.mean()), parts, comparisons)
+        low, high = student_ends(float(few.mean()), parts, comparisons)
+        return (max(-1.0, low), min(1.0, high)) if self.unit == "%" else (low, high)
 
     def of_blocks(self) -> float | None:
         """Return the variance over blocks: see `Estimate`. None for no difference of a metric without a known range."""
