@@ -70,7 +70,7 @@ def test_the_papers_runs_have_all_settings_of_its_table(name: str) -> None:
 
 
 def test_every_run_starts_from_the_one_before_it_in_float32() -> None:
-    """Pretraining, cooldown, distillation of all but the teacher, video finetuning."""
+    """Pretraining, cooldown, distillation of all but the teacher, video finetuning; other weights are small."""
     for name in RUNS:
         size = re.search("[tsblg]1[46]", name)[0]
         before = {"core": None, "distill": f"core_{size}_cooldown", "video": f"distill_{size}"}[name.split("_")[0]]
@@ -80,6 +80,7 @@ def test_every_run_starts_from_the_one_before_it_in_float32() -> None:
             before = "core_g14_cooldown"
         assert config_of(name).initial == (None if before is None else f"runs/{before}/model.safetensors"), name
         assert before is None or not config_of(before).half
+    assert all(config_of(name).half for name in ("core_n16", "finetune", "distill_builtin"))  # for use
 
 
 @pytest.mark.parametrize(

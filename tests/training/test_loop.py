@@ -17,7 +17,7 @@ from perception_encoder.ranks import Rank
 from perception_encoder.training import loop
 from perception_encoder.training.checkpoint import find_checkpoints
 from perception_encoder.training.loop import prefetch, train
-from perception_encoder.training.optimizer import OptimizerConfig
+from perception_encoder.training.optimizer import OptimizerConfig, build_optimizer
 from tests.training.toys import CONFIG, Regression, batch, rows
 
 
@@ -32,6 +32,16 @@ def test_learns_and_reports_every_step(tmp_path: Path) -> None:
     assert losses_of(tmp_path)[-1] < 0.2 * losses_of(tmp_path)[0]
     assert seen == rows(tmp_path)
     assert task.steps_seen == 30
+
+
+@pytest.mark.parametrize("name", ["lamb", "adamw"])
+def test_an_optimizer_does_not_clip_by_itself(name: str) -> None:
+    """timm's LAMB does by default, each rank for itself. Adam's running mean shows the size of a gradient."""
+    model = nn.Linear(4, 1)
+    optimizer = build_optimizer(model, OptimizerConfig(name=name, max_grad_norm=None))
+    model.weight.grad = torch.full_like(model.weight, 100.0)
+    optimizer.step()
+    torch.testing.assert_close(optimizer.state[model.weight]["exp_avg"], torch.full_like(model.weight, 10.0))
 
 
 def test_gradients_are_clipped_to_their_norm_or_never(tmp_path: Path) -> None:
