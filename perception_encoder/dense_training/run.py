@@ -115,7 +115,8 @@ class DenseRun(StageRun):
             self._measure(make(rank=ALONE))
         task = DenseTask(model, config)
         if config.validation is not None:
-            task.validation = make_validation(model, self.held_out, config.validation.size, config.image_size)
+            size = config.validation.size
+            task.validation = make_validation(model, self.held_out, size, config.image_size, self.out)
         sizes = [parameter.numel() for parameter in model.parameters() if parameter.requires_grad]
         logger.info(
             "the encoder is %s; %s of %s parameters are trained",

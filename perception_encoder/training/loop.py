@@ -104,7 +104,7 @@ def train(
                 with group.paused():
                     scores = _validate(validation, metric, task, device)
                 metrics.write({"step": done, **{f"validation/{name}": score for name, score in scores.items()}})
-                if is_better(scores[metric], state.best, higher_is_better[metric]):
+                if metric in scores and is_better(scores[metric], state.best, higher_is_better[metric]):
                     newest = replace(newest, best=scores[metric], best_step=done)
             minutes = (time.monotonic() - saved) / 60
             late, stop = highest_values(  # as all ranks must do the same

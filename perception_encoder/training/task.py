@@ -39,7 +39,7 @@ class Validation(Protocol):
         ...
 
     def validate(self, metric: str) -> dict[str, float]:
-        """Return scores by metric, including the default; all ranks call it, and training must not depend on it."""
+        """Return scores by metric, or none if the data give none; all ranks call it. Training must not depend on it."""
         ...
 
 

@@ -148,7 +148,7 @@ def test_a_smaller_image_lies_top_left() -> None:
 
 
 def test_detas_augmentation() -> None:
-    """As in the released scripts: whole images with short sides from 480 px, or enlarged crops; boxes follow them."""
+    """As in the released scripts: images with short sides from 480 px, or enlarged crops; boxes stay on objects."""
     pixels = np.full((240, 320, 3), (20, 40, 200), np.uint8)
     pixels[100:160, 120:200] = (220, 30, 30)
     image = Image.fromarray(pixels)

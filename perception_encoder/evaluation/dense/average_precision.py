@@ -61,13 +61,7 @@ def average_precision(
     """
     with needs_extra("eval", "faster-coco-eval"):
         from faster_coco_eval import COCO
-    if lvis:  # the library has no limit over categories, and cannot drop an image's only detections if they are masks
-        results = best_per_image(results, MOST[lvis])
-        absent = {(image["id"], entry) for image in truth["images"] for entry in image.get("neg_category_ids", ())}
-        looked_for = absent | {
-            (annotation["image_id"], annotation["category_id"]) for annotation in truth["annotations"]
-        }
-        results = [result for result in results if (result["image_id"], result["category_id"]) in looked_for]
+    results = counted_results(truth, results, lvis)
     known = COCO(truth, use_deepcopy=True)
     detected = known.loadRes([dict(result) for result in results])
     order = {image: row for row, image in enumerate(sorted(image["id"] for image in truth["images"]))}
@@ -90,12 +84,20 @@ def average_precision(
     )
 
 
-def best_per_image(results: Sequence[dict[str, Any]], most: int) -> list[dict[str, Any]]:
-    """Return at most `most` results of each image, the best of all its categories."""
+def counted_results(truth: dict[str, Any], results: Sequence[dict[str, Any]], lvis: bool) -> Sequence[dict[str, Any]]:
+    """Return the results that count: in COCO all, in LVIS an image's 300 best, if somebody looked for their category.
+
+    The library has no limit over categories, and cannot leave out all detections of an image if they are masks.
+    """
+    if not lvis:
+        return results
     images: dict[int, list[dict[str, Any]]] = defaultdict(list)
     for result in results:
         images[result["image_id"]].append(result)
-    return [one for some in images.values() for one in sorted(some, key=itemgetter("score"), reverse=True)[:most]]
+    absent = {(image["id"], entry) for image in truth["images"] for entry in image.get("neg_category_ids", ())}
+    looked_for = absent | {(item["image_id"], item["category_id"]) for item in truth["annotations"]}
+    best = (sorted(some, key=itemgetter("score"), reverse=True)[: MOST[lvis]] for some in images.values())
+    return [item for some in best for item in some if (item["image_id"], item["category_id"]) in looked_for]
 
 
 def _evaluator(
