@@ -57,7 +57,7 @@ def list_calls() -> dict[str, tuple[Callable[[], object], int]]:
         )
     calls[f"pe depth, {depth_size} px"] = (lambda: predict(depth.map_of(image, depth_size), SIZE[::-1]), 1)
     calls[f"pe detect, {detector_size} px"] = (
-        lambda: detect_objects(detector, image, detector_size, Views([1.0], False, False)),
+        lambda: detect_objects(detector, image, detector_size, Views()),
         1,
     )
     return calls

@@ -18,6 +18,7 @@ from experiments.differences import find_signs, format_gap
 from experiments.findings import GAINS, GAPS, all_gaps, dense_scores
 from perception_encoder.evaluation.comparison import format_value
 from perception_encoder.evaluation.results import from_json
+from perception_encoder.evaluation.statistics.bootstrap import wilson_ends
 
 RESULTS = Path(__file__).parent.parent / "docs" / "results"
 MARKERS = ("<!-- table: written by python -m benchmarks.result_pages -->", "<!-- end of table -->")
@@ -119,10 +120,11 @@ def builtin_models(read: Read) -> Rows:
 
 
 def _with_interval(score: Mapping[str, Any]) -> str:
-    value, unit = format_value(score["value"], score["unit"]), score["unit"]
-    if not score["interval"]:
-        return value
-    return f"{value} ({'–'.join(format_value(end, unit) for end in score['interval'])})"
+    value, unit, ends = score["value"], score["unit"], score["interval"]
+    if ends is None and unit == "%" and value in (0, 1):  # all items agree
+        ends = wilson_ends(value, score["n"])
+    text = format_value(value, unit)
+    return f"{text} ({'–'.join(format_value(end, unit) for end in ends)})" if ends else text
 
 
 SERVERS = {"page": "the page", "api": "the embedding API", "chat": "both, with a language model"}
@@ -184,7 +186,8 @@ def search_quality(read: Read) -> Rows:
         scores, gallery = row["scores"], f"{row['gallery']}, {row['images']:,} images"
         for kind in ("absent classes", "foreign names"):
             score = scores[f"{kind}: probability"]
-            value = f"{score['value']:.3f} ({score['interval'][0]:.3f}–{score['interval'][1]:.3f})"
+            low, high = score["interval"]
+            value = f"{score['value']:.3f} ({f'{low:.3f}–{high:.3f}' if low < high else 'in every resample'})"
             rows.append((f"{gallery}: AUC of a match against {kind}", value, "guessing: 0.5"))
         brier, constant = (scores[f"queries: {name}"]["value"] for name in ("Brier", "constant"))
         rows.append((f"{gallery}: Brier score of the probability", f"{brier:.3f}", f"best constant: {constant:.3f}"))

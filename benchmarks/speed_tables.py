@@ -6,7 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import median
 from typing import Any
 
+import numpy as np
+
 from benchmarks.result_pages import Read, Rows, Tables
+from perception_encoder.evaluation.statistics.bootstrap import EstimatedDifference
 
 OURS, OTHER_MODEL, LIMIT = "perception-encoder", "CLIP of the same size", "limit"
 HEAD = ("job", "ratio", "here", "compared with")
@@ -65,10 +68,8 @@ def int8_tables(result: Mapping[str, Any]) -> Tables:
     for row in (*result["builtin"]["rows"], *result["language"]["rows"]):
         if row["metric"].startswith("top-"):
             continue  # beside the mean over classes
-        low, high = row["interval"] or (row["difference"],) * 2
-        gap = f"{100 * row['difference']:+.2f} ({100 * low:+.2f} to {100 * high:+.2f})"
         values = (f"{100 * row[precision]:.1f}" for precision in ("float32", "int8"))
-        scores.append((f"{row['task']}: {row['metric']}", f"{row['n']:,}", *values, gap))
+        scores.append((f"{row['task']}: {row['metric']}", f"{row['n']:,}", *values, _difference(row)))
     ways: Rows = [("method", *(name.removeprefix("PE-Core-") for name in methods))]
     for method in next(iter(methods.values())):
         cells = []
@@ -81,6 +82,14 @@ def int8_tables(result: Mapping[str, Any]) -> Tables:
         "Int8: scores of the built-in models": scores,
         "Int8: ways to quantise": ways,
     }
+
+
+def _difference(row: Mapping[str, Any]) -> str:
+    """Return a difference with its interval; if no item differs, with what n items can tell."""
+    none, ends = EstimatedDifference(value=0.0, draws=np.zeros(1), blocks=row["n"]), row["interval"]
+    if ends is not None and not any(ends):
+        ends = none.interval()
+    return f"{100 * row['difference']:+.2f}" + (f" ({100 * ends[0]:+.2f} to {100 * ends[1]:+.2f})" if ends else "")
 
 
 def _circumstances(result: Mapping[str, Any]) -> str:

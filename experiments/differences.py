@@ -82,7 +82,7 @@ def to_gap(
     """
     value, unit = row["value"], row.get("unit", unit)
     nothing = Gap(value=value, unit=unit, choices=choices)
-    if row["standard_error"] is None:
+    if not row["standard_error"]:  # none, or of a score less itself
         return nothing
     parts = [(row["standard_error"] ** 2, row["blocks"] - 1.0)]
     fitted = [item for item in (ours, theirs) if item]

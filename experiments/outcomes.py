@@ -18,7 +18,7 @@ from perception_encoder.datasets.labelled import LabelledImages, load_labelled
 from perception_encoder.errors import DataError
 from perception_encoder.evaluation.classification.zero_shot import ZeroShotClassifier
 from perception_encoder.evaluation.embeddings import CachingEncoder, encode_images
-from perception_encoder.evaluation.statistics.scores import ItemScores, difference, estimate
+from perception_encoder.evaluation.statistics.scores import ItemScores, difference, measure
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.progress import Track, untracked
 from synthetic.builtin.held_out import find_unseen_labels
@@ -71,10 +71,8 @@ def average(name: str, sets: Sequence[Sequence[Outcome]]) -> ItemScores:
 
 def average_row(name: str, sets: Sequence[Sequence[Outcome]]) -> dict[str, Any]:
     """Return an average as the results of the experiments hold it."""
-    scores = average(name, sets)
-    average_estimate = estimate([scores])
-    interval = average_estimate.interval()
-    return {"name": name, "value": average_estimate.value, "n": scores.items, "interval": interval}
+    metric = measure(average(name, sets))
+    return {"name": name, "value": metric.value, "n": metric.n, "interval": metric.interval}
 
 
 def difference_row(name: str, ours: Sequence[Sequence[Outcome]], theirs: Sequence[Sequence[Outcome]]) -> dict[str, Any]:

@@ -88,7 +88,7 @@ def questions(
     from perception_encoder.evaluation.language.tasks import TASKS
     from perception_encoder.evaluation.tasks import run_evaluators
     from perception_encoder.language_alignment.language_model import LanguageModel
-    from perception_encoder.language_alignment.load import load_language_model
+    from perception_encoder.language_alignment.load import load_assistant
     from perception_encoder.preprocess.frames import spread_indices
 
     if isinstance(dataset, str) and dataset not in TASKS:
@@ -98,7 +98,7 @@ def questions(
     read = task.read(task.name, Path(data), split)
     if items is not None:
         read = [read[row] for row in spread_indices(len(read), min(items, len(read)))]
-    assistant = load_language_model(model, tiles=tiles) if isinstance(model, str | Path) else model
+    assistant = load_assistant(model, tiles=tiles) if isinstance(model, str | Path) else model
     evaluator = QuestionEvaluator(task, read, None if records is None else Path(records), frames, blind)
     about = {}
     if isinstance(assistant, LanguageModel):

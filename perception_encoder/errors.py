@@ -54,6 +54,7 @@ def one_line(error: BaseException, first: bool = False) -> str:
     """Return a foreign error's message (or its `first` line) in one line of at most 200 characters."""
     message = error.args[0] if error.args else ""
     message = message.decode(errors="replace") if isinstance(message, bytes) else str(error)  # bytes: rawpy's
+    message = message[:_LONGEST]
     lines = [" ".join(line.split()) for line in _FOREIGN.sub("", message).splitlines() if line.strip()]
     lines = lines or [type(error).__name__]
     text = lines[0] if first else " ".join(lines)
@@ -127,12 +128,16 @@ class ClusterError(PerceptionEncoderError):
 class EndpointError(PerceptionEncoderError):
     """A model behind an address does not answer, or answers incorrectly.
 
-    `scope`: what it spoils: one "attempt", the "request" however often it is sent, or every request to this "service".
+    `scope`: what it spoils: one "attempt"; one "answer", while others arrive; the "request", however often it is sent;
+    or every request to this "service".
     `wait`: seconds after which the next attempt is welcome, if the answer says so.
     """
 
     def __init__(
-        self, message: str, scope: Literal["attempt", "request", "service"] = "attempt", wait: float | None = None
+        self,
+        message: str,
+        scope: Literal["attempt", "answer", "request", "service"] = "attempt",
+        wait: float | None = None,
     ) -> None:
         self.scope, self.wait = scope, wait
         super().__init__(message)

@@ -1,13 +1,17 @@
-"""Write files and directories atomically: completely or not at all."""
+"""Write files and directories atomically, completely or not at all, and never through a link that somebody planted."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
+import platform
+import re
 import shutil
 import stat
 import threading
+import time
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache, update_wrapper
@@ -21,6 +25,10 @@ from perception_encoder.errors import OutputError, one_line
 AnyPath = TypeVar("AnyPath", bound=str | Path)
 Parameters = ParamSpec("Parameters")
 Returned = TypeVar("Returned")
+_HOST = f"{zlib.crc32(platform.node().encode()):08x}"
+_TEMPORARY = re.compile(r"\..+\.(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-\d+\.tmp")
+_PATIENCE = 86_400
+"""Seconds after which a temporary path of another machine is a leftover."""
 
 
 @contextmanager
@@ -35,28 +43,59 @@ def writing(path: Path, note: str = "", also: tuple[type[Exception], ...] = ()) 
 
 
 @contextmanager
-def replacing(path: Path, temporary: Path | None = None, through_link: bool = True) -> Iterator[Path]:
+def replacing(path: Path, temporary: Path | None = None) -> Iterator[Path]:
     """Yield a temporary path for a file or directory; it becomes `path` once it is on disk, or is removed on failure.
 
-    `temporary`: on the same disk; by default a hidden one beside `path`, whose directory is made. A link's target is
-    replaced, or without `through_link` the link itself, so that a planted link cannot choose what is replaced. Raises
-    OutputError if a file would replace a directory, or anything a device.
+    `temporary`: on the same disk; by default a hidden one beside `path`, whose directory is made, and where temporary
+    paths of killed processes are removed. A link is replaced itself, and not what it leads to. Raises OutputError if a
+    file would replace a directory, or anything a device.
     """
-    path = path.resolve() if path.is_symlink() and through_link else path
     if temporary is None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+        temporary = temporary_beside(path)
+    remove(temporary)
     try:
         yield temporary
         for entry in [temporary, *temporary.rglob("*")]:
             sync(entry)
-        _check_kind(path, temporary.is_dir())
-        if path.is_dir():
-            shutil.rmtree(path)  # a directory cannot be replaced at one stroke
+        if not path.is_symlink():
+            _check_kind(path, temporary.is_dir())
+        if temporary.is_dir():
+            remove(path)  # a directory cannot be replaced at one stroke
         os.replace(temporary, path)
         sync(path.parent)
     finally:
         remove(temporary)
+
+
+def temporary_beside(path: Path) -> Path:
+    """Return a hidden path beside `path`, where those of killed processes are removed."""
+    _remove_leftovers(path.parent)
+    return path.with_name(f".{path.name}.{_HOST}-{os.getpid()}-{threading.get_ident()}.tmp")
+
+
+@lru_cache(maxsize=1024)
+def _remove_leftovers(directory: Path) -> None:
+    """Remove the temporary paths of `replacing` in a directory whose process is dead, once a process."""
+    with suppress(OSError):
+        for entry in list(os.scandir(directory)):
+            if match := _TEMPORARY.fullmatch(entry.name):
+                old = time.time() - entry.stat(follow_symlinks=False).st_mtime > _PATIENCE
+                if old or (match["host"] == _HOST and not _is_running(int(match["pid"]))):
+                    remove(Path(entry))
+
+
+def _is_running(pid: int) -> bool:
+    """Return whether this machine has a process with this number; on Windows, where asking ends it, always True."""
+    if os.name == "nt":
+        return True
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 @contextmanager
@@ -69,18 +108,18 @@ def replacing_new(path: Path) -> Iterator[Path]:
         yield temporary
 
 
-def write_text(path: Path, text: str, through_link: bool = True) -> None:
+def write_text(path: Path, text: str) -> None:
     """Write a file atomically, as `replacing` does; OutputError if that fails.
 
     Bytes of file names that are not UTF-8 are written as escapes, which JSON reads back.
     """
-    with writing(path), replacing(path, through_link=through_link) as temporary:
+    with writing(path), replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
 
 
-def write_json(path: Path, value: object, indent: int | None = 2, through_link: bool = True) -> None:
+def write_json(path: Path, value: object, indent: int | None = 2) -> None:
     """Write a value as JSON, as `write_text` does."""
-    write_text(path, json.dumps(value, indent=indent) + "\n", through_link)
+    write_text(path, json.dumps(value, indent=indent) + "\n")
 
 
 def _check_kind(path: Path, directory: bool) -> None:
@@ -89,6 +128,35 @@ def _check_kind(path: Path, directory: bool) -> None:
         raise OutputError(f"{path} is a directory; choose another name")
     if path.exists() and not path.is_dir() and (directory or not path.is_file()):
         raise OutputError(f"{path} is {'a file' if path.is_file() else 'not a regular file'}; choose another name")
+
+
+def refuse_link(path: Path) -> None:
+    """Raise OutputError for a link: somebody may have planted it, so that we change what it leads to."""
+    if path.is_symlink():
+        raise OutputError(f"{path} is a link, which is not followed; remove it")
+
+
+def refuse_database_links(path: Path) -> None:
+    """Do as `refuse_link` for an SQLite database and the files beside it."""
+    for suffix in ("", "-journal", "-wal", "-shm"):
+        refuse_link(Path(f"{path}{suffix}"))
+
+
+def make_directory(path: Path) -> None:
+    """Make a directory of ours, unless it exists; raises OSError, and OutputError for a link."""
+    refuse_link(path)
+    path.mkdir(parents=True, exist_ok=True)
+
+
+def open_regular(path: Path) -> int:
+    """Open a file to read and write, or make it; raises OSError, and OutputError for a link or another kind of file."""
+    refuse_link(path)
+    flags = sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY"))
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | flags, 0o666)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OutputError(f"{path} is not a regular file; remove it")
+    return handle
 
 
 @contextmanager
@@ -105,37 +173,67 @@ def holding(path: Path, message: str) -> Iterator[None]:
     except ImportError:
         yield
         return
+    handle = open_regular(path)
     try:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
-    except OSError:
-        if path.is_symlink():
-            raise OutputError(f"{path} is a link, which cannot be a lock; remove it") from None
-        raise
-    try:
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise OutputError(f"{path} is not a regular file, which a lock must be; remove it")
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise OutputError(message) from None
+        for waits in (True, False):
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                if not waits:
+                    raise OutputError(message) from None
+                time.sleep(0.05)  # `is_held` may be asking
         yield
     finally:
         os.close(handle)
 
 
+def is_held(path: Path) -> bool:
+    """Return whether somebody holds a lock file of `holding`; False on Windows, where nothing is locked."""
+    try:
+        import fcntl
+
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (ImportError, OSError):
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return False
+    except OSError:
+        return True
+    finally:
+        os.close(handle)
+
+
 @contextmanager
-def new_directory(path: Path) -> Iterator[None]:
-    """Create a directory and lock it for the block; OutputError unless it is new or empty and unlocked."""
+def new_directory(path: Path) -> Iterator[Path]:
+    """Create and lock a directory; yield a hidden one in it, whose content moves to `path` at the end of the block.
+
+    What a killed process left in the hidden one is removed. Raises OutputError unless `path` is new or otherwise empty,
+    and if another process is writing it.
+    """
     if path.exists() and not path.is_dir():
         raise OutputError(f"{path} is a file; choose another directory")
-    lock = path / ".lock"
+    existed, lock, hidden = path.exists(), path / ".lock", path / ".unfinished"
     with holding(lock, f"another process is writing {path}; wait for it, or choose another directory"):
         try:
-            if any(item != lock for item in path.iterdir()):
+            if any(item not in (lock, hidden) for item in path.iterdir()):
                 raise OutputError(f"{path} exists and is not empty; choose another directory, or remove it")
-            yield
+            if hidden.is_symlink():  # planted: not followed
+                hidden.unlink()
+            remove(hidden)
+            hidden.mkdir()
+            try:
+                yield hidden
+                for item in sorted(hidden.iterdir()):
+                    item.replace(path / item.name)
+            finally:
+                remove(hidden)
         finally:
             lock.unlink(missing_ok=True)
+            if not existed:
+                with suppress(OSError):  # it is not empty
+                    path.rmdir()
 
 
 def restrict(directory: Path, *like: Path) -> None:
@@ -163,15 +261,17 @@ def cache_directory(name: str) -> Path:
 
 
 def file_state(path: str | Path) -> str:
-    """Return a value that changes with a file's content: path, size, time and inode.
+    """Return a value that changes with a file's content: path, size, times and inode.
 
-    The path alone if there is no such file, as of a URL.
+    The time of the inode's change shows a write even after which the time of modification was set back. The path alone
+    if there is no such file, as of a URL.
     """
     try:
         status = os.stat(path)
     except (OSError, ValueError):
         return str(path)
-    return f"{os.path.abspath(path)}\0{status.st_size}\0{status.st_mtime_ns}\0{status.st_ino}"
+    numbers = status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
+    return "\0".join([os.path.abspath(path), *map(str, numbers)])
 
 
 def checksum(path: Path) -> str:
@@ -210,8 +310,8 @@ def cached_by_file(
 
 
 def remove(path: Path) -> None:
-    """Remove a file or a directory if it exists."""
-    if path.is_dir():
+    """Remove a file, a link or a directory if it exists."""
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)

@@ -6,7 +6,9 @@ import importlib.util
 import logging
 import os
 import socket
+import sys
 from collections import Counter
+from typing import Any
 from urllib.parse import urlsplit
 
 from perception_encoder.errors import ClusterError, ConfigError, MissingExtraError, needs_extra
@@ -50,9 +52,24 @@ def connect_cluster(address: str) -> None:
     with needs_extra("cluster"):
         import ray
         import ray.data
+        from ray.job_config import JobConfig
+
+    class Job(JobConfig):
+        """A job whose workers import from where this process does, and not from the current directory."""
+
+        def _serialize(self) -> Any:
+            self._py_driver_sys_path = [path for path in self._py_driver_sys_path if path in sys.path]
+            return super()._serialize()
+
     dashboard = False if address == "local" else None
     try:
-        ray.init(address, include_dashboard=dashboard, log_to_driver=False, logging_level=logging.ERROR)
+        ray.init(
+            address,
+            job_config=Job(),
+            include_dashboard=dashboard,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
     except Exception as error:
         logger.warning("no cluster", exc_info=error)
         raise ClusterError(f"no Ray cluster answers at {address}: {last_line(error)}") from None

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import operator
 import reprlib
 import types
 import typing
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypeVar
+from functools import cache
+from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 
@@ -31,15 +34,69 @@ def from_fields(kind: type[T], value: object, path: str = "") -> T:
     return typing.cast(T, _convert(kind, value, path))
 
 
-def check_minimums(config: object, minimums: Mapping[str, float], group: str = "") -> None:
-    """Raise ConfigError if a setting is below its minimum; None is allowed. `group`: the settings' prefix in errors."""
-    for name, lowest in minimums.items():
-        value = getattr(config, name)
-        if value is not None and value < lowest:
-            raise ConfigError(f"{group}{name} is {value}; it must be at least {lowest}")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Range:
+    """The finite numbers that a field allows: `rate: Annotated[float, Range(above=0)]`."""
+
+    at_least: float | None = None
+    above: float | None = None
+    at_most: float | None = None
+    below: float | None = None
+
+    def __contains__(self, value: float) -> bool:
+        limits = zip(dataclasses.astuple(self), (operator.ge, operator.gt, operator.le, operator.lt), strict=True)
+        return math.isfinite(value) and all(limit is None or compare(value, limit) for limit, compare in limits)
+
+    def __str__(self) -> str:
+        if self.at_least is not None and self.at_most is not None:
+            return f"from {self.at_least} to {self.at_most}"
+        limits = {name.replace("_", " "): limit for name, limit in dataclasses.asdict(self).items()}
+        return " and ".join(f"{name} {limit}" for name, limit in limits.items() if limit is not None) or "finite"
+
+
+Count = Annotated[int, Range(at_least=1)]
+CountOrZero = Annotated[int, Range(at_least=0)]
+Layer = Annotated[int, Range(at_least=-1000, at_most=999)]
+"""0-based, negative from the end."""
+Positive = Annotated[float, Range(above=0)]
+Weight = Annotated[float, Range(at_least=0)]
+Share = Annotated[float, Range(at_least=0, at_most=1)]
+ShareAboveZero = Annotated[float, Range(above=0, at_most=1)]
+ShareBelowOne = Annotated[float, Range(at_least=0, below=1)]
+
+
+class Checked:
+    """Base class of dataclasses whose fields are checked against their annotations: type, choices (Literal), `Range`.
+
+    The constructor raises ConfigError, naming the field, its value and what is allowed.
+    """
+
+    def __post_init__(self) -> None:
+        config: Any = type(self)
+        for name, kind in _annotations(config).items():
+            try:
+                _convert(kind, getattr(self, name), name)
+            except ValueError as error:
+                raise ConfigError(str(error)) from None
+
+
+def check_ordered(config: object, name: str) -> None:
+    """Raise ConfigError unless a pair of numbers has the smaller one first."""
+    low, high = getattr(config, name)
+    if low > high:
+        raise ConfigError(f"{name} is {[low, high]}; the smaller one must be first")
+
+
+@cache
+def _annotations(kind: Any) -> dict[str, Any]:
+    """Return the annotations of a dataclass's fields that its constructor takes."""
+    hints = typing.get_type_hints(kind, include_extras=True)
+    return {field.name: hints[field.name] for field in dataclasses.fields(kind) if field.init}
 
 
 def _convert(kind: Any, value: Any, path: str) -> Any:
+    if typing.get_origin(kind) is Annotated:
+        return _in_range(kind.__metadata__, _convert(kind.__origin__, value, path), path)
     origin, arguments = typing.get_origin(kind) or kind, typing.get_args(kind)
     if kind in (Any, object):
         return value
@@ -54,11 +111,18 @@ def _convert(kind: Any, value: Any, path: str) -> Any:
     if origin in (list, Sequence):
         return list(_tuple((arguments[0], ...), value, path))
     if origin in (dict, Mapping):
-        if not isinstance(value, dict):
+        if not isinstance(value, Mapping):
             raise _wrong(path, value, "an object")
         of = arguments[1] if arguments else Any
         return {name: _convert(of, item, _below(path, name)) for name, item in value.items()}
     return _scalar(kind, value, path)
+
+
+def _in_range(metadata: Sequence[object], value: Any, path: str) -> Any:
+    for allowed in metadata:
+        if isinstance(allowed, Range) and value not in allowed:
+            raise ValueError(f"{path} is {value}; it must be {allowed}")
+    return value
 
 
 def _scalar(kind: Any, value: Any, path: str) -> Any:
@@ -79,9 +143,11 @@ def _scalar(kind: Any, value: Any, path: str) -> Any:
 
 
 def _dataclass(kind: Any, value: Any, path: str) -> Any:
+    if isinstance(value, kind):
+        return value
     if not isinstance(value, dict):
         raise _wrong(path, value, "an object")
-    hints = typing.get_type_hints(kind)
+    hints = _annotations(kind)
     fields = {field.name: field for field in dataclasses.fields(kind) if field.init}
     for name in value:
         if name not in fields:

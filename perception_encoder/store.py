@@ -8,7 +8,6 @@ that count). A rerun reads what is done and does the rest.
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import json
 import os
@@ -22,8 +21,7 @@ from typing import Any, Generic, Self, TypeVar
 import numpy as np
 
 from perception_encoder.errors import DataError, OutputError, one_line
-from perception_encoder.files import holding, remove, replacing, write_json, writing
-from perception_encoder.formats.tables import read_json_lines
+from perception_encoder.files import holding, open_regular, remove, replacing, temporary_beside, write_json, writing
 from perception_encoder.records import from_fields
 
 T = TypeVar("T")
@@ -70,7 +68,6 @@ class Store:
         try:
             if writable:
                 self._open.enter_context(holding(path / LOCK, f"another process is writing {path}; wait until it ends"))
-                self._clean()
             earlier = self.read(SETTINGS, _read_settings)
             if earlier is not None:
                 self._compare(earlier)
@@ -80,7 +77,7 @@ class Store:
             elif any(entry.name != LOCK for entry in path.iterdir()):
                 raise OutputError(f"{path} is not empty and has no {SETTINGS}; choose another directory")
             else:
-                write_json(path / SETTINGS, self.settings, through_link=False)
+                write_json(path / SETTINGS, self.settings)
         except BaseException:
             self.close()
             raise
@@ -98,7 +95,7 @@ class Store:
     def discard(self) -> None:
         """Remove the store, whose results are in their final place, at one stroke."""
         with writing(self.path):
-            gone = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
+            gone = temporary_beside(self.path)
             os.rename(self.path, gone)
             remove(gone)
 
@@ -121,7 +118,7 @@ class Store:
         OutputError if it cannot be written.
         """
         path = self.path / name
-        with writing(path, also=(RuntimeError,)), replacing(path, through_link=False) as temporary:
+        with writing(path, also=(RuntimeError,)), replacing(path) as temporary:
             yield temporary
 
     def parts(self, pattern: str = "*") -> list[str]:
@@ -139,11 +136,6 @@ class Store:
     def reading(self, path: Path, also: tuple[type[Exception], ...] = ()) -> AbstractContextManager[None]:
         """Turn the errors of reading a damaged file into a DataError."""
         return _reading(path, self._remedy, also)
-
-    def _clean(self) -> None:
-        """Remove what killed writers left."""
-        for path in [*self.path.glob(".*.tmp"), *self.path.parent.glob(f".{glob.escape(self.path.name)}.*.tmp")]:
-            remove(path)
 
     def _compare(self, earlier: Mapping[str, Any]) -> None:
         then, now = _flat(earlier), _flat(self.settings)
@@ -165,26 +157,20 @@ class Records(Generic[T]):
         self.path, self.rows = path, list[T]()
         if not os.path.lexists(path):
             return
-        with writing(path):
+        with writing(path), open(open_regular(path) if writable else path, "r+b" if writable else "rb") as file:
+            content = file.read()
             if writable:
-                with _open_file(path, os.O_RDWR) as file:
-                    content = file.read()
-                    file.truncate(content.rfind(b"\n") + 1)
-        for where, fields in read_json_lines(path):
+                file.truncate(content.rfind(b"\n") + 1)
+        for number, line in enumerate(content.split(b"\n")[:-1], 1):
             try:
-                self.rows.append(from_fields(kind, fields))
-            except ValueError as error:
-                raise DataError(f"{where} is damaged: {error}; {remedy}") from None
+                self.rows.append(from_fields(kind, json.loads(line)))
+            except (ValueError, RecursionError) as error:
+                raise DataError(f"{path}:{number} is damaged: {one_line(error)}; {remedy}") from None
 
     def append(self, *rows: T) -> None:
         """Add rows, which are on disk when this returns; OutputError if that fails."""
         lines = "".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows)  # type: ignore[call-overload]
-        with writing(self.path):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with _open_file(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND) as file:
-                file.write(lines.encode("utf-8", "backslashreplace"))
-                file.flush()
-                os.fsync(file.fileno())
+        _append(self.path, lines.encode("utf-8", "backslashreplace"))
         self.rows += rows
 
 
@@ -196,17 +182,12 @@ class Data:
 
     def append(self, content: bytes | np.ndarray) -> int:
         """Add bytes, which are on disk when this returns; return their offset. OutputError if that fails."""
-        with writing(self.path), _open_file(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND) as file:
-            offset = file.seek(0, os.SEEK_END)
-            file.write(np.ascontiguousarray(content).data if isinstance(content, np.ndarray) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        return offset
+        return _append(self.path, np.ascontiguousarray(content).data if isinstance(content, np.ndarray) else content)
 
     def cut(self, size: int) -> None:
         """Remove what comes after `size` bytes, as of a killed write."""
         if self.path.exists():
-            with writing(self.path), _open_file(self.path, os.O_RDWR) as file:
+            with writing(self.path), open(open_regular(self.path), "r+b") as file:
                 file.truncate(min(size, file.seek(0, os.SEEK_END)))
 
     def array(self, dtype: str | np.dtype, shape: Sequence[int], offset: int = 0) -> np.ndarray:
@@ -251,7 +232,7 @@ class Arrays:
             return None
         content = self._data.array("u1", (entry.size,), entry.offset)
         with self._data.reading():
-            content = np.frombuffer(zlib.decompress(content), "u1") if self._compressed else np.array(content)
+            content = np.frombuffer(zlib.decompress(content.tobytes()), "u1") if self._compressed else np.array(content)
             return content.view(entry.dtype).reshape(entry.shape)
 
     def put(self, key: str, array: np.ndarray) -> None:
@@ -272,12 +253,16 @@ def _reading(path: Path, remedy: str, also: tuple[type[Exception], ...] = ()) ->
         raise DataError(f"{path} is damaged ({one_line(error)}); {remedy}") from error
 
 
-@contextmanager
-def _open_file(path: Path, flags: int) -> Iterator[Any]:
-    """Open a file unless it is a link, which somebody may have planted."""
-    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
-    with os.fdopen(descriptor, "r+b" if flags & os.O_RDWR else "wb") as file:
-        yield file
+def _append(path: Path, content: bytes | memoryview) -> int:
+    """Add bytes to a file, which is made with its directory; return their offset once they are on disk."""
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(open_regular(path), "r+b") as file:
+            offset = file.seek(0, os.SEEK_END)
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    return offset
 
 
 def _read_settings(path: Path) -> dict[str, Any]:

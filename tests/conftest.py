@@ -125,29 +125,18 @@ def real_data() -> Path:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def amx_rounding() -> Iterator[None]:
-    """With PE_DTYPE=bfloat16, round products as a CPU with AMX does, so that no test depends on a CPU without it.
+def amx_rounding() -> None:
+    """With PE_DTYPE=bfloat16, round products as a CPU with AMX does; `tests.processes` does so in its processes."""
+    if os.environ.get("PE_DTYPE") == "bfloat16":
+        from tests.rounding import round_as_amx
 
-    There, products of fewer than about 192 rows round differently from larger ones, so the embedding of an image
-    depends a little on the size of its batch. Here such a product is the sum of two rounded halves.
-    """
-    if os.environ.get("PE_DTYPE") != "bfloat16":
-        yield
-        return
-    import torch
+        round_as_amx()
 
-    exact = torch.nn.functional.linear
 
-    def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-        width = x.shape[-1]
-        if x.dtype != torch.bfloat16 or x.numel() // width >= 192:
-            return exact(x, weight, bias)
-        half = width // 2
-        return exact(x[..., :half], weight[:, :half], bias) + exact(x[..., half:], weight[:, half:])
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch.nn.functional, "linear", linear)
-        yield
+@pytest.fixture
+def float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compute in float32: in bfloat16 a row's rounding may depend on the number of rows beside it."""
+    monkeypatch.setenv("PE_DTYPE", "float32")
 
 
 @pytest.fixture

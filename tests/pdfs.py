@@ -41,6 +41,20 @@ def pdf_of_image(jpeg_2000: bytes, side: int) -> bytes:
     return _file(objects, "")
 
 
+def pdf_of_nested_forms(depth: int, times: int) -> bytes:
+    """A small PDF of a page that draws `times` to the power of `depth` rectangles: each form draws the next."""
+    draw, form = "/F Do " * times, "<< /Type /XObject /Subtype /Form /BBox [0 0 99 99]"
+    texts = ["<< /Type /Catalog /Pages 2 0 R >>", "<< /Type /Pages /Kids [3 0 R] /Count 1 >>"]
+    resources = "/Resources << /XObject << /F {} 0 R >> >>"
+    texts.append(f"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 99 99] /Contents 4 0 R {resources.format(5)} >>")
+    texts.append(f"<< /Length {len(draw)} >>\nstream\n{draw}\nendstream")
+    for number in range(5, 4 + depth):
+        texts.append(f"{form} {resources.format(number + 1)} /Length {len(draw)} >>\nstream\n{draw}\nendstream")
+    leaf = "1 0 0 rg 0 0 9 9 re f"
+    texts.append(f"{form} /Length {len(leaf)} >>\nstream\n{leaf}\nendstream")
+    return _file([text.encode() for text in texts], "")
+
+
 def _file(objects: Sequence[bytes], trailer: str) -> bytes:
     stream, offsets = io.BytesIO(), []
     stream.write(b"%PDF-1.4\n")

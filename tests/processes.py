@@ -21,6 +21,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 from tests.conftest import ROOT
+from tests.rounding import round_as_amx
 
 IMPORTED = (
     "pytest",
@@ -130,6 +131,7 @@ def _begin(
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for stream in (1, 2):
         os.dup2(file, stream)
+    round_as_amx()
     work(*arguments)
 
 

@@ -49,6 +49,7 @@ DISTRIBUTIONS = {
     "pybullet_utils": "pybullet",
     "skimage": "scikit-image",
     "sklearn": "scikit-learn",
+    "yaml": "pyyaml",
 }
 """Distributions whose import name is another."""
 

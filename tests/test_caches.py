@@ -40,6 +40,7 @@ from perception_encoder.inference.output import EmbeddingWriter
 from perception_encoder.inference.pipeline import Embedding
 from perception_encoder.layer_analysis.sweep import run_sweep
 from perception_encoder.layer_analysis.tasks import TaskOptions, make_tasks
+from perception_encoder.models.checkpoints import files
 from perception_encoder.models.checkpoints.files import CachedHash
 from perception_encoder.pretraining.teacher import Teacher
 from perception_encoder.video_dataset.features import compute_features
@@ -190,6 +191,7 @@ def test_tables_of_shards_and_parquet_files_are_those_of_the_file_as_it_is(
 
 def test_hashes_of_weights_of_equal_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
+    monkeypatch.setattr(files, "_SETTLED", 0)
     for directory, value in (("one", "1" * 16), ("two", "2" * 16), ("one", "1" * 16)):
         (tmp_path / directory).mkdir(exist_ok=True)
         path = tmp_path / directory / "model.safetensors"

@@ -580,6 +580,22 @@ def read_depths(directory: Path) -> None:
             part.depth(index)
 
 
+def write_objects(directory: Path) -> None:
+    from tests.datasets.drawn import write_yolo
+
+    write_yolo(directory, {"train": 2, "val": 2})
+
+
+def read_objects(directory: Path) -> None:
+    from perception_encoder.datasets.instances import read_instance_splits
+
+    for part in read_instance_splits(directory):
+        part.truth(range(len(part.keys)))
+        for index in range(len(part.keys)):
+            part.open(index)
+            part.instances(index)
+
+
 def write_choice(directory: Path) -> None:
     (directory / "perception-encoder").mkdir()
     (directory / "perception-encoder" / "config.json").write_text('{"model": "builtin"}')
@@ -755,6 +771,7 @@ FORMATS: dict[str, Format] = {
     "labelled shard": Format(write_labelled, read_labelled),
     "tars of CLIP_benchmark": Format(write_webdataset, read_webdataset),
     "images and depths": Format(write_depths, read_depths),
+    "objects, YOLO": Format(write_objects, read_objects, needs=("faster_coco_eval",)),
     **{
         f"conversations, {name}": Format(write_conversations(name), read_conversations(name), name)
         for name in ("a.jsonl", "a.json", "a.csv", "train.parquet", "train.tar")

@@ -22,7 +22,9 @@ import perception_encoder as pe
 from perception_encoder.cli import output
 from perception_encoder.cli.groups import adapt
 from perception_encoder.cli.main import app
+from perception_encoder.errors import ConfigError
 from perception_encoder.models.registry import find_model
+from perception_encoder.stages import configure
 from perception_encoder.training.cost import tower_part
 
 ROOT = Path(__file__).parent.parent
@@ -85,6 +87,20 @@ def test_commands_options_and_recipes_exist() -> None:
             assert named <= known, f"{page}: {' '.join(words)}"
             if words[1] == "train" and rest and re.fullmatch(r"[a-z]\w+", rest[0]):
                 assert rest[0] in pe.list_recipes(), f"{page}: {' '.join(words)}"
+
+
+def test_settings_exist_in_some_recipe() -> None:
+    for page in PAGES:
+        for setting in set(re.findall(r"--set [\"']?([a-z][\w.]*)=", page.read_text(encoding="utf-8"))) - {"name"}:
+            assert any(has_setting(recipe, setting) for recipe in pe.list_recipes()), f"{page}: {setting}"
+
+
+def has_setting(recipe: str, name: str) -> bool:
+    try:
+        configure(recipe, [f"{name}=x"])
+    except ConfigError as error:
+        return "no setting is called" not in str(error) and "is not a setting" not in str(error)
+    return True
 
 
 def test_the_functions_that_the_architecture_page_names_exist() -> None:

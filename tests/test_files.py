@@ -5,12 +5,14 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
 from pathlib import Path
 
 import pytest
 
 from perception_encoder.errors import OutputError
 from perception_encoder.files import holding, replacing, restrict, write_json, write_text, writing
+from tests import processes
 
 pytestmark = pytest.mark.security
 
@@ -38,6 +40,30 @@ def test_replacing_is_all_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert os.listdir(tmp_path) == ["page.html"]
 
 
+def test_leftovers_of_killed_writers_are_removed_by_the_next_one(tmp_path: Path) -> None:
+    """Of files and directories; the ones of running processes and, for a day, of other machines stay."""
+    killed = processes.start(die_while_writing, tmp_path, log=tmp_path / "log")
+    assert killed.statuses() == [-signal.SIGKILL]
+    leftovers = {path for path in tmp_path.iterdir() if path.suffix == ".tmp"}
+    assert len(leftovers) == 2
+    elsewhere, old = (tmp_path / f".{name}.00000000-1-1.tmp" for name in ("x", "y"))
+    elsewhere.touch()
+    old.touch()
+    os.utime(old, (0, 0))
+    with replacing(tmp_path / "running") as running:
+        running.touch()
+        processes.run(write_text, tmp_path / "page.html", "new", log=tmp_path / "log")
+        assert {path for path in tmp_path.iterdir() if path.suffix == ".tmp"} == {elsewhere, running}
+
+
+def die_while_writing(directory: Path) -> None:
+    with replacing(directory / "file") as file, replacing(directory / "directory") as made:
+        file.write_text("half")
+        made.mkdir()
+        (made / "half").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
 def test_text_and_json_are_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, link = tmp_path / "new" / "a.json", tmp_path / "link.json"
     write_json(path, {"name": "Größe"})
@@ -48,9 +74,8 @@ def test_text_and_json_are_written_whole_or_not_at_all(tmp_path: Path, monkeypat
     with pytest.raises(OutputError, match=r"b\.json could not be written"):
         write_text(path / "b.json", "{}")
     link.symlink_to(path)
-    write_text(link, "through")
-    write_json(link, 1, indent=None, through_link=False)
-    assert (path.read_text(), link.read_text(), link.is_symlink()) == ("through", "1\n", False)
+    write_json(link, 1, indent=None)
+    assert (json.loads(path.read_text()), link.read_text(), link.is_symlink()) == ({"name": "Größe"}, "1\n", False)
 
     def full(_: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -58,7 +83,7 @@ def test_text_and_json_are_written_whole_or_not_at_all(tmp_path: Path, monkeypat
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OutputError, match=r"a\.json could not be written: No space left on device$"):
         write_text(path, "half")
-    assert path.read_text() == "through"
+    assert json.loads(path.read_text()) == {"name": "Größe"}
 
 
 def test_a_file_replaces_no_directory_and_no_device(tmp_path: Path) -> None:
@@ -75,14 +100,19 @@ def test_a_file_replaces_no_directory_and_no_device(tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path)) == ["file", "photos", "pipe"]
 
 
-def test_a_link_stays_a_link(tmp_path: Path) -> None:
-    (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "link.html").symlink_to(tmp_path / "elsewhere" / "page.html")
-    for text in ("first", "second"):  # the first time it leads to nothing
-        with replacing(tmp_path / "link.html") as temporary:
-            temporary.write_text(text)
-        assert (tmp_path / "link.html").is_symlink()
-        assert (tmp_path / "elsewhere" / "page.html").read_text() == text
+@pytest.mark.parametrize("target", ["diary.txt", "letters", "nothing"])
+@pytest.mark.parametrize("directory", [False, True])
+def test_a_link_is_replaced_and_not_what_it_leads_to(target: str, directory: bool, tmp_path: Path) -> None:
+    (tmp_path / "diary.txt").write_text("dear diary")
+    (tmp_path / "letters").mkdir()
+    (tmp_path / "letters" / "first.txt").touch()
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / target)
+    with replacing(link) as temporary:
+        temporary.mkdir() if directory else temporary.write_text("new")
+    assert not link.is_symlink() and link.is_dir() == directory
+    assert (tmp_path / "diary.txt").read_text() == "dear diary" and os.listdir(tmp_path / "letters") == ["first.txt"]
+    assert not (tmp_path / "nothing").exists()
 
 
 def test_a_lock_is_held_by_one_and_freed(tmp_path: Path) -> None:
@@ -97,7 +127,7 @@ def test_a_lock_leaves_what_is_there_alone(tmp_path: Path) -> None:
     victim, lock = tmp_path / "diary.txt", tmp_path / "lock"
     victim.write_text("dear diary")
     lock.symlink_to(victim)
-    with pytest.raises(OutputError, match="lock is a link, which cannot be a lock; remove"), holding(lock, "taken"):
+    with pytest.raises(OutputError, match="lock is a link, which is not followed; remove"), holding(lock, "taken"):
         pass
     lock.unlink()
     os.link(victim, lock)
@@ -108,15 +138,6 @@ def test_a_lock_leaves_what_is_there_alone(tmp_path: Path) -> None:
     os.mkfifo(lock)
     with pytest.raises(OutputError, match="is not a regular file"), holding(lock, "taken"):
         pass
-
-
-def test_a_link_is_replaced_itself_where_it_is_not_followed(tmp_path: Path) -> None:
-    (tmp_path / "diary.txt").write_text("dear diary")
-    (tmp_path / "link").symlink_to(tmp_path / "diary.txt")
-    with replacing(tmp_path / "link", through_link=False) as temporary:
-        temporary.write_text("new")
-    assert not (tmp_path / "link").is_symlink() and (tmp_path / "link").read_text() == "new"
-    assert (tmp_path / "diary.txt").read_text() == "dear diary"
 
 
 def test_permissions_are_taken_and_never_given(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from experiments.language.alignment import Alignment, align, pretrained_decoder
 from perception_encoder.datasets.questions.question import Question
 from perception_encoder.dense_prediction.head_fitting import FitConfig
 from perception_encoder.evaluation.feature_cache import FeatureCache
-from perception_encoder.evaluation.statistics.scores import ItemScores, estimate, estimate_difference
+from perception_encoder.evaluation.statistics.scores import ItemScores, estimate, estimate_difference, measure_all
 from perception_encoder.files import write_json
 from perception_encoder.inference.load import load_layers
 from perception_encoder.language_alignment.question_task import AnswerHeadConfig, QuestionTask, QuestionTaskConfig
@@ -171,9 +171,8 @@ def _table_row(row: Row, scores: Mapping[str, Scores]) -> dict[str, Any]:
     ours, theirs = scores[row.name], scores[row.compared]
     values, gaps = {}, {}
     for name, by_seed in ours.items():
-        whole = estimate(by_seed)
-        seeds = list(whole.by_seed)
-        values[name] = {"value": whole.value, "by_seed": seeds, "interval": whole.interval(), "n": by_seed[0].items}
+        (metric,), seeds = measure_all(by_seed), list(estimate(by_seed).by_seed)
+        values[name] = {"value": metric.value, "by_seed": seeds, "interval": metric.interval, "n": metric.n}
         if row.compared != row.name:
             gaps[name] = _gap(by_seed, theirs[name])
     return {"name": row.name, "compared": row.compared, "scores": values, "differences": gaps}

@@ -35,6 +35,7 @@ from perception_encoder.language_alignment.weights import (
     read_trained,
     write_language_model,
 )
+from perception_encoder.models.checkpoints.find import RECORD
 from perception_encoder.models.checkpoints.weights import find_entry
 from perception_encoder.models.initialization import torch_generator
 from perception_encoder.preprocess.image import open_image
@@ -43,7 +44,7 @@ from perception_encoder.training.checkpoint import check_run, run_directory
 from perception_encoder.training.config import TrainingConfig
 from perception_encoder.training.distributed import whole_model
 from perception_encoder.training.loop import train
-from perception_encoder.training.metrics import RECORD, Listener, describe_run
+from perception_encoder.training.metrics import Listener, describe_run
 from perception_encoder.training.optimizer import OptimizerConfig
 from perception_encoder.training.task import Task, Validation
 

@@ -27,7 +27,12 @@ class Alignments:
     def config(self, name: str) -> SpatialConfig:
         """The run of one."""
         base = replace(
-            spatial_builtin(), steps=self.steps, batch_size=self.batch_size, image_size=self.side, validation=None
+            spatial_builtin(),
+            steps=self.steps,
+            batch_size=self.batch_size,
+            warmup=min(self.steps, spatial_builtin().warmup),
+            image_size=self.side,
+            validation=None,
         )
         return {OWN: replace(base, masks=None), MASKS: replace(base, core_weight=0.0), BOTH: base}[name]
 

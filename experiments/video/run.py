@@ -21,7 +21,13 @@ from experiments.video.clips import Clip, write_clips
 from experiments.video.evaluation import ClipTasks, VideoEvaluation
 from experiments.video.finetuning import before_finetuning, evaluate_arm, train_arm, write_arm
 from perception_encoder.errors import DataError
-from perception_encoder.evaluation.statistics.scores import ItemScores, estimate, estimate_difference
+from perception_encoder.evaluation.statistics.scores import (
+    ItemScores,
+    estimate,
+    estimate_difference,
+    measure,
+    measure_all,
+)
 from perception_encoder.files import write_json
 from perception_encoder.language_alignment.text.decoder import SMOLLM2
 from perception_encoder.models.memory import keep_freed_memory
@@ -159,9 +165,9 @@ class _Experiment:
             truths = {clip.key: clip.truth for clip in clips}
             for kind, by_key in texts.items():
                 for score in score_captions(by_key, truths, self.classes) if by_key else ():
-                    whole = estimate([score])
-                    row = {"set": name, "captions": kind, "metric": score.metric, "n": score.items}
-                    rows.append({**row, "value": whole.value, "interval": whole.interval()})
+                    metric = measure(score)
+                    row = {"set": name, "captions": kind, "metric": metric.name, "n": metric.n}
+                    rows.append({**row, "value": metric.value, "interval": metric.interval})
         return rows
 
     def finetune(self, captions: Mapping[str, Mapping[str, Captions]]) -> Scores:
@@ -254,5 +260,5 @@ def _growth_row(name: str, scores: Scores, sizes: Sizes) -> dict[str, Any]:
 
 
 def _estimated(scores: Sequence[ItemScores]) -> dict[str, Any]:
-    whole = estimate(scores)
-    return {"value": whole.value, "by_seed": list(whole.by_seed), "interval": whole.interval()}
+    (metric,) = measure_all(scores)
+    return {"value": metric.value, "by_seed": list(estimate(scores).by_seed), "interval": metric.interval}

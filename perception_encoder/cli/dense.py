@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_format
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
@@ -11,7 +12,7 @@ import typer
 
 from perception_encoder.cli import options as shared
 from perception_encoder.cli import output
-from perception_encoder.cli.options import HEAD, QUERY, VIDEO, argument, flag, numbers, option, out_option
+from perception_encoder.cli.options import HEAD, OUTPUT, QUERY, VIDEO, argument, flag, numbers, option, out_option
 from perception_encoder.cli.output import track as show_progress
 from perception_encoder.errors import ConfigError, InputError
 from perception_encoder.models.defaults import chosen_model, default_model
@@ -27,6 +28,7 @@ DEPTH_HEAD = "File of a depth head (`pe train depth`), or builtin-depth, a demo 
 DETECTOR = """Detector: a file of `pe train`, a file of facebook/PE-Detection, or builtin-detector, a demo [default: see
 `pe models use`]."""
 CLASSES = "Annotations in COCO's format with the class names of a published detector."
+IMAGES = "Your annotations in COCO's format: write their image and category ids [default: see below]."
 SCALES = "Detect at these multiples of the training size."
 SOFT_NMS = "Lower the scores of overlapping detections instead of dropping them."
 PAPER_VIEWS = "Use the views of the paper's best result: four scales, mirrored, soft-NMS, 2,000 queries."
@@ -131,6 +133,7 @@ def segment(
     model: Model = None,
     layer: Layer = -1,
     short_side: ShortSide = 480,
+    overwrite: shared.Overwrite = False,
     json: shared.Json = False,
 ) -> None:
     """Segment an image by points or with a head.
@@ -152,7 +155,14 @@ def segment(
     if loaded is None:
         model = model or default_model("spatial")
     result = heads.segment(
-        image, out, points=read_points(points), head=loaded, model=model, layer=layer, short_side=short_side
+        image,
+        out,
+        points=read_points(points),
+        head=loaded,
+        model=model,
+        layer=layer,
+        short_side=short_side,
+        overwrite=overwrite,
     )
     output.print_demo(model if loaded is None else loaded.demo_model)
     if json:
@@ -208,6 +218,7 @@ def detect(
     soft_nms: Annotated[bool, flag("--soft-nms", SOFT_NMS, HEAD, advanced=True)] = False,
     paper_views: Annotated[bool, flag("--paper-views", PAPER_VIEWS, HEAD, advanced=True)] = False,
     classes: Annotated[Path | None, option(CLASSES, "FILE", HEAD, advanced=True)] = None,
+    images: Annotated[Path | None, option(IMAGES, "FILE", OUTPUT)] = None,
     every: Every = 0.0,
     json: shared.Json = False,
     strict: shared.Strict = False,
@@ -215,8 +226,10 @@ def detect(
     """Detect objects in images and videos.
 
     Draws boxes, names and masks to OUT/NAME.png (for a video OUT/NAME.mp4). OUT/detections.json has images, categories
-    and annotations in COCO's format; OUT/results.json is the plain list that pycocotools reads (use --score 0 to
-    evaluate). Prints the image, class, score and box of each object. Unreadable inputs are skipped and listed.
+    and annotations in COCO's format; OUT/results.json is the plain list that pycocotools reads. To evaluate, add
+    --score 0 and --images ANNOTATIONS: images get the ids of the entries with their file names. Without it their ids
+    are the numbers that are their names or, if one is not a number, 1, 2, 3 …; a note says which. Prints the image,
+    class, score and box of each object. Unreadable inputs are skipped and listed.
 
     Examples:
 
@@ -225,6 +238,7 @@ def detect(
         pe detect photos/ clip.mp4 --head runs/detector/head.safetensors --every 0.5 -o detected
         pe detect photo.jpg --head deta_coco_1824pix.pth -o detected
         pe detect photos/ --head runs/detr/head.safetensors --scales 0.8,1,1.2 --flip -o detected
+        pe detect val2017/ --head runs/detr/head.safetensors --score 0 --images instances_val2017.json -o detected
     """
     arguments = shared.without(locals(), "files", "out", "head", "model", "scales", "classes", "json", "strict")
     from perception_encoder.dense_prediction import heads
@@ -238,4 +252,5 @@ def detect(
         for item in found.to_dict()["objects"]:
             yield item["class"], f"{item['score']:.2f}", ",".join(f"{round(value, 2):g}" for value in item["bbox"])
 
+    logging.getLogger(heads.__package__).setLevel(logging.INFO)  # it says which image ids are written
     print_predictions(predictions, lines, loaded, skipped, strict, out / "detections.json" if json else None)

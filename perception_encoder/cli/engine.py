@@ -166,7 +166,8 @@ def refine(
     out: Annotated[Path, out_option("Directory of the run: checkpoints and weights.", "DIR")],
     captions: Annotated[Path | None, option(CAPTIONS, "FILE")] = None,
     model: Annotated[
-        str | None, model_option("that of DIR", "a run of `pe train` or `pe engine refine`; builtin-lang")
+        str | None,
+        model_option("that of DIR", "facebook/Perception-LM-1B, or a run of `pe train` or `pe engine refine`"),
     ] = None,
     set_: shared.Overrides = None,
 ) -> None:
@@ -183,14 +184,16 @@ def refine(
         pe engine refine captioned/ --captions corrected.csv -o runs/refined --set steps=100 --set optimizer.lr=5e-5
         pe engine run --videos clips/ -o again/ --captioner runs/refined --video-prompt video_caption_short_v1
     """
+    from perception_encoder.language_alignment.config import LanguageConfig
     from perception_encoder.training.settings import override
     from perception_encoder.video_data_engine.refine import find_setting, read_corrections, refine_captioner, refinement
 
     video_prompt, captioner = find_setting(engine, "video_prompt"), model or find_setting(engine, "captioner")
     texts = read_corrections(engine, captions)
-    steps = override(refinement(captioner), set_ or []).steps
+    steps = override(refinement(LanguageConfig()), set_ or []).steps
     output.print_demo(captioner)
-    logging.getLogger("perception_encoder.training.loop").setLevel(logging.INFO)  # it reports that a run resumes
+    for name in ("loop", "run"):  # they report what is resumed and loaded
+        logging.getLogger(f"perception_encoder.training.{name}").setLevel(logging.INFO)
     with progress("training", steps) as advance:
         path = refine_captioner(
             engine, out, texts, captioner, settings=set_ or [], track=track, listener=reporter(advance)

@@ -69,7 +69,12 @@ def data_option(text: str, metavar: str = "PATH", least: float | None = None, *,
 TwoTowers = Annotated[str, model_option(others="open_clip:NAME,WEIGHTS; hf:NAME (transformers); st:NAME"), BY_POSITION]
 Embedder = Annotated[str, model_option(others=LIBRARIES), BY_POSITION]
 LanguageModel = Annotated[
-    str, model_option(others="builtin-lang; a run of `pe train`; facebook/Perception-LM-1B"), BY_POSITION
+    str,
+    model_option(
+        others="facebook/Perception-LM-1B; a run of `pe train`; http://HOST/v1#MODEL, an endpoint; hf:NAME; "
+        "python:MODULE:FUNCTION; builtin-lang"
+    ),
+    BY_POSITION,
 ]
 ResultFile = Annotated[Path, argument("FILE", "JSON written by a command of `pe eval` with -o.")]
 
@@ -90,7 +95,8 @@ Items = Annotated[int | None, data_option("Maximum number of items, at even inte
 Blind = Annotated[bool, flag("--blind", "Show no image: what the model knows without looking.", MEDIA)]
 Records = Annotated[Path | None, option("JSONL file of all answers; a run resumes from it.", "FILE", OUTPUT)]
 PROMPTS = (
-    "photo (25), imagenet (80), kinetics (28), name or a file; commas between [default: the dataset's, or imagenet]."
+    "photo (25), imagenet (80), kinetics (28), actions (48: UCF101, HMDB51), name or a file; commas between "
+    "[default: the dataset's, or imagenet]."
 )
 Prompts = Annotated[str, option(PROMPTS, "NAMES")]
 OWN = "crop for models with their own preprocessing"
@@ -403,8 +409,8 @@ def compare(first: ResultFile, second: ResultFile) -> None:
     """Compare two results, with intervals.
 
     For each score in both results: the difference and its 95 % interval, by a paired bootstrap over the items (1,000
-    resamples). A model is called better if the p-value is at most 0.05 after Holm's correction for the number of scores
-    compared. Both results must be of the same items.
+    resamples), or an exact test if few items differ. A model is called better if the p-value is at most 0.05 after
+    Holm's correction for the number of scores compared. Both results must be of the same items.
 
     Examples:
 

@@ -79,7 +79,7 @@ def ask(
     from perception_encoder.language_alignment.load import load_assistant
     from perception_encoder.preprocess import conversation as conversations
 
-    paths, question = _split(media or [], question or "")
+    paths, question = _split(media or [], question or "", interactive)
     if not question and not interactive:
         raise ConfigError(MISSING)
     if interactive and json:
@@ -104,13 +104,17 @@ def ask(
         conversation.append(conversations.Message("assistant", (answered,)))
 
 
-def _split(media: Sequence[str], last: str) -> tuple[list[str], str]:
-    """Split the arguments into paths and the question: the last one, unless it is a file, a URL or looks like one."""
+def _split(media: Sequence[str], last: str, interactive: bool) -> tuple[list[str], str]:
+    """Split the arguments into paths and the question: the last one, unless it is a file, a URL or looks like one.
+
+    The name of a directory is the question if there must be one and other media come before it.
+    """
     from perception_encoder.inference.fetch import is_url
     from perception_encoder.preprocess.source import MEDIA_SUFFIXES
 
     named = " " not in last and Path(last).suffix.lower() in {*MEDIA_SUFFIXES, ".pdf"}
-    if last and (named or is_url(last) or os.path.exists(last)):
+    listed = os.path.isdir(last) and (interactive or not media)
+    if last and (named or listed or is_url(last) or os.path.isfile(last)):
         return [*media, last], ""
     return list(media), last
 

@@ -64,8 +64,8 @@ def prepare(
     """Search, classify, embed and describe images and videos.
 
     Exit status: 0 success; 1 some inputs were skipped and reported (search, classify, index, embed, caption: only with
-    --strict); 2 usage error, error, or no usable input; 130 interrupted by Ctrl-C. `[-m] MODEL` in the usage of a
-    command means that the flag may be left out.
+    --strict); 2 usage error, error, or no usable input; 130 stopped by Ctrl-C, 143 by SIGTERM. `[-m] MODEL` in the
+    usage of a command means that the flag may be left out.
 
     Examples:
 

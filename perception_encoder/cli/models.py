@@ -27,6 +27,7 @@ from perception_encoder.models.registry import (
     library_of,
     list_models,
     needs_code,
+    no_directory,
     portable_name,
     shown_name,
     split_library,
@@ -212,7 +213,9 @@ def kind_of(name: str, trust_remote_code: bool = False) -> DefaultKind:
         return builtin[name]
     if name == DETECTORS:
         raise UnknownModelError(f"{DETECTORS} has several detectors; download one, then: pe models use FILE")
-    if (library := library_of(name)) and (library != "hf" or _is_encoder(name, trust_remote_code)):
+    if (library := library_of(name)) == "hf" and no_directory(directory := split_library(name)[1]):
+        raise WeightsUnavailableError(f"{name} is not a model: there is no directory {directory}")
+    if library and (library != "hf" or _is_encoder(name, trust_remote_code)):
         return "model"
     if library or name in OTHER_MODELS or name.startswith(("http://", "https://", "python:")):
         return "language"
@@ -241,7 +244,7 @@ def _is_encoder(name: str, trust_remote_code: bool) -> bool:
     try:
         from transformers import AutoConfig, AutoModel
 
-        from perception_encoder.models.external import is_two_tower
+        from perception_encoder.models.external_transformers import is_two_tower
 
         config = AutoConfig.from_pretrained(split_library(name)[1], trust_remote_code=trust_remote_code)
         if own := getattr(config, "auto_map", {}):

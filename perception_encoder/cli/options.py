@@ -87,7 +87,9 @@ MaxFrames = Annotated[int, option("Maximum number of frames of a video.", panel=
 Tiles = Annotated[
     int | None, option("Maximum number of tiles of an image; 0: none [default: the model's].", "N", MODEL, least=0)
 ]
-Prompts = Annotated[str, option("Prompt templates: photo (25), imagenet (80), kinetics (28) or name.", "NAME")]
+Prompts = Annotated[
+    str, option("Prompt templates: photo (25), imagenet (80), kinetics (28), actions (48) or name.", "NAME")
+]
 Size = Annotated[str | None, option("Squash images to a size such as 518 or 480x640 [default: the model's].", "SIZE")]
 PerMetre = Annotated[float, option("Depth units per metre in the files: NYU and scenes 1000, TUM 5000.", least=1)]
 FinalNorm = Annotated[bool, flag("--final-norm", "Apply the final norm to the last layer.")]
@@ -114,7 +116,8 @@ Key = Annotated[
 ]
 Port = Annotated[int, typer.Option(min=0, max=65535, metavar="N", rich_help_panel=NETWORK, help="Port to listen on.")]
 Jobs = Annotated[int | None, option("Processes [default: one per core].", least=1)]
-Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Override a setting.")]
+SETTING = "Override a setting; write a list as [0.9,0.95]."
+Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help=SETTING)]
 
 
 def without(arguments: Mapping[str, Any], *names: str) -> dict[str, Any]:

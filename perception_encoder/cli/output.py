@@ -9,6 +9,7 @@ import json
 import math
 import os
 import re
+import signal
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -22,12 +23,12 @@ from rich.text import Text
 
 from perception_encoder.errors import InputError, install_command, shorten
 from perception_encoder.models.registry import demo_line
-from perception_encoder.preprocess.source import RAW_SUFFIXES
+from perception_encoder.preprocess.source import RAW_SUFFIXES, unescape_name
 from perception_encoder.progress import progress_bar
 
 T = TypeVar("T")
 
-OK, SOME_SKIPPED, ERROR, INTERRUPTED = 0, 1, 2, 130
+OK, SOME_SKIPPED, ERROR, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 NONE = "–"
 """An empty cell."""
 
@@ -111,10 +112,10 @@ def _finite(value: Any) -> Any:
 
 
 def print_paths(paths: Iterable[str], null: bool) -> None:
-    """Print each path once, unchanged, followed by a newline or, with `null`, by a NUL byte."""
+    """Print each printable path once, one a line; with `null`, its bytes as they are on disk and a NUL byte."""
     sys.stdout.flush()
     for path in dict.fromkeys(paths):
-        sys.stdout.buffer.write(os.fsencode(path) + (b"\0" if null else b"\n"))
+        sys.stdout.buffer.write(os.fsencode(unescape_name(path)) + b"\0" if null else path.encode() + b"\n")
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None) -> None:
@@ -143,37 +144,47 @@ def report_left_out(left_out: Mapping[str, int]) -> None:
         print_note(f"to read RAW photographs, {install_command('raw')}")
 
 
-def report_skipped(failures: Sequence[InputError], total: int) -> int:
-    """List skipped inputs with their reasons on stderr; returns the exit status."""
-    for failure in failures:
+def report_skipped(failures: Sequence[InputError], total: int, known: int = 0) -> int:
+    """List skipped inputs with their reasons on stderr; returns the exit status.
+
+    `known`: number of the last ones, which an earlier run has listed; they get one line.
+    """
+    for failure in failures[: len(failures) - known]:
         print_warning(f"skipped {failure}")
     if failures:
-        print_warning(f"{len(failures)} of {total} inputs skipped")
+        as_before = f", {known} of them as in the last run" if known else ""
+        print_warning(f"{len(failures)} of {total} inputs skipped{as_before}")
     return SOME_SKIPPED if failures else OK
 
 
-def input_status(failures: Sequence[InputError], used: int, strict: bool) -> int:
+def input_status(failures: Sequence[InputError], used: int, strict: bool, known: int = 0) -> int:
     """List skipped inputs on stderr; returns 0 if any input was `used`, 1 under `strict`, 2 if none."""
-    status = report_skipped(failures, used + len(failures))
+    status = report_skipped(failures, used + len(failures), known)
     if failures and used <= 0:
         return ERROR
     return status if strict else OK
 
 
-def exit_with_skipped(failures: Sequence[InputError], used: int, strict: bool) -> NoReturn:
+def exit_with_skipped(failures: Sequence[InputError], used: int, strict: bool, known: int = 0) -> NoReturn:
     """End a command with `input_status`."""
-    raise typer.Exit(input_status(failures, used, strict))
+    raise typer.Exit(input_status(failures, used, strict, known))
 
 
 @contextmanager
 def interruptible(told: Callable[[], str | None]) -> Iterator[None]:
-    """End the command if Ctrl-C interrupts the block, after the warning that `told` returns, if any."""
+    """End the command if Ctrl-C or SIGTERM interrupts the block, after the warning that `told` returns, if any."""
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     try:
         yield
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as stop:
+        status = INTERRUPTED if isinstance(stop, KeyboardInterrupt) else stop.code
+        if status not in (INTERRUPTED, TERMINATED):
+            raise
         if text := told():
             print_warning(text)
-        raise typer.Exit(INTERRUPTED) from None
+        raise typer.Exit(int(status)) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 WORDS = "The query, then directories, globs, files, tables, tars or URLs [default: the current directory's index]."
 THRESHOLD = "With --near-duplicates: minimum cosine similarity [default: 0.97]."
-ALL_BUT_ONE = "With --near-duplicates: list all images of each group except the one with the most pixels."
+ALL_BUT_ONE = "With --near-duplicates: list the images of each group that may go if the one with the most pixels stays."
 ONLY_MATCHES = "Drop hits that are probably wrong, by the index's probabilities; perhaps nothing matches."
 PREVIEW = "Show thumbnails in the terminal (kitty, iTerm2, sixel; else coloured blocks)."
 PREVIEW_LINES = 12  # of the terminal
@@ -47,7 +47,7 @@ COLUMNS = ("rank", "score", "probability", "path", "time", "id", "query")
 
 def search(
     words: Annotated[list[str] | None, argument("[QUERY] [FILES]...", WORDS)] = None,
-    text: Annotated[list[str] | None, option("Search by this text; repeat for more queries.", "TEXT", QUERY)] = None,
+    text: Annotated[list[str] | None, option("Search by this text as it is; may repeat.", "TEXT", QUERY)] = None,
     image: Annotated[list[str] | None, option("Search by an image or a video.", "FILE", QUERY)] = None,
     video: Annotated[
         list[str] | None, option("Search by a video, or a moment: clip.mp4@12s.", "FILE", QUERY, advanced=True)
@@ -85,7 +85,7 @@ def search(
     Examples:
 
         pe search "a red mug" photos
-        pe search "2:dog" - "snow" photos
+        pe search "2:dog + park - snow" photos
         pe search --image mug.jpg photos --top 20 --html mugs.html
         pe search --video clip.mp4@12s videos --where "kind = 'video' AND date >= '2024'"
         pe search --text "a cat" --text "a dog" photos 'clips/*.mp4' -m PE-Core-L14-336
@@ -350,7 +350,9 @@ def index(
             output.print_line(
                 f"{directory}: {changes}, {report.unchanged} unchanged; {report.rows} images and moments{speed}"
             )
-    skipped = [error for report in reports.values() for error in report.skipped]
+    counted = [(report.known, list(report.skipped)) for report in reports.values()]
+    new = [error for known, errors in counted for error in errors[: len(errors) - known]]
+    skipped = new + [error for known, errors in counted for error in errors[len(errors) - known :]]
     if json:
         values = {name: report.to_dict() for name, report in reports.items()}
         output.print_json(
@@ -358,4 +360,5 @@ def index(
         )
     output.report_left_out(sum((Counter(report.left_out) for report in reports.values()), Counter()))
     output.print_demo(*(report.source for report in reports.values()))
-    output.exit_with_skipped(skipped, sum(report.total for report in reports.values()) - len(skipped), strict)
+    used = sum(report.total for report in reports.values()) - len(skipped)
+    output.exit_with_skipped(skipped, used, strict, len(skipped) - len(new))

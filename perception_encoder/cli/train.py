@@ -95,7 +95,7 @@ def run(stage: Stage, config: TrainingConfig, data: Sequence[Path], shards: Sequ
     if os.environ.get("RANK", "0") != "0":  # only the first of torchrun's processes prints
         output.console.quiet = True
     else:
-        for name in ("training.loop", "dense_training.run"):  # they report what is resumed, loaded and frozen
+        for name in ("training.loop", "training.run", "dense_training.run"):  # they report what is resumed and loaded
             logging.getLogger(f"perception_encoder.{name}").setLevel(logging.INFO)
 
     def stopped() -> str | None:
@@ -134,10 +134,12 @@ def _show_plan(plan: TrainingPlan) -> None:
         f"{plan.flops:.3g} FLOPs on {plan.devices} devices at {100 * plan.utilization:g} % of {device.flops / 1e12:g} "
         f"TFLOP/s: {_rounded(hours)} hours ({_rounded(hours / 24)} days), {_rounded(hours * plan.devices)} device-hours"
     )
-    used, hint = sum(memory.values()), "fits"
+    used, hint, parallel = sum(memory.values()), "fits", plan.config.parallel
     if used > 0.9 * device.memory:  # the rest is for temporary buffers
-        hint = "does not fit: a tenth must stay free; use more --devices, or --set parallel.checkpointing=true, "
-        hint += "parallel.kind=fsdp" + (", parallel.chunk=N" if plan.config.chunks else "")
+        settings = {"checkpointing=true": not parallel.checkpointing, "kind=fsdp": parallel.kind != "fsdp"}
+        settings["chunk=N"] = plan.config.chunks and parallel.chunk is None
+        advised = [f"--set parallel.{setting}" for setting, helps in settings.items() if helps]
+        hint = f"does not fit: a tenth must stay free; use {' or '.join(['more --devices', *advised])}"
     output.print_line(f"{used / 1e9:.1f} of {device.memory / 1e9:g} GB: {hint}")
     if plan.assumed:
         output.print_line(f"assumed: {plan.assumed}")

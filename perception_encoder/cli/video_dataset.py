@@ -264,7 +264,7 @@ def export(
     A directory gets the dataset in the layout of the PE Video Dataset, with the refined captions as `human_caption`,
     and `refined_by`, `caption_rating` and `caption_reviewed`; people's names are left out. Of several annotations of a
     video, the approved one is written, else the earliest. Scores and categories become `interest_score` and
-    `category_name`.
+    `category_name`. KEY.txt has the caption for `pe train --shards OUT/train`. Rerun the command if it was interrupted.
 
     A .json file gets all annotations in Label Studio's format; `video` is URL + KEY.mp4. The labelling interface for
     the project there is printed.

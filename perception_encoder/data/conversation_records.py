@@ -45,7 +45,7 @@ _ROLES: dict[str, Role] = {
     "system": "system",
 }
 _PLACEHOLDERS = re.compile("(<image>|<video>)")
-_BREAKS = re.compile(r"(?<=<image>|<video>)\s*\n\s*|\s*\n\s*(?=<image>|<video>)")
+_BREAKS = re.compile(r"(?<=<image>|<video>)\s*\n\s*|(?<!\s)(?=[^\S\n]*\n)\s++(?=<image>|<video>)")
 """White space with a line break beside a placeholder."""
 _PART_KINDS: dict[str, MediaKind] = {"image": "image", "image_url": "image", "video": "video", "video_url": "video"}
 _PAIR: tuple[Role, Role] = ("user", "assistant")

@@ -33,6 +33,7 @@ from perception_encoder.preprocess.augmentation import (
 )
 from perception_encoder.preprocess.tokenizer import trim
 from perception_encoder.ranks import ALONE, Rank
+from perception_encoder.records import Checked, Count, CountOrZero
 
 logger = logging.getLogger(__name__)
 
@@ -146,14 +147,14 @@ class SourcePart:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stage:
+class Stage(Checked):
     """A part of a run at one resolution (progressive resolution, step 2 of section 2.1)."""
 
-    image_size: int = 0
+    image_size: CountOrZero = 0
     """Side of the square training image, in pixels; 0 for the model's size."""
-    steps: int
+    steps: Count
     """Optimizer steps."""
-    batch_size: int | None = None
+    batch_size: Count | None = None
     """Pairs per step; by default the run's."""
 
 

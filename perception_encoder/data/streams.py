@@ -36,6 +36,7 @@ from perception_encoder.preprocess.tokenizer import clean
 from perception_encoder.preprocess.video import read_frames
 from perception_encoder.progress import Track, untracked
 from perception_encoder.ranks import Rank
+from perception_encoder.records import Checked, Positive, Share
 
 logger = logging.getLogger(__name__)
 
@@ -43,26 +44,25 @@ READERS = 16  # tars indexed at a time
 
 
 @dataclass(frozen=True, kw_only=True)
-class StreamConfig:
+class StreamConfig(Checked):
     """How to read shards."""
 
-    captions: Mapping[str, float] = field(
+    captions: Mapping[str, Positive] = field(
         default_factory=lambda: {"txt": 1.0, "caption": 1.0, "text": 1.0, "label": 1.0}
     )
     """Share of each caption field, rescaled to those that a sample has: "txt" and "caption" are members KEY.txt and
     KEY.caption, every name is also one in KEY.json, a text or a list of texts; "label" is put into templates."""
     resampled: bool = False
     """Draw shards with replacement, by size, instead of every sample once per epoch."""
-    bad_share: float = 0.01
+    bad_share: Share = 0.01
     """Share of the samples (at least a thousand) that may be unreadable; others replace them."""
     skip_bad_shards: bool = False
     """Skip shards that cannot be read or have no pairs, with a warning instead of an error."""
 
     def __post_init__(self) -> None:
-        if not self.captions or min(self.captions.values()) <= 0:
-            raise ConfigError(f"streams.captions is {dict(self.captions)}; give fields, and a positive share to each")
-        if not 0 <= self.bad_share <= 1:
-            raise ConfigError(f"streams.bad_share is {self.bad_share}; it must be from 0 to 1")
+        super().__post_init__()
+        if not self.captions:
+            raise ConfigError("streams.captions is empty; give fields, and a positive share to each")
 
     @property
     def texts(self) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Read images with boxes and masks of their objects, in COCO's or LVIS's format (`docs/datasets.md` lists the layouts).
+"""Read images with boxes and masks of their objects, in COCO's, LVIS's or YOLO's format (layouts: `docs/datasets.md`).
 
 Of a set that is cut, images without a box are left out, for it does not say whether anybody looked for some. Objects365
 lists three images that were never published, and boxes outside their image: these are left out too.
@@ -21,6 +21,7 @@ from PIL import Image
 
 from perception_encoder.datasets.class_masks import OBJECT
 from perception_encoder.datasets.image_set import ImageSet, Stored
+from perception_encoder.datasets.yolo import YoloSplit, read_yolo
 from perception_encoder.errors import DataError, InputError, needs_extra
 from perception_encoder.formats.entries import are_numbers, integer_field, list_objects, quoted, read_json, text_field
 from perception_encoder.formats.shards import read_members
@@ -155,6 +156,9 @@ class InstanceSet(ImageSet):
 
 def read_instance_splits(path: Path) -> tuple[InstanceSet, InstanceSet]:
     """Read the training and the test set: see the module; DataError if annotations are missing or damaged."""
+    yolo = path if path.suffix in (".yaml", ".yml") else path / "data.yaml"
+    if yolo.is_file():
+        return _checked(*map(_from_yolo, read_yolo(yolo)))
     if path.suffix == ".json":
         root = path.parent.parent if path.parent.name == "annotations" else path.parent
         train = path.with_name(path.name.replace("val", "train"))
@@ -177,12 +181,16 @@ def read_instance_splits(path: Path) -> tuple[InstanceSet, InstanceSet]:
     whole = path / "annotations.json"
     if not whole.is_file():
         raise DataError(
-            f"{path}: no annotations/instances_val2017.json, lvis_v1_val.json, zhiyuan_objv2_val.json, test/ or "
-            "annotations.json"
+            f"{path}: no annotations/instances_val2017.json, lvis_v1_val.json, zhiyuan_objv2_val.json, data.yaml, "
+            "test/ or annotations.json"
         )
     every = read_instances(whole, path)
     rows = [row for row, record in enumerate(every.records) if every.annotations.get(record["id"])]
     return _checked(*every.select(rows).cut())
+
+
+def _from_yolo(split: YoloSplit) -> InstanceSet:
+    return InstanceSet(keys=tuple(record["file_name"] for record in split.records), **vars(split))
 
 
 def _checked(train: InstanceSet, test: InstanceSet) -> tuple[InstanceSet, InstanceSet]:
@@ -246,6 +254,14 @@ def read_annotations(file: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise DataError(f"{file} cannot be read as COCO annotations: it is {quoted(content)}, not an object")
     return content
+
+
+def read_images(file: Path) -> list[dict[str, Any]]:
+    """Read the images that annotations list, by id; DataError for an entry that does not follow COCO's format."""
+    images = _by_id(read_annotations(file), "images", file)
+    for number, image in images.items():
+        _check_image(image, f"{file}: image {number}")
+    return list(images.values())
 
 
 def _check_annotations(

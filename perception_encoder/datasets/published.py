@@ -25,7 +25,7 @@ from PIL import Image
 
 from perception_encoder.datasets.rgbd import MILLIMETRES
 from perception_encoder.errors import ConfigError, DataError, MissingExtraError, needs_extra, one_line
-from perception_encoder.files import cache_directory, remove, writing
+from perception_encoder.files import cache_directory, remove, write_text
 from perception_encoder.preprocess.source import MEDIA_SUFFIXES
 
 WDS = ("test/*.tar", "classnames.txt", "zeroshot_classification_templates.txt")
@@ -119,11 +119,12 @@ _ROWS = (
                *(f"https://s3.amazonaws.com/kinetics/400/val/part_{part}.tar.gz" for part in range(20))]),
     _row("kinetics600", "classification", 9_576, "CC BY 4.0", "mteb/kinetics-600", _MTEB, **_CLASSES),
     _row("kinetics700", "classification", 11_190, "CC BY 4.0", "mteb/kinetics-700-2020", _MTEB, **_CLASSES),
-    _row("hmdb51", "classification", 1_530, "CC BY 4.0", "mteb/HMDB51", _MTEB, **_CLASSES),  # split 1
+    _row("hmdb51", "classification", 1_530, "CC BY 4.0", "mteb/HMDB51", _MTEB,  # split 1
+         **{**_CLASSES, "prompts": "actions"}),
     # No page shows the directories inside these archives: the list is found at any depth, as videos are.
     _row("ucf101", "classification", 3_783, UNKNOWN, "MichiganNLP/ucf-101",
          ["UCF101.zip", "UCF101TrainTestSplits-RecognitionTask.zip"], unpack=["UCF101*.zip"],
-         data="ucfTrainTestlist/testlist01.txt", media=".", prompts="kinetics", videos=True),
+         data="ucfTrainTestlist/testlist01.txt", media=".", prompts="actions", videos=True),
     _row("coco", "retrieval", 5_000, UNKNOWN, "clip-benchmark/wds_mscoco_captions", WDS[:1]),  # Karpathy's test split
     _row("flickr30k", "retrieval", 1_000, UNKNOWN, "clip-benchmark/wds_flickr30k", WDS[:1]),
     _row("msrvtt", "retrieval", 1_000, UNKNOWN, "friedrichor/MSR-VTT", ["msrvtt_test_1k.json", "MSRVTT_Videos.zip"],
@@ -133,7 +134,8 @@ _ROWS = (
     _row("didemo", "retrieval", 1_004, UNKNOWN, "friedrichor/DiDeMo",  # paragraphs
          ["didemo_test.json", "DiDeMo_Videos_mp4_test.tar"], unpack=["DiDeMo_Videos_mp4_test.tar"],
          data="didemo_test.json", media=".", videos=True),
-    _row("activitynet", "retrieval", 4_884, UNKNOWN, "mteb/ActivityNet_Captions_val2", _MTEB, **_TEXTS),  # papers: val1
+    _row("activitynet", "retrieval", 4_884, UNKNOWN, "mteb/ActivityNet_Captions_val2", _MTEB,  # papers: val1
+         frames=32, **_TEXTS),
     _row("pvd-bench", "retrieval", 15_000, UNKNOWN, "facebook/PE-Video", WDS[:1], videos=True),
     # Dense tasks, from the authors: the hub's copies lack the split that heads are fitted on, or have other sizes.
     _row("davis2017", "tracking", 1_999, UNKNOWN, data="DAVIS",  # frames of 30 videos
@@ -243,8 +245,7 @@ def fetch(row: PublishedDataset, root: Path | None = None) -> Path:
             f"{row.name} could not be downloaded ({reason_of(error)}); get it from {row.address} and give its path"
         ) from None
     check_columns(row, root)
-    with writing(root):
-        (root / COMPLETE).write_text(_contents(row), encoding="utf-8")
+    write_text(root / COMPLETE, _contents(row))
     return root
 
 

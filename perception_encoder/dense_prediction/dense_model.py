@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from jaxtyping import Float, UInt8
@@ -30,7 +30,7 @@ from perception_encoder.models.registry import BUILTIN_DEPTH, canonical_name
 from perception_encoder.models.tower import Tower
 from perception_encoder.models.vision_transformer import VisionTransformer
 from perception_encoder.preprocess.image import ImageTransform
-from perception_encoder.records import from_fields
+from perception_encoder.records import Checked, CountOrZero, Range, from_fields
 
 HeadConfig = DepthHeadConfig | SegmentationHeadConfig | DetectorHeadConfig | DetrHeadConfig
 Head = DepthHead | SegmentationHead | Detector | DetrHead
@@ -42,35 +42,25 @@ TASKS: Mapping[str, type[HeadConfig]] = {
 }
 METADATA = "perception_encoder_head"
 """Metadata field of a file that describes the head."""
-MAX_SIDE, MAX_LAYERS, MAX_PATCHES = 4096, 1000, 1024
-"""Maximum values in a file: pixels of `image_size` (1824 in the paper's largest detector), layers, patches."""
+Side = Annotated[int, Range(at_least=1, at_most=4096)]
+"""Pixels of `image_size`: 1824 in the paper's largest detector."""
+Patches = Annotated[int, Range(at_least=1, at_most=1024)]
 
 
 @dataclass(frozen=True, kw_only=True)
-class WindowConfig:
+class WindowConfig(Checked):
     """A backbone like ViTDet's, for large images; defaults are those of PE-Core-G and PE-Spatial-G."""
 
-    size: int = 32
+    size: Patches = 32
     """Patches along a window's side."""
-    global_blocks: tuple[int, ...] = (12, 24, 36, 49)
+    global_blocks: tuple[CountOrZero, ...] = (12, 24, 36, 49)
     """Blocks that attend to all patches, 0-based."""
-    patch_size: int = 16
+    patch_size: Patches = 16
     """Pixels of a patch's side after resampling."""
-    tile: int | None = None
+    tile: Patches | None = None
     """Patches along a side of the resampled, then tiled position table; by default the encoder's."""
-    span: int | None = None
+    span: Patches | None = None
     """Rotary positions along a window's side, and along the image's; by default one per patch of a window."""
-
-    def __post_init__(self) -> None:
-        for name in ("size", "patch_size", "tile", "span"):
-            _check_range(name, getattr(self, name), 1, MAX_PATCHES)
-        if any(block < 0 for block in self.global_blocks):
-            raise ConfigError(f"global_blocks is {list(self.global_blocks)}; all must be at least 0")
-
-
-def _check_range(name: str, value: int | None, least: int, most: int) -> None:
-    if value is not None and not least <= value <= most:
-        raise ConfigError(f"{name} is {value}; it must be from {least} to {most}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +77,7 @@ class InputConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class HeadInfo:
+class HeadInfo(Checked):
     """Description of a head and its encoder."""
 
     task: str
@@ -96,9 +86,9 @@ class HeadInfo:
     """Name of the encoder, as `load` takes it."""
     weights: str
     """Hash of the encoder's weights before any finetuning."""
-    layer: int
+    layer: Annotated[int, Range(at_least=0, at_most=1000)]
     """0-based."""
-    image_size: int
+    image_size: Side
     """Pixels of an image's longer side at the encoder's input."""
     head: dict[str, Any]
     """The fields of its config: see `TASKS`."""
@@ -118,8 +108,7 @@ class HeadInfo:
     """For an encoder trained with windows."""
 
     def __post_init__(self) -> None:
-        _check_range("image_size", self.image_size, 1, MAX_SIDE)
-        _check_range("layer", self.layer, 0, MAX_LAYERS)
+        super().__post_init__()
         if len(self.class_ids) not in (0, len(self.classes)):
             raise ConfigError(f"class_ids has {len(self.class_ids)} entries; there are {len(self.classes)} classes")
 

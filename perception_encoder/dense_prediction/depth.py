@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import TypeVar, cast
+from typing import Annotated, TypeVar, cast
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from perception_encoder.dense_prediction.head_fitting import FitConfig, Maps, St
 from perception_encoder.errors import ConfigError, DataError
 from perception_encoder.models.initialization import drawn_from
 from perception_encoder.progress import Track, untracked
+from perception_encoder.records import Checked, Positive, Range, Share
 
 Depths = Callable[[int], np.ndarray]
 """Returns the depth (H, W) of an item by index, in metres, 0 where unknown."""
@@ -31,24 +32,22 @@ _FINE = 8  # pixels of the head's map along a patch's side
 
 
 @dataclass(frozen=True, kw_only=True)
-class DepthHeadConfig:
+class DepthHeadConfig(Checked):
     """Size of the head and range of its depths."""
 
-    channels: int = 256
+    channels: Annotated[int, Range(at_least=4)] = 256
     """Channels of the fused maps, as in DPT."""
-    nearest: float = 1e-3
+    nearest: Positive = 1e-3
     """Metres: see `farthest`."""
-    farthest: float = 10.0
+    farthest: Positive = 10.0
     """Metres. Depths outside the range are ignored in training, and predictions are clipped to it (NYU's range)."""
-    scale_invariance: float = 0.85
+    scale_invariance: Share = 0.85
     """Share of an image's error in overall scale that is ignored, from 0 to 1."""
 
     def __post_init__(self) -> None:
-        if self.channels < 4 or not 0 < self.nearest < self.farthest or not 0 <= self.scale_invariance <= 1:
-            raise ConfigError(
-                f"channels is {self.channels}, depths are {self.nearest} to {self.farthest} m, scale_invariance is "
-                f"{self.scale_invariance}; they must be at least 4, 0 < nearest < farthest, and 0 to 1"
-            )
+        super().__post_init__()
+        if self.nearest >= self.farthest:
+            raise ConfigError(f"nearest is {self.nearest} m; it must be below farthest, {self.farthest} m")
 
     def within(self, depth: Lengths) -> Lengths:
         """Return where a depth in metres is known and in the range: bool of the same shape."""

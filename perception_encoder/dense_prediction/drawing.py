@@ -112,6 +112,5 @@ def write_image(image: Image.Image, path: Path) -> None:
 
 def write_png(content: bytes, path: Path) -> None:
     """Write a PNG's content in a directory, which is made; OutputError if that fails."""
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
+    with writing(path), replacing(path) as temporary:
+        temporary.write_bytes(content)

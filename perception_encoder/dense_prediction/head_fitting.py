@@ -15,9 +15,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from perception_encoder.errors import ConfigError, DataError, ModelError
+from perception_encoder.errors import DataError, ModelError
 from perception_encoder.models.precision import fast_autocast
 from perception_encoder.progress import Track, untracked
+from perception_encoder.records import Checked, Count, CountOrZero, Positive, Share, Weight
 from perception_encoder.training.optimizer import OptimizerConfig, build_optimizer, learning_rate
 
 
@@ -37,27 +38,23 @@ class Maps(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FitConfig:
+class FitConfig(Checked):
     """Length and rate of a head's fit."""
 
-    epochs: int = 20
+    epochs: Count = 20
     """Passes over all items."""
-    batch: int = 16
-    lr: float = 1e-3
+    batch: Count = 16
+    lr: Positive = 1e-3
     """Peak learning rate (appendix B.3: 1e-3 for segmentation)."""
-    weight_decay: float = 0.01
-    warm_up: float = 0.1
+    weight_decay: Weight = 0.01
+    warm_up: Share = 0.1
     """Share of the steps with a rising learning rate."""
-    seed: int = 0
+    seed: CountOrZero = 0
     """Seed of the initial weights and the order of items."""
 
     def with_seed(self, seed: int) -> FitConfig:
         """Return the config with its seed raised by `seed`."""
         return replace(self, seed=self.seed + seed)
-
-    def __post_init__(self) -> None:
-        if min(self.epochs, self.batch) < 1:
-            raise ConfigError(f"epochs ({self.epochs}) and batch ({self.batch}) must each be at least 1")
 
 
 class Standardize(nn.Module):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from io import IOBase
 from itertools import chain
 from pathlib import Path
 from typing import cast
@@ -29,10 +30,11 @@ from perception_encoder.dense_prediction.published_detectors import published_de
 from perception_encoder.dense_prediction.regions import label_regions, to_fractions
 from perception_encoder.dense_prediction.segmentation import SegmentationHead
 from perception_encoder.dense_prediction.tracking import maps_at
-from perception_encoder.dense_prediction.views import Views, detect_objects
-from perception_encoder.errors import ConfigError, DataError, InputError
+from perception_encoder.dense_prediction.views import SOFT, Views, detect_objects
+from perception_encoder.errors import ConfigError, DataError, InputError, OutputError
 from perception_encoder.formats.media_directory import list_media
 from perception_encoder.inference.load import load_layers, load_tower
+from perception_encoder.inference.media import open_media, resolve
 from perception_encoder.models.checkpoints.files import read_checkpoint
 from perception_encoder.models.checkpoints.find import find_head
 from perception_encoder.models.defaults import DefaultKind, chosen_model, default_model
@@ -43,8 +45,8 @@ from perception_encoder.preprocess.video import frame_rate, sample_frames
 from perception_encoder.preprocess.video_file import write_video
 from perception_encoder.progress import Track, untracked
 
-MediaInput = str | Path | Image.Image | np.ndarray
-"""An image (a file, a PIL image or an RGB array (H, W, 3)), a video, or a directory of them."""
+MediaInput = str | Path | bytes | Image.Image | np.ndarray
+"""An image (a file, its bytes, a PIL image or an RGB array (H, W, 3)), a video, or a directory of them."""
 Prediction = DepthEstimate | Segmentation | Detections
 
 
@@ -75,6 +77,7 @@ class Head:
         every: float = 0.0,
         score: float = 0.5,
         views: Views | None = None,
+        images: str | Path | None = None,
         skipped: list[InputError] | None = None,
         progress: Track = untracked,
     ) -> Iterator[Prediction]:
@@ -85,20 +88,24 @@ class Head:
         labels as NAME.mask.png; and all detections as detections.json and results.json, in COCO's format.
 
         `every`: seconds between a video's frames, 0 for all. `score`, `views`: a detector's minimum score, and the
-        views of an image. `skipped`: a list that makes unreadable inputs be skipped and appended to it; without it,
-        they raise an InputError. Raises also DataError if there are no images or videos.
+        views of an image. `images`: annotations in COCO's format whose ids the written detections have: of images by
+        their file names, of classes by their names. Without it images have the numbers that are their names, or 1, 2,
+        3 … in order (logged); classes always have the head's. `skipped`: a list that makes unreadable inputs be
+        skipped and appended to it; without it, they raise an InputError. Raises also DataError if there are no images
+        or videos, or if `images` does not list each one.
 
             for found in pe.load_head("builtin-detector").predict("photos/"):
                 print(found.to_dict())
         """
         inputs, directory = list_inputs(media), None if out is None else Path(out)
-        results = CocoResults(self.info.categories, [item.name for item in inputs])
+        files = {item.name: item.source for item in inputs}
+        results = CocoResults(self.info.categories, files, None if images is None else Path(images))
         predict = partial(self._predict, score=score, views=views)
         for item in progress(inputs, "predicting", len(inputs)):
             try:
                 for prediction in _predict_input(item, predict, directory, every):
                     if isinstance(prediction, Detections):
-                        results.add(prediction.name, prediction.image.size, prediction)
+                        results.add(prediction.name, prediction.image.size, prediction, prediction.time)
                     yield prediction
             except InputError as error:
                 if skipped is None:
@@ -217,6 +224,7 @@ def detect(
     paper_views: bool = False,
     classes: str | Path | None = None,
     every: float = 0.0,
+    images: str | Path | None = None,
     skipped: list[InputError] | None = None,
     progress: Track = untracked,
 ) -> Iterator[Detections]:
@@ -224,14 +232,17 @@ def detect(
 
     `head`: a detector or its file, by default the one chosen with `pe models use`, else builtin-detector, a demo.
     `model`, `classes`: see `load_head`. `score`: the minimum score. `scales`, `flip`, `soft_nms`: also detect in
-    larger, smaller and mirrored views, without masks; `paper_views`: the views of the paper's best result.
+    larger, smaller and mirrored views, without masks; `paper_views`: the views of the paper's best result. `images`:
+    your annotations in COCO's format, whose ids are to be written.
 
         for found in pe.detect("photos/", "detected", score=0.3):
             print(found.name, len(found.boxes))
     """
     loaded = _as_head(head, "detection", model, classes)
-    views = Views.paper() if paper_views else Views(scales, flip, soft_nms)
-    predictions = loaded.predict(media, out, every=every, score=score, views=views, skipped=skipped, progress=progress)
+    views = Views.paper() if paper_views else Views(scales, flip, SOFT if soft_nms else None)
+    predictions = loaded.predict(
+        media, out, every=every, score=score, views=views, images=images, skipped=skipped, progress=progress
+    )
     return cast(Iterator[Detections], predictions)
 
 
@@ -244,6 +255,7 @@ def segment(
     model: str | Path | None = None,
     layer: int = -1,
     short_side: int = 480,
+    overwrite: bool = False,
 ) -> Segmentation:
     """Segment an image by points, without training, or into classes by a head.
 
@@ -252,8 +264,8 @@ def segment(
     `layer` (0-based, negative from the end) and `short_side` (pixels) say how the image is encoded. `model`: by default
     the one chosen with `pe models use`, else builtin-spatial, a demo.
     `head`: a segmentation head or its file; without points by default the one chosen with `pe models use`.
-    `out`: a PNG file for the drawn image; OUT.mask.png beside it has the labels. Raises ConfigError for points outside
-    the image and for points together with a head.
+    `out`: a PNG file for the drawn image; OUT.mask.png beside it has the labels; OutputError if one exists, unless
+    `overwrite`. Raises ConfigError for points outside the image and for points together with a head.
 
         cup = pe.segment("cup.jpg", points=[(0.4, 0.5)])
         print(cup.regions[0].area)
@@ -262,7 +274,13 @@ def segment(
         head = chosen_model("segmentation")
     if bool(points) == (head is not None):
         raise ConfigError("choose what to segment: points, or a head")
-    (item,) = list_inputs(image)
+    if out is not None and not overwrite:
+        for path in (Path(out), Path(out).with_suffix(".mask.png")):
+            if path.exists():
+                raise OutputError(f"{path} exists; choose another name, or set overwrite to replace it")
+    item, *others = list_inputs(image)
+    if others:
+        raise ConfigError(f"the input has {1 + len(others)} images and videos; segment one image at a time")
     pixels = item.open()
     if head is not None:
         loaded = _as_head(head, "segmentation", model)
@@ -296,17 +314,24 @@ class _Input:
 
 
 def list_inputs(media: MediaInput | Sequence[MediaInput]) -> list[_Input]:
-    """List images and videos in order, those in directories too, without duplicates; DataError if there are none."""
-    items = [media] if isinstance(media, str | Path | Image.Image | np.ndarray) else list(media)
+    """List images and videos in order, those in directories too, without duplicates.
+
+    DataError if there are none, InputError for another kind of input.
+    """
+    items = list(media) if isinstance(media, Iterable) and not isinstance(media, MediaInput | IOBase) else [media]
     paths = [Path(item) for item in items if isinstance(item, str | Path)]
     roots = [os.path.abspath(path if path.is_dir() else path.parent) for path in paths]
     found: dict[Path, Path | Image.Image] = {}  # by name; of an image in memory, its number
-    for item in items:
+    for number, item in enumerate(items):
         if isinstance(item, str | Path):
             for file in sorted(list_media(Path(item))) if os.path.isdir(item) else [Path(item)]:
                 found.setdefault(Path(os.path.relpath(file, os.path.commonpath(roots))), file)
+        elif isinstance(item, MediaInput):
+            image = open_media(resolve(item, name=f"input {number}", kind="image"))
+            found[Path(f"{len(found):05d}")] = cast(Image.Image, image)
         else:
-            found[Path(f"{len(found):05d}")] = item if isinstance(item, Image.Image) else Image.fromarray(item)
+            allowed = "a path, an image's bytes, a PIL image or a uint8 array (H, W, 3)"
+            raise InputError(f"input {number}", f"is of type {type(item).__name__}; give {allowed}")
     stems = Counter(name.with_suffix("") for name in found)
     inputs = []
     for name, entry in found.items():
@@ -328,18 +353,18 @@ def _predict_input(
             _write(prediction, out / item.out, out / f"{item.out}.png")
         yield prediction
         return
-    frames = (frame.image for frame in sample_frames(path, every=every))
+    frames = sample_frames(path, every=every)
     first = next(frames)
     with ExitStack() as stack:
         add = None
         if out is not None:
             rate = 1 / every if every else frame_rate(path)
-            add = stack.enter_context(write_video(out / f"{item.out}.mp4", first.size, rate))
+            add = stack.enter_context(write_video(out / f"{item.out}.mp4", first.image.size, rate))
         for number, frame in enumerate(chain([first], frames)):
-            if frame.size != first.size:
-                given, expected = (f"{width}x{height}" for width, height in (frame.size, first.size))
+            if frame.image.size != first.image.size:
+                given, expected = (f"{one.image.width}x{one.image.height}" for one in (frame, first))
                 raise InputError(path.name, f"frame {number} has {given} pixels, the first frame {expected}")
-            prediction = predict(frame, f"{item.name}/{number:05d}")
+            prediction = replace(predict(frame.image, f"{item.name}/{number:05d}"), time=frame.time)
             if add is not None and out is not None:
                 _write(prediction, out / item.out / f"{number:05d}")
                 add(prediction.draw())

@@ -46,6 +46,8 @@ class TrackedFrame:
     image: Image.Image = field(repr=False)
     labels: Int[np.ndarray, "H W"] = field(repr=False)
     """Each pixel's object, 0 for background."""
+    time: float | None = None
+    """Of a video's frame: seconds from its first one."""
 
     @property
     def objects(self) -> tuple[Region, ...]:
@@ -57,9 +59,9 @@ class TrackedFrame:
         return draw_objects(self.image, self.labels)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the name and the objects' numbers, boxes and areas."""
+        """Return the name, the time of a video's frame, and the objects' numbers, boxes and areas."""
         objects = [{"id": item.id, "bbox": list(item.bbox), "area": item.area} for item in self.objects]
-        return {"name": self.name, "objects": objects}
+        return {**_moment(self), "objects": objects}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +77,8 @@ class Segmentation:
     head: str | None = None
     names: Mapping[int, str] = field(default_factory=dict, repr=False)
     """The classes' names by label."""
+    time: float | None = None
+    """Of a frame: seconds from the video's first one."""
 
     @property
     def regions(self) -> tuple[Region, ...]:
@@ -87,8 +91,9 @@ class Segmentation:
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything but the pixels."""
-        head = {} if self.head is None else {"head": self.head}
-        return {"image": self.name, "model": self.model, **head, "regions": [asdict(item) for item in self.regions]}
+        fields = {"image": self.name, "time": self.time, "model": self.model, "head": self.head}
+        known = {name: value for name, value in fields.items() if value is not None}
+        return {**known, "regions": [asdict(item) for item in self.regions]}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +105,8 @@ class DepthEstimate:
     depth: Float[np.ndarray, "H W"] = field(repr=False)
     """In metres or, if `relative`, in multiples of the image's median depth."""
     relative: bool = False
+    time: float | None = None
+    """Of a frame: seconds from the video's first one."""
 
     @property
     def unit(self) -> Literal["m", "of the median"]:
@@ -119,7 +126,11 @@ class DepthEstimate:
     def to_dict(self) -> dict[str, Any]:
         """Return the unit, and the nearest, median and farthest depth."""
         nearest, median, farthest = self.percentiles
-        return {"name": self.name, "unit": self.unit, "nearest": nearest, "median": median, "farthest": farthest}
+        return {**_moment(self), "unit": self.unit, "nearest": nearest, "median": median, "farthest": farthest}
+
+
+def _moment(found: TrackedFrame | DepthEstimate | Detections) -> dict[str, Any]:
+    return {"name": found.name} | ({} if found.time is None else {"time": found.time})
 
 
 @dataclass(frozen=True)
@@ -130,6 +141,8 @@ class Detections(Detected):
     image: Image.Image = field(repr=False)
     categories: tuple[tuple[int, str], ...] = field(repr=False)
     """Ids and names of the detector's classes; `labels` are their 1-based indices."""
+    time: float | None = None
+    """Of a frame: seconds from the video's first one."""
 
     def draw(self) -> Image.Image:
         """Return the image with boxes, names, scores and masks."""
@@ -140,6 +153,6 @@ class Detections(Detected):
         objects = []
         for box, label, score in zip(self.boxes.tolist(), self.labels.tolist(), self.scores.tolist(), strict=True):
             (left, top, right, bottom), (category, name) = box, self.categories[label - 1]
-            bbox = [left, top, right - left, bottom - top]
-            objects.append({"class_id": category, "class": name, "score": score, "bbox": bbox})
-        return {"name": self.name, "objects": objects}
+            bbox = [round(value, 2) for value in (left, top, right - left, bottom - top)]
+            objects.append({"class_id": category, "class": name, "score": round(score, 6), "bbox": bbox})
+        return {**_moment(self), "objects": objects}

@@ -19,6 +19,7 @@ from perception_encoder.dense_prediction.head_fitting import FitConfig, Maps, St
 from perception_encoder.errors import ConfigError, DataError
 from perception_encoder.models.initialization import drawn_from
 from perception_encoder.progress import Track, untracked
+from perception_encoder.records import Checked, Count
 
 Labels = Callable[[int], np.ndarray]
 """Returns the classes (H, W) of an item's pixels by index, negative where ignored."""
@@ -27,14 +28,15 @@ _FINE = 4  # label points along a patch's side
 
 
 @dataclass(frozen=True, kw_only=True)
-class SegmentationHeadConfig:
+class SegmentationHeadConfig(Checked):
     """Size of the head."""
 
-    kernel: int = 1
+    kernel: Count = 1
     """Kernel size in patches: 1 is a linear probe, 3 includes the neighbours."""
 
     def __post_init__(self) -> None:
-        if self.kernel < 1 or self.kernel % 2 == 0:
+        super().__post_init__()
+        if self.kernel % 2 == 0:
             raise ConfigError(f"kernel is {self.kernel}; it must be odd")
 
 

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import chain, count, islice, product
+from itertools import chain, islice, product, tee
 from pathlib import Path
 from typing import Any
 
@@ -37,29 +37,24 @@ from perception_encoder.preprocess.source import IMAGE_SUFFIXES
 from perception_encoder.preprocess.video import frame_rate, sample_frames
 from perception_encoder.preprocess.video_file import AddFrame, write_video
 from perception_encoder.progress import Track, untracked
-from perception_encoder.records import check_minimums
+from perception_encoder.records import Checked, Count, Positive
 
 _ROUNDING = 1e-4  # share of a map's largest value: what differs by less is one value
 _TILE = 16  # patches along the side of a tile, which is compared at a time
 
 
 @dataclass(frozen=True, kw_only=True)
-class PropagationConfig:
+class PropagationConfig(Checked):
     """Which patches a patch is compared with."""
 
-    frames: int = 7
+    frames: Count = 7
     """Previous frames, in addition to the first."""
-    nearest: int = 5
+    nearest: Count = 5
     """Number of most similar patches that vote, over all these frames."""
-    reach: int = 12
+    reach: Count = 12
     """Maximum movement of a patch, in patches along each axis."""
-    temperature: float = 0.1
+    temperature: Positive = 0.1
     """Temperature of the softmax over cosines."""
-
-    def __post_init__(self) -> None:
-        check_minimums(self, {"frames": 1, "nearest": 1, "reach": 1})
-        if not self.temperature > 0:
-            raise ConfigError(f"temperature is {self.temperature}; it must be above 0")
 
 
 def propagate(
@@ -232,12 +227,14 @@ def track(
         for frame in pe.track("clip.mp4", points=[(120, 80)]):
             print(frame.name, frame.objects)
     """
+    if not isinstance(video, str | Path):
+        raise InputError("video", f"is of type {type(video).__name__}; give the path of a video or of frames")
     video, directory = Path(video), None if out is None else Path(out)
     if (mask is None) == (not points and not boxes):
         raise ConfigError("choose what to track: a mask, or boxes and points")
     if directory is not None and any((directory / video.stem).glob("*.png")):
         raise OutputError(f"{directory / video.stem} has masks already; choose another directory")
-    names, rate, frames = open_frames(video)
+    names, total, rate, frames = open_frames(video)
     first = next(frames, None)
     if first is None:
         raise DataError(f"{video} has no frames")
@@ -247,22 +244,32 @@ def track(
     else:
         labels = read_mask(Path(mask)) if isinstance(mask, str | Path) else mask.astype(np.int64)
     pairs = track_objects(chain([first], frames), labels, features, short_side)
-    numbered = iter(names) if names is not None else map("{:05d}".format, count())
-    tracked = (TrackedFrame(name=next(numbered), image=frame, labels=found) for frame, found in pairs)
-    shown = iter(progress(tracked, "tracking", None if names is None else len(names)))
+    tracked = (
+        TrackedFrame(name=name, image=frame, labels=found, time=time)
+        for (frame, found), (name, time) in zip(pairs, names, strict=False)
+    )
+    shown = iter(progress(tracked, "tracking", total))
     if directory is None:
         return shown
     metadata = {"video": video.name, "model": features.name, "layer": features.layer}
     return write_tracking(shown, directory, video.stem, rate, metadata)
 
 
-def open_frames(video: Path) -> tuple[list[str] | None, float, Iterator[Image.Image]]:
-    """Return the names of frames in a directory (None for a video), frames per second, and the frames."""
+def open_frames(
+    video: Path,
+) -> tuple[Iterator[tuple[str, float | None]], int | None, float, Iterator[Image.Image]]:
+    """Return the frames' names and times, their number, the frames per second, and the frames.
+
+    Frames in a directory have no times, and those of a video are not counted (None).
+    """
     if not video.is_dir():
-        return None, frame_rate(video), (frame.image for frame in sample_frames(video, every=0))
+        sampled, timed = tee(sample_frames(video, every=0))
+        names = ((f"{number:05d}", frame.time) for number, frame in enumerate(timed))
+        return names, None, frame_rate(video), (frame.image for frame in sampled)
     files = [path for path in video.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES]
     files.sort(key=lambda path: frame_order(path.stem))
-    return [file.stem for file in files], DIRECTORY_RATE, (open_image(file).convert("RGB") for file in files)
+    stems = ((file.stem, None) for file in files)
+    return stems, len(files), DIRECTORY_RATE, (open_image(file).convert("RGB") for file in files)
 
 
 def read_mask(path: Path) -> Int[np.ndarray, "H W"]:

@@ -15,8 +15,8 @@ from perception_encoder.dense_prediction.detection.detr import DetrHead
 from perception_encoder.dense_prediction.detection.mask_rcnn import Detector
 from perception_encoder.errors import ConfigError
 
-MAX_DETECTIONS = 300
-"""Maximum number of detections over all views of an image."""
+SOFT, PAPER_SOFT = 0.5, 0.4
+"""Exponents of soft-NMS: the published scripts' default, and the one of the published 66.0 AP."""
 OVERLAP = 0.7
 """Minimum IoU of two views' detections of the same object."""
 PAPER_SIZE, PAPER_SIDES = 1792, (1792, 1728, 1536, 1344)
@@ -34,8 +34,8 @@ class Views:
     """Scales relative to the training size."""
     flip: bool = False
     """Also mirror each view."""
-    soft: bool = False
-    """Lower the scores of overlapping detections (soft-NMS) instead of dropping them."""
+    soft: float | None = None
+    """Multiply the scores of overlapping detections by (1 - IoU) to this power (soft-NMS) instead of dropping them."""
     least: Sequence[float] = ()
     """By scale: keep only detections larger than a square of this side, in stored pixels."""
     queries: int | None = None
@@ -45,7 +45,7 @@ class Views:
     def paper(cls) -> Views:
         """Return the views of the paper's best result: four scales, mirrored, soft-NMS, 2,000 queries (B.3.5)."""
         scales = tuple(side / PAPER_SIZE for side in PAPER_SIDES)
-        return cls(scales=scales, flip=True, soft=True, least=PAPER_LEAST, queries=PAPER_QUERIES)
+        return cls(scales=scales, flip=True, soft=PAPER_SOFT, least=PAPER_LEAST, queries=PAPER_QUERIES)
 
     def __post_init__(self) -> None:
         if not self.scales or min(self.scales) <= 0:
@@ -76,5 +76,5 @@ def detect_objects(model: DenseModel, image: Image.Image, image_size: int, views
             (view,) = detect(features, [(image.height, image.width)], model.valid_sizes(image.size, side))
             found.append(mirrored(view, image.width) if turned else view)
         results += [large(view, views.least[number]) for view in found] if views.least else found
-    single = len(results) == 1 and not views.soft
-    return results[0] if single else join_views(results, OVERLAP, views.soft, MAX_DETECTIONS)
+    single = len(results) == 1 and views.soft is None
+    return results[0] if single else join_views(results, OVERLAP, views.soft)

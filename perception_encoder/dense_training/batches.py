@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -91,16 +92,21 @@ def _sized(image: Image.Image, targets: Targets) -> tuple[Image.Image, Targets]:
     return image, targets
 
 
+WHOLE, SHORT, CROP = 480, (400, 500, 600), (384, 600)
+"""Pixels in DETA's augmentation: the least short side of a whole image, short sides before a crop, sides of a crop."""
+
+
 @dataclass(frozen=True)
 class Augmenter:
-    """Large-scale jitter to a square, and mirroring (Ghiasi et al., 2021), by torchvision's functions.
+    """Large-scale jitter to a square, or DETA's, and mirroring (Ghiasi et al., 2021), by torchvision's functions.
 
     Its transform classes would draw from torch's global generator, which the detector uses in another thread.
     """
 
     size: int
     """Side of the square in pixels."""
-    scales: tuple[float, float]
+    scales: tuple[float, float] | None
+    """See `DenseConfig.scales`."""
     flip: float
     padding: Sequence[int]
     """Pixel for the area to the right of the image and below it; see `padding_pixel`."""
@@ -116,22 +122,24 @@ class Augmenter:
             from torchvision import tv_tensors as tv
             from torchvision.transforms.v2 import InterpolationMode
             from torchvision.transforms.v2 import functional as v2
-        flip, scale, down, right = torch.rand(4, generator=generator).tolist()
-        low, high = self.scales
-        ratio = self.size / max(image.size) * (low + scale * (high - low))
-        sides = [max(1, round(side * ratio)) for side in (image.height, image.width)]
-        margins = [self.size - side for side in sides]  # negative: the image is cropped; positive: it is padded
-        top, left = (round(part * min(0, margin)) for part, margin in zip((down, right), margins, strict=True))
-        padding = [0, 0, max(0, margins[1]), max(0, margins[0])]
+        flip, *drawn = torch.rand(4, generator=generator).tolist()
+        whole = [image.height, image.width]
+        if self.scales is None:
+            sides, region, shown = self._like_deta(whole, [*drawn, *torch.rand(3, generator=generator).tolist()])
+        else:
+            sides, region, shown = self._jitter(whole, self.scales, drawn)
+
+        def resize(value: Any, sides: list[int]) -> Any:
+            if isinstance(value, tv.Mask):  # by `v2.resize` a mask would move by half a pixel
+                return tv.Mask(v2.resize_image(value[None], sides, InterpolationMode.NEAREST_EXACT)[0])
+            return v2.resize(value, sides, antialias=True)
 
         def move(value: Any, fill: Any = 0) -> Any:
             value = v2.horizontal_flip(value) if flip < self.flip else value
-            if isinstance(value, tv.Mask):  # by `v2.resize` a mask would move by half a pixel
-                value = tv.Mask(v2.resize_image(value[None], sides, InterpolationMode.NEAREST_EXACT)[0])
-            else:
-                value = v2.resize(value, sides, antialias=True)
-            value = v2.crop(v2.pad(value, padding, fill=fill), -top, -left, self.size, self.size)
-            return v2.clamp_bounding_boxes(value) if isinstance(value, tv.BoundingBoxes) else value
+            value = v2.crop(resize(value, sides), *region)
+            value = v2.clamp_bounding_boxes(value) if isinstance(value, tv.BoundingBoxes) else value
+            value = value if shown == region[2:] else resize(value, shown)
+            return v2.pad(value, [0, 0, self.size - shown[1], self.size - shown[0]], fill=fill)
 
         moved: Targets = {}
         for name, value in targets.items():
@@ -141,8 +149,38 @@ class Augmenter:
                 wrapped = tv.Mask(value)
             moved[name] = value if name == "labels" and value.ndim == 1 else move(wrapped).as_subclass(Tensor)
         if "boxes" in moved:
-            moved = {**_seen(moved), "inside": torch.tensor([min(side, self.size) for side in sides])}
+            moved = {**_seen(moved), "inside": torch.tensor(shown)}
         return move(v2.to_image(image), list(self.padding)).as_subclass(Tensor), moved
+
+    def _jitter(self, whole: list[int], scales: tuple[float, float], drawn: list[float]) -> tuple[list[int], ...]:
+        """Return the sides (height, width) to scale an image to, the region (top, left, height, width), and its sides.
+
+        `drawn`: numbers from 0 to 1.
+        """
+        ratio = self.size / max(whole) * (scales[0] + drawn[0] * (scales[1] - scales[0]))
+        sides = [max(1, round(side * ratio)) for side in whole]
+        shown = [min(side, self.size) for side in sides]
+        starts = (round(part * (side - kept)) for part, side, kept in zip(drawn[1:], sides, shown, strict=True))
+        return sides, [*starts, *shown], shown
+
+    def _like_deta(self, whole: list[int], drawn: list[float]) -> tuple[list[int], ...]:
+        """Return the same for DETA's augmentation: half the images whole, of the others a crop, enlarged."""
+        kind, *places, side, high, wide = drawn
+        if kind < 0.5:
+            shorts = range(WHOLE, self.size, 32) or [self.size]
+            shown = _fitted(whole, shorts[int(side * len(shorts))], self.size)
+            return shown, [0, 0, *shown], shown
+        sides = _fitted(whole, SHORT[int(side * len(SHORT))])
+        most = [min(length, CROP[1]) - CROP[0] for length in sides]
+        crop = [CROP[0] + int(part * (more + 1)) for part, more in zip((high, wide), most, strict=True)]
+        starts = (int(part * (length - kept + 1)) for part, length, kept in zip(places, sides, crop, strict=True))
+        return sides, [*starts, *crop], _fitted(crop, self.size, self.size)
+
+
+def _fitted(sides: Sequence[int], short: int, most: float = math.inf) -> list[int]:
+    """Return an image's sides scaled to a short side, or to a long side of `most` if that is smaller."""
+    ratio = min(short / min(sides), most / max(sides))
+    return [max(1, round(side * ratio)) for side in sides]
 
 
 def _seen(targets: Targets) -> Targets:

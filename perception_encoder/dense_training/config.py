@@ -13,7 +13,7 @@ from perception_encoder.dense_prediction.detection.mask_rcnn import DetectorHead
 from perception_encoder.dense_prediction.segmentation import SegmentationHeadConfig
 from perception_encoder.errors import ConfigError
 from perception_encoder.models.registry import BUILTIN
-from perception_encoder.records import check_minimums
+from perception_encoder.records import Count, CountOrZero, Layer, Positive, Share, ShareBelowOne, check_ordered
 from perception_encoder.training.config import TrainingConfig
 from perception_encoder.training.optimizer import OptimizerConfig
 from perception_encoder.training.task import ValidationConfig
@@ -28,27 +28,28 @@ class DenseConfig(TrainingConfig):
     encoder: str = BUILTIN
     """Any model, including `timm:NAME` and `hf:NAME`."""
     initial: str | None = None
-    """Head's file, or published detector, to start from: weights that fit are loaded, the rest, such as those of other
-    classes, are random. A frozen encoder keeps its weights."""
-    layer: int = -1
+    """Head's file or run, or published detector, to start from: weights that fit are loaded, the rest, such as those
+    of other classes, are random. A frozen encoder keeps its weights."""
+    layer: Layer = -1
     """Layer that the head reads, 0-based, negative from the end."""
     frozen: bool = True
     """Train only the head; otherwise also the encoder up to the layer."""
     windows: WindowConfig | None = None
     """Let most of the encoder's blocks attend within windows, as ViTDet does for large images."""
-    drop_path: float = 0.0
+    drop_path: ShareBelowOne = 0.0
     """Stochastic depth of a finetuned encoder of this package: the rate of its last block, rising from 0."""
-    image_size: int = 224
+    image_size: Count = 224
     """Side of the training square in pixels, and longer side of an image at inference."""
-    scales: tuple[float, float] = (0.5, 2.0)
+    scales: tuple[Positive, Positive] | None = (0.5, 2.0)
     """Large-scale jitter: an image is fitted to the square, scaled by a factor between these, then cropped at random or
-    padded to the right and below."""
-    flip: float = 0.5
+    padded to the right and below. null: DETA's augmentation: half the images whole, with short sides from 480 pixels;
+    of the others, scaled to a short side of 400 to 600, a crop of 384 to 600, enlarged to the square."""
+    flip: Share = 0.5
     """Probability of mirroring an image."""
-    steps: int = 2_000
+    steps: Count = 2_000
     """Optimizer steps of the whole run."""
-    batch_size: int = 16
-    warmup: int = 50
+    batch_size: Count = 16
+    warmup: CountOrZero = 50
     optimizer: OptimizerConfig = field(
         default_factory=lambda: OptimizerConfig(name="adamw", lr=1e-3, betas=(0.9, 0.999), weight_decay=0.05)
     )
@@ -58,13 +59,10 @@ class DenseConfig(TrainingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_minimums(self, {"steps": 1, "image_size": 1, "flip": 0})
-        if not 0 <= self.drop_path < 1:
-            raise ConfigError(f"drop_path is {self.drop_path}; it must be at least 0 and below 1")
         if self.frozen and (self.drop_path or self.optimizer.layer_decay is not None):
             raise ConfigError("drop_path and optimizer.layer_decay need a finetuned encoder; set frozen=false")
-        if not 0 < self.scales[0] <= self.scales[1]:
-            raise ConfigError(f"scales are {self.scales}; they must be above 0, the smaller one first")
+        if self.scales is not None:
+            check_ordered(self, "scales")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +72,7 @@ class DepthTrainingConfig(DenseConfig):
     example: ClassVar[str] = "pe depth IMAGE --head {weights} -o depths"
 
     head: DepthHeadConfig = field(default_factory=lambda: DepthHeadConfig(channels=64))
-    per_metre: float = MILLIMETRES
+    per_metre: Positive = MILLIMETRES
     """Depth units per metre in the files."""
 
 
@@ -101,7 +99,7 @@ class DetectorConfig(DenseConfig):
     """Train masks if all annotations have them."""
     class_agnostic: bool = False
     """Train one class of objects, without masks."""
-    repeat_threshold: float | None = None
+    repeat_threshold: Share | None = None
     """Repeat images with a class that occurs in less than this share of the images (LVIS: 0.001)."""
 
     def __post_init__(self) -> None:

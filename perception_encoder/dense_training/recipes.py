@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal
 
 from perception_encoder.dense_prediction.dense_model import WindowConfig
 from perception_encoder.dense_prediction.detection.detr import DetrHeadConfig
@@ -37,8 +38,8 @@ DETA = {
 }
 """By stage: pixels, epochs, images, batch, rate, the epoch at which it falls to a tenth, and drop path, which the paper
 has as 0.5, 0.4 and 0."""
-DROPS = (0.889, 0.963)
-"""Shares of the steps at which ViTDet's rate falls to a tenth (Li et al., 2022); the paper does not state them."""
+DROPS = (163_889 / 184_375, 177_546 / 184_375)
+"""Shares of the steps at which ViTDet's rate falls to a tenth, as in the released configs."""
 
 
 def depth() -> DepthTrainingConfig:
@@ -117,7 +118,7 @@ def deformable_detr() -> DetectorConfig:
     )
 
 
-def _deta_optimizer(name: str, lr: float, layer_decay: float | None = None) -> OptimizerConfig:
+def _deta_optimizer(name: Literal["adamw", "sgd"], lr: float, layer_decay: float | None = None) -> OptimizerConfig:
     return OptimizerConfig(
         name=name,
         lr=lr,
@@ -142,6 +143,8 @@ def deta(stage: int) -> DetectorConfig:
         initial=before,
         image_size=size,
         windows=WindowConfig(size=24, tile=24),
+        scales=None,
+        warmup=0,
         steps=round(epochs * images / batch),
         batch_size=batch,
         drops=(drop / epochs,),

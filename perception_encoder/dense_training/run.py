@@ -54,7 +54,7 @@ from perception_encoder.progress import Track, untracked
 from perception_encoder.ranks import ALONE
 from perception_encoder.training.distributed import own_device, this_rank
 from perception_encoder.training.metrics import Listener
-from perception_encoder.training.run import Section, StageRun, run_stage
+from perception_encoder.training.run import RANDOM, Section, StageRun, run_stage
 
 logger = logging.getLogger(__name__)
 
@@ -70,9 +70,8 @@ def train_dense(
 ) -> Path:
     """Train a head, or resume; return the written file, `OUT/head.safetensors`.
 
-    `data`: one dataset with a training and a test set. A validated run also writes `OUT/best.safetensors`. Logs
-    what was loaded, what is frozen and what starts from random weights. Raises ConfigError,
-    DataError, CheckpointError, and OutputError, also if another run is training in `out`.
+    `data`: one dataset with a training and a test set. A validated run also writes `OUT/best.safetensors`. Raises
+    ConfigError, DataError, CheckpointError, and OutputError, also if another run is training in `out`.
     """
     return run_stage(lambda: DenseRun(config, data, out), out, track, listener)
 
@@ -86,6 +85,7 @@ class DenseRun(StageRun):
 
     def __init__(self, config: DenseConfig, data: Sequence[Path], out: Path) -> None:
         super().__init__(config, out)
+        config = self.config
         if len(data) != 1:
             raise ConfigError(f"a head is trained on one dataset, not {len(data)}: give --data once")
         self.training, self.held_out, classes = read_samples(config, data[0])
@@ -95,6 +95,8 @@ class DenseRun(StageRun):
         if config.initial is not None:
             self.identity.append(state_hash(read_initial(Path(config.initial))))
         self.samples = {str(data[0]): len(self.training.keys)}
+        encoder = f"{self.info.encoder}, weights {self.info.weights[:12]}"
+        self.loaded = {"encoder": encoder, f"head for {self.info.task}": config.initial or RANDOM}
 
     def sections(self, track: Track) -> Iterator[Section]:
         """Yield the whole run."""
@@ -113,15 +115,12 @@ class DenseRun(StageRun):
             self._measure(make(rank=ALONE))
         task = DenseTask(model, config)
         if config.validation is not None:
-            task.validation = make_validation(model, self.held_out, config.validation.size, config.image_size)
+            size = config.validation.size
+            task.validation = make_validation(model, self.held_out, size, config.image_size, self.out)
         sizes = [parameter.numel() for parameter in model.parameters() if parameter.requires_grad]
         logger.info(
-            "loaded: %s, weights %s; %s; %s: the head for %s, %s of %s parameters are trained",
-            self.info.encoder,
-            self.info.weights[:12],
+            "the encoder is %s; %s of %s parameters are trained",
             "entirely frozen" if config.frozen else f"finetuned up to layer {self.info.layer}",
-            "random" if config.initial is None else "initial",
-            self.info.task,
             f"{sum(sizes):,}",
             f"{sum(parameter.numel() for parameter in model.parameters()):,}",
         )

@@ -7,6 +7,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,13 +21,15 @@ from perception_encoder.dense_prediction.detection.detr import DetrHead
 from perception_encoder.dense_prediction.detection.mask_rcnn import Detector
 from perception_encoder.dense_prediction.segmentation import SegmentationHead
 from perception_encoder.dense_training.batches import ClassSamples, DenseSamples, DepthSamples, ObjectSamples
-from perception_encoder.errors import DataError, InputError
+from perception_encoder.errors import DataError, InputError, OutputError
 from perception_encoder.evaluation.dense.average_precision import average_precision
 from perception_encoder.evaluation.dense.depth import DepthProtocol, depth_errors
 from perception_encoder.evaluation.dense.detection import KINDS, to_results
+from perception_encoder.evaluation.dense.detection_plots import write_detection_plots
 from perception_encoder.evaluation.dense.segmentation import overlap_scores, overlaps
 from perception_encoder.evaluation.statistics.scores import estimate
 from perception_encoder.preprocess.frames import spread_indices
+from perception_encoder.training.distributed import this_rank
 
 logger = logging.getLogger(__name__)
 
@@ -37,9 +40,11 @@ class DenseValidation(ABC):
     higher_is_better: Mapping[str, bool]
     """Metrics, the default one first."""
 
-    def __init__(self, model: DenseModel, samples: DenseSamples, size: int, image_size: int) -> None:
-        """`image_size`: longer side of an image in pixels."""
-        self.model, self.samples, self.image_size = model, samples, image_size
+    def __init__(
+        self, model: DenseModel, samples: DenseSamples, size: int, image_size: int, out: Path | None = None
+    ) -> None:
+        """`image_size`: longer side of an image in pixels. `out`: a directory for a detector's plots."""
+        self.model, self.samples, self.image_size, self.out = model, samples, image_size, out
         self.rows = spread_indices(len(samples.keys), min(size, len(samples.keys)))
 
     def validate(self, metric: str) -> dict[str, float]:
@@ -65,14 +70,16 @@ class DenseValidation(ABC):
         """Return the scores over all images, by row."""
 
 
-def make_validation(model: DenseModel, samples: DenseSamples, size: int, image_size: int) -> DenseValidation:
+def make_validation(
+    model: DenseModel, samples: DenseSamples, size: int, image_size: int, out: Path | None = None
+) -> DenseValidation:
     """Return the validation of a dataset's task; see `DenseValidation`."""
     kinds: dict[type[DenseSamples], Callable[..., DenseValidation]] = {
         DepthSamples: DepthValidation,
         ClassSamples: ClassValidation,
         ObjectSamples: ObjectValidation,
     }
-    return kinds[type(samples)](model, samples, size, image_size)
+    return kinds[type(samples)](model, samples, size, image_size, out)
 
 
 class DepthValidation(DenseValidation):
@@ -112,9 +119,20 @@ class ClassValidation(DenseValidation):
 
 
 class ObjectValidation(DenseValidation):
-    """Average precision of boxes, and of masks if the detector has them, as COCO or LVIS define it."""
+    """Average precision of boxes, and of masks if the detector has them, as COCO or LVIS define it; plots of boxes.
+
+    Images without an object have no average precision: a warning says so at the start, and there are no scores.
+    """
 
     samples: ObjectSamples
+
+    def __init__(self, model: DenseModel, samples: ObjectSamples, *rest: Any) -> None:
+        super().__init__(model, samples, *rest)
+        self.truth = samples.dataset.truth(self.rows)
+        self.has_objects = any(not item["iscrowd"] for item in self.truth["annotations"])
+        if not self.has_objects:
+            text = "none of the %d validation images has an object, so they give no average precision and no best step"
+            logger.warning(text, len(self.rows))
 
     @property
     def higher_is_better(self) -> Mapping[str, bool]:  # type: ignore[override]
@@ -133,9 +151,13 @@ class ObjectValidation(DenseValidation):
         for found in measured.values():
             for kind, rows in found.items():
                 results[kind] += rows
-        dataset, scores = self.samples.dataset, dict[str, float]()
-        truth = dataset.truth(self.rows)
-        for kind, rows in results.items():
-            values = average_precision(truth, rows, KINDS[kind], dataset.lvis, resamples=0).values
+        scores, lvis = dict[str, float](), self.samples.dataset.lvis
+        for kind, rows in results.items() if self.has_objects else ():
+            values = average_precision(self.truth, rows, KINDS[kind], lvis, resamples=0).values
             scores |= {f"{kind}_ap": values["AP"], f"{kind}_ap50": values["AP50"]}
+        if self.has_objects and self.out is not None and this_rank().is_first:
+            try:
+                write_detection_plots(self.truth, results["box"], self.out, lvis)
+            except OutputError as error:
+                logger.warning("%s", error)
         return scores

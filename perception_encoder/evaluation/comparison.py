@@ -1,8 +1,8 @@
 """Compare two results, paired over items and head seeds, and print results as tables.
 
-A difference is called real if its p-value is at most 0.05 after Holm's correction for the number of metrics that are
-compared, and never without an interval. Of results that do not differ in any metric, one pair in twenty is then called
-different in some metric; without the correction it would be one metric in twenty.
+A difference is called real if its p-value (exact, if few items differ) is at most 0.05 after Holm's correction for the
+number of metrics that are compared, and never without an interval. Of results that do not differ in any metric, one
+pair in twenty is then called different in some metric; without the correction it would be one metric in twenty.
 """
 
 from __future__ import annotations
@@ -121,5 +121,5 @@ def format_value(value: float, unit: str) -> str:
 
 
 def _number(value: float, unit: str, sign: bool = False) -> str:
-    text = f"{100 * value:.1f}" if unit == "%" else f"{value:.3f}"
+    text = f"{100 * value:.{2 if sign else 1}f}" if unit == "%" else f"{value:.3f}"
     return f"+{text}" if sign and value > 0 else text

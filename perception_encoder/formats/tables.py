@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from perception_encoder.errors import DataError, InputError, MediaDecodeError, OutputError, needs_extra, one_line
-from perception_encoder.files import cached_by_file, writing
+from perception_encoder.files import cached_by_file, open_regular, writing
 from perception_encoder.formats.shards import split_names
 from perception_encoder.preprocess.source import escape_name
 
@@ -97,10 +97,10 @@ def read_appended_lines(path: Path) -> list[Cells]:
 
     Raises DataError for a bad line, and OutputError if the file cannot be cut.
     """
-    if not path.exists():
+    if not os.path.lexists(path):
         return []
-    with writing(path):
-        os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
+    with writing(path), open(open_regular(path), "r+b") as file:
+        file.truncate(file.read().rfind(b"\n") + 1)
     return read_json_lines(path)
 
 
@@ -108,7 +108,7 @@ def append_json_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Append objects to a JSONL file and make its directory; OutputError if it cannot be written."""
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a", encoding="utf-8", errors="backslashreplace") as file:
+        with open(open_regular(path), "a", encoding="utf-8", errors="backslashreplace") as file:
             for row in rows:
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
             file.flush()

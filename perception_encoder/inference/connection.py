@@ -21,19 +21,24 @@ import httpx
 from perception_encoder.errors import MediaNotFoundError, MediaTooLargeError, UrlRefusedError, one_line
 
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+_UNICAST = ipaddress.IPv6Network("2000::/3")  # all that IANA has assigned to the public internet
+_ISATAP = 0x5EFE
 
 
 def is_public(address: str) -> bool:
     """Return whether an IP address, and any IPv4 address that it wraps, is public."""
     outer = ipaddress.ip_address(address.partition("%")[0])
-    wrapped: list[ipaddress.IPv4Address | None] = []
+    addresses: list[ipaddress.IPv4Address | ipaddress.IPv6Address | None] = [outer]
     if isinstance(outer, ipaddress.IPv6Address):
-        wrapped = [outer.ipv4_mapped, outer.sixtofour, *(outer.teredo or ())]
-        if outer in _NAT64:
-            wrapped.append(ipaddress.IPv4Address(int(outer) & 0xFFFFFFFF))
-    inner = [item for item in wrapped if item is not None]
-    addresses = inner if isinstance(outer, ipaddress.IPv6Address) and outer.ipv4_mapped else [outer, *inner]
-    return all(address.is_global and not address.is_multicast for address in addresses)
+        last = ipaddress.IPv4Address(int(outer) & 0xFFFFFFFF)
+        if outer.ipv4_mapped or outer in _NAT64:
+            addresses = [last]
+        elif outer not in _UNICAST:
+            return False
+        else:
+            is_isatap = int(outer) >> 32 & 0xFDFFFFFF == _ISATAP  # with any bit "u"
+            addresses += [outer.sixtofour, *(outer.teredo or ()), last if is_isatap else None]
+    return all(address.is_global and not address.is_multicast for address in addresses if address is not None)
 
 
 class CheckedTransport(httpx.HTTPTransport):
@@ -130,7 +135,7 @@ def check_url(url: httpx.URL, name: str) -> None:
     if not url.host:
         raise UrlRefusedError(name, "names no host")
     if url.userinfo:
-        raise UrlRefusedError(re.sub("//.*@", "//…@", name), "contains a user name or a password")
+        raise UrlRefusedError(re.sub("^([^/]*//).*@", r"\1…@", name), "contains a user name or a password")
     if not 0 < (url.port or 80) < 1 << 16:
         raise UrlRefusedError(name, f"is malformed: port {url.port} is not between 1 and 65535")
 

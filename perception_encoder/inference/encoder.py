@@ -377,7 +377,7 @@ class Encoder(SentenceInterface):
     ) -> np.ndarray | Tensor | list[Tensor]:
         """Encode images, videos and texts in any mixture: float32 (n, D), rows in input order.
 
-        Paths, strings of existing paths, URLs, bytes, PIL images and uint8 arrays (H, W), (H, W, 3) and (F, H, W, 3)
+        Paths, strings of existing files, URLs, bytes, PIL images and uint8 arrays (H, W), (H, W, 3) and (F, H, W, 3)
         are media. Any other string is a text, except that one with a media suffix and no such file is an error;
         `encode_texts` takes every string as a text, and {"text": …}, {"image": …} or {"video": …} says what it is.
         `inputs` may be a list, an array of strings or a pandas Series; a single input outside a list gives (D,).

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 IGNORE = ".peignore"
 """Name of a file of patterns, which apply to its directory and those below."""
+_LONGEST = 1000  # characters of a pattern
+_STAR, _LEVELS, _FIRST_LEVELS = "[^/]*", "(?:/.+)?", "^(?:.+/)?"  # how pathspec translates *, /** and a leading **/
 
 
 @dataclass(frozen=True)
@@ -37,13 +40,6 @@ class Exclusion:
         except (OSError, ConfigError) as error:
             reason = getattr(error, "strerror", None) or one_line(error)
             raise MediaDecodeError(escape_name(directory), f"cannot be listed: its {IGNORE}: {reason}") from None
-
-    def kept(self, paths: Iterable[Path]) -> Iterator[Path]:
-        """Yield the files and directories that are not excluded."""
-        return (path for path in paths if not self.covers(path, os.path.isdir(path))) if self else iter(paths)
-
-    def __bool__(self) -> bool:
-        return bool(self.rules or self.found)
 
     def covers(self, path: Path, is_directory: bool = False) -> bool:
         """Return whether a path is excluded; of a directory that is, nothing is listed."""
@@ -76,12 +72,36 @@ def _excludes(patterns: GitIgnoreSpec, name: str) -> bool | None:
 
 
 def parse_patterns(lines: Iterable[str]) -> GitIgnoreSpec:
-    """Compile patterns; the last one that matches a file decides. Raises ConfigError for an invalid one."""
+    """Compile patterns; the last one that matches a file decides. Raises ConfigError for an invalid or too long one."""
     from pathspec import GitIgnoreSpec  # here: few directories need it
 
     if isinstance(lines, str):  # a sequence of its characters
         raise ConfigError(f"exclude is {lines!r}; it must be a list of patterns: [{lines!r}]")
+    lines = list(lines)
+    for line in lines:
+        if len(line) > _LONGEST:
+            raise ConfigError(f"a pattern has {len(line):,} characters, at most {_LONGEST:,} are allowed: {line[:60]}…")
     try:
-        return GitIgnoreSpec.from_lines(lines)
+        spec = GitIgnoreSpec.from_lines(lines)
     except ValueError as error:
         raise ConfigError(f"a pattern is invalid: {one_line(error)}") from None
+    for pattern in spec.patterns:
+        if pattern.regex is not None:
+            pattern.regex = re.compile(_linear(pattern.regex.pattern))
+    return spec
+
+
+def _linear(regex: str) -> str:
+    """Return a regular expression of pathspec in which each * and ** of a pattern but the last keeps its first match.
+
+    What follows up to the next one has a fixed length, so the first match is the best; names that almost match would
+    otherwise take years.
+    """
+    first, *rest = regex.split(_STAR)
+    inner = ["/" not in part.replace("[^/]", "") for part in rest[:-1]] + [False] * bool(rest)
+    parts = [f"(?>[^/]*?{part})" if same else _STAR + part for part, same in zip(rest, inner, strict=True)]
+    first, *levels = "".join([first, *parts]).split(_LEVELS)
+    if levels and first.startswith(_FIRST_LEVELS):
+        first = f"^(?>(?:.+?/)??{first.removeprefix(_FIRST_LEVELS)}(?=/|$))"
+    kept = [f"(?>(?:/.+?)??{part}(?=/|$))" for part in levels[:-1]]
+    return first + "".join(kept) + "".join(_LEVELS + part for part in levels[-1:])

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import glob
 import os
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,9 @@ from perception_encoder.inference.fetch import FetchLimits, fetch, is_url
 from perception_encoder.inference.media import Media, resolve, split_range
 from perception_encoder.preprocess.raw import reads_raw
 from perception_encoder.preprocess.source import MEDIA_SUFFIXES, RAW_SUFFIXES, escape_name
+
+COPIES = frozenset({"@eaDir", "@__thumb", "__MACOSX"})
+"""Directories that are not listed: thumbnails of Synology's and QNAP's systems, and what macOS adds to archives."""
 
 
 @dataclass(frozen=True)
@@ -73,9 +76,10 @@ def list_items(
     with. In and below a directory, `.peignore` files exclude more. ConfigError for an invalid pattern.
 
     A file is one item, whatever its suffix. A directory gives the images, videos and plain tars in and below it, sorted
-    by name, without hidden ones, and without RAW photographs unless the extra `raw` is installed; a glob gives what it
-    matches. A table (CSV, TSV, Parquet, JSONL) gives its rows: a path column (relative paths are looked up beside the
-    table first), and `start`, `end`, `text` and `id` if it has them. A tar gives its images and videos, read in place.
+    by name, then those of linked directories that it does not hold itself. Not listed are hidden ones, directories of
+    thumbnails (`COPIES`), and RAW photographs unless the extra `raw` is installed. A glob gives what it matches. A
+    table (CSV, TSV, Parquet, JSONL) gives its rows: a path column (relative paths are looked up beside the table
+    first), and `start`, `end`, `text` and `id` if it has them. A tar gives its images and videos, read in place.
     Errors, such as a table without a column of paths or texts, are items that raise when they are opened.
     """
     for path in paths:
@@ -144,7 +148,7 @@ def _match(pattern: str) -> Iterator[Path]:
     """Yield a glob's matches without hidden ones; `**` does not follow links, which may form cycles."""
     base, parts = _split_glob(pattern)
     for path in base.glob(os.path.join(*parts, *(["*"] if parts[-1] == "**" else []))):
-        if not any(part.startswith(".") for part in path.relative_to(base).parts):
+        if not any(map(_is_hidden, path.relative_to(base).parts)):
             yield path
 
 
@@ -156,33 +160,63 @@ def _split_glob(pattern: str) -> tuple[Path, tuple[str, ...]]:
 
 
 def _list_directory(directory: Path, left_out: Counter[str] | None, outer: Exclusion) -> Iterator[Item]:
+    """List real directories first: links neither take over the files of a directory nor bring back excluded ones."""
     visited: set[tuple[int, int]] = set()  # each real directory is listed once, so links may run in circles
-    open_directories: list[tuple[Iterator[Path], Exclusion]] = [(iter([directory]), outer)]
-    while open_directories:
-        paths, rules = open_directories[-1]
-        path = next(paths, None)
-        if path is None:
-            open_directories.pop()
-        elif os.path.isdir(path):
-            try:
-                status, names, inner = path.stat(), os.listdir(path), rules.enter(path)
-            except InputError as error:
-                yield Item(error.source, error.source, problem=error)
-                continue
-            except OSError as error:
-                yield _problem(path, f"cannot be listed: {error.strerror or one_line(error)}")
-                continue
-            if (status.st_dev, status.st_ino) not in visited:
-                visited.add((status.st_dev, status.st_ino))
-                visible = sorted((name for name in names if not name.startswith(".")), key=os.fsencode)
-                open_directories.append((inner.kept(map(path.joinpath, visible)), inner))
-        elif path.name.lower().endswith(".tar") and path.is_file():
-            yield from _list_tar(path, rules)
-        elif is_listed_type(path.name):
-            name = escape_name(path)
-            yield Item(name, name, path)
-        elif left_out is not None and os.path.isfile(path):
-            left_out[path.suffix.lower()] += 1
+    excluded: set[Path] = set()  # real directories
+    waiting = deque([(directory, outer)])  # then the links to directories
+    while waiting:
+        top, rules = waiting.popleft()
+        real = Path(os.path.realpath(top))
+        if not excluded.isdisjoint([real, *real.parents]):
+            continue
+        open_directories = [_enter(top, rules, visited)]
+        while open_directories:
+            entries, rules = open_directories[-1]
+            entry = next(entries, None)
+            if entry is None:
+                open_directories.pop()
+            elif isinstance(entry, Item):
+                yield entry
+            elif not os.path.isdir(entry):
+                yield from () if rules.covers(entry) else _list_file(entry, left_out, rules)
+            elif entry.is_symlink():
+                waiting += [] if rules.covers(entry, True) else [(entry, rules)]
+            elif rules.covers(entry, True):
+                excluded.add(Path(os.path.realpath(entry)))
+            else:
+                open_directories.append(_enter(entry, rules, visited))
+
+
+def _enter(
+    directory: Path, rules: Exclusion, visited: set[tuple[int, int]]
+) -> tuple[Iterator[Path | Item], Exclusion]:
+    """Return what is in a directory, or its problem, and the rules there; nothing if it was visited before."""
+    try:
+        status, names, inner = directory.stat(), os.listdir(directory), rules.enter(directory)
+    except InputError as error:
+        return iter([Item(error.source, error.source, problem=error)]), rules
+    except OSError as error:
+        return iter([_problem(directory, f"cannot be listed: {error.strerror or one_line(error)}")]), rules
+    if (status.st_dev, status.st_ino) in visited:
+        return iter(()), rules
+    visited.add((status.st_dev, status.st_ino))
+    visible = sorted((name for name in names if not _is_hidden(name)), key=os.fsencode)
+    return map(directory.joinpath, visible), inner
+
+
+def _list_file(path: Path, left_out: Counter[str] | None, rules: Exclusion) -> Iterator[Item]:
+    if path.name.lower().endswith(".tar") and path.is_file():
+        yield from _list_tar(path, rules)
+    elif is_listed_type(path.name):
+        name = escape_name(path)
+        yield Item(name, name, path)
+    elif left_out is not None and os.path.isfile(path):
+        left_out[path.suffix.lower()] += 1
+
+
+def _is_hidden(name: str) -> bool:
+    """Return whether a file or directory is not listed: a hidden one, or one in which a NAS or a Mac puts copies."""
+    return name.startswith(".") or name in COPIES
 
 
 def _list_tar(path: Path, rules: Exclusion) -> Iterator[Item]:
@@ -190,9 +224,8 @@ def _list_tar(path: Path, rules: Exclusion) -> Iterator[Item]:
         with path.open("rb") as stream:
             for entry in walk_tar(stream, os.fstat(stream.fileno()).st_size):
                 inside = Path(entry.name)
-                if inside.name.startswith(".") or not is_listed_type(inside.name):
-                    continue
-                if rules.covers(path / inside):
+                hidden = inside.name.startswith(".") or not COPIES.isdisjoint(inside.parts)
+                if hidden or not is_listed_type(inside.name) or rules.covers(path / inside):
                     continue
                 name = f"{escape_name(path)}/{escape_name(entry.name)}"
                 problem = MediaDecodeError(name, entry.problem) if entry.problem else None

@@ -90,11 +90,11 @@ def _load(
     check_choice(runtime, precision)
     if random or adapter is not None:
         return _load_external(name, adapter, device, dtype, runtime, asked)
+    path, _ = find_weights(name)  # fails at once without a network; the runtimes may have to be timed
     ran: RuntimeName = "torch"
     kind: Precision | None = None
     if dtype is None or asked in PRECISIONS or runtime == "openvino":  # others, such as float16, are torch's
         ran, kind = choose(runtime, asked, None if device is None else str(device))
-    path, _ = find_weights(name)
     cached_hash = CachedHash(path) if path.is_file() else None  # as the file is before it is read
     if ran == "torch":
         return _load_torch(name, device, dtype if kind is None else _as_dtype(kind), towers, cached_hash)
@@ -297,12 +297,12 @@ def find_adapter(name: str | Path, trust_remote_code: bool = False) -> tuple[Ada
     library = library_of(source)
     if not library:
         return None, random
-    from perception_encoder.models import external, external_sentences
+    from perception_encoder.models import external, external_sentences, external_transformers
 
     adapters: dict[str, type[Adapter]] = {
         "timm": external.TimmModel,
         "open_clip": external.OpenClipModel,
-        "hf": external.TransformersModel,
+        "hf": external_transformers.TransformersModel,
         "st": external_sentences.SentenceTransformersModel,
     }
     listed = source.removeprefix(RANDOM).partition(":")[2]

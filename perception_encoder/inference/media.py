@@ -88,7 +88,7 @@ def resolve(
 ) -> Media:
     """Resolve an input by its content, or as `kind`.
 
-    Paths, existing paths as strings, URLs (which are fetched), bytes, PIL images and uint8 arrays (H, W), (H, W, 3) and
+    Paths, existing files as strings, URLs (which are fetched), bytes, PIL images and uint8 arrays (H, W), (H, W, 3) and
     (F, H, W, 3) are media; any other string is a text. A video's path may end in a range,
     "clip.mp4@2s-5s", or in a moment, "clip.mp4@12s". Raises MediaNotFoundError (a string that ends in a media suffix
     and does not exist too), MediaDecodeError, and InputError for anything else.
@@ -174,10 +174,11 @@ def split_range(path: Path) -> tuple[Path, float | None, float | None]:
 
 def _resolve_string(value: str, name: str | None, kind: Kind | None, start: float | None, end: float | None) -> Media:
     path, *part = split_range(Path(value))
-    if value and os.path.exists(path):
+    named = kind is not None or path.suffix.lower() in MEDIA_SUFFIXES
+    if value and os.path.exists(path) and (named or not os.path.isdir(path)):
         start, end = (start, end) if part[0] is None else part
         return _resolve_file(path, name or escape_name(value), kind, start, end)
-    if kind is not None or path.suffix.lower() in MEDIA_SUFFIXES:
+    if named:
         hint = "" if kind else "; if it is text, use encode_texts"
         raise MediaNotFoundError(name or escape_name(value), f"no such file{hint}")
     return _text(value, name)

@@ -22,7 +22,7 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from perception_encoder.errors import DataError, InputError, OutputError, one_line
-from perception_encoder.files import file_state, holding, remove, replacing, write_json, writing
+from perception_encoder.files import file_state, holding, make_directory, remove, replacing, write_json, writing
 from perception_encoder.formats.tars import TarMember
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.listing import Item, check_paths, list_items
@@ -35,6 +35,7 @@ from perception_encoder.inference.output_formats import (
     write_part,
 )
 from perception_encoder.inference.pipeline import Embedding, EncodingResult, Failure, encode_items, is_text
+from perception_encoder.preprocess.source import as_paths
 from perception_encoder.progress import Track, untracked
 
 _PART_BYTES = 64 << 20
@@ -90,7 +91,7 @@ def embed(
     MediaNotFoundError for a missing path, ConfigError, OutputError (see `EmbeddingWriter`), and what loading the model
     raises.
     """
-    paths, out = [media] if isinstance(media, (str, Path)) else list(media), Path(out)
+    paths, out = as_paths(media), Path(out)
     check_paths(paths)
     first = next(list_items(paths, excluded=exclude), None)
     if first is None:
@@ -188,7 +189,7 @@ class EmbeddingWriter:
         """Create the directory of parts, or reopen it and list the finished parts."""
         manifest = self.directory / "settings.json"
         check_target(self.out, self.settings, overwrite or manifest.is_file())
-        self.directory.mkdir(parents=True, exist_ok=True)
+        make_directory(self.directory)
         self._lock.enter_context(holding(self.directory / "lock", f"another run is writing {self.out}"))
         resumes = manifest.is_file()
         if resumes:
@@ -201,7 +202,7 @@ class EmbeddingWriter:
             if leftover.suffix == ".tmp" or (leftover.suffix == ".parquet" and not resumes):
                 remove(leftover)
         if not resumes:
-            write_json(manifest, self.settings, through_link=False)
+            write_json(manifest, self.settings)
         with self._reading(self.directory):
             self.parts = {path: int(path.stem.partition("-")[2]) for path in sorted(self.directory.glob("*.parquet"))}
 
@@ -283,7 +284,7 @@ class EmbeddingWriter:
             ) from error
 
     def _replacing(self, path: Path) -> AbstractContextManager[Path]:
-        return replacing(path, self.directory / f"{path.name}.tmp", through_link=path == self.out)
+        return replacing(path, self.directory / f"{path.name}.tmp")
 
 
 def _digest_of(items: Iterable[Item]) -> str:

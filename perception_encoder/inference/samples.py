@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from perception_encoder.errors import DataError, needs_extra
-from perception_encoder.files import writing
+from perception_encoder.files import make_directory, replacing, writing
 from perception_encoder.preprocess.image import open_image
 from perception_encoder.preprocess.video_file import write_video
 
@@ -70,10 +70,10 @@ def write_samples(directory: Path) -> Samples:
         raise DataError(f"this scikit-image lacks {', '.join(missing)}; install scikit-image 0.26")
     gallery, query = directory / "images", directory / QUERY
     with writing(directory):
-        gallery.mkdir(parents=True, exist_ok=True)
-        for name in IMAGES:
-            shutil.copyfile(source / name, gallery / name)
-        shutil.copyfile(source / QUERY, query)
+        make_directory(gallery)
+        for image in (*(gallery / name for name in IMAGES), query):
+            with replacing(image) as temporary:
+                shutil.copyfile(source / image.name, temporary)
         write_pan(source / CLIP_SOURCE, gallery / CLIP)
     return Samples(gallery=gallery, query=query)
 

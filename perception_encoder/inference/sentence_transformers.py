@@ -1,7 +1,8 @@
 """Write a two-tower model as a directory that sentence-transformers loads, without this package or code from a file.
 
 A router sends images to timm's vision tower and texts to transformers' `CLIPTextModel`, each with its preprocessing;
-a linear map after either is the projection, and embeddings are made unit length.
+a linear map after either is the projection, and embeddings are made unit length. Images are paths, URLs and PIL images
+of any mode. The library puts a batch through one route, so images and texts in one call need `batch_size=1`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 
 from perception_encoder.errors import CheckpointError
-from perception_encoder.files import write_json, write_text, writing
+from perception_encoder.files import make_directory, write_json, write_text, writing
 from perception_encoder.models.checkpoints.card import write_model_card
 from perception_encoder.models.checkpoints.files import write_tensors
 from perception_encoder.models.checkpoints.layout_directory import timm_config
@@ -20,14 +21,13 @@ from perception_encoder.models.checkpoints.layouts import StateDict, from_publis
 from perception_encoder.models.checkpoints.weights import Model, published_state_dict
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.config import TextConfig
-from perception_encoder.preprocess.tokenizer import END, START, portable_tokenizer
+from perception_encoder.preprocess.tokenizer import END, START, portable_tokenizer, write_preprocessing
 
 _PROGRAM = """\
-from PIL import Image
 from sentence_transformers import SentenceTransformer
 
 model = SentenceTransformer(".")
-images = model.encode([Image.open("image.jpg").convert("RGB")])
+images = model.encode(["image.jpg"])  # paths, URLs, PIL images
 texts = model.encode(["a photo of a cat", "a photo of a dog"])
 print(model.similarity(images, texts))
 """
@@ -79,19 +79,22 @@ def _write_modules(model: Model, directory: Path, half: bool) -> None:
     types, structure = {}, {}
     for kind, (state, config) in towers.items():
         folder = directory / f"{kind}_0_Transformer"
-        folder.mkdir(parents=True, exist_ok=True)
+        make_directory(folder)
         write_tensors({name: t.to(dtype).contiguous() for name, t in state.items()}, folder / "model.safetensors", {})
         write_json(
             folder / "config.json", {**config, "dtype": "float32"}
         )  # of the computation, also with float16 files
         modality = {kind: {"method": "forward", "method_output_name": "pooler_output"}}
-        output = {"modality_config": modality, "module_output_name": "sentence_embedding"}
+        output: dict[str, Any] = {"modality_config": modality, "module_output_name": "sentence_embedding"}
+        if kind == "image":
+            write_preprocessing(folder, (model.visual.config.image_size,) * 2, None)
+            output["processor_kwargs"] = {"backend": "pil"}  # torchvision's resizing rounds some pixels otherwise
         write_json(folder / "sentence_bert_config.json", {"transformer_task": "feature-extraction", **output})
         types[folder.name] = f"{_MODULES}.transformer.Transformer"
         structure[kind] = [folder.name]
         if (weight := projections[kind]) is not None:
             folder = directory / f"{kind}_1_Dense"
-            folder.mkdir(exist_ok=True)
+            make_directory(folder)
             _write_projection(weight.to(dtype).contiguous(), folder)
             types[folder.name] = f"{_MODULES}.dense.Dense"
             structure[kind].append(folder.name)
@@ -102,7 +105,7 @@ def _write_modules(model: Model, directory: Path, half: bool) -> None:
         "route_mappings": {str((None, kind)): kind for kind in structure},
     }
     write_json(directory / "router_config.json", {"types": types, "structure": structure, "parameters": parameters})
-    (directory / "1_Normalize").mkdir(exist_ok=True)
+    make_directory(directory / "1_Normalize")
     modules = [("", f"{_MODULES}.router.Router"), ("1_Normalize", f"{_MODULES}.normalize.Normalize")]
     rows = [{"idx": n, "name": str(n), "path": path, "type": kind} for n, (path, kind) in enumerate(modules)]
     write_json(directory / "modules.json", rows)

@@ -12,7 +12,7 @@ from perception_encoder.language_alignment.weights import Parts
 from perception_encoder.models.checkpoints.weights import find_entry
 from perception_encoder.models.registry import BUILTIN
 from perception_encoder.preprocess.tiling import MediaConfig
-from perception_encoder.records import check_minimums
+from perception_encoder.records import Count, CountOrZero, Layer, Positive, ShareBelowOne
 from perception_encoder.training.config import TrainingConfig
 from perception_encoder.training.optimizer import OptimizerConfig
 from perception_encoder.training.task import ValidationConfig
@@ -29,30 +29,31 @@ class LanguageConfig(TrainingConfig):
 
     encoder: str = BUILTIN
     """Name, alias or path of the model whose vision tower is aligned."""
-    layer: int = -1
+    layer: Layer = -1
     """Layer that the projector reads: 0-based, negative from the end. Later layers are dropped."""
-    layer_scale: float | None = None
+    layer_scale: Positive | None = None
     """Initial LayerScale to add to a tower that has none; its features start unchanged."""
-    drop_path: float = 0.0
+    drop_path: ShareBelowOne = 0.0
     """Probability of dropping a residual branch of a trained tower for a sample."""
     decoder: str = SMOLLM2
-    """Name or path of the language model; "fresh" for a small one with random weights, made for this run."""
-    context: int | None = 2048
+    """Name or path of the language model; "fresh" for a small one with random weights, made for this run, or for that
+    of `initial`, if it is one."""
+    context: Count | None = 2048
     """Maximum number of tokens of a conversation, including those of images; longer texts are cut."""
-    training_context: int | None = None
+    training_context: Count | None = None
     """Maximum number of tokens of a training conversation, if it is smaller than `context`."""
     chat_template: str | None = None
     """Jinja template, by default that of `initial`, else the language model's."""
     initial: str | None = None
-    """File of an earlier run to start from: its encoder and layer, and also its projector and language model if
-    `decoder` is the same."""
-    image_size: int | None = None
+    """Earlier run to start from, a directory or its file: its encoder and layer, and also its projector and language
+    model if `decoder` is the same."""
+    image_size: Count | None = None
     """Side of an image, tile or frame, in pixels; by default that of `initial`, else the encoder's."""
-    tiles: int = 0
+    tiles: CountOrZero = 0
     """Maximum number of tiles of an image beside its thumbnail; 0 for only the thumbnail."""
-    frames: int = 8
+    frames: Count = 8
     """Number of frames per video."""
-    pool: int | None = None
+    pool: Count | None = None
     """Average this many tokens along each side into one, after the projector; by default that of `initial`, else 2."""
     linear: bool | None = None
     """Use a linear projector instead of two layers; by default that of `initial`, else two layers."""
@@ -68,7 +69,7 @@ class LanguageConfig(TrainingConfig):
     For conversations with all images at the start."""
     skip_bad: bool = False
     """Skip and report bad records of the data; otherwise the first one is an error."""
-    steps: int = 1000
+    steps: Count = 1000
     """Optimizer steps of the whole run."""
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(name="adamw", lr=1e-4))
     validation: ValidationConfig | None = field(default_factory=ValidationConfig)
@@ -77,10 +78,6 @@ class LanguageConfig(TrainingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_minimums(self, {"steps": 1, "frames": 1, "tiles": 0, "pool": 1, "context": 1, "image_size": 1})
-        check_minimums(self, {"training_context": 1})
-        if not 0 <= self.drop_path < 1:
-            raise ConfigError(f"drop_path is {self.drop_path}; it must be at least 0 and below 1")
         if self.drop_path and not self.train_vision:
             raise ConfigError("drop_path needs a trained tower; set train_vision=true")
         if self.lora is not None and not self.train_decoder:

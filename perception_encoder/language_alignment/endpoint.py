@@ -1,11 +1,14 @@
 """Ask a model behind an OpenAI-compatible chat endpoint, with OpenAI's client.
 
-Answers are streamed, so that a truncated answer is an error. The client makes one attempt: the caller retries.
+Answers are streamed, so that a truncated answer is an error; an endpoint that ignores that sends them whole. The client
+makes one attempt: the caller retries.
 """
 
 from __future__ import annotations
 
 import base64
+import contextlib
+import json
 import os
 import time
 from collections.abc import Generator, Sequence
@@ -27,7 +30,9 @@ _WRONG = (401, 403, 404, 405)
 """HTTP statuses of a wrong key, model or address."""
 
 
-Scope = Literal["attempt", "request", "service"]
+MAX_BYTES = 1 << 24
+"""Of an answer that is not streamed."""
+Scope = Literal["attempt", "answer", "request", "service"]
 
 
 class EndpointModel(Assistant):
@@ -60,7 +65,7 @@ class EndpointModel(Assistant):
     def generate_stream(
         self, conversation: Sequence[Message], sampling: Sampling | None = None
     ) -> Generator[str, None, Reply]:
-        """Yield the answer piece by piece, and return all of it; EndpointError if it fails or is truncated."""
+        """Yield the answer piece by piece, and return all of it; EndpointError if it fails, is truncated or empty."""
         sampling = sampling or Sampling()
         deadline = time.monotonic() + self.timeout
         text, count, reason, usage = "", 0, None, None
@@ -76,19 +81,24 @@ class EndpointModel(Assistant):
                 stream=True,
                 **options,
             )
-            if not response.headers.get("content-type", "").startswith("text/event-stream"):
-                response.http_response.close()  # unread: it may never end
-                raise ValueError("it is not streamed")
-            with response.parse() as chunks:
-                for chunk in chunks:
-                    if time.monotonic() > deadline:
-                        raise EndpointError(f"{self.address} took longer than {self.timeout:g} s for an answer")
-                    usage = chunk.usage or usage
-                    for choice in chunk.choices[:1]:
-                        reason = choice.finish_reason or reason
-                        if piece := choice.delta.content:
-                            text, count = text + piece, count + 1
-                            yield piece
+            kind = response.headers.get("content-type", "")
+            if kind.startswith("text/event-stream"):
+                with response.parse() as chunks:
+                    for chunk in chunks:
+                        self._check(deadline)
+                        usage = chunk.usage or usage
+                        for choice in chunk.choices[:1]:
+                            reason = choice.finish_reason or reason
+                            if piece := choice.delta.content:
+                                text, count = text + piece, count + 1
+                                yield piece
+            else:
+                whole = self._read_whole(response.http_response, kind, deadline)
+                (choice,), usage = whole.choices[:1], whole.usage
+                text += choice.message.content or ""  # a TypeError for other things than a text
+                reason, count = choice.finish_reason or "stop", 1
+                if text:
+                    yield text
         except EndpointError:
             raise
         except self._library.APIStatusError as error:
@@ -102,8 +112,28 @@ class EndpointModel(Assistant):
             raise EndpointError(f"{self.address} failed or sent an invalid answer: {one_line(cause)}") from None
         if reason is None:
             raise EndpointError(f"{self.address} truncated its answer")
+        if not text.strip():
+            raise EndpointError(f"{self.address} answered without a word ({reason})", "answer")
         prompt_tokens, tokens = (usage.prompt_tokens, usage.completion_tokens) if usage else (0, count)
         return Reply(text, prompt_tokens, tokens, reason != "length")
+
+
+    def _check(self, deadline: float) -> None:
+        if time.monotonic() > deadline:
+            raise EndpointError(f"{self.address} took longer than {self.timeout:g} s for an answer")
+
+    def _read_whole(self, response: Any, kind: str, deadline: float) -> Any:
+        """Read an answer that is not streamed; ValueError for anything else."""
+        with contextlib.closing(response):
+            if "json" not in kind:
+                raise ValueError(f"it is {kind or 'of no type'}, not an answer")
+            content = b""
+            for piece in response.iter_bytes():
+                self._check(deadline)
+                content += piece
+                if len(content) > MAX_BYTES:
+                    raise ValueError(f"it has more than {MAX_BYTES} bytes")
+        return self._library.types.chat.ChatCompletion.construct(**json.loads(content))
 
 
 def _message(message: Message) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from perception_encoder.language_alignment.text.execution import Execution
 from perception_encoder.language_alignment.text.text_model import TextModel
 from perception_encoder.language_alignment.weights import read_language_model, read_tower
 from perception_encoder.models.checkpoints.files import SUFFIXES
-from perception_encoder.models.checkpoints.find import packaged_weights
+from perception_encoder.models.checkpoints.find import file_inside, packaged_weights
 from perception_encoder.models.checkpoints.layout_directory import write_layout_directory
 from perception_encoder.models.checkpoints.weights import write_checkpoint
 from perception_encoder.models.defaults import language_model
@@ -151,8 +151,8 @@ def find_language_model(name: str | Path) -> str | Path:
     if str(name) == BUILTIN_LANG:
         return packaged_weights(BUILTIN_LANG)
     path = Path(name)
-    if (path / WEIGHTS).is_file():
-        return path / WEIGHTS
+    if path.is_dir() and (inside := file_inside(path, WEIGHTS)) != path:
+        return inside
     if path.exists() or "perception-lm" in str(name).lower():
         return name
     raise UnknownModelError(

@@ -20,8 +20,8 @@ BENCHMARK_DECODERS = {"llama": "meta-llama/Llama-3.1-8B-Instruct", "qwen": "Qwen
 
 
 def adamw(lr: float, weight_decay: float = 0.01) -> OptimizerConfig:
-    """AdamW with the weight decay of PLM-1B and 3B; PLM-8B has 0.05."""
-    return OptimizerConfig(name="adamw", lr=lr, weight_decay=weight_decay)
+    """AdamW with the weight decay of PLM-1B and 3B, of all parameters as in the released code; PLM-8B has 0.05."""
+    return OptimizerConfig(name="adamw", lr=lr, weight_decay=weight_decay, decay_all=True)
 
 
 def _weights(recipe: str) -> str:
@@ -48,6 +48,7 @@ def warmup(size: str) -> LanguageConfig:
         steps=8_000,
         batch_size=512,
         warmup=20,
+        floor=0.01,
         optimizer=adamw(1e-4),
         parallel=ParallelConfig(kind="fsdp", checkpointing=True),
         checkpoint_every=1_000,

@@ -21,7 +21,7 @@ from perception_encoder.language_alignment.config import LanguageConfig
 from perception_encoder.language_alignment.load import WEIGHTS
 from perception_encoder.language_alignment.task import AlignedModel, HeldOutAnswers, LanguageAlignmentTask
 from perception_encoder.language_alignment.text.adapters import add_decoder_adapters, merge_decoder_adapters
-from perception_encoder.language_alignment.text.fresh_decoder import FRESH, write_fresh_decoder
+from perception_encoder.language_alignment.text.fresh_decoder import FRESH, is_fresh, write_fresh_decoder
 from perception_encoder.language_alignment.weights import (
     Parts,
     build_language_model,
@@ -42,7 +42,7 @@ from perception_encoder.ranks import Rank
 from perception_encoder.store import Arrays, Store, digest
 from perception_encoder.training.distributed import Exchange, this_rank
 from perception_encoder.training.metrics import Listener
-from perception_encoder.training.run import Section, StageRun, run_stage
+from perception_encoder.training.run import RANDOM, Section, StageRun, run_stage
 
 FRESH_SAMPLES = 4000
 """Maximum number of conversations per source to build the vocabulary of a fresh language model from."""
@@ -82,9 +82,11 @@ class LanguageRun(StageRun):
         read_shard: Callable[[Path], ConversationFile],
     ) -> None:
         super().__init__(config, out, HeldOutAnswers.higher_is_better)
+        config = self.config
         skip_bad = config.skip_bad
         sources = [open_conversations(path, skip_bad=skip_bad, read_shard=read_shard, track=track) for path in data]
         self.trainee = LanguageTrainee(self._with_decoder(sources))
+        self.loaded = self.trainee.loaded
         share = config.validation.share if config.validation else 0.0
         parts = [source.split(share) for source in sources] if share else [(source, None) for source in sources]
         self.training = [part for part, _ in parts]
@@ -96,9 +98,13 @@ class LanguageRun(StageRun):
             self.config = dataclasses.replace(config, validation=None)
 
     def _with_decoder(self, sources: Sequence[Conversations]) -> LanguageConfig:
-        """Return the configuration with the path of the language model made for this run, if any."""
+        """Return the configuration with the path of the fresh language model: the one of `initial`, or a new one."""
         if self.config.decoder != FRESH:
             return self.config
+        if self.config.initial is not None:
+            earlier, _ = read_trained(Path(self.config.initial))
+            if is_fresh(earlier.decoder):
+                return dataclasses.replace(self.config, decoder=earlier.decoder)
         texts = [text for source in sources for sample in _spread(source, FRESH_SAMPLES) for _, text in sample.turns]
         if this_rank().is_first:
             write_fresh_decoder(self.out / "decoder", texts, torch_generator(self.config.seed, 3))
@@ -143,13 +149,26 @@ class LanguageTrainee:
         self.config = config
         generator = torch_generator(config.seed)
         self.parts, state = config.parts, dict[str, Tensor]()
+        self.loaded = {"encoder": config.encoder, "projector": RANDOM, "language model": config.decoder}
         initial = Path(config.initial) if config.initial is not None else None
         if initial is not None:
             earlier, state = read_trained(initial)
-            if earlier.decoder != config.decoder:  # another language model can use only the tower
+            self.loaded["encoder"] = earlier.encoder
+            if earlier.decoder == config.decoder:
+                self.loaded["projector"] = str(initial)
+            else:  # another language model can use only the tower
+                self.loaded["projector"] += f", as {initial} has another language model, {earlier.decoder}"
                 tower = {name: getattr(earlier, name) for name in ("encoder", "layer", "layer_scale")}
                 earlier = dataclasses.replace(self.parts, lora=None, **tower)
                 state = {name: value for name, value in state.items() if name.startswith("vision.")}
+            self.loaded |= {
+                part: f"{self.loaded[part]} with the adapters of {initial}" if adapted else str(initial)
+                for part, prefix, adapted in (
+                    ("encoder", "vision.", False),
+                    ("language model", "decoder.", earlier.lora is not None),
+                )
+                if any(name.startswith(prefix) for name in state)
+            }
             self.parts = _continued(config, self.parts, earlier)
             before = dataclasses.replace(self.parts, layer_scale=earlier.layer_scale)
             with naming(initial):

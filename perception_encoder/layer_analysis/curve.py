@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from perception_encoder.evaluation.comparison import format_value
-from perception_encoder.evaluation.statistics.bootstrap import Estimate, Metric
+from perception_encoder.evaluation.statistics.bootstrap import Estimate, EstimatedDifference, Metric
 from perception_encoder.evaluation.statistics.scores import Scores, estimate
 from perception_encoder.records import from_fields
 
 DIGITS = 6
-"""Significant digits of a draw in JSON."""
+"""Decimals of a draw and of a block's contribution in JSON."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,24 +29,22 @@ class LayerScore(Estimate):
     """Number of items."""
     pool: str
     """The `pe embed --pool` for this metric: "mean" for one embedding per image, "tokens" for a map."""
-    unit: str = "%"
-    """"%" of a share in 0–1, "m", or nothing."""
     lower_is_better: bool = False
 
     @classmethod
     def of(cls, scores: Sequence[Scores], pool: str) -> LayerScore:
         """Score one metric, of one or several head seeds."""
         metric, values = scores[0], vars(estimate(scores))
-        lower = metric.lower_is_better
-        return cls(**values, name=metric.metric, n=metric.items, pool=pool, unit=metric.unit, lower_is_better=lower)
+        return cls(**values, name=metric.metric, n=metric.items, pool=pool, lower_is_better=metric.lower_is_better)
 
     def as_metric(self) -> Metric:
         """Return the value with its interval."""
-        return self.metric(self.name, self.n, self.unit, self.lower_is_better)
+        return self.metric(self.name, self.n, self.lower_is_better)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form."""
-        return {**vars(self), "draws": [round(float(value), DIGITS) for value in self.draws]}
+        arrays = {name: value for name in ("draws", "by_block") if (value := getattr(self, name)) is not None}
+        return {**vars(self), **{name: [round(float(v), DIGITS) for v in values] for name, values in arrays.items()}}
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> LayerScore:
@@ -154,7 +152,7 @@ def recommend(curve: LayerCurve) -> Recommendation:
     """Compare a curve's layers."""
     best, last, others = curve.best, curve.last, len(curve.scores) - 1
 
-    def gain(layer: int) -> Estimate:
+    def gain(layer: int) -> EstimatedDifference:
         """Return by how much the best layer exceeds another."""
         one, other = curve.scores[best], curve.scores[layer]
         return other.less(one) if curve.lower_is_better else one.less(other)

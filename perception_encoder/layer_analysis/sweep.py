@@ -25,7 +25,7 @@ from perception_encoder.store import Store, digest
 
 COLOURS = "colours"
 """Name of the baseline that tracks by colour alone."""
-FORMAT = 3
+FORMAT = 4
 """Version of cached scores, including those of `experiments/layers`; other versions are ignored."""
 
 

@@ -2,53 +2,48 @@
 
 from __future__ import annotations
 
-import reprlib
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from typing import Annotated
 
 from perception_encoder.errors import ConfigError
+from perception_encoder.records import Checked, Range
 
-_RANGES = {
-    "image_size": (1, 8192),
-    "patch_size": (1, 512),
-    "width": (1, 16384),
-    "depth": (1, 256),
-    "heads": (1, 512),
-    "mlp_width": (1, 131072),
-    "output_dim": (1, 16384),
-    "context_length": (1, 8192),
-    "vocabulary": (1, 1 << 20),
-}
-"""Maximum sizes of a tower, well above any published model's, to limit the memory that a file can request."""
+# Maximum sizes of a tower, well above any published model's, to limit the memory that a file can request
+Length = Annotated[int, Range(at_least=1, at_most=8192)]
+"""Pixels of an image's side, or tokens of a text."""
+Width = Annotated[int, Range(at_least=1, at_most=16_384)]
+Depth = Annotated[int, Range(at_least=1, at_most=256)]
+Heads = Annotated[int, Range(at_least=1, at_most=512)]
 _POOL_HEADS = 8  # of the attention pooling
 
 
 @dataclass(frozen=True, kw_only=True)
-class VisionConfig:
+class VisionConfig(Checked):
     """A vision tower (section 2.4, appendix B.1)."""
 
-    image_size: int
+    image_size: Length
     """Side of the square training image, in pixels; determines the grid of the position embedding."""
-    patch_size: int
+    patch_size: Annotated[int, Range(at_least=1, at_most=512)]
     """Side of a patch, in pixels."""
-    width: int
-    depth: int
-    heads: int
-    mlp_width: int
+    width: Width
+    depth: Depth
+    heads: Heads
+    mlp_width: Annotated[int, Range(at_least=1, at_most=131_072)]
     class_token: bool = True
     attention_pool: bool = True
     """Pool with a learned probe of 8 heads, then project. Without it the tower returns tokens or, with an
     `output_dim`, projects the class token."""
     final_norm: bool = True
     """A LayerNorm (`ln_post`) after the last block."""
-    layer_scale: float | None = None
+    layer_scale: Annotated[float, Range(above=0, at_most=10)] | None = None
     """Initial LayerScale; None for none."""
     rope: bool = True
     """2D RoPE in every attention, in addition to the absolute embedding."""
-    output_dim: int | None = None
+    output_dim: Width | None = None
     """Width of the bias-free projection after pooling; None for none."""
 
     def __post_init__(self) -> None:
-        _check_fields(self)
+        super().__post_init__()
         _check_divides("heads", self.heads, "width", self.width)
         if self.rope and self.width // self.heads % 4:
             reason = f"with RoPE width / heads must be a multiple of 4, and width is {self.width}"
@@ -89,18 +84,18 @@ class VisionConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextConfig:
+class TextConfig(Checked):
     """A causal text tower over the CLIP vocabulary."""
 
-    context_length: int
-    width: int
-    depth: int
-    heads: int
-    output_dim: int
-    vocabulary: int = 49408
+    context_length: Length
+    width: Width
+    depth: Depth
+    heads: Heads
+    output_dim: Width
+    vocabulary: Annotated[int, Range(at_least=1, at_most=1 << 20)] = 49408
 
     def __post_init__(self) -> None:
-        _check_fields(self)
+        super().__post_init__()
         _check_divides("heads", self.heads, "width", self.width)
 
     @property
@@ -118,24 +113,6 @@ class TextConfig:
 def _block_parameters(width: int, hidden: int) -> int:
     """Two norms, attention, feed-forward."""
     return 4 * width + 4 * width**2 + 4 * width + 2 * width * hidden + hidden + width
-
-
-def _check_fields(config: VisionConfig | TextConfig) -> None:
-    """Raise ConfigError for a field of another type, or out of range."""
-    for field in fields(config):
-        value, annotation = getattr(config, field.name), str(field.type)
-        if value is None and "None" in annotation:
-            continue
-        if annotation == "bool":
-            good, allowed = isinstance(value, bool), "true or false"
-        elif "float" in annotation:
-            good, allowed = type(value) in (int, float) and 0 < value <= 10, "a number above 0, at most 10"
-        else:
-            low, high = _RANGES[field.name]
-            good = type(value) is int and low <= value <= high
-            allowed = f"a whole number from {low} to {high}"
-        if not good:
-            raise ConfigError(f"{field.name} is {reprlib.repr(value)}; it must be {allowed}")
 
 
 def _check_divides(name: str, value: int, whole_name: str, whole: int) -> None:

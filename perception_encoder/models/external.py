@@ -1,22 +1,18 @@
-"""Models of timm, open_clip and transformers behind one interface: embeddings and vision towers.
-
-The vision model of a two-tower model of transformers (CLIP, SigLIP) is taken. Its tokens are read off the blocks by
-hooks, because the last of the library's `hidden_states` is normed for some models and not for others.
-"""
+"""Models of other libraries behind one interface, embeddings and vision towers; those of timm and open_clip."""
 
 from __future__ import annotations
 
 import copy
 import hashlib
-import inspect
 import math
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -35,10 +31,9 @@ from perception_encoder.errors import (
 )
 from perception_encoder.models.checkpoints.weights import state_hash
 from perception_encoder.models.initialization import drawn_from
-from perception_encoder.models.registry import needs_code
+from perception_encoder.models.missing_weights import check_none_missing, missing_weights
+from perception_encoder.models.registry import needs_code, no_directory
 from perception_encoder.models.tower import Tower
-from perception_encoder.progress import quiet_loading
-from perception_encoder.records import from_fields
 
 Mode = Literal["squash", "crop"]
 """How images become square: "crop" is a model's own test transform, "squash" resizes without cropping."""
@@ -70,9 +65,12 @@ class Adapter(ABC):
     def model(self) -> Any:
         """The library's module.
 
-        Raises UnknownModelError, CheckpointError, WeightsUnavailableError (also for a model that needs its own code),
-        and MissingExtraError without the library.
+        Raises UnknownModelError, CheckpointError for a file without all weights, WeightsUnavailableError (also for a
+        model that needs its own code), and MissingExtraError without the library.
         """
+        place = self.listed.removeprefix("local-dir:")
+        if no_directory(place) if self.library in ("hf", "st") else place != self.listed and not Path(place).is_dir():
+            raise WeightsUnavailableError(f"{self.name} could not be loaded: there is no directory {place}")
         try:
             return self._create()
         except ImportError as error:
@@ -229,13 +227,15 @@ class TimmModel(Adapter):
 
         if ":" not in self.listed and not timm.is_model(self.listed):
             near = ", ".join(timm.list_models(f"*{self.listed.partition('.')[0][:12]}*")[:3])
-            hint = f"; did you mean {near}?" if near else ""
-            raise UnknownModelError(f"{self.name} could not be loaded: timm has no model {self.listed!r}{hint}")
-        with drawn_from(torch.Generator().manual_seed(0)):
+            hint = f"did you mean {near}?" if near else "give a directory as timm:local-dir:DIRECTORY"
+            raise UnknownModelError(f"{self.name} could not be loaded: timm has no model {self.listed!r}; {hint}")
+        with drawn_from(torch.Generator().manual_seed(0)), missing_weights(nn.Module) as missing:
             try:
-                return timm.create_model(self.listed, pretrained=not self.random, num_classes=0, dynamic_img_size=True)
+                model = timm.create_model(self.listed, pretrained=not self.random, num_classes=0, dynamic_img_size=True)
             except TypeError:  # one that takes images of one size only
-                return timm.create_model(self.listed, pretrained=not self.random, num_classes=0)
+                model = timm.create_model(self.listed, pretrained=not self.random, num_classes=0)
+        check_none_missing(self.name, missing)
+        return model
 
     def _make_transform(self, mode: Mode) -> Callable[[Image.Image], Pixels]:
         from timm.data import create_transform, resolve_model_data_config
@@ -295,10 +295,31 @@ class OpenClipModel(Adapter):
         if not located and not pretrained:
             tags = ", ".join(open_clip.list_pretrained_tags_by_model(architecture)) or "none"
             message = f"{self.name} names no weights; give open_clip:{architecture},TAG or a file (tags: {tags})"
-            raise WeightsUnavailableError(message)
+            raise WeightsUnavailableError(f"{message}, or open_clip:local-dir:DIRECTORY")
+        if text_model := self._text_settings.get("hf_model_name"):
+            self._check_no_code(text_model)
         trained = open_clip.get_pretrained_cfg(architecture, pretrained)  # empty for files and addresses
         quick = bool(trained.get("quick_gelu"))  # else OpenAI's weights get another activation, with only a warning
-        return open_clip.create_model(architecture, None if located else pretrained, force_quick_gelu=quick)
+        return open_clip.create_model(
+            architecture, None if located else pretrained, force_quick_gelu=quick, require_pretrained=True
+        )
+
+    @property
+    def _text_settings(self) -> dict[str, Any]:
+        """What its configuration says of texts."""
+        import open_clip
+
+        return (open_clip.get_model_config(self.listed.partition(",")[0]) or {}).get("text_cfg", {})
+
+    def _check_no_code(self, text_model: str) -> None:
+        """Raise WeightsUnavailableError for a model of transformers with its own code.
+
+        open_clip would ask on the terminal whether to run it, and cannot be told the answer.
+        """
+        from transformers import AutoConfig
+
+        if getattr(AutoConfig.from_pretrained(text_model, trust_remote_code=False), "auto_map", None):
+            raise WeightsUnavailableError(f"{self.name}: its text model runs code of its own, which is not supported")
 
     def _make_transform(self, mode: Mode) -> Callable[[Image.Image], Pixels]:
         from open_clip.transform import PreprocessCfg, image_transform_v2
@@ -314,7 +335,9 @@ class OpenClipModel(Adapter):
         import open_clip
 
         with self._reading("its tokenizer cannot be loaded"):
-            return open_clip.get_tokenizer(self.listed.partition(",")[0])
+            # overrides what the model's own files ask for
+            trust = {"trust_remote_code": self.trusted} if self._text_settings.get("hf_tokenizer_name") else {}
+            return open_clip.get_tokenizer(self.listed.partition(",")[0], **trust)
 
     def image_output(self, batch: dict[str, Tensor]) -> Tensor:
         return self.model.encode_image(batch["image"])
@@ -328,159 +351,7 @@ class OpenClipModel(Adapter):
         return self.model.encode_text(batch["text"])
 
 
-class TransformersModel(Adapter):
-    """A model by its hub name or directory; one of two towers (CLIP, SigLIP) has embeddings, and reads texts."""
-
-    library, distribution = "hf", "transformers"
-
-    @quiet_loading()
-    def _create(self) -> Any:
-        from transformers import AutoConfig, AutoModel
-
-        if self.random:
-            with drawn_from(torch.Generator().manual_seed(0)):
-                config = AutoConfig.from_pretrained(self.listed, trust_remote_code=self.trusted)
-                return AutoModel.from_config(config, trust_remote_code=self.trusted)
-        model, loading = AutoModel.from_pretrained(
-            self.listed, output_loading_info=True, trust_remote_code=self.trusted
-        )
-        missing = sorted(key for key in loading["missing_keys"] if "pooler" not in key)
-        if missing:
-            raise CheckpointError(f"{self.name} lacks the weights {missing[0]} and {len(missing) - 1} others")
-        return model
-
-    @property
-    def has_output(self) -> bool:
-        return not self.random and is_two_tower(self.model)
-
-    @property
-    def reads_texts(self) -> bool:  # type: ignore[override]
-        return self.has_output
-
-    @cached_property
-    def _image_processor(self) -> Any:
-        from transformers import AutoImageProcessor
-
-        return AutoImageProcessor.from_pretrained(self.listed, trust_remote_code=self.trusted)
-
-    def _make_transform(self, mode: Mode) -> Callable[[Image.Image], Pixels]:
-        processor = self._image_processor
-        options: dict[str, Any] = {"return_tensors": "pt"}
-        if mode == "squash" and getattr(processor, "do_center_crop", False):
-            crop = processor.crop_size
-            options |= {"do_center_crop": False, "size": {"height": crop["height"], "width": crop["width"]}}
-
-        def transform(image: Image.Image) -> Pixels:
-            return {name: values[0].numpy() for name, values in processor(images=[image], **options).items()}
-
-        return transform
-
-    def image_output(self, batch: dict[str, Tensor]) -> Tensor:
-        found = self.model.get_image_features(**batch)
-        return getattr(found, "pooler_output", found)
-
-    @cached_property
-    def tokenizer(self) -> Any:
-        """The library's tokenizer; CheckpointError if it is missing or damaged."""
-        from transformers import AutoTokenizer
-
-        with self._reading("its tokenizer cannot be loaded"):
-            tokenizer = AutoTokenizer.from_pretrained(self.listed, trust_remote_code=self.trusted)
-            check_tokenizer(tokenizer)
-            return tokenizer
-
-    def tokens(self, texts: list[str]) -> Mapping[str, Tensor]:
-        config, tokenizer = self.model.config, self.tokenizer
-        positions = getattr(getattr(config, "text_config", None), "max_position_embeddings", math.inf)
-        length = int(min(positions, tokenizer.model_max_length))
-        padding = "max_length" if "siglip" in config.model_type else True  # as it was trained
-        with self._tokenizing:
-            return tokenizer(texts, padding=padding, truncation=True, max_length=length, return_tensors="pt")
-
-    def text_output(self, batch: dict[str, Tensor]) -> Tensor:
-        found = self.model.get_text_features(**batch)
-        return getattr(found, "pooler_output", found)
-
-    def tower(self) -> Tower:
-        vision: Any = getattr(self.model, "vision_model", self.model)
-        from transformers.image_processing_base import ImageProcessingMixin
-
-        try:
-            side, patch, width, depth = (
-                int(getattr(vision.config, field))
-                for field in ("image_size", "patch_size", "hidden_size", "num_hidden_layers")
-            )
-            blocks = next(m for m in vision.modules() if isinstance(m, nn.ModuleList) and len(m) == depth)
-        except (AttributeError, TypeError, StopIteration):
-            kind = type(self.model).__name__
-            raise ConfigError(f"{self.name} is a {kind}, not a plain vision transformer") from None
-        try:
-            processor, _ = ImageProcessingMixin.get_image_processor_dict(self.listed)
-            mean = from_fields(tuple[float, float, float], processor["image_mean"])
-            deviation = from_fields(tuple[float, float, float], processor["image_std"])
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            wanted = "no preprocessor_config.json with the pixels' mean and deviation, three numbers each"
-            raise ConfigError(f"{self.name} has {wanted}; add it ({one_line(error)})") from None
-        return TransformersTower(
-            model=vision,
-            blocks=blocks,
-            norm=_final_norm(vision),
-            depth=depth,
-            patch_size=patch,
-            image_size=(side, side),
-            width=width,
-            weight_hash=state_hash(vision.state_dict()),
-            mean=mean,
-            deviation=deviation,
-            class_token=any(n.endswith(("cls_token", "class_embedding")) for n, _ in vision.named_parameters()),
-        )
-
-
 def _is_plain(value: Any) -> bool:
     if isinstance(value, tuple | list):
         return all(map(_is_plain, value))
     return value is None or isinstance(value, bool | int | float | str)
-
-
-def check_tokenizer(tokenizer: Any) -> None:
-    """Raise ValueError for an empty one, which transformers makes of some models whose files are missing."""
-    if tokenizer("cat")["input_ids"] == tokenizer("dog")["input_ids"]:
-        raise ValueError("it knows no words: are its files missing?")
-
-
-def is_two_tower(model: Any) -> bool:
-    """Return whether a model of transformers, or its class, has embeddings of images and texts."""
-    return all(hasattr(model, name) for name in ("get_image_features", "get_text_features"))
-
-
-@dataclass(frozen=True, kw_only=True)
-class TransformersTower(Tower):
-    """A vision transformer of transformers."""
-
-    blocks: nn.ModuleList
-
-    def run(self, pixels: Tensor, layers: Sequence[int]) -> list[Tensor]:
-        outputs: dict[nn.Module, Tensor] = {}
-        thread = threading.get_ident()  # others compute at the same time
-
-        def keep(block: nn.Module, inputs: Any, output: Any) -> None:
-            if threading.get_ident() == thread:
-                outputs[block] = output[0] if isinstance(output, tuple) else output
-
-        takes_sizes = "interpolate_pos_encoding" in inspect.signature(self.model.forward).parameters
-        with ExitStack() as hooks:
-            for layer in layers:
-                hooks.callback(self.blocks[layer].register_forward_hook(keep).remove)
-            self.model(pixels, interpolate_pos_encoding=True) if takes_sizes else self.model(pixels)
-        return [outputs[self.blocks[layer]] for layer in layers]
-
-
-def _final_norm(vision: nn.Module) -> nn.Module:
-    """Return the norm after the blocks: the outermost with one of its names, else the identity."""
-    known = ("layernorm", "norm", "post_layernorm")
-    outer = {
-        name: module
-        for name, module in vision.named_modules()
-        if name.rpartition(".")[2] in known and not any(part.isdigit() for part in name.split("."))
-    }
-    return outer[min(outer, key=lambda name: (name.count("."), name))] if outer else nn.Identity()

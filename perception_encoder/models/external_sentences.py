@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,8 +9,10 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from perception_encoder.errors import CheckpointError, ConfigError
-from perception_encoder.models.external import Adapter, Mode, Pixels, Role, check_tokenizer
+from perception_encoder.errors import ConfigError
+from perception_encoder.models.external import Adapter, Mode, Pixels, Role
+from perception_encoder.models.external_transformers import check_tokenizer
+from perception_encoder.models.missing_weights import check_none_missing, missing_weights
 from perception_encoder.progress import quiet_loading
 
 
@@ -26,18 +26,17 @@ class SentenceTransformersModel(Adapter):
     def _create(self) -> Any:
         from sentence_transformers import SentenceTransformer
         from sentence_transformers.base.modules import Transformer
+        from transformers import PreTrainedModel
 
-        handler, reports = _MissingWeights(), logging.getLogger("transformers")
-        reports.addHandler(handler)  # the only place that says which weights the library has drawn at random
-        try:
-            with quiet_loading():
-                model = SentenceTransformer(self.listed, trust_remote_code=self.trusted, device="cpu")
-        finally:
-            reports.removeHandler(handler)
-        if handler.names:
-            raise CheckpointError(f"{self.name} lacks weights, such as {handler.names[0]}")
-        for module in model.modules():
-            if isinstance(module, Transformer) and module.tokenizer is not None:
+        with quiet_loading(), missing_weights(PreTrainedModel) as missing:
+            model = SentenceTransformer(self.listed, trust_remote_code=self.trusted, device="cpu")
+        parts = [module for module in model.modules() if isinstance(module, Transformer)]
+        pools = any(
+            way["method_output_name"] == "pooler_output" for part in parts for way in part.modality_config.values()
+        )
+        check_none_missing(self.name, [key for key in missing if pools or "pooler" not in key])
+        for module in parts:
+            if module.tokenizer is not None:
                 with self._reading("its tokenizer cannot be loaded"):
                     check_tokenizer(module.tokenizer)
         return model
@@ -91,18 +90,6 @@ class SentenceTransformersModel(Adapter):
         with self._tokenizing:
             encode: Any = getattr(self.model, names[role])
             return encode(inputs, convert_to_tensor=True, show_progress_bar=False, **options)
-
-
-class _MissingWeights(logging.Handler):
-    """Collects the names of weights that transformers reports as missing from a checkpoint."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self.names: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        found = re.findall(r"^(\S+)\s*\|\W*(?:\d+m)*MISSING", record.getMessage(), re.MULTILINE)
-        self.names += [name for name in found if "pooler" not in name]
 
 
 def _may_name_media(text: str) -> bool:

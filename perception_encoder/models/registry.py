@@ -279,6 +279,12 @@ def library_of(model: str) -> str:
     return split_library(model)[0].removeprefix("random:").partition(":")[0]
 
 
+def no_directory(name: str) -> bool:
+    """Return whether a name can only be a directory's, as a hub's has one slash at most, and there is none."""
+    is_path = name.startswith((".", "~", "/")) or "\\" in name or name.count("/") > 1
+    return is_path and not Path(name).is_dir()
+
+
 def needs_code(model: str) -> str:
     """Return the error for a model that runs code of its own."""
     trust = "add --trust-remote-code, in Python trust_remote_code=True"

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from perception_encoder.errors import ConfigError
+from perception_encoder.records import Checked, Positive, Share, ShareAboveZero, check_ordered
 
 TRIES = 10
 """Maximum number of crops to draw until one fits into the image, as in torchvision."""
@@ -23,26 +23,24 @@ _LUMA = (0.299, 0.587, 0.114)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Augmentation:
+class Augmentation(Checked):
     """Ranges to draw from; defaults are the paper's (appendix B.1.1)."""
 
-    scale: tuple[float, float] = (0.08, 1.0)
+    scale: tuple[ShareAboveZero, ShareAboveZero] = (0.08, 1.0)
     """Share of the image's area in a crop."""
-    aspect: tuple[float, float] = (0.75, 1.33)
+    aspect: tuple[Positive, Positive] = (0.75, 1.33)
     """Aspect ratio (width / height) of a crop, before it is squashed to a square."""
-    brightness: float = 0.32
+    brightness: Share = 0.32
     """Brightness is multiplied by a factor within 1 ± this."""
-    saturation: float = 0.32
+    saturation: Share = 0.32
     """Saturation is multiplied by a factor within 1 ± this."""
-    flip: float = 0.5
+    flip: Share = 0.5
     """Probability of a horizontal flip."""
 
     def __post_init__(self) -> None:
-        for name, most in (("scale", 1.0), ("aspect", math.inf)):
-            low, high = getattr(self, name)
-            if not 0 < low <= high <= most:
-                limit = "above 0 and at most 1" if name == "scale" else "above 0"
-                raise ConfigError(f"augmentation.{name} is {[low, high]}; both must be {limit}, the smaller one first")
+        super().__post_init__()
+        check_ordered(self, "scale")
+        check_ordered(self, "aspect")
 
 
 def augment(image: Tensor, size: int, augmentation: Augmentation | None, draw: Sequence[float]) -> Tensor:
@@ -127,18 +125,13 @@ MIXING_DRAWS = 5
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mixing:
+class Mixing(Checked):
     """How to mix images in a batch."""
 
-    share: float = 0.8
+    share: Share = 0.8
     """Share of images to mix."""
-    pasted: float = 0.5
+    pasted: Share = 0.5
     """Share of the mixed images that get a patch of the other image (CutMix); the rest are blended (mixup)."""
-
-    def __post_init__(self) -> None:
-        for name in ("share", "pasted"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"mixing.{name} is {getattr(self, name)}; it must be from 0 to 1")
 
 
 def mix(images: Tensor, others: Tensor, mixing: Mixing, draws: Tensor) -> tuple[Tensor, Tensor]:

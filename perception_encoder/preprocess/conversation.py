@@ -5,14 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from PIL import Image
 
 from perception_encoder.errors import ConfigError
 from perception_encoder.preprocess.frames import VideoFrames
+from perception_encoder.records import Checked, Count, Range, ShareAboveZero
 
 Role = Literal["system", "user", "assistant"]
+Penalty = Annotated[float, Range(at_least=-2, at_most=2)]
 MediaPart = Image.Image | VideoFrames
 ContentPart = str | MediaPart
 ROLES = ("system", "user", "assistant")
@@ -63,18 +65,18 @@ def split_at_placeholders(text: str, media: Sequence[MediaPart]) -> tuple[Conten
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sampling:
+class Sampling(Checked):
     """How to choose tokens, and when to stop."""
 
-    max_tokens: int = 256
+    max_tokens: Count = 256
     """Maximum number of tokens of an answer."""
-    temperature: float = 0.0
+    temperature: Annotated[float, Range(at_least=0, at_most=2)] = 0.0
     """0 takes the most probable token each time (greedy); 1 draws by the model's probabilities."""
-    top_p: float = 1.0
+    top_p: ShareAboveZero = 1.0
     """Draw from the most probable tokens that together have this probability."""
-    presence_penalty: float = 0.0
+    presence_penalty: Penalty = 0.0
     """Subtracted from the logit of a token already in the answer, as in OpenAI's API."""
-    frequency_penalty: float = 0.0
+    frequency_penalty: Penalty = 0.0
     """Subtracted from the logit of a token for each occurrence in the answer."""
     stop: tuple[str, ...] = ()
     """Texts that end an answer, without being part of it."""
@@ -82,17 +84,6 @@ class Sampling:
     cut: bool = True
     """Cut the middle of the longest text to leave room for `max_tokens`. False shortens the answer instead, and refuses
     a conversation that leaves no room."""
-
-    def __post_init__(self) -> None:
-        if self.max_tokens < 1:
-            raise ConfigError(f"max_tokens is {self.max_tokens}; it must be at least 1")
-        if not 0 <= self.temperature <= 2:
-            raise ConfigError(f"temperature is {self.temperature}; it must be from 0 to 2")
-        if not 0 < self.top_p <= 1:
-            raise ConfigError(f"top_p is {self.top_p}; it must be above 0 and at most 1")
-        for name in ("presence_penalty", "frequency_penalty"):
-            if not -2 <= getattr(self, name) <= 2:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be from -2 to 2")
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,21 @@
-"""Render PDF pages as images that fill a model's tiles (pypdfium2, in the extra `lang`)."""
+"""Render PDF pages as images that fill a model's tiles (pypdfium2, in the extra `lang`).
+
+A process of its own renders a document, since a small one may take PDFium years, which nothing else can stop.
+"""
 
 from __future__ import annotations
 
+import json
 import logging
 import math
-import threading
-from collections.abc import Iterable, Sequence
+import subprocess
+import sys
+from collections.abc import Sequence
 from typing import Any
 
 from PIL import Image
 
+from perception_encoder import errors
 from perception_encoder.errors import InputError, MediaDecodeError, MediaTooLargeError, needs_extra, one_line
 from perception_encoder.preprocess.budget import MAX_PIXELS
 from perception_encoder.preprocess.image import count_pixels
@@ -28,8 +34,8 @@ MAX_RATIO = 100
 """Maximum ratio of a page's sides; a receipt of two metres has 25."""
 _LARGE = 1000
 """Pixels per point at which a page exceeds every grid of tiles."""
-_LOCK = threading.Lock()
-"""Lock for PDFium, which may only be used by one thread at a time."""
+_SECONDS = 30.0
+"""Maximum seconds to render `PAGES` pages."""
 
 
 def is_pdf(head: bytes) -> bool:
@@ -44,31 +50,67 @@ def open_pdf_pages(
 
     `pages`: numbers from 1, in any order; by default the first `PAGES`, with a logged warning if there are more. Raises
     MediaDecodeError for an encrypted or damaged file, InputError for a page that does not exist, MediaTooLargeError for
-    a page of more than `MAX_SIDE` or `MAX_RATIO`, and MissingExtraError.
+    a page of more than `MAX_SIDE` or `MAX_RATIO` and for pages that take too long, and MissingExtraError.
     """
     with needs_extra("lang", "pypdfium2"):
-        import pypdfium2
-    with open_source(source, name) as (stream, name), _LOCK:
-        try:
-            with pypdfium2.PdfDocument(stream.read()) as document:
-                numbers = _numbers(len(document), name, pages)
-                return [_render(document[number - 1], tile, budget, f"page {number} of {name}") for number in numbers]
-        except pypdfium2.PdfiumError as error:
-            if "password" in str(error).lower() or "security" in str(error).lower():
-                raise MediaDecodeError(name, "is encrypted; save it without a password first") from None
-            raise MediaDecodeError(name, f"is a damaged PDF: {one_line(error)}") from error
+        import pypdfium2  # noqa: F401
+    with open_source(source, name) as (stream, name):
+        content = stream.read()
+    request = json.dumps({"name": name, "pages": pages, "tile": tile, "budget": budget}).encode() + b"\n"
+    command = [sys.executable, "-P", "-c", f"from {__name__} import answer; answer()"]
+    seconds = _SECONDS * max(1.0, len(pages or ()) / PAGES)
+    try:
+        done = subprocess.run(command, input=request + content, capture_output=True, timeout=seconds, check=False)
+    except subprocess.TimeoutExpired:
+        raise MediaTooLargeError(name, f"took more than {seconds:g} s to render, the limit") from None
+    head, _, pixels = done.stdout.partition(b"\n")
+    if done.returncode or not head:
+        reason = done.stderr.decode(errors="replace").strip().rpartition("\n")[2] or f"status {done.returncode}"
+        raise MediaDecodeError(name, f"ended the process that renders it: {reason}")
+    answer = json.loads(head)
+    if "error" in answer:
+        raise getattr(errors, answer["error"])(answer["path"], answer["reason"])
+    if pages is None and answer["total"] > PAGES:
+        logger.warning("%s: has %d pages; reading the first %d: choose others with pages", name, answer["total"], PAGES)
+    images, start = [], 0
+    for width, height in answer["sizes"]:
+        images.append(Image.frombytes("RGB", (width, height), pixels[start : start + 3 * width * height]))
+        start += 3 * width * height
+    return images
 
 
-def _numbers(total: int, name: str, pages: Sequence[int] | None) -> Iterable[int]:
-    if total == 0:
-        raise MediaDecodeError(name, "has no pages")
-    if pages is None:
-        if total > PAGES:
-            logger.warning("%s: has %d pages; reading the first %d: choose others with pages", name, total, PAGES)
-        return range(1, min(total, PAGES) + 1)
-    if missing := [number for number in pages if not 1 <= number <= total]:
-        raise InputError(name, f"has pages 1 to {total}; there is no page {missing[0]}")
-    return pages
+def answer() -> None:
+    """Answer a request of `open_pdf_pages` on standard input: a line of JSON, then the PDF or the images' pixels."""
+    request = json.loads(sys.stdin.buffer.readline())
+    try:
+        total, images = _render_pages(sys.stdin.buffer.read(), **request)
+        head: dict[str, Any] = {"total": total, "sizes": [image.size for image in images]}
+    except InputError as error:
+        head, images = {"error": type(error).__name__, **error.to_dict()}, []
+    sys.stdout.buffer.write(json.dumps(head).encode() + b"\n")
+    for image in images:
+        sys.stdout.buffer.write(image.tobytes())
+
+
+def _render_pages(
+    content: bytes, name: str, pages: Sequence[int] | None, tile: int, budget: int
+) -> tuple[int, list[Image.Image]]:
+    """Return the number of a PDF's pages, and the requested ones as RGB images."""
+    import pypdfium2
+
+    try:
+        with pypdfium2.PdfDocument(content) as document:
+            total = len(document)
+            if total == 0:
+                raise MediaDecodeError(name, "has no pages")
+            numbers = range(1, min(total, PAGES) + 1) if pages is None else pages
+            if missing := [number for number in numbers if not 1 <= number <= total]:
+                raise InputError(name, f"has pages 1 to {total}; there is no page {missing[0]}")
+            return total, [_render(document[n - 1], tile, budget, f"page {n} of {name}") for n in numbers]
+    except pypdfium2.PdfiumError as error:
+        if "password" in str(error).lower() or "security" in str(error).lower():
+            raise MediaDecodeError(name, "is encrypted; save it without a password first") from None
+        raise MediaDecodeError(name, f"is a damaged PDF: {one_line(error)}") from error
 
 
 def _render(page: Any, tile: int, budget: int, name: str) -> Image.Image:

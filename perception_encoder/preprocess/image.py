@@ -138,13 +138,24 @@ def read_header(source: Source) -> ImageHeader:
                 header = ImageHeader(size=image.size)
                 return replace(header, date=image.date())
             if isinstance(image, JpegImagePlugin.JpegImageFile):
-                header = ImageHeader(size=image.size)
-            exif = image.getexif()
-            if header.size and exif.get(ExifTags.Base.Orientation, 1) in _SIDEWAYS:
-                header = ImageHeader(size=(image.height, image.width))
-            return replace(header, date=exif_date(exif))
+                header = ImageHeader(size=_upright_size(image))
+            return replace(header, date=exif_date(image.getexif()))
     except Exception:  # damaged EXIF may raise anything, and is as good as none
         return header
+
+
+def upright_size(source: Source, name: str | None = None) -> tuple[int, int]:
+    """Return an image's upright width and height from its header; raises what `open_image` does."""
+    with _opened_header(source, name) as (image, _):
+        return image.size if isinstance(image, RawPhoto) else _upright_size(image)
+
+
+def _upright_size(image: Image.Image) -> tuple[int, int]:
+    try:
+        sideways = image.getexif().get(ExifTags.Base.Orientation, 1) in _SIDEWAYS
+    except Exception:  # damaged EXIF does not damage the image
+        sideways = False
+    return (image.height, image.width) if sideways else image.size
 
 
 def _prepare_heif(stream: BinaryIO, name: str) -> None:

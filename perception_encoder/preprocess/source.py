@@ -6,12 +6,12 @@ import io
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from perception_encoder.errors import MediaDecodeError, MediaNotFoundError
+from perception_encoder.errors import InputError, MediaDecodeError, MediaNotFoundError
 
 Source = Path | bytes | BinaryIO
 
@@ -39,6 +39,16 @@ HEIF_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b
 
 _UNPRINTABLE = re.compile(r"[\\\x00-\x1f\x7f\u2028\u2029\ud800-\udfff]")
 _ESCAPED = re.compile(r"\\\\|\\x([0-9a-f]{2})|\\u([0-9a-f]{4})")
+
+
+def as_paths(paths: str | Path | Iterable[str | Path]) -> list[str | Path]:
+    """Return a path, or several, as a list; InputError for anything else, such as an image's bytes."""
+    whole = isinstance(paths, str | Path | bytes | io.IOBase) or not isinstance(paths, Iterable)
+    found: list[str | Path] = [paths] if whole else list(paths)  # type: ignore[list-item, arg-type]
+    for path in found:
+        if not isinstance(path, str | Path):
+            raise InputError("input", f"is of type {type(path).__name__}; give paths")
+    return found
 
 
 @contextmanager

@@ -12,6 +12,8 @@ import math
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from fractions import Fraction
 from typing import BinaryIO
 
 import av
@@ -115,6 +117,21 @@ def frame_pixels(source: Source, name: str | None = None) -> int:
         return video.width * video.height
 
 
+def creation_time(source: Source, name: str | None = None) -> datetime | None:
+    """Return when a video was recorded, by its container, in UTC; None if it does not tell. Raises as `read_frames`.
+
+    Clocks that were never set say 1904 or 1970, which counts as not telling.
+    """
+    with open_source(source, name) as (stream, name), decoding(name), open_container(stream, name) as (container, _):
+        text = container.metadata.get("creation_time", "")
+    try:
+        moment = datetime.fromisoformat(text)
+        moment = moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):
+        return None
+    return moment if 1970 < moment.year < 9999 else None
+
+
 def frame_rate(source: Source, name: str | None = None) -> float:
     """Return a video's mean frame rate, 1 for a single frame; raises what `read_frames` does."""
     with open_source(source, name) as (stream, name), decoding(name), open_container(stream, name) as opened:
@@ -132,16 +149,24 @@ class _Timeline:
     ticks: list[int]
     keys: list[int]
     """Ticks of the key frames."""
-    unit: float
-    last: float
-    """Duration of the last frame in seconds."""
+    unit: Fraction
+    last: int
+    """Duration of the last frame in ticks."""
     indexed: bool
     """Whether frames can be found by tick."""
     complete: bool
 
+    def seconds(self, tick: int) -> float:
+        """Return the time of a tick, correctly rounded: 14.0, not 13.999999999999998."""
+        return (tick - self.ticks[0]) * self.unit.numerator / self.unit.denominator
+
     @property
     def times(self) -> list[float]:
-        return [(tick - self.ticks[0]) * self.unit for tick in self.ticks]
+        return [self.seconds(tick) for tick in self.ticks]
+
+    @property
+    def duration(self) -> float:
+        return self.seconds(self.ticks[-1] + self.last)
 
 
 def _read(stream: BinaryIO, name: str, selection: _Selection, admit: Admit | None) -> VideoFrames:
@@ -162,7 +187,7 @@ def _read(stream: BinaryIO, name: str, selection: _Selection, admit: Admit | Non
     return VideoFrames(
         images=[images[index] for index in numbers],
         times=[times[index] for index in numbers],
-        duration=times[-1] + timeline.last,
+        duration=timeline.duration,
         frame_count=len(times),
         complete=timeline.complete,
     )
@@ -184,7 +209,7 @@ def _sample(stream: BinaryIO, name: str, every: float, start: float, side: int |
         if not timeline.ticks:
             raise MediaDecodeError(name, "holds no frames")
         times = timeline.times
-        end = times[-1] + timeline.last
+        end = timeline.duration
         first = due = times[max(0, bisect.bisect_right(times, start) - 1)]
         numbers = []
         for number, time in enumerate(times):
@@ -203,7 +228,8 @@ def _sample(stream: BinaryIO, name: str, every: float, start: float, side: int |
     images = FrameImages(name, side)
     with open_container(stream, name) as (container, video):
         for number, frame in enumerate(_decode(container, video)):
-            time = times[number] if number < len(times) else times[-1] + (number - len(times) + 1) * timeline.last
+            late = max(0, number - len(times) + 1)
+            time = timeline.seconds(timeline.ticks[min(number, len(times) - 1)] + late * timeline.last)
             damaged |= frame is None or frame.is_corrupt
             if frame is not None and time >= due:
                 yield SampledFrame(images.convert(frame), time, end)
@@ -257,17 +283,16 @@ def _timeline(
     """Sort the ticks; if they are missing or repeat, number frames at the average rate."""
     ordered = sorted({tick for tick in ticks if tick is not None})
     if len(ordered) == len(ticks) and video.time_base is not None:
-        unit = float(video.time_base)
+        unit = video.time_base
         last = last or ((ordered[-1] - ordered[0]) // (len(ordered) - 1) if len(ordered) > 1 else 0)
-        return _Timeline(ordered, keys, unit, last * unit, container.format.name in INDEXED, whole)
-    unit = 1 / float(video.average_rate or 25)
-    return _Timeline(list(range(len(ticks))), [], unit, unit, False, whole)
+        return _Timeline(ordered, keys, unit, last, container.format.name in INDEXED, whole)
+    return _Timeline(list(range(len(ticks))), [], 1 / Fraction(video.average_rate or 25), 1, False, whole)
 
 
 def _frame_numbers(timeline: _Timeline, name: str, selection: _Selection) -> list[int]:
     """Return the numbers of the frames to take, in display order."""
     times, start, end = timeline.times, selection.start, selection.end
-    duration = times[-1] + timeline.last
+    duration = timeline.duration
     if start and start >= duration:
         raise InputError(name, f"lasts {duration:.3f} s; there is nothing at {start:g} s")
     if selection.choose is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -17,7 +17,16 @@ from perception_encoder.models.config import TextConfig, VisionConfig
 from perception_encoder.models.registry import find_model
 from perception_encoder.preprocess.augmentation import Augmentation, Mixing
 from perception_encoder.pretraining.lora import LoRA
-from perception_encoder.records import check_minimums
+from perception_encoder.records import (
+    Checked,
+    Count,
+    CountOrZero,
+    Positive,
+    Share,
+    ShareAboveZero,
+    ShareBelowOne,
+    Weight,
+)
 from perception_encoder.training.config import TrainingConfig
 
 PROCEDURE = 2
@@ -30,20 +39,15 @@ TEACHER_LOGIT_SCALE = 2 * MAX_LOGIT_SCALE  # the teacher's temperature is half t
 
 
 @dataclass(frozen=True, kw_only=True)
-class MaskRegularization:
+class MaskRegularization(Checked):
     """A copy of some of a batch's images is masked, and its tokens are pulled to those of the whole image."""
 
-    every: int = 16
+    every: Count = 16
     """One in this many images has a masked copy (8,192 of 131,072 in the paper)."""
-    ratio: float = 0.4
+    ratio: ShareAboveZero = 0.4
     """Share of hidden patches."""
-    weight: float = 1.0
+    weight: Weight = 1.0
     """Weight of its loss beside the contrastive one (not stated in the paper)."""
-
-    def __post_init__(self) -> None:
-        check_minimums(self, {"every": 1}, "masking.")
-        if not 0 < self.ratio <= 1:
-            raise ConfigError(f"masking.ratio is {self.ratio}; it must be above 0 and at most 1")
 
     def draw(self, images: int, patches: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Return evenly spread rows of a batch to copy (M,), and their hidden patches (M, P), equally many in each."""
@@ -66,29 +70,29 @@ class PretrainingConfig(TrainingConfig):
     model: str | None = None
     """Name of a two-tower model of the registry; by default that of `initial`."""
     initial: str | None = None
-    """Name or path of the weights to start from; random weights by default."""
+    """Name, path or run of the weights to start from; random weights by default."""
     stages: tuple[Stage, ...]
     """Resolutions, in order."""
-    initial_share: float = 0.0
+    initial_share: ShareBelowOne = 0.0
     """Average the final weights with the initial ones, using this share for the initial ones."""
-    locked: str | None = None
+    locked: Literal["visual", "text"] | None = None
     """A tower that keeps its weights: "visual" or "text". A locked text tower encodes each caption once if all captions
     are known, at most 131,072, and no more than the pairs of the run."""
     lora: LoRA | None = None
     """Train adapters only, and merge them into the weights at the end."""
     teacher: str | None = None
     """Name, alias or path of a two-tower model to distil (section 2.4)."""
-    teacher_logit_scale: float = TEACHER_LOGIT_SCALE
+    teacher_logit_scale: Positive = TEACHER_LOGIT_SCALE
     """The paper uses twice the student's maximum. For a teacher with a scale below 100, use twice that scale."""
-    contrastive_weight: float = 0.0
+    contrastive_weight: Weight = 0.0
     """Weight of the contrastive loss beside a distillation (the paper has none)."""
-    remember: int = 0
+    remember: CountOrZero = 0
     """Number of images and captions whose teacher embeddings are cached in memory (4 KiB each for PE-Core-L). The
     teacher then encodes an image that is not augmented once in a run, whatever the number of steps."""
-    weights: Mapping[str, float] = field(default_factory=dict)
+    weights: Mapping[str, Weight] = field(default_factory=dict)
     """Share of each source in a batch; sources that the data lack are ignored. By default, and for class directories
     and tables of yours that have no weight here, a source counts by its number of samples."""
-    balance: float = 0.5
+    balance: Share = 0.5
     """How much to repeat rare labels of a source: 0 not at all, 1 until all labels are equally frequent."""
     augmentation: Augmentation | None = field(default_factory=Augmentation)
     """Step 8 of section 2.1; without it, images are only resized to a square."""
@@ -100,15 +104,15 @@ class PretrainingConfig(TrainingConfig):
     """Step 6."""
     attention_pool: bool = True
     """Step 7; without it the class token is the image's embedding."""
-    patch_size: int | None = None
+    patch_size: Count | None = None
     """Side of a patch in pixels, by default the model's."""
-    layers: int | None = None
+    layers: Count | None = None
     """Depth of the vision tower, by default the model's."""
     text_tower: str | None = None
     """Name of the model whose text tower is trained, by default its own."""
-    frames: int | None = None
+    frames: Count | None = None
     """Number of frames per video, for a run on videos (section 2.4)."""
-    image_side: int | None = None
+    image_side: Count | None = None
     """Images are held in memory with their short side at most this, in pixels: by default 160, or 1.25 times the
     training image."""
     streams: StreamConfig = field(default_factory=StreamConfig)
@@ -129,15 +133,10 @@ class PretrainingConfig(TrainingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_minimums(self, {"image_side": 1, "frames": 1, "patch_size": 1, "layers": 1})
         if not self.stages:
             raise ConfigError("stages is empty; a run needs at least one resolution")
         if self.model is None and self.initial is None:
             raise ConfigError("model and initial are null; set one of them")
-        if self.locked not in (None, "visual", "text"):
-            raise ConfigError(f"locked is {self.locked!r}; it must be 'visual' or 'text'")
-        if not 0 <= self.initial_share < 1:
-            raise ConfigError(f"initial_share is {self.initial_share}; it must be at least 0 and below 1")
         if self.initial_share and self.initial is None:
             raise ConfigError("initial_share: a run from random weights has nothing to average with; set initial")
         if self.frames is not None and self.masking is not None:

@@ -8,38 +8,31 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import nn
 
-from perception_encoder.errors import ConfigError, needs_extra
+from perception_encoder.errors import needs_extra
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.initialization import torch_generator
 from perception_encoder.models.layers import Block
+from perception_encoder.records import Checked, Count
 
 if TYPE_CHECKING:
     from peft.tuners.lora import LoraModel
 
-TARGETS = ("attention", "mlp", "all")
-
 
 @dataclass(frozen=True, kw_only=True)
-class LoRA:
+class LoRA(Checked):
     """Low-rank adapters to train."""
 
-    rank: int = 8
+    rank: Count = 8
     """Rank of the adapters."""
-    alpha: int = 16
+    alpha: Count = 16
     """The adapters' output is scaled by alpha / rank."""
-    targets: str = "all"
+    targets: Literal["attention", "mlp", "all"] = "all"
     """Matrices of each block to adapt: "attention" (its input and output projections), "mlp" or "all"."""
-
-    def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise ConfigError(f"lora.rank is {self.rank}; it must be at least 1")
-        if self.targets not in TARGETS:
-            raise ConfigError(f"lora.targets is {self.targets!r}; it must be one of {', '.join(TARGETS)}")
 
 
 def add_adapters(model: CLIP, config: LoRA, locked: str | None, seed: int) -> LoraModel:

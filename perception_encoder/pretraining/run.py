@@ -32,7 +32,7 @@ from perception_encoder.progress import Track, untracked
 from perception_encoder.training.checkpoint import find_checkpoints
 from perception_encoder.training.distributed import Exchange, own_cores, own_device, this_rank
 from perception_encoder.training.metrics import Listener
-from perception_encoder.training.run import Section, StageRun, run_stage
+from perception_encoder.training.run import RANDOM, Section, StageRun, run_stage
 from perception_encoder.training.task import Task
 
 
@@ -65,6 +65,7 @@ class PairRun(StageRun):
 
     config: PretrainingConfig
     trainee: PairTrainee
+    loaded: dict[str, str]
 
     def __init__(
         self,
@@ -75,8 +76,8 @@ class PairRun(StageRun):
         rules: SourceRules,
         teacher: Teacher | None,
     ) -> None:
-        config = resolve(config)
         super().__init__(config, out, PairValidation.higher_is_better)
+        config = resolve(self.config)
         if teacher is None and config.teacher is not None:
             teacher = load_teacher(config.teacher, config.remember)
         if teacher is not None:
@@ -86,6 +87,9 @@ class PairRun(StageRun):
         self.config = config if self.sources.validation else dataclasses.replace(config, validation=None)
         self.identity = [f"procedure {PROCEDURE}", *self.sources.names, *([teacher.identity] if teacher else [])]
         self.samples = self.sources.samples
+        self.loaded = {"model": config.initial or RANDOM}
+        if config.teacher is not None:
+            self.loaded["teacher"] = config.teacher
         self.trainee = self._trainee(model)
         self.batches = self._batches(model)
 

@@ -240,7 +240,7 @@ def _is_intact(entry: Entry) -> bool:
     """Compare the files with their checksums, unless they are as they were when they were last compared."""
     sums: dict[str, str] = entry.values["sums"]
     try:
-        states = {name: _state(entry.directory / name) for name in sums}
+        states = {name: file_state(entry.directory / name) for name in sums}
         with suppress(OSError, ValueError, RecursionError):
             if json.loads((entry.directory / CHECKED).read_text(encoding="utf-8")) == states:
                 return True
@@ -251,11 +251,6 @@ def _is_intact(entry: Entry) -> bool:
     with suppress(OutputError):
         write_json(entry.directory / CHECKED, states)
     return True
-
-
-def _state(path: Path) -> str:
-    """Return a value that changes with a file's content, even if its time of change is set back."""
-    return f"{file_state(path)}\0{path.stat().st_ctime_ns}"
 
 
 def _surroundings() -> dict[str, Any]:

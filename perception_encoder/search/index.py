@@ -24,7 +24,7 @@ from perception_encoder.inference.pipeline import Embedding
 from perception_encoder.models.checkpoints.find import TowerChoice
 from perception_encoder.models.defaults import default_model
 from perception_encoder.models.registry import canonical_name, same_name
-from perception_encoder.preprocess.source import escape_name
+from perception_encoder.preprocess.source import as_paths, escape_name
 from perception_encoder.progress import Track, untracked
 from perception_encoder.search.ranking import (
     SIMILAR,
@@ -40,10 +40,11 @@ from perception_encoder.search.ranking import (
     row_hit,
     split_matches,
 )
+from perception_encoder.search.storage.encoder import load_encoder
 from perception_encoder.search.storage.location import limit_store, nearest_index
 from perception_encoder.search.storage.rows import IndexRow
 from perception_encoder.search.storage.store import SAME, Store, cut_as, index_command
-from perception_encoder.search.terms import Query, Term, parse_term
+from perception_encoder.search.terms import Query, Term, parse_term, parse_words
 
 if TYPE_CHECKING:
     from perception_encoder.search.storage.update import UpdateReport
@@ -80,7 +81,7 @@ def open_index(
     queries in any. `dimensions`: see `load`; by default the index's own. `trust_remote_code`: see `load`; it is not
     stored.
     """
-    paths = [path] if isinstance(path, (str, Path)) else path or []
+    paths = [] if path is None else as_paths(path)
     location = None if index is None else Path(index)
     return Index(list(map(str, paths)), model, location, precision, dimensions, trust_remote_code)
 
@@ -197,22 +198,16 @@ class Index:
         """Find the `top` images and moments most similar to each query, best first, without the query's own file.
 
         A query is a text, the path or URL of an image or a video, a PIL image, an array, or a `Hit`. Several terms are
-        a mapping from texts or paths to weights, `{"dog": 2, "snow": -1}`. A list holds several queries. `where`: a
-        condition in SQL on the columns path, kind ('image' or 'video'), date ('2024-07-31T18:05:00'), size (bytes),
-        length (s), width and height. `exclude`: patterns of files to leave out, in gitignore's syntax. `only_matches`:
-        drop hits that are probably wrong, perhaps all: see `Hit.probability`. `thumbnails`: also read the hits'
-        thumbnails. Raises SearchIndexError without an index or with another model, ConfigError for an invalid
-        condition, pattern or query, or for `only_matches` without probabilities, and the InputError of a file in a
-        query.
+        a text like "2:dog + park - snow", or a mapping from texts (as they are) or paths to weights, `{"dog": 2,
+        "snow": -1}`. A list holds several queries. `where`: a condition in SQL on the columns path, kind ('image' or
+        'video'), date ('2024-07-31T18:05:00'), size (bytes), length (s), width and height. `exclude`: patterns of files
+        to leave out, in gitignore's syntax. `only_matches`: drop hits that are probably wrong, perhaps all: see
+        `Hit.probability`. `thumbnails`: also read the hits' thumbnails. Raises SearchIndexError without an index, with
+        another model, or for one that the user has to name, ConfigError for an invalid condition, pattern or query, or
+        for `only_matches` without probabilities, and the InputError of a file in a query.
         """
         stores, parsed = self._open(), as_queries(queries)
-        name = None if isinstance(self._model, Encoder) else self._model
-        for store in stores:
-            store.check_name(name or stores[0].settings["model"])
         encoder = self._encoder(_towers(parsed))
-        settings = encoder.describe(encoder.feature())
-        for store in stores:
-            store.check(settings, name)
         galleries = [IndexGallery(store, exclude) for store in stores]
         hits, dropped = rank(galleries, parsed, query_vectors(encoder, parsed), top, where, thumbnails), []
         if only_matches:
@@ -227,13 +222,12 @@ class Index:
         )
 
     def _encoder(self, towers: TowerChoice) -> Encoder:
-        if isinstance(self._model, Encoder):
-            return self._model
-        if towers not in self._encoders and "all" not in self._encoders:
-            source = self._model or self.source
-            encoder = as_encoder(source, towers, self._precision, self._dimensions, self._trusted)
-            self._encoders[towers] = encoder if self._dimensions else cut_as(encoder, self._open()[0].settings)
-        return self._encoders.get("all") or self._encoders[towers]
+        """Return the encoder of all indexes, with at least these towers, loaded once."""
+        loaded = self._encoders.get("all") or self._encoders.get(towers)
+        encoder = load_encoder(
+            self._open(), loaded or self._model, towers, self._precision, self._dimensions, self._trusted
+        )
+        return self._encoders.setdefault(towers, encoder)
 
     def hit(self, row_id: str) -> Hit:
         """Return the image or moment with an id, to search for similar ones; SearchIndexError if it does not exist."""
@@ -254,11 +248,12 @@ class Index:
     ) -> list[list[Hit]]:
         """Group images and moments that are nearly the same, largest group first; all pairs are compared.
 
-        `threshold`: minimum cosine similarity. `all_but_one`: of each group, only the images other than the one with
-        the most pixels. `where`, `exclude`, `thumbnails`: see `search`.
+        `threshold`: minimum cosine similarity. `all_but_one`: of each group, only the images that are this similar to
+        the one with the most pixels, without it and without other names of its file. `where`, `exclude`, `thumbnails`:
+        see `search`.
         """
         groups = find_duplicates(self._open(), where, thumbnails, threshold, exclude)
-        return [spare for group in groups if (spare := all_but_largest(group))] if all_but_one else groups
+        return [spare for group in groups if (spare := all_but_largest(group, threshold))] if all_but_one else groups
 
     def export_vectors(self, out: str | Path, *, overwrite: bool = False) -> int:
         """Write the embeddings as `embed` does, newest first; return their number.
@@ -272,7 +267,7 @@ class Index:
         if not len(self):
             raise OutputError(f"the index of {self._name} is empty, so there is nothing to write")
         for store in stores:
-            store.check(stores[0].settings)
+            store.check(stores[0].settings, stores[0].settings["source"])
         with EmbeddingWriter(out, stores[0].settings, overwrite=overwrite) as writer:
             for store in stores:
                 for row in store.rows():
@@ -335,7 +330,7 @@ def search_files(
     ConfigError of a query, SearchIndexError for another model's embeddings, and what loading the model raises.
     """
     parsed = as_queries(queries)
-    paths = [paths] if isinstance(paths, (str, Path)) else list(paths)
+    paths = as_paths(paths)
     check_paths(paths)
     archive = read_collection(Path(paths[0])) if len(paths) == 1 else None
     left_out: Counter[str] = Counter()
@@ -397,6 +392,8 @@ def _as_query(query: QueryLike) -> Query:
             raise ConfigError("the query is empty; say what to look for")
         terms = tuple(Term(source=_source(term), weight=weight) for term, weight in query.items())
         return Query(name=" + ".join(f"{term.weight:g}:{term.name}" for term in terms), terms=terms)
+    if isinstance(query, str):
+        return parse_words([query])
     term = Term(source=_source(query))
     return Query(name=term.name, terms=(term,))
 
@@ -428,8 +425,9 @@ def find_stores(paths: Sequence[str], location: Path | None) -> list[Store]:
     stores = _without_overlap(stores)
     for store in stores:
         if store.unfinished:
-            root, command = escape_name(store.root), escape_name(index_command(store.directory))
-            logger.warning("the index of %s is unfinished, so files may be missing; finish it with: %s", root, command)
+            finish = f"unfinished, so files may be missing; finish it with: {index_command(store.directory)}"
+            state = "being updated, so files may be missing" if store.being_written else finish
+            logger.warning("the index of %s is %s", escape_name(store.root), escape_name(state))
     return stores
 
 

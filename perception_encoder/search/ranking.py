@@ -21,7 +21,7 @@ from perception_encoder.inference.pipeline import Embedding, Request, encode_req
 from perception_encoder.preprocess.frames import VideoFrames
 from perception_encoder.preprocess.source import escape_name, unescape_name
 from perception_encoder.search.storage.calibration import MATCH, read_calibration
-from perception_encoder.search.storage.rows import IndexRow
+from perception_encoder.search.storage.rows import IndexRow, is_unchanged
 from perception_encoder.search.storage.store import Store
 from perception_encoder.search.terms import Query
 from perception_encoder.vectors import best_rows
@@ -331,14 +331,24 @@ def group_duplicates(vectors: Float[np.ndarray, "N D"], threshold: float = SIMIL
     return sorted((rows for rows in groups.values() if len(rows) > 1), key=lambda rows: (-len(rows), rows[0]))
 
 
-def all_but_largest(group: Sequence[Hit]) -> list[Hit]:
-    """Return the images of a group except the one with the most pixels; on a tie, except the largest file.
+def all_but_largest(group: Sequence[Hit], threshold: float = SIMILAR) -> list[Hit]:
+    """Return the images of a group that may go if the one with the most pixels stays, with their similarity to it.
 
-    Moments are left out: similar moments do not make their videos duplicates.
+    On a tie, the largest file stays, and a file rather than a link to it. Left out are images under `threshold` (a
+    chain of similar images leads to dissimilar ones), other names of the one that stays (hard links, and links in both
+    directions), files that are missing or have changed since they were indexed, and moments: similar moments do not
+    make their videos duplicates.
     """
-    images = [hit for hit in group if hit.row is not None and hit.row.kind == "image"]
-    kept = max(images, key=lambda hit: (hit.row.width * hit.row.height, hit.row.size) if hit.row else (), default=None)
-    return [hit for hit in images if hit is not kept]
+    images = [
+        (hit, hit.row, hit.file)
+        for hit in group
+        if hit.row and hit.row.kind == "image" and hit.file and is_unchanged(hit.row, hit.file)
+    ]
+    if not images:
+        return []
+    _, kept, file = max(images, key=lambda i: (i[1].width * i[1].height, i[1].size, not i[2].is_symlink()))
+    similar = [(replace(hit, score=float(row.vector @ kept.vector)), path) for hit, row, path in images]
+    return [hit for hit, path in similar if hit.score >= threshold and not path.samefile(file)]
 
 
 def find_duplicates(
@@ -356,7 +366,7 @@ def find_duplicates(
     if not 0 < threshold <= 1:
         raise ConfigError(f"the threshold is {threshold:g}; a cosine similarity must be above 0 and at most 1")
     for store in stores[1:]:
-        store.check(stores[0].settings)
+        store.check(stores[0].settings, stores[0].settings["source"])
     is_excluded = excluded_names(excluded)
     rows = [
         (store, row)

@@ -1,7 +1,7 @@
 """Parse queries: weighted terms, each a text, an image or video, a row of an index, or an uploaded image.
 
-On the command line the terms are words, `2:dog - snow`, or options. The page sends lines, `[WEIGHT:]text:LINE`, where
-LINE is such words, `[WEIGHT:]like:ID` for a row and `[WEIGHT:]image:ID` for an upload.
+In a command, in Python and on the page, `2:dog + park - snow` has three terms; a command also takes them as separate
+words. The page sends lines: `[WEIGHT:]text:TERMS`, `[WEIGHT:]like:ID` for a row, `[WEIGHT:]image:ID` for an upload.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ from perception_encoder.search.storage.rows import IndexRow
 
 _MAXIMUM_WEIGHT = 10_000.0
 _MAXIMUM_TERMS = 32  # of the page
+_MAXIMUM_CHARACTERS = 10_000  # of a text
 _WEIGHTED = re.compile(r"(?P<weight>-?\d+(?:\.\d+)?):(?P<source>.+)", re.DOTALL)
+_SIGN = re.compile(r"(?<!\s)\s+([+-])\s+")
 _LINE = re.compile(r"(?:(?P<weight>-?\d{1,4}(?:\.\d{1,4})?):)?(?P<kind>text|like|image):(?P<source>.*)", re.ASCII)
 
 
@@ -88,7 +90,7 @@ def _is_same(source: Media | IndexRow | UploadedImage, item: Item, row: IndexRow
 
 
 def text_query(text: str) -> Query:
-    """Search for a text; ConfigError if it is empty."""
+    """Search for a text; ConfigError if it is empty or too long."""
     return Query(name=text, terms=(Term(source=_text(text)),))
 
 
@@ -111,25 +113,36 @@ def parse_term(term: str) -> Media:
 
     Raises MediaNotFoundError for a missing file, and what `resolve` raises.
     """
-    path = split_range(Path(term))[0]
-    named = path.suffix.lower() in MEDIA_SUFFIXES
-    if named and not is_url(term) and not path.exists():
-        raise MediaNotFoundError(escape_name(term), f"no such file; search for the text with --text {term!r}")
-    if is_url(term) or (named and path.is_file()):
+    if _is_media(term):
         return resolve(term if is_url(term) else Path(term))
+    path = split_range(Path(term))[0]
+    if path.suffix.lower() in MEDIA_SUFFIXES and not path.exists():
+        raise MediaNotFoundError(escape_name(term), f"no such file; search for the text with --text {term!r}")
     return _text(term)
 
 
+def _is_media(term: str) -> bool:
+    path = split_range(Path(term))[0]
+    return is_url(term) or (path.suffix.lower() in MEDIA_SUFFIXES and path.is_file())
+
+
+def _split_terms(word: str, media: bool) -> list[str]:
+    """Split "2:dog + park - snow" into terms and signs; an existing file's name may hold such signs."""
+    match = _WEIGHTED.fullmatch(word)
+    names = [word, match["source"]] if match else [word]
+    return [word] if media and any(map(_is_media, names)) else _SIGN.split(word.strip())
+
+
 def parse_words(words: Sequence[str], media: bool = True) -> Query:
-    """Parse the words of a query: "2:dog", "-", "snow" searches for dogs with weight 2 and away from snow.
+    """Parse a query: "2:dog - snow", as one word or several, searches for dogs with weight 2 and away from snow.
 
     With `media`, terms are read by `parse_term`; else all are texts.
-    Raises ConfigError if a term is empty or missing, or its weight is too large.
+    Raises ConfigError if a term is empty, missing or too long, or its weight is too large.
     """
     if len(words) % 2 == 0:
         raise ConfigError(f'after {words[-1]} the query needs another term, as in: "2:dog" - "snow"')
-    terms = []
-    for sign, word in zip(["+", *words[1::2]], words[::2], strict=True):
+    terms, parts = [], [part for word in words for part in _split_terms(word, media)]
+    for sign, word in zip(["+", *parts[1::2]], parts[::2], strict=True):
         match = _WEIGHTED.fullmatch(word)
         weight, source = (float(match["weight"]), match["source"]) if match and not is_url(word) else (1.0, word)
         if abs(weight) > _MAXIMUM_WEIGHT:
@@ -148,7 +161,7 @@ def parse_lines(lines: Iterable[str], find: Callable[[str, str], IndexRow | Uplo
             raise ConfigError(f"{line[:60]!r} is not a query; it must be text:…, like:ID or image:ID")
         weight, kind, source = float(match["weight"] or 1), match["kind"], match["source"]
         if kind == "text":
-            query = parse_words(re.split(r"\s+([+-])\s+", source.strip()), media=False)
+            query = parse_words([source], media=False)
             terms += [replace(term, weight=weight * term.weight) for term in query.terms]
         else:
             terms.append(Term(source=find("like" if kind == "like" else "image", source), weight=weight))
@@ -160,4 +173,6 @@ def parse_lines(lines: Iterable[str], find: Callable[[str, str], IndexRow | Uplo
 def _text(text: str) -> Media:
     if not text.strip():
         raise ConfigError("the query is empty; say what to look for")
+    if len(text) > _MAXIMUM_CHARACTERS:
+        raise ConfigError(f"the query has a text of {len(text):,} characters; the limit is {_MAXIMUM_CHARACTERS:,}")
     return Media("text", text, text)

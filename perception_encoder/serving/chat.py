@@ -23,6 +23,7 @@ from perception_encoder.preprocess.budget import DECODING, MAX_PIXELS
 from perception_encoder.preprocess.conversation import ContentPart, Message, Reply, Role, Sampling
 from perception_encoder.preprocess.image import count_pixels
 from perception_encoder.serving.http import (
+    REQUEST,
     ApiError,
     BodyReader,
     FirstError,
@@ -31,6 +32,7 @@ from perception_encoder.serving.http import (
     shortened,
     stream_response,
     unless_gone,
+    unsupported,
 )
 from perception_encoder.serving.queues import GenerationQueue, Hold, QueueFullError
 from perception_encoder.serving.requests import (
@@ -72,9 +74,9 @@ class StreamOptions:
 
 @dataclass(kw_only=True)
 class ChatRequest:
-    """The JSON of a request; fields that are not here are ignored."""
+    """The JSON of a request."""
 
-    __pydantic_config__: ClassVar = {"strict": True}
+    __pydantic_config__: ClassVar = REQUEST
     messages: Annotated[list[ChatMessage], FirstError()]
     model: Any = None
     max_tokens: int | None = None
@@ -84,16 +86,13 @@ class ChatRequest:
     top_p: float | None = None
     stop: str | Annotated[list[str], FirstError()] | None = None
     seed: int | None = None
-    n: Any = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     tools: Any = None
+    """Supported only with the `tool_choice` "none"."""
     tool_choice: Any = None
-    response_format: Any = None
-    logprobs: Any = None
-    logit_bias: Any = None
 
 
 ALLOWED = {
@@ -111,15 +110,16 @@ ALLOWED = {
     "stream_options": "it must be {include_usage: true or false}",
 }
 """Allowed values of a request's fields: see `parse_body`."""
-_UNSUPPORTED: dict[str, tuple[Any, ...]] = {
+_HARMLESS: dict[str, tuple[Any, ...]] = {
     "n": (1,),
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
+    "parallel_tool_calls": (True, False),
     "response_format": ({"type": "text"}, "text"),
     "logprobs": (False,),
     "logit_bias": ({},),
 }
-"""Unsupported fields, with the accepted values, which do not change the answer."""
+
+
+_parse = partial(parse_body, kind=ChatRequest, allowed=ALLOWED, harmless=_HARMLESS)
 
 
 def check_chat(request: ChatRequest, config: ApiConfig, *names: str) -> tuple[list[list[Input]], Sampling]:
@@ -129,12 +129,10 @@ def check_chat(request: ChatRequest, config: ApiConfig, *names: str) -> tuple[li
     """
     if not is_named(request.model, *names):
         raise unknown_model(request.model, names[0])
-    if request.tool_choice == "none":
-        request.tools = None
-    for name, harmless in _UNSUPPORTED.items():
-        value = getattr(request, name)
-        if value is not None and value not in harmless:
-            raise ApiError(400, f"{name} is {shortened(value)}; this server does not support it", name)
+    if request.tool_choice not in (None, "none", "auto"):
+        raise unsupported("tool_choice", request.tool_choice)
+    if request.tools and request.tool_choice != "none":
+        raise unsupported("tools", request.tools)
     return _check_messages(request.messages, config), _sampling(request)
 
 
@@ -223,7 +221,7 @@ class ChatApi:
 
         if self._model is None:
             raise ApiError(404, NO_MODEL, "model", "model_not_found")
-        async with self._bodies.read_as(request, partial(parse_body, kind=ChatRequest, allowed=ALLOWED)) as parsed:
+        async with self._bodies.read_as(request, _parse) as parsed:
             parts, sampling = check_chat(parsed, self._config, *self._model.names)
             roles = [ROLES[message.role] for message in parsed.messages]
             parsed.messages = []  # with their data URIs

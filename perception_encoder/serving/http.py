@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, asynccontextmanager, closing, suppress
+from dataclasses import fields
 from functools import cache
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from perception_encoder.errors import PerceptionEncoderError, detached, needs_extra
@@ -20,7 +21,12 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _MAX_VALUES, _MAX_LISTS = 500_000, 20_000  # of a body: they bound how long parsing it blocks everything else
+BODIES_BYTES = 256 << 20
+"""Maximum size of all bodies in use together."""
 _TYPES = {429: "requests", 500: "server_error"}
+REQUEST = {"strict": True, "extra": "allow"}
+"""pydantic's configuration of a request's dataclass: `parse_body` finds the fields that the class lacks."""
+_NO_EFFECT = ("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key")
 _CODES = {401: "invalid_api_key", 404: "unknown_url", 405: "method_not_supported", 429: "rate_limit_exceeded"}
 
 
@@ -51,10 +57,16 @@ def _adapter(kind: type) -> TypeAdapter[Any]:  # pydantic comes with an extra, s
     return TypeAdapter(kind)
 
 
-def parse_body(body: bytes | bytearray, kind: type[T], allowed: Mapping[str, str]) -> T:
+def parse_body(
+    body: bytes | bytearray,
+    kind: type[T],
+    allowed: Mapping[str, str],
+    harmless: Mapping[str, tuple[Any, ...]] = MappingProxyType({}),
+) -> T:
     """Parse and validate a body; ApiError if it is invalid or so long that parsing would block other requests.
 
-    `allowed`: what the body ("") and its fields must be, for the error's message.
+    `allowed`: what the body ("") and its fields must be, for the error's message. `harmless`: values of other fields
+    that do not change the answer; any other field is an error.
     """
     from pydantic import ValidationError
 
@@ -63,6 +75,7 @@ def parse_body(body: bytes | bytearray, kind: type[T], allowed: Mapping[str, str
         raise ApiError(400, f"the body has more than the limit: {limits}")
     try:
         request: T = _adapter(kind).validate_json(body)  # type: ignore[arg-type]  # a type is hashable
+        _check_fields(request, harmless)
         return request
     except ValidationError as invalid:
         error = invalid.errors(include_url=False)[0]
@@ -79,6 +92,20 @@ def parse_body(body: bytes | bytearray, kind: type[T], allowed: Mapping[str, str
     raise ApiError(400, value + allowed[name], name or None)
 
 
+def _check_fields(request: Any, harmless: Mapping[str, tuple[Any, ...]]) -> None:
+    known = [field.name for field in fields(request)]
+    for name, value in vars(request).items():
+        if name in known or name in _NO_EFFECT or value is None or value in harmless.get(name, ()):
+            continue
+        refused = unsupported(name, value)
+        raise ApiError(400, f"{refused.message}; it takes {', '.join(known)}", refused.parameter)
+
+
+def unsupported(name: str, value: Any) -> ApiError:
+    """Return the error for a field with a value that the server does not support."""
+    return ApiError(400, f"{name[:60]} is {shortened(value)}; this server does not support it", name[:60])
+
+
 def shortened(value: Any) -> str:
     """Shorten a value for an error message."""
     text = repr(value)
@@ -88,7 +115,7 @@ def shortened(value: Any) -> str:
 class BodyReader:
     """Reads bodies of at most `maximum` bytes within `seconds`; bodies in use together have at most `total` bytes."""
 
-    def __init__(self, maximum: int, seconds: float, total: int = sys.maxsize) -> None:
+    def __init__(self, maximum: int, seconds: float, total: int = BODIES_BYTES) -> None:
         self._maximum, self._seconds, self._total, self._bytes = maximum, seconds, total, 0
 
     @asynccontextmanager

@@ -14,7 +14,7 @@ from jaxtyping import Float
 
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.pipeline import Feature
-from perception_encoder.serving.http import ApiError, FirstError, parse_body
+from perception_encoder.serving.http import REQUEST, ApiError, FirstError, parse_body
 from perception_encoder.serving.requests import (
     ApiConfig,
     Input,
@@ -34,7 +34,7 @@ _ANSWER, _ENTRY = 4 << 20, 40  # bytes of an answer of `/classify`, and of a lab
 class RerankRequest:
     """The JSON of a request to rank documents."""
 
-    __pydantic_config__: ClassVar = {"strict": True}
+    __pydantic_config__: ClassVar = REQUEST
     model: Any = None
     query: Value | None = None
     documents: Annotated[list[Value], FirstError()] | None = None
@@ -48,7 +48,7 @@ class RerankRequest:
 class ClassifyRequest:
     """The JSON of a request to classify inputs."""
 
-    __pydantic_config__: ClassVar = {"strict": True}
+    __pydantic_config__: ClassVar = REQUEST
     model: Any = None
     input: Value | Annotated[list[Value], FirstError()] | None = None
     labels: Annotated[list[Value], FirstError()] | None = None
@@ -70,7 +70,8 @@ _CLASSIFY = {
     "labels": f"labels must be a list of at least two {_VALUES}; the model has no labels of its own",
     "raw_scores": "it must be true or false",
 }
-parse_rerank = partial(parse_body, kind=RerankRequest, allowed=_RERANK)
+_ANY_SCORES = {"raw_scores": (True, False), "truncation": (True,)}  # scores are cosines in any case
+parse_rerank = partial(parse_body, kind=RerankRequest, allowed=_RERANK, harmless=_ANY_SCORES)
 parse_classify = partial(parse_body, kind=ClassifyRequest, allowed=_CLASSIFY)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 import re
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +19,7 @@ from perception_encoder.inference.media import Kind, Media, resolve
 from perception_encoder.inference.pipeline import Feature
 from perception_encoder.models.registry import same_name
 from perception_encoder.preprocess.source import IMAGE_SUFFIXES, VIDEO_SUFFIXES, escape_name
-from perception_encoder.serving.http import ApiError, FirstError, parse_body, shortened
+from perception_encoder.serving.http import BODIES_BYTES, REQUEST, ApiError, FirstError, parse_body, shortened
 
 if TYPE_CHECKING:
     from perception_encoder.models.external import Role
@@ -50,7 +49,7 @@ class ApiConfig:
     """Another name of the model, as the user gave it."""
     body_bytes: int = 32 << 20
     """Maximum size of a request."""
-    bodies_bytes: int = 256 << 20
+    bodies_bytes: int = BODIES_BYTES
     """Maximum size of all requests in progress together; above it the answer is 429."""
     body_seconds: float = 30.0
     """Maximum time to receive a request."""
@@ -97,7 +96,7 @@ class ChatMessage:
 class EmbeddingRequest:
     """The JSON of a request."""
 
-    __pydantic_config__: ClassVar = {"strict": True}
+    __pydantic_config__: ClassVar = REQUEST
     model: Any = None
     input: Value | Annotated[list[Value], FirstError()] | None = None
     """One input or several; strings are of the kind `modality`, if it is given."""
@@ -124,6 +123,11 @@ _ALLOWED = {
     "pool": "it must be 'attn', 'cls' or 'mean'",
     "input_type": "it must be 'query' or 'document'",
 }
+_HARMLESS: dict[str, tuple[Any, ...]] = {
+    **dict.fromkeys(("normalized", "truncate", "truncation"), (True,)),
+    **dict.fromkeys(("embedding_type", "output_dtype"), ("float",)),
+}
+"""Values of Jina's and Voyage's fields that say what the server does anyway."""
 
 
 def check_origins(values: Sequence[str]) -> tuple[str, ...]:
@@ -137,7 +141,7 @@ def check_origins(values: Sequence[str]) -> tuple[str, ...]:
 
 def parse_request(body: bytes | bytearray) -> EmbeddingRequest:
     """Parse a request for embeddings: see `parse_body`."""
-    return parse_body(body, EmbeddingRequest, _ALLOWED)
+    return parse_body(body, EmbeddingRequest, _ALLOWED, _HARMLESS)
 
 
 def check_request(
@@ -349,9 +353,10 @@ def read_data_uri(kind: Kind, value: str) -> Media:
     if not comma or not head.endswith(";base64"):
         raise InputError(name, "is not a base64 data URI")
     try:
-        return resolve(base64.b64decode(data, validate=True), name, kind=kind)
-    except binascii.Error:
+        content = base64.b64decode(data, validate=True)
+    except ValueError:
         raise InputError(name, "is not valid base64") from None
+    return resolve(content, name, kind=kind)
 
 
 def input_refused(error: InputError, parameter: str) -> ApiError:

@@ -13,29 +13,24 @@ from perception_encoder.errors import ConfigError
 from perception_encoder.losses.spatial import TEMPERATURE
 from perception_encoder.models.registry import BUILTIN
 from perception_encoder.preprocess.augmentation import Augmentation
-from perception_encoder.records import check_minimums
+from perception_encoder.records import Checked, Count, CountOrZero, Layer, Positive, ShareBelowOne, Weight
 from perception_encoder.training.config import TrainingConfig
 from perception_encoder.training.optimizer import OptimizerConfig
 from perception_encoder.training.task import ValidationConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class BlockMasking:
+class BlockMasking(Checked):
     """Hides blocks of patches from the student, like MaskFeat (appendix B.3).
 
     A hidden patch is replaced by the zero vector and keeps only its position: the paper adds no parameters but
     LayerScale, so there is no learned mask token.
     """
 
-    share: float = 0.75
+    share: ShareBelowOne = 0.75
     """Share of hidden blocks."""
-    block: int = 2
+    block: Count = 2
     """Side of a block in patches; blocks at the right and lower edges are smaller if the grid is not a multiple."""
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.share < 1:
-            raise ConfigError(f"masking.share is {self.share}; it must be at least 0 and below 1")
-        check_minimums(self, {"block": 1}, "masking.")
 
     def draw(self, images: int, grid: tuple[int, int], generator: torch.Generator) -> Bool[Tensor, "B P"]:
         """Return random patches to hide, the same number of blocks in each image."""
@@ -57,34 +52,34 @@ class SpatialConfig(TrainingConfig):
     teacher: str | None = None
     """Model whose tokens the student learns to match, by default a frozen copy of the student. If its width differs,
     a linear map of the student's tokens is trained, and dropped afterwards."""
-    teacher_layer: int = -1
+    teacher_layer: Layer = -1
     """The teacher's layer, 0-based, negative from the end."""
-    core_weight: float = 1.0
+    core_weight: Weight = 1.0
     """Weight of the cosine loss to the teacher's tokens; 0 turns it off."""
-    pairs_weight: float = 0.0
+    pairs_weight: Weight = 0.0
     """Weight of the loss to the similarities of the teacher's tokens, used to distil into smaller models."""
     masks: str | None = None
     """Mask teacher: "scenes", the masks in the data; a SAM 2.1, by directory or name on the hub; or a file that
     `pe data masks` wrote. None turns the loss off."""
-    masks_weight: float = 1.0
+    masks_weight: Weight = 1.0
     """Weight of the loss to the mask teacher's similarities; 0 turns it off."""
-    temperature: float = TEMPERATURE
+    temperature: Positive = TEMPERATURE
     """Temperature of the mask teacher's similarities."""
-    image_size: int | None = None
+    image_size: Count | None = None
     """Image size in pixels, by default the model's."""
     augmentation: Augmentation | None = field(default_factory=Augmentation)
     """All models see the same augmented image. The paper gives no crop scale: the default is that of pretraining."""
-    copies: int = 0
+    copies: CountOrZero = 0
     """Fixed number of augmentations of each image, so that the teachers' outputs can be cached; 0 draws new ones."""
     masking: BlockMasking | None = field(default_factory=BlockMasking)
     """Patches hidden from the student."""
-    drop_path: float = 0.4
+    drop_path: ShareBelowOne = 0.4
     """Probability of dropping a residual branch of the student for a sample."""
-    layer_scale: float | None = 0.1
+    layer_scale: Positive | None = 0.1
     """Initial LayerScale to add to a tower that has none; its features start unchanged. None adds none."""
     videos: str | None = None
     """Videos with masks, as `pe eval tracking` reads them, to track at each validation."""
-    steps: int = 1_000
+    steps: Count = 1_000
     """Optimizer steps of the whole run."""
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=5e-4))
     validation: ValidationConfig | None = field(default_factory=ValidationConfig)
@@ -93,8 +88,5 @@ class SpatialConfig(TrainingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_minimums(self, {"steps": 1, "copies": 0, "core_weight": 0, "pairs_weight": 0, "masks_weight": 0})
-        if not 0 <= self.drop_path < 1:
-            raise ConfigError(f"drop_path is {self.drop_path}; it must be at least 0 and below 1")
         if not (self.core_weight or self.pairs_weight or (self.masks and self.masks_weight)):
             raise ConfigError("all losses are off; set core_weight, pairs_weight or masks")

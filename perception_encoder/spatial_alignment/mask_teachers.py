@@ -22,6 +22,7 @@ from torch import Tensor
 
 from perception_encoder.errors import DataError, InputError, WeightsUnavailableError, needs_extra, one_line
 from perception_encoder.models.checkpoints.weights import state_hash
+from perception_encoder.models.missing_weights import check_none_missing
 from perception_encoder.store import SETTINGS, Store
 
 SCENES = "scenes"
@@ -61,16 +62,18 @@ class Sam:
     def load(cls, name: str, device: torch.device) -> Sam:
         """Load a directory or a model of the hub, such as `facebook/sam2.1-hiera-large`.
 
-        Raises MissingExtraError without transformers, WeightsUnavailableError if the model cannot be found.
+        Raises MissingExtraError without transformers, WeightsUnavailableError if the model cannot be found, and
+        CheckpointError if its file lacks weights.
         """
         with needs_extra("spatial", "transformers"):
             from transformers import Sam2Model
         try:
-            model = Sam2Model.from_pretrained(name)
+            loaded: Any = Sam2Model.from_pretrained(name, output_loading_info=True)
         except (OSError, ValueError) as error:
             raise WeightsUnavailableError(f"no SAM 2.1 can be loaded from {name!r}: {one_line(error)}") from None
-        model.to(device)  # type: ignore[arg-type]  # its decorator hides the argument
-        return cls(model)
+        model, report = loaded
+        check_none_missing(name, report["missing_keys"])
+        return cls(model.to(device))
 
     @cached_property
     def identity(self) -> str:

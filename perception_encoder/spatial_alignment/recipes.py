@@ -25,9 +25,9 @@ SPATIAL, CORE = (
 def spatial_g() -> SpatialConfig:
     """PE-Spatial-G as in the paper: PE-Core-G's layer 41 and SAM 2.1's masks as teachers, 300 million images at 448 px.
 
-    The paper leaves open the crop scale of the augmentation (here that of pretraining, 0.08 to 1), the optimizer's
-    betas and decay, and what replaces a hidden patch (here the zero vector). One difference: masks are averaged over
-    patches, not interpolated (`mask_tokens`).
+    The paper leaves open the crop scale of the augmentation (here that of pretraining, 0.08 to 1) and what replaces a
+    hidden patch (here the zero vector). One difference: masks are averaged over patches, not interpolated
+    (`mask_tokens`).
     """
     return SpatialConfig(
         model=CORE["g14"],

@@ -84,6 +84,9 @@ class SpatialRun(StageRun):
         weights = [weight_hash(self.trainee.student.vision), self.trainee.teacher_hash, teacher]
         self.identity = [f"procedure {PROCEDURE}", *weights, *keys]
         self.samples = {name: len(source) for name, source in self.training.items()}
+        self.loaded = {"student": config.model}
+        if self.trainee.teacher is not None:
+            self.loaded["teacher"] = config.teacher or config.model
 
     def sections(self, track: Track) -> Iterator[Section]:
         """Yield the whole run."""

@@ -24,8 +24,8 @@ from torch.distributed.checkpoint import filesystem, metadata
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 from torch.distributed.checkpoint.planner import ReadItem
 
-from perception_encoder.errors import CheckpointError, one_line
-from perception_encoder.files import holding, remove, replacing, sync, writing
+from perception_encoder.errors import CheckpointError, OutputError, one_line
+from perception_encoder.files import holding, make_directory, remove, replacing, sync, writing
 from perception_encoder.preprocess.source import escape_name
 from perception_encoder.records import from_fields
 from perception_encoder.training.config import TrainingConfig
@@ -78,8 +78,10 @@ def save_run(directory: Path, model: nn.Module, optimizer: optim.Optimizer, stat
     with writing(path, also=(RuntimeError,)), _quietly():
         with _first_rank() as is_first:
             if is_first:
-                remove(temporary)
-                temporary.mkdir(parents=True)
+                make_directory(path.parent)
+                for leftover in path.parent.glob(".step-*.tmp"):  # of a killed run
+                    remove(leftover)
+                temporary.mkdir()
         save(_tensors(model, optimizer), checkpoint_id=temporary)
         with _first_rank() as is_first:
             if is_first:
@@ -94,11 +96,11 @@ def save_run(directory: Path, model: nn.Module, optimizer: optim.Optimizer, stat
 
 @contextmanager
 def _first_rank() -> Iterator[bool]:
-    """Yield whether this is the first rank; the others wait for it, and all raise its OSError."""
-    errors: list[OSError | None] = [None]
+    """Yield whether this is the first rank; the others wait for it, and all raise its error."""
+    errors: list[OSError | OutputError | None] = [None]
     try:
         yield this_rank().is_first
-    except OSError as error:
+    except (OSError, OutputError) as error:
         errors = [error]
     if dist.is_initialized():
         dist.broadcast_object_list(errors)
@@ -126,14 +128,13 @@ def find_checkpoints(directory: Path) -> list[tuple[Path, RunState]]:
     return checkpoints
 
 
-def check_run(directory: Path, fingerprint: str) -> None:
-    """Raise CheckpointError if the directory has another run's checkpoints."""
+def check_run(directory: Path, fingerprint: str, changes: str = "") -> None:
+    """Raise CheckpointError if the directory has another run's checkpoints; `changes`: its settings that differ."""
     for path, state in find_checkpoints(directory):
         if state.fingerprint != fingerprint:
-            raise CheckpointError(
-                f"{path} belongs to a run with other settings or other data, or of a version that trains differently; "
-                "choose another directory or delete it"
-            )
+            other = f"with other settings ({changes})" if changes else "with other settings or other data, or of a"
+            other += "" if changes else " version that trains differently"
+            raise CheckpointError(f"{path} belongs to a run {other}; choose another directory or delete it")
 
 
 def resume_run(

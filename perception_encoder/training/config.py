@@ -8,17 +8,17 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 from perception_encoder.errors import ConfigError
-from perception_encoder.records import check_minimums
+from perception_encoder.records import Checked, Count, CountOrZero, Range, Share, Weight
 from perception_encoder.training.distributed import ParallelConfig
 from perception_encoder.training.optimizer import OptimizerConfig
 from perception_encoder.training.task import ValidationConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingConfig(ABC):
+class TrainingConfig(Checked, ABC):
     """Length and pace of training, how often to report, save and validate.
 
     Each stage adds its own settings, and `steps`, as a property or as a field with a default.
@@ -29,25 +29,27 @@ class TrainingConfig(ABC):
     chunks: ClassVar[bool] = False
     """Whether the stage has micro-batches, `parallel.chunk`."""
 
-    batch_size: int = 256
+    batch_size: Count = 256
     """Samples per step, over all processes."""
-    warmup: int = 200
+    warmup: CountOrZero = 200
     """Steps of linear warm-up."""
-    drops: tuple[float, ...] = ()
-    """Shares of the steps after which the rate falls to a tenth; empty: cosine decay to zero."""
+    drops: tuple[Annotated[float, Range(above=0, below=1)], ...] = ()
+    """Shares of the steps after which the rate falls to a tenth; empty: cosine decay to `floor`."""
+    floor: Share = 0.0
+    """Share of the peak rate at which the cosine ends."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     validation: ValidationConfig | None = None
     """Score the model on held-out data during training."""
-    keep: int = 2
+    keep: Count = 2
     """Number of newest checkpoints to keep, beside the best one."""
-    log_every: int = 20
+    log_every: Count = 20
     """Steps between reports."""
-    checkpoint_every: int = 200
+    checkpoint_every: Count = 200
     """Steps between checkpoints."""
-    checkpoint_minutes: float = 5.0
+    checkpoint_minutes: Weight = 5.0
     """Maximum minutes between checkpoints."""
-    seed: int = 0
+    seed: CountOrZero = 0
     """Seed of everything random: data order, augmentation, new weights."""
 
     @property
@@ -56,12 +58,9 @@ class TrainingConfig(ABC):
         """Optimizer steps of the whole run."""
 
     def __post_init__(self) -> None:
-        check_minimums(self, {"batch_size": 1, "warmup": 0, "keep": 1, "log_every": 1, "checkpoint_every": 1})
-        check_minimums(self, {"checkpoint_minutes": 0, "seed": 0})
+        super().__post_init__()
         if self.parallel.chunk is not None and not self.chunks:
             raise ConfigError("parallel.chunk: only runs on pairs have micro-batches; set it to null")
-        if not all(0 < drop < 1 for drop in self.drops):
-            raise ConfigError(f"drops are {self.drops}; they must be above 0 and below 1")
 
     def fingerprint(self, data: Iterable[str] = ()) -> str:
         """Return a hash of the configuration, and of the data by the names of their samples or shards.

@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -18,31 +18,25 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint
 
-from perception_encoder.errors import ConfigError
 from perception_encoder.models.layers import Block
 from perception_encoder.ranks import ALONE, Rank
-from perception_encoder.records import check_minimums
+from perception_encoder.records import Checked, Count
 
 M = TypeVar("M", bound=nn.Module)
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ParallelConfig:
+class ParallelConfig(Checked):
     """How to distribute a step over ranks and fit it into memory."""
 
-    kind: str = "ddp"
+    kind: Literal["ddp", "fsdp"] = "ddp"
     """"ddp": every rank holds the model. "fsdp": transformer blocks and their optimizer state are sharded (FSDP2) and
     gathered only while they compute; every rank holds the rest."""
-    chunk: int | None = None
+    chunk: Count | None = None
     """Number of images, frames or captions whose activations are in memory at a time; None for all."""
     checkpointing: bool = False
     """Recompute each block in the backward pass instead of storing its activations."""
-
-    def __post_init__(self) -> None:
-        if self.kind not in ("ddp", "fsdp"):
-            raise ConfigError(f"parallel.kind is {self.kind!r}; it must be 'ddp' or 'fsdp'")
-        check_minimums(self, {"chunk": 1}, "parallel.")
 
 
 @contextmanager
@@ -158,12 +152,21 @@ class Exchange:
 
 
 def first_rank_values(values: Sequence[float], device: torch.device) -> list[float]:
-    """Return the first rank's numbers on all ranks, as clocks and last bits differ."""
+    """Return the first rank's numbers on all ranks, as last bits differ."""
     if not dist.is_initialized():
         return list(values)
     shared = torch.tensor(values, dtype=torch.float64, device=device)
     dist.broadcast(shared, 0)
     numbers: list[float] = shared.tolist()
+    return numbers
+
+
+def highest_values(values: Sequence[float], device: torch.device) -> list[float]:
+    """Return the highest of all ranks' numbers on all ranks."""
+    highest = torch.tensor(values, dtype=torch.float64, device=device)
+    if dist.is_initialized():
+        dist.all_reduce(highest, dist.ReduceOp.MAX)
+    numbers: list[float] = highest.tolist()
     return numbers
 
 

@@ -8,24 +8,28 @@ from __future__ import annotations
 
 import logging
 import math
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
 
 from perception_encoder.errors import DataError, OutputError
 from perception_encoder.models.precision import fast_autocast
+from perception_encoder.ranks import ALONE
 from perception_encoder.training.checkpoint import Fit, RunState, resume_run, save_run
 from perception_encoder.training.config import TrainingConfig
 from perception_encoder.training.distributed import (
     clip_gradients,
     first_rank_values,
+    highest_values,
     mean_gradients,
     own_device,
     parallelize,
@@ -62,6 +66,9 @@ def train(
     Raises ConfigError for a metric that the task lacks, and DataError for losses that are not finite: the last
     checkpoint stays. A checkpoint that cannot be written is logged and retried at the next one; only the last one must
     succeed.
+
+    SIGINT (Ctrl-C) and SIGTERM to any rank end the run on all of them after the step and its checkpoint, by
+    KeyboardInterrupt and SystemExit(143). A second Ctrl-C interrupts a lone process at once.
     """
     validation, higher_is_better = task.validation, task.validation.higher_is_better if task.validation else {}
     metric = choose_metric(config.validation, higher_is_better) if config.validation else ""
@@ -74,11 +81,10 @@ def train(
     if trained < first < last and this_rank().is_first:
         logger.info("resuming from step %d", first)
     group, saved = StepGroup(work or [(config.steps, 1.0)], first), time.monotonic()
-    with closing(Metrics(directory, first, this_rank(), listener)) as metrics:
+    with closing(Metrics(directory, first, this_rank(), listener)) as metrics, _stop_requests() as signals:
         for step, batch, wait in prefetch(lambda step: batches(step).to(device), first, last):
-            share = learning_rate(step, config.steps, config.warmup, config.drops)
-            for parameters, peak in zip(optimizer.param_groups, peaks, strict=True):
-                parameters["lr"] = peak * share
+            share = learning_rate(step, config.steps, config.warmup, config.drops, config.floor)
+            _set_rates(optimizer, [peak * share for peak in peaks])
             losses = _backward(task, batch)
             if not math.isfinite(total := sum(losses.values())):
                 raise DataError(f"step {step}: the loss is {total}; lower the rate and resume from the last checkpoint")
@@ -98,17 +104,56 @@ def train(
                 with group.paused():
                     scores = _validate(validation, metric, task, device)
                 metrics.write({"step": done, **{f"validation/{name}": score for name, score in scores.items()}})
-                if is_better(scores[metric], state.best, higher_is_better[metric]):
+                if metric in scores and is_better(scores[metric], state.best, higher_is_better[metric]):
                     newest = replace(newest, best=scores[metric], best_step=done)
-            if (
-                done % config.checkpoint_every == 0
-                or done == last
-                or newest.best_step == done
-                or first_rank_values([time.monotonic() - saved > 60 * config.checkpoint_minutes], device)[0]
-            ):  # by the first rank's clock, as all ranks must save at the same step
+            minutes = (time.monotonic() - saved) / 60
+            late, stop = highest_values(  # as all ranks must do the same
+                [minutes > config.checkpoint_minutes, max(signals, default=0)], device
+            )
+            if done % config.checkpoint_every == 0 or done == last or newest.best_step == done or late or stop:
                 if _save(directory, task, optimizer, newest, config.keep, must=done == last):
                     state = newest
                 saved = time.monotonic()
+            if stop:
+                _stop(int(stop), done, written=state.step == done)
+
+
+@contextmanager
+def _stop_requests() -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM while the block runs, if in the main thread."""
+    received: list[int] = []
+
+    def note(number: int, frame: object) -> None:
+        if number == signal.SIGINT and received and this_rank() == ALONE:  # torchrun repeats it for its processes
+            raise KeyboardInterrupt
+        received.append(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, note) for number, handler in before.items() if handler != signal.SIG_IGN}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _stop(number: int, step: int, written: bool) -> NoReturn:
+    """End the run on all ranks as a signal asks, and log the checkpoint."""
+    if written and this_rank().is_first:
+        logger.info("stopped by %s; wrote the checkpoint of step %d", signal.Signals(number).name, step)
+    if dist.is_initialized():
+        dist.barrier()  # as at the end of `process_group`
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
+    raise SystemExit(128 + number)
+
+
+def _set_rates(optimizer: torch.optim.Optimizer, rates: Sequence[float]) -> None:
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
 
 
 def _validate(validation: Validation, metric: str, task: Task, device: torch.device) -> dict[str, float]:

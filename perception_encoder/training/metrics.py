@@ -1,8 +1,11 @@
-"""Report a run: its record as JSON, and rows to a JSONL file, to TensorBoard and to a listener."""
+"""Report a run: its record as JSON, and rows to a JSONL file, a table, TensorBoard and a listener."""
 
 from __future__ import annotations
 
+import csv
+import io
 import json
+import os
 import platform
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -12,14 +15,14 @@ from typing import Any
 import torch
 
 from perception_encoder.errors import DataError, needs_extra
-from perception_encoder.files import write_text
+from perception_encoder.files import open_regular, write_text
 from perception_encoder.formats.entries import quoted
 from perception_encoder.formats.tables import read_appended_lines
 from perception_encoder.ranks import Rank
 from perception_encoder.training.config import TrainingConfig
 
 Listener = Callable[[dict[str, float]], None]
-FILE, BOARD, RECORD = "metrics.jsonl", "tensorboard", "config.json"
+FILE, BOARD = "metrics.jsonl", "tensorboard"
 
 
 def describe_run(config: TrainingConfig, fingerprint: str, samples: Mapping[str, int]) -> dict[str, Any]:
@@ -32,8 +35,29 @@ def describe_run(config: TrainingConfig, fingerprint: str, samples: Mapping[str,
     }
 
 
+def describe_changes(record: Path, config: TrainingConfig) -> str:
+    """Return which settings differ from those of a run's record; empty if none does, or if it cannot be read."""
+    try:
+        earlier = _flatten(json.loads(record.read_text(encoding="utf-8"))["config"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return ""
+    now = _flatten(json.loads(json.dumps(asdict(config))))
+    pairs = {name: (json.dumps(earlier.get(name)), json.dumps(now.get(name))) for name in {**earlier, **now}}
+    return ", ".join(f"{name} was {old}, is now {new}" for name, (old, new) in pairs.items() if old != new)
+
+
+def _flatten(value: Any, name: str = "") -> dict[str, Any]:
+    """Return the plain values of nested settings by their names, such as `stages.0.steps`."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
+    if not items:
+        return {name: value}
+    return {key: item for part, below in items for key, item in _flatten(below, f"{name}.{part}".lstrip(".")).items()}
+
+
 class Metrics:
     """Appends rows to DIR/metrics.jsonl and DIR/tensorboard; resuming first drops the rows after `step`.
+
+    `close` writes them to DIR/metrics.csv as well.
 
     Only the first rank reports. Raises MissingExtraError without TensorBoard, and DataError, with the line, for a
     damaged file.
@@ -46,7 +70,7 @@ class Metrics:
         with needs_extra("train", "tensorboard"):
             from torch.utils.tensorboard.writer import SummaryWriter
         directory.mkdir(parents=True, exist_ok=True)
-        if self.path.exists():
+        if os.path.lexists(self.path):
             rows = [row for where, row in read_appended_lines(self.path) if _step(row, where) <= step]
             write_text(self.path, "".join(json.dumps(row) + "\n" for row in rows))
         self._board = SummaryWriter(str(directory / BOARD), purge_step=step + 1)
@@ -56,7 +80,7 @@ class Metrics:
         if not self._reports:
             return
         if record:
-            with self.path.open("a") as file:
+            with open(open_regular(self.path), "a") as file:
                 file.write(json.dumps(row) + "\n")
             for name, value in row.items():
                 if name != "step":
@@ -65,9 +89,19 @@ class Metrics:
             self.listener(row)
 
     def close(self) -> None:
-        """Flush everything to disk."""
-        if self._reports:
-            self._board.close()
+        """Flush everything to disk, and write all rows as a table, one row a step, beside the JSONL file."""
+        if not self._reports:
+            return
+        self._board.close()
+        steps: dict[float, dict[str, Any]] = {}
+        for where, row in read_appended_lines(self.path):
+            steps.setdefault(_step(row, where), {}).update(row)
+        table = io.StringIO()
+        columns = dict.fromkeys(name for row in steps.values() for name in row)
+        writer = csv.DictWriter(table, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(steps.values())
+        write_text(self.path.with_suffix(".csv"), table.getvalue())
 
 
 def _step(row: Mapping[str, Any], where: str) -> float:

@@ -11,13 +11,14 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
 
 from perception_encoder.errors import ConfigError, needs_extra
+from perception_encoder.records import Checked, Positive, ShareAboveZero, ShareBelowOne, Weight
 
 _BLOCK = re.compile(r"(?P<tower>.*?)(?:transformer\.resblocks|blocks)\.(?P<number>\d+)\.")
 _TABLE = re.compile(r"((?<!patch_)embeddings?(\.weight)?|pos_embed|_tokens?|probe|latent)$")
@@ -27,37 +28,31 @@ _EMBEDDING = re.compile(r"conv1|patch_embed|embedding|pos_embed|cls_token|ln_pre
 
 
 @dataclass(frozen=True, kw_only=True)
-class OptimizerConfig:
+class OptimizerConfig(Checked):
     """The optimizer's settings; the defaults are the paper's (appendix B.1.1)."""
 
-    name: str = "lamb"
+    name: Literal["lamb", "adamw", "sgd"] = "lamb"
     """"lamb" (step 4 of section 2.1), "adamw", or "sgd" with momentum, the first of `betas`."""
-    lr: float = 2e-3
+    lr: Positive = 2e-3
     """Peak learning rate."""
-    plain_lr: float | None = None
+    plain_lr: Positive | None = None
     """Peak rate of the tensors that do not decay, by default `lr`; they take plain Adam steps."""
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[ShareBelowOne, ShareBelowOne] = (0.9, 0.95)
     """Decay rates of the running means of the gradients and of their squares."""
-    weight_decay: float = 0.05
+    weight_decay: Weight = 0.05
     """Weight decay of matrices; at 0 LAMB still scales their steps."""
     decay_tables: bool = False
     """Whether the token table, the position tables and the pooling probe decay and take LAMB's scaled steps, as in
     open_clip, which exempts only vectors and scalars; else they are exempt too. The paper leaves it open."""
     decay_all: bool = False
-    """Apply weight decay to vectors and scalars too, as detectron2 and DETA do."""
+    """Apply weight decay to vectors and scalars too, as detectron2, DETA and PLM do."""
     slow: tuple[str, ...] = ()
     """Parameters whose names contain one of these train at a tenth of the rate, such as DETA's `sampling_offsets`."""
-    max_grad_norm: float | None = 1.0
+    max_grad_norm: Positive | None = 1.0
     """Maximum norm of the whole gradient, as in timm's LAMB by default; null: no clipping."""
-    layer_decay: float | None = None
+    layer_decay: ShareAboveZero | None = None
     """Factor of the rate from each block of a tower to the one below it, starting with the last block; everything above
     the blocks has the full rate (Clark et al., 2020). ViTDet's: 0.9 for G, 0.8 for L."""
-
-    def __post_init__(self) -> None:
-        if self.name not in ("lamb", "adamw", "sgd"):
-            raise ConfigError(f"the optimizer is {self.name!r}; it must be 'lamb', 'adamw' or 'sgd'")
-        if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
-            raise ConfigError(f"layer_decay is {self.layer_decay}; it must be above 0 and at most 1")
 
 
 def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
@@ -123,13 +118,14 @@ def layer_scales(model: nn.Module, decay: float | None) -> dict[str, float]:
     return scales
 
 
-def learning_rate(step: int, steps: int, warmup: int, drops: Sequence[float] = ()) -> float:
+def learning_rate(step: int, steps: int, warmup: int, drops: Sequence[float] = (), floor: float = 0.0) -> float:
     """Return the rate at `step` (0-based) of `steps` as a share of the peak.
 
-    A linear warm-up, then a cosine to zero, or with `drops` a fall to a tenth after each of these shares of the steps.
+    A linear warm-up, then a cosine to `floor`, or with `drops` a fall to a tenth after each of these shares of the
+    steps.
     """
     if step < warmup:
         return (step + 1) / warmup
     if drops:
         return float(0.1 ** sum(step >= drop * steps for drop in drops))
-    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))

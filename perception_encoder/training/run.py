@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,15 +12,21 @@ from typing import Any, ClassVar, Protocol
 
 from torch import Tensor, nn
 
-from perception_encoder.errors import CheckpointError
+from perception_encoder.errors import CheckpointError, ConfigError
 from perception_encoder.files import write_json
+from perception_encoder.models.checkpoints.find import RECORD, file_inside
+from perception_encoder.preprocess.source import escape_name
 from perception_encoder.progress import Track, untracked
 from perception_encoder.training.checkpoint import check_run, load_weights, run_directory, write_best
 from perception_encoder.training.config import TrainingConfig
 from perception_encoder.training.distributed import process_group, whole_model
 from perception_encoder.training.loop import Batches, train
-from perception_encoder.training.metrics import RECORD, Listener, describe_run
+from perception_encoder.training.metrics import Listener, describe_changes, describe_run
 from perception_encoder.training.task import Task, choose_metric
+
+logger = logging.getLogger(__name__)
+
+RANDOM = "random weights"
 
 
 class Trainee(Protocol):
@@ -50,7 +58,7 @@ class StageRun(ABC):
     """A run of one stage: its model, its batches and its task.
 
     A subclass reads the data in `__init__`, where it sets `identity` and `samples`. What takes long is left to
-    `sections`, which begins only if the directory does not hold another run; `trainee` is set by then.
+    `sections`, which begins only if the directory does not hold another run; `trainee` is set by then, and `loaded`.
     """
 
     weights: ClassVar[str] = "model.safetensors"
@@ -59,11 +67,22 @@ class StageRun(ABC):
     """What the result depends on besides the configuration: data, initial weights, version."""
     samples: Mapping[str, int]
     """Number of training samples by source."""
+    loaded: Mapping[str, str]
+    """The name or the file from which each part of the model was loaded, or `RANDOM`."""
     trainee: Trainee
 
     def __init__(self, config: TrainingConfig, out: Path, higher_is_better: Mapping[str, bool] | None = None) -> None:
-        """`higher_is_better`: the validation's metrics, if known, to reject a wrong `validation.metric` here."""
+        """`higher_is_better`: the validation's metrics, if known, to reject a wrong `validation.metric` here.
+
+        `config.initial`, of stages that have it, may be a run's directory: `self.config` has the file in it. Raises
+        ConfigError for a wrong metric, and for a warm-up longer than the run.
+        """
+        initial = getattr(config, "initial", None)
+        if initial is not None and Path(initial).is_dir():
+            config = dataclasses.replace(config, initial=str(file_inside(Path(initial), self.weights)))  # type: ignore[call-arg]
         self.config, self.out = config, out
+        if config.warmup > config.steps:
+            raise ConfigError(f"warmup is {config.warmup}; it must be at most the steps of the run, {config.steps}")
         if config.validation and higher_is_better:
             choose_metric(config.validation, higher_is_better)
 
@@ -99,11 +118,13 @@ def run_stage(
     """
     with process_group() as rank, run_directory(out):
         run, trained, metric = open_run(), 0, ""
-        check_run(out, run.fingerprint)
+        check_run(out, run.fingerprint, describe_changes(out / RECORD, run.config))
         record = describe_run(run.config, run.fingerprint, run.samples)
         if rank.is_first:
             write_json(out / RECORD, record)
         for section in run.sections(track):
+            if not trained and rank.is_first:
+                logger.info("loaded: %s", "; ".join(f"{part}: {escape_name(of)}" for part, of in run.loaded.items()))
             train(
                 section.task,
                 section.batches,

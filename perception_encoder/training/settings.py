@@ -34,9 +34,9 @@ def override(config: Config, settings: Sequence[str] | Mapping[str, object]) -> 
     "optimizer.lr=1e-3", "stages.0.steps=100", "weights.flowers=0.2". A plain value for a group is its first setting:
     "lora=16" is "lora.rank=16". Any setting of a group turns it on; `null` turns it off. "lr", "steps" and "image_size"
     are found wherever a recipe has them; a run in several stages shares its steps out as before. In texts, a JSON
-    object replaces a whole mapping: 'streams.captions={"alt_text": 1}'; lists of strings are JSON too, or separated by
-    commas. Raises ConfigError for an unknown name (near matches shown), and for a value of another type or out of
-    range.
+    object replaces a whole mapping: 'streams.captions={"alt_text": 1}'; lists are JSON too, as [0.9,0.95], and lists of
+    strings may be separated by commas. Raises ConfigError for an unknown name (near matches shown), and for a value of
+    another type or out of range.
     """
     value: object
     for item in settings.items() if isinstance(settings, Mapping) else settings:
@@ -82,7 +82,7 @@ def _with_steps(config: Any, steps: int) -> Any:
 
 def _replace(kind: Any, old: Any, name: str, value: object, path: Sequence[str]) -> Any:
     """Return `old`, of a type, with the value at `path` replaced; `name`: the setting, for errors."""
-    kinds = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+    kinds = typing.get_args(kind) if typing.get_origin(kind) in (types.UnionType, typing.Union) else (kind,)
     groups: list[Any] = [item for item in (type(old), *kinds) if dataclasses.is_dataclass(item)]
     if groups:
         return _replace_in_group(kinds, groups[0]() if old is None else old, name, value, path)
@@ -103,7 +103,7 @@ def _replace_in_group(kinds: Sequence[Any], group: Any, name: str, value: object
     fields = [field.name for field in dataclasses.fields(group)]
     if path:
         _check(path[0], fields)
-        hint = typing.get_type_hints(type(group))[path[0]]
+        hint = typing.get_type_hints(type(group), include_extras=True)[path[0]]
         changed = _replace(hint, getattr(group, path[0]), name, value, path[1:])
         return dataclasses.replace(group, **{path[0]: changed})
     if type(value) in kinds:
@@ -137,7 +137,8 @@ def _read(kind: Any, name: str, value: object) -> Any:
             return from_fields(kind, reading, name)
         except ValueError as error:
             errors.append(error)
-    raise errors[0]
+    hint = "; write a list as [0.9,0.95]" if "expected a list" in str(errors[0]) else ""
+    raise ValueError(f"{errors[0]}{hint}")
 
 
 def _json(text: str) -> list[Any]:
@@ -195,7 +196,8 @@ def _text(value: Any) -> str:
         return value
     if isinstance(value, float):
         return f"{value:g}"
-    return json.dumps(dict(value) if isinstance(value, Mapping) else value, ensure_ascii=False)
+    value = dict(value) if isinstance(value, Mapping) else value
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))  # without spaces, at which shells split
 
 
 def _summary(kind: Any) -> str:

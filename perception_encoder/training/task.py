@@ -5,34 +5,29 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 from torch import Tensor, nn
 
 from perception_encoder.errors import ConfigError
-from perception_encoder.records import check_minimums
+from perception_encoder.records import Checked, Count, Range
 
 
 @dataclass(frozen=True, kw_only=True)
-class ValidationConfig:
+class ValidationConfig(Checked):
     """Score the model during training; the weights with the best score are written beside the last ones."""
 
-    every: int = 100
+    every: Count = 100
     """Steps between validations; the last step is always validated."""
     metric: str | None = None
     """Metric that selects the best step, by default the task's first. For image-text pairs: "retrieval", the mean of
     the R@1 from images to captions ("image_to_text") and from captions to images ("text_to_image"), or "zero_shot", the
     top-1 accuracy over the labels, for data in memory."""
-    share: float = 0.05
+    share: Annotated[float, Range(at_least=0, at_most=0.5)] = 0.05
     """Share of each source to hold out if the data have no split `val`; with 0, a run is validated only if they
     have one."""
-    size: int = 1000
+    size: Count = 1000
     """Maximum number of samples."""
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.share <= 0.5:
-            raise ConfigError(f"validation.share is {self.share}; it must be from 0 to 0.5")
-        check_minimums(self, {"every": 1, "size": 1}, "validation.")
 
 
 class Validation(Protocol):
@@ -44,7 +39,7 @@ class Validation(Protocol):
         ...
 
     def validate(self, metric: str) -> dict[str, float]:
-        """Return scores by metric, including the default; all ranks call it, and training must not depend on it."""
+        """Return scores by metric, or none if the data give none; all ranks call it. Training must not depend on it."""
         ...
 
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from perception_encoder.errors import ConfigError
+from perception_encoder.inference.conversation.answers import PAUSE, TRIES
 from perception_encoder.language_alignment.text.decoder import SMOLLM2
 from perception_encoder.models.registry import BUILTIN_LANG
-from perception_encoder.records import check_minimums
+from perception_encoder.records import Checked, Count, Positive, Weight
 from perception_encoder.video_data_engine.prompts import FRAME_CAPTION, SUMMARY, VIDEO_CAPTION, VIDEO_CAPTION_SHORT
 
 
 @dataclass(frozen=True, kw_only=True)
-class EngineConfig:
+class EngineConfig(Checked):
     """Models, prompts and sampling of a run; runs with different settings cannot share an output."""
 
     captioner: str = BUILTIN_LANG
@@ -26,20 +27,20 @@ class EngineConfig:
     for the built-in captioner, which follows no other, else the detailed one."""
     frame_prompt: str = FRAME_CAPTION
     summary_prompt: str = SUMMARY
-    longest: float = 30.0
+    longest: Positive = 30.0
     """Maximum seconds of a clip: longer videos are split at shot changes, and longer shots evenly."""
-    shortest: float = 2.0
+    shortest: Positive = 2.0
     """Minimum seconds of a shot: a shorter one is merged with the one before it."""
-    frames: int = 8
+    frames: Count = 8
     """Frames of a clip that the captioner sees, sampled as in the published PLM."""
-    captioned_frames: int = 3
+    captioned_frames: Count = 3
     """Number of these that are also captioned one by one, evenly spaced; the paper does not state it."""
-    side: int = 448
+    side: Count = 448
     """Maximum short side of frames in pixels; larger frames are reduced."""
-    video_tokens: int = 160
+    video_tokens: Count = 160
     """Maximum tokens of a video caption; the published ones have 112 words on average."""
-    frame_tokens: int = 48
-    summary_tokens: int = 160
+    frame_tokens: Count = 48
+    summary_tokens: Count = 160
     """Maximum tokens of a summary: its prompt asks for about 120."""
 
     def __post_init__(self) -> None:
@@ -57,35 +58,29 @@ class EngineConfig:
         if not self.video_prompt:
             prompt = VIDEO_CAPTION_SHORT if self.captioner == BUILTIN_LANG else VIDEO_CAPTION
             object.__setattr__(self, "video_prompt", prompt)
-        check_minimums(self, {"frames": 1, "captioned_frames": 1, "side": 1})
-        check_minimums(self, {"video_tokens": 1, "frame_tokens": 1, "summary_tokens": 1})
+        super().__post_init__()
         if self.captioned_frames > self.frames:
             raise ConfigError(f"captioned_frames is {self.captioned_frames}; a clip has {self.frames} frames")
-        if not 0 < 2 * self.shortest <= self.longest:
+        if 2 * self.shortest > self.longest:
             raise ConfigError(
                 f"the longest clip is {self.longest:g} s and the shortest {self.shortest:g} s; "
-                "the longest must be at least twice as long as the shortest, and both above 0"
+                "the longest must be at least twice as long as the shortest"
             )
 
 
 @dataclass(frozen=True, kw_only=True)
-class WorkConfig:
+class WorkConfig(Checked):
     """Workers, batches, timeouts and retries; results do not depend on them."""
 
-    workers: int = 2
+    workers: Count = 2
     """Processes that decode."""
-    batch_size: int = 8
+    batch_size: Count = 8
     """Clips that a model captions together, or concurrent requests to an endpoint."""
-    timeout: float = 120.0
+    timeout: Positive = 120.0
     """Seconds for one attempt at one item: probing or decoding a video, or an answer."""
-    tries: int = 3
+    tries: Count = TRIES
     """Attempts after a crash, a timeout or a failure of an endpoint."""
-    pause: float = 1.0
+    pause: Weight = PAUSE
     """Seconds before an endpoint's second attempt; each later pause is twice as long."""
-    failures_in_a_row: int = 5
+    failures_in_a_row: Count = 5
     """Number of consecutive service failures after which the run stops."""
-
-    def __post_init__(self) -> None:
-        check_minimums(self, {"workers": 1, "batch_size": 1, "tries": 1, "failures_in_a_row": 1})
-        if self.timeout <= 0 or self.pause < 0:
-            raise ConfigError(f"timeout is {self.timeout:g} s and pause {self.pause:g} s; the timeout must be above 0")

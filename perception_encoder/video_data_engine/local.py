@@ -34,6 +34,8 @@ Worker = tuple[str, int]
 """A group of stages, and the worker's number."""
 IN_FLIGHT = 4
 """Number of batches of records read ahead for each worker."""
+_SAFE_PATH = "PYTHONSAFEPATH"
+"""Without this variable, a new interpreter first imports from the current directory, which may be a stranger's."""
 _TICK = 1.0
 """Seconds between checks of the workers."""
 
@@ -72,6 +74,8 @@ class _LocalRunner:
 
     def outcomes(self) -> Generator[Outcome, None, None]:
         """Yield every outcome until no work is left; stop all workers at the end."""
+        before = os.environ.get(_SAFE_PATH)
+        os.environ[_SAFE_PATH] = before or "1"
         try:
             while self._refill() or self.tasks:
                 self._submit()
@@ -85,6 +89,8 @@ class _LocalRunner:
         finally:
             for worker in [*self.pools]:
                 self.stop(worker)
+            if before is None:
+                del os.environ[_SAFE_PATH]
 
     def stop(self, worker: Worker) -> None:
         """Stop a worker and return its records to the queue."""

@@ -8,16 +8,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from perception_encoder.datasets.pe_video import VideoRecord
 from perception_encoder.errors import ConfigError, DataError
 from perception_encoder.files import holding, replacing, write_text, writing
 from perception_encoder.formats.entries import quoted
 from perception_encoder.formats.tables import TABLE_SUFFIXES, find_column, read_table
 from perception_encoder.language_alignment.config import LanguageConfig
-from perception_encoder.language_alignment.load import find_language_model
+from perception_encoder.language_alignment.load import WEIGHTS, find_language_model, load_language_model, runs_elsewhere
 from perception_encoder.language_alignment.run import align_language
 from perception_encoder.language_alignment.text.adapters import DecoderLoRA
-from perception_encoder.language_alignment.weights import read_trained
+from perception_encoder.language_alignment.weights import PE_LANG, Parts, read_trained, write_language_model
+from perception_encoder.models.checkpoints.weights import write_checkpoint
 from perception_encoder.progress import Track, untracked
 from perception_encoder.training.metrics import Listener
 from perception_encoder.training.optimizer import OptimizerConfig
@@ -47,10 +50,10 @@ def refine_captioner(
 
     `engine`: a directory of `run_engine`, whose shards have the clips. `out`: the directory of the training run, which
     also gets the clips and conversations. `captions`: by `video_id`; a table with `video_id` and `human_caption`; or a
-    file of annotations [default: ENGINE/annotations.sqlite, of `pe annotate`]. `model`: the captioner, `builtin-lang`
-    or a run of `pe train` or of an earlier refinement [default: the engine's]. `settings`: see `train`. Raises
-    DataError without captions and for captions of unknown clips, ConfigError for a captioner that this package did not
-    train, and what training raises.
+    file of annotations [default: ENGINE/annotations.sqlite, of `pe annotate`]. `model`: the captioner, a Perception-LM,
+    `builtin-lang`, or a run of `pe train` or of an earlier refinement [default: the engine's]. `settings`: see `train`.
+    Raises DataError without captions and for captions of unknown clips, ConfigError for a captioner that does not run
+    in this package, such as an endpoint, and what training raises.
     """
     engine, out = Path(engine), Path(out)
     prompt = Path(find_setting(engine, "video_prompt")).stem
@@ -58,7 +61,13 @@ def refine_captioner(
     if not isinstance(prompts.get(prompt), str):
         raise DataError(f"{engine / SETTINGS} has no text of the prompt {prompt}: restore a copy")
     texts = captions if isinstance(captions, Mapping) else read_corrections(engine, captions)
-    config = override(refinement(str(model or find_setting(engine, "captioner"))), settings)
+    captioner = str(model or find_setting(engine, "captioner"))
+    if runs_elsewhere(captioner):
+        raise ConfigError(
+            f"{captioner} does not run in this package, so its weights cannot be trained; give another model to refine "
+            "(-m): facebook/Perception-LM-1B, builtin-lang or a run of `pe train`"
+        )
+    initial = Path(find_language_model(captioner))
     with holding(out / "data.lock", f"another run is writing {out}; wait for it, or choose another directory"):
         clips = read_shard_clips(engine)
         lines = [
@@ -66,23 +75,19 @@ def refine_captioner(
             for key in track(list(texts), "copying clips", len(texts))
         ]
         write_text(out / CONVERSATIONS, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+        if not initial.is_file():
+            initial = unpack_perception_lm(captioner, out / "captioner")
+    parts, _ = read_trained(initial)
+    config = override(replace(refinement(LanguageConfig.of_parts(parts)), initial=str(initial)), settings)
     return align_language(config, [out / CONVERSATIONS], out, track, listener)
 
 
-def refinement(captioner: str) -> LanguageConfig:
-    """Return the recipe: projector and adapters, 500 steps; the paper does not state the rates.
-
-    Raises ConfigError for a model that was not trained by this package.
-    """
-    initial = Path(find_language_model(captioner))
-    if not initial.is_file():
-        raise ConfigError(f"{captioner} was not trained by this package; refine builtin-lang or a run of `pe train`")
-    parts, _ = read_trained(initial)
+def refinement(captioner: LanguageConfig) -> LanguageConfig:
+    """Return the recipe: projector and adapters, 500 steps; the paper does not state the rates."""
     return replace(
-        LanguageConfig.of_parts(parts),
-        initial=str(initial),
+        captioner,
         train_decoder=True,
-        lora=parts.lora or DecoderLoRA(),
+        lora=captioner.lora or DecoderLoRA(),
         steps=500,
         batch_size=8,
         warmup=20,
@@ -90,6 +95,31 @@ def refinement(captioner: str) -> LanguageConfig:
         validation=ValidationConfig(every=100, share=0.05, size=64),
         checkpoint_every=100,
     )
+
+
+def unpack_perception_lm(name: str, out: Path) -> Path:
+    """Write a Perception-LM as the file of a run, beside its encoder and its language model, unless it is there.
+
+    Raises WeightsUnavailableError and OutputError.
+    """
+    if not out.is_dir():
+        model = load_language_model(name, "cpu", torch.float32, runtime="torch")
+        projector, tower, decoder = model.model.projector, model.model.vision, model.decoder
+        tower.name = PE_LANG
+        parts = Parts(
+            encoder=str(out / "encoder.safetensors"),
+            decoder=str(out / "decoder"),
+            context=decoder.prompts.context,
+            chat_template=decoder.prompts.template,
+            pool=projector.pool,
+            media=model.media,
+        )
+        with writing(out), replacing(out) as temporary:
+            write_checkpoint(tower, temporary / "encoder.safetensors")
+            decoder.tokenizer.save_pretrained(temporary / "decoder")
+            decoder.model.save_pretrained(temporary / "decoder")  # type: ignore[operator]
+            write_language_model(temporary / WEIGHTS, parts, model.model, vision=False, decoder=False, half=False)
+    return out / WEIGHTS
 
 
 def find_setting(engine: Path, name: str) -> str:

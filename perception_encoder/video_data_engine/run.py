@@ -17,6 +17,7 @@ from perception_encoder.files import holding, write_json
 from perception_encoder.formats.entries import quoted, read_json
 from perception_encoder.language_alignment.load import check_name
 from perception_encoder.models.defaults import language_model
+from perception_encoder.preprocess.source import as_paths
 from perception_encoder.video_data_engine.config import EngineConfig, WorkConfig
 from perception_encoder.video_data_engine.journal import (
     PROBE,
@@ -86,7 +87,7 @@ def run_engine(
         longest=longest,
     )
     work = WorkConfig(workers=workers, batch_size=batch_size, timeout=timeout, tries=tries)
-    videos = [videos] if isinstance(videos, (str, Path)) else videos
+    videos = as_paths(videos)
     return caption_videos(videos, Path(out), config, work, ray=ray, retry=retry, listener=listener)
 
 

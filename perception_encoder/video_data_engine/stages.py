@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import itertools
-import logging
 import re
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from perception_encoder.errors import ConfigError, EndpointError, InputError, PerceptionEncoderError
+from perception_encoder.errors import EndpointError, InputError, PerceptionEncoderError
+from perception_encoder.inference.conversation.answers import answer_all
 from perception_encoder.inference.conversation.assistant import Assistant, describe_assistant
 from perception_encoder.language_alignment.load import is_endpoint, load_assistant
 from perception_encoder.preprocess.conversation import Message, Reply, Sampling, ask
@@ -31,16 +30,12 @@ from perception_encoder.video_data_engine.journal import (
 from perception_encoder.video_data_engine.prompts import EnginePrompt, load_prompt
 from perception_encoder.video_data_engine.videos import open_clip_frames, probe_video, sample_clip
 
-logger = logging.getLogger(__name__)
-
 Handler = Callable[[Sequence[ClipRecord]], list[Outcome]]
 """Takes records through a stage and returns their outcomes in order."""
 DECODING = "decoding"
 """The group of decoding stages."""
 Models = dict[str, Assistant]
 """Models of a process by name, shared by its stages."""
-MAX_PAUSE = 60.0
-"""Maximum seconds between attempts, even if an endpoint requests more."""
 _QUOTED = re.compile(r"""\"([^"]+)\"|'((?:[^']|(?<=\w)'(?=\w))+)'""")
 """A text in quotes without inner quotes; an apostrophe in a word is not a quote."""
 
@@ -104,7 +99,8 @@ class AnswerStage:
         started = time.perf_counter()
         questions = [self._conversations(record) for record in records]
         threads = self.batch_size if is_endpoint(self.group) else 1
-        replies = iter(answer_all(assistant, [*itertools.chain(*questions)], self.sampling, self.work, threads))
+        flat = [*itertools.chain(*questions)]
+        replies = iter(answer_all(assistant, flat, self.sampling, self.work.tries, self.work.pause, threads))
         answers = [[next(replies) for _ in conversations] for conversations in questions]
         seconds = (time.perf_counter() - started) / len(records)
         return [self._outcome(record, replies, seconds) for record, replies in zip(records, answers, strict=True)]
@@ -195,50 +191,3 @@ def _caption_line(text: str) -> str:
     line = " ".join(whole.split())
     match = _QUOTED.fullmatch(line)
     return (match[1] or match[2]).strip() if match else line
-
-
-def answer_all(
-    assistant: Assistant,
-    conversations: Sequence[Sequence[Message]],
-    sampling: Sampling,
-    work: WorkConfig,
-    threads: int = 1,
-) -> list[Reply | PerceptionEncoderError]:
-    """Return an answer to each conversation, or its error, after the attempts and pauses of `work`.
-
-    `threads`: concurrent requests, to a model that is safe to share; one thread gives the model all conversations
-    together, and one by one if that fails. Raises EndpointError if no request can succeed.
-    """
-    if threads > 1 and len(conversations) > 1:
-        with ThreadPoolExecutor(threads) as pool:
-            return list(pool.map(lambda conversation: _answer(assistant, conversation, sampling, work), conversations))
-    try:
-        return [_checked(reply) for reply in assistant.generate(conversations, sampling)]
-    except (EndpointError, ConfigError):
-        return [_answer(assistant, conversation, sampling, work) for conversation in conversations]
-
-
-def _answer(
-    assistant: Assistant, conversation: Sequence[Message], sampling: Sampling, work: WorkConfig
-) -> Reply | PerceptionEncoderError:
-    for attempt in range(1, work.tries + 1):
-        try:
-            return _checked(assistant.generate([conversation], sampling)[0])
-        except EndpointError as error:
-            if error.scope == "service":
-                raise
-            if error.scope == "request" or attempt == work.tries:
-                return error
-            pause = work.pause * 2 ** (attempt - 1) if error.wait is None else error.wait
-            logger.info("attempt %d of %d: %s", attempt, work.tries, error)
-            time.sleep(min(MAX_PAUSE, pause))
-        except ConfigError as error:  # it does not fit the model's context
-            return error
-    raise AssertionError("tries is at least 1")
-
-
-def _checked(reply: Reply) -> Reply | PerceptionEncoderError:
-    """Return the reply, or an error if it has no letters or digits."""
-    if not any(letter.isalnum() for letter in reply.text):
-        return ConfigError("the model answered without a word")
-    return reply

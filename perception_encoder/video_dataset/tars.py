@@ -1,4 +1,7 @@
-"""Write a dataset in the PE Video Dataset's layout: `SPLIT/000000.tar` and so on, with KEY.mp4 and KEY.json."""
+"""Write a dataset in the PE Video Dataset's layout: `SPLIT/000000.tar` and so on, with KEY.mp4 and KEY.json.
+
+KEY.txt beside them has the caption that `pe train` reads.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,8 @@ TEXT_FIELDS = (
     *("human_caption", "refined_caption", "refined_by", "model_caption", "category", "category_name", "description"),
 )
 """Text fields of every JSON; empty if a video lacks them."""
+CAPTIONS = ("human_caption", "refined_caption", "summary", "model_caption")
+"""Fields of captions, the best first; `summary` is that of `pe engine run`."""
 PER_TAR = 500
 
 
@@ -37,9 +42,12 @@ class OutputVideo:
 
 
 def write_dataset(out: Path, videos: Iterable[OutputVideo], per_tar: int = PER_TAR) -> dict[str, int]:
-    """Write a dataset with `write_tars` into a new or empty directory; OutputError for another one or one in use."""
-    with new_directory(out):
-        return write_tars(out, videos, per_tar)
+    """Write a dataset with `write_tars` into a new or empty directory; OutputError for another one or one in use.
+
+    The tars appear once all are complete.
+    """
+    with new_directory(out) as directory:
+        return write_tars(directory, videos, per_tar)
 
 
 def write_tars(out: Path, videos: Iterable[OutputVideo], per_tar: int = PER_TAR) -> dict[str, int]:
@@ -52,7 +60,7 @@ def write_tars(out: Path, videos: Iterable[OutputVideo], per_tar: int = PER_TAR)
         rest, number = iter(group), 0
         while part := list(islice(rest, per_tar)):
             path = out / (split or "train") / f"{number:06}.tar"
-            counts[split] = counts.get(split, 0) + write_members(path, _members(part)) // 2
+            counts[split] = counts.get(split, 0) + write_members(path, _members(part)) // 3
             number += 1
     return counts
 
@@ -61,3 +69,5 @@ def _members(videos: Iterable[OutputVideo]) -> Iterator[tuple[str, bytes]]:
     for video in videos:
         yield f"{video.key}.{video.extension}", video.read()
         yield f"{video.key}.json", json_bytes(present_fields(video.metadata, TEXT_FIELDS))
+        texts = (str(video.metadata.get(name) or "").strip() for name in CAPTIONS)
+        yield f"{video.key}.txt", next(filter(None, texts), "").encode(errors="backslashreplace")

@@ -1,6 +1,6 @@
 """Build a released dataset of rendered videos in the PE Video Dataset's layout, the same bytes for the same seed.
 
-    OUT/train/000000.tar …, OUT/test/…    KEY.mp4 and KEY.json with model and refined captions, category and score
+    OUT/train/000000.tar …, OUT/test/…    KEY.mp4, KEY.txt (caption) and KEY.json: captions, category, score
     OUT/extended/…                        keywords and a description only, as in the published dataset
     OUT/README.md                         the data card
     OUT/ATTRIBUTION.txt                   authors and licences of the objects
@@ -96,12 +96,12 @@ def build_dataset(
                 authors.update(sample.metadata["attribution"])
             yield from maker.videos(batch)
 
-    with new_directory(out):
-        write_tars(out, track(videos(), "building", config.count))
-        statistics = describe_dataset(read_videos_of(out))
-        write_text(out / "ATTRIBUTION.txt", "".join(f"{line}\n" for line in sorted(authors)))
+    with new_directory(out) as directory:
+        write_tars(directory, track(videos(), "building", config.count))
+        statistics = describe_dataset(read_videos_of(directory))
+        write_text(directory / "ATTRIBUTION.txt", "".join(f"{line}\n" for line in sorted(authors)))
         card = data_card(config, statistics, maker.captions_by, maker.accuracy(), len(library.info), len(classes))
-        write_text(out / "README.md", card)
+        write_text(directory / "README.md", card)
     return statistics
 
 

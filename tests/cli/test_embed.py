@@ -19,6 +19,7 @@ from PIL import Image
 
 import perception_encoder as pe
 from perception_encoder.cli import output
+from perception_encoder.inference.collection import read_collection
 from perception_encoder.inference.load import load
 from perception_encoder.models.checkpoints.weights import create_model, write_checkpoint
 
@@ -100,6 +101,21 @@ def test_a_table_of_texts(embed: Embed, tmp_path: Path, checkpoint: Path, out: P
     assert [row["text"] for row in rows] == ["a dog", "a red mug"]
     expected = load(checkpoint, dtype=torch.float32).encode(["a dog", "a red mug"])
     np.testing.assert_allclose(np.float32([row["vector"] for row in rows]), expected, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize(("media", "runtime"), [("images", "torch"), ("captions.csv", "openvino")])
+def test_the_file_says_what_computed_it(
+    directory: Path, checkpoint: Path, out: Path, media: str, runtime: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A runtime may leave the image tower to torch, which it learns by preparing it; texts do not need it."""
+    (directory.parent / "captions.csv").write_text("text\na dog\n")
+    encoder = load(checkpoint, dtype=torch.float32)
+    computes = ["openvino", "int8"]
+    monkeypatch.setattr(encoder.runtime, "used", lambda layer, texts=False: tuple(computes))
+    monkeypatch.setattr(encoder.runtime, "prepare", lambda layer: computes.__setitem__(0, "torch"))
+    pe.embed(directory.parent / media, out, model=encoder)
+    found = read_collection(out)
+    assert found is not None and found[1]["runtime"] == runtime
 
 
 def test_bad_files_are_listed_and_change_the_status_under_strict(embed: Embed, directory: Path, out: Path) -> None:

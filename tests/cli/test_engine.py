@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import inspect
 import json
+import shlex
+import socket
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import torch
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from PIL import Image
 
 import perception_encoder as pe
 from perception_encoder.cli import engine, output, video_dataset
 from perception_encoder.datasets.pe_video import read_videos_of
 from perception_encoder.errors import ConfigError, DataError
 from perception_encoder.video_data_engine.prompts import load_prompt
-from perception_encoder.video_dataset.annotation.project import AnnotationProject
-from perception_encoder.video_dataset.annotation.server import create_annotation_page
 from tests.cli.language.conftest import language_run
 from tests.clips import clip
 from tests.data.tars import load_webdataset
+from tests.language_alignment.test_perception_lm import perception_lm
+from tests.language_models import byte_tokenizer
 from tests.video_data_engine.models import ECHO
 
 
@@ -90,53 +96,62 @@ def test_usage_errors(run_engine, run_pe, tmp_path: Path) -> None:
 __all__ = ["language_run"]
 
 
-def test_from_raw_videos_to_a_refined_captioner_and_a_dataset(run_pe, language_run: Path, tmp_path: Path) -> None:
+def guide(heading: str) -> list[list[str]]:
+    """The commands in a section of the guide, as words without `pe`."""
+    page = (Path(__file__).parents[2] / "docs" / "video_engine.md").read_text(encoding="utf-8")
+    block = page.partition(f"## {heading}\n")[2].partition("```\n")[2].partition("```")[0]
+    return [shlex.split(line, comments=True)[1:] for line in block.splitlines()]
+
+
+def test_the_guide_from_raw_videos_to_a_refined_captioner_and_a_dataset(
+    run_pe, language_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its commands as they stand, in a directory with `clips` and `runs/lang`; the trainings are short."""
     pytest.importorskip("tensorboard", reason="tensorboard is not installed; install the extra train")
-    videos, run = tmp_path / "videos", tmp_path / "run"
-    videos.mkdir()
+    monkeypatch.chdir(tmp_path)
+    Path("clips").mkdir()
     for name in ("a", "b"):
-        (videos / f"{name}.mp4").write_bytes(clip(60))
-    prompt = tmp_path / "say.txt"  # the tiny model's context is short
-    prompt.write_text("Describe it.")
-    engine = ("engine", "run", "--videos", videos, "--workers", "1", "--frames", "2", "--captioned-frames", "1")
-    engine += ("--video-prompt", prompt, "--frame-prompt", prompt, "--llm", ECHO)
-    assert run_pe(*engine, "-o", run, "--captioner", ECHO).status == output.OK
-    # the captions of the engine are counted and shown
-    statistics = json.loads(run_pe("video-dataset", "stats", run, "--json").stdout)["splits"]["all"]
-    assert (statistics["videos"], statistics["refined"], statistics["model_words"]["mean"]) == (2, 0, 3)
-    refine = ("engine", "refine", run, "-o", tmp_path / "refined", "-m", language_run)
-    assert "annotations.sqlite does not exist; correct captions with: pe annotate" in run_pe(*refine).stderr
-    project = AnnotationProject(run)
-    assert project.update() == 2
-    project.set_double(0)
-    with TestClient(create_annotation_page(project), base_url="http://localhost") as page:
-        anna = {"person": "anna", "session": "tab"}
-        task = page.post("/api/annotate/next", json=anna).json()["task"]
-        assert task["clip"]["original"] == "frames 0 50"
-        assert page.get(f"/video/{task['clip']['id']}").content == clip(60)
-        edit = {"id": task["id"], "caption": "A cup falls.", "rating": 2, "sequence": 1}
-        assert run_pe(*refine).stderr.endswith(f"has no corrected caption; continue with: pe annotate {run}\n")
-        assert page.post("/api/annotate/submit", json={**anna, **edit}).status_code == 200
-    project.close()
-    # the captioner learns from the annotations, and captions again
-    few = ("steps=1", "batch_size=1", "frames=2", "warmup=0", "validation=null")
-    refined = run_pe(*refine, *(word for setting in few for word in ("--set", setting)))
-    assert refined.status == output.OK, refined.stderr
-    assert f"--captioner {tmp_path / 'refined'} --video-prompt {prompt}" in refined.stdout
-    (line,) = map(json.loads, (tmp_path / "refined" / "conversations.jsonl").read_text().splitlines())
-    assert line["id"] == task["clip"]["key"] and (tmp_path / "refined" / line["video"]).read_bytes() == clip(60)
-    assert [turn["value"] for turn in line["conversations"]] == ["<video>\nDescribe it.", "A cup falls."]
-    again = run_pe(*engine, "-o", tmp_path / "again", "--captioner", tmp_path / "refined")
-    assert again.status == output.OK, again.stderr
-    assert pq.read_table(tmp_path / "again" / "captions.parquet").num_rows == 2
-    # the refined captions are a dataset
-    assert run_pe("video-dataset", "export", run, "-o", tmp_path / "pvd").status == output.OK
-    records = {record.key: record for record in read_videos_of(tmp_path / "pvd")}
-    first = records.pop(task["clip"]["key"])
-    assert (first.refined_caption, first.refined_by, first.model_caption) == ("A cup falls.", "human", "frames 0 50")
-    assert [record.refined_caption for record in records.values()] == [""]
-    captions = {row["human_caption"] for row in load_webdataset(tmp_path / "pvd" / "train", tmp_path)}
-    assert captions == {"", "A cup falls."}
+        Path("clips", f"{name}.mp4").write_bytes(clip(60))
+    Path("runs").mkdir()
+    Path("runs", "lang").symlink_to(language_run)
+    tasks = []
+
+    def annotate(app: FastAPI, listener: socket.socket) -> None:
+        with TestClient(app, base_url="http://localhost") as page:
+            anna = {"person": "anna", "session": "tab"}
+            task = page.post("/api/annotate/next", json=anna).json()["task"]
+            assert page.get(f"/video/{task['clip']['id']}").content == clip(60)
+            edit = {"id": task["id"], "caption": "A cup falls.", "rating": 2, "sequence": 1}
+            assert page.post("/api/annotate/submit", json={**anna, **edit}).status_code == 200
+            tasks.append(task["clip"])
+
+    monkeypatch.setattr("perception_encoder.serving.server.run_server", annotate)
+    short = ("--set", "steps=1", "--set", "batch_size=1", "--set", "frames=2", "--set", "validation=null")
+    added = {"annotate": ("--port", "0"), "refine": short, "train": ("--debug", "--set", "batch_size=2")}
+    ran = {}
+    for words in guide("From raw videos to a refined captioner"):
+        *_, name = (word for word in words[:2] if word in {*added, "run", "stats", "progress", "export"})
+        if name == "annotate":
+            ran["too early"] = run_pe("engine", "refine", "captioned/", "-o", "runs/refined")
+        ran[name] = run_pe(*words, *added.get(name, ()))
+        assert ran[name].status == output.OK, (words, ran[name].stderr)
+    assert ran["stats"].stdout.splitlines()[-1].split("\t")[:3] == ["all", "2", "0"]
+    assert "annotations.sqlite does not exist; correct captions with: pe annotate" in ran["too early"].stderr
+    assert "1 of 2 videos done" in ran["progress"].stderr
+    # the captioner learned from the correction, and captioned again
+    assert "--captioner runs/refined" in ran["refine"].stdout
+    (line,) = map(json.loads, Path("runs/refined/conversations.jsonl").read_text().splitlines())
+    (task,) = tasks
+    assert line["id"] == task["key"] and Path("runs/refined", line["video"]).read_bytes() == clip(60)
+    assert line["conversations"][1]["value"] == "A cup falls."
+    assert pq.read_table("again/captions.parquet").num_rows == 2
+    # the refined captions are a dataset, which an encoder learned from
+    records = {record.key: record for record in read_videos_of(Path("dataset"))}
+    first = records.pop(task["key"])
+    assert (first.refined_caption, first.refined_by) == ("A cup falls.", "human")
+    assert first.model_caption == task["original"] and [record.refined_caption for record in records.values()] == [""]
+    assert "A cup falls." in {row["human_caption"] for row in load_webdataset(Path("dataset/train"), tmp_path)}
+    assert Path("runs/b16/model.safetensors").is_file()
 
 
 def test_what_cannot_be_refined(tmp_path: Path, language_run: Path) -> None:
@@ -152,8 +167,30 @@ def test_what_cannot_be_refined(tmp_path: Path, language_run: Path) -> None:
     table.write_text("video_id,human_caption\nother,\n")
     with pytest.raises(DataError, match="has no corrected caption"):
         pe.refine_captioner(out, tmp_path / "run", table, language_run)
-    with pytest.raises(ConfigError, match="was not trained by this package"):
-        pe.refine_captioner(out, tmp_path / "run", {"a": "a cup"}, "facebook/Perception-LM-1B")
+    for other in ("http://localhost:1/v1#m", "hf:some/vlm", None):  # None: the engine's own, a function
+        with pytest.raises(ConfigError, match=r"does not run in this package, .*; give another model to refine \(-m\)"):
+            pe.refine_captioner(out, tmp_path / "run", {"a": "a cup"}, other)
+
+
+def test_a_perception_lm_is_refined(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard", reason="tensorboard is not installed; install the extra train")
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos" / "a.mp4").write_bytes(clip(30))
+    perception_lm().save_pretrained(tmp_path / "plm")
+    byte_tokenizer().save_pretrained(tmp_path / "plm")
+    prompt = tmp_path / "say.txt"
+    prompt.write_text("Describe it.")
+    settings: dict[str, Any] = {"workers": 1, "frames": 2, "captioned_frames": 1, "video_prompt": str(prompt)}
+    pe.run_engine(tmp_path / "videos", tmp_path / "out", ECHO, **settings)
+    (key,) = (json.loads(line)["key"] for line in (tmp_path / "out" / "journal.jsonl").read_text().splitlines()[-1:])
+    settings = {"steps": 1, "batch_size": 1, "frames": 2, "warmup": 0, "validation": None, "lr": 1e-12}
+    arguments = (tmp_path / "out", tmp_path / "run", {key: "A cup falls."}, tmp_path / "plm")
+    path = pe.refine_captioner(*arguments, settings=settings)
+    assert pe.refine_captioner(*arguments, settings=settings) == path  # repeated
+    models = (path.parent, tmp_path / "plm")
+    refined, before = (pe.load_assistant(name, dtype=torch.float32, runtime="torch", tiles=4) for name in models)
+    image = Image.effect_noise((60, 100), 90).convert("RGB")
+    assert refined.ask(image, "what?", max_tokens=9).text == before.ask(image, "what?", max_tokens=9).text
 
 
 def test_prompts_are_printed(run_pe) -> None:

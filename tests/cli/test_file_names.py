@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -56,3 +59,13 @@ def test_a_log_line_has_no_lone_surrogate(odd: Path, caplog: pytest.LogCaptureFi
     open_conversations(odd / "data.jsonl", skip_bad=True)
     assert "left out 1 bad samples of 2" in caplog.text
     caplog.text.encode()
+
+
+def test_print0_gives_the_names_of_files_as_they_are(odd: Path) -> None:
+    shutil.rmtree(odd / "red")
+    (directory,) = odd.iterdir()
+    paths = sorted(directory.iterdir())
+    (paths[0].rename(directory / "a\nb\\x0a.png"), paths[1].rename(directory / "\x1b.png"))
+    command = [sys.executable, "-m", "perception_encoder", "search", "--text", "a cat", odd, "-m", "builtin", "-0"]
+    found = subprocess.run(command, capture_output=True, check=True).stdout.split(b"\0")
+    assert sorted(found) == sorted([b"", *(os.fsencode(path) for path in directory.iterdir())])

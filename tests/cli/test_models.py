@@ -112,6 +112,8 @@ def test_only_what_can_be_loaded_is_chosen(run_pe, tmp_path: Path, config: Path)
         ("PE-Core-L14-336", "could not be fetched"),
         (tmp_path / "empty", "a directory, not a checkpoint"),
         (tmp_path / "gone.pt", "no such file"),
+        (f"hf:{tmp_path / 'gone'}", "there is no directory"),
+        (f"st:{tmp_path / 'gone'}", "there is no directory"),
     ):
         run = run_pe("models", "use", name)
         assert run.status == 2 and message in run.stderr

@@ -14,6 +14,7 @@ from perception_encoder.cli.search import COLUMNS
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.search.storage.store import STORE, Store
 from tests.clips import clip
+from tests.search.indexes import assert_same_ranking
 
 
 def test_hits_of_a_text_come_best_first(run_pe, checkpoint: Path, image_files: list[Path]) -> None:
@@ -67,6 +68,7 @@ def test_a_contact_sheet_has_a_row_for_each_query(
     [
         (("a red mug",), "name a directory as well"),
         ((" ", "."), "the query is empty"),
+        (("x" * 10_001, "."), "10,001 characters; the limit is 10,000"),
         (("--image", "missing.jpg", "."), "missing.jpg: no such file"),
         (("a cat", "."), "no images or videos in ."),
         (("a cat", "gone"), "error: gone: no such file or directory"),
@@ -115,16 +117,16 @@ def test_what_was_embedded_is_searched_without_the_files(
     run_pe, checkpoint: Path, image_files: list[Path], tmp_path: Path, out: str
 ) -> None:
     (image_files[0].parent / "clip.mp4").write_bytes(clip(60))
-    directory, query = image_files[0].parent, ("--text", "a red mug", "--model", checkpoint, "--json")
-    assert run_pe("embed", directory, "-o", tmp_path / out, "--model", checkpoint).status == 0
+    directory, exact = image_files[0].parent, ("--model", checkpoint, "--precision", "float32")
+    query = ("--text", "a red mug", "--json", *exact)
+    assert run_pe("embed", directory, "-o", tmp_path / out, *exact).status == 0
     expected = json.loads(run_pe("search", *query, f"{directory}/*").stdout)["queries"][0]["hits"]
     for path in image_files:
         path.unlink()
     run = run_pe("search", *query, tmp_path / out)
     assert run.status == 0, run.stderr
     hits = json.loads(run.stdout)["queries"][0]["hits"]
-    assert [hit["path"] for hit in hits] == [hit["path"] for hit in expected]
-    assert [hit["score"] for hit in hits] == pytest.approx([hit["score"] for hit in expected], abs=1e-3)
+    assert_same_ranking(hits, expected)
     for model in ("builtin", "PE-Core-L14-336"):
         other = run_pe("search", "a cat", tmp_path / out, "--model", model)
         assert other.status == 2 and f"was not made with {model}" in other.stderr
@@ -148,11 +150,14 @@ def test_clip_retrieval_s_own_directories_are_searched(
         np.save(tmp_path / "emb" / "img_emb" / f"img_emb_{part}.npy", vectors[chosen])
         table = pa.table({"image_path": list(map(str, image_files[chosen]))})
         pq.write_table(table, tmp_path / "emb" / "metadata" / f"metadata_{part}.parquet")
-    run = run_pe("search", "--image", image_files[15], tmp_path / "emb", "--model", checkpoint, "--json", "--top", "3")
+    exact = ("--model", checkpoint, "--precision", "float32")
+    run = run_pe("search", "--image", image_files[15], tmp_path / "emb", *exact, "--json", "--top", "3")
     assert run.status == 0, run.stderr
     hits = json.loads(run.stdout)["queries"][0]["hits"]
     scores = vectors.astype(np.float32) @ vectors[15].astype(np.float32)
-    assert [hit["path"] for hit in hits] == [str(image_files[row]) for row in np.argsort(-scores) if row != 15][:3]
+    best = [row for row in np.argsort(-scores) if row != 15][:3]
+    expected = [{"path": str(image_files[row]), "score": scores[row]} for row in best]
+    assert_same_ranking(hits, expected, 1e-3)  # the vectors are stored in float16
     (tmp_path / "emb" / "img_emb" / "img_emb_1.npy").unlink()
     run = run_pe("search", "a cat", tmp_path / "emb", "--model", checkpoint)
     assert run.status == 2 and "12 vectors, but 20 rows of metadata" in run.stderr

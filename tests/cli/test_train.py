@@ -13,11 +13,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from perception_encoder.training.checkpoint import run_directory
+from perception_encoder import stages
+from perception_encoder.training import loop
+from perception_encoder.training.checkpoint import find_checkpoints, run_directory
 from tests import processes
 from tests.conftest import Run
 from tests.dense_training.datasets import write_dataset
-from tests.processes import pe
+from tests.processes import Processes, pe
 from tests.recipes import find_recipe
 
 
@@ -68,7 +70,8 @@ def test_a_head_says_what_is_frozen_and_how_to_try_it(
     run = run_pe("train", recipe, "--data", data, "--out", tmp_path / "run", "--debug")
     assert run.status == 0, run.stderr
     message = " ".join(run.stderr.split())
-    assert "loaded: PE-Core-N16-128" in message and f"entirely frozen; random: the head for {task}" in message
+    assert "loaded: encoder: PE-Core-N16-128" in message and f"; head for {task}: random weights" in message
+    assert "the encoder is entirely frozen" in message
     assert f"try it: pe {command} IMAGE --head" in " ".join(run.stdout.split())
 
 
@@ -122,34 +125,83 @@ def test_every_setting_is_printed_with_its_default_and_meaning(run_pe: Callable[
     settings = {name: (value, meaning) for name, value, meaning in lines}
     assert settings["lr"][0] == settings["optimizer.lr"][0] == "0.003"
     assert settings["masking.block"][0] == "4" and "blocks at the right" in settings["masking.block"][1]
-    assert settings["augmentation.scale"] == ("[0.3, 1.0]", "Share of the image's area in a crop.")
+    assert settings["augmentation.scale"] == ("[0.3,1.0]", "Share of the image's area in a crop.")
     assert settings["teacher"][0] == "null" and settings["parallel.checkpointing"][0] == "false"
 
 
-def test_ctrl_c_says_how_to_resume(photos: Path, tmp_path: Path) -> None:
-    """Before the first checkpoint and after it; without a traceback."""
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stopped_run_writes_a_checkpoint_and_resumes(number: int, status: int, photos: Path, tmp_path: Path) -> None:
+    """As two ranks, long before a checkpoint is due; then the same command goes on.
+
+    One rank gets the Ctrl-C, all get SIGTERM, as Slurm sends it.
+    """
     out, log = tmp_path / "run", tmp_path / "log"
-    arguments = ["train", "core_n16", "--data", str(photos), "--out", str(out), "--debug", "--set", "batch_size=4"]
-    for shown, every, told in (
-        (1, 10**6, f"warning: stopped before the first checkpoint in {out}; rerun the command to start again"),
-        (2, 1, "warning: stopped; rerun the command to resume from step"),
-    ):
-        settings = ["--set", "steps=1000000", "--set", f"checkpoint_every={every}"]
-        started = processes.start(interruptible, *arguments, *settings, log=log)
-        deadline = time.monotonic() + 100
-        while f"step {shown} " not in started.output() and time.monotonic() < deadline:
-            time.sleep(0.02)
+    settings = ["batch_size=4", "stages.0.steps=500", "stages.1.steps=2", "checkpoint_every=10000", "log_every=1"]
+    arguments = ["train", "core_n16", "--data", str(photos), "--out", str(out), "--debug"]
+    arguments += [word for setting in settings for word in ("--set", setting)]
+    started = processes.start(interruptible, *arguments, log=log, ranks=2)
+    wait_for(started, "step 3 ")
+    for process in started.processes[1 if number == signal.SIGINT else 0 :]:
+        os.kill(process.pid, number)
+    assert started.statuses() == [status, status], started.output()
+    [(_, state)] = find_checkpoints(out)
+    message = " ".join(started.output().split())
+    assert f"stopped by {signal.Signals(number).name}; wrote the checkpoint of step {state.step}" in message
+    assert f"warning: stopped; rerun the command to resume from step {state.step} in {out}" in message
+    assert "Traceback" not in message and "Error" not in message
+    again = processes.start(interruptible, *arguments, log=tmp_path / "again", ranks=2)
+    wait_for(again, f"step {state.step + 1} ")
+    assert f"resuming from step {state.step}" in again.output() and "step 3 " not in again.output()
+    again.kill()
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_run_stopped_before_its_first_step_starts_again(
+    number: int, status: int, photos: Path, tmp_path: Path
+) -> None:
+    out, log = tmp_path / "run", tmp_path / "log"
+    started = processes.start(slow_start, "train", "core_n16", "--data", str(photos), "--out", str(out), log=log)
+    wait_for(started, "reading")
+    os.kill(started.processes[0].pid, number)
+    assert started.statuses() == [status], started.output()
+    message = " ".join(started.output().split())
+    assert f"warning: stopped before the first checkpoint in {out}; rerun the command to start again" in message
+    assert "Traceback" not in message and "Error" not in message
+
+
+def test_a_second_ctrl_c_stops_at_once(photos: Path, tmp_path: Path) -> None:
+    arguments = ("train", "core_n16", "--debug", "--data", str(photos), "--out", str(tmp_path / "run"))
+    started = processes.start(slow_step, *arguments, log=tmp_path / "log")
+    wait_for(started, "stepping")
+    for _ in range(2):
         os.kill(started.processes[0].pid, signal.SIGINT)
-        assert started.statuses() == [130], started.output()
-        message = " ".join(started.output().split())
-        assert told in message and "Traceback" not in message and "Error" not in message
-        shutil.rmtree(out)
-        log.unlink()
+        time.sleep(0.5)
+    assert started.statuses(20) == [130], started.output()
+    assert "stopped before the first checkpoint" in " ".join(started.output().split())
+
+
+def wait_for(started: Processes, text: str) -> None:
+    deadline = time.monotonic() + 100
+    while text not in started.output() and started.running() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert text in started.output(), started.output()
 
 
 def interruptible(*arguments: str) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job inherits that it is ignored
     pe(*arguments)
+
+
+def slow_start(*arguments: str) -> None:
+    """Data that take an hour to read."""
+    stages.run_training = lambda *_: print("reading", flush=True) or time.sleep(3600)  # type: ignore[assignment]
+    interruptible(*arguments)
+
+
+def slow_step(*arguments: str) -> None:
+    """A step that takes an hour."""
+    loop._backward = lambda *_: print("stepping", flush=True) or time.sleep(3600)  # type: ignore[assignment]
+    interruptible(*arguments)
 
 
 def test_recipes_are_listed_and_an_unknown_one_shows_near_ones(run_pe: Callable[..., Run]) -> None:
@@ -168,6 +220,12 @@ def test_a_plan_of_a_run_on_a_cluster(run_pe: Callable[..., Run]) -> None:
     assert "2.18e+23 FLOPs on 512 devices at 40 % of 989 TFLOP/s: 465 hours (19 days)" in run.stdout
     small = run_pe("train", "core_g14", "--plan", "--devices", "512", "--device", "989:40", "--utilization", "0.8")
     assert "does not fit" in small.stdout and "(9.7 days)" in small.stdout
+    advice = " ".join(small.stdout.split()).partition("must stay free; ")[2]
+    assert advice.startswith("use more --devices") and "parallel." not in advice  # it has them all
+    partly = run_pe("train", "core_l14", "--plan", "--device", "989:40").stdout
+    advice = " ".join(partly.split()).partition("must stay free; ")[2]
+    assert advice.startswith("use more --devices or --set parallel.kind=fsdp or --set parallel.chunk=N")
+    assert "checkpointing" not in advice
     unknown = run_pe("train", "core_g14", "--plan", "--device", "h10")
     assert unknown.status == 2 and "use a100-40gb" in unknown.stderr
     for recipe, holds in (

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -171,6 +173,43 @@ def test_tars(run_pe, annotated: Path, tmp_path: Path) -> None:
     assert [record.refined_caption for record in read_videos_of(tmp_path / "out")] == ["A boat.", "", ""]
     run = run_pe("video-dataset", "export", annotated, "-o", tmp_path / "few", "--refined-only")
     assert "1 videos, 1 with refined captions" in run.stdout
+
+
+def test_an_export_without_videos_is_an_error(run_pe, tmp_path: Path) -> None:
+    data, out, table = small_dataset(tmp_path / "clips"), tmp_path / "out", tmp_path / "selection.csv"
+    run = run_pe("video-dataset", "export", data, "-o", out, "--refined-only")
+    assert run.status == 2 and f"no video with a refined caption; continue with: pe annotate {data}" in run.stderr
+    write_video_table(table, [{"key": "train/other", "score": 1.0}])
+    run = run_pe("video-dataset", "export", data, "-o", out, "--selection", table)
+    assert run.status == 2 and "no video in the selection" in run.stderr and not out.exists()
+
+
+DIES = """
+import os, sys
+from perception_encoder.cli.main import main
+from perception_encoder.video_dataset import tars
+
+write = tars.write_members
+tars.write_members = lambda path, members: (write(path, members), os._exit(9))
+sys.argv[0] = "pe"
+main()
+"""
+
+
+def test_an_export_that_was_killed_is_repeated(run_pe, tmp_path: Path) -> None:
+    splits = {split: [[(f"{split}{n}", fields("A boat.")) for n in range(2)]] for split in ("train", "test")}
+    data, out = write_dataset(tmp_path / "data", splits), tmp_path / "out"
+    export = ("video-dataset", "export", data, "-o")
+    killed = subprocess.run([sys.executable, "-c", DIES, *map(str, export), str(out)], check=False)
+    assert killed.returncode == 9 and list(out.rglob("*.tar"))
+    for path in (out, tmp_path / "whole"):
+        run = run_pe(*export, path)
+        assert run.status == 0, run.stderr
+    written = {item.relative_to(out): item.read_bytes() for item in out.rglob("*") if item.is_file()}
+    assert len(written) == 2 and not [item for item in out.iterdir() if item.name.startswith(".")]
+    assert all((tmp_path / "whole" / path).read_bytes() == content for path, content in written.items())
+    run = run_pe(*export, out)
+    assert run.status == 2 and "exists and is not empty" in run.stderr
 
 
 def test_a_score_that_is_no_number(run_pe, annotated: Path, tmp_path: Path) -> None:

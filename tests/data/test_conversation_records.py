@@ -29,6 +29,8 @@ def question(text: str, **media: Any) -> ConversationSample:
         ("  What? ", "<image>What?"),
         ("Is <image> good?", "Is <image> good?"),
         ("One:\n\n<image> \n\ntwo\nthree", "One:<image>two\nthree"),
+        (" \n <image> \n a\n\nb  ", "<image>a\n\nb"),
+        ("a \n\n \t<image>  b", "a<image>  b"),
         ("<image>", "<image>"),
         ("<IMAGE> x", "<image><IMAGE> x"),
     ],

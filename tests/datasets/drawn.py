@@ -76,6 +76,28 @@ def write_instances(place: Path, counts: dict[str, int], masks: bool = True) -> 
     return place
 
 
+def write_yolo(place: Path, counts: dict[str, int], masks: bool = True) -> Path:
+    """Write what `write_instances` does as annotation tools export it for YOLO; return data.yaml."""
+    for seed, (split, count) in enumerate(counts.items()):
+        said, samples = described(count, masks, seed)
+        for directory in ("images", "labels"):
+            (place / directory / split).mkdir(parents=True, exist_ok=True)
+        lines: dict[int, list[str]] = {record["id"]: [] for record in said["images"]}
+        for item in said["annotations"]:
+            left, top, width, height = item["bbox"]
+            shares = [(left + width / 2) / 64, (top + height / 2) / 48, width / 64, height / 48]
+            if masks:
+                shares = [value / side for value, side in zip(item["segmentation"][0], [64, 48] * 4, strict=True)]
+            words = [str([4, 9].index(item["category_id"])), *(f"{share:.6f}" for share in shares)]
+            lines[item["image_id"]].append(" ".join(words))
+        for number, pixels in enumerate(samples, start=1):
+            (place / "images" / split / f"{number}.png").write_bytes(png(pixels))
+            (place / "labels" / split / f"{number}.txt").write_text("".join(f"{line}\n" for line in lines[number]))
+    splits = "".join(f"{split}: images/{split}\n" for split in counts)
+    (place / "data.yaml").write_text(f"path: /elsewhere/dataset\n{splits}nc: 2\nnames:\n  0: red\n  1: blue\n")
+    return place / "data.yaml"
+
+
 def write_whole(place: Path, content: Any, count: int = 3) -> Path:
     """Write annotations.json, and `count` images of those that `described` makes; return the annotations' path."""
     for number, pixels in enumerate(described(count)[1], start=1):

@@ -39,6 +39,22 @@ def test_a_box_around_an_object_gives_its_shape() -> None:
     assert (region_in_box(square(), (0.3, 0.3, 0.31, 0.31)) > 0).sum() <= 1
 
 
+def test_the_lengths_of_features_change_no_region() -> None:
+    """Only their directions count; in float32, by powers of two."""
+    lengths = np.float32(2.0) ** np.random.default_rng(1).integers(-5, 6, (8, 8, 1)).astype(np.float32)
+    assert np.allclose(region_like(lengths * square(), (0.5, 0.4)), region_like(square(), (0.5, 0.4)), atol=1e-6)
+    box = (2 / 8, 1 / 8, 7 / 8, 6 / 8)
+    assert np.allclose(region_in_box(lengths * square(), box), region_in_box(square(), box), atol=1e-6)
+
+
+def test_an_object_of_two_colours_has_their_mean_direction() -> None:
+    features = np.zeros((8, 8, 3), np.float32)
+    features[..., 0] = 1
+    features[2:6, 2:6] = np.eye(3, dtype=np.float32)[1 + np.indices((4, 4)).sum(axis=0) % 2]
+    region = region_in_box(features, (2 / 8, 2 / 8, 6 / 8, 6 / 8))
+    assert region[2:6, 2:6] == pytest.approx(np.full((4, 4), np.sqrt(0.5)), abs=1e-6)
+
+
 def test_masks_are_of_the_images_size() -> None:
     mask = to_mask(np.where(INSIDE, 1.0, -1.0), (80, 160))
     assert mask.shape == (160, 80) and mask[60, 45] and not mask[10, 10]

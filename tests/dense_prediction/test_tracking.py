@@ -182,8 +182,9 @@ def tracked(*frames: np.ndarray) -> Iterator[TrackedFrame]:
 def test_frames_of_a_directory_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
     for number in (9, 10, 11, 100):
         Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / f"frame_{number}.png")
-    names, _, frames = open_frames(tmp_path)
-    assert names == ["frame_9", "frame_10", "frame_11", "frame_100"]
+    names, total, _, frames = open_frames(tmp_path)
+    expected = ["frame_9", "frame_10", "frame_11", "frame_100"]
+    assert list(names) == [(name, None) for name in expected] and total == 4
     assert [frame.getpixel((0, 0))[0] for frame in frames] == [9, 10, 11, 100]
 
 

@@ -36,7 +36,7 @@ def test_every_view_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     detector, sizes = model(), []
 
     def see(
-        features: torch.Tensor, stored: list[tuple[int, int]], valid_sizes: None, soft: bool, queries: None
+        features: torch.Tensor, stored: list[tuple[int, int]], valid_sizes: None, soft: float | None, queries: None
     ) -> list[Detected]:
         sizes.append(tuple(features.shape[1:3]))
         left = 10.0 if len(sizes) % 2 else 40.0  # the second view of each scale is mirrored
@@ -48,7 +48,7 @@ def test_every_view_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     joined = detect_objects(detector, IMAGE, 64, Views(scales=(1.0, 2.0), flip=True))
     assert sizes == [(3, 4), (3, 4), (6, 8), (6, 8)]
     assert joined.boxes.tolist() == [[10, 0, 24, 20]]
-    soft = detect_objects(detector, IMAGE, 64, Views(scales=(1.0, 2.0), soft=True))
+    soft = detect_objects(detector, IMAGE, 64, Views(scales=(1.0, 2.0), soft=0.5))
     assert len(soft.boxes) == 2 and soft.scores[0] == 0.5
 
 
@@ -57,7 +57,7 @@ def test_the_papers_views(monkeypatch: pytest.MonkeyPatch) -> None:
     detector, seen = model(), []
 
     def see(
-        features: torch.Tensor, stored: list[tuple[int, int]], valid_sizes: None, soft: bool, queries: int | None
+        features: torch.Tensor, stored: list[tuple[int, int]], valid_sizes: None, soft: float, queries: int | None
     ) -> list[Detected]:
         seen.append((features.shape[2] * 16, soft, queries))
         boxes = np.array([[0, 0, 60, 60], [100, 100, 200, 170]], np.float32)
@@ -67,7 +67,7 @@ def test_the_papers_views(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(detector.head, "detect", see)
     monkeypatch.setattr(detector, "map_of", lambda image, side: torch.zeros(1, side // 16, side // 16, 1))
     found = detect_objects(detector, IMAGE, 1792, Views.paper())
-    assert seen == [(side, True, 2000) for side in (1792, 1728, 1536, 1344) for _ in range(2)]
+    assert seen == [(side, 0.4, 2000) for side in (1792, 1728, 1536, 1344) for _ in range(2)]
     small = found.boxes[found.scores > 0.5]
     assert len(small) == 4 and len(found.boxes) == 12
     assert detect_objects(detector, IMAGE, 1792, Views(least=(64,))).scores.max() < 0.2

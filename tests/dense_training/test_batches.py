@@ -147,6 +147,29 @@ def test_a_smaller_image_lies_top_left() -> None:
             assert (pixels[channel, 24:] == value).all() and (pixels[channel, :, 32:] == value).all()
 
 
+def test_detas_augmentation() -> None:
+    """As in the released scripts: images with short sides from 480 px, or enlarged crops; boxes stay on objects."""
+    pixels = np.full((240, 320, 3), (20, 40, 200), np.uint8)
+    pixels[100:160, 120:200] = (220, 30, 30)
+    image = Image.fromarray(pixels)
+    targets = {"boxes": torch.tensor([[120.0, 100, 200, 160]]), "labels": torch.tensor([1])}
+    whole, crops = list[list[int]](), list[list[int]]()
+    for seed in range(60):
+        seen, moved = Augmenter(768, None, 0.5, GREY)(image, targets, generator(seed))
+        height, width = moved["inside"].tolist()
+        assert seen.shape == (3, 768, 768) and (seen[:, height:] == 127).all() and (seen[:, :, width:] == 127).all()
+        red = torch.nonzero(seen[0].float() - seen[2].float() > 0)
+        for left, top, right, bottom in moved["boxes"].tolist():
+            edges = torch.tensor([left, top, right, bottom])
+            found = torch.stack([red[:, 1].min(), red[:, 0].min(), red[:, 1].max() + 1, red[:, 0].max() + 1])
+            assert (edges - found).abs().max() < 4 and right <= width and bottom <= height
+        assert len(moved["boxes"]) == (len(red) > 0)
+        (whole if abs(width / height - 4 / 3) < 0.01 else crops).append([height, width])
+    assert 20 <= len(whole) <= 40 and {min(sides) for sides in whole} == {480, 512, 544, 576}  # at most 768 long
+    assert all(max(sides) == 768 and min(sides) >= 768 * 384 / 600 for sides in crops)
+    assert len({min(sides) for sides in crops}) > 10
+
+
 def test_masks_shrink_to_where_their_objects_are() -> None:
     """They moved by half a pixel to the right and down, and the boxes around them too."""
     image, edges = Image.fromarray(np.zeros((256, 256, 3), np.uint8)), torch.arange(8, 200)

@@ -26,6 +26,7 @@ def test_vitdets_recipes_are_the_papers(name: str) -> None:
     assert (config.steps, config.optimizer.decay_all, config.optimizer.max_grad_norm) == (steps, True, None)
     assert (config.windows.tile or MODELS[config.encoder].vision.grid) == 32
     assert config.windows.global_blocks[-1] == depth - 1 and len(config.windows.global_blocks) == 4
+    assert [drop * 184_375 for drop in config.drops] == pytest.approx([163_889, 177_546])  # the released configs'
     frozen = find_recipe(f"detector_{name}_frozen")
     assert isinstance(frozen, DetectorConfig) and frozen.frozen and not frozen.drop_path
     assert round(frozen.steps * 64 / 118_287) == 15 and frozen.windows == config.windows
@@ -53,14 +54,15 @@ def test_detas_stages_are_the_papers() -> None:
         assert (stage.optimizer.max_grad_norm, stage.optimizer.decay_all) == (0.1, True)
         assert stage.optimizer.slow == ("sampling_offsets", "reference_points")
         assert isinstance(stage.head, DetrHeadConfig) and (stage.head.queries, stage.windows.tile) == (900, 24)
+        assert (stage.warmup, stage.scales) == (0, None)  # the scripts have no warm-up, and DETR's augmentation
         assert stage.initial == (None if number == 1 else f"runs/detr_spatial_g14_{number - 1}/head.safetensors")
 
 
 def test_bad_settings_of_a_detector() -> None:
     """Those of all heads, too."""
-    with pytest.raises(ConfigError, match=r"scales are \(2, 1\); they must be above 0, the smaller one first"):
+    with pytest.raises(ConfigError, match=r"scales is \[2, 1\]; the smaller one must be first"):
         DetectorConfig(scales=(2, 1))
-    with pytest.raises(ConfigError, match="flip is -1; it must be at least 0"):
+    with pytest.raises(ConfigError, match=r"flip is -1.0; it must be from 0 to 1"):
         DetectorConfig(flip=-1)
     with pytest.raises(ConfigError, match=r"a DETR has no masks; set masks=false"):
         DetectorConfig(head=DetrHeadConfig())

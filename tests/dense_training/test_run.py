@@ -13,13 +13,16 @@ import pytest
 import torch
 from PIL import Image
 
-from perception_encoder.dense_prediction.dense_model import load_dense_model, read_head_info
+from perception_encoder.dense_prediction.dense_model import load_dense_model, padding_pixel, read_head_info
 from perception_encoder.dense_prediction.detection.detr import DetrHeadConfig
+from perception_encoder.dense_prediction.head_fitting import Standardize
+from perception_encoder.dense_training.batches import DenseBatches
 from perception_encoder.dense_training.recipes import debug_dense, deta
-from perception_encoder.dense_training.run import load_initial, train_dense
+from perception_encoder.dense_training.run import load_initial, read_samples, train_dense
 from perception_encoder.errors import CheckpointError, ConfigError, DataError
 from perception_encoder.inference.load import load_tower
 from perception_encoder.models.checkpoints.files import read_checkpoint
+from perception_encoder.ranks import ALONE
 from perception_encoder.training.checkpoint import BEST
 from perception_encoder.training.optimizer import OptimizerConfig
 from tests import processes
@@ -47,6 +50,30 @@ def test_a_run_writes_a_head_that_predicts(task: str, datasets: dict[str, Path],
     assert [row["step"] for row in scores] == [2, 4] and (tmp_path / BEST).is_file()
     with pytest.raises(ConfigError, match="belongs to PE-Core-N16-128, layer 11, with weights"):
         load_dense_model(path, info, tensors, load_tower("random:builtin"))
+
+
+@pytest.mark.parametrize("task", [*HEADS, "detr"])
+def test_a_run_standardises_the_features_it_trains_on(task: str, datasets: dict[str, Path], tmp_path: Path) -> None:
+    """The maps of the first 64 images have mean 0 and deviation 1 in each channel, whatever the layer; in float32."""
+    detr = ["masks=false"] if task == "detr" else []
+    config = small_config("detector" if detr else task, "steps=1", "validation=null", "optimizer.lr=1e-6", *detr)
+    if detr:
+        config = replace(config, head=DetrHeadConfig(channels=32, layers=1, hidden=16, queries=10))
+    data = datasets["detector" if detr else task]
+    info, tensors = read_head_info(train_dense(config, [data], tmp_path))
+    samples, _, _ = read_samples(config, data)
+    make = DenseBatches(config, samples, ALONE, depth=info.layer + 1, padding=padding_pixel(load_tower("builtin")))
+    images = torch.cat([make(step).images for step in range(16)])
+    model = load_dense_model(tmp_path / "head.safetensors", info, tensors, load_tower("builtin"))
+    (standardize,) = [module for module in model.modules() if isinstance(module, Standardize)]
+    with torch.no_grad():
+        maps = standardize(model.backbone(images))  # (64, D, h, w)
+    assert maps.mean(dim=(0, 2, 3)).abs().max() < 1e-3
+    assert (maps.std(dim=(0, 2, 3), correction=0) - 1).abs().max() < 1e-3
+    if task == "depth":
+        depths = [target["depth"] for step in range(16) for target in make(step).targets]
+        typical = torch.stack([depth[model.head.config.within(depth)].log().mean() for depth in depths]).mean()
+        assert abs(tensors["head.out.2.bias"].item() - typical.item()) < 1e-3  # the first prediction
 
 
 def test_depth_is_learned(datasets: dict[str, Path], tmp_path: Path) -> None:
@@ -116,16 +143,20 @@ def test_a_detr_goes_on_from_one_of_other_classes(
     info, _ = read_head_info(first)
     assert (info.task, info.classes) == ("detr", ("red", "blue"))
     again = replace(
-        config, class_agnostic=True, initial=str(first), steps=1, optimizer=OptimizerConfig(lr=0.0, name="sgd")
+        config,
+        class_agnostic=True,
+        initial=str(first.parent),
+        steps=1,
+        optimizer=OptimizerConfig(lr=1e-300, name="sgd"),
     )
-    with caplog.at_level(logging.INFO, "perception_encoder.dense_training.run"):
+    with caplog.at_level(logging.INFO, "perception_encoder"):
         second = train_dense(again, [datasets["detector"]], tmp_path / "second")
     states = [read_head_info(path)[1] for path in (first, second)]
     pyramid = "head.pyramid.project.1.0.weight"
     assert torch.equal(states[0][pyramid], states[1][pyramid])
     (line,) = (record.getMessage() for record in caplog.records if "do not fit" in record.getMessage())
     assert "head.class_embed.0.weight" in line and pyramid not in line
-    assert "entirely frozen; initial: the head for detr" in caplog.text  # not random
+    assert f"head for detr: {first}" in caplog.text and "the encoder is entirely frozen" in caplog.text
     with pytest.raises(ConfigError, match="a DETR has no masks; set masks=false"):
         replace(config, masks=True)
     depth = train_dense(small_config("depth", "steps=1"), [datasets["depth"]], tmp_path / "depth")

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from perception_encoder.dense_prediction.dense_model import Backbone, DenseModel, make_head
 from perception_encoder.dense_prediction.detection.detections import Detected
 from perception_encoder.dense_training.batches import DenseSamples
-from perception_encoder.dense_training.run import describe_head, open_tower, read_samples
+from perception_encoder.dense_training.run import describe_head, open_tower, read_samples, train_dense
 from perception_encoder.dense_training.validation import DenseValidation, make_validation
 from perception_encoder.errors import DataError, MediaDecodeError
-from tests.dense_training.datasets import HEADS, small_config
+from perception_encoder.evaluation.dense import detection_plots
+from perception_encoder.evaluation.dense.average_precision import average_precision
+from perception_encoder.evaluation.dense.detection_plots import write_detection_plots
+from perception_encoder.training.checkpoint import BEST
+from tests.dense_training.datasets import HEADS, small_config, write_dataset
 
 
 def make(task: str, path: Path) -> DenseValidation:
@@ -63,6 +70,56 @@ def test_perfect_maps(
     )
     assert validation.validate("") == pytest.approx(expected)
     assert validation.higher_is_better == {name: score > 0.5 for name, score in expected.items()}
+
+
+def test_images_without_objects_warn(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Their average precision was NaN, at each validation."""
+    data = write_dataset("detector", tmp_path / "data")
+    file = data / "test" / "instances.json"
+    content = json.loads(file.read_text())
+    content["annotations"] = [item for item in content["annotations"] if item["image_id"] == 2]  # not validated
+    crowd = {**content["annotations"][0], "id": 9, "image_id": 1, "iscrowd": 1}
+    file.write_text(json.dumps({**content, "annotations": [*content["annotations"], crowd]}))
+    out = tmp_path / "run"
+    train_dense(small_config("detector", "validation.size=3"), [data], out)
+    assert "none of the 3 validation images has an object" in caplog.text
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert rows[-1]["step"] == 4 and not any("validation/box_ap" in row for row in rows)
+    assert not (out / BEST).exists() and not list(out.glob("*.png"))
+
+
+def test_a_detectors_plots(tmp_path: Path, datasets: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of three images' objects: one is missed, one taken for the other class, and nothing is detected as one."""
+    train_dense(small_config("detector", "head.least_score=0"), [datasets["detector"]], tmp_path)
+    for name in ("precision_recall.png", "confusion_matrix.png"):
+        with Image.open(tmp_path / name) as plot:
+            assert min(plot.size) > 300
+    figures: dict[str, Any] = {}
+    monkeypatch.setattr(detection_plots, "_write", lambda figure, path: figures.update({path.stem: figure}))
+    box, other = [10.0, 10, 20, 20], [40.0, 10, 20, 20]
+    truth = {
+        "images": [{"id": number, "width": 64, "height": 48} for number in (1, 2, 3)],
+        "categories": [{"id": 4, "name": "red"}, {"id": 9, "name": "blue"}],
+        "annotations": [
+            {"id": number, "image_id": number, "category_id": category, "bbox": box, "area": 400, "iscrowd": 0}
+            for number, category in ((1, 4), (2, 4), (3, 9))
+        ],
+    }
+    results = [
+        {"image_id": image, "category_id": category, "bbox": place, "score": score}
+        for image, category, place, score in [(1, 4, box, 0.9), (1, 9, other, 0.8), (2, 9, box, 0.7), (3, 9, box, 0.2)]
+    ]
+    write_detection_plots(truth, results, tmp_path)
+    (axes,) = figures["confusion_matrix"].axes
+    counts = {text.get_position()[::-1]: text.get_text() for text in axes.texts}  # (object, detected)
+    assert counts == {(0, 0): "1", (0, 1): "1", (1, 2): "1", (2, 1): "1"}
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["red", "blue", "background"]
+    (axes,) = figures["precision_recall"].axes
+    red, blue, mean = (line.get_ydata() for line in axes.lines)
+    assert red.tolist() == [1] * 51 + [0] * 50 and blue == pytest.approx([1 / 3] * 101)
+    assert mean == pytest.approx((red + blue) / 2)
+    ap = average_precision(truth, results, "bbox", resamples=0).values["AP50"]
+    assert axes.lines[2].get_label() == f"all classes, AP50 {100 * ap:.1f}"
 
 
 def test_perfect_objects(datasets: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,18 +55,18 @@ def test_of_many_metrics_one_that_differs_by_chance_is_not_real() -> None:
 
 
 def test_less_error_is_better() -> None:
-    errors = [ItemScores.of("RMSE", np.full(400, e) + RIGHT, NAMES, unit="m", lower_is_better=True) for e in (0.2, 0.3)]
+    errors = [ItemScores.of("RMSE", e * (2 + RIGHT), NAMES, unit="m", lower_is_better=True) for e in (0.2, 0.3)]
     (outcome,) = compare(result("a", errors[0]), result("b", errors[1]))
-    assert outcome.difference.value == pytest.approx(-0.1)
+    assert outcome.difference.value == pytest.approx(-0.25)
     assert outcome.winner == 0
     _, (row,) = comparison_table([outcome], ("a", "b"))
     assert row == (
         "toys, k-NN, squash",
         "RMSE",
         "400",
-        "0.700 m",
-        "0.800 m",
-        "-0.100 (-0.100 to -0.100)",
+        "0.500 m",
+        "0.750 m",
+        "-0.250 (-0.255 to -0.245)",
         "a",
     )
 

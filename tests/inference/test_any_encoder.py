@@ -18,10 +18,10 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 import perception_encoder as pe
-from perception_encoder.errors import CheckpointError, ConfigError, MissingExtraError, SearchIndexError
+from perception_encoder.errors import ConfigError, MissingExtraError, SearchIndexError
 from perception_encoder.inference.external_encoder import OutputEncoder
-from perception_encoder.models import external
 from perception_encoder.models.defaults import chosen_model
+from perception_encoder.models.external_transformers import is_two_tower
 from perception_encoder.models.registry import library_model_name, portable_name
 from perception_encoder.search.storage.store import Store
 from perception_encoder.search.terms import text_query
@@ -530,7 +530,7 @@ def test_another_precision_and_device(saved: Callable[[str], Path], photos: Path
     for kind in ("hf-Siglip2", "st-CLIP"):  # whose images differ in size
         with pytest.raises(ConfigError, match="runs in torch only; omit runtime and precision"):
             pe.load(name_of(kind, saved(kind)), runtime="openvino")
-    assert external.is_two_tower(exact.model)
+    assert is_two_tower(exact.model)
 
 
 def test_a_layer_leaves_the_encoder_as_it_is(
@@ -596,15 +596,3 @@ def test_loading_shows_no_bar_over_the_weights_but_downloads_do(
     pe.load(name_of(kind, saved(kind)))
     assert shown == [True] and "weights" not in capfd.readouterr().err
     assert library.is_progress_bar_enabled() and not are_progress_bars_disabled()
-
-
-def test_weights_that_are_missing_are_not_drawn_at_random(saved: Callable[[str], Path], tmp_path: Path) -> None:
-    from safetensors.torch import load_file, save_file
-
-    model = tmp_path / "model"
-    shutil.copytree(saved("st-CLIP"), model)
-    (weights,) = model.rglob("model.safetensors")
-    tensors = load_file(weights)
-    save_file({name: tensor for name, tensor in tensors.items() if "text_projection" not in name}, weights)
-    with pytest.raises(CheckpointError, match=r"lacks weights, such as text_projection\.weight"):
-        pe.load(f"st:{model}")

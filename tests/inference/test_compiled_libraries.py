@@ -33,7 +33,7 @@ def compiling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("nncf")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv("PE_RUNTIME", raising=False)
-    monkeypatch.setattr(choice, "measured_speeds", lambda int8=False: INT8 if int8 else SPEEDS)
+    monkeypatch.setattr(choice, "measured_speeds", lambda int8=False, again=False: INT8 if int8 else SPEEDS)
 
 
 LENGTHS = [*TEXTS, "a", "a photo of the red dog on a table in the street"]

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import io
+import random
 import shutil
 import subprocess
 import tarfile
+import time
 from collections import Counter
 from pathlib import Path
 
 import pytest
+from pathspec import GitIgnoreSpec
 
 from perception_encoder.errors import ConfigError
-from perception_encoder.inference.exclude import excluded_names
+from perception_encoder.inference.exclude import excluded_names, parse_patterns
 from perception_encoder.inference.listing import list_items
 
 FILES = ("a.jpg", "b.png", "raw/a.jpg", "raw/keep/b.jpg", "sub/a.jpg", "sub/b.png", "sub/deep/a.jpg", "sub/raw/c.jpg")
@@ -101,3 +104,40 @@ def test_bad_patterns_and_unusable_files_are_one_line(tree: Path) -> None:
     assert [item.path for item in items[:-2]] == ["d/a.jpg", "d/b.png"]
     (tree / "raw" / ".peignore").write_bytes(b"\xff*\n")  # not UTF-8
     assert "raw/a.jpg" in names(tree)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "name"),
+    [
+        ("*a*a*a*a*a*a*a*a*b", "a" * 250),
+        ("a/**/a/**/a/**/b", "a/" * 500),
+        ("**/a/**/a/**/b/**", "a/" * 500),
+        ("*" * 1000, "a" * 250),
+        ("?*" * 400 + "b", "a" * 250),
+    ],
+)
+def test_no_pattern_takes_long(pattern: str, name: str) -> None:
+    """A stranger's directory may have any `.peignore`."""
+    started = time.process_time()
+    assert excluded_names([pattern])(name) == (pattern == "*" * 1000)
+    assert time.process_time() - started < 2
+
+
+def test_a_pattern_has_a_maximum_length() -> None:
+    with pytest.raises(ConfigError, match="a pattern has 100,000 characters, at most 1,000 are allowed"):
+        excluded_names(["*" * 100_000])
+
+
+def test_several_stars_match_what_pathspec_says() -> None:
+    rng = random.Random(0)
+    pieces = ["a", "b", "*", "*", "?", "/", "[ab]", "**/", "/**/", "a*", "\\*", "!"]
+    for _ in range(1500):
+        pattern = "".join(rng.choices(pieces, k=rng.randint(1, 10)))
+        try:
+            expected = GitIgnoreSpec.from_lines([pattern])
+        except ValueError:
+            continue
+        compiled = parse_patterns([pattern])
+        for _ in range(10):
+            name = "/".join("".join(rng.choices("aab*", k=rng.randint(1, 5))) for _ in range(rng.randint(1, 6)))
+            assert compiled.check_file(name).include == expected.check_file(name).include, (pattern, name)

@@ -195,12 +195,15 @@ def test_what_is_a_url(text: str, expected: bool) -> None:
 INSIDE = """
     127.0.0.1 10.1.2.3 172.16.0.1 192.168.1.1 169.254.169.254 100.64.0.1 0.0.0.0 224.0.0.1 240.0.0.1 255.255.255.255
     ::1 :: fe80::1%eth0 fc00::1 ff02::1 ::ffff:127.0.0.1 64:ff9b::a00:1 2002:7f00:1:: 2001:db8::1
+    64:ff9b:1::808:808 fec0::1 ::7f00:1 ::808:808 ::ffff:0:7f00:1 2606:4700::5efe:127.0.0.1 2606:4700::200:5efe:a00:1
+    5f00::1 4000::1
 """
 
 
-@pytest.mark.parametrize(
-    "address", ["93.184.216.34", "8.8.8.8", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808"]
-)
+PUBLIC = "93.184.216.34 8.8.8.8 2606:4700::1111 ::ffff:8.8.8.8 64:ff9b::808:808 2606:4700::5efe:8.8.8.8"
+
+
+@pytest.mark.parametrize("address", PUBLIC.split())
 def test_public_addresses(address: str) -> None:
     assert is_public(address)
 

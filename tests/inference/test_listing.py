@@ -84,10 +84,31 @@ def test_links_in_a_circle_come_to_an_end(here: Path) -> None:
     Path("d/link").symlink_to(here / "other")
     Path("d/link2").symlink_to(here / "other")
     Path("d/gone.jpg").symlink_to("nowhere")
-    assert ids("d") == ["d/a.jpg", "d/e/b.jpg", "d/gone.jpg", "d/link/c.jpg", "d/self.jpg"]
+    assert ids("d") == ["d/a.jpg", "d/e/b.jpg", "d/gone.jpg", "d/self.jpg", "d/link/c.jpg"]
     found = reasons("d")
     assert found[2] == "d/gone.jpg: no such file"
-    assert found[4].startswith("d/self.jpg: cannot be read: Too many levels")
+    assert found[3].startswith("d/self.jpg: cannot be read: Too many levels")
+
+
+@posix_names
+def test_a_directory_is_listed_under_its_own_path_whatever_links_to_it(here: Path) -> None:
+    write(["p/misc/a.jpg", "p/misc/deep/b.jpg", "other/c.jpg"])
+    Path("p/links").mkdir()
+    Path("p/links/dir").symlink_to(here / "p" / "misc")
+    Path("p/links/deep").symlink_to("../misc/deep")
+    Path("p/out").symlink_to(here / "other")
+    assert ids("p") == ["p/misc/a.jpg", "p/misc/deep/b.jpg", "p/out/c.jpg"]
+    assert [item.id for item in list_items(["p"], excluded=["misc/"])] == ["p/out/c.jpg"]
+    assert ids("p/links") == ["p/links/deep/b.jpg", "p/links/dir/a.jpg"], "only links lead there"
+
+
+@pytest.mark.parametrize("name", ["@eaDir", "@__thumb", "__MACOSX"])
+def test_directories_of_thumbnails_are_listed_only_by_name(here: Path, name: str) -> None:
+    write([f"nas/{name}/a.jpg/SYNOPHOTO_THUMB_XL.jpg", "nas/a.jpg"])
+    with tarfile.open("nas/t.tar", "w") as tar:
+        tar.add("nas/a.jpg", f"{name}/a.jpg")
+    assert ids("nas") == ids("nas/**/*.jpg") == ["nas/a.jpg"]
+    assert ids(f"nas/{name}") == [f"nas/{name}/a.jpg/SYNOPHOTO_THUMB_XL.jpg"]
 
 
 @posix_names

@@ -67,6 +67,7 @@ def test_files_go_by_their_content(value: str | Path, kind: str, folder: Path) -
 
 
 TEXTS = ["a dog", "", "A photo of a.jpg in a frame", "a.jpg b", "two\nlines", "zero\0byte", "x" * 5000, "e.g.", "~"]
+TEXTS += ["inside", "inside@2s"]  # a directory
 
 
 @pytest.mark.parametrize("text", [*TEXTS, "meet at 5@12s", "1.5", "see https://example.com/a.jpg for more", "café"])
@@ -87,9 +88,10 @@ def test_a_file_that_is_no_media(folder: Path) -> None:
     for value in ("notes.txt", Path("notes.txt"), b"only words"):
         with pytest.raises(MediaDecodeError, match="is neither an image nor a video"):
             resolve(value)
-    for value in ("inside", Path("inside")):
-        with pytest.raises(MediaDecodeError, match="inside: is a directory"):
-            resolve(value)
+    for value, kind in ((Path("inside"), None), ("inside", "image"), ("inside/album.jpg", None)):
+        (folder / "inside/album.jpg").mkdir(exist_ok=True)
+        with pytest.raises(MediaDecodeError, match=f"{value}: is a directory"):
+            resolve(value, kind=kind)
 
 
 def test_the_kind_may_be_said_outright(folder: Path) -> None:

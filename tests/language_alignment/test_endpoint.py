@@ -56,6 +56,16 @@ def test_an_answer_that_was_cut_by_its_length() -> None:
     assert (reply.text, reply.finished) == ("a cup", False)
 
 
+@pytest.mark.parametrize("kind", ["application/json", "application/json; charset=utf-8"])
+@pytest.mark.parametrize(("reason", "finished"), [("stop", True), (None, True), ("length", False)])
+def test_an_endpoint_that_does_not_stream(kind: str, reason: str | None, finished: bool) -> None:
+    with servers.endpoint(servers.whole("eine Tasse", reason, kind)) as (address, requests):
+        assert list(model(address).generate_stream(ask("what?"))) == ["eine Tasse"]
+        (reply,) = model(address).generate([ask("what?")])
+    assert (reply.text, reply.finished, reply.prompt_tokens, reply.tokens) == ("eine Tasse", finished, 7, 3)
+    assert requests[0]["stream"]
+
+
 @pytest.mark.parametrize(
     ("answer", "reason", "scope"),
     [
@@ -68,8 +78,11 @@ def test_an_answer_that_was_cut_by_its_length() -> None:
         (servers.cut, "failed or sent an invalid answer", "attempt"),
         (servers.garbage, "failed or sent an invalid answer", "attempt"),
         (servers.other, "failed or sent an invalid answer", "attempt"),
-        (servers.page, "sent an invalid answer: it is not streamed", "attempt"),
-        (servers.dripping_json, "sent an invalid answer: it is not streamed", "attempt"),
+        (servers.page, "sent an invalid answer: it is text/html, not an answer", "attempt"),
+        (servers.dripping_json, "took longer than 0.5 s", "attempt"),
+        (servers.whole(["a cup"]), "failed or sent an invalid answer", "attempt"),
+        (servers.empty, r"answered without a word \(stop\)", "answer"),
+        (servers.whole(None, "content_filter"), r"answered without a word \(content_filter\)", "answer"),
         (servers.mute, "did not answer within 0.5 s", "attempt"),
         (servers.odd, "failed or sent an invalid answer", "attempt"),
         (servers.dripping, "took longer than 0.5 s", "attempt"),

@@ -55,6 +55,7 @@ with open("results.json", "w") as file:
 """
 
 
+@pytest.mark.usefixtures("float32")
 def test_the_real_package_evaluates_a_local_task(tmp_path: Path) -> None:
     if missing := [name for name in NEEDED if find_spec(name) is None]:
         pytest.skip(f"needs lmms-eval with what it imports and filelock<4: {', '.join(missing)} is missing")

@@ -56,6 +56,7 @@ def test_the_stages_of_the_released_model(size: str) -> None:
         assert (item.layer_scale, item.drop_path) == (0.1, 0.1)
         assert item.train_vision and item.train_decoder and item.lora is None
     assert {item.optimizer.weight_decay for item in (first, second, third)} == {0.01}
+    assert all(item.floor == 0.01 and item.optimizer.decay_all for item in (first, second, third))
     assert replace(untiled(size), tiles=16) == second and untiled(size).tiles == 1
 
 

@@ -116,6 +116,25 @@ def test_the_layer_of_colours_classifies_and_retrieves_best(photos: Path, tmp_pa
     assert [failure.source for failure in sweep.failures] == ["toys-4"] and sweep.images == 60
 
 
+def test_the_lengths_of_vectors_change_no_cosine(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """k-NN and retrieval compare directions, whose features differ in length from image to image; in float32."""
+    splits = read_label_splits(photos, FAST.items)
+    tasks = [ClassificationTask(splits, replace(FAST, methods=("k-NN",))), RetrievalTask(splits.test)]
+    mean = CachedTokens.mean
+
+    def lengthened(tokens: CachedTokens, *rows: object) -> np.ndarray:
+        vectors = mean(tokens, *rows)  # type: ignore[arg-type]
+        return vectors * np.float32(2.0) ** (np.arange(len(vectors)) % 7 - 3)[:, None]  # exact
+
+    def scores(store: str) -> list[float]:
+        curves = run_sweep(ToyEncoder(), tasks, FeatureCache(directory=tmp_path / store)).curves
+        return [score.value for curve in curves for score in curve.scores.values()]
+
+    before = scores("before")
+    monkeypatch.setattr(CachedTokens, "mean", lengthened)
+    assert scores("after") == pytest.approx(before, abs=1e-6) and min(before) < 0.9
+
+
 def test_val_is_evaluated_if_test_has_no_labels(tmp_path: Path) -> None:
     """As in ImageNet, whose `test` is a directory of images without classes."""
     directories(tmp_path, "train", ["red", "green"] * 10)

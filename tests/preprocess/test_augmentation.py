@@ -110,8 +110,7 @@ def test_colours_change_by_the_papers_factors(drawn: tuple[float, float], bright
 )
 def test_ranges_that_no_crop_fits_are_refused(settings: dict[str, tuple[float, float]]) -> None:
     """A crop of no area divided by zero once the data were read."""
-    ((name, (low, high)),) = settings.items()
-    with pytest.raises(ConfigError, match=rf"augmentation\.{name} is \[{low}, {high}\]; both must be above 0"):
+    with pytest.raises(ConfigError, match=rf"^{next(iter(settings))}(\[\d\])? is .*(must be above 0|must be first)"):
         Augmentation(**settings)
 
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import io
 import logging
+import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from perception_encoder.errors import InputError, MediaDecodeError, MediaTooLargeError
+from perception_encoder.preprocess import documents
 from perception_encoder.preprocess.documents import PAGES, open_pdf_pages
 from perception_encoder.preprocess.tiling import tile_grid
-from tests.pdfs import pdf, pdf_of_image
+from tests.pdfs import pdf, pdf_of_image, pdf_of_nested_forms
 
 pytestmark = pytest.mark.security
 
@@ -85,8 +88,25 @@ def test_a_jpeg_2000_within_a_page_is_measured_by_its_own_header() -> None:
         open_pdf_pages(pdf_of_image(bytes(image), 8), "a.pdf")
 
 
+def test_a_page_that_takes_too_long_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """2 KB of forms that draw each other would take years."""
+    monkeypatch.setattr(documents, "_SECONDS", 4.0)
+    began = time.monotonic()
+    with pytest.raises(MediaTooLargeError, match=r"a\.pdf: took more than 4 s to render, the limit"):
+        open_pdf_pages(pdf_of_nested_forms(15, 10), "a.pdf")
+    assert time.monotonic() - began < 8
+    assert colours(open_pdf_pages(pdf_of_nested_forms(3, 2), "a.pdf", tile=9)) == [(255, 255, 255)]
+
+
+def test_modules_of_the_current_directory_are_not_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("PIL", "pypdfium2", "json", "perception_encoder"):
+        (tmp_path / f"{name}.py").write_text("open('imported', 'w')\n")
+    assert colours(open_pdf_pages(pdf([A4]))) == [(255, 0, 0)] and not (tmp_path / "imported").exists()
+
+
 def test_pages_are_rendered_from_any_thread() -> None:
     document = pdf([A4] * 3)
     with ThreadPoolExecutor(4) as pool:
-        rendered = list(pool.map(lambda _: colours(open_pdf_pages(document, budget=1)), range(12)))
-    assert rendered == [colours(open_pdf_pages(document, budget=1))] * 12
+        rendered = list(pool.map(lambda _: colours(open_pdf_pages(document, budget=1)), range(6)))
+    assert rendered == [colours(open_pdf_pages(document, budget=1))] * 6

@@ -27,7 +27,7 @@ from perception_encoder.errors import (
 from perception_encoder.preprocess import video
 from perception_encoder.preprocess.frames import VideoFrames, frame_indices, plm_frame_indices
 from perception_encoder.preprocess.video import read_frames, sample_frames
-from perception_encoder.preprocess.video_file import FrameImages
+from perception_encoder.preprocess.video_file import FrameImages, write_video
 from tests.clips import clip, number_of, numbered, trimmed, with_display_matrix
 
 CONTAINERS = [
@@ -295,6 +295,20 @@ def test_a_sound_video_is_opened_once(monkeypatch: pytest.MonkeyPatch) -> None:
     read_frames(clip(), "read")
     list(sample_frames(clip(), "sampled"))
     assert names == ["read", "sampled"]
+
+
+@pytest.mark.parametrize("rate", [12, 24, 30])
+def test_times_are_rounded_once(rate: int, tmp_path: Path) -> None:
+    """Fourteen seconds at 24 frames a second lasted 13.999999999999998 s, and at 30 13.8 s were 13.799999999999999."""
+    path = tmp_path / "clip.mp4"
+    with write_video(path, (16, 16), rate) as add:
+        for _ in range(14 * rate):
+            add(Image.new("RGB", (16, 16)))
+    exact = [number / rate for number in range(14 * rate)]
+    found = read_frames(path, frames=len(exact))
+    assert found.times == exact and found.duration == 14
+    sampled = list(sample_frames(path, every=0))
+    assert [frame.time for frame in sampled] == exact and [frame.end for frame in sampled] == [*exact[1:], 14]
 
 
 def test_a_count_that_the_packets_got_wrong(monkeypatch: pytest.MonkeyPatch) -> None:

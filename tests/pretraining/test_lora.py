@@ -15,7 +15,6 @@ from perception_encoder.errors import ConfigError
 from perception_encoder.models.checkpoints.weights import create_model, load_model
 from perception_encoder.preprocess.tokenizer import Tokenizer
 from perception_encoder.pretraining.lora import (
-    TARGETS,
     LoRA,
     add_adapters,
     merge_adapters,
@@ -90,7 +89,7 @@ def test_merged_the_model_computes_what_it_computed_with_them() -> None:
 
 
 @pytest.mark.parametrize("saving", [{}, {"checkpointing": True}, {"chunk": 2}])
-@pytest.mark.parametrize("targets", TARGETS)
+@pytest.mark.parametrize("targets", ["attention", "mlp", "all"])
 def test_they_cost_what_torch_counts(targets: str, saving: dict[str, int]) -> None:
     """But for products that all inputs of a call share, and fused attention where nothing is trained before it."""
     model, lora, inputs, length = small_clip(), LoRA(rank=3, targets=targets), 2, 5
@@ -139,9 +138,9 @@ def test_a_run_with_adapters_goes_on_bit_by_bit_and_writes_plain_weights(photos:
 
 
 def test_what_adapters_do_not_go_with() -> None:
-    with pytest.raises(ConfigError, match=r"lora.rank is 0"):
+    with pytest.raises(ConfigError, match="rank is 0; it must be at least 1"):
         LoRA(rank=0)
-    with pytest.raises(ConfigError, match="one of attention, mlp, all"):
+    with pytest.raises(ConfigError, match="expected 'attention' or 'mlp' or 'all'"):
         LoRA(targets="pooling")
     for change in ({"initial": None}, {"parallel": dataclasses.replace(DEBUG.parallel, kind="fsdp")}):
         with pytest.raises(ConfigError, match="lora adapts the weights of `initial`"):

@@ -14,14 +14,17 @@ from perception_encoder.errors import ConfigError
 from perception_encoder.models.checkpoints.weights import load_model
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.registry import find_model
+from perception_encoder.preprocess.augmentation import Augmentation
 from perception_encoder.pretraining import STAGE
-from perception_encoder.pretraining.config import PretrainingConfig, tower_configs
+from perception_encoder.pretraining.config import MaskRegularization, PretrainingConfig, tower_configs
 from perception_encoder.pretraining.recipes import ablation
 from perception_encoder.pretraining.run import pretrain
+from perception_encoder.training.optimizer import OptimizerConfig
 from tests.pretraining.toys import debug
 from tests.recipes import find_recipe
 
 PAPER = [name for name in STAGE.recipes if not re.search("builtin|distill|finetune$|n16", name)]
+RUNS = [name for name in STAGE.recipes if re.match("(core|distill|video_finetune)_[tsblg]1[46]", name)]
 BILLION = 1_000_000_000
 
 
@@ -47,6 +50,37 @@ def test_every_model_is_built_on_the_meta_device(name: str) -> None:
     if config.rope and config.attention_pool and config.patch_size is None:
         entry = find_model(config.model)
         assert (vision, text) == (entry.vision, entry.text)
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_the_papers_runs_have_all_settings_of_its_table(name: str) -> None:
+    """Appendix B.1.1, those included that a recipe takes from the defaults; its weights serve the next run."""
+    config, kind = config_of(name), re.sub("_?[tsblg]1[46]_?", "", name)
+    rate = {"core": 2e-3, "corecooldown": 2e-4, "distill": 1e-6, "video_finetune": 1e-6}[kind]
+    lamb = OptimizerConfig(
+        name="lamb", lr=rate, plain_lr=None, betas=(0.9, 0.95), weight_decay=0.05, decay_tables=True, decay_all=False
+    )
+    assert (config.optimizer, config.drops, config.warmup) == (lamb, (), 0 if kind == "corecooldown" else 2_000)
+    assert config.rope and config.attention_pool and not config.half and config.balance == 0.5
+    assert config.masking == (MaskRegularization(every=16, ratio=0.4) if kind.startswith("core") else None)
+    crops = {"scale": (0.08, 1.0), "aspect": (0.75, 1.33), "brightness": 0.32, "saturation": 0.32, "flip": 0.5}
+    assert config.augmentation == (None if kind == "distill" else Augmentation(**crops))
+    assert config.frames == (8 if kind == "video_finetune" else None)
+    assert (config.mixing, config.locked, config.lora, config.contrastive_weight) == (None, None, None, 0)
+
+
+def test_every_run_starts_from_the_one_before_it_in_float32() -> None:
+    """Pretraining, cooldown, distillation of all but the teacher, video finetuning; other weights are small."""
+    for name in RUNS:
+        size = re.search("[tsblg]1[46]", name)[0]
+        before = {"core": None, "distill": f"core_{size}_cooldown", "video": f"distill_{size}"}[name.split("_")[0]]
+        if name.endswith("cooldown"):
+            before = f"core_{size}"
+        elif name == "video_finetune_g14":
+            before = "core_g14_cooldown"
+        assert config_of(name).initial == (None if before is None else f"runs/{before}/model.safetensors"), name
+        assert before is None or not config_of(before).half
+    assert all(config_of(name).half for name in ("core_n16", "finetune", "distill_builtin"))  # for use
 
 
 @pytest.mark.parametrize(

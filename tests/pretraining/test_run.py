@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import warnings
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import torch.distributed.checkpoint as dcp
 from safetensors.torch import load_file
 
 from perception_encoder.data.pairs import Stage
-from perception_encoder.errors import CheckpointError, ConfigError, DataError
+from perception_encoder.errors import CheckpointError, ConfigError, DataError, WeightsUnavailableError
 from perception_encoder.formats.shards import ShardSample, read_shard, write_shard
 from perception_encoder.models.checkpoints.weights import create_model, load_model, weight_hash, write_checkpoint
 from perception_encoder.preprocess.tokenizer import Tokenizer
@@ -95,8 +96,10 @@ def test_weights_for_going_on_are_written_without_loss(photos: Path, tmp_path: P
 def test_a_refused_run_leaves_the_other_one_s_record(photos: Path, tmp_path: Path) -> None:
     pretrain(debug(), [photos], tmp_path / "run")
     before = (tmp_path / "run" / "config.json").read_text()
-    with pytest.raises(CheckpointError, match="other settings or other data"):
-        pretrain(dataclasses.replace(debug(), batch_size=8), [photos], tmp_path / "run")
+    changed = dataclasses.replace(debug(), batch_size=8, optimizer=dataclasses.replace(debug().optimizer, lr=0.5))
+    with pytest.raises(CheckpointError, match=r"other settings \(.*batch_size was 16, is now 8") as refused:
+        pretrain(changed, [photos], tmp_path / "run")
+    assert "optimizer.lr was 0.003, is now 0.5" in str(refused.value) and "seed" not in str(refused.value)
     picture = next(iter(read_shard(photos / "train.tar"))).image
     more = ShardSample("more", "png", picture, {"source": "noto", "label": "wig"})
     write_shard(tmp_path / "drawings" / "train.tar", [more])
@@ -123,6 +126,8 @@ def test_wrong_settings_are_named_before_any_step(photos: Path, tmp_path: Path) 
         pretrain(dataclasses.replace(debug(), weights={"noto": 1.0}), [photos], tmp_path)
     with pytest.raises(ConfigError, match=r"initial_share is 1\.0; it must be at least 0 and below 1"):
         dataclasses.replace(debug(), initial="builtin", initial_share=1.0)
+    with pytest.raises(ConfigError, match="warmup is 5; it must be at most the steps of the run, 4"):
+        pretrain(dataclasses.replace(debug(), warmup=5), [photos], tmp_path)
     with pytest.raises(ConfigError, match="has nothing to average with; set initial"):
         dataclasses.replace(debug(), initial_share=0.5)
     with pytest.raises(ConfigError, match="stages"):
@@ -138,6 +143,20 @@ def test_a_run_may_begin_with_weights_and_lock_a_tower(photos: Path, tmp_path: P
         same = torch.allclose(tuned[name], value, atol=1e-3 * value.abs().max().item() + 1e-6)
         assert same or not name.startswith("text."), name
     assert not torch.equal(tuned["visual.conv1.weight"], load_model("builtin").visual.conv1.weight)
+
+
+def test_a_run_may_begin_with_the_directory_of_another(
+    photos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Which is the same as its file."""
+    first = pretrain(debug(), [photos], tmp_path / "first")
+    for initial in (first.parent, first):
+        with caplog.at_level(logging.INFO, "perception_encoder.training.run"):
+            second = pretrain(dataclasses.replace(debug(), initial=str(initial)), [photos], tmp_path / "second")
+    assert caplog.text.count(f"loaded: model: {first}") == 2 and load_model(second)
+    first.unlink()
+    with pytest.raises(WeightsUnavailableError, match=r"first is an unfinished run of `pe train`, without model\.safe"):
+        pretrain(dataclasses.replace(debug(), initial=str(first.parent)), [photos], tmp_path / "third")
 
 
 def test_weights_of_another_model_are_refused(photos: Path, tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ def test_a_mask_is_of_the_asked_ratio_on_one_image_in_sixteen() -> None:
         ({"ratio": 0.0}, "ratio is 0.0"),
         ({"ratio": 2.0}, "ratio is 2.0"),
     ):
-        with pytest.raises(ConfigError, match=f"masking.{name}"):
+        with pytest.raises(ConfigError, match=f"^{name}; it must be "):
             MaskRegularization(**settings)
     rows, masks = MaskRegularization().draw(64, 100, torch.Generator().manual_seed(0))
     assert rows.tolist() == [0, 16, 32, 48] and masks.shape == (4, 100)

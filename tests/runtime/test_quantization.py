@@ -69,7 +69,7 @@ def test_a_check_wants_close_vectors_and_the_same_neighbours() -> None:
 @pytest.fixture
 def int8_is_fast(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("nncf")
-    monkeypatch.setattr(choice, "measured_speeds", lambda int8=False: INT8)
+    monkeypatch.setattr(choice, "measured_speeds", lambda int8=False, again=False: INT8)
 
 
 def photos(count: int) -> np.ndarray:

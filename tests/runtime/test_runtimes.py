@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from perception_encoder import load
 from perception_encoder.errors import CheckpointError, ConfigError
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.layer_features import LayerFeatures
+from perception_encoder.models.checkpoints import files
 from perception_encoder.models.checkpoints.weights import create_model, write_checkpoint
 from perception_encoder.models.precision import TOLERANCE
 from perception_encoder.models.registry import find_model
@@ -34,8 +36,12 @@ TEXTS = ["a dog", "a photo of a red mug on a wooden table, seen from above", "sn
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "PE-Core-N16-128.safetensors"
     write_checkpoint(create_model("PE-Core-N16-128"), path)
-    os.utime(path, (1e9, 1e9))  # old enough for its hash to be cached
     return path
+
+
+@pytest.fixture(autouse=True)
+def hashes_are_cached_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "_SETTLED", 0)
 
 
 @pytest.fixture(scope="module")
@@ -150,13 +156,32 @@ def test_a_file_that_changes_before_a_tower_is_converted_is_noticed(
     assert np.abs(again.encode_texts(TEXTS) - expected).max() <= TOLERANCE["float32"]
 
 
+@pytest.mark.parametrize("runtime", ["torch", "openvino"])
+def test_weights_that_are_replaced_in_place_are_told_apart(
+    runtime: Literal["torch", "openvino"], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The new file has the size, the time and the inode of the old one."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user"))
+    path, other = tmp_path / "model.safetensors", tmp_path / "other.safetensors"
+    for number, place in enumerate((path, other)):
+        write_checkpoint(create_model("PE-Core-N16-128", generator=torch.Generator().manual_seed(number)), place)
+    old = load(path, "cpu", runtime=runtime, precision="float32").weight_hash
+    times = path.stat()
+    with path.open("r+b") as file:
+        file.write(other.read_bytes())
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert path.stat().st_ino == times.st_ino and path.stat().st_size == times.st_size
+    found, expected = (load(place, "cpu", runtime=runtime, precision="float32") for place in (path, other))
+    assert found.weight_hash == expected.weight_hash != old
+    assert np.abs(found.encode_texts(TEXTS) - expected.encode_texts(TEXTS)).max() <= TOLERANCE["float32"]
+
+
 def test_files_of_the_same_weights_may_have_other_configurations(tmp_path: Path) -> None:
     model = create_model("PE-Core-N16-128").visual
     changed = VisionTransformer(replace(model.config, heads=2 * model.config.heads), model.name).eval()
     changed.load_state_dict(model.state_dict())
     for name, tower in (("one", model), ("two", changed)):
         write_checkpoint(tower, tmp_path / f"{name}.safetensors")
-        os.utime(tmp_path / f"{name}.safetensors", (1e9, 1e9))
     for _ in range(2):  # read, and from the cache
         for name, tower in (("one", model), ("two", changed)):
             encoder = load(tmp_path / f"{name}.safetensors", runtime="openvino", precision="float32")

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import atexit
+import copy
 import json
 import os
 import shlex
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from perception_encoder.inference.encoder import Encoder
+from perception_encoder.search.storage.encoder import remember_model
 from perception_encoder.search.storage.rows import IndexRow
 from perception_encoder.search.storage.store import Store
 from perception_encoder.search.storage.update import UpdateReport, update_store, writable_store
@@ -49,7 +53,10 @@ def make_library(
         _fill_library(folder, checkpoint, draw, directory)
     else:  # embedded once a session
         shutil.copytree(_library_to_copy(checkpoint, draw), folder)
-    return MediaLibrary(Store.open(directory or folder), encoder)
+        remember_model(Store.open(folder), str(checkpoint))
+    loaded = copy.copy(encoder)  # as if from the checkpoint, whose weights it has
+    loaded._executed = replace(encoder._executed, source=str(checkpoint))
+    return MediaLibrary(Store.open(directory or folder), loaded)
 
 
 @cache
@@ -97,6 +104,23 @@ def hits(run: Any, *, status: int = 0) -> set[str]:
     """The paths of the hits that `pe search --json` printed."""
     assert run.status == status, run.stderr
     return {hit["path"] for hit in json.loads(run.stdout)["queries"][0]["hits"]}
+
+
+FLOAT32 = 1e-5
+"""Difference of two computations of a cosine in float32, which BLAS and torch round by the size of a batch."""
+
+
+def assert_same_ranking(found: Sequence[Any], expected: Sequence[Any], atol: float = FLOAT32) -> None:
+    """Compare the hits (objects, or JSON) of two computations: scores agree within `atol`.
+
+    So only hits whose scores are this close change places.
+    """
+    pairs = [[hit if isinstance(hit, dict) else hit.to_dict() for hit in hits] for hits in (found, expected)]
+    scores, wanted = ([hit["score"] for hit in hits] for hits in pairs)
+    np.testing.assert_allclose(scores, wanted, rtol=0, atol=atol)
+    known = {hit["path"]: hit["score"] for hit in pairs[1]}
+    for hit in pairs[0]:
+        assert abs(known.get(hit["path"], min(wanted)) - hit["score"]) <= atol, hit
 
 
 def paths(answer: dict) -> list[str]:

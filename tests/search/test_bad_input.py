@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import resource
 import socket
 import threading
@@ -90,6 +91,33 @@ def test_an_upload_of_two_gigabytes_is_refused_early(
         assert line in (b"HTTP/1.1 413 Request Entity Too Large", b"HTTP/1.1 413 Content Too Large", b"")
         assert sent < UPLOAD / 4 and grown < 400
         assert httpx.get(f"{address}{'/health' if path.startswith('/v1') else '/api/status'}").status_code == 200
+
+
+def test_uploads_are_limited_together(checkpoint: Path, encoder: Encoder, draw: Draw, tmp_path: Path) -> None:
+    library = make_library(tmp_path / "photos", checkpoint, encoder, draw)
+    size, refused = 60 << 20, 0
+    with served(create_page(library)) as address:
+        host, port = address.removeprefix("http://").split(":")
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        uploads = [socket.create_connection((host, int(port)), timeout=10) for _ in range(12)]
+        for upload in uploads:
+            try:
+                head = f"POST /api/image HTTP/1.1\r\nHost: localhost\r\nContent-Length: {size}\r\n\r\n"
+                upload.sendall(head.encode())
+                upload.sendall(bytes(size - 1))
+                upload.settimeout(0.5)
+                refused += upload.recv(12) == b"HTTP/1.1 429"
+            except TimeoutError:
+                pass  # the server waits for the last byte
+            except OSError:
+                refused += 1  # it was hung up on
+        grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024  # MiB
+        assert refused == 8 and grown < 500
+        for upload in uploads:
+            upload.close()
+        image = io.BytesIO()
+        draw(1).save(image, "PNG")
+        assert httpx.post(f"{address}/api/image", content=image.getvalue()).status_code == 200
 
 
 def test_a_client_that_stalls_keeps_nobody_waiting(

@@ -11,6 +11,7 @@ from PIL import Image
 from perception_encoder.errors import ConfigError, MediaDecodeError, MediaNotFoundError
 from perception_encoder.inference.listing import Item
 from perception_encoder.inference.media import Media
+from perception_encoder.search.index import as_queries
 from perception_encoder.search.storage.rows import IndexRow
 from perception_encoder.search.terms import (
     Query,
@@ -71,7 +72,8 @@ def test_words_are_split_into_query_and_files(words: list[str], query: list[str]
 def test_words_and_the_page_s_line_of_them_are_the_same_query(words: list[str], terms: list[tuple]) -> None:
     query, line = parse_words(words), parse_lines([f"text:{' '.join(words)}"], find)
     assert parts(query) == parts(line) == [(weight, "text", text) for weight, text in terms]
-    assert query.name == " ".join(words)
+    assert parts(parse_words([" ".join(words)])) == parts(as_queries(" ".join(words))[0]) == parts(query)
+    assert query.name == as_queries(" ".join(words))[0].name == " ".join(words)
     assert query.kind == line.kind == ("text" if len(terms) == 1 else "query")
     assert query.calibrated == line.calibrated == (len(terms) == 1 and terms[0][0] > 0)
 
@@ -125,6 +127,14 @@ def test_half_a_query_is_an_error(words: list[str], message: str) -> None:
 def test_an_empty_text_is_an_error() -> None:
     with pytest.raises(ConfigError, match="empty"):
         text_query("  ")
+
+
+def test_an_image_whose_name_holds_signs_is_one_term(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (4, 4)).save("a - b.png")
+    assert [term.weight for term in parse_words(["a - b.png"]).terms] == [1]
+    assert [term.weight for term in parse_words(["2:a - b.png", "-", "c + d"]).terms] == [2, -1, 1]
+    assert parts(as_queries({"2:a - b": 3})[0]) == [(3, "text", "2:a - b")]  # as it is
 
 
 def test_a_missing_image_is_an_error_and_a_folder_a_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -352,6 +352,8 @@ IMAGE = {"type": "image_url", "image_url": {"url": "data:,"}}
         ({"messages": HELLO, "tools": [{"type": "function"}]}, "tools", "this server does not support it"),
         ({"messages": HELLO, "response_format": {"type": "json_object"}}, "response_format", "does not support it"),
         ({"messages": HELLO, "logprobs": True}, "logprobs", "logprobs is True; this server does not support it"),
+        ({"messages": HELLO, "top_k": 1}, "top_k", "top_k is 1; this server does not support it; it takes messages, "),
+        (of_user({"type": "image_url", "image_url": "data:image/png;base64,é"}), "messages[0].content[0]", "base64"),
         ({"messages": HELLO, "presence_penalty": "x"}, "presence_penalty", "'x'; it must be from -2 to 2"),
     ],
 )
@@ -366,7 +368,7 @@ def test_bad_requests_are_reported_in_openais_form(
     assert error["code"] == ("context_length_exceeded" if "characters" in message else None)
 
 
-def test_values_that_change_nothing_and_unknown_fields_are_accepted(chat: TestClient) -> None:
+def test_values_that_change_nothing_are_accepted(chat: TestClient) -> None:
     extra = {
         "tools": [{"type": "function", "function": {"name": "f"}}],
         "tool_choice": "none",
@@ -376,6 +378,8 @@ def test_values_that_change_nothing_and_unknown_fields_are_accepted(chat: TestCl
         "presence_penalty": 0,
         "frequency_penalty": 0.0,
         "user": "someone",
+        "n": 1,
+        "top_k": None,
         "stop": None,
         "max_tokens": None,
     }

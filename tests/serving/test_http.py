@@ -77,7 +77,7 @@ def test_a_client_that_hangs_up_is_no_error_of_the_server(address: str, caplog: 
 
 def test_bodies_of_all_requests_are_limited_together(encoder: Encoder) -> None:
     config = ApiConfig(bodies_bytes=100_000, body_seconds=20)
-    body = b'{"input": "a cat", "padding": "' + b"x" * 60_000
+    body = b'{"input": "a cat", "user": "' + b"x" * 60_000
     with served(create_app(encoder, config)) as address:
         host, port = address.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port))) as first:

@@ -54,6 +54,11 @@ pytestmark = pytest.mark.security
         ({"input": "file:///etc/passwd", "modality": "image"}, 400, "neither an http(s) address"),
         ({"input": "http://127.0.0.1:9/a.png", "modality": "image"}, 400, "not a public address"),
         ({"input": "data:image/png;base64,%%%", "modality": "image"}, 400, "not valid base64"),
+        ({"input": "data:image/png;base64,aé", "modality": "image"}, 400, "not valid base64"),
+        ({"input": "x", "output_dimension": 64}, 400, "output_dimension is 64; this server does not support it"),
+        ({"input": "x", "embedding_type": "binary"}, 400, "embedding_type is 'binary'; this server does not"),
+        ({"input": "x", "normalized": False}, 400, "normalized is False; this server does not support it"),
+        ({"input": "x", "extra": "y" * 999}, 400, "extra is 'yyy"),
         ({"input": "data:image/png,abc", "modality": "image"}, 400, "not a base64 data URI"),
         ({"input": "data:image/png;base64,aGVsbG8=", "modality": "image"}, 400, "image"),
         ({"input": [{"picture": "x"}]}, 400, "input 0 must have one of the fields text, image and video"),
@@ -80,6 +85,16 @@ def test_bad_requests_are_reported_in_openais_form(client: TestClient, body: obj
     assert said in error["message"] and error["code"] == ("model_not_found" if status == 404 else None)
     assert len(error["message"]) < 300
     assert client.get("/health").json()["status"] == "ok"
+
+
+def test_fields_that_change_nothing_are_accepted(client: TestClient) -> None:
+    plain = client.post("/v1/embeddings", json={"input": "a cat"}).json()["data"]
+    harmless = {"user": "someone", "normalized": True, "embedding_type": "float", "truncation": True, "more": None}
+    answer = client.post("/v1/embeddings", json={"input": "a cat", **harmless})
+    assert answer.status_code == 200 and answer.json()["data"] == plain
+    for field in ("top_k", "dimension"):
+        refused = client.post("/v1/embeddings_image", json={"input": "a cat", field: 1}).json()["error"]
+        assert refused["param"] == field and "it takes model, input, messages, modality" in refused["message"]
 
 
 def test_media_are_never_taken_for_texts(client: TestClient) -> None:

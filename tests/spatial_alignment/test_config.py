@@ -7,6 +7,7 @@ import torch
 
 from perception_encoder.errors import ConfigError
 from perception_encoder.models.registry import BUILTIN, find_model
+from perception_encoder.preprocess.augmentation import Augmentation
 from perception_encoder.spatial_alignment.config import BlockMasking, SpatialConfig
 from perception_encoder.spatial_alignment.recipes import (
     debug_spatial,
@@ -14,6 +15,7 @@ from perception_encoder.spatial_alignment.recipes import (
     spatial_builtin,
     spatial_g,
 )
+from perception_encoder.training.optimizer import OptimizerConfig
 
 
 @pytest.mark.parametrize(
@@ -47,14 +49,19 @@ def test_a_grid_that_is_no_multiple_of_the_block_has_smaller_blocks_at_its_edges
 
 @pytest.mark.parametrize("settings", [{"share": 1.0}, {"share": -0.1}, {"block": 0}])
 def test_masking_out_of_range(settings: dict[str, float]) -> None:
-    with pytest.raises(ConfigError, match=f"masking.{next(iter(settings))}"):
+    with pytest.raises(ConfigError, match=f"^{next(iter(settings))} is .*; it must be "):
         BlockMasking(**settings)
 
 
 def test_recipes_are_the_papers() -> None:
     config = spatial_g()
     assert (config.steps * config.batch_size, config.image_size) == (294_912_000, 448)
-    assert (config.optimizer.name, config.optimizer.lr, config.optimizer.weight_decay) == ("lamb", 5e-4, 0.05)
+    lamb = OptimizerConfig(name="lamb", lr=5e-4, betas=(0.9, 0.95), weight_decay=0.05, decay_all=False)
+    for paper in (config, *map(distill_spatial, ("l14", "b16", "s16", "t16"))):
+        assert (paper.optimizer, paper.warmup, paper.drops, paper.half) == (lamb, 0, (), False)
+        assert paper.augmentation == Augmentation() and (paper.core_weight, paper.masks_weight) == (1, 1)
+    student = distill_spatial("b16")
+    assert (student.layer_scale, student.drop_path, student.masking, student.masks) == (None, 0, None, None)
     assert (config.drop_path, config.layer_scale, config.teacher_layer, config.temperature) == (0.4, 0.1, 40, 20)
     assert config.masking is not None and (config.masking.share, config.masking.block) == (0.75, 2)
     for recipe in (config, distill_spatial("b16"), spatial_builtin()):

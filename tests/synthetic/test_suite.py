@@ -99,7 +99,7 @@ def test_a_task_of_one_class_is_a_data_error(tmp_path: Path) -> None:
 def test_unknown_splits_and_prompts_show_the_known_ones(photos: Path) -> None:
     with pytest.raises(ConfigError, match="test or val, not 'train'"):
         Suite(encoders()).classify(photos, "train")
-    with pytest.raises(ConfigError, match="'imagnet'; choose from imagenet, kinetics, photo, name"):
+    with pytest.raises(ConfigError, match="'imagnet'; choose from imagenet, kinetics, actions, photo, name"):
         Suite(encoders(), ["photo", "imagnet"])
 
 

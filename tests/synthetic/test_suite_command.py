@@ -54,7 +54,7 @@ def test_a_broken_picture_is_listed_and_changes_the_status(run_module, colours, 
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [(["--split", "dev"], "test or val"), (["--prompts", "x"], "imagenet, kinetics, photo, name")],
+    [(["--split", "dev"], "test or val"), (["--prompts", "x"], "imagenet, kinetics, actions, photo, name")],
 )
 def test_unknown_options_are_one_line(run_module, colours, photos: Path, options: list[str], message: str) -> None:
     run = run_module("suite", "any", "--photos", photos, *options)

@@ -56,6 +56,33 @@ def test_a_run_directory_is_one_run_s_at_a_time(tmp_path: Path) -> None:
         pass
 
 
+def test_an_unfinished_checkpoint_is_removed_by_the_next_one(tmp_path: Path) -> None:
+    """Its step may never have a checkpoint again: the clock decides, too."""
+    unfinished = tmp_path / "checkpoints" / ".step-00000007.tmp"
+    unfinished.mkdir(parents=True)
+    path = write_checkpoint(tmp_path)
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_step_that_is_done_again_replaces_its_damaged_checkpoint(tmp_path: Path) -> None:
+    """A run that resumed from an older one writes the same step a second time."""
+    path = write_checkpoint(tmp_path)
+    (path / "run.json").write_text("{")
+    assert write_checkpoint(tmp_path) == path
+
+
+def test_a_checkpoint_is_on_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or a power cut leaves one that looks complete."""
+    synced: set[str] = set()
+
+    def note(path: Path) -> None:
+        if path.parent.name.endswith(".tmp"):
+            synced.add(path.name)
+
+    monkeypatch.setattr(checkpoint, "sync", note)
+    assert {path.name for path in write_checkpoint(tmp_path).iterdir()} == synced
+
+
 def test_the_newest_and_the_best_are_kept(tmp_path: Path) -> None:
     task = Regression()
     optimizer = build_optimizer(task.model, OptimizerConfig(name="adamw"))

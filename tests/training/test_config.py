@@ -1,16 +1,22 @@
-"""What every stage's configuration has: least values, a fingerprint of what is chosen, and a debug form of its loop."""
+"""What every stage's configuration has: ranges, a fingerprint of what is chosen, and a debug form of its loop."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
 import pytest
 import torch
 
+from perception_encoder.data.pairs import Stage
 from perception_encoder.errors import ConfigError
 from perception_encoder.models.initialization import torch_generator
-from perception_encoder.records import check_minimums
+from perception_encoder.records import Checked, Range
+from perception_encoder.stages import all_stages, configure
 from perception_encoder.training.config import TrainingConfig, debug_loop
 from perception_encoder.training.optimizer import OptimizerConfig
 from perception_encoder.training.task import ValidationConfig
@@ -18,19 +24,99 @@ from tests.training.toys import CONFIG, ToyConfig
 
 
 @pytest.mark.parametrize(
-    "setting",
-    [{"batch_size": 0}, {"warmup": -1}, {"keep": 0}, {"log_every": 0}, {"checkpoint_every": 0}, {"seed": -1}],
+    ("recipe", "setting", "message"),
+    [
+        ("finetune", "optimizer.weight_decay=-1", "optimizer.weight_decay is -1.0; it must be at least 0"),
+        ("finetune", "optimizer.betas=[0.9,1]", "optimizer.betas[1] is 1.0; it must be at least 0 and below 1"),
+        ("finetune", "lr=0", "optimizer.lr is 0.0; it must be above 0"),
+        ("depth", "lr=-1", "optimizer.lr is -1.0; it must be above 0"),
+        ("finetune", "lr=NaN", "optimizer.lr is nan; it must be above 0"),
+        ("finetune", "checkpoint_minutes=Infinity", "checkpoint_minutes is inf; it must be at least 0"),
+        ("finetune", "augmentation.flip=3", "augmentation.flip is 3.0; it must be from 0 to 1"),
+        ("finetune", "balance=-1", "balance is -1.0; it must be from 0 to 1"),
+        ("finetune", "lora.alpha=-1", "lora.alpha is -1; it must be at least 1"),
+        ("finetune", "stages.0.steps=0", "stages.0.steps is 0; it must be at least 1"),
+        ("finetune", 'weights={"a": -1}', "weights.a is -1.0; it must be at least 0"),
+        ("distill_builtin", "contrastive_weight=-1", "contrastive_weight is -1.0; it must be at least 0"),
+        ("distill_builtin", "teacher_logit_scale=-3", "teacher_logit_scale is -3.0; it must be above 0"),
+        ("language_l14", "lora.alpha=-1", "lora.alpha is -1; it must be at least 1"),
+        ("spatial_builtin", "temperature=0", "temperature is 0.0; it must be above 0"),
+        ("depth", "per_metre=0", "per_metre is 0.0; it must be above 0"),
+        ("detector", "head.least_score=2", "head.least_score is 2.0; it must be from 0 to 1"),
+        ("finetune", "optimizer.name=adam", "optimizer.name is 'adam'; expected 'lamb' or 'adamw' or 'sgd'"),
+    ],
 )
-def test_a_setting_below_its_least_value_is_named(setting: dict[str, int]) -> None:
-    [(name, value)] = setting.items()
-    with pytest.raises(ConfigError, match=f"{name} is {value}; it must be at least {value + 1}"):
-        dataclasses.replace(CONFIG, **setting)
+def test_a_senseless_setting_is_named(recipe: str, setting: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=f"^--set {re.escape(f'{setting}: {message}')}"):
+        configure(recipe, [setting])
 
 
-def test_a_setting_that_is_not_given_has_no_least_value() -> None:
-    check_minimums(CONFIG, {"validation": 1, "steps": 30})
-    with pytest.raises(ConfigError, match="steps is 30; it must be at least 31"):
-        check_minimums(CONFIG, {"steps": 31})
+def all_configs() -> dict[str, type[Checked]]:
+    """The configurations of all stages, and all groups within them."""
+    found: dict[str, type[Checked]] = {}
+
+    def visit(kind: Any) -> None:
+        if dataclasses.is_dataclass(kind):
+            found[kind.__name__] = kind
+            for hint in get_type_hints(kind).values():
+                visit(hint)
+        for part in get_args(kind):
+            visit(part)
+
+    for stage in all_stages():
+        for _, recipe in stage.recipes.values():
+            visit(type(recipe()))
+    return found
+
+
+def numbers(hint: Any) -> list[tuple[Any, Range | None]]:
+    """The types of the numbers in an annotation, and their ranges."""
+    if get_origin(hint) is Annotated:
+        [allowed] = [part for part in hint.__metadata__ if isinstance(part, Range)]
+        return [(hint.__origin__, allowed)]
+    if hint in (int, float):
+        return [(hint, None)]
+    return [] if get_origin(hint) is Literal else [item for part in get_args(hint) for item in numbers(part)]
+
+
+FIELDS = [
+    (kind, name, number, allowed)
+    for kind in all_configs().values()
+    for name, hint in get_type_hints(kind, include_extras=True).items()
+    if get_origin(hint) is not ClassVar
+    for number, allowed in dict.fromkeys(numbers(hint))
+]
+
+
+def example(kind: Any) -> Any:
+    """A valid value of a type."""
+    if dataclasses.is_dataclass(kind):
+        required = {"steps": 1, "stages": (Stage(steps=9000),), "initial": "x"}
+        names = {field.name: field for field in dataclasses.fields(kind)}
+        needed = {name for name, f in names.items() if f.default is f.default_factory is dataclasses.MISSING}
+        return kind(**{name: required[name] for name in needed | ({"initial"} & names.keys())})
+    return kind
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "number", "allowed"), FIELDS, ids=[f"{kind.__name__}.{name}" for kind, name, *_ in FIELDS]
+)
+def test_every_number_of_every_stage_has_a_range(kind: Any, name: str, number: type, allowed: Range | None) -> None:
+    assert allowed is not None
+    hint = get_type_hints(kind)[name]
+    valid = next(value for value in (1, 0, 3, 32, 0.5) if number(value) in allowed)
+    for wrong in (-1001, 1001, 0, 1, -0.5, 1.5, math.nan, math.inf):
+        if (number is int and not float(wrong).is_integer()) or wrong in allowed:
+            continue
+        origin = {part: get_origin(part) or part for part in (get_args(hint) or (hint,))}
+        value, where = wrong, name
+        if tuple in (get_origin(hint), *origin.values()):
+            pair = get_args(hint)[1:] not in ((), (Ellipsis,))
+            value, where = (valid, wrong) if pair else (wrong,), f"{name}[{int(pair)}]"
+        elif get_origin(hint) is Mapping:
+            value, where = {"x": wrong}, f"{name}.x"
+        with pytest.raises(ConfigError, match=re.escape(f"{where} is {number(wrong)}; it must be {allowed}")):
+            dataclasses.replace(example(kind), **{name: value})
 
 
 def test_a_stage_must_have_steps() -> None:

@@ -17,7 +17,7 @@ from perception_encoder.ranks import Rank
 from perception_encoder.training import loop
 from perception_encoder.training.checkpoint import find_checkpoints
 from perception_encoder.training.loop import prefetch, train
-from perception_encoder.training.optimizer import OptimizerConfig
+from perception_encoder.training.optimizer import OptimizerConfig, build_optimizer
 from tests.training.toys import CONFIG, Regression, batch, rows
 
 
@@ -32,6 +32,16 @@ def test_learns_and_reports_every_step(tmp_path: Path) -> None:
     assert losses_of(tmp_path)[-1] < 0.2 * losses_of(tmp_path)[0]
     assert seen == rows(tmp_path)
     assert task.steps_seen == 30
+
+
+@pytest.mark.parametrize("name", ["lamb", "adamw"])
+def test_an_optimizer_does_not_clip_by_itself(name: str) -> None:
+    """timm's LAMB does by default, each rank for itself. Adam's running mean shows the size of a gradient."""
+    model = nn.Linear(4, 1)
+    optimizer = build_optimizer(model, OptimizerConfig(name=name, max_grad_norm=None))
+    model.weight.grad = torch.full_like(model.weight, 100.0)
+    optimizer.step()
+    torch.testing.assert_close(optimizer.state[model.weight]["exp_avg"], torch.full_like(model.weight, 10.0))
 
 
 def test_gradients_are_clipped_to_their_norm_or_never(tmp_path: Path) -> None:
@@ -101,7 +111,7 @@ def test_checkpoints_by_the_clock_change_nothing_but_what_is_lost(
     )
     config = dataclasses.replace(CONFIG, checkpoint_every=20, checkpoint_minutes=2.5, keep=99)
     unbroken, resumed = Regression(), Regression()
-    train(unbroken, batch, dataclasses.replace(config, checkpoint_minutes=math.inf), tmp_path / "whole", "a")
+    train(unbroken, batch, dataclasses.replace(config, checkpoint_minutes=1e9), tmp_path / "whole", "a")
 
     def deadly(step: int) -> Tensor:
         if step == 14:
@@ -146,9 +156,14 @@ def test_where_no_checkpoint_can_be_read_that_is_said(tmp_path: Path) -> None:
 def test_a_checkpoint_of_another_model_is_named(tmp_path: Path) -> None:
     train(Regression(), batch, CONFIG, tmp_path, "a", stop_after=7)
     other = Regression()
-    other.model = nn.Linear(5, 1)
-    with pytest.raises(CheckpointError, match="does not fit this run"):
-        train(other, batch, CONFIG, tmp_path, "a")
+    for model, told in (
+        (nn.Linear(5, 1), "shape of "),
+        (nn.Sequential(nn.Linear(4, 1)), "model/"),
+        (nn.Linear(4, 1, bias=False), "model/bias"),
+    ):
+        other.model = model
+        with pytest.raises(CheckpointError, match=rf"does not fit this run \({told}"):
+            train(other, batch, CONFIG, tmp_path, "a")
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tmp_path: Path) -> None:

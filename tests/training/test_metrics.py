@@ -29,6 +29,16 @@ def test_rows_after_the_step_that_is_resumed_from_are_dropped(tmp_path: Path) ->
     assert [row["loss"] for row in heard] == [9.0, 8.0]
 
 
+def test_a_table_has_a_row_for_each_step(tmp_path: Path) -> None:
+    """A step that was validated has one row, as spreadsheets and pandas want it, and one that was not has gaps."""
+    metrics = Metrics(tmp_path, 0, ALONE)
+    metrics.write({"step": 1, "loss": 0.5, "lr": 0.1})
+    metrics.write({"step": 2, "loss": 0.25, "lr": 0.2})
+    metrics.write({"step": 2, "validation/top1": 0.9})
+    metrics.close()
+    assert (tmp_path / "metrics.csv").read_text() == "step,loss,lr,validation/top1\n1,0.5,0.1,\n2,0.25,0.2,0.9\n"
+
+
 def test_only_the_first_rank_writes(tmp_path: Path) -> None:
     other = Metrics(tmp_path, 0, Rank(rank=1, world_size=2))
     other.write({"step": 1})

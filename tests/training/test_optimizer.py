@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -17,6 +18,7 @@ from perception_encoder.training.optimizer import (
     layer_scales,
     learning_rate,
 )
+from tests.pretraining.toys import debug
 
 EPSILON = 1e-6  # timm's
 
@@ -85,6 +87,15 @@ def test_warm_up_then_cosine() -> None:
     assert math.isclose(shares[55], 0.5)
     assert 0 < shares[99] < 0.001
     assert shares[10:] == sorted(shares[10:], reverse=True)
+
+
+def test_the_cosine_may_end_at_a_share_of_the_peak() -> None:
+    """As in PLM's released code: min_ratio + (1 - min_ratio) · (cos πs + 1) / 2."""
+    shares = [learning_rate(step, 101, 1, floor=0.01) for step in range(101)]
+    assert shares[1] == 1 and shares[51] == pytest.approx(0.01 + 0.99 / 2)
+    assert learning_rate(101, 101, 1, floor=0.01) == pytest.approx(0.01) and min(shares) > 0.01
+    with pytest.raises(ConfigError, match=r"floor is -0\.1; it must be from 0 to 1"):
+        dataclasses.replace(debug(), floor=-0.1)
 
 
 def test_each_block_has_a_lower_rate_than_the_one_above_it() -> None:

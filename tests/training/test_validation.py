@@ -21,6 +21,14 @@ from tests.training.test_loop import CONFIG, Killed, Regression, batch, losses_o
 EVERY_FOURTH = ValidationConfig(every=4)
 
 
+class AlwaysTraining(Regression):
+    """A task whose model must be in training mode whenever losses are computed."""
+
+    def losses(self, batch: Tensor) -> dict[str, Tensor]:
+        assert self.model.training and torch.is_grad_enabled()
+        return super().losses(batch)
+
+
 class Distance:
     """How far a task's weights are from 0.6: some way down the training is the nearest."""
 
@@ -38,7 +46,7 @@ class Distance:
 
 def run(directory: Path, stop_at: int | None = None, **changes: object) -> tuple[Regression, Distance]:
     """Train with a validation; `stop_at` kills the run as it asks for the batch of that step."""
-    task = Regression()
+    task = AlwaysTraining()
     task.validation = validation = Distance(task)
 
     def batch_or_kill(step: int) -> Tensor:

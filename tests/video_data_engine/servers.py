@@ -46,6 +46,19 @@ def well(handler: BaseHTTPRequestHandler, request: dict[str, Any]) -> None:
     )
 
 
+def whole(content: object, reason: str | None = "stop", kind: str = "application/json") -> Answer:
+    """Answer without a stream, as endpoints do that ignore it."""
+    choice = {"index": 0, "message": {"role": "assistant", "content": content}, "finish_reason": reason}
+    usage = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
+    body = json.dumps({"id": "1", "object": "chat.completion", "choices": [choice], "usage": usage}).encode()
+    return lambda handler, _: send(handler, 200, kind, body)
+
+
+def empty(handler: BaseHTTPRequestHandler, request: dict[str, Any]) -> None:
+    """Finish without a word, as a filter does."""
+    stream(handler, chunk(" "), chunk(reason="stop"))
+
+
 def odd(handler: BaseHTTPRequestHandler, request: dict[str, Any]) -> None:
     """Send a JSON object of another protocol."""
     send(handler, 200, "application/json", b'{"response": "a cup"}')

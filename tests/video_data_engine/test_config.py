@@ -43,11 +43,11 @@ def test_a_demo_model_is_not_mixed_with_others(name: str) -> None:
     ("kind", "fields", "reason"),
     [
         (EngineConfig, {"longest": 3.0}, "at least twice as long"),
-        (EngineConfig, {"shortest": 0.0}, "both above 0"),
+        (EngineConfig, {"shortest": 0.0}, "shortest is 0.0; it must be above 0"),
         (EngineConfig, {"frames": 0}, "frames is 0; it must be at least 1"),
         (EngineConfig, {"captioned_frames": 9}, "captioned_frames is 9; a clip has 8 frames"),
         (WorkConfig, {"tries": 0}, "tries is 0; it must be at least 1"),
-        (WorkConfig, {"timeout": 0.0}, "the timeout must be above 0"),
+        (WorkConfig, {"timeout": 0.0}, "timeout is 0.0; it must be above 0"),
     ],
 )
 def test_what_is_refused(kind: type, fields: dict[str, float], reason: str) -> None:

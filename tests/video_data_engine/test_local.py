@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -47,6 +48,22 @@ def test_stages_follow_each_other_and_records_are_read_as_they_are_needed(
         ended |= {outcome.key} if outcome.stage == STAGES[-1] else set()
     assert len(ended) == 8 and all(tuple(stage) == STAGES for stage in stages.values())
     assert most <= 3 and facts.keys() == set(STAGES)
+
+
+def test_stages_wait_for_a_slow_one_after_them(add_video, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A long video is read as one record and becomes many clips: they must not pile up before the slow model."""
+    add_video("a", title="long")
+    monkeypatch.setattr(local, "IN_FLIGHT", 1)
+    monkeypatch.setenv("ENGINE_PAUSE", "0.3")  # of each summary
+    work = replace(QUICK, batch_size=1)
+    config = replace(ECHOES, llm=f"{ECHO}_again", longest=0.2, shortest=0.1)
+    counts: Counter[str] = Counter()
+    waiting = []
+    for outcome in run_local(make_stages(config, work), list_videos([tmp_path / "videos"]), work, lambda *_: None):
+        counts[outcome.stage] += 1
+        waiting.append(counts["frame_captions"] - counts["summary"])
+    assert counts["summary"] == counts["frame_captions"] >= 10
+    assert max(waiting) <= 4  # two in the queue, one at the model, one in between
 
 
 def test_a_model_that_cannot_be_loaded_ends_the_run(add_video, tmp_path: Path) -> None:

@@ -12,13 +12,14 @@ import pytest
 from torch.nn import Linear
 
 from perception_encoder.errors import ConfigError, EndpointError
+from perception_encoder.inference.conversation import answers
+from perception_encoder.inference.conversation.answers import answer_all
 from perception_encoder.inference.listing import Item
 from perception_encoder.language_alignment import load, transformers_model
 from perception_encoder.preprocess.conversation import Message, Reply, Sampling, ask
-from perception_encoder.video_data_engine import stages
 from perception_encoder.video_data_engine.config import EngineConfig, WorkConfig
 from perception_encoder.video_data_engine.journal import ClipRecord, StageFailure, StageResult
-from perception_encoder.video_data_engine.stages import EngineStage, Models, answer_all, make_stages
+from perception_encoder.video_data_engine.stages import EngineStage, Models, make_stages
 from perception_encoder.video_data_engine.videos import list_videos
 from tests.video_data_engine import servers
 from tests.video_data_engine.conftest import ECHOES, QUICK
@@ -123,7 +124,7 @@ def test_an_endpoint_that_stays_down_is_a_failure_of_the_service(record: ClipRec
             config = EngineConfig(captioner=f"{address}#any")
             failure = through(make_stages(config, WorkConfig(pause=0.0, tries=2)), record)
         assert isinstance(failure, StageFailure) and (failure.stage, failure.cause) == ("video_caption", cause)
-        assert len(requests) == (2 if cause == "service" else 1) + 1
+        assert len(requests) == (2 if cause == "service" else 1)
 
 
 class Fickle:
@@ -153,7 +154,7 @@ class Fickle:
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """How long is waited between attempts."""
     seconds: list[float] = []
-    monkeypatch.setattr(stages.time, "sleep", seconds.append)
+    monkeypatch.setattr(answers.time, "sleep", seconds.append)
     return seconds
 
 
@@ -167,15 +168,15 @@ def conversations(*words: str) -> list[list[Message]]:
 
 def test_a_model_gets_all_together_and_one_by_one_if_that_fails() -> None:
     model = Fickle()
-    assert texts(answer_all(model, conversations("a", "b"), Sampling(), WorkConfig())) == ["<a>", "<b>"]
-    replies = answer_all(model, conversations("a", "wide", "refused", "b"), Sampling(), WorkConfig())
+    assert texts(answer_all(model, conversations("a", "b"), Sampling())) == ["<a>", "<b>"]
+    replies = answer_all(model, conversations("a", "wide", "refused", "b"), Sampling())
     assert texts(replies) == ["<a>", "does not fit", "refused", "<b>"]
     assert [len(batch) for batch in model.batches] == [2, 4, 1, 1, 1, 1]
 
 
 def test_passing_failures_are_tried_again_after_pauses(pauses: list[float]) -> None:
     model = Fickle()
-    replies = answer_all(model, conversations("1", "9"), Sampling(), WorkConfig(tries=3, pause=2.0), threads=2)
+    replies = answer_all(model, conversations("1", "9"), Sampling(), tries=3, pause=2.0, threads=2)
     assert texts(replies) == ["<1>", "busy"]
     assert pauses == [30.0, 30.0, 30.0]
 
@@ -191,7 +192,7 @@ def test_pauses_double_up_to_a_minute(
         def generate(self, *arguments: object) -> list[Reply]:
             raise EndpointError("busy", wait=wait)
 
-    answer_all(Busy(), conversations("a"), Sampling(), WorkConfig(tries=4, pause=pause))
+    answer_all(Busy(), conversations("a"), Sampling(), tries=4, pause=pause)
     assert pauses == expected
 
 
@@ -204,15 +205,15 @@ def test_requests_are_sent_at_the_same_time() -> None:
             return super().generate(*arguments)
 
     words = conversations("a", "b", "c")
-    assert texts(answer_all(Meeting(), words, Sampling(), WorkConfig(), threads=3)) == ["<a>", "<b>", "<c>"]
+    assert texts(answer_all(Meeting(), words, Sampling(), threads=3)) == ["<a>", "<b>", "<c>"]
 
 
 def test_a_wrong_key_ends_everything() -> None:
     for threads in (1, 2):
         with pytest.raises(EndpointError, match="wrong key"):
-            answer_all(Fickle(), conversations("a", "key"), Sampling(), WorkConfig(), threads)
+            answer_all(Fickle(), conversations("a", "key"), Sampling(), threads=threads)
 
 
 def test_an_answer_without_a_word_is_a_failure() -> None:
-    replies = answer_all(Fickle(), conversations("…", "да"), Sampling(), WorkConfig())
+    replies = answer_all(Fickle(), conversations("…", "да"), Sampling())
     assert texts(replies) == ["the model answered without a word", "<да>"]

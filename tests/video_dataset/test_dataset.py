@@ -9,6 +9,7 @@ import pytest
 
 from perception_encoder.datasets.pe_video import read_videos_of
 from perception_encoder.errors import DataError, OutputError
+from perception_encoder.formats.shards import read_members
 from perception_encoder.video_dataset import tars
 from perception_encoder.video_dataset.statistics import NO_CATEGORY, describe_dataset
 from perception_encoder.video_dataset.tables import read_video_table, write_video_table
@@ -73,6 +74,15 @@ def test_splits_and_tars(tmp_path: Path) -> None:
     assert all((tmp_path / "out" / n).read_bytes() == (tmp_path / "twice" / n).read_bytes() for n in names)
     with pytest.raises(OutputError, match="is not empty"):
         tars.write_dataset(tmp_path / "out", videos)
+
+
+def test_training_reads_the_best_caption(tmp_path: Path) -> None:
+    captions = {"model_caption": "A film.", "summary": "A film of a boat.", "refined_caption": " ", "human_caption": ""}
+    metadata = [captions, {**captions, "human_caption": "A boat."}, {"model_caption": "A film."}, {}]
+    videos = [OutputVideo(f"v{n}", "mp4", lambda: b"video", fields, "train") for n, fields in enumerate(metadata)]
+    tars.write_dataset(tmp_path / "out", videos)
+    texts = [content.decode() for _, content in read_members(tmp_path / "out" / "train" / "000000.tar", ("txt",))]
+    assert texts == ["A film of a boat.", "A boat.", "A film.", ""]
 
 
 def test_datasets_loads_what_later_videos_alone_have(tmp_path: Path) -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+import os
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import count
+from itertools import count, takewhile
+from operator import eq
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -13,9 +17,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from perception_encoder.datasets.instances import read_annotations
+from perception_encoder.datasets.instances import file_name, read_annotations, read_images
+from perception_encoder.errors import DataError, InputError
 from perception_encoder.files import write_json
 from perception_encoder.formats.entries import integer_field, list_objects, text_field
+from perception_encoder.preprocess.source import escape_name
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -41,8 +49,8 @@ class Detected:
         return self.select(self.scores >= score)
 
 
-QUAD = 0.5
-"""Factor of the quadratic that lowers scores in soft-NMS."""
+SOFTEST = 0.001
+"""Soft-NMS drops detections whose score falls to this."""
 
 
 def suppress(
@@ -50,50 +58,51 @@ def suppress(
     scores: Float[Tensor, " n"],
     labels: Int[Tensor, " n"],
     overlap: float,
-    soft: bool = False,
+    soft: float | None = None,
     least: float = 0.0,
 ) -> tuple[Int[Tensor, " m"], Float[Tensor, " m"]]:
     """Return the indices of the remaining detections, best first, with their scores; classes do not affect each other.
 
-    `overlap`: IoU from which the worse of two is dropped; with `soft` its score is multiplied by (1 - IoU²) / 2
-    instead. Scores below `least` are dropped. The published scripts call this method "quad", with scale 0.5 above an
-    IoU of 0.7; its formula was not available, so this one is ours.
+    `overlap`: IoU above which the worse of two is dropped; with `soft` its score is multiplied by (1 - IoU) to this
+    power instead (the published scripts' "quad" and its `quad_scale`), and dropped at 0.001. Scores below `least` are
+    dropped.
     """
     from torchvision.ops import batched_nms
 
-    if not soft:
+    if soft is None:
         rows = batched_nms(boxes, scores, labels, overlap)
-        rows = rows[scores[rows] >= least]
-        return rows, scores[rows]
-    groups = [torch.nonzero(labels == label)[:, 0] for label in labels.unique()]
-    lowered = torch.cat([_soften(boxes, scores, rows, overlap) for rows in groups] or [scores])
-    order = torch.cat(groups or [labels])
-    best = lowered.argsort(descending=True, stable=True)
-    best = best[lowered[best] >= least]
-    return order[best], lowered[best]
+    else:
+        scores = scores.clone()
+        for label in labels.unique():
+            group = labels == label
+            scores[group] = _soften(boxes[group], scores[group], overlap, soft)
+        rows = scores.argsort(descending=True, stable=True)
+        rows = rows[scores[rows] > SOFTEST]
+    rows = rows[scores[rows] >= least]
+    return rows, scores[rows]
 
 
-def _soften(boxes: Tensor, scores: Tensor, rows: Tensor, overlap: float) -> Tensor:
-    """Return the lowered scores of one class's detections, in the order of `rows`."""
+def _soften(boxes: Tensor, scores: Tensor, overlap: float, exponent: float) -> Tensor:
+    """Return the lowered scores of one class's detections."""
     from torchvision.ops import box_iou
 
-    overlaps, values = box_iou(boxes[rows], boxes[rows]), scores[rows].clone()
-    left = torch.ones_like(values, dtype=torch.bool)
-    for _ in range(len(values)):
-        best = int(torch.where(left, values, -1.0).argmax())
+    left = scores > SOFTEST
+    while left.any():
+        best = int(torch.where(left, scores, -1.0).argmax())
         left[best] = False
-        lowered = values * QUAD * (1 - overlaps[best] ** 2)
-        values = torch.where(left & (overlaps[best] > overlap), lowered, values)
-    return values
+        shared = box_iou(boxes[best : best + 1], boxes)[0]
+        scores = torch.where(left & (shared > overlap), scores * (1 - shared) ** exponent, scores)
+        left &= scores > SOFTEST
+    return scores
 
 
-def join_views(views: Sequence[Detected], overlap: float, soft: bool, most: int) -> Detected:
-    """Join the detections of several views of an image, without masks."""
+def join_views(views: Sequence[Detected], overlap: float, soft: float | None) -> Detected:
+    """Join the detections of several views of an image, without masks; for `soft` see `suppress`."""
     boxes, scores, labels = (
         np.concatenate(parts) for parts in zip(*((v.boxes, v.scores, v.labels) for v in views), strict=True)
     )
     tensors = torch.from_numpy(boxes), torch.from_numpy(scores), torch.from_numpy(labels)
-    rows, lowered = (found[:most].numpy() for found in suppress(*tensors, overlap, soft))
+    rows, lowered = (found.numpy() for found in suppress(*tensors, overlap, soft))
     return Detected(boxes[rows], labels[rows], lowered, None)
 
 
@@ -118,22 +127,47 @@ RESULTS = ("image_id", "category_id", "bbox", "score")
 class CocoResults:
     """Collects images, categories and annotations with scores, for COCO's JSON and its plain result list."""
 
-    def __init__(self, categories: Sequence[dict[str, Any]], names: Sequence[str] = ()) -> None:
-        """`categories`: `id` and `name`, in the order of a detector's labels. `names`: of the images; if all are
-        distinct numbers, as in COCO, they are the images' ids."""
-        self.categories = list(categories)
+    def __init__(
+        self, categories: Sequence[dict[str, Any]], files: Mapping[str, str], annotations: Path | None = None
+    ) -> None:
+        """`categories`: `id` and `name`, in the order of a detector's labels. `files`: the images' paths by name.
+        `annotations`: COCO's JSON to take the ids from; without it images have the numbers that are their names, as in
+        COCO, if all are distinct numbers, else 1, 2, 3 ….
+
+        Raises DataError unless `annotations` lists each image, once.
+        """
+        self.categories, self.source = list(categories), annotations
         self.images: list[dict[str, Any]] = []
         self.annotations: list[dict[str, Any]] = []
         self.results: list[dict[str, Any]] = []
-        stems = [PurePosixPath(name).stem for name in names]
-        numbers = [int(stem) for stem in stems if stem.isascii() and stem.isdecimal()]
-        self._ids = dict(zip(names, numbers, strict=True)) if len(set(numbers)) == len(names) else {}
+        self._listed: dict[str, dict[str, Any]] = {}
+        if annotations is not None:
+            self._listed = match_images(files, annotations)
+            self._ids = {name: image["id"] for name, image in self._listed.items()}
+            known = {name: number for number, name in read_categories(annotations)}
+            if missing := [item["name"] for item in categories if item["name"] not in known]:
+                text = "the detector's class ids are written: %s has no category called %s"
+                logger.warning(text, escape_name(annotations), ", ".join(missing[:5]))
+            else:
+                self.categories = [{**item, "id": known[item["name"]]} for item in categories]
+        else:
+            stems = [PurePosixPath(name).stem for name in files]
+            numbers = [int(stem) for stem in stems if stem.isascii() and stem.isdecimal()]
+            self._ids = dict(zip(files, numbers, strict=True)) if len(set(numbers)) == len(files) else {}
         self._free = count(1 + max(self._ids.values(), default=0))
 
-    def add(self, name: str, size: tuple[int, int], detected: Detected) -> None:
-        """Add an image of `size` (width, height) with its detections."""
+    def add(self, name: str, size: tuple[int, int], detected: Detected, time: float | None = None) -> None:
+        """Add an image of `size` (width, height), or a frame at a `time`, with its detections.
+
+        InputError if its size is not that of its annotations.
+        """
+        listed = self._listed.get(name)
+        if listed is not None and (listed["width"], listed["height"]) != size:
+            expected = f"{listed['width']}x{listed['height']}"
+            raise InputError(name, f"is {size[0]}x{size[1]} pixels, but its annotations are for {expected}")
         image = self._ids[name] if name in self._ids else next(self._free)
-        self.images.append({"id": image, "file_name": name, "width": size[0], "height": size[1]})
+        entry = {"id": image, "file_name": name, "width": size[0], "height": size[1]}
+        self.images.append(entry if time is None else {**entry, "time": time})
         for number, (box, label, score) in enumerate(
             zip(detected.boxes.tolist(), detected.labels.tolist(), detected.scores.tolist(), strict=True)
         ):
@@ -160,6 +194,35 @@ class CocoResults:
         value = {"images": self.images, "categories": self.categories, "annotations": self.annotations}
         write_json(directory / "detections.json", value, indent=None)
         write_json(directory / "results.json", self.results, indent=None)
+        if self.source is None and self.images:
+            ids = "the numbers that are their names" if self._ids else f"1 to {len(self.images)}"
+            logger.info("image ids: %s; for those of your annotations, pass their file as `images` (--images)", ids)
+
+
+def match_images(files: Mapping[str, str], annotations: Path) -> dict[str, dict[str, Any]]:
+    """Return the entry of each image in COCO's annotations, by name; `files`: the images' paths by name.
+
+    Of several entries with its file name, an image's is the one that shares the most directories with its path.
+    DataError for an image without an entry, or with several, and for two images with the same.
+    """
+    listed: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for image in read_images(annotations):
+        listed[PurePosixPath(file_name(image)).name].append(image)
+    found, owners = dict[str, dict[str, Any]](), dict[int, str]()
+    for name, path in files.items():
+        parts = Path(os.path.abspath(path)).parts[::-1]
+        shared = [
+            (sum(1 for _ in takewhile(bool, map(eq, parts, PurePosixPath(file_name(image)).parts[::-1]))), image)
+            for image in listed[parts[0]]
+        ]
+        best = [image for length, image in shared if length == max(length for length, _ in shared)]
+        if len(best) != 1:
+            several = f"several images like it: {', '.join(map(file_name, best[:3]))}" if best else "no such image"
+            raise DataError(f"{path}: {annotations} lists {several}; give images that it lists, under their names")
+        found[name] = best[0]
+        if (other := owners.setdefault(best[0]["id"], path)) != path:
+            raise DataError(f"{other} and {path} are both {file_name(best[0])} of {annotations}; give one of them")
+    return found
 
 
 def read_categories(path: Path) -> list[tuple[int, str]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -27,13 +27,14 @@ from perception_encoder.dense_prediction.detection.detr_losses import (
 from perception_encoder.dense_prediction.detection.feature_pyramid import DetaPyramid
 from perception_encoder.dense_prediction.detection.mask_rcnn import PATCH
 from perception_encoder.errors import ConfigError, needs_extra
+from perception_encoder.records import Checked, Count, Range, Share, ShareAboveZero
 
 LEVELS = 5
 MAX_LAYERS = 100
 EDGE = 0.01
 """Anchors with a centre or a side closer to 0 or 1 are not used."""
-CANDIDATES = 10_000
-"""Maximum number of query-class pairs, best first, to compare with each other."""
+CANDIDATES, SOFT_CANDIDATES = 10_000, 2_000
+"""Maximum number of query-class pairs, best first, to compare with each other; and with soft-NMS."""
 PRIOR = 0.01
 """Initial score of every class."""
 SMALLEST_ANCHOR = 0.05
@@ -43,33 +44,30 @@ CONSIDERED, DUPLICATE = 1000, 0.9
 
 
 @dataclass(frozen=True, kw_only=True)
-class DetrHeadConfig:
+class DetrHeadConfig(Checked):
     """Size of the transformer and limits of its detections; defaults are the paper's."""
 
-    channels: int = 256
+    channels: Count = 256
     """Channels of the pyramid and the transformer; a multiple of 32."""
-    layers: int = 6
+    layers: Annotated[int, Range(at_least=1, at_most=MAX_LAYERS)] = 6
     """Layers of the encoder, and of the decoder."""
-    hidden: int = 2048
+    hidden: Count = 2048
     """Width of their MLPs."""
-    queries: int = 900
+    queries: Count = 900
     """Number of proposals that become queries; 2,000 with test-time augmentation."""
-    matches: int = 4
+    matches: Count = 4
     """Maximum number of queries assigned to an object."""
-    least_score: float = 0.01
+    least_score: Share = 0.01
     """Minimum score of a detection."""
-    most: int = 100
+    most: Count = 100
     """Maximum number of detections per image."""
-    overlap: float = 0.7
+    overlap: ShareAboveZero = 0.7
     """IoU at which the weaker of two detections of a class is suppressed."""
 
     def __post_init__(self) -> None:
-        if self.channels < 32 or self.channels % 32:
+        super().__post_init__()
+        if self.channels % 32:
             raise ConfigError(f"channels is {self.channels}; it must be a multiple of 32")
-        if min(self.layers, self.hidden, self.queries, self.matches, self.most) < 1:
-            raise ConfigError("layers, hidden, queries, matches and most must each be at least 1")
-        if self.layers > MAX_LAYERS:
-            raise ConfigError(f"layers is {self.layers}; it must be at most {MAX_LAYERS}")
 
 
 class DetrHead(nn.Module):
@@ -214,23 +212,25 @@ class DetrHead(nn.Module):
         features: Float[Tensor, "B h w D"],
         sizes: Sequence[tuple[int, int]],
         valid_sizes: Sequence[tuple[float, float]] | None = None,
-        soft: bool = False,
+        soft: float | None = None,
         queries: int | None = None,
     ) -> list[Detected]:
         """Detect objects in images of these stored heights and widths.
 
-        `soft`: lower the scores of overlapping detections instead of dropping them; for the rest see `forward`.
+        `soft`: lower the scores of overlapping detections instead of dropping them, and return all that remain: see
+        `suppress`. For the rest see `forward`.
         """
         (scores, boxes), _ = self(features, valid_sizes=valid_sizes, queries=queries)
         results, config = [], self.config
+        considered, most = (CANDIDATES, config.most) if soft is None else (SOFT_CANDIDATES, None)
         images = zip(scores.float().sigmoid(), to_corners(boxes.float()), sizes, strict=True)
         for image_scores, corners, (height, width) in images:
-            best, index = image_scores.flatten().topk(min(CANDIDATES, image_scores.numel()))
+            best, index = image_scores.flatten().topk(min(considered, image_scores.numel()))
             query, label = index // self.classes, index % self.classes
             limit = torch.tensor([width, height] * 2, device=best.device)
             pixels = torch.minimum((corners[query] * limit).clamp_min(0), limit)
             rows, lowered = suppress(pixels, best, label, config.overlap, soft, config.least_score)
-            rows, lowered = rows[: config.most].cpu(), lowered[: config.most].cpu()
+            rows, lowered = rows[:most].cpu(), lowered[:most].cpu()
             labels = label.cpu()[rows] + 1
             results.append(Detected(pixels.cpu()[rows].numpy(), labels.numpy(), lowered.numpy(), None))
         return results

@@ -20,9 +20,10 @@ from perception_encoder.dense_prediction.detection.detections import Detected
 from perception_encoder.dense_prediction.detection.feature_pyramid import SCALES, SimplePyramid
 from perception_encoder.dense_prediction.detection.roi_heads import EPS, customize, head_settings
 from perception_encoder.dense_prediction.head_fitting import FitConfig, Maps, fit_head, take
-from perception_encoder.errors import ConfigError, DataError, needs_extra
+from perception_encoder.errors import DataError, needs_extra
 from perception_encoder.models.initialization import drawn_from
 from perception_encoder.progress import Track, untracked
+from perception_encoder.records import Checked, Count, Share
 
 PATCH = 16
 """Side of a patch in the head's pixels."""
@@ -31,27 +32,23 @@ LIMITS = {False: (0.05, 100), True: (0.0001, 300)}
 
 
 @dataclass(frozen=True, kw_only=True)
-class DetectorHeadConfig:
+class DetectorHeadConfig(Checked):
     """Size of the heads and limits of their detections; defaults are torchvision's and the paper's (B.3)."""
 
-    channels: int = 256
+    channels: Count = 256
     """Channels of the pyramid and of the mask head."""
-    hidden: int = 1024
+    hidden: Count = 1024
     """Width of the box head."""
-    regions: int = 512
+    regions: Count = 512
     """Regions per image to train the box head on; they take most of the training time."""
-    least_score: float | None = None
+    least_score: Share | None = None
     """Minimum score of a detection; by default 0.05, for LVIS 0.0001."""
-    most: int | None = None
+    most: Count | None = None
     """Maximum number of detections per image; by default the evaluated number: 100, for LVIS 300."""
-    federated: int | None = None
+    federated: Count | None = None
     """For LVIS: number of classes with a loss in a batch, by sigmoids (50 in ViTDet); None: all, by a softmax."""
     vitdet: bool = False
     """Use ViTDet's deeper heads with layer norms, as in the paper; `hidden` is then the width of one layer."""
-
-    def __post_init__(self) -> None:
-        if min(self.channels, self.hidden, self.regions, 1 if self.most is None else self.most) < 1:
-            raise ConfigError("channels, hidden, regions and most must each be at least 1")
 
     def limits(self, lvis: bool) -> tuple[float, int]:
         """Return the minimum score and the maximum number of detections, by this config or the dataset's kind."""

@@ -31,29 +31,31 @@ from perception_encoder.inference.layer_features import LayerFeatures
 from perception_encoder.models.initialization import initialize
 from perception_encoder.models.layers import AttentionPooling
 from perception_encoder.progress import Track, untracked
+from perception_encoder.records import Checked, Count, CountOrZero, Positive, Share, Weight
 
 
 @dataclass(frozen=True, kw_only=True)
-class AttentiveConfig:
+class AttentiveConfig(Checked):
     """How the probe is trained."""
 
-    heads: int = 8
+    heads: Count = 8
     """Number of attention heads; reduced if it does not divide the width."""
-    epochs: int = 20
-    batch: int = 64
-    learning_rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3)
+    epochs: Count = 20
+    batch: Count = 64
+    learning_rates: tuple[Positive, ...] = (3e-4, 1e-3, 3e-3)
     """To try."""
-    weight_decay: float = 0.05
-    warm_up: float = 0.1
+    weight_decay: Weight = 0.05
+    warm_up: Share = 0.1
     """Share of the steps with a rising learning rate."""
-    seed: int = 0
+    seed: CountOrZero = 0
     head_seeds: int = HEAD_SEEDS
     """Number of probes to train, each with its own seed and learning rate; a single probe gives no
     interval."""
 
     def __post_init__(self) -> None:
-        if min(self.heads, self.epochs, self.batch, len(self.learning_rates)) < 1:
-            raise ConfigError("heads, epochs, batch and the number of learning rates must each be at least 1")
+        super().__post_init__()
+        if not self.learning_rates:
+            raise ConfigError("learning_rates is empty; give at least one")
         check_head_seeds(self.head_seeds)
 
 

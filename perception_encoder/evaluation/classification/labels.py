@@ -20,6 +20,7 @@ from perception_encoder.inference.collection import encode_media, list_media_ite
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.listing import check_paths
 from perception_encoder.inference.load import PrecisionChoice, as_encoder
+from perception_encoder.preprocess.source import as_paths
 from perception_encoder.progress import Track, untracked
 from perception_encoder.vectors import label_probabilities
 
@@ -134,12 +135,12 @@ def classify(
 
     `media`: images, videos, directories, globs, tables, tars, URLs. `labels`: two or more, or as one string,
     "cat,dog,other pet" or "@labels.txt". `prompts`: the templates that labels are put into: photo (25), imagenet (80),
-    kinetics (28) or name. `model`: an encoder, or its name or path; by default the default model (see `pe models`).
+    kinetics (28), actions (48) or name. `model`: an encoder, or its name or path; by default that of `pe models`.
     `top`: labels returned for each file. `precision`, `dimensions`, `trust_remote_code`: see `load`. Unreadable files
     are skipped and reported. Raises MediaNotFoundError for a missing path, DataError without files, ConfigError, and
     what loading the model raises.
     """
-    paths = [media] if isinstance(media, (str, Path)) else list(media)
+    paths = as_paths(media)
     check_paths(paths)
     left_out: Counter[str] = Counter()
     names = read_labels(labels)

@@ -25,24 +25,22 @@ IMAGENET_TEMPLATES = tuple(
 )
 """80 templates for images."""
 
+_MEDIA = ("a photo", "a video", "a example", "a demonstration")
+_DOING = ("", "using ", "doing ", "during ", "performing ", "practicing ")
 KINETICS_TEMPLATES = tuple(
-    f"{medium} of {doer}{{}}."
-    for medium in ("a photo", "a video", "a example", "a demonstration")
-    for doer in (
-        "",
-        "a person ",
-        "a person using ",
-        "a person doing ",
-        "a person during ",
-        "a person performing ",
-        "a person practicing ",
-    )
+    f"{medium} of {doer}{{}}." for medium in _MEDIA for doer in ("", *(f"a person {doing}" for doing in _DOING))
 )
 """28 templates for actions in videos."""
+
+ACTION_TEMPLATES = tuple(
+    f"{medium} of {article} person {doing}{{}}." for doing in _DOING for article in ("a", "the") for medium in _MEDIA
+)
+"""48 templates for the actions of UCF101 and HMDB51."""
 
 PROMPTS: Mapping[str, tuple[str, ...]] = {
     "imagenet": IMAGENET_TEMPLATES,
     "kinetics": KINETICS_TEMPLATES,
+    "actions": ACTION_TEMPLATES,
     "photo": PHOTO_TEMPLATES,
     "name": ("{}",),
 }

@@ -6,8 +6,10 @@ matches of an image that is drawn twice as if it were there twice.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -24,7 +26,7 @@ SEED, RESAMPLES = 0, 200
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
 """Minimum overlaps (IoU) of a correct detection with an object."""
 MOST = {False: 100, True: 300}
-"""Maximum number of detections per image, as in COCO and LVIS."""
+"""Maximum number of detections per image: of each category as in COCO, of all together as in LVIS."""
 FREQUENCIES = {"r": "APr", "c": "APc", "f": "APf"}
 
 
@@ -59,12 +61,7 @@ def average_precision(
     """
     with needs_extra("eval", "faster-coco-eval"):
         from faster_coco_eval import COCO
-    if lvis:  # here, because of masks the library cannot drop the only detections of an image
-        absent = {(image["id"], entry) for image in truth["images"] for entry in image.get("neg_category_ids", ())}
-        looked_for = absent | {
-            (annotation["image_id"], annotation["category_id"]) for annotation in truth["annotations"]
-        }
-        results = [result for result in results if (result["image_id"], result["category_id"]) in looked_for]
+    results = counted_results(truth, results, lvis)
     known = COCO(truth, use_deepcopy=True)
     detected = known.loadRes([dict(result) for result in results])
     order = {image: row for row, image in enumerate(sorted(image["id"] for image in truth["images"]))}
@@ -85,6 +82,22 @@ def average_precision(
         values={name: float(metric[0]) for name, metric in metrics.items()},
         draws={name: value[1:] for name, value in metrics.items()},
     )
+
+
+def counted_results(truth: dict[str, Any], results: Sequence[dict[str, Any]], lvis: bool) -> Sequence[dict[str, Any]]:
+    """Return the results that count: in COCO all, in LVIS an image's 300 best, if somebody looked for their category.
+
+    The library has no limit over categories, and cannot leave out all detections of an image if they are masks.
+    """
+    if not lvis:
+        return results
+    images: dict[int, list[dict[str, Any]]] = defaultdict(list)
+    for result in results:
+        images[result["image_id"]].append(result)
+    absent = {(image["id"], entry) for image in truth["images"] for entry in image.get("neg_category_ids", ())}
+    looked_for = absent | {(item["image_id"], item["category_id"]) for item in truth["annotations"]}
+    best = (sorted(some, key=itemgetter("score"), reverse=True)[: MOST[lvis]] for some in images.values())
+    return [item for some in best for item in some if (item["image_id"], item["category_id"]) in looked_for]
 
 
 def _evaluator(

@@ -127,7 +127,7 @@ def _normalize(text: str) -> str:
 _LETTER = re.compile(r"[\s\"'*]*[(\[]?([A-Za-z])[)\]]?[\s.:,\"'*]*")
 _FIRST = re.compile(r"\s*(?:[(\[]([A-Za-z])[)\]]|([A-Za-z])[).:](?!\w))")
 _AFTER_WORD = re.compile(
-    r"\b(?i:answer|option|choice)\b[\s\"'*]*(?i:is|:|=)?[\s:\"'*]*"
+    r"\b(?i:answer|option|choice)\b[\s\"'*]*+(?i:is|:|=)?[\s:\"'*]*"
     r"(?:[(\[]([A-Za-z])[)\]]|([A-Z])\b(?!(?<=A) (?!is\b)[a-z]))"  # not the article of "the answer is A dog"
 )
 _IN_PARENTHESES = re.compile(r"\(([A-Z])\)")
@@ -205,8 +205,8 @@ def yes_no_answer(answer: str) -> bool:
 LARGEST = 1000.0
 """Larger corner values are pixels or another scale, not thousandths."""
 IOU = 0.5
-_NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)"
-_BETWEEN = r"\s*[)\]}>]*[\s,;]+[(\[{<]*\s*"  # numbers: commas, spaces, or the parentheses of two corners
+_NUMBER = r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)"
+_BETWEEN = r"(?:\s*[)\]}>]+)?[\s,;]+(?:[(\[{<]+\s*)?"  # numbers: commas, spaces, or the parentheses of two corners
 _LABELLED = rf"(?:[\"']?[xy]\w*[\"']?\s*[:=]\s*)?({_NUMBER})"
 _BARE = rf"(?<![\w.+-]){_BETWEEN.join([_LABELLED] * 4)}(?!\.?\d)"
 _BOXES = (re.compile(rf"[(\[{{<]\s*{_BARE}"), re.compile(_BARE))

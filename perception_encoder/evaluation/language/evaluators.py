@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from perception_encoder.datasets.questions.question import Corners, Question
-from perception_encoder.errors import ConfigError, DataError, InputError
+from perception_encoder.errors import ConfigError, DataError, EndpointError, InputError
 from perception_encoder.evaluation.inputs import (
     FRAMES,
     content_digest,
@@ -28,6 +28,7 @@ from perception_encoder.evaluation.results import Measurement
 from perception_encoder.evaluation.statistics.bootstrap import resample
 from perception_encoder.evaluation.statistics.scores import SEED, ItemScores, ResampledScores, Scores
 from perception_encoder.formats.tables import append_json_lines, read_appended_lines
+from perception_encoder.inference.conversation.answers import answer
 from perception_encoder.inference.conversation.assistant import Assistant, digest_of
 from perception_encoder.inference.conversation.media import open_part
 from perception_encoder.preprocess.conversation import MediaPart, Sampling, ask
@@ -113,7 +114,7 @@ class QuestionEvaluator:
         self.label = f"{task.name}, no image" if blind else task.name
 
     def run(self, model: Assistant, track: Track = untracked) -> list[Measurement]:
-        """Return the task's metrics: see `Evaluator`. A question that the model refuses (ConfigError) is a failure."""
+        """Return the task's metrics: see `Evaluator`. A question that gets no answer is a failure."""
         digest, name = "" if self.records is None else digest_of(model), self.task.name
         known = {} if self.records is None else self._recorded(self.records, model.name, digest)
         failures: list[InputError] = []
@@ -125,7 +126,9 @@ class QuestionEvaluator:
                 continue
             try:
                 record = known[question.id] = self._ask(model, digest, question, media)
-            except ConfigError as error:
+            except (ConfigError, EndpointError) as error:
+                if isinstance(error, EndpointError) and error.scope in ("attempt", "service"):
+                    raise
                 failures.append(InputError(f"question {question.id}", str(error)))
                 continue
             if self.records is not None:
@@ -164,7 +167,7 @@ class QuestionEvaluator:
     def _ask(self, model: Assistant, digest: str, question: Question, media: Sequence[MediaPart]) -> AnswerRecord:
         prompt, task = self.task.prompt(question), self.task
         conversation = ask(prompt, () if self.blind else media)
-        prediction = model.generate([conversation], Sampling(max_tokens=task.max_tokens))[0].text
+        prediction = answer(model, conversation, Sampling(max_tokens=task.max_tokens)).text
         box = None
         if question.box is not None and isinstance(media[0], Image.Image):
             box = scale_box(question.box, *media[0].size)

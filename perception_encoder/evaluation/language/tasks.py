@@ -45,9 +45,14 @@ class LanguageTask:
     """Reads a split of the dataset, by its name, below a path."""
 
 
+def _readings(prediction: str) -> tuple[str, str]:
+    """Return the text with and without a final full stop: models end sentences with it, answers rarely ("U.S.")."""
+    text = prediction.strip()
+    return text, text.removesuffix(".")
+
+
 def _relaxed(prediction: str, question: Question, box: Corners | None) -> float:
-    """Ignore a final full stop: models end sentences with it, but answers never have it."""
-    return max(relaxed_accuracy(prediction.strip().removesuffix("."), answer) for answer in question.answers)
+    return max(relaxed_accuracy(text, answer) for text in _readings(prediction) for answer in question.answers)
 
 
 def _choice(prediction: str, question: Question, box: Corners | None) -> float:
@@ -85,7 +90,7 @@ def _gif_prompt(question: Question) -> str:
 def _choice_or_word(prediction: str, question: Question, box: Corners | None) -> float:
     if question.choices:
         return _choice(prediction, question, box)
-    return float(prediction.strip().removesuffix(".").lower() == question.answers[0].lower())
+    return float(question.answers[0].lower() in [text.lower() for text in _readings(prediction)])
 
 
 def _box_prompt(question: Question) -> str:

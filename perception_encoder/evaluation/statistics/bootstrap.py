@@ -6,12 +6,18 @@ makes 16 % false claims in place of 5 %), and three seeds cannot be resampled at
 is multiplied by the square of its own Student's t, and the interval's half width is the root of their sum (Banerjee,
 1960): it holds the value in at least 95 % of cases, where Welch and Satterthwaite's degrees of freedom give 88 to 95 %
 for two seeds. Where many differences are compared, a claim needs a p-value that is small after Holm's correction.
+
+Items that agree give resamples without variance, which makes nothing certain. A share of items that are right has
+Wilson's interval (1927). Where few blocks differ between two models, the p-value is that of the exact test that swaps
+the models in each of them, McNemar's for items that are right or wrong. The interval then counts two more blocks, in
+which one and the other model is better (Bonett and Price, 2012): if none of n blocks differs, about ±2.8 / n.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -22,7 +28,9 @@ RESAMPLES = 1000
 PERCENTILES = (2.5, 97.5)
 """Lower and upper end of an interval."""
 FEW_BLOCKS = 20
-"""With fewer blocks, bootstrap percentiles are too narrow."""
+"""With fewer blocks, or fewer that differ between two models, bootstrap percentiles are too narrow."""
+_NEGLIGIBLE = 0.02
+"""Share of the largest difference below which a block counts as equal: in a ratio, one block changes all a little."""
 _ROUNDING = 1e-9
 """Shares in two resamples that differ by less count as equal."""
 _AT_ONCE = 1_000_000  # items resampled at a time, all resamples of a batch together
@@ -55,7 +63,7 @@ class Metric:
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """The value of a metric, or of a difference of two metrics, with its resamples."""
+    """The value of a metric with its resamples."""
 
     value: float
     """The mean over the seeds."""
@@ -64,23 +72,29 @@ class Estimate:
     blocks: int
     by_seed: tuple[float, ...] = ()
     """The value for each seed of a fitted head; empty without random weights."""
+    by_block: Float[np.ndarray, " n"] | None = None
+    """What each block contributes: their mean is the value. None for a metric that is no mean, such as AP."""
+    unit: str = "%"
+    """See `Metric`."""
 
-    def less(self, other: Estimate) -> Estimate:
+    def less(self, other: Estimate) -> EstimatedDifference:
         """Subtract another estimate with the same draws, paired by block and by seed; DataError if they do not pair."""
         ours, theirs = ((len(item.draws), item.blocks, len(item.by_seed)) for item in (self, other))
         if ours != theirs:
             raise DataError(
                 f"draws, blocks and head seeds differ: {ours} and {theirs}; evaluate both with the same data and seeds"
             )
-        return Estimate(
+        return EstimatedDifference(
             value=self.value - other.value,
             draws=self.draws - other.draws,
             blocks=self.blocks,
             by_seed=tuple(one - two for one, two in zip(self.by_seed, other.by_seed, strict=True)),
+            by_block=None if self.by_block is None or other.by_block is None else self.by_block - other.by_block,
+            unit=self.unit,
         )
 
     def interval(self, comparisons: int = 1) -> Interval:
-        """Return the 95 % interval; None for one block or one seed.
+        """Return the 95 % interval; None for one block, one seed, or resamples without variance.
 
         `comparisons`: how many intervals are to hold at once (Bonferroni).
         """
@@ -102,28 +116,80 @@ class Estimate:
             parts.append((float(np.var(self.by_seed, ddof=1)) / len(self.by_seed), len(self.by_seed) - 1.0))
         return parts
 
-    def p_value(self) -> float:
-        """Return the p-value of the value against zero; 1 without an interval."""
-        parts = self.parts()
-        return 1.0 if parts is None else p_value(self.value, parts)
+    def of_blocks(self) -> float | None:
+        """Return the variance of the value over blocks; None for one block, or resamples without variance."""
+        if self.blocks < 2 or not self._varies():
+            return None
+        return float(np.var(self.draws[np.isfinite(self.draws)])) * self.blocks / (self.blocks - 1)
+
+    def metric(self, name: str, n: int, lower_is_better: bool = False) -> Metric:
+        """Return the estimate as a metric."""
+        ends = self.interval()
+        if self.unit == "%" and self.blocks > 1 and len(self.by_seed) != 1:
+            plain = not self.by_seed and self.by_block is not None and _is_binary(self.by_block)
+            if plain or not self._varies():
+                ends = wilson_ends(self.value, self.blocks)
+            elif ends is not None:
+                ends = max(0.0, ends[0]), min(1.0, ends[1])
+        return Metric(name=name, value=self.value, n=n, interval=ends, unit=self.unit, lower_is_better=lower_is_better)
+
+    def _varies(self) -> bool:
+        draws = self.draws[np.isfinite(self.draws)]
+        return len(draws) > 0 and float(np.ptp(draws)) > _ROUNDING
+
+
+@dataclass(frozen=True, kw_only=True)
+class EstimatedDifference(Estimate):
+    """A difference of two metrics, paired by block."""
+
+    def interval(self, comparisons: int = 1) -> Interval:
+        """Return the 95 % interval: see `Estimate`."""
+        parts, few = self.parts(), self._few_blocks()
+        if parts is None or few is None:
+            return super().interval(comparisons)
+        low, high = student_ends(float(few.mean()), parts, comparisons)
+        return (max(-1.0, low), min(1.0, high)) if self.unit == "%" else (low, high)
 
     def of_blocks(self) -> float | None:
-        """Return the variance of the value over blocks; None for one block."""
-        draws = self.draws[np.isfinite(self.draws)]
-        if self.blocks < 2 or not len(draws):
+        """Return the variance over blocks: see `Estimate`. None for no difference of a metric without a known range."""
+        few = self._few_blocks()
+        if few is None or self.blocks < 2:
+            return super().of_blocks()
+        return float(few.var()) / len(few) or None
+
+    def p_value(self) -> float:
+        """Return the p-value of the value against zero; 1 without an interval."""
+        parts, few = self.parts(), self._few_blocks()
+        if parts is None:
+            return 1.0
+        differing = few[:-2][_differs(few[:-2])] if few is not None else np.zeros(FEW_BLOCKS)
+        if len(differing) >= FEW_BLOCKS:
+            return p_value(self.value, parts)
+        exact = swap_p_value(differing)
+        return max(exact, p_value(self.value, parts)) if self.by_seed else exact
+
+    def _few_blocks(self) -> Float[np.ndarray, " m"] | None:
+        """Return the blocks' differences and two more, the largest in both directions; None unless few differ."""
+        if self.by_block is None and self._varies():
             return None
-        return float(np.var(draws)) * self.blocks / (self.blocks - 1)
+        by_block = np.full(self.blocks, self.value) if self.by_block is None else self.by_block
+        count = int(_differs(by_block).sum())
+        few = count < FEW_BLOCKS and (2 * count <= self.blocks or _is_binary(by_block))
+        if self._varies() and not few:
+            return None
+        largest = float(np.abs(by_block).max()) or float(self.unit == "%")
+        return np.append(by_block, (largest, -largest))
 
-    def metric(self, name: str, n: int, unit: str = "%", lower_is_better: bool = False) -> Metric:
-        """Return the estimate as a metric; invalid for a difference, because a share ("%") is limited to 0–1.
 
-        A share that is the same in all resamples has no interval: that its items agree does not make it certain.
-        """
-        ends = self.interval()
-        if ends is not None and unit == "%":
-            certain = np.ptp(self.draws[np.isfinite(self.draws)]) < _ROUNDING
-            ends = None if certain else (max(0.0, ends[0]), min(1.0, ends[1]))
-        return Metric(name=name, value=self.value, n=n, interval=ends, unit=unit, lower_is_better=lower_is_better)
+def _differs(differences: np.ndarray) -> np.ndarray:
+    sizes = np.abs(differences)
+    return np.asarray(sizes > max(_ROUNDING, _NEGLIGIBLE * float(sizes.max(initial=0))))
+
+
+def _is_binary(values: np.ndarray) -> bool:
+    """Return whether each value is 0 or 1, or a difference of these."""
+    sizes = np.abs(values)
+    return bool((np.minimum(sizes, np.abs(sizes - 1)) < _ROUNDING).all())
 
 
 def resample(strata: Int[np.ndarray, " n"], seed: int, entries: int = 0) -> Iterator[Int[np.ndarray, "r n"]]:
@@ -164,10 +230,25 @@ def student_ends(value: float, parts: Sequence[Variance], comparisons: int = 1) 
     return value - width, value + width
 
 
+def wilson_ends(share: float, n: int) -> tuple[float, float]:
+    """Return the ends of Wilson's 95 % interval of a share of n items."""
+    square = NormalDist().inv_cdf(1 - SIGNIFICANT / 2) ** 2 / n
+    middle, width = share + square / 2, (square * (share * (1 - share) + square / 4)) ** 0.5
+    return max(0.0, (middle - width) / (1 + square)), min(1.0, (middle + width) / (1 + square))
+
+
+def swap_p_value(differences: Float[np.ndarray, " n"]) -> float:
+    """Return the exact p-value of a sum of differences, from all 2^n ways to swap the two sides of each."""
+    sums = np.zeros(1)
+    for size in np.abs(differences):
+        sums = np.concatenate([sums + size, sums - size])
+    return float(np.mean(np.abs(sums) >= abs(differences.sum()) - _ROUNDING))
+
+
 def p_value(value: float, parts: Sequence[Variance]) -> float:
-    """Return the smallest p-value at which `student_ends` excludes zero, at least 1e-12; 0 if the value is exact."""
+    """Return the smallest p-value at which `student_ends` excludes zero, at least 1e-12; 1 without variance."""
     if not any(variance for variance, _ in parts):
-        return float(value == 0)
+        return 1.0
     low, high = np.log(_LEAST), 0.0
     for _ in range(50):
         middle = (low + high) / 2

@@ -19,7 +19,13 @@ from typing import TypeAlias, TypeVar
 import numpy as np
 
 from perception_encoder.errors import ConfigError, DataError
-from perception_encoder.evaluation.statistics.bootstrap import Estimate, Metric, check_scipy, resample
+from perception_encoder.evaluation.statistics.bootstrap import (
+    Estimate,
+    EstimatedDifference,
+    Metric,
+    check_scipy,
+    resample,
+)
 
 SEED = 0  # of the bootstrap
 HEAD_SEEDS = 3
@@ -186,7 +192,7 @@ def measure(scores: Scores) -> Metric:
 def measure_all(scores: Sequence[Scores]) -> tuple[Metric, ...]:
     """Return each metric, averaged over head seeds, with its 95 % interval."""
     return tuple(
-        estimate(group).metric(name, group[0].items, group[0].unit, group[0].lower_is_better)
+        estimate(group).metric(name, group[0].items, group[0].lower_is_better)
         for name, group in by_metric(scores).items()
     )
 
@@ -197,7 +203,7 @@ def difference(ours: Scores | Sequence[Scores], theirs: Scores | Sequence[Scores
     return as_difference(first, estimate_difference(ours, theirs, seed))
 
 
-def as_difference(first: Scores, gap: Estimate) -> Metric:
+def as_difference(first: Scores, gap: EstimatedDifference) -> Metric:
     """Return an estimated difference as a metric, with a score's name, items and unit."""
     return Metric(
         name=first.metric,
@@ -211,7 +217,7 @@ def as_difference(first: Scores, gap: Estimate) -> Metric:
 
 def estimate_difference(
     ours: Scores | Sequence[Scores], theirs: Scores | Sequence[Scores], seed: int = SEED
-) -> Estimate:
+) -> EstimatedDifference:
     """Estimate ours minus theirs, on the same blocks and with the same head seeds.
 
     Each is one metric, of one or several seeds. Raises DataError unless both are of the same items, in the same groups
@@ -240,18 +246,25 @@ def estimate(scores: Sequence[Scores], seed: int = SEED) -> Estimate:
     """
     first = scores[0]
     if isinstance(first, ItemScores):
-        values, draws = _bootstrap([item for item in scores if isinstance(item, ItemScores)], seed)
-        blocks = int(first.block_of().max()) + 1
+        values, draws, by_block = _bootstrap([item for item in scores if isinstance(item, ItemScores)], seed)
+        blocks = len(by_block)
     else:
         several = [score for score in scores if isinstance(score, ResampledScores)]
         values, draws = np.array([entry.value for entry in several]), np.stack([e.unpack() for e in several], axis=1)
-        blocks = first.items
+        blocks, by_block = first.items, None
     by_seed = () if first.seed is None else tuple(float(value) for value in values)
-    return Estimate(value=float(values.mean()), draws=draws.mean(axis=1), blocks=blocks, by_seed=by_seed)
+    return Estimate(
+        value=float(values.mean()),
+        draws=draws.mean(axis=1),
+        blocks=blocks,
+        by_seed=by_seed,
+        by_block=by_block,
+        unit=first.unit,
+    )
 
 
-def _bootstrap(several: Sequence[ItemScores], seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the metric for each head seed (M,), and in each resample (R, M)."""
+def _bootstrap(several: Sequence[ItemScores], seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the metric for each head seed (M,) and in each resample (R, M), and what each block contributes (n,)."""
     block_of = several[0].block_of()
     count = int(block_of.max()) + 1
     entries = []
@@ -265,7 +278,19 @@ def _bootstrap(several: Sequence[ItemScores], seed: int) -> tuple[np.ndarray, np
         for times in resample(_strata(several[0], block_of, count), seed, max(len(entry[0]) for entry in entries))
     ]
     once = np.ones((1, count))
-    return np.array([_means(once, *entry)[0] for entry in entries]), np.concatenate(draws)
+    values = np.array([_means(once, *entry)[0] for entry in entries])
+    return values, np.concatenate(draws), np.mean([_contributed(count, *entry) for entry in entries], axis=0)
+
+
+def _contributed(
+    count: int, values: np.ndarray, blocks: np.ndarray, weights: np.ndarray, begins: np.ndarray
+) -> np.ndarray:
+    """Return what each of `count` blocks contributes to the metric, (count,); their mean is the metric."""
+    totals = np.add.reduceat(weights, begins)
+    totals = np.repeat(totals, np.diff(begins, append=len(values)))
+    shares = np.divide(weights, totals, out=np.zeros_like(weights), where=totals > 0)
+    groups = max(1, int((np.add.reduceat(weights, begins) > 0).sum()))
+    return np.bincount(blocks, values * shares, minlength=count) * count / groups
 
 
 def _means(

@@ -14,7 +14,8 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from perception_encoder.errors import ConfigError, DataError, InputError, detached
+from perception_encoder.errors import DataError, EndpointError, InputError, PerceptionEncoderError, detached
+from perception_encoder.inference.conversation.answers import answer_all
 from perception_encoder.inference.conversation.captions import Caption, CaptionFile
 from perception_encoder.inference.conversation.media import (
     FRAMES,
@@ -27,6 +28,7 @@ from perception_encoder.inference.conversation.media import (
 )
 from perception_encoder.inference.listing import Item, check_paths, list_items
 from perception_encoder.preprocess.conversation import CAPTION_PROMPT, MediaPart, Message, Reply, Sampling, ask
+from perception_encoder.preprocess.source import as_paths
 
 
 @dataclass(frozen=True)
@@ -168,13 +170,15 @@ class Assistant(ABC):
 
         `out`: a .jsonl or .parquet file to write the captions to as they are made. Media that have one there are left
         out, so rerunning an interrupted call resumes it, and all captions of the file are returned. `batch_size`:
-        number described together. `skipped`: collects media that cannot be described; without it the first one raises.
+        number described together. `skipped`: collects media that cannot be described, also because the model answers
+        without a word; without it the first one raises.
         `on_caption` is called with each new caption, `progress` with the number of media done. Raises DataError if
-        there are no media, and OutputError for a file of another model or prompt.
+        there are no media, OutputError for a file of another model or prompt, and EndpointError for an endpoint that
+        fails three times.
         """
         sampling, prompt = Sampling(max_tokens=max_tokens), prompt or CAPTION_PROMPT
         options = MediaOptions(frames=frames, pages=read_pages(pages), tile=self.tile, tiles=self.tiles)
-        paths = [media] if isinstance(media, (str, Path)) else media
+        paths = as_paths(media)
         check_paths(paths)
         items = list_items(paths)
         if (first := next(items, None)) is None:
@@ -192,6 +196,8 @@ class Assistant(ABC):
             for caption in described:
                 on_caption(caption)
             for result in results:
+                if isinstance(result, EndpointError):
+                    raise result
                 if isinstance(result, InputError):
                     if skipped is None:
                         raise result
@@ -213,20 +219,23 @@ def _answer(model: Assistant, conversation: Sequence[Message], sampling: Samplin
 
 def _describe(
     model: Assistant, items: Sequence[Item], prompt: str, sampling: Sampling, options: MediaOptions, digest: str
-) -> list[Caption | InputError]:
+) -> list[Caption | InputError | EndpointError]:
+    """Return the captions of items; an InputError for one without, an EndpointError if the endpoint is down."""
     opened: list[list[Message] | InputError] = []
     for item in items:
         try:
             opened.append(ask(prompt, open_input(item, options)))
         except InputError as error:
             opened.append(detached(error))
-    replies = iter(_replies(model, [value for value in opened if not isinstance(value, InputError)], sampling))
-    results: list[Caption | InputError] = []
+    conversations = [value for value in opened if not isinstance(value, InputError)]
+    threads = len(conversations) if hasattr(model, "address") else 1
+    replies = iter(answer_all(model, conversations, sampling, threads=threads))
+    results: list[Caption | InputError | EndpointError] = []
     for item, value in zip(items, opened, strict=True):
         reply = value if isinstance(value, InputError) else next(replies)
-        if isinstance(reply, InputError):
+        if isinstance(reply, InputError) or (isinstance(reply, EndpointError) and reply.scope == "attempt"):
             results.append(reply)
-        elif isinstance(reply, ConfigError):
+        elif isinstance(reply, PerceptionEncoderError):
             results.append(InputError(item.name, str(reply)))
         else:
             results.append(
@@ -243,18 +252,6 @@ def _describe(
                 )
             )
     return results
-
-
-def _replies(
-    model: Assistant, conversations: Sequence[Sequence[Message]], sampling: Sampling
-) -> Sequence[Reply | ConfigError]:
-    """Return answers in order; if a conversation exceeds the context, answer the others without it."""
-    try:
-        return model.generate(conversations, sampling)
-    except ConfigError as error:
-        if len(conversations) == 1:
-            return [error]
-        return [reply for conversation in conversations for reply in _replies(model, [conversation], sampling)]
 
 
 def describe_assistant(model: Any) -> dict[str, Any]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from perception_encoder.errors import CheckpointError, ConfigError, needs_extra
 from perception_encoder.models.initialization import drawn_from
+from perception_encoder.records import Checked, Count
 
 TARGETS = {
     "attention": ("q_proj", "k_proj", "v_proj", "o_proj", "qkv_proj"),
@@ -20,21 +21,15 @@ TARGETS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class DecoderLoRA:
+class DecoderLoRA(Checked):
     """Adapters of the language model."""
 
-    rank: int = 16
+    rank: Count = 16
     """Rank of the adapters."""
-    alpha: int = 32
+    alpha: Count = 32
     """Adapters are scaled by alpha / rank."""
-    targets: str = "all"
+    targets: Literal["attention", "mlp", "all"] = "all"
     """Linear layers with adapters: "attention", "mlp" or "all"."""
-
-    def __post_init__(self) -> None:
-        if min(self.rank, self.alpha) < 1:
-            raise ConfigError(f"rank and alpha are {self.rank} and {self.alpha}; both must be at least 1")
-        if self.targets not in (*TARGETS, "all"):
-            raise ConfigError(f"targets is {self.targets!r}; it must be one of attention, mlp, all")
 
 
 def add_decoder_adapters(decoder: nn.Module, config: DecoderLoRA, generator: torch.Generator) -> list[nn.Parameter]:

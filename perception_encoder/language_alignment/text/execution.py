@@ -64,7 +64,9 @@ class Execution:
         if not OpenVinoLlama.fits(model):
             if self.asked:
                 kind = type(model).__name__
-                raise ConfigError(f"OpenVINO executes only Llamas, and {decoder.name} is a {kind}; use torch")
+                raise ConfigError(
+                    f"OpenVINO executes only Llamas, without dynamic RoPE, and {decoder.name} is a {kind}; use torch"
+                )
             return TorchReader(model)
         if not self.asked and sum(parameter.numel() for parameter in model.parameters()) > MAX_PARAMETERS:
             return TorchReader(model)

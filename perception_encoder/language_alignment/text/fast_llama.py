@@ -41,7 +41,8 @@ class FastLlama:
         square = (getattr(config, "head_dim", None) or 0) in (0, config.hidden_size // config.num_attention_heads)
         count = sum(parameter.numel() for parameter in model.parameters())
         wrapped = any(not isinstance(layer, nn.Linear) for layer in linear_maps(model.model.layers[0]))
-        return plain and square and not wrapped and model.device.type == "cpu" and count <= MAX_PARAMETERS
+        fixed = plain and square and not wrapped and rotates_alike(model)
+        return fixed and model.device.type == "cpu" and count <= MAX_PARAMETERS
 
     def continue_from(self, cache: Any, room: int) -> Callable[[int], Float[Tensor, " V"]]:
         """Return a function from the next token to the logits after it, for at most `room` tokens.
@@ -88,6 +89,12 @@ class FastLlama:
         """Return the root mean square norm, in the dtype of the next layer."""
         scale = torch.rsqrt(torch.linalg.vecdot(x, x)[:, None] / self.width + self.eps)
         return (x * scale * weight).to(after.dtype)
+
+
+def rotates_alike(model: Any) -> bool:
+    """Return whether a position is encoded alike in texts of any length; not with RoPE of these two types."""
+    types = str([getattr(module, "rope_type", None) for module in model.modules()])
+    return "dynamic" not in types and "longrope" not in types
 
 
 def linear_maps(block: Any) -> tuple[Any, ...]:

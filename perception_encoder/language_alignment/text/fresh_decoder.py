@@ -65,6 +65,14 @@ def write_fresh_decoder(out: Path, texts: Iterable[str], generator: torch.Genera
     return out
 
 
+def is_fresh(decoder: str) -> bool:
+    """Return whether a language model is a directory of `write_fresh_decoder`."""
+    try:
+        return (Path(decoder) / "chat_template.jinja").read_text(encoding="utf-8") == TEMPLATE
+    except (OSError, ValueError):
+        return False
+
+
 def _train_tokenizer(texts: Iterable[str]) -> Tokenizer:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from perception_encoder.errors import ModelError
-from perception_encoder.language_alignment.text.fast_llama import linear_maps
+from perception_encoder.language_alignment.text.fast_llama import linear_maps, rotates_alike
 from perception_encoder.language_alignment.text.reading import Step, common_length, stack_left
 from perception_encoder.runtime.machine import check_openvino
 from perception_encoder.runtime.runtime import Precision
@@ -62,11 +62,11 @@ class OpenVinoLlama:
 
     @staticmethod
     def fits(model: Any) -> bool:
-        """Return whether a model is a Llama on a CPU."""
+        """Return whether a model is a Llama on a CPU, with RoPE that does not depend on the length of the text."""
         if type(model).__name__ != "LlamaForCausalLM" or model.config.hidden_act != "silu":
             return False
         linear = all(isinstance(layer, nn.Linear) for layer in linear_maps(model.model.layers[0]))
-        return linear and model.device.type == "cpu"
+        return linear and model.device.type == "cpu" and rotates_alike(model)
 
     def read(self, prompts: Sequence[Tensor], room: int) -> tuple[Tensor, Step]:
         """See `Reader`."""
@@ -255,7 +255,7 @@ def _rounded(weight: Tensor) -> tuple[Tensor, Tensor]:
         values = rows.float()
         scale.copy_(values.abs().amax(2, keepdim=True) / 127)
         scale[scale == 0] = 1
-        out.copy_(values.div_(scale).round_())
+        out.copy_((values / scale).round_())
     return rounded, scales
 
 

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from perception_encoder.language_alignment.text.fast_llama import FastLlama
+from perception_encoder.language_alignment.text.fast_llama import FastLlama, rotates_alike
 
 Step = Callable[[Sequence[int]], Tensor]
 """The next token of each prompt (B,) to the logits of those after them (B, V)."""
@@ -66,8 +66,19 @@ class TorchReader:
         with torch.inference_mode(False):  # the model's weights become views of the packed ones
             return FastLlama(self.model)
 
+    @cached_property
+    def _alike(self) -> bool:
+        """Whether a prompt may share a batch or its beginning with longer ones."""
+        return rotates_alike(self.model)
+
     def read(self, prompts: Sequence[Tensor], room: int) -> tuple[Tensor, Step]:
         """See `Reader`. Several prompts are padded on the left, with the padding masked."""
+        if len(prompts) > 1 and not self._alike:
+            alone = [self.read([prompt], room) for prompt in prompts]
+            steps = [one for _, one in alone]
+            return torch.cat([logits for logits, _ in alone]), lambda tokens: torch.cat(
+                [one([token]) for one, token in zip(steps, tokens, strict=True)]
+            )
         inputs, padding = stack_left(prompts)
         padded, cache = bool(padding.any()), None
         columns = torch.arange(inputs.shape[1], device=inputs.device)
@@ -97,7 +108,7 @@ class TorchReader:
     @torch.inference_mode()
     def read_each(self, prompts: Sequence[Tensor]) -> Iterator[Tensor]:
         """See `Reader`."""
-        name, start, cache = self._cache_name, common_length(prompts), None
+        name, start, cache = self._cache_name, common_length(prompts) if self._alike else 0, None
         if start:
             cache = self.model(inputs_embeds=prompts[0][None, :start], use_cache=True, logits_to_keep=1)[name]
         for prompt in prompts:

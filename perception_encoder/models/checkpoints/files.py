@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 _SCALE_SUFFIX = ".row_scale"  # beside an int8 tensor: one factor a row
 _SETTLED = 2_000_000_000
-"""Minimum age in nanoseconds at which a file's time identifies its content: a later write changes the time."""
+"""Minimum age in nanoseconds at which a file's times identify its content: a later write changes them."""
 _HASH = re.compile(r"[0-9a-f]{16}")
 
 
@@ -106,7 +106,7 @@ def _expand_rows(state: StateDict) -> StateDict:
 
 
 class CachedHash:
-    """The cached hash of a weight file; path, size, time and inode identify its content, and make up its `key`."""
+    """The cached hash of a weight file; `file_state` identifies its content, and makes up its `key`."""
 
     def __init__(self, path: Path) -> None:
         path.stat()  # raises if there is no such file
@@ -127,6 +127,8 @@ class CachedHash:
             return cached
         value = compute()
         with suppress(OSError, OutputError):
-            if file_state(self._path) == self._state and time.time_ns() - self._path.stat().st_mtime_ns > _SETTLED:
+            status = self._path.stat()
+            age = time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns)
+            if file_state(self._path) == self._state and age > _SETTLED:
                 write_text(self._entry, value)
         return value

@@ -18,6 +18,8 @@ from perception_encoder.models.registry import BUILTIN_DEPTH, BUILTIN_DETECTOR, 
 TowerChoice = Literal["all", "text"]
 DIRECTORY_FILES = ("model.safetensors", "open_clip_model.safetensors")
 """Weight files in directories written by `pe convert` or a training run."""
+RECORD = "config.json"
+"""The file with the settings of a training run, in its directory."""
 _PATIENCE = 2.0
 """Maximum seconds for the hub to answer; the environment variable HF_HUB_ETAG_TIMEOUT overrides it."""
 
@@ -47,11 +49,29 @@ def find_weights(name: str | Path) -> tuple[Path, ModelEntry | None]:
         return locate_weights(entry), entry
     path = Path(name)
     if path.is_dir():
-        inside = [path / file for file in DIRECTORY_FILES if (path / file).is_file()]
-        return (inside or [path])[0], None
+        return file_inside(path, *DIRECTORY_FILES), None
     if not path.exists() and path.suffix not in SUFFIXES:
         find_model(str(name))  # raises, with near matches
     return path, None
+
+
+def file_inside(directory: Path, *names: str) -> Path:
+    """Return the first of these files in a directory, else the directory.
+
+    Raises WeightsUnavailableError for a run of `pe train` that has not written its weights.
+    """
+    for name in names:
+        if (directory / name).is_file():
+            return directory / name
+    try:
+        unfinished = "fingerprint" in json.loads((directory / RECORD).read_bytes())
+    except (OSError, ValueError, TypeError, RecursionError):
+        unfinished = False
+    if unfinished and not any(directory.glob("*.safetensors")):
+        raise WeightsUnavailableError(
+            f"{directory} is an unfinished run of `pe train`, without {names[0]}; rerun its command to finish it"
+        )
+    return directory
 
 
 def changed_entry(entry: ModelEntry, metadata: dict[str, str]) -> ModelEntry:
@@ -82,8 +102,8 @@ def fetch_weights(entry: ModelEntry) -> Path:
         reason = one_line(error, first=True)
         raise WeightsUnavailableError(
             f"the weights of {entry.name} could not be fetched ({reason}); download {url} elsewhere "
-            f"and give the file's path as the model (--model DIRECTORY/{file}), or use --model builtin"
-        ) from error
+            f"and give the path DIRECTORY/{file} instead of the name, or use the small model builtin"
+        ) from None
 
 
 def _check_answer(url: str) -> None:

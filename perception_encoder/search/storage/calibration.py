@@ -121,7 +121,7 @@ def renew_calibration(index: Store, encoder: Encoder) -> None:
             remove(_path(index))
         else:
             content = {**asdict(curve), "contents": sample, "weight_hash": index.settings["weight_hash"]}
-            write_json(_path(index), content, through_link=False)
+            write_json(_path(index), content)
             restrict(index.directory / STORE, index.directory, index.root)
     except (OSError, ValueError, RuntimeError, PerceptionEncoderError) as error:
         logger.warning("the index of %s has no probabilities: %s", escape_name(index.directory), one_line(error))

@@ -27,10 +27,11 @@ from perception_encoder.errors import ClusterError, InputError, MediaNotFoundErr
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.load import load
 from perception_encoder.inference.pipeline import map_in_order
+from perception_encoder.models.registry import portable_name
 from perception_encoder.ray_cluster import WorkCounter, check_cluster, connect_cluster, last_line
 from perception_encoder.runtime.runtime import Precision, RuntimeName
 from perception_encoder.search.storage.moments import MomentConfig
-from perception_encoder.search.storage.reader import File, FileResult, Reader, batches, local_date
+from perception_encoder.search.storage.reader import File, FileResult, Reader, batches
 from perception_encoder.search.storage.store import Store
 
 logger = logging.getLogger(__name__)
@@ -114,7 +115,7 @@ class _Driver:
         """Read files with the workers; see `read_here`."""
         runtime, precision = encoder.runtime.used(encoder.feature().executed)
         job = _Job(
-            source=index.settings["source"],
+            source=portable_name(encoder.source),  # not the index's, which may be a stranger's
             weight_hash=encoder.weight_hash,
             runtime=runtime,
             precision=precision,
@@ -130,7 +131,7 @@ class _Driver:
             pickle.dump((job, list(files)), self.jobs)
             self.jobs.flush()
         while (results := self._answer(lost)) is not None:
-            yield [_dated(result) for result in results]
+            yield results
 
     def _answer(self, lost: str) -> list[FileResult] | None:
         try:
@@ -253,7 +254,7 @@ class _Worker:
             read = map_in_order(reader.read, cut, self._encoder.runtime.workers, self._encoder.runtime)
         else:
             read = (self._read_alone(reader, file) for file in files)
-        return pa.table({"results": [pickle.dumps([_portable(result) for result in results]) for results in read]})
+        return pa.table({"results": [pickle.dumps([_placed(result) for result in results]) for results in read]})
 
     def _read_alone(self, reader: Reader, file: File) -> list[FileResult]:
         if self._begin(file.path) > 1:
@@ -268,16 +269,9 @@ class _Worker:
         return ray.get(self._attempts.begin.remote(what))
 
 
-def _portable(result: FileResult) -> FileResult:
-    """Make a worker's result portable: without dates in its time zone, and with its name in missing-file errors."""
+def _placed(result: FileResult) -> FileResult:
+    """Return a worker's result with the machine's name in the errors of missing files."""
     if isinstance(result.error, MediaNotFoundError):
         where = f"on {socket.gethostname()}, a worker of the cluster, which must see the directory under the same path"
         return replace(result, error=MediaNotFoundError(result.error.source, f"{result.error.reason} {where}"))
-    rows = [replace(row, date="") if row.date == local_date(row.modified) else row for row in result.rows or []]
-    return result if result.rows is None else replace(result, rows=rows)
-
-
-def _dated(result: FileResult) -> FileResult:
-    """Return the result with dates in this machine's time zone."""
-    rows = [row if row.date else replace(row, date=local_date(row.modified)) for row in result.rows or []]
-    return result if result.rows is None else replace(result, rows=rows)
+    return result

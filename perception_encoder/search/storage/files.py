@@ -207,7 +207,7 @@ def write_seal(
 
 def _write(directory: Path, seal: Seal) -> None:
     values = asdict(seal)
-    write_json(directory / SEAL, {**values, "checksum": _checksum(values)}, indent=None, through_link=False)
+    write_json(directory / SEAL, {**values, "checksum": _checksum(values)}, indent=None)
 
 
 def _checksum_of(path: Path, begun: tuple[int, int] = (0, 0)) -> int:

@@ -27,14 +27,22 @@ def _covers(directory: Path, media: Path) -> bool:
 
 
 def limit_store(index: Store, media: Path | str) -> Store:
-    """Restrict an index to a directory in its root; SearchIndexError if the root does not contain it."""
+    """Restrict an index to a directory in its root; SearchIndexError if the root does not contain it.
+
+    A link to another directory in the root, where it has no rows, is that directory.
+    """
     root = _absolute(index.root)
     if not _absolute(Path(media)).is_relative_to(root):
         raise _other_root(index.directory, index.root, media)
     subdirectory = _absolute(Path(media)).relative_to(root)
     if subdirectory != Path() and not os.path.isdir(media):
         raise SearchIndexError(f"{media} is not a directory; the index covers {index.root} and the directories in it")
-    index.below = "" if subdirectory == Path() else f"{escape_name(subdirectory)}/"
+    real, real_root = Path(os.path.realpath(media)), Path(os.path.realpath(root))
+    for path in (subdirectory, real.relative_to(real_root) if real.is_relative_to(real_root) else Path()):
+        if path != Path():
+            index.below = f"{escape_name(path)}/"
+            if len(index):
+                break
     return index
 
 

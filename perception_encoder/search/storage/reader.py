@@ -28,15 +28,13 @@ from perception_encoder.preprocess.budget import DECODING
 from perception_encoder.preprocess.frames import colour_histogram
 from perception_encoder.preprocess.image import encode_thumbnail, read_header
 from perception_encoder.preprocess.source import escape_name, open_source
-from perception_encoder.preprocess.video import sample_frames
+from perception_encoder.preprocess.video import creation_time, sample_frames
 from perception_encoder.search.storage.moments import Frame, MomentConfig, MomentCutter
-from perception_encoder.search.storage.rows import FileState, IndexRow
+from perception_encoder.search.storage.rows import FileState, IndexRow, time_modified
 
 Pixels = UInt8[np.ndarray, "3 H W"]
 THUMBNAIL_SIDE = 256
 """Longest side of a stored thumbnail, in pixels."""
-_LATEST = (1 << 63) - 1
-"""Maximum time in an index, in nanoseconds since 1970: April 2262. Later times are clipped to it."""
 _HELD = 64 << 20
 """Maximum bytes of a file that is read once, for its hash and to be decoded."""
 _NO_VECTOR = np.empty(0, np.float32)
@@ -131,7 +129,7 @@ def _status(item: Item) -> tuple[int, int]:
     except OSError as error:
         raise MediaNotFoundError(item.id, f"cannot be read: {error.strerror or error}") from None
     size = item.source.size if isinstance(item.source, TarMember) else status.st_size
-    return size, min(max(status.st_mtime_ns, -_LATEST - 1), _LATEST)
+    return size, time_modified(status)
 
 
 @dataclass(frozen=True)
@@ -157,6 +155,14 @@ def local_date(modified: int) -> str:
         return "1970-01-01T00:00:00"
 
 
+def dated(row: IndexRow) -> IndexRow:
+    """Return a row of a `Reader` with its date in this machine's time zone, by default that of the file's change."""
+    if not row.date:
+        return replace(row, date=local_date(row.modified))
+    moment = datetime.fromisoformat(row.date)
+    return replace(row, date=moment.astimezone().replace(tzinfo=None).isoformat()) if moment.tzinfo else row
+
+
 def batches(files: Sequence[File], size: int) -> Iterator[list[File]]:
     """Yield `size` images, or one video, at a time."""
     batch: list[File] = []
@@ -173,7 +179,10 @@ def batches(files: Sequence[File], size: int) -> Iterator[list[File]]:
 
 
 class Reader:
-    """Reads files into rows; threads may share one. Files whose digest is in `digests` are not decoded."""
+    """Reads files into rows; threads may share one. Files whose digest is in `digests` are not decoded.
+
+    A row's date is the camera's, with an offset from UTC if that is known, or empty: see `dated`.
+    """
 
     def __init__(self, encoder: Encoder, config: MomentConfig, digests: Container[str]) -> None:
         self._encoder, self._config, self._digests = encoder, config, digests
@@ -227,6 +236,7 @@ class Reader:
             waiting.clear()
 
         assert isinstance(media.payload, (Path, bytes))
+        created = creation_time(media.payload, media.name)
         for sampled in sample_frames(media.payload, media.name, self._config.every):
             image = sampled.image
             small, colours = encode_thumbnail(image, THUMBNAIL_SIDE), colour_histogram(image)
@@ -240,6 +250,7 @@ class Reader:
                 _row(file, digest, image.size, moment.best.thumbnail),
                 id=row_id(file.path, moment.start),
                 kind="video",
+                date=created.isoformat(timespec="seconds") if created else "",
                 start=moment.start,
                 stop=moment.end,
                 time=moment.best.time,
@@ -258,7 +269,7 @@ def _row(file: File, digest: str, size: tuple[int, int], thumbnail: bytes) -> In
         kind="image",
         width=size[0],
         height=size[1],
-        date=local_date(file.modified),
+        date="",
         size=file.size,
         modified=file.modified,
         digest=digest,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from datetime import datetime
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -22,8 +24,10 @@ _DATE_COMPARISON = re.compile(
     rf"|{_STRING}",  # any other text is skipped
     re.IGNORECASE,
 )
+_QUOTED = re.compile(rf"""{_STRING}|"[^"]*"|--[^\n]*|/\*.*?\*/""", re.DOTALL)
 _DATE = re.compile(r"\d{4}(-\d\d(-\d\d(T\d\d(:\d\d(:\d\d)?)?)?)?)?")
 _FIRST = "0001-01-01T00:00:00"
+_LATEST = (1 << 63) - 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +50,7 @@ class IndexRow:
     width: int
     height: int
     date: str
-    """When the image was taken if known, else when the file was changed: "2024-07-31T18:05:00", local time."""
+    """When it was taken, if it says so, else when the file was changed: "2024-07-31T18:05:00", local time."""
     size: int
     """Size of the file in bytes."""
     modified: int
@@ -66,6 +70,20 @@ class FileState:
     size: int
     modified: int
     digest: str
+
+
+def time_modified(status: os.stat_result) -> int:
+    """Return a file's modification time as in the column `modified`, whose range ends in April 2262."""
+    return min(max(status.st_mtime_ns, -_LATEST - 1), _LATEST)
+
+
+def is_unchanged(row: IndexRow, path: Path) -> bool:
+    """Return whether a row's file, which is not in a tar, still has the size and time that it was indexed with."""
+    try:
+        status = path.stat()
+    except OSError:
+        return False
+    return (row.size, row.modified) == (status.st_size, time_modified(status))
 
 
 def among(column: str, values: Iterable[str]) -> str:
@@ -108,8 +126,13 @@ def schema_of(dimension: int) -> pa.Schema:
     return pa.schema([(name, types[name]) for name in column_names(thumbnails=True)])
 
 
-def check_dates(condition: str) -> None:
-    """Raise ConfigError if the column `date` is compared with something other than a date."""
+def check_condition(condition: str) -> None:
+    """Raise ConfigError for a date that is none, and for a parenthesis that would end what surrounds the condition."""
+    depth = 0
+    for letter in _QUOTED.sub("", condition):
+        depth += (letter == "(") - (letter == ")")
+        if depth < 0:
+            raise ConfigError(f"the condition {condition!r} is invalid: it closes a parenthesis that it does not open")
     for compared in _DATE_COMPARISON.finditer(condition):
         for literal in re.findall(_STRING, " ".join(filter(None, compared.groups()))):
             if not _is_date(literal[1:-1]):

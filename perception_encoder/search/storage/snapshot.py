@@ -179,7 +179,7 @@ def write_snapshot(
         slots = _write_vectors(path, rows, read)
     rows = rows.append_column("slot", pa.array(slots)).combine_chunks().replace_schema_metadata()
     with (
-        replacing(directory / ROWS, through_link=False) as temporary,
+        replacing(directory / ROWS) as temporary,
         pa.ipc.new_file(str(temporary), rows.schema) as writer,
     ):
         writer.write_table(rows)
@@ -222,7 +222,7 @@ def _write_vectors(
     row_ids = rows[ROW_ID].to_numpy()
     order = np.argsort(row_ids)
     slots, count = np.full(len(rows), -1, np.int64), 0
-    with replacing(path, through_link=False) as temporary, temporary.open("wb") as file:
+    with replacing(path) as temporary, temporary.open("wb") as file:
         for batch in read(None):
             if batch.num_rows:
                 file.write(as_matrix(pa.table(batch)).data)
@@ -247,7 +247,7 @@ def _write_codes(directory: Path, dimension: int, appended: bool) -> None:
             codes.calibrate(np.ascontiguousarray(gallery[:: max(1, len(gallery) // _SAMPLED)]))
         for start in range(len(codes), len(gallery), _BLOCK):
             codes.add(np.ascontiguousarray(gallery[start : start + _BLOCK]))
-        with replacing(path, through_link=False) as temporary:
+        with replacing(path) as temporary:
             codes.write(str(temporary))
     except Exception as error:  # as above, or a full disk
         remove(path)

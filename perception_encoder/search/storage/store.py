@@ -24,10 +24,12 @@ import pyarrow as pa
 from jaxtyping import Float
 
 from perception_encoder.errors import ConfigError, OutputError, SearchIndexError, one_line
-from perception_encoder.files import holding, remove, restrict, write_json, writing
+from perception_encoder.files import holding, is_held, remove, restrict, write_json, writing
 from perception_encoder.formats.tables import connect_lance, without_panics
+from perception_encoder.inference.exclude import parse_patterns
 from perception_encoder.models.registry import same_name, shown_name
 from perception_encoder.preprocess.source import escape_name
+from perception_encoder.records import from_fields
 from perception_encoder.search.storage.files import (
     LAYOUT,
     SEAL,
@@ -42,7 +44,7 @@ from perception_encoder.search.storage.rows import (
     FileState,
     IndexRow,
     among,
-    check_dates,
+    check_condition,
     column_names,
     schema_of,
     to_rows,
@@ -56,9 +58,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-STORE, EXCLUDED, CALIBRATION = ".pe-index", "exclude.json", "calibration.json"
-"""Names of an index's directory, inside the indexed one, and of files in it: the patterns of excluded files, and the
-curve of `calibration`."""
+STORE, EXCLUDED, CALIBRATION, UNREADABLE = ".pe-index", "exclude.json", "calibration.json", "unreadable.json"
+"""Names of an index's directory, inside the indexed one, and of files in it: the patterns of excluded files, the curve
+of `calibration`, and why files were skipped."""
+_LOCK = "lock"
 _COMPACT_AFTER = 32  # commits
 _KEEP_VERSIONS = timedelta(days=1)  # for readers at work
 _NEWEST_FIRST = [("date", "descending"), ("path", "ascending"), ("start", "ascending")]
@@ -124,10 +127,10 @@ class Store:
             store.mkdir(exist_ok=True)
             remove(store / SETTINGS)  # first: a table without settings is ignored
             settings = {**settings, "layout": LAYOUT}
-            for name in (SEAL, ROWS, VECTORS, CODES, CALIBRATION, f"{TABLE}.lance"):
+            for name in (SEAL, ROWS, VECTORS, CODES, CALIBRATION, UNREADABLE, f"{TABLE}.lance"):
                 remove(store / name)
             connect_lance(store).create_table(TABLE, schema=schema_of(int(settings["dimension"])))
-            write_json(store / SETTINGS, settings, through_link=False)
+            write_json(store / SETTINGS, settings)
         index = cls(directory, settings)
         index._files.seal(index.table.version)
         return index
@@ -147,7 +150,7 @@ class Store:
         with writing(store):
             store.mkdir(exist_ok=True)
             restrict(store, directory)
-        with holding(store / "lock", f"another run is writing the index of {directory}"):
+        with holding(store / _LOCK, f"another run is writing the index of {directory}"):
             yield
 
     @property
@@ -157,32 +160,51 @@ class Store:
 
     @property
     def excluded(self) -> list[str]:
-        """The patterns of `exclude`, which every update follows."""
+        """The patterns of `exclude`, which every update follows; SearchIndexError if they cannot be read."""
         path = self.directory / STORE / EXCLUDED
         try:
-            patterns: list[str] = json.loads(path.read_text(encoding="utf-8"))
+            patterns = from_fields(list[str], json.loads(path.read_text(encoding="utf-8")))
+            parse_patterns(patterns)
             return patterns
         except FileNotFoundError:
             return []
-        except (OSError, ValueError) as error:
-            raise SearchIndexError(f"{path} cannot be read: {one_line(error)}") from None
+        except (OSError, ValueError, RecursionError, ConfigError) as error:
+            raise SearchIndexError(
+                f"{path} cannot be read: {one_line(error)}; replace it with: "
+                + index_command(self.directory, "--exclude", "PATTERN")
+            ) from None
 
     def exclude(self, patterns: Sequence[str]) -> None:
         """Set the patterns of files to leave out, which are valid; the next update removes their rows. OutputError."""
-        write_json(self.directory / STORE / EXCLUDED, list(patterns), through_link=False)
+        write_json(self.directory / STORE / EXCLUDED, list(patterns))
         self._files.restrict()
 
-    def check(self, settings: Mapping[str, object], model: str | None = None) -> None:
+    @property
+    def unreadable(self) -> list[str]:
+        """Why the last update skipped files, one line for each; none if that is unknown."""
+        try:
+            return from_fields(list[str], json.loads((self.directory / STORE / UNREADABLE).read_text(encoding="utf-8")))
+        except (OSError, ValueError, RecursionError):
+            return []
+
+    @unreadable.setter
+    def unreadable(self, reasons: list[str]) -> None:
+        if reasons != self.unreadable:
+            write_json(self.directory / STORE / UNREADABLE, reasons)
+            self._files.restrict()
+
+    def check(self, settings: Mapping[str, object], model: str) -> None:
         """Raise SearchIndexError if vectors with `settings` (`Encoder.describe`) cannot be compared with the index's.
 
-        `model`: their model as the user named it, for the error message.
+        `model`: the name or path of their model, for the command that rebuilds the index with it.
         """
         different = [name for name in SAME if name in settings and not self._has(name, settings[name])]
         if "model" in different:  # the rest follows
             different = ["model"]
         if different:
             changes = ", ".join(f"{name} {self.settings.get(name)}, not {settings[name]}" for name in different)
-            command = index_command(self.directory, "--rebuild", *(() if model is None else ("--model", model)))
+            shorter = ["--dimensions", str(settings["dimensions"])] if settings.get("dimensions") else []
+            command = index_command(self.directory, "--rebuild", "--model", model, *shorter)
             raise SearchIndexError(
                 f"the index of {self.directory} was made with {changes}; use that model, or rebuild it with: {command}"
             )
@@ -209,6 +231,11 @@ class Store:
     def unfinished(self) -> bool:
         """Whether an update was stopped or is running, so that files may be missing."""
         return not self._files.state.complete
+
+    @property
+    def being_written(self) -> bool:
+        """Whether a process is writing the index now."""
+        return is_held(self.directory / STORE / _LOCK)
 
     def begin(self) -> None:
         """Mark the index as unfinished until `finish`."""
@@ -267,7 +294,7 @@ class Store:
 
     def _run(self, query: Any, where: str | None, names: Sequence[str]) -> pa.Table:
         if where:
-            check_dates(where)
+            check_condition(where)
         condition = self._within(where)
         with _sound(self.directory):
             try:
@@ -290,9 +317,10 @@ class Store:
         return rows.sort_by(_NEWEST_FIRST).select(names)
 
     def _within(self, where: str | None) -> str | None:
-        """Combine a condition with the subdirectory's."""
-        prefix = "starts_with(path, '{}')".format(self.below.replace("'", "''")) if self.below else ""
-        return f"({where}) AND {prefix}" if where and prefix else where or prefix or None
+        """Add the subdirectory's condition to one in parentheses: else LanceDB ignores what follows an expression."""
+        parts = [f"({where}\n)"] if where else []  # which may end in a comment
+        parts += ["starts_with(path, '{}')".format(self.below.replace("'", "''"))] if self.below else []
+        return " AND ".join(parts) or None
 
     def rows(self, where: str | None = None, thumbnails: bool = False) -> list[IndexRow]:
         """Return all rows that match a condition in SQL, newest first; ConfigError if the condition is invalid."""

@@ -6,6 +6,7 @@ Rows are committed regularly, whole files at a time, so that a killed run resume
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -22,10 +23,20 @@ from perception_encoder.models.registry import portable_name
 from perception_encoder.preprocess.source import escape_name
 from perception_encoder.progress import Track, untracked
 from perception_encoder.search.storage.calibration import renew_calibration
+from perception_encoder.search.storage.encoder import remember_model, trusted_model
 from perception_encoder.search.storage.files import salvage_settings
 from perception_encoder.search.storage.location import prepare_location
 from perception_encoder.search.storage.moments import MomentConfig
-from perception_encoder.search.storage.reader import File, FileResult, Reader, batches, find_changes, local_date, row_id
+from perception_encoder.search.storage.reader import (
+    File,
+    FileResult,
+    Reader,
+    batches,
+    dated,
+    find_changes,
+    local_date,
+    row_id,
+)
 from perception_encoder.search.storage.rows import IndexRow, among
 from perception_encoder.search.storage.store import STORE, Store, cut_as, index_command
 
@@ -46,13 +57,15 @@ class UpdateReport:
     moved: int
     """Files already indexed under another name, with the same content."""
     deleted: int
-    """Files that no longer exist, or are excluded now."""
+    """Other files that no longer exist, or are excluded now."""
     unchanged: int
     rows: int
     """Number of images and moments in the index after the update."""
     seconds: float
     skipped: tuple[InputError, ...]
     """Files that could not be read."""
+    known: int
+    """Number of skipped files at the end of `skipped` that the last update skipped for the same reason."""
     left_out: Mapping[str, int]
     """Number of other files, by suffix."""
 
@@ -91,10 +104,12 @@ def writable_store(
     with Store.for_writing(directory):
         store = None if rebuild or not Store.exists(directory) else Store.open(directory, whole=True)
         earlier = salvage_settings(directory / STORE) or {}
-        name = None if isinstance(model, Encoder) else model
-        if store is not None and name is not None:
-            store.check_name(name)
-        source = model.source if isinstance(model, Encoder) else model or earlier.get("source") or default_model()
+        if store is not None and isinstance(model, str):
+            store.check_name(model)
+        if isinstance(model, Encoder):
+            source = model.source
+        else:
+            source = model or (trusted_model(directory, earlier) if earlier else default_model())
         source = portable_name(source)
         encoder = as_encoder(
             model if isinstance(model, Encoder) else source,
@@ -102,7 +117,7 @@ def writable_store(
             dimensions=dimensions,
             trust_remote_code=trust_remote_code,
         )
-        if dimensions is None and source == earlier.get("source"):
+        if dimensions is None and (store is not None or model is None or source == earlier.get("source")):
             encoder = cut_as(encoder, earlier)
         if not encoder.reads_images:
             raise ConfigError(f"{encoder.name} reads texts only; an index needs a model of images")
@@ -113,7 +128,8 @@ def writable_store(
             config = MomentConfig(every=every or earlier.get("moments", {}).get("every") or MomentConfig.every)
             elsewhere = {} if root == directory else {"root": str(root)}
             store = Store.create(directory, {**settings, **elsewhere, "source": source, "moments": asdict(config)})
-        store.check(settings, name)
+        store.check(settings, source)
+        remember_model(store, source)
         if every not in (None, store.settings["moments"]["every"]):
             raise SearchIndexError(
                 f"the index of {directory} has a frame every {store.settings['moments']['every']:g} s, not {every:g}; "
@@ -158,16 +174,21 @@ def update_store(
     store.remove(changes.gone)
     store.finish()
     renew_calibration(store, encoder)
+    moved_away = Counter(indexed[path].digest for path in changes.gone) & pending.moved
+    known, skipped = store.unreadable, [*changes.failures, *pending.skipped]
+    store.unreadable = list(map(str, skipped))
+    skipped.sort(key=lambda error: str(error) in known)
     return UpdateReport(
         model=store.settings["model"],
         source=store.settings["source"],
         added=pending.added,
-        moved=pending.moved,
-        deleted=len(changes.gone),
+        moved=pending.moved.total(),
+        deleted=len(changes.gone) - moved_away.total(),
         unchanged=changes.unchanged,
         rows=len(store),
         seconds=time.perf_counter() - started,
-        skipped=(*changes.failures, *pending.skipped),
+        skipped=tuple(skipped),
+        known=sum(str(error) in known for error in skipped),
         left_out=changes.left_out,
     )
 
@@ -177,7 +198,8 @@ class _Pending:
 
     def __init__(self, store: Store, indexed: set[str]) -> None:
         self._store, self._indexed = store, indexed
-        self.added, self.moved, self.skipped = 0, 0, list[InputError]()
+        self.added, self.skipped = 0, list[InputError]()
+        self.moved: Counter[str] = Counter()  # by digest
         self._rows: list[IndexRow] = []
         self._moved: dict[str, list[File]] = {}  # by digest
         self._stale: set[str] = set()  # paths whose old rows go
@@ -194,7 +216,7 @@ class _Pending:
             self._moved.setdefault(result.digest, []).append(result.file)
         else:
             self.added += 1
-            self._rows += result.rows
+            self._rows += map(dated, result.rows)
             self._stale.add(result.file.path)
         waiting = len(self._rows) + 8 * sum(map(len, self._moved.values()))
         if time.monotonic() - self._since > min(self._interval, _COMMIT_SECONDS) or waiting > _COMMIT_ROWS:
@@ -224,7 +246,7 @@ class _Pending:
         self._rows += [_renamed(row, file) for row in originals for file in self._moved[row.digest]]
         for digest, files in self._moved.items():
             if digest in first:
-                self.moved += len(files)
+                self.moved[digest] += len(files)
                 self._stale |= {file.path for file in files}
             else:
                 self._lost += files

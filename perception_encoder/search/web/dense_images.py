@@ -19,6 +19,7 @@ from jaxtyping import Float
 from PIL import Image
 
 from perception_encoder.errors import ConfigError
+from perception_encoder.files import file_state
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.load import load, load_tower
 from perception_encoder.inference.media import open_media
@@ -55,8 +56,7 @@ class ImageResults(Generic[V]):
         and the InputError of a file that cannot be decoded.
         """
         media, path = self._library.media(row_id)
-        status = path.stat()
-        key = (path, media.start, status.st_mtime_ns, status.st_size, variant)
+        key = (file_state(path), media.start, variant)
         with self._lock:  # one at a time, so that nothing is computed twice
             if key not in self._cache:
                 with DECODING.admission() as admit:
@@ -182,7 +182,7 @@ class DepthMaps:
 
     def __init__(self, library: MediaLibrary, head: Path) -> None:
         """`head`: a file of `pe train depth`, loaded for the first image with its own encoder or the index's."""
-        self._path, self._lock, self._source = head, threading.Lock(), library.index.settings["source"]
+        self._path, self._lock, self._source = head, threading.Lock(), library.encoder.source
         self._model: tuple[DenseModel, HeadInfo] | None = None
         self._results: ImageResults[DepthMap] = ImageResults(library, _DEPTH_BUDGET)
 

@@ -6,6 +6,7 @@ This module does not know HTTP. It builds SQL conditions from checked values, ne
 from __future__ import annotations
 
 import logging
+import os
 import re
 import threading
 import time
@@ -24,16 +25,17 @@ from jaxtyping import Float
 from perception_encoder.errors import ConfigError, InputError, PerceptionEncoderError, one_line
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.exclude import parse_patterns
-from perception_encoder.inference.load import PrecisionChoice, as_encoder
+from perception_encoder.inference.load import PrecisionChoice
 from perception_encoder.inference.media import Kind, Media, resolve
 from perception_encoder.inference.pipeline import Decoded, decode, encode_decoded
 from perception_encoder.preprocess.source import unescape_name
 from perception_encoder.search.ranking import Hit, IndexGallery, query_vector, query_vectors, rank, split_matches
 from perception_encoder.search.storage.calibration import is_builtin
+from perception_encoder.search.storage.encoder import load_encoder
 from perception_encoder.search.storage.location import check_root
 from perception_encoder.search.storage.reader import find_changes
 from perception_encoder.search.storage.rows import IndexRow, among, column_names
-from perception_encoder.search.storage.store import Store, cut_as
+from perception_encoder.search.storage.store import Store
 from perception_encoder.search.storage.update import update_store, writable_store
 from perception_encoder.search.terms import Query, UploadedImage, text_query
 from perception_encoder.serving.queues import quiet
@@ -203,10 +205,17 @@ class MediaLibrary:
         return Media(cast(Kind, row.kind), row.path, path, start, end), path
 
     def _path(self, row: IndexRow) -> Path:
-        root = self.index.root.resolve()
-        path = root / unescape_name(row.path)
-        if not path.is_file() or not path.resolve().is_relative_to(root):
+        path = self.check_inside(row)
+        if not path.is_file():
             raise ConfigError("the file is no longer in the directory")
+        return path
+
+    def check_inside(self, row: IndexRow) -> Path:
+        """Return a row's path; ConfigError if it is a link out of the directory, which is not shown to others."""
+        root = os.path.realpath(self.index.root)
+        path = Path(root, unescape_name(row.path))
+        if not Path(os.path.realpath(path)).is_relative_to(root):
+            raise ConfigError("the file is a link out of the directory")
         return path
 
     def start_update(self) -> bool:
@@ -259,7 +268,7 @@ class MediaLibrary:
         try:
             with Store.for_writing(self.index.directory):
                 writer = Store.open(self.index.directory)
-                writer.check(self.encoder.describe(self.encoder.feature()))
+                writer.check(self.encoder.describe(self.encoder.feature()), self.encoder.source)
                 report = update_store(writer, self.encoder, track)
             self.progress.failures = list(report.skipped)
         except (PerceptionEncoderError, OSError) as error:
@@ -307,19 +316,10 @@ def open_library(
             pass
     index = Store.open(directory or media)
     check_root(index, media)
-    index.check_name(model or index.settings["model"])
     if exclude is not None:
         with Store.for_writing(index.directory):
             index.exclude(exclude)
-    if encoder is None:
-        encoder = as_encoder(
-            model or index.settings["source"],
-            precision=precision,
-            dimensions=dimensions,
-            trust_remote_code=trust_remote_code,
-        )
-        encoder = encoder if dimensions else cut_as(encoder, index.settings)
-    index.check(encoder.describe(encoder.feature()), model)
+    encoder = load_encoder([index], encoder or model, "all", precision, dimensions, trust_remote_code)
     library = MediaLibrary(index, encoder)
     library.warm_up()
     return library

@@ -9,12 +9,13 @@ from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from perception_encoder.errors import ConfigError
+from perception_encoder.files import file_state
 from perception_encoder.inference.media import open_media
 from perception_encoder.preprocess.budget import DECODING
 from perception_encoder.preprocess.conversation import MediaPart, Message, Reply, Sampling
 from perception_encoder.search.web.library import MediaLibrary
 from perception_encoder.search.web.responses import SignedIds, stream_lines
-from perception_encoder.serving.http import BodyReader, parse_body
+from perception_encoder.serving.http import REQUEST, BodyReader, parse_body
 from perception_encoder.serving.queues import GenerationQueue
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ _SAMPLING = Sampling(max_tokens=256)
 class AskRequest:
     """The JSON of a question."""
 
-    __pydantic_config__: ClassVar = {"strict": True}
+    __pydantic_config__: ClassVar = REQUEST
     question: str
     before: list[tuple[str, str]] = field(default_factory=list)
     """Earlier questions about the same image, with their answers."""
@@ -70,11 +71,10 @@ class Questions:
         return conversation
 
     def _find(self, row_id: str) -> MediaPart:
-        status = self._library.file(row_id).stat()
-        return self._opened(row_id, status.st_mtime_ns, status.st_size)
+        return self._opened(row_id, file_state(self._library.file(row_id)))
 
-    def _open(self, row_id: str, modified: int, size: int) -> MediaPart:
-        """Open a row's image, or frames of its whole moment; the file's time and size are part of the cache's key."""
+    def _open(self, row_id: str, state: str) -> MediaPart:
+        """Open a row's image, or frames of its whole moment; the file's state is part of the cache's key."""
         media, _ = self._library.media(row_id, whole=True)
         with DECODING.admission() as admit:
             opened = open_media(media, admit=admit)

@@ -240,8 +240,13 @@ class Thumbnails:
         return tiles
 
     def row(self, row_id: str, version: str) -> IndexRow:
-        """Return the row with an id; `version` is its address's query string. SearchIndexError if it is missing."""
-        return self._rows.get((row_id, version)) or self._index.row(row_id)
+        """Return the row with an id; `version` is its address's query string.
+
+        SearchIndexError if it is missing, ConfigError if its file is a link out of the directory.
+        """
+        row = self._rows.get((row_id, version)) or self._index.row(row_id)
+        self._library.check_inside(row)
+        return row
 
     def large(self, row_id: str, version: str, side: int = LARGE_SIDE) -> bytes:
         """Return a large thumbnail, or the stored one if the file cannot be opened; arguments and errors as `row`."""

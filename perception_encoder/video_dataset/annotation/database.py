@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from perception_encoder.errors import DataError, OutputError, one_line
-from perception_encoder.files import writing
+from perception_encoder.files import refuse_database_links, writing
 
 VERSION = 1
 _BUSY_SECONDS = 10.0
@@ -67,6 +67,7 @@ class Database:
         self._lock = threading.RLock()
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
+            refuse_database_links(path)
         with self._readable():
             self._connection = sqlite3.connect(
                 path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False, cached_statements=256

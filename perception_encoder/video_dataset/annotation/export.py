@@ -56,10 +56,11 @@ def export_dataset(
 
     `refined_only`: leave out videos without a refined caption. `selection`: further metadata, such as a category, by
     SPLIT/KEY of the only videos to write; None for all. Raises OutputError if `out` is not new or empty, and DataError
-    for a damaged tar.
+    for a damaged tar and if there is no video to write.
     """
     refinements = {(refinement.tar, refinement.key): refinement for refinement in read_refinements(project)}
     refined: list[str] = []
+    written: list[str] = []
 
     def videos() -> Iterator[OutputVideo]:
         for name, tar in project.tars.items():
@@ -79,6 +80,11 @@ def export_dataset(
                         "caption_reviewed": refinement.reviewed,
                     }
                 yield OutputVideo.of(record, {**metadata, **(selection or {}).get(key, {})}, tar.split)
+                written.append(key)
+        if not written:
+            kind = " with a refined caption" if refined_only else ""
+            selected = "" if selection is None else " in the selection"
+            raise DataError(f"{project.data} has no video{kind}{selected}; continue with: pe annotate {project.data}")
 
     total = len(refinements) if refined_only else project.count()
     counts = write_dataset(out, track(videos(), "writing", total))

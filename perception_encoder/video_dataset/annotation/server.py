@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from perception_encoder.errors import InputError, PerceptionEncoderError, needs_extra
 from perception_encoder.formats.tars import TarMember
-from perception_encoder.serving.http import ApiError, BodyReader, parse_body
+from perception_encoder.serving.http import REQUEST, ApiError, BodyReader, parse_body
 from perception_encoder.serving.server import HANG_UP, HOSTS, guard
 from perception_encoder.video_dataset.annotation.progress import count_progress
 from perception_encoder.video_dataset.annotation.project import AnnotationProject
@@ -53,7 +53,7 @@ _VIDEO_TYPES = {"mp4": "video/mp4", "webm": "video/webm", "mov": "video/quicktim
 class WorkRequest:
     """The JSON body of every change: the person, the tab and the edit."""
 
-    __pydantic_config__: ClassVar = {"strict": True}
+    __pydantic_config__: ClassVar = REQUEST
     person: str
     session: str
     id: int = 0

@@ -15,7 +15,7 @@ import multiprocessing
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -61,8 +61,9 @@ def make_scenes(
     Raises DataError if the models do not allow a scene, OutputError if the dataset cannot be written.
     """
     directory = out / config.split
-    with new_directory(directory):
-        return _write_scenes(library, directory, config, jobs, track)
+    with new_directory(directory) as unfinished:
+        written = _write_scenes(library, unfinished, config, jobs, track)
+    return replace(written, directory=directory)
 
 
 def _write_scenes(

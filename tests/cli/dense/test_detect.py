@@ -14,7 +14,9 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from scipy.ndimage import binary_fill_holes
 
+import perception_encoder as pe
 from perception_encoder.dense_prediction.detection.detections import Detected
+from perception_encoder.preprocess.video_file import write_video
 from tests.conftest import Run
 from tests.datasets.drawn import described
 from tests.dense_prediction.published.renamed import to_detectron2, use_small_towers, vitdet
@@ -91,35 +93,40 @@ def test_fiftyone_imports_the_detections(run_pe: Callable[..., Run], detector: P
         assert [left * 64, top * 48, wide * 64, high * 48] == pytest.approx(annotation["bbox"])
 
 
+@pytest.mark.parametrize("named", [False, True])
 def test_perfect_boxes_score_perfectly_in_pycocotools(
-    run_pe: Callable[..., Run], detector: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run_pe: Callable[..., Run], detector: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: bool
 ) -> None:
-    """Categories 4 and 9 were renumbered to 1 and 2, and images had no ids: AP 0, and 14.4 for COCO's 80 classes."""
+    """Ids are those of the annotations: by COCO's names, which are numbers, or by `--images`, for classes too."""
     content, images = described(4)
-    for record, pixels in zip(content["images"], images, strict=True):
+    content["images"].reverse()  # so that the order of the names is not that of the ids
+    for record, pixels in zip(content["images"], images[::-1], strict=True):
         number = 100 + record["id"]
-        record |= {"id": number, "file_name": f"{'ab'[number % 2]}/{number:06d}.png"}
-        (tmp_path / "images" / record["file_name"]).parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels).save(tmp_path / "images" / record["file_name"])
+        name = f"{'ab'[number % 2]}/{'cup' if named else f'{number:06d}'}.png"
+        name = f"{number % 3}/{name}" if named else name
+        record |= {"id": number, "file_name": name}
+        (tmp_path / "images" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(tmp_path / "images" / name)
+    ids = {4: 30, 9: 20} if named else {4: 4, 9: 9}
     for annotation in content["annotations"]:
-        annotation["image_id"] += 100
+        annotation |= {"image_id": annotation["image_id"] + 100, "category_id": ids[annotation["category_id"]]}
+    for category in content["categories"]:
+        category["id"] = ids[category["id"]]
     (tmp_path / "coco.json").write_text(json.dumps(content), encoding="utf-8")
-    shown = {np.asarray(pixels).tobytes(): number for number, pixels in enumerate(images)}
+    shown = {np.asarray(pixels).tobytes(): 101 + number for number, pixels in enumerate(images)}
 
     def detect(model: object, image: Image.Image, *rest: object) -> Detected:
-        boxes = [
-            annotation
-            for annotation in content["annotations"]
-            if annotation["image_id"] == 101 + shown[np.asarray(image).tobytes()]
-        ]
+        number = shown[np.asarray(image).tobytes()]
+        boxes = [annotation for annotation in content["annotations"] if annotation["image_id"] == number]
         corners = np.array([box["bbox"] for box in boxes], np.float32)
         corners[:, 2:] += corners[:, :2]
-        labels = np.array([{4: 1, 9: 2}[box["category_id"]] for box in boxes])
+        labels = np.array([list(ids.values()).index(box["category_id"]) + 1 for box in boxes])
         return Detected(corners, labels, np.full(len(boxes), 0.9, np.float32), None)
 
     monkeypatch.setattr("perception_encoder.dense_prediction.heads.detect_objects", detect)
-    words = ("detect", tmp_path / "images", "--head", detector, "-o", tmp_path / "out")
-    assert run_pe(*words).status == 0
+    words = ["detect", tmp_path / "images", "--head", detector, "-o", tmp_path / "out"]
+    run = run_pe(*words, *(["--images", tmp_path / "coco.json"] if named else []))
+    assert run.status == 0 and ("image ids: the numbers" in run.stderr) != named
     truth = COCO(str(tmp_path / "coco.json"))
     scored = COCOeval(truth, truth.loadRes(str(tmp_path / "out" / "results.json")), "bbox")
     scored.evaluate()
@@ -128,8 +135,67 @@ def test_perfect_boxes_score_perfectly_in_pycocotools(
     assert scored.stats[0] == 1
     value = json.loads((tmp_path / "out" / "detections.json").read_text())
     names = sorted(item["file_name"] for item in value["images"])
-    assert names == ["a/000102.png", "a/000104.png", "b/000101.png", "b/000103.png"]
+    assert names == sorted(record["file_name"] for record in content["images"])
     assert all((tmp_path / "images" / name).is_file() and (tmp_path / "out" / name).is_file() for name in names)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["b/cup.png"], "{0}/a.png: {1} lists no such image; give images that it lists, under their names"),
+        (["x/a.png", "y/a.png"], "{0}/a.png: {1} lists several images like it: x/a.png, y/a.png; give images"),
+        (["a.png"], "{0}/a.png and {0}/more/a.png are both a.png of {1}; give one of them"),
+    ],
+)
+def test_images_that_the_annotations_do_not_list_once(
+    run_pe: Callable[..., Run], detector: Path, tmp_path: Path, names: list[str], message: str
+) -> None:
+    for place in [tmp_path, tmp_path / "more"][: 2 if names == ["a.png"] else 1]:
+        place.mkdir(exist_ok=True)
+        Image.new("RGB", (64, 48)).save(place / "a.png")
+    images = [{"id": 1 + row, "file_name": name, "width": 64, "height": 48} for row, name in enumerate(names)]
+    file = tmp_path / "coco.json"
+    file.write_text(json.dumps({"images": images, "categories": []}), encoding="utf-8")
+    run = run_pe("detect", tmp_path, "--head", detector, "--images", file, "-o", tmp_path / "out")
+    assert run.status == 2 and message.format(tmp_path, file) in " ".join(run.stderr.split())
+    assert not (tmp_path / "out").exists()
+
+
+def test_annotations_of_another_size_and_other_classes(
+    run_pe: Callable[..., Run], detector: Path, tmp_path: Path
+) -> None:
+    for name in "ab":
+        Image.new("RGB", (64, 48)).save(tmp_path / f"{name}.png")
+    images = [
+        {"id": 7 + row, "file_name": f"{name}.png", "width": 64 + row, "height": 48} for row, name in enumerate("ab")
+    ]
+    content = {"images": images, "categories": [{"id": 1, "name": "red"}]}
+    (tmp_path / "coco.json").write_text(json.dumps(content), encoding="utf-8")
+    run = run_pe("detect", tmp_path, "--head", detector, "--images", tmp_path / "coco.json", "-o", tmp_path / "out")
+    assert run.status == 0 and "skipped b.png: is 64x48 pixels, but its annotations are for 65x48" in run.stderr
+    assert "the detector's class ids are written" in run.stderr and "no category called blue" in run.stderr
+    assert [image["id"] for image in json.loads((tmp_path / "out" / "detections.json").read_text())["images"]] == [7]
+
+
+def test_frames_have_times(run_pe: Callable[..., Run], detector: Path, depth_head: Path, tmp_path: Path) -> None:
+    with write_video(tmp_path / "clip.mp4", (64, 48), 24) as add:
+        for number in range(30):
+            add(Image.new("RGB", (64, 48), (8 * number, 100, 100)))
+    out = tmp_path / "out"
+    run = run_pe("detect", tmp_path / "clip.mp4", "--head", detector, "--every", "0.5", "--score", 0.9, "-o", out)
+    assert run.status == 0 and "image ids: 1 to 3; for those of your annotations" in run.stderr
+    images = json.loads((out / "detections.json").read_text())["images"]
+    assert [(image["id"], image["file_name"], image["time"]) for image in images] == [
+        (1, "clip.mp4/00000", 0.0),
+        (2, "clip.mp4/00001", 0.5),
+        (3, "clip.mp4/00002", 1.0),
+    ]
+    found = pe.depth(tmp_path / "clip.mp4", head=depth_head, every=0.5)
+    assert [item.to_dict()["time"] for item in found] == [0.0, 0.5, 1.0]
+    frames = list(pe.track(tmp_path / "clip.mp4", tmp_path / "tracked", points=[(0.5, 0.5)], short_side=64))
+    written = json.loads((tmp_path / "tracked" / "clip.json").read_text())["frames"]
+    times = [number / 24 for number in range(30)]
+    assert [frame.time for frame in frames] == [item["time"] for item in written] == times
 
 
 def test_a_published_detector(run_pe: Callable[..., Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

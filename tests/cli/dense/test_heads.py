@@ -83,7 +83,14 @@ def test_regions_by_points(run_pe: Callable[..., Run], square: Path, tmp_path: P
     assert (mask > 0).sum() == region["area"] and mask[57, 57] == 1 and mask[5, 5] == 0
     with Image.open(out) as drawn:
         assert drawn.size == (120, 120)
-    run = run_pe("segment", square, "--point", "60,60", "--point", "5,5", "-o", out, "--short-side", 128)
+    words = ("segment", square, "--point", "60,60", "--point", "5,5", "--short-side", 128)
+    before = out.read_bytes()
+    for existing in (out, tmp_path / "out.mask.png"):  # each alone, and neither is replaced
+        run = run_pe(*words, "-o", out)
+        assert run.status == 2 and f"{existing} exists; choose another name" in " ".join(run.stderr.split())
+        assert not out.exists() or out.read_bytes() == before
+        out.unlink(missing_ok=True)
+    run = run_pe(*words, "-o", out, "--overwrite")
     assert run.status == 0 and [line.split("\t")[0] for line in run.stdout.splitlines()[:2]] == ["1", "2"]
 
 
@@ -105,6 +112,9 @@ def test_errors_of_segment(run_pe: Callable[..., Run], square: Path, tmp_path: P
     assert run.status == 2 and "the position is 'here'; it must be X,Y, in pixels or from 0 to 1" in run.stderr
     run = run_pe("segment", square, "--point", "0.5,0.5", "--layer", 99, "-o", tmp_path / "out.png")
     assert run.status == 2 and "layer 99" in run.stderr
+    square.with_name("second.png").write_bytes(square.read_bytes())
+    run = run_pe("segment", tmp_path, "--point", "0.5,0.5", "-o", tmp_path / "out.png")
+    assert run.status == 2 and "has 2 images and videos; segment one image at a time" in run.stderr
 
 
 def test_names_are_relative_to_the_directory_that_all_share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,6 +170,30 @@ def test_results_of_images_in_memory(depth_head: Path, detector: Path, segmenter
     assert classes.labels.shape == (40, 60) and classes.to_dict()["head"] == str(segmenter)
     with pytest.raises(ConfigError, match="is a head for depth, not for detection"):
         pe.detect(image, head=head)
+
+
+def test_an_images_bytes_and_what_is_no_media(depth_head: Path, detector: Path, tmp_path: Path) -> None:
+    """An AttributeError or a TypeError from inside a library, or an index of 137, 80, 78, …"""
+    image, path = Image.linear_gradient("L").convert("RGB").resize((60, 40)), tmp_path / "photo.png"
+    image.save(path)
+    head = pe.load_head(depth_head)
+    first, second = (next(head.predict(media)) for media in (path.read_bytes(), [path]))
+    assert np.array_equal(first.depth, second.depth)
+    assert pe.segment(path.read_bytes(), points=[(0.5, 0.5)], short_side=64).labels.shape == (40, 60)
+    for bad, reason in ((None, "type NoneType"), ([path, 3], "input 1: is of type int"), (b"x", "is not an image")):
+        with pytest.raises(InputError, match=reason):
+            list(pe.detect(bad, head=detector))  # type: ignore[arg-type]
+    calls: list[Callable[[object], object]] = [
+        lambda media: pe.track(media, points=[(0.5, 0.5)]),  # type: ignore[arg-type]
+        lambda media: pe.embed(media, tmp_path / "out.parquet", model="builtin"),  # type: ignore[arg-type]
+        lambda media: pe.classify(media, ["a cup", "a chair"], model="builtin"),  # type: ignore[arg-type]
+        lambda media: pe.search_files("a cup", media, "builtin"),  # type: ignore[arg-type]
+        lambda media: pe.open_index(media),  # type: ignore[arg-type]
+        lambda media: pe.run_engine(media, tmp_path / "engine", "builtin"),  # type: ignore[arg-type]
+    ]
+    for call in calls:
+        with pytest.raises(InputError, match="is of type bytes; give "):
+            call(path.read_bytes())
 
 
 def test_a_model_may_be_a_path(segmenter: Path, root: Path) -> None:

@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 
 from perception_encoder.cli import output
+from perception_encoder.inference.conversation import answers
 from perception_encoder.language_alignment.language_model import LanguageModel
 from perception_encoder.preprocess.frames import VideoFrames
 from tests.cli.evaluate.conftest import read_json
 from tests.cli.language.conftest import language_run
 from tests.clips import clip
 from tests.datasets.questions.layouts import LAYOUTS, write_image
+from tests.video_data_engine import servers
 
 __all__ = ["language_run"]
 
@@ -68,6 +70,23 @@ def test_answers_are_recorded_and_not_asked_for_again(
     assert [json.loads(line)["id"] for line in records.read_text().splitlines()] == ["49153", "49154"]
     monkeypatch.setattr(LanguageModel, "generate", None)
     assert run_pe(*arguments).stdout == first.stdout
+
+
+def test_every_model_that_answers_is_asked(run_pe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An endpoint, that fails and answers without a word in between, and a function."""
+    pytest.importorskip("openai")
+    monkeypatch.setattr(answers.time, "sleep", lambda seconds: None)
+    LAYOUTS["docvqa"](tmp_path)
+    arguments = ("eval", "questions", "docvqa", "--data", tmp_path, "-o", tmp_path / "out.json")
+    with servers.endpoint(servers.failing(500), servers.empty, servers.whole("a cup")) as (address, requests):
+        run = run_pe(*arguments, "-m", f"{address}#captioner")
+        assert run.status == output.OK, run.stderr
+        assert len(requests) == 4 and read_json(tmp_path / "out.json")["model"] == "captioner"
+        assert run_pe(*arguments, "-m", f"{address}#captioner", "--tiles", "4").status == output.ERROR
+    with servers.endpoint(servers.empty) as (address, _):
+        run = run_pe(*arguments, "-m", f"{address}#captioner")
+        assert run.status == output.ERROR and "answered without a word" in run.stderr
+    assert run_pe(*arguments, "-m", "python:tests.language_models:tiny_language_model").status == output.OK
 
 
 def test_frames_of_a_video(run_pe, language_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

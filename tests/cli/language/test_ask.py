@@ -159,6 +159,15 @@ def test_bad_input_is_one_clear_error(
     assert message in run.stderr and run.stderr.count("\n") == 1
 
 
+def test_a_question_may_be_the_name_of_a_directory(run_ask, media: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(media)
+    Path("copy").mkdir()
+    answer = json.loads(run_ask("0.png", "copy", "--json").stdout)
+    assert (answer["question"], answer["inputs"]) == ("copy", ["0.png"])
+    alone = run_ask("copy")
+    assert alone.status == output.ERROR and "give a question after the images and videos" in alone.stderr
+
+
 def test_a_cut_prompt_is_reported(run_ask, media: Path) -> None:
     run = run_ask(media / "0.png", "why? " * 200, "--json")
     assert json.loads(run.stdout)["cut"] > 0

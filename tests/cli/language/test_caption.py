@@ -9,13 +9,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from perception_encoder.cli import output
+from perception_encoder.inference.conversation import answers
 from perception_encoder.language_alignment.language_model import LanguageModel
+from tests.video_data_engine import servers
 
 
 @pytest.fixture
 def run_caption(run_pe, language_run: Path):
-    """Run `pe caption` with the tiny model and short captions."""
-    return lambda *arguments: run_pe("caption", "-m", language_run, "--max-tokens", "6", *arguments)
+    """Run `pe caption` with the tiny model, captions that have a letter, and in float32, alike in any batch."""
+    return lambda *arguments: run_pe(
+        "caption", "-m", language_run, "--precision", "float32", "--max-tokens", "24", *arguments
+    )
 
 
 def test_a_line_for_each_file(run_caption, language_run: Path, media: Path) -> None:
@@ -81,6 +85,27 @@ def test_a_conversation_that_does_not_fit_leaves_the_others(run_caption, media: 
     run = run_caption(media, "--frames", "60", "--tiles", "0", "--max-tokens", "300")
     assert [Path(line.split("\t")[0]).name for line in run.stdout.splitlines()] == ["0.png", "1.png"]
     assert "clip.mp4: 240 image tokens and 300 for the answer do not fit the context of 512" in run.stderr
+
+
+def test_an_empty_answer_of_an_endpoint_is_tried_again_reported_and_not_stored(
+    run_pe, media: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("openai")
+    pauses: list[float] = []
+    monkeypatch.setattr(answers.time, "sleep", pauses.append)
+    out = tmp_path / "out.jsonl"
+    images = [media / "0.png", media / "1.png"]
+    answered = [servers.empty, servers.well, servers.empty, servers.whole(""), servers.empty, servers.well]
+    with servers.endpoint(*answered) as (address, requests):
+        arguments = ("caption", *images, "-m", f"{address}#m", "-o", out, "--batch-size", "1")
+        run = run_pe(*arguments, "--strict")
+        assert run.status == output.SOME_SKIPPED and "answered without a word" in run.stderr
+        assert [Path(json.loads(line)["path"]).name for line in out.read_text().splitlines()] == ["0.png"]
+        assert len(requests) == 5 and pauses == [1.0, 1.0, 2.0]
+        assert run_pe(*arguments).stdout == f"2 captions in {out}, 1 of them new\n"
+    with servers.endpoint(servers.failing(500)) as (address, _):
+        run = run_pe("caption", *images, "-m", f"{address}#m", "-o", tmp_path / "none.jsonl")
+    assert run.status == output.ERROR and "Error code: 500" in run.stderr
 
 
 @pytest.mark.parametrize(

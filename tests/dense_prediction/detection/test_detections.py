@@ -31,6 +31,7 @@ from perception_encoder.dense_prediction.drawing import (
 )
 from perception_encoder.errors import DataError
 
+GOLDEN = np.load(Path(__file__).parents[2] / "golden" / "soft_nms.npz")
 BOXES = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 8], [20, 20, 30, 30], [0, 0, 10, 9]])
 SCORES = torch.tensor([0.9, 0.8, 0.7, 0.6])
 LABELS = torch.tensor([1, 1, 1, 2])
@@ -43,13 +44,19 @@ def test_the_worse_of_two_of_one_class_is_dropped() -> None:
     assert suppress(BOXES, SCORES, LABELS, 0.85)[0].tolist() == [0, 1, 2, 3]
 
 
-def test_soft_suppression_lowers_scores_by_the_overlap() -> None:
-    rows, scores = suppress(BOXES, SCORES, LABELS, 0.7, soft=True)
-    assert rows.tolist() == [0, 2, 3, 1]
-    assert scores.tolist() == pytest.approx([0.9, 0.7, 0.6, 0.8 * 0.5 * (1 - 0.8**2)])
-    rows, scores = suppress(BOXES, SCORES, LABELS, 0.85, soft=True)  # below the overlap nothing is lowered
-    assert rows.tolist() == [0, 1, 2, 3] and scores.tolist() == pytest.approx(SCORES.tolist())
-    assert len(suppress(BOXES[:0], SCORES[:0], LABELS[:0], 0.7, soft=True)[0]) == 0
+@pytest.mark.parametrize("case", ["0", "1", "2"])
+def test_soft_suppression_is_the_references(case: str) -> None:
+    """Scores of the published detector, in float32."""
+    names = ("boxes", "scores", "labels", "threshold", "quad_scale", "kept", "kept_scores")
+    boxes, scores, labels, overlap, exponent, kept, expected = (GOLDEN[f"{case}/{name}"] for name in names)
+    tensors = (torch.from_numpy(values) for values in (boxes, scores, labels))
+    rows, lowered = suppress(*tensors, float(overlap), soft=float(exponent))
+    assert rows.tolist() == kept.tolist()
+    assert np.abs(lowered.numpy() - expected).max() < 1e-6
+
+
+def test_soft_suppression_of_nothing() -> None:
+    assert len(suppress(BOXES[:0], SCORES[:0], LABELS[:0], 0.7, soft=0.5)[0]) == 0
 
 
 def detected(*boxes: tuple[float, ...]) -> Detected:
@@ -59,9 +66,8 @@ def detected(*boxes: tuple[float, ...]) -> Detected:
 
 
 def test_views_are_joined() -> None:
-    joined = join_views([detected((0, 0, 10, 10), (20, 0, 30, 10)), detected((0, 0, 10, 9))], 0.6, False, 10)
+    joined = join_views([detected((0, 0, 10, 10), (20, 0, 30, 10)), detected((0, 0, 10, 9))], 0.6, None)
     assert joined.boxes.tolist() == [[0, 0, 10, 10], [20, 0, 30, 10]]
-    assert len(join_views([detected((0, 0, 10, 10), (20, 0, 30, 10))], 0.6, False, 1).boxes) == 1
 
 
 def test_large_objects_alone() -> None:
@@ -79,7 +85,7 @@ def test_images_and_annotations_are_numbered(tmp_path: Path) -> None:
     masks[0, 1:3, 2:5] = True
     boxes = np.array([[2, 1, 5, 3], [0, 0, 8, 6]], np.float32)
     detected = Detected(boxes, np.array([2, 1]), np.array([0.9, 0.25], np.float32), masks)
-    results = CocoResults([{"id": 47, "name": "cup"}, {"id": 90, "name": "mug"}], ["a.png", "7.png"])
+    results = CocoResults([{"id": 47, "name": "cup"}, {"id": 90, "name": "mug"}], {"a.png": "a.png", "7.png": "7.png"})
     results.add("a.png", (8, 6), detected)
     results.add("7.png", (8, 6), detected.above(0.5))
     results.add("c.png", (8, 6), Detected(boxes[:1], np.array([1]), np.array([0.5], np.float32), None))
@@ -106,7 +112,7 @@ def test_images_and_annotations_are_numbered(tmp_path: Path) -> None:
     ],
 )
 def test_names_that_are_distinct_numbers_are_ids(names: list[str], ids: list[int]) -> None:
-    results = CocoResults([], names)
+    results = CocoResults([], {name: name for name in names})
     nothing = Detected(np.zeros((0, 4), np.float32), np.zeros(0, np.int64), np.zeros(0, np.float32), None)
     for name in (*names, "12.mp4/00000"):
         results.add(name, (8, 6), nothing)

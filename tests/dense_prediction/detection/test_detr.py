@@ -226,6 +226,20 @@ def test_an_image_that_does_not_fill_its_map() -> None:
     assert torch.allclose(torch.from_numpy(first.scores), torch.from_numpy(second.scores), atol=1e-5)
 
 
+def test_soft_suppression_takes_2000_candidates_and_returns_all_that_remain() -> None:
+    """As in the reference: the 100 best are not chosen before the views of an image are joined."""
+    detector = head(least_score=0.0).eval()
+    place = torch.arange(900)
+    boxes = torch.stack([place % 30, place // 30], dim=1) / 30 + 1 / 60  # disjoint
+    boxes = torch.cat([boxes, torch.full_like(boxes, 0.02)], dim=1)[None]
+    scores = torch.linspace(3, -3, 2700).view(1, 900, 3)
+    detector.forward = lambda *_, **__: ((scores, boxes), {})  # type: ignore[method-assign]
+    features = torch.zeros(1, 4, 4, 16)
+    assert len(detector.detect(features, [(600, 600)])[0].scores) == 100
+    (found,) = detector.detect(features, [(600, 600)], soft=0.5)
+    assert np.allclose(found.scores, scores.sigmoid().flatten()[:2000].numpy())
+
+
 def squares(*lefts: float) -> torch.Tensor:
     return torch.tensor([[left, 0.0, left + 0.1, 0.1] for left in lefts])
 

@@ -8,6 +8,7 @@ import pytest
 from perception_encoder.data.captions import PHOTO_TEMPLATES
 from perception_encoder.errors import ModelError
 from perception_encoder.evaluation.classification.prompts import (
+    ACTION_TEMPLATES,
     IMAGENET_TEMPLATES,
     KINETICS_TEMPLATES,
     PROMPTS,
@@ -35,6 +36,19 @@ def test_kinetics_templates_are_the_papers_28() -> None:
     assert {"a photo of {}.", "a example of a person {}.", "a demonstration of a person during {}."} <= {
         *KINETICS_TEMPLATES
     }
+
+
+def test_actions_have_the_48_templates_of_clip() -> None:
+    """Those that CLIP was evaluated with on UCF101, in its order."""
+    assert len(set(ACTION_TEMPLATES)) == len(ACTION_TEMPLATES) == 48
+    assert ACTION_TEMPLATES[0] == "a photo of a person {}." and "a photo of {}." not in ACTION_TEMPLATES
+    assert ACTION_TEMPLATES[-5:] == (
+        "a demonstration of a person practicing {}.",
+        "a photo of the person practicing {}.",
+        "a video of the person practicing {}.",
+        "a example of the person practicing {}.",
+        "a demonstration of the person practicing {}.",
+    )
 
 
 def test_training_captions_use_templates_of_the_protocol() -> None:

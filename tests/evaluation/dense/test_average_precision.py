@@ -168,6 +168,28 @@ def test_lvis_looks_only_where_categories_were_looked_for(kind) -> None:
     assert average_precision(truth, results, kind, lvis=True).values["APr"] == pytest.approx(0.5)
 
 
+def test_lvis_takes_the_300_best_of_an_image_over_all_categories() -> None:
+    """As lvis-api does, before it leaves out categories that nobody looked for; COCO takes 100 of each category."""
+    box, wrong = [10.0, 10.0, 20.0, 20.0], [40.0, 40.0, 9.0, 9.0]
+    truth: dict[str, Any] = {
+        "images": [
+            {"id": 1, "width": SIDE, "height": SIDE, "neg_category_ids": [2], "not_exhaustive_category_ids": []},
+        ],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": box, "area": 400, "iscrowd": 0}],
+        "categories": [{"id": number, "name": str(number), "frequency": "f"} for number in (1, 2, 3)],
+    }
+    others = [detection(1, 2 + number % 2, wrong, 0.9 - number / 1000) for number in range(299)]
+    right, late = detection(1, 1, box, 0.5), detection(1, 3, wrong, 0.51)
+
+    def precision(results: list[dict[str, Any]], lvis: bool) -> float:
+        return average_precision(truth, of_kind(results, "bbox"), "bbox", lvis, resamples=0).values["AP"]
+
+    assert precision([right, *others], True) == 1 and precision([right, *others, late], True) == 0
+    assert precision([right, *others, late], False) == 1
+    own = [detection(1, 1, wrong, 0.9)] * 100
+    assert precision([right, *own[1:]], False) > 0 and precision([right, *own], False) == 0
+
+
 def test_crowds_and_classes_without_objects() -> None:
     """Detections in a crowd neither count nor hurt; a class without objects is not scored, one that is missed is 0."""
     boxes = {1: [2.0, 2.0, 20.0, 20.0], 2: [30.0, 30.0, 20.0, 20.0]}

@@ -9,6 +9,7 @@ from perception_encoder.errors import DataError
 from perception_encoder.evaluation.language.tasks import TASKS
 
 CHOICE = Question(id="1", question="Which part?", media=(), choices=("leaf", "root"), correct=1)
+DOTTED = Question(id="1", question="Where?", media=(), answers=("U.S.",))
 TEXT = Question(id="1", question="How many?", media=(), answers=("12",) * 10)
 
 
@@ -58,6 +59,11 @@ def test_prompts(name: str, question: Question, prompt: str) -> None:
         ("docvqa", TEXT, "1", 0.5),
         ("chartqa", TEXT, "12.5.", 1),
         ("chartqa", TEXT, "13", 0),
+        ("chartqa", DOTTED, " U.S. ", 1),
+        ("chartqa", DOTTED, "u.s", 0),
+        ("chartqa", DOTTED, "U.S..", 1),
+        ("tgifqa", DOTTED, "u.s.", 1),
+        ("tgifqa", TEXT, "12.", 1),
         ("ai2d", CHOICE, "B", 1),
         ("mvbench", CHOICE, "(A) leaf", 0),
         ("pope", Question(id="1", question="Is it?", media=(), answers=("no",)), "No, it isn't.", 1),

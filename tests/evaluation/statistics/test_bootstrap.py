@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -10,12 +11,20 @@ from scipy import stats
 
 from perception_encoder.evaluation.statistics.bootstrap import (
     Estimate,
+    EstimatedDifference,
     contributions,
     holm,
     p_value,
     student_ends,
 )
-from perception_encoder.evaluation.statistics.scores import ItemScores, difference, estimate, measure
+from perception_encoder.evaluation.statistics.scores import (
+    ItemScores,
+    difference,
+    estimate,
+    estimate_difference,
+    measure,
+    measure_all,
+)
 from perception_encoder.layer_analysis.curve import LayerScore
 
 TRIALS = 300
@@ -79,8 +88,8 @@ def test_seeds_alone_or_blocks_alone_give_the_interval_of_the_t_test() -> None:
     several = student_ends(0.3, [(0.04, 49), (of_seeds, 2)], comparisons=7)
     assert several[1] - several[0] > both[1] - both[0]
     draws = np.random.default_rng(0).normal(size=50)
-    one_block = Estimate(value=0.3, draws=draws, blocks=1)
-    one_seed = Estimate(value=0.3, draws=draws, blocks=50, by_seed=(0.3,))
+    one_block = EstimatedDifference(value=0.3, draws=draws, blocks=1)
+    one_seed = EstimatedDifference(value=0.3, draws=draws, blocks=50, by_seed=(0.3,))
     assert one_block.interval() is one_seed.interval() is None
     assert one_block.p_value() == one_seed.p_value() == 1
 
@@ -111,7 +120,7 @@ def test_the_p_value_is_that_of_the_t_test_and_belongs_to_the_interval() -> None
         low, _ = student_ends(value, parts, comparisons=3)
         assert (low > 0) == (p_value(value, parts) < 0.05 / 3)
     assert p_value(0.0, [(0.1, 5)]) == 1 and p_value(9.0, [(1e-9, 50)]) <= 1e-11
-    assert p_value(0.1, [(0.0, 5)]) == 0 and p_value(0.0, [(0.0, 5)]) == 1
+    assert p_value(0.1, [(0.0, 5)]) == 1 == p_value(0.0, [(0.0, 5)])  # nothing is known
 
 
 def test_p_values_are_corrected_as_holm_does() -> None:
@@ -119,7 +128,7 @@ def test_p_values_are_corrected_as_holm_does() -> None:
     assert holm([0.5, 0.9]) == [1, 1] and holm([0.02]) == [0.02] and holm([]) == []
 
 
-def test_the_interval_of_a_share_stays_within_0_and_1_and_that_of_its_difference_does_not() -> None:
+def test_the_interval_of_a_share_stays_within_0_and_1() -> None:
     names = list("abcdef")
     ours = ItemScores.of("share", np.array([1, 1, 1, 1, 1, 0.5]), names)
     theirs = ItemScores.of("share", np.array([0, 0, 0, 0, 0, 0.5]), names)
@@ -132,8 +141,6 @@ def test_the_interval_of_a_share_stays_within_0_and_1_and_that_of_its_difference
     assert low is not None and low[0] == 0
     in_metres = LayerScore.of([replace(ours, unit="m")], "mean").as_metric().interval
     assert in_metres is not None and in_metres[1] > 1
-    gap = difference(ours, theirs).interval
-    assert gap is not None and gap[1] > 1
 
 
 def test_contributions_to_a_mean_are_the_items() -> None:
@@ -143,3 +150,79 @@ def test_contributions_to_a_mean_are_the_items() -> None:
     without[4] = np.nan  # a metric that does not exist
     result = contributions(values.mean(), without)
     assert np.isfinite(result).all() and result.mean() == pytest.approx(values.mean())
+
+
+def right_and_wrong(plus: int, minus: int, n: int) -> tuple[ItemScores, ItemScores]:
+    """Two models' scores of n items: of those on which they differ, each is right on some."""
+    ours, theirs = (np.arange(n) % 2 == 0 for _ in range(2))
+    ours[: plus + minus], theirs[: plus + minus] = np.arange(plus + minus) < plus, np.arange(plus + minus) >= plus
+    names = [str(number) for number in range(n)]
+    return ItemScores.of("top-1", ours, names), ItemScores.of("top-1", theirs, names)
+
+
+@cache
+def gap_of(plus: int, minus: int, n: int) -> EstimatedDifference:
+    return estimate_difference(*right_and_wrong(plus, minus, n))
+
+
+@pytest.mark.parametrize("n", [2, 5, 30, 200])
+def test_where_few_items_differ_the_p_value_is_exact_and_the_interval_agrees_with_it(n: int) -> None:
+    for plus, minus in ((p, m) for p in range(20) for m in range(p + 1) if p + m < min(20, n + 1)):
+        gap = gap_of(plus, minus, n)
+        wanted = stats.binomtest(plus, plus + minus).pvalue if plus else 1.0
+        assert gap.p_value() == pytest.approx(wanted), (plus, minus)
+        low, high = gap.interval() or (np.nan, np.nan)
+        assert -1 <= low < high <= 1 and low <= gap.value <= high
+        assert (low > 0) == (wanted <= 0.05) or 0.05 < wanted < 0.07, (plus, minus)
+
+
+def test_items_of_classes_and_partial_scores_are_swapped_one_by_one_as_well() -> None:
+    names, rng = [str(number) for number in range(60)], np.random.default_rng(0)
+    theirs = rng.random(60)
+    ours = theirs.copy()
+    ours[[3, 14, 15, 40, 50]] += (0.3, 0.2, 0.1, 0.4, -0.2)
+    gap = estimate_difference(*(ItemScores.of("IoU", values, names) for values in (ours, theirs)))
+    differences = (ours - theirs,)
+    wanted = stats.permutation_test(differences, np.mean, permutation_type="samples", n_resamples=9999, rng=0).pvalue
+    assert gap.p_value() == pytest.approx(wanted, abs=0.02)  # the oracle's swaps are drawn
+    classes = np.repeat([0, 1], [3, 1])  # the resamples of each class do not vary
+    right, wrong = (ItemScores.of("mean class", np.full(4, value), list("abcd"), groups=classes) for value in (1, 0))
+    assert estimate_difference(right, wrong).p_value() == pytest.approx(2 / 2**4)
+
+
+@pytest.mark.parametrize("p", [0.0, 0.001, 0.01])
+@pytest.mark.parametrize(("n", "gap"), [(50, 0.0), (50, 0.03), (400, 0.005)])
+def test_an_interval_over_few_that_differ_holds_the_difference(n: int, gap: float, p: float) -> None:
+    """`p`: how often the second model alone is right; the first alone: `gap` more often."""
+    rng, trials = np.random.default_rng(0), 2000
+    inside = 0
+    for _ in range(trials):
+        plus, minus, _ = rng.multinomial(n, (p + gap, p, 1 - gap - 2 * p))
+        ends = gap_of(int(plus), int(minus), n).interval()
+        assert ends is not None
+        inside += ends[0] <= gap <= ends[1]
+    assert inside / trials >= 0.93
+
+
+def test_models_that_never_differ_are_told_apart_to_three_in_n() -> None:
+    assert difference(*right_and_wrong(0, 0, 1000)).interval == pytest.approx((-0.0028, 0.0028), rel=0.02)
+    two_seeds = [[replace(score, seed=seed) for seed in range(2)] for score in right_and_wrong(0, 0, 1000)]
+    seeded = estimate_difference(*two_seeds)
+    assert seeded.p_value() == 1 and seeded.interval() == pytest.approx((-0.0028, 0.0028), rel=0.02)
+    in_metres = [replace(score, unit="m") for score in right_and_wrong(0, 0, 1000)]
+    assert difference(*in_metres).interval is None  # how far two items may differ is not known
+
+
+def test_a_share_has_the_interval_of_wilson() -> None:
+    for right, n in ((0, 3), (5, 5), (1, 400), (700, 1000), (1000, 1000)):
+        names = [str(number) for number in range(n)]
+        wanted = stats.binomtest(right, n).proportion_ci(0.95, "wilson")
+        values = np.arange(n) < right
+        assert measure(ItemScores.of("top-1", values, names)).interval == pytest.approx((wanted.low, wanted.high))
+        if right in (0, n):  # also as means over classes, of a few seeds, and of partial scores
+            by_class = ItemScores.of("mean class", values, names, groups=np.arange(n) % 3)
+            partial = ItemScores.of("IoU", values.astype(float), names, weights=np.full(n, 1 / 3))
+            seeds = [replace(by_class, seed=seed) for seed in range(3)]
+            for scores in ([by_class], [partial], seeds):
+                (metric,) = measure_all(scores)
+                assert metric.interval == pytest.approx((wanted.low, wanted.high))

@@ -63,7 +63,7 @@ def tiny(step: int, seed: int) -> PretrainingConfig:
 
 
 def recipe(step: int, seed: int) -> PretrainingConfig:
-    return dataclasses.replace(tiny(step, seed), warmup=step)  # so that no two points are one run
+    return dataclasses.replace(tiny(step, seed), keep=step)  # so that no two points are one run
 
 
 @pytest.mark.usefixtures("warm_pools")

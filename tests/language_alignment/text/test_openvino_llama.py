@@ -17,6 +17,7 @@ from perception_encoder.language_alignment.text.openvino_llama import OpenVinoLl
 from perception_encoder.language_alignment.text.reading import TorchReader
 from perception_encoder.language_alignment.text.text_model import generate_tokens
 from perception_encoder.preprocess.conversation import Sampling, ask
+from perception_encoder.runtime.runtime import Precision
 from tests.language_alignment.text.test_fast_llama import SCALED, SIZES, llama
 from tests.language_models import tiny_language_model
 
@@ -160,6 +161,18 @@ def test_in_int8_weights_are_rounded_to_a_127th_of_the_largest_of_64(
     expected = torch.stack([rounded(inputs_embeds=prompt[None]).logits[0, -1] for prompt in longer])
     assert torch.cosine_similarity(logits, expected).min() > cosine
     assert logits[:, 3].abs().max() == 0
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8"])
+def test_the_models_own_weights_stay_as_they_are(precision: Precision, dtype: torch.dtype) -> None:
+    """Its embeddings are read from them, and with tied ones they are the last product's weight."""
+    model = llama(tie_word_embeddings=True).to(dtype)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    OpenVinoLlama(model, precision).read(embedded(model, 5), 1)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]), name
 
 
 def test_other_models_are_left_to_torch() -> None:

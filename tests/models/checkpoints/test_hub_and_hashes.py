@@ -15,7 +15,7 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 
-from perception_encoder.models.checkpoints import find
+from perception_encoder.models.checkpoints import files, find
 from perception_encoder.models.checkpoints.files import CachedHash
 from perception_encoder.models.checkpoints.find import fetch_weights
 from perception_encoder.models.registry import find_model
@@ -58,7 +58,7 @@ def test_a_hub_that_cannot_be_reached_is_one_line_within_three_seconds(answering
     assert float(seconds) < 3 and done.stderr == ""
     (line,) = message
     assert f"download {address}/facebook/PE-Core-L14-336/resolve/main/PE-Core-L14-336.pt elsewhere" in line
-    assert "--model DIRECTORY/PE-Core-L14-336.pt" in line and "--model builtin" in line
+    assert "give the path DIRECTORY/PE-Core-L14-336.pt" in line and "--model" not in line
 
 
 def test_a_cached_file_is_taken_without_asking(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -90,11 +90,11 @@ def test_a_question_that_hangs_is_left_behind(monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.fixture
 def weight_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A file that was written a minute ago, and an empty cache."""
+    """A file that counts as written long ago, and an empty cache."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(files, "_SETTLED", 0)
     path = tmp_path / "weights.safetensors"
     path.write_bytes(b"weights")
-    os.utime(path, (time.time() - 60,) * 2)
     return path
 
 
@@ -108,7 +108,7 @@ def test_the_second_time_nothing_is_computed(weight_file: Path) -> None:
     assert len(cached(weight_file)) == 1
 
 
-@pytest.mark.parametrize("change", ["size", "time", "file", "path"])
+@pytest.mark.parametrize("change", ["size", "time", "file", "path", "content"])
 def test_another_file_is_hashed_anew(weight_file: Path, change: str) -> None:
     CachedHash(weight_file).get(lambda: FIRST)
     status = weight_file.stat()
@@ -117,16 +117,21 @@ def test_another_file_is_hashed_anew(weight_file: Path, change: str) -> None:
     if change == "file":
         (weight_file.parent / "other").write_bytes(b"WEIGHTS")
         os.replace(weight_file.parent / "other", weight_file)
+    if change == "content":  # in place, and the time set back
+        time.sleep(0.02)  # a tick of the file system's clock
+        weight_file.write_bytes(b"WEIGHTS")
     if change == "path":
         weight_file = weight_file.rename(weight_file.parent / "moved.safetensors")
     os.utime(weight_file, ns=(status.st_mtime_ns, status.st_mtime_ns + (change == "time")))
     assert CachedHash(weight_file).get(lambda: SECOND) == SECOND
 
 
-def test_a_file_that_may_still_be_written_is_not_cached(weight_file: Path) -> None:
-    os.utime(weight_file)
-    assert CachedHash(weight_file).get(lambda: FIRST) == FIRST
-    assert cached(weight_file) == []
+def test_a_file_that_may_still_be_written_is_not_cached(weight_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "_SETTLED", 60_000_000_000)
+        os.utime(weight_file, (1e9, 1e9))  # its time of modification can be anything
+        assert CachedHash(weight_file).get(lambda: FIRST) == FIRST
+        assert cached(weight_file) == []
     before = CachedHash(weight_file)
     os.utime(weight_file, (time.time() - 30,) * 2)
     assert before.get(lambda: FIRST) == FIRST

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
+import numpy as np
 import open_clip
 import pytest
 import skimage.data
@@ -31,6 +35,7 @@ from perception_encoder.preprocess.tokenizer import tokenizer
 from tests.cards import run_card
 from tests.golden_weights import fill
 from tests.models.oracles import OPEN_CLIP_MODELS, relative_error
+from tests.web import serving
 
 TOLERANCE = 1e-5
 NANO = find_model("builtin").vision
@@ -178,6 +183,55 @@ def test_sentence_transformers_gives_the_same_vectors(
     assert theirs.get_embedding_dimension() == encoder.dimension
     for inputs in (TEXTS, [photograph, photograph.rotate(90, expand=True)]):
         assert abs(theirs.encode(inputs, batch_size=3) - encoder.encode(inputs)).max() < TOLERANCE
+
+
+_ALONE = """
+import sys
+
+class Blocker:
+    def find_spec(self, name, *_):
+        if name.partition(".")[0] == "perception_encoder":
+            raise ImportError(name)
+
+sys.meta_path.insert(0, Blocker())
+import numpy
+from PIL import Image
+from sentence_transformers import SentenceTransformer
+
+directory, url = sys.argv[1:]
+model = SentenceTransformer(directory, device="cpu")
+image = Image.open("a.png")
+inputs = ["a.png", url, image, *map(image.convert, ("L", "P", "RGBA", "LA"))]
+texts = ["a red mug", "missing.png", "copy"]
+try:
+    model.encode([image, *texts])
+except ValueError as error:
+    print(error)
+vectors = [model.encode(inputs), model.encode(texts), model.encode([*inputs, *texts], batch_size=1)]
+numpy.save("vectors.npy", numpy.concatenate(vectors))
+"""
+
+
+def test_sentence_transformers_takes_every_kind_of_image_without_us(photograph: Image.Image, tmp_path: Path) -> None:
+    """A batch of texts and images is more than the library can do, with its own CLIP models too; it says so."""
+    pe.convert("builtin", tmp_path / "st", to="sentence-transformers")
+    photograph.save(tmp_path / "a.png")
+    (tmp_path / "copy").mkdir()
+    content = (tmp_path / "a.png").read_bytes()
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(200)
+        handler.end_headers()
+        handler.wfile.write(content)
+
+    with serving(answer) as url:
+        run = [sys.executable, "-P", "-c", _ALONE, str(tmp_path / "st"), f"{url}/a.png"]
+        printed = subprocess.run(run, cwd=tmp_path, check=True, capture_output=True, text=True).stdout
+    assert "Encode each modality separately" in printed
+    encoder = Encoder(create_model("builtin", pretrained=True), "cpu", torch.float32)
+    images = [photograph] * 3 + [photograph.convert(mode) for mode in ("L", "P", "RGBA", "LA")]
+    expected = np.concatenate([encoder.encode(images), encoder.encode_texts(["a red mug", "missing.png", "copy"])])
+    assert abs(np.load(tmp_path / "vectors.npy") - np.concatenate([expected, expected])).max() < TOLERANCE
 
 
 def test_sentence_transformers_gets_only_what_it_can_hold(tmp_path: Path) -> None:

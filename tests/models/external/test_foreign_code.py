@@ -8,17 +8,20 @@ from __future__ import annotations
 import json
 import pickle
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from perception_encoder.errors import ModelError
-from perception_encoder.inference.load import load_layers
+from perception_encoder.inference.load import load, load_layers
 from perception_encoder.language_alignment.perception_lm import read_perception_lm
 from perception_encoder.language_alignment.text.decoder import load_decoder
 from perception_encoder.models.external import OpenClipModel, TimmModel
+from tests.models.external.embedders import save_open_clip, save_sentence_clip, save_timm, save_two_towers, tokenizer
 
 pytestmark = pytest.mark.security
 
@@ -137,4 +140,100 @@ def test_code_beside_the_weights_is_not_run(library: str, tmp_path: Path) -> Non
         path.write_text(json.dumps({**values, "model_type": "evil", "auto_map": names}))
     with pytest.raises(ModelError):
         load(directory)
+    assert not mark.exists()
+
+
+SWITCH = {"trust_remote_code": True, "code_revision": None}
+AUTO = {f"Auto{kind}": "evil.A" for kind in ("Config", "Model", "ImageProcessor", "Processor")}
+AUTO |= {"AutoTokenizer": ["evil.A", "evil.A"]}  # type: ignore[dict-item]
+SWITCHED = ("model_kwargs", "processor_kwargs", "config_kwargs", "model_args", "tokenizer_args", "config_args")
+
+
+def edit(path: Path, **changes: object) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def switch_everywhere(directory: Path) -> None:
+    """Name code of the directory in each file of a model of transformers, and ask in each for it to run."""
+    for path in directory.rglob("*config.json"):
+        edit(path, auto_map=AUTO, **SWITCH)
+
+
+def switched_open_clip(directory: Path) -> str:
+    save_open_clip(directory)
+    tokenizer().save_pretrained(directory)
+    switch_everywhere(directory)
+    path = directory / "open_clip_config.json"
+    model = json.loads(path.read_text())["model_cfg"]
+    model["text_cfg"] |= {"hf_tokenizer_name": "x", "tokenizer_kwargs": SWITCH}
+    edit(path, model_cfg=model)
+    return f"open_clip:local-dir:{directory}"
+
+
+def open_clip_with_a_text_tower(directory: Path) -> str:
+    save_open_clip(directory)
+    path = directory / "open_clip_config.json"
+    model = json.loads(path.read_text())["model_cfg"]
+    edit(path, model_cfg=model | {"text_cfg": {"hf_model_name": str(directory), "hf_tokenizer_name": str(directory)}})
+    (directory / "config.json").write_text(json.dumps({"model_type": "evil", "auto_map": AUTO, **SWITCH}))
+    return f"open_clip:local-dir:{directory}"
+
+
+def open_clip_with_a_known_config(directory: Path) -> str:
+    """The configuration is of a known type, of which transformers has no AutoModel."""
+    name = open_clip_with_a_text_tower(directory)
+    edit(directory / "config.json", model_type="siglip_text_model")
+    return name
+
+
+def switched_transformer(directory: Path) -> str:
+    save_two_towers("CLIP", directory)
+    switch_everywhere(directory)
+    return f"hf:{directory}"
+
+
+def switched_sentences(directory: Path) -> str:
+    save_sentence_clip(directory)
+    switch_everywhere(directory)
+    edit(directory / "sentence_bert_config.json", **dict.fromkeys(SWITCHED, SWITCH))
+    return f"st:{directory}"
+
+
+def sentences_of_own_module(directory: Path) -> str:
+    save_sentence_clip(directory)
+    path = directory / "modules.json"
+    (module,) = json.loads(path.read_text())
+    path.write_text(json.dumps([module | {"type": "evil.A", "kwargs": ["trust_remote_code"], **SWITCH}]))
+    return f"st:{directory}"
+
+
+def switched_timm(directory: Path) -> str:
+    save_timm(directory)
+    edit(directory / "config.json", model_args=SWITCH, auto_map=AUTO)
+    return f"timm:local-dir:{directory}"
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        switched_open_clip,
+        open_clip_with_a_text_tower,
+        open_clip_with_a_known_config,
+        switched_transformer,
+        switched_sentences,
+        sentences_of_own_module,
+        switched_timm,
+    ],
+)
+def test_a_model_s_files_cannot_ask_for_its_code_to_run(
+    write: Callable[[Path], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory, mark = tmp_path / "model", tmp_path / "mark"
+    monkeypatch.setattr("builtins.input", lambda question="": mark.touch() or "y")  # nor may a user be asked
+    name = write(directory)
+    (directory / "evil.py").write_text(f"open({str(mark)!r}, 'w').close()\nclass A: pass\n")
+    with suppress(ModelError):
+        encoder = load(name, runtime="torch")
+        encoder.encode_images([Image.new("RGB", (32, 32))])
+        encoder.encode_texts(["a dog"])
     assert not mark.exists()

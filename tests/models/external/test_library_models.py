@@ -16,7 +16,8 @@ from PIL import Image
 from perception_encoder.errors import ConfigError, UnknownModelError, WeightsUnavailableError
 from perception_encoder.inference.external_encoder import OutputEncoder
 from perception_encoder.inference.load import load, load_layers, load_tower
-from perception_encoder.models.external import OpenClipModel, TimmModel, TransformersTower
+from perception_encoder.models.external import OpenClipModel, TimmModel
+from perception_encoder.models.external_transformers import TransformersTower
 from tests.evaluation.test_library_models import PlainOpenClipEncoder
 from tests.models.external.samples import SIZE, noise_images, save_transformer, scaled
 
@@ -107,7 +108,7 @@ def test_open_clips_weights_get_the_activation_they_were_trained_with(
     small = {**config, **{name: config[name] | depth[name] for name in depth}}
     monkeypatch.setattr("open_clip.factory.get_model_config", lambda name: copy.deepcopy(small))
     monkeypatch.setattr(
-        open_clip, "create_model", lambda name, pretrained, **options: create(name, **options)
+        open_clip, "create_model", lambda name, pretrained, require_pretrained, **options: create(name, **options)
     )  # without weights
     model = OpenClipModel("open_clip:x", f"ViT-B-32,{weights}").model
     assert (type(model.transformer.resblocks[0].mlp.gelu).__name__ == "QuickGELU") is quick

@@ -338,7 +338,7 @@ def test_a_link_in_an_index_leads_to_no_writing(name: str, update: Update, folde
     (folder / STORE).mkdir()
     (folder / STORE / name).symlink_to(victim)
     if name == "lock":
-        with pytest.raises(OutputError, match="lock is a link, which cannot be a lock; remove it"):
+        with pytest.raises(OutputError, match="lock is a link, which is not followed; remove it"):
             update()
     elif name == "settings.json":  # an index, whose settings are none
         with pytest.raises(SearchIndexError, match="--rebuild"):

@@ -16,7 +16,7 @@ from PIL import Image
 from perception_encoder.errors import ConfigError, OutputError, SearchIndexError
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.search.storage.files import SETTINGS
-from perception_encoder.search.storage.rows import among, check_dates
+from perception_encoder.search.storage.rows import among, check_condition
 from perception_encoder.search.storage.store import STORE, Store
 from tests.search.indexes import counts, rows_by_path
 
@@ -134,7 +134,7 @@ def test_odd_names_and_tars_are_indexed_and_forgotten(update, folder: Path, draw
     ],
 )
 def test_dates(condition: str) -> None:
-    check_dates(condition)
+    check_condition(condition)
 
 
 @pytest.mark.parametrize(
@@ -153,5 +153,5 @@ def test_dates(condition: str) -> None:
 )
 def test_other_texts_are_refused(condition: str, literal: str) -> None:
     with pytest.raises(ConfigError, match="is not a date; dates look like '2024'") as error:
-        check_dates(condition)
+        check_condition(condition)
     assert str(error.value).startswith(literal)

@@ -44,6 +44,7 @@ def test_the_page_and_its_parts(client: TestClient) -> None:
         ({"kind": "sound"}, "kind is 'sound'"),
         ({"since": "' OR 1"}, "is not a date"),
         ({"q": "text: "}, "the query is empty"),
+        ({"q": f"text:a{' ' * 15_000}a"}, "15,002 characters; the limit is 10,000"),
         ({"q": "like:nothing"}, "from an earlier run"),
         ({"q": f"text:{'9' * 400}:dog"}, "10,000, the limit"),
         ({"q": f"text:dog - {'9' * 400}.5:snow"}, "10,000, the limit"),
@@ -101,9 +102,13 @@ def test_nothing_outside_the_folder_is_served(
     victim = next(tile for tile in tiles if tile["path"] == "02's <b>.jpg")
     (folder / victim["path"]).unlink()
     assert client.get(f"/file/{victim['id']}").status_code == 400
+    assert client.get(f"/thumbnail/{victim['id']}").status_code == 200, "the index still shows it"
     (folder / victim["path"]).symlink_to(tmp_path / "secret.jpg")
     response = client.get(f"/file/{victim['id']}")
     assert response.status_code == 400 and b"secret" not in response.content
+    for size in ("", "/large", "/full"):
+        for version in ("", f"?{victim['thumbnail'].partition('?')[2]}"):
+            assert client.get(f"/thumbnail/{victim['id']}{size}{version}").status_code == 400
     for id in ("..%2f..%2fsecret.jpg", "nothing", "' OR 1=1 --"):
         assert client.get(f"/file/{id}").status_code in (400, 404)
 

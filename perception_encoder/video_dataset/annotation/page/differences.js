@@ -3,6 +3,7 @@
 import { element } from "./element.js";
 
 const words = (text) => text.match(/\S+/g) ?? [];
+const MOST_PAIRS = 4e6;   // of words to compare; above it the whole text counts as replaced
 
 // Lengths of the longest common subsequences of all ends of two lists of words.
 function tails(before, after) {
@@ -17,7 +18,9 @@ function tails(before, after) {
 
 // Runs [change, words] with the change "same", "removed" or "added"; of a replacement the removed words come first.
 export function differences(original, caption) {
-  const before = words(original), after = words(caption), rows = tails(before, after), runs = [];
+  const before = words(original), after = words(caption), runs = [];
+  if (before.length * after.length > MOST_PAIRS) return [["removed", before], ["added", after]];
+  const rows = tails(before, after);
   const add = (change, word) => {
     if (runs.at(-1)?.[0] === change) runs.at(-1)[1].push(word); else runs.push([change, [word]]);
   };

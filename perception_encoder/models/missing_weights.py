@@ -1,0 +1,51 @@
+"""Weights that a file lacks: libraries leave them at random, and say so in a log at most."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from perception_encoder.errors import CheckpointError
+
+
+def check_none_missing(name: str | Path, missing: Iterable[str]) -> None:
+    """Raise CheckpointError if a model's file lacks weights."""
+    if names := sorted(missing):
+        others = f" and {len(names) - 1} others" if names[1:] else ""
+        raise CheckpointError(f"{name} lacks the weights {names[0]}{others}, which would be random; download it again")
+
+
+@contextmanager
+def missing_weights(owner: type[nn.Module]) -> Iterator[list[str]]:
+    """Yield a list of the weights that files lack which this thread loads within the block.
+
+    `owner`: torch's Module, whose `load_state_dict` is then watched, or transformers' PreTrainedModel and its
+    `from_pretrained`.
+    """
+    name = "load_state_dict" if owner is nn.Module else "from_pretrained"
+    method: Any = vars(owner)[name]
+    load: Callable[..., Any] = getattr(method, "__func__", method)  # of a class method
+    missing: list[str] = []
+    thread = threading.get_ident()  # others load at the same time
+
+    def watched(module: Any, *args: Any, **options: Any) -> Any:
+        if threading.get_ident() != thread:
+            return load(module, *args, **options)
+        if owner is nn.Module:
+            result = load(module, *args, **options)
+            missing.extend(result.missing_keys)
+            return result
+        model, report = load(module, *args, **{**options, "output_loading_info": True})
+        missing.extend([*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])])
+        return (model, report) if options.get("output_loading_info") else model
+
+    setattr(owner, name, watched if owner is nn.Module else classmethod(watched))
+    try:
+        yield missing
+    finally:
+        setattr(owner, name, method)

@@ -1,0 +1,91 @@
+"""Load the encoder of an index. An index may come from a stranger, so it chooses only models of this package by name.
+
+For any other, the user names the model once, by building the index or with `--model`. This is remembered in the user's
+own settings, for the index's directory and the hash of its weights; what the index itself names is never loaded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from perception_encoder.errors import OutputError, SearchIndexError
+from perception_encoder.files import write_json
+from perception_encoder.inference.encoder import Encoder
+from perception_encoder.inference.load import PrecisionChoice, as_encoder
+from perception_encoder.models.checkpoints.find import TowerChoice
+from perception_encoder.models.defaults import config_directory
+from perception_encoder.models.registry import canonical_name, portable_name
+from perception_encoder.search.storage.store import Store, cut_as
+
+logger = logging.getLogger(__name__)
+
+
+def load_encoder(
+    stores: Sequence[Store],
+    model: str | Encoder | None,
+    towers: TowerChoice = "all",
+    precision: PrecisionChoice = "auto",
+    dimensions: int | None = None,
+    trust_remote_code: bool = False,
+) -> Encoder:
+    """Load the encoder that made some indexes; SearchIndexError if one was made by another, or what `load` raises.
+
+    `model`: by default what `trusted_model` returns for the first one. `dimensions`: by default the index's own.
+    """
+    first = stores[0]
+    name = None if isinstance(model, Encoder) else model
+    for store in stores:
+        store.check_name(name or first.settings["model"])
+    if isinstance(model, Encoder):
+        encoder = as_encoder(model, dimensions=dimensions)
+    else:
+        source = model or trusted_model(first.directory, first.settings)
+        encoder = as_encoder(source, towers, precision, dimensions, trust_remote_code)
+        encoder = encoder if dimensions else cut_as(encoder, first.settings)
+    settings = encoder.describe(encoder.feature())
+    for store in stores:
+        store.check(settings, name or encoder.source)
+        if name is not None:
+            remember_model(store, name)
+    return encoder
+
+
+def trusted_model(directory: Path, settings: Mapping[str, Any]) -> str:
+    """Return the model to load for an index of which the user named none; SearchIndexError if there is none.
+
+    It is a model of this package that the index names, or what the user named for it before.
+    """
+    source = str(settings["source"])
+    if canonical_name(source) is not None:
+        return source
+    try:
+        return str(json.loads(_path(directory, settings).read_text(encoding="utf-8"))["model"])
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        raise SearchIndexError(
+            f"the index of {directory} names the model {source!r}, which is not a model of this package and may run "
+            "code; if you trust it, name it yourself, once, with --model"
+        ) from None
+
+
+def remember_model(store: Store, model: str) -> None:
+    """Remember that the user named a model for an index; a name of this package needs no memory."""
+    model, path = portable_name(model), _path(store.directory, store.settings)
+    if canonical_name(model) is not None:
+        return
+    content = {"directory": str(store.directory.absolute()), "weights": store.settings["weight_hash"], "model": model}
+    try:
+        if not path.exists() or json.loads(path.read_text(encoding="utf-8")) != content:
+            write_json(path, content)
+    except (OSError, ValueError, RecursionError, OutputError) as error:
+        logger.warning("the model of this index is not remembered, so name it each time with --model: %s", error)
+
+
+def _path(directory: Path, settings: Mapping[str, Any]) -> Path:
+    key = f"{directory.resolve()}\0{settings['weight_hash']}"
+    name = hashlib.blake2b(key.encode(errors="surrogateescape"), digest_size=16).hexdigest()
+    return config_directory() / "indexes" / f"{name}.json"

@@ -1,0 +1,99 @@
+"""Conditions in SQL, and the dates that they compare."""
+
+from __future__ import annotations
+
+import io
+import os
+import time
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+import perception_encoder as pe
+from perception_encoder.errors import ConfigError
+from perception_encoder.inference.encoder import Encoder
+
+
+@pytest.fixture
+def tokyo(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """This machine's time zone, nine hours from UTC."""
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+def test_a_condition_is_one_whole_expression(photos: Path, encoder: Encoder) -> None:
+    pe.open_index(photos, encoder).update()
+    for directory, count in ((photos, 20), (photos / "2024's", 8)):
+        index = pe.open_index(directory, encoder)
+        for condition in ("kind = 'image' -- all ;)", "kind <> ';' /* ( */", "(kind = 'image')", "path <> ')'"):
+            assert len(index.search("a cat", top=50, where=condition)) == count
+        for condition in (
+            "kind = 'image'; anything",
+            "kind = 'image' anything",
+            "kind = 'image' AS x",
+            "kind = 'video') OR (1 = 1",
+            "kind = 'image')",
+            "(kind = 'image'",
+            " ",
+        ):
+            with pytest.raises(ConfigError, match="invalid"):
+                index.search("a cat", where=condition)
+            with pytest.raises(ConfigError, match="invalid"):
+                index.near_duplicates(where=condition)
+
+
+def video(created: str | None, container: str = "mp4") -> bytes:
+    """A clip of eight frames whose container tells when it was recorded."""
+    stream = io.BytesIO()
+    with av.open(stream, "w", container) as output:
+        if created is not None:
+            output.metadata["creation_time"] = created
+        track = output.add_stream("libx264", 8)
+        track.width, track.height, track.pix_fmt = 64, 64, "yuv420p"
+        for shade in range(8):
+            frame = av.VideoFrame.from_ndarray(np.full((64, 64, 3), 30 * shade, np.uint8), format="rgb24")
+            output.mux(track.encode(frame))
+        output.mux(track.encode(None))
+    return stream.getvalue()
+
+
+def test_a_date_is_the_camera_s_in_local_time_else_the_file_s(encoder: Encoder, tmp_path: Path, tokyo: None) -> None:
+    contents = {
+        "a.mp4": video("2024-07-31T16:05:00.000000Z"),
+        "b.mkv": video("2024-07-31T16:05:00.000000Z", "matroska"),
+        "unset.mp4": video("1970-01-01T00:00:00.000000Z"),
+        "none.mp4": video(None),
+    }
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+        os.utime(tmp_path / name, (datetime(1965, 3, 2, 10).timestamp(),) * 2)
+    Image.new("RGB", (8, 8)).save(tmp_path / "old.png")
+    os.utime(tmp_path / "old.png", (datetime(1965, 3, 2, 10).timestamp(),) * 2)
+    index = pe.open_index(tmp_path, encoder)
+    index.update()
+    dates = {hit.file.name: hit.row.date for hit in index.search("a cat", top=50)}
+    recorded, changed = "2024-08-01T01:05:00", "1965-03-02T10:00:00"
+    unknown = dict.fromkeys(("unset.mp4", "none.mp4", "old.png"), changed)
+    assert dates == {"a.mp4": recorded, "b.mkv": recorded, **unknown}
+    (tmp_path / "a.mp4").rename(tmp_path / "moved.mp4")
+    (tmp_path / "none.mp4").rename(tmp_path / "moved too.mp4")
+    report = index.update()
+    assert (report.moved, report.unchanged) == (2, 3), "times before 1970 are told apart too"
+    dates = {hit.file.name: hit.row.date for hit in index.search("a cat", where="date < '1966' OR date > '2024-08'")}
+    assert dates["moved.mp4"] == recorded and dates["moved too.mp4"] == changed
+
+
+def test_a_change_of_content_and_time_alone_is_noticed(encoder: Encoder, tmp_path: Path) -> None:
+    path = tmp_path / "image.bmp"
+    for shade, moment in ((0, -2e8), (200, -1e8), (100, 5e8)):
+        Image.new("RGB", (16, 16), (shade, 0, 0)).save(path)  # always as many bytes
+        os.utime(path, (moment, moment))
+        assert pe.open_index(tmp_path, encoder).update().added == 1

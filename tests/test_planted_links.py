@@ -1,0 +1,112 @@
+"""Links that somebody planted in a directory: what is written there changes nothing that they lead to."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+import perception_encoder as pe
+from perception_encoder.dense_prediction.drawing import write_png
+from perception_encoder.errors import OutputError
+from perception_encoder.inference.conversation.captions import Caption, CaptionFile
+from perception_encoder.inference.encoder import Encoder
+from perception_encoder.inference.samples import write_samples
+from perception_encoder.language_alignment.batches import FeatureFile
+from perception_encoder.models.checkpoints.weights import create_model
+from perception_encoder.ranks import ALONE
+from perception_encoder.search.web.contact_sheet import write_contact_sheet
+from perception_encoder.spatial_alignment.mask_teachers import TeacherCache
+from perception_encoder.training.checkpoint import RunState, save_run
+from perception_encoder.training.metrics import Metrics
+from perception_encoder.video_data_engine.journal import Journal, StageFailure
+from perception_encoder.video_dataset.annotation.database import Database
+
+pytestmark = [pytest.mark.security, pytest.mark.skipif(os.name == "nt", reason="POSIX links")]
+
+
+def embed(out: Path, directory: Path) -> None:
+    Image.new("RGB", (8, 8)).save(directory / "a.png")
+    encoder = Encoder(create_model("PE-Core-N16-128"), "cpu", torch.float32)
+    pe.embed(directory / "a.png", out, model=encoder, overwrite=True)
+
+
+def write_journal(directory: Path) -> None:
+    failure = StageFailure(key="a", stage="probe", source="a.mp4", reason="b", cause="video")
+    Journal(directory).add(failure)
+
+
+def write_metrics(directory: Path) -> None:
+    metrics = Metrics(directory, 0, ALONE)
+    metrics.write({"step": 1.0, "loss": 2.0})
+    metrics.close()
+
+
+def write_captions(out: Path) -> None:
+    row = Caption(id="a", path="a", start=None, end=None, caption="b", finished=True, model="m", prompt="p")
+    file = CaptionFile(out, "m", "", "p")
+    file.add([row])
+    file.finish()
+
+
+def save_checkpoints(directory: Path) -> None:
+    model = torch.nn.Linear(2, 2)
+    for step in (1, 2, 3):
+        save_run(directory, model, torch.optim.SGD(model.parameters()), RunState(step=step, fingerprint="a"), keep=1)
+
+
+WRITERS: dict[str, Callable[[Path], object]] = {
+    "out.parquet": lambda directory: embed(directory / "out.parquet", directory),
+    "page.html": lambda directory: write_contact_sheet(directory / "page.html", "", "", []),
+    "a.png": lambda directory: write_png(b"png", directory / "a.png"),
+    "journal.jsonl": write_journal,
+    "metrics.jsonl": write_metrics,
+    "captions.jsonl": lambda directory: write_captions(directory / "captions.jsonl"),
+    "captions.parquet.jsonl": lambda directory: write_captions(directory / "captions.parquet"),
+    "features.f16": lambda directory: FeatureFile(directory / "features", 1, 2).put("a", torch.ones(1, 1, 2)),
+    "features.jsonl": lambda directory: FeatureFile(directory / "features", 1, 2).put("a", torch.ones(1, 1, 2)),
+    "project.sqlite": lambda directory: Database(directory / "project.sqlite").close(),
+    "project.sqlite-wal": lambda directory: Database(directory / "project.sqlite").close(),
+    "masks.sqlite": lambda directory: TeacherCache(directory / "masks.sqlite", {}, create=True),
+    "motorcycle_right.png": write_samples,
+}
+DIRECTORIES: dict[str, Callable[[Path], object]] = {
+    "out.parquet.parts": WRITERS["out.parquet"],
+    "checkpoints": save_checkpoints,
+}
+
+
+@pytest.mark.parametrize("content", ["", "dear diary"])
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_file_behind_a_link_stays_as_it_is(name: str, content: str, tmp_path: Path) -> None:
+    victim, directory = tmp_path / "diary.txt", tmp_path / "foreign"
+    victim.write_text(content)
+    directory.mkdir()
+    (directory / name).symlink_to(victim)
+    with suppress(OutputError):
+        WRITERS[name](directory)
+    assert victim.read_text() == content
+    if (directory / name).is_symlink():
+        with pytest.raises(OutputError, match=f"{name} is a link, which is not followed; remove it"):
+            WRITERS[name](directory)
+    (directory / name).unlink(missing_ok=True)
+    WRITERS[name](directory)
+
+
+@pytest.mark.parametrize("name", DIRECTORIES)
+def test_a_directory_behind_a_link_stays_as_it_is(name: str, tmp_path: Path) -> None:
+    victim, directory = tmp_path / "letters", tmp_path / "foreign"
+    names = {"a.parquet", "b.tmp", "step-00000000"}
+    victim.mkdir()
+    for letter in names:
+        (victim / letter).write_text("dear")
+    directory.mkdir()
+    (directory / name).symlink_to(victim)
+    with pytest.raises(OutputError, match=f"{name} is a link, which is not followed; remove it"):
+        DIRECTORIES[name](directory)
+    assert {*os.listdir(victim)} == names
