@@ -60,6 +60,7 @@ def test_recipes_are_the_papers() -> None:
     for paper in (config, *map(distill_spatial, ("l14", "b16", "s16", "t16"))):
         assert (paper.optimizer, paper.warmup, paper.drops, paper.half) == (lamb, 0, (), False)
         assert paper.augmentation == Augmentation() and (paper.core_weight, paper.masks_weight) == (1, 1)
+    assert spatial_builtin().half  # for use
     student = distill_spatial("b16")
     assert (student.layer_scale, student.drop_path, student.masking, student.masks) == (None, 0, None, None)
     assert (config.drop_path, config.layer_scale, config.teacher_layer, config.temperature) == (0.4, 0.1, 40, 20)

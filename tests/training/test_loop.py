@@ -145,10 +145,12 @@ def test_a_damaged_checkpoint_gives_way_to_an_older_one(tmp_path: Path, caplog: 
     assert losses_of(broken) == losses_of(whole)
 
 
-def test_where_no_checkpoint_can_be_read_that_is_said(tmp_path: Path) -> None:
+@pytest.mark.parametrize("file", [".metadata", "run.json"])
+def test_where_no_checkpoint_can_be_read_that_is_said(file: str, tmp_path: Path) -> None:
+    """And a long run does not start again over it."""
     train(Regression(), batch, CONFIG, tmp_path, "a", stop_after=7)
     for path, _ in find_checkpoints(tmp_path):
-        (path / ".metadata").write_bytes(b"no metadata")
+        (path / file).write_bytes(b"no metadata")
     with pytest.raises(CheckpointError, match="delete them to start again"):
         train(Regression(), batch, CONFIG, tmp_path, "a")
 
