@@ -50,7 +50,7 @@ def refuse_user(text: str) -> None:
         (parse_box, f"1{' ' * N}a"),
         (parse_box, "1" * N),
         (lambda text: extract_choice(text, ["a cat", "a dog"]), f"answer{' ' * N}1"),
-        (lambda text: word_similarity(text, text[::-1]), "a b " * (N // 4)),
+        (lambda text: word_similarity(text, text.replace("x x", "x y")), "x " * (N // 2)),
         (lambda text: word_similarity(text, text), " ".join(map(str, range(N // 5)))),
     ],
 )
