@@ -55,9 +55,9 @@ def refuse_user(text: str) -> None:
     ],
 )
 def test_a_long_text_is_read_in_linear_time(read: Callable[[str], object], text: str) -> None:
-    start = time.perf_counter()
+    start = time.process_time()  # not the clock: other processes may have the cores
     read(text)
-    assert time.perf_counter() - start < 1.0
+    assert time.process_time() - start < 1.0
 
 
 @pytest.mark.parametrize(
