@@ -50,14 +50,14 @@ def refuse_user(text: str) -> None:
         (parse_box, f"1{' ' * N}a"),
         (parse_box, "1" * N),
         (lambda text: extract_choice(text, ["a cat", "a dog"]), f"answer{' ' * N}1"),
-        (lambda text: word_similarity(text, text[::-1]), "a b " * (N // 4)),
+        (lambda text: word_similarity(text, text.replace("x x", "x y")), "x " * (N // 2)),
         (lambda text: word_similarity(text, text), " ".join(map(str, range(N // 5)))),
     ],
 )
 def test_a_long_text_is_read_in_linear_time(read: Callable[[str], object], text: str) -> None:
-    start = time.perf_counter()
+    start = time.process_time()  # not the clock: other processes may have the cores
     read(text)
-    assert time.perf_counter() - start < 1.0
+    assert time.process_time() - start < 1.0
 
 
 @pytest.mark.parametrize(

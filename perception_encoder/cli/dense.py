@@ -28,7 +28,7 @@ DEPTH_HEAD = "File of a depth head (`pe train depth`), or builtin-depth, a demo 
 DETECTOR = """Detector: a file of `pe train`, a file of facebook/PE-Detection, or builtin-detector, a demo [default: see
 `pe models use`]."""
 CLASSES = "Annotations in COCO's format with the class names of a published detector."
-IMAGES = "Your annotations in COCO's format: write their image and category ids [default: see below]."
+IMAGES = "Your annotations in COCO's format: write their ids of images and classes."
 SCALES = "Detect at these multiples of the training size."
 SOFT_NMS = "Lower the scores of overlapping detections instead of dropping them."
 PAPER_VIEWS = "Use the views of the paper's best result: four scales, mirrored, soft-NMS, 2,000 queries."

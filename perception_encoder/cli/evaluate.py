@@ -337,9 +337,10 @@ def detection(
     """Fit a detection head: AP of boxes and masks.
 
     Mask R-CNN over a frozen layer; AP as COCO or LVIS define it. PATH: the directory of COCO, LVIS or Objects365 (or
-    the annotations of val, such as annotations/lvis_v1_val.json), rendered scenes (train/instances.json,
-    test/instances.json and tars beside them), or a directory with annotations.json, trained on its first three fifths.
-    Masks are optional. A few hundred scenes are too few to tell classes apart: use --class-agnostic.
+    the annotations of val, such as annotations/lvis_v1_val.json), YOLO's data.yaml, rendered scenes
+    (train/instances.json, test/instances.json and tars beside them), or a directory with annotations.json, trained on
+    its first three fifths. Masks are optional. A few hundred scenes are too few to tell classes apart: use
+    --class-agnostic.
 
     Examples:
 

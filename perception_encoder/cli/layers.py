@@ -40,9 +40,9 @@ def layers(
     for `pe embed --layer`), curves.png, layers.csv and layers.json.
 
     Tasks and their datasets: classification, retrieval (labelled images), segmentation (ADE20K, scenes), depth (NYU,
-    KEY.jpg with KEY.depth.png), tracking (DAVIS), detection (COCO, LVIS, scenes); with the extra `lang`, also the
-    datasets of `pe eval questions` about single images, by a small language model fitted on the split `train`. Needs
-    the extra `eval`. Status 1: images failed.
+    KEY.jpg with KEY.depth.png), tracking (DAVIS), detection (COCO, LVIS, YOLO's data.yaml, scenes); with the extra
+    `lang`, also the datasets of `pe eval questions` about single images, by a small language model fitted on the split
+    `train`. Needs the extra `eval`. Status 1: images failed.
 
     Examples:
 

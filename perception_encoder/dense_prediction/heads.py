@@ -280,7 +280,7 @@ def segment(
                 raise OutputError(f"{path} exists; choose another name, or set overwrite to replace it")
     item, *others = list_inputs(image)
     if others:
-        raise ConfigError(f"the input has {1 + len(others)} images and videos; segment one image at a time")
+        raise ConfigError(f"there are {1 + len(others)} images and videos; segment one image at a time")
     pixels = item.open()
     if head is not None:
         loaded = _as_head(head, "segmentation", model)

@@ -114,7 +114,7 @@ def test_errors_of_segment(run_pe: Callable[..., Run], square: Path, tmp_path: P
     assert run.status == 2 and "layer 99" in run.stderr
     square.with_name("second.png").write_bytes(square.read_bytes())
     run = run_pe("segment", tmp_path, "--point", "0.5,0.5", "-o", tmp_path / "out.png")
-    assert run.status == 2 and "has 2 images and videos; segment one image at a time" in run.stderr
+    assert run.status == 2 and "there are 2 images and videos; segment one image at a time" in run.stderr
 
 
 def test_names_are_relative_to_the_directory_that_all_share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

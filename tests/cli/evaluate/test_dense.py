@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from perception_encoder.cli import output
 from perception_encoder.formats.shards import write_members
 from tests.cli.evaluate.conftest import read_json
-from tests.datasets.drawn import rooms, stored, write_instances, write_scenes
+from tests.datasets.drawn import rooms, stored, write_instances, write_scenes, write_yolo
 from tests.evaluation.layers import discs, png, write_video
 
 pytestmark = pytest.mark.usefixtures("colour_layers")
@@ -31,10 +32,11 @@ def test_segmentation(run_pe, tmp_path: Path) -> None:
         assert len(measurement["scores"]) == 2 * seeds
 
 
-def test_detection(run_pe, tmp_path: Path) -> None:
+@pytest.mark.parametrize("write", [write_instances, write_yolo])
+def test_detection(run_pe, tmp_path: Path, write: Callable[..., Path]) -> None:
     pytest.importorskip("torchvision")
 
-    data = write_instances(tmp_path, {"train": 2, "test": 1})
+    data = write(tmp_path, {"train": 2, "test": 1})
     arguments = ("eval", "detection", "any", "--data", data, "--layer", "0", "--channels", "8", "--epochs", "1")
     run = run_pe(*arguments)
     assert run.status == output.OK and "mask AP50" in run.stdout
