@@ -17,7 +17,6 @@ DIRECTORY = "Directory to search in the browser; it is indexed first if it has n
 CHAT = "Serve /v1/chat/completions with this language model [default: none]."
 ASK = "Answer questions on the page with this language model, such as builtin-lang, a demo [default: none]."
 FEATURES = "Also show the features of this model, such as a PE-Spatial, on the page [default: none]."
-DEPTH = "Show depth on the page with this head, from `pe train depth` [default: see `pe models`]."
 
 
 def serve(
@@ -42,7 +41,6 @@ def serve(
     chat_model: Annotated[str | None, option(CHAT, "NAME", MODELS)] = None,
     ask_model: Annotated[str | None, option(ASK, "NAME", MODELS)] = None,
     features_model: Annotated[str | None, option(FEATURES, "NAME", MODELS, advanced=True)] = None,
-    depth_head: Annotated[str | None, option(DEPTH, "HEAD", MODELS, advanced=True)] = None,
 ) -> None:
     """Search in the browser, or serve HTTP APIs.
 
@@ -61,7 +59,6 @@ def serve(
         pe serve photos --lan         # open http://192.168.1.5:8000/?key=… on the phone
         pe serve photos --ask-model builtin-lang
         pe serve photos -m PE-Core-L14-336 --features-model PE-Spatial-L14-448
-        pe serve photos --depth-head runs/depth/head.safetensors
         pe serve --api --chat-model facebook/Perception-LM-1B
         pe serve --api -m PE-Core-L14-336 --host 0.0.0.0 --key SECRET
         curl localhost:8000/v1/embeddings -d '{"input": ["a red mug"], "model": "builtin"}'
