@@ -205,6 +205,7 @@ def serve(
     port: int = 8000,
     key: str | None = None,
     origins: Sequence[str] = (),
+    allow_urls: bool = False,
     waiting: int = 4096,
     chat_model: str | None = None,
     ask_model: str | None = None,
@@ -218,12 +219,13 @@ def serve(
     """Serve a search page over a directory, the API, or both, until the process is stopped, like `pe serve`.
 
     `model`: by default that of the index, or the default model. `index`: directory of the index. `lan`, `host`, `port`,
-    `key`: who can connect; by default only this machine. `origins`: web pages that may use the API (CORS). `waiting`:
-    maximum length of the API's queue. `chat_model`: model of /v1/chat/completions; `ask_model`: of questions on the
-    page; both are names that `load_assistant` takes, loaded at the first request. `features_model`: for the page's
-    features. `exclude`: see `Index.update`. `precision`: see `load` and `load_assistant`. `dimensions`,
-    `trust_remote_code`: see `load`. `on_start` is called once the server listens. Raises ConfigError for a taken port
-    or options that do not fit together, and what loading models raises.
+    `key`: who can connect; by default only this machine. `origins`: web pages that may use the API (CORS).
+    `allow_urls`: let clients of the API send images and videos by address. `waiting`: maximum length of the API's
+    queue. `chat_model`: model of /v1/chat/completions; `ask_model`: of questions on the page; both are names that
+    `load_assistant` takes, loaded at the first request. `features_model`: for the page's features. `exclude`: see
+    `Index.update`. `precision`: see `load` and `load_assistant`. `dimensions`, `trust_remote_code`: see `load`.
+    `on_start` is called once the server listens. Raises ConfigError for a taken port or options that do not fit
+    together, and what loading models raises.
     """
     from perception_encoder.inference.load import as_encoder
     from perception_encoder.models.defaults import config_directory, default_model
@@ -237,10 +239,10 @@ def serve(
 
     directory = None if directory is None and index is None else Path(directory or index or "")
     model = None if model is None else str(model)
-    check_served(directory, api, origins, chat_model, ask_model, features_model)
+    check_served(directory, api, allow_urls, origins, chat_model, ask_model, features_model)
     host = host or ("0.0.0.0" if lan else "127.0.0.1")
     needed_key = choose_key(host, lan, key)
-    config = ApiConfig(key=needed_key, waiting=waiting, origins=check_origins(origins))
+    config = ApiConfig(key=needed_key, waiting=waiting, origins=check_origins(origins), allow_urls=allow_urls)
     if importlib.util.find_spec("uvicorn") is None:
         raise MissingExtraError("uvicorn", "search")
     with listen(host, port) as listener:  # before the models are loaded
@@ -271,6 +273,7 @@ def serve(
 def check_served(
     directory: Path | None,
     api: bool,
+    allow_urls: bool,
     origins: Sequence[str],
     chat_model: str | None,
     ask_model: str | None,
@@ -283,7 +286,7 @@ def check_served(
     """
     if directory is None and not api:
         raise ConfigError("nothing to serve: name a directory, or add --api")
-    for name, value in {"--chat-model": chat_model, "--origins": origins}.items():
+    for name, value in {"--chat-model": chat_model, "--origins": origins, "--allow-urls": allow_urls}.items():
         if value and not api:
             raise ConfigError(f"{name} needs --api")
     for name, model in {"--ask-model": ask_model, "--features-model": features_model}.items():

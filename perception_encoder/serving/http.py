@@ -84,11 +84,8 @@ def parse_body(
         hint = "; half of a surrogate pair is not Unicode" if "hex escape" in reason else ""
         raise ApiError(400, f"the body is not JSON: {reason}{hint}")
     name = str(error["loc"][0]) if error["loc"] else ""
-    value = (
-        ""
-        if name in ("", "input", "messages", "query", "documents", "labels")
-        else f"{name} is {shortened(error['input'])}; "
-    )
+    large = ("", "input", "messages", "query", "documents")
+    value = "" if name in large else f"{name} is {shortened(error['input'])}; "
     raise ApiError(400, value + allowed[name], name or None)
 
 
