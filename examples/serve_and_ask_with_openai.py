@@ -35,7 +35,7 @@ def main() -> None:
         texts = client.embeddings.create(model=arguments.model, input=arguments.texts)
         media_type = mimetypes.guess_type(arguments.image)[0]
         data = f"data:{media_type};base64,{base64.b64encode(arguments.image.read_bytes()).decode()}"
-        image = client.embeddings.create(model=arguments.model, input=data, extra_body={"modality": "image"})
+        image = client.embeddings.create(model=arguments.model, input=[{"image": data}])
     finally:
         server.terminate()
         server.wait()

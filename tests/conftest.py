@@ -43,7 +43,6 @@ LONG = (
     "tests/models/test_golden.py",
     "tests/language_alignment/test_run.py",
     "tests/pretraining/test_validation.py",
-    "tests/search/web/test_dense_browser.py",
     "tests/pretraining/test_sources.py",
     "tests/test_docs.py",
     "tests/pretraining/test_run.py",

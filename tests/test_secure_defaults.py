@@ -12,7 +12,7 @@ PACKAGE = Path(perception_encoder.__file__).parent
 SAFE = {
     "trust_remote_code": {False},
     "trusted": {False},
-    "allow_private": {False},
+    "allow_urls": {False},
     "allow_pickle": {False},
     "weights_only": {True},
     "lan": {False},

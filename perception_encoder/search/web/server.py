@@ -22,8 +22,7 @@ from perception_encoder.search.ranking import no_match
 from perception_encoder.search.storage.calibration import is_builtin
 from perception_encoder.search.storage.rows import IndexRow, among
 from perception_encoder.search.terms import Term, UploadedImage, parse_lines
-from perception_encoder.search.web.dense_images import head_name
-from perception_encoder.search.web.dense_routes import MAXIMUM_POINTS, add_dense_routes
+from perception_encoder.search.web.features import FeatureImages, add_feature_route
 from perception_encoder.search.web.library import Filter, MediaLibrary, as_tiles
 from perception_encoder.search.web.questions import add_ask_route
 from perception_encoder.search.web.responses import Get, SignedIds, error_response
@@ -47,7 +46,7 @@ _COUNT, _MAXIMUM_COUNT = 60, 200  # tiles of an answer
 _SHOWN_FAILURES = 200
 _THREADS = 8  # for requests; the model has its own
 _THUMBNAIL_THREADS = 2  # for large thumbnails, so that a screen full of them does not delay a search
-_SCRIPTS = "page address ask depth element features filters grid query regions tile tracking viewer"
+_SCRIPTS = "page address ask element features filters grid query tile viewer"
 _TYPES = {"page.css": "text/css", **{f"{name}.js": "text/javascript" for name in _SCRIPTS.split()}}
 _CACHED_THUMBNAILS = 2048  # stored thumbnails, about 20 MiB
 LARGE_SIDE, FULL_SIDE = 640, 2048
@@ -62,13 +61,12 @@ def create_page(
     key: str | None = None,
     ask: GenerationQueue | None = None,
     features_model: str = "",
-    depth_head: Path | None = None,
     secret: bytes | None = None,
 ) -> FastAPI:
     """Create the server for some host names of this machine; `note` is shown on the page. Raises MissingExtraError.
 
-    `key`: see `guard`. `ask`: answers questions. `features_model`: see `FeatureImages`. `depth_head`: see `DepthMaps`.
-    `secret`: see `SignedIds`.
+    `key`: see `guard`. `ask`: answers questions. `features_model`: the second one of
+    `FeatureImages`. `secret`: see `SignedIds`.
     """
     with needs_extra("search"):
         import fastapi
@@ -96,10 +94,9 @@ def create_page(
     def page(request: Request) -> Response:
         values: dict[str, Any] = {"directory": library.index.root.resolve().name, "model": library.encoder.name}
         values |= {"last_layer": max(0, library.encoder.depth - 1), "ask_model": ask.name if ask else ""}
-        values |= {"features_model": Path(features_model).stem, "depth_head": depth_head}
-        values |= {"maximum_points": MAXIMUM_POINTS, "probabilities": not is_builtin(library.index)}
+        values |= {"features_model": Path(features_model).stem, "probabilities": not is_builtin(library.index)}
         values |= {"demo": demo_note(library.encoder.name), "features_demo": demo_note(Path(features_model).stem)}
-        values |= {"ask_demo": demo_note(ask.name) if ask else "", "depth_demo": demo_note(head_name(depth_head))}
+        values["ask_demo"] = demo_note(ask.name) if ask else ""
         return HTMLResponse(template.render(values, note=note, upload_bytes=_UPLOAD_BYTES))
 
     def asset(request: Request) -> Response:
@@ -113,7 +110,7 @@ def create_page(
     get("/api/rescan", lambda _: JSONResponse({"started": library.start_update()}, 202), ("POST",))
     add_search_routes(get, library, thumbnails, ids)
     add_file_routes(get, get_slowly, library, thumbnails, ids)
-    add_dense_routes(app, get, library, ids, features_model, depth_head)
+    add_feature_route(get, FeatureImages(library, baseline=features_model))
     add_upload_route(app, library, threads)
     add_ask_route(app, library, ids, ask)
     guard(app, _HEADERS, hosts, key)

@@ -15,7 +15,7 @@ from playwright.sync_api import Browser, Page, Route, expect
 
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.search.storage.store import Store
-from perception_encoder.search.web.library import MediaLibrary
+from perception_encoder.search.web.library import MediaLibrary, open_library
 from perception_encoder.search.web.server import create_page
 from perception_encoder.serving.queues import GenerationQueue
 from tests.browsing import contrast, opened_page, wait_until
@@ -227,6 +227,25 @@ def test_a_file_that_is_gone_has_no_inside(page: Page) -> None:
     expect(page.locator(".pane").first).to_be_hidden()
 
 
+def test_the_page_of_another_librarys_model_searches_and_says_that_it_has_no_features(
+    browser: Browser, draw: Callable[[int], Image.Image], tmp_path: Path
+) -> None:
+    pytest.importorskip("timm")
+    for number in range(3):
+        draw(number).save(tmp_path / f"{number}.jpg")
+    update_folder(tmp_path, "random:timm:test_vit")
+    refused = "Failed to load resource: the server responded with a status of 4"
+    with served(create_page(open_library(tmp_path))) as address, opened_page(browser, address, refused) as page:
+        page.locator('#grid button[title="1.jpg"]').click()
+        page.get_by_role("tab", name="Features").click()
+        message = "features are shown for Perception Encoder models only; this index is of random:timm:test_vit"
+        expect(page.locator("#problem")).to_have_text(message)
+        for hidden in (page.locator("#features .pane").first, page.locator("#layers")):
+            expect(hidden).to_be_hidden()
+        page.get_by_role("button", name="More like this").click()
+        wait_until(page, "document.querySelector('#grid button.tile')?.title === '1.jpg'")
+
+
 def test_probabilities_are_shown_where_the_answer_has_them(page: Page) -> None:
     def judged(route: Route) -> None:
         found = route.fetch().json()
@@ -386,7 +405,7 @@ def test_the_tabs_stay_where_they_are_while_an_image_opens(page: Page) -> None:
     waiting[0].continue_()
     expect(around.first).to_be_visible()
     assert tabs.bounding_box() == before
-    for name in ("Features", "Depth", "Ask"):
+    for name in ("Features", "Ask"):
         page.get_by_role("tab", name=name).click()
         assert tabs.bounding_box() == before, name
 
