@@ -51,7 +51,6 @@ LONG = (
     "tests/search/storage/test_index_kill.py",
     "tests/spatial_alignment/test_run.py",
     "tests/pretraining/test_distillation.py",
-    "tests/search/storage/test_calibration.py",
     "tests/test_shapes.py",
     "tests/training/test_distributed.py",
     "tests/models/test_memory.py",

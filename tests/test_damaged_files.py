@@ -88,15 +88,12 @@ def write_index(directory: Path) -> None:
 
 
 def read_index(directory: Path) -> None:
-    from perception_encoder.search.storage.calibration import read_calibration
     from perception_encoder.search.storage.store import Store
 
     index = Store.open(directory / "photos")
     len(list(index.rows()))
     vector = np.full(index.settings["dimension"], 1, np.float32)
     index.nearest(vector / np.linalg.norm(vector), 2)
-    if (curve := read_calibration(index)) is not None:
-        curve.probabilities(np.zeros(3))
 
 
 def write_weights(name: str) -> Callable[[Path], object]:

@@ -416,7 +416,7 @@ def test_a_relative_directory_means_the_same_elsewhere(
 ) -> None:
     directory = saved("hf-CLIP")
     monkeypatch.chdir(directory.parent)
-    index = pe.open_index(photos, f"transformers:{directory.name}")
+    index = pe.open_index(photos, f"hf:{directory.name}")
     index.update()
     monkeypatch.chdir(tmp_path)
     assert pe.open_index(photos).source == f"hf:{directory}"
@@ -432,7 +432,7 @@ def test_names_of_libraries_are_told_from_paths(tmp_path: Path, monkeypatch: pyt
     assert portable_name("open_clip:ViT-B-32,w.pt") == f"open_clip:ViT-B-32,{tmp_path}/w.pt"
     assert portable_name("timm:vit") == "timm:vit"
     assert portable_name("timm:local-dir:vit") == f"timm:local-dir:{tmp_path}/vit"
-    assert portable_name("transformers:org/model") == f"hf:{tmp_path}/org/model"
+    assert portable_name("hf:org/model") == f"hf:{tmp_path}/org/model"
     assert portable_name("st:google/embeddinggemma-300m") == "st:google/embeddinggemma-300m"
     assert portable_name("vit") == f"{tmp_path}/vit" and portable_name("builtin") == "builtin"
     assert library_model_name("timm:local-dir:vit") == "timm:vit"

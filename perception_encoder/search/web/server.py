@@ -11,15 +11,13 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from perception_encoder.errors import PerceptionEncoderError, detached, needs_extra
+from perception_encoder.errors import ConfigError, PerceptionEncoderError, detached, needs_extra
 from perception_encoder.files import file_state
 from perception_encoder.inference.media import Media, open_media
 from perception_encoder.models.registry import demo_note
 from perception_encoder.preprocess.budget import DECODING
 from perception_encoder.preprocess.frames import VideoFrames
 from perception_encoder.preprocess.image import encode_thumbnail, open_image
-from perception_encoder.search.ranking import no_match
-from perception_encoder.search.storage.calibration import is_builtin
 from perception_encoder.search.storage.rows import IndexRow, among
 from perception_encoder.search.terms import Term, UploadedImage, parse_lines
 from perception_encoder.search.web.features import FeatureImages, add_feature_route
@@ -94,7 +92,7 @@ def create_page(
     def page(request: Request) -> Response:
         values: dict[str, Any] = {"directory": library.index.root.resolve().name, "model": library.encoder.name}
         values |= {"last_layer": max(0, library.encoder.depth - 1), "ask_model": ask.name if ask else ""}
-        values |= {"features_model": Path(features_model).stem, "probabilities": not is_builtin(library.index)}
+        values["features_model"] = Path(features_model).stem
         values |= {"demo": demo_note(library.encoder.name), "features_demo": demo_note(Path(features_model).stem)}
         values["ask_demo"] = demo_note(ask.name) if ask else ""
         return HTMLResponse(template.render(values, note=note, upload_bytes=_UPLOAD_BYTES))
@@ -130,11 +128,11 @@ def add_search_routes(get: Get, library: MediaLibrary, thumbnails: Thumbnails, i
         offset, count = _number(params, "offset", 0, 100_000), _number(params, "count", _COUNT, _MAXIMUM_COUNT)
         if "q" in params:
             query = parse_lines(request.query_params.getlist("q"), find_source)
-            rows, dropped = library.find(query, limits, offset, count, params.get("matches") == "only")
+            min_score = _score(params.get("min_score", ""))
+            rows = library.find(query, limits, offset, count, min_score)
             answer: dict[str, Any] = {"terms": [_as_json(term, ids) for term in query.terms]}
-            answer["low_confidence"] = library.low_confidence(query, rows) if offset == 0 else None
-            answer |= {"total": library.count(limits), "more": len(rows) == count}
-            answer["no_match"] = no_match(dropped) if dropped and not rows and offset == 0 else None
+            answer["total"] = library.count(limits) if min_score is None else None  # unknown
+            answer["more"] = len(rows) == count
         else:
             rows, total = library.newest(limits, offset, count)
             answer = {"total": total, "more": offset + len(rows) < total}
@@ -210,6 +208,14 @@ def _as_json(term: Term, ids: SignedIds) -> dict[str, Any]:
 def _number(params: dict[str, str], name: str, default: int, maximum: int) -> int:
     value = params.get(name, "")
     return min(int(value), maximum) if value.isdecimal() and len(value) < 10 else default
+
+
+def _score(text: str) -> float | None:
+    """Return a minimum score, None if the field is empty; ConfigError if it is not a number."""
+    try:
+        return float(text) if text else None
+    except ValueError:
+        raise ConfigError(f"the minimum score is {text[:60]!r}; it must be a number from -1 to 1") from None
 
 
 class Thumbnails:

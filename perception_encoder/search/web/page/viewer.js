@@ -5,7 +5,7 @@ import { hideAsk, showAsk } from "./ask.js";
 import { $, clock, element, fetchJson } from "./element.js";
 import { hideFeatures, showFeatures } from "./features.js";
 import { addExample, searchLike } from "./query.js";
-import { film, match, moment, tileButton } from "./tile.js";
+import { film, moment, tileButton } from "./tile.js";
 
 const viewer = $("viewer"), tabs = [...viewer.querySelectorAll("[role=tab]")];
 let shown = null, list = [], closed = () => {};
@@ -48,7 +48,7 @@ export const close = () => viewer.close();
 function describe(tile) {
   const parts = [...(tile.path === tile.name ? [] : [tile.path]), tile.date.replace("T", " "), `${tile.width} × ${tile.height}`];
   if (tile.kind === "video") parts.push(`${clock(tile.start)}–${clock(tile.stop)} of ${clock(tile.length)}`);
-  if (match(tile)) parts.push(tile.probability == null ? `similarity ${tile.score.toFixed(3)}` : `probability ${match(tile)}`);
+  if (tile.score !== undefined) parts.push(`similarity ${tile.score.toFixed(3)}`);
   $("about").querySelector("h2").textContent = tile.name;
   $("about").querySelector("p").textContent = parts.join("  ·  ");
   $("open").href = `/file/${tile.id}`;
