@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from benchmarks.encode.case import TYPES, Case, Contender, Run
 from perception_encoder.models.config import VisionConfig
 from perception_encoder.preprocess.tokenizer import trim
-from perception_encoder.runtime.machine import core_count
+from perception_encoder.runtime.machine import core_count, float_hint
 from perception_encoder.runtime.program import is_small
 
 WHO = "limit: bare products"
@@ -72,7 +72,7 @@ def _in_openvino(case: Case, precision: str) -> Run:
     count = 1 if one_by_one else len(case.inputs)
     streams = core_count() if one_by_one and not is_small(len(case.inputs)) else 1
     options = {
-        "INFERENCE_PRECISION_HINT": "f32" if precision == "float32" else "bf16",
+        "INFERENCE_PRECISION_HINT": float_hint(precision != "float32"),
         "NUM_STREAMS": streams,
         "INFERENCE_NUM_THREADS": core_count(),
         "ENABLE_CPU_PINNING": False,

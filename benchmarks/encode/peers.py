@@ -17,6 +17,7 @@ from perception_encoder.models.export import save_onnx
 from perception_encoder.models.memory import trim_memory
 from perception_encoder.preprocess.image import to_float
 from perception_encoder.preprocess.tokenizer import trim
+from perception_encoder.runtime.machine import float_hint
 
 SAME_SIZE = "CLIP of the same size"
 """What runs another model: its ratios say what the runtime gives, not what a user of PE can choose."""
@@ -117,7 +118,7 @@ def clip_contenders(case: Case, directory: Path) -> list[Contender]:
     openvino.save_model(converted, directory / "clip.xml", compress_to_fp16=False)
     core, expected, found = openvino.Core(), output(tower, torch.from_numpy(inputs)), []
     del tower, converted
-    for precision, hint in (("float32", "f32"), ("bfloat16", "bf16"), ("int8", "bf16")):
+    for precision, hint in (("float32", "f32"), ("bfloat16", float_hint(True)), ("int8", float_hint(True))):
         model = core.read_model(directory / "clip.xml")
         if precision == "int8":
             samples = nncf.Dataset(_calibration(case, inputs))

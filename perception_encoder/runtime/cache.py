@@ -30,7 +30,7 @@ from perception_encoder.runtime.runtime import PRECISIONS, ModelInfo, Precision
 MODEL, WEIGHTS, ENTRY, CHECKED = "model.xml", "model.bin", "entry.json", "checked.json"
 MAX_BYTES = 20 * 2**30
 """Maximum size of the cache; the entries that were not used for longest go first."""
-_FORMAT = 8
+_FORMAT = 9
 _NEW = ".tmp"
 _SHOWN = ("weights", "tower", "precision", "layer")
 _PATIENCE = 86_400

@@ -10,6 +10,9 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Literal
+
+import numpy as np
 
 from perception_encoder.errors import ConfigError, MissingExtraError, one_line
 
@@ -62,6 +65,31 @@ def check_openvino() -> None:
         import openvino  # noqa: F401
     except Exception as error:  # what a broken installation raises is open-ended
         raise ConfigError(f"openvino is installed, but its import fails: {one_line(error)}; reinstall it") from error
+
+
+def float_hint(half: bool) -> Literal["f32", "bf16"]:
+    """Return OpenVINO's name of the type to compute in; `half`: bfloat16, if it can compute in it here."""
+    return "bf16" if half and _computes_bfloat16() else "f32"
+
+
+@cache
+def _computes_bfloat16() -> bool:
+    """Return whether OpenVINO compiles a product in bfloat16.
+
+    It asks the CPU itself, so it may fail where ONEDNN_MAX_CPU_ISA or a virtual machine hides some of the features.
+    """
+    import openvino
+    from openvino import opset13 as ops
+
+    x = ops.parameter([1, 16], openvino.Type.f32)
+    product = ops.matmul(x, ops.constant(np.zeros((16, 16), np.float32)), False, True)
+    try:
+        openvino.Core().compile_model(
+            openvino.Model([product], [x], "product"), "CPU", {"INFERENCE_PRECISION_HINT": "bf16"}
+        )
+    except RuntimeError:
+        return False
+    return True
 
 
 @cache

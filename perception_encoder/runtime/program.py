@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from perception_encoder.models.precision import TOLERANCE
-from perception_encoder.runtime.machine import core_count
+from perception_encoder.runtime.machine import core_count, float_hint
 from perception_encoder.runtime.runtime import Precision
 from perception_encoder.vectors import unit_rows
 
@@ -18,13 +18,12 @@ EXAMPLE = "example.npz"
 """Inputs, and what the tower gave for them when it was converted."""
 AGREEMENT = {**TOLERANCE, "int8": TOLERANCE["bfloat16"]}
 """Maximum difference of a unit embedding's values between two compilations."""
-_TYPES: dict[Precision, str] = {"float32": "f32", "bfloat16": "bf16", "int8": "bf16"}
 
 
 def hints(precision: Precision) -> dict[str, Any]:
     """Return OpenVINO's options that change results: the type of activations, and how many beside int8 weights share
     a scale."""
-    types = {"INFERENCE_PRECISION_HINT": _TYPES[precision]}
+    types = {"INFERENCE_PRECISION_HINT": "f32" if precision == "float32" else "bf16"}
     return types | ({"DYNAMIC_QUANTIZATION_GROUP_SIZE": 64} if precision == "int8" else {})
 
 
@@ -52,6 +51,7 @@ class Program:
         streams = 1 if shape is None else streams or core_count()
         options: dict[str, Any] = {
             **hints(precision),
+            "INFERENCE_PRECISION_HINT": float_hint(precision != "float32"),
             "NUM_STREAMS": streams,
             "INFERENCE_NUM_THREADS": core_count(),
             "ENABLE_CPU_PINNING": False,  # several processes would share the same cores, and others stay idle

@@ -19,6 +19,12 @@ from perception_encoder.models.clip import CLIP
 from perception_encoder.models.config import TextConfig, VisionConfig
 from perception_encoder.models.initialization import initialize
 
+ROUNDINGS = {"float32": 24 * 64, "bfloat16": 24}
+"""Of a value on its way through the two blocks: a dozen a block, of sums of up to 64 products, which are in float32."""
+LEAST_COSINE = {name: 1 - (n * torch.finfo(getattr(torch, name)).eps) ** 2 / 2 for name, n in ROUNDINGS.items()}
+"""If all roundings add up, whatever kernels the machine has: a relative error of e turns a vector by e at most."""
+LEAST_COSINE["int8"] = 0.97
+
 
 def case(kind: Kind) -> Case:
     vision = VisionConfig(image_size=32, patch_size=16, width=32, depth=2, heads=2, mlp_width=64, output_dim=24)
@@ -48,8 +54,10 @@ def test_every_contender_agrees_with_its_weights_in_float32(
         peers.SAME_SIZE,
     }
     assert all(len(speeds) == encode.MIN_ROUNDS and min(speeds) > 0 for speeds in result["speeds"].values())
-    assert all(0.97 < cosine < 1.0001 for cosine in result["cosines"].values()), result["cosines"]
-    assert result["cosines"]["perception-encoder, OpenVINO, float32"] > 0.99999
+    cosines = result["cosines"]
+    assert "perception-encoder, OpenVINO, float32" in cosines
+    for label, cosine in cosines.items():
+        assert LEAST_COSINE[label.rpartition(", ")[2]] < cosine < 1 + 1e-6, label
     assert set(result["machine"]) == {"cpu", "cores", "features", "libraries"}
 
 

@@ -266,3 +266,25 @@ def test_commands_with_converted_models_import_no_torch(tmp_path: Path) -> None:
         arguments = [part.format(images=images, out=tmp_path) for part in COMMANDS[name]]
         assert run(RUN, *arguments) == "False True", name
     assert run(SERVE) == "1 openvino float32 False"
+
+
+OLDER = """
+import warnings, numpy as np, perception_encoder as pe
+warnings.simplefilter("error")
+images = [np.full((8, 8, 3), 40 * number, np.uint8) for number in range(3)]
+exact, found = (
+    np.concatenate([one.encode_images(images), one.encode_texts(["a dog"])])
+    for one in (pe.load("builtin", runtime=runtime, precision=precision)
+                for runtime, precision in (("torch", "float32"), ("openvino", "bfloat16")))
+)
+print(np.abs(exact - found).max())
+"""
+
+
+def test_a_cpu_whose_features_are_hidden_computes_what_an_older_one_does() -> None:
+    """OpenVINO asks the CPU itself, and does not find the kernels that a variable or a virtual machine forbids."""
+    environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2", "OPENBLAS_CORETYPE": "Haswell"}
+    command = [sys.executable, "-c", OLDER]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) <= TOLERANCE["bfloat16"]

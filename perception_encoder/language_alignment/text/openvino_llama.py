@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from perception_encoder.errors import ModelError
 from perception_encoder.language_alignment.text.fast_llama import linear_maps
 from perception_encoder.language_alignment.text.reading import Step, common_length, stack_left
-from perception_encoder.runtime.machine import check_openvino
+from perception_encoder.runtime.machine import check_openvino, float_hint
 from perception_encoder.runtime.runtime import Precision
 
 CHUNK = 1024
@@ -49,7 +49,7 @@ class OpenVinoLlama:
         self.model, self.precision = model, precision
         core, graph = openvino.Core(), _Graph(model, precision == "int8")
         half = precision == "bfloat16" if precision != "int8" else model.dtype == torch.bfloat16
-        hint = "bf16" if half and "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "f32"
+        hint = float_hint(half)
         options: dict[str, Any] = {
             "INFERENCE_PRECISION_HINT": hint,
             "KV_CACHE_PRECISION": hint,
