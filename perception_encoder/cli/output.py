@@ -115,7 +115,7 @@ def print_paths(paths: Iterable[str], null: bool) -> None:
     """Print each printable path once, one a line; with `null`, its bytes as they are on disk and a NUL byte."""
     sys.stdout.flush()
     for path in dict.fromkeys(paths):
-        sys.stdout.buffer.write(os.fsencode(unescape_name(path)) + b"\0" if null else path.encode() + b"\n")
+        sys.stdout.buffer.write(os.fsencode(unescape_name(path)) + b"\0" if null else os.fsencode(path) + b"\n")
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None) -> None:
