@@ -12,6 +12,7 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from perception_encoder.inference.encoder import Encoder
+from perception_encoder.inference.load import load
 from perception_encoder.models.registry import demo_note
 from perception_encoder.search.web.server import create_page
 from perception_encoder.serving.api import create_app
@@ -52,7 +53,8 @@ def test_every_tab_of_the_page_says_that_a_demo_answers(
 ) -> None:
     library = make_library(tmp_path / "photos", checkpoint, encoder, draw)
     head = write_depth_head(tmp_path / "builtin-depth.safetensors", checkpoint)
-    library.encoder = demo
+    library.encoder = copy.copy(load(checkpoint))  # its source is that of the head's encoder
+    library.encoder.name = demo.name
     page = create_page(library, ask=GenerationQueue("builtin-lang", EchoGenerator), depth_head=head)
     with TestClient(page, base_url="http://localhost") as client:
         text = client.get("/").text
