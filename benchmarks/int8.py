@@ -106,7 +106,7 @@ PATCHES = ".*conv1.*"
 ATTENTION = (".*attn_pool.*", ".*aten::matmul.*", ".*scaled_dot_product_attention.*")
 METHODS: dict[str, dict[str, Any]] = {
     "static, as the package does it": {},
-    "8 calibration images instead of 32": {"images": 8},
+    "8 calibration images instead of 36": {"images": 8},
     "first and last block in float": {"ends": True},
     "patch embedding in int8": {"floats": ATTENTION},
     "attention and its pooling in int8": {"floats": (PATCHES,)},
@@ -159,7 +159,7 @@ def compare_methods(entry: ModelEntry, seconds: float) -> dict[str, Any]:
 def quantize_with(
     model: Any,
     config: VisionConfig,
-    images: int = 32,
+    images: int = 36,
     floats: tuple[str, ...] = (PATCHES, *ATTENTION),
     ends: bool = False,
     smooth: bool = False,

@@ -12,8 +12,6 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Annotated, Any, Literal, TypeVar
 
-import numpy as np
-
 from perception_encoder.errors import ConfigError
 
 T = TypeVar("T")
@@ -104,7 +102,9 @@ def _convert(kind: Any, value: Any, path: str) -> Any:
         return _union(arguments, value, path)
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         return _dataclass(kind, value, path)
-    if getattr(kind, "array_type", None) is np.ndarray:  # a one-dimensional array, annotated with jaxtyping
+    if hasattr(kind, "array_type"):  # a one-dimensional array, annotated with jaxtyping
+        import numpy as np  # slow, and not needed for a command's help
+
         return np.array(_convert(tuple[float, ...], value, path))
     if origin is tuple:
         return _tuple(arguments, value, path)

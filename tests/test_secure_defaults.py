@@ -12,9 +12,10 @@ PACKAGE = Path(perception_encoder.__file__).parent
 SAFE = {
     "trust_remote_code": {False},
     "trusted": {False},
-    "allow_urls": {False},
+    "allow_private": {False},
     "allow_pickle": {False},
     "weights_only": {True},
+    "allow_urls": {False},
     "lan": {False},
     "host": {None},
     "origins": {None, ()},

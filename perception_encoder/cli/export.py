@@ -54,8 +54,8 @@ def onnx(
     classes (B, H, W); a detector takes one image and returns boxes, labels from 1, scores and 28x28 masks.
 
     If onnxruntime is installed, files that differ from torch by more than 0.001 of the largest value are deleted; in
-    int8, those with a cosine similarity below 0.999. Weights in int8 have 7 bits, so that sums fit 16 bits on x86 CPUs
-    without VNNI. Needs the extra `onnx`.
+    int8, those with a cosine similarity below 0.999 on a fixed set. Weights in int8 have 7 bits, so that sums fit 16
+    bits on x86 CPUs without VNNI. Needs the extra `onnx`.
 
     Examples:
 
@@ -94,9 +94,9 @@ def openvino(
     preprocessor_config.json, SHA256SUMS, and in README.md a program that needs only openvino, numpy, Pillow and
     tokenizers.
 
-    Each tower is compared with torch: values of unit embeddings differ by at most 5e-6 in float32 and 0.005 in
-    bfloat16; in int8 their cosine similarity is at least 0.999, or nothing is written. On x86 CPUs without VNNI, int8
-    sums may saturate. Needs the extra `fast`.
+    Each tower is compared with torch on a fixed set: values of unit embeddings differ by at most 5e-6 in float32 and
+    0.005 in bfloat16; in int8 their cosine similarity is at least 0.999, or nothing is written. On x86 CPUs without
+    VNNI, int8 sums may saturate. Needs the extra `fast`.
 
     Examples:
 

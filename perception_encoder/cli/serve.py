@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 MODELS = "Further models"
 ORIGINS = "Origins of web pages that may use the API (CORS), such as https://app.example [default: none]."
-ALLOW_URLS = "Let clients of the API send images and videos by address, even by one that only this machine reaches."
+ALLOW_URLS = "Let clients of the API send images and videos by public http(s) address."
 DIRECTORY = "Directory to search in the browser; it is indexed first if it has no index."
 CHAT = "Serve /v1/chat/completions with this language model [default: none]."
 ASK = "Answer questions on the page with this language model, such as builtin-lang, a demo [default: none]."

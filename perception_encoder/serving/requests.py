@@ -68,7 +68,7 @@ class ApiConfig:
     waiting: int = 4096
     """Maximum number of waiting inputs over all requests; above it the answer is 429."""
     allow_urls: bool = False
-    """Fetch images and videos from any address that a client names."""
+    """Fetch images and videos from public addresses that a client names."""
     fetch: FetchLimits = field(default_factory=lambda: FetchLimits(max_bytes=32 << 20, seconds=20.0))
     """Limits of downloads; `seconds` covers all addresses of a request."""
 

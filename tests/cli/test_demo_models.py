@@ -62,7 +62,7 @@ def test_the_demo_answers_when_it_is_asked_by_name(run_pe: Callable[..., Run], m
     assert run.status == 0 and json.loads(run.stdout)["model"] == "builtin-lang" and run.stderr == LANGUAGE
     assert run_pe("models", "use", "builtin-lang").status == 0
     assert run_pe(*ask).stderr == LANGUAGE
-    run = run_pe("caption", media / "0.png", "--max-tokens", "2", "--json")
+    run = run_pe("caption", media / "0.png", "--max-tokens", "24", "--json")
     assert json.loads(run.stdout)[0]["model"] == "builtin-lang" and run.stderr == LANGUAGE
 
 
@@ -86,7 +86,8 @@ def test_embeddings_name_the_demo(run_pe: Callable[..., Run], photo: Path, tmp_p
 
 
 def test_dense_commands_name_the_demo(run_pe: Callable[..., Run], photo: Path, tmp_path: Path) -> None:
-    segment = ("segment", photo, "--point", "0.5,0.5", "-o", tmp_path / "out.png", "--short-side", 64, "--json")
+    out = ("-o", tmp_path / "out.png", "--overwrite")
+    segment = ("segment", photo, "--point", "0.5,0.5", *out, "--short-side", 64, "--json")
     run = run_pe(*segment)
     assert json.loads(run.stdout)["model"] == "builtin-spatial" and run.stderr == SPATIAL
     assert run_pe("models", "use", "builtin").status == 0

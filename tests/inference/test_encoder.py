@@ -20,7 +20,6 @@ from perception_encoder.errors import (
     InputError,
     MediaDecodeError,
     MediaNotFoundError,
-    MediaTooLargeError,
     ModelError,
     UrlRefusedError,
 )
@@ -140,16 +139,16 @@ def test_strings_are_texts_unless_they_are_or_look_like_files(
         encoder.encode("ftp://example.org/a.jpg")
 
 
-def test_an_image_is_fetched_within_the_encoders_limits(encoder: Encoder, image_files: list[Path]) -> None:
+def test_private_addresses_are_refused_unless_allowed(encoder: Encoder, image_files: list[Path]) -> None:
     handler = partial(SilentHandler, directory=str(image_files[0].parent))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{server.server_port}/00.jpg"
-        found = encoder.encode(url)
-        limited = copy.copy(encoder)
-        limited.fetch_limits = FetchLimits(max_bytes=100)
-        with pytest.raises(MediaTooLargeError, match="the limit is 100"):
-            limited.encode([url])
+        with pytest.raises(UrlRefusedError, match=r"127\.0\.0\.1"):
+            encoder.encode([url])
+        open_encoder = copy.copy(encoder)
+        open_encoder.fetch_limits = FetchLimits(allow_private=True)
+        found = open_encoder.encode(url)
         server.shutdown()
     np.testing.assert_array_equal(found, encoder.encode(image_files[0]))
 

@@ -16,7 +16,8 @@ from tests.clips import clip
 
 @pytest.fixture
 def index(checkpoint: Path, pictures: list[Path]) -> Index:
-    (pictures[0].parent / "clip.mp4").write_bytes(clip(200, rate=10))
+    for seconds in (4, 20):
+        (pictures[0].parent / f"{seconds}.mp4").write_bytes(clip(10 * seconds, rate=10))
     index = open_index(pictures[0].parent, checkpoint)
     index.update()
     return index

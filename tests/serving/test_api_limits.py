@@ -35,7 +35,7 @@ def silent_server() -> Iterator[str]:
 
 
 def test_a_text_does_not_wait_for_slow_urls(encoder: Encoder) -> None:
-    fetch = FetchLimits(seconds=4.0)
+    fetch = FetchLimits(seconds=4.0, allow_private=True)
     with (
         silent_server() as slow,
         served(create_app(encoder, ApiConfig(allow_urls=True, fetch=fetch))) as address,

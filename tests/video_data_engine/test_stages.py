@@ -6,6 +6,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -154,7 +155,7 @@ class Fickle:
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """How long is waited between attempts."""
     seconds: list[float] = []
-    monkeypatch.setattr(answers.time, "sleep", seconds.append)
+    monkeypatch.setattr(answers, "time", SimpleNamespace(sleep=seconds.append))  # not of other threads
     return seconds
 
 

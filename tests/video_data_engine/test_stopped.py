@@ -112,7 +112,7 @@ def test_a_run_that_its_endpoint_stopped_goes_on(add_video, tmp_path: Path) -> N
     pytest.importorskip("openai", reason="openai is not installed; install the extra engine")
     for name in "abc":
         add_video(name)
-    out, work = tmp_path / "out", replace(QUICK, batch_size=1, tries=1, failures_in_a_row=2)
+    out, work = tmp_path / "out", replace(QUICK, batch_size=1, tries=2, failures_in_a_row=2)
     failures = servers.failing(500), servers.garbage, servers.half, servers.failing(503)  # two for each of two clips
     with servers.endpoint(*failures, servers.well) as (address, requests):
         config = replace(ECHOES, llm=f"{address}#any")

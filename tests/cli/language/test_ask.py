@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from perception_encoder.cli import output
+from perception_encoder.inference import connection
 from perception_encoder.language_alignment.language_model import LanguageModel
 from perception_encoder.language_alignment.load import load_language_model
 from perception_encoder.preprocess.conversation import Message, Sampling, ask
@@ -108,7 +109,7 @@ def test_a_chat_is_about_the_same_media_which_are_encoded_once(
     assert run_ask(media / "0.png", "what?", "-i").stdout == expected
 
 
-def test_images_and_documents_by_url(run_ask, media: Path) -> None:
+def test_images_and_documents_by_url(run_ask, media: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def answer(request: BaseHTTPRequestHandler) -> None:
         body = (media / request.path.lstrip("/")).read_bytes()
         request.send_response(200)
@@ -120,10 +121,12 @@ def test_images_and_documents_by_url(run_ask, media: Path) -> None:
         for name in ("0.png", "report.pdf"):
             address = f"{url}/{name}"
             local = json.loads(run_ask(media / name, "what?", "--json").stdout)
-            remote = json.loads(run_ask(address, "what?", "--json").stdout)
+            with monkeypatch.context() as patch:
+                patch.setattr(connection, "is_public", lambda address: True)
+                remote = json.loads(run_ask(address, "what?", "--json").stdout)
             assert (remote["answer"], remote["inputs"]) == (local["answer"], [address])
-    refused = run_ask(address, "what?")  # the server is gone
-    assert refused.status == output.ERROR and address in refused.stderr
+            refused = run_ask(address, "what?")
+            assert refused.status == output.ERROR and address in refused.stderr
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow.parquet as pq
 import pytest
@@ -92,7 +93,7 @@ def test_an_empty_answer_of_an_endpoint_is_tried_again_reported_and_not_stored(
 ) -> None:
     pytest.importorskip("openai")
     pauses: list[float] = []
-    monkeypatch.setattr(answers.time, "sleep", pauses.append)
+    monkeypatch.setattr(answers, "time", SimpleNamespace(sleep=pauses.append))
     out = tmp_path / "out.jsonl"
     images = [media / "0.png", media / "1.png"]
     answered = [servers.empty, servers.well, servers.empty, servers.whole(""), servers.empty, servers.well]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from perception_encoder.errors import CheckpointError, ConfigError, WeightsUnavailableError
 from perception_encoder.language_alignment.text.adapters import (
@@ -146,3 +148,15 @@ def test_adapters_that_do_not_fit_are_an_error() -> None:
         add_decoder_adapters(torch.nn.Sequential(torch.nn.Linear(2, 2)), DecoderLoRA(), torch.Generator())
     with pytest.raises(ConfigError, match="targets is 'heads'"):
         DecoderLoRA(targets="heads")
+
+
+@pytest.mark.parametrize("lost", [r"layers\.0\.mlp\.up_proj", r"\.mlp\.", r"^model\.norm"])
+def test_a_file_without_some_weights_is_an_error(lost: str, tmp_path: Path) -> None:
+    """transformers draws them at random, and says so in a log."""
+    write_tiny_decoder(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    kept = {name: tensor for name, tensor in weights.items() if not re.search(lost, name)}
+    assert len(kept) < len(weights)
+    save_file(kept, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"lacks the weights model\..*, which would be random"):
+        load_decoder(tmp_path)
