@@ -108,7 +108,10 @@ def search(
     if indexed and near_duplicates:
         groups = index.near_duplicates(
             min_score=SIMILAR if min_score is None else min_score,
-            all_but_one=all_but_one, where=where, exclude=exclude or (), thumbnails=thumbnails
+            all_but_one=all_but_one,
+            where=where,
+            exclude=exclude or (),
+            thumbnails=thumbnails,
         )
         show_duplicates(groups, max(1, len(groups)) if all_but_one else top, index.model, printing)
         return output.print_demo(source)

@@ -12,7 +12,6 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from perception_encoder.inference.encoder import Encoder
-from perception_encoder.inference.load import load
 from perception_encoder.models.registry import demo_note
 from perception_encoder.search.web.server import create_page
 from perception_encoder.serving.api import create_app

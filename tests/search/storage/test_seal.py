@@ -297,9 +297,7 @@ def test_an_index_is_as_private_as_its_folder(update: Update, folder: Path) -> N
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX modes")
-def test_an_index_elsewhere_is_as_private_as_the_images(
-    checkpoint: Path, folder: Path, tmp_path: Path
-) -> None:
+def test_an_index_elsewhere_is_as_private_as_the_images(checkpoint: Path, folder: Path, tmp_path: Path) -> None:
     home, before = tmp_path / "home", os.umask(0o022)
     try:
         home.mkdir(mode=0o755)
