@@ -62,7 +62,6 @@ def test_files_that_the_image_copies_reach_docker() -> None:
 
 def test_the_images_command_serves_and_is_healthy(tmp_path: Path) -> None:
     """Its command, variables and health check, with other paths and a free port."""
-    pytest.importorskip("lancedb")
     write_drawing("apple", tmp_path / "photos" / "apple.png")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = str(free.getsockname()[1])
