@@ -97,7 +97,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def int8_speeds() -> None:
-    """Whether int8 may be used depends on no other work of this machine: its speed is cached, as if it had been measured."""
+    """No other work of this machine decides whether int8 may be used: its speed is cached, as if it were measured."""
     from perception_encoder.runtime.choice import measured_speeds
 
     speeds = {"openvino float32": 1.0, "openvino bfloat16": 2.0, "openvino int8": 3.0}
