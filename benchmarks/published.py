@@ -20,7 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from perception_encoder import __version__
+from perception_encoder._version import __version__
 from perception_encoder.datasets.published import (
     DATASETS,
     PublishedDataset,

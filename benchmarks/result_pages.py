@@ -169,7 +169,7 @@ def memory_and_faults(read: Read) -> Rows:
 
 
 def search_quality(read: Read) -> Rows:
-    """Recall and time of nearest neighbours, then how well probabilities tell whether anything matches."""
+    """Return recall and time of nearest neighbours, then the evaluators' scores given the truth and given noise."""
     rows: Rows = [("what", "measured", "compared with")]
     search = read("search")["ann"]
     for kind, size in (("random", 256), ("random, 1024 dimensions", 1024)):
@@ -181,20 +181,6 @@ def search_quality(read: Read) -> Rows:
                 value += f" with {entry['peak']:,.0f} MB" if ours else ""
                 aim = "recall 0.99 in 10 ms with 1,000 MB" if ours else "–"
                 rows.append((f"10 of {search['rows']:,} vectors of {size}: {name}", value, aim))
-    measured = [row for row in read("calibration")["measured"] if row["wording"] == "{}"]
-    for row in sorted(measured, key=lambda row: int(row["images"])):
-        scores, gallery = row["scores"], f"{row['gallery']}, {row['images']:,} images"
-        for kind in ("absent classes", "foreign names"):
-            score = scores[f"{kind}: probability"]
-            low, high = score["interval"]
-            value = f"{score['value']:.3f} ({f'{low:.3f}–{high:.3f}' if low < high else 'in every resample'})"
-            rows.append((f"{gallery}: AUC of a match against {kind}", value, "guessing: 0.5"))
-        brier, constant = (scores[f"queries: {name}"]["value"] for name in ("Brier", "constant"))
-        rows.append((f"{gallery}: Brier score of the probability", f"{brier:.3f}", f"best constant: {constant:.3f}"))
-        shares = {name: _share(score) for name, score in scores.items() if name.startswith("no match: ")}
-        enough = any(scores["no match: wrong"]["interval"])  # names with an answer, for the interval to say something
-        for name, (what, against) in NO_MATCH.items() if enough else ():
-            rows.append((f"{gallery}: {what}", shares[f"no match: {name}"], against.format(**_keyed(shares))))
     oracles: dict[tuple[str, str], dict[str, Any]] = {}
     for row in read("oracles")["rows"]:
         oracles.setdefault((row["task"], row["features"]), row)
@@ -204,25 +190,6 @@ def search_quality(read: Read) -> Rows:
         value, low = (format_value(row["value"], row["unit"]) for row in (truth, noise))
         rows.append((f"evaluator of {task}, given the truth: {truth['metric']}", value, f"given noise: {low}"))
     return rows
-
-
-NO_MATCH = {
-    "recall": ("“no match” for a query without an answer", "absent classes {absent}, foreign names {foreign}"),
-    "precision": ("a “no match” that is right", "guessing: 50%"),
-    "wrong": ("“no match” for a query with an answer", "–"),
-    "shown hits right": ("right among the hits that `--only-matches` shows", "among all hits: {all}"),
-    "right hits kept": ("right hits that `--only-matches` keeps", "–"),
-}
-"""The rows of a gallery, by score: what is measured, and what it is compared with."""
-
-
-def _share(score: Mapping[str, Any]) -> str:
-    return f"{score['value']:.0%} ({score['interval'][0]:.0%}–{score['interval'][1]:.0%})"
-
-
-def _keyed(shares: Mapping[str, str]) -> dict[str, str]:
-    names = {"absent": "recall, absent classes", "foreign": "recall, foreign names", "all": "all hits right"}
-    return {key: shares[f"no match: {name}"] for key, name in names.items()}
 
 
 def best_setting(settings: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:

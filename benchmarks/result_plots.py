@@ -162,9 +162,9 @@ def draw_memory(read: Read) -> Figure:
 
 
 def draw_search(read: Read) -> Figure:
-    """Recall and time of ways to search a million vectors; probabilities of a match beside what is true."""
-    figure = _figure(8.5, 3)
-    axes = _axes(figure, 1, 2, 1, "10 nearest of a million vectors", xlabel="ms a query", ylabel="recall", xscale="log")
+    """Draw recall and time of ways to search a million vectors."""
+    figure = _figure(5, 3)
+    axes = _axes(figure, 1, 1, 1, "10 nearest of a million vectors", xlabel="ms a query", ylabel="recall", xscale="log")
     for name, entry in read("search")["ann"]["results"]["random"].items():
         if "settings" in entry:
             best, ours = best_setting(entry["settings"]), name.startswith("ours")
@@ -172,16 +172,6 @@ def draw_search(read: Read) -> Figure:
             label = {"ours: LanceDB IVF_RQ": "pe index", "faiss IVF1024, 4-bit fast scan": "faiss, 4 bits"}.get(name)
             if label:
                 axes.annotate(f" {label}", (best["median"], best["recall"]), fontsize=8, va="top")
-    axes = _axes(figure, 1, 2, 2, "does anything match?", xlabel="predicted", ylabel="observed")
-    axes.plot([0, 1], [0, 1], color=QUIET, linewidth=0.8, linestyle="--")
-    measured = [row for row in read("calibration")["measured"] if row["wording"] == "{}"]
-    for row in measured:
-        largest = row["gallery"] == "half of all classes"
-        bins = [item for item in row["queries"] if item["n"]]
-        xs, ys = ([item[key] for item in bins] for key in ("predicted", "observed"))
-        label = row["gallery"] if largest else ("smaller galleries" if row is measured[1] else None)
-        axes.plot(xs, ys, "o-", color=RED if largest else GREY, markersize=3, label=label, linewidth=1.2)
-    axes.legend(frameon=False, fontsize=8)
     return figure
 
 

@@ -88,7 +88,7 @@ def api_requests(directory: Path, port: int) -> dict[str, tuple[int, Ask]]:
 
     def body(content: bytes) -> bytes:
         uri = f"data:image/jpeg;base64,{base64.b64encode(content).decode()}"
-        return json.dumps({"input": uri, "modality": "image", "encoding_format": "base64"}).encode()
+        return json.dumps({"input": {"image": uri}, "encoding_format": "base64"}).encode()
 
     small = [body(path.read_bytes()) for path in sorted(directory.glob("*.jpg"))[:16]]
     large = large_images()

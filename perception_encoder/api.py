@@ -205,11 +205,11 @@ def serve(
     port: int = 8000,
     key: str | None = None,
     origins: Sequence[str] = (),
+    allow_urls: bool = False,
     waiting: int = 4096,
     chat_model: str | None = None,
     ask_model: str | None = None,
     features_model: str | None = None,
-    depth_head: str | Path | None = None,
     exclude: Sequence[str] | None = None,
     precision: PrecisionChoice = "auto",
     dimensions: int | None = None,
@@ -219,15 +219,15 @@ def serve(
     """Serve a search page over a directory, the API, or both, until the process is stopped, like `pe serve`.
 
     `model`: by default that of the index, or the default model. `index`: directory of the index. `lan`, `host`, `port`,
-    `key`: who can connect; by default only this machine. `origins`: web pages that may use the API (CORS). `waiting`:
-    maximum length of the API's queue. `chat_model`: model of /v1/chat/completions; `ask_model`: of questions on the
-    page; both are names that `load_assistant` takes, loaded at the first request. `features_model`, `depth_head`: for
-    the page's features and depth. `exclude`: see `Index.update`. `precision`: see `load` and `load_assistant`.
-    `dimensions`, `trust_remote_code`: see `load`. `on_start` is called once the server listens. Raises ConfigError
-    for a taken port or options that do not fit together, and what loading models raises.
+    `key`: who can connect; by default only this machine. `origins`: web pages that may use the API (CORS).
+    `allow_urls`: let clients of the API send images and videos by address. `waiting`: maximum length of the API's
+    queue. `chat_model`: model of /v1/chat/completions; `ask_model`: of questions on the page; both are names that
+    `load_assistant` takes, loaded at the first request. `features_model`: for the page's features. `exclude`: see
+    `Index.update`. `precision`: see `load` and `load_assistant`. `dimensions`, `trust_remote_code`: see `load`.
+    `on_start` is called once the server listens. Raises ConfigError for a taken port or options that do not fit
+    together, and what loading models raises.
     """
     from perception_encoder.inference.load import as_encoder
-    from perception_encoder.models.checkpoints.find import find_head
     from perception_encoder.models.defaults import config_directory, default_model
     from perception_encoder.models.registry import demo_line
     from perception_encoder.search.web.library import open_library
@@ -239,10 +239,10 @@ def serve(
 
     directory = None if directory is None and index is None else Path(directory or index or "")
     model = None if model is None else str(model)
-    check_served(directory, api, origins, chat_model, ask_model, features_model, depth_head)
+    check_served(directory, api, allow_urls, origins, chat_model, ask_model, features_model)
     host = host or ("0.0.0.0" if lan else "127.0.0.1")
     needed_key = choose_key(host, lan, key)
-    config = ApiConfig(key=needed_key, waiting=waiting, origins=check_origins(origins))
+    config = ApiConfig(key=needed_key, waiting=waiting, origins=check_origins(origins), allow_urls=allow_urls)
     if importlib.util.find_spec("uvicorn") is None:
         raise MissingExtraError("uvicorn", "search")
     with listen(host, port) as listener:  # before the models are loaded
@@ -258,8 +258,7 @@ def serve(
             library = open_library(directory, model, home, precision, dimensions, trust_remote_code, exclude)
             source, encoder = library.index.settings["source"], library.encoder
             secret = stored_secret(config_directory() / "page-secret")
-            head = find_head(depth_head or default_model("depth"))
-            app = create_page(library, hosts, demo_line(source), needed_key, ask, features_model or "", head, secret)
+            app = create_page(library, hosts, demo_line(source), needed_key, ask, features_model or "", secret)
             library.watch()
             if api:
                 page = app
@@ -274,38 +273,29 @@ def serve(
 def check_served(
     directory: Path | None,
     api: bool,
+    allow_urls: bool,
     origins: Sequence[str],
     chat_model: str | None,
     ask_model: str | None,
     features_model: str | None,
-    depth_head: str | Path | None,
 ) -> None:
     """Check what to serve before anything is loaded.
 
-    Raises ConfigError if nothing is served or nothing would use a model, UnknownModelError for an unknown
-    `features_model`, and CheckpointError or ConfigError for a file that is not a depth head.
+    Raises ConfigError if nothing is served or nothing would use a model, and UnknownModelError for an unknown
+    `features_model`.
     """
     if directory is None and not api:
         raise ConfigError("nothing to serve: name a directory, or add --api")
-    for name, value in {"--chat-model": chat_model, "--origins": origins}.items():
+    for name, value in {"--chat-model": chat_model, "--origins": origins, "--allow-urls": allow_urls}.items():
         if value and not api:
             raise ConfigError(f"{name} needs --api")
-    for name, model in {
-        "--ask-model": ask_model,
-        "--features-model": features_model,
-        "--depth-head": depth_head,
-    }.items():
+    for name, model in {"--ask-model": ask_model, "--features-model": features_model}.items():
         if model and directory is None:
             raise ConfigError(f"{name} needs a directory")
     if features_model:
         from perception_encoder.models.checkpoints.find import find_weights
 
         find_weights(features_model)
-    if depth_head:
-        from perception_encoder.dense_prediction.dense_model import read_head_info
-        from perception_encoder.models.checkpoints.find import find_head
-
-        read_head_info(find_head(depth_head), "depth")
 
 
 def language_queues(*names: str | None, precision: PrecisionChoice = "auto") -> list[GenerationQueue | None]:

@@ -52,8 +52,7 @@ def replacing(path: Path, temporary: Path | None = None) -> Iterator[Path]:
     """
     if temporary is None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(path.parent)
-        temporary = path.with_name(f".{path.name}.{_HOST}-{os.getpid()}-{threading.get_ident()}.tmp")
+        temporary = temporary_beside(path)
     remove(temporary)
     try:
         yield temporary
@@ -67,6 +66,12 @@ def replacing(path: Path, temporary: Path | None = None) -> Iterator[Path]:
         sync(path.parent)
     finally:
         remove(temporary)
+
+
+def temporary_beside(path: Path) -> Path:
+    """Return a hidden path beside `path`, where those of killed processes are removed."""
+    _remove_leftovers(path.parent)
+    return path.with_name(f".{path.name}.{_HOST}-{os.getpid()}-{threading.get_ident()}.tmp")
 
 
 @lru_cache(maxsize=1024)

@@ -13,6 +13,7 @@ import re
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ import torch
 from PIL import Image
 
 from perception_encoder.errors import InputError, PerceptionEncoderError
+from perception_encoder.store import Store
 from tests.damage import copy_tree, damage
 from tests.data.tars import image_bytes, write_pairs
 from tests.datasets import annotation_files
@@ -86,15 +88,12 @@ def write_index(directory: Path) -> None:
 
 
 def read_index(directory: Path) -> None:
-    from perception_encoder.search.storage.calibration import read_calibration
     from perception_encoder.search.storage.store import Store
 
     index = Store.open(directory / "photos")
     len(list(index.rows()))
     vector = np.full(index.settings["dimension"], 1, np.float32)
     index.nearest(vector / np.linalg.norm(vector), 2)
-    if (curve := read_calibration(index)) is not None:
-        curve.probabilities(np.zeros(3))
 
 
 def write_weights(name: str) -> Callable[[Path], object]:
@@ -159,39 +158,32 @@ def load_head(directory: Path) -> None:
 def write_masks(directory: Path) -> None:
     from perception_encoder.spatial_alignment.mask_teachers import TeacherCache
 
-    cache = TeacherCache(directory / "masks.sqlite", {"teacher": "t", "seed": 0}, create=True)
-    for copy in range(2):
-        cache.put("a.jpg", copy, torch.ones(4, 3))
-    cache._file.close()
+    with closing(TeacherCache(directory / "masks", {"teacher": "t", "seed": 0}, create=True)) as cache:
+        for copy in range(2):
+            cache.put("a.jpg", copy, torch.ones(4, 3))
 
 
 def read_masks(directory: Path) -> None:
     from perception_encoder.spatial_alignment.mask_teachers import TeacherCache
 
-    cache = TeacherCache(directory / "masks.sqlite", {"seed": 0})
-    try:
-        assert ("b.jpg", 0) not in cache and len(cache) >= 0
-        for copy in range(2):
-            cache.get("a.jpg", copy, 4, "a.jpg")
-    finally:
-        cache._file.close()
+    cache = TeacherCache(directory / "masks", {"seed": 0})
+    assert ("b.jpg", 0) not in cache and len(cache) >= 0
+    for copy in range(2):
+        cache.get("a.jpg", copy, 4, "a.jpg")
 
 
-def write_features(directory: Path) -> None:
-    from perception_encoder.language_alignment.batches import FeatureFile
-
-    file = FeatureFile(directory / "features", 4, 3)
-    for key in "abc":
-        file.put(key, torch.ones(2, 4, 3))
+def write_arrays(directory: Path) -> None:
+    with Store(directory / "features", {"size": 4}) as store:
+        for key in "abc":
+            store.arrays("features").put(key, np.ones((2, 4, 3), np.float16))
 
 
-def read_features(directory: Path) -> None:
-    from perception_encoder.language_alignment.batches import FeatureFile
-
-    file = FeatureFile(directory / "features", 4, 3)
-    for key in "abcd":
-        file.get(key)
-    file.put("d", torch.ones(1, 4, 3))
+def read_arrays(directory: Path) -> None:
+    with Store(directory / "features", {"size": 4}) as store:
+        arrays = store.arrays("features")
+        for key in "abcd":
+            arrays.get(key)
+        arrays.put("d", np.ones((1, 4, 3), np.float16))
 
 
 def write_layers(directory: Path) -> None:
@@ -761,9 +753,9 @@ FORMATS: dict[str, Format] = {
     "metrics of a run": Format(write_metrics, resume_metrics, "metrics.jsonl", needs=("tensorboard",)),
     "head": Format(write_head, load_head),
     "masks of a teacher": Format(write_masks, read_masks),
-    "features of conversations": Format(write_features, read_features),
+    "features of conversations": Format(write_arrays, read_arrays),
     "features of layers": Format(write_layers, read_layers, "*.*"),
-    "scores of layers": Format(sweep, sweep, "scores/*"),
+    "scores of layers": Format(sweep, sweep, "scores/**/*"),
     "result of an evaluation": Format(write_result, read_result),
     "engine": Format(write_engine, read_engine),
     "annotation project": Format(write_project, use_project, "*.sqlite"),

@@ -17,11 +17,9 @@ from perception_encoder.errors import OutputError
 from perception_encoder.inference.conversation.captions import Caption, CaptionFile
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.samples import write_samples
-from perception_encoder.language_alignment.batches import FeatureFile
 from perception_encoder.models.checkpoints.weights import create_model
 from perception_encoder.ranks import ALONE
 from perception_encoder.search.web.contact_sheet import write_contact_sheet
-from perception_encoder.spatial_alignment.mask_teachers import TeacherCache
 from perception_encoder.training.checkpoint import RunState, save_run
 from perception_encoder.training.metrics import Metrics
 from perception_encoder.video_data_engine.journal import Journal, StageFailure
@@ -68,11 +66,8 @@ WRITERS: dict[str, Callable[[Path], object]] = {
     "metrics.jsonl": write_metrics,
     "captions.jsonl": lambda directory: write_captions(directory / "captions.jsonl"),
     "captions.parquet.jsonl": lambda directory: write_captions(directory / "captions.parquet"),
-    "features.f16": lambda directory: FeatureFile(directory / "features", 1, 2).put("a", torch.ones(1, 1, 2)),
-    "features.jsonl": lambda directory: FeatureFile(directory / "features", 1, 2).put("a", torch.ones(1, 1, 2)),
     "project.sqlite": lambda directory: Database(directory / "project.sqlite").close(),
     "project.sqlite-wal": lambda directory: Database(directory / "project.sqlite").close(),
-    "masks.sqlite": lambda directory: TeacherCache(directory / "masks.sqlite", {}, create=True),
     "motorcycle_right.png": write_samples,
 }
 DIRECTORIES: dict[str, Callable[[Path], object]] = {

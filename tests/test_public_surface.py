@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import ast
 import inspect
 import pickle
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -31,22 +29,8 @@ def test_every_name_resolves_and_is_documented(name: str) -> None:
     assert name == "__version__" or inspect.getdoc(value)
 
 
-def test_names_agree_with_what_type_checkers_see(root: Path) -> None:
-    tree = ast.parse((root / "perception_encoder" / "__init__.py").read_text(encoding="utf-8"))
-    typed = {
-        alias.asname: node.module
-        for node in ast.walk(tree)
-        if isinstance(node, ast.ImportFrom)
-        for alias in node.names
-        if alias.asname
-    }
-    assert typed == {**pe._HOMES, "errors": "perception_encoder"}
-    assert set(pe.__all__) == {*typed, "__version__"}
-    assert (root / "perception_encoder" / "py.typed").is_file()
-
-
 def test_an_unknown_name_is_an_attribute_error() -> None:
-    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+    with pytest.raises(AttributeError, match="attribute nothing"):
         pe.nothing  # noqa: B018
 
 

@@ -15,6 +15,7 @@ SAFE = {
     "allow_private": {False},
     "allow_pickle": {False},
     "weights_only": {True},
+    "allow_urls": {False},
     "lan": {False},
     "host": {None},
     "origins": {None, ()},

@@ -22,7 +22,6 @@ from perception_encoder.search.storage.store import Store
 from perception_encoder.search.storage.update import update_store
 
 IMAGES = {BUILTIN: 768, "PE-Core-B16-224": 512}
-"""Enough that what an index needs once, the embeddings of 432 names for its calibration, is a small part."""
 BRIEF = 2
 INDEX = "directory to index"
 

@@ -1,6 +1,6 @@
 """`pe serve --api` under load: time of an answer and answers a second, and memory over minutes of mixed load.
 
-Infinity and vLLM, whose dialects the server speaks, need packages and weights from the network, so there is no peer.
+There is no peer: infinity and vLLM need packages and weights from the network.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def image_bodies(directory: Path) -> Body:
     """JPEGs of 640x480 as data URIs."""
     paths = write_photographs(directory, 16)
     uris = [f"data:image/jpeg;base64,{base64.b64encode(path.read_bytes()).decode()}" for path in paths]
-    bodies = [json.dumps({"input": uri, "modality": "image", "encoding_format": "base64"}).encode() for uri in uris]
+    bodies = [json.dumps({"input": {"image": uri}, "encoding_format": "base64"}).encode() for uri in uris]
     return lambda chance: chance.choice(bodies)
 
 
@@ -56,7 +56,7 @@ def bad_body(chance: random.Random) -> bytes:
         [
             b"{",
             json.dumps({"input": 7}).encode(),
-            json.dumps({"input": "data:image/png;base64,AAAA", "modality": "image"}).encode(),
+            json.dumps({"input": {"image": "data:image/png;base64,AAAA"}}).encode(),
             json.dumps({"input": ["x"] * 2049}).encode(),
         ]
     )

@@ -25,7 +25,7 @@ def data() -> None:
     Examples:
 
         pe data shards photos/ -o shards/
-        pe data masks --data photos -o masks.sqlite
+        pe data masks --data photos -o masks
     """
 
 
@@ -57,7 +57,7 @@ def shards(
 
 def masks(
     data: Annotated[list[Path], option("Images: a directory, or one of tars; repeat for more.", "PATH")],
-    out: Annotated[Path, options.out_option("Cache, a file that ends in .sqlite.")],
+    out: Annotated[Path, options.out_option("Directory of the cache.")],
     recipe: Annotated[str, option("Recipe of the spatial alignment.", "NAME")] = "spatial_builtin",
     set_: options.Overrides = None,
 ) -> None:
@@ -69,19 +69,16 @@ def masks(
 
     Examples:
 
-        pe data masks --data photos -o masks.sqlite --set masks=facebook/sam2.1-hiera-large --set copies=2
-        pe train spatial_builtin --data photos --set masks=masks.sqlite --set copies=2
+        pe data masks --data photos -o masks --set masks=facebook/sam2.1-hiera-large --set copies=2
+        pe train spatial_builtin --data photos --set masks=masks --set copies=2
     """
     from perception_encoder.errors import ConfigError
     from perception_encoder.spatial_alignment.config import SpatialConfig
-    from perception_encoder.spatial_alignment.mask_teachers import SUFFIX
     from perception_encoder.spatial_alignment.run import cache_masks
     from perception_encoder.stages import configure
 
     _, config = configure(recipe, set_ or [])
     if not isinstance(config, SpatialConfig):
         raise ConfigError(f"{recipe} is not a recipe of spatial alignment; `pe train --list` shows them")
-    if out.suffix != SUFFIX:
-        raise ConfigError(f"the cache is {out}; its name must end in {SUFFIX}")
     cached = cache_masks(config, data, out, track)
     output.print_line(f"{cached:,} augmented images: {out}")

@@ -19,7 +19,7 @@ def export() -> None:
     """Export a model or an index.
 
     Export a model or a head as ONNX, a model for OpenVINO, an aligned encoder as PE-Lang, a language model for
-    transformers, or an index as an embeddings file or for FiftyOne.
+    transformers, or an index as an embeddings file.
 
     Examples:
 
@@ -187,27 +187,6 @@ def vectors(
 
     rows = open_index(directory).export_vectors(out, overwrite=overwrite)
     output.print_line(f"{rows} embeddings in {out}")
-
-
-@app.command()
-def fiftyone(
-    directory: Indexed,
-    name: Annotated[str | None, option("Name of the dataset [default: the directory's].", "NAME")] = None,
-    overwrite: options.Overwrite = False,
-) -> None:
-    """Make FiftyOne datasets from an index.
-
-    The dataset NAME holds the images, NAME-moments the moments of videos.
-
-    Examples:
-
-        pe export fiftyone photos
-        fiftyone app launch photos
-    """
-    from perception_encoder.search.index import open_index
-
-    for dataset, count in open_index(directory).to_fiftyone(name, overwrite=overwrite).items():
-        output.print_line(f"{dataset}: {count} samples")
 
 
 def convert(

@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from perception_encoder import __version__
+from perception_encoder._version import __version__
 from perception_encoder.cli import output
 from perception_encoder.cli.groups import adapt, lazy_group
 from perception_encoder.errors import PerceptionEncoderError, one_line

@@ -111,11 +111,11 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def print_paths(paths: Iterable[str], null: bool) -> None:
-    """Print each printable path once, one a line; with `null`, its bytes as they are on disk and a NUL byte."""
+def print_paths(paths: Iterable[str]) -> None:
+    """Print each path once: its bytes as they are on disk and a NUL byte."""
     sys.stdout.flush()
     for path in dict.fromkeys(paths):
-        sys.stdout.buffer.write(os.fsencode(unescape_name(path)) + b"\0" if null else os.fsencode(path) + b"\n")
+        sys.stdout.buffer.write(os.fsencode(unescape_name(path)) + b"\0")
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str | None = None) -> None:

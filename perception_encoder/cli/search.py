@@ -30,10 +30,10 @@ if TYPE_CHECKING:
     from perception_encoder.search.terms import Query
     from perception_encoder.search.web.contact_sheet import Section
 
+IMAGE = "Search by an image, a video, or a moment: clip.mp4@12s; may repeat."
 WORDS = "The query, then directories, globs, files, tables, tars or URLs [default: the current directory's index]."
-THRESHOLD = "With --near-duplicates: minimum cosine similarity [default: 0.97]."
+MIN_SCORE = "Minimum cosine similarity, from -1 to 1 [default: none; for near-duplicates 0.97]."
 ALL_BUT_ONE = "With --near-duplicates: list the images of each group that may go if the one with the most pixels stays."
-ONLY_MATCHES = "Drop hits that are probably wrong, by the index's probabilities; perhaps nothing matches."
 PREVIEW = "Show thumbnails in the terminal (kitty, iTerm2, sixel; else coloured blocks)."
 PREVIEW_LINES = 12  # of the terminal
 RAY = (
@@ -41,28 +41,21 @@ RAY = (
     "All machines must see the directories under the same paths."
 )
 REBUILD = "Build the index from scratch, by default with the old index's model and --every."
-COLUMNS = ("rank", "score", "probability", "path", "time", "id", "query")
+COLUMNS = ("rank", "score", "path", "time", "id", "query")
 """Columns of the piped table; it always has all of them, for scripts to rely on."""
 
 
 def search(
     words: Annotated[list[str] | None, argument("[QUERY] [FILES]...", WORDS)] = None,
     text: Annotated[list[str] | None, option("Search by this text as it is; may repeat.", "TEXT", QUERY)] = None,
-    image: Annotated[list[str] | None, option("Search by an image or a video.", "FILE", QUERY)] = None,
-    video: Annotated[
-        list[str] | None, option("Search by a video, or a moment: clip.mp4@12s.", "FILE", QUERY, advanced=True)
-    ] = None,
+    image: Annotated[list[str] | None, option(IMAGE, "FILE", QUERY)] = None,
     like: Annotated[str | None, option("Search by an indexed image or moment.", "ID", QUERY, advanced=True)] = None,
     near_duplicates: Annotated[bool, flag("--near-duplicates", "Group near-duplicates instead.", QUERY)] = False,
-    threshold: Annotated[float | None, option(THRESHOLD, "COSINE", QUERY, least=0, advanced=True)] = None,
     all_but_one: Annotated[bool, flag("--all-but-one", ALL_BUT_ONE, QUERY, advanced=True)] = False,
     where: Annotated[str | None, option("Search only rows of the index that match a condition.", "SQL", QUERY)] = None,
     exclude: options.Exclude = None,
-    only_matches: Annotated[bool, flag("--only-matches", ONLY_MATCHES, QUERY)] = False,
+    min_score: Annotated[float | None, option(MIN_SCORE, "COSINE", QUERY)] = None,
     top: Annotated[int, option("Number of hits per query.", panel=OUTPUT, least=1)] = 10,
-    paths_only: Annotated[
-        bool, flag("--paths-only", "Print only the paths of the hits.", OUTPUT, advanced=True)
-    ] = False,
     print0: Annotated[bool, flag("--print0 -0", "Print only the hits' paths, for `xargs -0`.", OUTPUT)] = False,
     json: options.Json = False,
     html: options.Html = None,
@@ -87,37 +80,38 @@ def search(
         pe search "a red mug" photos
         pe search "2:dog + park - snow" photos
         pe search --image mug.jpg photos --top 20 --html mugs.html
-        pe search --video clip.mp4@12s videos --where "kind = 'video' AND date >= '2024'"
+        pe search --image clip.mp4@12s videos --where "kind = 'video' AND date >= '2024'"
         pe search --text "a cat" --text "a dog" photos 'clips/*.mp4' -m PE-Core-L14-336
-        pe search "a red mug" photos --preview --only-matches --exclude raw/
+        pe search "a red mug" photos --preview --min-score 0.2 --exclude raw/
         pe search --near-duplicates photos --html twice.html
-        pe search --near-duplicates --threshold 0.99 --all-but-one photos -0 | xargs -0 mv -t duplicates
+        pe search --near-duplicates --min-score 0.99 --all-but-one photos -0 | xargs -0 mv -t duplicates
         pe search "a red mug" photos -0 | xargs -0 cp -t mugs
     """
     from perception_encoder.search.index import directories_to_index, open_index, search_files
     from perception_encoder.search.ranking import SIMILAR
 
-    if json and (paths_only or print0):
-        raise typer.BadParameter("--json cannot be combined with --paths-only or --print0")
-    preview = preview and not (json or paths_only or print0) and in_terminal()
+    if json and print0:
+        raise typer.BadParameter("--json cannot be combined with --print0")
+    preview = preview and not (json or print0) and in_terminal()
     if preview:
         thumbnail_class()  # before the model is loaded
-    if not near_duplicates and (all_but_one or threshold is not None):
-        raise typer.BadParameter("--threshold and --all-but-one need --near-duplicates")
-    queries, files = read_words(
-        words or [], text or [], [*(image or []), *(video or [])], near_duplicates or like is not None
-    )
+    if all_but_one and not near_duplicates:
+        raise typer.BadParameter("--all-but-one needs --near-duplicates")
+    queries, files = read_words(words or [], text or [], image or [], near_duplicates or like is not None)
     index = open_index(
         files, model, index=home, precision=precision, dimensions=dimensions, trust_remote_code=trust_remote_code
     )
     indexed = home is not None or index.exists
     source = model or (index.source if indexed else default_model())
-    printing = Printing(json, paths_only or print0, print0, html, preview, demo_line(source))
+    printing = Printing(json, print0, html, preview, demo_line(source))
     thumbnails = preview or html is not None
     if indexed and near_duplicates:
-        threshold = SIMILAR if threshold is None else threshold
         groups = index.near_duplicates(
-            threshold=threshold, all_but_one=all_but_one, where=where, exclude=exclude or (), thumbnails=thumbnails
+            min_score=SIMILAR if min_score is None else min_score,
+            all_but_one=all_but_one,
+            where=where,
+            exclude=exclude or (),
+            thumbnails=thumbnails,
         )
         show_duplicates(groups, max(1, len(groups)) if all_but_one else top, index.model, printing)
         return output.print_demo(source)
@@ -128,12 +122,11 @@ def search(
             top,
             where=where,
             exclude=exclude or (),
-            only_matches=only_matches,
+            min_score=min_score,
             thumbnails=thumbnails,
         )
-    elif like or where or near_duplicates or only_matches:
-        wants = "--like, --where, --near-duplicates and --only-matches"
-        raise typer.BadParameter(f"{wants} need an index; create one with: pe index DIR")
+    elif like or where or near_duplicates:
+        raise typer.BadParameter("--like, --where and --near-duplicates need an index; create one with: pe index DIR")
     elif not files:
         raise typer.BadParameter('name a directory as well, as in: pe search "a red mug" photos')
     else:
@@ -142,6 +135,7 @@ def search(
             files,
             source,
             top,
+            min_score=min_score,
             exclude=exclude or (),
             precision=precision,
             dimensions=dimensions,
@@ -149,7 +143,7 @@ def search(
             progress=track,
         )
     if json or not result.skipped or len(result.skipped) < result.encoded:
-        show_result(result, f"images and {'moments' if indexed else 'videos'}", printing)
+        show_result(result, f"images and {'moments' if indexed else 'videos'}", min_score, printing)
     if result.encoded and (directories := " ".join(directories_to_index(files))):
         output.print_note(f"for a faster search of {directories} next time: pe index {directories}")
     output.report_left_out(result.left_out)
@@ -184,9 +178,7 @@ class Printing:
 
     json: bool
     paths: bool
-    """Print paths only."""
-    null: bool
-    """End each path with a NUL byte."""
+    """Print paths only, each with a NUL byte after it."""
     html: Path | None
     """Also write this contact sheet."""
     preview: bool
@@ -202,9 +194,8 @@ class Printing:
             write_contact_sheet(self.html, title, "; ".join(filter(None, (note, self.remark))), sections(self.html))
 
 
-def show_result(result: SearchResult, kinds: str, printing: Printing) -> None:
+def show_result(result: SearchResult, kinds: str, min_score: float | None, printing: Printing) -> None:
     """Print the hits of each query."""
-    from perception_encoder.search.ranking import no_match
     from perception_encoder.search.web.contact_sheet import name_query, query_sections
 
     note = f"{result.searched} {kinds}, by {result.model}"
@@ -214,7 +205,7 @@ def show_result(result: SearchResult, kinds: str, printing: Printing) -> None:
         for query, hits in zip(result.queries, result.by_query, strict=True)
     ]
     if printing.paths:
-        output.print_paths((hit.path for hit in result), printing.null)
+        output.print_paths(hit.path for hit in result)
     elif printing.json:
         output.print_json(result.to_dict())
     elif not output.console.is_terminal:
@@ -223,12 +214,12 @@ def show_result(result: SearchResult, kinds: str, printing: Printing) -> None:
         for (name, rows), hits in zip(tables, result.by_query, strict=True):
             if rows:
                 output.print_line(name)
-                shown = [column for column in range(6) if column < 2 or any(row[column] for row in rows)]
+                shown = [column for column in range(5) if column < 2 or any(row[column] for row in rows)]
                 columns = [COLUMNS[column] for column in shown]
                 print_rows(columns, [[row[column] for column in shown] for row in rows], hits, printing.preview)
-    for number, (name, rows) in enumerate(tables):
-        if not rows and (dropped := result.dropped and result.dropped[number]):
-            output.print_note(f"no match for {name}: {no_match(dropped)}")
+    for name, rows in tables:
+        if not rows and min_score is not None:
+            output.print_note(f"no match for {name}: nothing scores {min_score:g} or higher")
         elif not rows:
             output.print_note(f"no hits for {name}")
 
@@ -269,9 +260,8 @@ def _row(hit: Hit) -> tuple[str, ...]:
     """Return the columns from the score to the id."""
     from perception_encoder.search.web.contact_sheet import clock
 
-    probability = "" if hit.probability is None else f"{hit.probability:.0%}"
     time = "" if hit.time is None else clock(hit.time)
-    return f"{hit.score:.3f}", probability, hit.path, time, hit.id if hit.row else ""
+    return f"{hit.score:.3f}", hit.path, time, hit.id if hit.row else ""
 
 
 def show_duplicates(groups: Sequence[Sequence[Hit]], top: int, model: str, printing: Printing) -> None:
@@ -283,11 +273,10 @@ def show_duplicates(groups: Sequence[Sequence[Hit]], top: int, model: str, print
         output.print_note("no near-duplicates")
     printing.write_sheet("Near-duplicates", f"{len(groups)} groups", partial(duplicate_sections, largest))
     if printing.paths:
-        return output.print_paths((hit.path for hit in chain(*largest)), printing.null)
+        return output.print_paths(hit.path for hit in chain(*largest))
     if printing.json:
         return output.print_json({"model": model, "groups": [[hit.to_dict() for hit in group] for group in largest]})
-    numbered = ((number, _row(hit)) for number, group in enumerate(largest, 1) for hit in group)
-    rows = [(number, similarity, path, time, row_id) for number, (similarity, _, path, time, row_id) in numbered]
+    rows = [(number, *_row(hit)) for number, group in enumerate(largest, 1) for hit in group]
     print_rows(("group", "similarity", "path", "time", "id"), rows, [*chain(*largest)], printing.preview)
     if len(groups) > top:
         output.print_note(f"{len(groups) - top} more groups; show them all with --top {len(groups)}")

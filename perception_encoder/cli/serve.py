@@ -13,18 +13,16 @@ if TYPE_CHECKING:
 
 MODELS = "Further models"
 ORIGINS = "Origins of web pages that may use the API (CORS), such as https://app.example [default: none]."
+ALLOW_URLS = "Let clients of the API send images and videos by public http(s) address."
 DIRECTORY = "Directory to search in the browser; it is indexed first if it has no index."
 CHAT = "Serve /v1/chat/completions with this language model [default: none]."
 ASK = "Answer questions on the page with this language model, such as builtin-lang, a demo [default: none]."
 FEATURES = "Also show the features of this model, such as a PE-Spatial, on the page [default: none]."
-DEPTH = "Show depth on the page with this head, from `pe train depth` [default: see `pe models`]."
 
 
 def serve(
     directory: Annotated[Path | None, argument("DIR", DIRECTORY)] = None,
-    api: Annotated[
-        bool, flag("--api", "Serve /v1/embeddings, /v1/rerank, /v1/classify, /v1/models, /health, /metrics.")
-    ] = False,
+    api: Annotated[bool, flag("--api", "Serve /v1/embeddings, /v1/rerank, /v1/models, /health, /metrics.")] = False,
     model: options.IndexModel = None,
     precision: options.Precision = "auto",
     dimensions: options.Dimensions = None,
@@ -36,13 +34,13 @@ def serve(
     key: options.Key = None,
     exclude: options.Exclude = None,
     origins: Annotated[str | None, option(ORIGINS, "URL,URL,...", options.NETWORK, advanced=True)] = None,
+    allow_urls: Annotated[bool, flag("--allow-urls", ALLOW_URLS, options.NETWORK, advanced=True)] = False,
     waiting: Annotated[
         int, option("Maximum number of inputs that wait; more get status 429.", least=1, advanced=True)
     ] = 4096,
     chat_model: Annotated[str | None, option(CHAT, "NAME", MODELS)] = None,
     ask_model: Annotated[str | None, option(ASK, "NAME", MODELS)] = None,
     features_model: Annotated[str | None, option(FEATURES, "NAME", MODELS, advanced=True)] = None,
-    depth_head: Annotated[str | None, option(DEPTH, "HEAD", MODELS, advanced=True)] = None,
 ) -> None:
     """Search in the browser, or serve HTTP APIs.
 
@@ -51,9 +49,8 @@ def serve(
     open the printed address on another device. The connection is not encrypted, so use it only in a network that you
     trust. Further models are loaded at their first use; builtin-lang takes 1 GB of memory.
 
-    The API accepts OpenAI's embedding and chat requests, infinity's `modality`, vLLM's `messages`, and infinity's and
-    Jina's requests to rerank and classify; images and videos are data URIs or public addresses. Put a public server
-    behind a proxy with TLS and rate limits.
+    The API accepts OpenAI's requests for embeddings and chats, and requests to rerank as clients of Cohere and Jina
+    send them; images and videos are data URIs. Put a public server behind a proxy with TLS and rate limits.
 
     Examples:
 
@@ -61,11 +58,10 @@ def serve(
         pe serve photos --lan         # open http://192.168.1.5:8000/?key=… on the phone
         pe serve photos --ask-model builtin-lang
         pe serve photos -m PE-Core-L14-336 --features-model PE-Spatial-L14-448
-        pe serve photos --depth-head runs/depth/head.safetensors
         pe serve --api --chat-model facebook/Perception-LM-1B
         pe serve --api -m PE-Core-L14-336 --host 0.0.0.0 --key SECRET
         curl localhost:8000/v1/embeddings -d '{"input": ["a red mug"], "model": "builtin"}'
-        curl localhost:8000/v1/embeddings -d '{"input": "https://example.com/mug.jpg", "modality": "image"}'
+        curl localhost:8000/v1/embeddings -d '{"input": {"image": "data:image/jpeg;base64,…"}}'
     """
     arguments = options.without(locals(), "directory", "home", "origins")
     from perception_encoder import api as public

@@ -84,13 +84,6 @@ def draw_objects(image: Image.Image, labels: Int[np.ndarray, "H W"]) -> Image.Im
     return Image.fromarray(((1 - opacity) * pixels + opacity * colours).round().astype(np.uint8))
 
 
-def overlay_png(labels: Int[np.ndarray, "H W"]) -> bytes:
-    """Return the overlay of `draw_objects` as a PNG with a transparent background."""
-    colours, opacity = _paint(labels)
-    pixels = np.concatenate([colours, 255 * opacity], axis=-1).round().astype(np.uint8)
-    return image_file(Image.fromarray(pixels), "PNG")
-
-
 def _paint(labels: Int[np.ndarray, "H W"]) -> tuple[np.ndarray, np.ndarray]:
     """Return each pixel's colour (H, W, 3), 0 to 255, and opacity (H, W, 1); outlines are light and opaque."""
     padded = np.pad(labels, 1, mode="edge")

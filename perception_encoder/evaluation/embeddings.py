@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from perception_encoder import __version__
+from perception_encoder._version import __version__
 from perception_encoder.datasets.labelled import LabelledImages
 from perception_encoder.errors import ConfigError, DataError, InputError
 from perception_encoder.evaluation.inputs import FRAMES, check_finite, decode_chunks, inputs_of

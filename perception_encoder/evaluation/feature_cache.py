@@ -1,33 +1,29 @@
 """Cache the tokens of layers: in a directory that later runs share, or in temporary files.
 
-In a directory, a set of inputs has a subdirectory named by a digest of everything its features depend on: an array for
-each layer, and `progress.json`, which is written after rows are on the disk, so that a killed run resumes after its
-last complete chunk. Tokens that do not fit into temporary files are encoded again whenever they are read.
+In a directory, a set of inputs has a store named by a digest of everything its features depend on: a file of rows for
+each layer, and a record for each complete chunk. Tokens that do not fit into temporary files are encoded again whenever
+they are read.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
-from perception_encoder.errors import DataError, InputError, MediaDecodeError, ModelError, OutputError, one_line
+from perception_encoder.errors import DataError, InputError, MediaDecodeError, ModelError, OutputError
 from perception_encoder.evaluation.inputs import EncoderInputs, check_finite, decode_chunks
-from perception_encoder.files import holding, refuse_link, replacing, write_json, writing
 from perception_encoder.inference.layer_features import LayerFeatures
 from perception_encoder.progress import Track, untracked
-from perception_encoder.records import from_fields
-from perception_encoder.vectors import load_array
+from perception_encoder.store import Data, Records, Store, digest
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +34,7 @@ BYTES = 2_000_000_000
 SPARE = 256 << 20  # bytes of disk that are left free
 TEMPORARY = 8e9
 """Maximum bytes of features in temporary files; larger sets are encoded again in each pass."""
-VERSION = 1
+VERSION = 2
 
 Shape = tuple[int, ...]
 
@@ -103,46 +99,49 @@ class CachedTokens:
         return np.concatenate(parts)
 
 
-@dataclass
-class _Progress:
-    """The current content of a cached set."""
+@dataclass(frozen=True, kw_only=True)
+class _Chunk:
+    """A complete chunk of items, whose rows are in the files."""
 
-    seen: int = 0
-    """Number of items, including those that cannot be decoded."""
-    prefix: int = 0
-    grid: tuple[int, int] = (1, 1)
-    failures: list[tuple[int, str, str]] = field(default_factory=list)
+    end: int
+    """Number of items up to here, including those that cannot be decoded."""
+    shape: tuple[int, int]
+    """(N, D) of a row; (0, 0) before the first item that can be decoded."""
+    prefix: int
+    grid: tuple[int, int]
+    failures: tuple[tuple[int, str, str], ...]
     """Index, name and error of each item that cannot be decoded."""
-
-    @property
-    def count(self) -> int:
-        """Number of rows."""
-        return self.seen - len(self.failures)
 
 
 @dataclass(frozen=True, kw_only=True)
 class CachedFeatures:
     """The features of a complete set of inputs."""
 
-    progress: _Progress
+    chunks: Sequence[_Chunk]
     arrays: Mapping[int, Tokens]
     """Arrays by layer, with a row for each item that could be decoded; empty if none could."""
     key: str = ""
     """Digest of everything the features in a directory depend on."""
 
     @property
+    def rows(self) -> np.ndarray:
+        """Indices of the items that could be decoded, (n,), ascending."""
+        failed = [index for chunk in self.chunks for index, _, _ in chunk.failures]
+        return np.delete(np.arange(self.chunks[-1].end), failed)
+
+    @property
     def failures(self) -> tuple[InputError, ...]:
         """Items that could not be decoded."""
-        return tuple(MediaDecodeError(name, reason) for _, name, reason in self.progress.failures)
+        return tuple(MediaDecodeError(name, reason) for chunk in self.chunks for _, name, reason in chunk.failures)
 
     def read(self, layer: int) -> CachedTokens:
         """Return the features of a layer."""
         return CachedTokens(
             layer=layer,
             tokens=self.arrays[layer] if self.arrays else np.empty((0, 1, 1), np.float32),
-            prefix=self.progress.prefix,
-            grid=self.progress.grid,
-            rows=_decoded(self.progress),
+            prefix=self.chunks[-1].prefix,
+            grid=self.chunks[-1].grid,
+            rows=self.rows,
             failures=self.failures,
         )
 
@@ -162,23 +161,23 @@ class FeatureCache:
     ) -> CachedFeatures:
         """Encode inputs at several layers in one pass, except those that an earlier run encoded.
 
-        Raises DataError for no inputs and for a mix of images and videos, ModelError if a feature is not finite or too
-        large for float16, OutputError if the disk has no room or another run writes to the same directory.
+        Raises DataError for no inputs, for a mix of images and videos and for damaged files, ModelError if a feature is
+        not finite or too large for float16, OutputError if the disk has no room or another run writes to the same
+        directory.
         """
-        key = self.key(encoder, inputs, layers)
-        directory = self.directory / key
-        message = f"another run is writing to {directory}; wait until it ends, or choose another directory"
-        with holding(directory / "lock", message):
-            progress = _read_progress(directory)
-            if 0 < progress.seen < len(inputs.keys):
-                logger.info("%s: resuming after %d of %d images", inputs.name, progress.seen, len(inputs.keys))
-            _Pass(encoder, layers, inputs, self.dtype, progress, directory).run(self.chunk, track)
-        arrays = {layer: _open(directory, layer, "r")[: progress.count] for layer in layers if progress.count}
-        return CachedFeatures(progress=progress, arrays=arrays, key=key)
+        depends = self._depends(encoder, inputs, layers)
+        key = digest(depends)
+        with Store(self.directory / key, depends, remedy="delete its directory to encode again") as store:
+            encoding = _Pass(encoder, layers, inputs, self.dtype, store)
+            encoding.run(self.chunk, track)
+            return CachedFeatures(chunks=encoding.chunks.rows, arrays=encoding.arrays(), key=key)
 
     def key(self, encoder: LayerFeatures, inputs: EncoderInputs, layers: Sequence[int]) -> str:
         """Return a digest of everything features depend on, but not of the names of the encoder and the inputs."""
-        depends = {
+        return digest(self._depends(encoder, inputs, layers))
+
+    def _depends(self, encoder: LayerFeatures, inputs: EncoderInputs, layers: Sequence[int]) -> dict[str, Any]:
+        return {
             "version": VERSION,
             "encoder": dict(encoder.about),
             "layers": list(layers),
@@ -187,7 +186,6 @@ class FeatureCache:
             "dtype": self.dtype,
             "images": inputs.digest,
         }
-        return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:20]
 
 
 def encode_layer(
@@ -202,54 +200,73 @@ def encode_layer(
 
     Raises DataError for no inputs and for a mix of images and videos, ModelError if a feature is not finite.
     """
-    encoding = _Pass(encoder, [layer], inputs, "float32", _Progress(), limit=limit)
-    encoding.run(chunk, track)
-    rows = _decoded(encoding.progress)
+    with tempfile.TemporaryDirectory() as directory, Store(Path(directory), {}) as store:
+        encoding = _Pass(encoder, [layer], inputs, "float32", store)
+        encoding.run(chunk, track, min(limit, shutil.disk_usage(directory).free / 2))
+        found = CachedFeatures(chunks=encoding.chunks.rows, arrays={} if encoding.dropped else encoding.arrays())
+    if encoding.dropped:
 
-    def compute(some: np.ndarray) -> np.ndarray:
-        parts = [some[start : start + chunk] for start in range(0, len(some), chunk)]
-        return np.concatenate([encoding.encode([inputs.open(int(row)) for row in part])[layer] for part in parts])
+        def compute(some: np.ndarray) -> np.ndarray:
+            parts = [some[start : start + chunk] for start in range(0, len(some), chunk)]
+            return np.concatenate([encoding.encode([inputs.open(int(row)) for row in part])[layer] for part in parts])
 
-    arrays: dict[int, Tokens] = {number: array[: len(rows)] for number, array in encoding.arrays.items()}
-    if encoding.shapes and not arrays:
-        arrays = {layer: ComputedRows(rows, (len(rows), *encoding.shapes[layer][1:]), compute)}
-    return CachedFeatures(progress=encoding.progress, arrays=arrays).read(layer)
+        rows = found.rows
+        found = replace(found, arrays={layer: ComputedRows(rows, (len(rows), *encoding.shape), compute)})
+    return found.read(layer)
 
 
-@dataclass
 class _Pass:
     """A pass over the items that are not encoded yet."""
 
-    encoder: LayerFeatures
-    layers: Sequence[int]
-    inputs: EncoderInputs
-    dtype: str
-    progress: _Progress
-    directory: Path | None = None
-    limit: float = TEMPORARY
-    shapes: dict[int, Shape] = field(default_factory=dict)
-    """Shapes of the arrays by layer; empty before the first chunk."""
-    arrays: dict[int, np.ndarray] = field(default_factory=dict)
-    """Empty if they would not fit."""
+    def __init__(
+        self, encoder: LayerFeatures, layers: Sequence[int], inputs: EncoderInputs, dtype: str, store: Store
+    ) -> None:
+        self.encoder, self.layers, self.inputs, self.dtype, self.store = encoder, layers, inputs, dtype, store
+        self.chunks: Records[_Chunk] = store.records(_Chunk, "chunks")
+        self.files: dict[int, Data] = {layer: store.data(f"layer_{layer:02d}.{dtype}") for layer in layers}
+        last = (
+            self.chunks.rows[-1]
+            if self.chunks.rows
+            else _Chunk(end=0, shape=(0, 0), prefix=0, grid=(1, 1), failures=())
+        )
+        self.end, self.shape, self.prefix, self.grid = last.end, last.shape, last.prefix, last.grid
+        self.dropped = False
+        """Whether the rows exceed the limit, so that nothing is written."""
 
-    def run(self, chunk: int, track: Track) -> None:
+    @property
+    def count(self) -> int:
+        """Number of rows in each file."""
+        return self.end - sum(len(chunk.failures) for chunk in self.chunks.rows)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a row of one layer."""
+        return int(np.prod(self.shape)) * np.dtype(self.dtype).itemsize
+
+    def arrays(self) -> dict[int, Tokens]:
+        """Return the rows of each layer, mapped from disk; none if no item could be decoded."""
+        shape = (self.count, *self.shape)
+        return {layer: file.array(self.dtype, shape) for layer, file in self.files.items()} if self.count else {}
+
+    def run(self, chunk: int, track: Track, limit: float | None = None) -> None:
         """Encode and write the items chunk by chunk: as many as fit into `BYTES`, from 1 to `chunk`."""
+        self.arrays()  # an error before hours of work if a file is missing or cut
+        for file in self.files.values():
+            file.cut(self.count * self.row_bytes)
+        if 0 < self.end < len(self.inputs.keys):
+            logger.info("%s: resuming after %d of %d images", self.inputs.name, self.end, len(self.inputs.keys))
         height, width = self.inputs.image_size or self.encoder.image_size
         patches = height * width // self.encoder.patch_size**2
         chunk = max(1, min(chunk, BYTES // (4 * patches * self.encoder.width * len(self.layers))))
-        progress = self.progress
-        for end, items, failures in decode_chunks(self.inputs, progress.seen, chunk, track):
-            if items and (self.arrays or not self.shapes):
-                self.write(items)
-            progress.seen = end
-            progress.failures += [(row, error.source, error.reason) for row, error in failures]
-            if self.directory is not None:
-                write_json(self.directory / "progress.json", asdict(progress), indent=None)
+        for end, items, errors in decode_chunks(self.inputs, self.end, chunk, track):
+            if items and not self.dropped:
+                self.write(items, limit)
+            self.end = end
+            failures = tuple((row, error.source, error.reason) for row, error in errors)
+            self.chunks.append(_Chunk(end=end, shape=self.shape, prefix=self.prefix, grid=self.grid, failures=failures))
 
     def encode(self, items: Sequence[Sequence[Image.Image]]) -> dict[int, np.ndarray]:
         """Return tokens (B, N, D) of opened items by layer; DataError unless all have the same number of images."""
-        if len({len(item) for item in items}) > 1:
-            raise DataError(f"{self.inputs.name} mixes images and videos; give datasets of one kind")
         images = [image for item in items for image in item]
         encoded = self.encoder.encode_layers(images, self.layers, self.inputs.image_size)
         arrays: dict[int, np.ndarray] = {}
@@ -258,85 +275,32 @@ class _Pass:
             n, h, w, width = tokens.patches.shape
             joined = np.concatenate([tokens.prefix, tokens.patches.reshape(n, h * w, width)], axis=1)  # (B·F, N, D)
             check_finite(joined, f"{self.encoder.name}, layer {layer},", self.inputs.name)
-            arrays[layer] = joined.reshape(len(items), -1, width)
-        self.progress.prefix, self.progress.grid = tokens.prefix.shape[1], (h, w)
+            rows = len(items) if len({len(item) for item in items}) == 1 else 0
+            if not rows or self.shape not in ((0, 0), (joined.size // (rows * width), width)):
+                raise DataError(f"{self.inputs.name} mixes images and videos; give datasets of one kind")
+            arrays[layer] = joined.reshape(rows, -1, width)
+        self.prefix, self.grid = tokens.prefix.shape[1], (h, w)
         return arrays
 
-    def write(self, items: Sequence[Sequence[Image.Image]]) -> None:
-        """Encode items and write their rows."""
+    def write(self, items: Sequence[Sequence[Image.Image]], limit: float | None) -> None:
+        """Encode items and write their rows, unless all rows would exceed `limit` bytes."""
         encoded = self.encode(items)
-        shapes = {layer: (len(self.inputs.keys), *values.shape[1:]) for layer, values in encoded.items()}
-        if not self.shapes:
-            self.shapes = shapes
-            self.arrays = self.open_temporary() if self.directory is None else self.open_files(self.directory)
-        if shapes != self.shapes:
-            raise DataError(f"{self.inputs.name} mixes images and videos; give datasets of one kind")
-        start = self.progress.count
-        for layer, array in self.arrays.items():
+        if not self.count:
+            self.shape = encoded[self.layers[0]].shape[1:]
+            needed = self.row_bytes * len(self.inputs.keys) * len(self.layers)
+            self.dropped = limit is not None and needed > limit
+            if self.dropped:
+                return
+            free = shutil.disk_usage(self.store.path).free
+            if needed + SPARE > free:
+                raise OutputError(
+                    f"{self.store.path} needs {(needed + SPARE) / 1e9:,.1f} GB for features and the disk has "
+                    f"{free / 1e9:,.1f} GB; use fewer or smaller images, fewer layers, or another directory"
+                )
+        for layer, file in self.files.items():
             values = encoded.pop(layer)
             largest = float(np.abs(values).max())
             if largest > float(np.finfo(self.dtype).max):
                 reason = f"gives {largest:.3g} in layer {layer}, too large for {self.dtype}"
                 raise ModelError(f"{self.encoder.name} {reason}; store features as float32")
-            array[start : start + len(values)] = values
-            if self.directory is not None:
-                cast(np.memmap, array).flush()
-
-    def open_files(self, directory: Path) -> dict[int, np.ndarray]:
-        """Open the arrays in a directory, new ones if it has no rows; OutputError if they do not fit on the disk."""
-        if not self.progress.count:
-            needed, free = self.size() + SPARE, shutil.disk_usage(directory).free
-            if needed > free:  # writing to a map of a full disk would kill the process
-                raise OutputError(
-                    f"{directory} needs {needed / 1e9:,.1f} GB for features and the disk has {free / 1e9:,.1f} GB; use "
-                    f"fewer or smaller images, fewer layers, or another directory"
-                )
-            with writing(directory):
-                for layer, shape in self.shapes.items():
-                    with replacing(_file(directory, layer)) as temporary:
-                        np.lib.format.open_memmap(temporary, "w+", self.dtype, shape).flush()
-        return {layer: _open(directory, layer, "r+") for layer in self.shapes}
-
-    def open_temporary(self) -> dict[int, np.ndarray]:
-        """Open temporary files; none if they exceed the limit or half of the disk."""
-        if self.size() > min(self.limit, shutil.disk_usage(tempfile.gettempdir()).free / 2):
-            return {}
-        arrays: dict[int, np.ndarray] = {}
-        for layer, shape in self.shapes.items():
-            with tempfile.TemporaryFile() as file:
-                arrays[layer] = np.memmap(file, self.dtype, "w+", shape=shape)
-        return arrays
-
-    def size(self) -> int:
-        """Return the number of bytes of all arrays."""
-        return sum(int(np.prod(shape)) for shape in self.shapes.values()) * np.dtype(self.dtype).itemsize
-
-
-def _decoded(progress: _Progress) -> np.ndarray:
-    """Return the indices of the items that could be decoded, (n,), ascending."""
-    return np.delete(np.arange(progress.seen), [index for index, _, _ in progress.failures])
-
-
-def _file(directory: Path, layer: int) -> Path:
-    return directory / f"layer_{layer:02d}.npy"
-
-
-def _open(directory: Path, layer: int, mode: Literal["r", "r+"]) -> np.memmap:
-    path = _file(directory, layer)
-    if mode == "r+":
-        refuse_link(path)
-    try:
-        return cast(np.memmap, load_array(path, mode))
-    except (OSError, ValueError) as error:
-        reason = one_line(error)
-        raise DataError(f"{path} is missing or damaged ({reason}); delete its directory to encode again") from None
-
-
-def _read_progress(directory: Path) -> _Progress:
-    path = directory / "progress.json"
-    if not path.is_file():
-        return _Progress()
-    try:
-        return from_fields(_Progress, json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path} is damaged ({one_line(error)}); delete its directory to encode again") from None
+            file.append(values.astype(self.dtype, copy=False))

@@ -54,9 +54,9 @@ def load(
     """Load a model with its weights as an `Encoder`.
 
     `name`: "builtin"; any model name or alias, fetched from the hub once; the path of a checkpoint, or of a directory
-    that `pe convert` wrote; or another library's model: "timm:NAME", "open_clip:NAME,WEIGHTS", "hf:NAME" or
-    "transformers:NAME", "st:NAME" (sentence-transformers), each also with `local-dir:PATH` or a path, and "random:NAME"
-    for random weights. `device`: by default a CUDA GPU if there is one. `towers="text"` leaves the vision tower of a
+    that `pe convert` wrote; or another library's model: "timm:NAME", "open_clip:NAME,WEIGHTS", "hf:NAME"
+    (transformers), "st:NAME" (sentence-transformers), each also with `local-dir:PATH` or a path, and "random:NAME" for
+    random weights. `device`: by default a CUDA GPU if there is one. `towers="text"` leaves the vision tower of a
     two-tower model of this package unread: it then encodes texts only.
 
     `runtime`: "torch", or "openvino" (extra `fast`), which only computes on a CPU; by default the fastest there, as

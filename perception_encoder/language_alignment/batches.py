@@ -1,23 +1,15 @@
-"""Collate conversations into batches, and cache the features of a frozen tower on disk."""
+"""Collate conversations into batches."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from perception_encoder.data.pairs import to_device
-from perception_encoder.errors import DataError
-from perception_encoder.files import open_regular, writing
-from perception_encoder.formats.tables import append_json_lines, read_appended_lines
 from perception_encoder.language_alignment.text.prompt import IGNORED, Prompt
-from perception_encoder.records import from_fields
 
 
 @dataclass(frozen=True)
@@ -88,61 +80,3 @@ def collate(
         total(sum(example.answer_tokens for example in examples)),
         len(examples) if rows is None else rows,
     )
-
-
-INDEX = ("key", "first", "count")
-"""Fields of a line of the index."""
-
-
-class FeatureFile:
-    """A growing file of float16 features, N · P · width per entry, and an index beside it.
-
-    A key must hold everything that its features depend on, except the tower's weights and the image size, which are in
-    the file's name. A line of the index is written after its features: a killed run loses at most its last entry.
-    """
-
-    def __init__(self, path: Path, tokens: int, width: int) -> None:
-        """`path`: without suffix; `tokens`: P, per image, tile or frame."""
-        self.tokens, self.width = tokens, width
-        self._data_path, self._index_path = path.with_suffix(".f16"), path.with_suffix(".jsonl")
-        self._rows: dict[str, tuple[int, int]] = {}
-        self._end = 0
-        with writing(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            os.close(open_regular(self._data_path))
-            self._read_index()
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def _read_index(self) -> None:
-        size = self._data_path.stat().st_size // (2 * self.tokens * self.width)
-        for where, row in read_appended_lines(self._index_path):
-            try:
-                key, first, count = from_fields(tuple[str, int, int], [row.get(name) for name in INDEX])
-            except ValueError as error:
-                raise DataError(f"{where} is damaged ({error}); delete {self._index_path}") from None
-            if min(first, count) >= 0 and first + count <= size:
-                self._rows[key] = (first, count)
-                self._end = max(self._end, first + count)
-
-    def get(self, key: str) -> Float[Tensor, "N P width"] | None:
-        """Return the features of a key, or None if there are none yet."""
-        if key not in self._rows:
-            return None
-        first, count = self._rows[key]
-        shape = (count, self.tokens, self.width)
-        if count == 0:
-            return torch.zeros(shape, dtype=torch.float16)
-        offset = 2 * first * self.tokens * self.width
-        return torch.from_numpy(np.array(np.memmap(self._data_path, np.float16, "r", offset, shape)))
-
-    def put(self, key: str, features: Float[Tensor, "N P width"]) -> None:
-        """Add the features of a key; OutputError if the disk is full."""
-        values = features.detach().to("cpu", torch.float16).numpy()
-        with writing(self._data_path), open(open_regular(self._data_path), "r+b") as file:
-            file.seek(2 * self._end * self.tokens * self.width)
-            file.write(values.tobytes())
-        append_json_lines(self._index_path, [dict(zip(INDEX, (key, self._end, len(values)), strict=True))])
-        self._rows[key] = (self._end, len(values))
-        self._end += len(values)

@@ -117,7 +117,6 @@ class EndpointModel(Assistant):
         prompt_tokens, tokens = (usage.prompt_tokens, usage.completion_tokens) if usage else (0, count)
         return Reply(text, prompt_tokens, tokens, reason != "length")
 
-
     def _check(self, deadline: float) -> None:
         if time.monotonic() > deadline:
             raise EndpointError(f"{self.address} took longer than {self.timeout:g} s for an answer")

@@ -16,7 +16,7 @@ from perception_encoder.data.conversation_records import ConversationSample
 from perception_encoder.data.conversations import Conversations, open_conversations
 from perception_encoder.data.sampler import WeightedSampler
 from perception_encoder.errors import ConfigError
-from perception_encoder.language_alignment.batches import Example, FeatureFile, LanguageBatch, collate
+from perception_encoder.language_alignment.batches import Example, LanguageBatch, collate
 from perception_encoder.language_alignment.config import LanguageConfig
 from perception_encoder.language_alignment.load import WEIGHTS
 from perception_encoder.language_alignment.task import AlignedModel, HeldOutAnswers, LanguageAlignmentTask
@@ -39,6 +39,7 @@ from perception_encoder.preprocess.image import content_key
 from perception_encoder.preprocess.tiling import media_pixels
 from perception_encoder.progress import Track, untracked
 from perception_encoder.ranks import Rank
+from perception_encoder.store import Arrays, Store, digest
 from perception_encoder.training.distributed import Exchange, this_rank
 from perception_encoder.training.metrics import Listener
 from perception_encoder.training.run import RANDOM, Section, StageRun, run_stage
@@ -123,7 +124,7 @@ class LanguageRun(StageRun):
         batches = ConversationBatches(config, self.training, examples, this_rank())
         yield Section(task=task, batches=batches, end=config.steps)
 
-    def _features(self) -> FeatureFile | None:
+    def _features(self) -> Arrays | None:
         """Return the cache of the frozen tower's features; None if it is trained or sharded by FSDP."""
         rank = this_rank()
         if (
@@ -132,10 +133,9 @@ class LanguageRun(StageRun):
             or (self.config.parallel.kind == "fsdp" and rank.world_size > 1)
         ):
             return None
-        vision, media = self.trainee.model.vision, self.trainee.parts.media
-        rows, columns = vision.grid_of(media.image_size, media.image_size)
-        name = f"{weight_hash(vision)}-{media.image_size}-{rank.rank}"
-        return FeatureFile(self.out / "features" / name, rows * columns, vision.config.width)
+        made_from = {"tower": weight_hash(self.trainee.model.vision), "size": self.trainee.parts.media.image_size}
+        name = f"{digest(made_from)}-{rank.rank}"
+        return Store(self.out / "features" / name, made_from, remedy="delete it to encode again").arrays("features")
 
     def rebuild(self, step: int) -> LanguageTrainee:
         """Build the model again."""
@@ -236,7 +236,7 @@ def _continued(config: LanguageConfig, parts: Parts, earlier: Parts) -> Parts:
 class Examples:
     """Makes examples from conversations: prompts with labels, and pixels or cached features."""
 
-    def __init__(self, config: LanguageConfig, trainee: LanguageTrainee, features: FeatureFile | None) -> None:
+    def __init__(self, config: LanguageConfig, trainee: LanguageTrainee, features: Arrays | None) -> None:
         self.config, self.model = config, trainee.model
         prompts = trainee.decoder.prompts
         self.prompts = dataclasses.replace(prompts, context=config.training_context or prompts.context)
@@ -257,23 +257,24 @@ class Examples:
             prompt = make(messages, [len(tiles) * self._tokens for tiles in images])
         except ConfigError as error:
             raise ConfigError(f"{sample.key}: {error}") from None
-        size = self.media.image_size
-        none = torch.zeros(0, 3, size, size) if features is None else torch.zeros(0, features.tokens, features.width)
-        return Example(prompt, torch.cat(images or [none]))
+        size, vision = self.media.image_size, self.model.vision
+        rows, columns = vision.grid_of(size, size)
+        shape = (3, size, size) if features is None else (rows * columns, vision.config.width)
+        return Example(prompt, torch.cat([torch.zeros(0, *shape), *images]))
 
     @torch.no_grad()
-    def _encoded(self, item: MediaPart, alone: bool, features: FeatureFile) -> Tensor:
+    def _encoded(self, item: MediaPart, alone: bool, features: Arrays) -> Tensor:
         """Return the features of an image or a video, from the file if the same pixels were encoded before."""
         images = [item] if isinstance(item, Image.Image) else item.images
         key = content_key(images, self.media, alone)
-        cached = features.get(key)
-        if cached is None:
-            device = next(self.model.vision.parameters()).device
-            with fast_autocast(device):
-                pixels = media_pixels(item, self.media, alone).to(device)
-                cached = self.model.image_features(pixels).to("cpu", torch.float16)
-            features.put(key, cached)
-        return cached.float()
+        if (cached := features.get(key)) is not None:
+            return torch.from_numpy(cached).float()
+        device = next(self.model.vision.parameters()).device
+        with fast_autocast(device):
+            pixels = media_pixels(item, self.media, alone).to(device)
+            encoded = self.model.image_features(pixels).to("cpu", torch.float16)  # (N, P, width)
+        features.put(key, encoded.numpy())
+        return encoded.float()
 
 
 class ConversationBatches:

@@ -6,27 +6,26 @@ So an interrupted sweep resumes, and a sweep with another task evaluates that ta
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from perception_encoder.errors import ConfigError, DataError, InputError, ModelError, one_line
+from perception_encoder.errors import ConfigError, DataError, InputError, ModelError
 from perception_encoder.evaluation.feature_cache import CachedFeatures, FeatureCache
 from perception_encoder.evaluation.layer_evaluator import LayerEvaluator
 from perception_encoder.evaluation.statistics.scores import by_metric
-from perception_encoder.files import write_json
 from perception_encoder.inference.layer_features import LayerFeatures, LayerTokens
 from perception_encoder.layer_analysis.curve import LayerCurve, LayerScore
 from perception_encoder.progress import Track, untracked
+from perception_encoder.store import Store, digest
 
 COLOURS = "colours"
 """Name of the baseline that tracks by colour alone."""
-FORMAT = 3
+FORMAT = 4
 """Version of cached scores, including those of `experiments/layers`; other versions are ignored."""
 
 
@@ -67,10 +66,7 @@ def run_sweep(
             cached.append(features)
             keys |= {f"{images.digest}/{key}" for key in images.keys}
             failures |= {f"{images.digest}/{failure.source}": failure for failure in features.failures}
-        scores = {
-            layer: _evaluate(name, task, cached, layer, cache.directory / "scores")
-            for layer in track(numbers, f"{task.name}, {name}", len(numbers))
-        }
+        scores = _evaluate(name, task, cached, track(numbers, f"{task.name}, {name}", len(numbers)), cache.directory)
         metrics = scores[numbers[0]]
         if other := [layer for layer in numbers if list(scores[layer]) != list(metrics)]:
             raise DataError(f"{task.name} has other metrics at layer {other[0]} than at others; delete its scores")
@@ -89,26 +85,43 @@ def evaluated_layers(encoder: LayerFeatures, layers: Sequence[int] | None) -> li
     return encoder.resolve_layers(None if layers is None else [*layers, -1])
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Evaluated:
+    """The scores of a layer."""
+
+    layer: int
+    scores: tuple[dict[str, Any], ...]
+
+
 def _evaluate(
-    model: str, task: LayerEvaluator, cached: Sequence[CachedFeatures], layer: int, directory: Path
-) -> dict[str, LayerScore]:
-    """Return the scores of a layer by metric, from the cache if possible."""
-    depends = json.dumps([FORMAT, task.name, task.digest, layer, [features.key for features in cached]])
-    path = directory / f"{hashlib.sha256(depends.encode()).hexdigest()[:20]}.json"
-    if not path.is_file():
-        groups = by_metric(task.score([features.read(layer) for features in cached]).scores)
-        computed = [LayerScore.of(group, task.pools.get(metric, task.pool)) for metric, group in groups.items()]
-        if bad := [score.name for score in computed if not np.isfinite(score.value)]:
-            raise ModelError(f"{task.name}: {bad[0]} of layer {layer} of {model} is not finite; check the model")
-        write_json(path, [score.to_dict() for score in computed], indent=None)
-    try:  # also after writing, for the same digits in every run
-        scores = map(LayerScore.from_dict, json.loads(path.read_text(encoding="utf-8")))
-        found = {score.name: score for score in scores}
-        if not found or len({score.draws.shape for score in found.values()}) > 1:
-            raise ValueError("it has no scores, or not all resamples")
-        return found
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise DataError(f"{path} is damaged ({one_line(error)}); delete it to evaluate the layer again") from None
+    model: str, task: LayerEvaluator, cached: Sequence[CachedFeatures], layers: Iterable[int], directory: Path
+) -> dict[int, dict[str, LayerScore]]:
+    """Return the scores of layers by metric, from the cache if possible."""
+    depends = {
+        "format": FORMAT,
+        "task": task.name,
+        "data": task.digest,
+        "features": [features.key for features in cached],
+    }
+    found: dict[int, dict[str, LayerScore]] = {}
+    with Store(directory / "scores" / digest(depends), depends, remedy="delete it to evaluate again") as store:
+        done = store.records(_Evaluated, "scores")
+        earlier = {row.layer: row for row in done.rows}
+        for layer in layers:
+            if (row := earlier.get(layer)) is None:
+                groups = by_metric(task.score([features.read(layer) for features in cached]).scores)
+                scores = [LayerScore.of(group, task.pools.get(metric, task.pool)) for metric, group in groups.items()]
+                if bad := [score.name for score in scores if not np.isfinite(score.value)]:
+                    raise ModelError(
+                        f"{task.name}: {bad[0]} of layer {layer} of {model} is not finite; check the model"
+                    )
+                row = _Evaluated(layer=layer, scores=tuple(score.to_dict() for score in scores))
+                done.append(row)
+            with store.reading(done.path):  # also what was just written, for the same digits in every run
+                found[layer] = {score.name: score for score in map(LayerScore.from_dict, row.scores)}
+                if not found[layer] or len({score.draws.shape for score in found[layer].values()}) > 1:
+                    raise ValueError(f"layer {layer} has no scores, or not all resamples")
+    return found
 
 
 class ColourFeatures(LayerFeatures):

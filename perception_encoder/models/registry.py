@@ -224,10 +224,8 @@ _NAMES: dict[str, str] = {
 
 
 LIBRARIES = ("timm", "open_clip", "hf", "st")
-"""Prefixes of the names of other libraries' models; "transformers" is another name of "hf"."""
-_OF_LIBRARY = re.compile(
-    rf"((?:random:)?(?:{'|'.join(LIBRARIES)}|transformers):(?:local-dir:|(?<=open_clip:)[^,:]+,)?)(.+)"
-)
+"""Prefixes of the names of other libraries' models."""
+_OF_LIBRARY = re.compile(rf"((?:random:)?(?:{'|'.join(LIBRARIES)}):(?:local-dir:|(?<=open_clip:)[^,:]+,)?)(.+)")
 
 
 def list_models() -> list[str]:
@@ -268,10 +266,10 @@ def portable_name(model: str) -> str:
 def split_library(model: str) -> tuple[str, str]:
     """Split the name of another library's model before what may be a path, as in "open_clip:local-dir:" and "clip".
 
-    The first part is "" for other names; "transformers:" becomes "hf:".
+    The first part is "" for other names.
     """
     match = _OF_LIBRARY.fullmatch(model)
-    return (match[1].replace("transformers:", "hf:"), match[2]) if match else ("", model)
+    return (match[1], match[2]) if match else ("", model)
 
 
 def library_of(model: str) -> str:

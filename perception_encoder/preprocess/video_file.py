@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, Protocol, cast
 import av
 import av.error
 import numpy as np
-from av.container import InputContainer, OutputContainer
+from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
@@ -157,27 +157,14 @@ def write_video(path: Path, size: tuple[int, int], rate: float) -> Iterator[AddF
         writing(path, also=(av.FFmpegError,)),
         replacing(path) as temporary,
         av.open(str(temporary), "w", format="mp4", options={"movflags": "+faststart"}) as container,
-        _encoding(container, size, rate) as add,
     ):
+        width, height = (side - side % 2 for side in size)
+        stream = container.add_stream("libx264", rate=Fraction(rate).limit_denominator(1001), options={"crf": "20"})
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+
+        def add(frame: Image.Image | np.ndarray, /) -> None:
+            pixels = np.ascontiguousarray(np.asarray(frame)[:height, :width])
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+
         yield add
-
-
-@contextmanager
-def write_video_to(stream: BinaryIO, size: tuple[int, int], rate: float) -> Iterator[AddFrame]:
-    """Yield a function that adds frames to a video in memory, as `write_video` does, with its index at the end."""
-    with av.open(stream, "w", format="mp4") as container, _encoding(container, size, rate) as add:
-        yield add
-
-
-@contextmanager
-def _encoding(container: OutputContainer, size: tuple[int, int], rate: float) -> Iterator[AddFrame]:
-    width, height = (side - side % 2 for side in size)
-    stream = container.add_stream("libx264", rate=Fraction(rate).limit_denominator(1001), options={"crf": "20"})
-    stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-
-    def add(frame: Image.Image | np.ndarray, /) -> None:
-        pixels = np.ascontiguousarray(np.asarray(frame)[:height, :width])
-        container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
-
-    yield add
-    container.mux(stream.encode())
+        container.mux(stream.encode())

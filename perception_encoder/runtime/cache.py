@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from perception_encoder import __version__
+from perception_encoder._version import __version__
 from perception_encoder.errors import ConfigError, OutputError
 from perception_encoder.files import cache_directory, checksum, file_state, remove, sync, write_json, writing
 from perception_encoder.models.config import TextConfig, VisionConfig

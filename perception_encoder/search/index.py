@@ -7,13 +7,14 @@ import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
-from perception_encoder.errors import ConfigError, OutputError, SearchIndexError, needs_extra
+from perception_encoder.errors import ConfigError, OutputError, SearchIndexError
 from perception_encoder.inference.collection import encode_media, list_media_items, read_collection
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.exclude import parse_patterns
@@ -33,12 +34,12 @@ from perception_encoder.search.ranking import (
     IndexGallery,
     SearchResult,
     all_but_largest,
+    check_score,
     find_duplicates,
     item_of,
     query_vectors,
-    rank,
     row_hit,
-    split_matches,
+    search_galleries,
 )
 from perception_encoder.search.storage.encoder import load_encoder
 from perception_encoder.search.storage.location import limit_store, nearest_index
@@ -54,8 +55,6 @@ logger = logging.getLogger(__name__)
 QueryTerm = str | Path | Image.Image | np.ndarray | Hit
 QueryLike = QueryTerm | Query | Mapping[str | Path, float]
 """A query: one term, or several with their weights. See `Index.search`."""
-
-_SAMPLE_FIELDS = ("start", "stop", "time", "length", "date", "size")
 
 
 def open_index(
@@ -192,7 +191,7 @@ class Index:
         *,
         where: str | None = None,
         exclude: Sequence[str] = (),
-        only_matches: bool = False,
+        min_score: float | None = None,
         thumbnails: bool = False,
     ) -> SearchResult:
         """Find the `top` images and moments most similar to each query, best first, without the query's own file.
@@ -201,25 +200,16 @@ class Index:
         a text like "2:dog + park - snow", or a mapping from texts (as they are) or paths to weights, `{"dog": 2,
         "snow": -1}`. A list holds several queries. `where`: a condition in SQL on the columns path, kind ('image' or
         'video'), date ('2024-07-31T18:05:00'), size (bytes), length (s), width and height. `exclude`: patterns of files
-        to leave out, in gitignore's syntax. `only_matches`: drop hits that are probably wrong, perhaps all: see
-        `Hit.probability`. `thumbnails`: also read the hits' thumbnails. Raises SearchIndexError without an index, with
-        another model, or for one that the user has to name, ConfigError for an invalid condition, pattern or query, or
-        for `only_matches` without probabilities, and the InputError of a file in a query.
+        to leave out, in gitignore's syntax. `min_score`: minimum cosine similarity of a hit. `thumbnails`: also
+        read the hits' thumbnails. Raises SearchIndexError without an index, with another model, or for one that the
+        user has to name, ConfigError for an invalid condition, pattern, query or minimum, and the InputError of a file
+        in a query.
         """
         stores, parsed = self._open(), as_queries(queries)
         encoder = self._encoder(_towers(parsed))
         galleries = [IndexGallery(store, exclude) for store in stores]
-        hits, dropped = rank(galleries, parsed, query_vectors(encoder, parsed), top, where, thumbnails), []
-        if only_matches:
-            parts = [split_matches(query, found) for query, found in zip(parsed, hits, strict=True)]
-            hits, dropped = [kept for kept, _ in parts], [others for _, others in parts]
-        return SearchResult(
-            model=encoder.name,
-            searched=sum(map(len, galleries)),
-            queries=parsed,
-            by_query=tuple(map(tuple, hits)),
-            dropped=tuple(map(tuple, dropped)),
-        )
+        vectors = query_vectors(encoder, parsed)
+        return search_galleries(galleries, encoder, parsed, vectors, top, where, min_score, thumbnails)
 
     def _encoder(self, towers: TowerChoice) -> Encoder:
         """Return the encoder of all indexes, with at least these towers, loaded once."""
@@ -240,7 +230,7 @@ class Index:
     def near_duplicates(
         self,
         *,
-        threshold: float = SIMILAR,
+        min_score: float = SIMILAR,
         all_but_one: bool = False,
         where: str | None = None,
         exclude: Sequence[str] = (),
@@ -248,12 +238,12 @@ class Index:
     ) -> list[list[Hit]]:
         """Group images and moments that are nearly the same, largest group first; all pairs are compared.
 
-        `threshold`: minimum cosine similarity. `all_but_one`: of each group, only the images that are this similar to
+        `min_score`: minimum cosine similarity. `all_but_one`: of each group, only the images that are this similar to
         the one with the most pixels, without it and without other names of its file. `where`, `exclude`, `thumbnails`:
         see `search`.
         """
-        groups = find_duplicates(self._open(), where, thumbnails, threshold, exclude)
-        return [spare for group in groups if (spare := all_but_largest(group, threshold))] if all_but_one else groups
+        groups = find_duplicates(self._open(), where, thumbnails, min_score, exclude)
+        return [spare for group in groups if (spare := all_but_largest(group, min_score))] if all_but_one else groups
 
     def export_vectors(self, out: str | Path, *, overwrite: bool = False) -> int:
         """Write the embeddings as `embed` does, newest first; return their number.
@@ -275,37 +265,6 @@ class Index:
                     writer.add([Embedding(item_of(store, row), row.vector, times)])
             return writer.finish()
 
-    def to_fiftyone(self, name: str | None = None, *, overwrite: bool = False) -> dict[str, int]:
-        """Create persistent FiftyOne datasets; return their names and numbers of samples.
-
-        NAME, by default the directory's name, holds the images and NAME-moments the moments of videos, since FiftyOne
-        separates the two; files in tars are left out. The vectors are in the field `embedding`, ready for
-        `fiftyone.brain.compute_similarity`. Raises MissingExtraError without FiftyOne, and OutputError if a dataset of
-        that name exists (unless `overwrite`).
-        """
-        with needs_extra("fiftyone", "fiftyone"):
-            import fiftyone
-        stores = self._open()
-        name = name or stores[0].root.resolve().name
-        samples: dict[str, list[Any]] = {name: [], f"{name}-moments": []}
-        for store in stores:
-            for row in store.rows():
-                if path := item_of(store, row).source:
-                    values = {field: value for field in _SAMPLE_FIELDS if (value := getattr(row, field)) is not None}
-                    sample = fiftyone.Sample(filepath=str(path), pe_id=row.id, embedding=row.vector, **values)
-                    samples[name if row.kind == "image" else f"{name}-moments"].append(sample)
-        samples = {dataset: found for dataset, found in samples.items() if found}
-        existing = [dataset for dataset in samples if fiftyone.dataset_exists(dataset)]
-        if existing and not overwrite:
-            raise OutputError(
-                f"FiftyOne has a dataset {existing[0]}; choose another --name, or replace it with --overwrite"
-            )
-        for dataset, found in samples.items():
-            target = fiftyone.Dataset(dataset, persistent=True, overwrite=overwrite)
-            target.info = {key: stores[0].settings[key] for key in ("model", "weight_hash", "layer", "pool")}
-            target.add_samples(found, progress=False)
-        return {dataset: len(found) for dataset, found in samples.items()}
-
 
 def search_files(
     queries: QueryLike | Sequence[QueryLike],
@@ -313,6 +272,7 @@ def search_files(
     model: str | Path | Encoder | None = None,
     top: int = 10,
     *,
+    min_score: float | None = None,
     exclude: Sequence[str] = (),
     precision: PrecisionChoice = "auto",
     dimensions: int | None = None,
@@ -323,13 +283,15 @@ def search_files(
 
         pe.search_files("a red mug", "photos", top=5)
 
-    `queries`: see `Index.search`. `paths`: images, videos, directories, globs, tables, tars, URLs. `model`: an encoder,
-    or its name or path; by default the default model (see `pe models`). A video is one hit, with the second that is
-    most similar. `exclude`: see `embed`. `precision`, `dimensions`, `trust_remote_code`: see `load`. Unreadable files
-    are skipped and reported. Raises MediaNotFoundError for a missing path, DataError without files, the InputError or
-    ConfigError of a query, SearchIndexError for another model's embeddings, and what loading the model raises.
+    `queries`, `min_score`: see `Index.search`. `paths`: images, videos, directories, globs, tables, tars, URLs.
+    `model`: an encoder, or its name or path; by default the default model (see `pe models`). A video is one hit, with
+    the second that is most similar. `exclude`: see `embed`. `precision`, `dimensions`, `trust_remote_code`: see `load`.
+    Unreadable files are skipped and reported. Raises MediaNotFoundError for a missing path, DataError without files,
+    the InputError or ConfigError of a query, SearchIndexError for another model's embeddings, and what loading the
+    model raises.
     """
     parsed = as_queries(queries)
+    check_score(min_score)
     paths = as_paths(paths)
     check_paths(paths)
     archive = read_collection(Path(paths[0])) if len(paths) == 1 else None
@@ -357,12 +319,8 @@ def search_files(
             raise SearchIndexError(f"{paths[0]} was made with {changes}, so it cannot be searched with this encoder")
         if different:
             raise _other_model(paths[0], model, settings["model"])
-    hits = rank([FileGallery(encoder, collection)], parsed, vectors, top)
-    return SearchResult(
-        model=encoder.name,
-        searched=len(collection.items),
-        queries=parsed,
-        by_query=tuple(map(tuple, hits)),
+    return replace(
+        search_galleries([FileGallery(encoder, collection)], encoder, parsed, vectors, top, min_score=min_score),
         encoded=0 if archive else collection.total,
         skipped=tuple(collection.failures),
         left_out=left_out,

@@ -20,7 +20,6 @@ from perception_encoder.inference.media import Media, open_media
 from perception_encoder.inference.pipeline import Embedding, Request, encode_requests
 from perception_encoder.preprocess.frames import VideoFrames
 from perception_encoder.preprocess.source import escape_name, unescape_name
-from perception_encoder.search.storage.calibration import MATCH, read_calibration
 from perception_encoder.search.storage.rows import IndexRow, is_unchanged
 from perception_encoder.search.storage.store import Store
 from perception_encoder.search.terms import Query
@@ -40,8 +39,6 @@ class Hit:
     """The listed file."""
     score: float
     """Cosine similarity, in [-1, 1], to the query or, for near-duplicates, to the group's first item."""
-    probability: float | None = None
-    """Probability that the hit matches the query; None if unknown (see `calibration`)."""
     time: float | None = None
     """For a video: the time most similar to the query (in an index: to the moment), in seconds."""
     row: IndexRow | None = field(default=None, compare=False)
@@ -79,12 +76,12 @@ class Hit:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the hit as JSON values."""
-        values = {"id": self.id, "path": self.path, "score": self.score, "probability": self.probability}
+        values = {"id": self.id, "path": self.path, "score": self.score}
         values |= {"time": self.time, "start": self.start, "end": self.end}
         return values | ({name: getattr(self.row, name) for name in ("kind", "date", "size")} if self.row else {})
 
     def __repr__(self) -> str:
-        return f"Hit({self.path!r}, score={self.score:.3f}, time={self.time}, probability={self.probability})"
+        return f"Hit({self.path!r}, score={self.score:.3f}, time={self.time})"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,8 +94,6 @@ class SearchResult(Sequence[Hit]):
     queries: tuple[Query, ...] = field(repr=False)
     by_query: tuple[tuple[Hit, ...], ...]
     """The hits of each query."""
-    dropped: tuple[tuple[Hit, ...], ...] = ()
-    """With `only_matches`: the hits of each query that are probably wrong, best first."""
     encoded: int = 0
     """Without an index: number of files encoded or skipped."""
     skipped: tuple[InputError, ...] = ()
@@ -135,6 +130,7 @@ def rank(
     vectors: Float[np.ndarray, "Q D"],
     top: int,
     where: str | None = None,
+    min_score: float | None = None,
     thumbnails: bool = False,
     include_query: bool = False,
     offset: int = 0,
@@ -142,13 +138,14 @@ def rank(
     """Return the `top` best hits of each query over all galleries, skipping the first `offset`.
 
     `vectors`: the queries' unit vectors, by the galleries' model. `where`: a condition in SQL on the columns of an
-    index; ConfigError if it is invalid. `include_query`: also return the files and rows of the query itself.
+    index. `min_score`: minimum cosine similarity. `include_query`: also return the files and rows of the query itself.
+    ConfigError if the condition or the minimum is invalid.
     """
+    check_score(min_score)
     ranking = []
     for query, vector in zip(queries, vectors, strict=True):
         pairs = []
         for gallery in galleries:
-            complete = gallery.completer(query, vector)
             count = top if include_query else top + len(query.terms)
             while True:  # a video that is the query may have many moments
                 nearest = gallery.nearest(vector, count, where, thumbnails)
@@ -157,34 +154,32 @@ def rank(
                 if len(hits) >= top or len(nearest) < count:
                     break
                 count *= 2
-            pairs += [(hit, complete) for hit in hits[:top]]
+            pairs += [(hit, gallery) for hit in hits[:top] if min_score is None or hit.score >= min_score]
         pairs.sort(key=lambda pair: -pair[0].score)
-        ranking.append([complete(hit) for hit, complete in pairs[offset:top]])
+        ranking.append([gallery.complete(hit, vector) for hit, gallery in pairs[offset:top]])
     return ranking
 
 
-def split_matches(query: Query, hits: Sequence[Hit]) -> tuple[list[Hit], list[Hit]]:
-    """Separate a query's hits into those that probably match, and the others: see `MATCH`.
+def search_galleries(
+    galleries: Sequence[IndexGallery | FileGallery],
+    encoder: Encoder,
+    queries: tuple[Query, ...],
+    vectors: Float[np.ndarray, "Q D"],
+    top: int,
+    where: str | None = None,
+    min_score: float | None = None,
+    thumbnails: bool = False,
+) -> SearchResult:
+    """Return the hits of `rank`, with its arguments and errors, as a result."""
+    hits = rank(galleries, queries, vectors, top, where, min_score, thumbnails)
+    searched = sum(map(len, galleries))
+    return SearchResult(model=encoder.name, searched=searched, queries=queries, by_query=tuple(map(tuple, hits)))
 
-    ConfigError if their probabilities are unknown.
-    """
-    if any(hit.probability is None for hit in hits):
-        why = (
-            "this index has none; the built-in model never gives any, other models' indexes get theirs from pe index"
-            if query.calibrated
-            else f"only the hits of a single text have one, not those of {query.name!r}"
-        )
-        raise ConfigError(f"matches cannot be told from other hits without probabilities: {why}")
-    matching = [(hit.probability or 0.0) >= MATCH for hit in hits]
-    kept = [hit for hit, matches in zip(hits, matching, strict=True) if matches]
-    return kept, [hit for hit, matches in zip(hits, matching, strict=True) if not matches]
 
-
-def no_match(dropped: Sequence[Hit]) -> str:
-    """Say in one line why none of a query's hits is shown."""
-    best = max((hit.probability or 0.0 for hit in dropped), default=0.0)
-    percent = f"{best:.0%}" if best >= 0.01 else "under 1%"
-    return f"the best hit has a probability of {percent}, and matches need {MATCH:.0%}"
+def check_score(minimum: float | None) -> None:
+    """Raise ConfigError if a minimum score is not a cosine similarity."""
+    if minimum is not None and not -1 <= minimum <= 1:
+        raise ConfigError(f"the minimum score is {minimum:g}; a cosine similarity must be from -1 to 1")
 
 
 def query_vector(query: Query, encode: Callable[[Media], Vector]) -> Vector:
@@ -236,15 +231,9 @@ class IndexGallery:
         """Return whether a hit's file is excluded from this search."""
         return hit.row is not None and self._is_excluded(hit.row.path.removeprefix(self.index.below))
 
-    def completer(self, query: Query, vector: Vector) -> Callable[[Hit], Hit]:
-        """Return a function that checks a hit's file, and adds its probability: it is called for the best hits only."""
-        calibration = read_calibration(self.index) if query.calibrated else None
-
-        def complete(hit: Hit) -> Hit:
-            probability = None if calibration is None else float(calibration.probabilities(np.array(hit.score)))
-            return replace(hit, item=_checked(hit.item), probability=probability)
-
-        return complete
+    def complete(self, hit: Hit, vector: Vector) -> Hit:
+        """Check that a hit's file exists, which is done for the best hits only."""
+        return replace(hit, item=_checked(hit.item))
 
 
 class FileGallery:
@@ -267,14 +256,10 @@ class FileGallery:
         """Return whether a hit's file is excluded; such files were not listed."""
         return False
 
-    def completer(self, query: Query, vector: Vector) -> Callable[[Hit], Hit]:
-        """Return a function that adds the time in a video."""
-
-        def complete(hit: Hit) -> Hit:
-            is_video = id(hit.item) in self._videos
-            return replace(hit, time=best_moment(self.encoder, hit.item, vector)) if is_video else hit
-
-        return complete
+    def complete(self, hit: Hit, vector: Vector) -> Hit:
+        """Add the time in a video."""
+        is_video = id(hit.item) in self._videos
+        return replace(hit, time=best_moment(self.encoder, hit.item, vector)) if is_video else hit
 
 
 def row_hit(index: Store, row: IndexRow, score: float = 1.0) -> Hit:
@@ -364,7 +349,7 @@ def find_duplicates(
     ConfigError if one is invalid.
     """
     if not 0 < threshold <= 1:
-        raise ConfigError(f"the threshold is {threshold:g}; a cosine similarity must be above 0 and at most 1")
+        raise ConfigError(f"the minimum score is {threshold:g}; a cosine similarity must be above 0 and at most 1")
     for store in stores[1:]:
         store.check(stores[0].settings, stores[0].settings["source"])
     is_excluded = excluded_names(excluded)

@@ -68,11 +68,6 @@ class Query:
         """ "text", "image" or "video" for a single term, else "query"."""
         return self.terms[0].source.kind if len(self.terms) == 1 else "query"
 
-    @property
-    def calibrated(self) -> bool:
-        """Whether hits may have probabilities: only for a single text (see `calibration`)."""
-        return self.kind == "text" and self.terms[0].weight > 0
-
     def contains(self, item: Item, row: IndexRow | None) -> bool:
         """Return whether a hit is a row, file or part of a video that is a term of the query."""
         return any(_is_same(term.source, item, row) for term in self.terms)

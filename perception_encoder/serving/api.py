@@ -1,6 +1,6 @@
-"""Serve embeddings, rankings and chats in the dialects that clients speak: OpenAI's, infinity's, Jina's and vLLM's.
+"""Serve embeddings and chats as OpenAI's API does, and rankings as clients of Cohere and Jina send them.
 
-Nothing that a client sends is used as a path or logged; addresses are fetched under `fetch.FetchLimits`.
+Nothing that a client sends is used as a path or logged.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -26,35 +25,27 @@ from perception_encoder.models.registry import demo_note
 from perception_encoder.serving.chat import ChatApi
 from perception_encoder.serving.http import ApiError, ApiMetrics, BodyReader
 from perception_encoder.serving.queues import Batcher, GenerationQueue, QueueFullError, quiet
-from perception_encoder.serving.ranking import (
-    check_classify,
-    check_rerank,
-    classify,
-    parse_classify,
-    parse_rerank,
-    rank,
-)
 from perception_encoder.serving.requests import (
     ApiConfig,
     EmbeddingRequest,
     Input,
     MediaReader,
+    RerankRequest,
     check_model,
     check_request,
+    check_rerank,
     gather_results,
     input_refused,
-    is_address,
     parse_request,
-    too_slow,
+    parse_rerank,
 )
 from perception_encoder.serving.server import HANG_UP, HOSTS, check_key, guard
-from perception_encoder.vectors import unit_rows
+from perception_encoder.vectors import best_rows, unit_rows
 
 if TYPE_CHECKING:
     from fastapi import FastAPI, Request, Response
 
 _HEADERS = {408: HANG_UP, 413: HANG_UP, 429: {"Retry-After": "1"}}
-_PREFIXES = ("/v1", "")  # infinity's clients may or may not have the first in their base URL
 
 
 def create_app(
@@ -115,7 +106,7 @@ def add_routes(
     metrics = ApiMetrics()
     metrics.waiting.labels("inputs").set_function(lambda: batcher.reserved)
     metrics.waiting.labels("conversations").set_function(lambda: chat.reserved if chat else 0)
-    reader = MediaReader(config.fetch)
+    reader = MediaReader(config)
     bodies = BodyReader(config.body_bytes, config.body_seconds, config.bodies_bytes)
 
     def route(method: str, path: str, respond: Callable[[Request], Awaitable[Response]], keyed: bool = True) -> None:
@@ -133,11 +124,15 @@ def add_routes(
             finally:
                 metrics.requests.labels(path, status).inc()
 
-        for prefix in _PREFIXES:
-            app.router.add_route(prefix + path, handle, methods=[method])
+        app.router.add_route(path, handle, methods=[method])
 
-    async def embed(request: Request, steps: Steps) -> Response:
-        parameter, parse, check, encode = steps
+    async def embed(
+        request: Request,
+        parameter: str,
+        parse: Callable[[bytearray], Any],
+        check: Callable[[Any, Encoder, ApiConfig], tuple[list[Input], list[Feature]]],
+        encode: Callable[[Any, np.ndarray, Encoder, Sequence[Input], Feature], bytes],
+    ) -> Response:
         with metrics.seconds.time():
             async with bodies.read_as(request, parse) as parsed:
                 inputs, features = check(parsed, encoder, config)
@@ -145,58 +140,39 @@ def add_routes(
                 answer = await asyncio.to_thread(encode, parsed, vectors, encoder, inputs, features[0])
         return Response(answer, media_type="application/json")
 
-    entries = partial(_model_entries, encoder, batcher, chat, config)
+    entries = [{**_model_entry(encoder.name), "dimensions": encoder.dimension}]
+    entries += [_model_entry(chat.name)] if chat else []
 
     async def models(request: Request) -> Response:
-        return JSONResponse({"object": "list", "data": entries()})
+        return JSONResponse({"object": "list", "data": entries})
 
     async def model(request: Request) -> Response:
         if chat and request.path_params["id"] in chat.names:
-            return JSONResponse(entries()[-1])
+            return JSONResponse(entries[-1])
         check_model(request.path_params["id"], encoder, config)
-        return JSONResponse(entries()[0])
+        return JSONResponse(entries[0])
 
     async def health(request: Request) -> Response:
-        return JSONResponse({"status": "ok", "unix": time.time(), "model": encoder.name, "waiting": batcher.reserved})
+        return JSONResponse({"status": "ok", "model": encoder.name, "waiting": batcher.reserved})
 
     async def show_metrics(request: Request) -> Response:
         return PlainTextResponse(metrics.text())
 
-    route("POST", "/embeddings", partial(embed, steps=_EMBEDDINGS))
-    route("POST", "/embeddings_image", partial(embed, steps=_IMAGE_EMBEDDINGS))
-    route("POST", "/rerank", partial(embed, steps=_RERANK))
-    route("POST", "/classify", partial(embed, steps=_CLASSIFY))
-    route("POST", "/chat/completions", ChatApi(chat, reader, bodies, config).respond)
-    route("GET", "/models", models)
-    route("GET", "/models/{id:path}", model)
+    embeddings = partial(embed, parameter="input", parse=parse_request, check=check_request, encode=_encode_embeddings)
+    rerank = partial(embed, parameter="documents", parse=parse_rerank, check=check_rerank, encode=_encode_ranking)
+    route("POST", "/v1/embeddings", embeddings)
+    for prefix in ("", "/v1", "/v2"):  # where clients of several servers look for it
+        route("POST", f"{prefix}/rerank", rerank)
+    route("POST", "/v1/chat/completions", ChatApi(chat, reader, bodies, config).respond)
+    route("GET", "/v1/models", models)
+    route("GET", "/v1/models/{id:path}", model)
     route("GET", "/health", health, keyed=False)
     route("GET", "/metrics", show_metrics)
 
 
-def _model_entries(
-    encoder: Encoder, batcher: Batcher, chat: GenerationQueue | None, config: ApiConfig
-) -> list[dict[str, Any]]:
-    able = {"image_embed": encoder.reads_images, "rerank": True, "classify": True, "embed": encoder.reads_texts}
-    capabilities = [name for name, is_able in able.items() if is_able]
-    entry = _model_entry(encoder.name, capabilities, batcher.reserved, config.waiting, batcher.largest)
-    entry["backend"] = encoder.runtime.name
-    chats = [_model_entry(chat.name, ["chat"], chat.reserved, chat.limit, 1)] if chat else []
-    return [{**entry, "dimensions": encoder.dimension}, *chats]
-
-
-def _model_entry(name: str, capabilities: list[str], waiting: int, limit: int, batch: int) -> dict[str, Any]:
-    """Return a model's entry in the list; `waiting`, `limit`: those of its queue; `batch`: maximum batch size."""
-    queue = {"queue_absolute": waiting, "queue_fraction": waiting / limit, "results_pending": waiting}
-    return {
-        "id": name,
-        "object": "model",
-        **({"note": note} if (note := demo_note(name)) else {}),
-        "owned_by": "infinity",  # the only owner that infinity's client takes
-        "created": 0,
-        "backend": "torch",
-        "capabilities": capabilities,
-        "stats": {**queue, "batch_size": batch},
-    }
+def _model_entry(name: str) -> dict[str, Any]:
+    note = {"note": note} if (note := demo_note(name)) else {}
+    return {"id": name, "object": "model", "created": 0, "owned_by": "perception-encoder", **note}
 
 
 def _encode_embeddings(
@@ -230,28 +206,22 @@ def _encode(answer: dict[str, Any], encoder: Encoder, inputs: Sequence[Input], f
     return json.dumps({**answer, **about, **note, "usage": usage}).encode()
 
 
-def _encode_scores(
-    score: Callable[[Any, np.ndarray, Encoder], dict[str, Any]],
-    request: Any,
+def _encode_ranking(
+    request: RerankRequest,
     vectors: Float[np.ndarray, "n D"],
     encoder: Encoder,
     inputs: Sequence[Input],
     feature: Feature,
 ) -> bytes:
-    return _encode(score(request, vectors, encoder), encoder, inputs, feature)
-
-
-Steps = tuple[
-    str,
-    Callable[[bytearray], Any],
-    Callable[[Any, Encoder, ApiConfig], tuple[list[Input], list[Feature]]],
-    Callable[[Any, np.ndarray, Encoder, Sequence[Input], Feature], bytes],
-]
-"""The field of the inputs, and functions that parse a request, check it, and return the answer for the vectors."""
-_EMBEDDINGS: Steps = ("input", parse_request, check_request, _encode_embeddings)
-_IMAGE_EMBEDDINGS: Steps = ("input", parse_request, partial(check_request, kind="image"), _encode_embeddings)
-_RERANK: Steps = ("documents", parse_rerank, check_rerank, partial(_encode_scores, rank))
-_CLASSIFY: Steps = ("input", parse_classify, check_classify, partial(_encode_scores, classify))
+    """Return the answer's JSON for the unit vectors of the query and the documents: the cosines, best first."""
+    assert request.documents is not None
+    scores, rows = best_rows(vectors[0], vectors[1:], request.top_n or len(request.documents))
+    results: list[dict[str, Any]] = []
+    for row, score in zip(rows.tolist(), scores.tolist(), strict=True):
+        document = request.documents[row]
+        shown = {"document": {"text": document} if isinstance(document, str) else document}
+        results.append({"index": row, "relevance_score": score, **(shown if request.return_documents else {})})
+    return _encode({"object": "rerank", "results": results}, encoder, inputs, feature)
 
 
 async def embed_inputs(
@@ -261,23 +231,19 @@ async def embed_inputs(
 
     One batch at a time, so that other requests get their turn in between.
     """
-    end, size = time.monotonic() + reader.limits.seconds, batcher.largest
+    end, size = reader.deadline(), batcher.largest
     vectors = []
     try:
         with batcher.reserve(len(inputs)) as hold:
             for start in range(0, len(inputs), size):
                 part, own = inputs[start : start + size], features[start : start + size]
-                left = max(0.0, end - time.monotonic()) if any(is_address(*item) for item in part) else None
-                async with asyncio.timeout(left):
-                    decoded = await gather_results(
-                        [
-                            _decode(*item, batcher, reader, end, hold, feature)
-                            for item, feature in zip(part, own, strict=True)
-                        ]
-                    )
+                decoded = await gather_results(
+                    [
+                        _decode(*item, batcher, reader, end, hold, feature)
+                        for item, feature in zip(part, own, strict=True)
+                    ]
+                )
                 vectors.append(await batcher.encode(decoded, own))
-    except TimeoutError:
-        raise too_slow(reader.limits, parameter) from None
     except QueueFullError as error:
         raise ApiError(429, f"{error}; try again later") from None
     except InputError as error:

@@ -1,11 +1,10 @@
 """OpenAI's chat API: `POST /v1/chat/completions`, answered by an assistant, whole or streamed.
 
-Requests are validated by pydantic; images and videos are those of vLLM's dialect.
+Requests are validated by pydantic; a `video_url` is a part like OpenAI's `image_url`.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
 import secrets
 import time
@@ -37,15 +36,11 @@ from perception_encoder.serving.http import (
 from perception_encoder.serving.queues import GenerationQueue, Hold, QueueFullError
 from perception_encoder.serving.requests import (
     ApiConfig,
-    ChatMessage,
     Input,
     MediaReader,
     gather_results,
     input_refused,
-    is_address,
     is_named,
-    part_input,
-    too_slow,
     unknown_model,
 )
 
@@ -62,6 +57,31 @@ ROLES: dict[str, Role] = {
 }
 """Roles in requests → roles of the model; tools' answers are shown as the user's."""
 _PARTS = "a part is a text {text}, an image_url {url} or a video_url {url}"
+
+
+@dataclass(kw_only=True)
+class MediaAddress:
+    """A data URI or an http(s) address in a message."""
+
+    url: str
+
+
+@dataclass(kw_only=True)
+class MessagePart:
+    """A part of a message."""
+
+    type: str
+    text: str = ""
+    image_url: MediaAddress | None = None
+    video_url: MediaAddress | None = None
+
+
+@dataclass(kw_only=True)
+class ChatMessage:
+    """A message of a chat."""
+
+    role: str = "user"
+    content: str | Annotated[list[MessagePart], FirstError()] | None = None
 
 
 @dataclass(kw_only=True)
@@ -195,6 +215,18 @@ def _check_messages(messages: Sequence[ChatMessage], config: ApiConfig) -> list[
     return checked
 
 
+def part_input(part: MessagePart) -> Input | None:
+    """Return the text, address or data URI of a message's part; None for a part of another type."""
+    match part:
+        case MessagePart(type="text", text=text):
+            return "text", text
+        case MessagePart(type="image_url", image_url=MediaAddress(url=url)):
+            return "image", url
+        case MessagePart(type="video_url", video_url=MediaAddress(url=url)):
+            return "video", url
+    return None
+
+
 def part_name(row: int, column: int) -> str:
     """Return the name of a part of a message in errors."""
     return f"messages[{row}].content[{column}]"
@@ -267,19 +299,15 @@ async def read_parts(
 
     `frames`: number of uniform frames of a video. ApiError names a bad part. Raises what `hold` raises.
     """
-    deadline = time.monotonic() + reader.limits.seconds
+    deadline = reader.deadline()
 
     async def read(kind: Kind, value: str, name: str) -> str | Media:
         if kind == "text":
             return value
         try:
-            left = max(0.0, deadline - time.monotonic()) if is_address(kind, value) else None
-            async with asyncio.timeout(left):
-                media, size, pixels = await reader.read(kind, value, deadline, partial(_measure, frames=frames))
+            media, size, pixels = await reader.read(kind, value, deadline, partial(_measure, frames=frames))
             hold(size, pixels)
             return media
-        except TimeoutError:
-            raise too_slow(reader.limits, name) from None
         except InputError as error:
             raise _bad_part(error, name) from None
 

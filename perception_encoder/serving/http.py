@@ -84,11 +84,8 @@ def parse_body(
         hint = "; half of a surrogate pair is not Unicode" if "hex escape" in reason else ""
         raise ApiError(400, f"the body is not JSON: {reason}{hint}")
     name = str(error["loc"][0]) if error["loc"] else ""
-    value = (
-        ""
-        if name in ("", "input", "messages", "query", "documents", "labels")
-        else f"{name} is {shortened(error['input'])}; "
-    )
+    large = ("", "input", "messages", "query", "documents")
+    value = "" if name in large else f"{name} is {shortened(error['input'])}; "
     raise ApiError(400, value + allowed[name], name or None)
 
 
@@ -175,13 +172,13 @@ async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
 
 
 async def pieces_from(
-    thread: ThreadPoolExecutor, work: Callable[[], Generator[T, None, None]], waiting: tuple[T, float] | None = None
+    thread: ThreadPoolExecutor, work: Callable[[], Generator[T, None, None]]
 ) -> AsyncGenerator[T, None]:
     """Yield what `work()` yields in a thread; closing this iterator or cancelling its task stops `work` after a piece.
 
-    `waiting`: a piece and how often to yield it, in seconds, until the work begins. Raises what the work raises.
+    Raises what the work raises.
     """
-    loop, begun, gone = asyncio.get_running_loop(), threading.Event(), threading.Event()
+    loop, gone = asyncio.get_running_loop(), threading.Event()
     pieces: asyncio.Queue[tuple[T] | Exception | None] = asyncio.Queue()
 
     def send(piece: tuple[T] | Exception | None) -> None:
@@ -189,7 +186,6 @@ async def pieces_from(
             loop.call_soon_threadsafe(pieces.put_nowait, piece)
 
     def run() -> None:
-        begun.set()
         try:
             with closing(work()) as source:
                 for piece in source:
@@ -204,12 +200,7 @@ async def pieces_from(
     submitted = thread.submit(run)
     try:
         while True:
-            try:
-                piece = await asyncio.wait_for(pieces.get(), waiting[1] if waiting and not begun.is_set() else None)
-            except TimeoutError:
-                if waiting and not begun.is_set():
-                    yield waiting[0]
-                continue
+            piece = await pieces.get()
             if piece is None:
                 return
             if isinstance(piece, Exception):

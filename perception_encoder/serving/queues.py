@@ -190,7 +190,7 @@ class GenerationQueue:
         limit: int = 16,
         media_bytes: int = 256 << 20,
     ) -> None:
-        self.name, self.names, self.limit, self.reserved = name, (name, source or name), limit, 0
+        self.name, self.names, self._limit, self.reserved = name, (name, source or name), limit, 0
         self._load, self._media_bytes, self._held = load, media_bytes, 0
         self._model: Assistant | None = None
         self._thread = ThreadPoolExecutor(1, "language")
@@ -198,8 +198,8 @@ class GenerationQueue:
     @contextmanager
     def reserve(self) -> Iterator[Hold]:
         """Reserve space for a conversation until the block ends; raises QueueFullError."""
-        if self.reserved >= self.limit:
-            raise QueueFullError(f"{self.reserved} conversations are waiting; the limit is {self.limit}")
+        if self.reserved >= self._limit:
+            raise QueueFullError(f"{self.reserved} conversations are waiting; the limit is {self._limit}")
         held, shown = 0, 0
 
         def hold(size: int, pixels: int) -> None:

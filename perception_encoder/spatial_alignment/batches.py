@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -168,22 +169,23 @@ def fill_cache(
 ) -> TeacherCache:
     """Cache the masks of all copies of images, or resume.
 
-    Unusable images are skipped and logged. Raises ConfigError for a cache with other settings, or without copies.
+    Unusable images are skipped and logged. Raises OutputError for a cache with other settings and ConfigError without
+    copies.
     """
     if not config.copies or augmented.teacher is None or isinstance(augmented.teacher, TeacherCache):
         raise ConfigError("to cache masks, set copies to the number of augmentations per image, and masks to a teacher")
     settings = {"teacher": augmented.teacher.identity, **cache_settings(config, augmented)}
-    cache = TeacherCache(path, settings, create=True)
-    for image in track(images, "caching masks", len(images)):
-        try:
-            digest = bytes_digest(image.read())
-            for copy in range(config.copies):
-                if (digest, copy) not in cache:
-                    _, tokens = augmented.make(image, copy)
-                    assert tokens is not None
-                    cache.put(digest, copy, tokens)
-        except InputError as error:
-            logger.warning("skipped %s", error)
+    with closing(TeacherCache(path, settings, create=True)) as cache:
+        for image in track(images, "caching masks", len(images)):
+            try:
+                digest = bytes_digest(image.read())
+                for copy in range(config.copies):
+                    if (digest, copy) not in cache:
+                        _, tokens = augmented.make(image, copy)
+                        assert tokens is not None
+                        cache.put(digest, copy, tokens)
+            except InputError as error:
+                logger.warning("skipped %s", error)
     return cache
 
 

@@ -9,11 +9,7 @@ The paper interpolates mask logits to the student's grid; here they are averaged
 
 from __future__ import annotations
 
-import json
-import sqlite3
-import zlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,10 +20,10 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from perception_encoder.errors import ConfigError, DataError, InputError, WeightsUnavailableError, needs_extra, one_line
-from perception_encoder.files import refuse_database_links, writing
+from perception_encoder.errors import DataError, InputError, WeightsUnavailableError, needs_extra, one_line
 from perception_encoder.models.checkpoints.weights import state_hash
 from perception_encoder.models.missing_weights import check_none_missing
+from perception_encoder.store import SETTINGS, Store
 
 SCENES = "scenes"
 POINTS = 32
@@ -111,87 +107,59 @@ def grid_points(points: int, size: int) -> Float[Tensor, "P 2"]:
     return torch.stack([columns, rows], dim=-1).flatten(0, 1)
 
 
-LEVEL = 1
-"""zlib level: higher levels are slower and save little."""
 FORMAT = 2
 """Increase when images are identified in another way."""
-SUFFIX = ".sqlite"
+_REMEDY = "delete it and run `pe data masks` again"
 
 
 class TeacherCache:
-    """Tokens (N, P) by the digest of an image's content and the number of its copy."""
+    """Tokens (N, P) by the digest of an image's content and the number of its copy, in half precision."""
 
     def __init__(self, path: Path, settings: Mapping[str, Any], create: bool = False) -> None:
-        """Open a file; with `create`, make it if it is missing.
+        """Open a store; with `create`, make it if it is missing.
 
-        Raises DataError for a missing or damaged file, ConfigError for one that differs in one of the `settings`.
+        Raises DataError for a missing or damaged one, OutputError for one that differs in one of the `settings`.
         """
-        if not create and not path.is_file():
-            raise DataError(f"{path} does not exist; `pe data masks` makes it")
-        self.path, expected = path, json.loads(json.dumps(settings))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        refuse_database_links(path)
-        with self._checked():
-            self._file = sqlite3.connect(path, check_same_thread=False)
-            self._file.execute("CREATE TABLE IF NOT EXISTS settings (json TEXT)")
-            self._file.execute(
-                "CREATE TABLE IF NOT EXISTS tokens (image TEXT, copy INTEGER, rows INTEGER, content BLOB, "
-                "PRIMARY KEY (image, copy))"
-            )
-            row = self._file.execute("SELECT json FROM settings").fetchone()
-            if row is None and create:
-                self._file.execute("INSERT INTO settings VALUES (?)", (json.dumps(settings),))
-                self._file.commit()
-            self.settings: dict[str, Any] = expected if row is None else dict(json.loads(row[0]))
-        for name, value in expected.items():
-            if self.settings.get(name) != value:
-                raise ConfigError(
-                    f"{path} was made with {name} {self.settings.get(name)!r}, but this run has {value!r}; "
-                    "change the setting, or make another cache"
-                )
+        self._store = Store(path, settings, remedy=_REMEDY, writable=create)
+        self._tokens = self._store.arrays("masks", compressed=True)
 
     @property
     def identity(self) -> str:
         """Return the identity of the teacher whose masks these are."""
-        return str(self.settings.get("teacher", ""))
+        return str(self._store.settings.get("teacher", ""))
 
-    @contextmanager
-    def _checked(self) -> Iterator[None]:
-        """Turn errors from a damaged file into a DataError."""
-        try:
-            yield
-        except (sqlite3.Error, ValueError, TypeError, RecursionError) as error:
-            reason = f"is not a cache of masks, or is damaged ({one_line(error)})"
-            raise DataError(f"{self.path} {reason}; delete it and run `pe data masks` again") from None
+    def close(self) -> None:
+        """Let another process write; masks can still be read."""
+        self._store.close()
 
     def __len__(self) -> int:
-        with self._checked():
-            return int(self._file.execute("SELECT COUNT(*) FROM tokens").fetchone()[0])
+        return len(self._tokens)
 
     def __contains__(self, key: tuple[str, int]) -> bool:
-        with self._checked():
-            return self._file.execute("SELECT 1 FROM tokens WHERE image = ? AND copy = ?", key).fetchone() is not None
+        return _key(*key) in self._tokens
 
     def get(self, digest: str, copy: int, count: int, name: str) -> Float[Tensor, "N P"]:
         """Return the `count` tokens of an image's copy; InputError with `name` if they are missing or damaged."""
+        path = self._store.path
         try:
-            row = self._file.execute(
-                "SELECT rows, content FROM tokens WHERE image = ? AND copy = ?", (digest, copy)
-            ).fetchone()
-            if row is None:
-                raise InputError(name, f"has no masks in {self.path}; run `pe data masks` to the end")
-            values = np.frombuffer(zlib.decompress(row[1]), np.float16).reshape(row[0], -1)
-            if len(values) != count or not values.size:
-                raise ValueError(f"they have {values.shape[0]}x{values.shape[1]} values, not {count} tokens")
-            return torch.from_numpy(values.astype(np.float32))
-        except (sqlite3.Error, zlib.error, ValueError, TypeError) as error:
-            reason = f"its masks in {self.path} are damaged ({one_line(error)})"
-            raise InputError(name, f"{reason}; delete that file and run `pe data masks` again") from None
+            tokens = self._tokens.get(_key(digest, copy))
+        except DataError as error:
+            raise InputError(name, f"its masks are damaged: {error}") from None
+        if tokens is None:
+            raise InputError(name, f"has no masks in {path}; run `pe data masks` to the end")
+        if len(tokens) != count or not tokens.size:
+            raise InputError(name, f"its masks in {path} have {len(tokens)} tokens, not {count}; {_REMEDY}")
+        return torch.from_numpy(tokens.astype(np.float32))
 
     def put(self, digest: str, copy: int, tokens: Float[Tensor, "N P"]) -> None:
-        """Write tokens atomically, in half precision; OutputError if that fails."""
-        content = zlib.compress(tokens.to(torch.float16).contiguous().numpy().tobytes(), LEVEL)
-        with writing(self.path, "if it is damaged, delete it", also=(sqlite3.Error,)), self._file:
-            self._file.execute(
-                "INSERT OR REPLACE INTO tokens VALUES (?, ?, ?, ?)", (digest, copy, len(tokens), content)
-            )
+        """Write tokens; OutputError if that fails."""
+        self._tokens.put(_key(digest, copy), tokens.to(torch.float16).numpy())
+
+
+def _key(digest: str, copy: int) -> str:
+    return f"{digest}-{copy}"
+
+
+def is_cache(path: str) -> bool:
+    """Return whether a path is a store of masks, not a model's."""
+    return (Path(path) / SETTINGS).is_file()

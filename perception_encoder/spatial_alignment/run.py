@@ -25,7 +25,7 @@ from perception_encoder.spatial_alignment.batches import (
 )
 from perception_encoder.spatial_alignment.config import SpatialConfig
 from perception_encoder.spatial_alignment.images import open_images
-from perception_encoder.spatial_alignment.mask_teachers import SCENES, SUFFIX, Sam, TeacherCache
+from perception_encoder.spatial_alignment.mask_teachers import SCENES, Sam, TeacherCache, is_cache
 from perception_encoder.spatial_alignment.task import SpatialAlignmentTask, Student
 from perception_encoder.spatial_alignment.validation import SpatialValidation
 from perception_encoder.training.distributed import own_device, this_rank
@@ -146,9 +146,9 @@ class SpatialTrainee:
         made = AugmentedImages(self.image_size, self.patch_size, config.augmentation, seed=config.seed)
         if config.masks in (None, SCENES):
             return made
-        cached = config.masks.endswith(SUFFIX)
-        settings = cache_settings(config, made)
-        teacher = TeacherCache(Path(config.masks), settings) if cached else Sam.load(config.masks, device)
+        if is_cache(config.masks):
+            return dataclasses.replace(made, teacher=TeacherCache(Path(config.masks), cache_settings(config, made)))
+        teacher = Sam.load(config.masks, device)
         return dataclasses.replace(made, teacher=teacher)
 
     def write(self, path: Path) -> None:

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from perception_encoder import __version__
+from perception_encoder._version import __version__
 from perception_encoder.errors import DataError, EndpointError, OutputError
 from perception_encoder.files import holding, write_json
 from perception_encoder.formats.entries import quoted, read_json

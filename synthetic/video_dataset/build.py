@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from perception_encoder import __version__
+from perception_encoder._version import __version__
 from perception_encoder.datasets.pe_video import read_videos_of
 from perception_encoder.errors import ConfigError
 from perception_encoder.evaluation.statistics.scores import ItemScores, estimate

@@ -55,8 +55,8 @@ def test_a_size_and_layers_that_are_given(
     report = json.loads((tmp_path / "out" / "layers.json").read_text(encoding="utf-8"))
     assert {model["final norm"] for model in report["models"]} == {"last layer"}
     assert list(report["curves"][0]["layers"]) == ["3", "11"] and report["notes"] == []
-    cached = [json.loads(path.read_text()) for path in (tmp_path / "out" / "features").glob("*/progress.json")]
-    assert {tuple(progress["grid"]) for progress in cached} == {(3, 4)}
+    chunks = [path.read_text().splitlines() for path in (tmp_path / "out" / "features").glob("*/chunks.jsonl")]
+    assert {tuple(json.loads(line)["grid"]) for lines in chunks for line in lines} == {(3, 4)}
 
 
 def test_an_empty_list_of_baselines_adds_no_model(checkpoint: Path, photos: Path, tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ import pytest
 
 from perception_encoder.cli.search import COLUMNS
 from perception_encoder.inference.encoder import Encoder
-from perception_encoder.search.storage.store import STORE, Store
 from tests.clips import clip
 from tests.search.indexes import assert_same_ranking
 
@@ -77,7 +76,7 @@ def test_a_contact_sheet_has_a_row_for_each_query(
         (("a cat", "*.jpg"), "error: *.jpg: matches no file"),
         (("--near-duplicates", "gone"), "error: gone: no such file or directory"),
         (("--top", "0", "a cat", "."), "--top"),
-        (("--json", "--paths-only", "a cat", "."), "cannot be combined with --paths-only or --print0"),
+        (("--json", "--print0", "a cat", "."), "cannot be combined with --print0"),
     ],
 )
 def test_usage_errors(run_pe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments, message: str) -> None:
@@ -163,30 +162,6 @@ def test_clip_retrieval_s_own_directories_are_searched(
     assert run.status == 2 and "12 vectors, but 20 rows of metadata" in run.stderr
 
 
-@pytest.mark.parametrize(("midpoint", "percent"), [(9, 0), (-9, 100)])
-def test_an_index_gives_probabilities_and_no_verdict(
-    run_pe, checkpoint: Path, image_files: list[Path], tmp_path: Path, midpoint: float, percent: int
-) -> None:
-    directory, page = image_files[0].parent, tmp_path / "hits.html"
-    assert run_pe("index", directory, "--model", checkpoint).status == 0
-    curve = {
-        "weight_hash": Store.open(directory).settings["weight_hash"],
-        "slope": 10,
-        "midpoint": midpoint,
-        "contents": [],
-    }
-    (directory / STORE / "calibration.json").write_text(json.dumps(curve))
-    (query,) = json.loads(run_pe("search", "a red mug", directory, "--json").stdout)["queries"]
-    assert query.keys() == {"text", "hits"} and len(query["hits"]) == 10
-    assert {round(100 * hit["probability"]) for hit in query["hits"]} == {percent}
-    run = run_pe("search", "a red mug", directory, "--html", page)
-    assert "matches" not in run.stdout + run.stderr + page.read_text(encoding="utf-8")
-    assert "probability" in run.stdout and f"{percent}%" in run.stdout
-    assert f"{percent}% · " in page.read_text(encoding="utf-8")
-    (query,) = json.loads(run_pe("search", "a red mug", "+", "a dog", directory, "--json").stdout)["queries"]
-    assert {hit["probability"] for hit in query["hits"]} == {None}
-
-
 @pytest.fixture
 def directory(image_files: list[Path]) -> Path:
     """A directory of images and a video, whose name is longer than a line of the terminal."""
@@ -222,19 +197,19 @@ def test_a_terminal_gets_a_heading_and_the_columns_with_values(
     assert run.stdout.splitlines()[1].split() == ["rank", "score", "path", "time"]
 
 
-@pytest.mark.parametrize(("option", "end"), [("--paths-only", "\n"), ("--print0", "\0"), ("-0", "\0")])
-def test_paths_only(run_pe, checkpoint: Path, directory: Path, option: str, end: str) -> None:
+@pytest.mark.parametrize("option", ["--print0", "-0"])
+def test_paths_only(run_pe, checkpoint: Path, directory: Path, option: str) -> None:
     hits = run_pe("search", "a cat", directory, "-m", checkpoint).stdout.splitlines()[1:]
     run = run_pe("search", "a cat", directory, "-m", checkpoint, option)
     assert run.status == 0
-    assert run.stdout == "".join(row.split("\t")[3] + end for row in hits)
+    assert run.stdout == "".join(row.split("\t")[COLUMNS.index("path")] + "\0" for row in hits)
 
 
 def test_paths_of_near_duplicates_and_the_status_of_skipped_inputs(run_pe, checkpoint: Path, directory: Path) -> None:
     (directory / "copy.jpg").write_bytes((directory / "01.jpg").read_bytes())
     (directory / "empty.jpg").touch()
-    run = run_pe("search", "a cat", directory, "-m", checkpoint, "--paths-only", "--strict")
-    assert run.status == 1 and "empty.jpg: is empty" in run.stderr and len(run.stdout.splitlines()) == 6
+    run = run_pe("search", "a cat", directory, "-m", checkpoint, "-0", "--strict")
+    assert run.status == 1 and "empty.jpg: is empty" in run.stderr and run.stdout.count("\0") == 6
     assert run_pe("index", directory, "-m", checkpoint).status == 0
-    run = run_pe("search", "--near-duplicates", directory, "--paths-only", "--where", "kind = 'image'")
-    assert {str(directory / "copy.jpg"), str(directory / "01.jpg")} <= set(run.stdout.splitlines())
+    run = run_pe("search", "--near-duplicates", directory, "-0", "--where", "kind = 'image'")
+    assert {str(directory / "copy.jpg"), str(directory / "01.jpg")} <= set(run.stdout.split("\0"))

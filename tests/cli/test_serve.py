@@ -16,7 +16,6 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from tests.search.web.heads import write_depth_head
 from tests.serving.generators import EchoGenerator
 
 PE = [sys.executable, "-c", "from perception_encoder.cli.main import main; main()"]
@@ -171,32 +170,11 @@ def test_one_language_model_serves_the_page_and_the_api_and_is_loaded_late(
     assert names == [str(run)]
 
 
-def test_a_depth_head_is_checked_at_the_start_and_shown(
-    run_pe, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    apps: list[FastAPI] = []
-    monkeypatch.setattr("perception_encoder.serving.server.run_server", lambda app, listener: apps.append(app))
-    head = write_depth_head(tmp_path / "head.safetensors", checkpoint)
-    arguments = ("serve", tmp_path, "--model", checkpoint, "--port", "0", "--depth-head")
-    assert run_pe(*arguments, head).status == 0
-    with TestClient(apps[0], base_url="http://localhost") as client:
-        assert "Boundary between image and depth" in client.get("/").text
-    classes = write_depth_head(tmp_path / "classes.safetensors", checkpoint, task="segmentation")
-    for path, message in (
-        (classes, "is a head for segmentation, not for depth"),
-        (checkpoint, "is not a head file"),
-    ):
-        run = run_pe(*arguments, path)
-        assert run.status == 2 and message in " ".join(run.stderr.split())
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("--api", "--ask-model", "builtin-lang"), "--ask-model needs a directory"),
         (("--api", "--features-model", "builtin"), "--features-model needs a directory"),
-        (("--api", "--depth-head", "head.safetensors"), "--depth-head needs a directory"),
-        ((".", "--depth-head", "no-such-head.safetensors"), "no-such-head.safetensors: no such file"),
         ((".", "--features-model", "no-such-model"), "no-such-model"),
         ((".", "--chat-model", "builtin-lang"), "--chat-model needs --api"),
         (("--api", "--chat-model", "llava"), "no language model is called 'llava'; give builtin-lang, a file"),

@@ -150,8 +150,8 @@ def test_a_lost_array_of_an_unfinished_set_is_an_error_and_not_zeros(tmp_path: P
     cache = FeatureCache(directory=tmp_path, chunk=4)
     with pytest.raises(StopError):
         cache.encode_layers(ToyEncoder(before=stop), greys(11), LAYERS)
-    (tmp_path / cache.key(ToyEncoder(), greys(11), LAYERS) / "layer_02.npy").unlink()
-    with pytest.raises(DataError, match=r"layer_02\.npy is missing or damaged"):
+    (tmp_path / cache.key(ToyEncoder(), greys(11), LAYERS) / "layer_02.float16").unlink()
+    with pytest.raises(DataError, match=r"layer_02\.float16 is damaged"):
         cache.encode_layers(ToyEncoder(), greys(11), LAYERS)
 
 
@@ -162,11 +162,11 @@ def test_a_full_disk_and_damaged_files_are_errors(tmp_path: Path, monkeypatch: p
         with pytest.raises(OutputError, match="GB for features and the disk has"):
             cache.encode_layers(ToyEncoder(), greys(3), LAYERS)
     stored = cache.encode_layers(ToyEncoder(), greys(3), LAYERS)
-    (tmp_path / stored.key / "layer_02.npy").write_bytes(b"cut")
-    with pytest.raises(DataError, match=r"layer_02\.npy is missing or damaged"):
+    (tmp_path / stored.key / "layer_02.float16").write_bytes(b"cut")
+    with pytest.raises(DataError, match=r"layer_02\.float16 is damaged"):
         cache.encode_layers(ToyEncoder(), greys(3), LAYERS)
-    (tmp_path / stored.key / "progress.json").write_text("{")
-    with pytest.raises(DataError, match=r"progress\.json is damaged"):
+    (tmp_path / stored.key / "chunks.jsonl").write_text("{}\n")
+    with pytest.raises(DataError, match=r"chunks\.jsonl:1 is damaged"):
         cache.encode_layers(ToyEncoder(), greys(3), LAYERS)
 
 

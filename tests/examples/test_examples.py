@@ -9,9 +9,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+import perception_encoder as pe
 from tests.clips import clip
 from tests.conftest import ROOT
 from tests.drawings import TEXTS, write_drawing
@@ -74,6 +76,27 @@ def test_zero_shot_classify(images: dict[str, Path]) -> None:
     printed = run("zero_shot_classify.py", *images.values(), "--labels", *TEXTS.values())
     guesses = re.findall(r"(\w+)\.png: (.+) \(\d+%\)", printed)
     assert dict(guesses) == TEXTS
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # FiftyOne's
+@pytest.mark.skipif("FIFTYONE_DATABASE_URI" not in os.environ, reason="needs FiftyOne and a MongoDB")
+def test_open_in_fiftyone(images: dict[str, Path], tmp_path: Path) -> None:
+    fiftyone, directory = pytest.importorskip("fiftyone"), images["apple"].parent
+    (directory / "clip.mp4").write_bytes(clip(200, rate=10))
+    index = pe.open_index(directory, "builtin")
+    index.update()
+    printed = run("open_in_fiftyone.py", directory, "--name", "pe-test", "--overwrite")
+    counts = dict(re.findall(r"^(\S+): (\d+) samples$", printed, re.MULTILINE))
+    index.export_vectors(tmp_path / "vectors.parquet")
+    rows = {(row["path"], row["start"]): row for row in pq.read_table(tmp_path / "vectors.parquet").to_pylist()}
+    for name in ("pe-test", "pe-test-moments"):
+        dataset = fiftyone.load_dataset(name)
+        assert len(dataset) == int(counts[name]) and dataset.persistent
+        for sample in dataset:
+            start = sample.start if sample.has_field("start") else None
+            np.testing.assert_array_equal(sample.embedding, np.array(rows.pop((sample.filepath, start))["vector"]))
+        fiftyone.delete_dataset(name)
+    assert not rows
 
 
 def test_probe_a_layer(classes: Path) -> None:

@@ -11,13 +11,13 @@ from PIL import Image
 
 from perception_encoder.data.conversations import open_conversations
 from perception_encoder.errors import ConfigError, DataError, InputError, WeightsUnavailableError
-from perception_encoder.language_alignment.batches import FeatureFile
 from perception_encoder.language_alignment.config import LanguageConfig
 from perception_encoder.language_alignment.load import WEIGHTS, load_language_model
 from perception_encoder.language_alignment.run import Examples, LanguageTrainee, align_language
 from perception_encoder.language_alignment.text.adapters import DecoderLoRA
 from perception_encoder.language_alignment.weights import load_vision, read_tower, read_trained
 from perception_encoder.preprocess.conversation import Sampling, ask
+from perception_encoder.store import Store
 from perception_encoder.training.checkpoint import BEST
 from perception_encoder.training.optimizer import OptimizerConfig
 from perception_encoder.training.task import ValidationConfig
@@ -83,7 +83,7 @@ def test_the_projector_alone_learns_and_its_features_are_cached(tmp_path: Path, 
     losses = [row["next_token"] for row in rows_of(tmp_path / "run") if "next_token" in row]
     assert losses[-1] < 0.8 * losses[0]
     assert {name.split(".")[0] for name in weights_of(path)} == {"projector"}
-    (index,) = (tmp_path / "run" / "features").glob("*.jsonl")
+    (index,) = (tmp_path / "run" / "features").glob("*/features.jsonl")
     assert len(index.read_text().splitlines()) == 40, "each image is encoded once"
 
 
@@ -108,7 +108,7 @@ def write_sample(directory: Path, name: str, image: Image.Image) -> Path:
 def test_sources_with_equal_ids_and_file_names_keep_their_own_features(tmp_path: Path, decoder: str) -> None:
     run_config = config(decoder)
     trainee = LanguageTrainee(run_config)
-    cached = Examples(run_config, trainee, FeatureFile(tmp_path / "features", 4, trainee.model.vision.config.width))
+    cached = Examples(run_config, trainee, Store(tmp_path / "features", {}).arrays())
     samples = [
         open_conversations(write_sample(tmp_path / colour, "0.png", Image.new("RGB", (40, 40), COLOURS[colour])))[0]
         for colour in ("red", "green")

@@ -21,7 +21,7 @@ from perception_encoder.errors import (
 )
 from perception_encoder.preprocess import video_file
 from perception_encoder.preprocess.video import read_frames, sample_frames
-from perception_encoder.preprocess.video_file import FrameImages, write_video, write_video_to
+from perception_encoder.preprocess.video_file import FrameImages, write_video
 from tests.clips import clip
 
 
@@ -114,16 +114,6 @@ def test_frames_come_back(tmp_path: Path) -> None:
     assert video.images[0].size == (64, 48)
     assert [np.asarray(image).mean().round() for image in video.images] == pytest.approx([0, 100, 200, 250], abs=4)
     assert [frame.time for frame in sample_frames(path, every=0)] == pytest.approx([0, 0.08, 0.16, 0.24], abs=1e-3)
-
-
-def test_a_video_in_memory_has_the_same_frames() -> None:
-    stream = io.BytesIO()
-    with write_video_to(stream, (64, 48), 10) as add:
-        for level in (0, 100, 200):
-            add(Image.new("RGB", (64, 48), (level, level, level)))
-    frames = list(sample_frames(stream.getvalue(), every=0))
-    assert [np.asarray(frame.image).mean().round() for frame in frames] == pytest.approx([0, 100, 200], abs=4)
-    assert [frame.time for frame in frames] == pytest.approx([0, 0.1, 0.2], abs=1e-3)
 
 
 def test_nothing_is_left_of_a_video_that_cannot_be_written(tmp_path: Path) -> None:

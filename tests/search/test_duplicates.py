@@ -27,10 +27,10 @@ def photo(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> Image.Image:
     return Image.new("RGB", (64, 64), (80, 80, 80))
 
 
-def spare(directory: Path, encoder: Encoder, threshold: float = 0.97) -> set[str]:
+def spare(directory: Path, encoder: Encoder, min_score: float = 0.97) -> set[str]:
     index = pe.open_index(directory, encoder)
     index.update()
-    groups = index.near_duplicates(threshold=threshold, all_but_one=True)
+    groups = index.near_duplicates(min_score=min_score, all_but_one=True)
     return {hit.path.removeprefix(f"{directory}/") for group in groups for hit in group}
 
 
@@ -58,9 +58,9 @@ def test_only_images_similar_to_the_kept_one_are_listed(photo: Image.Image, enco
         Image.new("RGB", (64, 64), (80 + 51 * step,) * 3 if step < 4 else (29,) * 3).save(tmp_path / f"{step}.png")
     index = pe.open_index(tmp_path, encoder)
     index.update()
-    (group,) = index.near_duplicates(threshold=0.97)
+    (group,) = index.near_duplicates(min_score=0.97)
     assert len(group) == 5
-    ((one, other),) = index.near_duplicates(threshold=0.97, all_but_one=True)
+    ((one, other),) = index.near_duplicates(min_score=0.97, all_but_one=True)
     assert {one.file, other.file} == {tmp_path / "1.png", tmp_path / "4.png"}
     assert one.score == pytest.approx(np.cos(0.2), abs=1e-4) and other.score == pytest.approx(np.cos(0.2), abs=1e-4)
 

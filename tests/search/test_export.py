@@ -1,15 +1,13 @@
-"""An index for other programs: its vectors as `pe embed` writes them, and FiftyOne datasets."""
+"""An index for other programs: its vectors as `pe embed` writes them."""
 
 from __future__ import annotations
 
-import os
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from perception_encoder.errors import MissingExtraError, OutputError
+from perception_encoder.errors import OutputError
 from perception_encoder.inference.collection import read_collection
 from perception_encoder.search.index import Index, open_index
 from perception_encoder.search.storage.store import Store
@@ -54,29 +52,3 @@ def test_an_empty_index_is_not_written(checkpoint: Path, tmp_path: Path) -> None
 def test_the_command_says_what_it_wrote(run_pe, index: Index, pictures: list[Path], tmp_path: Path) -> None:
     run = run_pe("export", "vectors", pictures[0].parent, tmp_path / "v.parquet")
     assert run.status == 0 and f"{len(index)} embeddings in" in run.stdout
-
-
-def test_without_fiftyone_it_is_named(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "fiftyone", None)
-    with pytest.raises(MissingExtraError, match=r"\[fiftyone\]"):
-        index.to_fiftyone("photos")
-
-
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # FiftyOne's
-@pytest.mark.skipif("FIFTYONE_DATABASE_URI" not in os.environ, reason="needs FiftyOne and a MongoDB")
-def test_fiftyone_has_the_images_and_the_moments(index: Index, pictures: list[Path]) -> None:
-    fiftyone = pytest.importorskip("fiftyone")
-    rows = {row.id: row for row in Store.open(pictures[0].parent).rows()}
-    counts = index.to_fiftyone("pe-test", overwrite=True)
-    with pytest.raises(OutputError, match="has a dataset pe-test"):
-        index.to_fiftyone("pe-test")
-    assert sum(counts.values()) == len(rows)
-    for name, count in counts.items():
-        dataset = fiftyone.load_dataset(name)
-        assert len(dataset) == count and dataset.persistent
-        for sample in dataset:
-            row = rows.pop(sample.pe_id)
-            np.testing.assert_array_equal(sample.embedding, row.vector)
-            assert sample.filepath == str(pictures[0].parent / row.path)
-        fiftyone.delete_dataset(name)
-    assert not rows

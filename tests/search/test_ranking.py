@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -117,8 +116,8 @@ class Listed:
         self.requested.append(top)
         return self.hits[:top]
 
-    def completer(self, query: Query, vector: np.ndarray) -> Callable[[Hit], Hit]:
-        return lambda hit: hit
+    def complete(self, hit: Hit, vector: np.ndarray) -> Hit:
+        return hit
 
 
 class Own(Query):

@@ -75,7 +75,6 @@ def test_words_and_the_page_s_line_of_them_are_the_same_query(words: list[str], 
     assert parts(parse_words([" ".join(words)])) == parts(as_queries(" ".join(words))[0]) == parts(query)
     assert query.name == as_queries(" ".join(words))[0].name == " ".join(words)
     assert query.kind == line.kind == ("text" if len(terms) == 1 else "query")
-    assert query.calibrated == line.calibrated == (len(terms) == 1 and terms[0][0] > 0)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The embedding server: both dialects, errors, and the clients of openai, LangChain and infinity."""
+"""The embedding server: inputs, errors, and the clients of openai and LangChain."""
 
 from __future__ import annotations
 
@@ -6,22 +6,12 @@ import base64
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import httpx
-import infinity_client
 import numpy as np
 import openai
 import pytest
 import tiktoken
 import torch
 from fastapi.testclient import TestClient
-from infinity_client.api.default import embeddings, embeddings_image, health, models
-from infinity_client.models import (
-    ImageEmbeddingInput,
-    OpenAIEmbeddingInputImage,
-    OpenAIEmbeddingInputImageModality,
-    OpenAIEmbeddingInputText,
-)
-from infinity_client.vision_client import InfinityVisionAPI
 from langchain_openai import OpenAIEmbeddings
 from PIL import Image
 
@@ -51,28 +41,21 @@ def test_texts(client: TestClient, encoder: Encoder) -> None:
     np.testing.assert_allclose(decoded, encoder.encode_texts("a red mug"), atol=1e-5)
 
 
-def test_images_and_videos_in_both_dialects(client: TestClient, encoder: Encoder, draw: Draw, tmp_path: Path) -> None:
+def test_images_videos_and_texts(client: TestClient, encoder: Encoder, draw: Draw, tmp_path: Path) -> None:
     image, video = draw(3), tmp_path / "clip.mp4"
     video.write_bytes(clip(60))
     film = "data:video/mp4;base64," + base64.b64encode(video.read_bytes()).decode()
-    expected = encoder.encode_images([image]), encoder.encode_videos([video])
-    params = [
-        ({"input": [data_uri(image)], "modality": "image"}, expected[0]),
-        ({"messages": [_user({"type": "image_url", "image_url": {"url": data_uri(image)}})]}, expected[0]),
-        ({"input": film, "modality": "video"}, expected[1]),
-        ({"messages": [_user({"type": "video_url", "video_url": {"url": film}})]}, expected[1]),
-        ({"messages": [{"role": "user", "content": "a cat"}]}, encoder.encode_texts(["a cat"])),
-        ({"messages": [{"role": "system", "content": "x"}, _user({"type": "text", "text": "a cat"})]}, None),
-    ]
-    for body, wanted in params:
-        response = client.post("/v1/embeddings", json={"model": "builtin", **body})
+    expected = encoder.encode_images([image]), encoder.encode_videos([video]), encoder.encode_texts(["a cat"])
+    for given, wanted in (
+        ([{"image": data_uri(image)}], expected[0]),
+        ({"image": f" {data_uri(image)}\n"}, expected[0]),
+        ({"video": film}, expected[1]),
+        ({"text": "a cat"}, expected[2]),
+        (["a cat", {"image": data_uri(image)}], np.concatenate([expected[2], expected[0]])),
+    ):
+        response = client.post("/v1/embeddings", json={"model": "builtin", "input": given})
         assert response.status_code == 200, response.text
-        wanted = encoder.encode_texts(["a cat"]) if wanted is None else wanted
         np.testing.assert_allclose(vectors_of(response.json()), wanted, atol=1e-4)
-
-
-def _user(part: dict) -> dict:
-    return {"role": "user", "content": [part]}
 
 
 def test_fewer_dimensions_are_unit_length(client: TestClient, encoder: Encoder) -> None:
@@ -92,14 +75,14 @@ def test_layers_and_pooling(client: TestClient, encoder: Encoder, draw: Draw, tm
         ({"pool": "attn"}, {"layer": encoder.depth - 1, "pool": "attn"}),
     ):
         for given, expected in (
-            ({"input": data_uri(image), "modality": "image"}, encoder.encode_images([image], **chosen)),
-            ({"messages": [_user({"type": "video_url", "video_url": film})]}, encoder.encode_videos([video], **chosen)),
+            ({"input": {"image": data_uri(image)}}, encoder.encode_images([image], **chosen)),
+            ({"input": {"video": film}}, encoder.encode_videos([video], **chosen)),
         ):
             answer = client.post("/v1/embeddings", json={**given, **chosen}).json()
             np.testing.assert_allclose(vectors_of(answer), expected, atol=1e-4)
             assert {name: answer[name] for name in used} == used
-    body = {"input": [data_uri(image)] * 2, "layer": 0, "dimensions": 8, "encoding_format": "base64"}
-    row = client.post("/v1/embeddings_image", json=body).json()["data"][1]
+    body = {"input": [{"image": data_uri(image)}] * 2, "layer": 0, "dimensions": 8, "encoding_format": "base64"}
+    row = client.post("/v1/embeddings", json=body).json()["data"][1]
     assert np.linalg.norm(np.frombuffer(base64.b64decode(row["embedding"]), "<f4")) == pytest.approx(1, abs=1e-5)
     assert client.post("/v1/embeddings", json={"input": "a cat", "layer": -1}).status_code == 200
     assert "layer" not in client.post("/v1/embeddings", json={"input": "a cat"}).json()
@@ -111,6 +94,8 @@ def test_no_json_and_no_route(client: TestClient) -> None:
     assert client.post("/v1/embeddings", json={"input": "x"}, headers={"Origin": "http://evil"}).status_code == 403
     assert client.get("/v1/models", headers={"Host": "evil.example"}).status_code == 400
     assert client.get("/v1/embeddings").status_code == 405
+    for path in ("/v1/classify", "/v1/embeddings_image", "/embeddings"):
+        assert client.post(path, json={"input": "x"}).status_code == 404
     assert client.get("/etc/passwd").status_code == client.get("/docs").status_code == 404
 
 
@@ -118,7 +103,7 @@ def test_a_key_is_asked_for(encoder: Encoder) -> None:
     with TestClient(create_app(encoder, ApiConfig(key="secret"))) as client:
         for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "secret"}):
             assert client.post("/v1/embeddings", json={"input": "a cat"}, headers=headers).status_code == 401
-            for path in ("/v1/models", "/v1/models/builtin", "/metrics", "/v1/metrics", "/models"):
+            for path in ("/v1/models", "/v1/models/builtin", "/metrics"):
                 assert client.get(path, headers=headers).status_code == 401
             assert client.get("/openapi.json", headers=headers).status_code == 404
         good = {"Authorization": "Bearer secret"}
@@ -132,7 +117,7 @@ def test_a_model_without_texts_refuses_them(draw: Draw) -> None:
     with TestClient(create_app(tower, ApiConfig()), base_url="http://localhost") as client:
         refused = client.post("/v1/embeddings", json={"input": "a cat"})
         assert refused.status_code == 400 and "no text tower" in refused.json()["error"]["message"]
-        seen = client.post("/v1/embeddings", json={"input": data_uri(draw(1)), "modality": "image"})
+        seen = client.post("/v1/embeddings", json={"input": {"image": data_uri(draw(1))}})
         assert seen.status_code == 200
 
 
@@ -168,7 +153,7 @@ def test_openai_two_thousand_inputs_are_one_request(openai_client: openai.OpenAI
 def test_openai_layers(openai_client: openai.OpenAI, encoder: Encoder, draw: Draw) -> None:
     image = draw(3)
     answer = openai_client.embeddings.create(
-        model=NAME, input=[data_uri(image)], extra_body={"layer": 1, "pool": "mean"}
+        model=NAME, input=[{"image": data_uri(image)}], extra_body={"layer": 1, "pool": "mean"}
     )
     expected = encoder.encode_images([image], layer=1, pool="mean")
     np.testing.assert_allclose([row.embedding for row in answer.data], expected, atol=1e-4)
@@ -203,34 +188,3 @@ def test_langchain_is_told_the_setting_to_use(open_address: str, encoder: Encode
     works = OpenAIEmbeddings(**settings, check_embedding_ctx_length=False)
     np.testing.assert_allclose(works.embed_documents(TEXTS), encoder.encode_texts(TEXTS), atol=1e-4)
     np.testing.assert_allclose(works.embed_query("a dog"), encoder.encode_texts("a dog"), atol=1e-4)
-
-
-@pytest.mark.parametrize("base", ["", "/v1"])
-def test_infinity(open_address: str, base: str, encoder: Encoder, draw: Callable[[int], Image.Image]) -> None:
-    image = draw(3)
-    with infinity_client.Client(base_url=open_address + base) as client:
-        (about,) = models.sync(client=client).data
-        assert about.id == NAME and about.stats["queue_absolute"] == 0 and about.stats["batch_size"] == 64
-        assert set(about.capabilities) == {"embed", "image_embed", "rerank", "classify"}
-        assert health.sync(client=client)["unix"] > 1e9
-        found = embeddings.sync(client=client, body=OpenAIEmbeddingInputText(TEXTS))
-        np.testing.assert_allclose([row.embedding for row in found.data], encoder.encode_texts(TEXTS), atol=1e-4)
-        expected = encoder.encode_images([image])
-        as_image = OpenAIEmbeddingInputImage(data_uri(image), modality=OpenAIEmbeddingInputImageModality.IMAGE)
-        for found in (
-            embeddings.sync(client=client, body=as_image),
-            embeddings_image.sync(client=client, body=ImageEmbeddingInput(data_uri(image))),
-        ):
-            np.testing.assert_allclose([row.embedding for row in found.data], expected, atol=1e-4)
-    assert httpx.get(f"{open_address}{base}/metrics").status_code == 200
-
-
-def test_infinitys_vision_client(open_address: str, encoder: Encoder, draw: Callable[[int], Image.Image]) -> None:
-    client = InfinityVisionAPI(url=open_address, model=NAME)
-    found, tokens = client.embed(NAME, TEXTS).result(timeout=60)
-    np.testing.assert_allclose(np.concatenate(found), encoder.encode_texts(TEXTS), atol=1e-4)
-    assert tokens > 6
-    found, _ = client.image_embed(NAME, [draw(3)]).result(timeout=60)
-    assert found[0].shape == (1, encoder.dimension)
-    client.tp.shutdown()
-    client.session.close()

@@ -38,12 +38,12 @@ def test_a_text_does_not_wait_for_slow_urls(encoder: Encoder) -> None:
     fetch = FetchLimits(seconds=4.0, allow_private=True)
     with (
         silent_server() as slow,
-        served(create_app(encoder, ApiConfig(fetch=fetch))) as address,
+        served(create_app(encoder, ApiConfig(allow_urls=True, fetch=fetch))) as address,
         ThreadPoolExecutor() as pool,
     ):
         began = time.monotonic()
         urls = [f"{slow}/{number}.jpg" for number in range(32)]
-        body = {"input": urls, "modality": "image"}
+        body = {"input": [{"image": url} for url in urls]}
         refused = pool.submit(httpx.post, f"{address}/v1/embeddings", json=body, timeout=60)
         time.sleep(0.5)
         for number in range(3):
@@ -78,7 +78,7 @@ def test_large_images_wait_for_each_other(encoder: Encoder, monkeypatch: pytest.
     with TestClient(create_app(encoder, ApiConfig()), base_url="http://localhost") as client:
         for uri, expected in ((large, 1), (small, 4)):
             most.clear()
-            answer = client.post("/v1/embeddings", json={"input": [uri] * 8, "modality": "image"})
+            answer = client.post("/v1/embeddings", json={"input": [{"image": uri}] * 8})
             assert answer.status_code == 200 and max(most) == expected
 
 
@@ -91,18 +91,18 @@ def test_nothing_that_a_client_sends_goes_to_the_log(
     bodies: list[dict] = [
         {"input": f"{secret} " * 60},  # over the context
         {"input": [f"{secret} {number}" for number in range(3)]},
-        {"input": f"data:image/jpeg;base64,{secret}", "modality": "image"},
-        {"input": f"http://127.0.0.1/{secret}", "modality": "image"},
-        {"input": f"https://{secret}.invalid/", "modality": "image"},
+        {"input": {"image": f"data:image/jpeg;base64,{secret}"}},
+        {"input": {"image": f"http://127.0.0.1/{secret}"}},
+        {"input": {"image": f"https://{secret}.invalid/"}},
         {"input": secret, "model": secret},
-        {"input": 7, "modality": secret},
+        {"input": 7, secret: secret},
     ]
     for client in ("httpcore", "httpx"):  # of this test, and not of the server
         caplog.set_level(logging.WARNING, client)
     with (
         caplog.at_level(logging.DEBUG),
         warnings.catch_warnings(record=True) as warned,
-        served(create_app(encoder, ApiConfig())) as address,
+        served(create_app(encoder, ApiConfig(allow_urls=True))) as address,
     ):
         warnings.simplefilter("always")
         statuses = [httpx.post(f"{address}/v1/embeddings", json=body).status_code for body in bodies]
@@ -122,7 +122,7 @@ def test_the_model_runs_in_one_thread(encoder: Encoder, draw: Draw, monkeypatch:
 
         def ask(number: int) -> None:
             client.post("/v1/embeddings", json={"input": [f"text {number}"] * 30})
-            client.post("/v1/embeddings", json={"input": [data_uri(draw(number))] * 5, "modality": "image"})
+            client.post("/v1/embeddings", json={"input": [{"image": data_uri(draw(number))}] * 5})
 
         with ThreadPoolExecutor(6) as pool:
             list(pool.map(ask, range(6)))

@@ -12,14 +12,12 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from perception_encoder.inference.encoder import Encoder
-from perception_encoder.inference.load import load
 from perception_encoder.models.registry import demo_note
 from perception_encoder.search.web.server import create_page
 from perception_encoder.serving.api import create_app
 from perception_encoder.serving.queues import GenerationQueue
 from perception_encoder.serving.requests import ApiConfig
 from tests.search.indexes import make_library
-from tests.search.web.heads import write_depth_head
 from tests.serving.generators import EchoGenerator
 
 
@@ -52,15 +50,9 @@ def test_every_tab_of_the_page_says_that_a_demo_answers(
     tmp_path: Path, checkpoint: Path, encoder: Encoder, demo: Encoder, draw: Callable[[int], Image.Image]
 ) -> None:
     library = make_library(tmp_path / "photos", checkpoint, encoder, draw)
-    head = write_depth_head(tmp_path / "builtin-depth.safetensors", checkpoint)
-    library.encoder = copy.copy(load(checkpoint))  # its source is that of the head's encoder
-    library.encoder.name = demo.name
-    page = create_page(library, ask=GenerationQueue("builtin-lang", EchoGenerator), depth_head=head)
+    library.encoder = demo
+    page = create_page(library, ask=GenerationQueue("builtin-lang", EchoGenerator))
     with TestClient(page, base_url="http://localhost") as client:
         text = client.get("/").text
-        for name in ("builtin", "builtin-lang", "builtin-depth"):
+        for name in ("builtin", "builtin-lang"):
             assert demo_note(name) in text
-        hits = client.get("/api/hits?q=text:a").json()
-        image = next(tile["id"] for tile in hits["tiles"] if tile["kind"] == "image")
-        depth = client.get(f"/api/depth/{image}?at=0.5,0.5").json()
-        assert depth["unit"] == "relative" and depth["farthest"] == 1 >= depth["depth"] >= depth["nearest"] > 0

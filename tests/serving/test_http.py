@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import socket
-import threading
 import time
-from collections.abc import Generator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -18,7 +13,7 @@ from fastapi.testclient import TestClient
 
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.serving.api import create_app
-from perception_encoder.serving.http import ApiError, parse_body, pieces_from
+from perception_encoder.serving.http import ApiError, parse_body
 from perception_encoder.serving.requests import ApiConfig
 from tests.serving.servers import served
 
@@ -94,35 +89,10 @@ def test_bodies_of_all_requests_are_limited_together(encoder: Encoder) -> None:
             assert httpx.post(f"{address}/v1/embeddings", content=body + b'"}').status_code == 200
 
 
-def test_work_that_waits_for_other_work_says_so_until_it_begins() -> None:
-    async def collect() -> list[str]:
-        other, slow = threading.Event(), threading.Event()
-        found: list[str] = []
-
-        def work() -> Generator[str, None, None]:
-            before.append(len(found))
-            slow.wait(0.1)  # begun, though without a piece
-            yield "piece"
-
-        with ThreadPoolExecutor(1) as thread:
-            thread.submit(other.wait, 10)
-            async with aclosing(pieces_from(thread, work, ("waiting", 0.02))) as pieces:
-                async for piece in pieces:
-                    found.append(piece)
-                    if len(found) == 2:
-                        other.set()
-        return found
-
-    before: list[int] = []
-    found = asyncio.run(collect())
-    assert found[:2] == ["waiting", "waiting"] and found[-1] == "piece"
-    assert len(found) <= before[0] + 2  # one may be on its way
-
-
 def test_metrics_count_what_was_answered(client: TestClient) -> None:
     client.post("/v1/embeddings", json={"input": ["a", "b"]})
     client.post("/v1/embeddings", json={})
     text = client.get("/metrics").text
     for status in (200, 400):
-        assert f'pe_requests_total{{route="/embeddings",status="{status}"}} 1.0' in text
+        assert f'pe_requests_total{{route="/v1/embeddings",status="{status}"}} 1.0' in text
     assert "pe_request_seconds_count 2.0" in text and 'pe_waiting{kind="inputs"} 0.0' in text

@@ -64,11 +64,11 @@ def send_hostile_inputs(checkpoint: Path) -> None:
 
     with TestClient(create_app(encoder, ApiConfig(), chat=GenerationQueue("echo", EchoGenerator))) as client:
         client.base_url = "http://localhost"
-        small = {"input": data_uri(Image.new("RGB", (8, 8))), "modality": "image"}
+        small = {"input": {"image": data_uri(Image.new("RGB", (8, 8)))}}
         step("start", lambda: client.post("/v1/embeddings", json=small).status_code)
         step("PDF", open_page)
         step("large chat", lambda: client.post("/v1/chat/completions", json=chat_body(*images[:1] * 32)).status_code)
-        body = {"input": images[1], "modality": "image"}
+        body = {"input": {"image": images[1]}}
         step("large image", lambda: client.post("/v1/embeddings", json=body).status_code)
 
 
@@ -87,7 +87,7 @@ def test_the_images_of_a_refused_request_are_let_go(encoder: Encoder, path: str)
     head, _, content = whole.partition(",")
     damaged = f"{head},{base64.b64encode(base64.b64decode(content)[:-2000]).decode()}"
     images = [whole, whole, damaged]
-    body = chat_body(*images) if path.endswith("completions") else {"input": images, "modality": "image"}
+    body = chat_body(*images) if path.endswith("completions") else {"input": [{"image": image} for image in images]}
     with TestClient(create_app(encoder, ApiConfig(), chat=GenerationQueue("echo", EchoGenerator))) as client:
         client.base_url = "http://localhost"
         gc.collect()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import time
+from http.server import BaseHTTPRequestHandler
 
 import numpy as np
 import pytest
@@ -11,11 +13,12 @@ from PIL import Image
 
 from perception_encoder.errors import InputError
 from perception_encoder.inference.encoder import Encoder
+from perception_encoder.inference.fetch import FetchLimits
 from perception_encoder.serving import api
 from perception_encoder.serving.api import count_tokens, create_app
 from perception_encoder.serving.http import ApiError
 from perception_encoder.serving.requests import ApiConfig, parse_request, read_data_uri
-from tests.serving.servers import data_uri
+from tests.web import serving
 
 pytestmark = pytest.mark.security
 
@@ -28,54 +31,46 @@ pytestmark = pytest.mark.security
         ({"input": []}, 400, "1 to 8"),
         ({"input": ["x"] * 9}, 400, "1 to 8"),
         ({"input": [1, 2]}, 400, "check_embedding_ctx_length=False"),
-        ({"input": ["x", 2]}, 400, "list of strings"),
+        ({"input": ["x", 2]}, 400, "or a list of these"),
         ({"input": "x", "model": "text-embedding-3-small"}, 404, "no model 'text-embedding-3-small'"),
         ({"input": "x", "model": 7}, 404, "no model 7"),
         ({"input": "x", "dimensions": int("9" * 400)}, 400, "1 to 256"),
         ({"input": "x", "dimensions": True}, 400, "1 to 256"),
-        ({"input": " ", "modality": "image"}, 400, "empty"),
+        ({"input": {"image": " "}}, 400, "empty"),
         ({"input": "data:application/pdf;base64,aGVsbG8="}, 400, "input 0 is a data URI or the address of a file"),
-        (
-            {"input": ["a", " https://example.com/A.JPG "], "modality": "text"},
-            400,
-            "input 1 is a data URI or the address",
-        ),
-        (
-            {"messages": [{"role": "user", "content": "data:;base64,aGVsbG8="}]},
-            400,
-            "set modality to 'image' or 'video'",
-        ),
-        ({"input": "http://127.0.0.1:9/a.png?x"}, 400, "not a public address"),
-        ({"input": "x", "modality": "sound"}, 400, "modality"),
+        ({"input": ["a", " https://example.com/A.JPG "]}, 400, "input 1 is a data URI or the address"),
+        ({"input": {"text": "data:;base64,aGVsbG8="}}, 400, 'send {"image": …} or {"video": …}'),
+        ({"input": "data:image/png;base64,aGVs"}, 400, "input 0 is a data URI or the address of a file"),
+        ({"input": {"image": "https://example.com/a.png"}}, 400, "start the server with --allow-urls"),
+        ({"input": {"image": "aGVsbG8="}}, 400, "neither an http(s) address nor a data URI"),
+        ({"input": "x", "modality": "text"}, 400, "modality is 'text'; this server does not support it"),
         ({"input": "x", "encoding_format": "hex"}, 400, "encoding_format"),
         ({"input": "x", "dimensions": 257}, 400, "1 to 256"),
         ({"input": "x", "dimensions": "many"}, 400, "dimensions"),
-        ({"input": "/etc/passwd", "modality": "image"}, 400, "neither an http(s) address nor a data URI"),
-        ({"input": "file:///etc/passwd", "modality": "image"}, 400, "neither an http(s) address"),
-        ({"input": "http://127.0.0.1:9/a.png", "modality": "image"}, 400, "not a public address"),
-        ({"input": "data:image/png;base64,%%%", "modality": "image"}, 400, "not valid base64"),
-        ({"input": "data:image/png;base64,aé", "modality": "image"}, 400, "not valid base64"),
+        ({"input": {"image": "/etc/passwd"}}, 400, "neither an http(s) address nor a data URI"),
+        ({"input": {"image": "file:///etc/passwd"}}, 400, "neither an http(s) address"),
+        ({"input": {"image": "data:image/png;base64,%%%"}}, 400, "not valid base64"),
+        ({"input": {"image": "data:image/png;base64,aé"}}, 400, "not valid base64"),
         ({"input": "x", "output_dimension": 64}, 400, "output_dimension is 64; this server does not support it"),
         ({"input": "x", "embedding_type": "binary"}, 400, "embedding_type is 'binary'; this server does not"),
-        ({"input": "x", "normalized": False}, 400, "normalized is False; this server does not support it"),
+        ({"input": "x", "normalized": True}, 400, "normalized is True; this server does not support it"),
         ({"input": "x", "extra": "y" * 999}, 400, "extra is 'yyy"),
-        ({"input": "data:image/png,abc", "modality": "image"}, 400, "not a base64 data URI"),
-        ({"input": "data:image/png;base64,aGVsbG8=", "modality": "image"}, 400, "image"),
+        ({"input": {"image": "data:image/png,abc"}}, 400, "not a base64 data URI"),
+        ({"input": {"image": "data:image/png;base64,aGVsbG8="}}, 400, "image"),
         ({"input": [{"picture": "x"}]}, 400, "input 0 must have one of the fields text, image and video"),
-        ({"input": "data:image/png;base64,aGVs", "layer": 99}, 400, "layer 99 does not exist"),
-        ({"input": "data:image/png;base64,aGVs", "layer": int("9" * 400)}, 400, "layer"),
-        ({"input": "data:image/png;base64,aGVs", "layer": 1.5}, 400, "an integer"),
-        ({"input": "data:image/png;base64,aGVs", "layer": True}, 400, "an integer"),
-        ({"input": "data:image/png;base64,aGVs", "layer": 0, "pool": "attn"}, 400, "no pool 'attn' after layer 0"),
-        ({"input": "data:image/png;base64,aGVs", "pool": "tokens"}, 400, "must be 'attn', 'cls' or 'mean'"),
+        ({"input": [{"text": "x", "id": "y"}]}, 400, "it has 'id, text'"),
+        ({"input": {"image": "data:image/png;base64,aGVs"}, "layer": 99}, 400, "layer 99 does not exist"),
+        ({"input": {"image": "data:image/png;base64,aGVs"}, "layer": int("9" * 400)}, 400, "layer"),
+        ({"input": {"image": "data:image/png;base64,aGVs"}, "layer": 1.5}, 400, "an integer"),
+        ({"input": {"image": "data:image/png;base64,aGVs"}, "layer": True}, 400, "an integer"),
+        ({"input": {"image": "data:image/png;base64,aGVs"}, "layer": 0, "pool": "attn"}, 400, "no pool 'attn' after"),
+        ({"input": {"image": "data:image/png;base64,aGVs"}, "pool": "tokens"}, 400, "must be 'attn', 'cls' or 'mean'"),
         ({"input": "a cat", "layer": 0}, 400, "texts have the model's own output only"),
-        ({"messages": []}, 400, "one part"),
-        ({"messages": "x"}, 400, "one part"),
-        ({"messages": [{"role": "user", "content": [{"type": "sound"}]}]}, 400, "one part"),
+        ({"messages": []}, 400, "messages is []; this server does not support it"),
         ({"input": "x" * (1 << 20)}, 413, "1,048,576 bytes"),
         ({"input": "x" * 20_001}, 400, "20,000 characters"),
-        ({"input": ["data:,", "data:,", "data:,"], "modality": "image"}, 400, "at most 2"),
-        ({"input": "http://x y/../../secret.jpg", "modality": "image"}, 400, "neither an http(s) address"),
+        ({"input": [{"image": "data:,"}] * 3}, 400, "at most 2"),
+        ({"input": {"image": "http://x y/../../secret.jpg"}}, 400, "neither an http(s) address"),
     ],
 )
 def test_bad_requests_are_reported_in_openais_form(client: TestClient, body: object, status: int, said: str) -> None:
@@ -89,22 +84,36 @@ def test_bad_requests_are_reported_in_openais_form(client: TestClient, body: obj
 
 def test_fields_that_change_nothing_are_accepted(client: TestClient) -> None:
     plain = client.post("/v1/embeddings", json={"input": "a cat"}).json()["data"]
-    harmless = {"user": "someone", "normalized": True, "embedding_type": "float", "truncation": True, "more": None}
-    answer = client.post("/v1/embeddings", json={"input": "a cat", **harmless})
+    answer = client.post("/v1/embeddings", json={"input": "a cat", "user": "someone", "more": None})
     assert answer.status_code == 200 and answer.json()["data"] == plain
     for field in ("top_k", "dimension"):
-        refused = client.post("/v1/embeddings_image", json={"input": "a cat", field: 1}).json()["error"]
-        assert refused["param"] == field and "it takes model, input, messages, modality" in refused["message"]
+        refused = client.post("/v1/embeddings", json={"input": "a cat", field: 1}).json()["error"]
+        assert refused["param"] == field and "it takes model, input, encoding_format" in refused["message"]
 
 
-def test_media_are_never_taken_for_texts(client: TestClient) -> None:
-    """Before: without a modality the base64 of an image was embedded as a text, at status 200."""
-    image = data_uri(Image.new("RGB", (40, 30), "red"))
-    expected = client.post("/v1/embeddings", json={"input": image, "modality": "image"}).json()["data"]
-    found = client.post("/v1/embeddings", json={"input": ["a red wall", f" {image}\n", "data: what is it?", ""]})
-    assert found.status_code == 200, found.text
-    text, found_image, *_ = found.json()["data"]
-    assert found_image["embedding"] == expected[0]["embedding"] != text["embedding"]
+def test_addresses_are_fetched_only_if_allowed_and_private_ones_never(encoder: Encoder) -> None:
+    stream = io.BytesIO()
+    Image.new("RGB", (40, 30), "red").save(stream, "PNG")
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        asked.append(handler.path)
+        handler.send_response(200)
+        handler.end_headers()
+        handler.wfile.write(stream.getvalue())
+
+    asked: list[str] = []
+    with serving(answer) as url:
+        local = FetchLimits(allow_private=True)
+        for config, status, count in (
+            (ApiConfig(fetch=local), 400, 0),
+            (ApiConfig(allow_urls=True), 400, 0),
+            (ApiConfig(allow_urls=True, fetch=local), 200, 1),
+        ):
+            app = create_app(encoder, config)
+            with TestClient(app, base_url="http://localhost") as client:
+                body = {"input": {"image": f"{url}/a.png"}}
+                assert client.post("/v1/embeddings", json=body).status_code == status
+            assert len(asked) == count
 
 
 def test_an_empty_text_has_an_embedding_and_fails_no_batch(client: TestClient) -> None:
@@ -172,20 +181,8 @@ def test_half_of_a_surrogate_pair_is_a_bad_request(encoder: Encoder, body: bytes
     with TestClient(create_app(encoder, ApiConfig()), base_url="http://localhost") as client:
         answer = client.post("/v1/embeddings", content=body)
         assert answer.status_code == 400 and "surrogate" in answer.json()["error"]["message"]
-        body = b'{"input": "data:image/png;base64,\\ud800", "modality": "image"}'
+        body = b'{"input": {"image": "data:image/png;base64,\\ud800"}}'
         assert client.post("/v1/embeddings", content=body).status_code == 400
-
-
-def test_only_the_messages_of_the_user_count(client: TestClient) -> None:
-    others = [
-        {"role": "system", "content": [{"type": "sound", "sound": "x"}]},
-        {"role": "assistant", "content": None, "tool_calls": []},
-    ]
-    user = {"role": "user", "content": [{"type": "text", "text": " "}, {"type": "text", "text": "a cat"}]}
-    found = client.post("/v1/embeddings", json={"messages": [*others, user]})
-    assert found.status_code == 200, found.text
-    assert found.json()["data"] == client.post("/v1/embeddings", json={"input": "a cat"}).json()["data"]
-    assert client.post("/v1/embeddings", json={"messages": others}).status_code == 400
 
 
 @pytest.mark.parametrize("item", [b"1.5", b"null", b"[1.5,1.5]"])

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from perception_encoder.errors import ConfigError, DataError
+from perception_encoder.errors import ConfigError, DataError, OutputError
 from perception_encoder.formats.shards import write_members
 from perception_encoder.models.registry import BUILTIN, find_model
 from perception_encoder.preprocess.augmentation import DRAWS, Augmentation
@@ -101,7 +101,7 @@ def test_cached_masks_are_those_of_the_replayed_augmentations(scenes: Path, tmp_
     images = open_images(scenes)[:10]
     augmented = replace(IMAGES, teacher=Thirds(), seed=CONFIG.seed)
     config = replace(CONFIG, masks="thirds", copies=2)
-    path = tmp_path / "masks.sqlite"
+    path = tmp_path / "masks"
     assert len(fill_cache(config, images[:6], augmented, path)) == 12
     cache = fill_cache(config, images, augmented, path)
     assert len(cache) == 20
@@ -131,7 +131,7 @@ def test_images_of_equal_names_have_their_own_masks(tmp_path: Path, layout: str)
         sources.append(open_images(tmp_path / directory))
     augmented = replace(IMAGES, teacher=Thirds(), seed=3)
     config = replace(CONFIG, masks="thirds", copies=2)
-    cache = fill_cache(config, [image for source in sources for image in source], augmented, tmp_path / "m.sqlite")
+    cache = fill_cache(config, [image for source in sources for image in source], augmented, tmp_path / "m")
     assert len(cache) == 4, "two contents, two copies each"
     cached = replace(augmented, teacher=cache)
     made = [[item.make(source[0], copy) for item in (augmented, cached)] for source in sources for copy in range(2)]
@@ -145,9 +145,9 @@ def test_images_of_equal_names_have_their_own_masks(tmp_path: Path, layout: str)
 def test_a_cache_belongs_to_its_settings(scenes: Path, tmp_path: Path) -> None:
     config = replace(CONFIG, masks="thirds", copies=1)
     augmented = replace(IMAGES, teacher=Thirds())
-    fill_cache(config, open_images(scenes)[:1], augmented, tmp_path / "m.sqlite")
+    fill_cache(config, open_images(scenes)[:1], augmented, tmp_path / "m")
     for other, name in ((replace(config, seed=9), "seed"), (replace(config, copies=2), "copies")):
-        with pytest.raises(ConfigError, match=f"was made with {name}"):
-            TeacherCache(tmp_path / "m.sqlite", cache_settings(other, augmented))
+        with pytest.raises(OutputError, match=f"was made with {name}"):
+            TeacherCache(tmp_path / "m", cache_settings(other, augmented))
     with pytest.raises(ConfigError, match="set copies"):
-        fill_cache(replace(config, copies=0), [], augmented, tmp_path / "n.sqlite")
+        fill_cache(replace(config, copies=0), [], augmented, tmp_path / "n")

@@ -58,9 +58,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-STORE, EXCLUDED, CALIBRATION, UNREADABLE = ".pe-index", "exclude.json", "calibration.json", "unreadable.json"
-"""Names of an index's directory, inside the indexed one, and of files in it: the patterns of excluded files, the curve
-of `calibration`, and why files were skipped."""
+STORE, EXCLUDED, UNREADABLE = ".pe-index", "exclude.json", "unreadable.json"
+"""Names of an index's directory, inside the indexed one, and of files in it: the patterns of excluded files, and why
+files were skipped."""
 _LOCK = "lock"
 _COMPACT_AFTER = 32  # commits
 _KEEP_VERSIONS = timedelta(days=1)  # for readers at work
@@ -127,7 +127,7 @@ class Store:
             store.mkdir(exist_ok=True)
             remove(store / SETTINGS)  # first: a table without settings is ignored
             settings = {**settings, "layout": LAYOUT}
-            for name in (SEAL, ROWS, VECTORS, CODES, CALIBRATION, UNREADABLE, f"{TABLE}.lance"):
+            for name in (SEAL, ROWS, VECTORS, CODES, UNREADABLE, f"{TABLE}.lance"):
                 remove(store / name)
             connect_lance(store).create_table(TABLE, schema=schema_of(int(settings["dimension"])))
             write_json(store / SETTINGS, settings)

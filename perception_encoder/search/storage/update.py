@@ -22,7 +22,6 @@ from perception_encoder.models.defaults import default_model
 from perception_encoder.models.registry import portable_name
 from perception_encoder.preprocess.source import escape_name
 from perception_encoder.progress import Track, untracked
-from perception_encoder.search.storage.calibration import renew_calibration
 from perception_encoder.search.storage.encoder import remember_model, trusted_model
 from perception_encoder.search.storage.files import salvage_settings
 from perception_encoder.search.storage.location import prepare_location
@@ -173,7 +172,6 @@ def update_store(
         pending.commit()
     store.remove(changes.gone)
     store.finish()
-    renew_calibration(store, encoder)
     moved_away = Counter(indexed[path].digest for path in changes.gone) & pending.moved
     known, skipped = store.unreadable, [*changes.failures, *pending.skipped]
     store.unreadable = list(map(str, skipped))

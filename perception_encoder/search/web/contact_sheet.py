@@ -46,9 +46,7 @@ class Tile:
     hint: str = ""
     """The full name, shown on hover."""
     value: str = ""
-    """A score or a probability, beside the caption."""
-    share: float | None = None
-    """Length of the bar beneath the image, in 0–1."""
+    """The score, beside the caption."""
     time: float | None = None
     """The image's time in its video, in seconds."""
     link: str | None = None
@@ -131,13 +129,12 @@ def duplicate_sections(groups: Sequence[Sequence[Hit]], page: Path) -> Iterator[
 
 
 def _hit_tile(hit: Hit, page: Path) -> Tile:
-    item, score = hit.item, f"{hit.score:.3f}"
+    item = hit.item
     return Tile(
         image=hit_image(hit),
         caption=_file_name(item.path),
         hint=item.id,
-        value=score if hit.probability is None else f"{hit.probability:.0%} · {score}",
-        share=hit.probability,
+        value=f"{hit.score:.3f}",
         time=hit.time,
         link=link_to(item.source, page) if isinstance(item.source, (Path, str)) else None,
     )

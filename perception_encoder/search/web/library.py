@@ -29,8 +29,7 @@ from perception_encoder.inference.load import PrecisionChoice
 from perception_encoder.inference.media import Kind, Media, resolve
 from perception_encoder.inference.pipeline import Decoded, decode, encode_decoded
 from perception_encoder.preprocess.source import unescape_name
-from perception_encoder.search.ranking import Hit, IndexGallery, query_vector, query_vectors, rank, split_matches
-from perception_encoder.search.storage.calibration import is_builtin
+from perception_encoder.search.ranking import Hit, IndexGallery, query_vector, query_vectors, rank
 from perception_encoder.search.storage.encoder import load_encoder
 from perception_encoder.search.storage.location import check_root
 from perception_encoder.search.storage.reader import find_changes
@@ -125,32 +124,13 @@ class MediaLibrary:
         return rows.slice(offset, count).to_pylist(), len(rows)
 
     def find(
-        self, query: Query, limits: Filter, offset: int, count: int, only_matches: bool = False
-    ) -> tuple[list[dict[str, Any]], list[Hit]]:
-        """Return some rows, best first, with their `score` and, if it is known, `probability`; raises ConfigError.
-
-        `only_matches`: without hits that are probably wrong, which are returned separately.
-        """
+        self, query: Query, limits: Filter, offset: int, count: int, min_score: float | None = None
+    ) -> list[dict[str, Any]]:
+        """Return some rows, best first, with their `score`, which is at least `min_score`; raises ConfigError."""
         vector = query_vector(query, lambda media: self._encode_text(str(media.payload)))
         top, where = offset + count, limits.condition()
-        (hits,) = rank([self._gallery], [query], vector[None], top, where, include_query=True, offset=offset)
-        hits, dropped = split_matches(query, hits) if only_matches else (hits, [])
-        return list(map(_as_dict, hits)), dropped
-
-    def low_confidence(self, query: Query, rows: Sequence[dict[str, Any]]) -> str | None:
-        """Return why the best hits for a text are probably wrong; None if they are not.
-
-        The built-in model's always are; another model's if even the best hit is more likely wrong than right.
-        """
-        if not rows or not any(isinstance(term.source, Media) for term in query.terms):
-            return None
-        if is_builtin(self.index):
-            return f"{self.encoder.name} knows few objects and gives no probabilities"
-        best = max(row.get("probability", 1.0) for row in rows)
-        if best >= 0.5:
-            return None
-        percent = f"{best:.0%}" if best >= 0.01 else "under 1%"
-        return f"{self.encoder.name} gives its best hit a probability of only {percent}"
+        (hits,) = rank([self._gallery], [query], vector[None], top, where, min_score, include_query=True, offset=offset)
+        return list(map(_as_dict, hits))
 
     def count(self, limits: Filter) -> int:
         """Return how many rows pass a filter."""
@@ -327,8 +307,7 @@ def open_library(
 
 def _as_dict(hit: Hit) -> dict[str, Any]:
     row: dict[str, Any] = {name: getattr(hit.row, name) for name in column_names(thumbnails=False) if name != "vector"}
-    probability = {} if hit.probability is None else {"probability": hit.probability}
-    return {**row, "score": hit.score, **probability}
+    return {**row, "score": hit.score}
 
 
 def as_tiles(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

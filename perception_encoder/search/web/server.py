@@ -11,19 +11,16 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from perception_encoder.errors import PerceptionEncoderError, detached, needs_extra
+from perception_encoder.errors import ConfigError, PerceptionEncoderError, detached, needs_extra
 from perception_encoder.files import file_state
 from perception_encoder.inference.media import Media, open_media
 from perception_encoder.models.registry import demo_note
 from perception_encoder.preprocess.budget import DECODING
 from perception_encoder.preprocess.frames import VideoFrames
 from perception_encoder.preprocess.image import encode_thumbnail, open_image
-from perception_encoder.search.ranking import no_match
-from perception_encoder.search.storage.calibration import is_builtin
 from perception_encoder.search.storage.rows import IndexRow, among
 from perception_encoder.search.terms import Term, UploadedImage, parse_lines
-from perception_encoder.search.web.dense_images import head_name
-from perception_encoder.search.web.dense_routes import MAXIMUM_POINTS, add_dense_routes
+from perception_encoder.search.web.features import FeatureImages, add_feature_route
 from perception_encoder.search.web.library import Filter, MediaLibrary, as_tiles
 from perception_encoder.search.web.questions import add_ask_route
 from perception_encoder.search.web.responses import Get, SignedIds, error_response
@@ -47,7 +44,7 @@ _COUNT, _MAXIMUM_COUNT = 60, 200  # tiles of an answer
 _SHOWN_FAILURES = 200
 _THREADS = 8  # for requests; the model has its own
 _THUMBNAIL_THREADS = 2  # for large thumbnails, so that a screen full of them does not delay a search
-_SCRIPTS = "page address ask depth element features filters grid query regions tile tracking viewer"
+_SCRIPTS = "page address ask element features filters grid query tile viewer"
 _TYPES = {"page.css": "text/css", **{f"{name}.js": "text/javascript" for name in _SCRIPTS.split()}}
 _CACHED_THUMBNAILS = 2048  # stored thumbnails, about 20 MiB
 LARGE_SIDE, FULL_SIDE = 640, 2048
@@ -62,13 +59,12 @@ def create_page(
     key: str | None = None,
     ask: GenerationQueue | None = None,
     features_model: str = "",
-    depth_head: Path | None = None,
     secret: bytes | None = None,
 ) -> FastAPI:
     """Create the server for some host names of this machine; `note` is shown on the page. Raises MissingExtraError.
 
-    `key`: see `guard`. `ask`: answers questions. `features_model`: see `FeatureImages`. `depth_head`: see `DepthMaps`.
-    `secret`: see `SignedIds`.
+    `key`: see `guard`. `ask`: answers questions. `features_model`: the second one of
+    `FeatureImages`. `secret`: see `SignedIds`.
     """
     with needs_extra("search"):
         import fastapi
@@ -96,10 +92,9 @@ def create_page(
     def page(request: Request) -> Response:
         values: dict[str, Any] = {"directory": library.index.root.resolve().name, "model": library.encoder.name}
         values |= {"last_layer": max(0, library.encoder.depth - 1), "ask_model": ask.name if ask else ""}
-        values |= {"features_model": Path(features_model).stem, "depth_head": depth_head}
-        values |= {"maximum_points": MAXIMUM_POINTS, "probabilities": not is_builtin(library.index)}
+        values["features_model"] = Path(features_model).stem
         values |= {"demo": demo_note(library.encoder.name), "features_demo": demo_note(Path(features_model).stem)}
-        values |= {"ask_demo": demo_note(ask.name) if ask else "", "depth_demo": demo_note(head_name(depth_head))}
+        values["ask_demo"] = demo_note(ask.name) if ask else ""
         return HTMLResponse(template.render(values, note=note, upload_bytes=_UPLOAD_BYTES))
 
     def asset(request: Request) -> Response:
@@ -113,7 +108,7 @@ def create_page(
     get("/api/rescan", lambda _: JSONResponse({"started": library.start_update()}, 202), ("POST",))
     add_search_routes(get, library, thumbnails, ids)
     add_file_routes(get, get_slowly, library, thumbnails, ids)
-    add_dense_routes(app, get, library, ids, features_model, depth_head)
+    add_feature_route(get, FeatureImages(library, baseline=features_model))
     add_upload_route(app, library, threads)
     add_ask_route(app, library, ids, ask)
     guard(app, _HEADERS, hosts, key)
@@ -133,11 +128,11 @@ def add_search_routes(get: Get, library: MediaLibrary, thumbnails: Thumbnails, i
         offset, count = _number(params, "offset", 0, 100_000), _number(params, "count", _COUNT, _MAXIMUM_COUNT)
         if "q" in params:
             query = parse_lines(request.query_params.getlist("q"), find_source)
-            rows, dropped = library.find(query, limits, offset, count, params.get("matches") == "only")
+            min_score = _score(params.get("min_score", ""))
+            rows = library.find(query, limits, offset, count, min_score)
             answer: dict[str, Any] = {"terms": [_as_json(term, ids) for term in query.terms]}
-            answer["low_confidence"] = library.low_confidence(query, rows) if offset == 0 else None
-            answer |= {"total": library.count(limits), "more": len(rows) == count}
-            answer["no_match"] = no_match(dropped) if dropped and not rows and offset == 0 else None
+            answer["total"] = library.count(limits) if min_score is None else None  # unknown
+            answer["more"] = len(rows) == count
         else:
             rows, total = library.newest(limits, offset, count)
             answer = {"total": total, "more": offset + len(rows) < total}
@@ -213,6 +208,14 @@ def _as_json(term: Term, ids: SignedIds) -> dict[str, Any]:
 def _number(params: dict[str, str], name: str, default: int, maximum: int) -> int:
     value = params.get(name, "")
     return min(int(value), maximum) if value.isdecimal() and len(value) < 10 else default
+
+
+def _score(text: str) -> float | None:
+    """Return a minimum score, None if the field is empty; ConfigError if it is not a number."""
+    try:
+        return float(text) if text else None
+    except ValueError:
+        raise ConfigError(f"the minimum score is {text[:60]!r}; it must be a number from -1 to 1") from None
 
 
 class Thumbnails:

@@ -140,11 +140,10 @@ def test_a_missing_file_is_named(update: Update, folder: Path, hits) -> None:
 def test_noise_in_the_small_files_raises_nothing_else(update: Update, folder: Path, hits) -> None:
     update()
     expected, chance, place = hits(), random.Random(7), folder / STORE
-    names = ("settings.json", "seal.json", "calibration.json")
-    (place / "calibration.json").write_bytes(b"{}")
+    names = ("settings.json", "seal.json")
     whole = {name: (place / name).read_bytes() for name in names}
     for number in range(90):
-        name = names[number % 3]
+        name = names[number % 2]
         noisy = bytearray(whole[name])
         noise = chance.choice((b"\xff\xfe", b"[" * 100_000, b'"', b"null", b"-1", b"\0", b"{}", b"9" * 400))
         at = chance.choice((0, chance.randrange(len(noisy))))
@@ -298,11 +297,8 @@ def test_an_index_is_as_private_as_its_folder(update: Update, folder: Path) -> N
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX modes")
-def test_an_index_elsewhere_is_as_private_as_the_images(
-    checkpoint: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_index_elsewhere_is_as_private_as_the_images(checkpoint: Path, folder: Path, tmp_path: Path) -> None:
     home, before = tmp_path / "home", os.umask(0o022)
-    monkeypatch.setattr("perception_encoder.search.storage.calibration.is_builtin", lambda _: False)
     try:
         home.mkdir(mode=0o755)
         for mode, seen in ((0o755, {0o055, 0o044}), (0o700, {0})):
@@ -312,7 +308,7 @@ def test_an_index_elsewhere_is_as_private_as_the_images(
             assert modes(home / STORE) == seen
         with writable_store(folder, str(checkpoint), rebuild=True, directory=home) as (index, own):
             update_store(index, own)
-        assert modes(home / STORE) == {0} and (home / STORE / "calibration.json").exists()
+        assert modes(home / STORE) == {0}
     finally:
         os.umask(before)
 
@@ -331,7 +327,7 @@ def test_an_index_that_is_a_link_is_refused(update: Update, folder: Path, tmp_pa
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX links")
-@pytest.mark.parametrize("name", ["lock", "settings.json", "seal.json", "snapshot.arrow", "calibration.json"])
+@pytest.mark.parametrize("name", ["lock", "settings.json", "seal.json", "snapshot.arrow"])
 def test_a_link_in_an_index_leads_to_no_writing(name: str, update: Update, folder: Path, tmp_path: Path) -> None:
     victim = tmp_path / "diary.txt"
     victim.write_text("dear diary")

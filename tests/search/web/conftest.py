@@ -13,7 +13,6 @@ from perception_encoder.inference.encoder import Encoder
 from perception_encoder.search.web.library import MediaLibrary
 from perception_encoder.search.web.server import create_page
 from tests.search.indexes import make_library
-from tests.search.web.heads import write_depth_head
 
 
 @pytest.fixture
@@ -26,12 +25,6 @@ def folder(tmp_path: Path) -> Path:
 def library(folder: Path, checkpoint: Path, encoder: Encoder, draw: Callable[[int], Image.Image]) -> MediaLibrary:
     """See `make_library`."""
     return make_library(folder, checkpoint, encoder, draw)
-
-
-@pytest.fixture(scope="session")
-def depth_head(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The file of a depth head for the library's encoder."""
-    return write_depth_head(tmp_path_factory.mktemp("head") / "head.safetensors", checkpoint)
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import gc
 import io
-import re
 import threading
 import time
 from collections.abc import Callable
@@ -17,7 +16,6 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from perception_encoder.inference.encoder import Encoder
-from perception_encoder.search.storage.calibration import Calibration
 from perception_encoder.search.storage.store import Store
 from perception_encoder.search.storage.update import Reader, update_store, writable_store
 from perception_encoder.search.web.library import MediaLibrary
@@ -139,30 +137,6 @@ def test_failed_uploads_leave_nothing_in_memory(client: TestClient, draw: Draw) 
         assert len(left) <= 1  # the last one, by whatever thread took it
     finally:
         gc.enable()
-
-
-@pytest.mark.parametrize(("slope", "midpoint", "doubt"), [(10, -1, None), (2, 0.5, r"\d\d%"), (20, 1, "under 1%")])
-def test_low_confidence_names_the_model(
-    client: TestClient, monkeypatch: pytest.MonkeyPatch, slope: float, midpoint: float, doubt: str | None
-) -> None:
-    curve = Calibration(slope=slope, midpoint=midpoint)
-    monkeypatch.setattr("perception_encoder.search.ranking.read_calibration", lambda index: curve)
-    answer = client.get("/api/hits", params={"q": "text:a cat"}).json()
-    if doubt is None:
-        assert answer["low_confidence"] is None and answer["tiles"][0]["probability"] > 0.5
-    else:
-        message = f"PE-Core-N16-128 gives its best hit a probability of only {doubt}"
-        assert re.fullmatch(message, answer["low_confidence"]) and answer["tiles"][0]["probability"] < 0.5
-    like = client.get("/api/hits", params={"q": f"like:{answer['tiles'][0]['id']}"}).json()
-    assert like["low_confidence"] is None  # hits of an image have no probability
-    assert client.get("/api/hits", params={"q": "text:a cat", "path": "nothing"}).json()["low_confidence"] is None
-
-
-def test_the_built_in_model_is_never_confident(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("perception_encoder.search.web.library.is_builtin", lambda index: True)
-    for lines in (["text:a cat"], ["text:a cat - snow"]):
-        doubt = client.get("/api/hits", params={"q": lines}).json()["low_confidence"]
-        assert doubt == "PE-Core-N16-128 knows few objects and gives no probabilities"
 
 
 def test_files_are_looked_for_every_so_often(

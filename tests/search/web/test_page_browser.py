@@ -15,7 +15,7 @@ from playwright.sync_api import Browser, Page, Route, expect
 
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.search.storage.store import Store
-from perception_encoder.search.web.library import MediaLibrary
+from perception_encoder.search.web.library import MediaLibrary, open_library
 from perception_encoder.search.web.server import create_page
 from perception_encoder.serving.queues import GenerationQueue
 from tests.browsing import contrast, opened_page, wait_until
@@ -227,17 +227,23 @@ def test_a_file_that_is_gone_has_no_inside(page: Page) -> None:
     expect(page.locator(".pane").first).to_be_hidden()
 
 
-def test_probabilities_are_shown_where_the_answer_has_them(page: Page) -> None:
-    def judged(route: Route) -> None:
-        found = route.fetch().json()
-        found["tiles"][0]["probability"] = 0.73
-        route.fulfill(json=found)
-
-    label = page.locator("#grid button.tile .label").first
-    expect(label).not_to_contain_text("%")
-    page.route("**/api/hits*", judged)
-    page.locator("#words").fill("a cat")
-    expect(label).to_contain_text("73 %")
+def test_the_page_of_another_librarys_model_searches_and_says_that_it_has_no_features(
+    browser: Browser, draw: Callable[[int], Image.Image], tmp_path: Path
+) -> None:
+    pytest.importorskip("timm")
+    for number in range(3):
+        draw(number).save(tmp_path / f"{number}.jpg")
+    update_folder(tmp_path, "random:timm:test_vit")
+    refused = "Failed to load resource: the server responded with a status of 4"
+    with served(create_page(open_library(tmp_path))) as address, opened_page(browser, address, refused) as page:
+        page.locator('#grid button[title="1.jpg"]').click()
+        page.get_by_role("tab", name="Features").click()
+        message = "features are shown for Perception Encoder models only; this index is of random:timm:test_vit"
+        expect(page.locator("#problem")).to_have_text(message)
+        for hidden in (page.locator("#features .pane").first, page.locator("#layers")):
+            expect(hidden).to_be_hidden()
+        page.get_by_role("button", name="More like this").click()
+        wait_until(page, "document.querySelector('#grid button.tile')?.title === '1.jpg'")
 
 
 def test_a_picture_is_chosen_or_dropped(page: Page, draw: Callable[[int], Image.Image], tmp_path: Path) -> None:
@@ -310,18 +316,17 @@ def test_nothing_is_wider_than_the_screen(browser: Browser, address: str, width:
     page.close()
 
 
-def test_low_confidence_is_a_banner_with_the_models_name(page: Page) -> None:
-    def answer(route: Route) -> None:
-        told = "tiny gives its best hit a probability of only 12%" if "q=" in route.request.url else None
-        route.fulfill(json={**route.fetch().json(), "low_confidence": told})
-
-    banner = page.locator("#confidence")
-    expect(banner).to_be_hidden()
-    page.route("**/api/hits*", answer)
+def test_a_minimum_score_leaves_what_reaches_it(page: Page) -> None:
+    page.locator("#min_score").fill("0.99")
+    expect(page.locator("#grid button.tile")).not_to_have_count(0)  # without a query there are no scores
     page.locator("#words").fill("a cat")
-    expect(banner).to_have_text("Low confidence: tiny gives its best hit a probability of only 12%")
-    page.locator("#words").fill("")
-    expect(banner).to_be_hidden()
+    message = "Nothing scores 0.99 or higher. Lower the minimum score to see more."
+    expect(page.locator("#empty")).to_have_text(f"No match{message}")
+    page.locator("#min_score").fill("-1")
+    page.wait_for_url("**/?q=text%3Aa%20cat&min_score=-1")
+    expect(page.locator("#grid button.tile")).not_to_have_count(0)
+    page.locator("#min_score").fill("high")
+    expect(page.locator("#error")).to_contain_text("the minimum score is 'high'; it must be a number from -1 to 1")
 
 
 def test_back_restores_the_query_and_the_filters(page: Page, address: str) -> None:
@@ -386,7 +391,7 @@ def test_the_tabs_stay_where_they_are_while_an_image_opens(page: Page) -> None:
     waiting[0].continue_()
     expect(around.first).to_be_visible()
     assert tabs.bounding_box() == before
-    for name in ("Features", "Depth", "Ask"):
+    for name in ("Features", "Ask"):
         page.get_by_role("tab", name=name).click()
         assert tabs.bounding_box() == before, name
 

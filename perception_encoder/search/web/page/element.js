@@ -26,36 +26,13 @@ async function request(address, options) {
 }
 
 export const fetchJson = async (address, options) => (await request(address, options)).json();
-export const fetchBlob = async (address, options) => (await request(address, options)).blob();
 
 // Loads an image with the server's message if that fails.
 export async function putImage(image, address) {
   const old = image.src;
-  image.src = URL.createObjectURL(await fetchBlob(address));
+  image.src = URL.createObjectURL(await (await request(address)).blob());
   await image.decode();
   if (old.startsWith("blob:")) URL.revokeObjectURL(old);
-}
-
-// A position of the pointer in a box: [x, y], 0–1.
-export function pointIn(box, { clientX, clientY }) {
-  const { left, top, width, height } = box.getBoundingClientRect();
-  return [bounded((clientX - left) / width), bounded((clientY - top) / height)];
-}
-
-export const bounded = (share) => Math.min(0.999, Math.max(0, share));
-
-// A point as a parameter of an address.
-export const pointParameter = (point) => `at=${point.map((share) => share.toFixed(4)).join()}`;
-
-export function showMark(mark, point) {
-  mark.hidden = !point;
-  if (point) [mark.style.left, mark.style.top] = point.map((share) => `${share * 100}%`);
-}
-
-// Where an arrow key moves a point, by one of `size` steps along an axis; undefined for another key.
-export function stepBy(key, point, size) {
-  const by = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[key];
-  return by && (point ?? [0.5, 0.5]).map((share, axis) => bounded((Math.floor(share * size[axis]) + by[axis] + 0.5) / size[axis]));
 }
 
 // Yields the lines of JSON of an answer while they arrive.

@@ -1,13 +1,11 @@
 // Features: those of an image at a layer as colours, and under the pointer the patches that are similar to one; of a
-// second model, if the server has one, those of its last layer. A click marks what looks like a patch: see regions.js.
+// second model, if the server has one, those of its last layer.
 
-import { $, latest, pointIn, putImage, showMark, stepBy } from "./element.js";
-import { clearRegions, hasPins, setLayer, startRegions, togglePin } from "./regions.js";
+import { $, latest, putImage } from "./element.js";
 
 const features = $("features"), slider = $("layer"), input = $("input"), map = $("map"), shade = $("shade");
 const baseline = $("baseline"), baselineShade = $("baseline-shade"), last = "layer=-1&baseline=1";
 const panes = [...features.querySelectorAll(".pane")], shades = [shade, baselineShade].filter(Boolean);
-const NEAR = 12;   // pixels from a pin within which a click is on it
 let tile = null, position = null;   // position: [x, y], 0–1
 
 const address = () => `/api/inside/${tile.id}`;
@@ -28,22 +26,21 @@ const draw = latest(async () => {
     light();
   } catch (error) {
     if (tile !== mine) return;
-    clearRegions();
     panes.forEach((pane) => (pane.hidden = true));
-    $("layers").hidden = $("regions-bar").hidden = true;
+    $("layers").hidden = true;
     features.ariaBusy = "false";
     [$("problem").hidden, $("problem").textContent] = [false, error.message];
   }
 });
 
 const light = latest(async () => {
-  if (!tile || !position || hasPins()) return;
+  if (!tile || !position) return;
   const at = `at=${position.map((share) => share.toFixed(3)).join()}`;
   await putImage(shade, `${address()}?layer=${slider.value}&${at}`).catch(() => {});
-  shade.hidden = !position || hasPins();
+  shade.hidden = !position;
   if (!baseline) return;
   await putImage(baselineShade, `${address()}?${last}&${at}`).catch(() => {});
-  baselineShade.hidden = !position || hasPins();
+  baselineShade.hidden = !position;
 });
 
 export function showFeatures(given) {
@@ -53,44 +50,51 @@ export function showFeatures(given) {
   $("problem").hidden = true;
   features.ariaBusy = "true";
   panes.forEach((pane) => (pane.hidden = false));
-  startRegions(tile, slider.value);
   draw();
 }
 
 export function hideFeatures() {
   tile = null;
-  clearRegions();
+}
+
+// A position of the pointer in a box: [x, y], 0–1.
+function pointIn(box, { clientX, clientY }) {
+  const { left, top, width, height } = box.getBoundingClientRect();
+  return [bounded((clientX - left) / width), bounded((clientY - top) / height)];
+}
+
+const bounded = (share) => Math.min(0.999, Math.max(0, share));
+
+// Where an arrow key moves the position, by a patch along an axis; undefined for another key.
+function stepBy(key) {
+  const by = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[key];
+  const size = [map.naturalWidth, map.naturalHeight];   // a pixel a patch
+  return by && (position ?? [0.5, 0.5]).map((share, axis) => bounded((Math.floor(share * size[axis]) + by[axis] + 0.5) / size[axis]));
 }
 
 function pointAt(to) {
   position = to;
-  shades.forEach((image) => (image.hidden = image.hidden || !to || hasPins()));
-  features.querySelectorAll(".mark").forEach((mark) => showMark(mark, to));
+  shades.forEach((image) => (image.hidden = image.hidden || !to));
+  features.querySelectorAll(".mark").forEach((mark) => {
+    mark.hidden = !to;
+    if (to) [mark.style.left, mark.style.top] = to.map((share) => `${share * 100}%`);
+  });
   if (to) light();
-}
-
-function toggle(point, reach) {
-  togglePin(point, reach);
-  pointAt(point);
 }
 
 panes.forEach((pane) => {
   pane.addEventListener("pointermove", (event) => pointAt(pointIn(pane, event)));
+  pane.addEventListener("click", (event) => pointAt(pointIn(pane, event)));   // a touch
   pane.addEventListener("pointerleave", () => pointAt(null));
   pane.addEventListener("blur", () => pointAt(null));
-  pane.addEventListener("click", (event) => {
-    toggle(pointIn(pane, event), [NEAR / pane.clientWidth, NEAR / pane.clientHeight]);
-  });
   pane.addEventListener("keydown", (event) => {
-    const size = [map.naturalWidth, map.naturalHeight];   // a pixel a patch
-    const next = stepBy(event.key, position, size);
-    if (!next && event.key !== "Enter") return;
+    const next = stepBy(event.key);
+    if (!next) return;
     event.preventDefault();
-    if (next) pointAt(next); else toggle(position ?? [0.5, 0.5], size.map((patches) => 0.5 / patches));
+    pointAt(next);
   });
 });
 slider.addEventListener("input", () => {
   $("layers").querySelector("output").textContent = slider.value;
-  setLayer(slider.value);
   if (tile) draw();
 });

@@ -1,8 +1,8 @@
-// The filters: kind, dates, path and only matches; on a small screen a button shows and hides them.
+// The filters: kind, dates, minimum score and path; on a small screen a button shows and hides them.
 
 import { $ } from "./element.js";
 
-const FIELDS = ["since", "until", "path"], matches = $("matches"), kinds = [...document.querySelectorAll("[name=kind]")];
+const FIELDS = ["since", "until", "min_score", "path"], kinds = [...document.querySelectorAll("[name=kind]")];
 const toggle = $("show-filters");
 let changed = () => {}, typing;
 
@@ -12,14 +12,13 @@ export const onFilter = (call) => { changed = call; };
 export function filters() {
   const kind = kinds.find((input) => input.checked).value;
   const fields = FIELDS.map((name) => [name, $(name).value.trim()]);
-  return [["kind", kind], ...fields, ["matches", matches?.checked ? "only" : ""]].filter(([, value]) => value);
+  return [["kind", kind], ...fields].filter(([, value]) => value);
 }
 
 export function readFilters(parameters) {
   const kind = parameters.get("kind") ?? "";
   (kinds.find((input) => input.value === kind) ?? kinds[0]).checked = true;
   FIELDS.forEach((name) => { $(name).value = parameters.get(name) ?? ""; });
-  if (matches) matches.checked = parameters.get("matches") === "only";
   showCount();
 }
 

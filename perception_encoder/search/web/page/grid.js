@@ -8,7 +8,7 @@ import { placeholder, tileButton } from "./tile.js";
 import { open } from "./viewer.js";
 
 const grid = $("grid"), PAGE = 60;
-let tiles = [], more = true, loading = false, turn = 0, reading = false, refreshing = false, unmatched = null;
+let tiles = [], more = true, loading = false, turn = 0, reading = false, refreshing = false;
 
 export const isEmpty = () => !tiles.length;
 
@@ -55,7 +55,6 @@ async function fill() {
 function show(answer, first) {
   showError(null);
   more = answer.more;
-  if (first) unmatched = answer.no_match;
   const list = tiles, focused = refreshing && document.activeElement?.dataset.id;
   const buttons = answer.tiles.map((tile) => tileButton(tile, () => open(tile, list)));
   if (first) {
@@ -67,23 +66,22 @@ function show(answer, first) {
   tiles.push(...answer.tiles);
 }
 
-// How many results there are, and whether the model is unsure of them.
-function showSummary({ total, low_confidence }) {
+// How many results there are, if that is known.
+function showSummary({ total }) {
   const kind = Object.fromEntries(filters()).kind;
   const one = { image: "image", video: "moment" }[kind], many = one ? `${one}s` : "images and moments";
   const order = terms().length ? "best match first" : "newest first";
-  const text = total === undefined ? "" : `${total.toLocaleString()} ${total === 1 ? one ?? "image or moment" : many}`;
+  const text = total == null ? "" : `${total.toLocaleString()} ${total === 1 ? one ?? "image or moment" : many}`;
   $("count").replaceChildren(text, ...(total > 1 ? [element("span", { textContent: `, ${order}` })] : []));
-  $("confidence").querySelector("span").textContent = low_confidence ?? "";
-  $("confidence").hidden = !low_confidence;
 }
 
 // `running`: whether files are being read now.
 export function showEmpty(running = reading) {
   reading = running;
+  const minimum = terms().length && $("min_score").value.trim();
   const [title, text] =
     !$("error").hidden ? ["No results", "See the message above."]
-    : unmatched ? ["No match", `${unmatched[0].toUpperCase()}${unmatched.slice(1)}. Clear “Only matches” to see it.`]
+    : minimum ? ["No match", `Nothing scores ${minimum} or higher. Lower the minimum score to see more.`]
     : filters().length ? ["No results", "Nothing matches these filters. Remove one."]
     : running ? ["Reading your images", "They appear here as they are read."]
     : ["No images yet", "Add images or videos to the directory, then press Rescan."];

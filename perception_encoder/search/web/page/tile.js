@@ -2,14 +2,8 @@
 
 import { clock, element } from "./element.js";
 
-// How well a tile matches: its probability if it has one, else the cosine similarity.
-export function match(tile) {
-  if (tile.probability !== undefined && tile.probability !== null) {
-    const percent = Math.round(tile.probability * 100);
-    return percent ? `${percent} %` : "< 1 %";
-  }
-  return tile.score === undefined ? "" : tile.score.toFixed(2);
-}
+// How well a tile matches: the cosine similarity.
+const match = (tile) => (tile.score === undefined ? "" : tile.score.toFixed(2));
 
 const duration = (tile) => `▶ ${clock(tile.length)}`;
 export const moment = (tile) => clock(tile.start);

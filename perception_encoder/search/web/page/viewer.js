@@ -2,12 +2,10 @@
 
 import { parameters } from "./address.js";
 import { hideAsk, showAsk } from "./ask.js";
-import { hideDepth, showDepth } from "./depth.js";
 import { $, clock, element, fetchJson } from "./element.js";
 import { hideFeatures, showFeatures } from "./features.js";
 import { addExample, searchLike } from "./query.js";
-import { clearRegions } from "./regions.js";
-import { film, match, moment, tileButton } from "./tile.js";
+import { film, moment, tileButton } from "./tile.js";
 
 const viewer = $("viewer"), tabs = [...viewer.querySelectorAll("[role=tab]")];
 let shown = null, list = [], closed = () => {};
@@ -50,7 +48,7 @@ export const close = () => viewer.close();
 function describe(tile) {
   const parts = [...(tile.path === tile.name ? [] : [tile.path]), tile.date.replace("T", " "), `${tile.width} × ${tile.height}`];
   if (tile.kind === "video") parts.push(`${clock(tile.start)}–${clock(tile.stop)} of ${clock(tile.length)}`);
-  if (match(tile)) parts.push(tile.probability == null ? `similarity ${tile.score.toFixed(3)}` : `probability ${match(tile)}`);
+  if (tile.score !== undefined) parts.push(`similarity ${tile.score.toFixed(3)}`);
   $("about").querySelector("h2").textContent = tile.name;
   $("about").querySelector("p").textContent = parts.join("  ·  ");
   $("open").href = `/file/${tile.id}`;
@@ -64,11 +62,10 @@ function select(number, focus = false) {
     $(tab.getAttribute("aria-controls")).hidden = at !== number;
   });
   const name = tabs[number].id;
-  $("layers").hidden = $("regions-bar").hidden = name !== "tab-features";
+  $("layers").hidden = name !== "tab-features";
   if (focus) tabs[number].focus();
   hideMedia();
   if (name === "tab-features") showFeatures(shown); else hideFeatures();
-  if (name === "tab-depth") showDepth(shown); else hideDepth();
   if (name === "tab-ask") showAsk(shown); else hideAsk();
   if (name === "tab-image") showMedia(shown, $("stage"));
   if (name === "tab-ask") showMedia(shown, $("subject"));
@@ -88,11 +85,10 @@ function showMedia(tile, panel) {
   panel.replaceChildren(media);
 }
 
-// Steps to the next tile or the one before by an arrow key, or removes the pins by Escape; whether a key is the viewer's.
+// Steps to the next tile or the one before by an arrow key; whether a key is the viewer's.
 export function step(event) {
   const by = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
   if (!viewer.open) return false;
-  if (event.key === "Escape" && clearRegions()) event.preventDefault();   // or the viewer would close
   if (!by || event.target.closest("[role=tablist], input, video, .pane")) return true;
   const next = list[list.findIndex((tile) => tile.id === shown.id) + by];
   if (next) open(next);
@@ -108,7 +104,6 @@ document.querySelector("[role=tablist]").addEventListener("keydown", (event) => 
 viewer.addEventListener("close", () => {
   hideMedia();
   hideFeatures();
-  hideDepth();
   hideAsk();
   if (history.state?.viewer) history.back();
   closed(shown.id);

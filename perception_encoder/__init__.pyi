@@ -1,0 +1,52 @@
+"""The public names and their modules: read by type checkers, and on first use by `perception_encoder/__init__.py`."""
+
+from . import errors as errors
+from ._version import __version__ as __version__
+from .api import analyze_layers as analyze_layers, compare as compare, evaluate as evaluate, serve as serve
+from .dense_prediction.export import export_onnx as export_onnx
+from .dense_prediction.heads import (
+    Head as Head,
+    depth as depth,
+    detect as detect,
+    load_head as load_head,
+    segment as segment,
+)
+from .dense_prediction.predictions import (
+    DepthEstimate as DepthEstimate,
+    Detections as Detections,
+    Region as Region,
+    Segmentation as Segmentation,
+    TrackedFrame as TrackedFrame,
+)
+from .dense_prediction.tracking import track as track
+from .evaluation.classification.labels import Classification as Classification, classify as classify
+from .inference.conversation.assistant import Answer as Answer, Assistant as Assistant
+from .inference.conversation.captions import Caption as Caption
+from .inference.convert import convert as convert
+from .inference.encoder import Encoder as Encoder
+from .inference.layer_features import LayerFeatures as LayerFeatures
+from .inference.load import load as load, load_layers as load_layers
+from .inference.output import EmbedReport as EmbedReport, embed as embed
+from .language_alignment.load import export_lang as export_lang, load_assistant as load_assistant
+from .language_alignment.perception_lm_export import export_perception_lm as export_perception_lm
+from .models.checkpoints.weights import (
+    create_model as create_model,
+    from_state_dict as from_state_dict,
+    published_state_dict as published_state_dict,
+)
+from .models.registry import list_models as list_models
+from .preprocess.conversation import Message as Message, Reply as Reply, Sampling as Sampling
+from .preprocess.image import image_transform as image_transform, pad_images as pad_images
+from .preprocess.tokenizer import tokenizer as tokenizer
+from .runtime.export import export_openvino as export_openvino
+from .search.index import Index as Index, open_index as open_index, search_files as search_files
+from .search.ranking import Hit as Hit, SearchResult as SearchResult
+from .search.storage.update import UpdateReport as UpdateReport
+from .stages import TrainingResult as TrainingResult, list_recipes as list_recipes, plan as plan, train as train
+from .video_data_engine.refine import refine_captioner as refine_captioner
+from .video_data_engine.run import EngineReport as EngineReport, run_engine as run_engine
+from .video_dataset.dataset import (
+    VideoDataset as VideoDataset,
+    VideoSelection as VideoSelection,
+    open_video_dataset as open_video_dataset,
+)

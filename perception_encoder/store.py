@@ -1,0 +1,285 @@
+"""Results that can be interrupted: what every long computation writes, and what its rerun reads.
+
+A store is a directory with one writer and the settings that it was made with. It holds three kinds of results, each
+complete or absent after a kill: records (a line of JSON counts once its newline is on disk), parts (a file or a
+directory appears by rename, after it is on disk), and data (a file that only grows; a record names the bytes of it
+that count). A rerun reads what is done and does the rest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Generic, Self, TypeVar
+
+import numpy as np
+
+from perception_encoder.errors import DataError, OutputError, one_line
+from perception_encoder.files import holding, open_regular, remove, replacing, temporary_beside, write_json, writing
+from perception_encoder.records import from_fields
+
+T = TypeVar("T")
+
+SETTINGS, LOCK = "settings.json", "lock"
+_DAMAGE = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, EOFError, zlib.error)
+
+
+def digest(*values: object) -> str:
+    """Return 32 hex digits that tell JSON values apart, file names that are not UTF-8 included."""
+    text = json.dumps(values, sort_keys=True)  # ASCII: other characters are escapes
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+class Store:
+    """A directory of results, locked for writing.
+
+        with Store(out, {"model": name}, remedy="choose another --out") as store:
+            captions = store.records(Caption)
+            for item in items:
+                if item.key not in captions: ...
+
+    Attributes: `path`, `settings` (as JSON values).
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        settings: Mapping[str, object],
+        *,
+        remedy: str = "use that, or choose another directory",
+        writable: bool = True,
+    ) -> None:
+        """Open or make a store. Without `writable` it must exist, may be read while others write, and only the given
+        settings are compared.
+
+        `remedy`: what to do about a store of other settings or a damaged one, for errors. Raises OutputError if
+        another process writes, if a setting differs from the store's, or if the directory cannot be written; DataError
+        if the settings are damaged or, without `writable`, missing.
+        """
+        self.path, self._remedy, self._writable = path, remedy, writable
+        self.settings: dict[str, Any] = json.loads(json.dumps(dict(settings)))
+        self._open = ExitStack()
+        try:
+            if writable:
+                self._open.enter_context(holding(path / LOCK, f"another process is writing {path}; wait until it ends"))
+            earlier = self.read(SETTINGS, _read_settings)
+            if earlier is not None:
+                self._compare(earlier)
+                self.settings = earlier
+            elif not writable:
+                raise DataError(f"{path} has no {SETTINGS}; {remedy}")
+            elif any(entry.name != LOCK for entry in path.iterdir()):
+                raise OutputError(f"{path} is not empty and has no {SETTINGS}; choose another directory")
+            else:
+                write_json(path / SETTINGS, self.settings)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let another process write."""
+        self._open.close()
+
+    def discard(self) -> None:
+        """Remove the store, whose results are in their final place, at one stroke."""
+        with writing(self.path):
+            gone = temporary_beside(self.path)
+            os.rename(self.path, gone)
+            remove(gone)
+
+    def records(self, kind: type[T], name: str = "records") -> Records[T]:
+        """Return the records in NAME.jsonl, each a `kind` (a dataclass)."""
+        return Records(self.path / f"{name}.jsonl", kind, self._remedy, self._writable)
+
+    def data(self, name: str = "data") -> Data:
+        """Return a file that only grows."""
+        return Data(self.path / name, self._remedy)
+
+    def arrays(self, name: str = "arrays", compressed: bool = False) -> Arrays:
+        """Return the arrays in NAME.bin, by key; `compressed` ones take less space and more time."""
+        return Arrays(self.records(_Entry, name), self.data(f"{name}.bin"), compressed)
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[Path]:
+        """Yield a temporary path; what the block writes there, a file or a directory, becomes the part `name`.
+
+        OutputError if it cannot be written.
+        """
+        path = self.path / name
+        with writing(path, also=(RuntimeError,)), replacing(path) as temporary:
+            yield temporary
+
+    def parts(self, pattern: str = "*") -> list[str]:
+        """Return the names of complete parts, sorted."""
+        return sorted(path.name for path in self.path.glob(pattern) if not path.name.startswith("."))
+
+    def read(self, name: str, read: Callable[[Path], T]) -> T | None:
+        """Return a part as `read` gives it, None if it is absent; DataError, with file and remedy, if it is damaged."""
+        path = self.path / name
+        if not os.path.lexists(path):
+            return None
+        with self.reading(path):
+            return read(path)
+
+    def reading(self, path: Path, also: tuple[type[Exception], ...] = ()) -> AbstractContextManager[None]:
+        """Turn the errors of reading a damaged file into a DataError."""
+        return _reading(path, self._remedy, also)
+
+    def _compare(self, earlier: Mapping[str, Any]) -> None:
+        then, now = _flat(earlier), _flat(self.settings)
+        for name in {**then, **now} if self._writable else now:
+            old, new = then.get(name), now.get(name)
+            if old != new:
+                was = f"{self.path} was made with {name} {_shown(old)}, not {_shown(new)}"
+                raise OutputError(f"{was}; {self._remedy}")
+
+
+class Records(Generic[T]):
+    """A JSONL file of one dataclass that grows line by line; a line that a kill cut off is removed.
+
+    Attribute: `rows`, all so far.
+    """
+
+    def __init__(self, path: Path, kind: type[T], remedy: str, writable: bool = True) -> None:
+        """Read the file, which need not exist; DataError names a damaged line."""
+        self.path, self.rows = path, list[T]()
+        if not os.path.lexists(path):
+            return
+        with writing(path), open(open_regular(path) if writable else path, "r+b" if writable else "rb") as file:
+            content = file.read()
+            if writable:
+                file.truncate(content.rfind(b"\n") + 1)
+        for number, line in enumerate(content.split(b"\n")[:-1], 1):
+            try:
+                self.rows.append(from_fields(kind, json.loads(line)))
+            except (ValueError, RecursionError) as error:
+                raise DataError(f"{path}:{number} is damaged: {one_line(error)}; {remedy}") from None
+
+    def append(self, *rows: T) -> None:
+        """Add rows, which are on disk when this returns; OutputError if that fails."""
+        lines = "".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows)  # type: ignore[call-overload]
+        _append(self.path, lines.encode("utf-8", "backslashreplace"))
+        self.rows += rows
+
+
+class Data:
+    """A file of bytes that only grows. Bytes after the last that a record names are unused."""
+
+    def __init__(self, path: Path, remedy: str) -> None:
+        self.path, self._remedy = path, remedy
+
+    def append(self, content: bytes | np.ndarray) -> int:
+        """Add bytes, which are on disk when this returns; return their offset. OutputError if that fails."""
+        return _append(self.path, np.ascontiguousarray(content).data if isinstance(content, np.ndarray) else content)
+
+    def cut(self, size: int) -> None:
+        """Remove what comes after `size` bytes, as of a killed write."""
+        if self.path.exists():
+            with writing(self.path), open(open_regular(self.path), "r+b") as file:
+                file.truncate(min(size, file.seek(0, os.SEEK_END)))
+
+    def array(self, dtype: str | np.dtype, shape: Sequence[int], offset: int = 0) -> np.ndarray:
+        """Return bytes as an array that is mapped from disk; DataError if the file is too short or missing."""
+        if 0 in shape:
+            return np.empty(shape, dtype)
+        with self.reading():
+            return np.memmap(self.path, dtype, "r", offset, tuple(shape))
+
+    def reading(self) -> AbstractContextManager[None]:
+        """Turn the errors of damage into a DataError."""
+        return _reading(self.path, self._remedy)
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """Where an array is."""
+
+    key: str
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+    size: int
+
+
+class Arrays:
+    """Arrays by key, in one file that grows."""
+
+    def __init__(self, index: Records[_Entry], data: Data, compressed: bool) -> None:
+        self._index, self._data, self._compressed = index, data, compressed
+        self._entries = {entry.key: entry for entry in index.rows}
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._entries
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def get(self, key: str) -> np.ndarray | None:
+        """Return a key's array, None if there is none; DataError if it is damaged."""
+        if (entry := self._entries.get(key)) is None:
+            return None
+        content = self._data.array("u1", (entry.size,), entry.offset)
+        with self._data.reading():
+            content = np.frombuffer(zlib.decompress(content.tobytes()), "u1") if self._compressed else np.array(content)
+            return content.view(entry.dtype).reshape(entry.shape)
+
+    def put(self, key: str, array: np.ndarray) -> None:
+        """Add an array; OutputError if that fails."""
+        content = np.ascontiguousarray(array)
+        packed = zlib.compress(content.data, 1) if self._compressed else content.tobytes()  # higher levels save little
+        entry = _Entry(key, content.dtype.str, content.shape, self._data.append(packed), len(packed))
+        self._index.append(entry)
+        self._entries[key] = entry
+
+
+@contextmanager
+def _reading(path: Path, remedy: str, also: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    damage: tuple[type[Exception], ...] = (*_DAMAGE, *also)
+    try:
+        yield
+    except damage as error:
+        raise DataError(f"{path} is damaged ({one_line(error)}); {remedy}") from error
+
+
+def _append(path: Path, content: bytes | memoryview) -> int:
+    """Add bytes to a file, which is made with its directory; return their offset once they are on disk."""
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(open_regular(path), "r+b") as file:
+            offset = file.seek(0, os.SEEK_END)
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    return offset
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    found = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(found, dict):
+        raise ValueError("it is not a JSON object")
+    return found
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested settings by dotted names."""
+    found: dict[str, Any] = {}
+    for name, value in settings.items():
+        found |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return found
+
+
+def _shown(value: object) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 80 else f"{text[:77]}…"
