@@ -139,11 +139,6 @@ def test_the_rate_drops_in_steps() -> None:
     assert shares[80:] == pytest.approx([0.01] * 20)
 
 
-def test_sgd_has_momentum() -> None:
-    optimizer = build_optimizer(nn.Linear(2, 2), OptimizerConfig(name="sgd", lr=0.1, betas=(0.8, 0.9)))
-    assert isinstance(optimizer, torch.optim.SGD) and {group["momentum"] for group in optimizer.param_groups} == {0.8}
-
-
 def test_everything_decays_and_some_is_slow_if_it_is_said() -> None:
     """As in DETA's and detectron2's configs."""
     model = nn.ModuleDict({"sampling_offsets": nn.Linear(2, 2), "norm": nn.LayerNorm(2)})
