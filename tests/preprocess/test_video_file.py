@@ -71,18 +71,6 @@ def test_a_video_that_points_beyond_every_file_is_one_line(capfd: pytest.Capture
     assert "Traceback" not in capfd.readouterr().err
 
 
-def test_sound_alone_is_no_video() -> None:
-    buffer = io.BytesIO()
-    with av.open(buffer, "w", format="mp4") as container:
-        audio = container.add_stream("aac", rate=8000, layout="mono")
-        silence = av.AudioFrame.from_ndarray(np.zeros((1, 8000), np.float32), "fltp", "mono")
-        silence.rate = 8000
-        container.mux(audio.encode(silence))
-        container.mux(audio.encode())
-    with pytest.raises(MediaDecodeError, match=r"song\.mp4: contains no decodable video"):
-        read_frames(buffer.getvalue(), "song.mp4")
-
-
 @pytest.mark.parametrize("side", [None, 24])
 def test_frames_of_changing_sizes_and_formats_are_converted_as_each_alone(side: int | None) -> None:
     noise, images = np.random.default_rng(0), FrameImages("clip.mp4", side)
