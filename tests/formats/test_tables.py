@@ -219,15 +219,3 @@ def test_an_empty_cell_and_a_file_that_is_gone(tmp_path: Path) -> None:
     other.path.unlink()
     with pytest.raises(MediaDecodeError, match="cannot be read"):
         other.read()
-
-
-def test_bad_files(tmp_path: Path) -> None:
-    path = tmp_path / "e.parquet"
-    with pytest.raises(DataError, match=r"e\.parquet cannot be read"):
-        list(read_image_table(path, ("image",)))
-    path.write_bytes(b"no table")
-    with pytest.raises(DataError, match=r"e\.parquet cannot be read"):
-        list(read_image_table(path, ("image",)))
-    pq.write_table(pa.table({"a": [1]}), path)
-    with pytest.raises(DataError, match="has no column 'image' or 'images' for images, but 'a'"):
-        list(read_image_table(path, ("image", "images")))

@@ -8,13 +8,7 @@ import pytest
 import timm
 
 from perception_encoder.errors import UnknownModelError
-from perception_encoder.models.registry import (
-    MODELS,
-    CoreName,
-    TowerName,
-    canonical_name,
-    find_model,
-)
+from perception_encoder.models.registry import MODELS, CoreName, TowerName, canonical_name, find_model
 
 
 def test_type_checkers_know_every_canonical_name() -> None:

@@ -34,13 +34,16 @@ def test_values_and_gradients(name: str) -> None:
 
 
 def test_table_leads_there_and_back() -> None:
-    """Names and shapes of a complete model, on the meta device; timm's own loader takes them strictly."""
+    """Names and shapes of complete models, on the meta device."""
     for name in TIMM_MODELS:
         entry = find_model(name)
         with torch.device("meta"):
             ours, theirs = VisionTransformer(entry.vision, name), timm.create_model(entry.timm)
         there = from_published(published_state_dict(ours), entry.vision, "timm")
         assert {n: t.shape for n, t in there.items()} == {n: t.shape for n, t in theirs.state_dict().items()}
+        for attribute in ("embed_dim", "num_features", "num_prefix_tokens"):
+            assert getattr(ours, attribute) == getattr(theirs, attribute)
+        assert len(ours.blocks) == len(theirs.blocks) and ours.feature_info == theirs.feature_info
 
 
 @pytest.fixture(scope="module")
@@ -91,17 +94,6 @@ def test_forward_head(pre_logits: bool) -> None:
     mine, reference = ours.forward_head(tokens, pre_logits), theirs.forward_head(tokens, pre_logits)
     assert relative_error(mine, reference) < VALUES
     assert pre_logits or torch.equal(mine, ours(x))
-
-
-def test_towers_have_timms_names() -> None:
-    for name in TIMM_MODELS:
-        entry = find_model(name)
-        with torch.device("meta"):
-            ours, theirs = VisionTransformer(entry.vision, name), timm.create_model(entry.timm)
-        for attribute in ("embed_dim", "num_features", "num_prefix_tokens"):
-            assert getattr(ours, attribute) == getattr(theirs, attribute)
-        assert len(ours.blocks) == len(theirs.blocks)
-        assert ours.feature_info == theirs.feature_info
 
 
 @torch.no_grad()

@@ -17,12 +17,7 @@ import pytest
 import torch
 from PIL import ExifTags, Image
 
-from perception_encoder.errors import (
-    ConfigError,
-    MediaDecodeError,
-    MediaTooLargeError,
-    ShapeError,
-)
+from perception_encoder.errors import ConfigError, MediaDecodeError, MediaTooLargeError, ShapeError
 from perception_encoder.preprocess.budget import PIXEL_BYTES
 from perception_encoder.preprocess.image import (
     ImageHeader,

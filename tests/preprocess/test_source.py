@@ -13,11 +13,7 @@ from hypothesis import strategies as st
 
 from perception_encoder.errors import InputError, MediaDecodeError, MediaNotFoundError
 from perception_encoder.preprocess.budget import ByteBudget
-from perception_encoder.preprocess.source import (
-    escape_name,
-    open_source,
-    unescape_name,
-)
+from perception_encoder.preprocess.source import escape_name, open_source, unescape_name
 
 
 def named(tmp_path: Path, what: str) -> Path:

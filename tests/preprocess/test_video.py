@@ -18,12 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from perception_encoder.errors import (
-    ConfigError,
-    InputError,
-    MediaDecodeError,
-    MediaTooLargeError,
-)
+from perception_encoder.errors import ConfigError, InputError, MediaDecodeError, MediaTooLargeError
 from perception_encoder.preprocess import video
 from perception_encoder.preprocess.frames import VideoFrames, frame_indices, plm_frame_indices
 from perception_encoder.preprocess.video import read_frames, sample_frames

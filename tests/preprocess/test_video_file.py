@@ -13,12 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from perception_encoder.errors import (
-    InputError,
-    MediaDecodeError,
-    MediaTooLargeError,
-    OutputError,
-)
+from perception_encoder.errors import InputError, MediaDecodeError, MediaTooLargeError, OutputError
 from perception_encoder.preprocess import video_file
 from perception_encoder.preprocess.video import read_frames, sample_frames
 from perception_encoder.preprocess.video_file import FrameImages, write_video

@@ -11,13 +11,7 @@ from torch import Tensor, nn
 
 from perception_encoder.errors import ConfigError
 from perception_encoder.models.checkpoints.weights import create_model
-from perception_encoder.training.optimizer import (
-    OptimizerConfig,
-    build_optimizer,
-    decays,
-    layer_scales,
-    learning_rate,
-)
+from perception_encoder.training.optimizer import OptimizerConfig, build_optimizer, decays, layer_scales, learning_rate
 from tests.pretraining.toys import debug
 
 EPSILON = 1e-6  # timm's

@@ -11,11 +11,7 @@ import pytest
 from perception_encoder.stages import configure, list_recipes
 from perception_encoder.training.config import TrainingConfig
 from synthetic.builtin import recipes
-from synthetic.builtin.held_out import (
-    UNSEEN_LABELS,
-    find_unseen_labels,
-    smallest_hashes,
-)
+from synthetic.builtin.held_out import UNSEEN_LABELS, find_unseen_labels, smallest_hashes
 from synthetic.questions.conversations import SceneRecords
 
 SEEN = ["accordion", "anchor", "ant", "barrel", "bass", "beaver", "leopard", "motorbike", "watch", "wrench"]

@@ -12,9 +12,7 @@ import pytest
 from perception_encoder.errors import ConfigError
 from synthetic.documents.canvas import Canvas
 from synthetic.documents.document import KINDS, SIDES, Document, document
-from synthetic.documents.fonts import (
-    FAMILIES,
-)
+from synthetic.documents.fonts import FAMILIES
 from synthetic.documents.looks import LOOKS
 from synthetic.documents.page import Page
 from synthetic.documents.vocabulary import held_out_words

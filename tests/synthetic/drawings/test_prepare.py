@@ -57,15 +57,6 @@ def test_a_source_becomes_a_shard(tmp_path: Path, monkeypatch, caplog: pytest.Lo
         assert image.getpixel((16, 16)) == (255, 0, 0)
 
 
-def test_a_finished_source_is_not_done_again(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(prepare, "read_source", lambda source, directory: pytest.fail("fetched again"))
-    shard = tmp_path / "train" / "noto.tar"
-    shard.parent.mkdir()
-    shard.write_bytes(b"done")
-    made = prepare_source(find_source("noto"), tmp_path)
-    assert made.finished_before and made.shard.read_bytes() == b"done"
-
-
 def test_the_unseen_style_stays_out_of_train(tmp_path: Path, monkeypatch) -> None:
     assert {source.name for source in SOURCES if source.split == "train"} == {
         *("noto", "noto_outlined", "noto_line", "twemoji", "twemoji_outlined", "twemoji_line", "openclipart")

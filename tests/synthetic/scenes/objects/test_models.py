@@ -13,11 +13,7 @@ import pytest
 from perception_encoder.errors import DataError
 from perception_encoder.formats.shards import write_members
 from synthetic.scenes.objects.furniture import CATALOGUE, build_library
-from synthetic.scenes.objects.models import (
-    SPLITS,
-    ObjectLibrary,
-    write_library,
-)
+from synthetic.scenes.objects.models import SPLITS, ObjectLibrary, write_library
 from tests.synthetic.scenes.objects.conftest import MTL, OBJ, png
 
 

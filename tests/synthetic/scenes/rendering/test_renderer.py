@@ -10,13 +10,7 @@ import pytest
 from synthetic.scenes.layout.camera import Camera
 from synthetic.scenes.layout.scene import PlacedObject, rotation_matrix, yaw
 from synthetic.scenes.objects.models import ObjectInfo, ObjectLibrary
-from synthetic.scenes.rendering.motion import (
-    AWAY,
-    PlannedEvent,
-    object_centres,
-    observe_events,
-    simulate_events,
-)
+from synthetic.scenes.rendering.motion import AWAY, PlannedEvent, object_centres, observe_events, simulate_events
 from synthetic.scenes.rendering.renderer import Renderer
 from tests.synthetic.scenes.conftest import draw, scene_of
 
