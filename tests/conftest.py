@@ -12,6 +12,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,6 +33,14 @@ for _name in ("CONFIG", "CACHE"):  # the user's own settings are none of a test'
     atexit.register(shutil.rmtree, _directory, ignore_errors=True)
 for _name in ("COLUMNS", "LINES"):  # of a worker's terminal, by which the console would be made; `run_pe` says its own
     os.environ.pop(_name, None)
+
+if _limit := os.environ.pop("ONEDNN_MAX_CPU_ISA", None):
+    # torch computes as an older CPU; OpenVINO asks the CPU itself, and fails where its oneDNN hides what it has found
+    from perception_encoder.runtime.machine import float_hint
+
+    with suppress(ImportError):
+        float_hint(half=True)  # its oneDNN reads the variable once, now
+    os.environ["ONEDNN_MAX_CPU_ISA"] = _limit
 
 ROOT = Path(__file__).parent.parent
 LONG = (
