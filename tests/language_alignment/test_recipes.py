@@ -13,7 +13,6 @@ from PIL import Image
 from perception_encoder.data.conversations import open_conversations
 from perception_encoder.errors import ConfigError
 from perception_encoder.language_alignment import STAGE, weights
-from perception_encoder.language_alignment.batches import collate
 from perception_encoder.language_alignment.config import LanguageConfig
 from perception_encoder.language_alignment.plan import SHAPES, decoder_part
 from perception_encoder.language_alignment.recipes import (
@@ -28,7 +27,8 @@ from perception_encoder.language_alignment.recipes import (
     warmup,
 )
 from perception_encoder.language_alignment.run import Examples, LanguageTrainee
-from perception_encoder.language_alignment.text.adapters import DecoderLoRA
+from perception_encoder.language_alignment.task import collate
+from perception_encoder.language_alignment.text.decoder import DecoderLoRA
 from perception_encoder.language_alignment.weights import Parts
 from perception_encoder.models.config import VisionConfig
 from perception_encoder.models.initialization import initialize
@@ -85,10 +85,8 @@ def largest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("largest")
     Image.new("RGB", (448, 448), "red").save(directory / "a.png")
     (directory / "a.mp4").write_bytes(clip(40))
-    rows = [
-        {"image": "a.png", "question": "What?", "answer": "it"},
-        {"video": "a.mp4", "question": "What?", "answer": "it"},
-    ]
+    turns = [{"role": "user", "content": "What?"}, {"role": "assistant", "content": "it"}]
+    rows = [{"image": "a.png", "messages": turns}, {"video": "a.mp4", "messages": turns}]
     (directory / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return directory / "train.jsonl"
 
@@ -135,7 +133,8 @@ def test_the_largest_image_and_video_of_a_recipe_fit_its_context(
     assert [sum(example.prompt.is_image) for example in made] == counts
     assert all(example.prompt.cut == 0 and example.answer_tokens == len("it") + 1 for example in made)
     batch = collate(made, 0)
-    assert trainee.module.embed(batch.ids, batch.is_image, batch.images).isfinite().all()
+    tokens = trainee.model.image_tokens(batch.images).flatten(0, 1)
+    assert trainee.model.embed(batch.ids, batch.is_image, tokens).isfinite().all()
 
 
 @pytest.mark.parametrize("size", LAYERS)
