@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -90,6 +91,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if "PYTEST_XDIST_WORKER" in os.environ:
         places = {ROOT / name: place for place, name in enumerate(LONG)}
         items.sort(key=lambda item: places.get(item.path, len(LONG)))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def int8_speeds() -> None:
+    """No other work of this machine decides whether int8 may be used: its speed is cached, as if it were measured."""
+    from perception_encoder.runtime.choice import measured_speeds
+
+    speeds = {"openvino float32": 1.0, "openvino bfloat16": 2.0, "openvino int8": 3.0}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "perception_encoder.runtime.timing", SimpleNamespace(measure=lambda int8: speeds))
+        assert measured_speeds(int8=True) == speeds
 
 
 @pytest.fixture(autouse=True)
