@@ -94,10 +94,11 @@ class PerceptionLanguageModel(nn.Module):
 
         `images`: pixels (N, 3, H, W), or `image_features` (N, P, width) of square ones. `branches`: see there.
         """
-        features, grid = images, None
+        grid: tuple[int, int] | None = None
         if images.dim() == 4:
-            features, grid = self.image_features(images, branches), self.vision.grid_of(*images.shape[-2:])
-        return self.projector(features.to(next(self.projector.parameters()).dtype), grid)
+            grid = self.vision.grid_of(images.shape[-2], images.shape[-1])
+            images = self.image_features(images, branches)
+        return self.projector(images.to(next(self.projector.parameters()).dtype), grid)
 
     def embed(
         self, ids: Int[Tensor, "B T"], is_image: Bool[Tensor, "B T"], image_tokens: Float[Tensor, "M dim"]

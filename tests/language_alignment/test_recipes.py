@@ -35,7 +35,6 @@ from perception_encoder.models.initialization import initialize
 from perception_encoder.models.registry import BUILTIN, find_model
 from perception_encoder.models.vision_transformer import VisionTransformer
 from perception_encoder.preprocess.tiling import MediaConfig
-from perception_encoder.training.settings import override
 from tests.clips import clip
 from tests.language_models import write_tiny_decoder
 from tests.recipes import find_recipe
@@ -151,14 +150,6 @@ def test_a_debug_form_trains_what_its_recipe_does() -> None:
         assert small.initial is None and small.steps == 4
 
 
-def test_the_parts_are_those_of_the_settings() -> None:
-    config = LanguageConfig(layer=5, tiles=4, pool=1, linear=True)
-    parts = config.parts
-    assert (parts.layer, parts.pool, parts.linear, parts.decoder) == (5, 1, True, "smollm2")
-    assert (parts.media.image_size, parts.media.tiles) == (128, 4)
-    assert LanguageConfig(image_size=224).parts.media.image_size == 224
-
-
 @pytest.mark.parametrize("lora", [None, DecoderLoRA(rank=4)])
 def test_settings_of_parts_have_these_parts(lora: DecoderLoRA | None) -> None:
     parts = Parts(
@@ -177,11 +168,6 @@ def test_settings_of_parts_have_these_parts(lora: DecoderLoRA | None) -> None:
     assert defaults == ([] if lora else ["lora"]), "the test would not see that these are left out"
     config = LanguageConfig.of_parts(parts)
     assert config.parts == parts and config.train_decoder == (lora is not None)
-
-
-def test_settings_can_be_overridden_by_name() -> None:
-    config = override(LanguageConfig(), ["train_decoder=true", "lora.rank=4", "tiles=9"])
-    assert config.lora == DecoderLoRA(rank=4) and config.tiles == 9
 
 
 @pytest.mark.parametrize(
