@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from perception_encoder.data.conversation_files import ParquetRecords
+from perception_encoder.data.conversations import ParquetRecords
 from perception_encoder.data.shard_index import load_table
 from perception_encoder.datasets.captioned import CaptionedMedia
 from perception_encoder.datasets.labelled import LabelledImages
@@ -170,7 +170,7 @@ def test_tables_of_shards_and_parquet_files_are_those_of_the_file_as_it_is(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
     for directory, first in (("one", 1), ("two", 4), ("three", 7)):
         write_pairs(tmp_path / directory / "a.tar", range(first, first + 2))
-        rows = [{"image": f"{directory} {number}".encode(), "question": f"{directory} {number}"} for number in (0, 1)]
+        rows = [{"image": f"{directory} {number}".encode(), "id": f"{directory} {number}"} for number in (0, 1)]
         pq.write_table(pa.Table.from_pylist(rows), tmp_path / directory / "a.parquet")
 
     def check(name: str, first: int) -> None:
@@ -179,7 +179,7 @@ def test_tables_of_shards_and_parquet_files_are_those_of_the_file_as_it_is(
         assert table.read(0, ("txt",))["txt"] == f"number {first}".encode()
         (_, _, image), _ = read_image_table(Path("a.parquet"), ["image"])
         assert image.read() == f"{name} 0".encode()
-        assert ParquetRecords(Path("a.parquet")).read(1).fields["question"] == f"{name} 1"
+        assert ParquetRecords(Path("a.parquet")).read(1).fields["id"] == f"{name} 1"
 
     for directory, first in (("one", 1), ("two", 4), ("one", 1)):
         monkeypatch.chdir(tmp_path / directory)

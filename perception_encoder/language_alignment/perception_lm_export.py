@@ -219,7 +219,7 @@ def _logit_difference(model: LanguageModel, whole: Any) -> float:
     ids = torch.randint(0, len(model.decoder.tokenizer), (1, count + 16), generator=generator)
     is_image = torch.zeros_like(ids, dtype=torch.bool)
     is_image[:, 8 : 8 + count] = True
-    expected = model.model(ids, is_image, pixels)
+    expected = model.model.logits(ids, is_image, pixels)
     marked = ids.masked_fill(is_image, whole.config.image_token_id)
     difference = float((whole(input_ids=marked, pixel_values=pixels[None]).logits - expected).abs().max())
     difference /= float(expected.abs().max().clamp_min(1e-6))

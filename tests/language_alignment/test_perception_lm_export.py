@@ -15,7 +15,7 @@ import perception_encoder as pe
 from perception_encoder.errors import ConfigError, ModelError, OutputError
 from perception_encoder.language_alignment import perception_lm_export
 from perception_encoder.language_alignment.load import load_language_model
-from perception_encoder.language_alignment.text.adapters import DecoderLoRA, add_decoder_adapters
+from perception_encoder.language_alignment.text.decoder import DecoderLoRA, add_decoder_adapters
 from perception_encoder.language_alignment.weights import Parts, build_language_model, write_language_model
 from perception_encoder.preprocess.conversation import Message, Sampling, ask
 from perception_encoder.preprocess.tiling import MediaConfig, media_pixels
@@ -79,7 +79,7 @@ def test_transformers_gives_the_same_prompt_logits_and_answers(
     ids, is_image = torch.tensor(prompt.ids)[None], torch.tensor(prompt.is_image)[None]
     assert torch.equal(inputs["input_ids"], ids.masked_fill(is_image, processor.image_token_id))
     logits = theirs(**{**inputs, "pixel_values": pixels[None]}).logits
-    expected = ours.model(ids, is_image, pixels)
+    expected = ours.model.logits(ids, is_image, pixels)
     torch.testing.assert_close(logits[..., : expected.shape[-1]], expected, atol=1e-4, rtol=1e-4)
 
     answer = ours.generate([conversation], Sampling(max_tokens=12))[0].text

@@ -13,11 +13,7 @@ from PIL import Image
 
 from perception_encoder.errors import CheckpointError, ConfigError, PerceptionEncoderError
 from perception_encoder.language_alignment.language_model import LanguageModel
-from perception_encoder.language_alignment.text.adapters import (
-    DecoderLoRA,
-    add_decoder_adapters,
-    merge_decoder_adapters,
-)
+from perception_encoder.language_alignment.text.decoder import DecoderLoRA, add_decoder_adapters, merge_decoder_adapters
 from perception_encoder.language_alignment.weights import (
     METADATA,
     Parts,

@@ -28,8 +28,7 @@ from perception_encoder.evaluation.results import Measurement
 from perception_encoder.evaluation.statistics.bootstrap import resample
 from perception_encoder.evaluation.statistics.scores import SEED, ItemScores, ResampledScores, Scores
 from perception_encoder.formats.tables import append_json_lines, read_appended_lines
-from perception_encoder.inference.conversation.answers import answer
-from perception_encoder.inference.conversation.assistant import Assistant, digest_of
+from perception_encoder.inference.conversation.assistant import Assistant, answer, digest_of
 from perception_encoder.inference.conversation.media import open_part
 from perception_encoder.preprocess.conversation import MediaPart, Sampling, ask
 from perception_encoder.preprocess.frames import VideoFrames, frame_indices
