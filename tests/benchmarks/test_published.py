@@ -13,7 +13,7 @@ from benchmarks import published
 from benchmarks.published import MARKERS, PAGE, PUBLISHED, RECORD, main, page_rows
 from benchmarks.result_pages import with_table
 from perception_encoder.datasets.published import DATASETS
-from perception_encoder.evaluation.statistics.bootstrap import Metric
+from perception_encoder.evaluation.statistics.scores import Score
 from perception_encoder.language_alignment import load
 from perception_encoder.models.registry import canonical_name
 from tests.datasets import stand_ins
@@ -34,7 +34,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
     return hub
 
 
-METRIC = Metric(name="mIoU", value=0.5, n=10, interval=(0.4, 0.6))
+METRIC = Score(name="mIoU", value=0.5, n=10, interval=(0.4, 0.6))
 
 
 def run(tmp_path: Path, *arguments: str) -> None:

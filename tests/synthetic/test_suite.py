@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,7 @@ def test_every_task_is_measured_and_labelled(photos: Path) -> None:
     suite = Suite(encoders())
     suite.classify(photos)
     result = suite.result("test", {"weights": "none"})
-    assert [(m.task, m.method, m.transform, m.prompts, m.classes) for m in result.measurements] == [
+    assert list(dict.fromkeys((*score.key, score.classes) for score in result.scores)) == [
         (task, method, transform, prompts, classes)
         for task, classes in (("shop", 4), ("shop/coarse", 3), ("toys", 2))
         for method, transform, prompts in (
@@ -42,7 +43,8 @@ def test_every_task_is_measured_and_labelled(photos: Path) -> None:
             ("linear probe", "squash", ""),
         )
     ]
-    values = {(m.task, m.method): [round(metric.value, 4) for metric in m.metrics] for m in result.measurements}
+    groups = groupby(result.scores, lambda score: score.key)
+    values = {key[:2]: [round(score.value, 4) for score in scores] for key, scores in groups}
     # Its colour cannot tell a red pot from a red cup, and the only blue jay is broken.
     assert values["shop", "zero-shot"] == [round(2 / 3, 4), 0.8]
     assert values["shop/coarse", "zero-shot"] == values["toys", "zero-shot"] == [1.0, 1.0]
@@ -52,7 +54,7 @@ def test_every_task_is_measured_and_labelled(photos: Path) -> None:
 def test_a_broken_image_is_in_no_result_and_reported_once(photos: Path) -> None:
     suite = Suite(encoders())
     suite.classify(photos)
-    by_task = {m.task: m.metrics[0].n for m in suite.measurements}
+    by_task = {score.task: score.n for score in suite.scores}
     assert by_task == {"shop": 5, "shop/coarse": 5, "toys": 2}
     (failure,) = suite.result("test", {}).failures
     assert failure.startswith("shop-3: ")
@@ -70,7 +72,7 @@ def test_each_image_is_encoded_once_and_each_prompt_too(photos: Path) -> None:
 def test_on_val_no_probe_is_measured(photos: Path) -> None:
     suite = Suite(encoders())
     suite.classify(photos, "val")
-    assert {m.method for m in suite.measurements} == {"zero-shot"}
+    assert {score.method for score in suite.scores} == {"zero-shot"}
 
 
 def test_the_same_model_has_the_same_result(photos: Path) -> None:
@@ -86,7 +88,7 @@ def test_the_classes_are_those_of_train_and_test_together(tmp_path: Path) -> Non
     write_colours(tmp_path / "test.tar", "toys", ["red", "blue"])
     suite = Suite(encoders())
     suite.classify(tmp_path)
-    assert {m.classes for m in suite.measurements} == {3}
+    assert {score.classes for score in suite.scores} == {3}
 
 
 def test_a_task_of_one_class_is_a_data_error(tmp_path: Path) -> None:
@@ -109,9 +111,8 @@ def test_drawings_are_found_by_their_names(tmp_path: Path) -> None:
     both = encoders()
     suite = Suite(both)
     suite.retrieve_drawings(tmp_path)
-    (measured,) = suite.measurements
-    assert (measured.task, measured.prompts, measured.classes) == ("openmoji", "name", 3)
-    assert {metric.name: metric.value for metric in measured.metrics} == {
+    assert {(score.task, score.prompts, score.classes) for score in suite.scores} == {("openmoji", "name", 3)}
+    assert {score.name: score.value for score in suite.scores} == {
         "image by name R@1": 1.0,
         "name of image R@1": 1.0,
         "image by name, dual softmax R@1": 1.0,

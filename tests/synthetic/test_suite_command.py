@@ -35,10 +35,8 @@ def test_results_are_printed_and_written(run_module, colours, photos: Path, tmp_
     assert "image by name R@1" in run.stdout
     written = json.loads(out.read_text(encoding="utf-8"))
     assert written["about"]["weights"] == "colours"
-    assert [(m["method"], m["prompts"]) for m in written["measurements"]] == [
+    assert list(dict.fromkeys((score["method"], score["prompts"]) for score in written["scores"])) == [
         ("zero-shot", "name"),
-        ("zero-shot", "name"),
-        ("zero-shot", "photo"),
         ("zero-shot", "photo"),
         ("linear probe", ""),
         ("retrieval", "name"),
@@ -75,6 +73,6 @@ def test_a_directory_of_classes_is_enough(run_module, colours, tmp_path: Path) -
     run = run_module("suite", "any", "--photos", tmp_path / "photos", "-o", tmp_path / "results.json")
     assert run.status == output.OK, run.stderr
     assert "photos has no splits: 6 of its 30 items, a fifth of each class, are held out" in run.stderr
-    measured = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))["measurements"]
+    measured = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))["scores"]
     assert {item["task"] for item in measured} == {"photos, held-out fifth"}
     assert [item["method"] for item in measured][-1] == "linear probe"
