@@ -22,6 +22,7 @@ from perception_encoder.files import write_json
 from perception_encoder.inference.load import load_layers
 from perception_encoder.language_alignment.question_task import AnswerHeadConfig, QuestionTask, QuestionTaskConfig
 from perception_encoder.layer_analysis.curve import LayerCurve, LayerScore
+from perception_encoder.layer_analysis.sweep import SweptLayers
 from perception_encoder.progress import Track, untracked
 from synthetic.questions.rendered import GROUNDING
 from synthetic.questions.tasks import find_task, read_rendered
@@ -33,8 +34,6 @@ SEEDS = (0, 1)
 LAYERS = (2, 5, 8, 10, 11)
 """Of figure 13, 0-based; rows of table 9 take theirs from among them."""
 LAST = LAYERS[-1]
-FORMAT = 1
-"""Of cached scores."""
 
 Scores = dict[str, list[ItemScores]]
 """By what is scored, one for each seed."""
