@@ -37,7 +37,7 @@ def evaluate(
     """Evaluate a model on a dataset, like `pe eval TASK`.
 
         result = pe.evaluate("knn", encoder, "flowers/", k=[10, 20])
-        print({metric.name: metric.value for metric in result.measurements[0].metrics})
+        print({score.name: score.value for score in result.scores})
 
     `data`: a path, or the name of a published dataset, such as "food101" (docs/datasets.md), which is downloaded once
     and sets the arguments that are not given. `task`: "classification", "retrieval", "knn" or "linear", for an
@@ -48,9 +48,8 @@ def evaluate(
     model does not have, DataError for an unusable dataset, and what loading the model raises.
     """
     from perception_encoder.datasets.published import dataset_arguments, fetch, find_published
-    from perception_encoder.evaluation.tasks import TASKS
 
-    tasks: dict[str, Callable[..., Result]] = {**TASKS, "questions": questions}
+    tasks = evaluations()
     if task not in tasks:
         raise _unknown("task", task, tasks)
     known = [name for name in inspect.signature(tasks[task]).parameters if name not in ("model", "data")]
@@ -62,6 +61,13 @@ def evaluate(
         data = theirs.pop("data")
         arguments = theirs | arguments
     return tasks[task](model, data, progress=progress, **arguments)
+
+
+def evaluations() -> dict[str, Callable[..., Result]]:
+    """Return the tasks of `evaluate` by name."""
+    from perception_encoder.evaluation.tasks import TASKS
+
+    return {**TASKS, "questions": questions}
 
 
 def questions(
@@ -77,16 +83,23 @@ def questions(
     records: str | Path | None = None,
     progress: Track = untracked,
 ) -> Result:
-    """Ask a language model the questions of a published dataset, such as "textvqa", and score its answers.
+    """Ask a language model a dataset's questions.
 
-    `split`: by default the one that papers report. `items`: maximum number of questions, at even intervals. `blind`:
-    show no image: what the model knows without looking. `records`: a JSONL file of all answers, from which a run
-    resumes.
+    The datasets of the paper's section 4, from the published files or the hub's Parquet files (layouts:
+    docs/datasets.md). VQA accuracy: vqav2, okvqa, textvqa. ANLS: docvqa, infovqa (small text needs tiles). Relaxed
+    accuracy: chartqa. Accuracy: ai2d, pope (and F1), mvbench (videos; the mean over twenty tasks). CIDEr and BLEU:
+    coco, one sentence for each photograph. Accuracy at IoU 0.5: refcoco, refcoco+, refcocog. Status 1: some questions
+    could not be asked; they are listed.
+
+    Examples:
+
+        pe eval questions textvqa builtin-lang --data TextVQA --records answers.jsonl -o textvqa.json
+        pe eval questions docvqa facebook/Perception-LM-1B --data DocVQA --blind
     """
     from perception_encoder.datasets.questions.read import default_split
     from perception_encoder.evaluation.language.evaluators import QuestionEvaluator
     from perception_encoder.evaluation.language.tasks import TASKS
-    from perception_encoder.evaluation.tasks import run_evaluators
+    from perception_encoder.evaluation.results import run_evaluators
     from perception_encoder.language_alignment.language_model import LanguageModel
     from perception_encoder.language_alignment.load import load_assistant
     from perception_encoder.preprocess.frames import spread_indices
@@ -170,7 +183,8 @@ def analyze_layers(
     baselines = [baseline] if isinstance(baseline, str | Path) else baseline
     models = [model, *map(str, baselines)]
     cache = FeatureCache(directory=Path(store) if store else Path(out) / "features")
-    report = analyse(models, layer_tasks, cache, layer, progress, final_norm, similarity, trust_remote_code)
+    size = options.image_size
+    report = analyse(models, layer_tasks, cache, layer, progress, final_norm, similarity, trust_remote_code, size)
     return replace(report, files=write_report(report, Path(out)))
 
 

@@ -620,10 +620,10 @@ def sweep(directory: Path) -> None:
     from perception_encoder.evaluation.feature_cache import FeatureCache
     from perception_encoder.layer_analysis.curve import recommend
     from perception_encoder.layer_analysis.sweep import run_sweep
-    from tests.layer_analysis.toys import LightnessTask, ToyEncoder
+    from tests.layer_analysis.toys import LightnessTask, ToyEncoder, named
 
     task = LightnessTask(broken=(3,))
-    for curve in run_sweep(ToyEncoder(), [task], FeatureCache(directory=directory), [2]).curves:
+    for curve in run_sweep(ToyEncoder(), named(task), FeatureCache(directory=directory), [2]).curves:
         recommend(curve).text()
 
 

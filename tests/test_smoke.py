@@ -72,7 +72,7 @@ def test_evaluate(media: Path, pe: Pe, tmp_path: Path) -> None:
         path.unlink()
     pe("eval", "classification", "builtin", "--data", media, "--prompts", "name", "--transform", "squash")
     pe("eval", "knn", "builtin", "--data", tmp_path / "split", "--k", "1", "-o", tmp_path / "knn.json")
-    assert json.loads((tmp_path / "knn.json").read_text())["measurements"]
+    assert json.loads((tmp_path / "knn.json").read_text())["scores"]
 
 
 def test_heads(media: Path, pe: Pe, tmp_path: Path) -> None:
