@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from perception_encoder.inference.conversation.assistant import Assistant
     from perception_encoder.inference.encoder import Encoder
     from perception_encoder.inference.layer_features import LayerFeatures
-    from perception_encoder.inference.load import PrecisionChoice
+    from perception_encoder.inference.model_spec import PrecisionChoice
     from perception_encoder.layer_analysis.report import LayerReport
     from perception_encoder.serving.queues import GenerationQueue
 
@@ -251,7 +251,9 @@ def serve(
         chat, ask = language_queues(chat_model, ask_model, precision=precision)
         if directory is None:
             source = model or default_model()
-            encoder = as_encoder(source, "all", precision, dimensions, trust_remote_code)
+            encoder = as_encoder(
+                source, "all", precision=precision, dimensions=dimensions, trust_remote_code=trust_remote_code
+            )
             app = create_app(encoder, replace(config, source=source), hosts, chat=chat)
         else:
             home = None if index is None else Path(index)

@@ -10,7 +10,7 @@ import torch
 
 from perception_encoder.errors import ConfigError, UnknownModelError, one_line
 from perception_encoder.inference.conversation.assistant import Assistant
-from perception_encoder.inference.load import PrecisionChoice, RuntimeChoice
+from perception_encoder.inference.model_spec import PrecisionChoice, RuntimeChoice
 from perception_encoder.language_alignment.language_model import LanguageModel
 from perception_encoder.language_alignment.perception_lm import read_perception_lm
 from perception_encoder.language_alignment.text.decoder import SMOLLM2, load_decoder

@@ -19,8 +19,9 @@ from perception_encoder.inference.collection import encode_media, list_media_ite
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.exclude import parse_patterns
 from perception_encoder.inference.listing import check_paths
-from perception_encoder.inference.load import PrecisionChoice, as_encoder
+from perception_encoder.inference.load import as_encoder
 from perception_encoder.inference.media import Media, resolve
+from perception_encoder.inference.model_spec import PrecisionChoice
 from perception_encoder.inference.pipeline import Embedding
 from perception_encoder.models.checkpoints.find import TowerChoice
 from perception_encoder.models.defaults import default_model
@@ -304,7 +305,7 @@ def search_files(
             raise _other_model(paths[0], model, archive[1]["model"])
     encodes_images = archive is None or any(archive[0].is_video)  # a video's best frame is searched for
     towers = "all" if encodes_images else _towers(parsed)
-    encoder = as_encoder(model, towers, precision, dimensions, trust_remote_code)
+    encoder = as_encoder(model, towers, precision=precision, dimensions=dimensions, trust_remote_code=trust_remote_code)
     if archive is not None and dimensions is None:
         encoder = cut_as(encoder, archive[1])
     vectors = query_vectors(encoder, parsed)  # first: a bad query should not cost the files' encoding

@@ -16,7 +16,8 @@ from typing import Any
 from perception_encoder.errors import OutputError, SearchIndexError
 from perception_encoder.files import write_json
 from perception_encoder.inference.encoder import Encoder
-from perception_encoder.inference.load import PrecisionChoice, as_encoder
+from perception_encoder.inference.load import as_encoder
+from perception_encoder.inference.model_spec import PrecisionChoice
 from perception_encoder.models.checkpoints.find import TowerChoice
 from perception_encoder.models.defaults import config_directory
 from perception_encoder.models.registry import canonical_name, portable_name
@@ -45,7 +46,9 @@ def load_encoder(
         encoder = as_encoder(model, dimensions=dimensions)
     else:
         source = model or trusted_model(first.directory, first.settings)
-        encoder = as_encoder(source, towers, precision, dimensions, trust_remote_code)
+        encoder = as_encoder(
+            source, towers, precision=precision, dimensions=dimensions, trust_remote_code=trust_remote_code
+        )
         encoder = encoder if dimensions else cut_as(encoder, first.settings)
     settings = encoder.describe(encoder.feature())
     for store in stores:

@@ -16,7 +16,8 @@ from typing import Any
 
 from perception_encoder.errors import ConfigError, InputError, SearchIndexError
 from perception_encoder.inference.encoder import Encoder
-from perception_encoder.inference.load import PrecisionChoice, as_encoder
+from perception_encoder.inference.load import as_encoder
+from perception_encoder.inference.model_spec import PrecisionChoice
 from perception_encoder.inference.pipeline import map_in_order
 from perception_encoder.models.defaults import default_model
 from perception_encoder.models.registry import portable_name

@@ -25,8 +25,8 @@ from jaxtyping import Float
 from perception_encoder.errors import ConfigError, InputError, PerceptionEncoderError, one_line
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.exclude import parse_patterns
-from perception_encoder.inference.load import PrecisionChoice
 from perception_encoder.inference.media import Kind, Media, resolve
+from perception_encoder.inference.model_spec import PrecisionChoice
 from perception_encoder.inference.pipeline import Decoded, decode, encode_decoded
 from perception_encoder.preprocess.source import unescape_name
 from perception_encoder.search.ranking import Hit, IndexGallery, query_vector, query_vectors, rank
