@@ -17,11 +17,8 @@ def classify(
     files: options.Files,
     labels: Annotated[str, option("Labels separated by commas, or @FILE with one per line.", "LABELS")],
     prompts: options.Prompts = "photo",
-    model: options.Model = None,
+    model: options.Spec = options.NO_MODEL,
     top: Annotated[int, option("Number of labels per file.", panel=OUTPUT, least=1)] = 3,
-    precision: options.Precision = "auto",
-    dimensions: options.Dimensions = None,
-    trust_remote_code: options.TrustRemoteCode = False,
     json: options.Json = False,
     strict: options.Strict = False,
 ) -> None:
@@ -38,18 +35,17 @@ def classify(
         pe classify photos --labels @labels.txt -m PE-Core-L14-336
         pe classify photos --labels "cat,dog" | cut -f1,2
     """
-    arguments = options.without(locals(), "files", "labels", "model", "json", "strict")
+    arguments = options.without(locals(), "files", "labels", "json", "strict")
     from perception_encoder.evaluation.classification import labels as classification
 
-    source = model or default_model()
-    result = classification.classify(files, labels, model=source, **arguments, progress=track)
+    result = classification.classify(files, labels, **arguments, progress=track)
     if json:
         output.print_json(result.to_dict())
     elif result:
         columns = ("file", "label", "probability", "other labels")[: 3 if top == 1 else 4]
         output.print_table(columns, (_row(file)[: len(columns)] for file in result))
     output.report_left_out(result.left_out)
-    output.print_demo(source)
+    output.print_demo(str(model.name or default_model()))
     output.exit_with_skipped(result.skipped, len(result), strict)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from perception_encoder.cli import options, output
 from perception_encoder.cli.options import MODEL, option
@@ -10,21 +10,14 @@ from perception_encoder.cli.output import track
 from perception_encoder.models.defaults import default_model
 from perception_encoder.progress import untracked
 
-Pool = Literal["attn", "cls", "mean", "tokens"]
-
 
 def embed(
     paths: options.Files,
     out: options.Embeddings,
     overwrite: options.Overwrite = False,
-    model: options.Model = None,
-    layer: Annotated[int | None, option("Layer: 0, 1, … or -1, -2, … [default: the last].", "N", MODEL)] = None,
-    pool: Annotated[Pool | None, option("Pooling [default: the model's]; tokens for none.", panel=MODEL)] = None,
+    model: options.PooledSpec = options.NO_MODEL,
     normalize: Annotated[bool, option("Scale embeddings to unit length.", panel=MODEL)] = True,
     frames: options.Frames = 8,
-    precision: options.Precision = "auto",
-    dimensions: options.Dimensions = None,
-    trust_remote_code: options.TrustRemoteCode = False,
     exclude: options.Exclude = None,
     strict: options.Strict = False,
 ) -> None:
@@ -42,12 +35,12 @@ def embed(
         pe embed photos/ -o photos.parquet --exclude raw/ --exclude '*_small.jpg'
         pe embed photos.tar -o tokens.parquet --layer -2 --pool tokens
     """
-    arguments = options.without(locals(), "paths", "out", "model", "exclude", "strict")
+    arguments = options.without(locals(), "paths", "out", "exclude", "strict")
     from perception_encoder.inference import output as embeddings
 
-    source, progress = model or default_model(), track if output.error_console.is_terminal else untracked
+    source, progress = str(model.name or default_model()), track if output.error_console.is_terminal else untracked
     with output.interruptible(lambda: "stopped; finished embeddings are saved: rerun the same command to resume"):
-        report = embeddings.embed(paths, out, model=source, exclude=exclude or (), **arguments, progress=progress)
+        report = embeddings.embed(paths, out, exclude=exclude or (), **arguments, progress=progress)
     speed = f"{report.encoded / report.seconds:.1f} items/s"
     rows = report.rows
     output.print_line(f"{rows} embeddings in {out}, {speed}" if rows else f"no embeddings; {out} was not written")

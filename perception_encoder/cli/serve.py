@@ -23,10 +23,7 @@ FEATURES = "Also show the features of this model, such as a PE-Spatial, on the p
 def serve(
     directory: Annotated[Path | None, argument("DIR", DIRECTORY)] = None,
     api: Annotated[bool, flag("--api", "Serve /v1/embeddings, /v1/rerank, /v1/models, /health, /metrics.")] = False,
-    model: options.IndexModel = None,
-    precision: options.Precision = "auto",
-    dimensions: options.Dimensions = None,
-    trust_remote_code: options.TrustRemoteCode = False,
+    model: options.IndexSpec = options.NO_MODEL,
     home: options.IndexHome = None,
     lan: options.Lan = False,
     host: options.Host = None,

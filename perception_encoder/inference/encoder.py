@@ -71,6 +71,8 @@ class Encoder(SentenceInterface):
     """What the model reads; with `reads_videos`, videos whole instead of frame by frame."""
     has_roles = False
     """Whether queries and documents may be encoded in different ways: by prompts, or by parts of the model."""
+    trust_remote_code = False
+    """Whether the model may run code that comes with it; `load` sets it."""
     logit_bias: float | None = None
     """The trained bias of a model whose scores are sigmoids (SigLIP); None for a softmax."""
 

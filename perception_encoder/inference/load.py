@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from perception_encoder.models.external import Adapter
     from perception_encoder.models.tower import Tower
 
+ModelLike = str | Path | ModelSpec | Encoder | None
+"""The model of a call: a name or path, a spec, or a loaded encoder; None for the default model."""
 RANDOM = "random:"
 """Prefix of a model's name that requests the architecture with random weights."""
 
@@ -76,12 +78,12 @@ def load(
         trust_remote_code=trust_remote_code,
     )
     check_choice(spec.runtime, spec.precision)
-    return _adjusted(_load(spec.with_dtype(dtype), towers), spec)
+    encoder = _load(spec.with_dtype(dtype), towers)
+    encoder.trust_remote_code = spec.trust_remote_code
+    return _adjusted(encoder, spec)
 
 
-def as_encoder(
-    model: str | Path | ModelSpec | Encoder | None, towers: TowerChoice = "all", **options: Unpack[ModelOptions]
-) -> Encoder:
+def as_encoder(model: ModelLike, towers: TowerChoice = "all", **options: Unpack[ModelOptions]) -> Encoder:
     """Return a given encoder with these options, or load one; by default the default model.
 
     The default precision is the one that `pe models use` stored with the model. Raises ConfigError if a given encoder
@@ -96,9 +98,7 @@ def as_encoder(
     return load(spec, towers=towers)
 
 
-def choose_model(
-    model: str | Path | ModelSpec | Encoder | None, **options: Unpack[ModelOptions]
-) -> ModelSpec | Encoder:
+def choose_model(model: ModelLike, **options: Unpack[ModelOptions]) -> ModelSpec | Encoder:
     """Return the spec of a call's model and keywords, or a given encoder with its layer and length adjusted.
 
     Raises ConfigError if the encoder computes in another precision.
@@ -117,7 +117,7 @@ def _adjusted(encoder: Encoder, spec: ModelSpec) -> Encoder:
     """Return an encoder with the layer, pooling and length of vectors of a spec."""
     if (spec.layer, spec.pool) != (None, None):
         encoder = encoder.variant(layer=spec.layer, pool=spec.pool)
-    return encoder if spec.dimensions in (None, encoder.dimension) else encoder.cut(spec.dimensions)
+    return encoder if spec.dimensions is None else encoder.cut(spec.dimensions)
 
 
 def _load(spec: ModelSpec, towers: TowerChoice) -> Encoder:

@@ -24,10 +24,9 @@ import pyarrow as pa
 from perception_encoder.errors import DataError, InputError, OutputError, one_line
 from perception_encoder.files import file_state, holding, make_directory, remove, replacing, write_json, writing
 from perception_encoder.formats.tars import TarMember
-from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.listing import Item, check_paths, list_items
-from perception_encoder.inference.load import as_encoder
-from perception_encoder.inference.model_spec import ModelSpec, PrecisionChoice
+from perception_encoder.inference.load import ModelLike, as_encoder
+from perception_encoder.inference.model_spec import PrecisionChoice
 from perception_encoder.inference.output_formats import (
     check_target,
     read_part_metadata,
@@ -68,7 +67,7 @@ def embed(
     media: str | Path | Iterable[str | Path],
     out: str | Path,
     *,
-    model: str | Path | ModelSpec | Encoder | None = None,
+    model: ModelLike = None,
     layer: int | None = None,
     pool: Literal["attn", "cls", "mean", "tokens"] | None = None,
     normalize: bool = True,

@@ -19,8 +19,8 @@ from perception_encoder.evaluation.classification.zero_shot import ZeroShotClass
 from perception_encoder.inference.collection import encode_media, list_media_items
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.listing import check_paths
-from perception_encoder.inference.load import as_encoder
-from perception_encoder.inference.model_spec import ModelSpec, PrecisionChoice
+from perception_encoder.inference.load import ModelLike, as_encoder
+from perception_encoder.inference.model_spec import PrecisionChoice
 from perception_encoder.preprocess.source import as_paths
 from perception_encoder.progress import Track, untracked
 from perception_encoder.vectors import label_probabilities
@@ -122,7 +122,7 @@ def classify(
     labels: str | Sequence[str],
     *,
     prompts: str = "photo",
-    model: str | Path | ModelSpec | Encoder | None = None,
+    model: ModelLike = None,
     top: int = 3,
     precision: PrecisionChoice = "auto",
     dimensions: int | None = None,
