@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from perception_encoder.errors import ConfigError, UnknownModelError, one_line
+from perception_encoder.exports.layouts import write_layout_directory
 from perception_encoder.inference.conversation.assistant import Assistant
 from perception_encoder.inference.model_spec import PrecisionChoice, RuntimeChoice
 from perception_encoder.language_alignment.language_model import LanguageModel
@@ -19,7 +20,6 @@ from perception_encoder.language_alignment.text.text_model import TextModel
 from perception_encoder.language_alignment.weights import read_language_model, read_tower
 from perception_encoder.models.checkpoints.files import SUFFIXES
 from perception_encoder.models.checkpoints.find import file_inside, packaged_weights
-from perception_encoder.models.checkpoints.layout_directory import write_layout_directory
 from perception_encoder.models.checkpoints.weights import write_checkpoint
 from perception_encoder.models.defaults import language_model
 from perception_encoder.models.registry import BUILTIN_LANG, SMALL_LANG

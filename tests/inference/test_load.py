@@ -10,9 +10,9 @@ import torch
 
 import perception_encoder as pe
 from perception_encoder.errors import ConfigError
+from perception_encoder.exports.layouts import write_layout_directory
 from perception_encoder.inference.layer_features import LayerFeatures
 from perception_encoder.inference.load import as_encoder, load_layers
-from perception_encoder.models.checkpoints.layout_directory import write_layout_directory
 from perception_encoder.models.checkpoints.weights import create_model, load_model, write_checkpoint
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.defaults import store_choice

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from perception_encoder.errors import CheckpointError
+from perception_encoder.exports.card import write_model_card
 from perception_encoder.files import write_json, writing
-from perception_encoder.models.checkpoints.card import write_model_card
 from perception_encoder.models.checkpoints.weights import Model, write_checkpoint
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.registry import MODELS, find_model

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from perception_encoder.errors import ConfigError, OutputError
-from perception_encoder.inference.sentence_transformers import write_sentence_transformers
-from perception_encoder.models.checkpoints.card import published_scores
+from perception_encoder.exports.card import published_scores
+from perception_encoder.exports.layouts import CONFIG_FILES, write_layout_directory
+from perception_encoder.exports.sentence_transformers import write_sentence_transformers
 from perception_encoder.models.checkpoints.files import SUFFIXES, check_suffix
-from perception_encoder.models.checkpoints.layout_directory import CONFIG_FILES, write_layout_directory
 from perception_encoder.models.checkpoints.weights import load_model, write_checkpoint
 from perception_encoder.models.registry import shown_name
 

@@ -21,10 +21,10 @@ from transformers import AutoModel, AutoModelForImageClassification
 
 import perception_encoder as pe
 from perception_encoder.errors import CheckpointError, ConfigError
+from perception_encoder.exports.card import published_scores
+from perception_encoder.exports.layouts import open_clip_config, write_layout_directory
+from perception_encoder.exports.sentence_transformers import write_sentence_transformers
 from perception_encoder.inference.encoder import Encoder
-from perception_encoder.inference.sentence_transformers import write_sentence_transformers
-from perception_encoder.models.checkpoints.card import published_scores
-from perception_encoder.models.checkpoints.layout_directory import open_clip_config, write_layout_directory
 from perception_encoder.models.checkpoints.weights import build, create_model
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.config import VisionConfig

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 
 from perception_encoder.errors import CheckpointError
+from perception_encoder.exports.card import write_model_card
+from perception_encoder.exports.layouts import timm_config
 from perception_encoder.files import make_directory, write_json, write_text, writing
-from perception_encoder.models.checkpoints.card import write_model_card
 from perception_encoder.models.checkpoints.files import write_tensors
-from perception_encoder.models.checkpoints.layout_directory import timm_config
 from perception_encoder.models.checkpoints.layouts import StateDict, from_published
 from perception_encoder.models.checkpoints.weights import Model, published_state_dict
 from perception_encoder.models.clip import CLIP
