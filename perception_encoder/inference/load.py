@@ -182,9 +182,8 @@ def _load_torch(
     import torch
 
     from perception_encoder.models.checkpoints.weights import load_model, weight_hash
-    from perception_encoder.models.clip import CLIP
     from perception_encoder.models.precision import choose_device, fast_dtype
-    from perception_encoder.runtime.torch_runtime import TorchRuntime
+    from perception_encoder.runtime.torch_runtime import executed_model
 
     device = choose_device(device)
     dtype = dtype or fast_dtype(device)
@@ -200,17 +199,7 @@ def _load_torch(
     def hash_weights() -> str:
         return compute() if cached_hash is None else cached_hash.get(compute)
 
-    runtime = TorchRuntime(model, device, dtype)
-    return Encoder.of(
-        ExecutedModel(
-            name=shown_name(str(name)) or model.name,
-            runtime=runtime,
-            vision=runtime.visual.config,
-            text=model.text.config if isinstance(model, CLIP) else None,
-            hash_weights=hash_weights,
-            source=name,
-        )
-    )
+    return Encoder.of(executed_model(model, device, dtype, hash_weights, shown_name(str(name)), name))
 
 
 def _load_external(spec: ModelSpec, adapter: Adapter | None) -> Encoder:
