@@ -22,7 +22,7 @@ from .dense_prediction.tracking import track as track
 from .evaluation.classification.labels import Classification as Classification, classify as classify
 from .inference.conversation.assistant import Answer as Answer, Assistant as Assistant
 from .inference.conversation.captions import Caption as Caption
-from .exports.convert import convert as convert
+from .exports.layouts import convert as convert
 from .inference.encoder import Encoder as Encoder
 from .inference.layer_features import LayerFeatures as LayerFeatures
 from .inference.load import load as load, load_layers as load_layers

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from perception_encoder.errors import ConfigError, MissingExtraError
 from perception_encoder.progress import Track, untracked
@@ -251,7 +251,7 @@ def serve(
     with listen(host, port) as listener:  # before the models are loaded
         names = reachable_names(host)
         hosts = (*names, host, *HOSTS)
-        chat, ask = language_queues(chat_model, ask_model, precision=spec.precision)
+        chat, ask = language_queues(chat_model, ask_model, precision=cast("PrecisionChoice", spec.precision))
         if directory is None:
             source = str(spec.name or default_model())
             encoder = as_encoder(spec)
@@ -301,7 +301,7 @@ def check_served(
         find_weights(features_model)
 
 
-def language_queues(*names: str | None, precision: str = "auto") -> list[GenerationQueue | None]:
+def language_queues(*names: str | None, precision: PrecisionChoice = "auto") -> list[GenerationQueue | None]:
     """Return the queues of language models, each loaded once on first use; None without a name.
 
     `precision`: of models that this package runs.

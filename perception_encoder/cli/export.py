@@ -229,8 +229,8 @@ def convert(
         pe convert -m facebook/PE-Spatial-B16-512 -o spatial-timm --to timm --half
         pe convert open_clip_model.safetensors PE-Core-B16-224.pt
     """
-    from perception_encoder.exports.convert import convert as convert_checkpoint
     from perception_encoder.exports.layouts import CONFIG_FILES
+    from perception_encoder.exports.layouts import convert as convert_checkpoint
 
     with output.error_console.status(f"Writing {out}"):
         converted = convert_checkpoint(source, out, to, half=half, overwrite=overwrite)

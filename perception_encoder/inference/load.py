@@ -235,7 +235,7 @@ def _check_torch(spec: ModelSpec) -> None:
 def _as_dtype(precision: str | None) -> torch.dtype | None:
     import torch
 
-    return None if precision in (None, AUTO) else cast(torch.dtype, getattr(torch, cast(str, precision)))
+    return None if precision in (None, AUTO) else cast(torch.dtype, getattr(torch, precision))
 
 
 def load_layers(
