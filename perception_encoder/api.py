@@ -165,7 +165,7 @@ def analyze_layers(
     readers = {name: partial(read_question_task, name) for name in QUESTION_TASKS}
     names = [tasks] if isinstance(tasks, str) else tasks
     layer_tasks = make_tasks(names, paths, None if shared is None else Path(shared), options, readers)
-    spec = ModelSpec.of(model, trust_remote_code=trust_remote_code)
+    spec = ModelSpec.of(model, ModelSpec(trust_remote_code=trust_remote_code))
     name = str(spec.name)
     if baseline is None:
         baseline = [] if name.startswith(RANDOM) else [RANDOM + name]
@@ -241,7 +241,9 @@ def serve(
     from perception_encoder.serving.server import HOSTS, choose_key, listen, page_address, reachable_names, run_server
 
     directory = None if directory is None and index is None else Path(directory or index or "")
-    spec = ModelSpec.of(model, precision=precision, dimensions=dimensions, trust_remote_code=trust_remote_code)
+    spec = ModelSpec.of(
+        model, ModelSpec(precision=precision, dimensions=dimensions, trust_remote_code=trust_remote_code)
+    )
     check_served(directory, api, allow_urls, origins, chat_model, ask_model, features_model)
     host = host or ("0.0.0.0" if lan else "127.0.0.1")
     needed_key = choose_key(host, lan, key)

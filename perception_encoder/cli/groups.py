@@ -11,8 +11,8 @@ from typing import Annotated, Any, ClassVar, get_type_hints
 import typer
 from typer.core import TyperArgument, TyperGroup, TyperOption
 
-from perception_encoder.cli.options import BY_POSITION, NO_MODEL
-from perception_encoder.inference.model_spec import ModelSpec
+from perception_encoder.cli.options import BY_POSITION
+from perception_encoder.inference.model_spec import DEFAULT, ModelSpec
 
 HELP_ALL = "help_all"
 """The parameter that shows the help with all options."""
@@ -91,7 +91,7 @@ def expand(command: Callable[..., None]) -> Callable[..., None]:
 
     def run(**arguments: Any) -> None:
         fields = {name: arguments.pop(name) for name in options}
-        command(model=ModelSpec.of(fields.pop("model"), **fields), **arguments)
+        command(model=ModelSpec(fields.pop("model") or "", **fields), **arguments)
 
     parameters = []
     for name, given in inspect.signature(command).parameters.items():
@@ -100,7 +100,7 @@ def expand(command: Callable[..., None]) -> Callable[..., None]:
             parameters.append(changed)
             continue
         for field, hint in options.items():
-            default = getattr(ModelSpec, field, None if given.default is NO_MODEL else given.empty)
+            default = getattr(ModelSpec, field, None if given.default is DEFAULT else given.empty)
             parameters.append(changed.replace(name=field, annotation=hint, default=default))
     run.__doc__, run.__name__ = command.__doc__, command.__name__
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}

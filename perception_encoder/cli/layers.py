@@ -12,6 +12,7 @@ from perception_encoder.cli import options, output
 from perception_encoder.cli.options import DATASET, OUTPUT, argument, flag, option
 from perception_encoder.cli.output import track
 from perception_encoder.errors import ConfigError
+from perception_encoder.inference.model_spec import DEFAULT
 from perception_encoder.models.defaults import default_model
 
 
@@ -84,7 +85,7 @@ def read_paths(data: list[str]) -> dict[str, str | Path]:
 def features(
     image: Annotated[Path, argument("IMAGE", "An image file.")],
     out: Annotated[Path, options.out_option("PNG file to write.")],
-    model: options.DrawnSpec = options.NO_MODEL,
+    model: options.DrawnSpec = DEFAULT,
     layer: Annotated[str, option("Layers, such as 0,5,-1 [default: about six].", "N,N,...")] = "",
     at: Annotated[str, option("The point to compare with, from 0,0 (top left) to 1,1.", "X,Y")] = "0.5,0.5",
     baseline: Annotated[list[str] | None, option("Model to draw beside it; repeat for more.", "MODEL")] = None,

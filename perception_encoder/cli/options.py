@@ -82,8 +82,6 @@ PooledSpec = Annotated[ModelSpec, {"model": Model, "layer": Layer, "pool": Pool,
 IndexSpec = Annotated[ModelSpec, {"model": IndexModel, **LOADING}]
 LayeredSpec = Annotated[ModelSpec, {"model": LayeredModel, **TRUSTING}]
 DrawnSpec = Annotated[ModelSpec, {"model": DrawnModel, **TRUSTING}]
-NO_MODEL = ModelSpec()
-"""The default: no option is given."""
 Files = Annotated[list[str], argument("FILES", "Images, videos, directories, globs, tables, tars, URLs.")]
 Embeddings = Annotated[Path, out_option("A .parquet file, .lance table, or directory (npy + parquet).", "OUT")]
 IndexHome = Annotated[

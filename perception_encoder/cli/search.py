@@ -20,6 +20,7 @@ from perception_encoder.cli import options, output
 from perception_encoder.cli.options import OUTPUT, QUERY, VIDEO, argument, flag, option
 from perception_encoder.cli.output import track
 from perception_encoder.errors import MediaNotFoundError, needs_extra
+from perception_encoder.inference.model_spec import DEFAULT
 from perception_encoder.models.defaults import default_model
 from perception_encoder.models.registry import demo_line
 
@@ -60,7 +61,7 @@ def search(
     json: options.Json = False,
     html: options.Html = None,
     preview: Annotated[bool, flag("--preview", PREVIEW, OUTPUT)] = False,
-    model: options.IndexSpec = options.NO_MODEL,
+    model: options.IndexSpec = DEFAULT,
     home: options.IndexHome = None,
     strict: options.Strict = False,
 ) -> None:
@@ -277,7 +278,7 @@ def show_duplicates(groups: Sequence[Sequence[Hit]], top: int, model: str, print
 def index(
     directories: Annotated[list[Path], argument("DIRS", "Directories; the index of each is stored in DIR/.pe-index.")],
     every: Annotated[float | None, option("Seconds between frames [default: 1].", panel=VIDEO, least=0.01)] = None,
-    model: options.IndexSpec = options.NO_MODEL,
+    model: options.IndexSpec = DEFAULT,
     home: options.IndexHome = None,
     rebuild: Annotated[bool, flag("--rebuild", REBUILD)] = False,
     exclude: options.Exclude = None,

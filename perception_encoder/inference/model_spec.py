@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Literal
 
 from perception_encoder.errors import ConfigError
 
@@ -13,18 +13,6 @@ if TYPE_CHECKING:
 
 PrecisionChoice = Literal["auto", "float32", "bfloat16", "int8"]
 RuntimeChoice = Literal["auto", "torch", "openvino"]
-
-
-class ModelOptions(TypedDict, total=False):
-    """The keywords of calls that load a model: the fields of a `ModelSpec` except the name."""
-
-    device: str | torch.device | None
-    runtime: str
-    precision: str
-    dimensions: int | None
-    layer: int | None
-    pool: str | None
-    trust_remote_code: bool
 
 
 @dataclass(frozen=True)
@@ -46,11 +34,11 @@ class ModelSpec:
     trust_remote_code: bool = False
 
     @classmethod
-    def of(cls, model: str | Path | ModelSpec | None, **options: Unpack[ModelOptions]) -> ModelSpec:
-        """Return the spec of a call's model and keywords, which replace a given spec's unless they are the defaults."""
+    def of(cls, model: str | Path | ModelSpec | None, keywords: ModelSpec) -> ModelSpec:
+        """Return the spec of a call's model and keywords; those replace a given spec's unless they are the defaults."""
         if not isinstance(model, ModelSpec):
-            return cls(model or "", **options)
-        changed: dict[str, Any] = {name: value for name, value in options.items() if value != getattr(cls, name)}
+            return replace(keywords, name=model or "")
+        changed: dict[str, Any] = {name: value for name, value in vars(keywords).items() if value != getattr(cls, name)}
         return replace(model, **changed)
 
     def with_dtype(self, dtype: torch.dtype | None) -> ModelSpec:
@@ -59,3 +47,6 @@ class ModelSpec:
         if self.precision not in ("auto", name):
             raise ConfigError(f"dtype is {name}, but precision is {self.precision}; give one of them")
         return replace(self, precision=name)
+
+
+DEFAULT = ModelSpec()

@@ -26,7 +26,7 @@ from perception_encoder.files import file_state, holding, make_directory, remove
 from perception_encoder.formats.tars import TarMember
 from perception_encoder.inference.listing import Item, check_paths, list_items
 from perception_encoder.inference.load import ModelLike, as_encoder
-from perception_encoder.inference.model_spec import PrecisionChoice
+from perception_encoder.inference.model_spec import ModelSpec, PrecisionChoice
 from perception_encoder.inference.output_formats import (
     check_target,
     read_part_metadata,
@@ -97,14 +97,10 @@ def embed(
     if first is None:
         which = " that are not excluded" if exclude else ""
         raise DataError(f"no images, videos or texts{which} in {', '.join(map(str, paths))}")
-    encoder = as_encoder(
-        model,
-        layer=layer,
-        pool=pool,
-        precision=precision,
-        dimensions=dimensions,
-        trust_remote_code=trust_remote_code,
+    keywords = ModelSpec(
+        precision=precision, dimensions=dimensions, layer=layer, pool=pool, trust_remote_code=trust_remote_code
     )
+    encoder = as_encoder(model, keywords)
     feature = encoder.feature(normalize=normalize, frames=frames)
     total = 0 if progress is untracked else sum(1 for _ in list_items(paths, excluded=exclude))
     started, left_out = time.perf_counter(), Counter[str]()

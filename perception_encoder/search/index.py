@@ -83,7 +83,9 @@ def open_index(
     """
     paths = [] if path is None else as_paths(path)
     location = None if index is None else Path(index)
-    chosen = choose_model(model, precision=precision, dimensions=dimensions, trust_remote_code=trust_remote_code)
+    chosen = choose_model(
+        model, ModelSpec(precision=precision, dimensions=dimensions, trust_remote_code=trust_remote_code)
+    )
     return Index(list(map(str, paths)), chosen, location)
 
 
@@ -277,7 +279,9 @@ def search_files(
     archive = read_collection(Path(paths[0])) if len(paths) == 1 else None
     left_out: Counter[str] = Counter()
     items = [] if archive else list_media_items(paths, left_out, exclude)
-    chosen = choose_model(model, precision=precision, dimensions=dimensions, trust_remote_code=trust_remote_code)
+    chosen = choose_model(
+        model, ModelSpec(precision=precision, dimensions=dimensions, trust_remote_code=trust_remote_code)
+    )
     if archive is not None and isinstance(chosen, ModelSpec):
         named = str(chosen.name or default_model())
         name = canonical_name(named)
@@ -285,7 +289,7 @@ def search_files(
             raise _other_model(paths[0], named, archive[1]["model"])
     encodes_images = archive is None or any(archive[0].is_video)  # a video's best frame is searched for
     towers = "all" if encodes_images else _towers(parsed)
-    encoder = as_encoder(chosen, towers)
+    encoder = as_encoder(chosen, towers=towers)
     if archive is not None and encoder.dimensions is None:
         encoder = cut_as(encoder, archive[1])
     vectors = query_vectors(encoder, parsed)  # first: a bad query should not cost the files' encoding

@@ -42,7 +42,9 @@ def load_encoder(
     if isinstance(chosen, Encoder):
         encoder = chosen
     else:
-        encoder = as_encoder(replace(chosen, name=name or trusted_model(first.directory, first.settings)), towers)
+        encoder = as_encoder(
+            replace(chosen, name=name or trusted_model(first.directory, first.settings)), towers=towers
+        )
         encoder = encoder if chosen.dimensions else cut_as(encoder, first.settings)
     settings = encoder.describe(encoder.feature())
     for store in stores:
