@@ -495,7 +495,7 @@ def read_written_captions(directory: Path) -> None:
 
 def write_layout(layout: str) -> Callable[[Path], object]:
     def write(directory: Path) -> None:
-        from perception_encoder.models.checkpoints.layout_directory import write_layout_directory
+        from perception_encoder.exports.layouts import write_layout_directory
         from tests.models.small import small_clip
 
         model = small_clip()

@@ -14,8 +14,9 @@ import torch
 from PIL import Image
 
 from perception_encoder.errors import ConfigError, UnknownModelError, needs_extra, one_line
+from perception_encoder.exports.layouts import write_layout_directory
 from perception_encoder.inference.conversation.assistant import Assistant
-from perception_encoder.inference.load import PrecisionChoice, RuntimeChoice
+from perception_encoder.inference.model_spec import PrecisionChoice, RuntimeChoice
 from perception_encoder.language_alignment.language_model import LanguageModel, TextModel
 from perception_encoder.language_alignment.perception_lm import read_perception_lm
 from perception_encoder.language_alignment.text.decoder import SMOLLM2, Decoder, load_decoder, load_pretrained
@@ -24,7 +25,6 @@ from perception_encoder.language_alignment.text.reading import Reader, TorchRead
 from perception_encoder.language_alignment.weights import read_language_model, read_tower
 from perception_encoder.models.checkpoints.files import SUFFIXES
 from perception_encoder.models.checkpoints.find import file_inside, packaged_weights
-from perception_encoder.models.checkpoints.layout_directory import write_layout_directory
 from perception_encoder.models.checkpoints.weights import write_checkpoint
 from perception_encoder.models.defaults import language_model
 from perception_encoder.models.initialization import drawn_from
