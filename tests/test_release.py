@@ -13,7 +13,6 @@ import time
 from pathlib import Path
 
 import httpx
-import pytest
 
 from tests.conftest import ROOT
 from tests.drawings import write_drawing

@@ -6,6 +6,7 @@ import re
 import sqlite3
 import time
 from datetime import datetime
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int
@@ -14,7 +15,7 @@ from perception_encoder.errors import ConfigError, one_line
 
 COLUMNS = ("path", "kind", "date", "size", "length", "width", "height")
 _FUNCTIONS = {
-    *("abs", "coalesce", "ifnull", "iif", "max", "min", "nullif", "round", "typeof"),
+    *("abs", "coalesce", "ifnull", "max", "min", "nullif", "round", "typeof"),
     *("date", "datetime", "julianday", "strftime", "time"),
     *("glob", "instr", "length", "like", "lower", "ltrim", "rtrim", "substr", "substring", "trim", "upper"),
 }
@@ -95,7 +96,7 @@ class _Permission:
         return sqlite3.SQLITE_OK if allowed else sqlite3.SQLITE_DENY
 
 
-def _lower(value: object) -> object:
+def _lower(value: Any) -> Any:
     return value.lower() if isinstance(value, str) else value
 
 
