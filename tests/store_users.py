@@ -36,7 +36,7 @@ from perception_encoder.video_dataset.features import compute_features
 from tests.data.tars import image_bytes, write_pairs
 from tests.evaluation.language.answerers import RuleAnswerer, colour_of, questions
 from tests.inference.test_output import SETTINGS, batches, item
-from tests.layer_analysis.toys import LightnessTask, ToyEncoder, greys
+from tests.layer_analysis.toys import LightnessTask, ToyEncoder, greys, named
 from tests.video_data_engine.test_journal import RECORD, result
 from tests.video_dataset.clips import fields, write_dataset
 from tests.video_dataset.models import NumberEncoder
@@ -90,7 +90,7 @@ def answers(inputs: Path, directory: Path, setting: str) -> object:
     model = RuleAnswerer(colour_of)
     model.name = setting
     evaluator = QuestionEvaluator(TASKS["vqav2"], questions(4), directory / "answers.jsonl")
-    values = [metric.value for measurement in evaluator.run(model) for metric in measurement.metrics]
+    values = [score.value for score in evaluator.run(model)]
     return values, files_of(directory / "answers.jsonl")
 
 
@@ -132,7 +132,7 @@ def layer_features(inputs: Path, directory: Path, setting: str) -> object:
 
 
 def layer_scores(inputs: Path, directory: Path, setting: str) -> object:
-    sweep = run_sweep(ToyEncoder(weights=setting), [LightnessTask()], FeatureCache(directory=directory), [0, 2])
+    sweep = run_sweep(ToyEncoder(weights=setting), named(LightnessTask()), FeatureCache(directory=directory), [0, 2])
     return [(curve.metric, [score.to_dict() for score in curve.scores.values()]) for curve in sweep.curves]
 
 

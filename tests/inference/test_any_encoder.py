@@ -240,7 +240,7 @@ def test_the_api_and_the_page(kind: str, saved: Callable[[str], Path], photos: P
         with pytest.raises(ConfigError, match="has no text tower"):
             library.find(text_query("a red mug"), Filter(), 0, 5)
     else:
-        rows, _ = library.find(text_query(TEXTS[0]), Filter(), 0, 5)
+        rows = library.find(text_query(TEXTS[0]), Filter(), 0, 5)
         assert [row["score"] for row in rows] == pytest.approx(sorted(found @ asked[0], reverse=True), abs=1e-5)
     with TestClient(create_app(library.encoder, ApiConfig(source=name)), base_url="http://localhost") as client:
         answer = client.post("/v1/embeddings", json={"input": [{"image": data_uri(image)} for image in images]})
@@ -334,8 +334,8 @@ def test_evaluation_takes_the_models_own_transform(
     for task, wanted, more in (("knn", both[:1], ("--k", "1")), ("classification", both, ("--prompts", "name"))):
         run = run_pe("eval", task, name, *given, *more)
         assert run.status == 0, run.stderr
-        measured = json.loads((tmp_path / "out.json").read_text())["measurements"]
-        assert [measurement["transform"] for measurement in measured] == wanted
+        scores = json.loads((tmp_path / "out.json").read_text())["scores"]
+        assert list(dict.fromkeys(score["transform"] for score in scores)) == wanted
         (tmp_path / "out.json").unlink()
     run = run_pe("eval", "knn", name, *given, "--k", "1", "--transform", "squash")
     assert (run.status != 0) == (kind == "st-CLIP")

@@ -69,7 +69,7 @@ def test_a_layer_that_is_the_same_for_all_scores_zero() -> None:
 
 def test_the_layer_that_agrees_with_captions_is_best(captions: Path, tmp_path: Path) -> None:
     task = read_caption_task(captions, 100)
-    sweep = run_sweep(ToyEncoder(), [task], FeatureCache(directory=tmp_path / "store"))
+    sweep = run_sweep(ToyEncoder(), {"captions": task}, FeatureCache(directory=tmp_path / "store"))
     (curve,) = sweep.curves
     assert curve.metric == "rank correlation with captions" and curve.unit == "" and curve.best == CLEAR
     assert curve.scores[CLEAR].value > 0.7 > 0.3 > curve.scores[0].value and curve.scores[CLEAR].n == 23
@@ -101,7 +101,7 @@ def test_images_next_to_the_annotations_directory(captions: Path, tmp_path: Path
     moved = captions.rename(tmp_path / "annotations" / "captions.json")
     task = read_caption_task(moved, 2)
     assert isinstance(task, CaptionTask) and len(task.labelled.keys) == 3
-    task.images(ToyEncoder())[0].open(0)
+    task.inputs[0].open(0)
 
 
 def test_the_cause_is_reported_if_nothing_can_be_decoded(captions: Path, tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def test_the_cause_is_reported_if_nothing_can_be_decoded(captions: Path, tmp_pat
         image.write_bytes(b"not an image")
     task = read_caption_task(captions, 10)
     with pytest.raises(DataError, match=r"0 images can be decoded, but 3 are needed; 0\.png: "):
-        run_sweep(ToyEncoder(), [task], FeatureCache(directory=tmp_path / "store"))
+        run_sweep(ToyEncoder(), {"captions": task}, FeatureCache(directory=tmp_path / "store"))
 
 
 def test_a_path_without_captions(tmp_path: Path) -> None:

@@ -2,26 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from experiments.layers.tasks import LayerData, Sizes, make_layer_tasks
 from perception_encoder.errors import DataError
-from perception_encoder.evaluation.dense.segmentation import SegmentationEvaluator
+from perception_encoder.evaluation.inputs import EncoderInputs
+from perception_encoder.evaluation.layer_evaluator import CachingLayers
+from perception_encoder.evaluation.statistics.scores import Score
 
 
-class UnusedEncoder:
-    """What tasks know of a model before anything is encoded."""
+class Asked(CachingLayers):
+    """A model that is asked for images, and encodes nothing."""
 
     name, depth, patch_size, image_size = "unused", 1, 16, (32, 32)
 
+    def __init__(self) -> None:
+        self.inputs: list[EncoderInputs] = []
+
+    def score(self, inputs: Sequence[EncoderInputs], *_: object) -> Iterator[Score]:
+        self.inputs += inputs
+        yield from ()
+
+
+def inputs_of(task: Any) -> list[EncoderInputs]:
+    model = Asked()
+    list(task.run(model))
+    return model.inputs
+
 
 def test_tasks_are_cut_to_size(data: LayerData) -> None:
-    tasks = {
-        task.name: task for task in make_layer_tasks(data, Sizes(photos=6, scenes=2, rooms=2, clips=3, captions=3))
-    }
+    tasks = make_layer_tasks(data, Sizes(photos=6, scenes=2, rooms=2, clips=3, captions=3))
     assert list(tasks) == [
         "classification",
         "retrieval",
@@ -31,7 +46,7 @@ def test_tasks_are_cut_to_size(data: LayerData) -> None:
         "tracking",
         "captions",
     ]
-    images = {name: task.images(UnusedEncoder()) for name, task in tasks.items()}
+    images = {name: inputs_of(task) for name, task in tasks.items()}
     counts = {name: [len(part.keys) for part in parts] for name, parts in images.items()}
     assert counts["depth of scenes"] == counts["segmentation"] == [4, 2]
     assert counts["captions"] == counts["tracking"] == [3]
@@ -41,7 +56,7 @@ def test_tasks_are_cut_to_size(data: LayerData) -> None:
 
 
 def test_segmentation_is_of_objects_and_background(data: LayerData) -> None:
-    (task,) = (item for item in make_layer_tasks(data, Sizes()) if isinstance(item, SegmentationEvaluator))
+    task: Any = make_layer_tasks(data, Sizes())["segmentation"]
     assert task.train.classes == task.test.classes == ("background", "object")
     lamp = task.test.labels(1)  # of a class that no training image shows
     assert lamp[0, 0] == 0 and lamp[8, 8] == 1 and lamp.sum() == 64
@@ -51,4 +66,4 @@ def test_missing_data_are_errors(data: LayerData, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"clips: .*nowhere does not exist"):
         replace(data, clips=tmp_path / "nowhere")
     tasks = make_layer_tasks(replace(data, rooms=None, captions=None), Sizes())
-    assert not {"depth of rooms", "captions"} & {task.name for task in tasks}
+    assert not {"depth of rooms", "captions"} & tasks.keys()

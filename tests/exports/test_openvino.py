@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -15,12 +16,13 @@ from PIL import Image
 
 import perception_encoder as pe
 from perception_encoder.errors import ConfigError, ModelError, OutputError
+from perception_encoder.exports import openvino as export
 from perception_encoder.files import checksum
 from perception_encoder.models.checkpoints.weights import create_model, load_model, write_checkpoint
 from perception_encoder.models.precision import TOLERANCE
 from perception_encoder.preprocess.image import image_transform
 from perception_encoder.preprocess.tokenizer import tokenizer
-from perception_encoder.runtime import convert, export, quantization
+from perception_encoder.runtime import convert, quantization
 from perception_encoder.vectors import unit_rows
 
 pytest.importorskip("openvino")
@@ -43,7 +45,8 @@ def run_program(directory: Path) -> dict[str, np.ndarray]:
     image = np.random.default_rng(0).integers(0, 256, (90, 160, 3), dtype=np.uint8)
     Image.fromarray(image).save(directory / "image.jpg")
     command = [sys.executable, "-c", program(directory) + FOREIGN]
-    run = subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False)
+    known = {name: value for name, value in os.environ.items() if name != "ONEDNN_MAX_CPU_ISA"}  # hides what it needs
+    run = subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False, env=known)
     assert run.returncode == 0, run.stderr
     assert run.stdout.splitlines()[-1] == "[]"
     with np.load(directory / "found.npz") as arrays:
