@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from perception_encoder.cli import options, output
 from perception_encoder.cli.options import DATASET, PLAN, argument, flag, option
 from perception_encoder.cli.output import progress, reporter, track
+from perception_encoder.stages import all_stages, configure, plan_training, run_training
 
 if TYPE_CHECKING:
     from perception_encoder.training.config import TrainingConfig
@@ -28,15 +29,22 @@ ShardPaths = Annotated[list[str] | None, option(SHARDS, "PATH", DATASET)]
 Out = Annotated[Path | None, options.out_option(OUT, "DIR")]
 Debug = Annotated[bool, flag("--debug", "Run four steps of a tiny model, as a check.")]
 Settings = Annotated[bool, flag("--settings", "Print all settings with default and meaning, and exit.")]
+Plan = Annotated[bool, flag("--plan", "Print the cost on a cluster and exit.", PLAN)]
+Devices = Annotated[int | None, option("Number of devices [default: 8, or the batch if that is smaller].", "N", PLAN)]
+Device = Annotated[str, option("Device: h100, a100-80gb, …, or TFLOP/s:GB.", "NAME", PLAN)]
+Utilization = Annotated[float, option("Achieved share of the peak FLOP/s.", "SHARE", PLAN, advanced=True)]
 
 
-def _show_recipes(listing: bool) -> None:
-    """List the recipes and stop."""
-    if listing:
-        from perception_encoder.stages import list_recipes
+def list_option(stages: Callable[[], Sequence[Stage]], *default: bool) -> Any:
+    """Return the option `--list`, which prints the recipes of some stages and exits; with `default` as a parameter's value."""
 
-        output.print_table(("recipe", "trains"), list(list_recipes().items()))
-        raise typer.Exit(output.OK)
+    def show(listing: bool) -> None:
+        if listing:
+            rows = [(name, trains) for stage in stages() for name, (trains, _) in stage.recipes.items()]
+            output.print_table(("recipe", "trains"), rows)
+            raise typer.Exit(output.OK)
+
+    return typer.Option(*default, "--list", callback=show, is_eager=True, help="List the recipes and exit.")
 
 
 def train(
@@ -46,16 +54,12 @@ def train(
     out: Out = None,
     set_: options.Overrides = None,
     debug: Debug = False,
-    list_: Annotated[
-        bool, typer.Option("--list", callback=_show_recipes, is_eager=True, help="List the recipes and exit.")
-    ] = False,
+    list_: Annotated[bool, list_option(all_stages)] = False,
     settings: Settings = False,
-    plan: Annotated[bool, flag("--plan", "Print the cost on a cluster and exit.", PLAN)] = False,
-    devices: Annotated[
-        int | None, option("Number of devices [default: 8, or the batch if that is smaller].", "N", PLAN)
-    ] = None,
-    device: Annotated[str, option("Device: h100, a100-80gb, …, or TFLOP/s:GB.", "NAME", PLAN)] = "h100",
-    utilization: Annotated[float, option("Achieved share of the peak FLOP/s.", "SHARE", PLAN, advanced=True)] = 0.4,
+    plan: Plan = False,
+    devices: Devices = None,
+    device: Device = "h100",
+    utilization: Utilization = 0.4,
 ) -> None:
     """Train a model from a recipe.
 
@@ -75,20 +79,34 @@ def train(
         pe train core_n16 --shards "s3://bucket/web-{0000..0127}.tar:3" --shards photos/train.tar
         pe train core_g14 --plan --devices 512 --device h100
     """
-    from perception_encoder.stages import configure, plan_training
+    start(all_stages(), recipe, data, shards, out, set_, debug, settings, plan, devices, device, utilization)
 
-    stage, config = configure(recipe, set_ or [], debug)
+
+def start(
+    stages: Sequence[Stage],
+    recipe: str,
+    data: Sequence[Path] | None,
+    shards: Sequence[str] | None,
+    out: Path | None,
+    overrides: Sequence[str] | None,
+    debug: bool,
+    settings: bool,
+    plan: bool,
+    devices: int | None,
+    device: str,
+    utilization: float,
+) -> None:
+    """Run, or resume, a recipe of some stages and print how to use the weights; or print its settings or its cost."""
+    stage, config = configure(recipe, overrides or [], debug, stages)
     if settings:
         return show_settings(config)
     if plan:
         return _show_plan(plan_training(stage, config, device, devices, utilization))
-    run(stage, config, data or [], shards or [], out or Path("runs") / recipe)
+    _run(stage, config, data or [], shards or [], out or Path("runs") / recipe)
 
 
-def run(stage: Stage, config: TrainingConfig, data: Sequence[Path], shards: Sequence[str], out: Path) -> None:
-    """Run, or resume, a configuration of a stage, and print how to use the weights."""
+def _run(stage: Stage, config: TrainingConfig, data: Sequence[Path], shards: Sequence[str], out: Path) -> None:
     from perception_encoder.models.memory import keep_freed_memory
-    from perception_encoder.stages import run_training
     from perception_encoder.training.checkpoint import find_checkpoints
 
     keep_freed_memory()
