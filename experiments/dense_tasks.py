@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from perception_encoder.datasets.class_masks import read_class_splits
 from perception_encoder.datasets.instances import read_instance_splits
 from perception_encoder.datasets.rgbd import read_depth_splits
 from perception_encoder.errors import DataError
@@ -14,6 +13,7 @@ from perception_encoder.evaluation.dense.detection import DetectionEvaluator
 from perception_encoder.evaluation.dense.segmentation import SegmentationEvaluator
 from perception_encoder.evaluation.layer_evaluator import LayerEvaluator
 from perception_encoder.layer_analysis.tasks import DEPTH_HEAD, DETECTION, TaskOptions, make_task, thin
+from synthetic.scenes.samples.reading import read_object_splits
 
 
 def read_dense_tasks(
@@ -44,7 +44,7 @@ def read_task(kind: str, path: Path, options: TaskOptions) -> LayerEvaluator:
     """
     match kind:
         case "foreground":
-            masks = thin(read_class_splits(path, any_class=True), options.items)
+            masks = thin(read_object_splits(path), options.items)
             return SegmentationEvaluator(*masks, image_size=options.image_size, name=kind)
         case "relative-depth":
             protocol = DepthProtocol(head=DEPTH_HEAD.relative(), aligned=True)

@@ -13,16 +13,16 @@ from experiments.differences import gain
 from experiments.layers.evaluation import evaluate_tasks, unpack
 from experiments.layers.run import curve_rows
 from experiments.spatial.alignments import ALIGNED, CORE, Alignments, find_encoder
-from perception_encoder.dense_prediction.drawing import write_image
+from perception_encoder.dense_prediction.predictions import write_image
 from perception_encoder.evaluation.layer_evaluator import LayerEvaluator
 from perception_encoder.files import write_json
-from perception_encoder.formats.shards import read_scene_tars
 from perception_encoder.inference.load import load_layers
 from perception_encoder.inference.samples import write_samples
 from perception_encoder.layer_analysis.curve import LayerCurve
 from perception_encoder.layer_analysis.plots import features_side_by_side
 from perception_encoder.preprocess.image import open_image
 from perception_encoder.progress import Track, untracked
+from synthetic.scenes.samples.reading import read_scene_tars
 
 PHOTOGRAPHS = ("chelsea.png", "rocket.jpg")
 """Of scikit-image, in the public domain."""

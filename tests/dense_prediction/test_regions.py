@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from perception_encoder.dense_prediction.regions import (
+from perception_encoder.dense_prediction.segmentation import (
     label_regions,
     region_in_box,
     region_like,

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from perception_encoder.errors import ConfigError, DataError
 from synthetic.suite import Suite
 from tests.evaluation.colours import ColourEncoder, write_colours
 
@@ -67,19 +66,6 @@ def test_each_image_is_encoded_once_and_each_prompt_too(photos: Path) -> None:
     assert (both["squash"].texts, both["crop"].texts) == (4 + 3 + 2, 0)
 
 
-def test_on_val_no_probe_is_measured(photos: Path) -> None:
-    suite = Suite(encoders())
-    suite.classify(photos, "val")
-    assert {m.method for m in suite.measurements} == {"zero-shot"}
-
-
-def test_the_same_model_has_the_same_result(photos: Path) -> None:
-    first, second = Suite(encoders()), Suite(encoders())
-    for suite in (first, second):
-        suite.classify(photos)
-    assert first.result("test", {}) == second.result("test", {})
-
-
 def test_the_classes_are_those_of_train_and_test_together(tmp_path: Path) -> None:
     for split in ("train", "val"):
         write_colours(tmp_path / f"{split}.tar", "toys", ["red", "green", "blue"])
@@ -87,20 +73,6 @@ def test_the_classes_are_those_of_train_and_test_together(tmp_path: Path) -> Non
     suite = Suite(encoders())
     suite.classify(tmp_path)
     assert {m.classes for m in suite.measurements} == {3}
-
-
-def test_a_task_of_one_class_is_a_data_error(tmp_path: Path) -> None:
-    for split in ("train", "val", "test"):
-        write_colours(tmp_path / f"{split}.tar", "toys", ["red", "red"])
-    with pytest.raises(DataError, match="toys has only the class 'red'"):
-        Suite(encoders()).classify(tmp_path)
-
-
-def test_unknown_splits_and_prompts_show_the_known_ones(photos: Path) -> None:
-    with pytest.raises(ConfigError, match="test or val, not 'train'"):
-        Suite(encoders()).classify(photos, "train")
-    with pytest.raises(ConfigError, match="'imagnet'; choose from imagenet, kinetics, actions, photo, name"):
-        Suite(encoders(), ["photo", "imagnet"])
 
 
 def test_drawings_are_found_by_their_names(tmp_path: Path) -> None:
@@ -118,9 +90,3 @@ def test_drawings_are_found_by_their_names(tmp_path: Path) -> None:
         "name of image, dual softmax R@1": 1.0,
     }
     assert both["squash"].texts == 3
-
-
-def test_drawings_of_one_name_are_a_data_error(tmp_path: Path) -> None:
-    write_colours(tmp_path / "unseen" / "openmoji.tar", "openmoji", ["red heart", "red heart"])
-    with pytest.raises(DataError, match="openmoji: two images have the same name"):
-        Suite(encoders()).retrieve_drawings(tmp_path)

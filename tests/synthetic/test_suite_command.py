@@ -62,12 +62,6 @@ def test_unknown_options_are_one_line(run_module, colours, photos: Path, options
     assert message in run.stderr and run.stderr.count("\n") == 1
 
 
-def test_a_directory_without_photographs_is_one_line(run_module, colours, tmp_path: Path) -> None:
-    run = run_module("suite", "any", "--photos", tmp_path)
-    assert run.status == output.ERROR
-    assert "no test.tar" in run.stderr
-
-
 def test_a_directory_of_classes_is_enough(run_module, colours, tmp_path: Path) -> None:
     from tests.evaluation.classification.test_splits import directories
 

@@ -11,15 +11,15 @@ import pytest
 from perception_encoder.cli import output
 from perception_encoder.formats.shards import write_members
 from tests.cli.evaluate.conftest import read_json
-from tests.datasets.drawn import rooms, stored, write_instances, write_scenes, write_yolo
+from tests.datasets.drawn import rooms, stored, write_instances, write_masks, write_yolo
 from tests.evaluation.layers import discs, png, write_video
 
 pytestmark = pytest.mark.usefixtures("colour_layers")
 
 
 def test_segmentation(run_pe, tmp_path: Path) -> None:
-    write_scenes(tmp_path, "train", 6, 0)
-    write_scenes(tmp_path, "test", 3, 1, cut=0)
+    write_masks(tmp_path, "train", 6, 0)
+    write_masks(tmp_path, "test", 3, 1, cut=0)
     run = run_pe("eval", "segmentation", "any", "--data", tmp_path, "--layer", "0", "--size", "24x32")
     assert run.status == output.SOME_SKIPPED and "mIoU" in run.stdout and "skipped test-0" in run.stderr
     arguments = ("eval", "segmentation", "any", "--data", tmp_path, "--layer", "0", "--size", "24x32", "--epochs", "2")

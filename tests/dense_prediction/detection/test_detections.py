@@ -20,7 +20,7 @@ from perception_encoder.dense_prediction.detection.detections import (
     read_categories,
     suppress,
 )
-from perception_encoder.dense_prediction.drawing import (
+from perception_encoder.dense_prediction.predictions import (
     depth_colours,
     depth_png,
     draw_detections,

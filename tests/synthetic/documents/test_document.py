@@ -7,12 +7,9 @@ import importlib.metadata
 import importlib.util
 import subprocess
 import sys
-import tomllib
-from pathlib import Path
 
 import numpy as np
 import pytest
-from packaging.requirements import Requirement
 
 from perception_encoder.errors import ConfigError
 from synthetic.documents.canvas import Canvas, TextStyle
@@ -22,14 +19,11 @@ from synthetic.documents.fonts import (
     Face,
     _capital_height,
     advance,
-    families_of,
-    font_file,
-    font_of_height,
     load_font,
 )
 from synthetic.documents.looks import LOOKS
-from synthetic.documents.page import Page, bolder, title_case
-from synthetic.documents.vocabulary import CATEGORIES, held_out_words, vocabulary
+from synthetic.documents.page import Page
+from synthetic.documents.vocabulary import held_out_words
 from synthetic.errors import MissingGroupError
 
 
@@ -159,12 +153,6 @@ def test_short_receipts_are_legible_at_a_small_side(side: int, lines: int) -> No
         assert all(bottom - top >= 9 for _, (_, top, _, bottom) in digits)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("size", [(160, 160), (1024, 700)])
-def test_other_sizes(kind: str, size: tuple[int, int]) -> None:
-    assert document(0, kind, size=size, look="photo").image.size == size
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -187,24 +175,6 @@ def test_bad_arguments_are_clear_errors(arguments: dict, message: str) -> None:
 STYLE = TextStyle(Face(FAMILIES[0]), 12)
 
 
-def test_text_is_split_into_words_from_left_to_right() -> None:
-    canvas = Canvas(200, 60)
-    assert canvas.text(10, 30, "two small words", STYLE) == (0, 1, 2)
-    assert canvas.text(10, 50, "more", STYLE) == (3,)
-    assert [word.text for word in canvas.words] == ["two", "small", "words", "more"]
-    edges = [edge for word in canvas.words[:3] for edge in (word.box[0], word.box[2])]
-    assert edges == sorted(edges) and canvas.fits()
-
-
-@pytest.mark.parametrize("align", ["left", "middle", "right"])
-def test_alignment(align) -> None:
-    canvas = Canvas(300, 60)
-    canvas.text(150, 40, "some words", STYLE, align)
-    left, right = canvas.words[0].box[0], canvas.words[-1].box[2]
-    anchor = {"left": left, "middle": (left + right) / 2, "right": right}[align]
-    assert abs(anchor - 150) <= 2
-
-
 def test_words_that_overlap_or_leave_the_page_do_not_fit() -> None:
     def page(*places: tuple[float, float]) -> Canvas:
         canvas = Canvas(120, 60)
@@ -224,105 +194,8 @@ def test_words_that_overlap_or_leave_the_page_do_not_fit() -> None:
     assert not canvas.fits()
 
 
-def test_shapes_are_below_the_words_and_smooth() -> None:
-    canvas = Canvas(100, 40, paper=(255, 255, 255))
-    canvas.text(10, 30, "I", STYLE)
-    canvas.rectangle((0, 0, 100, 40), fill=(200, 0, 0))
-    image = np.asarray(canvas.render())
-    left, top, right, bottom = canvas.words[0].box
-    assert (image[top:bottom, left:right].min((0, 1)) < 60).all() and tuple(image[0, 99]) == (200, 0, 0)
-    assert (np.asarray(canvas.render(with_words=False)) == (200, 0, 0)).all()
-    canvas.line([(0, 0), (100, 40)], (0, 0, 200), 3)
-    assert len(np.unique(np.asarray(canvas.render(with_words=False))[..., 0])) > 2  # tones between both colours
-
-
-def test_straight_shapes_have_sharp_edges() -> None:
-    canvas = Canvas(100, 40)
-    canvas.rectangle((10, 5, 30, 20), fill=(0, 0, 0))
-    canvas.dots(40, 80, 20, (0, 0, 0), dash=4)
-    pixels = np.asarray(canvas.render())[..., 0]
-    assert set(np.unique(pixels)) == {0, 255}
-    assert (pixels[5:20, 10:30] == 0).all() and (pixels[:, 31:39] == 255).all()
-    assert 0.4 < (pixels[20, 40:80] == 0).mean() < 0.8
-
-
 def page(split: str = "train", lines: int | None = None, room: float = 1.0) -> Page:
     return Page(Canvas(200, 100), np.random.default_rng(0), split, 10, lines, room, exact=False)
-
-
-def test_lines_are_those_asked_for_else_fewer_with_each_try() -> None:
-    assert {page(lines=7).count(3, 14) for _ in range(5)} == {7}
-    first, late = page(), page(room=0.2)
-    assert {first.count(3, 14) for _ in range(300)} == set(range(3, 15))
-    assert {late.count(3, 14) for _ in range(100)} == {3, 4, 5}
-    assert page(room=0).count(3, 14) == 3
-
-
-@pytest.mark.parametrize("split", ["train", "val", "test"])
-def test_choices_are_of_the_split(split: str) -> None:
-    drawn = page(split)
-    assert {drawn.layout((("a", "b"), ("c",))) for _ in range(30)} == ({"c"} if split == "test" else {"a", "b"})
-    words = drawn.words("item", 9)
-    assert len(set(words)) == 9 and set(words) <= set(vocabulary("item", split))
-    style = drawn.style("hand", "mono")
-    assert style.face.family.test == (split == "test") and drawn.families == [style.face.family.name]
-    assert style.height == 10 and not style.face.bold
-
-
-def test_yes_or_no_asks_either_question() -> None:
-    drawn = page()
-    asked = {drawn.yes_or_no(("a?", "b?"))[:2] for _ in range(30)}
-    assert asked == {("a?", "yes"), ("b?", "no")}
-
-
-def test_styles() -> None:
-    style = page().style("sans")
-    assert bolder(style, 1.5).face.bold and bolder(style, 1.5).height == 15
-    assert title_case(style, "Exit") == "Exit"
-    capitals = page("test").style("display")
-    assert title_case(capitals, "Exit") == "EXIT"
-
-
-def test_the_group_pins_the_packages_of_all_families(root: Path) -> None:
-    groups = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["dependency-groups"]
-    requirements = map(Requirement, groups["synthetic"])
-    pinned = {
-        requirement.name: requirement.specifier
-        for requirement in requirements
-        if requirement.name.startswith("fontpkg-")
-    }
-    assert {f"fontpkg-{family.name}" for family in FAMILIES} == set(pinned)
-    for name, specifier in pinned.items():
-        assert [item.operator for item in specifier] == ["=="] and importlib.metadata.version(name) in specifier
-
-
-@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
-def test_a_family_has_both_files_and_a_free_licence(family) -> None:
-    for bold in (False, True):
-        path = font_file(Face(family, bold))
-        licence = (path.parent.parent / "LICENSE").read_text(encoding="utf-8")
-        assert "SIL OPEN FONT LICENSE" in licence.upper() or "Apache License" in licence
-    characters = {bytes(font_of_height(Face(family), 40).getmask(sign)) for sign in "$€£.:/-"}
-    assert len(characters) == 7  # none is drawn as a missing glyph
-
-
-@pytest.mark.parametrize("style", ["sans", "serif", "mono", "hand", "display"])
-def test_each_style_holds_out_a_family(style) -> None:
-    train, test = families_of("train", style), families_of("test", style)
-    assert len(train) >= 2 and len(test) >= 1 and not set(train) & set(test)
-    assert families_of("val", style) == train
-
-
-@pytest.mark.parametrize("height", [7, 9, 23.4])
-def test_capital_letters_have_the_height(height: float) -> None:
-    for family in FAMILIES:
-        top = -font_of_height(Face(family), height).getbbox("H", anchor="ls")[1]
-        assert height <= top + 0.5 and top <= height + 2, family.name
-
-
-def test_advances_add_up_to_the_width() -> None:
-    face = Face(FAMILIES[7])  # of one width, so without kerning
-    assert sum(advance(face, 10, character) for character in "12.50") == font_of_height(face, 10).getlength("12.50")
 
 
 def test_without_the_packages_the_error_names_the_group(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -332,15 +205,3 @@ def test_without_the_packages_the_error_names_the_group(monkeypatch: pytest.Monk
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingGroupError, match=r"fontpkg-\S+ is not installed; .*pip install --group synthetic"):
         document(0, "sign")
-
-
-@pytest.mark.parametrize("category", CATEGORIES)
-def test_test_shares_no_entry_with_train(category: str) -> None:
-    train, test = vocabulary(category, "train"), vocabulary(category, "test")
-    assert vocabulary(category, "val") == train
-    assert len(set(train)) == len(train) >= 8 and len(set(test)) == len(test) >= 4
-    words = {word.lower() for entry in train for word in entry.split()}
-    for entry in test:
-        assert entry not in train
-        assert set(entry.lower().split()) & held_out_words(), f"all words of {entry!r} occur in train"
-    assert not held_out_words() & words

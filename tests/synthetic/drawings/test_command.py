@@ -48,10 +48,6 @@ def test_bad_drawings_are_listed_and_change_the_status(run_module, calls: list, 
     assert run_module("drawings", tmp_path, "--sources", "openmoji, twemoji").status == 0
 
 
-def test_the_flag_of_the_directory_may_be_left_out(run_module) -> None:
-    assert "Usage: python -m synthetic.drawings [OPTIONS] [[-o] OUT]" in run_module("drawings", "--help").stdout
-
-
 def test_an_unknown_source_is_found_before_anything_is_fetched(run_module, calls: list) -> None:
     run = run_module("drawings", "--sources", "noto,emojione")
     assert run.status == 2 and "emojione" in run.stderr

@@ -78,11 +78,6 @@ def test_the_unseen_style_stays_out_of_train(tmp_path: Path, monkeypatch) -> Non
     assert not (tmp_path / "train").exists()
 
 
-def test_emoji_that_look_alike_are_kept(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(prepare, "read_source", lambda source, directory: [DRAWINGS[0], DRAWINGS[2]])
-    assert prepare_source(find_source("noto"), tmp_path, side=16, jobs=1).written == 2
-
-
 def png(shade: int) -> bytes:
     pixels = np.full((32, 32, 3), 255, dtype=np.uint8)
     pixels[8:24, 8:24] = shade

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from perception_encoder.errors import DataError
 from synthetic.drawings.rasterize import rasterize
 from synthetic.drawings.read import read_emoji, read_openclipart
 from synthetic.drawings.sources import find_source
@@ -62,13 +61,6 @@ def test_a_pen_outlines_every_shape_or_leaves_nothing_but_lines(tmp_path: Path) 
     assert find_source("noto_line").package == find_source("noto").package
 
 
-def test_a_package_without_its_files_is_a_data_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"icons\.json"):
-        list(read_emoji(tmp_path, tmp_path, find_source("noto")))
-    with pytest.raises(DataError, match="svg"):
-        list(read_openclipart(tmp_path, find_source("openclipart")))
-
-
 def clipart(title: str, licence: str = PUBLIC_DOMAIN, creator: str = "Ann Smith", tags: tuple[str, ...] = ()) -> str:
     items = "".join(f"<rdf:li>{tag}</rdf:li>" for tag in tags)
     return (
@@ -108,11 +100,6 @@ def test_clip_art_is_named_by_its_title_file_or_folder(
     assert drawing is not None
     assert drawing[0] == label
     assert drawing[1] == tags or drawing[1] == (place.split("/")[0].rstrip("s"), *tags)
-
-
-def test_titles_in_other_languages_give_way_to_the_folder(tmp_path: Path) -> None:
-    text = clipart("Orso 02", creator="Architetto Francesco Rollandin")
-    assert read_one(tmp_path, "animals/bears/orso_01.svg", text) == ("bear", ())
 
 
 @pytest.mark.parametrize(

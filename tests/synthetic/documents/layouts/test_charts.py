@@ -83,11 +83,6 @@ def test_a_print_has_no_questions_about_colours(kind: str) -> None:
 SPLITS = ("train", "test")
 
 
-def test_every_layout_occurs(draw_many) -> None:
-    drawn = [{item.layout for item in draw_many("bar chart", split)} for split in SPLITS]
-    assert drawn == [set(layout) for layout in LAYOUTS]
-
-
 def test_bars_are_as_long_as_their_values(draw_many) -> None:
     """Pixels of each colour from the axis to the tip of a bar, in relation to the series' sum."""
     checked: dict[str, int] = {}
@@ -108,10 +103,3 @@ def test_bars_are_as_long_as_their_values(draw_many) -> None:
                 assert np.abs(heights - unit * np.array(values)).max() <= 3
                 checked[drawn.layout] = checked.get(drawn.layout, 0) + 1
     assert checked.keys() == {name for layouts in LAYOUTS for name in layouts} and min(checked.values()) >= 5
-
-
-def test_bars_are_counted(draw_many) -> None:
-    for drawn in draw_many("bar chart"):
-        bars = len(drawn.content["series"]) * len(drawn.content["categories"])
-        (answer,) = (question.answer for question in drawn.questions if question.question == "How many bars are there?")
-        assert answer == str(bars)

@@ -6,16 +6,7 @@ import re
 
 import pytest
 
-from synthetic.documents.document import document
-from synthetic.documents.layouts.tables import LAYOUTS
-
 SPLITS = ("train", "test")
-
-
-def test_every_layout_occurs(draw_many) -> None:
-    assert [{item.layout for item in draw_many("table", split)} for split in SPLITS] == [
-        set(layout) for layout in LAYOUTS
-    ]
 
 
 def answer_to(question: str, task: str, header: list[str], rows: list[list[str]]) -> str:
@@ -51,8 +42,3 @@ def test_answers_are_those_of_the_table(draw_many, split: str) -> None:
             assert answer == answer_to(question, task, header, rows)
             seen.add(task)
     assert seen == {"cell", "row", "compare", "count", "yes_no"}
-
-
-@pytest.mark.parametrize("split", SPLITS)
-def test_rows_can_be_asked_for(split: str) -> None:
-    assert len(document(3, "table", split, 700, lines=16).content["rows"]) == 16

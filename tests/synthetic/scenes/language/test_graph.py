@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from synthetic.scenes.language.graph import build_graph, find_box
+from synthetic.scenes.language.graph import find_box
 from synthetic.scenes.layout.scene import PlacedObject
 from synthetic.scenes.rendering.renderer import Renderer
-from tests.synthetic.scenes.conftest import BLUE, RED, STACK, draw, graph_of, scene_of
+from tests.synthetic.scenes.conftest import BLUE, RED, STACK, graph_of
 
 
 def test_a_box_is_around_the_pixels_of_a_mask() -> None:
@@ -49,17 +49,3 @@ def test_objects_of_one_class_are_told_apart_by_colour_or_not_at_all(renderer: R
 
     assert cones(RED, BLUE) == ["red cone", "blue cone"]
     assert cones(RED, BLUE, RED) == ["", "blue cone", ""]
-
-
-def test_a_hidden_object_leaves_no_graph(renderer: Renderer) -> None:
-    behind = PlacedObject(model="pybullet-cylinder", position=(0.0, 0.6, 0.0))
-    scene = scene_of(PlacedObject(model="test-table", position=(0.0, -0.9, 0.4)), behind)
-    assert build_graph(scene, draw(renderer, scene, 64).mask, renderer.library) is None
-
-
-def test_json_names_the_class_kind(renderer: Renderer) -> None:
-    """Samples on users' disks name the class `kind`."""
-    first = graph_of(renderer, *STACK).to_json()["objects"][0]
-    assert first["kind"] == first["label"] == "table" and "class_name" not in first
-    placement = {"size", "position", "turn", "depth", "extent", "on"}
-    assert first.keys() == {"id", "model", "label", "kind", "colour", "box", "pixels"} | placement

@@ -78,16 +78,6 @@ def test_all_questions_of_a_video_made_by_hand() -> None:
     assert actual == expected
 
 
-def test_a_rolling_ball_is_not_asked_to_be_pushed() -> None:
-    actual = answers(graph_of("ball", "crate"), events_of(("rolls", 1), ("is pushed", 2)))
-    assert actual["Does the ball roll?"] == actual["Is the crate pushed across the floor?"] == "yes"
-    assert not actual.keys() & {
-        "Is the ball pushed across the floor?",
-        "What is pushed across the floor?",
-        "How many things are pushed across the floor?",
-    }
-
-
 def test_objects_without_a_name_are_counted_only() -> None:
     graph = graph_of("cup", "cup")
     events = events_of(("falls", 2))

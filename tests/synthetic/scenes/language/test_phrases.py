@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
-import pytest
 
 from synthetic.scenes.language.phrases import (
     count_phrases,
     describe_graph,
     image_captions,
-    noun_phrase,
 )
 from synthetic.scenes.layout.scene import PlacedObject
 from synthetic.scenes.rendering.renderer import Renderer
@@ -42,12 +38,3 @@ def test_one_caption_is_a_relation(renderer: Renderer) -> None:
         *(f"a brown crate to the left of a {other}" for other in ("white table", "red cone")),
         *(f"a {other} to the right of a brown crate" for other in ("white table", "red cone")),
     }
-
-
-@pytest.mark.parametrize(
-    ("label", "colour", "phrase"),
-    [("vase", "red", "red vase"), ("vase", "", "vase"), ("white lily", "green", "white lily")],
-)
-def test_a_label_with_a_colour_takes_no_other(renderer: Renderer, label: str, colour: str, phrase: str) -> None:
-    node = replace(graph_of(renderer, *STACK).nodes[0], label=label, colour=colour)
-    assert noun_phrase(node) == phrase

@@ -21,17 +21,6 @@ def test_a_mesh_has_the_colours_and_the_size_of_the_surface() -> None:
     assert np.allclose(mesh.normals, (0, -1, 0))  # the file's front, +z, is turned to the viewer in the south
 
 
-def test_invisible_texels_take_the_colour_of_the_visible_ones() -> None:
-    triangles = read_obj("a.obj", files(a_obj=OBJ, a_mtl=MTL, a_png=png((0, 200, 0, 255), "RGBA")))
-    assert [0, 200, 0] in bake(triangles, 100).texture.reshape(-1, 3).tolist()
-
-
-def test_a_damaged_texture_leaves_the_colour() -> None:
-    triangles = read_obj("a.obj", files(a_obj=OBJ, a_mtl=MTL, a_png=png((0, 0, 255))[:40]))
-    colours = np.unique(bake(triangles, 100).colours(100), axis=0)
-    assert colours.tolist() == [[0, 0, 0], [255, 0, 0]]
-
-
 def sphere(steps: int) -> str:
     """A unit ball of quads, as an OBJ file; its poles are left open a little."""
     lines = []

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-
 import numpy as np
 import pytest
 
 from perception_encoder.errors import MediaDecodeError
-from synthetic.errors import MissingGroupError
 from synthetic.scenes.objects.wavefront import read_obj
 from tests.synthetic.scenes.objects.conftest import MTL, OBJ, files, png
 
@@ -33,30 +30,6 @@ def test_polygons_become_fans_and_a_missing_mtl_is_allowed(more: str) -> None:
     assert [material.colour for material in triangles.materials] == [(0.8, 0.8, 0.8)]
 
 
-def test_parts_of_one_material_share_it_in_the_order_of_the_file() -> None:
-    text = "mtllib a.mtl\nv 0 0 0\nv 1 0 0\nv 0 1 0\nusemtl a\nf 1 2 3\nusemtl b\nf 2 3 1\nusemtl a\nf 3 1 2\n"
-    triangles = read_obj("a.obj", files(a_obj=text, a_mtl="newmtl a\nKd 1 0 0\nnewmtl b\nKd 0 1 0\n"))
-    assert triangles.material_ids.tolist() == [0, 1, 0]
-    assert triangles.corners[:, 0].tolist() == [[0, 0, 0], [1, 0, 0], [0, 1, 0]]
-
-
-def test_names_of_textures_may_have_backslashes_and_spaces() -> None:
-    text = "mtllib a.mtl\nv 0 0 0\nv 1 0 0\nv 0 1 0\nusemtl a\nf 1 2 3\n"
-    contents = {
-        "a.obj": text.encode(),
-        "a.mtl": b"newmtl a\nmap_Kd my maps\\a b.png\n",
-        "my maps/a b.png": png((1, 2, 3)),
-    }
-    (material,) = read_obj("a.obj", contents.__getitem__).materials
-    assert material.texture is not None and material.texture.getpixel((0, 0)) == (1, 2, 3)
-
-
-@pytest.mark.parametrize(("line", "corner"), [("vt 0.5", [0.5, 0]), ("vt 0.5 1", [0.5, 1]), ("vt 0.5 1 2", [0.5, 1])])
-def test_texture_coordinates_have_two_numbers(line: str, corner: list[float]) -> None:
-    triangles = read_obj("a.obj", files(a_obj=f"v 0 0 0\nv 1 0 0\nv 0 1 0\n{line}\nf 1/1 2/1 3/1\n"))
-    assert triangles.uv.tolist() == [[corner] * 3]
-
-
 @pytest.mark.parametrize(
     "text",
     [
@@ -73,9 +46,3 @@ def test_texture_coordinates_have_two_numbers(line: str, corner: list[float]) ->
 def test_a_damaged_file_is_an_error_that_names_it(text: str) -> None:
     with pytest.raises(MediaDecodeError, match=r"a\.obj: not a readable OBJ"):
         read_obj("a.obj", files(a_obj=text))
-
-
-def test_without_trimesh_the_group_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "trimesh.exchange.obj", None)
-    with pytest.raises(MissingGroupError, match="--group synthetic"):
-        read_obj("a.obj", files(a_obj=OBJ))

@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 import os
-import sys
-import tomllib
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
-from packaging.requirements import Requirement
 
-from perception_encoder.errors import ConfigError
-from synthetic.errors import MissingGroupError
 from synthetic.scenes.layout.camera import Camera
 from synthetic.scenes.layout.scene import CORNERS, PlacedObject, rotation_matrix, yaw
 from synthetic.scenes.objects.models import ObjectInfo, ObjectLibrary
-from synthetic.scenes.rendering.client import connect_pybullet, silence_output
+from synthetic.scenes.rendering.client import silence_output
 from synthetic.scenes.rendering.motion import (
     AWAY,
     PlannedEvent,
     object_centres,
     observe_events,
     orbit_camera,
-    plan_events,
     simulate_events,
 )
 from synthetic.scenes.rendering.renderer import Renderer
@@ -122,45 +115,12 @@ def test_an_image_depends_on_its_scene_alone(renderer: Renderer, library: Object
             assert again.mask.tobytes() == before.mask.tobytes()
 
 
-@pytest.mark.parametrize("side", [8, 2048])
-def test_sides_have_limits(renderer: Renderer, side: int) -> None:
-    with pytest.raises(ConfigError, match="16 to 1024"):
-        draw(renderer, scene_of(), side)
-
-
 def test_output_is_silenced_and_restored(capfd: pytest.CaptureFixture[str]) -> None:
     with silence_output():
         os.write(1, b"hidden")
         os.write(2, b"hidden")
     os.write(1, b"visible")
     assert capfd.readouterr() == ("visible", "")
-
-
-def test_output_is_restored_after_an_error(capfd: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(ValueError, match="stop"), silence_output():
-        raise ValueError("stop")
-    os.write(2, b"visible")
-    assert capfd.readouterr().err == "visible"
-
-
-def test_without_pybullet_the_group_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "pybullet", None)
-    with pytest.raises(MissingGroupError, match="--group synthetic"):
-        connect_pybullet()
-
-
-def test_a_python_without_a_wheel_of_pybullet_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "pybullet", None)
-    monkeypatch.setattr(sys, "version_info", (3, 13, 1))
-    with pytest.raises(ConfigError, match=r"has no wheel for Python 3\.13; use Python 3\.11"):
-        connect_pybullet()
-
-
-def test_the_group_leaves_out_pybullet_where_it_has_no_wheel(root: Path) -> None:
-    groups = tomllib.loads((root / "pyproject.toml").read_text())["dependency-groups"]
-    (pybullet,) = [Requirement(line) for line in groups["synthetic"] if line.startswith("pybullet")]
-    present = {version: pybullet.marker.evaluate({"python_version": version}) for version in ("3.11", "3.12", "3.13")}
-    assert present == {"3.11": True, "3.12": False, "3.13": False}
 
 
 BOX = ObjectInfo(key="b", label="box", class_name="box", source="t", licence="CC0-1.0", size=(0.2, 0.2, 0.2))
@@ -230,16 +190,6 @@ def test_a_failed_event_leaves_no_events() -> None:
     assert observe_events(fallen, [tip], [BOX, BOX], 1.0) is not None
     poses[5:, 1, 1] = 0.2
     assert observe_events(poses, [push], [BOX, BOX], 1.0) is None  # something else moved
-
-
-def test_only_slender_objects_tip_over() -> None:
-    scene = scene_of(*(PlacedObject(model="b", position=(place, 0.3, 0.0)) for place in (-0.5, 0.0, 0.5)))
-    generators = map(np.random.default_rng, range(60))
-    plans = [event for generator in generators for event in plan_events(scene, [BOX, BALL, POST], 3, generator)]
-    assert {plan.action for plan in plans if plan.index == 0} == {"falls", "is pushed"}
-    assert {plan.action for plan in plans if plan.index == 1} == {"rolls"}
-    assert {plan.action for plan in plans if plan.index == 2} == {"falls", "is pushed", "tips over"}
-    assert {plan.way for plan in plans if plan.action == "tips over"} <= {(0.0, 1.0), (0.0, -1.0)}  # over the near edge
 
 
 def test_a_camera_orbits_at_one_distance() -> None:
