@@ -13,6 +13,7 @@ import mimetypes
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from openai import OpenAI
@@ -35,7 +36,8 @@ def main() -> None:
         texts = client.embeddings.create(model=arguments.model, input=arguments.texts)
         media_type = mimetypes.guess_type(arguments.image)[0]
         data = f"data:{media_type};base64,{base64.b64encode(arguments.image.read_bytes()).decode()}"
-        image = client.embeddings.create(model=arguments.model, input=[{"image": data}])
+        media: Any = [{"image": data}]  # beyond OpenAI's own types, which know texts only
+        image = client.embeddings.create(model=arguments.model, input=media)
     finally:
         server.terminate()
         server.wait()

@@ -185,7 +185,7 @@ class Data:
         return _append(self.path, np.ascontiguousarray(content).data if isinstance(content, np.ndarray) else content)
 
     def cut(self, size: int) -> None:
-        """Remove what comes after `size` bytes, as of a killed write."""
+        """Remove all after `size` bytes, as of a killed write."""
         if self.path.exists():
             with writing(self.path), open(open_regular(self.path), "r+b") as file:
                 file.truncate(min(size, file.seek(0, os.SEEK_END)))

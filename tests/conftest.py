@@ -12,8 +12,10 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,6 +34,14 @@ for _name in ("CONFIG", "CACHE"):  # the user's own settings are none of a test'
     atexit.register(shutil.rmtree, _directory, ignore_errors=True)
 for _name in ("COLUMNS", "LINES"):  # of a worker's terminal, by which the console would be made; `run_pe` says its own
     os.environ.pop(_name, None)
+
+if _limit := os.environ.pop("ONEDNN_MAX_CPU_ISA", None):
+    # torch computes as an older CPU; OpenVINO asks the CPU itself, and fails where its oneDNN hides what it has found
+    from perception_encoder.runtime.machine import float_hint
+
+    with suppress(ImportError):
+        float_hint(half=True)  # its oneDNN reads the variable once, now
+    os.environ["ONEDNN_MAX_CPU_ISA"] = _limit
 
 ROOT = Path(__file__).parent.parent
 LONG = (
@@ -81,6 +91,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if "PYTEST_XDIST_WORKER" in os.environ:
         places = {ROOT / name: place for place, name in enumerate(LONG)}
         items.sort(key=lambda item: places.get(item.path, len(LONG)))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def int8_speeds() -> None:
+    """No other work of this machine decides whether int8 may be used: its speed is cached, as if it were measured."""
+    from perception_encoder.runtime.choice import measured_speeds
+
+    speeds = {"openvino float32": 1.0, "openvino bfloat16": 2.0, "openvino int8": 3.0}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "perception_encoder.runtime.timing", SimpleNamespace(measure=lambda int8: speeds))
+        assert measured_speeds(int8=True) == speeds
 
 
 @pytest.fixture(autouse=True)

@@ -104,7 +104,7 @@ class Pair:
     shares: Mapping[str, float]
     """Share of each of these in the drawn captions."""
     label: str = ""
-    """What the image shows, in a few words; empty if only captions are known."""
+    """The image's content in a few words; empty if only captions are known."""
 
     @property
     def captions(self) -> frozenset[str]:

@@ -23,7 +23,7 @@ _STAR, _LEVELS, _FIRST_LEVELS = "[^/]*", "(?:/.+)?", "^(?:.+/)?"  # how pathspec
 
 @dataclass(frozen=True)
 class Exclusion:
-    """What is excluded in a directory. The first rule that knows a file decides."""
+    """The rules of a directory. The first that matches a file decides."""
 
     rules: tuple[tuple[Path, GitIgnoreSpec], ...] = ()
     """The caller's patterns, with the directory they are relative to."""

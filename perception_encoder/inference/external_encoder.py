@@ -44,7 +44,7 @@ class _LibraryTransform:
     mode: Mode
 
     def pixels(self, image: Image.Image) -> Pixels:
-        """Return what the library makes of an image."""
+        """Return an image as the library preprocesses it."""
         return self.transform(image.convert("RGB"))
 
 

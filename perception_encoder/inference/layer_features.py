@@ -90,7 +90,7 @@ class LayerFeatures:
 
     @property
     def about(self) -> dict[str, str]:
-        """What its features depend on besides the images and their size: weight hash, dtype, device, final norm."""
+        """Everything but the images and their size that features depend on: weight hash, dtype, device, final norm."""
         dtype = str(self.dtype).removeprefix("torch.")
         norm = "last layer" if self.final_norm else "none"
         return {"weights": self.tower.weight_hash, "dtype": dtype, "device": self.device.type, "final norm": norm}

@@ -188,7 +188,7 @@ def _list_directory(directory: Path, left_out: Counter[str] | None, outer: Exclu
 
 
 def _enter(directory: Path, rules: Exclusion, visited: set[tuple[int, int]]) -> tuple[Iterator[Path | Item], Exclusion]:
-    """Return what is in a directory, or its problem, and the rules there; nothing if it was visited before."""
+    """List a directory, or its problem, with the rules there; nothing if it was visited before."""
     try:
         status, names, inner = directory.stat(), os.listdir(directory), rules.enter(directory)
     except InputError as error:

@@ -149,7 +149,7 @@ def open_media(
 
 
 def sniff(head: bytes) -> Literal["image", "video"] | None:
-    """Return what a file's first bytes (`HEAD` of them) identify; None if unknown."""
+    """Return the kind of a file by its first bytes (`HEAD` of them); None if unknown."""
     brands = file_brands(head)
     if is_raw_head(head):
         return "image"

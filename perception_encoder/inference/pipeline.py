@@ -50,7 +50,7 @@ class Feature:
     frames: int = 8
     """Uniform frames of a video."""
     role: Role = "document"
-    """What inputs are for, to models with prompts; None for what their library does by default."""
+    """The inputs' role, for models with prompts; None for their library's default."""
 
     @property
     def executed(self) -> int | None:

@@ -38,9 +38,9 @@ from perception_encoder.models.tower import Tower
 Mode = Literal["squash", "crop"]
 """How images become square: "crop" is a model's own test transform, "squash" resizes without cropping."""
 Pixels = Mapping[str, np.ndarray]
-"""What a library makes of an image, by the name of the model's argument."""
+"""An image as a library preprocesses it, by the name of the model's argument."""
 Role = Literal["query", "document"] | None
-"""What an input is for, which chooses the prompt; None for what the library does by default."""
+"""An input's role, which chooses the prompt; None for the library's default."""
 
 
 class Adapter(ABC):
@@ -306,7 +306,7 @@ class OpenClipModel(Adapter):
 
     @property
     def _text_settings(self) -> dict[str, Any]:
-        """What its configuration says of texts."""
+        """The settings of texts in its configuration."""
         import open_clip
 
         return (open_clip.get_model_config(self.listed.partition(",")[0]) or {}).get("text_cfg", {})

@@ -120,7 +120,7 @@ SCORES: dict[str, str] = {
     "perceptiontest": f"PerceptionTest val, {_WITH_LLAMA}",
     "egoschema": f"EgoSchema val, {_WITH_LLAMA}",
 }
-"""What a published result is, by the name of its dataset.
+"""The meaning of a published result, by the name of its dataset.
 
 Retrieval is very probably with dual softmax: the reference's first release cannot turn it off.
 """

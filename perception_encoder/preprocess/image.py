@@ -121,7 +121,7 @@ def _opened_header(source: Source, name: str | None) -> Iterator[tuple[Image.Ima
 
 @dataclass(frozen=True, kw_only=True)
 class ImageHeader:
-    """What a file says of its image, read without decoding it."""
+    """An image file's header, read without decoding the image."""
 
     size: tuple[int, int] | None = None
     """Upright width and height of a JPEG or RAW photograph; None for other formats, which are never reduced."""
@@ -130,7 +130,7 @@ class ImageHeader:
 
 
 def read_header(source: Source) -> ImageHeader:
-    """Return what an image's header says; nothing for one that is damaged."""
+    """Read an image's header; nothing for a damaged one."""
     header = ImageHeader()
     try:
         with _opened_header(source, None) as (image, _):

@@ -54,7 +54,7 @@ class Tokenizer:
         return torch.from_numpy(self.ids(texts))
 
     def ids(self, texts: str | Iterable[str]) -> Int[np.ndarray, "B T"]:
-        """Return what a call returns, as an array; this needs no torch."""
+        """Tokenize as a call does, into an array; this needs no torch."""
         texts = [texts] if isinstance(texts, str) else list(texts)
         rows = np.zeros((len(texts), self.context_length), np.int64)
         for row, text in zip(rows, texts, strict=True):

@@ -74,7 +74,7 @@ class ImageTextSample:
 
     @property
     def label(self) -> str:
-        """What the image shows."""
+        """The image's class."""
         return str(self.metadata["label"])
 
     @property

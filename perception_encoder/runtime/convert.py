@@ -63,9 +63,9 @@ class Source:
     shape: tuple[int, ...]
     """Of the input; -1 for any number."""
     check_inputs: Callable[[], np.ndarray]
-    """Returns what an int8 tower is checked on."""
+    """Returns the inputs that an int8 tower is checked on."""
     calibration: Callable[[], Iterable[np.ndarray]] | None = None
-    """Returns what an int8 tower's ranges are found on; None: only its weights are int8."""
+    """Returns the inputs that calibrate an int8 tower's ranges; None: only its weights are int8."""
 
     @torch.inference_mode()
     def run(self, inputs: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What this machine can compute with, found out without importing torch."""
+"""Find what this machine can compute with, without importing torch."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 _DAMAGED = (RuntimeError, OSError, ValueError, KeyError, EOFError, BadZipFile)
-"""What a damaged entry of the cache raises, or OpenVINO without enough memory."""
+"""Errors of a damaged cache entry, and of OpenVINO without enough memory."""
 LAYERS = 2
 """Maximum number of layers whose towers are in memory: the server's clients may ask for any."""
 SMALL_IN_A_ROW = 4
@@ -69,7 +69,7 @@ class CompiledTowers(ABC):
 
     @abstractmethod
     def _key(self, name: Tower, layer: int | None) -> Key:
-        """Return what a tower depends on."""
+        """Return the cache key of a tower."""
 
     @abstractmethod
     def _source(self, name: Tower, layer: int | None) -> Source:
@@ -122,7 +122,7 @@ class CompiledTowers(ABC):
     def _with_tower(
         self, name: Tower, layer: int | None, call: Callable[[_Tower], np.ndarray | None]
     ) -> np.ndarray | None:
-        """Return what a call gives with a tower; None if torch must answer."""
+        """Return the result of a call with a tower; None if torch must compute it."""
         place = name, layer
         with self._lock:
             try:

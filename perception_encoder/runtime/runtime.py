@@ -28,7 +28,7 @@ AUTO = "auto"
 
 @dataclass(frozen=True, kw_only=True)
 class ModelInfo:
-    """What is known of a model without reading its weights."""
+    """A description of a model that is cheaper to read than its weights."""
 
     name: str
     weights: str
@@ -44,7 +44,7 @@ class ModelInfo:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ModelInfo:
-        """Return what `to_dict` described; TypeError, KeyError or ConfigError for anything else."""
+        """Rebuild the value from `to_dict`; TypeError, KeyError or ConfigError for anything else."""
         text = None if values["text"] is None else TextConfig(**values["text"])
         return cls(**{**values, "vision": VisionConfig(**values["vision"]), "text": text})
 
@@ -83,7 +83,7 @@ class Runtime(Protocol):
         ...
 
     def used(self, layer: int | None, texts: bool = False) -> tuple[RuntimeName, Precision]:
-        """Return what computes images or texts, if known: torch in float32 where this runtime left them to it."""
+        """Return the runtime and precision of images or texts, if known: torch in float32 for a tower left to torch."""
         ...
 
 
@@ -118,7 +118,7 @@ class ExecutedModel:
     hash_weights: Callable[[], str]
     """Returns `weight_hash`."""
     source: str | Path | None = None
-    """What it was loaded from; None for a module of the caller's."""
+    """The name it was loaded by; None for a module of the caller's."""
     load: Callable[[], Model] | None = None
     """Returns the float32 model in torch, if the runtime does without."""
 
@@ -131,7 +131,7 @@ def plain_threads(count: int) -> Iterator[ThreadPoolExecutor]:
 
 
 def used_precision(precision: Precision, output: bool) -> Precision:
-    """Return what a model's own `output` or its tokens are computed in: tokens never in int8."""
+    """Return the precision of a model's own `output` or of its tokens, which are never in int8."""
     return precision if output or precision != "int8" else "bfloat16"
 
 

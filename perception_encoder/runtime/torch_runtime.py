@@ -89,7 +89,7 @@ class TorchRuntime(TorchThreads):
 
 
 def describe(model: Model, weights: str) -> ModelInfo:
-    """Return what is known of a model without its weights, whose hash is `weights`."""
+    """Return the description of a model whose weights have the hash `weights`."""
     if not isinstance(model, CLIP):
         return ModelInfo(name=model.name, weights=weights, vision=model.config, text=None, logit_scale=None)
     scale = math.exp(float(model.logit_scale.detach()))

@@ -174,7 +174,7 @@ async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
 async def pieces_from(
     thread: ThreadPoolExecutor, work: Callable[[], Generator[T, None, None]]
 ) -> AsyncGenerator[T, None]:
-    """Yield what `work()` yields in a thread; closing this iterator or cancelling its task stops `work` after a piece.
+    """Run `work()` in a thread and yield its pieces; closing this iterator or cancelling its task stops it after one.
 
     Raises what the work raises.
     """

@@ -64,7 +64,7 @@ class StageRun(ABC):
     weights: ClassVar[str] = "model.safetensors"
     """Name of the written file."""
     identity: Sequence[str]
-    """What the result depends on besides the configuration: data, initial weights, version."""
+    """Everything but the configuration that the result depends on: data, initial weights, version."""
     samples: Mapping[str, int]
     """Number of training samples by source."""
     loaded: Mapping[str, str]

@@ -142,7 +142,7 @@ def _read(kind: Any, name: str, value: object) -> Any:
 
 
 def _json(text: str) -> list[Any]:
-    """Return what a text is as JSON; nothing if it isn't."""
+    """Parse a text as JSON; return nothing if it isn't."""
     try:
         return [json.loads(text)]
     except (json.JSONDecodeError, RecursionError):

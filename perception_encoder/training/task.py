@@ -1,4 +1,4 @@
-"""Define what a stage provides to the training loop: a model, the losses of a batch, and validation."""
+"""A stage's part of the training loop: a model, the losses of a batch, and validation."""
 
 from __future__ import annotations
 

@@ -240,7 +240,7 @@ def test_the_api_and_the_page(kind: str, saved: Callable[[str], Path], photos: P
         with pytest.raises(ConfigError, match="has no text tower"):
             library.find(text_query("a red mug"), Filter(), 0, 5)
     else:
-        rows, _ = library.find(text_query(TEXTS[0]), Filter(), 0, 5)
+        rows = library.find(text_query(TEXTS[0]), Filter(), 0, 5)
         assert [row["score"] for row in rows] == pytest.approx(sorted(found @ asked[0], reverse=True), abs=1e-5)
     with TestClient(create_app(library.encoder, ApiConfig(source=name)), base_url="http://localhost") as client:
         answer = client.post("/v1/embeddings", json={"input": [{"image": data_uri(image)} for image in images]})

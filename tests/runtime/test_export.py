@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -43,7 +44,8 @@ def run_program(directory: Path) -> dict[str, np.ndarray]:
     image = np.random.default_rng(0).integers(0, 256, (90, 160, 3), dtype=np.uint8)
     Image.fromarray(image).save(directory / "image.jpg")
     command = [sys.executable, "-c", program(directory) + FOREIGN]
-    run = subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False)
+    known = {name: value for name, value in os.environ.items() if name != "ONEDNN_MAX_CPU_ISA"}  # hides what it needs
+    run = subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False, env=known)
     assert run.returncode == 0, run.stderr
     assert run.stdout.splitlines()[-1] == "[]"
     with np.load(directory / "found.npz") as arrays:

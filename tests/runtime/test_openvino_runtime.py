@@ -330,4 +330,4 @@ def test_two_processes_convert_at_once_and_agree(root: Path, tmp_path: Path) -> 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         made = Made()
-        assert np.array_equal(made.embed(), first) and made.loads == 0
+        assert unit_distance(made.embed(), first) <= 2 * TOLERANCE["float32"] and made.loads == 0

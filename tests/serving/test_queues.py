@@ -160,7 +160,7 @@ def test_a_server_with_full_memory_refuses_images(encoder: Encoder, monkeypatch:
     with TestClient(create_app(encoder, ApiConfig()), base_url="http://localhost") as client:
         image = data_uri(Image.new("RGB", (64, 64)))
         for count, status in ((1, 200), (2, 413), (1, 200)):
-            response = client.post("/v1/embeddings", json={"input": [image] * count})
+            response = client.post("/v1/embeddings", json={"input": [{"image": image}] * count})
             assert response.status_code == status, response.text
 
 

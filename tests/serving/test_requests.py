@@ -13,6 +13,7 @@ from PIL import Image
 
 from perception_encoder.errors import InputError
 from perception_encoder.inference.encoder import Encoder
+from perception_encoder.inference.fetch import FetchLimits
 from perception_encoder.serving import api
 from perception_encoder.serving.api import count_tokens, create_app
 from perception_encoder.serving.http import ApiError
@@ -90,7 +91,7 @@ def test_fields_that_change_nothing_are_accepted(client: TestClient) -> None:
         assert refused["param"] == field and "it takes model, input, encoding_format" in refused["message"]
 
 
-def test_addresses_are_fetched_only_if_allowed(encoder: Encoder) -> None:
+def test_addresses_are_fetched_only_if_allowed_and_private_ones_never(encoder: Encoder) -> None:
     stream = io.BytesIO()
     Image.new("RGB", (40, 30), "red").save(stream, "PNG")
 
@@ -102,8 +103,13 @@ def test_addresses_are_fetched_only_if_allowed(encoder: Encoder) -> None:
 
     asked: list[str] = []
     with serving(answer) as url:
-        for allowed, status, count in ((False, 400, 0), (True, 200, 1)):
-            app = create_app(encoder, ApiConfig(allow_urls=allowed))
+        local = FetchLimits(allow_private=True)
+        for config, status, count in (
+            (ApiConfig(fetch=local), 400, 0),
+            (ApiConfig(allow_urls=True), 400, 0),
+            (ApiConfig(allow_urls=True, fetch=local), 200, 1),
+        ):
+            app = create_app(encoder, config)
             with TestClient(app, base_url="http://localhost") as client:
                 body = {"input": {"image": f"{url}/a.png"}}
                 assert client.post("/v1/embeddings", json=body).status_code == status

@@ -106,7 +106,7 @@ def _projection_from_head(weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def unwrap(state: object) -> StateDict:
-    """Remove what trainers add to a state dict: a nesting level or two, a `module.` prefix."""
+    """Undo trainers' additions to a state dict: a nesting level or two, a `module.` prefix."""
     for key in ("state_dict", "weights", "model"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
