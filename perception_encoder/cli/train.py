@@ -36,7 +36,7 @@ Device = Annotated[str, option("Device: h100, a100-80gb, …, or TFLOP/s:GB.", "
 Utilization = Annotated[float, option("Achieved share of the peak FLOP/s.", "SHARE", PLAN, advanced=True)]
 
 
-def list_option(stages: Callable[[], Sequence[Stage]], *default: bool) -> Any:
+def list_option(stages: Callable[[], Sequence[Stage]], *default: Any) -> Any:
     """Return the option `--list`, which prints the recipes of some stages and exits; `default`: unless annotated."""
 
     def show(listing: bool) -> None:
