@@ -99,7 +99,7 @@ def read_tasks(data: SpatialData, sizes: Sizes) -> list[LayerEvaluator]:
     """Read the tasks' data; DataError for what is missing."""
     tasks = {
         "tracking of real videos": ("tracking", data.clips),
-        "tracking of rendered videos": ("tracking", data.videos),
+        "tracking of rendered videos": ("rendered-tracking", data.videos),
         "segmentation": ("foreground", data.scenes),
         "depth": ("relative-depth", data.scenes),
         "detection": ("objects", data.scenes),

@@ -363,7 +363,7 @@ def tracking(
 
     Also J and F, as in DAVIS. The mask of the first frame is propagated to similar patches of later frames;
     nothing is trained. PATH: a DAVIS directory (JPEGImages, Annotations), a tar, or a directory of tars or directories,
-    each with NNNNN.jpg and NNNNN.png, or of rendered videos.
+    each with NNNNN.jpg and NNNNN.png.
 
     Examples:
 

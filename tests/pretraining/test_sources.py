@@ -9,7 +9,6 @@ import os
 import shutil
 from collections import Counter
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,7 +22,7 @@ from perception_encoder.errors import CheckpointError, DataError
 from perception_encoder.formats.shards import ShardSample, read_shard, write_shard
 from perception_encoder.models.checkpoints.weights import create_model, load_model
 from perception_encoder.preprocess.tokenizer import Tokenizer
-from perception_encoder.pretraining import run, sources
+from perception_encoder.pretraining import run
 from perception_encoder.pretraining.config import PretrainingConfig
 from perception_encoder.pretraining.recipes import core_n16, debug_pretraining
 from perception_encoder.pretraining.run import pretrain
@@ -52,13 +51,6 @@ def test_one_s_own_images_count_by_their_number_beside_the_weights(photos: Path,
     assert shares(photos) == {"flowers": 2.0}  # 20 pictures; Caltech-101's have no weight
     assert shares(photos, mine, words) == {"flowers": 2.0, "mine": pytest.approx(0.5), "words": pytest.approx(0.1)}
     assert shares(mine, words) == {"mine": 5.0, "words": 1.0}
-
-
-def test_a_source_of_no_weight_is_left_out() -> None:
-    sample = SimpleNamespace(of_shard=True)
-    by_source = {"flowers": [sample], "noto": [sample] * 2}
-    assert sources._weigh({"flowers": 1.0, "noto": 0.0, "absent": 1.0}, by_source) == {"flowers": 1.0}
-    assert sources._weigh({}, by_source) == {"flowers": 1.0, "noto": 2.0}
 
 
 @pytest.fixture

@@ -1,16 +1,22 @@
-"""Read rendered scenes from their tars."""
+"""Read rendered scenes and videos from their tars."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+from PIL import Image
+
 from perception_encoder.datasets.class_masks import BACKGROUND, HIGHEST, OBJECT, ClassMasks
-from perception_encoder.errors import DataError
+from perception_encoder.datasets.masked_videos import MaskedVideo, read_object_mask
+from perception_encoder.errors import DataError, InputError
 from perception_encoder.formats.entries import integer_field, list_objects
-from perception_encoder.formats.shards import MASK, json_object, read_samples, shards_below
+from perception_encoder.formats.shards import MASK, json_object, read_members, read_samples, shards_below, split_member
+from perception_encoder.preprocess.image import image_file
 from perception_encoder.preprocess.source import SHARD_IMAGES, escape_name
+from perception_encoder.preprocess.video import read_frames
 
 
 class StoredScene(NamedTuple):
@@ -66,3 +72,41 @@ def _object_numbers(scene: StoredScene) -> list[int]:
         if numbers[-1] > HIGHEST:
             raise DataError(f"{where}: `id` is {numbers[-1]}; a mask holds numbers up to {HIGHEST}")
     return numbers
+
+
+def read_rendered_videos(path: Path) -> list[MaskedVideo]:
+    """Read the videos of a directory's tars, KEY.mp4 with KEY.mask.png, the frames' masks below each other.
+
+    DataError if there are none, and for a video without masks or of one frame.
+    """
+    parts: dict[str, dict[str, bytes]] = {}
+    for tar in sorted(path.glob("*.tar")):
+        for name, content in read_members(tar, ("mp4", "mask.png")):
+            key, extension = split_member(name)
+            parts.setdefault(key, {})[extension] = content
+    if not parts:
+        raise DataError(f"{path} has no *.tar with KEY.mp4 and KEY.mask.png")
+    return [_cut_video(key, parts[key]) for key in sorted(parts)]
+
+
+def _cut_video(name: str, parts: Mapping[str, bytes]) -> MaskedVideo:
+    """Split a rendered video and its masks into losslessly stored frames.
+
+    If they cannot be decoded they are kept as they are, and reported when used.
+    """
+    if "mask.png" not in parts:
+        raise DataError(f"{name}: {name}.mask.png is missing")
+    try:
+        stacked = read_object_mask(parts["mask.png"], f"{name} (mask)", binary=False)
+        width, height = read_frames(parts["mp4"], name, 1).images[0].size
+        count, rest = divmod(stacked.shape[0], height)
+        images = read_frames(parts["mp4"], name, max(1, count)).images
+    except InputError:
+        return MaskedVideo(name, (parts["mp4"],) * 2, (parts["mask.png"], None))
+    if count < 2:
+        raise DataError(f"{name}: has {count} frames; tracking needs at least 2")
+    if rest or stacked.shape[1] != width:
+        raise DataError(f"{name}: masks of {stacked.shape} do not divide into frames of {height}x{width}")
+    masks = np.split(stacked, count)
+    stored = [image_file(image, "PNG", compress_level=1) for image in (*images, *map(Image.fromarray, masks))]
+    return MaskedVideo(name, tuple(stored[: len(images)]), tuple(stored[len(images) :]))
