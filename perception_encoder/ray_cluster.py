@@ -29,6 +29,7 @@ from perception_encoder.errors import (
     PerceptionEncoderError,
     needs_extra,
 )
+from perception_encoder.files import safe_imports
 
 logger = logging.getLogger(__name__)
 
@@ -48,8 +49,12 @@ def on_cluster(address: str) -> Iterator[Stream]:
     and ClusterError if workers fail or the cluster is lost.
     """
     check_cluster(address)
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        pid = pool.submit(_become_driver, logger.isEnabledFor(logging.INFO)).result()
+    with safe_imports(), ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        try:
+            pid = pool.submit(_become_driver, logger.isEnabledFor(logging.INFO)).result()
+        except BrokenProcessPool:
+            hint = "a script that is run needs: if __name__ == '__main__'"
+            raise ClusterError(f"the process that connects to Ray did not start; {hint}") from None
         (child,) = (process for process in multiprocessing.active_children() if process.pid == pid)
 
         def stream(source: Callable[..., Iterator[Any]], *arguments: object) -> Iterator[Any]:

@@ -23,7 +23,7 @@ COMMANDS = {
     "Search": {
         "search": "search",
         "index": "search",
-        "serve": "serve",
+        "serve": "search:serve",
         "classify": "embed:classify",
         "embed": "embed:embed",
         "demo": "embed:demo",

@@ -61,7 +61,7 @@ def test_tracking(run_pe, tmp_path: Path) -> None:
     [
         ("tracking", [], "no JPEGImages"),
         ("depth", [], "has no depth file"),
-        ("segmentation", [], "no annotations/"),
+        ("segmentation", [], "has no masks/"),
         ("detection", [], "no annotations/instances_val2017.json"),
         ("tracking", ["--layer", "7"], "layer 7 does not exist; colours has layers 0 to 2"),
         ("depth", ["--size", "big"], "--size is 'big'"),
