@@ -9,14 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from perception_encoder.errors import DataError, OutputError
+from perception_encoder.errors import DataError
 from perception_encoder.formats.shards import (
     ShardSample,
     find_shards,
     json_bytes,
     read_metadata,
     read_shard,
-    split_names,
     write_shard,
 )
 from tests.data.tars import write_tar
@@ -59,12 +58,6 @@ def test_a_write_that_stops_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_cannot_be_made_is_an_output_error(tmp_path: Path) -> None:
-    (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(OutputError, match=r"x\.tar"):
-        write_shard(tmp_path / "file" / "x.tar", SAMPLES)
-
-
 def test_other_members_are_passed_over_and_parts_may_come_in_any_order(tmp_path: Path) -> None:
     text = b'{"source": "s", "label": "l"}'
     members = {"README.md": b"", "k.json": text, "k.cls": b"1", "k.JPG": b"picture"}
@@ -100,11 +93,6 @@ def test_a_missing_or_cut_or_foreign_file_is_a_data_error(tmp_path: Path) -> Non
     path.write_bytes(b"no tar at all" * 100)
     with pytest.raises(DataError, match="not a readable tar"):
         list(read_metadata(path))
-
-
-def test_names_of_one_split() -> None:
-    assert split_names("val") == split_names("validation") == {"val", "valid", "validate", "validation"}
-    assert split_names("testA") == {"testA"}
 
 
 def test_shards_are_a_tar_or_a_folder_of_tars(make_shard, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The suite measures every task of a directory, encodes each image once, and labels what it measured."""
+"""The suite measures every task of a directory and labels what it measured."""
 
 from __future__ import annotations
 
@@ -56,37 +56,3 @@ def test_a_broken_image_is_in_no_result_and_reported_once(photos: Path) -> None:
     (failure,) = suite.result("test", {}).failures
     assert failure.startswith("shop-3: ")
     assert suite.first["squash"].count == (6 + 2) * 3
-
-
-def test_each_image_is_encoded_once_and_each_prompt_too(photos: Path) -> None:
-    both = encoders()
-    Suite(both, ["name"]).classify(photos)
-    assert both["squash"].image_count == (6 + 2) * 3 - 1
-    assert both["crop"].image_count == (6 + 2) - 1
-    assert (both["squash"].texts, both["crop"].texts) == (4 + 3 + 2, 0)
-
-
-def test_the_classes_are_those_of_train_and_test_together(tmp_path: Path) -> None:
-    for split in ("train", "val"):
-        write_colours(tmp_path / f"{split}.tar", "toys", ["red", "green", "blue"])
-    write_colours(tmp_path / "test.tar", "toys", ["red", "blue"])
-    suite = Suite(encoders())
-    suite.classify(tmp_path)
-    assert {m.classes for m in suite.measurements} == {3}
-
-
-def test_drawings_are_found_by_their_names(tmp_path: Path) -> None:
-    write_colours(tmp_path / "unseen" / "openmoji.tar", "openmoji", ["red heart", "green leaf", "blue book"])
-    write_colours(tmp_path / "train" / "noto.tar", "noto", ["red heart"])
-    both = encoders()
-    suite = Suite(both)
-    suite.retrieve_drawings(tmp_path)
-    (measured,) = suite.measurements
-    assert (measured.task, measured.prompts, measured.classes) == ("openmoji", "name", 3)
-    assert {metric.name: metric.value for metric in measured.metrics} == {
-        "image by name R@1": 1.0,
-        "name of image R@1": 1.0,
-        "image by name, dual softmax R@1": 1.0,
-        "name of image, dual softmax R@1": 1.0,
-    }
-    assert both["squash"].texts == 3

@@ -11,13 +11,7 @@ from torch import Tensor, nn
 
 from perception_encoder.errors import ConfigError
 from perception_encoder.models.checkpoints.weights import create_model
-from perception_encoder.training.optimizer import (
-    OptimizerConfig,
-    build_optimizer,
-    decays,
-    layer_scales,
-    learning_rate,
-)
+from perception_encoder.training.optimizer import OptimizerConfig, build_optimizer, decays, layer_scales, learning_rate
 from tests.pretraining.toys import debug
 
 EPSILON = 1e-6  # timm's
@@ -137,11 +131,6 @@ def test_the_rate_drops_in_steps() -> None:
     assert shares[0] == pytest.approx(0.1) and shares[9] == 1
     assert shares[10:50] == [1.0] * 40 and shares[50:80] == pytest.approx([0.1] * 30)
     assert shares[80:] == pytest.approx([0.01] * 20)
-
-
-def test_sgd_has_momentum() -> None:
-    optimizer = build_optimizer(nn.Linear(2, 2), OptimizerConfig(name="sgd", lr=0.1, betas=(0.8, 0.9)))
-    assert isinstance(optimizer, torch.optim.SGD) and {group["momentum"] for group in optimizer.param_groups} == {0.8}
 
 
 def test_everything_decays_and_some_is_slow_if_it_is_said() -> None:

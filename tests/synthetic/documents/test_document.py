@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
-import importlib.util
 import subprocess
 import sys
 
@@ -12,19 +10,12 @@ import numpy as np
 import pytest
 
 from perception_encoder.errors import ConfigError
-from synthetic.documents.canvas import Canvas, TextStyle
+from synthetic.documents.canvas import Canvas
 from synthetic.documents.document import KINDS, SIDES, Document, document
-from synthetic.documents.fonts import (
-    FAMILIES,
-    Face,
-    _capital_height,
-    advance,
-    load_font,
-)
+from synthetic.documents.fonts import FAMILIES
 from synthetic.documents.looks import LOOKS
 from synthetic.documents.page import Page
 from synthetic.documents.vocabulary import held_out_words
-from synthetic.errors import MissingGroupError
 
 
 def summary(drawn: Document) -> str:
@@ -44,39 +35,15 @@ def test_a_seed_gives_the_same_document_in_another_process() -> None:
     assert run.stdout.split() == summaries and len(set(summaries)) == 8
 
 
-def test_seeds_splits_and_kinds_differ() -> None:
-    documents = [document(1, "table", split).content for split in ("train", "val")]
-    documents += [document(2, "table").content, document((1, 2), "table").content]
-    assert all(first != second for number, first in enumerate(documents) for second in documents[:number])
-    assert {document(seed, size=160).kind for seed in range(40)} == set(KINDS)
-    assert {document(seed, size=160).look for seed in range(40)} == set(LOOKS)
-    drawn = document(5)
-    assert summary(document(5, drawn.kind, look=drawn.look)) == summary(drawn)
-
-
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_content_does_not_depend_on_the_look(kind: str) -> None:
-    drawn = {look: document(11, kind, look=look) for look in LOOKS}
-    clean = drawn.pop("clean")
-    for look, other in drawn.items():
-        assert other.content == clean.content and other.layout == clean.layout
-        assert [word.text for word in other.words] == [word.text for word in clean.words]
-        questions = [question[:2] for question in other.questions]
-        assert set(questions) <= {question[:2] for question in clean.questions}
-        assert look == "print" or questions == [question[:2] for question in clean.questions]
-        assert np.abs(np.asarray(other.image, dtype=float) - np.asarray(clean.image)).mean() > 1
-
-
-@pytest.mark.parametrize("look", LOOKS)
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_ink_of_each_word_is_inside_its_box(kind: str, look: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_ink_of_each_word_is_inside_its_box(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The difference to the same document without words."""
     render = Canvas.render
-    for seed in range(2):
-        full = document(seed, kind, look=look, size=(384, 320))
+    for look in LOOKS:
+        full = document(0, kind, look=look, size=(384, 320))
         with monkeypatch.context() as patch:
             patch.setattr(Canvas, "render", lambda canvas: render(canvas, with_words=False))
-            empty = document(seed, kind, look=look, size=(384, 320))
+            empty = document(0, kind, look=look, size=(384, 320))
         assert full.image.size == (384, 320) and full.image.mode == "RGB"
         ink = np.abs(np.asarray(full.image, dtype=int) - np.asarray(empty.image)).max(-1)
         blurred = look in ("print", "photo")  # blur and the blocks of a JPEG carry a little ink over the edges
@@ -103,7 +70,7 @@ def test_boxes_are_tight(kind: str) -> None:
         assert columns[0] <= margin and right - left - columns[-1] <= margin, text
 
 
-@pytest.mark.parametrize("split", ["train", "val", "test"])
+@pytest.mark.parametrize("split", ["train", "test"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_answer_with_a_box_is_printed_there(kind: str, split: str, draw_many, printed) -> None:
     for drawn in draw_many(kind, split, 15):
@@ -113,15 +80,6 @@ def test_an_answer_with_a_box_is_printed_there(kind: str, split: str, draw_many,
             assert question.endswith("?") and 0 < len(answer) < 60
             if box is not None:
                 assert printed(drawn, box) == answer, question
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_yes_and_no_are_balanced(kind: str, draw_many) -> None:
-    tasks = ("yes_no",)
-    answers = [question.answer for drawn in draw_many(kind) for question in drawn.questions if question.task in tasks]
-    assert set(answers) == {"yes", "no"}
-    if kind != "form":  # whose fields are filled in more often than not
-        assert 0.3 < answers.count("yes") / len(answers) < 0.7
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -140,17 +98,6 @@ def test_test_shares_no_layout_font_or_held_out_word_with_train(kind: str, draw_
     assert layouts["train"] == layouts["val"] and len(layouts["train"]) >= 3
     assert held_out & set(texts["test"])
     assert fonts["test"] <= {family.name for family in FAMILIES if family.test}
-
-
-@pytest.mark.parametrize("side", [224, 256])
-@pytest.mark.parametrize("lines", [3, 4, 5])
-def test_short_receipts_are_legible_at_a_small_side(side: int, lines: int) -> None:
-    for seed in range(6):
-        drawn = document(seed, "receipt", size=side, look="clean", lines=lines, text_height=9)
-        assert len(drawn.content["items"]) == lines
-        digits = [word for word in drawn.words if word.text.strip("$€£.").replace(".", "").isdigit()]
-        assert len(digits) > lines
-        assert all(bottom - top >= 9 for _, (_, top, _, bottom) in digits)
 
 
 @pytest.mark.parametrize(
@@ -172,36 +119,5 @@ def test_bad_arguments_are_clear_errors(arguments: dict, message: str) -> None:
         document(0, **arguments)
 
 
-STYLE = TextStyle(Face(FAMILIES[0]), 12)
-
-
-def test_words_that_overlap_or_leave_the_page_do_not_fit() -> None:
-    def page(*places: tuple[float, float]) -> Canvas:
-        canvas = Canvas(120, 60)
-        for x, y in places:
-            canvas.text(x, y, "word", STYLE)
-        return canvas
-
-    assert page((10, 30), (10, 50)).fits() and page((10, 30), (60, 30)).fits()
-    assert not page((10, 30), (20, 35)).fits()
-    assert not page((100, 30)).fits() and not page((10, 5)).fits() and not page((-5, 30)).fits()
-    assert not page().fits()
-    canvas = page((10, 30))
-    canvas.require(True)
-    assert canvas.fits()
-    canvas.require(False)
-    canvas.require(True)
-    assert not canvas.fits()
-
-
 def page(split: str = "train", lines: int | None = None, room: float = 1.0) -> Page:
     return Page(Canvas(200, 100), np.random.default_rng(0), split, 10, lines, room, exact=False)
-
-
-def test_without_the_packages_the_error_names_the_group(monkeypatch: pytest.MonkeyPatch) -> None:
-    load_font.cache_clear()
-    _capital_height.cache_clear()
-    advance.cache_clear()
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(MissingGroupError, match=r"fontpkg-\S+ is not installed; .*pip install --group synthetic"):
-        document(0, "sign")

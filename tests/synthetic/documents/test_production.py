@@ -105,19 +105,6 @@ def test_other_settings_and_other_files_are_left_alone(directory: Path, tmp_path
         write_documents(tmp_path / "file", CONFIG, jobs=1)
 
 
-def test_documents_are_drawn_and_added(run_module, tmp_path: Path) -> None:
-    arguments = ("documents", "-o", tmp_path, "--size", 192, "--kinds", "receipt, bar chart", "--jobs", 1)
-    arguments += ("--look", "clean", "--split", "test", "--lines", 3)
-    run = run_module(*arguments, "--count", 2)
-    assert run.status == 0 and run.stdout.split(":")[0] == "2 documents"
-    run = run_module(*arguments, "--count", 3)
-    assert run.status == 0 and run.stdout.startswith("3 documents, 2 of them from an earlier run: ")
-    rows = [json.loads(line) for line in (tmp_path / "test" / "words.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert [row["kind"] for row in rows] == ["receipt", "bar chart", "receipt"]
-    assert {row["look"] for row in rows} == {"clean"} and {row["split"] for row in rows} == {"test"}
-    assert len(rows[0]["content"]["items"]) == len(rows[1]["content"]["categories"]) == 3
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
