@@ -13,7 +13,6 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -74,17 +73,20 @@ class _LocalRunner:
 
     def outcomes(self) -> Generator[Outcome, None, None]:
         """Yield every outcome until no work is left; stop all workers at the end."""
-        with safe_imports(), ExitStack() as stack:
-            stack.callback(lambda: [self.stop(worker) for worker in [*self.pools]])
-            while self._refill() or self.tasks:
-                self._submit()
-                done, waiting = wait(self.tasks, _TICK, return_when=FIRST_COMPLETED)
-                for worker in {self.tasks[future][0] for future in waiting}:
-                    if not self.pools[worker].active:  # it was killed just before it was given a batch
-                        self.stop(worker)
-                for future in done:
-                    if future in self.tasks:  # else its pool was stopped
-                        yield from self._collect(future, *self.tasks.pop(future))
+        with safe_imports():
+            try:
+                while self._refill() or self.tasks:
+                    self._submit()
+                    done, waiting = wait(self.tasks, _TICK, return_when=FIRST_COMPLETED)
+                    for worker in {self.tasks[future][0] for future in waiting}:
+                        if not self.pools[worker].active:  # it was killed just before it was given a batch
+                            self.stop(worker)
+                    for future in done:
+                        if future in self.tasks:  # else its pool was stopped
+                            yield from self._collect(future, *self.tasks.pop(future))
+            finally:
+                for worker in [*self.pools]:
+                    self.stop(worker)
 
     def stop(self, worker: Worker) -> None:
         """Stop a worker and return its records to the queue."""
