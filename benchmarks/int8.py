@@ -38,7 +38,7 @@ from benchmarks.results import machine, report
 from perception_encoder.evaluation import tasks
 from perception_encoder.evaluation.comparison import compare
 from perception_encoder.evaluation.language.evaluators import QuestionEvaluator
-from perception_encoder.evaluation.results import Measurement, Result
+from perception_encoder.evaluation.results import Result
 from perception_encoder.inference.load import load
 from perception_encoder.language_alignment.load import load_language_model
 from perception_encoder.models.checkpoints.weights import build, load_model, weight_hash
@@ -214,17 +214,12 @@ def measure_language(arguments: argparse.Namespace) -> dict[str, Any]:
         model = load_language_model(BUILTIN_LANG, runtime="openvino", precision=precision)
         with tempfile.TemporaryDirectory() as directory:
             records = Path(directory) / "answers.jsonl"
-            measurements = QuestionEvaluator(task, kept, records).run(model)
+            scores = tuple(QuestionEvaluator(task, kept, records).run(model))
             texts.append([json.loads(line)["prediction"] for line in records.read_text().splitlines()])
-        results.append(result_of(BUILTIN_LANG, measurements))
+        results.append(Result(model=BUILTIN_LANG, split=QUESTION_SPLIT, scores=scores, failures=(), about={}))
     same = sum(one == other for one, other in zip(*texts, strict=True))
     exact, narrow = results
     return {"questions": len(kept), "same answers": same, "rows": list(differences(narrow, exact))}
-
-
-def result_of(model: str, measurements: list[Measurement]) -> Result:
-    """Return measurements in the form that can be compared."""
-    return Result(model=model, split=QUESTION_SPLIT, measurements=tuple(measurements), failures=(), about={})
 
 
 def differences(narrow: Result, exact: Result) -> Iterator[dict[str, Any]]:
@@ -233,7 +228,7 @@ def differences(narrow: Result, exact: Result) -> Iterator[dict[str, Any]]:
         if "dual softmax" in one.ours.name or one.ours.name.endswith("R@5"):
             continue
         yield {
-            "task": ", ".join(filter(None, (one.measurement.task, one.measurement.method))),
+            "task": ", ".join(filter(None, (one.ours.task, one.ours.method))),
             "metric": one.ours.name,
             "n": one.ours.n,
             "float32": one.theirs.value,

@@ -35,10 +35,10 @@ from perception_encoder.evaluation.dense.detection import DetectionEvaluator, to
 from perception_encoder.evaluation.dense.segmentation import SegmentationEvaluator
 from perception_encoder.evaluation.dense.tracking import score_video, tracking_scores
 from perception_encoder.evaluation.feature_cache import CachedTokens
-from perception_encoder.evaluation.layer_evaluator import HeadEvaluator
-from perception_encoder.evaluation.results import Measurement
-from perception_encoder.evaluation.statistics.bootstrap import Metric
-from perception_encoder.evaluation.statistics.scores import measure_all
+from perception_encoder.evaluation.inputs import EncoderInputs
+from perception_encoder.evaluation.layer_evaluator import CachingLayers, HeadEvaluator, ScoreLayer
+from perception_encoder.evaluation.statistics.scores import Score, measure_all
+from perception_encoder.progress import Track, untracked
 
 SIZE, PATCH, TRAINED, TESTED = (64, 80), 4, 32, 12
 DAVIS_PATCH, DAVIS_FRAMES = 8, 30
@@ -75,7 +75,7 @@ def noise(like: np.ndarray) -> np.ndarray:
     return np.random.default_rng(1).normal(size=(*like.shape[:-1], 16))
 
 
-def rows_of(task: str, features: str, metrics: Sequence[Metric]) -> Iterator[Row]:
+def rows_of(task: str, features: str, metrics: Sequence[Score]) -> Iterator[Row]:
     """A row for each metric."""
     for metric in metrics:
         yield {
@@ -119,26 +119,39 @@ def heads() -> Iterator[Row]:
     ]
     for name, maps in (("the truth", shares), ("noise", noise(shares))):
         task = SegmentationEvaluator(masks[0], masks[1], SegmentationConfig(fit=fit), head_seeds=1)
-        yield from rows_of("segmentation", name, fitted(task, maps).metrics)
+        yield from rows_of("segmentation", name, fitted(task, maps))
     for name, maps in (("the truth", mean), ("noise", noise(mean))):
         protocol = DepthProtocol(head=DepthConfig(channels=16, fit=fit))
-        metrics = fitted(DepthEvaluator(depths[0], depths[1], protocol, head_seeds=1), maps).metrics
+        metrics = fitted(DepthEvaluator(depths[0], depths[1], protocol, head_seeds=1), maps)
         yield from rows_of("depth", name, [entry for entry in metrics if entry.name in ("RMSE", "delta1")])
 
 
-def fitted(task: HeadEvaluator, maps: np.ndarray) -> Measurement:
+def fitted(task: HeadEvaluator, maps: np.ndarray) -> list[Score]:
     """Fit a task's head on the first maps (n, h, w, D), and score it on the others."""
-    parts = maps[:TRAINED], maps[TRAINED:]
-    return task.score(
-        CachedTokens(
-            layer=0,
-            tokens=part.reshape(len(part), -1, part.shape[-1]),
-            prefix=0,
-            grid=part.shape[1:3],
-            rows=np.arange(len(part)),
+    return list(task.run(_Maps(maps)))
+
+
+class _Maps(CachingLayers):
+    """Features that are given."""
+
+    def __init__(self, maps: np.ndarray) -> None:
+        self.maps = maps
+
+    def score(
+        self, inputs: Sequence[EncoderInputs], depends: str, score: ScoreLayer, track: Track = untracked
+    ) -> Iterator[Score]:
+        """Score the first maps and the others."""
+        parts = self.maps[:TRAINED], self.maps[TRAINED:]
+        yield from score(
+            CachedTokens(
+                layer=0,
+                tokens=part.reshape(len(part), -1, part.shape[-1]),
+                prefix=0,
+                grid=part.shape[1:3],
+                rows=np.arange(len(part)),
+            )
+            for part in parts
         )
-        for part in parts
-    )
 
 
 def _png(pixels: np.ndarray) -> bytes:
@@ -155,7 +168,7 @@ def detectors() -> Iterator[Row]:
     shares = by_patch(np.eye(3)[np.stack([item[0] for item in drawn])], PATCH)
     head = DetectionConfig(channels=16, hidden=64, regions=16, fit=FitConfig(epochs=60, batch=8, weight_decay=1e-4))
     for name, maps in (("the truth", shares), ("noise", noise(shares))):
-        metrics = fitted(DetectionEvaluator(*sets, head, head_seeds=1), maps).metrics
+        metrics = fitted(DetectionEvaluator(*sets, head, head_seeds=1), maps)
         for kind in ("box", "mask"):
             yield from rows_of(
                 "detection, fitted", name, [m for m in metrics if m.name in (f"{kind} AP", f"{kind} AP50")]

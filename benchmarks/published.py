@@ -33,7 +33,7 @@ from perception_encoder.datasets.published import (
 from perception_encoder.errors import ConfigError, PerceptionEncoderError, one_line
 from perception_encoder.evaluation.comparison import Table
 from perception_encoder.evaluation.results import Result, read_result, to_json
-from perception_encoder.evaluation.statistics.bootstrap import Metric
+from perception_encoder.evaluation.statistics.scores import Score
 from perception_encoder.files import file_state, write_text
 from perception_encoder.models.registry import MODELS, OTHER_MODELS, ListedModel, ModelEntry, canonical_name
 
@@ -259,18 +259,18 @@ def evaluate_row(
     return result, False
 
 
-def best_metric(result: Result, name: str) -> Metric:
-    """Return a metric of a result, of the better transform, as the paper reports it; ConfigError if it has none."""
-    found = [item for m in result.measurements for item in m.metrics if not name or item.name == name]
+def best_metric(result: Result, name: str) -> Score:
+    """Return a score of a result, of the better transform, as the paper reports it; ConfigError if it has none."""
+    found = [score for score in result.scores if not name or score.name == name]
     if not found:
-        names = ", ".join(sorted({item.name for m in result.measurements for item in m.metrics}))
-        raise ConfigError(f"{result.measurements[0].task} has no metric {name!r}, but {names}")
+        names = ", ".join(sorted({score.name for score in result.scores}))
+        raise ConfigError(f"{result.scores[0].task} has no metric {name!r}, but {names}")
     if not name:
         return found[0]
     return min(found, key=lambda item: item.value if item.lower_is_better else -item.value)
 
 
-def compare(row: Published, model: str, precision: str, metric: Metric, limit: int | None) -> dict[str, Any]:
+def compare(row: Published, model: str, precision: str, metric: Score, limit: int | None) -> dict[str, Any]:
     """Return ours, the published result, their difference, and its interval, which is that of ours, shifted."""
     percent = 100.0 if metric.unit == "%" or metric.name == "CIDEr" else 1.0
     ours, published = metric.value * percent, row.values.get(canonical_name(model) or model)

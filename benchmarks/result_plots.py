@@ -121,10 +121,11 @@ def draw_layers(read: Read) -> Figure:
 def draw_builtin(read: Read) -> Figure:
     """Zero-shot accuracy of the built-in model by task, above chance, and answers with and without the image."""
     figure = _figure(8.5, 2.8)
-    measured = [row for row in read("builtin")["measurements"] if row["method"] == "zero-shot"]
+    scores = [row for row in read("builtin")["scores"] if row["method"] == "zero-shot"]
+    measured = [row for row in scores if row["name"] == "mean class accuracy"]
     best: dict[str, tuple[float, float]] = {}
     for row in measured:
-        value = 100 * row["metrics"][0]["value"]
+        value = 100 * row["value"]
         if value > best.get(row["task"], (0.0, 0.0))[0]:
             best[row["task"]] = value, 100 / row["classes"]
     axes = _axes(figure, 1, 2, 1, "builtin: zero-shot accuracy in %")

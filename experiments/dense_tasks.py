@@ -12,32 +12,29 @@ from perception_encoder.evaluation.dense.depth import DepthEvaluator, DepthProto
 from perception_encoder.evaluation.dense.detection import DetectionEvaluator
 from perception_encoder.evaluation.dense.segmentation import SegmentationEvaluator
 from perception_encoder.evaluation.dense.tracking import TrackingEvaluator
-from perception_encoder.evaluation.layer_evaluator import LayerEvaluator
-from perception_encoder.layer_analysis.tasks import DEPTH_HEAD, DETECTION, TaskOptions, make_task, thin
+from perception_encoder.layer_analysis.tasks import DEPTH_HEAD, DETECTION, LayerTask, TaskOptions, make_task, thin
 from synthetic.scenes.samples.reading import read_object_splits, read_rendered_videos
 
 
 def read_dense_tasks(
     tasks: Mapping[str, tuple[str, Path | None]], items: int, side: int, short_side: int
-) -> list[LayerEvaluator]:
+) -> dict[str, LayerTask]:
     """Read the data of tasks, by the page's name: that of `pe layers`, and a path; those without a path are left out.
 
     `items`, `short_side`: see `TaskOptions`; images are squashed to `side` pixels. DataError for what is missing.
     """
     options = TaskOptions(items=items, image_size=(side, side), short_side=short_side)
-    evaluators = []
+    evaluators = {}
     for name, (kind, path) in tasks.items():
         if path is None:
             continue
         if not path.exists():
             raise DataError(f"{name}: {path} does not exist")
-        evaluator = read_task(kind, path, options)
-        evaluator.name = name
-        evaluators.append(evaluator)
+        evaluators[name] = read_task(kind, path, options)
     return evaluators
 
 
-def read_task(kind: str, path: Path, options: TaskOptions) -> LayerEvaluator:
+def read_task(kind: str, path: Path, options: TaskOptions) -> LayerTask:
     """Read a task of `pe layers`, or one of four for rendered scenes, which show each class only a few times.
 
     "foreground": segmentation of objects and background; "relative-depth": depth after scaling each prediction to the

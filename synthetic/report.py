@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from perception_encoder.evaluation.results import Measurement, Result
-from perception_encoder.evaluation.statistics.bootstrap import Metric
+from perception_encoder.evaluation.results import Result
+from perception_encoder.evaluation.statistics.scores import Score
 
 
 @dataclass(frozen=True)
@@ -23,44 +23,42 @@ class Table:
 
 def classification_table(result: Result) -> Table:
     """Return mean class accuracy of each task: zero-shot with the first prompts, probe and chance."""
-    zero_shot = [m for m in result.measurements if m.method == "zero-shot" and m.prompts == first_prompts(result)]
-    probes = {m.task: _percent(m.metrics[0]) for m in result.measurements if m.method == "linear probe"}
-    transforms = tuple(dict.fromkeys(m.transform for m in zero_shot))
+    leading = [score for score in result.scores if score.name == "mean class accuracy"]
+    zero_shot = [item for item in leading if item.method == "zero-shot" and item.prompts == first_prompts(result)]
+    probes = {score.task: _percent(score) for score in leading if score.method == "linear probe"}
+    transforms = tuple(dict.fromkeys(score.transform for score in zero_shot))
     rows = []
-    for task in dict.fromkeys(m.task for m in zero_shot):
-        of_task = [m for m in zero_shot if m.task == task]
-        accuracies = [_percent(m.metrics[0]) for m in of_task]
-        chance = _chance(of_task[0], 1)
+    for task in dict.fromkeys(score.task for score in zero_shot):
+        of_task = [score for score in zero_shot if score.task == task]
+        accuracies, chance = map(_percent, of_task), _chance(of_task[0], 1)
         rows.append((task, str(of_task[0].classes), chance, *accuracies, probes.get(task, "–")))
     return Table(("task", "classes", "chance", *transforms, "linear probe"), tuple(rows))
 
 
-def _chance(measurement: Measurement, digits: int) -> str:
+def _chance(score: Score, digits: int) -> str:
     """The accuracy of guessing, in %."""
-    return f"{100 / measurement.classes:.{digits}f}" if measurement.classes > 0 else "–"
+    return f"{100 / score.classes:.{digits}f}" if score.classes > 0 else "–"
 
 
 def first_prompts(result: Result) -> str:
     """Return the name of the leading prompts; empty without zero-shot classification."""
-    return next((m.prompts for m in result.measurements if m.method == "zero-shot"), "")
+    return next((score.prompts for score in result.scores if score.method == "zero-shot"), "")
 
 
 def retrieval_table(result: Result) -> Table:
     """Return every R@1 of retrieval beside chance."""
     rows = tuple(
-        (measurement.task, metric.name, f"{metric.n:,}", _chance(measurement, 2), _percent(metric))
-        for measurement in result.measurements
-        if measurement.method == "retrieval"
-        for metric in measurement.metrics
-        if metric.name.endswith("R@1")
+        (score.task, score.name, f"{score.n:,}", _chance(score, 2), _percent(score))
+        for score in result.scores
+        if score.method == "retrieval" and score.name.endswith("R@1")
     )
     return Table(("task", "metric", "queries", "chance", "R@1"), rows)
 
 
-def _percent(metric: Metric) -> str:
+def _percent(score: Score) -> str:
     """Return a value and half the width of its interval, in percent."""
-    half = "" if metric.interval is None else f" ±{50 * (metric.interval[1] - metric.interval[0]):.1f}"
-    return f"{100 * metric.value:.1f}{half}"
+    half = "" if score.interval is None else f" ±{50 * (score.interval[1] - score.interval[0]):.1f}"
+    return f"{100 * score.value:.1f}{half}"
 
 
 def summary(result: Result, tables: tuple[Table, Table] | None = None) -> str:
@@ -75,7 +73,7 @@ def summary(result: Result, tables: tuple[Table, Table] | None = None) -> str:
             classification.markdown(),
         ]
     if retrieval.rows:
-        named = all(m.prompts == "name" for m in result.measurements if m.method == "retrieval")
+        named = all(score.prompts == "name" for score in result.scores if score.method == "retrieval")
         what = "Drawings in a style that was never trained on, among all their names" if named else "Retrieval"
         lines += [f"{what}:", "", retrieval.markdown()]
     if result.failures:

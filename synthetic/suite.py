@@ -6,7 +6,7 @@ splits together. The probe picks its strength on the val split, so it is evaluat
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -25,8 +25,9 @@ from perception_encoder.evaluation.classification.prompts import find_templates
 from perception_encoder.evaluation.classification.splits import Splits, load_splits
 from perception_encoder.evaluation.classification.zero_shot import ZeroShotClassifier, ZeroShotEvaluator
 from perception_encoder.evaluation.embeddings import CachingEncoder, cache_features, encode_images
-from perception_encoder.evaluation.results import Measurement, Result, evaluate, to_json
+from perception_encoder.evaluation.results import Result, evaluate, to_json
 from perception_encoder.evaluation.retrieval import recalls
+from perception_encoder.evaluation.statistics.scores import Label, Score, measure_all
 from perception_encoder.files import write_text
 from perception_encoder.formats.shards import shards_below
 from perception_encoder.inference.encoder import Encoder
@@ -40,7 +41,7 @@ DEFAULT_PROMPTS = ("photo", "imagenet")
 
 
 class Suite:
-    """The measurements of one model, taken one dataset after the other.
+    """The scores of one model, taken one dataset after the other.
 
     `encoders`: the model under each transform, by the transform's name; the probe and retrieval use the first.
     `prompts`: names of templates (see `PROMPTS`); photographs are classified with each, and the first leads.
@@ -55,7 +56,7 @@ class Suite:
         for name in prompts:
             find_templates(name)
         self.encoders, self.prompts, self.track = cache_features(encoders), tuple(prompts), track
-        self.measurements: list[Measurement] = []
+        self.scores: list[Score] = []
 
     @property
     def first(self) -> dict[str, CachingEncoder]:
@@ -74,10 +75,10 @@ class Suite:
             classes = {*task.labels, *(train[name].labels if name in train else ())}
             whole = replace(task, choices=tuple(sorted(classes)))
             zero_shot = [ZeroShotEvaluator(whole, [prompts]) for prompts in self.prompts]
-            self.measurements += evaluate(zero_shot, self.encoders, self.track)
+            self.scores += evaluate(zero_shot, self.encoders, self.track)
             if name in train and name in val:
                 probe = LinearEvaluator(Splits(train=train[name], val=val[name], test=task))
-                self.measurements += evaluate([probe], self.first, self.track)
+                self.scores += evaluate([probe], self.first, self.track)
 
     @staticmethod
     def _read(path: Path, split: str, held_out: FindHeldOut | None) -> tuple[dict[str, LabelledImages], ...]:
@@ -93,15 +94,15 @@ class Suite:
     def retrieve_drawings(self, path: Path) -> None:
         """Evaluate the never-trained drawings of a directory that `synthetic.drawings` made: each by its name."""
         tasks: list[LabelledImages] = list(load_labelled(path, "unseen").values())
-        self.measurements += evaluate(map(NamedRetrievalEvaluator, tasks), self.first, self.track)
+        self.scores += evaluate(map(NamedRetrievalEvaluator, tasks), self.first, self.track)
 
     def result(self, split: str, about: Mapping[str, str]) -> Result:
-        """Return all measurements."""
+        """Return all scores."""
         (encoder,) = self.first.values()
         return Result(
             model=encoder.name,
             split=split,
-            measurements=tuple(self.measurements),
+            scores=tuple(self.scores),
             failures=tuple(map(str, encoder.failures)),
             about=dict(about),
         )
@@ -116,20 +117,20 @@ class NamedRetrievalEvaluator:
             raise DataError(f"{task.name}: two images have the same name; retrieval by name needs unique names")
         self.task = task
 
-    def run(self, encoder: Encoder, track: Track = untracked) -> list[Measurement]:
-        """Return R@1 in both directions: see `Evaluator`."""
+    def run(self, encoder: Encoder, track: Track = untracked) -> Iterator[Score]:
+        """Yield R@1 in both directions: see `Evaluator`."""
         features = encode_images(encoder, self.task, track)
         names = ZeroShotClassifier.of(encoder, features.labels, "name", track=track)
-        ways = "image by name", "name of image"
-        measurement = Measurement(
+        label = Label(
             task=self.task.name,
             method="retrieval",
             prompts="name",
             classes=len(features.keys),
-            scores=recalls(names.scores(features.vectors).T, None, ways, features.keys, tops=(1,)),
             failures=features.failures,
         )
-        return [measurement]
+        ways = "image by name", "name of image"
+        found = recalls(names.scores(features.vectors).T, None, ways, features.keys, tops=(1,))
+        yield from measure_all(found, label)
 
 
 def suite(
@@ -137,8 +138,8 @@ def suite(
     photos: Annotated[Path, options.data_option("Labelled photographs: shards, class directories, or a table.")],
     drawings: Annotated[Path | None, options.data_option("Directory that `synthetic.drawings` made.", "DIR")] = None,
     split: Annotated[str, options.data_option("test, or val (zero-shot only).", "NAME")] = "test",
-    prompts: options.Prompts = "photo,imagenet",
-    out: options.Out = None,
+    prompts: Annotated[str, options.OPTIONS["prompts"]] = "photo,imagenet",
+    out: Annotated[Path | None, options.OPTIONS["out"]] = None,
 ) -> None:
     """Evaluate zero-shot and by a probe.
 

@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from perception_encoder.data.conversation_files import ParquetRecords
+from perception_encoder.data.conversations import ParquetRecords
 from perception_encoder.data.shard_index import load_table
 from perception_encoder.datasets.captioned import CaptionedMedia
 from perception_encoder.datasets.labelled import LabelledImages
@@ -104,8 +104,7 @@ def test_embeddings_of_datasets_of_equal_names_and_of_items_of_equal_names() -> 
 def test_retrieval_tells_items_of_equal_names_apart() -> None:
     media = tuple(map(image_bytes, ("red", "green", "blue")))
     pairs = CaptionedMedia("data", ("a", "a", "b"), media, ("red", "green", "blue"), (0, 1, 2))
-    (measurement,) = RetrievalEvaluator(pairs).run(ColourEncoder())
-    assert {metric.value for metric in measurement.metrics} == {1.0}
+    assert {score.value for score in RetrievalEvaluator(pairs).run(ColourEncoder())} == {1.0}
 
 
 def test_stored_features_depend_on_the_range_of_a_clip_on_frames_and_on_the_border(tmp_path: Path) -> None:
@@ -139,9 +138,9 @@ def test_layers_of_datasets_of_equal_names_have_their_own_scores(tmp_path: Path)
     cache, data, found = FeatureCache(directory=tmp_path / "features"), tmp_path / "data", []
     for colours in (("red", "blue"), ("green", "green", "green")):
         class_directories(data, colours)
-        (task,) = make_tasks(["retrieval"], {}, data, TaskOptions(items=8))
-        assert len(set(task.labelled.labels)) == len(colours)
-        found.append(run_sweep(ToyEncoder(), [task], cache, [2]).curves[0].scores[2].value)
+        tasks = make_tasks(["retrieval"], {}, data, TaskOptions(items=8))
+        assert len(set(tasks["retrieval"].labelled.labels)) == len(colours)
+        found.append(run_sweep(ToyEncoder(), tasks, cache, [2]).curves[0].scores[2].value)
     assert found[0] > 0.95 and found[1] < 0.9
 
 
@@ -170,7 +169,7 @@ def test_tables_of_shards_and_parquet_files_are_those_of_the_file_as_it_is(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
     for directory, first in (("one", 1), ("two", 4), ("three", 7)):
         write_pairs(tmp_path / directory / "a.tar", range(first, first + 2))
-        rows = [{"image": f"{directory} {number}".encode(), "question": f"{directory} {number}"} for number in (0, 1)]
+        rows = [{"image": f"{directory} {number}".encode(), "id": f"{directory} {number}"} for number in (0, 1)]
         pq.write_table(pa.Table.from_pylist(rows), tmp_path / directory / "a.parquet")
 
     def check(name: str, first: int) -> None:
@@ -179,7 +178,7 @@ def test_tables_of_shards_and_parquet_files_are_those_of_the_file_as_it_is(
         assert table.read(0, ("txt",))["txt"] == f"number {first}".encode()
         (_, _, image), _ = read_image_table(Path("a.parquet"), ["image"])
         assert image.read() == f"{name} 0".encode()
-        assert ParquetRecords(Path("a.parquet")).read(1).fields["question"] == f"{name} 1"
+        assert ParquetRecords(Path("a.parquet")).read(1).fields["id"] == f"{name} 1"
 
     for directory, first in (("one", 1), ("two", 4), ("one", 1)):
         monkeypatch.chdir(tmp_path / directory)
@@ -213,18 +212,18 @@ class Answerer(RuleAnswerer):
 
 def test_answers_are_told_by_the_weights_and_by_the_images(tmp_path: Path) -> None:
     path, asked = tmp_path / "answers.jsonl", questions(4)
-    QuestionEvaluator(TASKS["vqav2"], asked, path).run(Answerer())
+    list(QuestionEvaluator(TASKS["vqav2"], asked, path).run(Answerer()))
     same = Answerer()
-    QuestionEvaluator(TASKS["vqav2"], asked, path).run(same)
+    list(QuestionEvaluator(TASKS["vqav2"], asked, path).run(same))
     assert same.prompts == []
     with pytest.raises(DataError, match="answers of 'rule' with other weights or other tiles; give another file"):
-        QuestionEvaluator(TASKS["vqav2"], asked, path).run(Answerer(1.0))
+        list(QuestionEvaluator(TASKS["vqav2"], asked, path).run(Answerer(1.0)))
     others = [replace(question, media=(image_bytes("red"),)) for question in asked]  # another dataset with equal ids
     model = Answerer()
-    QuestionEvaluator(TASKS["vqav2"], others, path).run(model)
+    list(QuestionEvaluator(TASKS["vqav2"], others, path).run(model))
     assert len(model.prompts) == 4
     model = Answerer()
-    QuestionEvaluator(TASKS["vqav2"], others, path, frames=3).run(model)
+    list(QuestionEvaluator(TASKS["vqav2"], others, path, frames=3).run(model))
     assert len(model.prompts) == 4, "of a video, other frames are another question"
 
 

@@ -338,15 +338,11 @@ def write_conversations(name: str) -> Callable[[Path], object]:
             members = {f"k{n}.png": image_bytes(n) for n in range(3)}
             members |= {f"k{n}.json": json.dumps({"conversations": turns}).encode() for n in range(3)}
             write_tar(directory / name, dict(sorted(members.items())))
-        elif name.endswith(".csv"):
-            (directory / name).write_text("image,question,answer\na.png,What?,A cup.\na.png,Who?,Nobody.\n")
         elif name.endswith(".parquet"):
             import pyarrow as pa
             import pyarrow.parquet as pq
 
-            cells = [
-                {"images": [{"bytes": image_bytes(n)}], "texts": [{"user": "q", "assistant": "a"}]} for n in (1, 2)
-            ]
+            cells = [{"images": [{"bytes": image_bytes(n)}], "conversations": turns} for n in (1, 2)]
             pq.write_table(pa.Table.from_pylist(cells), directory / name)
         else:
             lines = [json.dumps(row) for row in rows]
@@ -499,7 +495,7 @@ def read_written_captions(directory: Path) -> None:
 
 def write_layout(layout: str) -> Callable[[Path], object]:
     def write(directory: Path) -> None:
-        from perception_encoder.models.checkpoints.layout_directory import write_layout_directory
+        from perception_encoder.exports.layouts import write_layout_directory
         from tests.models.small import small_clip
 
         model = small_clip()
@@ -624,10 +620,10 @@ def sweep(directory: Path) -> None:
     from perception_encoder.evaluation.feature_cache import FeatureCache
     from perception_encoder.layer_analysis.curve import recommend
     from perception_encoder.layer_analysis.sweep import run_sweep
-    from tests.layer_analysis.toys import LightnessTask, ToyEncoder
+    from tests.layer_analysis.toys import LightnessTask, ToyEncoder, named
 
     task = LightnessTask(broken=(3,))
-    for curve in run_sweep(ToyEncoder(), [task], FeatureCache(directory=directory), [2]).curves:
+    for curve in run_sweep(ToyEncoder(), named(task), FeatureCache(directory=directory), [2]).curves:
         recommend(curve).text()
 
 
@@ -771,7 +767,7 @@ FORMATS: dict[str, Format] = {
     "objects, YOLO": Format(write_objects, read_objects, needs=("faster_coco_eval",)),
     **{
         f"conversations, {name}": Format(write_conversations(name), read_conversations(name), name)
-        for name in ("a.jsonl", "a.json", "a.csv", "train.parquet", "train.tar")
+        for name in ("a.jsonl", "a.json", "train.parquet", "train.tar")
     },
     **{
         f"captions, {name}": Format(write_captions(name), read_captions(name), name)

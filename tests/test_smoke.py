@@ -72,7 +72,7 @@ def test_evaluate(media: Path, pe: Pe, tmp_path: Path) -> None:
         path.unlink()
     pe("eval", "classification", "builtin", "--data", media, "--prompts", "name", "--transform", "squash")
     pe("eval", "knn", "builtin", "--data", tmp_path / "split", "--k", "1", "-o", tmp_path / "knn.json")
-    assert json.loads((tmp_path / "knn.json").read_text())["measurements"]
+    assert json.loads((tmp_path / "knn.json").read_text())["scores"]
 
 
 def test_heads(media: Path, pe: Pe, tmp_path: Path) -> None:
@@ -83,8 +83,8 @@ def test_heads(media: Path, pe: Pe, tmp_path: Path) -> None:
 def test_convert_and_export(tmp_path: Path) -> None:
     for module in ("timm", "onnxruntime", "onnxscript"):
         pytest.importorskip(module)
-    from perception_encoder.models.checkpoints.layout_directory import write_layout_directory
-    from perception_encoder.models.export import write_onnx
+    from perception_encoder.exports.layouts import write_layout_directory
+    from perception_encoder.exports.onnx import write_onnx
     from tests.models.small import small_clip, small_tower
 
     model = small_clip()

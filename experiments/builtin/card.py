@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import groupby
 from statistics import NormalDist
 
 from experiments.differences import Gap, find_signs
 from perception_encoder.errors import DataError
 from perception_encoder.evaluation.results import Result
-from perception_encoder.evaluation.statistics.bootstrap import Metric
+from perception_encoder.evaluation.statistics.scores import Score
 from perception_encoder.models.registry import BUILTIN
 from synthetic import report
 
@@ -50,10 +51,11 @@ def compare_with_targets(result: Result) -> tuple[report.Table, report.Table]:
     """Return the tables of classification and of retrieval with a column of targets, each at its task's first row."""
     if result.model != BUILTIN or result.split != "test":
         raise DataError(f"targets are for {BUILTIN} on test, not for {result.model} on {result.split}")
-    prompts, metrics = report.first_prompts(result), dict[str, list[Metric]]()
-    for measurement in result.measurements:
-        if measurement.method == "retrieval" or (measurement.method == "zero-shot" and measurement.prompts == prompts):
-            metrics.setdefault(measurement.task, []).append(measurement.metrics[0])
+    prompts, metrics = report.first_prompts(result), dict[str, list[Score]]()
+    for key, scores in groupby(result.scores, lambda score: score.key):
+        task, method, _, of = key
+        if method == "retrieval" or (method == "zero-shot" and of == prompts):
+            metrics.setdefault(task, []).append(next(scores))
     gaps = {task: _to_target(metrics[task], target) for task, target in TARGETS.items() if task in metrics}
     signs = find_signs(gaps)
     cells = {task: f"{100 * TARGETS[task]:.0f} {MARKS[sign]}" for task, sign in signs.items()}
@@ -61,7 +63,7 @@ def compare_with_targets(result: Result) -> tuple[report.Table, report.Table]:
     return _add_targets(classification, cells), _add_targets(retrieval, cells)
 
 
-def _to_target(metrics: Sequence[Metric], target: float) -> Gap:
+def _to_target(metrics: Sequence[Score], target: float) -> Gap:
     """Return how far the best of several results is above its target."""
     best = max(metrics, key=lambda metric: metric.value)
     gap = Gap(value=best.value - target, unit="%", choices=len(metrics))

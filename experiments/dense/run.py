@@ -14,11 +14,11 @@ from experiments.dense_tasks import read_dense_tasks
 from experiments.differences import gain
 from experiments.layers.evaluation import evaluate_tasks, unpack
 from experiments.layers.run import curve_rows
-from perception_encoder.evaluation.layer_evaluator import LayerEvaluator
 from perception_encoder.files import write_json
 from perception_encoder.inference.load import load_layers
 from perception_encoder.layer_analysis.curve import LayerCurve
 from perception_encoder.layer_analysis.sweep import COLOURS, ColourFeatures
+from perception_encoder.layer_analysis.tasks import LayerTask
 from perception_encoder.models.registry import BUILTIN, BUILTIN_SPATIAL
 from perception_encoder.progress import Track, untracked
 
@@ -64,7 +64,7 @@ def compare_features(
     tasks = read_tasks(data, sizes)
     core, spatial = load_layers(BUILTIN), load_layers(BUILTIN_SPATIAL)
     core.name, spatial.name = CORE, SPATIAL
-    by_colour = [task for task in tasks if task.name == TRACKING]
+    by_colour = {TRACKING: tasks[TRACKING]} if TRACKING in tasks else {}
     curves = {
         CORE: unpack(CORE, evaluate_tasks(core, tasks, list(sizes.layers), runs, track)),
         SPATIAL: unpack(SPATIAL, evaluate_tasks(spatial, tasks, [spatial.depth - 1], runs, track)),
@@ -79,7 +79,7 @@ def compare_features(
     return value
 
 
-def read_tasks(data: DenseData, sizes: Sizes) -> list[LayerEvaluator]:
+def read_tasks(data: DenseData, sizes: Sizes) -> dict[str, LayerTask]:
     """Read the tasks' data; DataError for what is missing."""
     tasks = {
         TRACKING: ("tracking", data.clips),

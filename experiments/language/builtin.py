@@ -18,8 +18,7 @@ from perception_encoder.evaluation.language.evaluators import (
     open_media_of,
     score_answers,
 )
-from perception_encoder.evaluation.statistics.bootstrap import Metric
-from perception_encoder.evaluation.statistics.scores import measure
+from perception_encoder.evaluation.statistics.scores import Score, measure
 from perception_encoder.files import write_json
 from perception_encoder.inference.conversation.assistant import Assistant
 from perception_encoder.preprocess.conversation import MediaPart
@@ -92,15 +91,15 @@ def _evaluate_split(
             records = runs / f"{aim.dataset}-{'-'.join(aim.groups)}-{split}{'-blind' * blind}.jsonl"
             records.parent.mkdir(parents=True, exist_ok=True)
             evaluator = QuestionEvaluator(find_task(aim.dataset), questions, records, blind=blind)
-            (measurement,) = evaluator.run(model, track)
-            scores[name] = _of_metric(measurement.metrics[0])
+            first = next(evaluator.run(model, track))
+            scores[name] = _of_score(first)
         if aim.dataset == "scene captions":
-            scores[NEAREST] = _of_metric(nearest_captions(questions, read_rendered(aim.dataset, root, "train"), track))
-        rows.append({"name": aim.name, "metric": measurement.metrics[0].name, "aim": aim.least, "scores": scores})
+            scores[NEAREST] = _of_score(nearest_captions(questions, read_rendered(aim.dataset, root, "train"), track))
+        rows.append({"name": aim.name, "metric": first.name, "aim": aim.least, "scores": scores})
     return rows
 
 
-def nearest_captions(questions: Sequence[Question], train: Sequence[Question], track: Track = untracked) -> Metric:
+def nearest_captions(questions: Sequence[Question], train: Sequence[Question], track: Track = untracked) -> Score:
     """CIDEr of the captions of those training images whose embedding by the built-in encoder is nearest."""
     import perception_encoder as pe
 
@@ -117,8 +116,8 @@ def _image(question: Question) -> MediaPart:
     return image
 
 
-def _of_metric(metric: Metric) -> dict[str, Any]:
-    return {"value": metric.value, "interval": metric.interval, "n": metric.n, "unit": metric.unit}
+def _of_score(score: Score) -> dict[str, Any]:
+    return {"value": score.value, "interval": score.interval, "n": score.n, "unit": score.unit}
 
 
 def builtin(

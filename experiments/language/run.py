@@ -7,8 +7,6 @@ too.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -24,6 +22,7 @@ from perception_encoder.files import write_json
 from perception_encoder.inference.load import load_layers
 from perception_encoder.language_alignment.question_task import AnswerHeadConfig, QuestionTask, QuestionTaskConfig
 from perception_encoder.layer_analysis.curve import LayerCurve, LayerScore
+from perception_encoder.layer_analysis.sweep import SweptLayers
 from perception_encoder.progress import Track, untracked
 from synthetic.questions.rendered import GROUNDING
 from synthetic.questions.tasks import find_task, read_rendered
@@ -35,8 +34,6 @@ SEEDS = (0, 1)
 LAYERS = (2, 5, 8, 10, 11)
 """Of figure 13, 0-based; rows of table 9 take theirs from among them."""
 LAST = LAYERS[-1]
-FORMAT = 1
-"""Of cached scores."""
 
 Scores = dict[str, list[ItemScores]]
 """By what is scored, one for each seed."""
@@ -145,16 +142,12 @@ class Probes:
         make = pretrained_decoder(self.runs, questions[0], sizes.alignment) if row.pretrained else None
         task = QuestionTask(find_task(name), *questions, config, side, make)
         encoder = load_layers(self._encoder(row, seed))
-        depends = [FORMAT, name, task.digest, row.pretrained, row.layer, sorted(encoder.about.items())]
-        key = hashlib.sha256(json.dumps(depends).encode()).hexdigest()[:20]
-        path = self.runs / "scores" / f"{key}.json"
-        if not path.is_file():
-            cache = FeatureCache(directory=self.runs / "features")
-            cached = [cache.encode_layers(encoder, images, list(LAYERS), self.track) for images in task.images(encoder)]
-            measurement = task.score([item.read(row.layer) for item in cached], self.track)
-            chosen = [score for score in measurement.scores if score.metric in METRICS]
-            write_json(path, [asdict(value) for value in chosen], indent=None)
-        return [ItemScores(**fields) for fields in json.loads(path.read_text(encoding="utf-8"))]
+        cache = FeatureCache(directory=self.runs / "features")
+        swept = SweptLayers(encoder, f"{name}{', pretrained' * row.pretrained}", cache, list(LAYERS))
+        scores = task.run(swept.at(row.layer), self.track)
+        return [
+            item for score in scores for item in score.items if isinstance(item, ItemScores) and item.metric in METRICS
+        ]
 
     def _encoder(self, row: Row, seed: int) -> str:
         if not row.aligned:
@@ -185,7 +178,7 @@ def _gap(ours: Sequence[ItemScores], theirs: Sequence[ItemScores]) -> dict[str, 
 
 
 def _curve(metric: str, by_layer: Mapping[int, Scores], when: str) -> dict[str, Any]:
-    scores = {layer: LayerScore.of(by_metric[metric], "tokens") for layer, by_metric in by_layer.items()}
+    scores = {layer: LayerScore.of(*measure_all(by_metric[metric])) for layer, by_metric in by_layer.items()}
     curve = LayerCurve(model=when, task=metric, metric=metric, depth=LAST + 1, scores=scores)
     return {
         "when": when,
@@ -194,7 +187,7 @@ def _curve(metric: str, by_layer: Mapping[int, Scores], when: str) -> dict[str, 
         "layers": list(scores),
         "values": [score.value for score in scores.values()],
         "by_seed": [list(score.by_seed) for score in scores.values()],
-        "interval": [score.as_metric().interval for score in scores.values()],
+        "interval": [score.bounds() for score in scores.values()],
         "best": curve.best,
         "gap": gain(scores[curve.best], scores[LAST]),
     }

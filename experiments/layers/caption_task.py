@@ -7,7 +7,7 @@ Spearman's correlation of the two. It is not one of the paper's tasks.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 
@@ -19,9 +19,10 @@ from perception_encoder.datasets.labelled import LabelledImages
 from perception_encoder.errors import DataError, MissingExtraError
 from perception_encoder.evaluation.feature_cache import CachedTokens
 from perception_encoder.evaluation.inputs import settings_digest
-from perception_encoder.evaluation.results import Measurement
+from perception_encoder.evaluation.layer_evaluator import score_layer
 from perception_encoder.evaluation.statistics.bootstrap import contributions
-from perception_encoder.evaluation.statistics.scores import ItemScores
+from perception_encoder.evaluation.statistics.scores import ItemScores, Label, Score, measure_all
+from perception_encoder.inference.layer_features import LayerFeatures
 from perception_encoder.layer_analysis.labelled_tasks import LabelledTask
 from perception_encoder.preprocess.frames import spread_indices
 from perception_encoder.progress import Track, untracked
@@ -46,11 +47,6 @@ class CaptionTask(LabelledTask):
             raise DataError(f"{media.name} has {len(rows)} images with captions; a ranking needs at least {LEAST}")
         _check_overlap(self.similarity, media.name)
 
-    @property
-    def digest(self) -> str:
-        """Of the captions."""
-        return settings_digest("jackknife", self.labelled.labels)
-
     @cached_property
     def similarity(self) -> Float[np.ndarray, "n n"]:
         """The cosine of the captions' words."""
@@ -64,11 +60,15 @@ class CaptionTask(LabelledTask):
             raise DataError(f"{self.labelled.name}: {error}") from error
         return np.asarray((words @ words.T).todense())
 
-    def score(self, features: Iterable[CachedTokens], track: Track = untracked) -> Measurement:
-        """Return the mean rank correlation over the images, 1 if a layer ranks images as their captions do.
+    def run(self, model: LayerFeatures, track: Track = untracked) -> Iterator[Score]:
+        """Yield the mean rank correlation over the images, 1 if a layer ranks images as their captions do.
 
         Every image is ranked by all others: its interval is of what it contributes in both ways.
         """
+        depends = settings_digest("jackknife", self.labelled.labels)
+        yield from score_layer(model, self.inputs, depends, self._score, track)
+
+    def _score(self, features: Iterable[CachedTokens]) -> Iterator[Score]:
         (layer,) = features
         rows, name = layer.rows, self.labelled.name
         if len(rows) < LEAST:
@@ -80,7 +80,7 @@ class CaptionTask(LabelledTask):
         values = contributions(whole, rank_agreement_without(vectors, similarity))
         keys = [self.labelled.keys[row] for row in rows]
         scores = (ItemScores.of("rank correlation with captions", values, keys, unit=""),)
-        return Measurement(task=name, method="rank correlation", scores=scores)
+        yield from measure_all(scores, Label(task=name, method="rank correlation", settings={"pool": "mean"}))
 
 
 def _check_overlap(similarity: Float[np.ndarray, "n n"], name: str) -> None:

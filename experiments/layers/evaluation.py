@@ -7,26 +7,28 @@ layers, images, targets, settings. Its features, gigabytes, are deleted when all
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from experiments.layers.tasks import BY_COSINE, LayerData, Sizes, make_layer_tasks
 from perception_encoder.evaluation.feature_cache import FeatureCache
-from perception_encoder.evaluation.layer_evaluator import LayerEvaluator
+from perception_encoder.evaluation.inputs import EncoderInputs
+from perception_encoder.evaluation.layer_evaluator import CachingLayers, ScoreLayer
 from perception_encoder.evaluation.results import read_text
+from perception_encoder.evaluation.statistics.scores import Score
 from perception_encoder.files import write_json
 from perception_encoder.inference.layer_features import LayerFeatures
 from perception_encoder.inference.load import load_layers
 from perception_encoder.layer_analysis.curve import LayerCurve, LayerScore
 from perception_encoder.layer_analysis.report import BY_COLOUR
-from perception_encoder.layer_analysis.sweep import COLOURS, FORMAT, ColourFeatures, Sweep, run_sweep
+from perception_encoder.layer_analysis.sweep import COLOURS, FORMAT, ColourFeatures, Sweep, Tasks, run_sweep
 from perception_encoder.progress import Track, untracked
+from perception_encoder.store import digest
 
 LAYERS = 6
 """The most layers that are evaluated of a model."""
@@ -54,25 +56,27 @@ def evaluate_model(model: Model, data: LayerData, sizes: Sizes, runs: Path, trac
     tasks = make_layer_tasks(data, sizes)
     if model.source == COLOURS:
         encoder = ColourFeatures(load_layers("builtin"))
-        tasks = tuple(task for task in tasks if task.name in BY_COLOUR)
+        tasks = {name: task for name, task in tasks.items() if name in BY_COLOUR}
         return evaluate_tasks(encoder, tasks, spread_to_last(encoder.depth), runs, track)
     tower = load_layers(model.source, final_norm=model.final_norm)
     tower.name, layers = model.name, spread_to_last(tower.depth)
     if model.final_norm:
-        layers, tasks = layers[-1:], tuple(task for task in tasks if task.name in BY_COSINE)
+        layers, tasks = layers[-1:], {name: task for name, task in tasks.items() if name in BY_COSINE}
     return evaluate_tasks(tower, tasks, layers, runs, track)
 
 
 def evaluate_tasks(
-    encoder: LayerFeatures, tasks: Sequence[LayerEvaluator], layers: list[int], runs: Path, track: Track = untracked
+    encoder: LayerFeatures, tasks: Tasks, layers: list[int], runs: Path, track: Track = untracked
 ) -> dict[str, Any]:
     """Return the results of an encoder's layers, as `evaluate_model` does."""
     features, results = runs / "features" / encoder.name, []
-    for task in tasks:
-        cache = runs / "analyses" / f"{_key(encoder, layers, task)}.json"
+    for name, task in tasks.items():
+        dependencies = _Dependencies(encoder, layers, name)
+        list(task.run(dependencies, track))
+        cache = runs / "analyses" / f"{dependencies.key}.json"
         if not cache.is_file():
             start = time.monotonic()
-            sweep = run_sweep(encoder, [task], FeatureCache(directory=features), layers, track)
+            sweep = run_sweep(encoder, {name: task}, FeatureCache(directory=features), layers, track)
             write_json(cache, pack(sweep, encoder, time.monotonic() - start), indent=None)
         results.append(json.loads(read_text(cache)))
     shutil.rmtree(features, ignore_errors=True)
@@ -85,10 +89,22 @@ def spread_to_last(depth: int) -> list[int]:
     return [round((number + 1) * depth / count) - 1 for number in range(count)]
 
 
-def _key(encoder: LayerFeatures, layers: list[int], task: LayerEvaluator) -> str:
-    images = [(image.digest, image.image_size) for image in task.images(encoder)]
-    depends = repr((FORMAT, sorted(encoder.about.items()), encoder.image_size, layers, task.name, task.digest, images))
-    return hashlib.sha256(depends.encode(errors="surrogatepass")).hexdigest()[:16]
+class _Dependencies(CachingLayers):
+    """A model whose evaluator gives no scores, but the digest of what they depend on."""
+
+    key = ""
+
+    def __init__(self, encoder: LayerFeatures, layers: list[int], task: str) -> None:
+        self.encoder, self.layers, self.task = encoder, layers, task
+        self.patch_size, self.image_size = encoder.patch_size, encoder.image_size
+
+    def score(
+        self, inputs: Sequence[EncoderInputs], depends: str, score: ScoreLayer, track: Track = untracked
+    ) -> Iterator[Score]:
+        """Set `key`, and yield nothing."""
+        images = [(image.digest, image.image_size) for image in inputs]
+        self.key = digest(FORMAT, dict(self.encoder.about), self.image_size, self.layers, self.task, depends, images)
+        yield from ()
 
 
 def pack(sweep: Sweep, encoder: LayerFeatures, seconds: float) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from experiments.layers.evaluation import Model, evaluate_model, unpack
 from experiments.layers.tasks import LayerData, Sizes, make_layer_tasks
 from experiments.reproduction import side_by_side
 from perception_encoder.errors import DataError
-from perception_encoder.evaluation.statistics.bootstrap import Metric
+from perception_encoder.evaluation.statistics.bootstrap import Interval
 from perception_encoder.files import write_json
 from perception_encoder.inference.load import RANDOM
 from perception_encoder.layer_analysis.curve import LayerCurve
@@ -110,7 +110,7 @@ def curve_rows(
                 "head_seeds": len(scores[0].by_seed),
                 "layers": list(curve.scores),
                 "values": [round(score.value, DIGITS) for score in scores],
-                "interval": [_ends(score.as_metric()) for score in scores],
+                "interval": [_ends(score.bounds()) for score in scores],
                 "by_seed": [[round(value, DIGITS) for value in score.by_seed] for score in scores],
                 "best": curve.best,
                 "gap": gain(curve.scores[curve.best], curve.scores[curve.last]),
@@ -122,6 +122,6 @@ def curve_rows(
     return rows
 
 
-def _ends(metric: Metric) -> list[float] | None:
-    """Return the ends of the interval, rounded; None without one."""
-    return None if metric.interval is None else [round(end, DIGITS) for end in metric.interval]
+def _ends(interval: Interval) -> list[float] | None:
+    """Return the ends of an interval, rounded; None without one."""
+    return None if interval is None else [round(end, DIGITS) for end in interval]

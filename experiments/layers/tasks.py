@@ -18,14 +18,13 @@ from perception_encoder.errors import DataError
 from perception_encoder.evaluation.dense.depth import DepthEvaluator, DepthProtocol
 from perception_encoder.evaluation.dense.segmentation import SegmentationEvaluator
 from perception_encoder.evaluation.dense.tracking import TrackingEvaluator
-from perception_encoder.evaluation.layer_evaluator import LayerEvaluator
 from perception_encoder.layer_analysis.labelled_tasks import (
     ClassificationTask,
     LabelledConfig,
     RetrievalTask,
     read_label_splits,
 )
-from perception_encoder.layer_analysis.tasks import thin
+from perception_encoder.layer_analysis.tasks import LayerTask, thin
 from synthetic.builtin.held_out import find_unseen_labels
 from synthetic.scenes.samples.reading import read_object_splits
 
@@ -75,31 +74,32 @@ class Sizes:
 
 
 @lru_cache(maxsize=1)
-def make_layer_tasks(data: LayerData, sizes: Sizes) -> tuple[LayerEvaluator, ...]:
+def make_layer_tasks(data: LayerData, sizes: Sizes) -> dict[str, LayerTask]:
     """Read the tasks; their heads are fitted briefly, because many layers of several models pay for them.
 
     DataError if a path lacks what its task needs.
     """
     labels = read_label_splits(data.photos, sizes.photos, find_unseen_labels)
     config = LabelledConfig(items=sizes.photos, methods=("attentive probe",))
+    attentive = replace(config.attentive, fit=replace(config.attentive.fit, epochs=EPOCHS))
     masks = thin(read_object_splits(data.scenes), sizes.scenes)
     scenes = thin(read_depth_splits(data.scenes), sizes.scenes)
     head = DepthConfig(channels=CHANNELS)
-    tasks: list[LayerEvaluator] = [
-        ClassificationTask(labels, replace(config, attentive=replace(config.attentive, epochs=EPOCHS))),
-        RetrievalTask(labels.test),
-        SegmentationEvaluator(*masks, image_size=(SIZE, SIZE)),
-        _depth_task("depth of scenes", scenes, DepthProtocol(head=head.relative(), aligned=True)),
-    ]
+    tasks: dict[str, LayerTask] = {
+        "classification": ClassificationTask(labels, replace(config, attentive=attentive)),
+        "retrieval": RetrievalTask(labels.test),
+        "segmentation": SegmentationEvaluator(*masks, image_size=(SIZE, SIZE)),
+        "depth of scenes": _depth_task("depth of scenes", scenes, DepthProtocol(head=head.relative(), aligned=True)),
+    }
     if data.rooms is not None:
         rooms = thin(read_depth_splits(data.rooms), sizes.rooms)
-        tasks.append(_depth_task("depth of rooms", rooms, DepthProtocol(head=head)))
+        tasks["depth of rooms"] = _depth_task("depth of rooms", rooms, DepthProtocol(head=head))
     videos = read_videos(data.clips)
     videos = [replace(video, frames=video.frames[: sizes.clips], masks=video.masks[: sizes.clips]) for video in videos]
-    tasks.append(TrackingEvaluator(videos, short_side=240))
+    tasks["tracking"] = TrackingEvaluator(videos, short_side=240)
     if data.captions is not None:
-        tasks.append(read_caption_task(data.captions, sizes.captions))
-    return tuple(tasks)
+        tasks["captions"] = read_caption_task(data.captions, sizes.captions)
+    return tasks
 
 
 def _depth_task(name: str, splits: tuple[DepthImages, DepthImages], protocol: DepthProtocol) -> DepthEvaluator:

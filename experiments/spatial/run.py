@@ -14,12 +14,12 @@ from experiments.layers.evaluation import evaluate_tasks, unpack
 from experiments.layers.run import curve_rows
 from experiments.spatial.alignments import ALIGNED, CORE, Alignments, find_encoder
 from perception_encoder.dense_prediction.predictions import write_image
-from perception_encoder.evaluation.layer_evaluator import LayerEvaluator
 from perception_encoder.files import write_json
 from perception_encoder.inference.load import load_layers
 from perception_encoder.inference.samples import write_samples
 from perception_encoder.layer_analysis.curve import LayerCurve
 from perception_encoder.layer_analysis.plots import features_side_by_side
+from perception_encoder.layer_analysis.tasks import LayerTask
 from perception_encoder.preprocess.image import open_image
 from perception_encoder.progress import Track, untracked
 from synthetic.scenes.samples.reading import read_scene_tars
@@ -95,7 +95,7 @@ def draw_examples(
     write_image(features_side_by_side(encoders, images, cell=200), path)
 
 
-def read_tasks(data: SpatialData, sizes: Sizes) -> list[LayerEvaluator]:
+def read_tasks(data: SpatialData, sizes: Sizes) -> dict[str, LayerTask]:
     """Read the tasks' data; DataError for what is missing."""
     tasks = {
         "tracking of real videos": ("tracking", data.clips),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,9 +16,8 @@ from perception_encoder.datasets.captioned import CaptionedMedia
 from perception_encoder.datasets.labelled import LabelledImages
 from perception_encoder.evaluation.classification.zero_shot import ZeroShotEvaluator
 from perception_encoder.evaluation.embeddings import CachingEncoder
-from perception_encoder.evaluation.results import Measurement
 from perception_encoder.evaluation.retrieval import RetrievalEvaluator
-from perception_encoder.evaluation.statistics.scores import ItemScores
+from perception_encoder.evaluation.statistics.scores import ItemScores, Score
 from perception_encoder.files import replacing, writing
 from perception_encoder.formats.media_directory import MediaSource
 from perception_encoder.inference.encoder import Encoder
@@ -84,8 +83,8 @@ class ClipTasks:
     ) -> list[ItemScores]:
         keys = tuple(clip.key for clip in self.clips)
         data = CaptionedMedia(names[0], keys, tuple(media), tuple(captions), tuple(range(len(keys))))
-        (measurement,) = RetrievalEvaluator(data, FRAMES).run(encoder, track)
-        return [_score(measurement, metric, name) for metric, name in zip(_RETRIEVED, names, strict=True)]
+        scores = list(RetrievalEvaluator(data, FRAMES).run(encoder, track))
+        return [_score(scores, metric, name) for metric, name in zip(_RETRIEVED, names, strict=True)]
 
     def _objects(self, encoder: Encoder, media: Sequence[MediaSource], name: str, track: Track) -> ItemScores:
         """Whether the nearest class is one that is there."""
@@ -97,8 +96,7 @@ class ClipTasks:
             choices=tuple(self.classes),
             accepted={clip.key: frozenset(clip.truth.colours) for clip in self.clips},
         )
-        (measurement,) = ZeroShotEvaluator(task, ["photo"], FRAMES).run(encoder, track)
-        return _score(measurement, "top-1", name)
+        return _score(ZeroShotEvaluator(task, ["photo"], FRAMES).run(encoder, track), "top-1", name)
 
     def _actions(self, encoder: Encoder, track: Track) -> ItemScores:
         """Which of `ACTIONS` is seen, in the clips that have just one."""
@@ -112,8 +110,9 @@ class ClipTasks:
             choices=tuple(ACTIONS),
             names=ACTIONS,
         )
-        (measurement,) = ZeroShotEvaluator(task, ["name"], FRAMES).run(encoder, track)
-        return _score(measurement, "mean class accuracy", VIDEO_ACTIONS)
+        return _score(
+            ZeroShotEvaluator(task, ["name"], FRAMES).run(encoder, track), "mean class accuracy", VIDEO_ACTIONS
+        )
 
 
 class VideoEvaluation:
@@ -142,8 +141,8 @@ class VideoEvaluation:
         return scores
 
 
-def _score(measurement: Measurement, metric: str, name: str) -> ItemScores:
-    (score,) = (item for item in measurement.scores if item.metric == metric)
+def _score(scores: Iterable[Score], metric: str, name: str) -> ItemScores:
+    (score,) = (item for score in scores for item in score.items if score.name == metric)
     assert isinstance(score, ItemScores)
     return ItemScores(**{**vars(score), "metric": name})
 

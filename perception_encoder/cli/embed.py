@@ -1,34 +1,31 @@
-"""`pe embed`, `pe classify` and `pe demo`: embed media and texts, classify media by labels, try it on samples."""
+"""`pe embed`, `pe classify` and `pe demo`: embeddings of media and texts, the labels closest to them, and samples."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from perception_encoder.cli import options, output
 from perception_encoder.cli.options import MODEL, OUTPUT, option
 from perception_encoder.cli.output import track
+from perception_encoder.inference.model_spec import DEFAULT
 from perception_encoder.models.defaults import default_model
 from perception_encoder.models.registry import BUILTIN, canonical_name
 from perception_encoder.progress import untracked
 
-Pool = Literal["attn", "cls", "mean", "tokens"]
+if TYPE_CHECKING:
+    from perception_encoder.evaluation.classification.labels import ClassifiedFile
 
 
 def embed(
     paths: options.Files,
     out: options.Embeddings,
     overwrite: options.Overwrite = False,
-    model: options.Model = None,
-    layer: Annotated[int | None, option("Layer: 0, 1, … or -1, -2, … [default: the last].", "N", MODEL)] = None,
-    pool: Annotated[Pool | None, option("Pooling [default: the model's]; tokens for none.", panel=MODEL)] = None,
+    model: options.PooledSpec = DEFAULT,
     normalize: Annotated[bool, option("Scale embeddings to unit length.", panel=MODEL)] = True,
     frames: options.Frames = 8,
-    precision: options.Precision = "auto",
-    dimensions: options.Dimensions = None,
-    trust_remote_code: options.TrustRemoteCode = False,
     exclude: options.Exclude = None,
     strict: options.Strict = False,
 ) -> None:
@@ -46,12 +43,12 @@ def embed(
         pe embed photos/ -o photos.parquet --exclude raw/ --exclude '*_small.jpg'
         pe embed photos.tar -o tokens.parquet --layer -2 --pool tokens
     """
-    arguments = options.without(locals(), "paths", "out", "model", "exclude", "strict")
+    arguments = options.without(locals(), "paths", "out", "exclude", "strict")
     from perception_encoder.inference import output as embeddings
 
-    source, progress = model or default_model(), track if output.error_console.is_terminal else untracked
+    source, progress = str(model.name or default_model()), track if output.error_console.is_terminal else untracked
     with output.interruptible(lambda: "stopped; finished embeddings are saved: rerun the same command to resume"):
-        report = embeddings.embed(paths, out, model=source, exclude=exclude or (), **arguments, progress=progress)
+        report = embeddings.embed(paths, out, exclude=exclude or (), **arguments, progress=progress)
     speed = f"{report.encoded / report.seconds:.1f} items/s"
     rows = report.rows
     output.print_line(f"{rows} embeddings in {out}, {speed}" if rows else f"no embeddings; {out} was not written")
@@ -60,19 +57,12 @@ def embed(
     output.exit_with_skipped(report.skipped, rows, strict)
 
 
-if TYPE_CHECKING:
-    from perception_encoder.evaluation.classification.labels import ClassifiedFile
-
-
 def classify(
     files: options.Files,
     labels: Annotated[str, option("Labels separated by commas, or @FILE with one per line.", "LABELS")],
     prompts: options.Prompts = "photo",
-    model: options.Model = None,
+    model: options.Spec = DEFAULT,
     top: Annotated[int, option("Number of labels per file.", panel=OUTPUT, least=1)] = 3,
-    precision: options.Precision = "auto",
-    dimensions: options.Dimensions = None,
-    trust_remote_code: options.TrustRemoteCode = False,
     json: options.Json = False,
     strict: options.Strict = False,
 ) -> None:
@@ -89,18 +79,17 @@ def classify(
         pe classify photos --labels @labels.txt -m PE-Core-L14-336
         pe classify photos --labels "cat,dog" | cut -f1,2
     """
-    arguments = options.without(locals(), "files", "labels", "model", "json", "strict")
+    arguments = options.without(locals(), "files", "labels", "json", "strict")
     from perception_encoder.evaluation.classification import labels as classification
 
-    source = model or default_model()
-    result = classification.classify(files, labels, model=source, **arguments, progress=track)
+    result = classification.classify(files, labels, **arguments, progress=track)
     if json:
         output.print_json(result.to_dict())
     elif result:
         columns = ("file", "label", "probability", "other labels")[: 3 if top == 1 else 4]
         output.print_table(columns, (_row(file)[: len(columns)] for file in result))
     output.report_left_out(result.left_out)
-    output.print_demo(source)
+    output.print_demo(str(model.name or default_model()))
     output.exit_with_skipped(result.skipped, len(result), strict)
 
 

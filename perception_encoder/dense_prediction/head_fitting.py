@@ -1,4 +1,4 @@
-"""Fit heads on frozen features: AdamW with warm-up and cosine decay.
+"""Fit heads on frozen features in memory, by the steps of the training loop: AdamW with warm-up and cosine decay.
 
 Feature scales differ between layers by orders of magnitude, so every head first standardises them.
 """
@@ -19,6 +19,7 @@ from perception_encoder.errors import DataError, ModelError
 from perception_encoder.models.precision import fast_autocast
 from perception_encoder.progress import Track, untracked
 from perception_encoder.records import Checked, Count, CountOrZero, Positive, Share, Weight
+from perception_encoder.training.loop import update
 from perception_encoder.training.optimizer import OptimizerConfig, build_optimizer, learning_rate
 
 
@@ -90,31 +91,26 @@ def fit_head(
     description: str,
     track: Track = untracked,
 ) -> None:
-    """Minimise a head's loss on batches of item indices below `count`, and set the head to eval mode.
+    """Minimise a head's loss on batches of item indices below `count`, where the head is; then set it to eval mode.
 
     Raises ModelError if the loss is not finite, and DataError without items.
     """
     if not count:
         raise DataError(f"{description}: there are no items to fit on")
-    optimizer = build_optimizer(
-        head, OptimizerConfig(name="adamw", lr=config.lr, betas=(0.9, 0.999), weight_decay=config.weight_decay)
-    )
+    settings = OptimizerConfig(name="adamw", lr=config.lr, betas=(0.9, 0.999), weight_decay=config.weight_decay)
+    optimizer, device = build_optimizer(head, settings), next(head.parameters()).device
     steps = config.epochs * -(-count // config.batch)
-    warm_up = int(config.warm_up * steps)
     head.train()
     for step, rows in enumerate(track(_batches(count, config), description, steps)):
-        for group in optimizer.param_groups:
-            group["lr"] = config.lr * learning_rate(step, steps, warm_up)
-        with fast_autocast(torch.device("cpu")):
+        with fast_autocast(device):
             value = loss(rows)
         if not torch.isfinite(value):
             raise ModelError(
                 f"{description}: the loss is {value.item()}; the features are not finite, or lr is too high"
             )
-        optimizer.zero_grad()
         value.backward()
-        torch.nn.utils.clip_grad_norm_(head.parameters(), 1.0)
-        optimizer.step()
+        rate = config.lr * learning_rate(step, steps, int(config.warm_up * steps))
+        update(head, optimizer, [rate] * len(optimizer.param_groups), settings.max_grad_norm)
     head.eval()
 
 

@@ -11,23 +11,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from perception_encoder.errors import DataError
-from perception_encoder.evaluation.results import Measurement, Result
-from perception_encoder.evaluation.statistics.bootstrap import SIGNIFICANT, Metric, holm
-from perception_encoder.evaluation.statistics.scores import as_difference, by_metric, estimate_difference
+from perception_encoder.evaluation.results import Result
+from perception_encoder.evaluation.statistics.bootstrap import SIGNIFICANT, holm
+from perception_encoder.evaluation.statistics.scores import Score, estimate_difference
 
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """One metric of two models, compared."""
+    """One score of two models, compared."""
 
-    measurement: Measurement
-    """The first model's."""
-    ours: Metric
-    theirs: Metric
-    difference: Metric
+    ours: Score
+    theirs: Score
+    difference: Score
     """Ours less theirs."""
     p_value: float = 1.0
-    """Corrected for the number of compared metrics."""
+    """Corrected for the number of compared scores."""
 
     @property
     def real(self) -> bool:
@@ -43,38 +41,27 @@ class Difference:
 
 
 def compare(ours: Result, theirs: Result) -> list[Difference]:
-    """Compare every metric that both results hold with per-item scores.
+    """Compare every score that both results hold with the items' scores.
 
     Raises DataError if there is none, and if the two were evaluated on other items.
     """
-    others = {measurement.label: measurement for measurement in theirs.measurements}
+    others = {(score.key, score.name): score for score in theirs.scores if score.items}
     differences = []
-    for measurement in ours.measurements:
-        if (other := others.get(measurement.label)) is None:
+    for score in ours.scores:
+        other = others.get((score.key, score.name))
+        if other is None or not score.items:
             continue
-        our_scores, their_scores = by_metric(measurement.scores), by_metric(other.scores)
-        their_metrics = {metric.name: metric for metric in other.metrics}
-        for metric in measurement.metrics:
-            if metric.name not in our_scores.keys() & their_scores.keys() & their_metrics.keys():
-                continue
-            try:
-                gap = estimate_difference(our_scores[metric.name], their_scores[metric.name])
-            except DataError as error:
-                raise DataError(f"{measurement.task}, {measurement.method}: {error}") from error
-            differences.append(
-                Difference(
-                    measurement=measurement,
-                    ours=metric,
-                    theirs=their_metrics[metric.name],
-                    difference=as_difference(our_scores[metric.name][0], gap),
-                    p_value=gap.p_value(),
-                )
-            )
+        try:
+            gap = estimate_difference(score.items, other.items)
+        except DataError as error:
+            raise DataError(f"{score.task}, {score.method}: {error}") from error
+        less = replace(score, value=gap.value, interval=gap.interval(), items=())
+        differences.append(Difference(ours=score, theirs=other, difference=less, p_value=gap.p_value()))
     if not differences:
-        labels = [", ".join(filter(None, (m.measurements[0].label if m.measurements else ()))) for m in (ours, theirs)]
+        labels = [", ".join(filter(None, part.scores[0].key)) if part.scores else "none" for part in (ours, theirs)]
         raise DataError(
-            f"the results share no metric with per-item scores (first: {labels[0] or 'none'}; "
-            f"{labels[1] or 'none'}); evaluate both with the same task, data, transform and prompts"
+            f"the results share no score of the same items (first: {labels[0]}; {labels[1]}); evaluate both with the "
+            "same task, data, transform and prompts"
         )
     corrected = holm([difference.p_value for difference in differences])
     return [replace(difference, p_value=p) for difference, p in zip(differences, corrected, strict=True)]
@@ -85,30 +72,29 @@ Table = tuple[tuple[str, ...], list[tuple[str, ...]]]
 
 
 def full_table(result: Result) -> Table:
-    """Return a table of every metric with its label and interval, without columns that are empty."""
-    shares = all(metric.unit == "%" for m in result.measurements for metric in m.metrics)
+    """Return a table of every score with its label and interval, without columns that are empty."""
+    shares = all(score.unit == "%" for score in result.scores)
     columns = ("task", "method", "transform", "prompts", "settings", "metric", "n", "%" if shares else "value")
     rows = []
-    for m in result.measurements:
-        label = (*m.label, ", ".join(f"{name} {value}" for name, value in m.settings.items()))
-        for metric in m.metrics:
-            value = _number(metric.value, metric.unit) if shares else format_value(metric.value, metric.unit)
-            ends = "–".join(_number(bound, metric.unit) for bound in metric.interval or ())
-            rows.append((*label, metric.name, f"{metric.n:,}", value, ends))
+    for score in result.scores:
+        settings = ", ".join(f"{name} {value}" for name, value in score.settings.items())
+        value = _number(score.value, score.unit) if shares else format_value(score.value, score.unit)
+        ends = "–".join(_number(bound, score.unit) for bound in score.interval or ())
+        rows.append((*score.key, settings, score.name, f"{score.n:,}", value, ends))
     used = [index for index in range(len(columns) + 1) if any(row[index] for row in rows)]
     names = (*columns, "95 % interval")
     return tuple(names[index] for index in used), [tuple(row[index] or "–" for index in used) for row in rows]
 
 
 def comparison_table(differences: Sequence[Difference], names: tuple[str, str]) -> Table:
-    """Return a table of each metric of two models: the difference, its interval, and the better model if real."""
+    """Return a table of each score of two models: the difference, its interval, and the better model if real."""
     rows = []
     for difference in differences:
         unit = difference.difference.unit
         gap = _number(difference.difference.value, unit, True)
         if difference.difference.interval is not None:
             gap += " ({} to {})".format(*(_number(end, unit, True) for end in difference.difference.interval))
-        label = ", ".join(filter(None, difference.measurement.label))
+        label = ", ".join(filter(None, difference.ours.key))
         values = [format_value(value, unit) for value in (difference.ours.value, difference.theirs.value)]
         better = "not significant" if difference.winner is None else names[difference.winner]
         rows.append((label, difference.difference.name, f"{difference.difference.n:,}", *values, gap, better))

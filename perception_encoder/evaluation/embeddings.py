@@ -6,7 +6,7 @@ lengths that the model gives them, as in the reference's evaluation.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from perception_encoder._version import __version__
 from perception_encoder.datasets.labelled import LabelledImages
 from perception_encoder.errors import ConfigError, DataError, InputError
 from perception_encoder.evaluation.inputs import FRAMES, check_finite, decode_chunks, inputs_of
+from perception_encoder.evaluation.results import Evaluator, Result, run_evaluators
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.load import load
 from perception_encoder.preprocess.image import check_transform
@@ -159,3 +160,18 @@ def load_variants(
     variants = {name: encoder.variant(transform=name, layer=layer, pool=pool) for name in names}
     about = next(iter(variants.values())).about
     return variants, {**about, "perception-encoder": __version__, "torch": versions()["torch"]}
+
+
+def evaluate_encoder(
+    evaluators: Iterable[Evaluator[Encoder]],
+    model: str | Path | Encoder,
+    split: str,
+    track: Track = untracked,
+    transforms: str | None = None,
+    layer: int | None = None,
+    pool: str | None = None,
+    texts: bool = False,
+) -> Result:
+    """Run evaluators on a model under some transforms, each image encoded once for each: see `load_variants`."""
+    variants, about = load_variants(model, transforms, layer, pool, texts)
+    return run_evaluators(evaluators, cache_features(variants), split, about, track)

@@ -1,73 +1,107 @@
-"""Evaluators of one layer's tokens, encoded here or cached by layer analysis."""
+"""Score one layer's tokens, encoded here or cached by layer analysis; fit heads on them with several seeds."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Any
 
 from perception_encoder.datasets.image_set import ImageSet
+from perception_encoder.datasets.labelled import LabelledImages
 from perception_encoder.errors import DataError, InputError
 from perception_encoder.evaluation.feature_cache import CachedTokens, encode_layer
 from perception_encoder.evaluation.inputs import EncoderInputs
-from perception_encoder.evaluation.results import Measurement
+from perception_encoder.evaluation.results import Evaluator, Result, run_evaluators
 from perception_encoder.evaluation.statistics.bootstrap import check_scipy
-from perception_encoder.evaluation.statistics.scores import Scores, check_head_seeds, with_head_seeds
+from perception_encoder.evaluation.statistics.scores import (
+    Label,
+    Score,
+    Scores,
+    check_head_seeds,
+    measure_all,
+    with_head_seeds,
+)
+from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.layer_features import LayerFeatures
+from perception_encoder.inference.load import load_layers
 from perception_encoder.progress import Track, untracked
 
 CHUNK = 16
 """Number of images or videos to encode at a time."""
+ScoreLayer = Callable[[Iterable[CachedTokens]], Iterator[Score]]
+"""Scores the tokens of some inputs, in their order; each may be read once, one after the other.
+
+If no image could be decoded, the tokens have no rows.
+"""
 
 
-class LayerEvaluator(ABC):
-    """A task on the tokens of one layer: `images` says what to encode, `score` computes metrics from the features."""
+def score_layer(
+    model: LayerFeatures, inputs: Sequence[EncoderInputs], depends: str, score: ScoreLayer, track: Track = untracked
+) -> Iterator[Score]:
+    """Encode inputs at the model's layer, one after the other, and yield their scores with the failures.
 
-    name: str
-    """Name of the task in errors; one word."""
-    pool: ClassVar[str] = "tokens"
-    """The `pe embed --pool` that the metrics apply to: "tokens" for maps, "mean" for one embedding per image."""
-    pools: ClassVar[Mapping[str, str]] = {}
-    """Exceptions to `pool`, by metric."""
+    `depends`: a digest of everything besides tokens that the scores depend on: targets, settings. A model may cache
+    the tokens and the scores itself: see `CachingLayers`.
+    """
+    check_scipy()
+    if isinstance(model, CachingLayers):
+        yield from model.score(inputs, depends, score, track)
+        return
+    failures: list[InputError] = []
 
-    @property
-    @abstractmethod
-    def digest(self) -> str:
-        """Digest of everything besides features that scores depend on: targets, settings."""
+    def encoded() -> Iterator[CachedTokens]:
+        for images in inputs:
+            tokens = encode_layer(model, images, model.layer, CHUNK, track)
+            failures.extend(tokens.failures)
+            yield tokens
 
-    @abstractmethod
-    def images(self, encoder: LayerFeatures, track: Track = untracked) -> Sequence[EncoderInputs]:
-        """Return the sets of images to encode; DataError if the data lack what the task needs."""
-
-    @abstractmethod
-    def score(self, features: Iterable[CachedTokens], track: Track = untracked) -> Measurement:
-        """Evaluate features of `images`, in their order; each may be read once, one after the other.
-
-        If no image could be decoded, the features have no rows. Raises DataError if nothing can be scored.
-        """
-
-    def run(self, encoder: LayerFeatures, track: Track = untracked) -> list[Measurement]:
-        """Encode the images at the selected layer, one set after the other, and score them: see `Evaluator`."""
-        check_scipy()
-        failures: list[InputError] = []
-
-        def encoded() -> Iterator[CachedTokens]:
-            for images in self.images(encoder, track):
-                features = encode_layer(encoder, images, encoder.layer, CHUNK, track)
-                failures.extend(features.failures)
-                yield features
-
-        measurement = self.score(encoded(), track)
-        return [replace(measurement, failures=tuple(failures))]
+    scores = list(score(encoded()))
+    yield from (replace(item, failures=tuple(failures)) for item in scores)
 
 
-class HeadEvaluator(LayerEvaluator):
+class CachingLayers(LayerFeatures):
+    """A model whose evaluators leave tokens and scores to be cached: `score` replaces that of `score_layer`."""
+
+    def score(
+        self, inputs: Sequence[EncoderInputs], depends: str, score: ScoreLayer, track: Track = untracked
+    ) -> Iterator[Score]:
+        """Yield the scores of the selected layer, from the cache if possible."""
+        raise NotImplementedError
+
+
+def decoded(images: LabelledImages, tokens: CachedTokens) -> LabelledImages:
+    """Return the images that have tokens; DataError if there is none."""
+    if not len(tokens.rows):
+        raise DataError(f"{images.name}: no image can be decoded; the first: {tokens.failures[0]}")
+    return images.select(tokens.rows.tolist())
+
+
+def open_layers(
+    model: str | Path | Encoder | LayerFeatures, layer: int | None, final_norm: bool = False
+) -> LayerFeatures:
+    """Return a model at a layer, by default the last, or the selected one of `LayerFeatures`."""
+    if isinstance(model, LayerFeatures):
+        return model if layer is None else model.at(layer)
+    if isinstance(model, Encoder):
+        return LayerFeatures.of(model, final_norm).at(-1 if layer is None else layer)
+    return load_layers(model, layer=-1 if layer is None else layer, final_norm=final_norm)
+
+
+def evaluate_layer(
+    evaluators: Iterable[Evaluator[LayerFeatures]],
+    features: LayerFeatures,
+    split: str,
+    track: Track = untracked,
+    transform: str = "squash",
+) -> Result:
+    """Run evaluators on a model at its selected layer."""
+    return run_evaluators(evaluators, {transform: features}, split, features.about, track)
+
+
+class HeadEvaluator(ABC):
     """A task with a head that is fitted on one dataset's features and tested on another's."""
-
-    method: str
-    classes: int = 0
-    settings: Mapping[str, str] = {}
 
     def __init__(
         self,
@@ -80,45 +114,54 @@ class HeadEvaluator(LayerEvaluator):
     ) -> None:
         """`train`, `test`: a dataset with a function that decodes a target by the image's index.
 
-        `head`: its configuration, with a `FitConfig` as `fit`. `image_size`: height and width that images are squashed
-        to; the encoder's own by default. `head_seeds`: heads to fit, each with its own seed; one gives no interval.
+        `name`: one word, for errors. `head`: its configuration, with a `FitConfig` as `fit`. `image_size`: height and
+        width that images are squashed to; the encoder's own by default. `head_seeds`: heads to fit, each with its own
+        seed; one gives no interval.
         """
         check_head_seeds(head_seeds)
         self.name, self.head, self.image_size, self.head_seeds = name, head, image_size, head_seeds
         self._sets = {"train": train, "test": test}
-        self._images: tuple[EncoderInputs, ...] = ()
+        self._inputs: tuple[EncoderInputs, ...] = ()
 
     @abstractmethod
-    def fit(self, head: Any, train: CachedTokens, test: CachedTokens, track: Track) -> Sequence[Scores]:
-        """Fit a head with this configuration on the training images, and score it on the test images."""
+    def run(self, model: LayerFeatures, track: Track = untracked) -> Iterator[Score]:
+        """Yield the scores of `fitted`."""
 
-    def images(self, encoder: LayerFeatures, track: Track = untracked) -> Sequence[EncoderInputs]:
+    def inputs(self, track: Track = untracked) -> Sequence[EncoderInputs]:
         """Return the training and the test images with usable targets, which are decoded once for all encoders."""
-        self._images = self._images or tuple(
+        self._inputs = self._inputs or tuple(
             EncoderInputs.of(f"{self.name}, {part}", images, target, self.image_size, track)
             for part, (images, target) in self._sets.items()
         )
-        return self._images
+        return self._inputs
 
-    def score(self, features: Iterable[CachedTokens], track: Track = untracked) -> Measurement:
-        """Fit and test a head with each seed; DataError if no image of one of the datasets can be used."""
-        parts = []
-        for part in features:
-            if not len(part.rows):
-                reason = f"; the first: {part.failures[0]}" if part.failures else ""
-                raise DataError(f"{self.name}: no image can be used{reason}")
-            parts.append(part)
-        train, test = parts
+    def fitted(
+        self,
+        model: LayerFeatures,
+        depends: str,
+        fit: Callable[[Any, CachedTokens, CachedTokens, Track], Sequence[Scores]],
+        label: Label,
+        track: Track,
+    ) -> Iterator[Score]:
+        """Yield the scores of heads with different seeds; DataError if no image of one of the datasets can be used.
 
-        def score(seed: int) -> Sequence[Scores]:
-            return self.fit(replace(self.head, fit=self.head.fit.with_seed(seed)), train, test, track)
+        `depends`: see `score_layer`. `fit`: fits a head with a configuration on the training images, and scores it on
+        the test images. `label`: of the scores, without the settings that all heads have.
+        """
 
-        scores = with_head_seeds(self.head_seeds, score)
-        settings = {"layer": str(test.layer), "train": str(len(train.rows)), **self.settings}
-        return Measurement(
-            task=self._sets["test"][0].name,
-            method=self.method,
-            classes=self.classes,
-            settings={**settings, "head seeds": str(self.head_seeds)},
-            scores=scores,
-        )
+        def score(features: Iterable[CachedTokens]) -> Iterator[Score]:
+            parts = []
+            for part in features:
+                if not len(part.rows):
+                    reason = f"; the first: {part.failures[0]}" if part.failures else ""
+                    raise DataError(f"{self.name}: no image can be used{reason}")
+                parts.append(part)
+            train, test = parts
+            items = with_head_seeds(
+                self.head_seeds,
+                lambda seed: fit(replace(self.head, fit=self.head.fit.with_seed(seed)), train, test, track),
+            )
+            settings = {"layer": str(test.layer), "train": str(len(train.rows)), **label.settings}
+            yield from measure_all(items, replace(label, settings={**settings, "head seeds": str(self.head_seeds)}))
+
+        yield from score_layer(model, self.inputs(track), depends, score, track)

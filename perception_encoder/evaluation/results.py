@@ -1,17 +1,16 @@
-"""Results of evaluators, all of the form `run(model) -> [Measurement]`."""
+"""Results of evaluators: all scores of a model on a task, as the JSON files of `pe eval` hold them."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from perception_encoder.errors import DataError, InputError, one_line
-from perception_encoder.evaluation.statistics.bootstrap import Metric
-from perception_encoder.evaluation.statistics.scores import Scores, measure_all
+from perception_encoder.errors import DataError, one_line
+from perception_encoder.evaluation.statistics.scores import Score
 from perception_encoder.progress import Track, untracked
 from perception_encoder.records import from_fields
 
@@ -20,61 +19,29 @@ AnyModel = TypeVar("AnyModel", contravariant=True)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measurement:
-    """Metrics of one task, evaluated in one way."""
-
-    task: str
-    method: str
-    """`zero-shot`, `retrieval`, `20-NN`, `linear probe` and so on."""
-    transform: str = ""
-    """How images are made square: `squash` or `crop`, set by `evaluate`; empty if the task fixes it."""
-    prompts: str = ""
-    """Name of the templates, of `PROMPTS`; empty without prompts."""
-    classes: int = 0
-    """Number of classes or of gallery items to choose from; 0 if not applicable."""
-    metrics: tuple[Metric, ...] = ()
-    """Metrics; by default those of `scores`, with their intervals."""
-    settings: Mapping[str, str] = field(default_factory=dict)
-    """Other settings, given or chosen: `layer`, `k`, `C`."""
-    scores: tuple[Scores, ...] = ()
-    """Per-item scores, for metrics that have them."""
-    failures: tuple[InputError, ...] = field(default=(), compare=False, repr=False)
-    """Items that could not be used; no metric includes them."""
-
-    def __post_init__(self) -> None:
-        if not self.metrics and self.scores:
-            object.__setattr__(self, "metrics", measure_all(self.scores))
-
-    @property
-    def label(self) -> tuple[str, str, str, str]:
-        """Label that is unique within a result and matches the same measurement in other models' results."""
-        return self.task, self.method, self.transform, self.prompts
-
-
-@dataclass(frozen=True, kw_only=True)
 class Result:
-    """All measurements of one model, as the JSON files of `pe eval` hold them."""
+    """All scores of one model."""
 
     model: str
     split: str
-    measurements: tuple[Measurement, ...]
+    scores: tuple[Score, ...]
     failures: tuple[str, ...]
-    """Items that could not be used, with reasons; no metric includes them."""
+    """Items that could not be used, with reasons; they are in no score."""
     about: Mapping[str, str]
-    """Other facts that the metrics depend on: weight hash, floating-point type, versions."""
+    """Other facts that the scores depend on: weight hash, floating-point type, versions."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the JSON file's content; failures of single measurements are in the result's."""
-        measurements = [dataclasses.asdict(replace(m, failures=())) for m in self.measurements]
-        for measurement in measurements:
-            del measurement["failures"]
-        return {**dataclasses.asdict(replace(self, measurements=())), "measurements": measurements}
+        """Return the JSON file's content; failures of single scores are in the result's."""
+        scores = [dataclasses.asdict(replace(score, failures=())) for score in self.scores]
+        for score in scores:
+            del score["failures"]
+        return {**dataclasses.asdict(replace(self, scores=())), "scores": scores}
 
 
 class Evaluator(Protocol[AnyModel]):
     """A task with its data and settings, ready to run on any model of a kind."""
 
-    def run(self, model: AnyModel, /, track: Track = untracked) -> list[Measurement]:
+    def run(self, model: AnyModel, /, track: Track = untracked) -> Iterator[Score]:
         """Evaluate a model.
 
         Items that cannot be decoded are left out and listed as failures. Raises DataError if none is left, and
@@ -85,14 +52,26 @@ class Evaluator(Protocol[AnyModel]):
 
 def evaluate(
     evaluators: Iterable[Evaluator[Model]], models: Mapping[str, Model], track: Track = untracked
-) -> list[Measurement]:
+) -> Iterator[Score]:
     """Run evaluators on a model under each of its transforms, by name."""
-    return [
-        replace(measurement, transform=transform)
-        for evaluator in evaluators
-        for transform, model in models.items()
-        for measurement in evaluator.run(model, track)
-    ]
+    for evaluator in evaluators:
+        for transform, model in models.items():
+            for score in evaluator.run(model, track):
+                yield replace(score, transform=transform)
+
+
+def run_evaluators(
+    evaluators: Iterable[Evaluator[Any]],
+    models: Mapping[str, Any],
+    split: str,
+    about: Mapping[str, str],
+    progress: Track = untracked,
+) -> Result:
+    """Return the result of evaluators on a model under each of its transforms, by name."""
+    scores = tuple(evaluate(evaluators, models, progress))
+    failures = dict.fromkeys(str(failure) for score in scores for failure in score.failures)
+    name = next(iter(models.values())).name
+    return Result(model=name, split=split, scores=scores, failures=tuple(failures), about=dict(about))
 
 
 def to_json(result: Result) -> str:
@@ -103,11 +82,7 @@ def to_json(result: Result) -> str:
 def from_json(text: str, name: str) -> Result:
     """Read what `to_json` wrote; `DataError` under `name` for anything else."""
     try:
-        result = from_fields(Result, json.loads(text))
-        for measurement in result.measurements:
-            if not measurement.metrics:
-                raise ValueError(f"{measurement.task} has no metrics")
-        return result
+        return from_fields(Result, json.loads(text))
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise DataError(f"{name} is not a result written by `pe eval` with -o ({one_line(error)})") from error
 

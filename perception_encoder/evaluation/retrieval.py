@@ -7,7 +7,8 @@ are resampled together with it. The published COCO results are very probably tho
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -16,8 +17,7 @@ from perception_encoder.datasets.labelled import LabelledImages
 from perception_encoder.errors import DataError
 from perception_encoder.evaluation.embeddings import encode_images
 from perception_encoder.evaluation.inputs import FRAMES, check_finite
-from perception_encoder.evaluation.results import Measurement
-from perception_encoder.evaluation.statistics.scores import ItemScores
+from perception_encoder.evaluation.statistics.scores import ItemScores, Label, Score, measure_all
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.progress import Track, untracked
 
@@ -67,15 +67,17 @@ def recalls(
     return tuple(scores)
 
 
+@dataclass(frozen=True)
 class RetrievalEvaluator:
     """Retrieval of captioned images or videos, and of captions."""
 
-    def __init__(self, data: CaptionedMedia, frames: int = FRAMES) -> None:
-        """`frames`: those of a video. An item that cannot be decoded is left out together with its captions."""
-        self.data, self.frames = data, frames
+    data: CaptionedMedia
+    """An item that cannot be decoded is left out together with its captions."""
+    frames: int = FRAMES
+    """Of a video."""
 
-    def run(self, encoder: Encoder, track: Track = untracked) -> list[Measurement]:
-        """Return R@1, 5 and 10: see `Evaluator`. DataError if fewer than two items can be decoded."""
+    def run(self, encoder: Encoder, track: Track = untracked) -> Iterator[Score]:
+        """Yield R@1, 5 and 10: see `Evaluator`. DataError if fewer than two items can be decoded."""
         data = self.data
         starts = range(0, len(data.captions), CHUNK)
         chunks = [
@@ -85,17 +87,12 @@ class RetrievalEvaluator:
         texts = np.concatenate(chunks)
         items = LabelledImages(data.name, data.keys, data.media, data.keys)
         features = encode_images(encoder, items, track, self.frames)
-        if len(features.keys) < 2:
+        count = len(features.keys)
+        if count < 2:
             raise DataError(f"{data.name} has only one item that can be decoded; retrieval needs at least two")
         index = {item: number for number, item in enumerate(features.rows)}
         rows = [row for row, owner in enumerate(data.owners) if owner in index]
         owners = np.array([index[data.owners[row]] for row in rows])
         ways = "text to item", "item to text"
-        measurement = Measurement(
-            task=data.name,
-            method="retrieval",
-            classes=len(features.keys),
-            scores=recalls(texts[rows] @ features.vectors.T, owners, ways, features.keys),
-            failures=features.failures,
-        )
-        return [measurement]
+        label = Label(task=data.name, method="retrieval", classes=count, failures=features.failures)
+        yield from measure_all(recalls(texts[rows] @ features.vectors.T, owners, ways, features.keys), label)

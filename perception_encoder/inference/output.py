@@ -24,9 +24,9 @@ import pyarrow as pa
 from perception_encoder.errors import DataError, InputError, OutputError, one_line
 from perception_encoder.files import file_state, holding, make_directory, remove, replacing, write_json, writing
 from perception_encoder.formats.tars import TarMember
-from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.listing import Item, check_paths, list_items
-from perception_encoder.inference.load import PrecisionChoice, as_encoder
+from perception_encoder.inference.load import ModelLike, as_encoder
+from perception_encoder.inference.model_spec import ModelSpec, PrecisionChoice
 from perception_encoder.inference.output_formats import (
     check_target,
     read_part_metadata,
@@ -67,7 +67,7 @@ def embed(
     media: str | Path | Iterable[str | Path],
     out: str | Path,
     *,
-    model: str | Path | Encoder | None = None,
+    model: ModelLike = None,
     layer: int | None = None,
     pool: Literal["attn", "cls", "mean", "tokens"] | None = None,
     normalize: bool = True,
@@ -97,8 +97,11 @@ def embed(
     if first is None:
         which = " that are not excluded" if exclude else ""
         raise DataError(f"no images, videos or texts{which} in {', '.join(map(str, paths))}")
-    encoder = as_encoder(model, "all", precision, dimensions, trust_remote_code)
-    feature = encoder.feature(layer, pool, normalize, frames)
+    keywords = ModelSpec(
+        precision=precision, dimensions=dimensions, layer=layer, pool=pool, trust_remote_code=trust_remote_code
+    )
+    encoder = as_encoder(model, keywords)
+    feature = encoder.feature(normalize=normalize, frames=frames)
     total = 0 if progress is untracked else sum(1 for _ in list_items(paths, excluded=exclude))
     started, left_out = time.perf_counter(), Counter[str]()
     if not is_text(first) and (overwrite or not out.exists()):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -25,16 +25,21 @@ from perception_encoder.evaluation.inputs import EncoderInputs, content_digest, 
 from perception_encoder.evaluation.language.answers import scale_box
 from perception_encoder.evaluation.language.evaluators import Answered, open_media_of, score_answers
 from perception_encoder.evaluation.language.tasks import TASKS, LanguageTask
-from perception_encoder.evaluation.layer_evaluator import LayerEvaluator
-from perception_encoder.evaluation.results import Measurement
-from perception_encoder.evaluation.statistics.scores import HEAD_SEEDS, Scores, with_head_seeds
+from perception_encoder.evaluation.layer_evaluator import score_layer
+from perception_encoder.evaluation.statistics.scores import (
+    HEAD_SEEDS,
+    Label,
+    Score,
+    Scores,
+    measure_all,
+    with_head_seeds,
+)
 from perception_encoder.inference.layer_features import LayerFeatures
-from perception_encoder.language_alignment.batches import Example, collate
 from perception_encoder.language_alignment.model import PerceptionLanguageModel, Projector
+from perception_encoder.language_alignment.task import Example, collate
 from perception_encoder.language_alignment.text.decoder import Decoder
 from perception_encoder.language_alignment.text.fresh_decoder import make_fresh_decoder
-from perception_encoder.language_alignment.text.reading import TorchReader
-from perception_encoder.language_alignment.text.text_model import generate_tokens
+from perception_encoder.language_alignment.text.reading import TorchReader, generate_tokens
 from perception_encoder.models.initialization import torch_generator
 from perception_encoder.models.precision import fast_autocast
 from perception_encoder.preprocess.conversation import Message, Sampling
@@ -85,7 +90,7 @@ class AnswerHead(nn.Module):
     def image_tokens(self, patches: Float[Tensor, "B h w D"]) -> Float[Tensor, "B M dim"]:
         """Return the language model's tokens for images."""
         standard = self.standardize(patches).flatten(2).transpose(1, 2)  # (B, h·w, D)
-        return self.model.project(standard, self.grid)
+        return self.model.projector(standard, self.grid)
 
     def fit(self, patches: Maps, questions: Sequence[Sequence[QuestionAnswer]], track: Track = untracked) -> None:
         """Fit on images (n, h, w, D) with the questions about each; ModelError if training diverges."""
@@ -122,7 +127,7 @@ class AnswerHead(nn.Module):
                     ids, is_image = torch.tensor(prompt.ids)[None], torch.tensor(prompt.is_image)[None]
                     inputs.append(self.model.embed(ids, is_image, tokens)[0])
                 sampling, ends = Sampling(max_tokens=max_tokens), self.decoder.end_tokens
-                reader = TorchReader(self.decoder.model, packed=False)
+                reader = TorchReader(self.decoder.model)
                 rows: list[list[int]] = [[] for _ in part]
                 for step in generate_tokens(reader, inputs, ends, sampling):
                     for row, token in zip(rows, step, strict=True):
@@ -154,7 +159,7 @@ class QuestionTaskConfig:
     """Seeds for a head and its language model."""
 
 
-class QuestionTask(LayerEvaluator):
+class QuestionTask:
     """Answers to a dataset's questions from a head fitted on the tokens of a layer."""
 
     def __init__(
@@ -171,12 +176,12 @@ class QuestionTask(LayerEvaluator):
         `make_decoder`: the language model of a head, by its seed; by default a fresh one whose vocabulary is that of
         the training questions. Raises DataError for a part without a question.
         """
-        self.task, self.name, self.config = task, task.name, config or QuestionTaskConfig()
-        self.train = _by_image(f"{self.name}, train", train, self.config.train_items or 2 * self.config.items)
-        self.test = _by_image(f"{self.name}, test", test, self.config.items)
-        self._images = [
+        self.task, self.config = task, config or QuestionTaskConfig()
+        self.train = _by_image(f"{task.name}, train", train, self.config.train_items or 2 * self.config.items)
+        self.test = _by_image(f"{task.name}, test", test, self.config.items)
+        self.inputs = [
             EncoderInputs(
-                name=f"{self.name}, {part}",
+                name=f"{task.name}, {part}",
                 keys=tuple(questions[0].block or questions[0].id for questions in images),
                 open=partial(_open_row, images),
                 compute_digest=partial(content_digest, [source for rows in images for source in rows[0].media]),
@@ -186,6 +191,10 @@ class QuestionTask(LayerEvaluator):
         ]
         self._make_decoder = make_decoder or self._fresh
 
+    def run(self, model: LayerFeatures, track: Track = untracked) -> Iterator[Score]:
+        """Yield the task's scores over the head seeds; DataError if no image of a part can be decoded."""
+        yield from score_layer(model, self.inputs, self.digest, partial(self._scores, track=track), track)
+
     @property
     def digest(self) -> str:
         """Digest of the questions and the settings."""
@@ -193,20 +202,15 @@ class QuestionTask(LayerEvaluator):
             [[(q.id, q.question, q.answers, q.correct, q.box) for q in questions] for questions in part]
             for part in (self.train, self.test)
         ]
-        return settings_digest(asdict(self.config), self.name, asked)
+        return settings_digest(asdict(self.config), self.task.name, asked)
 
-    def images(self, encoder: LayerFeatures, track: Track = untracked) -> Sequence[EncoderInputs]:
-        """Return the training and the test images."""
-        return self._images
-
-    def score(self, features: Iterable[CachedTokens], track: Track = untracked) -> Measurement:
-        """Return the task's metrics for each head seed; DataError if no image of a part can be decoded."""
+    def _scores(self, features: Iterable[CachedTokens], track: Track) -> Iterator[Score]:
         train, test = features
         for part in (train, test):
             if not len(part.rows):
-                raise DataError(f"{self.name}: no image can be decoded; the first failure: {part.failures[0]}")
-        scores = with_head_seeds(self.config.seeds, partial(self._score, train, test, track))
-        return Measurement(task=self.name, method="answers", scores=scores)
+                raise DataError(f"{self.task.name}: no image can be decoded; the first failure: {part.failures[0]}")
+        items = with_head_seeds(self.config.seeds, partial(self._score, train, test, track))
+        yield from measure_all(items, Label(task=self.task.name, method="answers"))
 
     def _score(self, train: CachedTokens, test: CachedTokens, track: Track, seed: int) -> tuple[Scores, ...]:
         config, task = self.config.head, self.task

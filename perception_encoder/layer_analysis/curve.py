@@ -7,13 +7,13 @@ recommended only if that interval excludes zero. Without an interval (see bootst
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from perception_encoder.evaluation.comparison import format_value
-from perception_encoder.evaluation.statistics.bootstrap import Estimate, EstimatedDifference, Metric
-from perception_encoder.evaluation.statistics.scores import Scores, estimate
+from perception_encoder.evaluation.statistics.bootstrap import Estimate, EstimatedDifference
+from perception_encoder.evaluation.statistics.scores import Score, estimate
 from perception_encoder.records import from_fields
 
 DIGITS = 6
@@ -32,14 +32,10 @@ class LayerScore(Estimate):
     lower_is_better: bool = False
 
     @classmethod
-    def of(cls, scores: Sequence[Scores], pool: str) -> LayerScore:
-        """Score one metric, of one or several head seeds."""
-        metric, values = scores[0], vars(estimate(scores))
-        return cls(**values, name=metric.metric, n=metric.items, pool=pool, lower_is_better=metric.lower_is_better)
-
-    def as_metric(self) -> Metric:
-        """Return the value with its interval."""
-        return self.metric(self.name, self.n, self.lower_is_better)
+    def of(cls, score: Score) -> LayerScore:
+        """Return an evaluator's score with its draws."""
+        pool, values = score.settings.get("pool", "tokens"), vars(estimate(score.items))
+        return cls(**values, name=score.name, n=score.n, pool=pool, lower_is_better=score.lower_is_better)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON form."""
@@ -98,7 +94,7 @@ class Recommendation:
     curve: LayerCurve
     best: int
     last: int
-    gain: Metric
+    gain: Score
     """Gain of the best layer over the last on the same items; at least 0, also for errors. Its interval holds for
     all layers at once."""
     as_good: tuple[int, ...]
@@ -159,7 +155,7 @@ def recommend(curve: LayerCurve) -> Recommendation:
 
     over_last, items = gain(last), curve.scores[best].n
     interval = over_last.interval(max(1, others))
-    metric = Metric(name=curve.metric, value=over_last.value, n=items, interval=interval, unit=curve.unit)
+    metric = Score(name=curve.metric, value=over_last.value, n=items, interval=interval, unit=curve.unit)
     intervals = {layer: gain(layer).interval(others) for layer in curve.scores if layer != best}
     as_good = tuple(layer for layer, ends in intervals.items() if ends is None or ends[0] <= 0)
     return Recommendation(curve=curve, best=best, last=last, gain=metric, as_good=as_good)

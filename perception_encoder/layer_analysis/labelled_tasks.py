@@ -6,11 +6,10 @@ Retrieval needs no training: each test image is a query for the others of its cl
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -26,10 +25,15 @@ from perception_encoder.evaluation.classification.zero_shot import accuracies
 from perception_encoder.evaluation.embeddings import Features
 from perception_encoder.evaluation.feature_cache import CachedTokens
 from perception_encoder.evaluation.inputs import EncoderInputs, content_digest, cut_border, settings_digest
-from perception_encoder.evaluation.layer_evaluator import LayerEvaluator
-from perception_encoder.evaluation.results import Measurement
+from perception_encoder.evaluation.layer_evaluator import decoded, score_layer
 from perception_encoder.evaluation.statistics.bootstrap import contributions
-from perception_encoder.evaluation.statistics.scores import ItemScores, with_head_seeds
+from perception_encoder.evaluation.statistics.scores import (
+    ItemScores,
+    Label,
+    Score,
+    measure_all,
+    with_head_seeds,
+)
 from perception_encoder.formats.media_directory import Clip, unpacked
 from perception_encoder.inference.layer_features import LayerFeatures
 from perception_encoder.preprocess.image import open_image
@@ -40,42 +44,31 @@ STRENGTHS = (1e-2, 1e-1, 1.0)
 """Strengths of the linear probe's regularisation, without the slow and rarely chosen ends of the suite's range."""
 
 
-class LabelledTask(LayerEvaluator):
-    """A task on labelled images that are represented by the mean of their patches."""
-
-    pool = "mean"
+class LabelledTask:
+    """A task on labelled images."""
 
     def __init__(
         self, name: str, parts: Mapping[str, LabelledImages], image_size: tuple[int, int] | None = None
     ) -> None:
         """`parts`: the images by role; `image_size`: height and width to resize to."""
-        self.name, self.parts, self.image_size = name, dict(parts), image_size
-
-    @cached_property
-    def _images(self) -> list[EncoderInputs]:
-        return [
+        self.name, self.parts = name, dict(parts)
+        self.inputs = [
             EncoderInputs(
-                name=f"{self.name}, {part}",
+                name=f"{name}, {part}",
                 keys=images.keys,
                 open=partial(_open, images),
                 compute_digest=partial(_content_digest, images),
-                image_size=self.image_size,
+                image_size=image_size,
             )
             for part, images in self.parts.items()
         ]
 
-    def images(self, encoder: LayerFeatures, track: Track = untracked) -> list[EncoderInputs]:
-        """Return the images of each part."""
-        return self._images
-
     def means(self, features: Iterable[CachedTokens]) -> list[Features]:
         """Return the mean patch of each image that could be decoded, part by part; DataError if a part is empty."""
         means = []
-        for layer, images in zip(features, self.parts.values(), strict=True):
-            if not len(layer.rows):
-                raise DataError(f"{images.name}: no image can be decoded; the first: {layer.failures[0]}")
-            decoded = images.select(layer.rows.tolist())
-            means.append(Features(layer.mean(), decoded.keys, decoded.labels, layer.failures))
+        for tokens, images in zip(features, self.parts.values(), strict=True):
+            found = decoded(images, tokens)
+            means.append(Features(tokens.mean(), found.keys, found.labels, tokens.failures))
         return means
 
 
@@ -106,8 +99,6 @@ class LabelledConfig:
 class ClassificationTask(LabelledTask):
     """Classification by probes."""
 
-    pools: ClassVar[Mapping[str, str]] = {"mean class accuracy, attentive probe": "tokens"}
-
     def __init__(
         self, splits: Splits, config: LabelledConfig | None = None, image_size: tuple[int, int] | None = None
     ) -> None:
@@ -115,43 +106,43 @@ class ClassificationTask(LabelledTask):
         super().__init__("classification", {"train": splits.train, "val": splits.val, "test": splits.test}, image_size)
         self.splits, self.config = splits, config or LabelledConfig()
 
-    @property
-    def digest(self) -> str:
-        """Digest of the labels and the settings."""
-        return settings_digest(asdict(self.config), tuple(part.labels for part in self.parts.values()))
+    def run(self, model: LayerFeatures, track: Track = untracked) -> Iterator[Score]:
+        """Yield the mean class accuracy of each classifier."""
+        depends = settings_digest(asdict(self.config), tuple(part.labels for part in self.parts.values()))
+        yield from score_layer(model, self.inputs, depends, self._score, track)
 
-    def score(self, features: Iterable[CachedTokens], track: Track = untracked) -> Measurement:
-        """Return the mean class accuracy of each classifier."""
+    def _score(self, features: Iterable[CachedTokens]) -> Iterator[Score]:
         layers, classes = list(features), self.splits.classes
         train, val, test = self.means(layers)
-        scores: list[ItemScores] = []
 
-        def add(method: str, predicted: np.ndarray) -> list[ItemScores]:
-            accuracy = accuracies(predicted, test.keys, test.labels, classes)[0]
+        def predicted(method: str, found: np.ndarray) -> list[ItemScores]:
+            accuracy = accuracies(found, test.keys, test.labels, classes)[0]
             return [replace(accuracy, metric=f"{accuracy.metric}, {method}")]
 
         def attentive(seed: int) -> list[ItemScores]:
-            config = replace(self.config.attentive, seed=self.config.attentive.seed + seed)
+            config = replace(self.config.attentive, fit=self.config.attentive.fit.with_seed(seed))
             targets = (train.targets(classes), val.targets(classes))
             probe, _ = fit_attentive(layers[0].tokens, targets[0], layers[1].tokens, targets[1], len(classes), config)
-            return add("attentive probe", probe.scores(layers[2].tokens).argmax(axis=1))
+            return predicted("attentive probe", probe.scores(layers[2].tokens).argmax(axis=1))
 
-        for method in self.config.methods:
-            if method == "attentive probe":
-                scores += with_head_seeds(self.config.attentive.head_seeds, attentive)
-            elif method == "linear probe":
-                scores += add(method, fit_probe(train, val, classes, STRENGTHS).classify(test.vectors))
-            else:
-                known = unit_rows(np.concatenate([train.vectors, val.vectors]))
-                labels = np.concatenate([train.targets(classes), val.targets(classes)])
-                scores += add(method, vote(known, labels, unit_rows(test.vectors), min(K, len(known))))
-        return Measurement(
+        label = Label(
             task=self.splits.test.name,
             method=", ".join(self.config.methods),
             classes=len(classes),
             settings={"layer": str(layers[0].layer), "train": str(len(train.keys))},
-            scores=tuple(scores),
         )
+        for method in self.config.methods:
+            if method == "attentive probe":
+                yield from measure_all(with_head_seeds(self.config.attentive.head_seeds, attentive), label)
+                continue
+            if method == "linear probe":
+                found = fit_probe(train, val, classes, STRENGTHS).classify(test.vectors)
+            else:
+                known = unit_rows(np.concatenate([train.vectors, val.vectors]))
+                labels = np.concatenate([train.targets(classes), val.targets(classes)])
+                found = vote(known, labels, unit_rows(test.vectors), min(K, len(known)))
+            pooled = replace(label, settings={**label.settings, "pool": "mean"})
+            yield from measure_all(predicted(method, found), pooled)
 
 
 class RetrievalTask(LabelledTask):
@@ -166,26 +157,26 @@ class RetrievalTask(LabelledTask):
             raise DataError(f"{labelled.name} has one image of each class; retrieval needs a second one to retrieve")
         self.labelled = labelled
 
-    @property
-    def digest(self) -> str:
-        """Digest of the labels."""
-        return settings_digest({"interval": "jackknife"}, (self.labelled.labels,))
-
-    def score(self, features: Iterable[CachedTokens], track: Track = untracked) -> Measurement:
-        """Return mean average precision and R@1 over the images with another image of their class.
+    def run(self, model: LayerFeatures, track: Track = untracked) -> Iterator[Score]:
+        """Yield mean average precision and R@1 over the images with another image of their class.
 
         An image is both a query and a result of others: intervals are of what it contributes in both ways.
         """
+        depends = settings_digest({"interval": "jackknife"}, (self.labelled.labels,))
+        yield from score_layer(model, self.inputs, depends, self._score, track)
+
+    def _score(self, features: Iterable[CachedTokens]) -> Iterator[Score]:
         (test,) = self.means(features)
         _, labels = np.unique(test.labels, return_inverse=True)
         whole, without = retrieval_precision(unit_rows(test.vectors), labels)
         if np.isnan(whole[0]).all():
             raise DataError(f"{self.labelled.name}: no class has two images that can be decoded")
-        scores = tuple(
+        items = [
             ItemScores.of(name, contributions(float(np.nanmean(item)), _column_means(less)), test.keys)
             for name, item, less in zip(("mean average precision", "R@1"), whole, without, strict=True)
-        )
-        return Measurement(task=self.labelled.name, method="image retrieval", scores=scores)
+        ]
+        label = Label(task=self.labelled.name, method="image retrieval", settings={"pool": "mean"})
+        yield from measure_all(items, label)
 
 
 def retrieval_precision(

@@ -61,9 +61,9 @@ def _draw_curves(axes: Any, curves: Sequence[LayerCurve], colours: Mapping[str, 
     scale = 100 if unit == "%" else 1
     for curve in curves:
         colour, layers = colours[curve.model], list(curve.scores)
-        metrics = [score.as_metric() for score in curve.scores.values()]
-        values = scale * np.array([metric.value for metric in metrics])
-        low, high = scale * np.array([metric.interval or (metric.value, metric.value) for metric in metrics]).T
+        scores = curve.scores.values()
+        values = scale * np.array([score.value for score in scores])
+        low, high = scale * np.array([score.bounds() or (score.value, score.value) for score in scores]).T
         if curve.depth == 1:
             axes.axhline(values[0], color=colour, linewidth=1.2, linestyle=":", label=curve.model)
             continue

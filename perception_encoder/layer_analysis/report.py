@@ -23,9 +23,9 @@ from perception_encoder.errors import ConfigError, DataError, InputError, Percep
 from perception_encoder.evaluation.comparison import format_value
 from perception_encoder.evaluation.feature_cache import CachedFeatures, FeatureCache
 from perception_encoder.evaluation.inputs import EncoderInputs
-from perception_encoder.evaluation.layer_evaluator import LayerEvaluator
 from perception_encoder.files import write_text
 from perception_encoder.inference.load import RANDOM, load_layers
+from perception_encoder.inference.model_spec import ModelSpec
 from perception_encoder.layer_analysis.curve import LayerCurve, Recommendation, recommend
 from perception_encoder.layer_analysis.image_analysis import (
     SAMPLE,
@@ -45,7 +45,7 @@ from perception_encoder.layer_analysis.plots import (
     write_png,
 )
 from perception_encoder.layer_analysis.similarity import ModelSimilarity, compare_models
-from perception_encoder.layer_analysis.sweep import COLOURS, ColourFeatures, Sweep, evaluated_layers, run_sweep
+from perception_encoder.layer_analysis.sweep import COLOURS, ColourFeatures, Sweep, Tasks, evaluated_layers, run_sweep
 from perception_encoder.progress import Track, untracked
 from perception_encoder.search.web.contact_sheet import page_head, parse_template
 
@@ -89,49 +89,47 @@ class LayerReport:
 
 
 def analyse(
-    models: Sequence[str],
-    tasks: Sequence[LayerEvaluator],
+    models: Sequence[str | ModelSpec],
+    tasks: Tasks,
     cache: FeatureCache,
     layers: Sequence[int] | None,
     track: Track = untracked,
     final_norm: bool = False,
     similarity: bool = False,
-    trust_remote_code: bool = False,
+    image_size: tuple[int, int] | None = None,
 ) -> LayerReport:
     """Sweep models in order, starting with the one to recommend layers of, and track by colour alone.
 
     `layers`: see `evaluated_layers`. `final_norm`: see `LayerFeatures`. `similarity`: also compare the models' layers
-    on the test images of the first task that is not tracking. `trust_remote_code`: see `load`. Before the first sweep
-    ConfigError is raised if there is none, two models share a name, or one lacks a layer or the size of a task's
-    images; later, what `run_sweep` raises. A model whose attention cannot be read is noted, and so are too few images
-    for the similarity.
+    on the test images of the first task that is not tracking. Before the first sweep ConfigError is raised if there is
+    none, two models share a name, or one lacks a layer or the images' size; later, what `run_sweep` raises. A model
+    whose attention cannot be read is noted, and so are too few images for the similarity.
     """
-    compared = next((task for task in tasks if task.name not in BY_COLOUR), None) if similarity else None
+    compared = next((name for name in tasks if name not in BY_COLOUR), None) if similarity else None
     if similarity and compared is None:
         raise ConfigError("similarity needs a task on images: frames of videos are too alike; add classification")
     names = [COLOURS]
     for model in models:
-        encoder = load_layers(model, final_norm=final_norm, trust_remote_code=trust_remote_code)
+        encoder = load_layers(model, final_norm=final_norm)
         if encoder.name in names:
             raise ConfigError(f"two models have the name {encoder.name}; omit one, or rename its file")
         names.append(encoder.name)
         evaluated_layers(encoder, layers)
-        for images in (images for task in tasks for images in task.images(encoder)):
-            encoder.check_size(images.image_size)
+        encoder.check_size(image_size)
     sweeps: list[Sweep] = []
     statistics: dict[str, tuple[TokenStatistics, ...]] = {}
     example: ImageAnalysis | None = None
     notes: list[str] = []
     features: dict[str, CachedFeatures] = {}
     for model in models:
-        encoder = load_layers(model, final_norm=final_norm, trust_remote_code=trust_remote_code)
+        encoder = load_layers(model, final_norm=final_norm)
         if not sweeps:
             colours = ColourFeatures(encoder)
-        sweeps.append(run_sweep(encoder, tasks, cache, layers, track))
-        images = tasks[0].images(encoder)[-1]
+        sweep = run_sweep(encoder, tasks, cache, layers, track)
+        sweeps.append(sweep)
+        images, _ = next(iter(sweep.tested.values()))
         if compared:
-            test = compared.images(encoder)[-1]
-            features[encoder.name] = cache.encode_layers(encoder, test, evaluated_layers(encoder, layers), track)
+            features[encoder.name] = sweep.tested[compared][1]
         try:
             opened = sample(images)
             statistics[encoder.name] = describe_layers(encoder, opened, images.image_size)
@@ -139,7 +137,7 @@ def analyse(
                 example = analyse_image(encoder, opened[0])
         except PerceptionEncoderError as error:
             notes.append(f"the attention of {encoder.name} cannot be analysed: {error}")
-    by_colour = [task for task in tasks if task.name in BY_COLOUR]
+    by_colour = {name: task for name, task in tasks.items() if name in BY_COLOUR}
     if by_colour:
         sweeps.append(run_sweep(colours, by_colour, cache, None, track))
     similarities: tuple[ModelSimilarity, ...] = ()
@@ -182,7 +180,7 @@ def report_csv(report: LayerReport) -> str:
     rows.writerow(COLUMNS)
     for curve in report.curves:
         for layer, score in curve.scores.items():
-            interval = score.as_metric().interval
+            interval = score.bounds()
             ends = ("", "") if interval is None else (f"{end:.6g}" for end in interval)
             label = curve.model, curve.task, curve.metric, curve.unit, layer
             rows.writerow((*label, f"{score.value:.6g}", *ends, score.n, curve.pool))
@@ -199,7 +197,7 @@ def report_json(report: LayerReport) -> str:
                 **{name: getattr(curve, name) for name in ("model", "task", "metric", "unit", "pool", "depth")},
                 "lower_is_better": curve.lower_is_better,
                 "layers": {
-                    layer: {"value": score.value, "interval": score.as_metric().interval, "n": score.n}
+                    layer: {"value": score.value, "interval": score.bounds(), "n": score.n}
                     for layer, score in curve.scores.items()
                 },
             }
@@ -265,9 +263,10 @@ def report_page(report: LayerReport) -> Iterator[str]:
 def _cell(curve: LayerCurve, layer: int) -> str:
     if layer not in curve.scores:
         return "–"
-    metric = curve.scores[layer].as_metric()
-    text = format_value(metric.value, curve.unit).split(" ")[0]
-    if metric.interval is not None:
-        half = (metric.interval[1] - metric.interval[0]) / 2
+    score = curve.scores[layer]
+    interval = score.bounds()
+    text = format_value(score.value, curve.unit).split(" ")[0]
+    if interval is not None:
+        half = (interval[1] - interval[0]) / 2
         text += f" ±{100 * half:.1f}" if curve.unit == "%" else f" ±{half:.3f}"
     return text

@@ -6,18 +6,18 @@ So an interrupted sweep resumes, and a sweep with another task evaluates that ta
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from perception_encoder.errors import ConfigError, DataError, InputError, ModelError
 from perception_encoder.evaluation.feature_cache import CachedFeatures, FeatureCache
-from perception_encoder.evaluation.layer_evaluator import LayerEvaluator
-from perception_encoder.evaluation.statistics.scores import by_metric
+from perception_encoder.evaluation.inputs import EncoderInputs
+from perception_encoder.evaluation.layer_evaluator import CachingLayers, ScoreLayer
+from perception_encoder.evaluation.results import Evaluator
+from perception_encoder.evaluation.statistics.scores import Score
 from perception_encoder.inference.layer_features import LayerFeatures, LayerTokens
 from perception_encoder.layer_analysis.curve import LayerCurve, LayerScore
 from perception_encoder.progress import Track, untracked
@@ -25,8 +25,11 @@ from perception_encoder.store import Store, digest
 
 COLOURS = "colours"
 """Name of the baseline that tracks by colour alone."""
-FORMAT = 4
+FORMAT = 5
 """Version of cached scores, including those of `experiments/layers`; other versions are ignored."""
+
+Tasks = Mapping[str, Evaluator[LayerFeatures]]
+"""Evaluators by the name of the task."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,11 +43,13 @@ class Sweep:
     """Images and masks that could not be used, without duplicates; no score includes them."""
     images: int
     """Number of images, including those that could not be used."""
+    tested: Mapping[str, tuple[EncoderInputs, CachedFeatures]]
+    """The test images of each task, of the last video for tracking, and their features."""
 
 
 def run_sweep(
     encoder: LayerFeatures,
-    tasks: Sequence[LayerEvaluator],
+    tasks: Tasks,
     cache: FeatureCache,
     layers: Sequence[int] | None = None,
     track: Track = untracked,
@@ -55,26 +60,34 @@ def run_sweep(
     task needs, ModelError if a feature or a score is not finite.
     """
     numbers = evaluated_layers(encoder, layers)
-    name, depth = encoder.name, encoder.depth
     curves: list[LayerCurve] = []
     failures: dict[str, InputError] = {}
     keys: set[str] = set()
-    for task in tasks:
-        cached = []
-        for images in task.images(encoder):
-            features = cache.encode_layers(encoder, images, numbers, track)
-            cached.append(features)
+    tested: dict[str, tuple[EncoderInputs, CachedFeatures]] = {}
+    for name, task in tasks.items():
+        swept = SweptLayers(encoder, name, cache, numbers)
+        scores = {
+            layer: {score.name: _layer_score(score) for score in task.run(swept.at(layer), track)}
+            for layer in track(numbers, f"{name}, {encoder.name}", len(numbers))
+        }
+        for images, features in swept.encoded:
             keys |= {f"{images.digest}/{key}" for key in images.keys}
             failures |= {f"{images.digest}/{failure.source}": failure for failure in features.failures}
-        scores = _evaluate(name, task, cached, track(numbers, f"{task.name}, {name}", len(numbers)), cache.directory)
-        metrics = scores[numbers[0]]
-        if other := [layer for layer in numbers if list(scores[layer]) != list(metrics)]:
-            raise DataError(f"{task.name} has other metrics at layer {other[0]} than at others; delete its scores")
-        for metric in metrics:
+        tested[name] = swept.encoded[-1]
+        if other := [layer for layer in numbers if list(scores[layer]) != list(scores[numbers[0]])]:
+            raise DataError(f"{name} has other metrics at layer {other[0]} than at others; delete its scores")
+        for metric in scores[numbers[0]]:
             by_layer = {layer: by_name[metric] for layer, by_name in scores.items()}
-            curves.append(LayerCurve(model=name, task=task.name, metric=metric, depth=depth, scores=by_layer))
-    unusable = tuple(failures.values())
-    return Sweep(model=name, about=encoder.about, curves=tuple(curves), failures=unusable, images=len(keys))
+            curve = LayerCurve(model=encoder.name, task=name, metric=metric, depth=encoder.depth, scores=by_layer)
+            curves.append(curve)
+    return Sweep(
+        model=encoder.name,
+        about=encoder.about,
+        curves=tuple(curves),
+        failures=tuple(failures.values()),
+        images=len(keys),
+        tested=tested,
+    )
 
 
 def evaluated_layers(encoder: LayerFeatures, layers: Sequence[int] | None) -> list[int]:
@@ -85,43 +98,62 @@ def evaluated_layers(encoder: LayerFeatures, layers: Sequence[int] | None) -> li
     return encoder.resolve_layers(None if layers is None else [*layers, -1])
 
 
+def _layer_score(score: Score) -> LayerScore:
+    """Return a score with draws of as many digits as a report's."""
+    return LayerScore.from_dict(LayerScore.of(score).to_dict())
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Evaluated:
     """The scores of a layer."""
 
     layer: int
-    scores: tuple[dict[str, Any], ...]
+    scores: tuple[Score, ...]
 
 
-def _evaluate(
-    model: str, task: LayerEvaluator, cached: Sequence[CachedFeatures], layers: Iterable[int], directory: Path
-) -> dict[int, dict[str, LayerScore]]:
-    """Return the scores of layers by metric, from the cache if possible."""
-    depends = {
-        "format": FORMAT,
-        "task": task.name,
-        "data": task.digest,
-        "features": [features.key for features in cached],
-    }
-    found: dict[int, dict[str, LayerScore]] = {}
-    with Store(directory / "scores" / digest(depends), depends, remedy="delete it to evaluate again") as store:
-        done = store.records(_Evaluated, "scores")
-        earlier = {row.layer: row for row in done.rows}
-        for layer in layers:
-            if (row := earlier.get(layer)) is None:
-                groups = by_metric(task.score([features.read(layer) for features in cached]).scores)
-                scores = [LayerScore.of(group, task.pools.get(metric, task.pool)) for metric, group in groups.items()]
-                if bad := [score.name for score in scores if not np.isfinite(score.value)]:
+class SweptLayers(CachingLayers):
+    """Layers of a model whose tokens of one task, and the scores, are cached in a directory."""
+
+    def __init__(self, encoder: LayerFeatures, task: str, cache: FeatureCache, layers: Sequence[int]) -> None:
+        self.encoder, self.task, self.cache, self.layers = encoder, task, cache, layers
+        self.name, self.depth, self.width = encoder.name, encoder.depth, encoder.width
+        self.patch_size, self.image_size = encoder.patch_size, encoder.image_size
+        self.encoded: list[tuple[EncoderInputs, CachedFeatures]] = []
+        """The task's images with their features, encoded for the first layer."""
+
+    def score(
+        self, inputs: Sequence[EncoderInputs], depends: str, score: ScoreLayer, track: Track = untracked
+    ) -> Iterator[Score]:
+        """Yield the scores of the selected layer, from the cache if possible."""
+        if not self.encoded:
+            self.encoded += [
+                (images, self.cache.encode_layers(self.encoder, images, self.layers, track)) for images in inputs
+            ]
+        settings = {
+            "format": FORMAT,
+            "task": self.task,
+            "data": depends,
+            "features": [features.key for _, features in self.encoded],
+        }
+        directory = self.cache.directory / "scores" / digest(settings)
+        with Store(directory, settings, remedy="delete it to evaluate again") as store:
+            done = store.records(_Evaluated, "scores")
+            row = next((row for row in done.rows if row.layer == self.layer), None)
+            if row is None:
+                row = _Evaluated(
+                    layer=self.layer,
+                    scores=tuple(score(features.read(self.layer) for _, features in self.encoded)),
+                )
+                if bad := [item.name for item in row.scores if not np.isfinite(item.value)]:
                     raise ModelError(
-                        f"{task.name}: {bad[0]} of layer {layer} of {model} is not finite; check the model"
+                        f"{self.task}: {bad[0]} of layer {self.layer} of {self.name} is not finite; check the model"
                     )
-                row = _Evaluated(layer=layer, scores=tuple(score.to_dict() for score in scores))
                 done.append(row)
-            with store.reading(done.path):  # also what was just written, for the same digits in every run
-                found[layer] = {score.name: score for score in map(LayerScore.from_dict, row.scores)}
-                if not found[layer] or len({score.draws.shape for score in found[layer].values()}) > 1:
-                    raise ValueError(f"layer {layer} has no scores, or not all resamples")
-    return found
+            with store.reading(done.path, (DataError,)):
+                found = list(row.scores)
+                if not found or len({LayerScore.of(item).draws.shape for item in found}) > 1:
+                    raise ValueError(f"layer {self.layer} has no scores, or not all resamples")
+        yield from found
 
 
 class ColourFeatures(LayerFeatures):

@@ -22,7 +22,8 @@ from perception_encoder.evaluation.dense.depth import DepthEvaluator, DepthProto
 from perception_encoder.evaluation.dense.detection import DetectionEvaluator
 from perception_encoder.evaluation.dense.segmentation import SegmentationEvaluator
 from perception_encoder.evaluation.dense.tracking import TrackingEvaluator
-from perception_encoder.evaluation.layer_evaluator import LayerEvaluator
+from perception_encoder.evaluation.results import Evaluator
+from perception_encoder.inference.layer_features import LayerFeatures
 from perception_encoder.layer_analysis.labelled_tasks import (
     ClassificationTask,
     LabelledConfig,
@@ -37,7 +38,8 @@ DETECTION = DetectionConfig(channels=64, hidden=256, regions=128, fit=FitConfig(
 """Smaller heads than for published scores, as one is fitted for every layer."""
 
 AnySet = TypeVar("AnySet", bound=ImageSet)
-ReadTask = Callable[[Path, int, tuple[int, int] | None], LayerEvaluator]
+LayerTask = Evaluator[LayerFeatures]
+ReadTask = Callable[[Path, int, tuple[int, int] | None], LayerTask]
 """Reads a task from a path, with a maximum number of test images and their height and width."""
 
 
@@ -61,8 +63,8 @@ def make_tasks(
     default: Path | None,
     options: TaskOptions | None = None,
     others: Mapping[str, ReadTask] | None = None,
-) -> list[LayerEvaluator]:
-    """Read the named tasks, each from its own path or the default one; `others`: additional tasks by name.
+) -> dict[str, LayerTask]:
+    """Read the named tasks, by name, each from its own path or the default one; `others`: additional tasks by name.
 
     Raises ConfigError for an unknown name and for a path whose task is not among them, DataError for a task without a
     path and for a path without what its task needs.
@@ -73,7 +75,7 @@ def make_tasks(
         raise ConfigError(f"the task {unknown[0]!r} is unknown; the tasks are {', '.join(known)}")
     if unused := [name for name in paths if name not in names]:
         raise ConfigError(f"--data is given for {unused[0]}, which is not among the tasks; add it to --tasks")
-    tasks = []
+    tasks: dict[str, LayerTask] = {}
     read_labels = cache(read_label_splits)  # several tasks read the same ones
     for name in dict.fromkeys(names):
         path = paths.get(name, default)
@@ -81,18 +83,17 @@ def make_tasks(
             raise DataError(f"{name} has no data; give --data {name}=PATH")
         try:
             if name in others:
-                task = others[name](path, options.items, options.image_size)
+                tasks[name] = others[name](path, options.items, options.image_size)
             else:
-                task = make_task(name, path, options, read_labels)
+                tasks[name] = make_task(name, path, options, read_labels)
         except DataError as error:
             raise DataError(f"{name}: {error}") from error
-        tasks.append(task)
     return tasks
 
 
 def make_task(
     name: str, path: Path, options: TaskOptions, read_labels: Callable[[Path, int], Splits] = read_label_splits
-) -> LayerEvaluator:
+) -> LayerTask:
     """Read a task from a path; DataError if required data are missing, ConfigError for an unknown name."""
     items, size = options.items, options.image_size
     match name:

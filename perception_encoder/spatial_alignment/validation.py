@@ -71,8 +71,7 @@ class SpatialValidation:
         if self.tracking is not None:
             vision = copy.deepcopy(self.student.vision)
             encoder = LayerFeatures("student", Tower.of(vision), device)
-            (measurement,) = self.tracking.run(encoder.at(vision.config.depth - 1))
-            scores["tracking"] = measurement.metrics[0].value
+            scores["tracking"] = next(self.tracking.run(encoder.at(vision.config.depth - 1))).value
         return scores
 
 

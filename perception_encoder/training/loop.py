@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
+from torch import nn
 
 from perception_encoder.errors import DataError, OutputError
 from perception_encoder.models.precision import fast_autocast
@@ -84,15 +85,11 @@ def train(
     with closing(Metrics(directory, first, this_rank(), listener)) as metrics, _stop_requests() as signals:
         for step, batch, wait in prefetch(lambda step: batches(step).to(device), first, last):
             share = learning_rate(step, config.steps, config.warmup, config.drops, config.floor)
-            _set_rates(optimizer, [peak * share for peak in peaks])
             losses = _backward(task, batch)
             if not math.isfinite(total := sum(losses.values())):
                 raise DataError(f"step {step}: the loss is {total}; lower the rate and resume from the last checkpoint")
-            if config.optimizer.max_grad_norm is not None:
-                clip_gradients(task.model.parameters(), config.optimizer.max_grad_norm)
-            optimizer.step()
+            update(task.model, optimizer, [peak * share for peak in peaks], config.optimizer.max_grad_norm)
             task.after_step()
-            optimizer.zero_grad(set_to_none=True)
             group.add(losses, batch, wait)
             done = step + 1
             due = done % config.log_every == 0 or done in (1, last)
@@ -151,9 +148,16 @@ def _stop(number: int, step: int, written: bool) -> NoReturn:
     raise SystemExit(128 + number)
 
 
-def _set_rates(optimizer: torch.optim.Optimizer, rates: Sequence[float]) -> None:
+def update(
+    model: nn.Module, optimizer: torch.optim.Optimizer, rates: Sequence[float], max_grad_norm: float | None
+) -> None:
+    """Take a step at the rates of the parameter groups, with the gradients clipped, and drop them."""
     for group, rate in zip(optimizer.param_groups, rates, strict=True):
         group["lr"] = rate
+    if max_grad_norm is not None:
+        clip_gradients(model.parameters(), max_grad_norm)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
 
 
 def _validate(validation: Validation, metric: str, task: Task, device: torch.device) -> dict[str, float]:

@@ -50,7 +50,7 @@ def test_commands_read_any_name(
     (run.stdout + run.stderr + caplog.text).encode()  # no lone surrogates
     if out.with_suffix(".json").exists():
         result = json.loads(out.with_suffix(".json").read_text(encoding="utf-8"))
-        assert result["measurements"][0]["task"].startswith("caf\\xe9")
+        assert result["scores"][0]["task"].startswith("caf\\xe9")
 
 
 def test_a_log_line_has_no_lone_surrogate(odd: Path, caplog: pytest.LogCaptureFixture) -> None:

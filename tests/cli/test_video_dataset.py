@@ -235,7 +235,7 @@ def test_retrieval_of_refined_captions(run_pe, tmp_path: Path) -> None:
     command = ("eval", "retrieval", "-m", "builtin", "--data", data, "--transform", "squash")
     run = run_pe(*command, "-o", tmp_path / "r.json")
     assert run.status == 0 and "text to item R@1" in run.stdout, run.stderr
-    (measurement,) = json.loads((tmp_path / "r.json").read_text())["measurements"]
-    assert measurement["task"] == "clips test" and measurement["classes"] == 3
+    first = json.loads((tmp_path / "r.json").read_text())["scores"][0]
+    assert first["task"] == "clips test" and first["classes"] == 3
     run = run_pe(*command, "--split", "train")
     assert run.status == 2 and "0 videos of train have a refined caption" in run.stderr

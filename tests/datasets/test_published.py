@@ -101,14 +101,14 @@ def test_class_names_and_templates(hub: Hub) -> None:
 
 
 def test_the_name_in_place_of_a_path(hub: Hub, builtin: Encoder) -> None:
-    (squash, crop) = evaluate("classification", builtin, "food101", items=4).measurements
-    assert (squash.task, squash.prompts, squash.classes, squash.metrics[0].n) == ("food101", "dataset", 3, 4)
+    squash, *_, crop = evaluate("classification", builtin, "food101", items=4).scores
+    assert (squash.task, squash.prompts, squash.classes, squash.n) == ("food101", "dataset", 3, 4)
     assert crop.transform == "crop"
-    (given,) = evaluate("classification", builtin, "food101", prompts="name", transform="crop").measurements
-    assert (given.prompts, given.metrics[0].n) == ("name", 6)
-    (published_prompts, _) = evaluate("classification", builtin, "imagenetv2").measurements
+    given, *_ = evaluate("classification", builtin, "food101", prompts="name", transform="crop").scores
+    assert (given.prompts, given.n) == ("name", 6)
+    published_prompts, *_ = evaluate("classification", builtin, "imagenetv2").scores
     assert published_prompts.prompts == "imagenet"
-    (pairs,) = evaluate("retrieval", builtin, "coco", items=3, transform="squash").measurements
+    pairs, *_ = evaluate("retrieval", builtin, "coco", items=3, transform="squash").scores
     assert pairs.classes == 3
     with pytest.raises(ConfigError, match="food101 is a dataset for classification, not for retrieval"):
         evaluate("retrieval", builtin, "food101")
@@ -121,7 +121,7 @@ def test_videos_are_read_as_the_reference_reads_them(hub: Hub, builtin: Encoder)
     rows = [row for row in DATASETS.values() if row.videos and row.task != "questions"]
     found = {row.name: (row.arguments.get("prompts", ""), row.arguments.get("frames", 8)) for row in rows}
     assert found == kinetics | actions | texts
-    assert {item.prompts for item in evaluate("classification", builtin, "hmdb51").measurements} == {"actions"}
+    assert {item.prompts for item in evaluate("classification", builtin, "hmdb51").scores} == {"actions"}
 
 
 def test_a_copy_of_your_own(hub: Hub, tmp_path: Path) -> None:
@@ -140,11 +140,11 @@ def test_a_copy_of_your_own(hub: Hub, tmp_path: Path) -> None:
 
 
 def test_an_argument_at_its_default_is_given_too(hub: Hub, builtin: Encoder, run_pe: Any, tmp_path: Path) -> None:
-    (own, _) = evaluate("classification", builtin, "imagenetv2", prompts="").measurements
+    own, *_ = evaluate("classification", builtin, "imagenetv2", prompts="").scores
     assert own.prompts == "dataset"  # that of the tars
     out = tmp_path / "result.json"
     assert run_pe("eval", "classification", "builtin", "--data", "imagenetv2", "-o", out).status == 0
-    assert {part["prompts"] for part in json.loads(out.read_text())["measurements"]} == {"imagenet"}
+    assert {part["prompts"] for part in json.loads(out.read_text())["scores"]} == {"imagenet"}
 
 
 def test_videos_of_one_name_in_a_tar_stay_apart(hub: Hub) -> None:
@@ -255,8 +255,8 @@ def test_depth_in_hdf5_becomes_png(hub: Hub, monkeypatch: pytest.MonkeyPatch) ->
     assert open_image(test.images[0]).getpixel((5, 5)) == (10, 10, 10)
     assert test.depth(0)[:, 0] == pytest.approx(np.linspace(1, 4, 48), abs=0.0006)
     model = load_layers("builtin")
-    (depth,) = evaluate("depth", model, "nyuv2", layer=3, epochs=1, head_seeds=1, channels=8, size=64).measurements
-    assert (depth.metrics[0].name, depth.metrics[0].n) == ("RMSE", 8)
+    depth, *_ = evaluate("depth", model, "nyuv2", layer=3, epochs=1, head_seeds=1, channels=8, size=64).scores
+    assert (depth.name, depth.n) == ("RMSE", 8)
 
 
 def test_a_large_archive_takes_its_time(tmp_path: Path, server: str, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:

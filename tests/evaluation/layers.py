@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +11,12 @@ import torch
 from PIL import Image
 
 from perception_encoder.evaluation.feature_cache import CachedTokens
+from perception_encoder.evaluation.inputs import EncoderInputs
+from perception_encoder.evaluation.layer_evaluator import CachingLayers, ScoreLayer
+from perception_encoder.evaluation.statistics.scores import Score
 from perception_encoder.formats.shards import write_members
 from perception_encoder.inference.layer_features import LayerFeatures, LayerTokens
+from perception_encoder.progress import Track, untracked
 
 
 class ColourLayers(LayerFeatures):
@@ -75,3 +79,17 @@ def write_video(path: Path, samples: Sequence[np.ndarray], masks: Sequence[np.nd
             members.append((f"{index:05}.png", png(mask)))
     write_members(path, members)
     return path
+
+
+class Given(CachingLayers):
+    """A model whose tokens are given, one for each of an evaluator's inputs."""
+
+    device = None
+
+    def __init__(self, *features: CachedTokens) -> None:
+        self.features, self.patch_size, self.image_size = features, 4, (24, 32)
+
+    def score(
+        self, inputs: Sequence[EncoderInputs], depends: str, score: ScoreLayer, track: Track = untracked
+    ) -> Iterator[Score]:
+        yield from score(self.features)

@@ -9,26 +9,22 @@ import pytest
 
 from perception_encoder.errors import DataError
 from perception_encoder.evaluation.comparison import compare, comparison_table
-from perception_encoder.evaluation.results import Measurement, Result, from_json, to_json
-from perception_encoder.evaluation.statistics.bootstrap import Metric
-from perception_encoder.evaluation.statistics.scores import ItemScores, ResampledScores, difference, measure
+from perception_encoder.evaluation.results import Result, from_json, to_json
+from perception_encoder.evaluation.statistics.scores import (
+    ItemScores,
+    Label,
+    ResampledScores,
+    difference,
+    measure_all,
+)
 
 NAMES = [str(number) for number in range(400)]
 RIGHT = np.arange(400) < 200
 
 
-def result(model: str, *scores: ItemScores, task: str = "toys") -> Result:
-    metrics = tuple(measure(score) for score in scores)
-    outcome = Measurement(
-        task=task,
-        method="k-NN",
-        transform="squash",
-        classes=4,
-        metrics=metrics,
-        settings={"k": "20"},
-        scores=scores,
-    )
-    return Result(model=model, split="test", measurements=(outcome,), failures=(), about={})
+def result(model: str, *items: ItemScores | ResampledScores, task: str = "toys") -> Result:
+    label = Label(task=task, method="k-NN", transform="squash", classes=4, settings={"k": "20"})
+    return Result(model=model, split="test", scores=measure_all(items, label), failures=(), about={})
 
 
 def top1(right: np.ndarray) -> ItemScores:
@@ -82,11 +78,7 @@ def test_a_result_that_is_no_mean_is_compared_by_its_draws() -> None:
     draws = np.random.default_rng(0).normal(0.5, 0.1, 200)
     lower = ResampledScores.of("box AP", 0.5, draws, NAMES)
     upper = ResampledScores.of("box AP", 0.53, draws + 0.03, NAMES)
-    both = []
-    for scores in (upper, lower):
-        plain = result("a", top1(RIGHT))
-        metric = Metric(name="box AP", value=scores.value, n=400, interval=(0.3, 0.7))
-        both.append(replace(plain, measurements=(replace(plain.measurements[0], scores=(scores,), metrics=(metric,)),)))
+    both = result("a", upper), result("b", lower)
     (outcome,) = compare(from_json(to_json(both[0]), "a.json"), both[1])
     assert outcome.difference.value == pytest.approx(0.03) and outcome.winner == 0  # within both intervals, and real
     assert outcome.difference.interval == pytest.approx((0.03, 0.03), abs=1e-6)
@@ -102,9 +94,9 @@ def test_a_result_that_is_no_mean_is_compared_by_its_draws() -> None:
 
 def test_results_without_a_result_in_common_are_a_data_error() -> None:
     ours = result("a", top1(RIGHT))
-    bare = replace(ours, measurements=(replace(ours.measurements[0], scores=()),))
+    bare = replace(ours, scores=(replace(ours.scores[0], items=()),))
     for theirs in (result("b", top1(RIGHT), task="other"), bare):
-        with pytest.raises(DataError, match="share no metric"):
+        with pytest.raises(DataError, match="share no score of the same items"):
             compare(ours, theirs)
 
 

@@ -55,9 +55,9 @@ def test_an_open_clip_model_is_measured_as_open_clip_does(photos: Path) -> None:
     encoder = PlainOpenClipEncoder()
     suite = Suite({"crop": encoder}, ["imagenet"])
     suite.classify(photos)
-    zero_shot, probe = suite.measurements
+    zero_shot, top1, probe, _ = suite.scores
     assert suite.result("test", {}).model == "tiny"
-    assert (zero_shot.transform, zero_shot.metrics[0].n, probe.metrics[0].n) == ("crop", 12, 12)
+    assert (zero_shot.transform, zero_shot.n, probe.n) == ("crop", 12, 12)
 
     from open_clip import OPENAI_IMAGENET_TEMPLATES, build_zero_shot_classifier
 
@@ -66,4 +66,4 @@ def test_an_open_clip_model_is_measured_as_open_clip_does(photos: Path) -> None:
     ours = ensemble(encoder, task.classes, PROMPTS["imagenet"])
     np.testing.assert_allclose(ours.T, oracle.numpy(), atol=1e-6)
     predicted = (torch.from_numpy(encode_images(encoder, task).vectors) @ oracle).argmax(dim=1)
-    assert zero_shot.metrics[1].value == np.mean([task.classes[i] for i in predicted] == np.array(task.labels))
+    assert top1.value == np.mean([task.classes[i] for i in predicted] == np.array(task.labels))

@@ -22,18 +22,17 @@ def read_result(root: Path) -> Result:
 
 def test_the_intervals_are_those_of_the_stored_scores_by_the_rule_of_accuracies(root: Path) -> None:
     few = 0
-    for measurement in read_result(root).measurements:
-        listed = {metric.name: metric for metric in measurement.metrics}
-        for scores in measurement.scores:
-            assert isinstance(scores, ItemScores)
-            _, _, groups, weights = scores.entries()
-            if scores.metric == "mean class accuracy":
-                sizes = np.bincount(groups) if scores.groups else 1 / weights
-                assert (sizes.min() >= FEW) == bool(scores.groups)
-                few += not scores.groups
-            outcome = measure(scores)
-            assert outcome.value == pytest.approx(listed[outcome.name].value, abs=1e-6)
-            assert outcome.interval == pytest.approx(listed[outcome.name].interval, abs=1e-6)
+    for listed in read_result(root).scores:
+        (scores,) = listed.items
+        assert isinstance(scores, ItemScores)
+        _, _, groups, weights = scores.entries()
+        if scores.metric == "mean class accuracy":
+            sizes = np.bincount(groups) if scores.groups else 1 / weights
+            assert (sizes.min() >= FEW) == bool(scores.groups)
+            few += not scores.groups
+        outcome = measure(scores)
+        assert outcome.value == pytest.approx(listed.value, abs=1e-6)
+        assert outcome.interval == pytest.approx(listed.interval, abs=1e-6)
     assert few  # Caltech-101, its unseen classes, and clothing have classes of few items
 
 
@@ -45,9 +44,7 @@ def test_the_results_come_out_again(root: Path, real_data: Path) -> None:
     measured = map(measure, accuracies(predicted, features.keys, features.labels, task.classes))
     result = read_result(root)
     assert result.about["weights"] == encoder.weight_hash
-    (listed,) = (
-        m.metrics for m in result.measurements if (m.task, m.transform, m.prompts) == ("flowers", "squash", "photo")
-    )
+    listed = [item for item in result.scores if item.key == ("flowers", "zero-shot", "squash", "photo")]
     for here, there in zip(measured, listed, strict=True):
         assert (here.name, here.n) == (there.name, there.n)
         assert here.value == pytest.approx(there.value, abs=0.01)  # bfloat16 there, perhaps not here

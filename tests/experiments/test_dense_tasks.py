@@ -17,7 +17,6 @@ def test_tasks_have_the_pages_names(tmp_path: Path) -> None:
         "of clips": ("tracking", tmp_path / "clips"),
         "of a room": ("depth", None),
     }
-    (task,) = read_dense_tasks(tasks, 10, 64, 96)
-    assert task.name == "of clips"
+    assert list(read_dense_tasks(tasks, 10, 64, 96)) == ["of clips"]
     with pytest.raises(DataError, match=r"of a room: .*none does not exist"):
         read_dense_tasks({**tasks, "of a room": ("depth", tmp_path / "none")}, 10, 64, 96)

@@ -334,8 +334,8 @@ def test_evaluation_takes_the_models_own_transform(
     for task, wanted, more in (("knn", both[:1], ("--k", "1")), ("classification", both, ("--prompts", "name"))):
         run = run_pe("eval", task, name, *given, *more)
         assert run.status == 0, run.stderr
-        measured = json.loads((tmp_path / "out.json").read_text())["measurements"]
-        assert [measurement["transform"] for measurement in measured] == wanted
+        scores = json.loads((tmp_path / "out.json").read_text())["scores"]
+        assert list(dict.fromkeys(score["transform"] for score in scores)) == wanted
         (tmp_path / "out.json").unlink()
     run = run_pe("eval", "knn", name, *given, "--k", "1", "--transform", "squash")
     assert (run.status != 0) == (kind == "st-CLIP")

@@ -113,7 +113,8 @@ def task(**settings: object) -> QuestionTask:
 
 
 def test_colours_answer_questions_about_colours(tmp_path: Path) -> None:
-    sweep = run_sweep(ColourFeatures(ToyEncoder()), [task()], FeatureCache(directory=tmp_path, dtype="float32"))
+    cache = FeatureCache(directory=tmp_path, dtype="float32")
+    sweep = run_sweep(ColourFeatures(ToyEncoder()), {"scenes": task()}, cache)
     values = {curve.metric: curve.scores[0] for curve in sweep.curves}
     assert set(values) == {"accuracy", "accuracy, colour", "accuracy, grounding", "mean IoU, grounding"}
     assert values["accuracy, colour"].value > 0.8
@@ -123,9 +124,9 @@ def test_colours_answer_questions_about_colours(tmp_path: Path) -> None:
 
 def test_items_are_images() -> None:
     small = task(items=3)
-    assert [len(images.keys) for images in small.images(ToyEncoder())] == [6, 3]
+    assert [len(images.keys) for images in small.inputs] == [6, 3]
     assert small.digest != task(items=4).digest
-    assert small.images(ToyEncoder())[0].digest == task(items=3).images(ToyEncoder())[0].digest
+    assert small.inputs[0].digest == task(items=3).inputs[0].digest
 
 
 def test_only_questions_about_one_image() -> None:
@@ -139,8 +140,8 @@ def test_a_dataset_by_its_path(tmp_path: Path) -> None:
         rows = [{**TABLES["vqav2"][1][0], "question_id": n, "image_id": n} for n in range(count)]
         write_table(tmp_path / "data" / f"{split}-00000-of-00001.parquet", rows)
     readers = {"vqav2": lambda path, items, size: read_question_task("vqav2", path, items, size)}
-    (read,) = make_tasks(["vqav2"], {}, tmp_path, TaskOptions(items=2, image_size=(32, 32)), readers)
-    train, test = read.images(ToyEncoder())
+    (read,) = make_tasks(["vqav2"], {}, tmp_path, TaskOptions(items=2, image_size=(32, 32)), readers).values()
+    train, test = read.inputs
     assert (len(train.keys), len(test.keys), test.image_size) == (4, 2, (32, 32))
     assert test.open(0)[0].size == Image.open(io.BytesIO(IMAGE)).size
     with pytest.raises(ConfigError, match="'vqav2' is unknown"):

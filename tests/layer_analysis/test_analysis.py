@@ -18,7 +18,7 @@ from perception_encoder.layer_analysis.image_analysis import SAMPLE
 from perception_encoder.layer_analysis.report import analyse, write_report
 from perception_encoder.models.tower import Tower
 from tests.layer_analysis.test_global_tokens import DEPTH, tower
-from tests.layer_analysis.toys import LightnessTask
+from tests.layer_analysis.toys import LightnessTask, named
 
 
 def changed(name: str = "built", **changes: object) -> LayerFeatures:
@@ -43,18 +43,18 @@ def test_what_a_model_lacks_is_an_error_before_the_first_sweep(tmp_path: Path, l
     config, task = FeatureCache(directory=tmp_path / "store"), LightnessTask()
     load(changed(), changed("shallow", depth=2), changed("fixed", fixed_size=True))
     with pytest.raises(ConfigError, match="layer 5 does not exist; shallow has layers 0 to 1"):
-        analyse(["built", "shallow"], [task], config, [5])
+        analyse(["built", "shallow"], named(task), config, [5])
     with pytest.raises(ConfigError, match="fixed takes images of 24x24 only, not 12x24"):
-        analyse(["built", "fixed"], [replace(task, image_size=(12, 24))], config, None)
+        analyse(["built", "fixed"], named(replace(task, image_size=(12, 24))), config, None, image_size=(12, 24))
     with pytest.raises(ConfigError, match="two models have the name built"):
-        analyse(["built", "built"], [task], config, None)
+        analyse(["built", "built"], named(task), config, None)
     assert task.evaluated == [] and not config.directory.exists()
 
 
 def test_a_model_of_one_size_is_analysed_at_that_size(tmp_path: Path, load: Load) -> None:
     load(changed(fixed_size=True))
     for task in (LightnessTask(), LightnessTask(image_size=(24, 24))):
-        report = analyse(["built"], [task], FeatureCache(directory=tmp_path), None)
+        report = analyse(["built"], named(task), FeatureCache(directory=tmp_path), None)
         assert report.notes == () and report.example.grid == (6, 6)
 
 
@@ -71,7 +71,7 @@ def silent() -> LayerFeatures:
 def test_a_model_that_cannot_be_analysed_inside_has_its_report(tmp_path: Path, load: Load) -> None:
     pytest.importorskip("matplotlib")
     load(silent(), changed())
-    report = analyse(["silent", "built"], [LightnessTask()], FeatureCache(directory=tmp_path), None)
+    report = analyse(["silent", "built"], named(LightnessTask()), FeatureCache(directory=tmp_path), None)
     assert [sweep.model for sweep in report.sweeps] == ["silent", "built"] and list(report.statistics) == ["built"]
     note = (
         "the attention of silent cannot be analysed: "
@@ -87,7 +87,7 @@ def test_a_sample_that_cannot_be_decoded_costs_no_report(tmp_path: Path, load: L
     load(changed())
     count = 2 * SAMPLE + 2
     task = LightnessTask(count=count, broken=tuple(range(0, count, 2)))  # every image of the sample
-    report = analyse(["built"], [task], FeatureCache(directory=tmp_path), None)
+    report = analyse(["built"], named(task), FeatureCache(directory=tmp_path), None)
     assert len(report.curves[0].scores) == DEPTH and len(report.notes) == 1
     assert "greys: none of the sampled images can be decoded" in report.notes[0]
     with pytest.raises(DataError, match="no images were given, so there is no attention to show"):

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from perception_encoder.datasets.labelled import LabelledImages
+from perception_encoder.dense_prediction.head_fitting import FitConfig
 from perception_encoder.errors import ConfigError, DataError
 from perception_encoder.evaluation.classification.attentive_probe import AttentiveConfig
 from perception_encoder.evaluation.feature_cache import CachedTokens, FeatureCache
@@ -31,7 +32,8 @@ from tests.evaluation.colours import image_bytes, write_colours
 from tests.layer_analysis.toys import CLEAR, ToyEncoder
 
 LABELS = ["red", "green", "blue"] * 8
-FAST = LabelledConfig(items=24, attentive=AttentiveConfig(epochs=8, batch=8, learning_rates=(3e-2,)))
+FIT = FitConfig(epochs=8, batch=8)
+FAST = LabelledConfig(items=24, attentive=AttentiveConfig(fit=FIT, learning_rates=(3e-2,)))
 
 
 @pytest.fixture
@@ -99,7 +101,7 @@ def test_average_precision_is_scikit_learns() -> None:
 
 def test_the_layer_of_colours_classifies_and_retrieves_best(photos: Path, tmp_path: Path) -> None:
     splits = read_label_splits(photos, FAST.items)
-    tasks = [ClassificationTask(splits, FAST), RetrievalTask(splits.test)]
+    tasks = {"classification": ClassificationTask(splits, FAST), "retrieval": RetrievalTask(splits.test)}
     sweep = run_sweep(ToyEncoder(), tasks, FeatureCache(directory=tmp_path / "store"))
     curves = {curve.metric: curve for curve in sweep.curves}
     assert list(curves) == [
@@ -119,7 +121,8 @@ def test_the_layer_of_colours_classifies_and_retrieves_best(photos: Path, tmp_pa
 def test_the_lengths_of_vectors_change_no_cosine(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """k-NN and retrieval compare directions, whose features differ in length from image to image; in float32."""
     splits = read_label_splits(photos, FAST.items)
-    tasks = [ClassificationTask(splits, replace(FAST, methods=("k-NN",))), RetrievalTask(splits.test)]
+    nearest = ClassificationTask(splits, replace(FAST, methods=("k-NN",)))
+    tasks = {"classification": nearest, "retrieval": RetrievalTask(splits.test)}
     mean = CachedTokens.mean
 
     def lengthened(tokens: CachedTokens, *rows: object) -> np.ndarray:
@@ -140,13 +143,14 @@ def test_val_is_evaluated_if_test_has_no_labels(tmp_path: Path) -> None:
     directories(tmp_path, "train", ["red", "green"] * 10)
     directories(tmp_path, "val", ["red", "green"] * 3, 50)
     for _ in range(2):
-        (task,) = make_tasks(["classification"], {}, tmp_path, TaskOptions(items=4 + len(list(tmp_path.iterdir()))))
+        options = TaskOptions(items=4 + len(list(tmp_path.iterdir())))
+        (task,) = make_tasks(["classification"], {}, tmp_path, options).values()
         assert isinstance(task, ClassificationTask) and task.splits.test.keys[0].startswith("green")
         assert len(task.splits.train.keys) + len(task.splits.val.keys) <= 20
         (tmp_path / "test").mkdir(exist_ok=True)
         (tmp_path / "test" / "unlabelled.png").write_bytes(image_bytes("red", 1))
     directories(tmp_path, "test", ["red", "green"] * 2, 90)
-    (task,) = make_tasks(["retrieval"], {}, tmp_path, TaskOptions(items=9))
+    (task,) = make_tasks(["retrieval"], {}, tmp_path, TaskOptions(items=9)).values()
     assert isinstance(task, RetrievalTask) and len(task.labelled.keys) == 4
 
 
@@ -167,19 +171,15 @@ def test_a_border_is_cut_off_and_its_features_are_cached_apart(tmp_path: Path) -
         image.save(stream, "PNG")
         bordered.append(stream.getvalue())
     data = LabelledImages("bordered", ("a", "b", "c", "d"), tuple(bordered), labels)
-    cache, encoder = FeatureCache(directory=tmp_path / "store"), ToyEncoder()
+    cache = FeatureCache(directory=tmp_path / "store")
 
-    def features(task: RetrievalTask) -> CachedTokens:
-        (images,) = task.images(encoder)
-        return cache.encode_layers(encoder, images, [CLEAR]).read(CLEAR)
+    def recall(trim: int) -> float:
+        sweep = run_sweep(ToyEncoder(), {"retrieval": RetrievalTask(replace(data, trim=trim))}, cache, [CLEAR])
+        return {curve.metric: curve.scores[CLEAR].value for curve in sweep.curves}["R@1"]
 
-    scores = []
-    for trim in (0, 8):
-        task = RetrievalTask(replace(data, trim=trim))
-        scores.append({metric.name: metric.value for metric in task.score([features(task)]).metrics}["R@1"])
-    assert scores == [0, 1]
-    (failure, *_) = features(RetrievalTask(replace(data, trim=12))).failures
-    assert "is too small to crop 12 pixels from each side" in str(failure)
+    assert [recall(trim) for trim in (0, 8)] == [0, 1]
+    with pytest.raises(DataError, match="is too small to crop 12 pixels from each side"):
+        recall(12)
 
 
 def test_data_that_lack_what_a_task_needs(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from perception_encoder.layer_analysis.report import (
     write_report,
 )
 from perception_encoder.layer_analysis.sweep import Sweep, run_sweep
-from tests.layer_analysis.toys import CLEAR, LightnessTask, ToyEncoder
+from tests.layer_analysis.toys import CLEAR, LightnessTask, ToyEncoder, named
 
 pytest.importorskip("matplotlib")
 
@@ -31,7 +31,7 @@ pytest.importorskip("matplotlib")
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
     store = FeatureCache(directory=tmp_path_factory.mktemp("store"))
-    return run_sweep(ToyEncoder(), [LightnessTask(), LightnessTask(name="dark", lower=True)], store)
+    return run_sweep(ToyEncoder(), named(LightnessTask(), LightnessTask(name="dark", lower=True)), store)
 
 
 @pytest.fixture(scope="module")
@@ -43,9 +43,9 @@ def report(sweep: Sweep) -> LayerReport:
 def test_every_score_is_in_the_table(report: LayerReport) -> None:
     rows = list(csv.DictReader(io.StringIO(report_csv(report))))
     assert tuple(rows[0]) == COLUMNS and len(rows) == 2 * 2 * 2 * 4
-    first = report.sweeps[0].curves[0].scores[0].as_metric()
+    first = report.sweeps[0].curves[0].scores[0]
     assert float(rows[0]["value"]) == pytest.approx(first.value, rel=1e-5)
-    assert [float(rows[0][end]) for end in ("low", "high")] == pytest.approx(first.interval, rel=1e-5)
+    assert [float(rows[0][end]) for end in ("low", "high")] == pytest.approx(first.bounds(), rel=1e-5)
 
 
 def test_recommendations_are_of_the_leading_metrics(report: LayerReport) -> None:

@@ -19,7 +19,7 @@ from perception_encoder.layer_analysis import similarity
 from perception_encoder.layer_analysis.plots import plot_similarity
 from perception_encoder.layer_analysis.report import analyse, write_report
 from perception_encoder.layer_analysis.similarity import Similarities, cka, compare_grams, gram, rsa
-from tests.layer_analysis.toys import CLEAR, DEPTH, LightnessTask, ToyEncoder
+from tests.layer_analysis.toys import CLEAR, DEPTH, LightnessTask, ToyEncoder, named
 
 
 def normal(n: int, width: int, seed: int) -> np.ndarray:
@@ -105,7 +105,7 @@ def test_the_report_compares_all_models_on_images_that_all_can_use(tmp_path: Pat
     pytest.importorskip("matplotlib")
     load(ToyEncoder(), ToyEncoder(name="<other>", scale=3.0, weights="w2"))
     task, cache = LightnessTask(count=40, broken=(3, 5)), FeatureCache(directory=tmp_path)
-    report = analyse(["toy", "<other>"], [task], cache, [0, CLEAR], similarity=True)
+    report = analyse(["toy", "<other>"], named(task), cache, [0, CLEAR], similarity=True)
     assert [pair.models for pair in report.similarities] == [("toy", "toy"), ("toy", "<other>"), ("<other>", "<other>")]
     for pair in report.similarities:
         assert pair.images == 38 and pair.layers == ((0, CLEAR, DEPTH - 1),) * 2
@@ -119,7 +119,7 @@ def test_the_report_compares_all_models_on_images_that_all_can_use(tmp_path: Pat
     assert first["models"] == ["toy", "toy"] and second["layers"] == [[0, CLEAR, DEPTH - 1]] * 2
     for end in ("value", "low", "high"):
         np.testing.assert_allclose(second["rsa"][end], getattr(report.similarities[1].rsa, end), atol=1e-4)
-    plain = analyse(["toy"], [task], cache, None)
+    plain = analyse(["toy"], named(task), cache, None)
     assert plain.similarities == () and json.loads(analysis.report_json(plain))["similarity"] == []
     assert "Similarity of layers" not in "".join(analysis.report_page(plain))
 
@@ -129,11 +129,11 @@ def test_too_few_images_are_noted_and_many_are_thinned(
 ) -> None:
     load(ToyEncoder())
     cache = FeatureCache(directory=tmp_path)
-    report = analyse(["toy"], [LightnessTask(count=22, broken=(1, 2, 3))], cache, None, similarity=True)
+    report = analyse(["toy"], named(LightnessTask(count=22, broken=(1, 2, 3))), cache, None, similarity=True)
     assert report.similarities == ()
     assert "the similarity of layers needs 20 images or videos, and there are 19" in report.notes
     monkeypatch.setattr(similarity, "IMAGES", 25)
-    report = analyse(["toy"], [LightnessTask(count=100)], cache, None, similarity=True)
+    report = analyse(["toy"], named(LightnessTask(count=100)), cache, None, similarity=True)
     assert report.similarities[0].images == 25
 
 
@@ -141,8 +141,8 @@ def test_frames_of_videos_are_not_compared(tmp_path: Path, load: Load) -> None:
     load(ToyEncoder())
     videos, cache = LightnessTask(count=40, name="tracking"), FeatureCache(directory=tmp_path)
     with pytest.raises(ConfigError, match="similarity needs a task on images"):
-        analyse(["toy"], [videos], cache, [0], similarity=True)
-    report = analyse(["toy"], [videos, LightnessTask(count=30)], cache, [0], similarity=True)
+        analyse(["toy"], named(videos), cache, [0], similarity=True)
+    report = analyse(["toy"], named(videos, LightnessTask(count=30)), cache, [0], similarity=True)
     assert report.similarities[0].images == 30
 
 
@@ -150,7 +150,7 @@ def test_the_matrices_are_drawn_with_layers_and_models(tmp_path: Path, load: Loa
     pytest.importorskip("matplotlib")
     load(ToyEncoder(), ToyEncoder(name="other", weights="w2"))
     report = analyse(
-        ["toy", "other"], [LightnessTask(count=30)], FeatureCache(directory=tmp_path), [CLEAR], similarity=True
+        ["toy", "other"], named(LightnessTask(count=30)), FeatureCache(directory=tmp_path), [CLEAR], similarity=True
     )
     pair = report.similarities[1]
     taller = Similarities(**{name: array[:1] for name, array in vars(pair.cka).items()})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,9 +12,8 @@ from PIL import Image
 from perception_encoder.errors import MediaDecodeError
 from perception_encoder.evaluation.feature_cache import CachedTokens
 from perception_encoder.evaluation.inputs import EncoderInputs
-from perception_encoder.evaluation.layer_evaluator import LayerEvaluator
-from perception_encoder.evaluation.results import Measurement
-from perception_encoder.evaluation.statistics.scores import ItemScores
+from perception_encoder.evaluation.layer_evaluator import score_layer
+from perception_encoder.evaluation.statistics.scores import ItemScores, Label, Score, measure_all
 from perception_encoder.inference.layer_features import LayerFeatures, LayerTokens
 from perception_encoder.progress import Track, untracked
 
@@ -83,10 +82,9 @@ def greys(
 
 
 @dataclass
-class LightnessTask(LayerEvaluator):
+class LightnessTask:
     """How well a layer's mean predicts lightness: an image's score is 1 less its error."""
 
-    pool = "mean"
     count: int = 20
     name: str = "lightness"
     digest: str = "d1"
@@ -95,18 +93,24 @@ class LightnessTask(LayerEvaluator):
     lower: bool = False
     image_size: tuple[int, int] | None = None
 
-    def images(self, encoder: LayerFeatures, track: Track = untracked) -> Sequence[EncoderInputs]:
-        return [greys(self.count, self.broken, size=self.image_size)]
+    def run(self, model: LayerFeatures, track: Track = untracked) -> Iterator[Score]:
+        inputs = [greys(self.count, self.broken, size=self.image_size)]
+        yield from score_layer(model, inputs, self.digest, self.score, track)
 
-    def score(self, features: Iterable[CachedTokens], track: Track = untracked) -> Measurement:
+    def score(self, features: Iterable[CachedTokens]) -> Iterator[Score]:
         (layer,) = features
         self.evaluated.append(layer.layer)
         error = np.abs(layer.mean().mean(axis=1) - (layer.rows / 255 - 0.5))
         names = [f"grey {row}" for row in layer.rows]
-        scores = (
+        items = (
             ItemScores.of("error", error, names, unit="m", lower_is_better=True)
             if self.lower
             else ItemScores.of("likeness", 1 / (1 + error), names),
             ItemScores.of("mean", layer.mean().mean(axis=1) ** 2, names, unit=""),
         )
-        return Measurement(task=self.name, method="mean", scores=scores)
+        yield from measure_all(items, Label(task=self.name, method="mean", settings={"pool": "mean"}))
+
+
+def named(*tasks: LightnessTask) -> dict[str, LightnessTask]:
+    """Return tasks by name."""
+    return {task.name: task for task in tasks}

@@ -1,4 +1,4 @@
-"""Messages, placeholders of images in texts, and tiles by the rules of the published PLM."""
+"""Messages, and tiles by the rules of the published PLM."""
 
 from __future__ import annotations
 
@@ -11,31 +11,17 @@ import torch
 from PIL import Image
 
 from perception_encoder.errors import ConfigError
-from perception_encoder.preprocess.conversation import Message, split_at_placeholders
+from perception_encoder.preprocess.conversation import Message, ask
 from perception_encoder.preprocess.frames import VideoFrames
 from perception_encoder.preprocess.tiling import MediaConfig, media_pixels, tile_grid, tile_image
 
 RED, BLUE = Image.new("RGB", (8, 8), "red"), Image.new("RGB", (8, 8), "blue")
 
 
-@pytest.mark.parametrize(
-    ("text", "parts"),
-    [
-        ("left <image> right <image>?", ("left ", RED, " right ", BLUE, "?")),
-        ("<image><video>", (RED, BLUE)),
-        ("both?", (RED, BLUE, "both?")),
-        ("", (RED, BLUE)),
-    ],
-)
-def test_media_take_the_places_of_placeholders(text: str, parts: tuple[object, ...]) -> None:
-    assert split_at_placeholders(text, [RED, BLUE]) == parts
-
-
-@pytest.mark.parametrize("text", ["<image>", "<image><image><image>"])
-def test_a_wrong_number_of_placeholders_is_an_error(text: str) -> None:
-    count = text.count("<image>")
-    with pytest.raises(ConfigError, match=rf"{count} placeholders \(<image>, <video>\) for 2 images and videos"):
-        split_at_placeholders(text, [RED, BLUE])
+def test_media_come_before_the_question() -> None:
+    (user,) = ask("what is it?", [RED, BLUE])
+    assert user.content == (RED, BLUE, "what is it?")
+    assert user.media == [RED, BLUE]
 
 
 def test_only_the_user_shows_images() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,7 @@ def test_every_task_is_measured_and_labelled(photos: Path) -> None:
     suite = Suite(encoders())
     suite.classify(photos)
     result = suite.result("test", {"weights": "none"})
-    assert [(m.task, m.method, m.transform, m.prompts, m.classes) for m in result.measurements] == [
+    assert list(dict.fromkeys((*score.key, score.classes) for score in result.scores)) == [
         (task, method, transform, prompts, classes)
         for task, classes in (("shop", 4), ("shop/coarse", 3), ("toys", 2))
         for method, transform, prompts in (
@@ -41,7 +42,8 @@ def test_every_task_is_measured_and_labelled(photos: Path) -> None:
             ("linear probe", "squash", ""),
         )
     ]
-    values = {(m.task, m.method): [round(metric.value, 4) for metric in m.metrics] for m in result.measurements}
+    groups = groupby(result.scores, lambda score: score.key)
+    values = {key[:2]: [round(score.value, 4) for score in scores] for key, scores in groups}
     # Its colour cannot tell a red pot from a red cup, and the only blue jay is broken.
     assert values["shop", "zero-shot"] == [round(2 / 3, 4), 0.8]
     assert values["shop/coarse", "zero-shot"] == values["toys", "zero-shot"] == [1.0, 1.0]
@@ -51,7 +53,7 @@ def test_every_task_is_measured_and_labelled(photos: Path) -> None:
 def test_a_broken_image_is_in_no_result_and_reported_once(photos: Path) -> None:
     suite = Suite(encoders())
     suite.classify(photos)
-    by_task = {m.task: m.metrics[0].n for m in suite.measurements}
+    by_task = {score.task: score.n for score in suite.scores}
     assert by_task == {"shop": 5, "shop/coarse": 5, "toys": 2}
     (failure,) = suite.result("test", {}).failures
     assert failure.startswith("shop-3: ")

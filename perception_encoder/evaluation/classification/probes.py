@@ -7,7 +7,7 @@ which most publications use: the k most similar training items, each with the we
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +17,7 @@ from perception_encoder.errors import ConfigError, needs_extra
 from perception_encoder.evaluation.classification.splits import Splits
 from perception_encoder.evaluation.classification.zero_shot import accuracies, highest, ranked_classes
 from perception_encoder.evaluation.embeddings import Features, encode_images
-from perception_encoder.evaluation.results import Measurement
+from perception_encoder.evaluation.statistics.scores import Label, Score, measure_all
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.progress import Track, untracked
 
@@ -59,27 +59,26 @@ def fit_probe(
     return probes[int(np.argmax(scores))]
 
 
+@dataclass(frozen=True)
 class LinearEvaluator:
     """Classification by a linear probe, fitted on `train` with the strength that is best on `val`."""
 
-    def __init__(self, splits: Splits) -> None:
-        self.splits = splits
+    splits: Splits
 
-    def run(self, encoder: Encoder, track: Track = untracked) -> list[Measurement]:
-        """Return mean class accuracy, top-1 and perhaps top-5; errors as those of `fit_probe`, and see `Evaluator`."""
+    def run(self, encoder: Encoder, track: Track = untracked) -> Iterator[Score]:
+        """Yield mean class accuracy, top-1 and perhaps top-5; errors as those of `fit_probe`, and see `Evaluator`."""
         splits, classes = self.splits, self.splits.classes
         train, val, test = (encode_images(encoder, part, track) for part in (splits.train, splits.val, splits.test))
         probe = fit_probe(train, val, classes)
-        ranked = highest(probe.scores(test.vectors), ranked_classes(classes))
-        measurement = Measurement(
+        label = Label(
             task=splits.test.name,
             method="linear probe",
             classes=len(classes),
             settings={"C": f"{probe.strength:g}", "train": f"{len(train.keys):,}"},
-            scores=accuracies(ranked, test.keys, test.labels, classes),
             failures=train.failures + val.failures + test.failures,
         )
-        return [measurement]
+        ranked = highest(probe.scores(test.vectors), ranked_classes(classes))
+        yield from measure_all(accuracies(ranked, test.keys, test.labels, classes), label)
 
 
 def _fit(vectors: np.ndarray, targets: np.ndarray, classes: int, strength: float) -> LinearProbe:
@@ -132,28 +131,28 @@ def vote(
     return torch.cat(winners).numpy()
 
 
+@dataclass(frozen=True)
 class NeighboursEvaluator:
     """Classification by the votes of the most similar training items."""
 
-    def __init__(self, splits: Splits, ks: Sequence[int] = (K,)) -> None:
-        """`splits`: the neighbours come from `train` and `val` together; `val` may be empty."""
-        self.splits, self.ks = splits, tuple(ks)
+    splits: Splits
+    """The neighbours come from `train` and `val` together; `val` may be empty."""
+    ks: Sequence[int] = (K,)
 
-    def run(self, encoder: Encoder, track: Track = untracked) -> list[Measurement]:
-        """Return a measurement for each k; raises the errors of `vote`, and see `Evaluator`."""
+    def run(self, encoder: Encoder, track: Track = untracked) -> Iterator[Score]:
+        """Yield mean class accuracy, top-1 for each k; raises the errors of `vote`, and see `Evaluator`."""
         splits, classes = self.splits, self.splits.classes
         known = [encode_images(encoder, part, track) for part in (splits.train, splits.val) if part.keys]
         test = encode_images(encoder, splits.test, track)
         train = np.concatenate([part.vectors for part in known])
         targets = np.concatenate([part.targets(classes) for part in known])
-        return [
-            Measurement(
+        for k in self.ks:
+            label = Label(
                 task=splits.test.name,
                 method=f"{k}-NN",
                 classes=len(classes),
                 settings={"temperature": f"{TEMPERATURE:g}", "train": f"{len(train):,}"},
-                scores=accuracies(vote(train, targets, test.vectors, k), test.keys, test.labels, classes),
                 failures=tuple(failure for part in (*known, test) for failure in part.failures),
             )
-            for k in self.ks
-        ]
+            predicted = vote(train, targets, test.vectors, k)
+            yield from measure_all(accuracies(predicted, test.keys, test.labels, classes), label)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,8 +12,7 @@ from perception_encoder.errors import DataError
 from perception_encoder.evaluation.classification.prompts import DATASET, ensemble, find_templates, prompted_name
 from perception_encoder.evaluation.embeddings import class_indices, encode_images
 from perception_encoder.evaluation.inputs import FRAMES
-from perception_encoder.evaluation.results import Measurement
-from perception_encoder.evaluation.statistics.scores import ItemScores
+from perception_encoder.evaluation.statistics.scores import ItemScores, Label, Score, measure_all
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.progress import Track, untracked
 
@@ -72,29 +71,26 @@ class ZeroShotEvaluator:
         check_classes(task.name, task.classes)
         self.task, self.frames = task, frames
 
-    def run(self, encoder: Encoder, track: Track = untracked) -> list[Measurement]:
-        """Return mean class accuracy, top-1, and top-5 among more than five classes, for each set of prompts.
-
-        See `Evaluator`.
-        """
+    def run(self, encoder: Encoder, track: Track = untracked) -> Iterator[Score]:
+        """Yield mean class accuracy, top-1, and top-5 among more than five classes, for each set of prompts."""
         task = self.task
         classifiers = {
             prompts: ZeroShotClassifier.of(encoder, task.classes, prompts, task.names, track, templates)
             for prompts, templates in self.templates.items()
         }
-        features = encode_images(encoder, task, track, self.frames)
-        keys, labels, top = features.keys, features.labels, ranked_classes(task.classes)
-        return [
-            Measurement(
+        features, top = encode_images(encoder, task, track, self.frames), ranked_classes(task.classes)
+        for prompts, classifier in classifiers.items():
+            label = Label(
                 task=task.name,
                 method="zero-shot",
                 prompts=prompts,
                 classes=len(task.classes),
-                scores=accuracies(classifier.rank(features.vectors, top), keys, labels, task.classes, task.accepted),
                 failures=features.failures,
             )
-            for prompts, classifier in classifiers.items()
-        ]
+            ranked = classifier.rank(features.vectors, top)
+            yield from measure_all(
+                accuracies(ranked, features.keys, features.labels, task.classes, task.accepted), label
+            )
 
 
 def highest(scores: np.ndarray, top: int) -> np.ndarray:

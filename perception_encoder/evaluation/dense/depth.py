@@ -8,7 +8,7 @@ the depth's own size. With NYU's 640x480 frames, set `eigen_crop`, as published 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 
@@ -22,7 +22,7 @@ from perception_encoder.errors import InputError
 from perception_encoder.evaluation.feature_cache import CachedTokens
 from perception_encoder.evaluation.inputs import EncoderInputs, content_digest, settings_digest
 from perception_encoder.evaluation.layer_evaluator import HeadEvaluator
-from perception_encoder.evaluation.statistics.scores import HEAD_SEEDS, ItemScores
+from perception_encoder.evaluation.statistics.scores import HEAD_SEEDS, ItemScores, Label, Score
 from perception_encoder.inference.layer_features import LayerFeatures
 from perception_encoder.progress import Track, untracked
 
@@ -59,22 +59,31 @@ class DepthEvaluator(HeadEvaluator):
     ) -> None:
         """Images are left out if their depth cannot be decoded or has no value within the range."""
         self.train, self.test, self.protocol = train, test, protocol or DepthProtocol()
-        head, whole = self.protocol.head, replace(self.protocol, eigen_crop=False)  # training images are never cropped
-        self.method = "depth head, medians aligned" if self.protocol.aligned else "depth head"
-        self.settings = {"channels": str(head.channels), "per metre": f"{test.per_metre:g}"}
+        whole = replace(self.protocol, eigen_crop=False)  # training images are never cropped
         self._pixels = np.zeros(2, dtype=np.int64)  # those of known depth, and those within the range
         targets = partial(self._known, train, whole), partial(self._known, test, self.protocol)
-        super().__init__(name, (train, targets[0]), (test, targets[1]), head, image_size, head_seeds)
+        super().__init__(name, (train, targets[0]), (test, targets[1]), self.protocol.head, image_size, head_seeds)
+
+    def run(self, model: LayerFeatures, track: Track = untracked) -> Iterator[Score]:
+        """Yield RMSE, relative error, and the shares within 1.25ⁿ; DataError if no training image has depth.
+
+        Warns once if most of the known depth is out of range: `per_metre` may be wrong.
+        """
+        label = Label(
+            task=self.test.name,
+            method="depth head, medians aligned" if self.protocol.aligned else "depth head",
+            settings={"channels": str(self.head.channels), "per metre": f"{self.test.per_metre:g}"},
+        )
+        yield from self.fitted(model, self._digest, self._fit, label, track)
 
     @cached_property
-    def digest(self) -> str:
-        """Digest of the depths and the settings."""
+    def _digest(self) -> str:
         parts = [(part.per_metre, content_digest(part.depths)) for part in (self.train, self.test)]
         return settings_digest(self.protocol, self.head_seeds, self.test.blocks, parts)
 
-    def images(self, encoder: LayerFeatures, track: Track = untracked) -> Sequence[EncoderInputs]:
-        """Return the images; warn once if most of the known depth is out of range: `per_metre` may be wrong."""
-        first, images = not self._images, super().images(encoder, track)
+    def inputs(self, track: Track = untracked) -> Sequence[EncoderInputs]:
+        """Return the images with usable depth; warn once if most of the known depth is out of range."""
+        first, images = not self._inputs, super().inputs(track)
         known, inside = self._pixels.tolist()
         if first and known > 2 * inside:
             logger.warning(
@@ -91,10 +100,7 @@ class DepthEvaluator(HeadEvaluator):
         self._pixels += (depth > 0).sum(), protocol.head.within(depth).sum()
         scored_pixels(images.keys[index], depth, protocol)
 
-    def fit(
-        self, head: DepthConfig, train: CachedTokens, test: CachedTokens, track: Track = untracked
-    ) -> list[ItemScores]:
-        """Fit a head and return its metrics; DataError if no training image has depth."""
+    def _fit(self, head: DepthConfig, train: CachedTokens, test: CachedTokens, track: Track) -> list[ItemScores]:
         fitted = fit_depth(train.patches, lambda row: self.train.depth(int(train.rows[row])), head, track)
         maps, keys = test.patches, [self.test.keys[row] for row in test.rows]
         errors = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -17,7 +17,8 @@ from perception_encoder.evaluation.dense.average_precision import AnnotationKind
 from perception_encoder.evaluation.feature_cache import CachedTokens
 from perception_encoder.evaluation.inputs import settings_digest
 from perception_encoder.evaluation.layer_evaluator import HeadEvaluator
-from perception_encoder.evaluation.statistics.scores import HEAD_SEEDS, ResampledScores
+from perception_encoder.evaluation.statistics.scores import HEAD_SEEDS, Label, ResampledScores, Score
+from perception_encoder.inference.layer_features import LayerFeatures
 from perception_encoder.progress import Track, untracked
 
 KINDS: Mapping[str, AnnotationKind] = {"box": "bbox", "mask": "segm"}
@@ -35,24 +36,29 @@ class DetectionEvaluator(HeadEvaluator):
         name: str = "detection",
         head_seeds: int = HEAD_SEEDS,
     ) -> None:
-        head = head or DetectionConfig()
-        super().__init__(name, (train, train.instances), (test, test.instances), head, image_size, head_seeds)
-        self.train, self.test, self.classes = train, test, len(test.categories)
-        self.masks = train.has_masks and test.has_masks
-        self.method = "Mask R-CNN" if self.masks else "Faster R-CNN"
-        least_score, most = head.limits(train.lvis)
-        self.settings = {"channels": str(head.channels), "least score": f"{least_score:g}", "most": str(most)}
+        sets = (train, train.instances), (test, test.instances)
+        super().__init__(name, *sets, head or DetectionConfig(), image_size, head_seeds)
+        self.train, self.test, self.masks = train, test, train.has_masks and test.has_masks
+
+    def run(self, model: LayerFeatures, track: Track = untracked) -> Iterator[Score]:
+        """Yield `box AP` first, then `mask AP`, each with its parts; an AP that does not exist is left out."""
+        least_score, most = self.head.limits(self.train.lvis)
+        label = Label(
+            task=self.test.name,
+            method="Mask R-CNN" if self.masks else "Faster R-CNN",
+            classes=len(self.test.categories),
+            settings={"channels": str(self.head.channels), "least score": f"{least_score:g}", "most": str(most)},
+        )
+        yield from self.fitted(model, self._digest, self._fit, label, track)
 
     @cached_property
-    def digest(self) -> str:
-        """Digest of the annotations and the settings."""
+    def _digest(self) -> str:
         parts = [(part.records, sorted(part.annotations.items()), part.categories) for part in (self.train, self.test)]
         return settings_digest(self.head, self.head_seeds, parts)
 
-    def fit(
-        self, head: DetectionConfig, train: CachedTokens, test: CachedTokens, track: Track = untracked
+    def _fit(
+        self, head: DetectionConfig, train: CachedTokens, test: CachedTokens, track: Track
     ) -> list[ResampledScores]:
-        """Fit a detector and return `box AP` first, then `mask AP`; an AP that does not exist is left out."""
         known, maps = self.test, test.patches
         detector = fit_detector(train.patches, self.train, train.rows, self.masks, head, track)
         results: dict[str, list[dict[str, Any]]] = {"box": [], **({"mask": []} if self.masks else {})}

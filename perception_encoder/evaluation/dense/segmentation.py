@@ -6,7 +6,7 @@ Pixels are compared at the mask's own size.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property, partial
 
 import numpy as np
@@ -20,14 +20,13 @@ from perception_encoder.errors import InputError
 from perception_encoder.evaluation.feature_cache import CachedTokens
 from perception_encoder.evaluation.inputs import content_digest, settings_digest
 from perception_encoder.evaluation.layer_evaluator import HeadEvaluator
-from perception_encoder.evaluation.statistics.scores import HEAD_SEEDS, ItemScores
+from perception_encoder.evaluation.statistics.scores import HEAD_SEEDS, ItemScores, Label, Score
+from perception_encoder.inference.layer_features import LayerFeatures
 from perception_encoder.progress import Track, untracked
 
 
 class SegmentationEvaluator(HeadEvaluator):
     """Classes of pixels, predicted by a linear head on one layer: mIoU first, then the share of correct pixels."""
-
-    method = "linear segmentation"
 
     def __init__(
         self,
@@ -41,32 +40,38 @@ class SegmentationEvaluator(HeadEvaluator):
     ) -> None:
         """Classes absent from the training images are not scored; images without a class are left out."""
         self.train, self.test = keep_trained(train, test, track)
-        self.classes, head = len(self.train.classes), head or SegmentationConfig()
-        self.settings = {"kernel": str(head.kernel)}
         sets = [(images, partial(_known_labels, images)) for images in (self.train, self.test)]
-        super().__init__(name, sets[0], sets[1], head, image_size, head_seeds)
+        super().__init__(name, sets[0], sets[1], head or SegmentationConfig(), image_size, head_seeds)
+
+    def run(self, model: LayerFeatures, track: Track = untracked) -> Iterator[Score]:
+        """Yield `mIoU` and `pixels`; DataError if training images show a single class."""
+        label = Label(
+            task=self.test.name,
+            method="linear segmentation",
+            classes=len(self.train.classes),
+            settings={"kernel": str(self.head.kernel)},
+        )
+        yield from self.fitted(model, self._digest, self._fit, label, track)
 
     @cached_property
-    def digest(self) -> str:
-        """Digest of the masks, their classes, and the settings."""
+    def _digest(self) -> str:
         parts = [(part.classes, part.numbers, content_digest(part.masks)) for part in (self.train, self.test)]
         return settings_digest(self.head, self.head_seeds, parts)
 
-    def fit(
-        self, head: SegmentationConfig, train: CachedTokens, test: CachedTokens, track: Track = untracked
+    def _fit(
+        self, head: SegmentationConfig, train: CachedTokens, test: CachedTokens, track: Track
     ) -> tuple[ItemScores, ...]:
-        """Fit a head and return `mIoU` and `pixels`; DataError if training images show a single class."""
-
         def labels(row: int) -> Int[np.ndarray, "H W"]:
             return self.train.labels(int(train.rows[row]))
 
-        fitted = fit_segmentation(train.patches, labels, self.classes, head, track)
+        classes = len(self.train.classes)
+        fitted = fit_segmentation(train.patches, labels, classes, head, track)
         maps, keys = test.patches, [self.test.keys[row] for row in test.rows]
-        inside, either = np.zeros((2, len(keys), self.classes))
+        inside, either = np.zeros((2, len(keys), classes))
         for index, row in enumerate(track(test.rows, "segmenting", len(keys))):
             truth = self.test.labels(int(row))
             predicted = fitted.predict(take(maps, slice(index, index + 1)), (truth.shape[0], truth.shape[1]))
-            inside[index], either[index] = overlaps(predicted[0].numpy(), truth, self.classes)
+            inside[index], either[index] = overlaps(predicted[0].numpy(), truth, classes)
         return overlap_scores(inside, either, keys)
 
 

@@ -10,8 +10,8 @@ the true ones within it of the mask's: 0.008 of the image's diagonal, rounded up
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property, partial
 
 import numpy as np
 import torch
@@ -23,9 +23,8 @@ from perception_encoder.dense_prediction.tracking import SHORT_SIDE, Propagation
 from perception_encoder.errors import DataError, InputError
 from perception_encoder.evaluation.feature_cache import CachedTokens
 from perception_encoder.evaluation.inputs import EncoderInputs, content_digest, settings_digest
-from perception_encoder.evaluation.layer_evaluator import LayerEvaluator
-from perception_encoder.evaluation.results import Measurement
-from perception_encoder.evaluation.statistics.scores import ItemScores
+from perception_encoder.evaluation.layer_evaluator import score_layer
+from perception_encoder.evaluation.statistics.scores import ItemScores, Label, Score, measure_all
 from perception_encoder.inference.layer_features import LayerFeatures
 from perception_encoder.progress import Track, untracked
 
@@ -34,10 +33,8 @@ Masks = Sequence[UInt8[np.ndarray, "H W"] | None]
 _BOUNDARY_TOLERANCE = 0.008  # of the image's diagonal
 
 
-class TrackingEvaluator(LayerEvaluator):
+class TrackingEvaluator:
     """Tracking of objects in videos by one layer's patches, without training."""
-
-    name = "tracking"
 
     def __init__(self, videos: Sequence[MaskedVideo], short_side: int = SHORT_SIDE) -> None:
         """Take videos; those with an undecodable frame or mask, or without objects to track, are skipped.
@@ -45,6 +42,14 @@ class TrackingEvaluator(LayerEvaluator):
         `short_side`: pixels of the frames' short side, rounded to a multiple of the patch; the aspect ratio is kept.
         """
         self.videos, self.short_side = tuple(videos), short_side
+        self._inputs: dict[tuple[int, ...], list[EncoderInputs]] = {}
+
+    def run(self, model: LayerFeatures, track: Track = untracked) -> Iterator[Score]:
+        """Yield J&F, J and F of the videos whose frames can all be decoded; each is encoded on its own."""
+        key = model.patch_size, *model.image_size
+        if key not in self._inputs:
+            self._inputs[key] = [self._frames(video, model) for video in self.videos]
+        yield from score_layer(model, self._inputs[key], self._digest, partial(self._score, track=track), track)
 
     @cached_property
     def _failures(self) -> dict[str, InputError]:
@@ -60,17 +65,13 @@ class TrackingEvaluator(LayerEvaluator):
         return failures
 
     @cached_property
-    def digest(self) -> str:
-        """Digest of the masks and the settings."""
+    def _digest(self) -> str:
         masks = [mask for video in self.videos for mask in video.masks if mask is not None]
         names = [(video.name, [mask is not None for mask in video.masks]) for video in self.videos]
         return settings_digest(self.short_side, PropagationConfig(), names, content_digest(masks))
 
-    def images(self, encoder: LayerFeatures, track: Track = untracked) -> Sequence[EncoderInputs]:
-        """Return each video's frames; a video with unusable masks becomes one item that fails."""
-        return [self._frames(video, encoder) for video in self.videos]
-
-    def _frames(self, video: MaskedVideo, encoder: LayerFeatures) -> EncoderInputs:
+    def _frames(self, video: MaskedVideo, model: LayerFeatures) -> EncoderInputs:
+        """Return a video's frames; a video with unusable masks becomes one item that fails."""
         name = video.name
         if (error := self._failures.get(name)) is not None:
             raised = error
@@ -80,9 +81,9 @@ class TrackingEvaluator(LayerEvaluator):
 
             return EncoderInputs(name=name, keys=(name,), open=fail, compute_digest=lambda: f"{name}: {raised}")
         try:
-            size = frame_size(video.open(0).size, self.short_side, encoder.patch_size)
+            size = frame_size(video.open(0).size, self.short_side, model.patch_size)
         except InputError:  # it is reported when it is encoded
-            size = encoder.image_size
+            size = model.image_size
         return EncoderInputs(
             name=name,
             keys=video.keys,
@@ -91,8 +92,7 @@ class TrackingEvaluator(LayerEvaluator):
             image_size=size,
         )
 
-    def score(self, features: Iterable[CachedTokens], track: Track = untracked) -> Measurement:
-        """Track objects through the videos whose frames can all be decoded: J&F, J and F."""
+    def _score(self, features: Iterable[CachedTokens], track: Track) -> Iterator[Score]:
         scores: dict[str, np.ndarray] = {}
         failures: list[InputError] = []
         layer = 0
@@ -103,10 +103,10 @@ class TrackingEvaluator(LayerEvaluator):
                 scores[video.name] = score_video(video.name, np.asarray(frames.patches[:]), video.read_masks())
         if not scores:
             reason = f"; the first: {failures[0]}" if failures else ""
-            raise DataError(f"{self.name}: no video can be evaluated{reason}")
+            raise DataError(f"tracking: no video can be evaluated{reason}")
         settings = {"layer": str(layer), "short side": str(self.short_side)}
-        return Measurement(
-            task=self.name, method="label propagation", settings=settings, scores=tracking_scores(scores)
+        yield from measure_all(
+            tracking_scores(scores), Label(task="tracking", method="label propagation", settings=settings)
         )
 
 

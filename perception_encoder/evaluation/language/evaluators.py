@@ -24,12 +24,18 @@ from perception_encoder.evaluation.inputs import (
 from perception_encoder.evaluation.language.answers import parse_yes_no, predicted_iou, scale_box, yes_no_answer
 from perception_encoder.evaluation.language.captions import bleu_counts, bleu_of_counts, cider_d_scores
 from perception_encoder.evaluation.language.tasks import VIDEO_TASKS, LanguageTask
-from perception_encoder.evaluation.results import Measurement
 from perception_encoder.evaluation.statistics.bootstrap import resample
-from perception_encoder.evaluation.statistics.scores import SEED, ItemScores, ResampledScores, Scores
+from perception_encoder.evaluation.statistics.scores import (
+    SEED,
+    ItemScores,
+    Label,
+    ResampledScores,
+    Score,
+    Scores,
+    measure_all,
+)
 from perception_encoder.formats.tables import append_json_lines, read_appended_lines
-from perception_encoder.inference.conversation.answers import answer
-from perception_encoder.inference.conversation.assistant import Assistant, digest_of
+from perception_encoder.inference.conversation.assistant import Assistant, answer, digest_of
 from perception_encoder.inference.conversation.media import open_part
 from perception_encoder.preprocess.conversation import MediaPart, Sampling, ask
 from perception_encoder.preprocess.frames import VideoFrames, frame_indices
@@ -113,8 +119,8 @@ class QuestionEvaluator:
         self.task, self.questions, self.records, self.frames, self.blind = task, questions, records, frames, blind
         self.label = f"{task.name}, no image" if blind else task.name
 
-    def run(self, model: Assistant, track: Track = untracked) -> list[Measurement]:
-        """Return the task's metrics: see `Evaluator`. A question that gets no answer is a failure."""
+    def run(self, model: Assistant, track: Track = untracked) -> Iterator[Score]:
+        """Yield the task's scores: see `Evaluator`. A question that gets no answer is a failure."""
         digest, name = "" if self.records is None else digest_of(model), self.task.name
         known = {} if self.records is None else self._recorded(self.records, model.name, digest)
         failures: list[InputError] = []
@@ -138,15 +144,13 @@ class QuestionEvaluator:
             first = f"; the first: {failures[0]}" if failures else ""
             raise DataError(f"{name}: no question could be asked{first}")
         answered = [Answered(question, record.prediction, record.box) for question, record in asked]
-        return [
-            Measurement(
-                task=name,
-                method="generation, no image" if self.blind else "generation",
-                scores=score_answers(self.task, answered),
-                settings={"frames": str(self.frames)} if name in VIDEO_TASKS else {},
-                failures=tuple(failures),
-            )
-        ]
+        label = Label(
+            task=name,
+            method="generation, no image" if self.blind else "generation",
+            settings={"frames": str(self.frames)} if name in VIDEO_TASKS else {},
+            failures=tuple(failures),
+        )
+        yield from measure_all(score_answers(self.task, answered), label)
 
     def _recorded(self, path: Path, model: str, digest: str) -> dict[str, AnswerRecord]:
         """Return the recorded answers to these questions, with the same words and the same media."""

@@ -41,24 +41,9 @@ _LEAST = 1e-12
 """Minimum p-value that is distinguished from zero."""
 
 Interval = tuple[float, float] | None
+"""A 95 % confidence interval; None for one block, or one seed of a fitted head."""
 Variance = tuple[float, float]
 """A variance of a value with its estimate's degrees of freedom."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Metric:
-    """One metric of an evaluation."""
-
-    name: str
-    value: float
-    """If the unit is "%", a share in [0, 1] or a difference of shares."""
-    n: int
-    """Number of items."""
-    interval: Interval
-    """95 % confidence interval; None for one block, or one seed of a fitted head."""
-    unit: str = "%"
-    """"%", "m" for metres, or empty for a plain number."""
-    lower_is_better: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +60,7 @@ class Estimate:
     by_block: Float[np.ndarray, " n"] | None = None
     """What each block contributes: their mean is the value. None for a metric that is no mean, such as AP."""
     unit: str = "%"
-    """See `Metric`."""
+    """See `Score`."""
 
     def less(self, other: Estimate) -> EstimatedDifference:
         """Subtract another estimate with the same draws, paired by block and by seed; DataError if they do not pair."""
@@ -122,16 +107,15 @@ class Estimate:
             return None
         return float(np.var(self.draws[np.isfinite(self.draws)])) * self.blocks / (self.blocks - 1)
 
-    def metric(self, name: str, n: int, lower_is_better: bool = False) -> Metric:
-        """Return the estimate as a metric."""
+    def bounds(self) -> Interval:
+        """Return the interval of a score: `interval`, within [0, 1] for shares, and Wilson's if all items agree."""
         ends = self.interval()
-        if self.unit == "%" and self.blocks > 1 and len(self.by_seed) != 1:
-            plain = not self.by_seed and self.by_block is not None and _is_binary(self.by_block)
-            if plain or not self._varies():
-                ends = wilson_ends(self.value, self.blocks)
-            elif ends is not None:
-                ends = max(0.0, ends[0]), min(1.0, ends[1])
-        return Metric(name=name, value=self.value, n=n, interval=ends, unit=self.unit, lower_is_better=lower_is_better)
+        if self.unit != "%" or self.blocks < 2 or len(self.by_seed) == 1:
+            return ends
+        plain = not self.by_seed and self.by_block is not None and _is_binary(self.by_block)
+        if plain or not self._varies():
+            return wilson_ends(self.value, self.blocks)
+        return None if ends is None else (max(0.0, ends[0]), min(1.0, ends[1]))
 
     def _varies(self) -> bool:
         draws = self.draws[np.isfinite(self.draws)]

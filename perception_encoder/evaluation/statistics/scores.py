@@ -1,10 +1,10 @@
-"""Per-item scores of a metric: its value, its bootstrap interval, and paired differences of two models.
+"""Scores with their intervals, the per-item scores that they are made of, and paired differences of two models.
 
-A metric is the mean over groups of the weighted mean of entries. One entry for each item is a share (top-1); the
+A score is the mean over groups of the weighted mean of entries. One entry for each item is a share (top-1); the
 classes as groups make the mean class accuracy; entries of (image, class) with their unions as weights, and the classes
 as groups, make mIoU. Items are resampled: all entries of one together, and all items of a block, the frames of a video
-say. If every block is of one group, blocks are resampled within their group, so that no group is ever empty. The scores
-of a fitted head are there once for each of its seeds.
+say. If every block is of one group, blocks are resampled within their group, so that no group is ever empty. The items'
+scores of a fitted head are there once for each of its seeds.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from __future__ import annotations
 import base64
 import hashlib
 import zlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias, TypeVar
 
 import numpy as np
 
-from perception_encoder.errors import ConfigError, DataError
+from perception_encoder.errors import ConfigError, DataError, InputError
 from perception_encoder.evaluation.statistics.bootstrap import (
     Estimate,
     EstimatedDifference,
-    Metric,
+    Interval,
     check_scipy,
     resample,
 )
@@ -156,6 +156,48 @@ Scores: TypeAlias = ItemScores | ResampledScores
 AnyScores = TypeVar("AnyScores", bound=Scores)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Label:
+    """Description of how a score was computed; two models' scores are compared if `key` and the name agree."""
+
+    task: str = ""
+    method: str = ""
+    """`zero-shot`, `retrieval`, `20-NN`, `linear probe` and so on."""
+    transform: str = ""
+    """How images are made square: `squash` or `crop`; empty if the task fixes it."""
+    prompts: str = ""
+    """Name of the templates, of `PROMPTS`; empty without prompts."""
+    classes: int = 0
+    """Number of classes or of gallery items to choose from; 0 if not applicable."""
+    settings: Mapping[str, str] = field(default_factory=dict)
+    """Other settings, given or chosen: `layer`, `k`, `C`."""
+    failures: tuple[InputError, ...] = field(default=(), compare=False, repr=False)
+    """Items that could not be used; they are in no score."""
+
+    @property
+    def key(self) -> tuple[str, str, str, str]:
+        """Task, method, transform and prompts."""
+        return self.task, self.method, self.transform, self.prompts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score(Label):
+    """One score of a model, or a difference of two models' scores."""
+
+    name: str
+    value: float
+    """If the unit is "%", a share in [0, 1] or a difference of shares."""
+    n: int
+    """Number of items."""
+    interval: Interval = None
+    """95 % confidence interval; None for one block, or one seed of a fitted head."""
+    unit: str = "%"
+    """"%", "m" for metres, or empty for a plain number."""
+    lower_is_better: bool = False
+    items: tuple[Scores, ...] = field(default=(), repr=False)
+    """Scores of the items, for each seed of a fitted head: what comparisons pair; empty for a difference."""
+
+
 def _digest(names: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(names).encode(errors="surrogatepass")).hexdigest()[:16]
 
@@ -176,43 +218,40 @@ def with_head_seeds(seeds: int, score: Callable[[int], Sequence[AnyScores]]) -> 
     return tuple(replace(item, seed=seed) for seed in range(seeds) for item in score(seed))
 
 
-def by_metric(scores: Sequence[AnyScores]) -> dict[str, list[AnyScores]]:
-    """Group scores of several seeds by their metric."""
-    groups: dict[str, list[AnyScores]] = {}
-    for score in scores:
-        groups.setdefault(score.metric, []).append(score)
-    return groups
-
-
-def measure(scores: Scores) -> Metric:
-    """Return the metric with its 95 % interval over resampled blocks."""
+def measure(scores: Scores) -> Score:
+    """Return the score of some items, with its 95 % interval over resampled blocks."""
     return measure_all([scores])[0]
 
 
-def measure_all(scores: Sequence[Scores]) -> tuple[Metric, ...]:
-    """Return each metric, averaged over head seeds, with its 95 % interval."""
-    return tuple(
-        estimate(group).metric(name, group[0].items, group[0].lower_is_better)
-        for name, group in by_metric(scores).items()
-    )
+def measure_all(scores: Sequence[Scores], label: Label | None = None) -> tuple[Score, ...]:
+    """Return the score of each metric, averaged over head seeds, with its 95 % interval."""
+    groups: dict[str, list[Scores]] = {}
+    for item in scores:
+        groups.setdefault(item.metric, []).append(item)
+    return tuple(_to_score(group, estimate(group), label or Label()) for group in groups.values())
 
 
-def difference(ours: Scores | Sequence[Scores], theirs: Scores | Sequence[Scores], seed: int = SEED) -> Metric:
+def difference(ours: Scores | Sequence[Scores], theirs: Scores | Sequence[Scores], seed: int = SEED) -> Score:
     """Return ours minus theirs, with its 95 % interval; see `estimate_difference`."""
-    first = ours if isinstance(ours, ItemScores | ResampledScores) else ours[0]
-    return as_difference(first, estimate_difference(ours, theirs, seed))
+    return _to_score(_as_list(ours), estimate_difference(ours, theirs, seed), Label())
 
 
-def as_difference(first: Scores, gap: EstimatedDifference) -> Metric:
-    """Return an estimated difference as a metric, with a score's name, items and unit."""
-    return Metric(
-        name=first.metric,
-        value=gap.value,
-        n=first.items,
-        interval=gap.interval(),
-        unit=first.unit,
-        lower_is_better=first.lower_is_better,
+def _to_score(items: Sequence[Scores], found: Estimate, label: Label) -> Score:
+    paired = isinstance(found, EstimatedDifference)
+    return Score(
+        name=items[0].metric,
+        value=found.value,
+        n=items[0].items,
+        interval=found.interval() if paired else found.bounds(),
+        unit=items[0].unit,
+        lower_is_better=items[0].lower_is_better,
+        items=() if paired else tuple(items),
+        **vars(label),
     )
+
+
+def _as_list(scores: Scores | Sequence[Scores]) -> Sequence[Scores]:
+    return [scores] if isinstance(scores, ItemScores | ResampledScores) else scores
 
 
 def estimate_difference(
@@ -223,7 +262,7 @@ def estimate_difference(
     Each is one metric, of one or several seeds. Raises DataError unless both are of the same items, in the same groups
     and blocks, with as many seeds.
     """
-    one, other = ([item] if isinstance(item, ItemScores | ResampledScores) else item for item in (ours, theirs))
+    one, other = _as_list(ours), _as_list(theirs)
     first, second = one[0], other[0]
     if first.pairing[:2] == second.pairing[:2] and first.pairing != second.pairing:
         raise DataError(

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from perception_encoder.evaluation import embeddings, tasks
+from perception_encoder.evaluation import embeddings, layer_evaluator
 from tests.evaluation.colours import ColourEncoder, image_bytes
 from tests.evaluation.layers import ColourLayers
 
@@ -34,7 +34,7 @@ def colour_models(monkeypatch: pytest.MonkeyPatch) -> None:
 def colour_layers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every model with layers sees colours."""
     features = ColourLayers(4, (24, 32))
-    monkeypatch.setattr(tasks, "load_layers", lambda model, layer, final_norm=False: features.at(layer))
+    monkeypatch.setattr(layer_evaluator, "load_layers", lambda model, layer, final_norm=False: features.at(layer))
 
 
 @pytest.fixture

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import typer
 
 import perception_encoder as pe
+from perception_encoder.api import evaluations
 from perception_encoder.cli import evaluate, output
+from perception_encoder.cli.groups import _find_app
 from perception_encoder.datasets.classified import ClassOptions, load_tasks
 from perception_encoder.errors import ConfigError, MediaDecodeError
-from perception_encoder.evaluation.results import Measurement
-from perception_encoder.evaluation.statistics.bootstrap import Metric
-from perception_encoder.evaluation.tasks import TASKS, run_evaluators
+from perception_encoder.evaluation.results import run_evaluators
+from perception_encoder.evaluation.statistics.scores import Score
 from synthetic.builtin.held_out import find_unseen_labels
 from tests.cli.evaluate.conftest import read_json
 from tests.evaluation.colours import ColourEncoder, write_colours
@@ -24,10 +26,9 @@ from tests.evaluation.colours import ColourEncoder, write_colours
 class HalfRight:
     """Scores one half on four items; a fifth cannot be decoded."""
 
-    def run(self, encoder: ColourEncoder, track: object = None) -> list[Measurement]:
-        metric = Metric(name="top-1", value=0.5, n=4, interval=None)
-        failure = MediaDecodeError("a.jpg", "is empty")
-        return [Measurement(task="toys", method="zero-shot", metrics=(metric,), failures=(failure,))]
+    def run(self, encoder: ColourEncoder, track: object = None) -> Iterator[Score]:
+        failures = (MediaDecodeError("a.jpg", "is empty"),)
+        yield Score(name="top-1", value=0.5, n=4, task="toys", method="zero-shot", failures=failures)
 
 
 def test_failures_are_written_listed_once_and_change_the_status(tmp_path: Path, capsys) -> None:
@@ -38,22 +39,23 @@ def test_failures_are_written_listed_once_and_change_the_status(tmp_path: Path, 
     captured = capsys.readouterr()
     assert "top-1" in captured.out and captured.err.count("a.jpg: is empty") == 1 and "1 of 5" in captured.err
     written = read_json(tmp_path / "r.json")
-    assert written["failures"] == ["a.jpg: is empty"] and len(written["measurements"]) == 2
+    assert written["failures"] == ["a.jpg: is empty"] and len(written["scores"]) == 2
 
 
-@pytest.mark.parametrize("task", TASKS)
-def test_a_command_has_the_arguments_and_defaults_of_its_function(task: str) -> None:
-    call = inspect.signature(TASKS[task]).parameters
-    command = inspect.signature(getattr(evaluate, task)).parameters
-    assert set(command) - {"out", "trust_remote_code"} == set(call) - {"progress"}  # it loads the model itself then
-    for name, parameter in call.items():
-        if name != "progress":
-            assert command[name].default == ("20" if name == "k" else parameter.default), name
+@pytest.mark.parametrize("task", evaluations())
+def test_every_argument_of_a_call_is_an_option_with_its_default(task: str) -> None:
+    options = {option.name: option for option in typer.main.get_command(_find_app(f"evaluate:{task}", task)).params}
+    for name, parameter in inspect.signature(evaluations()[task]).parameters.items():
+        if name == "progress":
+            continue
+        required = parameter.default is parameter.empty
+        assert options[name].required == required, name
+        assert required or options[name].default == ("20" if name == "k" else parameter.default), name
 
 
 def test_evaluate_is_what_the_command_prints(colour_models, photos: Path, tmp_path: Path) -> None:
     result = pe.evaluate("knn", "any", photos, split="val", k=[1, 5])
-    assert [m.method for m in result.measurements] == ["1-NN", "5-NN"] and result.model == "colours"
+    assert [score.method for score in result.scores] == ["1-NN", "1-NN", "5-NN", "5-NN"] and result.model == "colours"
     again = pe.evaluate("knn", ColourEncoder(), str(photos), split="val", k=[1, 5])
     assert again.to_dict() == result.to_dict()
     assert all(item.winner is None for item in pe.compare(result, again))

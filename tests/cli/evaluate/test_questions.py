@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from perception_encoder.cli import output
-from perception_encoder.inference.conversation import answers
+from perception_encoder.inference.conversation import assistant as assistants
 from perception_encoder.language_alignment.language_model import LanguageModel
 from perception_encoder.preprocess.frames import VideoFrames
 from tests.cli.evaluate.conftest import read_json
@@ -40,7 +40,7 @@ def test_a_dataset_is_evaluated(run_pe, language_run: Path, tmp_path: Path, data
     result = read_json(tmp_path / "out.json")
     assert result["model"] == language_run.name and result["about"]["tiles"] == "0"
     assert result["about"]["runtime"] == "torch" and result["about"]["precision"] in ("float32", "bfloat16")
-    assert result["measurements"][0]["task"] == dataset
+    assert result["scores"][0]["task"] == dataset
 
 
 def test_the_baseline_answers_without_the_image(
@@ -57,7 +57,7 @@ def test_the_baseline_answers_without_the_image(
     LAYOUTS["textvqa"](tmp_path)
     arguments = ("eval", "questions", "textvqa", language_run, "--data", tmp_path, "-o", tmp_path / "out.json")
     assert run_pe(*arguments, "--blind").status == output.OK
-    assert seen == [0, 0] and read_json(tmp_path / "out.json")["measurements"][0]["method"] == "generation, no image"
+    assert seen == [0, 0] and read_json(tmp_path / "out.json")["scores"][0]["method"] == "generation, no image"
     assert run_pe(*arguments).status == output.OK and seen == [0, 0, 1, 1]
 
 
@@ -76,7 +76,7 @@ def test_answers_are_recorded_and_not_asked_for_again(
 def test_every_model_that_answers_is_asked(run_pe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An endpoint, that fails and answers without a word in between, and a function."""
     pytest.importorskip("openai")
-    monkeypatch.setattr(answers, "time", SimpleNamespace(sleep=lambda seconds: None))
+    monkeypatch.setattr(assistants, "time", SimpleNamespace(sleep=lambda seconds: None))
     LAYOUTS["docvqa"](tmp_path)
     arguments = ("eval", "questions", "docvqa", "--data", tmp_path, "-o", tmp_path / "out.json")
     with servers.endpoint(servers.failing(500), servers.empty, servers.whole("a cup")) as (address, requests):

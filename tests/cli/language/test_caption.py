@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from perception_encoder.cli import output
-from perception_encoder.inference.conversation import answers
+from perception_encoder.inference.conversation import assistant as assistants
 from perception_encoder.language_alignment.language_model import LanguageModel
 from tests.video_data_engine import servers
 
@@ -93,7 +93,7 @@ def test_an_empty_answer_of_an_endpoint_is_tried_again_reported_and_not_stored(
 ) -> None:
     pytest.importorskip("openai")
     pauses: list[float] = []
-    monkeypatch.setattr(answers, "time", SimpleNamespace(sleep=pauses.append))
+    monkeypatch.setattr(assistants, "time", SimpleNamespace(sleep=pauses.append))
     out = tmp_path / "out.jsonl"
     images = [media / "0.png", media / "1.png"]
     answered = [servers.empty, servers.well, servers.empty, servers.whole(""), servers.empty, servers.well]

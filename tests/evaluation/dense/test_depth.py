@@ -12,12 +12,12 @@ import pytest
 from perception_encoder.datasets.rgbd import read_depth_splits
 from perception_encoder.dense_prediction.depth import DepthConfig
 from perception_encoder.dense_prediction.head_fitting import FitConfig
-from perception_encoder.errors import DataError, InputError, ModelError
+from perception_encoder.errors import DataError, InputError
 from perception_encoder.evaluation.dense import depth as evaluator
 from perception_encoder.evaluation.dense.depth import DepthEvaluator, DepthProtocol, depth_errors, scored_pixels
 from perception_encoder.formats.shards import write_members
 from tests.datasets.drawn import pairs, rooms, stored
-from tests.evaluation.layers import ColourLayers, cached, png
+from tests.evaluation.layers import ColourLayers, Given, cached, png
 
 PROTOCOL = DepthProtocol(head=DepthConfig(channels=8, fit=FitConfig(epochs=20, batch=4, lr=1e-2)))
 
@@ -61,7 +61,7 @@ def test_depth_as_features_is_learned_and_noise_is_not() -> None:
 
     def score(learned: np.ndarray, asked: np.ndarray) -> dict:
         task = DepthEvaluator(pairs("a", train), pairs("b", test), PROTOCOL)
-        return {metric.name: metric for metric in task.score([cached(learned), cached(asked)]).metrics}
+        return {score.name: score for score in task.run(Given(cached(learned), cached(asked)))}
 
     perfect = score(maps(train), maps(test))
     rng = np.random.default_rng(0)
@@ -82,13 +82,11 @@ def test_a_set_without_splits_is_cut_and_what_is_broken_reported(tmp_path: Path)
     train, test = read_depth_splits(tmp_path / "room.tar")
     assert (train.keys[-1], test.keys[0]) == ("00005", "00006")
     assert train.depth(0) == pytest.approx(rooms(10, 0)[0], abs=1e-3)
-    (result,) = DepthEvaluator(train, test, PROTOCOL).run(ColourLayers(4, (24, 32)).at(0))
-    assert [failure.source for failure in result.failures] == ["00008 (depth)"]
-    assert result.metrics[0].name == "RMSE" and result.metrics[0].n == 3 and result.settings["head seeds"] == "3"
-    assert {metric.interval for metric in result.metrics} == {None}  # frames of one walk are one block
-    assert len({item.values for item in result.scores if item.metric == "RMSE"}) == 3  # every seed fits another head
-    with pytest.raises(ModelError, match="colours, layer 2"):
-        DepthEvaluator(train, test, PROTOCOL).run(ColourLayers(4, (24, 32)).at(2))
+    result = list(DepthEvaluator(train, test, PROTOCOL).run(ColourLayers(4, (24, 32)).at(0)))
+    assert [failure.source for failure in result[0].failures] == ["00008 (depth)"]
+    assert result[0].name == "RMSE" and result[0].n == 3 and result[0].settings["head seeds"] == "3"
+    assert {score.interval for score in result} == {None}  # frames of one walk are one block
+    assert len({item.values for item in result[0].items}) == 3  # every seed fits another head
 
 
 @pytest.fixture
@@ -105,28 +103,27 @@ def test_images_without_known_depth_are_reported_and_left_out() -> None:
     train, test = rooms(6, 0), rooms(4, 1)
     train[2], test[1], test[3] = FAR, 0, FRAMED
     protocol = replace(PROTOCOL, eigen_crop=True)
-    (result,) = DepthEvaluator(pairs("a", train), pairs("b", test), protocol).run(ColourLayers(4, (24, 32)).at(0))
-    assert [failure.source for failure in result.failures] == ["a2", "b1", "b3"] and "--per-metre" in result.failures[
-        0
-    ].reason
-    assert result.metrics[0].n == 2 and result.settings["train"] == "5" and result.settings["per metre"] == "1000"
-    (result,) = DepthEvaluator(pairs("a", test), pairs("b", test), PROTOCOL).run(ColourLayers(4, (24, 32)).at(0))
-    assert [failure.source for failure in result.failures] == ["a1", "b1"] and result.metrics[0].n == 3
+    first = next(DepthEvaluator(pairs("a", train), pairs("b", test), protocol).run(ColourLayers(4, (24, 32)).at(0)))
+    assert [failure.source for failure in first.failures] == ["a2", "b1", "b3"]
+    assert "--per-metre" in first.failures[0].reason
+    assert first.n == 2 and first.settings["train"] == "5" and first.settings["per metre"] == "1000"
+    first = next(DepthEvaluator(pairs("a", test), pairs("b", test), PROTOCOL).run(ColourLayers(4, (24, 32)).at(0)))
+    assert [failure.source for failure in first.failures] == ["a1", "b1"] and first.n == 3
 
 
 def test_sets_without_known_depth_are_refused_before_a_head_is_fitted(unfitted: None) -> None:
     near, far = rooms(4, 0), FAR[None].repeat(4, axis=0)
     for train, test, name in ((far, near, "a"), (near, far, "b")):
         with pytest.raises(DataError, match=f"depth: no image can be used; the first: {name}0: no pixel has a known"):
-            DepthEvaluator(pairs("a", train), pairs("b", test), PROTOCOL).run(ColourLayers(4, (24, 32)).at(0))
+            list(DepthEvaluator(pairs("a", train), pairs("b", test), PROTOCOL).run(ColourLayers(4, (24, 32)).at(0)))
 
 
 def test_depths_that_are_mostly_out_of_range_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
     depths, encoder = rooms(4, 0), ColourLayers(4, (24, 32))
     quick = DepthProtocol(head=DepthConfig(channels=4, fit=FitConfig(epochs=1, batch=4)))
     with caplog.at_level(logging.WARNING):
-        DepthEvaluator(pairs("a", depths), pairs("b", depths), quick).run(encoder.at(0))
+        list(DepthEvaluator(pairs("a", depths), pairs("b", depths), quick).run(encoder.at(0)))
         assert not caplog.text
         wrong = replace(pairs("b", depths), per_metre=200.0)
-        DepthEvaluator(replace(pairs("a", depths), per_metre=200.0), wrong, quick).run(encoder.at(0))
+        list(DepthEvaluator(replace(pairs("a", depths), per_metre=200.0), wrong, quick).run(encoder.at(0)))
     assert "of the known depth is not within 0.001 to 10 m" in caplog.text and "200 units a metre" in caplog.text

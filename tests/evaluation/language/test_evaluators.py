@@ -14,7 +14,7 @@ from perception_encoder.errors import DataError, InputError
 from perception_encoder.evaluation.language.captions import bleu_counts, bleu_of_counts, cider_d_scores
 from perception_encoder.evaluation.language.evaluators import QuestionEvaluator, open_media_of
 from perception_encoder.evaluation.language.tasks import TASKS
-from perception_encoder.evaluation.results import Measurement
+from perception_encoder.evaluation.statistics.scores import Score
 from perception_encoder.formats.media_directory import Clip
 from perception_encoder.preprocess.frames import plm_frame_indices
 from tests.clips import clip, number_of
@@ -22,38 +22,37 @@ from tests.datasets.questions.layouts import LAYOUTS, TABLES, write_table
 from tests.evaluation.language.answerers import RuleAnswerer, colour_of, drawn, questions, refuse
 
 
-def metrics(measurement: Measurement) -> dict[str, float]:
-    return {metric.name: metric.value for metric in measurement.metrics}
+def values_of(scores: list[Score]) -> dict[str, float]:
+    return {score.name: score.value for score in scores}
 
 
-def run(name: str, items: list[Question], rule=colour_of, **options) -> Measurement:
-    (measurement,) = QuestionEvaluator(TASKS[name], items, **options).run(RuleAnswerer(rule))
-    return measurement
+def run(name: str, items: list[Question], rule=colour_of, **options) -> list[Score]:
+    return list(QuestionEvaluator(TASKS[name], items, **options).run(RuleAnswerer(rule)))
 
 
 def test_accuracy_with_its_interval() -> None:
     wrong = questions(40, answers=("red",) * 10)
-    measurement = run("vqav2", wrong)
-    (metric,) = measurement.metrics
+    scores = run("vqav2", wrong)
+    (metric,) = scores
     assert (metric.name, metric.n, metric.value) == ("VQA accuracy", 40, 14 / 40)
     low, high = metric.interval
     assert 0 < low < 14 / 40 < high < 1
-    assert (measurement.task, measurement.method, measurement.failures) == ("vqav2", "generation", ())
-    alone = run("vqav2", questions(40, answers=("red",) * 10, block="")).metrics[0].interval
+    assert (scores[0].task, scores[0].method, scores[0].failures) == ("vqav2", "generation", ())
+    alone = run("vqav2", questions(40, answers=("red",) * 10, block=""))[0].interval
     assert alone[1] - alone[0] < high - low  # two questions about one image are drawn together
 
 
 def test_without_the_image() -> None:
-    measurement = run("vqav2", questions(), blind=True)
-    assert (measurement.method, metrics(measurement)) == ("generation, no image", {"VQA accuracy": 0})
+    scores = run("vqav2", questions(), blind=True)
+    assert (scores[0].method, values_of(scores)) == ("generation, no image", {"VQA accuracy": 0})
 
 
 def test_undecodable_images_and_refused_questions_are_reported() -> None:
     items = [*questions(4), Question(id="bad", question="?", media=(b"no image",), answers=("red",) * 10)]
     items.append(Question(id="gone", question="?", media=(Path("none.jpg"),), answers=("red",) * 10))
-    measurement = run("vqav2", items)
-    assert [failure.source for failure in measurement.failures] == ["question bad", "question gone"]
-    assert measurement.metrics[0].n == 4
+    scores = run("vqav2", items)
+    assert [failure.source for failure in scores[0].failures] == ["question bad", "question gone"]
+    assert scores[0].n == 4
     with pytest.raises(DataError, match="vqav2: no question could be asked; the first: question bad"):
         run("vqav2", items[4:])
     with pytest.raises(DataError, match="the first: question q0: the images fill the context"):
@@ -71,46 +70,46 @@ def test_answers_are_written_and_not_asked_for_again(tmp_path: Path) -> None:
 
     evaluator = QuestionEvaluator(TASKS["vqav2"], items, path)
     with pytest.raises(KeyboardInterrupt):
-        evaluator.run(Dies(colour_of))
+        list(evaluator.run(Dies(colour_of)))
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert [line["id"] for line in lines] == [f"q{n}" for n in range(5)]
     assert lines[0]["prediction"] == "Red." and lines[0]["score"] == 1 and lines[0]["answers"] == ["red"] * 10
     model = RuleAnswerer(colour_of)
-    resumed = evaluator.run(model)
+    resumed = list(evaluator.run(model))
     assert len(model.prompts) == 3
-    assert resumed == QuestionEvaluator(TASKS["vqav2"], items).run(RuleAnswerer(colour_of))
+    assert resumed == list(QuestionEvaluator(TASKS["vqav2"], items).run(RuleAnswerer(colour_of)))
     model = RuleAnswerer(colour_of)
-    evaluator.run(model)
+    list(evaluator.run(model))
     assert model.prompts == []
 
 
 def test_a_question_in_other_words_is_put_again(tmp_path: Path) -> None:
     path = tmp_path / "answers.jsonl"
-    QuestionEvaluator(TASKS["vqav2"], questions(2), path).run(RuleAnswerer(colour_of))
+    list(QuestionEvaluator(TASKS["vqav2"], questions(2), path).run(RuleAnswerer(colour_of)))
     model = RuleAnswerer(colour_of)
     items = [*questions(1), *questions(2, question="Which colour?")[1:]]
-    QuestionEvaluator(TASKS["vqav2"], items, path).run(model)
+    list(QuestionEvaluator(TASKS["vqav2"], items, path).run(model))
     assert len(model.prompts) == 1
 
 
 def test_answers_without_the_image_are_not_taken_for_others(tmp_path: Path) -> None:
     path = tmp_path / "answers.jsonl"
-    QuestionEvaluator(TASKS["vqav2"], questions(2), path, blind=True).run(RuleAnswerer(colour_of))
+    list(QuestionEvaluator(TASKS["vqav2"], questions(2), path, blind=True).run(RuleAnswerer(colour_of)))
     with pytest.raises(DataError, match="answers of the task 'vqav2, no image', not 'vqav2'"):
-        QuestionEvaluator(TASKS["vqav2"], questions(2), path).run(RuleAnswerer(colour_of))
+        list(QuestionEvaluator(TASKS["vqav2"], questions(2), path).run(RuleAnswerer(colour_of)))
 
 
 def test_failures_are_tried_again(tmp_path: Path) -> None:
     path = tmp_path / "answers.jsonl"
     items = [*questions(2), Question(id="late", question="?", media=(tmp_path / "a.png",), answers=("blue",) * 10)]
     evaluator = QuestionEvaluator(TASKS["vqav2"], items, path)
-    assert len(evaluator.run(RuleAnswerer(colour_of))[0].failures) == 1
+    assert len(next(evaluator.run(RuleAnswerer(colour_of))).failures) == 1
     (tmp_path / "a.png").write_bytes(drawn(2))
-    (measurement,) = evaluator.run(RuleAnswerer(colour_of))
-    assert measurement.failures == () and measurement.metrics[0].n == 3
+    scores = list(evaluator.run(RuleAnswerer(colour_of)))
+    assert scores[0].failures == () and scores[0].n == 3
 
 
-def test_yes_and_no_give_the_scorers_metrics() -> None:
+def test_yes_and_no_give_the_scorers_values_of() -> None:
     rng = np.random.default_rng(0)
     answers = [("yes", "no")[n] for n in rng.integers(0, 2, 60)]
     words = [("Yes.", "no", "perhaps")[n] for n in rng.integers(0, 3, 60)]
@@ -118,10 +117,10 @@ def test_yes_and_no_give_the_scorers_metrics() -> None:
         Question(id=str(n), question=str(n), media=(drawn(0),), answers=(answer,), group="random")
         for n, answer in enumerate(answers)
     ]
-    measurement = run("pope", items, lambda images, prompt: words[int(prompt.split("\n")[0])])
+    scores = run("pope", items, lambda images, prompt: words[int(prompt.split("\n")[0])])
     guesses = [{"Yes.": "yes"}.get(word, word) for word in words]
     hits = sum(guess == answer == "yes" for guess, answer in zip(guesses, answers, strict=True))
-    assert metrics(measurement) == pytest.approx(
+    assert values_of(scores) == pytest.approx(
         {
             "accuracy": np.mean([guess == answer for guess, answer in zip(guesses, answers, strict=True)]),
             "precision": hits / guesses.count("yes"),
@@ -130,7 +129,7 @@ def test_yes_and_no_give_the_scorers_metrics() -> None:
             "yes ratio": guesses.count("yes") / 60,
         }
     )
-    assert all(metric.interval is not None for metric in measurement.metrics)
+    assert all(metric.interval is not None for metric in scores)
 
 
 def test_groups_are_scored_by_themselves_too() -> None:
@@ -139,8 +138,8 @@ def test_groups_are_scored_by_themselves_too() -> None:
         for n, question in enumerate(questions(4))
     ]
     items = [Question(**{**vars(part), "answers": ("red",)}) for part in parts]
-    measurement = run("chartqa", items, lambda images, prompt: "red." if "(0)" in prompt else "green")
-    assert metrics(measurement) == {
+    scores = run("chartqa", items, lambda images, prompt: "red." if "(0)" in prompt else "green")
+    assert values_of(scores) == {
         "relaxed accuracy": 1 / 4,
         "relaxed accuracy, augmented": 0,
         "relaxed accuracy, human": 1 / 2,
@@ -154,12 +153,12 @@ def test_mvbench_is_the_mean_over_its_tasks() -> None:
         )
 
     items = [item(n, "action_count") for n in range(3)] + [item(9, "state_change")]
-    measurement = run("mvbench", items, lambda images, prompt: "(B)" if "Question:9" in prompt else "(A)")
-    assert metrics(measurement) == {"accuracy": 1 / 2, "accuracy, action_count": 0, "accuracy, state_change": 1}
-    assert measurement.settings == {"frames": "8"}
+    scores = run("mvbench", items, lambda images, prompt: "(B)" if "Question:9" in prompt else "(A)")
+    assert values_of(scores) == {"accuracy": 1 / 2, "accuracy, action_count": 0, "accuracy, state_change": 1}
+    assert scores[0].settings == {"frames": "8"}
 
 
-def test_captions_give_the_scorers_metrics(tmp_path: Path) -> None:
+def test_captions_give_the_scorers_values_of(tmp_path: Path) -> None:
     texts = ("a red image", "a green thing", "nothing at all", "a blue image of a dog")
     items = [
         Question(id=str(n), question="", media=(drawn(n),), answers=("a red image", f"one {text}"))
@@ -167,25 +166,25 @@ def test_captions_give_the_scorers_metrics(tmp_path: Path) -> None:
     ]
     said = iter(texts)
     path = tmp_path / "answers.jsonl"
-    measurement = run("coco", items, lambda images, prompt: next(said), records=path)
-    values = metrics(measurement)
+    scores = run("coco", items, lambda images, prompt: next(said), records=path)
+    values = values_of(scores)
     references = [entry.answers for entry in items]
     assert values["CIDEr"] == pytest.approx(cider_d_scores(texts, references).mean())
     for order, value in enumerate(bleu_of_counts(bleu_counts(texts, references).sum(axis=0)), 1):
         assert values[f"BLEU-{order}"] == pytest.approx(value)
-    assert [metric.unit for metric in measurement.metrics] == ["", "%", "%", "%", "%"]
-    assert all(metric.interval is not None for metric in measurement.metrics)
+    assert [metric.unit for metric in scores] == ["", "%", "%", "%", "%"]
+    assert all(metric.interval is not None for metric in scores)
     assert json.loads(path.read_text().splitlines()[0])["score"] is None
 
 
 def test_boxes_are_scored_in_the_images_own_scale(tmp_path: Path) -> None:
     items = [Question(id="a", question="the cup", media=(drawn(0),), box=(6, 4, 36, 24))]  # of 60 by 40 pixels
     path = tmp_path / "answers.jsonl"
-    measurement = run("refcoco", items, lambda images, prompt: "[100, 100, 600, 500]", records=path)
-    assert metrics(measurement) == pytest.approx({"accuracy at IoU 0.5": 1, "mean IoU": 0.8})
+    scores = run("refcoco", items, lambda images, prompt: "[100, 100, 600, 500]", records=path)
+    assert values_of(scores) == pytest.approx({"accuracy at IoU 0.5": 1, "mean IoU": 0.8})
     assert json.loads(path.read_text())["box"] == [100, 100, 600, 600]
     again = run("refcoco", items, refuse, records=path)
-    assert metrics(again) == pytest.approx({"accuracy at IoU 0.5": 1, "mean IoU": 0.8})
+    assert values_of(again) == pytest.approx({"accuracy at IoU 0.5": 1, "mean IoU": 0.8})
 
 
 def test_all_images_of_a_question_and_frames_of_videos(tmp_path: Path) -> None:
@@ -209,12 +208,12 @@ def test_all_images_of_a_question_and_frames_of_videos(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", [name for name in LAYOUTS if name not in ("mvbench", "star")])  # no real videos
 def test_every_dataset_is_evaluated(name: str, tmp_path: Path) -> None:
     LAYOUTS[name](tmp_path)
-    measurement = run(name, read_questions(name, tmp_path), lambda images, prompt: "yes")
-    assert measurement.failures == () and measurement.metrics
+    scores = run(name, read_questions(name, tmp_path), lambda images, prompt: "yes")
+    assert scores and scores[0].failures == ()
 
 
 @pytest.mark.parametrize("name", TABLES)
 def test_every_table_of_the_hub_is_evaluated(name: str, tmp_path: Path) -> None:
     write_table(tmp_path / TABLES[name][0], TABLES[name][1])
-    measurement = run(name, read_questions(name, tmp_path), lambda images, prompt: "yes")
-    assert measurement.failures == () and measurement.metrics
+    scores = run(name, read_questions(name, tmp_path), lambda images, prompt: "yes")
+    assert scores and scores[0].failures == ()

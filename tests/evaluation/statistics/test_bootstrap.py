@@ -132,14 +132,13 @@ def test_the_interval_of_a_share_stays_within_0_and_1() -> None:
     names = list("abcdef")
     ours = ItemScores.of("share", np.array([1, 1, 1, 1, 1, 0.5]), names)
     theirs = ItemScores.of("share", np.array([0, 0, 0, 0, 0, 0.5]), names)
-    score = LayerScore.of([ours], "mean")
-    free = score.interval()
+    free = estimate([ours]).interval()
     assert free is not None and free[1] > 1
-    for metric in (score.as_metric(), measure(ours)):
-        assert metric.interval == (pytest.approx(free[0]), 1.0)
-    low = LayerScore.of([theirs], "mean").as_metric().interval
+    for ends in (LayerScore.of(measure(ours)).bounds(), measure(ours).interval):
+        assert ends == (pytest.approx(free[0]), 1.0)
+    low = measure(theirs).interval
     assert low is not None and low[0] == 0
-    in_metres = LayerScore.of([replace(ours, unit="m")], "mean").as_metric().interval
+    in_metres = measure(replace(ours, unit="m")).interval
     assert in_metres is not None and in_metres[1] > 1
 
 

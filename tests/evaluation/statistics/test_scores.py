@@ -60,7 +60,7 @@ def test_entries_of_one_item_are_drawn_together() -> None:
     names = [str(number) for number in range(400)]
     once = measure(ItemScores.of("recall", result, names))
     twice = ItemScores.of("recall", np.repeat(result, 2), names, owners=np.repeat(np.arange(400), 2))
-    assert measure(twice) == once
+    assert replace(measure(twice), items=()) == replace(once, items=())
     separate = measure(ItemScores.of("recall", np.repeat(result, 2), [*names, *names]))
     assert np.diff(separate.interval)[0] == pytest.approx(np.diff(once.interval)[0] / 2**0.5, rel=0.1)
 

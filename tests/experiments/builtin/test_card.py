@@ -35,16 +35,16 @@ def test_a_task_has_its_target_by_the_better_transform_and_once() -> None:
         ("caltech101/unseen", "20 open"),
     ]
     better = tuple(
-        replace(measurement, metrics=(replace(measurement.metrics[0], value=0.9, interval=(0.885, 0.915)),))
-        if measurement.task == "flowers"
-        else measurement
-        for measurement in RESULT.measurements
+        replace(score, value=0.9, interval=(0.885, 0.915))
+        if (score.task, score.name) == ("flowers", "mean class accuracy")
+        else score
+        for score in RESULT.scores
     )
-    assert compare_with_targets(replace(RESULT, measurements=better))[0].rows[0][-1] == "82 ✓"
+    assert compare_with_targets(replace(RESULT, scores=better))[0].rows[0][-1] == "82 ✓"
     assert [row[-1] for row in retrieval.rows] == ["40 ✗"]
-    (openmoji,) = (measurement for measurement in RESULT.measurements if measurement.task == "openmoji")
-    both = replace(openmoji, metrics=(*openmoji.metrics, replace(openmoji.metrics[0], name="name of image R@1")))
-    assert [row[-1] for row in compare_with_targets(replace(RESULT, measurements=(both,)))[1].rows] == ["40 ✗", "–"]
+    (openmoji,) = (score for score in RESULT.scores if score.task == "openmoji")
+    both = (openmoji, replace(openmoji, name="name of image R@1"))
+    assert [row[-1] for row in compare_with_targets(replace(RESULT, scores=both))[1].rows] == ["40 ✗", "–"]
 
 
 def test_a_card_takes_new_results_and_keeps_the_rest() -> None:

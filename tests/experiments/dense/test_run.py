@@ -11,13 +11,13 @@ from experiments.dense import run
 from experiments.dense.run import BEST, CORE, LAST, SPATIAL, TRACKING, DenseData, Sizes, compare_features
 from experiments.findings import dense_gaps, dense_scores
 from perception_encoder.layer_analysis.sweep import COLOURS
-from tests.layer_analysis.toys import LightnessTask
+from tests.layer_analysis.toys import LightnessTask, named
 
 SIZES = Sizes(layers=(8, 11))
 
 
 def test_all_is_evaluated_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tasks = [LightnessTask(count=12, name=TRACKING), LightnessTask(count=12, name="depth", lower=True)]
+    tasks = named(LightnessTask(count=12, name=TRACKING), LightnessTask(count=12, name="depth", lower=True))
     monkeypatch.setattr(run, "read_tasks", lambda *_: tasks)
     out, runs, data = tmp_path / "dense.json", tmp_path / "runs", DenseData(scenes=tmp_path, clips=tmp_path)
     result = compare_features(out, runs, data, SIZES)

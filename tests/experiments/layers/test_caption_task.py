@@ -53,7 +53,7 @@ def test_agreement_is_spearman_s_correlation_with_all_others() -> None:
 
 def test_the_layer_that_agrees_with_captions_is_best(captions: Path, tmp_path: Path) -> None:
     task = read_caption_task(captions, 100)
-    sweep = run_sweep(ToyEncoder(), [task], FeatureCache(directory=tmp_path / "store"))
+    sweep = run_sweep(ToyEncoder(), {"captions": task}, FeatureCache(directory=tmp_path / "store"))
     (curve,) = sweep.curves
     assert curve.metric == "rank correlation with captions" and curve.unit == "" and curve.best == CLEAR
     assert curve.scores[CLEAR].value > 0.7 > 0.3 > curve.scores[0].value and curve.scores[CLEAR].n == 23

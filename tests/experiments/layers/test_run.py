@@ -27,9 +27,9 @@ from perception_encoder.models.checkpoints.weights import create_model, write_ch
 from perception_encoder.models.initialization import initialize
 from perception_encoder.models.registry import BUILTIN as BUILTIN_NAME
 from perception_encoder.models.vision_transformer import VisionTransformer
-from tests.layer_analysis.toys import LightnessTask
+from tests.layer_analysis.toys import LightnessTask, named
 
-TASKS = (
+TASKS = named(
     LightnessTask(count=12, name="tracking"),
     LightnessTask(count=12, name="depth of rooms", lower=True),
     LightnessTask(count=12, name="classification"),

@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from typing import Any
+
 from experiments.layers.tasks import LayerData, Sizes, make_layer_tasks
-from perception_encoder.evaluation.dense.segmentation import SegmentationEvaluator
+from perception_encoder.evaluation.inputs import EncoderInputs
+from perception_encoder.evaluation.layer_evaluator import CachingLayers
+from perception_encoder.evaluation.statistics.scores import Score
 
 
-class UnusedEncoder:
-    """What tasks know of a model before anything is encoded."""
+class Asked(CachingLayers):
+    """A model that is asked for images, and encodes nothing."""
 
     name, depth, patch_size, image_size = "unused", 1, 16, (32, 32)
 
+    def __init__(self) -> None:
+        self.inputs: list[EncoderInputs] = []
+
+    def score(self, inputs: Sequence[EncoderInputs], *_: object) -> Iterator[Score]:
+        self.inputs += inputs
+        yield from ()
+
+
+def inputs_of(task: Any) -> list[EncoderInputs]:
+    model = Asked()
+    list(task.run(model))
+    return model.inputs
+
 
 def test_tasks_are_cut_to_size(data: LayerData) -> None:
-    tasks = {
-        task.name: task for task in make_layer_tasks(data, Sizes(photos=6, scenes=2, rooms=2, clips=3, captions=3))
-    }
+    tasks = make_layer_tasks(data, Sizes(photos=6, scenes=2, rooms=2, clips=3, captions=3))
     assert list(tasks) == [
         "classification",
         "retrieval",
@@ -25,7 +41,7 @@ def test_tasks_are_cut_to_size(data: LayerData) -> None:
         "tracking",
         "captions",
     ]
-    images = {name: task.images(UnusedEncoder()) for name, task in tasks.items()}
+    images = {name: inputs_of(task) for name, task in tasks.items()}
     counts = {name: [len(part.keys) for part in parts] for name, parts in images.items()}
     assert counts["depth of scenes"] == counts["segmentation"] == [4, 2]
     assert counts["captions"] == counts["tracking"] == [3]
@@ -35,7 +51,7 @@ def test_tasks_are_cut_to_size(data: LayerData) -> None:
 
 
 def test_segmentation_is_of_objects_and_background(data: LayerData) -> None:
-    (task,) = (item for item in make_layer_tasks(data, Sizes()) if isinstance(item, SegmentationEvaluator))
+    task: Any = make_layer_tasks(data, Sizes())["segmentation"]
     assert task.train.classes == task.test.classes == ("background", "object")
     lamp = task.test.labels(1)  # of a class that no training image shows
     assert lamp[0, 0] == 0 and lamp[8, 8] == 1 and lamp.sum() == 64

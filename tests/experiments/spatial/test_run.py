@@ -16,7 +16,7 @@ from experiments.spatial.run import Sizes, SpatialData, compare, draw_examples, 
 from perception_encoder.formats.shards import write_members
 from perception_encoder.layer_analysis.curve import LayerCurve, LayerScore
 from tests.evaluation.layers import discs, write_video
-from tests.layer_analysis.toys import LightnessTask
+from tests.layer_analysis.toys import LightnessTask, named
 from tests.spatial_alignment.conftest import encoded, scene
 
 SIZES = Sizes(alignments=Alignments(steps=2, batch_size=4, side=64), layers=(8, 11))
@@ -50,7 +50,7 @@ def test_alignments_differ_in_their_teachers_alone() -> None:
 
 
 def test_all_is_run_once_and_drawn(data: SpatialData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tasks = [LightnessTask(count=12, name="tracking"), LightnessTask(count=12, name="depth", lower=True)]
+    tasks = named(LightnessTask(count=12, name="tracking"), LightnessTask(count=12, name="depth", lower=True))
     monkeypatch.setattr(run, "read_tasks", lambda *_: tasks)
     out, runs = tmp_path / "spatial.json", tmp_path / "runs"
     result = reproduce_spatial(out, runs, data, SIZES)

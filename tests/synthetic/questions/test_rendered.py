@@ -85,8 +85,8 @@ def test_documents_are_evaluated_and_answers_recorded(
     options = ("--data", documents, "--tiles", "0", "--items", "1", "--records", records, "-o", out)
     run = run_module("questions", "documents", language_run, *options)
     assert run.status == 0 and "ANLS" in run.stdout, run.stderr
-    (measurement,) = read_json(out)["measurements"]
-    assert measurement["task"] == "documents" and read_json(out)["split"] == "test"
+    first = read_json(out)["scores"][0]
+    assert first["task"] == "documents" and read_json(out)["split"] == "test"
     assert len(records.read_text().splitlines()) == 1
     assert run_module("questions", "documents", language_run, *options).stdout == run.stdout
 

@@ -21,10 +21,9 @@ from transformers import AutoModel, AutoModelForImageClassification
 
 import perception_encoder as pe
 from perception_encoder.errors import CheckpointError
+from perception_encoder.exports.card import published_scores
+from perception_encoder.exports.layouts import open_clip_config, write_layout_directory
 from perception_encoder.inference.encoder import Encoder
-from perception_encoder.inference.sentence_transformers import write_sentence_transformers
-from perception_encoder.models.checkpoints.card import published_scores
-from perception_encoder.models.checkpoints.layout_directory import open_clip_config, write_layout_directory
 from perception_encoder.models.checkpoints.weights import build, create_model
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.config import VisionConfig
@@ -172,7 +171,7 @@ def test_sentence_transformers_gives_the_same_vectors(
     name: str, half: bool, photograph: Image.Image, tmp_path: Path
 ) -> None:
     model = create_model(name, pretrained=True if name == "builtin" else None)
-    write_sentence_transformers(model, tmp_path / "out", half)
+    write_layout_directory(model, tmp_path / "out", "sentence-transformers", half)
     theirs = SentenceTransformer(str(tmp_path / "out"), device="cpu", trust_remote_code=False)
     encoder = Encoder(model.half().float() if half else model, "cpu", torch.float32)
     assert theirs.get_embedding_dimension() == encoder.dimension

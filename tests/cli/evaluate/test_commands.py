@@ -1,0 +1,195 @@
+"""The commands of `pe eval` on encoders and layers: scores printed and written, errors in one line, and comparisons."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from perception_encoder.cli import output
+from perception_encoder.evaluation import embeddings, layer_evaluator
+from perception_encoder.formats.shards import write_members
+from perception_encoder.inference.load import load, load_layers
+from tests.cli.evaluate.conftest import COLOURS, read_json
+from tests.clips import clip
+from tests.datasets.drawn import stored, write_instances, write_masks, write_yolo
+from tests.evaluation.colours import ColourEncoder, image_bytes
+from tests.evaluation.layers import discs, png, write_video
+from tests.models.external.samples import save_transformer
+
+pytestmark = pytest.mark.usefixtures("colour_models", "colour_layers")
+
+
+def test_classification_of_directories(run_pe, photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "r.json"
+    options = ("--data", photos, "--split", "val", "--prompts", "imagenet,name", "-o", out)
+    run = run_pe("eval", "classification", "any", *options)
+    assert run.status == output.OK, run.stderr
+    assert "mean class accuracy" in run.stdout and "100.0" in run.stdout
+    scores = read_json(out)["scores"]
+    for score in scores:
+        assert score["interval"] == pytest.approx((0.757, 1.0), abs=1e-3)  # all 12 are right
+    assert [(score["transform"], score["prompts"]) for score in scores[::2]] == [
+        (transform, prompts) for transform in ("squash", "crop") for prompts in ("imagenet", "name")
+    ]
+
+
+def test_a_table_of_videos_with_the_templates_of_kinetics(
+    run_pe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "A_000001_000011.mp4").write_bytes(clip(10))
+    prompts: list[str] = []
+    encode = ColourEncoder.encode_texts
+    monkeypatch.setattr(ColourEncoder, "encode_texts", lambda self, texts: prompts.extend(texts) or encode(self, texts))
+    rows = ["label,youtube_id,time_start,time_end,split", "white (not red),A,1,11,val", "red,gone,0,10,val"]
+    (tmp_path / "k.csv").write_text("\n".join(rows), encoding="utf-8")
+    options = ("--split", "val", "--prompts", "kinetics", "--transform", "squash", "--frames", "2")
+    run = run_pe("eval", "classification", "any", "--data", tmp_path / "k.csv", *options)
+    assert run.status == output.SOME_SKIPPED
+    assert "skipped gone_000000_000010: no such file" in run.stderr and "1 of 2 inputs skipped" in run.stderr
+    assert "kinetics" in run.stdout
+    assert "a video of white not red." in prompts and not any("(" in prompt for prompt in prompts)
+
+
+@pytest.mark.parametrize(
+    ("task", "options", "message"),
+    [
+        ("classification", ["--split", "test"], "has no split 'test'"),
+        ("classification", ["--split", "val", "--prompts", "x"], "unknown prompts 'x'"),
+        ("classification", ["--split", "val", "--onto", "imagenet"], "needs a mapping"),
+        ("attentive", ["--split", "val", "--layer", "7"], "layer 7 does not exist; colours has layers 0 to 2"),
+        ("tracking", [], "no JPEGImages"),
+        ("depth", [], "has no depth file"),
+        ("segmentation", [], "has no masks/"),
+        ("detection", [], "no annotations/instances_val2017.json"),
+        ("depth", ["--size", "big"], "--size is 'big'"),
+    ],
+)
+def test_errors_are_one_line(run_pe, photos: Path, task: str, options: list[str], message: str) -> None:
+    (photos / "nothing").mkdir()
+    run = run_pe("eval", task, "any", "--data", photos if "--split" in options else photos / "nothing", *options)
+    assert run.status == output.ERROR and message in run.stderr and run.stderr.count("\n") == 1
+
+
+def test_one_class_is_an_error(run_pe, photos: Path) -> None:
+    for colour in COLOURS[1:]:
+        for path in (photos / "val" / colour).iterdir():
+            path.unlink()
+    run = run_pe("eval", "classification", "any", "--data", photos, "--split", "val")
+    assert run.status == output.ERROR and "photos has only the class 'red'" in run.stderr
+
+
+def test_retrieval_of_captions(run_pe, tmp_path: Path) -> None:
+    for colour in COLOURS:
+        (tmp_path / f"{colour}.png").write_bytes(image_bytes(colour))
+    captions = {f"{colour}.png": [f"a {colour} cup", colour] for colour in COLOURS}
+    (tmp_path / "captions.json").write_text(json.dumps(captions), encoding="utf-8")
+    run = run_pe("eval", "retrieval", "any", "--data", tmp_path / "captions.json", "-o", tmp_path / "r.json")
+    assert run.status == output.OK, run.stderr
+    assert "text to item R@1" in run.stdout and "item to text, dual softmax R@10" in run.stdout
+    assert len(read_json(tmp_path / "r.json")["scores"]) == 24  # under two transforms
+
+
+@pytest.mark.parametrize(
+    ("task", "options", "said"),
+    [
+        ("knn", ["--k", "1,5"], ["5-NN", "train 30"]),
+        ("linear", [], ["linear probe", "train 27"]),  # three are held out
+        ("attentive", ["--layer", "0", "--epochs", "2"], ["attentive probe", "layer 0"]),
+    ],
+)
+def test_probes(run_pe, photos: Path, task: str, options: list[str], said: list[str]) -> None:
+    run = run_pe("eval", task, "any", "--data", photos, "--split", "val", *options)
+    assert run.status == output.OK, run.stderr
+    assert all(text in run.stdout for text in ("top-1", *said))
+
+
+def test_the_model_with_and_without_its_flag(run_pe, photos: Path) -> None:
+    options = ("--data", photos, "--split", "val", "--k", "1")
+    runs = [run_pe("eval", "knn", *model, *options) for model in (("any",), ("-m", "any"), ("--model", "any"))]
+    assert {(run.status, run.stdout) for run in runs} == {(output.OK, runs[0].stdout)}
+    for model in ((), ("any", "-m", "any")):
+        run = run_pe("eval", "knn", *model, *options)
+        assert run.status == output.ERROR and "Usage: pe eval knn [OPTIONS] [-m] MODEL" in run.stderr
+
+
+def test_every_probe_takes_a_vision_transformer_of_transformers(
+    run_pe, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embeddings, "load", load)
+    monkeypatch.setattr(layer_evaluator, "load_layers", load_layers)
+    save_transformer("ViT", tmp_path / "vit")
+    for command in (("knn", "--k", "1", "--pool", "cls"), ("linear", "--layer", "1"), ("attentive", "--epochs", "1")):
+        run = run_pe("eval", command[0], f"hf:{tmp_path / 'vit'}", "--data", photos, "--split", "val", *command[1:])
+        assert run.status == output.OK, run.stderr
+        assert "top-1" in run.stdout
+
+
+def test_segmentation(run_pe, tmp_path: Path) -> None:
+    write_masks(tmp_path, "train", 6, 0)
+    write_masks(tmp_path, "test", 3, 1, cut=0)
+    arguments = ("eval", "segmentation", "any", "--data", tmp_path, "--layer", "0", "--size", "24x32", "--epochs", "2")
+    for seeds in (1, 2):
+        out = tmp_path / f"{seeds}.json"
+        run = run_pe(*arguments, "--head-seeds", str(seeds), "-o", out)
+        assert run.status == output.SOME_SKIPPED and "mIoU" in run.stdout and "skipped test-0" in run.stderr
+        for score in read_json(out)["scores"]:
+            assert score["settings"]["head seeds"] == str(seeds) and len(score["items"]) == seeds
+            assert (score["interval"] is None) == (seeds == 1)
+
+
+@pytest.mark.parametrize("write", [write_instances, write_yolo])
+def test_detection(run_pe, tmp_path: Path, write: Callable[..., Path]) -> None:
+    pytest.importorskip("torchvision")
+
+    data = write(tmp_path, {"train": 2, "test": 1})
+    arguments = ("eval", "detection", "any", "--data", data, "--layer", "0", "--channels", "8", "--epochs", "1")
+    run = run_pe(*arguments)
+    assert run.status == output.OK and "mask AP50" in run.stdout
+    run = run_pe(*arguments, "--class-agnostic")
+    assert run.status == output.OK and "box AP50" in run.stdout and "mask AP50" not in run.stdout
+
+
+def test_tracking(run_pe, tmp_path: Path) -> None:
+    write_video(tmp_path / "discs.tar", *discs(4))
+    out = tmp_path / "tracking.json"
+    run = run_pe("eval", "tracking", "any", "--data", tmp_path, "--layer", "0", "--short-side", "48", "-o", out)
+    assert run.status == output.OK and "J&F" in run.stdout and "layer 0" in run.stdout
+    first = read_json(out)["scores"][0]
+    assert first["interval"] is None  # of one video
+    assert first["value"] > 0.7 and first["settings"]["short side"] == "48"
+
+
+def test_depth_and_its_units(run_pe, tmp_path: Path) -> None:
+    depth = np.repeat([1.0, 4.0], (8, 24))[None].repeat(24, axis=0)  # a quarter is near enough to seem within 10 m
+    parts = ("jpg", png(np.zeros((24, 32, 3), np.uint8))), ("depth.png", stored(5 * depth))
+    write_members(tmp_path / "tum.tar", [(f"{n}.{kind}", content) for n in range(5) for kind, content in parts])
+    data = "--data", tmp_path / "tum.tar"
+    arguments = ("eval", "depth", "any", *data, "--layer", "0", "--channels", "8", "--epochs", "1")
+    run = run_pe(*arguments, "--per-metre", "5000", "-o", tmp_path / "depth.json")
+    assert run.status == output.OK and not run.stderr and "RMSE" in run.stdout and " m" in run.stdout
+    first = read_json(tmp_path / "depth.json")["scores"][0]
+    assert first["settings"]["per metre"] == "5000" and first["n"] == 2
+    assert "1000 units a metre, see --per-metre" in run_pe(*arguments).stderr
+
+
+def test_compare_names_the_better_model(run_pe, photos: Path, tmp_path: Path) -> None:
+    files = {}
+    for name in ("any", "blind"):
+        files[name] = tmp_path / f"{name}.json"
+        options = ("--split", "val", "--transform", "squash", "-o", files[name])
+        assert run_pe("eval", "classification", name, "--data", photos, *options).status == output.OK
+    run = run_pe("eval", "compare", *files.values())
+    assert run.status == output.OK, run.stderr
+    assert run.stdout.splitlines()[0].split("\t")[3:5] == ["colours", "blind"]
+    assert run.stdout.count("+66.67") >= 2 and "not significant" not in run.stdout
+    run = run_pe("eval", "compare", files["any"], files["any"])
+    assert run.stdout.count("0.00 (-22.23 to +22.23)") == run.stdout.count("not significant") == 2  # all 12 agree
+    (photos / "val" / "red" / "0.png").unlink()
+    options = ("--data", photos, "--split", "val", "--transform", "squash", "-o", files["any"])
+    run_pe("eval", "classification", "any", *options)
+    run = run_pe("eval", "compare", *files.values())
+    assert run.status == output.ERROR and "not evaluated on the same items" in run.stderr
