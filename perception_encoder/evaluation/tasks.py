@@ -16,9 +16,10 @@ if TYPE_CHECKING:
     from perception_encoder.evaluation.results import Result
     from perception_encoder.inference.encoder import Encoder
     from perception_encoder.inference.layer_features import LayerFeatures
+    from perception_encoder.inference.model_spec import ModelSpec
 
-    EncoderLike = str | Path | Encoder
-    LayersLike = str | Path | Encoder | LayerFeatures
+    EncoderLike = str | Path | ModelSpec | Encoder
+    LayersLike = str | Path | ModelSpec | Encoder | LayerFeatures
     ImageSize = int | tuple[int, int] | None
 
 
