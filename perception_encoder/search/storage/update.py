@@ -142,8 +142,8 @@ def update_store(
 ) -> UpdateReport:
     """Make an index match its directory; skip and report bad files.
 
-    `store` and `encoder` come from `writable_store`. `read` reads the files: `read_here`, or `on_cluster`'s. Raises
-    OutputError if the index cannot be written, and what `read` raises; committed rows stay.
+    `store` and `encoder` come from `writable_store`. `read` reads the files: `read_here`, or `reading_on_cluster`'s.
+    Raises OutputError if the index cannot be written, and what `read` raises; committed rows stay.
     """
     started = time.perf_counter()
     indexed = store.files()
