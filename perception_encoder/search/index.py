@@ -305,7 +305,7 @@ def search_files(
             changes = ", ".join(f"{key} {settings[key]}, not {now.get(key)}" for key in different)
             raise SearchIndexError(f"{paths[0]} was made with {changes}, so it cannot be searched with this encoder")
         if different:
-            raise _other_model(paths[0], model, settings["model"])
+            raise _other_model(paths[0], encoder.source, settings["model"])
     return replace(
         search_galleries([FileGallery(encoder, collection)], encoder, parsed, vectors, top, min_score=min_score),
         encoded=0 if archive else collection.total,
