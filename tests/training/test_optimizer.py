@@ -92,27 +92,6 @@ def test_the_cosine_may_end_at_a_share_of_the_peak() -> None:
         dataclasses.replace(debug(), floor=-0.1)
 
 
-def test_each_block_has_a_lower_rate_than_the_one_above_it() -> None:
-    class Model(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.backbone, self.head = create_model("PE-Spatial-T16-512"), nn.Linear(4, 4)
-
-    config = OptimizerConfig(name="adamw", lr=0.1, layer_decay=0.5)
-    model = Model()
-    rates = {id(p): group["lr"] for group in build_optimizer(model, config).param_groups for p in group["params"]}
-    rate_of = {name: rates[id(p)] for name, p in model.named_parameters()}
-    assert rate_of["head.weight"] == rate_of["head.bias"] == 0.1
-    assert rate_of["backbone.transformer.resblocks.11.mlp.c_fc.weight"] == pytest.approx(0.05)
-    assert rate_of["backbone.transformer.resblocks.0.ln_1.bias"] == pytest.approx(0.1 * 0.5**12)
-    for name in ("conv1.weight", "positional_embedding", "class_embedding", "ln_pre.weight"):
-        assert rate_of[f"backbone.{name}"] == pytest.approx(0.1 * 0.5**13)
-    assert len(rate_of) == len(rates)
-    assert layer_scales(model, None) == {}
-    with pytest.raises(ConfigError, match=r"layer_decay is 0\.5, but the model has no known blocks to train"):
-        layer_scales(nn.Linear(2, 2), 0.5)
-
-
 def test_each_tower_s_last_trained_block_has_the_first_decay() -> None:
     """The deepest tower's depth counted for all, and blocks that are not trained counted too."""
     model = nn.ModuleDict({"visual": nn.Module(), "text": nn.Module()})
