@@ -185,7 +185,7 @@ def test_a_full_disk_is_one_error_and_loses_nothing(embed: Embed, directory: Pat
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert run.status == output.ERROR
-    assert f"{out} could not be written: File too large" in " ".join(run.stderr.split())
+    assert f"{out}.parts/000000.parquet could not be written: File too large" in " ".join(run.stderr.split())
     assert not out.exists()
     assert not (tmp_path / "out.parquet.parts").exists()
     assert embed(directory, "--layer", "0").status == output.OK
