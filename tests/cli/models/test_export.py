@@ -10,13 +10,11 @@ import pytest
 import torch
 
 import perception_encoder as pe
-from perception_encoder.dense_training.run import train_dense
 from perception_encoder.exports import card
 from perception_encoder.language_alignment.weights import build_language_model, write_language_model
 from perception_encoder.models.checkpoints.weights import create_model, load_model, write_checkpoint
 from tests.cards import run_card
 from tests.conftest import Run
-from tests.dense_training.datasets import small_config, write_dataset
 from tests.language_alignment.test_weights import parts
 
 
@@ -104,19 +102,12 @@ def test_the_encoder_of_a_language_alignment(run_pe: Callable, tmp_path: Path) -
     assert missing.status == 2 and "no language model is called" in missing.stderr
 
 
-def test_a_head_is_written_and_compared(run_pe: Callable[..., Run], tmp_path: Path) -> None:
-    data = write_dataset("depth", tmp_path / "data", 4, 2)
-    head = train_dense(small_config("depth", "steps=1", "validation=null", "layer=1"), [data], tmp_path / "run")
-    run = run_pe("export", "onnx", head, tmp_path / "depth.onnx", "--size", "32x48")
-    assert run.status == 0 and "depth on PE-Core-N16-128 in float32, " in run.stdout and "from torch" in run.stdout
-    session = onnxruntime.InferenceSession(tmp_path / "depth.onnx", providers=["CPUExecutionProvider"])
-    assert session.get_inputs()[0].shape[1:] == [3, 32, 48]
-    run = run_pe("export", "onnx", head, tmp_path / "depth.onnx", "--size", "30x48")
-    assert run.status == 2 and "both sides must be multiples of the patch" in run.stderr
-
-
 def test_a_built_in_head_as_onnx(run_pe: Callable[..., Run], tmp_path: Path) -> None:
     run = run_pe("export", "onnx", "builtin-depth", tmp_path / "depth.onnx", "--size", "32x48")
-    assert run.status == 0 and "depth on builtin-spatial" in run.stdout, run.stderr
+    assert run.status == 0 and "depth on builtin-spatial in float32, " in run.stdout, run.stderr
+    session = onnxruntime.InferenceSession(tmp_path / "depth.onnx", providers=["CPUExecutionProvider"])
+    assert session.get_inputs()[0].shape[1:] == [3, 32, 48]
+    run = run_pe("export", "onnx", "builtin-depth", tmp_path / "depth.onnx", "--size", "30x48")
+    assert run.status == 2 and "both sides must be multiples of the patch" in run.stderr
     run = run_pe("export", "onnx", "builtin-spatial", tmp_path / "out", "--encoder", "builtin")
     assert run.status == 2 and "builtin-spatial is not a head; omit the encoder" in run.stderr
