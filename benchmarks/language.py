@@ -24,10 +24,10 @@ from PIL import Image
 from torch.nn import functional
 
 from benchmarks.results import machine, report
-from perception_encoder.language_alignment.batches import Example, collate
 from perception_encoder.language_alignment.language_model import LanguageModel
 from perception_encoder.language_alignment.model import PerceptionLanguageModel, Projector
 from perception_encoder.language_alignment.run import LanguageTrainee
+from perception_encoder.language_alignment.task import Example, collate
 from perception_encoder.language_alignment.text.decoder import SMOLLM2, load_decoder
 from perception_encoder.language_alignment.text.openvino_llama import OpenVinoLlama
 from perception_encoder.language_alignment.text.reading import Reader, TorchReader
@@ -46,8 +46,8 @@ QUESTION = "What is in the image?"
 TURNS = 9
 """Questions of a training conversation."""
 CPU = torch.device("cpu")
-LIBRARY, PACKED, OPENVINO = "transformers", "packed torch", "OpenVINO"
-"""What generates: the library; this package without OpenVINO, for one small Llama; and with it."""
+LIBRARY, OPENVINO = "transformers", "OpenVINO"
+"""What generates."""
 FLOATS: tuple[Precision, ...] = ("float32", "bfloat16")
 PROMPT = 150
 """Tokens before the first step."""
@@ -59,10 +59,8 @@ def smollm2() -> dict[str, Reader]:
     readers: dict[str, Reader] = {}
     for precision in FLOATS:
         model: Any = load_decoder(SMOLLM2, getattr(torch, precision)).model
-        readers[f"{LIBRARY}, {precision}"] = TorchReader(model, packed=False)
+        readers[f"{LIBRARY}, {precision}"] = TorchReader(model)
         readers[f"{OPENVINO}, {precision}"] = OpenVinoLlama(model, precision)
-        packed = load_decoder(SMOLLM2, getattr(torch, precision)).model
-        readers[f"{PACKED}, {precision}"] = TorchReader(packed)
         if getattr(torch, precision) == fast_dtype(CPU):
             readers[f"{OPENVINO}, int8"] = OpenVinoLlama(model, "int8")
     return readers
@@ -88,7 +86,7 @@ def large_llama() -> dict[str, Reader]:
         model = LlamaForCausalLM(config).eval().requires_grad_(False)
     torch.set_default_dtype(torch.float32)
     return {
-        f"{LIBRARY}, bfloat16": TorchReader(model, packed=False),
+        f"{LIBRARY}, bfloat16": TorchReader(model),
         f"{OPENVINO}, bfloat16": OpenVinoLlama(model, "bfloat16"),
         f"{OPENVINO}, int8": OpenVinoLlama(model, "int8"),
     }
@@ -104,10 +102,10 @@ def time_readers(readers: dict[str, Reader], rounds: int) -> dict[str, dict[str,
     for name, reader in readers.items():
         embed = reader.model.get_input_embeddings()  # type: ignore[attr-defined]
         prompts[name] = embed(torch.arange(PROMPT))
-        _, steps[name] = reader.read([prompts[name]], rounds + 1)
+        _, steps[name] = reader.read([prompts[name]])
     calls: dict[str, Callable[[str], object]] = {
         "step": lambda name: steps[name]([5]).argmax(),
-        "prompt": lambda name: readers[name].read([prompts[name]], 1),
+        "prompt": lambda name: readers[name].read([prompts[name]]),
     }
     seconds: dict[str, dict[str, list[float]]] = {part: {name: [] for name in readers} for part in calls}
     for part, call in calls.items():
@@ -144,12 +142,13 @@ def time_training(rounds: int) -> dict[str, list[float]]:
     """Seconds of each part of a training step."""
     config = replace(language_builtin(), initial=None, layer_scale=0.1)
     trainee = LanguageTrainee(config)
-    model, grid = trainee.model, trainee.module.grid
+    model = trainee.model
+    size = config.image_size or SIDE
+    grid = model.vision.grid_of(size, size)
     image = Image.new("RGB", (9, 9))
     messages = [Message("user", (image, QUESTION)), Message("assistant", ("a mug",))]
     messages += [Message("user", (QUESTION,)), Message("assistant", ("a mug",))] * (TURNS - 1)
     prompt = trainee.decoder.prompts.training_prompt(messages, [model.projector.tokens_of(grid)])
-    size = config.image_size or SIDE
     batch = collate([Example(prompt, torch.rand(1, 3, size, size))] * config.batch_size, 0)
     optimizer = build_optimizer(trainee.module, config.optimizer)
     decoder: Any = model.decoder
@@ -159,7 +158,7 @@ def time_training(rounds: int) -> dict[str, list[float]]:
         with fast_autocast(CPU):
             features = model.image_features(batch.images)
             marks.append(time.perf_counter())
-            tokens = model.project(features.float(), grid).flatten(0, 1)
+            tokens = model.projector(features.float(), grid).flatten(0, 1)
             embeddings = model.embed(batch.ids, batch.is_image, tokens)
             hidden = decoder.get_decoder()(inputs_embeds=embeddings[:, :-1], use_cache=False).last_hidden_state
             marks.append(time.perf_counter())

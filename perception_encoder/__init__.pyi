@@ -3,7 +3,7 @@
 from . import errors as errors
 from ._version import __version__ as __version__
 from .api import analyze_layers as analyze_layers, compare as compare, evaluate as evaluate, serve as serve
-from .dense_prediction.export import export_onnx as export_onnx
+from .exports.onnx import export_onnx as export_onnx
 from .dense_prediction.heads import (
     Head as Head,
     depth as depth,
@@ -22,10 +22,11 @@ from .dense_prediction.tracking import track as track
 from .evaluation.classification.labels import Classification as Classification, classify as classify
 from .inference.conversation.assistant import Answer as Answer, Assistant as Assistant
 from .inference.conversation.captions import Caption as Caption
-from .inference.convert import convert as convert
+from .exports.layouts import convert as convert
 from .inference.encoder import Encoder as Encoder
 from .inference.layer_features import LayerFeatures as LayerFeatures
 from .inference.load import load as load, load_layers as load_layers
+from .inference.model_spec import ModelSpec as ModelSpec
 from .inference.output import EmbedReport as EmbedReport, embed as embed
 from .language_alignment.load import export_lang as export_lang, load_assistant as load_assistant
 from .language_alignment.perception_lm_export import export_perception_lm as export_perception_lm
@@ -38,7 +39,7 @@ from .models.registry import list_models as list_models
 from .preprocess.conversation import Message as Message, Reply as Reply, Sampling as Sampling
 from .preprocess.image import image_transform as image_transform, pad_images as pad_images
 from .preprocess.tokenizer import tokenizer as tokenizer
-from .runtime.export import export_openvino as export_openvino
+from .exports.openvino import export_openvino as export_openvino
 from .search.index import Index as Index, open_index as open_index, search_files as search_files
 from .search.ranking import Hit as Hit, SearchResult as SearchResult
 from .search.storage.update import UpdateReport as UpdateReport

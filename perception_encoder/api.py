@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from perception_encoder.errors import ConfigError, MissingExtraError
 from perception_encoder.progress import Track, untracked
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from perception_encoder.inference.conversation.assistant import Assistant
     from perception_encoder.inference.encoder import Encoder
     from perception_encoder.inference.layer_features import LayerFeatures
-    from perception_encoder.inference.load import PrecisionChoice
+    from perception_encoder.inference.model_spec import ModelSpec, PrecisionChoice
     from perception_encoder.layer_analysis.report import LayerReport
     from perception_encoder.serving.queues import GenerationQueue
 
@@ -134,7 +134,7 @@ def compare(first: Result | str | Path, second: Result | str | Path) -> list[Dif
 
 
 def analyze_layers(
-    model: str | Path,
+    model: str | Path | ModelSpec,
     data: str | Path | Mapping[str, str | Path],
     *,
     tasks: str | Sequence[str] = ("classification", "retrieval"),
@@ -162,6 +162,7 @@ def analyze_layers(
     """
     from perception_encoder.evaluation.feature_cache import FeatureCache
     from perception_encoder.inference.load import RANDOM
+    from perception_encoder.inference.model_spec import ModelSpec
     from perception_encoder.language_alignment.question_task import QUESTION_TASKS, read_question_task
     from perception_encoder.layer_analysis.report import analyse, write_report
     from perception_encoder.layer_analysis.tasks import TaskOptions, make_tasks
@@ -177,14 +178,14 @@ def analyze_layers(
     readers = {name: partial(read_question_task, name) for name in QUESTION_TASKS}
     names = [tasks] if isinstance(tasks, str) else tasks
     layer_tasks = make_tasks(names, paths, None if shared is None else Path(shared), options, readers)
-    model = str(model)
+    spec = ModelSpec.of(model, ModelSpec(trust_remote_code=trust_remote_code))
+    name = str(spec.name)
     if baseline is None:
-        baseline = [] if model.startswith(RANDOM) else [RANDOM + model]
+        baseline = [] if name.startswith(RANDOM) else [RANDOM + name]
     baselines = [baseline] if isinstance(baseline, str | Path) else baseline
-    models = [model, *map(str, baselines)]
+    models = [replace(spec, name=listed) for listed in (name, *baselines)]
     cache = FeatureCache(directory=Path(store) if store else Path(out) / "features")
-    size = options.image_size
-    report = analyse(models, layer_tasks, cache, layer, progress, final_norm, similarity, trust_remote_code, size)
+    report = analyse(models, layer_tasks, cache, layer, progress, final_norm, similarity, options.image_size)
     return replace(report, files=write_report(report, Path(out)))
 
 
@@ -212,7 +213,7 @@ def serve(
     directory: str | Path | None = None,
     *,
     api: bool = False,
-    model: str | Path | None = None,
+    model: str | Path | ModelSpec | None = None,
     index: str | Path | None = None,
     lan: bool = False,
     host: str | None = None,
@@ -242,6 +243,7 @@ def serve(
     together, and what loading models raises.
     """
     from perception_encoder.inference.load import as_encoder
+    from perception_encoder.inference.model_spec import ModelSpec
     from perception_encoder.models.defaults import config_directory, default_model
     from perception_encoder.models.registry import demo_line
     from perception_encoder.search.web.library import open_library
@@ -252,7 +254,9 @@ def serve(
     from perception_encoder.serving.server import HOSTS, choose_key, listen, page_address, reachable_names, run_server
 
     directory = None if directory is None and index is None else Path(directory or index or "")
-    model = None if model is None else str(model)
+    spec = ModelSpec.of(
+        model, ModelSpec(precision=precision, dimensions=dimensions, trust_remote_code=trust_remote_code)
+    )
     check_served(directory, api, allow_urls, origins, chat_model, ask_model, features_model)
     host = host or ("0.0.0.0" if lan else "127.0.0.1")
     needed_key = choose_key(host, lan, key)
@@ -262,14 +266,14 @@ def serve(
     with listen(host, port) as listener:  # before the models are loaded
         names = reachable_names(host)
         hosts = (*names, host, *HOSTS)
-        chat, ask = language_queues(chat_model, ask_model, precision=precision)
+        chat, ask = language_queues(chat_model, ask_model, precision=cast("PrecisionChoice", spec.precision))
         if directory is None:
-            source = model or default_model()
-            encoder = as_encoder(source, "all", precision, dimensions, trust_remote_code)
+            source = str(spec.name or default_model())
+            encoder = as_encoder(spec)
             app = create_app(encoder, replace(config, source=source), hosts, chat=chat)
         else:
             home = None if index is None else Path(index)
-            library = open_library(directory, model, home, precision, dimensions, trust_remote_code, exclude)
+            library = open_library(directory, spec, home, exclude)
             source, encoder = library.index.settings["source"], library.encoder
             secret = stored_secret(config_directory() / "page-secret")
             app = create_page(library, hosts, demo_line(source), needed_key, ask, features_model or "", secret)

@@ -18,6 +18,12 @@ def unit_rows(vectors: np.ndarray) -> np.ndarray:
     return unit
 
 
+def truncate(rows: np.ndarray, length: int | None, normalize: bool) -> np.ndarray:
+    """Return the first `length` numbers of each row (…, D), by default all, at unit length if `normalize`."""
+    cut = np.ascontiguousarray(rows[..., :length])
+    return unit_rows(cut) if normalize else cut
+
+
 def label_probabilities(
     cosines: Float[np.ndarray, "n K"], scale: float | None, bias: float | None = None
 ) -> Float[np.ndarray, "n K"]:

@@ -20,6 +20,25 @@ TEMPLATE = (
     "{% for m in messages %}<|start|>{{ m.role }}\n{{ m.content }}<|end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|start|>assistant\n{% endif %}"
 )
+NO_END = frozenset({-1})
+SIZES: dict[str, Any] = {
+    "vocab_size": 97,
+    "hidden_size": 48,
+    "intermediate_size": 80,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+    "initializer_range": 0.4,
+}
+SCALED = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+    "rope_theta": 10000.0,
+}
 
 
 def byte_tokenizer(template: str | None = TEMPLATE) -> Any:
@@ -94,3 +113,21 @@ def tiny_language_model(context: int | None = None, tiles: int = 4) -> LanguageM
             torch.nn.init.normal_(parameter)
     model = PerceptionLanguageModel(tiny_tower(), projector, decoder.model)
     return LanguageModel("tiny", model, decoder, MediaConfig(image_size=32, tiles=tiles))
+
+
+def llama(**settings: Any) -> Any:
+    """A Llama of three layers with grouped heads, whose norms differ from 1."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    with drawn_from(torch.Generator().manual_seed(0)):
+        model = LlamaForCausalLM(LlamaConfig(**{**SIZES, **settings})).eval()
+        for name, parameter in model.named_parameters():
+            if "norm" in name:
+                torch.nn.init.uniform_(parameter, 0.5, 2)
+    return model
+
+
+def embedded(model: Any, *lengths: int) -> list[torch.Tensor]:
+    """Prompts of random tokens."""
+    generator = torch.Generator().manual_seed(1)
+    return [model.get_input_embeddings()(torch.randint(0, 97, (n,), generator=generator)).detach() for n in lengths]

@@ -33,7 +33,7 @@ data datasets training
 inference
 dense_prediction
 serving
-evaluation search
+evaluation search exports
 dense_training layer_analysis pretraining language_alignment spatial_alignment
 video_dataset
 video_data_engine

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 from pathlib import Path
 
 import pytest
@@ -11,8 +10,6 @@ import pytest
 from perception_encoder.cli import output
 from perception_encoder.errors import (
     DataError,
-    InputError,
-    MissingExtraError,
     PerceptionEncoderError,
     one_line,
     shorten,
@@ -29,12 +26,6 @@ def test_a_long_message_keeps_its_beginning_and_its_end() -> None:
     assert "characters left out) …" in text
     assert shorten(text) == text and str(DataError("short")) == "short" and shorten("y" * 1000) == "y" * 1000
     assert str(PerceptionEncoderError()) == ""
-
-
-@pytest.mark.parametrize("error", [DataError("d" * LONG), InputError("a", "r" * LONG), MissingExtraError("m", "eval")])
-def test_errors_cross_processes_as_they_are(error: PerceptionEncoderError) -> None:
-    again = pickle.loads(pickle.dumps(error))
-    assert (type(again), str(again), vars(again)) == (type(error), str(error), vars(error))
 
 
 @pytest.mark.parametrize(

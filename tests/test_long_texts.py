@@ -60,19 +60,6 @@ def test_a_long_text_is_read_in_linear_time(read: Callable[[str], object], text:
     assert time.process_time() - start < 1.0
 
 
-@pytest.mark.parametrize(
-    ("text", "box"),
-    [
-        ("(1 , 2) , ( 3;4)", (1, 2, 3, 4)),
-        ("[1. 2.5 ] ,{ 3,4]", (1, 2.5, 3, 4)),
-        ("x1=1, y1: 2,x2 = 3, 'y2': 4", (1, 2, 3, 4)),
-        ("1(2)3 4", None),
-    ],
-)
-def test_boxes_are_separated_as_before(text: str, box: tuple[float, ...] | None) -> None:
-    assert parse_box(text) == box
-
-
 def test_similar_words_are_a_longest_common_subsequence() -> None:
     first, second = ["a", "red", "boat", "on", "a", "lake"], ["red", "a", "boat", "a", "lake", "on"]
     lengths = [[0] * (len(second) + 1)]

@@ -7,8 +7,6 @@ import pickle
 import subprocess
 import sys
 
-import pytest
-
 import perception_encoder as pe
 from perception_encoder import errors
 
@@ -23,15 +21,8 @@ def test_surface_is_small_and_sorted() -> None:
     assert dir(pe) == pe.__all__
 
 
-@pytest.mark.parametrize("name", pe.__all__)
-def test_every_name_resolves_and_is_documented(name: str) -> None:
-    value = getattr(pe, name)
-    assert name == "__version__" or inspect.getdoc(value)
-
-
-def test_an_unknown_name_is_an_attribute_error() -> None:
-    with pytest.raises(AttributeError, match="attribute nothing"):
-        pe.nothing  # noqa: B018
+def test_every_name_resolves_and_is_documented() -> None:
+    assert [name for name in pe.__all__ if name != "__version__" and not inspect.getdoc(getattr(pe, name))] == []
 
 
 def test_import_is_quick_and_brings_no_torch() -> None:
@@ -44,17 +35,11 @@ def test_import_is_quick_and_brings_no_torch() -> None:
 ERRORS = [value for value in vars(errors).values() if inspect.isclass(value)]
 
 
-@pytest.mark.parametrize("error", ERRORS)
-def test_errors_form_the_tree_that_is_drawn(error: type[Exception]) -> None:
-    assert issubclass(error, errors.PerceptionEncoderError)
-    assert error.__name__ in errors.__doc__
-    assert error.__doc__
-
-
-@pytest.mark.parametrize("error", ERRORS)
-def test_errors_cross_process_borders(error: type[Exception]) -> None:
-    takes_two = issubclass(error, (errors.InputError, errors.MissingExtraError))
-    original = error("a", "b") if takes_two else error("a")
-    copy = pickle.loads(pickle.dumps(original))
-    assert type(copy) is error
-    assert str(copy) == str(original)
+def test_errors_form_the_tree_that_is_drawn_and_cross_process_borders() -> None:
+    for error in ERRORS:
+        assert issubclass(error, errors.PerceptionEncoderError) and error.__doc__
+        assert error.__name__ in errors.__doc__
+        takes_two = issubclass(error, (errors.InputError, errors.MissingExtraError))
+        original = error("a", "b") if takes_two else error("a")
+        copy = pickle.loads(pickle.dumps(original))
+        assert type(copy) is error and str(copy) == str(original)

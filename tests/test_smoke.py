@@ -83,8 +83,8 @@ def test_heads(media: Path, pe: Pe, tmp_path: Path) -> None:
 def test_convert_and_export(tmp_path: Path) -> None:
     for module in ("timm", "onnxruntime", "onnxscript"):
         pytest.importorskip(module)
-    from perception_encoder.models.checkpoints.layout_directory import write_layout_directory
-    from perception_encoder.models.export import write_onnx
+    from perception_encoder.exports.layouts import write_layout_directory
+    from perception_encoder.exports.onnx import write_onnx
     from tests.models.small import small_clip, small_tower
 
     model = small_clip()

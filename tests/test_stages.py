@@ -7,7 +7,6 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -25,7 +24,6 @@ from perception_encoder.training.checkpoint import BEST
 from perception_encoder.training.cost import find_device
 from perception_encoder.training.settings import describe_settings, override
 from synthetic.builtin.recipes import builtin
-from tests.pretraining.toys import debug
 from tests.recipes import find_recipe
 
 RECIPES = list_recipes()
@@ -33,7 +31,8 @@ PAPER = [name for name in RECIPES if not re.search("builtin|finetune$|n16", name
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_every_recipe_is_a_config_with_a_debug_form_of_four_steps_and_a_plan(name: str) -> None:
+def test_every_recipe_has_a_debug_form_a_plan_and_settings_with_a_meaning(name: str) -> None:
+    """Every setting that is printed can be set to what is printed."""
     stage, config = configure(name)
     small = stage.debug(config)
     assert type(small) is type(config)
@@ -45,15 +44,15 @@ def test_every_recipe_is_a_config_with_a_debug_form_of_four_steps_and_a_plan(nam
     assert sum(phase.steps for phase in planned.phases) == config.steps and 0 < trained <= total
     assert planned.hours() > 0 and all(phase.flops() > 0 for phase in planned.phases)
     assert {"weights", "optimizer", "activations", "images"} <= planned.memory().keys()
-
-
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [("core_n61", "no recipe is called 'core_n61'; did you mean core"), ("resnet", "`pe train --list` shows them all")],
-)
-def test_an_unknown_name_shows_near_matches(name: str, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        find_recipe(name)
+    changed = override(config, ["lr=0.125", "steps=40", "batch_size=96"])
+    assert (changed.optimizer.lr, changed.steps, changed.batch_size) == (0.125, 40, 96)
+    described = describe_settings(changed)
+    values = {item.name: item.value for item in described}
+    assert (values["lr"], values["steps"], values["batch_size"]) == ("0.125", "40", "96")
+    assert [item.name for item in described if not item.meaning] == []
+    assert len(values) == len(described) > 25
+    on = [item for item in described if item.value and getattr(config, item.name.partition(".")[0], 0) is not None]
+    assert override(changed, [f"{item.name}={item.value}" for item in on]) == changed
 
 
 def chain(name: str) -> list[str]:
@@ -71,21 +70,19 @@ def chain(name: str) -> list[str]:
     return [*chain(match[1]), name]
 
 
-@pytest.mark.parametrize("name", RECIPES)
-def test_every_recipe_begins_at_random_at_a_published_model_or_at_what_another_recipe_makes(name: str) -> None:
-    steps = chain(name)
-    first = find_recipe(steps[0])
-    match first:
-        case SpatialConfig():
-            begins = find_model(first.model).timm is not None
-        case DenseConfig():
-            begins = canonical_name(first.encoder) is not None
-        case _:
-            begins = first.initial is None
-    assert name not in PAPER or begins
+def test_every_recipe_begins_at_random_at_a_published_model_or_at_what_another_recipe_makes() -> None:
+    for name in RECIPES:
+        match first := find_recipe(chain(name)[0]):
+            case SpatialConfig():
+                begins = find_model(first.model).timm is not None
+            case DenseConfig():
+                begins = canonical_name(first.encoder) is not None
+            case _:
+                begins = first.initial is None
+        assert name not in PAPER or begins, name
 
 
-@pytest.mark.parametrize("size", ["t16", "s16", "b16", "l14", "g14"])
+@pytest.mark.parametrize("size", ["b16", "g14"])
 def test_the_paper_s_order(size: str) -> None:
     """Small models: pretrain, distil, video finetune; the teacher is not distilled (section 2.4)."""
     distilled = [] if size == "g14" else [f"distill_{size}"]
@@ -113,21 +110,6 @@ def test_settings_are_changed_in_a_copy() -> None:
     assert changed.fingerprint() != config.fingerprint() != config.fingerprint(["one more sample"])
 
 
-@pytest.mark.parametrize("name", RECIPES)
-def test_rate_steps_and_batch_size_are_set_in_every_recipe(name: str) -> None:
-    """And every setting that is printed has a meaning, and can be set to what is printed."""
-    config = find_recipe(name)
-    changed = override(config, ["lr=0.125", "steps=40", "batch_size=96"])
-    assert (changed.optimizer.lr, changed.steps, changed.batch_size) == (0.125, 40, 96)
-    described = describe_settings(changed)
-    values = {item.name: item.value for item in described}
-    assert (values["lr"], values["steps"], values["batch_size"]) == ("0.125", "40", "96")
-    assert [item.name for item in described if not item.meaning] == []
-    assert len(values) == len(described) > 25
-    on = [item for item in described if item.value and getattr(config, item.name.partition(".")[0], 0) is not None]
-    assert override(changed, [f"{item.name}={item.value}" for item in on]) == changed
-
-
 def test_stages_share_the_steps_as_they_did() -> None:
     def steps_of(config: PretrainingConfig) -> list[int]:
         return [stage.steps for stage in config.stages]
@@ -143,54 +125,12 @@ def test_stages_share_the_steps_as_they_did() -> None:
         override(config, ["steps=4"])
 
 
-@dataclasses.dataclass(frozen=True)
-class Lists:
-    """Settings of texts in lists."""
-
-    names: tuple[str, ...] = ()
-    pair: tuple[str, str] = ("a", "b")
-    words: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    maybe: tuple[str, ...] | None = None
-
-
-@pytest.mark.parametrize(
-    ("setting", "field", "value"),
-    [
-        ('names=["a b", "c"]', "names", ("a b", "c")),
-        ("names=txt, caption", "names", ("txt", "caption")),
-        ("names=txt", "names", ("txt",)),
-        ("names=[]", "names", ()),
-        ('pair=["x", "y"]', "pair", ("x", "y")),
-        ('words={"a": "b, c"}', "words", {"a": "b, c"}),
-        ('maybe=["1", "null"]', "maybe", ("1", "null")),
-        ("maybe=null", "maybe", None),
-    ],
-)
-def test_lists_of_texts(setting: str, field: str, value: object) -> None:
-    assert getattr(override(Lists(), [setting]), field) == value
-
-
-@pytest.mark.parametrize("setting", ["names=[1]", 'names=["a", null]', "names=[", 'words={"a": 1}', "pair=[[1], 2]"])
-def test_lists_of_other_values_are_refused(setting: str) -> None:
-    with pytest.raises(ConfigError, match="; expected "):
-        override(Lists(), [setting])
-
-
-def test_what_is_off_is_turned_on_by_a_setting_of_it() -> None:
-    assert builtin().masking is None
-    assert override(builtin(), ["masking.ratio=0.7"]).masking == MaskRegularization(ratio=0.7)
-    assert override(debug(), ["masking=null", "augmentation=null"]).masking is None
-
-
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
         ("batchsize=64", "did you mean batch_size"),
         ("batch_size", "write name=value"),
-        ("batch_size=many", "batch_size is 'many'; expected an integer"),
         ("batch_size=1.5", "expected an integer"),
-        ("batch_size=true", "expected an integer"),
-        ("optimizer.rate=1", "no setting is called rate"),
         ("optimizer=1", "optimizer is 1; expected 'lamb' or"),
         ("batch_size.x=1", "is not a setting"),
         ("augmentation.scale=[0.5]", r"expected a list of 2; write a list as \[0.9,0.95\]$"),
@@ -198,14 +138,10 @@ def test_what_is_off_is_turned_on_by_a_setting_of_it() -> None:
         ("stages.3.steps=1", "no setting is called 3; known: 0, 1, 2"),
         ("stages.0.step=1", "did you mean steps"),
         ("weights.flower=1", "did you mean flowers"),
-        ("weights.flowers=much", "weights.flowers is 'much'; expected a number"),
         ('streams.captions={"alt_text": "much"}', "expected a number"),
         ("streams.captions={}", "a positive share to each"),
         ("streams.bad_share=2", "streams.bad_share is 2.0; it must be from 0 to 1"),
-        ("optimizer.plain_lr=fast", "expected a number"),
-        ("batch_size=null", "expected an integer"),
         ("checkpoint_every=0", "--set checkpoint_every=0: checkpoint_every is 0; it must be at least 1"),
-        ("seed=-1", "must be at least 0"),
     ],
 )
 def test_wrong_settings_are_named(setting: str, message: str) -> None:
@@ -251,7 +187,7 @@ def test_a_training_from_python(photos: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "other").exists()
 
 
-@pytest.mark.parametrize("recipe", ["depth", "segmenter", "detector", "spatial_builtin", "language_custom"])
+@pytest.mark.parametrize("recipe", ["depth", "language_custom"])
 def test_micro_batches_are_only_of_pairs(recipe: str) -> None:
     with pytest.raises(ConfigError, match="only runs on pairs have micro-batches"):
         configure(recipe, {"parallel.chunk": 2})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import site
 import subprocess
 import sys
@@ -88,14 +87,3 @@ def test_the_sdist_holds_the_sources_without_heavy_results(distributions: Path) 
         for path in (ROOT / "perception_encoder" / "weights").glob("*.safetensors")
     }
     assert heavy <= weights <= sizes.keys() and sum(sizes[name] for name in weights) <= 90_000_000
-
-
-def test_the_metadata_name_the_project(distributions: Path) -> None:
-    (wheel,) = distributions.glob("*.whl")
-    with zipfile.ZipFile(wheel) as archive:
-        (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
-        header = archive.read(name).decode().partition("\n\n")[0]
-    urls = dict(re.findall(r"^Project-URL: (\w+), (\S+)$", header, re.MULTILINE))
-    assert {"Homepage", "Documentation", "Source", "Issues", "Changelog"} <= urls.keys()
-    versions = re.findall(r"^Classifier: Programming Language :: Python :: (3\.\d+)$", header, re.MULTILINE)
-    assert versions == ["3.11", "3.12", "3.13"] and "\nRequires-Python: >=3.11\n" in header

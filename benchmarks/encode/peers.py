@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from benchmarks.encode.case import TYPES, Case, Contender, output, photographs, spec_of
+from perception_encoder.exports.onnx import save_onnx
 from perception_encoder.models.config import TextConfig, VisionConfig
-from perception_encoder.models.export import save_onnx
 from perception_encoder.models.memory import trim_memory
 from perception_encoder.preprocess.image import to_float
 from perception_encoder.preprocess.tokenizer import trim

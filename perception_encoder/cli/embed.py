@@ -1,30 +1,27 @@
-"""`pe embed`: write the embeddings of images, videos and texts to a file."""
+"""`pe embed` and `pe classify`: embeddings of images, videos and texts, and the labels closest to them."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 from perception_encoder.cli import options, output
-from perception_encoder.cli.options import MODEL, option
+from perception_encoder.cli.options import MODEL, OUTPUT, option
 from perception_encoder.cli.output import track
+from perception_encoder.inference.model_spec import DEFAULT
 from perception_encoder.models.defaults import default_model
 from perception_encoder.progress import untracked
 
-Pool = Literal["attn", "cls", "mean", "tokens"]
+if TYPE_CHECKING:
+    from perception_encoder.evaluation.classification.labels import ClassifiedFile
 
 
 def embed(
     paths: options.Files,
     out: options.Embeddings,
     overwrite: options.Overwrite = False,
-    model: options.Model = None,
-    layer: Annotated[int | None, option("Layer: 0, 1, … or -1, -2, … [default: the last].", "N", MODEL)] = None,
-    pool: Annotated[Pool | None, option("Pooling [default: the model's]; tokens for none.", panel=MODEL)] = None,
+    model: options.PooledSpec = DEFAULT,
     normalize: Annotated[bool, option("Scale embeddings to unit length.", panel=MODEL)] = True,
     frames: options.Frames = 8,
-    precision: options.Precision = "auto",
-    dimensions: options.Dimensions = None,
-    trust_remote_code: options.TrustRemoteCode = False,
     exclude: options.Exclude = None,
     strict: options.Strict = False,
 ) -> None:
@@ -42,15 +39,56 @@ def embed(
         pe embed photos/ -o photos.parquet --exclude raw/ --exclude '*_small.jpg'
         pe embed photos.tar -o tokens.parquet --layer -2 --pool tokens
     """
-    arguments = options.without(locals(), "paths", "out", "model", "exclude", "strict")
+    arguments = options.without(locals(), "paths", "out", "exclude", "strict")
     from perception_encoder.inference import output as embeddings
 
-    source, progress = model or default_model(), track if output.error_console.is_terminal else untracked
+    source, progress = str(model.name or default_model()), track if output.error_console.is_terminal else untracked
     with output.interruptible(lambda: "stopped; finished embeddings are saved: rerun the same command to resume"):
-        report = embeddings.embed(paths, out, model=source, exclude=exclude or (), **arguments, progress=progress)
+        report = embeddings.embed(paths, out, exclude=exclude or (), **arguments, progress=progress)
     speed = f"{report.encoded / report.seconds:.1f} items/s"
     rows = report.rows
     output.print_line(f"{rows} embeddings in {out}, {speed}" if rows else f"no embeddings; {out} was not written")
     output.report_left_out(report.left_out)
     output.print_demo(source)
     output.exit_with_skipped(report.skipped, rows, strict)
+
+
+def classify(
+    files: options.Files,
+    labels: Annotated[str, option("Labels separated by commas, or @FILE with one per line.", "LABELS")],
+    prompts: options.Prompts = "photo",
+    model: options.Spec = DEFAULT,
+    top: Annotated[int, option("Number of labels per file.", panel=OUTPUT, least=1)] = 3,
+    json: options.Json = False,
+    strict: options.Strict = False,
+) -> None:
+    """Classify images and videos by your labels.
+
+    Zero-shot: nothing is trained. Each label is put into a set of prompts, and each file gets the most similar labels,
+    with probabilities over all labels. Write labels as you would say them ("ginger cat"), and add one for everything
+    else ("other pet"). Unreadable files are skipped and listed. In a pipe, the table is tab-separated.
+
+    Examples:
+
+        pe classify photos --labels "cat,dog,other pet"
+        pe classify 'clips/*.mp4' --labels "playing football,playing the guitar" --prompts kinetics
+        pe classify photos --labels @labels.txt -m PE-Core-L14-336
+        pe classify photos --labels "cat,dog" | cut -f1,2
+    """
+    arguments = options.without(locals(), "files", "labels", "json", "strict")
+    from perception_encoder.evaluation.classification import labels as classification
+
+    result = classification.classify(files, labels, **arguments, progress=track)
+    if json:
+        output.print_json(result.to_dict())
+    elif result:
+        columns = ("file", "label", "probability", "other labels")[: 3 if top == 1 else 4]
+        output.print_table(columns, (_row(file)[: len(columns)] for file in result))
+    output.report_left_out(result.left_out)
+    output.print_demo(str(model.name or default_model()))
+    output.exit_with_skipped(result.skipped, len(result), strict)
+
+
+def _row(file: ClassifiedFile) -> tuple[str, ...]:
+    (label, probability), *others = file.labels
+    return (file.id, label, f"{probability:.0%}", ", ".join(f"{label} {share:.0%}" for label, share in others))

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from perception_encoder.cli import options, output
 from perception_encoder.cli.options import BY_POSITION, argument, flag, option
+
+if TYPE_CHECKING:
+    from perception_encoder.exports.verify import ExportedFile
 
 app = typer.Typer(no_args_is_help=True)
 Indexed = Annotated[Path, argument("DIR", "Directory with an index.")]
@@ -65,17 +69,11 @@ def onnx(
         pe export onnx builtin-depth depth.onnx
         pe export onnx runs/detector/head.safetensors detector.onnx --size 480x640
     """
-    from perception_encoder.dense_prediction.export import export_onnx
+    from perception_encoder.exports.onnx import export_onnx
 
     with output.error_console.status(f"Writing {out}"):
         files = export_onnx(model, out, size=options.image_size(size), encoder=encoder, int8=int8)
-    for file in files:
-        checked = "not compared: onnxruntime is missing"
-        if file.cosine is not None:
-            checked = f"int8, a cosine similarity of at least {file.cosine:.4f} with torch"
-        elif file.difference is not None:
-            checked = f"{file.difference:.1e} from torch"
-        output.print_line(f"{file.path}: {file.model}, {checked}")
+    print_files(files)
 
 
 @app.command()
@@ -104,15 +102,22 @@ def openvino(
         pe export openvino -m PE-Core-L14-336 -o core-openvino --precision bfloat16
         pe export openvino PE-Spatial-B16-512 spatial-openvino --size 480x640
     """
-    from perception_encoder.runtime.export import export_openvino
+    from perception_encoder.exports.openvino import export_openvino
 
     with output.error_console.status(f"Writing {out}"):
         files = export_openvino(model, out, precision=precision, size=options.image_size(size))
+    print_files(files)
+
+
+def print_files(files: Iterable[ExportedFile]) -> None:
+    """Print how exported files compare with torch."""
     for file in files:
-        checked = f"{file.difference:.1e} from torch"
+        compared = "not compared: onnxruntime is missing"
         if file.cosine is not None:
-            checked = f"a cosine similarity of at least {file.cosine:.4f} with torch"
-        output.print_line(f"{file.path}: {file.model} in {file.precision}, {checked}")
+            compared = f"a cosine similarity of at least {file.cosine:.4f} with torch"
+        elif file.difference is not None:
+            compared = f"{file.difference:.1e} from torch"
+        output.print_line(f"{file.path}: {file.model} in {file.precision}, {compared}")
 
 
 @app.command()
@@ -224,8 +229,8 @@ def convert(
         pe convert -m facebook/PE-Spatial-B16-512 -o spatial-timm --to timm --half
         pe convert open_clip_model.safetensors PE-Core-B16-224.pt
     """
-    from perception_encoder.inference.convert import convert as convert_checkpoint
-    from perception_encoder.models.checkpoints.layout_directory import CONFIG_FILES
+    from perception_encoder.exports.layouts import CONFIG_FILES
+    from perception_encoder.exports.layouts import convert as convert_checkpoint
 
     with output.error_console.status(f"Writing {out}"):
         converted = convert_checkpoint(source, out, to, half=half, overwrite=overwrite)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from typing import Annotated, Any, ClassVar, get_type_hints
 
@@ -11,6 +12,7 @@ import typer
 from typer.core import TyperArgument, TyperGroup, TyperOption
 
 from perception_encoder.cli.options import BY_POSITION
+from perception_encoder.inference.model_spec import DEFAULT, ModelSpec
 
 HELP_ALL = "help_all"
 """The parameter that shows the help with all options."""
@@ -80,6 +82,32 @@ def lazy_group(table: CommandTable) -> typer.Typer:
     return typer.Typer(cls=group, no_args_is_help=True, rich_markup_mode="markdown", context_settings=settings)
 
 
+def expand(command: Callable[..., None]) -> Callable[..., None]:
+    """Return a command with the options of its parameter `model`, if that is a `ModelSpec`: see `options.Spec`."""
+    hints = get_type_hints(command, include_extras=True)
+    (options,) = getattr(hints.get("model"), "__metadata__", ())[:1] or ({},)
+    if not isinstance(options, dict) or not options:
+        return command
+
+    def run(**arguments: Any) -> None:
+        fields = {name: arguments.pop(name) for name in options}
+        command(model=ModelSpec(fields.pop("model") or "", **fields), **arguments)
+
+    parameters = []
+    for name, given in inspect.signature(command).parameters.items():
+        changed = given.replace(annotation=hints[name], kind=given.KEYWORD_ONLY)
+        if name != "model":
+            parameters.append(changed)
+            continue
+        for field, hint in options.items():
+            default = getattr(ModelSpec, field, None if given.default is DEFAULT else given.empty)
+            parameters.append(changed.replace(name=field, annotation=hint, default=default))
+    run.__doc__, run.__name__ = command.__doc__, command.__name__
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return run
+
+
 def adapt(command: Any, context: Any = None) -> None:
     """Print no types beside arguments and flags, let the options BY_POSITION do without their flags, add --help-all."""
     if any(parameter.name == HELP_ALL for parameter in command.params):
@@ -138,6 +166,6 @@ def _find_app(place: str, name: str) -> typer.Typer:
     app: typer.Typer | None = None if function else getattr(module, "app", None)
     if app is None:
         app = typer.Typer()
-        app.command()(getattr(module, function or name))
+        app.command()(expand(getattr(module, function or name)))
     app.rich_markup_mode = "markdown"
     return app

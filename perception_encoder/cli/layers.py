@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -12,11 +12,12 @@ from perception_encoder.cli import options, output
 from perception_encoder.cli.options import DATASET, OUTPUT, argument, flag, option
 from perception_encoder.cli.output import track
 from perception_encoder.errors import ConfigError
+from perception_encoder.inference.model_spec import DEFAULT
 from perception_encoder.models.defaults import default_model
 
 
 def layers(
-    model: options.LayeredModel,
+    model: options.LayeredSpec,
     data: Annotated[list[str], option("Dataset of a task, or of all tasks; repeat for more.", "[TASK=]PATH", DATASET)],
     tasks: Annotated[str, option("Tasks, separated by commas.", "NAMES", DATASET)] = "classification,retrieval",
     layer: Annotated[str, option("Layers, such as 0,5,-1; the last is added [default: all].", "N,N,...")] = "",
@@ -27,7 +28,6 @@ def layers(
     per_metre: options.PerMetre = 1000.0,
     final_norm: options.FinalNorm = False,
     similarity: Annotated[bool, flag("--similarity", "Also compare the layers of all models by CKA and RSA.")] = False,
-    trust_remote_code: options.TrustRemoteCode = False,
     out: Annotated[Path, options.out_option("Directory of the report.", "DIR")] = Path("layers"),
     store: Annotated[
         Path | None, option("Cache of the features [default: OUT/features].", "DIR", OUTPUT, advanced=True)
@@ -70,7 +70,7 @@ def layers(
     for note in report.notes:
         output.print_warning(note)
     output.print_line(f"written: {', '.join(map(str, report.files))}")
-    output.print_demo(model, *(baseline or ()))
+    output.print_demo(str(model.name), *(baseline or ()))
     raise typer.Exit(output.report_skipped(report.sweeps[0].failures, report.sweeps[0].images))
 
 
@@ -85,11 +85,10 @@ def read_paths(data: list[str]) -> dict[str, str | Path]:
 def features(
     image: Annotated[Path, argument("IMAGE", "An image file.")],
     out: Annotated[Path, options.out_option("PNG file to write.")],
-    model: Annotated[str | None, options.model_option("see `pe models`", "timm:NAME; hf:NAME")] = None,
+    model: options.DrawnSpec = DEFAULT,
     layer: Annotated[str, option("Layers, such as 0,5,-1 [default: about six].", "N,N,...")] = "",
     at: Annotated[str, option("The point to compare with, from 0,0 (top left) to 1,1.", "X,Y")] = "0.5,0.5",
     baseline: Annotated[list[str] | None, option("Model to draw beside it; repeat for more.", "MODEL")] = None,
-    trust_remote_code: options.TrustRemoteCode = False,
 ) -> None:
     """Draw features of an image, layer by layer.
 
@@ -114,24 +113,24 @@ def features(
     from perception_encoder.preprocess.image import open_image
 
     layers = options.read_layers(layer) if layer else None
-    models = [model or default_model(), *(baseline or ())]
-    open_model = partial(load_layers, trust_remote_code=trust_remote_code)
+    names = [str(model.name or default_model()), *(baseline or ())]
+    models = [replace(model, name=name) for name in names]
     opened = open_image(image)
     if baseline:
         if layers is not None and len(layers) != 1:
             raise ConfigError("--baseline draws one layer of each model; choose it with --layer")
-        encoders = [open_model(name, layer=layers[0] if layers else -1) for name in models]
+        encoders = [load_layers(each, layer=layers[0] if layers else None) for each in models]
         write_image(features_side_by_side(encoders, [opened]), out)
-        names = ", ".join(f"{encoder.name} layer {encoder.layer}" for encoder in encoders)
-        output.print_line(f"from left to right: the image, {names}")
+        drawn = ", ".join(f"{encoder.name} layer {encoder.layer}" for encoder in encoders)
+        output.print_line(f"from left to right: the image, {drawn}")
     else:
-        analysis = analyse_image(open_model(models[0]), opened, layers, at=read_point(at))
+        analysis = analyse_image(load_layers(models[0]), opened, layers, at=read_point(at))
         write_png(plot_image(analysis), out)
         start = analysis.global_from
         found = "no global tokens" if start is None else f"global tokens from layer {start}"
         output.print_line(f"{analysis.model}: {found}")
     output.print_line(f"written: {out}")
-    output.print_demo(*models)
+    output.print_demo(*names)
 
 
 def read_point(text: str) -> tuple[float, float]:

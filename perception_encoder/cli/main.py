@@ -24,7 +24,7 @@ COMMANDS = {
         "search": "search",
         "index": "search",
         "serve": "serve",
-        "classify": "classify",
+        "classify": "embed:classify",
         "embed": "embed",
         "demo": "demo",
     },

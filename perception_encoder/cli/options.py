@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from perception_encoder.errors import ConfigError
+from perception_encoder.inference.model_spec import ModelSpec
 
 QUERY, DATASET, MODEL, HEAD, VIDEO, OUTPUT, SPEED, PLAN, MEDIA, ANSWER, NETWORK = (
     *("Query", "Dataset", "Model", "Head", "Video", "Output", "Speed", "Plan", "Media", "Answer", "Network"),
@@ -69,6 +70,18 @@ OwnModel = Annotated[str, model_option(), BY_POSITION]
 LayeredModel = Annotated[
     str, model_option(others="timm:NAME; hf:NAME (transformers); random:NAME for random weights"), BY_POSITION
 ]
+LAYER, POOL = "Layer: 0, 1, … or -1, -2, … [default: the last].", "Pooling [default: the model's]; tokens for none."
+Layer = Annotated[int | None, option(LAYER, "N", MODEL)]
+Pool = Annotated[Literal["attn", "cls", "mean", "tokens"] | None, option(POOL, panel=MODEL)]
+DrawnModel = Annotated[str | None, model_option("see `pe models`", "timm:NAME; hf:NAME")]
+LOADING = {"precision": Precision, "dimensions": Dimensions, "trust_remote_code": TrustRemoteCode}
+TRUSTING = {"trust_remote_code": TrustRemoteCode}
+Spec = Annotated[ModelSpec, {"model": Model, **LOADING}]
+"""A command's model: the options that a `ModelSpec` is made of, by its fields (see `groups.expand`)."""
+PooledSpec = Annotated[ModelSpec, {"model": Model, "layer": Layer, "pool": Pool, **LOADING}]
+IndexSpec = Annotated[ModelSpec, {"model": IndexModel, **LOADING}]
+LayeredSpec = Annotated[ModelSpec, {"model": LayeredModel, **TRUSTING}]
+DrawnSpec = Annotated[ModelSpec, {"model": DrawnModel, **TRUSTING}]
 Files = Annotated[list[str], argument("FILES", "Images, videos, directories, globs, tables, tars, URLs.")]
 Embeddings = Annotated[Path, out_option("A .parquet file, .lance table, or directory (npy + parquet).", "OUT")]
 IndexHome = Annotated[

@@ -20,6 +20,7 @@ from perception_encoder.cli import options, output
 from perception_encoder.cli.options import OUTPUT, QUERY, VIDEO, argument, flag, option
 from perception_encoder.cli.output import track
 from perception_encoder.errors import MediaNotFoundError, needs_extra
+from perception_encoder.inference.model_spec import DEFAULT
 from perception_encoder.models.defaults import default_model
 from perception_encoder.models.registry import demo_line
 
@@ -60,11 +61,8 @@ def search(
     json: options.Json = False,
     html: options.Html = None,
     preview: Annotated[bool, flag("--preview", PREVIEW, OUTPUT)] = False,
-    model: options.IndexModel = None,
+    model: options.IndexSpec = DEFAULT,
     home: options.IndexHome = None,
-    precision: options.Precision = "auto",
-    dimensions: options.Dimensions = None,
-    trust_remote_code: options.TrustRemoteCode = False,
     strict: options.Strict = False,
 ) -> None:
     """Find images and videos by text or by example.
@@ -98,11 +96,9 @@ def search(
     if all_but_one and not near_duplicates:
         raise typer.BadParameter("--all-but-one needs --near-duplicates")
     queries, files = read_words(words or [], text or [], image or [], near_duplicates or like is not None)
-    index = open_index(
-        files, model, index=home, precision=precision, dimensions=dimensions, trust_remote_code=trust_remote_code
-    )
+    index = open_index(files, model, index=home)
     indexed = home is not None or index.exists
-    source = model or (index.source if indexed else default_model())
+    source = str(model.name or (index.source if indexed else default_model()))
     printing = Printing(json, print0, html, preview, demo_line(source))
     thumbnails = preview or html is not None
     if indexed and near_duplicates:
@@ -133,13 +129,10 @@ def search(
         result = search_files(
             queries,
             files,
-            source,
+            model,
             top,
             min_score=min_score,
             exclude=exclude or (),
-            precision=precision,
-            dimensions=dimensions,
-            trust_remote_code=trust_remote_code,
             progress=track,
         )
     if json or not result.skipped or len(result.skipped) < result.encoded:
@@ -285,11 +278,8 @@ def show_duplicates(groups: Sequence[Sequence[Hit]], top: int, model: str, print
 def index(
     directories: Annotated[list[Path], argument("DIRS", "Directories; the index of each is stored in DIR/.pe-index.")],
     every: Annotated[float | None, option("Seconds between frames [default: 1].", panel=VIDEO, least=0.01)] = None,
-    model: options.IndexModel = None,
+    model: options.IndexSpec = DEFAULT,
     home: options.IndexHome = None,
-    precision: options.Precision = "auto",
-    dimensions: options.Dimensions = None,
-    trust_remote_code: options.TrustRemoteCode = False,
     rebuild: Annotated[bool, flag("--rebuild", REBUILD)] = False,
     exclude: options.Exclude = None,
     ray: Annotated[str | None, option(RAY, "ADDRESS", advanced=True)] = None,
@@ -322,14 +312,7 @@ def index(
         raise typer.BadParameter("--index is for one directory; index the others separately")
     reports: dict[str, UpdateReport] = {}
     for directory in directories:
-        opened = open_index(
-            directory,
-            model,
-            index=home,
-            precision=precision,
-            dimensions=dimensions,
-            trust_remote_code=trust_remote_code,
-        )
+        opened = open_index(directory, model, index=home)
         report = reports[str(directory)] = opened.update(
             every=every, rebuild=rebuild, exclude=exclude, ray=ray, progress=track
         )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from perception_encoder.cli import options, output
 from perception_encoder.cli.options import argument, flag, option
+from perception_encoder.inference.model_spec import DEFAULT
 
 if TYPE_CHECKING:
     from perception_encoder.api import RunningServer
@@ -23,10 +24,7 @@ FEATURES = "Also show the features of this model, such as a PE-Spatial, on the p
 def serve(
     directory: Annotated[Path | None, argument("DIR", DIRECTORY)] = None,
     api: Annotated[bool, flag("--api", "Serve /v1/embeddings, /v1/rerank, /v1/models, /health, /metrics.")] = False,
-    model: options.IndexModel = None,
-    precision: options.Precision = "auto",
-    dimensions: options.Dimensions = None,
-    trust_remote_code: options.TrustRemoteCode = False,
+    model: options.IndexSpec = DEFAULT,
     home: options.IndexHome = None,
     lan: options.Lan = False,
     host: options.Host = None,

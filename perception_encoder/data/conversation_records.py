@@ -1,19 +1,16 @@
-"""Parse a record in any layout of training data into a conversation's turns, images and videos.
+"""Parse a record in LLaVA's or OpenAI's layout into a conversation's turns, images and videos.
 
     conversations   [{"from": "human", "value": "<image>\\nWhat is this?"}, {"from": "gpt", "value": "A cup."}, …]
     messages        [{"role": "user", "content": "…" or a list of parts}, …]
-    texts           [{"user": "What is this?", "assistant": "A cup."}, …]
-    question        with answer or answers
 
 One of these stands beside image, images, video or videos.
 
-All layouts give the same turns: media stand where placeholders are, without the line break that LLaVA's layout puts
+Both layouts give the same turns: media stand where placeholders are, without the line break that LLaVA's layout puts
 between them and the text, or before the first question if there are none. PLM's prompt is like that too.
 """
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections import Counter
@@ -24,7 +21,7 @@ from typing import Any, Literal, Protocol
 
 from perception_encoder.errors import InputError
 from perception_encoder.formats.entries import quoted
-from perception_encoder.preprocess.conversation import MediaPart, Message, Role, split_at_placeholders
+from perception_encoder.preprocess.conversation import MediaPart, Message, Role
 from perception_encoder.preprocess.frames import plm_frame_indices
 from perception_encoder.preprocess.image import open_image
 from perception_encoder.preprocess.source import escape_name
@@ -34,9 +31,8 @@ MediaKind = Literal["image", "video"]
 Turn = tuple[Role, str]
 """The role, and the text with `<image>` and `<video>` as placeholders for media."""
 
-CONTENT_FIELDS = ("conversations", "messages", "texts", "question")
+CONTENT_FIELDS = ("conversations", "messages")
 MEDIA_FIELDS: dict[MediaKind, tuple[str, str]] = {"image": ("image", "images"), "video": ("video", "videos")}
-ANSWER_FIELDS = ("answer", "answers")
 _ROLES: dict[str, Role] = {
     "human": "user",
     "user": "user",
@@ -44,11 +40,11 @@ _ROLES: dict[str, Role] = {
     "assistant": "assistant",
     "system": "system",
 }
-_PLACEHOLDERS = re.compile("(<image>|<video>)")
+_MARKS = ("<image>", "<video>")
+_PLACEHOLDERS = re.compile(f"({'|'.join(_MARKS)})")
 _BREAKS = re.compile(r"(?<=<image>|<video>)\s*\n\s*|(?<!\s)(?=[^\S\n]*\n)\s++(?=<image>|<video>)")
 """White space with a line break beside a placeholder."""
 _PART_KINDS: dict[str, MediaKind] = {"image": "image", "image_url": "image", "video": "video", "video_url": "video"}
-_PAIR: tuple[Role, Role] = ("user", "assistant")
 
 
 class StoredMedia(Protocol):
@@ -116,13 +112,13 @@ class ConversationSample:
         name = self.where if self.where.endswith(self.key) else f"{self.where} ({escape_name(self.key)})"
         opened = (media.open(f"{name}: {escape_name(media.name)}", frames) for media in self.media)
         return [
-            Message(role, split_at_placeholders(text, [next(opened) for _ in _PLACEHOLDERS.findall(text)]))
+            Message(role, tuple(next(opened) if part in _MARKS else part for part in _PLACEHOLDERS.split(text) if part))
             for role, text in self.turns
         ]
 
 
 class _BadRecord(Exception):
-    """What is wrong with a record."""
+    """A record that cannot be used, and why."""
 
 
 def parse_record(record: Record, directory: Path) -> ConversationSample:
@@ -159,34 +155,17 @@ def _turns(fields: Mapping[str, Any]) -> tuple[list[Turn], dict[MediaKind, list[
     layout = next((name for name in CONTENT_FIELDS if fields.get(name) is not None), None)
     if layout is None:
         raise _BadRecord(f"has none of the fields {', '.join(CONTENT_FIELDS)}")
-    if layout == "question":
-        answer = next((fields[name] for name in ANSWER_FIELDS if fields.get(name) is not None), None)
-        return [("user", _text(fields["question"], "`question`")), ("assistant", _answer(answer))], values
     entries = fields[layout]
     if not isinstance(entries, list) or not entries or not all(isinstance(item, dict) for item in entries):
         raise _BadRecord(f"`{layout}` is {quoted(entries)}; it must be a list of objects")
     turns: list[Turn] = []
     for number, entry in enumerate(entries, 1):
-        if layout == "texts":
-            turns += [(role, _text(entry.get(role), f"`{role}` of texts {number}")) for role in _PAIR]
-            continue
         role = entry.get("from", entry.get("role"))
         if not isinstance(role, str) or role not in _ROLES:
             raise _BadRecord(f"turn {number} has the role {quoted(role)}; known: {', '.join(_ROLES)}")
         content = entry.get("value", entry.get("content"))
         turns.append((_ROLES[role], _text(_join_parts(content, number, values), f"the text of turn {number}")))
     return turns, values
-
-
-def _answer(value: Any) -> str:
-    """Return the answer as text; of several people's answers, the most frequent (the first if tied)."""
-    if isinstance(value, list) and value:
-        texts = [item.get("answer") if isinstance(item, dict) else item for item in value]
-        if all(isinstance(text, str) for text in texts):
-            return _text(Counter(texts).most_common(1)[0][0], "the answer")
-    if (isinstance(value, int) and not isinstance(value, bool)) or (isinstance(value, float) and math.isfinite(value)):
-        return str(value)
-    return _text(value, "the answer")
 
 
 def _text(value: Any, name: str) -> str:

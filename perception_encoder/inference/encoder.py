@@ -23,21 +23,24 @@ from perception_encoder.inference.fetch import FetchLimits
 from perception_encoder.inference.library_interfaces import (
     EncodeOptions,
     SentenceInterface,
-    as_list,
-    as_request,
     batch_inputs,
     check_unsupported,
-    of_modality,
-    stack_rows,
-    truncate,
 )
 from perception_encoder.inference.media import Kind
-from perception_encoder.inference.pipeline import Embedding, Feature, encode_requests, resolve_layers
+from perception_encoder.inference.pipeline import (
+    Embedding,
+    Feature,
+    as_list,
+    as_requests,
+    encode_requests,
+    resolve_layers,
+)
 from perception_encoder.models.precision import choose_device, fast_dtype
 from perception_encoder.preprocess.image import ImageTransform
 from perception_encoder.preprocess.tokenizer import Tokenizer, trim
 from perception_encoder.progress import progress_bar
 from perception_encoder.runtime.runtime import ExecutedModel, Runtime
+from perception_encoder.vectors import truncate
 
 if TYPE_CHECKING:
     import torch
@@ -71,6 +74,8 @@ class Encoder(SentenceInterface):
     """What the model reads; with `reads_videos`, videos whole instead of frame by frame."""
     has_roles = False
     """Whether queries and documents may be encoded in different ways: by prompts, or by parts of the model."""
+    trust_remote_code = False
+    """Whether the model may run code that comes with it; `load` sets it."""
     logit_bias: float | None = None
     """The trained bias of a model whose scores are sigmoids (SigLIP); None for a softmax."""
 
@@ -83,23 +88,13 @@ class Encoder(SentenceInterface):
         if it has another device or type.
         """
         from perception_encoder.models.checkpoints.weights import weight_hash
-        from perception_encoder.models.clip import CLIP
-        from perception_encoder.runtime.torch_runtime import TorchRuntime
+        from perception_encoder.runtime.torch_runtime import executed_model
 
         device = choose_device(device)
         dtype = dtype or fast_dtype(device)
         fits = all(p.is_meta or (p.dtype, p.device) == (dtype, device) for p in model.parameters())
-        runtime = TorchRuntime(model if fits else copy.deepcopy(model).to(device, dtype), device, dtype)
-        text = model.text.config if isinstance(model, CLIP) else None
-        self._set_up(
-            ExecutedModel(
-                name=model.name,
-                runtime=runtime,
-                vision=runtime.visual.config,
-                text=text,
-                hash_weights=lambda: weight_hash(model),
-            )
-        )
+        placed = model if fits else copy.deepcopy(model).to(device, dtype)
+        self._set_up(executed_model(placed, device, dtype, lambda: weight_hash(model)))
 
     @classmethod
     def of(cls, executed: ExecutedModel) -> Encoder:
@@ -480,11 +475,7 @@ class Encoder(SentenceInterface):
         skipped: dict[int, InputError] | None,
         advance: Callable[[int], object] = lambda items: None,
     ) -> np.ndarray:
-        values, single = as_list(inputs)
-        pairs = [of_modality(value) for value in values]
-        requests = [as_request(index, value, kind or stated) for index, (value, stated) in enumerate(pairs)]
-        # texts of like lengths side by side need little padding
-        requests.sort(key=lambda request: len(str(values[request.key])) if request.likely == "text" else 0)
+        requests, single = as_requests(inputs, kind)
         rows: dict[int, np.ndarray] = {}
         for batch in encode_requests(self, requests, feature, batch_size):
             for result in batch:
@@ -496,4 +487,9 @@ class Encoder(SentenceInterface):
                     logger.warning("skipped %s", result.error)
                     skipped[result.key] = result.error
             advance(len(batch))
-        return rows[0] if single else stack_rows([rows[index] for index in sorted(rows)], self.width(feature))
+        if single:
+            return rows[0]
+        if len({row.shape for row in rows.values()}) > 1:
+            raise ConfigError("pool 'tokens' takes images or videos, not both at once")
+        found = [rows[index] for index in sorted(rows)]
+        return np.stack(found) if found else np.empty((0, self.width(feature)), np.float32)

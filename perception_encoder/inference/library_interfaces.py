@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, cast, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, get_args
 
 import numpy as np
 from jaxtyping import Float
-from PIL import Image
 
 from perception_encoder.errors import ConfigError, InputError
-from perception_encoder.inference.fetch import is_url
-from perception_encoder.inference.media import Kind, Value
-from perception_encoder.inference.pipeline import Request, guess_kind
-from perception_encoder.vectors import unit_rows
+from perception_encoder.inference.media import Kind
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
 Vectors: TypeAlias = "np.ndarray | Tensor | Sequence[np.ndarray] | Sequence[Tensor]"
-
-_SINGLE = (str, bytes, Path, Image.Image, np.ndarray, Mapping)
 
 
 class EncodeOptions(TypedDict, total=False):
@@ -99,52 +92,6 @@ def check_unsupported(precision: str | None, prompt: str | None, truncate_dim: i
         raise ConfigError(f"prompt_type is {role!r}; it must be 'query' or 'document'")
     if truncate_dim is not None and truncate_dim < 1:
         raise ConfigError(f"truncate_dim is {truncate_dim}; it must be at least 1")
-
-
-def as_list(inputs: object) -> tuple[list[object], bool]:
-    """Return inputs as a list, and whether they were a single input outside a list."""
-    if isinstance(inputs, np.ndarray) and inputs.dtype.kind in "UTO":  # strings or objects, not pixels
-        inputs = inputs.tolist()
-    if isinstance(inputs, _SINGLE) or not isinstance(inputs, Iterable):
-        return [inputs], True
-    return list(cast(Iterable[object], inputs)), False
-
-
-def as_request(index: int, value: object, kind: Kind | None) -> Request[int]:
-    """Return the request of an input, the `index`-th; a string without a `kind` may be a path or a text."""
-    has_name = isinstance(value, (str, Path)) or bool(getattr(value, "filename", None))
-    source = Value(value, None if has_name else f"input {index}", kind)
-    if isinstance(value, str) and kind != "text" and not is_url(value):
-        with suppress(InputError):  # raised again in its turn
-            media = source.media()
-            return Request(index, media, media.kind)
-    return Request(index, source, kind or guess_kind(str(value) if isinstance(value, (str, Path)) else ""))
-
-
-def of_modality(value: object) -> tuple[object, Kind | None]:
-    """Return an input and its kind if it is a sentence-transformers dict: {"image": …}, {"video": …}, {"text": …}.
-
-    Raises ConfigError for a dict of several modalities, which have no joint embedding, and for other keys.
-    """
-    if not isinstance(value, Mapping):
-        return value, None
-    if len(value) != 1 or not value.keys() <= {*get_args(Kind)}:
-        raise ConfigError(f"an input has the keys {list(value)}; a dict must have one of {', '.join(get_args(Kind))}")
-    ((kind, content),) = value.items()
-    return content, kind
-
-
-def stack_rows(rows: Sequence[np.ndarray], width: int) -> np.ndarray:
-    """Return rows as one array; without any, (0, width). ConfigError for tokens of different shapes."""
-    if len({row.shape for row in rows}) > 1:
-        raise ConfigError("pool 'tokens' takes images or videos, not both at once")
-    return np.stack(rows) if rows else np.empty((0, width), np.float32)
-
-
-def truncate(rows: np.ndarray, length: int | None, normalize: bool) -> np.ndarray:
-    """Return the first `length` numbers of each row (…, D), by default all, at unit length if `normalize`."""
-    cut = np.ascontiguousarray(rows[..., :length])
-    return unit_rows(cut) if normalize else cut
 
 
 def _unit(vectors: Vectors) -> Tensor:

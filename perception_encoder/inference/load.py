@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, cast
 
 from perception_encoder.errors import CheckpointError, ConfigError
 from perception_encoder.inference.encoder import Encoder
+from perception_encoder.inference.model_spec import DEFAULT, ModelSpec, PrecisionChoice, RuntimeChoice
 from perception_encoder.models.checkpoints.files import CachedHash
 from perception_encoder.models.checkpoints.find import TowerChoice, find_weights
 from perception_encoder.models.defaults import chosen_precision, default_model
@@ -34,14 +35,14 @@ if TYPE_CHECKING:
     from perception_encoder.models.external import Adapter
     from perception_encoder.models.tower import Tower
 
-PrecisionChoice = Literal["auto", "float32", "bfloat16", "int8"]
-RuntimeChoice = Literal["auto", "torch", "openvino"]
+ModelLike = str | Path | ModelSpec | Encoder | None
+"""The model of a call: a name or path, a spec, or a loaded encoder; None for the default model."""
 RANDOM = "random:"
 """Prefix of a model's name that requests the architecture with random weights."""
 
 
 def load(
-    name: str | Path,
+    name: str | Path | ModelSpec,
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
     *,
@@ -56,8 +57,8 @@ def load(
     `name`: "builtin"; any model name or alias, fetched from the hub once; the path of a checkpoint, or of a directory
     that `pe convert` wrote; or another library's model: "timm:NAME", "open_clip:NAME,WEIGHTS", "hf:NAME"
     (transformers), "st:NAME" (sentence-transformers), each also with `local-dir:PATH` or a path, and "random:NAME" for
-    random weights. `device`: by default a CUDA GPU if there is one. `towers="text"` leaves the vision tower of a
-    two-tower model of this package unread: it then encodes texts only.
+    random weights; or a `ModelSpec`. `device`: by default a CUDA GPU if there is one. `towers="text"` leaves the vision
+    tower of a two-tower model of this package unread: it then encodes texts only.
 
     `runtime`: "torch", or "openvino" (extra `fast`), which only computes on a CPU; by default the fastest there, as
     measured once on each machine. `precision`: "float32", "bfloat16", by default if it is fast, or "int8", OpenVINO's.
@@ -68,44 +69,73 @@ def load(
     with a model of (sentence-)transformers. Raises UnknownModelError, CheckpointError, WeightsUnavailableError,
     ConfigError for what does not fit together, and MissingExtraError without the library.
     """
-    encoder = _load(name, device, dtype, towers, runtime, precision, trust_remote_code)
-    return encoder if dimensions is None else encoder.cut(dimensions)
+    keywords = ModelSpec(
+        device=device,
+        runtime=runtime,
+        precision=precision,
+        dimensions=dimensions,
+        trust_remote_code=trust_remote_code,
+    )
+    spec = ModelSpec.of(name, keywords)
+    check_choice(spec.runtime, spec.precision)
+    encoder = _load(spec.with_dtype(dtype), towers)
+    encoder.trust_remote_code = spec.trust_remote_code
+    return _adjusted(encoder, spec)
 
 
-def _load(
-    name: str | Path,
-    device: str | torch.device | None,
-    dtype: torch.dtype | None,
-    towers: TowerChoice,
-    runtime: RuntimeChoice,
-    precision: PrecisionChoice,
-    trust_remote_code: bool,
-) -> Encoder:
-    adapter, random = find_adapter(name, trust_remote_code)
-    asked: str = precision
-    if dtype is not None:
-        asked = str(dtype).removeprefix("torch.")
-        if precision not in (AUTO, asked):
-            raise ConfigError(f"dtype is {asked}, but precision is {precision}; give one of them")
-    check_choice(runtime, precision)
+def as_encoder(model: ModelLike, keywords: ModelSpec = DEFAULT, towers: TowerChoice = "all") -> Encoder:
+    """Return the encoder of a call's model and keywords: a given one, or a loaded one; by default the default model.
+
+    The default precision is the one that `pe models use` stored with the model. Raises ConfigError if a given encoder
+    has another.
+    """
+    chosen = choose_model(model, keywords)
+    if isinstance(chosen, Encoder):
+        return chosen
+    spec = replace(chosen, name=chosen.name or default_model())
+    if spec.precision == AUTO:
+        spec = replace(spec, precision=chosen_precision(str(spec.name)) or AUTO)
+    return load(spec, towers=towers)
+
+
+def choose_model(model: ModelLike, keywords: ModelSpec = DEFAULT) -> ModelSpec | Encoder:
+    """Return the spec of a call's model and keywords, or a given encoder with its layer and length adjusted.
+
+    Raises ConfigError if the encoder computes in another precision.
+    """
+    if not isinstance(model, Encoder):
+        return ModelSpec.of(model, keywords)
+    if keywords.precision not in (AUTO, model.runtime.precision):
+        raise ConfigError(
+            f"the given encoder computes in {model.runtime.precision}, not {keywords.precision}; omit precision"
+        )
+    return _adjusted(model, keywords)
+
+
+def _adjusted(encoder: Encoder, spec: ModelSpec) -> Encoder:
+    """Return an encoder with the layer, pooling and length of vectors of a spec."""
+    if (spec.layer, spec.pool) != (None, None):
+        encoder = encoder.variant(layer=spec.layer, pool=spec.pool)
+    return encoder if spec.dimensions is None else encoder.cut(spec.dimensions)
+
+
+def _load(spec: ModelSpec, towers: TowerChoice) -> Encoder:
+    adapter, random = _find_adapter(spec)
     if random or adapter is not None:
-        return _load_external(name, adapter, device, dtype, runtime, asked)
+        return _load_external(spec, adapter)
+    name = spec.name
     path, _ = find_weights(name)  # fails at once without a network; the runtimes may have to be timed
-    ran: RuntimeName = "torch"
-    kind: Precision | None = None
-    if dtype is None or asked in PRECISIONS or runtime == "openvino":  # others, such as float16, are torch's
-        ran, kind = choose(runtime, asked, None if device is None else str(device))
+    ran, kind = _choose(spec)
     cached_hash = CachedHash(path) if path.is_file() else None  # as the file is before it is read
     if ran == "torch":
-        return _load_torch(name, device, dtype if kind is None else _as_dtype(kind), towers, cached_hash)
-    assert kind is not None
+        return _load_torch(name, spec.device, _as_dtype(kind), towers, cached_hash)
     info = _describe(name, cached_hash)
     info = replace(info, name=shown_name(str(name)) or info.name)
     load_again = partial(_load_same, name, info.weights)
     return Encoder.of(
         ExecutedModel(
             name=info.name,
-            runtime=OpenVinoRuntime(info, kind, load_again),
+            runtime=OpenVinoRuntime(info, cast(Precision, kind), load_again),
             vision=info.vision,
             text=info.text,
             hash_weights=lambda: info.weights,
@@ -113,30 +143,6 @@ def _load(
             load=load_again,
         )
     )
-
-
-def as_encoder(
-    model: str | Path | Encoder | None,
-    towers: TowerChoice = "all",
-    precision: PrecisionChoice = "auto",
-    dimensions: int | None = None,
-    trust_remote_code: bool = False,
-) -> Encoder:
-    """Return the given encoder, or load one by name or path; by default the default model.
-
-    `precision`: by default the one that `pe models use` stored with the model. Raises ConfigError if a given encoder
-    has another. `dimensions`, `trust_remote_code`: see `load`.
-    """
-    if isinstance(model, Encoder):
-        if precision not in ("auto", model.runtime.precision):
-            raise ConfigError(
-                f"the given encoder computes in {model.runtime.precision}, not {precision}; omit precision"
-            )
-        return model if dimensions in (None, model.dimension) else model.cut(dimensions)
-    name = model or default_model()
-    if precision == "auto":
-        precision = cast(PrecisionChoice, chosen_precision(str(name)) or "auto")
-    return load(name, towers=towers, precision=precision, dimensions=dimensions, trust_remote_code=trust_remote_code)
 
 
 def _describe(name: str | Path, cached_hash: CachedHash | None) -> ModelInfo:
@@ -175,9 +181,8 @@ def _load_torch(
     import torch
 
     from perception_encoder.models.checkpoints.weights import load_model, weight_hash
-    from perception_encoder.models.clip import CLIP
     from perception_encoder.models.precision import choose_device, fast_dtype
-    from perception_encoder.runtime.torch_runtime import TorchRuntime
+    from perception_encoder.runtime.torch_runtime import executed_model
 
     device = choose_device(device)
     dtype = dtype or fast_dtype(device)
@@ -193,84 +198,78 @@ def _load_torch(
     def hash_weights() -> str:
         return compute() if cached_hash is None else cached_hash.get(compute)
 
-    runtime = TorchRuntime(model, device, dtype)
-    return Encoder.of(
-        ExecutedModel(
-            name=shown_name(str(name)) or model.name,
-            runtime=runtime,
-            vision=runtime.visual.config,
-            text=model.text.config if isinstance(model, CLIP) else None,
-            hash_weights=hash_weights,
-            source=name,
-        )
-    )
+    return Encoder.of(executed_model(model, device, dtype, hash_weights, shown_name(str(name)), name))
 
 
-def _load_external(
-    name: str | Path,
-    adapter: Adapter | None,
-    device: str | torch.device | None,
-    dtype: torch.dtype | None,
-    runtime: RuntimeChoice,
-    asked: str,
-) -> Encoder:
+def _load_external(spec: ModelSpec, adapter: Adapter | None) -> Encoder:
     from perception_encoder.inference.external_encoder import LayerEncoder, OutputEncoder
-    from perception_encoder.inference.layer_features import LayerFeatures
     from perception_encoder.models.precision import choose_device
 
     own = adapter if adapter is not None and not adapter.random and adapter.has_output else None
-    if own is not None and asked == AUTO:
-        asked = "float32"
-    if own is not None and own.image_shape and asked in PRECISIONS:
-        ran, kind = choose(runtime, asked, None if device is None else str(device))
+    if own is not None and spec.precision == AUTO:
+        spec = replace(spec, precision="float32")
+    if own is not None and own.image_shape and spec.precision in PRECISIONS:
+        ran, kind = _choose(spec)
         if ran == "openvino":
-            return OutputEncoder(own, compiled=kind)
-    elif runtime == "openvino" or asked == "int8":
-        raise ConfigError(f"{name} runs in torch only; omit runtime and precision")
-    dtype = dtype or _as_dtype(asked)
+            return OutputEncoder(own, compiled=cast(Precision, kind))
+    else:
+        _check_torch(spec)
     if own is not None:
-        return OutputEncoder(own, choose_device(device), dtype)
-    tower = load_tower(name) if adapter is None else adapter.tower()
-    return LayerEncoder(LayerFeatures(_shown(name, adapter), tower, device, dtype, final_norm=True))
+        return OutputEncoder(own, choose_device(spec.device), _as_dtype(spec.precision))
+    return LayerEncoder(_layers(spec, adapter, final_norm=True))
 
 
-def _as_dtype(precision: str) -> torch.dtype | None:
+def _choose(spec: ModelSpec) -> tuple[RuntimeName, str | None]:
+    """Return the runtime and precision to use; types such as float16 are torch's only, and None is torch's choice."""
+    if spec.precision not in (AUTO, *PRECISIONS) and spec.runtime != "openvino":
+        return "torch", spec.precision
+    return choose(spec.runtime, spec.precision, None if spec.device is None else str(spec.device))
+
+
+def _check_torch(spec: ModelSpec) -> None:
+    if spec.runtime == "openvino" or spec.precision == "int8":
+        raise ConfigError(f"{spec.name} runs in torch only; omit runtime and precision")
+
+
+def _as_dtype(precision: str | None) -> torch.dtype | None:
     import torch
 
-    return None if precision == AUTO else cast(torch.dtype, getattr(torch, precision))
+    return None if precision in (None, AUTO) else cast(torch.dtype, getattr(torch, precision))
 
 
 def load_layers(
-    name: str | Path,
+    name: str | Path | ModelSpec,
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
     *,
-    layer: int = -1,
+    layer: int | None = None,
     final_norm: bool = False,
     trust_remote_code: bool = False,
 ) -> LayerFeatures:
     """Load the vision tower of a model of any library as `LayerFeatures`.
 
-    `name`, `trust_remote_code`: see `load`. `layer`: the selected one, negative from the end. `final_norm`: apply the
-    model's final norm to the last layer. Raises UnknownModelError, CheckpointError and WeightsUnavailableError,
-    ConfigError for a model that is not a plain vision transformer or lacks the layer, and MissingExtraError if its
-    library is not installed.
+    `name`, `trust_remote_code`: see `load`. `layer`: the selected one, negative from the end; by default the last.
+    `final_norm`: apply the model's final norm to the last layer. Raises UnknownModelError, CheckpointError and
+    WeightsUnavailableError, ConfigError for a model that is not a plain vision transformer or lacks the layer, and
+    MissingExtraError if its library is not installed.
     """
+    keywords = ModelSpec(device=device, layer=layer, trust_remote_code=trust_remote_code)
+    spec = ModelSpec.of(name, keywords).with_dtype(dtype)
+    _check_torch(spec)
+    return _layers(spec, _find_adapter(spec)[0], final_norm).at(-1 if spec.layer is None else spec.layer)
+
+
+def _layers(spec: ModelSpec, adapter: Adapter | None, final_norm: bool) -> LayerFeatures:
     from perception_encoder.inference.layer_features import LayerFeatures
 
-    adapter, _ = find_adapter(name)
-    return LayerFeatures(_shown(name, adapter), load_tower(name, trust_remote_code), device, dtype, final_norm).at(
-        layer
-    )
+    source = str(spec.name).removeprefix(RANDOM)
+    random = "" if source == str(spec.name) else RANDOM
+    shown = adapter.name if adapter else random + (shown_name(source) or Path(source).stem)
+    tower = adapter.tower() if adapter else load_tower(spec.name)
+    return LayerFeatures(shown, tower, spec.device, _as_dtype(spec.precision), final_norm)
 
 
-def _shown(name: str | Path, adapter: Adapter | None) -> str:
-    source = str(name).removeprefix(RANDOM)
-    random = "" if source == str(name) else RANDOM
-    return adapter.name if adapter else random + (shown_name(source) or Path(source).stem)
-
-
-def load_tower(name: str | Path, trust_remote_code: bool = False) -> Tower:
+def load_tower(name: str | Path) -> Tower:
     """Load the vision tower of a model of any library, ready for training; raises what `load_layers` does."""
     import torch
 
@@ -278,7 +277,7 @@ def load_tower(name: str | Path, trust_remote_code: bool = False) -> Tower:
     from perception_encoder.models.initialization import initialize
     from perception_encoder.models.tower import Tower
 
-    adapter, random = find_adapter(name, trust_remote_code)
+    adapter, random = _find_adapter(ModelSpec(name))
     if adapter is not None:
         return adapter.tower()
     source = str(name).removeprefix(RANDOM)
@@ -290,9 +289,9 @@ def load_tower(name: str | Path, trust_remote_code: bool = False) -> Tower:
     return Tower.of(model)
 
 
-def find_adapter(name: str | Path, trust_remote_code: bool = False) -> tuple[Adapter | None, bool]:
+def _find_adapter(spec: ModelSpec) -> tuple[Adapter | None, bool]:
     """Return the adapter of another library's model, None for this package's; and whether it has random weights."""
-    source = portable_name(str(name))
+    source = portable_name(str(spec.name))
     random = source.startswith(RANDOM)
     library = library_of(source)
     if not library:
@@ -306,4 +305,4 @@ def find_adapter(name: str | Path, trust_remote_code: bool = False) -> tuple[Ada
         "st": external_sentences.SentenceTransformersModel,
     }
     listed = source.removeprefix(RANDOM).partition(":")[2]
-    return adapters[library](source, listed, random, trust_remote_code), random
+    return adapters[library](source, listed, random, spec.trust_remote_code), random

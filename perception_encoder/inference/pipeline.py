@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import PurePath
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast, get_args
 
 import numpy as np
+from PIL import Image
 
 from perception_encoder.errors import ConfigError, InputError, detached
-from perception_encoder.inference.fetch import FetchLimits
+from perception_encoder.inference.fetch import FetchLimits, is_url
 from perception_encoder.inference.listing import Item
-from perception_encoder.inference.media import Kind, Media, open_media
+from perception_encoder.inference.media import Kind, Media, Value, open_media
 from perception_encoder.preprocess.budget import DECODING, ByteBudget
 from perception_encoder.preprocess.frames import VideoFrames
 from perception_encoder.preprocess.source import VIDEO_SUFFIXES
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 K = TypeVar("K")
 T = TypeVar("T")
 R = TypeVar("R")
+_SINGLE = (str, bytes, Path, Image.Image, np.ndarray, Mapping)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,6 +164,50 @@ def is_text(item: Item) -> bool:
 def guess_kind(name: str) -> Kind:
     """Guess a file's kind from its name."""
     return "video" if PurePath(name).suffix.lower() in VIDEO_SUFFIXES else "image"
+
+
+def as_requests(inputs: object, kind: Kind | None) -> tuple[list[Request[int]], bool]:
+    """Return the requests of inputs, whose keys are their rows, and whether they were a single input outside a list."""
+    values, single = as_list(inputs)
+    requests = [_as_request(row, value, kind) for row, value in enumerate(values)]
+    # texts of like lengths side by side need little padding
+    requests.sort(key=lambda request: len(str(values[request.key])) if request.likely == "text" else 0)
+    return requests, single
+
+
+def as_list(inputs: object) -> tuple[list[object], bool]:
+    """Return inputs as a list, and whether they were a single input outside a list."""
+    if isinstance(inputs, np.ndarray) and inputs.dtype.kind in "UTO":  # strings or objects, not pixels
+        inputs = inputs.tolist()
+    if isinstance(inputs, _SINGLE) or not isinstance(inputs, Iterable):
+        return [inputs], True
+    return list(cast(Iterable[object], inputs)), False
+
+
+def _as_request(index: int, value: object, kind: Kind | None) -> Request[int]:
+    """Return the request of an input; a string without a `kind` may be a path or a text."""
+    value, stated = _of_modality(value)
+    kind = kind or stated
+    has_name = isinstance(value, (str, Path)) or bool(getattr(value, "filename", None))
+    source = Value(value, None if has_name else f"input {index}", kind)
+    if isinstance(value, str) and kind != "text" and not is_url(value):
+        with suppress(InputError):  # raised again in its turn
+            media = source.media()
+            return Request(index, media, media.kind)
+    return Request(index, source, kind or guess_kind(str(value) if isinstance(value, (str, Path)) else ""))
+
+
+def _of_modality(value: object) -> tuple[object, Kind | None]:
+    """Return an input and its kind if it is a sentence-transformers dict: {"image": …}, {"video": …}, {"text": …}.
+
+    Raises ConfigError for a dict of several modalities, which have no joint embedding, and for other keys.
+    """
+    if not isinstance(value, Mapping):
+        return value, None
+    if len(value) != 1 or not value.keys() <= {*get_args(Kind)}:
+        raise ConfigError(f"an input has the keys {list(value)}; a dict must have one of {', '.join(get_args(Kind))}")
+    ((kind, content),) = value.items()
+    return content, kind
 
 
 def encode_requests(

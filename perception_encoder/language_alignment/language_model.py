@@ -1,25 +1,124 @@
-"""A perception language model that answers questions about images and videos."""
+"""Language models that answer about texts, images and videos: whole or streamed, one at a time or in batches."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from weakref import ReferenceType, ref
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from perception_encoder.errors import ConfigError
+from perception_encoder.inference.conversation.assistant import Assistant
 from perception_encoder.language_alignment.model import PerceptionLanguageModel
 from perception_encoder.language_alignment.text.decoder import Decoder
-from perception_encoder.language_alignment.text.text_model import TextModel, check_logits
-from perception_encoder.preprocess.conversation import MediaPart, Message, Sampling
+from perception_encoder.language_alignment.text.reading import Reader, TorchReader, check_logits, generate_tokens
+from perception_encoder.preprocess.conversation import MediaPart, Message, Reply, Sampling
 from perception_encoder.preprocess.tiling import MediaConfig, media_pixels
 
+GENERATED_AT_ONCE = 8
+"""Maximum number of conversations per batch."""
 CACHED_MEDIA = 32
 """Maximum number of images and videos with cached tokens, so that a chat encodes each one once."""
 ENCODED_AT_ONCE = 8
 """Images and tiles in a batch of the vision tower."""
+
+
+@dataclass
+class _Answer:
+    """An answer that grows."""
+
+    prompt_tokens: int
+    cut: int
+    tokens: list[int] = field(default_factory=list)
+    ended: bool = False
+
+
+class TextModel(Assistant):
+    """A language model for conversations without images and videos.
+
+    Attributes: `name`, `decoder` (the torch module, tokenizer and prompts), `reader` (executes it; by default torch).
+    """
+
+    def __init__(self, name: str, decoder: Decoder, reader: Reader | None = None) -> None:
+        self.name, self.decoder, self.reader = name, decoder, reader or TorchReader(decoder.model)
+
+    def generate(self, conversations: Sequence[Sequence[Message]], sampling: Sampling | None = None) -> list[Reply]:
+        """Return an answer to each conversation, greedily by default; ContextLengthError for one that does not fit."""
+        sampling, replies = sampling or Sampling(), list[Reply]()
+        for start in range(0, len(conversations), GENERATED_AT_ONCE):
+            *_, answers = self._growing(conversations[start : start + GENERATED_AT_ONCE], sampling)
+            replies += [self._reply(answer, sampling) for answer in answers]
+        return replies
+
+    def generate_stream(
+        self, conversation: Sequence[Message], sampling: Sampling | None = None
+    ) -> Generator[str, None, Reply]:
+        """Yield the answer to one conversation piece by piece, in whole characters, and return all of it."""
+        sampling, streamed = sampling or Sampling(), ""
+        for (answer,) in self._growing([conversation], sampling):
+            text, _ = self._text(answer.tokens, sampling)
+            stable = text if answer.ended else _without_partial(text, sampling.stop)
+            if len(stable) > len(streamed):
+                yield stable[len(streamed) :]
+                streamed = stable
+        reply = self._reply(answer, sampling)
+        if len(reply.text) > len(streamed):
+            yield reply.text[len(streamed) :]
+        return reply
+
+    def _growing(self, conversations: Sequence[Sequence[Message]], sampling: Sampling) -> Iterator[list[_Answer]]:
+        """Yield the answers, empty at first, after each token; they are complete at the end."""
+        prompts, cuts = zip(*(self._prompt(conversation, sampling) for conversation in conversations), strict=True)
+        answers = [_Answer(len(prompt), cut) for prompt, cut in zip(prompts, cuts, strict=True)]
+        room = self.decoder.prompts.context - max(len(prompt) for prompt in prompts)  # see `Sampling.cut`
+        sampling = replace(sampling, max_tokens=min(sampling.max_tokens, room))
+        yield answers
+        for row in generate_tokens(self.reader, prompts, self.decoder.end_tokens, sampling):
+            for answer, token in zip(answers, row, strict=True):
+                if token is None:
+                    answer.ended = True
+                elif not answer.ended:
+                    answer.tokens.append(token)
+                    answer.ended = bool(sampling.stop) and self._text(answer.tokens, sampling)[1]
+            yield answers
+            if all(answer.ended for answer in answers):
+                break
+        for answer in answers:
+            answer.ended |= len(answer.tokens) < sampling.max_tokens
+
+    def _reply(self, answer: _Answer, sampling: Sampling) -> Reply:
+        text, _ = self._text(answer.tokens, sampling)
+        return Reply(text, answer.prompt_tokens, len(answer.tokens), answer.ended, answer.cut)
+
+    def _text(self, tokens: list[int], sampling: Sampling) -> tuple[str, bool]:
+        """Return the text of an answer up to a stop, and whether there is a stop."""
+        text = self.decoder.tokenizer.decode(tokens, skip_special_tokens=True)
+        ends = [at for stop in sampling.stop if (at := text.find(stop)) >= 0]
+        return (text[: min(ends)], True) if ends else (text, False)
+
+    @torch.inference_mode()
+    def _prompt(self, conversation: Sequence[Message], sampling: Sampling) -> tuple[Tensor, int]:
+        """Return the decoder's input (T, dim) for a conversation, and the number of text tokens cut."""
+        if any(message.media for message in conversation):
+            raise ConfigError(f"{self.name} reads only text; images and videos need a vision-language model")
+        prompt = self.decoder.prompts.generation_prompt(conversation, [], sampling.max_tokens, sampling.cut)
+        embed = self.decoder.model.get_input_embeddings()  # type: ignore[operator]
+        return embed(torch.tensor(prompt.ids, device=embed.weight.device)), prompt.cut
+
+
+def _without_partial(text: str, stops: Sequence[str]) -> str:
+    """Return the text without an end that may still change: part of a character or of a stop."""
+    text = text.rstrip("\ufffd")
+    for stop in stops:
+        for length in range(min(len(stop) - 1, len(text)), 0, -1):
+            if text.endswith(stop[:length]):
+                text = text[:-length]
+                break
+    return text
 
 
 class LanguageModel(TextModel):
@@ -29,8 +128,15 @@ class LanguageModel(TextModel):
     images, tiles and frames have gone through the vision tower).
     """
 
-    def __init__(self, name: str, model: PerceptionLanguageModel, decoder: Decoder, media: MediaConfig) -> None:
-        super().__init__(name, decoder)
+    def __init__(
+        self,
+        name: str,
+        model: PerceptionLanguageModel,
+        decoder: Decoder,
+        media: MediaConfig,
+        reader: Reader | None = None,
+    ) -> None:
+        super().__init__(name, decoder, reader)
         self.model, self.media = model.eval(), media
         self.tile, self.tiles = media.image_size, media.tiles
         self.encoded = 0
@@ -83,12 +189,9 @@ class LanguageModel(TextModel):
             return self._tokens[key][1]
         pixels = media_pixels(item, self.media, alone)
         parameter = next(self.model.vision.parameters())
-        grid = self.model.vision.grid_of(pixels.shape[-2], pixels.shape[-1])
-        batches = pixels.split(ENCODED_AT_ONCE)
-        features = [self.model.image_features(batch.to(parameter.device, parameter.dtype)) for batch in batches]
-        projected = [self.model.project(batch, grid) for batch in features]
+        batches = pixels.to(parameter.device, parameter.dtype).split(ENCODED_AT_ONCE)
+        tokens = torch.cat([self.model.image_tokens(batch) for batch in batches]).flatten(0, 1)
         self.encoded += len(pixels)
-        tokens = torch.cat(projected).flatten(0, 1)
         self._tokens[key] = (ref(item, lambda _: self._tokens.pop(key, None)), tokens)
         while len(self._tokens) > CACHED_MEDIA:
             self._tokens.popitem(last=False)

@@ -4,30 +4,43 @@ from __future__ import annotations
 
 import importlib
 import re
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from PIL import Image
 
-from perception_encoder.errors import ConfigError, UnknownModelError, one_line
+from perception_encoder.errors import ConfigError, UnknownModelError, needs_extra, one_line
+from perception_encoder.exports.layouts import write_layout_directory
 from perception_encoder.inference.conversation.assistant import Assistant
-from perception_encoder.inference.load import PrecisionChoice, RuntimeChoice
-from perception_encoder.language_alignment.language_model import LanguageModel
+from perception_encoder.inference.model_spec import PrecisionChoice, RuntimeChoice
+from perception_encoder.language_alignment.language_model import LanguageModel, TextModel
 from perception_encoder.language_alignment.perception_lm import read_perception_lm
-from perception_encoder.language_alignment.text.decoder import SMOLLM2, load_decoder
-from perception_encoder.language_alignment.text.execution import Execution
-from perception_encoder.language_alignment.text.text_model import TextModel
+from perception_encoder.language_alignment.text.decoder import SMOLLM2, Decoder, load_decoder, load_pretrained
+from perception_encoder.language_alignment.text.openvino_llama import OpenVinoLlama
+from perception_encoder.language_alignment.text.reading import Reader, TorchReader
 from perception_encoder.language_alignment.weights import read_language_model, read_tower
 from perception_encoder.models.checkpoints.files import SUFFIXES
 from perception_encoder.models.checkpoints.find import file_inside, packaged_weights
-from perception_encoder.models.checkpoints.layout_directory import write_layout_directory
 from perception_encoder.models.checkpoints.weights import write_checkpoint
 from perception_encoder.models.defaults import language_model
+from perception_encoder.models.initialization import drawn_from
+from perception_encoder.models.precision import choose_device, fast_dtype
 from perception_encoder.models.registry import BUILTIN_LANG, SMALL_LANG
 from perception_encoder.models.vision_transformer import VisionTransformer
-from perception_encoder.runtime.runtime import AUTO
+from perception_encoder.preprocess.conversation import Message, Reply, Sampling
+from perception_encoder.progress import progress_bar
+from perception_encoder.runtime.choice import choose
+from perception_encoder.runtime.openvino_runtime import FallbackWarning
+from perception_encoder.runtime.runtime import AUTO, Precision, RuntimeName
 
 WEIGHTS = "language.safetensors"
 """The file that a run of language alignment writes into its directory."""
+MAX_PARAMETERS = 4_000_000_000
+"""Size up to which OpenVINO is chosen by default: the compiled copy takes as much memory as the model."""
 HUB = "hf:"
 _ENDPOINT = re.compile(r"(?P<url>https?://[^#]+)#(?P<model>.+)")
 _FUNCTION = re.compile(r"python:(?P<module>[\w.]+):(?P<function>\w+)")
@@ -86,12 +99,8 @@ def load_assistant(
         plan = Execution.choose(runtime, precision, device, dtype)
         decoder = load_decoder(name.removeprefix(HUB), plan.dtype)
         decoder.model.to(plan.device)
-        model = TextModel(decoder.name, decoder)
-        model.reader = plan.reader(decoder)
-        return model
+        return TextModel(decoder.name, decoder, plan.reader(decoder))
     if name.startswith(HUB):
-        from perception_encoder.language_alignment.transformers_model import load_transformers_model
-
         return load_transformers_model(name.removeprefix(HUB))
     try:
         return load_language_model(name, device, dtype, tiles=tiles, runtime=runtime, precision=precision)
@@ -135,12 +144,10 @@ def load_language_model(
     source = find_language_model(name)
     plan = Execution.choose(runtime, precision, device, dtype)
     if (path := Path(source)).is_file():
-        model = read_language_model(path, plan.device, plan.dtype, tiles)
+        model = read_language_model(path, plan.device, plan.dtype, tiles, plan.reader)
         model.name = path.parent.resolve().name if path.name == WEIGHTS else path.stem
-    else:
-        model = read_perception_lm(source, plan.device, plan.dtype, tiles)
-    model.reader = plan.reader(model.decoder)
-    return model
+        return model
+    return read_perception_lm(source, plan.device, plan.dtype, tiles, plan.reader)
 
 
 def find_language_model(name: str | Path) -> str | Path:
@@ -176,3 +183,113 @@ def export_lang(run: str | Path, out: str | Path, *, half: bool = False) -> Visi
     else:
         write_layout_directory(tower, Path(out), "timm", half)
     return tower
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How to load and execute a language model."""
+
+    runtime: RuntimeName
+    precision: Precision | None
+    """None: torch's choice."""
+    device: torch.device
+    dtype: torch.dtype
+    """Of the weights in torch, and of everything but int8 products."""
+    asked: bool
+    """Whether OpenVINO or int8 was asked for."""
+
+    @classmethod
+    def choose(
+        cls, runtime: str, precision: str, device: str | torch.device | None, dtype: torch.dtype | None
+    ) -> Execution:
+        """Choose the runtime and precision for the arguments of `load_assistant`; `dtype` is a torch type.
+
+        Raises ConfigError for arguments that contradict each other, and MissingExtraError without the extra.
+        """
+        named = precision if dtype is None else str(dtype).removeprefix("torch.")
+        if precision not in (AUTO, named):
+            raise ConfigError(f"dtype is {named}, but precision is {precision}; give one of them")
+        if dtype not in (None, torch.float32, torch.bfloat16) and runtime != "openvino":  # for example float16 on a GPU
+            return cls("torch", None, choose_device(device), dtype, False)
+        ran, kind = choose(runtime, named, None if device is None else str(device))
+        place = choose_device("cpu" if ran == "openvino" else device)
+        dtype = fast_dtype(place) if kind in (None, "int8") else getattr(torch, kind)
+        return cls(ran, kind, place, dtype, runtime == "openvino" or precision == "int8")
+
+    def reader(self, decoder: Decoder) -> Reader:
+        """Return what executes the decoder.
+
+        torch executes what OpenVINO cannot; if OpenVINO was asked for, ConfigError for another architecture than
+        Llama, and a warning if the conversion fails.
+        """
+        model = decoder.model
+        if self.runtime == "torch":
+            return TorchReader(model)
+        if not OpenVinoLlama.fits(model):
+            if self.asked:
+                kind = type(model).__name__
+                raise ConfigError(
+                    f"OpenVINO executes only Llamas, without dynamic RoPE, and {decoder.name} is a {kind}; use torch"
+                )
+            return TorchReader(model)
+        if not self.asked and sum(parameter.numel() for parameter in model.parameters()) > MAX_PARAMETERS:
+            return TorchReader(model)
+        try:
+            with progress_bar(f"converting {decoder.name} for this CPU"):
+                return OpenVinoLlama(model, self.precision or "float32")
+        except (RuntimeError, MemoryError) as error:  # of OpenVINO: a graph that it does not compile
+            warnings.warn(f"{decoder.name} is computed with torch: {one_line(error)}", FallbackWarning, stacklevel=3)
+            return TorchReader(model)
+
+
+class TransformersModel(Assistant):
+    """A transformers model with its processor; videos are shown as consecutive frames."""
+
+    def __init__(self, name: str, model: Any, processor: Any) -> None:
+        self.name, self.model, self.processor = name, model.eval(), processor
+
+    def generate(self, conversations: Sequence[Sequence[Message]], sampling: Sampling | None = None) -> list[Reply]:
+        """Return an answer to each conversation, greedily by default; ConfigError if the processor rejects one.
+
+        `Sampling.stop` cuts a finished answer; `Sampling.cut` is ignored: the model's own limit applies.
+        """
+        return [self._answer(conversation, sampling or Sampling()) for conversation in conversations]
+
+    @torch.inference_mode()
+    def _answer(self, conversation: Sequence[Message], sampling: Sampling) -> Reply:
+        images, messages = [], []
+        for message in conversation:
+            parts: list[dict[str, str]] = []
+            for part in message.content:
+                if isinstance(part, str):
+                    parts.append({"type": "text", "text": part})
+                    continue
+                frames = [part] if isinstance(part, Image.Image) else part.images
+                images += frames
+                parts += [{"type": "image"}] * len(frames)
+            messages.append({"role": message.role, "content": parts})
+        try:
+            text = self.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+            inputs = self.processor(text=[text], images=images or None, return_tensors="pt")
+        except Exception as error:  # a template or a processor raises what it likes
+            raise ConfigError(f"the processor of {self.name} rejects this conversation: {one_line(error)}") from None
+        inputs = inputs.to(self.model.device, self.model.dtype)
+        length = inputs["input_ids"].shape[1]
+        sample = sampling.temperature > 0
+        options = {"temperature": float(sampling.temperature), "top_p": sampling.top_p} if sample else {}
+        with drawn_from(torch.Generator().manual_seed(sampling.seed)):
+            output = self.model.generate(**inputs, max_new_tokens=sampling.max_tokens, do_sample=sample, **options)
+        tokens = output[0, length:]
+        answer = self.processor.decode(tokens, skip_special_tokens=True)
+        cuts = [at for stop in sampling.stop if (at := answer.find(stop)) >= 0]
+        finished = bool(cuts) or len(tokens) < sampling.max_tokens
+        return Reply(answer[: min(cuts)] if cuts else answer, length, len(tokens), finished)
+
+
+def load_transformers_model(name: str | Path) -> TransformersModel:
+    """Load a model by directory or hub name; WeightsUnavailableError, MissingExtraError without transformers."""
+    with needs_extra("engine", "transformers"):
+        from transformers import AutoModelForImageTextToText, AutoProcessor
+    device = choose_device(None)
+    model, processor = load_pretrained(name, AutoModelForImageTextToText, AutoProcessor, fast_dtype(device))
+    return TransformersModel(Path(name).name, model.to(device), processor)

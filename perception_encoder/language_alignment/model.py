@@ -89,9 +89,16 @@ class PerceptionLanguageModel(nn.Module):
         tokens = self.vision.forward_features(pixels, norm=False, branches=branches)
         return tokens[:, self.vision.num_prefix_tokens :]
 
-    def project(self, features: Float[Tensor, "B P width"], grid: tuple[int, int]) -> Float[Tensor, "B M dim"]:
-        """Return the decoder's image tokens for features of a grid (rows, columns)."""
-        return self.projector(features, grid)
+    def image_tokens(self, images: Tensor, branches: Tensor | None = None) -> Float[Tensor, "N M dim"]:
+        """Return the decoder's tokens of images.
+
+        `images`: pixels (N, 3, H, W), or `image_features` (N, P, width) of square ones. `branches`: see there.
+        """
+        grid: tuple[int, int] | None = None
+        if images.dim() == 4:
+            grid = self.vision.grid_of(images.shape[-2], images.shape[-1])
+            images = self.image_features(images, branches)
+        return self.projector(images.to(next(self.projector.parameters()).dtype), grid)
 
     def embed(
         self, ids: Int[Tensor, "B T"], is_image: Bool[Tensor, "B T"], image_tokens: Float[Tensor, "M dim"]
@@ -149,13 +156,31 @@ class PerceptionLanguageModel(nn.Module):
         hidden = decoder.get_decoder()(**inputs).last_hidden_state
         return decoder.get_output_embeddings()(hidden[marked])
 
-    def forward(
-        self, ids: Int[Tensor, "B T"], is_image: Bool[Tensor, "B T"], pixels: Float[Tensor, "N 3 H W"]
+    def logits(
+        self, ids: Int[Tensor, "B T"], is_image: Bool[Tensor, "B T"], images: Float[Tensor, "N 3 H W"]
     ) -> Float[Tensor, "B T V"]:
         """Return the logits of the next token at each position; images are in the order of their marks, of one size."""
-        grid = self.vision.grid_of(pixels.shape[-2], pixels.shape[-1])
-        tokens = self.project(self.image_features(pixels), grid).flatten(0, 1)
-        return self.decoder(inputs_embeds=self.embed(ids, is_image, tokens), use_cache=False).logits
+        embeddings = self.embed(ids, is_image, self.image_tokens(images).flatten(0, 1))
+        return self.decoder(inputs_embeds=embeddings, use_cache=False).logits
+
+    def forward(
+        self,
+        ids: Tensor,
+        labels: Tensor,
+        is_image: Tensor,
+        images: Tensor,
+        parts: Tensor | None = None,
+        branches: Tensor | None = None,
+        scored: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the losses (K,) of the labelled tokens; if `scored`, also which rows or parts are correct.
+
+        Training and validation use only this, so that DDP and FSDP can wrap it.
+        """
+        embeddings = self.embed(ids, is_image, self.image_tokens(images, branches).flatten(0, 1))
+        if scored:
+            return self.token_scores(embeddings, labels, parts)
+        return self.token_losses(embeddings, labels, parts), None
 
 
 def part_mask(parts: Int[Tensor, "B T"]) -> tuple[Bool[Tensor, "B 1 T T"], Int[Tensor, "B T"]]:

@@ -7,6 +7,7 @@ square each, and texts are not stripped.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from torch import nn
 from perception_encoder.errors import needs_extra
 from perception_encoder.language_alignment.language_model import LanguageModel
 from perception_encoder.language_alignment.model import PerceptionLanguageModel, Projector
-from perception_encoder.language_alignment.text.decoder import load_pretrained, make_decoder
+from perception_encoder.language_alignment.text.decoder import Decoder, load_pretrained, make_decoder
+from perception_encoder.language_alignment.text.reading import Reader
 from perception_encoder.models.checkpoints.layouts import to_published
 from perception_encoder.models.config import VisionConfig
 from perception_encoder.models.vision_transformer import VisionTransformer
@@ -40,20 +42,31 @@ OURS = "perception_encoder"
 
 
 def read_perception_lm(
-    source: str | Path, device: torch.device, dtype: torch.dtype, tiles: int | None = None
+    source: str | Path,
+    device: torch.device,
+    dtype: torch.dtype,
+    tiles: int | None = None,
+    make_reader: Callable[[Decoder], Reader] | None = None,
 ) -> LanguageModel:
     """Read a Perception-LM from a directory or the hub.
 
     `tiles`: maximum number of tiles of an image, by default that of an exported directory, else 4, or 36 on a GPU (the
-    published models were trained with 36). Raises WeightsUnavailableError and MissingExtraError.
+    published models were trained with 36). `make_reader`: what executes the language model, by default torch.
+    Raises WeightsUnavailableError and MissingExtraError.
     """
     with needs_extra("lang", "transformers"):
         from transformers import AutoTokenizer, PerceptionLMForConditionalGeneration
     whole, tokenizer = load_pretrained(source, PerceptionLMForConditionalGeneration, AutoTokenizer, dtype)
-    return wrap_perception_lm(Path(source).name, whole.to(device), tokenizer, tiles)
+    return wrap_perception_lm(Path(source).name, whole.to(device), tokenizer, tiles, make_reader)
 
 
-def wrap_perception_lm(name: str, whole: Any, tokenizer: Any, tiles: int | None = None) -> LanguageModel:
+def wrap_perception_lm(
+    name: str,
+    whole: Any,
+    tokenizer: Any,
+    tiles: int | None = None,
+    make_reader: Callable[[Decoder], Reader] | None = None,
+) -> LanguageModel:
     """Wrap transformers' PerceptionLM and its tokenizer; the weights are shared, not copied."""
     vision, ours = _tower(whole.model.vision_tower.timm_model, name), getattr(whole.config, OURS, {})
     template, context = ours.get("chat_template", TEMPLATE), ours.get("context")
@@ -62,7 +75,8 @@ def wrap_perception_lm(name: str, whole: Any, tokenizer: Any, tiles: int | None 
         tiles = ours.get("tiles", 36 if whole.device.type == "cuda" else 4)
     projector = _projector(whole.model.multi_modal_projector, whole.config.projector_pooling_ratio)
     media = MediaConfig(image_size=vision.config.image_size, tiles=tiles)
-    return LanguageModel(name, PerceptionLanguageModel(vision, projector, decoder.model), decoder, media)
+    model = PerceptionLanguageModel(vision, projector, decoder.model)
+    return LanguageModel(name, model, decoder, media, make_reader and make_reader(decoder))
 
 
 def _tower(timm_model: Any, name: str) -> VisionTransformer:

@@ -12,28 +12,26 @@ from PIL import Image
 from torch import nn
 
 from perception_encoder.errors import ConfigError, ModelError, needs_extra
+from perception_encoder.exports.card import write_card
+from perception_encoder.exports.layouts import timm_config, with_scale
+from perception_encoder.exports.verify import verify
 from perception_encoder.files import replacing_new, writing
-from perception_encoder.formats.tables import read_appended_lines
 from perception_encoder.language_alignment.language_model import LanguageModel
 from perception_encoder.language_alignment.load import WEIGHTS, find_language_model
 from perception_encoder.language_alignment.model import scales_logits
 from perception_encoder.language_alignment.perception_lm import OURS
 from perception_encoder.language_alignment.text.decoder import SMOLLM2
 from perception_encoder.language_alignment.weights import PE_LANG, read_language_model
-from perception_encoder.models.checkpoints.card import write_card
-from perception_encoder.models.checkpoints.layout_directory import timm_config, with_scale
 from perception_encoder.models.checkpoints.layouts import from_published
 from perception_encoder.models.checkpoints.weights import published_state_dict, state_hash
 from perception_encoder.models.vision_transformer import VisionTransformer
 from perception_encoder.preprocess.conversation import ask
 from perception_encoder.preprocess.tiling import media_pixels
 from perception_encoder.progress import quiet_loading
-from perception_encoder.training.metrics import FILE
+from perception_encoder.training.metrics import FILE, read_metrics
 
 IMAGE, VIDEO = "<|image|>", "<|video|>"
 """Tokens that stand for media in prompts: added to the tokenizer, never generated."""
-TOLERANCE = 1e-3
-"""Maximum difference between transformers' logits and this package's, relative to the largest."""
 _JOIN_PARTS = (
     "{% set ns = namespace(rows=[]) %}{% for message in messages %}{% set row = namespace(text='') %}"
     "{% if message.content is string %}{% set row.text = message.content %}{% else %}"
@@ -81,9 +79,9 @@ def export_perception_lm(run: str | Path, out: str | Path, *, half: bool = False
     AutoModelForImageTextToText, AutoProcessor and the pipeline "image-text-to-text" read the directory, and
     `load_assistant` too. The vocabulary gets tokens for images and videos, which are never generated.
 
-    Raises UnknownModelError, CheckpointError, MissingExtraError, OutputError, ConfigError for what PerceptionLM cannot
-    hold (a linear projector, a language model that rescales its logits or adds a bias to them), and ModelError if
-    transformers' logits or prompts differ.
+    Raises UnknownModelError, CheckpointError, MissingExtraError, OutputError (also for logits of transformers that
+    differ), ConfigError for what PerceptionLM cannot hold (a linear projector, a language model that rescales its
+    logits or adds a bias to them), and ModelError if transformers' prompts differ.
 
         pe.export_perception_lm("runs/mine", "my-plm")
     """
@@ -211,7 +209,7 @@ def _processor(model: LanguageModel, tokenizer: Any) -> Any:
 
 @torch.inference_mode()
 def _logit_difference(model: LanguageModel, whole: Any) -> float:
-    """Compare the logits of a prompt with two images; ModelError for a difference."""
+    """Compare the logits of a prompt with two images: see `verify`."""
     generator = torch.Generator().manual_seed(0)
     side = model.media.image_size
     pixels = torch.rand(2, 3, side, side, generator=generator) * 2 - 1
@@ -219,13 +217,10 @@ def _logit_difference(model: LanguageModel, whole: Any) -> float:
     ids = torch.randint(0, len(model.decoder.tokenizer), (1, count + 16), generator=generator)
     is_image = torch.zeros_like(ids, dtype=torch.bool)
     is_image[:, 8 : 8 + count] = True
-    expected = model.model(ids, is_image, pixels)
+    expected = model.model.logits(ids, is_image, pixels)
     marked = ids.masked_fill(is_image, whole.config.image_token_id)
-    difference = float((whole(input_ids=marked, pixel_values=pixels[None]).logits - expected).abs().max())
-    difference /= float(expected.abs().max().clamp_min(1e-6))
-    if not difference < TOLERANCE:
-        raise ModelError(f"transformers' logits differ by {difference:.1e} of the largest, more than {TOLERANCE}")
-    return difference
+    found = whole(input_ids=marked, pixel_values=pixels[None]).logits
+    return verify("the model of transformers", found, expected)
 
 
 def _check_prompt(model: LanguageModel, directory: Path) -> None:
@@ -257,7 +252,7 @@ def _run_scores(source: Path) -> dict[str, float]:
     if source.name != WEIGHTS or not metrics.is_file():
         return {}
     kind, scores = "validation/", dict[str, float]()
-    for _, row in read_appended_lines(metrics):
+    for row in read_metrics(metrics):
         scores |= {name.removeprefix(kind): value for name, value in row.items() if name.startswith(kind)}
     return {f"{name} on the run's held-out questions": value for name, value in scores.items()}
 

@@ -35,12 +35,11 @@ from perception_encoder.evaluation.statistics.scores import (
     with_head_seeds,
 )
 from perception_encoder.inference.layer_features import LayerFeatures
-from perception_encoder.language_alignment.batches import Example, collate
 from perception_encoder.language_alignment.model import PerceptionLanguageModel, Projector
+from perception_encoder.language_alignment.task import Example, collate
 from perception_encoder.language_alignment.text.decoder import Decoder
 from perception_encoder.language_alignment.text.fresh_decoder import make_fresh_decoder
-from perception_encoder.language_alignment.text.reading import TorchReader
-from perception_encoder.language_alignment.text.text_model import generate_tokens
+from perception_encoder.language_alignment.text.reading import TorchReader, generate_tokens
 from perception_encoder.models.initialization import torch_generator
 from perception_encoder.models.precision import fast_autocast
 from perception_encoder.preprocess.conversation import Message, Sampling
@@ -91,7 +90,7 @@ class AnswerHead(nn.Module):
     def image_tokens(self, patches: Float[Tensor, "B h w D"]) -> Float[Tensor, "B M dim"]:
         """Return the language model's tokens for images."""
         standard = self.standardize(patches).flatten(2).transpose(1, 2)  # (B, h·w, D)
-        return self.model.project(standard, self.grid)
+        return self.model.projector(standard, self.grid)
 
     def fit(self, patches: Maps, questions: Sequence[Sequence[QuestionAnswer]], track: Track = untracked) -> None:
         """Fit on images (n, h, w, D) with the questions about each; ModelError if training diverges."""
@@ -128,7 +127,7 @@ class AnswerHead(nn.Module):
                     ids, is_image = torch.tensor(prompt.ids)[None], torch.tensor(prompt.is_image)[None]
                     inputs.append(self.model.embed(ids, is_image, tokens)[0])
                 sampling, ends = Sampling(max_tokens=max_tokens), self.decoder.end_tokens
-                reader = TorchReader(self.decoder.model, packed=False)
+                reader = TorchReader(self.decoder.model)
                 rows: list[list[int]] = [[] for _ in part]
                 for step in generate_tokens(reader, inputs, ends, sampling):
                     for row, token in zip(rows, step, strict=True):

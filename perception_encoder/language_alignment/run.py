@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,16 +12,21 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from perception_encoder.data.conversation_files import ConversationFile, ShardRecords
 from perception_encoder.data.conversation_records import ConversationSample
-from perception_encoder.data.conversations import Conversations, open_conversations
+from perception_encoder.data.conversations import ConversationFile, Conversations, ShardRecords, open_conversations
 from perception_encoder.data.sampler import WeightedSampler
 from perception_encoder.errors import ConfigError
-from perception_encoder.language_alignment.batches import Example, LanguageBatch, collate
+from perception_encoder.files import digest
 from perception_encoder.language_alignment.config import LanguageConfig
 from perception_encoder.language_alignment.load import WEIGHTS
-from perception_encoder.language_alignment.task import AlignedModel, HeldOutAnswers, LanguageAlignmentTask
-from perception_encoder.language_alignment.text.adapters import add_decoder_adapters, merge_decoder_adapters
+from perception_encoder.language_alignment.task import (
+    Example,
+    HeldOutAnswers,
+    LanguageAlignmentTask,
+    LanguageBatch,
+    collate,
+)
+from perception_encoder.language_alignment.text.decoder import add_decoder_adapters, merge_decoder_adapters
 from perception_encoder.language_alignment.text.fresh_decoder import FRESH, is_fresh, write_fresh_decoder
 from perception_encoder.language_alignment.weights import (
     Parts,
@@ -39,7 +45,7 @@ from perception_encoder.preprocess.image import content_key
 from perception_encoder.preprocess.tiling import media_pixels
 from perception_encoder.progress import Track, untracked
 from perception_encoder.ranks import Rank
-from perception_encoder.store import Arrays, Store, digest
+from perception_encoder.store import Arrays, Store
 from perception_encoder.training.distributed import Exchange, this_rank
 from perception_encoder.training.metrics import Listener
 from perception_encoder.training.run import RANDOM, Section, StageRun, run_stage
@@ -105,7 +111,12 @@ class LanguageRun(StageRun):
             earlier, _ = read_trained(Path(self.config.initial))
             if is_fresh(earlier.decoder):
                 return dataclasses.replace(self.config, decoder=earlier.decoder)
-        texts = [text for source in sources for sample in _spread(source, FRESH_SAMPLES) for _, text in sample.turns]
+        samples = [
+            source[int(row)]
+            for source in sources
+            for row in spread_indices(len(source), min(len(source), FRESH_SAMPLES))
+        ]
+        texts = [text for sample in samples for _, text in sample.turns]
         if this_rank().is_first:
             write_fresh_decoder(self.out / "decoder", texts, torch_generator(self.config.seed, 3))
         Exchange()(None)  # the others wait for it
@@ -118,7 +129,9 @@ class LanguageRun(StageRun):
         if config.validation is not None:
             per_source = -(-config.validation.size // len(self.held_out))
             samples = [source[number] for source in self.held_out for number in range(min(per_source, len(source)))]
-            held_out = _held_out_batches(examples, samples, config.batch_size, track)
+            tracked = track(samples, "reading the validation conversations", len(samples))
+            made, size = [examples.example(sample) for sample in tracked], config.batch_size
+            held_out = [collate(made[start : start + size], 0) for start in range(0, len(made), size)]
             validation = HeldOutAnswers(trainee.module, held_out)
         task = LanguageAlignmentTask(trainee.module, config.drop_path, config.seed, validation)
         batches = ConversationBatches(config, self.training, examples, this_rank())
@@ -185,8 +198,7 @@ class LanguageTrainee:
         if self.parts.lora is not None and not any("lora_" in name for name in state):
             add_decoder_adapters(self.model.decoder, self.parts.lora, generator)
         self._mark()
-        size = self.parts.media.image_size
-        self.module = AlignedModel(self.model, self.model.vision.grid_of(size, size))
+        self.module = self.model
 
     def _mark(self) -> None:
         """Make exactly the trained parts require gradients."""
@@ -241,7 +253,9 @@ class Examples:
         prompts = trainee.decoder.prompts
         self.prompts = dataclasses.replace(prompts, context=config.training_context or prompts.context)
         self.media, self.features = trainee.parts.media, features
-        self._tokens = trainee.model.projector.tokens_of(trainee.module.grid)
+        side = self.media.image_size
+        self._grid = self.model.vision.grid_of(side, side)
+        self._tokens = self.model.projector.tokens_of(self._grid)
 
     def example(self, sample: ConversationSample) -> Example:
         """Return one conversation; InputError for a damaged image, ConfigError if it is too long."""
@@ -257,9 +271,8 @@ class Examples:
             prompt = make(messages, [len(tiles) * self._tokens for tiles in images])
         except ConfigError as error:
             raise ConfigError(f"{sample.key}: {error}") from None
-        size, vision = self.media.image_size, self.model.vision
-        rows, columns = vision.grid_of(size, size)
-        shape = (3, size, size) if features is None else (rows * columns, vision.config.width)
+        side, width = self.media.image_size, self.model.vision.config.width
+        shape = (3, side, side) if features is None else (math.prod(self._grid), width)
         return Example(prompt, torch.cat([torch.zeros(0, *shape), *images]))
 
     @torch.no_grad()
@@ -292,16 +305,3 @@ class ConversationBatches:
         share = drawn[self.rank.share(len(drawn))]
         made = [self.examples.example(self.sources[source][index]) for source, index in share]
         return collate(made, step, lambda count: sum(self.exchange(count)), len(drawn))
-
-
-def _spread(source: Conversations, maximum: int) -> list[ConversationSample]:
-    """Return at most `maximum` samples, evenly spaced."""
-    return [source[int(row)] for row in spread_indices(len(source), min(len(source), maximum))]
-
-
-def _held_out_batches(
-    examples: Examples, samples: Sequence[ConversationSample], size: int, track: Track
-) -> list[LanguageBatch]:
-    tracked = track(samples, "reading the validation conversations", len(samples))
-    made = [examples.example(sample) for sample in tracked]
-    return [collate(made[start : start + size], 0) for start in range(0, len(made), size)]

@@ -1,48 +1,89 @@
-"""Task of language alignment: next-token prediction of answers (section 4)."""
+"""Task of language alignment: batches of conversations, and the prediction of their answers' tokens (section 4)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
-from torch import Tensor, nn
+import torch
+from torch import Tensor
 
-from perception_encoder.language_alignment.batches import LanguageBatch
+from perception_encoder.data.pairs import to_device
 from perception_encoder.language_alignment.model import PerceptionLanguageModel
+from perception_encoder.language_alignment.text.prompt import IGNORED, Prompt
 from perception_encoder.models.initialization import torch_generator
 from perception_encoder.models.layers import drop_path
 from perception_encoder.training.task import Task, Validation
 
 
-class AlignedModel(nn.Module):
-    """The model in training and validation; every pass uses `forward` so that DDP and FSDP can wrap it."""
+@dataclass(frozen=True)
+class LanguageBatch:
+    """A rank's share of a batch."""
 
-    def __init__(self, model: PerceptionLanguageModel, grid: tuple[int, int]) -> None:
-        """`grid`: patches of an image, rows and columns."""
-        super().__init__()
-        self.model, self.grid = model, grid
+    ids: Tensor
+    """(B, T); rows are padded on the right."""
+    labels: Tensor
+    """(B, T); `IGNORED` for tokens without a loss."""
+    is_image: Tensor
+    """(B, T)."""
+    parts: Tensor | None
+    """(B, T); which tokens attend to each other (`Prompt.parts`); None if all attend to all earlier ones."""
+    images: Tensor
+    """Pixels (N, 3, S, S), or features (N, P, width), of the images, tiles and frames of all rows in order."""
+    step: int
+    answer_tokens: int
+    """Number of labelled tokens in the batch over all ranks; the loss is their mean."""
+    rows: int
+    """Number of conversations in the batch over all ranks."""
 
-    def forward(
-        self,
-        ids: Tensor,
-        labels: Tensor,
-        is_image: Tensor,
-        images: Tensor,
-        parts: Tensor | None = None,
-        branches: Tensor | None = None,
-        scored: bool = False,
-    ) -> tuple[Tensor, Tensor | None]:
-        """Return the losses (K,) of the labelled tokens; if `scored`, also which rows or parts are correct."""
-        embeddings = self.embed(ids, is_image, images, branches)
-        if scored:
-            return self.model.token_scores(embeddings, labels, parts)
-        return self.model.token_losses(embeddings, labels, parts), None
+    def __len__(self) -> int:
+        return self.rows
 
-    def embed(self, ids: Tensor, is_image: Tensor, images: Tensor, branches: Tensor | None = None) -> Tensor:
-        """Return the decoder's input (B, T, dim); `images` are pixels (N, 3, S, S) or features (N, P, width)."""
-        model = self.model
-        features = model.image_features(images, branches) if images.dim() == 4 else images
-        tokens = model.project(features.to(next(model.projector.parameters()).dtype), self.grid).flatten(0, 1)
-        return model.embed(ids, is_image, tokens)
+    def to(self, device: torch.device) -> LanguageBatch:
+        """Return the batch on a device."""
+        return to_device(self, device)
+
+
+@dataclass(frozen=True)
+class Example:
+    """A conversation, ready for a batch."""
+
+    prompt: Prompt
+    images: Tensor
+    """Pixels or features of its images, tiles and frames."""
+
+    @property
+    def answer_tokens(self) -> int:
+        """Number of tokens with a loss; the first token of a row never has one."""
+        return sum(label != IGNORED for label in self.prompt.labels[1:])
+
+
+def collate(
+    examples: Sequence[Example], step: int, total: Callable[[int], int] = int, rows: int | None = None
+) -> LanguageBatch:
+    """Collate conversations into a batch; `total` sums the number of answer tokens over the ranks.
+
+    `rows`: number of conversations over all ranks, by default these.
+    """
+    longest = max(len(example.prompt.ids) for example in examples)
+
+    def pad(rows: Sequence[Sequence[int]], value: int) -> Tensor:
+        return torch.tensor([[*row, *[value] * (longest - len(row))] for row in rows])
+
+    prompts = [example.prompt for example in examples]
+    parts = None
+    if any(prompt.parts for prompt in prompts):
+        parts = pad([prompt.parts or [0] * len(prompt.ids) for prompt in prompts], 0)
+    return LanguageBatch(
+        pad([prompt.ids for prompt in prompts], 0),
+        pad([prompt.labels for prompt in prompts], IGNORED),
+        pad([prompt.is_image for prompt in prompts], 0).bool(),
+        parts,
+        torch.cat([example.images for example in examples]),
+        step,
+        total(sum(example.answer_tokens for example in examples)),
+        len(examples) if rows is None else rows,
+    )
 
 
 class LanguageAlignmentTask(Task):
@@ -51,9 +92,11 @@ class LanguageAlignmentTask(Task):
     `rate`: of stochastic depth in the tower, drawn from (seed, step), so that a resumed run draws the same.
     """
 
-    def __init__(self, model: AlignedModel, rate: float, seed: int, validation: Validation | None = None) -> None:
+    def __init__(
+        self, model: PerceptionLanguageModel, rate: float, seed: int, validation: Validation | None = None
+    ) -> None:
         self.model, self.validation = model, validation
-        self._depth = model.model.vision.config.depth
+        self._depth = model.vision.config.depth
         self._rate, self._seed = rate, seed
 
     def losses(self, batch: LanguageBatch) -> dict[str, Tensor]:
@@ -75,7 +118,7 @@ class HeldOutAnswers:
 
     higher_is_better = {"loss": False, "exact": True}  # noqa: RUF012 (a constant)
 
-    def __init__(self, model: AlignedModel, batches: Sequence[LanguageBatch]) -> None:
+    def __init__(self, model: PerceptionLanguageModel, batches: Sequence[LanguageBatch]) -> None:
         self.model, self.batches = model, batches
 
     def validate(self, metric: str) -> dict[str, float]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,13 +27,15 @@ from perception_encoder.errors import (
 )
 from perception_encoder.language_alignment.language_model import LanguageModel
 from perception_encoder.language_alignment.model import PerceptionLanguageModel, Projector
-from perception_encoder.language_alignment.text.adapters import (
+from perception_encoder.language_alignment.text.decoder import (
+    Decoder,
     DecoderLoRA,
     adapter_state,
     load_adapters,
+    load_decoder,
     merge_decoder_adapters,
 )
-from perception_encoder.language_alignment.text.decoder import Decoder, load_decoder
+from perception_encoder.language_alignment.text.reading import Reader
 from perception_encoder.models.checkpoints.files import read_checkpoint, write_tensors
 from perception_encoder.models.checkpoints.weights import load_model
 from perception_encoder.models.clip import CLIP
@@ -113,9 +115,16 @@ def write_language_model(
 
 
 def read_language_model(
-    path: Path, device: torch.device, dtype: torch.dtype, tiles: int | None = None
+    path: Path,
+    device: torch.device,
+    dtype: torch.dtype,
+    tiles: int | None = None,
+    make_reader: Callable[[Decoder], Reader] | None = None,
 ) -> LanguageModel:
-    """Read a file of `write_language_model`; CheckpointError for other files. `tiles` replaces the model's."""
+    """Read a file of `write_language_model`; CheckpointError for other files.
+
+    `tiles` replaces the model's. `make_reader`: what executes the language model, by default torch.
+    """
     parts, state = read_trained(path)
     if tiles is not None:
         parts = dataclasses.replace(parts, media=dataclasses.replace(parts.media, tiles=tiles))
@@ -128,7 +137,7 @@ def read_language_model(
     model.to(device, dtype).requires_grad_(False)
     for buffer, exact in zip(model.decoder.buffers(), tables.values(), strict=True):
         buffer.data = exact.to(device)
-    return LanguageModel(path.stem, model, decoder, parts.media)
+    return LanguageModel(path.stem, model, decoder, parts.media, make_reader and make_reader(decoder))
 
 
 def read_tower(path: Path) -> VisionTransformer:

@@ -25,6 +25,7 @@ from perception_encoder.evaluation.feature_cache import CachedFeatures, FeatureC
 from perception_encoder.evaluation.inputs import EncoderInputs
 from perception_encoder.files import write_text
 from perception_encoder.inference.load import RANDOM, load_layers
+from perception_encoder.inference.model_spec import ModelSpec
 from perception_encoder.layer_analysis.curve import LayerCurve, Recommendation, recommend
 from perception_encoder.layer_analysis.image_analysis import (
     SAMPLE,
@@ -88,30 +89,28 @@ class LayerReport:
 
 
 def analyse(
-    models: Sequence[str],
+    models: Sequence[str | ModelSpec],
     tasks: Tasks,
     cache: FeatureCache,
     layers: Sequence[int] | None,
     track: Track = untracked,
     final_norm: bool = False,
     similarity: bool = False,
-    trust_remote_code: bool = False,
     image_size: tuple[int, int] | None = None,
 ) -> LayerReport:
     """Sweep models in order, starting with the one to recommend layers of, and track by colour alone.
 
     `layers`: see `evaluated_layers`. `final_norm`: see `LayerFeatures`. `similarity`: also compare the models' layers
-    on the test images of the first task that is not tracking. `trust_remote_code`: see `load`. Before the first sweep
-    ConfigError is raised if there is none, two models share a name, or one lacks a layer or the images' size; later,
-    what `run_sweep` raises. A model whose attention cannot be read is noted, and so are too few images
-    for the similarity.
+    on the test images of the first task that is not tracking. Before the first sweep ConfigError is raised if there is
+    none, two models share a name, or one lacks a layer or the images' size; later, what `run_sweep` raises. A model
+    whose attention cannot be read is noted, and so are too few images for the similarity.
     """
     compared = next((name for name in tasks if name not in BY_COLOUR), None) if similarity else None
     if similarity and compared is None:
         raise ConfigError("similarity needs a task on images: frames of videos are too alike; add classification")
     names = [COLOURS]
     for model in models:
-        encoder = load_layers(model, final_norm=final_norm, trust_remote_code=trust_remote_code)
+        encoder = load_layers(model, final_norm=final_norm)
         if encoder.name in names:
             raise ConfigError(f"two models have the name {encoder.name}; omit one, or rename its file")
         names.append(encoder.name)
@@ -123,7 +122,7 @@ def analyse(
     notes: list[str] = []
     features: dict[str, CachedFeatures] = {}
     for model in models:
-        encoder = load_layers(model, final_norm=final_norm, trust_remote_code=trust_remote_code)
+        encoder = load_layers(model, final_norm=final_norm)
         if not sweeps:
             colours = ColourFeatures(encoder)
         sweep = run_sweep(encoder, tasks, cache, layers, track)

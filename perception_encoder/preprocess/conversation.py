@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -44,24 +43,6 @@ class Message:
 def ask(question: str, media: Sequence[MediaPart] = ()) -> list[Message]:
     """Return a conversation with one question about `media`, which come first, as in PLM's prompt."""
     return [Message("user", (*media, question))]
-
-
-def split_at_placeholders(text: str, media: Sequence[MediaPart]) -> tuple[ContentPart, ...]:
-    """Put `media` in order where a text has `<image>` or `<video>`; without placeholders, put all of them first.
-
-    Raises ConfigError if there are placeholders, but not one for each image or video.
-    """
-    pieces = re.split("<image>|<video>", text)
-    if len(pieces) == 1:
-        return (*media, *([text] if text else []))
-    if len(pieces) - 1 != len(media):
-        count = len(pieces) - 1
-        raise ConfigError(f"{count} placeholders (<image>, <video>) for {len(media)} images and videos")
-    parts: list[ContentPart] = []
-    for piece, item in zip(pieces, [*media, None], strict=True):
-        parts += [piece] if piece else []
-        parts += [item] if item is not None else []
-    return tuple(parts)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -19,7 +20,7 @@ from perception_encoder.models.checkpoints.weights import Model
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.vision_transformer import VisionTransformer
 from perception_encoder.preprocess.image import to_float
-from perception_encoder.runtime.runtime import ModelInfo, Precision, RuntimeName, plain_threads
+from perception_encoder.runtime.runtime import ExecutedModel, ModelInfo, Precision, RuntimeName, plain_threads
 
 CACHED_ACTIVATIONS = 640_000
 """Tokens × width of a batch that fits a CPU core's cache (measured: 2 MiB of L2, bfloat16)."""
@@ -86,6 +87,26 @@ class TorchRuntime(TorchThreads):
         """See `TowerRuntime`."""
         assert isinstance(self.model, CLIP)
         return as_array(self.model.encode_text(torch.from_numpy(ids).to(self.torch_device)))
+
+
+def executed_model(
+    model: Model,
+    device: torch.device,
+    dtype: torch.dtype,
+    hash_weights: Callable[[], str],
+    name: str | None = None,
+    source: str | Path | None = None,
+) -> ExecutedModel:
+    """Return a model that torch executes, on its device and in its type; `name`: by default the model's."""
+    runtime = TorchRuntime(model, device, dtype)
+    return ExecutedModel(
+        name=name or model.name,
+        runtime=runtime,
+        vision=runtime.visual.config,
+        text=model.text.config if isinstance(model, CLIP) else None,
+        hash_weights=hash_weights,
+        source=source,
+    )
 
 
 def describe(model: Model, weights: str) -> ModelInfo:

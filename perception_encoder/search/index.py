@@ -19,8 +19,9 @@ from perception_encoder.inference.collection import encode_media, list_media_ite
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.exclude import parse_patterns
 from perception_encoder.inference.listing import check_paths
-from perception_encoder.inference.load import PrecisionChoice, as_encoder
+from perception_encoder.inference.load import ModelLike, as_encoder, choose_model
 from perception_encoder.inference.media import Media, resolve
+from perception_encoder.inference.model_spec import ModelSpec, PrecisionChoice
 from perception_encoder.inference.pipeline import Embedding
 from perception_encoder.models.checkpoints.find import TowerChoice
 from perception_encoder.models.defaults import default_model
@@ -59,7 +60,7 @@ QueryLike = QueryTerm | Query | Mapping[str | Path, float]
 
 def open_index(
     path: str | Path | Sequence[str | Path] | None = None,
-    model: str | Path | Encoder | None = None,
+    model: ModelLike = None,
     *,
     index: str | Path | None = None,
     precision: PrecisionChoice = "auto",
@@ -82,25 +83,17 @@ def open_index(
     """
     paths = [] if path is None else as_paths(path)
     location = None if index is None else Path(index)
-    return Index(list(map(str, paths)), model, location, precision, dimensions, trust_remote_code)
+    chosen = choose_model(
+        model, ModelSpec(precision=precision, dimensions=dimensions, trust_remote_code=trust_remote_code)
+    )
+    return Index(list(map(str, paths)), chosen, location)
 
 
 class Index:
     """An index of one or more directories, from `open_index`: a row per image and per moment of a video."""
 
-    def __init__(
-        self,
-        paths: Sequence[str],
-        model: str | Path | Encoder | None,
-        location: Path | None,
-        precision: PrecisionChoice = "auto",
-        dimensions: int | None = None,
-        trust_remote_code: bool = False,
-    ) -> None:
-        self._paths = list(paths)
-        self._location, self._precision = location, precision
-        self._dimensions, self._trusted = dimensions, trust_remote_code
-        self._model = str(model) if isinstance(model, Path) else model
+    def __init__(self, paths: Sequence[str], model: ModelSpec | Encoder, location: Path | None) -> None:
+        self._paths, self._model, self._location = list(paths), model, location
         self._encoders: dict[TowerChoice, Encoder] = {}
         self._stores: list[Store] = []
 
@@ -166,17 +159,8 @@ class Index:
         root = not self._paths and self.exists
         directory = self._stores[0].root if root else Path(*self._paths)
         with (
-            on_cluster(ray, self._trusted) if ray else nullcontext(read_here) as read,
-            writable_store(
-                directory,
-                self._model,
-                every,
-                rebuild,
-                self._location,
-                self._precision,
-                self._dimensions,
-                self._trusted,
-            ) as (store, encoder),
+            on_cluster(ray, self._model.trust_remote_code) if ray else nullcontext(read_here) as read,
+            writable_store(directory, self._model, every, rebuild, self._location) as (store, encoder),
         ):
             if exclude is not None:
                 store.exclude(exclude)
@@ -214,9 +198,7 @@ class Index:
     def _encoder(self, towers: TowerChoice) -> Encoder:
         """Return the encoder of all indexes, with at least these towers, loaded once."""
         loaded = self._encoders.get("all") or self._encoders.get(towers)
-        encoder = load_encoder(
-            self._open(), loaded or self._model, towers, self._precision, self._dimensions, self._trusted
-        )
+        encoder = load_encoder(self._open(), loaded or self._model, towers)
         return self._encoders.setdefault(towers, encoder)
 
     def hit(self, row_id: str) -> Hit:
@@ -269,7 +251,7 @@ class Index:
 def search_files(
     queries: QueryLike | Sequence[QueryLike],
     paths: str | Path | Sequence[str | Path],
-    model: str | Path | Encoder | None = None,
+    model: ModelLike = None,
     top: int = 10,
     *,
     min_score: float | None = None,
@@ -297,15 +279,18 @@ def search_files(
     archive = read_collection(Path(paths[0])) if len(paths) == 1 else None
     left_out: Counter[str] = Counter()
     items = [] if archive else list_media_items(paths, left_out, exclude)
-    model = model or default_model()
-    if archive is not None and not isinstance(model, Encoder):
-        name = canonical_name(str(model))
+    chosen = choose_model(
+        model, ModelSpec(precision=precision, dimensions=dimensions, trust_remote_code=trust_remote_code)
+    )
+    if archive is not None and isinstance(chosen, ModelSpec):
+        named = str(chosen.name or default_model())
+        name = canonical_name(named)
         if name is not None and not same_name(name, archive[1].get("model", name)):
-            raise _other_model(paths[0], model, archive[1]["model"])
+            raise _other_model(paths[0], named, archive[1]["model"])
     encodes_images = archive is None or any(archive[0].is_video)  # a video's best frame is searched for
     towers = "all" if encodes_images else _towers(parsed)
-    encoder = as_encoder(model, towers, precision, dimensions, trust_remote_code)
-    if archive is not None and dimensions is None:
+    encoder = as_encoder(chosen, towers=towers)
+    if archive is not None and encoder.dimensions is None:
         encoder = cut_as(encoder, archive[1])
     vectors = query_vectors(encoder, parsed)  # first: a bad query should not cost the files' encoding
     if archive is None:

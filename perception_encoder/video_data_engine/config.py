@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from perception_encoder.errors import ConfigError
-from perception_encoder.inference.conversation.answers import PAUSE, TRIES
+from perception_encoder.inference.conversation.assistant import PAUSE, TRIES
 from perception_encoder.language_alignment.text.decoder import SMOLLM2
 from perception_encoder.models.registry import BUILTIN_LANG
 from perception_encoder.records import Checked, Count, Positive, Weight

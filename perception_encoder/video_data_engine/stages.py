@@ -11,8 +11,7 @@ from functools import partial
 from typing import Any
 
 from perception_encoder.errors import EndpointError, InputError, PerceptionEncoderError
-from perception_encoder.inference.conversation.answers import answer_all
-from perception_encoder.inference.conversation.assistant import Assistant, describe_assistant
+from perception_encoder.inference.conversation.assistant import Assistant, answer_all, describe_assistant
 from perception_encoder.language_alignment.load import is_endpoint, load_assistant
 from perception_encoder.preprocess.conversation import Message, Reply, Sampling, ask
 from perception_encoder.preprocess.frames import spread_indices

@@ -17,8 +17,7 @@ from perception_encoder import pretraining as contrastive
 from perception_encoder.data.pairs import Stage
 from perception_encoder.language_alignment.config import LanguageConfig
 from perception_encoder.language_alignment.run import align_language
-from perception_encoder.language_alignment.text.adapters import DecoderLoRA
-from perception_encoder.language_alignment.text.decoder import SMOLLM2
+from perception_encoder.language_alignment.text.decoder import SMOLLM2, DecoderLoRA
 from perception_encoder.models.registry import BUILTIN
 from perception_encoder.preprocess.augmentation import Augmentation, Mixing
 from perception_encoder.pretraining.config import PretrainingConfig

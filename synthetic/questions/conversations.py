@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from perception_encoder.data.conversation_files import Scanned, ShardRecords
 from perception_encoder.data.conversation_records import MediaKind, Record, Turn, box_text
+from perception_encoder.data.conversations import Scanned, ShardRecords
 from perception_encoder.errors import DataError, InputError
 from perception_encoder.formats.entries import text_list
 from perception_encoder.preprocess.conversation import CAPTION_PROMPT

@@ -21,11 +21,6 @@ def test_the_table_of_a_page_is_that_of_its_json(name: str) -> None:
     assert len(re.findall(r"^!\[", text, re.MULTILINE)) == 1 and text.count(MARKERS[0]) == 1
 
 
-def test_there_are_six_pages_with_a_plot_each() -> None:
-    assert {path.stem for path in RESULTS.glob("*.md")} == {*PAGES, "README"} and len(PAGES) == 6
-    assert {path.stem for path in RESULTS.glob("*.svg")} == set(PLOTS) and len(PLOTS) == len(PAGES)
-
-
 @pytest.mark.parametrize("name", PLOTS)
 def test_a_plot_can_be_drawn(name: str) -> None:
     pytest.importorskip("matplotlib")
@@ -37,11 +32,6 @@ def test_a_plot_can_be_drawn(name: str) -> None:
 def test_every_json_is_named_by_a_page() -> None:
     text = "".join((RESULTS / f"{name}.md").read_text(encoding="utf-8") for name in PAGES)
     assert [path.name for path in RESULTS.glob("*.json") if f"({path.name})" not in text] == []
-
-
-def test_a_page_without_markers_is_refused() -> None:
-    with pytest.raises(ValueError, match="the page needs the lines"):
-        with_table("# Page", [("a",)])
 
 
 def test_faults_are_tested(root: Path) -> None:

@@ -5,16 +5,13 @@ from __future__ import annotations
 import json
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from benchmarks import published
-from benchmarks.published import MARKERS, PAGE, PUBLISHED, RECORD, main, page_rows
+from benchmarks.published import MARKERS, PAGE, RECORD, main, page_rows
 from benchmarks.result_pages import with_table
 from perception_encoder.datasets.published import DATASETS
-from perception_encoder.evaluation.statistics.scores import Score
-from perception_encoder.language_alignment import load
 from perception_encoder.models.registry import canonical_name
 from tests.datasets import stand_ins
 from tests.datasets.stand_ins import Hub
@@ -32,9 +29,6 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
     stand_ins.wds(hub.root / DATASETS["imagenetv2"].repository, "webp")
     stand_ins.wds_captions(hub.root / DATASETS["coco"].repository)
     return hub
-
-
-METRIC = Score(name="mIoU", value=0.5, n=10, interval=(0.4, 0.6))
 
 
 def run(tmp_path: Path, *arguments: str) -> None:
@@ -68,30 +62,11 @@ def test_a_limited_run_leaves_the_page(hub: Hub, tmp_path: Path, capsys: pytest.
     own = tmp_path / "mine" / "test"
     own.parent.mkdir()
     (hub.root / DATASETS["imagenetv2"].repository / "test").rename(own)
-    run(
-        tmp_path,
-        "--tasks",
-        "imagenetv2",
-        "--limit",
-        "3",
-        "--data",
-        f"imagenetv2={own.parent}",
-        "--precision",
-        "float32",
-    )
+    options = ("--tasks", "imagenetv2", "--data", f"imagenetv2={own.parent}", "--precision", "float32")
+    run(tmp_path, *options, "--limit", "3")
     assert "imagenetv2: 3 items, your copy" in capsys.readouterr().out
     assert not (tmp_path / "record.json").exists() and not hub.downloaded
-    run(
-        tmp_path,
-        "--tasks",
-        "imagenetv2",
-        "--limit",
-        "4",
-        "--data",
-        f"imagenetv2={own.parent}",
-        "--precision",
-        "float32",
-    )
+    run(tmp_path, *options, "--limit", "4")
     assert "imagenetv2, float32: evaluated" in capsys.readouterr().out
 
 
@@ -144,33 +119,6 @@ def test_a_language_model(hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixtur
 def test_bad_input_is_one_line(arguments: list[str], message: str, hub: Hub, tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match=message):
         run(tmp_path, *arguments)
-
-
-def test_published_results_name_models_and_datasets() -> None:
-    for row in PUBLISHED:
-        assert row.dataset in DATASETS and bool(row.source) == bool(row.values)
-        assert all(canonical_name(model) == model or model in published.PLM for model in row.values)
-    assert len([row for row in page_rows([]) if row[0] == "msrvtt"]) == 5
-
-
-def test_what_is_chosen_and_what_it_costs(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    chosen = {row.dataset: row for row in published.choose("PE-Core-B16-224", "")}
-    assert "davis2017" not in chosen and chosen["msrvtt"].values["PE-Core-B16-224"] == 47.6
-    assert {row.dataset: row.arguments for row in published.choose("PE-Spatial-G14-448", "")}["ade20k"]["layer"] == 48
-    assert published.choose("PE-Core-B16-224", "food101")[0].metric == "top-1"
-    (row,) = published.choose("facebook/Perception-LM-1B", "docvqa")
-    assert published.compare(row, "facebook/Perception-LM-1B", "float32", METRIC, None)["difference"] is None
-    lines = published.state("facebook/Perception-LM-1B", [row], {"docvqa": hub.root}, 100, 1)
-    assert lines[0] == "facebook/Perception-LM-1B: 3.1 GB of weights" and not lines[-1].startswith(
-        ("Time to compute: about 0.0", "Time to compute: unknown")
-    )
-    loaded = dict[str, Any]()
-    monkeypatch.setattr(load, "load_language_model", lambda name, **options: loaded.update(options))
-    published.Models("facebook/Perception-LM-1B").get("questions", "float32")
-    assert loaded == {"precision": "float32", "tiles": 36}  # on any device, as in the published results
-    (row,) = published.choose("PE-Spatial-B16-512", "ade20k")
-    full, part = (published.compare(row, "PE-Spatial-B16-512", "float32", METRIC, limit) for limit in (None, 10))
-    assert full["difference"] == pytest.approx(5.6) and part["not_comparable"] == "another number of items"
 
 
 def test_the_page_is_that_of_its_record() -> None:

@@ -1,4 +1,4 @@
-"""Records of conversations: placeholders, parts of messages, answers."""
+"""Records of conversations: placeholders and parts of messages."""
 
 from __future__ import annotations
 
@@ -90,31 +90,8 @@ def test_parts_may_name_their_media() -> None:
         parse({"messages": [{"role": "user", "content": content}, answer], "image": "d.png"})
 
 
-@pytest.mark.parametrize(
-    ("answer", "expected"),
-    [
-        ({"answer": "one"}, "one"),
-        ({"answer": 3}, "3"),
-        ({"answer": 0.5}, "0.5"),
-        ({"answers": ["a", "b", "b"]}, "b"),
-        ({"answers": [{"answer": "x", "confidence": "yes"}, {"answer": "y"}]}, "x"),
-        ({"answer": None, "answers": ["z"]}, "z"),
-    ],
-)
-def test_answers(answer: dict[str, Any], expected: str) -> None:
-    assert parse({"question": "Q", **answer}).turns[1] == ("assistant", expected)
-
-
-@pytest.mark.parametrize(
-    "answer", [{"answers": []}, {"answers": [1, "a"]}, {"answer": float("nan")}, {"answer": True}, {"answer": {}}, {}]
-)
-def test_wrong_answers(answer: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match=r"a\.jsonl:1: the answer is .*; it must be a string"):
-        parse({"question": "Q", **answer})
-
-
 def test_keys_and_groups() -> None:
-    fields = {"question": "Q", "answer": "A"}
+    fields = {"conversations": [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}]}
     assert [parse({"id": value, **fields}).key for value in (7, "x", "", None)] == ["7", "x", "a.jsonl:1", "a.jsonl:1"]
     assert parse({"image": "b/../a.png", "id": 1, **fields}).group == parse({"image": "./a.png", **fields}).group
     assert parse({"id": 1, **fields}).group == "1"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 import logging
 import pickle
+import random
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +17,16 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from perception_encoder.data.conversations import Conversations, open_conversations
+from perception_encoder.data import conversations
+from perception_encoder.data.conversation_records import Record
+from perception_encoder.data.conversations import (
+    Conversations,
+    JsonLines,
+    JsonList,
+    ParquetRecords,
+    ShardRecords,
+    open_conversations,
+)
 from perception_encoder.errors import ConfigError, DataError, InputError, MediaDecodeError, MediaNotFoundError
 from perception_encoder.inference.conversation.media import open_part
 from perception_encoder.inference.media import resolve
@@ -30,6 +39,14 @@ QUESTIONS = {
     "ö/dög.png": [("Was ist das?", "Ein Hünd, “good”.")],
 }
 IMAGES = {name: image_bytes(number) for number, name in enumerate(QUESTIONS, 40)}
+
+
+def turns(*texts: str) -> list[dict[str, str]]:
+    return [{"from": ("human", "gpt")[at % 2], "value": text} for at, text in enumerate(texts)]
+
+
+QA = turns("Q", "A")
+GOOD = {"image": "a.png", "conversations": QA}
 
 
 def write_images(directory: Path) -> None:
@@ -65,25 +82,8 @@ def chat(name: str, parts: bool) -> dict[str, Any]:
 
 
 def inside(name: str) -> dict[str, Any]:
-    """An image in a cell and texts, as the_cauldron has them."""
-    texts = [{"user": question, "assistant": answer, "source": "x"} for question, answer in QUESTIONS[name]]
-    return {"id": Path(name).stem, "images": [{"bytes": IMAGES[name], "path": None}], "texts": texts}
-
-
-def rows() -> list[dict[str, Any]]:
-    return [
-        {"id": Path(name).stem, "image": name, "question": question, "answer": answer}
-        for name, pairs in QUESTIONS.items()
-        for question, answer in pairs
-    ]
-
-
-def write_table(path: Path, delimiter: str) -> Path:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows()[0]), delimiter=delimiter)
-        writer.writeheader()
-        writer.writerows(rows())
-    return path
+    """An image in a cell."""
+    return {**chat(name, False), "image": None, "images": [{"bytes": IMAGES[name], "path": None}]}
 
 
 def write_parquet(path: Path, records: list[dict[str, Any]], group: int = 1) -> Path:
@@ -116,32 +116,11 @@ WRITERS: dict[str, Callable[[Path], Path]] = {
     "LLaVA's list": lambda d: write_list(d / "a.json", 2),
     "messages": lambda d: write_lines(d / "a.jsonl", both(chat, False)),
     "parts": lambda d: write_lines(d / "a.jsonl", both(chat, True)),
-    "the_cauldron": lambda d: write_parquet(d / "data" / "train-00000-of-00001.parquet", both(inside)).parent.parent,
+    "images in cells": lambda d: write_parquet(d / "data" / "train-00000-of-00001.parquet", both(inside)).parent.parent,
     "Parquet of LLaVA": lambda d: write_parquet(d / "a.parquet", both(llava)),
     "Parquet of messages": lambda d: write_parquet(d / "a.parquet", both(chat, False), 2),
     "shards": lambda d: write_shard(d / "train" / "00000.tar").parent.parent,
 }
-
-
-QUESTION_WRITERS: dict[str, Callable[[Path], Path]] = {
-    "CSV": lambda d: write_table(d / "a.csv", ","),
-    "TSV": lambda d: write_table(d / "a.tsv", "\t"),
-    "lines": lambda d: write_lines(d / "a.jsonl", rows()),
-    "Parquet": lambda d: write_parquet(d / "a.parquet", rows()),
-}
-
-
-@pytest.mark.parametrize("write", QUESTION_WRITERS.values(), ids=QUESTION_WRITERS)
-def test_every_table_of_questions_gives_the_same_samples(write: Callable[[Path], Path], tmp_path: Path) -> None:
-    write_images(tmp_path)
-    data = open_conversations(write(tmp_path))
-    assert [sample.key for sample in data] == ["cups", "cups", "dög"]
-    assert [sample.turns for sample in data] == [
-        (("user", f"<image>{question}"), ("assistant", answer))
-        for pairs in QUESTIONS.values()
-        for question, answer in pairs
-    ]
-    assert all(isinstance(sample.messages()[0].content[0], Image.Image) for sample in data)
 
 
 @pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
@@ -173,17 +152,13 @@ def test_every_layout_gives_the_same_samples(write: Callable[[Path], Path], tmp_
         data[2]
 
 
-def test_images_in_cells_with_a_question_a_row(tmp_path: Path) -> None:
-    cells = [
-        {"image": {"bytes": image_bytes(n), "path": "image.png"}, "question": f"Q{n}", "answers": ["a", "b", "b"]}
-        for n in range(5)
+def test_images_in_cells(tmp_path: Path) -> None:
+    cells: list[dict[str, Any]] = [
+        {"image": {"bytes": image_bytes(n), "path": "a.png"}, "conversations": turns(f"Q{n}", "A")} for n in range(5)
     ]
-    cells.append({"image": None, "question": "Without an image?", "answers": ["yes"]})
+    cells.append({"image": None, "conversations": turns("Without an image?", "yes")})
     data = open_conversations(write_parquet(tmp_path / "train-0.parquet", cells, 2).parent)
-    assert [sample.turns for sample in data][4:] == [
-        (("user", "<image>Q4"), ("assistant", "b")),
-        (("user", "Without an image?"), ("assistant", "yes")),
-    ]
+    assert [sample.turns[0] for sample in data][4:] == [("user", "<image>Q4"), ("user", "Without an image?")]
     for number in (4, 0, 3):
         image = data[number].messages()[0].content[0]
         assert isinstance(image, Image.Image) and image.getpixel((0, 0))[0] == number
@@ -192,14 +167,11 @@ def test_images_in_cells_with_a_question_a_row(tmp_path: Path) -> None:
 
 
 def test_binary_cells_and_lists_of_them(tmp_path: Path) -> None:
-    table = pa.table(
-        {"images": [[image_bytes(1), image_bytes(2)]], "image": [image_bytes(3)], "question": ["Q"], "answer": [7]}
-    )
+    table = pa.table({"images": [[image_bytes(1), image_bytes(2)]], "image": [image_bytes(3)], "conversations": [QA]})
     pq.write_table(table, tmp_path / "a.parquet")
     (sample,) = open_conversations(tmp_path)
     *images, text = sample.messages()[0].content
-    assert [image.getpixel((0, 0))[0] for image in images] == [3, 1, 2]
-    assert text == "Q" and sample.turns[1] == ("assistant", "7")
+    assert [image.getpixel((0, 0))[0] for image in images] == [3, 1, 2] and text == "Q"
 
 
 def test_videos(tmp_path: Path) -> None:
@@ -207,7 +179,6 @@ def test_videos(tmp_path: Path) -> None:
     records = [
         {"video": "a.mp4", "conversations": turns("<image>\nWhat?", "A clip.")},  # as LLaVA-Video writes it
         {"videos": ["a.mp4"], "conversations": turns("What?", "A clip.")},
-        {"video": "a.mp4", "question": "What?", "answer": "A clip."},
     ]
     for sample in open_conversations(write_lines(tmp_path / "a.jsonl", records)):
         assert sample.turns == (("user", "<video>What?"), ("assistant", "A clip."))
@@ -218,15 +189,11 @@ def test_videos(tmp_path: Path) -> None:
 
 def test_a_video_is_trained_on_by_the_frames_that_it_is_asked_about(tmp_path: Path) -> None:
     (tmp_path / "a.mp4").write_bytes(clip(150, rate=25))  # six seconds
-    row = {"video": "a.mp4", "question": "What?", "answer": "A clip."}
+    row = {"video": "a.mp4", "conversations": turns("What?", "A clip.")}
     message = open_conversations(write_lines(tmp_path / "a.jsonl", [row]))[0].messages(frames=4)[0]
     trained, asked = message.media[0], open_part(resolve(tmp_path / "a.mp4", "a"), 4)
     assert isinstance(trained, VideoFrames) and isinstance(asked, VideoFrames)
     assert trained.times == asked.times == [0, 2, 3, 5]
-
-
-def turns(*texts: str) -> list[dict[str, str]]:
-    return [{"from": ("human", "gpt")[at % 2], "value": text} for at, text in enumerate(texts)]
 
 
 def many(path: Path, count: int) -> Path:
@@ -268,7 +235,7 @@ def test_a_part_is_held_out(tmp_path: Path) -> None:
 
 def test_the_fingerprint_is_of_names_sizes_and_content(tmp_path: Path) -> None:
     def write(name: str, answer: str, media: str = "a.png") -> Conversations:
-        return open_conversations(write_lines(tmp_path / name, [{"image": media, "question": "Q", "answer": answer}]))
+        return open_conversations(write_lines(tmp_path / name, [{"image": media, "conversations": turns("Q", answer)}]))
 
     one = write("1/a.jsonl", "1").fingerprint
     assert write("2/a.jsonl", "1").fingerprint == one
@@ -306,19 +273,21 @@ BAD: dict[str, tuple[Any, str]] = {
         {"messages": [{"role": "user", "content": [{"type": "audio"}]}]},
         "turn 1 has a part of type 'audio'; known: text, image, image_url, video, video_url",
     ),
-    "a missing answer": ({"image": "a.png", "question": "Q"}, "the answer is missing or null; it must be a string"),
-    "no fields": ({"image": "a.png"}, "has none of the fields conversations, messages, texts, question"),
-    "outside": ({"image": "../a.png", "question": "Q", "answer": "A"}, r"the path '\.\./a\.png' leaves the directory"),
-    "elsewhere": ({"image": "/etc/a.png", "question": "Q", "answer": "A"}, r"the path '/etc/a\.png' leaves the dir"),
+    "a text that is none": ({"conversations": turns("Q", 7)}, "the text of turn 2 is 7; it must be a string"),  # type: ignore[arg-type]
+    "no fields": ({"image": "a.png"}, "has none of the fields conversations, messages"),
+    "outside": ({"image": "../a.png", "conversations": QA}, r"the path '\.\./a\.png' leaves the directory"),
+    "elsewhere": ({"image": "/etc/a.png", "conversations": QA}, r"the path '/etc/a\.png' leaves the dir"),
     "a URL": (
-        {"image": "https://x.org/a.png", "question": "Q", "answer": "A"},
+        {"image": "https://x.org/a.png", "conversations": QA},
         "image 1 is the URL 'https://x.org/a.png'",
     ),
-    "a number": ({"image": 5, "question": "Q", "answer": "A"}, "image 1 is 5; it must be a path"),
-    "half a character": ('{"question": "\\ud83d", "answer": "A"}', "`question` is .* which is not Unicode text"),
-    "not UTF-8": (b'{"question": "\xff", "answer": "A"}', "is not JSON: 'utf-8' codec can't decode"),
+    "a number": ({"image": 5, "conversations": QA}, "image 1 is 5; it must be a path"),
+    "half a character": (
+        '{"messages": [{"role": "user", "content": "\\ud83d"}]}',
+        "the text of turn 1 is .* which is not Unicode text",
+    ),
+    "not UTF-8": (b'{"messages": "\xff"}', "is not JSON: 'utf-8' codec can't decode"),
 }
-GOOD = {"image": "a.png", "question": "Q", "answer": "A"}
 
 
 @pytest.mark.parametrize(("bad", "reason"), BAD.values(), ids=BAD)
@@ -350,26 +319,13 @@ def test_five_bad_lines_are_named_and_all_are_counted(tmp_path: Path, caplog: py
         open_conversations(write_lines(tmp_path / "b.jsonl", [{}, {}]), skip_bad=True)
 
 
-def test_a_bad_row_of_a_table(tmp_path: Path) -> None:
-    path = tmp_path / "a.csv"
-    path.write_text('image,question,answer\na.png,"How\nmany?",3\na.png,How many,and where?,3\na.png,What?\n')
-    with pytest.raises(DataError, match=r"a\.csv:4: has more cells than columns; quote"):
-        open_conversations(path)
-    data = open_conversations(path, skip_bad=True)
-    assert data.bad == 2 and data[0].turns == (("user", "<image>How\nmany?"), ("assistant", "3"))
-    assert data[0].where == f"{path}:3"
-    with pytest.raises(DataError, match=r"a\.csv:5: the answer is missing"):
-        path.write_text(path.read_text().replace("How many,and where?,3", "Where?,3"))
-        open_conversations(path)
-
-
 def test_media_that_cannot_be_opened(tmp_path: Path) -> None:
     (tmp_path / "damaged.png").write_bytes(image_bytes(1)[:50])
     (tmp_path / "text.mp4").write_text("no video")
     table = [
-        {"id": 7, "image": "missing.png", "question": "Q", "answer": "A"},
-        {"image": "damaged.png", "question": "Q", "answer": "A"},
-        {"video": "text.mp4", "question": "Q", "answer": "A"},
+        {"id": 7, "image": "missing.png", "conversations": QA},
+        {"image": "damaged.png", "conversations": QA},
+        {"video": "text.mp4", "conversations": QA},
     ]
     path = write_lines(tmp_path / "a.jsonl", table)
     data = open_conversations(path)
@@ -379,20 +335,12 @@ def test_media_that_cannot_be_opened(tmp_path: Path) -> None:
         data[1].messages()
     with pytest.raises(MediaDecodeError, match=r"a\.jsonl:3: text\.mp4: "):
         data[2].messages()
-    cells = [{"image": {"bytes": content, "path": None}, "question": "Q", "answer": "A"} for content in (b"?", None)]
+    cells = [{"image": {"bytes": content, "path": None}, "conversations": QA} for content in (b"?", None)]
     inside = open_conversations(write_parquet(tmp_path / "b.parquet", cells))
     with pytest.raises(MediaDecodeError, match=r"b\.parquet:1: image 1: is not an image"):
         inside[0].messages()
     with pytest.raises(MediaDecodeError, match=r"b\.parquet:2: image 1: .* has no image in the column"):
         inside[1].messages()
-
-
-def test_a_directory_of_media(tmp_path: Path) -> None:
-    write_images(tmp_path / "media")
-    path = write_lines(tmp_path / "texts" / "a.jsonl", both(llava))
-    with pytest.raises(MediaNotFoundError):
-        open_conversations(path)[0].messages()
-    assert open_conversations(path, media=tmp_path / "media")[0].messages()[0].media
 
 
 def test_a_file_that_changes(tmp_path: Path) -> None:
@@ -415,7 +363,99 @@ def test_which_files_of_a_directory_are_read(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"a\.txt is not a file of conversations; known: \.jsonl"):
         open_conversations(tmp_path / "a.txt")
     for split in ("train", "test", "validation"):
-        row = {"question": split, "answer": "A"}
+        row = {"conversations": turns(split, "A")}
         write_parquet(tmp_path / "data" / f"{split}-00000-of-00001.parquet", [row])
     assert [sample.turns[0][1] for sample in open_conversations(tmp_path)] == ["train"]
     assert len(open_conversations(tmp_path / "data" / "test-00000-of-00001.parquet")) == 1
+
+
+def objects(seed: int) -> list[dict]:
+    draw = random.Random(seed)
+    return [{"id": n, "text": "".join(draw.choices('aé€😀"\\\n[]{}, ', k=draw.randint(0, 9)))} for n in range(30)]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_records_are_found_by_their_bytes(seed: int, tmp_path: Path) -> None:
+    expected, escaped = objects(seed), seed % 2 == 0
+    lines = [json.dumps(item, ensure_ascii=escaped) for item in expected]
+    mark, end = "\ufeff" * (seed % 3 == 0), "\n" * (seed < 2)
+    (tmp_path / "a.jsonl").write_text(mark + "\r\n\n".join(lines) + end, encoding="utf-8", newline="")
+    file = JsonLines(tmp_path / "a.jsonl")
+    scanned = list(file.scan())
+    assert [record.fields for _, record in scanned if isinstance(record, Record)] == expected
+    for number in (29, 0, 13):
+        row, record = scanned[number]
+        assert file.read(row) == record
+        assert record.where == f"{tmp_path}/a.jsonl:{2 * number + 1}" and record.key == f"a.jsonl:{2 * number + 1}"
+
+
+def test_a_json_list(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('\ufeff[{"id": 1}, 2]')
+    (_, record), (_, error) = JsonList(tmp_path / "a.json").scan()
+    assert isinstance(record, Record) and (record.fields, record.key) == ({"id": 1}, "a.json[0]")
+    assert str(error) == f"{tmp_path}/a.json[1]: is not a JSON object"
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "a.parquet").write_bytes(b"PAR1 no table PAR1")
+    (tmp_path / "a.tar").write_bytes(b"no tar")
+    (tmp_path / "cut.json").write_text("[1, 2")
+    (tmp_path / "lines.json").write_text("{}")
+    write_tar(tmp_path / "b.tar", {"a.png": image_bytes(1), "a.txt": b"no JSON"})
+    for kind, name, reason in (
+        (ParquetRecords, "a.parquet", "cannot be read"),
+        (ShardRecords, "a.tar", "cannot be read"),
+        (ShardRecords, "b.tar", r"has no samples with an image or video and a \.json"),
+        (JsonLines, "none.jsonl", "cannot be read: No such file"),
+        (JsonList, "cut.json", "cannot be read as JSON"),
+        (JsonList, "lines.json", "is not a JSON list; JSON in lines needs the suffix"),
+    ):
+        with pytest.raises(DataError, match=rf"{name}:? {reason}"):
+            list(kind(tmp_path / name).scan())
+
+
+def test_a_shard_with_a_bad_sample(tmp_path: Path) -> None:
+    members = {}
+    for key, content in (
+        ("a", b"{"),
+        ("b", b"{}"),
+        ("c", b'{"questions": 1}'),
+        ("d", json.dumps({"conversations": QA}).encode()),
+    ):
+        members |= {f"{key}.png": image_bytes(1), f"{key}.json": content}
+    *bad, (row, record) = ShardRecords(write_tar(tmp_path / "a.tar", members)).scan()
+    assert "a.tar/a: is not JSON: Expecting property name enclosed in double quotes" in str(bad[0][1])
+    assert [str(error) for _, error in bad[1:]] == [
+        f"{tmp_path}/a.tar/{key}: its .json has no conversation; add one of conversations, messages"
+        for key in "bc"
+    ]
+    assert isinstance(record, Record) and record.key == "d" and row == 3
+
+
+def test_samples_of_another_kind_are_left_out_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Videos among images were left out without a word."""
+    text = json.dumps({"conversations": QA}).encode()
+    members = {"a.png": image_bytes(1), "a.json": text, "b.mp4": b"video", "b.json": text, "c.png": image_bytes(2)}
+    assert ShardRecords(write_tar(tmp_path / "a.tar", members)).count == 1
+    assert "a.tar: left out 2 samples without image and .json" in caplog.text
+
+
+def test_parquet_reads_no_images_but_those_that_are_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cells = [{"image": {"bytes": bytes([n]), "path": None}, "conversations": QA, "extra": "x"} for n in range(6)]
+    pq.write_table(pa.Table.from_pylist(cells), tmp_path / "a.parquet", row_group_size=3)
+    columns, read = [], pq.ParquetFile.read_row_group
+
+    def count(self, group, **options):
+        columns.append((group, options["columns"]))
+        return read(self, group, **options)
+
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", count)
+    file = ParquetRecords(tmp_path / "a.parquet")
+    records = [record for _, record in file.scan()]
+    assert columns == [(0, ["image.path", "conversations"]), (1, ["image.path", "conversations"])]
+    assert records[4].fields["image"].read() == b"\x04" and columns[2:] == [(1, ["image"])]
+    assert file.edges.tolist() == [0, 3, 6]
+    (tmp_path / "a.parquet").unlink()
+    conversations._read_group.cache_clear()
+    with pytest.raises(InputError, match=r"a\.parquet:5: cannot be read"):
+        file.read(4)

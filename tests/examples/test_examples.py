@@ -30,13 +30,6 @@ def run(script: str, *arguments: str | Path) -> str:
     return process.stdout
 
 
-def test_the_list_names_every_script() -> None:
-    listed = re.findall(
-        r"^\| \[(\w+\.py)\]", (ROOT / "examples" / "README.md").read_text(encoding="utf-8"), re.MULTILINE
-    )
-    assert sorted(listed) == SCRIPTS
-
-
 @pytest.fixture
 def images(tmp_path: Path) -> dict[str, Path]:
     """One drawing of each kind, by name."""

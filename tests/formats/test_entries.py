@@ -10,11 +10,9 @@ import pytest
 
 from perception_encoder.errors import DataError, MissingExtraError, OutputError
 from perception_encoder.formats.entries import (
-    are_numbers,
     id_field,
     integer_field,
     list_objects,
-    quoted,
     read_json,
     read_lines,
     text_field,
@@ -24,7 +22,7 @@ from perception_encoder.formats.media_directory import MediaDirectory, list_medi
 from perception_encoder.formats.tables import connect_lance, without_panics
 
 
-@pytest.mark.parametrize("value", [None, "", 0, True, 2.5, [], {}, "x" * 100_000])
+@pytest.mark.parametrize("value", [None, "", True, {}, "x" * 100_000])
 def test_fields_of_another_type_are_named(value: object) -> None:
     entry = {"field": value}
     checks = [
@@ -42,13 +40,6 @@ def test_fields_of_another_type_are_named(value: object) -> None:
         with pytest.raises(DataError, match=r"a\.json: x.* it must be ") as caught:
             check()
         assert len(str(caught.value)) < 200
-
-
-def test_numbers_within_bounds() -> None:
-    assert are_numbers([1, 2.5, -3]) and are_numbers([])
-    for value in ([1, True], [1, "2"], [1e9], [float("nan")], "12", None):
-        assert not are_numbers(value)
-    assert not are_numbers([-1], least=0) and quoted(None) == "missing or null"
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
@@ -83,11 +74,6 @@ def test_a_file_is_found_by_path_name_or_stem(photos: Path) -> None:
     assert media.find("cat") == photos / "a/cat.png"  # the first of two
     assert media.find("none.jpg", "top") == photos / "top.webp"
     assert media.find("none.jpg", "x" * 5000) == photos / "none.jpg"
-
-
-def test_a_missing_directory_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="none is not a directory"):
-        MediaDirectory(tmp_path / "none")
 
 
 def test_a_panic_is_an_error_and_others_stay_what_they_are() -> None:

@@ -108,13 +108,6 @@ def test_a_server_without_ranges_is_refused_and_a_copy_works(storage: Storage, t
         stream.load(2, 1)
 
 
-def test_a_server_that_does_not_say_how_large_a_shard_is(storage: Storage, tmp_path: Path) -> None:
-    storage.tells_size = False
-    storage.files["x.tar"] = write_pairs(tmp_path / "x.tar", range(3)).read_bytes()
-    with pytest.raises(DataError, match="does not state the size"):
-        streams(f"{storage.url}/x.tar")
-
-
 def test_a_connection_that_always_breaks_off(storage: Storage, tmp_path: Path) -> None:
     storage.files["x.tar"] = write_pairs(tmp_path / "x.tar", range(10)).read_bytes()
     storage.drops = 99

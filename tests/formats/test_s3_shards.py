@@ -10,7 +10,6 @@ from moto.server import ThreadedMotoServer
 from s3fs import S3FileSystem
 
 from perception_encoder.data import shard_index
-from perception_encoder.data.streams import Shards
 from perception_encoder.errors import DataError
 from tests.data.tars import write_pairs
 from tests.data.test_streams import batches, caches, equal, load_all, streams
@@ -50,10 +49,6 @@ def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3FileSy
 def test_pairs_are_those_of_a_disk(bucket: S3FileSystem, tmp_path: Path, place: str) -> None:
     local, remote = batches(streams(tmp_path / "disk")), batches(streams(place), workers=2)
     assert all(equal(local(step), remote(step)) for step in range(6))  # almost two epochs
-
-
-def test_a_bucket_s_shards_are_found(bucket: S3FileSystem) -> None:
-    assert Shards("s3://web/*.tar").find() == Shards("s3://web/").find() == ["s3://web/0.tar", "s3://web/1.tar"]
 
 
 def test_a_shard_that_was_written_anew_is_gone_over_again(bucket: S3FileSystem, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Language models by their names."""
+"""Language models by their names, and what executes them."""
 
 from __future__ import annotations
 
@@ -6,33 +6,50 @@ import json
 import re
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from transformers import Qwen2Config, Qwen2ForCausalLM
 
 import perception_encoder as pe
-from perception_encoder.errors import ConfigError, UnknownModelError
-from perception_encoder.inference.conversation.assistant import describe_assistant
-from perception_encoder.language_alignment import transformers_model
-from perception_encoder.language_alignment.language_model import LanguageModel
+from perception_encoder.errors import ConfigError, MissingExtraError, ModelError, UnknownModelError
+from perception_encoder.inference.conversation.assistant import describe_assistant, digest_of
+from perception_encoder.language_alignment import load
+from perception_encoder.language_alignment.language_model import LanguageModel, TextModel
 from perception_encoder.language_alignment.load import (
     WEIGHTS,
+    Execution,
     check_name,
     find_language_model,
     is_endpoint,
     load_assistant,
     load_language_model,
 )
-from perception_encoder.language_alignment.text.text_model import TextModel
-from perception_encoder.language_alignment.weights import build_language_model, write_language_model
+from perception_encoder.language_alignment.text.decoder import DecoderLoRA, add_decoder_adapters, make_decoder
+from perception_encoder.language_alignment.text.reading import generate_tokens
+from perception_encoder.language_alignment.weights import Parts, build_language_model, write_language_model
 from perception_encoder.models.precision import fast_dtype
 from perception_encoder.models.registry import BUILTIN_LANG
 from perception_encoder.preprocess.conversation import Sampling, ask
 from perception_encoder.preprocess.image import open_image
+from perception_encoder.runtime import choice
+from perception_encoder.runtime.openvino_runtime import FallbackWarning
+from perception_encoder.runtime.runtime import Precision, RuntimeName
 from synthetic.documents.production import DocumentsConfig, write_documents
 from tests.language_alignment.test_perception_lm import perception_lm
 from tests.language_alignment.test_weights import parts
-from tests.language_models import byte_tokenizer, tiny_decoder, write_tiny_decoder
+from tests.language_models import (
+    NO_END,
+    SIZES,
+    byte_tokenizer,
+    embedded,
+    llama,
+    tiny_decoder,
+    tiny_llama,
+    write_tiny_decoder,
+)
+from tests.runtime.test_choice import missing
 from tests.video_data_engine.models import ECHO, Echo
 
 
@@ -116,7 +133,7 @@ def test_a_custom_function() -> None:
 
 def test_a_model_sees_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     sees = Echo()
-    monkeypatch.setattr(transformers_model, "load_transformers_model", lambda name: sees if name == "any" else None)
+    monkeypatch.setattr(load, "load_transformers_model", lambda name: sees if name == "any" else None)
     assert load_assistant("hf:any") is sees
 
 
@@ -128,3 +145,161 @@ def test_a_language_model_of_transformers(tmp_path: Path) -> None:
     if model.decoder.model.dtype == same.decoder.model.dtype:  # CPUs with AMX compute in bfloat16
         assert model.generate(conversation, sampling) == same.generate(conversation, sampling)
         assert describe_assistant(model)["weights"] == describe_assistant(same)["weights"]
+
+
+def write_run(directory: Path, lora: DecoderLoRA | None = None) -> Path:
+    """A run with random adapters."""
+    made: Parts = parts(directory)
+    if lora:
+        made = Parts(**{**vars(made), "lora": lora})
+    generator = torch.Generator().manual_seed(0)
+    model, _ = build_language_model(made, generator)
+    if lora:
+        add_decoder_adapters(model.decoder, lora, generator)
+        for name, parameter in model.decoder.named_parameters():
+            if "lora_" in name:
+                torch.nn.init.normal_(parameter, std=0.3, generator=generator)
+    write_language_model(directory / WEIGHTS, made, model, vision=False, decoder=lora is not None)
+    return directory
+
+
+def test_an_answer_is_the_same_in_torch_and_in_openvino_with_adapters(tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    pytest.importorskip("peft")
+    answers = []
+    for lora in (None, DecoderLoRA(rank=2)):
+        run = write_run(tmp_path / str(lora is None), lora)
+        torch_model = pe.load_assistant(run, runtime="torch", precision="float32")
+        model = pe.load_assistant(run, runtime="openvino", precision="float32")
+        assert (model.reader.runtime, model.reader.precision) == ("openvino", "float32")  # type: ignore[attr-defined]
+        answers.append(model.ask([], "what is red?", max_tokens=12).text)
+        assert answers[-1] == torch_model.ask([], "what is red?", max_tokens=12).text
+    assert answers[0] != answers[1]
+
+
+def test_int8_answers_and_is_part_of_a_models_identity(tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    run = write_run(tmp_path)
+    precisions: tuple[Precision, ...] = ("int8", "float32")
+    models = [load_language_model(run, runtime="openvino", precision=precision) for precision in precisions]
+    assert [model.reader.precision for model in models] == ["int8", "float32"]
+    assert models[0].ask([], "what is red?", max_tokens=3).tokens
+    assert digest_of(models[0]) != digest_of(models[1])
+
+
+def test_without_openvino_torch_answers_and_int8_names_the_extra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choice, "check_openvino", missing)
+    monkeypatch.delenv("PE_RUNTIME", raising=False)
+    run = write_run(tmp_path)
+    assert load_language_model(run).reader.runtime == "torch"
+    with pytest.raises(MissingExtraError, match=r"perception-encoder\[fast\]"):
+        pe.load_assistant(run, precision="int8")
+
+
+def test_a_graph_that_does_not_compile_is_computed_with_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("openvino")
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("Exception from src/core.cpp:\nno such kernel")
+
+    expected = TextModel("tiny", tiny_decoder()).ask([], "what?", max_tokens=9).text
+    monkeypatch.setattr(load.OpenVinoLlama, "__init__", fail)
+    decoder = tiny_decoder()
+    with pytest.warns(FallbackWarning, match="tiny is computed with torch: .*no such kernel"):
+        reader = Execution.choose("openvino", "float32", "cpu", None).reader(decoder)
+    model = TextModel("tiny", decoder, reader)
+    assert reader.runtime == "torch" and model.ask([], "what?", max_tokens=9).text == expected
+
+
+def test_what_openvino_cannot_execute_is_torchs_unless_it_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("openvino")
+    qwen = make_decoder("mine", Qwen2ForCausalLM(Qwen2Config(**SIZES)), byte_tokenizer())
+    for arguments in (("openvino", "bfloat16"), ("openvino", "int8")):
+        with pytest.raises(
+            ConfigError, match="OpenVINO executes only Llamas, without dynamic RoPE, and mine is a Qwen2ForCausalLM"
+        ):
+            Execution.choose(*arguments, "cpu", None).reader(qwen)
+    monkeypatch.setenv("PE_RUNTIME", "openvino")  # for everything that it can
+    unasked = Execution.choose("auto", "float32", None, None)
+    assert unasked.reader(qwen).runtime == "torch" and unasked.reader(tiny_decoder()).runtime == "openvino"
+    monkeypatch.setattr(load, "MAX_PARAMETERS", 10)
+    assert unasked.reader(tiny_decoder()).runtime == "torch"
+    assert Execution.choose("openvino", "float32", None, None).reader(tiny_decoder()).runtime == "openvino"
+
+
+def test_choices_that_contradict_each_other_are_errors(tmp_path: Path) -> None:
+    run = write_tiny_decoder(tmp_path)
+    with pytest.raises(ConfigError, match="dtype is float32, but precision is bfloat16"):
+        Execution.choose("auto", "bfloat16", "cpu", torch.float32)
+    with pytest.raises(ConfigError, match="precision is 'float16'; it must be one of"):
+        Execution.choose("openvino", "auto", "cpu", torch.float16)
+    with pytest.raises(ConfigError, match="precision is 'int4'; it must be one of"):
+        pe.load_assistant(f"hf:{run}", precision="int4", text_only=True)  # type: ignore[arg-type]
+    for name in ("http://localhost/v1#m", "hf:some/vlm", "python:tests.video_data_engine.models:echo"):
+        with pytest.raises(ConfigError, match="does not run in this package; omit runtime and precision"):
+            pe.load_assistant(name, precision="int8")
+    assert Execution.choose("auto", "auto", "cpu", torch.float16).dtype == torch.float16
+
+
+def test_openvino_computes_on_the_cpu_beside_a_gpu_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(load, "choose_device", lambda device: torch.device(device or "cuda"))
+    monkeypatch.setattr(load, "fast_dtype", lambda device: torch.float32)
+    monkeypatch.setattr(load, "choose", lambda runtime, precision, device: ("openvino", "int8"))
+    assert Execution.choose("auto", "int8", None, None).device.type == "cpu"
+    monkeypatch.setattr(load, "choose", lambda runtime, precision, device: ("torch", None))
+    assert Execution.choose("auto", "auto", None, None).device.type == "cuda"
+
+
+@pytest.mark.parametrize("runtime", ["torch", "openvino"])
+def test_bad_weights_are_an_error(runtime: str) -> None:
+    if runtime == "openvino":
+        pytest.importorskip("openvino")
+    llama = tiny_llama()
+    llama.model.layers[1].mlp.up_proj.weight.data[3, 5] = float("nan")
+    decoder = make_decoder("bad", llama, byte_tokenizer())
+    model = TextModel("bad", decoder, Execution.choose(runtime, "float32", "cpu", None).reader(decoder))
+    with pytest.raises(ModelError, match="the language model gives NaN or infinity in float32; its weights are bad"):
+        model.generate([ask("what?")])
+    if runtime == "openvino":  # rounding to 8 bits would hide it
+        with pytest.raises(ModelError, match="the language model's weights are bad: they contain NaN"):
+            Execution.choose(runtime, "int8", "cpu", None).reader(decoder)
+
+
+BEGUN = {"original_max_position_embeddings": 32, "rope_theta": 10000.0}
+NO_ENDING = {"eos_token_id": None, "pad_token_id": 0}
+ROTATIONS: dict[str, dict[str, Any]] = {
+    "linear": {"factor": 4.0, "rope_theta": 10000.0},
+    "dynamic": {"factor": 4.0, "rope_theta": 10000.0},
+    "yarn": {"factor": 8.0, **BEGUN},
+    "longrope": {"factor": 8.0, "short_factor": [1.0] * 4, "long_factor": [1.5, 2.0, 3.0, 5.0], **BEGUN},
+    "llama3": {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, **BEGUN},
+}
+
+
+@pytest.mark.parametrize("runtime", ["torch", "openvino"])
+@pytest.mark.parametrize("kind", ROTATIONS)
+@torch.no_grad()
+def test_positions_beyond_the_original_length_are_the_librarys(kind: str, runtime: RuntimeName) -> None:
+    """Prompts on both sides of it, alone and in a batch, and the 40 tokens after each, in float32."""
+    if runtime == "openvino":
+        pytest.importorskip("openvino")
+    length = 32 if kind == "dynamic" else 256
+
+    def made() -> Any:
+        return llama(rope_parameters={"rope_type": kind, **ROTATIONS[kind]}, max_position_embeddings=length)
+
+    def expected(prompt: torch.Tensor) -> list[int]:
+        (tokens,) = made().generate(inputs_embeds=prompt[None], max_new_tokens=40, do_sample=False, **NO_ENDING)
+        return tokens.tolist()
+
+    model, sampling = made(), Sampling(max_tokens=40)
+    reader = Execution(runtime, "float32", torch.device("cpu"), torch.float32, False).reader(
+        make_decoder("tiny", model, byte_tokenizer())
+    )
+    prompts = embedded(model, 50, 20, 35)
+    alone = [expected(prompt) for prompt in prompts]
+    assert [row[0] for row in generate_tokens(reader, prompts[:1], NO_END, sampling)] == alone[0]
+    if kind != "dynamic":  # whose context ends there
+        assert [list(row) for row in zip(*generate_tokens(reader, prompts, NO_END, sampling), strict=True)] == alone

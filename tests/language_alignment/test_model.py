@@ -58,7 +58,7 @@ PIXELS = torch.rand(2, 3, 32, 48, generator=torch.Generator().manual_seed(0))
 
 
 def test_image_tokens_take_the_marked_positions_in_order() -> None:
-    tokens = MODEL.project(MODEL.image_features(PIXELS), (4, 6))  # (2, 6, 32)
+    tokens = MODEL.image_tokens(PIXELS)  # (2, 6, 32)
     ids = torch.arange(20)[None].repeat(2, 1)
     is_image = torch.zeros(2, 20, dtype=torch.bool)
     is_image[0, 3:9] = is_image[1, 10:16] = True
@@ -67,7 +67,7 @@ def test_image_tokens_take_the_marked_positions_in_order() -> None:
     torch.testing.assert_close(embeddings[1, 10:16], tokens[1])
     plain = MODEL.decoder.get_input_embeddings()(ids)
     torch.testing.assert_close(embeddings[~is_image], plain[~is_image])
-    logits = MODEL(ids, is_image, PIXELS)
+    logits = MODEL.logits(ids, is_image, PIXELS)
     torch.testing.assert_close(logits, MODEL.decoder(inputs_embeds=embeddings).logits)
 
 

@@ -80,7 +80,7 @@ def test_logits_are_those_of_transformers(pool: int) -> None:
     is_image = torch.zeros_like(ids, dtype=torch.bool)
     is_image[0, 5 : 5 + count] = is_image[0, 20 + count : 20 + 2 * count] = True
     theirs = whole(input_ids=ids.masked_fill(is_image, 258), pixel_values=pixels[None]).logits
-    torch.testing.assert_close(wrapped.model(ids, is_image, pixels), theirs, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(wrapped.model.logits(ids, is_image, pixels), theirs, atol=1e-4, rtol=1e-4)
 
 
 def test_an_incomplete_directory_names_the_missing_files(tmp_path: Path) -> None:

@@ -13,9 +13,9 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, pipeline
 
 import perception_encoder as pe
 from perception_encoder.errors import ConfigError, ModelError, OutputError
-from perception_encoder.language_alignment import perception_lm_export
+from perception_encoder.exports import verify
 from perception_encoder.language_alignment.load import load_language_model
-from perception_encoder.language_alignment.text.adapters import DecoderLoRA, add_decoder_adapters
+from perception_encoder.language_alignment.text.decoder import DecoderLoRA, add_decoder_adapters
 from perception_encoder.language_alignment.weights import Parts, build_language_model, write_language_model
 from perception_encoder.preprocess.conversation import Message, Sampling, ask
 from perception_encoder.preprocess.tiling import MediaConfig, media_pixels
@@ -79,7 +79,7 @@ def test_transformers_gives_the_same_prompt_logits_and_answers(
     ids, is_image = torch.tensor(prompt.ids)[None], torch.tensor(prompt.is_image)[None]
     assert torch.equal(inputs["input_ids"], ids.masked_fill(is_image, processor.image_token_id))
     logits = theirs(**{**inputs, "pixel_values": pixels[None]}).logits
-    expected = ours.model(ids, is_image, pixels)
+    expected = ours.model.logits(ids, is_image, pixels)
     torch.testing.assert_close(logits[..., : expected.shape[-1]], expected, atol=1e-4, rtol=1e-4)
 
     answer = ours.generate([conversation], Sampling(max_tokens=12))[0].text
@@ -165,8 +165,8 @@ def test_what_perception_lm_cannot_hold_is_refused(tmp_path: Path, monkeypatch: 
 
     run = write_run(tmp_path / "run")
     with monkeypatch.context() as patch:
-        patch.setattr(perception_lm_export, "TOLERANCE", 0.0)
-        with pytest.raises(ModelError, match="transformers' logits differ by"):
+        patch.setattr(verify, "TOLERANCE", 0.0)
+        with pytest.raises(OutputError, match="the model of transformers differs from torch by"):
             pe.export_perception_lm(run, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     pe.export_perception_lm(run, tmp_path / "out")

@@ -13,7 +13,6 @@ from PIL import Image
 from perception_encoder.data.conversations import open_conversations
 from perception_encoder.errors import ConfigError
 from perception_encoder.language_alignment import STAGE, weights
-from perception_encoder.language_alignment.batches import collate
 from perception_encoder.language_alignment.config import LanguageConfig
 from perception_encoder.language_alignment.plan import SHAPES, decoder_part
 from perception_encoder.language_alignment.recipes import (
@@ -28,14 +27,14 @@ from perception_encoder.language_alignment.recipes import (
     warmup,
 )
 from perception_encoder.language_alignment.run import Examples, LanguageTrainee
-from perception_encoder.language_alignment.text.adapters import DecoderLoRA
+from perception_encoder.language_alignment.task import collate
+from perception_encoder.language_alignment.text.decoder import DecoderLoRA
 from perception_encoder.language_alignment.weights import Parts
 from perception_encoder.models.config import VisionConfig
 from perception_encoder.models.initialization import initialize
 from perception_encoder.models.registry import BUILTIN, find_model
 from perception_encoder.models.vision_transformer import VisionTransformer
 from perception_encoder.preprocess.tiling import MediaConfig
-from perception_encoder.training.settings import override
 from tests.clips import clip
 from tests.language_models import write_tiny_decoder
 from tests.recipes import find_recipe
@@ -85,10 +84,8 @@ def largest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("largest")
     Image.new("RGB", (448, 448), "red").save(directory / "a.png")
     (directory / "a.mp4").write_bytes(clip(40))
-    rows = [
-        {"image": "a.png", "question": "What?", "answer": "it"},
-        {"video": "a.mp4", "question": "What?", "answer": "it"},
-    ]
+    turns = [{"role": "user", "content": "What?"}, {"role": "assistant", "content": "it"}]
+    rows = [{"image": "a.png", "messages": turns}, {"video": "a.mp4", "messages": turns}]
     (directory / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return directory / "train.jsonl"
 
@@ -135,7 +132,8 @@ def test_the_largest_image_and_video_of_a_recipe_fit_its_context(
     assert [sum(example.prompt.is_image) for example in made] == counts
     assert all(example.prompt.cut == 0 and example.answer_tokens == len("it") + 1 for example in made)
     batch = collate(made, 0)
-    assert trainee.module.embed(batch.ids, batch.is_image, batch.images).isfinite().all()
+    tokens = trainee.model.image_tokens(batch.images).flatten(0, 1)
+    assert trainee.model.embed(batch.ids, batch.is_image, tokens).isfinite().all()
 
 
 @pytest.mark.parametrize("size", LAYERS)
@@ -150,14 +148,6 @@ def test_a_debug_form_trains_what_its_recipe_does() -> None:
         small = debug_language(recipe)
         assert (small.train_vision, small.train_decoder) == (recipe.train_vision, recipe.train_decoder)
         assert small.initial is None and small.steps == 4
-
-
-def test_the_parts_are_those_of_the_settings() -> None:
-    config = LanguageConfig(layer=5, tiles=4, pool=1, linear=True)
-    parts = config.parts
-    assert (parts.layer, parts.pool, parts.linear, parts.decoder) == (5, 1, True, "smollm2")
-    assert (parts.media.image_size, parts.media.tiles) == (128, 4)
-    assert LanguageConfig(image_size=224).parts.media.image_size == 224
 
 
 @pytest.mark.parametrize("lora", [None, DecoderLoRA(rank=4)])
@@ -178,11 +168,6 @@ def test_settings_of_parts_have_these_parts(lora: DecoderLoRA | None) -> None:
     assert defaults == ([] if lora else ["lora"]), "the test would not see that these are left out"
     config = LanguageConfig.of_parts(parts)
     assert config.parts == parts and config.train_decoder == (lora is not None)
-
-
-def test_settings_can_be_overridden_by_name() -> None:
-    config = override(LanguageConfig(), ["train_decoder=true", "lora.rank=4", "tiles=9"])
-    assert config.lora == DecoderLoRA(rank=4) and config.tiles == 9
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from perception_encoder.errors import ConfigError, DataError, InputError, Weight
 from perception_encoder.language_alignment.config import LanguageConfig
 from perception_encoder.language_alignment.load import WEIGHTS, load_language_model
 from perception_encoder.language_alignment.run import Examples, LanguageTrainee, align_language
-from perception_encoder.language_alignment.text.adapters import DecoderLoRA
+from perception_encoder.language_alignment.text.decoder import DecoderLoRA
 from perception_encoder.language_alignment.weights import load_vision, read_tower, read_trained
 from perception_encoder.preprocess.conversation import Sampling, ask
 from perception_encoder.store import Store

@@ -5,12 +5,15 @@ from __future__ import annotations
 import torch
 from PIL import Image
 
-from perception_encoder.language_alignment.batches import Example, collate
 from perception_encoder.language_alignment.language_model import LanguageModel
-from perception_encoder.language_alignment.task import AlignedModel, HeldOutAnswers, LanguageAlignmentTask
-from perception_encoder.language_alignment.text.prompt import IGNORED
-from perception_encoder.language_alignment.text.reading import TorchReader
-from perception_encoder.language_alignment.text.text_model import generate_tokens
+from perception_encoder.language_alignment.task import (
+    Example,
+    HeldOutAnswers,
+    LanguageAlignmentTask,
+    collate,
+)
+from perception_encoder.language_alignment.text.prompt import IGNORED, Prompt
+from perception_encoder.language_alignment.text.reading import TorchReader, generate_tokens
 from perception_encoder.preprocess.conversation import Message, Sampling, ask
 from perception_encoder.preprocess.tiling import media_pixels
 from perception_encoder.training.task import is_better
@@ -27,9 +30,35 @@ def example(model: LanguageModel, answer: str, images: int = 1) -> Example:
     return Example(prompt, torch.cat(pixels) if pixels else torch.zeros(0, 3, 32, 32))
 
 
+SHORT = Example(
+    Prompt([5, 0, 0, 6], [IGNORED, IGNORED, IGNORED, 6], [False, True, True, False]), torch.zeros(1, 3, 8, 8)
+)
+LONG = Example(Prompt([7, 8, 9, 1, 2, 3], [7, IGNORED, IGNORED, 1, 2, 3], [False] * 6), torch.ones(2, 3, 8, 8))
+
+
+def test_rows_are_padded_on_the_right_without_labels() -> None:
+    batch = collate([SHORT, LONG], step=3)
+    assert batch.ids.tolist() == [[5, 0, 0, 6, 0, 0], [7, 8, 9, 1, 2, 3]]
+    assert batch.labels[0].tolist() == [IGNORED, IGNORED, IGNORED, 6, IGNORED, IGNORED]
+    assert batch.is_image.tolist() == [[False, True, True, False, False, False], [False] * 6]
+    assert batch.images.shape == (3, 3, 8, 8) and batch.parts is None
+    assert (len(batch), batch.step) == (2, 3)
+    assert len(collate([SHORT, LONG], step=3, rows=8)) == 8  # of all ranks
+
+
+def test_answer_tokens_are_those_with_a_loss_over_all_ranks() -> None:
+    assert collate([SHORT, LONG], 0).answer_tokens == 1 + 3  # a row's first token has none
+    assert collate([SHORT], 0, lambda count: count + 10).answer_tokens == 11
+
+
+def test_a_batch_moves_with_its_counts() -> None:
+    moved = collate([SHORT], 4).to(torch.device("meta"))
+    assert moved.ids.is_meta and (moved.step, moved.answer_tokens) == (4, 1)
+
+
 def test_the_loss_is_the_mean_over_the_answers_tokens_of_all_ranks() -> None:
     model = tiny_language_model()
-    task = LanguageAlignmentTask(AlignedModel(model.model, (4, 4)), 0.0, 0)
+    task = LanguageAlignmentTask(model.model, 0.0, 0)
     examples = [example(model, "a cup"), example(model, "no", images=0), example(model, "two dogs", images=2)]
     whole = task.losses(collate(examples, 0))["next_token"]
     count = sum(item.answer_tokens for item in examples)
@@ -41,7 +70,7 @@ def test_the_loss_is_the_mean_over_the_answers_tokens_of_all_ranks() -> None:
 
 def test_features_give_the_loss_of_their_pixels() -> None:
     model = tiny_language_model()
-    task = LanguageAlignmentTask(AlignedModel(model.model, (4, 4)), 0.0, 0)
+    task = LanguageAlignmentTask(model.model, 0.0, 0)
     pixels = example(model, "a cup")
     features = Example(pixels.prompt, model.model.image_features(pixels.images).detach())
     torch.testing.assert_close(task.losses(collate([features], 0)), task.losses(collate([pixels], 0)))
@@ -52,7 +81,7 @@ def test_stochastic_depth_is_drawn_from_the_seed_and_the_step() -> None:
     batch = [example(model, "a cup")]
 
     def loss(step: int, seed: int = 0, rate: float = 0.5) -> float:
-        task = LanguageAlignmentTask(AlignedModel(model.model, (4, 4)), rate, seed)
+        task = LanguageAlignmentTask(model.model, rate, seed)
         return task.losses(collate(batch, step))["next_token"].item()
 
     assert loss(0) == loss(0)
@@ -77,7 +106,7 @@ def test_an_answer_is_exact_if_generation_gives_it() -> None:
         prompt.labels[first + 3] = IGNORED  # the end of the turn, which the tiny model does not give
         batch = collate([Example(prompt, media_pixels(NOISE, model.media))], 0)
         with torch.no_grad():
-            scores.append(HeldOutAnswers(AlignedModel(model.model, (4, 4)), [batch]).validate("exact"))
+            scores.append(HeldOutAnswers(model.model, [batch]).validate("exact"))
     assert [score["exact"] for score in scores] == [1.0, 0.0]
     for metric, higher in HeldOutAnswers.higher_is_better.items():
         assert is_better(scores[0][metric], scores[1][metric], higher), metric

@@ -9,10 +9,7 @@ import torch
 from PIL import Image
 
 from perception_encoder.errors import ConfigError, WeightsUnavailableError
-from perception_encoder.language_alignment.transformers_model import (
-    TransformersModel,
-    load_transformers_model,
-)
+from perception_encoder.language_alignment.load import TransformersModel, load_transformers_model
 from perception_encoder.models.initialization import drawn_from
 from perception_encoder.preprocess.conversation import Sampling, ask
 from perception_encoder.preprocess.frames import VideoFrames

@@ -12,12 +12,9 @@ import torch
 from PIL import Image
 
 from perception_encoder.errors import CheckpointError, ConfigError, PerceptionEncoderError
+from perception_encoder.exports.layouts import write_layout_directory
 from perception_encoder.language_alignment.language_model import LanguageModel
-from perception_encoder.language_alignment.text.adapters import (
-    DecoderLoRA,
-    add_decoder_adapters,
-    merge_decoder_adapters,
-)
+from perception_encoder.language_alignment.text.decoder import DecoderLoRA, add_decoder_adapters, merge_decoder_adapters
 from perception_encoder.language_alignment.weights import (
     METADATA,
     Parts,
@@ -28,7 +25,6 @@ from perception_encoder.language_alignment.weights import (
     write_language_model,
 )
 from perception_encoder.models.checkpoints.files import read_checkpoint, write_tensors
-from perception_encoder.models.checkpoints.layout_directory import write_layout_directory
 from perception_encoder.models.checkpoints.weights import load_model, write_checkpoint
 from perception_encoder.preprocess.conversation import Sampling, ask
 from perception_encoder.preprocess.tiling import MediaConfig

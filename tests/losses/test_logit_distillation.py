@@ -1,8 +1,6 @@
-"""Distillation by logits against a case by hand and open_clip's loss; its gradient; parts that add up."""
+"""Distillation by logits against open_clip's loss; its gradient; parts that add up."""
 
 from __future__ import annotations
-
-import math
 
 import pytest
 import torch
@@ -22,21 +20,6 @@ def unit(rows: int, seed: int, width: int = 16) -> torch.Tensor:
 
 def scale(value: float) -> torch.Tensor:
     return torch.tensor(value, dtype=torch.float64, requires_grad=True)
-
-
-def test_hand_computed() -> None:
-    """Two images, two captions: the student's logits are [[2, 0], [0, 2]], the teacher's [[1, 0], [0, 0]]."""
-    student, s = torch.eye(2, dtype=torch.float64), scale(2.0)
-    teacher_images = torch.tensor([[1.0, 0.0], [0.0, 1.0]], dtype=torch.float64)
-    teacher_texts = torch.tensor([[1.0, 0.0], [0.0, 0.0]], dtype=torch.float64)
-    found = logit_distillation_loss(student, student, s, teacher_images, teacher_texts, 1.0)
-
-    def divergence(p: float, q: float) -> float:
-        return p * math.log(p / q) + (1 - p) * math.log((1 - p) / (1 - q))
-
-    sure, q = math.e / (math.e + 1), math.e**2 / (math.e**2 + 1)
-    rows = (divergence(sure, q) + divergence(0.5, q)) / 2  # both matrices are symmetric: the other way is the same
-    assert math.isclose(found.item(), rows, rel_tol=1e-12)
 
 
 def test_it_is_open_clips_less_the_teachers_entropy() -> None:
@@ -64,7 +47,7 @@ def test_gradients_are_those_of_finite_differences() -> None:
     assert found == (None,)
 
 
-@pytest.mark.parametrize("ranks", [2, 3, 4])
+@pytest.mark.parametrize("ranks", [2, 3])
 def test_parts_of_ranks_add_up_to_the_whole(ranks: int) -> None:
     features = [unit(7, 0), unit(5, 1), scale(10.0), unit(7, 2), unit(5, 3), TEACHER_SCALE]
     whole = logit_distillation_loss(*features)

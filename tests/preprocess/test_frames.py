@@ -1,4 +1,4 @@
-"""Which frames of a video are taken, and which items of a dataset."""
+"""Frames that are taken of a video, and changes of shot."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from perception_encoder.preprocess.frames import (
     colour_histogram,
     frame_indices,
     plm_frame_indices,
-    spread_indices,
 )
 
 GOLDEN = Path(__file__).parent.parent / "golden"
@@ -31,20 +30,6 @@ def test_indices_follow_the_reference_s_formula() -> None:
     for total in range(1, 60):
         for count in range(2, 20):
             assert frame_indices(total, count) == [int(i * (total - 1) / (count - 1)) for i in range(count)]
-
-
-@pytest.mark.parametrize(("total", "count"), [(0, 8), (8, 0), (8, -1)])
-def test_no_indices_of_nothing(total: int, count: int) -> None:
-    with pytest.raises(ConfigError):
-        frame_indices(total, count)
-
-
-def test_items_evenly_apart() -> None:
-    assert spread_indices(10, 4) == [0, 3, 6, 9]
-    assert spread_indices(6, 3) == [0, 3, 5]  # halves rounded up
-    assert spread_indices(5, 1) == [0]
-    with pytest.raises(ConfigError, match="8 of 0 items"):
-        spread_indices(0, 8)
 
 
 def test_plm_frames_are_those_of_the_reference() -> None:

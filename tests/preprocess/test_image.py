@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import pickle
 import sys
-import threading
 import tracemalloc
 import warnings
 import zlib
@@ -18,12 +17,7 @@ import pytest
 import torch
 from PIL import ExifTags, Image
 
-from perception_encoder.errors import (
-    ConfigError,
-    MediaDecodeError,
-    MediaTooLargeError,
-    ShapeError,
-)
+from perception_encoder.errors import ConfigError, MediaDecodeError, MediaTooLargeError, ShapeError
 from perception_encoder.preprocess.budget import PIXEL_BYTES
 from perception_encoder.preprocess.image import (
     ImageHeader,
@@ -67,42 +61,28 @@ def four_colours(width: int = 64, height: int = 32) -> Image.Image:
 # ---- the transform
 
 
-@pytest.mark.parametrize("key", sorted(np.load(GOLDEN).files))
-def test_golden_pixels(key: str) -> None:
-    name, size, mode = key.split("/")
-    pixels = ImageTransform(int(size), mode)(photograph(name))
-    assert pixels.shape == (3, int(size), int(size)) and pixels.dtype == torch.float32
-    difference = np.abs(pixels[:, ::16, ::16].numpy() - np.load(GOLDEN)[key]).max()
-    assert difference <= 2 / 255 / 8  # 1/255 of a pixel's range of 2 is the promise; we are far below
+def test_golden_pixels() -> None:
+    for key, golden in np.load(GOLDEN).items():
+        name, size, mode = key.split("/")
+        pixels = ImageTransform(int(size), mode)(photograph(name))
+        assert pixels.shape == (3, int(size), int(size)) and pixels.dtype == torch.float32
+        difference = np.abs(pixels[:, ::16, ::16].numpy() - golden).max()
+        assert difference <= 2 / 255 / 8, key  # 1/255 of a pixel's range of 2 is the promise; we are far below
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "LA", "CMYK", "P"])
-@pytest.mark.parametrize("shape", [(451, 300), (300, 451), (33, 97), (224, 224), (1001, 13)])
-def test_pixels_equal_torchvisions(mode: str, shape: tuple[int, int]) -> None:
+def test_pixels_equal_torchvisions(mode: str) -> None:
     transforms = pytest.importorskip("torchvision.transforms")
-    image = photograph().resize(shape).convert(mode)
-    if mode in ("RGBA", "LA"):
-        image.putalpha(photograph("coffee").resize(shape).convert("L"))
     bilinear = transforms.InterpolationMode.BILINEAR
     tail = [lambda x: x.convert("RGB"), transforms.ToTensor(), transforms.Normalize([0.5] * 3, [0.5] * 3)]
     squash = transforms.Compose([transforms.Resize((48, 48), interpolation=bilinear), *tail])
     crop = transforms.Compose([transforms.Resize(48, interpolation=bilinear), transforms.CenterCrop(48), *tail])
-    assert torch.equal(ImageTransform(48)(image), squash(image))
-    assert torch.equal(ImageTransform(48, "crop")(image), crop(image))
-
-
-@pytest.mark.parametrize("mode", ["squash", "crop"])
-def test_a_size_that_is_not_square(mode: str) -> None:
-    pixels = ImageTransform((32, 80), mode)(four_colours())
-    assert pixels.shape == (3, 32, 80)
-    corners = [(pixels[:, y, x] > 0).tolist() for y in (2, 29) for x in (2, 77)]
-    assert corners == [[True, False, False], [False, True, False], [False, False, True], [True, True, True]]
-
-
-@pytest.mark.parametrize("size", [(7, 31), (31, 7), (50, 50)])
-def test_a_crop_covers_every_size(size: tuple[int, int]) -> None:
-    white = Image.new("RGB", (13, 17), "white")
-    assert (ImageTransform(size, "crop")(white) == 1).all()
+    for shape in ((451, 300), (33, 97), (224, 224), (1001, 13)):
+        image = photograph().resize(shape).convert(mode)
+        if mode in ("RGBA", "LA"):
+            image.putalpha(photograph("coffee").resize(shape).convert("L"))
+        assert torch.equal(ImageTransform(48)(image), squash(image))
+        assert torch.equal(ImageTransform(48, "crop")(image), crop(image))
 
 
 def test_uint8_pixels_scale_to_the_same() -> None:
@@ -141,24 +121,16 @@ def test_what_cannot_be_padded(shapes: list[tuple[int, ...]]) -> None:
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF"])
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation(format: str, orientation: int) -> None:
-    upright = four_colours()
-    turns = {2: [0], 3: [3], 4: [1], 5: [5], 6: [2], 7: [6], 8: [4]}  # Pillow's numbers of what undoes each
-    stored = upright
-    for turn in turns.get(orientation, []):
-        stored = stored.transpose(Image.Transpose(turn))
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    opened = open_image(encoded(stored, format, exif=exif))
-    assert opened.size == upright.size
-    assert np.abs(np.asarray(opened, int) - np.asarray(upright, int))[8::16, 16::32].max() < 8
-    assert plain_image(opened).tobytes() == opened.tobytes()  # it is not turned a second time
-
-
-def test_damaged_exif_makes_no_damaged_image() -> None:
-    data = encoded(photograph(), "JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff" + bytes(range(60)))
-    assert open_image(data).size == photograph().size
+def test_exif_orientation(format: str) -> None:
+    upright, exif = four_colours(), Image.Exif()
+    turns = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # Pillow's numbers of what undoes each
+    for orientation, turn in turns.items():
+        exif[0x0112] = orientation
+        stored = upright.transpose(Image.Transpose(turn))
+        opened = open_image(encoded(stored, format, exif=exif))
+        assert opened.size == upright.size
+        assert np.abs(np.asarray(opened, int) - np.asarray(upright, int))[8::16, 16::32].max() < 8
+        assert plain_image(opened).tobytes() == opened.tobytes()  # it is not turned a second time
 
 
 def test_a_palette_is_interpolated_and_its_transparency_dropped() -> None:
@@ -224,14 +196,6 @@ def test_the_first_frame_of_an_animation(format: str) -> None:
     assert opened.copy().size == (24, 24)
 
 
-def test_alpha_is_kept_and_dropped_by_the_transform() -> None:
-    image = photograph()
-    image.putalpha(128)
-    opened = open_image(encoded(image, "PNG"))
-    assert opened.mode == "RGBA"
-    assert ImageTransform(32)(opened).shape == (3, 32, 32)
-
-
 # ---- bad images
 
 
@@ -281,17 +245,6 @@ def test_pillows_warnings_do_not_leak(monkeypatch: pytest.MonkeyPatch) -> None:
         before = list(warnings.filters)
         open_image(data)
         assert warnings.filters == before
-
-
-def test_many_threads_leave_the_warning_filters_as_they_were() -> None:
-    data = encoded(photograph(), "JPEG")
-    before = list(warnings.filters)
-    threads = [threading.Thread(target=lambda: [open_image(data) for _ in range(5)]) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert warnings.filters == before
 
 
 # ---- decoding at a reduced scale
@@ -367,23 +320,6 @@ def test_an_image_is_admitted_by_its_header_before_it_is_decoded(tmp_path: Path)
         open_image(path, admit=refuse)
 
 
-@pytest.mark.parametrize(
-    ("format", "mode", "pixel_bytes"),
-    [
-        ("PNG", "RGB", 8),
-        ("WEBP", "RGB", 16),
-        ("JPEG2000", "RGB", 24),
-        ("JPEG2000", "L", 8),
-        ("TIFF", "F", 16),
-    ],
-)
-def test_the_bytes_of_a_pixel_depend_on_the_decoder(format: str, mode: str, pixel_bytes: int) -> None:
-    """Measured: WebP 16.1, JPEG 2000 19.4 of RGB."""
-    admitted: list[int] = []
-    open_image(encoded(Image.new(mode, (40, 40)), format), admit=admitted.append)
-    assert admitted[0] // 1600 == pixel_bytes
-
-
 def test_the_limit_of_pixels_is_one_of_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Before: a WebP of 164 million pixels in 256 KB took 2.2 GB."""
     monkeypatch.setattr("perception_encoder.preprocess.budget.MAX_BYTES", 8 * 1000)
@@ -404,8 +340,7 @@ def test_a_content_key_depends_on_pixels_shape_and_settings() -> None:
     assert len(keys) == 5
 
 
-@pytest.mark.parametrize("size", [(301, 200), (200, 301), (2000, 3), (3, 2000), (257, 257), (1023, 687), (90, 60)])
-@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA"])
+@pytest.mark.parametrize(("size", "mode"), [((301, 200), "RGB"), ((3, 2000), "L"), ((1023, 687), "RGBA")])
 def test_a_thumbnail_is_pillows_and_leaves_the_image_as_it_is(size: tuple[int, int], mode: str) -> None:
     image = photograph().resize(size).convert(mode)
     before = image.tobytes()
@@ -430,8 +365,3 @@ def test_the_header_of_a_jpeg_gives_its_upright_size_and_date() -> None:
         assert open_image(data, reduce_to=240).size in ((320, 240), (240, 320))
     assert read_header(encoded(image, "PNG")).size is None
     assert read_header(b"damaged") == ImageHeader()
-
-
-def test_transparent_parts_become_white() -> None:
-    content = encode_thumbnail(Image.new("RGBA", (8, 8), (0, 0, 0, 0)), 400)
-    assert Image.open(io.BytesIO(content)).getpixel((4, 4)) == (255, 255, 255)

@@ -28,7 +28,7 @@ def colours(image: Image.Image) -> list[str]:
 
 
 @needs_rawpy
-@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+@pytest.mark.parametrize("orientation", [1, 6])
 @pytest.mark.parametrize("in_memory", [False, True])
 def test_without_a_preview_the_sensor_is_read_at_half_size_and_upright(
     tmp_path: Path, orientation: int, in_memory: bool
@@ -59,13 +59,6 @@ def test_a_preview_is_used_if_it_is_large_enough(preview: tuple[int, int], least
 
 
 @needs_rawpy
-def test_a_preview_of_1024_pixels_is_enough_for_a_large_sensor() -> None:
-    data = write_dng(preview=(1280, 1024), size=(3000, 2400))
-    assert open_image(data).size == (1280, 1024)
-    assert open_image(write_dng(preview=(1278, 1022), size=(3000, 2400))).size == (1500, 1200)
-
-
-@needs_rawpy
 @pytest.mark.parametrize("preview", [None, (160, 128)])
 def test_a_damaged_one_is_one_line(tmp_path: Path, preview: tuple[int, int] | None) -> None:
     path, data = tmp_path / "a.dng", write_dng(preview=preview)
@@ -74,13 +67,6 @@ def test_a_damaged_one_is_one_line(tmp_path: Path, preview: tuple[int, int] | No
         with pytest.raises(MediaDecodeError, match=r"a\.dng: .+") as error:
             open_image(path)
         assert "\n" not in str(error.value) and "b'" not in str(error.value)
-
-
-@needs_rawpy
-def test_a_damaged_preview_is_none() -> None:
-    data = write_dng(preview=(160, 128))
-    start, end = data.index(b"\xff\xd8\xff") + 2, data.index(b"\xff\xd9") + 2
-    assert colours(open_image(data[:start] + b"U" * (end - start) + data[end:])) == ["R", "B"]
 
 
 @needs_rawpy
@@ -128,10 +114,3 @@ def test_without_rawpy_one_line_names_the_extra(tmp_path: Path, monkeypatch: pyt
 )
 def test_formats_are_told_by_their_first_bytes(head: bytes, is_raw: bool) -> None:
     assert raw.is_raw(io.BytesIO(head)) == is_raw and sniff(head) == "image"
-
-
-def test_a_plain_tiff_is_not_raw() -> None:
-    buffer = io.BytesIO()
-    Image.new("RGB", (8, 8), "red").save(buffer, "TIFF", tiffinfo={271: "NIKON", 254: 1})
-    assert not raw.is_raw(io.BytesIO(buffer.getvalue()))
-    assert open_image(buffer.getvalue()).size == (8, 8)

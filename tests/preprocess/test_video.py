@@ -18,12 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from perception_encoder.errors import (
-    ConfigError,
-    InputError,
-    MediaDecodeError,
-    MediaTooLargeError,
-)
+from perception_encoder.errors import ConfigError, InputError, MediaDecodeError, MediaTooLargeError
 from perception_encoder.preprocess import video
 from perception_encoder.preprocess.frames import VideoFrames, frame_indices, plm_frame_indices
 from perception_encoder.preprocess.video import read_frames, sample_frames
@@ -58,22 +53,28 @@ def numbers(frames: VideoFrames) -> list[int]:
 
 
 @pytest.mark.parametrize(("format", "codec"), CONTAINERS)
-@pytest.mark.parametrize("count", [8, 3, 31])
-def test_frames_of_every_container(format: str, codec: str, count: int, caplog: pytest.LogCaptureFixture) -> None:
+def test_frames_of_every_container(format: str, codec: str, caplog: pytest.LogCaptureFixture) -> None:
     if codec not in av.codecs_available:
         pytest.skip(f"this PyAV has no {codec}")
-    frames = read_frames(clip(format=format, codec=codec), frames=count)
-    expected = frame_indices(60, count)
-    assert numbers(frames) == expected
-    assert np.allclose(frames.times, [index / 25 for index in expected], atol=0.011)
-    assert frames.frame_count == 60 and frames.complete and not caplog.records
-    assert abs(frames.duration - 2.4) < 0.05
-
-
-def test_a_short_video_gives_frames_twice() -> None:
-    frames = read_frames(clip(3), frames=8)
-    assert numbers(frames) == [0, 0, 0, 0, 1, 1, 1, 2]
-    assert len(frames.images) == len(frames.times) == 8
+    data = clip(format=format, codec=codec)
+    for count in (8, 31):
+        frames = read_frames(data, frames=count)
+        expected = frame_indices(60, count)
+        assert numbers(frames) == expected
+        assert np.allclose(frames.times, [index / 25 for index in expected], atol=0.011)
+        assert frames.frame_count == 60 and frames.complete and not caplog.records
+        assert abs(frames.duration - 2.4) < 0.05
+    for every in (0.04, 0.5, 9.0):
+        found = list(sample_frames(data, every=every))
+        sampled = [number_of(frame.image) for frame in found]
+        assert sampled[0] == 0 and len(sampled) == math.ceil(2.4 / every - 1e-6)
+        times = np.array([frame.time for frame in found])
+        np.testing.assert_allclose(times, np.array(sampled) / 25, atol=0.011)
+        assert (times - every * np.arange(len(times)) < 0.051).all()
+        assert [frame.end for frame in found[:-1]] == times[1:].tolist()
+        assert found[-1].end == pytest.approx(2.4, abs=0.05)
+    for start, first in ((1.03, 25), (2.37, 59), (9.0, 59)):  # the frame on screen
+        assert [number_of(frame.image) for frame in sample_frames(data, every=0, start=start)] == [*range(first, 60)]
 
 
 @pytest.mark.parametrize(("format", "codec"), [("mp4", "libx264"), ("h264", "libx264")])
@@ -119,17 +120,13 @@ def test_sources(tmp_path: Path) -> None:
     [
         (None, None, [0, 29, 59]),
         (1.0, None, [25, 42, 59]),
-        (None, 1.0, [0, 12, 24]),
         (0.5, 1.0, [12, 18, 24]),  # frame 12 is on screen at 0.5 s
         (1.01, 1.02, [25, 25, 25]),
-        (1.0, 1.0, [25, 25, 25]),
         (2.39, 99.0, [59, 59, 59]),
     ],
 )
-@pytest.mark.parametrize("format", ["mp4", "avi"])
-def test_a_range_of_time(format: str, start: float | None, end: float | None, expected: list[int]) -> None:
-    data = clip(format=format, codec="libx264" if format == "mp4" else "mpeg4")
-    frames = read_frames(data, frames=3, start=start, end=end)
+def test_a_range_of_time(start: float | None, end: float | None, expected: list[int]) -> None:
+    frames = read_frames(clip(), frames=3, start=start, end=end)
     assert numbers(frames) == expected
     assert np.allclose(frames.times, [index / 25 for index in expected])
     assert frames.frame_count == 60
@@ -186,11 +183,8 @@ def test_what_an_edit_cut_off_is_not_there(first: int, last: int) -> None:
         ((1, 0, 0, 1), None),
         ((0, 1, -1, 0), Image.Transpose.ROTATE_270),  # a telephone held upright: a quarter turn clockwise
         ((-1, 0, 0, -1), Image.Transpose.ROTATE_180),
-        ((0, -1, 1, 0), Image.Transpose.ROTATE_90),
         ((-1, 0, 0, 1), Image.Transpose.FLIP_LEFT_RIGHT),
-        ((1, 0, 0, -1), Image.Transpose.FLIP_TOP_BOTTOM),
         ((0, 1, 1, 0), Image.Transpose.TRANSPOSE),
-        ((0, -1, -1, 0), Image.Transpose.TRANSVERSE),
     ],
 )
 def test_frames_stand_upright(matrix: tuple[int, int, int, int], turn: Image.Transpose | None) -> None:
@@ -289,14 +283,6 @@ def test_a_failing_seek_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [number_of(frame.image) for frame in sample_frames(clip(), every=1.0)] == [0, 25, 50]
 
 
-def test_a_sound_video_is_opened_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    opening, names = video.open_container, list[str]()
-    monkeypatch.setattr(video, "open_container", lambda stream, name: (names.append(name), opening(stream, name))[1])
-    read_frames(clip(), "read")
-    list(sample_frames(clip(), "sampled"))
-    assert names == ["read", "sampled"]
-
-
 @pytest.mark.parametrize("rate", [12, 24, 30])
 def test_times_are_rounded_once(rate: int, tmp_path: Path) -> None:
     """Fourteen seconds at 24 frames a second lasted 13.999999999999998 s, and at 30 13.8 s were 13.799999999999999."""
@@ -309,20 +295,6 @@ def test_times_are_rounded_once(rate: int, tmp_path: Path) -> None:
     assert found.times == exact and found.duration == 14
     sampled = list(sample_frames(path, every=0))
     assert [frame.time for frame in sampled] == exact and [frame.end for frame in sampled] == [*exact[1:], 14]
-
-
-def test_a_count_that_the_packets_got_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
-    scan = video._timeline
-    calls = []
-
-    def miscounted(container, stream, ticks, *rest):
-        calls.append(len(ticks))
-        return scan(container, stream, ticks[:-20] if len(calls) == 1 else ticks, *rest)
-
-    monkeypatch.setattr(video, "_timeline", miscounted)
-    frames = read_frames(clip(format="mpegts"), frames=3)
-    assert numbers(frames) == [0, 29, 59] and frames.frame_count == 60 and frames.complete
-    assert calls == [60, 60]
 
 
 # ---- damaged videos
@@ -367,7 +339,7 @@ def test_a_damaged_middle_is_told(format: str, codec: str, caplog: pytest.LogCap
 # ---- real clips
 
 
-@pytest.mark.parametrize("name", ["bottles", "cars", "cockatoo", "coffee", "cups", "dog"])
+@pytest.mark.parametrize("name", ["bottles", "dog"])
 def test_real_clips_equal_a_full_decode(name: str, real_data: Path) -> None:
     path = real_data / "clips" / f"{name}.mp4"
     frames = read_frames(path)
@@ -386,45 +358,6 @@ def test_real_clips_equal_a_full_decode(name: str, real_data: Path) -> None:
 # ---- frames at a steady rate
 
 
-@pytest.mark.parametrize(("format", "codec"), CONTAINERS)
-@pytest.mark.parametrize("every", [0.04, 0.5, 1.0, 9.0])
-def test_a_frame_every_so_often(format: str, codec: str, every: float) -> None:
-    if codec not in av.codecs_available:
-        pytest.skip(f"this PyAV has no {codec}")
-    found = list(sample_frames(clip(format=format, codec=codec), every=every))
-    numbers = [number_of(frame.image) for frame in found]
-    assert numbers[0] == 0 and len(numbers) == math.ceil(2.4 / every - 1e-6)
-    times = np.array([frame.time for frame in found])
-    np.testing.assert_allclose(times, np.array(numbers) / 25, atol=0.011)
-    assert (times - every * np.arange(len(times)) < 0.051).all()
-    assert [frame.end for frame in found[:-1]] == times[1:].tolist()
-    assert found[-1].end == pytest.approx(2.4, abs=0.05)
-
-
-@pytest.mark.parametrize(("format", "codec"), CONTAINERS)
-@pytest.mark.parametrize(("start", "first"), [(0.0, 0), (1.0, 25), (1.03, 25), (2.37, 59), (9.0, 59)])
-def test_sampling_begins_at_the_frame_on_screen(format: str, codec: str, start: float, first: int) -> None:
-    if codec not in av.codecs_available:
-        pytest.skip(f"this PyAV has no {codec}")
-    frames = list(sample_frames(clip(format=format, codec=codec), every=0, start=start))
-    assert [number_of(frame.image) for frame in frames] == list(range(first, 60))
-
-
-def test_sampling_begins_with_a_seek(monkeypatch: pytest.MonkeyPatch) -> None:
-    decoded: list[int] = []
-    convert = FrameImages.convert
-    monkeypatch.setattr(FrameImages, "convert", lambda *given: (decoded.append(1), convert(*given))[1])
-    frames = list(sample_frames(clip(), every=0.08, start=2.0))
-    assert [number_of(frame.image) for frame in frames] == [50, 52, 54, 56, 58] and len(decoded) == 5
-
-
-def test_frames_of_an_uneven_video() -> None:
-    ticks = [0, 10, 20, 300, 310, 900]  # hundredths of a second
-    found = list(sample_frames(clip(6, "matroska", ticks=ticks), every=1.0))
-    assert [number_of(frame.image) for frame in found] == [0, 3, 5]
-    assert [frame.time for frame in found] == pytest.approx([0, 3, 9], abs=0.011)
-
-
 @pytest.mark.parametrize("format", ["mp4", "mpegts"])
 def test_sampling_goes_on_where_an_index_misleads(
     format: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
@@ -437,14 +370,6 @@ def test_sampling_goes_on_where_an_index_misleads(
     monkeypatch.setattr(video, "_by_seeking", give_up)
     found = list(sample_frames(clip(format=format), every=0.4))
     assert [number_of(frame.image) for frame in found] == [0, 10, 20, 30, 40, 50]
-
-
-def test_sampling_a_truncated_video_gives_what_is_there(caplog: pytest.LogCaptureFixture) -> None:
-    data = clip(format="matroska")
-    found = list(sample_frames(data[: len(data) * 2 // 3], "cut.mkv", every=0.2))
-    assert [number_of(frame.image) for frame in found][:6] == [0, 5, 10, 15, 20, 25]
-    assert len(found) < 12
-    assert "cut.mkv: ends early or is damaged" in caplog.text
 
 
 def test_sampling_errors() -> None:
@@ -481,12 +406,6 @@ def test_frames_of_a_reduced_size(format: str, codec: str) -> None:
         assert np.abs(difference).mean() < 6
         assert number_of(reduced.resize(image.size)) == number_of(image)
     assert {frame.image.size for frame in sample_frames(clip(30, format, codec), side=32)} == {(64, 32)}
-
-
-def test_a_small_or_turned_video_is_reduced_upright() -> None:
-    assert read_frames(clip(3), side=64).images[0].size == (128, 64)
-    turned = with_display_matrix(clip(3), 0, 1, -1, 0)
-    assert read_frames(turned, side=16).images[0].size == (16, 32)
 
 
 def test_frames_that_are_too_large_together_are_reduced(monkeypatch: pytest.MonkeyPatch) -> None:

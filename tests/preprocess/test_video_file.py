@@ -13,12 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from perception_encoder.errors import (
-    InputError,
-    MediaDecodeError,
-    MediaTooLargeError,
-    OutputError,
-)
+from perception_encoder.errors import InputError, MediaDecodeError, MediaTooLargeError, OutputError
 from perception_encoder.preprocess import video_file
 from perception_encoder.preprocess.video import read_frames, sample_frames
 from perception_encoder.preprocess.video_file import FrameImages, write_video
@@ -69,18 +64,6 @@ def test_a_video_that_points_beyond_every_file_is_one_line(capfd: pytest.Capture
             decoded.add(0)
     assert decoded == {0, 2}
     assert "Traceback" not in capfd.readouterr().err
-
-
-def test_sound_alone_is_no_video() -> None:
-    buffer = io.BytesIO()
-    with av.open(buffer, "w", format="mp4") as container:
-        audio = container.add_stream("aac", rate=8000, layout="mono")
-        silence = av.AudioFrame.from_ndarray(np.zeros((1, 8000), np.float32), "fltp", "mono")
-        silence.rate = 8000
-        container.mux(audio.encode(silence))
-        container.mux(audio.encode())
-    with pytest.raises(MediaDecodeError, match=r"song\.mp4: contains no decodable video"):
-        read_frames(buffer.getvalue(), "song.mp4")
 
 
 @pytest.mark.parametrize("side", [None, 24])

@@ -102,7 +102,8 @@ def test_no_json_and_no_route(client: TestClient) -> None:
 def test_a_key_is_asked_for(encoder: Encoder) -> None:
     with TestClient(create_app(encoder, ApiConfig(key="secret"))) as client:
         for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "secret"}):
-            assert client.post("/v1/embeddings", json={"input": "a cat"}, headers=headers).status_code == 401
+            for path in ("/v1/embeddings", "/v1/chat/completions", "/rerank", "/v1/rerank", "/v2/rerank"):
+                assert client.post(path, json={"input": "a cat"}, headers=headers).status_code == 401
             for path in ("/v1/models", "/v1/models/builtin", "/metrics"):
                 assert client.get(path, headers=headers).status_code == 401
             assert client.get("/openapi.json", headers=headers).status_code == 404
@@ -148,15 +149,6 @@ def test_openai_two_thousand_inputs_are_one_request(openai_client: openai.OpenAI
         openai_client.embeddings.create(model=NAME, input=["a"] * 2049)
     with pytest.raises(openai.BadRequestError, match="2,000,000 characters"):
         openai_client.embeddings.create(model=NAME, input=["a" * 20_000] * 101)
-
-
-def test_openai_layers(openai_client: openai.OpenAI, encoder: Encoder, draw: Draw) -> None:
-    image = draw(3)
-    answer = openai_client.embeddings.create(
-        model=NAME, input=[{"image": data_uri(image)}], extra_body={"layer": 1, "pool": "mean"}
-    )
-    expected = encoder.encode_images([image], layer=1, pool="mean")
-    np.testing.assert_allclose([row.embedding for row in answer.data], expected, atol=1e-4)
 
 
 def test_openai_models(openai_client: openai.OpenAI) -> None:

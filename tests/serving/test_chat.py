@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 import re
 import threading
 import time
@@ -113,21 +112,6 @@ def test_openai_reads_a_streamed_answer(client: openai.OpenAI) -> None:
         assert stream.get_final_completion().choices[0].message.content == "40x30 what is this? "
 
 
-def test_a_stream_is_server_sent_events(address: str) -> None:
-    body = {"model": "echo", "messages": [user("a b")], "stream": True}
-    with httpx.stream("POST", f"{address}/v1/chat/completions", json=body) as response:
-        assert response.status_code == 200
-        assert response.headers["content-type"].startswith("text/event-stream")
-        lines = [line for line in response.iter_lines() if line]
-    assert all(line.startswith("data: ") for line in lines) and lines[-1] == "data: [DONE]"
-    assert [json.loads(line[6:])["choices"][0]["delta"] for line in lines[:-1]] == [
-        {"role": "assistant", "content": ""},
-        {"content": "a "},
-        {"content": "b "},
-        {},
-    ]
-
-
 def test_a_stream_comes_while_it_is_made(client: openai.OpenAI, echo: EchoGenerator) -> None:
     echo.pause = 0.2
     with client.chat.completions.create(model="echo", messages=[user("1 2 3 4 5 6 7 8 9")], stream=True) as stream:
@@ -175,15 +159,6 @@ def test_an_unknown_model_and_none_are_404(client: openai.OpenAI, encoder: Encod
         refused = httpx.post(f"{address}/v1/chat/completions", json={"model": "echo", "messages": [user("a")]})
         assert refused.status_code == 404
         assert refused.json()["error"]["message"] == NO_MODEL
-
-
-def test_a_key_is_needed(encoder: Encoder, echo: EchoGenerator) -> None:
-    queue = GenerationQueue("echo", lambda: echo)
-    with served(create_app(encoder, ApiConfig(key="secret"), chat=queue)) as address:
-        body = {"model": "echo", "messages": [user("a")]}
-        assert httpx.post(f"{address}/v1/chat/completions", json=body).status_code == 401
-        with openai.OpenAI(base_url=f"{address}/v1", api_key="secret", max_retries=0) as client:
-            assert client.chat.completions.create(**body).choices[0].message.content == "a "
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -328,34 +303,21 @@ IMAGE = {"type": "image_url", "image_url": {"url": "data:,"}}
     ("body", "parameter", "message"),
     [
         ([], None, "must be a JSON object"),
-        ({}, "messages", "messages must be a list"),
-        ({"messages": []}, "messages", "messages must be a list"),
         ({"messages": [{"role": "user"}]}, "messages", "the messages have no content; messages must be"),
         ({"messages": [{"role": "judge", "content": "x"}]}, "messages[0].role", "one of system, developer, user"),
         ({"messages": [{"role": "developer", "content": [IMAGE]}]}, "messages[0]", "only the user's messages may"),
         (of_user({"type": "text", "text": "a"}, {"type": "input_audio"}), "messages[0].content[1]", "'input_audio'"),
         (of_user({"type": "image_url"}), "messages[0].content[0]", "an image_url {url}"),
-        (of_user({"type": "image_url", "image_url": {"href": "x"}}), "messages", "messages must be a list"),
         (of_user(IMAGE, IMAGE, IMAGE), "messages", "3 images or videos; a conversation takes at most 2"),
         ({"messages": [{"role": "user", "content": "x" * 1001}]}, "messages", "1,001 characters; the limit is 1,000"),
         ({"messages": HELLO, "n": 2}, "n", "n is 2; this server does not support it"),
         ({"messages": HELLO, "temperature": 3}, "temperature", "temperature is 3.0; it must be from 0 to 2"),
-        ({"messages": HELLO, "temperature": "warm"}, "temperature", "temperature is 'warm'; it must be from 0 to 2"),
-        ({"messages": HELLO, "top_p": 0}, "top_p", "top_p is 0.0; it must be above 0"),
         ({"messages": HELLO, "max_tokens": 0}, "max_tokens", "max_tokens is 0; it must be at least 1"),
-        ({"messages": HELLO, "max_tokens": 1.5}, "max_tokens", "max_tokens is 1.5; it must be a whole number"),
         ({"messages": HELLO, "stop": ["a", ""]}, "stop", "none of them empty"),
-        ({"messages": HELLO, "stop": 7}, "stop", "stop is 7; it must be a string"),
         ({"messages": HELLO, "seed": 1 << 64}, "seed", "at most 64 bits"),
         ({"messages": HELLO, "stream": "yes"}, "stream", "stream is 'yes'; it must be true or false"),
-        ({"messages": HELLO, "stream_options": 1}, "stream_options", "{include_usage: true or false}"),
-        ({"messages": HELLO, "tools": [{"type": "function"}]}, "tools", "this server does not support it"),
-        ({"messages": HELLO, "response_format": {"type": "json_object"}}, "response_format", "does not support it"),
-        ({"messages": HELLO, "logprobs": True}, "logprobs", "logprobs is True; this server does not support it"),
         ({"messages": HELLO, "top_k": 1}, "top_k", "top_k is 1; this server does not support it; it takes messages, "),
-        (of_user({"type": "image_url", "image_url": "data:,"}), "messages", "an image_url {url}"),
         (of_user({**IMAGE, "image_url": {"url": "data:image/png;base64,é"}}), "messages[0].content[0]", "base64"),
-        ({"messages": HELLO, "presence_penalty": "x"}, "presence_penalty", "'x'; it must be from -2 to 2"),
     ],
 )
 def test_bad_requests_are_reported_in_openais_form(

@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
-from PIL import Image
 
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.models.registry import demo_note
-from perception_encoder.search.web.server import create_page
 from perception_encoder.serving.api import create_app
 from perception_encoder.serving.queues import GenerationQueue
 from perception_encoder.serving.requests import ApiConfig
-from tests.search.indexes import make_library
 from tests.serving.generators import EchoGenerator
 
 
@@ -44,15 +39,3 @@ def test_the_apis_say_that_a_demo_answers(demo: Encoder, encoder: Encoder) -> No
     assert first["note"] == demo_note("builtin-lang") and all("note" not in event for event in rest)
     with TestClient(create_app(encoder, ApiConfig()), base_url="http://localhost") as client:
         assert "note" not in client.post("/v1/embeddings", json={"input": "a"}).json()
-
-
-def test_every_tab_of_the_page_says_that_a_demo_answers(
-    tmp_path: Path, checkpoint: Path, encoder: Encoder, demo: Encoder, draw: Callable[[int], Image.Image]
-) -> None:
-    library = make_library(tmp_path / "photos", checkpoint, encoder, draw)
-    library.encoder = demo
-    page = create_page(library, ask=GenerationQueue("builtin-lang", EchoGenerator))
-    with TestClient(page, base_url="http://localhost") as client:
-        text = client.get("/").text
-        for name in ("builtin", "builtin-lang"):
-            assert demo_note(name) in text

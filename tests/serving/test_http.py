@@ -1,11 +1,9 @@
-"""Bodies, errors, streams and metrics of requests."""
+"""Slow clients, limits on bodies, and metrics of requests."""
 
 from __future__ import annotations
 
 import socket
 import time
-from dataclasses import dataclass
-from typing import ClassVar
 
 import httpx
 import pytest
@@ -13,38 +11,10 @@ from fastapi.testclient import TestClient
 
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.serving.api import create_app
-from perception_encoder.serving.http import ApiError, parse_body
 from perception_encoder.serving.requests import ApiConfig
 from tests.serving.servers import served
 
 pytestmark = pytest.mark.security
-
-
-@dataclass(kw_only=True)
-class _Vote:
-    __pydantic_config__: ClassVar = {"strict": True}
-    name: str
-    stars: int | None = None
-
-
-ALLOWED = {"": "the body must be a JSON object", "name": "it must be a text", "stars": "it must be an integer"}
-
-
-@pytest.mark.parametrize(
-    ("body", "message", "parameter"),
-    [
-        (b"[]", "the body must be a JSON object", None),
-        (b"{", "the body is not JSON", None),
-        (b'{"name": 3}', "name is 3; it must be a text", "name"),
-        (b'{"name": "a", "stars": "4"}', "stars is '4'; it must be an integer", "stars"),
-        (b'{"name": "\\ud800"}', "half of a surrogate pair", None),
-        (b"[" * 20_001, "more than the limit", None),
-    ],
-)
-def test_errors_name_the_field(body: bytes, message: str, parameter: str | None) -> None:
-    with pytest.raises(ApiError, match=message.replace("[", r"\[")) as error:
-        parse_body(body, _Vote, ALLOWED)
-    assert error.value.status == 400 and error.value.body()["error"]["param"] == parameter
 
 
 def test_a_slow_client_is_sent_away(address: str) -> None:

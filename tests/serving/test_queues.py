@@ -5,12 +5,10 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import aclosing, suppress
-from functools import partial
 
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
-from PIL import Image
 
 from perception_encoder.errors import InputError, MediaTooLargeError
 from perception_encoder.inference.encoder import Encoder
@@ -22,7 +20,6 @@ from perception_encoder.serving.api import create_app
 from perception_encoder.serving.queues import Batcher, GenerationQueue, QueueFullError
 from perception_encoder.serving.requests import ApiConfig
 from tests.serving.generators import ENDLESS, EchoGenerator
-from tests.serving.servers import data_uri
 
 
 def test_requests_together_are_encoded_together(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,15 +150,6 @@ def test_the_memory_of_waiting_images_is_bounded(encoder: Encoder) -> None:
             other(image)
 
     asyncio.run(ask())
-
-
-def test_a_server_with_full_memory_refuses_images(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("perception_encoder.serving.api.Batcher", partial(Batcher, pixel_bytes=50_000))
-    with TestClient(create_app(encoder, ApiConfig()), base_url="http://localhost") as client:
-        image = data_uri(Image.new("RGB", (64, 64)))
-        for count, status in ((1, 200), (2, 413), (1, 200)):
-            response = client.post("/v1/embeddings", json={"input": [{"image": image}] * count})
-            assert response.status_code == status, response.text
 
 
 def test_a_closed_stream_ends_the_generation_and_a_waiting_one_never_begins() -> None:

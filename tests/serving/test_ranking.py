@@ -58,26 +58,16 @@ def test_texts_and_images_are_ranked_together(encoder: Encoder, draw: Draw) -> N
 @pytest.mark.parametrize(
     ("body", "parameter", "said"),
     [
-        ({"documents": ["x"]}, "query", "query must be a string"),
         ({"query": ["x"], "documents": ["x"]}, "query", "query must be a string"),
-        ({"query": "x"}, "documents", "documents must be a list"),
         ({"query": "x", "documents": []}, "documents", "documents must be a list"),
-        ({"query": "x", "documents": "x"}, "documents", "documents must be a list"),
-        ({"query": "x", "documents": ["x", 1]}, "documents", "documents must be a list"),
         ({"query": "x", "documents": ["x"] * 8}, "documents", "1 to 8"),
         ({"query": "x", "documents": ["x"], "top_n": 0}, "top_n", "top_n is 0; it must be an integer"),
-        ({"query": "x", "documents": ["x"], "top_n": "2"}, "top_n", "an integer of at least 1"),
         ({"query": "x", "documents": ["x"], "return_documents": 1}, "return_documents", "true or false"),
         ({"query": "x", "documents": ["x", {}]}, "documents", "documents 1 must have one of the fields"),
-        ({"query": {"text": "a", "image": "b"}, "documents": ["x"]}, "query", "one of the fields text"),
-        ({"query": "x", "documents": [{"image": "/etc/passwd"}]}, "documents", "neither an http(s)"),
         ({"query": "x", "documents": [{"image": "file:///etc/passwd"}]}, "documents", "neither an http(s)"),
         ({"query": "x", "documents": ["http://127.0.0.1/a.png"]}, "documents", "the address of a file, not a text"),
         ({"query": "x", "documents": [{"image": "http://a/b"}]}, "documents", "--allow-urls"),
-        ({"query": "x", "documents": [{"text": "data:image/png;base64,aGVs"}]}, "documents", "is a data URI"),
         ({"query": "x", "documents": ["y"], "model": "jina-reranker-m0"}, "model", "no model"),
-        ({"query": "x", "documents": [{"image": "data:;base64,é"}]}, "documents", "not valid base64"),
-        ({"query": "x", "documents": [{"text": "y", "id": 7}]}, "documents", "it has 'id, text'"),
         ({"query": "x", "documents": ["x"], "top_k": 1}, "top_k", "top_k is 1; this server does not support"),
         ([], None, "must be a JSON object"),
     ],
@@ -87,13 +77,3 @@ def test_bad_requests(client: TestClient, body: object, parameter: str | None, s
     error = response.json()["error"]
     assert response.status_code == (404 if parameter == "model" else 400) and error["type"] == "invalid_request_error"
     assert said in error["message"] and error["param"] == parameter and len(error["message"]) < 300
-
-
-def test_the_key_is_needed(encoder: Encoder) -> None:
-    with TestClient(create_app(encoder, ApiConfig(key="secret"))) as client:
-        key = {"Authorization": "Bearer secret"}
-        for path in ("/rerank", "/v1/rerank", "/v2/rerank"):
-            body = {"query": "a", "documents": ["b"]}
-            assert client.post(path, json=body).status_code == 401
-            assert client.post(path, json=body, headers=key).status_code == 200
-        assert 'route="/v2/rerank",status="200"' in client.get("/metrics", headers=key).text

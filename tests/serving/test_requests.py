@@ -11,13 +11,12 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from perception_encoder.errors import InputError
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.fetch import FetchLimits
 from perception_encoder.serving import api
 from perception_encoder.serving.api import count_tokens, create_app
 from perception_encoder.serving.http import ApiError
-from perception_encoder.serving.requests import ApiConfig, parse_request, read_data_uri
+from perception_encoder.serving.requests import ApiConfig, parse_request
 from tests.web import serving
 
 pytestmark = pytest.mark.security
@@ -26,51 +25,29 @@ pytestmark = pytest.mark.security
 @pytest.mark.parametrize(
     ("body", "status", "said"),
     [
-        ({}, 400, "input must be a string"),
         ([], 400, "must be a JSON object"),
-        ({"input": []}, 400, "1 to 8"),
         ({"input": ["x"] * 9}, 400, "1 to 8"),
         ({"input": [1, 2]}, 400, "check_embedding_ctx_length=False"),
-        ({"input": ["x", 2]}, 400, "or a list of these"),
         ({"input": "x", "model": "text-embedding-3-small"}, 404, "no model 'text-embedding-3-small'"),
-        ({"input": "x", "model": 7}, 404, "no model 7"),
         ({"input": "x", "dimensions": int("9" * 400)}, 400, "1 to 256"),
-        ({"input": "x", "dimensions": True}, 400, "1 to 256"),
-        ({"input": {"image": " "}}, 400, "empty"),
         ({"input": "data:application/pdf;base64,aGVsbG8="}, 400, "input 0 is a data URI or the address of a file"),
         ({"input": ["a", " https://example.com/A.JPG "]}, 400, "input 1 is a data URI or the address"),
         ({"input": {"text": "data:;base64,aGVsbG8="}}, 400, 'send {"image": …} or {"video": …}'),
-        ({"input": "data:image/png;base64,aGVs"}, 400, "input 0 is a data URI or the address of a file"),
         ({"input": {"image": "https://example.com/a.png"}}, 400, "start the server with --allow-urls"),
-        ({"input": {"image": "aGVsbG8="}}, 400, "neither an http(s) address nor a data URI"),
-        ({"input": "x", "modality": "text"}, 400, "modality is 'text'; this server does not support it"),
         ({"input": "x", "encoding_format": "hex"}, 400, "encoding_format"),
-        ({"input": "x", "dimensions": 257}, 400, "1 to 256"),
-        ({"input": "x", "dimensions": "many"}, 400, "dimensions"),
         ({"input": {"image": "/etc/passwd"}}, 400, "neither an http(s) address nor a data URI"),
         ({"input": {"image": "file:///etc/passwd"}}, 400, "neither an http(s) address"),
-        ({"input": {"image": "data:image/png;base64,%%%"}}, 400, "not valid base64"),
         ({"input": {"image": "data:image/png;base64,aé"}}, 400, "not valid base64"),
         ({"input": "x", "output_dimension": 64}, 400, "output_dimension is 64; this server does not support it"),
-        ({"input": "x", "embedding_type": "binary"}, 400, "embedding_type is 'binary'; this server does not"),
-        ({"input": "x", "normalized": True}, 400, "normalized is True; this server does not support it"),
         ({"input": "x", "extra": "y" * 999}, 400, "extra is 'yyy"),
-        ({"input": {"image": "data:image/png,abc"}}, 400, "not a base64 data URI"),
         ({"input": {"image": "data:image/png;base64,aGVsbG8="}}, 400, "image"),
         ({"input": [{"picture": "x"}]}, 400, "input 0 must have one of the fields text, image and video"),
-        ({"input": [{"text": "x", "id": "y"}]}, 400, "it has 'id, text'"),
         ({"input": {"image": "data:image/png;base64,aGVs"}, "layer": 99}, 400, "layer 99 does not exist"),
-        ({"input": {"image": "data:image/png;base64,aGVs"}, "layer": int("9" * 400)}, 400, "layer"),
         ({"input": {"image": "data:image/png;base64,aGVs"}, "layer": 1.5}, 400, "an integer"),
-        ({"input": {"image": "data:image/png;base64,aGVs"}, "layer": True}, 400, "an integer"),
         ({"input": {"image": "data:image/png;base64,aGVs"}, "layer": 0, "pool": "attn"}, 400, "no pool 'attn' after"),
-        ({"input": {"image": "data:image/png;base64,aGVs"}, "pool": "tokens"}, 400, "must be 'attn', 'cls' or 'mean'"),
         ({"input": "a cat", "layer": 0}, 400, "texts have the model's own output only"),
-        ({"messages": []}, 400, "messages is []; this server does not support it"),
         ({"input": "x" * (1 << 20)}, 413, "1,048,576 bytes"),
-        ({"input": "x" * 20_001}, 400, "20,000 characters"),
         ({"input": [{"image": "data:,"}] * 3}, 400, "at most 2"),
-        ({"input": {"image": "http://x y/../../secret.jpg"}}, 400, "neither an http(s) address"),
     ],
 )
 def test_bad_requests_are_reported_in_openais_form(client: TestClient, body: object, status: int, said: str) -> None:
@@ -176,15 +153,6 @@ def test_a_body_that_takes_long_to_parse_is_refused(body: bytes) -> None:
     assert time.process_time() - began < 0.2
 
 
-@pytest.mark.parametrize("body", [b'{"input": "a \\ud800 cat"}', b'{"input": ["\\udfff"]}'])
-def test_half_of_a_surrogate_pair_is_a_bad_request(encoder: Encoder, body: bytes) -> None:
-    with TestClient(create_app(encoder, ApiConfig()), base_url="http://localhost") as client:
-        answer = client.post("/v1/embeddings", content=body)
-        assert answer.status_code == 400 and "surrogate" in answer.json()["error"]["message"]
-        body = b'{"input": {"image": "data:image/png;base64,\\ud800"}}'
-        assert client.post("/v1/embeddings", content=body).status_code == 400
-
-
 @pytest.mark.parametrize("item", [b"1.5", b"null", b"[1.5,1.5]"])
 def test_half_a_million_wrong_values_are_one_error(item: bytes) -> None:
     body = b'{"input": [[' + b",".join([item] * (400_000 if item != b"[1.5,1.5]" else 10_000)) + b"]]}"
@@ -192,20 +160,6 @@ def test_half_a_million_wrong_values_are_one_error(item: bytes) -> None:
     with pytest.raises(ApiError, match="input must be a string"):
         parse_request(body)
     assert time.process_time() - began < 1
-
-
-@pytest.mark.parametrize(
-    ("uri", "error"),
-    [
-        ("data:image/png,abc", "data:image/png,…: is not a base64 data URI"),
-        ("data:;base64", "is not a base64 data URI"),
-        ("data:;base64,%%%", "is not valid base64"),
-    ],
-)
-def test_a_bad_data_uri_is_an_error_that_does_not_quote_its_data(uri: str, error: str) -> None:
-    with pytest.raises(InputError, match=error) as caught:
-        read_data_uri("image", uri)
-    assert "%%%" not in str(caught.value)
 
 
 def test_texts_count_their_tokens_and_media_their_patches(encoder: Encoder) -> None:
@@ -216,3 +170,12 @@ def test_texts_count_their_tokens_and_media_their_patches(encoder: Encoder) -> N
     assert count_tokens(encoder, [("text", texts[0]), ("text", texts[1]), ("image", ""), ("video", "")]) == (
         tokens + 9 * patches
     )
+
+
+@pytest.mark.parametrize("body", [b'{"input": "a \\ud800 cat"}', b'{"input": ["\\udfff"]}'])
+def test_half_of_a_surrogate_pair_is_a_bad_request(encoder: Encoder, body: bytes) -> None:
+    with TestClient(create_app(encoder, ApiConfig()), base_url="http://localhost") as client:
+        answer = client.post("/v1/embeddings", content=body)
+        assert answer.status_code == 400 and "surrogate" in answer.json()["error"]["message"]
+        body = b'{"input": {"image": "data:image/png;base64,\\ud800"}}'
+        assert client.post("/v1/embeddings", content=body).status_code == 400

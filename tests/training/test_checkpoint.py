@@ -56,21 +56,6 @@ def test_a_run_directory_is_one_run_s_at_a_time(tmp_path: Path) -> None:
         pass
 
 
-def test_an_unfinished_checkpoint_is_removed_by_the_next_one(tmp_path: Path) -> None:
-    """Its step may never have a checkpoint again: the clock decides, too."""
-    unfinished = tmp_path / "checkpoints" / ".step-00000007.tmp"
-    unfinished.mkdir(parents=True)
-    path = write_checkpoint(tmp_path)
-    assert list(path.parent.iterdir()) == [path]
-
-
-def test_a_step_that_is_done_again_replaces_its_damaged_checkpoint(tmp_path: Path) -> None:
-    """A run that resumed from an older one writes the same step a second time."""
-    path = write_checkpoint(tmp_path)
-    (path / "run.json").write_text("{")
-    assert write_checkpoint(tmp_path) == path
-
-
 def test_a_checkpoint_is_on_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Or a power cut leaves one that looks complete."""
     synced: set[str] = set()
@@ -94,24 +79,6 @@ def test_the_newest_and_the_best_are_kept(tmp_path: Path) -> None:
     assert [state.step for _, state in find_checkpoints(tmp_path)] == [4, 3, 1]
 
 
-def test_settings_of_the_optimizer_are_saved_once_for_all_parameters_of_a_group(tmp_path: Path) -> None:
-    def make() -> tuple[nn.Module, torch.optim.Optimizer]:
-        model = nn.Sequential(*(nn.Linear(4, 4) for _ in range(5)))
-        return model, build_optimizer(model, OptimizerConfig(name="lamb"))
-
-    model, optimizer = make()
-    for _ in range(3):
-        model(torch.ones(2, 4)).sum().backward()
-        optimizer.step()
-    names = [name.rpartition(".") for name in checkpoint._tensors(model, optimizer) if "param_groups" in name]
-    assert {owner for owner, _, _ in names} == {f"optimizer/param_groups.0.{kind}" for kind in ("weight", "bias")}
-    save_run(tmp_path, model, optimizer, RunState(step=3, fingerprint="a"))
-    again, other = make()
-    resume_run(tmp_path, again, other, "a")
-    assert other.state_dict()["param_groups"] == optimizer.state_dict()["param_groups"]
-    assert [group["step"] for group in other.param_groups] == [3, 3]  # LAMB counts its steps there
-
-
 def test_a_language_models_frozen_parameters_are_not_saved_and_stay_what_they_are(tmp_path: Path) -> None:
     def make(value: float) -> tuple[nn.Module, torch.optim.Optimizer]:
         model = nn.Sequential(nn.Linear(256, 256), nn.Linear(256, 2))
@@ -132,34 +99,6 @@ def test_a_language_models_frozen_parameters_are_not_saved_and_stay_what_they_ar
     again, _ = make(2.0)
     load_weights(tmp_path, 1, again)
     assert torch.equal(again[1].weight, model[1].weight)
-
-
-class Words(nn.Module):
-    """A language model of transformers: a table that its head shares, and a block with an adapter."""
-
-    _no_split_modules = ("Block",)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.table, self.head = nn.Embedding(8, 4), nn.Linear(4, 8, bias=False)
-        self.head.weight = self.table.weight
-        self.block, self.adapter = nn.Linear(4, 4), nn.Linear(4, 4)
-        for module in (self.table, self.block):
-            module.requires_grad_(False)
-
-
-@pytest.mark.parametrize("wrapped", [False, True], ids=["plain", "as DDP has it"])
-def test_of_a_language_model_what_is_trained_is_saved_and_what_is_frozen_is_not(wrapped: bool) -> None:
-    model = nn.ModuleDict({"language": Words(), "projector": nn.Linear(4, 4), "vision": nn.Linear(4, 4)})
-    model["vision"].requires_grad_(False)  # frozen, but not a language model's: no file of its own has it
-    whole = nn.ModuleDict({"module": model}) if wrapped else model
-    frozen = {f"language.{name}" for name in ("table.weight", "head.weight", "block.weight", "block.bias")}
-    assert checkpoint._frozen(whole) == frozen
-    if not wrapped:
-        optimizer = build_optimizer(model, OptimizerConfig(name="adamw"))
-        saved = {name.removeprefix("model/") for name in checkpoint._tensors(model, optimizer) if "model/" in name[:6]}
-        parts = ("language.adapter", "projector", "vision")
-        assert saved == {f"{part}.{kind}" for part in parts for kind in ("weight", "bias")}
 
 
 def test_what_a_kill_left_of_a_checkpoint_is_not_in_the_next_one(tmp_path: Path) -> None:
@@ -197,13 +136,6 @@ def test_the_best_step_is_written_or_copied(tmp_path: Path, best_step: int, cont
     )
     assert (tmp_path / BEST).read_bytes() == content
     assert written == {"best": {"step": best_step, "loss": 0.5}}
-
-
-def test_nothing_is_written_without_a_validation_or_a_score(tmp_path: Path) -> None:
-    weights = finished(tmp_path, None)
-    for validation in (None, ValidationConfig()):
-        assert write_best(weights, Config(validation=validation), "loss", lambda *_: pytest.fail("written")) == {}
-    assert not (tmp_path / BEST).exists()
 
 
 pytestmark = pytest.mark.security

@@ -22,7 +22,7 @@ from perception_encoder.models.vision_transformer import VisionTransformer
 from perception_encoder.pretraining.config import PretrainingConfig
 from perception_encoder.pretraining.plan import contrastive_flops
 from perception_encoder.pretraining.towers import Towers
-from perception_encoder.training.cost import DEVICES, Device, Part, Phase, TrainingPlan, find_device, tower_part
+from perception_encoder.training.cost import Device, Part, Phase, TrainingPlan, tower_part
 from perception_encoder.training.distributed import ParallelConfig, in_chunks
 from perception_encoder.training.optimizer import OptimizerConfig
 from tests.models.small import CORE, KINDS, TEXT, randomize, small_clip, small_tower
@@ -49,18 +49,16 @@ def pixels(size: int) -> Tensor:
     return torch.zeros(BATCH, 3, size, size)
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_parameters_are_those_of_the_model(name: str) -> None:
-    entry = MODELS[name]
-    model = build(entry)
-    total = sum(p.numel() for p in model.parameters())
-    text = 0 if entry.text is None else entry.text.parameters + 1  # the logit scale
-    assert entry.vision.parameters + text == total
-    assert entry.download_bytes in (0, 4 * total) and (entry.download_bytes == 0) == (entry.builtin is not None)
+def test_parameters_are_those_of_the_model() -> None:
+    for name, entry in MODELS.items():
+        total = sum(p.numel() for p in build(entry).parameters())
+        text = 0 if entry.text is None else entry.text.parameters + 1  # the logit scale
+        assert entry.vision.parameters + text == total, name
+        assert entry.download_bytes in (0, 4 * total) and (entry.download_bytes == 0) == (entry.builtin is not None)
 
 
 @pytest.mark.parametrize("config", [*KINDS.values(), CLASS_POOLED], ids=[*KINDS, "class token pooled"])
-@pytest.mark.parametrize("size", [32, 64])
+@pytest.mark.parametrize("size", [64])
 def test_a_forward_pass_over_images(config: VisionConfig, size: int) -> None:
     tower = small_tower(config)
     shared = PROBE // 3 if config.attention_pool else 0
@@ -168,13 +166,6 @@ def toy_plan(parts: Sequence[Part], devices: int, **changes: object) -> Training
     return TrainingPlan(dataclasses.replace(CONFIG, **changes), [phase], "", DEVICE, devices)
 
 
-def test_wrong_clusters_are_named() -> None:
-    plan = toy_plan([tower_part(CORE)], 1)
-    for wrong in ({"devices": 0}, {"utilization": 1.5}, {"device": Device(0, 1)}):
-        with pytest.raises(ConfigError, match="must be positive"):
-            dataclasses.replace(plan, **wrong)
-
-
 def test_memory_of_parameters_by_what_is_trained_and_shared() -> None:
     """Blocks and their optimizer state are shared out, all else is on every device; SGD has one moment."""
     part, frozen = tower_part(CORE), tower_part(CORE, train=False)
@@ -198,10 +189,3 @@ def test_a_batch_has_a_sample_for_each_device() -> None:
         toy_plan([tower_part(CORE)], 9).memory()
     with pytest.raises(ConfigError, match="a batch of 8 cannot be shared by 0 devices"):
         pe.plan("finetune", devices=0, batch_size=8)
-
-
-def test_devices_by_name() -> None:
-    assert find_device("H100") == DEVICES["h100"]
-    assert find_device("98.9:40") == Device(98.9e12, 40e9)
-    with pytest.raises(ConfigError, match="'a100-80'; use a100-40gb, a100-80gb"):
-        find_device("a100-80")

@@ -1,4 +1,4 @@
-"""What a rank trains on its own device, seen without a GPU: torch's fake tensors know where they are."""
+"""A rank trains on its own device, seen without a GPU: torch's fake tensors know where they are."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from perception_encoder.data.pairs import ImageTextBatch
-from perception_encoder.training import distributed, loop
-from perception_encoder.training.distributed import ParallelConfig, own_device, parallelize, process_group, whole_model
+from perception_encoder.training import loop
+from perception_encoder.training.distributed import ParallelConfig, own_device, process_group
 from perception_encoder.training.loop import train
 from tests.training.toys import ToyConfig
 
@@ -119,19 +119,3 @@ def test_the_model_is_moved_before_it_is_shared_out_and_every_batch_is(
 def test_the_thread_that_makes_batches_uses_the_rank_s_gpu(gpus: list) -> None:
     assert [step for step, _, _ in loop.prefetch(lambda step: step, 0, 2)] == [0, 1]
     assert gpus == [GPU]
-
-
-def test_ddp_is_told_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list = []
-    monkeypatch.setattr(distributed, "this_rank", lambda: None)
-    monkeypatch.setattr(nn.parallel, "DistributedDataParallel", lambda model, devices: told.append(devices))
-    parallelize(nn.Linear(2, 2), ParallelConfig())
-    with FakeTensorMode():
-        parallelize(nn.BatchNorm1d(2, device=GPU), ParallelConfig())
-    assert told == [None, [GPU]]
-
-
-def test_the_model_comes_back_to_the_cpu() -> None:
-    with FakeTensorMode():
-        model = whole_model(nn.BatchNorm1d(4, device=GPU))
-    assert {tensor.device.type for tensor in [*model.parameters(), *model.buffers()]} == {"cpu"}

@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import nn
 
-from perception_encoder.ranks import Rank
 from perception_encoder.training.checkpoint import find_checkpoints
 from perception_encoder.training.distributed import in_chunks, whole_model
 from tests import processes
@@ -43,14 +42,6 @@ def test_ranks_and_micro_batches_change_nothing(ranks: int, tmp_path: Path) -> N
         assert expected["loss"] > 1 and actual[str(dtype)].keys() == set(CHUNKS)
         for item in actual[str(dtype)].values():
             assert_same(item, expected, tolerance)
-
-
-def test_shares_are_all_and_differ_by_one_at_most() -> None:
-    for count in range(20):
-        for ranks in range(1, 9):
-            parts = [range(count)[share] for share in Rank(world_size=ranks).all_shares(count)]
-            assert [item for part in parts for item in part] == list(range(count))
-            assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
 def test_each_chunk_is_encoded_again_for_its_gradient() -> None:

@@ -16,7 +16,7 @@ from perception_encoder.errors import CheckpointError, DataError, OutputError
 from perception_encoder.ranks import Rank
 from perception_encoder.training import loop
 from perception_encoder.training.checkpoint import find_checkpoints
-from perception_encoder.training.loop import prefetch, train
+from perception_encoder.training.loop import train
 from perception_encoder.training.optimizer import OptimizerConfig, build_optimizer
 from tests.training.toys import CONFIG, Regression, batch, rows
 
@@ -58,7 +58,7 @@ def test_gradients_are_clipped_to_their_norm_or_never(tmp_path: Path) -> None:
     assert whole > 1 and moved(None) / moved(0.01) == pytest.approx(whole / 0.01, rel=1e-3)
 
 
-@pytest.mark.parametrize("stop", [7, 10, 29])
+@pytest.mark.parametrize("stop", [10, 29])
 def test_a_resumed_run_equals_an_unbroken_one(tmp_path: Path, stop: int) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     whole.mkdir()
@@ -69,32 +69,6 @@ def test_a_resumed_run_equals_an_unbroken_one(tmp_path: Path, stop: int) -> None
     train(resumed, batch, CONFIG, broken, "a")
     assert losses_of(broken) == losses_of(whole)
     assert torch.equal(unbroken.model.weight, resumed.model.weight)
-
-
-def test_rows_after_the_last_checkpoint_are_done_again(tmp_path: Path) -> None:
-    """A killed run has rows beyond its checkpoint: they go, and each step stands once."""
-    train(Regression(), batch, CONFIG, tmp_path, "a", stop_after=7)
-    with (tmp_path / "metrics.jsonl").open("a") as file:
-        file.write('{"step": 8, "error": -1}\n{"step": 9, "err')  # the last line cut in the middle
-    train(Regression(), batch, CONFIG, tmp_path, "a")
-    assert [row["step"] for row in rows(tmp_path)] == list(range(1, 31))
-    assert min(losses_of(tmp_path)) >= 0
-
-
-def test_the_first_step_is_reported_at_once_and_resuming_is_said(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level("INFO", logger=loop.__name__)
-    config, seen = dataclasses.replace(CONFIG, log_every=10), list[float]()
-    for stop in (14, None):
-        train(Regression(), batch, config, tmp_path, "a", lambda row: seen.append(row["step"]), stop_after=stop)
-        assert caplog.text.count("resuming from step 14") == (stop is None)
-    assert seen == [1, 10, 14, 15, 20, 30]
-    assert [row["step"] for row in rows(tmp_path)] == [1, 10, 14, 20, 30]  # nothing of where it began anew
-    train(Regression(), batch, config, tmp_path, "a")  # it is done
-    train(Regression(), batch, config, tmp_path / "stages", "a", stop_after=15)
-    train(Regression(), batch, config, tmp_path / "stages", "a", trained=15)  # the same process went there
-    assert caplog.text.count("resuming") == 1
 
 
 class Killed(Exception):
@@ -195,18 +169,6 @@ def test_a_full_disk_is_survived_until_the_last_checkpoint(
     with pytest.raises(OutputError, match="No space left"):
         train(Regression(), batch, CONFIG, tmp_path, "a")
     assert [state.step for _, state in find_checkpoints(tmp_path)] == [28, 7]
-
-
-def test_an_error_in_a_batch_reaches_the_caller() -> None:
-    def broken(step: int) -> int:
-        if step == 3:
-            raise DataError("step 3 has no pictures")
-        return step
-
-    seen = []
-    with pytest.raises(DataError, match="step 3"):
-        seen.extend(step for step, _, _ in prefetch(broken, 0, 10))
-    assert [step for step, _, _ in prefetch(lambda step: step, 4, 9)] == [4, 5, 6, 7, 8]
 
 
 @pytest.mark.parametrize("ranks", [1, 3])

@@ -11,13 +11,7 @@ from torch import Tensor, nn
 
 from perception_encoder.errors import ConfigError
 from perception_encoder.models.checkpoints.weights import create_model
-from perception_encoder.training.optimizer import (
-    OptimizerConfig,
-    build_optimizer,
-    decays,
-    layer_scales,
-    learning_rate,
-)
+from perception_encoder.training.optimizer import OptimizerConfig, build_optimizer, decays, layer_scales, learning_rate
 from tests.pretraining.toys import debug
 
 EPSILON = 1e-6  # timm's
@@ -98,27 +92,6 @@ def test_the_cosine_may_end_at_a_share_of_the_peak() -> None:
         dataclasses.replace(debug(), floor=-0.1)
 
 
-def test_each_block_has_a_lower_rate_than_the_one_above_it() -> None:
-    class Model(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.backbone, self.head = create_model("PE-Spatial-T16-512"), nn.Linear(4, 4)
-
-    config = OptimizerConfig(name="adamw", lr=0.1, layer_decay=0.5)
-    model = Model()
-    rates = {id(p): group["lr"] for group in build_optimizer(model, config).param_groups for p in group["params"]}
-    rate_of = {name: rates[id(p)] for name, p in model.named_parameters()}
-    assert rate_of["head.weight"] == rate_of["head.bias"] == 0.1
-    assert rate_of["backbone.transformer.resblocks.11.mlp.c_fc.weight"] == pytest.approx(0.05)
-    assert rate_of["backbone.transformer.resblocks.0.ln_1.bias"] == pytest.approx(0.1 * 0.5**12)
-    for name in ("conv1.weight", "positional_embedding", "class_embedding", "ln_pre.weight"):
-        assert rate_of[f"backbone.{name}"] == pytest.approx(0.1 * 0.5**13)
-    assert len(rate_of) == len(rates)
-    assert layer_scales(model, None) == {}
-    with pytest.raises(ConfigError, match=r"layer_decay is 0\.5, but the model has no known blocks to train"):
-        layer_scales(nn.Linear(2, 2), 0.5)
-
-
 def test_each_tower_s_last_trained_block_has_the_first_decay() -> None:
     """The deepest tower's depth counted for all, and blocks that are not trained counted too."""
     model = nn.ModuleDict({"visual": nn.Module(), "text": nn.Module()})
@@ -137,11 +110,6 @@ def test_the_rate_drops_in_steps() -> None:
     assert shares[0] == pytest.approx(0.1) and shares[9] == 1
     assert shares[10:50] == [1.0] * 40 and shares[50:80] == pytest.approx([0.1] * 30)
     assert shares[80:] == pytest.approx([0.01] * 20)
-
-
-def test_sgd_has_momentum() -> None:
-    optimizer = build_optimizer(nn.Linear(2, 2), OptimizerConfig(name="sgd", lr=0.1, betas=(0.8, 0.9)))
-    assert isinstance(optimizer, torch.optim.SGD) and {group["momentum"] for group in optimizer.param_groups} == {0.8}
 
 
 def test_everything_decays_and_some_is_slow_if_it_is_said() -> None:

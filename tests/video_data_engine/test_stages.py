@@ -13,10 +13,10 @@ import pytest
 from torch.nn import Linear
 
 from perception_encoder.errors import ConfigError, EndpointError
-from perception_encoder.inference.conversation import answers
-from perception_encoder.inference.conversation.answers import answer_all
+from perception_encoder.inference.conversation import assistant as assistants
+from perception_encoder.inference.conversation.assistant import answer_all
 from perception_encoder.inference.listing import Item
-from perception_encoder.language_alignment import load, transformers_model
+from perception_encoder.language_alignment import load
 from perception_encoder.preprocess.conversation import Message, Reply, Sampling, ask
 from perception_encoder.video_data_engine.config import EngineConfig, WorkConfig
 from perception_encoder.video_data_engine.journal import ClipRecord, StageFailure, StageResult
@@ -44,7 +44,7 @@ def test_captioners_see_and_the_language_model_need_not(monkeypatch: pytest.Monk
         loaded.append((loader, model))
         return Fake()
 
-    monkeypatch.setattr(transformers_model, "load_transformers_model", lambda model: take("sees", model))
+    monkeypatch.setattr(load, "load_transformers_model", lambda model: take("sees", model))
     monkeypatch.setattr(load, "load_decoder", lambda model, _: take("reads", model))
     models: Models = {}
     for stage in make_stages(EngineConfig(captioner="hf:a", frame_captioner="hf:b", llm="hf:c"), QUICK):
@@ -155,7 +155,7 @@ class Fickle:
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """How long is waited between attempts."""
     seconds: list[float] = []
-    monkeypatch.setattr(answers, "time", SimpleNamespace(sleep=seconds.append))  # not of other threads
+    monkeypatch.setattr(assistants, "time", SimpleNamespace(sleep=seconds.append))  # not of other threads
     return seconds
 
 

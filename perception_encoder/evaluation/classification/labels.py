@@ -19,7 +19,8 @@ from perception_encoder.evaluation.classification.zero_shot import ZeroShotClass
 from perception_encoder.inference.collection import encode_media, list_media_items
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.listing import check_paths
-from perception_encoder.inference.load import PrecisionChoice, as_encoder
+from perception_encoder.inference.load import ModelLike, as_encoder
+from perception_encoder.inference.model_spec import ModelSpec, PrecisionChoice
 from perception_encoder.preprocess.source import as_paths
 from perception_encoder.progress import Track, untracked
 from perception_encoder.vectors import label_probabilities
@@ -121,7 +122,7 @@ def classify(
     labels: str | Sequence[str],
     *,
     prompts: str = "photo",
-    model: str | Path | Encoder | None = None,
+    model: ModelLike = None,
     top: int = 3,
     precision: PrecisionChoice = "auto",
     dimensions: int | None = None,
@@ -145,7 +146,9 @@ def classify(
     left_out: Counter[str] = Counter()
     names = read_labels(labels)
     items = list_media_items(paths, left_out)
-    encoder = as_encoder(model, "all", precision, dimensions, trust_remote_code)
+    encoder = as_encoder(
+        model, ModelSpec(precision=precision, dimensions=dimensions, trust_remote_code=trust_remote_code)
+    )
     namer = Namer(encoder, names, prompts)
     collection = encode_media(encoder, items, progress)
     pairs = zip(collection.items, namer.guess(collection.vectors, top), strict=True)

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import collections.abc
 import dataclasses
-import hashlib
-import json
+import logging
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from perception_encoder.errors import DataError, EndpointError, InputError, PerceptionEncoderError, detached
-from perception_encoder.inference.conversation.answers import answer_all
-from perception_encoder.inference.conversation.captions import Caption, CaptionFile
+from perception_encoder.errors import (
+    ConfigError,
+    DataError,
+    EndpointError,
+    InputError,
+    PerceptionEncoderError,
+    detached,
+)
+from perception_encoder.files import digest
+from perception_encoder.inference.conversation.captions import Caption, caption_file
 from perception_encoder.inference.conversation.media import (
     FRAMES,
     Inputs,
@@ -29,6 +37,13 @@ from perception_encoder.inference.conversation.media import (
 from perception_encoder.inference.listing import Item, check_paths, list_items
 from perception_encoder.preprocess.conversation import CAPTION_PROMPT, MediaPart, Message, Reply, Sampling, ask
 from perception_encoder.preprocess.source import as_paths
+
+logger = logging.getLogger(__name__)
+
+TRIES = 3
+"""Attempts at an answer of an endpoint."""
+PAUSE, MAX_PAUSE = 1.0, 60.0
+"""Seconds before the second attempt (each later pause is twice as long), and at most, whatever an endpoint asks for."""
 
 
 @dataclass(frozen=True)
@@ -184,30 +199,29 @@ class Assistant(ABC):
         if (first := next(items, None)) is None:
             raise DataError(f"no images or videos in {', '.join(map(str, paths))}")
         items = chain([first], items)
-        file = None if out is None else CaptionFile(Path(out), self.name, digest_of(self), prompt)
-        if file is not None:
-            items = file.missing(items)
-        captions: list[Caption] = []
-        while batch := list(islice(items, batch_size)):
-            results = _describe(self, batch, prompt, sampling, options, file.digest if file else "")
-            described = [result for result in results if isinstance(result, Caption)]
+        weights = "" if out is None else digest_of(self)
+        with nullcontext() if out is None else caption_file(Path(out), self.name, weights, prompt) as file:
             if file is not None:
-                file.add(described)
-            for caption in described:
-                on_caption(caption)
-            for result in results:
-                if isinstance(result, EndpointError):
-                    raise result
-                if isinstance(result, InputError):
-                    if skipped is None:
+                done = {row.key for row in file.rows}
+                items = (item for item in items if (item.id, item.path, item.start, item.end) not in done)
+            captions: list[Caption] = []
+            while batch := list(islice(items, batch_size)):
+                results = _describe(self, batch, prompt, sampling, options, weights)
+                described = [result for result in results if isinstance(result, Caption)]
+                if file is not None:
+                    file.append(*described)
+                for caption in described:
+                    on_caption(caption)
+                for result in results:
+                    if isinstance(result, EndpointError):
                         raise result
-                    skipped.append(result)
-            captions += described
-            progress(len(batch))
-        if file is None:
-            return captions
-        file.finish()
-        return list(file.rows.values())
+                    if isinstance(result, InputError):
+                        if skipped is None:
+                            raise result
+                        skipped.append(result)
+                captions += described
+                progress(len(batch))
+        return captions if file is None else file.rows
 
 
 def _answer(model: Assistant, conversation: Sequence[Message], sampling: Sampling) -> Answer:
@@ -218,7 +232,7 @@ def _answer(model: Assistant, conversation: Sequence[Message], sampling: Samplin
 
 
 def _describe(
-    model: Assistant, items: Sequence[Item], prompt: str, sampling: Sampling, options: MediaOptions, digest: str
+    model: Assistant, items: Sequence[Item], prompt: str, sampling: Sampling, options: MediaOptions, weights: str
 ) -> list[Caption | InputError | EndpointError]:
     """Return the captions of items; an InputError for one without, an EndpointError if the endpoint is down."""
     opened: list[list[Message] | InputError] = []
@@ -248,10 +262,74 @@ def _describe(
                     finished=reply.finished,
                     model=model.name,
                     prompt=prompt,
-                    digest=digest,
+                    digest=weights,
                 )
             )
     return results
+
+
+def answer_all(
+    model: Assistant,
+    conversations: Sequence[Sequence[Message]],
+    sampling: Sampling,
+    tries: int = TRIES,
+    pause: float = PAUSE,
+    threads: int = 1,
+) -> list[Reply | PerceptionEncoderError]:
+    """Return an answer to each conversation, or its error; an answer without a letter or digit is one.
+
+    `tries`, `pause`: see `answer`. `threads`: concurrent requests, to a model that is safe to share; one thread gives
+    the model all conversations together, and one by one if that fails. Raises EndpointError if no request can succeed.
+    """
+
+    def one(conversation: Sequence[Message]) -> Reply | PerceptionEncoderError:
+        try:
+            return _checked(answer(model, conversation, sampling, tries, pause))
+        except EndpointError as error:
+            if error.scope == "service":
+                raise
+            return error
+        except ConfigError as error:  # it does not fit the model's context
+            return error
+
+    if threads > 1 and len(conversations) > 1:
+        with ThreadPoolExecutor(threads) as pool:
+            return list(pool.map(one, conversations))
+    if len(conversations) > 1:
+        try:
+            return [_checked(reply) for reply in model.generate(conversations, sampling)]
+        except (EndpointError, ConfigError):
+            pass
+    return list(map(one, conversations))
+
+
+def answer(
+    model: Assistant,
+    conversation: Sequence[Message],
+    sampling: Sampling,
+    tries: int = TRIES,
+    pause: float = PAUSE,
+) -> Reply:
+    """Return an answer to a conversation, after at most `tries` attempts at an endpoint that fails for the moment.
+
+    Raises the EndpointError of the last one, or of one that does not get better, and what `generate` raises.
+    """
+    for attempt in range(1, tries):
+        try:
+            return model.generate([conversation], sampling)[0]
+        except EndpointError as error:
+            if error.scope in ("request", "service"):
+                raise
+            wait = pause * 2 ** (attempt - 1) if error.wait is None else error.wait
+            logger.info("attempt %d of %d: %s", attempt, tries, error)
+            time.sleep(min(MAX_PAUSE, wait))
+    return model.generate([conversation], sampling)[0]
+
+
+def _checked(reply: Reply) -> Reply | PerceptionEncoderError:
+    if not any(letter.isalnum() for letter in reply.text):
+        return ConfigError("the model answered without a word")
+    return reply
 
 
 def describe_assistant(model: Any) -> dict[str, Any]:
@@ -276,5 +354,4 @@ def describe_assistant(model: Any) -> dict[str, Any]:
 
 def digest_of(model: Any) -> str:
     """Return a digest of `describe_assistant` without the name; answers are stored with it."""
-    facts = {name: value for name, value in describe_assistant(model).items() if name != "name"}
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+    return digest({name: value for name, value in describe_assistant(model).items() if name != "name"})

@@ -16,8 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from perception_encoder.errors import ModelError
-from perception_encoder.language_alignment.text.fast_llama import linear_maps, rotates_alike
-from perception_encoder.language_alignment.text.reading import Step, common_length, stack_left
+from perception_encoder.language_alignment.text.reading import Step, common_length, rotates_alike, stack_left
 from perception_encoder.runtime.machine import check_openvino, float_hint
 from perception_encoder.runtime.runtime import Precision
 
@@ -65,10 +64,10 @@ class OpenVinoLlama:
         """Return whether a model is a Llama on a CPU, with RoPE that does not depend on the length of the text."""
         if type(model).__name__ != "LlamaForCausalLM" or model.config.hidden_act != "silu":
             return False
-        linear = all(isinstance(layer, nn.Linear) for layer in linear_maps(model.model.layers[0]))
+        linear = all(isinstance(layer, nn.Linear) for layer in _linear_maps(model.model.layers[0]))
         return linear and model.device.type == "cpu" and rotates_alike(model)
 
-    def read(self, prompts: Sequence[Tensor], room: int) -> tuple[Tensor, Step]:
+    def read(self, prompts: Sequence[Tensor]) -> tuple[Tensor, Step]:
         """See `Reader`."""
         inputs, padding = stack_left(prompts)
         conversation, embed = _Conversation(self, padding), self.model.get_input_embeddings()
@@ -150,7 +149,7 @@ class _Graph:
         empty = op.concat([batch, _ints(self.groups, 0, self.head_width)], 0)
         self.nothing = op.broadcast(_float(0), empty)
         for number, block in enumerate(self.model.model.layers):
-            q, k, v, o, gate, up, down = linear_maps(block)
+            q, k, v, o, gate, up, down = _linear_maps(block)
             normed = self._norm(x, block.input_layernorm)
             q, k, v = self._linears(normed, q, k, v)
             queries = self._turn(self._heads(q, self.heads))
@@ -244,6 +243,15 @@ class _Graph:
         target = op.concat([start, _ints(self.heads // self.groups), end], 0)
         copies = op.broadcast(op.unsqueeze(x, _int(2)), target, broadcast_spec="BIDIRECTIONAL")
         return op.reshape(copies, _ints(0, self.heads, -1, self.head_width), True)
+
+
+def _linear_maps(block: Any) -> tuple[Any, ...]:
+    """Return the linear layers of a Llama's block: queries, keys, values, output; gate, up, down."""
+    attention, mlp = block.self_attn, block.mlp
+    return (
+        *(attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj),
+        *(mlp.gate_proj, mlp.up_proj, mlp.down_proj),
+    )
 
 
 def _rounded(weight: Tensor) -> tuple[Tensor, Tensor]:

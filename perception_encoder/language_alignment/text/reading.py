@@ -1,4 +1,4 @@
-"""Read prompts with a language model: embeddings of prompts, then one token at a time, to logits of the next token."""
+"""Generate with a decoder-only language model: read prompts, then choose one token at a time by its logits."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from perception_encoder.language_alignment.text.fast_llama import FastLlama, rotates_alike
+from perception_encoder.errors import ModelError
+from perception_encoder.preprocess.conversation import Sampling
 
 Step = Callable[[Sequence[int]], Tensor]
 """The next token of each prompt (B,) to the logits of those after them (B, V)."""
@@ -31,10 +32,10 @@ class Reader(Protocol):
         """Of the products: "float32", "bfloat16" or another type of torch, or "int8"."""
         ...
 
-    def read(self, prompts: Sequence[Float[Tensor, "T D"]], room: int) -> tuple[Float[Tensor, "B V"], Step]:
+    def read(self, prompts: Sequence[Float[Tensor, "T D"]]) -> tuple[Float[Tensor, "B V"], Step]:
         """Read prompts as one batch; return the logits of their next tokens, and the step after those.
 
-        `room`: maximum number of tokens that will follow. Call it and the step in inference mode.
+        Call it and the step in inference mode.
         """
         ...
 
@@ -44,13 +45,12 @@ class Reader(Protocol):
 
 
 class TorchReader:
-    """A causal language model of transformers; steps of one small Llama on a CPU are packed (see `FastLlama`)."""
+    """A causal language model of transformers."""
 
     runtime = "torch"
 
-    def __init__(self, model: Any, packed: bool = True) -> None:
-        """`packed`: False for a model in training, whose weights must stay as they are."""
-        self.model, self.packed = model, packed
+    def __init__(self, model: Any) -> None:
+        self.model = model
         self._cache_name = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
     @property
@@ -59,22 +59,14 @@ class TorchReader:
         return str(self.model.get_input_embeddings().weight.dtype).removeprefix("torch.")
 
     @cached_property
-    def _fast(self) -> FastLlama | None:
-        """Packed model, created for the first single prompt."""
-        if not self.packed or not FastLlama.fits(self.model):
-            return None
-        with torch.inference_mode(False):  # the model's weights become views of the packed ones
-            return FastLlama(self.model)
-
-    @cached_property
     def _alike(self) -> bool:
         """Whether a prompt may share a batch or its beginning with longer ones."""
         return rotates_alike(self.model)
 
-    def read(self, prompts: Sequence[Tensor], room: int) -> tuple[Tensor, Step]:
+    def read(self, prompts: Sequence[Tensor]) -> tuple[Tensor, Step]:
         """See `Reader`. Several prompts are padded on the left, with the padding masked."""
         if len(prompts) > 1 and not self._alike:
-            alone = [self.read([prompt], room) for prompt in prompts]
+            alone = [self.read([prompt]) for prompt in prompts]
             steps = [one for _, one in alone]
             return torch.cat([logits for logits, _ in alone]), lambda tokens: torch.cat(
                 [one([token]) for one, token in zip(steps, tokens, strict=True)]
@@ -99,11 +91,7 @@ class TorchReader:
             positions = positions[:, -1:] + 1
             return run(input_ids=torch.tensor(tokens, device=mask.device)[:, None])
 
-        logits = run(inputs_embeds=inputs)
-        if len(prompts) == 1 and self._fast is not None:
-            packed = self._fast.continue_from(cache, room)
-            return logits, lambda tokens: packed(tokens[0])[None]
-        return logits, step
+        return run(inputs_embeds=inputs), step
 
     @torch.inference_mode()
     def read_each(self, prompts: Sequence[Tensor]) -> Iterator[Tensor]:
@@ -130,3 +118,65 @@ def common_length(prompts: Sequence[Float[Tensor, "T D"]]) -> int:
         same = (prompt[:length] == prompts[0][:length]).all(-1)
         length = int(same.long().cumprod(0).sum())
     return length
+
+
+def rotates_alike(model: Any) -> bool:
+    """Return whether a position is encoded alike in texts of any length; not with RoPE of these two types."""
+    types = str([getattr(module, "rope_type", None) for module in model.modules()])
+    return "dynamic" not in types and "longrope" not in types
+
+
+_COLDEST = 1e-5
+"""Lower temperatures act like 0 (the most probable token), as dividing logits by them overflows."""
+
+
+@torch.inference_mode()
+def generate_tokens(
+    reader: Reader, prompts: Sequence[Tensor], end_tokens: frozenset[int], sampling: Sampling
+) -> Iterator[list[int | None]]:
+    """Yield the next token of each prompt until all have ended, None after an end; end tokens are not yielded.
+
+    `prompts`: embeddings (T, dim) of each. Each has its own random generator, so that answers do not depend on the
+    batch. Raises ModelError for logits that are NaN or infinite.
+    """
+    logits, step = reader.read(prompts)
+    generators = [torch.Generator().manual_seed(sampling.seed) for _ in prompts]
+    open_rows, given = [True] * len(prompts), [list[int]() for _ in prompts]
+    for number in range(sampling.max_tokens):
+        check_logits(logits, reader)
+        rows = zip(logits, generators, given, strict=True)
+        tokens = [choose(row, sampling, generator, earlier) for row, generator, earlier in rows]
+        for token, earlier in zip(tokens, given, strict=True):
+            earlier.append(token)
+        open_rows = [is_open and token not in end_tokens for is_open, token in zip(open_rows, tokens, strict=True)]
+        if not any(open_rows):
+            return
+        yield [token if is_open else None for token, is_open in zip(tokens, open_rows, strict=True)]
+        if number + 1 < sampling.max_tokens:
+            logits = step(tokens)
+
+
+def check_logits(logits: Float[Tensor, "*B V"], reader: Reader) -> None:
+    """Raise ModelError if logits are NaN or infinite."""
+    if not logits.isfinite().all():
+        raise ModelError(
+            f"the language model gives NaN or infinity in {reader.precision}; its weights are bad or need float32"
+        )
+
+
+def choose(logits: Tensor, sampling: Sampling, generator: torch.Generator, given: Sequence[int] = ()) -> int:
+    """Choose a token by its logits (V): the most probable, or one sampled at the temperature from the top ones.
+
+    `given`: the answer's earlier tokens, for the penalties.
+    """
+    if given and (sampling.presence_penalty or sampling.frequency_penalty):
+        tokens, counts = torch.tensor(given, device=logits.device).unique(return_counts=True)
+        logits = logits.float().index_add(0, tokens, counts * -sampling.frequency_penalty - sampling.presence_penalty)
+    if sampling.temperature < _COLDEST:
+        return int(logits.argmax())
+    probabilities = (logits.float().cpu() / sampling.temperature).softmax(0)
+    if sampling.top_p < 1:
+        ordered, order = probabilities.sort(descending=True)
+        ordered[ordered.cumsum(0) - ordered >= sampling.top_p] = 0
+        return int(order[torch.multinomial(ordered, 1, generator=generator)])
+    return int(torch.multinomial(probabilities, 1, generator=generator))

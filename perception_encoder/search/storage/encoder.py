@@ -10,13 +10,14 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from perception_encoder.errors import OutputError, SearchIndexError
 from perception_encoder.files import write_json
 from perception_encoder.inference.encoder import Encoder
-from perception_encoder.inference.load import PrecisionChoice, as_encoder
+from perception_encoder.inference.load import ModelLike, as_encoder, choose_model
 from perception_encoder.models.checkpoints.find import TowerChoice
 from perception_encoder.models.defaults import config_directory
 from perception_encoder.models.registry import canonical_name, portable_name
@@ -27,26 +28,24 @@ logger = logging.getLogger(__name__)
 
 def load_encoder(
     stores: Sequence[Store],
-    model: str | Encoder | None,
+    model: ModelLike,
     towers: TowerChoice = "all",
-    precision: PrecisionChoice = "auto",
-    dimensions: int | None = None,
-    trust_remote_code: bool = False,
 ) -> Encoder:
     """Load the encoder that made some indexes; SearchIndexError if one was made by another, or what `load` raises.
 
-    `model`: by default what `trusted_model` returns for the first one. `dimensions`: by default the index's own.
+    `model`: by default what `trusted_model` returns for the first one, with the index's dimensions.
     """
-    first = stores[0]
-    name = None if isinstance(model, Encoder) else model
+    first, chosen = stores[0], choose_model(model)
+    name = None if isinstance(chosen, Encoder) else str(chosen.name) or None
     for store in stores:
         store.check_name(name or first.settings["model"])
-    if isinstance(model, Encoder):
-        encoder = as_encoder(model, dimensions=dimensions)
+    if isinstance(chosen, Encoder):
+        encoder = chosen
     else:
-        source = model or trusted_model(first.directory, first.settings)
-        encoder = as_encoder(source, towers, precision, dimensions, trust_remote_code)
-        encoder = encoder if dimensions else cut_as(encoder, first.settings)
+        encoder = as_encoder(
+            replace(chosen, name=name or trusted_model(first.directory, first.settings)), towers=towers
+        )
+        encoder = encoder if chosen.dimensions else cut_as(encoder, first.settings)
     settings = encoder.describe(encoder.feature())
     for store in stores:
         store.check(settings, name or encoder.source)

@@ -16,7 +16,8 @@ from typing import Any
 
 from perception_encoder.errors import ConfigError, InputError, SearchIndexError
 from perception_encoder.inference.encoder import Encoder
-from perception_encoder.inference.load import PrecisionChoice, as_encoder
+from perception_encoder.inference.load import ModelLike, as_encoder, choose_model
+from perception_encoder.inference.model_spec import ModelSpec
 from perception_encoder.inference.pipeline import map_in_order
 from perception_encoder.models.defaults import default_model
 from perception_encoder.models.registry import portable_name
@@ -83,40 +84,30 @@ class UpdateReport:
 @contextmanager
 def writable_store(
     media: Path,
-    model: str | Encoder | None = None,
+    model: ModelLike = None,
     every: float | None = None,
     rebuild: bool = False,
     directory: Path | None = None,
-    precision: PrecisionChoice = "auto",
-    dimensions: int | None = None,
-    trust_remote_code: bool = False,
 ) -> Iterator[tuple[Store, Encoder]]:
     """Yield a directory's index, locked for writing, and its encoder; create the index if there is none.
 
     `model`: by default the index's own, or the default model for a new index. `every`: seconds between the frames of a
     video. `rebuild` starts from scratch, by default with the old index's model and rate. `directory`: where the index
-    is stored, by default the directory itself. `dimensions`: by default the index's own. Raises OutputError,
+    is stored, by default the directory itself. Its own dimensions are the default, too. Raises OutputError,
     SearchIndexError (a damaged index, or one of another model, rate or directory), ConfigError for a model of texts,
     and what `load` raises.
     """
     root, directory = prepare_location(media, directory)
+    chosen = choose_model(model)
+    named = chosen.source if isinstance(chosen, Encoder) else str(chosen.name)
     with Store.for_writing(directory):
         store = None if rebuild or not Store.exists(directory) else Store.open(directory, whole=True)
         earlier = salvage_settings(directory / STORE) or {}
-        if store is not None and isinstance(model, str):
-            store.check_name(model)
-        if isinstance(model, Encoder):
-            source = model.source
-        else:
-            source = model or (trusted_model(directory, earlier) if earlier else default_model())
-        source = portable_name(source)
-        encoder = as_encoder(
-            model if isinstance(model, Encoder) else source,
-            precision=precision,
-            dimensions=dimensions,
-            trust_remote_code=trust_remote_code,
-        )
-        if dimensions is None and (store is not None or model is None or source == earlier.get("source")):
+        if store is not None and isinstance(chosen, ModelSpec) and named:
+            store.check_name(named)
+        source = portable_name(named or (trusted_model(directory, earlier) if earlier else default_model()))
+        encoder = chosen if isinstance(chosen, Encoder) else as_encoder(replace(chosen, name=source))
+        if encoder.dimensions is None and (store is not None or not named or source == earlier.get("source")):
             encoder = cut_as(encoder, earlier)
         if not encoder.reads_images:
             raise ConfigError(f"{encoder.name} reads texts only; an index needs a model of images")

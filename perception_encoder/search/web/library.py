@@ -25,8 +25,8 @@ from jaxtyping import Float
 from perception_encoder.errors import ConfigError, InputError, PerceptionEncoderError, one_line
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.exclude import parse_patterns
-from perception_encoder.inference.load import PrecisionChoice
 from perception_encoder.inference.media import Kind, Media, resolve
+from perception_encoder.inference.model_spec import ModelSpec
 from perception_encoder.inference.pipeline import Decoded, decode, encode_decoded
 from perception_encoder.preprocess.source import unescape_name
 from perception_encoder.search.ranking import Hit, IndexGallery, query_vector, query_vectors, rank
@@ -270,11 +270,8 @@ class MediaLibrary:
 
 def open_library(
     media: Path,
-    model: str | None = None,
+    model: str | ModelSpec | None = None,
     directory: Path | None = None,
-    precision: PrecisionChoice = "auto",
-    dimensions: int | None = None,
-    trust_remote_code: bool = False,
     exclude: Sequence[str] | None = None,
 ) -> MediaLibrary:
     """Open a directory's library; create an empty index in the directory, or in `directory`, if there is none.
@@ -285,21 +282,14 @@ def open_library(
     parse_patterns(exclude or ())
     encoder: Encoder | None = None
     if not Store.exists(directory or media):
-        with writable_store(
-            media,
-            model,
-            directory=directory,
-            precision=precision,
-            dimensions=dimensions,
-            trust_remote_code=trust_remote_code,
-        ) as (_, encoder):
+        with writable_store(media, model, directory=directory) as (_, encoder):
             pass
     index = Store.open(directory or media)
     check_root(index, media)
     if exclude is not None:
         with Store.for_writing(index.directory):
             index.exclude(exclude)
-    encoder = load_encoder([index], encoder or model, "all", precision, dimensions, trust_remote_code)
+    encoder = load_encoder([index], encoder or model)
     library = MediaLibrary(index, encoder)
     library.warm_up()
     return library

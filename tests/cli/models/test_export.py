@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import perception_encoder as pe
-from perception_encoder.dense_prediction import export
 from perception_encoder.dense_training.run import train_dense
+from perception_encoder.exports import card
 from perception_encoder.language_alignment.weights import build_language_model, write_language_model
 from perception_encoder.models.checkpoints.weights import create_model, load_model, write_checkpoint
 from tests.cards import run_card
@@ -32,7 +32,7 @@ def test_both_towers(run_pe: Callable, nano: Path, tmp_path: Path) -> None:
     assert (run.status, run.stderr) == (0, "")
     lines = run.stdout.splitlines()
     assert [line.partition(":")[0] for line in lines] == [f"{tmp_path / 'out' / t}.onnx" for t in ("image", "text")]
-    assert all("PE-Core-N16-128, " in line and line.endswith(" from torch") for line in lines)
+    assert all("PE-Core-N16-128 in float32, " in line and line.endswith(" from torch") for line in lines)
     sessions = [onnxruntime.InferenceSession(tmp_path / "out" / f"{tower}.onnx") for tower in ("image", "text")]
     assert [session.get_inputs()[0].shape for session in sessions] == [["batch", 3, 32, 64], ["batch", 32]]
     assert [session.get_outputs()[0].name for session in sessions] == ["image_features", "text_features"]
@@ -41,7 +41,7 @@ def test_both_towers(run_pe: Callable, nano: Path, tmp_path: Path) -> None:
 
 def test_the_program_on_the_card_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Published scores are those of the model's own image size."""
-    monkeypatch.setattr(export, "published_scores", lambda model: {"ImageNet": 83.5})
+    monkeypatch.setattr(card, "published_scores", lambda model: {"ImageNet": 83.5})
     files = pe.export_onnx("builtin", tmp_path / "out", size=(64, 96))
     assert {file.model for file in files} == {"builtin"}  # which must not look published
     found = run_card(tmp_path / "out")
@@ -60,7 +60,7 @@ def test_int8_towers_of_a_trained_model(run_pe: Callable, tmp_path: Path) -> Non
     assert (run.status, run.stderr) == (0, "")
     for line in run.stdout.splitlines():
         described, _, cosine = line.removesuffix(" with torch").rpartition(" at least ")
-        assert described.endswith(".onnx: builtin, int8, a cosine similarity of") and float(cosine) >= 0.999
+        assert described.endswith(".onnx: builtin in int8, a cosine similarity of") and float(cosine) >= 0.999
     names = {"image.onnx", "text.onnx", "tokenizer.json", "preprocessor_config.json", "README.md", "SHA256SUMS"}
     assert {path.name for path in (tmp_path / "out").iterdir()} == names
     assert (tmp_path / "out" / "image.onnx").stat().st_size < 8e6
@@ -108,7 +108,7 @@ def test_a_head_is_written_and_compared(run_pe: Callable[..., Run], tmp_path: Pa
     data = write_dataset("depth", tmp_path / "data", 4, 2)
     head = train_dense(small_config("depth", "steps=1", "validation=null", "layer=1"), [data], tmp_path / "run")
     run = run_pe("export", "onnx", head, tmp_path / "depth.onnx", "--size", "32x48")
-    assert run.status == 0 and "depth on PE-Core-N16-128, " in run.stdout and "from torch" in run.stdout
+    assert run.status == 0 and "depth on PE-Core-N16-128 in float32, " in run.stdout and "from torch" in run.stdout
     session = onnxruntime.InferenceSession(tmp_path / "depth.onnx", providers=["CPUExecutionProvider"])
     assert session.get_inputs()[0].shape[1:] == [3, 32, 48]
     run = run_pe("export", "onnx", head, tmp_path / "depth.onnx", "--size", "30x48")

@@ -117,9 +117,9 @@ def test_words_are_centred_and_of_unit_length(config: WordConfig) -> None:
 def test_projected_patches_get_the_scale_of_the_embeddings(config: WordConfig) -> None:
     model, _ = build_language_model(config.model.parts, torch.Generator())
     pixels = torch.rand(4, 3, 32, 32) * 2 - 1
-    before = model.project(model.image_features(pixels), (2, 2))
+    before = model.image_tokens(pixels)
     calibrate(model, pixels)
     table = model.decoder.get_input_embeddings().weight.detach()
-    after = model.project(model.image_features(pixels), (2, 2)) - table.mean(0)
+    after = model.image_tokens(pixels) - table.mean(0)
     assert after.norm(dim=-1).mean() == pytest.approx(float((table - table.mean(0)).norm(dim=1).mean()), rel=1e-3)
     torch.testing.assert_close(after / after.norm(), before / before.norm(), atol=1e-4, rtol=1e-3)

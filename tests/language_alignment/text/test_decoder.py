@@ -10,14 +10,15 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from perception_encoder.errors import CheckpointError, ConfigError, WeightsUnavailableError
-from perception_encoder.language_alignment.text.adapters import (
+from perception_encoder.language_alignment.text.decoder import (
     DecoderLoRA,
     adapter_state,
     add_decoder_adapters,
     load_adapters,
+    load_decoder,
+    make_decoder,
     merge_decoder_adapters,
 )
-from perception_encoder.language_alignment.text.decoder import load_decoder, make_decoder
 from perception_encoder.language_alignment.text.fresh_decoder import make_fresh_decoder, write_fresh_decoder
 from tests.language_models import byte_tokenizer, tiny_llama, write_tiny_decoder
 

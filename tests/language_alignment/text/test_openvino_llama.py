@@ -14,20 +14,10 @@ from perception_encoder.language_alignment.language_model import LanguageModel
 from perception_encoder.language_alignment.text import openvino_llama
 from perception_encoder.language_alignment.text.decoder import SMOLLM2, SMOLLM2_PACKAGE, load_decoder
 from perception_encoder.language_alignment.text.openvino_llama import OpenVinoLlama
-from perception_encoder.language_alignment.text.reading import TorchReader
-from perception_encoder.language_alignment.text.text_model import generate_tokens
+from perception_encoder.language_alignment.text.reading import TorchReader, generate_tokens
 from perception_encoder.preprocess.conversation import Sampling, ask
 from perception_encoder.runtime.runtime import Precision
-from tests.language_alignment.text.test_fast_llama import SCALED, SIZES, llama
-from tests.language_models import tiny_language_model
-
-NO_END = frozenset({-1})
-
-
-def embedded(model: Any, *lengths: int) -> list[torch.Tensor]:
-    """Prompts of random tokens."""
-    generator = torch.Generator().manual_seed(1)
-    return [model.get_input_embeddings()(torch.randint(0, 97, (n,), generator=generator)).detach() for n in lengths]
+from tests.language_models import NO_END, SCALED, SIZES, embedded, llama, tiny_language_model
 
 
 def tokens_of(reader: Any, prompts: list[torch.Tensor], sampling: Sampling) -> list[list[int | None]]:
@@ -55,7 +45,7 @@ def test_logits_are_the_librarys(model: Any, monkeypatch: pytest.MonkeyPatch) ->
             torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(0))
     prompts = embedded(model, 40, 25, 16)
     reader = OpenVinoLlama(model, "float32")
-    logits, step = reader.read(prompts, 4)
+    logits, step = reader.read(prompts)
     for token in (None, 5, 96, 5):
         if token is not None:
             logits = step([token] * 3)
@@ -70,7 +60,7 @@ def test_logits_are_the_librarys(model: Any, monkeypatch: pytest.MonkeyPatch) ->
 def test_weights_are_stored_exactly(dtype: torch.dtype) -> None:
     model = llama().to(dtype).float()
     (prompt,) = embedded(model, 30)
-    logits, _ = OpenVinoLlama(model, "float32").read([prompt], 1)
+    logits, _ = OpenVinoLlama(model, "float32").read([prompt])
     torch.testing.assert_close(logits[0], model(inputs_embeds=prompt[None]).logits[0, -1], rtol=1e-4, atol=1e-4)
 
 
@@ -84,7 +74,7 @@ def test_the_same_tokens_as_torch(lengths: tuple[int, ...], sampling: Sampling) 
     model = llama()
     prompts = embedded(model, *lengths)
     assert tokens_of(OpenVinoLlama(model, "float32"), prompts, sampling) == tokens_of(
-        TorchReader(model, packed=False), prompts, sampling
+        TorchReader(model), prompts, sampling
     )
 
 
@@ -134,7 +124,7 @@ def test_in_bfloat16_it_is_as_near_as_the_library_is() -> None:
         ids = torch.randint(0, 97, (1, 200 if seed < 4 else 30), generator=torch.Generator().manual_seed(seed))
         exact = model(ids).logits[0, -1]
         theirs += float((half(ids).logits[0, -1].float() - exact).square().sum())
-        logits, _ = reader.read([half.get_input_embeddings()(ids[0])], 1)
+        logits, _ = reader.read([half.get_input_embeddings()(ids[0])])
         ours += float((logits[0] - exact).square().sum())
     assert ours < 1.1**2 * theirs
 
@@ -154,7 +144,7 @@ def test_in_int8_weights_are_rounded_to_a_127th_of_the_largest_of_64(
             module.weight.copy_(((parts / scale).round() * scale).flatten(1))
     model.lm_head.weight[3] = rounded.lm_head.weight[3] = 0
     prompts = embedded(model, 30, 12)
-    logits, step = OpenVinoLlama(model, "int8").read(prompts, 2)
+    logits, step = OpenVinoLlama(model, "int8").read(prompts)
     logits = torch.cat([logits, step([4, 4])])
     new = model.get_input_embeddings()(torch.tensor([4]))
     longer = prompts + [torch.cat([prompt, new]) for prompt in prompts]
@@ -170,7 +160,7 @@ def test_the_models_own_weights_stay_as_they_are(precision: Precision, dtype: to
     """Its embeddings are read from them, and with tied ones they are the last product's weight."""
     model = llama(tie_word_embeddings=True).to(dtype)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    OpenVinoLlama(model, precision).read(embedded(model, 5), 1)
+    OpenVinoLlama(model, precision).read(embedded(model, 5))
     for name, value in model.state_dict().items():
         assert torch.equal(value, before[name]), name
 
@@ -184,8 +174,9 @@ def test_other_models_are_left_to_torch() -> None:
 
 def test_answers_about_images_are_the_same() -> None:
     """One, several, a batch, a stream, and yes or no."""
-    in_torch, model = tiny_language_model(), tiny_language_model()
-    model.reader = OpenVinoLlama(model.decoder.model, "float32")
+    in_torch = tiny_language_model()
+    reader = OpenVinoLlama(in_torch.decoder.model, "float32")
+    model = LanguageModel("tiny", in_torch.model, in_torch.decoder, in_torch.media, reader)
     noise, wide = Image.effect_noise((64, 64), 90).convert("RGB"), Image.effect_noise((128, 32), 90).convert("RGB")
     conversations = [ask("what?", [noise]), ask("which one?", [noise, wide]), ask("hello")]
     sampling = Sampling(max_tokens=12)

@@ -102,12 +102,6 @@ def cached(path: Path) -> list[Path]:
     return [entry for entry in (path.parent / "cache").rglob("*") if entry.is_file()]
 
 
-def test_the_second_time_nothing_is_computed(weight_file: Path) -> None:
-    assert CachedHash(weight_file).get(lambda: FIRST) == FIRST
-    assert CachedHash(weight_file).get(lambda: SECOND) == FIRST
-    assert len(cached(weight_file)) == 1
-
-
 @pytest.mark.parametrize("change", ["size", "time", "file", "path", "content"])
 def test_another_file_is_hashed_anew(weight_file: Path, change: str) -> None:
     CachedHash(weight_file).get(lambda: FIRST)

@@ -74,7 +74,7 @@ def test_two_towers(nano: dict[str, Tensor], layout: str, wrap) -> None:
     assert_holds(model, nano)
 
 
-@pytest.mark.parametrize("prefix", ["", "module.", "visual.", "module.visual."])
+@pytest.mark.parametrize("prefix", ["", "module.visual."])
 def test_one_tower(tower: dict[str, Tensor], prefix: str) -> None:
     model = from_state_dict("facebook/PE-Spatial-T16-512", prefixed(tower, prefix))
     assert isinstance(model, VisionTransformer) and model.name == TOWER
@@ -120,16 +120,9 @@ def test_every_key_that_does_not_fit_is_listed(nano: dict[str, Tensor]) -> None:
     assert f"do not fit {NANO}:" in str(caught.value)
 
 
-def test_text_tower_missing_in_part_is_no_vision_tower(nano: dict[str, Tensor]) -> None:
-    state = {n: t for n, t in nano.items() if n.startswith("visual.") or n == "logit_scale"}
-    with pytest.raises(CheckpointError, match=r"missing token_embedding.weight[\s\S]*… and \d+ more"):
-        from_state_dict(NANO, state)
-
-
-@pytest.mark.parametrize("name", ["PE-Core-T16-384", TOWER, "PE-Lang-L14-448"])
-def test_weights_of_another_model_are_named(nano: dict[str, Tensor], name: str) -> None:
-    with pytest.raises(CheckpointError, match=f"do not fit {name} \\(they are those of {NANO}\\)"):
-        from_state_dict(name, nano)
+def test_weights_of_another_model_are_named(nano: dict[str, Tensor]) -> None:
+    with pytest.raises(CheckpointError, match=f"do not fit {TOWER} \\(they are those of {NANO}\\)"):
+        from_state_dict(TOWER, nano)
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
@@ -182,18 +175,6 @@ def test_a_file_that_fits_nothing(tmp_path: Path, nano: dict[str, Tensor]) -> No
         load_model(tmp_path / "b.pt")
 
 
-def test_training_a_loaded_model_leaves_its_file_alone(tmp_path: Path, tower: dict[str, Tensor]) -> None:
-    path = tmp_path / "a.pt"
-    torch.save(tower, path)
-    before = path.read_bytes()
-    model = load_model(path)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.mul_(2)
-    assert path.read_bytes() == before
-    assert_holds(load_model(path), tower)
-
-
 @pytest.mark.parametrize(("half", "int8"), [(False, False), (True, False), (True, True)])
 def test_written_checkpoints_come_back(tmp_path: Path, nano: dict[str, Tensor], half: bool, int8: bool) -> None:
     model, path = from_state_dict(NANO, nano), tmp_path / "any name.safetensors"
@@ -208,12 +189,6 @@ def test_written_checkpoints_come_back(tmp_path: Path, nano: dict[str, Tensor], 
     assert (weight_hash(again) == weight_hash(model)) is not half
     if int8:
         assert path.stat().st_size < 36 * 2**20
-
-
-def test_the_hash_is_of_the_weights(tower: dict[str, Tensor]) -> None:
-    assert weight_hash(from_state_dict(TOWER, tower)) == weight_hash(from_state_dict(TOWER, prefixed(tower, "visual.")))
-    changed = tower | {"ln_pre.bias": tower["ln_pre.bias"] + 1e-3}
-    assert weight_hash(from_state_dict(TOWER, changed)) != weight_hash(from_state_dict(TOWER, tower))
 
 
 def test_published_weights_come_from_the_hub(
@@ -256,9 +231,8 @@ def test_offline_the_hub_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
         assert caught.value.__suppress_context__  # no pages of what the client raises
 
 
-@pytest.mark.parametrize("dtype", [torch.int8, torch.complex64, torch.bool])
-def test_numbers_of_another_kind_are_listed(tower: dict[str, Tensor], dtype: torch.dtype) -> None:
-    state = {**tower, "ln_pre.weight": tower["ln_pre.weight"].to(dtype)}
+def test_numbers_of_another_kind_are_listed(tower: dict[str, Tensor]) -> None:
+    state = {**tower, "ln_pre.weight": tower["ln_pre.weight"].to(torch.complex64)}
     with pytest.raises(CheckpointError, match=r"ln_pre\.weight holds \w+, must hold floating-point numbers"):
         from_state_dict(TOWER, state)
 
@@ -296,15 +270,6 @@ def test_the_architecture_of_a_name_and_of_a_file(tmp_path: Path, tower: dict[st
     assert find_entry(tmp_path / "timm.safetensors") == dataclasses.replace(find_model(NANO), text=None)
 
 
-@pytest.mark.parametrize("changes", ['{"colour": 3}', "no JSON", "[1]"])
-def test_metadata_that_no_model_can_have(tmp_path: Path, nano: dict[str, Tensor], changes: str) -> None:
-    path = tmp_path / "odd.safetensors"
-    tensors = {n: t.contiguous() for n, t in nano.items()}
-    safetensors.torch.save_file(tensors, path, {"model": "PE-Core-N16-128", "vision": changes})
-    with pytest.raises(CheckpointError, match="metadata"):
-        load_model(path)
-
-
 @pytest.fixture
 def spoken(tmp_path: Path, tower: dict[str, Tensor]) -> Callable[[str], Path]:
     """A file of the small tower whose metadata says something about it."""
@@ -321,20 +286,12 @@ def spoken(tmp_path: Path, tower: dict[str, Tensor]) -> Callable[[str], Path]:
     ("changes", "said"),
     [
         ({"depth": 100_000}, "depth is 100000; it must be from 1 to 256"),
-        ({"heads": 0}, "heads is 0; it must be from 1 to 512"),
         ({"heads": 5}, "heads is 5; it must divide width, 192"),
         ({"heads": 96}, "heads is 96; with RoPE width / heads must be a multiple of 4, and width is 192"),
-        ({"patch_size": 0}, "patch_size is 0; it must be from 1 to 512"),
         ({"patch_size": 500, "image_size": 400}, "patch_size is 500; it must be at most image_size, 400"),
-        ({"width": -192}, "width is -192; it must be from 1 to 16384"),
         ({"width": 60, "heads": 1, "attention_pool": True}, "the number of pooling heads is 8; it must divide width"),
-        ({"mlp_width": 768.0}, "mlp_width is 768.0; expected an integer"),
-        ({"image_size": True}, "image_size is True; expected an integer"),
         ({"output_dim": "9" * 10_000}, "output_dim is '99999"),
-        ({"rope": 3}, "rope is 3; expected true or false"),
         ({"layer_scale": 1e999}, "layer_scale is inf; it must be above 0 and at most 10"),
-        ({"width": None}, "width is None; expected an integer"),
-        ({"width": [1]}, r"width is \[1\]; expected an integer"),
     ],
 )
 def test_a_tower_that_cannot_be_is_not_built(spoken, changes: dict[str, object], said: str) -> None:
@@ -361,14 +318,12 @@ def test_noise_in_metadata_is_an_error_of_the_checkpoint(spoken) -> None:
     assert refused > 25
 
 
-@pytest.mark.parametrize("file", ["nano.safetensors", "nano.pt", "native.safetensors", "clip.safetensors"])
+@pytest.mark.parametrize("file", ["nano.safetensors", "nano.pt", "clip.safetensors"])
 def test_the_text_tower_alone_leaves_the_vision_tower_unread(tmp_path: Path, file: str) -> None:
     whole = create_model(NANO)
     path = tmp_path / file
     if file.startswith("nano"):
         write_checkpoint(whole, path, half=True, int8_tokens=file.endswith(".safetensors"))
-    elif file.startswith("native"):
-        safetensors.torch.save_file(whole.state_dict(), path)
     else:
         write_checkpoint(whole, path, layout="open_clip")
     whole, model = load_model(path), load_model(path, towers="text")
@@ -385,8 +340,3 @@ def test_a_vision_tower_that_does_not_fit_is_refused_though_it_is_not_read(tmp_p
     safetensors.torch.save_file(state, tmp_path / "cut.safetensors", metadata={"model": NANO})
     with pytest.raises(CheckpointError, match=r"visual\.proj is \(192, 255\), must be \(192, 256\)"):
         load_model(tmp_path / "cut.safetensors", towers="text")
-
-
-def test_a_model_without_a_text_tower_is_read_whole(tmp_path: Path, tower: dict[str, Tensor]) -> None:
-    torch.save(prefixed(tower, "visual."), tmp_path / "tower.pt")
-    assert_holds(load_model(tmp_path / "tower.pt", towers="text"), tower)

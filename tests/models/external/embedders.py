@@ -10,27 +10,11 @@ from typing import Any
 import pytest
 import torch
 
-WORDS = (
-    *(
-        "a",
-        "b",
-        "red",
-        "green",
-        "blue",
-        "dog",
-        "cat",
-        "mug",
-        "photo",
-        "of",
-        "the",
-        "query",
-        "document",
-        "task",
-        "search",
-    ),
-    *("result", "title", "none", "text", ":", "|"),
-    *("black", "mountain", "bicycle", "piano", "receipt", "bowl", "soup", "crowd", "in", "street", "on", "table"),
+_TEXT = (
+    "a b red green blue dog cat mug photo of the query document task search result title none text : | "
+    "black mountain bicycle piano receipt bowl soup crowd in street on table"
 )
+WORDS = _TEXT.split()
 SPECIAL = ["<pad>", "<bos>", "<eos>", "<unk>", "<|im_start|>", "<|im_end|>", "<|image_pad|>", "<|video_pad|>"]
 SPECIAL += ["<|vision_start|>", "<|vision_end|>"]
 CHAT = (

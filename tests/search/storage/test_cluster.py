@@ -29,6 +29,7 @@ from perception_encoder import open_index
 from perception_encoder.errors import ClusterError, MissingExtraError
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.listing import Item
+from perception_encoder.inference.model_spec import ModelSpec
 from perception_encoder.search.storage import cluster
 from perception_encoder.search.storage.cluster import on_cluster
 from perception_encoder.search.storage.reader import File, FileResult, batches
@@ -299,7 +300,7 @@ def test_workers_run_a_models_own_code_only_if_it_is_trusted(
     index = open_index(pictures[0].parent, f"hf:{model}", trust_remote_code=True)
     assert index.update(ray=address).added == len(pictures)
     assert len(index.search(str(pictures[0]), top=2)) == 2
-    with writable_store(pictures[0].parent, f"hf:{model}", trust_remote_code=True) as (store, encoder):
+    with writable_store(pictures[0].parent, ModelSpec(f"hf:{model}", trust_remote_code=True)) as (store, encoder):
         mark.unlink()
         Image.new("RGB", (40, 40), "red").save(pictures[0].with_name("new.jpg"))
         with pytest.raises(ClusterError, match="add --trust-remote-code"), on_cluster(address) as read:

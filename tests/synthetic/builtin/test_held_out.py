@@ -8,20 +8,10 @@ from typing import Any
 
 import pytest
 
-from perception_encoder.data.captions import (
-    captions,
-)
 from perception_encoder.stages import configure, list_recipes
 from perception_encoder.training.config import TrainingConfig
 from synthetic.builtin import recipes
-from synthetic.builtin.held_out import (
-    NEVER_TRAINED,
-    UNSEEN_LABELS,
-    find_unseen_labels,
-    smallest_hashes,
-)
-from synthetic.builtin.recipes import builtin
-from synthetic.builtin.rules import STYLES
+from synthetic.builtin.held_out import UNSEEN_LABELS, find_unseen_labels, smallest_hashes
 from synthetic.questions.conversations import SceneRecords
 
 SEEN = ["accordion", "anchor", "ant", "barrel", "bass", "beaver", "leopard", "motorbike", "watch", "wrench"]
@@ -40,29 +30,8 @@ def test_unseen_labels_are_those_of_all_splits_together(make_shard, tmp_path: Pa
     assert find_unseen_labels(train) == expected
 
 
-def test_the_sources_that_are_never_trained_on() -> None:
-    assert {"openmoji"} == NEVER_TRAINED
-
-
 def test_the_unseen_classes_of_the_real_photographs(real_data: Path) -> None:
     assert {label for _, label in find_unseen_labels(real_data / "photos")} == UNSEEN_LABELS
-
-
-def test_the_builtin_recipe_is_complete() -> None:
-    config = builtin()
-    assert [stage.image_size for stage in config.stages] == [64, 96, 128]
-    assert sum(config.weights.values()) == pytest.approx(1.0)
-    assert "openmoji" not in config.weights
-
-
-def test_drawings_are_called_drawings_and_emoji_emoji() -> None:
-    emoji = captions({"source": "noto", "label": "cat face", "tags": ["pet", "cat face", "cat"]}, style=STYLES["noto"])
-    clip_art = captions({"source": "openclipart", "label": "cat", "tags": []}, style=STYLES["openclipart"])
-    assert "an emoji of a cat face" in emoji["plain"]
-    assert emoji["tags"] == ["a cat face, pet", "a cat face, cat", "pet, cat"]
-    assert "a drawing of a cat" in clip_art["plain"] and "a drawing of a cat." in clip_art["template"]
-    assert not any("emoji" in text for texts in clip_art.values() for text in texts)
-    assert "tags" not in clip_art
 
 
 NAMES = [name for stage in recipes.STAGES for name in stage.recipes]

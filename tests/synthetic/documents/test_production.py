@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from perception_encoder.errors import ConfigError, OutputError
+from perception_encoder.errors import OutputError
 from synthetic.documents.production import DocumentsConfig, image_path, write_documents
 from tests.conftest import ROOT
 
@@ -103,32 +103,6 @@ def test_other_settings_and_other_files_are_left_alone(directory: Path, tmp_path
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="could not be written"):
         write_documents(tmp_path / "file", CONFIG, jobs=1)
-
-
-def test_kinds_take_turns() -> None:
-    config = DocumentsConfig(kinds=("form", "sign"), look="clean", size=192)
-    assert [config.draw(number).kind for number in range(4)] == ["form", "sign", "form", "sign"]
-
-
-def test_bad_settings_write_nothing(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="kind is 'letter'"):
-        write_documents(tmp_path / "out", DocumentsConfig(kinds=("letter",)))
-    with pytest.raises(ConfigError, match="at least 1"):
-        DocumentsConfig(count=0)
-    assert not (tmp_path / "out").exists()
-
-
-def test_documents_are_drawn_and_added(run_module, tmp_path: Path) -> None:
-    arguments = ("documents", "-o", tmp_path, "--size", 192, "--kinds", "receipt, bar chart", "--jobs", 1)
-    arguments += ("--look", "clean", "--split", "test", "--lines", 3)
-    run = run_module(*arguments, "--count", 2)
-    assert run.status == 0 and run.stdout.split(":")[0] == "2 documents"
-    run = run_module(*arguments, "--count", 3)
-    assert run.status == 0 and run.stdout.startswith("3 documents, 2 of them from an earlier run: ")
-    rows = [json.loads(line) for line in (tmp_path / "test" / "words.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert [row["kind"] for row in rows] == ["receipt", "bar chart", "receipt"]
-    assert {row["look"] for row in rows} == {"clean"} and {row["split"] for row in rows} == {"test"}
-    assert len(rows[0]["content"]["items"]) == len(rows[1]["content"]["categories"]) == 3
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,6 @@ from PIL import Image
 
 from perception_encoder.errors import MediaDecodeError
 from synthetic.drawings.rasterize import rasterize
-from synthetic.errors import MissingGroupError
 
 pytest.importorskip("cairosvg")
 
@@ -32,21 +30,6 @@ def test_a_drawing_fills_the_square_but_for_the_margin() -> None:
     assert picture.getpixel((50, 50)) == (255, 0, 0)
     assert picture.getpixel((1, 1)) == (255, 255, 255)
     assert inked(picture) == (92, 92)
-
-
-@pytest.mark.parametrize("x", [0, 90])
-def test_small_drawings_on_large_pages_are_enlarged_with_their_shape(x: int) -> None:
-    picture = rasterize(svg(f'<rect x="{x}" y="3" width="8" height="4"/>'), 64, "x")
-    width, height = inked(picture)
-    assert width == pytest.approx(59, abs=1)
-    assert height == pytest.approx(width / 2, abs=1.5)
-    left = np.flatnonzero((np.asarray(picture).min(axis=2) < 128).any(axis=0))[0]
-    assert left == pytest.approx((64 - width) / 2, abs=1)
-
-
-def test_wide_pages_keep_their_shape() -> None:
-    width, height = inked(rasterize(svg('<rect width="200" height="50"/>', "0 0 200 50"), 80, "x"))
-    assert height == pytest.approx(width / 4, abs=1)
 
 
 @pytest.mark.parametrize(
@@ -71,9 +54,3 @@ def test_entities_are_refused() -> None:
     text = b'<!DOCTYPE svg [<!ENTITY a "b">]>' + svg("<text>&a;</text>")
     with pytest.raises(MediaDecodeError, match="Entities"):
         rasterize(text, 32, "x")
-
-
-def test_the_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "cairosvg", None)
-    with pytest.raises(MissingGroupError, match="--group synthetic"):
-        rasterize(svg("<rect/>"), 32, "x")

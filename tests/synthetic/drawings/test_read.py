@@ -5,11 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from perception_encoder.errors import DataError
-from synthetic.drawings.rasterize import rasterize
 from synthetic.drawings.read import read_emoji, read_openclipart
 from synthetic.drawings.sources import find_source
 
@@ -51,24 +48,6 @@ def test_emoji_take_names_and_tags_from_emojibase(tmp_path: Path) -> None:
     assert b'viewBox="0 0 40 36"' in flag.svg
 
 
-def test_a_pen_outlines_every_shape_or_leaves_nothing_but_lines(tmp_path: Path) -> None:
-    packages = write_emoji(tmp_path)
-    bare, outlined, line = (
-        np.asarray(rasterize(next(read_emoji(*packages, find_source(name))).svg, 64, name).convert("L"))
-        for name in ("twemoji", "twemoji_outlined", "twemoji_line")
-    )
-    assert bare[20, 40] == outlined[20, 40] == 0 and line[20, 40] == 255  # within a black triangle
-    assert 0.1 < (line < 128).mean() < 0.6 * (bare < 128).mean()
-    assert find_source("noto_line").package == find_source("noto").package
-
-
-def test_a_package_without_its_files_is_a_data_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"icons\.json"):
-        list(read_emoji(tmp_path, tmp_path, find_source("noto")))
-    with pytest.raises(DataError, match="svg"):
-        list(read_openclipart(tmp_path, find_source("openclipart")))
-
-
 def clipart(title: str, licence: str = PUBLIC_DOMAIN, creator: str = "Ann Smith", tags: tuple[str, ...] = ()) -> str:
     items = "".join(f"<rdf:li>{tag}</rdf:li>" for tag in tags)
     return (
@@ -93,9 +72,6 @@ def read_one(directory: Path, place: str, text: str) -> tuple[str, tuple[str, ..
     [
         ("animals/birds/penguin_01.svg", "Emperor Penguin", "emperor penguin", ("bird", "zoo")),
         ("food/flan.svg", "Flat_Cake_2 (B and W)", "flat cake", ("food", "zoo")),
-        ("unsorted/x.svg", "SmallTruck #4", "small truck", ("zoo",)),
-        ("people/shirt.svg", "T-Shirt", "t-shirt", ("people", "zoo")),
-        ("signs/aiga_car_rental1.svg", "AIGA_Symbol_Signs", "car rental", ("zoo",)),
         ("plants/fern_0_symbol_1m_bwh.svg", "Map Symbols", "fern", ("plant", "zoo")),
         ("plants/ann.svg", "Ann Smith", "plant", ("zoo",)),
     ],
@@ -110,27 +86,14 @@ def test_clip_art_is_named_by_its_title_file_or_folder(
     assert drawing[1] == tags or drawing[1] == (place.split("/")[0].rstrip("s"), *tags)
 
 
-def test_titles_in_other_languages_give_way_to_the_folder(tmp_path: Path) -> None:
-    text = clipart("Orso 02", creator="Architetto Francesco Rollandin")
-    assert read_one(tmp_path, "animals/bears/orso_01.svg", text) == ("bear", ())
-
-
 @pytest.mark.parametrize(
     ("place", "text"),
     [
         ("a/x.svg", clipart("gramastar")),
-        ("a/x.svg", clipart("Part of the Flat Icon Collection (Wed Aug 25 23:29:46 2004)")),
-        ("a/x.svg", clipart("Clipart by Nicu Buculei - pear")),
-        ("a/x.svg", clipart("card")),
         ("a/x.svg", clipart("Flag of Peru")),
-        ("signs/flags/asia/x.svg", clipart("Peru")),
-        ("a/x.svg", clipart("Peru", tags=("flags",))),
-        ("games/cards/simple/x.svg", clipart("Queen")),
-        ("a/x.svg", clipart("dog", licence="")),
         ("a/x.svg", clipart("dog", licence="http://creativecommons.org/licenses/GPL/2.0/")),
         ("a/x.svg", "<svg"),
         ("a/x.svg", '<svg xmlns="http://www.w3.org/2000/svg"/>'),
-        ("unsorted/x.svg", clipart("17")),
     ],
 )
 def test_unusable_clip_art_is_dropped(tmp_path: Path, place: str, text: str) -> None:

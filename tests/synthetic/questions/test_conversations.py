@@ -18,28 +18,6 @@ from tests.clips import clip
 from tests.data.tars import image_bytes, write_tar
 
 
-def test_scenes() -> None:
-    scene = {
-        "questions": [{"question": "Q", "answer": "A"}, {"question": "R", "answer": "B"}],
-        "caption": ["c", "d", "c"],
-    }
-    assert scene_conversations(scene, "video") == [
-        (
-            *(("user", "<video>Q"), ("assistant", "A"), ("user", "R"), ("assistant", "B")),
-            *(("user", "Describe the video in detail."), ("assistant", "d")),
-        ),
-        (("user", "<video>Provide a one-sentence caption for the provided video."), ("assistant", "c")),
-    ]
-    long, short = scene_conversations({"questions": [], "caption": ["c", "d", "e"]})
-    assert long == (("user", "<image>Describe the image in detail."), ("assistant", "e"))
-    assert short[0] == ("user", "<image>Provide a one-sentence caption for the provided image.")
-    assert short[2:] == (("user", "Describe the image in part."), ("assistant", "d"))
-    assert scene_conversations({}) == []
-    for bad in ({"questions": 3}, {"questions": [{"question": "Q"}]}, {"questions": [], "caption": [1]}):
-        with pytest.raises(DataError, match="a scene: "):
-            scene_conversations(bad)
-
-
 def test_boxes_of_scenes() -> None:
     objects = [
         {"kind": "mug", "box": [12.0, 0.0, 64.0, 128.0]},

@@ -9,12 +9,11 @@ from pathlib import Path
 import pytest
 
 from perception_encoder.datasets.questions.question import Question
-from perception_encoder.errors import ConfigError, DataError
+from perception_encoder.errors import DataError
 from perception_encoder.formats.shards import write_members
 from synthetic.documents.production import DocumentsConfig, write_documents
 from synthetic.questions.rendered import GROUNDING
-from synthetic.questions.scene_questions import SceneAnswer, SceneBox, scene_answers, scene_boxes
-from synthetic.questions.tasks import TASKS, find_task, read_rendered
+from synthetic.questions.tasks import find_task, read_rendered
 from tests.cli.evaluate.conftest import read_json
 from tests.cli.language.conftest import language_run
 from tests.data.tars import image_bytes
@@ -68,35 +67,6 @@ def test_scores(name: str, answers: tuple[str, ...], prediction: str, score: flo
     task, question = find_task(name), Question(id="1", question="What is it?", media=(), answers=answers)
     assert task.prompt(question) == "What is it?" and task.score is not None
     assert task.score(prediction, question, None) == pytest.approx(score)
-
-
-def test_boxes_of_scenes_are_scored_by_their_overlap() -> None:
-    score = TASKS["scenes"].score
-    assert score is not None
-    box = Question(id="1", question="Give the box of the mug.", media=(), box=(10, 10, 50, 48))
-    assert score("[100, 100, 500, 500]", box, (100, 100, 500, 480)) == 1
-    assert TASKS["scene captions"].score is None
-
-
-def test_an_unknown_dataset_is_named() -> None:
-    with pytest.raises(ConfigError, match="unknown dataset 'rooms'; known: scenes, scene captions, documents"):
-        read_rendered("rooms", Path())
-
-
-def test_answers() -> None:
-    scene = {"questions": [{"type": "count", "question": "How many?", "answer": "2"}, {"question": "Q", "answer": "A"}]}
-    assert scene_answers(scene, "s") == [SceneAnswer("count", "How many?", "2"), SceneAnswer("", "Q", "A")]
-    assert scene_answers({}, "s") == []
-    for bad in ({"questions": 1}, {"questions": [{"question": "Q"}]}):
-        with pytest.raises(DataError, match=r"s: .*questions"):
-            scene_answers(bad, "s")
-
-
-def test_boxes_are_those_of_objects_that_are_the_only_ones_of_their_kind() -> None:
-    objects = [{"kind": "mug", "box": [1, 2.5, 3, 4]}, *[{"kind": "chair", "box": [0, 0, 1, 1]}] * 2, {"kind": "lamp"}]
-    assert scene_boxes({"objects": objects}, "s") == [SceneBox("mug", (1, 2.5, 3, 4))]
-    with pytest.raises(DataError, match="s: the box of the mug is"):
-        scene_boxes({"objects": [{"kind": "mug", "box": [1, 2, 3, "a"]}]}, "s")
 
 
 __all__ = ["language_run"]

@@ -2,21 +2,9 @@
 
 from __future__ import annotations
 
-import numpy as np
-
-from synthetic.scenes.language.graph import build_graph, find_box
 from synthetic.scenes.layout.scene import PlacedObject
 from synthetic.scenes.rendering.renderer import Renderer
-from tests.synthetic.scenes.conftest import BLUE, RED, STACK, draw, graph_of, scene_of
-
-
-def test_a_box_is_around_the_pixels_of_a_mask() -> None:
-    mask = np.zeros((6, 8), bool)
-    assert find_box(mask) is None
-    mask[1:3, 2:5] = True
-    assert find_box(mask) == (2.0, 1.0, 5.0, 3.0)
-    mask[5, 7] = True
-    assert find_box(mask) == (2.0, 1.0, 8.0, 6.0)
+from tests.synthetic.scenes.conftest import BLUE, STACK, graph_of
 
 
 def test_relations_of_a_scene_made_by_hand(renderer: Renderer) -> None:
@@ -37,29 +25,3 @@ def test_relations_of_a_scene_made_by_hand(renderer: Renderer) -> None:
     }
     assert [node.colour for node in graph.nodes] == ["white", "red", "brown", "blue"]
     assert [graph.name(node) for node in graph.nodes] == ["table", "cone", "crate", "cylinder"]
-
-
-def test_objects_of_one_class_are_told_apart_by_colour_or_not_at_all(renderer: Renderer) -> None:
-    def cones(*tints: tuple[float, float, float]) -> list[str]:
-        places = ((-0.4, 0.0, 0.0), (0.0, 0.0, 0.0), (0.4, 0.0, 0.0))
-        placed = zip(places[: len(tints)], tints, strict=True)
-        objects = [PlacedObject(model="pybullet-cone", position=place, tint=tint) for place, tint in placed]
-        graph = graph_of(renderer, *objects)
-        return [graph.name(node) for node in graph.nodes]
-
-    assert cones(RED, BLUE) == ["red cone", "blue cone"]
-    assert cones(RED, BLUE, RED) == ["", "blue cone", ""]
-
-
-def test_a_hidden_object_leaves_no_graph(renderer: Renderer) -> None:
-    behind = PlacedObject(model="pybullet-cylinder", position=(0.0, 0.6, 0.0))
-    scene = scene_of(PlacedObject(model="test-table", position=(0.0, -0.9, 0.4)), behind)
-    assert build_graph(scene, draw(renderer, scene, 64).mask, renderer.library) is None
-
-
-def test_json_names_the_class_kind(renderer: Renderer) -> None:
-    """Samples on users' disks name the class `kind`."""
-    first = graph_of(renderer, *STACK).to_json()["objects"][0]
-    assert first["kind"] == first["label"] == "table" and "class_name" not in first
-    placement = {"size", "position", "turn", "depth", "extent", "on"}
-    assert first.keys() == {"id", "model", "label", "kind", "colour", "box", "pixels"} | placement

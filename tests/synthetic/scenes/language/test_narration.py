@@ -1,8 +1,6 @@
-"""Captions and questions of events made by hand, and how often each answer is right."""
+"""Captions and questions of events made by hand."""
 
 from __future__ import annotations
-
-from collections import Counter, defaultdict
 
 import numpy as np
 
@@ -76,40 +74,3 @@ def test_all_questions_of_a_video_made_by_hand() -> None:
     for name, done in (("lamp", "tips over"), ("crate", "is pushed"), ("vase", None)):
         expected |= {asks.format(name): "yes" if action == done else "no" for action, (_, _, asks) in VERBS.items()}
     assert actual == expected
-
-
-def test_a_rolling_ball_is_not_asked_to_be_pushed() -> None:
-    actual = answers(graph_of("ball", "crate"), events_of(("rolls", 1), ("is pushed", 2)))
-    assert actual["Does the ball roll?"] == actual["Is the crate pushed across the floor?"] == "yes"
-    assert not actual.keys() & {
-        "Is the ball pushed across the floor?",
-        "What is pushed across the floor?",
-        "How many things are pushed across the floor?",
-    }
-
-
-def test_objects_without_a_name_are_counted_only() -> None:
-    graph = graph_of("cup", "cup")
-    events = events_of(("falls", 2))
-    assert video_captions(graph, events)[0] == "One of the cups falls from above."
-    assert set(answers(graph, events)) == {
-        "Does the camera move?",
-        "How many things move?",
-        *(f"How many things {several}?" for _, several, _ in VERBS.values()),
-    }
-
-
-def test_no_answer_is_the_rule() -> None:
-    right: defaultdict[str, Counter[str]] = defaultdict(Counter)
-    for number in range(300):
-        generator = np.random.default_rng(number)
-        names = [f"thing{letter}" for letter in "abcd"[: generator.integers(1, 5)]]
-        movers = generator.permutation(len(names))[: generator.integers(1, 4)]
-        actions = [list(VERBS)[int(generator.integers(4))] for _ in movers]
-        happened = [(action, int(mover) + 1) for action, mover in zip(actions, movers, strict=True)]
-        events = events_of(*happened, *([("orbits", None)] if generator.random() < 0.4 else []))
-        for question in video_questions(graph_of(*names), events, generator, most=6):
-            right[question.type][question.answer] += 1
-    assert right.keys() == {"action", "happens", "times", "who", "order"}
-    for type, counts in right.items():
-        assert max(counts.values()) < 0.6 * counts.total(), (type, counts)

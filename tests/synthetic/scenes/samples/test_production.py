@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import tarfile
-from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -13,19 +12,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from perception_encoder.errors import ConfigError, DataError, OutputError
-from perception_encoder.formats.shards import read_shard
-from synthetic.scenes.layout.scene import PlacedObject
+from perception_encoder.errors import OutputError
 from synthetic.scenes.objects.bundled import revolved_models
-from synthetic.scenes.objects.models import ObjectInfo, ObjectLibrary
-from synthetic.scenes.rendering.motion import AWAY
+from synthetic.scenes.objects.models import ObjectLibrary
 from synthetic.scenes.samples import production
 from synthetic.scenes.samples.images import ImageMaker
 from synthetic.scenes.samples.production import make_samples, make_scenes
-from synthetic.scenes.samples.sample import SceneSample, ScenesConfig, encode_image, millimetres
-from synthetic.scenes.samples.videos import VideoMaker, _encode_mp4, _swept_corners
-from tests.data.tars import load_webdataset
-from tests.synthetic.scenes.conftest import STACK, scene_of
+from synthetic.scenes.samples.sample import SceneSample, ScenesConfig
+from synthetic.scenes.samples.videos import VideoMaker
 
 
 def read_all(directory: Path) -> dict[str, bytes]:
@@ -61,18 +55,6 @@ def directory(library: ObjectLibrary, tmp_path_factory: pytest.TempPathFactory) 
     return make_scenes(library, out, ScenesConfig(count=5, side=48, seed=3), jobs=1).directory
 
 
-def test_the_authors_of_all_models_are_named(directory: Path) -> None:
-    with tarfile.open(directory / "00000.tar") as tar:
-        samples = [json.loads(tar.extractfile(name).read()) for name in tar.getnames() if name.endswith(".json")]
-    expected = sorted({line for sample in samples for line in sample["attribution"]})
-    assert (directory / "ATTRIBUTION.txt").read_text(encoding="utf-8").splitlines() == expected
-
-
-def test_the_datasets_of_the_hub_reads_the_tars(directory: Path, tmp_path: Path) -> None:
-    loaded = load_webdataset(directory, tmp_path)
-    assert len(loaded) == 5 and all(relation["relation"] for scene in loaded for relation in scene["relations"])
-
-
 def test_samples_have_their_files_and_fields(directory: Path) -> None:
     with tarfile.open(directory / "00000.tar") as tar:
         members = {name: tar.extractfile(name).read() for name in tar.getnames()}
@@ -90,11 +72,6 @@ def test_samples_have_their_files_and_fields(directory: Path) -> None:
         for item in metadata["objects"]:
             near = depth[mask == item["id"]].mean() / 1000
             assert abs(near - item["depth"]) < np.linalg.norm(item["size"])  # at its position
-
-
-def test_shards_are_training_data(directory: Path) -> None:
-    samples = list(read_shard(directory / "00000.tar"))
-    assert len(samples) == 5 and all(sample.source == "scenes" and sample.label for sample in samples)
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools
@@ -125,12 +102,6 @@ def test_splits_share_no_model(library: ObjectLibrary) -> None:
     assert models["train"] and models["test"] and not models["train"] & models["test"]
 
 
-def test_too_few_models_are_an_error(library: ObjectLibrary) -> None:
-    few = ObjectLibrary({"test-crate": library["test-crate"]})
-    with pytest.raises(DataError, match="two different classes"):
-        list(make_samples(few, ScenesConfig(count=1, split=few.info["test-crate"].split), jobs=1))
-
-
 def test_a_directory_that_is_not_empty_is_kept(library: ObjectLibrary, tmp_path: Path) -> None:
     (tmp_path / "train").mkdir()
     (tmp_path / "train" / "mine.txt").write_text("mine")
@@ -139,64 +110,7 @@ def test_a_directory_that_is_not_empty_is_kept(library: ObjectLibrary, tmp_path:
     assert (tmp_path / "train" / "mine.txt").read_text() == "mine"
 
 
-def test_an_image_with_a_hidden_object_is_refused(library: ObjectLibrary, monkeypatch: pytest.MonkeyPatch) -> None:
-    hidden = PlacedObject(model="pybullet-cylinder", position=(0.0, 0.6, 0.0))
-    with ImageMaker(library, ScenesConfig(side=64)) as maker:
-        for scene, refused in (
-            (scene_of(*STACK), False),
-            (scene_of(PlacedObject(model="test-table", position=(0.0, -0.9, 0.4)), hidden), True),
-        ):
-            monkeypatch.setattr(maker.sampler, "sample", lambda generator, scene=scene: scene)
-            assert (maker.attempt(0, np.random.default_rng(0)) is None) == refused
-
-
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"side": 33}, "even"),
-        ({"side": 8}, "16 to 1024"),
-        ({"count": 0}, "at least 1"),
-        ({"seed": -1}, "at least 0"),
-        ({"split": "all"}, "train, val, test"),
-        ({"frames": 4}, "at least 16"),
-    ],
-)
-def test_settings_have_limits(values: dict[str, object], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        ScenesConfig(**values)
-
-
-def test_depths_beyond_the_format_are_zero() -> None:
-    assert millimetres(np.array([0.0, 1.2345, 65.5, 70.0])).tolist() == [0, 1234, 65500, 0]
-
-
-def test_images_are_encoded_without_loss() -> None:
-    depth = np.random.default_rng(0).integers(0, 2**16, (5, 7)).astype(np.uint16)
-    with Image.open(io.BytesIO(encode_image(depth, "PNG"))) as image:
-        assert image.format == "PNG" and np.array_equal(np.asarray(image), depth)
-
-
-def test_failed_attempts_end_in_an_error(library: ObjectLibrary, monkeypatch: pytest.MonkeyPatch) -> None:
-    attempts = []
-    with ImageMaker(library, ScenesConfig(split="test")) as maker:
-        monkeypatch.setattr(maker, "attempt", lambda number, generator: attempts.append(number))
-        with pytest.raises(DataError, match=r"test image 3: no valid scene in 60 tries"):
-            maker.sample(3)
-    assert attempts == [3] * 60
-
-
-BOX = ObjectInfo(key="b", label="box", class_name="box", source="t", licence="CC0-1.0", size=(0.2, 0.2, 0.2))
 CONFIG = ScenesConfig(side=32, videos=True)
-
-
-def test_the_swept_room_holds_the_objects_near_the_floor() -> None:
-    poses = np.zeros((2, 2, 7))
-    poses[..., 6] = 1
-    poses[:, 1, 2] = AWAY
-    poses[1, 0, 0] = 1.0
-    corners = _swept_corners(poses, [BOX, BOX], 1.0)
-    assert corners.min(axis=0) == pytest.approx((-0.1, -0.1, 0.0))
-    assert corners.max(axis=0) == pytest.approx((1.1, 0.1, 0.2))
 
 
 @pytest.fixture(scope="module")
@@ -231,38 +145,6 @@ def test_tracks_and_events_agree_with_the_frames(sample: SceneSample) -> None:
     answers = {question["question"]: question["answer"] for question in metadata["questions"]}
     assert len(answers) == 8
     assert answers.get("How many things move?", str(len(moving))) == str(len(moving))
-
-
-def test_a_video_that_begins_empty_is_refused(library: ObjectLibrary, monkeypatch: pytest.MonkeyPatch) -> None:
-    with VideoMaker(library, CONFIG) as maker:
-        simulate, videos = maker._simulate, []
-        monkeypatch.setattr(maker, "_simulate", lambda generator: videos.append(simulate(generator)) or videos[-1])
-        maker.sample(1)
-        falling = videos[-1].poses.copy()
-        falling[0, :, 2] = AWAY
-        for poses, refused in ((videos[-1].poses, False), (falling, True)):
-            video = replace(videos[-1], poses=poses)
-            monkeypatch.setattr(maker, "_simulate", lambda _, video=video: video)
-            assert (maker.attempt(1, np.random.default_rng(0)) is None) == refused
-
-
-def test_the_same_frames_make_the_same_file() -> None:
-    noise = np.random.default_rng(0).integers(0, 255, (8, 8, 3), dtype=np.uint8).repeat(4, axis=0).repeat(4, axis=1)
-    frames = [np.roll(noise, step, axis=1) for step in range(16)]
-    assert len({_encode_mp4(frames) for _ in range(8)}) == 1
-
-
-def test_a_video_depends_on_its_number_alone(sample: SceneSample, library: ObjectLibrary) -> None:
-    with VideoMaker(library, CONFIG) as fresh:
-        assert fresh.sample(1).files == sample.files
-
-
-def test_scenes_are_made(run_module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(production, "bundled_models", revolved_models)
-    run = run_module("scenes", "-o", tmp_path, "--count", 2, "--size", 32, "--jobs", 1)
-    assert run.status == 0 and "2 images" in run.stdout
-    written = sorted(path.name for path in (tmp_path / "train").iterdir())
-    assert written == ["00000.tar", "ATTRIBUTION.txt", "instances.json"]
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,9 @@ import torch
 from perception_encoder.dense_prediction.dense_model import Backbone, DenseModel, HeadInfo, make_head
 from perception_encoder.dense_prediction.depth import DepthHeadConfig
 from perception_encoder.dense_prediction.detection.mask_rcnn import DetectorHeadConfig
-from perception_encoder.dense_prediction.export import export_head
 from perception_encoder.dense_prediction.segmentation import SegmentationHeadConfig
 from perception_encoder.errors import ShapeError
+from perception_encoder.exports.onnx import export_head
 from perception_encoder.models.checkpoints.weights import create_model
 from perception_encoder.models.tower import Tower
 

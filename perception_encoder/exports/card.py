@@ -7,7 +7,9 @@ from pathlib import Path
 
 from perception_encoder.files import checksum, write_text
 from perception_encoder.models.checkpoints.weights import Model, weight_hash
+from perception_encoder.models.clip import CLIP
 from perception_encoder.models.registry import MODELS, SCORES, canonical_name, find_model
+from perception_encoder.preprocess.tokenizer import write_preprocessing
 
 README, SUMS = "README.md", "SHA256SUMS"
 _TITLES = {"onnx": "ONNX", "openvino": "OpenVINO"}
@@ -94,6 +96,31 @@ def write_model_card(
         program=program,
         scores=scores or {},
     )
+
+
+def describe_towers(
+    directory: Path,
+    source: str | Path,
+    model: Model,
+    size: tuple[int, int],
+    library: str,
+    precision: str,
+    about: str,
+    program: str,
+) -> None:
+    """Write the card of towers for images of `size`, and the files for preprocessing: of OpenVINO, of uint8 pixels.
+
+    `source`: what the model was loaded from; published scores are those of its own image size and of float32.
+    """
+    visual, text = (model.visual, model.text) if isinstance(model, CLIP) else (model, None)
+    length = text.config.context_length if text else None
+    write_preprocessing(directory, size, length, uint8=library == "openvino")
+    scores = published_scores(source)
+    if scores and (not precision.startswith("float32") or size != (visual.config.image_size,) * 2):
+        scores = {}
+    runtime = {"onnx": "onnxruntime"}.get(library, library)
+    packages = f"{runtime}, numpy, Pillow and tokenizers" if text else f"{runtime}, numpy and Pillow"
+    write_model_card(directory, model, library, precision, scores, about, packages, program)
 
 
 def published_scores(source: str | Path) -> dict[str, float] | None:

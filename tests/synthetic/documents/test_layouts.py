@@ -1,4 +1,4 @@
-"""Both kinds of charts: answers recomputed from the series, and values that can be read from the axis."""
+"""Answers and labels agree with what is drawn: the bars of charts, the ticks of forms, the sums of receipts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from synthetic.documents.layouts.bars import LAYOUTS
-from synthetic.documents.layouts.charts import COLOURS, STEPS
+from synthetic.documents.layouts.charts import COLOURS
+from synthetic.documents.layouts.receipts import COUNTED
 
 KINDS = ("bar chart", "line chart")
 
@@ -53,39 +54,7 @@ def test_answers_are_those_of_the_series(draw_many, kind: str, split: str) -> No
     assert seen == {"title", "axis", "value", "compare", "difference", "yes_no", *several}
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_values_that_are_not_printed_lie_on_the_axis(draw_many, kind: str) -> None:
-    for drawn in draw_many(kind):
-        numbers = sorted({int(word.text) for word in drawn.words if word.text.isdigit()} - set(range(2000, 2100)))
-        values = [value for curve in drawn.content["series"].values() for value in curve]
-        if drawn.layout == "labelled":
-            assert set(values) <= set(numbers)
-            continue
-        step = numbers[1] - numbers[0]
-        assert numbers[0] == 0 and step in STEPS and max(values) <= numbers[-1]
-        assert all(value * 2 % step == 0 and value > 0 for value in values)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_print_has_no_questions_about_colours(kind: str) -> None:
-    from synthetic.documents.document import document
-
-    coloured = 0
-    for seed in range(12):
-        grey, clean = document(seed, kind, look="print"), document(seed, kind, look="clean")
-        several = len(clean.content["series"]) > 1
-        coloured += several
-        tasks = {question.task for question in grey.questions}
-        assert tasks == ({"title", "axis", "count"} if several else {question.task for question in clean.questions})
-    assert coloured
-
-
 SPLITS = ("train", "test")
-
-
-def test_every_layout_occurs(draw_many) -> None:
-    drawn = [{item.layout for item in draw_many("bar chart", split)} for split in SPLITS]
-    assert drawn == [set(layout) for layout in LAYOUTS]
 
 
 def test_bars_are_as_long_as_their_values(draw_many) -> None:
@@ -110,8 +79,47 @@ def test_bars_are_as_long_as_their_values(draw_many) -> None:
     assert checked.keys() == {name for layouts in LAYOUTS for name in layouts} and min(checked.values()) >= 5
 
 
-def test_bars_are_counted(draw_many) -> None:
-    for drawn in draw_many("bar chart"):
-        bars = len(drawn.content["series"]) * len(drawn.content["categories"])
-        (answer,) = (question.answer for question in drawn.questions if question.question == "How many bars are there?")
-        assert answer == str(bars)
+def test_a_ticked_box_has_a_cross(draw_many) -> None:
+    """The square left of the label is darker in its middle if it is ticked."""
+    states = set()
+    for drawn in draw_many("form"):
+        for name, ticked in drawn.content["ticks"].items():
+            (left, top, _, bottom) = next(word.box for word in reversed(drawn.words) if word.text == name)
+            pixels = np.asarray(drawn.image.convert("L"), dtype=int)
+            height = bottom - top
+            middle = pixels[top : bottom + 1, max(0, left - 2 * height) : left - 1]
+            paper = np.median(pixels)
+            columns = (middle < paper - 40).mean(0)
+            inner = np.flatnonzero(columns > 0.6)  # the sides of the square
+            assert len(inner) >= 2
+            crossed = (middle[2 : height // 2, inner[0] + 3 : inner[-1] - 2] < paper - 40).any()
+            assert crossed == ticked
+            states.add(ticked)
+    assert states == {True, False}
+
+
+def cents(text: str) -> int:
+    return round(float(text.lstrip("$€£")) * 100)
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_sums_add_up(draw_many, split: str) -> None:
+    taxed = 0
+    for drawn in draw_many("receipt", split):
+        content = drawn.content
+        items = sum(cents(item["price"]) for item in content["items"])
+        if "tax" in content:
+            taxed += 1
+            assert cents(content["subtotal"]) == items
+            items += cents(content["tax"])
+        assert cents(content["total"]) == items
+        printed = " ".join(word.text for word in drawn.words)
+        for text in (
+            content["shop"],
+            content["date"],
+            content["total"],
+            *(entry["name"] for entry in content["items"]),
+        ):
+            assert text in printed
+        assert all(("quantity" in item) == (drawn.layout in COUNTED) for item in content["items"])
+    assert 0 < taxed < len(draw_many("receipt", split))

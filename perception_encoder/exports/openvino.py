@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from perception_encoder.errors import ConfigError, OutputError
+from perception_encoder.exports.card import describe_towers
+from perception_encoder.exports.verify import ExportedFile
 from perception_encoder.files import replacing_new, writing
-from perception_encoder.models.checkpoints.card import published_scores, write_model_card
 from perception_encoder.models.checkpoints.weights import Model, load_model
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.registry import shown_name
-from perception_encoder.preprocess.tokenizer import write_preprocessing
 from perception_encoder.runtime.cache import MODEL, WEIGHTS, Tower
 from perception_encoder.runtime.machine import check_openvino, versions
 from perception_encoder.runtime.program import AGREEMENT, EXAMPLE, Program, hints, unit_difference
@@ -55,27 +54,9 @@ print(similarities)
 """
 
 
-@dataclass(frozen=True, kw_only=True)
-class OpenVinoFile:
-    """An exported tower."""
-
-    path: str
-    """The .xml file; its weights are in the .bin file beside it."""
-    model: str
-    precision: Precision
-    difference: float
-    """Maximum difference between unit embeddings' values and torch's in float32."""
-    cosine: float | None = None
-    """Minimum cosine similarity between int8 embeddings and torch's in float32, of a fixed set; None for others."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields."""
-        return asdict(self)
-
-
 def export_openvino(
     model: str | Path, out: str | Path, *, precision: Precision = "float32", size: tuple[int, int] | None = None
-) -> tuple[OpenVinoFile, ...]:
+) -> tuple[ExportedFile, ...]:
     """Write a model as a new directory that OpenVINO alone can use, compared with torch.
 
     image.xml takes RGB pixels (B, 3, H, W), uint8, of one `size` (height, width); text.xml, of models with a text
@@ -107,7 +88,7 @@ def export_openvino(
         for tower in towers:
             about = _write_tower(core, network, tower, precision, size, temporary)
             files.append(
-                OpenVinoFile(
+                ExportedFile(
                     path=str(out / f"{tower}.xml"),
                     model=shown_name(str(model)) or network.name,
                     precision=precision,
@@ -115,10 +96,7 @@ def export_openvino(
                     cosine=about.get("cosine"),
                 )
             )
-        scores = published_scores(model)
-        if scores and (precision != "float32" or size not in (None, (visual.config.image_size,) * 2)):
-            scores = {}
-        _write_description(network, precision, size, scores, temporary)
+        _describe(model, network, precision, size or (visual.config.image_size,) * 2, temporary)
     return tuple(files)
 
 
@@ -145,15 +123,15 @@ def _write_tower(
     return about
 
 
-def _write_description(
-    model: Model, precision: Precision, size: tuple[int, int] | None, scores: dict[str, float] | None, directory: Path
-) -> None:
+def _describe(source: str | Path, model: Model, precision: Precision, size: tuple[int, int], directory: Path) -> None:
     """Write the files for preprocessing, README.md and SHA256SUMS."""
-    visual, text = (model.visual, model.text) if isinstance(model, CLIP) else (model, None)
-    height, width = size or (visual.config.image_size,) * 2
-    write_preprocessing(directory, (height, width), text.config.context_length if text else None, uint8=True)
+    visual, has_texts = (model.visual, True) if isinstance(model, CLIP) else (model, False)
+    height, width = size
     program = _IMAGES.format(
-        width=width, height=height, options=json.dumps(hints(precision)), imports="\nimport tokenizers" if text else ""
+        width=width,
+        height=height,
+        options=json.dumps(hints(precision)),
+        imports="\nimport tokenizers" if has_texts else "",
     )
     if isinstance(model, CLIP):
         program += _TEXTS.format(scale=math.exp(model.logit_scale.item()))
@@ -162,11 +140,10 @@ def _write_description(
         about += "embeddings (B, D), not normalised."
     else:
         about += f"tokens (B, N, D){', the class token first' if visual.config.class_token else ''}."
-    if text:
+    if has_texts:
         about += " text.xml takes token ids (B, T), int64, padded with zeros: those of tokenizer.json."
     about += " preprocessor_config.json says how images are resized; the model scales pixels."
     if precision == "int8":
         about += _SATURATION
-    packages = "openvino, numpy, Pillow and tokenizers" if text else "openvino, numpy and Pillow"
     kind = f"{precision}, with OpenVINO {versions()['openvino']}"
-    write_model_card(directory, model, "openvino", kind, scores, about, packages, program)
+    describe_towers(directory, source, model, size, "openvino", kind, about, program)

@@ -14,10 +14,11 @@ import pytest
 import torch
 
 from perception_encoder.errors import MissingExtraError, OutputError, ShapeError
-from perception_encoder.models import export
+from perception_encoder.exports import onnx as export
+from perception_encoder.exports import verify
+from perception_encoder.exports.onnx import write_onnx
 from perception_encoder.models.checkpoints.weights import Model
 from perception_encoder.models.config import VisionConfig
-from perception_encoder.models.export import write_onnx
 from tests.models.small import KINDS, TOKENS, random_images, small_clip, small_tower
 
 SHALLOW = replace(TOKENS, depth=1)
@@ -119,7 +120,7 @@ def fixed_inputs() -> dict[str, torch.Tensor]:
 
 
 def quantize_small(directory: Path, monkeypatch: pytest.MonkeyPatch, limit: float = 0.9) -> dict[str, float | None]:
-    monkeypatch.setattr(export, "MINIMUM_COSINE", limit)  # so few dimensions of random weights round badly
+    monkeypatch.setattr(verify, "LEAST_COSINE", limit)  # so few dimensions of random weights round badly
     return write_onnx(small_clip(), directory, int8=fixed_inputs())
 
 

@@ -16,12 +16,13 @@ from PIL import Image
 
 import perception_encoder as pe
 from perception_encoder.errors import ConfigError, ModelError, OutputError
+from perception_encoder.exports import openvino as export
 from perception_encoder.files import checksum
 from perception_encoder.models.checkpoints.weights import create_model, load_model, write_checkpoint
 from perception_encoder.models.precision import TOLERANCE
 from perception_encoder.preprocess.image import image_transform
 from perception_encoder.preprocess.tokenizer import tokenizer
-from perception_encoder.runtime import convert, export, quantization
+from perception_encoder.runtime import convert, quantization
 from perception_encoder.vectors import unit_rows
 
 pytest.importorskip("openvino")
