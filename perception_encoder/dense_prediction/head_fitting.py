@@ -109,8 +109,9 @@ def fit_head(
                 f"{description}: the loss is {value.item()}; the features are not finite, or lr is too high"
             )
         value.backward()
+        torch.nn.utils.clip_grad_norm_(head.parameters(), 1.0)
         rate = config.lr * learning_rate(step, steps, int(config.warm_up * steps))
-        update(head, optimizer, [rate] * len(optimizer.param_groups), settings.max_grad_norm)
+        update(head, optimizer, [rate] * len(optimizer.param_groups), None)
     head.eval()
 
 
