@@ -85,6 +85,11 @@ def _remove_leftovers(directory: Path) -> None:
                     remove(Path(entry))
 
 
+def is_temporary(path: Path) -> bool:
+    """Return whether a path is one of `replacing`."""
+    return _TEMPORARY.fullmatch(path.name) is not None
+
+
 def _is_running(pid: int) -> bool:
     """Return whether this machine has a process with this number; on Windows, where asking ends it, always True."""
     if os.name == "nt":
@@ -272,6 +277,16 @@ def file_state(path: str | Path) -> str:
         return str(path)
     numbers = status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
     return "\0".join([os.path.abspath(path), *map(str, numbers)])
+
+
+def digest(*values: object) -> str:
+    """Return 32 hex digits that tell JSON values and bytes apart, file names that are not UTF-8 included."""
+    whole = hashlib.blake2b(digest_size=16)
+    for value in values:
+        content = value if isinstance(value, bytes) else json.dumps(value, sort_keys=True).encode()
+        whole.update(f"{isinstance(value, bytes)} {len(content)} ".encode())
+        whole.update(content)
+    return whole.hexdigest()
 
 
 def checksum(path: Path) -> str:

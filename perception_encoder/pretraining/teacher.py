@@ -6,7 +6,6 @@ that large, and both models scale them down.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -17,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from perception_encoder.errors import ConfigError
+from perception_encoder.files import digest
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.load import load
 from perception_encoder.training.distributed import own_device
@@ -34,7 +34,7 @@ class Teacher:
 
     def __init__(self, encoder: Encoder, image_size: int, identity: str, remember: int = 0) -> None:
         self.encoder, self.image_size, self.identity, self.remember = encoder, image_size, identity, remember
-        self._cache: dict[bytes, np.ndarray] = {}
+        self._cache: dict[str, np.ndarray] = {}
 
     def embed(
         self, images: UInt8[Tensor, "B 3 H W"], texts: Sequence[str]
@@ -49,11 +49,7 @@ class Teacher:
             return torch.from_numpy(encode(inputs))
         rows = []
         for item in inputs:
-            if isinstance(item, str):
-                content = f"text {item}".encode()
-            else:
-                content = f"image {item.width}x{item.height} ".encode() + item.tobytes()
-            key = hashlib.blake2b(content, digest_size=16).digest()
+            key = digest(item) if isinstance(item, str) else digest(item.size, item.tobytes())
             row = self._cache.get(key)
             if row is None:
                 row = encode([item])[0]
