@@ -153,11 +153,14 @@ def make_directory(path: Path) -> None:
     path.mkdir(parents=True, exist_ok=True)
 
 
-def open_regular(path: Path) -> int:
-    """Open a file to read and write, or make it; raises OSError, and OutputError for a link or another kind of file."""
+def open_regular(path: Path, writable: bool = True) -> int:
+    """Open a file to read or, if `writable`, to read and write, and make it if it is missing.
+
+    Raises OSError, and OutputError for a link or another kind of file.
+    """
     refuse_link(path)
     flags = sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY"))
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | flags, 0o666)
+    handle = os.open(path, (os.O_RDWR | os.O_CREAT if writable else os.O_RDONLY) | flags, 0o666)
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
         raise OutputError(f"{path} is not a regular file; remove it")
@@ -341,3 +344,15 @@ def sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+@contextmanager
+def safe_imports() -> Iterator[None]:
+    """Let interpreters that start meanwhile import nothing from the current directory, which may be a stranger's."""
+    before = os.environ.get("PYTHONSAFEPATH")
+    os.environ["PYTHONSAFEPATH"] = before or "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONSAFEPATH"]

@@ -42,7 +42,7 @@ from perception_encoder.layer_analysis.sweep import run_sweep
 from perception_encoder.layer_analysis.tasks import TaskOptions, make_tasks
 from perception_encoder.models.checkpoints import files
 from perception_encoder.models.checkpoints.files import CachedHash
-from perception_encoder.pretraining.teacher import Teacher
+from perception_encoder.pretraining.task import Teacher
 from perception_encoder.video_dataset.features import compute_features
 from tests.clips import clip
 from tests.data.tars import write_pairs

@@ -580,7 +580,7 @@ FORMATS: dict[str, Format] = {
     "embeddings, Lance": Format(
         lambda path: embed_parquet(path, "out.lance"), read_vectors("out.lance"), needs=("lancedb",)
     ),
-    "index": Format(write_index, read_index, "photos/.pe-index/**/*", needs=("lancedb",), few=True),
+    "index": Format(write_index, read_index, "photos/.pe-index/**/*", few=True),
     "weights, safetensors": Format(write_weights("a.safetensors"), load_weights("a.safetensors"), few=True),
     "weights, pt": Format(write_weights("a.pt"), load_weights("a.pt"), few=True),
     "checkpoint of a run": Format(write_run, resume_run, few=True),

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 import perception_encoder as pe
-from perception_encoder.dense_prediction.drawing import write_png
+from perception_encoder.dense_prediction.predictions import write_png
 from perception_encoder.errors import OutputError
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.samples import write_samples

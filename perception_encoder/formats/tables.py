@@ -324,7 +324,7 @@ def without_panics() -> Iterator[None]:
 def connect_lance(directory: Path) -> DBConnection:
     """Open a directory of tables; MissingExtraError without LanceDB, OutputError if its path is not UTF-8."""
     os.environ.setdefault("LANCEDB_LOG", "error")  # it would warn of harmless conditions
-    with needs_extra("search", "lancedb"), warnings.catch_warnings():
+    with needs_extra("lance", "lancedb"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of its dependencies
         import lancedb
     try:
