@@ -23,7 +23,6 @@ from perception_encoder.errors import (
 from perception_encoder.inference.conversation.captions import Caption, caption_file
 from perception_encoder.inference.conversation.media import (
     MediaOptions,
-    open_content,
     open_input,
     open_part,
     read_pages,
@@ -194,35 +193,36 @@ def test_a_file_and_its_bytes_give_the_same(tmp_path: Path) -> None:
     Image.new("RGBA", (20, 10), (9, 8, 7, 255)).save(tmp_path / "a.png")
     (tmp_path / "b.mp4").write_bytes(clip(60))
     (tmp_path / "c.pdf").write_bytes(pdf([(200, 100), (100, 200)]))
-    for content in ((tmp_path / "a.png"), (tmp_path / "a.png").read_bytes()):
-        (image,) = open_content(content, "a.png")
+    for file in (True, False):
+        image_file, video_file, document = (
+            Item(name, name, tmp_path / name) if file else (tmp_path / name).read_bytes()
+            for name in ("a.png", "b.mp4", "c.pdf")
+        )
+        (image,) = open_input(image_file)
         assert isinstance(image, Image.Image) and image.mode == "RGB" and image.size == (20, 10)
-    for content in ((tmp_path / "b.mp4"), (tmp_path / "b.mp4").read_bytes()):
-        (video,) = open_content(content, "b.mp4", MediaOptions(frames=5))
+        (video,) = open_input(video_file, MediaOptions(frames=5))
         assert numbers(video) == plm_frame_indices(60, 25, 5)
-    for content in ((tmp_path / "c.pdf"), (tmp_path / "c.pdf").read_bytes()):
-        wide, tall = open_content(content, "c.pdf", MediaOptions(tile=100, tiles=2))
+        wide, tall = open_input(document, MediaOptions(tile=100, tiles=2))
         assert (wide.size, tall.size) == ((200, 100), (100, 200))
-        assert len(open_content(content, "c.pdf", MediaOptions(pages=(2,)))) == 1
+        assert len(open_input(document, MediaOptions(pages=(2,)))) == 1
 
 
 def test_a_part_of_a_video(tmp_path: Path) -> None:
     (tmp_path / "b.mp4").write_bytes(clip(60))
-    (tmp_path / "a.png").write_bytes(b"")
     options = MediaOptions(frames=4, start=1.0, end=2.0)
-    assert numbers(open_content(tmp_path / "b.mp4", "b.mp4", options)[0]) == plm_frame_indices(60, 25, 4, 1.0, 2.0)
-    (item,) = list_items([f"{tmp_path / 'b.mp4'}@0s-0.4s"])
+    (whole,), (item,) = list_items([tmp_path / "b.mp4"]), list_items([f"{tmp_path / 'b.mp4'}@0s-0.4s"])
+    assert numbers(open_input(whole, options)[0]) == plm_frame_indices(60, 25, 4, 1.0, 2.0)
     assert numbers(open_input(item, options)[0]) == plm_frame_indices(60, 25, 4, 0.0, 0.4)  # its own range
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
-    assert len(open_content(tmp_path / "a.png", "a.png", options)) == 1  # an image among videos has no range
+    assert len(open_input(Item("a", "a", tmp_path / "a.png"), options)) == 1  # an image among videos has no range
 
 
-def test_errors_have_the_given_name(tmp_path: Path) -> None:
+def test_errors_have_the_items_name(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"no image")
-    with pytest.raises(MediaDecodeError, match=r"upload 3: cannot be decoded|upload 3: is not an image"):
-        open_content(tmp_path / "a.png", "upload 3")
-    with pytest.raises(MediaDecodeError, match=r"upload 4: is encrypted"):
-        open_content(pdf([(9, 9)], encrypted=True), "upload 4")
+    with pytest.raises(MediaDecodeError, match=r"upload 3 .*: (cannot be decoded|is not an image)"):
+        open_input(Item("upload 3", "a.png", tmp_path / "a.png"))
+    with pytest.raises(MediaDecodeError, match=r"bytes in memory: is encrypted"):
+        open_input(pdf([(9, 9)], encrypted=True))
     with pytest.raises(InputError, match=r"t:1: is a text"):
         open_input(Item("t:1", "t", text="a dog"))
     with pytest.raises(InputError, match=r"a dog: is text, not an image or a video"):

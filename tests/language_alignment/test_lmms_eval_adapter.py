@@ -1,28 +1,35 @@
-"""The plug-in of lmms-eval, with its own base class and registry, taken from its files without what they import."""
+"""The plug-in of lmms-eval, with its base class and registry taken from its files, and in the real package."""
 
 from __future__ import annotations
 
 import abc
+import json
+import os
+import subprocess
 import sys
 import tomllib
 import types
 import typing
 from importlib.metadata import EntryPoint
-from importlib.util import module_from_spec, spec_from_file_location
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
 from perception_encoder.errors import ConfigError, MediaDecodeError
 from perception_encoder.language_alignment import lmms_eval_adapter
 from perception_encoder.language_alignment.lmms_eval_adapter import read_messages, sampling_of
+from perception_encoder.language_alignment.load import load_language_model
+from perception_encoder.language_alignment.weights import build_language_model, write_language_model
 from perception_encoder.preprocess.conversation import Sampling, ask
 from perception_encoder.preprocess.frames import plm_frame_indices
 from tests.clips import clip, number_of
 from tests.conftest import ROOT
 from tests.evaluation.language.lmms import lmms_file, lmms_functions
+from tests.language_alignment.test_weights import parts
 from tests.language_models import tiny_language_model
 
 IMAGES = [Image.effect_noise((64, 64), 30 * (n + 1)) for n in range(3)]
@@ -158,3 +165,67 @@ def test_other_kinds_of_tasks_are_refused(plugin: Any) -> None:
         plugin("tiny").loglikelihood([])
     with pytest.raises(ConfigError, match="several rounds are unsupported"):
         plugin("tiny").generate_until_multi_round([])
+
+
+NEEDED = ("lmms_eval", "loguru", "sacrebleu", "evaluate", "pytz", "filelock._api")
+"""Modules that lmms-eval imports; filelock has the last one up to version 3."""
+TASK = """
+task: local
+dataset_path: json
+dataset_kwargs:
+  data_files: {test: questions.jsonl}
+test_split: test
+output_type: generate_until
+doc_to_visual: !function local_task.images
+doc_to_text: "{{question}}"
+doc_to_target: "{{answer}}"
+generation_kwargs: {max_new_tokens: 6, until: ["~~"]}
+metric_list:
+  - {metric: exact_match, aggregation: mean, higher_is_better: true}
+"""
+TASK_MODULE = """from PIL import Image
+
+
+def images(row):
+    return [Image.open(name) for name in row["images"]]
+"""
+RUN = """
+import json
+from lmms_eval.evaluator import simple_evaluate
+from lmms_eval.tasks import TaskManager
+
+tasks = TaskManager(include_path=".", include_defaults=False)
+found = simple_evaluate(
+    "perception_encoder", model_args="pretrained=model.safetensors,device=cpu", tasks=["local"], task_manager=tasks
+)
+answers = [sample["resps"][0][0] for sample in sorted(found["samples"]["local"], key=lambda each: each["doc_id"])]
+with open("results.json", "w") as file:
+    json.dump({"answers": answers, "score": found["results"]["local"]["exact_match,none"]}, file)
+"""
+
+
+@pytest.mark.usefixtures("float32")
+def test_the_real_package_evaluates_a_local_task(tmp_path: Path) -> None:
+    if missing := [name for name in NEEDED if find_spec(name) is None]:
+        pytest.skip(f"needs lmms-eval with what it imports and filelock<4: {', '.join(missing)} is missing")
+    model_parts = parts(tmp_path)
+    model, _ = build_language_model(model_parts, torch.Generator().manual_seed(0))
+    write_language_model(tmp_path / "model.safetensors", model_parts, model, vision=False, decoder=False)
+    language = load_language_model(tmp_path / "model.safetensors", "cpu")
+    rows, answers = [], []
+    for number, count in enumerate((1, 2, 1)):
+        names = [f"{number}-{at}.png" for at in range(count)]
+        images = [Image.new("RGB", (40, 40), (90 * number, 60 * at, 20)) for at in range(count)]
+        for name, image in zip(names, images, strict=True):
+            image.save(tmp_path / name)
+        rows.append({"images": names, "question": f"What is in {number}?", "answer": "it"})
+        answers.append(language.generate([ask(rows[-1]["question"], images)], Sampling(max_tokens=6))[0].text)
+    rows[1]["answer"] = answers[1]
+    (tmp_path / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "local.yaml").write_text(TASK)
+    (tmp_path / "local_task.py").write_text(TASK_MODULE)
+    environment = {**os.environ, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1"}
+    ran = subprocess.run([sys.executable, "-c", RUN], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    found = json.loads((tmp_path / "results.json").read_text())
+    assert found == {"answers": answers, "score": pytest.approx(1 / 3)}

@@ -87,28 +87,21 @@ def open_input(source: Source, options: MediaOptions | None = None) -> list[Medi
     An item's own part of a video precedes that of the options. Raises InputError, and MissingExtraError for a PDF
     without pypdfium2.
     """
+    content: Source | Path = source
     options = options or MediaOptions()
     if isinstance(source, VideoFrames):
         return [source]
     if isinstance(source, Image.Image) and source.mode == "RGB" and not source.getexif():
         return [source]  # the object stays the same, so that it is encoded once
     if isinstance(source, Item):
+        content = source.open()
         if source.start is not None or source.end is not None:
             options = replace(options, start=source.start, end=source.end)
-        return open_content(source.open(), source.name, options)
-    if isinstance(source, bytes):
-        return open_content(source, name_of(source), options)
-    return [open_part(resolve(source), options.frames)]
-
-
-def open_content(content: Path | bytes, name: str, options: MediaOptions | None = None) -> list[MediaPart]:
-    """Open a file or its bytes as `open_input` does; raises InputError under `name`."""
-    options = options or MediaOptions()
-    if isinstance(content, bytes):
-        head = content[:HEAD]
-    else:
-        with open_source(content, name) as (stream, _):
-            head = stream.read(HEAD)
+    if not isinstance(content, (bytes, Path)):
+        return [open_part(resolve(content), options.frames)]
+    name = name_of(source)
+    with open_source(content, name) as (stream, _):
+        head = stream.read(HEAD)
     if is_pdf(head):
         return list(open_pdf_pages(content, name, options.pages, options.tile, options.tiles))
     media = resolve(content, name)
