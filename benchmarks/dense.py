@@ -19,10 +19,9 @@ from PIL import Image
 
 from benchmarks.results import machine, report
 from perception_encoder.dense_prediction.depth import DepthHead
-from perception_encoder.dense_prediction.heads import load_head
-from perception_encoder.dense_prediction.regions import region_like, to_mask
+from perception_encoder.dense_prediction.heads import Views, detect_objects, load_head
+from perception_encoder.dense_prediction.segmentation import region_like, to_mask
 from perception_encoder.dense_prediction.tracking import maps_at, track_objects
-from perception_encoder.dense_prediction.views import Views, detect_objects
 from perception_encoder.inference.load import load_layers
 from perception_encoder.models.precision import fast_dtype
 from perception_encoder.models.registry import BUILTIN_DEPTH, BUILTIN_DETECTOR

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from perception_encoder.datasets.class_masks import read_class_splits
 from perception_encoder.datasets.instances import read_instance_splits
 from perception_encoder.datasets.rgbd import read_depth_splits
 from perception_encoder.errors import DataError
 from perception_encoder.evaluation.dense.depth import DepthEvaluator, DepthProtocol
 from perception_encoder.evaluation.dense.detection import DetectionEvaluator
 from perception_encoder.evaluation.dense.segmentation import SegmentationEvaluator
+from perception_encoder.evaluation.dense.tracking import TrackingEvaluator
 from perception_encoder.layer_analysis.tasks import DEPTH_HEAD, DETECTION, LayerTask, TaskOptions, make_task, thin
+from synthetic.scenes.samples.reading import read_object_splits, read_rendered_videos
 
 
 def read_dense_tasks(
@@ -34,15 +35,18 @@ def read_dense_tasks(
 
 
 def read_task(kind: str, path: Path, options: TaskOptions) -> LayerTask:
-    """Read a task of `pe layers`, or one of three for rendered scenes, which show each class only a few times.
+    """Read a task of `pe layers`, or one of four for rendered scenes, which show each class only a few times.
 
     "foreground": segmentation of objects and background; "relative-depth": depth after scaling each prediction to the
-    right median, for images that do not show how large objects are; "objects": detection of objects of any class.
+    right median, for images that do not show how large objects are; "objects": detection of objects of any class;
+    "rendered-tracking": tracking in rendered videos.
     """
     match kind:
         case "foreground":
-            masks = thin(read_class_splits(path, any_class=True), options.items)
+            masks = thin(read_object_splits(path), options.items)
             return SegmentationEvaluator(*masks, image_size=options.image_size, name=kind)
+        case "rendered-tracking":
+            return TrackingEvaluator(read_rendered_videos(path), options.short_side)
         case "relative-depth":
             protocol = DepthProtocol(head=DEPTH_HEAD.relative(), aligned=True)
             splits = thin(read_depth_splits(path, options.per_metre), options.items)

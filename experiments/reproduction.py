@@ -26,7 +26,7 @@ from perception_encoder.pretraining.config import PROCEDURE, PretrainingConfig
 from perception_encoder.progress import Track, untracked
 from perception_encoder.training.metrics import FILE as METRICS
 from perception_encoder.training.metrics import Listener
-from synthetic.builtin.rules import RULES
+from synthetic.builtin.rules import read_builtin
 
 ROBUST = "robustness"
 """The mean over all test sets but `PHOTOS`."""
@@ -111,7 +111,7 @@ class Runs:
 def carry_out(run: Run, paths: Paths, listener: Listener | None, track: Track = untracked) -> dict[str, Any]:
     """Train and evaluate a run; return its entry in the result."""
     directory, data = paths.runs / run.key, [paths.photos, paths.drawings]
-    model = load_model(run.train(run.config, data, directory, track=track, listener=listener, rules=RULES))
+    model = load_model(run.train(run.config, data, directory, track=track, listener=listener, read=read_builtin))
     held_out = HeldOut(paths.photos, paths.drawings)
     right = held_out.evaluate(Encoder(model, dtype=torch.float32), track)
     config = asdict(run.config)

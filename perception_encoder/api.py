@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 def evaluate(
     task: str,
-    model: str | Path | Encoder | LayerFeatures | Assistant,
+    model: str | Path | ModelSpec | Encoder | LayerFeatures | Assistant,
     data: str | Path,
     *,
     progress: Track = untracked,

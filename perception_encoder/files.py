@@ -85,6 +85,11 @@ def _remove_leftovers(directory: Path) -> None:
                     remove(Path(entry))
 
 
+def is_temporary(path: Path) -> bool:
+    """Return whether a path is one of `replacing`."""
+    return _TEMPORARY.fullmatch(path.name) is not None
+
+
 def _is_running(pid: int) -> bool:
     """Return whether this machine has a process with this number; on Windows, where asking ends it, always True."""
     if os.name == "nt":
@@ -148,11 +153,14 @@ def make_directory(path: Path) -> None:
     path.mkdir(parents=True, exist_ok=True)
 
 
-def open_regular(path: Path) -> int:
-    """Open a file to read and write, or make it; raises OSError, and OutputError for a link or another kind of file."""
+def open_regular(path: Path, writable: bool = True) -> int:
+    """Open a file to read or, if `writable`, to read and write, and make it if it is missing.
+
+    Raises OSError, and OutputError for a link or another kind of file.
+    """
     refuse_link(path)
     flags = sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY"))
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | flags, 0o666)
+    handle = os.open(path, (os.O_RDWR | os.O_CREAT if writable else os.O_RDONLY) | flags, 0o666)
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
         raise OutputError(f"{path} is not a regular file; remove it")
@@ -274,6 +282,16 @@ def file_state(path: str | Path) -> str:
     return "\0".join([os.path.abspath(path), *map(str, numbers)])
 
 
+def digest(*values: object) -> str:
+    """Return 32 hex digits that tell JSON values and bytes apart, file names that are not UTF-8 included."""
+    whole = hashlib.blake2b(digest_size=16)
+    for value in values:
+        content = value if isinstance(value, bytes) else json.dumps(value, sort_keys=True).encode()
+        whole.update(f"{isinstance(value, bytes)} {len(content)} ".encode())
+        whole.update(content)
+    return whole.hexdigest()
+
+
 def checksum(path: Path) -> str:
     """Return the SHA-256 of a file's content in hex; raises OSError."""
     with open(path, "rb") as file:
@@ -326,3 +344,15 @@ def sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+@contextmanager
+def safe_imports() -> Iterator[None]:
+    """Let interpreters that start meanwhile import nothing from the current directory, which may be a stranger's."""
+    before = os.environ.get("PYTHONSAFEPATH")
+    os.environ["PYTHONSAFEPATH"] = before or "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONSAFEPATH"]

@@ -8,32 +8,37 @@ that count). A rerun reads what is done and does the rest.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import Any, Generic, Self, TypeVar
 
 import numpy as np
 
 from perception_encoder.errors import DataError, OutputError, one_line
-from perception_encoder.files import holding, open_regular, remove, replacing, temporary_beside, write_json, writing
+from perception_encoder.files import (
+    holding,
+    is_temporary,
+    open_regular,
+    remove,
+    replacing,
+    temporary_beside,
+    write_json,
+    write_text,
+    writing,
+)
 from perception_encoder.records import from_fields
 
 T = TypeVar("T")
 
 SETTINGS, LOCK = "settings.json", "lock"
+ROWS_REMEDY = "choose another name, or remove it"
+RESUME = "rerun the same command to resume"
 _DAMAGE = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, EOFError, zlib.error)
-
-
-def digest(*values: object) -> str:
-    """Return 32 hex digits that tell JSON values apart, file names that are not UTF-8 included."""
-    text = json.dumps(values, sort_keys=True)  # ASCII: other characters are escapes
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 class Store:
@@ -68,14 +73,16 @@ class Store:
         try:
             if writable:
                 self._open.enter_context(holding(path / LOCK, f"another process is writing {path}; wait until it ends"))
+                for leftover in filter(is_temporary, path.iterdir()):  # of a killed writer
+                    remove(leftover)
             earlier = self.read(SETTINGS, _read_settings)
             if earlier is not None:
-                self._compare(earlier)
+                compare(path, earlier, self.settings, remedy, partly=not writable)
                 self.settings = earlier
             elif not writable:
                 raise DataError(f"{path} has no {SETTINGS}; {remedy}")
             elif any(entry.name != LOCK for entry in path.iterdir()):
-                raise OutputError(f"{path} is not empty and has no {SETTINGS}; choose another directory")
+                raise OutputError(f"{path} is not empty and has no {SETTINGS}; {remedy}")
             else:
                 write_json(path / SETTINGS, self.settings)
         except BaseException:
@@ -100,7 +107,7 @@ class Store:
             remove(gone)
 
     def records(self, kind: type[T], name: str = "records") -> Records[T]:
-        """Return the records in NAME.jsonl, each a `kind` (a dataclass)."""
+        """Return the records in NAME.jsonl, each a `kind`: a dataclass, or a mapping."""
         return Records(self.path / f"{name}.jsonl", kind, self._remedy, self._writable)
 
     def data(self, name: str = "data") -> Data:
@@ -118,7 +125,7 @@ class Store:
         OutputError if it cannot be written.
         """
         path = self.path / name
-        with writing(path, also=(RuntimeError,)), replacing(path) as temporary:
+        with writing(path, RESUME, also=(RuntimeError,)), replacing(path) as temporary:
             yield temporary
 
     def parts(self, pattern: str = "*") -> list[str]:
@@ -135,19 +142,11 @@ class Store:
 
     def reading(self, path: Path, also: tuple[type[Exception], ...] = ()) -> AbstractContextManager[None]:
         """Turn the errors of reading a damaged file into a DataError."""
-        return _reading(path, self._remedy, also)
-
-    def _compare(self, earlier: Mapping[str, Any]) -> None:
-        then, now = _flat(earlier), _flat(self.settings)
-        for name in {**then, **now} if self._writable else now:
-            old, new = then.get(name), now.get(name)
-            if old != new:
-                was = f"{self.path} was made with {name} {_shown(old)}, not {_shown(new)}"
-                raise OutputError(f"{was}; {self._remedy}")
+        return reading(path, self._remedy, also)
 
 
 class Records(Generic[T]):
-    """A JSONL file of one dataclass that grows line by line; a line that a kill cut off is removed.
+    """A JSONL file of one kind of records that grows line by line; a line that a kill cut off is removed.
 
     Attribute: `rows`, all so far.
     """
@@ -169,9 +168,41 @@ class Records(Generic[T]):
 
     def append(self, *rows: T) -> None:
         """Add rows, which are on disk when this returns; OutputError if that fails."""
-        lines = "".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows)  # type: ignore[call-overload]
-        _append(self.path, lines.encode("utf-8", "backslashreplace"))
+        _append(self.path, _lines(rows).encode("utf-8", "backslashreplace"))
         self.rows += rows
+
+    def replace(self, rows: list[T]) -> None:
+        """Write the file anew, at one stroke."""
+        write_text(self.path, _lines(rows))
+        self.rows = rows
+
+
+def _lines(rows: Sequence[object]) -> str:
+    values = (asdict(row) if is_dataclass(row) and not isinstance(row, type) else row for row in rows)
+    return "".join(json.dumps(value, ensure_ascii=False) + "\n" for value in values)
+
+
+@contextmanager
+def row_file(path: Path, kind: type[T], same: Mapping[str, object]) -> Iterator[Records[T]]:
+    """Open a JSONL file that users read, as its only writer; all its rows have the fields of `same`.
+
+    Raises OutputError for rows of other settings or if another process writes; see also `Records`. A file that stays
+    empty is removed.
+    """
+    with holding(path, f"another process is writing {path}; wait until it ends"):
+        try:
+            records = Records(path, kind, ROWS_REMEDY)
+            check_rows(path, records.rows, same)
+            yield records
+        finally:
+            if path.exists() and not path.stat().st_size:
+                path.unlink()
+
+
+def check_rows(path: Path, rows: Sequence[object], same: Mapping[str, object]) -> None:
+    """Raise OutputError if a row was made with other settings."""
+    for row in rows:
+        compare(path, {name: getattr(row, name) for name in same}, same, ROWS_REMEDY)
 
 
 class Data:
@@ -199,7 +230,7 @@ class Data:
 
     def reading(self) -> AbstractContextManager[None]:
         """Turn the errors of damage into a DataError."""
-        return _reading(self.path, self._remedy)
+        return reading(self.path, self._remedy)
 
 
 @dataclass(frozen=True)
@@ -219,6 +250,10 @@ class Arrays:
     def __init__(self, index: Records[_Entry], data: Data, compressed: bool) -> None:
         self._index, self._data, self._compressed = index, data, compressed
         self._entries = {entry.key: entry for entry in index.rows}
+        if index.rows:
+            with data.reading():  # an array that is added to a cut file would be read in place of another
+                if data.path.stat().st_size < max(entry.offset + entry.size for entry in index.rows):
+                    raise ValueError("it is too short")
 
     def __contains__(self, key: str) -> bool:
         return key in self._entries
@@ -235,6 +270,12 @@ class Arrays:
             content = np.frombuffer(zlib.decompress(content.tobytes()), "u1") if self._compressed else np.array(content)
             return content.view(entry.dtype).reshape(entry.shape)
 
+    def __getitem__(self, key: str) -> np.ndarray:
+        """Return a key's array; KeyError if there is none, DataError if it is damaged."""
+        if (array := self.get(key)) is None:
+            raise KeyError(f"there is no array {key}")
+        return array
+
     def put(self, key: str, array: np.ndarray) -> None:
         """Add an array; OutputError if that fails."""
         content = np.ascontiguousarray(array)
@@ -245,7 +286,8 @@ class Arrays:
 
 
 @contextmanager
-def _reading(path: Path, remedy: str, also: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+def reading(path: Path, remedy: str, also: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """Turn the errors of reading a damaged file into a DataError."""
     damage: tuple[type[Exception], ...] = (*_DAMAGE, *also)
     try:
         yield
@@ -255,7 +297,7 @@ def _reading(path: Path, remedy: str, also: tuple[type[Exception], ...] = ()) ->
 
 def _append(path: Path, content: bytes | memoryview) -> int:
     """Add bytes to a file, which is made with its directory; return their offset once they are on disk."""
-    with writing(path):
+    with writing(path, RESUME):
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(open_regular(path), "r+b") as file:
             offset = file.seek(0, os.SEEK_END)
@@ -270,6 +312,17 @@ def _read_settings(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ValueError("it is not a JSON object")
     return found
+
+
+def compare(
+    path: Path, earlier: Mapping[str, Any], now: Mapping[str, Any], remedy: str, *, partly: bool = False
+) -> None:
+    """Raise OutputError if a setting, nested ones included, is not as it was; `partly`: only those of `now`."""
+    then, current = _flat(earlier), _flat(now)
+    for name in current if partly else {**then, **current}:
+        old, new = then.get(name), current.get(name)
+        if old != new:
+            raise OutputError(f"{path} was made with {name} {_shown(old)}, not {_shown(new)}; {remedy}")
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -38,6 +38,7 @@ IMPORTED = (
     "perception_encoder.pretraining.run",
     "perception_encoder.spatial_alignment.run",
     "tests.pretraining.sharing",
+    "tests.store_users",
     "tests.training.ranks",
 )
 

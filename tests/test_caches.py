@@ -23,7 +23,7 @@ from perception_encoder.data.conversations import ParquetRecords
 from perception_encoder.data.shard_index import load_table
 from perception_encoder.datasets.captioned import CaptionedMedia
 from perception_encoder.datasets.labelled import LabelledImages
-from perception_encoder.errors import DataError, OutputError
+from perception_encoder.errors import OutputError
 from perception_encoder.evaluation.embeddings import CachingEncoder
 from perception_encoder.evaluation.feature_cache import FeatureCache
 from perception_encoder.evaluation.inputs import inputs_of
@@ -34,7 +34,7 @@ from perception_encoder.files import cached_by_file
 from perception_encoder.formats.media_directory import Clip
 from perception_encoder.formats.tables import read_image_table
 from perception_encoder.inference.conversation.assistant import digest_of
-from perception_encoder.inference.conversation.captions import Caption, CaptionFile
+from perception_encoder.inference.conversation.captions import Caption, caption_file
 from perception_encoder.inference.listing import list_items
 from perception_encoder.inference.output import EmbeddingWriter
 from perception_encoder.inference.pipeline import Embedding
@@ -42,7 +42,7 @@ from perception_encoder.layer_analysis.sweep import run_sweep
 from perception_encoder.layer_analysis.tasks import TaskOptions, make_tasks
 from perception_encoder.models.checkpoints import files
 from perception_encoder.models.checkpoints.files import CachedHash
-from perception_encoder.pretraining.teacher import Teacher
+from perception_encoder.pretraining.task import Teacher
 from perception_encoder.video_dataset.features import compute_features
 from tests.clips import clip
 from tests.data.tars import write_pairs
@@ -216,7 +216,7 @@ def test_answers_are_told_by_the_weights_and_by_the_images(tmp_path: Path) -> No
     same = Answerer()
     list(QuestionEvaluator(TASKS["vqav2"], asked, path).run(same))
     assert same.prompts == []
-    with pytest.raises(DataError, match="answers of 'rule' with other weights or other tiles; give another file"):
+    with pytest.raises(OutputError, match=r"answers\.jsonl was made with digest .*; choose another name"):
         list(QuestionEvaluator(TASKS["vqav2"], asked, path).run(Answerer(1.0)))
     others = [replace(question, media=(image_bytes("red"),)) for question in asked]  # another dataset with equal ids
     model = Answerer()
@@ -247,10 +247,16 @@ def test_captions_are_told_by_the_weights_and_by_the_files(tmp_path: Path) -> No
         prompt="p",
         digest=models[0],
     )
-    CaptionFile(out, "m", models[0], "p").add([row])
-    assert list(CaptionFile(out, "m", models[1], "p").missing([first, second])) == [second]
-    with pytest.raises(OutputError, match="has captions by other weights of 'm'; choose another name"):
-        CaptionFile(out, "m", models[2], "p")
+    with caption_file(out, "m", models[0], "p") as file:
+        file.append(row)
+    with caption_file(out, "m", models[1], "p") as file:
+        assert [caption.key for caption in file.rows] == [(first.id, first.path, first.start, first.end)]
+        assert first.path != second.path
+    with (
+        pytest.raises(OutputError, match=r"captions\.jsonl was made with digest .*; choose another name"),
+        caption_file(out, "m", models[2], "p"),
+    ):
+        pass
 
 
 @pytest.mark.parametrize("change", ["another file of the name", "another directory"])

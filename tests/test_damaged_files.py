@@ -13,7 +13,6 @@ import re
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,6 @@ import torch
 from PIL import Image
 
 from perception_encoder.errors import InputError, PerceptionEncoderError
-from perception_encoder.store import Store
 from tests.damage import copy_tree, damage
 from tests.data.tars import image_bytes, write_pairs
 from tests.datasets import annotation_files
@@ -62,18 +60,6 @@ def read_vectors(name: str) -> Callable[[Path], object]:
     from perception_encoder.inference.output_formats import read_embeddings
 
     return lambda directory: read_embeddings(directory / name)
-
-
-def unfinished(directory: Path) -> None:
-    from tests.inference.test_output import stop
-
-    stop(directory / "out.parquet", 4)
-
-
-def resume_embedding(directory: Path) -> None:
-    from tests.inference.test_output import write
-
-    write(directory / "out.parquet")
 
 
 def write_index(directory: Path) -> None:
@@ -126,19 +112,6 @@ def resume_run(directory: Path) -> None:
     checkpoint.load_weights(directory, 1, model)
 
 
-def write_metrics(directory: Path) -> None:
-    (directory / "metrics.jsonl").write_text("".join(f'{{"step": {n}, "loss": {1 / n}}}\n' for n in range(1, 5)))
-
-
-def resume_metrics(directory: Path) -> None:
-    from perception_encoder.ranks import ALONE
-    from perception_encoder.training.metrics import Metrics
-
-    metrics = Metrics(directory, 3, ALONE)
-    metrics.write({"step": 4, "loss": 1.0})
-    metrics.close()
-
-
 def write_head(directory: Path) -> None:
     from perception_encoder.dense_prediction import dense_model
     from tests.dense_prediction.test_dense_model import info, model
@@ -155,52 +128,6 @@ def load_head(directory: Path) -> None:
     load_dense_model(path, info, tensors, tower())
 
 
-def write_masks(directory: Path) -> None:
-    from perception_encoder.spatial_alignment.mask_teachers import TeacherCache
-
-    with closing(TeacherCache(directory / "masks", {"teacher": "t", "seed": 0}, create=True)) as cache:
-        for copy in range(2):
-            cache.put("a.jpg", copy, torch.ones(4, 3))
-
-
-def read_masks(directory: Path) -> None:
-    from perception_encoder.spatial_alignment.mask_teachers import TeacherCache
-
-    cache = TeacherCache(directory / "masks", {"seed": 0})
-    assert ("b.jpg", 0) not in cache and len(cache) >= 0
-    for copy in range(2):
-        cache.get("a.jpg", copy, 4, "a.jpg")
-
-
-def write_arrays(directory: Path) -> None:
-    with Store(directory / "features", {"size": 4}) as store:
-        for key in "abc":
-            store.arrays("features").put(key, np.ones((2, 4, 3), np.float16))
-
-
-def read_arrays(directory: Path) -> None:
-    with Store(directory / "features", {"size": 4}) as store:
-        arrays = store.arrays("features")
-        for key in "abcd":
-            arrays.get(key)
-        arrays.put("d", np.ones((1, 4, 3), np.float16))
-
-
-def write_layers(directory: Path) -> None:
-    from perception_encoder.evaluation.feature_cache import FeatureCache
-    from tests.layer_analysis.toys import ToyEncoder, greys
-
-    FeatureCache(directory=directory).encode_layers(ToyEncoder(), greys(4, broken=(1,)), [0, 2])
-
-
-def read_layers(directory: Path) -> None:
-    from perception_encoder.evaluation.feature_cache import FeatureCache
-    from tests.layer_analysis.toys import ToyEncoder, greys
-
-    stored = FeatureCache(directory=directory).encode_layers(ToyEncoder(), greys(4, broken=(1,)), [0, 2])
-    stored.read(2).mean()
-
-
 def write_result(directory: Path) -> None:
     from perception_encoder.evaluation.results import to_json
     from tests.evaluation.test_report import RESULT
@@ -215,40 +142,6 @@ def read_result(directory: Path) -> None:
     result = from_json(read_text(directory / "result.json"), "result.json")
     full_table(result)
     to_json(result)
-
-
-def write_engine(directory: Path) -> None:
-    from perception_encoder.video_data_engine.config import EngineConfig
-    from perception_encoder.video_data_engine.journal import FRAMES, PROBE, STAGES, Journal, StageFailure
-    from perception_encoder.video_data_engine.run import EngineSettings
-    from tests.video_data_engine.test_journal import result
-    from tests.video_data_engine.test_run import PROMPTS
-
-    journal = Journal(directory)
-    journal.add(StageFailure(key="b", stage=PROBE, source="b.mp4", reason="is empty", cause="video"))
-    for stage in STAGES:
-        journal.add(result(stage, (b"first", b"second") if stage == FRAMES else ()))
-    EngineSettings(directory, EngineConfig(), PROMPTS).add_model("summary", {"name": "llm", "weights": "12ab"})
-
-
-def read_engine(directory: Path) -> None:
-    from perception_encoder.video_data_engine.config import EngineConfig
-    from perception_encoder.video_data_engine.journal import PROBE, Journal, clips_of
-    from perception_encoder.video_data_engine.outputs import write_captions, write_quarantine, write_shards
-    from perception_encoder.video_data_engine.refine import find_setting
-    from perception_encoder.video_data_engine.run import EngineSettings
-    from tests.video_data_engine.test_journal import RECORD
-    from tests.video_data_engine.test_run import PROMPTS
-
-    find_setting(directory, "video_prompt")
-    EngineSettings(directory, EngineConfig(), PROMPTS).add_model("summary", {"name": "llm", "weights": "12ab"})
-    journal = Journal(directory)
-    record = journal.restore(RECORD)
-    if PROBE in record.results:
-        clips_of(record)
-    write_captions(directory, journal, {})
-    write_quarantine(directory, journal)
-    write_shards(directory, journal, {}, {})
 
 
 def write_project(directory: Path) -> None:
@@ -440,20 +333,6 @@ def read_scores(directory: Path) -> None:
     read_video_table(directory / "names.csv")
 
 
-def write_video_features(directory: Path) -> None:
-    from tests.video_dataset.clips import small_dataset
-
-    small_dataset(directory / "data", 2)
-    read_video_features(directory)
-
-
-def read_video_features(directory: Path) -> None:
-    from perception_encoder.video_dataset.features import compute_features
-    from tests.video_dataset.models import NumberEncoder
-
-    compute_features(directory / "data", directory / "out", NumberEncoder())
-
-
 def write_tasks(directory: Path) -> None:
     from perception_encoder.video_dataset.annotation.export import export_tasks
     from perception_encoder.video_dataset.annotation.project import AnnotationProject
@@ -476,21 +355,6 @@ def import_tasks(directory: Path) -> None:
 
 
 CAPTION: Any = {"path": "a", "start": None, "end": 1.5, "caption": "x", "finished": True, "model": "m", "prompt": "p"}
-
-
-def write_written_captions(directory: Path) -> None:
-    from perception_encoder.inference.conversation.captions import Caption, CaptionFile
-
-    file = CaptionFile(directory / "captions.jsonl", "m", "", "p")
-    file.add([Caption(**CAPTION, id=name) for name in "ab"])
-
-
-def read_written_captions(directory: Path) -> None:
-    from perception_encoder.inference.conversation.captions import CaptionFile
-    from perception_encoder.inference.listing import Item
-
-    file = CaptionFile(directory / "captions.jsonl", "m", "", "p")
-    list(file.missing([Item("a", "a")]))
 
 
 def write_layout(layout: str) -> Callable[[Path], object]:
@@ -600,31 +464,6 @@ def read_choice(directory: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CONFIG_HOME", str(directory))
         default_model()
-
-
-def write_shard_index(directory: Path) -> None:
-    write_shard(directory)
-    read_shard_index(directory)
-
-
-def read_shard_index(directory: Path) -> None:
-    from perception_encoder.data.shard_index import load_table
-
-    load_table.cache_clear()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(directory / "cache"))
-        stream_shard(directory)
-
-
-def sweep(directory: Path) -> None:
-    from perception_encoder.evaluation.feature_cache import FeatureCache
-    from perception_encoder.layer_analysis.curve import recommend
-    from perception_encoder.layer_analysis.sweep import run_sweep
-    from tests.layer_analysis.toys import LightnessTask, ToyEncoder, named
-
-    task = LightnessTask(broken=(3,))
-    for curve in run_sweep(ToyEncoder(), named(task), FeatureCache(directory=directory), [2]).curves:
-        recommend(curve).text()
 
 
 def write_words(directory: Path) -> None:
@@ -741,26 +580,17 @@ FORMATS: dict[str, Format] = {
     "embeddings, Lance": Format(
         lambda path: embed_parquet(path, "out.lance"), read_vectors("out.lance"), needs=("lancedb",)
     ),
-    "embeddings, unfinished": Format(unfinished, resume_embedding, "*.*"),
-    "index": Format(write_index, read_index, "photos/.pe-index/**/*", needs=("lancedb",), few=True),
+    "index": Format(write_index, read_index, "photos/.pe-index/**/*", few=True),
     "weights, safetensors": Format(write_weights("a.safetensors"), load_weights("a.safetensors"), few=True),
     "weights, pt": Format(write_weights("a.pt"), load_weights("a.pt"), few=True),
     "checkpoint of a run": Format(write_run, resume_run, few=True),
-    "metrics of a run": Format(write_metrics, resume_metrics, "metrics.jsonl", needs=("tensorboard",)),
     "head": Format(write_head, load_head),
-    "masks of a teacher": Format(write_masks, read_masks),
-    "features of conversations": Format(write_arrays, read_arrays),
-    "features of layers": Format(write_layers, read_layers, "*.*"),
-    "scores of layers": Format(sweep, sweep, "scores/**/*"),
     "result of an evaluation": Format(write_result, read_result),
-    "engine": Format(write_engine, read_engine),
     "annotation project": Format(write_project, use_project, "*.sqlite"),
     "tasks of Label Studio": Format(write_tasks, import_tasks, "*.json"),
     "videos": Format(write_videos, read_videos),
-    "features of videos": Format(write_video_features, read_video_features, "out/*"),
     "scores of videos": Format(write_scores, read_scores),
     "shard": Format(write_shard, stream_shard),
-    "table of a shard": Format(write_shard_index, read_shard_index, "cache/**/*.parquet"),
     "labelled shard": Format(write_labelled, read_labelled),
     "tars of CLIP_benchmark": Format(write_webdataset, read_webdataset),
     "images and depths": Format(write_depths, read_depths),
@@ -773,7 +603,6 @@ FORMATS: dict[str, Format] = {
         f"captions, {name}": Format(write_captions(name), read_captions(name), name)
         for name in ("a.csv", "a.tsv", "a.jsonl", "a.parquet")
     },
-    "captions that a model wrote": Format(write_written_captions, read_written_captions),
     "PDF": Format(write_pdf, read_pdf, needs=("pypdfium2",)),
     "images and videos": Format(write_media, read_media),
     "directory of timm": Format(write_layout("timm"), load_timm, needs=("timm",)),

@@ -12,17 +12,13 @@ import torch
 from PIL import Image
 
 import perception_encoder as pe
-from perception_encoder.dense_prediction.drawing import write_png
+from perception_encoder.dense_prediction.predictions import write_png
 from perception_encoder.errors import OutputError
-from perception_encoder.inference.conversation.captions import Caption, CaptionFile
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.samples import write_samples
 from perception_encoder.models.checkpoints.weights import create_model
-from perception_encoder.ranks import ALONE
 from perception_encoder.search.web.contact_sheet import write_contact_sheet
 from perception_encoder.training.checkpoint import RunState, save_run
-from perception_encoder.training.metrics import Metrics
-from perception_encoder.video_data_engine.journal import Journal, StageFailure
 from perception_encoder.video_dataset.annotation.database import Database
 
 pytestmark = [pytest.mark.security, pytest.mark.skipif(os.name == "nt", reason="POSIX links")]
@@ -32,24 +28,6 @@ def embed(out: Path, directory: Path) -> None:
     Image.new("RGB", (8, 8)).save(directory / "a.png")
     encoder = Encoder(create_model("PE-Core-N16-128"), "cpu", torch.float32)
     pe.embed(directory / "a.png", out, model=encoder, overwrite=True)
-
-
-def write_journal(directory: Path) -> None:
-    failure = StageFailure(key="a", stage="probe", source="a.mp4", reason="b", cause="video")
-    Journal(directory).add(failure)
-
-
-def write_metrics(directory: Path) -> None:
-    metrics = Metrics(directory, 0, ALONE)
-    metrics.write({"step": 1.0, "loss": 2.0})
-    metrics.close()
-
-
-def write_captions(out: Path) -> None:
-    row = Caption(id="a", path="a", start=None, end=None, caption="b", finished=True, model="m", prompt="p")
-    file = CaptionFile(out, "m", "", "p")
-    file.add([row])
-    file.finish()
 
 
 def save_checkpoints(directory: Path) -> None:
@@ -62,10 +40,6 @@ WRITERS: dict[str, Callable[[Path], object]] = {
     "out.parquet": lambda directory: embed(directory / "out.parquet", directory),
     "page.html": lambda directory: write_contact_sheet(directory / "page.html", "", "", []),
     "a.png": lambda directory: write_png(b"png", directory / "a.png"),
-    "journal.jsonl": write_journal,
-    "metrics.jsonl": write_metrics,
-    "captions.jsonl": lambda directory: write_captions(directory / "captions.jsonl"),
-    "captions.parquet.jsonl": lambda directory: write_captions(directory / "captions.parquet"),
     "project.sqlite": lambda directory: Database(directory / "project.sqlite").close(),
     "project.sqlite-wal": lambda directory: Database(directory / "project.sqlite").close(),
     "motorcycle_right.png": write_samples,

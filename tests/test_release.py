@@ -13,7 +13,6 @@ import time
 from pathlib import Path
 
 import httpx
-import pytest
 
 from tests.conftest import ROOT
 from tests.drawings import write_drawing
@@ -39,7 +38,6 @@ def environment() -> dict[str, str]:
 
 def test_the_images_command_serves_and_is_healthy(tmp_path: Path) -> None:
     """Its command, variables and health check, with other paths and a free port."""
-    pytest.importorskip("lancedb")
     write_drawing("apple", tmp_path / "photos" / "apple.png")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = str(free.getsockname()[1])

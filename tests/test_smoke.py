@@ -47,10 +47,9 @@ def media(tmp_path: Path) -> Path:
 
 
 def test_index_and_search(media: Path, pe: Pe) -> None:
-    pytest.importorskip("lancedb")
     pe("index", media, "-m", "builtin")
     found = json.loads(pe("search", "red", media, "--json", "--top", "99").stdout)
-    assert len(found["queries"][0]["hits"]) == 12  # an old LanceDB gave ten rows where all were asked for
+    assert len(found["queries"][0]["hits"]) == 12
 
 
 @pytest.mark.parametrize("name", ["out.parquet", "out.lance", "out"])

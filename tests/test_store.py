@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from perception_encoder.errors import DataError, OutputError
-from perception_encoder.store import Store, digest
+from perception_encoder.files import digest
+from perception_encoder.store import Store
 
 
 @dataclass(frozen=True)

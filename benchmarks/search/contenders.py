@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from benchmarks.search.process import peak_mib
-from perception_encoder.search.storage.rows import schema_of
+from perception_encoder.search.storage.rows import IndexRow
 from perception_encoder.search.storage.store import Store
 from perception_encoder.vectors import best_rows
 
@@ -78,35 +78,38 @@ def ours(directory: Path) -> Built:
         return [int(row.id, 16) for _, row in store.nearest(vector, HITS, where)]
 
     place = directory / "ours" / ".pe-index"
-    return [("", ask)], seconds, [place / name for name in ("snapshot.arrow", "vectors.f32", "vectors.tv")]
+    return [("", ask)], seconds, list(place.iterdir())
 
 
 def _build(directory: Path) -> float:
-    """Store the vectors; return the seconds that what a search reads took."""
+    """Store the vectors; return the seconds that compressing them took."""
     vectors = np.load(directory / "vectors.npy", mmap_mode="r")
-    home, dimension = directory / "ours", vectors.shape[1]
+    home = directory / "ours"
     home.mkdir()
-    settings = {"source": "none", "model": "none", "weight_hash": "none", "dimension": dimension, "moments": {}}
+    settings = {"source": "none", "model": "none", "weight_hash": "none", "dimension": vectors.shape[1], "moments": {}}
     store = Store.create(home, settings)
-    schema = schema_of(dimension)
+    store.begin()
     for first, some in _pieces(vectors):
-        numbers = range(first, first + len(some))
-        names = [f"{number:012x}" for number in numbers]
-        columns: dict[str, Any] = {
-            **{field.name: pa.nulls(len(some), field.type) for field in schema},
-            "id": names,
-            "path": [f"{number // 1000:04d}/{number:07d}.jpg" for number in numbers],
-            "kind": ["image" if number % 10 else "video" for number in numbers],
-            "date": [f"{2005 + number % 20}-01-01T00:00:00" for number in numbers],
-            "digest": names,
-            **{name: list(numbers) for name in ("width", "height", "size", "modified")},
-            "thumbnail": [b""] * len(some),
-            "vector": pa.FixedSizeListArray.from_arrays(pa.array(some.ravel()), dimension),
-        }
-        store.table.add(pa.table({name: columns[name] for name in schema.names}, schema=schema))
+        store.replace([], [_row(number, vector) for number, vector in enumerate(some, first)])
     start = time.perf_counter()
     store.finish()
     return time.perf_counter() - start
+
+
+def _row(number: int, vector: np.ndarray) -> IndexRow:
+    name = f"{number:012x}"
+    return IndexRow(
+        id=name,
+        path=f"{number // 1000:04d}/{number:07d}.jpg",
+        kind="image" if number % 10 else "video",
+        date=f"{2005 + number % 20}-01-01T00:00:00",
+        digest=name,
+        width=number,
+        height=number,
+        size=number,
+        modified=number,
+        vector=vector,
+    )
 
 
 def _pieces(vectors: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:

@@ -41,6 +41,7 @@ def write_library(directory: Path, rows: int) -> None:
     thumbnails = [encode_thumbnail(open_image(path), THUMBNAIL_SIDE) for path in paths]
     generator, start = np.random.default_rng(0), datetime(2015, 1, 1)
     with writable_store(directory) as (index, encoder):
+        index.begin()
         for first in range(0, rows, 4096):
             count = min(4096, rows - first)
             vectors = generator.standard_normal((count, encoder.dimension), dtype=np.float32)

@@ -17,7 +17,6 @@ from benchmarks.train.contenders import (
     our_model,
     our_step,
 )
-from perception_encoder.data.image_text import ImageTextSet
 from perception_encoder.data.pairs import ImageTextBatch, PairBatches, Stage
 from perception_encoder.models.checkpoints.weights import create_model
 from perception_encoder.models.registry import find_model
@@ -25,6 +24,7 @@ from perception_encoder.preprocess.tokenizer import tokenizer
 from perception_encoder.pretraining.config import PretrainingConfig
 from perception_encoder.pretraining.towers import CachedTexts, CaptionVocabulary
 from perception_encoder.training.optimizer import OptimizerConfig
+from synthetic.builtin.rules import read_builtin
 
 BATCHES = 3  # made for each resolution
 LENGTH = 32  # tokens of a caption, at most
@@ -47,7 +47,7 @@ class NanoData:
     """The recipe's own batches by resolution, and the vocabulary of its captions."""
 
     def __init__(self, config: PretrainingConfig, directories: list[Path]) -> None:
-        by_source = ImageTextSet.from_directory(directories, "train", config.image_side).by_source()
+        by_source = read_builtin(directories, "train", config.image_side).by_source()
         used = {source: weight for source, weight in config.weights.items() if source in by_source}
         texts = {text for source in used for sample in by_source[source] for text in sample.pair.captions}
         self.config, self.vocabulary = config, CaptionVocabulary(tokenizer(create_model(config.model)), texts)

@@ -12,7 +12,7 @@ import torch
 
 from perception_encoder.datasets.questions.question import Question
 from perception_encoder.files import write_text
-from perception_encoder.formats.shards import json_bytes, read_scene_tars, write_members
+from perception_encoder.formats.shards import json_bytes, write_members
 from perception_encoder.language_alignment.config import LanguageConfig
 from perception_encoder.language_alignment.load import load_language_model
 from perception_encoder.language_alignment.run import align_language
@@ -24,6 +24,7 @@ from perception_encoder.models.registry import BUILTIN
 from perception_encoder.progress import Track, untracked
 from perception_encoder.training.optimizer import OptimizerConfig
 from synthetic.questions.conversations import SceneRecords
+from synthetic.scenes.samples.reading import read_scene_tars
 
 REGULARIZATION = 0.1
 """LayerScale and DropPath of the paper."""

@@ -15,11 +15,13 @@ import numpy as np
 from experiments.command_line import run_experiment
 from perception_encoder.cli import output
 from perception_encoder.cli.options import argument, option, out_option
-from perception_encoder.data.captions import captions, concept, with_article
+from perception_encoder.data.captions import name_of
 from perception_encoder.errors import DataError
 from perception_encoder.formats.shards import ShardSample, read_metadata, read_shard, shards_below, write_shard
 from perception_encoder.preprocess.conversation import CAPTION_PROMPT
-from synthetic.builtin.rules import RULES
+from synthetic.builtin.held_out import NEVER_TRAINED
+from synthetic.builtin.rules import style_of, unseen_classes
+from synthetic.captions import captions, with_article
 
 YES_OR_NO = 3
 """Questions of a conversation with the answer yes or no."""
@@ -36,15 +38,15 @@ def write_labelled(directories: Sequence[Path], split: str, out: Path, seed: int
 def _samples(directories: Sequence[Path], split: str, generator: np.random.Generator) -> Iterator[ShardSample]:
     for directory in directories:
         shards = shards_below(directory, split)
-        unseen = RULES.find_held_out(directory)
-        concepts = sorted({concept(metadata) for shard in shards for _, metadata in read_metadata(shard)} - unseen)
+        unseen = unseen_classes(directory)
+        concepts = sorted({name_of(metadata) for shard in shards for _, metadata in read_metadata(shard)} - unseen)
         if len(concepts) < 2:
             raise DataError(
                 f"{directory} has {len(concepts)} labels in the split {split!r}; two are needed to ask which"
             )
         for shard in shards:
             for sample in read_shard(shard):
-                if sample.source not in RULES.held_out and sample.label not in unseen:
+                if sample.source not in NEVER_TRAINED and sample.label not in unseen:
                     turns = _turns(sample, concepts, generator)
                     metadata = {"source": sample.source, "label": sample.label, "conversations": turns}
                     yield replace(sample, key=f"{sample.source}-{sample.key}", metadata=metadata)
@@ -52,8 +54,8 @@ def _samples(directories: Sequence[Path], split: str, generator: np.random.Gener
 
 def _turns(sample: ShardSample, concepts: Sequence[str], generator: np.random.Generator) -> list[dict[str, str]]:
     """The question for the label is the first or the last one, so that it cannot always be copied."""
-    shown = concept(sample.metadata)
-    style = RULES.style(sample.source)
+    shown = name_of(sample.metadata)
+    style = style_of(sample.source)
     ways = captions(sample.metadata, style=style)
     noun = with_article(shown)
 

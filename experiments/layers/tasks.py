@@ -11,7 +11,6 @@ from functools import lru_cache
 from pathlib import Path
 
 from experiments.layers.caption_task import read_caption_task
-from perception_encoder.datasets.class_masks import read_class_splits
 from perception_encoder.datasets.masked_videos import read_videos
 from perception_encoder.datasets.rgbd import DepthImages, read_depth_splits
 from perception_encoder.dense_prediction.depth import DepthConfig
@@ -27,6 +26,7 @@ from perception_encoder.layer_analysis.labelled_tasks import (
 )
 from perception_encoder.layer_analysis.tasks import LayerTask, thin
 from synthetic.builtin.held_out import find_unseen_labels
+from synthetic.scenes.samples.reading import read_object_splits
 
 EPOCHS = 12
 """Of the attentive probe."""
@@ -82,7 +82,7 @@ def make_layer_tasks(data: LayerData, sizes: Sizes) -> dict[str, LayerTask]:
     labels = read_label_splits(data.photos, sizes.photos, find_unseen_labels)
     config = LabelledConfig(items=sizes.photos, methods=("attentive probe",))
     attentive = replace(config.attentive, fit=replace(config.attentive.fit, epochs=EPOCHS))
-    masks = thin(read_class_splits(data.scenes, any_class=True), sizes.scenes)
+    masks = thin(read_object_splits(data.scenes), sizes.scenes)
     scenes = thin(read_depth_splits(data.scenes), sizes.scenes)
     head = DepthConfig(channels=CHANNELS)
     tasks: dict[str, LayerTask] = {

@@ -13,9 +13,8 @@ from experiments.differences import gain
 from experiments.layers.evaluation import evaluate_tasks, unpack
 from experiments.layers.run import curve_rows
 from experiments.spatial.alignments import ALIGNED, CORE, Alignments, find_encoder
-from perception_encoder.dense_prediction.drawing import write_image
+from perception_encoder.dense_prediction.predictions import write_image
 from perception_encoder.files import write_json
-from perception_encoder.formats.shards import read_scene_tars
 from perception_encoder.inference.load import load_layers
 from perception_encoder.inference.samples import write_samples
 from perception_encoder.layer_analysis.curve import LayerCurve
@@ -23,6 +22,7 @@ from perception_encoder.layer_analysis.plots import features_side_by_side
 from perception_encoder.layer_analysis.tasks import LayerTask
 from perception_encoder.preprocess.image import open_image
 from perception_encoder.progress import Track, untracked
+from synthetic.scenes.samples.reading import read_scene_tars
 
 PHOTOGRAPHS = ("chelsea.png", "rocket.jpg")
 """Of scikit-image, in the public domain."""
@@ -99,7 +99,7 @@ def read_tasks(data: SpatialData, sizes: Sizes) -> dict[str, LayerTask]:
     """Read the tasks' data; DataError for what is missing."""
     tasks = {
         "tracking of real videos": ("tracking", data.clips),
-        "tracking of rendered videos": ("tracking", data.videos),
+        "tracking of rendered videos": ("rendered-tracking", data.videos),
         "segmentation": ("foreground", data.scenes),
         "depth": ("relative-depth", data.scenes),
         "detection": ("objects", data.scenes),

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from perception_encoder.data.captions import with_article
+from synthetic.captions import with_article
 from synthetic.scenes.language.phrases import join_phrases
 from synthetic.video_dataset.truth import MentionReader, split_sentences
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from perception_encoder.data.captions import with_article
 from perception_encoder.datasets.pe_video import VideoRecord, read_videos_of
 from perception_encoder.files import replacing, writing
 from perception_encoder.formats.shards import json_bytes
+from synthetic.captions import with_article
 from synthetic.video_dataset.truth import SceneTruth
 
 OBJECT_IN_TITLE, OBJECTS_IN_DESCRIPTION, EVENT_IN_TITLE = 0.6, 0.5, 0.15

@@ -186,9 +186,11 @@ def refine(
     """
     from perception_encoder.language_alignment.config import LanguageConfig
     from perception_encoder.training.settings import override
-    from perception_encoder.video_data_engine.refine import find_setting, read_corrections, refine_captioner, refinement
+    from perception_encoder.video_data_engine.refine import read_corrections, refine_captioner, refinement
+    from perception_encoder.video_data_engine.run import read_engine_settings
 
-    video_prompt, captioner = find_setting(engine, "video_prompt"), model or find_setting(engine, "captioner")
+    made = read_engine_settings(engine).config
+    captioner = model or made.captioner
     texts = read_corrections(engine, captions)
     steps = override(refinement(LanguageConfig()), set_ or []).steps
     output.print_demo(captioner)
@@ -199,5 +201,5 @@ def refine(
             engine, out, texts, captioner, settings=set_ or [], track=track, listener=reporter(advance)
         )
     output.print_line(f"weights: {path}")
-    options = f"--captioner {path.parent} --video-prompt {video_prompt}"
+    options = f"--captioner {path.parent} --video-prompt {made.video_prompt}"
     output.print_line(f"try it: pe engine run --videos VIDEOS -o OUT {options}")

@@ -178,7 +178,7 @@ def run(task: str, given: dict[str, Any]) -> None:
     Options at their default are left to a published dataset.
     """
     from perception_encoder.api import evaluate
-    from perception_encoder.inference.load import load, load_layers
+    from perception_encoder.inference.model_spec import ModelSpec
 
     out, model = given.pop("out", None), given.pop("model")
     if "k" in given:
@@ -186,10 +186,7 @@ def run(task: str, given: dict[str, Any]) -> None:
     if "size" in given:
         given["size"] = image_size(given["size"])
     if trusted := given.pop("trust_remote_code", False):
-        if task in ("classification", "retrieval", "knn", "linear"):
-            model = load(model, trust_remote_code=trusted)
-        else:
-            model = load_layers(model, final_norm=given.get("final_norm", False), trust_remote_code=trusted)
+        model = ModelSpec(model, trust_remote_code=trusted)
     show(evaluate(task, model, given.pop("data"), progress=track, **given), out)
 
 

@@ -19,7 +19,7 @@ HELP_ALL = "help_all"
 
 CommandTable = Mapping[str, Mapping[str, str]]
 """The commands of a group by heading of its help: the name of each, and its module in `perception_encoder.cli`, or
-`module:function` if they differ in name."""
+`module:function` or `module:app` if they differ in name."""
 
 
 class LazyGroup(TyperGroup):
@@ -160,12 +160,14 @@ def _help_all() -> Any:
 
 
 def _find_app(place: str, name: str) -> typer.Typer:
-    """Return the `app` of a module, or one of a function: `module:function`, by default the command's name."""
+    """Return the app or the function at `module:name`, by default the module's `app`, or its function of this name."""
     path, _, function = place.partition(":")
     module = importlib.import_module(f"perception_encoder.cli.{path}")
-    app: typer.Typer | None = None if function else getattr(module, "app", None)
-    if app is None:
+    found = getattr(module, function) if function else getattr(module, "app", None) or getattr(module, name)
+    if isinstance(found, typer.Typer):
+        app = found
+    else:
         app = typer.Typer()
-        app.command()(expand(getattr(module, function or name)))
+        app.command()(expand(found))
     app.rich_markup_mode = "markdown"
     return app

@@ -39,10 +39,10 @@ def layers(
     and further tasks use the cache. Writes OUT/report.html (curves, the best layer against the last, recommendations
     for `pe embed --layer`), curves.png, layers.csv and layers.json.
 
-    Tasks and their datasets: classification, retrieval (labelled images), segmentation (ADE20K, scenes), depth (NYU,
-    KEY.jpg with KEY.depth.png), tracking (DAVIS), detection (COCO, LVIS, YOLO's data.yaml, scenes); with the extra
-    `lang`, also the datasets of `pe eval questions` about single images, by a small language model fitted on the split
-    `train`. Needs the extra `eval`. Status 1: images failed.
+    Tasks and their datasets: classification, retrieval (labelled images), segmentation (ADE20K, images/
+    with masks/), depth (NYU, KEY.jpg with KEY.depth.png), tracking (DAVIS), detection (COCO, LVIS, YOLO's data.yaml);
+    with the extra `lang`, also the datasets of `pe eval questions` about single images, by a small language model
+    fitted on the split `train`. Needs the extra `eval`. Status 1: images failed.
 
     Examples:
 
@@ -106,7 +106,7 @@ def features(
         pe features cup.jpg --layer 3,7,11 --at 0.3,0.6 -o features.png
         pe features cup.jpg -m PE-Spatial-L14-448 --baseline PE-Core-L14-336 -o both.png
     """
-    from perception_encoder.dense_prediction.drawing import write_image
+    from perception_encoder.dense_prediction.predictions import write_image
     from perception_encoder.inference.load import load_layers
     from perception_encoder.layer_analysis.image_analysis import analyse_image
     from perception_encoder.layer_analysis.plots import features_side_by_side, plot_image, write_png

@@ -104,7 +104,7 @@ Prompts = Annotated[
     str, option("Prompt templates: photo (25), imagenet (80), kinetics (28), actions (48) or name.", "NAME")
 ]
 Size = Annotated[str | None, option("Squash images to a size such as 518 or 480x640 [default: the model's].", "SIZE")]
-PerMetre = Annotated[float, option("Depth units per metre in the files: NYU and scenes 1000, TUM 5000.", least=1)]
+PerMetre = Annotated[float, option("Depth units per metre in the files: NYU 1000, TUM 5000.", least=1)]
 FinalNorm = Annotated[bool, flag("--final-norm", "Apply the final norm to the last layer.")]
 Lan = Annotated[
     bool, flag("--lan", "Let devices on your network open the page; makes a key unless --key gives one.", NETWORK)

@@ -1,18 +1,20 @@
-"""`pe train`: train a model by a recipe; list recipes, settings and costs."""
+"""`pe train` and `pe data`: train a model by a recipe; list recipes, settings and costs; make training data."""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from perception_encoder.cli import options, output
+from perception_encoder.cli.groups import lazy_group
 from perception_encoder.cli.options import DATASET, PLAN, argument, flag, option
 from perception_encoder.cli.output import progress, reporter, track
+from perception_encoder.stages import all_stages, configure, plan_training, run_training
 
 if TYPE_CHECKING:
     from perception_encoder.training.config import TrainingConfig
@@ -28,15 +30,22 @@ ShardPaths = Annotated[list[str] | None, option(SHARDS, "PATH", DATASET)]
 Out = Annotated[Path | None, options.out_option(OUT, "DIR")]
 Debug = Annotated[bool, flag("--debug", "Run four steps of a tiny model, as a check.")]
 Settings = Annotated[bool, flag("--settings", "Print all settings with default and meaning, and exit.")]
+Plan = Annotated[bool, flag("--plan", "Print the cost on a cluster and exit.", PLAN)]
+Devices = Annotated[int | None, option("Number of devices [default: 8, or the batch if that is smaller].", "N", PLAN)]
+Device = Annotated[str, option("Device: h100, a100-80gb, …, or TFLOP/s:GB.", "NAME", PLAN)]
+Utilization = Annotated[float, option("Achieved share of the peak FLOP/s.", "SHARE", PLAN, advanced=True)]
 
 
-def _show_recipes(listing: bool) -> None:
-    """List the recipes and stop."""
-    if listing:
-        from perception_encoder.stages import list_recipes
+def list_option(stages: Callable[[], Sequence[Stage]], *default: Any) -> Any:
+    """Return the option `--list`, which prints the recipes of some stages and exits; `default`: unless annotated."""
 
-        output.print_table(("recipe", "trains"), list(list_recipes().items()))
-        raise typer.Exit(output.OK)
+    def show(listing: bool) -> None:
+        if listing:
+            rows = [(name, trains) for stage in stages() for name, (trains, _) in stage.recipes.items()]
+            output.print_table(("recipe", "trains"), rows)
+            raise typer.Exit(output.OK)
+
+    return typer.Option(*default, "--list", callback=show, is_eager=True, help="List the recipes and exit.")
 
 
 def train(
@@ -46,16 +55,12 @@ def train(
     out: Out = None,
     set_: options.Overrides = None,
     debug: Debug = False,
-    list_: Annotated[
-        bool, typer.Option("--list", callback=_show_recipes, is_eager=True, help="List the recipes and exit.")
-    ] = False,
+    list_: Annotated[bool, list_option(all_stages)] = False,
     settings: Settings = False,
-    plan: Annotated[bool, flag("--plan", "Print the cost on a cluster and exit.", PLAN)] = False,
-    devices: Annotated[
-        int | None, option("Number of devices [default: 8, or the batch if that is smaller].", "N", PLAN)
-    ] = None,
-    device: Annotated[str, option("Device: h100, a100-80gb, …, or TFLOP/s:GB.", "NAME", PLAN)] = "h100",
-    utilization: Annotated[float, option("Achieved share of the peak FLOP/s.", "SHARE", PLAN, advanced=True)] = 0.4,
+    plan: Plan = False,
+    devices: Devices = None,
+    device: Device = "h100",
+    utilization: Utilization = 0.4,
 ) -> None:
     """Train a model from a recipe.
 
@@ -75,20 +80,34 @@ def train(
         pe train core_n16 --shards "s3://bucket/web-{0000..0127}.tar:3" --shards photos/train.tar
         pe train core_g14 --plan --devices 512 --device h100
     """
-    from perception_encoder.stages import configure, plan_training
+    start(all_stages(), recipe, data, shards, out, set_, debug, settings, plan, devices, device, utilization)
 
-    stage, config = configure(recipe, set_ or [], debug)
+
+def start(
+    stages: Sequence[Stage],
+    recipe: str,
+    data: Sequence[Path] | None,
+    shards: Sequence[str] | None,
+    out: Path | None,
+    overrides: Sequence[str] | None,
+    debug: bool,
+    settings: bool,
+    plan: bool,
+    devices: int | None,
+    device: str,
+    utilization: float,
+) -> None:
+    """Run, or resume, a recipe of some stages and print how to use the weights; or print its settings or its cost."""
+    stage, config = configure(recipe, overrides or [], debug, stages)
     if settings:
         return show_settings(config)
     if plan:
         return _show_plan(plan_training(stage, config, device, devices, utilization))
-    run(stage, config, data or [], shards or [], out or Path("runs") / recipe)
+    _run(stage, config, data or [], shards or [], out or Path("runs") / recipe)
 
 
-def run(stage: Stage, config: TrainingConfig, data: Sequence[Path], shards: Sequence[str], out: Path) -> None:
-    """Run, or resume, a configuration of a stage, and print how to use the weights."""
+def _run(stage: Stage, config: TrainingConfig, data: Sequence[Path], shards: Sequence[str], out: Path) -> None:
     from perception_encoder.models.memory import keep_freed_memory
-    from perception_encoder.stages import run_training
     from perception_encoder.training.checkpoint import find_checkpoints
 
     keep_freed_memory()
@@ -147,3 +166,74 @@ def _show_plan(plan: TrainingPlan) -> None:
 
 def _rounded(value: float) -> str:
     return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
+
+
+COMMANDS = {"Commands": {"shards": "train:shards", "masks": "train:masks"}}
+app = lazy_group(COMMANDS)
+
+
+@app.callback()
+def data() -> None:
+    """Make training data.
+
+    Writes WebDataset tars for `pe train`, and caches a mask teacher's output for a spatial alignment.
+
+    Examples:
+
+        pe data shards photos/ -o shards/
+        pe data masks --data photos -o masks
+    """
+
+
+def shards(
+    source: Annotated[Path, argument("PATH", "A directory, or a table: CSV, TSV, Parquet, JSONL.")],
+    out: Annotated[Path, options.out_option("Directory of the shards, new or empty.", "DIR")],
+    size: Annotated[str, option("Samples per shard, or a size such as 500MB.", "SIZE")] = "1000",
+    side: Annotated[int | None, option("Downscale larger images to this short side, in pixels.", least=16)] = None,
+) -> None:
+    """Pack images and captions into shards.
+
+    Writes WebDataset tars, DIR/00000.tar and so on. The captions of an image are in a .txt, .caption or .json file of
+    the same name (`cup.jpg`, `cup.txt`), or its directory is its label (`cup/1.jpg`); a table has a column of paths and
+    one of texts. Samples are shuffled, in the same order every time. Images that cannot be read or have no caption are
+    listed and left out; the exit status is then 1.
+
+    Examples:
+
+        pe data shards photos/ -o shards/
+        pe data shards captions.parquet -o shards/ --size 500MB --side 256
+        pe train core_n16 --shards shards/
+    """
+    from perception_encoder.data.packing import ShardSize, pack
+
+    summary = pack(source, out, ShardSize.parse(size), side, track)
+    output.print_line(f"{summary.samples} pairs in {summary.shards} shards: {out}")
+    raise typer.Exit(output.report_skipped(summary.failures, summary.samples + len(summary.failures)))
+
+
+def masks(
+    data: Annotated[list[Path], option("Images: a directory, or one of tars; repeat for more.", "PATH")],
+    out: Annotated[Path, options.out_option("Directory of the cache.")],
+    recipe: Annotated[str, option("Recipe of the spatial alignment.", "NAME")] = "spatial_builtin",
+    set_: options.Overrides = None,
+) -> None:
+    """Cache a mask teacher's output.
+
+    A slow teacher, such as SAM 2.1, then runs once for each image and augmentation, and not in every epoch. The run
+    that uses the cache needs the same seed, image_size, augmentation and copies. An interrupted pass resumes if the
+    command is repeated. Needs the extra `spatial`.
+
+    Examples:
+
+        pe data masks --data photos -o masks --set masks=facebook/sam2.1-hiera-large --set copies=2
+        pe train spatial_builtin --data photos --set masks=masks --set copies=2
+    """
+    from perception_encoder.errors import ConfigError
+    from perception_encoder.spatial_alignment.config import SpatialConfig
+    from perception_encoder.spatial_alignment.run import cache_masks
+
+    _, config = configure(recipe, set_ or [])
+    if not isinstance(config, SpatialConfig):
+        raise ConfigError(f"{recipe} is not a recipe of spatial alignment; `pe train --list` shows them")
+    cached = cache_masks(config, data, out, track)
+    output.print_line(f"{cached:,} augmented images: {out}")

@@ -31,7 +31,7 @@ from perception_encoder.data.conversation_records import (
 )
 from perception_encoder.data.shard_index import load_table, summarize_shard
 from perception_encoder.errors import ConfigError, DataError, InputError, one_line
-from perception_encoder.files import cached_by_file
+from perception_encoder.files import cached_by_file, digest
 from perception_encoder.formats.entries import read_json
 from perception_encoder.formats.shards import shards_below, split_names
 from perception_encoder.formats.tables import TableImage
@@ -299,8 +299,8 @@ class Conversations:
         return self._select(~held_out, f"train {validation}"), self._select(held_out, f"validation {validation}")
 
     def _select(self, selected: np.ndarray, name: str) -> Conversations:
-        digest = hashlib.blake2b(f"{self.fingerprint} {name}".encode(), digest_size=16).hexdigest()
-        return replace(self, rows=self.rows[selected], groups=self.groups[selected], fingerprint=digest)
+        fingerprint = digest(self.fingerprint, name)
+        return replace(self, rows=self.rows[selected], groups=self.groups[selected], fingerprint=fingerprint)
 
 
 def open_conversations(
@@ -320,9 +320,9 @@ def open_conversations(
         (read_shard if file.suffix == ".tar" else READERS[file.suffix.lower()])(file) for file in _find_files(path)
     ]
     rows, groups, bad = array("q"), array("Q"), 0
-    digest = hashlib.blake2b(digest_size=16)
+    whole = hashlib.blake2b(digest_size=16)
     for number, file in enumerate(files):
-        digest.update(f"{file.path.name}\0{file.path.stat().st_size}\0".encode(errors="surrogatepass"))
+        whole.update(f"{file.path.name}\0{file.path.stat().st_size}\0".encode(errors="surrogatepass"))
         for row, record in track(file.scan(), f"checking {escape_name(file.path.name)}", file.count):
             try:
                 if isinstance(record, InputError):
@@ -338,7 +338,7 @@ def open_conversations(
             rows.append(number * _ROWS + row)
             group = hashlib.blake2b(sample.group.encode(errors="surrogatepass"), digest_size=8).digest()
             groups.append(int.from_bytes(group))
-            digest.update(repr((sample.key, sample.turns, [item.name for item in sample.media])).encode())
+            whole.update(repr((sample.key, sample.turns, [item.name for item in sample.media])).encode())
     if bad:
         logger.warning("%s: left out %d bad samples of %d", escape_name(path), bad, bad + len(rows))
     if not rows:
@@ -347,7 +347,7 @@ def open_conversations(
         files=tuple(files),
         rows=np.array(rows, np.int64),
         groups=np.array(groups, np.uint64),
-        fingerprint=digest.hexdigest(),
+        fingerprint=whole.hexdigest(),
         bad=bad,
     )
 

@@ -6,7 +6,6 @@ in the user's cache directory, keyed by the shard's address and state: a shard t
 
 from __future__ import annotations
 
-import hashlib
 import re
 import time
 from collections import Counter
@@ -22,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from perception_encoder.errors import DataError, MediaDecodeError, MissingExtraError, one_line
-from perception_encoder.files import cache_directory, cached_by_file, replacing, writing
+from perception_encoder.files import cache_directory, cached_by_file, digest, replacing, writing
 from perception_encoder.formats.shards import split_member
 from perception_encoder.formats.tars import check_entry, walk_tar
 from perception_encoder.preprocess.source import SHARD_IMAGES, SHARD_VIDEOS, escape_name
@@ -143,8 +142,7 @@ def _open_table(url: str) -> tuple[pa.Table, int]:
         raise DataError(f"{url}: cannot be opened: {one_line(error.__cause__ or error)}") from error
     if size is None:
         raise DataError(f"{url}: its server does not state the size; download the shards")
-    name = hashlib.sha256("\0".join((_FORM, url, str(size), state)).encode()).hexdigest()[:32]
-    cached = cache_directory("shards") / f"{name}.parquet"
+    cached = cache_directory("shards") / f"{digest(_FORM, url, size, state)}.parquet"
     with suppress(OSError, ValueError, KeyError, TypeError, pa.ArrowException):  # missing or damaged
         table = pq.read_table(cached, page_checksum_verification=True)
         if set(table.column_names) == _COLUMNS:

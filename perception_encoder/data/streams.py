@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from perception_encoder.data.captions import SHARES, captions, concept, wrong_field
+from perception_encoder.data.captions import SHARES, captions, name_of
 from perception_encoder.data.pairs import Pair
 from perception_encoder.data.shard_index import TEXTS, ShardSummary, load_table, open_storage, summarize_shard
 from perception_encoder.errors import (
@@ -171,12 +171,10 @@ def _read_texts(
     for field_name, share in caption_shares.items():
         value = members.get(field_name, fields.get(field_name))
         if field_name == "label" and value is not None:
-            if problem := wrong_field(fields):
-                raise MediaDecodeError(name, problem)
-            ways = captions(fields)
-            total = sum(SHARES[way] for way in ways)
-            values |= {f"label: {way}": texts for way, texts in ways.items()}
-            shares |= {f"label: {way}": share * SHARES[way] / total for way in ways}
+            if not isinstance(value, (str, int, float)):
+                raise MediaDecodeError(name, f"'label' is a {type(value).__name__}; it must be a string or a number")
+            values |= {f"label: {kind}": texts for kind, texts in captions(name_of(fields)).items()}
+            shares |= {f"label: {kind}": share * part for kind, part in SHARES.items()}
         else:
             values[field_name] = value if isinstance(value, list) else [value]
             shares[field_name] = share
@@ -185,7 +183,7 @@ def _read_texts(
     if not cleaned:
         there = ", ".join([*members, *fields]) or "none"
         raise MediaDecodeError(name, f"has no caption in {', '.join(caption_shares)}; there are {there}")
-    label = concept(fields) if isinstance(fields.get("label"), (str, int, float)) else ""
+    label = name_of(fields) if isinstance(fields.get("label"), (str, int, float)) else ""
     return cleaned, shares, label
 
 

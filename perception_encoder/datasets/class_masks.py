@@ -1,7 +1,7 @@
-"""Read images with the class of each pixel: images/ with masks/, rendered scenes, and ADE20K (`docs/datasets.md`).
+"""Read images with the class of each pixel: images/ with masks/, and ADE20K (`docs/datasets.md`).
 
 In custom masks a number is a class, and 255 is not scored; masks of 0 and 255 alone are of an object on a background.
-In scenes a pixel has the kind of its object, else `background`; in ADE20K 0 is not scored and classes begin with 1.
+In ADE20K 0 is not scored and classes begin with 1.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ from jaxtyping import Int
 from perception_encoder.datasets.image_set import ImageSet, Stored
 from perception_encoder.datasets.masked_videos import read_object_mask
 from perception_encoder.errors import DataError, InputError
-from perception_encoder.formats.entries import integer_field, list_objects, read_lines, text_field
-from perception_encoder.formats.shards import StoredScene, read_scene_tars, shards_below
+from perception_encoder.formats.entries import read_lines
 from perception_encoder.preprocess.source import IMAGE_SUFFIXES, escape_name
 from perception_encoder.progress import Track
 
@@ -83,49 +82,24 @@ class ClassMasks(ImageSet):
         """Return the set; DataError if no pixel can have a class besides the background."""
         objects = {number for number, name in enumerate(self.classes) if name != BACKGROUND}
         if not any(number in objects for numbers in self.numbers for number in numbers.values()):
-            raise DataError(
-                f"{self.name}: no object has a class that the training images show; render scenes of more models "
-                "(--models)"
-            )
+            raise DataError(f"{self.name}: no object has a class that the training images show")
         return self
 
 
-def read_class_splits(path: Path, any_class: bool = False) -> tuple[ClassMasks, ClassMasks]:
+def read_class_splits(path: Path) -> tuple[ClassMasks, ClassMasks]:
     """Read the training and the test set: see the module. Both have the training set's classes.
 
-    `any_class`: scenes with two classes alone, `background` and `object`. In scenes, pixels of a class that is not
-    trained on are not scored; see `keep_trained` for ADE20K. DataError if a split, a mask or a class is missing, and
-    if no test image shows an object of a class that is trained on.
+    DataError if a split or a mask is missing; see `keep_trained` for classes of ADE20K that are not trained on.
     """
-    if not any_class and (path / "masks").is_dir():
+    if (path / "masks").is_dir():
         return _read_directories(path, [path])[0].cut()
-    if not any_class and (path / "train" / "masks").is_dir():
+    if (path / "train" / "masks").is_dir():
         other = next((path / name for name in ("test", "val") if (path / name / "masks").is_dir()), path / "test")
         train, test = _read_directories(path, [path / "train", other])
         return train, test
-    if not any_class and (path / "annotations").is_dir():
+    if (path / "annotations").is_dir():
         return _read_ade(path, "training"), _read_ade(path, "validation")
-    train_scenes, test_scenes = (_read_scenes(path, split) for split in ("train", "test"))
-    names = {name for _, objects in train_scenes for name in objects.values()} - {BACKGROUND}
-    if not names:
-        raise DataError(f"{path}: the training images show no objects; one class alone cannot be learned")
-    classes = (BACKGROUND, OBJECT) if any_class else (BACKGROUND, *sorted(names))
-    index = {name: number for number, name in enumerate(classes)}
-    train, test = (
-        ClassMasks(
-            name=f"{escape_name(path.name)}/{split}",
-            keys=tuple(scene.key for scene, _ in scenes),
-            images=tuple(scene.image for scene, _ in scenes),
-            masks=tuple(scene.mask for scene, _ in scenes),
-            classes=classes,
-            numbers=tuple(
-                {0: 0} | {number: 1 if any_class else index.get(kind, UNSCORED) for number, kind in objects.items()}
-                for _, objects in scenes
-            ),
-        )
-        for split, scenes in (("train", train_scenes), ("test", test_scenes))
-    )
-    return train, test.check()
+    raise DataError(f"{path} has no masks/, train/masks/ or annotations/")
 
 
 def _read_directories(root: Path, places: Sequence[Path]) -> list[ClassMasks]:
@@ -178,27 +152,6 @@ def _pair_files(images: Path, masks: Path) -> tuple[dict[str, Path], dict[str, P
     if lacking := sorted(found[0].keys() ^ found[1].keys()):
         raise DataError(f"{masks}: {lacking[0]} lacks its image or its mask ({len(lacking)} in total)")
     return found[0], found[1]
-
-
-def _read_scenes(path: Path, split: str) -> list[tuple[StoredScene, dict[int, str]]]:
-    """Return a split's scenes, sorted, with the class of each object's number."""
-    tars = shards_below(path, split)
-    if not tars:
-        raise DataError(f"{path}: no masks/, no annotations/ and no {split}/*.tar with KEY.mask.png")
-    return [
-        (scene, _read_objects(scene)) for scene in sorted(read_scene_tars(tars, masks=True), key=lambda item: item.key)
-    ]
-
-
-def _read_objects(scene: StoredScene) -> dict[int, str]:
-    objects = {}
-    for index, item in enumerate(list_objects(scene.metadata, "objects", f"{scene.where}.json")):
-        where = f"{scene.where}.json: objects[{index}]"
-        number = integer_field(item, "id", where)
-        objects[number] = text_field(item, "kind", where)
-        if number > HIGHEST:
-            raise DataError(f"{where}: `id` is {number}; a mask holds numbers up to {HIGHEST}")
-    return objects
 
 
 def _read_ade(root: Path, split: str) -> ClassMasks:

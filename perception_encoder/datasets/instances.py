@@ -139,7 +139,7 @@ class InstanceSet(ImageSet):
         """
         if self.lvis:
             raise DataError(
-                f"{self.name}: LVIS has no boxes for categories that were not annotated; use COCO or scenes"
+                f"{self.name}: LVIS has no boxes for categories that were not annotated; use COCO"
             )
         boxes = {
             image: [{**item, "category_id": 1, "segmentation": None} for item in some]

@@ -1,7 +1,7 @@
-"""Read videos with object masks in some frames: DAVIS, directories or tars of JPEGs and PNGs, rendered videos.
+"""Read videos with object masks in some frames: DAVIS, directories or tars of JPEGs and PNGs.
 
 A mask's pixels are 0 (background) or an object's number; 255 is not scored. In a mask of black and white alone, as in
-DAVIS 2016, white is object 1. Rendered videos are KEY.mp4 with KEY.mask.png, the frames' masks below each other.
+DAVIS 2016, white is object 1.
 """
 
 from __future__ import annotations
@@ -19,8 +19,7 @@ from perception_encoder.datasets.image_set import Stored, read_integers
 from perception_encoder.errors import DataError, InputError
 from perception_encoder.formats.entries import quoted, read_lines
 from perception_encoder.formats.shards import read_members, split_member
-from perception_encoder.preprocess.image import image_file, open_image
-from perception_encoder.preprocess.video import read_frames
+from perception_encoder.preprocess.image import open_image
 
 VOID = 255
 """Value of mask pixels that are not scored."""
@@ -81,9 +80,9 @@ def read_videos(path: Path) -> list[MaskedVideo]:
     if (path / "JPEGImages").is_dir():
         videos = _read_davis(path)
     elif path.is_file():
-        videos = _read_tar(path)
+        videos = [_read_tar(path)]
     else:
-        videos = [video for tar in sorted(path.glob("*.tar")) for video in _read_tar(tar)]
+        videos = [_read_tar(tar) for tar in sorted(path.glob("*.tar"))]
         videos += [_pair(item.name, item, item) for item in sorted(path.glob("*/")) if any(item.glob("*.jpg"))]
     if not videos:
         raise DataError(f"{path}: no JPEGImages, no NAME.tar and no NAME/*.jpg")
@@ -100,41 +99,13 @@ def _read_davis(root: Path) -> list[MaskedVideo]:
     return [_pair(name, frames / name, masks / name) for name in names]
 
 
-def _read_tar(path: Path) -> list[MaskedVideo]:
+def _read_tar(path: Path) -> MaskedVideo:
     frames: dict[str, Stored] = {}
     masks: dict[str, Stored] = {}
-    rendered: dict[str, dict[str, bytes]] = {}
-    for name, content in read_members(path, ("jpg", "jpeg", "png", "mp4", "mask.png")):
+    for name, content in read_members(path, ("jpg", "jpeg", "png")):
         key, extension = split_member(name)
-        if extension in ("mp4", "mask.png"):
-            rendered.setdefault(key, {})[extension] = content
-        else:
-            (masks if extension == "png" else frames)[key] = content
-    videos = [_cut_video(key, parts) for key, parts in rendered.items() if "mp4" in parts]
-    return videos or [_video(path.stem, frames, masks)]
-
-
-def _cut_video(name: str, parts: Mapping[str, bytes]) -> MaskedVideo:
-    """Split a rendered video and its masks into losslessly stored frames.
-
-    If they cannot be decoded they are kept as they are, and reported when used.
-    """
-    if "mask.png" not in parts:
-        raise DataError(f"{name}: {name}.mask.png is missing")
-    try:
-        stacked = read_object_mask(parts["mask.png"], f"{name} (mask)", binary=False)
-        width, height = read_frames(parts["mp4"], name, 1).images[0].size
-        count, rest = divmod(stacked.shape[0], height)
-        images = read_frames(parts["mp4"], name, max(1, count)).images
-    except InputError:
-        return MaskedVideo(name, (parts["mp4"],) * 2, (parts["mask.png"], None))
-    if count < 2:
-        raise DataError(f"{name}: has {count} frames; tracking needs at least 2")
-    if rest or stacked.shape[1] != width:
-        raise DataError(f"{name}: masks of {stacked.shape} do not divide into frames of {height}x{width}")
-    masks = np.split(stacked, count)
-    stored = [image_file(image, "PNG", compress_level=1) for image in (*images, *map(Image.fromarray, masks))]
-    return MaskedVideo(name, tuple(stored[: len(images)]), tuple(stored[len(images) :]))
+        (masks if extension == "png" else frames)[key] = content
+    return _video(path.stem, frames, masks)
 
 
 def _pair(name: str, frames: Path, masks: Path) -> MaskedVideo:

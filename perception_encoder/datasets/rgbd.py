@@ -1,4 +1,4 @@
-"""Read images with the depth of each pixel: NYU-style directories, TUM's, directories or tars of pairs, scenes.
+"""Read images with the depth of each pixel: NYU-style directories, TUM's, directories or tars of pairs.
 
 Depths are 16-bit integers, 0 is unknown. A path without splits is cut, the first three fifths by name to train on: they
 are often frames of one video, which count as one block in every interval, as do images of one directory.

@@ -24,9 +24,8 @@ from PIL import Image
 from torch import Tensor
 
 from perception_encoder.datasets.masked_videos import VOID, frame_order, read_object_mask
-from perception_encoder.dense_prediction.drawing import mask_png, write_png
-from perception_encoder.dense_prediction.predictions import TrackedFrame
-from perception_encoder.dense_prediction.regions import region_in_box, region_like, to_fractions, to_mask
+from perception_encoder.dense_prediction.predictions import TrackedFrame, mask_png, write_png
+from perception_encoder.dense_prediction.segmentation import region_in_box, region_like, to_fractions, to_mask
 from perception_encoder.errors import ConfigError, DataError, InputError, OutputError
 from perception_encoder.files import write_json
 from perception_encoder.inference.layer_features import LayerFeatures

@@ -87,7 +87,7 @@ class SegmenterConfig(DenseConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class DetectorConfig(DenseConfig):
-    """Boxes and masks of objects; `--data` as `pe eval detection` reads it: COCO, LVIS, Objects365, YOLO's, scenes."""
+    """Boxes and masks of objects; `--data` as `pe eval detection` reads it: COCO, LVIS, Objects365, YOLO's."""
 
     example: ClassVar[str] = "pe detect IMAGE --head {weights} -o detected"
 

@@ -7,9 +7,11 @@ import logging
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from perception_encoder.datasets.class_masks import read_class_splits
@@ -26,20 +28,22 @@ from perception_encoder.dense_prediction.dense_model import (
     padding_pixel,
     write_head,
 )
-from perception_encoder.dense_prediction.depth import DepthHead, DepthHeadConfig
-from perception_encoder.dense_prediction.detection.mask_rcnn import Detector, DetectorHeadConfig
+from perception_encoder.dense_prediction.depth import DepthHead, DepthHeadConfig, scale_invariant_loss
+from perception_encoder.dense_prediction.detection.mask_rcnn import PATCH, Detector, DetectorHeadConfig
 from perception_encoder.dense_prediction.detection.roi_heads import class_frequencies, repeat_factors
 from perception_encoder.dense_prediction.head_fitting import Standardize
 from perception_encoder.dense_prediction.published_detectors import published_detector
+from perception_encoder.dense_prediction.segmentation import SegmentationHead, class_share_loss
 from perception_encoder.dense_training.batches import (
     ClassSamples,
+    DenseBatch,
     DenseBatches,
     DenseSamples,
     DepthSamples,
     ObjectSamples,
+    Targets,
 )
 from perception_encoder.dense_training.config import DenseConfig, DepthTrainingConfig, DetectorConfig, SegmenterConfig
-from perception_encoder.dense_training.task import DenseTask, trained_part
 from perception_encoder.dense_training.validation import make_validation
 from perception_encoder.errors import CheckpointError, ConfigError
 from perception_encoder.inference.load import load_tower
@@ -55,6 +59,7 @@ from perception_encoder.ranks import ALONE
 from perception_encoder.training.distributed import own_device, this_rank
 from perception_encoder.training.metrics import Listener
 from perception_encoder.training.run import RANDOM, Section, StageRun, run_stage
+from perception_encoder.training.task import Task, Validation
 
 logger = logging.getLogger(__name__)
 
@@ -273,3 +278,54 @@ def freeze_unused(backbone: Backbone, image_size: int) -> None:
     for parameter in backbone.parameters():
         parameter.requires_grad_(parameter.grad is not None)
         parameter.grad = None
+
+
+def trained_part(model: DenseModel, config: DenseConfig) -> nn.Module:
+    """Return the module to train and save in checkpoints: only the head if the encoder is frozen."""
+    return model.head if config.frozen else model
+
+
+class DenseTask(Task):
+    """Minimise the losses of a head; a detector's are torchvision's."""
+
+    def __init__(self, model: DenseModel, config: DenseConfig, validation: Validation | None = None) -> None:
+        self.model, self.config, self.validation = trained_part(model, config), config, validation
+        self.backbone, self.head = model.backbone, model.head
+
+    def losses(self, batch: DenseBatch) -> dict[str, Tensor]:
+        """Return the head's losses by name; with several ranks, this rank's shares."""
+        return {name: batch.share * loss for name, loss in self._losses(batch).items()}
+
+    def _run(self, batch: DenseBatch, *arguments: Any) -> Any:
+        """Return the head's output; `model` is the head alone, or with the encoder."""
+        if self.config.frozen:
+            return self.model(self.backbone(batch.images), *arguments)
+        return self.model(batch.images, *arguments, branches=batch.branches)
+
+    def _losses(self, batch: DenseBatch) -> dict[str, Tensor]:
+        match self.head:
+            case DepthHead():
+                predicted = self._run(batch)  # (B, h, w)
+                depths = torch.stack([targets["depth"] for targets in batch.targets])[:, None]  # (B, 1, H, W)
+                target = F.interpolate(depths, predicted.shape[-2:], mode="nearest-exact")[:, 0]
+                return {"depth": scale_invariant_loss(predicted, target, self.head.config)}
+            case SegmentationHead():
+                labels = torch.stack([targets["labels"] for targets in batch.targets]) - 1
+                return {"classes": class_share_loss(self._run(batch), labels)}
+        with drawn_from(torch_generator(self.config.seed, 6, batch.draw)):
+            targets = [self._scaled(target) for target in batch.targets]
+            inside = [tuple(target.pop("inside").tolist()) for target in targets]
+            _, losses = self._run(batch, targets, inside)
+        return {name.removeprefix("loss_"): loss.float() for name, loss in losses.items()}
+
+    def _scaled(self, target: Targets) -> Targets:
+        """Return targets in a detector's pixels: 16 by 16 per patch, whatever its real size."""
+        scale = PATCH / self.backbone.patch_size
+        moved = dict(target)
+        if scale == 1:
+            return moved
+        moved |= {"boxes": target["boxes"] * scale, "inside": target["inside"] * scale}
+        if "masks" in target and len(target["masks"]):
+            size = [round(side * scale) for side in target["masks"].shape[-2:]]
+            moved["masks"] = F.interpolate(target["masks"][:, None].float(), size, mode="nearest-exact")[:, 0].byte()
+        return moved

@@ -21,6 +21,7 @@ from perception_encoder.evaluation.inputs import FRAMES, check_finite, decode_ch
 from perception_encoder.evaluation.results import Evaluator, Result, run_evaluators
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.load import load
+from perception_encoder.inference.model_spec import ModelSpec
 from perception_encoder.preprocess.image import check_transform
 from perception_encoder.progress import Track, untracked
 from perception_encoder.runtime.machine import versions
@@ -137,7 +138,7 @@ def _embed(encoder: Encoder, items: Sequence[Sequence[Image.Image]], name: str) 
 
 
 def load_variants(
-    model: str | Path | Encoder,
+    model: str | Path | ModelSpec | Encoder,
     transforms: str | None = None,
     layer: int | None = None,
     pool: str | None = None,
@@ -164,7 +165,7 @@ def load_variants(
 
 def evaluate_encoder(
     evaluators: Iterable[Evaluator[Encoder]],
-    model: str | Path | Encoder,
+    model: str | Path | ModelSpec | Encoder,
     split: str,
     track: Track = untracked,
     transforms: str | None = None,

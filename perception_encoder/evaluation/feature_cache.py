@@ -21,9 +21,10 @@ from PIL import Image
 
 from perception_encoder.errors import DataError, InputError, MediaDecodeError, ModelError, OutputError
 from perception_encoder.evaluation.inputs import EncoderInputs, check_finite, decode_chunks
+from perception_encoder.files import digest
 from perception_encoder.inference.layer_features import LayerFeatures
 from perception_encoder.progress import Track, untracked
-from perception_encoder.store import Data, Records, Store, digest
+from perception_encoder.store import Data, Records, Store
 
 logger = logging.getLogger(__name__)
 

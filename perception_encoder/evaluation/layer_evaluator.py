@@ -26,6 +26,7 @@ from perception_encoder.evaluation.statistics.scores import (
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.layer_features import LayerFeatures
 from perception_encoder.inference.load import load_layers
+from perception_encoder.inference.model_spec import ModelSpec
 from perception_encoder.progress import Track, untracked
 
 CHUNK = 16
@@ -79,14 +80,14 @@ def decoded(images: LabelledImages, tokens: CachedTokens) -> LabelledImages:
 
 
 def open_layers(
-    model: str | Path | Encoder | LayerFeatures, layer: int | None, final_norm: bool = False
+    model: str | Path | ModelSpec | Encoder | LayerFeatures, layer: int | None, final_norm: bool = False
 ) -> LayerFeatures:
     """Return a model at a layer, by default the last, or the selected one of `LayerFeatures`."""
     if isinstance(model, LayerFeatures):
         return model if layer is None else model.at(layer)
     if isinstance(model, Encoder):
         return LayerFeatures.of(model, final_norm).at(-1 if layer is None else layer)
-    return load_layers(model, layer=-1 if layer is None else layer, final_norm=final_norm)
+    return load_layers(model, layer=layer, final_norm=final_norm)
 
 
 def evaluate_layer(

@@ -16,9 +16,10 @@ if TYPE_CHECKING:
     from perception_encoder.evaluation.results import Result
     from perception_encoder.inference.encoder import Encoder
     from perception_encoder.inference.layer_features import LayerFeatures
+    from perception_encoder.inference.model_spec import ModelSpec
 
-    EncoderLike = str | Path | Encoder
-    LayersLike = str | Path | Encoder | LayerFeatures
+    EncoderLike = str | Path | ModelSpec | Encoder
+    LayersLike = str | Path | ModelSpec | Encoder | LayerFeatures
     ImageSize = int | tuple[int, int] | None
 
 
@@ -208,13 +209,13 @@ def segmentation(
 ) -> Result:
     """Fit a segmentation head: mIoU.
 
-    Also the pixel accuracy. PATH: rendered scenes (`train/*.tar` and `test/*.tar` with KEY.jpg, KEY.mask.png,
-    KEY.json), or ADE20K's images and annotations.
+    Also the pixel accuracy. PATH: images/ with masks/, whole or in train/ and test/, or ADE20K's images and
+    annotations.
 
     Examples:
 
         pe eval segmentation PE-Spatial-G14-448 --data ADEChallengeData2016 --size 518 -o segmentation.json
-        pe eval segmentation builtin --data scenes --layer 8 --kernel 3
+        pe eval segmentation builtin --data photos --layer 8 --kernel 3
     """
     from perception_encoder.datasets.class_masks import read_class_splits
     from perception_encoder.dense_prediction.head_fitting import FitConfig
@@ -243,15 +244,14 @@ def detection(
     """Fit a detection head: AP of boxes and masks.
 
     Mask R-CNN over a frozen layer; AP as COCO or LVIS define it. PATH: the directory of COCO, LVIS or Objects365 (or
-    the annotations of val, such as annotations/lvis_v1_val.json), YOLO's data.yaml, rendered scenes
-    (train/instances.json, test/instances.json and tars beside them), or a directory with annotations.json, trained on
-    its first three fifths. Masks are optional. A few hundred scenes are too few to tell classes apart: use
-    --class-agnostic.
+    the annotations of val, such as annotations/lvis_v1_val.json), YOLO's data.yaml, train/
+    and test/ with instances.json and images or tars, or a directory with annotations.json, trained on its first three
+    fifths. Masks are optional. A few hundred images are too few to tell classes apart: use --class-agnostic.
 
     Examples:
 
         pe eval detection PE-Core-G14-448 --data coco --layer 39 --size 1022 --channels 256 -o detection.json
-        pe eval detection builtin --data scenes --layer 8 --class-agnostic
+        pe eval detection builtin --data photos --layer 8 --class-agnostic
     """
     from perception_encoder.datasets.instances import read_instance_splits
     from perception_encoder.dense_prediction.detection.mask_rcnn import DetectionConfig
@@ -281,7 +281,7 @@ def tracking(
 
     Also J and F, as in DAVIS. The mask of the first frame is propagated to similar patches of later frames;
     nothing is trained. PATH: a DAVIS directory (JPEGImages, Annotations), a tar, or a directory of tars or directories,
-    each with NNNNN.jpg and NNNNN.png, or of rendered videos.
+    each with NNNNN.jpg and NNNNN.png.
 
     Examples:
 
@@ -318,13 +318,13 @@ def depth(
 
     PATH holds train and test, as tars or directories of KEY.jpg with KEY.depth.png, or of NYU's rgb_N.jpg with
     sync_depth_N.png; or it is one tar or directory, trained on its first three fifths. Images of one directory are one
-    block of the interval. Rendered scenes have objects of any size, so images do not show the scale: use --aligned.
+    block of the interval. Where images do not show the scale, use --aligned.
 
     Examples:
 
         pe eval depth PE-Core-G14-448 --data nyu --layer 38 --channels 256 --eigen-crop -o depth.json
         pe eval depth builtin --data livingroom.tar --layer 6 --size 240x320
-        pe eval depth builtin --data scenes --layer 8 --aligned
+        pe eval depth builtin --data photos --layer 8 --aligned
     """
     from perception_encoder.datasets.rgbd import read_depth_splits
     from perception_encoder.dense_prediction.depth import DepthConfig

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path, PurePath
-from typing import Any, NamedTuple
+from typing import Any
 
 from perception_encoder.errors import DataError
 from perception_encoder.files import replacing, writing
@@ -259,27 +259,3 @@ def read_pairs(tars: list[Path], extension: str) -> Iterator[tuple[str, TarMembe
 
 
 MASK = "mask.png"
-
-
-class StoredScene(NamedTuple):
-    """Files of a scene."""
-
-    key: str
-    where: str
-    """Its tar and key, for errors."""
-    image: bytes
-    metadata: dict[str, Any]
-    mask: bytes = b""
-    """A PNG with the object's number at each pixel; empty unless requested."""
-
-
-def read_scene_tars(tars: Iterable[Path], masks: bool = False) -> Iterator[StoredScene]:
-    """Read the scenes of tars in order, with their masks if `masks`.
-
-    Raises DataError for a damaged tar or JSON, and after a tar's last scene for one that lacks a file.
-    """
-    for tar in tars:
-        for key, extension, parts in read_samples(tar, SHARD_IMAGES, ("json", MASK) if masks else ("json",)):
-            where = f"{tar}: {key}"
-            metadata = json_object(where, parts["json"])
-            yield StoredScene(key, where, parts[extension], metadata, parts.get(MASK, b""))

@@ -9,7 +9,7 @@ import os
 import re
 import threading
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from perception_encoder.errors import DataError, InputError, MediaDecodeError, OutputError, needs_extra, one_line
-from perception_encoder.files import cached_by_file, open_regular, writing
+from perception_encoder.files import cached_by_file
 from perception_encoder.formats.shards import split_names
 from perception_encoder.preprocess.source import escape_name
 
@@ -90,29 +90,6 @@ def read_json_lines(path: Path) -> list[Cells]:
     except OSError as error:
         raise DataError(f"{path} cannot be read: {one_line(error)}") from error
     return lines
-
-
-def read_appended_lines(path: Path) -> list[Cells]:
-    """Return the objects that `append_json_lines` wrote, none if the file is missing; remove an incomplete last line.
-
-    Raises DataError for a bad line, and OutputError if the file cannot be cut.
-    """
-    if not os.path.lexists(path):
-        return []
-    with writing(path), open(open_regular(path), "r+b") as file:
-        file.truncate(file.read().rfind(b"\n") + 1)
-    return read_json_lines(path)
-
-
-def append_json_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Append objects to a JSONL file and make its directory; OutputError if it cannot be written."""
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(open_regular(path), "a", encoding="utf-8", errors="backslashreplace") as file:
-            for row in rows:
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
 
 
 def find_column(rows: Sequence[dict[str, Any]], names: Sequence[str], path: Path, what: str) -> str:
@@ -347,7 +324,7 @@ def without_panics() -> Iterator[None]:
 def connect_lance(directory: Path) -> DBConnection:
     """Open a directory of tables; MissingExtraError without LanceDB, OutputError if its path is not UTF-8."""
     os.environ.setdefault("LANCEDB_LOG", "error")  # it would warn of harmless conditions
-    with needs_extra("search", "lancedb"), warnings.catch_warnings():
+    with needs_extra("lance", "lancedb"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of its dependencies
         import lancedb
     try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from perception_encoder.errors import ConfigError
+from perception_encoder.files import digest
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.fetch import FetchLimits
 from perception_encoder.inference.layer_features import LayerFeatures
@@ -94,7 +94,7 @@ class _CompiledOutput(CompiledTowers):
 
     def _key(self, name: Tower, layer: int | None) -> Key:
         example = self._example(name)
-        prepared = [*example.shape, hashlib.blake2b(example.tobytes(), digest_size=16).hexdigest()]
+        prepared = [*example.shape, digest(example.tobytes())]
         return Key(
             model=self.model_name,
             weights=self.adapter.weight_hash,

@@ -125,7 +125,7 @@ def _load(spec: ModelSpec, towers: TowerChoice) -> Encoder:
         return _load_external(spec, adapter)
     name = spec.name
     path, _ = find_weights(name)  # fails at once without a network; the runtimes may have to be timed
-    ran, kind = _choose(spec)
+    ran, kind = choose_runtime(spec)
     cached_hash = CachedHash(path) if path.is_file() else None  # as the file is before it is read
     if ran == "torch":
         return _load_torch(name, spec.device, _as_dtype(kind), towers, cached_hash)
@@ -209,7 +209,7 @@ def _load_external(spec: ModelSpec, adapter: Adapter | None) -> Encoder:
     if own is not None and spec.precision == AUTO:
         spec = replace(spec, precision="float32")
     if own is not None and own.image_shape and spec.precision in PRECISIONS:
-        ran, kind = _choose(spec)
+        ran, kind = choose_runtime(spec)
         if ran == "openvino":
             return OutputEncoder(own, compiled=cast(Precision, kind))
     else:
@@ -219,9 +219,9 @@ def _load_external(spec: ModelSpec, adapter: Adapter | None) -> Encoder:
     return LayerEncoder(_layers(spec, adapter, final_norm=True))
 
 
-def _choose(spec: ModelSpec) -> tuple[RuntimeName, str | None]:
-    """Return the runtime and precision to use; types such as float16 are torch's only, and None is torch's choice."""
-    if spec.precision not in (AUTO, *PRECISIONS) and spec.runtime != "openvino":
+def choose_runtime(spec: ModelSpec) -> tuple[RuntimeName, str | None]:
+    """Return the runtime and precision to use: see `choose`; types such as float16 are torch's only."""
+    if spec.precision in ("float16", "float64") and spec.runtime != "openvino":
         return "torch", spec.precision
     return choose(spec.runtime, spec.precision, None if spec.device is None else str(spec.device))
 

@@ -1,42 +1,33 @@
 """Embeddings on disk: parts during a run, one file, table or directory at its end.
 
-`OUT.parts/` holds settings.json and parts named by their items. A part is written whole or not at all and holds whole
-batches, so a killed run resumes after its last part with the batches that an unbroken run would have made.
+`OUT.parts/` is a store of parts, which hold whole batches: a killed run resumes after its last part with the batches
+that an unbroken run would have made.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import shutil
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import chain, islice, repeat
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
-from perception_encoder.errors import DataError, InputError, OutputError, one_line
-from perception_encoder.files import file_state, holding, make_directory, remove, replacing, write_json, writing
+from perception_encoder.errors import DataError, InputError, OutputError
+from perception_encoder.files import digest, file_state, refuse_link, replacing, writing
 from perception_encoder.formats.tars import TarMember
 from perception_encoder.inference.listing import Item, check_paths, list_items
 from perception_encoder.inference.load import ModelLike, as_encoder
 from perception_encoder.inference.model_spec import ModelSpec, PrecisionChoice
-from perception_encoder.inference.output_formats import (
-    check_target,
-    read_part_metadata,
-    to_table,
-    write_embeddings,
-    write_part,
-)
+from perception_encoder.inference.output_formats import check_target, to_table, write_embeddings
 from perception_encoder.inference.pipeline import Embedding, EncodingResult, Failure, encode_items, is_text
 from perception_encoder.preprocess.source import as_paths
 from perception_encoder.progress import Track, untracked
+from perception_encoder.store import RESUME, SETTINGS, Store
 
 _PART_BYTES = 64 << 20
 _PART_SECONDS = 15.0  # the work that a kill may cost
@@ -128,6 +119,17 @@ def embed(
     )
 
 
+@dataclass(frozen=True)
+class _Part:
+    """Some consecutive items, whose embeddings are in a part."""
+
+    items: int
+    """Number of items, including failures."""
+    digest: str
+    failures: tuple[tuple[str, str], ...]
+    """Source and reason of each."""
+
+
 class EmbeddingWriter:
     """Writes a run's results to `out` and resumes an earlier run with the same settings.
 
@@ -137,9 +139,9 @@ class EmbeddingWriter:
             writer.finish()
 
     However the block is left, added results are saved. `out` is a .parquet file, a .lance table or, without a suffix, a
-    directory in clip-retrieval's layout. Raises ConfigError for another suffix, and OutputError if `out` exists
-    (unless `overwrite`), if another run writes it, if an unfinished run has other settings or other inputs, and if the
-    disk is full; finished parts stay. If no input could be used, nothing is written.
+    directory in clip-retrieval's layout. Raises ConfigError for another suffix, DataError for damaged parts, and
+    OutputError if `out` exists (unless `overwrite`), if another run writes it, if an unfinished run has other settings
+    or other inputs, and if the disk is full; finished parts stay. If no input could be used, nothing is written.
     """
 
     def __init__(
@@ -151,89 +153,55 @@ class EmbeddingWriter:
         part_bytes: int = _PART_BYTES,
         part_seconds: float = _PART_SECONDS,
     ) -> None:
-        self.out = out.absolute()
-        self.directory = self.out.with_name(self.out.name + ".parts")
-        self.settings: dict[str, Any] = json.loads(json.dumps(settings))
+        self.out, self.settings = out.absolute(), settings
+        directory = self.out.with_name(self.out.name + ".parts")
         self.failures: list[InputError] = []
         """All so far, including those of earlier, interrupted runs."""
         self._part_bytes, self._part_seconds = part_bytes, part_seconds
         self._pending: list[EncodingResult[Item]] = []
         self._pending_bytes, self._flushed_at = 0, time.monotonic()
-        self._lock = ExitStack()
-        self.parts: dict[Path, int] = {}
-        """Finished parts, FIRST-COUNT.parquet in order, with their numbers of items, including failures."""
+        with writing(self.out):
+            refuse_link(directory)
+            check_target(self.out, settings, overwrite or (directory / SETTINGS).is_file())
+            self._remedy = f"delete {directory} to start over"
+            self.store = Store(directory, settings, remedy=self._remedy)
         try:
-            with self._writing():
-                self._open(overwrite)
+            self.parts = self.store.records(_Part)
         except BaseException:
-            self._lock.close()
+            self.store.close()
             raise
 
     @property
     def done(self) -> int:
         """Number of items in finished parts, including failures."""
-        return sum(self.parts.values())
+        return sum(part.items for part in self.parts.rows)
 
-    def __enter__(self) -> EmbeddingWriter:
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         try:
             if not isinstance(error, OutputError):
                 self.flush()
-            if error is not None and not self.parts:  # nothing to resume from
-                remove(self.directory)
+            if error is not None and not self.parts.rows:  # nothing to resume from
+                self.store.discard()
         finally:
-            self._lock.close()
-
-    def _open(self, overwrite: bool) -> None:
-        """Create the directory of parts, or reopen it and list the finished parts."""
-        manifest = self.directory / "settings.json"
-        check_target(self.out, self.settings, overwrite or manifest.is_file())
-        make_directory(self.directory)
-        self._lock.enter_context(holding(self.directory / "lock", f"another run is writing {self.out}"))
-        resumes = manifest.is_file()
-        if resumes:
-            with self._reading(manifest):
-                earlier = json.loads(manifest.read_text(encoding="utf-8"))
-                if not isinstance(earlier, dict):
-                    raise ValueError("it is not a JSON object")
-            self._check_settings(earlier)
-        for leftover in self.directory.iterdir():  # of a killed run or, without a manifest, a finished one
-            if leftover.suffix == ".tmp" or (leftover.suffix == ".parquet" and not resumes):
-                remove(leftover)
-        if not resumes:
-            write_json(manifest, self.settings)
-        with self._reading(self.directory):
-            self.parts = {path: int(path.stem.partition("-")[2]) for path in sorted(self.directory.glob("*.parquet"))}
-
-    def _check_settings(self, earlier: dict[str, Any]) -> None:
-        now = self.settings
-        other = [key for key in {**earlier, **now} if earlier.get(key) != now.get(key)]
-        if other:
-            changes = ", ".join(f"{key} was {earlier.get(key)}, is now {now.get(key)}" for key in other)
-            raise OutputError(
-                f"the unfinished run in {self.directory} has other settings ({changes}); {self._ways_out}"
-            )
-
-    @property
-    def _ways_out(self) -> str:
-        return f"rerun it with those to finish it, or delete {self.directory} to start over"
+            self.store.close()
 
     def resume(self, items: Iterable[Item]) -> Iterator[Item]:
         """Return the items that no finished part holds; OutputError if the run began with other items."""
         items = iter(items)
-        for part, count in self.parts.items():
-            with self._reading(part):
-                metadata = read_part_metadata(part)
-                digest = metadata["digest"]
-                failures = [InputError(*failure) for failure in metadata["failures"]]
-            if _digest_of(islice(items, count)) != digest:
-                raise OutputError(f"the unfinished run in {self.directory} began with other inputs; {self._ways_out}")
-            self.failures += failures
+        for part, path in zip(self.parts.rows, self._paths(), strict=True):
+            with self.store.reading(path, also=(pa.ArrowException,)):
+                if pq.read_metadata(path).num_rows != part.items - len(part.failures):
+                    raise ValueError("it has other rows")
+            if _digest_of(islice(items, part.items)) != part.digest:
+                raise OutputError(f"{self.store.path} began with other inputs; {self._remedy}")
+            self.failures += [InputError(*failure) for failure in part.failures]
         return items
+
+    def _paths(self) -> list[Path]:
+        return [self.store.path / f"{number:06d}.parquet" for number in range(len(self.parts.rows))]
 
     def add(self, batch: Sequence[EncodingResult[Item]]) -> None:
         """Add the results of one batch; writes a part from time to time."""
@@ -247,56 +215,35 @@ class EmbeddingWriter:
         """Save added results as a part."""
         if not self._pending:
             return
-        failures = [result.error for result in self._pending if isinstance(result, Failure)]
-        metadata = {
-            "digest": _digest_of(result.key for result in self._pending),
-            "failures": [(error.source, error.reason) for error in failures],
-        }
+        errors = [result.error for result in self._pending if isinstance(result, Failure)]
         table = to_table([result for result in self._pending if isinstance(result, Embedding)], self.settings)
-        count = len(self._pending)
-        part = self.directory / f"{self.done:012d}-{count:06d}.parquet"
-        with self._writing(), self._replacing(part) as temporary:
-            write_part(temporary, table, metadata)
-        self.parts[part] = count
+        part = _Part(
+            len(self._pending),
+            _digest_of(result.key for result in self._pending),
+            tuple((error.source, error.reason) for error in errors),
+        )
+        with self.store.part(f"{len(self.parts.rows):06d}.parquet") as path, open(path, "wb") as file:
+            pq.write_table(table, file)
+        self.parts.append(part)
         self._pending, self._pending_bytes, self._flushed_at = [], 0, time.monotonic()
 
     def finish(self) -> int:
         """Assemble `out` from the parts and remove them; return the number of rows (no rows, no file)."""
         self.flush()
-        with self._writing():
-            rows = self.done - len(self.failures)
-            if rows:
-                with self._replacing(self.out) as temporary:
-                    write_embeddings(temporary, self.out.suffix, list(self.parts), self.settings)
-            (self.directory / "settings.json").unlink()  # first: parts without a manifest are nobody's
-            shutil.rmtree(self.directory)
+        rows = self.done - sum(len(part.failures) for part in self.parts.rows)
+        if rows:
+            with (
+                writing(self.out, RESUME, also=(pa.ArrowException, RuntimeError)),
+                replacing(self.out, self.store.path / "out.tmp") as path,
+            ):
+                write_embeddings(path, self.out.suffix, self._paths(), self.store)
+        self.store.discard()
         return rows
-
-    def _writing(self) -> AbstractContextManager[None]:
-        note = f"{self.directory} holds the finished part, and the same command resumes it"
-        return writing(self.out, note if self.parts else "", also=(pa.ArrowException, RuntimeError))
-
-    @contextmanager
-    def _reading(self, path: Path) -> Iterator[None]:
-        """Turn errors from a damaged part file into an OutputError."""
-        try:
-            yield
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, pa.ArrowException) as error:
-            raise OutputError(
-                f"{path} is damaged ({one_line(error)}); delete {self.directory} to start over"
-            ) from error
-
-    def _replacing(self, path: Path) -> AbstractContextManager[Path]:
-        return replacing(path, self.directory / f"{path.name}.tmp")
 
 
 def _digest_of(items: Iterable[Item]) -> str:
     """Return a digest of items' names and paths, and their files' sizes and times: a name's content may change."""
-    digest = hashlib.sha256()
-    for item in items:
-        fields = [item.id, item.path, item.start, item.end, item.text, _state_of(item.source)]
-        digest.update(json.dumps(fields).encode())
-    return digest.hexdigest()
+    return digest(*([item.id, item.path, item.start, item.end, item.text, _state_of(item.source)] for item in items))
 
 
 def _state_of(source: Path | TarMember | str | None) -> str:

@@ -22,6 +22,7 @@ from perception_encoder.files import remove
 from perception_encoder.formats.tables import connect_lance, without_panics
 from perception_encoder.inference.listing import Item
 from perception_encoder.inference.pipeline import Embedding, is_text
+from perception_encoder.store import Store
 from perception_encoder.vectors import load_array, unit_rows
 
 METADATA = "perception_encoder"
@@ -97,52 +98,34 @@ def _tokens(tokens: Sequence[np.ndarray], grid: Sequence[int], dimension: int) -
     }
 
 
-def read_part(path: Path) -> pa.Table:
-    """Read the rows of a part."""
-    with open(path, "rb") as file, pq.ParquetFile(file) as parquet:
-        return parquet.read()
-
-
-def write_part(path: Path, table: pa.Table, metadata: Mapping[str, Any]) -> None:
-    """Write rows and metadata as a part, a Parquet file."""
-    with open(path, "wb") as file:
-        pq.write_table(table.replace_schema_metadata({METADATA: json.dumps(metadata)}), file)
-
-
-def read_part_metadata(path: Path) -> dict[str, Any]:
-    """Read the metadata of a part."""
-    with open(path, "rb") as file:
-        return json.loads(pq.read_schema(file).metadata[METADATA.encode()])
-
-
-def write_embeddings(target: Path, suffix: str, parts: Sequence[Path], settings: Mapping[str, Any]) -> None:
-    """Write the rows of all parts in the format of `suffix`."""
-    schema = to_table([], settings).schema.with_metadata({METADATA: json.dumps(settings)})
+def write_embeddings(target: Path, suffix: str, parts: Sequence[Path], store: Store) -> None:
+    """Write the rows of all parts of a store in the format of `suffix`; DataError for a damaged part."""
+    schema = to_table([], store.settings).schema.with_metadata({METADATA: json.dumps(store.settings)})
     if suffix == ".lance":
-        _write_lance(target, parts, settings, schema)
+        _write_lance(target, parts, store, schema)
     elif suffix == ".parquet":
         with open(target, "wb") as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
-            for table in _read(parts, settings):
+            for table in _read(parts, store):
                 writer.write_table(table.cast(schema))
     else:
-        _write_directory(target, parts, settings)
+        _write_directory(target, parts, store)
 
 
-def _write_lance(target: Path, parts: Sequence[Path], settings: Mapping[str, Any], schema: pa.Schema) -> None:
+def _write_lance(target: Path, parts: Sequence[Path], store: Store, schema: pa.Schema) -> None:
     beside = target.with_name(f"{target.name}.lancedb")
     remove(beside)  # of a run that was killed as it wrote
     try:
         table = connect_lance(beside).create_table("rows", schema=schema)
-        for rows in _read(parts, settings):
+        for rows in _read(parts, store):
             table.add(rows.cast(schema))
         (beside / "rows.lance").rename(target)
     finally:
         remove(beside)
 
 
-def _write_directory(target: Path, parts: Sequence[Path], settings: Mapping[str, Any]) -> None:
-    rows, texts = 0, True
-    for table in _read(parts, settings):
+def _write_directory(target: Path, parts: Sequence[Path], store: Store) -> None:
+    settings, rows, texts = store.settings, 0, True
+    for table in _read(parts, store):
         rows += table.num_rows
         texts = texts and table["layer"].null_count == table.num_rows
     name = "text_emb" if texts and rows else "img_emb"
@@ -156,7 +139,7 @@ def _write_directory(target: Path, parts: Sequence[Path], settings: Mapping[str,
         pq.ParquetWriter(file, schema, compression="zstd") as metadata,
     ):
         np.lib.format.write_array_header_1_0(vectors, shape)
-        for table in _read(parts, settings):
+        for table in _read(parts, store):
             vectors.write(table["vector"].combine_chunks().flatten().to_numpy().astype("<f4", copy=False).tobytes())
             metadata.write_table(_metadata_of(table).cast(schema))
 
@@ -167,13 +150,15 @@ def _metadata_of(table: pa.Table) -> pa.Table:
     return table.rename_columns([names.get(name, name) for name in table.column_names])
 
 
-def _read(parts: Sequence[Path], settings: Mapping[str, Any]) -> Iterator[pa.Table]:
+def _read(parts: Sequence[Path], store: Store) -> Iterator[pa.Table]:
     """Yield the rows of all parts, in groups that do not depend on the boundaries of the parts."""
+    settings = store.settings
     row_bytes = 4 * settings["dimension"] * (math.prod(settings["grid"]) if settings["pool"] == "tokens" else 1)
     group = max(1, min(_GROUP_ROWS, _GROUP_BYTES // row_bytes))
     rest = to_table([], settings)
     for part in parts:
-        rest = pa.concat_tables([rest, read_part(part).replace_schema_metadata()])
+        with store.reading(part, also=(pa.ArrowException,)), open(part, "rb") as file, pq.ParquetFile(file) as parquet:
+            rest = pa.concat_tables([rest, parquet.read().replace_schema_metadata()])
         while rest.num_rows >= group:
             yield rest.slice(0, group)
             rest = rest.slice(group)

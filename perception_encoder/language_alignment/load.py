@@ -6,9 +6,9 @@ import importlib
 import re
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from PIL import Image
@@ -16,7 +16,8 @@ from PIL import Image
 from perception_encoder.errors import ConfigError, UnknownModelError, needs_extra, one_line
 from perception_encoder.exports.layouts import write_layout_directory
 from perception_encoder.inference.conversation.assistant import Assistant
-from perception_encoder.inference.model_spec import PrecisionChoice, RuntimeChoice
+from perception_encoder.inference.load import choose_runtime
+from perception_encoder.inference.model_spec import ModelSpec, PrecisionChoice, RuntimeChoice
 from perception_encoder.language_alignment.language_model import LanguageModel, TextModel
 from perception_encoder.language_alignment.perception_lm import read_perception_lm
 from perception_encoder.language_alignment.text.decoder import SMOLLM2, Decoder, load_decoder, load_pretrained
@@ -33,7 +34,6 @@ from perception_encoder.models.registry import BUILTIN_LANG, SMALL_LANG
 from perception_encoder.models.vision_transformer import VisionTransformer
 from perception_encoder.preprocess.conversation import Message, Reply, Sampling
 from perception_encoder.progress import progress_bar
-from perception_encoder.runtime.choice import choose
 from perception_encoder.runtime.openvino_runtime import FallbackWarning
 from perception_encoder.runtime.runtime import AUTO, Precision, RuntimeName
 
@@ -47,7 +47,7 @@ _FUNCTION = re.compile(r"python:(?P<module>[\w.]+):(?P<function>\w+)")
 
 
 def load_assistant(
-    name: str | Path | None = None,
+    name: str | Path | ModelSpec | None = None,
     *,
     tiles: int | None = None,
     device: str | torch.device | None = None,
@@ -74,13 +74,15 @@ def load_assistant(
     cannot see: `smollm2`, GGUF files, and decoder-only models as `hf:NAME`. Raises ConfigError, UnknownModelError,
     CheckpointError, WeightsUnavailableError, and MissingExtraError.
     """
-    name = language_model(None if name is None else str(name))
+    keywords = ModelSpec(device=device, runtime=runtime, precision=precision)
+    spec = ModelSpec.of(name, keywords)
+    name = language_model(str(spec.name) or None)
     check_name(name)
     alone = text_only and (name == SMOLLM2 or name.startswith(HUB) or name.endswith(".gguf"))
     other = runs_elsewhere(name) and not alone
     if other and tiles is not None:
         raise ConfigError(f"tiles is {tiles}, but {name} tiles images itself; omit it")
-    if other and (runtime, precision) != (AUTO, AUTO):
+    if other and (spec.runtime, spec.precision) != (AUTO, AUTO):
         raise ConfigError(f"{name} does not run in this package; omit runtime and precision")
     if match := _ENDPOINT.fullmatch(name):
         from perception_encoder.language_alignment.endpoint import EndpointModel
@@ -96,14 +98,14 @@ def load_assistant(
             raise ConfigError(f"{name} returned a {type(assistant).__name__}; it must return a pe.Assistant")
         return assistant
     if alone:
-        plan = Execution.choose(runtime, precision, device, dtype)
+        plan = Execution.choose(spec.with_dtype(dtype))
         decoder = load_decoder(name.removeprefix(HUB), plan.dtype)
         decoder.model.to(plan.device)
         return TextModel(decoder.name, decoder, plan.reader(decoder))
     if name.startswith(HUB):
         return load_transformers_model(name.removeprefix(HUB))
     try:
-        return load_language_model(name, device, dtype, tiles=tiles, runtime=runtime, precision=precision)
+        return load_language_model(replace(spec, name=name), dtype=dtype, tiles=tiles)
     except UnknownModelError as error:
         raise UnknownModelError(f"{error}, http://HOST/v1#MODEL, hf:NAME or python:MODULE:FUNCTION") from None
 
@@ -132,7 +134,7 @@ def check_name(name: str, find: bool = False) -> None:
 
 
 def load_language_model(
-    name: str | Path,
+    name: str | Path | ModelSpec,
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
     *,
@@ -141,8 +143,9 @@ def load_language_model(
     precision: PrecisionChoice = "auto",
 ) -> LanguageModel:
     """Load a model of ours or a Perception-LM: see `load_assistant`."""
-    source = find_language_model(name)
-    plan = Execution.choose(runtime, precision, device, dtype)
+    spec = ModelSpec.of(name, ModelSpec(device=device, runtime=runtime, precision=precision)).with_dtype(dtype)
+    source = find_language_model(spec.name)
+    plan = Execution.choose(spec)
     if (path := Path(source)).is_file():
         model = read_language_model(path, plan.device, plan.dtype, tiles, plan.reader)
         model.name = path.parent.resolve().name if path.name == WEIGHTS else path.stem
@@ -190,7 +193,7 @@ class Execution:
     """How to load and execute a language model."""
 
     runtime: RuntimeName
-    precision: Precision | None
+    precision: str | None
     """None: torch's choice."""
     device: torch.device
     dtype: torch.dtype
@@ -199,22 +202,12 @@ class Execution:
     """Whether OpenVINO or int8 was asked for."""
 
     @classmethod
-    def choose(
-        cls, runtime: str, precision: str, device: str | torch.device | None, dtype: torch.dtype | None
-    ) -> Execution:
-        """Choose the runtime and precision for the arguments of `load_assistant`; `dtype` is a torch type.
-
-        Raises ConfigError for arguments that contradict each other, and MissingExtraError without the extra.
-        """
-        named = precision if dtype is None else str(dtype).removeprefix("torch.")
-        if precision not in (AUTO, named):
-            raise ConfigError(f"dtype is {named}, but precision is {precision}; give one of them")
-        if dtype not in (None, torch.float32, torch.bfloat16) and runtime != "openvino":  # for example float16 on a GPU
-            return cls("torch", None, choose_device(device), dtype, False)
-        ran, kind = choose(runtime, named, None if device is None else str(device))
-        place = choose_device("cpu" if ran == "openvino" else device)
+    def choose(cls, spec: ModelSpec) -> Execution:
+        """Choose the runtime and precision of a model; raises what `choose_runtime` raises."""
+        ran, kind = choose_runtime(spec)
+        place = choose_device("cpu" if ran == "openvino" else spec.device)
         dtype = fast_dtype(place) if kind in (None, "int8") else getattr(torch, kind)
-        return cls(ran, kind, place, dtype, runtime == "openvino" or precision == "int8")
+        return cls(ran, kind, place, dtype, spec.runtime == "openvino" or spec.precision == "int8")
 
     def reader(self, decoder: Decoder) -> Reader:
         """Return what executes the decoder.
@@ -236,7 +229,7 @@ class Execution:
             return TorchReader(model)
         try:
             with progress_bar(f"converting {decoder.name} for this CPU"):
-                return OpenVinoLlama(model, self.precision or "float32")
+                return OpenVinoLlama(model, cast(Precision, self.precision))
         except (RuntimeError, MemoryError) as error:  # of OpenVINO: a graph that it does not compile
             warnings.warn(f"{decoder.name} is computed with torch: {one_line(error)}", FallbackWarning, stacklevel=3)
             return TorchReader(model)

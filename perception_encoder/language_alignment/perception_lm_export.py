@@ -16,7 +16,6 @@ from perception_encoder.exports.card import write_card
 from perception_encoder.exports.layouts import timm_config, with_scale
 from perception_encoder.exports.verify import verify
 from perception_encoder.files import replacing_new, writing
-from perception_encoder.formats.tables import read_appended_lines
 from perception_encoder.language_alignment.language_model import LanguageModel
 from perception_encoder.language_alignment.load import WEIGHTS, find_language_model
 from perception_encoder.language_alignment.model import scales_logits
@@ -29,7 +28,7 @@ from perception_encoder.models.vision_transformer import VisionTransformer
 from perception_encoder.preprocess.conversation import ask
 from perception_encoder.preprocess.tiling import media_pixels
 from perception_encoder.progress import quiet_loading
-from perception_encoder.training.metrics import FILE
+from perception_encoder.training.metrics import FILE, read_metrics
 
 IMAGE, VIDEO = "<|image|>", "<|video|>"
 """Tokens that stand for media in prompts: added to the tokenizer, never generated."""
@@ -253,7 +252,7 @@ def _run_scores(source: Path) -> dict[str, float]:
     if source.name != WEIGHTS or not metrics.is_file():
         return {}
     kind, scores = "validation/", dict[str, float]()
-    for _, row in read_appended_lines(metrics):
+    for row in read_metrics(metrics):
         scores |= {name.removeprefix(kind): value for name, value in row.items() if name.startswith(kind)}
     return {f"{name} on the run's held-out questions": value for name, value in scores.items()}
 

@@ -16,6 +16,7 @@ from perception_encoder.data.conversation_records import ConversationSample
 from perception_encoder.data.conversations import ConversationFile, Conversations, ShardRecords, open_conversations
 from perception_encoder.data.sampler import WeightedSampler
 from perception_encoder.errors import ConfigError
+from perception_encoder.files import digest
 from perception_encoder.language_alignment.config import LanguageConfig
 from perception_encoder.language_alignment.load import WEIGHTS
 from perception_encoder.language_alignment.task import (
@@ -44,7 +45,7 @@ from perception_encoder.preprocess.image import content_key
 from perception_encoder.preprocess.tiling import media_pixels
 from perception_encoder.progress import Track, untracked
 from perception_encoder.ranks import Rank
-from perception_encoder.store import Arrays, Store, digest
+from perception_encoder.store import Arrays, Store
 from perception_encoder.training.distributed import Exchange, this_rank
 from perception_encoder.training.metrics import Listener
 from perception_encoder.training.run import RANDOM, Section, StageRun, run_stage

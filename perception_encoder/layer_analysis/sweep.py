@@ -18,10 +18,11 @@ from perception_encoder.evaluation.inputs import EncoderInputs
 from perception_encoder.evaluation.layer_evaluator import CachingLayers, ScoreLayer
 from perception_encoder.evaluation.results import Evaluator
 from perception_encoder.evaluation.statistics.scores import Score
+from perception_encoder.files import digest
 from perception_encoder.inference.layer_features import LayerFeatures, LayerTokens
 from perception_encoder.layer_analysis.curve import LayerCurve, LayerScore
 from perception_encoder.progress import Track, untracked
-from perception_encoder.store import Store, digest
+from perception_encoder.store import Store
 
 COLOURS = "colours"
 """Name of the baseline that tracks by colour alone."""

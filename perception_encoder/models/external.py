@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import math
 import threading
 from abc import ABC, abstractmethod
@@ -29,6 +28,7 @@ from perception_encoder.errors import (
     WeightsUnavailableError,
     one_line,
 )
+from perception_encoder.files import digest
 from perception_encoder.models.checkpoints.weights import state_hash
 from perception_encoder.models.initialization import drawn_from
 from perception_encoder.models.missing_weights import check_none_missing, missing_weights
@@ -209,7 +209,7 @@ class Adapter(ABC):
             for name, module in self.model.named_modules()
         ]
         text = f"{parts} {getattr(self.model, 'config', '')}".replace(self.listed, "")  # which may be a path
-        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+        return digest(text)
 
     @property
     def versions(self) -> dict[str, str]:

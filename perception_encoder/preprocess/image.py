@@ -6,7 +6,6 @@ Palettes, which Pillow resizes without interpolation, and 16 bits, which it clip
 
 from __future__ import annotations
 
-import hashlib
 import io
 import math
 import re
@@ -29,6 +28,7 @@ from perception_encoder.errors import (
     install_command,
     one_line,
 )
+from perception_encoder.files import digest
 from perception_encoder.preprocess.budget import PIXEL_BYTES, Admit, check_pixels
 from perception_encoder.preprocess.raw import RawPhoto, exif_date, is_raw
 from perception_encoder.preprocess.source import Source, is_heif, open_source
@@ -195,10 +195,8 @@ def plain_image(image: Image.Image) -> Image.Image:
 
 def content_key(images: Iterable[Image.Image], *settings: object) -> str:
     """Return a cache key that depends on the images' pixels and on `settings`, not on names."""
-    digest = hashlib.blake2b(repr(settings).encode(errors="surrogatepass"), digest_size=16)
-    for image in images:
-        digest.update(f"{image.size}".encode() + image.convert("RGB").tobytes())
-    return digest.hexdigest()
+    content = (part for image in images for part in (image.size, image.convert("RGB").tobytes()))
+    return digest(repr(settings), *content)
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -11,7 +11,6 @@ import dataclasses
 from collections.abc import Mapping
 
 from perception_encoder.data.pairs import Stage
-from perception_encoder.errors import ConfigError
 from perception_encoder.models.registry import BUILTIN, find_model
 from perception_encoder.preprocess.augmentation import Augmentation
 from perception_encoder.pretraining.config import MaskRegularization, PretrainingConfig
@@ -37,8 +36,6 @@ MINUTES = 30.0
 """Minutes between checkpoints, which are large."""
 COOLDOWN_SAMPLES = 50_000_000
 RECOMPUTED = ParallelConfig(checkpointing=True)
-LAST_STEP = 9
-FOURTEENTHS = {"s14": "PE-Core-S16-384", "b14": "PE-Core-B16-224", "l14": "PE-Core-L14-336"}
 
 
 def core_n16() -> PretrainingConfig:
@@ -68,7 +65,7 @@ def core(size: str) -> PretrainingConfig:
     model, resolutions = SIZES[size]
     return PretrainingConfig(
         model=model,
-        stages=_stages(dict(zip(resolutions, SHARES[: len(resolutions)], strict=True)), STEPS[size]),
+        stages=stages_of(dict(zip(resolutions, SHARES[: len(resolutions)], strict=True)), STEPS[size]),
         batch_size=BATCH,
         warmup=WARMUP,
         optimizer=OptimizerConfig(decay_tables=True),
@@ -97,51 +94,6 @@ def cooldown(size: str) -> PretrainingConfig:
         optimizer=dataclasses.replace(config.optimizer, lr=2e-4),
         checkpoint_every=100,
     )
-
-
-def ablation(step: int) -> PretrainingConfig:
-    """Train ViT-L/14 with the paper's nine steps up to this one; ConfigError for another number.
-
-    1 is the baseline, and each further one changes what section 2.1 says and nothing else: 2 progressive resolution, 3
-    a batch and samples twice as large, 4 LAMB, 5 a stage at 336 px, 6 2D RoPE, 7 attention pooling, 8 augmentation,
-    9 mask regularisation. The paper leaves open the text tower (here that of PE-Core-L), AdamW's betas and decay (here
-    LAMB's, of what decays in open_clip), the split of step 3 (equal parts, as step 2's), and what an image goes
-    through before step 8 (here it is squashed to a square).
-    """
-    if not 1 <= step <= LAST_STEP:
-        raise ConfigError(f"the ablation step must be 1 to {LAST_STEP}, not {step}")
-    batch_size = 32_768 if step < 3 else 65_536
-    shares = {224: 1} if step < 2 else {98: 1, 154: 1, 224: 1} if step < 5 else {98: 10, 154: 8, 224: 4, 336: 2}
-    samples = 12_000_000_000 if step < 3 else 24_000_000_000
-    lamb = OptimizerConfig(decay_tables=True)
-    return PretrainingConfig(
-        model="PE-Core-L14-336",
-        stages=_stages(shares, round(samples / batch_size)),
-        batch_size=batch_size,
-        warmup=WARMUP,
-        optimizer=dataclasses.replace(lamb, name="adamw", lr=5e-4) if step < 4 else lamb,
-        rope=step >= 6,
-        attention_pool=step >= 7,
-        augmentation=Augmentation() if step >= 8 else None,
-        masking=MaskRegularization() if step >= 9 else None,
-        parallel=RECOMPUTED,
-        half=False,
-        image_side=max(shares),
-        log_every=10,
-        checkpoint_every=1_000,
-        checkpoint_minutes=MINUTES,
-    )
-
-
-def scaling(step: int, size: str, steps: int = 360_000) -> PretrainingConfig:
-    """One point of the curves over model size ("s14", "b14", "l14": Fig. 3) and length (120K, 240K, 360K: Fig. 4).
-
-    `step`: of the ablation, 1 for the CLIP baseline and 9 for the whole recipe. The text towers are those of PE-Core-S,
-    -B and -L, which the paper leaves open.
-    """
-    config = ablation(step)
-    shares = {stage.image_size: stage.steps for stage in config.stages}
-    return dataclasses.replace(config, model=FOURTEENTHS[size], patch_size=14, stages=_stages(shares, steps))
 
 
 def distill_core(size: str) -> PretrainingConfig:
@@ -239,7 +191,7 @@ def debug_pretraining(config: PretrainingConfig) -> PretrainingConfig:
     )
 
 
-def _stages(shares: Mapping[int, int], steps: int) -> tuple[Stage, ...]:
+def stages_of(shares: Mapping[int, int], steps: int) -> tuple[Stage, ...]:
     """Return the stages by resolution that divide `steps` exactly."""
     total, ends = sum(shares.values()), [0]
     for share in shares.values():

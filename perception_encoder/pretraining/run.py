@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from perception_encoder.data.captions import SourceRules
 from perception_encoder.data.pairs import PairBatches
 from perception_encoder.data.streams import Shards
 from perception_encoder.errors import ConfigError
@@ -23,9 +22,8 @@ from perception_encoder.preprocess.tokenizer import tokenizer
 from perception_encoder.pretraining.config import PROCEDURE, PretrainingConfig, resolve, tower_configs
 from perception_encoder.pretraining.lora import add_adapters, merge_adapters
 from perception_encoder.pretraining.plan import plan_pretraining
-from perception_encoder.pretraining.sources import open_sources
-from perception_encoder.pretraining.task import ContrastiveTask, DistillationTask
-from perception_encoder.pretraining.teacher import Teacher, load_teacher
+from perception_encoder.pretraining.sources import ReadPairs, open_sources, read_pairs
+from perception_encoder.pretraining.task import ContrastiveTask, DistillationTask, Teacher, load_teacher
 from perception_encoder.pretraining.towers import MAX_CACHED, CachedTexts, CaptionVocabulary, Towers
 from perception_encoder.pretraining.validation import PairValidation
 from perception_encoder.progress import Track, untracked
@@ -42,18 +40,18 @@ def pretrain(
     out: Path,
     track: Track = untracked,
     listener: Listener | None = None,
-    rules: SourceRules | None = None,
     teacher: Teacher | None = None,
+    read: ReadPairs = read_pairs,
 ) -> Path:
     """Train two towers on pairs, or resume; return the written weights, `OUT/model.safetensors`.
 
     `data` are directories that hold `train.tar` or `train/*.tar`, class directories or tables, read into memory, or
-    shards, read as they are needed. `rules`: on captions of sources by their names, and on what is never trained on. A
-    run's fingerprint has the names of the samples, not the rules. `teacher` replaces the one that `config` names. A
-    validated run also writes `OUT/best.safetensors`, its weights at the best score.
+    shards, read as they are needed. `teacher` replaces the one that `config` names. `read` reads directories and
+    tables; the run's fingerprint has the names of the samples, not how they are read. A validated run also writes
+    `OUT/best.safetensors`, its weights at the best score.
     Raises ConfigError, DataError, CheckpointError, and OutputError, also if another run is training in `out`.
     """
-    return run_stage(lambda: PairRun(config, data, out, track, rules or SourceRules(), teacher), out, track, listener)
+    return run_stage(lambda: PairRun(config, data, out, track, teacher, read), out, track, listener)
 
 
 class PairRun(StageRun):
@@ -73,8 +71,8 @@ class PairRun(StageRun):
         data: Sequence[Path | Shards],
         out: Path,
         track: Track,
-        rules: SourceRules,
         teacher: Teacher | None,
+        read: ReadPairs,
     ) -> None:
         super().__init__(config, out, PairValidation.higher_is_better)
         config = resolve(self.config)
@@ -83,7 +81,7 @@ class PairRun(StageRun):
         if teacher is not None:
             config = dataclasses.replace(config, image_side=max(config.image_side or 0, teacher.image_size))
         self.teacher, self.exchange, model = teacher, Exchange(), build_model(config)
-        self.sources = open_sources(config, data, model, this_rank(), self.exchange, track, rules)
+        self.sources = open_sources(config, data, model, this_rank(), self.exchange, track, read)
         self.config = config if self.sources.validation else dataclasses.replace(config, validation=None)
         self.identity = [f"procedure {PROCEDURE}", *self.sources.names, *([teacher.identity] if teacher else [])]
         self.samples = self.sources.samples

@@ -2,35 +2,178 @@
 
 from __future__ import annotations
 
+import logging
+import os
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from perception_encoder.data.captions import SourceRules, concept
-from perception_encoder.data.image_text import FileSample, ImageTextSet
-from perception_encoder.data.pairs import PairSource, SourcePart
+import numpy as np
+import torch
+from PIL import Image
+
+from perception_encoder.data.captions import SHARES, captions, name_of
+from perception_encoder.data.pairs import Pair, PairSource, SourcePart
 from perception_encoder.data.streams import Shards, open_shards
 from perception_encoder.datasets.captioned import load_captions
 from perception_encoder.datasets.classified import load_tasks
 from perception_encoder.datasets.labelled import held_out_rows
-from perception_encoder.errors import DataError
-from perception_encoder.formats.shards import shards_below, split_names
+from perception_encoder.errors import DataError, InputError
+from perception_encoder.formats.media_directory import MediaSource
+from perception_encoder.formats.shards import find_shards, read_shard, shards_below, split_names
 from perception_encoder.formats.tables import TABLE_SUFFIXES, TEXT_COLUMNS, read_table
 from perception_encoder.models.clip import CLIP
+from perception_encoder.preprocess.image import open_image
 from perception_encoder.preprocess.source import escape_name
 from perception_encoder.preprocess.tokenizer import clean, tokenizer
 from perception_encoder.pretraining.config import PretrainingConfig
 from perception_encoder.pretraining.towers import CaptionVocabulary
-from perception_encoder.progress import Track
+from perception_encoder.progress import Track, untracked
 from perception_encoder.ranks import Rank
 from perception_encoder.training.task import ValidationConfig
+
+logger = logging.getLogger(__name__)
 
 LAYOUTS = (
     "--data takes a directory with a directory of images for each class (DIR/CLASS/*.jpg or DIR/train/CLASS/*.jpg), a "
     "table (.csv, .tsv, .jsonl, .parquet) with a column `path` and a column `label` or `caption`, or a directory with "
     "train.tar or train/*.tar; --shards takes tars of KEY.jpg and KEY.txt"
 )
+@dataclass(frozen=True)
+class FileSample:
+    """An undecoded image, as a file or its content in a shard, and what is known about it."""
+
+    key: str
+    image: MediaSource
+    metadata: Mapping[str, Any]
+    """The `source`, by default the name of the directory or table, and the `label`, empty if there are captions."""
+    texts: tuple[str, ...] = ()
+    """Cleaned captions; if empty, captions are made from the label."""
+
+
+@dataclass(frozen=True)
+class ImageTextSample:
+    """A decoded image with its metadata."""
+
+    key: str
+    image: torch.Tensor
+    """(3, H, W) uint8."""
+    metadata: Mapping[str, Any]
+    texts: tuple[str, ...] = ()
+    """Captions; if empty, captions are made from the label."""
+    of_shard: bool = True
+    """Whether the sample is from a shard rather than a directory or a table."""
+
+    @property
+    def source(self) -> str:
+        """The collection it belongs to."""
+        return str(self.metadata["source"])
+
+    @property
+    def label(self) -> str:
+        """The image's class."""
+        return str(self.metadata["label"])
+
+    @property
+    def pair(self) -> Pair:
+        """The image with its captions, or with those made from its label."""
+        if self.texts:
+            return Pair(self.image, {"caption": self.texts}, {"caption": 1.0}, self.label)
+        return Pair(self.image, captions(name_of(self.metadata)), SHARES, self.label)
+
+
+class ImageTextSet(Sequence[ImageTextSample]):
+    """Samples in memory."""
+
+    def __init__(self, samples: Sequence[ImageTextSample]) -> None:
+        self.samples = list(samples)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.samples[index]
+
+    @property
+    def sizes(self) -> list[int]:
+        """Number of samples, in one shard for shuffling."""
+        return [len(self.samples)]
+
+    def load(self, index: int, needed: int) -> Pair:
+        """Return a sample's pair (see `pairs.PairSource`)."""
+        return self.samples[index].pair
+
+    def by_source(self) -> dict[str, ImageTextSet]:
+        """Return one set for each `source` of the metadata, sorted by name; the images are shared, not copied."""
+        names = sorted({sample.source for sample in self.samples})
+        return {name: ImageTextSet([s for s in self.samples if s.source == name]) for name in names}
+
+    def every(self, count: int, others: bool = False) -> ImageTextSet:
+        """Return the set of every `count`-th sample, or of all others."""
+        numbered = enumerate(self.samples, 1)
+        return ImageTextSet([sample for number, sample in numbered if bool(number % count) == others])
+
+    def balanced(self, power: float = 0.5) -> ImageTextSet:
+        """Return the set with samples of rare labels repeated (images are not copied).
+
+        A label with n samples, where the most frequent has m, is repeated (m / n) ** power times, rounded.
+        """
+        counts = Counter(sample.label for sample in self.samples)
+        most = max(counts.values(), default=0)
+        repeats = {label: round((most / count) ** power) for label, count in counts.items()}
+        return ImageTextSet([s for s in self.samples for _ in range(repeats[s.label])])
+
+
+ReadPairs = Callable[[Sequence[Path], str, int, Track], ImageTextSet]
+"""Reads a split of directories or tables; see `read_pairs`."""
+
+
+def read_pairs(
+    paths: Sequence[Path], split: str = "train", image_side: int = 160, track: Track = untracked
+) -> ImageTextSet:
+    """Read a split of some directories, tables or tar files into memory, in order.
+
+    Images whose short side is over `image_side` px are scaled to it, none is enlarged. Raises DataError if there is no
+    such split, or if a shard is damaged. An image that cannot be decoded is logged and left out.
+    """
+    samples: list[ImageTextSample] = []
+    for path in paths:
+        raw = _read_split(path, split)
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            decoded = pool.map(lambda sample: _decode(sample, image_side), raw)
+            samples += filter(None, track(decoded, f"reading {path.name} {split}", len(raw)))
+    return ImageTextSet(samples)
+
+
+def _read_split(path: Path, split: str) -> Sequence[FileSample]:
+    if path.suffix != ".tar" and not shards_below(path, split):
+        return read_files(path, split)
+    samples = (sample for shard in find_shards(path, split) for sample in read_shard(shard))
+    return [FileSample(sample.key, sample.image, sample.metadata) for sample in samples]
+
+
+def _decode(sample: FileSample, image_side: int) -> ImageTextSample | None:
+    """Decode a sample, at most `image_side` px on the short side; log a bad one and return None."""
+    of_shard = isinstance(sample.image, bytes)
+    try:
+        if not isinstance(sample.image, bytes | Path):
+            raise InputError(sample.key, "is a clip of a video; to train on videos, give shards")
+        reduce_to = None if of_shard else image_side
+        rgb = open_image(sample.image, sample.key, reduce_to=reduce_to).convert("RGB")
+    except InputError as error:
+        logger.warning("left out %s: %s", sample.key, error.reason)
+        return None
+    short = min(rgb.size)
+    if short > image_side:
+        width, height = (max(image_side, round(side * image_side / short)) for side in rgb.size)
+        rgb = rgb.resize((width, height), Image.Resampling.BICUBIC)
+    pixels = np.ascontiguousarray(np.asarray(rgb).transpose(2, 0, 1))  # (3, H, W)
+    return ImageTextSample(sample.key, torch.from_numpy(pixels), sample.metadata, sample.texts, of_shard)
+
+
 HeldOutPair = tuple[PairSource, int]
 """A source with the index of a sample in it."""
 
@@ -58,24 +201,22 @@ def open_sources(
     rank: Rank,
     exchange: Callable[[Any], list[Any]],
     track: Track,
-    rules: SourceRules,
+    read: ReadPairs = read_pairs,
 ) -> Sources:
-    """Open directories or shards; DataError for both at once or for unusable data."""
+    """Open directories, read by `read`, or shards; DataError for both at once or for unusable data."""
     paths = [source for source in data if isinstance(source, Path)]
     shards = [source for source in data if isinstance(source, Shards)]
     if paths and shards:
         raise DataError(f"{paths[0]} is read into memory, but {shards[0].location} is streamed; give one kind of data")
-    if shards and rules.held_out:
-        raise DataError(f"{shards[0].location} is streamed, where nothing is held out; read it into memory with --data")
     if shards:
         return _stream(config, shards, rank, exchange, track)
-    return _load(config, paths, model, track, rules)
+    return _load(config, paths, model, track, read)
 
 
-def _load(config: PretrainingConfig, paths: Sequence[Path], model: CLIP, track: Track, rules: SourceRules) -> Sources:
+def _load(config: PretrainingConfig, paths: Sequence[Path], model: CLIP, track: Track, read: ReadPairs) -> Sources:
     if config.frames is not None:
         raise DataError("the run needs videos, which are read from shards: give --shards PATH")
-    by_source = _read(paths, "train", config, track, rules).by_source()
+    by_source = read(paths, "train", config.image_side or 160, track).by_source()
     if not by_source:
         raise DataError(f"no usable image in {', '.join(map(str, paths))}")
     used = _weigh(config.weights, by_source)
@@ -83,7 +224,7 @@ def _load(config: PretrainingConfig, paths: Sequence[Path], model: CLIP, track: 
         raise DataError(f"the data lack the sources {', '.join(config.weights)}; they have {', '.join(by_source)}")
     held_out: list[ImageTextSet] = []
     if config.validation is not None:
-        held_out = _validation_sets(config, config.validation, paths, used, track, rules)
+        held_out = _validation_sets(config, config.validation, paths, used, track, read)
         if not held_out and (every := _every(config.validation, sum(len(by_source[source]) for source in used))):
             parts = {source: _hold_out(by_source[source], config.validation, every) for source in used}
             held_out = [part for part, _ in parts.values()]
@@ -101,31 +242,20 @@ def _load(config: PretrainingConfig, paths: Sequence[Path], model: CLIP, track: 
     )
 
 
-def _read(
-    paths: Sequence[Path], split: str, config: PretrainingConfig, track: Track, rules: SourceRules
-) -> ImageTextSet:
-    return ImageTextSet.from_directory(
-        paths, split, config.image_side or 160, track, rules=rules, read_files=read_files
-    )
-
-
 def _validation_sets(
     config: PretrainingConfig,
     validation: ValidationConfig,
     paths: Sequence[Path],
     used: Collection[str],
     track: Track,
-    rules: SourceRules,
+    read: ReadPairs,
 ) -> list[ImageTextSet]:
     """Read the data's `val` splits without held-out pairs, evenly thinned to the validation size."""
     with_split = [path for path in paths if has_split(path, "val")]
     if not with_split:
         return []
-    classes = {label for path in paths for label in rules.find_held_out(path)}
     samples = [
-        sample
-        for sample in _read(with_split, "val", config, track, rules)
-        if sample.source in used and concept(sample.metadata) not in classes and sample.source not in rules.held_out
+        sample for sample in read(with_split, "val", config.image_side or 160, track) if sample.source in used
     ]
     return [ImageTextSet(samples).every(max(1, -(-len(samples) // validation.size)))] if samples else []
 

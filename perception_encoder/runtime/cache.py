@@ -7,12 +7,9 @@ damage that no checksum shows, such as a faulty kernel.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import secrets
 import shutil
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -22,7 +19,18 @@ from typing import Any, Literal
 
 from perception_encoder._version import __version__
 from perception_encoder.errors import ConfigError, OutputError
-from perception_encoder.files import cache_directory, checksum, file_state, remove, sync, write_json, writing
+from perception_encoder.files import (
+    cache_directory,
+    checksum,
+    digest,
+    file_state,
+    is_temporary,
+    remove,
+    sync,
+    temporary_beside,
+    write_json,
+    writing,
+)
 from perception_encoder.models.config import TextConfig, VisionConfig
 from perception_encoder.runtime.machine import cpu_flags, versions
 from perception_encoder.runtime.runtime import PRECISIONS, ModelInfo, Precision
@@ -31,10 +39,7 @@ MODEL, WEIGHTS, ENTRY, CHECKED = "model.xml", "model.bin", "entry.json", "checke
 MAX_BYTES = 20 * 2**30
 """Maximum size of the cache; the entries that were not used for longest go first."""
 _FORMAT = 9
-_NEW = ".tmp"
 _SHOWN = ("weights", "tower", "precision", "layer")
-_PATIENCE = 86_400
-"""Seconds that an entry may be written."""
 
 Tower = Literal["image", "text"]
 
@@ -64,8 +69,7 @@ class Key:
     @property
     def digest(self) -> str:
         """The name of the entry's directory."""
-        text = json.dumps(self.identity, sort_keys=True)
-        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+        return digest(self.identity)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,8 +130,8 @@ def store(key: Key, write: Callable[[Path], dict[str, Any]]) -> Entry:
     Of two processes that add the same entry, the first one's stays. Raises OutputError if it cannot be written.
     """
     directory = root() / key.digest
-    temporary = directory.with_name(f".{key.digest}.{secrets.token_hex(8)}{_NEW}")
     with writing(directory, also=(RuntimeError,)):  # OpenVINO's for a full disk
+        temporary = temporary_beside(directory)
         try:
             temporary.mkdir(parents=True)
             further = write(temporary)
@@ -189,7 +193,7 @@ def forget(key: Key) -> None:
 
 def entries() -> list[Entry]:
     """Return all readable entries, also those of other libraries' versions, the latest used first."""
-    found = [entry for path in _contents() if path.suffix != _NEW and (entry := _read(path)) is not None]
+    found = [entry for path in _contents() if not is_temporary(path) and (entry := _read(path)) is not None]
     return sorted(found, key=lambda entry: entry.used, reverse=True)
 
 
@@ -260,10 +264,7 @@ def _surroundings() -> dict[str, Any]:
 
 
 def _limit(keep: Path) -> None:
-    """Remove damaged entries, and those that were not used for longest until the cache fits.
-
-    What killed processes left goes after a day.
-    """
+    """Remove damaged entries, and those that were not used for longest until the cache fits."""
     total = 0
     readable = sorted(entries(), key=lambda entry: entry.directory != keep)
     for entry in readable:
@@ -272,7 +273,5 @@ def _limit(keep: Path) -> None:
             _discard(entry.directory)
     known = {entry.directory for entry in readable}
     for path in _contents():
-        with suppress(OSError):
-            new = path.suffix == _NEW and time.time() - path.stat().st_mtime < _PATIENCE
-            if path.is_dir() and path not in known and not new:
-                _discard(path)
+        if path.is_dir() and path not in known and not is_temporary(path):
+            _discard(path)

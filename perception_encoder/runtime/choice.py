@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import warnings
@@ -11,7 +10,7 @@ from itertools import product
 from typing import cast
 
 from perception_encoder.errors import ConfigError, MissingExtraError, OutputError, one_line
-from perception_encoder.files import cache_directory, write_json
+from perception_encoder.files import cache_directory, digest, write_json
 from perception_encoder.models.precision import WORTH, forced_precision
 from perception_encoder.progress import progress_bar
 from perception_encoder.runtime.machine import check_openvino, core_count, cpu_flags, has_gpu, versions
@@ -113,8 +112,7 @@ def measured_speeds(int8: bool = False, again: bool = False) -> Speeds:
     """
     compared = product(("openvino",), PRECISIONS) if int8 else product(RUNTIMES, FLOATS)
     names = {f"{ran} {kind}" for ran, kind in compared}
-    state = json.dumps([cpu_flags(), core_count(), versions(), *(["int8"] if int8 else [])])
-    path = cache_directory("runtime") / f"{hashlib.blake2b(state.encode(), digest_size=12).hexdigest()}.json"
+    path = cache_directory("runtime") / f"{digest(cpu_flags(), core_count(), versions(), int8)}.json"
     with suppress(OSError, ValueError, AttributeError):
         speeds = {} if again else json.loads(path.read_text(encoding="utf-8"))
         if speeds.keys() == names and all(isinstance(speed, float) and speed > 0 for speed in speeds.values()):

@@ -146,11 +146,13 @@ class Index:
         the old index's model and rate. `exclude`: patterns of files to leave out, in gitignore's syntax; they are
         stored, and later updates follow them until others are given. `.peignore` files in the directory exclude more.
         Rows of files that are now excluded are removed. `ray`: the address of a Ray cluster whose machines read the
-        files: see `on_cluster`. Unreadable files are skipped and reported; an interrupted update resumes when it is
-        repeated. Raises OutputError, SearchIndexError (a damaged index, or one of another model, rate or directory),
-        ConfigError for an invalid pattern, ClusterError, and what loading the model raises.
+        files: see `reading_on_cluster`. Unreadable files are skipped and reported; an interrupted update resumes when
+        it is repeated. Raises OutputError, SearchIndexError (a damaged index, or one of another model, rate or
+        directory), ConfigError for an invalid pattern, ClusterError, and what loading the model raises.
         """
-        from perception_encoder.search.storage.cluster import on_cluster  # here, since a search needs no video decoder
+        from perception_encoder.search.storage.cluster import (
+            reading_on_cluster,  # here, since a search needs no video decoder
+        )
         from perception_encoder.search.storage.update import read_here, update_store, writable_store
 
         if len(self._paths) > 1:
@@ -159,7 +161,7 @@ class Index:
         root = not self._paths and self.exists
         directory = self._stores[0].root if root else Path(*self._paths)
         with (
-            on_cluster(ray, self._model.trust_remote_code) if ray else nullcontext(read_here) as read,
+            reading_on_cluster(ray, self._model.trust_remote_code) if ray else nullcontext(read_here) as read,
             writable_store(directory, self._model, every, rebuild, self._location) as (store, encoder),
         ):
             if exclude is not None:

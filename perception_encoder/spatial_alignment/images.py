@@ -1,6 +1,6 @@
 """Find the images of a spatial alignment, with object masks if there are any.
 
-PATH/*.tar or PATH/train/*.tar   KEY.jpg, and KEY.mask.png of rendered scenes
+PATH/*.tar or PATH/train/*.tar   KEY.jpg, and KEY.mask.png if there are masks
 PATH                             a directory of images, searched recursively, or one tar
 """
 

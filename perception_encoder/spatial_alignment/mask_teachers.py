@@ -1,6 +1,6 @@
 """Mask teachers: models that predict which pixels belong together (section 5, appendix B.3).
 
-scenes      the exact masks of rendered scenes
+scenes      the masks in the data
 a SAM 2.1   the paper's teacher, from transformers, with one prompt at each point of a grid; all masks count: bad ones
             and duplicates are not filtered out
 

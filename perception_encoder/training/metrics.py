@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import platform
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -14,15 +13,16 @@ from typing import Any
 
 import torch
 
-from perception_encoder.errors import DataError, needs_extra
-from perception_encoder.files import open_regular, write_text
-from perception_encoder.formats.entries import quoted
-from perception_encoder.formats.tables import read_appended_lines
+from perception_encoder.errors import needs_extra
+from perception_encoder.files import write_text
 from perception_encoder.ranks import Rank
+from perception_encoder.store import Records
 from perception_encoder.training.config import TrainingConfig
 
 Listener = Callable[[dict[str, float]], None]
+Row = dict[str, int | float]
 FILE, BOARD = "metrics.jsonl", "tensorboard"
+_REMEDY = "remove the line, or the file"
 
 
 def describe_run(config: TrainingConfig, fingerprint: str, samples: Mapping[str, int]) -> dict[str, Any]:
@@ -54,6 +54,11 @@ def _flatten(value: Any, name: str = "") -> dict[str, Any]:
     return {key: item for part, below in items for key, item in _flatten(below, f"{name}.{part}".lstrip(".")).items()}
 
 
+def read_metrics(path: Path) -> list[Row]:
+    """Return the rows of a run's metrics.jsonl, none if it is missing; DataError names a damaged line."""
+    return Records(path, Row, _REMEDY, writable=False).rows
+
+
 class Metrics:
     """Appends rows to DIR/metrics.jsonl and DIR/tensorboard; resuming first drops the rows after `step`.
 
@@ -70,9 +75,9 @@ class Metrics:
         with needs_extra("train", "tensorboard"):
             from torch.utils.tensorboard.writer import SummaryWriter
         directory.mkdir(parents=True, exist_ok=True)
-        if os.path.lexists(self.path):
-            rows = [row for where, row in read_appended_lines(self.path) if _step(row, where) <= step]
-            write_text(self.path, "".join(json.dumps(row) + "\n" for row in rows))
+        self._rows = Records(self.path, Row, _REMEDY)
+        if self._rows.rows:
+            self._rows.replace([row for row in self._rows.rows if row.get("step", 0) <= step])
         self._board = SummaryWriter(str(directory / BOARD), purge_step=step + 1)
 
     def write(self, row: dict[str, float], record: bool = True) -> None:
@@ -80,8 +85,7 @@ class Metrics:
         if not self._reports:
             return
         if record:
-            with open(open_regular(self.path), "a") as file:
-                file.write(json.dumps(row) + "\n")
+            self._rows.append(row)
             for name, value in row.items():
                 if name != "step":
                     self._board.add_scalar(name, value, int(row["step"]))
@@ -94,18 +98,11 @@ class Metrics:
             return
         self._board.close()
         steps: dict[float, dict[str, Any]] = {}
-        for where, row in read_appended_lines(self.path):
-            steps.setdefault(_step(row, where), {}).update(row)
+        for row in self._rows.rows:
+            steps.setdefault(row.get("step", 0), {}).update(row)
         table = io.StringIO()
         columns = dict.fromkeys(name for row in steps.values() for name in row)
         writer = csv.DictWriter(table, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(steps.values())
         write_text(self.path.with_suffix(".csv"), table.getvalue())
-
-
-def _step(row: Mapping[str, Any], where: str) -> float:
-    step = row.get("step")
-    if isinstance(step, bool) or not isinstance(step, int | float):
-        raise DataError(f"{where}: `step` is {quoted(step)}; it must be a number: remove the line, or the file")
-    return step

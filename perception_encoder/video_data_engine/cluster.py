@@ -10,15 +10,14 @@ import os
 import pickle
 import threading
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import suppress
 from typing import Any
 
 import pyarrow as pa
 
-from perception_encoder.errors import ClusterError, PerceptionEncoderError, one_line
+from perception_encoder.errors import PerceptionEncoderError, one_line
 from perception_encoder.language_alignment.endpoint import KEY
 from perception_encoder.language_alignment.load import is_endpoint
-from perception_encoder.ray_cluster import WorkCounter, check_cluster, connect_cluster, last_line
+from perception_encoder.ray_cluster import count_work, on_cluster
 from perception_encoder.video_data_engine.config import WorkConfig
 from perception_encoder.video_data_engine.journal import PROBE, ClipRecord, Outcome, StageResult, clips_of
 from perception_encoder.video_data_engine.local import Loaded
@@ -33,19 +32,12 @@ _PASS = 1000
 def run_on_cluster(
     address: str, stages: Sequence[EngineStage], records: Iterable[ClipRecord], work: WorkConfig, loaded: Loaded
 ) -> Generator[Outcome, None, None]:
-    """Run the stages on the cluster at `address`: "auto", HOST:PORT, or "local" for a new one on this machine.
-
-    Raises MissingExtraError without Ray, ConfigError for a ray:// address, and ClusterError if the cluster fails.
-    """
-    check_cluster(address)
-    connect_cluster(address)
-    import ray
-
+    """Run the stages on the Ray cluster at `address`; raises what `on_cluster` does."""
     known: set[str] = set()
-    try:
-        waiting = list(records)
+    waiting = list(records)
+    with on_cluster(address) as stream:
         for start in range(0, len(waiting), _PASS):
-            for row in _stream(stages, waiting[start : start + _PASS], work):
+            for row in stream(_stream, stages, waiting[start : start + _PASS], work):
                 for stage, facts in pickle.loads(row["facts"]).items():
                     if stage not in known:
                         known.add(stage)
@@ -54,12 +46,6 @@ def run_on_cluster(
                     if isinstance(outcome, PerceptionEncoderError):
                         raise outcome
                     yield outcome
-    except ray.exceptions.RayError as error:
-        logger.info("the cluster failed", exc_info=error)
-        raise ClusterError(f"the cluster failed: {last_line(error)}; rerun the same command to resume") from None
-    finally:
-        with suppress(Exception):
-            ray.shutdown()
 
 
 def _stream(stages: Sequence[EngineStage], records: list[ClipRecord], work: WorkConfig) -> Iterator[dict[str, Any]]:
@@ -67,12 +53,9 @@ def _stream(stages: Sequence[EngineStage], records: list[ClipRecord], work: Work
     import ray
     import ray.data
 
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = context.print_on_execution_start = False
     resources = ray.cluster_resources()
     cpus, gpus = float(resources.get("CPU", 1)), float(resources.get("GPU", 0))
-    counter: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(WorkCounter)
-    attempts = counter.remote()  # ends with its last reference
+    attempts = count_work()
     environment = {KEY: os.environ[KEY]} if KEY in os.environ else {}
     rows = [{"record": pickle.dumps(r), "outcomes": pickle.dumps([]), "facts": pickle.dumps({})} for r in records]
     data: Any = ray.data.from_items(rows, override_num_blocks=len(rows))

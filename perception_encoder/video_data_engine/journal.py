@@ -1,6 +1,6 @@
 """Records of a run, outcomes of its stages, and the journal: a line of JSON for each outcome, before work continues.
 
-A cut-off last line is removed when the journal is read; a clip's frames are written whole before their line.
+A clip's frames are written whole before their line.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from perception_encoder.errors import DataError
-from perception_encoder.formats.entries import quoted
+from perception_encoder.errors import ConfigError, DataError
 from perception_encoder.formats.shards import read_members, write_members
-from perception_encoder.formats.tables import append_json_lines, read_appended_lines
 from perception_encoder.formats.tars import TarMember
 from perception_encoder.inference.listing import Item
+from perception_encoder.records import Range, from_fields
+from perception_encoder.store import Records, compare
 
 logger = logging.getLogger(__name__)
 
@@ -102,48 +102,129 @@ def clips_of(video: ClipRecord) -> list[ClipRecord]:
     ]
 
 
-JOURNAL, FRAMES_DIRECTORY = "journal.jsonl", "frames"
 KEY = re.compile(r"[A-Za-z0-9_-]{1,200}")
 """Format of a clip's key, used in file names."""
-_REMEDY = "restore a copy, or choose another output"
+REMEDY = "choose another output"
+"""What to do about an output of other settings or a damaged one."""
+_Number = Annotated[float, Range(at_least=-1e15, at_most=1e15)]
+_Span = tuple[_Number | None, _Number | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Probe:
+    path: str
+    sha256: str
+    codec: str
+    duration: _Number
+    frames: Annotated[int, Range(at_most=1e15)]
+    fps: _Number
+    width: int
+    height: int
+    metadata: dict[str, str]
+    clips: tuple[_Span, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Frames:
+    video: str
+    start: _Number | None
+    end: _Number | None
+    times: tuple[_Number, ...]
+    size: tuple[int, int] = (0, 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Answer:
+    text: str
+    finished: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class _FrameCaptions:
+    times: tuple[_Number, ...]
+    captions: tuple[str, ...]
+    finished: bool
+
+
+_VALUES = {PROBE: _Probe, FRAMES: _Frames, VIDEO_CAPTION: _Answer, FRAME_CAPTIONS: _FrameCaptions, SUMMARY: _Answer}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Result:
+    """The line of a result."""
+
+    key: str
+    stage: str
+    value: Mapping[str, Any]
+    seconds: float
+
+    def __post_init__(self) -> None:
+        if not KEY.fullmatch(self.key):
+            raise ConfigError(f"key is {self.key!r}; it must be letters, digits, - and _")
+        if self.stage not in STAGES:
+            raise ConfigError(f"stage is {self.stage!r}; it must be one of {', '.join(STAGES)}")
+        from_fields(_VALUES[self.stage], self.value)
+        if not all(self.value.get(name, True) for name in ("clips", "times")):
+            raise ConfigError(f"{self.stage} has no clips or no times")
+
+
+@dataclass(frozen=True)
+class _Model:
+    """The model of a stage."""
+
+    stage: str
+    facts: dict[str, Any]
 
 
 class Journal:
     """The outcomes of all runs that have written to an output directory.
 
     Attributes: `results` (by key and stage), `failures` (by key, without those that a later run overcame), `finished`
-    (keys of clips with a summary, in the order of their completion). Raises DataError for a damaged journal.
+    (keys of clips with a summary, in the order of their completion), `models` (facts of each stage's model). Raises
+    DataError for a damaged journal.
     """
 
     def __init__(self, directory: Path) -> None:
-        self._path, self._frames = directory / JOURNAL, directory / FRAMES_DIRECTORY
+        self._frames = directory / "frames"
+        self._lines: Records[_Result | StageFailure] = Records(
+            directory / "journal.jsonl",
+            _Result | StageFailure,  # type: ignore[arg-type]
+            REMEDY,
+        )
+        self._models = Records(directory / "models.jsonl", _Model, REMEDY)
+        self.models = {model.stage: model.facts for model in self._models.rows}
         self.results: dict[str, dict[str, dict[str, Any]]] = defaultdict(dict)
         self.failures: dict[str, StageFailure] = {}
         self.finished: list[str] = []
-        for where, line in read_appended_lines(self._path):
-            try:
-                self._take(_outcome(line))
-            except (ValueError, TypeError) as error:
-                raise DataError(f"{where} is not a line of the engine's journal: {error}; {_REMEDY}") from None
+        for line in self._lines.rows:
+            self._take(line)
         for key in self.finished:
             if missing := [stage for stage in STAGES[1:] if stage not in self.results[key]]:
-                raise DataError(f"{self._path} has a summary of {key}, but no {missing[0]}; {_REMEDY}")
+                raise DataError(f"{self._lines.path} has a summary of {key}, but no {missing[0]}; {REMEDY}")
             video = self.results[key][FRAMES]["video"]
             if PROBE not in self.results.get(video, {}):
-                raise DataError(f"{self._path} has clips of {video}, but no {PROBE}; {_REMEDY}")
+                raise DataError(f"{self._lines.path} has clips of {video}, but no {PROBE}; {REMEDY}")
 
     def add(self, outcome: Outcome) -> None:
         """Store an outcome; OutputError if that fails, so that the next run repeats the work."""
+        line: _Result | StageFailure
         if isinstance(outcome, StageResult):
             if outcome.frames:
                 names = [f"{outcome.key}-{number:03}.jpg" for number in range(len(outcome.frames))]
                 write_members(self._tar(outcome.key), zip(names, outcome.frames, strict=True))
-            line: dict[str, Any] = {"value": dict(outcome.value)}
+            line = _Result(key=outcome.key, stage=outcome.stage, value=dict(outcome.value), seconds=outcome.seconds)
         else:
-            line = {"source": outcome.source, "reason": outcome.reason, "cause": outcome.cause}
-        head = {"key": outcome.key, "stage": outcome.stage, "seconds": round(outcome.seconds, 4)}
-        append_json_lines(self._path, [head | line])
-        self._take(outcome)
+            line = outcome
+        self._lines.append(line)
+        self._take(line)
+
+    def add_model(self, stage: str, facts: Mapping[str, Any]) -> None:
+        """Store the facts of a stage's loaded model; OutputError if earlier results have another model."""
+        if stage in self.models:
+            compare(self._models.path.parent, self.models[stage], facts, REMEDY)
+        elif facts:
+            self._models.append(_Model(stage, dict(facts)))
+            self.models[stage] = dict(facts)
 
     def restore(self, record: ClipRecord) -> ClipRecord:
         """Return a record with its stored results and frames."""
@@ -161,65 +242,11 @@ class Journal:
     def _tar(self, key: str) -> Path:
         return self._frames / f"{key}.tar"
 
-    def _take(self, outcome: Outcome) -> None:
-        if isinstance(outcome, StageFailure):
-            self.failures[outcome.key] = outcome
+    def _take(self, line: _Result | StageFailure) -> None:
+        if isinstance(line, StageFailure):
+            self.failures[line.key] = line
             return
-        self.failures.pop(outcome.key, None)
-        if outcome.stage == SUMMARY and SUMMARY not in self.results[outcome.key]:
-            self.finished.append(outcome.key)
-        self.results[outcome.key][outcome.stage] = dict(outcome.value)
-
-
-def _outcome(line: dict[str, Any]) -> Outcome:
-    """Parse the outcome of a line; ValueError or TypeError says what is wrong."""
-    outcome = StageResult(**line) if "value" in line else StageFailure(**line)
-    texts = ("key", "stage") if isinstance(outcome, StageResult) else ("key", "stage", "source", "reason", "cause")
-    _check_fields(vars(outcome), dict.fromkeys(texts, str) | {"seconds": _NUMBER})
-    if not KEY.fullmatch(outcome.key):
-        raise ValueError(f"`key` is {quoted(outcome.key)}; it must be letters, digits, - and _")
-    if outcome.stage not in STAGES:
-        raise ValueError(f"`stage` is {quoted(outcome.stage)}; it must be one of {', '.join(STAGES)}")
-    if isinstance(outcome, StageResult):
-        value = outcome.value
-        _check_fields(value, _FIELDS[outcome.stage])
-        for name in {"clips", "times"} & value.keys():
-            if not value[name] or (name == "clips" and {*map(len, value[name])} != {2}):
-                raise ValueError(f"`{name}` is {quoted(value[name])}, which is not valid")
-        if not KEY.fullmatch(value.get("video", outcome.key)):
-            raise ValueError(f"`video` is {quoted(value['video'])}, which is not valid")
-        _check_fields({"metadata": [*value.get("metadata", {}).values()]}, {"metadata": [str]})
-    return outcome
-
-
-def _check_fields(values: Any, kinds: Mapping[str, Any]) -> None:
-    for name, kind in kinds.items():
-        if not isinstance(values, dict) or name not in values or not _fits(values[name], kind):
-            found = values.get(name) if isinstance(values, dict) else values
-            raise ValueError(f"`{name}` is {quoted(found)}, which is not valid")
-
-
-def _fits(value: Any, kind: Any) -> bool:
-    """Return whether a JSON value is of a type, of one of several types, or a list of such values."""
-    if isinstance(kind, list):
-        return isinstance(value, list) and all(_fits(item, kind[0]) for item in value)
-    is_kind = type(value) in (kind if isinstance(kind, tuple) else (kind,))
-    return is_kind and (type(value) not in _NUMBER or abs(value) < 1e15)
-
-
-_NUMBER, _TIME = (int, float), (int, float, type(None))
-_ANSWER = {"text": str, "finished": bool}
-_FIELDS: dict[str, dict[str, Any]] = {
-    PROBE: {
-        **dict.fromkeys(("path", "codec", "sha256"), str),
-        **dict.fromkeys(("duration", "fps"), _NUMBER),
-        **dict.fromkeys(("frames", "width", "height"), int),
-        "metadata": dict,
-        "clips": [[_TIME]],
-    },
-    FRAMES: {"video": str, "start": _TIME, "end": _TIME, "times": [_NUMBER]},
-    VIDEO_CAPTION: _ANSWER,
-    FRAME_CAPTIONS: {"times": [_NUMBER], "captions": [str], "finished": bool},
-    SUMMARY: _ANSWER,
-}
-"""The fields of each stage's result that later stages and the outputs read."""
+        self.failures.pop(line.key, None)
+        if line.stage == SUMMARY and SUMMARY not in self.results[line.key]:
+            self.finished.append(line.key)
+        self.results[line.key][line.stage] = dict(line.value)

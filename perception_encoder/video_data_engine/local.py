@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from perception_encoder.errors import PerceptionEncoderError, needs_extra, one_line
+from perception_encoder.files import safe_imports
 from perception_encoder.video_data_engine.config import WorkConfig
 from perception_encoder.video_data_engine.journal import PROBE, ClipRecord, Outcome, StageResult, clips_of
 from perception_encoder.video_data_engine.stages import DECODING, EngineStage, Handler, Models
@@ -34,8 +35,6 @@ Worker = tuple[str, int]
 """A group of stages, and the worker's number."""
 IN_FLIGHT = 4
 """Number of batches of records read ahead for each worker."""
-_SAFE_PATH = "PYTHONSAFEPATH"
-"""Without this variable, a new interpreter first imports from the current directory, which may be a stranger's."""
 _TICK = 1.0
 """Seconds between checks of the workers."""
 
@@ -74,23 +73,20 @@ class _LocalRunner:
 
     def outcomes(self) -> Generator[Outcome, None, None]:
         """Yield every outcome until no work is left; stop all workers at the end."""
-        before = os.environ.get(_SAFE_PATH)
-        os.environ[_SAFE_PATH] = before or "1"
-        try:
-            while self._refill() or self.tasks:
-                self._submit()
-                done, waiting = wait(self.tasks, _TICK, return_when=FIRST_COMPLETED)
-                for worker in {self.tasks[future][0] for future in waiting}:
-                    if not self.pools[worker].active:  # it was killed just before it was given a batch
-                        self.stop(worker)
-                for future in done:
-                    if future in self.tasks:  # else its pool was stopped
-                        yield from self._collect(future, *self.tasks.pop(future))
-        finally:
-            for worker in [*self.pools]:
-                self.stop(worker)
-            if before is None:
-                del os.environ[_SAFE_PATH]
+        with safe_imports():
+            try:
+                while self._refill() or self.tasks:
+                    self._submit()
+                    done, waiting = wait(self.tasks, _TICK, return_when=FIRST_COMPLETED)
+                    for worker in {self.tasks[future][0] for future in waiting}:
+                        if not self.pools[worker].active:  # it was killed just before it was given a batch
+                            self.stop(worker)
+                    for future in done:
+                        if future in self.tasks:  # else its pool was stopped
+                            yield from self._collect(future, *self.tasks.pop(future))
+            finally:
+                for worker in [*self.pools]:
+                    self.stop(worker)
 
     def stop(self, worker: Worker) -> None:
         """Stop a worker and return its records to the queue."""

@@ -46,7 +46,7 @@ SHARD_SIZE = 1000
 """Clips in a shard, and rows in a group of the Parquet file."""
 
 
-def describe_clip(journal: Journal, key: str, models: Mapping[str, Any]) -> dict[str, Any]:
+def describe_clip(journal: Journal, key: str) -> dict[str, Any]:
     """Return everything known about a finished clip, under the names of the published PE Video Dataset."""
     results = journal.results[key]
     frames, captions = results[FRAMES], results[FRAME_CAPTIONS]
@@ -68,14 +68,14 @@ def describe_clip(journal: Journal, key: str, models: Mapping[str, Any]) -> dict
         "frame_captions": captions["captions"],
         "summary": results[SUMMARY]["text"],
         "finished": all(results[stage]["finished"] for stage in (VIDEO_CAPTION, FRAME_CAPTIONS, SUMMARY)),
-        "models": dict(models),
+        "models": journal.models,
     }
 
 
-def write_captions(out: Path, journal: Journal, models: Mapping[str, Any]) -> Path:
+def write_captions(out: Path, journal: Journal) -> Path:
     """Write `OUT/captions.parquet` with a row per finished clip, by path and time; OutputError if that fails."""
     path = out / CAPTIONS
-    rows = [describe_clip(journal, key, models) for key in journal.finished]
+    rows = [describe_clip(journal, key) for key in journal.finished]
     rows.sort(key=lambda row: (row["path"], row["start"], row["video_id"]))
     with writing(path, also=(pa.ArrowException,)), replacing(path) as temporary:
         table = pa.Table.from_pylist([{**row, "models": json.dumps(row["models"])} for row in rows], _SCHEMA)
@@ -83,7 +83,7 @@ def write_captions(out: Path, journal: Journal, models: Mapping[str, Any]) -> Pa
     return path
 
 
-def write_shards(out: Path, journal: Journal, models: Mapping[str, Any], videos: Mapping[str, Item]) -> int:
+def write_shards(out: Path, journal: Journal, videos: Mapping[str, Item]) -> int:
     """Write the WebDataset shards that are missing or lack clips; return the number of shards.
 
     A sample is `KEY.mp4` (or another suffix), `KEY.json` and `KEY.txt`, the summary. `videos`: the listed videos by
@@ -97,7 +97,7 @@ def write_shards(out: Path, journal: Journal, models: Mapping[str, Any], videos:
     for number, start in enumerate(shards):
         path, keys = out / SHARDS / f"{number:05}.tar", journal.finished[start : start + SHARD_SIZE]
         if present.get(path) != keys:
-            write_members(path, _members(journal, keys, models, videos, stored))
+            write_members(path, _members(journal, keys, videos, stored))
     return len(shards)
 
 
@@ -114,13 +114,12 @@ def read_shard_clips(out: Path) -> dict[str, VideoRecord]:
 def _members(
     journal: Journal,
     keys: Sequence[str],
-    models: Mapping[str, Any],
     videos: Mapping[str, Item],
     stored: Mapping[str, VideoRecord],
 ) -> Iterator[tuple[str, bytes]]:
     digests: dict[str, str] = {}
     for key in keys:
-        facts, clip = describe_clip(journal, key, models), stored.get(key)
+        facts, clip = describe_clip(journal, key), stored.get(key)
         try:
             if clip and all(clip.metadata.get(name) == facts[name] for name in ("sha256", "start", "end")):
                 suffix, content = clip.extension, clip.video.read(key)

@@ -13,7 +13,6 @@ import torch
 from perception_encoder.datasets.pe_video import VideoRecord
 from perception_encoder.errors import ConfigError, DataError
 from perception_encoder.files import holding, replacing, write_text, writing
-from perception_encoder.formats.entries import quoted
 from perception_encoder.formats.tables import TABLE_SUFFIXES, find_column, read_table
 from perception_encoder.language_alignment.config import LanguageConfig
 from perception_encoder.language_alignment.load import WEIGHTS, find_language_model, load_language_model, runs_elsewhere
@@ -22,12 +21,13 @@ from perception_encoder.language_alignment.text.decoder import DecoderLoRA
 from perception_encoder.language_alignment.weights import PE_LANG, Parts, read_trained, write_language_model
 from perception_encoder.models.checkpoints.weights import write_checkpoint
 from perception_encoder.progress import Track, untracked
+from perception_encoder.store import SETTINGS
 from perception_encoder.training.metrics import Listener
 from perception_encoder.training.optimizer import OptimizerConfig
 from perception_encoder.training.settings import override
 from perception_encoder.training.task import ValidationConfig
 from perception_encoder.video_data_engine.outputs import read_shard_clips
-from perception_encoder.video_data_engine.run import SETTINGS, read_engine_settings
+from perception_encoder.video_data_engine.run import read_engine_settings
 from perception_encoder.video_dataset.annotation.progress import read_refinements
 from perception_encoder.video_dataset.annotation.project import FILE_NAME, AnnotationProject
 
@@ -56,12 +56,12 @@ def refine_captioner(
     in this package, such as an endpoint, and what training raises.
     """
     engine, out = Path(engine), Path(out)
-    prompt = Path(find_setting(engine, "video_prompt")).stem
-    prompts = read_engine_settings(engine)["prompts"]
-    if not isinstance(prompts.get(prompt), str):
-        raise DataError(f"{engine / SETTINGS} has no text of the prompt {prompt}: restore a copy")
+    made = read_engine_settings(engine)
+    prompt = made.prompts.get(name := Path(made.config.video_prompt).stem)
+    if prompt is None:
+        raise DataError(f"{engine / SETTINGS} has no text of the prompt {name}: restore a copy")
     texts = captions if isinstance(captions, Mapping) else read_corrections(engine, captions)
-    captioner = str(model or find_setting(engine, "captioner"))
+    captioner = str(model or made.config.captioner)
     if runs_elsewhere(captioner):
         raise ConfigError(
             f"{captioner} does not run in this package, so its weights cannot be trained; give another model to refine "
@@ -71,7 +71,7 @@ def refine_captioner(
     with holding(out / "data.lock", f"another run is writing {out}; wait for it, or choose another directory"):
         clips = read_shard_clips(engine)
         lines = [
-            _conversation(clips, key, texts[key], prompts[prompt], out)
+            _conversation(clips, key, texts[key], prompt, out)
             for key in track(list(texts), "copying clips", len(texts))
         ]
         write_text(out / CONVERSATIONS, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
@@ -120,14 +120,6 @@ def unpack_perception_lm(name: str, out: Path) -> Path:
             decoder.model.save_pretrained(temporary / "decoder")  # type: ignore[operator]
             write_language_model(temporary / WEIGHTS, parts, model.model, vision=False, decoder=False, half=False)
     return out / WEIGHTS
-
-
-def find_setting(engine: Path, name: str) -> str:
-    """Return the "captioner" or the "video_prompt" (a name or a file) of an engine's output; DataError for others."""
-    value = read_engine_settings(engine)["config"].get(name)
-    if not isinstance(value, str):
-        raise DataError(f"{engine / SETTINGS}: `{name}` is {quoted(value)}; it must be a string: restore a copy")
-    return value
 
 
 def read_corrections(engine: Path, captions: str | Path | None = None) -> dict[str, str]:

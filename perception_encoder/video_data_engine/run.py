@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from perception_encoder._version import __version__
-from perception_encoder.errors import DataError, EndpointError, OutputError
-from perception_encoder.files import holding, write_json
-from perception_encoder.formats.entries import quoted, read_json
+from perception_encoder.errors import DataError, EndpointError
 from perception_encoder.language_alignment.load import check_name
 from perception_encoder.models.defaults import language_model
 from perception_encoder.preprocess.source import as_paths
+from perception_encoder.records import from_fields
+from perception_encoder.store import SETTINGS, Store, reading
 from perception_encoder.video_data_engine.config import EngineConfig, WorkConfig
 from perception_encoder.video_data_engine.journal import (
     PROBE,
+    REMEDY,
     STAGES,
     ClipRecord,
     Journal,
@@ -30,11 +30,10 @@ from perception_encoder.video_data_engine.journal import (
 )
 from perception_encoder.video_data_engine.local import run_local
 from perception_encoder.video_data_engine.outputs import write_captions, write_quarantine, write_shards
-from perception_encoder.video_data_engine.prompts import FRAME_CAPTION, SUMMARY, EnginePrompt
+from perception_encoder.video_data_engine.prompts import FRAME_CAPTION, SUMMARY
 from perception_encoder.video_data_engine.stages import AnswerStage, make_stages
 from perception_encoder.video_data_engine.videos import list_videos
 
-SETTINGS = "settings.json"
 EngineListener = Callable[["EngineReport"], None]
 
 
@@ -64,7 +63,7 @@ def run_engine(
         pe.run_engine("clips/", "captioned/", "facebook/Perception-LM-1B", llm="http://127.0.0.1:8000/v1#qwen3-8b")
 
     `videos`: paths, directories, globs, tars and tables. `out`: the directory that gets `captions.parquet`, `shards/`
-    (WebDataset), `quarantine.jsonl` (failures), `frames/`, `journal.jsonl` and `settings.json`. `captioner`,
+    (WebDataset), `quarantine.jsonl` (failures), `frames/`, and the journal of the run. `captioner`,
     `frame_captioner`, `llm`: models of any form that `load_assistant` takes; by default the model of `pe models use`
     does all three. `video_prompt` and so on: names of the package's prompts, or text files. `frames`: frames of a clip
     that the captioner sees; `captioned_frames` of them are also captioned one by one. `longest`: seconds above which a
@@ -110,18 +109,16 @@ def caption_videos(
     listed = list(list_videos(videos))
     if not listed:
         raise DataError(f"no videos in {', '.join(map(str, videos))}")
-    with holding(out / "lock", f"another run is writing {out}; wait for it, or choose another output"):
-        prompts = [stage.prompt for stage in stages if isinstance(stage, AnswerStage)]
-        settings = EngineSettings(out, config, prompts)
-        models: Mapping[str, Any] = settings.values["models"]
+    prompts = {stage.prompt.name: stage.prompt.text for stage in stages if isinstance(stage, AnswerStage)}
+    with Store(out, {"config": asdict(config), "prompts": prompts}, remedy=REMEDY):
         journal, report = Journal(out), EngineReport(len(listed))
         records, items = _pending(listed, journal, report, retry), {record.key: record.item for record in listed}
         if ray is None:
-            outcomes = run_local(stages, records, work, settings.add_model)
+            outcomes = run_local(stages, records, work, journal.add_model)
         else:
             from perception_encoder.video_data_engine.cluster import run_on_cluster
 
-            outcomes = run_on_cluster(ray, stages, records, work, settings.add_model)
+            outcomes = run_on_cluster(ray, stages, records, work, journal.add_model)
         down = Counter[str]()
         with closing(outcomes):
             for outcome in outcomes:
@@ -140,8 +137,8 @@ def caption_videos(
                 if listener is not None:
                     listener(report)
         report.clips, report.quarantine = len(journal.finished), list(journal.failures.values())
-        write_captions(out, journal, models)
-        write_shards(out, journal, models, items)
+        write_captions(out, journal)
+        write_shards(out, journal, items)
         write_quarantine(out, journal)
     return report
 
@@ -219,54 +216,19 @@ class EngineReport:
         }
 
 
+@dataclass(frozen=True, kw_only=True)
 class EngineSettings:
-    """The file `OUT/settings.json`: configuration, prompts, models with hashes, and time and version of each run.
+    """What an output was made with: its `settings.json`."""
 
-    Results of two configurations are never mixed in one output. Attributes: `values`. Raises OutputError if the output
-    was made with another configuration or prompt, and DataError if the file is damaged.
-    """
-
-    def __init__(self, out: Path, config: EngineConfig, prompts: list[EnginePrompt]) -> None:
-        self._path = out / SETTINGS
-        current = {"config": asdict(config), "prompts": {prompt.name: prompt.text for prompt in prompts}}
-        self.values: dict[str, Any] = {**current, "models": {}, "runs": []}
-        if self._path.exists():
-            self.values = read_engine_settings(out)
-            for name, values in current.items():
-                _check_same(out, self.values[name], values)
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        self.values["runs"].append({"started": now, "perception_encoder": __version__})
-        write_json(self._path, self.values)
-
-    def add_model(self, stage: str, facts: Mapping[str, Any]) -> None:
-        """Store the facts of a stage's loaded model; OutputError if earlier results have another model."""
-        if not facts or self.values["models"].get(stage) == facts:
-            return
-        if stage in self.values["models"]:
-            _check_same(self._path.parent, self.values["models"][stage], facts)
-        self.values["models"][stage] = dict(facts)
-        write_json(self._path, self.values)
+    config: EngineConfig
+    prompts: Mapping[str, str]
+    """Texts by name."""
 
 
-def read_engine_settings(out: Path) -> dict[str, Any]:
+def read_engine_settings(out: Path) -> EngineSettings:
     """Read the settings of an output; DataError if `out` is not an output or the settings are damaged."""
     path = out / SETTINGS
     if not path.is_file():
         raise DataError(f"{out} is not an output of `pe engine run`: it has no {SETTINGS}")
-    values = read_json(path)
-    kinds = {"config": dict, "prompts": dict, "models": dict, "runs": list}
-    for name, kind in kinds.items():
-        value = values.get(name) if isinstance(values, dict) else None
-        facts = value.values() if isinstance(value, dict) and name == "models" else ()
-        if not isinstance(value, kind) or not all(isinstance(fact, dict) for fact in facts):
-            raise DataError(f"{path}: `{name}` is {quoted(value)}; restore a copy, or choose another output")
-    return values
-
-
-def _check_same(out: Path, stored: Mapping[str, Any], current: Mapping[str, Any]) -> None:
-    for name, value in current.items():
-        if stored.get(name) != value:
-            old, new = quoted(stored.get(name)), quoted(value)
-            raise OutputError(
-                f"{out} was made with another {name}, {old} and not {new}; give the same, or choose another output"
-            )
+    with reading(path, REMEDY):
+        return from_fields(EngineSettings, json.loads(path.read_text(encoding="utf-8")))

@@ -18,7 +18,7 @@ from typing import Any
 from PIL import Image
 
 from perception_encoder.errors import DataError, InputError, MediaDecodeError, one_line
-from perception_encoder.files import cached_by_file
+from perception_encoder.files import cached_by_file, digest
 from perception_encoder.formats.tars import TarMember, open_tar
 from perception_encoder.inference.listing import Item, list_items
 from perception_encoder.preprocess.frames import VideoFrames, colour_change, colour_histogram, plm_frame_indices
@@ -81,8 +81,7 @@ def make_key(item: Item) -> str:
         path = os.path.abspath(item.source)
     elif isinstance(item.source, TarMember):  # a relative path may be of another tar elsewhere
         path = os.path.abspath(item.source.tar) + item.path.removeprefix(escape_name(item.source.tar))
-    digest = hashlib.sha256(f"{path}\0{item.start}\0{item.end}".encode("utf-8", "surrogateescape")).hexdigest()[:10]
-    return f"{stem or 'video'}-{digest}"
+    return f"{stem or 'video'}-{digest(str(path), item.start, item.end)[:10]}"
 
 
 def _find_sidecar(item: Item) -> Path | TarMember | None:

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from perception_encoder.datasets.pe_video import VideoRecord, VideoTar, list_video_tars, read_video_tar
 from perception_encoder.errors import DataError, InputError
-from perception_encoder.files import file_state, replacing, writing
+from perception_encoder.files import digest, file_state
 from perception_encoder.inference.conversation.assistant import digest_of
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.preprocess.conversation import ask
 from perception_encoder.preprocess.video import read_frames
 from perception_encoder.progress import Track, untracked
+from perception_encoder.store import Store
 from perception_encoder.vectors import unit_rows
 from perception_encoder.video_dataset.motion import NO_MOTION, MotionFeatures, measure_motion, measure_object_motion
 from perception_encoder.video_dataset.tables import table_key
@@ -95,74 +92,67 @@ class FeatureTable:
         return unit_rows(self.frames.mean(axis=1))
 
 
+@dataclass(frozen=True)
+class _Tar:
+    """The features of a tar, besides the frames' embeddings."""
+
+    state: str
+    """Digest of the file's state."""
+    keys: tuple[str, ...]
+    values: tuple[tuple[float, ...], ...]
+    failures: tuple[tuple[str, str], ...]
+    """Source and reason of each."""
+
+
 def compute_features(
     data: Path, out: Path, encoder: Encoder, model: LanguageModel | None = None, track: Track = untracked
 ) -> FeatureTable:
-    """Return the features of a dataset, computing those without a current file OUT/SPLIT-TAR.parquet.
+    """Return the features of a dataset; those of unchanged tars by the same models are read from the directory `out`.
 
-    `model` answers the questions. A file is current if its tar, the encoder and the model have not changed. Raises
-    DataError for a damaged tar, two videos of one key, and if no video can be decoded.
+    `model` answers the questions. Raises DataError for a damaged tar or damaged features, two videos of one key, and if
+    no video can be decoded; OutputError if another process computes them.
     """
     names = (*MOTION, *(f"answer_{name}" for name in QUESTIONS)) if model else MOTION
     models = [encoder.name, getattr(encoder, "weight_hash", ""), *([model.name, digest_of(model)] if model else [])]
-    tars, root = list_video_tars(data), data if data.is_dir() else data.parent
-    parts: list[FeatureTable] = []
-    for tar in track(tars, "reading features", len(tars)):
-        path = out / f"{'-'.join(tar.path.relative_to(root).with_suffix('').parts)}.parquet"
-        made_by = json.dumps([FORMAT, file_state(tar.path), *models])
-        part = _read_part(path, made_by, names)
-        if part is None:
-            failures: list[InputError] = []
-            table = pa.Table.from_pylist(list(_rows(tar, encoder, model, failures)), _schema(names))
-            reports = json.dumps([(failure.source, failure.reason) for failure in failures])
-            with writing(path), replacing(path) as temporary:
-                pq.write_table(table.replace_schema_metadata({"made_by": made_by, "failures": reports}), temporary)
-            part = _read_part(path, made_by, names)
-            assert part is not None
-        parts.append(part)
-    keys = [key for part in parts for key in part.keys]
+    depends = {"format": FORMAT, "models": models}
+    tars, parts = list_video_tars(data), list[_Tar]()
+    embeddings, values = list[np.ndarray](), list[np.ndarray]()
+    with Store(out / digest(depends), depends, remedy="delete its directory to compute it again") as store:
+        done, frames = store.records(_Tar), store.arrays()
+        earlier = {tar.state: tar for tar in done.rows}
+        for tar in track(tars, "reading features", len(tars)):
+            state = digest(file_state(tar.path))
+            if state not in earlier:
+                rows, errors = _rows(tar, encoder, model)
+                frames.put(state, np.array([row["frames"] for row in rows], np.float32))
+                numbers = tuple(tuple(float(row[name]) for name in names) for row in rows)
+                earlier[state] = _Tar(state, tuple(row["key"] for row in rows), numbers, errors)
+                done.append(earlier[state])
+            parts.append(earlier[state])
+            if count := len(parts[-1].keys):
+                with store.reading(done.path):
+                    embeddings.append(frames[state].reshape(count, FRAMES, -1))
+                    values.append(np.array(parts[-1].values, np.float64).reshape(count, len(names)))
+    keys = tuple(key for part in parts for key in part.keys)
     if not keys:
         raise DataError(f"no video of {data} can be decoded")
     if (most := Counter(keys).most_common(1)[0])[1] > 1:
         raise DataError(f"{data} has {most[1]} videos of the key {most[0]}; rename the others")
-    return FeatureTable(
-        tuple(keys),
-        names,
-        np.concatenate([part.values for part in parts if len(part)]),
-        np.concatenate([part.frames for part in parts if len(part)]),
-        tuple(failure for part in parts for failure in part.failures),
-    )
-
-
-def _schema(names: tuple[str, ...]) -> pa.Schema:
-    numbers = dict.fromkeys(names, pa.float64())
-    return pa.schema({"key": pa.string(), **numbers, "frames": pa.list_(pa.list_(pa.float32()))})
-
-
-def _read_part(path: Path, made_by: str, names: tuple[str, ...]) -> FeatureTable | None:
-    """Return the features of a tar; None if the file is missing, damaged or outdated."""
-    try:
-        table = pq.read_table(path)
-        metadata = table.schema.metadata or {}
-        if metadata.get(b"made_by") != made_by.encode():
-            return None
-        keys = tuple(map(str, table["key"].to_pylist()))
-        values = np.stack([np.array(table[name], np.float64) for name in names], axis=1)
-        frames = np.array(table["frames"].to_pylist(), np.float32)
-        failures = tuple(InputError(source, reason) for source, reason in json.loads(metadata[b"failures"]))
-        return FeatureTable(keys, names, values, frames.reshape(len(keys), FRAMES, -1) if keys else frames, failures)
-    except (OSError, ValueError, TypeError, LookupError, pa.ArrowException):
-        return None
+    failures = tuple(InputError(*failure) for part in parts for failure in part.failures)
+    return FeatureTable(keys, names, np.concatenate(values), np.concatenate(embeddings), failures)
 
 
 def _rows(
-    tar: VideoTar, encoder: Encoder, model: LanguageModel | None, failures: list[InputError]
-) -> Iterator[dict[str, Any]]:
+    tar: VideoTar, encoder: Encoder, model: LanguageModel | None
+) -> tuple[list[dict[str, Any]], tuple[tuple[str, str], ...]]:
+    """Return the features of a tar's videos, and source and reason of those that cannot be decoded."""
+    rows, failures = list[dict[str, Any]](), list[tuple[str, str]]()
     for record in read_video_tar(tar):
         try:
-            yield _features(record, encoder, model)
+            rows.append(_features(record, encoder, model))
         except InputError as error:
-            failures.append(error)
+            failures.append((error.source, error.reason))
+    return rows, tuple(failures)
 
 
 def _features(record: VideoRecord, encoder: Encoder, model: LanguageModel | None) -> dict[str, Any]:
@@ -175,4 +165,4 @@ def _features(record: VideoRecord, encoder: Encoder, model: LanguageModel | None
         video = read_frames(content, where, QUESTION_FRAMES)
         answers = model.yes_probabilities([ask(question + SUFFIX, [video]) for question in QUESTIONS.values()])
         row |= {f"answer_{name}": answer for name, answer in zip(QUESTIONS, answers.tolist(), strict=True)}
-    return {"key": table_key(record), **row, "frames": encoder.encode_images(images).tolist()}
+    return {"key": table_key(record), **row, "frames": encoder.encode_images(images)}

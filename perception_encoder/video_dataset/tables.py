@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,9 @@ import pyarrow.parquet as pq
 
 from perception_encoder.datasets.pe_video import VideoRecord
 from perception_encoder.errors import ConfigError, DataError
-from perception_encoder.files import replacing, writing
+from perception_encoder.files import new_directory, replacing, writing
 from perception_encoder.formats.entries import quoted
+from perception_encoder.formats.shards import json_bytes, present_fields, write_members
 from perception_encoder.formats.tables import read_table
 
 
@@ -48,3 +51,61 @@ def read_video_table(path: Path) -> dict[str, dict[str, Any]]:
             raise DataError(f"{path}: row {number}: the key {quoted(key)} is not a string, or occurs twice")
         rows[key] = row
     return rows
+
+
+TEXT_FIELDS = (
+    *("human_caption", "refined_caption", "refined_by", "model_caption", "category", "category_name", "description"),
+)
+"""Text fields of every JSON; empty if a video lacks them."""
+CAPTIONS = ("human_caption", "refined_caption", "summary", "model_caption")
+"""Fields of captions, the best first; `summary` is that of `pe engine run`."""
+PER_TAR = 500
+
+
+@dataclass(frozen=True)
+class OutputVideo:
+    """A video to write."""
+
+    key: str
+    extension: str
+    read: Callable[[], bytes]
+    """Returns the video's bytes; called at the time of writing."""
+    metadata: Mapping[str, Any]
+    split: str
+
+    @classmethod
+    def of(cls, record: VideoRecord, metadata: Mapping[str, Any], split: str) -> OutputVideo:
+        """Return a video of another dataset with new metadata."""
+        return cls(record.key, record.extension, lambda: record.video.read(record.where), metadata, split)
+
+
+def write_dataset(out: Path, videos: Iterable[OutputVideo], per_tar: int = PER_TAR) -> dict[str, int]:
+    """Write a dataset with `write_tars` into a new or empty directory; OutputError for another one or one in use.
+
+    The tars appear once all are complete.
+    """
+    with new_directory(out) as directory:
+        return write_tars(directory, videos, per_tar)
+
+
+def write_tars(out: Path, videos: Iterable[OutputVideo], per_tar: int = PER_TAR) -> dict[str, int]:
+    """Write videos, which must be ordered by split; return the number of videos per split.
+
+    The same videos make the same bytes.
+    """
+    counts: dict[str, int] = {}
+    for split, group in groupby(videos, key=lambda video: video.split):
+        rest, number = iter(group), 0
+        while part := list(islice(rest, per_tar)):
+            path = out / (split or "train") / f"{number:06}.tar"
+            counts[split] = counts.get(split, 0) + write_members(path, _members(part)) // 3
+            number += 1
+    return counts
+
+
+def _members(videos: Iterable[OutputVideo]) -> Iterator[tuple[str, bytes]]:
+    for video in videos:
+        yield f"{video.key}.{video.extension}", video.read()
+        yield f"{video.key}.json", json_bytes(present_fields(video.metadata, TEXT_FIELDS))
+        texts = (str(video.metadata.get(name) or "").strip() for name in CAPTIONS)
+        yield f"{video.key}.txt", next(filter(None, texts), "").encode(errors="backslashreplace")

@@ -26,7 +26,7 @@ from perception_encoder.pretraining.run import pretrain
 from perception_encoder.progress import Track
 from perception_encoder.training.optimizer import OptimizerConfig
 from perception_encoder.training.task import ValidationConfig
-from synthetic.builtin.rules import RULES
+from synthetic.builtin.rules import read_builtin
 from synthetic.questions.conversations import SceneRecords
 
 WEIGHTS = {
@@ -113,7 +113,8 @@ def _align_on_scenes(config: LanguageConfig, data: list[Path], out: Path, track:
 STAGES = (
     dataclasses.replace(
         contrastive.STAGE,
-        run=partial(pretrain, rules=RULES),
+        run=partial(pretrain, read=read_builtin),
+        streams=False,
         recipes={
             "builtin": ("the built-in model, first edition: two hours on 2 cores", builtin),
             "builtin_second": ("the built-in model, second edition: two more hours on mixed images", builtin_second),

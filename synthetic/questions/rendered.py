@@ -13,9 +13,9 @@ from perception_encoder.datasets.questions.question import Entry, Question
 from perception_encoder.errors import DataError
 from perception_encoder.formats.entries import list_objects, text_list
 from perception_encoder.formats.media_directory import MediaDirectory
-from perception_encoder.formats.shards import StoredScene, read_scene_tars
 from perception_encoder.formats.tables import read_json_lines
 from synthetic.questions.scene_questions import BOX_REQUEST, scene_answers, scene_boxes
+from synthetic.scenes.samples.reading import StoredScene, read_scene_tars
 
 GROUNDING = "grounding"
 """The group of the questions for boxes."""

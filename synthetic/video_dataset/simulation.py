@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from perception_encoder.data.captions import COLOURS, with_article
+from synthetic.captions import COLOURS, with_article
 from synthetic.scenes.language.narration import VERBS
 from synthetic.scenes.language.phrases import join_phrases
 from synthetic.video_dataset.truth import Mention, MentionReader, SceneTruth, find_actions, split_sentences

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from perception_encoder.data.captions import COLOURS, with_article
+from synthetic.captions import COLOURS, with_article
 from synthetic.scenes.language.narration import VERBS
 from synthetic.scenes.language.phrases import NUMBERS
 from synthetic.scenes.objects.names import plural_of

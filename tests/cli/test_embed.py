@@ -209,9 +209,9 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job inh
 flush = EmbeddingWriter.flush
 
 def flush_and_stop(writer):
-    before = len(writer.parts)
+    before = len(writer.parts.rows)
     flush(writer)
-    if before == 1 and len(writer.parts) == 2:
+    if before == 1 and len(writer.parts.rows) == 2:
         os.kill(os.getpid(), {stop:d})
 
 EmbeddingWriter.flush = flush_and_stop

@@ -187,10 +187,10 @@ def test_an_export_without_videos_is_an_error(run_pe, tmp_path: Path) -> None:
 DIES = """
 import os, sys
 from perception_encoder.cli.main import main
-from perception_encoder.video_dataset import tars
+from perception_encoder.video_dataset import tables
 
-write = tars.write_members
-tars.write_members = lambda path, members: (write(path, members), os._exit(9))
+write = tables.write_members
+tables.write_members = lambda path, members: (write(path, members), os._exit(9))
 sys.argv[0] = "pe"
 main()
 """

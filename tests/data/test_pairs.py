@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from perception_encoder.data.image_text import ImageTextSet
 from perception_encoder.data.pairs import ImageTextBatch, PairBatches, SourcePart, Stage, true_pairs
 from perception_encoder.preprocess.augmentation import Augmentation
 from perception_encoder.preprocess.tokenizer import Tokenizer
+from perception_encoder.pretraining.sources import ImageTextSet, read_pairs
 
 
 def test_a_batch_is_a_pure_function_of_its_step(photos: Path) -> None:
-    samples = ImageTextSet.from_directory([photos], "train")
+    samples = read_pairs([photos])
 
     def make() -> PairBatches:
         stages = (Stage(image_size=32, steps=2), Stage(image_size=48, steps=2))
@@ -32,8 +32,8 @@ def test_a_batch_is_a_pure_function_of_its_step(photos: Path) -> None:
 
 
 def test_every_caption_and_picture_has_a_positive_and_true_pairs_are_found(photos: Path) -> None:
-    samples = ImageTextSet(ImageTextSet.from_directory([photos], "train")[:8])
-    texts = ["a photo of a cup.", "a photo of the cup.", "a photo of a rose.", "an ant"]
+    samples = ImageTextSet(read_pairs([photos])[:8])
+    texts = ["a photo of a cup.", "a photo of the cup.", "a photo of a rose.", "a photo of a ant."]
     positives = true_pairs([sample.pair.captions for sample in samples], texts)
     for sample, row in zip(samples, positives.tolist(), strict=True):
         expected = {"cup": [True, True, False, False], "rose": [False, False, True, False]}

@@ -151,7 +151,7 @@ def test_a_member_is_a_field_and_a_label_is_put_into_templates(tmp_path: Path) -
     write_tar(tmp_path / "x.tar", members | {"b.json": json.dumps(label).encode()})
     captioned, labelled = load_all(streams(tmp_path)[0])
     assert captioned.captions == {"red"}
-    assert labelled.captions == {text.lower() for texts in captions(label).values() for text in texts}
+    assert labelled.captions == {text.lower() for texts in captions("cup").values() for text in texts}
     assert draw(labelled)["a photo of a cup."] > 0
 
 
@@ -192,23 +192,10 @@ def numbers_meant(make: PairBatches, step: int) -> list[int]:
     return [index for _, index in make.samplers[0].batch(step)]
 
 
-WRONG = ["3", '["red", 3]']
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        *(f'{{"label": "cup", "tags": {value}}}' for value in WRONG),
-        '{"label": ["cup"]}',
-        '{"label": "cup", "source": ["a"]}',
-        '{"label": "cup", "description": 3}',
-        '{"label": "cup", "coarse": {}}',
-        "[" * 100_000,
-    ],
-)
+@pytest.mark.parametrize("text", ['{"label": ["cup"]}', "[" * 100_000])
 def test_a_field_of_a_wrong_type_is_one_bad_sample(text: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     members = {f"n{number}.png": image_bytes(number) for number in range(4)}
-    members |= {f"n{number}.json": b'{"label": "cup", "tags": null}' for number in range(4)}
+    members |= {f"n{number}.json": b'{"label": "cup"}' for number in range(4)}
     write_tar(tmp_path / "x.tar", dict(sorted((members | {"n2.json": text.encode()}).items())))
     make = batches(streams(tmp_path), 4, bad_share=0.01)
     assert 2 in numbers_meant(make, 0) and 2 not in numbers(make(0))

@@ -76,7 +76,6 @@ INSTANCES = {
         for n, mask in enumerate(MASKS, 1)
     ],
 }
-OBJECTS = {"source": "scenes", "label": "x", "objects": [{"id": 7, "kind": "chair"}, {"id": 3, "kind": "lamp"}]}
 KINETICS = [{"label": "a b", "youtube_id": "AAA", "time_start": 7, "time_end": 17, "split": "val"}] * 2
 LABELLED = [{"path": "a.jpg", "label": "cat", "split": "val"}, {"path": "b.jpg", "label": 3, "split": "val"}]
 ROWS = [{"path": "a.jpg", "start": 1, "end": 2.5, "id": "a"}, {"text": "a cat", "id": 7}]
@@ -89,7 +88,6 @@ JSON: dict[str, tuple[str, Any, Read]] = {
     "captions by name": ("a.json", {"a.jpg": ["a cat", "a dog"], "b.jpg": "a cow"}, captions("a.json")),
     "captions in lines": ("a.jsonl", [{"path": "a.jpg", "text": "a cat"}] * 2, captions("a.jsonl")),
     "instances": ("annotations.json", INSTANCES, instances),
-    "scenes": ("objects.json", OBJECTS, masks),
     "labelled shards": ("val.json", {"source": "toys", "label": "cat", "coarse": "pet"}, tables("")),
     "labels in lines": ("a.jsonl", LABELLED, tables("a.jsonl")),
     "Kinetics in lines": ("a.jsonl", KINETICS, tables("a.jsonl")),
@@ -146,12 +144,6 @@ def prepare(directory: Path, name: str, content: bytes) -> None:
         (directory / item).write_bytes(image_bytes(1))
     if name == "val.json":
         write_members(directory / "val.tar", [("a.png", image_bytes(1)), ("a.json", content)])
-        return
-    if name == "objects.json":
-        mask = png(np.array([[0, 7], [3, 3]], np.uint8))
-        for split, about in (("train", content), ("test", json.dumps(OBJECTS).encode())):
-            members = [("a.jpg", image_bytes(1)), ("a.mask.png", mask), ("a.json", about)]
-            write_members(directory / split / "0.tar", members)
         return
     for split in ("training", "validation") if name == "objectInfo150.txt" else ():
         for kind, pixels in (("images", image_bytes(1)), ("annotations", png(np.full((2, 2), 2, np.uint8)))):

@@ -11,7 +11,6 @@ from PIL import Image
 
 from perception_encoder.datasets.masked_videos import MaskedVideo, read_object_mask, read_videos
 from perception_encoder.errors import DataError, InputError, MediaDecodeError
-from perception_encoder.formats.shards import write_members
 
 
 def stored(pixels: np.ndarray, mode: str | None = None) -> bytes:
@@ -93,31 +92,6 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
         read_videos(tmp_path / "more")
     with pytest.raises(InputError, match=r"sizes: mask 1 is \(3, 2\)"):
         MaskedVideo("sizes", (b"", b""), (stored(MASK), stored(np.ones((3, 2), np.uint8)))).read_masks()
-
-
-def test_rendered_videos_are_cut_into_frames(tmp_path: Path) -> None:
-    import av
-
-    stream = io.BytesIO()
-    with av.open(stream, "w", format="mp4") as container:
-        video = container.add_stream("libx264", rate=4)
-        video.width, video.height, video.pix_fmt = 32, 16, "yuv420p"
-        for grey in (0, 100, 200):
-            frame = av.VideoFrame.from_ndarray(np.full((16, 32, 3), grey, np.uint8), format="rgb24")
-            container.mux(video.encode(frame))
-        container.mux(video.encode(None))
-    masks = np.repeat(np.array([1, 2, 3], np.uint8), 16)[:, None].repeat(32, axis=1)
-    film = {"a.mp4": stream.getvalue(), "a.mask.png": stored(masks), "a.depth.png": b"", "a.json": b"{}"}
-    write_members(tmp_path / "00000.tar", [*film.items(), ("b.mp4", b"cut"), ("b.mask.png", stored(masks))])
-    one, two = read_videos(tmp_path)
-    greys = [np.asarray(one.open(number)).mean() for number in range(3)]
-    assert greys == pytest.approx([0, 100, 200], abs=6)
-    assert [int(mask.mean()) for mask in one.read_masks()] == [1, 2, 3] and one.read_masks()[0].shape == (16, 32)
-    with pytest.raises(MediaDecodeError, match="b/frame 0"):
-        two.open(0)
-    write_members(tmp_path / "00000.tar", [("a.mp4", stream.getvalue()), ("a.mask.png", stored(masks[:40]))])
-    with pytest.raises(DataError, match=r"a: masks of \(40, 32\)"):
-        read_videos(tmp_path)
 
 
 def test_davis_clips(real_data: Path) -> None:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from perception_encoder.dense_prediction.regions import (
+from perception_encoder.dense_prediction.segmentation import (
     label_regions,
     region_in_box,
     region_like,
     to_fractions,
-    to_mask,
 )
 from perception_encoder.errors import ConfigError
 
@@ -53,12 +52,6 @@ def test_an_object_of_two_colours_has_their_mean_direction() -> None:
     features[2:6, 2:6] = np.eye(3, dtype=np.float32)[1 + np.indices((4, 4)).sum(axis=0) % 2]
     region = region_in_box(features, (2 / 8, 2 / 8, 6 / 8, 6 / 8))
     assert region[2:6, 2:6] == pytest.approx(np.full((4, 4), np.sqrt(0.5)), abs=1e-6)
-
-
-def test_masks_are_of_the_images_size() -> None:
-    mask = to_mask(np.where(INSIDE, 1.0, -1.0), (80, 160))
-    assert mask.shape == (160, 80) and mask[60, 45] and not mask[10, 10]
-    assert abs(mask.mean() - INSIDE.mean()) < 0.02
 
 
 def test_regions_are_numbered_and_a_later_one_is_on_top() -> None:

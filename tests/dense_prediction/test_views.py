@@ -13,7 +13,7 @@ from perception_encoder.dense_prediction.dense_model import Backbone, DenseModel
 from perception_encoder.dense_prediction.depth import DepthHeadConfig
 from perception_encoder.dense_prediction.detection.detections import Detected
 from perception_encoder.dense_prediction.detection.detr import DetrHeadConfig
-from perception_encoder.dense_prediction.views import Views, detect_objects
+from perception_encoder.dense_prediction.heads import Views, detect_objects
 from perception_encoder.errors import ConfigError
 from perception_encoder.models.checkpoints.weights import create_model
 from perception_encoder.models.tower import Tower

@@ -9,7 +9,7 @@ from perception_encoder.dense_training.config import DenseConfig
 from perception_encoder.dense_training.recipes import depth, detector, segmenter
 from perception_encoder.formats.shards import write_members
 from perception_encoder.training.settings import override
-from tests.datasets.drawn import pairs, rooms, write_instances, write_scenes
+from tests.datasets.drawn import pairs, rooms, write_instances, write_masks
 
 SMALL = (
     *("image_size=32", "steps=4", "batch_size=4", "warmup=0", "log_every=1", "checkpoint_every=2", "half=false"),
@@ -29,7 +29,7 @@ def write_dataset(task: str, path: Path, train: int = 8, test: int = 4) -> Path:
         return write_instances(path, counts)
     for seed, (split, count) in enumerate(counts.items()):
         if task == "segmenter":
-            write_scenes(path, split, count, seed)
+            write_masks(path, split, count, seed)
             continue
         images = pairs(split, rooms(count, seed))
         members = [(f"{key}.png", content) for key, content in zip(images.keys, images.images, strict=True)]

@@ -185,26 +185,11 @@ def test_masks_shrink_to_where_their_objects_are() -> None:
     assert moved["labels"].dtype == torch.int64 and moved["labels"][5].tolist() == list(range(2, 256, 4))
 
 
-def test_a_smaller_image_is_antialiased() -> None:
-    """Columns of one pixel, black and white in turn, are grey at a third of the size."""
-    columns = np.zeros((48, 48, 3), np.uint8)
-    columns[:, ::2] = 255
-    pixels, _ = Augmenter(16, (1.0, 1.0), 0, GREY)(Image.fromarray(columns), {}, generator())
-    assert pixels.float().sub(127.5).abs().max() < 50
-
-
 def test_an_image_of_another_size_than_its_target_is_scaled() -> None:
     images = pairs("room", rooms(1, 0))
     larger = png(np.asarray(images.open(0).resize((64, 48))))
     image, targets = DepthSamples(dataclasses.replace(images, images=(larger,))).read(0)
     assert image.size == (32, 24) and targets["depth"].shape == (24, 32)
-
-
-def test_objects_of_a_dataset(tmp_path: Path) -> None:
-    train, _ = read_instance_splits(write_instances(tmp_path, {"train": 2, "test": 1}))
-    _, targets = ObjectSamples(train).read(0)
-    assert targets["masks"].shape[1:] == (48, 64) and len(targets["masks"]) == len(targets["boxes"]) == 2
-    assert "masks" not in ObjectSamples(train, masks=False).read(0)[1]
 
 
 def test_crowds_are_not_learned(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from perception_encoder.ranks import ALONE
 from perception_encoder.training.checkpoint import BEST
 from perception_encoder.training.optimizer import OptimizerConfig
 from tests import processes
-from tests.datasets.drawn import write_objects365, write_yolo
+from tests.datasets.drawn import write_objects365
 from tests.dense_prediction.published.renamed import randomize, to_detectron2, use_small_towers, vitdet
 from tests.dense_training.datasets import HEADS, SMALL, small_config, write_dataset
 from tests.processes import pe
@@ -76,13 +76,6 @@ def test_a_run_standardises_the_features_it_trains_on(task: str, datasets: dict[
         assert abs(tensors["head.out.2.bias"].item() - typical.item()) < 1e-3  # the first prediction
 
 
-def test_depth_is_learned(datasets: dict[str, Path], tmp_path: Path) -> None:
-    config = small_config("depth", "steps=60", "batch_size=8", "validation.every=60", "optimizer.lr=3e-3", "flip=0")
-    train_dense(config, [datasets["depth"]], tmp_path)
-    losses = [row["depth"] for row in rows_of(tmp_path) if "depth" in row]
-    assert sum(losses[-5:]) < 0.6 * sum(losses[:5])
-
-
 def test_a_windowed_encoder_is_finetuned_and_resumed(datasets: dict[str, Path], tmp_path: Path) -> None:
     windows = ("windows.size=2", "windows.global_blocks=[2]", "windows.patch_size=8", "drop_path=0.3", "layer=3")
     config = small_config("detector", "frozen=false", "optimizer.layer_decay=0.8", *windows, "validation.every=4")
@@ -96,24 +89,6 @@ def test_a_windowed_encoder_is_finetuned_and_resumed(datasets: dict[str, Path], 
     model = load_dense_model(whole, info, tensors, load_tower("builtin"))
     assert model.backbone.patch_size == 8
     assert model.map_of(Image.new("RGB", (60, 30)), 32).shape == (1, 4, 4, 192)  # padded to a square
-
-
-def test_a_detector_is_trained_on_yolos_format(tmp_path: Path) -> None:
-    """As on the same objects in COCO's, whose boxes are rounded otherwise; losses of the first step, in float32."""
-    losses = []
-    for name, data in (
-        ("yolo", write_yolo(tmp_path / "yolo", {"train": 8, "test": 4})),
-        ("coco", write_dataset("detector", tmp_path / "coco")),
-    ):
-        path = train_dense(small_config("detector", "validation.every=4"), [data], tmp_path / f"run-{name}")
-        losses.append(list(rows_of(tmp_path / f"run-{name}")[0].items()))
-        info, _ = read_head_info(path)
-        assert info.classes == ("red", "blue") and info.masks
-    assert info.class_ids == (4, 9) and (tmp_path / "run-yolo" / "confusion_matrix.png").is_file()
-    known = dict(losses[1])
-    for loss, value in losses[0]:
-        if loss in ("classifier", "box_reg", "objectness", "rpn_box_reg", "mask"):
-            assert value == pytest.approx(known[loss], rel=0.05)
 
 
 def test_a_detector_overfits_ten_images(tmp_path: Path) -> None:

@@ -9,8 +9,7 @@ import torch
 
 from perception_encoder.dense_prediction.dense_model import Backbone, DenseModel, make_head
 from perception_encoder.dense_training.batches import DenseBatches
-from perception_encoder.dense_training.run import describe_head, open_tower, read_samples
-from perception_encoder.dense_training.task import DenseTask
+from perception_encoder.dense_training.run import DenseTask, describe_head, open_tower, read_samples
 from perception_encoder.ranks import Rank
 from tests.dense_training.datasets import HEADS, small_config
 

@@ -13,13 +13,12 @@ from PIL import Image
 
 from perception_encoder.dense_prediction.dense_model import Backbone, DenseModel, make_head
 from perception_encoder.dense_prediction.detection.detections import Detected
+from perception_encoder.dense_training import validation
 from perception_encoder.dense_training.batches import DenseSamples
 from perception_encoder.dense_training.run import describe_head, open_tower, read_samples, train_dense
-from perception_encoder.dense_training.validation import DenseValidation, make_validation
+from perception_encoder.dense_training.validation import DenseValidation, make_validation, write_detection_plots
 from perception_encoder.errors import DataError, MediaDecodeError
-from perception_encoder.evaluation.dense import detection_plots
 from perception_encoder.evaluation.dense.average_precision import average_precision
-from perception_encoder.evaluation.dense.detection_plots import write_detection_plots
 from perception_encoder.training.checkpoint import BEST
 from tests.dense_training.datasets import HEADS, small_config, write_dataset
 
@@ -95,7 +94,7 @@ def test_a_detectors_plots(tmp_path: Path, datasets: dict[str, Path], monkeypatc
         with Image.open(tmp_path / name) as plot:
             assert min(plot.size) > 300
     figures: dict[str, Any] = {}
-    monkeypatch.setattr(detection_plots, "_write", lambda figure, path: figures.update({path.stem: figure}))
+    monkeypatch.setattr(validation, "_write", lambda figure, path: figures.update({path.stem: figure}))
     box, other = [10.0, 10, 20, 20], [40.0, 10, 20, 20]
     truth = {
         "images": [{"id": number, "width": 64, "height": 48} for number in (1, 2, 3)],

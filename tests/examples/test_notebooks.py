@@ -49,7 +49,6 @@ def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_search_my_photos() -> None:
-    pytest.importorskip("lancedb")
     names = run("search_my_photos.ipynb")
     index = names["index"]
     assert len(index) == 11

@@ -98,5 +98,5 @@ def test_tables_of_a_directory_whose_name_looks_like_a_url(tmp_path: Path, monke
 
 def test_without_lancedb_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "lancedb", None)
-    with pytest.raises(MissingExtraError, match=r"lancedb is not installed; .*\[search\]"):
+    with pytest.raises(MissingExtraError, match=r"lancedb is not installed; .*\[lance\]"):
         connect_lance(tmp_path)

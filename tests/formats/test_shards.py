@@ -15,9 +15,7 @@ from perception_encoder.formats.shards import (
     find_shards,
     json_bytes,
     read_metadata,
-    read_scene_tars,
     read_shard,
-    write_members,
     write_shard,
 )
 from tests.data.tars import write_tar
@@ -114,23 +112,3 @@ def test_absent_and_other_splits_are_data_errors(make_shard, tmp_path: Path, pla
         find_shards(tmp_path / place, "val")
     with pytest.raises(DataError, match="known: train, val, test, unseen"):
         find_shards(tmp_path / "x", "dev")
-
-
-FILES = [("a.jpg", b"A"), ("a.json", b'{"objects": []}'), ("a.mask.png", b"m"), ("b.json", b"{}"), ("b.jpg", b"B")]
-
-
-def test_a_scene_is_read_with_its_mask_only_if_asked(tmp_path: Path) -> None:
-    tar = tmp_path / "0.tar"
-    write_members(tar, [*FILES, ("b.mask.png", b"n")])
-    plain = list(read_scene_tars([tar]))
-    assert [(item.key, item.image, item.mask) for item in plain] == [("a", b"A", b""), ("b", b"B", b"")]
-    assert plain[0].metadata == {"objects": []} and plain[0].where == f"{tar}: a"
-    assert [item.mask for item in read_scene_tars([tar, tar], masks=True)] == [b"m", b"n"] * 2
-
-
-def test_a_scene_without_its_mask_is_named(tmp_path: Path) -> None:
-    tar = tmp_path / "0.tar"
-    write_members(tar, FILES)
-    assert len(list(read_scene_tars([tar]))) == 2
-    with pytest.raises(DataError, match=r"1 samples lack an image or a \.json or a \.mask\.png; the first is b"):
-        list(read_scene_tars([tar], masks=True))

@@ -12,14 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from perception_encoder.datasets.captioned import load_captions
-from perception_encoder.errors import DataError, InputError, MediaDecodeError, OutputError
+from perception_encoder.errors import DataError, InputError, MediaDecodeError
 from perception_encoder.formats.tables import (
     TEXT_COLUMNS,
     Row,
-    append_json_lines,
     find_column,
     iterate_table,
-    read_appended_lines,
     read_image_table,
     read_rows,
     read_table,
@@ -166,19 +164,6 @@ def test_rows_with_more_cells_than_columns_are_bad(tmp_path: Path) -> None:
     assert str(bad) == f"{path}:3: has more cells than columns; quote cells that hold the separator"
     with pytest.raises(DataError, match=r"cells\.csv:3 cannot be read as a table: has more cells than columns"):
         read_table(path)
-
-
-def test_lines_are_appended_and_a_cut_one_is_removed(tmp_path: Path) -> None:
-    path = tmp_path / "new" / "a.jsonl"
-    assert read_appended_lines(path) == []
-    append_json_lines(path, [{"a": 1}, {"a": "é"}])
-    with path.open("ab") as file:
-        file.write(b'{"a": 3')
-    assert [cells for _, cells in read_appended_lines(path)] == [{"a": 1}, {"a": "é"}]
-    append_json_lines(path, [{"a": 4}])
-    assert [where for where, _ in read_appended_lines(path)] == [f"{path}:{n}" for n in (1, 2, 3)]
-    with pytest.raises(OutputError, match="could not be written"):
-        append_json_lines(path / "below", [{}])
 
 
 def write_images(path: Path, cells: list) -> Path:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -18,9 +19,8 @@ from perception_encoder.errors import (
     InputError,
     MediaDecodeError,
     MediaNotFoundError,
-    OutputError,
 )
-from perception_encoder.inference.conversation.captions import Caption, CaptionFile
+from perception_encoder.inference.conversation.captions import Caption, caption_file
 from perception_encoder.inference.conversation.media import (
     MediaOptions,
     open_content,
@@ -158,40 +158,31 @@ def row(identity: str, **fields: object) -> Caption:
 @pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
 def test_a_file_grows_and_is_read_again(tmp_path: Path, suffix: str) -> None:
     out = tmp_path / f"out{suffix}"
-    first = CaptionFile(out, "m", "", "p")
-    first.add([row("a"), row("b", start=1.0, end=2.0)])
-    lines = out if suffix == ".jsonl" else tmp_path / "out.parquet.jsonl"
-    with lines.open("a") as file:
-        file.write('{"id": "c", "pa')  # cut off by a kill
-    second = CaptionFile(out, "m", "", "p")
-    assert list(second.rows.values()) == [row("a"), row("b", start=1.0, end=2.0)]
-    items = [Item("a", "a"), Item("c", "c"), Item("b", "b", None, 1.0, 2.0)]
-    assert [item.id for item in second.missing(items)] == ["c"]
-    second.add([row("c")])
-    second.finish()
-    assert [path.name for path in tmp_path.iterdir()] == [out.name]
+    for new in ([row("a"), row("b", start=1.0, end=2.0)], [], [row("c")]):
+        with caption_file(out, "m", "", "p") as file:
+            before = list(file.rows)
+            file.append(*new)
+        assert [path.name for path in tmp_path.iterdir()] == [out.name]
     rows = (
         pq.read_table(out).to_pylist() if suffix == ".parquet" else list(map(json.loads, out.read_text().splitlines()))
     )
     assert [entry["id"] for entry in rows] == ["a", "b", "c"] and rows[1]["end"] == 2.0
-    third = CaptionFile(out, "m", "", "p")
-    third.finish()
-    assert third.rows == second.rows
+    assert before == [row("a"), row("b", start=1.0, end=2.0)]
 
 
-def test_captions_of_another_model_or_prompt_are_not_mixed(tmp_path: Path) -> None:
-    CaptionFile(tmp_path / "out.jsonl", "m", "", "p").add([row("a")])
-    for model, prompt in (("n", "p"), ("m", "q")):
-        with pytest.raises(OutputError, match=f"has captions by 'm' for 'p', not by '{model}' for '{prompt}'"):
-            CaptionFile(tmp_path / "out.jsonl", model, "", prompt)
-    (tmp_path / "bad.jsonl").write_text("no JSON\n")
-    with pytest.raises(DataError, match=r"bad\.jsonl:1 is not JSON"):
-        CaptionFile(tmp_path / "bad.jsonl", "m", "", "p")
-    (tmp_path / "other.jsonl").write_text('{"name": 1}\n')
-    with pytest.raises(OutputError, match="does not have the columns of captions"):
-        CaptionFile(tmp_path / "other.jsonl", "m", "", "p")
-    with pytest.raises(ConfigError, match=r"must end in \.jsonl or \.parquet"):
-        CaptionFile(tmp_path / "out.csv", "m", "", "p")
+def test_files_of_something_else_are_refused(tmp_path: Path) -> None:
+    with (
+        pytest.raises(ConfigError, match=r"must end in \.jsonl or \.parquet"),
+        caption_file(tmp_path / "out.csv", "m", "", "p"),
+    ):
+        pass
+    pq.write_table(pa.table({"name": [1]}), tmp_path / "other.parquet")
+    with (
+        pytest.raises(DataError, match=r"other\.parquet is damaged \(name is unknown.*; choose another name"),
+        caption_file(tmp_path / "other.parquet", "m", "", "p"),
+    ):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["other.parquet"]
 
 
 def numbers(part: object) -> list[int]:

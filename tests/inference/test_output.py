@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import resource
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import lancedb
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -88,35 +86,12 @@ def test_an_error_before_the_first_shard_leaves_nothing(tmp_path: Path) -> None:
 # ---- going on
 
 
-@pytest.mark.parametrize("name", ["out.parquet", "out"])
-def test_a_stopped_run_goes_on_and_ends_as_an_unbroken_one(tmp_path: Path, name: str) -> None:
-    out, unbroken = tmp_path / name, tmp_path / "unbroken" / name
-    write(unbroken)
-    stop(out, after=4)
-    assert not out.exists()
-    writer = write(out)
-    assert [str(error) for error in writer.failures] == list(map(str, BAD.values()))
-    files = [path.relative_to(unbroken) for path in [unbroken, *unbroken.rglob("*")] if path.is_file()]
-    assert files
-    for file in files:
-        assert (out / file).read_bytes() == (unbroken / file).read_bytes()
-    assert sorted(os.listdir(tmp_path)) == sorted([name, "unbroken"])
-
-
 def test_what_was_added_is_saved_however_the_run_ends(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt), EmbeddingWriter(tmp_path / "out.parquet", SETTINGS) as writer:
         writer.add(next(batches(range(2))))
         raise KeyboardInterrupt
     with EmbeddingWriter(tmp_path / "out.parquet", SETTINGS) as writer:
         assert writer.done == 2
-
-
-@pytest.mark.parametrize("key", ["weight_hash", "layer", "pool", "normalised"])
-def test_a_run_with_other_settings_is_refused(tmp_path: Path, key: str) -> None:
-    stop(tmp_path / "out.parquet", after=4)
-    with pytest.raises(OutputError, match=f"{key} was {SETTINGS[key]}, is now other.*delete.*to start over"):
-        EmbeddingWriter(tmp_path / "out.parquet", {**SETTINGS, key: "other"})
-    write(tmp_path / "out.parquet")  # and the refusal did no harm
 
 
 @pytest.mark.parametrize("inputs", [[0, 1, 2], [0, 2, 1, 3, 4], [0, 1, 2, 4, 5], []])
@@ -129,35 +104,7 @@ def test_a_run_with_other_inputs_is_refused(tmp_path: Path, inputs: list[int]) -
         list(writer.resume(map(item, inputs)))
 
 
-def test_leftovers_of_a_kill_are_cleared(tmp_path: Path) -> None:
-    out = tmp_path / "out.parquet"
-    stop(out, after=4)
-    (tmp_path / "out.parquet.parts" / "000000000004-000002.parquet.tmp").write_bytes(b"half")
-    (tmp_path / "out.parquet.parts" / "out.parquet.tmp").mkdir()
-    write(out)
-    assert pq.read_table(out).num_rows == 8
-
-
-def test_shards_without_settings_are_nobodys(tmp_path: Path) -> None:
-    """A run was killed between its last two steps: the output is there, its parts are half removed."""
-    out = tmp_path / "out.parquet"
-    stop(out, after=4)
-    (tmp_path / "out.parquet.parts" / "settings.json").unlink()
-    with EmbeddingWriter(out, SETTINGS) as writer:
-        assert writer.done == 0
-
-
 # ---- what is refused
-
-
-def test_two_runs_do_not_write_one_output(tmp_path: Path) -> None:
-    with (
-        EmbeddingWriter(tmp_path / "out.parquet", SETTINGS),
-        pytest.raises(OutputError, match="another run"),
-    ):
-        EmbeddingWriter(tmp_path / "out.parquet", SETTINGS)
-    with EmbeddingWriter(tmp_path / "out.parquet", SETTINGS):
-        pass
 
 
 @pytest.mark.parametrize("name", ["out.parquet", "out"])
@@ -199,7 +146,7 @@ def test_a_part_that_does_not_fit_leaves_nothing_and_the_rest_goes_on(tmp_path: 
     stop(out, after=4)
     kept = sorted(os.listdir(tmp_path / "out.parquet.parts"))
     with (
-        pytest.raises(OutputError, match=r"out\.parquet could not be written: .*same command resumes it"),
+        pytest.raises(OutputError, match=r"000002\.parquet could not be written: .*rerun the same command to resume"),
         EmbeddingWriter(out, SETTINGS, part_seconds=0) as writer,
         small_files(1000),
     ):
@@ -222,50 +169,6 @@ def test_an_output_that_does_not_fit_leaves_the_parts(tmp_path: Path, name: str)
     assert not list((tmp_path / f"{name}.parts").glob("*.tmp"))
     write(out)
     assert os.listdir(tmp_path) == [name]
-
-
-def test_damaged_parts_are_one_error(tmp_path: Path) -> None:
-    out = tmp_path / "out.parquet"
-    stop(out, 6)
-    parts, chance = out.with_name("out.parquet.parts"), random.Random(2504)
-    shard = parts / "000000000002-000002.parquet"
-    for path in (parts / "settings.json", shard):
-        whole = path.read_bytes()
-        for number in range(40):
-            noisy = bytearray(whole)
-            noise = chance.choice((b"\xff\xfe", b"[" * 100_000, b"null", b"-1", b'"', b""))
-            at = chance.choice((0, chance.randrange(len(noisy))))
-            noisy[at : at + chance.choice((1, 4, len(noisy)))] = noise if number else b"[1]"
-            path.write_bytes(noisy)
-            try:
-                write(out, 10, overwrite=True)
-            except OutputError as error:
-                assert "\n" not in str(error) and len(str(error)) < 900
-            else:  # noise that changed nothing but vectors or names
-                out.unlink()
-                stop(out, 6)
-            path.write_bytes(whole)
-    shard.rename(parts / "other.parquet")
-    with pytest.raises(OutputError, match=r"is damaged .*; delete .*parts to start over"):
-        write(out, 10, overwrite=True)
-
-
-@pytest.mark.skipif(os.name == "nt", reason="POSIX links")
-def test_a_link_in_the_parts_leads_to_no_writing(tmp_path: Path) -> None:
-    out, victim = tmp_path / "out.parquet", tmp_path / "diary.txt"
-    victim.write_text("dear diary")
-    out.with_name("out.parquet.parts").mkdir()
-    for name in ("lock", "settings.json", "settings.json.tmp"):
-        link = out.with_name("out.parquet.parts") / name
-        link.symlink_to(victim)
-        with pytest.raises(OutputError, match=r"link|damaged") if name != "settings.json.tmp" else nullcontext():
-            write(out)
-        link.unlink(missing_ok=True)
-        assert victim.read_text() == "dear diary"
-    out.with_name("gone.parquet.parts").mkdir()
-    out.with_name("gone.parquet.parts").joinpath("settings.json").symlink_to(tmp_path / "nothing")
-    write(tmp_path / "gone.parquet")
-    assert not (tmp_path / "nothing").exists()
 
 
 def test_a_row_says_what_its_vector_is(tmp_path: Path) -> None:
@@ -348,6 +251,7 @@ def test_where_shards_are_cut_does_not_show(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_a_lance_table_holds_what_the_parquet_file_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lancedb = pytest.importorskip("lancedb")
     monkeypatch.setattr(output_formats, "_GROUP_ROWS", 3)
     write(tmp_path / "out.parquet")
     write(tmp_path / "out.lance")

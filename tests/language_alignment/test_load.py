@@ -15,6 +15,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 import perception_encoder as pe
 from perception_encoder.errors import ConfigError, MissingExtraError, ModelError, UnknownModelError
 from perception_encoder.inference.conversation.assistant import describe_assistant, digest_of
+from perception_encoder.inference.model_spec import ModelSpec
 from perception_encoder.language_alignment import load
 from perception_encoder.language_alignment.language_model import LanguageModel, TextModel
 from perception_encoder.language_alignment.load import (
@@ -208,7 +209,7 @@ def test_a_graph_that_does_not_compile_is_computed_with_torch(monkeypatch: pytes
     monkeypatch.setattr(load.OpenVinoLlama, "__init__", fail)
     decoder = tiny_decoder()
     with pytest.warns(FallbackWarning, match="tiny is computed with torch: .*no such kernel"):
-        reader = Execution.choose("openvino", "float32", "cpu", None).reader(decoder)
+        reader = Execution.choose(ModelSpec("", "cpu", "openvino", "float32")).reader(decoder)
     model = TextModel("tiny", decoder, reader)
     assert reader.runtime == "torch" and model.ask([], "what?", max_tokens=9).text == expected
 
@@ -220,36 +221,36 @@ def test_what_openvino_cannot_execute_is_torchs_unless_it_was_asked_for(monkeypa
         with pytest.raises(
             ConfigError, match="OpenVINO executes only Llamas, without dynamic RoPE, and mine is a Qwen2ForCausalLM"
         ):
-            Execution.choose(*arguments, "cpu", None).reader(qwen)
+            Execution.choose(ModelSpec("", "cpu", *arguments)).reader(qwen)
     monkeypatch.setenv("PE_RUNTIME", "openvino")  # for everything that it can
-    unasked = Execution.choose("auto", "float32", None, None)
+    unasked = Execution.choose(ModelSpec("", None, "auto", "float32"))
     assert unasked.reader(qwen).runtime == "torch" and unasked.reader(tiny_decoder()).runtime == "openvino"
     monkeypatch.setattr(load, "MAX_PARAMETERS", 10)
     assert unasked.reader(tiny_decoder()).runtime == "torch"
-    assert Execution.choose("openvino", "float32", None, None).reader(tiny_decoder()).runtime == "openvino"
+    assert Execution.choose(ModelSpec("", None, "openvino", "float32")).reader(tiny_decoder()).runtime == "openvino"
 
 
 def test_choices_that_contradict_each_other_are_errors(tmp_path: Path) -> None:
     run = write_tiny_decoder(tmp_path)
     with pytest.raises(ConfigError, match="dtype is float32, but precision is bfloat16"):
-        Execution.choose("auto", "bfloat16", "cpu", torch.float32)
+        Execution.choose(ModelSpec("", "cpu", "auto", "bfloat16").with_dtype(torch.float32))
     with pytest.raises(ConfigError, match="precision is 'float16'; it must be one of"):
-        Execution.choose("openvino", "auto", "cpu", torch.float16)
+        Execution.choose(ModelSpec("", "cpu", "openvino", "auto").with_dtype(torch.float16))
     with pytest.raises(ConfigError, match="precision is 'int4'; it must be one of"):
         pe.load_assistant(f"hf:{run}", precision="int4", text_only=True)  # type: ignore[arg-type]
     for name in ("http://localhost/v1#m", "hf:some/vlm", "python:tests.video_data_engine.models:echo"):
         with pytest.raises(ConfigError, match="does not run in this package; omit runtime and precision"):
             pe.load_assistant(name, precision="int8")
-    assert Execution.choose("auto", "auto", "cpu", torch.float16).dtype == torch.float16
+    assert Execution.choose(ModelSpec("", "cpu", "auto", "auto").with_dtype(torch.float16)).dtype == torch.float16
 
 
 def test_openvino_computes_on_the_cpu_beside_a_gpu_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(load, "choose_device", lambda device: torch.device(device or "cuda"))
     monkeypatch.setattr(load, "fast_dtype", lambda device: torch.float32)
-    monkeypatch.setattr(load, "choose", lambda runtime, precision, device: ("openvino", "int8"))
-    assert Execution.choose("auto", "int8", None, None).device.type == "cpu"
-    monkeypatch.setattr(load, "choose", lambda runtime, precision, device: ("torch", None))
-    assert Execution.choose("auto", "auto", None, None).device.type == "cuda"
+    monkeypatch.setattr(load, "choose_runtime", lambda spec: ("openvino", "int8"))
+    assert Execution.choose(ModelSpec("", None, "auto", "int8")).device.type == "cpu"
+    monkeypatch.setattr(load, "choose_runtime", lambda spec: ("torch", None))
+    assert Execution.choose(ModelSpec("", None, "auto", "auto")).device.type == "cuda"
 
 
 @pytest.mark.parametrize("runtime", ["torch", "openvino"])
@@ -259,12 +260,12 @@ def test_bad_weights_are_an_error(runtime: str) -> None:
     llama = tiny_llama()
     llama.model.layers[1].mlp.up_proj.weight.data[3, 5] = float("nan")
     decoder = make_decoder("bad", llama, byte_tokenizer())
-    model = TextModel("bad", decoder, Execution.choose(runtime, "float32", "cpu", None).reader(decoder))
+    model = TextModel("bad", decoder, Execution.choose(ModelSpec("", "cpu", runtime, "float32")).reader(decoder))
     with pytest.raises(ModelError, match="the language model gives NaN or infinity in float32; its weights are bad"):
         model.generate([ask("what?")])
     if runtime == "openvino":  # rounding to 8 bits would hide it
         with pytest.raises(ModelError, match="the language model's weights are bad: they contain NaN"):
-            Execution.choose(runtime, "int8", "cpu", None).reader(decoder)
+            Execution.choose(ModelSpec("", "cpu", runtime, "int8")).reader(decoder)
 
 
 BEGUN = {"original_max_position_embeddings": 32, "rope_theta": 10000.0}

@@ -19,6 +19,7 @@ from tests.evaluation.layers import discs, png, write_video
 from tests.layer_analysis.toys import PATCH, SIDE
 
 IMAGE = png(np.zeros((2, 2, 3), np.uint8))
+NUMBERS = {"chair": 1, "lamp": 2}
 KINDS = {"train": ["chair", "chair", "lamp", "chair", "chair"], "test": ["chair", "chair", "lamp"]}
 """Of five images four are trained on, without the third; of three the first and the last are tested on."""
 
@@ -38,13 +39,12 @@ def test_images_are_taken_at_even_intervals(tmp_path: Path) -> None:
 
 def test_classes_lost_from_training_are_not_scored(tmp_path: Path) -> None:
     for split, kinds in KINDS.items():
-        members = []
         for row, kind in enumerate(kinds):
-            about = {"objects": [{"id": 1, "kind": "chair"}, {"id": 2, "kind": kind}]}
-            mask = png(np.array([[0, 1], [2, 2]], np.uint8))
-            parts = (("jpg", IMAGE), ("mask.png", mask), ("json", json.dumps(about).encode()))
-            members += [(f"{row}.{extension}", content) for extension, content in parts]
-        write_members(tmp_path / split / "00000.tar", members)
+            mask = png(np.array([[0, 1], [NUMBERS[kind]] * 2], np.uint8))
+            for directory, content in (("images", IMAGE), ("masks", mask)):
+                (tmp_path / split / directory).mkdir(parents=True, exist_ok=True)
+                (tmp_path / split / directory / f"{row}.png").write_bytes(content)
+    (tmp_path / "classes.txt").write_text("background\nchair\nlamp\n", encoding="utf-8")
     (task,) = make_tasks(["segmentation"], {}, tmp_path, TaskOptions(items=2)).values()
     assert task.train.keys == ("0", "1", "3", "4") and task.test.keys == ("0", "2")
     assert task.train.classes == task.test.classes == ("background", "chair")

@@ -23,14 +23,13 @@ from perception_encoder.models.checkpoints.weights import create_model, load_mod
 from perception_encoder.models.registry import find_model
 from perception_encoder.preprocess.image import to_float
 from perception_encoder.preprocess.tokenizer import Tokenizer, trim
-from perception_encoder.pretraining import teacher as teachers
+from perception_encoder.pretraining import task as teachers
 from perception_encoder.pretraining import towers as module
 from perception_encoder.pretraining.config import MaskRegularization, PretrainingConfig
 from perception_encoder.pretraining.plan import plan_pretraining
 from perception_encoder.pretraining.recipes import distill_builtin
 from perception_encoder.pretraining.run import pretrain
-from perception_encoder.pretraining.task import DistillationTask, scale_down
-from perception_encoder.pretraining.teacher import Teacher, load_teacher
+from perception_encoder.pretraining.task import DistillationTask, Teacher, load_teacher, scale_down
 from perception_encoder.pretraining.towers import CaptionVocabulary, Towers
 from perception_encoder.training.cost import tower_part
 from tests import processes

@@ -38,14 +38,6 @@ def test_a_model_without_text_is_refused(tmp_path: Path) -> None:
         resolve(dataclasses.replace(finetune(), initial=str(path)))
 
 
-def test_the_debug_form_has_the_adapters_and_the_validation_of_its_recipe() -> None:
-    config = dataclasses.replace(finetune(), lora=LoRA(rank=3), locked="text")
-    small = debug_pretraining(config)
-    assert (small.lora, small.locked, small.steps) == (config.lora, "text", 4)
-    assert config.validation is not None and small.validation == dataclasses.replace(config.validation, every=2)
-    assert debug_pretraining(dataclasses.replace(config, validation=None)).validation is None
-
-
 @pytest.mark.parametrize(
     ("settings", "trained"),
     [({"lora": LoRA(rank=2)}, "lora_|logit_scale"), ({"locked": "text"}, "visual|logit_scale"), ({}, "")],

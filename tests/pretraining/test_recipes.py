@@ -1,4 +1,4 @@
-"""The paper's runs: models of the right size, samples, resolutions and rates; each step changes what it says alone."""
+"""The paper's runs: models of the right size, samples, resolutions and rates."""
 
 from __future__ import annotations
 
@@ -10,14 +10,12 @@ import pytest
 import torch
 
 from perception_encoder.data.pairs import Stage
-from perception_encoder.errors import ConfigError
 from perception_encoder.models.checkpoints.weights import load_model
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.registry import find_model
 from perception_encoder.preprocess.augmentation import Augmentation
 from perception_encoder.pretraining import STAGE
 from perception_encoder.pretraining.config import MaskRegularization, PretrainingConfig, tower_configs
-from perception_encoder.pretraining.recipes import ablation
 from perception_encoder.pretraining.run import pretrain
 from perception_encoder.training.optimizer import OptimizerConfig
 from tests.pretraining.toys import debug
@@ -90,10 +88,6 @@ def test_every_run_starts_from_the_one_before_it_in_float32() -> None:
         ("core_b16", 448),
         ("core_l14", 671),
         ("core_g14", 2419),
-        ("ablation_6", 659),
-        ("full_s14", 87),
-        ("full_b14", 448),
-        ("vanilla_b14", 440),
     ],
 )
 def test_parameters(name: str, millions: int) -> None:
@@ -109,12 +103,6 @@ def test_parameters(name: str, millions: int) -> None:
         ("core_g14", 86 * BILLION, 656_000, 131_072, [98, 154, 224, 336, 448]),
         ("core_g14_cooldown", 50_000_000, 381, 131_072, [448]),
         ("video_finetune_g14", 22_000_000, 5_400, 4_096, [448]),
-        ("ablation_1", 12 * BILLION, 366_211, 32_768, [224]),
-        ("ablation_2", 12 * BILLION, 366_211, 32_768, [98, 154, 224]),
-        ("ablation_3", 24 * BILLION, 366_211, 65_536, [98, 154, 224]),
-        ("ablation_9", 24 * BILLION, 366_211, 65_536, [98, 154, 224, 336]),
-        ("vanilla_l14_120k", 4 * BILLION, 120_000, 32_768, [224]),
-        ("full_s14", 24 * BILLION, 360_000, 65_536, [98, 154, 224, 336]),
     ],
 )
 def test_samples_and_resolutions(name: str, samples: int, steps: int, batch: int, resolutions: list[int]) -> None:
@@ -122,47 +110,6 @@ def test_samples_and_resolutions(name: str, samples: int, steps: int, batch: int
     assert sum(stage.steps for stage in config.stages) == config.steps == steps
     assert config.steps * config.batch_size == pytest.approx(samples, rel=0.02)
     assert (config.batch_size, sizes(config)) == (batch, resolutions)
-
-
-def test_the_samples_of_each_resolution_in_step_five() -> None:
-    config = ablation(5)
-    samples = [stage.steps * config.batch_size / BILLION for stage in config.stages]
-    assert [round(sample, 3) for sample in samples] == [10, 8, 4, 2]
-    assert [round(stage.steps * 32_768 / BILLION, 3) for stage in ablation(2).stages] == [4, 4, 4]
-
-
-@pytest.mark.parametrize(
-    ("step", "changed"),
-    [
-        (2, {"stages"}),
-        (3, {"batch_size"}),
-        (4, {"optimizer"}),
-        (5, {"stages", "image_side"}),
-        (6, {"rope"}),
-        (7, {"attention_pool"}),
-        (8, {"augmentation"}),
-        (9, {"masking"}),
-    ],
-)
-def test_a_step_changes_what_it_says_and_nothing_else(step: int, changed: set[str]) -> None:
-    before, after = ablation(step - 1), ablation(step)
-    fields = (field.name for field in dataclasses.fields(PretrainingConfig))
-    assert {name for name in fields if getattr(before, name) != getattr(after, name)} == changed
-
-
-def test_the_baseline_and_the_whole_recipe() -> None:
-    first, last = ablation(1), ablation(9)
-    assert (first.optimizer.name, first.optimizer.lr, first.warmup) == ("adamw", 5e-4, 2_000)
-    assert first.augmentation is None and first.masking is None and not first.rope and not first.attention_pool
-    assert (last.optimizer.name, last.optimizer.lr, last.optimizer.betas) == ("lamb", 2e-3, (0.9, 0.95))
-    assert last.optimizer.weight_decay == 0.05 and last.masking is not None
-    assert (last.masking.every, last.masking.ratio) == (16, 0.4)
-    for name in ("core_b16", "core_l14", "core_g14"):
-        core = config_of(name)
-        assert (core.optimizer, core.augmentation, core.masking) == (last.optimizer, last.augmentation, last.masking)
-    for step in (0, 10):
-        with pytest.raises(ConfigError, match="must be 1 to 9"):
-            ablation(step)
 
 
 def test_a_tower_of_another_depth_and_pooling_is_trained(photos: Path, tmp_path: Path) -> None:

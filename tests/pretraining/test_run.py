@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import logging
 import warnings
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import torch.distributed.checkpoint as dcp
 from safetensors.torch import load_file
 
 from perception_encoder.data.pairs import Stage
-from perception_encoder.errors import CheckpointError, ConfigError, DataError, WeightsUnavailableError
+from perception_encoder.errors import CheckpointError, ConfigError, DataError
 from perception_encoder.formats.shards import ShardSample, read_shard, write_shard
 from perception_encoder.models.checkpoints.weights import create_model, load_model, weight_hash, write_checkpoint
 from perception_encoder.preprocess.tokenizer import Tokenizer
@@ -23,7 +22,6 @@ from perception_encoder.pretraining import run
 from perception_encoder.pretraining.run import pretrain
 from perception_encoder.pretraining.task import ContrastiveTask
 from tests.pretraining.toys import debug
-from tests.recipes import debug_recipe
 
 
 def test_a_run_writes_weights_that_load(photos: Path, tmp_path: Path) -> None:
@@ -65,17 +63,6 @@ def test_fresh_positions_are_as_large_as_they_are_drawn(
     assert tables[0].std().item() == pytest.approx(width**-0.5, rel=0.05)
     fresh = run.build_model(config).visual
     assert fresh.config.image_size == 64 and torch.equal(tables[0], fresh.positional_embedding)
-
-
-@pytest.mark.parametrize("name", ["ablation_1", "core_b16_cooldown", "full_s14"])
-def test_the_paper_s_runs_train_in_their_debug_form_on_whatever_sources_there_are(
-    name: str, photos: Path, tmp_path: Path
-) -> None:
-    config = debug_recipe(name)
-    path = pretrain(config, [photos], tmp_path / "run")
-    assert json.loads((tmp_path / "run" / "config.json").read_text())["samples"] == {"caltech101": 20, "flowers": 20}
-    model = load_model(path)
-    assert (model.visual.attn_pool is None) == (not config.attention_pool) and model.visual.config.rope == config.rope
 
 
 def test_weights_for_going_on_are_written_without_loss(photos: Path, tmp_path: Path) -> None:
@@ -143,20 +130,6 @@ def test_a_run_may_begin_with_weights_and_lock_a_tower(photos: Path, tmp_path: P
         same = torch.allclose(tuned[name], value, atol=1e-3 * value.abs().max().item() + 1e-6)
         assert same or not name.startswith("text."), name
     assert not torch.equal(tuned["visual.conv1.weight"], load_model("builtin").visual.conv1.weight)
-
-
-def test_a_run_may_begin_with_the_directory_of_another(
-    photos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Which is the same as its file."""
-    first = pretrain(debug(), [photos], tmp_path / "first")
-    for initial in (first.parent, first):
-        with caplog.at_level(logging.INFO, "perception_encoder.training.run"):
-            second = pretrain(dataclasses.replace(debug(), initial=str(initial)), [photos], tmp_path / "second")
-    assert caplog.text.count(f"loaded: model: {first}") == 2 and load_model(second)
-    first.unlink()
-    with pytest.raises(WeightsUnavailableError, match=r"first is an unfinished run of `pe train`, without model\.safe"):
-        pretrain(dataclasses.replace(debug(), initial=str(first.parent)), [photos], tmp_path / "third")
 
 
 def test_weights_of_another_model_are_refused(photos: Path, tmp_path: Path) -> None:

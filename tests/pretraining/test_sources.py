@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import os
 import shutil
+from collections import Counter
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+import torch
+from PIL import ExifTags, Image
 
-from perception_encoder.data.captions import SourceRules
-from perception_encoder.data.image_text import ImageTextSet
 from perception_encoder.data.packing import ShardSize, pack
 from perception_encoder.data.pairs import alone
 from perception_encoder.data.streams import Shards, StreamConfig
@@ -23,14 +22,13 @@ from perception_encoder.errors import CheckpointError, DataError
 from perception_encoder.formats.shards import ShardSample, read_shard, write_shard
 from perception_encoder.models.checkpoints.weights import create_model, load_model
 from perception_encoder.preprocess.tokenizer import Tokenizer
-from perception_encoder.pretraining import run, sources
+from perception_encoder.pretraining import run
 from perception_encoder.pretraining.config import PretrainingConfig
-from perception_encoder.pretraining.recipes import cooldown, core_n16, debug_pretraining
+from perception_encoder.pretraining.recipes import core_n16, debug_pretraining
 from perception_encoder.pretraining.run import pretrain
-from perception_encoder.pretraining.sources import has_split, open_sources, read_files
+from perception_encoder.pretraining.sources import ImageTextSet, has_split, open_sources, read_files, read_pairs
 from perception_encoder.progress import untracked
 from perception_encoder.ranks import ALONE
-from synthetic.builtin.rules import RULES
 from tests import processes
 from tests.pretraining.test_parallel import FLOAT32
 from tests.pretraining.toys import debug
@@ -46,44 +44,13 @@ def test_one_s_own_images_count_by_their_number_beside_the_weights(photos: Path,
     config = dataclasses.replace(debug(), weights={"flowers": 2.0, "noto": 1.0})
 
     def shares(*data: Path) -> dict[str, float]:
-        sources = open_sources(config, data, run.build_model(config), ALONE, alone, untracked, RULES)
+        sources = open_sources(config, data, run.build_model(config), ALONE, alone, untracked)
         return dict(zip(sources.samples, sources.weights, strict=True))
 
     mine, words = tmp_path / "mine", tmp_path / "words.csv"
     assert shares(photos) == {"flowers": 2.0}  # 20 pictures; Caltech-101's have no weight
     assert shares(photos, mine, words) == {"flowers": 2.0, "mine": pytest.approx(0.5), "words": pytest.approx(0.1)}
     assert shares(mine, words) == {"mine": 5.0, "words": 1.0}
-
-
-def test_a_source_of_no_weight_is_left_out() -> None:
-    sample = SimpleNamespace(of_shard=True)
-    by_source = {"flowers": [sample], "noto": [sample] * 2}
-    assert sources._weigh({"flowers": 1.0, "noto": 0.0, "absent": 1.0}, by_source) == {"flowers": 1.0}
-    assert sources._weigh({}, by_source) == {"flowers": 1.0, "noto": 2.0}
-
-
-def test_rules_say_what_is_never_trained_on(photos: Path, tmp_path: Path) -> None:
-    """Ants are among the classes that the built-in model is never trained on, OpenMoji among the sources."""
-    plain = dataclasses.replace(debug_pretraining(cooldown("b16")), initial=None)
-
-    def labels(config: PretrainingConfig, data: Path | Shards, rules: SourceRules) -> set[str]:
-        sources = open_sources(config, [data], run.build_model(config), ALONE, alone, untracked, rules)
-        pairs = (item.load(row, 1) for item in sources.sets for row in range(sum(item.sizes)))
-        return {pair.label for pair in pairs}
-
-    tar = Shards(str(photos / "train.tar"))
-    for data in (photos, tar):
-        assert labels(plain, data, SourceRules()) == {"cup", "ant", "rose", "daisy"}
-    assert labels(debug(), photos, RULES) == {"cup", "rose", "daisy"}
-    shutil.move(photos / "train.tar", tmp_path / "cat.tar")
-    emoji = [{"source": "openmoji", "label": "cat"}, {"source": "noto", "label": "cat"}]
-    picture = next(iter(read_shard(tmp_path / "cat.tar"))).image
-    write_shard(photos / "train.tar", [ShardSample(f"e{n}", "png", picture, item) for n, item in enumerate(emoji)])
-    assert labels(plain, photos, SourceRules()) == {"cat"}
-    with pytest.raises(DataError, match="openmoji must not be trained on"):
-        labels(debug(), photos, RULES)
-    with pytest.raises(DataError, match=r"train\.tar is streamed, where nothing is held out"):
-        labels(debug(), tar, RULES)
 
 
 @pytest.fixture
@@ -157,9 +124,9 @@ def test_ranks_train_on_one_shard_as_one_process_and_go_on_where_others_stopped(
     assert [row[:3] for row in resumed] == [pytest.approx(row[:3], rel=5e-5) for row in one]
 
 
-def load(paths: Path | list[Path], split: str = "train", image_side: int = 160, **more: Any) -> ImageTextSet:
+def load(*paths: Path, split: str = "train", image_side: int = 160) -> ImageTextSet:
     """As a run loads them."""
-    return ImageTextSet.from_directory(paths, split, image_side, rules=RULES, read_files=read_files, **more)
+    return read_pairs(paths, split, image_side)
 
 
 def write_images(directory: Path, names: list[str], size: tuple[int, int] = (60, 40)) -> None:
@@ -226,3 +193,67 @@ def test_a_split_is_found_only_where_the_data_name_it(make_shard, tmp_path: Path
     assert [has_split(tmp_path / name, "val") for name in names] == [False, True, True, True, False]
     assert [sample.key for sample in read_files(tmp_path / "split", "val")] == ["cup/b.png"]
     assert [sample.key for sample in read_files(tmp_path / "table.csv", "val")] == ["split/val/cup/b.png"]
+
+
+def test_samples_of_all_directories_in_order(make_shard, tmp_path: Path) -> None:
+    make_shard("a/train.tar", [("flowers", "rose"), ("clothing", "hat")])
+    make_shard("b/train/noto.tar", [("noto", "cat")])
+    loaded = load(tmp_path / "a", tmp_path / "b")
+    assert [(s.key, s.source, s.label) for s in loaded] == [
+        ("flowers-0", "flowers", "rose"),
+        ("clothing-1", "clothing", "hat"),
+        ("noto-0", "noto", "cat"),
+    ]
+    assert {name: len(part) for name, part in loaded.by_source().items()} == {"clothing": 1, "flowers": 1, "noto": 1}
+    assert "rose" in loaded[0].pair.caption(np.random.default_rng(0))
+
+
+@pytest.mark.parametrize(
+    ("size", "shape"),
+    [((30, 20), (3, 20, 30)), ((90, 45), (3, 32, 64)), ((40, 81), (3, 65, 32)), ((32, 32), (3, 32, 32))],
+)
+def test_large_images_are_scaled_by_their_short_side(make_shard, size: tuple[int, int], shape: tuple) -> None:
+    path = make_shard("a/train.tar", [("flowers", "rose")], size=size)
+    [sample] = load(path, image_side=32)
+    assert tuple(sample.image.shape) == shape
+    assert sample.image.dtype == torch.uint8
+    assert sample.image[:, 5, 5].tolist() == [200, 0, 0]
+
+
+def test_an_image_that_cannot_be_decoded_is_reported_and_left_out(
+    make_shard, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    samples = list(read_shard(make_shard("a/train.tar", [("flowers", "rose")] * 3, size=(300, 200))))
+    cut = ShardSample("cut", "png", samples[1].image[:-200], samples[1].metadata)
+    write_shard(
+        tmp_path / "a" / "train.tar", [samples[0], cut, samples[2], ShardSample("none", "jpg", b"", cut.metadata)]
+    )
+    with caplog.at_level(logging.WARNING):
+        loaded = load(tmp_path / "a")
+    assert [sample.key for sample in loaded] == ["flowers-0", "flowers-2"]
+    assert "left out cut" in caplog.text and "left out none" in caplog.text
+
+
+def test_a_turned_photograph_is_read_upright(tmp_path: Path) -> None:
+    (tmp_path / "mugs" / "red").mkdir(parents=True)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    Image.new("RGB", (60, 40)).save(tmp_path / "mugs" / "red" / "a.jpg", exif=exif)
+    assert load(tmp_path / "mugs")[0].image.shape == (3, 60, 40)
+    pack(tmp_path / "mugs", tmp_path / "packed" / "train", ShardSize(samples=10))
+    assert load(tmp_path / "packed")[0].image.shape == (3, 60, 40)
+
+
+def test_rare_labels_are_repeated_without_copies(make_shard, tmp_path: Path) -> None:
+    make_shard("a/train.tar", [("flowers", "rose")] * 9 + [("flowers", "daisy")])
+    loaded = load(tmp_path / "a")
+    assert Counter(sample.label for sample in loaded.balanced()) == {"rose": 9, "daisy": 3}
+    assert Counter(sample.label for sample in loaded.balanced(power=1)) == {"rose": 9, "daisy": 9}
+    assert loaded.balanced(power=1)[-1] is loaded[-1]
+
+
+def test_the_real_photographs(real_data: Path) -> None:
+    loaded = load(real_data / "photos", split="val", image_side=128)
+    assert len(loaded) == 1771
+    assert all(sample.image.shape[0] == 3 and min(sample.image.shape[1:]) <= 128 for sample in loaded)
+    assert len({sample.label for sample in loaded.by_source()["caltech101"]}) == 81

@@ -23,7 +23,7 @@ from perception_encoder.pretraining.lora import LoRA, add_adapters
 from perception_encoder.pretraining.run import PairRun, build_model, pretrain
 from perception_encoder.pretraining.task import ContrastiveTask
 from perception_encoder.pretraining.towers import CachedTexts, CaptionVocabulary, Towers, encode_by_length
-from synthetic.builtin.rules import RULES
+from synthetic.builtin.rules import read_builtin
 from tests.models.small import CORE, SIZE, TEXT, randomize
 from tests.pretraining.toys import debug, gradients, small_batch, small_towers
 
@@ -168,7 +168,7 @@ def test_a_locked_text_tower_encodes_each_caption_once(
         monkeypatch.setattr(run, "MAX_CACHED", most)
         rows: list[dict[str, float]] = []
         config = dataclasses.replace(debug(), locked="text", batch_size=batch_size, masking=None)
-        pretrain(config, [photos], tmp_path / f"{most}-{batch_size}", listener=rows.append, rules=RULES)
+        pretrain(config, [photos], tmp_path / f"{most}-{batch_size}", listener=rows.append, read=read_builtin)
         return [row["contrastive"] for row in rows]
 
     kept = losses(111, 32)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from perception_encoder.data.captions import PHOTO_TEMPLATES, SourceRules
+from perception_encoder.data.captions import PHOTO_TEMPLATES
 from perception_encoder.data.packing import ShardSize, pack
 from perception_encoder.data.pairs import alone
 from perception_encoder.data.streams import Shards
@@ -27,7 +27,7 @@ from perception_encoder.progress import untracked
 from perception_encoder.ranks import ALONE
 from perception_encoder.training.checkpoint import load_weights
 from perception_encoder.training.task import ValidationConfig
-from synthetic.builtin.rules import RULES
+from synthetic.builtin.rules import read_builtin
 from tests.pretraining.test_parallel import best
 from tests.pretraining.test_parallel import validations as rows
 from tests.pretraining.toys import debug
@@ -39,8 +39,7 @@ def validated(**changes: object) -> PretrainingConfig:
 
 
 def sources_of(config: PretrainingConfig, *data: Path | Shards) -> Sources:
-    rules = RULES if isinstance(data[0], Path) else SourceRules()
-    return open_sources(config, data, build_model(config), ALONE, alone, untracked, rules)
+    return open_sources(config, data, build_model(config), ALONE, alone, untracked, read_builtin)
 
 
 def test_a_hit_is_a_true_column_above_all_others() -> None:
@@ -71,7 +70,7 @@ def test_a_split_val_is_scored_without_what_is_never_trained_on(make_shard, phot
 def test_a_run_writes_its_best_weights_beside_its_last_ones(photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     config = dataclasses.replace(validated(), half=False, checkpoint_every=4, keep=1)
-    pretrain(config, [photos], out, rules=RULES)
+    pretrain(config, [photos], out, read=read_builtin)
     scores = {row["step"]: row["validation/retrieval"] for row in rows(out)}
     assert list(scores) == [1, 2, 3, 4] and all(0 <= score <= 1 for score in scores.values())
     assert best(out) == {"step": max(scores, key=scores.__getitem__), "retrieval": max(scores.values())}
@@ -94,7 +93,7 @@ def test_scores_are_those_of_the_weights_that_are_written(photos: Path, tmp_path
     stages = (dataclasses.replace(debug().stages[0], image_size=128, steps=4),)
     config = dataclasses.replace(validated(metric="zero_shot"), **changes, stages=stages)
     samples = sources_of(config, photos).validation
-    path = pretrain(config, [photos], tmp_path / "run", rules=RULES)
+    path = pretrain(config, [photos], tmp_path / "run", read=read_builtin)
     encoder = load(str(path))
     labels = sorted({source[index].label for source, index in samples})
     classes = torch.stack(

@@ -79,6 +79,34 @@ def _fill_library(folder: Path, checkpoint: Path, draw: Callable[[int], Image.Im
     update_folder(folder, checkpoint, every=0.5, directory=directory)
 
 
+DIMENSION = 64
+SETTINGS = {"source": "none", "model": "none", "weight_hash": "none", "dimension": DIMENSION, "moments": {}}
+"""Of an index without a model."""
+
+
+def unit_vectors(count: int, seed: int) -> np.ndarray:
+    vectors = np.random.default_rng(seed).standard_normal((count, DIMENSION), dtype=np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def make_rows(vectors: np.ndarray, first: int = 0) -> list[IndexRow]:
+    """An image or, every fourth one, a video a vector."""
+    about = {"start": None, "stop": None, "time": None, "length": None, "width": 4, "height": 3, "size": 9}
+    return [
+        IndexRow(
+            id=f"{number}",
+            path=f"{number}.jpg",
+            kind="image" if number % 4 else "video",
+            date=f"2024-01-{number % 28 + 1:02d}T00:00:00",
+            modified=number,
+            digest=f"{number}",
+            vector=vector,
+            **about,
+        )
+        for number, vector in enumerate(vectors, first)
+    ]
+
+
 def wait_for(condition: Callable[[], object], name: str) -> None:
     """Fail unless a condition is fulfilled within a minute."""
     deadline = time.monotonic() + 60

@@ -11,8 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from perception_encoder.errors import ConfigError
 from perception_encoder.spatial_alignment import STAGE
 from perception_encoder.spatial_alignment.config import SpatialConfig
-from perception_encoder.spatial_alignment.plan import plan_spatial
-from perception_encoder.spatial_alignment.recipes import distill_spatial, spatial_g
+from perception_encoder.spatial_alignment.recipes import distill_spatial, plan_spatial, spatial_g
 from perception_encoder.spatial_alignment.run import SpatialTrainee
 from perception_encoder.spatial_alignment.task import SpatialAlignmentTask, SpatialBatch
 from perception_encoder.stages import plan_training

@@ -44,14 +44,14 @@ def line(key: str, stage: str, **value: object) -> str:
 
 def test_results_and_frames_are_restored(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
-    journal.add(result(PROBE, title="чашка"))
+    journal.add(result(PROBE, metadata={"title": "чашка"}))
     journal.add(result(FRAMES, (b"first", b"second")))
     with (tmp_path / "journal.jsonl").open("ab") as file:
         file.write(b'{"key": "a", "stage": "sum')
     again = Journal(tmp_path)
     record = again.restore(RECORD)
     assert record.frames == (b"first", b"second") and record.next_stage == "video_caption"
-    assert record.results[PROBE]["title"] == "чашка"
+    assert record.results[PROBE]["metadata"] == {"title": "чашка"}
     for stage in (VIDEO_CAPTION, FRAME_CAPTIONS, SUMMARY):
         again.add(result(stage))
     assert Journal(tmp_path).finished == ["a"] and again.restore(RECORD).frames == ()
@@ -69,14 +69,12 @@ def test_a_failure_lasts_until_a_result(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        ('{"key": "a"}', "is not a line of the engine's journal"),
-        ("[]", "is not a JSON object"),
-        ("words", "is not JSON"),
-        (line("../../x", FRAMES), "`key` is '../../x'; it must be letters, digits, - and _"),
-        (line("a", "dream"), "`stage` is 'dream'; it must be one of probe, frames"),
-        (line("a", PROBE, clips=[[0]]), r"`clips` is \[\[0\]\], which is not valid"),
-        (line("a", FRAMES, video="../x"), "`video` is '../x', which is not valid"),
-        (line("a", SUMMARY), "has a summary of a, but no frames; restore a copy, or choose another output"),
+        (line("../../x", FRAMES), "key is '../../x'; it must be letters, digits, - and _; choose another output"),
+        (line("a", "dream"), "stage is 'dream'; it must be one of probe, frames"),
+        (line("a", PROBE, clips=[[0]]), r"clips\[0\] is \[0\]; expected a list of 2"),
+        (line("a", PROBE, clips=[]), "probe has no clips or no times"),
+        (line("a", PROBE, duration=1e300), "duration is 1e.300; it must be from"),
+        (line("a", SUMMARY), "has a summary of a, but no frames; choose another output"),
     ],
 )
 def test_a_damaged_journal_is_one_line_that_names_the_remedy(tmp_path: Path, line: str, reason: str) -> None:

@@ -46,6 +46,7 @@ def samples(out: Path) -> list[list[str]]:
 
 def finished_journal(tmp_path: Path) -> Journal:
     journal = Journal(tmp_path / "out")
+    journal.add_model("summary", MODELS["summary"])
     for record in list_videos([tmp_path / "videos"]):
         for stage in make_stages(ECHOES, QUICK):
             (outcome,) = stage.open({})[0]([record])
@@ -58,26 +59,26 @@ def test_shards_are_what_training_reads(journal: Journal, tmp_path: Path, monkey
     monkeypatch.setattr(outputs, "SHARD_SIZE", 2)
     out, names = tmp_path / "out", [f"{key}.txt" for key in journal.finished]
     last = journal.finished.pop()
-    assert write_shards(out, journal, MODELS, listed(tmp_path)) == 1 and samples(out) == [names[:2]]
+    assert write_shards(out, journal, listed(tmp_path)) == 1 and samples(out) == [names[:2]]
     whole = (out / "shards" / "00000.tar").stat()
     journal.finished.append(last)
-    assert write_shards(out, journal, MODELS, listed(tmp_path)) == 2 and samples(out) == [names[:2], names[2:]]
+    assert write_shards(out, journal, listed(tmp_path)) == 2 and samples(out) == [names[:2], names[2:]]
     assert (out / "shards" / "00000.tar").stat() == whole  # a full shard stays
     summaries = [summarize_shard(str(out / "shards" / f"0000{number}.tar")) for number in range(2)]
     assert [summary.pairs(["txt"], "video") for summary in summaries] == [2, 1]
     videos = dict(read_members(out / "shards" / "00001.tar", ("mp4",)))
     (out / "shards" / "00001.tar").write_bytes(b"damaged")
-    write_shards(out, journal, MODELS, listed(tmp_path))
+    write_shards(out, journal, listed(tmp_path))
     assert dict(read_members(out / "shards" / "00001.tar", ("mp4",))) == videos
 
 
 def test_clips_of_earlier_videos_stay_in_their_shard(journal: Journal, tmp_path: Path) -> None:
     out = tmp_path / "out"
     last = journal.finished.pop()
-    write_shards(out, journal, MODELS, listed(tmp_path))
+    write_shards(out, journal, listed(tmp_path))
     first = dict(read_members(out / "shards" / "00000.tar", ("mp4", "txt", "json")))
     journal.finished.append(last)
-    write_shards(out, journal, MODELS, {last: listed(tmp_path)[last]})  # the others are no longer given
+    write_shards(out, journal, {last: listed(tmp_path)[last]})  # the others are no longer given
     both = dict(read_members(out / "shards" / "00000.tar", ("mp4", "txt", "json")))
     assert len(both) == 9 and both.items() > first.items()
 
@@ -87,7 +88,7 @@ def test_datasets_loads_what_later_clips_alone_have(add_video, tmp_path: Path) -
         add_video(f"{number}")
     add_video("last", title="A cup", tags=["cup"], description="It falls.")
     journal = finished_journal(tmp_path)
-    write_shards(tmp_path / "out", journal, MODELS, listed(tmp_path))
+    write_shards(tmp_path / "out", journal, listed(tmp_path))
     rows = load_webdataset(tmp_path / "out" / "shards", tmp_path)
     assert [row["title"] for row in rows] == [*[""] * 6, "A cup"] and rows[-1]["keywords"] == "cup"
     assert {(row["start"], row["end"]) for row in rows} == {(0.0, 2.4)}
@@ -103,22 +104,22 @@ def test_only_given_videos_are_packed_and_only_as_they_were_captioned(
     lines = [json.loads(line) for line in (out / "journal.jsonl").read_text().splitlines()]
     for line in lines:
         if (line["key"], line["stage"]) == (second, "probe"):
-            line["value"] |= {"source": {"file": str(secret)}, "path": str(secret)}
+            line["value"] |= {"path": str(secret)}
     (out / "journal.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     foreign, videos = Journal(out), listed(tmp_path)
     del videos[second]
     (tmp_path / "videos" / "2.mp4").write_bytes(clip(30))
     with caplog.at_level(logging.WARNING):
-        write_shards(out, foreign, MODELS, videos)
+        write_shards(out, foreign, videos)
     assert samples(out) == [[f"{first}.txt"]] and len(caplog.messages) == 2
     assert "secret.mp4: is not one of the videos that this run was given" in caplog.text
     assert "2.mp4: has changed since it was captioned" in caplog.text
     videos = listed(tmp_path)
     (tmp_path / "videos" / "1.mp4").unlink()
-    write_shards(out, journal, MODELS, videos)
+    write_shards(out, journal, videos)
     assert "1.mp4: no such file" in caplog.text and samples(out) == [[f"{first}.txt"]]
     journal.finished.reverse()  # rows have one order, whatever was finished first
-    rows = pq.read_table(write_captions(out, journal, MODELS)).to_pylist()
+    rows = pq.read_table(write_captions(out, journal)).to_pylist()
     assert [row["title"] for row in rows] == [f"title {number}" for number in range(3)]
     assert json.loads(rows[0]["models"]) == MODELS
 
@@ -129,9 +130,9 @@ def test_captions_in_every_script_are_written_and_read(add_video, tmp_path: Path
     for number, title in enumerate(titles):
         add_video(f"{number}", title=title)
     journal, out = finished_journal(tmp_path), tmp_path / "out"
-    rows = pq.read_table(write_captions(out, Journal(out), MODELS)).to_pylist()
+    rows = pq.read_table(write_captions(out, Journal(out))).to_pylist()
     assert [(row["title"], row["summary"]) for row in rows] == [(entry, f"{entry}: frames 0 25 50") for entry in titles]
-    assert write_shards(out, journal, MODELS, listed(tmp_path)) == 1
+    assert write_shards(out, journal, listed(tmp_path)) == 1
     members = dict(read_members(out / "shards" / "00000.tar", ("txt", "json")))
     texts = [content.decode() for name, content in members.items() if name.endswith("txt")]
     facts = [json.loads(content)["summary"] for name, content in members.items() if name.endswith("json")]

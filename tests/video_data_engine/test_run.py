@@ -12,13 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from perception_encoder.errors import ConfigError, DataError, OutputError
-from perception_encoder.files import holding
 from perception_encoder.preprocess.video import read_frames
+from perception_encoder.store import Records
 from perception_encoder.video_data_engine import outputs
 from perception_encoder.video_data_engine.config import EngineConfig, WorkConfig
-from perception_encoder.video_data_engine.journal import FRAMES, PROBE, StageFailure, StageResult
-from perception_encoder.video_data_engine.prompts import EnginePrompt
-from perception_encoder.video_data_engine.run import EngineReport, EngineSettings, caption_videos
+from perception_encoder.video_data_engine.journal import FRAMES, PROBE, Journal, StageFailure, StageResult
+from perception_encoder.video_data_engine.run import EngineReport, caption_videos
 from tests.clips import clip, number_of
 from tests.video_data_engine.conftest import ECHOES, QUICK
 from tests.video_data_engine.models import ECHO, attempts, notes
@@ -161,14 +160,6 @@ def test_odd_videos_are_captioned_and_bad_ones_are_in_quarantine_with_their_reas
         assert facts[name]["num_frames"] == frames or name == "truncated"
 
 
-def test_one_run_at_a_time(add_video, tmp_path: Path) -> None:
-    add_video("a")
-    out = tmp_path / "out"
-    caption_videos([tmp_path / "videos"], out, ECHOES, QUICK)
-    with holding(out / "lock", "held"), pytest.raises(OutputError, match="another run is writing"):
-        caption_videos([tmp_path / "videos"], out, ECHOES, QUICK)
-
-
 def test_nothing_to_do_and_nothing_that_can_be_done(add_video, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no videos in"):
         caption_videos([tmp_path / "videos"], tmp_path / "out")
@@ -181,21 +172,19 @@ def test_nothing_to_do_and_nothing_that_can_be_done(add_video, tmp_path: Path) -
 def test_a_full_disk_is_one_error_and_the_next_run_goes_on(
     add_video, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from perception_encoder.video_data_engine import journal
-
     add_video("a", title="First")
-    append, count = journal.append_json_lines, []
+    append, count = Records.append, list[Path]()
 
-    def full(path: Path, lines: list[dict[str, object]]) -> None:
-        count.append(path)
+    def full(records: Records, *rows: object) -> None:
+        count.extend([records.path] * (records.path.name == "journal.jsonl"))
         if len(count) == 4:
-            with path.open("a") as file:
+            with records.path.open("a") as file:
                 file.write('{"key": "a')
-            raise OutputError(f"{path} could not be written: No space left on device")
-        append(path, lines)
+            raise OutputError(f"{records.path} could not be written: No space left on device")
+        append(records, *rows)
 
     with monkeypatch.context() as patch, pytest.raises(OutputError, match="No space left"):
-        patch.setattr(journal, "append_json_lines", full)
+        patch.setattr(Records, "append", full)
         caption_videos([tmp_path / "videos"], tmp_path / "out", ECHOES, QUICK)
     assert caption_videos([tmp_path / "videos"], tmp_path / "out", ECHOES, QUICK).clips == 1
     assert len(notes("seen")) == 5 and rows(tmp_path / "out").keys() == {"First"}
@@ -214,22 +203,13 @@ def test_videos_in_a_tar_have_their_json(add_video, tmp_path: Path) -> None:
         assert tar.extractfile(f"{row['video_id']}.mp4").read() == clip(60)
 
 
-PROMPTS = [EnginePrompt("mine", "Describe it.")]
-
-
-def test_another_prompt_model_or_configuration_is_refused(tmp_path: Path) -> None:
-    settings = EngineSettings(tmp_path, EngineConfig(), PROMPTS)
-    settings.add_model("summary", {"name": "llm", "weights": "12ab"})
-    EngineSettings(tmp_path, EngineConfig(), PROMPTS).add_model("summary", {"name": "llm", "weights": "12ab"})
-    values = json.loads((tmp_path / "settings.json").read_text())
-    assert values["models"] == {"summary": {"name": "llm", "weights": "12ab"}}
-    assert [set(run) for run in values["runs"]] == [{"started", "perception_encoder"}] * 2
-    with pytest.raises(OutputError, match="was made with another weights, '12ab' and not '34cd'"):
-        settings.add_model("summary", {"name": "llm", "weights": "34cd"})
-    with pytest.raises(OutputError, match=r"was made with another mine, 'Describe it\.' and not 'Look\.'"):
-        EngineSettings(tmp_path, EngineConfig(), [EnginePrompt("mine", "Look.")])
-    with pytest.raises(OutputError, match="another captioner, 'builtin-lang' and not 'hf:other'; give the same"):
-        EngineSettings(tmp_path, EngineConfig(captioner="hf:other"), PROMPTS)
+def test_another_model_is_refused(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.add_model("summary", {"name": "llm", "weights": "12ab"})
+    Journal(tmp_path).add_model("summary", {"name": "llm", "weights": "12ab"})
+    assert Journal(tmp_path).models == {"summary": {"name": "llm", "weights": "12ab"}}
+    with pytest.raises(OutputError, match='was made with weights "12ab", not "34cd"; choose another output'):
+        journal.add_model("summary", {"name": "llm", "weights": "34cd"})
 
 
 def test_shares_and_speeds() -> None:

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from perception_encoder.errors import EndpointError, OutputError
-from perception_encoder.video_data_engine.journal import STAGES
+from perception_encoder.video_data_engine.journal import STAGES, Journal
 from perception_encoder.video_data_engine.run import caption_videos
 from tests import processes
 from tests.video_data_engine import servers
@@ -41,8 +41,6 @@ def test_killed_runs_end_with_every_result_once(add_video, log: Path, tmp_path: 
     for number in range(6):
         add_video(f"{number}", title=f"title {number}")
     videos, out = tmp_path / "videos", tmp_path / "out"
-    out.mkdir()
-    (out / "journal.jsonl").touch()
     stored = 0
     for _ in range(3):
         environment = {"ENGINE_LOG": str(log), "ENGINE_KILL": "6"}
@@ -124,7 +122,7 @@ def test_a_run_that_its_endpoint_stopped_goes_on(add_video, tmp_path: Path) -> N
     assert (report.clips, report.quarantine, len(requests)) == (3, [], 7)
     results = [line for line in stored(out) if "value" in line]
     assert len(results) == len({(line["key"], line["stage"]) for line in results}) == 3 * len(STAGES)
-    assert json.loads((out / "settings.json").read_text())["models"]["summary"]["address"] == address
+    assert Journal(out).models["summary"]["address"] == address
 
 
 def test_a_second_engine_is_refused_and_the_first_one_ends_well(add_video, log: Path, tmp_path: Path) -> None:
@@ -136,7 +134,7 @@ def test_a_second_engine_is_refused_and_the_first_one_ends_well(add_video, log: 
     while not stored(out):
         assert first.running(), first.output()
         time.sleep(0.02)
-    with pytest.raises(OutputError, match=r"another run is writing .*; wait for it, or choose another output"):
+    with pytest.raises(OutputError, match=r"another process is writing .*; wait until it ends"):
         caption_videos([videos], out, ECHOES, QUICK)
     assert first.statuses() == [0], first.output()
     assert_each_once(out, 3)

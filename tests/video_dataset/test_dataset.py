@@ -10,10 +10,9 @@ import pytest
 from perception_encoder.datasets.pe_video import read_videos_of
 from perception_encoder.errors import DataError, OutputError
 from perception_encoder.formats.shards import read_members
-from perception_encoder.video_dataset import tars
+from perception_encoder.video_dataset import tables
 from perception_encoder.video_dataset.statistics import NO_CATEGORY, describe_dataset
-from perception_encoder.video_dataset.tables import read_video_table, write_video_table
-from perception_encoder.video_dataset.tars import TEXT_FIELDS, OutputVideo
+from perception_encoder.video_dataset.tables import TEXT_FIELDS, OutputVideo, read_video_table, write_video_table
 from tests.data.tars import load_webdataset
 from tests.video_dataset.clips import fields, short_clip, small_dataset, write_dataset
 
@@ -61,7 +60,7 @@ def test_splits_and_tars(tmp_path: Path) -> None:
     videos = [
         OutputVideo.of(record, {"keywords": ["x"]}, "test" if n > 2 else "train") for n, record in enumerate(records)
     ]
-    assert tars.write_dataset(tmp_path / "out", videos, per_tar=2) == {"train": 3, "test": 2}
+    assert tables.write_dataset(tmp_path / "out", videos, per_tar=2) == {"train": 3, "test": 2}
     names = [path.relative_to(tmp_path / "out").as_posix() for path in sorted((tmp_path / "out").rglob("*.tar"))]
     assert names == ["test/000000.tar", "train/000000.tar", "train/000001.tar"]
     again = list(read_videos_of(tmp_path / "out"))
@@ -70,17 +69,17 @@ def test_splits_and_tars(tmp_path: Path) -> None:
     ]
     assert again[4].video.read("v4") == short_clip()
     assert again[0].metadata == {**dict.fromkeys(TEXT_FIELDS, ""), "keywords": ["x"]}
-    tars.write_dataset(tmp_path / "twice", videos, per_tar=2)
+    tables.write_dataset(tmp_path / "twice", videos, per_tar=2)
     assert all((tmp_path / "out" / n).read_bytes() == (tmp_path / "twice" / n).read_bytes() for n in names)
     with pytest.raises(OutputError, match="is not empty"):
-        tars.write_dataset(tmp_path / "out", videos)
+        tables.write_dataset(tmp_path / "out", videos)
 
 
 def test_training_reads_the_best_caption(tmp_path: Path) -> None:
     captions = {"model_caption": "A film.", "summary": "A film of a boat.", "refined_caption": " ", "human_caption": ""}
     metadata = [captions, {**captions, "human_caption": "A boat."}, {"model_caption": "A film."}, {}]
     videos = [OutputVideo(f"v{n}", "mp4", lambda: b"video", fields, "train") for n, fields in enumerate(metadata)]
-    tars.write_dataset(tmp_path / "out", videos)
+    tables.write_dataset(tmp_path / "out", videos)
     texts = [content.decode() for _, content in read_members(tmp_path / "out" / "train" / "000000.tar", ("txt",))]
     assert texts == ["A film of a boat.", "A boat.", "A film.", ""]
 
@@ -95,7 +94,7 @@ def test_datasets_loads_what_later_videos_alone_have(tmp_path: Path) -> None:
         for split in ("train", "test")
         for n, item in enumerate(metadata)
     ]
-    tars.write_dataset(tmp_path / "out", videos)
+    tables.write_dataset(tmp_path / "out", videos)
     for split in ("train", "test"):
         rows = load_webdataset(tmp_path / "out" / split, tmp_path)
         assert [row["human_caption"] for row in rows] == [*[""] * 8, "A boat."]

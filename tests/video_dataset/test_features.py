@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -30,11 +31,11 @@ def test_motion_frames_and_answers(tmp_path: Path) -> None:
     assert len(model.conversations) == 2 * 26
 
 
-def test_an_interrupted_run_goes_on_at_the_next_tar(tmp_path: Path) -> None:
+def test_only_a_changed_tar_or_another_model_is_computed_again(tmp_path: Path) -> None:
     tars = [[(f"{tar}{n}", fields("x")) for n in range(2)] for tar in "ab"]
     data = write_dataset(tmp_path / "data", {"train": tars})
     whole = compute_features(data, tmp_path / "out", NumberEncoder())
-    (tmp_path / "out" / "train-000001.parquet").unlink()
+    os.utime(data / "train" / "000001.tar", (1e9, 1e9))
     again = NumberEncoder()
     assert compute_features(data, tmp_path / "out", again).keys == whole.keys and again.images == 2 * 3
     other = NumberEncoder()
@@ -57,7 +58,7 @@ def test_a_directory_of_features_is_of_the_tars_that_are_there(tmp_path: Path) -
     assert compute_features(other, out, NumberEncoder()).keys == ("test/c",)
 
 
-def test_every_tar_has_a_table_of_its_own(tmp_path: Path) -> None:
+def test_tars_of_one_name_are_told_apart(tmp_path: Path) -> None:
     data = write_dataset(tmp_path / "data", {"train": [[("inner", fields("x"))]]})
     (data / "train" / "000000.tar").rename(data / "train" / "train.tar")
     other = write_dataset(tmp_path / "other", {"train": [[("outer", fields("x"))]]})

@@ -6,7 +6,8 @@ Answers are stored as lines of JSON, one by one, so that an interrupted evaluati
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -34,13 +35,12 @@ from perception_encoder.evaluation.statistics.scores import (
     Scores,
     measure_all,
 )
-from perception_encoder.formats.tables import append_json_lines, read_appended_lines
 from perception_encoder.inference.conversation.assistant import Assistant, answer, digest_of
 from perception_encoder.inference.conversation.media import open_part
 from perception_encoder.preprocess.conversation import MediaPart, Sampling, ask
 from perception_encoder.preprocess.frames import VideoFrames, frame_indices
 from perception_encoder.progress import Track, untracked
-from perception_encoder.records import from_fields
+from perception_encoder.store import row_file
 
 AHEAD = 8
 """Number of questions whose images are decoded at a time."""
@@ -68,27 +68,6 @@ class AnswerRecord:
     """The correct box, in thousandths of the image."""
     score: float | None = None
     """Score of this answer; None for captions, which are scored together."""
-
-
-def read_records(path: Path, model: str, digest: str, task: str) -> dict[str, AnswerRecord]:
-    """Return a model's answers by question id, the last one if repeated; empty if the file is missing.
-
-    A last line that was cut off is removed from the file. Raises DataError, with the line, for a line that is not a
-    record, and for one of another model, of other weights of it, or of another task.
-    """
-    records = {}
-    for where, fields in read_appended_lines(path):
-        try:
-            record = from_fields(AnswerRecord, fields)
-        except ValueError as error:
-            raise DataError(f"{where} is not an answer: {error}; remove the line") from None
-        for name, found, expected in (("model", record.model, model), ("task", record.task, task)):
-            if found != expected:
-                raise DataError(f"{where}: answers of the {name} {found!r}, not {expected!r}; give another file")
-        if record.digest != digest:
-            raise DataError(f"{where}: answers of {model!r} with other weights or other tiles; give another file")
-        records[record.id] = record
-    return records
 
 
 @dataclass(frozen=True)
@@ -121,24 +100,26 @@ class QuestionEvaluator:
 
     def run(self, model: Assistant, track: Track = untracked) -> Iterator[Score]:
         """Yield the task's scores: see `Evaluator`. A question that gets no answer is a failure."""
-        digest, name = "" if self.records is None else digest_of(model), self.task.name
-        known = {} if self.records is None else self._recorded(self.records, model.name, digest)
+        name, weights = self.task.name, "" if self.records is None else digest_of(model)
+        same = {"model": model.name, "digest": weights, "task": self.label}
         failures: list[InputError] = []
-        missing = [question for question in self.questions if question.id not in known]
-        opened = decode_ahead(lambda row: open_media_of(missing[row], self.frames), range(len(missing)), AHEAD)
-        for question, media in track(zip(missing, opened, strict=True), f"asking {name}", len(missing)):
-            if isinstance(media, InputError):
-                failures.append(media)
-                continue
-            try:
-                record = known[question.id] = self._ask(model, digest, question, media)
-            except (ConfigError, EndpointError) as error:
-                if isinstance(error, EndpointError) and error.scope in ("attempt", "service"):
-                    raise
-                failures.append(InputError(f"question {question.id}", str(error)))
-                continue
-            if self.records is not None:
-                append_json_lines(self.records, [asdict(record)])
+        with nullcontext() if self.records is None else row_file(self.records, AnswerRecord, same) as stored:
+            known = {} if stored is None else self._current(stored.rows)
+            missing = [question for question in self.questions if question.id not in known]
+            opened = decode_ahead(lambda row: open_media_of(missing[row], self.frames), range(len(missing)), AHEAD)
+            for question, media in track(zip(missing, opened, strict=True), f"asking {name}", len(missing)):
+                if isinstance(media, InputError):
+                    failures.append(media)
+                    continue
+                try:
+                    record = known[question.id] = self._ask(model, weights, question, media)
+                except (ConfigError, EndpointError) as error:
+                    if isinstance(error, EndpointError) and error.scope in ("attempt", "service"):
+                        raise
+                    failures.append(InputError(f"question {question.id}", str(error)))
+                    continue
+                if stored is not None:
+                    stored.append(record)
         asked = [(question, known[question.id]) for question in self.questions if question.id in known]
         if not asked:
             first = f"; the first: {failures[0]}" if failures else ""
@@ -152,9 +133,9 @@ class QuestionEvaluator:
         )
         yield from measure_all(score_answers(self.task, answered), label)
 
-    def _recorded(self, path: Path, model: str, digest: str) -> dict[str, AnswerRecord]:
-        """Return the recorded answers to these questions, with the same words and the same media."""
-        records = read_records(path, model, digest, self.label)
+    def _current(self, rows: Sequence[AnswerRecord]) -> dict[str, AnswerRecord]:
+        """Return the answers to these questions, with the same words and the same media, the last one if repeated."""
+        records = {record.id: record for record in rows}
         asked = ((question, records[question.id]) for question in self.questions if question.id in records)
         return {
             question.id: record

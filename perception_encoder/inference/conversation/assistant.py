@@ -9,6 +9,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
@@ -22,7 +23,8 @@ from perception_encoder.errors import (
     PerceptionEncoderError,
     detached,
 )
-from perception_encoder.inference.conversation.captions import Caption, CaptionFile
+from perception_encoder.files import digest
+from perception_encoder.inference.conversation.captions import Caption, caption_file
 from perception_encoder.inference.conversation.media import (
     FRAMES,
     Inputs,
@@ -35,7 +37,6 @@ from perception_encoder.inference.conversation.media import (
 from perception_encoder.inference.listing import Item, check_paths, list_items
 from perception_encoder.preprocess.conversation import CAPTION_PROMPT, MediaPart, Message, Reply, Sampling, ask
 from perception_encoder.preprocess.source import as_paths
-from perception_encoder.store import digest
 
 logger = logging.getLogger(__name__)
 
@@ -198,30 +199,29 @@ class Assistant(ABC):
         if (first := next(items, None)) is None:
             raise DataError(f"no images or videos in {', '.join(map(str, paths))}")
         items = chain([first], items)
-        file = None if out is None else CaptionFile(Path(out), self.name, digest_of(self), prompt)
-        if file is not None:
-            items = file.missing(items)
-        captions: list[Caption] = []
-        while batch := list(islice(items, batch_size)):
-            results = _describe(self, batch, prompt, sampling, options, file.digest if file else "")
-            described = [result for result in results if isinstance(result, Caption)]
+        weights = "" if out is None else digest_of(self)
+        with nullcontext() if out is None else caption_file(Path(out), self.name, weights, prompt) as file:
             if file is not None:
-                file.add(described)
-            for caption in described:
-                on_caption(caption)
-            for result in results:
-                if isinstance(result, EndpointError):
-                    raise result
-                if isinstance(result, InputError):
-                    if skipped is None:
+                done = {row.key for row in file.rows}
+                items = (item for item in items if (item.id, item.path, item.start, item.end) not in done)
+            captions: list[Caption] = []
+            while batch := list(islice(items, batch_size)):
+                results = _describe(self, batch, prompt, sampling, options, weights)
+                described = [result for result in results if isinstance(result, Caption)]
+                if file is not None:
+                    file.append(*described)
+                for caption in described:
+                    on_caption(caption)
+                for result in results:
+                    if isinstance(result, EndpointError):
                         raise result
-                    skipped.append(result)
-            captions += described
-            progress(len(batch))
-        if file is None:
-            return captions
-        file.finish()
-        return list(file.rows.values())
+                    if isinstance(result, InputError):
+                        if skipped is None:
+                            raise result
+                        skipped.append(result)
+                captions += described
+                progress(len(batch))
+        return captions if file is None else file.rows
 
 
 def _answer(model: Assistant, conversation: Sequence[Message], sampling: Sampling) -> Answer:
@@ -232,7 +232,7 @@ def _answer(model: Assistant, conversation: Sequence[Message], sampling: Samplin
 
 
 def _describe(
-    model: Assistant, items: Sequence[Item], prompt: str, sampling: Sampling, options: MediaOptions, identity: str
+    model: Assistant, items: Sequence[Item], prompt: str, sampling: Sampling, options: MediaOptions, weights: str
 ) -> list[Caption | InputError | EndpointError]:
     """Return the captions of items; an InputError for one without, an EndpointError if the endpoint is down."""
     opened: list[list[Message] | InputError] = []
@@ -262,7 +262,7 @@ def _describe(
                     finished=reply.finished,
                     model=model.name,
                     prompt=prompt,
-                    digest=identity,
+                    digest=weights,
                 )
             )
     return results

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from perception_encoder.errors import ConfigError, OutputError
+from perception_encoder.errors import ConfigError
 from perception_encoder.files import replacing, writing
-from perception_encoder.formats.tables import append_json_lines, read_appended_lines, read_table
-from perception_encoder.inference.listing import Item
+from perception_encoder.formats.tables import read_table
 from perception_encoder.records import from_fields
+from perception_encoder.store import ROWS_REMEDY, Records, check_rows, reading, row_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,51 +45,29 @@ class Caption:
         return asdict(self)
 
 
-class CaptionFile:
-    """Captions in a JSONL or Parquet file, including those of earlier runs.
+@contextmanager
+def caption_file(out: Path, model: str, digest: str, prompt: str) -> Iterator[Records[Caption]]:
+    """Open captions in a JSONL or Parquet file, those of earlier runs included; a Parquet file is written at the end.
 
-    Attributes: `rows` (by `Caption.key`), `out`, `digest`. Raises OutputError for captions by another model, other
-    weights of it or another prompt, and ConfigError for another suffix.
+    Raises OutputError for captions by another model, other weights of it or another prompt, or if another process
+    writes; DataError for a damaged file; ConfigError for another suffix.
     """
-
-    def __init__(self, out: Path, model: str, digest: str, prompt: str) -> None:
-        if out.suffix not in (".jsonl", ".parquet"):
-            raise ConfigError(f"{out} must end in .jsonl or .parquet")
-        self.out, self.digest = out, digest
-        self._lines = out if out.suffix == ".jsonl" else out.with_name(f"{out.name}.jsonl")
-        tables = [read_table(out)] if out.suffix == ".parquet" and out.exists() else []
-        tables.append([cells for _, cells in read_appended_lines(self._lines)])
-        self.rows: dict[tuple[str, str, float | None, float | None], Caption] = {}
-        for cells in (cells for table in tables for cells in table):
-            try:
-                row = from_fields(Caption, cells)
-            except ValueError as wrong:
-                reason = f"does not have the columns of captions ({wrong})"
-                raise OutputError(f"{out} {reason}; choose another name") from None
-            if (row.model, row.prompt) != (model, prompt):
-                raise OutputError(
-                    f"{out} has captions by {row.model!r} for {row.prompt!r}, not by {model!r} for {prompt!r}; "
-                    "choose another name"
-                )
-            if row.digest != digest:
-                raise OutputError(f"{out} has captions by other weights of {model!r}; choose another name")
-            self.rows[row.key] = row
-
-    def missing(self, items: Iterable[Item]) -> Iterator[Item]:
-        """Yield the items without a caption so far."""
-        return (item for item in items if (item.id, item.path, item.start, item.end) not in self.rows)
-
-    def add(self, rows: Sequence[Caption]) -> None:
-        """Write captions; OutputError if that fails."""
-        append_json_lines(self._lines, map(asdict, rows))
-        self.rows |= {row.key: row for row in rows}
-
-    def finish(self) -> None:
-        """Write the Parquet file if `out` is one."""
-        if self.out.suffix == ".parquet" and self._lines.exists():
-            with writing(self.out, also=(pa.ArrowException,)), replacing(self.out) as temporary:
-                pq.write_table(pa.Table.from_pylist([asdict(row) for row in self.rows.values()], _SCHEMA), temporary)
-            self._lines.unlink()
+    if out.suffix not in (".jsonl", ".parquet"):
+        raise ConfigError(f"{out} must end in .jsonl or .parquet")
+    lines = out if out.suffix == ".jsonl" else out.with_name(f"{out.name}.jsonl")
+    same = {"model": model, "digest": digest, "prompt": prompt}
+    with row_file(lines, Caption, same) as rows:
+        if lines != out and out.exists():
+            with reading(out, ROWS_REMEDY):
+                earlier = [from_fields(Caption, cells) for cells in read_table(out)]
+            check_rows(out, earlier, same)
+            new = {row.key: row for row in rows.rows}  # those of a run that was killed as it ended are in both
+            rows.rows[:0] = [row for row in earlier if row.key not in new]
+        yield rows
+        if lines != out and lines.stat().st_size:
+            with writing(out, also=(pa.ArrowException,)), replacing(out) as temporary:
+                pq.write_table(pa.Table.from_pylist(list(map(asdict, rows.rows)), _SCHEMA), temporary)
+            lines.unlink()
 
 
 _SCHEMA = pa.schema(

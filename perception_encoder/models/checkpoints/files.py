@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import pickle
 import re
 import time
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING
 import safetensors
 
 from perception_encoder.errors import CheckpointError, ConfigError, OutputError, one_line
-from perception_encoder.files import cache_directory, file_state, replacing, write_text, writing
+from perception_encoder.files import cache_directory, digest, file_state, replacing, write_text, writing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -111,7 +110,7 @@ class CachedHash:
     def __init__(self, path: Path) -> None:
         path.stat()  # raises if there is no such file
         self._path, self._state = path, file_state(path)
-        self.key = hashlib.blake2b(self._state.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
+        self.key = digest(self._state)
         self._entry = cache_directory("weight-hashes") / self.key
 
     def find(self) -> str | None:

@@ -1,44 +1,29 @@
-"""Read and encode a directory's files on a Ray cluster; only this machine writes the index.
-
-A child process talks to Ray, because Ray ends a process whose cluster is lost, and writes to the terminal.
-"""
+"""Read and encode a directory's files on a Ray cluster; only this machine writes the index."""
 
 from __future__ import annotations
 
-import logging
-import os
 import pickle
-import queue
-import re
-import signal
 import socket
-import subprocess
-import sys
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import IO, Any
+from typing import Any
 
 import pyarrow as pa
 
-from perception_encoder import errors
-from perception_encoder.errors import ClusterError, InputError, MediaNotFoundError, PerceptionEncoderError
+from perception_encoder.errors import ClusterError, InputError, MediaNotFoundError
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.load import load
 from perception_encoder.inference.pipeline import map_in_order
 from perception_encoder.models.registry import portable_name
-from perception_encoder.ray_cluster import WorkCounter, check_cluster, connect_cluster, last_line
+from perception_encoder.ray_cluster import count_work, on_cluster
 from perception_encoder.runtime.runtime import Precision, RuntimeName
 from perception_encoder.search.storage.moments import MomentConfig
 from perception_encoder.search.storage.reader import File, FileResult, Reader, batches
 from perception_encoder.search.storage.store import Store
 
-logger = logging.getLogger(__name__)
-
 Read = Callable[[Store, Encoder, set[str], Sequence[File]], Iterator[list[FileResult]]]
 
-_CONNECT_SECONDS, _END_SECONDS = 120.0, 20.0
 _GPU_BATCH = 64
 _TASK_BATCHES = 8  # at most: enough for the threads beside a GPU, little work to lose
 _TASK_TRIES = 2  # then its files are read one by one, to find the one that crashes workers
@@ -46,33 +31,33 @@ _MEMORY = 1 << 30  # bytes of a worker beside its model's weights
 
 
 @contextmanager
-def on_cluster(address: str, trust_remote_code: bool = False) -> Iterator[Read]:
+def reading_on_cluster(address: str, trust_remote_code: bool = False) -> Iterator[Read]:
     """Connect to a Ray cluster; yields the `read` of `update_store`.
 
-    `address`: "auto", HOST:PORT, or "local" for a cluster on this machine. Its machines must see the directory, and a
-    model file, under the same path. `trust_remote_code`: see `load`. Raises MissingExtraError without Ray, ConfigError
-    for a ray:// address, and ClusterError if no cluster answers; the yielded function raises ClusterError if workers
-    fail or the cluster is lost.
+    Its machines must see the directory, and a model file, under the same path. `trust_remote_code`: see `load`. Raises
+    what `on_cluster` does.
     """
-    check_cluster(address)
-    command = [sys.executable, "-P", "-c", f"from {__name__} import run_driver; run_driver()", address]
-    stderr = None if logger.isEnabledFor(logging.INFO) else subprocess.DEVNULL
-    process = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, start_new_session=True
-    )
-    driver = _Driver(address, process, trust_remote_code)
-    try:
-        driver.connect()
-        yield driver.read
-    finally:
-        with suppress(OSError):
-            driver.jobs.close()  # tells the child to end
-        try:
-            process.wait(_END_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        driver.answers.close()
+    with on_cluster(address) as stream:
+
+        def read(
+            index: Store, encoder: Encoder, digests: set[str], files: Sequence[File]
+        ) -> Iterator[list[FileResult]]:
+            runtime, precision = encoder.runtime.used(encoder.feature().executed)
+            job = _Job(
+                source=portable_name(encoder.source),  # not the index's, which may be a stranger's
+                weight_hash=encoder.weight_hash,
+                runtime=runtime,
+                precision=precision,
+                dimensions=encoder.dimensions,
+                trusted=trust_remote_code,
+                moments=index.settings["moments"],
+                digests=frozenset(digests),
+                batch_size=encoder.batch_size,
+                memory=_MEMORY + sum(weights.nbytes for weights in encoder.model.parameters()),
+            )
+            yield from map(pickle.loads, stream(_stream, job, list(files)))
+
+        yield read
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,106 +77,12 @@ class _Job:
     """Bytes of memory per worker."""
 
 
-class _Driver:
-    """The parent's side of the child process."""
-
-    def __init__(self, address: str, process: subprocess.Popen[bytes], trusted: bool) -> None:
-        assert process.stdin is not None and process.stdout is not None
-        self._address, self._process, self._trusted = address, process, trusted
-        self.jobs, self.answers = process.stdin, process.stdout
-
-    def connect(self) -> None:
-        """Wait until the cluster answers."""
-        clock = threading.Timer(_CONNECT_SECONDS, self._process.kill)
-        clock.start()
-        try:
-            self._answer(f"no Ray cluster answers at {self._address}; pe -v shows Ray's messages")
-        finally:
-            clock.cancel()
-
-    def read(
-        self, index: Store, encoder: Encoder, digests: set[str], files: Sequence[File]
-    ) -> Iterator[list[FileResult]]:
-        """Read files with the workers; see `read_here`."""
-        runtime, precision = encoder.runtime.used(encoder.feature().executed)
-        job = _Job(
-            source=portable_name(encoder.source),  # not the index's, which may be a stranger's
-            weight_hash=encoder.weight_hash,
-            runtime=runtime,
-            precision=precision,
-            dimensions=encoder.dimensions,
-            trusted=self._trusted,
-            moments=index.settings["moments"],
-            digests=frozenset(digests),
-            batch_size=encoder.batch_size,
-            memory=_MEMORY + sum(weights.nbytes for weights in encoder.model.parameters()),
-        )
-        lost = f"the Ray cluster at {self._address} was lost; rerun the command to resume"
-        with suppress(BrokenPipeError):
-            pickle.dump((job, list(files)), self.jobs)
-            self.jobs.flush()
-        while (results := self._answer(lost)) is not None:
-            yield results
-
-    def _answer(self, lost: str) -> list[FileResult] | None:
-        try:
-            answer = pickle.load(self.answers)
-        except (EOFError, pickle.UnpicklingError):
-            raise ClusterError(lost) from None
-        if isinstance(answer, PerceptionEncoderError):
-            raise answer
-        return answer
-
-
-def run_driver() -> None:
-    """Run the child process: jobs on stdin; on stdout lists of results, None after a job's last, or an error."""
-    answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # for anything that prints
-    jobs: queue.SimpleQueue[tuple[_Job, list[File]]] = queue.SimpleQueue()
-    threading.Thread(target=_take_jobs, args=(sys.stdin.buffer, jobs), daemon=True).start()
-
-    def give(answer: bytes) -> None:
-        answers.write(answer)
-        answers.flush()
-
-    try:
-        connect_cluster(sys.argv[1])
-        give(pickle.dumps([]))
-        while True:
-            for results in _stream(*jobs.get()):
-                give(results)
-            give(pickle.dumps(None))
-    except PerceptionEncoderError as error:
-        give(pickle.dumps(error))
-    except BrokenPipeError:
-        pass  # the parent is gone
-    except Exception as error:
-        logger.warning("the cluster failed", exc_info=error)  # shown by pe -v
-        give(pickle.dumps(_failure(error)))
-
-
-def _take_jobs(stream: IO[bytes], jobs: queue.SimpleQueue[tuple[_Job, list[File]]]) -> None:
-    with suppress(EOFError, pickle.UnpicklingError):
-        while True:
-            jobs.put(pickle.load(stream))
-    os.kill(os.getpid(), signal.SIGTERM)  # the parent is done, or gone; on this Ray leaves its cluster in good order
-
-
-def _failure(error: Exception) -> ClusterError:
-    """Return why workers failed; Ray passes on only the text of a traceback."""
-    ours = re.search(rf"^{errors.__name__}\.\w+: (.+)", str(error), re.MULTILINE)
-    other = re.search(r"^[\w.]+Error: .+", str(error), re.MULTILINE)  # the first that was raised
-    reason = ours[1] if ours else other[0] if other else f"{type(error).__name__}: {last_line(error)}"
-    return ClusterError(f"a worker of the cluster failed: {reason}; rerun the command to resume")
-
-
 def _stream(job: _Job, files: list[File]) -> Iterator[bytes]:
     """Yield pickled lists of results."""
     import ray
     import ray.data
 
     context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = context.print_on_execution_start = False
     context.target_max_block_size = None  # a task's results stay together: all arrive, or are read again
     resources = ray.cluster_resources()
     gpus = int(resources.get("GPU", 0))
@@ -201,14 +92,12 @@ def _stream(job: _Job, files: list[File]) -> Iterator[bytes]:
     tasks = [
         {"number": start, "batches": pickle.dumps(cut[start : start + size])} for start in range(0, len(cut), size)
     ]
-    counter: Any = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(WorkCounter)
-    attempts = counter.remote()  # ends with its last reference
     rows = ray.data.from_items(tasks, override_num_blocks=len(tasks)).map_batches(
         _Worker,
         batch_size=1,
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(min_size=1, initial_size=min(workers, len(tasks))),
-        fn_constructor_args=(job, "cuda" if gpus else "cpu", attempts),
+        fn_constructor_args=(job, "cuda" if gpus else "cpu", count_work()),
         num_cpus=None if gpus else 1,
         num_gpus=1 if gpus else None,
         memory=job.memory,

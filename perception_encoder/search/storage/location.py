@@ -9,7 +9,7 @@ from pathlib import Path
 from perception_encoder.errors import OutputError, SearchIndexError
 from perception_encoder.files import writing
 from perception_encoder.preprocess.source import escape_name
-from perception_encoder.search.storage.files import SETTINGS, salvage_settings
+from perception_encoder.search.storage.database import DATABASE, salvage_settings
 from perception_encoder.search.storage.store import STORE, Store
 
 
@@ -20,7 +20,7 @@ def nearest_index(media: Path) -> Path | None:
 
 
 def _covers(directory: Path, media: Path) -> bool:
-    if not Store.exists(directory) or not os.access(directory / STORE / SETTINGS, os.R_OK):
+    if not Store.exists(directory) or not os.access(directory / STORE / DATABASE, os.R_OK):
         return False
     settings = salvage_settings(directory / STORE) or {}
     return _absolute(media).is_relative_to(_absolute(directory / settings.get("root", "")))

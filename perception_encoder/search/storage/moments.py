@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from perception_encoder.preprocess.frames import SHOT_CHANGE, colour_change
+from perception_encoder.records import Positive
 from perception_encoder.vectors import unit_rows
 
 
@@ -20,13 +21,13 @@ from perception_encoder.vectors import unit_rows
 class MomentConfig:
     """How videos are split."""
 
-    every: float = 1.0
+    every: Positive = 1.0
     """Seconds between sampled frames."""
-    max_seconds: float = 10.0
+    max_seconds: Positive = 10.0
     """Maximum length of a window."""
-    shot_change: float = SHOT_CHANGE
+    shot_change: Positive = SHOT_CHANGE
     """Minimum share of the image with changed colours at a cut, in 0–1."""
-    similarity: float = 0.9
+    similarity: Positive = 0.9
     """Minimum cosine similarity of neighbouring windows that are merged into one moment."""
 
 

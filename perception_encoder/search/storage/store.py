@@ -1,7 +1,8 @@
-"""The stored index of a directory: a LanceDB table with a row for each image and each moment of a video.
+"""The stored index of a directory: a row for each image and each moment of a video, and their vectors.
 
-Each write commits whole files: a killed run loses only uncommitted work and duplicates nothing, and concurrent readers
-see the last commit. Only one process writes at a time.
+Only one process writes at a time. It writes and syncs new vectors before the commit that names their slots, so a kill
+leaves unused slots at the end and nothing else. Readers see the last commit and never wait. When an update ends, a seal
+records the sizes and times of the files; a reader that finds others checks every row.
 """
 
 from __future__ import annotations
@@ -9,51 +10,43 @@ from __future__ import annotations
 import json
 import logging
 import os
+import secrets
 import shlex
-import warnings
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import fields, replace
-from datetime import timedelta
-from functools import cached_property, partial
+import sqlite3
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import pyarrow as pa
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from perception_encoder.errors import ConfigError, OutputError, SearchIndexError, one_line
-from perception_encoder.files import holding, is_held, remove, restrict, write_json, writing
-from perception_encoder.formats.tables import connect_lance, without_panics
+from perception_encoder.files import holding, is_held, open_regular, remove, replacing, restrict, write_json, writing
 from perception_encoder.inference.exclude import parse_patterns
 from perception_encoder.models.registry import same_name, shown_name
-from perception_encoder.preprocess.source import escape_name
 from perception_encoder.records import from_fields
-from perception_encoder.search.storage.files import (
-    LAYOUT,
-    SEAL,
-    SETTINGS,
-    TABLE,
-    SealedFiles,
-    manifests_of,
+from perception_encoder.search.storage.conditions import find_slots
+from perception_encoder.search.storage.database import (
+    DATABASE,
+    Reading,
+    State,
+    connect,
+    create_database,
+    delete_rows,
+    insert_rows,
     read_settings,
+    read_thumbnail,
+    read_value,
     salvage_settings,
+    to_row,
+    write_value,
 )
-from perception_encoder.search.storage.rows import (
-    FileState,
-    IndexRow,
-    among,
-    check_condition,
-    column_names,
-    schema_of,
-    to_rows,
-)
-from perception_encoder.search.storage.snapshot import CODES, ROWS, VECTORS, Snapshot
+from perception_encoder.search.storage.rows import FileState, IndexRow
+from perception_encoder.search.storage.vectors import Vectors, append_vectors, codes_path, vectors_path, write_codes
 
 if TYPE_CHECKING:
-    from lancedb.table import Table
-
     from perception_encoder.inference.encoder import Encoder
 
 logger = logging.getLogger(__name__)
@@ -61,14 +54,12 @@ logger = logging.getLogger(__name__)
 STORE, EXCLUDED, UNREADABLE = ".pe-index", "exclude.json", "unreadable.json"
 """Names of an index's directory, inside the indexed one, and of files in it: the patterns of excluded files, and why
 files were skipped."""
-_LOCK = "lock"
-_COMPACT_AFTER = 32  # commits
-_KEEP_VERSIONS = timedelta(days=1)  # for readers at work
-_NEWEST_FIRST = [("date", "descending"), ("path", "ascending"), ("start", "ascending")]
-_CONDITION_PATHS = 500  # in one condition
-_INDEXED_ROWS = 2000  # from here on, an index of the ids is faster than a scan
-_DAMAGE = (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, pa.ArrowException)
-"""Exceptions of the supported versions of LanceDB and pyarrow for damaged files."""
+_LOCK, _SEAL = "lock", "seal.json"
+_EARLIER = "settings.json"  # of an earlier version's index
+_GAPS = 1.25  # slots per row, at most
+_BLOCK = 16_384  # vectors copied at a time
+_AT_ONCE = 500  # rows of one query
+_DAMAGE = (OSError, ValueError, LookupError, TypeError, OverflowError, sqlite3.Error, sqlite3.Warning)
 SAME = ("model", "weight_hash", "layer", "pool", "dimension", "prompts")  # equal if vectors are comparable
 
 
@@ -79,66 +70,55 @@ def cut_as(encoder: Encoder, settings: Mapping[str, Any]) -> Encoder:
 
 
 class Store:
-    """An open index. `settings`: those of `Encoder.describe`, with the layout."""
+    """An open index; threads may share one. `settings`: those of `Encoder.describe`."""
 
     below = ""
     """Path prefix of the visible rows: those of a subdirectory."""
 
-    def __init__(self, directory: Path, settings: Mapping[str, Any], whole: bool = False) -> None:
+    def __init__(self, directory: Path, settings: Mapping[str, Any], state: State) -> None:
         self.directory, self.settings = directory, dict(settings)
-        self._files = SealedFiles(directory, directory / STORE, self.root, whole)
-        self._snapshot = self._files.read_snapshot(self.settings["dimension"], whole)
-        self._before: Snapshot | None = None
-        """The snapshot of an earlier commit, for the next one."""
-        self._commits = 0
+        self._store, self._identity, self._checked = directory / STORE, state.identity, state.commit
+        self._vectors: tuple[tuple[int, int, bool], Vectors] | None = None
+        self._found: tuple[tuple[object, ...], Int[np.ndarray, " K"]] | None = None
+        """The slots that matched the last condition."""
 
     @classmethod
     def open(cls, directory: Path, whole: bool = False) -> Store:
-        """Open the index of a directory; SearchIndexError if it is missing, damaged or of another layout.
+        """Open the index of a directory; SearchIndexError if it is missing, damaged or of an earlier version.
 
-        `whole`: check all files for damage, not only those whose size or time changed.
+        `whole`: check every row and vector, not only if the files have changed.
         """
         if not Store.exists(directory):
             raise SearchIndexError(f"{directory} has no index; create one with: pe index {directory}")
         with _sound(directory):
-            settings = read_settings(directory / STORE)
-            if settings.get("layout") != LAYOUT:
-                raise ValueError("it is of another version")
-            index = cls(directory, settings, whole)
-        if index._snapshot is None:
-            len(index.table)
+            if not os.path.lexists(directory / STORE / DATABASE):
+                raise ValueError("it was made by an earlier version")
+            with closing(connect(directory / STORE)) as connection:
+                connection.execute("BEGIN")
+                index = cls(directory, read_settings(connection), read_value(connection, "state", State))
+        with index._reading() as reading:
+            index._check(reading, whole)
         return index
-
-    @cached_property
-    def table(self) -> Table:
-        """All rows, as a LanceDB table; SearchIndexError if they are damaged."""
-        with _sound(self.directory):
-            table = connect_lance(self.directory / STORE).open_table(TABLE)
-            if table.schema != schema_of(self.settings["dimension"]):
-                raise ValueError("it has other columns")
-            table.count_rows()
-            return table
 
     @classmethod
     def create(cls, directory: Path, settings: Mapping[str, Any]) -> Store:
         """Create an empty index, replacing an existing one; OutputError if the directory cannot be written."""
         store = directory / STORE
-        with writing(store, also=(RuntimeError,)):
+        state = State(identity=secrets.token_hex(8), commit=0, generation=1, slots=0, rows=0, complete=False)
+        with writing(store, also=(sqlite3.Error,)):
             store.mkdir(exist_ok=True)
-            remove(store / SETTINGS)  # first: a table without settings is ignored
-            settings = {**settings, "layout": LAYOUT}
-            for name in (SEAL, ROWS, VECTORS, CODES, UNREADABLE, f"{TABLE}.lance"):
-                remove(store / name)
-            connect_lance(store).create_table(TABLE, schema=schema_of(int(settings["dimension"])))
-            write_json(store / SETTINGS, settings)
-        index = cls(directory, settings)
-        index._files.seal(index.table.version)
-        return index
+            for suffix in ("", "-journal", "-wal", "-shm"):  # in this order: without the first there is no index
+                remove(Path(f"{store / DATABASE}{suffix}"))
+            _remove_all_but(store, {_LOCK, EXCLUDED})
+            os.close(open_regular(vectors_path(store, state.generation)))
+            with replacing(store / DATABASE) as temporary:
+                create_database(temporary, dict(settings), asdict(state))
+        return cls(directory, settings, state)
 
     @staticmethod
     def exists(directory: Path) -> bool:
         """Return whether a directory has an index that this user may see, damaged or not."""
-        return os.path.isfile(directory / STORE / SETTINGS)
+        return any(os.path.lexists(directory / STORE / name) for name in (DATABASE, _EARLIER))
 
     @staticmethod
     @contextmanager
@@ -177,7 +157,7 @@ class Store:
     def exclude(self, patterns: Sequence[str]) -> None:
         """Set the patterns of files to leave out, which are valid; the next update removes their rows. OutputError."""
         write_json(self.directory / STORE / EXCLUDED, list(patterns))
-        self._files.restrict()
+        self._restrict()
 
     @property
     def unreadable(self) -> list[str]:
@@ -191,7 +171,7 @@ class Store:
     def unreadable(self, reasons: list[str]) -> None:
         if reasons != self.unreadable:
             write_json(self.directory / STORE / UNREADABLE, reasons)
-            self._files.restrict()
+            self._restrict()
 
     def check(self, settings: Mapping[str, object], model: str) -> None:
         """Raise SearchIndexError if vectors with `settings` (`Encoder.describe`) cannot be compared with the index's.
@@ -218,203 +198,259 @@ class Store:
             self.check({"model": name}, model)
 
     def refresh(self) -> int:
-        """Read new commits; return the number of the last one. SearchIndexError if the index was rebuilt."""
-        with _sound(self.directory):
-            if read_settings(self.directory / STORE) != self.settings or not self._files.same:
-                raise SearchIndexError(f"the index of {self.directory} has been rebuilt; open it again")
-            self.table.checkout_latest()
-            if self._files.refresh():
-                self._snapshot = self._files.read_snapshot(self.settings["dimension"])
-            return self.table.version
+        """Return the number of the last commit; SearchIndexError if the index is damaged or was rebuilt."""
+        with self._reading() as reading:
+            if reading.state.commit != self._checked:
+                self._check(reading, whole=False)
+                self._checked = reading.state.commit
+            return reading.state.commit
 
     @property
     def unfinished(self) -> bool:
         """Whether an update was stopped or is running, so that files may be missing."""
-        return not self._files.state.complete
+        with self._reading() as reading:
+            return not reading.state.complete
 
     @property
     def being_written(self) -> bool:
         """Whether a process is writing the index now."""
-        return is_held(self.directory / STORE / _LOCK)
-
-    def begin(self) -> None:
-        """Mark the index as unfinished until `finish`."""
-        self._files.reopen()
+        return is_held(self._store / _LOCK)
 
     def __len__(self) -> int:
-        if self.below:
-            return self._run(self.table.search().limit(None), None, ["id"]).num_rows
-        snapshot = self._snapshot  # once: `refresh` may replace it in another thread
-        if snapshot is not None:
-            return len(snapshot)
-        with _sound(self.directory):
-            return self.table.count_rows()
+        return self.count()
 
     def count(self, where: str | None = None) -> int:
         """Return how many rows match a condition in SQL; ConfigError if it is invalid."""
-        return len(self) if where is None else self._run(self.table.search().limit(None), where, ["id"]).num_rows
+        with self._reading() as reading:
+            return reading.state.rows if where is None and not self.below else len(self._find(reading, where))
 
     def files(self) -> dict[str, FileState]:
         """Return the state of each indexed file, by path."""
-        rows = self._all(None, ["path", "size", "modified", "digest"]).to_pylist()
-        return {row.pop("path"): FileState(**row) for row in rows}
-
-    def replace(self, paths: Collection[str], rows: Sequence[IndexRow]) -> None:
-        """Replace all rows of some paths in one commit; OutputError if it cannot be written."""
-        if not rows:
-            self.remove(list(paths))
-            return
-        columns = {field.name: [getattr(row, field.name) for row in rows] for field in fields(IndexRow)}
-        vectors = np.stack(columns.pop("vector")).astype(np.float32)
-        columns["vector"] = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1])
-        with self._changing():
-            table = pa.table(columns, schema=schema_of(vectors.shape[1]))
-            if paths:
-                merge = self.table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
-                merge.when_not_matched_by_source_delete(among("path", paths)).execute(table)
-            else:
-                self.table.add(table)
-        self._commits += 1
-        if self._commits % _COMPACT_AFTER == 0:
-            self.optimize()
-
-    def remove(self, paths: Sequence[str]) -> None:
-        """Commit the removal of files, if there are any."""
-        if paths:
-            with self._changing():
-                for start in range(0, len(paths), _CONDITION_PATHS):
-                    self.table.delete(among("path", paths[start : start + _CONDITION_PATHS]))
-
-    @contextmanager
-    def _changing(self) -> Iterator[None]:
-        self._snapshot, self._before = None, self._snapshot or self._before
-        with self._files.changing():
-            yield
-        self._files.seal(self.table.version)
-
-    def _run(self, query: Any, where: str | None, names: Sequence[str]) -> pa.Table:
-        if where:
-            check_condition(where)
-        condition = self._within(where)
-        with _sound(self.directory):
-            try:
-                rows = (query.where(condition) if condition else query).select(names).to_arrow()
-            except (ValueError, RuntimeError) as error:
-                if not where:
-                    raise
-                raise ConfigError(f"the condition {where!r} is invalid: {one_line(error)}") from None
-            if "vector" in names and rows["vector"].null_count:
-                raise ValueError("rows have no vectors")
-            rows.validate(full=True)  # checks UTF-8, which LanceDB 0.25 does not
-            return rows
-
-    def _all(self, where: str | None, names: Sequence[str]) -> pa.Table:
-        """Return some columns, newest rows first."""
-        snapshot = self._snapshot
-        if snapshot is not None and self._within(where) is None and "thumbnail" not in names:
-            return snapshot.select(names)
-        rows = self._run(self.table.search().limit(None), where, list({*names, *(n for n, _ in _NEWEST_FIRST)}))
-        return rows.sort_by(_NEWEST_FIRST).select(names)
-
-    def _within(self, where: str | None) -> str | None:
-        """Add the subdirectory's condition to one in parentheses: else LanceDB ignores what follows an expression."""
-        parts = [f"({where}\n)"] if where else []  # which may end in a comment
-        parts += ["starts_with(path, '{}')".format(self.below.replace("'", "''"))] if self.below else []
-        return " AND ".join(parts) or None
+        with self._reading() as reading:
+            rows = reading.connection.execute("SELECT DISTINCT path, size, modified, digest FROM rows")
+            return {path: FileState(size=size, modified=time, digest=digest) for path, size, time, digest in rows}
 
     def rows(self, where: str | None = None, thumbnails: bool = False) -> list[IndexRow]:
         """Return all rows that match a condition in SQL, newest first; ConfigError if the condition is invalid."""
-        return to_rows(self._all(where, column_names(thumbnails)))
+        with self._reading() as reading:
+            return list(self._read(reading, self._find(reading, where), thumbnails).values())
 
-    def listing(self, where: str | None = None) -> pa.Table:
-        """Return all rows that match a condition, without vectors and thumbnails, newest first."""
-        return self._all(where, [name for name in column_names(thumbnails=False) if name != "vector"])
+    def page(self, where: str | None, offset: int, count: int) -> tuple[list[IndexRow], int]:
+        """Return some of these rows, without thumbnails, and how many there are in all."""
+        with self._reading() as reading:
+            slots = self._find(reading, where)
+            return list(self._read(reading, slots[offset : offset + count]).values()), len(slots)
+
+    def around(self, row_id: str, count: int) -> list[IndexRow]:
+        """Return the moments of a row's video, or up to `count` rows before and after an image, oldest first."""
+        row = self.row(row_id)
+        with self._reading() as reading:
+            if row.kind == "video":
+                moments = self._read(reading, reading.slots_with("path", row.path))
+                return sorted(moments.values(), key=lambda moment: moment.start or 0)
+            slots = self._find(reading, None)
+            at = int(np.isin(slots, reading.slots_with("id", row_id)).argmax())
+            return list(self._read(reading, slots[max(0, at - count) : at + count + 1]).values())[::-1]
 
     def row(self, row_id: str) -> IndexRow:
         """Return the row of an id with its thumbnail; SearchIndexError if there is none."""
-        rows = self.rows(among("id", [row_id]), thumbnails=True)
+        rows = self.rows_with("id", [row_id])
         if not rows:
             raise SearchIndexError(f"the index of {self.directory} has no item {row_id}; `pe search` prints ids")
         return rows[0]
+
+    def rows_with(self, column: Literal["id", "digest"], values: Collection[str]) -> list[IndexRow]:
+        """Return the rows with one of some values in a column, with thumbnails."""
+        with self._reading() as reading:
+            slots = [slot for value in values for slot in reading.slots_with(column, value)]
+            return list(self._read(reading, slots, thumbnails=True).values())
 
     def nearest(
         self, vector: Float[np.ndarray, " D"], top: int, where: str | None = None, thumbnails: bool = False
     ) -> list[tuple[float, IndexRow]]:
         """Return the `top` rows most similar to a unit vector with their cosine similarities, best first.
 
-        `where`: a condition in SQL on the columns (the fields of `IndexRow`); ConfigError if it is invalid.
+        `where`: a condition in SQL on the documented columns; ConfigError if it is invalid.
         """
-        snapshot, allowed, condition = self._snapshot, None, self._within(where)
-        if snapshot is not None and condition is not None:
-            allowed = snapshot.matching(condition, partial(self._find_in, snapshot.head, where))
-        if snapshot is None or (condition is not None and allowed is None):
-            query: Any = self.table.search(vector, vector_column_name="vector")
-            rows = self._run(query.distance_type("cosine").limit(top), where, [*column_names(thumbnails), "_distance"])
-            return [(1 - far, row) for far, row in zip(rows["_distance"].to_pylist(), to_rows(rows), strict=True)]
-        scores, rows = snapshot.nearest(vector, top, allowed)
-        found = to_rows(rows)
-        if thumbnails and found:
-            query = self.table.search().limit(len(found))
-            stored = self._run(query, among("id", [row.id for row in found]), ["id", "thumbnail"])
-            images = dict(zip(stored["id"].to_pylist(), stored["thumbnail"].to_pylist(), strict=True))
-            found = [replace(row, thumbnail=images.get(row.id, b"")) for row in found]
-        return list(zip(scores, found, strict=True))
+        with self._reading() as reading:
+            allowed = np.sort(self._find(reading, where)) if where is not None or self.below else None
+            most, count = len(reading.vectors) if allowed is None else len(allowed), 2 * top + 30
+            while True:
+                slots, scores = reading.vectors.nearest(vector, count, allowed)
+                rows = self._read(reading, slots)
+                if len(rows) >= top or count >= most:
+                    break
+                count *= 2  # some slots have no row any more
+            score_of = dict(zip(slots.tolist(), scores.tolist(), strict=True))
+            best = sorted(_newest_first(rows), key=lambda slot: -score_of[slot])[:top]
+            rows = self._read(reading, best, thumbnails=True) if thumbnails else rows
+            return [(score_of[slot], rows[slot]) for slot in best]
 
-    def optimize(self) -> None:
-        """Compact small commits; failures are only logged."""
-        self._files.reopen()  # sealed files may be cleaned up
+    @contextmanager
+    def _reading(self) -> Iterator[Reading]:
+        """Open the last commit; SearchIndexError if the index is damaged or was rebuilt."""
+        with _sound(self.directory), closing(connect(self._store)) as connection:
+            for last in (False, True):
+                connection.execute("BEGIN")
+                state = read_value(connection, "state", State)
+                if state.identity != self._identity:
+                    raise SearchIndexError(f"the index of {self.directory} has been rebuilt; open it again")
+                try:
+                    vectors = self._open_vectors(state)
+                    break
+                except FileNotFoundError:  # compacted meanwhile
+                    if last:
+                        raise
+                    connection.execute("ROLLBACK")
+            yield Reading(connection, state, vectors)
+
+    def _open_vectors(self, state: State) -> Vectors:
+        """Map the file of vectors, unless that is done."""
+        coded = self._is_sealed([codes_path(self._store, state.generation)])
+        opened, key = self._vectors, (state.generation, state.slots, coded)
+        if opened is None or opened[0] != key:
+            self._vectors = opened = key, Vectors(self._store, self.settings["dimension"], *key)
+        return opened[1]
+
+    def _find(self, reading: Reading, where: str | None) -> Int[np.ndarray, " K"]:
+        """Return the slots of the rows that match a condition, newest first; the last ones are remembered."""
+        found, key = self._found, (reading.state.commit, where, self.below)
+        if found is None or found[0] != key:
+            self._found = found = key, find_slots(reading.connection, where, self.below)
+        return found[1]
+
+    def _read(self, reading: Reading, slots: Iterable[int], thumbnails: bool = False) -> dict[int, IndexRow]:
+        """Return the rows of some slots, by slot and in their order; slots without one are left out."""
+        found, numbers = dict[int, IndexRow](), list(map(int, slots))
+        for start in range(0, len(numbers), _AT_ONCE):
+            among = ", ".join(map(str, numbers[start : start + _AT_ONCE]))
+            for key, slot, values in reading.checked(f"WHERE slot IN ({among})"):
+                found[slot] = row = to_row(values, reading.vectors.content[slot])
+                if thumbnails:
+                    found[slot] = replace(row, thumbnail=read_thumbnail(reading.connection, key))
+        return {slot: found[slot] for slot in numbers if slot in found}
+
+    def _check(self, reading: Reading, whole: bool) -> None:
+        """Raise ValueError or sqlite3's errors if the index is damaged.
+
+        Reads all rows and vectors if `whole`, or if the files have changed and no process is writing them.
+        """
+        sealed = self._is_sealed([self._store / DATABASE, vectors_path(self._store, reading.state.generation)])
+        if not whole and (sealed or self.being_written):
+            return
+        problems = [] if sealed else reading.connection.execute("PRAGMA integrity_check(1)").fetchall()
+        if problems and problems != [("ok",)]:
+            raise ValueError(f"{DATABASE}: {problems[0][0]}")
+        if (count := sum(1 for _ in reading.checked("NOT INDEXED"))) != reading.state.rows:
+            raise ValueError(f"{DATABASE} has {count:,} rows, not {reading.state.rows:,}")
+
+    def _is_sealed(self, paths: Iterable[Path]) -> bool:
+        """Return whether files are as the last update left them, by their sizes and times."""
         try:
-            with without_panics():
-                self.table.optimize(cleanup_older_than=_KEEP_VERSIONS)
-                ids = any(index.columns == ["id"] for index in self.table.list_indices())
-                if len(self) >= _INDEXED_ROWS and not ids:
-                    with warnings.catch_warnings():
-                        warnings.simplefilter("ignore")
-                        self.table.create_scalar_index("id")
-        except (OSError, ValueError, RuntimeError) as error:
-            logger.warning("the index of %s could not be compacted: %s", escape_name(self.directory), one_line(error))
-        self._files.seal(self.table.version)
+            seal = json.loads((self._store / _SEAL).read_text(encoding="utf-8"))
+            return all(seal[path.name] == _size_and_time(path) for path in paths)
+        except (OSError, ValueError, LookupError, TypeError, RecursionError):
+            return False
+
+    def begin(self) -> None:
+        """Mark the index as unfinished until `finish`; readers do not wait for commits from now on."""
+        self._set_journal("WAL")
+        with self._changing() as (connection, state):
+            _put(connection, state, complete=False)
+
+    def replace(self, paths: Collection[str], rows: Sequence[IndexRow]) -> None:
+        """Replace all rows of some paths in one commit; OutputError if it cannot be written."""
+        if not paths and not rows:
+            return
+        with self._changing() as (connection, state):
+            if rows:
+                vectors = np.stack([row.vector for row in rows]).astype("<f4")
+                append_vectors(vectors_path(self._store, state.generation), state.slots, vectors)
+            removed = delete_rows(connection, paths)
+            insert_rows(connection, rows, state.slots)
+            _put(connection, state, slots=state.slots + len(rows), rows=state.rows - removed + len(rows))
+
+    def remove(self, paths: Collection[str]) -> None:
+        """Commit the removal of files, if there are any."""
+        self.replace(paths, [])
 
     def finish(self) -> None:
-        """Compact, renew an outdated or damaged snapshot, and seal the index as finished, unless that is done."""
-        sealed = self._files.state
-        if sealed.complete and (self._snapshot is not None or sealed.snapshot is None):
-            self._files.restrict()
-            return
-        self.optimize()
-        dimension, files = self.settings["dimension"], None
-        self._snapshot = self._files.read_snapshot(dimension)
-        if self._snapshot is None:
-            names = [name for name in column_names(thumbnails=False) if name != "vector"]
-            rows = self._run(self._numbered(), None, names)
-            files = self._files.write_snapshot(rows.sort_by(_NEWEST_FIRST), dimension, self._before, self._vectors)
-        self._files.seal(self.table.version, complete=True, snapshot=files)
-        self._snapshot, self._before = self._files.read_snapshot(dimension), None
+        """Compact, renew the compressed vectors, and seal the index as finished, unless that is done."""
+        with self._reading() as reading:
+            state, vectors = reading.state, reading.vectors
+        if state.slots > _GAPS * state.rows:
+            state = self._compact(vectors)
+            vectors = self._open_vectors(state)
+        files = [self._store / DATABASE, vectors_path(self._store, state.generation)]
+        if write_codes(self._store, state.generation, vectors) or not state.complete or not self._is_sealed(files):
+            if not state.complete:
+                with self._changing() as (connection, state):
+                    _put(connection, state, complete=True)
+            self._set_journal("DELETE")
+            with writing(self._store):
+                codes = codes_path(self._store, state.generation)
+                files += [codes] if codes.exists() else []
+                write_json(self._store / _SEAL, {path.name: _size_and_time(path) for path in files})
+                _remove_all_but(self._store, {*(path.name for path in files), _SEAL, _LOCK, EXCLUDED, UNREADABLE})
+        self._restrict()
 
-    def _find_in(self, head: str, where: str | None) -> pa.Table | None:
-        """Return the numbers of the rows that match a condition; None if the table has another commit than `head`."""
-        version = self.table.version
-        rows = self._run(self._numbered(), where, ["id"])
-        return rows if version == self.table.version and head in manifests_of(version) else None
+    def _compact(self, vectors: Vectors) -> State:
+        """Write the vectors that have rows to a new file."""
+        with self._changing() as (connection, state):
+            query = "SELECT slot FROM rows ORDER BY slot"
+            slots = np.fromiter((slot for (slot,) in connection.execute(query)), np.int64)
+            with replacing(vectors_path(self._store, state.generation + 1)) as temporary, temporary.open("wb") as file:
+                for start in range(0, len(slots), _BLOCK):
+                    file.write(vectors.content[slots[start : start + _BLOCK]].data)
+            # in this order, no number is taken
+            connection.executemany("UPDATE rows SET slot = ? WHERE slot = ?", enumerate(slots.tolist()))
+            return _put(connection, state, generation=state.generation + 1, slots=len(slots))
 
-    def _numbered(self) -> Any:
-        """Return a query for all rows with a column `ROW_ID`, which must not be selected: LanceDB 0.22 panics."""
-        return self.table.search().limit(None).with_row_id(True)
+    @contextmanager
+    def _changing(self) -> Iterator[tuple[sqlite3.Connection, State]]:
+        """Commit the block's changes; OutputError if that fails, or if the index was removed or replaced."""
+        with self._writing() as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            state = read_value(connection, "state", State)
+            if state.identity != self._identity:
+                raise OutputError(self._gone)
+            yield connection, state
+            connection.execute("COMMIT")
 
-    def _vectors(self, where: str | None) -> Iterator[pa.RecordBatch]:
-        query = self._numbered().where(where) if where else self._numbered()
-        yield from query.select(["id", "vector"]).to_batches()
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        if not os.path.lexists(self._store / DATABASE):
+            raise OutputError(self._gone)
+        with (
+            writing(self._store, also=(sqlite3.Error, ValueError)),
+            closing(connect(self._store, writable=True)) as connection,
+        ):
+            yield connection
+
+    @property
+    def _gone(self) -> str:
+        return f"the index of {self.directory} was removed or rebuilt during the update; rerun the command"
+
+    def _set_journal(self, mode: Literal["WAL", "DELETE"]) -> None:
+        """Choose between a log, beside which readers read, and a single file, which needs no other to be read."""
+        with self._writing() as connection, suppress(sqlite3.OperationalError):  # a reader is at work
+            connection.execute(f"PRAGMA journal_mode={mode}")
+
+    def _restrict(self) -> None:
+        """Limit the permissions of the index's files to those of the images' directory; OutputError if that fails."""
+        with writing(self._store):
+            restrict(self._store, self.directory, self.root)
 
 
 @contextmanager
 def _sound(directory: Path) -> Iterator[None]:
     """Turn errors from reading an index into a SearchIndexError with the remedy."""
     try:
-        with without_panics():
-            yield
+        yield
     except _DAMAGE as error:
+        file = f"{DATABASE}: " if isinstance(error, sqlite3.Error) else ""
         raise SearchIndexError(
-            f"the index of {directory} cannot be read ({one_line(error)}); if this persists, "
+            f"the index of {directory} cannot be read ({file}{one_line(error)}); if this persists, "
             f"rebuild it with: {index_command(directory, '--rebuild')}"
         ) from error
 
@@ -426,3 +462,29 @@ def index_command(directory: Path, *options: str) -> str:
         return shlex.join(["pe", "index", *options, "--index", home, "--model", "MODEL", "DIR"])
     arguments = [settings["root"], "--index", home] if "root" in settings else [home]
     return shlex.join(["pe", "index", *options, *arguments])
+
+
+def _put(connection: sqlite3.Connection, state: State, **changes: Any) -> State:
+    """Write what an index holds now."""
+    state = replace(state, commit=state.commit + 1, **changes)
+    write_value(connection, "state", asdict(state))
+    return state
+
+
+def _newest_first(rows: Mapping[int, IndexRow]) -> list[int]:
+    """Return the slots of rows, in this order."""
+    by_path = sorted(rows, key=lambda slot: (rows[slot].path, rows[slot].start or 0))
+    return sorted(by_path, key=lambda slot: rows[slot].date, reverse=True)
+
+
+def _size_and_time(path: Path) -> list[int]:
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns]
+
+
+def _remove_all_but(store: Path, names: Collection[str]) -> None:
+    """Remove other files, such as a killed process's, unless a reader has them open where that prevents it."""
+    for path in store.iterdir():
+        if path.name not in names and not path.name.startswith(DATABASE):
+            with suppress(OSError):
+                remove(path)

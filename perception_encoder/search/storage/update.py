@@ -23,8 +23,8 @@ from perception_encoder.models.defaults import default_model
 from perception_encoder.models.registry import portable_name
 from perception_encoder.preprocess.source import escape_name
 from perception_encoder.progress import Track, untracked
+from perception_encoder.search.storage.database import salvage_settings
 from perception_encoder.search.storage.encoder import remember_model, trusted_model
-from perception_encoder.search.storage.files import salvage_settings
 from perception_encoder.search.storage.location import prepare_location
 from perception_encoder.search.storage.moments import MomentConfig
 from perception_encoder.search.storage.reader import (
@@ -37,7 +37,7 @@ from perception_encoder.search.storage.reader import (
     local_date,
     row_id,
 )
-from perception_encoder.search.storage.rows import IndexRow, among
+from perception_encoder.search.storage.rows import IndexRow
 from perception_encoder.search.storage.store import STORE, Store, cut_as, index_command
 
 _COMMIT_SECONDS, _COMMIT_ROWS = 15.0, 4096  # maximum work lost to a kill
@@ -142,8 +142,8 @@ def update_store(
 ) -> UpdateReport:
     """Make an index match its directory; skip and report bad files.
 
-    `store` and `encoder` come from `writable_store`. `read` reads the files: `read_here`, or `on_cluster`'s. Raises
-    OutputError if the index cannot be written, and what `read` raises; committed rows stay.
+    `store` and `encoder` come from `writable_store`. `read` reads the files: `read_here`, or `reading_on_cluster`'s.
+    Raises OutputError if the index cannot be written, and what `read` raises; committed rows stay.
     """
     started = time.perf_counter()
     indexed = store.files()
@@ -227,7 +227,7 @@ class _Pending:
 
     def _carry_over(self) -> None:
         """Copy the rows of moved files to their new paths."""
-        carried = self._store.rows(among("digest", self._moved), thumbnails=True)
+        carried = self._store.rows_with("digest", self._moved)
         first: dict[str, str] = {}
         for row in carried:  # one name's rows of a content that is indexed under several
             first.setdefault(row.digest, row.path)

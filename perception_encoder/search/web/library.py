@@ -18,8 +18,6 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 from jaxtyping import Float
 
 from perception_encoder.errors import ConfigError, InputError, PerceptionEncoderError, one_line
@@ -29,11 +27,12 @@ from perception_encoder.inference.media import Kind, Media, resolve
 from perception_encoder.inference.model_spec import ModelSpec
 from perception_encoder.inference.pipeline import Decoded, decode, encode_decoded
 from perception_encoder.preprocess.source import unescape_name
-from perception_encoder.search.ranking import Hit, IndexGallery, query_vector, query_vectors, rank
+from perception_encoder.search.ranking import IndexGallery, query_vector, query_vectors, rank
+from perception_encoder.search.storage.database import COLUMNS
 from perception_encoder.search.storage.encoder import load_encoder
 from perception_encoder.search.storage.location import check_root
 from perception_encoder.search.storage.reader import find_changes
-from perception_encoder.search.storage.rows import IndexRow, among, column_names
+from perception_encoder.search.storage.rows import IndexRow
 from perception_encoder.search.storage.store import Store
 from perception_encoder.search.storage.update import update_store, writable_store
 from perception_encoder.search.terms import Query, UploadedImage, text_query
@@ -78,7 +77,7 @@ class Filter:
             parts.append(f"date <= '{self.until}~'")  # after every longer date that begins so
         if self.path:
             quoted = self.path.lower().replace("'", "''")
-            parts.append(f"contains(lower(path), '{quoted}')")
+            parts.append(f"instr(lower(path), '{quoted}')")
         return " AND ".join(parts) or None
 
 
@@ -100,9 +99,7 @@ class MediaLibrary:
     def __init__(self, index: Store, encoder: Encoder) -> None:
         self.index, self.encoder, self.progress = index, quiet(encoder), Progress()
         self._lock = threading.Lock()
-        self._version = index.refresh()
         self._gallery = IndexGallery(index)
-        self._listings = lru_cache(8)(self._list)
         self._encode_text = lru_cache(_CACHED)(self._encode_uncached)
         self._uploads: dict[str, UploadedImage] = {}
         self.model_thread = ThreadPoolExecutor(1, "model")
@@ -120,8 +117,8 @@ class MediaLibrary:
 
     def newest(self, limits: Filter, offset: int, count: int) -> tuple[list[dict[str, Any]], int]:
         """Return some rows, newest first, and how many there are in all."""
-        rows = self._listings(limits.condition(), self._version)
-        return rows.slice(offset, count).to_pylist(), len(rows)
+        rows, total = self.index.page(limits.condition(), offset, count)
+        return list(map(_as_dict, rows)), total
 
     def find(
         self, query: Query, limits: Filter, offset: int, count: int, min_score: float | None = None
@@ -130,7 +127,7 @@ class MediaLibrary:
         vector = query_vector(query, lambda media: self._encode_text(str(media.payload)))
         top, where = offset + count, limits.condition()
         (hits,) = rank([self._gallery], [query], vector[None], top, where, min_score, include_query=True, offset=offset)
-        return list(map(_as_dict, hits))
+        return [{**_as_dict(hit.row), "score": hit.score} for hit in hits if hit.row]
 
     def count(self, limits: Filter) -> int:
         """Return how many rows pass a filter."""
@@ -160,18 +157,9 @@ class MediaLibrary:
     def _encode_uncached(self, text: str) -> Float[np.ndarray, " D"]:
         return self.compute(lambda: query_vectors(self.encoder, [text_query(text)])[0])
 
-    def _list(self, where: str | None, version: int) -> pa.Table:
-        """Return the rows that match a condition; the version is part of the cache's key."""
-        return self.index.listing(where)
-
     def around(self, row_id: str) -> list[dict[str, Any]]:
         """Return the moments of a row's video, or the images taken before and after it, in order, including the row."""
-        row = self.index.row(row_id)
-        if row.kind == "video":
-            return self.index.listing(among("path", [row.path])).sort_by("start").to_pylist()
-        rows = self._listings(None, self._version)
-        at = max(0, pc.index(rows["id"], row_id).as_py())
-        return rows.slice(max(0, at - 6), min(at, 6) + 7).to_pylist()[::-1]
+        return list(map(_as_dict, self.index.around(row_id, 6)))
 
     def file(self, row_id: str) -> Path:
         """Return a row's file; ConfigError if it is in a tar or no longer in the directory."""
@@ -263,9 +251,7 @@ class MediaLibrary:
 
     def refresh(self) -> int:
         """Read new commits of any process; return the number of the last one."""
-        with self._lock:
-            self._version = self.index.refresh()
-            return self._version
+        return self.index.refresh()
 
 
 def open_library(
@@ -295,14 +281,13 @@ def open_library(
     return library
 
 
-def _as_dict(hit: Hit) -> dict[str, Any]:
-    row: dict[str, Any] = {name: getattr(hit.row, name) for name in column_names(thumbnails=False) if name != "vector"}
-    return {**row, "score": hit.score}
+def _as_dict(row: IndexRow) -> dict[str, Any]:
+    return {name: getattr(row, name) for name in COLUMNS}
 
 
 def as_tiles(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Convert rows to the page's JSON: with the file's name and the thumbnail's address, without internal columns."""
-    internal = ("modified", "digest", "vector", "thumbnail")
+    internal = ("modified", "digest")
     return [
         {
             **{name: value for name, value in row.items() if name not in internal},

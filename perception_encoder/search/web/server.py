@@ -18,7 +18,7 @@ from perception_encoder.models.registry import demo_note
 from perception_encoder.preprocess.budget import DECODING
 from perception_encoder.preprocess.frames import VideoFrames
 from perception_encoder.preprocess.image import encode_thumbnail, open_image
-from perception_encoder.search.storage.rows import IndexRow, among
+from perception_encoder.search.storage.rows import IndexRow
 from perception_encoder.search.terms import Term, UploadedImage, parse_lines
 from perception_encoder.search.web.features import FeatureImages, add_feature_route
 from perception_encoder.search.web.library import Filter, MediaLibrary, as_tiles
@@ -235,7 +235,7 @@ class Thumbnails:
         tiles = as_tiles(rows)
         missing = {key[0]: key for tile in tiles if (key := _key(tile)) not in self._rows}
         if missing:
-            fresh = self._index.rows(among("id", missing), thumbnails=True)
+            fresh = self._index.rows_with("id", missing)
             with self._lock:
                 self._rows |= {key: row for row in fresh if (key := _key(as_tiles([vars(row)])[0])) == missing[row.id]}
                 for oldest in list(self._rows)[:-_CACHED_THUMBNAILS]:

@@ -15,8 +15,7 @@ from perception_encoder.progress import Track, untracked
 from perception_encoder.video_dataset.annotation.progress import read_refinements
 from perception_encoder.video_dataset.annotation.project import AnnotationProject, add_person
 from perception_encoder.video_dataset.annotation.work import AnnotationConflictError, Edit, add_finished
-from perception_encoder.video_dataset.tables import table_key
-from perception_encoder.video_dataset.tars import OutputVideo, write_dataset
+from perception_encoder.video_dataset.tables import OutputVideo, table_key, write_dataset
 
 LABELING_CONFIG = """<View>
   <Video name="video" value="$video"/>

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from perception_encoder.data.captions import with_article
+from synthetic.captions import with_article
 from synthetic.scenes.language.graph import Node, SceneGraph
 from synthetic.scenes.language.phrases import NUMBERS, describe_graph, noun_phrase
 from synthetic.scenes.language.questions import SceneQuestion, choose_questions, make_question

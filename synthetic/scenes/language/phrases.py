@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from perception_encoder.data.captions import COLOURS, with_article
+from synthetic.captions import COLOURS, with_article
 from synthetic.scenes.language.graph import Node, SceneGraph
 from synthetic.scenes.objects.names import plural_of
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from perception_encoder.data.captions import with_article
+from synthetic.captions import with_article
 from synthetic.scenes.language.graph import OPPOSITE, Box, Node, SceneGraph
 from synthetic.scenes.language.phrases import RELATION_PHRASES
 from synthetic.scenes.objects.names import family_of, plural_of

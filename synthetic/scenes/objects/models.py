@@ -18,9 +18,9 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
-from perception_encoder.data.captions import name_colours
 from perception_encoder.errors import DataError, one_line
 from perception_encoder.formats.shards import json_bytes, read_members, write_members
+from synthetic.captions import name_colours
 from synthetic.scenes.objects.meshes import Mesh
 
 SPLITS = ("train", "val", "test")

@@ -15,7 +15,7 @@ from perception_encoder.formats.shards import write_members
 from perception_encoder.inference.load import load, load_layers
 from tests.cli.evaluate.conftest import COLOURS, read_json
 from tests.clips import clip
-from tests.datasets.drawn import stored, write_instances, write_scenes, write_yolo
+from tests.datasets.drawn import stored, write_instances, write_masks, write_yolo
 from tests.evaluation.colours import ColourEncoder, image_bytes
 from tests.evaluation.layers import discs, png, write_video
 from tests.models.external.samples import save_transformer
@@ -63,7 +63,7 @@ def test_a_table_of_videos_with_the_templates_of_kinetics(
         ("attentive", ["--split", "val", "--layer", "7"], "layer 7 does not exist; colours has layers 0 to 2"),
         ("tracking", [], "no JPEGImages"),
         ("depth", [], "has no depth file"),
-        ("segmentation", [], "no annotations/"),
+        ("segmentation", [], "has no masks/"),
         ("detection", [], "no annotations/instances_val2017.json"),
         ("depth", ["--size", "big"], "--size is 'big'"),
     ],
@@ -129,8 +129,8 @@ def test_every_probe_takes_a_vision_transformer_of_transformers(
 
 
 def test_segmentation(run_pe, tmp_path: Path) -> None:
-    write_scenes(tmp_path, "train", 6, 0)
-    write_scenes(tmp_path, "test", 3, 1, cut=0)
+    write_masks(tmp_path, "train", 6, 0)
+    write_masks(tmp_path, "test", 3, 1, cut=0)
     arguments = ("eval", "segmentation", "any", "--data", tmp_path, "--layer", "0", "--size", "24x32", "--epochs", "2")
     for seeds in (1, 2):
         out = tmp_path / f"{seeds}.json"

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from perception_encoder.cli import output
-from perception_encoder.inference.conversation import answers
+from perception_encoder.inference.conversation import assistant as assistants
 from perception_encoder.language_alignment.language_model import LanguageModel
 from perception_encoder.preprocess.frames import VideoFrames
 from tests.cli.evaluate.conftest import read_json
@@ -76,7 +76,7 @@ def test_answers_are_recorded_and_not_asked_for_again(
 def test_every_model_that_answers_is_asked(run_pe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An endpoint, that fails and answers without a word in between, and a function."""
     pytest.importorskip("openai")
-    monkeypatch.setattr(answers, "time", SimpleNamespace(sleep=lambda seconds: None))
+    monkeypatch.setattr(assistants, "time", SimpleNamespace(sleep=lambda seconds: None))
     LAYOUTS["docvqa"](tmp_path)
     arguments = ("eval", "questions", "docvqa", "--data", tmp_path, "-o", tmp_path / "out.json")
     with servers.endpoint(servers.failing(500), servers.empty, servers.whole("a cup")) as (address, requests):

@@ -20,11 +20,8 @@ from perception_encoder.dense_prediction.detection.detections import (
     read_categories,
     suppress,
 )
-from perception_encoder.dense_prediction.drawing import (
-    depth_colours,
+from perception_encoder.dense_prediction.predictions import (
     depth_png,
-    draw_detections,
-    draw_objects,
     mask_png,
     object_palette,
 )
@@ -52,10 +49,6 @@ def test_soft_suppression_is_the_references(case: str) -> None:
     rows, lowered = suppress(*tensors, float(overlap), soft=float(exponent))
     assert rows.tolist() == kept.tolist()
     assert np.abs(lowered.numpy() - expected).max() < 1e-6
-
-
-def test_soft_suppression_of_nothing() -> None:
-    assert len(suppress(BOXES[:0], SCORES[:0], LABELS[:0], 0.7, soft=0.5)[0]) == 0
 
 
 def detected(*boxes: tuple[float, ...]) -> Detected:
@@ -127,25 +120,9 @@ def test_class_names_of_annotations(tmp_path: Path) -> None:
         read_categories(path)
 
 
-def test_near_is_bright() -> None:
-    colours = depth_colours(np.array([[0.5, 1.0, 2.0, 8.0]]))[0].astype(int).sum(axis=1)
-    assert (np.diff(colours) < 0).all() and colours[0] > 650 and colours[-1] < 10
-    assert depth_colours(np.ones((2, 2))).std() == depth_colours(np.ones((2, 2)))[0, 0].std()
-
-
 def test_depth_is_stored_in_millimetres() -> None:
     stored = np.asarray(Image.open(io.BytesIO(depth_png(np.array([[0.0015, 2.5], [70.0, 0.0]])))))
     assert stored.tolist() == [[2, 2500], [65535, 0]]
-
-
-def test_boxes_names_and_masks_are_drawn() -> None:
-    masks = np.zeros((1, 60, 80), bool)
-    masks[0, 20:40, 20:50] = True
-    detected = Detected(np.array([[20, 20, 50, 40]], np.float32), np.array([1]), np.array([0.9], np.float32), masks)
-    drawn = np.asarray(draw_detections(Image.new("RGB", (80, 60), (200, 200, 200)), detected, ["mug"])).astype(int)
-    assert drawn[30, 35].tolist() == [164, 100, 100] and drawn[20, 40].tolist() == [128, 0, 0]
-    assert (drawn[8:19, 20:50] == (128, 0, 0)).all(axis=2).any() and drawn[55, 70].tolist() == [200, 200, 200]
-    assert len(detected.above(0.95).boxes) == 0 and len(detected.above(0.5).masks) == 1
 
 
 def test_the_palette_is_pascal_vocs() -> None:
@@ -169,11 +146,3 @@ def test_a_mask_is_read_as_its_labels() -> None:
     assert image.convert("RGB").getpixel((1, 0)) == (128, 0, 0)
     many = np.array([[0, 1, 300]])
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(mask_png(many)))), many)  # 300 was 44
-
-
-def test_objects_are_drawn_over_an_image() -> None:
-    labels = np.zeros((20, 20), int)
-    labels[5:15, 5:15] = 3
-    drawn = draw_objects(Image.new("RGB", (20, 20), (200, 20, 20)), labels)
-    assert drawn.getpixel((0, 0)) == (200, 20, 20)
-    assert drawn.getpixel((10, 5)) == (192, 192, 128) and drawn.getpixel((10, 10)) == (164, 74, 10)

@@ -14,10 +14,8 @@ from perception_encoder.dense_prediction.detection.detr import (
     LEVELS,
     DetrHead,
     DetrHeadConfig,
-    choose_proposals,
-)
-from perception_encoder.dense_prediction.detection.detr_losses import (
     assign,
+    choose_proposals,
     proposal_losses,
     query_losses,
     to_corners,

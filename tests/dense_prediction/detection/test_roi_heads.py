@@ -52,23 +52,6 @@ def test_regions_are_pooled_from_the_level_of_their_size() -> None:
     assert aligned_pooling(["0"], 7)({"0": maps["0"]}, [torch.zeros(0, 4)] * 2, []).shape == (0, 3, 7, 7)
 
 
-@pytest.mark.parametrize("vitdet", [False, True])
-def test_the_mask_head_is_as_wide_as_the_pyramid(vitdet: bool) -> None:
-    heads = Detector(32, 3, True, DetectorHeadConfig(vitdet=vitdet, channels=24, hidden=16)).model.roi_heads
-    convolutions = [module for module in heads.mask_head.modules() if isinstance(module, torch.nn.Conv2d)]
-    assert [tuple(convolution.weight.shape) for convolution in convolutions] == [(24, 24, 3, 3)] * 4
-    assert heads.mask_predictor.conv5_mask.weight.shape == (24, 24, 2, 2)
-    assert heads.mask_predictor.mask_fcn_logits.weight.shape == (4, 24, 1, 1)
-
-
-def test_boxes_are_learned_by_l1() -> None:
-    """torchvision's loss is quadratic below an error of 1/9."""
-    boxes = torch.tensor([[9.0] * 4 + [0.1, -0.2, 0.3, 1.0] + [9.0] * 4, [0.0] * 12, [0.0] * 8 + [2.0, 0, 0, 0]])
-    labels, targets = torch.tensor([1, 0, 2]), torch.tensor([[0.0, 0, 0, 0], [5, 5, 5, 5], [0, 0, 0, 0.05]])
-    assert l1_box_loss(boxes, labels, targets).item() == pytest.approx((0.1 + 0.2 + 0.3 + 1 + 2 + 0.05) / 3)
-    assert l1_box_loss(boxes[:0], labels[:0], targets[:0]).item() == 0
-
-
 @pytest.mark.parametrize("federated", [None, 2])
 def test_both_stages_learn_boxes_by_l1(federated: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     config = DetectorHeadConfig(vitdet=True, channels=8, hidden=16, regions=16, federated=federated)
@@ -163,11 +146,3 @@ def test_a_region_may_be_of_several_classes() -> None:
     assert labels[0].tolist() == [1, 2, 3]
     assert scores[0].tolist() == pytest.approx(torch.tensor([2.0, 1.0, 0.0]).sigmoid().tolist())
     assert boxes[0].tolist() == [[0, 0, 10, 10], [0, 0, 10, 10], [20, 20, 40, 40]]
-
-
-def test_every_class_begins_with_a_low_score() -> None:
-    torch.manual_seed(0)
-    head = Detector(4, 3, False, DetectorHeadConfig(channels=8, hidden=16, regions=16, federated=2))
-    bias = head.model.roi_heads.box_predictor.cls_score.bias
-    assert bias.sigmoid().tolist() == pytest.approx([0.01] * 4)
-    assert "model.roi_heads.class_weights" in head.state_dict()

@@ -15,9 +15,8 @@ from torch import Tensor
 
 from perception_encoder.dense_prediction.dense_model import DenseModel, HeadInfo
 from perception_encoder.dense_prediction.detection.detections import Detected
-from perception_encoder.dense_prediction.heads import load_head
+from perception_encoder.dense_prediction.heads import Views, detect_objects, load_head
 from perception_encoder.dense_prediction.published_detectors import FEDERATED, coco_classes, published_detector
-from perception_encoder.dense_prediction.views import Views, detect_objects
 from perception_encoder.errors import CheckpointError, ConfigError
 from tests.dense_prediction.published.renamed import (
     SIDE,

@@ -20,7 +20,7 @@ from perception_encoder.evaluation.dense.segmentation import (
     overlaps,
 )
 from perception_encoder.evaluation.statistics.scores import Score, difference, measure
-from tests.datasets.drawn import drawn_masks, label_maps, write_scenes
+from tests.datasets.drawn import drawn_masks, label_maps, write_masks
 from tests.evaluation.layers import ColourLayers, Given, cached
 
 HEAD = SegmentationConfig(fit=FitConfig(epochs=30, batch=8, lr=0.05))
@@ -67,9 +67,9 @@ def test_perfect_features_are_segmented_perfectly_and_noise_is_not() -> None:
     assert difference(perfect.items, noise.items).interval[0] > 0.2
 
 
-def test_scenes_are_measured(tmp_path: Path) -> None:
-    write_scenes(tmp_path, "train", 16, 0)
-    write_scenes(tmp_path, "test", 6, 1)
+def test_directories_are_measured(tmp_path: Path) -> None:
+    write_masks(tmp_path, "train", 16, 0)
+    write_masks(tmp_path, "test", 6, 1)
     train, test = read_class_splits(tmp_path)
     assert train.classes == ("background", "chair", "lamp")
     assert (test.labels(0) == label_maps(6, 1)[0]).all()

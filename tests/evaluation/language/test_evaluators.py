@@ -10,7 +10,7 @@ import pytest
 
 from perception_encoder.datasets.questions.question import Question
 from perception_encoder.datasets.questions.read import read_questions
-from perception_encoder.errors import DataError, InputError
+from perception_encoder.errors import DataError, InputError, OutputError
 from perception_encoder.evaluation.language.captions import bleu_counts, bleu_of_counts, cider_d_scores
 from perception_encoder.evaluation.language.evaluators import QuestionEvaluator, open_media_of
 from perception_encoder.evaluation.language.tasks import TASKS
@@ -95,7 +95,7 @@ def test_a_question_in_other_words_is_put_again(tmp_path: Path) -> None:
 def test_answers_without_the_image_are_not_taken_for_others(tmp_path: Path) -> None:
     path = tmp_path / "answers.jsonl"
     list(QuestionEvaluator(TASKS["vqav2"], questions(2), path, blind=True).run(RuleAnswerer(colour_of)))
-    with pytest.raises(DataError, match="answers of the task 'vqav2, no image', not 'vqav2'"):
+    with pytest.raises(OutputError, match='was made with task "vqav2, no image", not "vqav2"'):
         list(QuestionEvaluator(TASKS["vqav2"], questions(2), path).run(RuleAnswerer(colour_of)))
 
 

@@ -47,12 +47,6 @@ def test_a_task_has_its_target_by_the_better_transform_and_once() -> None:
     assert [row[-1] for row in compare_with_targets(replace(RESULT, scores=both))[1].rows] == ["40 ✗", "–"]
 
 
-@pytest.mark.parametrize("change", [{"model": "PE-Core-B16-224"}, {"split": "val"}])
-def test_targets_are_for_the_built_in_model_on_test(change: dict[str, str]) -> None:
-    with pytest.raises(DataError, match="targets are for PE-Core-N16-128 on test, not for"):
-        compare_with_targets(replace(RESULT, **change))
-
-
 def test_a_card_takes_new_results_and_keeps_the_rest() -> None:
     card = "# Card\n<!-- figures -->\nold\n<!-- end of figures -->\nLimits.\n"
     updated = update_card(card, RESULT)

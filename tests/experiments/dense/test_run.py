@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 from experiments.dense import run
-from experiments.dense.run import BEST, CORE, LAST, SPATIAL, TRACKING, DenseData, Sizes, compare_features, read_tasks
+from experiments.dense.run import BEST, CORE, LAST, SPATIAL, TRACKING, DenseData, Sizes, compare_features
 from experiments.findings import dense_gaps, dense_scores
-from perception_encoder.errors import DataError
 from perception_encoder.layer_analysis.sweep import COLOURS
 from tests.layer_analysis.toys import LightnessTask, named
 
@@ -35,8 +34,3 @@ def test_all_is_evaluated_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert compare_features(out, runs, data, SIZES) == result
     assert set(dense_scores(result)[TRACKING]) == {COLOURS, LAST, BEST, SPATIAL}
     assert len(dense_gaps(result)) == 5
-
-
-def test_missing_data_are_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"tracking of real videos: .*none does not exist"):
-        read_tasks(DenseData(scenes=tmp_path, clips=tmp_path / "none"), SIZES)

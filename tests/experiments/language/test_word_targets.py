@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments.language.word_targets import BACKGROUND, IGNORED, WordNumbers, patch_ids
+from experiments.language.word_targets import BACKGROUND, IGNORED, WordNumbers
 from perception_encoder.formats.shards import write_members
 from synthetic.documents.production import DocumentsConfig, write_documents
 from tests.evaluation.colours import write_colours
@@ -55,13 +55,6 @@ def test_scenes(scenes: Path) -> None:
     assert (mirrored.boxes.reshape(4, 4, 4)[:2, 2:] == [49, 0, 99, 50]).all()
     assert mirrored.patches.reshape(4, 4).tolist() == expected[:, ::-1].tolist()
     assert mirrored.mirrored().patches.tolist() == scene.patches.tolist()
-
-
-def test_a_patch_at_an_edge_is_left_out() -> None:
-    mask = np.zeros((32, 32), np.uint8)
-    mask[:, :4] = 1  # a quarter of the first column of two
-    mask[:16, 16:] = 2
-    assert patch_ids(mask, 2).tolist() == [-1, 2, -1, 0]
 
 
 def test_documents(tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.nn import functional
 
 from experiments.language.word_targets import IGNORED, Labelled
 from experiments.language.words import (
@@ -22,12 +21,10 @@ from experiments.language.words import (
     WordTask,
     align_words,
     calibrate,
-    mean_cross_entropy,
     word_embeddings,
 )
 from perception_encoder.language_alignment.config import LanguageConfig
 from perception_encoder.language_alignment.run import LanguageTrainee
-from perception_encoder.language_alignment.text.decoder import load_decoder
 from perception_encoder.language_alignment.weights import build_language_model, read_trained
 from perception_encoder.training.optimizer import OptimizerConfig
 from tests.language_models import write_tiny_decoder
@@ -98,19 +95,6 @@ def test_a_later_run_goes_on_from_the_weights_of_an_earlier_one(config: WordConf
     second = align_words(later, {"scenes": images(8)}, WORDS, [1, 2], tmp_path / "second")
     weights = [read_trained(path)[1] for path in (first, second)]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0] if name.startswith("vision"))
-
-
-def test_each_source_has_its_own_mean() -> None:
-    scores = torch.tensor([[2.0, 0.0], [0.0, 2.0], [1.0, 0.0]])
-    targets = torch.tensor([0, IGNORED, 1])
-    expected = functional.cross_entropy(scores[[0, 2]], targets[[0, 2]])
-    assert mean_cross_entropy(scores, targets, None) == pytest.approx(float(expected))
-    assert mean_cross_entropy(scores, torch.full((3,), IGNORED), None) == 0
-
-
-def test_words_are_centred_and_of_unit_length(config: WordConfig) -> None:
-    words = word_embeddings(load_decoder(config.model.decoder), WORDS)
-    torch.testing.assert_close(words.norm(dim=1), torch.ones(3))
 
 
 @torch.no_grad()

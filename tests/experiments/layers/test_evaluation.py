@@ -7,16 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments.layers.evaluation import Model, evaluate_model, spread_to_last, unpack
+from experiments.layers.evaluation import Model, evaluate_model, unpack
 from experiments.layers.tasks import LayerData, Sizes
 from perception_encoder.layer_analysis.sweep import COLOURS
 from tests.layer_analysis.toys import LightnessTask, named
-
-
-def test_layers_are_at_even_intervals_with_the_last() -> None:
-    assert spread_to_last(12) == [1, 3, 5, 7, 9, 11]
-    assert spread_to_last(24) == list(range(3, 24, 4))
-    assert spread_to_last(2) == [0, 1] and spread_to_last(6) == list(range(6))
 
 
 def test_cached_results_are_read(data: LayerData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

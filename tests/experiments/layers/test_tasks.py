@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-import pytest
-
 from experiments.layers.tasks import LayerData, Sizes, make_layer_tasks
-from perception_encoder.errors import DataError
 from perception_encoder.evaluation.inputs import EncoderInputs
 from perception_encoder.evaluation.layer_evaluator import CachingLayers
 from perception_encoder.evaluation.statistics.scores import Score
@@ -60,10 +55,3 @@ def test_segmentation_is_of_objects_and_background(data: LayerData) -> None:
     assert task.train.classes == task.test.classes == ("background", "object")
     lamp = task.test.labels(1)  # of a class that no training image shows
     assert lamp[0, 0] == 0 and lamp[8, 8] == 1 and lamp.sum() == 64
-
-
-def test_missing_data_are_errors(data: LayerData, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"clips: .*nowhere does not exist"):
-        replace(data, clips=tmp_path / "nowhere")
-    tasks = make_layer_tasks(replace(data, rooms=None, captions=None), Sizes())
-    assert not {"depth of rooms", "captions"} & tasks.keys()

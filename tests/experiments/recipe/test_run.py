@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from experiments.findings import recipe_gaps
 from experiments.outcomes import PHOTOS, Outcome, Outcomes
 from experiments.recipe.run import POINTS, SEEDS, compare, reproduce_recipe
 from experiments.recipe.steps import FLOPS, nano_step, run_flops
-from experiments.reproduction import ROBUST, Paths, over_seeds, training_seconds
+from experiments.reproduction import ROBUST, Paths, over_seeds
 from perception_encoder.data.pairs import Stage
 from perception_encoder.errors import ConfigError
 from perception_encoder.models.checkpoints.weights import load_model
@@ -85,13 +84,6 @@ def test_runs_are_cached_and_not_repeated(paths: Paths, monkeypatch: pytest.Monk
 
     monkeypatch.setattr("experiments.recipe.run.pretrain", fail)
     assert reproduce_recipe(paths, recipe) == result
-
-
-def test_seconds_are_those_of_all_parts_of_a_run(tmp_path: Path) -> None:
-    halted = [{"step": 40, "samples_per_second": 0.1}]
-    rows = [{"step": 20, "samples_per_second": 10.0}, {"step": 30, "samples_per_second": 5.0}]
-    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows + halted))
-    assert training_seconds(tmp_path, batch_size=8) == 20 * 8 / 10 + 10 * 8 / 5 + 10 * 8 / 5
 
 
 def outcomes(right: np.ndarray) -> Outcomes:

@@ -12,8 +12,7 @@ from PIL import Image
 from experiments.findings import spatial_gaps
 from experiments.spatial import run
 from experiments.spatial.alignments import ALIGNED, BOTH, CORE, MASKS, OWN, Alignments
-from experiments.spatial.run import Sizes, SpatialData, compare, draw_examples, read_tasks, reproduce_spatial
-from perception_encoder.errors import DataError
+from experiments.spatial.run import Sizes, SpatialData, compare, draw_examples, reproduce_spatial
 from perception_encoder.formats.shards import write_members
 from perception_encoder.layer_analysis.curve import LayerCurve, LayerScore
 from tests.evaluation.layers import discs, write_video
@@ -89,9 +88,3 @@ def test_differences_are_paired_and_errors_count_down() -> None:
     last, best = compare("depth", curves)[:2]
     assert (last["against"], last["layer"], last["value"]) == ("last", 11, 0.15) and last["standard_error"] < 0.02
     assert (best["against"], best["layer"], best["value"]) == ("best", 8, -0.05)
-
-
-def test_missing_data_are_named(data: SpatialData, tmp_path: Path) -> None:
-    missing = SpatialData(photos=data.photos, scenes=data.scenes, clips=tmp_path / "none")
-    with pytest.raises(DataError, match=r"tracking of real videos: .*none does not exist"):
-        read_tasks(missing, SIZES)

@@ -46,7 +46,7 @@ def test_the_first_captioner_is_the_built_in_one_with_fewer_tokens(
     engine = tmp_path / "engine"
     engine.mkdir()
     prompts = {FRAME_CAPTION: "Say it."}
-    settings = {"config": {"video_prompt": FRAME_CAPTION}, "prompts": prompts, "models": {}, "runs": []}
+    settings = {"config": {"video_prompt": FRAME_CAPTION}, "prompts": prompts}
     (engine / "settings.json").write_text(json.dumps(settings))
     refined_captioner(path, engine, {}, tmp_path / "second", 7)
     ((config, _),) = calls

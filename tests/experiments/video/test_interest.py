@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from experiments.video.interest import interest, reproduce_interest
-from perception_encoder.errors import DataError
 from perception_encoder.video_dataset.features import MOTION, FeatureTable
 from tests.video_dataset.clips import fields, write_dataset
 
@@ -62,10 +61,3 @@ def test_the_command_writes_the_json(
     interest(known[0], tmp_path / "features", scored=50, out=tmp_path / "score.json")
     written = json.loads((tmp_path / "score.json").read_text())
     assert written == json.loads(json.dumps(reproduce_interest(*known, scored=50)))
-
-
-def test_none_is_left(known: tuple[Path, FeatureTable]) -> None:
-    data, table = known
-    train = FeatureTable(table.keys[:TRAIN], MOTION, table.values[:TRAIN], table.frames[:TRAIN])
-    with pytest.raises(DataError, match="all 60 videos are scored; none is left to evaluate on"):
-        reproduce_interest(data, train, scored=60)

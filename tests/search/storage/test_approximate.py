@@ -8,48 +8,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 
 from perception_encoder.errors import ConfigError
-from perception_encoder.search.storage import snapshot
-from perception_encoder.search.storage.rows import IndexRow, among
-from perception_encoder.search.storage.snapshot import Snapshot
+from perception_encoder.search.storage import vectors as module
+from perception_encoder.search.storage.rows import IndexRow
 from perception_encoder.search.storage.store import STORE, Store
+from tests.search.indexes import DIMENSION, SETTINGS, make_rows, unit_vectors
 
-DIMENSION, COUNT = 64, 3000
-SETTINGS = {"source": "none", "model": "none", "weight_hash": "none", "dimension": DIMENSION, "moments": {}}
+COUNT = 3000
 
 
 @pytest.fixture(autouse=True)
 def large(monkeypatch: pytest.MonkeyPatch) -> None:
     """A thousand vectors are many."""
-    monkeypatch.setattr(snapshot, "LARGE_BYTES", 1000 * DIMENSION * 4)
-    monkeypatch.setattr(snapshot, "_FEW", 100)
-    monkeypatch.setattr(snapshot, "_SHORTLIST", 10)
-
-
-def unit_vectors(count: int, seed: int) -> np.ndarray:
-    vectors = np.random.default_rng(seed).standard_normal((count, DIMENSION), dtype=np.float32)
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-
-
-def make_rows(vectors: np.ndarray, first: int = 0) -> list[IndexRow]:
-    """A image or, every fourth one, a video a vector."""
-    about = {"start": None, "stop": None, "time": None, "length": None, "width": 4, "height": 3, "size": 9}
-    return [
-        IndexRow(
-            id=f"{number}",
-            path=f"{number}.jpg",
-            kind="image" if number % 4 else "video",
-            date=f"2024-01-{number % 28 + 1:02d}T00:00:00",
-            modified=number,
-            digest=f"{number}",
-            vector=vector,
-            **about,
-        )
-        for number, vector in enumerate(vectors, first)
-    ]
+    monkeypatch.setattr(module, "LARGE_BYTES", 1000 * DIMENSION * 4)
+    monkeypatch.setattr(module, "_FEW", 100)
+    monkeypatch.setattr(module, "_SHORTLIST", 10)
 
 
 @pytest.fixture
@@ -68,7 +43,8 @@ def index(tmp_path: Path, vectors: np.ndarray) -> Store:
 
 
 def is_approximate(index: Store) -> bool:
-    return index._snapshot is not None and index._snapshot._codes is not None
+    with index._reading() as reading:
+        return reading.vectors.codes is not None
 
 
 def recall(index: Store, vectors: np.ndarray, where: str | None = None, allowed: np.ndarray | None = None) -> float:
@@ -100,7 +76,7 @@ def test_a_small_index_compares_every_row(tmp_path: Path, vectors: np.ndarray) -
 def test_conditions_hold(index: Store, vectors: np.ndarray) -> None:
     videos = np.arange(COUNT) % 4 == 0
     assert recall(index, vectors, "kind = 'video'", videos) >= 0.99
-    rare = among("id", ["5", "77", "2999"])
+    rare = "path IN ('5.jpg', '77.jpg', '2999.jpg')"
     assert {row.id for _, row in index.nearest(unit_vectors(1, 2)[0], 10, rare)} == {"5", "77", "2999"}
     with pytest.raises(ConfigError, match="is invalid"):
         index.nearest(unit_vectors(1, 2)[0], 10, "colour = 'red'")
@@ -146,12 +122,12 @@ def test_thumbnails_are_those_of_the_hits(index: Store, vectors: np.ndarray) -> 
 
 def test_an_update_appends_the_vectors_of_new_rows(index: Store, vectors: np.ndarray) -> None:
     place = index.directory / STORE
-    before = (place / "vectors.f32").read_bytes()
+    before = (place / "vectors-1.f32").read_bytes()
     index.remove(["5.jpg", "6.jpg"])
     added = unit_vectors(100, 3)
     index.replace([], make_rows(added, COUNT))
     index.finish()
-    after = (place / "vectors.f32").read_bytes()
+    after = (place / "vectors-1.f32").read_bytes()
     assert after[: len(before)] == before and len(after) == len(before) + added.nbytes
     reopened = Store.open(index.directory, whole=True)
     here = np.ones(COUNT + 100, bool)
@@ -160,93 +136,67 @@ def test_an_update_appends_the_vectors_of_new_rows(index: Store, vectors: np.nda
 
 
 def test_vectors_are_written_anew_when_many_are_of_no_row(index: Store, vectors: np.ndarray) -> None:
+    reader = Store.open(index.directory)
+    assert recall(reader, vectors) >= 0.99
     index.remove([f"{number}.jpg" for number in range(1000)])
+    assert recall(reader, vectors, allowed=np.arange(COUNT) >= 1000) >= 0.99
     index.finish()
-    assert (index.directory / STORE / "vectors.f32").stat().st_size == vectors[1000:].nbytes
-    assert recall(index, vectors, allowed=np.arange(COUNT) >= 1000) >= 0.99
+    files = {path.name for path in (index.directory / STORE).iterdir()}
+    assert files == {"index.sqlite", "vectors-2.f32", "codes-2.tv", "seal.json"}
+    assert (index.directory / STORE / "vectors-2.f32").stat().st_size == vectors[1000:].nbytes
+    for opened in (index, reader, Store.open(index.directory, whole=True)):
+        assert is_approximate(opened) and recall(opened, vectors, allowed=np.arange(COUNT) >= 1000) >= 0.99
+
+
+def test_a_kill_between_the_new_vectors_and_their_commit_loses_nothing(
+    index: Store, vectors: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index.remove([f"{number}.jpg" for number in range(1000)])
+
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("perception_encoder.search.storage.store._put", stop)
+        index.finish()
+    here = np.arange(COUNT) >= 1000
+    assert recall(Store.open(index.directory), vectors, allowed=here) >= 0.99
+    index.finish()
+    assert recall(Store.open(index.directory, whole=True), vectors, allowed=here) >= 0.99
+    assert not (index.directory / STORE / "vectors-1.f32").exists()
 
 
 def test_an_index_that_shrinks_loses_its_compressed_vectors(index: Store, vectors: np.ndarray) -> None:
     index.remove([f"{number}.jpg" for number in range(2500)])
     index.finish()
-    assert not (index.directory / STORE / "vectors.tv").exists()
+    assert not list((index.directory / STORE).glob("codes*"))
     assert recall(index, vectors, allowed=np.arange(COUNT) >= 2500) == 1
 
 
-def exchange_a_part(index: Store) -> np.ndarray:
-    """Remove the first 1,000 rows, add 500 and commit; return the vectors of those."""
-    added = unit_vectors(500, 3)
-    index.remove([f"{number}.jpg" for number in range(1000)])
-    index.replace([], make_rows(added, COUNT))
-    index.finish()
-    return added
+def test_another_thread_may_search_with_another_condition(index: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the index may change between a condition and the search."""
+    query, find = unit_vectors(1, 2)[0], Store._find
+    expected = [row.id for _, row in index.nearest(query, 10, "kind = 'video'")]
 
-
-def test_a_reader_keeps_to_its_commit(index: Store, vectors: np.ndarray) -> None:
-    """Its compressed vectors are loaded by the first search, when newer ones may lie in their place."""
-    reader = Store.open(index.directory)
-    added = exchange_a_part(index)
-    assert recall(reader, vectors) == 1 and not is_approximate(reader)
-    reader.refresh()
-    allowed = np.arange(COUNT + 500) >= 1000
-    assert recall(reader, np.concatenate([vectors, added]), allowed=allowed) >= 0.99 and is_approximate(reader)
-
-
-def test_a_condition_is_not_looked_up_in_another_commit(index: Store, vectors: np.ndarray) -> None:
-    """A compacted table has other numbers of rows than the snapshot of a reader that opens it only now."""
-    reader = Store.open(index.directory)
-    added = exchange_a_part(index)
-    numbers = np.arange(COUNT + 500)
-    videos = (numbers >= 1000) & (numbers % 4 == 0)
-    assert recall(reader, np.concatenate([vectors, added]), "kind = 'video'", videos) == 1
-    assert recall(reader, vectors) == 1  # without a condition, still those of its commit
-
-
-@pytest.mark.parametrize("finished", [False, True])
-def test_another_thread_may_refresh_during_a_search(
-    finished: bool, index: Store, vectors: np.ndarray, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    reader, matching = Store.open(index.directory), Snapshot.matching
-    query, videos = unit_vectors(1, 2)[0], "kind = 'video'"
-    expected = [row.id for _, row in reader.nearest(query, 10, videos)]
-
-    def then_refresh(self: Snapshot, *arguments: Any) -> object:
-        found = matching(self, *arguments)
-        index.remove([f"{number}.jpg" for number in range(0, COUNT, 3)])
-        if finished:
+    def overtaken(self: Store, *arguments: Any) -> object:
+        slots = find(self, *arguments)
+        with monkeypatch.context() as patch:
+            patch.setattr(Store, "_find", find)
+            Store.nearest(self, query, 10, "kind = 'image'")
+            index.remove([f"{number}.jpg" for number in range(0, COUNT, 3)])
             index.finish()
-        reader.refresh()
-        return found
+        return slots
 
-    monkeypatch.setattr(Snapshot, "matching", then_refresh)
-    assert [row.id for _, row in reader.nearest(query, 10, videos)] == expected
-
-
-def test_two_threads_may_search_with_different_conditions(index: Store) -> None:
-    opened = Snapshot(index.directory / STORE, DIMENSION, "")
-
-    def numbered(*numbers: int) -> pa.Table:
-        return opened.rows.take(pa.array(numbers))
-
-    class Overtaken(str):
-        """Another search comes between when it is compared with the condition of the last search."""
-
-        def __ne__(self, other: object) -> bool:
-            opened.matching("another", lambda: numbered(7))
-            return str.__ne__(self, other)
-
-        __hash__ = str.__hash__
-
-    opened.matching("one", lambda: numbered(3, 1))
-    found = opened.matching(Overtaken("one"), lambda: numbered(3, 1))
-    assert found is not None and found.tolist() == [1, 3]
+    monkeypatch.setattr(Store, "_find", overtaken)
+    index.begin()
+    assert [row.id for _, row in Store.open(index.directory).nearest(query, 10, "kind = 'video'")] == expected
 
 
 @pytest.mark.parametrize("harm", ["cut", "missing", "library"])
 def test_without_compressed_vectors_every_row_is_compared(
     harm: str, index: Store, vectors: np.ndarray, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    file = index.directory / STORE / "vectors.tv"
+    file = index.directory / STORE / "codes-1.tv"
     if harm == "library":
         monkeypatch.setitem(sys.modules, "turbovec", None)
     elif harm == "cut":
@@ -257,6 +207,10 @@ def test_without_compressed_vectors_every_row_is_compared(
     assert not is_approximate(opened)
     assert (harm == "library") == ("searches compare every row" in caplog.text)
     assert recall(opened, vectors) == 1
+    monkeypatch.undo()
+    monkeypatch.setattr(module, "LARGE_BYTES", 1000 * DIMENSION * 4)
+    Store.open(index.directory).finish()
+    assert is_approximate(Store.open(index.directory))  # it came back
 
 
 def test_another_version_of_the_library_is_done_without(
@@ -267,7 +221,7 @@ def test_another_version_of_the_library_is_done_without(
     assert recall(opened, vectors) == 1 and "compressed vectors cannot be read" in caplog.text
     opened.remove(["5.jpg"])
     opened.finish()
-    assert "vectors cannot be compressed" in caplog.text and not (index.directory / STORE / "vectors.tv").exists()
+    assert "vectors cannot be compressed" in caplog.text and not (index.directory / STORE / "codes-1.tv").exists()
     monkeypatch.setitem(sys.modules, "turbovec", None)
     opened.remove(["6.jpg"])
     opened.finish()

@@ -31,7 +31,7 @@ from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.listing import Item
 from perception_encoder.inference.model_spec import ModelSpec
 from perception_encoder.search.storage import cluster
-from perception_encoder.search.storage.cluster import on_cluster
+from perception_encoder.search.storage.cluster import reading_on_cluster
 from perception_encoder.search.storage.reader import File, FileResult, batches
 from perception_encoder.search.storage.rows import IndexRow
 from perception_encoder.search.storage.store import STORE, Store
@@ -190,7 +190,7 @@ def test_killed_workers_lose_and_double_nothing(
     deadly = folder / "deadly.jpg"
     with deadly.open("wb") as file:
         file.truncate(1 << 33)  # so that it takes a while to be read
-    with on_cluster(f"127.0.0.1:{port}") as read, writable_store(folder, str(checkpoint)) as (index, encoder):
+    with reading_on_cluster(f"127.0.0.1:{port}") as read, writable_store(folder, str(checkpoint)) as (index, encoder):
         with killing_readers(deadly) as killed:
             report = update_store(index, encoder, read=read)
         assert (len(killed), report.added, len(index)) == (3, 22, len(expected))
@@ -276,7 +276,7 @@ def test_a_lost_local_cluster_is_an_error_and_what_was_committed_stays(
         with path.open("wb") as file:
             file.truncate(1 << 34)
     with writable_store(folder, str(checkpoint)) as (index, encoder):
-        with pytest.raises(ClusterError, match="was lost; rerun the command"), on_cluster("local") as read:
+        with pytest.raises(ClusterError, match="was lost; rerun the command"), reading_on_cluster("local") as read:
             update_store(index, encoder, track, read)
         for path in slow:
             path.unlink()
@@ -303,7 +303,7 @@ def test_workers_run_a_models_own_code_only_if_it_is_trusted(
     with writable_store(pictures[0].parent, ModelSpec(f"hf:{model}", trust_remote_code=True)) as (store, encoder):
         mark.unlink()
         Image.new("RGB", (40, 40), "red").save(pictures[0].with_name("new.jpg"))
-        with pytest.raises(ClusterError, match="add --trust-remote-code"), on_cluster(address) as read:
+        with pytest.raises(ClusterError, match="add --trust-remote-code"), reading_on_cluster(address) as read:
             update_store(store, encoder, read=read)
     assert not mark.exists()
 
@@ -359,5 +359,5 @@ def test_where_no_cluster_answers(run_pe, folder: Path, address: str, message: s
 
 def test_without_ray_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(MissingExtraError, match="cluster"), on_cluster("auto"):
+    with pytest.raises(MissingExtraError, match="cluster"), reading_on_cluster("auto"):
         pass

@@ -11,11 +11,8 @@ import pytest
 from tests.clips import clip
 
 HARNESS = """
-import contextlib, hashlib, importlib, os, random, signal, sys, time, traceback
+import hashlib, os, random, signal, sys, time, traceback
 from pathlib import Path
-for slow in ("lance_namespace", "pyarrow.dataset"):  # LanceDB's slowest imports: before any fork
-    with contextlib.suppress(ImportError):
-        importlib.import_module(slow)
 from perception_encoder.inference.load import load
 from perception_encoder.search.storage import update as module
 
@@ -67,7 +64,7 @@ chance = random.Random(2504)
 killed, states, ended = 0, set(), False
 while killed < kills:
     if killed % 5 == 0 or ended:  # from the start, every fifth time, and where nothing would be left to do
-        (folder / ".pe-index" / "settings.json").unlink(missing_ok=True)
+        (folder / ".pe-index" / "index.sqlite").unlink(missing_ok=True)
     if killed % 5 == 2:  # half of the files change places
         names = [f"{number:03d}.jpg" for number in range(0, files, 2)]
         for name in names:

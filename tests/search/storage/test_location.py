@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from perception_encoder.errors import SearchIndexError
+from perception_encoder.search.storage.database import DATABASE
 from perception_encoder.search.storage.location import nearest_index
 from perception_encoder.search.storage.store import STORE, Store
 from tests.search.indexes import hits, printed_command
@@ -62,19 +64,16 @@ def test_a_folder_that_cannot_be_written_is_told_of_the_option(
     assert run_pe("index", photos, "--model", checkpoint, "--index", tmp_path / "home").status == 0
 
 
-def damage_table(home: Path) -> None:
-    data = next((home / STORE / "moments.lance" / "data").iterdir())
-    content = bytearray(data.read_bytes())
-    content[len(content) // 2] ^= 1
-    data.write_bytes(content)
+def damage_row(home: Path) -> None:
+    with closing(sqlite3.connect(home / STORE / DATABASE, isolation_level=None)) as connection:
+        connection.execute("UPDATE rows SET date = '2000'")
 
 
-def damage_layout(home: Path) -> None:
-    path = home / STORE / "settings.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "layout": 0}))
+def damage_vectors(home: Path) -> None:
+    (home / STORE / "vectors-1.f32").write_bytes(b"")
 
 
-@pytest.mark.parametrize("damage", [damage_table, damage_layout])
+@pytest.mark.parametrize("damage", [damage_row, damage_vectors])
 @pytest.mark.parametrize("elsewhere", [True, False])
 def test_the_printed_remedy_gives_the_same_index_back(
     run_pe, photos: Path, checkpoint: Path, tmp_path: Path, damage, elsewhere: bool
@@ -100,10 +99,10 @@ def test_an_index_of_an_unknown_folder_is_not_made_anew_without_its_name(
 ) -> None:
     home = tmp_path / "home"
     assert run_pe("index", photos, "--index", home, "--model", checkpoint).status == 0
-    (home / STORE / "settings.json").write_text("{")
+    (home / STORE / DATABASE).write_text("{")
     run = run_pe(*command, home)
     assert run.status == 2 and f"pe index --rebuild --index {home} --model MODEL DIR" in run.stderr
-    assert (home / STORE / "settings.json").read_text() == "{"
+    assert (home / STORE / DATABASE).read_text() == "{"
     names = {"MODEL": str(checkpoint), "DIR": str(photos)}
     run = run_pe(*(names.get(word, word) for word in printed_command(run.stderr)))
     assert run.status == 0 and "20 added" in run.stdout and Store.open(home).root == photos

@@ -7,12 +7,27 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
+from perception_encoder.errors import DataError
+from perception_encoder.formats.shards import ShardSample, read_shard, write_shard
+from perception_encoder.pretraining.sources import ImageTextSet
 from perception_encoder.stages import configure, list_recipes
 from perception_encoder.training.config import TrainingConfig
 from synthetic.builtin import recipes
-from synthetic.builtin.held_out import UNSEEN_LABELS, find_unseen_labels, smallest_hashes
+from synthetic.builtin.held_out import (
+    UNSEEN_LABELS,
+    find_unseen_labels,
+    smallest_hashes,
+)
+from synthetic.builtin.rules import read_builtin
 from synthetic.questions.conversations import SceneRecords
+
+
+def load(*paths: Path, split: str = "train") -> ImageTextSet:
+    """As a run of the built-in recipes loads them."""
+    return read_builtin(paths, split)
+
 
 SEEN = ["accordion", "anchor", "ant", "barrel", "bass", "beaver", "leopard", "motorbike", "watch", "wrench"]
 
@@ -43,6 +58,49 @@ def test_every_recipe_is_a_config_with_a_debug_form(name: str) -> None:
     small = stage.debug(config)
     assert type(small) is type(config) and config.steps > small.steps == 4
     assert stage.recipes[name][0] and name not in list_recipes()
+
+
+def test_training_never_sees_the_unseen_classes(make_shard, tmp_path: Path) -> None:
+    labels = ["crocodile", "hedgehog", "mandolin", "cougar", "flamingo", "menorah", "airplane", "wild cat"]
+    labels += ["windsor chair", "cannon", "ant", "watch"]
+    for split in ("train", "val"):
+        rows = [("caltech101", label) for label in labels]
+        make_shard(f"a/{split}.tar", [*rows, ("noto", "cougar"), ("noto", "cat")])
+    train = load(tmp_path / "a")
+    assert [(s.source, s.label) for s in train] == [("caltech101", "ant"), ("caltech101", "watch"), ("noto", "cat")]
+    assert [s.label for s in load(tmp_path / "a", split="val")] == ["ant", "watch", "cat"]
+
+
+def test_held_out_data_is_refused_for_training(make_shard, tmp_path: Path) -> None:
+    make_shard("a/train/styles.tar", [("noto", "cat"), ("openmoji", "cat")])
+    with pytest.raises(DataError, match="openmoji must not be trained on"):
+        load(tmp_path / "a")
+    make_shard("b/val.tar", [("noto", "cat"), ("openmoji", "cat")])
+    assert [sample.source for sample in load(tmp_path / "b", split="val")] == ["noto"]
+
+
+def test_held_out_sources_and_unseen_classes_are_kept_out_of_class_directories(make_shard, tmp_path: Path) -> None:
+    make_shard("photos/train.tar", [("caltech101", f"x{n}") for n in range(9)] + [("caltech101", "crocodile")])
+    for name in ("mine/Crocodile", "mine/plate", "openmoji/cat"):
+        (tmp_path / name).mkdir(parents=True)
+        Image.new("RGB", (60, 40), (200, 0, 0)).save(tmp_path / name / "a.png")
+    loaded = load(tmp_path / "photos", tmp_path / "mine")
+    assert [sample.label for sample in loaded] == ["plate"]  # all ten labels of the shard are unseen, too
+    with pytest.raises(DataError, match="openmoji must not be trained on"):
+        load(tmp_path / "openmoji")
+
+
+@pytest.mark.parametrize("field", [{"tags": 3}, {"tags": "red"}, {"tags": ["red", 3]}, {"coarse": ["a"]}, {"kids": {}}])
+def test_a_sample_with_a_field_of_a_wrong_type_is_left_out(
+    make_shard, tmp_path: Path, caplog: pytest.LogCaptureFixture, field: dict
+) -> None:
+    good = list(read_shard(make_shard("a/train.tar", [("flowers", "rose"), ("flowers", "lily")])))
+    bad = ShardSample("bad", "png", good[0].image, good[0].metadata | field)
+    null = ShardSample("null", "png", good[0].image, good[0].metadata | dict.fromkeys(field))
+    write_shard(tmp_path / "a" / "train.tar", [*good, bad, null])
+    loaded = load(tmp_path / "a")
+    assert f"left out bad: {next(iter(field))!r}" in caplog.text
+    assert all(sample.pair.captions for sample in loaded) and loaded[2].pair.captions == loaded[0].pair.captions
 
 
 def test_what_is_never_trained_on_is_left_out(run_module, photos: Path, tmp_path: Path) -> None:

@@ -1,24 +1,14 @@
-"""Captions say what the metadata says, in the protocol's wording and in English."""
+"""Captions of the built-in model's data say what the metadata says, in the protocol's wording and in English."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from perception_encoder.data.captions import (
-    COLOURS,
-    SHARES,
-    CaptionStyle,
-    SourceRules,
-    captions,
-    colour_words,
-    draw_text,
-    with_article,
-)
-from perception_encoder.data.image_text import ImageTextSet
+from perception_encoder.data.captions import draw_text
+from synthetic.captions import COLOURS, SHARES, captions, colour_words, with_article
 
 GROCERY: dict[str, Any] = {
     "source": "grocery",
@@ -140,16 +130,3 @@ def test_a_white_background_has_no_colour_and_a_coloured_one_gives_way_to_the_mi
     scene[1] = 130
     scene[:, 10:30, 10:30] = np.array([200, 0, 0], dtype=np.uint8)[:, None, None]
     assert colour_words(scene, drawn=False) == ("red",)
-
-
-PEN = CaptionStyle(drawn=True, plain=("a pen drawing of {}",))
-
-
-def test_rules_are_for_sources_by_name(make_shard, tmp_path: Path) -> None:
-    path = make_shard("a/train.tar", [("openmoji", "cat"), ("caltech101", "cannon"), ("caltech101", "ant")])
-    assert len(ImageTextSet.from_directory(path)) == 3
-    rules = SourceRules(styles={"openmoji": PEN}, find_held_out=lambda path: {"ant"})
-    loaded = ImageTextSet.from_directory(path, rules=rules)
-    assert [sample.label for sample in loaded] == ["cat", "cannon"] and "a pen drawing of a cat" in loaded[
-        0
-    ].pair.captions

@@ -1,0 +1,235 @@
+"""The database of an index: its tables, its values with every type checked, and connections that run nothing of it.
+
+A row's `slot` is the number of its vector in the file of vectors. Its `checksum` is of its values and its vector, so
+that a search notices damage in what it returns.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import sys
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import numpy as np
+
+from perception_encoder.errors import OutputError
+from perception_encoder.files import open_regular, refuse_database_links
+from perception_encoder.records import Count, CountOrZero, Range, from_fields
+from perception_encoder.search.storage.moments import MomentConfig
+from perception_encoder.search.storage.rows import IndexRow
+from perception_encoder.search.storage.vectors import Vectors
+
+T = TypeVar("T")
+
+DATABASE = "index.sqlite"
+_TEXT, _REAL, _INTEGER = ("TEXT NOT NULL", str), ("REAL", float), ("INTEGER NOT NULL", int)
+_COLUMNS: dict[str, tuple[str, type]] = {
+    **dict.fromkeys(("id", "path", "kind"), _TEXT),
+    **dict.fromkeys(("start", "stop", "time", "length"), _REAL),
+    **dict.fromkeys(("width", "height"), _INTEGER),
+    "date": _TEXT,
+    **dict.fromkeys(("size", "modified"), _INTEGER),
+    "digest": _TEXT,
+}
+COLUMNS = tuple(_COLUMNS)
+_SELECT = f"SELECT key, slot, checksum, {', '.join(COLUMNS)} FROM rows"
+_TABLES = {
+    "settings": "CREATE TABLE settings (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
+    "rows": "CREATE TABLE rows (key INTEGER PRIMARY KEY, slot INTEGER NOT NULL, "
+    + "".join(f"{name} {kind}, " for name, (kind, _) in _COLUMNS.items())
+    + "checksum INTEGER NOT NULL)",
+    "thumbnails": "CREATE TABLE thumbnails (key INTEGER PRIMARY KEY, jpeg BLOB NOT NULL, checksum INTEGER NOT NULL)",
+    "rows_slot": "CREATE UNIQUE INDEX rows_slot ON rows (slot)",
+    "rows_id": "CREATE INDEX rows_id ON rows (id)",
+    "rows_path": "CREATE INDEX rows_path ON rows (path)",
+    "rows_digest": "CREATE INDEX rows_digest ON rows (digest)",
+    "rows_newest": "CREATE INDEX rows_newest ON rows (date DESC, path, start, slot)",
+}
+_PAGE_BYTES = 16_384  # holds a thumbnail
+_NAMES_A_FILE = bytes.fromhex("d9d505f920a163d7")
+"""The end of an SQLite journal of several databases, with the name of a file that is removed if none needs it."""
+_PATIENCE = 60.0  # seconds that a writer waits for a reader
+_SETTINGS: dict[str, Any] = {
+    **dict.fromkeys(("source", "model", "weight_hash"), str),
+    "dimension": Annotated[int, Range(at_least=1, at_most=1 << 20)],
+    "moments": MomentConfig,
+    "root": str | None,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class State:
+    """What an index holds."""
+
+    identity: str
+    """Tells an index from the next one in its directory."""
+    commit: CountOrZero
+    """The number of its last change."""
+    generation: Count
+    """The number of its file of vectors."""
+    slots: CountOrZero
+    """The number of vectors in the file that count."""
+    rows: CountOrZero
+    complete: bool
+    """False while `pe index` runs, or if it was stopped."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What one transaction sees."""
+
+    connection: sqlite3.Connection
+    state: State
+    vectors: Vectors
+
+    def checked(self, which: str) -> Iterator[tuple[int, int, list[Any]]]:
+        """Yield the keys, slots and values of rows; ValueError if one, or its vector, is damaged."""
+        content = self.vectors.content
+        for key, slot, checksum, *values in self.connection.execute(f"{_SELECT} {which}"):
+            if not 0 <= slot < len(content):
+                raise ValueError(f"{DATABASE}: a row has the slot {slot} of {len(content):,}")
+            if checksum != checksum_of(values, content[slot]):
+                raise ValueError(f"{DATABASE}: the row {key} or its vector has changed since it was written")
+            yield key, slot, values
+
+    def slots_with(self, column: str, value: str) -> list[int]:
+        """Return the slots of the rows with a value in a column."""
+        return [slot for (slot,) in self.connection.execute(f"SELECT slot FROM rows WHERE {column} = ?", [value])]
+
+
+def create_database(path: Path, settings: dict[str, Any], state: dict[str, Any]) -> None:
+    """Write an empty database; raises sqlite3's errors."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute(f"PRAGMA page_size={_PAGE_BYTES}")
+        connection.execute("BEGIN")
+        for statement in _TABLES.values():
+            connection.execute(statement)
+        write_value(connection, "settings", settings)
+        write_value(connection, "state", state)
+        connection.execute("COMMIT")
+
+
+def connect(store: Path, writable: bool = False) -> sqlite3.Connection:
+    """Open the database in an index's directory.
+
+    Raises sqlite3's errors, ValueError if it has other tables, and OutputError if it is a link.
+    """
+    path = store / DATABASE
+    refuse_database_links(path)
+    journal = Path(f"{path}-journal")
+    writable = writable or journal.exists()  # of a killed process; what it began to write is undone
+    if writable:
+        _check_journal(journal)
+    address = f"{path.absolute().as_uri()}?mode={'rw' if writable else 'ro'}"
+    connection = sqlite3.connect(address, _PATIENCE, uri=True, isolation_level=None, check_same_thread=False)
+    try:
+        if sys.version_info >= (3, 12):
+            connection.setconfig(sqlite3.SQLITE_DBCONFIG_DEFENSIVE, True)
+        for setting in ("trusted_schema=OFF", "cell_size_check=ON", "synchronous=FULL", "secure_delete=ON"):
+            connection.execute(f"PRAGMA {setting}")
+        if (
+            dict(connection.execute("SELECT name, sql FROM sqlite_master")) != _TABLES
+        ):  # so no views and triggers either
+            raise ValueError(f"{DATABASE} has other tables")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _check_journal(path: Path) -> None:
+    """Raise ValueError for a journal, as none of ours, that makes SQLite remove another file."""
+    with suppress(FileNotFoundError), open(open_regular(path, writable=False), "rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - len(_NAMES_A_FILE)))
+        if file.read() == _NAMES_A_FILE:
+            raise ValueError(f"{path.name} names another file; remove it")
+
+
+def read_value(connection: sqlite3.Connection, name: str, kind: type[T]) -> T:
+    """Return one of the table of settings; ValueError if it is missing or not a `kind` (see `from_fields`)."""
+    (text,) = connection.execute("SELECT value FROM settings WHERE name = ?", [name]).fetchone() or ("null",)
+    try:
+        return from_fields(kind, json.loads(text), name)
+    except RecursionError:
+        raise ValueError(f"{DATABASE}: its {name} are nested too deep") from None
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{DATABASE}: {error}") from None
+
+
+def write_value(connection: sqlite3.Connection, name: str, value: object) -> None:
+    """Replace one of the table of settings."""
+    connection.execute("INSERT OR REPLACE INTO settings VALUES (?, ?)", [name, json.dumps(value)])
+
+
+def read_settings(connection: sqlite3.Connection) -> dict[str, Any]:
+    """Return what an index was made with; ValueError if that is invalid."""
+    settings = read_value(connection, "settings", dict[str, Any])
+    for name, kind in _SETTINGS.items():
+        try:
+            from_fields(kind, settings.get(name), name)
+        except ValueError as error:
+            raise ValueError(f"{DATABASE}: {error}") from None
+    return settings
+
+
+def salvage_settings(store: Path) -> dict[str, Any] | None:
+    """Return the settings of an index that may be damaged; None if they cannot be read."""
+    try:
+        with closing(connect(store)) as connection:
+            return read_settings(connection)
+    except (OSError, ValueError, sqlite3.Error, OutputError):
+        return None
+
+
+def insert_rows(connection: sqlite3.Connection, rows: Sequence[IndexRow], slot: int) -> None:
+    """Add rows, whose vectors begin at a slot."""
+    places = ", ".join("?" * (3 + len(COLUMNS)))
+    for number, row in enumerate(rows, slot):
+        values = [
+            None if (value := getattr(row, name)) is None else kind(value) for name, (_, kind) in _COLUMNS.items()
+        ]
+        row_values = [None, number, *values, checksum_of(values, np.ascontiguousarray(row.vector, "<f4"))]
+        key = connection.execute(f"INSERT INTO rows VALUES ({places})", row_values).lastrowid
+        if row.thumbnail:
+            image = [key, row.thumbnail, zlib.crc32(row.thumbnail)]
+            connection.execute("INSERT INTO thumbnails VALUES (?, ?, ?)", image)
+
+
+def delete_rows(connection: sqlite3.Connection, paths: Iterable[str]) -> int:
+    """Remove the rows of files; return how many there were."""
+    names, before = [(path,) for path in paths], connection.total_changes
+    connection.executemany("DELETE FROM thumbnails WHERE key IN (SELECT key FROM rows WHERE path = ?)", names)
+    thumbnails = connection.total_changes - before
+    connection.executemany("DELETE FROM rows WHERE path = ?", names)
+    return connection.total_changes - before - thumbnails
+
+
+def read_thumbnail(connection: sqlite3.Connection, key: int) -> bytes:
+    """Return the thumbnail of a row, empty if it has none; ValueError if it is damaged."""
+    image, checksum = connection.execute("SELECT jpeg, checksum FROM thumbnails WHERE key = ?", [key]).fetchone() or (
+        b"",
+        0,
+    )
+    if type(image) is not bytes or zlib.crc32(image) != checksum:
+        raise ValueError(f"{DATABASE}: a thumbnail has changed since it was written")
+    return image
+
+
+def checksum_of(values: Sequence[object], vector: np.ndarray) -> int:
+    """Return the CRC-32, which finds accidental damage only, of a row's values and vector."""
+    return zlib.crc32(vector.data, zlib.crc32(repr(values).encode()))
+
+
+def to_row(values: list[Any], vector: np.ndarray) -> IndexRow:
+    """Return a row; ValueError if a value has another type."""
+    for value, (name, (sql, kind)) in zip(values, _COLUMNS.items(), strict=True):
+        if type(value) is not kind and (value is not None or sql != "REAL"):
+            raise ValueError(f"{DATABASE}: {name} is {str(value)[:80]!r}, not a {kind.__name__}")
+    return IndexRow(**dict(zip(COLUMNS, values, strict=True)), vector=vector)

@@ -1,0 +1,288 @@
+"""A damaged or hostile index gives the right hits or an error, never other hits, and runs nothing."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from perception_encoder.errors import OutputError, SearchIndexError
+from perception_encoder.search.storage.database import COLUMNS, DATABASE, checksum_of
+from perception_encoder.search.storage.store import STORE, Store
+from tests.search.indexes import DIMENSION, SETTINGS, make_rows, unit_vectors
+
+Hits = Callable[..., list[tuple[str, float]]]
+Update = Callable[[], None]
+VECTORS = "vectors-1.f32"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A directory with an index of twenty images and videos."""
+    create(tmp_path)
+    return tmp_path
+
+
+def create(folder: Path) -> None:
+    """Build the index, instead of an earlier one."""
+    with Store.for_writing(folder):
+        index = Store.create(folder, SETTINGS)
+        index.begin()
+        index.replace([], make_rows(unit_vectors(20, 0)))
+        index.finish()
+
+
+@pytest.fixture
+def update(folder: Path) -> Update:
+    """Check everything, as an update does before it reads files."""
+
+    def update() -> None:
+        with Store.for_writing(folder):
+            Store.open(folder, whole=True).finish()
+
+    return update
+
+
+@pytest.fixture
+def hits(folder: Path) -> Hits:
+    """The hits of a query, with their scores, as a new process would find them."""
+    (query,) = unit_vectors(1, 1)
+
+    def hits(where: str | None = None) -> list[tuple[str, float]]:
+        return [(row.path, round(score, 4)) for score, row in Store.open(folder).nearest(query, 20, where)]
+
+    return hits
+
+
+def flip(path: Path, at: int, bit: int = 0, times: bool = False) -> Callable[[], None]:
+    """Flip a bit of a file, also without a change of its `times`; returns what undoes it."""
+    content, status = path.read_bytes(), path.stat()
+
+    def undo() -> None:
+        path.write_bytes(content)
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+    path.write_bytes(content[:at] + bytes([content[at] ^ 1 << bit]) + content[at + 1 :])
+    if times:
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    return undo
+
+
+@pytest.mark.parametrize("name", [DATABASE, VECTORS])
+def test_a_flipped_bit_changes_no_hit(name: str, update: Update, folder: Path, hits: Hits) -> None:
+    expected, path, chance, named = hits(), folder / STORE / name, random.Random(2504), 0
+    for number in range(100):
+        undo = flip(path, chance.randrange(path.stat().st_size), number % 8)
+        try:
+            assert hits() == expected and hits("size > 0") == expected
+        except SearchIndexError as error:
+            assert "cannot be read" in str(error) and "pe index --rebuild" in str(error) and DATABASE in str(error)
+            named += 1
+        undo()
+    assert hits() == expected and (named == 100 or name == DATABASE)
+
+
+@pytest.mark.parametrize("name", [DATABASE, VECTORS])
+def test_what_nobody_wrote_is_seen_by_those_that_write(name: str, update: Update, folder: Path) -> None:
+    """Bits that turn on the disk change no time."""
+    path = folder / STORE / name
+    at = path.read_bytes().index(b"7.jpgimage") if name == DATABASE else 5000
+    flip(path, at, times=True)
+    with pytest.raises(SearchIndexError, match=r"has changed since it was written.* pe index --rebuild"):
+        update()
+    create(folder)
+    update()
+
+
+def test_a_damaged_hit_is_an_error_even_if_no_time_changed(update: Update, folder: Path, hits: Hits) -> None:
+    flip(folder / STORE / DATABASE, (folder / STORE / DATABASE).read_bytes().index(b"7.jpgimage"), times=True)
+    with pytest.raises(
+        SearchIndexError, match=r"index\.sqlite: the row \d+ or its vector has changed since it was written"
+    ):
+        hits()
+
+
+def test_a_copy_with_other_times_is_sound(update: Update, folder: Path, hits: Hits) -> None:
+    expected = hits()
+    for path in (folder / STORE).rglob("*"):
+        os.utime(path, (1, 1))
+    update()
+    assert hits() == expected
+
+
+def test_an_update_without_changes_writes_nothing(update: Update, folder: Path) -> None:
+    def files() -> dict[Path, tuple[int, int]]:
+        return {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in (folder / STORE).rglob("*")}
+
+    before = files()
+    Store.open(folder).rows("size > 0")
+    assert {path.name for path in before} == {DATABASE, VECTORS, "seal.json", "lock"}
+    update()
+    assert files() == before
+
+
+def test_a_missing_or_cut_file_is_named(update: Update, folder: Path, hits: Hits) -> None:
+    expected = hits()
+    for path in sorted((folder / STORE).iterdir()):
+        content = path.read_bytes()
+        for length in (None, 0, len(content) // 2):
+            path.unlink() if length is None else path.write_bytes(content[:length])
+            if length is None and path.name == DATABASE:
+                assert not Store.exists(folder)
+            elif path.name in (DATABASE, VECTORS):
+                with pytest.raises(SearchIndexError, match=rf"{path.name}.*\); .* --rebuild"):
+                    hits()
+            else:
+                assert hits() == expected
+            path.write_bytes(content)
+    assert hits() == expected
+
+
+def test_an_index_of_an_earlier_version_is_rebuilt(update: Update, folder: Path) -> None:
+    (folder / STORE / DATABASE).unlink()
+    (folder / STORE / "moments.lance").mkdir()
+    (folder / STORE / "settings.json").write_text('{"layout": 2}')
+    command = f"rebuild it with: pe index --rebuild --index {folder} --model MODEL DIR$"
+    for fail in (update, lambda: Store.open(folder)):
+        with pytest.raises(SearchIndexError, match=f"made by an earlier version.*{command}"):
+            fail()
+    create(folder)
+    update()
+    assert not (folder / STORE / "moments.lance").exists() and not (folder / STORE / "settings.json").exists()
+
+
+def harm(folder: Path, *statements: str) -> None:
+    """Change a database as its owner can."""
+    with closing(sqlite3.connect(folder / STORE / DATABASE, isolation_level=None)) as connection:
+        for statement in statements:
+            connection.execute(statement)
+
+
+@pytest.mark.security
+@pytest.mark.parametrize(
+    ("statement", "reason"),
+    [
+        ("CREATE VIEW more AS SELECT * FROM rows", "has other tables"),
+        ("CREATE TRIGGER t AFTER INSERT ON rows BEGIN DELETE FROM rows; END", "has other tables"),
+        ("CREATE TABLE more (a CHECK (load_extension('evil')))", "has other tables"),
+        ("ALTER TABLE rows ADD COLUMN more AS (hex(path))", "has other tables"),
+        ("DROP INDEX rows_path", "has other tables"),
+        ("UPDATE rows SET width = 'wide'", "has changed since it was written"),
+        ("UPDATE rows SET slot = slot + 1000000", "a row has the slot 1000000 of 20"),
+        ("UPDATE rows SET slot = -slot - 1", "a row has the slot -1 of 20"),
+        ("DELETE FROM rows WHERE path = '7.jpg'", "has 19 rows, not 20"),
+        ("DELETE FROM settings", "settings is None"),
+        *(
+            (f"UPDATE settings SET value = '{value}' WHERE name = 'state'", reason)
+            for value, reason in [
+                *(("[]", "state is []"), ("{", "Expecting property name"), ("[" * 100_000, "nested too deep")),
+                ('{"rows": 1}', "state.identity is missing"),
+            ]
+        ),
+        *(
+            (f"UPDATE settings SET value = json_set(value, '$.{name}', json('{value}')) WHERE name = '{table}'", reason)
+            for table, name, value, reason in [
+                ("state", "slots", "1000000000000", "vectors-1.f32 has less than"),
+                ("state", "slots", "-1", "state.slots is -1"),
+                ("state", "slots", "true", "state.slots is True"),
+                ("state", "generation", '"../../x"', "state.generation is '../../x'"),
+                ("settings", "dimension", "0", "dimension is 0"),
+                ("settings", "dimension", "100000000", "dimension is 100000000"),
+                ("settings", "source", "3", "source is 3"),
+                ("settings", "root", "[]", "root is []"),
+                ("settings", "moments.every", "-1", "moments.every is -1"),
+                ("settings", "moments", "[]", "moments is []"),
+                ("settings", "moments.more", "1", "moments.more is unknown"),
+                ("settings", "weight_hash", "null", "weight_hash is None"),
+            ]
+        ),
+    ],
+)
+def test_a_hostile_database_is_refused_with_the_remedy(
+    statement: str, reason: str, update: Update, folder: Path, hits: Hits
+) -> None:
+    harm(folder, statement)
+    for fail in (hits, update):
+        with pytest.raises(SearchIndexError, match=rf"{re.escape(reason)}.*rebuild it with: pe index --rebuild"):
+            fail()
+    create(folder)
+    update()
+
+
+@pytest.mark.security
+def test_values_of_another_type_are_refused_whatever_their_checksum(update: Update, folder: Path, hits: Hits) -> None:
+    with closing(sqlite3.connect(folder / STORE / DATABASE, isolation_level=None)) as connection:
+        query = f"SELECT slot, {', '.join(COLUMNS)} FROM rows WHERE path = '7.jpg'"
+        slot, *values = connection.execute(query).fetchone()
+        values[COLUMNS.index("path")] = b"7.jpg"
+        checksum = checksum_of(values, np.fromfile(folder / STORE / VECTORS, "<f4").reshape(-1, DIMENSION)[slot])
+        connection.execute("UPDATE rows SET path = ?, checksum = ? WHERE slot = ?", [b"7.jpg", checksum, slot])
+    with pytest.raises(SearchIndexError, match=r"path is \"b'7.jpg'\", not a str"):
+        hits()
+
+
+@pytest.mark.security
+def test_a_journal_that_names_another_file_is_not_followed(
+    update: Update, folder: Path, hits: Hits, tmp_path: Path
+) -> None:
+    """SQLite would remove the file."""
+    (victim := tmp_path / "diary.txt").write_text("dear diary")
+    name, magic = os.fsencode(victim), bytes.fromhex("d9d505f920a163d7")
+    content = (folder / STORE / DATABASE).read_bytes()
+    page = int.from_bytes(content[16:18])
+    numbers = (0, 0, len(content) // page, 512, page)  # pages, nonce, pages of the database, bytes of a sector and page
+    header = (magic + b"".join(number.to_bytes(4) for number in numbers)).ljust(512, b"\0")
+    names = (2**30 // page + 1).to_bytes(4) + name + len(name).to_bytes(4) + sum(name).to_bytes(4) + magic
+    (folder / STORE / f"{DATABASE}-journal").write_bytes(header + names)
+    for fail in (hits, update):
+        with pytest.raises(SearchIndexError, match="names another file; remove it"):
+            fail()
+    assert victim.read_text() == "dear diary"
+    create(folder)
+    assert len(hits()) == 20 and victim.exists()
+
+
+@pytest.mark.parametrize("noise", ["null", "[]", "[" * 100_000, '{"index.sqlite": 3}', "\udcff", ""])
+def test_noise_in_the_seal_changes_nothing(noise: str, update: Update, folder: Path, hits: Hits) -> None:
+    expected = hits()
+    (folder / STORE / "seal.json").write_bytes(noise.encode("utf-8", "surrogateescape"))
+    assert hits() == expected
+    update()
+    assert hits() == expected
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX links")
+@pytest.mark.security
+@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize(
+    "name", ["lock", DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm", f"{DATABASE}-journal", VECTORS, "seal.json"]
+)
+def test_a_link_in_an_index_is_neither_followed_nor_written(
+    name: str, before: bool, update: Update, folder: Path, hits: Hits, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Also one that was there `before` the index."""
+    victim = tmp_path_factory.mktemp("victim") / "diary.txt"
+    victim.write_text("dear diary")
+    for path in (folder / STORE).iterdir():
+        if before or path.name == name:
+            path.unlink()
+    (folder / STORE / name).symlink_to(victim)
+    refused = "is a link, which is not followed; remove it"
+    if name == DATABASE or (name.startswith((DATABASE, VECTORS)) and not before):
+        for use in (hits, update):
+            with pytest.raises(OutputError, match=refused):
+                use()
+    if name == "lock":
+        with pytest.raises(OutputError, match=refused):
+            create(folder)
+    else:
+        create(folder)
+        assert len(hits()) == 20 and not (folder / STORE / name).is_symlink()
+    assert victim.read_text() == "dear diary"
