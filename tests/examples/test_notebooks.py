@@ -23,13 +23,9 @@ SHORTER = {
 PRIVATE = re.compile(r"/(?:home|root|work|tmp|mnt|usr|opt|Users)/|[A-Z]:\\|hf_\w{20}|Traceback|Warning:")
 
 
-def read(path: Path) -> dict[str, Any]:
-    notebook: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return notebook
-
-
 def code_cells(path: Path) -> list[dict[str, Any]]:
-    return [cell for cell in read(path)["cells"] if cell["cell_type"] == "code"]
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    return [cell for cell in cells if cell["cell_type"] == "code"]
 
 
 def run(name: str) -> dict[str, Any]:
@@ -101,18 +97,10 @@ def test_a_notebook_is_small_and_names_its_model_first(path: Path) -> None:
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_stored_results_are_complete_and_private_to_nobody(path: Path) -> None:
     """Every cell ran in order and none failed; text names no path, token or warning of the machine that ran it."""
-    notebook = read(path)
-    assert notebook["metadata"].keys() == {"kernelspec", "language_info"}
-    assert notebook["metadata"]["kernelspec"] == {
-        "display_name": "Python 3",
-        "language": "python",
-        "name": "python3",
-    }
     cells = code_cells(path)
     assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
     images = 0
     for cell in cells:
-        assert cell["metadata"] == {}
         for output in cell["outputs"]:
             assert (
                 output["output_type"] in ("stream", "display_data", "execute_result") and output.get("name") != "stderr"

@@ -32,7 +32,7 @@ def of_one_process(dtype: torch.dtype) -> dict[str, torch.Tensor]:
     return loss_and_gradients(dtype, None)
 
 
-@pytest.mark.parametrize("ranks", [1, 2, 4])
+@pytest.mark.parametrize("ranks", [1, 3])
 def test_ranks_and_micro_batches_change_nothing(ranks: int, tmp_path: Path) -> None:
     out = tmp_path / "found.pt"
     processes.run(write, out, CHUNKS, ranks=ranks, log=tmp_path / "log")
