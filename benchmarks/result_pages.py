@@ -137,9 +137,9 @@ FAULTS = (
     ),
     ("a checkpoint is damaged", "the run resumes from the one before", "tests/training/test_loop.py"),
     (
-        "`pe embed` is killed 20 times",
-        "the file is that of a run without interruption, byte for byte",
-        "tests/inference/test_embed_kill.py",
+        "`pe embed` is killed at any step of writing",
+        "the embeddings are those of a run without interruption, bit for bit",
+        "tests/test_store_users.py",
     ),
     ("`pe index` is killed 20 times", "no row is lost or doubled", "tests/search/storage/test_index_kill.py"),
     ("`pe engine run` is killed", "every result is there once", "tests/video_data_engine/test_stopped.py"),

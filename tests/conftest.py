@@ -68,7 +68,7 @@ LONG = (
     "tests/examples/test_examples.py",
     "tests/video_data_engine/test_cluster.py",
     "tests/inference/test_pipeline.py",
-    "tests/inference/test_embed_kill.py",
+    "tests/test_store_users.py",
     "tests/experiments/video/test_run.py",
     "tests/pretraining/test_sharing.py",
     "tests/language_alignment/test_load.py",

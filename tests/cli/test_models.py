@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+import perception_encoder as pe
 from perception_encoder.cli.models import USED_BY
 from perception_encoder.models.checkpoints.weights import create_model, write_checkpoint
 from perception_encoder.models.defaults import chosen_precision
@@ -52,8 +53,7 @@ def test_a_chosen_model_is_that_of_every_command(
     builtin = json.loads(run_pe("search", "a cat", directory, "--model", "builtin", "--json").stdout)
     assert builtin["queries"] != direct["queries"]
     assert run_pe("index", directory).status == 0
-    settings = json.loads((directory / ".pe-index" / "settings.json").read_text())
-    assert settings["source"] == str(checkpoint)
+    assert pe.open_index(directory).source == str(checkpoint)
     assert run_pe("embed", directory, "-o", tmp_path / "vectors").status == 0
     assert run_pe("search", "a cat", tmp_path / "vectors", "--model", checkpoint).status == 0
 
@@ -90,7 +90,7 @@ def test_a_choice_means_the_same_file_in_any_directory(
     monkeypatch.chdir(tmp_path)
     run = run_pe("search", "a cat", directory)
     assert run.status == 0, run.stderr
-    assert json.loads((directory / ".pe-index" / "settings.json").read_text())["source"] == str(checkpoint)
+    assert pe.open_index(directory).source == str(checkpoint)
 
 
 def test_an_index_keeps_its_model(run_pe, directory: Path, checkpoint: Path) -> None:

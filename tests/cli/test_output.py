@@ -53,11 +53,10 @@ def test_a_text_is_printed_piece_by_piece(capsys) -> None:
     assert printed == ["a\n", "b\\x1b[1m", "\\x0c", ""] and capsys.readouterr().out == "\n"
 
 
-@pytest.mark.parametrize(("null", "end"), [(False, b"\n"), (True, b"\0")])
-def test_paths_are_printed_once_and_unchanged(capfdbinary, null: bool, end: bytes) -> None:
-    output.print_paths(["a b.jpg", os.fsdecode(b"caf\xe9.jpg"), "a b.jpg"], null)
+def test_paths_are_printed_once_and_unchanged(capfdbinary) -> None:
+    output.print_paths(["a b.jpg", os.fsdecode(b"caf\xe9.jpg"), "a b.jpg"])
     output.sys.stdout.flush()
-    assert capfdbinary.readouterr().out == b"a b.jpg" + end + b"caf\xe9.jpg" + end
+    assert capfdbinary.readouterr().out == b"a b.jpg\0caf\xe9.jpg\0"
 
 
 def test_skipped_inputs_are_listed_and_change_the_status(run_pe, add_command) -> None:

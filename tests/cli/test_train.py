@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from perception_encoder import stages
+from perception_encoder.cli import train
 from perception_encoder.training import loop
 from perception_encoder.training.checkpoint import find_checkpoints, run_directory
 from tests import processes
@@ -194,7 +194,7 @@ def interruptible(*arguments: str) -> None:
 
 def slow_start(*arguments: str) -> None:
     """Data that take an hour to read."""
-    stages.run_training = lambda *_: print("reading", flush=True) or time.sleep(3600)  # type: ignore[assignment]
+    train.run_training = lambda *_: print("reading", flush=True) or time.sleep(3600)  # type: ignore[assignment]
     interruptible(*arguments)
 
 

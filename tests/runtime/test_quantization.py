@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
-import pickle
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -274,15 +272,22 @@ def test_answers_of_the_server_name_what_computed_them(no_image_tower: Path) -> 
     assert [(one["runtime"], one["precision"]) for one in answers] == [("torch", "float32"), ("openvino", "bfloat16")]
 
 
-def test_workers_of_a_cluster_compute_with_what_the_index_records(no_image_tower: Path) -> None:
+def test_workers_of_a_cluster_compute_with_what_the_index_records(
+    no_image_tower: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.warns(FallbackWarning, match="builtin is computed with torch: no such operation"):
         encoder = in_openvino("float32")
         open_index(no_image_tower, encoder).update()
-    process: Any = SimpleNamespace(stdin=io.BytesIO(), stdout=io.BytesIO(pickle.dumps(None)))
-    driver = cluster._Driver("", process, False)
-    assert list(driver.read(Store.open(no_image_tower), encoder, set(), [])) == []
-    job, _ = pickle.loads(process.stdin.getvalue())
-    assert (job.runtime, job.precision) == ("torch", "float32")
+    jobs: list[Any] = []
+
+    def stream(work: object, job: object, files: object) -> list[bytes]:
+        jobs.append(job)
+        return []
+
+    monkeypatch.setattr(cluster, "on_cluster", lambda address: nullcontext(stream))
+    with cluster.reading_on_cluster("") as read:
+        assert list(read(Store.open(no_image_tower), encoder, set(), [])) == []
+    assert [(job.runtime, job.precision) for job in jobs] == [("torch", "float32")]
 
 
 def test_texts_alone_need_no_image_tower(no_image_tower: Path) -> None:
