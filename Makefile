@@ -27,15 +27,15 @@ test-dtypes: .venv/dev-installed ## encoding, search and evaluation in both floa
 		PE_DTYPE=$$dtype OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS) \
 			tests/inference tests/search tests/serving tests/evaluation || exit 1; done
 
-test-slow: .venv/dev-installed
-	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+test-slow: .venv/dev-installed ## the slow ones: kills, several processes, conversions, examples
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'slow and not large' -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 # torch stays at what pip installs: from PyPI, the oldest is a CUDA build of 3 GB. What torch brought is made older again.
 test-lowest: .venv/lowest/installed ## the security tests and the main commands, with the oldest version of each dependency
 	OMP_NUM_THREADS=1 .venv/lowest/bin/python -m pytest -n $(WORKERS) --dist loadfile -W ignore -m 'security or smoke' $(PYTEST_ARGS) \
 		$$(grep -rlE 'pytest\.mark\.(security|smoke)' tests)
 
-check: lint types site test ## what a change has to pass
+check: lint types site test test-slow ## what a change has to pass
 
 lint: .venv/dev-installed
 	$(BIN)/ruff check .

@@ -75,6 +75,33 @@ LONG = (
     "tests/cli/models/test_export.py",
 )
 """The files that take longest, with pytest-xdist the first ones: then the workers end at the same time."""
+SLOW = (
+    "benchmarks/",  # what uses the package: scripts and notebooks
+    "examples/",
+    "experiments/",
+    "cli/models/test_export.py",  # what is converted and compared
+    "exports/",
+    "inference/test_compiled_libraries.py",
+    "models/test_open_clip.py",
+    "models/test_timm.py",
+    "runtime/test_openvino_runtime.py",
+    "runtime/test_quantization.py",
+    "runtime/test_runtimes.py",
+    "dense_training/test_run.py",  # whole runs, several processes, Ray
+    "pretraining/test_parallel.py",
+    "pretraining/test_sharing.py",
+    "pretraining/test_sources.py",
+    "pretraining/test_validation.py",
+    "search/storage/test_cluster.py",
+    "training/test_distributed.py",
+    "video_data_engine/test_cluster.py",
+    "video_data_engine/test_stopped.py",
+    "search/storage/test_index_kill.py",  # kills
+    "test_store_users.py",
+    "test_foreign_directory.py",
+    "video_dataset/annotation/test_page_browser.py",  # a second page in the browser
+)
+"""Files and directories of tests that `make test-slow` runs, and `make test` leaves out."""
 MakeShard = Callable[..., Path]
 
 
@@ -83,9 +110,12 @@ def pytest_configure(config: pytest.Config) -> None:
     config.option.loadscopereorder = False
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Repeat a test whose browser crashed; begin with the long files, where several processes share out the work."""
+    """Mark the slow tests; repeat one whose browser crashed; begin with the long files if processes share the work."""
     for item in items:
+        if item.path.relative_to(ROOT / "tests").as_posix().startswith(SLOW):
+            item.add_marker(pytest.mark.slow)
         if item.get_closest_marker("browser"):
             item.add_marker(pytest.mark.flaky(reruns=2, only_rerun=["TargetClosedError"]))
     if "PYTEST_XDIST_WORKER" in os.environ:

@@ -74,7 +74,7 @@ def parity(name: str) -> dict[str, float]:
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] if "-G14-" in name else []) for name in NAMES]
+    "name", [pytest.param(name, marks=[pytest.mark.large] if "-G14-" in name else []) for name in NAMES]
 )
 def test_golden(name: str) -> None:
     errors = parity(name)

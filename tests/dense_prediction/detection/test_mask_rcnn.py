@@ -51,13 +51,13 @@ def test_targets_are_made_batch_by_batch(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_every_loss_falls_where_there_is_something_to_see(tmp_path: Path) -> None:
-    """Losses on what was fitted, after a step at almost no rate and 40 at a rate."""
+    """Losses on what was fitted, after a step at almost no rate and 80 at a rate."""
     train, _ = read_instance_splits(write_instances(tmp_path, {"train": 4, "test": 1}))
     maps = ColourLayers(8).encode_layers([train.open(n) for n in range(4)], [0], (48, 64))[0].patches
     encoded = (96, 128)
     targets = [_target(train.instances(n), (48, 64), encoded) for n in range(4)]
     losses = []
-    for epochs, rate in ((1, 1e-12), (40, 2e-3)):
+    for epochs, rate in ((1, 1e-12), (80, 2e-3)):
         fit = FitConfig(epochs=epochs, batch=4, lr=rate)
         config = DetectionConfig(channels=16, hidden=32, regions=16, fit=fit)
         detector = fit_detector(maps, train, np.arange(4), config=config).train()
