@@ -16,7 +16,8 @@ TOLERANCE = 1e-5
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.large] * ("-G" in name or "-L" in name)) for name in OPEN_CLIP_MODELS]
+    "name",
+    [pytest.param(name, marks=[pytest.mark.large] * ("-G" in name or "-L" in name)) for name in OPEN_CLIP_MODELS],
 )
 def test_values_and_gradients(name: str) -> None:
     errors = open_clip_errors(name)
