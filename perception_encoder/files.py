@@ -28,6 +28,8 @@ Returned = TypeVar("Returned")
 _HOST = f"{zlib.crc32(platform.node().encode()):08x}"
 _TEMPORARY = re.compile(r"\..+\.(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-\d+\.tmp")
 _PATIENCE = 86_400
+_NAMES_A_FILE = bytes.fromhex("d9d505f920a163d7")
+"""The end of an SQLite journal of several databases, with the name of a file that is removed if none needs it."""
 """Seconds after which a temporary path of another machine is a leftover."""
 
 
@@ -142,9 +144,17 @@ def refuse_link(path: Path) -> None:
 
 
 def refuse_database_links(path: Path) -> None:
-    """Do as `refuse_link` for an SQLite database and the files beside it."""
+    """Do as `refuse_link` for an SQLite database and the files beside it, and for a journal that names another file.
+
+    SQLite would remove that file. Only a database attached to others has such a journal, and none of ours is.
+    """
     for suffix in ("", "-journal", "-wal", "-shm"):
         refuse_link(Path(f"{path}{suffix}"))
+    journal = Path(f"{path}-journal")
+    with suppress(FileNotFoundError), open(open_regular(journal, writable=False), "rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - len(_NAMES_A_FILE)))
+        if file.read() == _NAMES_A_FILE:
+            raise OutputError(f"{journal} names another file; remove it")
 
 
 def make_directory(path: Path) -> None:

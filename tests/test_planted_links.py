@@ -20,6 +20,7 @@ from perception_encoder.models.checkpoints.weights import create_model
 from perception_encoder.search.web.contact_sheet import write_contact_sheet
 from perception_encoder.training.checkpoint import RunState, save_run
 from perception_encoder.video_dataset.annotation.database import Database
+from tests.damage import plant_journal
 
 pytestmark = [pytest.mark.security, pytest.mark.skipif(os.name == "nt", reason="POSIX links")]
 
@@ -79,3 +80,13 @@ def test_a_directory_behind_a_link_stays_as_it_is(name: str, tmp_path: Path) -> 
     with pytest.raises(OutputError, match=f"{name} is a link, which is not followed; remove it"):
         DIRECTORIES[name](directory)
     assert {*os.listdir(victim)} == names
+
+
+def test_a_journal_that_names_another_file_is_refused(tmp_path: Path) -> None:
+    """SQLite would remove the file."""
+    (victim := tmp_path / "diary.txt").write_text("dear diary")
+    Database(tmp_path / "project.sqlite").close()
+    plant_journal(tmp_path / "project.sqlite", victim)
+    with pytest.raises(OutputError, match="names another file; remove it"):
+        Database(tmp_path / "project.sqlite")
+    assert victim.read_text() == "dear diary"

@@ -7,12 +7,11 @@ that a search notices damage in what it returns.
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
 import sys
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -20,7 +19,7 @@ from typing import Annotated, Any, TypeVar
 import numpy as np
 
 from perception_encoder.errors import OutputError
-from perception_encoder.files import open_regular, refuse_database_links
+from perception_encoder.files import refuse_database_links
 from perception_encoder.records import Count, CountOrZero, Range, from_fields
 from perception_encoder.search.storage.moments import MomentConfig
 from perception_encoder.search.storage.rows import IndexRow
@@ -53,8 +52,6 @@ _TABLES = {
     "rows_newest": "CREATE INDEX rows_newest ON rows (date DESC, path, start, slot)",
 }
 _PAGE_BYTES = 16_384  # holds a thumbnail
-_NAMES_A_FILE = bytes.fromhex("d9d505f920a163d7")
-"""The end of an SQLite journal of several databases, with the name of a file that is removed if none needs it."""
 _PATIENCE = 60.0  # seconds that a writer waits for a reader
 _SETTINGS: dict[str, Any] = {
     **dict.fromkeys(("source", "model", "weight_hash"), str),
@@ -123,10 +120,7 @@ def connect(store: Path, writable: bool = False) -> sqlite3.Connection:
     """
     path = store / DATABASE
     refuse_database_links(path)
-    journal = Path(f"{path}-journal")
-    writable = writable or journal.exists()  # of a killed process; what it began to write is undone
-    if writable:
-        _check_journal(journal)
+    writable = writable or Path(f"{path}-journal").exists()  # of a killed process; what it began to write is undone
     address = f"{path.absolute().as_uri()}?mode={'rw' if writable else 'ro'}"
     connection = sqlite3.connect(address, _PATIENCE, uri=True, isolation_level=None, check_same_thread=False)
     try:
@@ -142,14 +136,6 @@ def connect(store: Path, writable: bool = False) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
-
-
-def _check_journal(path: Path) -> None:
-    """Raise ValueError for a journal, as none of ours, that makes SQLite remove another file."""
-    with suppress(FileNotFoundError), open(open_regular(path, writable=False), "rb") as file:
-        file.seek(max(0, file.seek(0, os.SEEK_END) - len(_NAMES_A_FILE)))
-        if file.read() == _NAMES_A_FILE:
-            raise ValueError(f"{path.name} names another file; remove it")
 
 
 def read_value(connection: sqlite3.Connection, name: str, kind: type[T]) -> T:

@@ -16,6 +16,7 @@ import pytest
 from perception_encoder.errors import OutputError, SearchIndexError
 from perception_encoder.search.storage.database import COLUMNS, DATABASE, checksum_of
 from perception_encoder.search.storage.store import STORE, Store
+from tests.damage import plant_journal
 from tests.search.indexes import DIMENSION, SETTINGS, make_rows, unit_vectors
 
 Hits = Callable[..., list[tuple[str, float]]]
@@ -234,15 +235,9 @@ def test_a_journal_that_names_another_file_is_not_followed(
 ) -> None:
     """SQLite would remove the file."""
     (victim := tmp_path / "diary.txt").write_text("dear diary")
-    name, magic = os.fsencode(victim), bytes.fromhex("d9d505f920a163d7")
-    content = (folder / STORE / DATABASE).read_bytes()
-    page = int.from_bytes(content[16:18])
-    numbers = (0, 0, len(content) // page, 512, page)  # pages, nonce, pages of the database, bytes of a sector and page
-    header = (magic + b"".join(number.to_bytes(4) for number in numbers)).ljust(512, b"\0")
-    names = (2**30 // page + 1).to_bytes(4) + name + len(name).to_bytes(4) + sum(name).to_bytes(4) + magic
-    (folder / STORE / f"{DATABASE}-journal").write_bytes(header + names)
+    plant_journal(folder / STORE / DATABASE, victim)
     for fail in (hits, update):
-        with pytest.raises(SearchIndexError, match="names another file; remove it"):
+        with pytest.raises(OutputError, match="names another file; remove it"):
             fail()
     assert victim.read_text() == "dear diary"
     create(folder)
