@@ -228,6 +228,8 @@ def save_onnx(
             dynamic_shapes=({0: "batch"},),
         )
     assert program is not None
+    for node in program.model.graph:
+        node.metadata_props.clear()  # stack traces, with the paths of this machine
     program.model.metadata_props.update(metadata)
     program.save(path, external_data=external)
 

@@ -51,6 +51,7 @@ def test_onnx_of_two_towers(tmp_path: Path) -> None:
     (tmp_path / "plain").mkdir()
     assert directory.stat().st_mode == (tmp_path / "plain").stat().st_mode
     assert [path.name for path in directory.parent.iterdir()] == ["model"]
+    assert not any(b".py" in path.read_bytes() for path in directory.iterdir()), "paths of this machine"
 
 
 @pytest.mark.parametrize("config", KINDS.values(), ids=KINDS)
