@@ -297,7 +297,7 @@ def check_served(
     ask_model: str | None,
     features_model: str | None,
 ) -> None:
-    """Check what to serve before anything is loaded.
+    """Check the arguments of `serve` before anything is loaded.
 
     Raises ConfigError if nothing is served or nothing would use a model, and UnknownModelError for an unknown
     `features_model`.

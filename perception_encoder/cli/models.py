@@ -199,7 +199,7 @@ def _as_compiled_row(entry: dict[str, Any]) -> tuple[object, ...]:
 
 
 def kind_of(name: str, trust_remote_code: bool = False) -> DefaultKind:
-    """Return what a model is for; UnknownModelError and CheckpointError if it is not a model."""
+    """Return the use of a model; UnknownModelError and CheckpointError if it is not a model."""
     from perception_encoder.dense_prediction import dense_model
     from perception_encoder.dense_prediction.published_detectors import published_detector
     from perception_encoder.language_alignment.load import WEIGHTS

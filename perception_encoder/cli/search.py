@@ -242,7 +242,7 @@ def in_terminal() -> bool:
 
 
 def thumbnail_class() -> Any:
-    """Return what prints an image in this terminal, by what it answers to queries; MissingExtraError without it."""
+    """Return the class that prints images in this terminal, by its answers to queries; MissingExtraError without it."""
     with needs_extra("search", "textual_image"):
         from textual_image.renderable import Image
     logging.getLogger("textual_image").setLevel(logging.ERROR)  # it warns of terminals that do not tell their size

@@ -56,7 +56,7 @@ class PublishedDataset:
     unpack: tuple[str, ...] = ()
     """Of them, archives to unpack."""
     data: str = ""
-    """What is read, relative to the dataset's directory; by default the directory itself."""
+    """The path to read, relative to the dataset's directory; by default the directory itself."""
     columns: tuple[str, ...] = ()
     """Columns that the Parquet files must have: the media, its label or caption, or the question's fields."""
     arguments: Mapping[str, Any] = field(default_factory=dict)

@@ -55,7 +55,7 @@ Rows = dict[str, tuple[str, Callable[[Tensor], Tensor]]]
 
 @dataclass(frozen=True, kw_only=True)
 class PublishedTower:
-    """What a file does not say about its tower."""
+    """The settings of a tower that its file lacks."""
 
     vision: VisionConfig = MODELS["PE-Spatial-G14-448"].vision
     """PE-Core-G differs only in what a file shows."""

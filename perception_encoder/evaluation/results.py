@@ -80,7 +80,7 @@ def to_json(result: Result) -> str:
 
 
 def from_json(text: str, name: str) -> Result:
-    """Read what `to_json` wrote; `DataError` under `name` for anything else."""
+    """Read the result of `to_json`; `DataError` under `name` for anything else."""
     try:
         return from_fields(Result, json.loads(text))
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:

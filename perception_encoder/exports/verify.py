@@ -1,4 +1,4 @@
-"""Compare what an exported file computes with torch, within a tolerance by its precision."""
+"""Compare the outputs of an exported file with torch's, within a tolerance by its precision."""
 
 from __future__ import annotations
 

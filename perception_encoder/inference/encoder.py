@@ -71,7 +71,7 @@ class Encoder(SentenceInterface):
     """Length to which vectors are cut before they are made unit length; `cut` sets it."""
     transforms: tuple[str, ...] = ("squash", "crop")
     reads_images, reads_videos = True, False
-    """What the model reads; with `reads_videos`, videos whole instead of frame by frame."""
+    """The kinds of media that the model reads; with `reads_videos`, videos whole instead of frame by frame."""
     has_roles = False
     """Whether queries and documents may be encoded in different ways: by prompts, or by parts of the model."""
     trust_remote_code = False
@@ -186,7 +186,7 @@ class Encoder(SentenceInterface):
 
     @property
     def about(self) -> dict[str, str]:
-        """What embeddings depend on besides inputs and transform: weight hash, precision, runtime, device, layer."""
+        """All that embeddings depend on besides inputs and transform: weight hash, precision, runtime, device, layer."""
         device = self.runtime.device.partition(":")[0]
         runtime, dtype = self.runtime.prepare(self.feature().executed)
         about = {"weights": self.weight_hash, "dtype": dtype, "runtime": runtime, "device": device}
@@ -271,7 +271,7 @@ class Encoder(SentenceInterface):
         return (self.vision.output_dim if feature.pool == "attn" else None) or self.vision.width
 
     def describe(self, feature: Feature) -> dict[str, Any]:
-        """Return what values of `feature` depend on besides the inputs, with the dimension and the patch grid."""
+        """Return the dependencies of `feature` besides the inputs, with the dimension and the patch grid."""
         runtime, precision = self.runtime.used(feature.executed)
         description = {
             "model": self.name,

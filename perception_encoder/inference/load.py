@@ -146,7 +146,7 @@ def _load(spec: ModelSpec, towers: TowerChoice) -> Encoder:
 
 
 def _describe(name: str | Path, cached_hash: CachedHash | None) -> ModelInfo:
-    """Return what is known of a model: cached for its file, else by reading its weights."""
+    """Return the description of a model: cached for its file, else by reading its weights."""
     weights = cached_hash.find() if cached_hash else None
     if cached_hash and weights and (info := cache.find_info(cached_hash.key, weights)):
         return info

@@ -210,7 +210,7 @@ class Execution:
         return cls(ran, kind, place, dtype, spec.runtime == "openvino" or spec.precision == "int8")
 
     def reader(self, decoder: Decoder) -> Reader:
-        """Return what executes the decoder.
+        """Return the runtime of the decoder.
 
         torch executes what OpenVINO cannot; if OpenVINO was asked for, ConfigError for another architecture than
         Llama, and a warning if the conversion fails.

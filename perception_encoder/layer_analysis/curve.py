@@ -44,7 +44,7 @@ class LayerScore(Estimate):
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> LayerScore:
-        """Read what `to_dict` returned; ValueError for anything else."""
+        """Read the result of `to_dict`; ValueError for anything else."""
         return from_fields(cls, value)
 
 

@@ -167,7 +167,7 @@ class ColourFeatures(LayerFeatures):
 
     @property
     def about(self) -> dict[str, str]:
-        """What its features depend on besides the images."""
+        """Everything its features depend on besides the images."""
         return {"weights": f"{COLOURS} of patches of {self.patch_size}", "dtype": "float32", "device": "cpu"}
 
     def encode_layers(

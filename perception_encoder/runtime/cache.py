@@ -46,7 +46,7 @@ Tower = Literal["image", "text"]
 
 @dataclass(frozen=True, kw_only=True)
 class Key:
-    """What a converted tower depends on, besides the versions of this package and the libraries, and the CPU."""
+    """Everything a converted tower depends on, besides the versions of this package and the libraries, and the CPU."""
 
     model: str
     """Name, shown in lists; not part of the entry's identity."""
@@ -91,7 +91,7 @@ class Entry:
         return self.directory / MODEL
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what it is, its size and its last use; "usable": by these versions of the libraries, on this CPU."""
+        """Return its description, size and last use; "usable": by these versions of the libraries, on this CPU."""
         identity = self.values["identity"]
         used = datetime.fromtimestamp(self.used, UTC).isoformat(timespec="seconds")
         usable = all(identity.get(name) == value for name, value in _surroundings().items())
@@ -154,7 +154,7 @@ def store(key: Key, write: Callable[[Path], dict[str, Any]]) -> Entry:
 
 
 def find_info(file: str, weights: str) -> ModelInfo | None:
-    """Return what was stored of the model in a file (`CachedHash.key`) whose weights have this hash, if anything."""
+    """Return the stored description of the model in a file (`CachedHash.key`) whose weights have this hash, if any."""
     with suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, ConfigError):
         values = json.loads(_info_path(file).read_text(encoding="utf-8"))
         if (values["package"], values["model"]["weights"]) == (__version__, weights):
@@ -163,7 +163,7 @@ def find_info(file: str, weights: str) -> ModelInfo | None:
 
 
 def store_info(file: str, info: ModelInfo) -> None:
-    """Store what is known of the model in a file, for use without its weights; if the disk is full, do nothing."""
+    """Store the description of the model in a file, for use without its weights; if the disk is full, do nothing."""
     with suppress(OutputError):
         write_json(_info_path(file), {"package": __version__, "model": info.to_dict()})
 
@@ -211,7 +211,7 @@ def delete(model: str | None = None) -> list[Entry]:
 
 
 def _contents() -> list[Path]:
-    """Return what is in the cache: entries, damaged ones too, those that are being written, and descriptions."""
+    """List the cache: entries, damaged ones too, those that are being written, and descriptions."""
     try:
         return list(root().iterdir())
     except OSError:
@@ -219,7 +219,7 @@ def _contents() -> list[Path]:
 
 
 def _discard(path: Path) -> None:
-    """Remove what permissions allow of an entry; for a link, only the link itself."""
+    """Remove an entry, as far as permissions allow; for a link, only the link itself."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
         return
@@ -258,7 +258,7 @@ def _is_intact(entry: Entry) -> bool:
 
 
 def _surroundings() -> dict[str, Any]:
-    """Return what entries depend on besides the model: this package, the libraries and the CPU."""
+    """Return the dependencies of entries besides the model: this package, the libraries and the CPU."""
     libraries = {name: number for name, number in versions().items() if name != "torch"}
     return {"format": _FORMAT, "package": __version__, "libraries": libraries, "cpu": cpu_flags()}
 

@@ -1,4 +1,4 @@
-"""Find what this machine can compute with, without importing torch."""
+"""Find this machine's means to compute, without importing torch."""
 
 from __future__ import annotations
 

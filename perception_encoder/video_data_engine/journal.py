@@ -105,7 +105,7 @@ def clips_of(video: ClipRecord) -> list[ClipRecord]:
 KEY = re.compile(r"[A-Za-z0-9_-]{1,200}")
 """Format of a clip's key, used in file names."""
 REMEDY = "choose another output"
-"""What to do about an output of other settings or a damaged one."""
+"""The remedy for an output of other settings or a damaged one."""
 _Number = Annotated[float, Range(at_least=-1e15, at_most=1e15)]
 _Span = tuple[_Number | None, _Number | None]
 

@@ -218,7 +218,7 @@ class EngineReport:
 
 @dataclass(frozen=True, kw_only=True)
 class EngineSettings:
-    """What an output was made with: its `settings.json`."""
+    """The settings of an output: its `settings.json`."""
 
     config: EngineConfig
     prompts: Mapping[str, str]

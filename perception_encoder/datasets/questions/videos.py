@@ -24,7 +24,7 @@ from perception_encoder.formats.media_directory import Clip, MediaDirectory
 from perception_encoder.formats.tables import read_table, split_tables
 
 _LETTER = re.compile(r"\s*\(?([A-Z])[.):]\s*")
-"""What choices begin with in some tables, such as "A. "."""
+"""The beginning of choices in some tables, such as "A. "."""
 
 
 class _Columns(NamedTuple):

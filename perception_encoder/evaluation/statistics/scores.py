@@ -324,7 +324,7 @@ def _bootstrap(several: Sequence[ItemScores], seed: int) -> tuple[np.ndarray, np
 def _contributed(
     count: int, values: np.ndarray, blocks: np.ndarray, weights: np.ndarray, begins: np.ndarray
 ) -> np.ndarray:
-    """Return what each of `count` blocks contributes to the metric, (count,); their mean is the metric."""
+    """Return the contributions of `count` blocks to the metric, (count,); their mean is the metric."""
     totals = np.add.reduceat(weights, begins)
     totals = np.repeat(totals, np.diff(begins, append=len(values)))
     shares = np.divide(weights, totals, out=np.zeros_like(weights), where=totals > 0)

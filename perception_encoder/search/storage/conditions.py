@@ -81,7 +81,7 @@ def _compile(connection: sqlite3.Connection, where: str) -> None:
 
 
 class _Permission:
-    """Says what SQLite may compile."""
+    """The authorizer of conditions: SQLite compiles only what it permits."""
 
     def __init__(self) -> None:
         self._selects = 0

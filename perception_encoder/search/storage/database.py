@@ -63,7 +63,7 @@ _SETTINGS: dict[str, Any] = {
 
 @dataclass(frozen=True, kw_only=True)
 class State:
-    """What an index holds."""
+    """The counts and identity of an index's content."""
 
     identity: str
     """Tells an index from the next one in its directory."""
@@ -80,7 +80,7 @@ class State:
 
 @dataclass(frozen=True)
 class Reading:
-    """What one transaction sees."""
+    """One transaction's view of an index."""
 
     connection: sqlite3.Connection
     state: State
@@ -155,7 +155,7 @@ def write_value(connection: sqlite3.Connection, name: str, value: object) -> Non
 
 
 def read_settings(connection: sqlite3.Connection) -> dict[str, Any]:
-    """Return what an index was made with; ValueError if that is invalid."""
+    """Return the settings of an index; ValueError if that is invalid."""
     settings = read_value(connection, "settings", dict[str, Any])
     for name, kind in _SETTINGS.items():
         try:

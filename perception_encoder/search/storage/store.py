@@ -465,7 +465,7 @@ def index_command(directory: Path, *options: str) -> str:
 
 
 def _put(connection: sqlite3.Connection, state: State, **changes: Any) -> State:
-    """Write what an index holds now."""
+    """Write the state of an index."""
     state = replace(state, commit=state.commit + 1, **changes)
     write_value(connection, "state", asdict(state))
     return state
