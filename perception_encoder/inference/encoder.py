@@ -186,7 +186,7 @@ class Encoder(SentenceInterface):
 
     @property
     def about(self) -> dict[str, str]:
-        """All that embeddings depend on besides inputs and transform: weight hash, precision, runtime, device, layer."""
+        """All that embeddings depend on but inputs and transform: weight hash, precision, runtime, device, layer."""
         device = self.runtime.device.partition(":")[0]
         runtime, dtype = self.runtime.prepare(self.feature().executed)
         about = {"weights": self.weight_hash, "dtype": dtype, "runtime": runtime, "device": device}
