@@ -141,7 +141,7 @@ FAULTS = (
         "the embeddings are those of a run without interruption, bit for bit",
         "tests/test_store_users.py",
     ),
-    ("`pe index` is killed 20 times", "no row is lost or doubled", "tests/search/storage/test_index_kill.py"),
+    ("`pe index` is killed 40 times", "no row is lost or doubled", "tests/search/storage/test_index_kill.py"),
     ("`pe engine run` is killed", "every result is there once", "tests/video_data_engine/test_stopped.py"),
 )
 """What goes wrong, what happens then, and the test that does it."""

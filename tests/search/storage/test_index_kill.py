@@ -87,8 +87,8 @@ print(killed, len(states))
 FILES = 32  # eight commits, one of which each kill falls into
 
 
-@pytest.mark.timeout(280)
-def test_twenty_kills_lose_and_double_nothing(checkpoint: Path, pictures: list[Path], tmp_path: Path) -> None:
+@pytest.mark.timeout(560)
+def test_forty_kills_lose_and_double_nothing(checkpoint: Path, pictures: list[Path], tmp_path: Path) -> None:
     folder = tmp_path / "many"
     folder.mkdir()
     for number in range(FILES):
@@ -96,9 +96,9 @@ def test_twenty_kills_lose_and_double_nothing(checkpoint: Path, pictures: list[P
         (folder / f"{number:03d}.jpg").write_bytes(content + bytes([number]))  # so that each is another file
     (folder / "clip.mp4").write_bytes(clip(60))
     (folder / "bad.jpg").write_bytes(b"\xff\xd8\xff")
-    command = [sys.executable, "-c", HARNESS, folder, checkpoint, "20", tmp_path / "found.txt", str(FILES)]
+    command = [sys.executable, "-c", HARNESS, folder, checkpoint, "40", tmp_path / "found.txt", str(FILES)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     killed, states = map(int, done.stdout.split()[:2])
-    assert killed == 20
+    assert killed == 40
     assert states >= 3  # it was killed at different points
