@@ -3,7 +3,7 @@
 A store is a directory with one writer and the settings that it was made with. It holds three kinds of results, each
 complete or absent after a kill: records (a line of JSON counts once its newline is on disk), parts (a file or a
 directory appears by rename, after it is on disk), and data (a file that only grows; a record names the bytes of it
-that count). A rerun reads what is done and does the rest.
+that count). A rerun reads the finished results and computes the rest.
 """
 
 from __future__ import annotations
@@ -273,7 +273,7 @@ class Arrays:
     def __getitem__(self, key: str) -> np.ndarray:
         """Return a key's array; KeyError if there is none, DataError if it is damaged."""
         if (array := self.get(key)) is None:
-            raise KeyError(f"there is no array {key}")
+            raise KeyError(f"the store has no array {key}")
         return array
 
     def put(self, key: str, array: np.ndarray) -> None:

@@ -119,7 +119,7 @@ def features(
     if baseline:
         if layers is not None and len(layers) != 1:
             raise ConfigError("--baseline draws one layer of each model; choose it with --layer")
-        encoders = [load_layers(each, layer=layers[0] if layers else None) for each in models]
+        encoders = [load_layers(spec, layer=layers[0] if layers else None) for spec in models]
         write_image(features_side_by_side(encoders, [opened]), out)
         drawn = ", ".join(f"{encoder.name} layer {encoder.layer}" for encoder in encoders)
         output.print_line(f"from left to right: the image, {drawn}")

@@ -58,7 +58,7 @@ class Estimate:
     by_seed: tuple[float, ...] = ()
     """The value for each seed of a fitted head; empty without random weights."""
     by_block: Float[np.ndarray, " n"] | None = None
-    """The contribution of each block: their mean is the value. None for a metric that is no mean, such as AP."""
+    """The contribution of each block: their mean is the value. None for a metric that is not a mean, such as AP."""
     unit: str = "%"
     """See `Score`."""
 
