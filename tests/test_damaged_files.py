@@ -377,7 +377,7 @@ def load_timm(directory: Path) -> None:
 
 
 def load_decoder(directory: Path) -> None:
-    from perception_encoder.language_alignment.text import decoder
+    from perception_encoder.language_alignment import decoder
 
     decoder.load_decoder(directory)
 
@@ -551,7 +551,7 @@ def write_gguf(directory: Path) -> None:
 
 
 def load_gguf(directory: Path) -> None:
-    from perception_encoder.language_alignment.text.decoder import load_decoder
+    from perception_encoder.language_alignment.decoder import load_decoder
 
     load_decoder(directory / "tiny.gguf")
 

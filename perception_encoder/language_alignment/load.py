@@ -14,36 +14,28 @@ import torch
 from PIL import Image
 
 from perception_encoder.errors import ConfigError, UnknownModelError, needs_extra, one_line
-from perception_encoder.exports.layouts import write_layout_directory
 from perception_encoder.inference.conversation.assistant import Assistant
 from perception_encoder.inference.load import choose_runtime
 from perception_encoder.inference.model_spec import ModelSpec, PrecisionChoice, RuntimeChoice
+from perception_encoder.language_alignment.decoder import SMOLLM2, Decoder, load_decoder, load_pretrained
 from perception_encoder.language_alignment.language_model import LanguageModel, TextModel
+from perception_encoder.language_alignment.openvino_llama import OpenVinoLlama
 from perception_encoder.language_alignment.perception_lm import read_perception_lm
-from perception_encoder.language_alignment.text.decoder import SMOLLM2, Decoder, load_decoder, load_pretrained
-from perception_encoder.language_alignment.text.openvino_llama import OpenVinoLlama
-from perception_encoder.language_alignment.text.reading import Reader, TorchReader
-from perception_encoder.language_alignment.weights import read_language_model, read_tower
-from perception_encoder.models.checkpoints.files import SUFFIXES
-from perception_encoder.models.checkpoints.find import file_inside, packaged_weights
-from perception_encoder.models.checkpoints.weights import write_checkpoint
+from perception_encoder.language_alignment.reading import Reader, TorchReader
+from perception_encoder.language_alignment.weights import find_language_model, read_language_model
 from perception_encoder.models.defaults import language_model
 from perception_encoder.models.initialization import drawn_from
 from perception_encoder.models.precision import choose_device, fast_dtype
-from perception_encoder.models.registry import BUILTIN_LANG, SMALL_LANG
-from perception_encoder.models.vision_transformer import VisionTransformer
 from perception_encoder.preprocess.conversation import Message, Reply, Sampling
 from perception_encoder.progress import progress_bar
 from perception_encoder.runtime.openvino_runtime import FallbackWarning
 from perception_encoder.runtime.runtime import AUTO, Precision, RuntimeName
 
-WEIGHTS = "language.safetensors"
-"""The file that a run of language alignment writes into its directory."""
 MAX_PARAMETERS = 4_000_000_000
 """Size up to which OpenVINO is chosen by default: the compiled copy takes as much memory as the model."""
 HUB = "hf:"
 _ENDPOINT = re.compile(r"(?P<url>https?://[^#]+)#(?P<model>.+)")
-_FUNCTION = re.compile(r"python:(?P<module>[\w.]+):(?P<function>\w+)")
+_FUNCTION = re.compile(r"python:[\w.]+:\w+")
 
 
 def load_assistant(
@@ -74,40 +66,37 @@ def load_assistant(
     cannot see: `smollm2`, GGUF files, and decoder-only models as `hf:NAME`. Raises ConfigError, UnknownModelError,
     CheckpointError, WeightsUnavailableError, and MissingExtraError.
     """
-    keywords = ModelSpec(device=device, runtime=runtime, precision=precision)
-    spec = ModelSpec.of(name, keywords)
+    spec = ModelSpec.of(name, ModelSpec(device=device, runtime=runtime, precision=precision))
     name = language_model(str(spec.name) or None)
     check_name(name)
-    alone = text_only and (name == SMOLLM2 or name.startswith(HUB) or name.endswith(".gguf"))
-    other = runs_elsewhere(name) and not alone
-    if other and tiles is not None:
-        raise ConfigError(f"tiles is {tiles}, but {name} tiles images itself; omit it")
-    if other and (spec.runtime, spec.precision) != (AUTO, AUTO):
-        raise ConfigError(f"{name} does not run in this package; omit runtime and precision")
-    if match := _ENDPOINT.fullmatch(name):
-        from perception_encoder.language_alignment.endpoint import EndpointModel
-
-        return EndpointModel(match["url"], match["model"], timeout)
-    if match := _FUNCTION.fullmatch(name):
-        try:
-            function = getattr(importlib.import_module(match["module"]), match["function"])
-        except (ImportError, AttributeError) as error:
-            raise ConfigError(f"{name} cannot be imported: {one_line(error)}") from error
-        assistant = function()
-        if not isinstance(assistant, Assistant):
-            raise ConfigError(f"{name} returned a {type(assistant).__name__}; it must return a pe.Assistant")
-        return assistant
-    if alone:
+    if text_only and (name == SMOLLM2 or name.startswith(HUB) or name.endswith(".gguf")):
         plan = Execution.choose(spec.with_dtype(dtype))
         decoder = load_decoder(name.removeprefix(HUB), plan.dtype)
         decoder.model.to(plan.device)
         return TextModel(decoder.name, decoder, plan.reader(decoder))
+    if not runs_elsewhere(name):
+        try:
+            return load_language_model(replace(spec, name=name), dtype=dtype, tiles=tiles)
+        except UnknownModelError as error:
+            raise UnknownModelError(f"{error}, http://HOST/v1#MODEL, hf:NAME or python:MODULE:FUNCTION") from None
+    if tiles is not None:
+        raise ConfigError(f"tiles is {tiles}, but {name} tiles images itself; omit it")
+    if (spec.runtime, spec.precision) != (AUTO, AUTO):
+        raise ConfigError(f"{name} does not run in this package; omit runtime and precision")
     if name.startswith(HUB):
         return load_transformers_model(name.removeprefix(HUB))
+    if match := _ENDPOINT.fullmatch(name):
+        from perception_encoder.language_alignment.endpoint import EndpointModel
+
+        return EndpointModel(match["url"], match["model"], timeout)
+    _, module, function = name.split(":")
     try:
-        return load_language_model(replace(spec, name=name), dtype=dtype, tiles=tiles)
-    except UnknownModelError as error:
-        raise UnknownModelError(f"{error}, http://HOST/v1#MODEL, hf:NAME or python:MODULE:FUNCTION") from None
+        make = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"{name} cannot be imported: {one_line(error)}") from error
+    if not isinstance(assistant := make(), Assistant):
+        raise ConfigError(f"{name} returned a {type(assistant).__name__}; it must return a pe.Assistant")
+    return assistant
 
 
 def is_endpoint(name: str) -> bool:
@@ -146,46 +135,12 @@ def load_language_model(
     spec = ModelSpec.of(name, ModelSpec(device=device, runtime=runtime, precision=precision)).with_dtype(dtype)
     source = find_language_model(spec.name)
     plan = Execution.choose(spec)
-    if (path := Path(source)).is_file():
-        model = read_language_model(path, plan.device, plan.dtype, tiles, plan.reader)
-        model.name = path.parent.resolve().name if path.name == WEIGHTS else path.stem
-        return model
-    return read_perception_lm(source, plan.device, plan.dtype, tiles, plan.reader)
-
-
-def find_language_model(name: str | Path) -> str | Path:
-    """Return the file of one of our models, or the directory or hub name of a Perception-LM, without loading it.
-
-    Raises UnknownModelError and WeightsUnavailableError.
-    """
-    if str(name) == BUILTIN_LANG:
-        return packaged_weights(BUILTIN_LANG)
-    path = Path(name)
-    if path.is_dir() and (inside := file_inside(path, WEIGHTS)) != path:
-        return inside
-    if path.exists() or "perception-lm" in str(name).lower():
-        return name
-    raise UnknownModelError(
-        f"no language model is called {str(name)!r}; give {BUILTIN_LANG}, a file or directory that `pe train` wrote, "
-        f"or {SMALL_LANG}"
-    )
-
-
-def export_lang(run: str | Path, out: str | Path, *, half: bool = False) -> VisionTransformer:
-    """Write the encoder of a language alignment as a PE-Lang model, and return it.
-
-    `run`: the directory or the file of a run. `out`: a .safetensors, .pt, .pth or .bin file under the published names,
-    or a new directory, which timm loads as `local-dir:OUT` and transformers by AutoModel.from_pretrained. `half`: write
-    float16. Raises UnknownModelError, CheckpointError and OutputError.
-
-        pe.export_lang("runs/language_custom", "my-lang")
-    """
-    tower = read_tower(Path(find_language_model(run)))
-    if Path(out).suffix in SUFFIXES:
-        write_checkpoint(tower, Path(out), half)
+    if Path(source).is_file():
+        model = read_language_model(Path(source), plan.device, plan.dtype)
     else:
-        write_layout_directory(tower, Path(out), "timm", half)
-    return tower
+        model = read_perception_lm(source, plan.device, plan.dtype)
+    media = model.media if tiles is None else replace(model.media, tiles=tiles)
+    return LanguageModel(model.name, model.model, model.decoder, media, plan.reader(model.decoder))
 
 
 @dataclass(frozen=True)
@@ -204,28 +159,25 @@ class Execution:
     @classmethod
     def choose(cls, spec: ModelSpec) -> Execution:
         """Choose the runtime and precision of a model; raises what `choose_runtime` raises."""
-        ran, kind = choose_runtime(spec)
-        place = choose_device("cpu" if ran == "openvino" else spec.device)
-        dtype = fast_dtype(place) if kind in (None, "int8") else getattr(torch, kind)
-        return cls(ran, kind, place, dtype, spec.runtime == "openvino" or spec.precision == "int8")
+        runtime, precision = choose_runtime(spec)
+        device = choose_device("cpu" if runtime == "openvino" else spec.device)
+        dtype = fast_dtype(device) if precision in (None, "int8") else getattr(torch, precision)
+        return cls(runtime, precision, device, dtype, spec.runtime == "openvino" or spec.precision == "int8")
 
     def reader(self, decoder: Decoder) -> Reader:
-        """Return the runtime of the decoder.
+        """Return what executes a decoder: torch, if OpenVINO cannot.
 
-        torch executes what OpenVINO cannot; if OpenVINO was asked for, ConfigError for another architecture than
-        Llama, and a warning if the conversion fails.
+        If OpenVINO was asked for, ConfigError for another architecture than Llama, and a warning if it fails.
         """
         model = decoder.model
-        if self.runtime == "torch":
-            return TorchReader(model)
-        if not OpenVinoLlama.fits(model):
-            if self.asked:
-                kind = type(model).__name__
-                raise ConfigError(
-                    f"OpenVINO executes only Llamas, without dynamic RoPE, and {decoder.name} is a {kind}; use torch"
-                )
-            return TorchReader(model)
-        if not self.asked and sum(parameter.numel() for parameter in model.parameters()) > MAX_PARAMETERS:
+        fits = self.runtime == "openvino" and OpenVinoLlama.fits(model)
+        if self.asked and self.runtime == "openvino" and not fits:
+            raise ConfigError(
+                "OpenVINO executes only Llamas, without dynamic RoPE, and "
+                f"{decoder.name} is a {type(model).__name__}; use torch"
+            )
+        too_large = not self.asked and sum(parameter.numel() for parameter in model.parameters()) > MAX_PARAMETERS
+        if not fits or too_large:
             return TorchReader(model)
         try:
             with progress_bar(f"converting {decoder.name} for this CPU"):

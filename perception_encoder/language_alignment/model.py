@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from perception_encoder.errors import ConfigError, ShapeError
-from perception_encoder.language_alignment.text.prompt import IGNORED
+from perception_encoder.language_alignment.prompt import IGNORED
 from perception_encoder.models.vision_transformer import VisionTransformer
 
 
@@ -43,10 +43,9 @@ class Projector(nn.Module):
     def forward(
         self, tokens: Float[Tensor, "B N width"], grid: tuple[int, int] | None = None
     ) -> Float[Tensor, "B M dim"]:
-        """Return a grid's projected tokens, row by row: M = `tokens_of(grid)`.
+        """Return a grid's projected tokens, row by row: M = `tokens_of(grid)`; ShapeError if they do not fill it.
 
-        `grid`: rows and columns of the tokens, the class token removed; a square by default. Raises ShapeError if
-        the tokens do not fill it.
+        `grid`: rows and columns of the tokens, the class token removed; a square by default.
         """
         rows, columns = grid or (math.isqrt(tokens.shape[1]),) * 2
         if rows * columns != tokens.shape[1]:
@@ -64,8 +63,7 @@ class Projector(nn.Module):
 
     def tokens_of(self, grid: tuple[int, int]) -> int:
         """Return the number of tokens from a grid."""
-        rows, columns = self.pooled_grid(grid)
-        return rows * columns
+        return math.prod(self.pooled_grid(grid))
 
 
 class PerceptionLanguageModel(nn.Module):
@@ -90,10 +88,7 @@ class PerceptionLanguageModel(nn.Module):
         return tokens[:, self.vision.num_prefix_tokens :]
 
     def image_tokens(self, images: Tensor, branches: Tensor | None = None) -> Float[Tensor, "N M dim"]:
-        """Return the decoder's tokens of images.
-
-        `images`: pixels (N, 3, H, W), or `image_features` (N, P, width) of square ones. `branches`: see there.
-        """
+        """Return the decoder's tokens of pixels (N, 3, H, W), or of `image_features` (N, P, width) of square images."""
         grid: tuple[int, int] | None = None
         if images.dim() == 4:
             grid = self.vision.grid_of(images.shape[-2], images.shape[-1])
@@ -103,10 +98,7 @@ class PerceptionLanguageModel(nn.Module):
     def embed(
         self, ids: Int[Tensor, "B T"], is_image: Bool[Tensor, "B T"], image_tokens: Float[Tensor, "M dim"]
     ) -> Float[Tensor, "B T dim"]:
-        """Return the decoder's input: token embeddings, with the image tokens at the marked positions, row by row.
-
-        Raises ShapeError unless there are as many image tokens as marks.
-        """
+        """Return token embeddings with image tokens at the marked positions; ShapeError unless there are as many."""
         marks = int(is_image.sum())
         if marks != len(image_tokens):
             raise ShapeError(f"{len(image_tokens)} image tokens for {marks} marked positions")
@@ -115,33 +107,17 @@ class PerceptionLanguageModel(nn.Module):
 
     def token_losses(
         self, embeddings: Float[Tensor, "B T dim"], labels: Int[Tensor, "B T"], parts: Int[Tensor, "B T"] | None = None
-    ) -> Float[Tensor, " K"]:
-        """Return the cross entropy of each labelled token, given the earlier tokens of its row that it attends to.
+    ) -> tuple[Float[Tensor, " K"], Bool[Tensor, " K"]]:
+        """Return the cross entropy of each labelled token, and whether it is the most probable one.
 
-        Rows are padded on the right, so that no token attends to padding. Logits are computed for the labelled
-        positions only. `parts`: tokens attend only to those of part 0 and of their own part.
+        A token is predicted from the earlier tokens of its row, or with `parts`, from those of part 0 and its own part.
+        Rows are padded on the right, so that no token attends to padding. Logits are computed for labels only.
         """
         targets = labels[:, 1:]
         labelled = targets != IGNORED
-        logits = self._logits(embeddings[:, :-1], labelled, parts)
-        return F.cross_entropy(logits.float(), targets[labelled], reduction="none")
-
-    def token_scores(
-        self, embeddings: Float[Tensor, "B T dim"], labels: Int[Tensor, "B T"], parts: Int[Tensor, "B T"] | None = None
-    ) -> tuple[Float[Tensor, " K"], Bool[Tensor, " R"]]:
-        """Return `token_losses`, and whether all labels of each row (or labelled part) are the most probable tokens."""
-        targets = labels[:, 1:]
-        labelled = targets != IGNORED
         logits = self._logits(embeddings[:, :-1], labelled, parts).float()
-        correct = logits.argmax(-1) == targets[labelled]
-        rows = torch.arange(len(labels), device=labels.device)[:, None].expand_as(targets)[labelled]
-        if parts is not None:
-            _, rows = torch.unique(torch.stack([rows, parts[:, 1:][labelled]]), dim=1, return_inverse=True)
-        count = len(labels) if parts is None else int(rows.max()) + 1
-        all_correct = torch.ones(count, dtype=torch.long, device=rows.device).scatter_reduce(
-            0, rows, correct.long(), "amin"
-        )
-        return F.cross_entropy(logits, targets[labelled], reduction="none"), all_correct.bool()
+        losses = F.cross_entropy(logits, targets[labelled], reduction="none")
+        return losses, logits.detach().argmax(-1) == targets[labelled]
 
     def _logits(self, embeddings: Tensor, marked: Tensor, parts: Tensor | None) -> Tensor:
         """Return logits (K, V) at the marked positions."""
@@ -171,16 +147,10 @@ class PerceptionLanguageModel(nn.Module):
         images: Tensor,
         parts: Tensor | None = None,
         branches: Tensor | None = None,
-        scored: bool = False,
-    ) -> tuple[Tensor, Tensor | None]:
-        """Return the losses (K,) of the labelled tokens; if `scored`, also which rows or parts are correct.
-
-        Training and validation use only this, so that DDP and FSDP can wrap it.
-        """
+    ) -> tuple[Tensor, Tensor]:
+        """Return the `token_losses` of a batch. Training uses only this, so that DDP and FSDP can wrap it."""
         embeddings = self.embed(ids, is_image, self.image_tokens(images, branches).flatten(0, 1))
-        if scored:
-            return self.token_scores(embeddings, labels, parts)
-        return self.token_losses(embeddings, labels, parts), None
+        return self.token_losses(embeddings, labels, parts)
 
 
 def part_mask(parts: Int[Tensor, "B T"]) -> tuple[Bool[Tensor, "B 1 T T"], Int[Tensor, "B T"]]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from perception_encoder.errors import ConfigError
 from perception_encoder.inference.conversation.assistant import PAUSE, TRIES
-from perception_encoder.language_alignment.text.decoder import SMOLLM2
+from perception_encoder.language_alignment.decoder import SMOLLM2
 from perception_encoder.models.registry import BUILTIN_LANG
 from perception_encoder.records import Checked, Count, Positive, Weight
 from perception_encoder.video_data_engine.prompts import FRAME_CAPTION, SUMMARY, VIDEO_CAPTION, VIDEO_CAPTION_SHORT

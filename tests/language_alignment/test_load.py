@@ -24,21 +24,25 @@ from perception_encoder.errors import (
 from perception_encoder.inference.conversation.assistant import describe_assistant, digest_of
 from perception_encoder.inference.model_spec import ModelSpec
 from perception_encoder.language_alignment import load
+from perception_encoder.language_alignment.decoder import DecoderLoRA, add_decoder_adapters, make_decoder
 from perception_encoder.language_alignment.language_model import LanguageModel, TextModel
 from perception_encoder.language_alignment.load import (
-    WEIGHTS,
     Execution,
     TransformersModel,
     check_name,
-    find_language_model,
     is_endpoint,
     load_assistant,
     load_language_model,
     load_transformers_model,
 )
-from perception_encoder.language_alignment.text.decoder import DecoderLoRA, add_decoder_adapters, make_decoder
-from perception_encoder.language_alignment.text.reading import generate_tokens
-from perception_encoder.language_alignment.weights import Parts, build_language_model, write_language_model
+from perception_encoder.language_alignment.reading import generate_tokens
+from perception_encoder.language_alignment.weights import (
+    WEIGHTS,
+    Parts,
+    build_language_model,
+    find_language_model,
+    write_language_model,
+)
 from perception_encoder.models.initialization import drawn_from
 from perception_encoder.models.precision import fast_dtype
 from perception_encoder.models.registry import BUILTIN_LANG

@@ -14,6 +14,7 @@ from perception_encoder.data.conversations import open_conversations
 from perception_encoder.errors import ConfigError
 from perception_encoder.language_alignment import STAGE, weights
 from perception_encoder.language_alignment.config import LanguageConfig
+from perception_encoder.language_alignment.decoder import DecoderLoRA
 from perception_encoder.language_alignment.plan import SHAPES, decoder_part
 from perception_encoder.language_alignment.recipes import (
     LAYERS,
@@ -28,7 +29,6 @@ from perception_encoder.language_alignment.recipes import (
 )
 from perception_encoder.language_alignment.run import Examples, LanguageTrainee
 from perception_encoder.language_alignment.task import collate
-from perception_encoder.language_alignment.text.decoder import DecoderLoRA
 from perception_encoder.language_alignment.weights import Parts
 from perception_encoder.models.config import VisionConfig
 from perception_encoder.models.initialization import initialize
@@ -130,8 +130,8 @@ def test_the_largest_image_and_video_of_a_recipe_fit_its_context(
     side = config.image_size // patch // config.pool
     counts = [side**2 * (1 + config.tiles if config.tiles > 1 else 1), side**2 * config.frames]
     assert [sum(example.prompt.is_image) for example in made] == counts
-    assert all(example.prompt.cut == 0 and example.answer_tokens == len("it") + 1 for example in made)
     batch = collate(made, 0)
+    assert all(example.prompt.cut == 0 for example in made) and batch.answer_tokens == 2 * (len("it") + 1)
     tokens = trainee.model.image_tokens(batch.images).flatten(0, 1)
     assert trainee.model.embed(batch.ids, batch.is_image, tokens).isfinite().all()
 

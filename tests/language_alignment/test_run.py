@@ -10,12 +10,12 @@ import torch
 from PIL import Image
 
 from perception_encoder.data.conversations import open_conversations
-from perception_encoder.errors import ConfigError, DataError, InputError, WeightsUnavailableError
+from perception_encoder.errors import ConfigError, DataError, InputError, OutputError, WeightsUnavailableError
 from perception_encoder.language_alignment.config import LanguageConfig
-from perception_encoder.language_alignment.load import WEIGHTS, load_language_model
+from perception_encoder.language_alignment.decoder import DecoderLoRA
+from perception_encoder.language_alignment.load import load_language_model
 from perception_encoder.language_alignment.run import Examples, LanguageTrainee, align_language
-from perception_encoder.language_alignment.text.decoder import DecoderLoRA
-from perception_encoder.language_alignment.weights import load_vision, read_tower, read_trained
+from perception_encoder.language_alignment.weights import WEIGHTS, load_vision, read_tower, read_trained
 from perception_encoder.preprocess.conversation import Sampling, ask
 from perception_encoder.store import Store
 from perception_encoder.training.checkpoint import BEST
@@ -173,6 +173,21 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, data: Path, d
     resumed = align_language(run_config, [data], tmp_path / "cut")
     for name, value in weights_of(whole).items():
         assert torch.equal(value, weights_of(resumed)[name]), name
+
+
+def test_cached_features_are_locked_until_the_run_ends_and_open_for_a_resume(
+    tmp_path: Path, data: Path, decoder: str
+) -> None:
+    def look(row: dict[str, float]) -> None:
+        (features,) = (tmp_path / "features").iterdir()
+        with pytest.raises(OutputError, match="another process is writing"):
+            Store(features, {})
+        interrupt_at(3)(row)
+
+    with pytest.raises(Interrupted) as stopped:
+        align_language(config(decoder), [data], tmp_path, listener=look)
+    align_language(config(decoder), [data], tmp_path)
+    assert stopped.tb is not None, "it holds the frames of the run"
 
 
 def test_a_later_stage_goes_on_from_an_earlier_one(tmp_path: Path, data: Path, decoder: str) -> None:

@@ -13,8 +13,8 @@ from PIL import Image
 
 from perception_encoder.errors import CheckpointError, ConfigError, PerceptionEncoderError
 from perception_encoder.exports.layouts import write_layout_directory
+from perception_encoder.language_alignment.decoder import DecoderLoRA, add_decoder_adapters, merge_decoder_adapters
 from perception_encoder.language_alignment.language_model import LanguageModel
-from perception_encoder.language_alignment.text.decoder import DecoderLoRA, add_decoder_adapters, merge_decoder_adapters
 from perception_encoder.language_alignment.weights import (
     METADATA,
     Parts,
@@ -58,7 +58,6 @@ def test_a_file_gives_back_the_model_that_was_written(tmp_path: Path, lora: Deco
     expected = LanguageModel("x", model, decoder, model_parts.media).generate([conversation], sampling)
     assert again.generate([conversation], sampling)[0].text == expected[0].text
     assert again.name == "model" and again.media.tiles == 4
-    assert read_language_model(path, CPU, torch.float32, tiles=0).media.tiles == 0
 
 
 @torch.no_grad()

@@ -9,8 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from perception_encoder.language_alignment.load import WEIGHTS
-from perception_encoder.language_alignment.weights import build_language_model, write_language_model
+from perception_encoder.language_alignment.weights import WEIGHTS, build_language_model, write_language_model
 from tests.clips import clip
 from tests.language_alignment.test_weights import parts
 from tests.pdfs import pdf

@@ -14,8 +14,7 @@ from experiments.video import captions as module
 from experiments.video.captions import NOTHING, Captions, caption, first_captioner, refined_captioner
 from experiments.video.clips import write_clips
 from perception_encoder.language_alignment.config import LanguageConfig
-from perception_encoder.language_alignment.load import find_language_model
-from perception_encoder.language_alignment.weights import read_trained
+from perception_encoder.language_alignment.weights import find_language_model, read_trained
 from perception_encoder.models.registry import BUILTIN_LANG
 from perception_encoder.video_data_engine import refine
 from perception_encoder.video_data_engine.config import EngineConfig

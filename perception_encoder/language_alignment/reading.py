@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import inspect
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
-from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -17,58 +17,45 @@ from perception_encoder.preprocess.conversation import Sampling
 
 Step = Callable[[Sequence[int]], Tensor]
 """The next token of each prompt (B,) to the logits of those after them (B, V)."""
+COLDEST = 1e-5
+"""Lower temperatures act like 0 (the most probable token), as dividing logits by them overflows."""
 
 
-class Reader(Protocol):
+class Reader(ABC):
     """Executes a decoder-only language model; each conversation has a cache of keys and values of its own."""
 
-    @property
-    def runtime(self) -> str:
-        """The library: "torch" or "openvino"."""
-        ...
+    runtime: str
+    """The library: "torch" or "openvino"."""
+    precision: str
+    """Of the products: "float32", "bfloat16" or another type of torch, or "int8"."""
 
-    @property
-    def precision(self) -> str:
-        """Of the products: "float32", "bfloat16" or another type of torch, or "int8"."""
-        ...
-
+    @abstractmethod
     def read(self, prompts: Sequence[Float[Tensor, "T D"]]) -> tuple[Float[Tensor, "B V"], Step]:
         """Read prompts as one batch; return the logits of their next tokens, and the step after those.
 
         Call it and the step in inference mode.
         """
-        ...
 
+    @abstractmethod
     def read_each(self, prompts: Sequence[Float[Tensor, "T D"]]) -> Iterator[Float[Tensor, " V"]]:
         """Yield the logits of the token after each prompt; their common beginning, such as a video, is read once."""
-        ...
 
 
-class TorchReader:
+class TorchReader(Reader):
     """A causal language model of transformers."""
 
     runtime = "torch"
 
     def __init__(self, model: Any) -> None:
-        self.model = model
+        self.model, self._alike = model, rotates_alike(model)
+        self.precision = str(model.get_input_embeddings().weight.dtype).removeprefix("torch.")
         self._cache_name = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
-    @property
-    def precision(self) -> str:
-        """See `Reader`."""
-        return str(self.model.get_input_embeddings().weight.dtype).removeprefix("torch.")
-
-    @cached_property
-    def _alike(self) -> bool:
-        """Whether a prompt may share a batch or its beginning with longer ones."""
-        return rotates_alike(self.model)
-
     def read(self, prompts: Sequence[Tensor]) -> tuple[Tensor, Step]:
-        """See `Reader`. Several prompts are padded on the left, with the padding masked."""
+        """Several prompts are padded on the left, with the padding masked, or read alone if RoPE forbids that."""
         if len(prompts) > 1 and not self._alike:
-            alone = [self.read([prompt]) for prompt in prompts]
-            steps = [one for _, one in alone]
-            return torch.cat([logits for logits, _ in alone]), lambda tokens: torch.cat(
+            logits, steps = zip(*(self.read([prompt]) for prompt in prompts), strict=True)
+            return torch.cat(logits), lambda tokens: torch.cat(
                 [one([token]) for one, token in zip(steps, tokens, strict=True)]
             )
         inputs, padding = stack_left(prompts)
@@ -95,7 +82,6 @@ class TorchReader:
 
     @torch.inference_mode()
     def read_each(self, prompts: Sequence[Tensor]) -> Iterator[Tensor]:
-        """See `Reader`."""
         name, start, cache = self._cache_name, common_length(prompts) if self._alike else 0, None
         if start:
             cache = self.model(inputs_embeds=prompts[0][None, :start], use_cache=True, logits_to_keep=1)[name]
@@ -126,10 +112,6 @@ def rotates_alike(model: Any) -> bool:
     return "dynamic" not in types and "longrope" not in types
 
 
-_COLDEST = 1e-5
-"""Lower temperatures act like 0 (the most probable token), as dividing logits by them overflows."""
-
-
 @torch.inference_mode()
 def generate_tokens(
     reader: Reader, prompts: Sequence[Tensor], end_tokens: frozenset[int], sampling: Sampling
@@ -143,17 +125,15 @@ def generate_tokens(
     generators = [torch.Generator().manual_seed(sampling.seed) for _ in prompts]
     open_rows, given = [True] * len(prompts), [list[int]() for _ in prompts]
     for number in range(sampling.max_tokens):
+        if number:
+            logits = step([earlier[-1] for earlier in given])
         check_logits(logits, reader)
-        rows = zip(logits, generators, given, strict=True)
-        tokens = [choose(row, sampling, generator, earlier) for row, generator, earlier in rows]
-        for token, earlier in zip(tokens, given, strict=True):
-            earlier.append(token)
-        open_rows = [is_open and token not in end_tokens for is_open, token in zip(open_rows, tokens, strict=True)]
+        for row, (earlier, generator) in enumerate(zip(given, generators, strict=True)):
+            earlier.append(choose(logits[row], sampling, generator, earlier))
+            open_rows[row] &= earlier[-1] not in end_tokens
         if not any(open_rows):
             return
-        yield [token if is_open else None for token, is_open in zip(tokens, open_rows, strict=True)]
-        if number + 1 < sampling.max_tokens:
-            logits = step(tokens)
+        yield [earlier[-1] if is_open else None for earlier, is_open in zip(given, open_rows, strict=True)]
 
 
 def check_logits(logits: Float[Tensor, "*B V"], reader: Reader) -> None:
@@ -172,7 +152,7 @@ def choose(logits: Tensor, sampling: Sampling, generator: torch.Generator, given
     if given and (sampling.presence_penalty or sampling.frequency_penalty):
         tokens, counts = torch.tensor(given, device=logits.device).unique(return_counts=True)
         logits = logits.float().index_add(0, tokens, counts * -sampling.frequency_penalty - sampling.presence_penalty)
-    if sampling.temperature < _COLDEST:
+    if sampling.temperature < COLDEST:
         return int(logits.argmax())
     probabilities = (logits.float().cpu() / sampling.temperature).softmax(0)
     if sampling.top_p < 1:

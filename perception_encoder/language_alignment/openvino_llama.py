@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from perception_encoder.errors import ModelError
-from perception_encoder.language_alignment.text.reading import Step, common_length, rotates_alike, stack_left
+from perception_encoder.language_alignment.reading import Reader, Step, common_length, rotates_alike, stack_left
 from perception_encoder.runtime.machine import check_openvino, float_hint
 from perception_encoder.runtime.runtime import Precision
 
@@ -29,7 +29,7 @@ _LOWEST = float(torch.finfo(torch.bfloat16).min)  # of float32, it would become 
 _HALVES = {torch.bfloat16: "bf16", torch.float16: "f16"}
 
 
-class OpenVinoLlama:
+class OpenVinoLlama(Reader):
     """A copy of a Llama's weights, compiled for the CPU; the embeddings of tokens and positions stay the model's."""
 
     runtime = "openvino"
@@ -68,13 +68,11 @@ class OpenVinoLlama:
         return linear and model.device.type == "cpu" and rotates_alike(model)
 
     def read(self, prompts: Sequence[Tensor]) -> tuple[Tensor, Step]:
-        """See `Reader`."""
         inputs, padding = stack_left(prompts)
         conversation, embed = _Conversation(self, padding), self.model.get_input_embeddings()
         return conversation.add(inputs), lambda tokens: conversation.add(embed(torch.tensor(tokens))[:, None])
 
     def read_each(self, prompts: Sequence[Tensor]) -> Iterator[Tensor]:
-        """See `Reader`."""
         start, beginning = common_length(prompts), _Conversation(self, torch.zeros(1, dtype=torch.long))
         if start:
             beginning.add(prompts[0][None, :start])
