@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,6 @@ from perception_encoder.language_alignment.load import (
     is_endpoint,
     load_assistant,
     load_language_model,
-    load_transformers_model,
 )
 from perception_encoder.language_alignment.reading import generate_tokens
 from perception_encoder.language_alignment.weights import (
@@ -69,31 +69,31 @@ from tests.runtime.test_choice import missing
 from tests.video_data_engine.models import ECHO, Echo
 
 
-def test_a_run_is_loaded_by_its_directory_or_its_file(tmp_path: Path) -> None:
-    model_parts = parts(tmp_path)
-    model, _ = build_language_model(model_parts, torch.Generator().manual_seed(0))
-    run = tmp_path / "run"
-    run.mkdir()
-    write_language_model(run / WEIGHTS, model_parts, model, vision=False, decoder=False)
+def write_run(directory: Path, lora: DecoderLoRA | None = None) -> Path:
+    """A run of a projector and random adapters."""
+    directory.mkdir(exist_ok=True)
+    made: Parts = replace(parts(directory), lora=lora)
+    generator = torch.Generator().manual_seed(0)
+    model, _ = build_language_model(made, generator)
+    if lora:
+        add_decoder_adapters(model.decoder, lora, generator)
+        for name, parameter in model.decoder.named_parameters():
+            if "lora_" in name:
+                torch.nn.init.normal_(parameter, std=0.3, generator=generator)
+    write_language_model(directory / WEIGHTS, made, model, vision=False, decoder=lora is not None)
+    return directory
+
+
+def test_a_model_is_loaded_by_its_directory_or_its_file(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
     for name in (run, str(run / WEIGHTS)):
         loaded = load_language_model(name, "cpu", tiles=2)
         assert loaded.media.tiles == 2 and loaded.name == "run"
-        assert Path(find_language_model(name)) == run / WEIGHTS
         assert next(loaded.model.parameters()).dtype == fast_dtype(torch.device("cpu"))
-
-
-def test_a_perception_lm_is_loaded_by_its_directory(tmp_path: Path) -> None:
-    perception_lm().save_pretrained(tmp_path)
-    byte_tokenizer().save_pretrained(tmp_path)
-    assert load_language_model(tmp_path, "cpu").media.tiles == 4
-
-
-def test_an_unknown_name_is_an_error() -> None:
-    with pytest.raises(UnknownModelError, match="no language model is called 'llava'; give builtin-lang, a file"):
-        load_language_model("llava")
-    with pytest.raises(UnknownModelError, match="no language model is called"):
-        find_language_model("llava")
-    with pytest.raises(UnknownModelError, match="no language model is called 'gpt'"):
+    perception_lm().save_pretrained(tmp_path / "plm")
+    byte_tokenizer().save_pretrained(tmp_path / "plm")
+    assert load_language_model(tmp_path / "plm", "cpu").media.tiles == 4
+    with pytest.raises(UnknownModelError, match="no language model is called 'gpt'; give builtin-lang, a file"):
         load_assistant("gpt")
 
 
@@ -125,13 +125,10 @@ def test_endpoints_have_an_address_and_a_model() -> None:
     model = load_assistant("https://example.org/v1#Qwen/Qwen3-VL", timeout=7.0)
     assert describe_assistant(model) == {"name": "Qwen/Qwen3-VL", "address": "https://example.org/v1"}
     assert model.timeout == 7 and is_endpoint("http://x/v1#m") and not is_endpoint("smollm2")
-
-
-@pytest.mark.parametrize("name", ["https://example.org/v1", "https://example.org/v1#", "python:module", "python::f"])
-def test_incomplete_names_are_refused(name: str) -> None:
-    for check in (check_name, load_assistant):
-        with pytest.raises(ConfigError, match=r"names no model|is not of the form"):
-            check(name)
+    for name in ("https://example.org/v1", "https://example.org/v1#", "python:module", "python::f"):
+        for check in (check_name, load_assistant):
+            with pytest.raises(ConfigError, match=r"names no model|is not of the form"):
+                check(name)
 
 
 def test_a_custom_function() -> None:
@@ -147,12 +144,6 @@ def test_a_custom_function() -> None:
             load_assistant(name)
 
 
-def test_a_model_sees_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
-    sees = Echo()
-    monkeypatch.setattr(load, "load_transformers_model", lambda name: sees if name == "any" else None)
-    assert load_assistant("hf:any") is sees
-
-
 def test_a_language_model_of_transformers(tmp_path: Path) -> None:
     model = load_assistant(f"hf:{write_tiny_decoder(tmp_path)}", text_only=True)
     same = TextModel("tiny", tiny_decoder())
@@ -161,22 +152,6 @@ def test_a_language_model_of_transformers(tmp_path: Path) -> None:
     if model.decoder.model.dtype == same.decoder.model.dtype:  # CPUs with AMX compute in bfloat16
         assert model.generate(conversation, sampling) == same.generate(conversation, sampling)
         assert describe_assistant(model)["weights"] == describe_assistant(same)["weights"]
-
-
-def write_run(directory: Path, lora: DecoderLoRA | None = None) -> Path:
-    """A run with random adapters."""
-    made: Parts = parts(directory)
-    if lora:
-        made = Parts(**{**vars(made), "lora": lora})
-    generator = torch.Generator().manual_seed(0)
-    model, _ = build_language_model(made, generator)
-    if lora:
-        add_decoder_adapters(model.decoder, lora, generator)
-        for name, parameter in model.decoder.named_parameters():
-            if "lora_" in name:
-                torch.nn.init.normal_(parameter, std=0.3, generator=generator)
-    write_language_model(directory / WEIGHTS, made, model, vision=False, decoder=lora is not None)
-    return directory
 
 
 def test_an_answer_is_the_same_in_torch_and_in_openvino_with_adapters(tmp_path: Path) -> None:
@@ -193,7 +168,7 @@ def test_an_answer_is_the_same_in_torch_and_in_openvino_with_adapters(tmp_path: 
     assert answers[0] != answers[1]
 
 
-def test_int8_answers_and_is_part_of_a_models_identity(tmp_path: Path) -> None:
+def test_int8_is_part_of_a_models_identity_and_needs_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("openvino")
     run = write_run(tmp_path)
     precisions: tuple[Precision, ...] = ("int8", "float32")
@@ -202,13 +177,8 @@ def test_int8_answers_and_is_part_of_a_models_identity(tmp_path: Path) -> None:
     assert models[0].ask([], "what is red?", max_tokens=3).tokens
     assert digest_of(models[0]) != digest_of(models[1])
 
-
-def test_without_openvino_torch_answers_and_int8_names_the_extra(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
     monkeypatch.setattr(choice, "check_openvino", missing)
     monkeypatch.delenv("PE_RUNTIME", raising=False)
-    run = write_run(tmp_path)
     assert load_language_model(run).reader.runtime == "torch"
     with pytest.raises(MissingExtraError, match=r"perception-encoder\[fast\]"):
         pe.load_assistant(run, precision="int8")
@@ -245,7 +215,7 @@ def test_what_openvino_cannot_execute_is_torchs_unless_it_was_asked_for(monkeypa
     assert Execution.choose(ModelSpec("", None, "openvino", "float32")).reader(tiny_decoder()).runtime == "openvino"
 
 
-def test_choices_that_contradict_each_other_are_errors(tmp_path: Path) -> None:
+def test_choices_that_contradict_each_other_are_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = write_tiny_decoder(tmp_path)
     with pytest.raises(ConfigError, match="dtype is float32, but precision is bfloat16"):
         Execution.choose(ModelSpec("", "cpu", "auto", "bfloat16").with_dtype(torch.float32))
@@ -258,14 +228,10 @@ def test_choices_that_contradict_each_other_are_errors(tmp_path: Path) -> None:
             pe.load_assistant(name, precision="int8")
     assert Execution.choose(ModelSpec("", "cpu", "auto", "auto").with_dtype(torch.float16)).dtype == torch.float16
 
-
-def test_openvino_computes_on_the_cpu_beside_a_gpu_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(load, "choose_device", lambda device: torch.device(device or "cuda"))
-    monkeypatch.setattr(load, "fast_dtype", lambda device: torch.float32)
-    monkeypatch.setattr(load, "choose_runtime", lambda spec: ("openvino", "int8"))
-    assert Execution.choose(ModelSpec("", None, "auto", "int8")).device.type == "cpu"
-    monkeypatch.setattr(load, "choose_runtime", lambda spec: ("torch", None))
-    assert Execution.choose(ModelSpec("", None, "auto", "auto")).device.type == "cuda"
+    for runtime, device in (("openvino", "cpu"), ("torch", "cuda")):
+        monkeypatch.setattr(load, "choose_runtime", lambda spec, runtime=runtime: (runtime, "float32"))
+        assert Execution.choose(ModelSpec()).device.type == device, "OpenVINO computes on the CPU beside a GPU too"
 
 
 @pytest.mark.parametrize("runtime", ["torch", "openvino"])
@@ -331,23 +297,13 @@ TEMPLATE = (
 
 def write_tiny_llava(directory: Path) -> Path:
     """Write a random LLaVA of two layers: images of 16 px have 4 tokens."""
-    from transformers import CLIPImageProcessor, CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaProcessor
+    from transformers import CLIPImageProcessor, CLIPVisionConfig, LlavaConfig, LlavaProcessor
     from transformers import LlavaForConditionalGeneration as Llava
 
     tokenizer = byte_tokenizer()
     tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE], "pad_token": "<|end|>"})
-    text = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        max_position_embeddings=512,
-        bos_token_id=256,
-        eos_token_id=257,
-        pad_token_id=257,
-        initializer_range=0.3,
-    )
+    text = tiny_llama().config
+    text.vocab_size, text.pad_token_id = len(tokenizer), 257
     vision = CLIPVisionConfig(
         hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=16, patch_size=8
     )
@@ -371,14 +327,16 @@ def write_tiny_llava(directory: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> TransformersModel:
-    return load_transformers_model(write_tiny_llava(tmp_path_factory.mktemp("llava")))
+    loaded = load_assistant(f"hf:{write_tiny_llava(tmp_path_factory.mktemp('llava'))}")
+    assert isinstance(loaded, TransformersModel)
+    return loaded
 
 
 RED, BLUE = Image.new("RGB", (20, 30), "red"), Image.new("RGB", (20, 30), "blue")
 
 
 @torch.no_grad()
-def test_answers_are_those_of_transformers(model: TransformersModel) -> None:
+def test_answers_are_those_of_transformers(model: TransformersModel, tmp_path: Path) -> None:
     (reply,) = model.generate([ask("what?", [RED])], Sampling(max_tokens=8))
     text = "<|start|>user\n<|image|>what?<|end|>\n<|start|>assistant\n"
     inputs = model.processor(text=[text], images=[RED], return_tensors="pt").to("cpu", model.model.dtype)
@@ -386,6 +344,10 @@ def test_answers_are_those_of_transformers(model: TransformersModel) -> None:
     length = inputs["input_ids"].shape[1]
     assert reply.text == model.processor.decode(theirs[0, length:], skip_special_tokens=True)
     assert (reply.prompt_tokens, reply.tokens) == (length, len(theirs[0]) - length)
+    with pytest.raises(ConfigError, match="rejects this conversation"):
+        model.generate([ask("is <|image|> an image?")])
+    with pytest.raises(WeightsUnavailableError, match=r"is incomplete: missing config\.json"):
+        load_assistant(f"hf:{tmp_path}")
 
 
 def test_a_video_is_its_frames_in_order(model: TransformersModel) -> None:
@@ -409,10 +371,3 @@ def test_stops_streams_and_drawn_answers(model: TransformersModel) -> None:
     assert stopped.text == whole.text[: whole.text.index(stop)] and stopped.finished
     drawn = [model.generate([conversation], Sampling(max_tokens=12, temperature=2, seed=n))[0].text for n in (1, 1, 2)]
     assert drawn[0] == drawn[1] != drawn[2]
-
-
-def test_what_cannot_be_loaded_or_answered(model: TransformersModel, tmp_path: Path) -> None:
-    with pytest.raises(WeightsUnavailableError, match=r"is incomplete: missing config\.json"):
-        load_transformers_model(tmp_path)
-    with pytest.raises(ConfigError, match="rejects this conversation"):
-        model.generate([ask("is <|image|> an image?")])

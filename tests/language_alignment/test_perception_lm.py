@@ -22,7 +22,7 @@ from perception_encoder.models.initialization import drawn_from
 from perception_encoder.preprocess.conversation import Message, Sampling, ask
 from perception_encoder.preprocess.tiling import MediaConfig, media_pixels
 from tests.cards import run_card
-from tests.language_models import TEMPLATE, byte_tokenizer, write_tiny_decoder
+from tests.language_models import TEMPLATE, byte_tokenizer, tiny_llama, write_tiny_decoder
 
 NOISE = Image.effect_noise((150, 70), 90).convert("RGB")
 QUESTION = " what is <|image|> here? "
@@ -30,20 +30,10 @@ QUESTION = " what is <|image|> here? "
 
 def perception_lm(pool: int = 2) -> Any:
     """A tiny random PerceptionLM of transformers; images of 56 px have 4 x 4 patches."""
-    from transformers import LlamaConfig, PerceptionLMConfig, PerceptionLMForConditionalGeneration
+    from transformers import PerceptionLMConfig, PerceptionLMForConditionalGeneration
 
-    text = LlamaConfig(
-        vocab_size=262,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        bos_token_id=256,
-        eos_token_id=257,
-        initializer_range=0.2,
-        tie_word_embeddings=True,
-    )
+    text = tiny_llama().config
+    text.vocab_size, text.tie_word_embeddings, text.initializer_range = 262, True, 0.2
     vision = {
         "model_type": "timm_wrapper",
         "architecture": "vit_pe_lang_large_patch14_448",
