@@ -21,12 +21,7 @@ from perception_encoder.errors import (
     MediaNotFoundError,
 )
 from perception_encoder.inference.conversation.captions import Caption, caption_file
-from perception_encoder.inference.conversation.media import (
-    MediaOptions,
-    open_input,
-    open_part,
-    read_pages,
-)
+from perception_encoder.inference.conversation.media import open_input, open_part, read_pages
 from perception_encoder.inference.listing import Item, list_items
 from perception_encoder.inference.media import resolve
 from perception_encoder.preprocess.frames import VideoFrames, plm_frame_indices
@@ -200,21 +195,21 @@ def test_a_file_and_its_bytes_give_the_same(tmp_path: Path) -> None:
         )
         (image,) = open_input(image_file)
         assert isinstance(image, Image.Image) and image.mode == "RGB" and image.size == (20, 10)
-        (video,) = open_input(video_file, MediaOptions(frames=5))
+        (video,) = open_input(video_file, frames=5)
         assert numbers(video) == plm_frame_indices(60, 25, 5)
-        wide, tall = open_input(document, MediaOptions(tile=100, tiles=2))
+        wide, tall = open_input(document, tile=100, tiles=2)
         assert (wide.size, tall.size) == ((200, 100), (100, 200))
-        assert len(open_input(document, MediaOptions(pages=(2,)))) == 1
+        assert len(open_input(document, pages=(2,))) == 1
 
 
 def test_a_part_of_a_video(tmp_path: Path) -> None:
     (tmp_path / "b.mp4").write_bytes(clip(60))
-    options = MediaOptions(frames=4, start=1.0, end=2.0)
+    options = {"frames": 4, "start": 1.0, "end": 2.0}
     (whole,), (item,) = list_items([tmp_path / "b.mp4"]), list_items([f"{tmp_path / 'b.mp4'}@0s-0.4s"])
-    assert numbers(open_input(whole, options)[0]) == plm_frame_indices(60, 25, 4, 1.0, 2.0)
-    assert numbers(open_input(item, options)[0]) == plm_frame_indices(60, 25, 4, 0.0, 0.4)  # its own range
+    assert numbers(open_input(whole, **options)[0]) == plm_frame_indices(60, 25, 4, 1.0, 2.0)
+    assert numbers(open_input(item, **options)[0]) == plm_frame_indices(60, 25, 4, 0.0, 0.4)  # its own range
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
-    assert len(open_input(Item("a", "a", tmp_path / "a.png"), options)) == 1  # an image among videos has no range
+    assert len(open_input(Item("a", "a", tmp_path / "a.png"), **options)) == 1  # an image among videos has no range
 
 
 def test_errors_have_the_items_name(tmp_path: Path) -> None:
