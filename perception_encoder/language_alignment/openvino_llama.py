@@ -61,11 +61,11 @@ class OpenVinoLlama(Reader):
 
     @staticmethod
     def fits(model: Any) -> bool:
-        """Return whether a model is a Llama on a CPU, with RoPE that does not depend on the length of the text."""
+        """Return whether a model is a Llama on a CPU, without biases and RoPE that depends on the text's length."""
         if type(model).__name__ != "LlamaForCausalLM" or model.config.hidden_act != "silu":
             return False
-        linear = all(isinstance(layer, nn.Linear) for layer in _linear_maps(model.model.layers[0]))
-        return linear and model.device.type == "cpu" and rotates_alike(model)
+        plain = all(isinstance(map_, nn.Linear) and map_.bias is None for map_ in _linear_maps(model.model.layers[0]))
+        return plain and model.device.type == "cpu" and rotates_alike(model)
 
     def read(self, prompts: Sequence[Tensor]) -> tuple[Tensor, Step]:
         inputs, padding = stack_left(prompts)
@@ -155,29 +155,24 @@ class _Graph:
             values = self._kept(self._heads(v, self.groups), f"values{number}")
             mixed = op.scaled_dot_product_attention(queries, self._repeat(keys), self._repeat(values), self.mask)
             joined = op.reshape(op.transpose(mixed, _ints(0, 2, 1, 3)), _ints(0, 0, -1), True)
-            x = op.add(x, self._linear(joined, o))
+            x = op.add(x, self._product(joined, o.weight))
             normed = self._norm(x, block.post_attention_layernorm)
             gates, ups = self._linears(normed, gate, up)
-            x = op.add(x, self._linear(op.multiply(op.swish(gates), ups), down))
+            x = op.add(x, self._product(op.multiply(op.swish(gates), ups), down.weight))
         last = op.slice(x, _ints(-1), _ints(np.iinfo(np.int64).max), _ints(1), _ints(1))
-        logits = self._linear(self._norm(last, self.model.model.norm), self.model.lm_head)
+        logits = self._product(self._norm(last, self.model.model.norm), self.model.lm_head.weight)
         return openvino.Model([op.result(logits)], self.states, inputs, "llama")
 
     def _linears(self, x: Any, *layers: nn.Linear) -> list[Any]:
         """Apply several maps to one input; in int8 as one product, which makes a step a tenth faster."""
         if not self.int8:  # where joined weights would be copies
-            return [self._linear(x, layer) for layer in layers]
-        weight = torch.cat([layer.weight for layer in layers])
-        bias = None if layers[0].bias is None else torch.cat([layer.bias for layer in layers])
+            return [self._product(x, layer.weight) for layer in layers]
         sizes = _ints(*(layer.out_features for layer in layers))
-        return list(self.op.variadic_split(self._product(x, weight, bias), _int(2), sizes).outputs())
+        product = self._product(x, torch.cat([layer.weight for layer in layers]))
+        return list(self.op.variadic_split(product, _int(2), sizes).outputs())
 
-    def _linear(self, x: Any, layer: nn.Linear) -> Any:
-        return self._product(x, layer.weight, layer.bias)
-
-    def _product(self, x: Any, weight: Tensor, bias: Tensor | None) -> Any:
-        product = self.op.matmul(x, self._weight(weight.detach()), False, True)
-        return product if bias is None else self.op.add(product, _float(bias.detach().float().numpy()))
+    def _product(self, x: Any, weight: Tensor) -> Any:
+        return self.op.matmul(x, self._weight(weight.detach()), False, True)
 
     def _weight(self, weight: Tensor) -> Any:
         """Return a weight (out, in) as float32 values, stored in fewer bits if they fit."""
@@ -245,11 +240,8 @@ class _Graph:
 
 def _linear_maps(block: Any) -> tuple[Any, ...]:
     """Return the linear layers of a Llama's block: queries, keys, values, output; gate, up, down."""
-    attention, mlp = block.self_attn, block.mlp
-    return (
-        *(attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj),
-        *(mlp.gate_proj, mlp.up_proj, mlp.down_proj),
-    )
+    q, k, v, o = (getattr(block.self_attn, f"{name}_proj") for name in "qkvo")
+    return q, k, v, o, block.mlp.gate_proj, block.mlp.up_proj, block.mlp.down_proj
 
 
 def _rounded(weight: Tensor) -> tuple[Tensor, Tensor]:

@@ -55,25 +55,17 @@ PE_LANG = "PE-Lang-L14-448"
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
-    """The parts of a perception language model."""
+    """The parts of a perception language model: the settings of these names in `LanguageConfig`."""
 
     encoder: str
-    """Name, alias or path of the model whose vision tower is used."""
     layer: int = -1
-    """The layer that the projector reads: 0-based, negative from the end; later ones are dropped."""
     layer_scale: float | None = None
-    """Initial LayerScale for a tower without one."""
     decoder: str
-    """Name or path of the language model, as `load_decoder` takes it."""
     context: int | None = None
-    """Maximum number of tokens of a prompt; by default the language model's limit."""
     chat_template: str | None = None
     pool: int = 2
-    """Side of the square of tokens averaged into one after the projector."""
     linear: bool = False
-    """A linear projector."""
     lora: DecoderLoRA | None = None
-    """Adapters of the language model."""
     media: MediaConfig
 
 
