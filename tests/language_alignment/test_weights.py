@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from perception_encoder.errors import CheckpointError, ConfigError, PerceptionEncoderError
+from perception_encoder.errors import CheckpointError, PerceptionEncoderError
 from perception_encoder.exports.layouts import write_layout_directory
 from perception_encoder.language_alignment.decoder import DecoderLoRA, add_decoder_adapters, merge_decoder_adapters
 from perception_encoder.language_alignment.language_model import LanguageModel
@@ -99,11 +99,6 @@ def test_a_file_of_another_kind_is_an_error(tmp_path: Path) -> None:
     write_checkpoint(load_model("builtin"), path, half=True)
     with pytest.raises(CheckpointError, match="is not a language model of this package"):
         read_language_model(path, CPU, torch.float32)
-
-
-def test_an_image_size_that_patches_do_not_fill_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="image_size is 100; it must be a multiple of the encoder's patch, 16"):
-        load_vision(dataclasses.replace(parts(tmp_path), media=MediaConfig(image_size=100)))
 
 
 @torch.no_grad()
