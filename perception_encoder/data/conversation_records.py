@@ -105,10 +105,7 @@ class ConversationSample:
     """Shared by all samples of the same images and videos."""
 
     def messages(self, frames: int = 8) -> list[Message]:
-        """Return the turns with decoded media; of each video at most `frames` frames, by `plm_frame_indices`.
-
-        Raises InputError (MediaNotFoundError, MediaDecodeError, …), named after the sample and the file.
-        """
+        """Return the turns with decoded media, at most `frames` of a video; InputError names sample and file."""
         name = self.where if self.where.endswith(self.key) else f"{self.where} ({escape_name(self.key)})"
         opened = (media.open(f"{name}: {escape_name(media.name)}", frames) for media in self.media)
         return [
@@ -122,11 +119,7 @@ class _BadRecord(Exception):
 
 
 def parse_record(record: Record, directory: Path) -> ConversationSample:
-    """Return the conversation of a record with media below `directory`; InputError says what is wrong with it.
-
-    Checked are the roles, that each question has an answer, that there are as many placeholders as media, and that
-    paths stay inside the directory; not whether the files exist.
-    """
+    """Return the conversation of a record with media below `directory`, not looked for; InputError if it is bad."""
     try:
         return _parse(record, directory)
     except _BadRecord as error:

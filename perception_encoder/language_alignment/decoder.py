@@ -79,13 +79,10 @@ def load_decoder(
     context: int | None = None,
     chat_template: str | None = None,
 ) -> Decoder:
-    """Load a decoder-only language model.
+    """Load "smollm2", a directory in transformers' layout, a GGUF file, or a hub name.
 
-    `name`: "smollm2", a directory in transformers' layout, a GGUF file, or a hub name. `dtype`: None keeps the type of
-    the file. `context`: maximum number of tokens of a prompt, by default the model's. `chat_template`: a Jinja
-    template, by default the tokenizer's.
-    Raises WeightsUnavailableError for a model that cannot be read or fetched, MissingExtraError without transformers,
-    and ConfigError for a model without a chat template or that is not decoder-only.
+    `dtype`: None keeps the file's type. `context`: maximum number of tokens of a prompt. Raises
+    WeightsUnavailableError, MissingExtraError, and ConfigError for other kinds of models.
     """
     with needs_extra("lang", "transformers"):
         from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -97,10 +94,7 @@ def load_decoder(
 
 
 def load_pretrained(source: str | Path, model: Any, tokenizer: Any, dtype: torch.dtype | None) -> tuple[Any, Any]:
-    """Load a model and a tokenizer or processor of these classes of transformers, without code from the hub.
-
-    Raises WeightsUnavailableError for what cannot be read or fetched, and CheckpointError if weights are missing.
-    """
+    """Load a model and a tokenizer or processor of these classes of transformers, without code from the hub."""
     local = Path(source).is_dir()
     if local:
         check_complete(Path(source))
@@ -207,10 +201,7 @@ def _read_gguf(path: Path) -> tuple[Any, Any]:
 
 
 def make_fresh_decoder(texts: Iterable[str], generator: torch.Generator) -> Decoder:
-    """Return a Llama with random weights and a vocabulary learned from texts; digits are single tokens, as in SmolLM2.
-
-    It aligns or evaluates an encoder cheaply and without a prior. Raises MissingExtraError without transformers.
-    """
+    """Return a Llama with random weights and the vocabulary of texts; digits are single tokens, as in SmolLM2."""
     with needs_extra("lang", "transformers"):
         from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
     vocabulary = Tokenizer(models.BPE())
@@ -276,11 +267,7 @@ class DecoderLoRA(Checked):
 
 
 def add_decoder_adapters(decoder: nn.Module, config: DecoderLoRA, generator: torch.Generator) -> list[nn.Parameter]:
-    """Add adapters to a decoder, in place, and return their parameters, which alone are trained.
-
-    Untrained adapters do not change the decoder's output. Raises ConfigError for a decoder without linear layers of the
-    known names, and MissingExtraError without peft.
-    """
+    """Add adapters to a decoder, in place, and return their parameters; ConfigError if no layer has a known name."""
     with needs_extra("lang", "peft"):
         from peft import LoraConfig, inject_adapter_in_model
     names = [name for group, names in TARGETS.items() if config.targets in (group, "all") for name in names]
@@ -315,10 +302,7 @@ def load_adapters(decoder: nn.Module, config: DecoderLoRA, state: Mapping[str, T
 
 @torch.no_grad()
 def merge_decoder_adapters(decoder: nn.Module, dtype: torch.dtype = torch.float32) -> None:
-    """Merge adapters, if any, into the weights they adapt, in place, and remove them.
-
-    The sums are computed in float32, one layer at a time, and rounded to `dtype`.
-    """
+    """Merge adapters, if any, into the weights they adapt, in place: in float32, layer by layer, rounded to `dtype`."""
     if not adapter_state(decoder):
         return
     from peft.tuners.tuners_utils import BaseTunerLayer

@@ -120,11 +120,7 @@ def _without_partial(text: str, stops: Sequence[str]) -> str:
 
 
 class LanguageModel(TextModel):
-    """A perception language model on one device.
-
-    Attributes: `model` (the torch module), `decoder` (tokenizer and prompts), `name`, `media`, `encoded` (how many
-    images, tiles and frames have gone through the vision tower).
-    """
+    """A perception language model on one device; `encoded` counts the images, tiles and frames that it encoded."""
 
     def __init__(
         self,
@@ -173,11 +169,7 @@ class LanguageModel(TextModel):
 
     @torch.inference_mode()
     def media_tokens(self, item: MediaPart, alone: bool = True) -> Tensor:
-        """Return the tokens (M, dim) of an image or a video, cached if it was encoded before.
-
-        An image that is `alone` in its conversation is tiled; several images are squashed to one square each, as in
-        PLM.
-        """
+        """Return the tokens (M, dim), maybe cached, of a video or an image, which is tiled if it is `alone`."""
         key = (id(item), alone)
         if key in self._tokens and self._tokens[key][0]() is item:
             self._tokens.move_to_end(key)

@@ -165,10 +165,7 @@ class Execution:
         return cls(runtime, precision, device, dtype, spec.runtime == "openvino" or spec.precision == "int8")
 
     def reader(self, decoder: Decoder) -> Reader:
-        """Return what executes a decoder: torch, if OpenVINO cannot.
-
-        If OpenVINO was asked for, ConfigError for another architecture than Llama, and a warning if it fails.
-        """
+        """Return what executes a decoder: torch, if OpenVINO cannot and was not asked for; else ConfigError."""
         model = decoder.model
         fits = self.runtime == "openvino" and OpenVinoLlama.fits(model)
         if self.asked and self.runtime == "openvino" and not fits:

@@ -67,11 +67,7 @@ class Projector(nn.Module):
 
 
 class PerceptionLanguageModel(nn.Module):
-    """Images and token ids to logits of the next tokens.
-
-    `vision`: a tower that gives tokens, cut at the layer that the projector reads. `decoder`: a causal language model
-    of transformers.
-    """
+    """A tower cut at the layer that the projector reads, and a causal language model of transformers."""
 
     def __init__(self, vision: VisionTransformer, projector: Projector, decoder: nn.Module) -> None:
         super().__init__()
@@ -80,10 +76,7 @@ class PerceptionLanguageModel(nn.Module):
     def image_features(
         self, pixels: Float[Tensor, "B 3 H W"], branches: Float[Tensor, "L 2 B"] | None = None
     ) -> Float[Tensor, "B P width"]:
-        """Return the tokens of the vision tower's last layer without the class token; P = h · w.
-
-        `branches`: stochastic depth, as `VisionTransformer.forward_features` takes it.
-        """
+        """Return the tower's last tokens without the class token; P = h · w. `branches`: see `forward_features`."""
         tokens = self.vision.forward_features(pixels, norm=False, branches=branches)
         return tokens[:, self.vision.num_prefix_tokens :]
 

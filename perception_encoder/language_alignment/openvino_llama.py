@@ -7,16 +7,14 @@ sums are computed in float32 or bfloat16. Keys and values are states of the grap
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from perception_encoder.errors import ModelError
-from perception_encoder.language_alignment.reading import Reader, Step, common_length, rotates_alike, stack_left
+from perception_encoder.language_alignment.reading import Conversation, Reader, rotates_alike
 from perception_encoder.runtime.machine import check_openvino, float_hint
 from perception_encoder.runtime.runtime import Precision
 
@@ -35,10 +33,9 @@ class OpenVinoLlama(Reader):
     runtime = "openvino"
 
     def __init__(self, model: Any, precision: Precision) -> None:
-        """Convert a model that `fits`; in int8, other values than weights have the type of the model.
+        """Convert a model that `fits`; ModelError for weights that are not finite in int8, which would hide them.
 
-        Raises MissingExtraError without OpenVINO, RuntimeError if it does not compile the graph, and ModelError for
-        weights that are not finite in int8, which would hide them.
+        In int8, other values than weights have the type of the model. Raises RuntimeError if the graph is not compiled.
         """
         check_openvino()
         import openvino
@@ -67,38 +64,24 @@ class OpenVinoLlama(Reader):
         plain = all(isinstance(map_, nn.Linear) and map_.bias is None for map_ in _linear_maps(model.model.layers[0]))
         return plain and model.device.type == "cpu" and rotates_alike(model)
 
-    def read(self, prompts: Sequence[Tensor]) -> tuple[Tensor, Step]:
-        inputs, padding = stack_left(prompts)
-        conversation, embed = _Conversation(self, padding), self.model.get_input_embeddings()
-        return conversation.add(inputs), lambda tokens: conversation.add(embed(torch.tensor(tokens))[:, None])
-
-    def read_each(self, prompts: Sequence[Tensor]) -> Iterator[Tensor]:
-        start, beginning = common_length(prompts), _Conversation(self, torch.zeros(1, dtype=torch.long))
-        if start:
-            beginning.add(prompts[0][None, :start])
-        for prompt in prompts:
-            yield beginning.copy().add(prompt[None, start:])[0]
+    def begin(self, padding: Tensor) -> Conversation:
+        return _OpenVinoConversation(self, padding)
 
 
-class _Conversation:
-    """Prompts that were read, and their answers so far."""
-
+class _OpenVinoConversation(Conversation):
     def __init__(self, llama: OpenVinoLlama, padding: Tensor) -> None:
-        """`padding`: number of tokens before each prompt that nothing attends to (B,)."""
         self.llama, self.padding, self.length = llama, padding[:, None], 0
         self.request = llama.compiled.create_infer_request()
 
-    def copy(self) -> _Conversation:
-        """Return a copy that continues on its own."""
-        other = _Conversation(self.llama, self.padding[:, 0])
+    def copy(self) -> Conversation:
+        other = _OpenVinoConversation(self.llama, self.padding[:, 0])
         if self.length:
             other.length = self.length
             for mine, its in zip(self.request.query_state(), other.request.query_state(), strict=True):
                 its.state = mine.state
         return other
 
-    def add(self, inputs: Float[Tensor, "B T D"]) -> Float[Tensor, "B V"]:
-        """Read further tokens, and return the logits of those after them."""
+    def add(self, inputs: Tensor) -> Tensor:
         for chunk in inputs.split(CHUNK, dim=1):
             logits = self._add(chunk.float())
         return logits

@@ -76,11 +76,7 @@ none; pass `processor_kwargs={{"vision_input_type": "vanilla"}}` to `processor.a
 
 
 def read_perception_lm(source: str | Path, device: torch.device, dtype: torch.dtype) -> LanguageModel:
-    """Read a Perception-LM from a directory or the hub; WeightsUnavailableError, and MissingExtraError.
-
-    An image has at most as many tiles as an exported directory says, else 4, or 36 on a GPU (the published models were
-    trained with 36).
-    """
+    """Read a Perception-LM from a directory or the hub; WeightsUnavailableError, and MissingExtraError."""
     with needs_extra("lang", "transformers"):
         from transformers import AutoTokenizer, PerceptionLMForConditionalGeneration
     whole, tokenizer = load_pretrained(source, PerceptionLMForConditionalGeneration, AutoTokenizer, dtype)
@@ -96,7 +92,7 @@ def wrap_perception_lm(name: str, whole: Any, tokenizer: Any) -> LanguageModel:
     with torch.device("meta"):
         projector = Projector(first.in_features, second.out_features, whole.config.projector_pooling_ratio)
     projector.projector[0], projector.projector[2] = first, second
-    tiles = ours.get("tiles", 36 if whole.device.type == "cuda" else 4)
+    tiles = ours.get("tiles", 36 if whole.device.type == "cuda" else 4)  # the published models were trained with 36
     media = MediaConfig(image_size=vision.config.image_size, tiles=tiles)
     return LanguageModel(name, PerceptionLanguageModel(vision, projector, decoder.model), decoder, media)
 
@@ -202,10 +198,7 @@ def _check_parts(model: LanguageModel) -> None:
 
 
 def _with_media_tokens(model: LanguageModel) -> tuple[Any, int]:
-    """Return the tokenizer with tokens for media, and the size of the vocabulary before.
-
-    Embeddings are added for them in place if there are too few.
-    """
+    """Return the tokenizer with tokens for media, and the old vocabulary's size; add embeddings if too few."""
     tokenizer, causal = copy.deepcopy(model.decoder.tokenizer), model.decoder.model
     tokenizer.add_tokens([IMAGE, VIDEO], special_tokens=True)
     tokenizer._set_model_specific_special_tokens({"image_token": IMAGE, "video_token": VIDEO})

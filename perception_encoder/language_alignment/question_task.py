@@ -269,9 +269,6 @@ def _by_image(name: str, questions: Sequence[Question], maximum: int) -> list[li
 
 
 def read_question_task(name: str, path: Path, items: int, image_size: tuple[int, int] | None = None) -> QuestionTask:
-    """Read a task of `QUESTION_TASKS`: train on its split `train`, test on the split that papers report.
-
-    Raises what `read_questions` does.
-    """
+    """Read a task of `QUESTION_TASKS`: train on its split `train`, test on the split that papers report."""
     train, test = (read_questions(name, path, split) for split in ("train", default_split(name)))
     return QuestionTask(TASKS[name], train, test, QuestionTaskConfig(items=items), image_size)

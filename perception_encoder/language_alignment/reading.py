@@ -21,85 +21,101 @@ COLDEST = 1e-5
 """Lower temperatures act like 0 (the most probable token), as dividing logits by them overflows."""
 
 
-class Reader(ABC):
-    """Executes a decoder-only language model; each conversation has a cache of keys and values of its own."""
+class Conversation(ABC):
+    """Prompts that were read as one batch, and their answers so far, as a cache of keys and values."""
 
+    @abstractmethod
+    def add(self, inputs: Float[Tensor, "B T D"]) -> Float[Tensor, "B V"]:
+        """Read further tokens, and return the logits of those after them. Call it in inference mode."""
+
+    @abstractmethod
+    def copy(self) -> Conversation:
+        """Return a copy that continues on its own."""
+
+
+class Reader(ABC):
+    """Executes a decoder-only language model of transformers."""
+
+    model: Any
     runtime: str
     """The library: "torch" or "openvino"."""
     precision: str
     """Of the products: "float32", "bfloat16" or another type of torch, or "int8"."""
+    alike: bool = True
+    """Whether a prompt may share a batch or its beginning with longer ones."""
 
     @abstractmethod
+    def begin(self, padding: Int[Tensor, " B"]) -> Conversation:
+        """Return empty conversations; nothing attends to the first tokens of each, `padding`."""
+
     def read(self, prompts: Sequence[Float[Tensor, "T D"]]) -> tuple[Float[Tensor, "B V"], Step]:
         """Read prompts as one batch; return the logits of their next tokens, and the step after those.
 
         Call it and the step in inference mode.
         """
-
-    @abstractmethod
-    def read_each(self, prompts: Sequence[Float[Tensor, "T D"]]) -> Iterator[Float[Tensor, " V"]]:
-        """Yield the logits of the token after each prompt; their common beginning, such as a video, is read once."""
-
-
-class TorchReader(Reader):
-    """A causal language model of transformers."""
-
-    runtime = "torch"
-
-    def __init__(self, model: Any) -> None:
-        self.model, self._alike = model, rotates_alike(model)
-        self.precision = str(model.get_input_embeddings().weight.dtype).removeprefix("torch.")
-        self._cache_name = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
-
-    def read(self, prompts: Sequence[Tensor]) -> tuple[Tensor, Step]:
-        """Several prompts are padded on the left, with the padding masked, or read alone if RoPE forbids that."""
-        if len(prompts) > 1 and not self._alike:
+        if len(prompts) > 1 and not self.alike:
             logits, steps = zip(*(self.read([prompt]) for prompt in prompts), strict=True)
             return torch.cat(logits), lambda tokens: torch.cat(
                 [one([token]) for one, token in zip(steps, tokens, strict=True)]
             )
-        inputs, padding = stack_left(prompts)
-        padded, cache = bool(padding.any()), None
-        columns = torch.arange(inputs.shape[1], device=inputs.device)
-        mask = (columns >= padding[:, None]).long()
-        positions = (columns - padding[:, None]).clamp(min=0)
-
-        def run(**feed: Tensor) -> Tensor:
-            nonlocal cache
-            extra = {"attention_mask": mask, "position_ids": positions} if padded else {}
-            output = self.model(**feed, **extra, **{self._cache_name: cache}, use_cache=True, logits_to_keep=1)
-            cache = output[self._cache_name]
-            logits: Tensor = output.logits
-            return logits[:, -1]
-
-        def step(tokens: Sequence[int]) -> Tensor:
-            nonlocal mask, positions
-            mask = torch.cat([mask, mask.new_ones(len(tokens), 1)], dim=1)
-            positions = positions[:, -1:] + 1
-            return run(input_ids=torch.tensor(tokens, device=mask.device)[:, None])
-
-        return run(inputs_embeds=inputs), step
+        longest = max(len(prompt) for prompt in prompts)
+        inputs = torch.stack([torch.cat([p.new_zeros(longest - len(p), p.shape[1]), p]) for p in prompts])
+        padding = torch.tensor([longest - len(prompt) for prompt in prompts], device=inputs.device)
+        conversation, embed = self.begin(padding), self.model.get_input_embeddings()
+        return conversation.add(inputs), lambda tokens: conversation.add(
+            embed(torch.tensor(tokens, device=inputs.device))[:, None]
+        )
 
     @torch.inference_mode()
-    def read_each(self, prompts: Sequence[Tensor]) -> Iterator[Tensor]:
-        name, start, cache = self._cache_name, common_length(prompts) if self._alike else 0, None
+    def read_each(self, prompts: Sequence[Float[Tensor, "T D"]]) -> Iterator[Float[Tensor, " V"]]:
+        """Yield the logits of the token after each prompt; their common beginning, such as a video, is read once."""
+        if not prompts:
+            return
+        start = common_length(prompts) if self.alike else 0
+        beginning = self.begin(torch.zeros(1, dtype=torch.long, device=prompts[0].device))
         if start:
-            cache = self.model(inputs_embeds=prompts[0][None, :start], use_cache=True, logits_to_keep=1)[name]
+            beginning.add(prompts[0][None, :start])
         for prompt in prompts:
-            inputs = {"inputs_embeds": prompt[None, start:], name: deepcopy(cache)}
-            yield self.model(**inputs, use_cache=start > 0, logits_to_keep=1).logits[0, -1]
+            yield beginning.copy().add(prompt[None, start:])[0]
 
 
-def stack_left(prompts: Sequence[Float[Tensor, "T D"]]) -> tuple[Float[Tensor, "B T D"], Int[Tensor, " B"]]:
-    """Stack prompts, with zeros before the shorter ones, and return how many."""
-    longest = max(len(prompt) for prompt in prompts)
-    stacked = torch.stack([torch.cat([p.new_zeros(longest - len(p), p.shape[1]), p]) for p in prompts])
-    return stacked, torch.tensor([longest - len(prompt) for prompt in prompts], device=stacked.device)
+class TorchReader(Reader):
+    """Runs the model as it is."""
+
+    runtime = "torch"
+
+    def __init__(self, model: Any) -> None:
+        self.model, self.alike = model, rotates_alike(model)
+        self.precision = str(model.get_input_embeddings().weight.dtype).removeprefix("torch.")
+
+    def begin(self, padding: Tensor) -> Conversation:
+        return _TorchConversation(self.model, padding)
+
+
+class _TorchConversation(Conversation):
+    def __init__(self, model: Any, padding: Tensor) -> None:
+        self.model, self.padding, self.length, self.cache = model, padding, 0, None
+        self._name = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+
+    def copy(self) -> Conversation:
+        other = _TorchConversation(self.model, self.padding)
+        other.length, other.cache = self.length, deepcopy(self.cache)
+        return other
+
+    def add(self, inputs: Tensor) -> Tensor:
+        start, self.length = self.length, self.length + inputs.shape[1]
+        options = {self._name: self.cache}
+        if self.padding.any():
+            columns = torch.arange(self.length, device=inputs.device) - self.padding[:, None]
+            options |= {"attention_mask": (columns >= 0).long(), "position_ids": columns[:, start:].clamp(min=0)}
+        output = self.model(inputs_embeds=inputs, **options, use_cache=True, logits_to_keep=1)
+        self.cache = output[self._name]
+        return output.logits[:, -1]
 
 
 def common_length(prompts: Sequence[Float[Tensor, "T D"]]) -> int:
     """Return the length of the common prefix of prompts, leaving each at least one token."""
-    length = min((len(prompt) for prompt in prompts), default=1) - 1
+    length = min(len(prompt) for prompt in prompts) - 1
     for prompt in prompts[1:]:
         same = (prompt[:length] == prompts[0][:length]).all(-1)
         length = int(same.long().cumprod(0).sum())

@@ -222,10 +222,7 @@ class LanguageTrainee:
 
 
 def _continued(config: LanguageConfig, parts: Parts, earlier: Parts) -> Parts:
-    """Return the parts of a run that continues an earlier one: the configured ones, else the earlier ones.
-
-    `parts`: the configuration's, with the defaults. Raises ConfigError for what cannot change.
-    """
+    """Return the configured parts, or else the earlier run's; ConfigError for what cannot change."""
     if config.lora is not None and earlier.lora not in (None, config.lora):
         raise ConfigError(f"initial has adapters of {earlier.lora}; they cannot become {config.lora}")
     if config.linear not in (None, earlier.linear):

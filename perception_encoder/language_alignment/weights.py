@@ -110,10 +110,7 @@ def write_language_model(
 
 
 def find_language_model(name: str | Path) -> str | Path:
-    """Return the file of one of our models, or the directory or hub name of a Perception-LM, without loading it.
-
-    Raises UnknownModelError and WeightsUnavailableError.
-    """
+    """Return the file of one of our models, or the directory or hub name of a Perception-LM, or UnknownModelError."""
     if str(name) == BUILTIN_LANG:
         return packaged_weights(BUILTIN_LANG)
     path = Path(name)
@@ -144,10 +141,7 @@ def read_language_model(path: Path, device: torch.device, dtype: torch.dtype) ->
 
 
 def read_tower(path: Path) -> VisionTransformer:
-    """Read only the aligned vision tower, in float32, at the size of the alignment, named as a PE-Lang.
-
-    Sizes that differ from the published model's are in the tower's `config`. CheckpointError for another file.
-    """
+    """Read only the aligned vision tower, in float32, named as a PE-Lang; CheckpointError for another file."""
     parts, state = read_trained(path)
     with naming(path):
         tower = load_vision(parts)
