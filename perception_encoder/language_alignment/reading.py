@@ -104,7 +104,7 @@ class _TorchConversation(Conversation):
 
     def add(self, inputs: Tensor) -> Tensor:
         start, self.length = self.length, self.length + inputs.shape[1]
-        options = {self._name: self.cache}
+        options: dict[str, Any] = {self._name: self.cache}
         if self.padding.any():
             columns = torch.arange(self.length, device=inputs.device) - self.padding[:, None]
             options |= {"attention_mask": (columns >= 0).long(), "position_ids": columns[:, start:].clamp(min=0)}
