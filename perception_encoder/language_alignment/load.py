@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 from PIL import Image
@@ -84,7 +84,7 @@ def load_assistant(
     if (spec.runtime, spec.precision) != (AUTO, AUTO):
         raise ConfigError(f"{name} does not run in this package; omit runtime and precision")
     if name.startswith(HUB):
-        return load_transformers_model(name.removeprefix(HUB))
+        return TransformersModel(name.removeprefix(HUB))
     if match := _ENDPOINT.fullmatch(name):
         from perception_encoder.language_alignment.endpoint import EndpointModel
 
@@ -187,8 +187,13 @@ class Execution:
 class TransformersModel(Assistant):
     """A transformers model with its processor; videos are shown as consecutive frames."""
 
-    def __init__(self, name: str, model: Any, processor: Any) -> None:
-        self.name, self.model, self.processor = name, model.eval(), processor
+    def __init__(self, name: str) -> None:
+        """Load a model by directory or hub name; WeightsUnavailableError, MissingExtraError without transformers."""
+        with needs_extra("engine", "transformers"):
+            from transformers import AutoModelForImageTextToText, AutoProcessor
+        device = choose_device(None)
+        model, self.processor = load_pretrained(name, AutoModelForImageTextToText, AutoProcessor, fast_dtype(device))
+        self.name, self.model = Path(name).name, model.to(device).eval()
 
     def generate(self, conversations: Sequence[Sequence[Message]], sampling: Sampling | None = None) -> list[Reply]:
         """Return an answer to each conversation, greedily by default; ConfigError if the processor rejects one.
@@ -226,12 +231,3 @@ class TransformersModel(Assistant):
         cuts = [at for stop in sampling.stop if (at := answer.find(stop)) >= 0]
         finished = bool(cuts) or len(tokens) < sampling.max_tokens
         return Reply(answer[: min(cuts)] if cuts else answer, length, len(tokens), finished)
-
-
-def load_transformers_model(name: str | Path) -> TransformersModel:
-    """Load a model by directory or hub name; WeightsUnavailableError, MissingExtraError without transformers."""
-    with needs_extra("engine", "transformers"):
-        from transformers import AutoModelForImageTextToText, AutoProcessor
-    device = choose_device(None)
-    model, processor = load_pretrained(name, AutoModelForImageTextToText, AutoProcessor, fast_dtype(device))
-    return TransformersModel(Path(name).name, model.to(device), processor)

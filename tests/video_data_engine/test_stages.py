@@ -10,7 +10,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from torch.nn import Linear
 
 from perception_encoder.errors import ConfigError, EndpointError
 from perception_encoder.inference.conversation import assistant as assistants
@@ -22,6 +21,7 @@ from perception_encoder.video_data_engine.config import EngineConfig, WorkConfig
 from perception_encoder.video_data_engine.journal import ClipRecord, StageFailure, StageResult
 from perception_encoder.video_data_engine.stages import EngineStage, Models, make_stages
 from perception_encoder.video_data_engine.videos import list_videos
+from tests.language_models import tiny_llama
 from tests.video_data_engine import servers
 from tests.video_data_engine.conftest import ECHOES, QUICK
 
@@ -44,7 +44,7 @@ def test_captioners_see_and_the_language_model_need_not(monkeypatch: pytest.Monk
         loaded.append((loader, model))
         return Fake()
 
-    monkeypatch.setattr(load, "load_transformers_model", lambda model: take("sees", model))
+    monkeypatch.setattr(load, "TransformersModel", lambda model: take("sees", model))
     monkeypatch.setattr(load, "load_decoder", lambda model, _: take("reads", model))
     models: Models = {}
     for stage in make_stages(EngineConfig(captioner="hf:a", frame_captioner="hf:b", llm="hf:c"), QUICK):
@@ -56,7 +56,7 @@ class Fake:
     """A model of transformers, or a decoder."""
 
     name = "fake"
-    model = Linear(1, 1)
+    model = tiny_llama()
 
 
 @pytest.mark.parametrize(
