@@ -94,7 +94,8 @@ class TorchReader(Reader):
 
 class _TorchConversation(Conversation):
     def __init__(self, model: Any, padding: Tensor) -> None:
-        self.model, self.padding, self.length, self.cache = model, padding, 0, None
+        self.model, self.padding, self.padded = model, padding, bool(padding.any())
+        self.length, self.cache = 0, None
         self._name = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
     def copy(self) -> Conversation:
@@ -105,7 +106,7 @@ class _TorchConversation(Conversation):
     def add(self, inputs: Tensor) -> Tensor:
         start, self.length = self.length, self.length + inputs.shape[1]
         options: dict[str, Any] = {self._name: self.cache}
-        if self.padding.any():
+        if self.padded:
             columns = torch.arange(self.length, device=inputs.device) - self.padding[:, None]
             options |= {"attention_mask": (columns >= 0).long(), "position_ids": columns[:, start:].clamp(min=0)}
         output = self.model(inputs_embeds=inputs, **options, use_cache=True, logits_to_keep=1)

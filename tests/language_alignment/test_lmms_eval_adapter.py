@@ -91,15 +91,6 @@ def answers(model: Any, requests: list[Any]) -> list[str]:
     return model.generate_until(requests)
 
 
-def test_all_images_of_a_sample_are_shown(plugin: Any) -> None:
-    model = plugin("tiny")
-    requests = [request(n, IMAGES[: n + 1], "what?") for n in range(3)]
-    tiny = tiny_language_model()
-    expected = [tiny.generate([ask("what?", IMAGES[: n + 1])], Sampling(max_tokens=8))[0].text for n in range(3)]
-    assert answers(model, requests) == expected
-    assert len(set(expected)) == 3
-
-
 def test_answers_keep_the_order_of_the_requests_and_reach_the_cache(plugin: Any) -> None:
     lengths = [4, 8, 4, 8, 4]
     requests = [request(n, [IMAGES[n % 3]], f"{n}?", max_new_tokens=count) for n, count in enumerate(lengths)]

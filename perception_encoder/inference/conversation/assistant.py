@@ -222,8 +222,7 @@ class Assistant(ABC):
 def _answer(model: Assistant, conversation: Sequence[Message], sampling: Sampling) -> Answer:
     started = time.perf_counter()
     (reply,) = model.generate([conversation], sampling)
-    values = {field.name: getattr(reply, field.name) for field in dataclasses.fields(Reply)}
-    return Answer(**values, model=model.name, seconds=time.perf_counter() - started)
+    return Answer(**vars(reply), model=model.name, seconds=time.perf_counter() - started)
 
 
 def _describe(
