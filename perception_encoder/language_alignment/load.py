@@ -6,7 +6,7 @@ import importlib
 import re
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -29,7 +29,7 @@ from perception_encoder.models.precision import choose_device, fast_dtype
 from perception_encoder.preprocess.conversation import Message, Reply, Sampling
 from perception_encoder.progress import progress_bar
 from perception_encoder.runtime.openvino_runtime import FallbackWarning
-from perception_encoder.runtime.runtime import AUTO, Precision, RuntimeName
+from perception_encoder.runtime.runtime import AUTO, Precision
 
 MAX_PARAMETERS = 4_000_000_000
 """Size up to which OpenVINO is chosen by default: the compiled copy takes as much memory as the model."""
@@ -70,7 +70,7 @@ def load_assistant(
     name = language_model(str(spec.name) or None)
     check_name(name)
     if text_only and (name == SMOLLM2 or name.startswith(HUB) or name.endswith(".gguf")):
-        plan = Execution.choose(spec.with_dtype(dtype))
+        plan = Execution(spec.with_dtype(dtype))
         decoder = load_decoder(name.removeprefix(HUB), plan.dtype)
         decoder.model.to(plan.device)
         return TextModel(decoder.name, decoder, plan.reader(decoder))
@@ -134,7 +134,7 @@ def load_language_model(
     """Load a model of ours or a Perception-LM: see `load_assistant`."""
     spec = ModelSpec.of(name, ModelSpec(device=device, runtime=runtime, precision=precision)).with_dtype(dtype)
     source = find_language_model(spec.name)
-    plan = Execution.choose(spec)
+    plan = Execution(spec)
     if Path(source).is_file():
         model = read_language_model(Path(source), plan.device, plan.dtype)
     else:
@@ -143,26 +143,20 @@ def load_language_model(
     return LanguageModel(model.name, model.model, model.decoder, media, plan.reader(model.decoder))
 
 
-@dataclass(frozen=True)
 class Execution:
-    """How to load and execute a language model."""
+    """How to load and execute a language model.
 
-    runtime: RuntimeName
-    precision: str | None
-    """None: torch's choice."""
-    device: torch.device
-    dtype: torch.dtype
-    """Of the weights in torch, and of everything but int8 products."""
-    asked: bool
-    """Whether OpenVINO or int8 was asked for."""
+    Attributes: `runtime`; `precision`, None for torch's choice; `device`; `dtype`, of the weights in torch, and of
+    everything but int8 products; `asked`, whether OpenVINO or int8 was asked for.
+    """
 
-    @classmethod
-    def choose(cls, spec: ModelSpec) -> Execution:
+    def __init__(self, spec: ModelSpec) -> None:
         """Choose the runtime and precision of a model; raises what `choose_runtime` raises."""
-        runtime, precision = choose_runtime(spec)
-        device = choose_device("cpu" if runtime == "openvino" else spec.device)
-        dtype = fast_dtype(device) if precision in (None, "int8") else getattr(torch, precision)
-        return cls(runtime, precision, device, dtype, spec.runtime == "openvino" or spec.precision == "int8")
+        self.runtime, self.precision = choose_runtime(spec)
+        self.device = choose_device("cpu" if self.runtime == "openvino" else spec.device)
+        chosen = self.precision in (None, "int8")
+        self.dtype = fast_dtype(self.device) if chosen else getattr(torch, str(self.precision))
+        self.asked = spec.runtime == "openvino" or spec.precision == "int8"
 
     def reader(self, decoder: Decoder) -> Reader:
         """Return what executes a decoder: torch, if OpenVINO cannot and was not asked for; else ConfigError."""

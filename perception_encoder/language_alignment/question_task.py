@@ -38,7 +38,7 @@ from perception_encoder.inference.layer_features import LayerFeatures
 from perception_encoder.language_alignment.decoder import Decoder, make_fresh_decoder
 from perception_encoder.language_alignment.model import PerceptionLanguageModel, Projector
 from perception_encoder.language_alignment.reading import TorchReader, generate_tokens
-from perception_encoder.language_alignment.task import Example, collate
+from perception_encoder.language_alignment.task import collate
 from perception_encoder.models.initialization import torch_generator
 from perception_encoder.models.precision import fast_autocast
 from perception_encoder.preprocess.conversation import Message, Sampling
@@ -104,7 +104,7 @@ class AnswerHead(nn.Module):
                 turns = questions[row]
                 drawn = [turns[at] for at in draws.permutation(len(turns))[:TURNS]]
                 prompt = self.decoder.prompts.independent_questions(_messages(drawn), [count])  # asked singly in tests
-                examples.append(Example(prompt, tokens[:0]))
+                examples.append((prompt, tokens[:0]))
             batch = collate(examples, 0)
             embeddings = self.model.embed(batch.ids, batch.is_image, tokens.flatten(0, 1))
             return self.model.token_losses(embeddings, batch.labels, batch.parts)[0].mean()

@@ -25,8 +25,8 @@ from perception_encoder.language_alignment.decoder import (
     merge_decoder_adapters,
     write_fresh_decoder,
 )
+from perception_encoder.language_alignment.prompt import Prompt
 from perception_encoder.language_alignment.task import (
-    Example,
     HeldOutAnswers,
     LanguageAlignmentTask,
     LanguageBatch,
@@ -255,7 +255,7 @@ class Examples:
         self._grid = self.model.vision.grid_of(side, side)
         self._tokens = self.model.projector.tokens_of(self._grid)
 
-    def example(self, sample: ConversationSample) -> Example:
+    def example(self, sample: ConversationSample) -> tuple[Prompt, Tensor]:
         """Return one conversation; InputError for a damaged image, ConfigError if it is too long."""
         messages = sample.messages(self.config.frames)
         media = [item for message in messages for item in message.media]
@@ -267,7 +267,7 @@ class Examples:
             raise ConfigError(f"{sample.key}: {error}") from None
         side, width = self.media.image_size, self.model.vision.config.width
         shape = (3, side, side) if self.features is None else (math.prod(self._grid), width)
-        return Example(prompt, torch.cat([torch.zeros(0, *shape), *images]))
+        return prompt, torch.cat([torch.zeros(0, *shape), *images])
 
     @torch.no_grad()
     def _encoded(self, item: MediaPart, alone: bool) -> Tensor:

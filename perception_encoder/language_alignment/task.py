@@ -44,18 +44,9 @@ class LanguageBatch:
         return to_device(self, device)
 
 
-@dataclass(frozen=True)
-class Example:
-    """A conversation, ready for a batch."""
-
-    prompt: Prompt
-    images: Tensor
-    """Pixels or features of its images, tiles and frames."""
-
-
-def collate(examples: Sequence[Example], step: int) -> LanguageBatch:
-    """Collate all conversations of a batch."""
-    prompts = [example.prompt for example in examples]
+def collate(examples: Sequence[tuple[Prompt, Tensor]], step: int) -> LanguageBatch:
+    """Collate all conversations of a batch: prompts, and the pixels or features of their images, tiles and frames."""
+    prompts = [prompt for prompt, _ in examples]
     longest = max(len(prompt.ids) for prompt in prompts)
 
     def pad(rows: Sequence[Sequence[int]], value: int) -> Tensor:
@@ -70,7 +61,7 @@ def collate(examples: Sequence[Example], step: int) -> LanguageBatch:
         labels,
         pad([prompt.is_image for prompt in prompts], 0).bool(),
         parts,
-        torch.cat([example.images for example in examples]),
+        torch.cat([images for _, images in examples]),
         step,
         int((labels[:, 1:] != IGNORED).sum()),
         len(examples),

@@ -51,7 +51,7 @@ from perception_encoder.preprocess.frames import VideoFrames
 from perception_encoder.preprocess.image import open_image
 from perception_encoder.runtime import choice
 from perception_encoder.runtime.openvino_runtime import FallbackWarning
-from perception_encoder.runtime.runtime import Precision, RuntimeName
+from perception_encoder.runtime.runtime import Precision
 from synthetic.documents.production import DocumentsConfig, write_documents
 from tests.language_alignment.test_perception_lm import perception_lm
 from tests.language_alignment.test_weights import parts
@@ -194,7 +194,7 @@ def test_a_graph_that_does_not_compile_is_computed_with_torch(monkeypatch: pytes
     monkeypatch.setattr(load.OpenVinoLlama, "__init__", fail)
     decoder = tiny_decoder()
     with pytest.warns(FallbackWarning, match="tiny is computed with torch: .*no such kernel"):
-        reader = Execution.choose(ModelSpec("", "cpu", "openvino", "float32")).reader(decoder)
+        reader = Execution(ModelSpec("", "cpu", "openvino", "float32")).reader(decoder)
     model = TextModel("tiny", decoder, reader)
     assert reader.runtime == "torch" and model.ask([], "what?", max_tokens=9).text == expected
 
@@ -206,32 +206,32 @@ def test_what_openvino_cannot_execute_is_torchs_unless_it_was_asked_for(monkeypa
         with pytest.raises(
             ConfigError, match="OpenVINO executes only Llamas, without dynamic RoPE, and mine is a Qwen2ForCausalLM"
         ):
-            Execution.choose(ModelSpec("", "cpu", *arguments)).reader(qwen)
+            Execution(ModelSpec("", "cpu", *arguments)).reader(qwen)
     monkeypatch.setenv("PE_RUNTIME", "openvino")  # for everything that it can
-    unasked = Execution.choose(ModelSpec("", None, "auto", "float32"))
+    unasked = Execution(ModelSpec("", None, "auto", "float32"))
     assert unasked.reader(qwen).runtime == "torch" and unasked.reader(tiny_decoder()).runtime == "openvino"
     monkeypatch.setattr(load, "MAX_PARAMETERS", 10)
     assert unasked.reader(tiny_decoder()).runtime == "torch"
-    assert Execution.choose(ModelSpec("", None, "openvino", "float32")).reader(tiny_decoder()).runtime == "openvino"
+    assert Execution(ModelSpec("", None, "openvino", "float32")).reader(tiny_decoder()).runtime == "openvino"
 
 
 def test_choices_that_contradict_each_other_are_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = write_tiny_decoder(tmp_path)
     with pytest.raises(ConfigError, match="dtype is float32, but precision is bfloat16"):
-        Execution.choose(ModelSpec("", "cpu", "auto", "bfloat16").with_dtype(torch.float32))
+        Execution(ModelSpec("", "cpu", "auto", "bfloat16").with_dtype(torch.float32))
     with pytest.raises(ConfigError, match="precision is 'float16'; it must be one of"):
-        Execution.choose(ModelSpec("", "cpu", "openvino", "auto").with_dtype(torch.float16))
+        Execution(ModelSpec("", "cpu", "openvino", "auto").with_dtype(torch.float16))
     with pytest.raises(ConfigError, match="precision is 'int4'; it must be one of"):
         pe.load_assistant(f"hf:{run}", precision="int4", text_only=True)  # type: ignore[arg-type]
     for name in ("http://localhost/v1#m", "hf:some/vlm", "python:tests.video_data_engine.models:echo"):
         with pytest.raises(ConfigError, match="does not run in this package; omit runtime and precision"):
             pe.load_assistant(name, precision="int8")
-    assert Execution.choose(ModelSpec("", "cpu", "auto", "auto").with_dtype(torch.float16)).dtype == torch.float16
+    assert Execution(ModelSpec("", "cpu", "auto", "auto").with_dtype(torch.float16)).dtype == torch.float16
 
     monkeypatch.setattr(load, "choose_device", lambda device: torch.device(device or "cuda"))
     for runtime, device in (("openvino", "cpu"), ("torch", "cuda")):
         monkeypatch.setattr(load, "choose_runtime", lambda spec, runtime=runtime: (runtime, "float32"))
-        assert Execution.choose(ModelSpec()).device.type == device, "OpenVINO computes on the CPU beside a GPU too"
+        assert Execution(ModelSpec()).device.type == device, "OpenVINO computes on the CPU beside a GPU too"
 
 
 @pytest.mark.parametrize("runtime", ["torch", "openvino"])
@@ -241,12 +241,12 @@ def test_bad_weights_are_an_error(runtime: str) -> None:
     llama = tiny_llama()
     llama.model.layers[1].mlp.up_proj.weight.data[3, 5] = float("nan")
     decoder = make_decoder("bad", llama, byte_tokenizer())
-    model = TextModel("bad", decoder, Execution.choose(ModelSpec("", "cpu", runtime, "float32")).reader(decoder))
+    model = TextModel("bad", decoder, Execution(ModelSpec("", "cpu", runtime, "float32")).reader(decoder))
     with pytest.raises(ModelError, match="the language model gives NaN or infinity in float32; its weights are bad"):
         model.generate([ask("what?")])
     if runtime == "openvino":  # rounding to 8 bits would hide it
         with pytest.raises(ModelError, match="the language model's weights are bad: they contain NaN"):
-            Execution.choose(ModelSpec("", "cpu", runtime, "int8")).reader(decoder)
+            Execution(ModelSpec("", "cpu", runtime, "int8")).reader(decoder)
 
 
 BEGUN = {"original_max_position_embeddings": 32, "rope_theta": 10000.0}
@@ -263,7 +263,9 @@ ROTATIONS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("runtime", ["torch", "openvino"])
 @pytest.mark.parametrize("kind", ROTATIONS)
 @torch.no_grad()
-def test_positions_beyond_the_original_length_are_the_librarys(kind: str, runtime: RuntimeName) -> None:
+def test_positions_beyond_the_original_length_are_the_librarys(
+    kind: str, runtime: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Prompts on both sides of it, alone and in a batch, and the 40 tokens after each, in float32."""
     if runtime == "openvino":
         pytest.importorskip("openvino")
@@ -277,9 +279,8 @@ def test_positions_beyond_the_original_length_are_the_librarys(kind: str, runtim
         return tokens.tolist()
 
     model, sampling = made(), Sampling(max_tokens=40)
-    reader = Execution(runtime, "float32", torch.device("cpu"), torch.float32, False).reader(
-        make_decoder("tiny", model, byte_tokenizer())
-    )
+    monkeypatch.setenv("PE_RUNTIME", runtime)  # which it falls back from
+    reader = Execution(ModelSpec("", None, "auto", "float32")).reader(make_decoder("tiny", model, byte_tokenizer()))
     prompts = embedded(model, 50, 20, 35)
     alone = [expected(prompt) for prompt in prompts]
     assert [row[0] for row in generate_tokens(reader, prompts[:1], NO_END, sampling)] == alone[0]

@@ -129,9 +129,9 @@ def test_the_largest_image_and_video_of_a_recipe_fit_its_context(
     made = [examples.example(sample) for sample in open_conversations(largest)]
     side = config.image_size // patch // config.pool
     counts = [side**2 * (1 + config.tiles if config.tiles > 1 else 1), side**2 * config.frames]
-    assert [sum(example.prompt.is_image) for example in made] == counts
+    assert [sum(prompt.is_image) for prompt, _ in made] == counts
     batch = collate(made, 0)
-    assert all(example.prompt.cut == 0 for example in made) and batch.answer_tokens == 2 * (len("it") + 1)
+    assert all(prompt.cut == 0 for prompt, _ in made) and batch.answer_tokens == 2 * (len("it") + 1)
     tokens = trainee.model.image_tokens(batch.images).flatten(0, 1)
     assert trainee.model.embed(batch.ids, batch.is_image, tokens).isfinite().all()
 

@@ -115,8 +115,8 @@ def test_sources_with_equal_ids_and_file_names_keep_their_own_features(tmp_path:
     ]
     assert samples[0].key == samples[1].key
     for sample in (*samples, *samples):
-        expected = trainee.model.image_features(Examples(run_config, trainee, None).example(sample).images)
-        assert torch.allclose(cached.example(sample).images, expected, atol=2**-10, rtol=2**-10)  # cached in float16
+        expected = trainee.model.image_features(Examples(run_config, trainee, None).example(sample)[1])
+        assert torch.allclose(cached.example(sample)[1], expected, atol=2**-10, rtol=2**-10)  # cached in float16
 
 
 @pytest.mark.parametrize("lora", [None, DecoderLoRA(rank=2)])
@@ -157,8 +157,8 @@ def test_training_rows_may_be_shorter_than_the_context_and_the_rate_ends_at_its_
 ) -> None:
     run_config = config(decoder, training_context=40, floor=0.5)
     trainee = LanguageTrainee(run_config)
-    example = Examples(run_config, trainee, None).example(open_conversations(data)[0])
-    assert len(example.prompt.ids) == 40 and trainee.decoder.prompts.context == 300
+    prompt, _ = Examples(run_config, trainee, None).example(open_conversations(data)[0])
+    assert len(prompt.ids) == 40 and trainee.decoder.prompts.context == 300
     assert read_trained(align_language(run_config, [data], tmp_path))[0].context == 300
     assert [row["lr"] for row in rows_of(tmp_path)] == [1e-3, 1e-3, 8.75e-4, 6.25e-4]
 

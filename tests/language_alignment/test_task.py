@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from perception_encoder.language_alignment.prompt import IGNORED, Prompt
-from perception_encoder.language_alignment.task import Example, HeldOutAnswers, LanguageAlignmentTask, collate
+from perception_encoder.language_alignment.task import HeldOutAnswers, LanguageAlignmentTask, collate
 from perception_encoder.preprocess.conversation import Message, ask
 from perception_encoder.preprocess.tiling import media_pixels
 from perception_encoder.training.task import is_better
@@ -18,18 +18,18 @@ NOISE = Image.effect_noise((64, 64), 90).convert("RGB")
 MODEL = tiny_language_model()
 
 
-def example(answer: str, images: int = 1) -> Example:
+def example(answer: str, images: int = 1) -> tuple[Prompt, torch.Tensor]:
     media = [NOISE] * images
     messages = [*ask("what?", media), Message("assistant", (answer,))]
     pixels = [media_pixels(item, MODEL.media, False) for item in media]
     prompt = MODEL.decoder.prompts.training_prompt(messages, [4 * len(pixel) for pixel in pixels])
-    return Example(prompt, torch.cat(pixels) if pixels else torch.zeros(0, 3, 32, 32))
+    return prompt, torch.cat(pixels) if pixels else torch.zeros(0, 3, 32, 32)
 
 
 def test_rows_are_padded_on_the_right_without_labels() -> None:
     short = Prompt([5, 0, 0, 6], [IGNORED, IGNORED, IGNORED, 6], [False, True, True, False])
     long = Prompt([7, 8, 9, 1, 2, 3], [7, IGNORED, IGNORED, 1, 2, 3], [False] * 6)
-    batch = collate([Example(short, torch.zeros(1, 3, 8, 8)), Example(long, torch.ones(2, 3, 8, 8))], step=3)
+    batch = collate([(short, torch.zeros(1, 3, 8, 8)), (long, torch.ones(2, 3, 8, 8))], step=3)
     assert batch.ids.tolist() == [[5, 0, 0, 6, 0, 0], [7, 8, 9, 1, 2, 3]]
     assert batch.labels[0].tolist() == [IGNORED, IGNORED, IGNORED, 6, IGNORED, IGNORED]
     assert batch.is_image.tolist() == [[False, True, True, False, False, False], [False] * 6]
@@ -50,9 +50,10 @@ def test_the_loss_is_the_mean_over_the_answers_tokens_of_all_ranks() -> None:
 
 def test_features_give_the_loss_of_their_pixels() -> None:
     task = LanguageAlignmentTask(MODEL.model, 0.0, 0)
-    pixels = example("a cup")
-    features = Example(pixels.prompt, MODEL.model.image_features(pixels.images).detach())
-    torch.testing.assert_close(task.losses(collate([features], 0)), task.losses(collate([pixels], 0)))
+    prompt, pixels = example("a cup")
+    features = MODEL.model.image_features(pixels).detach()
+    losses = [task.losses(collate([(prompt, images)], 0)) for images in (features, pixels)]
+    torch.testing.assert_close(*losses)
 
 
 def test_stochastic_depth_is_drawn_from_the_seed_and_the_step() -> None:
@@ -70,10 +71,10 @@ def test_stochastic_depth_is_drawn_from_the_seed_and_the_step() -> None:
 def test_an_answer_is_exact_if_all_its_tokens_are_the_most_probable_ones() -> None:
     """Of rows, and of the independent questions of a row."""
     asked = MODEL.decoder.prompts.training_prompt([*ask("what?", [NOISE]), Message("assistant", ("abc",))], [4])
-    whole = Example(asked, media_pixels(NOISE, MODEL.media, False))
+    pixels = media_pixels(NOISE, MODEL.media, False)
     parts = [0 if label == IGNORED else 1 + number % 2 for number, label in enumerate(asked.labels)]
     for split in (None, parts):
-        batch = collate([Example(replace(asked, parts=split), whole.images)] * 2, 0)
+        batch = collate([(replace(asked, parts=split), pixels)] * 2, 0)
         labelled = batch.labels[:, 1:] != IGNORED
         for _ in range(4):  # every token is chosen after the ones before it
             embeddings = MODEL.model.embed(
