@@ -110,11 +110,11 @@ class HeldOutAnswers:
         for batch in self.batches:
             batch = batch.to(device)
             losses, right = self.model(batch.ids, batch.labels, batch.is_image, batch.images, batch.parts)
-            answers = torch.arange(len(batch.labels), device=device)[:, None].expand_as(batch.labels)
-            if batch.parts is not None:
-                answers = answers + len(answers) * batch.parts
-            answers = answers[:, 1:][batch.labels[:, 1:] != IGNORED]
             total, tokens = total + float(losses.sum()), tokens + len(losses)
-            asked = len(batch.labels) if batch.parts is None else len(answers.unique())
+            labelled = batch.labels[:, 1:] != IGNORED
+            answers, asked = labelled.nonzero()[:, 0], len(labelled)  # the row of each token
+            if batch.parts is not None:
+                answers = answers + len(labelled) * batch.parts[:, 1:][labelled]
+                asked = len(answers.unique())
             exact, rows = exact + asked - len(answers[~right].unique()), rows + asked
         return {"loss": total / max(1, tokens), "exact": exact / max(1, rows)}
