@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
@@ -35,7 +34,7 @@ MAX_TOKENS = 256
 
 
 class _Answers:
-    """The plug-in without lmms-eval's base class, which `_make_class` adds."""
+    """The plug-in without lmms-eval's base class, which is added below."""
 
     is_simple = False
     """Requests hold messages with all media, not a text beside a list."""
@@ -125,14 +124,9 @@ def manifest() -> ModelManifest:
 
 
 def __getattr__(name: str) -> Callable[..., Any]:
-    """Create the class when lmms-eval first looks it up."""
+    """Create the class when lmms-eval looks it up."""
     if name != "PerceptionEncoderModel":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return _make_class()
-
-
-@cache
-def _make_class() -> Callable[..., Any]:
     from lmms_eval.api.model import lmms
 
     return type("PerceptionEncoderModel", (_Answers, lmms), {"__module__": __name__})

@@ -50,7 +50,6 @@ def lmms_eval(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
     monkeypatch.setitem(sys.modules, "lmms_eval.api.model", model)
     monkeypatch.setitem(sys.modules, "lmms_eval.models.registry_v2", registry)
     spec.loader.exec_module(registry)
-    lmms_eval_adapter._make_class.cache_clear()
     return registry
 
 
