@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from perception_encoder.data.captions import PHOTO_TEMPLATES
 from perception_encoder.data.pairs import PairSource, true_pairs
 from perception_encoder.errors import DataError, InputError
 from perception_encoder.preprocess.augmentation import augment
+from perception_encoder.preprocess.prompts import PHOTO_TEMPLATES
 from perception_encoder.preprocess.tokenizer import tokenizer
 from perception_encoder.pretraining.config import PretrainingConfig
 from perception_encoder.pretraining.sources import Sources

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from perception_encoder.data.captions import PHOTO_TEMPLATES
 from perception_encoder.errors import ConfigError, DataError
 from perception_encoder.evaluation.inputs import check_finite
 from perception_encoder.formats.entries import read_lines
 from perception_encoder.inference.encoder import Encoder
+from perception_encoder.preprocess.prompts import PHOTO_TEMPLATES
 from perception_encoder.progress import Track, untracked
 from perception_encoder.vectors import unit_rows
 

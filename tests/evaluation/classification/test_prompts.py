@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from perception_encoder.data.captions import PHOTO_TEMPLATES
 from perception_encoder.errors import ModelError
 from perception_encoder.evaluation.classification.prompts import (
     ACTION_TEMPLATES,
@@ -15,6 +14,7 @@ from perception_encoder.evaluation.classification.prompts import (
     ensemble,
     prompted_name,
 )
+from perception_encoder.preprocess.prompts import PHOTO_TEMPLATES
 from synthetic.builtin.rules import DRAWING_TEMPLATES
 from tests.evaluation.colours import ColourEncoder, unit
 
