@@ -90,13 +90,16 @@ class CachedTokens:
         return ComputedRows(tokens.rows, (len(tokens), *self.grid, width), compute)
 
     def mean(self, rows: np.ndarray | None = None) -> Float[np.ndarray, "n D"]:
-        """Return the mean of each image's patches, float32, as `pe embed --pool mean` without normalisation.
+        """Return the mean of each item's patches, float32, as `pe embed --pool mean` without normalisation.
 
-        `rows`: indices of the images in `tokens`, by default all.
+        `rows`: indices of the items in `tokens`, by default all.
         """
         rows = np.arange(len(self.tokens)) if rows is None else rows
-        chunks = np.array_split(rows, max(1, len(rows) // 256))
-        parts = [self.tokens[chunk][:, self.prefix :].astype(np.float32).mean(axis=1) for chunk in chunks]
+        width, frame = self.tokens.shape[-1], self.prefix + self.grid[0] * self.grid[1]
+        parts = []
+        for chunk in np.array_split(rows, max(1, len(rows) // 256)):
+            frames = self.tokens[chunk].reshape(-1, frame, width)[:, self.prefix :].astype(np.float32)
+            parts.append(frames.reshape(len(chunk), -1, width).mean(axis=1))
         return np.concatenate(parts)
 
 

@@ -8,23 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Int
-from PIL import Image
 
 from perception_encoder.datasets.classified import ClassOptions, has_labels
 from perception_encoder.datasets.labelled import FindHeldOut, LabelledImages, hashed_classes
-from perception_encoder.errors import DataError, InputError
+from perception_encoder.errors import DataError
 from perception_encoder.evaluation.classification.attentive_probe import AttentiveConfig, fit_attentive
 from perception_encoder.evaluation.classification.probes import K, fit_probe, vote
 from perception_encoder.evaluation.classification.splits import Splits, load_splits
 from perception_encoder.evaluation.classification.zero_shot import accuracies
 from perception_encoder.evaluation.embeddings import Features
 from perception_encoder.evaluation.feature_cache import CachedTokens
-from perception_encoder.evaluation.inputs import EncoderInputs, content_digest, cut_border, settings_digest
+from perception_encoder.evaluation.inputs import inputs_of, settings_digest
 from perception_encoder.evaluation.layer_evaluator import decoded, score_layer
 from perception_encoder.evaluation.statistics.bootstrap import contributions
 from perception_encoder.evaluation.statistics.scores import (
@@ -34,9 +32,7 @@ from perception_encoder.evaluation.statistics.scores import (
     measure_all,
     with_head_seeds,
 )
-from perception_encoder.formats.media_directory import Clip, unpacked
 from perception_encoder.inference.layer_features import LayerFeatures
-from perception_encoder.preprocess.image import open_image
 from perception_encoder.progress import Track, untracked
 from perception_encoder.vectors import unit_rows
 
@@ -53,13 +49,7 @@ class LabelledTask:
         """`parts`: the images by role; `image_size`: height and width to resize to."""
         self.name, self.parts = name, dict(parts)
         self.inputs = [
-            EncoderInputs(
-                name=f"{name}, {part}",
-                keys=images.keys,
-                open=partial(_open, images),
-                compute_digest=partial(_content_digest, images),
-                image_size=image_size,
-            )
+            replace(inputs_of(images), name=f"{name}, {part}", image_size=image_size)
             for part, images in self.parts.items()
         ]
 
@@ -70,18 +60,6 @@ class LabelledTask:
             found = decoded(images, tokens)
             means.append(Features(tokens.mean(), found.keys, found.labels, tokens.failures))
         return means
-
-
-def _open(images: LabelledImages, row: int) -> list[Image.Image]:
-    source, key = images.images[row], images.keys[row]
-    if isinstance(source, Clip):
-        raise InputError(key, "is a part of a video; this task needs images")
-    return [cut_border(open_image(unpacked(source, key), key), key, images.trim)]
-
-
-def _content_digest(images: LabelledImages) -> str:
-    border = f", {images.trim} pixels cut off" if images.trim else ""  # of none: as in directories that exist
-    return content_digest(images.images) + border
 
 
 @dataclass(frozen=True, kw_only=True)
