@@ -21,7 +21,7 @@ from PIL import Image
 
 from perception_encoder.datasets.class_masks import OBJECT
 from perception_encoder.datasets.image_set import ImageSet, Stored
-from perception_encoder.datasets.yolo import YoloSplit, read_yolo
+from perception_encoder.datasets.yolo import read_yolo
 from perception_encoder.errors import DataError, InputError, needs_extra
 from perception_encoder.formats.entries import are_numbers, integer_field, list_objects, quoted, read_json, text_field
 from perception_encoder.formats.shards import read_members
@@ -158,7 +158,7 @@ def read_instance_splits(path: Path) -> tuple[InstanceSet, InstanceSet]:
     """Read the training and the test set: see the module; DataError if annotations are missing or damaged."""
     yolo = path if path.suffix in (".yaml", ".yml") else path / "data.yaml"
     if yolo.is_file():
-        return _checked(*map(_from_yolo, read_yolo(yolo)))
+        return _checked(*(InstanceSet(**split) for split in read_yolo(yolo)))
     if path.suffix == ".json":
         root = path.parent.parent if path.parent.name == "annotations" else path.parent
         train = path.with_name(path.name.replace("val", "train"))
@@ -187,10 +187,6 @@ def read_instance_splits(path: Path) -> tuple[InstanceSet, InstanceSet]:
     every = read_instances(whole, path)
     rows = [row for row, record in enumerate(every.records) if every.annotations.get(record["id"])]
     return _checked(*every.select(rows).cut())
-
-
-def _from_yolo(split: YoloSplit) -> InstanceSet:
-    return InstanceSet(keys=tuple(record["file_name"] for record in split.records), **vars(split))
 
 
 def _checked(train: InstanceSet, test: InstanceSet) -> tuple[InstanceSet, InstanceSet]:

@@ -31,7 +31,6 @@ from perception_encoder.evaluation.statistics.scores import (
     ItemScores,
     Label,
     Score,
-    check_head_seeds,
     measure_all,
     with_head_seeds,
 )
@@ -52,7 +51,7 @@ class AttentiveConfig(Checked):
     """How to fit a probe; its rate is one of `learning_rates`."""
     learning_rates: tuple[Positive, ...] = (3e-4, 1e-3, 3e-3)
     """To try."""
-    head_seeds: int = HEAD_SEEDS
+    head_seeds: Count = HEAD_SEEDS
     """Number of probes to train, each with its own seed and learning rate; a single probe gives no
     interval."""
 
@@ -60,7 +59,6 @@ class AttentiveConfig(Checked):
         super().__post_init__()
         if not self.learning_rates:
             raise ConfigError("learning_rates is empty; give at least one")
-        check_head_seeds(self.head_seeds)
 
 
 class AttentiveProbe(nn.Module):

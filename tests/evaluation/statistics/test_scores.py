@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 
-from perception_encoder.errors import ConfigError, DataError
+from perception_encoder.errors import DataError
 from perception_encoder.evaluation.statistics.scores import (
     ItemScores,
     difference,
@@ -166,8 +166,6 @@ def test_the_seeds_of_a_head_are_in_the_interval() -> None:
         DataError, match=r"RMSE: draws, blocks and head seeds differ: \(1000, 200, 3\) and \(1000, 200, 2"
     ):
         difference(seeded(unlike, names), seeded(unlike[:2], names))
-    with pytest.raises(ConfigError, match="number of head seeds is 0"):
-        with_head_seeds(0, lambda seed: ())
 
 
 def test_a_class_that_a_resample_lacks_is_left_out_of_its_mean() -> None:
