@@ -105,33 +105,22 @@ def fit_attentive(
     """
     if len(np.unique(targets)) < 2:
         raise DataError("all training items have the same class; a probe needs at least two classes")
-    device = device or torch.device("cpu")
+    weight = torch.from_numpy(1 / np.maximum(np.bincount(targets, minlength=classes), 1)).float().to(device)
     rates = sorted(config.learning_rates)
-    probes = [_train(train, targets, classes, rate, config, device, track) for rate in rates]
+    probes = []
+    for rate in rates:
+        generator = torch.Generator().manual_seed(config.fit.seed)
+        probe = AttentiveProbe(train.shape[-1], classes, config.heads, generator).to(device)
+
+        def loss(rows: np.ndarray, probe: AttentiveProbe = probe) -> Tensor:
+            labels = torch.from_numpy(targets[rows]).to(device)
+            return F.cross_entropy(probe(take(train, rows).to(device)), labels, weight)
+
+        fit_head(probe, loss, len(targets), replace(config.fit, lr=rate), f"probe, learning rate {rate:g}", track)
+        probes.append(probe)
     scores = [mean_class_accuracy(probe.scores(val).argmax(axis=1), val_targets) for probe in probes]
     best = int(np.argmax(scores))
     return probes[best], rates[best]
-
-
-def _train(
-    tokens: Tokens,
-    targets: np.ndarray,
-    classes: int,
-    rate: float,
-    config: AttentiveConfig,
-    device: torch.device,
-    track: Track,
-) -> AttentiveProbe:
-    generator = torch.Generator().manual_seed(config.fit.seed)
-    probe = AttentiveProbe(tokens.shape[-1], classes, config.heads, generator).to(device)
-    weight = torch.from_numpy(1 / np.maximum(np.bincount(targets, minlength=classes), 1)).float().to(device)
-
-    def loss(rows: np.ndarray) -> Tensor:
-        labels = torch.from_numpy(targets[rows]).to(device)
-        return F.cross_entropy(probe(take(tokens, rows).to(device)), labels, weight)
-
-    fit_head(probe, loss, len(targets), replace(config.fit, lr=rate), f"probe, learning rate {rate:g}", track)
-    return probe
 
 
 class AttentiveEvaluator:
