@@ -31,8 +31,7 @@ from perception_encoder.datasets.published import (
     reason_of,
 )
 from perception_encoder.errors import ConfigError, PerceptionEncoderError, one_line
-from perception_encoder.evaluation.comparison import Table
-from perception_encoder.evaluation.results import Result, read_result, to_json
+from perception_encoder.evaluation.results import Result, Table, read_result, to_json
 from perception_encoder.evaluation.statistics.scores import Score
 from perception_encoder.files import file_state, write_text
 from perception_encoder.models.registry import MODELS, OTHER_MODELS, ListedModel, ModelEntry, canonical_name

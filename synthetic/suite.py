@@ -21,9 +21,8 @@ from perception_encoder.datasets.labelled import FindHeldOut, LabelledImages, lo
 from perception_encoder.errors import ConfigError, DataError
 from perception_encoder.evaluation import embeddings
 from perception_encoder.evaluation.classification.probes import LinearEvaluator
-from perception_encoder.evaluation.classification.prompts import find_templates
 from perception_encoder.evaluation.classification.splits import Splits, load_splits
-from perception_encoder.evaluation.classification.zero_shot import ZeroShotClassifier, ZeroShotEvaluator
+from perception_encoder.evaluation.classification.zero_shot import ZeroShotClassifier, ZeroShotEvaluator, find_templates
 from perception_encoder.evaluation.embeddings import CachingEncoder, cache_features, encode_images
 from perception_encoder.evaluation.results import Result, evaluate, to_json
 from perception_encoder.evaluation.retrieval import recalls

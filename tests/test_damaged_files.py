@@ -136,8 +136,7 @@ def write_result(directory: Path) -> None:
 
 
 def read_result(directory: Path) -> None:
-    from perception_encoder.evaluation.comparison import full_table
-    from perception_encoder.evaluation.results import from_json, read_text, to_json
+    from perception_encoder.evaluation.results import from_json, full_table, read_text, to_json
 
     result = from_json(read_text(directory / "result.json"), "result.json")
     full_table(result)

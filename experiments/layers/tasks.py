@@ -18,13 +18,14 @@ from perception_encoder.errors import DataError
 from perception_encoder.evaluation.dense.depth import DepthEvaluator, DepthProtocol
 from perception_encoder.evaluation.dense.segmentation import SegmentationEvaluator
 from perception_encoder.evaluation.dense.tracking import TrackingEvaluator
-from perception_encoder.layer_analysis.labelled_tasks import (
+from perception_encoder.layer_analysis.tasks import (
     ClassificationTask,
     LabelledConfig,
+    LayerTask,
     RetrievalTask,
     read_label_splits,
+    thin,
 )
-from perception_encoder.layer_analysis.tasks import LayerTask, thin
 from synthetic.builtin.held_out import find_unseen_labels
 from synthetic.scenes.samples.reading import read_object_splits
 

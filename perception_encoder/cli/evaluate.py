@@ -192,8 +192,7 @@ def run(task: str, given: dict[str, Any]) -> None:
 
 def show(result: Result, out: Path | None) -> None:
     """Write the JSON, print the table, list undecodable items, and exit."""
-    from perception_encoder.evaluation.comparison import full_table
-    from perception_encoder.evaluation.results import to_json
+    from perception_encoder.evaluation.results import full_table, to_json
     from perception_encoder.files import write_text
 
     if out is not None:
@@ -232,8 +231,7 @@ def compare(first: ResultFile, second: ResultFile) -> None:
 
         pe eval compare builtin.json PE-Core-B16-224.json
     """
-    from perception_encoder.evaluation.comparison import compare, comparison_table
-    from perception_encoder.evaluation.results import read_result
+    from perception_encoder.evaluation.results import compare, comparison_table, read_result
 
     ours, theirs = read_result(first), read_result(second)
     names = (ours.model, theirs.model) if ours.model != theirs.model else (first.stem, second.stem)

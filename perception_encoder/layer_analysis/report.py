@@ -20,13 +20,12 @@ from typing import Any
 from PIL import Image
 
 from perception_encoder.errors import ConfigError, DataError, InputError, PerceptionEncoderError
-from perception_encoder.evaluation.comparison import format_value
 from perception_encoder.evaluation.feature_cache import CachedFeatures, FeatureCache
 from perception_encoder.evaluation.inputs import EncoderInputs
+from perception_encoder.evaluation.results import format_value
 from perception_encoder.files import write_text
 from perception_encoder.inference.load import RANDOM, load_layers
 from perception_encoder.inference.model_spec import ModelSpec
-from perception_encoder.layer_analysis.curve import LayerCurve, Recommendation, recommend
 from perception_encoder.layer_analysis.image_analysis import (
     SAMPLE,
     TIMES,
@@ -45,7 +44,17 @@ from perception_encoder.layer_analysis.plots import (
     write_png,
 )
 from perception_encoder.layer_analysis.similarity import ModelSimilarity, compare_models
-from perception_encoder.layer_analysis.sweep import COLOURS, ColourFeatures, Sweep, Tasks, evaluated_layers, run_sweep
+from perception_encoder.layer_analysis.sweep import (
+    COLOURS,
+    ColourFeatures,
+    LayerCurve,
+    Recommendation,
+    Sweep,
+    Tasks,
+    evaluated_layers,
+    recommend,
+    run_sweep,
+)
 from perception_encoder.progress import Track, untracked
 from perception_encoder.search.web.contact_sheet import page_head, parse_template
 

@@ -11,7 +11,7 @@ import torch
 
 import perception_encoder as pe
 from perception_encoder.errors import ConfigError
-from perception_encoder.evaluation.classification.prompts import ensemble, find_templates
+from perception_encoder.evaluation.classification.zero_shot import ensemble, find_templates
 from perception_encoder.inference.encoder import Encoder
 from tests.clips import clip
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from perception_encoder.datasets.class_names import ClassNames, imagenet_classes, read_class_names, read_mapping
+from perception_encoder.datasets.classified import ClassNames, imagenet_classes, read_class_names, read_mapping
 from perception_encoder.errors import DataError
 
 

@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from perception_encoder.datasets.class_names import imagenet_classes, read_mapping
-from perception_encoder.datasets.classified import ClassOptions, has_labels, load_tasks
+from perception_encoder.datasets.classified import ClassOptions, has_labels, imagenet_classes, load_tasks, read_mapping
 from perception_encoder.errors import ConfigError, DataError
 from perception_encoder.formats.media_directory import Clip
 

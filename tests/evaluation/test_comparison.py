@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from perception_encoder.errors import DataError
-from perception_encoder.evaluation.comparison import compare, comparison_table
-from perception_encoder.evaluation.results import Result, from_json, to_json
+from perception_encoder.evaluation.results import Result, compare, comparison_table, from_json, to_json
 from perception_encoder.evaluation.statistics.scores import (
     ItemScores,
     Label,

@@ -7,8 +7,7 @@ from dataclasses import replace
 import pytest
 
 from perception_encoder.errors import DataError, InputError
-from perception_encoder.evaluation.comparison import full_table
-from perception_encoder.evaluation.results import Result, from_json, to_json
+from perception_encoder.evaluation.results import Result, from_json, full_table, to_json
 from perception_encoder.evaluation.statistics.scores import Score
 from perception_encoder.models.registry import BUILTIN
 

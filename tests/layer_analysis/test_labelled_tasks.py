@@ -17,15 +17,16 @@ from perception_encoder.evaluation.classification.attentive_probe import Attenti
 from perception_encoder.evaluation.feature_cache import CachedTokens, FeatureCache
 from perception_encoder.evaluation.statistics.bootstrap import contributions
 from perception_encoder.evaluation.statistics.scores import ItemScores, difference
-from perception_encoder.layer_analysis.labelled_tasks import (
+from perception_encoder.layer_analysis.sweep import run_sweep
+from perception_encoder.layer_analysis.tasks import (
     ClassificationTask,
     LabelledConfig,
     RetrievalTask,
+    TaskOptions,
+    make_tasks,
     read_label_splits,
     retrieval_precision,
 )
-from perception_encoder.layer_analysis.sweep import run_sweep
-from perception_encoder.layer_analysis.tasks import TaskOptions, make_tasks
 from perception_encoder.vectors import unit_rows
 from tests.evaluation.classification.test_splits import directories
 from tests.evaluation.colours import image_bytes, write_colours

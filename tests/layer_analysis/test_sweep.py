@@ -13,8 +13,7 @@ from perception_encoder.errors import ConfigError, DataError, MediaDecodeError, 
 from perception_encoder.evaluation.dense.tracking import TrackingEvaluator
 from perception_encoder.evaluation.feature_cache import CachedTokens, FeatureCache
 from perception_encoder.evaluation.statistics.scores import Score
-from perception_encoder.layer_analysis.curve import recommend
-from perception_encoder.layer_analysis.sweep import ColourFeatures, Sweep, run_sweep
+from perception_encoder.layer_analysis.sweep import ColourFeatures, Sweep, recommend, run_sweep
 from tests.evaluation.layers import discs, write_video
 from tests.layer_analysis.toys import CLEAR, LightnessTask, ToyEncoder, named, plain
 

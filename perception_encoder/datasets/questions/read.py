@@ -15,7 +15,15 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from perception_encoder.datasets.captioned import load_captions
-from perception_encoder.datasets.questions.choices import ai2d_row, read_ai2d, read_mvbench
+from perception_encoder.datasets.questions.choices import (
+    ai2d_row,
+    egoschema_row,
+    read_ai2d,
+    read_mvbench,
+    read_star,
+    read_tgifqa,
+    read_video_table,
+)
 from perception_encoder.datasets.questions.question import (
     Corners,
     Entry,
@@ -24,7 +32,6 @@ from perception_encoder.datasets.questions.question import (
     json_entries,
     table_entries,
 )
-from perception_encoder.datasets.questions.videos import egoschema_row, read_star, read_tgifqa, read_video_table
 from perception_encoder.errors import ConfigError, DataError, one_line
 from perception_encoder.formats.entries import are_numbers, list_objects, quoted, read_json
 from perception_encoder.formats.media_directory import MediaDirectory, MediaSource

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from perception_encoder.errors import ModelError
-from perception_encoder.evaluation.classification.prompts import (
+from perception_encoder.evaluation.classification.zero_shot import (
     ACTION_TEMPLATES,
     IMAGENET_TEMPLATES,
     KINETICS_TEMPLATES,

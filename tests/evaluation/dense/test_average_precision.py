@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from perception_encoder.evaluation.dense.average_precision import (
+from perception_encoder.evaluation.dense.detection import (
     THRESHOLDS,
     _evaluator,
     average_precision,
