@@ -23,7 +23,6 @@ from perception_encoder.progress import Track
 
 UNSCORED = -1
 HIGHEST = 255
-"""Maximum value in a mask."""
 BACKGROUND, OBJECT = "background", "object"
 
 

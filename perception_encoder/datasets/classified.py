@@ -53,9 +53,7 @@ class ClassNames:
     """Ordered classes."""
 
     ids: tuple[str, ...]
-    """Unique names in directories and tables."""
     names: tuple[str, ...]
-    """Names in prompts."""
     source: str = "the classes"
     """Name of the set, for errors."""
     synonyms: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -76,7 +74,6 @@ class ClassNames:
         return identity
 
     def name(self, identity: str) -> str:
-        """Return a class's name for prompts."""
         return self._known[identity]
 
     @cached_property

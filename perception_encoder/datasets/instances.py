@@ -68,12 +68,10 @@ class InstanceSet(ImageSet):
 
     @cached_property
     def has_masks(self) -> bool:
-        """Whether every annotation has a mask."""
         every = [item for some in self.annotations.values() for item in some]
         return bool(every) and all(value.get("segmentation") for value in every)
 
     def size(self, index: int) -> tuple[int, int]:
-        """Return the height and width of an image."""
         return self.records[index]["height"], self.records[index]["width"]
 
     def open(self, index: int) -> Image.Image:
@@ -113,7 +111,6 @@ class InstanceSet(ImageSet):
         }
 
     def select(self, rows: Sequence[int]) -> InstanceSet:
-        """Return the set of these images with their annotations."""
         ids = {self.records[row]["id"] for row in rows}
         annotations = {image: entries for image, entries in self.annotations.items() if image in ids}
         return replace(super().select(rows), annotations=annotations)
@@ -124,7 +121,6 @@ class InstanceSet(ImageSet):
         return {value.get("category_id") for value in every if not value.get("iscrowd")}
 
     def keep_classes(self, classes: set[Any]) -> InstanceSet:
-        """Return the set with only these categories."""
         annotations = {
             image: [item for item in some if item.get("category_id") in classes]
             for image, some in self.annotations.items()

@@ -34,7 +34,6 @@ class LabelledImages:
     accepted: Mapping[str, frozenset[str]] = field(default_factory=dict)
     """The correct classes of a label in another set; by default the label itself."""
     trim: int = 0
-    """Pixels to crop from each side of an image first."""
     templates: tuple[str, ...] = ()
     """The dataset's own prompts, with {} for the class."""
 
@@ -50,7 +49,6 @@ class LabelledImages:
         return self.choices or tuple(sorted(set(self.labels)))
 
     def select(self, rows: Sequence[int]) -> LabelledImages:
-        """Return the task with only these items."""
         return replace(
             self,
             keys=tuple(self.keys[row] for row in rows),

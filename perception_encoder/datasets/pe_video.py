@@ -28,14 +28,11 @@ class VideoRecord:
     key: str
     split: str
     extension: str
-    """The video's suffix, such as mp4."""
     video: TarMember
     metadata: dict[str, Any]
-    """The content of KEY.json."""
 
     @property
     def where(self) -> str:
-        """Its tar and key, for errors."""
         return f"{self.video.tar}: {self.key}"
 
     @property
@@ -61,13 +58,11 @@ class VideoRecord:
         return self._text("category_name") or self._text("category")
 
     @property
-    def duration(self) -> float | None:
-        """Seconds."""
+    def duration(self) -> float | None:  # seconds
         return self._number("video_duration_in_s", "duration")
 
     @property
-    def frame_rate(self) -> float | None:
-        """Frames per second."""
+    def frame_rate(self) -> float | None:  # frames per second
         return self._number("fps", "rate")
 
     def _text(self, name: str) -> str:

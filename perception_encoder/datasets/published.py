@@ -50,11 +50,9 @@ class PublishedDataset:
     repository: str = ""
     """Dataset on the Hugging Face hub; empty if it is not there, or must not be."""
     urls: tuple[str, ...] = ()
-    """Archives on the authors' own server."""
     files: tuple[str, ...] = ()
     """Patterns of the repository's files; each must match at least one."""
     unpack: tuple[str, ...] = ()
-    """Of them, archives to unpack."""
     data: str = ""
     """The path to read, relative to the dataset's directory; by default the directory itself."""
     columns: tuple[str, ...] = ()
@@ -67,7 +65,6 @@ class PublishedDataset:
 
     @property
     def address(self) -> str:
-        """Where a person finds it."""
         return f"https://huggingface.co/datasets/{self.repository}" if self.repository else self.where or self.urls[0]
 
 
@@ -294,7 +291,6 @@ def check_columns(row: PublishedDataset, root: Path) -> None:
 
 
 def _is_complete(row: PublishedDataset, root: Path) -> bool:
-    """Return whether all that this version asks for is there."""
     mark = root / COMPLETE
     return mark.exists() and mark.read_text(encoding="utf-8") == _contents(row)
 

@@ -29,7 +29,6 @@ from perception_encoder.store import Data, Records, Store
 logger = logging.getLogger(__name__)
 
 CHUNK = 64
-"""Maximum number of items between two writes."""
 BYTES = 2_000_000_000
 """Maximum bytes of all layers' float32 features in memory between two writes; at least one item."""
 SPARE = 256 << 20  # bytes of disk that are left free
@@ -45,10 +44,8 @@ class ComputedRows:
     """An array (n, …) whose rows are encoded each time they are read."""
 
     rows: np.ndarray
-    """Indices of the items, (n,)."""
     shape: Shape
     compute: Callable[[np.ndarray], np.ndarray]
-    """Encodes items by their indices."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -73,9 +70,7 @@ class CachedTokens:
     """Number of class and register tokens before the patches."""
     grid: tuple[int, int]
     rows: np.ndarray
-    """Indices of these items, (n,) int64, ascending."""
     failures: tuple[InputError, ...] = ()
-    """Items that could not be decoded."""
 
     @property
     def patches(self) -> Tokens:
@@ -135,11 +130,9 @@ class CachedFeatures:
 
     @property
     def failures(self) -> tuple[InputError, ...]:
-        """Items that could not be decoded."""
         return tuple(MediaDecodeError(name, reason) for chunk in self.chunks for _, name, reason in chunk.failures)
 
     def read(self, layer: int) -> CachedTokens:
-        """Return the features of a layer."""
         return CachedTokens(
             layer=layer,
             tokens=self.arrays[layer] if self.arrays else np.empty((0, 1, 1), np.float32),
@@ -158,7 +151,6 @@ class FeatureCache:
     dtype: str = "float16"
     """"float16", or "float32" for twice the space; a value beyond float16 is an error, not infinity."""
     chunk: int = CHUNK
-    """Maximum number of items between two writes."""
 
     def encode_layers(
         self, encoder: LayerFeatures, inputs: EncoderInputs, layers: Sequence[int], track: Track = untracked
@@ -239,12 +231,10 @@ class _Pass:
 
     @property
     def count(self) -> int:
-        """Number of rows in each file."""
         return self.end - sum(len(chunk.failures) for chunk in self.chunks.rows)
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of a row of one layer."""
         return int(np.prod(self.shape)) * np.dtype(self.dtype).itemsize
 
     def arrays(self) -> dict[int, Tokens]:
@@ -287,7 +277,6 @@ class _Pass:
         return arrays
 
     def write(self, items: Sequence[Sequence[Image.Image]], limit: float | None) -> None:
-        """Encode items and write their rows, unless all rows would exceed `limit` bytes."""
         encoded = self.encode(items)
         if not self.count:
             self.shape = encoded[self.layers[0]].shape[1:]

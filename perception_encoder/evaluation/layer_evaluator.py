@@ -29,7 +29,6 @@ from perception_encoder.inference.model_spec import ModelSpec
 from perception_encoder.progress import Track, untracked
 
 CHUNK = 16
-"""Number of images or videos to encode at a time."""
 ScoreLayer = Callable[[Iterable[CachedTokens]], Iterator[Score]]
 """Scores the tokens of some inputs, in their order; each may be read once, one after the other.
 

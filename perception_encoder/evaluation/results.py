@@ -114,9 +114,7 @@ class Difference:
     ours: Score
     theirs: Score
     difference: Score
-    """Ours less theirs."""
     p_value: float = 1.0
-    """Corrected for the number of compared scores."""
 
     @property
     def real(self) -> bool:
@@ -159,7 +157,6 @@ def compare(ours: Result, theirs: Result) -> list[Difference]:
 
 
 Table = tuple[tuple[str, ...], list[tuple[str, ...]]]
-"""The names of columns, and rows of cells."""
 
 
 def full_table(result: Result) -> Table:

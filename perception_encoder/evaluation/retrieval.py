@@ -74,7 +74,6 @@ class RetrievalEvaluator:
     data: CaptionedMedia
     """An item that cannot be decoded is left out together with its captions."""
     frames: int = FRAMES
-    """Of a video."""
 
     def run(self, encoder: Encoder, track: Track = untracked) -> Iterator[Score]:
         """Yield R@1, 5 and 10: see `Evaluator`. DataError if fewer than two items can be decoded."""

@@ -198,7 +198,6 @@ def _draw_layer(cells: Sequence[Any], analysis: ImageAnalysis, layer: int) -> No
 
 
 def _mark(axes: Any, analysis: ImageAnalysis) -> None:
-    """Mark the chosen patch."""
     at = [analysis.column], [analysis.row]
     for colour, width in (("white", 2.4), (PALETTE[0], 1.1)):  # visible on light and on dark
         axes.plot(*at, "s", markersize=5, markerfacecolor="none", markeredgecolor=colour, markeredgewidth=width)
@@ -263,7 +262,6 @@ def write_png(figure: Figure, path: Path, dots: int = 150) -> None:
 LEAST_SIDE = 512
 """Minimum longer side of an image at the encoders' input, in pixels; the paper draws images of 512 px and above."""
 GAP = 6
-"""Gap between cells, in pixels."""
 
 
 def features_side_by_side(

@@ -70,19 +70,15 @@ class LayerReport:
 
     sweeps: tuple[Sweep, ...]
     statistics: Mapping[str, Sequence[TokenStatistics]] = field(default_factory=dict)
-    """Token statistics of every layer, by model."""
     example: ImageAnalysis | None = None
-    """Analysis of an image in the first model."""
     similarities: tuple[ModelSimilarity, ...] = ()
     """CKA and RSA between layers, for each model and each pair of models; empty unless asked for."""
     notes: tuple[str, ...] = ()
     """Reasons for missing parts."""
     files: tuple[Path, ...] = ()
-    """The written files."""
 
     @property
     def curves(self) -> tuple[LayerCurve, ...]:
-        """Curves of all models."""
         return tuple(curve for sweep in self.sweeps for curve in sweep.curves)
 
     @property
@@ -93,7 +89,6 @@ class LayerReport:
 
     @property
     def recommendations(self) -> tuple[Recommendation, ...]:
-        """Recommendations for the first model, one per task."""
         return tuple(recommend(curve) for curve in self.leading if curve.model == self.sweeps[0].model)
 
 

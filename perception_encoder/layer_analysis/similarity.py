@@ -45,11 +45,9 @@ class Similarities:
 
     @property
     def widest(self) -> float:
-        """Half the width of the widest interval."""
         return float((self.high - self.low).max()) / 2
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the JSON form."""
         return {name: np.round(array, DIGITS).tolist() for name, array in vars(self).items()}
 
 
@@ -64,7 +62,6 @@ class ModelSimilarity:
     rsa: Similarities
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the JSON form."""
         measures = {name: getattr(self, name).to_dict() for name in MEASURES}
         return {"models": self.models, "layers": self.layers, "images": self.images, **measures}
 

@@ -40,7 +40,6 @@ class LayerScore(Estimate):
 
     name: str
     n: int
-    """Number of items."""
     pool: str
     """The `pe embed --pool` for this metric: "mean" for one embedding per image, "tokens" for a map."""
     lower_is_better: bool = False
@@ -52,7 +51,6 @@ class LayerScore(Estimate):
         return cls(**values, name=score.name, n=score.n, pool=pool, lower_is_better=score.lower_is_better)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the JSON form."""
         arrays = {name: value for name in ("draws", "by_block") if (value := getattr(self, name)) is not None}
         return {**vars(self), **{name: [round(float(v), DIGITS) for v in values] for name, values in arrays.items()}}
 
@@ -70,23 +68,18 @@ class LayerCurve:
     task: str
     metric: str
     depth: int
-    """Number of layers of the model."""
     scores: dict[int, LayerScore]
-    """Scores by layer, ascending."""
 
     @property
     def unit(self) -> str:
-        """See `LayerScore`."""
         return self.scores[self.last].unit
 
     @property
     def pool(self) -> str:
-        """See `LayerScore`."""
         return self.scores[self.last].pool
 
     @property
     def lower_is_better(self) -> bool:
-        """Whether a lower score is better."""
         return self.scores[self.last].lower_is_better
 
     @property
@@ -116,7 +109,6 @@ class Recommendation:
 
     @property
     def is_real(self) -> bool:
-        """Whether the interval of the gain excludes zero."""
         return self.gain.interval is not None and self.gain.interval[0] > 0
 
     @property
@@ -126,11 +118,9 @@ class Recommendation:
 
     @property
     def command(self) -> str:
-        """The options for `pe embed`."""
         return f"--layer {self.layer} --pool {self.curve.pool}"
 
     def text(self) -> str:
-        """Return the recommendation in plain words."""
         curve, best, last = self.curve, self.best, self.last
         at_best, at_last = (format_value(curve.scores[layer].value, curve.unit) for layer in (best, last))
         if best == last:
@@ -188,7 +178,6 @@ FORMAT = 5
 """Version of cached scores, including those of `experiments/layers`; other versions are ignored."""
 
 Tasks = Mapping[str, Evaluator[LayerFeatures]]
-"""Evaluators by the name of the task."""
 
 
 @dataclass(frozen=True, kw_only=True)

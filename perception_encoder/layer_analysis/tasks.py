@@ -101,7 +101,6 @@ class ClassificationTask(LabelledTask):
         self.splits, self.config = splits, config or LabelledConfig()
 
     def run(self, model: LayerFeatures, track: Track = untracked) -> Iterator[Score]:
-        """Yield the mean class accuracy of each classifier."""
         depends = settings_digest(asdict(self.config), tuple(part.labels for part in self.parts.values()))
         yield from score_layer(model, self.inputs, depends, self._score, track)
 

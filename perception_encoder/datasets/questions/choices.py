@@ -139,7 +139,6 @@ def _media(
 
 
 _LETTER = re.compile(r"\s*\(?([A-Z])[.):]\s*")
-"""The beginning of choices in some tables, such as "A. "."""
 
 
 class _Columns(NamedTuple):

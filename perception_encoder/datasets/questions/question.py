@@ -31,11 +31,9 @@ class Question:
     answers: tuple[str, ...] = ()
     """Correct answers, one per person asked, or captions; empty for choices and boxes."""
     choices: tuple[str, ...] = ()
-    """Texts to choose from."""
     correct: int | None = None
     """0-based index of the correct choice."""
-    box: Corners | None = None
-    """In pixels of the image."""
+    box: Corners | None = None  # in pixels of the image
     group: str = ""
     """A part of the dataset with its own score: MVBench's task, ChartQA's `human` or `augmented`."""
     block: str = ""
@@ -47,18 +45,14 @@ class Entry:
     """A question's entry in its file."""
 
     where: str
-    """Its file and position, for errors."""
     fields: Mapping[str, Any]
     image: MediaSource | None = None
-    """The image, if it is known."""
 
     @property
     def media(self) -> tuple[MediaSource, ...]:
-        """The image, if it is known."""
         return () if self.image is None else (self.image,)
 
     def with_image(self, image: MediaSource) -> Entry:
-        """Return the entry with its image."""
         return replace(self, image=image)
 
     def first(self, names: Sequence[str]) -> str:

@@ -151,9 +151,7 @@ class References(NamedTuple):
     """How a dataset is divided."""
 
     author: str
-    """Whose split is used."""
     splits: tuple[str, ...]
-    """The splits that papers report."""
 
 
 REFERENCES = {
@@ -161,7 +159,6 @@ REFERENCES = {
     "refcoco+": References("unc", ("val", "testA", "testB")),
     "refcocog": References("umd", ("val", "test")),
 }
-"""The datasets."""
 
 
 def read_refcoco(name: str, root: Path, split: str) -> list[Question]:

@@ -48,9 +48,7 @@ class AttentiveConfig(Checked):
     heads: Count = 8
     """Number of attention heads; reduced if it does not divide the width."""
     fit: FitConfig = field(default_factory=lambda: FitConfig(batch=64, weight_decay=0.05))
-    """How to fit a probe; its rate is one of `learning_rates`."""
     learning_rates: tuple[Positive, ...] = (3e-4, 1e-3, 3e-3)
-    """To try."""
     head_seeds: Count = HEAD_SEEDS
     """Number of probes to train, each with its own seed and learning rate; a single probe gives no
     interval."""

@@ -59,7 +59,6 @@ class ClassifiedFile:
     labels: tuple[Guess, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the file as JSON values."""
         return {"id": self.id, "path": self.path, "labels": [guess._asdict() for guess in self.labels]}
 
 
@@ -72,7 +71,6 @@ class Classification(Sequence[ClassifiedFile]):
     labels: tuple[str, ...]
     files: tuple[ClassifiedFile, ...]
     skipped: tuple[InputError, ...]
-    """Inputs that could not be read."""
     left_out: Mapping[str, int]
     """Number of other files in the directories, by suffix."""
 
@@ -87,7 +85,6 @@ class Classification(Sequence[ClassifiedFile]):
         return self.files[index]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the result as JSON values."""
         head = {"model": self.model, "prompts": self.prompts, "labels": list(self.labels)}
         files, skipped = [file.to_dict() for file in self.files], [error.to_dict() for error in self.skipped]
         return {**head, "files": files, "skipped": skipped, "left_out": dict(self.left_out)}

@@ -30,12 +30,9 @@ ITERATIONS = 300
 class LinearProbe:
     """A fitted probe."""
 
-    weight: np.ndarray
-    """(K, D)."""
-    bias: np.ndarray
-    """(K,)."""
-    strength: float
-    """The chosen C."""
+    weight: np.ndarray  # (K, D)
+    bias: np.ndarray  # (K,)
+    strength: float  # the chosen C
 
     def classify(self, vectors: np.ndarray) -> np.ndarray:
         """Return the index of the most probable class for each vector: (n, D) to (n,)."""

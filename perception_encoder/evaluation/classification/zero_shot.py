@@ -28,7 +28,6 @@ from perception_encoder.vectors import unit_rows
 IMAGENET_TEMPLATES = tuple(
     (files("perception_encoder.evaluation.classification") / "imagenet_templates.txt").read_text("utf-8").splitlines()
 )
-"""80 templates for images."""
 
 _MEDIA = ("a photo", "a video", "a example", "a demonstration")
 _DOING = ("", "using ", "doing ", "during ", "performing ", "practicing ")
@@ -54,7 +53,6 @@ captions use, all about plain photographs."""
 
 
 DATASET = "dataset"
-"""Name of the prompts that come with a dataset."""
 
 
 def find_templates(name: str) -> tuple[str, ...]:
@@ -224,7 +222,6 @@ def accuracies(
 def _hits(
     ranked: np.ndarray, labels: Sequence[str], classes: Sequence[str], accepted: Mapping[str, frozenset[str]]
 ) -> np.ndarray:
-    """Return whether each predicted class is right, bool (n, top)."""
     if not accepted:
         return np.equal(ranked, class_indices(labels, classes)[:, None])
     known = sorted(set(labels))

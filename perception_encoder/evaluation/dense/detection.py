@@ -186,7 +186,6 @@ def counted_results(truth: dict[str, Any], results: Sequence[dict[str, Any]], lv
 def _evaluator(
     known: COCO, detected: COCO, kind: AnnotationKind, lvis: bool, category: int, images: Sequence[int]
 ) -> COCOeval_faster:
-    """Match a category's detections in some images, as COCO or LVIS do."""
     from faster_coco_eval import COCOeval_faster
 
     evaluator = COCOeval_faster(known, detected, kind, lvis_style=lvis, separate_eval=True)
@@ -212,7 +211,6 @@ def resampled_precision(evaluator: COCOeval_faster, counts: Int[np.ndarray, "R n
 
 
 def _metrics(truth: dict[str, Any], lvis: bool) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Return the indices of each metric's thresholds and classes."""
     categories = sorted(truth["categories"], key=lambda category: category["id"])
     every = np.arange(len(categories))
     indices = {"AP": (np.arange(len(THRESHOLDS)), every)}

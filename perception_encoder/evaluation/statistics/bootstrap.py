@@ -26,7 +26,6 @@ from perception_encoder.errors import DataError, needs_extra
 
 RESAMPLES = 1000
 PERCENTILES = (2.5, 97.5)
-"""Lower and upper end of an interval."""
 FEW_BLOCKS = 20
 """With fewer blocks, or fewer that differ between two models, bootstrap percentiles are too narrow."""
 _NEGLIGIBLE = 0.02
@@ -38,7 +37,6 @@ _AT_ONCE = 1_000_000  # items resampled at a time, all resamples of a batch toge
 SIGNIFICANT = 2 * PERCENTILES[0] / 100
 """Maximum p-value for a claim, corrected for the number of comparisons."""
 _LEAST = 1e-12
-"""Minimum p-value that is distinguished from zero."""
 
 Interval = tuple[float, float] | None
 """A 95 % confidence interval; None for one block, or one seed of a fitted head."""
@@ -60,7 +58,6 @@ class Estimate:
     by_block: Float[np.ndarray, " n"] | None = None
     """The contribution of each block: their mean is the value. None for a metric that is not a mean, such as AP."""
     unit: str = "%"
-    """See `Score`."""
 
     def less(self, other: Estimate) -> EstimatedDifference:
         """Subtract another estimate with the same draws, paired by block and by seed; DataError if they do not pair."""
@@ -127,7 +124,6 @@ class EstimatedDifference(Estimate):
     """A difference of two metrics, paired by block."""
 
     def interval(self, comparisons: int = 1) -> Interval:
-        """Return the 95 % interval: see `Estimate`."""
         parts, few = self.parts(), self._few_blocks()
         if parts is None or few is None:
             return super().interval(comparisons)

@@ -175,7 +175,6 @@ class Label:
 
     @property
     def key(self) -> tuple[str, str, str, str]:
-        """Task, method, transform and prompts."""
         return self.task, self.method, self.transform, self.prompts
 
 
@@ -187,7 +186,6 @@ class Score(Label):
     value: float
     """If the unit is "%", a share in [0, 1] or a difference of shares."""
     n: int
-    """Number of items."""
     interval: Interval = None
     """95 % confidence interval; None for one block, or one seed of a fitted head."""
     unit: str = "%"
