@@ -5,15 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-import pytest
-
-from perception_encoder.datasets.image_set import ImageSet, keep_trained, read_integers
 from perception_encoder.datasets.labelled import load_labelled
-from perception_encoder.errors import DataError, MediaDecodeError
 from synthetic.builtin.held_out import UNSEEN_LABELS, find_unseen_labels
-from tests.datasets.drawn import drawn_masks, label_maps, pairs, rooms
-from tests.evaluation.layers import png
+from tests.datasets.drawn import pairs, rooms
 
 
 def held_out(path: Path) -> frozenset[tuple[str, str]]:
@@ -61,27 +55,3 @@ def test_a_part_has_all_fields_of_its_images() -> None:
     assert (part.keys, part.sequences, part.per_metre) == (("a3", "a1"), ("y", "x"), whole.per_metre)
     assert part.depths == (whole.depths[3], whole.depths[1]) and part.images == (whole.images[3], whole.images[1])
     assert pairs("a", rooms(2, 0)).select([1]).sequences == ()
-
-
-def test_a_set_is_cut_at_three_fifths() -> None:
-    train, test = ImageSet(name="n", keys=tuple("abcdefg"), images=(b"",) * 7).cut()
-    assert (train.keys, test.keys) == (tuple("abcd"), tuple("efg"))
-
-
-def test_only_classes_that_are_trained_on_are_kept() -> None:
-    labels = label_maps(3, 0)
-    train = drawn_masks("a", labels, [np.where(label == 2, 0, label) for label in labels])
-    kept, test = keep_trained(train, drawn_masks("b", labels))
-    assert kept.classes == test.classes == ("background", "chair") and test.labels(0).max() == 1
-    only = drawn_masks("b", labels, [np.where(label == 1, 0, label) for label in labels])
-    with pytest.raises(DataError, match="b: no object has a class that the training images show"):
-        keep_trained(train, replace(only, numbers=({0: 0, 2: 2},) * 3))
-
-
-def test_integers_of_one_channel() -> None:
-    pixels, mode = read_integers(png(np.array([[1, 300]], np.uint16)), "d", ("I;16",), "")
-    assert (pixels.tolist(), mode) == ([[1, 300]], "I;16")
-    with pytest.raises(MediaDecodeError, match="d: has the mode RGB; depths must be 16-bit integers"):
-        read_integers(png(np.zeros((2, 2, 3), np.uint8)), "d", ("I;16",), "depths must be 16-bit integers")
-    with pytest.raises(MediaDecodeError, match="d: cannot be decoded"):
-        read_integers(b"cut", "d", ("I;16",), "")

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import logging
 import tarfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -119,17 +117,3 @@ def test_captions_are_lines_of_texts(tmp_path: Path) -> None:
         load_captions(write_captions(tmp_path / "other", a="\n"))
     with pytest.raises(DataError, match=r"is a directory without test\.tar"):
         load_captions(tmp_path)
-
-
-def test_pe_eval_reads_them(tmp_path: Path, run_pe: Callable[..., Any]) -> None:
-    classes = write_classes(tmp_path / "wds_cups", ("train", "test"))
-    captions = write_captions(tmp_path / "wds_flickr", a="a red cup\nA cup, red.", b="a dog")
-    fast = ("--transform", "squash")
-    for command in (
-        ("classification", "builtin", "--data", classes, "--prompts", "name", *fast),
-        ("knn", "builtin", "--data", classes, "--k", "3", *fast),
-        ("retrieval", "builtin", "--data", captions, *fast),
-    ):
-        run = run_pe("eval", *command)
-        assert run.status == 0, run.stderr
-        assert "wds_" in run.stdout

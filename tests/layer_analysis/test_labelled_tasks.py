@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from perception_encoder.datasets.labelled import LabelledImages
 from perception_encoder.dense_prediction.head_fitting import FitConfig
@@ -42,17 +40,6 @@ def photos(tmp_path: Path) -> Path:
     for split in ("train", "val", "test"):
         write_colours(tmp_path / f"{split}.tar", "toys", LABELS, coarse=True, broken=(4,) if split == "test" else ())
     return tmp_path
-
-
-def test_average_precision_by_hand() -> None:
-    angles = np.radians([0, 10, 25, 45, 90])
-    vectors = np.stack([np.cos(angles), np.sin(angles)], axis=1)
-    (precision, first), _ = retrieval_precision(vectors, np.array([0, 1, 0, 0, 2]))
-    # the first asks: 1 (no), 2 (yes), 3 (yes) -> (1/2 + 2/3) / 2; the third: 1 (no), 3 (yes), 0 (yes)
-    np.testing.assert_allclose(precision[[0, 2]], [(1 / 2 + 2 / 3) / 2, (1 / 2 + 2 / 3) / 2])
-    np.testing.assert_allclose(precision[3], (1 + 2 / 3) / 2)
-    np.testing.assert_array_equal(np.isnan(precision), [False, True, False, False, True])
-    np.testing.assert_array_equal(first, [0, np.nan, 0, 1, np.nan])
 
 
 def test_equal_vectors_retrieve_nothing_early() -> None:
@@ -160,27 +147,6 @@ def test_as_many_of_each_class_and_always_the_same(photos: Path) -> None:
     assert [len(part.labels) for part in (splits.train, splits.val, splits.test)] == [18, 6, 9]
     assert {splits.test.labels.count(label) for label in splits.classes} == {3}
     assert read_label_splits(photos, 9).test.keys == splits.test.keys
-
-
-def test_a_border_is_cut_off_and_its_features_are_cached_apart(tmp_path: Path) -> None:
-    labels, pixels = ("red", "red", "blue", "blue"), (24, 24)
-    bordered = []
-    for number, colour in enumerate(labels):  # the border says the wrong class, and each class has one of each
-        image = Image.new("RGB", pixels, ("red", "blue")[number % 2])
-        image.paste(colour, (8, 8, 16, 16))
-        stream = io.BytesIO()
-        image.save(stream, "PNG")
-        bordered.append(stream.getvalue())
-    data = LabelledImages("bordered", ("a", "b", "c", "d"), tuple(bordered), labels)
-    cache = FeatureCache(directory=tmp_path / "store")
-
-    def recall(trim: int) -> float:
-        sweep = run_sweep(ToyEncoder(), {"retrieval": RetrievalTask(replace(data, trim=trim))}, cache, [CLEAR])
-        return {curve.metric: curve.scores[CLEAR].value for curve in sweep.curves}["R@1"]
-
-    assert [recall(trim) for trim in (0, 8)] == [0, 1]
-    with pytest.raises(DataError, match="is too small to crop 12 pixels from each side"):
-        recall(12)
 
 
 def test_data_that_lack_what_a_task_needs(tmp_path: Path) -> None:

@@ -107,9 +107,7 @@ K = 20
 CHUNK = 1024  # items that are looked up at a time
 
 
-def vote(
-    train: np.ndarray, targets: np.ndarray, vectors: np.ndarray, k: int = K, temperature: float = TEMPERATURE
-) -> np.ndarray:
+def vote(train: np.ndarray, targets: np.ndarray, vectors: np.ndarray, k: int = K) -> np.ndarray:
     """Return the index of the class with the most votes for each vector, (n,); ties go to the first class.
 
     `train`: unit (m, D), of the classes `targets` (m,); `vectors`: unit (n, D). Raises ConfigError for a `k` out of
@@ -122,7 +120,7 @@ def vote(
     winners = []
     for chunk in torch.from_numpy(vectors).split(CHUNK):
         similarity, nearest = (chunk @ known).topk(k, dim=1)  # (n, k)
-        weights = ((similarity.double() - similarity[:, :1]) / temperature).exp()  # the best one's weight is 1
+        weights = ((similarity.double() - similarity[:, :1]) / TEMPERATURE).exp()  # the best one's weight is 1
         votes = torch.zeros(len(chunk), classes, dtype=torch.float64).scatter_add_(1, labels[nearest], weights)
         winners.append(votes.argmax(dim=1))
     return torch.cat(winners).numpy()

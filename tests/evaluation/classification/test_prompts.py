@@ -12,7 +12,6 @@ from perception_encoder.evaluation.classification.zero_shot import (
     KINETICS_TEMPLATES,
     PROMPTS,
     ensemble,
-    prompted_name,
 )
 from perception_encoder.preprocess.prompts import PHOTO_TEMPLATES
 from synthetic.builtin.rules import DRAWING_TEMPLATES
@@ -73,9 +72,3 @@ def test_texts_without_a_finite_vector_are_a_model_error() -> None:
 
     with pytest.raises(ModelError, match=r"colours gives NaN or infinity in 80 of 80 vectors of the prompts"):
         ensemble(Broken(), ["cat"], IMAGENET_TEMPLATES)
-
-
-def test_kinetics_classes_lose_their_parentheses() -> None:
-    label = "passing American football (in game)"
-    assert prompted_name(label, "kinetics") == "passing American football in game"
-    assert prompted_name(label, "imagenet") == label

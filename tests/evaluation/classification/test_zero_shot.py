@@ -6,24 +6,14 @@ import numpy as np
 import pytest
 
 from perception_encoder.datasets.labelled import LabelledImages
-from perception_encoder.errors import DataError
 from perception_encoder.evaluation.classification.zero_shot import (
-    ZeroShotClassifier,
     ZeroShotEvaluator,
     accuracies,
-    check_classes,
     highest,
 )
 from perception_encoder.evaluation.embeddings import Features
 from perception_encoder.evaluation.statistics.scores import estimate, measure
-from tests.evaluation.colours import ColourEncoder, image_bytes, unit
-
-
-def test_the_nearest_class_wins() -> None:
-    classifier = ZeroShotClassifier(("a", "b", "c"), np.eye(3, dtype=np.float32))
-    vectors = unit(np.array([(3, 1, 1), (0, 1, 2), (-5, -1, -9)], dtype=np.float32))
-    assert classifier.rank(vectors, 1).tolist() == [[0], [2], [1]]
-    assert classifier.rank(vectors, 2).tolist() == [[0, 1], [2, 1], [1, 0]]
+from tests.evaluation.colours import ColourEncoder, image_bytes
 
 
 @pytest.mark.parametrize("top", [1, 2, 5, 50, 299, 300])
@@ -68,12 +58,6 @@ def test_items_are_drawn_within_classes_of_many_items() -> None:
         assert float(np.ptp(by_class.draws)) == 0 if size == 10 else np.ptp(by_class.draws) > 0.2
         ends = by_class.bounds()
         assert ends is not None and ends[1] - ends[0] > 0.2  # that nothing varies makes nothing certain
-
-
-def test_one_class_is_no_task() -> None:
-    check_classes("clothing", ("hat", "shoes"))
-    with pytest.raises(DataError, match="clothing has only the class 'hat'"):
-        check_classes("clothing", ("hat",))
 
 
 def test_top_five_and_mapped_classes() -> None:
