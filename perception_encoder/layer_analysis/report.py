@@ -20,7 +20,7 @@ from typing import Any
 from PIL import Image
 
 from perception_encoder.errors import ConfigError, DataError, InputError, PerceptionEncoderError
-from perception_encoder.evaluation.feature_cache import CachedFeatures, FeatureCache
+from perception_encoder.evaluation.feature_cache import CachedTokens, FeatureCache
 from perception_encoder.evaluation.inputs import EncoderInputs
 from perception_encoder.evaluation.results import format_value
 from perception_encoder.files import write_text
@@ -124,7 +124,7 @@ def analyse(
     statistics: dict[str, tuple[TokenStatistics, ...]] = {}
     example: ImageAnalysis | None = None
     notes: list[str] = []
-    features: dict[str, CachedFeatures] = {}
+    features: dict[str, Mapping[int, CachedTokens]] = {}
     for model in models:
         encoder = load_layers(model, final_norm=final_norm)
         if not sweeps:

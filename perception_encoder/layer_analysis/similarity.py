@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Float
 
 from perception_encoder.errors import DataError
-from perception_encoder.evaluation.feature_cache import CachedFeatures
+from perception_encoder.evaluation.feature_cache import CachedTokens
 from perception_encoder.evaluation.statistics.bootstrap import FEW_BLOCKS, PERCENTILES
 from perception_encoder.preprocess.frames import spread_indices
 from perception_encoder.progress import Track, untracked
@@ -66,23 +66,22 @@ class ModelSimilarity:
         return {"models": self.models, "layers": self.layers, "images": self.images, **measures}
 
 
-def compare_models(features: Mapping[str, CachedFeatures], track: Track = untracked) -> tuple[ModelSimilarity, ...]:
+def compare_models(
+    features: Mapping[str, Mapping[int, CachedTokens]], track: Track = untracked
+) -> tuple[ModelSimilarity, ...]:
     """Compare each model's layers with its own and with the other models', on images that all could use.
 
-    `features`: of the same images, by model. Raises DataError for too few images.
+    `features`: of the same images, by model and layer. Raises DataError for too few images.
     """
-    layers = {name: tuple(cached.arrays) for name, cached in features.items()}
-    used: dict[str, Any] = {
-        name: cached.read(layers[name][0]).rows if layers[name] else [] for name, cached in features.items()
-    }
-    common: np.ndarray = reduce(np.intersect1d, used.values())
+    layers = {name: tuple(cached) for name, cached in features.items()}
+    common: np.ndarray = reduce(np.intersect1d, (next(iter(cached.values())).rows for cached in features.values()))
     if len(common) < FEW_BLOCKS:
         raise DataError(f"the similarity of layers needs {FEW_BLOCKS} images or videos, and there are {len(common)}")
     rows = common[spread_indices(len(common), min(IMAGES, len(common)))]
     places = [(name, layer) for name in features for layer in layers[name]]
     grams = np.empty((len(places), len(rows), len(rows)), np.float32)
     for number, (name, layer) in enumerate(track(places, "reading features", len(places))):
-        tokens = features[name].read(layer)
+        tokens = features[name][layer]
         grams[number] = gram(tokens.mean(np.searchsorted(tokens.rows, rows)))
     measures = compare_grams(grams, track)
     at = {name: [number for number, place in enumerate(places) if place[0] == name] for name in features}

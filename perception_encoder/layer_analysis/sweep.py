@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from perception_encoder.errors import ConfigError, DataError, InputError, ModelError
-from perception_encoder.evaluation.feature_cache import CachedFeatures, FeatureCache
+from perception_encoder.evaluation.feature_cache import CachedTokens, FeatureCache
 from perception_encoder.evaluation.inputs import EncoderInputs
 from perception_encoder.evaluation.layer_evaluator import CachingLayers, ScoreLayer
 from perception_encoder.evaluation.results import Evaluator, format_value
@@ -191,8 +191,8 @@ class Sweep:
     """Images and masks that could not be used, without duplicates; no score includes them."""
     images: int
     """Number of images, including those that could not be used."""
-    tested: Mapping[str, tuple[EncoderInputs, CachedFeatures]]
-    """The test images of each task, of the last video for tracking, and their features."""
+    tested: Mapping[str, tuple[EncoderInputs, Mapping[int, CachedTokens]]]
+    """The test images of each task, of the last video for tracking, and their tokens by layer."""
 
 
 def run_sweep(
@@ -211,7 +211,7 @@ def run_sweep(
     curves: list[LayerCurve] = []
     failures: dict[str, InputError] = {}
     keys: set[str] = set()
-    tested: dict[str, tuple[EncoderInputs, CachedFeatures]] = {}
+    tested: dict[str, tuple[EncoderInputs, Mapping[int, CachedTokens]]] = {}
     for name, task in tasks.items():
         swept = SweptLayers(encoder, name, cache, numbers)
         scores = {
@@ -220,7 +220,7 @@ def run_sweep(
         }
         for images, features in swept.encoded:
             keys |= {f"{images.digest}/{key}" for key in images.keys}
-            failures |= {f"{images.digest}/{failure.source}": failure for failure in features.failures}
+            failures |= {f"{images.digest}/{failure.source}": failure for failure in features[numbers[0]].failures}
         tested[name] = swept.encoded[-1]
         if other := [layer for layer in numbers if list(scores[layer]) != list(scores[numbers[0]])]:
             raise DataError(f"{name} has other metrics at layer {other[0]} than at others; delete its scores")
@@ -266,8 +266,8 @@ class SweptLayers(CachingLayers):
         self.encoder, self.task, self.cache, self.layers = encoder, task, cache, layers
         self.name, self.depth, self.width = encoder.name, encoder.depth, encoder.width
         self.patch_size, self.image_size = encoder.patch_size, encoder.image_size
-        self.encoded: list[tuple[EncoderInputs, CachedFeatures]] = []
-        """The task's images with their features, encoded for the first layer."""
+        self.encoded: list[tuple[EncoderInputs, Mapping[int, CachedTokens]]] = []
+        """The task's images with their tokens by layer, encoded for the first one."""
 
     def score(
         self, inputs: Sequence[EncoderInputs], depends: str, score: ScoreLayer, track: Track = untracked
@@ -281,7 +281,7 @@ class SweptLayers(CachingLayers):
             "format": FORMAT,
             "task": self.task,
             "data": depends,
-            "features": [features.key for _, features in self.encoded],
+            "features": [self.cache.key(self.encoder, images, self.layers) for images in inputs],
         }
         directory = self.cache.directory / "scores" / digest(settings)
         with Store(directory, settings, remedy="delete it to evaluate again") as store:
@@ -290,7 +290,7 @@ class SweptLayers(CachingLayers):
             if row is None:
                 row = _Evaluated(
                     layer=self.layer,
-                    scores=tuple(score(features.read(self.layer) for _, features in self.encoded)),
+                    scores=tuple(score(features[self.layer] for _, features in self.encoded)),
                 )
                 if bad := [item.name for item in row.scores if not np.isfinite(item.value)]:
                     raise ModelError(
