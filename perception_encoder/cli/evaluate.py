@@ -40,18 +40,14 @@ from perception_encoder.models.registry import demo_note
 if TYPE_CHECKING:
     from perception_encoder.evaluation.results import Result
 
-COMMANDS = {
-    "Zero-shot": {"classification": "evaluate:classification", "retrieval": "evaluate:retrieval"},
-    "Probes": {"knn": "evaluate:knn", "linear": "evaluate:linear", "attentive": "evaluate:attentive"},
-    "Dense tasks": {
-        "segmentation": "evaluate:segmentation",
-        "detection": "evaluate:detection",
-        "tracking": "evaluate:tracking",
-        "depth": "evaluate:depth",
-    },
-    "Questions": {"questions": "evaluate:questions"},
-    "Results": {"compare": "evaluate:compare"},
+FAMILIES = {
+    "Zero-shot": ("classification", "retrieval"),
+    "Probes": ("knn", "linear", "attentive"),
+    "Dense tasks": ("segmentation", "detection", "tracking", "depth"),
+    "Questions": ("questions",),
+    "Results": ("compare",),
 }
+COMMANDS = {family: {name: f"evaluate:{name}" for name in names} for family, names in FAMILIES.items()}
 app = lazy_group(COMMANDS)
 QUESTION_SETS = (
     "vqav2, okvqa, textvqa, docvqa, infovqa, chartqa, ai2d, pope, mvbench, videomme, egoschema, perceptiontest, star, "

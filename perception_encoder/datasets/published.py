@@ -269,14 +269,6 @@ def list_files(row: PublishedDataset) -> dict[str, int]:
     return {name: size for name, size in sizes.items() if any(fnmatch(name, pattern) for pattern in row.files)}
 
 
-def download_bytes(row: PublishedDataset) -> int:
-    """Return the bytes to download, 0 for a dataset that is already there; DataError or an error of the client."""
-    if _is_complete(row, directory_of(row)):
-        return 0
-    total = sum(list_files(row).values()) if row.repository else 0
-    return total + sum(_url_bytes(url) for url in row.urls)
-
-
 def check_columns(row: PublishedDataset, root: Path) -> None:
     """Raise DataError if a Parquet file lacks a column, with the columns that it has."""
     tables = sorted(path for pattern in row.files for path in root.glob(pattern) if path.suffix == ".parquet")
@@ -357,9 +349,3 @@ def _unpack_depth(stream: IO[bytes], archive: Path, name: PurePosixPath, root: P
 
 def _unpacked(archive: Path) -> Path:
     return archive.with_name(f".{archive.name}.unpacked")
-
-
-def _url_bytes(url: str) -> int:
-    import fsspec
-
-    return int(fsspec.filesystem("http").info(url).get("size") or 0)

@@ -130,8 +130,6 @@ def _draw_tokens(pair: Sequence[Any], statistics: Mapping[str, Sequence[TokenSta
         axes.set(xlabel="layer", ylabel=label)
     attention.set_ylim(0, max(5.0, attention.get_ylim()[1]))
     norms.legend(frameon=False, fontsize=7, labelcolor=INK, loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=2)
-    text = "\n".join(f"{m}: {'no lasting ones' if n is None else f'from layer {n} on'}" for m, n in starts.items())
-    attention.text(0.98, 0.95, text, transform=attention.transAxes, ha="right", va="top", fontsize=8, color=QUIET)
 
 
 def plot_similarity(similarity: ModelSimilarity) -> Figure:

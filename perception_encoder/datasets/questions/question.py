@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +51,6 @@ class Entry:
     @property
     def media(self) -> tuple[MediaSource, ...]:
         return () if self.image is None else (self.image,)
-
-    def with_image(self, image: MediaSource) -> Entry:
-        return replace(self, image=image)
 
     def first(self, names: Sequence[str]) -> str:
         """Return the first of these names that is a field; the first name if none is."""

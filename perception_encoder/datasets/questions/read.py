@@ -62,13 +62,13 @@ def _read_textvqa(root: Path, split: str) -> Iterator[Question]:
     media = MediaDirectory(root)
     for entry in json_entries(find_file(root, f"TextVQA_*_{split}.json"), "data"):
         image = entry.text("image_id")
-        yield _answered(entry.with_image(media.find(f"train_images/{image}.jpg", f"test_images/{image}.jpg")))
+        yield _answered(replace(entry, image=media.find(f"train_images/{image}.jpg", f"test_images/{image}.jpg")))
 
 
 def _read_documents(patterns: tuple[str, ...], root: Path, split: str) -> Iterator[Question]:
     media = MediaDirectory(root)
     for entry in json_entries(find_file(root, *(pattern.format(split) for pattern in patterns)), "data"):
-        yield _answered(entry.with_image(media.find(entry.text("image", "image_local_name"))))
+        yield _answered(replace(entry, image=media.find(entry.text("image", "image_local_name"))))
 
 
 def _answered(entry: Entry, row: int = 0) -> Question:
@@ -111,7 +111,7 @@ def _read_pope(root: Path, split: str) -> Iterator[Question]:
     for part in POPE_PARTS if split == "test" else (split,):
         for where, fields in read_json_lines(find_file(root, f"*pope_{part}.json*")):
             entry = Entry(where, {**fields, "category": part})
-            yield _pope(entry.with_image(media.find(f"val2014/{entry.text('image')}")))
+            yield _pope(replace(entry, image=media.find(f"val2014/{entry.text('image')}")))
 
 
 def _pope(entry: Entry, row: int = 0) -> Question:
