@@ -18,7 +18,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from perception_encoder.datasets.labelled import FindHeldOut, LabelledImages, load_labelled
+from perception_encoder.datasets.labelled import LabelledImages, load_labelled
 from perception_encoder.errors import ConfigError, DataError, needs_extra
 from perception_encoder.formats.entries import id_field, quoted, read_json, read_lines, text_field
 from perception_encoder.formats.media_directory import Clip, MediaDirectory, MediaSource, list_media
@@ -191,8 +191,6 @@ class ClassOptions:
     """Directory of a table's files; by default the table's directory."""
     trim: int = 0
     """Pixels to crop from each side; 2 removes ObjectNet's red border, which the published mean includes."""
-    held_out: FindHeldOut | None = None
-    """Returns the classes of labelled shards that form a separate task (see `load_labelled`)."""
 
     def __post_init__(self) -> None:
         if self.trim < 0:
@@ -218,7 +216,7 @@ def load_tasks(path: Path, split: str, options: ClassOptions | None = None) -> d
     elif has_members(path, split, CLASS):
         tasks = [_load_numbered(path, split)]
     elif _has_shards(path, split):
-        tasks = list(load_labelled(path, split, options.held_out).values())
+        tasks = list(load_labelled(path, split).values())
     else:
         tasks = [_read_directories(path, split)]
     return {task.name: _with_options(task, options) for task in tasks}

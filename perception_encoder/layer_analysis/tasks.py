@@ -16,10 +16,10 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from perception_encoder.datasets.class_masks import read_class_splits
-from perception_encoder.datasets.classified import ClassOptions, has_labels
+from perception_encoder.datasets.classified import has_labels
 from perception_encoder.datasets.image_set import ImageSet, keep_trained
 from perception_encoder.datasets.instances import read_instance_splits
-from perception_encoder.datasets.labelled import FindHeldOut, LabelledImages, hashed_classes
+from perception_encoder.datasets.labelled import LabelledImages, hashed_classes
 from perception_encoder.datasets.masked_videos import read_videos
 from perception_encoder.datasets.rgbd import MILLIMETRES, read_depth_splits
 from perception_encoder.dense_prediction.depth import DepthConfig
@@ -218,25 +218,26 @@ def _column_means(values: Float[np.ndarray, "n n"]) -> Float[np.ndarray, " n"]:
     return np.divide(np.nansum(values, axis=0), count, out=np.full(len(values), np.nan), where=count > 0)
 
 
-def read_label_splits(path: Path, items: int = 1000, held_out: FindHeldOut | None = None) -> Splits:
-    """Read a path's classification tasks as one, with equally many images of each class (smallest hashes).
+def read_label_splits(path: Path, items: int = 1000) -> Splits:
+    """Read a path's classification tasks as one: see `join_splits`.
 
-    The test split is `test`, or `val` if `test` has no labels. At most `items` test images, twice as many to train on
-    and half as many to validate on, but two of each class. Coarse labels of the same images, and `held_out` classes,
-    are left out. Errors as those of `load_splits`.
+    The test split is `test`, or `val` if `test` has no labels. Errors as those of `load_splits`.
     """
-    split = "test" if has_labels(path, "test") else "val"
-    splits = load_splits(path, split, options=ClassOptions(held_out=held_out))
-    tasks = {name: task for name, task in splits.items() if "/" not in name}
-    if not tasks:
-        raise DataError(f"{path} has no labels to train on; give labelled images in train and {split}")
+    return join_splits(load_splits(path, "test" if has_labels(path, "test") else "val"), items)
+
+
+def join_splits(tasks: Mapping[str, Splits], items: int) -> Splits:
+    """Join tasks, with equally many images of each class (smallest hashes); DataError for a single class.
+
+    At most `items` test images, twice as many to train on and half as many to validate on, but two of each class.
+    """
     train, val, test = (
         _join([getattr(task, part) for task in tasks.values()], "+".join(tasks), len(tasks) > 1)
         for part in ("train", "val", "test")
     )
     classes = len(set(test.labels))
     if classes < 2:
-        raise DataError(f"{path} has only the class {test.labels[0]!r}; a task needs at least two")
+        raise DataError(f"{test.name} has only the class {test.labels[0]!r}; a task needs at least two")
     return Splits(
         train=_balance(train, 2 * items, classes),
         val=_balance(val, items // 2, classes),
