@@ -130,7 +130,7 @@ def load_head(directory: Path) -> None:
 
 def write_result(directory: Path) -> None:
     from perception_encoder.evaluation.results import to_json
-    from tests.evaluation.test_report import RESULT
+    from tests.evaluation.test_results import RESULT
 
     (directory / "result.json").write_text(to_json(RESULT))
 

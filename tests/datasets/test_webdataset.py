@@ -11,7 +11,6 @@ import pytest
 from perception_encoder.datasets.captioned import load_captions
 from perception_encoder.datasets.classified import ClassOptions, load_tasks
 from perception_encoder.errors import DataError
-from perception_encoder.evaluation.classification.splits import load_splits
 from perception_encoder.formats.shards import find_tars
 from perception_encoder.formats.tars import TarMember
 from tests.data.tars import image_bytes, write_tar
@@ -71,13 +70,6 @@ def test_other_names_and_no_names(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     with caplog.at_level(logging.WARNING):
         assert load_tasks(data, "test")["wds"].names == {"0": "0", "1": "1", "2": "2"}
     assert "has no classnames.txt" in caplog.text
-
-
-def test_train_and_test_of_neighbours(tmp_path: Path) -> None:
-    ((_, task),) = load_splits(
-        write_classes(tmp_path / "wds", ("train", "test")), "test", None, ClassOptions(), choosing=False
-    ).items()
-    assert len(task.train.keys) == len(task.test.keys) == 11
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
-"""The cache of features: its content and its keys, a killed run that resumes, and temporary files."""
+"""The cache of features: its content and its keys, a killed run that resumes, and the inputs of layers' evaluators."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,14 @@ import pytest
 from PIL import Image
 
 from perception_encoder.datasets.image_set import ImageSet
-from perception_encoder.errors import DataError, ModelError, OutputError
+from perception_encoder.dense_prediction.depth import DepthConfig
+from perception_encoder.dense_prediction.head_fitting import FitConfig
+from perception_encoder.errors import DataError, InputError, ModelError, OutputError
 from perception_encoder.evaluation import feature_cache as module
+from perception_encoder.evaluation.dense.depth import DepthEvaluator, DepthProtocol
 from perception_encoder.evaluation.feature_cache import ComputedRows, FeatureCache, encode_layer
-from perception_encoder.evaluation.inputs import EncoderInputs
+from perception_encoder.evaluation.inputs import EncoderInputs, content_digest
+from tests.datasets.drawn import pairs, rooms
 from tests.evaluation.layers import ColourLayers, png
 from tests.layer_analysis.toys import ToyEncoder, greys
 
@@ -164,3 +169,36 @@ def test_a_mix_of_images_and_videos_is_refused() -> None:
     )
     with pytest.raises(DataError, match="mixed mixes images and videos"):
         encode_layer(ColourLayers(), mixed, 0)
+
+
+def test_an_image_whose_target_fails_is_not_encoded() -> None:
+    def target(row: int) -> None:
+        if row == 2:
+            raise InputError("c (mask)", "is empty")
+
+    features = encode_layer(ColourLayers(), EncoderInputs.of("shades", SHADED, target), 0)
+    assert features.rows.tolist() == [0, 3] and [failure.source for failure in features.failures] == ["b", "c (mask)"]
+
+
+def test_the_digest_is_that_of_the_content_and_of_what_is_left_out() -> None:
+    assert shades().digest == content_digest(SHADED.images) != shades(SHADED.select([0, 1])).digest
+
+    def target(row: int) -> None:
+        raise InputError(str(row), "is empty")
+
+    assert EncoderInputs.of("shades", SHADED, target).digest == f"{shades().digest}, without [0, 1, 2, 3]"
+
+
+def test_the_test_set_is_not_encoded_without_training_shades() -> None:
+    encoder, depths = ColourLayers(4, (24, 32)), rooms(2, 0)
+    encoded: list[int] = []
+    encode = encoder.encode_layers
+    encoder.encode_layers = lambda images, *rest: encoded.append(len(images)) or encode(images, *rest)
+    bad = replace(pairs("a", depths), images=(b"cut", b"cut"))
+    protocol = DepthProtocol(head=DepthConfig(channels=4, fit=FitConfig(epochs=1)))
+    with pytest.raises(DataError, match="depth: no image can be used; the first: a0"):
+        list(DepthEvaluator(bad, pairs("b", depths), protocol).run(encoder.at(0)))
+    assert encoded == []
+    cut = replace(pairs("b", depths), images=(pairs("b", depths).images[0], b"cut"))
+    list(DepthEvaluator(pairs("a", depths), cut, protocol).run(encoder.at(0)))
+    assert encoded == [2, 1]

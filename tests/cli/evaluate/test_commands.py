@@ -10,15 +10,12 @@ import numpy as np
 import pytest
 
 from perception_encoder.cli import output
-from perception_encoder.evaluation import embeddings, layer_evaluator
 from perception_encoder.formats.shards import write_members
-from perception_encoder.inference.load import load, load_layers
 from tests.cli.evaluate.conftest import COLOURS, read_json
 from tests.clips import clip
 from tests.datasets.drawn import stored, write_instances, write_masks, write_yolo
 from tests.evaluation.colours import ColourEncoder, image_bytes
 from tests.evaluation.layers import discs, png, write_video
-from tests.models.external.samples import save_transformer
 
 pytestmark = pytest.mark.usefixtures("colour_models", "colour_layers")
 
@@ -106,18 +103,6 @@ def test_the_model_with_and_without_its_flag(run_pe, photos: Path) -> None:
     for model in ((), ("any", "-m", "any")):
         run = run_pe("eval", "knn", *model, *options)
         assert run.status == output.ERROR and "Usage: pe eval knn [OPTIONS] [-m] MODEL" in run.stderr
-
-
-def test_every_probe_takes_a_vision_transformer_of_transformers(
-    run_pe, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(embeddings, "load", load)
-    monkeypatch.setattr(layer_evaluator, "load_layers", load_layers)
-    save_transformer("ViT", tmp_path / "vit")
-    for command in (("knn", "--k", "1", "--pool", "cls"), ("linear", "--layer", "1"), ("attentive", "--epochs", "1")):
-        run = run_pe("eval", command[0], f"hf:{tmp_path / 'vit'}", "--data", photos, "--split", "val", *command[1:])
-        assert run.status == output.OK, run.stderr
-        assert "top-1" in run.stdout
 
 
 def write_tum(directory: Path) -> Path:

@@ -137,13 +137,6 @@ def test_items_of_one_block_are_drawn_together() -> None:
         difference(ItemScores.of("error", frames, names, blocks=blocks), plain)
 
 
-def test_frames_of_one_video_have_no_interval() -> None:
-    frames = np.random.default_rng(0).normal(size=20)
-    names = [str(number) for number in range(20)]
-    ours, theirs = (ItemScores.of("RMSE", item, names, blocks=["walk"] * 20) for item in (frames, frames - 5))
-    assert measure(ours).interval is None and measure(ours).n == 20 and difference(ours, theirs).interval is None
-
-
 def seeded(values: np.ndarray, names: list[str]) -> tuple[ItemScores, ...]:
     """Scores with a head of each seed: (seeds, n)."""
     return with_head_seeds(len(values), lambda seed: (ItemScores.of("RMSE", values[seed], names, unit="m"),))
