@@ -1,7 +1,6 @@
 """Read images with boxes and masks of their objects, in COCO's, LVIS's or YOLO's format (layouts: `docs/datasets.md`).
 
-Of a set that is cut, images without a box are left out, for it does not say whether anybody looked for some. Objects365
-lists three images that were never published, and boxes outside their image: these are left out too.
+Of a set that is cut, images without a box are left out, for it does not say whether anybody looked for some.
 """
 
 from __future__ import annotations

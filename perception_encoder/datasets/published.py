@@ -1,9 +1,7 @@
 """Public test sets by name: where they are published, in which layout, and how the paper's protocol reads them.
 
-`pe eval` and `perception_encoder.evaluate` take these names for `data`: the dataset is downloaded once, into the user's
-cache. One row a dataset. Its repository, files and columns were looked up in the hub's own pages and in the sources of
-mteb 2.26 and lmms-eval 0.7.3, which read the same ones; a comment says what could not be. lmms-lab's datasets are now
-those of lmms-lab-encoder.
+Repositories, files and columns were looked up in the hub's own pages and in the sources of mteb 2.26 and lmms-eval
+0.7.3, which read the same ones; a comment says what could not be. lmms-lab's are now those of lmms-lab-encoder.
 """
 
 from __future__ import annotations

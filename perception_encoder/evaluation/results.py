@@ -1,9 +1,7 @@
 """Results of evaluators: all scores of a model on a task, as JSON and as tables, and the comparison of two.
 
-A comparison is paired over items and head seeds. A difference is called real if its p-value (exact, if few items
-differ) is at most 0.05 after Holm's correction for the number of metrics that are compared, and never without an
-interval. Of results that do not differ in any metric, one pair in twenty is then called different in some metric;
-without the correction it would be one metric in twenty.
+A comparison is paired over items and head seeds. A difference is called real if its p-value is at most 0.05 after
+Holm's correction for the number of metrics that are compared, and never without an interval.
 """
 
 from __future__ import annotations

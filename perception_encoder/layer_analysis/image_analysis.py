@@ -1,9 +1,7 @@
 """Analyse an image layer by layer: features, attention and norms of its tokens, and global tokens.
 
-Global tokens are patches that every token attends to (section 5.1). In large encoders a few background patches no
-longer represent their position and hold information on the whole image. They hurt spatial tasks, and tracking peaks
-just before they appear. The attention that a patch receives is the median over all other patches, not the mean, because
-a patch that only its neighbours attend to is local. The paper shows such maps and gives no threshold; `TIMES` is ours.
+Global tokens are patches that every token attends to (section 5.1). The attention that a patch receives is the median
+over all other patches, not the mean, because a patch that only its neighbours attend to is local. `TIMES` is ours.
 """
 
 from __future__ import annotations

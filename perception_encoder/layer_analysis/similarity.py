@@ -1,12 +1,9 @@
 """Compare layers, of one model or of two, by how they relate the same images: CKA and RSA, with intervals.
 
-Features are the mean patch token of each image. CKA (Kornblith et al., 2019) is linear and debiased: it takes the
-unbiased HSIC (Song et al., 2012), as with fewer images than dimensions the plain one is near 1 for unrelated features.
-RSA (Kriegeskorte et al., 2008) is Spearman's correlation of the Euclidean distances between all pairs of images. Both
-are 1 for the same features, rotated or scaled, and near 0 for unrelated ones.
-
-Intervals are of half-samples: each draw is a random half of the images without replacement. Its variance is that of all
-images (Shao and Wu, 1989), and no image is compared with its copy, as it would be in a bootstrap.
+Features are the mean patch token of each image. CKA (Kornblith et al., 2019) is linear and debiased, with the unbiased
+HSIC (Song et al., 2012). RSA (Kriegeskorte et al., 2008) is Spearman's correlation of the Euclidean distances between
+all pairs of images. Intervals are of random halves of the images, without replacement, whose variance is that of all
+images (Shao and Wu, 1989): no image is compared with its copy, as it would be in a bootstrap.
 """
 
 from __future__ import annotations

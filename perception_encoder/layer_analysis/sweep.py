@@ -1,11 +1,8 @@
 """Evaluate every layer of a model on several tasks, with features extracted once, and recommend a layer.
 
 A layer's scores are cached next to the features as soon as they are computed, under a digest of what they depend on.
-So an interrupted sweep resumes, and a sweep with another task evaluates that task only.
-
-The best of many layers looks better than it is, because it was chosen on the items that it is evaluated on. So the
-interval of its advantage over the last layer holds for all layers at once (Bonferroni), and the best layer is
-recommended only if that interval excludes zero. Without an interval (see bootstrap.py) all layers are equally good.
+The interval of the best layer's advantage over the last holds for all layers at once (Bonferroni), as it was chosen on
+the items that it is evaluated on; the best layer is recommended only if that interval excludes zero.
 """
 
 from __future__ import annotations

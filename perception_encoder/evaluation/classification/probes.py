@@ -1,7 +1,7 @@
 """Classify frozen features without training the encoder: a linear probe and k-NN (section 2.5).
 
-Every class has the same total weight in the probe. The paper does not say how its k-NN votes; this is the vote of DINO,
-which most publications use: the k most similar training items, each with the weight exp(similarity / 0.07).
+Every class has the same total weight in the probe. The vote of k-NN is DINO's: the k most similar training items, each
+with the weight exp(similarity / 0.07).
 """
 
 from __future__ import annotations

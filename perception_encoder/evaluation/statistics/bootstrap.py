@@ -1,16 +1,11 @@
 """Estimate the uncertainty of a metric from resampled blocks of items and from the seeds of its fitted heads.
 
 A block is resampled as a whole: an image, a video with all its frames, an RGB-D sequence. For many blocks without a
-fitted head the interval is the percentiles of a bootstrap. A bootstrap over few blocks is too narrow (over five it
-makes 16 % false claims in place of 5 %), and three seeds cannot be resampled at all; so there each of the two variances
-is multiplied by the square of its own Student's t, and the interval's half width is the root of their sum (Banerjee,
-1960): it holds the value in at least 95 % of cases, where Welch and Satterthwaite's degrees of freedom give 88 to 95 %
-for two seeds. Where many differences are compared, a claim needs a p-value that is small after Holm's correction.
-
-Items that agree give resamples without variance, which makes nothing certain. A share of items that are right has
-Wilson's interval (1927). Where few blocks differ between two models, the p-value is that of the exact test that swaps
-the models in each of them, McNemar's for items that are right or wrong. The interval then counts two more blocks, in
-which one and the other model is better (Bonett and Price, 2012): if none of n blocks differs, about ±2.8 / n.
+fitted head the interval is the percentiles of a bootstrap; for few blocks, or with seeds, each variance is multiplied
+by the square of its own Student's t (Banerjee, 1960), as few of either make a bootstrap too narrow. A share of items that are right has Wilson's interval (1927). Where
+few blocks differ between two models, the p-value is that of the exact test that swaps the models in each of them, and
+the interval counts two more blocks, in which one and the other model is better (Bonett and Price, 2012). Reasons and
+coverage: docs/protocols.md, Intervals.
 """
 
 from __future__ import annotations
