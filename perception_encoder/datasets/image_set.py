@@ -50,11 +50,9 @@ class ImageSet:
 class ClassifiedSet(Protocol):
     """A set whose targets have classes."""
 
-    def seen_classes(self, track: Track) -> set[Any]:
-        ...
+    def seen_classes(self, track: Track) -> set[Any]: ...
 
-    def keep_classes(self, classes: set[Any]) -> Self:
-        ...
+    def keep_classes(self, classes: set[Any]) -> Self: ...
 
     def check(self) -> Self:
         """Return the set; DataError if it has nothing to score."""

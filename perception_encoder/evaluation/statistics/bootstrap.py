@@ -2,10 +2,10 @@
 
 A block is resampled as a whole: an image, a video with all its frames, an RGB-D sequence. For many blocks without a
 fitted head the interval is the percentiles of a bootstrap; for few blocks, or with seeds, each variance is multiplied
-by the square of its own Student's t (Banerjee, 1960), as few of either make a bootstrap too narrow. A share of items that are right has Wilson's interval (1927). Where
-few blocks differ between two models, the p-value is that of the exact test that swaps the models in each of them, and
-the interval counts two more blocks, in which one and the other model is better (Bonett and Price, 2012). Reasons and
-coverage: docs/protocols.md, Intervals.
+by the square of its own Student's t (Banerjee, 1960), as few of either make a bootstrap too narrow. A share of items
+that are right has Wilson's interval (1927). Where few blocks differ between two models, the p-value is that of the
+exact test that swaps the models in each of them, and the interval counts two more blocks, in which one and the other
+model is better (Bonett and Price, 2012). Reasons and coverage: docs/protocols.md, Intervals.
 """
 
 from __future__ import annotations
