@@ -83,7 +83,7 @@ def make_layer_tasks(data: LayerData, sizes: Sizes) -> dict[str, LayerTask]:
     DataError if a path lacks what its task needs.
     """
     labels = join_splits(_seen(data.photos), sizes.photos)
-    config = LabelledConfig(items=sizes.photos, methods=("attentive probe",))
+    config = LabelledConfig(methods=("attentive probe",))
     attentive = replace(config.attentive, fit=replace(config.attentive.fit, epochs=EPOCHS))
     masks = thin(read_object_splits(data.scenes), sizes.scenes)
     scenes = thin(read_depth_splits(data.scenes), sizes.scenes)

@@ -26,7 +26,7 @@ from perception_encoder.dense_prediction.depth import DepthConfig
 from perception_encoder.dense_prediction.detection.mask_rcnn import DetectionConfig
 from perception_encoder.dense_prediction.head_fitting import FitConfig
 from perception_encoder.errors import ConfigError, DataError
-from perception_encoder.evaluation.classification.attentive_probe import AttentiveConfig, fit_attentive
+from perception_encoder.evaluation.classification.attentive_probe import AttentiveConfig, attentive_scores
 from perception_encoder.evaluation.classification.probes import K, fit_probe, vote
 from perception_encoder.evaluation.classification.splits import Splits, load_splits
 from perception_encoder.evaluation.classification.zero_shot import accuracies
@@ -45,7 +45,6 @@ from perception_encoder.evaluation.statistics.scores import (
     Label,
     Score,
     measure_all,
-    with_head_seeds,
 )
 from perception_encoder.inference.layer_features import LayerFeatures
 from perception_encoder.preprocess.frames import spread_indices
@@ -82,8 +81,6 @@ class LabelledTask:
 class LabelledConfig:
     """How classification is evaluated."""
 
-    items: int = 1000
-    """Maximum number of test images; training uses twice as many, and validation half as many."""
     methods: tuple[str, ...] = ("attentive probe", "linear probe", "k-NN")
     """The classifiers; the first one is the main metric."""
     attentive: AttentiveConfig = field(default_factory=lambda: AttentiveConfig(learning_rates=(1e-3, 3e-3)))
@@ -108,16 +105,6 @@ class ClassificationTask(LabelledTask):
         layers, classes = list(features), self.splits.classes
         train, val, test = self.means(layers)
 
-        def predicted(method: str, found: np.ndarray) -> list[ItemScores]:
-            accuracy = accuracies(found, test.keys, test.labels, classes)[0]
-            return [replace(accuracy, metric=f"{accuracy.metric}, {method}")]
-
-        def attentive(seed: int) -> list[ItemScores]:
-            config = replace(self.config.attentive, fit=self.config.attentive.fit.with_seed(seed))
-            targets = (train.targets(classes), val.targets(classes))
-            probe, _ = fit_attentive(layers[0].tokens, targets[0], layers[1].tokens, targets[1], len(classes), config)
-            return predicted("attentive probe", probe.scores(layers[2].tokens).argmax(axis=1))
-
         label = Label(
             task=self.splits.test.name,
             method=", ".join(self.config.methods),
@@ -125,17 +112,21 @@ class ClassificationTask(LabelledTask):
             settings={"layer": str(layers[0].layer), "train": str(len(train.keys))},
         )
         for method in self.config.methods:
+            pool = {"pool": "mean"}
             if method == "attentive probe":
-                yield from measure_all(with_head_seeds(self.config.attentive.head_seeds, attentive), label)
-                continue
-            if method == "linear probe":
+                pool = {}
+                items, _ = attentive_scores(layers, list(self.parts.values()), classes, self.config.attentive)
+            elif method == "linear probe":
                 found = fit_probe(train, val, classes, STRENGTHS).classify(test.vectors)
+                items = accuracies(found, test.keys, test.labels, classes)
             else:
                 known = unit_rows(np.concatenate([train.vectors, val.vectors]))
                 labels = np.concatenate([train.targets(classes), val.targets(classes)])
                 found = vote(known, labels, unit_rows(test.vectors), min(K, len(known)))
-            pooled = replace(label, settings={**label.settings, "pool": "mean"})
-            yield from measure_all(predicted(method, found), pooled)
+                items = accuracies(found, test.keys, test.labels, classes)
+            by_class = [item for item in items if item.metric == items[0].metric]
+            named = [replace(item, metric=f"{item.metric}, {method}") for item in by_class]
+            yield from measure_all(named, replace(label, settings={**label.settings, **pool}))
 
 
 class RetrievalTask(LabelledTask):
@@ -328,7 +319,7 @@ def make_task(
     items, size = options.items, options.image_size
     match name:
         case "classification":
-            return ClassificationTask(read_labels(path, items), LabelledConfig(items=items), size)
+            return ClassificationTask(read_labels(path, items), image_size=size)
         case "retrieval":
             return RetrievalTask(read_labels(path, items).test, size)
         case "tracking":

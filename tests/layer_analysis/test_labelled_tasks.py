@@ -32,7 +32,7 @@ from tests.layer_analysis.toys import CLEAR, ToyEncoder
 
 LABELS = ["red", "green", "blue"] * 8
 FIT = FitConfig(epochs=8, batch=8)
-FAST = LabelledConfig(items=24, attentive=AttentiveConfig(fit=FIT, learning_rates=(3e-2,)))
+FAST = LabelledConfig(attentive=AttentiveConfig(fit=FIT, learning_rates=(3e-2,)))
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def test_average_precision_is_scikit_learns() -> None:
 
 
 def test_the_layer_of_colours_classifies_and_retrieves_best(photos: Path, tmp_path: Path) -> None:
-    splits = read_label_splits(photos, FAST.items)
+    splits = read_label_splits(photos, 24)
     tasks = {"classification": ClassificationTask(splits, FAST), "retrieval": RetrievalTask(splits.test)}
     sweep = run_sweep(ToyEncoder(), tasks, FeatureCache(directory=tmp_path / "store"))
     curves = {curve.metric: curve for curve in sweep.curves}
@@ -108,7 +108,7 @@ def test_the_layer_of_colours_classifies_and_retrieves_best(photos: Path, tmp_pa
 
 def test_the_lengths_of_vectors_change_no_cosine(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """k-NN and retrieval compare directions, whose features differ in length from image to image; in float32."""
-    splits = read_label_splits(photos, FAST.items)
+    splits = read_label_splits(photos, 24)
     nearest = ClassificationTask(splits, replace(FAST, methods=("k-NN",)))
     tasks = {"classification": nearest, "retrieval": RetrievalTask(splits.test)}
     mean = CachedTokens.mean

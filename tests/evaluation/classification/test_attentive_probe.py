@@ -13,11 +13,10 @@ from perception_encoder.dense_prediction.head_fitting import FitConfig
 from perception_encoder.errors import ConfigError, DataError, ModelError
 from perception_encoder.evaluation.classification.attentive_probe import (
     AttentiveConfig,
-    AttentiveEvaluator,
     fit_attentive,
 )
-from perception_encoder.evaluation.classification.splits import Splits
 from perception_encoder.evaluation.feature_cache import encode_layer
+from perception_encoder.evaluation.inputs import inputs_of
 from tests.clips import clip
 from tests.layer_analysis.toys import ToyEncoder
 
@@ -74,7 +73,7 @@ def test_bad_input_is_refused() -> None:
 def test_tokens_of_a_video_are_those_of_its_frames(tmp_path: Path) -> None:
     (tmp_path / "v.mp4").write_bytes(clip(12))
     video = LabelledImages("clips", ("v",), (tmp_path / "v.mp4",), ("red",))
-    images, *_ = AttentiveEvaluator(Splits(train=video, val=video, test=video), frames=4).inputs
+    images = inputs_of(video, 4)
     features, frames = encode_layer(ToyEncoder(), images, 2), ToyEncoder().encode_layers(images.open(0), [2])[2]
     assert features.tokens.shape == (1, 4 * (1 + 16), 3)
     np.testing.assert_allclose(features.mean()[0], frames.patches.mean(axis=(0, 1, 2)), rtol=1e-5)
