@@ -103,7 +103,7 @@ def heads() -> Iterator[Row]:
             images=(b"",) * len(keys[part]),
             masks=tuple(_png(mask.astype(np.uint8)) for mask in classes[part]),
             classes=("floor", "rectangle", "disc"),
-            numbers=({0: 0, 1: 1, 2: 2},) * len(keys[part]),
+            numbers={0: 0, 1: 1, 2: 2},
         )
         for part in both
     ]
