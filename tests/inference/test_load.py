@@ -129,9 +129,9 @@ def test_the_precision_of_pe_models_use_goes_with_its_model(tmp_path: Path, monk
     monkeypatch.delenv("PE_DTYPE", raising=False)
     store_choice("model", "builtin", "bfloat16")
     assert as_encoder(None).runtime.precision == as_encoder("builtin").runtime.precision == "bfloat16"
-    assert as_encoder(None, ModelSpec(precision="float32")).runtime.precision == "float32", "--precision comes first"
+    assert as_encoder(None, precision="float32").runtime.precision == "float32", "--precision comes first"
     store_choice("model", "PE-Core-S16-384", "bfloat16")
     assert as_encoder("builtin").runtime.precision == as_encoder(ModelSpec("builtin")).runtime.precision
     given = as_encoder(ModelSpec("builtin", precision="float32"))
     with pytest.raises(ConfigError, match="the given encoder computes in float32, not int8"):
-        as_encoder(given, ModelSpec(precision="int8"))
+        as_encoder(given, precision="int8")
