@@ -254,7 +254,8 @@ def serve(
 
     directory = None if directory is None and index is None else Path(directory or index or "")
     spec = ModelSpec.of(model, **keywords)
-    check_served(directory, api, allow_urls, origins, chat_model, ask_model, features_model)
+    api_only = {"--chat-model": chat_model, "--origins": origins, "--allow-urls": allow_urls}
+    check_served(directory, api, api_only, {"--ask-model": ask_model, "--features-model": features_model})
     host = host or ("0.0.0.0" if lan else "127.0.0.1")
     needed_key = choose_key(host, lan, key)
     config = ApiConfig(key=needed_key, waiting=waiting, origins=check_origins(origins), allow_urls=allow_urls)
@@ -286,28 +287,16 @@ def serve(
 
 
 def check_served(
-    directory: Path | None,
-    api: bool,
-    allow_urls: bool,
-    origins: Sequence[str],
-    chat_model: str | None,
-    ask_model: str | None,
-    features_model: str | None,
+    directory: Path | None, api: bool, api_only: Mapping[str, object], page_only: Mapping[str, str | None]
 ) -> None:
-    """Check the arguments of `serve` before anything is loaded.
-
-    Raises ConfigError if nothing is served or nothing would use a model, and UnknownModelError for an unknown
-    `features_model`.
-    """
+    """Raise ConfigError if nothing is served or nothing uses an option, UnknownModelError for the features' model."""
     if directory is None and not api:
         raise ConfigError("nothing to serve: name a directory, or add --api")
-    for name, value in {"--chat-model": chat_model, "--origins": origins, "--allow-urls": allow_urls}.items():
-        if value and not api:
-            raise ConfigError(f"{name} needs --api")
-    for name, model in {"--ask-model": ask_model, "--features-model": features_model}.items():
-        if model and directory is None:
-            raise ConfigError(f"{name} needs a directory")
-    if features_model:
+    for served, missing, options in ((api, "--api", api_only), (directory is not None, "a directory", page_only)):
+        for name, value in options.items():
+            if value and not served:
+                raise ConfigError(f"{name} needs {missing}")
+    if features_model := page_only["--features-model"]:
         from perception_encoder.models.checkpoints.find import find_weights
 
         find_weights(features_model)

@@ -18,8 +18,7 @@ from perception_encoder.dense_prediction.detection.mask_rcnn import PATCH, Detec
 from perception_encoder.dense_prediction.heads import is_head, load_head
 from perception_encoder.dense_prediction.segmentation import SegmentationHead
 from perception_encoder.errors import ConfigError, OutputError, ShapeError, needs_extra
-from perception_encoder.exports.card import describe_towers
-from perception_encoder.exports.verify import ExportedFile, verify
+from perception_encoder.exports.card import ExportedFile, describe_towers, verify
 from perception_encoder.files import replacing, replacing_new, writing
 from perception_encoder.models.checkpoints.weights import Model, load_model, weight_hash
 from perception_encoder.models.clip import CLIP

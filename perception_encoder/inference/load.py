@@ -17,15 +17,7 @@ from perception_encoder.models.registry import canonical_name, library_of, porta
 from perception_encoder.runtime import cache
 from perception_encoder.runtime.choice import choose
 from perception_encoder.runtime.openvino_runtime import OpenVinoRuntime
-from perception_encoder.runtime.runtime import (
-    AUTO,
-    PRECISIONS,
-    ExecutedModel,
-    ModelInfo,
-    Precision,
-    RuntimeName,
-    check_choice,
-)
+from perception_encoder.runtime.runtime import AUTO, PRECISIONS, ModelInfo, Precision, RuntimeName, check_choice
 
 if TYPE_CHECKING:
     import torch
@@ -124,17 +116,8 @@ def _load(spec: ModelSpec, towers: TowerChoice) -> Encoder:
     info = _describe(name, cached_hash)
     info = replace(info, name=shown_name(str(name)) or info.name)
     load_again = partial(_load_same, name, info.weights)
-    return Encoder.of(
-        ExecutedModel(
-            name=info.name,
-            runtime=OpenVinoRuntime(info, cast(Precision, kind), load_again),
-            vision=info.vision,
-            text=info.text,
-            hash_weights=lambda: info.weights,
-            source=name,
-            load=load_again,
-        )
-    )
+    runtime = OpenVinoRuntime(info, cast(Precision, kind), load_again)
+    return Encoder.of(runtime, info.name, str(name), lambda: info.weights, load_again)
 
 
 def _describe(name: str | Path, cached_hash: CachedHash | None) -> ModelInfo:
@@ -174,7 +157,7 @@ def _load_torch(
 
     from perception_encoder.models.checkpoints.weights import load_model, weight_hash
     from perception_encoder.models.precision import choose_device, fast_dtype
-    from perception_encoder.runtime.torch_runtime import executed_model
+    from perception_encoder.runtime.torch_runtime import TorchRuntime
 
     device = choose_device(device)
     dtype = dtype or fast_dtype(device)
@@ -190,7 +173,8 @@ def _load_torch(
     def hash_weights() -> str:
         return compute() if cached_hash is None else cached_hash.get(compute)
 
-    return Encoder.of(executed_model(model, device, dtype, hash_weights, shown_name(str(name)), name))
+    runtime = TorchRuntime(model, device, dtype)
+    return Encoder.of(runtime, shown_name(str(name)) or model.name, str(name), hash_weights)
 
 
 def _load_external(spec: ModelSpec, adapter: Adapter | None) -> Encoder:

@@ -93,16 +93,13 @@ class CompiledTowers(ABC):
         return core_count()
 
     def threads(self, count: int) -> AbstractContextManager[ThreadPoolExecutor]:
-        """See `Runtime`."""
         return plain_threads(count)
 
     def prepare(self, layer: int | None) -> tuple[RuntimeName, Precision]:
-        """See `Runtime`."""
         self._with_tower("image", layer, lambda tower: tower.prepare())
         return self.used(layer)
 
     def used(self, layer: int | None, texts: bool = False) -> tuple[RuntimeName, Precision]:
-        """See `Runtime`."""
         place: tuple[Tower, int | None] = ("text", None) if texts else ("image", layer)
         if place not in self._towers:
             return self.name, used_precision(self.precision, output=layer is None)
@@ -194,13 +191,13 @@ class OpenVinoRuntime(CompiledTowers):
         Raises what its base does.
         """
         self.info, self._load = info, load
+        self.vision, self.text = info.vision, info.text
         self._torch: TorchRuntime | None = None
         tokens = precision == "int8" and not info.vision.pools
         super().__init__(info.name, "bfloat16" if tokens else precision)
 
     @property
     def logit_scale(self) -> float | None:
-        """See `TowerRuntime`."""
         return self.info.logit_scale
 
     def images(self, pixels: np.ndarray, layer: int, pool: str) -> np.ndarray:
@@ -219,7 +216,6 @@ class OpenVinoRuntime(CompiledTowers):
         return features[:, prefix:] if pool == "tokens" else features[:, prefix:].mean(axis=1)
 
     def texts(self, ids: np.ndarray) -> np.ndarray:
-        """See `TowerRuntime`."""
         assert self.info.text is not None
         more = min(-ids.shape[1] % 4, self.info.text.context_length - ids.shape[1])
         embeddings = self.run("text", None, np.pad(ids, ((0, 0), (0, max(more, 0)))))

@@ -52,29 +52,8 @@ def test_a_table_by_default_and_bad_files_reported(run_pe, checkpoint: Path, ima
     assert bad.status == 2 and bad.stdout == "" and "1 of 1 inputs skipped" in bad.stderr
 
 
-def test_the_call_takes_an_encoder_and_a_list_and_reports_bad_files(encoder: Encoder, image_files: list[Path]) -> None:
-    image_files[1].write_bytes(b"no picture")
-    found = pe.classify(image_files[:3], ["cat", "dog"], model=encoder, top=1)
-    assert [file.path for file in found] == [str(image_files[0]), str(image_files[2])] and len(found[0].labels) == 1
-    assert [error.source for error in found.skipped] == [str(image_files[1])]
-
-
 def test_mistakes_are_found_before_the_model_is_loaded(run_pe, tmp_path: Path) -> None:
     one = run_pe("classify", tmp_path, "--labels", "cat", "--model", "no-such-model")
     assert one.status == 2 and "at least two labels" in one.stderr
     nothing = run_pe("classify", tmp_path, "--labels", LABELS, "--model", "no-such-model")
     assert nothing.status == 2 and "no images or videos in" in nothing.stderr
-
-
-def test_a_table_s_ids_stand_beside_the_paths(run_pe, checkpoint: Path, image_files: list[Path]) -> None:
-    table = image_files[0].parent / "table.csv"
-    table.write_text("id,path\none,00.jpg\ntwo,nosuch.jpg\n")
-    run = run_pe("classify", table, "--labels", LABELS, "--model", checkpoint, "--json")
-    assert run.status == 0 and "skipped two (" in run.stderr and "nosuch.jpg): no such file" in run.stderr
-    (named,) = json.loads(run.stdout)["files"]
-    assert (named["id"], named["path"]) == ("one", str(image_files[0]))
-
-
-def test_labels_that_cannot_be_read_are_one_line(run_pe, image_files: list[Path]) -> None:
-    run = run_pe("classify", image_files[0], "--labels", "@missing.txt")
-    assert run.status == 2 and "missing.txt cannot be read: No such file" in run.stderr

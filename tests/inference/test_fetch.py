@@ -94,9 +94,6 @@ def test_a_password_is_refused_and_not_repeated() -> None:
     assert str(caught.value) == "http://…@example.com/a.jpg: contains a user name or a password"
 
 
-# ---- limits and failures
-
-
 def test_too_many_bytes_declared_or_not() -> None:
     limits = FetchLimits(allow_private=True, max_bytes=1000)
 

@@ -43,19 +43,6 @@ def test_a_converted_directory_is_opened(timm_directory: Path, tmp_path: Path) -
     assert load_model(tmp_path / "clip").name == "PE-Core-T16-384"
 
 
-def test_a_directory_of_another_image_size_is_opened(tmp_path: Path) -> None:
-    tower = create_model("builtin-spatial", True)
-    tower.set_image_size(96)
-    write_layout_directory(tower, tmp_path / "small", "timm")
-    assert load_model(tmp_path / "small").config.image_size == 96
-
-
-def test_a_directory_without_weights_is_one_clear_error(tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(pe.errors.CheckpointError, match="a directory, not a checkpoint"):
-        pe.load(tmp_path / "empty")
-
-
 @pytest.mark.parametrize("name", ["timm:local-dir:DIR", "random:builtin", "random:timm:test_vit", "hf:HF"])
 def test_names_of_other_libraries(name: str, timm_directory: Path, tmp_path: Path) -> None:
     if "HF" in name:
@@ -102,11 +89,6 @@ def test_an_unknown_precision_is_an_error_for_every_library() -> None:
     for name in ("builtin", "random:builtin"):
         with pytest.raises(ConfigError, match="precision is 'half'; it must be one of auto"):
             pe.load(name, precision="half")  # type: ignore[arg-type]
-
-
-def test_an_unknown_name_shows_how_it_is_written() -> None:
-    with pytest.raises(pe.errors.UnknownModelError, match="timm has no model 'no_such_vit'"):
-        pe.load("timm:no_such_vit")
 
 
 def test_a_file_of_a_vision_tower_alone_and_the_random_model_of_its_shape(tmp_path: Path) -> None:

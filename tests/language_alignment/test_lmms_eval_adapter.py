@@ -68,7 +68,7 @@ def plugin(lmms_eval: types.ModuleType, monkeypatch: pytest.MonkeyPatch) -> Any:
     registry._select_entry_points = lambda group: [entry_point()] if group == "lmms_eval.models" else []
     registry.load_entrypoint_manifests()
     monkeypatch.setattr(
-        lmms_eval_adapter, "load_language_model", lambda *_, tiles: tiny_language_model(tiles=tiles or 4)
+        lmms_eval_adapter, "load_language_model", lambda _, tiles: tiny_language_model(tiles=tiles or 4)
     )
     return registry.get_model_class("perception_encoder")
 

@@ -13,7 +13,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, pipeline
 
 import perception_encoder as pe
 from perception_encoder.errors import ConfigError, ModelError, OutputError
-from perception_encoder.exports import verify
+from perception_encoder.exports import card
 from perception_encoder.inference.model_spec import ModelSpec
 from perception_encoder.language_alignment.load import load_language_model
 from perception_encoder.language_alignment.text.decoder import DecoderLoRA, add_decoder_adapters
@@ -166,7 +166,7 @@ def test_what_perception_lm_cannot_hold_is_refused(tmp_path: Path, monkeypatch: 
 
     run = write_run(tmp_path / "run")
     with monkeypatch.context() as patch:
-        patch.setattr(verify, "TOLERANCE", 0.0)
+        patch.setattr(card, "TOLERANCE", 0.0)
         with pytest.raises(OutputError, match="the model of transformers differs from torch by"):
             pe.export_perception_lm(run, tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -58,9 +58,6 @@ def four_colours(width: int = 64, height: int = 32) -> Image.Image:
     return Image.fromarray(pixels)
 
 
-# ---- the transform
-
-
 def test_golden_pixels() -> None:
     for key, golden in np.load(GOLDEN).items():
         name, size, mode = key.split("/")
@@ -99,9 +96,6 @@ def test_a_transform_pickles_and_refuses_an_unknown_mode() -> None:
         ImageTransform(224, "stretch")
 
 
-# ---- pad_images
-
-
 def test_images_of_several_sizes_become_one_batch() -> None:
     images = [torch.ones(3, 32, 48), torch.full((3, 64, 16), -1.0)]
     batch, mask = pad_images(images, patch_size=16)
@@ -115,9 +109,6 @@ def test_images_of_several_sizes_become_one_batch() -> None:
 def test_what_cannot_be_padded(shapes: list[tuple[int, ...]]) -> None:
     with pytest.raises(ShapeError):
         pad_images([torch.zeros(shape) for shape in shapes], patch_size=16)
-
-
-# ---- opening
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF"])
@@ -196,9 +187,6 @@ def test_the_first_frame_of_an_animation(format: str) -> None:
     assert opened.copy().size == (24, 24)
 
 
-# ---- bad images
-
-
 def png(width: int, height: int) -> bytes:
     """A one-bit PNG that is small and says that it is large."""
 
@@ -232,9 +220,6 @@ def test_what_is_no_whole_image(data: bytes, reason: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-# ---- warnings and threads
-
-
 def test_pillows_warnings_do_not_leak(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1500)
     data = encoded(four_colours(), "PNG")
@@ -245,9 +230,6 @@ def test_pillows_warnings_do_not_leak(monkeypatch: pytest.MonkeyPatch) -> None:
         before = list(warnings.filters)
         open_image(data)
         assert warnings.filters == before
-
-
-# ---- decoding at a reduced scale
 
 
 def test_a_large_jpeg_may_be_decoded_smaller() -> None:
