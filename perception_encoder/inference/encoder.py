@@ -199,7 +199,7 @@ class Encoder(SentenceInterface):
 
     @property
     def about(self) -> dict[str, str]:
-        """All that embeddings depend on but inputs and transform: weight hash, precision, runtime, device, layer."""
+        """Settings of embeddings besides the transform: weight hash, precision, runtime, device, layer."""
         device = self.runtime.device.partition(":")[0]
         runtime, dtype = self.runtime.prepare(self.feature().executed)
         about = {"weights": self.weight_hash, "dtype": dtype, "runtime": runtime, "device": device}
@@ -284,7 +284,7 @@ class Encoder(SentenceInterface):
         return (self.vision.output_dim if feature.pool == "attn" else None) or self.vision.width
 
     def describe(self, feature: Feature) -> dict[str, Any]:
-        """Return the dependencies of `feature` besides the inputs, with the dimension and the patch grid."""
+        """Return the settings that `feature` depends on, with its dimension and patch grid."""
         runtime, precision = self.runtime.used(feature.executed)
         description = {
             "model": self.name,

@@ -1,4 +1,4 @@
-"""Which model to load and how to execute it, as one value."""
+"""The choice of a model and of its execution, as one value."""
 
 from __future__ import annotations
 

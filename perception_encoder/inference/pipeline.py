@@ -23,7 +23,7 @@ from perception_encoder.errors import ConfigError, InputError, detached
 from perception_encoder.inference.fetch import FetchLimits, is_url
 from perception_encoder.inference.listing import Item
 from perception_encoder.inference.media import Kind, Media, open_media, resolve
-from perception_encoder.preprocess.budget import DECODING, ByteBudget
+from perception_encoder.preprocess.budget import DECODING
 from perception_encoder.preprocess.frames import VideoFrames
 from perception_encoder.preprocess.source import VIDEO_SUFFIXES
 from perception_encoder.runtime.runtime import Runtime
@@ -40,7 +40,7 @@ _SINGLE = (str, bytes, Path, Image.Image, np.ndarray, Mapping)
 
 @dataclass(frozen=True, kw_only=True)
 class Feature:
-    """Which features to take from a model; `Encoder.feature` fills in the defaults and checks them."""
+    """The features to take from a model; `Encoder.feature` fills in the defaults and checks them."""
 
     layer: int
     """0-based block of the vision tower whose tokens are taken; the last one's go through the final norm. -1 for a
@@ -134,11 +134,7 @@ EncodingResult = Embedding[K] | Failure[K]
 
 
 def encode_items(
-    encoder: _Encoder,
-    items: Iterable[Item],
-    feature: Feature,
-    batch_size: int | None = None,
-    workers: int | None = None,
+    encoder: _Encoder, items: Iterable[Item], feature: Feature
 ) -> Iterator[list[EncodingResult[Item]]]:
     """Encode the items of `list_items`: see `encode_requests`."""
 
@@ -146,7 +142,7 @@ def encode_items(
         return Request(item, item.media, "text" if is_text(item) else guess_kind(item.path))
 
     requests = [request(item) for item in items] if isinstance(items, Sequence) else map(request, items)
-    return encode_requests(encoder, requests, feature, batch_size, workers)
+    return encode_requests(encoder, requests, feature)
 
 
 def is_text(item: Item) -> bool:
@@ -263,9 +259,9 @@ class Decoded:
         )
 
 
-def decode(encoder: _Encoder, media: Media, feature: Feature, budget: ByteBudget = DECODING) -> Decoded:
-    """Open an input and resize it; large images wait for space in `budget`. Raises what `open_media` raises."""
-    with budget.admission() as admit:
+def decode(encoder: _Encoder, media: Media, feature: Feature) -> Decoded:
+    """Open an input and resize it; large images wait for space in `DECODING`. Raises what `open_media` raises."""
+    with DECODING.admission() as admit:
         opened = open_media(media, feature.frames, admit, reduce_to=encoder.jpeg_side(feature))
         if isinstance(opened, str):
             return Decoded(text=opened)

@@ -144,7 +144,7 @@ class CompiledTowers(ABC):
         warnings.warn(f"{self.model_name} is computed with torch: {error}", FallbackWarning, stacklevel=5)
 
     def _tower(self, place: tuple[Tower, int | None]) -> _Tower | None:
-        """Return a tower, None if torch must answer; of the towers of layers, keep those used last."""
+        """Return a tower, or None if torch must compute it; keep only the `LAYERS` layers used last."""
         self._towers[place] = self._towers.pop(place) if place in self._towers else self._open(*place)
         layers = [other for other, tower in self._towers.items() if other[1] is not None and tower]
         for other in layers[:-LAYERS]:
@@ -152,7 +152,7 @@ class CompiledTowers(ABC):
         return self._towers[place]
 
     def _open(self, name: Tower, layer: int | None) -> _Tower:
-        """Return a tower from the cache, or converted now."""
+        """Return a tower from the cache; convert it first if needed."""
         key = self._key(name, layer)
         entry = cache.find(key) or self._convert(key)
         if name == "text" and (note := entry.values.get("note")):
@@ -256,12 +256,11 @@ def _steps(count: int) -> int:
 
 
 class _Tower:
-    """A tower of the cache, compiled when it is first used, and then checked on its example.
+    """A tower from the cache, compiled on first use and then checked on its example.
 
-    Images have a fixed shape. In a large batch each core computes one at a time: batches bring nothing more on a CPU,
-    and a graph for any number of images is slower, B16 by a sixth. In a small batch all cores compute each image; a
-    process that needs both compiles the tower twice, for small batches only if several come in a row, as queries do.
-    Texts are computed together.
+    Images have a fixed shape. In a large batch each core computes one image at a time: a graph for whole batches is
+    slower on a CPU, B16 by a sixth. In a small batch all cores share each image; the tower is compiled for that as well
+    only if several small batches come in a row, as queries do. Texts are computed together.
     """
 
     def __init__(self, core: Any, entry: Entry, fixed: bool) -> None:

@@ -28,13 +28,6 @@ def directory(tmp_path: Path, draw: Callable[[int], Image.Image]) -> Path:
     return tmp_path / "photos"
 
 
-def test_a_model_of_one_s_own_is_no_demo(run_pe, directory: Path, checkpoint: Path) -> None:
-    for command in (("search", "a cat", directory), ("index", directory)):
-        run = run_pe(*command, "--model", checkpoint)
-        assert run.status == 0 and "demo" not in run.stdout + run.stderr
-    assert "demo" not in run_pe("search", "a cat", directory).stderr
-
-
 @pytest.mark.parametrize("way", ["use", "PE_MODEL"])
 def test_a_chosen_model_is_that_of_every_command(
     run_pe, directory: Path, checkpoint: Path, way: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

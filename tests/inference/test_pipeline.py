@@ -220,7 +220,7 @@ feature = encoder.feature(0, "mean")
 peaks = {}
 with EmbeddingWriter(Path(out), encoder.describe(feature), part_bytes=1 << 20) as writer:
     done = 0
-    for batch in encode_items(encoder, writer.resume(list_items([folder])), feature, workers=2):
+    for batch in encode_items(encoder, writer.resume(list_items([folder])), feature):
         writer.add(batch)
         done += len(batch)
         peaks[done] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -29,7 +29,6 @@ from perception_encoder.preprocess.image import (
     pad_images,
     plain_image,
     read_header,
-    to_float,
 )
 
 pytestmark = pytest.mark.security
@@ -80,14 +79,6 @@ def test_pixels_equal_torchvisions(mode: str) -> None:
             image.putalpha(photograph("coffee").resize(shape).convert("L"))
         assert torch.equal(ImageTransform(48)(image), squash(image))
         assert torch.equal(ImageTransform(48, "crop")(image), crop(image))
-
-
-def test_uint8_pixels_scale_to_the_same() -> None:
-    transform = ImageTransform(64)
-    pixels = transform.pixels(photograph())
-    assert pixels.dtype == np.uint8 and pixels.flags.c_contiguous and pixels.flags.writeable
-    assert torch.equal(to_float(torch.from_numpy(pixels)), transform(photograph()))
-    assert (to_float(torch.tensor([0, 255], dtype=torch.uint8)) == torch.tensor([-1.0, 1.0])).all()
 
 
 def test_a_transform_pickles_and_refuses_an_unknown_mode() -> None:
