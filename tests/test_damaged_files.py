@@ -396,9 +396,10 @@ def write_perception_lm(directory: Path) -> None:
 
 
 def load_perception_lm(directory: Path) -> None:
+    from perception_encoder.inference.model_spec import ModelSpec
     from perception_encoder.language_alignment.load import load_language_model
 
-    load_language_model(directory / "plm", "cpu", torch.float32)
+    load_language_model(ModelSpec(directory / "plm", "cpu", precision="float32"))
 
 
 def write_language(directory: Path) -> None:
@@ -411,9 +412,10 @@ def write_language(directory: Path) -> None:
 
 
 def load_language(directory: Path) -> None:
+    from perception_encoder.inference.model_spec import ModelSpec
     from perception_encoder.language_alignment.load import load_language_model
 
-    load_language_model(directory / "model.safetensors", "cpu", torch.float32)
+    load_language_model(ModelSpec(directory / "model.safetensors", "cpu", precision="float32"))
 
 
 def write_depths(directory: Path) -> None:

@@ -20,7 +20,6 @@ from tests import processes
 from tests.conftest import Run
 from tests.dense_training.datasets import write_dataset
 from tests.processes import Processes, pe
-from tests.recipes import find_recipe
 
 
 def test_trains_and_says_where_the_weights_are(run_pe: Callable[..., Run], photos: Path, tmp_path: Path) -> None:
@@ -102,19 +101,6 @@ def test_a_setting_that_does_not_exist(run_pe: Callable[..., Run], photos: Path,
     assert run.status == 2
     assert "did you mean batch_size?" in run.stderr
     assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize(
-    ("recipe", "command"),
-    [
-        ("spatial_builtin", "pe features IMAGE"),
-        ("language_custom", "pe ask IMAGE"),
-        ("finetune", "pe classify IMAGE"),
-        ("segmenter", "pe segment IMAGE"),
-    ],
-)
-def test_the_command_to_try_fits_the_stage(recipe: str, command: str) -> None:
-    assert find_recipe(recipe).example.startswith(command)
 
 
 def test_every_setting_is_printed_with_its_default_and_meaning(run_pe: Callable[..., Run]) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from perception_encoder.errors import InputError, MediaNotFoundError, UrlRefusedError
+from perception_encoder.errors import InputError, MediaNotFoundError
 from perception_encoder.inference import listing
 from perception_encoder.inference.listing import Item, list_items
 from perception_encoder.preprocess.source import unescape_name
@@ -54,9 +54,6 @@ def reasons(*paths: str | Path) -> list[str]:
         except InputError as error:
             found.append(str(error))
     return found
-
-
-# ---- files, folders, globs
 
 
 def test_files_in_the_order_given(here: Path) -> None:
@@ -174,19 +171,6 @@ def test_names_that_are_not_utf8_or_hold_a_new_line(here: Path) -> None:
         item.id.encode("utf-8")
 
 
-def test_urls(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listing, "fetch", lambda url, limits: image_bytes())
-    (item,) = list_items(["https://example.com/a?b=c"])
-    assert item.id == item.path == item.source == "https://example.com/a?b=c"
-    assert item.media().kind == "image"
-    monkeypatch.undo()
-    with pytest.raises(UrlRefusedError):
-        next(list_items(["ftp://example.com/a.jpg"])).open()
-
-
-# ---- tars
-
-
 def write_tar(path: str, members: dict[str, bytes], mode: str = "w") -> None:
     with tarfile.open(path, mode) as tar:
         for name, data in members.items():
@@ -278,9 +262,6 @@ def test_a_sparse_member_is_reported(here: Path) -> None:
         info.pax_headers = {"GNU.sparse.map": "0,1", "GNU.sparse.size": str(1 << 40)}
         tar.addfile(info)
     assert reasons("t.tar") == ["t.tar/1.jpg: is stored sparse; recreate the tar without --sparse"]
-
-
-# ---- items
 
 
 def test_items_pickle_with_their_problems(here: Path) -> None:
