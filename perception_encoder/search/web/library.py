@@ -27,12 +27,11 @@ from perception_encoder.inference.media import Kind, Media, resolve
 from perception_encoder.inference.model_spec import ModelSpec
 from perception_encoder.inference.pipeline import Decoded, decode, encode_decoded
 from perception_encoder.preprocess.source import unescape_name
-from perception_encoder.search.ranking import IndexGallery, query_vector, query_vectors, rank
-from perception_encoder.search.storage.database import COLUMNS
+from perception_encoder.search.ranking import query_vector, query_vectors, rank
+from perception_encoder.search.storage.database import COLUMNS, IndexRow
 from perception_encoder.search.storage.encoder import load_encoder
 from perception_encoder.search.storage.location import check_root
 from perception_encoder.search.storage.reader import find_changes
-from perception_encoder.search.storage.rows import IndexRow
 from perception_encoder.search.storage.store import Store
 from perception_encoder.search.storage.update import update_store, writable_store
 from perception_encoder.search.terms import Query, UploadedImage, text_query
@@ -99,7 +98,6 @@ class MediaLibrary:
     def __init__(self, index: Store, encoder: Encoder) -> None:
         self.index, self.encoder, self.progress = index, quiet(encoder), Progress()
         self._lock = threading.Lock()
-        self._gallery = IndexGallery(index)
         self._encode_text = lru_cache(_CACHED)(self._encode_uncached)
         self._uploads: dict[str, UploadedImage] = {}
         self.model_thread = ThreadPoolExecutor(1, "model")
@@ -117,8 +115,9 @@ class MediaLibrary:
 
     def newest(self, limits: Filter, offset: int, count: int) -> tuple[list[dict[str, Any]], int]:
         """Return some rows, newest first, and how many there are in all."""
-        rows, total = self.index.page(limits.condition(), offset, count)
-        return list(map(_as_dict, rows)), total
+        where = limits.condition()
+        rows = self.index.rows(where, part=slice(offset, offset + count))
+        return list(map(_as_dict, rows)), self.index.count(where)
 
     def find(
         self, query: Query, limits: Filter, offset: int, count: int, min_score: float | None = None
@@ -126,8 +125,8 @@ class MediaLibrary:
         """Return some rows, best first, with their `score`, which is at least `min_score`; raises ConfigError."""
         vector = query_vector(query, lambda media: self._encode_text(str(media.payload)))
         top, where = offset + count, limits.condition()
-        (hits,) = rank([self._gallery], [query], vector[None], top, where, min_score, include_query=True, offset=offset)
-        return [{**_as_dict(hit.row), "score": hit.score} for hit in hits if hit.row]
+        (hits,) = rank([self.index], [query], vector[None], top, where, min_score, include_query=True)
+        return [{**_as_dict(hit.row), "score": hit.score} for hit in hits[offset:] if hit.row]
 
     def count(self, limits: Filter) -> int:
         """Return how many rows pass a filter."""
@@ -271,7 +270,7 @@ def open_library(
         with writable_store(media, model, directory=directory) as (_, encoder):
             pass
     index = Store.open(directory or media)
-    check_root(index, media)
+    check_root(index.directory, index.root, media)
     if exclude is not None:
         with Store.for_writing(index.directory):
             index.exclude(exclude)

@@ -18,7 +18,7 @@ from perception_encoder.models.registry import demo_note
 from perception_encoder.preprocess.budget import DECODING
 from perception_encoder.preprocess.frames import VideoFrames
 from perception_encoder.preprocess.image import encode_thumbnail, open_image
-from perception_encoder.search.storage.rows import IndexRow
+from perception_encoder.search.storage.database import IndexRow
 from perception_encoder.search.terms import Term, UploadedImage, parse_lines
 from perception_encoder.search.web.features import FeatureImages, add_feature_route
 from perception_encoder.search.web.library import Filter, MediaLibrary, as_tiles

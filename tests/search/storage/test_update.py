@@ -21,7 +21,6 @@ from perception_encoder.errors import OutputError, SearchIndexError
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.media import HEAD
 from perception_encoder.preprocess.video import SampledFrame, sample_frames
-from perception_encoder.search.storage.moments import MomentConfig
 from perception_encoder.search.storage.reader import Reader, find_changes
 from perception_encoder.search.storage.store import Store
 from perception_encoder.search.storage.update import update_store, writable_store
@@ -65,7 +64,7 @@ def test_an_image_is_read_once_and_its_size_is_that_of_the_file(
         return Counted(self) if self.name == "large.jpg" else opened(self, *mode, **options)
 
     monkeypatch.setattr(Path, "open", open_counted)
-    reader = Reader(encoder, MomentConfig(), set())
+    reader = Reader(encoder, 1.0, set())
     ((row,),) = (result.rows for result in reader.read(find_changes(tmp_path, {}).candidates))
     assert (row.width, row.height) == (1201, 1604)
     assert Image.open(io.BytesIO(row.thumbnail)).size == (192, 256)
