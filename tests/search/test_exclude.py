@@ -107,10 +107,10 @@ def test_embed_leaves_out_files(run_pe, photos: Path, checkpoint: Path, tmp_path
 def test_the_page_keeps_to_the_patterns(photos: Path, checkpoint: Path) -> None:
     library: MediaLibrary = open_library(photos, str(checkpoint), exclude=["may/"])
     library.update()
-    library.refresh()
+    library.index.refresh()
     assert not library.progress.error and len(library.index.files()) == 12
     assert len(open_library(photos).index.files()) == 12
     library = open_library(photos, exclude=["may/", "0*"])
     library.update()
-    library.refresh()
+    library.index.refresh()
     assert len(library.index.files()) == 2

@@ -27,7 +27,7 @@ from perception_encoder.inference.media import Kind, Media, resolve
 from perception_encoder.inference.model_spec import ModelSpec
 from perception_encoder.inference.pipeline import Decoded, decode, encode_decoded
 from perception_encoder.preprocess.source import unescape_name
-from perception_encoder.search.ranking import query_vector, query_vectors, rank
+from perception_encoder.search.ranking import Hit, query_vector, query_vectors, rank
 from perception_encoder.search.storage.database import COLUMNS, IndexRow
 from perception_encoder.search.storage.encoder import load_encoder
 from perception_encoder.search.storage.location import check_root
@@ -113,24 +113,11 @@ class MediaLibrary:
         if self.encoder.reads_texts:
             self.model_thread.submit(self.encoder.encode_texts, "a")
 
-    def newest(self, limits: Filter, offset: int, count: int) -> tuple[list[dict[str, Any]], int]:
-        """Return some rows, newest first, and how many there are in all."""
-        where = limits.condition()
-        rows = self.index.rows(where, part=slice(offset, offset + count))
-        return list(map(_as_dict, rows)), self.index.count(where)
-
-    def find(
-        self, query: Query, limits: Filter, offset: int, count: int, min_score: float | None = None
-    ) -> list[dict[str, Any]]:
-        """Return some rows, best first, with their `score`, which is at least `min_score`; raises ConfigError."""
+    def find(self, query: Query, where: str | None, top: int, min_score: float | None = None) -> list[Hit]:
+        """Return the best hits, the query's own rows too, with a score of at least `min_score`; raises ConfigError."""
         vector = query_vector(query, lambda media: self._encode_text(str(media.payload)))
-        top, where = offset + count, limits.condition()
         (hits,) = rank([self.index], [query], vector[None], top, where, min_score, include_query=True)
-        return [{**_as_dict(hit.row), "score": hit.score} for hit in hits[offset:] if hit.row]
-
-    def count(self, limits: Filter) -> int:
-        """Return how many rows pass a filter."""
-        return self.index.count(limits.condition())
+        return hits
 
     def term_source(self, kind: str, source_id: str) -> IndexRow | UploadedImage:
         """Return the row ("like") or the uploaded image ("image") with an id; raises SearchIndexError, ConfigError."""
@@ -155,10 +142,6 @@ class MediaLibrary:
 
     def _encode_uncached(self, text: str) -> Float[np.ndarray, " D"]:
         return self.compute(lambda: query_vectors(self.encoder, [text_query(text)])[0])
-
-    def around(self, row_id: str) -> list[dict[str, Any]]:
-        """Return the moments of a row's video, or the images taken before and after it, in order, including the row."""
-        return list(map(_as_dict, self.index.around(row_id, 6)))
 
     def file(self, row_id: str) -> Path:
         """Return a row's file; ConfigError if it is in a tar or no longer in the directory."""
@@ -203,7 +186,7 @@ class MediaLibrary:
         while True:
             began = time.monotonic()
             try:
-                self.refresh()
+                self.index.refresh()
                 changes = find_changes(self.index.root, self.index.files(), self.index.excluded)
                 candidates = {(file.path, file.size, file.modified) for file in changes.candidates}
                 spent = time.monotonic() - began
@@ -248,10 +231,6 @@ class MediaLibrary:
         finally:
             self.progress.running = False
 
-    def refresh(self) -> int:
-        """Read new commits of any process; return the number of the last one."""
-        return self.index.refresh()
-
 
 def open_library(
     media: Path,
@@ -280,18 +259,8 @@ def open_library(
     return library
 
 
-def _as_dict(row: IndexRow) -> dict[str, Any]:
-    return {name: getattr(row, name) for name in COLUMNS}
-
-
-def as_tiles(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Convert rows to the page's JSON: with the file's name and the thumbnail's address, without internal columns."""
-    internal = ("modified", "digest")
-    return [
-        {
-            **{name: value for name, value in row.items() if name not in internal},
-            "name": row["path"].rpartition("/")[2],
-            "thumbnail": f"/thumbnail/{row['id']}?{row['digest'][:8]}",
-        }
-        for row in rows
-    ]
+def as_tile(row: IndexRow, row_id: str) -> dict[str, Any]:
+    """Return a row as the page's JSON: with a signed id, the file's name and the thumbnail's address."""
+    values = {name: getattr(row, name) for name in COLUMNS if name not in ("modified", "digest")}
+    address = f"/thumbnail/{row_id}?{row.digest[:8]}"
+    return {**values, "id": row_id, "name": row.path.rpartition("/")[2], "thumbnail": address}
