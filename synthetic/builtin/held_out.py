@@ -9,8 +9,9 @@ import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
-from perception_encoder.formats.shards import SPLITS, read_metadata, shards_below
+from perception_encoder.formats.shards import SPLITS, shards_below
 from synthetic.drawings.sources import SOURCES
+from synthetic.shards import read_metadata
 
 UNSEEN_SOURCE = "caltech101"
 UNSEEN_CLASSES = 10

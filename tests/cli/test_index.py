@@ -41,19 +41,6 @@ def test_it_says_what_it_did_and_skipped(run_pe, indexed: Path) -> None:
     assert printed["skipped"] == [{"path": str(indexed / "empty.jpg"), "reason": "is empty"}]
 
 
-def test_search_takes_the_index_and_its_model(run_pe, indexed: Path, checkpoint: Path) -> None:
-    by_index = json.loads(run_pe("search", "a red mug", indexed, "--json", "--top", "21").stdout)
-    by_files = json.loads(run_pe("search", "a red mug", f"{indexed}/*", "--json", "--model", checkpoint).stdout)
-    hits = by_index["queries"][0]["hits"]
-    scores = {hit["path"]: hit["score"] for hit in hits if hit["kind"] == "image"}
-    for hit in by_files["queries"][0]["hits"]:
-        if hit["path"] in scores:
-            assert scores[hit["path"]] == pytest.approx(hit["score"], abs=0.02)
-    assert [hit["score"] for hit in hits] == sorted((hit["score"] for hit in hits), reverse=True)
-    (moment, *_) = (hit for hit in hits if hit["kind"] == "video")
-    assert moment["start"] <= moment["time"] < moment["end"] <= 2.41
-
-
 def test_search_in_the_current_directory(run_pe, indexed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(indexed)
     run = run_pe("search", "2:dog", "-", "snow", "--top", "3")
@@ -152,18 +139,6 @@ def test_a_text_needs_the_text_tower_alone(run_pe, indexed: Path, monkeypatch: p
     for query in (("2:dog", "-", "snow"), ("--image", indexed / "01.jpg")):
         assert run_pe("search", *query, indexed).status == 0
     assert towers == ["text", "all"]
-
-
-def test_conditions_and_sheets(run_pe, indexed: Path, tmp_path: Path) -> None:
-    page = tmp_path / "hits.html"
-    run = run_pe("search", "a cat", indexed, "--where", "path LIKE '0%' AND kind = 'image'", "--html", page)
-    assert run.status == 0 and "clip.mp4" not in run.stdout
-    assert page.read_text(encoding="utf-8").count("data:image/jpeg") == 10
-
-
-def test_a_directory_without_an_index_gets_a_hint(run_pe, checkpoint: Path, image_files: list[Path]) -> None:
-    run = run_pe("search", "a cat", image_files[0].parent, "--model", checkpoint)
-    assert run.status == 0 and f"pe index {image_files[0].parent}" in run.stderr
 
 
 @pytest.mark.parametrize(

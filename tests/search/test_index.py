@@ -155,22 +155,6 @@ def test_the_model_of_the_first_index_is_in_the_command_that_rebuilds_the_second
         assert printed_command(str(error.value)) == ["index", "--rebuild", "--model", str(checkpoint), str(other)]
 
 
-def test_a_search_says_that_an_index_is_unfinished(run_pe, photos: Path, checkpoint: Path) -> None:
-    index, said = pe.open_index(photos, checkpoint), []
-    index.update()
-    (photos / "new.png").write_bytes((photos / "00.jpg").read_bytes() + b"more")
-
-    def stop(items, description, total):
-        said.append(run_pe("search", "a cat", photos).stderr)
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        index.update(progress=stop)
-    said.append(run_pe("search", "a cat", photos).stderr)
-    message = "is unfinished or being updated, so files may be missing; finish it with: pe index"
-    assert all(f"the index of {photos} {message} {photos}" in text for text in said)
-
-
 def test_files_that_move_are_not_deleted_and_unreadable_ones_are_listed_once(
     run_pe, photos: Path, checkpoint: Path
 ) -> None:

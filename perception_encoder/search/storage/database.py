@@ -13,7 +13,7 @@ import sys
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypeVar
 
@@ -28,28 +28,6 @@ from perception_encoder.search.storage.vectors import Vectors
 T = TypeVar("T")
 
 DATABASE = "index.sqlite"
-_TEXT, _REAL, _INTEGER = ("TEXT NOT NULL", str), ("REAL", float), ("INTEGER NOT NULL", int)
-_COLUMNS: dict[str, tuple[str, type]] = {
-    **dict.fromkeys(("id", "path", "kind"), _TEXT),
-    **dict.fromkeys(("start", "stop", "time", "length"), _REAL),
-    **dict.fromkeys(("width", "height"), _INTEGER),
-    "date": _TEXT,
-    **dict.fromkeys(("size", "modified"), _INTEGER),
-    "digest": _TEXT,
-}
-COLUMNS = tuple(_COLUMNS)
-_TABLES = {
-    "settings": "CREATE TABLE settings (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
-    "rows": "CREATE TABLE rows (key INTEGER PRIMARY KEY, slot INTEGER NOT NULL, "
-    + "".join(f"{name} {kind}, " for name, (kind, _) in _COLUMNS.items())
-    + "checksum INTEGER NOT NULL)",
-    "thumbnails": "CREATE TABLE thumbnails (key INTEGER PRIMARY KEY, jpeg BLOB NOT NULL, checksum INTEGER NOT NULL)",
-    "rows_slot": "CREATE UNIQUE INDEX rows_slot ON rows (slot)",
-    "rows_id": "CREATE INDEX rows_id ON rows (id)",
-    "rows_path": "CREATE INDEX rows_path ON rows (path)",
-    "rows_digest": "CREATE INDEX rows_digest ON rows (digest)",
-    "rows_newest": "CREATE INDEX rows_newest ON rows (date DESC, path, start, slot)",
-}
 _LATEST = (1 << 63) - 1
 _PAGE_BYTES = 16_384  # holds a thumbnail
 _PATIENCE = 60.0  # seconds that a writer waits for a reader
@@ -92,6 +70,23 @@ class IndexRow:
     """Unit length."""
     thumbnail: bytes = b""
     """JPEG; empty unless it was requested."""
+
+
+_TYPES = {"str": ("TEXT NOT NULL", str), "int": ("INTEGER NOT NULL", int), "float | None": ("REAL", float)}
+_COLUMNS = {field.name: _TYPES[str(field.type)] for field in fields(IndexRow) if field.type in _TYPES}
+COLUMNS = tuple(_COLUMNS)
+_TABLES = {
+    "settings": "CREATE TABLE settings (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
+    "rows": "CREATE TABLE rows (key INTEGER PRIMARY KEY, slot INTEGER NOT NULL, "
+    + "".join(f"{name} {kind}, " for name, (kind, _) in _COLUMNS.items())
+    + "checksum INTEGER NOT NULL)",
+    "thumbnails": "CREATE TABLE thumbnails (key INTEGER PRIMARY KEY, jpeg BLOB NOT NULL, checksum INTEGER NOT NULL)",
+    "rows_slot": "CREATE UNIQUE INDEX rows_slot ON rows (slot)",
+    "rows_id": "CREATE INDEX rows_id ON rows (id)",
+    "rows_path": "CREATE INDEX rows_path ON rows (path)",
+    "rows_digest": "CREATE INDEX rows_digest ON rows (digest)",
+    "rows_newest": "CREATE INDEX rows_newest ON rows (date DESC, path, start, slot)",
+}
 
 
 class FileState(NamedTuple):
