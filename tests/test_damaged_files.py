@@ -204,7 +204,8 @@ def stream_shard(directory: Path) -> None:
 
 
 def write_labelled(directory: Path) -> None:
-    from perception_encoder.formats.shards import ShardSample, write_shard
+    from perception_encoder.formats.shards import ShardSample
+    from synthetic.shards import write_shard
 
     images = [ShardSample(f"k{n}", "png", image_bytes(n), {"source": "toys", "label": f"l{n % 2}"}) for n in range(4)]
     write_shard(directory / "test.tar", images)
