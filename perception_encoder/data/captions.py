@@ -34,8 +34,7 @@ PHOTO_TEMPLATES = (
     "itap of the {}.",
     "itap of my {}.",
 )
-SHARES: Mapping[str, float] = {"template": 0.8, "label": 0.2}
-"""Share of each kind of caption."""
+SHARES: Mapping[str, float] = {"template": 0.8, "label": 0.2}  # share of each kind of caption
 
 
 def name_of(metadata: Mapping[str, Any]) -> str:

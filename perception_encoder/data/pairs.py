@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from perception_encoder.data.captions import draw_text
-from perception_encoder.data.sampler import Position, WeightedSampler
+from perception_encoder.data.sampler import TRIES, Position, WeightedSampler
 from perception_encoder.errors import ConfigError, DataError, InputError
 from perception_encoder.preprocess.augmentation import (
     DRAWS,
@@ -37,13 +37,11 @@ from perception_encoder.records import Checked, Count, CountOrZero
 
 logger = logging.getLogger(__name__)
 
-TRIES = 8  # samples tried for one row
 FEWEST = 1000  # minimum number of samples that a share of bad ones refers to
 
 T = TypeVar("T")
 R = TypeVar("R")
-Batch = TypeVar("Batch", bound=Any)
-"""A dataclass that holds tensors."""
+Batch = TypeVar("Batch", bound=Any)  # a dataclass that holds tensors
 
 
 @dataclass(frozen=True)
@@ -180,7 +178,6 @@ class PairBatches:
     `mixing`: mix each image with the one in the opposite row of the batch, and their positives with the same shares;
     with several ranks, an image may be read twice. `workers`: threads that read and augment; 1 is the calling thread.
     `bad_share`: share of all samples so far (at least a thousand) that may be unreadable before a DataError.
-    `resampled`: see `ShardOrder`.
     """
 
     def __init__(
@@ -200,7 +197,6 @@ class PairBatches:
         patch: int = 16,
         workers: int = 1,
         bad_share: float = 0.0,
-        resampled: bool = False,
     ) -> None:
         if not stages or min(stage.steps for stage in stages) < 1:
             raise ConfigError("a run needs stages of at least one step each")
@@ -216,7 +212,7 @@ class PairBatches:
         for size, first in zip(sizes, (0, *self.ends[:-1]), strict=True):
             before = self.samplers[-1] if self.samplers else None
             shards = [source.sizes for source in sources]
-            sampler = WeightedSampler(shards, weights, size, seed, resampled=resampled, before=before, first=first)
+            sampler = WeightedSampler(shards, weights, size, seed, before=before, first=first)
             self.samplers.append(sampler)
         self.stages, self.augmentation, self.tokenize, self.seed = stages, augmentation, tokenize, seed
         self.bad_share, self.workers, self._seen, self._bad = bad_share, workers, 0, 0

@@ -40,8 +40,7 @@ TASKS: Mapping[str, type[HeadConfig]] = {
     "detection": DetectorHeadConfig,
     "detr": DetrHeadConfig,
 }
-METADATA = "perception_encoder_head"
-"""Metadata field of a file that describes the head."""
+METADATA = "perception_encoder_head"  # metadata field of a file that describes the head
 Side = Annotated[int, Range(at_least=1, at_most=4096)]
 """Pixels of `image_size`: 1824 in the paper's largest detector."""
 Patches = Annotated[int, Range(at_least=1, at_most=1024)]

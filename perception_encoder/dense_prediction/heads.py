@@ -395,8 +395,7 @@ def _write(prediction: Prediction, stem: Path, drawn: Path | None = None) -> Non
 
 SOFT, PAPER_SOFT = 0.5, 0.4
 """Exponents of soft-NMS: the published scripts' default, and the one of the published 66.0 AP."""
-OVERLAP = 0.7
-"""Minimum IoU of two views' detections of the same object."""
+OVERLAP = 0.7  # minimum IoU of two views' detections of the same object
 PAPER_SIZE, PAPER_SIDES = 1792, (1792, 1728, 1536, 1344)
 """Longer sides of images in DETA's published script, in squares of 1824 with a margin of 32; also mirrored."""
 PAPER_QUERIES = 2000

@@ -201,8 +201,7 @@ def draw_detections(image: Image.Image, detected: Detected, classes: Sequence[st
     return drawn
 
 
-STRENGTH = 0.5
-"""Opacity of an object's colour over the image."""
+STRENGTH = 0.5  # opacity of an object's colour over the image
 
 
 def object_palette() -> UInt8[np.ndarray, "256 3"]:

@@ -33,8 +33,7 @@ from perception_encoder.models.registry import MODELS
 from perception_encoder.models.tower import Tower
 from perception_encoder.models.vision_transformer import VisionTransformer
 
-LISTED = 12
-"""Maximum number of mismatches that an error lists."""
+LISTED = 12  # maximum number of mismatches that an error lists
 DEFAULTS = re.compile(r"\.standardize\.(mean|deviation)$|\.class_weights$")
 """Our tensors that published detectors may lack: the defaults do not change detections."""
 TABLES = r"\.(rope|rope_win|rope_glb)\.freqs_(cos|sin)$"
@@ -43,12 +42,9 @@ VITDET_UNUSED = (r"^pixel_(mean|std)$", r"^proposal_generator\.anchor_generator\
 DETA_UNUSED = (r"^transformer\.decoder\.(bbox|class)_embed\.", r"\.?total_(ops|params)$")
 """Copies of the same tensors."""
 FEDERATED = "roi_heads.box_predictor.fed_loss_cls_weights"
-LVIS = 1203
-"""Classes of LVIS, which are scored by sigmoids."""
-COCO_NUMBERS = 91
-"""One more than COCO's highest id."""
-Categories = Sequence[tuple[int, str]]
-"""Ids and names of classes."""
+LVIS = 1203  # classes of LVIS, which are scored by sigmoids
+COCO_NUMBERS = 91  # one more than COCO's highest id
+Categories = Sequence[tuple[int, str]]  # ids and names of classes
 Rows = dict[str, tuple[str, Callable[[Tensor], Tensor]]]
 """By our tensors: the published one, and its conversion."""
 

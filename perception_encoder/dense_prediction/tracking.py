@@ -134,8 +134,7 @@ def _to_pixels(soft: Tensor, height: int, width: int) -> Tensor:
     return label
 
 
-SHORT_SIDE = 480
-"""Pixels of a frame's short side for the encoder."""
+SHORT_SIDE = 480  # pixels of a frame's short side for the encoder
 DIRECTORY_RATE = 24.0
 """Frames per second of the video written for a directory of frames, as in DAVIS."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from abc import ABC, abstractmethod
 from bisect import bisect_right
@@ -17,12 +16,12 @@ from PIL import Image
 from torch import Tensor
 
 from perception_encoder.data.pairs import to_device
-from perception_encoder.data.sampler import Position, WeightedSampler
+from perception_encoder.data.sampler import Position, WeightedSampler, first_usable
 from perception_encoder.datasets.class_masks import UNSCORED, ClassMasks
 from perception_encoder.datasets.instances import InstanceSet
 from perception_encoder.datasets.rgbd import DepthImages
 from perception_encoder.dense_training.config import DenseConfig
-from perception_encoder.errors import DataError, InputError, needs_extra
+from perception_encoder.errors import needs_extra
 from perception_encoder.models.initialization import torch_generator
 from perception_encoder.models.layers import drop_path
 from perception_encoder.ranks import Rank
@@ -220,12 +219,6 @@ class DenseBatch:
         return replace(to_device(self, device), targets=targets)
 
 
-logger = logging.getLogger(__name__)
-
-TRIES = 8
-"""Maximum number of images to try for one row."""
-
-
 class DenseBatches:
     """Makes a rank's share of the batch of each step."""
 
@@ -261,16 +254,10 @@ class DenseBatches:
         return DenseBatch(images, [targets for _, targets in made], step, len(made) / len(drawn), branches)
 
     def _make(self, position: Position, generator: torch.Generator) -> tuple[UInt8[Tensor, "3 S S"], Targets]:
-        """Return the image at a position; if it is unusable, the image due a step later, and so on."""
-        for later in range(TRIES):
-            index = self.sampler.index(position, later)
-            try:
-                return self.augmenter(*self.samples.read(index), generator)
-            except InputError as error:
-                if self.samples.keys[index] not in self._bad:
-                    self._bad.add(self.samples.keys[index])
-                    logger.warning("skipped %s", error)
-        raise DataError(f"{TRIES} consecutive images are unusable; the last one is {self.samples.keys[index]}")
+        def make(index: int) -> tuple[UInt8[Tensor, "3 S S"], Targets]:
+            return self.augmenter(*self.samples.read(index), generator)
+
+        return first_usable(self.sampler, position, make, lambda index: self.samples.keys[index], self._bad)
 
 
 class RepeatSampler:

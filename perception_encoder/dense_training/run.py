@@ -64,10 +64,8 @@ from perception_encoder.training.task import Task, Validation
 logger = logging.getLogger(__name__)
 
 WEIGHTS = "head.safetensors"
-PROCEDURE = 3
-"""Increase when the same configuration and data give another result."""
-MEASURED = 64
-"""Number of images that the head's input is standardised on."""
+PROCEDURE = 3  # increase when the same configuration and data give another result
+MEASURED = 64  # number of images that the head's input is standardised on
 
 
 def train_dense(

@@ -165,8 +165,7 @@ class ObjectValidation(DenseValidation):
 
 OVERLAP, CONFIDENT = 0.5, 0.25
 """Minimum IoU of a correct detection, and minimum score of those in the confusion matrix."""
-LISTED = 30
-"""Maximum number of classes whose names and counts fit into a plot."""
+LISTED = 30  # maximum number of classes whose names and counts fit into a plot
 BACKGROUND = "background"
 
 

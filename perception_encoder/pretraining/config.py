@@ -16,7 +16,6 @@ from perception_encoder.models.checkpoints.weights import find_entry
 from perception_encoder.models.config import TextConfig, VisionConfig
 from perception_encoder.models.registry import find_model
 from perception_encoder.preprocess.augmentation import Augmentation, Mixing
-from perception_encoder.pretraining.lora import LoRA
 from perception_encoder.records import (
     Checked,
     Count,
@@ -55,6 +54,18 @@ class MaskRegularization(Checked):
         hidden = max(1, round(self.ratio * patches))
         order = torch.rand(len(rows), patches, generator=generator).argsort(dim=1)
         return rows, order < hidden
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoRA(Checked):
+    """Low-rank adapters (LoRA) on the linear layers of transformer blocks: W becomes W + (alpha / rank) B A."""
+
+    rank: Count = 8
+    """Rank of the adapters."""
+    alpha: Count = 16
+    """The adapters' output is scaled by alpha / rank."""
+    targets: Literal["attention", "mlp", "all"] = "all"
+    """Matrices of each block to adapt: "attention" (its input and output projections), "mlp" or "all"."""
 
 
 @dataclass(frozen=True, kw_only=True)

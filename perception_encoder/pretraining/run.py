@@ -20,11 +20,17 @@ from perception_encoder.models.registry import find_model
 from perception_encoder.models.vision_transformer import resample_table
 from perception_encoder.preprocess.tokenizer import tokenizer
 from perception_encoder.pretraining.config import PROCEDURE, PretrainingConfig, resolve, tower_configs
-from perception_encoder.pretraining.lora import add_adapters, merge_adapters
-from perception_encoder.pretraining.plan import plan_pretraining
+from perception_encoder.pretraining.recipes import plan_pretraining
 from perception_encoder.pretraining.sources import ReadPairs, open_sources, read_pairs
 from perception_encoder.pretraining.task import ContrastiveTask, DistillationTask, Teacher, load_teacher
-from perception_encoder.pretraining.towers import MAX_CACHED, CachedTexts, CaptionVocabulary, Towers
+from perception_encoder.pretraining.towers import (
+    MAX_CACHED,
+    CachedTexts,
+    CaptionVocabulary,
+    Towers,
+    add_adapters,
+    merge_adapters,
+)
 from perception_encoder.pretraining.validation import PairValidation
 from perception_encoder.progress import Track, untracked
 from perception_encoder.training.checkpoint import find_checkpoints
@@ -113,7 +119,6 @@ class PairRun(StageRun):
             patch=model.visual.config.patch_size,
             workers=1 if vocabulary else own_cores(),
             bad_share=config.streams.bad_share,
-            resampled=config.streams.resampled,
         )
 
     def sections(self, track: Track) -> Iterator[Section]:

@@ -174,8 +174,7 @@ def _decode(sample: FileSample, image_side: int) -> ImageTextSample | None:
     return ImageTextSample(sample.key, torch.from_numpy(pixels), sample.metadata, sample.texts, of_shard)
 
 
-HeldOutPair = tuple[PairSource, int]
-"""A source with the index of a sample in it."""
+HeldOutPair = tuple[PairSource, int]  # a source with the index of a sample in it
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,8 +18,7 @@ from perception_encoder.errors import ConfigError
 from perception_encoder.files import digest
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.load import load
-from perception_encoder.losses.contrastive import contrastive_loss
-from perception_encoder.losses.logit_distillation import logit_distillation_loss
+from perception_encoder.losses.pretraining import contrastive_loss, logit_distillation_loss
 from perception_encoder.pretraining.config import MAX_LOGIT_SCALE, TEACHER_LOGIT_SCALE
 from perception_encoder.pretraining.towers import Towers
 from perception_encoder.training.distributed import gather, own_device

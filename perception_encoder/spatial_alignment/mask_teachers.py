@@ -26,10 +26,8 @@ from perception_encoder.models.missing_weights import check_none_missing
 from perception_encoder.store import SETTINGS, Store
 
 SCENES = "scenes"
-POINTS = 32
-"""Points of SAM's grid along each side of the image: 1,024 prompts."""
-TOGETHER = 64
-"""Prompts per pass."""
+POINTS = 32  # points of SAM's grid along each side of the image: 1,024 prompts
+TOGETHER = 64  # prompts per pass
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -107,8 +105,7 @@ def grid_points(points: int, size: int) -> Float[Tensor, "P 2"]:
     return torch.stack([columns, rows], dim=-1).flatten(0, 1)
 
 
-FORMAT = 2
-"""Increase when images are identified in another way."""
+FORMAT = 2  # increase when images are identified in another way
 _REMEDY = "delete it and run `pe data masks` again"
 
 

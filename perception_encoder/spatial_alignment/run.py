@@ -22,9 +22,9 @@ from perception_encoder.spatial_alignment.batches import (
     cache_settings,
     fill_cache,
     held_out_batches,
+    open_images,
 )
 from perception_encoder.spatial_alignment.config import SpatialConfig
-from perception_encoder.spatial_alignment.images import open_images
 from perception_encoder.spatial_alignment.mask_teachers import SCENES, Sam, TeacherCache, is_cache
 from perception_encoder.spatial_alignment.task import SpatialAlignmentTask, Student
 from perception_encoder.spatial_alignment.validation import SpatialValidation
@@ -32,8 +32,7 @@ from perception_encoder.training.distributed import own_device, this_rank
 from perception_encoder.training.metrics import Listener
 from perception_encoder.training.run import Section, StageRun, run_stage
 
-PROCEDURE = 2
-"""Increase when the same configuration and data give another result."""
+PROCEDURE = 2  # increase when the same configuration and data give another result
 
 
 def align_spatially(

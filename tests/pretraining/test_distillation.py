@@ -18,7 +18,7 @@ from perception_encoder.data.pairs import ImageTextBatch
 from perception_encoder.errors import CheckpointError, ConfigError
 from perception_encoder.inference import load as loading
 from perception_encoder.inference.encoder import Encoder
-from perception_encoder.losses.logit_distillation import logit_distillation_loss
+from perception_encoder.losses.pretraining import logit_distillation_loss
 from perception_encoder.models.checkpoints.weights import create_model, load_model, write_checkpoint
 from perception_encoder.models.registry import find_model
 from perception_encoder.preprocess.image import to_float
@@ -26,8 +26,7 @@ from perception_encoder.preprocess.tokenizer import Tokenizer, trim
 from perception_encoder.pretraining import task as teachers
 from perception_encoder.pretraining import towers as module
 from perception_encoder.pretraining.config import MaskRegularization, PretrainingConfig
-from perception_encoder.pretraining.plan import plan_pretraining
-from perception_encoder.pretraining.recipes import distill_builtin
+from perception_encoder.pretraining.recipes import distill_builtin, plan_pretraining
 from perception_encoder.pretraining.run import pretrain
 from perception_encoder.pretraining.task import DistillationTask, Teacher, load_teacher, scale_down
 from perception_encoder.pretraining.towers import CaptionVocabulary, Towers

@@ -12,8 +12,7 @@ from perception_encoder.data.pairs import ImageTextBatch
 from perception_encoder.errors import ConfigError
 from perception_encoder.models.checkpoints.weights import create_model, write_checkpoint
 from perception_encoder.preprocess.tokenizer import Tokenizer
-from perception_encoder.pretraining.config import resolve
-from perception_encoder.pretraining.lora import LoRA
+from perception_encoder.pretraining.config import LoRA, resolve
 from perception_encoder.pretraining.recipes import debug_pretraining, finetune
 from perception_encoder.pretraining.run import PairTrainee, build_model
 from perception_encoder.pretraining.task import ContrastiveTask

@@ -14,13 +14,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from perception_encoder.errors import ConfigError
 from perception_encoder.models.checkpoints.weights import create_model, load_model
 from perception_encoder.preprocess.tokenizer import Tokenizer
-from perception_encoder.pretraining.lora import (
-    LoRA,
-    add_adapters,
-    merge_adapters,
-)
+from perception_encoder.pretraining.config import LoRA
 from perception_encoder.pretraining.recipes import debug_pretraining
 from perception_encoder.pretraining.run import pretrain
+from perception_encoder.pretraining.towers import add_adapters, merge_adapters
 from perception_encoder.training.cost import tower_part
 from perception_encoder.training.distributed import ParallelConfig, in_chunks
 from synthetic.builtin.recipes import builtin

@@ -9,16 +9,14 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from perception_encoder.data.pairs import ImageTextBatch, Stage
-from perception_encoder.losses.contrastive import contrastive_loss
+from perception_encoder.losses.pretraining import contrastive_loss
 from perception_encoder.models.clip import CLIP
 from perception_encoder.pretraining import STAGE
-from perception_encoder.pretraining.config import MaskRegularization, PretrainingConfig, tower_configs
-from perception_encoder.pretraining.lora import LoRA, add_adapters
-from perception_encoder.pretraining.plan import contrastive_flops, pair_parts, plan_pretraining
-from perception_encoder.pretraining.recipes import core
+from perception_encoder.pretraining.config import LoRA, MaskRegularization, PretrainingConfig, tower_configs
+from perception_encoder.pretraining.recipes import contrastive_flops, core, pair_parts, plan_pretraining
 from perception_encoder.pretraining.run import build_model
 from perception_encoder.pretraining.task import ContrastiveTask
-from perception_encoder.pretraining.towers import Towers
+from perception_encoder.pretraining.towers import Towers, add_adapters
 from perception_encoder.stages import plan_training
 from perception_encoder.training.cost import Device, Phase, find_device, tower_part
 from perception_encoder.training.distributed import ParallelConfig

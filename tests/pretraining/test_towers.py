@@ -19,10 +19,10 @@ from perception_encoder.preprocess.image import to_float
 from perception_encoder.preprocess.tokenizer import Tokenizer, trim
 from perception_encoder.pretraining import run, towers
 from perception_encoder.pretraining import towers as module
-from perception_encoder.pretraining.lora import LoRA, add_adapters
+from perception_encoder.pretraining.config import LoRA
 from perception_encoder.pretraining.run import PairRun, build_model, pretrain
 from perception_encoder.pretraining.task import ContrastiveTask
-from perception_encoder.pretraining.towers import CachedTexts, CaptionVocabulary, Towers, encode_by_length
+from perception_encoder.pretraining.towers import CachedTexts, CaptionVocabulary, Towers, add_adapters, encode_by_length
 from synthetic.builtin.rules import read_builtin
 from tests.models.small import CORE, SIZE, TEXT, randomize
 from tests.pretraining.toys import debug, gradients, small_batch, small_towers

@@ -17,8 +17,7 @@ from perception_encoder.data.streams import Shards
 from perception_encoder.errors import ConfigError, DataError
 from perception_encoder.inference.load import load
 from perception_encoder.models.checkpoints.weights import create_model, load_model
-from perception_encoder.pretraining.config import PretrainingConfig
-from perception_encoder.pretraining.lora import LoRA
+from perception_encoder.pretraining.config import LoRA, PretrainingConfig
 from perception_encoder.pretraining.run import build_model, pretrain
 from perception_encoder.pretraining.sources import Sources, open_sources
 from perception_encoder.pretraining.towers import Towers

@@ -15,8 +15,7 @@ from perception_encoder.errors import ConfigError, DataError
 from perception_encoder.models.checkpoints.weights import load_model
 from perception_encoder.preprocess.augmentation import Mixing
 from perception_encoder.pretraining.config import MaskRegularization, PretrainingConfig
-from perception_encoder.pretraining.plan import plan_pretraining
-from perception_encoder.pretraining.recipes import video_finetune
+from perception_encoder.pretraining.recipes import plan_pretraining, video_finetune
 from perception_encoder.pretraining.run import pretrain
 from perception_encoder.pretraining.task import ContrastiveTask
 from tests.clips import clip

@@ -49,8 +49,7 @@ class Detected:
         return self.select(self.scores >= score)
 
 
-SOFTEST = 0.001
-"""Soft-NMS drops detections whose score falls to this."""
+SOFTEST = 0.001  # soft-NMS drops detections whose score falls to this
 
 
 def suppress(

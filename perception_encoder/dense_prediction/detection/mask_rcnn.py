@@ -25,8 +25,7 @@ from perception_encoder.models.initialization import drawn_from
 from perception_encoder.progress import Track, untracked
 from perception_encoder.records import Checked, Count, Share
 
-PATCH = 16
-"""Side of a patch in the head's pixels."""
+PATCH = 16  # side of a patch in the head's pixels
 LIMITS = {False: (0.05, 100), True: (0.0001, 300)}
 """Minimum score and maximum number of detections per image, for COCO and for LVIS (as in detectron2)."""
 
