@@ -43,8 +43,6 @@ class ViTDetBackbone(nn.Module):
         super().__init__()
         if image_size % config.patch_size:
             raise ConfigError(f"image_size is {image_size}; it must be a multiple of the patch, {config.patch_size}")
-        if window_size < 1:
-            raise ConfigError(f"window_size is {window_size}; it must be at least 1")
         wrong = [block for block in global_blocks if not 0 <= block < config.depth]
         if wrong:
             raise ConfigError(f"global block {wrong[0]} does not exist; the tower has blocks 0 to {config.depth - 1}")

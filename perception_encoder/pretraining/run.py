@@ -12,7 +12,7 @@ from torch import Tensor
 
 from perception_encoder.data.pairs import PairBatches
 from perception_encoder.data.streams import Shards
-from perception_encoder.errors import ConfigError
+from perception_encoder.errors import CheckpointError, ConfigError
 from perception_encoder.models.checkpoints.weights import load_model, weight_hash, write_checkpoint
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.initialization import initialize, torch_generator
@@ -156,7 +156,7 @@ class PairRun(StageRun):
     def fit(self, name: str, saved: Tensor, current: Tensor) -> Tensor:
         """Resample a saved position table, or the optimizer's moments of one, to the current resolution."""
         if "positional_embedding" not in name:
-            return super().fit(name, saved, current)
+            raise CheckpointError(f"the checkpoint does not fit this run: {name} is {tuple(saved.shape)}")
         return resample_table(saved, len(current))
 
     def describe(self, path: Path) -> dict[str, Any]:

@@ -121,13 +121,6 @@ def test_ranks_share_a_batch_also_where_they_are_more_than_shards(
     assert torch.equal(torch.cat(tokens), whole.tokens)
 
 
-def test_sources_are_mixed_by_weight(tmp_path: Path) -> None:
-    write_pairs(tmp_path / "a.tar", range(10))
-    write_pairs(tmp_path / "b.tar", range(100, 110))
-    make = batches(streams(tmp_path / "a.tar", tmp_path / "b.tar"), 8, weights=(3, 1))
-    assert [sum(number >= 100 for number in numbers(make(step))) for step in range(3)] == [2, 2, 2]
-
-
 def draw(pair: Any, times: int = 2000) -> Counter[str]:
     generator = np.random.default_rng(0)
     return Counter(pair.caption(generator) for _ in range(times))

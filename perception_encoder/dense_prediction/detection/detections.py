@@ -105,12 +105,6 @@ def join_views(views: Sequence[Detected], overlap: float, soft: float | None) ->
     return Detected(boxes[rows], labels[rows], lowered, None)
 
 
-def large(detected: Detected, side: float) -> Detected:
-    """Return the detections larger than a square of this side, in stored pixels."""
-    width, height = (detected.boxes[:, 2:] - detected.boxes[:, :2]).T
-    return detected.select(width * height > side**2)
-
-
 def mirrored(detected: Detected, width: int) -> Detected:
     """Return the detections of a mirrored image of `width` pixels in the coordinates of the original."""
     boxes = detected.boxes.copy()
