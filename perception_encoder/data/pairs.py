@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from itertools import accumulate, chain
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 import numpy as np
 import torch
@@ -72,11 +72,9 @@ class ImageTextBatch:
     """Number of unreadable samples replaced since the run was started or resumed."""
 
     def __len__(self) -> int:
-        """Number of images in the whole batch."""
         return self.text_positives.shape[1]
 
     def to(self, device: torch.device) -> ImageTextBatch:
-        """Return a copy on a device: see `to_device`."""
         return to_device(self, device)
 
 
@@ -89,6 +87,23 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
             pinned = value.pin_memory() if device.type == "cuda" else value
             moved[item.name] = pinned.to(device, non_blocking=True)
     return replace(batch, **moved)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageBatch:
+    """A rank's share of a batch of images."""
+
+    images: Tensor
+    """uint8 (b, 3, H, W)."""
+    share: float
+    """This rank's share of the batch's images."""
+
+    def __len__(self) -> int:
+        """Number of images in the whole batch."""
+        return round(len(self.images) / self.share)
+
+    def to(self, device: torch.device) -> Self:
+        return to_device(self, device)
 
 
 @dataclass(frozen=True)
@@ -106,11 +121,9 @@ class Pair:
 
     @property
     def captions(self) -> frozenset[str]:
-        """Every caption that can be drawn for it."""
         return frozenset(text for texts in self.texts.values() for text in texts)
 
     def caption(self, generator: np.random.Generator) -> str:
-        """Draw a caption."""
         return draw_text(self.texts, self.shares, generator)
 
 
@@ -119,7 +132,6 @@ class PairSource(Protocol):
 
     @property
     def sizes(self) -> Sequence[int]:
-        """Samples of each shard."""
         ...
 
     def load(self, index: int, needed: int) -> Pair:
@@ -152,8 +164,6 @@ class Stage(Checked):
     """Side of the square training image, in pixels; 0 for the model's size."""
     steps: Count
     """Optimizer steps."""
-    batch_size: Count | None = None
-    """Pairs per step; by default the run's."""
 
 
 @dataclass(frozen=True)
@@ -200,28 +210,20 @@ class PairBatches:
     ) -> None:
         if not stages or min(stage.steps for stage in stages) < 1:
             raise ConfigError("a run needs stages of at least one step each")
-        sizes = [stage.batch_size or batch_size for stage in stages]
-        if min(sizes) < rank.world_size:
+        if batch_size < rank.world_size:
             raise ConfigError(
-                f"a batch of {min(sizes)} cannot be shared by {rank.world_size} ranks; each needs at least one pair"
+                f"a batch of {batch_size} cannot be shared by {rank.world_size} ranks; each needs at least one pair"
             )
         self.sources, self.rank, self.exchange, self.masks, self.patch = sources, rank, exchange, masks, patch
         self.mixing = mixing
         self.ends = list(accumulate(stage.steps for stage in stages))
-        self.samplers: list[WeightedSampler] = []
-        for size, first in zip(sizes, (0, *self.ends[:-1]), strict=True):
-            before = self.samplers[-1] if self.samplers else None
-            shards = [source.sizes for source in sources]
-            sampler = WeightedSampler(shards, weights, size, seed, before=before, first=first)
-            self.samplers.append(sampler)
+        self.sampler = WeightedSampler([source.sizes for source in sources], weights, batch_size, seed)
         self.stages, self.augmentation, self.tokenize, self.seed = stages, augmentation, tokenize, seed
         self.bad_share, self.workers, self._seen, self._bad = bad_share, workers, 0, 0
         self._pool = ThreadPoolExecutor(workers, "pairs", torch.set_num_threads, (1,)) if workers > 1 else None
 
     def __call__(self, step: int) -> ImageTextBatch:
-        """Return the batch of a step (0-based)."""
-        stage = self.stage(step)
-        size, positions = self.stages[stage].image_size, self.samplers[stage].positions(step)
+        size, positions = self.image_size(step), self.sampler.positions(step)
         seed = np.random.default_rng([self.seed, step]).integers(2**62)
         generator = torch.Generator().manual_seed(int(seed))
         draws = torch.rand(len(positions), DRAWS, generator=generator)
@@ -261,7 +263,7 @@ class PairBatches:
         self, step: int, positions: Sequence[Position], draws: Tensor, rows: Sequence[int]
     ) -> tuple[dict[int, _Row], list[InputError]]:
         """Return rows by number and the errors; a row is missing if `TRIES` consecutive samples are bad."""
-        sampler, done, errors = self.samplers[self.stage(step)], dict[int, _Row](), list[InputError]()
+        sampler, done, errors = self.sampler, dict[int, _Row](), list[InputError]()
         missing = list(rows)
         for later in range(TRIES):
             jobs = [
@@ -288,7 +290,6 @@ class PairBatches:
         return _Row(augment(pair.image, size, self.augmentation, draw), text, pair.captions)
 
     def _map(self, work: Callable[[T], R], items: Sequence[T]) -> Iterable[R]:
-        """Map several items at a time with the workers."""
         if self._pool is None:
             return map(work, items)
         size = max(1, len(items) // (4 * self.workers))
@@ -310,11 +311,9 @@ class PairBatches:
         return list(dict.fromkeys(text for texts, _ in shared for text in texts))
 
     def stage(self, step: int) -> int:
-        """Return the index of a step's stage."""
         return next(number for number, end in enumerate(self.ends) if step < end)
 
     def image_size(self, step: int) -> int:
-        """Return the resolution of a step, in pixels."""
         return self.stages[self.stage(step)].image_size
 
 

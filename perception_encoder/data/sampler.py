@@ -31,13 +31,9 @@ class WeightedSampler:
         weights: Sequence[float],
         batch_size: int,
         seed: int,
-        *,
-        before: WeightedSampler | None = None,
-        first: int = 0,
     ) -> None:
         """Mix sources with `sizes` samples, in total or per shard, by `weights` (any positive scale).
 
-        `before`: the sampler of the steps before `first`, which this one continues.
         Raises ConfigError for sizes and weights that do not fit.
         """
         if len(sizes) != len(weights) or not sizes:
@@ -49,21 +45,14 @@ class WeightedSampler:
         empty = [i for i, (size, weight) in enumerate(zip(self.sizes, weights, strict=True)) if weight and size < 1]
         if empty:
             raise ConfigError(f"sources {empty} have a weight but no samples")
-        self.seed, self.first = seed, first
-        self.counts = _apportion(weights, batch_size)
-        self.begins = [0 if before is None else before.begin(source, first) for source in range(len(sizes))]
+        self.seed, self.counts = seed, _apportion(weights, batch_size)
         self._orders: dict[tuple[int, int], ShardOrder] = {}
-
-    def begin(self, source: int, step: int) -> int:
-        """Return how many samples of a source were drawn before a step."""
-        return self.begins[source] + (step - self.first) * self.counts[source]
 
     def positions(self, step: int) -> list[Position]:
         """Return the positions that `step` (0-based) draws, in random order."""
         drawn = []
         for source, count in enumerate(self.counts):
-            begin = self.begin(source, step)
-            drawn += [(source, position) for position in range(begin, begin + count)]
+            drawn += [(source, position) for position in range(step * count, (step + 1) * count)]
         shuffle = np.random.default_rng([self.seed, 1, step]).permutation(len(drawn))
         return [drawn[i] for i in shuffle]
 
@@ -93,7 +82,6 @@ class ShardOrder:
     """
 
     def __init__(self, sizes: np.ndarray, key: Sequence[int]) -> None:
-        """Order shards with `sizes` samples by a random key."""
         self._sizes, self._key = sizes, key
         self._starts = np.cumsum(sizes) - sizes
         order = np.random.default_rng([*key, 0]).permutation(len(sizes))

@@ -107,7 +107,6 @@ class HeadInfo(Checked):
 
     @property
     def categories(self) -> list[dict[str, Any]]:
-        """The classes as COCO's JSON lists them."""
         ids = self.class_ids or range(1, len(self.classes) + 1)
         return [{"id": number, "name": name} for number, name in zip(ids, self.classes, strict=True)]
 

@@ -71,7 +71,6 @@ class Head:
 
     @property
     def task(self) -> str:
-        """The prediction: depth, segmentation or detection."""
         return "detection" if self.info.task == "detr" else self.info.task
 
     @property
@@ -360,7 +359,6 @@ def list_inputs(media: MediaInput | Sequence[MediaInput]) -> list[_Input]:
 def _predict_input(
     item: _Input, predict: Callable[[Image.Image, str], Prediction], out: Path | None, every: float
 ) -> Iterator[Prediction]:
-    """Yield and write the predictions of an image or of a video's frames."""
     path = item.media
     if not isinstance(path, Path) or path.suffix.lower() not in VIDEO_SUFFIXES:
         prediction = predict(item.open(), item.name)

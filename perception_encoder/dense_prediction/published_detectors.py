@@ -140,7 +140,6 @@ def _require(state: StateDict, *names: str) -> list[Tensor]:
 def _describe(
     task: str, path: Path, tower: PublishedTower, head: dict[str, object], classes: Categories, count: int, masks: bool
 ) -> HeadInfo:
-    """Describe a detector of `count` classes."""
     if classes and len(classes) != count:
         raise ConfigError(f"{path} has {count} classes, and {len(classes)} names were given")
     coco = coco_classes()
@@ -207,7 +206,6 @@ def _same(tensor: Tensor) -> Tensor:
 def _rows_of(
     modules: Mapping[str, str], parts: Sequence[str] = ("weight", "bias"), convert: Callable[[Tensor], Tensor] = _same
 ) -> Rows:
-    """Return the rows of modules by our and the published names."""
     return {f"{ours}.{part}": (f"{published}.{part}", convert) for ours, published in modules.items() for part in parts}
 
 
@@ -238,7 +236,6 @@ def load_rows(model: nn.Module, state: StateDict, rows: Rows, unused: Iterable[s
 
 
 def _vitdet_rows(state: StateDict, masks: bool) -> Rows:
-    """Return how the tensors of Mask R-CNN's heads map to ours."""
     levels, rpn, heads = "head.model.backbone.levels", "head.model.rpn.head", "head.model.roi_heads"
     modules = {
         f"{levels}.0.0.0": "backbone.simfp_2.0",

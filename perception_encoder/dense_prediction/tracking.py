@@ -80,7 +80,6 @@ class LabelPropagator:
 
     @torch.inference_mode()
     def step(self, features: Float[Tensor, "h w D"]) -> Int[Tensor, "H W"]:
-        """Return the next frame's labels, int64."""
         unit = F.normalize(features.float(), dim=-1)
         context, labels = (torch.stack(parts) for parts in zip(self.first, *self.recent, strict=True))
         soft = _vote(unit, context, labels, self.config)

@@ -136,7 +136,6 @@ class ObjectValidation(DenseValidation):
 
     @property
     def higher_is_better(self) -> Mapping[str, bool]:  # type: ignore[override]
-        """Return that higher is better."""
         kinds: Sequence[str] = list(KINDS) if self.model.head.masks else ["box"]
         return {f"{kind}_{name}": True for kind in kinds for name in ("ap", "ap50")}
 

@@ -117,8 +117,6 @@ class PretrainingConfig(TrainingConfig):
     """Step 7; without it the class token is the image's embedding."""
     patch_size: Count | None = None
     """Side of a patch in pixels, by default the model's."""
-    layers: Count | None = None
-    """Depth of the vision tower, by default the model's."""
     text_tower: str | None = None
     """Name of the model whose text tower is trained, by default its own."""
     frames: Count | None = None
@@ -140,7 +138,7 @@ class PretrainingConfig(TrainingConfig):
     @property
     def samples(self) -> int:
         """Pairs of the whole run."""
-        return sum(stage.steps * (stage.batch_size or self.batch_size) for stage in self.stages)
+        return self.steps * self.batch_size
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -186,7 +184,6 @@ def tower_configs(config: PretrainingConfig) -> tuple[VisionConfig, TextConfig]:
     vision = replace(
         entry.vision,
         patch_size=config.patch_size or entry.vision.patch_size,
-        depth=config.layers or entry.vision.depth,
         rope=config.rope,
         attention_pool=config.attention_pool and entry.vision.attention_pool,
     )

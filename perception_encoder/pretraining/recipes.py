@@ -216,7 +216,7 @@ def plan_pretraining(config: PretrainingConfig, devices: int = 1) -> tuple[list[
         towers = (tower_part(entry.vision, train=False), tower_part(entry.text, train=False))
         teacher, teacher_size = [replace(part, beside=BFLOAT16) for part in towers], entry.vision.image_size
     for stage in config.stages:
-        batch_size, side = stage.batch_size or config.batch_size, max(stage.image_size, teacher_size)
+        batch_size, side = config.batch_size, max(stage.image_size, teacher_size)
         rows, copies = device_rows(batch_size, devices), 5 if devices > 1 else 2
         features = copies * batch_size * (vision.output_dim or 0)  # both towers', their gradients, parts to gather
         logits = 7 * rows * batch_size  # logarithms and targets both ways stay, three are temporary

@@ -148,7 +148,6 @@ class PairRun(StageRun):
         return DistillationTask(towers, self.teacher, image_size, scale, weight, validation)
 
     def rebuild(self, step: int) -> PairTrainee:
-        """Return the model at the resolution of a step."""
         trainee = self._trainee(build_model(self.config))
         trainee.model.visual.set_image_size(self.config.stages[self.batches.stage(step - 1)].image_size)
         return trainee
@@ -160,7 +159,6 @@ class PairRun(StageRun):
         return resample_table(saved, len(current))
 
     def describe(self, path: Path) -> dict[str, Any]:
-        """Return the hash of the written weights."""
         return {"weight_hash": weight_hash(load_model(path))}
 
 

@@ -69,12 +69,10 @@ class ImageTextSample:
 
     @property
     def source(self) -> str:
-        """The collection it belongs to."""
         return str(self.metadata["source"])
 
     @property
     def label(self) -> str:
-        """The image's class."""
         return str(self.metadata["label"])
 
     @property
@@ -99,11 +97,9 @@ class ImageTextSet(Sequence[ImageTextSample]):
 
     @property
     def sizes(self) -> list[int]:
-        """Number of samples, in one shard for shuffling."""
         return [len(self.samples)]
 
     def load(self, index: int, needed: int) -> Pair:
-        """Return a sample's pair (see `pairs.PairSource`)."""
         return self.samples[index].pair
 
     def by_source(self) -> dict[str, ImageTextSet]:

@@ -33,7 +33,6 @@ class ImageTextTask:
 
     @property
     def logit_scale(self) -> nn.Parameter:
-        """Logarithm of the logit scale."""
         (scale,) = (p for name, p in self.model.named_parameters() if name.endswith("logit_scale"))
         return scale
 
@@ -44,7 +43,6 @@ class ImageTextTask:
 
     @torch.no_grad()
     def after_step(self) -> None:
-        """Clamp the logit scale to its maximum."""
         self.logit_scale.clamp_(max=math.log(MAX_LOGIT_SCALE))
 
 

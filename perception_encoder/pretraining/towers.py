@@ -101,13 +101,11 @@ class Towers(nn.Module):
         return TowerOutputs(encoded, texts, self.clip.logit_scale.exp(), loss)
 
     def _encode_images(self, images: Tensor) -> Tensor:
-        """Return embeddings (b, D) of images or videos."""
         frames = images.flatten(0, 1) if images.dim() == 5 else images
         encoded = in_chunks(lambda chunk: self.clip.encode_image(to_float(chunk)), frames, self.chunk)
         return encoded.unflatten(0, images.shape[:2]).mean(dim=1) if images.dim() == 5 else encoded
 
     def _encode_texts(self, tokens: Tensor) -> Tensor:
-        """Return embeddings (u, D) of token ids (u, T)."""
         if self.cached is not None:
             return self.cached(tokens)
         return encode_by_length(self.clip, pad_rows(tokens), self.chunk)[: len(tokens)]

@@ -138,11 +138,9 @@ class AugmentedImages:
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Return the number of patches along each side."""
         return self.size // self.patch, self.size // self.patch
 
     def has_masks(self, image: AlignmentImage) -> bool:
-        """Return whether an image has masks."""
         return self.teacher is not None or image.mask is not None
 
     def make(
@@ -202,7 +200,8 @@ class SpatialBatches:
             hidden = config.masking.draw(len(drawn), self.augmented.grid, generator)[share]
         if config.drop_path:
             branches = drop_path(self.depth, len(drawn), config.drop_path, generator)[..., share]
-        return _batch(made, hidden, branches, len(made) / len(drawn), sum(masked[share]) / max(1, sum(masked)))
+        mask_share = sum(masked[share]) / max(1, sum(masked))
+        return _batch(made, share=len(made) / len(drawn), mask_share=mask_share, hidden=hidden, branches=branches)
 
     def _make(self, position: Position, draw: Sequence[float]) -> tuple[Tensor, Tensor | None]:
         config, images = self.config, self.sources[position[0]]
@@ -280,27 +279,15 @@ def held_out_batches(
             except InputError as error:
                 logger.warning("skipped %s", error)
         if made:
-            batches.append(_batch(made, None, None, 1.0, 1.0))
+            batches.append(_batch(made, share=1.0))
     return batches
 
 
-def _batch(
-    made: Sequence[tuple[Tensor, Tensor | None]],
-    hidden: Tensor | None,
-    branches: Tensor | None,
-    share: float,
-    mask_share: float,
-) -> SpatialBatch:
+def _batch(made: Sequence[tuple[Tensor, Tensor | None]], share: float, **others: Any) -> SpatialBatch:
     rows = [row for row, (_, tokens) in enumerate(made) if tokens is not None]
     masks = [tokens for _, tokens in made if tokens is not None]
     widest = max((tokens.shape[1] for tokens in masks), default=0)
     masks = [F.pad(tokens, (0, widest - tokens.shape[1])) for tokens in masks]  # zeros do not change cosines
-    return SpatialBatch(
-        images=torch.stack([image for image, _ in made]),
-        hidden=hidden,
-        branches=branches,
-        masks=torch.stack(masks) if rows else None,
-        rows=torch.tensor(rows) if rows else None,
-        share=share,
-        mask_share=mask_share,
-    )
+    if rows:
+        others |= {"masks": torch.stack(masks), "rows": torch.tensor(rows)}
+    return SpatialBatch(images=torch.stack([image for image, _ in made]), share=share, **others)

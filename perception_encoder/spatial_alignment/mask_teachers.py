@@ -75,7 +75,6 @@ class Sam:
 
     @cached_property
     def identity(self) -> str:
-        """Hash of the weights, and the number of points along a side."""
         return f"sam {state_hash(self.model.state_dict())} {self.points}"
 
     @torch.no_grad()
@@ -122,7 +121,6 @@ class TeacherCache:
 
     @property
     def identity(self) -> str:
-        """Return the identity of the teacher whose masks these are."""
         return str(self._store.settings.get("teacher", ""))
 
     def close(self) -> None:
@@ -149,7 +147,6 @@ class TeacherCache:
         return torch.from_numpy(tokens.astype(np.float32))
 
     def put(self, digest: str, copy: int, tokens: Float[Tensor, "N P"]) -> None:
-        """Write tokens; OutputError if that fails."""
         self._tokens.put(_key(digest, copy), tokens.to(torch.float16).numpy())
 
 

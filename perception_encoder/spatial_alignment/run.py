@@ -88,7 +88,6 @@ class SpatialRun(StageRun):
             self.loaded["teacher"] = config.teacher or config.model
 
     def sections(self, track: Track) -> Iterator[Section]:
-        """Yield the whole run."""
         config, trainee = self.config, self.trainee
         sources = list(self.training.values())
         batches = SpatialBatches(config, trainee.student.vision.config, sources, self.augmented, this_rank())
@@ -103,7 +102,6 @@ class SpatialRun(StageRun):
         yield Section(task=task, batches=batches, end=config.steps)
 
     def rebuild(self, step: int) -> SpatialTrainee:
-        """Build the student again."""
         return SpatialTrainee(self.config)
 
 
@@ -136,7 +134,6 @@ class SpatialTrainee:
 
     @property
     def module(self) -> Student:
-        """The student."""
         return self.student
 
     def augmented(self, device: torch.device) -> AugmentedImages:
@@ -151,7 +148,6 @@ class SpatialTrainee:
         return dataclasses.replace(made, teacher=teacher)
 
     def write(self, path: Path) -> None:
-        """Write the student's tower."""
         vision = self.student.vision
         vision.name = spatial_name(vision)
         write_checkpoint(vision, path, self.config.half)

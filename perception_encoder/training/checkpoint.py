@@ -276,7 +276,6 @@ class CheckpointReader(filesystem.FileSystemReader):
     """torch's reader of a checkpoint, with a `.metadata` that may only contain data; CheckpointError otherwise."""
 
     def read_metadata(self) -> metadata.Metadata:
-        """Return the checkpoint's entries and their places."""
         path = Path(self.path) / ".metadata"
         with path.open("rb") as file:
             read = _MetadataUnpickler(file, path).load()

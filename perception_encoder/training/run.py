@@ -39,7 +39,6 @@ class Trainee(Protocol):
         ...
 
     def write(self, path: Path) -> None:
-        """Write the weights without training's additions; the model cannot be trained afterwards."""
         ...
 
 

@@ -88,13 +88,6 @@ def test_shards_come_in_windows_and_every_sample_once(monkeypatch: pytest.Monkey
     assert WeightedSampler([sizes], [1], 1, seed=1).batch(37) == sampler.batch(37)
 
 
-def test_another_batch_size_goes_on_where_the_last_one_stopped() -> None:
-    first = WeightedSampler([24, 7], [2, 1], 3, seed=4)
-    then = WeightedSampler([24, 7], [2, 1], 9, seed=4, before=first, first=3)  # after 6 and 3 samples
-    steps = [*map(first.batch, range(3)), *map(then.batch, range(3, 6))]
-    assert sorted(index for step in steps for source, index in step if source == 0) == list(range(24))
-
-
 def test_a_place_s_next_sample_is_that_of_the_next_step() -> None:
     sampler = WeightedSampler([24, 7], [2, 1], 6, seed=4)
     following = Counter((place[0], sampler.index(place, later=1)) for place in sampler.positions(2))

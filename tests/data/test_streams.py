@@ -178,11 +178,11 @@ def test_a_bad_picture_gives_way_to_the_next_one_and_is_reported(
         assert f"x.tar/{name}: " in caplog.text and reason in caplog.text
     [bad] = [step for step in range(3) if 3 in numbers_meant(make, step)]
     row = numbers_meant(make, bad).index(3)
-    assert numbers(seen[bad])[row] == make.samplers[0].index(make.samplers[0].positions(bad)[row], later=1)
+    assert numbers(seen[bad])[row] == make.sampler.index(make.sampler.positions(bad)[row], later=1)
 
 
 def numbers_meant(make: PairBatches, step: int) -> list[int]:
-    return [index for _, index in make.samplers[0].batch(step)]
+    return [index for _, index in make.sampler.batch(step)]
 
 
 @pytest.mark.parametrize("text", ['{"label": ["cup"]}', "[" * 100_000])

@@ -108,5 +108,5 @@ def test_a_run_that_is_killed_again_and_again_ends_as_an_unbroken_one(photos: Pa
 
 
 def test_more_ranks_than_pairs_is_said_before_the_first_step(photos: Path, tmp_path: Path) -> None:
-    started = start(photos, tmp_path / "run", 2, "batch_size=2", "stages.1.batch_size=1")
+    started = start(photos, tmp_path / "run", 2, "batch_size=1")
     assert any(started.statuses(100)) and "cannot be shared by 2 ranks" in started.output()

@@ -22,7 +22,7 @@ from perception_encoder.training.cost import Device, Phase, find_device, tower_p
 from perception_encoder.training.distributed import ParallelConfig
 
 CONFIG = PretrainingConfig(
-    model="builtin", stages=(Stage(image_size=32, steps=10), Stage(image_size=64, steps=5, batch_size=8)), batch_size=16
+    model="builtin", stages=(Stage(image_size=32, steps=10), Stage(image_size=64, steps=5)), batch_size=16
 )
 VISION, TEXT = tower_configs(CONFIG)
 DEVICE = Device(1e12, 1e9)
@@ -66,10 +66,10 @@ def test_a_batch_costs_what_torch_counts() -> None:
 def test_stages_and_hours_are_those_of_the_formulas() -> None:
     plan = plan_training(STAGE, CONFIG, DEVICE, 4, 0.5)
     first, second = plan.phases
-    assert (first.steps, first.batch_size, second.steps, second.batch_size) == (10, 16, 5, 8)
-    pair = tower_part(VISION, 64).flops() + tower_part(TEXT).flops() + 12 * 8 * 256
-    assert second.flops() == second.flops(CONFIG.parallel) == 8 * pair
-    assert plan.flops == 10 * first.flops() + 40 * pair
+    assert (first.steps, first.batch_size, second.steps, second.batch_size) == (10, 16, 5, 16)
+    pair = tower_part(VISION, 64).flops() + tower_part(TEXT).flops() + 12 * 16 * 256
+    assert second.flops() == second.flops(CONFIG.parallel) == 16 * pair
+    assert plan.flops == 10 * first.flops() + 80 * pair
     assert plan.hours() == pytest.approx(plan.flops / 1e12 / 0.5 / 4 / 3600)
     parameters = sum(p.numel() for p in whole_model().parameters()) - 1  # the scale of the logits
     assert plan.parameters == (parameters, parameters)

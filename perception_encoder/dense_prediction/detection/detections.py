@@ -45,7 +45,6 @@ class Detected:
         return Detected(self.boxes[rows], self.labels[rows], self.scores[rows], masks)
 
     def above(self, score: float) -> Detected:
-        """Return the detections with at least this score."""
         return self.select(self.scores >= score)
 
 
@@ -82,7 +81,6 @@ def suppress(
 
 
 def _soften(boxes: Tensor, scores: Tensor, overlap: float, exponent: float) -> Tensor:
-    """Return the lowered scores of one class's detections."""
     from torchvision.ops import box_iou
 
     left = scores > SOFTEST

@@ -129,12 +129,10 @@ class Detector(nn.Module):
 
 
 def _pixels(features: Maps) -> tuple[int, int]:
-    """Return height and width of images in the head's pixels."""
     return features.shape[1] * PATCH, features.shape[2] * PATCH
 
 
 def _scale(source: tuple[float, float], target: tuple[int, int]) -> Tensor:
-    """Return the factors (4,) of boxes from images of one height and width to another."""
     return torch.tensor([target[1] / source[1], target[0] / source[0]] * 2, dtype=torch.float32)
 
 
