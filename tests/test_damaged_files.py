@@ -120,11 +120,12 @@ def write_head(directory: Path) -> None:
 
 
 def load_head(directory: Path) -> None:
-    from perception_encoder.dense_prediction.dense_model import load_dense_model, read_head_info
+    from perception_encoder.dense_prediction.dense_model import load_dense_model
     from tests.dense_prediction.test_dense_model import tower
+    from tests.dense_training.datasets import read_head
 
     path = directory / "head.safetensors"
-    info, tensors = read_head_info(path)
+    info, tensors = read_head(path)
     load_dense_model(path, info, tensors, tower())
 
 
