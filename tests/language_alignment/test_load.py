@@ -87,12 +87,12 @@ def write_run(directory: Path, lora: DecoderLoRA | None = None) -> Path:
 def test_a_model_is_loaded_by_its_directory_or_its_file(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run")
     for name in (run, str(run / WEIGHTS)):
-        loaded = load_language_model(name, "cpu", tiles=2)
+        loaded = load_language_model(ModelSpec(name, "cpu"), tiles=2)
         assert loaded.media.tiles == 2 and loaded.name == "run"
         assert next(loaded.model.parameters()).dtype == fast_dtype(torch.device("cpu"))
     perception_lm().save_pretrained(tmp_path / "plm")
     byte_tokenizer().save_pretrained(tmp_path / "plm")
-    assert load_language_model(tmp_path / "plm", "cpu").media.tiles == 4
+    assert load_language_model(ModelSpec(tmp_path / "plm", "cpu")).media.tiles == 4
     with pytest.raises(UnknownModelError, match="no language model is called 'gpt'; give builtin-lang, a file"):
         load_assistant("gpt")
 
@@ -172,14 +172,14 @@ def test_int8_is_part_of_a_models_identity_and_needs_the_extra(tmp_path: Path, m
     pytest.importorskip("openvino")
     run = write_run(tmp_path)
     precisions: tuple[Precision, ...] = ("int8", "float32")
-    models = [load_language_model(run, runtime="openvino", precision=precision) for precision in precisions]
+    models = [load_language_model(ModelSpec(run, runtime="openvino", precision=precision)) for precision in precisions]
     assert [model.reader.precision for model in models] == ["int8", "float32"]
     assert models[0].ask([], "what is red?", max_tokens=3).tokens
     assert digest_of(models[0]) != digest_of(models[1])
 
     monkeypatch.setattr(choice, "check_openvino", missing)
     monkeypatch.delenv("PE_RUNTIME", raising=False)
-    assert load_language_model(run).reader.runtime == "torch"
+    assert load_language_model(ModelSpec(run)).reader.runtime == "torch"
     with pytest.raises(MissingExtraError, match=r"perception-encoder\[fast\]"):
         pe.load_assistant(run, precision="int8")
 
