@@ -30,19 +30,21 @@ from tests.training.toys import Interrupted, interrupt_at
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 40, 220), "white": (240, 240, 240)}
 
 
+def record(identity: object, image: str, *texts: str) -> str:
+    turns = [{"from": ("human", "gpt")[at % 2], "value": text} for at, text in enumerate(texts)]
+    return json.dumps({"id": str(identity), "image": image, "conversations": turns}) + "\n"
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Plain images, each with a question about its colour."""
-    directory = tmp_path_factory.mktemp("data")
-    lines = []
+    path, lines = tmp_path_factory.mktemp("data") / "train.jsonl", []
     for number in range(40):
         name = list(COLOURS)[number % 4]
         shade = tuple(max(0, value - number // 4) for value in COLOURS[name])
-        Image.new("RGB", (40, 40), shade).save(directory / f"{number}.png")
-        turns = [{"from": "human", "value": "<image>\nWhat colour?"}, {"from": "gpt", "value": name}]
-        lines.append(json.dumps({"id": str(number), "image": f"{number}.png", "conversations": turns}))
-    path = directory / "train.jsonl"
-    path.write_text("\n".join(lines) + "\n")
+        Image.new("RGB", (40, 40), shade).save(path.with_name(f"{number}.png"))
+        lines.append(record(number, f"{number}.png", "<image>\nWhat colour?", name))
+    path.write_text("".join(lines))
     return path
 
 
@@ -95,25 +97,17 @@ def test_cached_features_train_as_pixels_do(tmp_path: Path, data: Path, decoder:
     assert of_features == pytest.approx(of_pixels, rel=1e-2)
 
 
-def write_sample(directory: Path, name: str, image: Image.Image) -> Path:
-    """A dataset of one question, in a directory of its own."""
-    directory.mkdir()
-    image.save(directory / name)
-    turns = [{"from": "human", "value": "<image>\nWhat colour?"}, {"from": "gpt", "value": "it"}]
-    line = json.dumps({"id": "0", "image": name, "conversations": turns})
-    (directory / "train.jsonl").write_text(line + "\n")
-    return directory / "train.jsonl"
-
-
 @pytest.mark.usefixtures("float32")
 def test_sources_with_equal_ids_and_file_names_keep_their_own_features(tmp_path: Path, decoder: str) -> None:
     run_config = config(decoder)
     trainee = LanguageTrainee(run_config)
     cached = Examples(run_config, trainee, Store(tmp_path / "features", {}).arrays())
-    samples = [
-        open_conversations(write_sample(tmp_path / colour, "0.png", Image.new("RGB", (40, 40), COLOURS[colour])))[0]
-        for colour in ("red", "green")
-    ]
+    samples = []
+    for colour in ("red", "green"):
+        (tmp_path / colour).mkdir()
+        Image.new("RGB", (40, 40), COLOURS[colour]).save(tmp_path / colour / "0.png")
+        (tmp_path / colour / "train.jsonl").write_text(record(0, "0.png", "<image>\nWhat colour?", "it"))
+        samples.append(open_conversations(tmp_path / colour / "train.jsonl")[0])
     assert samples[0].key == samples[1].key
     for sample in (*samples, *samples):
         expected = trainee.model.image_features(Examples(run_config, trainee, None).example(sample)[1])
@@ -135,16 +129,10 @@ def test_everything_trains_and_the_model_answers(
 
 @pytest.mark.usefixtures("float32")
 def test_questions_apart_train_as_if_each_were_the_only_one(tmp_path: Path, data: Path, decoder: str) -> None:
-    lines = [json.loads(line) for line in data.read_text().splitlines()]
-    more = [{"from": "human", "value": "Is it red?"}, {"from": "gpt", "value": "no"}]
-    for name, turns in (
-        ("both", lines[1]["conversations"] + more),
-        ("first", lines[1]["conversations"]),
-        ("second", more),
-    ):
-        (data.parent / f"{name}.jsonl").write_text(json.dumps({**lines[1], "conversations": turns}) + "\n")
+    first, second = ("<image>\nWhat colour?", "green"), ("Is it red?", "no")
     losses = {}
-    for name in ("both", "first", "second"):
+    for name, texts in {"both": first + second, "first": first, "second": second}.items():
+        (data.parent / f"{name}.jsonl").write_text(record(1, "1.png", *texts))
         run_config = config(decoder, apart=True, steps=1, batch_size=1, cached=False)
         align_language(run_config, [data.parent / f"{name}.jsonl"], tmp_path / name)
         losses[name] = rows_of(tmp_path / name)[0]["next_token"]
@@ -372,8 +360,7 @@ def test_ranks_train_as_one(tmp_path: Path, trained: str) -> None:
     lines = []
     for number in range(24):
         Image.new("RGB", (40, 40), (9 * number, 120, 200)).save(tmp_path / f"{number}.png")
-        turns = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "number " + "9" * (number % 5)}]
-        lines.append(json.dumps({"id": str(number), "image": f"{number}.png", "conversations": turns}) + "\n")
+        lines.append(record(number, f"{number}.png", "<image>\nWhat?", "number " + "9" * (number % 5)))
     data, decoder = tmp_path / "data.jsonl", write_tiny_decoder(tmp_path / "decoder")
     data.write_text("".join(lines))
     one = train_by_ranks(data, tmp_path / "one", decoder, 1, "ddp", trained)
