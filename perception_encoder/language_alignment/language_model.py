@@ -93,10 +93,7 @@ class TextModel(Assistant):
         return Reply(text, answer.prompt_tokens, len(answer.tokens), answer.ended, answer.cut)
 
     def _text(self, tokens: list[int], sampling: Sampling) -> tuple[str, bool]:
-        """Return the text of an answer up to a stop, and whether there is a stop."""
-        text = self.decoder.tokenizer.decode(tokens, skip_special_tokens=True)
-        ends = [at for stop in sampling.stop if (at := text.find(stop)) >= 0]
-        return (text[: min(ends)], True) if ends else (text, False)
+        return sampling.until_stop(self.decoder.tokenizer.decode(tokens, skip_special_tokens=True))
 
     @torch.inference_mode()
     def _prompt(self, conversation: Sequence[Message], sampling: Sampling) -> tuple[Tensor, int]:

@@ -212,7 +212,5 @@ class TransformersModel(Assistant):
         with drawn_from(torch.Generator().manual_seed(sampling.seed)):
             output = self.model.generate(**inputs, max_new_tokens=sampling.max_tokens, do_sample=sample, **options)
         tokens = output[0, length:]
-        answer = self.processor.decode(tokens, skip_special_tokens=True)
-        cuts = [at for stop in sampling.stop if (at := answer.find(stop)) >= 0]
-        finished = bool(cuts) or len(tokens) < sampling.max_tokens
-        return Reply(answer[: min(cuts)] if cuts else answer, length, len(tokens), finished)
+        answer, stopped = sampling.until_stop(self.processor.decode(tokens, skip_special_tokens=True))
+        return Reply(answer, length, len(tokens), stopped or len(tokens) < sampling.max_tokens)
