@@ -49,7 +49,6 @@ from perception_encoder.preprocess.frames import spread_indices
 from perception_encoder.preprocess.image import content_key
 from perception_encoder.preprocess.tiling import media_pixels
 from perception_encoder.progress import Track, untracked
-from perception_encoder.ranks import Rank
 from perception_encoder.store import Arrays, Store
 from perception_encoder.training.distributed import Exchange, this_rank
 from perception_encoder.training.metrics import Listener
@@ -138,16 +137,15 @@ class LanguageRun(StageRun):
             path = self.out / "features" / f"{digest(made_from)}-{rank.rank}"
             self.cache = Store(path, made_from, remedy="delete it to encode again")
         features = None if self.cache is None else self.cache.arrays("features")
-        examples, validation = Examples(config, trainee, features), None
+        batches, validation = ConversationBatches(config, trainee, self.training, features), None
         if config.validation is not None:
             per_source = -(-config.validation.size // len(self.held_out))
             samples = [source[number] for source in self.held_out for number in range(min(per_source, len(source)))]
             tracked = track(samples, "reading the validation conversations", len(samples))
-            made, size = [examples.example(sample) for sample in tracked], config.batch_size
+            made, size = [batches.example(sample) for sample in tracked], config.batch_size
             held_out = [collate(made[start : start + size], 0) for start in range(0, len(made), size)]
             validation = HeldOutAnswers(trainee.module, held_out)
         task = LanguageAlignmentTask(trainee.module, config.drop_path, config.seed, validation)
-        batches = ConversationBatches(config, self.training, examples, rank)
         yield Section(task=task, batches=batches, end=config.steps)
 
     def rebuild(self, step: int) -> LanguageTrainee:
@@ -243,17 +241,33 @@ def _continued(config: LanguageConfig, parts: Parts, earlier: Parts) -> Parts:
     )
 
 
-class Examples:
-    """Makes examples from conversations: prompts with labels, and pixels or cached features."""
+class ConversationBatches:
+    """Makes a rank's share of the batch of each step, a pure function of the step.
 
-    def __init__(self, config: LanguageConfig, trainee: LanguageTrainee, features: Arrays | None) -> None:
-        self.config, self.model = config, trainee.model
-        prompts = trainee.decoder.prompts
+    `features`: caches those of a frozen tower; by default batches hold pixels.
+    """
+
+    def __init__(
+        self,
+        config: LanguageConfig,
+        trainee: LanguageTrainee,
+        sources: Sequence[Conversations],
+        features: Arrays | None = None,
+    ) -> None:
+        self.config, self.model, self.sources, self.features = config, trainee.model, sources, features
+        weights = [len(source) for source in sources]
+        self.sampler = WeightedSampler([source.sizes for source in sources], weights, config.batch_size, config.seed)
+        self.rank, self.exchange = this_rank(), Exchange()
+        prompts, self.media = trainee.decoder.prompts, trainee.parts.media
         self.prompts = dataclasses.replace(prompts, context=config.training_context or prompts.context)
-        self.media, self.features = trainee.parts.media, features
-        side = self.media.image_size
-        self._grid = self.model.vision.grid_of(side, side)
+        self._grid = self.model.vision.grid_of(self.media.image_size, self.media.image_size)
         self._tokens = self.model.projector.tokens_of(self._grid)
+
+    def __call__(self, step: int) -> LanguageBatch:
+        drawn = self.sampler.batch(step)
+        share = drawn[self.rank.share(len(drawn))]
+        batch = collate([self.example(self.sources[source][index]) for source, index in share], step)
+        return dataclasses.replace(batch, answer_tokens=sum(self.exchange(batch.answer_tokens)), rows=len(drawn))
 
     def example(self, sample: ConversationSample) -> tuple[Prompt, Tensor]:
         """Return one conversation; InputError for a damaged image, ConfigError if it is too long."""
@@ -283,20 +297,3 @@ class Examples:
             encoded = self.model.image_features(pixels).to("cpu", torch.float16)  # (N, P, width)
         self.features.put(key, encoded.numpy())
         return encoded.float()
-
-
-class ConversationBatches:
-    """Makes a rank's share of the batch of each step, a pure function of the step."""
-
-    def __init__(
-        self, config: LanguageConfig, sources: Sequence[Conversations], examples: Examples, rank: Rank
-    ) -> None:
-        weights = [len(source) for source in sources]
-        self.sampler = WeightedSampler([source.sizes for source in sources], weights, config.batch_size, config.seed)
-        self.sources, self.examples, self.rank, self.exchange = sources, examples, rank, Exchange()
-
-    def __call__(self, step: int) -> LanguageBatch:
-        drawn = self.sampler.batch(step)
-        share = drawn[self.rank.share(len(drawn))]
-        batch = collate([self.examples.example(self.sources[source][index]) for source, index in share], step)
-        return dataclasses.replace(batch, answer_tokens=sum(self.exchange(batch.answer_tokens)), rows=len(drawn))

@@ -27,7 +27,7 @@ from perception_encoder.language_alignment.recipes import (
     untiled,
     warmup,
 )
-from perception_encoder.language_alignment.run import Examples, LanguageTrainee
+from perception_encoder.language_alignment.run import ConversationBatches, LanguageTrainee
 from perception_encoder.language_alignment.task import collate
 from perception_encoder.language_alignment.weights import Parts
 from perception_encoder.models.config import VisionConfig
@@ -125,8 +125,9 @@ def test_the_largest_image_and_video_of_a_recipe_fit_its_context(
     patch = 16 if config.encoder == BUILTIN else 14
     monkeypatch.setattr(weights, "load_model", lambda _: tiny_tower(patch))
     trainee = trainee_of(config, decoder, tmp_path)
-    examples = Examples(config, trainee, None)
-    made = [examples.example(sample) for sample in open_conversations(largest)]
+    source = open_conversations(largest)
+    batches = ConversationBatches(config, trainee, [source])
+    made = [batches.example(sample) for sample in source]
     side = config.image_size // patch // config.pool
     counts = [side**2 * (1 + config.tiles if config.tiles > 1 else 1), side**2 * config.frames]
     assert [sum(prompt.is_image) for prompt, _ in made] == counts

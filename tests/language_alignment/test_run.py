@@ -15,7 +15,7 @@ from perception_encoder.inference.model_spec import ModelSpec
 from perception_encoder.language_alignment.config import LanguageConfig
 from perception_encoder.language_alignment.decoder import DecoderLoRA
 from perception_encoder.language_alignment.load import load_language_model
-from perception_encoder.language_alignment.run import Examples, LanguageTrainee, align_language
+from perception_encoder.language_alignment.run import ConversationBatches, LanguageTrainee, align_language
 from perception_encoder.language_alignment.weights import WEIGHTS, load_vision, read_tower, read_trained
 from perception_encoder.preprocess.conversation import Sampling, ask
 from perception_encoder.store import Store
@@ -101,16 +101,17 @@ def test_cached_features_train_as_pixels_do(tmp_path: Path, data: Path, decoder:
 def test_sources_with_equal_ids_and_file_names_keep_their_own_features(tmp_path: Path, decoder: str) -> None:
     run_config = config(decoder)
     trainee = LanguageTrainee(run_config)
-    cached = Examples(run_config, trainee, Store(tmp_path / "features", {}).arrays())
-    samples = []
+    sources = []
     for colour in ("red", "green"):
         (tmp_path / colour).mkdir()
         Image.new("RGB", (40, 40), COLOURS[colour]).save(tmp_path / colour / "0.png")
         (tmp_path / colour / "train.jsonl").write_text(record(0, "0.png", "<image>\nWhat colour?", "it"))
-        samples.append(open_conversations(tmp_path / colour / "train.jsonl")[0])
-    assert samples[0].key == samples[1].key
-    for sample in (*samples, *samples):
-        expected = trainee.model.image_features(Examples(run_config, trainee, None).example(sample)[1])
+        sources.append(open_conversations(tmp_path / colour / "train.jsonl"))
+    assert sources[0][0].key == sources[1][0].key
+    cached = ConversationBatches(run_config, trainee, sources, Store(tmp_path / "features", {}).arrays())
+    plain = ConversationBatches(run_config, trainee, sources)
+    for (sample,) in (*sources, *sources):
+        expected = trainee.model.image_features(plain.example(sample)[1])
         assert torch.allclose(cached.example(sample)[1], expected, atol=2**-10, rtol=2**-10)  # cached in float16
 
 
@@ -146,7 +147,8 @@ def test_training_rows_may_be_shorter_than_the_context_and_the_rate_ends_at_its_
 ) -> None:
     run_config = config(decoder, training_context=40, floor=0.5)
     trainee = LanguageTrainee(run_config)
-    prompt, _ = Examples(run_config, trainee, None).example(open_conversations(data)[0])
+    source = open_conversations(data)
+    prompt, _ = ConversationBatches(run_config, trainee, [source]).example(source[0])
     assert len(prompt.ids) == 40 and trainee.decoder.prompts.context == 300
     assert read_trained(align_language(run_config, [data], tmp_path))[0].context == 300
     assert [row["lr"] for row in rows_of(tmp_path)] == [1e-3, 1e-3, 8.75e-4, 6.25e-4]
