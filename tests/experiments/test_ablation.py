@@ -9,10 +9,8 @@ import pytest
 import torch
 
 from experiments.ablation import RECIPES, STAGES, ablation
-from perception_encoder.errors import ConfigError
 from perception_encoder.models.clip import CLIP
 from perception_encoder.pretraining.config import PretrainingConfig, tower_configs
-from perception_encoder.pretraining.recipes import core
 from perception_encoder.stages import configure, list_recipes, run_training
 
 BILLION = 1_000_000_000
@@ -71,20 +69,6 @@ def test_a_step_changes_what_it_says_and_nothing_else(step: int, changed: set[st
     before, after = ablation(step - 1), ablation(step)
     fields = (field.name for field in dataclasses.fields(PretrainingConfig))
     assert {name for name in fields if getattr(before, name) != getattr(after, name)} == changed
-
-
-def test_the_baseline_and_the_whole_recipe() -> None:
-    first, last = ablation(1), ablation(9)
-    assert (first.optimizer.name, first.optimizer.lr, first.warmup) == ("adamw", 5e-4, 2_000)
-    assert first.augmentation is None and first.masking is None and not first.rope and not first.attention_pool
-    whole = core("l14")
-    assert (whole.optimizer, whole.augmentation, whole.masking) == (last.optimizer, last.augmentation, last.masking)
-    fifth = [stage.steps * 65_536 / BILLION for stage in ablation(5).stages]
-    assert [round(samples, 3) for samples in fifth] == [10, 8, 4, 2]
-    assert [round(stage.steps * 32_768 / BILLION, 3) for stage in ablation(2).stages] == [4, 4, 4]
-    for step in (0, 10):
-        with pytest.raises(ConfigError, match="must be 1 to 9"):
-            ablation(step)
 
 
 def test_the_baseline_trains_in_its_debug_form(photos: Path, tmp_path: Path) -> None:

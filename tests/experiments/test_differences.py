@@ -52,19 +52,3 @@ def test_the_effect_of_seeds_is_pooled_or_the_pairs_own_if_that_is_larger() -> N
     assert to_gap(row).parts == (gap.parts[0],)
     assert not to_gap(row, (0.2,), (0.15,), [(0.2,), (0.15,)]).parts  # one seed
     assert not to_gap({**row, "standard_error": None}).parts and not to_gap({**row, "standard_error": 0.0}).parts
-
-
-def test_of_a_page_without_true_differences_few_have_a_claim() -> None:
-    """20 comparisons of two seeds each; uncorrected, two of three pages would have a claim."""
-    rng, trials = np.random.default_rng(0), 100
-    wrong = 0
-    for _ in range(trials):
-        runs, base = rng.normal(size=(20, 2)), rng.normal(size=2)
-        kinds = [*runs.tolist(), base.tolist()]
-        gaps = {}
-        for place, run in enumerate(runs):
-            value = float((run - base).mean() + rng.normal())
-            row = {"value": value, "standard_error": 1.0, "blocks": 300}
-            gaps[place] = to_gap(row, run.tolist(), base.tolist(), kinds)
-        wrong += any(find_signs(gaps).values())
-    assert wrong / trials <= 0.08

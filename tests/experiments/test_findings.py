@@ -70,17 +70,6 @@ def result() -> dict[str, Any]:
     }
 
 
-def test_rows_have_seeds_and_blocks(result: dict[str, Any]) -> None:
-    rows = {(row["model"], row["task"]): row for row in result["curves"]}
-    depth = rows[LAST, "depth of rooms"]
-    assert (depth["blocks"], depth["head_seeds"], depth["items"], depth["best"]) == (1, 3, 20, 1)
-    assert depth["gap"] == {"unit": "m", "value": pytest.approx(0.3), "standard_error": None, "blocks": 1}
-    assert depth["interval"] == [None] * 4 and depth["random_best"] == pytest.approx(0.3)
-    tracking = rows[LAST, "tracking"]
-    assert tracking["gap"]["value"] > 0 and tracking["gap"]["blocks"] == 5 and tracking["head_seeds"] == 0
-    assert "random_best" not in rows[UNTRAINED, "tracking"]
-
-
 def test_a_difference_is_claimed_where_an_interval_shows_it(result: dict[str, Any]) -> None:
     gaps = layer_gaps(result)
     assert len(gaps) == 3 * 3 and gaps["depth of rooms", LAST].interval is None  # its test frames are of one sequence

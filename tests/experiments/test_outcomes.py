@@ -36,15 +36,6 @@ def test_every_set_and_task(held_out: HeldOut) -> None:
     assert drawings.right.tolist() == [True, True]
 
 
-def test_outcomes_come_back_from_text(held_out: HeldOut) -> None:
-    outcomes = held_out.evaluate(ColourEncoder())
-    again = held_out.unpack(held_out.pack(outcomes))
-    for name, tasks in outcomes.items():
-        for before, after in zip(tasks, again[name], strict=True):
-            assert (before.task, before.keys, before.labels) == (after.task, after.keys, after.labels)
-            assert np.array_equal(before.right, after.right)
-
-
 def outcome(task: str, labels: str, right: str) -> Outcome:
     keys = tuple(str(number) for number in range(len(labels)))
     return Outcome(task, keys, tuple(labels), np.array([letter == "1" for letter in right]))

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from experiments.builtin.__main__ import builtin
 from experiments.builtin.card import compare_with_targets, update_card
 from perception_encoder.errors import DataError
 from perception_encoder.evaluation.results import Result, from_json
@@ -55,10 +54,3 @@ def test_a_card_takes_new_results_and_keeps_the_rest() -> None:
     assert update_card(updated, RESULT) == updated
     with pytest.raises(DataError, match="the card needs the lines"):
         update_card("# Card\n", RESULT)
-
-
-def test_the_command_writes_the_card(root: Path, tmp_path: Path) -> None:
-    card = tmp_path / "CARD.md"
-    card.write_text("<!-- figures -->\n<!-- end of figures -->\n", encoding="utf-8")
-    builtin(root / "docs" / "results" / "builtin.json", card)
-    assert "| openmoji |" in card.read_text(encoding="utf-8")

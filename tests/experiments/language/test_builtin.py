@@ -66,9 +66,3 @@ def test_rows_and_records(data: dict[str, Path], tmp_path: Path) -> None:
     assert count == 2 * len(AIMS)
     again = evaluate_builtin(tmp_path / "r.json", tmp_path / "runs", RuleAnswerer(refuse), data, items=3)
     assert again == result, "answers come from the records"
-
-
-def test_a_row_without_data_in_a_split_is_left_out(data: dict[str, Path], tmp_path: Path) -> None:
-    few = {**data, "documents": tmp_path / "none"}
-    result = evaluate_builtin(tmp_path / "r.json", tmp_path / "runs", RuleAnswerer(answer), few, 2, ("train", "simple"))
-    assert len(result["splits"]["train"]) == len(AIMS) - 1 and result["splits"]["simple"] == []

@@ -11,7 +11,7 @@ from PIL import Image
 
 from experiments.findings import spatial_gaps
 from experiments.spatial import run
-from experiments.spatial.alignments import ALIGNED, BOTH, CORE, MASKS, OWN, Alignments
+from experiments.spatial.alignments import ALIGNED, CORE, Alignments
 from experiments.spatial.run import Sizes, SpatialData, compare, draw_examples, reproduce_spatial
 from perception_encoder.formats.shards import write_members
 from perception_encoder.layer_analysis.curve import LayerCurve, LayerScore
@@ -38,15 +38,6 @@ def data(tmp_path: Path) -> SpatialData:
     Image.new("RGB", (70, 60), "red").save(tmp_path / "photos" / "a.png")
     write_video(tmp_path / "clips" / "one.tar", *discs())
     return SpatialData(photos=tmp_path / "photos", scenes=tmp_path / "scenes", clips=tmp_path / "clips")
-
-
-def test_alignments_differ_in_their_teachers_alone() -> None:
-    self_taught, masks, both = (Alignments().config(name) for name in (OWN, MASKS, BOTH))
-    assert (self_taught.masks, self_taught.core_weight) == (None, 1) and (masks.masks, masks.core_weight) == (
-        "scenes",
-        0,
-    )
-    assert (both.masks, both.core_weight) == ("scenes", 1) and self_taught.teacher_layer == both.teacher_layer == 8
 
 
 def test_all_is_run_once_and_drawn(data: SpatialData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

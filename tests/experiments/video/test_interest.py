@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from experiments.video.interest import interest, reproduce_interest
+from experiments.video.interest import reproduce_interest
 from perception_encoder.video_dataset.features import MOTION, FeatureTable
 from tests.video_dataset.clips import fields, write_dataset
 
@@ -52,12 +51,3 @@ def test_videos_that_were_not_scored_are_correlated(known: tuple[Path, FeatureTa
     assert still["correlation"] > 0.8 > 0.5 > abs(moving["correlation"])
     assert all(row["interval"][0] <= row["correlation"] <= row["interval"][1] for row in rows.values())
     assert result["forest"]["videos"] == 50 and next(iter(result["forest"]["importances"])) == MOTION[0]
-
-
-def test_the_command_writes_the_json(
-    known: tuple[Path, FeatureTable], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("experiments.video.interest.compute_features", lambda *_, **__: known[1])
-    interest(known[0], tmp_path / "features", scored=50, out=tmp_path / "score.json")
-    written = json.loads((tmp_path / "score.json").read_text())
-    assert written == json.loads(json.dumps(reproduce_interest(*known, scored=50)))

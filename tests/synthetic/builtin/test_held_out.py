@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 from PIL import Image
 
 from perception_encoder.errors import DataError
-from perception_encoder.formats.shards import ShardSample, read_shard, write_shard
 from perception_encoder.pretraining.sources import ImageTextSet
 from perception_encoder.stages import configure, list_recipes
-from perception_encoder.training.config import TrainingConfig
 from synthetic.builtin import recipes
 from synthetic.builtin.held_out import (
     UNSEEN_LABELS,
     find_unseen_labels,
-    smallest_hashes,
 )
 from synthetic.builtin.rules import read_builtin
-from synthetic.questions.conversations import SceneRecords
 
 
 def load(*paths: Path, split: str = "train") -> ImageTextSet:
@@ -30,11 +25,6 @@ def load(*paths: Path, split: str = "train") -> ImageTextSet:
 
 
 SEEN = ["accordion", "anchor", "ant", "barrel", "bass", "beaver", "leopard", "motorbike", "watch", "wrench"]
-
-
-def test_the_unseen_classes_are_those_of_the_smallest_hash() -> None:
-    assert smallest_hashes([*SEEN, *UNSEEN_LABELS, "anchor"]) == UNSEEN_LABELS
-    assert smallest_hashes(["a", "b", "c"], 1) == {"c"}  # ca97…, 3e23…, 2e7d…
 
 
 def test_unseen_labels_are_those_of_all_splits_together(make_shard, tmp_path: Path) -> None:
@@ -90,19 +80,6 @@ def test_held_out_sources_and_unseen_classes_are_kept_out_of_class_directories(m
         load(tmp_path / "openmoji")
 
 
-@pytest.mark.parametrize("field", [{"tags": 3}, {"tags": "red"}, {"tags": ["red", 3]}, {"coarse": ["a"]}, {"kids": {}}])
-def test_a_sample_with_a_field_of_a_wrong_type_is_left_out(
-    make_shard, tmp_path: Path, caplog: pytest.LogCaptureFixture, field: dict
-) -> None:
-    good = list(read_shard(make_shard("a/train.tar", [("flowers", "rose"), ("flowers", "lily")])))
-    bad = ShardSample("bad", "png", good[0].image, good[0].metadata | field)
-    null = ShardSample("null", "png", good[0].image, good[0].metadata | dict.fromkeys(field))
-    write_shard(tmp_path / "a" / "train.tar", [*good, bad, null])
-    loaded = load(tmp_path / "a")
-    assert f"left out bad: {next(iter(field))!r}" in caplog.text
-    assert all(sample.pair.captions for sample in loaded) and loaded[2].pair.captions == loaded[0].pair.captions
-
-
 def test_what_is_never_trained_on_is_left_out(run_module, photos: Path, tmp_path: Path) -> None:
     """Ants are among the classes that the built-in model is never trained on."""
     out = tmp_path / "run"
@@ -112,28 +89,3 @@ def test_what_is_never_trained_on_is_left_out(run_module, photos: Path, tmp_path
     assert json.loads((out / "config.json").read_text())["samples"] == {"caltech101": 10, "flowers": 20}
     again = run_module(*arguments)  # all steps are done: nothing is trained again
     assert again.status == 0 and "contrastive" not in again.stdout
-
-
-def test_tars_of_scenes_are_conversations(run_module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    called: list[Any] = []
-
-    def align(config: TrainingConfig, data: list[Path], out: Path, *others: Any) -> Path:
-        called.append((data, others[-1]))
-        return out / "language.safetensors"
-
-    monkeypatch.setattr(recipes, "align_language", align)
-    run = run_module("train", "language_builtin", "--data", tmp_path, "--out", tmp_path / "run", "--debug")
-    assert run.status == 0, run.stderr
-    ((data, reader),) = called
-    assert data == [tmp_path] and reader.func is SceneRecords and reader.keywords == {"apart": True}
-
-
-def test_recipes_are_listed_and_an_unknown_one_is_named(run_module) -> None:
-    listed = run_module("train", "--list")
-    assert listed.status == 0 and all(name in listed.stdout for name in NAMES)
-    wrong = run_module("train", "core_g14", "--data", "x")
-    assert wrong.status == 2 and "no recipe is called 'core_g14'" in wrong.stderr
-    settings = run_module("train", "builtin_second", "--settings")
-    assert settings.status == 0 and "locked" in settings.stdout
-    without = run_module("train", "builtin")
-    assert without.status == 2 and "give --data or --shards" in without.stderr

@@ -9,12 +9,10 @@ import sys
 import numpy as np
 import pytest
 
-from perception_encoder.errors import ConfigError
 from synthetic.documents.canvas import Canvas
-from synthetic.documents.document import KINDS, SIDES, Document, document
+from synthetic.documents.document import KINDS, Document, document
 from synthetic.documents.fonts import FAMILIES
 from synthetic.documents.looks import LOOKS
-from synthetic.documents.page import Page
 from synthetic.documents.vocabulary import held_out_words
 
 
@@ -57,19 +55,6 @@ def test_the_ink_of_each_word_is_inside_its_box(kind: str, monkeypatch: pytest.M
         assert not outside.any()
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_boxes_are_tight(kind: str) -> None:
-    """A word's ink reaches close to each edge of its box, so that boxes cannot be right by being large."""
-    drawn = document(4, kind, look="clean")
-    for text, (left, top, right, bottom) in drawn.words:
-        pixels = np.asarray(drawn.image, dtype=int)[top:bottom, left:right]
-        ink = np.abs(pixels - np.median(pixels.reshape(-1, 3), axis=0)).max(-1) > 40
-        rows, columns = np.flatnonzero(ink.any(1)), np.flatnonzero(ink.any(0))
-        margin = 3 + 0.2 * (bottom - top)
-        assert rows[0] <= 1 and bottom - top - rows[-1] <= 2, text
-        assert columns[0] <= margin and right - left - columns[-1] <= margin, text
-
-
 @pytest.mark.parametrize("split", ["train", "test"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_answer_with_a_box_is_printed_there(kind: str, split: str, draw_many, printed) -> None:
@@ -98,26 +83,3 @@ def test_test_shares_no_layout_font_or_held_out_word_with_train(kind: str, draw_
     assert layouts["train"] == layouts["val"] and len(layouts["train"]) >= 3
     assert held_out & set(texts["test"])
     assert fonts["test"] <= {family.name for family in FAMILIES if family.test}
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"kind": "letter"}, "kind is 'letter'; it must be one of receipt, form"),
-        ({"look": "old"}, "look is 'old'; it must be one of clean"),
-        ({"split": "all"}, "split is 'all'; it must be one of train, val, test"),
-        ({"split": None}, "split is None"),
-        ({"size": 64}, f"from {SIDES[0]} to {SIDES[1]} px"),
-        ({"size": (448, 4000)}, "size is 448 × 4000"),
-        ({"kind": "receipt", "lines": 40}, "lines is 40; a receipt has from 1 to 16"),
-        ({"text_height": 1}, "text_height is 1; it must be from 5"),
-        ({"kind": "table", "size": 224, "lines": 12, "text_height": 30}, "does not fit: 224 × 224 px, lines 12"),
-    ],
-)
-def test_bad_arguments_are_clear_errors(arguments: dict, message: str) -> None:
-    with pytest.raises(ConfigError, match=message.replace("(", r"\(")):
-        document(0, **arguments)
-
-
-def page(split: str = "train", lines: int | None = None, room: float = 1.0) -> Page:
-    return Page(Canvas(200, 100), np.random.default_rng(0), split, 10, lines, room, exact=False)

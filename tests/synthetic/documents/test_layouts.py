@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import re
 
-import numpy as np
 import pytest
 
-from synthetic.documents.layouts.bars import LAYOUTS
 from synthetic.documents.layouts.charts import COLOURS
 from synthetic.documents.layouts.receipts import COUNTED
 
@@ -52,50 +50,6 @@ def test_answers_are_those_of_the_series(draw_many, kind: str, split: str) -> No
                 assert box is not None
     several = {"colour", "legend"} if split == "train" else set()
     assert seen == {"title", "axis", "value", "compare", "difference", "yes_no", *several}
-
-
-SPLITS = ("train", "test")
-
-
-def test_bars_are_as_long_as_their_values(draw_many) -> None:
-    """Pixels of each colour from the axis to the tip of a bar, in relation to the series' sum."""
-    checked: dict[str, int] = {}
-    for split in SPLITS:
-        for drawn in draw_many("bar chart", split):
-            pixels = np.asarray(drawn.image)
-            for name, values in drawn.content["series"].items():
-                mask = (pixels == COLOURS[drawn.content["colours"][name]]).all(-1)
-                for word in drawn.words:  # a square of the legend is left of its name
-                    if word.text == name.split()[0] and len(drawn.content["series"]) > 1:
-                        mask[: word.box[3] + 3] = False
-                lengths = mask.sum(1 if drawn.layout == "horizontal" else 0)
-                starts = np.flatnonzero(np.diff(np.concatenate([[0], (lengths > 0).astype(int)])) == 1)
-                heights = np.array([lengths[start + 2] for start in starts])
-                if len(heights) != len(values):
-                    continue  # a bar of black hides behind the axis, or two touch
-                unit = heights.sum() / sum(values)
-                assert np.abs(heights - unit * np.array(values)).max() <= 3
-                checked[drawn.layout] = checked.get(drawn.layout, 0) + 1
-    assert checked.keys() == {name for layouts in LAYOUTS for name in layouts} and min(checked.values()) >= 5
-
-
-def test_a_ticked_box_has_a_cross(draw_many) -> None:
-    """The square left of the label is darker in its middle if it is ticked."""
-    states = set()
-    for drawn in draw_many("form"):
-        for name, ticked in drawn.content["ticks"].items():
-            (left, top, _, bottom) = next(word.box for word in reversed(drawn.words) if word.text == name)
-            pixels = np.asarray(drawn.image.convert("L"), dtype=int)
-            height = bottom - top
-            middle = pixels[top : bottom + 1, max(0, left - 2 * height) : left - 1]
-            paper = np.median(pixels)
-            columns = (middle < paper - 40).mean(0)
-            inner = np.flatnonzero(columns > 0.6)  # the sides of the square
-            assert len(inner) >= 2
-            crossed = (middle[2 : height // 2, inner[0] + 3 : inner[-1] - 2] < paper - 40).any()
-            assert crossed == ticked
-            states.add(ticked)
-    assert states == {True, False}
 
 
 def cents(text: str) -> int:

@@ -63,19 +63,6 @@ def test_bytes_do_not_depend_on_processes(directory: Path, tmp_path: Path) -> No
     assert read_all(tmp_path / "train") == read_all(directory)
 
 
-def test_a_larger_count_adds_documents(directory: Path, tmp_path: Path) -> None:
-    first = write_documents(tmp_path, DocumentsConfig(**{**vars(CONFIG), "count": 7}), jobs=1)
-    tables = [first.directory / name for name in ("conversations.jsonl", "words.jsonl")]
-    with tables[0].open("ab") as file:
-        file.write(b'{"id": "train-00')  # a stop in the middle of a line
-    tables[1].write_bytes(b"".join(tables[1].read_bytes().splitlines(keepends=True)[:-1]))  # and before the last words
-    second = write_documents(tmp_path, CONFIG, jobs=1)
-    assert (second.documents, second.before) == (20, 6)
-    assert read_all(tmp_path / "train") == read_all(directory)
-    third = write_documents(tmp_path, DocumentsConfig(**{**vars(CONFIG), "count": 3}), jobs=1)
-    assert (third.documents, third.before) == (20, 20)
-
-
 @pytest.mark.skipif(os.name == "nt", reason="no SIGKILL")
 def test_a_killed_run_goes_on(directory: Path, tmp_path: Path) -> None:
     arguments = ["-o", tmp_path, "--count", 20, "--size", 192, "--seed", 4, "--jobs", 1]
@@ -103,18 +90,3 @@ def test_other_settings_and_other_files_are_left_alone(directory: Path, tmp_path
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="could not be written"):
         write_documents(tmp_path / "file", CONFIG, jobs=1)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("--split", "all"), "train, val, test"),
-        (("--size", "33"), "from 128 to 2048"),
-        (("--kinds", "receipt,letter"), "'letter'; it must be one of receipt"),
-        (("--look", "old"), "clean, noise"),
-        (("--kinds", "sign", "--lines", "50"), "a sign has from 1 to 5"),
-    ],
-)
-def test_bad_settings_are_one_line(run_module, tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
-    run = run_module("documents", "-o", tmp_path, "--jobs", 1, *arguments)
-    assert run.status == 2 and message in run.stderr and run.stderr.count("\n") == 1

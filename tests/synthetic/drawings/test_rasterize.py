@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
@@ -17,19 +16,6 @@ pytest.importorskip("cairosvg")
 def svg(body: str, box: str = "0 0 100 100") -> bytes:
     head = '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
     return f'{head} viewBox="{box}">{body}</svg>'.encode()
-
-
-def inked(picture: Image.Image) -> tuple[int, int]:
-    ink = np.asarray(picture).min(axis=2) < 128
-    return int(ink.any(axis=0).sum()), int(ink.any(axis=1).sum())  # width, height
-
-
-def test_a_drawing_fills_the_square_but_for_the_margin() -> None:
-    picture = rasterize(svg('<rect x="10" y="10" width="80" height="80" fill="red"/>'), 100, "x")
-    assert (picture.size, picture.mode) == ((100, 100), "RGB")
-    assert picture.getpixel((50, 50)) == (255, 0, 0)
-    assert picture.getpixel((1, 1)) == (255, 255, 255)
-    assert inked(picture) == (92, 92)
 
 
 @pytest.mark.parametrize(

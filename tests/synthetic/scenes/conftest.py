@@ -9,7 +9,6 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 
-from synthetic.scenes.language.graph import SceneGraph, build_graph
 from synthetic.scenes.layout.camera import Camera
 from synthetic.scenes.layout.scene import CORNERS, Light, PlacedObject, Plane, Scene, triple
 from synthetic.scenes.objects.bundled import revolved_models
@@ -92,23 +91,7 @@ def scene_of(*objects: PlacedObject, camera: Camera | None = None, planes: tuple
     )
 
 
-RED, BLUE = (0.9, 0.1, 0.1), (0.1, 0.2, 0.9)
-STACK = (
-    PlacedObject(model="test-table", position=(0.5, 0.0, 0.0)),
-    PlacedObject(model="pybullet-cone", position=(0.5, 0.0, 0.2), tint=RED, on=0),
-    PlacedObject(model="test-crate", position=(-0.5, 0.0, 0.0)),
-)
-
-
 def draw(renderer: Renderer, scene: Scene, side: int) -> RenderedImage:
     """An image of a scene, by its own camera."""
     with renderer.stage(scene) as stage:
         return stage.draw(scene.camera, side)
-
-
-def graph_of(renderer: Renderer, *objects: PlacedObject) -> SceneGraph:
-    """The scene graph of an image of these objects."""
-    scene = scene_of(*objects)
-    graph = build_graph(scene, draw(renderer, scene, 64).mask, renderer.library)
-    assert graph is not None
-    return graph

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
-import pytest
 
 from synthetic.scenes.layout.camera import Camera
-from synthetic.scenes.layout.scene import PlacedObject, rotation_matrix, yaw
-from synthetic.scenes.objects.models import ObjectInfo, ObjectLibrary
-from synthetic.scenes.rendering.motion import AWAY, PlannedEvent, object_centres, observe_events, simulate_events
+from synthetic.scenes.layout.scene import PlacedObject, yaw
+from synthetic.scenes.objects.models import ObjectLibrary
 from synthetic.scenes.rendering.renderer import Renderer
 from tests.synthetic.scenes.conftest import draw, scene_of
 
@@ -66,64 +62,3 @@ def test_depth_and_masks_are_those_of_cast_rays(renderer: Renderer, library: Obj
     assert (image.mask == mask)[sure].all()
     assert np.abs(image.depth - depth)[sure].max() < 1e-4
     assert image.rgb.shape == (SIDE, SIDE, 3)
-
-
-def test_an_image_depends_on_its_scene_alone(renderer: Renderer, library: ObjectLibrary) -> None:
-    one = scene_of(PlacedObject(model="pybullet-vase", position=(0.0, 0.0, 0.0), tint=(0.9, 0.2, 0.1)))
-    other = scene_of(
-        PlacedObject(model="pybullet-bowl", position=(-0.2, 0.0, 0.0)),
-        PlacedObject(model="pybullet-vase", position=(0.3, 0.0, 0.0)),
-    )
-    before = draw(renderer, one, SIDE)
-    draw(renderer, other, 32)
-    with Renderer(library) as fresh:
-        for again in (draw(renderer, one, SIDE), draw(fresh, one, SIDE)):
-            assert again.rgb.tobytes() == before.rgb.tobytes()
-            assert again.depth.tobytes() == before.depth.tobytes()
-            assert again.mask.tobytes() == before.mask.tobytes()
-
-
-BOX = ObjectInfo(key="b", label="box", class_name="box", source="t", licence="CC0-1.0", size=(0.2, 0.2, 0.2))
-BALL = replace(BOX, key="a", label="ball", class_name="ball", shape="sphere")
-POST = replace(BOX, size=(0.2, 0.12, 0.4))
-FRAMES = 24
-
-
-def test_planned_events_happen() -> None:
-    objects = (
-        PlacedObject(model="b", position=(-0.5, 0.0, 0.0)),
-        PlacedObject(model="a", position=(0.0, 0.5, 0.0)),
-        PlacedObject(model="b", position=(0.5, 0.0, 0.0)),
-        PlacedObject(model="b", position=(0.0, -0.5, 0.0)),
-        PlacedObject(model="c", position=(-0.5, -0.5, 0.0)),
-    )
-    plans = [
-        PlannedEvent(action="is pushed", index=0, start=0.2, way=(-1.0, 0.0), reach=0.3),
-        PlannedEvent(action="rolls", index=1, start=0.5, way=(0.0, 1.0), reach=0.6),
-        PlannedEvent(action="falls", index=2, start=0.9, reach=1.2),
-        PlannedEvent(action="tips over", index=4, start=1.2, way=(0.0, -1.0)),
-    ]
-    infos = [BOX, BALL, BOX, BOX, POST]
-    poses = simulate_events(scene_of(*objects), infos, plans, FRAMES)
-    events = observe_events(poses, plans, infos, 1.0)
-    assert events is not None
-    assert [(event.action, event.object, event.start) for event in events] == [
-        ("is pushed", 1, 0.2),
-        ("rolls", 2, 0.5),
-        ("falls", 3, 0.9),
-        ("tips over", 5, 1.2),
-    ]
-    assert all(event.start < event.end < 3 for event in events)
-    centres = object_centres(poses, infos)
-    assert centres[-1, 0] == pytest.approx((-0.8, 0.0, 0.1), abs=0.05)  # friction stops it after its reach
-    assert centres[-1, 1] == pytest.approx((0.0, 1.1, 0.1), abs=0.1)
-    assert poses[0, 2, 2] == AWAY and centres[-1, 2] == pytest.approx((0.5, 0.0, 0.1), abs=0.02)
-    assert np.abs(poses[:, 3] - poses[0, 3]).max() < 1e-3
-    turned = 2 * np.arccos(np.abs(poses[1:, 1, 3:] * poses[:-1, 1, 3:]).sum(axis=1).clip(0, 1)).sum()
-    assert turned == pytest.approx(np.linalg.norm(np.diff(centres[:, 1], axis=0), axis=1).sum() / 0.1, rel=0.2)
-    again = simulate_events(scene_of(*objects), infos, plans, FRAMES)
-    assert again.tobytes() == poses.tobytes()
-    assert poses[-1, 4, 2] == pytest.approx(0.06, abs=0.02)  # it lies on its side: its bottom stands upright
-    assert rotation_matrix(poses[-1, 4, 3:])[:, 2] == pytest.approx(
-        (0, -1, 0), abs=0.1
-    )  # with its top to where it fell

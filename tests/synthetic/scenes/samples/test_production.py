@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from perception_encoder.errors import OutputError
 from synthetic.scenes.objects.bundled import revolved_models
 from synthetic.scenes.objects.models import ObjectLibrary
 from synthetic.scenes.samples import production
@@ -100,14 +99,6 @@ def test_splits_share_no_model(library: ObjectLibrary) -> None:
         samples = make_samples(library, config, jobs=1)
         models[split] = {item["model"] for sample in samples for item in sample.metadata["objects"]}
     assert models["train"] and models["test"] and not models["train"] & models["test"]
-
-
-def test_a_directory_that_is_not_empty_is_kept(library: ObjectLibrary, tmp_path: Path) -> None:
-    (tmp_path / "train").mkdir()
-    (tmp_path / "train" / "mine.txt").write_text("mine")
-    with pytest.raises(OutputError, match="not empty"):
-        make_scenes(library, tmp_path, ScenesConfig(count=1), jobs=1)
-    assert (tmp_path / "train" / "mine.txt").read_text() == "mine"
 
 
 CONFIG = ScenesConfig(side=32, videos=True)
