@@ -23,7 +23,7 @@ from perception_encoder.inference.media import Kind
 from perception_encoder.inference.pipeline import Decoded, Feature
 from perception_encoder.models.registry import demo_note
 from perception_encoder.serving.chat import ChatApi
-from perception_encoder.serving.http import ApiError, ApiMetrics, BodyReader
+from perception_encoder.serving.http import ApiError, BodyReader
 from perception_encoder.serving.queues import Batcher, GenerationQueue, QueueFullError, quiet
 from perception_encoder.serving.requests import (
     ApiConfig,
@@ -58,7 +58,7 @@ def create_app(
     """Create the server; without a key it answers only under the host names of this machine.
 
     `model_thread`: the thread that runs the encoder; by default a new one. `chat`: the model of `/v1/chat/completions`.
-    MissingExtraError without FastAPI or prometheus-client.
+    MissingExtraError without FastAPI.
     """
     with needs_extra("search"):
         import fastapi
@@ -100,29 +100,16 @@ def create_app(
 def add_routes(
     app: FastAPI, encoder: Encoder, batcher: Batcher, chat: GenerationQueue | None, config: ApiConfig
 ) -> None:
-    """Add embeddings, rankings, chats, models and metrics, which need the key, and health."""
-    from fastapi.responses import JSONResponse, PlainTextResponse, Response
+    """Add embeddings, rankings, chats and models, which need the key, and health."""
+    from fastapi.responses import JSONResponse, Response
 
-    metrics = ApiMetrics()
-    metrics.waiting.labels("inputs").set_function(lambda: batcher.reserved)
-    metrics.waiting.labels("conversations").set_function(lambda: chat.reserved if chat else 0)
     reader = MediaReader(config)
     bodies = BodyReader(config.body_bytes, config.body_seconds, config.bodies_bytes)
 
-    def route(method: str, path: str, respond: Callable[[Request], Awaitable[Response]], keyed: bool = True) -> None:
+    def route(method: str, path: str, respond: Callable[[Request], Awaitable[Response]]) -> None:
         async def handle(request: Request) -> Response:
-            status = 500
-            try:
-                if keyed:
-                    check_key(request, config.key)
-                response = await respond(request)
-                status = 200
-                return response
-            except ApiError as error:
-                status = error.status
-                raise
-            finally:
-                metrics.requests.labels(path, status).inc()
+            check_key(request, config.key)
+            return await respond(request)
 
         app.router.add_route(path, handle, methods=[method])
 
@@ -133,11 +120,10 @@ def add_routes(
         check: Callable[[Any, Encoder, ApiConfig], tuple[list[Input], list[Feature]]],
         encode: Callable[[Any, np.ndarray, Encoder, Sequence[Input], Feature], bytes],
     ) -> Response:
-        with metrics.seconds.time():
-            async with bodies.read_as(request, parse) as parsed:
-                inputs, features = check(parsed, encoder, config)
-                vectors = await embed_inputs(inputs, batcher, reader, features, parameter)
-                answer = await asyncio.to_thread(encode, parsed, vectors, encoder, inputs, features[0])
+        async with bodies.read_as(request, parse) as parsed:
+            inputs, features = check(parsed, encoder, config)
+            vectors = await embed_inputs(inputs, batcher, reader, features, parameter)
+            answer = await asyncio.to_thread(encode, parsed, vectors, encoder, inputs, features[0])
         return Response(answer, media_type="application/json")
 
     entries = [{**_model_entry(encoder.name), "dimensions": encoder.dimension}]
@@ -153,10 +139,8 @@ def add_routes(
         return JSONResponse(entries[0])
 
     async def health(request: Request) -> Response:
-        return JSONResponse({"status": "ok", "model": encoder.name, "waiting": batcher.reserved})
-
-    async def show_metrics(request: Request) -> Response:
-        return PlainTextResponse(metrics.text())
+        waiting = batcher.reserved + (chat.reserved if chat else 0)
+        return JSONResponse({"status": "ok", "model": encoder.name, "waiting": waiting})
 
     embeddings = partial(embed, parameter="input", parse=parse_request, check=check_request, encode=_encode_embeddings)
     rerank = partial(embed, parameter="documents", parse=parse_rerank, check=check_rerank, encode=_encode_ranking)
@@ -166,8 +150,7 @@ def add_routes(
     route("POST", "/v1/chat/completions", ChatApi(chat, reader, bodies, config).respond)
     route("GET", "/v1/models", models)
     route("GET", "/v1/models/{id:path}", model)
-    route("GET", "/health", health, keyed=False)
-    route("GET", "/metrics", show_metrics)
+    app.router.add_route("/health", health, methods=["GET"])
 
 
 def _model_entry(name: str) -> dict[str, Any]:

@@ -115,21 +115,8 @@ class ChatRequest:
     tool_choice: Any = None
 
 
-ALLOWED = {
-    "": "the body must be a JSON object",
-    "messages": f"messages must be a list of {{role, content}}; the content is a text or a list of parts, and {_PARTS}",
-    "max_tokens": "it must be a whole number, at least 1",
-    "max_completion_tokens": "it must be a whole number, at least 1",
-    "temperature": "it must be from 0 to 2",
-    "top_p": "it must be above 0 and at most 1",
-    "presence_penalty": "it must be from -2 to 2",
-    "frequency_penalty": "it must be from -2 to 2",
-    "stop": f"it must be a string, or a list of at most {_STOPS} strings",
-    "seed": "it must be a whole number",
-    "stream": "it must be true or false",
-    "stream_options": "it must be {include_usage: true or false}",
-}
-"""Allowed values of a request's fields: see `parse_body`."""
+_MESSAGES = f"messages must be a list of {{role, content}}; the content is a text or a list of parts, and {_PARTS}"
+_STOP = f"it must be a string, or a list of at most {_STOPS} strings, none of them empty"
 _HARMLESS: dict[str, tuple[Any, ...]] = {
     "n": (1,),
     "parallel_tool_calls": (True, False),
@@ -139,7 +126,7 @@ _HARMLESS: dict[str, tuple[Any, ...]] = {
 }
 
 
-_parse = partial(parse_body, kind=ChatRequest, allowed=ALLOWED, harmless=_HARMLESS)
+parse_chat = partial(parse_body, kind=ChatRequest, expected={"messages": _MESSAGES}, harmless=_HARMLESS)
 
 
 def check_chat(request: ChatRequest, config: ApiConfig, *names: str) -> tuple[list[list[Input]], Sampling]:
@@ -159,7 +146,7 @@ def check_chat(request: ChatRequest, config: ApiConfig, *names: str) -> tuple[li
 def _sampling(request: ChatRequest) -> Sampling:
     stops = (request.stop,) if isinstance(request.stop, str) else tuple(request.stop or ())
     if len(stops) > _STOPS or not all(stops):
-        raise ApiError(400, f"stop is {shortened(request.stop)}; {ALLOWED['stop']}, none of them empty", "stop")
+        raise ApiError(400, f"stop is {shortened(request.stop)}; {_STOP}", "stop")
     seed = secrets.randbits(63) if request.seed is None else request.seed
     if not -(2**63) <= seed < 2**63:
         raise ApiError(400, f"seed is {shortened(seed)}; it must have at most 64 bits", "seed")
@@ -180,7 +167,7 @@ def _sampling(request: ChatRequest) -> Sampling:
 def _check_messages(messages: Sequence[ChatMessage], config: ApiConfig) -> list[list[Input]]:
     """Return the parts of each message: their kinds, with texts, addresses or data URIs."""
     if not messages:
-        raise ApiError(400, ALLOWED["messages"], "messages")
+        raise ApiError(400, _MESSAGES, "messages")
     checked: list[list[Input]] = []
     for row, message in enumerate(messages):
         name = f"messages[{row}]"
@@ -203,7 +190,7 @@ def _check_messages(messages: Sequence[ChatMessage], config: ApiConfig) -> list[
         checked.append(parts)
     kinds = [kind for parts in checked for kind, _ in parts]
     if not kinds:
-        raise ApiError(400, f"the messages have no content; {ALLOWED['messages']}", "messages")
+        raise ApiError(400, f"the messages have no content; {_MESSAGES}", "messages")
     files = len(kinds) - kinds.count("text")
     if files > config.files:
         reason = f"{files} images or videos; a conversation takes at most {config.files}"
@@ -253,7 +240,7 @@ class ChatApi:
 
         if self._model is None:
             raise ApiError(404, NO_MODEL, "model", "model_not_found")
-        async with self._bodies.read_as(request, _parse) as parsed:
+        async with self._bodies.read_as(request, parse_chat) as parsed:
             parts, sampling = check_chat(parsed, self._config, *self._model.names)
             roles = [ROLES[message.role] for message in parsed.messages]
             parsed.messages = []  # with their data URIs

@@ -1,4 +1,4 @@
-"""HTTP requests and answers: errors, size limits, streamed answers and metrics."""
+"""HTTP requests and answers: errors, size limits and streamed answers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from functools import cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from perception_encoder.errors import PerceptionEncoderError, detached, needs_extra
+from perception_encoder.errors import PerceptionEncoderError, detached
 
 if TYPE_CHECKING:
     from fastapi import Request, Response
@@ -60,13 +60,13 @@ def _adapter(kind: type) -> TypeAdapter[Any]:  # pydantic comes with an extra, s
 def parse_body(
     body: bytes | bytearray,
     kind: type[T],
-    allowed: Mapping[str, str],
+    expected: Mapping[str, str] = MappingProxyType({}),
     harmless: Mapping[str, tuple[Any, ...]] = MappingProxyType({}),
 ) -> T:
     """Parse and validate a body; ApiError if it is invalid or so long that parsing would block other requests.
 
-    `allowed`: what the body ("") and its fields must be, for the error's message. `harmless`: values of other fields
-    that do not change the answer; any other field is an error.
+    `expected`: what fields of several forms must be, for the error's message. `harmless`: values of other fields that
+    do not change the answer; any other field is an error.
     """
     from pydantic import ValidationError
 
@@ -83,10 +83,12 @@ def parse_body(
         reason = error["ctx"]["error"]
         hint = "; half of a surrogate pair is not Unicode" if "hex escape" in reason else ""
         raise ApiError(400, f"the body is not JSON: {reason}{hint}")
-    name = str(error["loc"][0]) if error["loc"] else ""
-    large = ("", "input", "messages", "query", "documents")
-    value = "" if name in large else f"{name} is {shortened(error['input'])}; "
-    raise ApiError(400, value + allowed[name], name or None)
+    if not error["loc"]:
+        raise ApiError(400, "the body must be a JSON object")
+    name, *below = error["loc"]
+    place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in below)
+    value = "" if error["type"] == "missing" else f" is {shortened(error['input'])}"
+    raise ApiError(400, expected.get(str(name)) or f"{name}{place}{value}: {error['msg']}", str(name))
 
 
 def _check_fields(request: Any, harmless: Mapping[str, tuple[Any, ...]]) -> None:
@@ -230,21 +232,3 @@ def stream_response(content: AsyncIterator[bytes], source: AsyncGenerator[Any, N
     return ClosingResponse(
         content, headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"}, media_type=media_type
     )
-
-
-class ApiMetrics:
-    """Counts and times since the server's start, for Prometheus."""
-
-    def __init__(self) -> None:
-        with needs_extra("search", "prometheus_client"):
-            from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-        self._registry = registry = CollectorRegistry()
-        self.requests = Counter("pe_requests", "Requests, by route and status.", ["route", "status"], registry=registry)
-        self.seconds = Histogram("pe_request_seconds", "Seconds to embed the inputs of a request.", registry=registry)
-        self.waiting = Gauge("pe_waiting", "Inputs and conversations that wait.", ["kind"], registry=registry)
-
-    def text(self) -> str:
-        """Return the metrics in Prometheus' text format."""
-        from prometheus_client import generate_latest
-
-        return generate_latest(self._registry).decode("utf-8")

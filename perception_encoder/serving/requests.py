@@ -105,24 +105,14 @@ class RerankRequest:
 
 
 _VALUE = '{"text": …}, {"image": …} or {"video": …}'
-_ALLOWED = {
-    "": "the body must be a JSON object",
+_EXPECTED = {
     "input": f"input must be a string, {_VALUE}, or a list of these, not token ids (in LangChain's OpenAIEmbeddings: "
     "check_embedding_ctx_length=False)",
-    "encoding_format": "it must be 'float' or 'base64'",
-    "layer": "it must be an integer",
-    "pool": "it must be 'attn', 'cls' or 'mean'",
-    "input_type": "it must be 'query' or 'document'",
-}
-_RERANK_ALLOWED = {
-    "": "the body must be a JSON object",
     "query": f"query must be a string, {_VALUE}",
     "documents": f"documents must be a list of strings, {_VALUE}",
-    "top_n": "it must be an integer of at least 1",
-    "return_documents": "it must be true or false",
 }
-parse_request = partial(parse_body, kind=EmbeddingRequest, allowed=_ALLOWED)
-parse_rerank = partial(parse_body, kind=RerankRequest, allowed=_RERANK_ALLOWED)
+parse_request = partial(parse_body, kind=EmbeddingRequest, expected=_EXPECTED)
+parse_rerank = partial(parse_body, kind=RerankRequest, expected=_EXPECTED)
 
 
 def check_origins(values: Sequence[str]) -> tuple[str, ...]:
@@ -143,7 +133,7 @@ def check_request(request: EmbeddingRequest, encoder: Encoder, config: ApiConfig
     if type(dimensions) is not int or not 1 <= dimensions <= width:
         raise ApiError(400, f"dimensions is {shortened(dimensions)}; it must be 1 to {width}", "dimensions")
     if request.input is None:
-        raise ApiError(400, _ALLOWED["input"], "input")
+        raise ApiError(400, _EXPECTED["input"], "input")
     inputs = _read_inputs(request.input, "input")
     _check_limits(inputs, encoder, config, "input")
     if feature.pool != "attn" and any(kind == "text" for kind, _ in inputs):
@@ -156,11 +146,11 @@ def check_rerank(request: RerankRequest, encoder: Encoder, config: ApiConfig) ->
     """Check a request against the model and the limits; return query and documents, and their features."""
     check_model(request.model, encoder, config)
     if request.query is None:
-        raise ApiError(400, _RERANK_ALLOWED["query"], "query")
+        raise ApiError(400, _EXPECTED["query"], "query")
     if not request.documents:
-        raise ApiError(400, _RERANK_ALLOWED["documents"], "documents")
+        raise ApiError(400, _EXPECTED["documents"], "documents")
     if request.top_n is not None and request.top_n < 1:
-        raise ApiError(400, f"top_n is {request.top_n}; {_RERANK_ALLOWED['top_n']}"[:200], "top_n")
+        raise ApiError(400, f"top_n is {request.top_n}; it must be an integer of at least 1"[:200], "top_n")
     inputs = [*_read_inputs(request.query, "query"), *_read_inputs(request.documents, "documents")]
     _check_limits(inputs, encoder, config, "documents")
     feature = encoder.feature()

@@ -104,7 +104,7 @@ def test_a_key_is_asked_for(encoder: Encoder) -> None:
         for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "secret"}):
             for path in ("/v1/embeddings", "/v1/chat/completions", "/rerank", "/v1/rerank", "/v2/rerank"):
                 assert client.post(path, json={"input": "a cat"}, headers=headers).status_code == 401
-            for path in ("/v1/models", "/v1/models/builtin", "/metrics"):
+            for path in ("/v1/models", "/v1/models/builtin"):
                 assert client.get(path, headers=headers).status_code == 401
             assert client.get("/openapi.json", headers=headers).status_code == 404
         good = {"Authorization": "Bearer secret"}

@@ -1,4 +1,4 @@
-"""Slow clients, limits on bodies, and metrics of requests."""
+"""Slow clients, and limits on bodies."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import time
 
 import httpx
 import pytest
-from fastapi.testclient import TestClient
 
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.serving.api import create_app
@@ -32,11 +31,10 @@ def test_a_client_that_hangs_up_is_no_error_of_the_server(address: str, caplog: 
     head = "POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer secret\r\nContent-Length: 100\r\n\r\n{"
     with socket.create_connection((host, int(port)), timeout=10) as connection:
         connection.sendall(head.encode())
-    deadline = time.monotonic() + 10
     key = {"Authorization": "Bearer secret"}
-    while 'status="400"' not in httpx.get(f"{address}/metrics", headers=key).text and time.monotonic() < deadline:
+    for _ in range(5):  # meanwhile it notices
         time.sleep(0.05)
-    assert 'status="400"' in httpx.get(f"{address}/metrics", headers=key).text
+        assert httpx.get(f"{address}/v1/models", headers=key).status_code == 200
     assert "Exception in ASGI application" not in caplog.text
 
 
@@ -57,12 +55,3 @@ def test_bodies_of_all_requests_are_limited_together(encoder: Encoder) -> None:
             assert first.recv(100).startswith(b"HTTP/1.1 200")
         for _ in range(3):  # what was read is given back
             assert httpx.post(f"{address}/v1/embeddings", content=body + b'"}').status_code == 200
-
-
-def test_metrics_count_what_was_answered(client: TestClient) -> None:
-    client.post("/v1/embeddings", json={"input": ["a", "b"]})
-    client.post("/v1/embeddings", json={})
-    text = client.get("/metrics").text
-    for status in (200, 400):
-        assert f'pe_requests_total{{route="/v1/embeddings",status="{status}"}} 1.0' in text
-    assert "pe_request_seconds_count 2.0" in text and 'pe_waiting{kind="inputs"} 0.0' in text

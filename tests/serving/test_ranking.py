@@ -62,7 +62,7 @@ def test_texts_and_images_are_ranked_together(encoder: Encoder, draw: Draw) -> N
         ({"query": "x", "documents": []}, "documents", "documents must be a list"),
         ({"query": "x", "documents": ["x"] * 8}, "documents", "1 to 8"),
         ({"query": "x", "documents": ["x"], "top_n": 0}, "top_n", "top_n is 0; it must be an integer"),
-        ({"query": "x", "documents": ["x"], "return_documents": 1}, "return_documents", "true or false"),
+        ({"query": "x", "documents": ["x"], "return_documents": 1}, "return_documents", "valid boolean"),
         ({"query": "x", "documents": ["x", {}]}, "documents", "documents 1 must have one of the fields"),
         ({"query": "x", "documents": [{"image": "file:///etc/passwd"}]}, "documents", "neither an http(s)"),
         ({"query": "x", "documents": ["http://127.0.0.1/a.png"]}, "documents", "the address of a file, not a text"),

@@ -43,7 +43,7 @@ pytestmark = pytest.mark.security
         ({"input": {"image": "data:image/png;base64,aGVsbG8="}}, 400, "image"),
         ({"input": [{"picture": "x"}]}, 400, "input 0 must have one of the fields text, image and video"),
         ({"input": {"image": "data:image/png;base64,aGVs"}, "layer": 99}, 400, "layer 99 does not exist"),
-        ({"input": {"image": "data:image/png;base64,aGVs"}, "layer": 1.5}, 400, "an integer"),
+        ({"input": {"image": "data:image/png;base64,aGVs"}, "layer": 1.5}, 400, "a valid integer"),
         ({"input": {"image": "data:image/png;base64,aGVs"}, "layer": 0, "pool": "attn"}, 400, "no pool 'attn' after"),
         ({"input": "a cat", "layer": 0}, 400, "texts have the model's own output only"),
         ({"input": "x" * (1 << 20)}, 413, "1,048,576 bytes"),

@@ -38,13 +38,6 @@ class AskRequest:
     """Earlier questions about the same image, with their answers."""
 
 
-_ALLOWED = {
-    "": "the body must be a JSON object",
-    "question": "it must be a string",
-    "before": "it must be a list of [question, answer]",
-}
-
-
 class Questions:
     """Answers questions about a library's images by the model of `queue`."""
 
@@ -108,7 +101,7 @@ def add_ask_route(app: FastAPI, library: MediaLibrary, ids: SignedIds, queue: Ge
 
 def read_question(body: bytes) -> AskRequest:
     """Read a request's body; raises ApiError, and ConfigError for an empty question or a too long conversation."""
-    request = parse_body(body, AskRequest, _ALLOWED)
+    request = parse_body(body, AskRequest)
     if not request.question.strip():
         raise ConfigError("the question is empty")
     characters = len(request.question) + sum(len(text) for turn in request.before for text in turn)

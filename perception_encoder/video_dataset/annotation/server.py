@@ -49,45 +49,30 @@ _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})", re.ASCII)
 _VIDEO_TYPES = {"mp4": "video/mp4", "webm": "video/webm", "mov": "video/quicktime", "mkv": "video/x-matroska"}
 
 
-@dataclass(kw_only=True)
-class WorkRequest:
-    """The JSON body of every change: the person, the tab and the edit."""
+@dataclass(frozen=True, kw_only=True)
+class WorkRequest(Edit):
+    """The JSON body of every change: the edit, the person, and what it is of."""
 
     __pydantic_config__: ClassVar = REQUEST
-    person: str
+    caption: str = ""
     session: str
+    person: str
     id: int = 0
     """Id of the annotation."""
-    caption: str = ""
-    rating: int | None = None
-    seconds: float = 0.0
-    sequence: int = 0
     note: str = ""
     """The reason for skipping a video or returning it to its annotator."""
 
-    def edit(self) -> Edit:
-        """Return the state of the editor."""
-        names = ("caption", "rating", "seconds", "session", "sequence")
-        return Edit(**{name: getattr(self, name) for name in names})
 
-
-_ALLOWED = {
-    "": "the body must be a JSON object",
-    **dict.fromkeys(("person", "session", "caption", "note"), "it must be a string"),
-    **dict.fromkeys(("id", "sequence"), "it must be an integer"),
-    "rating": "it must be an integer or null",
-    "seconds": "it must be a number",
-}
 Action = Callable[[AnnotationProject, WorkRequest], AnnotationTask | None]
 ACTIONS: dict[str, Action] = {
     "annotate/next": lambda project, r: next_task(project, r.person, r.session),
-    "annotate/save": lambda project, r: save(project, r.person, r.id, r.edit()),
-    "annotate/submit": lambda project, r: submit(project, r.person, r.id, r.edit()),
-    "annotate/skip": lambda project, r: skip(project, r.person, r.id, r.note, r.edit()),
+    "annotate/save": lambda project, r: save(project, r.person, r.id, r),
+    "annotate/submit": lambda project, r: submit(project, r.person, r.id, r),
+    "annotate/skip": lambda project, r: skip(project, r.person, r.id, r.note, r),
     "annotate/undo": lambda project, r: undo(project, r.person, r.session),
     "review/next": lambda project, r: next_review(project, r.person, r.session),
-    "review/save": lambda project, r: save(project, r.person, r.id, r.edit(), "reviews"),
-    "review/submit": lambda project, r: approve(project, r.person, r.id, r.edit()),
+    "review/save": lambda project, r: save(project, r.person, r.id, r, "reviews"),
+    "review/submit": lambda project, r: approve(project, r.person, r.id, r),
     "review/return": lambda project, r: return_to_annotator(project, r.person, r.id, r.note, r.session),
     "review/undo": lambda project, r: undo_review(project, r.person, r.session),
 }
@@ -131,7 +116,7 @@ def create_annotation_page(
         if name not in ACTIONS:
             raise ApiError(404, "no such action")
         async with bodies.read(request) as body:
-            content = parse_body(bytes(body), WorkRequest, _ALLOWED)
+            content = parse_body(bytes(body), WorkRequest)
         task = await in_thread(ACTIONS[name], project, content)
         return JSONResponse({"task": task and asdict(task)})
 
