@@ -246,7 +246,6 @@ def sample_clip(record: ClipRecord, count: int, side: int) -> tuple[dict[str, An
         "start": item.start,
         "end": item.end,
         "times": [round(time, 6) for time in frames.times],
-        "size": list(frames.images[0].size),
     }
     return value, tuple(image_file(image.convert("RGB"), "JPEG", quality=QUALITY) for image in frames.images)
 

@@ -211,9 +211,7 @@ def test_a_client_that_goes_ends_the_generation(
     else:
         with pytest.raises(httpx.ReadTimeout):
             httpx.post(f"{address}/v1/chat/completions", json=body, timeout=3.0)
-    wait_until(
-        lambda: not echo.running and httpx.get(f"{address}/health").json()["waiting"] == 0
-    )
+    wait_until(lambda: not echo.running and httpx.get(f"{address}/health").json()["waiting"] == 0)
     assert 0 < echo.tokens < 200
     echo.pause = 0.0
     assert client.chat.completions.create(model="echo", messages=[user("a")]).choices[0].message.content == "a "

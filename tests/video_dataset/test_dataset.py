@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import pytest
@@ -47,12 +46,6 @@ def test_tables_3_and_16(tmp_path: Path) -> None:
     assert rows["all"] == [("Water Scenes", 2, 3), ("Animals", 1, 2), (NO_CATEGORY, 1, 1)]
     assert rows["test"] == [("Animals", 1, 2), (NO_CATEGORY, 1, 1)]  # table 16: its videos sum to 15,000
     assert rows["train"] == [("Water Scenes", 2, 3)]
-
-
-def test_a_dataset_without_captions(tmp_path: Path) -> None:
-    statistics = describe_dataset(read_videos_of(write_dataset(tmp_path, {"extended": [[("a", {"keywords": ["x"]})]]})))
-    table = statistics.splits["all"]
-    assert math.isnan(table.seconds.mean) and table.refined == 0 and statistics.categories["all"] == ()
 
 
 def test_splits_and_tars(tmp_path: Path) -> None:

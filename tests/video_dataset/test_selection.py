@@ -50,28 +50,12 @@ def test_the_error_is_out_of_bag() -> None:
     assert report.explained < 0.1 and abs(report.rank_correlation) < 0.25
 
 
-def test_long_embeddings_do_not_outnumber_the_rest() -> None:
-    """One number tells the score, beside 1,800 of embeddings that do not."""
-    rng = np.random.default_rng(3)
-    truth = rng.uniform(0, 5, 150)
-    table = table_of(rng.normal(size=(150, 1800)), (truth + rng.normal(0, 0.5, 150))[:, None])
-    _, report = score_videos(table, {f"train/{n}": float(truth[n]) for n in range(150)})
-    assert set(report.importances) == {"motion_0", "frames"}
-    assert report.rank_correlation > 0.9 and report.importances["motion_0"] > 0.55
-
-
 def test_too_few_or_unknown_hand_scores() -> None:
     table = table_of(np.ones((30, 2)))
     with pytest.raises(DataError, match="10 hand scores; a forest needs at least 20"):
         score_videos(table, {f"train/{n}": 1.0 for n in range(10)})
     with pytest.raises(DataError, match="1 of 1 hand scores are of videos without features, such as train/99"):
         score_videos(table, {"train/99": 1.0})
-
-
-def test_hand_scores_are_read(tmp_path: Path) -> None:
-    path = tmp_path / "scores.csv"
-    path.write_text("key,score\ntrain/a,0\ntrain/b,4.5\n")
-    assert read_hand_scores(path) == {"train/a": 0, "train/b": 4.5}
 
 
 @pytest.mark.parametrize("row", ["train/a,6", "train/a,-1", "train/a,good", "train/a,", "train/a,1\ntrain/a,2"])
@@ -121,8 +105,3 @@ def test_near_duplicates_are_left_out() -> None:
     chosen = select_videos(table_of(embeddings), np.arange(9.0), 9, clusters=2)
     assert len(chosen) == 4
     assert max(chosen, key=lambda video: video.score).key == "train/8"  # the better copy
-
-
-def test_near_duplicates_in_two_clusters_are_left_out() -> None:
-    chosen = select_videos(table_of(np.ones((6, 3))), np.arange(6.0), 6, clusters=3)
-    assert [video.key for video in chosen] == ["train/5"]

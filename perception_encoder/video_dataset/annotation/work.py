@@ -12,8 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from perception_encoder.errors import ConfigError, InputError, PerceptionEncoderError
-from perception_encoder.video_dataset.annotation.database import fits
-from perception_encoder.video_dataset.annotation.project import AnnotationProject, ProjectClip, add_person
+from perception_encoder.video_dataset.annotation.project import AnnotationProject, ProjectClip, add_person, fits
 
 HOLD_SECONDS = 24 * 3600.0
 """Seconds after the last change for which a video stays reserved."""

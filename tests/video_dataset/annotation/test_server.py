@@ -91,14 +91,6 @@ def test_numbers_that_the_database_cannot_hold(client: TestClient, post: Post, a
     assert post("annotate/next", "anna")["task"] is not None
 
 
-def test_a_change_without_an_id_changes_nothing(post: Post) -> None:
-    task = post("annotate/next", "anna")["task"]
-    for action in ("save", "submit"):
-        answer = post(f"annotate/{action}", "anna", 404, caption="Another.", rating=1, sequence=1)
-        assert answer["error"] == "annotation 0: does not exist"
-    assert post("annotate/next", "anna")["task"] == task
-
-
 @pytest.mark.parametrize(
     ("content", "status", "message"),
     [
