@@ -24,7 +24,7 @@ from perception_encoder.inference.pipeline import Decoded, Feature
 from perception_encoder.models.registry import demo_note
 from perception_encoder.serving.chat import ChatApi
 from perception_encoder.serving.http import ApiError, BodyReader
-from perception_encoder.serving.queues import Batcher, GenerationQueue, QueueFullError, quiet
+from perception_encoder.serving.queues import Batcher, GenerationQueue, quiet
 from perception_encoder.serving.requests import (
     ApiConfig,
     EmbeddingRequest,
@@ -227,8 +227,6 @@ async def embed_inputs(
                     ]
                 )
                 vectors.append(await batcher.encode(decoded, own))
-    except QueueFullError as error:
-        raise ApiError(429, f"{error}; try again later") from None
     except InputError as error:
         raise input_refused(error, parameter) from None
     except PerceptionEncoderError as error:

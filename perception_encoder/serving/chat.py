@@ -33,7 +33,7 @@ from perception_encoder.serving.http import (
     unless_gone,
     unsupported,
 )
-from perception_encoder.serving.queues import GenerationQueue, Hold, QueueFullError
+from perception_encoder.serving.queues import GenerationQueue, Hold
 from perception_encoder.serving.requests import (
     ApiConfig,
     Input,
@@ -269,8 +269,6 @@ class ChatApi:
                 async with aclosing(source) as stream:
                     async for piece in stream:
                         yield piece
-        except QueueFullError as error:
-            raise ApiError(429, f"{error}; try again later") from None
         except ContextLengthError as error:
             raise ApiError(400, str(error), "messages", "context_length_exceeded") from None
         except ConfigError as error:

@@ -12,7 +12,7 @@ from functools import cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from perception_encoder.errors import PerceptionEncoderError, detached
+from perception_encoder.errors import InputError, PerceptionEncoderError, detached
 
 if TYPE_CHECKING:
     from fastapi import Request, Response
@@ -41,6 +41,13 @@ class ApiError(Exception):
         """Return the answer's JSON."""
         kind = _TYPES.get(self.status, "invalid_request_error")
         return {"error": {"message": self.message, "type": kind, "param": self.parameter, "code": self.code}}
+
+
+def as_api_error(error: ApiError | PerceptionEncoderError) -> ApiError:
+    """Return the error of a page's route: by default 404 for an unusable file, else 400."""
+    if isinstance(error, ApiError):
+        return error
+    return ApiError(getattr(error, "status", 404 if isinstance(error, InputError) else 400), str(detached(error)))
 
 
 class FirstError:

@@ -24,13 +24,16 @@ from perception_encoder.inference.pipeline import Decoded, Feature, decode, enco
 from perception_encoder.models.memory import trim_memory
 from perception_encoder.preprocess.budget import MAX_PIXELS
 from perception_encoder.preprocess.conversation import Message, Reply, Sampling
-from perception_encoder.serving.http import pieces_from
+from perception_encoder.serving.http import ApiError, pieces_from
 
 Waiting = tuple[Decoded, Feature, "asyncio.Future[np.ndarray]"]
 
 
-class QueueFullError(Exception):
-    """Too many inputs are waiting."""
+class QueueFullError(ApiError):
+    """Too many inputs are waiting: status 429."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(429, f"{reason}; try again later")
 
 
 def quiet(encoder: Encoder) -> Encoder:

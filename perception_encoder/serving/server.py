@@ -11,16 +11,18 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import quote, urlencode
 
-from perception_encoder.errors import ConfigError, needs_extra, one_line
+from perception_encoder.errors import ConfigError, PerceptionEncoderError, needs_extra, one_line
 from perception_encoder.models.memory import limit_memory, trim_memory
-from perception_encoder.serving.http import ApiError
+from perception_encoder.serving.http import ApiError, as_api_error
 
 if TYPE_CHECKING:
+    from importlib.resources.abc import Traversable
+
     import uvicorn
     from fastapi import FastAPI, Request, Response
 
@@ -188,6 +190,13 @@ HOSTS = ("localhost", "127.0.0.1", "[::1]")
 HANG_UP = {"Connection": "close"}
 """Header of the answer to a request that is too long, the rest of which is not read."""
 _HEADERS = {"Cross-Origin-Resource-Policy": "same-origin", "Cross-Origin-Opener-Policy": "same-origin"}
+_POLICY = "default-src 'none'; img-src 'self' data: blob:; media-src 'self' blob:; style-src 'self'; "
+_POLICY += "script-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+_PAGE_HEADERS = {
+    "Content-Security-Policy": _POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
 _REFUSED = {"Cache-Control": "no-store", "WWW-Authenticate": "Bearer"}
 _KEY_NEEDED = """<!doctype html>
 <html lang="en">
@@ -202,6 +211,42 @@ _KEY_NEEDED = """<!doctype html>
 <p>Did you follow a link to that address? <a href="/">Continue</a></p>
 </html>
 """
+
+
+def create_page_app(
+    assets: Traversable, values: Callable[[], Mapping[str, object]], hosts: tuple[str, ...], key: str | None
+) -> FastAPI:
+    """Create the app of a page: its template `page.html`, its other files below /static, and errors as {"error"}.
+
+    `values`: of the template. `hosts`, `key`: see `guard`. Raises MissingExtraError.
+    """
+    with needs_extra("search"):
+        import fastapi
+        import jinja2
+        from fastapi.responses import HTMLResponse, JSONResponse, Response
+    app = fastapi.FastAPI(title="perception-encoder", docs_url=None, redoc_url=None, openapi_url=None)
+    template = jinja2.Environment(autoescape=True).from_string((assets / "page.html").read_text(encoding="utf-8"))
+    names = {file.name for file in assets.iterdir()} - {"page.html"}
+
+    async def page(request: Request) -> Response:
+        return HTMLResponse(template.render(values()))
+
+    async def asset(request: Request) -> Response:
+        if (name := request.path_params["name"]) not in names:
+            raise ApiError(404, "no such file")
+        kind = "text/css" if name.endswith(".css") else "text/javascript"
+        return Response((assets / name).read_bytes(), media_type=kind)
+
+    async def refuse(request: Request, error: Exception) -> Response:
+        refused = as_api_error(cast("ApiError", error))
+        return JSONResponse({"error": str(refused)}, refused.status, HANG_UP if isinstance(error, ApiError) else None)
+
+    for kind in (ApiError, PerceptionEncoderError):
+        app.add_exception_handler(kind, refuse)
+    app.router.add_route("/", page)
+    app.router.add_route("/static/{name}", asset)
+    guard(app, _PAGE_HEADERS, hosts, key)
+    return app
 
 
 def guard(

@@ -50,6 +50,8 @@ ORDER BY annotations.id LIMIT 1
 class AnnotationConflictError(PerceptionEncoderError):
     """A change conflicts with another person's or another tab's."""
 
+    status = 409
+
 
 @dataclass(frozen=True, kw_only=True)
 class Edit:
