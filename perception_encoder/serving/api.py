@@ -22,7 +22,7 @@ from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.media import Kind
 from perception_encoder.inference.pipeline import Decoded, Feature
 from perception_encoder.models.registry import demo_note
-from perception_encoder.serving.chat import ChatApi
+from perception_encoder.serving.chat import answer_chat
 from perception_encoder.serving.http import ApiError, BodyReader
 from perception_encoder.serving.queues import Batcher, GenerationQueue, quiet
 from perception_encoder.serving.requests import (
@@ -147,7 +147,8 @@ def add_routes(
     route("POST", "/v1/embeddings", embeddings)
     for prefix in ("", "/v1", "/v2"):  # where clients of several servers look for it
         route("POST", f"{prefix}/rerank", rerank)
-    route("POST", "/v1/chat/completions", ChatApi(chat, reader, bodies, config).respond)
+    answer = partial(answer_chat, model=chat, reader=reader, bodies=bodies, config=config)
+    route("POST", "/v1/chat/completions", answer)
     route("GET", "/v1/models", models)
     route("GET", "/v1/models/{id:path}", model)
     app.router.add_route("/health", health, methods=["GET"])
@@ -218,34 +219,21 @@ async def embed_inputs(
     vectors = []
     try:
         with batcher.reserve(len(inputs)) as hold:
+
+            async def decode(kind: Kind, value: str, feature: Feature) -> Decoded:
+                if kind == "text":
+                    return Decoded(text=value)
+                return hold(await reader.read(kind, value, end, lambda media: batcher.decode(media, feature)))
+
             for start in range(0, len(inputs), size):
                 part, own = inputs[start : start + size], features[start : start + size]
-                decoded = await gather_results(
-                    [
-                        _decode(*item, batcher, reader, end, hold, feature)
-                        for item, feature in zip(part, own, strict=True)
-                    ]
-                )
-                vectors.append(await batcher.encode(decoded, own))
+                works = [decode(*item, feature) for item, feature in zip(part, own, strict=True)]
+                vectors.append(await batcher.encode(await gather_results(works), own))
     except InputError as error:
         raise input_refused(error, parameter) from None
     except PerceptionEncoderError as error:
         raise ApiError(500, str(error)) from None
     return np.concatenate(vectors)
-
-
-async def _decode(
-    kind: Kind,
-    value: str,
-    batcher: Batcher,
-    reader: MediaReader,
-    end: float,
-    hold: Callable[[Decoded], Decoded],
-    feature: Feature,
-) -> Decoded:
-    if kind == "text":
-        return Decoded(text=value)
-    return hold(await reader.read(kind, value, end, lambda media: batcher.decode(media, feature)))
 
 
 def count_tokens(encoder: Encoder, inputs: Sequence[Input]) -> int:

@@ -127,7 +127,10 @@ def check_origins(values: Sequence[str]) -> tuple[str, ...]:
 def check_request(request: EmbeddingRequest, encoder: Encoder, config: ApiConfig) -> tuple[list[Input], list[Feature]]:
     """Check a request against the model and the limits; return its inputs and their features."""
     check_model(request.model, encoder, config)
-    feature = _requested_feature(request, encoder)
+    try:
+        feature = encoder.feature(request.layer, request.pool)
+    except ConfigError as error:
+        raise ApiError(400, str(error)[:200], "layer" if request.pool is None else "pool") from None
     width = encoder.width(feature)
     dimensions = request.dimensions or width
     if type(dimensions) is not int or not 1 <= dimensions <= width:
@@ -162,13 +165,6 @@ def _for_role(feature: Feature, role: Role, encoder: Encoder) -> Feature:
     return replace(feature, role=role) if role and encoder.has_roles else feature
 
 
-def _requested_feature(request: EmbeddingRequest, encoder: Encoder) -> Feature:
-    try:
-        return encoder.feature(request.layer, request.pool)
-    except ConfigError as error:
-        raise ApiError(400, str(error)[:200], "layer" if request.pool is None else "pool") from None
-
-
 def _read_inputs(values: Value | list[Value], parameter: str) -> list[Input]:
     """Return the inputs of a request's field `parameter`; ApiError for an unknown form, or for media sent as a text."""
     inputs: list[Input] = []
@@ -197,21 +193,15 @@ def _is_media_address(text: str) -> bool:
 
 def check_model(name: Any, encoder: Encoder, config: ApiConfig) -> None:
     """Raise ApiError 404 if a request names another model."""
-    if not is_named(name, encoder.name, config.source) and not (
-        isinstance(name, str) and same_name(name, encoder.name)
-    ):
-        raise unknown_model(name, encoder.name)
+    if not isinstance(name, str) or not same_name(name, encoder.name):
+        check_name(name, encoder.name, config.source)
 
 
-def is_named(name: Any, *names: str) -> bool:
-    """Return whether a request names one of these models or none."""
-    return name is None or (isinstance(name, str) and name in ("", *names))
-
-
-def unknown_model(name: Any, present: str) -> ApiError:
-    """Return the error for a model that this server does not have."""
-    message = f"this server has no model {shortened(name)}; it has {present!r}"
-    return ApiError(404, message, "model", "model_not_found")
+def check_name(name: Any, *names: str) -> None:
+    """Raise ApiError 404 unless a request names one of these models or none."""
+    if name not in (None, "", *names):
+        message = f"this server has no model {shortened(name)}; it has {names[0]!r}"
+        raise ApiError(404, message, "model", "model_not_found")
 
 
 def _check_limits(inputs: Sequence[Input], encoder: Encoder, config: ApiConfig, parameter: str) -> None:

@@ -177,7 +177,7 @@ class ProjectClip:
     """Frames per second, if the dataset states it."""
 
 
-class AnnotationProject:
+class AnnotationProject(Database):
     """A dataset and the database of its annotations."""
 
     def __init__(self, data: Path, file: Path | None = None, now: Callable[[], float] = time.time) -> None:
@@ -188,11 +188,7 @@ class AnnotationProject:
         self.data, self.now = data, now
         directory = data if data.is_dir() else data.parent
         self.tars = {tar.path.relative_to(directory).as_posix(): tar for tar in list_video_tars(data)}
-        self.database = Database(file or directory / FILE_NAME)
-
-    def close(self) -> None:
-        """Close the database."""
-        self.database.close()
+        super().__init__(file or directory / FILE_NAME)
 
     def update(self, track: Track = untracked) -> int:
         """Read new and changed tars; return the number of videos.
@@ -200,7 +196,7 @@ class AnnotationProject:
         A missing video is no longer offered; its annotations are kept, and move to a video of the same key and caption
         in another tar.
         """
-        with self.database.transaction() as connection:
+        with self.transaction() as connection:
             known = {row["path"]: row for row in connection.execute("SELECT * FROM tars")}
             statuses = {name: tar.path.stat() for name, tar in self.tars.items()}
             stamps = {name: (status.st_size, status.st_mtime_ns) for name, status in statuses.items()}
@@ -222,14 +218,14 @@ class AnnotationProject:
 
     def count(self) -> int:
         """Return the number of videos."""
-        with self.database.reading() as connection:
+        with self.reading() as connection:
             return int(connection.execute("SELECT count(*) FROM clips WHERE size > 0").fetchone()[0])
 
     def set_double(self, share: float) -> None:
         """Set the share of videos that two people annotate; a larger share includes those of a smaller one."""
         if not 0 <= share <= 1:
             raise ConfigError(f"the share of double annotations is {share:g}; it must be from 0 to 1")
-        with self.database.transaction() as connection:
+        with self.transaction() as connection:
             connection.execute("INSERT OR REPLACE INTO settings VALUES ('double', ?)", (share,))
             _choose_doubles(connection, share)
 
@@ -239,7 +235,7 @@ class AnnotationProject:
         Only members of the tars that were listed when the project was opened are returned.
         """
         query = "SELECT clips.*, tars.path FROM clips JOIN tars ON tars.id = clips.tar WHERE clips.id = ?"
-        with self.database.reading() as connection:
+        with self.reading() as connection:
             row: Any = connection.execute(query, (clip,)).fetchone() if fits(clip) else None
         tar = self.tars.get(row["path"]) if row is not None and row["size"] > 0 else None
         if tar is None:

@@ -101,7 +101,7 @@ def next_task(project: AnnotationProject, person: str, session: str) -> Annotati
 
     A video is free until it has as many annotations as it needs, or two people skipped it; drafts hold it for a day.
     """
-    with project.database.transaction() as connection:
+    with project.transaction() as connection:
         person, now = add_person(connection, person), project.now()
         query = "SELECT id FROM annotations WHERE person = ? AND state = 'draft' AND clip IN "
         query += "(SELECT id FROM clips WHERE size > 0) ORDER BY opened LIMIT 1"
@@ -121,7 +121,7 @@ def next_task(project: AnnotationProject, person: str, session: str) -> Annotati
 
 def next_review(project: AnnotationProject, person: str, session: str) -> AnnotationTask | None:
     """Open the reviewer's unfinished review, else another person's finished annotation; None if there are none."""
-    with project.database.transaction() as connection:
+    with project.transaction() as connection:
         person, now = add_person(connection, person), project.now()
         query = "SELECT annotation AS id FROM reviews JOIN annotations ON annotations.id = annotation "
         query += "JOIN clips ON clips.id = clip WHERE reviews.person = ? AND reviews.state = 'draft' AND size > 0 "
@@ -141,7 +141,7 @@ def save(project: AnnotationProject, person: str, annotation: int, edit: Edit, t
     Raises InputError for an unknown id, and AnnotationConflictError if the annotation is another person's, finished, or
     open in another tab.
     """
-    with project.database.transaction() as connection:
+    with project.transaction() as connection:
         row = _editable_row(connection, table, person, annotation)
         if row["session"] == edit.session and edit.sequence <= row["sequence"]:
             return
@@ -167,7 +167,7 @@ def skip(project: AnnotationProject, person: str, annotation: int, reason: str, 
 def return_to_annotator(project: AnnotationProject, person: str, annotation: int, note: str, session: str) -> None:
     """Return the caption to its annotator; ConfigError without a note, else errors as `save`."""
     note = _checked_reason(note, "note")
-    with project.database.transaction() as connection:
+    with project.transaction() as connection:
         query = "SELECT 1 FROM annotations JOIN decisions ON decisions.annotation = annotations.id "
         query += "WHERE annotations.id = ? AND state = 'draft' AND note = ? "
         query += "AND action = 'return' AND decisions.person = ? AND NOT undone"
@@ -187,7 +187,7 @@ def undo(project: AnnotationProject, person: str, session: str) -> AnnotationTas
 
     Repeated calls go further back. AnnotationConflictError if someone has reviewed it or is reviewing it.
     """
-    with project.database.transaction() as connection:
+    with project.transaction() as connection:
         decision = _undo_decision(connection, add_person(connection, person), "submit", "skip")
         if decision is None:
             return None
@@ -207,7 +207,7 @@ def undo_review(project: AnnotationProject, person: str, session: str) -> Annota
 
     AnnotationConflictError if the annotator has opened the returned video.
     """
-    with project.database.transaction() as connection:
+    with project.transaction() as connection:
         person, now = add_person(connection, person), project.now()
         decision = _undo_decision(connection, person, "approve", "return")
         if decision is None:
@@ -265,7 +265,7 @@ def _finish(
     action: Literal["submit", "skip", "approve"],
     reason: str = "",
 ) -> None:
-    with project.database.transaction() as connection:
+    with project.transaction() as connection:
         row = _editable_row(connection, table, person, annotation)
         state = "skipped" if action == "skip" else "done"
         if action != "skip":

@@ -34,7 +34,7 @@ def test_a_changed_tar_is_read_again_and_work_stays(data: Path, project: Annotat
     assert offered.clip.key == "new"  # v0 is annotated; v1 and v2 have gone
     with pytest.raises(InputError, match="its tar was removed"):
         project.video(2)
-    with project.database.reading() as connection:
+    with project.reading() as connection:
         rows = connection.execute("SELECT clips.caption, key FROM clips JOIN annotations ON clip = clips.id").fetchall()
     assert ("A red boat number 0 drifts on a lake.", "v0") in [tuple(row) for row in rows]  # the original stays
     assert project.video(1)[0].read("v") == short_clip()
@@ -77,7 +77,7 @@ def test_a_review_of_a_video_that_has_gone_is_not_offered(data: Path, project: A
 def test_only_listed_tars_are_read(tmp_path: Path, data: Path, project: AnnotationProject) -> None:
     secret = tmp_path / "secret"
     secret.write_text("a secret")
-    with project.database.transaction() as connection:
+    with project.transaction() as connection:
         connection.execute(
             "INSERT INTO tars VALUES (7, '../secret', 'train', 8, 0), (8, ?, 'train', 8, 0)", (f"{secret}",)
         )
@@ -98,7 +98,7 @@ def test_two_videos_of_one_key_are_an_error(tmp_path: Path) -> None:
 
 def test_the_double_share_grows_and_is_remembered(tmp_path: Path) -> None:
     def doubles(project: AnnotationProject) -> set[str]:
-        with project.database.reading() as connection:
+        with project.reading() as connection:
             return {row["key"] for row in connection.execute("SELECT key FROM clips WHERE needed = 2")}
 
     project = AnnotationProject(small_dataset(tmp_path, 60))

@@ -80,7 +80,7 @@ def test_a_submission_is_tidied_and_may_be_sent_twice(project: AnnotationProject
         submit(project, "anna", task.id, edit("\n A boat. \nIt drifts.\t\n\n", sequence))
     with pytest.raises(AnnotationConflictError, match="already finished"):
         submit(project, "anna", task.id, edit("something else", 7))
-    with project.database.reading() as connection:
+    with project.reading() as connection:
         row = connection.execute("SELECT state, caption FROM annotations").fetchone()
         (decisions,) = connection.execute("SELECT count(*) FROM decisions").fetchone()
     assert tuple(row) == ("done", "A boat.\nIt drifts.") and decisions == 1
