@@ -138,10 +138,7 @@ def check_cluster(address: str) -> None:
 
 
 def connect_cluster(address: str) -> None:
-    """Connect this process; `address` as for `ray.init`, or "local" for a temporary cluster on this machine.
-
-    Raises MissingExtraError and ClusterError.
-    """
+    """Connect this process; `address` as for `on_cluster`. Raises MissingExtraError and ClusterError."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if address == "local":  # whoever reaches Ray's ports can run code
         os.environ[_LOOPBACK_ALONE] = "0"

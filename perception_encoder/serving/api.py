@@ -197,7 +197,6 @@ def _encode_ranking(
     inputs: Sequence[Input],
     feature: Feature,
 ) -> bytes:
-    """Return the answer's JSON for the unit vectors of the query and the documents: the cosines, best first."""
     assert request.documents is not None
     scores, rows = best_rows(vectors[0], vectors[1:], request.top_n or len(request.documents))
     results: list[dict[str, Any]] = []

@@ -129,10 +129,7 @@ parse_chat = partial(parse_body, kind=ChatRequest, expected={"messages": _MESSAG
 
 
 def check_chat(request: ChatRequest, config: ApiConfig, *names: str) -> tuple[list[list[Input]], Sampling]:
-    """Check a request against the model's names and the limits; return each message's parts and the sampling.
-
-    Raises ApiError.
-    """
+    """Check a request against the model's names and the limits; return each message's parts and the sampling."""
     check_name(request.model, *names)
     if request.tool_choice not in (None, "none", "auto"):
         raise unsupported("tool_choice", request.tool_choice)
@@ -160,7 +157,6 @@ def _sampling(request: ChatRequest) -> Sampling:
 
 
 def _check_messages(messages: Sequence[ChatMessage], config: ApiConfig) -> list[list[Input]]:
-    """Return the parts of each message: their kinds, with texts, addresses or data URIs."""
     if not messages:
         raise ApiError(400, _MESSAGES, "messages")
     checked: list[list[Input]] = []
@@ -255,10 +251,7 @@ async def _pieces(
 async def read_parts(
     parts: Sequence[Sequence[Input]], reader: MediaReader, frames: int, hold: Hold
 ) -> list[list[str | Media]]:
-    """Read the images and videos of all messages concurrently, and count their pixels without decoding them.
-
-    `frames`: number of uniform frames of a video. ApiError names a bad part. Raises what `hold` raises.
-    """
+    """Read all images and videos, and count their pixels without decoding them; ApiError names a bad part."""
     deadline = reader.deadline()
 
     async def read(kind: Kind, value: str, name: str) -> str | Media:
@@ -303,7 +296,6 @@ def open_conversation(roles: Sequence[Role], contents: Sequence[Sequence[str | M
 
 @contextmanager
 def _naming(name: str) -> Iterator[None]:
-    """Name the part of a message that an error is of."""
     try:
         yield
     except InputError as error:

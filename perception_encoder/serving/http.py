@@ -159,10 +159,7 @@ class BodyReader:
 
 
 async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """Return the result of `work`, which is cancelled if the client disconnects; its body must have been read.
-
-    Raises ApiError if the client disconnects.
-    """
+    """Return the result of `work`, cancelled with an ApiError if the client, whose body was read, disconnects."""
 
     async def wait_for_disconnect() -> None:
         while (await request.receive())["type"] != "http.disconnect":
@@ -183,10 +180,7 @@ async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
 async def pieces_from(
     thread: ThreadPoolExecutor, work: Callable[[], Generator[T, None, None]]
 ) -> AsyncGenerator[T, None]:
-    """Run `work()` in a thread and yield its pieces; closing this iterator or cancelling its task stops it after one.
-
-    Raises what the work raises.
-    """
+    """Run `work()` in a thread and yield its pieces; closing this iterator, or cancelling its task, ends it soon."""
     loop, gone = asyncio.get_running_loop(), threading.Event()
     pieces: asyncio.Queue[tuple[T] | Exception | None] = asyncio.Queue()
 

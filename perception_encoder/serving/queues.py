@@ -144,7 +144,6 @@ class Batcher:
                         future.set_result(vector)
 
     async def _wait_for_readers(self) -> None:
-        """Wait, but not long, for inputs that are being read and would fit into the next batch."""
         with suppress(TimeoutError):
             async with asyncio.timeout(self._patience):
                 while self._waiting and len(self._waiting) < min(self.reserved, self.largest):
@@ -152,7 +151,6 @@ class Batcher:
                     await self._changed.wait()
 
     def _next_batch(self) -> list[Waiting]:
-        """Return the next inputs of the feature that has waited longest."""
         batch: list[Waiting] = []
         others: list[Waiting] = []
         while self._waiting and len(batch) < self.largest:

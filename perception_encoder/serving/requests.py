@@ -205,7 +205,6 @@ def check_name(name: Any, *names: str) -> None:
 
 
 def _check_limits(inputs: Sequence[Input], encoder: Encoder, config: ApiConfig, parameter: str) -> None:
-    """Raise ApiError for too many inputs, for too long ones, and for texts that the model does not read."""
     lengths = [len(value) for kind, value in inputs if kind == "text"]
     files, longest, total = len(inputs) - len(lengths), max(lengths, default=0), sum(lengths)
     checks = (
@@ -236,10 +235,7 @@ class MediaReader:
         return time.monotonic() + self._limits.seconds
 
     async def read(self, kind: Kind, value: str, deadline: float, decode: Callable[[Media], T]) -> T:
-        """Return `decode` applied to the image or video in a data URI or, until a deadline, at an address.
-
-        Raises InputError.
-        """
+        """Return `decode` of the image or video in a data URI or, until a deadline, at an address; or InputError."""
         if value.startswith("data:"):
             return await self._decode(lambda: read_data_uri(kind, value), decode)
         if not is_url(value) or not value.startswith(("http://", "https://")):

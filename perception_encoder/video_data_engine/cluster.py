@@ -49,7 +49,6 @@ def run_on_cluster(
 
 
 def _stream(stages: Sequence[EngineStage], records: list[ClipRecord], work: WorkConfig) -> Iterator[dict[str, Any]]:
-    """Yield a row per finished record: its outcomes, and the stored facts of its stages' models."""
     import ray
     import ray.data
 
@@ -144,7 +143,6 @@ class StageActor:
             return record.failure(self._stage.name, f"{type(error).__name__}: {one_line(error)}")
 
     def _begin(self, how: str, record: ClipRecord) -> int:
-        """Return how many times workers have started on a record; they may have crashed."""
         import ray
 
         return ray.get(self._attempts.begin.remote(f"{how} {self._stage.name} {record.key}"))

@@ -127,8 +127,6 @@ _VALUES: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class _Result:
-    """The line of a result."""
-
     key: str
     stage: str
     value: Mapping[str, Any]
@@ -147,8 +145,6 @@ class _Result:
 
 @dataclass(frozen=True)
 class _Model:
-    """The model of a stage."""
-
     stage: str
     facts: dict[str, Any]
 

@@ -99,7 +99,6 @@ class _LocalRunner:
         pool.join()
 
     def _refill(self) -> bool:
-        """Read more records while there is space; return whether any are waiting."""
         for record in itertools.islice(self.records, max(0, self.room - self.in_flight)):
             self._enqueue(record)
         return any(self.queues.values())
@@ -143,7 +142,6 @@ class _LocalRunner:
         return self.pools[worker]
 
     def _is_ahead(self, stage: EngineStage) -> bool:
-        """Return whether the queue of the next stage is full."""
         names = list(self.queues)
         following = names[names.index(stage.name) + 1 :][:1]
         return any(len(self.queues[name]) >= self.room for name in following)
@@ -229,7 +227,6 @@ def _open_stages(stages: Sequence[EngineStage], threads: int, environment: dict[
 
 
 def _handle(stage: str, batch: list[ClipRecord]) -> Answer:
-    """Take records through a stage in a worker; also return the stored facts of its model."""
     if _problems:
         raise _problems[0]
     handler, facts = _opened[stage]

@@ -143,7 +143,6 @@ def caption_videos(
 
 
 def _pending(listed: Sequence[ClipRecord], journal: Journal, report: EngineReport, retry: bool) -> Iterator[ClipRecord]:
-    """Yield unprobed videos and unfinished clips."""
     quarantine = {key for key, failure in journal.failures.items() if failure.cause != "service" and not retry}
     for video in listed:
         restored = journal.restore(video)

@@ -170,7 +170,6 @@ def _probe(record: ClipRecord, config: EngineConfig) -> tuple[dict[str, Any], tu
 
 
 def _summary_fields(record: ClipRecord) -> dict[str, str]:
-    """Return the fields of the summary prompt, with a dash for unknown ones."""
     metadata = record.results[PROBE]["metadata"]
     captions = record.results[FRAME_CAPTIONS]["captions"]
     names = ("title", "description", "keywords")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -181,12 +181,9 @@ class VideoDataset:
     @contextmanager
     def project(self, track: Track = untracked) -> Iterator[AnnotationProject]:
         """Open the annotation project after reading new and changed tars."""
-        project = AnnotationProject(self.path, self.store)
-        try:
+        with closing(AnnotationProject(self.path, self.store)) as project:
             project.update(track)
             yield project
-        finally:
-            project.close()
 
 
 def _number(value: Any, key: str) -> float:

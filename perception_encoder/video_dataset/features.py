@@ -94,8 +94,6 @@ class FeatureTable:
 
 @dataclass(frozen=True)
 class _Tar:
-    """The features of a tar, besides the frames' embeddings."""
-
     state: str
     """Digest of the file's state."""
     keys: tuple[str, ...]
@@ -145,7 +143,6 @@ def compute_features(
 def _rows(
     tar: VideoTar, encoder: Encoder, model: LanguageModel | None
 ) -> tuple[list[dict[str, Any]], tuple[tuple[str, str], ...]]:
-    """Return the features of a tar's videos, and source and reason of those that cannot be decoded."""
     rows, failures = list[dict[str, Any]](), list[tuple[str, str]]()
     for record in read_video_tar(tar):
         try:

@@ -156,10 +156,7 @@ NO_MOTION = ObjectMotion(0.0, 0, (0,) * len(REGION_SIZES), (0.0,) * len(AREA_PER
 
 
 def measure_object_motion(source: Source, name: str | None = None) -> ObjectMotion:
-    """Decode a video and measure motion besides the camera's.
-
-    Raises what `sample_frames` raises, and MissingExtraError without scikit-image.
-    """
+    """Decode a video and measure motion besides the camera's; MissingExtraError without scikit-image."""
     with needs_extra("eval", "scipy"):
         from scipy.ndimage import label
     differences = list(_differences(source, name))
@@ -205,7 +202,6 @@ def camera_flow(flow: Float[np.ndarray, "2 h w"]) -> Float[np.ndarray, "2 h w"]:
 
 @lru_cache(maxsize=8)
 def _plane_flows(height: int, width: int) -> Float[np.ndarray, "2 h w 8"]:
-    """Return the eight flows that span those of a plane before a moving camera."""
     y, x = np.mgrid[-0.5 : 0.5 : height * 1j, -0.5 : 0.5 : width * 1j]
     one, none = np.ones_like(x), np.zeros_like(x)
     down = [none, none, none, one, x, y, x * y, y * y]
@@ -214,7 +210,6 @@ def _plane_flows(height: int, width: int) -> Float[np.ndarray, "2 h w 8"]:
 
 
 def _differences(source: Source, name: str | None) -> Iterator[Float[np.ndarray, "h w"]]:
-    """Yield the difference of each frame's flow to the next from the camera's, as a share of the diagonal."""
     with needs_extra("eval", "scikit-image"):
         from skimage.registration import optical_flow_ilk
     frames = islice(sample_frames(source, name, 1 / RATE, side=2 * _SIDE), round(MAX_SECONDS * RATE))

@@ -181,7 +181,6 @@ def _result(caption: str, rating: int | None) -> list[dict[str, Any]]:
 
 
 def _read_annotations(task: Mapping[str, Any], where: str) -> Iterator[tuple[str, Edit, str]]:
-    """Yield each finished or skipped annotation: its person, its edit, and the reason for skipping."""
     for number, annotation in enumerate(list_objects(task, "annotations", where)):
         entry = f"{where}: annotations[{number}]"
         person = _person(annotation, task["data"].get("annotators"), entry)

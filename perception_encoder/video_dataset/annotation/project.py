@@ -181,10 +181,7 @@ class AnnotationProject(Database):
     """A dataset and the database of its annotations."""
 
     def __init__(self, data: Path, file: Path | None = None, now: Callable[[], float] = time.time) -> None:
-        """`data`: a tar or a directory of tars; `file`: the database, by default in that directory.
-
-        Raises what `Database` and `list_video_tars` raise.
-        """
+        """`data`: a tar or a directory of tars; `file`: the database, by default in that directory."""
         self.data, self.now = data, now
         directory = data if data.is_dir() else data.parent
         self.tars = {tar.path.relative_to(directory).as_posix(): tar for tar in list_video_tars(data)}

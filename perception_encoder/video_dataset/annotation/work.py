@@ -306,7 +306,6 @@ def _begin_review(connection: sqlite3.Connection, annotation: int, person: str, 
 
 
 def _editable_row(connection: sqlite3.Connection, table: Table, person: str, annotation: int) -> Any:
-    """Return the row of an annotation or its review if the person may change it; errors as `save`."""
     person = add_person(connection, person)
     name = f"annotation {annotation}" if table == "annotations" else f"review of annotation {annotation}"
     row = connection.execute(_TASKS[table], (annotation,)).fetchone() if fits(annotation) else None
@@ -318,7 +317,6 @@ def _editable_row(connection: sqlite3.Connection, table: Table, person: str, ann
 
 
 def _check_session(row: Any, session: str) -> None:
-    """Raise AnnotationConflictError unless an annotation or review is unfinished and open in this tab."""
     if row["state"] != "draft":
         raise AnnotationConflictError("this video is already finished, perhaps in another tab; reload the page")
     if row["session"] != session:
@@ -356,7 +354,6 @@ def _record_decision(connection: sqlite3.Connection, now: float, person: str, an
 
 
 def _undo_decision(connection: sqlite3.Connection, person: str, *actions: str) -> Any:
-    """Mark the person's last decision of two kinds as undone; None if there is none."""
     return connection.execute(
         "UPDATE decisions SET undone = 1 WHERE id = (SELECT id FROM decisions WHERE person = ? AND NOT undone "
         "AND action IN (?, ?) ORDER BY id DESC LIMIT 1) RETURNING *",
