@@ -1,4 +1,4 @@
-"""Table 2 and figure 6 in small, on a few plain clips with captioners that know the truth: all is run and written."""
+"""Videos in small: captions and what finetuning on them adds, and the score of interest."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from experiments.findings import video_gaps
@@ -15,9 +16,11 @@ from experiments.video import finetuning
 from experiments.video import run as experiment
 from experiments.video.captions import Captions
 from experiments.video.clips import Clip
+from experiments.video.interest import reproduce_interest
 from experiments.video.run import ALL, ARMS, FIRST, NEW_CLIPS, NEW_OBJECTS, NOTHING, REFINED, Sizes, reproduce_video
 from perception_encoder.data.pairs import Stage
 from perception_encoder.pretraining.recipes import video_finetune_builtin
+from perception_encoder.video_dataset.features import MOTION, FeatureTable
 from tests.video_dataset.clips import fields, write_dataset
 
 SIZES = Sizes(refined=4, refinement_steps=1, train=8, growth=(4,), summaries=2, steps=1)
@@ -90,3 +93,44 @@ def test_every_arm_has_scores_over_two_seeds(result: dict[str, Any]) -> None:
 
 def test_differences(result: dict[str, Any]) -> None:
     assert len(video_gaps(json.loads(json.dumps(result)))) == 14 * 5
+
+
+TRAIN, TEST = 60, 30
+
+
+def happening(number: int) -> tuple[str, dict[str, Any]]:
+    """A video of one to four events; in some the last is an orbit of the camera."""
+    count = 1 + number % 4
+    events = [{"action": "falls", "object": 1, "start": 0.0, "end": 1.0}] * count
+    if number % 3 == 0:
+        events = [*events[1:], {"action": "orbits", "object": None, "start": 0.0, "end": 2.0}]
+    return f"v{number:02}", fields(None, objects=[{"id": 1, "kind": "lamp", "colour": ""}], events=events)
+
+
+@pytest.fixture(scope="module")
+def known(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, FeatureTable]:
+    """A dataset, and features whose first tells the number of events unless the camera moves."""
+    videos = {"train": [happening(n) for n in range(TRAIN)], "test": [happening(n) for n in range(TEST)]}
+    data = write_dataset(tmp_path_factory.mktemp("interest"), {split: [video] for split, video in videos.items()})
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(TRAIN + TEST, len(MOTION)))
+    told = [len(fields["events"]) if n % 3 else 2.5 for video in videos.values() for n, (_, fields) in enumerate(video)]
+    values[:, 0] = told + rng.normal(0, 0.1, TRAIN + TEST)
+    keys = tuple(f"{split}/{key}" for split, video in videos.items() for key, _ in video)
+    return data, FeatureTable(keys, MOTION, values, rng.normal(size=(TRAIN + TEST, 3, 4)).astype(np.float32))
+
+
+def test_videos_that_were_not_scored_are_correlated(known: tuple[Path, FeatureTable]) -> None:
+    result = reproduce_interest(*known, scored=50)
+    rows = {row["videos"]: row for row in result["rows"]}
+    assert {name: row["n"] for name, row in rows.items()} == {
+        "all": TRAIN - 50 + TEST,
+        "the camera is still": 27,
+        "the camera moves": 13,
+        "objects of the training videos": TRAIN - 50,
+        "unseen objects": TEST,
+    }
+    still, moving = rows["the camera is still"], rows["the camera moves"]
+    assert still["correlation"] > 0.8 > 0.5 > abs(moving["correlation"])
+    assert all(row["interval"][0] <= row["correlation"] <= row["interval"][1] for row in rows.values())
+    assert result["forest"]["videos"] == 50 and next(iter(result["forest"]["importances"])) == MOTION[0]

@@ -1,16 +1,22 @@
-"""The recipe in small: its points are the paper's steps, nothing is run twice, claims hold for all seeds."""
+"""The ablation and the recipe in small: what each step changes, runs that are not repeated, claims."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from experiments.ablation import RECIPES, STAGES, ablation
 from experiments.differences import find_signs
+from experiments.distillation.run import SEEDS as STUDENTS
+from experiments.distillation.run import TAUGHT, home_teacher, student
+from experiments.distillation.run import Plan as DistillationPlan
 from experiments.findings import recipe_gaps
 from experiments.outcomes import PHOTOS, Outcome, Outcomes
 from experiments.recipe.run import POINTS, SEEDS, compare, reproduce_recipe
@@ -19,9 +25,74 @@ from experiments.reproduction import ROBUST, Paths, over_seeds
 from perception_encoder.data.pairs import Stage
 from perception_encoder.errors import ConfigError
 from perception_encoder.models.checkpoints.weights import load_model
+from perception_encoder.models.clip import CLIP
+from perception_encoder.models.registry import BUILTIN
 from perception_encoder.models.vision_transformer import VisionTransformer
-from perception_encoder.pretraining.config import PROCEDURE, PretrainingConfig
+from perception_encoder.pretraining.config import PROCEDURE, PretrainingConfig, tower_configs
+from perception_encoder.stages import configure, list_recipes, run_training
 from tests.pretraining.toys import debug
+
+BILLION = 1_000_000_000
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_model_is_built_and_its_resolutions_fit_its_patches(name: str) -> None:
+    config = RECIPES[name][1]()
+    vision, text = tower_configs(config)
+    with torch.device("meta"):
+        model = CLIP(vision, text)
+    assert sum(weights.numel() for weights in model.parameters()) == vision.parameters + text.parameters + 1
+    assert all(stage.image_size % vision.patch_size == 0 for stage in config.stages)
+    assert name not in list_recipes()
+
+
+@pytest.mark.parametrize(
+    ("name", "millions", "samples", "steps", "batch", "resolutions"),
+    [
+        ("ablation_1", 659, 12 * BILLION, 366_211, 32_768, [224]),
+        ("ablation_2", 659, 12 * BILLION, 366_211, 32_768, [98, 154, 224]),
+        ("ablation_3", 659, 24 * BILLION, 366_211, 65_536, [98, 154, 224]),
+        ("ablation_6", 659, 24 * BILLION, 366_211, 65_536, [98, 154, 224, 336]),
+        ("ablation_9", 671, 24 * BILLION, 366_211, 65_536, [98, 154, 224, 336]),
+        ("vanilla_l14_120k", 659, 4 * BILLION, 120_000, 32_768, [224]),
+        ("vanilla_b14", 440, 12 * BILLION, 360_000, 32_768, [224]),
+        ("full_b14", 448, 24 * BILLION, 360_000, 65_536, [98, 154, 224, 336]),
+        ("full_s14", 87, 24 * BILLION, 360_000, 65_536, [98, 154, 224, 336]),
+    ],
+)
+def test_parameters_samples_and_resolutions(
+    name: str, millions: int, samples: int, steps: int, batch: int, resolutions: list[int]
+) -> None:
+    config = RECIPES[name][1]()
+    vision, text = tower_configs(config)
+    assert round((vision.parameters + text.parameters) / 1e6) == millions
+    assert sum(stage.steps for stage in config.stages) == config.steps == steps
+    assert config.steps * config.batch_size == pytest.approx(samples, rel=0.02)
+    assert (config.batch_size, [stage.image_size for stage in config.stages]) == (batch, resolutions)
+
+
+@pytest.mark.parametrize(
+    ("step", "changed"),
+    [
+        (2, {"stages"}),
+        (3, {"batch_size"}),
+        (4, {"optimizer"}),
+        (5, {"stages", "image_side"}),
+        (6, {"rope"}),
+        (7, {"attention_pool"}),
+        (8, {"augmentation"}),
+        (9, {"masking"}),
+    ],
+)
+def test_a_step_changes_what_it_says_and_nothing_else(step: int, changed: set[str]) -> None:
+    before, after = ablation(step - 1), ablation(step)
+    fields = (field.name for field in dataclasses.fields(PretrainingConfig))
+    assert {name for name in fields if getattr(before, name) != getattr(after, name)} == changed
+
+
+def test_the_baseline_trains_in_its_debug_form(photos: Path, tmp_path: Path) -> None:
+    stage, config = configure("ablation_1", debug=True, stages=STAGES)
+    assert run_training(stage, config, [photos], [], tmp_path / "run").weights.exists()
 
 
 @pytest.mark.parametrize("step", range(1, 10))
@@ -138,3 +209,29 @@ def test_a_difference_that_is_not_there_is_seldom_claimed_from_two_seeds(kinds: 
         gaps = rows_of((by_seed[1] - by_seed[0]).tolist(), 1.96)
         wrong += claim(gaps, *by_seed.tolist()) != 0
     assert wrong / trials <= 0.06
+
+
+def test_the_recipe_in_small(root: Path) -> None:
+    results = root / "docs" / "results" / "recipe.json"
+    result = json.loads(results.read_text(encoding="utf-8"))
+    runs = {nano_step(step, seed).fingerprint() for step in POINTS for seed in SEEDS}
+    assert result["runs"].keys() == runs, "run: python -m experiments.recipe"
+
+
+def test_its_towers_are_those_of_its_ends(root: Path) -> None:
+    for step in (POINTS[0], POINTS[-1]):
+        tower = load_model(root / "experiments" / "towers" / f"nano_step{step}.safetensors")
+        config = nano_step(step)
+        assert isinstance(tower, VisionTransformer)
+        assert (tower.name, tower.config.image_size) == (BUILTIN, config.stages[-1].image_size)
+        assert (tower.config.rope, tower.config.attention_pool) == (config.rope, config.attention_pool)
+
+
+def test_distillation_in_small(root: Path) -> None:
+    results = root / "docs" / "results" / "distillation.json"
+    result = json.loads(results.read_text(encoding="utf-8"))
+    teacher = home_teacher().fingerprint()
+    (scale,) = {run["config"]["teacher_logit_scale"] for run in result["runs"].values() if run["role"] == TAUGHT}
+    taught = {DistillationPlan().taught(seed, teacher, scale).fingerprint() for seed in STUDENTS}
+    runs = {teacher} | {student(seed).fingerprint() for seed in STUDENTS} | taught
+    assert result["runs"].keys() == runs, "run: python -m experiments.distillation"
