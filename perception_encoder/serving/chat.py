@@ -26,7 +26,6 @@ from perception_encoder.serving.http import (
     ApiError,
     BodyReader,
     FirstError,
-    first_piece,
     parse_body,
     shortened,
     stream_response,
@@ -220,7 +219,7 @@ async def answer_chat(
         if not parsed.stream:
             reply = await unless_gone(request, _last(pieces))
             return JSONResponse(_completion(model.name, reply))
-        first = await unless_gone(request, first_piece(pieces))
+        first = await unless_gone(request, anext(pieces))
     usage = bool(parsed.stream_options and parsed.stream_options.include_usage)
     return stream_response(_events(model.name, first, pieces, usage), pieces, "text/event-stream")
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing, asynccontextmanager, closing, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import fields
 from functools import cache
 from types import MappingProxyType
@@ -158,14 +156,14 @@ class BodyReader:
             yield parsed
 
 
-async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
+async def unless_gone(request: Request, work: Awaitable[T]) -> T:
     """Return the result of `work`, cancelled with an ApiError if the client, whose body was read, disconnects."""
 
     async def wait_for_disconnect() -> None:
         while (await request.receive())["type"] != "http.disconnect":
             pass
 
-    task, disconnected = asyncio.create_task(work), asyncio.create_task(wait_for_disconnect())
+    task, disconnected = asyncio.ensure_future(work), asyncio.ensure_future(wait_for_disconnect())
     try:
         await asyncio.wait({task, disconnected}, return_when=asyncio.FIRST_COMPLETED)
         if task.done():
@@ -175,49 +173,6 @@ async def unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
         task.cancel()
         disconnected.cancel()
         await asyncio.gather(task, disconnected, return_exceptions=True)
-
-
-async def pieces_from(
-    thread: ThreadPoolExecutor, work: Callable[[], Generator[T, None, None]]
-) -> AsyncGenerator[T, None]:
-    """Run `work()` in a thread and yield its pieces; closing this iterator, or cancelling its task, ends it soon."""
-    loop, gone = asyncio.get_running_loop(), threading.Event()
-    pieces: asyncio.Queue[tuple[T] | Exception | None] = asyncio.Queue()
-
-    def send(piece: tuple[T] | Exception | None) -> None:
-        with suppress(RuntimeError):  # the server has stopped
-            loop.call_soon_threadsafe(pieces.put_nowait, piece)
-
-    def run() -> None:
-        try:
-            with closing(work()) as source:
-                for piece in source:
-                    send((piece,))
-                    if gone.is_set():
-                        return
-        except Exception as error:
-            send(detached(error) if isinstance(error, (PerceptionEncoderError, ApiError)) else error)
-        else:
-            send(None)
-
-    submitted = thread.submit(run)
-    try:
-        while True:
-            piece = await pieces.get()
-            if piece is None:
-                return
-            if isinstance(piece, Exception):
-                raise piece
-            yield piece[0]
-    finally:
-        piece = None  # an error holds this frame
-        gone.set()
-        submitted.cancel()
-
-
-async def first_piece(pieces: AsyncGenerator[T, None]) -> T:
-    """Return the first piece, so that an error before it can set the status."""
-    return await anext(pieces)
 
 
 def stream_response(content: AsyncIterator[bytes], source: AsyncGenerator[Any, None], media_type: str) -> Response:

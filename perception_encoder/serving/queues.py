@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import collections.abc
 import copy
 import gc
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 
 import numpy as np
 from jaxtyping import Float
 
-from perception_encoder.errors import MediaTooLargeError
+from perception_encoder.errors import MediaTooLargeError, PerceptionEncoderError, detached
 from perception_encoder.inference.conversation.assistant import Assistant
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.media import Media
@@ -24,7 +23,7 @@ from perception_encoder.inference.pipeline import Decoded, Feature, decode, enco
 from perception_encoder.models.memory import trim_memory
 from perception_encoder.preprocess.budget import MAX_PIXELS
 from perception_encoder.preprocess.conversation import Message, Reply, Sampling
-from perception_encoder.serving.http import ApiError, pieces_from
+from perception_encoder.serving.http import ApiError
 
 Waiting = tuple[Decoded, Feature, "asyncio.Future[np.ndarray]"]
 
@@ -194,7 +193,7 @@ class GenerationQueue:
         self.name, self.names, self._limit, self.reserved = name, (name, source or name), limit, 0
         self._load, self._media_bytes, self._held = load, media_bytes, 0
         self._model: Assistant | None = None
-        self._thread = ThreadPoolExecutor(1, "language")
+        self._thread, self._turn = ThreadPoolExecutor(1, "language"), asyncio.Lock()
 
     @contextmanager
     def reserve(self) -> Iterator[Hold]:
@@ -229,14 +228,20 @@ class GenerationQueue:
         are in memory. Closing the iterator, or cancelling its task, stops the generation at the next token. Raises what
         loading the model, `open_conversation` and `Assistant.generate_stream` raise.
         """
-        pieces = pieces_from(self._thread, partial(self._answer, open_conversation, sampling))
-        async with aclosing(pieces):
-            async for piece in pieces:
-                yield piece
+        in_thread = partial(asyncio.get_running_loop().run_in_executor, self._thread)
+        async with self._turn:
+            pieces = self._answer(open_conversation, sampling)
+            try:
+                while (piece := await in_thread(next, pieces, None)) is not None:
+                    yield piece
+            except (ApiError, PerceptionEncoderError) as error:
+                raise detached(error) from None
+            finally:
+                await in_thread(pieces.close)
 
     def _answer(
         self, open_conversation: Callable[[], Sequence[Message]], sampling: Sampling
-    ) -> collections.abc.Generator[str | Reply, None, None]:
+    ) -> Generator[str | Reply, None, None]:
         if self._model is None:  # if loading fails, the next conversation retries
             self._model = self._load()
             gc.collect()  # what loading left behind in reference cycles

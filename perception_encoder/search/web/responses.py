@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from perception_encoder.errors import PerceptionEncoderError, SearchIndexError
-from perception_encoder.serving.http import first_piece, stream_response, unless_gone
+from perception_encoder.serving.http import stream_response, unless_gone
 
 if TYPE_CHECKING:
     from fastapi import Request, Response
@@ -40,7 +40,7 @@ async def stream_lines(
             yield _json_line({"error": str(error)})
 
     pieces = await begin()
-    first = await unless_gone(request, first_piece(pieces))
+    first = await unless_gone(request, anext(pieces))
     return stream_response(lines(), pieces, "application/x-ndjson")
 
 
