@@ -120,7 +120,7 @@ def add_routes(
         check: Callable[[Any, Encoder, ApiConfig], tuple[list[Input], list[Feature]]],
         encode: Callable[[Any, np.ndarray, Encoder, Sequence[Input], Feature], bytes],
     ) -> Response:
-        async with bodies.read_as(request, parse) as parsed:
+        async with bodies.read(request, parse) as parsed:
             inputs, features = check(parsed, encoder, config)
             vectors = await embed_inputs(inputs, batcher, reader, features, parameter)
             answer = await asyncio.to_thread(encode, parsed, vectors, encoder, inputs, features[0])

@@ -210,7 +210,7 @@ async def answer_chat(
 
     if model is None:
         raise ApiError(404, NO_MODEL, "model", "model_not_found")
-    async with bodies.read_as(request, parse_chat) as parsed:
+    async with bodies.read(request, parse_chat) as parsed:
         parts, sampling = check_chat(parsed, config, *model.names)
         roles = [ROLES[message.role] for message in parsed.messages]
         parsed.messages = []  # with their data URIs

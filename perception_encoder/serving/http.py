@@ -123,8 +123,11 @@ class BodyReader:
         self._maximum, self._seconds, self._total, self._bytes = maximum, seconds, total, 0
 
     @asynccontextmanager
-    async def read(self, request: Request) -> AsyncIterator[bytearray]:
-        """Yield a body, which the caller may clear; its bytes count until the block ends. Raises ApiError."""
+    async def read(self, request: Request, parse: Callable[[bytearray], T]) -> AsyncIterator[T]:
+        """Yield a body parsed in a thread, as a large one takes long; its bytes count until the block ends.
+
+        Raises ApiError, and what parsing raises.
+        """
         from starlette.requests import ClientDisconnect
 
         body, size = bytearray(), 0
@@ -143,17 +146,11 @@ class BodyReader:
                 raise ApiError(408, f"the body took more than {self._seconds:g} s, the limit") from None
             except ClientDisconnect:
                 raise ApiError(400, "the client disconnected") from None  # nobody reads this
-            yield body
-        finally:
-            self._bytes -= size
-
-    @asynccontextmanager
-    async def read_as(self, request: Request, parse: Callable[[bytearray], T]) -> AsyncIterator[T]:
-        """Yield a body parsed in a thread, as a large one takes long; its bytes count until the block ends."""
-        async with self.read(request) as body:
             parsed = await asyncio.to_thread(parse, body)
             body.clear()
             yield parsed
+        finally:
+            self._bytes -= size
 
 
 async def unless_gone(request: Request, work: Awaitable[T]) -> T:

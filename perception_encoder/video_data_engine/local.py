@@ -65,7 +65,6 @@ class _LocalRunner:
         self.queues: dict[str, deque[ClipRecord]] = {stage.name: deque() for stage in stages}
         self.pools: dict[Worker, ProcessPool] = {}
         self.tasks: dict[Future[Answer], tuple[Worker, EngineStage, list[ClipRecord]]] = {}
-        self.alone: set[tuple[str, str]] = set()
         self.losses: dict[tuple[str, str], int] = defaultdict(int)
         self.broken: dict[str, int] = defaultdict(int)
         self.in_flight = 0
@@ -149,7 +148,7 @@ class _LocalRunner:
     def _next_batch(self, stage: EngineStage) -> list[ClipRecord]:
         queue, batch = self.queues[stage.name], list[ClipRecord]()
         while queue and len(batch) < stage.batch_size:
-            if (stage.name, queue[0].key) in self.alone:
+            if (stage.name, queue[0].key) in self.losses:
                 return batch or [queue.popleft()]
             batch.append(queue.popleft())
         return batch
@@ -191,7 +190,6 @@ class _LocalRunner:
         """Queue lost records for separate retries; a record lost alone in every attempt is a failure."""
         for record in batch:
             task = (stage.name, record.key)
-            self.alone.add(task)
             self.losses[task] += len(batch) == 1
             if self.losses[task] < self.work.tries:
                 self.queues[stage.name].appendleft(record)

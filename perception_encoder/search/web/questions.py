@@ -88,8 +88,8 @@ def add_ask_route(app: FastAPI, library: MediaLibrary, ids: SignedIds, queue: Ge
 
         async def begin() -> AsyncGenerator[str | Reply, None]:
             row_id = ids.check(request.path_params["id"])
-            async with bodies.read(request) as body:
-                return questions.answer(row_id, read_question(bytes(body)))
+            async with bodies.read(request, read_question) as question:
+                return questions.answer(row_id, question)
 
         return await stream_lines(request, begin, describe)
 
@@ -99,7 +99,7 @@ def add_ask_route(app: FastAPI, library: MediaLibrary, ids: SignedIds, queue: Ge
     app.router.add_route("/api/ask/{id}", respond, methods=["POST"])
 
 
-def read_question(body: bytes) -> AskRequest:
+def read_question(body: bytes | bytearray) -> AskRequest:
     """Read a request's body; raises ApiError, and ConfigError for an empty question or a too long conversation."""
     request = parse_body(body, AskRequest)
     if not request.question.strip():

@@ -166,7 +166,7 @@ def add_upload_route(app: FastAPI, library: MediaLibrary, threads: ThreadPoolExe
 
     async def upload(request: Request) -> Response:
         try:
-            async with bodies.read_as(request, bytes) as content:
+            async with bodies.read(request, bytes) as content:
                 line = await asyncio.get_running_loop().run_in_executor(threads, library.add_image, content)
         except InputError as error:
             raise ApiError(400, str(detached(error))) from None

@@ -94,7 +94,7 @@ def create_annotation_page(
         name = f"{request.path_params['mode']}/{request.path_params['action']}"
         if name not in ACTIONS:
             raise ApiError(404, "no such action")
-        async with bodies.read_as(request, partial(parse_body, kind=WorkRequest)) as content:
+        async with bodies.read(request, partial(parse_body, kind=WorkRequest)) as content:
             task = await in_thread(ACTIONS[name], project, content)
         return JSONResponse({"task": task and asdict(task)})
 
