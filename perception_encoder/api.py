@@ -251,7 +251,14 @@ def serve(
     from perception_encoder.search.web.server import create_page
     from perception_encoder.serving.api import create_app
     from perception_encoder.serving.requests import ApiConfig, check_origins
-    from perception_encoder.serving.server import HOSTS, choose_key, listen, page_address, reachable_names, run_server
+    from perception_encoder.web_server.server import (
+        HOSTS,
+        choose_key,
+        listen,
+        page_address,
+        reachable_names,
+        run_server,
+    )
 
     directory = None if directory is None and index is None else Path(directory or index or "")
     spec = ModelSpec.of(

@@ -78,9 +78,16 @@ def annotate(
         pe annotate PE-Video --double 0.2
         pe annotate clips --lan      # open http://192.168.1.5:8010/?key=… on other machines
     """
-    from perception_encoder.serving.server import HOSTS, choose_key, listen, page_address, reachable_names, run_server
     from perception_encoder.video_dataset.annotation.project import AnnotationProject
     from perception_encoder.video_dataset.annotation.server import create_annotation_page
+    from perception_encoder.web_server.server import (
+        HOSTS,
+        choose_key,
+        listen,
+        page_address,
+        reachable_names,
+        run_server,
+    )
 
     host = host or ("0.0.0.0" if lan else "127.0.0.1")
     key = choose_key(host, lan, key)

@@ -23,7 +23,6 @@ from perception_encoder.inference.media import Kind
 from perception_encoder.inference.pipeline import Decoded, Feature
 from perception_encoder.models.registry import demo_note
 from perception_encoder.serving.chat import answer_chat
-from perception_encoder.serving.http import ApiError, BodyReader
 from perception_encoder.serving.queues import Batcher, GenerationQueue, quiet
 from perception_encoder.serving.requests import (
     ApiConfig,
@@ -39,8 +38,9 @@ from perception_encoder.serving.requests import (
     parse_request,
     parse_rerank,
 )
-from perception_encoder.serving.server import HANG_UP, HOSTS, check_key, guard
 from perception_encoder.vectors import best_rows, unit_rows
+from perception_encoder.web_server.http import ApiError, BodyReader
+from perception_encoder.web_server.server import HANG_UP, HOSTS, check_key, guard
 
 if TYPE_CHECKING:
     from fastapi import FastAPI, Request, Response

@@ -21,7 +21,16 @@ from perception_encoder.models.registry import demo_note
 from perception_encoder.preprocess.budget import DECODING, MAX_PIXELS
 from perception_encoder.preprocess.conversation import ContentPart, Message, Reply, Role, Sampling
 from perception_encoder.preprocess.image import count_pixels
-from perception_encoder.serving.http import (
+from perception_encoder.serving.queues import GenerationQueue, Hold
+from perception_encoder.serving.requests import (
+    ApiConfig,
+    Input,
+    MediaReader,
+    check_name,
+    gather_results,
+    input_refused,
+)
+from perception_encoder.web_server.http import (
     REQUEST,
     ApiError,
     BodyReader,
@@ -31,15 +40,6 @@ from perception_encoder.serving.http import (
     stream_response,
     unless_gone,
     unsupported,
-)
-from perception_encoder.serving.queues import GenerationQueue, Hold
-from perception_encoder.serving.requests import (
-    ApiConfig,
-    Input,
-    MediaReader,
-    check_name,
-    gather_results,
-    input_refused,
 )
 
 if TYPE_CHECKING:

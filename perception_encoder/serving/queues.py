@@ -23,7 +23,7 @@ from perception_encoder.inference.pipeline import Decoded, Feature, decode, enco
 from perception_encoder.models.memory import trim_memory
 from perception_encoder.preprocess.budget import MAX_PIXELS
 from perception_encoder.preprocess.conversation import Message, Reply, Sampling
-from perception_encoder.serving.http import ApiError
+from perception_encoder.web_server.http import ApiError
 
 Waiting = tuple[Decoded, Feature, "asyncio.Future[np.ndarray]"]
 

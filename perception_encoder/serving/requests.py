@@ -25,7 +25,7 @@ from perception_encoder.inference.media import Kind, Media, resolve
 from perception_encoder.inference.pipeline import Feature
 from perception_encoder.models.registry import same_name
 from perception_encoder.preprocess.source import IMAGE_SUFFIXES, VIDEO_SUFFIXES, escape_name
-from perception_encoder.serving.http import BODIES_BYTES, REQUEST, ApiError, FirstError, parse_body, shortened
+from perception_encoder.web_server.http import BODIES_BYTES, REQUEST, ApiError, FirstError, parse_body, shortened
 
 if TYPE_CHECKING:
     from perception_encoder.models.external import Role

@@ -57,7 +57,6 @@ class _LocalRunner:
     def __init__(
         self, stages: Sequence[EngineStage], records: Iterable[ClipRecord], work: WorkConfig, loaded: Loaded
     ) -> None:
-        self.stages = {stage.name: stage for stage in stages}
         self.groups: dict[str, list[EngineStage]] = defaultdict(list)
         for stage in stages:
             self.groups[stage.group].append(stage)

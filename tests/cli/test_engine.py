@@ -124,7 +124,7 @@ def test_the_guide_from_raw_videos_to_a_refined_captioner_and_a_dataset(
             assert page.post("/api/annotate/submit", json={**anna, **edit}).status_code == 200
             tasks.append(task["clip"])
 
-    monkeypatch.setattr("perception_encoder.serving.server.run_server", annotate)
+    monkeypatch.setattr("perception_encoder.web_server.server.run_server", annotate)
     # a rate at which the random model's captions stay as short as they are
     settings = ("steps=1", "warmup=0", "lr=1e-9", "batch_size=1", "frames=2", "validation=null")
     short = [word for setting in settings for word in ("--set", setting)]

@@ -47,7 +47,7 @@ def apps(monkeypatch: pytest.MonkeyPatch) -> list[FastAPI]:
             app.state.answer = client.get("/")
         apps.append(app)
 
-    monkeypatch.setattr("perception_encoder.serving.server.run_server", serve)
+    monkeypatch.setattr("perception_encoder.web_server.server.run_server", serve)
     return apps
 
 

@@ -16,8 +16,8 @@ from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.fetch import FetchLimits
 from perception_encoder.serving import api
 from perception_encoder.serving.api import count_tokens, create_app
-from perception_encoder.serving.http import ApiError
 from perception_encoder.serving.requests import ApiConfig, parse_request
+from perception_encoder.web_server.http import ApiError
 from tests.serving.servers import data_uri
 from tests.web import serving
 

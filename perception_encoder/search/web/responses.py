@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from perception_encoder.errors import PerceptionEncoderError, SearchIndexError
-from perception_encoder.serving.http import stream_response, unless_gone
+from perception_encoder.web_server.http import stream_response, unless_gone
 
 if TYPE_CHECKING:
     from fastapi import Request, Response

@@ -24,9 +24,9 @@ from perception_encoder.search.web.features import FeatureImages, add_feature_ro
 from perception_encoder.search.web.library import Filter, MediaLibrary, as_tiles
 from perception_encoder.search.web.questions import add_ask_route
 from perception_encoder.search.web.responses import Get, SignedIds
-from perception_encoder.serving.http import ApiError, BodyReader
 from perception_encoder.serving.queues import GenerationQueue
-from perception_encoder.serving.server import HOSTS, create_page_app
+from perception_encoder.web_server.http import ApiError, BodyReader
+from perception_encoder.web_server.server import HOSTS, create_page_app
 
 if TYPE_CHECKING:
     from fastapi import FastAPI, Request, Response

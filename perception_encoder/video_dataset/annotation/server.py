@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from perception_encoder.errors import InputError
 from perception_encoder.formats.tars import TarMember
-from perception_encoder.serving.http import REQUEST, ApiError, BodyReader, parse_body
-from perception_encoder.serving.server import HOSTS, create_page_app
 from perception_encoder.video_dataset.annotation.progress import count_progress
 from perception_encoder.video_dataset.annotation.project import AnnotationProject
 from perception_encoder.video_dataset.annotation.work import (
@@ -30,6 +28,8 @@ from perception_encoder.video_dataset.annotation.work import (
     undo,
     undo_review,
 )
+from perception_encoder.web_server.http import REQUEST, ApiError, BodyReader, parse_body
+from perception_encoder.web_server.server import HOSTS, create_page_app
 
 if TYPE_CHECKING:
     from fastapi import FastAPI, Request, Response

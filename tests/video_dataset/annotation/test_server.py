@@ -17,7 +17,6 @@ from starlette.applications import Starlette
 
 from perception_encoder.errors import InputError
 from perception_encoder.formats.tars import TarMember
-from perception_encoder.serving.http import ApiError
 from perception_encoder.video_dataset.annotation.project import AnnotationProject
 from perception_encoder.video_dataset.annotation.server import (
     ACTIONS,
@@ -25,6 +24,7 @@ from perception_encoder.video_dataset.annotation.server import (
     parse_range,
     send_video,
 )
+from perception_encoder.web_server.http import ApiError
 from tests.video_dataset.clips import short_clip
 
 Post = Callable[..., Any]
@@ -159,7 +159,7 @@ def test_nothing_else_is_served(client: TestClient, address: str) -> None:
 def test_the_command_starts_in_under_a_second_without_torch(many_videos: Path, tmp_path: Path) -> None:
     AnnotationProject(many_videos, tmp_path / "a.sqlite").update()
     code = "import sys; from unittest.mock import patch; from perception_encoder.cli.main import main\n"
-    code += "with patch('perception_encoder.serving.server.run_server'):\n"
+    code += "with patch('perception_encoder.web_server.server.run_server'):\n"
     code += "    try: main(sys.argv[1:])\n    except SystemExit as end: print(end.code)\n"
     code += "print(sorted({'torch', 'numpy', 'PIL', 'av', 'pyarrow'} & sys.modules.keys()))"
     command = [sys.executable, "-c", code, "annotate", many_videos, "--store", tmp_path / "a.sqlite", "--port", "0"]

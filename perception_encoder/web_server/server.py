@@ -18,7 +18,7 @@ from urllib.parse import quote, urlencode
 
 from perception_encoder.errors import ConfigError, PerceptionEncoderError, needs_extra, one_line
 from perception_encoder.models.memory import limit_memory, trim_memory
-from perception_encoder.serving.http import ApiError, as_api_error
+from perception_encoder.web_server.http import ApiError, as_api_error
 
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
