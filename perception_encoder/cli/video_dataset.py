@@ -15,7 +15,7 @@ from perception_encoder.models.defaults import default_model
 
 if TYPE_CHECKING:
     from perception_encoder.video_dataset.annotation.progress import Agreement
-    from perception_encoder.video_dataset.statistics import Spread
+    from perception_encoder.video_dataset.dataset import Spread
 
 COMMANDS = {
     "Commands": {
@@ -123,8 +123,7 @@ def stats(
         pe video-dataset stats PE-Video --split test -o test.parquet
         pe video-dataset stats clips --json
     """
-    from perception_encoder.video_dataset.dataset import open_video_dataset
-    from perception_encoder.video_dataset.statistics import ALL, BENCHMARK
+    from perception_encoder.video_dataset.dataset import ALL, BENCHMARK, open_video_dataset
     from perception_encoder.video_dataset.tables import check_table_path, write_video_table
 
     if out is not None:

@@ -33,7 +33,7 @@ FRAMES = 3
 QUESTION_FRAMES = 8
 """Number of uniformly spaced frames that the language model sees."""
 MOTION = (
-    *(f"motion_{field.name}" for field in fields(MotionFeatures) if field.name != "source"),
+    *(f"motion_{field.name}" for field in fields(MotionFeatures)),
     *(f"objects_{name}" for name in NO_MOTION.columns()),
 )
 QUESTIONS: dict[str, str] = {

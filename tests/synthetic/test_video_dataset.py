@@ -13,7 +13,7 @@ from perception_encoder.datasets.pe_video import read_videos_of
 from perception_encoder.evaluation.statistics.scores import estimate
 from perception_encoder.preprocess.conversation import Message, Reply
 from perception_encoder.preprocess.video import read_frames
-from perception_encoder.video_dataset.statistics import DatasetStatistics
+from perception_encoder.video_dataset.dataset import DatasetStatistics
 from synthetic.video_dataset.build import BuildConfig, build_dataset
 from synthetic.video_dataset.caption_accuracy import score_captions
 from synthetic.video_dataset.simulation import SimulatedAnnotator

@@ -10,7 +10,7 @@ from perception_encoder.datasets.pe_video import read_videos_of
 from perception_encoder.errors import DataError, OutputError
 from perception_encoder.formats.shards import read_members
 from perception_encoder.video_dataset import tables
-from perception_encoder.video_dataset.statistics import NO_CATEGORY, describe_dataset
+from perception_encoder.video_dataset.dataset import NO_CATEGORY, describe_dataset
 from perception_encoder.video_dataset.tables import TEXT_FIELDS, OutputVideo, read_video_table, write_video_table
 from tests.data.tars import load_webdataset
 from tests.video_dataset.clips import fields, short_clip, small_dataset, write_dataset
