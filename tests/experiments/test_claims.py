@@ -19,9 +19,9 @@ from experiments.outcomes import DRAWINGS, PHOTOS, HeldOut, Outcome, average_row
 from experiments.robustness import CHANGES
 from perception_encoder.errors import DataError
 from perception_encoder.evaluation.results import Result, from_json
-from perception_encoder.layer_analysis.curve import LayerCurve, LayerScore
+from perception_encoder.layer_analysis.sweep import LayerCurve, LayerScore
 from tests.evaluation.colours import ColourEncoder, write_colours
-from tests.evaluation.test_report import RESULT
+from tests.evaluation.test_results import RESULT
 
 LABELS = ["red cup", "red pot", "green pea", "blue jay", "red cup", "green pea"]
 
