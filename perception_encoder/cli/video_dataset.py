@@ -80,26 +80,15 @@ def annotate(
     """
     from perception_encoder.video_dataset.annotation.project import AnnotationProject
     from perception_encoder.video_dataset.annotation.server import create_annotation_page
-    from perception_encoder.web_server.server import (
-        HOSTS,
-        choose_key,
-        listen,
-        page_address,
-        reachable_names,
-        run_server,
-    )
+    from perception_encoder.web_server.server import listening, run_server
 
-    host = host or ("0.0.0.0" if lan else "127.0.0.1")
-    key = choose_key(host, lan, key)
-    with listen(host, port) as listener:
+    with listening(host, port, lan, key) as place:
         project = AnnotationProject(data, store)
         count = project.update(track)
         if double is not None:
             project.set_double(double)
-        names = reachable_names(host)
-        page = create_annotation_page(project, (*names, host, *HOSTS), key)
-        output.print_line(f"{count:,} videos of {data} at {page_address(names[0], listener, key)}")
-        run_server(page, listener)
+        output.print_line(f"{count:,} videos of {data} at {place.address()}")
+        run_server(create_annotation_page(project, place.hosts, place.key), place.listener)
         project.close()
 
 

@@ -11,8 +11,9 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import quote, urlencode
 
@@ -80,10 +81,27 @@ def choose_key(host: str, lan: bool, key: str | None) -> str | None:
     return key or secrets.token_urlsafe(16)
 
 
-def page_address(name: str, listener: socket.socket, key: str | None) -> str:
-    """Return the page's address for a browser, with its key: see `guard`."""
-    path = f"/?key={quote(key, safe='')}" if key else ""
-    return f"http://{name}:{listener.getsockname()[1]}{path}"
+@dataclass(frozen=True)
+class Place:
+    """Where a server listens, its names, the best first, and the key that its requests need."""
+
+    listener: socket.socket
+    hosts: tuple[str, ...]
+    key: str | None
+
+    def address(self, with_key: bool = True) -> str:
+        """Return the address for a browser, with the key: see `guard`."""
+        path = f"/?key={quote(self.key, safe='')}" if self.key and with_key else ""
+        return f"http://{self.hosts[0]}:{self.listener.getsockname()[1]}{path}"
+
+
+@contextmanager
+def listening(host: str | None, port: int, lan: bool, key: str | None) -> Iterator[Place]:
+    """Listen, by default for this machine or, with `lan`, its network; raises what `choose_key` and `listen` do."""
+    host = host or ("0.0.0.0" if lan else "127.0.0.1")
+    key = choose_key(host, lan, key)
+    with listen(host, port) as listener:
+        yield Place(listener, (*reachable_names(host), host, *HOSTS), key)
 
 
 def is_loopback(host: str) -> bool:
