@@ -75,6 +75,7 @@ class IndexRow:
 _TYPES = {"str": ("TEXT NOT NULL", str), "int": ("INTEGER NOT NULL", int), "float | None": ("REAL", float)}
 _COLUMNS = {field.name: _TYPES[str(field.type)] for field in fields(IndexRow) if field.type in _TYPES}
 COLUMNS = tuple(_COLUMNS)
+_VALID = [(kind, type(None)) if kind is float else (kind,) for _, kind in _COLUMNS.values()]
 _TABLES = {
     "settings": "CREATE TABLE settings (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
     "rows": "CREATE TABLE rows (key INTEGER PRIMARY KEY, slot INTEGER NOT NULL, "
@@ -131,9 +132,9 @@ class Reading:
                 raise ValueError(f"{DATABASE}: a row has the slot {slot} of {len(content):,}")
             if checksum != checksum_of(values, content[slot]):
                 raise ValueError(f"{DATABASE}: the row {key} or its vector has changed since it was written")
-            for value, (name, (sql, kind)) in zip(values, _COLUMNS.items(), strict=True):
-                if type(value) is not kind and (value is not None or sql != "REAL"):
-                    raise ValueError(f"{DATABASE}: {name} is {str(value)[:80]!r}, not a {kind.__name__}")
+            for value, name, types in zip(values, COLUMNS, _VALID, strict=True):
+                if type(value) not in types:
+                    raise ValueError(f"{DATABASE}: {name} is {str(value)[:80]!r}, not a {types[0].__name__}")
             yield key, slot, values
 
     def slots_with(self, column: str, value: str) -> list[int]:

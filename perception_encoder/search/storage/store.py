@@ -215,7 +215,7 @@ class Store:
     def files(self) -> dict[str, FileState]:
         """Return the state of each indexed file, by path."""
         with self._reading() as reading:
-            rows = reading.connection.execute("SELECT DISTINCT path, size, modified, digest FROM rows")
+            rows = reading.connection.execute("SELECT path, size, modified, digest FROM rows")
             return {path: FileState(*state) for path, *state in rows}
 
     def rows(self, where: str | None = None, thumbnails: bool = False, part: slice = slice(None)) -> list[IndexRow]:
