@@ -47,37 +47,25 @@ _DECODERS = 2  # threads
 _LISTING_SHARE = 0.05  # maximum share of time spent on listing
 
 
-@dataclass(frozen=True, kw_only=True)
-class Filter:
-    """Limits the results."""
+def condition(kind: str = "", since: str = "", until: str = "", path: str = "") -> str | None:
+    """Return the page's filters as a condition in SQL; ConfigError for an invalid value.
 
-    kind: str = ""
-    """"image", "video", or all."""
-    since: str = ""
-    """A date such as "2024", "2024-07" or "2024-07-31"; empty for any."""
-    until: str = ""
-    """Last date, of the same form; inclusive."""
-    path: str = ""
-    """A part of the path, ignoring case."""
-
-    def condition(self) -> str | None:
-        """Return the condition in SQL; ConfigError for an invalid value."""
-        parts = []
-        if self.kind:
-            if self.kind not in ("image", "video"):
-                raise ConfigError(f"kind is {self.kind!r}; it must be 'image' or 'video'")
-            parts.append(f"kind = '{self.kind}'")
-        for value in (self.since, self.until):
-            if value and not _DATE.fullmatch(value):
-                raise ConfigError(f"{value!r} is not a date such as 2024, 2024-07 or 2024-07-31")
-        if self.since:
-            parts.append(f"date >= '{self.since}'")
-        if self.until:
-            parts.append(f"date <= '{self.until}~'")  # after every longer date that begins so
-        if self.path:
-            quoted = self.path.lower().replace("'", "''")
-            parts.append(f"instr(lower(path), '{quoted}')")
-        return " AND ".join(parts) or None
+    `kind`: "image", "video", or all. `since`, `until`: dates such as "2024", "2024-07" or "2024-07-31", inclusive.
+    `path`: a part of the path, ignoring case.
+    """
+    if kind not in ("", "image", "video"):
+        raise ConfigError(f"kind is {kind!r}; it must be 'image' or 'video'")
+    for value in filter(None, (since, until)):
+        if not _DATE.fullmatch(value):
+            raise ConfigError(f"{value!r} is not a date such as 2024, 2024-07 or 2024-07-31")
+    quoted = path.lower().replace("'", "''")
+    parts = {
+        f"kind = '{kind}'": kind,
+        f"date >= '{since}'": since,
+        f"date <= '{until}~'": until,  # after every longer date that begins so
+        f"instr(lower(path), '{quoted}')": path,
+    }
+    return " AND ".join(part for part, value in parts.items() if value) or None
 
 
 @dataclass(kw_only=True)
