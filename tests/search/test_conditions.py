@@ -18,7 +18,7 @@ from PIL import Image
 import perception_encoder as pe
 from perception_encoder.errors import ConfigError
 from perception_encoder.inference.encoder import Encoder
-from perception_encoder.search.storage.conditions import check_dates
+from perception_encoder.search.storage.database import check_dates
 
 
 @pytest.fixture
@@ -58,8 +58,8 @@ def test_a_condition_is_one_whole_expression_on_documented_columns(
                     use(where=condition)
     found = pe.open_index(photos, encoder).search("a cat", where="lower(path) = 'Ä' OR path GLOB '0[12].*'")
     assert {hit.row.path for hit in found} == {"01.jpg", "02.jpg"}
-    monkeypatch.setattr("perception_encoder.search.storage.conditions._SECONDS", -1.0)
-    monkeypatch.setattr("perception_encoder.search.storage.conditions._STEPS", 1)
+    monkeypatch.setattr("perception_encoder.search.storage.database._SECONDS", -1.0)
+    monkeypatch.setattr("perception_encoder.search.storage.database._STEPS", 1)
     with pytest.raises(ConfigError, match="takes over -1 s"):
         pe.open_index(photos, encoder).search("a cat", where="size > 0")
 

@@ -27,7 +27,6 @@ from perception_encoder.errors import ConfigError, OutputError, SearchIndexError
 from perception_encoder.files import holding, open_regular, remove, replacing, restrict, write_json, writing
 from perception_encoder.inference.exclude import parse_patterns
 from perception_encoder.models.registry import same_name, shown_name
-from perception_encoder.search.storage.conditions import find_slots
 from perception_encoder.search.storage.database import (
     COLUMNS,
     DATABASE,
@@ -38,6 +37,7 @@ from perception_encoder.search.storage.database import (
     connect,
     create_database,
     delete_rows,
+    find_slots,
     insert_rows,
     read_settings,
     read_value,
