@@ -314,7 +314,7 @@ def _compile(connection: sqlite3.Connection, where: str) -> None:
     connection.set_authorizer(None)
 
 
-def _lower(value: object) -> object:
+def _lower(value: Any) -> Any:
     return value.lower() if isinstance(value, str) else value
 
 

@@ -90,7 +90,7 @@ def create_page(
 
     def page(request: Request) -> Response:
         model, ask_model, second = library.encoder.name, ask.name if ask else "", Path(features_model).stem
-        values = {"model": model, "ask_model": ask_model, "features_model": second, "note": note}
+        values: dict[str, Any] = {"model": model, "ask_model": ask_model, "features_model": second, "note": note}
         values |= {"demo": demo_note(model), "ask_demo": demo_note(ask_model), "features_demo": demo_note(second)}
         values |= {"directory": library.index.root.resolve().name, "upload_bytes": _UPLOAD_BYTES}
         return HTMLResponse(template.render(values, last_layer=max(0, library.encoder.depth - 1)))
