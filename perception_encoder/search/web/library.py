@@ -25,7 +25,7 @@ from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.exclude import parse_patterns
 from perception_encoder.inference.media import Kind, Media, resolve
 from perception_encoder.inference.model_spec import ModelSpec
-from perception_encoder.inference.pipeline import Decoded, decode, encode_decoded
+from perception_encoder.inference.pipeline import decode, encode_decoded
 from perception_encoder.preprocess.source import unescape_name
 from perception_encoder.search.ranking import Hit, query_vector, query_vectors, rank
 from perception_encoder.search.storage.database import COLUMNS, IndexRow
@@ -117,36 +117,30 @@ class MediaLibrary:
 
     def add_image(self, content: bytes) -> str:
         """Cache the embedding of an image or video, and return a query line for it; raises InputError."""
-        decoded = self._decoders.submit(self._decode, content).result()
-        (vector,) = self.compute(partial(encode_decoded, self.encoder, [decoded], self.encoder.feature()))
+        feature = self.encoder.feature()
+        decoding = self._decoders.submit(lambda: decode(self.encoder, resolve(content, "the image"), feature))
+        (vector,) = self.compute(partial(encode_decoded, self.encoder, [decoding.result()], feature))
         image_id = f"{abs(hash(content)):x}"
         self._uploads[image_id] = UploadedImage(id=image_id, vector=vector)
         while len(self._uploads) > _CACHED:
             self._uploads.pop(next(iter(self._uploads)))
         return f"image:{image_id}"
 
-    def _decode(self, content: bytes) -> Decoded:
-        return decode(self.encoder, resolve(content, "the image"), self.encoder.feature())
-
     def _encode_uncached(self, text: str) -> Float[np.ndarray, " D"]:
         return self.compute(lambda: query_vectors(self.encoder, [text_query(text)])[0])
 
     def file(self, row_id: str) -> Path:
         """Return a row's file; ConfigError if it is in a tar or no longer in the directory."""
-        return self._path(self.index.row(row_id))
+        return self.media(row_id)[1]
 
     def media(self, row_id: str, whole: bool = False) -> tuple[Media, Path]:
         """Return a row's image, or the frame (or the `whole`) of its moment, and the file; raises what `file` does."""
         row = self.index.row(row_id)
-        path = self._path(row)
-        start, end = (row.start, row.stop) if whole else (row.time, row.time)
-        return Media(cast(Kind, row.kind), row.path, path, start, end), path
-
-    def _path(self, row: IndexRow) -> Path:
         path = self.check_inside(row)
         if not path.is_file():
             raise ConfigError("the file is no longer in the directory")
-        return path
+        start, end = (row.start, row.stop) if whole else (row.time, row.time)
+        return Media(cast(Kind, row.kind), row.path, path, start, end), path
 
     def check_inside(self, row: IndexRow) -> Path:
         """Return a row's path; ConfigError if it is a link out of the directory, which is not shown to others."""
@@ -188,16 +182,14 @@ class MediaLibrary:
 
     def _begin(self) -> bool:
         with self._lock:
-            if self.progress.running:
-                return False
-            self.progress = Progress(running=True, failures=self.progress.failures)
-            return True
+            begun, self.progress.running = not self.progress.running, True
+            return begun
 
     def update(self) -> None:
         """Update the index, and set `progress`."""
 
         def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
-            self.progress = Progress(running=True, total=total or 0, failures=self.progress.failures)
+            self.progress.total, self.progress.done = total or 0, 0
             for item in items:
                 yield item
                 self.progress.done += 1
