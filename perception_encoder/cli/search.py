@@ -208,8 +208,8 @@ def show_result(result: SearchResult, kinds: str, min_score: float | None, print
         output.print_table(COLUMNS, ((*row, name) for name, rows, _ in tables for row in rows))
     for name, rows, hits in tables:
         if not rows:
-            low = f"no match for {name}: nothing scores {min_score:g} or higher"
-            output.print_note(f"no hits for {name}" if min_score is None else low)
+            low = None if min_score is None else f"no match for {name}: nothing scores {min_score:g} or higher"
+            output.print_note(low or f"no hits for {name}")
         elif as_table and output.console.is_terminal:
             output.print_line(name)
             shown = [column for column in range(5) if column < 2 or any(row[column] for row in rows)]
