@@ -94,6 +94,7 @@ SLOW = (
     "pretraining/test_validation.py",
     "search/storage/test_cluster.py",
     "training/test_distributed.py",
+    "training/test_resume.py",
     "video_data_engine/test_cluster.py",
     "video_data_engine/test_stopped.py",
     "search/storage/test_index_kill.py",  # kills

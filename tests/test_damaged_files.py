@@ -120,24 +120,24 @@ def write_head(directory: Path) -> None:
 
 
 def load_head(directory: Path) -> None:
-    from perception_encoder.dense_prediction.dense_model import load_dense_model, read_head_info
+    from perception_encoder.dense_prediction.dense_model import load_dense_model
     from tests.dense_prediction.test_dense_model import tower
+    from tests.dense_training.datasets import read_head
 
     path = directory / "head.safetensors"
-    info, tensors = read_head_info(path)
+    info, tensors = read_head(path)
     load_dense_model(path, info, tensors, tower())
 
 
 def write_result(directory: Path) -> None:
     from perception_encoder.evaluation.results import to_json
-    from tests.evaluation.test_report import RESULT
+    from tests.evaluation.test_results import RESULT
 
     (directory / "result.json").write_text(to_json(RESULT))
 
 
 def read_result(directory: Path) -> None:
-    from perception_encoder.evaluation.comparison import full_table
-    from perception_encoder.evaluation.results import from_json, read_text, to_json
+    from perception_encoder.evaluation.results import from_json, full_table, read_text, to_json
 
     result = from_json(read_text(directory / "result.json"), "result.json")
     full_table(result)
@@ -398,9 +398,10 @@ def write_perception_lm(directory: Path) -> None:
 
 
 def load_perception_lm(directory: Path) -> None:
+    from perception_encoder.inference.model_spec import ModelSpec
     from perception_encoder.language_alignment.load import load_language_model
 
-    load_language_model(directory / "plm", "cpu", torch.float32)
+    load_language_model(ModelSpec(directory / "plm", "cpu", precision="float32"))
 
 
 def write_language(directory: Path) -> None:
@@ -413,9 +414,10 @@ def write_language(directory: Path) -> None:
 
 
 def load_language(directory: Path) -> None:
+    from perception_encoder.inference.model_spec import ModelSpec
     from perception_encoder.language_alignment.load import load_language_model
 
-    load_language_model(directory / "model.safetensors", "cpu", torch.float32)
+    load_language_model(ModelSpec(directory / "model.safetensors", "cpu", precision="float32"))
 
 
 def write_depths(directory: Path) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 from experiments.command_line import run_experiment
 from perception_encoder.cli import output
 from perception_encoder.cli.options import argument, option, out_option
-from perception_encoder.data.captions import name_of
+from perception_encoder.data.pairs import name_of
 from perception_encoder.errors import DataError
 from perception_encoder.formats.shards import ShardSample, read_shard, shards_below
 from perception_encoder.preprocess.conversation import CAPTION_PROMPT

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 from PIL import Image
@@ -20,7 +20,7 @@ from perception_encoder.inference.exclude import parse_patterns
 from perception_encoder.inference.listing import check_paths
 from perception_encoder.inference.load import ModelLike, as_encoder, choose_model
 from perception_encoder.inference.media import Media, resolve
-from perception_encoder.inference.model_spec import ModelSpec, PrecisionChoice
+from perception_encoder.inference.model_spec import ModelKeywords, ModelSpec
 from perception_encoder.inference.pipeline import Embedding
 from perception_encoder.models.checkpoints.find import TowerChoice
 from perception_encoder.models.defaults import default_model
@@ -60,9 +60,7 @@ def open_index(
     model: ModelLike = None,
     *,
     index: str | Path | None = None,
-    precision: PrecisionChoice = "auto",
-    dimensions: int | None = None,
-    trust_remote_code: bool = False,
+    **keywords: Unpack[ModelKeywords],
 ) -> Index:
     """Open the index of a directory, which `update` creates if it does not exist yet.
 
@@ -74,16 +72,12 @@ def open_index(
     `path`: a directory, or several to search together, by default the current one or, with `index`, the indexed one. A
     subdirectory is searched through the index of a directory around it. `model`: an encoder, or its name or path; by
     default the index's own and, for a new index, the default model (see `pe models`). `index`: the directory that
-    stores the index, by default the directory itself. `precision`: see `load`; an index that was made in one answers
-    queries in any. `dimensions`: see `load`; by default the index's own. `trust_remote_code`: see `load`; it is not
-    stored.
+    stores the index, by default the directory itself. `keywords`: see `load`; an index answers queries in any
+    precision, has its own dimensions by default, and does not store `trust_remote_code`.
     """
     paths = [] if path is None else as_paths(path)
     location = None if index is None else Path(index)
-    chosen = choose_model(
-        model, ModelSpec(precision=precision, dimensions=dimensions, trust_remote_code=trust_remote_code)
-    )
-    return Index(list(map(str, paths)), chosen, location)
+    return Index(list(map(str, paths)), choose_model(model, **keywords), location)
 
 
 class Index:
@@ -158,7 +152,7 @@ class Index:
         root = not self._paths and self.exists
         directory = self._stores[0].root if root else Path(*self._paths)
         with (
-            reading_on_cluster(ray, self._model.trust_remote_code) if ray else nullcontext(read_here) as read,
+            reading_on_cluster(ray) if ray else nullcontext(read_here) as read,
             writable_store(directory, self._model, every, rebuild, self._location) as (store, encoder),
         ):
             if exclude is not None:
@@ -254,10 +248,8 @@ def search_files(
     *,
     min_score: float | None = None,
     exclude: Sequence[str] = (),
-    precision: PrecisionChoice = "auto",
-    dimensions: int | None = None,
-    trust_remote_code: bool = False,
     progress: Track = untracked,
+    **keywords: Unpack[ModelKeywords],
 ) -> SearchResult:
     """Encode files and search them, without an index; or search the embeddings that `embed` or clip-retrieval wrote.
 
@@ -265,10 +257,9 @@ def search_files(
 
     `queries`, `min_score`: see `Index.search`. `paths`: images, videos, directories, globs, tables, tars, URLs.
     `model`: an encoder, or its name or path; by default the default model (see `pe models`). A video is one hit, with
-    the second that is most similar. `exclude`: see `embed`. `precision`, `dimensions`, `trust_remote_code`: see `load`.
-    Unreadable files are skipped and reported. Raises MediaNotFoundError for a missing path, DataError without files,
-    the InputError or ConfigError of a query, SearchIndexError for another model's embeddings, and what loading the
-    model raises.
+    the second that is most similar. `exclude`: see `embed`. `keywords`: see `load`. Unreadable files are skipped and
+    reported. Raises MediaNotFoundError for a missing path, DataError without files, the InputError or ConfigError of a
+    query, SearchIndexError for another model's embeddings, and what loading the model raises.
     """
     parsed = as_queries(queries)
     check_score(min_score)
@@ -277,9 +268,7 @@ def search_files(
     archive = read_collection(Path(paths[0])) if len(paths) == 1 else None
     left_out: Counter[str] = Counter()
     items = [] if archive else list_media_items(paths, left_out, exclude)
-    chosen = choose_model(
-        model, ModelSpec(precision=precision, dimensions=dimensions, trust_remote_code=trust_remote_code)
-    )
+    chosen = choose_model(model, **keywords)
     if archive is not None and isinstance(chosen, ModelSpec):
         named = str(chosen.name or default_model())
         if (canonical := canonical_name(named)) is not None:  # before a download

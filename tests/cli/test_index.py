@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import pillow_heif
 import pytest
 from PIL import Image
 
@@ -64,17 +62,6 @@ def test_an_unfinished_index_says_so_and_is_searched(run_pe, indexed: Path, monk
     assert run.status == 0 and len(json.loads(run.stdout)["queries"][0]["hits"]) == 10
     run_pe("index", indexed)
     assert "unfinished" not in run_pe("search", "dog", indexed).stderr
-
-
-def test_by_example_and_by_id(run_pe, indexed: Path) -> None:
-    copy = indexed / "copy.jpg"
-    copy.write_bytes((indexed / "07.jpg").read_bytes())
-    run_pe("index", indexed)
-    hits = json.loads(run_pe("search", "--image", copy, indexed, "--json").stdout)["queries"][0]["hits"]
-    assert hits[0]["path"] == str(indexed / "07.jpg") and hits[0]["score"] > 0.99
-    assert str(copy) not in [hit["path"] for hit in hits]
-    answer = json.loads(run_pe("search", "--like", hits[0]["id"], indexed, "--json").stdout)["queries"][0]
-    assert answer["image"] == "07.jpg" and answer["hits"][0]["path"] == str(copy)
 
 
 def test_near_duplicates_are_shown_in_groups(run_pe, indexed: Path, tmp_path: Path) -> None:
@@ -158,18 +145,3 @@ def test_errors_are_one_line(run_pe, indexed: Path, arguments: tuple[str, ...], 
     run = run_pe(*(argument.replace("DIR", str(indexed)) for argument in arguments))
     assert run.status == 2 and message in " ".join(run.stderr.split())
     assert "Traceback" not in run.stderr
-
-
-def test_a_phone_s_heic_is_indexed_and_without_the_extra_listed(
-    run_pe, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for directory in ("without", "with"):
-        (tmp_path / directory).mkdir()
-        pillow_heif.from_pillow(Image.new("RGB", (64, 48), "red")).save(tmp_path / directory / "IMG_1.HEIC")
-    monkeypatch.delitem(Image.OPEN, "HEIF", raising=False)
-    with monkeypatch.context() as patch:
-        patch.setitem(sys.modules, "pillow_heif", None)
-        run = run_pe("index", tmp_path / "without", "--model", checkpoint)
-        assert run.status == 2 and "IMG_1.HEIC: is HEIC; to read it, run: pip install" in run.stderr
-    run = run_pe("index", tmp_path / "with", "--model", checkpoint)
-    assert run.status == 0 and "1 added" in run.stdout

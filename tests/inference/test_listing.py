@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from perception_encoder.errors import InputError, MediaNotFoundError, UrlRefusedError
+from perception_encoder.errors import InputError, MediaNotFoundError
 from perception_encoder.inference import listing
 from perception_encoder.inference.listing import Item, list_items
 from perception_encoder.preprocess.source import unescape_name
@@ -53,9 +53,6 @@ def reasons(*paths: str | Path) -> list[str]:
         except InputError as error:
             found.append(str(error))
     return found
-
-
-# ---- files, folders, globs
 
 
 def test_files_in_the_order_given(here: Path) -> None:
@@ -171,19 +168,6 @@ def test_names_that_are_not_utf8_or_hold_a_new_line(here: Path) -> None:
         assert os.fsencode(unescape_name(item.path)) == b"d/" + name
         assert item.media().kind == "image"
         item.id.encode("utf-8")
-
-
-def test_urls(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listing, "fetch", lambda url, limits: image_bytes())
-    (item,) = list_items(["https://example.com/a?b=c"])
-    assert item.id == item.path == item.source == "https://example.com/a?b=c"
-    assert item.media().kind == "image"
-    monkeypatch.undo()
-    with pytest.raises(UrlRefusedError):
-        next(list_items(["ftp://example.com/a.jpg"])).open()
-
-
-# ---- tars
 
 
 def write_tar(path: str, members: dict[str, bytes], mode: str = "w") -> None:

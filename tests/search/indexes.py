@@ -11,7 +11,6 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from datetime import datetime
 from functools import cache
 from pathlib import Path
@@ -55,7 +54,7 @@ def make_library(
         shutil.copytree(_library_to_copy(checkpoint, draw), folder)
         remember_model(Store.open(folder), str(checkpoint))
     loaded = copy.copy(encoder)  # as if from the checkpoint, whose weights it has
-    loaded._executed = replace(encoder._executed, source=str(checkpoint))
+    loaded.source = str(checkpoint)
     return MediaLibrary(Store.open(directory or folder), loaded)
 
 

@@ -30,11 +30,10 @@ _MEMORY = 1 << 30  # bytes of a worker beside its model's weights
 
 
 @contextmanager
-def reading_on_cluster(address: str, trust_remote_code: bool = False) -> Iterator[Read]:
+def reading_on_cluster(address: str) -> Iterator[Read]:
     """Connect to a Ray cluster; yields the `read` of `update_store`.
 
-    Its machines must see the directory, and a model file, under the same path. `trust_remote_code`: see `load`. Raises
-    what `on_cluster` does.
+    Its machines must see the directory, and a model file, under the same path. Raises what `on_cluster` does.
     """
     with on_cluster(address) as stream:
 
@@ -47,7 +46,7 @@ def reading_on_cluster(address: str, trust_remote_code: bool = False) -> Iterato
                 runtime=runtime,
                 precision=precision,
                 dimensions=encoder.dimensions,
-                trust_remote_code=trust_remote_code,
+                trust_remote_code=encoder.trust_remote_code,
             )
             job = _Job(spec, encoder.weight_hash, index.settings["every"], frozenset(digests))
             memory = _MEMORY + sum(weights.nbytes for weights in encoder.model.parameters())

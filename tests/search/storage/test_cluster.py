@@ -287,6 +287,7 @@ def test_workers_run_a_models_own_code_only_if_it_is_trusted(
     assert len(index.search(str(pictures[0]), top=2)) == 2
     with writable_store(pictures[0].parent, ModelSpec(f"hf:{model}", trust_remote_code=True)) as (store, encoder):
         mark.unlink()
+        encoder.trust_remote_code = False
         Image.new("RGB", (40, 40), "red").save(pictures[0].with_name("new.jpg"))
         with pytest.raises(ClusterError, match="add --trust-remote-code"), reading_on_cluster(address) as read:
             update_store(store, encoder, read=read)
