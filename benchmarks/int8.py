@@ -36,9 +36,8 @@ from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 from benchmarks.encode.case import photographs
 from benchmarks.results import machine, report
 from perception_encoder.evaluation import tasks
-from perception_encoder.evaluation.comparison import compare
 from perception_encoder.evaluation.language.evaluators import QuestionEvaluator
-from perception_encoder.evaluation.results import Result
+from perception_encoder.evaluation.results import Result, compare
 from perception_encoder.inference.load import load
 from perception_encoder.inference.model_spec import ModelSpec
 from perception_encoder.language_alignment.load import load_language_model

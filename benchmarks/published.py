@@ -22,17 +22,17 @@ from typing import Any, NamedTuple
 
 from perception_encoder._version import __version__
 from perception_encoder.datasets.published import (
+    COMPLETE,
     DATASETS,
     PublishedDataset,
     dataset_arguments,
     directory_of,
-    download_bytes,
     fetch,
+    list_files,
     reason_of,
 )
 from perception_encoder.errors import ConfigError, PerceptionEncoderError, one_line
-from perception_encoder.evaluation.comparison import Table
-from perception_encoder.evaluation.results import Result, read_result, to_json
+from perception_encoder.evaluation.results import Result, Table, read_result, to_json
 from perception_encoder.evaluation.statistics.scores import Score
 from perception_encoder.files import file_state, write_text
 from perception_encoder.models.registry import MODELS, OTHER_MODELS, ListedModel, ModelEntry, canonical_name
@@ -169,6 +169,16 @@ def state(model: str, rows: Sequence[Published], own: Mapping[str, Path], limit:
         "Datasets in archives take up to twice their size while they are unpacked",
         f"Time to compute: {hours}, without downloads and fitting heads",
     ]
+
+
+def download_bytes(row: PublishedDataset) -> int:
+    """Return the bytes to download, 0 for a dataset that is already there; DataError or an error of the client."""
+    import fsspec
+
+    if (directory_of(row) / COMPLETE).exists():
+        return 0
+    total = sum(list_files(row).values()) if row.repository else 0
+    return total + sum(int(fsspec.filesystem("http").info(url).get("size") or 0) for url in row.urls)
 
 
 def _operations(entry: ModelEntry | ListedModel | None, dataset: PublishedDataset) -> float:

@@ -15,9 +15,8 @@ from perception_encoder.errors import ConfigError, MissingExtraError
 from perception_encoder.progress import Track, untracked
 
 if TYPE_CHECKING:
-    from perception_encoder.evaluation.comparison import Difference
     from perception_encoder.evaluation.language.tasks import LanguageTask
-    from perception_encoder.evaluation.results import Result
+    from perception_encoder.evaluation.results import Difference, Result
     from perception_encoder.inference.conversation.assistant import Assistant
     from perception_encoder.inference.encoder import Encoder
     from perception_encoder.inference.layer_features import LayerFeatures
@@ -127,8 +126,7 @@ def compare(first: Result | str | Path, second: Result | str | Path) -> list[Dif
 
     Raises DataError if they share no score, or were evaluated on different items.
     """
-    from perception_encoder.evaluation.comparison import compare
-    from perception_encoder.evaluation.results import read_result
+    from perception_encoder.evaluation.results import compare, read_result
 
     ours, theirs = (read_result(Path(part)) if isinstance(part, str | Path) else part for part in (first, second))
     return compare(ours, theirs)

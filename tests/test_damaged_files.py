@@ -120,24 +120,24 @@ def write_head(directory: Path) -> None:
 
 
 def load_head(directory: Path) -> None:
-    from perception_encoder.dense_prediction.dense_model import load_dense_model, read_head_info
+    from perception_encoder.dense_prediction.dense_model import load_dense_model
     from tests.dense_prediction.test_dense_model import tower
+    from tests.dense_training.datasets import read_head
 
     path = directory / "head.safetensors"
-    info, tensors = read_head_info(path)
+    info, tensors = read_head(path)
     load_dense_model(path, info, tensors, tower())
 
 
 def write_result(directory: Path) -> None:
     from perception_encoder.evaluation.results import to_json
-    from tests.evaluation.test_report import RESULT
+    from tests.evaluation.test_results import RESULT
 
     (directory / "result.json").write_text(to_json(RESULT))
 
 
 def read_result(directory: Path) -> None:
-    from perception_encoder.evaluation.comparison import full_table
-    from perception_encoder.evaluation.results import from_json, read_text, to_json
+    from perception_encoder.evaluation.results import from_json, full_table, read_text, to_json
 
     result = from_json(read_text(directory / "result.json"), "result.json")
     full_table(result)
@@ -205,7 +205,8 @@ def stream_shard(directory: Path) -> None:
 
 
 def write_labelled(directory: Path) -> None:
-    from perception_encoder.formats.shards import ShardSample, write_shard
+    from perception_encoder.formats.shards import ShardSample
+    from synthetic.shards import write_shard
 
     images = [ShardSample(f"k{n}", "png", image_bytes(n), {"source": "toys", "label": f"l{n % 2}"}) for n in range(4)]
     write_shard(directory / "test.tar", images)

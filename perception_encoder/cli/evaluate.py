@@ -41,18 +41,14 @@ from perception_encoder.models.registry import demo_note
 if TYPE_CHECKING:
     from perception_encoder.evaluation.results import Result
 
-COMMANDS = {
-    "Zero-shot": {"classification": "evaluate:classification", "retrieval": "evaluate:retrieval"},
-    "Probes": {"knn": "evaluate:knn", "linear": "evaluate:linear", "attentive": "evaluate:attentive"},
-    "Dense tasks": {
-        "segmentation": "evaluate:segmentation",
-        "detection": "evaluate:detection",
-        "tracking": "evaluate:tracking",
-        "depth": "evaluate:depth",
-    },
-    "Questions": {"questions": "evaluate:questions"},
-    "Results": {"compare": "evaluate:compare"},
+FAMILIES = {
+    "Zero-shot": ("classification", "retrieval"),
+    "Probes": ("knn", "linear", "attentive"),
+    "Dense tasks": ("segmentation", "detection", "tracking", "depth"),
+    "Questions": ("questions",),
+    "Results": ("compare",),
 }
+COMMANDS = {family: {name: f"evaluate:{name}" for name in names} for family, names in FAMILIES.items()}
 app = lazy_group(COMMANDS)
 QUESTION_SETS = (
     "vqav2, okvqa, textvqa, docvqa, infovqa, chartqa, ai2d, pope, mvbench, videomme, egoschema, perceptiontest, star, "
@@ -190,8 +186,7 @@ def run(task: str, given: dict[str, Any]) -> None:
 
 def show(result: Result, out: Path | None) -> None:
     """Write the JSON, print the table, list undecodable items, and exit."""
-    from perception_encoder.evaluation.comparison import full_table
-    from perception_encoder.evaluation.results import to_json
+    from perception_encoder.evaluation.results import full_table, to_json
     from perception_encoder.files import write_text
 
     if out is not None:
@@ -230,8 +225,7 @@ def compare(first: ResultFile, second: ResultFile) -> None:
 
         pe eval compare builtin.json PE-Core-B16-224.json
     """
-    from perception_encoder.evaluation.comparison import compare, comparison_table
-    from perception_encoder.evaluation.results import read_result
+    from perception_encoder.evaluation.results import compare, comparison_table, read_result
 
     ours, theirs = read_result(first), read_result(second)
     names = (ours.model, theirs.model) if ours.model != theirs.model else (first.stem, second.stem)

@@ -19,8 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from perception_encoder.data.captions import SHARES, captions, name_of
-from perception_encoder.data.pairs import Pair
+from perception_encoder.data.pairs import SHARES, Pair, captions, name_of
 from perception_encoder.data.shard_index import TEXTS, ShardSummary, load_table, open_storage, summarize_shard
 from perception_encoder.errors import (
     ConfigError,
@@ -52,8 +51,6 @@ class StreamConfig(Checked):
     )
     """Share of each caption field, rescaled to those that a sample has: "txt" and "caption" are members KEY.txt and
     KEY.caption, every name is also one in KEY.json, a text or a list of texts; "label" is put into templates."""
-    resampled: bool = False
-    """Draw shards with replacement, by size, instead of every sample once per epoch."""
     bad_share: Share = 0.01
     """Share of the samples (at least a thousand) that may be unreadable; others replace them."""
     skip_bad_shards: bool = False

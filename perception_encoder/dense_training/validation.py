@@ -22,9 +22,8 @@ from perception_encoder.dense_prediction.detection.mask_rcnn import Detector
 from perception_encoder.dense_prediction.segmentation import SegmentationHead
 from perception_encoder.dense_training.batches import ClassSamples, DenseSamples, DepthSamples, ObjectSamples
 from perception_encoder.errors import DataError, InputError, OutputError, needs_extra
-from perception_encoder.evaluation.dense.average_precision import average_precision, counted_results
 from perception_encoder.evaluation.dense.depth import DepthProtocol, depth_errors
-from perception_encoder.evaluation.dense.detection import KINDS, to_results
+from perception_encoder.evaluation.dense.detection import KINDS, average_precision, counted_results, to_results
 from perception_encoder.evaluation.dense.segmentation import overlap_scores, overlaps
 from perception_encoder.evaluation.statistics.scores import estimate
 from perception_encoder.files import replacing, writing
@@ -136,7 +135,6 @@ class ObjectValidation(DenseValidation):
 
     @property
     def higher_is_better(self) -> Mapping[str, bool]:  # type: ignore[override]
-        """Return that higher is better."""
         kinds: Sequence[str] = list(KINDS) if self.model.head.masks else ["box"]
         return {f"{kind}_{name}": True for kind in kinds for name in ("ap", "ap50")}
 
@@ -165,8 +163,7 @@ class ObjectValidation(DenseValidation):
 
 OVERLAP, CONFIDENT = 0.5, 0.25
 """Minimum IoU of a correct detection, and minimum score of those in the confusion matrix."""
-LISTED = 30
-"""Maximum number of classes whose names and counts fit into a plot."""
+LISTED = 30  # maximum number of classes whose names and counts fit into a plot
 BACKGROUND = "background"
 
 

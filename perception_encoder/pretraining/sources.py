@@ -15,8 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from perception_encoder.data.captions import SHARES, captions, name_of
-from perception_encoder.data.pairs import Pair, PairSource, SourcePart
+from perception_encoder.data.pairs import SHARES, Pair, PairSource, SourcePart, captions, name_of
 from perception_encoder.data.streams import Shards, open_shards
 from perception_encoder.datasets.captioned import load_captions
 from perception_encoder.datasets.classified import load_tasks
@@ -69,12 +68,10 @@ class ImageTextSample:
 
     @property
     def source(self) -> str:
-        """The collection it belongs to."""
         return str(self.metadata["source"])
 
     @property
     def label(self) -> str:
-        """The image's class."""
         return str(self.metadata["label"])
 
     @property
@@ -99,11 +96,9 @@ class ImageTextSet(Sequence[ImageTextSample]):
 
     @property
     def sizes(self) -> list[int]:
-        """Number of samples, in one shard for shuffling."""
         return [len(self.samples)]
 
     def load(self, index: int, needed: int) -> Pair:
-        """Return a sample's pair (see `pairs.PairSource`)."""
         return self.samples[index].pair
 
     def by_source(self) -> dict[str, ImageTextSet]:
@@ -174,8 +169,7 @@ def _decode(sample: FileSample, image_side: int) -> ImageTextSample | None:
     return ImageTextSample(sample.key, torch.from_numpy(pixels), sample.metadata, sample.texts, of_shard)
 
 
-HeldOutPair = tuple[PairSource, int]
-"""A source with the index of a sample in it."""
+HeldOutPair = tuple[PairSource, int]  # a source with the index of a sample in it
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from perception_encoder.data.captions import PHOTO_TEMPLATES
 from perception_encoder.data.pairs import PairSource, true_pairs
 from perception_encoder.errors import DataError, InputError
 from perception_encoder.preprocess.augmentation import augment
+from perception_encoder.preprocess.prompts import PHOTO_TEMPLATES
 from perception_encoder.preprocess.tokenizer import tokenizer
 from perception_encoder.pretraining.config import PretrainingConfig
 from perception_encoder.pretraining.sources import Sources
@@ -114,7 +114,6 @@ class PairValidation:
         return augment(pair.image, size, None, ()), _Texts(caption, pair.captions, pair.label)
 
     def _encode_texts(self, texts: Sequence[str]) -> Tensor:
-        """Return unit embeddings (u, D) of texts, on the CPU."""
         size = self.towers.clip.visual.config.image_size
         no_image = torch.zeros(1, 3, size, size, dtype=torch.uint8, device=self.device)
         parts = []

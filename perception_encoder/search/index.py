@@ -7,7 +7,6 @@ import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
@@ -30,21 +29,19 @@ from perception_encoder.preprocess.source import as_paths, escape_name
 from perception_encoder.progress import Track, untracked
 from perception_encoder.search.ranking import (
     SIMILAR,
-    FileGallery,
     Hit,
-    IndexGallery,
     SearchResult,
     all_but_largest,
     check_score,
     find_duplicates,
-    item_of,
     query_vectors,
+    rank,
+    rank_files,
     row_hit,
-    search_galleries,
 )
+from perception_encoder.search.storage.database import IndexRow
 from perception_encoder.search.storage.encoder import load_encoder
 from perception_encoder.search.storage.location import limit_store, nearest_index
-from perception_encoder.search.storage.rows import IndexRow
 from perception_encoder.search.storage.store import SAME, Store, cut_as, index_command
 from perception_encoder.search.terms import Query, Term, parse_term, parse_words
 
@@ -187,9 +184,8 @@ class Index:
         """
         stores, parsed = self._open(), as_queries(queries)
         encoder = self._encoder(_towers(parsed))
-        galleries = [IndexGallery(store, exclude) for store in stores]
-        vectors = query_vectors(encoder, parsed)
-        return search_galleries(galleries, encoder, parsed, vectors, top, where, min_score, thumbnails)
+        hits = rank(stores, parsed, query_vectors(encoder, parsed), top, where, min_score, thumbnails, exclude)
+        return SearchResult(model=encoder.name, searched=len(self), queries=parsed, by_query=tuple(map(tuple, hits)))
 
     def _encoder(self, towers: TowerChoice) -> Encoder:
         """Return the encoder of all indexes, with at least these towers, loaded once."""
@@ -240,7 +236,7 @@ class Index:
             for store in stores:
                 for row in store.rows():
                     times = () if row.time is None else (row.time,)
-                    writer.add([Embedding(item_of(store, row), row.vector, times)])
+                    writer.add([Embedding(row_hit(store, row).item, row.vector, times)])
             return writer.finish()
 
 
@@ -295,8 +291,12 @@ def search_files(
             raise SearchIndexError(f"{paths[0]} was made with {changes}, so it cannot be searched with this encoder")
         if different:
             raise _other_model(paths[0], encoder.source, settings["model"])
-    return replace(
-        search_galleries([FileGallery(encoder, collection)], encoder, parsed, vectors, top, min_score=min_score),
+    pairs = zip(parsed, vectors, strict=True)
+    return SearchResult(
+        model=encoder.name,
+        searched=len(collection.items),
+        queries=parsed,
+        by_query=tuple(tuple(rank_files(encoder, collection, *pair, top, min_score)) for pair in pairs),
         encoded=0 if archive else collection.total,
         skipped=tuple(collection.failures),
         left_out=left_out,
@@ -359,9 +359,11 @@ def find_stores(paths: Sequence[str], location: Path | None) -> list[Store]:
     stores = _without_overlap(stores)
     for store in stores:
         if store.unfinished:
-            finish = f"unfinished, so files may be missing; finish it with: {index_command(store.directory)}"
-            state = "being updated, so files may be missing" if store.being_written else finish
-            logger.warning("the index of %s is %s", escape_name(store.root), escape_name(state))
+            logger.warning(
+                "the index of %s is unfinished or being updated, so files may be missing; finish it with: %s",
+                escape_name(store.root),
+                escape_name(index_command(store.directory)),
+            )
     return stores
 
 

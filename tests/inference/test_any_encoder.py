@@ -23,7 +23,7 @@ from perception_encoder.models.external_transformers import is_two_tower
 from perception_encoder.models.registry import library_model_name, portable_name
 from perception_encoder.search.storage.store import Store
 from perception_encoder.search.terms import text_query
-from perception_encoder.search.web.library import Filter, open_library
+from perception_encoder.search.web.library import open_library
 from perception_encoder.serving.api import create_app
 from perception_encoder.serving.requests import ApiConfig
 from perception_encoder.vectors import unit_rows
@@ -231,14 +231,14 @@ def test_the_api_and_the_page(kind: str, saved: Callable[[str], Path], photos: P
     found, asked, _ = librarys_own(kind, saved(kind), images, TEXTS)
     library = open_library(photos, name)
     library.update()
-    library.refresh()
-    assert not library.progress.error and library.count(Filter()) == 5
+    library.index.refresh()
+    assert not library.progress.error and library.index.count() == 5
     if kind == "timm":
         with pytest.raises(ConfigError, match="has no text tower"):
-            library.find(text_query("a red mug"), Filter(), 0, 5)
+            library.find(text_query("a red mug"), None, 5)
     else:
-        rows = library.find(text_query(TEXTS[0]), Filter(), 0, 5)
-        assert [row["score"] for row in rows] == pytest.approx(sorted(found @ asked[0], reverse=True), abs=1e-5)
+        hits = library.find(text_query(TEXTS[0]), None, 5)
+        assert [hit.score for hit in hits] == pytest.approx(sorted(found @ asked[0], reverse=True), abs=1e-5)
     with TestClient(create_app(library.encoder, ApiConfig(source=name)), base_url="http://localhost") as client:
         answer = client.post("/v1/embeddings", json={"input": [{"image": data_uri(image)} for image in images]})
         assert answer.status_code == 200, answer.text

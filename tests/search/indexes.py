@@ -20,8 +20,8 @@ import numpy as np
 from PIL import Image
 
 from perception_encoder.inference.encoder import Encoder
+from perception_encoder.search.storage.database import IndexRow
 from perception_encoder.search.storage.encoder import remember_model
-from perception_encoder.search.storage.rows import IndexRow
 from perception_encoder.search.storage.store import Store
 from perception_encoder.search.storage.update import UpdateReport, update_store, writable_store
 from perception_encoder.search.web.library import MediaLibrary
@@ -79,7 +79,7 @@ def _fill_library(folder: Path, checkpoint: Path, draw: Callable[[int], Image.Im
 
 
 DIMENSION = 64
-SETTINGS = {"source": "none", "model": "none", "weight_hash": "none", "dimension": DIMENSION, "moments": {}}
+SETTINGS = {"source": "none", "model": "none", "weight_hash": "none", "dimension": DIMENSION, "every": 1.0}
 """Of an index without a model."""
 
 
