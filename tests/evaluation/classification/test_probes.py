@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
-from perception_encoder.datasets.labelled import LabelledImages
 from perception_encoder.errors import ConfigError
-from perception_encoder.evaluation.classification.probes import STRENGTHS, NeighboursEvaluator, fit_probe, vote
-from perception_encoder.evaluation.classification.splits import Splits
+from perception_encoder.evaluation.classification.probes import STRENGTHS, fit_probe, vote
 from perception_encoder.evaluation.embeddings import Features
-from perception_encoder.evaluation.results import evaluate
-from tests.evaluation.colours import ColourEncoder, image_bytes, unit
+from tests.evaluation.colours import unit
 
 CLASSES = ("a", "b", "c")
 
@@ -90,18 +85,3 @@ def test_the_vote_is_scikit_learns(k: int) -> None:
 def test_k_is_within_the_training_items(k: int) -> None:
     with pytest.raises(ConfigError, match=f"k is {k}; it must be at least 1 and at most 3"):
         vote(np.eye(3, dtype=np.float32), np.arange(3), np.eye(3, dtype=np.float32), k)
-
-
-def test_a_task_is_measured_for_each_k_and_transform() -> None:
-    def images(name: str, shade: int, count: int) -> LabelledImages:
-        labels = ("red", "green", "blue") * count
-        keys = tuple(f"{name}{row}" for row in range(len(labels)))
-        return LabelledImages("toys", keys, tuple(image_bytes(item, shade) for item in labels), labels)
-
-    splits = Splits(train=images("a", 0, 4), val=images("b", 20, 1), test=images("c", 30, 1))
-    models = {"squash": ColourEncoder(), "crop": ColourEncoder()}
-    result = [item for item in evaluate([NeighboursEvaluator(splits, (1, 3))], models) if item.name == "top-1"]
-    assert [item.key for item in result] == [("toys", f"{k}-NN", name, "") for name in models for k in (1, 3)]
-    assert [(item.value, item.n, item.settings["train"]) for item in result] == [(1.0, 3, "15")] * 4
-    few = replace(splits, val=splits.val.select([]))
-    assert next(NeighboursEvaluator(few, (1,)).run(ColourEncoder())).settings["train"] == "12"

@@ -12,28 +12,12 @@ from perception_encoder.errors import DataError
 from perception_encoder.evaluation.dense.tracking import (
     TrackingEvaluator,
     score_masks,
-    score_video,
     tracking_scores,
 )
 from perception_encoder.evaluation.statistics.scores import measure
 from tests.evaluation.layers import ColourLayers, discs, write_video
 
 SHORT_SIDE = 48
-
-
-def shares(mask: np.ndarray, patch: int) -> np.ndarray:
-    """A mask's labels as features: the share of each patch's pixels (h, w, K)."""
-    h, w = mask.shape[0] // patch, mask.shape[1] // patch
-    return np.eye(3)[mask].reshape(h, patch, w, patch, 3).mean(axis=(1, 3))
-
-
-def test_masks_as_features_track_almost_perfectly_and_noise_does_not() -> None:
-    _, masks = discs()
-    perfect = score_video("discs", np.stack([shares(mask, 2) for mask in masks]), masks)
-    assert perfect[0].min() > 0.9 and perfect[1].min() > 0.95
-    rng = np.random.default_rng(0)
-    noise = score_video("discs", rng.normal(size=(6, 12, 16, 32)), masks)
-    assert noise[0].max() < 0.4
 
 
 def test_colours_track_coloured_objects(tmp_path: Path) -> None:
