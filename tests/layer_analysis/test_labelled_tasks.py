@@ -26,7 +26,7 @@ from perception_encoder.layer_analysis.tasks import (
     retrieval_precision,
 )
 from perception_encoder.vectors import unit_rows
-from tests.evaluation.classification.test_splits import directories
+from tests.evaluation.classification.test_probes import directories
 from tests.evaluation.colours import image_bytes, write_colours
 from tests.layer_analysis.toys import CLEAR, ToyEncoder
 

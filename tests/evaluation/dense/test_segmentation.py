@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from perception_encoder.datasets.class_masks import UNSCORED, read_class_splits
-from perception_encoder.datasets.image_set import keep_trained
+from perception_encoder.datasets.labelled import keep_trained
 from perception_encoder.dense_prediction.head_fitting import FitConfig
 from perception_encoder.dense_prediction.segmentation import SegmentationConfig
 from perception_encoder.errors import DataError
