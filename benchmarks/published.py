@@ -227,9 +227,10 @@ class Models:
 
             return load(self.name, precision=precision)
         if kind == "questions":
+            from perception_encoder.inference.model_spec import ModelSpec
             from perception_encoder.language_alignment.load import load_language_model
 
-            return load_language_model(self.name, precision=precision, tiles=TILES)
+            return load_language_model(ModelSpec(self.name, precision=precision), tiles=TILES)
         if precision == "int8":
             raise ConfigError("int8 executes encoders, not the layers below dense tasks")
         import torch

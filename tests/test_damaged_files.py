@@ -120,11 +120,12 @@ def write_head(directory: Path) -> None:
 
 
 def load_head(directory: Path) -> None:
-    from perception_encoder.dense_prediction.dense_model import load_dense_model, read_head_info
+    from perception_encoder.dense_prediction.dense_model import load_dense_model
     from tests.dense_prediction.test_dense_model import tower
+    from tests.dense_training.datasets import read_head
 
     path = directory / "head.safetensors"
-    info, tensors = read_head_info(path)
+    info, tensors = read_head(path)
     load_dense_model(path, info, tensors, tower())
 
 
@@ -204,7 +205,8 @@ def stream_shard(directory: Path) -> None:
 
 
 def write_labelled(directory: Path) -> None:
-    from perception_encoder.formats.shards import ShardSample, write_shard
+    from perception_encoder.formats.shards import ShardSample
+    from synthetic.shards import write_shard
 
     images = [ShardSample(f"k{n}", "png", image_bytes(n), {"source": "toys", "label": f"l{n % 2}"}) for n in range(4)]
     write_shard(directory / "test.tar", images)
@@ -396,9 +398,10 @@ def write_perception_lm(directory: Path) -> None:
 
 
 def load_perception_lm(directory: Path) -> None:
+    from perception_encoder.inference.model_spec import ModelSpec
     from perception_encoder.language_alignment.load import load_language_model
 
-    load_language_model(directory / "plm", "cpu", torch.float32)
+    load_language_model(ModelSpec(directory / "plm", "cpu", precision="float32"))
 
 
 def write_language(directory: Path) -> None:
@@ -411,9 +414,10 @@ def write_language(directory: Path) -> None:
 
 
 def load_language(directory: Path) -> None:
+    from perception_encoder.inference.model_spec import ModelSpec
     from perception_encoder.language_alignment.load import load_language_model
 
-    load_language_model(directory / "model.safetensors", "cpu", torch.float32)
+    load_language_model(ModelSpec(directory / "model.safetensors", "cpu", precision="float32"))
 
 
 def write_depths(directory: Path) -> None:

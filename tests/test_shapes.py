@@ -31,7 +31,7 @@ def test_a_wrong_shape_would_be_seen() -> None:
 import torch
 from jaxtyping import TypeCheckError, install_import_hook
 with install_import_hook({PACKAGES.split(",")!r}, "beartype.beartype"):
-    from perception_encoder.losses.contrastive import contrastive_loss
+    from perception_encoder.losses.pretraining import contrastive_loss
 try:
     contrastive_loss(torch.ones(2, 3), torch.ones(2, 4), torch.tensor(1.0), torch.eye(2) > 0, torch.eye(2) > 0)
 except TypeCheckError:

@@ -15,8 +15,7 @@ import perception_encoder as pe
 from perception_encoder.dense_training.config import DenseConfig
 from perception_encoder.errors import ConfigError, DataError
 from perception_encoder.models.registry import BUILTIN, canonical_name, find_model
-from perception_encoder.pretraining.config import MaskRegularization, PretrainingConfig
-from perception_encoder.pretraining.lora import LoRA
+from perception_encoder.pretraining.config import LoRA, MaskRegularization, PretrainingConfig
 from perception_encoder.pretraining.recipes import finetune
 from perception_encoder.spatial_alignment.config import SpatialConfig
 from perception_encoder.stages import configure, list_recipes, plan_training

@@ -27,7 +27,7 @@ from perception_encoder.data.pairs import ImageTextBatch
 from perception_encoder.models.memory import keep_freed_memory
 from perception_encoder.models.precision import fast_dtype
 from perception_encoder.models.registry import find_model
-from perception_encoder.pretraining.plan import contrastive_flops
+from perception_encoder.pretraining.recipes import contrastive_flops
 from perception_encoder.training.cost import tower_part
 from synthetic.builtin.recipes import builtin
 

@@ -14,7 +14,7 @@ from perception_encoder.errors import ConfigError
 from perception_encoder.models.registry import BUILTIN
 from perception_encoder.preprocess.augmentation import Augmentation
 from perception_encoder.pretraining.config import MaskRegularization, PretrainingConfig, tower_configs
-from perception_encoder.pretraining.plan import contrastive_flops, pair_parts
+from perception_encoder.pretraining.recipes import contrastive_flops, pair_parts
 from perception_encoder.training.optimizer import OptimizerConfig
 from synthetic.builtin.recipes import WEIGHTS
 

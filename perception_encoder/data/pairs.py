@@ -13,13 +13,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from itertools import accumulate, chain
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from perception_encoder.data.sampler import Position, WeightedSampler
+from perception_encoder.data.sampler import TRIES, Position, WeightedSampler
 from perception_encoder.errors import ConfigError, DataError, InputError
 from perception_encoder.preprocess.augmentation import (
     DRAWS,
@@ -37,15 +37,13 @@ from perception_encoder.records import Checked, Count, CountOrZero
 
 logger = logging.getLogger(__name__)
 
-TRIES = 8  # samples tried for one row
 FEWEST = 1000  # minimum number of samples that a share of bad ones refers to
 SHARES: Mapping[str, float] = {"template": 0.8, "label": 0.2}
 """Share of each kind of caption that is made from a label."""
 
 T = TypeVar("T")
 R = TypeVar("R")
-Batch = TypeVar("Batch", bound=Any)
-"""A dataclass that holds tensors."""
+Batch = TypeVar("Batch", bound=Any)  # a dataclass that holds tensors
 
 
 @dataclass(frozen=True)
@@ -76,11 +74,9 @@ class ImageTextBatch:
     """Number of unreadable samples replaced since the run was started or resumed."""
 
     def __len__(self) -> int:
-        """Number of images in the whole batch."""
         return self.text_positives.shape[1]
 
     def to(self, device: torch.device) -> ImageTextBatch:
-        """Return a copy on a device: see `to_device`."""
         return to_device(self, device)
 
 
@@ -93,6 +89,23 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
             pinned = value.pin_memory() if device.type == "cuda" else value
             moved[item.name] = pinned.to(device, non_blocking=True)
     return replace(batch, **moved)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageBatch:
+    """A rank's share of a batch of images."""
+
+    images: Tensor
+    """uint8 (b, 3, H, W)."""
+    share: float
+    """This rank's share of the batch's images."""
+
+    def __len__(self) -> int:
+        """Number of images in the whole batch."""
+        return round(len(self.images) / self.share)
+
+    def to(self, device: torch.device) -> Self:
+        return to_device(self, device)
 
 
 @dataclass(frozen=True)
@@ -110,11 +123,9 @@ class Pair:
 
     @property
     def captions(self) -> frozenset[str]:
-        """Every caption that can be drawn for it."""
         return frozenset(text for texts in self.texts.values() for text in texts)
 
     def caption(self, generator: np.random.Generator) -> str:
-        """Draw a caption."""
         return draw_text(self.texts, self.shares, generator)
 
 
@@ -140,7 +151,6 @@ class PairSource(Protocol):
 
     @property
     def sizes(self) -> Sequence[int]:
-        """Samples of each shard."""
         ...
 
     def load(self, index: int, needed: int) -> Pair:
@@ -173,8 +183,6 @@ class Stage(Checked):
     """Side of the square training image, in pixels; 0 for the model's size."""
     steps: Count
     """Optimizer steps."""
-    batch_size: Count | None = None
-    """Pairs per step; by default the run's."""
 
 
 @dataclass(frozen=True)
@@ -199,7 +207,6 @@ class PairBatches:
     `mixing`: mix each image with the one in the opposite row of the batch, and their positives with the same shares;
     with several ranks, an image may be read twice. `workers`: threads that read and augment; 1 is the calling thread.
     `bad_share`: share of all samples so far (at least a thousand) that may be unreadable before a DataError.
-    `resampled`: see `ShardOrder`.
     """
 
     def __init__(
@@ -219,32 +226,23 @@ class PairBatches:
         patch: int = 16,
         workers: int = 1,
         bad_share: float = 0.0,
-        resampled: bool = False,
     ) -> None:
         if not stages or min(stage.steps for stage in stages) < 1:
             raise ConfigError("a run needs stages of at least one step each")
-        sizes = [stage.batch_size or batch_size for stage in stages]
-        if min(sizes) < rank.world_size:
+        if batch_size < rank.world_size:
             raise ConfigError(
-                f"a batch of {min(sizes)} cannot be shared by {rank.world_size} ranks; each needs at least one pair"
+                f"a batch of {batch_size} cannot be shared by {rank.world_size} ranks; each needs at least one pair"
             )
         self.sources, self.rank, self.exchange, self.masks, self.patch = sources, rank, exchange, masks, patch
         self.mixing = mixing
         self.ends = list(accumulate(stage.steps for stage in stages))
-        self.samplers: list[WeightedSampler] = []
-        for size, first in zip(sizes, (0, *self.ends[:-1]), strict=True):
-            before = self.samplers[-1] if self.samplers else None
-            shards = [source.sizes for source in sources]
-            sampler = WeightedSampler(shards, weights, size, seed, resampled=resampled, before=before, first=first)
-            self.samplers.append(sampler)
+        self.sampler = WeightedSampler([source.sizes for source in sources], weights, batch_size, seed)
         self.stages, self.augmentation, self.tokenize, self.seed = stages, augmentation, tokenize, seed
         self.bad_share, self.workers, self._seen, self._bad = bad_share, workers, 0, 0
         self._pool = ThreadPoolExecutor(workers, "pairs", torch.set_num_threads, (1,)) if workers > 1 else None
 
     def __call__(self, step: int) -> ImageTextBatch:
-        """Return the batch of a step (0-based)."""
-        stage = self.stage(step)
-        size, positions = self.stages[stage].image_size, self.samplers[stage].positions(step)
+        size, positions = self.image_size(step), self.sampler.positions(step)
         seed = np.random.default_rng([self.seed, step]).integers(2**62)
         generator = torch.Generator().manual_seed(int(seed))
         draws = torch.rand(len(positions), DRAWS, generator=generator)
@@ -284,7 +282,7 @@ class PairBatches:
         self, step: int, positions: Sequence[Position], draws: Tensor, rows: Sequence[int]
     ) -> tuple[dict[int, _Row], list[InputError]]:
         """Return rows by number and the errors; a row is missing if `TRIES` consecutive samples are bad."""
-        sampler, done, errors = self.samplers[self.stage(step)], dict[int, _Row](), list[InputError]()
+        sampler, done, errors = self.sampler, dict[int, _Row](), list[InputError]()
         missing = list(rows)
         for later in range(TRIES):
             jobs = [
@@ -311,7 +309,6 @@ class PairBatches:
         return _Row(augment(pair.image, size, self.augmentation, draw), text, pair.captions)
 
     def _map(self, work: Callable[[T], R], items: Sequence[T]) -> Iterable[R]:
-        """Map several items at a time with the workers."""
         if self._pool is None:
             return map(work, items)
         size = max(1, len(items) // (4 * self.workers))
@@ -333,11 +330,9 @@ class PairBatches:
         return list(dict.fromkeys(text for texts, _ in shared for text in texts))
 
     def stage(self, step: int) -> int:
-        """Return the index of a step's stage."""
         return next(number for number, end in enumerate(self.ends) if step < end)
 
     def image_size(self, step: int) -> int:
-        """Return the resolution of a step, in pixels."""
         return self.stages[self.stage(step)].image_size
 
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeVar
 
 import numpy as np
 
-from perception_encoder.errors import ConfigError
+from perception_encoder.errors import ConfigError, DataError, InputError
 
-WINDOW = 16
-"""Number of shards to shuffle together."""
+logger = logging.getLogger(__name__)
 
-Position = tuple[int, int]
-"""A source with the number of samples drawn from it before."""
+WINDOW = 16  # number of shards to shuffle together
+
+TRIES = 8  # samples tried for one row
+Position = tuple[int, int]  # a source with the number of samples drawn from it before
 
 
 class WeightedSampler:
@@ -28,14 +31,9 @@ class WeightedSampler:
         weights: Sequence[float],
         batch_size: int,
         seed: int,
-        *,
-        resampled: bool = False,
-        before: WeightedSampler | None = None,
-        first: int = 0,
     ) -> None:
         """Mix sources with `sizes` samples, in total or per shard, by `weights` (any positive scale).
 
-        `resampled`: see `ShardOrder`. `before`: the sampler of the steps before `first`, which this one continues.
         Raises ConfigError for sizes and weights that do not fit.
         """
         if len(sizes) != len(weights) or not sizes:
@@ -47,21 +45,14 @@ class WeightedSampler:
         empty = [i for i, (size, weight) in enumerate(zip(self.sizes, weights, strict=True)) if weight and size < 1]
         if empty:
             raise ConfigError(f"sources {empty} have a weight but no samples")
-        self.seed, self.resampled, self.first = seed, resampled, first
-        self.counts = _apportion(weights, batch_size)
-        self.begins = [0 if before is None else before.begin(source, first) for source in range(len(sizes))]
+        self.seed, self.counts = seed, _apportion(weights, batch_size)
         self._orders: dict[tuple[int, int], ShardOrder] = {}
-
-    def begin(self, source: int, step: int) -> int:
-        """Return how many samples of a source were drawn before a step."""
-        return self.begins[source] + (step - self.first) * self.counts[source]
 
     def positions(self, step: int) -> list[Position]:
         """Return the positions that `step` (0-based) draws, in random order."""
         drawn = []
         for source, count in enumerate(self.counts):
-            begin = self.begin(source, step)
-            drawn += [(source, position) for position in range(begin, begin + count)]
+            drawn += [(source, position) for position in range(step * count, (step + 1) * count)]
         shuffle = np.random.default_rng([self.seed, 1, step]).permutation(len(drawn))
         return [drawn[i] for i in shuffle]
 
@@ -80,7 +71,7 @@ class WeightedSampler:
         key = (source, epoch)
         if key not in self._orders:
             self._orders = {k: v for k, v in self._orders.items() if k[0] != source or k[1] == epoch - 1}
-            self._orders[key] = ShardOrder(self.shards[source], (self.seed, 0, source, epoch), self.resampled)
+            self._orders[key] = ShardOrder(self.shards[source], (self.seed, 0, source, epoch))
         return self._orders[key]
 
 
@@ -88,12 +79,10 @@ class ShardOrder:
     """Order of a source's samples in one epoch, in windows of shards to keep few files open.
 
     Shards come in random order, and the samples of each `WINDOW` shards are shuffled together, every sample once.
-    `resampled`: draw the window's shards by size, and the samples in them, with replacement instead.
     """
 
-    def __init__(self, sizes: np.ndarray, key: Sequence[int], resampled: bool) -> None:
-        """Order shards with `sizes` samples by a random key."""
-        self._sizes, self._key, self._resampled = sizes, key, resampled
+    def __init__(self, sizes: np.ndarray, key: Sequence[int]) -> None:
+        self._sizes, self._key = sizes, key
         self._starts = np.cumsum(sizes) - sizes
         order = np.random.default_rng([*key, 0]).permutation(len(sizes))
         self._windows = [order[at : at + WINDOW] for at in range(0, len(order), WINDOW)]
@@ -110,15 +99,8 @@ class ShardOrder:
 
     def _mix(self, window: int) -> np.ndarray:
         generator = np.random.default_rng([*self._key, 1, window])
-        shards = self._windows[window]
-        count = int(self._sizes[shards].sum())
-        if self._resampled:
-            drawn = generator.choice(len(self._sizes), len(shards), p=self._sizes / self._sizes.sum())
-            chosen = generator.choice(drawn, count)
-            return self._starts[chosen] + generator.integers(self._sizes[chosen])
-        return generator.permutation(
-            np.concatenate([np.arange(self._sizes[shard]) + self._starts[shard] for shard in shards])
-        )
+        shards = [np.arange(self._sizes[shard]) + self._starts[shard] for shard in self._windows[window]]
+        return generator.permutation(np.concatenate(shards))
 
 
 def _apportion(weights: Sequence[float], batch_size: int) -> tuple[int, ...]:
@@ -136,3 +118,32 @@ def _apportion(weights: Sequence[float], batch_size: int) -> tuple[int, ...]:
     for i in used:
         counts[i] += 1
     return tuple(int(count) for count in counts)
+
+
+T = TypeVar("T")
+
+
+class Sampler(Protocol):
+    """Says which sample is at a position."""
+
+    def index(self, position: Position, later: int = 0) -> int:
+        """Return the index of the sample at a position, or of the one due `later` steps after it."""
+        ...
+
+
+def first_usable(
+    sampler: Sampler, position: Position, make: Callable[[int], T], name: Callable[[int], str], bad: set[str]
+) -> T:
+    """Return what `make` makes of the sample at a position; if it is unusable, of the one due a step later, and so on.
+
+    Each unusable sample is logged once and added to `bad` by its name. Raises DataError after `TRIES` samples.
+    """
+    for later in range(TRIES):
+        index = sampler.index(position, later)
+        try:
+            return make(index)
+        except InputError as error:
+            if name(index) not in bad:
+                bad.add(name(index))
+                logger.warning("skipped %s", error)
+    raise DataError(f"{TRIES} consecutive images are unusable; the last one is {name(index)}")

@@ -51,7 +51,6 @@ class ShardSummary:
 
     @property
     def name(self) -> str:
-        """The file's own name."""
         return self.url.rpartition("/")[2]
 
     def pairs(self, texts: Collection[str], medium: str = "image") -> int:
@@ -87,7 +86,6 @@ class ShardTable:
         return {PARTS[at]: data[b : b + s] for at, b, s in zip(columns, begins, sizes, strict=True)}
 
     def name(self, row: int) -> str:
-        """Return a sample's name for messages."""
         return f"{self.url}/{escape_name(self.keys[row])}"
 
 
@@ -178,7 +176,6 @@ def _check_ranges(files: Any, path: str, size: int) -> None:
 
 
 def _make_table(url: str, size: int) -> pa.Table:
-    """Index a tar; DataError if it is damaged or not a tar."""
     keys, members, ranges = list[str](), list[str](), list[list[tuple[int, int]]]()
     with fsspec.open(url, "rb") as stream:
         for key, entries in groupby(walk_tar(stream, size), lambda entry: split_member(entry.name)[0]):

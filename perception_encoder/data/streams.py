@@ -51,8 +51,6 @@ class StreamConfig(Checked):
     )
     """Share of each caption field, rescaled to those that a sample has: "txt" and "caption" are members KEY.txt and
     KEY.caption, every name is also one in KEY.json, a text or a list of texts; "label" is put into templates."""
-    resampled: bool = False
-    """Draw shards with replacement, by size, instead of every sample once per epoch."""
     bad_share: Share = 0.01
     """Share of the samples (at least a thousand) that may be unreadable; others replace them."""
     skip_bad_shards: bool = False

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,9 +24,8 @@ from perception_encoder.dense_prediction.detection.mask_rcnn import PATCH, Detec
 from perception_encoder.dense_prediction.segmentation import SegmentationHead, SegmentationHeadConfig
 from perception_encoder.dense_prediction.vitdet import ViTDetBackbone, vitdet_backbone
 from perception_encoder.errors import CheckpointError, ConfigError, one_line
-from perception_encoder.formats.entries import quoted
-from perception_encoder.models.checkpoints.files import read_checkpoint, write_tensors
-from perception_encoder.models.registry import BUILTIN_DEPTH, canonical_name
+from perception_encoder.models.checkpoints.files import write_tensors
+from perception_encoder.models.registry import BUILTIN_DEPTH
 from perception_encoder.models.tower import Tower
 from perception_encoder.models.vision_transformer import VisionTransformer
 from perception_encoder.preprocess.image import ImageTransform
@@ -40,8 +39,7 @@ TASKS: Mapping[str, type[HeadConfig]] = {
     "detection": DetectorHeadConfig,
     "detr": DetrHeadConfig,
 }
-METADATA = "perception_encoder_head"
-"""Metadata field of a file that describes the head."""
+METADATA = "perception_encoder_head"  # metadata field of a file that describes the head
 Side = Annotated[int, Range(at_least=1, at_most=4096)]
 """Pixels of `image_size`: 1824 in the paper's largest detector."""
 Patches = Annotated[int, Range(at_least=1, at_most=1024)]
@@ -81,9 +79,7 @@ class HeadInfo(Checked):
     """Description of a head and its encoder."""
 
     task: str
-    """One of `TASKS`."""
     encoder: str
-    """Name of the encoder, as `load` takes it."""
     weights: str
     """Hash of the encoder's weights before any finetuning."""
     layer: Annotated[int, Range(at_least=0, at_most=1000)]
@@ -93,7 +89,6 @@ class HeadInfo(Checked):
     head: dict[str, Any]
     """The fields of its config: see `TASKS`."""
     classes: tuple[str, ...] = ()
-    """Names of the classes, without the background."""
     class_ids: tuple[int, ...] = ()
     """The classes' ids in the dataset (COCO's have gaps); by default counted from 1."""
     relative: bool = False
@@ -101,11 +96,9 @@ class HeadInfo(Checked):
     padded: bool = False
     """Images are padded to a square on the right and below, as in training (unlike the built-in detector)."""
     masks: bool = False
-    """A detector has masks."""
     finetuned: bool = False
     """The file includes the encoder's weights."""
     windows: WindowConfig | None = None
-    """For an encoder trained with windows."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -114,7 +107,6 @@ class HeadInfo(Checked):
 
     @property
     def categories(self) -> list[dict[str, Any]]:
-        """The classes as COCO's JSON lists them: `id` and `name`."""
         ids = self.class_ids or range(1, len(self.classes) + 1)
         return [{"id": number, "name": name} for number, name in zip(ids, self.classes, strict=True)]
 
@@ -142,7 +134,6 @@ class Backbone(nn.Module):
         """
         super().__init__()
         self.patch_size, self.width = tower.patch_size, tower.width
-        """Pixels along a patch's side, and the map's channels."""
         self.layer, self.frozen, self._tower = layer, frozen, tower
         self.image_size, self.inputs = image_size, inputs
         values = tower if inputs is None else inputs
@@ -167,14 +158,12 @@ class Backbone(nn.Module):
         self.model.requires_grad_(not frozen)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recompute blocks in the backward pass; ConfigError for another library's tower."""
         if isinstance(self.model, VisionTransformer | ViTDetBackbone):
             self.model.transformer.checkpointing = enable
         elif enable:
             raise ConfigError("checkpointing needs a model of this package; set parallel.checkpointing=false")
 
     def train(self, mode: bool = True) -> Backbone:
-        """Set the mode of all but a frozen tower."""
         super().train(mode)
         if self.frozen:
             self.model.train(False)
@@ -228,14 +217,13 @@ class DenseModel(nn.Module):
         return self.backbone(torch.from_numpy(pixels[None]).to(next(self.parameters()).device))
 
     def valid_sizes(self, size: tuple[int, int], image_size: int) -> list[tuple[float, float]] | None:
-        """Return the map of an image of `size` (width, height), and the `valid_sizes` for a detector."""
+        """Return the `valid_sizes` of an image of `size` (width, height) for a detector."""
         if self.backbone.inputs is None:
             return None
         height, width = (side * PATCH / self.backbone.patch_size for side in self._sides(size, image_size))
         return [(height, width)]
 
     def _sides(self, size: tuple[int, int], image_size: int) -> tuple[int, int]:
-        """Return the height and width at which an image of `size` (width, height) is encoded."""
         patch, inputs = self.backbone.patch_size, self.backbone.inputs
         if inputs is None:
             width, height = (max(1, round(side * image_size / max(size) / patch)) * patch for side in size)
@@ -286,12 +274,6 @@ def write_head(path: Path, model: DenseModel, info: HeadInfo, half: bool = True)
     write_tensors(copies, path, {METADATA: json.dumps(dataclasses.asdict(info))})
 
 
-def read_head_info(path: Path, task: str | None = None) -> tuple[HeadInfo, dict[str, Tensor]]:
-    """Read a head's file; raises what `head_info` does."""
-    tensors, metadata = read_checkpoint(path)
-    return head_info(path, metadata, task), tensors
-
-
 def head_info(path: Path, metadata: Mapping[str, str], task: str | None = None) -> HeadInfo:
     """Parse the description of a head in a file's metadata.
 
@@ -311,26 +293,6 @@ def head_info(path: Path, metadata: Mapping[str, str], task: str | None = None) 
     if task not in (None, info.task) and (info.task, task) != ("detr", "detection"):
         raise ConfigError(f"{path} is a head for {info.task}, not for {task}")
     return info
-
-
-def load_read_head(
-    path: Path,
-    info: HeadInfo,
-    tensors: Mapping[str, Tensor],
-    open_tower: Callable[[str | Path], Tower],
-    model: str | Path | None,
-) -> tuple[DenseModel, HeadInfo]:
-    """Load a head that `read_head_info` read, on the encoder it names or on `model`.
-
-    Without `model`, ConfigError for an encoder that is not a model of this package: a file must not choose foreign code
-    or other files. Raises also what `load_dense_model` does.
-    """
-    if model is None and canonical_name(info.encoder) is None:
-        raise ConfigError(
-            f"{path} names the encoder {quoted(info.encoder)}, which is not a model of this package; if you trust it, "
-            "name it yourself with --model"
-        )
-    return load_dense_model(path, info, tensors, open_tower(model or info.encoder)), info
 
 
 def load_dense_model(path: Path, info: HeadInfo, tensors: Mapping[str, Tensor], tower: Tower) -> DenseModel:

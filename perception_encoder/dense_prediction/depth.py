@@ -110,7 +110,6 @@ class DepthHead(nn.Module):
 
     @torch.no_grad()
     def predict(self, features: Float[Tensor, "B h w D"], size: tuple[int, int]) -> Float[Tensor, "B H W"]:
-        """Return depth in metres at a size (height, width) in pixels."""
         depth = self(features).exp().clamp(self.config.nearest, self.config.farthest)
         return F.interpolate(depth[:, None], size, mode="bilinear")[:, 0]
 

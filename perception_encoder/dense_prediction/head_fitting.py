@@ -28,13 +28,11 @@ class Maps(Protocol):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(n, h, w, D)."""
         ...
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, rows: Any, /) -> Any:
-        """Return the features of a slice or an array of indices."""
         ...
 
 
@@ -70,7 +68,6 @@ class Standardize(nn.Module):
         self.register_buffer("deviation", torch.ones(width))
 
     def measure(self, features: Maps, chunk: int = 256) -> None:
-        """Measure the mean and deviation over all patches of these items."""
         sums, count = np.zeros((2, features.shape[-1])), 0
         for start in range(0, len(features), chunk):
             part = np.asarray(features[start : start + chunk], dtype=np.float64).reshape(-1, features.shape[-1])

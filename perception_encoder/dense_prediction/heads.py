@@ -19,13 +19,12 @@ from PIL import Image, ImageOps
 from safetensors import SafetensorError, safe_open
 
 from perception_encoder.datasets.class_masks import BACKGROUND
-from perception_encoder.dense_prediction.dense_model import METADATA, DenseModel, HeadInfo, head_info, load_read_head
+from perception_encoder.dense_prediction.dense_model import METADATA, DenseModel, HeadInfo, head_info, load_dense_model
 from perception_encoder.dense_prediction.depth import DepthHead
 from perception_encoder.dense_prediction.detection.detections import (
     CocoResults,
     Detected,
     join_views,
-    large,
     mirrored,
     read_categories,
 )
@@ -44,13 +43,14 @@ from perception_encoder.dense_prediction.published_detectors import published_de
 from perception_encoder.dense_prediction.segmentation import SegmentationHead, label_regions, to_fractions
 from perception_encoder.dense_prediction.tracking import maps_at
 from perception_encoder.errors import ConfigError, DataError, InputError, OutputError
+from perception_encoder.formats.entries import quoted
 from perception_encoder.formats.media_directory import list_media
 from perception_encoder.inference.load import load_layers, load_tower
 from perception_encoder.inference.media import open_media, resolve
 from perception_encoder.models.checkpoints.files import read_checkpoint
 from perception_encoder.models.checkpoints.find import find_head
 from perception_encoder.models.defaults import DefaultKind, chosen_model, default_model
-from perception_encoder.models.registry import demo_note, shown_name
+from perception_encoder.models.registry import canonical_name, demo_note, shown_name
 from perception_encoder.preprocess.image import open_image
 from perception_encoder.preprocess.source import VIDEO_SUFFIXES
 from perception_encoder.preprocess.video import frame_rate, sample_frames
@@ -71,7 +71,6 @@ class Head:
 
     @property
     def task(self) -> str:
-        """The prediction: depth, segmentation or detection."""
         return "detection" if self.info.task == "detr" else self.info.task
 
     @property
@@ -105,9 +104,6 @@ class Head:
         3 … in order (logged); classes always have the head's. `skipped`: a list that makes unreadable inputs be
         skipped and appended to it; without it, they raise an InputError. Raises also DataError if there are no images
         or videos, or if `images` does not list each one.
-
-            for found in pe.load_head("builtin-detector").predict("photos/"):
-                print(found.to_dict())
         """
         inputs, directory = list_inputs(media), None if out is None else Path(out)
         files = {item.name: item.source for item in inputs}
@@ -176,7 +172,13 @@ def load_head(
     info = head_info(file, metadata, task)
     if classes is not None:
         raise ConfigError(f"{file} has its own class names; omit classes")
-    return Head(*load_read_head(file, info, tensors, load_tower, model), str(path), str(model or info.encoder))
+    if model is None and canonical_name(info.encoder) is None:  # a file must not choose foreign code or other files
+        raise ConfigError(
+            f"{file} names the encoder {quoted(info.encoder)}, which is not a model of this package; if you trust it, "
+            "name it yourself with --model"
+        )
+    dense = load_dense_model(file, info, tensors, load_tower(model or info.encoder))
+    return Head(dense, info, str(path), str(model or info.encoder))
 
 
 def is_head(name: str | Path) -> bool:
@@ -299,7 +301,7 @@ def segment(
         result = cast(Segmentation, loaded._predict(pixels, item.source))
     else:
         name = str(model or default_model("spatial"))
-        positions = [(x, y) for x, y in (to_fractions(point, pixels.size) for point in points)]
+        positions = [to_fractions(point, pixels.size) for point in points]
         maps = maps_at(load_layers(name, layer=layer), [pixels], short_side)
         labels = label_regions(maps[0], positions, pixels.size)
         shown = shown_name(name) or name
@@ -357,7 +359,6 @@ def list_inputs(media: MediaInput | Sequence[MediaInput]) -> list[_Input]:
 def _predict_input(
     item: _Input, predict: Callable[[Image.Image, str], Prediction], out: Path | None, every: float
 ) -> Iterator[Prediction]:
-    """Yield and write the predictions of an image or of a video's frames."""
     path = item.media
     if not isinstance(path, Path) or path.suffix.lower() not in VIDEO_SUFFIXES:
         prediction = predict(item.open(), item.name)
@@ -395,8 +396,7 @@ def _write(prediction: Prediction, stem: Path, drawn: Path | None = None) -> Non
 
 SOFT, PAPER_SOFT = 0.5, 0.4
 """Exponents of soft-NMS: the published scripts' default, and the one of the published 66.0 AP."""
-OVERLAP = 0.7
-"""Minimum IoU of two views' detections of the same object."""
+OVERLAP = 0.7  # minimum IoU of two views' detections of the same object
 PAPER_SIZE, PAPER_SIDES = 1792, (1792, 1728, 1536, 1344)
 """Longer sides of images in DETA's published script, in squares of 1824 with a margin of 32; also mirrored."""
 PAPER_QUERIES = 2000
@@ -437,22 +437,21 @@ def detect_objects(model: DenseModel, image: Image.Image, image_size: int, views
     """
     views = views or Views()
     head, inputs = model.head, model.backbone.inputs
-    detect: Any
-    if isinstance(head, DetrHead):
-        detect = partial(head.detect, soft=views.soft, queries=views.queries)
-    elif isinstance(head, Detector):
-        detect = head.detect
-    else:
+    if not isinstance(head, Detector | DetrHead):
         raise ConfigError(f"a {type(head).__name__} cannot detect objects")
+    detect: Any = head.detect
+    if isinstance(head, DetrHead):
+        detect = partial(detect, soft=views.soft, queries=views.queries)
     margin = 0 if inputs is None else inputs.margin
     results: list[Detected] = []
     for number, scale in enumerate(views.scales):
         side = max(1, round(scale * (image_size - margin))) + margin
-        found = []
         for turned in (False, True)[: 1 + views.flip]:
             features = model.map_of(ImageOps.mirror(image) if turned else image, side)
             (view,) = detect(features, [(image.height, image.width)], model.valid_sizes(image.size, side))
-            found.append(mirrored(view, image.width) if turned else view)
-        results += [large(view, views.least[number]) for view in found] if views.least else found
+            if views.least:
+                width, height = (view.boxes[:, 2:] - view.boxes[:, :2]).T
+                view = view.select(width * height > views.least[number] ** 2)
+            results.append(mirrored(view, image.width) if turned else view)
     single = len(results) == 1 and views.soft is None
     return results[0] if single else join_views(results, OVERLAP, views.soft)

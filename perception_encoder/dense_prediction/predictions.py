@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -123,8 +123,13 @@ class DepthEstimate:
         return nearest, median, farthest
 
     def draw(self) -> Image.Image:
-        """Return the depth as colours; near is bright."""
-        return Image.fromarray(depth_colours(self.depth))
+        """Return the depth as colours of its inverse; near is bright."""
+        inverse = 1 / np.maximum(self.depth, 1e-6)
+        low, high = float(inverse.min()), float(inverse.max())
+        far = 1 - (inverse - low) / max(high - low, 1e-12)
+        stops = np.linspace(0, 1, len(COLOURS))
+        pixels = np.stack([np.interp(far, stops, channel) for channel in COLOURS.T], axis=-1)
+        return Image.fromarray(pixels.round().astype(np.uint8))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the unit, and the nearest, median and farthest depth."""
@@ -148,8 +153,22 @@ class Detections(Detected):
     """Of a frame: seconds from the video's first one."""
 
     def draw(self) -> Image.Image:
-        """Return the image with boxes, names, scores and masks."""
-        return draw_detections(self.image, self, [name for _, name in self.categories])
+        """Return the image with boxes, names, scores and masks, in a colour per object; the best are on top."""
+        drawn, palette = self.image.convert("RGB"), object_palette()
+        if self.masks is not None:
+            numbers = np.zeros((drawn.height, drawn.width), np.int64)
+            for number in range(len(self.boxes), 0, -1):
+                numbers[self.masks[number - 1]] = number
+            drawn = draw_objects(drawn, numbers)
+        pen = ImageDraw.Draw(drawn)
+        for number, (box, label, score) in enumerate(zip(self.boxes, self.labels, self.scores, strict=True)):
+            colour = tuple(palette[number % 255 + 1].tolist())
+            pen.rectangle(box.tolist(), outline=colour, width=2)
+            text = f"{self.categories[label - 1][1]} {score:.2f}"
+            left, top = float(box[0]), max(0.0, float(box[1]) - 12)
+            pen.rectangle(pen.textbbox((left, top), text), fill=colour)
+            pen.text((left, top), text, fill="white")
+        return drawn
 
     def to_dict(self) -> dict[str, Any]:
         """Return each object's class, score and box (left, top, width, height in pixels, as in COCO)."""
@@ -165,44 +184,12 @@ COLOURS = np.array([(252, 255, 164), (249, 142, 9), (188, 55, 84), (87, 16, 110)
 """Colours from the nearest depth to the farthest: matplotlib's "inferno", reversed, at five points."""
 
 
-def depth_colours(depth: Float[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W 3"]:
-    """Return depth as colours of its inverse, from nearest (bright) to farthest."""
-    inverse = 1 / np.maximum(depth, 1e-6)
-    low, high = float(inverse.min()), float(inverse.max())
-    far = 1 - (inverse - low) / max(high - low, 1e-12)
-    stops = np.linspace(0, 1, len(COLOURS))
-    return np.stack([np.interp(far, stops, channel) for channel in COLOURS.T], axis=-1).round().astype(np.uint8)
-
-
 def depth_png(depth: Float[np.ndarray, "H W"]) -> bytes:
     """Return depth in metres as a 16-bit PNG in millimetres, at most 65.535 m."""
     return image_file(Image.fromarray(np.clip(np.round(depth * 1000), 0, 65_535).astype(np.uint16)), "PNG")
 
 
-def draw_detections(image: Image.Image, detected: Detected, classes: Sequence[str]) -> Image.Image:
-    """Draw boxes with names and scores, and masks if any, in a colour per object."""
-    drawn = image.convert("RGB")
-    if detected.masks is not None:
-        labels = np.zeros((image.height, image.width), np.int64)
-        for number in range(len(detected.boxes), 0, -1):  # the best is on top
-            labels[detected.masks[number - 1]] = number
-        drawn = draw_objects(drawn, labels)
-    pen = ImageDraw.Draw(drawn)
-    palette = object_palette()
-    for number, (box, label, score) in enumerate(
-        zip(detected.boxes, detected.labels, detected.scores, strict=True), start=1
-    ):
-        colour = tuple(palette[(number - 1) % 255 + 1].tolist())
-        pen.rectangle(box.tolist(), outline=colour, width=2)
-        text = f"{classes[label - 1]} {score:.2f}"
-        left, top = float(box[0]), max(0.0, float(box[1]) - 12)
-        pen.rectangle(pen.textbbox((left, top), text), fill=colour)
-        pen.text((left, top), text, fill="white")
-    return drawn
-
-
-STRENGTH = 0.5
-"""Opacity of an object's colour over the image."""
+STRENGTH = 0.5  # opacity of an object's colour over the image
 
 
 def object_palette() -> UInt8[np.ndarray, "256 3"]:
@@ -226,20 +213,15 @@ def mask_png(labels: Int[np.ndarray, "H W"]) -> bytes:
 
 def draw_objects(image: Image.Image, labels: Int[np.ndarray, "H W"]) -> Image.Image:
     """Return the image with its objects coloured and outlined; the background is unchanged."""
-    colours, opacity = _paint(labels)
-    pixels = np.asarray(image.convert("RGB"), dtype=np.float32)
-    return Image.fromarray(((1 - opacity) * pixels + opacity * colours).round().astype(np.uint8))
-
-
-def _paint(labels: Int[np.ndarray, "H W"]) -> tuple[np.ndarray, np.ndarray]:
-    """Return each pixel's colour (H, W, 3), 0 to 255, and opacity (H, W, 1); outlines are light and opaque."""
     padded = np.pad(labels, 1, mode="edge")
     around = (padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:])
     inside = (labels > 0)[..., None]
     edges = inside & np.any([other != labels for other in around], axis=0)[..., None]
     colours = object_palette()[labels % 256].astype(np.float32)
     opacity = np.where(edges, 1.0, np.where(inside, STRENGTH, 0.0))
-    return np.where(edges, (colours + 255) / 2, colours), opacity.astype(np.float32)
+    colours, opacity = np.where(edges, (colours + 255) / 2, colours), opacity.astype(np.float32)
+    pixels = np.asarray(image.convert("RGB"), dtype=np.float32)
+    return Image.fromarray(((1 - opacity) * pixels + opacity * colours).round().astype(np.uint8))
 
 
 def write_image(image: Image.Image, path: Path) -> None:

@@ -33,8 +33,7 @@ from perception_encoder.models.registry import MODELS
 from perception_encoder.models.tower import Tower
 from perception_encoder.models.vision_transformer import VisionTransformer
 
-LISTED = 12
-"""Maximum number of mismatches that an error lists."""
+LISTED = 12  # maximum number of mismatches that an error lists
 DEFAULTS = re.compile(r"\.standardize\.(mean|deviation)$|\.class_weights$")
 """Our tensors that published detectors may lack: the defaults do not change detections."""
 TABLES = r"\.(rope|rope_win|rope_glb)\.freqs_(cos|sin)$"
@@ -43,12 +42,9 @@ VITDET_UNUSED = (r"^pixel_(mean|std)$", r"^proposal_generator\.anchor_generator\
 DETA_UNUSED = (r"^transformer\.decoder\.(bbox|class)_embed\.", r"\.?total_(ops|params)$")
 """Copies of the same tensors."""
 FEDERATED = "roi_heads.box_predictor.fed_loss_cls_weights"
-LVIS = 1203
-"""Classes of LVIS, which are scored by sigmoids."""
-COCO_NUMBERS = 91
-"""One more than COCO's highest id."""
-Categories = Sequence[tuple[int, str]]
-"""Ids and names of classes."""
+LVIS = 1203  # classes of LVIS, which are scored by sigmoids
+COCO_NUMBERS = 91  # one more than COCO's highest id
+Categories = Sequence[tuple[int, str]]  # ids and names of classes
 Rows = dict[str, tuple[str, Callable[[Tensor], Tensor]]]
 """By our tensors: the published one, and its conversion."""
 
@@ -144,7 +140,6 @@ def _require(state: StateDict, *names: str) -> list[Tensor]:
 def _describe(
     task: str, path: Path, tower: PublishedTower, head: dict[str, object], classes: Categories, count: int, masks: bool
 ) -> HeadInfo:
-    """Describe a detector of `count` classes."""
     if classes and len(classes) != count:
         raise ConfigError(f"{path} has {count} classes, and {len(classes)} names were given")
     coco = coco_classes()
@@ -211,7 +206,6 @@ def _same(tensor: Tensor) -> Tensor:
 def _rows_of(
     modules: Mapping[str, str], parts: Sequence[str] = ("weight", "bias"), convert: Callable[[Tensor], Tensor] = _same
 ) -> Rows:
-    """Return the rows of modules by our and the published names."""
     return {f"{ours}.{part}": (f"{published}.{part}", convert) for ours, published in modules.items() for part in parts}
 
 
@@ -242,7 +236,6 @@ def load_rows(model: nn.Module, state: StateDict, rows: Rows, unused: Iterable[s
 
 
 def _vitdet_rows(state: StateDict, masks: bool) -> Rows:
-    """Return how the tensors of Mask R-CNN's heads map to ours."""
     levels, rpn, heads = "head.model.backbone.levels", "head.model.rpn.head", "head.model.roi_heads"
     modules = {
         f"{levels}.0.0.0": "backbone.simfp_2.0",

@@ -152,15 +152,19 @@ def to_mask(region: Float[np.ndarray, "h w"], size: tuple[int, int]) -> Bool[np.
 
 
 def label_regions(
-    features: Float[np.ndarray, "h w D"], points: Sequence[tuple[float, float]], size: tuple[int, int]
+    features: Float[np.ndarray, "h w D"], positions: Sequence[Sequence[float]], size: tuple[int, int]
 ) -> Int[np.ndarray, "H W"]:
-    """Number the regions that resemble points, from 1; a later one covers an earlier one.
+    """Number the regions at points (`region_like`) and in boxes (`region_in_box`) from 1; later ones on top.
 
-    `size`: width and height of the image; points: see `region_like`.
+    `size`: width and height of the image. DataError for a position without a region.
     """
     labels = np.zeros((size[1], size[0]), np.int64)
-    for number, point in enumerate(points, start=1):
-        labels[to_mask(region_like(features, point), size)] = number
+    for number, position in enumerate(positions, start=1):
+        region = region_in_box if len(position) == 4 else region_like
+        found = to_mask(region(features, position), size)
+        if not found.any():
+            raise DataError(f"no object found at {tuple(position)}; draw its mask, or choose another position")
+        labels[found] = number
     return labels
 
 

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from perception_encoder.datasets.masked_videos import VOID, frame_order, read_object_mask
 from perception_encoder.dense_prediction.predictions import TrackedFrame, mask_png, write_png
-from perception_encoder.dense_prediction.segmentation import region_in_box, region_like, to_fractions, to_mask
+from perception_encoder.dense_prediction.segmentation import label_regions, to_fractions
 from perception_encoder.errors import ConfigError, DataError, InputError, OutputError
 from perception_encoder.files import write_json
 from perception_encoder.inference.layer_features import LayerFeatures
@@ -80,7 +80,6 @@ class LabelPropagator:
 
     @torch.inference_mode()
     def step(self, features: Float[Tensor, "h w D"]) -> Int[Tensor, "H W"]:
-        """Return the next frame's labels, int64."""
         unit = F.normalize(features.float(), dim=-1)
         context, labels = (torch.stack(parts) for parts in zip(self.first, *self.recent, strict=True))
         soft = _vote(unit, context, labels, self.config)
@@ -122,7 +121,7 @@ def _vote_tile(
 
 
 def _to_pixels(soft: Tensor, height: int, width: int) -> Tensor:
-    """Return each pixel's most probable label (H, W); the protocol stretches each label's map to 0–1."""
+    """Return each pixel's most probable label (H, W), with each label's map stretched to 0–1, as in the protocol."""
     maps = F.interpolate(soft.permute(2, 0, 1)[None], (height, width), mode="bilinear")[0]  # (K, H, W)
     low, high = maps.amin(dim=(1, 2), keepdim=True), maps.amax(dim=(1, 2), keepdim=True)
     spread = high - low
@@ -134,10 +133,8 @@ def _to_pixels(soft: Tensor, height: int, width: int) -> Tensor:
     return label
 
 
-SHORT_SIDE = 480
-"""Pixels of a frame's short side for the encoder."""
-DIRECTORY_RATE = 24.0
-"""Frames per second of the video written for a directory of frames, as in DAVIS."""
+SHORT_SIDE = 480  # pixels of a frame's short side for the encoder
+DIRECTORY_RATE = 24.0  # frames per second of the video written for a directory of frames, as in DAVIS
 
 
 def frame_size(size: tuple[int, int], short_side: int, patch: int) -> tuple[int, int]:
@@ -177,7 +174,11 @@ def track_objects(
                 raise InputError(f"frame {number + row}", f"has {found} pixels, the first frame {expected}")
         for frame, features in zip(batch, torch.from_numpy(maps_at(model, batch, short_side)), strict=True):
             if propagator is None:
-                check_first_mask(first, frame.size)
+                if first.shape != (frame.height, frame.width):
+                    shape = f"{first.shape[1]}x{first.shape[0]}"
+                    raise DataError(f"the mask has {shape} pixels, the first frame {frame.width}x{frame.height}")
+                if not first.any():
+                    raise DataError("the first mask is empty: no pixel has an object's number, 1 to 254")
                 propagator = LabelPropagator(features, torch.from_numpy(np.searchsorted(numbers, first)))
                 yield frame, first
             else:
@@ -185,14 +186,6 @@ def track_objects(
         number += len(batch)
     if propagator is None:
         raise DataError("the video has no frames")
-
-
-def check_first_mask(mask: Int[np.ndarray, "H W"], size: tuple[int, int]) -> None:
-    """Raise DataError unless a mask contains an object and matches a frame's size (width, height)."""
-    if mask.shape != (size[1], size[0]):
-        raise DataError(f"the mask has {mask.shape[1]}x{mask.shape[0]} pixels, the first frame {size[0]}x{size[1]}")
-    if not mask.any():
-        raise DataError("the first mask is empty: object numbers start at 1")
 
 
 def track(
@@ -239,9 +232,13 @@ def track(
         raise DataError(f"{video} has no frames")
     features = load_layers(model or default_model("spatial"), layer=layer)
     if mask is None:
-        labels = label_positions(first, features, short_side, boxes, points)
+        positions = [to_fractions(position, first.size) for position in (*boxes, *points)]
+        labels = label_regions(maps_at(features, [first], short_side)[0], positions, first.size)
+    elif isinstance(mask, str | Path):
+        pixels = read_object_mask(Path(mask), str(mask))
+        labels = np.where(pixels == VOID, 0, pixels).astype(np.int64)
     else:
-        labels = read_mask(Path(mask)) if isinstance(mask, str | Path) else mask.astype(np.int64)
+        labels = mask.astype(np.int64)
     pairs = track_objects(chain([first], frames), labels, features, short_side)
     tracked = (
         TrackedFrame(name=name, image=frame, labels=found, time=time)
@@ -271,43 +268,10 @@ def open_frames(
     return stems, len(files), DIRECTORY_RATE, (open_image(file).convert("RGB") for file in files)
 
 
-def read_mask(path: Path) -> Int[np.ndarray, "H W"]:
-    """Read the numbers of a mask's objects, 0 elsewhere; DataError for a mask without objects."""
-    pixels = read_object_mask(path, str(path))
-    labels = np.where(pixels == VOID, 0, pixels).astype(np.int64)
-    if not labels.any():
-        raise DataError(f"{path} is empty: no pixel has an object's number, 1 to 254")
-    return labels
-
-
-def label_positions(
-    first: Image.Image,
-    model: LayerFeatures,
-    short_side: int,
-    boxes: Sequence[Sequence[float]],
-    points: Sequence[Sequence[float]],
-) -> Int[np.ndarray, "H W"]:
-    """Number the objects in boxes, then those at points, from 1; later ones cover earlier ones."""
-    positions = [to_fractions(position, first.size) for position in (*boxes, *points)]
-    features = maps_at(model, [first], short_side)[0]
-    labels = np.zeros((first.height, first.width), np.int64)
-    for number, position in enumerate(positions, start=1):
-        region = region_in_box if number <= len(boxes) else region_like
-        found = to_mask(region(features, position), first.size)
-        if not found.any():
-            raise DataError(f"no object found at {position}; draw its mask, or choose another position")
-        labels[found] = number
-    return labels
-
-
 def write_tracking(
     tracked: Iterable[TrackedFrame], directory: Path, name: str, rate: float, metadata: Mapping[str, Any]
 ) -> Iterator[TrackedFrame]:
-    """Yield the frames and write each one as it is taken: its mask and overlay, and finally the JSON.
-
-    `rate`: frames per second of the overlay. `metadata`: further fields of the JSON. Masks of a video that fails later
-    remain. Raises OutputError.
-    """
+    """Yield the frames and write each one as it is taken: its mask and overlay, and finally the JSON."""
     frames: list[dict[str, Any]] = []
     with ExitStack() as stack:
         add: AddFrame | None = None

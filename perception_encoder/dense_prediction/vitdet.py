@@ -43,8 +43,6 @@ class ViTDetBackbone(nn.Module):
         super().__init__()
         if image_size % config.patch_size:
             raise ConfigError(f"image_size is {image_size}; it must be a multiple of the patch, {config.patch_size}")
-        if window_size < 1:
-            raise ConfigError(f"window_size is {window_size}; it must be at least 1")
         wrong = [block for block in global_blocks if not 0 <= block < config.depth]
         if wrong:
             raise ConfigError(f"global block {wrong[0]} does not exist; the tower has blocks 0 to {config.depth - 1}")
@@ -89,7 +87,6 @@ class ViTDetBackbone(nn.Module):
         return table.repeat(rows, columns, 1)[: grid[0], : grid[1]]
 
     def _run(self, block: Block, maps: Tensor, window: int | None, branches: Tensor | None) -> Tensor:
-        """Run one block on maps (B, h, w, D)."""
         tokens, normed = maps.flatten(1, 2), block.ln_1(maps)
         if window is None:
             step = self.span * self.config.patch_size / self.image_size
@@ -105,7 +102,6 @@ class ViTDetBackbone(nn.Module):
         return tokens.unflatten(1, maps.shape[1:3])
 
     def _rope(self, rows: int, columns: int, step: float, device: torch.device) -> Tensor | None:
-        """Return the rotary positions of a grid; `step`: from one patch to the next."""
         if not self.config.rope:
             return None
         return rope_table((rows, columns), self.config.width // self.config.heads, False, device, step)

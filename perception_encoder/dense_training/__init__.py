@@ -28,7 +28,7 @@ ROWS = {
 STAGE = Stage(
     name="dense",
     run=deferred("perception_encoder.dense_training.run", "train_dense"),
-    plan=deferred("perception_encoder.dense_training.plan", "plan_dense"),
+    plan=deferred(RECIPES, "plan_dense"),
     debug=deferred(RECIPES, "debug_dense"),
     recipes=deferred_recipes(RECIPES, ROWS),
 )

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -16,13 +15,13 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
-from perception_encoder.data.pairs import to_device
-from perception_encoder.data.sampler import Position, WeightedSampler
+from perception_encoder.data.pairs import ImageBatch
+from perception_encoder.data.sampler import Position, WeightedSampler, first_usable
 from perception_encoder.datasets.class_masks import UNSCORED, ClassMasks
 from perception_encoder.datasets.instances import InstanceSet
 from perception_encoder.datasets.rgbd import DepthImages
 from perception_encoder.dense_training.config import DenseConfig
-from perception_encoder.errors import DataError, InputError, needs_extra
+from perception_encoder.errors import needs_extra
 from perception_encoder.models.initialization import torch_generator
 from perception_encoder.models.layers import drop_path
 from perception_encoder.ranks import Rank
@@ -40,7 +39,6 @@ class DenseSamples(ABC):
 
     @property
     def keys(self) -> Sequence[str]:
-        """Names of the images."""
         return self.dataset.keys
 
     @abstractmethod
@@ -85,7 +83,6 @@ class ObjectSamples(DenseSamples):
 
 
 def _sized(image: Image.Image, targets: Targets) -> tuple[Image.Image, Targets]:
-    """Resize an image to its target's size, if they differ."""
     (height, width) = next(iter(targets.values())).shape
     if image.size != (width, height):
         image = image.resize((width, height), Image.Resampling.BICUBIC)
@@ -197,33 +194,19 @@ def _seen(targets: Targets) -> Targets:
     return {name: value[visible] for name, value in targets.items()}
 
 
-@dataclass(frozen=True)
-class DenseBatch:
+@dataclass(frozen=True, kw_only=True)
+class DenseBatch(ImageBatch):
     """A rank's share of a batch."""
 
-    images: UInt8[Tensor, "B 3 S S"]
     targets: list[Targets]
     draw: int
     """Step number; it seeds the sampling of a detector's regions."""
-    share: float
-    """This rank's share of the batch's images."""
     branches: Float[Tensor, "L 2 B"] | None = None
     """Factors of the encoder's residual branches."""
 
-    def __len__(self) -> int:
-        """Number of images in the whole batch."""
-        return round(len(self.images) / self.share)
-
-    def to(self, device: torch.device) -> DenseBatch:
-        """Return the batch on a device."""
+    def to(self, device: torch.device) -> Self:
         targets = [{name: value.to(device) for name, value in target.items()} for target in self.targets]
-        return replace(to_device(self, device), targets=targets)
-
-
-logger = logging.getLogger(__name__)
-
-TRIES = 8
-"""Maximum number of images to try for one row."""
+        return replace(super().to(device), targets=targets)
 
 
 class DenseBatches:
@@ -257,20 +240,19 @@ class DenseBatches:
             generator = torch_generator(self.config.seed, 3, step)
             branches = drop_path(self.depth, len(drawn), self.config.drop_path, generator, linear=True)[..., share]
         made = [self._make(drawn[row], torch_generator(self.config.seed, 2, step, row)) for row in rows]
-        images = torch.stack([image for image, _ in made])
-        return DenseBatch(images, [targets for _, targets in made], step, len(made) / len(drawn), branches)
+        return DenseBatch(
+            images=torch.stack([image for image, _ in made]),
+            share=len(made) / len(drawn),
+            targets=[targets for _, targets in made],
+            draw=step,
+            branches=branches,
+        )
 
     def _make(self, position: Position, generator: torch.Generator) -> tuple[UInt8[Tensor, "3 S S"], Targets]:
-        """Return the image at a position; if it is unusable, the image due a step later, and so on."""
-        for later in range(TRIES):
-            index = self.sampler.index(position, later)
-            try:
-                return self.augmenter(*self.samples.read(index), generator)
-            except InputError as error:
-                if self.samples.keys[index] not in self._bad:
-                    self._bad.add(self.samples.keys[index])
-                    logger.warning("skipped %s", error)
-        raise DataError(f"{TRIES} consecutive images are unusable; the last one is {self.samples.keys[index]}")
+        def make(index: int) -> tuple[UInt8[Tensor, "3 S S"], Targets]:
+            return self.augmenter(*self.samples.read(index), generator)
+
+        return first_usable(self.sampler, position, make, lambda index: self.samples.keys[index], self._bad)
 
 
 class RepeatSampler:
@@ -282,11 +264,9 @@ class RepeatSampler:
         self._order: tuple[int, list[int]] = (-1, [])
 
     def positions(self, step: int) -> list[Position]:
-        """Return the positions that `step` (from 0) draws."""
         return [(0, place) for place in range(step * self.batch_size, (step + 1) * self.batch_size)]
 
     def index(self, position: Position, later: int = 0) -> int:
-        """Return the image at a position, or at the one due `later` steps after it."""
         place = position[1] + later * self.batch_size
         while not self._ends or self._ends[-1] <= place:
             self._ends.append((self._ends[-1] if self._ends else 0) + len(self.epoch(len(self._ends))))
@@ -296,7 +276,6 @@ class RepeatSampler:
         return self._order[1][place - self._ends[number]]  # from the end: negative
 
     def epoch(self, number: int) -> list[int]:
-        """Return the images of an epoch (from 0) in order."""
         generator = torch_generator(self.seed, 7, number)
         drawn = torch.rand(len(self.factors), generator=generator)
         times = self.factors.floor() + (drawn < self.factors - self.factors.floor())

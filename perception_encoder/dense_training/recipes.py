@@ -1,22 +1,28 @@
-"""Recipes of heads: depth, segmentation and detection."""
+"""Recipes of heads for depth, segmentation and detection, and their plans."""
 
 from __future__ import annotations
 
-import dataclasses
+from dataclasses import asdict, replace
 from typing import Literal
 
-from perception_encoder.dense_prediction.dense_model import WindowConfig
-from perception_encoder.dense_prediction.detection.detr import DetrHeadConfig
-from perception_encoder.dense_prediction.detection.mask_rcnn import DetectorHeadConfig
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from perception_encoder.dense_prediction.dense_model import TASKS, HeadInfo, WindowConfig, make_head
+from perception_encoder.dense_prediction.detection.detr import DetrHead, DetrHeadConfig
+from perception_encoder.dense_prediction.detection.mask_rcnn import Detector, DetectorHeadConfig
 from perception_encoder.dense_training.config import DenseConfig, DepthTrainingConfig, DetectorConfig, SegmenterConfig
+from perception_encoder.errors import ConfigError
+from perception_encoder.models.checkpoints.weights import find_entry
 from perception_encoder.models.registry import BUILTIN
 from perception_encoder.training.config import debug_loop
+from perception_encoder.training.cost import BATCHES, FLOAT32, Part, Phase, Product, cut_tower, device_rows, tower_part
 from perception_encoder.training.distributed import ParallelConfig
 from perception_encoder.training.optimizer import OptimizerConfig
 from perception_encoder.training.task import ValidationConfig
 
-COCO = 118_287
-"""Training images of COCO 2017."""
+COCO = 118_287  # training images of COCO 2017
 VITDET = {
     "core_g14": ("PE-Core-G14-448", 138_281, 5e-5, 0.9, 0.5, (12, 24, 36, 49), None),
     "spatial_g14": ("PE-Spatial-G14-448", 66_375, 5e-5, 0.9, 0.5, (12, 24, 36, 49), None),
@@ -26,10 +32,8 @@ VITDET = {
 """By recipe: encoder, steps, rate, decay by layer, drop path, global blocks (table 24), and the side of the tile of
 positions, if the encoder's own is not of 32 patches. The steps are the published configs': 75 %, 36 % and all of the
 184,375 that are 100 epochs of COCO."""
-LVIS_STEPS = 138_281
-"""75 % of 184,375 for Core and for Spatial, in the published configs."""
-OBJECTS365 = 1_742_289
-"""Training images of Objects365 v2."""
+LVIS_STEPS = 138_281  # 75 % of 184,375 for Core and for Spatial, in the published configs
+OBJECTS365 = 1_742_289  # training images of Objects365 v2
 DETA = {
     1: (1024, 12, OBJECTS365, 256, 2e-4, 10, 0.5),
     2: (1536, 6, OBJECTS365, 128, 5e-5, 5, 0.5),
@@ -60,7 +64,7 @@ def detector() -> DetectorConfig:
 def vitdet(name: str) -> DetectorConfig:
     """Mask R-CNN on COCO at 1024 px, the encoder finetuned, most of its blocks within windows (table 24)."""
     _, steps, lr, decay, drop, *_ = VITDET[name]
-    return dataclasses.replace(
+    return replace(
         frozen_vitdet(name),
         frozen=False,
         steps=steps,
@@ -106,7 +110,7 @@ def frozen_vitdet(name: str) -> DetectorConfig:
 def vitdet_lvis(name: str) -> DetectorConfig:
     """The same on LVIS: sigmoids and the federated loss, rarer classes more often, 300 detections of 0.02 and above."""
     head = DetectorHeadConfig(vitdet=True, federated=50, least_score=0.02, most=300)
-    return dataclasses.replace(vitdet(name), steps=LVIS_STEPS, head=head, repeat_threshold=1e-3)
+    return replace(vitdet(name), steps=LVIS_STEPS, head=head, repeat_threshold=1e-3)
 
 
 def deformable_detr() -> DetectorConfig:
@@ -136,7 +140,7 @@ def deta(stage: int) -> DetectorConfig:
     size, epochs, images, batch, lr, drop, path = DETA[stage]
     optimizer = _deta_optimizer("sgd" if stage == len(DETA) else "adamw", lr, 0.9)
     before = None if stage == 1 else f"runs/detr_spatial_g14_{stage - 1}/head.safetensors"
-    return dataclasses.replace(
+    return replace(
         vitdet("spatial_g14"),
         masks=False,
         head=DetrHeadConfig(),
@@ -155,7 +159,7 @@ def deta(stage: int) -> DetectorConfig:
 
 def debug_dense(config: DenseConfig) -> DenseConfig:
     """Return the same task in four steps, on the built-in model."""
-    return dataclasses.replace(
+    return replace(
         debug_loop(config),
         encoder=BUILTIN,
         layer=-1,
@@ -165,3 +169,83 @@ def debug_dense(config: DenseConfig) -> DenseConfig:
         steps=4,
         batch_size=4,
     )
+
+
+CLASSES = 80  # number of classes, as in COCO: a plan has no data
+
+
+def plan_dense(config: DenseConfig, devices: int = 1) -> tuple[list[Phase], str]:
+    """Return the run's one phase and its assumptions; ConfigError for a model of another library."""
+    if ":" in config.encoder:
+        raise ConfigError(f"only models of this package can be planned; {config.encoder} is from another library")
+    tower = cut_tower(find_entry(config.encoder).vision, config.layer)
+    size, windows = config.image_size, config.windows
+    if windows:
+        patch = windows.patch_size
+        tower = replace(tower, patch_size=patch, image_size=tower.grid * patch, class_token=False)
+    part, side = tower_part(tower, size, not config.frozen), size // tower.patch_size
+    if windows:
+        whole = sum(block < tower.depth for block in windows.global_blocks) / tower.depth
+        padded = (-(-side // windows.size) * windows.size / side) ** 2  # of windows that exceed the map
+        linear, scores = (whole + (1 - whole) * padded * share for share in (1, (windows.size / side) ** 2))
+        factors = (linear, scores, linear, 1, 1)
+        block = (item._replace(flops=item.flops * factor) for item, factor in zip(part.block, factors, strict=True))
+        part = replace(part, block=tuple(block))
+    if config.frozen:  # it stands beside what FSDP shares out
+        part = replace(part, block_parameters=0)
+    images = device_rows(config.batch_size, devices) * 3.0 * size**2
+    batch = {"images": images * (BATCHES + FLOAT32)}  # bytes, and the current batch's as numbers
+    parts = part, head_part(config, tower.width, side)
+    return [Phase(size, config.steps, config.batch_size, parts, batch=batch)], f"{CLASSES} classes"
+
+
+def head_part(config: DenseConfig, width: int, side: int) -> Part:
+    """Return the cost of a head on one map of side x side patches, measured on a head without weights."""
+    settings, masks = config.head, isinstance(config, DetectorConfig) and config.masks and not config.class_agnostic
+    task = next(name for name, kind in TASKS.items() if isinstance(settings, kind))
+    shape, classes = asdict(settings), ("",) * CLASSES
+    info = HeadInfo(task=task, encoder="", weights="", layer=0, image_size=1, head=shape, classes=classes, masks=masks)
+    with torch.device("meta"):
+        head, features = make_head(info, width), torch.empty(1, side, side, width)
+    flops, held, saved = 0.0, 0.0, dict[int, Tensor]()
+
+    def save(tensor: Tensor) -> Tensor:
+        return saved.setdefault(tensor.untyped_storage()._cdata, tensor)
+
+    unpacked = torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor)
+    with torch.device("meta"), FlopCounterMode(display=False) as counter, unpacked:
+        if isinstance(head, DetrHead):  # its layers depend on values
+            head.pyramid(features)
+            flops, held = _detr_cost(head, side)
+        elif isinstance(head, Detector):
+            levels, model = list(head.model.backbone(features).values()), head.model
+            model.rpn.head(levels)
+            model.roi_heads.box_head(torch.empty(head.regions, levels[0].shape[1], 7, 7))
+            if head.masks:  # a quarter of the regions is an object's
+                model.roi_heads.mask_head(torch.empty(head.regions // 4, levels[0].shape[1], 14, 14))
+        else:
+            head(features)
+    for parameter in head.parameters():
+        saved.pop(parameter.untyped_storage()._cdata, None)
+    held += sum(tensor.untyped_storage().nbytes() for tensor in saved.values()) / 2  # in bfloat16
+    parameters, product = _parameters(head), Product(flops + counter.get_total_flops())
+    return Part(parameters=parameters, trained=parameters, exit=(product,), inner=True, end_bytes=held)
+
+
+def _detr_cost(head: DetrHead, side: int) -> tuple[float, float]:
+    """Return the operations of a DETR's linear layers and of its queries' attention, and the bytes they save.
+
+    In each layer a token or query saves a value of each channel at 20 points, in float32, where they are, and what the
+    linear layers read.
+    """
+    config, tokens = head.config, sum(h * w for h, w in head.pyramid.sizes((side, side)))
+    queries, channels = config.queries, config.channels
+    linear = tokens * (_parameters(head.encoder) + _parameters(head.proposal)) + queries * _parameters(head.decoder)
+    attention = config.layers * channels * (tokens * channels + 2 * queries**2)  # with the values of every token
+    held = config.layers * (tokens + queries) * (110 * channels + 2 * config.hidden + 1600)
+    held += 32 * head.classes * (tokens + config.layers * queries)  # scores and what their losses keep
+    return 2.0 * (linear + attention), float(held)
+
+
+def _parameters(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())

@@ -64,10 +64,8 @@ from perception_encoder.training.task import Task, Validation
 logger = logging.getLogger(__name__)
 
 WEIGHTS = "head.safetensors"
-PROCEDURE = 3
-"""Increase when the same configuration and data give another result."""
-MEASURED = 64
-"""Number of images that the head's input is standardised on."""
+PROCEDURE = 3  # increase when the same configuration and data give another result
+MEASURED = 64  # number of images that the head's input is standardised on
 
 
 def train_dense(
@@ -104,7 +102,6 @@ class DenseRun(StageRun):
         self.loaded = {"encoder": encoder, f"head for {self.info.task}": config.initial or RANDOM}
 
     def sections(self, track: Track) -> Iterator[Section]:
-        """Yield the whole run."""
         config = self.config
         self.trainee = DenseTrainee(config, self.tower, self.info)
         model = self.trainee.model
@@ -159,7 +156,6 @@ class DenseRun(StageRun):
             model.head.begin_with(torch.stack([target["depth"] for batch in batches for target in batch.targets]))
 
     def rebuild(self, step: int) -> DenseTrainee:
-        """Return the model, which is the same at each step except for its weights."""
         return self.trainee
 
 
@@ -180,11 +176,9 @@ class DenseTrainee:
 
     @property
     def module(self) -> nn.Module:
-        """The head alone if the encoder is frozen."""
         return trained_part(self.model, self.config)
 
     def write(self, path: Path) -> None:
-        """Write the head, with the encoder if it was trained."""
         write_head(path, self.model, self.info, self.config.half)
 
 

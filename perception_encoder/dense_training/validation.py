@@ -135,7 +135,6 @@ class ObjectValidation(DenseValidation):
 
     @property
     def higher_is_better(self) -> Mapping[str, bool]:  # type: ignore[override]
-        """Return that higher is better."""
         kinds: Sequence[str] = list(KINDS) if self.model.head.masks else ["box"]
         return {f"{kind}_{name}": True for kind in kinds for name in ("ap", "ap50")}
 
@@ -164,8 +163,7 @@ class ObjectValidation(DenseValidation):
 
 OVERLAP, CONFIDENT = 0.5, 0.25
 """Minimum IoU of a correct detection, and minimum score of those in the confusion matrix."""
-LISTED = 30
-"""Maximum number of classes whose names and counts fit into a plot."""
+LISTED = 30  # maximum number of classes whose names and counts fit into a plot
 BACKGROUND = "background"
 
 

@@ -1,1 +1,1 @@
-"""Pure loss functions, one per file."""
+"""Pure loss functions."""

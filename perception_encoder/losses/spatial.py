@@ -16,10 +16,8 @@ from torch import Tensor
 
 from perception_encoder.errors import ShapeError
 
-TEMPERATURE = 20.0
-"""t of the teacher's exp(t (x - 1)), where x is a cosine similarity."""
-BLOCK = 256
-"""Rows of an image's similarity matrix in memory at a time."""
+TEMPERATURE = 20.0  # t of the teacher's exp(t (x - 1)), where x is a cosine similarity
+BLOCK = 256  # rows of an image's similarity matrix in memory at a time
 
 
 def token_cosine_loss(student: Float[Tensor, "B N D"], teacher: Float[Tensor, "B N D"]) -> Float[Tensor, ""]:

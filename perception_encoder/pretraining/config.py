@@ -16,7 +16,6 @@ from perception_encoder.models.checkpoints.weights import find_entry
 from perception_encoder.models.config import TextConfig, VisionConfig
 from perception_encoder.models.registry import find_model
 from perception_encoder.preprocess.augmentation import Augmentation, Mixing
-from perception_encoder.pretraining.lora import LoRA
 from perception_encoder.records import (
     Checked,
     Count,
@@ -55,6 +54,18 @@ class MaskRegularization(Checked):
         hidden = max(1, round(self.ratio * patches))
         order = torch.rand(len(rows), patches, generator=generator).argsort(dim=1)
         return rows, order < hidden
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoRA(Checked):
+    """Low-rank adapters (LoRA) on the linear layers of transformer blocks: W becomes W + (alpha / rank) B A."""
+
+    rank: Count = 8
+    """Rank of the adapters."""
+    alpha: Count = 16
+    """The adapters' output is scaled by alpha / rank."""
+    targets: Literal["attention", "mlp", "all"] = "all"
+    """Matrices of each block to adapt: "attention" (its input and output projections), "mlp" or "all"."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,8 +117,6 @@ class PretrainingConfig(TrainingConfig):
     """Step 7; without it the class token is the image's embedding."""
     patch_size: Count | None = None
     """Side of a patch in pixels, by default the model's."""
-    layers: Count | None = None
-    """Depth of the vision tower, by default the model's."""
     text_tower: str | None = None
     """Name of the model whose text tower is trained, by default its own."""
     frames: Count | None = None
@@ -129,7 +138,7 @@ class PretrainingConfig(TrainingConfig):
     @property
     def samples(self) -> int:
         """Pairs of the whole run."""
-        return sum(stage.steps * (stage.batch_size or self.batch_size) for stage in self.stages)
+        return self.steps * self.batch_size
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -175,7 +184,6 @@ def tower_configs(config: PretrainingConfig) -> tuple[VisionConfig, TextConfig]:
     vision = replace(
         entry.vision,
         patch_size=config.patch_size or entry.vision.patch_size,
-        depth=config.layers or entry.vision.depth,
         rope=config.rope,
         attention_pool=config.attention_pool and entry.vision.attention_pool,
     )

@@ -1,4 +1,4 @@
-"""Recipes for pairs: the paper's (sections 2.1 and 2.4, appendix B.1.1), small ones, and their debug form.
+"""Recipes for pairs: the paper's (sections 2.1 and 2.4, appendix B.1.1), small ones, their debug form, and plans.
 
 The paper's order is pretraining, cooldown, distillation of all but the teacher G, video finetuning. Each run starts
 from the weights that `pe train` writes for the one before it, in float32, unless `initial` says otherwise. Data are
@@ -7,14 +7,18 @@ shards: the paper's own 5.4 billion pairs are not published.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
+from dataclasses import replace
 
 from perception_encoder.data.pairs import Stage
+from perception_encoder.errors import ConfigError
+from perception_encoder.models.checkpoints.weights import find_entry
+from perception_encoder.models.config import TextConfig, VisionConfig
 from perception_encoder.models.registry import BUILTIN, find_model
 from perception_encoder.preprocess.augmentation import Augmentation
-from perception_encoder.pretraining.config import MaskRegularization, PretrainingConfig
+from perception_encoder.pretraining.config import MaskRegularization, PretrainingConfig, resolve, tower_configs
 from perception_encoder.training.config import debug_loop
+from perception_encoder.training.cost import BATCHES, BFLOAT16, FLOAT32, Part, Phase, Trained, device_rows, tower_part
 from perception_encoder.training.distributed import ParallelConfig
 from perception_encoder.training.optimizer import OptimizerConfig
 from perception_encoder.training.task import ValidationConfig
@@ -32,8 +36,7 @@ TEACHER = "g14"
 STEPS = dict.fromkeys(("t16", "s16", "b16", "l14"), 443_000) | {"g14": 656_000}
 SHARES = (10, 8, 4, 2, 1)
 """Shares of the samples per resolution: step 5's in the paper (10, 8, 4 and 2 billion), then half of the last."""
-MINUTES = 30.0
-"""Minutes between checkpoints, which are large."""
+MINUTES = 30.0  # minutes between checkpoints, which are large
 COOLDOWN_SAMPLES = 50_000_000
 RECOMPUTED = ParallelConfig(checkpointing=True)
 
@@ -86,12 +89,12 @@ def cooldown(size: str) -> PretrainingConfig:
     without a warm-up.
     """
     config = core(size)
-    return dataclasses.replace(
+    return replace(
         config,
         initial=f"runs/core_{size}/model.safetensors",
         stages=(Stage(image_size=SIZES[size][1][-1], steps=round(COOLDOWN_SAMPLES / BATCH)),),
         warmup=0,
-        optimizer=dataclasses.replace(config.optimizer, lr=2e-4),
+        optimizer=replace(config.optimizer, lr=2e-4),
         checkpoint_every=100,
     )
 
@@ -137,14 +140,14 @@ def video_finetune(size: str) -> PretrainingConfig:
     """22 million videos of 8 frames: from the distilled weights, or for G from the cooldown's."""
     config = cooldown(size)
     before = f"core_{size}_cooldown" if size == TEACHER else f"distill_{size}"
-    return dataclasses.replace(
+    return replace(
         config,
         initial=f"runs/{before}/model.safetensors",
         stages=(Stage(image_size=SIZES[size][1][-1], steps=5_400),),
         frames=8,
         batch_size=4_096,
         warmup=WARMUP,
-        optimizer=dataclasses.replace(config.optimizer, lr=1e-6),
+        optimizer=replace(config.optimizer, lr=1e-6),
         masking=None,
     )
 
@@ -179,14 +182,14 @@ def finetune() -> PretrainingConfig:
 
 def debug_pretraining(config: PretrainingConfig) -> PretrainingConfig:
     """Return the same run in four steps of the built-in model, at two small resolutions."""
-    return dataclasses.replace(
+    return replace(
         debug_loop(config),
         model=BUILTIN,
         patch_size=None,
         initial=None if config.initial is None else BUILTIN,
         teacher=None if config.teacher is None else BUILTIN,
         stages=(Stage(image_size=32, steps=2), Stage(image_size=48, steps=2)),
-        masking=None if config.masking is None else dataclasses.replace(config.masking, every=4),
+        masking=None if config.masking is None else replace(config.masking, every=4),
         frames=None if config.frames is None else 2,
     )
 
@@ -200,3 +203,44 @@ def stages_of(shares: Mapping[int, int], steps: int) -> tuple[Stage, ...]:
     return tuple(
         Stage(image_size=size, steps=bounds[number + 1] - bounds[number]) for number, size in enumerate(shares)
     )
+
+
+def plan_pretraining(config: PretrainingConfig, devices: int = 1) -> tuple[list[Phase], str]:
+    """Return a run's phases and assumptions; ConfigError for a teacher without a text tower."""
+    config = resolve(config)
+    (vision, text), teacher, teacher_size, phases = tower_configs(config), list[Part](), 0, []
+    if config.teacher is not None:
+        entry = find_entry(config.teacher)
+        if entry.text is None:
+            raise ConfigError(f"the teacher is {config.teacher}, which has no text tower; use a Core model")
+        towers = (tower_part(entry.vision, train=False), tower_part(entry.text, train=False))
+        teacher, teacher_size = [replace(part, beside=BFLOAT16) for part in towers], entry.vision.image_size
+    for stage in config.stages:
+        batch_size, side = config.batch_size, max(stage.image_size, teacher_size)
+        rows, copies = device_rows(batch_size, devices), 5 if devices > 1 else 2
+        features = copies * batch_size * (vision.output_dim or 0)  # both towers', their gradients, parts to gather
+        logits = 7 * rows * batch_size  # logarithms and targets both ways stay, three are temporary
+        positives = BATCHES * 2 * rows * batch_size  # both ways, a byte each
+        images = BATCHES * 3.0 * rows * side**2 * (config.frames or 1)
+        batch = {"images": images, "losses": float(FLOAT32 * (features + logits) + positives)}
+        parts = [*pair_parts(config, vision, text, stage.image_size), *teacher]
+        losses = contrastive_flops(batch_size, vision)
+        phases.append(Phase(stage.image_size, stage.steps, batch_size, parts, losses, batch))
+    return phases, "the teacher encodes every pair, with no embedding cached" if teacher else ""
+
+
+def pair_parts(
+    config: PretrainingConfig, vision: VisionConfig, text: TextConfig, size: int, length: int | None = None
+) -> list[Part]:
+    """Return both towers in training, for images of `size` and captions of `length`, and the masked copies."""
+    adapted: Trained = (config.lora.rank, config.lora.targets) if config.lora else True
+    images = tower_part(vision, size, config.locked != "visual" and adapted)
+    parts = [replace(images, count=config.frames or 1), tower_part(text, length, config.locked != "text" and adapted)]
+    if config.masking:
+        parts.append(replace(tower_part(vision, size).masked(), count=1 / config.masking.every))
+    return parts
+
+
+def contrastive_flops(batch_size: int, vision: VisionConfig) -> int:
+    """Return the operations of the contrastive loss per pair of a batch, forward and backward."""
+    return 12 * batch_size * (vision.output_dim or vision.width)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from perception_encoder.data.pairs import PairBatches
 from perception_encoder.data.streams import Shards
-from perception_encoder.errors import ConfigError
+from perception_encoder.errors import CheckpointError, ConfigError
 from perception_encoder.models.checkpoints.weights import load_model, weight_hash, write_checkpoint
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.initialization import initialize, torch_generator
@@ -20,11 +20,17 @@ from perception_encoder.models.registry import find_model
 from perception_encoder.models.vision_transformer import resample_table
 from perception_encoder.preprocess.tokenizer import tokenizer
 from perception_encoder.pretraining.config import PROCEDURE, PretrainingConfig, resolve, tower_configs
-from perception_encoder.pretraining.lora import add_adapters, merge_adapters
-from perception_encoder.pretraining.plan import plan_pretraining
+from perception_encoder.pretraining.recipes import plan_pretraining
 from perception_encoder.pretraining.sources import ReadPairs, open_sources, read_pairs
 from perception_encoder.pretraining.task import ContrastiveTask, DistillationTask, Teacher, load_teacher
-from perception_encoder.pretraining.towers import MAX_CACHED, CachedTexts, CaptionVocabulary, Towers
+from perception_encoder.pretraining.towers import (
+    MAX_CACHED,
+    CachedTexts,
+    CaptionVocabulary,
+    Towers,
+    add_adapters,
+    merge_adapters,
+)
 from perception_encoder.pretraining.validation import PairValidation
 from perception_encoder.progress import Track, untracked
 from perception_encoder.training.checkpoint import find_checkpoints
@@ -113,7 +119,6 @@ class PairRun(StageRun):
             patch=model.visual.config.patch_size,
             workers=1 if vocabulary else own_cores(),
             bad_share=config.streams.bad_share,
-            resampled=config.streams.resampled,
         )
 
     def sections(self, track: Track) -> Iterator[Section]:
@@ -143,7 +148,6 @@ class PairRun(StageRun):
         return DistillationTask(towers, self.teacher, image_size, scale, weight, validation)
 
     def rebuild(self, step: int) -> PairTrainee:
-        """Return the model at the resolution of a step."""
         trainee = self._trainee(build_model(self.config))
         trainee.model.visual.set_image_size(self.config.stages[self.batches.stage(step - 1)].image_size)
         return trainee
@@ -151,11 +155,10 @@ class PairRun(StageRun):
     def fit(self, name: str, saved: Tensor, current: Tensor) -> Tensor:
         """Resample a saved position table, or the optimizer's moments of one, to the current resolution."""
         if "positional_embedding" not in name:
-            return super().fit(name, saved, current)
+            raise CheckpointError(f"the checkpoint does not fit this run: {name} is {tuple(saved.shape)}")
         return resample_table(saved, len(current))
 
     def describe(self, path: Path) -> dict[str, Any]:
-        """Return the hash of the written weights."""
         return {"weight_hash": weight_hash(load_model(path))}
 
 

@@ -68,12 +68,10 @@ class ImageTextSample:
 
     @property
     def source(self) -> str:
-        """The collection it belongs to."""
         return str(self.metadata["source"])
 
     @property
     def label(self) -> str:
-        """The image's class."""
         return str(self.metadata["label"])
 
     @property
@@ -98,11 +96,9 @@ class ImageTextSet(Sequence[ImageTextSample]):
 
     @property
     def sizes(self) -> list[int]:
-        """Number of samples, in one shard for shuffling."""
         return [len(self.samples)]
 
     def load(self, index: int, needed: int) -> Pair:
-        """Return a sample's pair (see `pairs.PairSource`)."""
         return self.samples[index].pair
 
     def by_source(self) -> dict[str, ImageTextSet]:
@@ -173,8 +169,7 @@ def _decode(sample: FileSample, image_side: int) -> ImageTextSample | None:
     return ImageTextSample(sample.key, torch.from_numpy(pixels), sample.metadata, sample.texts, of_shard)
 
 
-HeldOutPair = tuple[PairSource, int]
-"""A source with the index of a sample in it."""
+HeldOutPair = tuple[PairSource, int]  # a source with the index of a sample in it
 
 
 @dataclass(frozen=True, kw_only=True)

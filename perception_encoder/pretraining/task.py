@@ -18,8 +18,7 @@ from perception_encoder.errors import ConfigError
 from perception_encoder.files import digest
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.load import load
-from perception_encoder.losses.contrastive import contrastive_loss
-from perception_encoder.losses.logit_distillation import logit_distillation_loss
+from perception_encoder.losses.pretraining import contrastive_loss, logit_distillation_loss
 from perception_encoder.pretraining.config import MAX_LOGIT_SCALE, TEACHER_LOGIT_SCALE
 from perception_encoder.pretraining.towers import Towers
 from perception_encoder.training.distributed import gather, own_device
@@ -34,7 +33,6 @@ class ImageTextTask:
 
     @property
     def logit_scale(self) -> nn.Parameter:
-        """Logarithm of the logit scale."""
         (scale,) = (p for name, p in self.model.named_parameters() if name.endswith("logit_scale"))
         return scale
 
@@ -45,7 +43,6 @@ class ImageTextTask:
 
     @torch.no_grad()
     def after_step(self) -> None:
-        """Clamp the logit scale to its maximum."""
         self.logit_scale.clamp_(max=math.log(MAX_LOGIT_SCALE))
 
 

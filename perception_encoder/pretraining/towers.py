@@ -5,20 +5,28 @@ One forward pass does everything that needs gradients, so that DDP and FSDP can 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from perception_encoder.losses.mask_regularization import mask_regularization_loss
+from perception_encoder.errors import needs_extra
+from perception_encoder.losses.pretraining import mask_regularization_loss
 from perception_encoder.models.clip import CLIP, TextTransformer
+from perception_encoder.models.initialization import torch_generator
+from perception_encoder.models.layers import Block
 from perception_encoder.models.precision import fast_autocast
 from perception_encoder.preprocess.image import to_float
 from perception_encoder.preprocess.tokenizer import Tokenizer, trim
+from perception_encoder.pretraining.config import LoRA
 from perception_encoder.progress import Track, untracked
 from perception_encoder.training.distributed import gather, in_chunks, pad_rows, this_rank
+
+if TYPE_CHECKING:
+    from peft.tuners.lora import LoraModel
 
 MAX_CACHED = 2**17  # captions; the embeddings of PE-Core-B and L take half a gibibyte then
 AT_ONCE = 256  # captions per pass
@@ -93,13 +101,11 @@ class Towers(nn.Module):
         return TowerOutputs(encoded, texts, self.clip.logit_scale.exp(), loss)
 
     def _encode_images(self, images: Tensor) -> Tensor:
-        """Return embeddings (b, D) of images or videos."""
         frames = images.flatten(0, 1) if images.dim() == 5 else images
         encoded = in_chunks(lambda chunk: self.clip.encode_image(to_float(chunk)), frames, self.chunk)
         return encoded.unflatten(0, images.shape[:2]).mean(dim=1) if images.dim() == 5 else encoded
 
     def _encode_texts(self, tokens: Tensor) -> Tensor:
-        """Return embeddings (u, D) of token ids (u, T)."""
         if self.cached is not None:
             return self.cached(tokens)
         return encode_by_length(self.clip, pad_rows(tokens), self.chunk)[: len(tokens)]
@@ -165,3 +171,40 @@ class CaptionVocabulary:
         )
         table[self.ids] = rows
         model.text.token_embedding = nn.Embedding.from_pretrained(table, freeze=False)
+
+
+def add_adapters(model: CLIP, config: LoRA, locked: str | None, seed: int) -> LoraModel:
+    """Add adapters to a model in place, except to a locked tower; only they and the logit scale are trained.
+
+    MissingExtraError without peft.
+    """
+    with needs_extra("train", "peft"):
+        from peft import LoraConfig
+        from peft.tuners.lora import LoraModel
+    blocks = [name for name, module in model.named_modules() if isinstance(module, Block)]
+    blocks = [name for name in blocks if locked is None or not name.startswith(f"{locked}.")]
+    linear, parameters = list[str](), list[str]()
+    if config.targets != "mlp":
+        linear += [f"{name}.attn.out_proj" for name in blocks]
+        parameters += [f"{name}.attn.in_proj_weight" for name in blocks]
+    if config.targets != "attention":
+        linear += [f"{name}.mlp.{part}" for name in blocks for part in ("c_fc", "c_proj")]
+    config_of_peft = LoraConfig(
+        r=config.rank, lora_alpha=config.alpha, target_modules=linear, target_parameters=parameters or None
+    )
+    adapters = LoraModel(model, config_of_peft, "default")
+    model.logit_scale.requires_grad_(True)
+    generator = torch_generator(seed, 1)  # peft draws from the global state
+    for name, parameter in model.named_parameters():
+        if "lora_A" in name:
+            nn.init.kaiming_uniform_(parameter, a=math.sqrt(5), generator=generator)
+    return adapters
+
+
+@torch.no_grad()
+def merge_adapters(adapters: LoraModel) -> None:
+    """Merge adapters into the weights in place, and remove them from the model."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    while any(isinstance(module, BaseTunerLayer) for module in adapters.model.modules()):
+        adapters.merge_and_unload()  # nested adapters need a second pass

@@ -114,7 +114,6 @@ class PairValidation:
         return augment(pair.image, size, None, ()), _Texts(caption, pair.captions, pair.label)
 
     def _encode_texts(self, texts: Sequence[str]) -> Tensor:
-        """Return unit embeddings (u, D) of texts, on the CPU."""
         size = self.towers.clip.visual.config.image_size
         no_image = torch.zeros(1, 3, size, size, dtype=torch.uint8, device=self.device)
         parts = []

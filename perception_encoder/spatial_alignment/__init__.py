@@ -16,7 +16,7 @@ ROWS = {
 STAGE = Stage(
     name="spatial",
     run=deferred("perception_encoder.spatial_alignment.run", "align_spatially"),
-    plan=deferred("perception_encoder.spatial_alignment.recipes", "plan_spatial"),
+    plan=deferred(RECIPES, "plan_spatial"),
     debug=deferred(RECIPES, "debug_spatial"),
     recipes=deferred_recipes(RECIPES, ROWS),
 )

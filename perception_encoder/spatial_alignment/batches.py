@@ -1,4 +1,7 @@
-"""Make the batches of a spatial alignment as a pure function of the step.
+"""Find the images of a spatial alignment, and make its batches as a pure function of the step.
+
+    PATH/*.tar or PATH/train/*.tar   KEY.jpg, and KEY.mask.png if there are masks
+    PATH                             a directory of images, searched recursively, or one tar
 
 An image is augmented once for all models, together with its mask. Hidden patches and dropped branches of the student
 are drawn for the whole batch, so that several ranks draw what one process would.
@@ -17,25 +20,107 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from jaxtyping import Int, UInt8
 from torch import Tensor
 
-from perception_encoder.data.sampler import Position, WeightedSampler
+from perception_encoder.data.sampler import Position, WeightedSampler, first_usable
+from perception_encoder.datasets.labelled import read_integers
 from perception_encoder.errors import ConfigError, DataError, InputError
+from perception_encoder.formats.media_directory import list_media
+from perception_encoder.formats.shards import MASK, split_member
+from perception_encoder.formats.tars import TarMember, check_entry, open_tar
 from perception_encoder.models.config import VisionConfig
 from perception_encoder.models.initialization import torch_generator
 from perception_encoder.models.layers import drop_path
 from perception_encoder.preprocess.augmentation import DRAWS, Augmentation, augment, crop
+from perception_encoder.preprocess.image import open_image
+from perception_encoder.preprocess.source import IMAGE_SUFFIXES, SHARD_IMAGES, open_source
 from perception_encoder.progress import Track, untracked
 from perception_encoder.ranks import Rank
 from perception_encoder.spatial_alignment.config import SpatialConfig
-from perception_encoder.spatial_alignment.images import AlignmentImage
 from perception_encoder.spatial_alignment.mask_teachers import FORMAT, Sam, TeacherCache, mask_tokens, one_hot_masks
 from perception_encoder.spatial_alignment.task import SpatialBatch
 
 logger = logging.getLogger(__name__)
 
-TRIES = 8
-"""Maximum number of images to try for one row."""
+
+@dataclass(frozen=True)
+class AlignmentImage:
+    """An image, with its object mask if there is one."""
+
+    key: str
+    """Name in its dataset; not unique across datasets."""
+    name: str
+    """Path, with the name in its tar."""
+    image: Path | TarMember
+    size: int
+    """Bytes."""
+    mask: TarMember | None = None
+
+    def held_out(self, share: float) -> bool:
+        """Return whether the image is held out for validation, which depends only on its name."""
+        digest = hashlib.blake2b(self.key.encode(errors="surrogatepass"), digest_size=4).digest()
+        return int.from_bytes(digest) < share * 2**32
+
+    def read(self) -> bytes:
+        """Return the image's bytes; InputError if they cannot be read."""
+        if isinstance(self.image, TarMember):
+            return self.image.read(self.name)
+        with open_source(self.image, self.name) as (stream, _):
+            return stream.read()
+
+    def open(
+        self, with_mask: bool = True, content: bytes | None = None
+    ) -> tuple[UInt8[Tensor, "3 H W"], Int[Tensor, "H W"] | None]:
+        """Decode the image and, with `with_mask`, its mask; InputError if that fails or their sizes differ.
+
+        `content`: the image's bytes, if they have been read already.
+        """
+        pixels = np.array(open_image(self.read() if content is None else content, self.name).convert("RGB"))
+        image = torch.from_numpy(pixels).permute(2, 0, 1)
+        if self.mask is None or not with_mask:
+            return image, None
+        name = f"the mask of {self.name}"
+        requirement = "a mask must have one channel or a palette"
+        mask = read_integers(self.mask.read(name), name, ("1", "L", "P", "I", "I;16"), requirement)[0].astype(np.int64)
+        if mask.shape != pixels.shape[:2]:
+            found, expected = (f"{width}x{height}" for height, width in (mask.shape, pixels.shape[:2]))
+            raise InputError(name, f"is {found} pixels, but its image is {expected}")
+        return image, torch.from_numpy(mask)
+
+
+def open_images(path: Path) -> list[AlignmentImage]:
+    """Find the images of a path, see the module; DataError if there are none or a tar is damaged."""
+    tars = [path] if path.suffix == ".tar" else sorted(path.glob("*.tar")) or sorted((path / "train").glob("*.tar"))
+    if tars:
+        images = [image for tar in tars for image in _of_tar(tar)]
+    elif path.is_dir():
+        files = [file for file in list_media(path) if file.suffix.lower() in IMAGE_SUFFIXES]
+        images = [AlignmentImage(str(file.relative_to(path)), str(file), file, file.stat().st_size) for file in files]
+    else:
+        raise DataError(f"{path} does not exist; give a directory of images or of tars")
+    if not images:
+        raise DataError(f"{path} has no images")
+    return images
+
+
+def _of_tar(tar: Path) -> list[AlignmentImage]:
+    images: dict[str, tuple[str, TarMember]] = {}
+    masks: dict[str, TarMember] = {}
+    with open_tar(tar) as (_, entries):
+        for entry in entries:
+            key, extension = split_member(entry.name)
+            if extension in (*SHARD_IMAGES, MASK):
+                check_entry(entry)
+            member = TarMember(tar, entry.offset, entry.size)
+            if extension in SHARD_IMAGES:
+                images[key] = f"{tar}/{entry.name}", member
+            elif extension == MASK:
+                masks[key] = member
+    return [
+        AlignmentImage(f"{tar.stem}/{key}", name, member, member.size, masks.get(key))
+        for key, (name, member) in images.items()
+    ]
 
 
 @dataclass(frozen=True)
@@ -53,11 +138,9 @@ class AugmentedImages:
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Return the number of patches along each side."""
         return self.size // self.patch, self.size // self.patch
 
     def has_masks(self, image: AlignmentImage) -> bool:
-        """Return whether an image has masks."""
         return self.teacher is not None or image.mask is not None
 
     def make(
@@ -107,35 +190,27 @@ class SpatialBatches:
 
     def __call__(self, step: int) -> SpatialBatch:
         config, drawn = self.config, self.sampler.positions(step)
-        images = [self._image(position) for position in drawn]
         share = self.rank.share(len(drawn))
         draws = np.random.default_rng([config.seed, 2, step]).random((len(drawn), DRAWS + 1))
         made = [self._make(drawn[row], draws[row].tolist()) for row in range(len(drawn))[share]]
-        masked = [self.augmented.has_masks(image) for image in images]
+        masked = [self.augmented.has_masks(self.sources[at[0]][self.sampler.index(at)]) for at in drawn]
         generator = torch_generator(config.seed, 3, step)
         hidden = branches = None
         if config.masking is not None:
             hidden = config.masking.draw(len(drawn), self.augmented.grid, generator)[share]
         if config.drop_path:
             branches = drop_path(self.depth, len(drawn), config.drop_path, generator)[..., share]
-        return _batch(made, hidden, branches, len(made) / len(drawn), sum(masked[share]) / max(1, sum(masked)))
-
-    def _image(self, position: Position, later: int = 0) -> AlignmentImage:
-        return self.sources[position[0]][self.sampler.index(position, later)]
+        mask_share = sum(masked[share]) / max(1, sum(masked))
+        return _batch(made, share=len(made) / len(drawn), mask_share=mask_share, hidden=hidden, branches=branches)
 
     def _make(self, position: Position, draw: Sequence[float]) -> tuple[Tensor, Tensor | None]:
-        """Return the image at a position; if it is unusable, the image due a step later, and so on."""
-        config, used = self.config, bool(self.config.masks and self.config.masks_weight)
+        config, images = self.config, self.sources[position[0]]
         chosen = int(draw[DRAWS] * config.copies) if config.copies else draw[:DRAWS]
-        for later in range(TRIES):
-            image = self._image(position, later)
-            try:
-                return self.augmented.make(image, chosen, used)
-            except InputError as error:
-                if image.name not in self._bad:
-                    self._bad.add(image.name)
-                    logger.warning("skipped %s", error)
-        raise DataError(f"{TRIES} consecutive images are unusable; the last one is {image.name}")
+
+        def make(index: int) -> tuple[Tensor, Tensor | None]:
+            return self.augmented.make(images[index], chosen, bool(config.masks and config.masks_weight))
+
+        return first_usable(self.sampler, position, make, lambda index: images[index].name, self._bad)
 
 
 def bytes_digest(content: bytes) -> str:
@@ -204,27 +279,15 @@ def held_out_batches(
             except InputError as error:
                 logger.warning("skipped %s", error)
         if made:
-            batches.append(_batch(made, None, None, 1.0, 1.0))
+            batches.append(_batch(made, share=1.0))
     return batches
 
 
-def _batch(
-    made: Sequence[tuple[Tensor, Tensor | None]],
-    hidden: Tensor | None,
-    branches: Tensor | None,
-    share: float,
-    mask_share: float,
-) -> SpatialBatch:
+def _batch(made: Sequence[tuple[Tensor, Tensor | None]], share: float, **others: Any) -> SpatialBatch:
     rows = [row for row, (_, tokens) in enumerate(made) if tokens is not None]
     masks = [tokens for _, tokens in made if tokens is not None]
     widest = max((tokens.shape[1] for tokens in masks), default=0)
     masks = [F.pad(tokens, (0, widest - tokens.shape[1])) for tokens in masks]  # zeros do not change cosines
-    return SpatialBatch(
-        images=torch.stack([image for image, _ in made]),
-        hidden=hidden,
-        branches=branches,
-        masks=torch.stack(masks) if rows else None,
-        rows=torch.tensor(rows) if rows else None,
-        share=share,
-        mask_share=mask_share,
-    )
+    if rows:
+        others |= {"masks": torch.stack(masks), "rows": torch.tensor(rows)}
+    return SpatialBatch(images=torch.stack([image for image, _ in made]), share=share, **others)

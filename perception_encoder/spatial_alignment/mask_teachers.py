@@ -26,10 +26,8 @@ from perception_encoder.models.missing_weights import check_none_missing
 from perception_encoder.store import SETTINGS, Store
 
 SCENES = "scenes"
-POINTS = 32
-"""Points of SAM's grid along each side of the image: 1,024 prompts."""
-TOGETHER = 64
-"""Prompts per pass."""
+POINTS = 32  # points of SAM's grid along each side of the image: 1,024 prompts
+TOGETHER = 64  # prompts per pass
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -77,7 +75,6 @@ class Sam:
 
     @cached_property
     def identity(self) -> str:
-        """Hash of the weights, and the number of points along a side."""
         return f"sam {state_hash(self.model.state_dict())} {self.points}"
 
     @torch.no_grad()
@@ -107,8 +104,7 @@ def grid_points(points: int, size: int) -> Float[Tensor, "P 2"]:
     return torch.stack([columns, rows], dim=-1).flatten(0, 1)
 
 
-FORMAT = 2
-"""Increase when images are identified in another way."""
+FORMAT = 2  # increase when images are identified in another way
 _REMEDY = "delete it and run `pe data masks` again"
 
 
@@ -125,7 +121,6 @@ class TeacherCache:
 
     @property
     def identity(self) -> str:
-        """Return the identity of the teacher whose masks these are."""
         return str(self._store.settings.get("teacher", ""))
 
     def close(self) -> None:
@@ -152,7 +147,6 @@ class TeacherCache:
         return torch.from_numpy(tokens.astype(np.float32))
 
     def put(self, digest: str, copy: int, tokens: Float[Tensor, "N P"]) -> None:
-        """Write tokens; OutputError if that fails."""
         self._tokens.put(_key(digest, copy), tokens.to(torch.float16).numpy())
 
 

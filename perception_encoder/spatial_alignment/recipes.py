@@ -16,8 +16,7 @@ from perception_encoder.training.optimizer import OptimizerConfig
 from perception_encoder.training.task import ValidationConfig
 
 SAM = "facebook/sam2.1-hiera-large"
-CORE_LAYER = 40
-"""0-based: the paper's layer 41 of 50."""
+CORE_LAYER = 40  # 0-based: the paper's layer 41 of 50
 SPATIAL, CORE = (
     {name.split("-")[2].lower(): name for name, entry in MODELS.items() if name.startswith(family) and entry.timm}
     for family in ("PE-Spatial", "PE-Core")

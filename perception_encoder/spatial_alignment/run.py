@@ -22,9 +22,9 @@ from perception_encoder.spatial_alignment.batches import (
     cache_settings,
     fill_cache,
     held_out_batches,
+    open_images,
 )
 from perception_encoder.spatial_alignment.config import SpatialConfig
-from perception_encoder.spatial_alignment.images import open_images
 from perception_encoder.spatial_alignment.mask_teachers import SCENES, Sam, TeacherCache, is_cache
 from perception_encoder.spatial_alignment.task import SpatialAlignmentTask, Student
 from perception_encoder.spatial_alignment.validation import SpatialValidation
@@ -32,8 +32,7 @@ from perception_encoder.training.distributed import own_device, this_rank
 from perception_encoder.training.metrics import Listener
 from perception_encoder.training.run import Section, StageRun, run_stage
 
-PROCEDURE = 2
-"""Increase when the same configuration and data give another result."""
+PROCEDURE = 2  # increase when the same configuration and data give another result
 
 
 def align_spatially(
@@ -89,7 +88,6 @@ class SpatialRun(StageRun):
             self.loaded["teacher"] = config.teacher or config.model
 
     def sections(self, track: Track) -> Iterator[Section]:
-        """Yield the whole run."""
         config, trainee = self.config, self.trainee
         sources = list(self.training.values())
         batches = SpatialBatches(config, trainee.student.vision.config, sources, self.augmented, this_rank())
@@ -104,7 +102,6 @@ class SpatialRun(StageRun):
         yield Section(task=task, batches=batches, end=config.steps)
 
     def rebuild(self, step: int) -> SpatialTrainee:
-        """Build the student again."""
         return SpatialTrainee(self.config)
 
 
@@ -137,7 +134,6 @@ class SpatialTrainee:
 
     @property
     def module(self) -> Student:
-        """The student."""
         return self.student
 
     def augmented(self, device: torch.device) -> AugmentedImages:
@@ -152,7 +148,6 @@ class SpatialTrainee:
         return dataclasses.replace(made, teacher=teacher)
 
     def write(self, path: Path) -> None:
-        """Write the student's tower."""
         vision = self.student.vision
         vision.name = spatial_name(vision)
         write_checkpoint(vision, path, self.config.half)

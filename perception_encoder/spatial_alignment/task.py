@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from perception_encoder.data.pairs import to_device
+from perception_encoder.data.pairs import ImageBatch
 from perception_encoder.losses.spatial import token_cosine_loss, token_similarity_loss
 from perception_encoder.models.vision_transformer import VisionTransformer
 from perception_encoder.preprocess.image import to_float
@@ -17,31 +17,20 @@ from perception_encoder.spatial_alignment.config import SpatialConfig
 from perception_encoder.training.task import Task, Validation
 
 
-@dataclass(frozen=True)
-class SpatialBatch:
+@dataclass(frozen=True, kw_only=True)
+class SpatialBatch(ImageBatch):
     """A rank's share of a batch."""
 
-    images: UInt8[Tensor, "B 3 S S"]
-    hidden: Bool[Tensor, "B N"] | None
+    hidden: Bool[Tensor, "B N"] | None = None
     """Patches hidden from the student."""
-    branches: Float[Tensor, "L 2 B"] | None
+    branches: Float[Tensor, "L 2 B"] | None = None
     """Factors of the student's residual branches."""
-    masks: Float[Tensor, "M N P"] | None
+    masks: Float[Tensor, "M N P"] | None = None
     """The mask teacher's tokens of the images with masks."""
-    rows: Int[Tensor, " M"] | None
+    rows: Int[Tensor, " M"] | None = None
     """Rows of the images with masks."""
-    share: float
-    """This rank's share of the batch's images."""
-    mask_share: float
+    mask_share: float = 1.0
     """This rank's share of the batch's images with masks."""
-
-    def __len__(self) -> int:
-        """Number of images in the whole batch."""
-        return round(len(self.images) / self.share)
-
-    def to(self, device: torch.device) -> SpatialBatch:
-        """Return the batch on a device."""
-        return to_device(self, device)
 
 
 class Student(nn.Module):
@@ -103,7 +92,6 @@ class SpatialAlignmentTask(Task):
 
     @torch.no_grad()
     def _teach(self, teacher: VisionTransformer, images: Tensor) -> Tensor:
-        """Return the teacher's patch tokens for the images, resized so that its patches match the student's."""
         size = teacher.config.image_size
         if images.shape[-1] != size:
             images = F.interpolate(images, (size, size), mode="bilinear", antialias=True)

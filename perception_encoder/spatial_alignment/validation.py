@@ -21,8 +21,7 @@ from perception_encoder.spatial_alignment.task import SpatialAlignmentTask, Spat
 ACROSS, WITHIN = 0.5, 0.9
 """Neighbouring patches lie on two sides of an edge if the cosine of their mask tokens is below the first, on one side
 if it is above the second; others are not scored."""
-SHORT_SIDE = 240
-"""Pixels of a tracked frame's short side."""
+SHORT_SIDE = 240  # pixels of a tracked frame's short side
 
 
 class SpatialValidation:

@@ -9,7 +9,6 @@ import io
 import json
 import logging
 import pickle
-import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -25,10 +24,9 @@ from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 from torch.distributed.checkpoint.planner import ReadItem
 
 from perception_encoder.errors import CheckpointError, OutputError, one_line
-from perception_encoder.files import holding, make_directory, remove, replacing, sync, writing
+from perception_encoder.files import holding, make_directory, remove, sync, writing
 from perception_encoder.preprocess.source import escape_name
 from perception_encoder.records import from_fields
-from perception_encoder.training.config import TrainingConfig
 from perception_encoder.training.distributed import this_rank
 
 logger = logging.getLogger(__name__)
@@ -36,7 +34,7 @@ logger = logging.getLogger(__name__)
 CHECKPOINTS = "checkpoints"
 _STATE = "run.json"
 Fit = Callable[[str, Tensor, Tensor], Tensor]
-"""Converts a saved tensor to the current shape: `fit(name, saved, current)`."""
+"""Converts a saved tensor to the current shape, or raises CheckpointError: `fit(name, saved, current)`."""
 BEST = "best.safetensors"
 
 
@@ -91,7 +89,9 @@ def save_run(directory: Path, model: nn.Module, optimizer: optim.Optimizer, stat
                 remove(path)
                 temporary.rename(path)
                 sync(path.parent)
-                _prune(directory, keep)
+                for old, other in find_checkpoints(directory)[keep:]:
+                    if other.step != state.best_step:
+                        remove(old)
 
 
 @contextmanager
@@ -106,14 +106,6 @@ def _first_rank() -> Iterator[bool]:
         dist.broadcast_object_list(errors)
     if errors[0] is not None:
         raise errors[0]
-
-
-def _prune(directory: Path, keep: int) -> None:
-    """Delete all checkpoints but the newest and the best."""
-    checkpoints = find_checkpoints(directory)
-    for path, state in checkpoints[keep:]:
-        if state.step != checkpoints[0][1].best_step:
-            remove(path)
 
 
 def find_checkpoints(directory: Path) -> list[tuple[Path, RunState]]:
@@ -197,8 +189,7 @@ def _load(path: Path, model: nn.Module, optimizer: optim.Optimizer, fit: Fit | N
     with _quietly():
         load(saved, storage_reader=reader, planner=PlainValues())
     for name, tensor in saved.items():
-        if isinstance(tensor, Tensor) and tensor.shape != current[name].shape:
-            assert fit is not None
+        if fit is not None and isinstance(tensor, Tensor) and tensor.shape != current[name].shape:
             saved[name] = fit(name, tensor, current[name])
     parts: dict[str, dict[str, Any]] = {"model": {}, "optimizer": {}}
     for name, value in saved.items():
@@ -271,28 +262,6 @@ def _quietly() -> Iterator[None]:
             raise RuntimeError(str(reasons[0]) if reasons else "no rank gave a reason") from error
 
 
-def write_best(
-    weights: Path, config: TrainingConfig, metric: str, write_step: Callable[[int, Path], None]
-) -> dict[str, Any]:
-    """Write `best.safetensors` beside a finished run's `weights`; return its entry for the record.
-
-    `write_step` writes the weights of a checkpoint's step. Nothing is written for a run without validation, or if no
-    score was a number.
-    """
-    out = weights.parent
-    if config.validation is None:
-        return {}
-    _, newest = find_checkpoints(out)[0]
-    if newest.best_step is None:
-        return {}
-    if newest.best_step == config.steps:
-        with writing(out / BEST), replacing(out / BEST) as temporary:
-            shutil.copyfile(weights, temporary)
-    else:
-        write_step(newest.best_step, out / BEST)
-    return {"best": {"step": newest.best_step, metric: newest.best}}
-
-
 _ALLOWED = {
     (kind.__module__, kind.__qualname__): kind
     for kind in (
@@ -307,7 +276,6 @@ class CheckpointReader(filesystem.FileSystemReader):
     """torch's reader of a checkpoint, with a `.metadata` that may only contain data; CheckpointError otherwise."""
 
     def read_metadata(self) -> metadata.Metadata:
-        """Return the checkpoint's entries and their places."""
         path = Path(self.path) / ".metadata"
         with path.open("rb") as file:
             read = _MetadataUnpickler(file, path).load()

@@ -56,12 +56,10 @@ class Part:
 
     @property
     def products(self) -> tuple[Product, ...]:
-        """The products of the forward pass, in order."""
         return self.entry + self.depth * self.block + self.exit
 
     @property
     def forward(self) -> float:
-        """Operations of the forward pass."""
         return sum(product.flops for product in self.products)
 
     def flops(self, parallel: ParallelConfig = PLAIN) -> float:
@@ -290,7 +288,6 @@ class TrainingPlan:
         return max(memories, key=lambda sizes: sum(sizes.values()))
 
     def hours(self) -> float:
-        """Return the duration of the run."""
         executed = sum(phase.steps * phase.flops(self.config.parallel) for phase in self.phases)
         return executed / (self.devices * self.device.flops * self.utilization) / 3600
 

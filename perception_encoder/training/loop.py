@@ -138,7 +138,6 @@ def _stop_requests() -> Iterator[list[int]]:
 
 
 def _stop(number: int, step: int, written: bool) -> NoReturn:
-    """End the run on all ranks as a signal asks, and log the checkpoint."""
     if written and this_rank().is_first:
         logger.info("stopped by %s; wrote the checkpoint of step %d", signal.Signals(number).name, step)
     if dist.is_initialized():
@@ -233,7 +232,6 @@ class StepGroup:
         self._newest: dict[str, float] = {}
 
     def add(self, losses: dict[str, float], batch: Any, wait: float) -> None:
-        """Add a step."""
         self._newest, self._samples, self._waited = losses, self._samples + len(batch), self._waited + wait
 
     @contextmanager

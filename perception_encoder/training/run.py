@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
-from torch import Tensor, nn
+from torch import nn
 
-from perception_encoder.errors import CheckpointError, ConfigError
-from perception_encoder.files import write_json
+from perception_encoder.errors import ConfigError
+from perception_encoder.files import replacing, write_json, writing
 from perception_encoder.models.checkpoints.find import RECORD, file_inside
 from perception_encoder.preprocess.source import escape_name
 from perception_encoder.progress import Track, untracked
-from perception_encoder.training.checkpoint import check_run, load_weights, run_directory, write_best
+from perception_encoder.training.checkpoint import BEST, Fit, check_run, find_checkpoints, load_weights, run_directory
 from perception_encoder.training.config import TrainingConfig
 from perception_encoder.training.distributed import process_group, whole_model
 from perception_encoder.training.loop import Batches, train
@@ -38,7 +39,6 @@ class Trainee(Protocol):
         ...
 
     def write(self, path: Path) -> None:
-        """Write the weights without training's additions; the model cannot be trained afterwards."""
         ...
 
 
@@ -70,6 +70,8 @@ class StageRun(ABC):
     loaded: Mapping[str, str]
     """The name or the file from which each part of the model was loaded, or `RANDOM`."""
     trainee: Trainee
+    fit: Fit | None = None
+    """Converts saved tensors of another shape (see `resume_run`)."""
 
     def __init__(self, config: TrainingConfig, out: Path, higher_is_better: Mapping[str, bool] | None = None) -> None:
         """`higher_is_better`: the validation's metrics, if known, to reject a wrong `validation.metric` here.
@@ -93,10 +95,6 @@ class StageRun(ABC):
     @abstractmethod
     def rebuild(self, step: int) -> Trainee:
         """Return a model that fits the checkpoint of a step."""
-
-    def fit(self, name: str, saved: Tensor, current: Tensor) -> Tensor:
-        """Return a saved tensor in the shape of the current one (see `resume_run`)."""
-        raise CheckpointError(f"the checkpoint does not fit this run: {name} is {tuple(saved.shape)}")
 
     def describe(self, path: Path) -> dict[str, Any]:
         """Return the record's entry on the written weights."""
@@ -142,14 +140,22 @@ def run_stage(
                 metric = choose_metric(run.config.validation, validation.higher_is_better)
         whole_model(run.trainee.module)
         path = out / run.weights
-
-        def write_step(step: int, best: Path) -> None:
-            trainee = run.rebuild(step)
-            load_weights(out, step, trainee.module)
-            trainee.write(best)
-
         if rank.is_first:
             run.trainee.write(path)
-            record |= run.describe(path)
-            write_json(out / RECORD, record | write_best(path, run.config, metric, write_step))
+            write_json(out / RECORD, record | run.describe(path) | _write_best(run, path, metric))
         return path
+
+
+def _write_best(run: StageRun, weights: Path, metric: str) -> dict[str, Any]:
+    """Write the best step's weights beside the last ones; return their entry for the record, empty without a score."""
+    best, (_, state) = weights.with_name(BEST), find_checkpoints(run.out)[0]
+    if run.config.validation is None or state.best_step is None:
+        return {}
+    if state.best_step == run.config.steps:
+        with writing(best), replacing(best) as temporary:
+            shutil.copyfile(weights, temporary)
+    else:
+        trainee = run.rebuild(state.best_step)
+        load_weights(run.out, state.best_step, trainee.module)
+        trainee.write(best)
+    return {"best": {"step": state.best_step, metric: state.best}}

@@ -142,7 +142,6 @@ def _read(kind: Any, name: str, value: object) -> Any:
 
 
 def _json(text: str) -> list[Any]:
-    """Parse a text as JSON; return nothing if it isn't."""
     try:
         return [json.loads(text)]
     except (json.JSONDecodeError, RecursionError):

@@ -11,8 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from perception_encoder.datasets.labelled import LabelledImages, load_labelled
-from perception_encoder.formats.shards import SPLITS, find_shards, read_metadata, shards_below
+from perception_encoder.formats.shards import SPLITS, find_shards, shards_below
 from synthetic.drawings.sources import SOURCES
+from synthetic.shards import read_metadata
 
 UNSEEN_SOURCE = "caltech101"
 UNSEEN_CLASSES = 10

@@ -74,17 +74,3 @@ def test_mistakes_are_found_before_the_model_is_loaded(run_pe, tmp_path: Path) -
     assert one.status == 2 and "at least two labels" in one.stderr
     nothing = run_pe("classify", tmp_path, "--labels", LABELS, "--model", "no-such-model")
     assert nothing.status == 2 and "no images or videos in" in nothing.stderr
-
-
-def test_a_table_s_ids_stand_beside_the_paths(run_pe, checkpoint: Path, image_files: list[Path]) -> None:
-    table = image_files[0].parent / "table.csv"
-    table.write_text("id,path\none,00.jpg\ntwo,nosuch.jpg\n")
-    run = run_pe("classify", table, "--labels", LABELS, "--model", checkpoint, "--json")
-    assert run.status == 0 and "skipped two (" in run.stderr and "nosuch.jpg): no such file" in run.stderr
-    (named,) = json.loads(run.stdout)["files"]
-    assert (named["id"], named["path"]) == ("one", str(image_files[0]))
-
-
-def test_labels_that_cannot_be_read_are_one_line(run_pe, image_files: list[Path]) -> None:
-    run = run_pe("classify", image_files[0], "--labels", "@missing.txt")
-    assert run.status == 2 and "missing.txt cannot be read: No such file" in run.stderr

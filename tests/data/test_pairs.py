@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from perception_encoder.data.pairs import ImageTextBatch, PairBatches, SourcePart, Stage, true_pairs
+from perception_encoder.data.pairs import PairBatches, SourcePart, Stage, true_pairs
 from perception_encoder.preprocess.augmentation import Augmentation
 from perception_encoder.preprocess.tokenizer import Tokenizer
 from perception_encoder.pretraining.sources import ImageTextSet, read_pairs
@@ -64,15 +64,3 @@ def test_every_nth_sample_of_each_shard_and_all_others(sizes: list[int], every: 
     starts = [sum(sizes[:shard]) for shard in range(len(sizes))]
     expected = [start + row for start, size in zip(starts, sizes, strict=True) for row in range(every - 1, size, every)]
     assert first == expected and chosen.sizes == [size // every for size in sizes]
-
-
-def test_a_part_has_the_size_of_the_whole_batch_and_moves_whole() -> None:
-    images = torch.zeros(2, 3, 4, 4, dtype=torch.uint8)
-    tokens, truth = torch.ones(3, 5, dtype=torch.int64), torch.ones(2, 7, dtype=torch.bool)
-    of_captions = torch.ones(3, 9, dtype=torch.bool)
-    batch = ImageTextBatch(images, tokens, truth, of_captions, slice(4, 6), slice(0, 3), ("a", "b", "c"), left_out=1)
-    assert len(batch) == 9
-    moved = batch.to(torch.device("meta"))
-    tensors = (moved.images, moved.tokens, moved.image_positives, moved.text_positives)
-    assert {tensor.device.type for tensor in tensors} == {"meta"} and moved.masked is None
-    assert (moved.own_images, moved.texts, moved.left_out, len(moved)) == (slice(4, 6), ("a", "b", "c"), 1, 9)

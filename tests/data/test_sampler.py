@@ -88,23 +88,6 @@ def test_shards_come_in_windows_and_every_sample_once(monkeypatch: pytest.Monkey
     assert WeightedSampler([sizes], [1], 1, seed=1).batch(37) == sampler.batch(37)
 
 
-def test_resampled_shards_are_drawn_by_size_with_replacement(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sampler_module, "WINDOW", 2)
-    sampler = WeightedSampler([[10, 30, 10]], [1], 50, seed=0, resampled=True)
-    seen = Counter(index for step in range(400) for _, index in sampler.batch(step))
-    assert sum(seen.values()) == 20_000 and max(seen) == 49
-    assert sum(count for index, count in seen.items() if 10 <= index < 40) / 20_000 == pytest.approx(0.6, abs=0.05)
-    assert len({index for _, index in sampler.batch(0)}) < 50
-    assert sampler.batch(3) == WeightedSampler([[10, 30, 10]], [1], 50, seed=0, resampled=True).batch(3)
-
-
-def test_another_batch_size_goes_on_where_the_last_one_stopped() -> None:
-    first = WeightedSampler([24, 7], [2, 1], 3, seed=4)
-    then = WeightedSampler([24, 7], [2, 1], 9, seed=4, before=first, first=3)  # after 6 and 3 samples
-    steps = [*map(first.batch, range(3)), *map(then.batch, range(3, 6))]
-    assert sorted(index for step in steps for source, index in step if source == 0) == list(range(24))
-
-
 def test_a_place_s_next_sample_is_that_of_the_next_step() -> None:
     sampler = WeightedSampler([24, 7], [2, 1], 6, seed=4)
     following = Counter((place[0], sampler.index(place, later=1)) for place in sampler.positions(2))

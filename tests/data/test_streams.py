@@ -120,13 +120,6 @@ def test_ranks_share_a_batch_also_where_they_are_more_than_shards(
     assert torch.equal(torch.cat(tokens), whole.tokens)
 
 
-def test_sources_are_mixed_by_weight(tmp_path: Path) -> None:
-    write_pairs(tmp_path / "a.tar", range(10))
-    write_pairs(tmp_path / "b.tar", range(100, 110))
-    make = batches(streams(tmp_path / "a.tar", tmp_path / "b.tar"), 8, weights=(3, 1))
-    assert [sum(number >= 100 for number in numbers(make(step))) for step in range(3)] == [2, 2, 2]
-
-
 def draw(pair: Any, times: int = 2000) -> Counter[str]:
     generator = np.random.default_rng(0)
     return Counter(pair.caption(generator) for _ in range(times))
@@ -184,11 +177,11 @@ def test_a_bad_picture_gives_way_to_the_next_one_and_is_reported(
         assert f"x.tar/{name}: " in caplog.text and reason in caplog.text
     [bad] = [step for step in range(3) if 3 in numbers_meant(make, step)]
     row = numbers_meant(make, bad).index(3)
-    assert numbers(seen[bad])[row] == make.samplers[0].index(make.samplers[0].positions(bad)[row], later=1)
+    assert numbers(seen[bad])[row] == make.sampler.index(make.sampler.positions(bad)[row], later=1)
 
 
 def numbers_meant(make: PairBatches, step: int) -> list[int]:
-    return [index for _, index in make.samplers[0].batch(step)]
+    return [index for _, index in make.sampler.batch(step)]
 
 
 @pytest.mark.parametrize("text", ['{"label": ["cup"]}', "[" * 100_000])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,8 +21,7 @@ from perception_encoder.dense_prediction.tracking import (
     track_objects,
     write_tracking,
 )
-from perception_encoder.errors import ConfigError, InputError
-from perception_encoder.preprocess.video import read_frames
+from perception_encoder.errors import InputError
 from tests.evaluation.layers import ColourLayers, discs
 
 
@@ -108,12 +106,6 @@ def test_pixels_of_the_first_frame_count_in_shares() -> None:
     assert result[1, 0, 0] == 1 and result[1, 7, 7] == 0
 
 
-def test_bad_settings_are_errors() -> None:
-    for setting in ({"frames": 0}, {"nearest": 0}, {"reach": 0}, {"temperature": 0.0}):
-        with pytest.raises(ConfigError, match=next(iter(setting))):
-            PropagationConfig(**setting)
-
-
 SIDE = 48
 
 
@@ -162,18 +154,6 @@ def labels() -> np.ndarray:
     return values
 
 
-def described(values: np.ndarray) -> list[dict[str, object]]:
-    return TrackedFrame(name="", image=Image.new("RGB", (1, 1)), labels=values).to_dict()["objects"]
-
-
-def test_objects_are_described_by_boxes_and_areas() -> None:
-    assert described(labels()) == [
-        {"id": 1, "bbox": [6, 4, 14, 6], "area": 84},
-        {"id": 7, "bbox": [40, 12, 8, 20], "area": 160},
-    ]
-    assert described(np.zeros((4, 4), int)) == []
-
-
 def tracked(*frames: np.ndarray) -> Iterator[TrackedFrame]:
     for number, values in enumerate(frames):
         yield TrackedFrame(name=f"{number:05d}", image=Image.new("RGB", (48, 32), (200, 200, 200)), labels=values)
@@ -186,16 +166,6 @@ def test_frames_of_a_directory_are_in_the_order_of_their_numbers(tmp_path: Path)
     expected = ["frame_9", "frame_10", "frame_11", "frame_100"]
     assert list(names) == [(name, None) for name in expected] and total == 4
     assert [frame.getpixel((0, 0))[0] for frame in frames] == [9, 10, 11, 100]
-
-
-def test_masks_overlay_and_boxes(tmp_path: Path) -> None:
-    frames = list(write_tracking(tracked(labels(), np.zeros_like(labels())), tmp_path, "clip", 5, {"model": "m"}))
-    value = json.loads((tmp_path / "clip.json").read_text())
-    assert value == {"model": "m", "frames": [frame.to_dict() for frame in frames]}
-    assert [frame.name for frame in frames] == ["00000", "00001"] and frames[1].objects == ()
-    assert np.array_equal(np.asarray(Image.open(tmp_path / "clip" / "00000.png")), labels())
-    drawn = np.asarray(read_frames(tmp_path / "clip.mp4", frames=2).images[0]).astype(int)
-    assert drawn[7, 13, 0] > drawn[7, 13, 1] + 20 and abs(drawn[28, 5] - 200).max() < 12
 
 
 def test_masks_of_a_video_that_fails_later_stay(tmp_path: Path) -> None:

@@ -129,8 +129,6 @@ def test_sizes_that_do_not_fit() -> None:
         ViTDetBackbone(config, 100, 4, [])
     with pytest.raises(ConfigError, match="global block 3 does not exist; the tower has blocks 0 to 2"):
         ViTDetBackbone(config, 128, 4, [3])
-    with pytest.raises(ConfigError, match="window_size is 0"):
-        ViTDetBackbone(config, 128, 0, [])
     model = ViTDetBackbone(config, 128, 4, [])
     with pytest.raises(ShapeError, match="images are 100x128"):
         model(torch.zeros(1, 3, 100, 128))

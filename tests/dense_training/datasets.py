@@ -5,9 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
+from perception_encoder.dense_prediction.dense_model import HeadInfo, head_info
 from perception_encoder.dense_training.config import DenseConfig
 from perception_encoder.dense_training.recipes import depth, detector, segmenter
 from perception_encoder.formats.shards import write_members
+from perception_encoder.models.checkpoints.files import read_checkpoint
 from perception_encoder.training.settings import override
 from tests.datasets.drawn import pairs, rooms, write_instances, write_masks
 
@@ -43,3 +47,8 @@ def small_config(task: str, *settings: str) -> DenseConfig:
     recipes: dict[str, Any] = {"depth": depth, "segmenter": segmenter, "detector": detector}
     config: DenseConfig = recipes[task]()
     return override(config, [*SMALL, *HEADS[task], *settings])
+
+
+def read_head(path: Path) -> tuple[HeadInfo, dict[str, Tensor]]:
+    tensors, metadata = read_checkpoint(path)
+    return head_info(path, metadata), tensors

@@ -16,7 +16,7 @@ from perception_encoder.dense_prediction.detection.mask_rcnn import Detector, De
 from perception_encoder.dense_prediction.vitdet import vitdet_backbone
 from perception_encoder.dense_training import STAGE
 from perception_encoder.dense_training.config import DenseConfig, DepthTrainingConfig, DetectorConfig
-from perception_encoder.dense_training.plan import head_part, plan_dense
+from perception_encoder.dense_training.recipes import head_part, plan_dense
 from perception_encoder.errors import ConfigError
 from perception_encoder.models.registry import find_model
 from perception_encoder.models.vision_transformer import VisionTransformer

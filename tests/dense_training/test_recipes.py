@@ -59,11 +59,8 @@ def test_detas_stages_are_the_papers() -> None:
 
 
 def test_bad_settings_of_a_detector() -> None:
-    """Those of all heads, too."""
     with pytest.raises(ConfigError, match=r"scales is \[2, 1\]; the smaller one must be first"):
         DetectorConfig(scales=(2, 1))
-    with pytest.raises(ConfigError, match=r"flip is -1.0; it must be from 0 to 1"):
-        DetectorConfig(flip=-1)
     with pytest.raises(ConfigError, match=r"a DETR has no masks; set masks=false"):
         DetectorConfig(head=DetrHeadConfig())
     assert not DetectorConfig(head=DetrHeadConfig(), masks=False).masks

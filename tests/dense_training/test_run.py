@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 from dataclasses import replace
@@ -13,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from perception_encoder.dense_prediction.dense_model import load_dense_model, padding_pixel, read_head_info
+from perception_encoder.dense_prediction.dense_model import load_dense_model, padding_pixel
 from perception_encoder.dense_prediction.detection.detr import DetrHeadConfig
 from perception_encoder.dense_prediction.head_fitting import Standardize
 from perception_encoder.dense_training.batches import DenseBatches
@@ -21,33 +20,25 @@ from perception_encoder.dense_training.recipes import debug_dense, deta
 from perception_encoder.dense_training.run import load_initial, read_samples, train_dense
 from perception_encoder.errors import CheckpointError, ConfigError, DataError
 from perception_encoder.inference.load import load_tower
-from perception_encoder.models.checkpoints.files import read_checkpoint
 from perception_encoder.ranks import ALONE
 from perception_encoder.training.checkpoint import BEST
 from perception_encoder.training.optimizer import OptimizerConfig
-from tests import processes
 from tests.datasets.drawn import write_objects365
 from tests.dense_prediction.published.renamed import randomize, to_detectron2, use_small_towers, vitdet
-from tests.dense_training.datasets import HEADS, SMALL, small_config, write_dataset
-from tests.processes import pe
-from tests.training.toys import Interrupted, interrupt_at
-
-
-def rows_of(out: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+from tests.dense_training.datasets import HEADS, SMALL, read_head, small_config, write_dataset
+from tests.training.toys import losses, rows, train_by_ranks, validations
 
 
 @pytest.mark.parametrize("task", HEADS)
 def test_a_run_writes_a_head_that_predicts(task: str, datasets: dict[str, Path], tmp_path: Path) -> None:
     path = train_dense(small_config(task), [datasets[task]], tmp_path)
-    info, tensors = read_head_info(path)
+    info, tensors = read_head(path)
     assert (info.encoder, info.layer, info.image_size, info.finetuned) == ("PE-Core-N16-128", 11, 32, False)
     assert all(name.startswith("head.") for name in tensors)
     model = load_dense_model(path, info, tensors, load_tower("builtin"))
     with torch.inference_mode():
         assert model(torch.zeros(1, 3, 32, 48, dtype=torch.uint8)) is not None
-    scores = [row for row in rows_of(tmp_path) if any(name.startswith("validation/") for name in row)]
-    assert [row["step"] for row in scores] == [2, 4] and (tmp_path / BEST).is_file()
+    assert [row["step"] for row in validations(tmp_path)] == [2, 4] and (tmp_path / BEST).is_file()
     with pytest.raises(ConfigError, match="belongs to PE-Core-N16-128, layer 11, with weights"):
         load_dense_model(path, info, tensors, load_tower("random:builtin"))
 
@@ -60,7 +51,7 @@ def test_a_run_standardises_the_features_it_trains_on(task: str, datasets: dict[
     if detr:
         config = replace(config, head=DetrHeadConfig(channels=32, layers=1, hidden=16, queries=10))
     data = datasets["detector" if detr else task]
-    info, tensors = read_head_info(train_dense(config, [data], tmp_path))
+    info, tensors = read_head(train_dense(config, [data], tmp_path))
     samples, _, _ = read_samples(config, data)
     make = DenseBatches(config, samples, ALONE, depth=info.layer + 1, padding=padding_pixel(load_tower("builtin")))
     images = torch.cat([make(step).images for step in range(16)])
@@ -76,17 +67,13 @@ def test_a_run_standardises_the_features_it_trains_on(task: str, datasets: dict[
         assert abs(tensors["head.out.2.bias"].item() - typical.item()) < 1e-3  # the first prediction
 
 
-def test_a_windowed_encoder_is_finetuned_and_resumed(datasets: dict[str, Path], tmp_path: Path) -> None:
-    windows = ("windows.size=2", "windows.global_blocks=[2]", "windows.patch_size=8", "drop_path=0.3", "layer=3")
-    config = small_config("detector", "frozen=false", "optimizer.layer_decay=0.8", *windows, "validation.every=4")
-    whole = train_dense(config, [datasets["detector"]], tmp_path / "whole")
-    with pytest.raises(Interrupted):
-        train_dense(config, [datasets["detector"]], tmp_path / "cut", listener=interrupt_at(3))
-    resumed = train_dense(config, [datasets["detector"]], tmp_path / "cut")
-    info, tensors = read_head_info(whole)
+def test_an_encoder_is_finetuned_in_windows(datasets: dict[str, Path], tmp_path: Path) -> None:
+    windows = ("windows.size=2", "windows.global_blocks=[2]", "windows.patch_size=8", "layer=3")
+    config = small_config("detector", "frozen=false", "steps=1", "validation=null", *windows)
+    path = train_dense(config, [datasets["detector"]], tmp_path)
+    info, tensors = read_head(path)
     assert info.windows is not None and info.windows.global_blocks == (2,) and info.finetuned
-    assert all(torch.equal(tensors[name], item) for name, item in read_head_info(resumed)[1].items())
-    model = load_dense_model(whole, info, tensors, load_tower("builtin"))
+    model = load_dense_model(path, info, tensors, load_tower("builtin"))
     assert model.backbone.patch_size == 8
     assert model.map_of(Image.new("RGB", (60, 30)), 32).shape == (1, 4, 4, 192)  # padded to a square
 
@@ -100,27 +87,13 @@ def test_a_detector_overfits_ten_images(tmp_path: Path) -> None:
     rest = ("scales=[1, 1]", "flip=0", "optimizer.lr=3e-3", "checkpoint_every=90")
     config = small_config("detector", *sizes, *heads, *rest)
     train_dense(config, [data], tmp_path / "run")
-    assert rows_of(tmp_path / "run")[-1]["validation/box_ap"] > 0.9
-
-
-@pytest.mark.parametrize(("task", "frozen"), [("depth", True), ("detector", True), ("segmenter", False)])
-def test_a_resumed_run_equals_an_uninterrupted_one(
-    task: str, frozen: bool, datasets: dict[str, Path], tmp_path: Path
-) -> None:
-    config = replace(small_config(task), frozen=frozen, validation=None)
-    whole = train_dense(config, [datasets[task]], tmp_path / "whole")
-    with pytest.raises(Interrupted):
-        train_dense(config, [datasets[task]], tmp_path / "cut", listener=interrupt_at(3))
-    resumed = train_dense(config, [datasets[task]], tmp_path / "cut")
-    states = [read_checkpoint(path)[0] for path in (whole, resumed)]
-    assert states[0].keys() == states[1].keys()
-    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    assert rows(tmp_path / "run")[-1]["validation/box_ap"] > 0.9
 
 
 def test_a_federated_detector_with_repeated_images(datasets: dict[str, Path], tmp_path: Path) -> None:
     config = small_config("detector", "head.federated=2", "repeat_threshold=1.0")
     path = train_dense(config, [datasets["detector"]], tmp_path)
-    info, tensors = read_head_info(path)
+    info, tensors = read_head(path)
     assert info.head["federated"] == 2
     weights = tensors["head.model.roi_heads.class_weights"]
     assert weights.shape == (2,) and (weights > 0).all() and (weights < 1).any()
@@ -133,7 +106,7 @@ def test_a_detr_goes_on_from_one_of_other_classes(
     head_config = DetrHeadConfig(channels=32, layers=1, hidden=16, queries=8)
     config = replace(small_config("detector"), head=head_config, masks=False)
     first = train_dense(config, [datasets["detector"]], tmp_path / "first")
-    info, _ = read_head_info(first)
+    info, _ = read_head(first)
     assert (info.task, info.classes) == ("detr", ("red", "blue"))
     again = replace(
         config,
@@ -144,14 +117,12 @@ def test_a_detr_goes_on_from_one_of_other_classes(
     )
     with caplog.at_level(logging.INFO, "perception_encoder"):
         second = train_dense(again, [datasets["detector"]], tmp_path / "second")
-    states = [read_head_info(path)[1] for path in (first, second)]
+    states = [read_head(path)[1] for path in (first, second)]
     pyramid = "head.pyramid.project.1.0.weight"
     assert torch.equal(states[0][pyramid], states[1][pyramid])
     (line,) = (record.getMessage() for record in caplog.records if "do not fit" in record.getMessage())
     assert "head.class_embed.0.weight" in line and pyramid not in line
     assert f"head for detr: {first}" in caplog.text and "the encoder is entirely frozen" in caplog.text
-    with pytest.raises(ConfigError, match="a DETR has no masks; set masks=false"):
-        replace(config, masks=True)
     depth = train_dense(small_config("depth", "steps=1"), [datasets["depth"]], tmp_path / "depth")
     with pytest.raises(CheckpointError, match="has no weights that fit this head"):
         train_dense(replace(config, initial=str(depth)), [datasets["detector"]], tmp_path / "third")
@@ -162,11 +133,11 @@ def test_the_first_stage_of_the_system_level_detector_in_small(tmp_path: Path) -
     data = write_objects365(tmp_path / "objects365", {"train": 4, "val": 2})
     config = replace(debug_dense(deta(1)), steps=2, batch_size=2, half=False)
     small = replace(config, head=DetrHeadConfig(channels=32, layers=1, hidden=16, queries=8))
-    info, tensors = read_head_info(train_dense(small, [data], tmp_path / "run"))
+    info, tensors = read_head(train_dense(small, [data], tmp_path / "run"))
     assert (info.task, info.classes, info.masks, info.finetuned) == ("detr", ("red", "blue"), False, True)
     assert all(tensor.isfinite().all() for tensor in tensors.values())
-    losses = [row for row in rows_of(tmp_path / "run") if "proposal_class" in row]
-    assert len(losses) == 2 and all(np.isfinite(row["box"]) for row in losses)
+    found = losses(tmp_path / "run", "proposal_class", "box")
+    assert len(found) == 2 and np.isfinite(found).all()
 
 
 def test_a_published_detector_is_gone_on_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,32 +173,20 @@ def test_what_does_not_fit_is_refused(datasets: dict[str, Path], tmp_path: Path)
         train_dense(small_config("detector"), data, tmp_path)
 
 
-def train_by_ranks(task: str, data: Path, out: Path, ranks: int, kind: str) -> list[list[float]]:
-    """The losses of a run's steps."""
-    settings = [*SMALL, *HEADS[task], f"parallel.kind={kind}", "validation=null", "frozen=false", "drop_path=0.2"]
-    settings = [item for item in settings if not item.startswith("validation.")]
-    words = ["train", task, "--data", str(data), "--out", str(out)]
-    words += [word for setting in settings for word in ("--set", setting)]
-    log = out.with_name(f"{out.name}.log")
-    in_float32 = {"PE_DTYPE": "float32"}
-    started = processes.start(pe, *words, log=log, ranks=None if ranks == 1 else ranks, environment=in_float32)
-    assert not any(started.statuses()), started.output()
-    names = ("depth", "classes", "objectness", "box_reg")
-    return [[row[name] for name in names if name in row] for row in rows_of(out)]
-
-
-@pytest.mark.parametrize("task", ["depth", "segmenter"])
+@pytest.mark.parametrize("task", HEADS)
 def test_ranks_train_as_one(task: str, datasets: dict[str, Path], tmp_path: Path) -> None:
-    one = train_by_ranks(task, datasets[task], tmp_path / "one", 1, "ddp")
-    assert len(one) == 4 and all(one)
-    for kind in ("ddp", "fsdp"):
-        several = train_by_ranks(task, datasets[task], tmp_path / kind, 2, kind)
-        for item, other in zip(one, several, strict=True):
-            assert other == pytest.approx(item, rel=2e-3)
+    """For a detector each rank samples regions of its own images, so its losses are not those of one process."""
 
+    def train(ranks: int, kind: str) -> list[list[float]]:
+        settings = [item for item in SMALL if not item.startswith("validation.")] + [*HEADS[task], "validation=null"]
+        settings += [f"parallel.kind={kind}", "frozen=false", "drop_path=0.2"]
+        out = train_by_ranks(tmp_path / f"{kind}{ranks}", ranks, task, "--data", datasets[task], settings=settings)
+        assert (out / "head.safetensors").is_file()
+        return losses(out, "depth", "classes", "objectness", "box_reg")
 
-def test_ranks_train_a_detector(datasets: dict[str, Path], tmp_path: Path) -> None:
-    """Each rank samples regions of its own images, so the losses are not those of one process."""
-    losses = train_by_ranks("detector", datasets["detector"], tmp_path / "two", 2, "ddp")
-    assert len(losses) == 4 and all(all(np.isfinite(row)) for row in losses)
-    assert (tmp_path / "two" / "head.safetensors").is_file()
+    several = train(2, "ddp")
+    assert len(several) == 4 and np.isfinite(several).all()
+    if task != "detector":
+        one = train(1, "ddp")
+        for item, first, second in zip(one, several, train(2, "fsdp"), strict=True):
+            assert first == pytest.approx(item, rel=2e-3) and second == pytest.approx(item, rel=2e-3)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -18,41 +17,22 @@ from perception_encoder.data.pairs import ImageTextBatch
 from perception_encoder.errors import CheckpointError, ConfigError
 from perception_encoder.inference import load as loading
 from perception_encoder.inference.encoder import Encoder
-from perception_encoder.losses.logit_distillation import logit_distillation_loss
-from perception_encoder.models.checkpoints.weights import create_model, load_model, write_checkpoint
+from perception_encoder.losses.pretraining import logit_distillation_loss
+from perception_encoder.models.checkpoints.weights import create_model, write_checkpoint
 from perception_encoder.models.registry import find_model
 from perception_encoder.preprocess.image import to_float
 from perception_encoder.preprocess.tokenizer import Tokenizer, trim
 from perception_encoder.pretraining import task as teachers
 from perception_encoder.pretraining import towers as module
-from perception_encoder.pretraining.config import MaskRegularization, PretrainingConfig
-from perception_encoder.pretraining.plan import plan_pretraining
-from perception_encoder.pretraining.recipes import distill_builtin
+from perception_encoder.pretraining.config import PretrainingConfig
+from perception_encoder.pretraining.recipes import plan_pretraining
 from perception_encoder.pretraining.run import pretrain
 from perception_encoder.pretraining.task import DistillationTask, Teacher, load_teacher, scale_down
 from perception_encoder.pretraining.towers import CaptionVocabulary, Towers
 from perception_encoder.training.cost import tower_part
-from tests import processes
 from tests.pretraining.teachers import TEXTS, Noted, noise_images
-from tests.processes import pe
 from tests.recipes import debug_recipe, find_recipe
-
-
-@pytest.mark.parametrize("change", [{"masking": MaskRegularization()}, {"frames": 8}])
-def test_masks_and_videos_are_refused(change: dict) -> None:
-    with pytest.raises(ConfigError, match="set masking and frames to null"):
-        dataclasses.replace(distill_builtin(), **change)
-
-
-@pytest.mark.parametrize("name", ["l14", "b16", "s16", "t16"])
-def test_the_papers_distillation(name: str) -> None:
-    config = find_recipe(f"distill_{name}")
-    assert config.steps * config.batch_size == pytest.approx(4.4e9, rel=0.01)
-    assert (config.batch_size, config.warmup, config.optimizer.lr) == (16_384, 2_000, 1e-6)
-    assert (config.optimizer.name, config.optimizer.betas, config.optimizer.weight_decay) == ("lamb", (0.9, 0.95), 0.05)
-    assert (config.teacher, config.teacher_logit_scale, config.contrastive_weight) == ("PE-Core-G14-448", 200.0, 0.0)
-    assert config.augmentation is None and config.masking is None
-    assert [stage.image_size for stage in config.stages] == [find_model(config.model).vision.image_size]
+from tests.training.toys import losses, train_by_ranks
 
 
 def test_the_teacher_s_passes_are_planned() -> None:
@@ -72,29 +52,15 @@ def test_the_teacher_s_passes_are_planned() -> None:
 DEBUG = debug_recipe("distill_builtin")
 
 
-def test_a_run_writes_a_student_and_goes_on_bit_by_bit(photos: Path, tmp_path: Path) -> None:
-    rows: list[dict[str, float]] = []
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    path = pretrain(DEBUG, [photos], whole, listener=rows.append)
-    assert [row["step"] for row in rows] == [1, 2, 3, 4]
-    assert all(row["distillation"] > 0 for row in rows)
-    shutil.copytree(whole, broken)
-    shutil.rmtree(broken / "checkpoints" / "step-00000004")
-    pretrain(DEBUG, [photos], broken)
-    ours, theirs = (load_model(out / "model.safetensors").state_dict() for out in (whole, broken))
-    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
-    record = json.loads((whole / "config.json").read_text())["config"]
-    assert (record["teacher"], record["teacher_logit_scale"]) == ("PE-Core-N16-128", 200.0)
-    assert load_model(path).name == "PE-Core-N16-128"
-
-
 def test_another_teacher_is_another_run(photos: Path, tmp_path: Path) -> None:
     path = tmp_path / "teacher.safetensors"
     write_checkpoint(create_model("builtin"), path)
     config = dataclasses.replace(DEBUG, teacher=str(path), contrastive_weight=1.0)
     rows: list[dict[str, float]] = []
     pretrain(config, [photos], tmp_path / "run", listener=rows.append)
-    assert {"distillation", "contrastive"} <= rows[0].keys()
+    assert all(row["distillation"] > 0 and row["contrastive"] > 0 for row in rows) and len(rows) == 4
+    record = json.loads((tmp_path / "run" / "config.json").read_text())["config"]
+    assert (record["teacher"], record["teacher_logit_scale"]) == (str(path), 200.0)
     write_checkpoint(create_model("builtin", generator=torch.Generator().manual_seed(9)), path)
     with pytest.raises(CheckpointError, match="other settings or other data"):
         pretrain(config, [photos], tmp_path / "run")
@@ -130,19 +96,13 @@ def test_a_teacher_of_another_library(photos: Path, tmp_path: Path) -> None:
 
 def test_ranks_distil_as_one(photos: Path, tmp_path: Path) -> None:
     """Two processes, each with a teacher of its own, have the losses of one."""
-    losses = {}
-    for ranks in (None, 2):
-        out = tmp_path / str(ranks)
-        arguments = ["train", "distill_builtin", "--debug", "--data", str(photos), "--out", str(out)]
-        settings = ["contrastive_weight=1", "optimizer.lr=1e-4", "optimizer.plain_lr=1e-4"]
-        settings += ["initial=null"]  # noise pictures are all alike to trained weights: rounding would decide
-        arguments += [word for setting in settings for word in ("--set", setting)]
-        in_float32 = {"PE_DTYPE": "float32"}  # in bfloat16 a row's rounding depends on the number of rows beside it
-        processes.run(pe, *arguments, log=tmp_path / f"{ranks}.log", ranks=ranks, environment=in_float32)
-        rows = map(json.loads, (out / "metrics.jsonl").read_text().splitlines())
-        losses[ranks] = [(row["distillation"], row["contrastive"]) for row in rows]
-    assert losses[2][0] == pytest.approx(losses[None][0], rel=1e-4)
-    assert losses[2] == [pytest.approx(row, rel=5e-3) for row in losses[None]]  # by then weights are rounded otherwise
+    settings = ["contrastive_weight=1", "optimizer.lr=1e-4", "optimizer.plain_lr=1e-4"]
+    settings += ["initial=null"]  # noise pictures are all alike to trained weights: rounding would decide
+    recipe = ("distill_builtin", "--debug", "--data", photos)
+    runs = [train_by_ranks(tmp_path / str(ranks), ranks, *recipe, settings=settings) for ranks in (1, 2)]
+    one, two = (losses(out, "distillation", "contrastive") for out in runs)
+    assert two[0] == pytest.approx(one[0], rel=1e-4) and len(one) == 4
+    assert two == [pytest.approx(row, rel=5e-3) for row in one]  # by then weights are rounded otherwise
 
 
 def batch(size: int, tokens: torch.Tensor) -> ImageTextBatch:
@@ -157,8 +117,8 @@ def test_the_student_sees_its_size_and_the_teacher_the_batch_s_and_the_words() -
     noted = Noted()
     task = DistillationTask(Towers(student), Teacher(noted, 64, "noted"), 32)
     inputs = batch(64, trim(vocabulary(list(TEXTS))))
-    losses = task.losses(inputs)
-    assert losses.keys() == {"distillation"}
+    found = task.losses(inputs)
+    assert found.keys() == {"distillation"}
     assert np.array_equal(noted.seen[0][1], inputs.images[1].permute(1, 2, 0).numpy())
     assert noted.seen[1] == list(TEXTS)
     small = F.interpolate(inputs.images.float(), size=(32, 32), mode="bilinear", antialias=True).round().byte()
@@ -169,7 +129,7 @@ def test_the_student_sees_its_size_and_the_teacher_the_batch_s_and_the_words() -
     texts = plain.encode_text(Tokenizer(32)(TEXTS), normalize=True)
     shown = torch.from_numpy(noted.encode_images(noted.seen[0])), torch.from_numpy(noted.encode_texts(TEXTS))
     expected = logit_distillation_loss(images, texts, plain.logit_scale.exp(), *shown, 200.0)
-    torch.testing.assert_close(losses["distillation"], expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found["distillation"], expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_model_has_nothing_to_learn_from_itself_at_the_same_temperature(tmp_path) -> None:
@@ -189,14 +149,14 @@ def test_gradients_reach_the_student_alone_and_the_contrastive_loss_stands_besid
     model = create_model("builtin")
     teacher = load_teacher("builtin")
     task = DistillationTask(Towers(model), teacher, 32, contrastive_weight=0.5)
-    losses = task.losses(dataclasses.replace(batch(64, trim(Tokenizer(32)(TEXTS))), left_out=2))
-    assert losses.keys() == {"distillation", "contrastive"}
-    sum(losses.values()).backward()
+    found = task.losses(dataclasses.replace(batch(64, trim(Tokenizer(32)(TEXTS))), left_out=2))
+    assert found.keys() == {"distillation", "contrastive"}
+    sum(found.values()).backward()
     assert all(p.grad is not None for name, p in model.named_parameters())
     assert not any(p.grad is not None for p in teacher.encoder.model.parameters())
     twice = DistillationTask(Towers(model), teacher, 32, contrastive_weight=1.0)
     again = twice.losses(batch(64, trim(Tokenizer(32)(TEXTS))))
-    torch.testing.assert_close(again["contrastive"], 2 * losses["contrastive"])
+    torch.testing.assert_close(again["contrastive"], 2 * found["contrastive"])
     assert task.report()["left_out"] == 2 and "left_out" not in twice.report()
 
 
@@ -208,8 +168,8 @@ def test_a_student_on_another_device_meets_its_teacher_there(monkeypatch: pytest
     taught = teacher.embed(noise_images(64), TEXTS)
     monkeypatch.setattr(teacher, "embed", lambda pictures, texts: taught)
     task = DistillationTask(Towers(create_model("builtin").to(meta)), teacher, 32, contrastive_weight=1.0)
-    losses = task.losses(batch(64, Tokenizer(32)(TEXTS)).to(meta))
-    assert {loss.device for loss in losses.values()} == {meta}
+    found = task.losses(batch(64, Tokenizer(32)(TEXTS)).to(meta))
+    assert {loss.device for loss in found.values()} == {meta}
     small = scale_down(noise_images(64).to(meta), 32)
     assert (small.device, small.dtype, small.shape) == (meta, torch.uint8, (4, 3, 32, 32))
 
@@ -239,9 +199,3 @@ def test_a_teacher_is_loaded_onto_the_rank_s_device(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(teachers, "load", load)
     load_teacher("builtin")
     assert asked == [torch.device("cuda", 3)]
-
-
-def test_a_teacher_needs_a_text_tower(tmp_path) -> None:
-    write_checkpoint(create_model("PE-Spatial-T16-512"), tmp_path / "PE-Spatial-T16-512.safetensors")
-    with pytest.raises(ConfigError, match="no text tower; use a Core model"):
-        load_teacher(str(tmp_path / "PE-Spatial-T16-512.safetensors"))

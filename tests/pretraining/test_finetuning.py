@@ -9,11 +9,9 @@ import pytest
 import torch
 
 from perception_encoder.data.pairs import ImageTextBatch
-from perception_encoder.errors import ConfigError
 from perception_encoder.models.checkpoints.weights import create_model, write_checkpoint
 from perception_encoder.preprocess.tokenizer import Tokenizer
-from perception_encoder.pretraining.config import resolve
-from perception_encoder.pretraining.lora import LoRA
+from perception_encoder.pretraining.config import LoRA, resolve
 from perception_encoder.pretraining.recipes import debug_pretraining, finetune
 from perception_encoder.pretraining.run import PairTrainee, build_model
 from perception_encoder.pretraining.task import ContrastiveTask
@@ -31,16 +29,14 @@ def test_the_model_and_the_size_are_those_of_the_weights(tmp_path: Path) -> None
     assert resolve(override(finetune(), ["image_size=64"])).stages[0].image_size == 64
 
 
-def test_a_model_without_text_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "PE-Spatial-T16-512.safetensors"
-    write_checkpoint(create_model("PE-Spatial-T16-512"), path)
-    with pytest.raises(ConfigError, match="no text tower; training on pairs needs both"):
-        resolve(dataclasses.replace(finetune(), initial=str(path)))
-
-
 @pytest.mark.parametrize(
     ("settings", "trained"),
-    [({"lora": LoRA(rank=2)}, "lora_|logit_scale"), ({"locked": "text"}, "visual|logit_scale"), ({}, "")],
+    [
+        ({"lora": LoRA(rank=2)}, "lora_|logit_scale"),
+        ({"locked": "text"}, "visual|logit_scale"),
+        ({"locked": "visual"}, "text|logit_scale"),
+        ({}, ""),
+    ],
 )
 def test_gradients_reach_what_is_trained_alone(settings: dict[str, object], trained: str) -> None:
     config = dataclasses.replace(debug_pretraining(finetune()), **settings)

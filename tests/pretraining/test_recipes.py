@@ -10,13 +10,16 @@ import pytest
 import torch
 
 from perception_encoder.data.pairs import Stage
+from perception_encoder.errors import ConfigError
 from perception_encoder.models.checkpoints.weights import load_model
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.registry import find_model
-from perception_encoder.preprocess.augmentation import Augmentation
+from perception_encoder.preprocess.augmentation import Augmentation, Mixing
 from perception_encoder.pretraining import STAGE
-from perception_encoder.pretraining.config import MaskRegularization, PretrainingConfig, tower_configs
+from perception_encoder.pretraining.config import LoRA, MaskRegularization, PretrainingConfig, tower_configs
+from perception_encoder.pretraining.recipes import distill_builtin, video_finetune
 from perception_encoder.pretraining.run import pretrain
+from perception_encoder.training.distributed import ParallelConfig
 from perception_encoder.training.optimizer import OptimizerConfig
 from tests.pretraining.toys import debug
 from tests.recipes import find_recipe
@@ -65,6 +68,7 @@ def test_the_papers_runs_have_all_settings_of_its_table(name: str) -> None:
     assert config.augmentation == (None if kind == "distill" else Augmentation(**crops))
     assert config.frames == (8 if kind == "video_finetune" else None)
     assert (config.mixing, config.locked, config.lora, config.contrastive_weight) == (None, None, None, 0)
+    assert config.teacher == ("PE-Core-G14-448" if kind == "distill" else None) and config.teacher_logit_scale == 200
 
 
 def test_every_run_starts_from_the_one_before_it_in_float32() -> None:
@@ -103,6 +107,8 @@ def test_parameters(name: str, millions: int) -> None:
         ("core_g14", 86 * BILLION, 656_000, 131_072, [98, 154, 224, 336, 448]),
         ("core_g14_cooldown", 50_000_000, 381, 131_072, [448]),
         ("video_finetune_g14", 22_000_000, 5_400, 4_096, [448]),
+        ("distill_l14", 4_400_000_000, 269_000, 16_384, [336]),
+        ("distill_t16", 4_400_000_000, 269_000, 16_384, [384]),
     ],
 )
 def test_samples_and_resolutions(name: str, samples: int, steps: int, batch: int, resolutions: list[int]) -> None:
@@ -112,15 +118,37 @@ def test_samples_and_resolutions(name: str, samples: int, steps: int, batch: int
     assert (config.batch_size, sizes(config)) == (batch, resolutions)
 
 
-def test_a_tower_of_another_depth_and_pooling_is_trained(photos: Path, tmp_path: Path) -> None:
+def test_a_tower_of_another_pooling_is_trained(photos: Path, tmp_path: Path) -> None:
     config = dataclasses.replace(
         debug(),
         stages=(Stage(image_size=32, steps=1),),
         batch_size=4,
-        layers=2,
         attention_pool=False,
         masking=None,
         weights={"flowers": 1},
     )
     model = load_model(pretrain(config, [photos], tmp_path / "run"))
-    assert isinstance(model, CLIP) and (model.visual.config.depth, model.visual.config.attention_pool) == (2, False)
+    assert isinstance(model, CLIP) and not model.visual.config.attention_pool
+
+
+VIDEOS, TAUGHT = video_finetune("b16"), distill_builtin()
+
+
+@pytest.mark.parametrize(
+    ("config", "changes", "message"),
+    [
+        (VIDEOS, {"masking": MaskRegularization()}, "frames and masking: videos have no masked copies"),
+        (VIDEOS, {"mixing": Mixing()}, "frames and mixing: images are mixed, not videos"),
+        (TAUGHT, {"masking": MaskRegularization()}, "set masking and frames to null"),
+        (TAUGHT, {"frames": 8}, "set masking and frames to null"),
+        (debug(), {"lora": LoRA()}, "lora adapts the weights of `initial`"),
+        (TAUGHT, {"lora": LoRA(), "parallel": ParallelConfig(kind="fsdp")}, "lora adapts the weights of `initial`"),
+        (TAUGHT, {"locked": "both"}, "'visual' or 'text'"),
+        (debug(), {"initial_share": 0.5}, "has nothing to average with; set initial"),
+        (debug(), {"stages": ()}, "stages is empty"),
+        (debug(), {"model": None}, "model and initial are null"),
+    ],
+)
+def test_settings_that_do_not_go_together(config: PretrainingConfig, changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        dataclasses.replace(config, **changes)

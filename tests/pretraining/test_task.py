@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from perception_encoder.data.pairs import ImageTextBatch
-from perception_encoder.errors import ConfigError
 from perception_encoder.models.checkpoints.weights import create_model
 from perception_encoder.preprocess.tokenizer import Tokenizer
 from perception_encoder.pretraining.config import MaskRegularization
@@ -55,13 +54,6 @@ def test_the_logit_scale_is_clamped() -> None:
 
 
 def test_a_mask_is_of_the_asked_ratio_on_one_image_in_sixteen() -> None:
-    for settings, name in (
-        ({"every": 0}, "every is 0"),
-        ({"ratio": 0.0}, "ratio is 0.0"),
-        ({"ratio": 2.0}, "ratio is 2.0"),
-    ):
-        with pytest.raises(ConfigError, match=f"^{name}; it must be "):
-            MaskRegularization(**settings)
     rows, masks = MaskRegularization().draw(64, 100, torch.Generator().manual_seed(0))
     assert rows.tolist() == [0, 16, 32, 48] and masks.shape == (4, 100)
     assert masks.sum(1).tolist() == [40] * 4 and not torch.equal(masks[0], masks[1])

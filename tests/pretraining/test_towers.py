@@ -19,10 +19,10 @@ from perception_encoder.preprocess.image import to_float
 from perception_encoder.preprocess.tokenizer import Tokenizer, trim
 from perception_encoder.pretraining import run, towers
 from perception_encoder.pretraining import towers as module
-from perception_encoder.pretraining.lora import LoRA, add_adapters
+from perception_encoder.pretraining.config import LoRA
 from perception_encoder.pretraining.run import PairRun, build_model, pretrain
 from perception_encoder.pretraining.task import ContrastiveTask
-from perception_encoder.pretraining.towers import CachedTexts, CaptionVocabulary, Towers, encode_by_length
+from perception_encoder.pretraining.towers import CachedTexts, CaptionVocabulary, Towers, add_adapters, encode_by_length
 from synthetic.builtin.rules import read_builtin
 from tests.models.small import CORE, SIZE, TEXT, randomize
 from tests.pretraining.toys import debug, gradients, small_batch, small_towers
@@ -42,7 +42,7 @@ def test_the_mask_loss_is_that_of_a_masked_pass_against_the_output_of_a_whole_on
     torch.testing.assert_close(actual, 2 * expected, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("chunk", [1, 3, 8])
+@pytest.mark.parametrize("chunk", [1, 3])
 def test_chunks_change_neither_losses_nor_gradients(chunk: int) -> None:
     whole, chunked = small_towers(), small_towers(chunk)
     ours, theirs = (ContrastiveTask(towers).losses(small_batch()) for towers in (chunked, whole))
@@ -90,24 +90,6 @@ def test_another_resolution_resamples_the_table_and_what_the_optimizer_knows_of_
     assert (resample_table(before.square(), 37) >= 0).all()  # second moments stay what they are
     with pytest.raises(CheckpointError, match=r"proj is \(3, 4\)"):
         fit("visual.proj", torch.zeros(3, 4), torch.zeros(4, 4))
-
-
-def test_without_attention_pooling_the_class_token_is_projected() -> None:
-    clip = CLIP(dataclasses.replace(CORE, attention_pool=False), TEXT)
-    randomize(clip)
-    pixels = torch.randn(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(2))
-    expected = clip.visual.forward_features(pixels)[:, 0] @ clip.visual.proj
-    torch.testing.assert_close(clip.encode_image(pixels), expected)
-
-
-TEXTS = ("a cup", "the rose, and a long caption about it", "an ant", "A  cup")
-
-
-def test_a_locked_visual_tower_keeps_no_graph() -> None:
-    clip = build_model(debug())
-    clip.visual.requires_grad_(False)
-    images, texts, *_ = Towers(clip)(small_batch().images, Tokenizer(32)(["a cup"]))
-    assert not images.requires_grad and texts.requires_grad
 
 
 @pytest.mark.parametrize("adapted", [False, True])

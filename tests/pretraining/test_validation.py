@@ -18,7 +18,6 @@ from perception_encoder.inference.load import load
 from perception_encoder.models.checkpoints.weights import create_model, load_model
 from perception_encoder.preprocess.prompts import PHOTO_TEMPLATES
 from perception_encoder.pretraining.config import PretrainingConfig
-from perception_encoder.pretraining.lora import LoRA
 from perception_encoder.pretraining.run import build_model, pretrain
 from perception_encoder.pretraining.sources import Sources, open_sources
 from perception_encoder.pretraining.towers import Towers
@@ -29,8 +28,8 @@ from perception_encoder.training.checkpoint import load_weights
 from perception_encoder.training.task import ValidationConfig
 from synthetic.builtin.rules import read_builtin
 from tests.pretraining.test_parallel import best
-from tests.pretraining.test_parallel import validations as rows
 from tests.pretraining.toys import debug
+from tests.training.toys import validations as rows
 
 
 def validated(**changes: object) -> PretrainingConfig:
@@ -108,26 +107,6 @@ def test_scores_are_those_of_the_weights_that_are_written(photos: Path, tmp_path
     assert rows(tmp_path / "run")[-1]["validation/zero_shot"] == pytest.approx(right / len(samples))
 
 
-def test_a_resumed_run_has_the_best_of_an_uninterrupted_one(photos: Path, tmp_path: Path) -> None:
-    """With adapters; without, see test_parallel.py."""
-    config = dataclasses.replace(validated(), initial="builtin", lora=LoRA(rank=2), masking=None, warmup=0)
-    pretrain(config, [photos], tmp_path / "whole")
-
-    def stop(row: dict[str, float]) -> None:
-        if row["step"] == 3:
-            raise InterruptedError
-
-    with pytest.raises(InterruptedError):
-        pretrain(config, [photos], tmp_path / "broken", listener=stop)
-    pretrain(config, [photos], tmp_path / "broken")
-    assert rows(tmp_path / "broken") == rows(tmp_path / "whole") and best(tmp_path / "broken") == best(
-        tmp_path / "whole"
-    )
-    for name in ("model.safetensors", "best.safetensors"):
-        ours, theirs = (load_model(tmp_path / run / name).state_dict() for run in ("whole", "broken"))
-        assert all(torch.equal(value, theirs[key]) for key, value in ours.items())
-
-
 def test_shards_are_validated_on_a_part_of_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
     (tmp_path / "images").mkdir()
@@ -145,8 +124,6 @@ def test_what_cannot_be_validated_is_said(make_shard, tmp_path: Path) -> None:
     message = r"validation\.metric is 'loss'; the task has retrieval, image_to_text, text_to_image, zero_shot"
     with pytest.raises(ConfigError, match=message):  # before the data are read, which do not exist
         pretrain(validated(metric="loss"), [tmp_path / "a"], tmp_path / "run")
-    with pytest.raises(ConfigError, match="every is 0; it must be at least 1"):
-        ValidationConfig(every=0)
     make_shard("a/train.tar", [("flowers", "rose")] * 8)
     with pytest.raises(DataError, match="needs images of two labels"):
         pretrain(validated(metric="zero_shot"), [tmp_path / "a"], tmp_path / "run")

@@ -16,15 +16,16 @@ from perception_encoder.models.registry import BUILTIN, find_model
 from perception_encoder.preprocess.augmentation import DRAWS, Augmentation
 from perception_encoder.ranks import ALONE, Rank
 from perception_encoder.spatial_alignment.batches import (
+    AlignmentImage,
     AugmentedImages,
     SpatialBatches,
     cache_settings,
     copy_draw,
     fill_cache,
     held_out_batches,
+    open_images,
 )
 from perception_encoder.spatial_alignment.config import SpatialConfig
-from perception_encoder.spatial_alignment.images import AlignmentImage, open_images
 from perception_encoder.spatial_alignment.mask_teachers import TeacherCache
 from tests.spatial_alignment.conftest import encoded, scene
 

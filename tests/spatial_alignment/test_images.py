@@ -11,7 +11,7 @@ from PIL import Image
 from perception_encoder.errors import DataError, InputError
 from perception_encoder.formats.shards import write_members
 from perception_encoder.preprocess.image import image_file
-from perception_encoder.spatial_alignment.images import open_images
+from perception_encoder.spatial_alignment.batches import open_images
 from tests.spatial_alignment.conftest import encoded, scene
 
 

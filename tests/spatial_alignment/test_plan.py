@@ -25,7 +25,7 @@ def test_operations_are_those_that_are_counted() -> None:
     trainee = SpatialTrainee(config)
     task = SpatialAlignmentTask(trainee.student, trainee.teacher, config)
     images = torch.zeros(2, 3, 64, 64, dtype=torch.uint8)
-    batch = SpatialBatch(images, None, None, None, None, 1.0, 1.0)
+    batch = SpatialBatch(images=images, share=1.0)
     with FlopCounterMode(display=False) as counter:
         task.losses(batch)["core"].backward()
     (phase,), _ = plan_spatial(config)

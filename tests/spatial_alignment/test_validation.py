@@ -56,7 +56,7 @@ def validation_batch(values: list[int], masked: list[int], tokens: list[list[flo
     images = torch.tensor(values, dtype=torch.uint8)[:, None, None, None].expand(-1, 3, 2, 2).clone()
     images[:, 0, :, 1] = 0  # left and right differ in colour
     masks = torch.tensor(tokens)[None].expand(len(masked), 4, 2) if masked else None
-    return SpatialBatch(images, None, None, masks, torch.tensor(masked) if masked else None, 1.0, 1.0)
+    return SpatialBatch(images=images, share=1.0, masks=masks, rows=torch.tensor(masked) if masked else None)
 
 
 class Blind(Known):

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 
-from perception_encoder.losses.contrastive import contrastive_loss
+from perception_encoder.losses.pretraining import contrastive_loss
 from perception_encoder.models.clip import CLIP
 from perception_encoder.training import checkpoint, loop
 from perception_encoder.training.distributed import gather, in_chunks, process_group, this_rank

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import pickle
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -14,23 +13,17 @@ from torch import nn
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import Metadata
 
-from perception_encoder.errors import CheckpointError, OutputError
+from perception_encoder.errors import CheckpointError
 from perception_encoder.training import checkpoint
 from perception_encoder.training.checkpoint import (
-    BEST,
     CheckpointReader,
     RunState,
     find_checkpoints,
     load_weights,
     resume_run,
-    run_directory,
     save_run,
-    write_best,
 )
-from perception_encoder.training.config import TrainingConfig
 from perception_encoder.training.optimizer import OptimizerConfig, build_optimizer
-from perception_encoder.training.task import ValidationConfig
-from tests.training.toys import Regression, batch
 
 
 def model_and_optimizer(name: str = "lamb") -> tuple[nn.Module, torch.optim.Optimizer]:
@@ -48,14 +41,6 @@ def write_checkpoint(directory: Path, name: str = "lamb", dtype: torch.dtype = t
     return path
 
 
-def test_a_run_directory_is_one_run_s_at_a_time(tmp_path: Path) -> None:
-    taken = f"another run is training in {tmp_path / 'run'}; wait for it, or choose another directory"
-    with run_directory(tmp_path / "run"), pytest.raises(OutputError, match=taken), run_directory(tmp_path / "run"):
-        pass
-    with run_directory(tmp_path / "run"), run_directory(tmp_path / "other"):
-        pass
-
-
 def test_a_checkpoint_is_on_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Or a power cut leaves one that looks complete."""
     synced: set[str] = set()
@@ -66,17 +51,6 @@ def test_a_checkpoint_is_on_disk_before_it_has_its_name(tmp_path: Path, monkeypa
 
     monkeypatch.setattr(checkpoint, "sync", note)
     assert {path.name for path in write_checkpoint(tmp_path).iterdir()} == synced
-
-
-def test_the_newest_and_the_best_are_kept(tmp_path: Path) -> None:
-    task = Regression()
-    optimizer = build_optimizer(task.model, OptimizerConfig(name="adamw"))
-    task.losses(batch(0))["error"].backward()
-    optimizer.step()
-    for step in range(5):
-        best = None if step == 0 else 1
-        save_run(tmp_path, task.model, optimizer, RunState(step=step, fingerprint="a", best_step=best), keep=2)
-    assert [state.step for _, state in find_checkpoints(tmp_path)] == [4, 3, 1]
 
 
 def test_a_language_models_frozen_parameters_are_not_saved_and_stay_what_they_are(tmp_path: Path) -> None:
@@ -109,33 +83,6 @@ def test_what_a_kill_left_of_a_checkpoint_is_not_in_the_next_one(tmp_path: Path)
     assert not left.exists() and not (path / "half.distcp").exists()
     model, optimizer = model_and_optimizer()
     assert resume_run(tmp_path, model, optimizer, "a").step == 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class Config(TrainingConfig):
-    steps: int = 4
-
-
-def finished(directory: Path, best_step: int | None) -> Path:
-    """A run of four steps."""
-    task = Regression()
-    optimizer = build_optimizer(task.model, OptimizerConfig(name="adamw"))
-    task.losses(batch(0))["error"].backward()
-    optimizer.step()
-    best = None if best_step is None else 0.5
-    save_run(directory, task.model, optimizer, RunState(step=4, fingerprint="a", best=best, best_step=best_step))
-    (directory / "model.safetensors").write_bytes(b"last")
-    return directory / "model.safetensors"
-
-
-@pytest.mark.parametrize(("best_step", "content"), [(4, b"last"), (2, b"step 2")])
-def test_the_best_step_is_written_or_copied(tmp_path: Path, best_step: int, content: bytes) -> None:
-    weights = finished(tmp_path, best_step)
-    written = write_best(
-        weights, Config(validation=ValidationConfig()), "loss", lambda step, path: path.write_bytes(b"step %d" % step)
-    )
-    assert (tmp_path / BEST).read_bytes() == content
-    assert written == {"best": {"step": best_step, "loss": 0.5}}
 
 
 pytestmark = pytest.mark.security

@@ -13,14 +13,14 @@ from torch.utils.flop_counter import FlopCounterMode
 import perception_encoder as pe
 from perception_encoder.data.pairs import Stage
 from perception_encoder.errors import ConfigError
-from perception_encoder.losses.contrastive import contrastive_loss
+from perception_encoder.losses.pretraining import contrastive_loss
 from perception_encoder.models.checkpoints.weights import build
 from perception_encoder.models.clip import TextTransformer
 from perception_encoder.models.config import VisionConfig
 from perception_encoder.models.registry import MODELS
 from perception_encoder.models.vision_transformer import VisionTransformer
 from perception_encoder.pretraining.config import PretrainingConfig
-from perception_encoder.pretraining.plan import contrastive_flops
+from perception_encoder.pretraining.recipes import contrastive_flops
 from perception_encoder.pretraining.towers import Towers
 from perception_encoder.training.cost import Device, Part, Phase, TrainingPlan, tower_part
 from perception_encoder.training.distributed import ParallelConfig, in_chunks

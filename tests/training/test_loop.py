@@ -100,12 +100,6 @@ def test_checkpoints_by_the_clock_change_nothing_but_what_is_lost(
     assert losses_of(tmp_path / "broken") == losses_of(tmp_path / "whole")
 
 
-def test_settings_of_another_run_are_refused(tmp_path: Path) -> None:
-    train(Regression(), batch, CONFIG, tmp_path, "a", stop_after=7)
-    with pytest.raises(CheckpointError, match="other settings"):
-        train(Regression(), batch, CONFIG, tmp_path, "b")
-
-
 def test_a_damaged_checkpoint_gives_way_to_an_older_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     train(Regression(), batch, CONFIG, whole, "a")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from perception_encoder.models.initialization import torch_generator
 from perception_encoder.training.config import TrainingConfig
 from perception_encoder.training.optimizer import OptimizerConfig
+from tests import processes
+from tests.processes import pe
 
 
 class Interrupted(Exception):
@@ -66,3 +68,22 @@ CONFIG = ToyConfig(warmup=3, optimizer=OptimizerConfig(lr=0.4), log_every=1, che
 
 def rows(directory: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+
+
+def losses(directory: Path, *names: str) -> list[list[float]]:
+    """Those of these names that a run has, step by step."""
+    found = [[row[name] for name in names if name in row] for row in rows(directory)]
+    return [values for values in found if values]
+
+
+def validations(directory: Path) -> list[dict[str, float]]:
+    return [row for row in rows(directory) if any(name.startswith("validation/") for name in row)]
+
+
+def train_by_ranks(out: Path, ranks: int, recipe: str, *arguments: object, settings: Iterable[str] = ()) -> Path:
+    """`pe train` by so many processes, in float32: in bfloat16 a row's rounding depends on the rows beside it."""
+    words = [recipe, "--out", str(out), *map(str, arguments), *(w for item in settings for w in ("--set", item))]
+    log = out.with_name(f"{out.name}.log")
+    in_float32 = {"PE_DTYPE": "float32"}
+    processes.run(pe, "train", *words, log=log, ranks=None if ranks == 1 else ranks, environment=in_float32)
+    return out

@@ -45,12 +45,10 @@ class Detected:
         return Detected(self.boxes[rows], self.labels[rows], self.scores[rows], masks)
 
     def above(self, score: float) -> Detected:
-        """Return the detections with at least this score."""
         return self.select(self.scores >= score)
 
 
-SOFTEST = 0.001
-"""Soft-NMS drops detections whose score falls to this."""
+SOFTEST = 0.001  # soft-NMS drops detections whose score falls to this
 
 
 def suppress(
@@ -83,7 +81,6 @@ def suppress(
 
 
 def _soften(boxes: Tensor, scores: Tensor, overlap: float, exponent: float) -> Tensor:
-    """Return the lowered scores of one class's detections."""
     from torchvision.ops import box_iou
 
     left = scores > SOFTEST
@@ -104,12 +101,6 @@ def join_views(views: Sequence[Detected], overlap: float, soft: float | None) ->
     tensors = torch.from_numpy(boxes), torch.from_numpy(scores), torch.from_numpy(labels)
     rows, lowered = (found.numpy() for found in suppress(*tensors, overlap, soft))
     return Detected(boxes[rows], labels[rows], lowered, None)
-
-
-def large(detected: Detected, side: float) -> Detected:
-    """Return the detections larger than a square of this side, in stored pixels."""
-    width, height = (detected.boxes[:, 2:] - detected.boxes[:, :2]).T
-    return detected.select(width * height > side**2)
 
 
 def mirrored(detected: Detected, width: int) -> Detected:

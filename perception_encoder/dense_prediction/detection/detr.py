@@ -24,12 +24,10 @@ from perception_encoder.records import Checked, Count, Range, Share, ShareAboveZ
 
 LEVELS = 5
 MAX_LAYERS = 100
-EDGE = 0.01
-"""Anchors with a centre or a side closer to 0 or 1 are not used."""
+EDGE = 0.01  # anchors with a centre or a side closer to 0 or 1 are not used
 CANDIDATES, SOFT_CANDIDATES = 10_000, 2_000
 """Maximum number of query-class pairs, best first, to compare with each other; and with soft-NMS."""
-PRIOR = 0.01
-"""Initial score of every class."""
+PRIOR = 0.01  # initial score of every class
 SMALLEST_ANCHOR = 0.05
 """Side of the finest level's anchors, as a share of the image's; it doubles with each level."""
 CONSIDERED, DUPLICATE = 1000, 0.9

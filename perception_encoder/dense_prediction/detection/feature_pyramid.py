@@ -35,7 +35,6 @@ class SimplePyramid(nn.Module):
     """Features (B, h, w, D) to maps (B, C, …) by level, from "0", the finest, to "4"."""
 
     def __init__(self, width: int, channels: int, eps: float = 1e-5) -> None:
-        """`eps`: of the layer norms."""
         super().__init__()
         self.out_channels = channels
         self.standardize = Standardize(width)

@@ -25,8 +25,7 @@ from perception_encoder.models.initialization import drawn_from
 from perception_encoder.progress import Track, untracked
 from perception_encoder.records import Checked, Count, Share
 
-PATCH = 16
-"""Side of a patch in the head's pixels."""
+PATCH = 16  # side of a patch in the head's pixels
 LIMITS = {False: (0.05, 100), True: (0.0001, 300)}
 """Minimum score and maximum number of detections per image, for COCO and for LVIS (as in detectron2)."""
 
@@ -130,12 +129,10 @@ class Detector(nn.Module):
 
 
 def _pixels(features: Maps) -> tuple[int, int]:
-    """Return height and width of images in the head's pixels."""
     return features.shape[1] * PATCH, features.shape[2] * PATCH
 
 
 def _scale(source: tuple[float, float], target: tuple[int, int]) -> Tensor:
-    """Return the factors (4,) of boxes from images of one height and width to another."""
     return torch.tensor([target[1] / source[1], target[0] / source[0]] * 2, dtype=torch.float32)
 
 

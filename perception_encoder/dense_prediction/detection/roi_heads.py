@@ -22,18 +22,14 @@ from torch import Tensor, nn
 
 from perception_encoder.dense_prediction.detection.feature_pyramid import ChannelNorm
 
-PROPOSED = 1000
-"""Regions of an image that reach the heads, before sampling those to train on."""
-EPS = 1e-6
-"""Epsilon of layer norms over channels."""
+PROPOSED = 1000  # regions of an image that reach the heads, before sampling those to train on
+EPS = 1e-6  # epsilon of layer norms over channels
 CONVOLUTIONS = 4
 RATIOS = (0.5, 1.0, 2.0)
 USUAL_SIDE, USUAL_LEVEL = 224, 4
 """A region with this side is pooled from the map with 2^level pixels per patch; each doubling is a level higher."""
-PRIOR = 0.01
-"""Initial score of every class, as for focal losses."""
-SMALLEST = 1e-2
-"""Minimum side of a box in pixels, as in torchvision."""
+PRIOR = 0.01  # initial score of every class, as for focal losses
+SMALLEST = 1e-2  # minimum side of a box in pixels, as in torchvision
 
 
 class AlignedPooling(nn.Module):

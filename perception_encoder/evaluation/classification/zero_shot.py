@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, NamedTuple, overload
+from typing import Any, NamedTuple, Unpack, overload
 
 import numpy as np
 
@@ -27,7 +27,7 @@ from perception_encoder.inference.collection import encode_media, list_media_ite
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.listing import check_paths
 from perception_encoder.inference.load import ModelLike, as_encoder
-from perception_encoder.inference.model_spec import ModelSpec, PrecisionChoice
+from perception_encoder.inference.model_spec import ModelKeywords
 from perception_encoder.preprocess.prompts import PHOTO_TEMPLATES
 from perception_encoder.preprocess.source import as_paths
 from perception_encoder.progress import Track, untracked
@@ -317,10 +317,8 @@ def classify(
     prompts: str = "photo",
     model: ModelLike = None,
     top: int = 3,
-    precision: PrecisionChoice = "auto",
-    dimensions: int | None = None,
-    trust_remote_code: bool = False,
     progress: Track = untracked,
+    **keywords: Unpack[ModelKeywords],
 ) -> Classification:
     """Classify images and videos zero-shot by a list of labels.
 
@@ -330,18 +328,15 @@ def classify(
     `media`: images, videos, directories, globs, tables, tars, URLs. `labels`: two or more, or as one string,
     "cat,dog,other pet" or "@labels.txt". `prompts`: the templates that labels are put into: photo (25), imagenet (80),
     kinetics (28), actions (48) or name. `model`: an encoder, or its name or path; by default that of `pe models`.
-    `top`: labels returned for each file. `precision`, `dimensions`, `trust_remote_code`: see `load`. Unreadable files
-    are skipped and reported. Raises MediaNotFoundError for a missing path, DataError without files, ConfigError, and
-    what loading the model raises.
+    `top`: labels returned for each file. `keywords`: see `load`. Unreadable files are skipped and reported. Raises
+    MediaNotFoundError for a missing path, DataError without files, ConfigError, and what loading the model raises.
     """
     paths = as_paths(media)
     check_paths(paths)
     left_out: Counter[str] = Counter()
     names = read_labels(labels)
     items = list_media_items(paths, left_out)
-    encoder = as_encoder(
-        model, ModelSpec(precision=precision, dimensions=dimensions, trust_remote_code=trust_remote_code)
-    )
+    encoder = as_encoder(model, **keywords)
     if not encoder.reads_texts:
         raise ConfigError(f"{encoder.name} has no text tower, so it cannot label images; use a Core model")
     classifier = ZeroShotClassifier.of(encoder, names, prompts)

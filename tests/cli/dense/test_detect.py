@@ -224,18 +224,6 @@ def test_a_published_detector(run_pe: Callable[..., Run], tmp_path: Path, monkey
     assert run.status == 2 and "includes its encoder; omit the model" in run.stderr
 
 
-def test_other_files_are_refused(run_pe: Callable[..., Run], detector: Path, tmp_path: Path) -> None:
-    Image.new("RGB", (64, 48)).save(tmp_path / "photo.png")
-    torch.save({"a": torch.ones(1)}, tmp_path / "other.pth")
-    run = run_pe("detect", tmp_path / "photo.png", "--head", tmp_path / "other.pth", "-o", tmp_path / "out")
-    assert run.status == 2 and "is neither a detector written by `pe train` nor one in" in run.stderr
-    words = ("detect", tmp_path / "photo.png", "--head", detector, "-o", tmp_path / "out")
-    run = run_pe(*words, "--classes", tmp_path / "coco.json")
-    assert run.status == 2 and "has its own class names; omit classes" in run.stderr
-    run = run_pe(*words, "-m", "random:builtin")
-    assert run.status == 2 and "belongs to PE-Core-N16-128, layer 11, with weights" in run.stderr
-
-
 def test_the_built_in_detector(run_pe: Callable[..., Run], tmp_path: Path) -> None:
     scene = Image.new("RGB", (224, 224), (150, 140, 130))
     scene.paste((200, 20, 20), (70, 90, 140, 170))

@@ -15,7 +15,6 @@ from perception_encoder.dense_prediction.detection.detections import (
     CocoResults,
     Detected,
     join_views,
-    large,
     mirrored,
     read_categories,
     suppress,
@@ -60,11 +59,6 @@ def detected(*boxes: tuple[float, ...]) -> Detected:
 def test_views_are_joined() -> None:
     joined = join_views([detected((0, 0, 10, 10), (20, 0, 30, 10)), detected((0, 0, 10, 9))], 0.6, None)
     assert joined.boxes.tolist() == [[0, 0, 10, 10], [20, 0, 30, 10]]
-
-
-def test_large_objects_alone() -> None:
-    found = large(detected((0, 0, 10, 10), (0, 0, 20, 5.1), (0, 0, 9, 9)), 10)
-    assert found.boxes.tolist() == [pytest.approx([0, 0, 20, 5.1])] and found.scores.tolist() == pytest.approx([0.7])
 
 
 def test_a_mirrored_image_is_turned_back() -> None:

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from perception_encoder.errors import DataError
-from perception_encoder.formats.shards import ShardSample, read_shard, write_shard
+from perception_encoder.formats.shards import ShardSample, read_shard
 from perception_encoder.pretraining.sources import ImageTextSet
 from perception_encoder.stages import configure, list_recipes
 from perception_encoder.training.config import TrainingConfig
@@ -23,6 +23,7 @@ from synthetic.builtin.held_out import (
 )
 from synthetic.builtin.rules import read_builtin
 from synthetic.questions.conversations import SceneRecords
+from synthetic.shards import write_shard
 
 
 def load(*paths: Path, split: str = "train") -> ImageTextSet:
