@@ -23,7 +23,7 @@ from perception_encoder.layer_analysis.plots import (
     write_png,
 )
 from perception_encoder.layer_analysis.sweep import run_sweep
-from tests.layer_analysis.test_global_tokens import dark, tower
+from tests.layer_analysis.test_image_analysis import dark, tower
 from tests.layer_analysis.toys import LightnessTask, ToyEncoder, named
 
 pytest.importorskip("matplotlib")
