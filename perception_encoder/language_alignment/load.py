@@ -137,23 +137,23 @@ def load_language_model(spec: ModelSpec, tiles: int | None = None) -> LanguageMo
 class Execution:
     """How to load and execute a language model.
 
-    Attributes: `runtime`; `precision`, None for torch's choice; `device`; `dtype`, of the weights in torch, and of
+    Attributes: `chosen`, with the runtime and precision to use; `device`; `dtype`, of the weights in torch, and of
     everything but int8 products; `asked`, whether OpenVINO or int8 was asked for.
     """
 
     def __init__(self, spec: ModelSpec) -> None:
         """Choose the runtime and precision of a model; raises what `choose_runtime` raises."""
-        self.runtime, self.precision = choose_runtime(spec)
-        self.device = choose_device("cpu" if self.runtime == "openvino" else spec.device)
-        chosen = self.precision in (None, "int8")
-        self.dtype = fast_dtype(self.device) if chosen else getattr(torch, str(self.precision))
+        self.chosen = choose_runtime(spec)
+        self.device = choose_device("cpu" if self.chosen.runtime == "openvino" else spec.device)
+        dtype = None if self.chosen.precision == "int8" else self.chosen.dtype
+        self.dtype = dtype or fast_dtype(self.device)
         self.asked = spec.runtime == "openvino" or spec.precision == "int8"
 
     def reader(self, decoder: Decoder) -> Reader:
         """Return what executes a decoder: torch, if OpenVINO cannot and was not asked for; else ConfigError."""
         model = decoder.model
-        fits = self.runtime == "openvino" and OpenVinoLlama.fits(model)
-        if self.asked and self.runtime == "openvino" and not fits:
+        fits = self.chosen.runtime == "openvino" and OpenVinoLlama.fits(model)
+        if self.asked and self.chosen.runtime == "openvino" and not fits:
             raise ConfigError(
                 "OpenVINO executes only Llamas, without dynamic RoPE, and "
                 f"{decoder.name} is a {type(model).__name__}; use torch"
@@ -163,7 +163,7 @@ class Execution:
             return TorchReader(model)
         try:
             with progress_bar(f"converting {decoder.name} for this CPU"):
-                return OpenVinoLlama(model, cast(Precision, self.precision))
+                return OpenVinoLlama(model, cast(Precision, self.chosen.precision))
         except (RuntimeError, MemoryError) as error:  # of OpenVINO: a graph that it does not compile
             warnings.warn(f"{decoder.name} is computed with torch: {one_line(error)}", FallbackWarning, stacklevel=3)
             return TorchReader(model)

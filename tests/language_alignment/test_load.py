@@ -25,7 +25,7 @@ from perception_encoder.errors import (
 from perception_encoder.inference.conversation.assistant import describe_assistant, digest_of
 from perception_encoder.inference.model_spec import ModelSpec
 from perception_encoder.language_alignment import load
-from perception_encoder.language_alignment.decoder import DecoderLoRA, add_decoder_adapters, make_decoder
+from perception_encoder.language_alignment.decoder import DecoderLoRA, make_decoder
 from perception_encoder.language_alignment.language_model import LanguageModel, TextModel
 from perception_encoder.language_alignment.load import (
     Execution,
@@ -37,11 +37,7 @@ from perception_encoder.language_alignment.load import (
 )
 from perception_encoder.language_alignment.reading import generate_tokens
 from perception_encoder.language_alignment.weights import (
-    WEIGHTS,
-    Parts,
-    build_language_model,
     find_language_model,
-    write_language_model,
 )
 from perception_encoder.models.initialization import drawn_from
 from perception_encoder.models.precision import fast_dtype
@@ -53,8 +49,7 @@ from perception_encoder.runtime import choice
 from perception_encoder.runtime.openvino_runtime import FallbackWarning
 from perception_encoder.runtime.runtime import Precision
 from synthetic.documents.production import DocumentsConfig, write_documents
-from tests.language_alignment.test_perception_lm import perception_lm
-from tests.language_alignment.test_weights import parts
+from tests.language_alignment.test_perception_lm import perception_lm, write_run
 from tests.language_models import (
     NO_END,
     SIZES,
@@ -69,24 +64,9 @@ from tests.runtime.test_choice import missing
 from tests.video_data_engine.models import ECHO, Echo
 
 
-def write_run(directory: Path, lora: DecoderLoRA | None = None) -> Path:
-    """A run of a projector and random adapters."""
-    directory.mkdir(exist_ok=True)
-    made: Parts = replace(parts(directory), lora=lora)
-    generator = torch.Generator().manual_seed(0)
-    model, _ = build_language_model(made, generator)
-    if lora:
-        add_decoder_adapters(model.decoder, lora, generator)
-        for name, parameter in model.decoder.named_parameters():
-            if "lora_" in name:
-                torch.nn.init.normal_(parameter, std=0.3, generator=generator)
-    write_language_model(directory / WEIGHTS, made, model, vision=False, decoder=lora is not None)
-    return directory
-
-
 def test_a_model_is_loaded_by_its_directory_or_its_file(tmp_path: Path) -> None:
-    run = write_run(tmp_path / "run")
-    for name in (run, str(run / WEIGHTS)):
+    path = write_run(tmp_path / "run")
+    for name in (path.parent, str(path)):
         loaded = load_language_model(ModelSpec(name, "cpu"), tiles=2)
         assert loaded.media.tiles == 2 and loaded.name == "run"
         assert next(loaded.model.parameters()).dtype == fast_dtype(torch.device("cpu"))
@@ -159,7 +139,7 @@ def test_an_answer_is_the_same_in_torch_and_in_openvino_with_adapters(tmp_path: 
     pytest.importorskip("peft")
     answers = []
     for lora in (None, DecoderLoRA(rank=2)):
-        run = write_run(tmp_path / str(lora is None), lora)
+        run = write_run(tmp_path / str(lora is None), lora=lora)
         torch_model = pe.load_assistant(run, runtime="torch", precision="float32")
         model = pe.load_assistant(run, runtime="openvino", precision="float32")
         assert (model.reader.runtime, model.reader.precision) == ("openvino", "float32")  # type: ignore[attr-defined]
@@ -230,8 +210,8 @@ def test_choices_that_contradict_each_other_are_errors(tmp_path: Path, monkeypat
 
     monkeypatch.setattr(load, "choose_device", lambda device: torch.device(device or "cuda"))
     for runtime, device in (("openvino", "cpu"), ("torch", "cuda")):
-        monkeypatch.setattr(load, "choose_runtime", lambda spec, runtime=runtime: (runtime, "float32"))
-        assert Execution(ModelSpec()).device.type == device, "OpenVINO computes on the CPU beside a GPU too"
+        monkeypatch.setattr(load, "choose_runtime", lambda spec, ran=runtime: replace(spec, runtime=ran))
+        assert Execution(ModelSpec(precision="float32")).device.type == device, "OpenVINO's is the CPU beside a GPU"
 
 
 @pytest.mark.parametrize("runtime", ["torch", "openvino"])
