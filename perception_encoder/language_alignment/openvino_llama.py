@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from perception_encoder.errors import ModelError
-from perception_encoder.language_alignment.reading import Conversation, Reader, rotates_alike
+from perception_encoder.language_alignment.reading import Reader, Reading, rotates_alike
 from perception_encoder.runtime.machine import check_openvino, float_hint
 from perception_encoder.runtime.runtime import Precision
 
@@ -64,17 +64,17 @@ class OpenVinoLlama(Reader):
         plain = all(isinstance(map_, nn.Linear) and map_.bias is None for map_ in _linear_maps(model.model.layers[0]))
         return plain and model.device.type == "cpu" and rotates_alike(model)
 
-    def begin(self, padding: Tensor) -> Conversation:
-        return _OpenVinoConversation(self, padding)
+    def begin(self, padding: Tensor) -> Reading:
+        return _OpenVinoReading(self, padding)
 
 
-class _OpenVinoConversation(Conversation):
+class _OpenVinoReading(Reading):
     def __init__(self, llama: OpenVinoLlama, padding: Tensor) -> None:
         self.llama, self.padding, self.length = llama, padding[:, None], 0
         self.request = llama.compiled.create_infer_request()
 
-    def copy(self) -> Conversation:
-        other = _OpenVinoConversation(self.llama, self.padding[:, 0])
+    def copy(self) -> Reading:
+        other = _OpenVinoReading(self.llama, self.padding[:, 0])
         if self.length:
             other.length = self.length
             for mine, its in zip(self.request.query_state(), other.request.query_state(), strict=True):

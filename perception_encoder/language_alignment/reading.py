@@ -21,7 +21,7 @@ COLDEST = 1e-5
 """Lower temperatures act like 0 (the most probable token), as dividing logits by them overflows."""
 
 
-class Conversation(ABC):
+class Reading(ABC):
     """Prompts that were read as one batch, and their answers so far, as a cache of keys and values."""
 
     @abstractmethod
@@ -29,7 +29,7 @@ class Conversation(ABC):
         """Read further tokens, and return the logits of those after them. Call it in inference mode."""
 
     @abstractmethod
-    def copy(self) -> Conversation:
+    def copy(self) -> Reading:
         """Return a copy that continues on its own."""
 
 
@@ -45,14 +45,11 @@ class Reader(ABC):
     """Whether a prompt may share a batch or its beginning with longer ones."""
 
     @abstractmethod
-    def begin(self, padding: Int[Tensor, " B"]) -> Conversation:
+    def begin(self, padding: Int[Tensor, " B"]) -> Reading:
         """Return empty conversations; nothing attends to the first tokens of each, `padding`."""
 
     def read(self, prompts: Sequence[Float[Tensor, "T D"]]) -> tuple[Float[Tensor, "B V"], Step]:
-        """Read prompts as one batch; return the logits of their next tokens, and the step after those.
-
-        Call it and the step in inference mode.
-        """
+        """Read prompts as one batch; return the logits of their next tokens, and the step after those (see `add`)."""
         if len(prompts) > 1 and not self.alike:
             logits, steps = zip(*(self.read([prompt]) for prompt in prompts), strict=True)
             return torch.cat(logits), lambda tokens: torch.cat(
@@ -61,8 +58,8 @@ class Reader(ABC):
         longest = max(len(prompt) for prompt in prompts)
         inputs = torch.stack([torch.cat([p.new_zeros(longest - len(p), p.shape[1]), p]) for p in prompts])
         padding = torch.tensor([longest - len(prompt) for prompt in prompts], device=inputs.device)
-        conversation, embed = self.begin(padding), self.model.get_input_embeddings()
-        return conversation.add(inputs), lambda tokens: conversation.add(
+        reading, embed = self.begin(padding), self.model.get_input_embeddings()
+        return reading.add(inputs), lambda tokens: reading.add(
             embed(torch.tensor(tokens, device=inputs.device))[:, None]
         )
 
@@ -88,18 +85,18 @@ class TorchReader(Reader):
         self.model, self.alike = model, rotates_alike(model)
         self.precision = str(model.get_input_embeddings().weight.dtype).removeprefix("torch.")
 
-    def begin(self, padding: Tensor) -> Conversation:
-        return _TorchConversation(self.model, padding)
+    def begin(self, padding: Tensor) -> Reading:
+        return _TorchReading(self.model, padding)
 
 
-class _TorchConversation(Conversation):
+class _TorchReading(Reading):
     def __init__(self, model: Any, padding: Tensor) -> None:
         self.model, self.padding, self.padded = model, padding, bool(padding.any())
         self.length, self.cache = 0, None
         self._name = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
-    def copy(self) -> Conversation:
-        other = _TorchConversation(self.model, self.padding)
+    def copy(self) -> Reading:
+        other = _TorchReading(self.model, self.padding)
         other.length, other.cache = self.length, deepcopy(self.cache)
         return other
 
