@@ -159,6 +159,8 @@ def _smollm2() -> Path:
 
 def _converted(path: Path) -> Path:
     """Convert a GGUF model to transformers' layout once: it then loads ten times as fast."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
     try:
         digest = checksum(path)[:16]
     except OSError as error:
@@ -170,9 +172,19 @@ def _converted(path: Path) -> Path:
         import accelerate  # noqa: F401
         import gguf  # noqa: F401
     logger.info("converting %s, once", path.name)
+    options: dict[str, Any] = {"gguf_file": path.name, "trust_remote_code": False}
     with replacing(target) as temporary, quiet_loading():
         try:
-            tokenizer, model = _read_gguf(path)
+            tokenizer = AutoTokenizer.from_pretrained(str(path.parent), **options)
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                str(path.parent), dtype=torch.float32, output_loading_info=True, **options
+            )
+            quantized, report = loaded
+            check_none_missing(path, report["missing_keys"])
+            del quantized.config.quantization_config
+            model: Any = AutoModelForCausalLM.from_config(quantized.config, trust_remote_code=False)
+            model.load_state_dict(quantized.state_dict())  # the other cannot be saved
+            model.generation_config = quantized.generation_config
         except Exception as error:  # a damaged file makes the reader, numpy and tokenizers raise anything
             raise WeightsUnavailableError(
                 f"{path} cannot be read as a GGUF language model: {one_line(error)}; is it complete?"
@@ -180,24 +192,6 @@ def _converted(path: Path) -> Path:
         tokenizer.save_pretrained(temporary)
         model.to(torch.float16).save_pretrained(temporary)
     return target
-
-
-def _read_gguf(path: Path) -> tuple[Any, Any]:
-    """Read the tokenizer and the float32 model of a GGUF file."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    where, file = str(path.parent), path.name
-    tokenizer = AutoTokenizer.from_pretrained(where, gguf_file=file, trust_remote_code=False)
-    loaded: Any = AutoModelForCausalLM.from_pretrained(
-        where, gguf_file=file, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
-    )
-    quantized, report = loaded
-    check_none_missing(path, report["missing_keys"])
-    del quantized.config.quantization_config
-    model = AutoModelForCausalLM.from_config(quantized.config, trust_remote_code=False)  # the other cannot be saved
-    model.load_state_dict(quantized.state_dict())
-    model.generation_config = quantized.generation_config
-    return tokenizer, model
 
 
 def make_fresh_decoder(texts: Iterable[str], generator: torch.Generator) -> Decoder:

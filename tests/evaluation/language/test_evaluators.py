@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -98,11 +99,8 @@ def test_failures_are_tried_again(tmp_path: Path) -> None:
 
 
 def test_groups_are_scored_by_themselves_too() -> None:
-    parts = [
-        Question(**{**vars(question), "group": ("human", "augmented")[n % 2]})
-        for n, question in enumerate(questions(4))
-    ]
-    items = [Question(**{**vars(part), "answers": ("red",)}) for part in parts]
+    asked = questions(4, answers=("red",))
+    items = [replace(question, group=("human", "augmented")[n % 2]) for n, question in enumerate(asked)]
     scores = run("chartqa", items, lambda images, prompt: "red." if "(0)" in prompt else "green")
     assert values_of(scores) == {
         "relaxed accuracy": 1 / 4,
