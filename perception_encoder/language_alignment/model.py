@@ -117,7 +117,10 @@ class PerceptionLanguageModel(nn.Module):
         decoder: Any = self.decoder
         inputs = {"inputs_embeds": embeddings, "use_cache": False}
         if parts is not None:
-            mask, inputs["position_ids"] = part_mask(parts[:, : embeddings.shape[1]])
+            parts = parts[:, : embeddings.shape[1]]  # a token attends to earlier ones of part 0, which each continues
+            seen = (parts[:, None, :] == 0) | (parts[:, None, :] == parts[:, :, None])  # (B, T, T)
+            mask = (seen & torch.ones_like(seen).tril())[:, None]
+            inputs["position_ids"] = mask[:, 0].sum(-1) - 1
             lowest = torch.finfo(embeddings.dtype).min
             inputs["attention_mask"] = torch.zeros_like(mask, dtype=embeddings.dtype).masked_fill(~mask, lowest)
         if scales_logits(decoder.config.get_text_config()):
@@ -144,13 +147,6 @@ class PerceptionLanguageModel(nn.Module):
         """Return the `token_losses` of a batch. Training uses only this, so that DDP and FSDP can wrap it."""
         embeddings = self.embed(ids, is_image, self.image_tokens(images, branches).flatten(0, 1))
         return self.token_losses(embeddings, labels, parts)
-
-
-def part_mask(parts: Int[Tensor, "B T"]) -> tuple[Bool[Tensor, "B 1 T T"], Int[Tensor, "B T"]]:
-    """Return which tokens (columns) each token (row) attends to, and its position: every part continues part 0."""
-    same = (parts[:, None, :] == 0) | (parts[:, None, :] == parts[:, :, None])
-    mask = same & torch.ones_like(same).tril()
-    return mask[:, None], mask.sum(-1) - 1
 
 
 def scales_logits(config: Any) -> bool:
