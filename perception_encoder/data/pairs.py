@@ -208,8 +208,6 @@ class PairBatches:
         workers: int = 1,
         bad_share: float = 0.0,
     ) -> None:
-        if not stages or min(stage.steps for stage in stages) < 1:
-            raise ConfigError("a run needs stages of at least one step each")
         if batch_size < rank.world_size:
             raise ConfigError(
                 f"a batch of {batch_size} cannot be shared by {rank.world_size} ranks; each needs at least one pair"

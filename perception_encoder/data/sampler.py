@@ -34,12 +34,8 @@ class WeightedSampler:
     ) -> None:
         """Mix sources with `sizes` samples, in total or per shard, by `weights` (any positive scale).
 
-        Raises ConfigError for sizes and weights that do not fit.
+        Raises ConfigError for a batch with fewer samples than sources, and for sources with a weight but no samples.
         """
-        if len(sizes) != len(weights) or not sizes:
-            raise ConfigError(f"{len(sizes)} sources and {len(weights)} weights; give one weight per source")
-        if min(weights) < 0 or sum(weights) <= 0:
-            raise ConfigError(f"weights {list(weights)}: none may be negative and one must be positive")
         self.shards = [np.atleast_1d(np.asarray(size, dtype=np.int64)) for size in sizes]
         self.sizes = [int(shards.sum()) for shards in self.shards]
         empty = [i for i, (size, weight) in enumerate(zip(self.sizes, weights, strict=True)) if weight and size < 1]

@@ -148,8 +148,10 @@ def run_stage(
 
 def _write_best(run: StageRun, weights: Path, metric: str) -> dict[str, Any]:
     """Write the best step's weights beside the last ones; return their entry for the record, empty without a score."""
+    if run.config.validation is None:
+        return {}
     best, (_, state) = weights.with_name(BEST), find_checkpoints(run.out)[0]
-    if run.config.validation is None or state.best_step is None:
+    if state.best_step is None:
         return {}
     if state.best_step == run.config.steps:
         with writing(best), replacing(best) as temporary:

@@ -57,10 +57,6 @@ def test_a_step_depends_only_on_seed_and_step() -> None:
 @pytest.mark.parametrize(
     ("sizes", "weights", "batch_size", "match"),
     [
-        ([5], [1, 1], 4, "1 sources and 2 weights"),
-        ([], [], 4, "0 sources"),
-        ([5, 5], [1, -1], 4, "negative"),
-        ([5, 5], [0, 0], 4, "positive"),
         ([5, 0], [1, 1], 4, "no samples"),
         ([5, 5], [1, 1], 1, "batch_size 1"),
     ],

@@ -94,16 +94,6 @@ def test_core_g_fits_512_h100s() -> None:
     assert sum(plan_training(STAGE, alone, find_device("h100"), 512).memory().values()) > 80e9
 
 
-def test_activations_fall_with_devices_micro_batches_and_checkpointing() -> None:
-    def held(devices: int = 1, **saving: int) -> float:
-        return memory(devices, parallel=ParallelConfig(**saving))["activations"]
-
-    assert held(devices=4) == held() / 4
-    assert held(chunk=4) < held() / 4 < held(chunk=8) < held()
-    assert held(chunk=100) < held()  # a chunk larger than the batch: one tower at a time
-    assert held(checkpointing=True) < held() / 2
-
-
 def test_the_loss_keeps_two_matrices_each_way() -> None:
     """Of the seven that the plan counts; the others are in passing."""
     shared = memory(4, parallel=ParallelConfig(kind="fsdp"))

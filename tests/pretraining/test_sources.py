@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import ExifTags, Image
+from PIL import Image
 
 from perception_encoder.data.packing import ShardSize, pack
 from perception_encoder.data.pairs import alone
@@ -217,16 +217,6 @@ def test_an_image_that_cannot_be_decoded_is_reported_and_left_out(
         loaded = load(tmp_path / "a")
     assert [sample.key for sample in loaded] == ["flowers-0", "flowers-2"]
     assert "left out cut" in caplog.text and "left out none" in caplog.text
-
-
-def test_a_turned_photograph_is_read_upright(tmp_path: Path) -> None:
-    (tmp_path / "mugs" / "red").mkdir(parents=True)
-    exif = Image.Exif()
-    exif[ExifTags.Base.Orientation] = 6
-    Image.new("RGB", (60, 40)).save(tmp_path / "mugs" / "red" / "a.jpg", exif=exif)
-    assert load(tmp_path / "mugs")[0].image.shape == (3, 60, 40)
-    pack(tmp_path / "mugs", tmp_path / "packed" / "train", ShardSize(samples=10))
-    assert load(tmp_path / "packed")[0].image.shape == (3, 60, 40)
 
 
 def test_rare_labels_are_repeated_without_copies(make_shard, tmp_path: Path) -> None:

@@ -14,7 +14,6 @@ from perception_encoder.data.streams import Shards, StreamConfig
 from perception_encoder.errors import DataError
 from perception_encoder.models.checkpoints.weights import load_model
 from perception_encoder.pretraining.config import PretrainingConfig
-from perception_encoder.pretraining.recipes import plan_pretraining, video_finetune
 from perception_encoder.pretraining.run import pretrain
 from perception_encoder.pretraining.task import ContrastiveTask
 from tests.clips import clip
@@ -63,14 +62,3 @@ def test_no_more_frames_than_a_chunk_are_held_at_a_time(frames: int, monkeypatch
     assert counts == [2] * len(batch.images) * frames  # in chunks of two, each once forward and once backward
     for name, gradient in expected.items():
         torch.testing.assert_close(actual[name], gradient, rtol=1e-3, atol=1e-5, msg=name)
-
-
-def test_a_plan_s_activations_do_not_grow_with_the_frames() -> None:
-    config = video_finetune("g14")
-    assert config.parallel.chunk == 64
-
-    def activations(frames: int) -> float:
-        videos = dataclasses.replace(config, frames=frames)
-        return plan_pretraining(videos, 256)[0][0].memory(videos, 256)["activations"]
-
-    assert activations(8) == activations(64)

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from perception_encoder.errors import CheckpointError, DataError, OutputError
-from perception_encoder.ranks import Rank
 from perception_encoder.training import loop
 from perception_encoder.training.checkpoint import find_checkpoints
 from perception_encoder.training.loop import train
@@ -163,20 +162,6 @@ def test_a_full_disk_is_survived_until_the_last_checkpoint(
     with pytest.raises(OutputError, match="No space left"):
         train(Regression(), batch, CONFIG, tmp_path, "a")
     assert [state.step for _, state in find_checkpoints(tmp_path)] == [28, 7]
-
-
-@pytest.mark.parametrize("ranks", [1, 3])
-def test_a_ranks_part_of_the_loss_is_scaled_by_the_ranks(ranks: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Gradients are averaged over ranks, while their losses are parts that add up to the batch's."""
-    monkeypatch.setattr(loop, "this_rank", lambda: Rank(rank=0, world_size=ranks))
-    task = Regression()
-    losses = loop._backward(task, batch(0))
-    grad = task.model.weight.grad.clone()
-    task.model.zero_grad()
-    expected = task.losses(batch(0))["error"]
-    (gradient,) = torch.autograd.grad(expected, [task.model.weight])
-    torch.testing.assert_close(grad, ranks * gradient, rtol=0.02, atol=1e-3)  # bfloat16 where that is fast
-    assert losses == {"error": pytest.approx(expected.item(), rel=0.02)}
 
 
 def test_reports_say_how_fast_a_run_is_and_how_long_the_rest_takes(
