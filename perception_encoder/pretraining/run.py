@@ -22,7 +22,13 @@ from perception_encoder.preprocess.tokenizer import tokenizer
 from perception_encoder.pretraining.config import PROCEDURE, PretrainingConfig, resolve, tower_configs
 from perception_encoder.pretraining.recipes import plan_pretraining
 from perception_encoder.pretraining.sources import ReadPairs, open_sources, read_pairs
-from perception_encoder.pretraining.task import ContrastiveTask, DistillationTask, Teacher, load_teacher
+from perception_encoder.pretraining.task import (
+    ContrastiveTask,
+    DistillationTask,
+    PairValidation,
+    Teacher,
+    load_teacher,
+)
 from perception_encoder.pretraining.towers import (
     MAX_CACHED,
     CachedTexts,
@@ -31,7 +37,6 @@ from perception_encoder.pretraining.towers import (
     add_adapters,
     merge_adapters,
 )
-from perception_encoder.pretraining.validation import PairValidation
 from perception_encoder.progress import Track, untracked
 from perception_encoder.training.checkpoint import find_checkpoints
 from perception_encoder.training.distributed import Exchange, own_cores, own_device, this_rank

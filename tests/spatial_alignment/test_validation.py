@@ -10,8 +10,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
-from perception_encoder.spatial_alignment.task import SpatialBatch
-from perception_encoder.spatial_alignment.validation import SpatialValidation, area_under_curve, neighbours
+from perception_encoder.spatial_alignment.task import SpatialBatch, SpatialValidation, area_under_curve, neighbours
 from perception_encoder.training.task import is_better
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from perception_encoder.dense_prediction.detection.feature_pyramid import DetaPyramid, SimplePyramid
+from perception_encoder.dense_prediction.detection.detr import DetaPyramid
+from perception_encoder.dense_prediction.detection.roi_heads import SimplePyramid
 
 
 def test_the_pyramid_has_five_levels() -> None:
