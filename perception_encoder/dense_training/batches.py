@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -32,61 +31,35 @@ after augmentation also "inside", the height and width of the part of the square
 
 
 @dataclass(frozen=True)
-class DenseSamples(ABC):
+class DenseSamples:
     """A dataset's images with their targets."""
 
     dataset: DepthImages | ClassMasks | InstanceSet
+    masks: bool = True
+    """Read the masks of objects, if the dataset has them."""
 
     @property
     def keys(self) -> Sequence[str]:
         return self.dataset.keys
 
-    @abstractmethod
     def read(self, index: int) -> tuple[Image.Image, Targets]:
         """Decode an RGB image and its targets in its pixels; InputError or DataError if that fails."""
-
-
-@dataclass(frozen=True)
-class DepthSamples(DenseSamples):
-    """Images with the depth of each pixel."""
-
-    dataset: DepthImages
-
-    def read(self, index: int) -> tuple[Image.Image, Targets]:
-        return _sized(self.dataset.open(index), {"depth": torch.from_numpy(self.dataset.depth(index))})
-
-
-@dataclass(frozen=True)
-class ClassSamples(DenseSamples):
-    """Images with the class of each pixel."""
-
-    dataset: ClassMasks
-
-    def read(self, index: int) -> tuple[Image.Image, Targets]:
-        labels = torch.from_numpy(self.dataset.labels(index).astype(np.int64))
-        return _sized(self.dataset.open(index), {"labels": labels - UNSCORED})  # 0, like padding, is not scored
-
-
-@dataclass(frozen=True)
-class ObjectSamples(DenseSamples):
-    """Images with boxes, and masks if `masks` is set and the dataset has them."""
-
-    dataset: InstanceSet
-    masks: bool = True
-
-    def read(self, index: int) -> tuple[Image.Image, Targets]:
-        objects = self.dataset.instances(index, self.masks)
-        targets = {"boxes": torch.from_numpy(objects.boxes), "labels": torch.from_numpy(objects.labels)}
-        if objects.masks is not None:
-            targets["masks"] = torch.from_numpy(objects.masks).to(torch.uint8)
-        return self.dataset.open(index), targets
-
-
-def _sized(image: Image.Image, targets: Targets) -> tuple[Image.Image, Targets]:
-    (height, width) = next(iter(targets.values())).shape
-    if image.size != (width, height):
-        image = image.resize((width, height), Image.Resampling.BICUBIC)
-    return image, targets
+        image = self.dataset.open(index)
+        if isinstance(self.dataset, InstanceSet):
+            objects = self.dataset.instances(index, self.masks)
+            targets = {"boxes": torch.from_numpy(objects.boxes), "labels": torch.from_numpy(objects.labels)}
+            if objects.masks is not None:
+                targets["masks"] = torch.from_numpy(objects.masks).to(torch.uint8)
+            return image, targets
+        if isinstance(self.dataset, DepthImages):
+            targets = {"depth": torch.from_numpy(self.dataset.depth(index))}
+        else:
+            labels = torch.from_numpy(self.dataset.labels(index).astype(np.int64))
+            targets = {"labels": labels - UNSCORED}  # 0, like padding, is not scored
+        (height, width) = next(iter(targets.values())).shape
+        if image.size != (width, height):
+            image = image.resize((width, height), Image.Resampling.BICUBIC)
+        return image, targets
 
 
 WHOLE, SHORT, CROP = 480, (400, 500, 600), (384, 600)

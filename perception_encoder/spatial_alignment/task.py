@@ -76,14 +76,10 @@ class SpatialAlignmentTask(Task):
     `teacher`: a frozen tower, cut at the layer to learn from; None if no loss needs it.
     """
 
-    def __init__(
-        self,
-        student: Student,
-        teacher: VisionTransformer | None,
-        config: SpatialConfig,
-        validation: Validation | None = None,
-    ) -> None:
-        self.model, self.teacher, self.config, self.validation = student, teacher, config, validation
+    validation: Validation | None = None
+
+    def __init__(self, student: Student, teacher: VisionTransformer | None, config: SpatialConfig) -> None:
+        self.model, self.teacher, self.config = student, teacher, config
 
     def losses(self, batch: SpatialBatch) -> dict[str, Tensor]:
         """Return the weighted losses {"core": …, "pairs": …, "masks": …}: this rank's shares of the batch's means."""
