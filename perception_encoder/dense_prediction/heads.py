@@ -128,7 +128,7 @@ class Head:
         if isinstance(head, Detector | DetrHead):
             found = detect_objects(self.model, image, info.image_size, views).above(score)
             categories = tuple((item["id"], item["name"]) for item in info.categories)
-            return Detections(found.boxes, found.labels, found.scores, found.masks, name, image, categories)
+            return Detections(**vars(found), name=name, image=image, categories=categories)
         features = self.model.map_of(image, info.image_size)
         predicted = head.predict(features, (image.height, image.width))[0].cpu().numpy()
         if isinstance(head, DepthHead):
