@@ -314,10 +314,8 @@ def segment(
 @dataclass(frozen=True)
 class _Input:
     media: Path | Image.Image
-    name: str
-    """Path relative to the inputs' common directory, with / between directories."""
-    out: str
-    """Path in the output directory, without a suffix."""
+    name: str  # path relative to the inputs' common directory, with / between directories
+    out: str  # path in the output directory, without a suffix
 
     @property
     def source(self) -> str:
@@ -408,16 +406,13 @@ PAPER_LEAST = (0.0, 0.0, 64.0, 64.0)
 class Views:
     """Views of an image for a detector (test-time augmentation)."""
 
-    scales: Sequence[float] = (1.0,)
-    """Scales relative to the training size."""
-    flip: bool = False
-    """Also mirror each view."""
+    scales: Sequence[float] = (1.0,)  # scales relative to the training size
+    flip: bool = False  # also mirror each view
     soft: float | None = None
     """Multiply the scores of overlapping detections by (1 - IoU) to this power (soft-NMS) instead of dropping them."""
     least: Sequence[float] = ()
     """By scale: keep only detections larger than a square of this side, in stored pixels."""
-    queries: int | None = None
-    """Number of queries of a DETR; by default as in training."""
+    queries: int | None = None  # number of queries of a DETR; by default as in training
 
     @classmethod
     def paper(cls) -> Views:

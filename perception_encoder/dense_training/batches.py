@@ -35,8 +35,7 @@ class DenseSamples:
     """A dataset's images with their targets."""
 
     dataset: DepthImages | ClassMasks | InstanceSet
-    masks: bool = True
-    """Read the masks of objects, if the dataset has them."""
+    masks: bool = True  # read the masks of objects, if the dataset has them
 
     @property
     def keys(self) -> Sequence[str]:
@@ -73,13 +72,10 @@ class Augmenter:
     Its transform classes would draw from torch's global generator, which the detector uses in another thread.
     """
 
-    size: int
-    """Side of the square in pixels."""
-    scales: tuple[float, float] | None
-    """See `DenseConfig.scales`."""
+    size: int  # side of the square in pixels
+    scales: tuple[float, float] | None  # see `DenseConfig.scales`
     flip: float
-    padding: Sequence[int]
-    """Pixel for the area to the right of the image and below it; see `padding_pixel`."""
+    padding: Sequence[int]  # pixel for the area to the right of the image and below it; see `padding_pixel`
 
     def __call__(
         self, image: Image.Image, targets: Targets, generator: torch.Generator
@@ -172,10 +168,8 @@ class DenseBatch(ImageBatch):
     """A rank's share of a batch."""
 
     targets: list[Targets]
-    draw: int
-    """Step number; it seeds the sampling of a detector's regions."""
-    branches: Float[Tensor, "L 2 B"] | None = None
-    """Factors of the encoder's residual branches."""
+    draw: int  # step number; it seeds the sampling of a detector's regions
+    branches: Float[Tensor, "L 2 B"] | None = None  # factors of the encoder's residual branches
 
     def to(self, device: torch.device) -> Self:
         targets = [{name: value.to(device) for name, value in target.items()} for target in self.targets]

@@ -40,8 +40,7 @@ logger = logging.getLogger(__name__)
 class DenseValidation(ABC):
     """Scores a model on at most `size` evenly spaced images of a dataset."""
 
-    higher_is_better: Mapping[str, bool]
-    """Metrics, the default one first."""
+    higher_is_better: Mapping[str, bool]  # metrics, the default one first
 
     def __init__(
         self, model: DenseModel, samples: DenseSamples, size: int, image_size: int, out: Path | None = None

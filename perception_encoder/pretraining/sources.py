@@ -50,8 +50,7 @@ class FileSample:
     image: MediaSource
     metadata: Mapping[str, Any]
     """The `source`, by default the name of the directory or table, and the `label`, empty if there are captions."""
-    texts: tuple[str, ...] = ()
-    """Cleaned captions; if empty, captions are made from the label."""
+    texts: tuple[str, ...] = ()  # cleaned captions; if empty, captions are made from the label
 
 
 @dataclass(frozen=True)
@@ -59,13 +58,10 @@ class ImageTextSample:
     """A decoded image with its metadata."""
 
     key: str
-    image: torch.Tensor
-    """(3, H, W) uint8."""
+    image: torch.Tensor  # (3, H, W) uint8
     metadata: Mapping[str, Any]
-    texts: tuple[str, ...] = ()
-    """Captions; if empty, captions are made from the label."""
-    of_shard: bool = True
-    """Whether the sample is from a shard rather than a directory or a table."""
+    texts: tuple[str, ...] = ()  # captions; if empty, captions are made from the label
+    of_shard: bool = True  # whether the sample is from a shard rather than a directory or a table
 
     @property
     def source(self) -> str:
@@ -179,14 +175,10 @@ class Sources:
 
     sets: Sequence[PairSource]
     weights: Sequence[float]
-    names: Sequence[str]
-    """Identity of the data: the names of its samples, or its shards."""
-    samples: Mapping[str, int]
-    """Number of samples by source."""
-    vocabulary: CaptionVocabulary | None
-    """Tokens of all captions; None if unknown in advance."""
-    validation: Sequence[HeldOutPair] = ()
-    """Held-out pairs, if the run has validation."""
+    names: Sequence[str]  # identity of the data: the names of its samples, or its shards
+    samples: Mapping[str, int]  # number of samples by source
+    vocabulary: CaptionVocabulary | None  # tokens of all captions; None if unknown in advance
+    validation: Sequence[HeldOutPair] = ()  # held-out pairs, if the run has validation
 
 
 def open_sources(

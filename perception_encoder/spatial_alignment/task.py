@@ -31,16 +31,11 @@ from perception_encoder.training.task import Task, Validation
 class SpatialBatch(ImageBatch):
     """A rank's share of a batch."""
 
-    hidden: Bool[Tensor, "B N"] | None = None
-    """Patches hidden from the student."""
-    branches: Float[Tensor, "L 2 B"] | None = None
-    """Factors of the student's residual branches."""
-    masks: Float[Tensor, "M N P"] | None = None
-    """The mask teacher's tokens of the images with masks."""
-    rows: Int[Tensor, " M"] | None = None
-    """Rows of the images with masks."""
-    mask_share: float = 1.0
-    """This rank's share of the batch's images with masks."""
+    hidden: Bool[Tensor, "B N"] | None = None  # patches hidden from the student
+    branches: Float[Tensor, "L 2 B"] | None = None  # factors of the student's residual branches
+    masks: Float[Tensor, "M N P"] | None = None  # the mask teacher's tokens of the images with masks
+    rows: Int[Tensor, " M"] | None = None  # rows of the images with masks
+    mask_share: float = 1.0  # this rank's share of the batch's images with masks
 
 
 class Student(nn.Module):

@@ -23,8 +23,7 @@ from tests.training.toys import losses, validations
 
 SETTINGS = ("masking.every=4", "masking.ratio=0.5", "parallel.chunk=3")
 NAMES = ("contrastive", "mask")
-FLOAT32 = {"PE_DTYPE": "float32"}
-"""In bfloat16, other parts of a batch round differently."""
+FLOAT32 = {"PE_DTYPE": "float32"}  # in bfloat16, other parts of a batch round differently
 
 
 def arguments(photos: Path, out: Path, *settings: str) -> list[str]:
