@@ -6,6 +6,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
@@ -219,7 +220,8 @@ class DenseBatches:
         def make(index: int) -> tuple[UInt8[Tensor, "3 S S"], Targets]:
             return self.augmenter(*self.samples.read(index), generator)
 
-        return first_usable(self.sampler, position, make, lambda index: self.samples.keys[index], self._bad)
+        index = partial(self.sampler.index, position)
+        return first_usable(index, make, lambda row: self.samples.keys[row], self._bad)
 
 
 class RepeatSampler:

@@ -14,6 +14,7 @@ import logging
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -204,7 +205,8 @@ class SpatialBatches:
         def make(index: int) -> tuple[Tensor, Tensor | None]:
             return self.augmented.make(images[index], chosen, bool(config.masks and config.masks_weight))
 
-        return first_usable(self.sampler, position, make, lambda index: images[index].name, self._bad)
+        index = partial(self.sampler.index, position)
+        return first_usable(index, make, lambda row: images[row].name, self._bad)
 
 
 def bytes_digest(content: bytes) -> str:
