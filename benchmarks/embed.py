@@ -34,7 +34,6 @@ from perception_encoder.inference.pipeline import decode, encode_items, map_in_o
 from perception_encoder.models.checkpoints.weights import create_model, write_checkpoint
 from perception_encoder.preprocess.image import ImageTransform, open_image
 from perception_encoder.preprocess.video_file import write_video
-from perception_encoder.search.storage.moments import MomentConfig
 from perception_encoder.search.storage.reader import Reader, find_changes
 from perception_encoder.search.storage.reader import batches as batches_of_files
 from perception_encoder.vectors import unit_rows
@@ -133,7 +132,7 @@ def contenders(encoder: Encoder, paths: Sequence[Path]) -> tuple[dict[str, Calla
             writer.finish()
 
     def index() -> None:
-        reader = Reader(encoder, MomentConfig(), set())
+        reader = Reader(encoder, 1.0, set())
         files = batches_of_files(find_changes(paths[0].parent, {}).candidates, size)
         assert all(result.rows for batch in map_in_order(reader.read, files, workers, runtime) for result in batch)
 

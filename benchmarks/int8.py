@@ -36,10 +36,10 @@ from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 from benchmarks.encode.case import photographs
 from benchmarks.results import machine, report
 from perception_encoder.evaluation import tasks
-from perception_encoder.evaluation.comparison import compare
 from perception_encoder.evaluation.language.evaluators import QuestionEvaluator
-from perception_encoder.evaluation.results import Result
+from perception_encoder.evaluation.results import Result, compare
 from perception_encoder.inference.load import load
+from perception_encoder.inference.model_spec import ModelSpec
 from perception_encoder.language_alignment.load import load_language_model
 from perception_encoder.models.checkpoints.weights import build, load_model, weight_hash
 from perception_encoder.models.config import VisionConfig
@@ -211,7 +211,7 @@ def measure_language(arguments: argparse.Namespace) -> dict[str, Any]:
     kept = [questions[row] for row in np.random.default_rng(0).permutation(len(questions))[:QUESTIONS]]
     results, texts = [], []
     for precision in PRECISIONS:
-        model = load_language_model(BUILTIN_LANG, runtime="openvino", precision=precision)
+        model = load_language_model(ModelSpec(BUILTIN_LANG, runtime="openvino", precision=precision))
         with tempfile.TemporaryDirectory() as directory:
             records = Path(directory) / "answers.jsonl"
             scores = tuple(QuestionEvaluator(task, kept, records).run(model))

@@ -29,9 +29,8 @@ from perception_encoder.dense_prediction.detection.detections import Detected
 from perception_encoder.dense_prediction.detection.mask_rcnn import DetectionConfig
 from perception_encoder.dense_prediction.head_fitting import FitConfig
 from perception_encoder.dense_prediction.segmentation import SegmentationConfig
-from perception_encoder.evaluation.dense.average_precision import average_precision
 from perception_encoder.evaluation.dense.depth import DepthEvaluator, DepthProtocol
-from perception_encoder.evaluation.dense.detection import DetectionEvaluator, to_results
+from perception_encoder.evaluation.dense.detection import DetectionEvaluator, average_precision, to_results
 from perception_encoder.evaluation.dense.segmentation import SegmentationEvaluator
 from perception_encoder.evaluation.dense.tracking import score_video, tracking_scores
 from perception_encoder.evaluation.feature_cache import CachedTokens
@@ -104,7 +103,7 @@ def heads() -> Iterator[Row]:
             images=(b"",) * len(keys[part]),
             masks=tuple(_png(mask.astype(np.uint8)) for mask in classes[part]),
             classes=("floor", "rectangle", "disc"),
-            numbers=({0: 0, 1: 1, 2: 2},) * len(keys[part]),
+            numbers={0: 0, 1: 1, 2: 2},
         )
         for part in both
     ]

@@ -22,17 +22,17 @@ from typing import Any, NamedTuple
 
 from perception_encoder._version import __version__
 from perception_encoder.datasets.published import (
+    COMPLETE,
     DATASETS,
     PublishedDataset,
     dataset_arguments,
     directory_of,
-    download_bytes,
     fetch,
+    list_files,
     reason_of,
 )
 from perception_encoder.errors import ConfigError, PerceptionEncoderError, one_line
-from perception_encoder.evaluation.comparison import Table
-from perception_encoder.evaluation.results import Result, read_result, to_json
+from perception_encoder.evaluation.results import Result, Table, read_result, to_json
 from perception_encoder.evaluation.statistics.scores import Score
 from perception_encoder.files import file_state, write_text
 from perception_encoder.models.registry import MODELS, OTHER_MODELS, ListedModel, ModelEntry, canonical_name
@@ -171,6 +171,16 @@ def state(model: str, rows: Sequence[Published], own: Mapping[str, Path], limit:
     ]
 
 
+def download_bytes(row: PublishedDataset) -> int:
+    """Return the bytes to download, 0 for a dataset that is already there; DataError or an error of the client."""
+    import fsspec
+
+    if (directory_of(row) / COMPLETE).exists():
+        return 0
+    total = sum(list_files(row).values()) if row.repository else 0
+    return total + sum(int(fsspec.filesystem("http").info(url).get("size") or 0) for url in row.urls)
+
+
 def _operations(entry: ModelEntry | ListedModel | None, dataset: PublishedDataset) -> float:
     """Return the operations to evaluate an item once: twice the product of parameters and tokens."""
     if entry is None:
@@ -217,9 +227,10 @@ class Models:
 
             return load(self.name, precision=precision)
         if kind == "questions":
+            from perception_encoder.inference.model_spec import ModelSpec
             from perception_encoder.language_alignment.load import load_language_model
 
-            return load_language_model(self.name, precision=precision, tiles=TILES)
+            return load_language_model(ModelSpec(self.name, precision=precision), tiles=TILES)
         if precision == "int8":
             raise ConfigError("int8 executes encoders, not the layers below dense tasks")
         import torch

@@ -16,8 +16,7 @@ from typing import Any
 from experiments.builtin.card import compare_with_targets
 from experiments.differences import find_signs, format_gap
 from experiments.findings import GAINS, GAPS, all_gaps, dense_scores
-from perception_encoder.evaluation.comparison import format_value
-from perception_encoder.evaluation.results import from_json
+from perception_encoder.evaluation.results import format_value, from_json
 from perception_encoder.evaluation.statistics.bootstrap import wilson_ends
 
 RESULTS = Path(__file__).parent.parent / "docs" / "results"

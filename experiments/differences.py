@@ -23,7 +23,7 @@ from perception_encoder.evaluation.statistics.bootstrap import (
     p_value,
     student_ends,
 )
-from perception_encoder.layer_analysis.curve import LayerScore, format_difference
+from perception_encoder.layer_analysis.sweep import LayerScore, format_difference
 
 DIGITS = 5
 BySeed = Sequence[float]

@@ -21,7 +21,7 @@ from perception_encoder.evaluation.embeddings import CachingEncoder, encode_imag
 from perception_encoder.evaluation.statistics.scores import ItemScores, difference, measure
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.progress import Track, untracked
-from synthetic.builtin.held_out import find_unseen_labels
+from synthetic.builtin.held_out import load_suite
 
 PHOTOS, DRAWINGS = "photos", "drawings by name"
 EVERY = 3  # of the changed photographs
@@ -91,7 +91,7 @@ class HeldOut:
         """`photos`: labelled, without the classes that are never trained on; `drawings`: of `synthetic.drawings`."""
         tasks = {
             name: task
-            for name, task in load_labelled(photos, held_out=find_unseen_labels).items()
+            for name, task in load_suite(photos).items()
             if not name.endswith("/unseen")
         }
         changed = {name: _every(task) for name, task in tasks.items()}

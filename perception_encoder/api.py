@@ -9,19 +9,18 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Unpack
 
 from perception_encoder.errors import ConfigError, MissingExtraError
 from perception_encoder.progress import Track, untracked
 
 if TYPE_CHECKING:
-    from perception_encoder.evaluation.comparison import Difference
     from perception_encoder.evaluation.language.tasks import LanguageTask
-    from perception_encoder.evaluation.results import Result
+    from perception_encoder.evaluation.results import Difference, Result
     from perception_encoder.inference.conversation.assistant import Assistant
     from perception_encoder.inference.encoder import Encoder
     from perception_encoder.inference.layer_features import LayerFeatures
-    from perception_encoder.inference.model_spec import ModelSpec, PrecisionChoice
+    from perception_encoder.inference.model_spec import ModelKeywords, ModelSpec
     from perception_encoder.layer_analysis.report import LayerReport
     from perception_encoder.serving.queues import GenerationQueue
 
@@ -71,7 +70,7 @@ def evaluations() -> dict[str, Callable[..., Result]]:
 
 
 def questions(
-    model: str | Path | Assistant,
+    model: str | Path | ModelSpec | Assistant,
     data: str | Path,
     *,
     dataset: str | LanguageTask,
@@ -100,6 +99,7 @@ def questions(
     from perception_encoder.evaluation.language.evaluators import QuestionEvaluator
     from perception_encoder.evaluation.language.tasks import TASKS
     from perception_encoder.evaluation.results import run_evaluators
+    from perception_encoder.inference.conversation.assistant import Assistant
     from perception_encoder.language_alignment.language_model import LanguageModel
     from perception_encoder.language_alignment.load import load_assistant
     from perception_encoder.preprocess.frames import spread_indices
@@ -111,7 +111,7 @@ def questions(
     read = task.read(task.name, Path(data), split)
     if items is not None:
         read = [read[row] for row in spread_indices(len(read), min(items, len(read)))]
-    assistant = load_assistant(model, tiles=tiles) if isinstance(model, str | Path) else model
+    assistant = model if isinstance(model, Assistant) else load_assistant(model, tiles=tiles)
     evaluator = QuestionEvaluator(task, read, None if records is None else Path(records), frames, blind)
     about = {}
     if isinstance(assistant, LanguageModel):
@@ -126,8 +126,7 @@ def compare(first: Result | str | Path, second: Result | str | Path) -> list[Dif
 
     Raises DataError if they share no score, or were evaluated on different items.
     """
-    from perception_encoder.evaluation.comparison import compare
-    from perception_encoder.evaluation.results import read_result
+    from perception_encoder.evaluation.results import compare, read_result
 
     ours, theirs = (read_result(Path(part)) if isinstance(part, str | Path) else part for part in (first, second))
     return compare(ours, theirs)
@@ -178,7 +177,7 @@ def analyze_layers(
     readers = {name: partial(read_question_task, name) for name in QUESTION_TASKS}
     names = [tasks] if isinstance(tasks, str) else tasks
     layer_tasks = make_tasks(names, paths, None if shared is None else Path(shared), options, readers)
-    spec = ModelSpec.of(model, ModelSpec(trust_remote_code=trust_remote_code))
+    spec = ModelSpec.of(model, trust_remote_code=trust_remote_code)
     name = str(spec.name)
     if baseline is None:
         baseline = [] if name.startswith(RANDOM) else [RANDOM + name]
@@ -226,10 +225,8 @@ def serve(
     ask_model: str | None = None,
     features_model: str | None = None,
     exclude: Sequence[str] | None = None,
-    precision: PrecisionChoice = "auto",
-    dimensions: int | None = None,
-    trust_remote_code: bool = False,
     on_start: Callable[[RunningServer], object] = lambda server: None,
+    **keywords: Unpack[ModelKeywords],
 ) -> None:
     """Serve a search page over a directory, the API, or both, until the process is stopped, like `pe serve`.
 
@@ -238,8 +235,8 @@ def serve(
     `allow_urls`: let clients of the API send images and videos by address. `waiting`: maximum length of the API's
     queue. `chat_model`: model of /v1/chat/completions; `ask_model`: of questions on the page; both are names that
     `load_assistant` takes, loaded at the first request. `features_model`: for the page's features. `exclude`: see
-    `Index.update`. `precision`: see `load` and `load_assistant`. `dimensions`, `trust_remote_code`: see `load`.
-    `on_start` is called once the server listens. Raises ConfigError for a taken port or options that do not fit
+    `Index.update`. `keywords`: see `load`; `precision` also applies to the language models. `on_start` is called once
+    the server listens. Raises ConfigError for a taken port or options that do not fit
     together, and what loading models raises.
     """
     from perception_encoder.inference.load import as_encoder
@@ -254,10 +251,9 @@ def serve(
     from perception_encoder.serving.server import HOSTS, choose_key, listen, page_address, reachable_names, run_server
 
     directory = None if directory is None and index is None else Path(directory or index or "")
-    spec = ModelSpec.of(
-        model, ModelSpec(precision=precision, dimensions=dimensions, trust_remote_code=trust_remote_code)
-    )
-    check_served(directory, api, allow_urls, origins, chat_model, ask_model, features_model)
+    spec = ModelSpec.of(model, **keywords)
+    api_only = {"--chat-model": chat_model, "--origins": origins, "--allow-urls": allow_urls}
+    check_served(directory, api, api_only, {"--ask-model": ask_model, "--features-model": features_model})
     host = host or ("0.0.0.0" if lan else "127.0.0.1")
     needed_key = choose_key(host, lan, key)
     config = ApiConfig(key=needed_key, waiting=waiting, origins=check_origins(origins), allow_urls=allow_urls)
@@ -266,7 +262,7 @@ def serve(
     with listen(host, port) as listener:  # before the models are loaded
         names = reachable_names(host)
         hosts = (*names, host, *HOSTS)
-        chat, ask = language_queues(chat_model, ask_model, precision=cast("PrecisionChoice", spec.precision))
+        chat, ask = language_queues(chat_model, ask_model, like=ModelSpec(precision=spec.precision))
         if directory is None:
             source = str(spec.name or default_model())
             encoder = as_encoder(spec)
@@ -289,37 +285,25 @@ def serve(
 
 
 def check_served(
-    directory: Path | None,
-    api: bool,
-    allow_urls: bool,
-    origins: Sequence[str],
-    chat_model: str | None,
-    ask_model: str | None,
-    features_model: str | None,
+    directory: Path | None, api: bool, api_only: Mapping[str, object], page_only: Mapping[str, str | None]
 ) -> None:
-    """Check the arguments of `serve` before anything is loaded.
-
-    Raises ConfigError if nothing is served or nothing would use a model, and UnknownModelError for an unknown
-    `features_model`.
-    """
+    """Raise ConfigError if nothing is served or nothing uses an option, UnknownModelError for the features' model."""
     if directory is None and not api:
         raise ConfigError("nothing to serve: name a directory, or add --api")
-    for name, value in {"--chat-model": chat_model, "--origins": origins, "--allow-urls": allow_urls}.items():
-        if value and not api:
-            raise ConfigError(f"{name} needs --api")
-    for name, model in {"--ask-model": ask_model, "--features-model": features_model}.items():
-        if model and directory is None:
-            raise ConfigError(f"{name} needs a directory")
-    if features_model:
+    for served, missing, options in ((api, "--api", api_only), (directory is not None, "a directory", page_only)):
+        for name, value in options.items():
+            if value and not served:
+                raise ConfigError(f"{name} needs {missing}")
+    if features_model := page_only["--features-model"]:
         from perception_encoder.models.checkpoints.find import find_weights
 
         find_weights(features_model)
 
 
-def language_queues(*names: str | None, precision: PrecisionChoice = "auto") -> list[GenerationQueue | None]:
+def language_queues(*names: str | None, like: ModelSpec) -> list[GenerationQueue | None]:
     """Return the queues of language models, each loaded once on first use; None without a name.
 
-    `precision`: of models that this package runs.
+    `like`: how this package runs those that it runs.
     """
     if not any(names):
         return [None for _ in names]  # without importing torch
@@ -332,6 +316,6 @@ def language_queues(*names: str | None, precision: PrecisionChoice = "auto") -> 
         if not name.startswith(("http", "python:")) and importlib.util.find_spec("transformers") is None:
             raise MissingExtraError("transformers", "lang")
         label = Path(name).name if Path(name).exists() else name
-        load = partial(load_assistant, name, precision="auto" if runs_elsewhere(name) else precision)
+        load = partial(load_assistant, name if runs_elsewhere(name) else replace(like, name=name))
         queues[name] = GenerationQueue(label, load, source=name)
     return [queues.get(name) for name in names]

@@ -28,9 +28,9 @@ Returned = TypeVar("Returned")
 _HOST = f"{zlib.crc32(platform.node().encode()):08x}"
 _TEMPORARY = re.compile(r"\..+\.(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-\d+\.tmp")
 _PATIENCE = 86_400
+"""Seconds after which a temporary path of another machine is a leftover."""
 _NAMES_A_FILE = bytes.fromhex("d9d505f920a163d7")
 """The end of an SQLite journal of several databases, with the name of a file that is removed if none needs it."""
-"""Seconds after which a temporary path of another machine is a leftover."""
 
 
 @contextmanager
@@ -193,32 +193,11 @@ def holding(path: Path, message: str) -> Iterator[None]:
         return
     handle = open_regular(path)
     try:
-        for waits in (True, False):
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError:
-                if not waits:
-                    raise OutputError(message) from None
-                time.sleep(0.05)  # `is_held` may be asking
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise OutputError(message) from None
         yield
-    finally:
-        os.close(handle)
-
-
-def is_held(path: Path) -> bool:
-    """Return whether somebody holds a lock file of `holding`; False on Windows, where nothing is locked."""
-    try:
-        import fcntl
-
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except (ImportError, OSError):
-        return False
-    try:
-        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        return False
-    except OSError:
-        return True
     finally:
         os.close(handle)
 

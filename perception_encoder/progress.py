@@ -17,7 +17,6 @@ class Track(Protocol):
 
     def __call__(self, items: Iterable[T], description: str, total: int | None) -> Iterable[T]:
         """Yield `items` unchanged, showing how many of `total` are done."""
-        ...
 
 
 def untracked(items: Iterable[T], description: str, total: int | None) -> Iterable[T]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
@@ -75,8 +75,9 @@ class Store:
                 self._open.enter_context(holding(path / LOCK, f"another process is writing {path}; wait until it ends"))
                 for leftover in filter(is_temporary, path.iterdir()):  # of a killed writer
                     remove(leftover)
-            earlier = self.read(SETTINGS, _read_settings)
-            if earlier is not None:
+            if os.path.lexists(path / SETTINGS):
+                with self.reading(path / SETTINGS):
+                    earlier = _read_settings(path / SETTINGS)
                 compare(path, earlier, self.settings, remedy, partly=not writable)
                 self.settings = earlier
             elif not writable:
@@ -127,18 +128,6 @@ class Store:
         path = self.path / name
         with writing(path, RESUME, also=(RuntimeError,)), replacing(path) as temporary:
             yield temporary
-
-    def parts(self, pattern: str = "*") -> list[str]:
-        """Return the names of complete parts, sorted."""
-        return sorted(path.name for path in self.path.glob(pattern) if not path.name.startswith("."))
-
-    def read(self, name: str, read: Callable[[Path], T]) -> T | None:
-        """Return a part as `read` gives it, None if it is absent; DataError, with file and remedy, if it is damaged."""
-        path = self.path / name
-        if not os.path.lexists(path):
-            return None
-        with self.reading(path):
-            return read(path)
 
     def reading(self, path: Path, also: tuple[type[Exception], ...] = ()) -> AbstractContextManager[None]:
         """Turn the errors of reading a damaged file into a DataError."""

@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from perception_encoder.data.captions import PHOTO_TEMPLATES, name_of
+from perception_encoder.data.pairs import name_of
+from perception_encoder.preprocess.prompts import PHOTO_TEMPLATES
 
 PLAIN_PHOTO = ("{}", "{}.", "a photo of {}", "a picture of {}", "an image of {}", "{} in a photo")
 COLOURED = ("{}", "a photo of {}", "a picture of {}", "{} in {colours}")

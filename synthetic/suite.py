@@ -17,13 +17,12 @@ from perception_encoder.cli import evaluate as options
 from perception_encoder.cli import options as shared
 from perception_encoder.cli import output
 from perception_encoder.cli.output import track
-from perception_encoder.datasets.labelled import FindHeldOut, LabelledImages, load_labelled
+from perception_encoder.datasets.labelled import LabelledImages, load_labelled
 from perception_encoder.errors import ConfigError, DataError
 from perception_encoder.evaluation import embeddings
 from perception_encoder.evaluation.classification.probes import LinearEvaluator
-from perception_encoder.evaluation.classification.prompts import find_templates
 from perception_encoder.evaluation.classification.splits import Splits, load_splits
-from perception_encoder.evaluation.classification.zero_shot import ZeroShotClassifier, ZeroShotEvaluator
+from perception_encoder.evaluation.classification.zero_shot import ZeroShotClassifier, ZeroShotEvaluator, find_templates
 from perception_encoder.evaluation.embeddings import CachingEncoder, cache_features, encode_images
 from perception_encoder.evaluation.results import Result, evaluate, to_json
 from perception_encoder.evaluation.retrieval import recalls
@@ -32,7 +31,7 @@ from perception_encoder.files import write_text
 from perception_encoder.formats.shards import shards_below
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.progress import Track, untracked
-from synthetic.builtin.held_out import find_unseen_labels
+from synthetic.builtin.held_out import load_suite
 from synthetic.command_line import run_command
 from synthetic.report import classification_table, retrieval_table
 
@@ -63,14 +62,14 @@ class Suite:
         """The model under its first transform."""
         return dict([next(iter(self.encoders.items()))])
 
-    def classify(self, path: Path, split: str = "test", held_out: FindHeldOut | None = None) -> None:
-        """Evaluate every classification task of a dataset: shards (see `load_labelled`), class directories or a table.
+    def classify(self, path: Path, split: str = "test") -> None:
+        """Evaluate every classification task of a dataset: shards (see `load_suite`), class directories or a table.
 
         A dataset without splits is cut as by `load_splits`.
         """
         if split not in SPLITS:
             raise ConfigError(f"the suite evaluates the split {' or '.join(SPLITS)}, not {split!r}")
-        tasks, train, val = self._read(path, split, held_out)
+        tasks, train, val = self._read(path, split)
         for name, task in tasks.items():
             classes = {*task.labels, *(train[name].labels if name in train else ())}
             whole = replace(task, choices=tuple(sorted(classes)))
@@ -81,11 +80,11 @@ class Suite:
                 self.scores += evaluate([probe], self.first, self.track)
 
     @staticmethod
-    def _read(path: Path, split: str, held_out: FindHeldOut | None) -> tuple[dict[str, LabelledImages], ...]:
+    def _read(path: Path, split: str) -> tuple[dict[str, LabelledImages], ...]:
         """Return the tasks to test on, to train on, and to choose the probe's strength on; the last for `test` only."""
         if path.suffix == ".tar" or shards_below(path, split):
-            val = load_labelled(path, "val", held_out) if split == "test" else {}
-            return load_labelled(path, split, held_out), load_labelled(path, "train", held_out), val
+            val = load_suite(path, "val") if split == "test" else {}
+            return load_suite(path, split), load_suite(path, "train"), val
         parts = load_splits(path, split)
         val = {name: item.val for name, item in parts.items()} if split == "test" else {}
         tests, trains = ({name: getattr(value, part) for name, value in parts.items()} for part in ("test", "train"))
@@ -158,7 +157,7 @@ def suite(
     """
     encoders, about = embeddings.load_variants(model, texts=True)
     evaluation = Suite(encoders, shared.items_of(prompts), track)
-    evaluation.classify(photos, split, find_unseen_labels)
+    evaluation.classify(photos, split)
     if drawings is not None:
         evaluation.retrieve_drawings(drawings)
     result = evaluation.result(split, about)

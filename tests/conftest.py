@@ -248,7 +248,8 @@ def photos(tmp_path: Path) -> Path:
     import numpy as np
     from PIL import Image
 
-    from perception_encoder.formats.shards import ShardSample, write_shard
+    from perception_encoder.formats.shards import ShardSample
+    from synthetic.shards import write_shard
 
     rng = np.random.default_rng(0)
     classes = [("caltech101", "cup"), ("caltech101", "ant"), ("flowers", "rose"), ("flowers", "daisy")]
@@ -270,7 +271,8 @@ def make_shard(tmp_path: Path) -> MakeShard:
     """`make_shard("photos/train.tar", [("caltech101", "cup"), …], size=(w, h))` writes a shard of red pictures."""
     from PIL import Image
 
-    from perception_encoder.formats.shards import ShardSample, write_shard
+    from perception_encoder.formats.shards import ShardSample
+    from synthetic.shards import write_shard
 
     def make(name: str, rows: list[tuple[str, str]], size: tuple[int, int] = (30, 20), **extra: object) -> Path:
         stream = io.BytesIO()

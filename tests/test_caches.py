@@ -119,7 +119,7 @@ def test_stored_features_depend_on_the_range_of_a_clip_on_frames_and_on_the_bord
     assert len(set(different)) == 6 and digest(0, 1) == different[0]
     cache = FeatureCache(directory=tmp_path / "features")
     halves = [LabelledImages("clips", ("a",), (Clip(path, start, start + 1.0),), ("x",)) for start in (0.0, 1.0)]
-    tokens = [cache.encode_layers(ToyEncoder(), inputs_of(half, 2), [2]).read(2).tokens for half in halves]
+    tokens = [cache.encode_layers(ToyEncoder(), inputs_of(half, 2), [2])[2].tokens for half in halves]
     assert (tokens[0] != tokens[1]).any()
 
 

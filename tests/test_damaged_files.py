@@ -131,14 +131,13 @@ def load_head(directory: Path) -> None:
 
 def write_result(directory: Path) -> None:
     from perception_encoder.evaluation.results import to_json
-    from tests.evaluation.test_report import RESULT
+    from tests.evaluation.test_results import RESULT
 
     (directory / "result.json").write_text(to_json(RESULT))
 
 
 def read_result(directory: Path) -> None:
-    from perception_encoder.evaluation.comparison import full_table
-    from perception_encoder.evaluation.results import from_json, read_text, to_json
+    from perception_encoder.evaluation.results import from_json, full_table, read_text, to_json
 
     result = from_json(read_text(directory / "result.json"), "result.json")
     full_table(result)
@@ -206,7 +205,8 @@ def stream_shard(directory: Path) -> None:
 
 
 def write_labelled(directory: Path) -> None:
-    from perception_encoder.formats.shards import ShardSample, write_shard
+    from perception_encoder.formats.shards import ShardSample
+    from synthetic.shards import write_shard
 
     images = [ShardSample(f"k{n}", "png", image_bytes(n), {"source": "toys", "label": f"l{n % 2}"}) for n in range(4)]
     write_shard(directory / "test.tar", images)
@@ -398,9 +398,10 @@ def write_perception_lm(directory: Path) -> None:
 
 
 def load_perception_lm(directory: Path) -> None:
+    from perception_encoder.inference.model_spec import ModelSpec
     from perception_encoder.language_alignment.load import load_language_model
 
-    load_language_model(directory / "plm", "cpu", torch.float32)
+    load_language_model(ModelSpec(directory / "plm", "cpu", precision="float32"))
 
 
 def write_language(directory: Path) -> None:
@@ -413,9 +414,10 @@ def write_language(directory: Path) -> None:
 
 
 def load_language(directory: Path) -> None:
+    from perception_encoder.inference.model_spec import ModelSpec
     from perception_encoder.language_alignment.load import load_language_model
 
-    load_language_model(directory / "model.safetensors", "cpu", torch.float32)
+    load_language_model(ModelSpec(directory / "model.safetensors", "cpu", precision="float32"))
 
 
 def write_depths(directory: Path) -> None:

@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from benchmarks.search.process import peak_mib
-from perception_encoder.search.storage.rows import IndexRow
+from perception_encoder.search.storage.database import IndexRow
 from perception_encoder.search.storage.store import Store
 from perception_encoder.vectors import best_rows
 
@@ -86,7 +86,7 @@ def _build(directory: Path) -> float:
     vectors = np.load(directory / "vectors.npy", mmap_mode="r")
     home = directory / "ours"
     home.mkdir()
-    settings = {"source": "none", "model": "none", "weight_hash": "none", "dimension": vectors.shape[1], "moments": {}}
+    settings = {"source": "none", "model": "none", "weight_hash": "none", "dimension": vectors.shape[1], "every": 1.0}
     store = Store.create(home, settings)
     store.begin()
     for first, some in _pieces(vectors):

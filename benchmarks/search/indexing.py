@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ from perception_encoder.inference.pipeline import map_in_order
 from perception_encoder.models.checkpoints.weights import create_model, write_checkpoint
 from perception_encoder.models.registry import BUILTIN
 from perception_encoder.preprocess.image import open_image
-from perception_encoder.search.storage.moments import MomentConfig
 from perception_encoder.search.storage.store import Store
 from perception_encoder.search.storage.update import update_store
 
@@ -38,7 +36,7 @@ def contenders(encoder: Encoder, directory: Path, paths: Sequence[Path]) -> dict
 
     def index() -> None:
         with Store.for_writing(directory):
-            settings = {**encoder.describe(feature), "source": encoder.source, "moments": asdict(MomentConfig())}
+            settings = {**encoder.describe(feature), "source": encoder.source, "every": 1.0}
             update_store(Store.create(directory, settings), encoder)
 
     return {

@@ -23,8 +23,8 @@ import numpy as np
 from benchmarks.embed import write_photographs
 from benchmarks.search.process import Client, resident_mib, serving
 from perception_encoder.preprocess.image import encode_thumbnail, open_image
+from perception_encoder.search.storage.database import IndexRow
 from perception_encoder.search.storage.reader import THUMBNAIL_SIDE
-from perception_encoder.search.storage.rows import IndexRow
 from perception_encoder.search.storage.update import writable_store
 
 ROWS, BRIEF_ROWS = 100_000, 20_000

@@ -16,8 +16,7 @@ from experiments.layers.evaluation import evaluate_tasks, unpack
 from experiments.layers.run import curve_rows
 from perception_encoder.files import write_json
 from perception_encoder.inference.load import load_layers
-from perception_encoder.layer_analysis.curve import LayerCurve
-from perception_encoder.layer_analysis.sweep import COLOURS, ColourFeatures
+from perception_encoder.layer_analysis.sweep import COLOURS, ColourFeatures, LayerCurve
 from perception_encoder.layer_analysis.tasks import LayerTask
 from perception_encoder.models.registry import BUILTIN, BUILTIN_SPATIAL
 from perception_encoder.progress import Track, untracked

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import torch
-
 from perception_encoder.datasets.questions.question import Question
 from perception_encoder.files import write_text
 from perception_encoder.formats.shards import json_bytes, write_members
+from perception_encoder.inference.model_spec import ModelSpec
 from perception_encoder.language_alignment.config import LanguageConfig
 from perception_encoder.language_alignment.load import load_language_model
 from perception_encoder.language_alignment.run import align_language
@@ -107,7 +106,7 @@ def pretrained_decoder(runs: Path, questions: Sequence[Question], config: Alignm
             **{**vars(settings), "train_vision": False, "cached": False, "steps": config.texts}
         )
         align_language(text_config, [texts], out)
-        return load_language_model(out, "cpu", torch.float32).decoder
+        return load_language_model(ModelSpec(out, "cpu", precision="float32")).decoder
 
     return make
 

@@ -137,11 +137,12 @@ def builtin(
             -o builtin_language.json
     """
     from perception_encoder.cli.output import track
+    from perception_encoder.inference.model_spec import ModelSpec
     from perception_encoder.language_alignment.load import load_language_model
 
     data = {"scenes": scenes, "documents": documents}
     splits = split or ["test"]
-    evaluate_builtin(out, runs, load_language_model(model), data, items, splits, track)
+    evaluate_builtin(out, runs, load_language_model(ModelSpec(model)), data, items, splits, track)
     announce(out)
 
 

@@ -15,13 +15,14 @@ import numpy as np
 from experiments.command_line import run_experiment
 from perception_encoder.cli import output
 from perception_encoder.cli.options import argument, option, out_option
-from perception_encoder.data.captions import name_of
+from perception_encoder.data.pairs import name_of
 from perception_encoder.errors import DataError
-from perception_encoder.formats.shards import ShardSample, read_metadata, read_shard, shards_below, write_shard
+from perception_encoder.formats.shards import ShardSample, read_shard, shards_below
 from perception_encoder.preprocess.conversation import CAPTION_PROMPT
 from synthetic.builtin.held_out import NEVER_TRAINED
 from synthetic.builtin.rules import style_of, unseen_classes
 from synthetic.captions import captions, with_article
+from synthetic.shards import read_metadata, write_shard
 
 YES_OR_NO = 3
 """Questions of a conversation with the answer yes or no."""

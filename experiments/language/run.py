@@ -21,8 +21,7 @@ from perception_encoder.evaluation.statistics.scores import ItemScores, estimate
 from perception_encoder.files import write_json
 from perception_encoder.inference.load import load_layers
 from perception_encoder.language_alignment.question_task import AnswerHeadConfig, QuestionTask, QuestionTaskConfig
-from perception_encoder.layer_analysis.curve import LayerCurve, LayerScore
-from perception_encoder.layer_analysis.sweep import SweptLayers
+from perception_encoder.layer_analysis.sweep import LayerCurve, LayerScore, SweptLayers
 from perception_encoder.progress import Track, untracked
 from synthetic.questions.rendered import GROUNDING
 from synthetic.questions.tasks import find_task, read_rendered

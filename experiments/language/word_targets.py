@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Int
 from PIL import Image
 
-from perception_encoder.data.captions import name_of
+from perception_encoder.data.pairs import name_of
 from perception_encoder.formats.shards import read_shard
 from perception_encoder.formats.tables import read_json_lines
 from synthetic.scenes.samples.reading import read_scene_tars

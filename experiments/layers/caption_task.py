@@ -23,7 +23,7 @@ from perception_encoder.evaluation.layer_evaluator import score_layer
 from perception_encoder.evaluation.statistics.bootstrap import contributions
 from perception_encoder.evaluation.statistics.scores import ItemScores, Label, Score, measure_all
 from perception_encoder.inference.layer_features import LayerFeatures
-from perception_encoder.layer_analysis.labelled_tasks import LabelledTask
+from perception_encoder.layer_analysis.tasks import LabelledTask
 from perception_encoder.preprocess.frames import spread_indices
 from perception_encoder.progress import Track, untracked
 from perception_encoder.vectors import unit_rows

@@ -24,9 +24,17 @@ from perception_encoder.evaluation.statistics.scores import Score
 from perception_encoder.files import digest, write_json
 from perception_encoder.inference.layer_features import LayerFeatures
 from perception_encoder.inference.load import load_layers
-from perception_encoder.layer_analysis.curve import LayerCurve, LayerScore
 from perception_encoder.layer_analysis.report import BY_COLOUR
-from perception_encoder.layer_analysis.sweep import COLOURS, FORMAT, ColourFeatures, Sweep, Tasks, run_sweep
+from perception_encoder.layer_analysis.sweep import (
+    COLOURS,
+    FORMAT,
+    ColourFeatures,
+    LayerCurve,
+    LayerScore,
+    Sweep,
+    Tasks,
+    run_sweep,
+)
 from perception_encoder.progress import Track, untracked
 
 LAYERS = 6

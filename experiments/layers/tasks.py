@@ -11,20 +11,23 @@ from functools import lru_cache
 from pathlib import Path
 
 from experiments.layers.caption_task import read_caption_task
+from perception_encoder.datasets.labelled import LabelledImages
 from perception_encoder.datasets.masked_videos import read_videos
 from perception_encoder.datasets.rgbd import DepthImages, read_depth_splits
 from perception_encoder.dense_prediction.depth import DepthConfig
 from perception_encoder.errors import DataError
+from perception_encoder.evaluation.classification.splits import Splits, load_splits
 from perception_encoder.evaluation.dense.depth import DepthEvaluator, DepthProtocol
 from perception_encoder.evaluation.dense.segmentation import SegmentationEvaluator
 from perception_encoder.evaluation.dense.tracking import TrackingEvaluator
-from perception_encoder.layer_analysis.labelled_tasks import (
+from perception_encoder.layer_analysis.tasks import (
     ClassificationTask,
     LabelledConfig,
+    LayerTask,
     RetrievalTask,
-    read_label_splits,
+    join_splits,
+    thin,
 )
-from perception_encoder.layer_analysis.tasks import LayerTask, thin
 from synthetic.builtin.held_out import find_unseen_labels
 from synthetic.scenes.samples.reading import read_object_splits
 
@@ -79,8 +82,8 @@ def make_layer_tasks(data: LayerData, sizes: Sizes) -> dict[str, LayerTask]:
 
     DataError if a path lacks what its task needs.
     """
-    labels = read_label_splits(data.photos, sizes.photos, find_unseen_labels)
-    config = LabelledConfig(items=sizes.photos, methods=("attentive probe",))
+    labels = join_splits(_seen(data.photos), sizes.photos)
+    config = LabelledConfig(methods=("attentive probe",))
     attentive = replace(config.attentive, fit=replace(config.attentive.fit, epochs=EPOCHS))
     masks = thin(read_object_splits(data.scenes), sizes.scenes)
     scenes = thin(read_depth_splits(data.scenes), sizes.scenes)
@@ -100,6 +103,19 @@ def make_layer_tasks(data: LayerData, sizes: Sizes) -> dict[str, LayerTask]:
     if data.captions is not None:
         tasks["captions"] = read_caption_task(data.captions, sizes.captions)
     return tasks
+
+
+def _seen(photos: Path) -> dict[str, Splits]:
+    """Read the labelled images without the classes that are never trained on."""
+    unseen = find_unseen_labels(photos)
+
+    def seen(name: str, part: LabelledImages) -> LabelledImages:
+        return part.select([row for row, label in enumerate(part.labels) if (name, label) not in unseen])
+
+    return {
+        name: Splits(train=seen(name, task.train), val=seen(name, task.val), test=seen(name, task.test))
+        for name, task in load_splits(photos, "test").items()
+    }
 
 
 def _depth_task(name: str, splits: tuple[DepthImages, DepthImages], protocol: DepthProtocol) -> DepthEvaluator:

@@ -17,8 +17,8 @@ from perception_encoder.dense_prediction.predictions import write_image
 from perception_encoder.files import write_json
 from perception_encoder.inference.load import load_layers
 from perception_encoder.inference.samples import write_samples
-from perception_encoder.layer_analysis.curve import LayerCurve
 from perception_encoder.layer_analysis.plots import features_side_by_side
+from perception_encoder.layer_analysis.sweep import LayerCurve
 from perception_encoder.layer_analysis.tasks import LayerTask
 from perception_encoder.preprocess.image import open_image
 from perception_encoder.progress import Track, untracked

@@ -12,7 +12,6 @@ import typer
 from perception_encoder.cli import options as shared
 from perception_encoder.cli import output
 from perception_encoder.cli.groups import lazy_group
-from perception_encoder.cli.language import FORMS
 from perception_encoder.cli.options import MEDIA, MODEL, SPEED, argument, flag, model_option, option, out_option
 from perception_encoder.cli.output import progress, reporter, track
 from perception_encoder.errors import InputError
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 
 COMMANDS = {"Commands": {"run": "engine:run", "refine": "engine:refine"}}
 app = lazy_group(COMMANDS)
-CAPTIONER = f"Captioner of videos: {FORMS} [default: see `pe models use`]."
+CAPTIONER = f"Captioner of videos: {shared.LANGUAGE_MODELS} [default: see `pe models use`]."
 LLM = "Model of the summary: the same forms, smollm2 or a GGUF file [default: the captioner of videos]."
 VIDEO_PROMPT = "Prompt of video captions [default: video_caption_v1, or video_caption_short_v1 for builtin-lang]."
 CAPTIONS = "Table of video_id and human_caption, or a file of `pe annotate` [default: DIR/annotations.sqlite]."

@@ -19,13 +19,13 @@ from perception_encoder.cli.options import (
     LIBRARIES,
     MEDIA,
     OUTPUT,
+    TRUSTING,
     FinalNorm,
     Frames,
     MaxFrames,
     PerMetre,
     Size,
     Tiles,
-    TrustRemoteCode,
     argument,
     flag,
     image_size,
@@ -35,23 +35,20 @@ from perception_encoder.cli.options import (
     out_option,
 )
 from perception_encoder.cli.output import track
+from perception_encoder.inference.model_spec import ModelSpec
 from perception_encoder.models.registry import demo_note
 
 if TYPE_CHECKING:
     from perception_encoder.evaluation.results import Result
 
-COMMANDS = {
-    "Zero-shot": {"classification": "evaluate:classification", "retrieval": "evaluate:retrieval"},
-    "Probes": {"knn": "evaluate:knn", "linear": "evaluate:linear", "attentive": "evaluate:attentive"},
-    "Dense tasks": {
-        "segmentation": "evaluate:segmentation",
-        "detection": "evaluate:detection",
-        "tracking": "evaluate:tracking",
-        "depth": "evaluate:depth",
-    },
-    "Questions": {"questions": "evaluate:questions"},
-    "Results": {"compare": "evaluate:compare"},
+FAMILIES = {
+    "Zero-shot": ("classification", "retrieval"),
+    "Probes": ("knn", "linear", "attentive"),
+    "Dense tasks": ("segmentation", "detection", "tracking", "depth"),
+    "Questions": ("questions",),
+    "Results": ("compare",),
 }
+COMMANDS = {family: {name: f"evaluate:{name}" for name in names} for family, names in FAMILIES.items()}
 app = lazy_group(COMMANDS)
 QUESTION_SETS = (
     "vqav2, okvqa, textvqa, docvqa, infovqa, chartqa, ai2d, pope, mvbench, videomme, egoschema, perceptiontest, star, "
@@ -109,7 +106,6 @@ OPTIONS: dict[str, Any] = {
     "tiles": Tiles,
     "model": model_option(others="timm:NAME; hf:NAME (transformers); random:NAME for random weights"),
     "out": out_option("JSON file of all results, for `pe eval compare`."),
-    "trust_remote_code": TrustRemoteCode,
     **dict.fromkeys(
         [f"{task}.data" for task in LABELLED],
         data_option("Class directories, shards with labels or .cls, or a table; zero-shot also a name: food101, …"),
@@ -151,14 +147,15 @@ def make_command(task: str) -> Callable[..., None]:
     parameters = [item for item in inspect.signature(call).parameters.values() if item.name != "progress"]
     parameters.sort(key=lambda item: item.name != "dataset")  # an argument comes first
     arguments = [(item.name, KINDS.get(item.annotation, str), item.default) for item in parameters]
-    if task != "questions":
-        arguments.append(("trust_remote_code", bool, False))
     arguments.append(("out", Path | None, None))
     made = []
     for name, kind, default in arguments:
         found = OPTIONS.get(f"{task}.{name}", OPTIONS.get(name))
         info = get_args(found)[1] if get_origin(found) is Annotated else found
-        annotation = Annotated[kind, info, BY_POSITION] if name == "model" else Annotated[kind, info]
+        annotation: Any = Annotated[kind, info]
+        if name == "model":
+            trusting = {} if task == "questions" else TRUSTING
+            annotation = Annotated[ModelSpec, {"model": Annotated[str, info, BY_POSITION], **trusting}]
         default = str(default) if name == "k" else default
         made.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation))
     defaults = {name: default for name, _, default in arguments}
@@ -178,22 +175,18 @@ def run(task: str, given: dict[str, Any]) -> None:
     Options at their default are left to a published dataset.
     """
     from perception_encoder.api import evaluate
-    from perception_encoder.inference.model_spec import ModelSpec
 
     out, model = given.pop("out", None), given.pop("model")
     if "k" in given:
         given["k"] = [int(number) for number in numbers(given["k"])]
     if "size" in given:
         given["size"] = image_size(given["size"])
-    if trusted := given.pop("trust_remote_code", False):
-        model = ModelSpec(model, trust_remote_code=trusted)
     show(evaluate(task, model, given.pop("data"), progress=track, **given), out)
 
 
 def show(result: Result, out: Path | None) -> None:
     """Write the JSON, print the table, list undecodable items, and exit."""
-    from perception_encoder.evaluation.comparison import full_table
-    from perception_encoder.evaluation.results import to_json
+    from perception_encoder.evaluation.results import full_table, to_json
     from perception_encoder.files import write_text
 
     if out is not None:
@@ -232,8 +225,7 @@ def compare(first: ResultFile, second: ResultFile) -> None:
 
         pe eval compare builtin.json PE-Core-B16-224.json
     """
-    from perception_encoder.evaluation.comparison import compare, comparison_table
-    from perception_encoder.evaluation.results import read_result
+    from perception_encoder.evaluation.results import compare, comparison_table, read_result
 
     ours, theirs = read_result(first), read_result(second)
     names = (ours.model, theirs.model) if ours.model != theirs.model else (first.stem, second.stem)

@@ -12,7 +12,7 @@ from perception_encoder.cli import options, output
 from perception_encoder.cli.options import BY_POSITION, argument, flag, option
 
 if TYPE_CHECKING:
-    from perception_encoder.exports.verify import ExportedFile
+    from perception_encoder.exports.card import ExportedFile
 
 app = typer.Typer(no_args_is_help=True)
 Indexed = Annotated[Path, argument("DIR", "Directory with an index.")]

@@ -8,14 +8,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from perception_encoder.cli import options as shared
 from perception_encoder.cli import output
 from perception_encoder.cli.options import (
     ANSWER,
     MEDIA,
-    MODEL,
     SPEED,
     MaxFrames,
     Tiles,
@@ -26,21 +23,13 @@ from perception_encoder.cli.options import (
 )
 from perception_encoder.cli.output import progress
 from perception_encoder.errors import ConfigError, InputError
+from perception_encoder.inference.model_spec import DEFAULT
 from perception_encoder.models.defaults import language_model
 
 if TYPE_CHECKING:
     from perception_encoder.inference.conversation.captions import Caption
     from perception_encoder.preprocess.conversation import Message
 
-FORMS = (
-    "facebook/Perception-LM-1B, a run of `pe train`, an endpoint as http://HOST/v1#MODEL, hf:NAME (transformers), "
-    "python:MODULE:FUNCTION, or builtin-lang, a demo"
-)
-"""The names that `load_assistant` takes."""
-Model = Annotated[
-    str | None,
-    typer.Option("--model", "-m", metavar="MODEL", rich_help_panel=MODEL, help=f"{FORMS} [default: see `pe models`]."),
-]
 MaxTokens = Annotated[int, option("Maximum number of tokens of an answer.", panel=ANSWER, least=1)]
 Pages = Annotated[str | None, option("Pages of a PDF, such as 1-3,7 [default: the first 8].", "PAGES", MEDIA)]
 MISSING = 'give a question after the images and videos: pe ask photo.jpg "What is this?"'
@@ -49,14 +38,13 @@ MISSING = 'give a question after the images and videos: pe ask photo.jpg "What i
 def ask(
     media: Annotated[list[str] | None, argument("MEDIA", "Images, videos, PDFs, directories, URLs.")] = None,
     question: Annotated[str | None, argument("QUESTION", "The question; optional with -i.")] = None,
-    model: Model = None,
+    model: shared.LanguageSpec = DEFAULT,
     tiles: Tiles = None,
     frames: MaxFrames = 8,
     start: Annotated[float | None, option("Show videos from this second.", "S", MEDIA, least=0)] = None,
     end: Annotated[float | None, option("Show videos up to this second.", "S", MEDIA, least=0)] = None,
     pages: Pages = None,
     max_tokens: MaxTokens = 256,
-    precision: shared.Precision = "auto",
     interactive: Annotated[bool, flag("--interactive -i", "Read questions from standard input.", ANSWER)] = False,
     json: shared.Json = False,
 ) -> None:
@@ -85,9 +73,9 @@ def ask(
     if interactive and json:
         raise ConfigError("--interactive prints answers as they arrive; omit --json")
     read_pages(pages)
-    name = language_model(model)
+    name = language_model(str(model.name))
     check_paths(paths)  # before the model is loaded
-    assistant = load_assistant(name, tiles=tiles, precision=precision)
+    assistant = load_assistant(model, tiles=tiles)
     shown: dict[str, Any] = {"frames": frames, "start": start, "end": end, "pages": pages}
     if json:
         answer = assistant.ask(paths, question, **shown, max_tokens=max_tokens)
@@ -135,14 +123,13 @@ def _questions(first: str, interactive: bool) -> Iterator[str]:
 def caption(
     paths: shared.Files,
     out: Annotated[Path | None, out_option("A .jsonl or .parquet file; existing captions are kept.")] = None,
-    model: Model = None,
+    model: shared.LanguageSpec = DEFAULT,
     tiles: Tiles = None,
     frames: MaxFrames = 8,
     pages: Pages = None,
     prompt: Annotated[str | None, option("Prompt [default: asks for one sentence].", "TEXT", ANSWER)] = None,
     max_tokens: MaxTokens = 64,
     batch_size: Annotated[int, option("Images or videos described together.", panel=SPEED, least=1, advanced=True)] = 8,
-    precision: shared.Precision = "auto",
     json: shared.Json = False,
     strict: shared.Strict = False,
 ) -> None:
@@ -159,13 +146,13 @@ def caption(
         pe caption photos/ "clips/*.mp4" -o captions.jsonl -m runs/lang
         pe caption photo.jpg --prompt "List the objects." --json
     """
-    arguments = shared.without(locals(), "paths", "model", "tiles", "precision", "json", "strict")
+    arguments = shared.without(locals(), "paths", "model", "tiles", "json", "strict")
     from perception_encoder.inference.listing import check_paths, list_items
     from perception_encoder.language_alignment.load import load_assistant
 
-    name = language_model(model)
+    name = language_model(str(model.name))
     check_paths(paths)  # before the model is loaded
-    assistant = load_assistant(name, tiles=tiles, precision=precision)
+    assistant = load_assistant(model, tiles=tiles)
     output.print_demo(name)
     total = sum(1 for _ in list_items(paths)) if output.error_console.is_terminal else None
     failures: list[InputError] = []

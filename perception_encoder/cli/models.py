@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from perception_encoder.cli import options, output
+from perception_encoder.cli.groups import expand
 from perception_encoder.cli.options import argument, option
 from perception_encoder.errors import ConfigError, UnknownModelError, WeightsUnavailableError
+from perception_encoder.inference.model_spec import ModelSpec
 from perception_encoder.models.defaults import BUILTIN_DEFAULTS, VARIABLE, DefaultKind, chosen_model, store_choice
 from perception_encoder.models.registry import (
     BUILTIN,
@@ -105,14 +107,8 @@ def list_(
 
 
 @app.command()
-def use(
-    model: options.OwnModel,
-    precision: Annotated[
-        Literal["float32", "bfloat16", "int8"] | None,
-        option("Number format of a model with a text tower [default: the fastest float]; int8 needs the extra fast."),
-    ] = None,
-    trust_remote_code: options.TrustRemoteCode = False,
-) -> None:
+@expand
+def use(model: options.DefaultSpec) -> None:
     """Make a model the default.
 
     MODEL is a name, a file, or the directory of a run. Commands use the default unless -m names another model: a model
@@ -132,22 +128,22 @@ def use(
     from perception_encoder.models.checkpoints.find import find_weights
     from perception_encoder.runtime.choice import choose
 
-    kind = kind_of(model, trust_remote_code)
-    if precision is not None:
-        if kind != "model":
-            raise ConfigError(f"{model} has no text tower; --precision is for models with one")
-        if not library_of(model):
-            choose("auto", precision, None)
-    if kind == "model" and library_of(model):
+    name, kind = str(model.name), kind_of(model)
+    precision = None if model.precision == "auto" else model.precision
+    if precision and kind != "model":
+        raise ConfigError(f"{name} has no text tower; --precision is for models with one")
+    if precision and not library_of(name):
+        choose("auto", precision, None)
+    if kind == "model" and library_of(name):
         from perception_encoder.inference.load import load
 
-        load(model, precision=precision or "auto", trust_remote_code=trust_remote_code)  # which says what is wrong
+        load(model)  # which says what is wrong
     elif kind in ("model", "spatial"):
-        find_weights(model)
-    new_default = shown_name(model) or portable_name(model)
+        find_weights(name)
+    new_default = shown_name(name) or portable_name(name)
     store_choice(kind, new_default, precision)
     output.print_line(f"default of {USED_BY[kind]}: {new_default}" + (f" in {precision}" if precision else ""))
-    if trust_remote_code:
+    if model.trust_remote_code:
         output.print_remark("the trust is not stored; add --trust-remote-code to each command")
     if (now := chosen_model(kind)) != new_default:
         output.print_warning(f"the environment variable {VARIABLE} overrides it: {now}")
@@ -198,7 +194,7 @@ def _as_compiled_row(entry: dict[str, Any]) -> tuple[object, ...]:
     return (*named, layer, f"{entry['bytes'] / 1e6:.0f}", used, usable)
 
 
-def kind_of(name: str, trust_remote_code: bool = False) -> DefaultKind:
+def kind_of(model: ModelSpec) -> DefaultKind:
     """Return the use of a model; UnknownModelError and CheckpointError if it is not a model."""
     from perception_encoder.dense_prediction import dense_model
     from perception_encoder.dense_prediction.published_detectors import published_detector
@@ -207,7 +203,8 @@ def kind_of(name: str, trust_remote_code: bool = False) -> DefaultKind:
     from perception_encoder.models.checkpoints.files import SUFFIXES, read_checkpoint
     from perception_encoder.models.checkpoints.weights import find_entry
 
-    builtin: dict[str, DefaultKind] = {model: kind for kind, model in BUILTIN_DEFAULTS.items()}
+    builtin: dict[str, DefaultKind] = {name: kind for kind, name in BUILTIN_DEFAULTS.items()}
+    name = str(model.name)
     path, config = Path(name), Path(name) / "config.json"
     if name in builtin:
         return builtin[name]
@@ -215,7 +212,7 @@ def kind_of(name: str, trust_remote_code: bool = False) -> DefaultKind:
         raise UnknownModelError(f"{DETECTORS} has several detectors; download one, then: pe models use FILE")
     if (library := library_of(name)) == "hf" and no_directory(directory := split_library(name)[1]):
         raise WeightsUnavailableError(f"{name} is not a model: there is no directory {directory}")
-    if library and (library != "hf" or _is_encoder(name, trust_remote_code)):
+    if library and (library != "hf" or _is_encoder(model)):
         return "model"
     if library or name in OTHER_MODELS or name.startswith(("http://", "https://", "python:")):
         return "language"
@@ -236,7 +233,7 @@ def kind_of(name: str, trust_remote_code: bool = False) -> DefaultKind:
     return "model" if find_entry(name).text is not None else "spatial"
 
 
-def _is_encoder(name: str, trust_remote_code: bool) -> bool:
+def _is_encoder(model: ModelSpec) -> bool:
     """Return whether a model of transformers has embeddings of images and texts, or is a vision tower.
 
     WeightsUnavailableError for a model that needs its own code without trust.
@@ -246,14 +243,15 @@ def _is_encoder(name: str, trust_remote_code: bool) -> bool:
 
         from perception_encoder.models.external_transformers import is_two_tower
 
-        config = AutoConfig.from_pretrained(split_library(name)[1], trust_remote_code=trust_remote_code)
+        trust_remote_code, source = model.trust_remote_code, split_library(str(model.name))[1]
+        config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
         if own := getattr(config, "auto_map", {}):
             return "AutoModelForCausalLM" not in own
         is_vision_tower = hasattr(config, "patch_size") and hasattr(config, "image_size")
         return is_vision_tower or is_two_tower(AutoModel._model_mapping[type(config)])
     except Exception as error:  # of a missing library, hub or file; a language model says more when it is loaded
         if "trust_remote_code" in str(error):
-            raise WeightsUnavailableError(needs_code(name)) from None
+            raise WeightsUnavailableError(needs_code(str(model.name))) from None
         return False
 
 

@@ -74,6 +74,20 @@ LAYER, POOL = "Layer: 0, 1, … or -1, -2, … [default: the last].", "Pooling [
 Layer = Annotated[int | None, option(LAYER, "N", MODEL)]
 Pool = Annotated[Literal["attn", "cls", "mean", "tokens"] | None, option(POOL, panel=MODEL)]
 DrawnModel = Annotated[str | None, model_option("see `pe models`", "timm:NAME; hf:NAME")]
+LANGUAGE_MODELS = (
+    "facebook/Perception-LM-1B, a run of `pe train`, an endpoint as http://HOST/v1#MODEL, hf:NAME (transformers), "
+    "python:MODULE:FUNCTION, or builtin-lang, a demo"
+)
+"""The names that `load_assistant` takes."""
+LanguageModel = Annotated[
+    str | None,
+    typer.Option(
+        *("--model", "-m"),
+        metavar="MODEL",
+        rich_help_panel=MODEL,
+        help=f"{LANGUAGE_MODELS} [default: see `pe models`].",
+    ),
+]
 LOADING = {"precision": Precision, "dimensions": Dimensions, "trust_remote_code": TrustRemoteCode}
 TRUSTING = {"trust_remote_code": TrustRemoteCode}
 Spec = Annotated[ModelSpec, {"model": Model, **LOADING}]
@@ -81,6 +95,8 @@ Spec = Annotated[ModelSpec, {"model": Model, **LOADING}]
 PooledSpec = Annotated[ModelSpec, {"model": Model, "layer": Layer, "pool": Pool, **LOADING}]
 IndexSpec = Annotated[ModelSpec, {"model": IndexModel, **LOADING}]
 LayeredSpec = Annotated[ModelSpec, {"model": LayeredModel, **TRUSTING}]
+LanguageSpec = Annotated[ModelSpec, {"model": LanguageModel, "precision": Precision}]
+DefaultSpec = Annotated[ModelSpec, {"model": OwnModel, "precision": Precision, **TRUSTING}]
 DrawnSpec = Annotated[ModelSpec, {"model": DrawnModel, **TRUSTING}]
 Files = Annotated[list[str], argument("FILES", "Images, videos, directories, globs, tables, tars, URLs.")]
 Embeddings = Annotated[Path, out_option("A .parquet file, .lance table, or directory (npy + parquet).", "OUT")]

@@ -157,17 +157,12 @@ def report_skipped(failures: Sequence[InputError], total: int, known: int = 0) -
     return SOME_SKIPPED if failures else OK
 
 
-def input_status(failures: Sequence[InputError], used: int, strict: bool, known: int = 0) -> int:
-    """List skipped inputs on stderr; returns 0 if any input was `used`, 1 under `strict`, 2 if none."""
+def exit_with_skipped(failures: Sequence[InputError], used: int, strict: bool, known: int = 0) -> NoReturn:
+    """End a command and list skipped inputs: status 0 if any input was `used`, 1 under `strict`, 2 if none."""
     status = report_skipped(failures, used + len(failures), known)
     if failures and used <= 0:
-        return ERROR
-    return status if strict else OK
-
-
-def exit_with_skipped(failures: Sequence[InputError], used: int, strict: bool, known: int = 0) -> NoReturn:
-    """End a command with `input_status`."""
-    raise typer.Exit(input_status(failures, used, strict, known))
+        raise typer.Exit(ERROR)
+    raise typer.Exit(status if strict else OK)
 
 
 @contextmanager

@@ -19,12 +19,13 @@ import typer
 from perception_encoder.cli import options, output
 from perception_encoder.cli.options import OUTPUT, QUERY, VIDEO, argument, flag, option
 from perception_encoder.cli.output import track
-from perception_encoder.errors import MediaNotFoundError, needs_extra
+from perception_encoder.errors import InputError, MediaNotFoundError, needs_extra
 from perception_encoder.inference.model_spec import DEFAULT
 from perception_encoder.models.defaults import default_model
 from perception_encoder.models.registry import demo_line
 
 if TYPE_CHECKING:
+    from perception_encoder.api import RunningServer
     from perception_encoder.search.index import QueryLike
     from perception_encoder.search.ranking import Hit, SearchResult
     from perception_encoder.search.storage.update import UpdateReport
@@ -114,27 +115,14 @@ def search(
     if indexed:
         queries_and_rows: list[QueryLike] = [*queries, *([index.hit(like)] if like else [])]
         result = index.search(
-            queries_and_rows,
-            top,
-            where=where,
-            exclude=exclude or (),
-            min_score=min_score,
-            thumbnails=thumbnails,
+            queries_and_rows, top, where=where, exclude=exclude or (), min_score=min_score, thumbnails=thumbnails
         )
     elif like or where or near_duplicates:
         raise typer.BadParameter("--like, --where and --near-duplicates need an index; create one with: pe index DIR")
     elif not files:
         raise typer.BadParameter('name a directory as well, as in: pe search "a red mug" photos')
     else:
-        result = search_files(
-            queries,
-            files,
-            model,
-            top,
-            min_score=min_score,
-            exclude=exclude or (),
-            progress=track,
-        )
+        result = search_files(queries, files, model, top, min_score=min_score, exclude=exclude or (), progress=track)
     if json or not result.skipped or len(result.skipped) < result.encoded:
         show_result(result, f"images and {'moments' if indexed else 'videos'}", min_score, printing)
     if result.encoded and (directories := " ".join(directories_to_index(files))):
@@ -179,12 +167,31 @@ class Printing:
     remark: str
     """A line about the model, for the contact sheet."""
 
-    def write_sheet(self, title: str, note: str, sections: Callable[[Path], Iterable[Section]]) -> None:
-        """Write the contact sheet, if one was requested."""
+    def write(
+        self, title: str, note: str, sections: Callable[[Path], Iterable[Section]], hits: Iterable[Hit], values: object
+    ) -> bool:
+        """Write the contact sheet, the paths of hits or their JSON, as requested; return whether to print tables."""
         from perception_encoder.search.web.contact_sheet import write_contact_sheet
 
         if self.html is not None:
             write_contact_sheet(self.html, title, "; ".join(filter(None, (note, self.remark))), sections(self.html))
+        if self.paths:
+            output.print_paths(hit.path for hit in hits)
+        elif self.json:
+            output.print_json(values)
+        return not self.paths and not self.json
+
+    def print_rows(self, columns: Sequence[str], rows: Sequence[Sequence[object]], hits: Sequence[Hit]) -> None:
+        """Print a table of hits, or with thumbnails one hit after the other."""
+        from perception_encoder.search.web.contact_sheet import hit_image
+
+        if not self.preview:
+            return output.print_table(columns, rows)
+        thumbnail = thumbnail_class()
+        for row, hit in zip(rows, hits, strict=True):
+            output.print_line("  ".join(map(str, filter(None, row))))
+            if image := hit_image(hit):
+                output.console.print(thumbnail(image, width="auto", height=PREVIEW_LINES))
 
 
 def show_result(result: SearchResult, kinds: str, min_score: float | None, printing: Printing) -> None:
@@ -192,42 +199,22 @@ def show_result(result: SearchResult, kinds: str, min_score: float | None, print
     from perception_encoder.search.web.contact_sheet import name_query, query_sections
 
     note = f"{result.searched} {kinds}, by {result.model}"
-    printing.write_sheet("Search results", note, partial(query_sections, result))
     tables = [
-        (name_query(query), [(rank, *_row(hit)) for rank, hit in enumerate(hits, 1)])
+        (name_query(query), [(rank, *_row(hit)) for rank, hit in enumerate(hits, 1)], hits)
         for query, hits in zip(result.queries, result.by_query, strict=True)
     ]
-    if printing.paths:
-        output.print_paths(hit.path for hit in result)
-    elif printing.json:
-        output.print_json(result.to_dict())
-    elif not output.console.is_terminal:
-        output.print_table(COLUMNS, ((*row, name) for name, rows in tables for row in rows))
-    else:
-        for (name, rows), hits in zip(tables, result.by_query, strict=True):
-            if rows:
-                output.print_line(name)
-                shown = [column for column in range(5) if column < 2 or any(row[column] for row in rows)]
-                columns = [COLUMNS[column] for column in shown]
-                print_rows(columns, [[row[column] for column in shown] for row in rows], hits, printing.preview)
-    for name, rows in tables:
-        if not rows and min_score is not None:
-            output.print_note(f"no match for {name}: nothing scores {min_score:g} or higher")
-        elif not rows:
-            output.print_note(f"no hits for {name}")
-
-
-def print_rows(columns: Sequence[str], rows: Sequence[Sequence[object]], hits: Sequence[Hit], preview: bool) -> None:
-    """Print a table of hits, or with thumbnails one hit after the other."""
-    from perception_encoder.search.web.contact_sheet import hit_image
-
-    if not preview:
-        return output.print_table(columns, rows)
-    thumbnail = thumbnail_class()
-    for row, hit in zip(rows, hits, strict=True):
-        output.print_line("  ".join(map(str, filter(None, row))))
-        if image := hit_image(hit):
-            output.console.print(thumbnail(image, width="auto", height=PREVIEW_LINES))
+    as_table = printing.write("Search results", note, partial(query_sections, result), result, result.to_dict())
+    if as_table and not output.console.is_terminal:
+        output.print_table(COLUMNS, ((*row, name) for name, rows, _ in tables for row in rows))
+    for name, rows, hits in tables:
+        if not rows:
+            low = f"no match for {name}: nothing scores {min_score:g} or higher"
+            output.print_note(f"no hits for {name}" if min_score is None else low)
+        elif as_table and output.console.is_terminal:
+            output.print_line(name)
+            shown = [column for column in range(5) if column < 2 or any(row[column] for row in rows)]
+            cells = [[row[column] for column in shown] for row in rows]
+            printing.print_rows([COLUMNS[column] for column in shown], cells, hits)
 
 
 def in_terminal() -> bool:
@@ -261,18 +248,16 @@ def show_duplicates(groups: Sequence[Sequence[Hit]], top: int, model: str, print
     """Print the `top` largest groups of near-duplicates, by the embeddings of `model`."""
     from perception_encoder.search.web.contact_sheet import duplicate_sections
 
-    largest = groups[:top]
+    largest, note = groups[:top], f"{len(groups)} groups"
     if not groups:
         output.print_note("no near-duplicates")
-    printing.write_sheet("Near-duplicates", f"{len(groups)} groups", partial(duplicate_sections, largest))
-    if printing.paths:
-        return output.print_paths(hit.path for hit in chain(*largest))
-    if printing.json:
-        return output.print_json({"model": model, "groups": [[hit.to_dict() for hit in group] for group in largest]})
-    rows = [(number, *_row(hit)) for number, group in enumerate(largest, 1) for hit in group]
-    print_rows(("group", "similarity", "path", "time", "id"), rows, [*chain(*largest)], printing.preview)
-    if len(groups) > top:
-        output.print_note(f"{len(groups) - top} more groups; show them all with --top {len(groups)}")
+    hits = list(chain(*largest))
+    values = {"model": model, "groups": [[hit.to_dict() for hit in group] for group in largest]}
+    if printing.write("Near-duplicates", note, partial(duplicate_sections, largest), hits, values):
+        rows = [(number, *_row(hit)) for number, group in enumerate(largest, 1) for hit in group]
+        printing.print_rows(("group", "similarity", "path", "time", "id"), rows, hits)
+        if len(groups) > top:
+            output.print_note(f"{len(groups) - top} more groups; show them all with --top {len(groups)}")
 
 
 def index(
@@ -311,20 +296,21 @@ def index(
     if home is not None and len(directories) > 1:
         raise typer.BadParameter("--index is for one directory; index the others separately")
     reports: dict[str, UpdateReport] = {}
+    new: list[InputError] = []
+    known: list[InputError] = []
     for directory in directories:
         opened = open_index(directory, model, index=home)
         report = reports[str(directory)] = opened.update(
             every=every, rebuild=rebuild, exclude=exclude, ray=ray, progress=track
         )
+        new += report.skipped[: len(report.skipped) - report.known]
+        known += report.skipped[len(report.skipped) - report.known :]
         if not json:
             changes = f"{report.added} added, {report.moved} moved, {report.deleted} deleted"
             speed = f" ({report.added / report.seconds:.1f} files/s)" if report.added else ""
             output.print_line(
                 f"{directory}: {changes}, {report.unchanged} unchanged; {report.rows} images and moments{speed}"
             )
-    counted = [(report.known, list(report.skipped)) for report in reports.values()]
-    new = [error for known, errors in counted for error in errors[: len(errors) - known]]
-    skipped = new + [error for known, errors in counted for error in errors[len(errors) - known :]]
     if json:
         values = {name: report.to_dict() for name, report in reports.items()}
         output.print_json(
@@ -332,16 +318,9 @@ def index(
         )
     output.report_left_out(sum((Counter(report.left_out) for report in reports.values()), Counter()))
     output.print_demo(*(report.source for report in reports.values()))
-    used = sum(report.total for report in reports.values()) - len(skipped)
-    output.exit_with_skipped(skipped, used, strict, len(skipped) - len(new))
+    used = sum(report.total - len(report.skipped) for report in reports.values())
+    output.exit_with_skipped([*new, *known], used, strict, len(known))
 
-
-if TYPE_CHECKING:
-    from perception_encoder.api import RunningServer
-
-
-if TYPE_CHECKING:
-    from perception_encoder.api import RunningServer
 
 MODELS = "Further models"
 ORIGINS = "Origins of web pages that may use the API (CORS), such as https://app.example [default: none]."

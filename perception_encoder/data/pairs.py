@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from perception_encoder.data.captions import draw_text
 from perception_encoder.data.sampler import TRIES, Position, WeightedSampler
 from perception_encoder.errors import ConfigError, DataError, InputError
 from perception_encoder.preprocess.augmentation import (
@@ -31,6 +30,7 @@ from perception_encoder.preprocess.augmentation import (
     mix,
     needed_side,
 )
+from perception_encoder.preprocess.prompts import PHOTO_TEMPLATES
 from perception_encoder.preprocess.tokenizer import trim
 from perception_encoder.ranks import ALONE, Rank
 from perception_encoder.records import Checked, Count, CountOrZero
@@ -38,6 +38,8 @@ from perception_encoder.records import Checked, Count, CountOrZero
 logger = logging.getLogger(__name__)
 
 FEWEST = 1000  # minimum number of samples that a share of bad ones refers to
+SHARES: Mapping[str, float] = {"template": 0.8, "label": 0.2}
+"""Share of each kind of caption that is made from a label."""
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -111,6 +113,23 @@ class Pair:
 
     def caption(self, generator: np.random.Generator) -> str:
         return draw_text(self.texts, self.shares, generator)
+
+
+def name_of(metadata: Mapping[str, Any]) -> str:
+    """Return the name of a sample's object, the same text in every source: its label in lower case."""
+    return " ".join(str(metadata["label"]).lower().split())
+
+
+def captions(label: str) -> dict[str, list[str]]:
+    """Return the captions of a label by kind, the keys of `SHARES`."""
+    return {"template": [template.format(label) for template in PHOTO_TEMPLATES], "label": [label, f"{label}."]}
+
+
+def draw_text(texts: Mapping[str, Sequence[str]], shares: Mapping[str, float], generator: np.random.Generator) -> str:
+    """Draw a kind by its share, rescaled to the available kinds, then one of its texts."""
+    weights = np.array([shares[kind] for kind in texts])
+    kind = list(texts)[int(generator.choice(len(weights), p=weights / weights.sum()))]
+    return texts[kind][int(generator.integers(len(texts[kind])))]
 
 
 class PairSource(Protocol):

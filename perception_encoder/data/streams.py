@@ -19,8 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from perception_encoder.data.captions import SHARES, captions, name_of
-from perception_encoder.data.pairs import Pair
+from perception_encoder.data.pairs import SHARES, Pair, captions, name_of
 from perception_encoder.data.shard_index import TEXTS, ShardSummary, load_table, open_storage, summarize_shard
 from perception_encoder.errors import (
     ConfigError,

@@ -39,7 +39,6 @@ class CaptionedMedia:
     """For each caption, the index of its item in `keys`."""
 
     def select(self, rows: Sequence[int]) -> CaptionedMedia:
-        """Return only these items, in this order, with their captions."""
         number = {row: index for index, row in enumerate(rows)}
         kept = [index for index, owner in enumerate(self.owners) if owner in number]
         return CaptionedMedia(
@@ -119,7 +118,6 @@ def _captioned(name: str, path: Path, items: Iterable[tuple[str, MediaSource, li
 
 
 def _rows_with_media(tables: list[Path]) -> Iterator[tuple[str, MediaSource, list[str]]]:
-    """Yield the rows of the hub's Parquet files."""
     for table in tables:
         for where, cells, source in read_image_table(table, MEDIA_COLUMNS):
             text = find_column([cells], TEXT_COLUMNS, table, "captions")

@@ -23,20 +23,19 @@ from perception_encoder.progress import Track
 
 UNSCORED = -1
 HIGHEST = 255
-"""Maximum value in a mask."""
 BACKGROUND, OBJECT = "background", "object"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClassMasks(ImageSet):
-    """Stored images and masks, with a map from the numbers in each mask to classes."""
+    """Stored images and masks."""
 
-    per_item: ClassVar[tuple[str, ...]] = ("keys", "images", "masks", "numbers")
+    per_item: ClassVar[tuple[str, ...]] = ("keys", "images", "masks")
 
     masks: tuple[Stored, ...]
     classes: tuple[str, ...]
-    numbers: tuple[dict[int, int], ...]
-    """For each mask, a map from its values to indices of `classes`, or to `UNSCORED`."""
+    numbers: dict[int, int]
+    """Map from the values in masks to indices of `classes`, or to `UNSCORED`."""
 
     def labels(self, index: int) -> Int[np.ndarray, "H W"]:
         """Decode the class of each pixel, an index of `classes`, int16, or `UNSCORED`.
@@ -44,11 +43,11 @@ class ClassMasks(ImageSet):
         Raises MediaDecodeError if the mask cannot be decoded, and DataError for a number without a class.
         """
         name = f"{self.keys[index]} (mask)"
-        mask, known = read_object_mask(self.masks[index], name, binary=False), self.numbers[index]
-        if foreign := set(np.unique(mask).tolist()) - known.keys():
-            raise DataError(f"{self.name}: {name}: the value {min(foreign)} is not among its {len(known)} numbers")
+        mask = read_object_mask(self.masks[index], name, binary=False)
+        if foreign := set(np.unique(mask).tolist()) - self.numbers.keys():
+            raise DataError(f"{self.name}: {name}: the value {min(foreign)} is not a class's")
         table = np.full(256, UNSCORED, np.int16)
-        for value, number in known.items():
+        for value, number in self.numbers.items():
             table[value] = number
         return table[mask]
 
@@ -73,15 +72,13 @@ class ClassMasks(ImageSet):
         return replace(
             self,
             classes=tuple(self.classes[old] for old in order),
-            numbers=tuple(
-                {value: order.get(old, UNSCORED) for value, old in number.items()} for number in self.numbers
-            ),
+            numbers={value: order.get(old, UNSCORED) for value, old in self.numbers.items()},
         )
 
     def check(self) -> ClassMasks:
         """Return the set; DataError if no pixel can have a class besides the background."""
         objects = {number for number, name in enumerate(self.classes) if name != BACKGROUND}
-        if not any(number in objects for numbers in self.numbers for number in numbers.values()):
+        if not objects & set(self.numbers.values()):
             raise DataError(f"{self.name}: no object has a class that the training images show")
         return self
 
@@ -137,7 +134,7 @@ def _of_files(
         images=tuple(images[key] for key in masks),
         masks=tuple(masks.values()),
         classes=classes,
-        numbers=(numbers,) * len(masks),
+        numbers=numbers,
     )
 
 

@@ -1,8 +1,10 @@
 """Read classification datasets in the usual layouts: class directories, tables, the hub's Parquet files, Kinetics'
 CSV, UCF-101's lists, labelled shards.
 
-For ImageNet's family a class file names the classes of the directories. ObjectNet's labels are mapped: those without a
-counterpart are left out; the others keep their names, in lower case, or with `onto` take those of their counterparts.
+ImageNet's own classes are `imagenet`: their WordNet ids from timm, and OpenAI's cleaned names from open_clip. The
+datasets of its family name their directories by WordNet id (-A, -R, -Sketch), by number (-V2) or by words of their own.
+Those are ObjectNet's, which are mapped: labels without a counterpart are left out; the others keep their names, in
+lower case, or with `onto` take those of their counterparts.
 """
 
 from __future__ import annotations
@@ -10,14 +12,15 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from perception_encoder.datasets.class_names import ClassNames, read_class_names, read_mapping
-from perception_encoder.datasets.labelled import FindHeldOut, LabelledImages, load_labelled
-from perception_encoder.errors import ConfigError, DataError
-from perception_encoder.formats.entries import id_field, quoted, read_lines, text_field
+from perception_encoder.datasets.labelled import LabelledImages, load_labelled
+from perception_encoder.errors import ConfigError, DataError, needs_extra
+from perception_encoder.formats.entries import id_field, quoted, read_json, read_lines, text_field
 from perception_encoder.formats.media_directory import Clip, MediaDirectory, MediaSource, list_media
 from perception_encoder.formats.shards import (
     SAME_SPLITS,
@@ -42,6 +45,130 @@ from perception_encoder.formats.tables import (
 )
 from perception_encoder.preprocess.source import escape_name
 
+IMAGENET = "imagenet"
+
+
+@dataclass(frozen=True)
+class ClassNames:
+    """Ordered classes."""
+
+    ids: tuple[str, ...]
+    names: tuple[str, ...]
+    source: str = "the classes"
+    """Name of the set, for errors."""
+    synonyms: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Ids by alternative names, in lower case."""
+
+    def find(self, label: str) -> str:
+        """Return the id of a label: an id, a class number, or a name in any case, with spaces or underscores.
+
+        Raises DataError for an unknown label.
+        """
+        if label in self._known:
+            return label
+        if label.isdecimal() and len(label) < 10 and int(label) < len(self.ids):
+            return self.ids[int(label)]
+        identity = self._by_name.get(_plain(label))
+        if identity is None:
+            raise DataError(f"{label!r} is not a class of {self.source}, which has {len(self.ids)}: {self.ids[0]!r} …")
+        return identity
+
+    def name(self, identity: str) -> str:
+        return self._known[identity]
+
+    @cached_property
+    def _known(self) -> dict[str, str]:
+        return dict(zip(self.ids, self.names, strict=True))
+
+    @cached_property
+    def _by_name(self) -> dict[str, str]:
+        named = {_plain(name): identity for identity, name in reversed(self._known.items())}
+        return {**self.synonyms, **named}
+
+
+def _plain(name: str) -> str:
+    return " ".join(name.replace("_", " ").lower().split())
+
+
+def read_class_names(source: str) -> ClassNames:
+    """Read class names: `imagenet`, or a file.
+
+    A JSON file holds {"directory": "name"}, {"0": ["wnid", "name"]} (as `imagenet_class_index.json`) or a list of names
+    in order; a text file has lines of `id<TAB>name`, `wnid name, synonym` (as `LOC_synset_mapping.txt`) or `name`.
+    Raises DataError for anything else, and MissingExtraError without the packages that hold ImageNet's.
+    """
+    if source == IMAGENET:
+        return imagenet_classes()
+    path = Path(source)
+    pairs = _pairs_of_json(path) if path.suffix.lower() == ".json" else _pairs_of_lines(path)
+    ids, names = [identity for identity, _ in pairs], [name for _, name in pairs]
+    if not ids or len(set(ids)) < len(ids):
+        twice = next((identity for identity in ids if ids.count(identity) > 1), None)
+        raise DataError(f"{path} names {'the class ' + repr(twice) + ' twice' if twice else 'no class'}")
+    return ClassNames(tuple(ids), tuple(names), str(path))
+
+
+def imagenet_classes() -> ClassNames:
+    """Return the 1000 classes of ImageNet: WordNet ids in order, with the names from OpenAI's prompts."""
+    with needs_extra("eval", "open_clip_torch"):
+        from open_clip import IMAGENET_CLASSNAMES
+        from timm.data import ImageNetInfo
+    ids, lemmas = ImageNetInfo().label_names(), ImageNetInfo().label_descriptions()
+    synonyms = [(name, identity) for identity, names in zip(ids, lemmas, strict=True) for name in names.split(",")]
+    clear = _clear(synonyms) | _clear(zip(lemmas, ids, strict=True))
+    return ClassNames(tuple(ids), tuple(IMAGENET_CLASSNAMES), "ImageNet", clear)
+
+
+def _clear(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Return ids by unambiguous name; "crane", for example, names two classes."""
+    meanings: dict[str, set[str]] = {}
+    for name, identity in pairs:
+        meanings.setdefault(_plain(name), set()).add(identity)
+    return {name: ids.pop() for name, ids in meanings.items() if len(ids) == 1}
+
+
+def _pairs_of_json(path: Path) -> list[tuple[str, str]]:
+    value = read_json(path)
+    if isinstance(value, list) and all(isinstance(name, str) for name in value):
+        return [(str(number), name) for number, name in enumerate(value)]
+    if isinstance(value, dict) and all(isinstance(name, str) for name in value.values()):
+        return list(value.items())
+    if isinstance(value, dict) and all(isinstance(pair, list) for pair in value.values()):
+        with suppress(ValueError, AttributeError, TypeError):
+            return [(str(identity), name.replace("_", " ")) for identity, name in value.values()]
+    raise DataError(f"{path} is neither a list of names nor an object of names by directory")
+
+
+def _pairs_of_lines(path: Path) -> list[tuple[str, str]]:
+    pairs = []
+    for line in filter(None, map(str.strip, read_lines(path))):
+        wnid = re.fullmatch(r"(n\d{8})\s+([^,]+).*", line)
+        identity, tab, name = line.partition("\t")
+        if wnid:
+            pairs.append((wnid[1], wnid[2].strip()))
+        else:
+            pairs.append((identity.strip(), name.strip() if tab else identity))
+    return pairs
+
+
+def read_mapping(path: Path, classes: ClassNames | None = None) -> dict[str, frozenset[str]]:
+    """Read a JSON object that maps each label of another dataset to the classes it counts as.
+
+    The values are a class, or several with `;` between them, as in ObjectNet's `objectnet_to_imagenet_1k.json`; each is
+    an id, a number or a name of `classes`, or stays as it is without those. Raises DataError for anything else.
+    """
+    value = read_json(path)
+    if not isinstance(value, dict) or not all(isinstance(names, str) for names in value.values()):
+        raise DataError(f"{path} is not a JSON object of classes by label")
+    try:
+        return {
+            label: frozenset(classes.find(name.strip()) if classes else name.strip() for name in names.split(";"))
+            for label, names in value.items()
+        }
+    except DataError as error:
+        raise DataError(f"{path}: {error}; give ids, numbers or names") from None
+
+
 logger = logging.getLogger(__name__)
 
 CLASS, CLASS_NAMES, TEMPLATES = "cls", "classnames.txt", "zeroshot_classification_templates.txt"
@@ -64,8 +191,6 @@ class ClassOptions:
     """Directory of a table's files; by default the table's directory."""
     trim: int = 0
     """Pixels to crop from each side; 2 removes ObjectNet's red border, which the published mean includes."""
-    held_out: FindHeldOut | None = None
-    """Returns the classes of labelled shards that form a separate task (see `load_labelled`)."""
 
     def __post_init__(self) -> None:
         if self.trim < 0:
@@ -91,7 +216,7 @@ def load_tasks(path: Path, split: str, options: ClassOptions | None = None) -> d
     elif has_members(path, split, CLASS):
         tasks = [_load_numbered(path, split)]
     elif _has_shards(path, split):
-        tasks = list(load_labelled(path, split, options.held_out).values())
+        tasks = list(load_labelled(path, split).values())
     else:
         tasks = [_read_directories(path, split)]
     return {task.name: _with_options(task, options) for task in tasks}

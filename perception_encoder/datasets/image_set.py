@@ -28,7 +28,6 @@ class ImageSet:
 
     name: str
     keys: tuple[str, ...]
-    """The images' names."""
     images: tuple[Stored, ...]
 
     def open(self, index: int) -> Image.Image:
@@ -36,7 +35,6 @@ class ImageSet:
         return open_image(self.images[index], self.keys[index]).convert("RGB")
 
     def select(self, rows: Sequence[int]) -> Self:
-        """Return the set with only these images."""
         parts: dict[str, Any] = {}
         for name in self.per_item:
             values = getattr(self, name)
@@ -52,13 +50,9 @@ class ImageSet:
 class ClassifiedSet(Protocol):
     """A set whose targets have classes."""
 
-    def seen_classes(self, track: Track) -> set[Any]:
-        """Return the classes that occur in it."""
-        ...
+    def seen_classes(self, track: Track) -> set[Any]: ...
 
-    def keep_classes(self, classes: set[Any]) -> Self:
-        """Return the set with only these classes."""
-        ...
+    def keep_classes(self, classes: set[Any]) -> Self: ...
 
     def check(self) -> Self:
         """Return the set; DataError if it has nothing to score."""

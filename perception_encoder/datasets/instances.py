@@ -1,7 +1,6 @@
 """Read images with boxes and masks of their objects, in COCO's, LVIS's or YOLO's format (layouts: `docs/datasets.md`).
 
-Of a set that is cut, images without a box are left out, for it does not say whether anybody looked for some. Objects365
-lists three images that were never published, and boxes outside their image: these are left out too.
+Of a set that is cut, images without a box are left out, for it does not say whether anybody looked for some.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from PIL import Image
 
 from perception_encoder.datasets.class_masks import OBJECT
 from perception_encoder.datasets.image_set import ImageSet, Stored
-from perception_encoder.datasets.yolo import YoloSplit, read_yolo
+from perception_encoder.datasets.yolo import read_yolo
 from perception_encoder.errors import DataError, InputError, needs_extra
 from perception_encoder.formats.entries import are_numbers, integer_field, list_objects, quoted, read_json, text_field
 from perception_encoder.formats.shards import read_members
@@ -68,12 +67,10 @@ class InstanceSet(ImageSet):
 
     @cached_property
     def has_masks(self) -> bool:
-        """Whether every annotation has a mask."""
         every = [item for some in self.annotations.values() for item in some]
         return bool(every) and all(value.get("segmentation") for value in every)
 
     def size(self, index: int) -> tuple[int, int]:
-        """Return the height and width of an image."""
         return self.records[index]["height"], self.records[index]["width"]
 
     def open(self, index: int) -> Image.Image:
@@ -113,7 +110,6 @@ class InstanceSet(ImageSet):
         }
 
     def select(self, rows: Sequence[int]) -> InstanceSet:
-        """Return the set of these images with their annotations."""
         ids = {self.records[row]["id"] for row in rows}
         annotations = {image: entries for image, entries in self.annotations.items() if image in ids}
         return replace(super().select(rows), annotations=annotations)
@@ -124,7 +120,6 @@ class InstanceSet(ImageSet):
         return {value.get("category_id") for value in every if not value.get("iscrowd")}
 
     def keep_classes(self, classes: set[Any]) -> InstanceSet:
-        """Return the set with only these categories."""
         annotations = {
             image: [item for item in some if item.get("category_id") in classes]
             for image, some in self.annotations.items()
@@ -158,7 +153,7 @@ def read_instance_splits(path: Path) -> tuple[InstanceSet, InstanceSet]:
     """Read the training and the test set: see the module; DataError if annotations are missing or damaged."""
     yolo = path if path.suffix in (".yaml", ".yml") else path / "data.yaml"
     if yolo.is_file():
-        return _checked(*map(_from_yolo, read_yolo(yolo)))
+        return _checked(*(InstanceSet(**split) for split in read_yolo(yolo)))
     if path.suffix == ".json":
         root = path.parent.parent if path.parent.name == "annotations" else path.parent
         train = path.with_name(path.name.replace("val", "train"))
@@ -187,10 +182,6 @@ def read_instance_splits(path: Path) -> tuple[InstanceSet, InstanceSet]:
     every = read_instances(whole, path)
     rows = [row for row, record in enumerate(every.records) if every.annotations.get(record["id"])]
     return _checked(*every.select(rows).cut())
-
-
-def _from_yolo(split: YoloSplit) -> InstanceSet:
-    return InstanceSet(keys=tuple(record["file_name"] for record in split.records), **vars(split))
 
 
 def _checked(train: InstanceSet, test: InstanceSet) -> tuple[InstanceSet, InstanceSet]:

@@ -1,20 +1,16 @@
-"""Labelled images and videos, and shards of them: KEY.jpg with KEY.json (`source`, `label`, `coarse`)."""
+"""Labelled images and videos, and shards of them: KEY.jpg with KEY.json (`source`, `label`)."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from perception_encoder.formats.entries import id_field
 from perception_encoder.formats.media_directory import MediaSource
 from perception_encoder.formats.shards import find_shards, read_shard
-
-FindHeldOut = Callable[[Path], frozenset[tuple[str, str]]]
-"""Returns the (source, label) pairs of a directory that are held out from training."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +18,6 @@ class LabelledImages:
     """One classification task."""
 
     name: str
-    """The source, with `/coarse` for its coarse labels and `/unseen` for held-out classes."""
     keys: tuple[str, ...]
     images: tuple[MediaSource, ...]
     """Undecoded images and videos, or paths."""
@@ -34,7 +29,6 @@ class LabelledImages:
     accepted: Mapping[str, frozenset[str]] = field(default_factory=dict)
     """The correct classes of a label in another set; by default the label itself."""
     trim: int = 0
-    """Pixels to crop from each side of an image first."""
     templates: tuple[str, ...] = ()
     """The dataset's own prompts, with {} for the class."""
 
@@ -50,7 +44,6 @@ class LabelledImages:
         return self.choices or tuple(sorted(set(self.labels)))
 
     def select(self, rows: Sequence[int]) -> LabelledImages:
-        """Return the task with only these items."""
         return replace(
             self,
             keys=tuple(self.keys[row] for row in rows),
@@ -87,19 +80,13 @@ def held_out_rows(keys: Sequence[str], labels: Sequence[str], share: float = HEL
     return sorted(row for label, rows in of_class.items() for row in rows[: min(counts[label], len(rows) - 1)])
 
 
-def load_labelled(path: Path, split: str = "test", held_out: FindHeldOut | None = None) -> dict[str, LabelledImages]:
-    """Read a split of shards as classification tasks by name, sorted.
+def load_labelled(path: Path, split: str = "test") -> dict[str, LabelledImages]:
+    """Read a split of shards as classification tasks by name, sorted: each source is one.
 
-    Every source is one; one whose samples have a `coarse` label is also `NAME/coarse`. `held_out` classes are a task of
-    their own, `NAME/unseen`, which `NAME` then lacks. Errors as those of `find_shards` and `read_shard`.
+    Errors as those of `find_shards` and `read_shard`.
     """
-    unseen = held_out(path) if held_out else frozenset()
     rows: dict[str, list[tuple[str, MediaSource, str]]] = {}
     for shard in find_shards(path, split):
         for sample in read_shard(shard):
-            name = f"{sample.source}/unseen" if (sample.source, sample.label) in unseen else sample.source
-            rows.setdefault(name, []).append((sample.key, sample.image, sample.label))
-            if "coarse" in sample.metadata:
-                coarse = str(id_field(sample.metadata, "coarse", f"{shard}: {sample.key}.json"))
-                rows.setdefault(f"{sample.source}/coarse", []).append((sample.key, sample.image, coarse))
+            rows.setdefault(sample.source, []).append((sample.key, sample.image, sample.label))
     return {name: LabelledImages.of(name, rows[name]) for name in sorted(rows)}

@@ -36,7 +36,6 @@ class MaskedVideo:
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """The frames' names, also for errors."""
         return tuple(f"{self.name}/frame {number}" for number in range(len(self.frames)))
 
     def open(self, index: int) -> Image.Image:

@@ -22,29 +22,17 @@ PE_VIDEO_SPLITS = ("train", "val", "test", "extended")
 
 
 @dataclass(frozen=True)
-class VideoTar:
-    """A tar of the dataset."""
-
-    split: str
-    """The split according to its directory or name, or empty."""
-    path: Path
-
-
-@dataclass(frozen=True)
 class VideoRecord:
     """A video and its metadata."""
 
     key: str
     split: str
     extension: str
-    """The video's suffix, such as mp4."""
     video: TarMember
     metadata: dict[str, Any]
-    """The content of KEY.json."""
 
     @property
     def where(self) -> str:
-        """Its tar and key, for errors."""
         return f"{self.video.tar}: {self.key}"
 
     @property
@@ -70,13 +58,11 @@ class VideoRecord:
         return self._text("category_name") or self._text("category")
 
     @property
-    def duration(self) -> float | None:
-        """Seconds."""
+    def duration(self) -> float | None:  # seconds
         return self._number("video_duration_in_s", "duration")
 
     @property
-    def frame_rate(self) -> float | None:
-        """Frames per second."""
+    def frame_rate(self) -> float | None:  # frames per second
         return self._number("fps", "rate")
 
     def _text(self, name: str) -> str:
@@ -89,21 +75,24 @@ class VideoRecord:
         return next((number for number in numbers if 0 < number < 1e9), None)
 
 
-def list_video_tars(path: Path) -> list[VideoTar]:
+def list_video_tars(path: Path) -> list[Path]:
     """Return the tars of a dataset: those of its split directories, else of the directory itself; or a single tar.
 
     An output of `pe engine run` has its clips in `shards/*.tar`. Raises DataError if there are none.
     """
     if path.is_file():
-        return [VideoTar(_split_of(path), path)]
-    tars = [VideoTar(split, tar) for split in PE_VIDEO_SPLITS for tar in shards_below(path, split)]
-    tars = tars or [
-        VideoTar(_split_of(tar), tar) for tar in sorted(path.glob("*.tar")) or sorted(path.glob("shards/*.tar"))
-    ]
+        return [path]
+    tars = [tar for split in PE_VIDEO_SPLITS for tar in shards_below(path, split)]
+    tars = tars or sorted(path.glob("*.tar")) or sorted(path.glob("shards/*.tar"))
     if not tars:
         layout = ", ".join(f"{split}/*.tar" for split in PE_VIDEO_SPLITS)
         raise DataError(f"{path} holds no videos; give a tar, or a directory of {layout}, *.tar or shards/*.tar")
     return tars
+
+
+def split_of(tar: Path) -> str:
+    """Return the split of a tar by its name or its directory's, or an empty string."""
+    return next((name for name in (tar.stem, tar.parent.name) if name in PE_VIDEO_SPLITS), "")
 
 
 def read_videos_of(path: Path, split: str | None = None) -> Iterator[VideoRecord]:
@@ -113,21 +102,16 @@ def read_videos_of(path: Path, split: str | None = None) -> Iterator[VideoRecord
     not exist.
     """
     tars = list_video_tars(path)
-    if split is not None:
-        present = sorted({tar.split for tar in tars})
-        tars = [tar for tar in tars if tar.split == split]
-        if not tars:
-            raise DataError(f"{path} has no split {split!r}; it has {', '.join(map(repr, present))}")
+    present = sorted({split_of(tar) for tar in tars})
+    if split is not None and split not in present:
+        raise DataError(f"{path} has no split {split!r}; it has {', '.join(map(repr, present))}")
     for tar in tars:
-        yield from read_video_tar(tar)
+        if split in (None, split_of(tar)):
+            yield from read_video_tar(tar)
 
 
-def read_video_tar(tar: VideoTar) -> Iterator[VideoRecord]:
+def read_video_tar(tar: Path) -> Iterator[VideoRecord]:
     """Yield the videos of one tar in order: see `read_videos_of`."""
-    for key, extension, parts in read_samples(tar.path, SHARD_VIDEOS, load=False):
-        metadata = json_object(f"{tar.path}: {key}", parts["json"])
-        yield VideoRecord(key, tar.split, extension, parts[extension], metadata)
-
-
-def _split_of(tar: Path) -> str:
-    return next((name for name in (tar.parent.name, tar.stem) if name in PE_VIDEO_SPLITS), "")
+    for key, extension, parts in read_samples(tar, SHARD_VIDEOS, load=False):
+        metadata = json_object(f"{tar}: {key}", parts["json"])
+        yield VideoRecord(key, split_of(tar), extension, parts[extension], metadata)

@@ -1,9 +1,7 @@
 """Public test sets by name: where they are published, in which layout, and how the paper's protocol reads them.
 
-`pe eval` and `perception_encoder.evaluate` take these names for `data`: the dataset is downloaded once, into the user's
-cache. One row a dataset. Its repository, files and columns were looked up in the hub's own pages and in the sources of
-mteb 2.26 and lmms-eval 0.7.3, which read the same ones; a comment says what could not be. lmms-lab's datasets are now
-those of lmms-lab-encoder.
+Repositories, files and columns were looked up in the hub's own pages and in the sources of mteb 2.26 and lmms-eval
+0.7.3, which read the same ones; a comment says what could not be. lmms-lab's are now those of lmms-lab-encoder.
 """
 
 from __future__ import annotations
@@ -50,11 +48,9 @@ class PublishedDataset:
     repository: str = ""
     """Dataset on the Hugging Face hub; empty if it is not there, or must not be."""
     urls: tuple[str, ...] = ()
-    """Archives on the authors' own server."""
     files: tuple[str, ...] = ()
     """Patterns of the repository's files; each must match at least one."""
     unpack: tuple[str, ...] = ()
-    """Of them, archives to unpack."""
     data: str = ""
     """The path to read, relative to the dataset's directory; by default the directory itself."""
     columns: tuple[str, ...] = ()
@@ -67,7 +63,6 @@ class PublishedDataset:
 
     @property
     def address(self) -> str:
-        """Where a person finds it."""
         return f"https://huggingface.co/datasets/{self.repository}" if self.repository else self.where or self.urls[0]
 
 
@@ -272,14 +267,6 @@ def list_files(row: PublishedDataset) -> dict[str, int]:
     return {name: size for name, size in sizes.items() if any(fnmatch(name, pattern) for pattern in row.files)}
 
 
-def download_bytes(row: PublishedDataset) -> int:
-    """Return the bytes to download, 0 for a dataset that is already there; DataError or an error of the client."""
-    if _is_complete(row, directory_of(row)):
-        return 0
-    total = sum(list_files(row).values()) if row.repository else 0
-    return total + sum(_url_bytes(url) for url in row.urls)
-
-
 def check_columns(row: PublishedDataset, root: Path) -> None:
     """Raise DataError if a Parquet file lacks a column, with the columns that it has."""
     tables = sorted(path for pattern in row.files for path in root.glob(pattern) if path.suffix == ".parquet")
@@ -294,7 +281,6 @@ def check_columns(row: PublishedDataset, root: Path) -> None:
 
 
 def _is_complete(row: PublishedDataset, root: Path) -> bool:
-    """Return whether all that this version asks for is there."""
     mark = root / COMPLETE
     return mark.exists() and mark.read_text(encoding="utf-8") == _contents(row)
 
@@ -361,9 +347,3 @@ def _unpack_depth(stream: IO[bytes], archive: Path, name: PurePosixPath, root: P
 
 def _unpacked(archive: Path) -> Path:
     return archive.with_name(f".{archive.name}.unpacked")
-
-
-def _url_bytes(url: str) -> int:
-    import fsspec
-
-    return int(fsspec.filesystem("http").info(url).get("size") or 0)

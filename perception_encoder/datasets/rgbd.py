@@ -31,7 +31,6 @@ class DepthImages(ImageSet):
 
     depths: tuple[Stored, ...]
     per_metre: float = MILLIMETRES
-    """Stored units per metre."""
     sequences: tuple[str, ...] = ()
     """The sequence of each image; empty if each image is its own block."""
 

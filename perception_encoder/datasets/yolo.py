@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +20,11 @@ ROUNDED = 0.01
 """By how much annotation tools let a box leave its image, as a share of its side."""
 
 
-@dataclass(frozen=True)
-class YoloSplit:
-    """The images of a split, with entries as in COCO's JSON."""
-
-    name: str
-    images: tuple[Path, ...]
-    records: tuple[dict[str, Any], ...]
-    annotations: dict[int, list[dict[str, Any]]]
-    """By image id; masks are polygons."""
-    categories: tuple[dict[str, Any], ...]
+Split = dict[str, Any]
+"""The images of a split, as the fields of an `InstanceSet`, with entries as in COCO's JSON; masks are polygons."""
 
 
-def read_yolo(file: Path) -> tuple[YoloSplit, YoloSplit]:
+def read_yolo(file: Path) -> tuple[Split, Split]:
     """Read the training and the test set (`val`, or else `test`) of a data.yaml.
 
     Raises DataError that names the first bad field or line, and MissingExtraError without PyYAML. Images that cannot be
@@ -67,7 +58,7 @@ def _read_yaml(file: Path) -> Mapping[str, Any]:
 
 def _read_split(
     file: Path, content: Mapping[str, Any], split: str, categories: tuple[dict[str, Any], ...]
-) -> YoloSplit:
+) -> Split:
     images = list(dict.fromkeys(_list_images(file, content, split)))
     if not images:
         raise DataError(f"{file}: `{split}` has no images: {quoted(content.get(split))}")
@@ -81,8 +72,14 @@ def _read_split(
         records.append({"id": number, "file_name": name, "width": width, "height": height})
         objects = _read_labels(image, file, known, width, height)
         annotations[number] = [{"image_id": number, "iscrowd": 0, **item} for item in objects]
-    name = escape_name(f"{file.parent.name}/{split}")
-    return YoloSplit(name, tuple(images), tuple(records), annotations, categories)
+    return {
+        "name": escape_name(f"{file.parent.name}/{split}"),
+        "keys": tuple(record["file_name"] for record in records),
+        "images": tuple(images),
+        "records": tuple(records),
+        "annotations": annotations,
+        "categories": categories,
+    }
 
 
 def _list_images(file: Path, content: Mapping[str, Any], split: str) -> Iterator[Path]:

@@ -25,9 +25,8 @@ from perception_encoder.dense_prediction.detection.mask_rcnn import Detector
 from perception_encoder.dense_prediction.segmentation import SegmentationHead
 from perception_encoder.dense_training.batches import DenseSamples
 from perception_encoder.errors import DataError, InputError, OutputError, needs_extra
-from perception_encoder.evaluation.dense.average_precision import average_precision, counted_results
 from perception_encoder.evaluation.dense.depth import DepthProtocol, depth_errors
-from perception_encoder.evaluation.dense.detection import KINDS, to_results
+from perception_encoder.evaluation.dense.detection import KINDS, average_precision, counted_results, to_results
 from perception_encoder.evaluation.dense.segmentation import overlap_scores, overlaps
 from perception_encoder.evaluation.statistics.scores import estimate
 from perception_encoder.files import replacing, writing

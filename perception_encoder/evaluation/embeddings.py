@@ -34,18 +34,14 @@ CHUNK = 256  # images in memory at a time
 class Features:
     """Embeddings of the items that could be decoded."""
 
-    vectors: np.ndarray
-    """(n, D) float32."""
+    vectors: np.ndarray  # (n, D) float32
     keys: tuple[str, ...]
-    """Names of the items, in the same order."""
     labels: tuple[str, ...]
     failures: tuple[InputError, ...] = ()
-    """The items that could not be decoded."""
     rows: tuple[int, ...] = ()
     """Index of each item in the dataset, where two items may share a name."""
 
     def targets(self, classes: Sequence[str]) -> np.ndarray:
-        """Return the index of each label in `classes`, (n,) int64."""
         return class_indices(self.labels, classes)
 
 
@@ -66,7 +62,6 @@ class CachingEncoder(Encoder):
 
     @property
     def failures(self) -> list[InputError]:
-        """Items that could not be decoded."""
         return [failure for features in self._image_cache.values() for failure in features.failures]
 
     @property

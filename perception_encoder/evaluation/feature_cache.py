@@ -10,8 +10,9 @@ from __future__ import annotations
 import logging
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,6 @@ from perception_encoder.store import Data, Records, Store
 logger = logging.getLogger(__name__)
 
 CHUNK = 64
-"""Maximum number of items between two writes."""
 BYTES = 2_000_000_000
 """Maximum bytes of all layers' float32 features in memory between two writes; at least one item."""
 SPARE = 256 << 20  # bytes of disk that are left free
@@ -45,10 +45,8 @@ class ComputedRows:
     """An array (n, …) whose rows are encoded each time they are read."""
 
     rows: np.ndarray
-    """Indices of the items, (n,)."""
     shape: Shape
     compute: Callable[[np.ndarray], np.ndarray]
-    """Encodes items by their indices."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -73,9 +71,7 @@ class CachedTokens:
     """Number of class and register tokens before the patches."""
     grid: tuple[int, int]
     rows: np.ndarray
-    """Indices of these items, (n,) int64, ascending."""
     failures: tuple[InputError, ...] = ()
-    """Items that could not be decoded."""
 
     @property
     def patches(self) -> Tokens:
@@ -90,13 +86,16 @@ class CachedTokens:
         return ComputedRows(tokens.rows, (len(tokens), *self.grid, width), compute)
 
     def mean(self, rows: np.ndarray | None = None) -> Float[np.ndarray, "n D"]:
-        """Return the mean of each image's patches, float32, as `pe embed --pool mean` without normalisation.
+        """Return the mean of each item's patches, float32, as `pe embed --pool mean` without normalisation.
 
-        `rows`: indices of the images in `tokens`, by default all.
+        `rows`: indices of the items in `tokens`, by default all.
         """
         rows = np.arange(len(self.tokens)) if rows is None else rows
-        chunks = np.array_split(rows, max(1, len(rows) // 256))
-        parts = [self.tokens[chunk][:, self.prefix :].astype(np.float32).mean(axis=1) for chunk in chunks]
+        width, frame = self.tokens.shape[-1], self.prefix + self.grid[0] * self.grid[1]
+        parts = []
+        for chunk in np.array_split(rows, max(1, len(rows) // 256)):
+            frames = self.tokens[chunk].reshape(-1, frame, width)[:, self.prefix :].astype(np.float32)
+            parts.append(frames.reshape(len(chunk), -1, width).mean(axis=1))
         return np.concatenate(parts)
 
 
@@ -115,39 +114,6 @@ class _Chunk:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CachedFeatures:
-    """The features of a complete set of inputs."""
-
-    chunks: Sequence[_Chunk]
-    arrays: Mapping[int, Tokens]
-    """Arrays by layer, with a row for each item that could be decoded; empty if none could."""
-    key: str = ""
-    """Digest of everything the features in a directory depend on."""
-
-    @property
-    def rows(self) -> np.ndarray:
-        """Indices of the items that could be decoded, (n,), ascending."""
-        failed = [index for chunk in self.chunks for index, _, _ in chunk.failures]
-        return np.delete(np.arange(self.chunks[-1].end), failed)
-
-    @property
-    def failures(self) -> tuple[InputError, ...]:
-        """Items that could not be decoded."""
-        return tuple(MediaDecodeError(name, reason) for chunk in self.chunks for _, name, reason in chunk.failures)
-
-    def read(self, layer: int) -> CachedTokens:
-        """Return the features of a layer."""
-        return CachedTokens(
-            layer=layer,
-            tokens=self.arrays[layer] if self.arrays else np.empty((0, 1, 1), np.float32),
-            prefix=self.chunks[-1].prefix,
-            grid=self.chunks[-1].grid,
-            rows=self.rows,
-            failures=self.failures,
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
 class FeatureCache:
     """A directory of features, and how they are stored."""
 
@@ -155,23 +121,21 @@ class FeatureCache:
     dtype: str = "float16"
     """"float16", or "float32" for twice the space; a value beyond float16 is an error, not infinity."""
     chunk: int = CHUNK
-    """Maximum number of items between two writes."""
 
     def encode_layers(
         self, encoder: LayerFeatures, inputs: EncoderInputs, layers: Sequence[int], track: Track = untracked
-    ) -> CachedFeatures:
-        """Encode inputs at several layers in one pass, except those that an earlier run encoded.
+    ) -> dict[int, CachedTokens]:
+        """Encode inputs at several layers in one pass, except those that an earlier run encoded; return them by layer.
 
         Raises DataError for no inputs, for a mix of images and videos and for damaged files, ModelError if a feature is
         not finite or too large for float16, OutputError if the disk has no room or another run writes to the same
         directory.
         """
         depends = self._depends(encoder, inputs, layers)
-        key = digest(depends)
-        with Store(self.directory / key, depends, remedy="delete its directory to encode again") as store:
-            encoding = _Pass(encoder, layers, inputs, self.dtype, store)
-            encoding.run(self.chunk, track)
-            return CachedFeatures(chunks=encoding.chunks.rows, arrays=encoding.arrays(), key=key)
+        with Store(self.directory / digest(depends), depends, remedy="delete its directory to encode again") as store:
+            encoding = _Pass(encoder, layers, inputs, self.dtype, store, self.chunk)
+            encoding.run(track)
+            return encoding.tokens()
 
     def key(self, encoder: LayerFeatures, inputs: EncoderInputs, layers: Sequence[int]) -> str:
         """Return a digest of everything features depend on, but not of the names of the encoder and the inputs."""
@@ -202,64 +166,72 @@ def encode_layer(
     Raises DataError for no inputs and for a mix of images and videos, ModelError if a feature is not finite.
     """
     with tempfile.TemporaryDirectory() as directory, Store(Path(directory), {}) as store:
-        encoding = _Pass(encoder, [layer], inputs, "float32", store)
-        encoding.run(chunk, track, min(limit, shutil.disk_usage(directory).free / 2))
-        found = CachedFeatures(chunks=encoding.chunks.rows, arrays={} if encoding.dropped else encoding.arrays())
-    if encoding.dropped:
-
-        def compute(some: np.ndarray) -> np.ndarray:
-            parts = [some[start : start + chunk] for start in range(0, len(some), chunk)]
-            return np.concatenate([encoding.encode([inputs.open(int(row)) for row in part])[layer] for part in parts])
-
-        rows = found.rows
-        found = replace(found, arrays={layer: ComputedRows(rows, (len(rows), *encoding.shape), compute)})
-    return found.read(layer)
+        encoding = _Pass(encoder, [layer], inputs, "float32", store, chunk)
+        encoding.run(track, min(limit, shutil.disk_usage(directory).free / 2))
+        return encoding.tokens()[layer]
 
 
 class _Pass:
     """A pass over the items that are not encoded yet."""
 
     def __init__(
-        self, encoder: LayerFeatures, layers: Sequence[int], inputs: EncoderInputs, dtype: str, store: Store
+        self, encoder: LayerFeatures, layers: Sequence[int], inputs: EncoderInputs, dtype: str, store: Store, chunk: int
     ) -> None:
+        """`chunk`: the most items between two writes; fewer if their features would exceed `BYTES`."""
         self.encoder, self.layers, self.inputs, self.dtype, self.store = encoder, layers, inputs, dtype, store
+        height, width = inputs.image_size or encoder.image_size
+        patches = height * width // encoder.patch_size**2
+        self.chunk = max(1, min(chunk, BYTES // (4 * patches * encoder.width * len(layers))))
         self.chunks: Records[_Chunk] = store.records(_Chunk, "chunks")
         self.files: dict[int, Data] = {layer: store.data(f"layer_{layer:02d}.{dtype}") for layer in layers}
-        last = (
-            self.chunks.rows[-1]
-            if self.chunks.rows
-            else _Chunk(end=0, shape=(0, 0), prefix=0, grid=(1, 1), failures=())
-        )
+        start = _Chunk(end=0, shape=(0, 0), prefix=0, grid=(1, 1), failures=())
+        last = [start, *self.chunks.rows][-1]
         self.end, self.shape, self.prefix, self.grid = last.end, last.shape, last.prefix, last.grid
         self.dropped = False
         """Whether the rows exceed the limit, so that nothing is written."""
 
     @property
     def count(self) -> int:
-        """Number of rows in each file."""
         return self.end - sum(len(chunk.failures) for chunk in self.chunks.rows)
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of a row of one layer."""
         return int(np.prod(self.shape)) * np.dtype(self.dtype).itemsize
 
-    def arrays(self) -> dict[int, Tokens]:
-        """Return the rows of each layer, mapped from disk; none if no item could be decoded."""
-        shape = (self.count, *self.shape)
-        return {layer: file.array(self.dtype, shape) for layer, file in self.files.items()} if self.count else {}
+    def tokens(self) -> dict[int, CachedTokens]:
+        """Return the items' tokens by layer: mapped from disk, or encoded when they are read."""
+        failed = [failure for chunk in self.chunks.rows for failure in chunk.failures]
+        rows = np.delete(np.arange(self.end), [row for row, _, _ in failed])
+        failures = tuple(MediaDecodeError(name, reason) for _, name, reason in failed)
+        found = {}
+        for layer in self.layers:
+            tokens = self.stored(layer)
+            if self.dropped:
+                tokens = ComputedRows(rows, (len(rows), *self.shape), partial(self.compute, layer))
+            found[layer] = CachedTokens(
+                layer=layer, tokens=tokens, prefix=self.prefix, grid=self.grid, rows=rows, failures=failures
+            )
+        return found
 
-    def run(self, chunk: int, track: Track, limit: float | None = None) -> None:
-        """Encode and write the items chunk by chunk: as many as fit into `BYTES`, from 1 to `chunk`."""
-        self.arrays()  # an error before hours of work if a file is missing or cut
-        for file in self.files.values():
+    def stored(self, layer: int) -> Tokens:
+        """Return the rows of a layer in its file; DataError if it is missing or cut."""
+        if self.dropped or not self.count:
+            return np.empty((0, 1, 1), np.float32)
+        return self.files[layer].array(self.dtype, (self.count, *self.shape))
+
+    def compute(self, layer: int, rows: np.ndarray) -> np.ndarray:
+        """Encode items by their indices, as many at a time as in the first pass."""
+        parts = [rows[start : start + self.chunk] for start in range(0, len(rows), self.chunk)]
+        return np.concatenate([self.encode([self.inputs.open(int(row)) for row in part])[layer] for part in parts])
+
+    def run(self, track: Track, limit: float | None = None) -> None:
+        """Encode and write the items chunk by chunk."""
+        for layer, file in self.files.items():
+            self.stored(layer)  # an error before hours of work
             file.cut(self.count * self.row_bytes)
         if 0 < self.end < len(self.inputs.keys):
             logger.info("%s: resuming after %d of %d images", self.inputs.name, self.end, len(self.inputs.keys))
-        height, width = self.inputs.image_size or self.encoder.image_size
-        patches = height * width // self.encoder.patch_size**2
-        chunk = max(1, min(chunk, BYTES // (4 * patches * self.encoder.width * len(self.layers))))
-        for end, items, errors in decode_chunks(self.inputs, self.end, chunk, track):
+        for end, items, errors in decode_chunks(self.inputs, self.end, self.chunk, track):
             if items and not self.dropped:
                 self.write(items, limit)
             self.end = end
@@ -284,7 +256,6 @@ class _Pass:
         return arrays
 
     def write(self, items: Sequence[Sequence[Image.Image]], limit: float | None) -> None:
-        """Encode items and write their rows, unless all rows would exceed `limit` bytes."""
         encoded = self.encode(items)
         if not self.count:
             self.shape = encoded[self.layers[0]].shape[1:]

@@ -28,7 +28,6 @@ from perception_encoder.progress import Track, untracked
 T = TypeVar("T")
 
 FRAMES = 8
-"""Frames of a video."""
 
 
 @dataclass(frozen=True, kw_only=True)

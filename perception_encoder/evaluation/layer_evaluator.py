@@ -10,7 +10,7 @@ from typing import Any
 
 from perception_encoder.datasets.image_set import ImageSet
 from perception_encoder.datasets.labelled import LabelledImages
-from perception_encoder.errors import DataError, InputError
+from perception_encoder.errors import ConfigError, DataError, InputError
 from perception_encoder.evaluation.feature_cache import CachedTokens, encode_layer
 from perception_encoder.evaluation.inputs import EncoderInputs
 from perception_encoder.evaluation.results import Evaluator, Result, run_evaluators
@@ -19,7 +19,6 @@ from perception_encoder.evaluation.statistics.scores import (
     Label,
     Score,
     Scores,
-    check_head_seeds,
     measure_all,
     with_head_seeds,
 )
@@ -30,7 +29,6 @@ from perception_encoder.inference.model_spec import ModelSpec
 from perception_encoder.progress import Track, untracked
 
 CHUNK = 16
-"""Number of images or videos to encode at a time."""
 ScoreLayer = Callable[[Iterable[CachedTokens]], Iterator[Score]]
 """Scores the tokens of some inputs, in their order; each may be read once, one after the other.
 
@@ -119,7 +117,8 @@ class HeadEvaluator(ABC):
         width that images are squashed to; the encoder's own by default. `head_seeds`: heads to fit, each with its own
         seed; one gives no interval.
         """
-        check_head_seeds(head_seeds)
+        if head_seeds < 1:
+            raise ConfigError(f"the number of head seeds is {head_seeds}; it must be at least 1, and 2 for an interval")
         self.name, self.head, self.image_size, self.head_seeds = name, head, image_size, head_seeds
         self._sets = {"train": train, "test": test}
         self._inputs: tuple[EncoderInputs, ...] = ()

@@ -1,8 +1,7 @@
 """Retrieve images or videos by captions and captions by media, with and without dual softmax (section 2.5).
 
 Recall at k is the share of queries with an item of their own among the k best, any of its captions for an image.
-Whatever scores as high as the right answer ranks before it, so that equal embeddings find nothing. An image's captions
-are resampled together with it. The published COCO results are very probably those with dual softmax.
+Whatever scores as high as the right answer ranks before it. An image's captions are resampled together with it.
 """
 
 from __future__ import annotations
@@ -74,7 +73,6 @@ class RetrievalEvaluator:
     data: CaptionedMedia
     """An item that cannot be decoded is left out together with its captions."""
     frames: int = FRAMES
-    """Of a video."""
 
     def run(self, encoder: Encoder, track: Track = untracked) -> Iterator[Score]:
         """Yield R@1, 5 and 10: see `Evaluator`. DataError if fewer than two items can be decoded."""

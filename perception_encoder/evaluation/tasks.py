@@ -54,8 +54,7 @@ def classification(
         pe eval classification builtin --data photos --prompts photo
     """
     from perception_encoder.datasets.classified import ClassOptions, load_tasks
-    from perception_encoder.evaluation.classification.prompts import DATASET
-    from perception_encoder.evaluation.classification.zero_shot import ZeroShotEvaluator
+    from perception_encoder.evaluation.classification.zero_shot import DATASET, ZeroShotEvaluator
     from perception_encoder.evaluation.embeddings import evaluate_encoder
 
     options = ClassOptions(classes=classes, mapping=_path(mapping), onto=onto, media=_path(media), trim=trim)

@@ -18,8 +18,7 @@ from perception_encoder.dense_prediction.detection.mask_rcnn import PATCH, Detec
 from perception_encoder.dense_prediction.heads import is_head, load_head
 from perception_encoder.dense_prediction.segmentation import SegmentationHead
 from perception_encoder.errors import ConfigError, OutputError, ShapeError, needs_extra
-from perception_encoder.exports.card import describe_towers
-from perception_encoder.exports.verify import ExportedFile, verify
+from perception_encoder.exports.card import ExportedFile, describe_towers, verify
 from perception_encoder.files import replacing, replacing_new, writing
 from perception_encoder.models.checkpoints.weights import Model, load_model, weight_hash
 from perception_encoder.models.clip import CLIP
@@ -131,13 +130,9 @@ def export_onnx(
 def write_onnx(
     model: Model, directory: Path, size: tuple[int, int] | None = None, int8: Inputs | None = None
 ) -> dict[str, float | None]:
-    """Write `image.onnx` and, for two-tower models, `text.onnx` to a new directory, all or nothing.
+    """Write the towers to a new directory, all or nothing; return what `verify` says of each, None without onnxruntime.
 
-    `int8`: quantise the towers, and compare them on these inputs.
-
-    Returns each tower's largest difference to torch through onnxruntime, over the largest value, or in int8 its minimum
-    cosine similarity; None without onnxruntime. Raises MissingExtraError, OutputError (also for a difference above 1e-3
-    or a cosine below 0.999) and ShapeError.
+    `int8`: quantise the towers, and compare them on these inputs. Raises what `export_onnx` raises.
     """
     _check_onnx(int8=int8 is not None)
     with writing(directory), replacing_new(directory) as temporary:
@@ -171,12 +166,10 @@ def write_onnx(
 
 @torch.no_grad()
 def _quantize(module: nn.Module, inputs: Tensor, whole: Path, path: Path, external: bool) -> float:
-    """Write a file with int8 products; return its minimum cosine similarity with torch.
+    """Write a file with int8 products; return its minimum cosine similarity with torch; raises what `verify` does.
 
-    The range of activations is found in each call, so nothing is calibrated: static ranges were further from torch and
-    no faster. Weights have 7 bits: on x86 CPUs without VNNI onnxruntime adds two products in 16 bits, which those of
-    8 bits exceed, so that a file would be far worse there than where it was checked. Unsigned weights have no such
-    limit, but no fast kernels either. Raises OutputError for a cosine below 0.999.
+    Ranges of activations are found in each call: static ones were less exact and no faster. Weights have 7 bits:
+    onnxruntime adds two products in 16 bits on x86 CPUs without VNNI, which 8 bits would overflow.
     """
     from onnxruntime.quantization import QuantType, quantize_dynamic
 

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 
 from perception_encoder.errors import ConfigError, OutputError
-from perception_encoder.exports.card import describe_towers
-from perception_encoder.exports.verify import ExportedFile
+from perception_encoder.exports.card import ExportedFile, describe_towers
 from perception_encoder.files import replacing_new, writing
 from perception_encoder.models.checkpoints.weights import Model, load_model
 from perception_encoder.models.clip import CLIP

@@ -46,20 +46,6 @@ class ShardSample:
         return str(self.metadata["label"])
 
 
-def write_shard(path: Path, samples: Iterable[ShardSample]) -> int:
-    """Write `samples` in order as the tar file `path`, atomically; return their number."""
-
-    members = (
-        member
-        for sample in samples
-        for member in (
-            (f"{sample.key}.{sample.extension}", sample.image),
-            (f"{sample.key}.json", json_bytes(sample.metadata)),
-        )
-    )
-    return write_members(path, members) // 2
-
-
 def write_members(path: Path, members: Iterable[tuple[str, bytes]]) -> int:
     """Write files by name, in order, as the tar file `path`, atomically; return their number."""
     count = 0
@@ -134,13 +120,6 @@ def read_samples(
         kind = "a video" if "mp4" in media else "an image"
         lacking = " or ".join([kind, *(f"a .{name}" for name in others)])
         raise DataError(f"{path}: {len(waiting)} samples lack {lacking}; the first is {next(iter(waiting))}")
-
-
-def read_metadata(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Read only the JSON of a shard's samples: (key, metadata) in order. Raises what `read_shard` does."""
-    for name, content in read_members(path, ("json",)):
-        key, _ = split_member(name)
-        yield key, _labelled(path, key, content)
 
 
 def read_members(path: Path, extensions: tuple[str, ...]) -> Iterator[tuple[str, bytes]]:

@@ -39,7 +39,7 @@ from perception_encoder.models.precision import choose_device, fast_dtype
 from perception_encoder.preprocess.image import ImageTransform
 from perception_encoder.preprocess.tokenizer import Tokenizer, trim
 from perception_encoder.progress import progress_bar
-from perception_encoder.runtime.runtime import ExecutedModel, Runtime
+from perception_encoder.runtime.runtime import Runtime, TowerRuntime
 from perception_encoder.vectors import truncate
 
 if TYPE_CHECKING:
@@ -59,9 +59,9 @@ REDUCED = 2
 class Encoder(SentenceInterface):
     """A model with its transform and tokenizer, from this package or (as a subclass) from another library.
 
-    Threads may share one. Attributes: `name`, `runtime` (what executes the towers), `transform`, `tokenizer` (None
-    without a text tower of this package), `fetch_limits` (what a URL may cost, and whether private addresses are
-    allowed).
+    Threads may share one. Attributes: `name`, `source` (name or path that it was loaded from), `runtime` (what executes
+    the towers), `transform`, `tokenizer` (None without a text tower of this package), `fetch_limits` (what a URL may
+    cost, and whether private addresses are allowed).
     """
 
     layer: int | None = None
@@ -88,44 +88,57 @@ class Encoder(SentenceInterface):
         if it has another device or type.
         """
         from perception_encoder.models.checkpoints.weights import weight_hash
-        from perception_encoder.runtime.torch_runtime import executed_model
+        from perception_encoder.runtime.torch_runtime import TorchRuntime
 
         device = choose_device(device)
         dtype = dtype or fast_dtype(device)
         fits = all(p.is_meta or (p.dtype, p.device) == (dtype, device) for p in model.parameters())
         placed = model if fits else copy.deepcopy(model).to(device, dtype)
-        self._set_up(executed_model(placed, device, dtype, lambda: weight_hash(model)))
+        self._set_up(TorchRuntime(placed, device, dtype), model.name, model.name, lambda: weight_hash(model))
 
     @classmethod
-    def of(cls, executed: ExecutedModel) -> Encoder:
-        """Return the encoder of a model that a runtime executes."""
+    def of(
+        cls,
+        runtime: TowerRuntime,
+        name: str,
+        source: str,
+        hash_weights: Callable[[], str],
+        load: Callable[[], Model] | None = None,
+    ) -> Encoder:
+        """Return the encoder of a model that a runtime executes; `load` returns it in torch, if that is another's."""
         encoder = cls.__new__(cls)
-        encoder._set_up(executed)
+        encoder._set_up(runtime, name, source, hash_weights, load)
         return encoder
 
-    def _set_up(self, executed: ExecutedModel) -> None:
-        self.name, self.vision = executed.name, executed.vision
-        self.runtime: Runtime = executed.runtime
-        self.transform: Any = ImageTransform(executed.vision.image_size)
-        self.tokenizer: Tokenizer | None = Tokenizer(executed.text.context_length) if executed.text else None
+    def _set_up(
+        self,
+        runtime: TowerRuntime,
+        name: str,
+        source: str,
+        hash_weights: Callable[[], str],
+        load: Callable[[], Model] | None = None,
+    ) -> None:
+        self.runtime: Runtime = runtime
+        self.name, self.source, self.vision = name, source, runtime.vision
+        self.transform: Any = ImageTransform(runtime.vision.image_size)
+        self.tokenizer: Tokenizer | None = Tokenizer(runtime.text.context_length) if runtime.text else None
         self.fetch_limits = FetchLimits()
-        self._executed = executed
-
-    @property
-    def source(self) -> str:
-        """Name or path that the model was loaded from."""
-        return str(self._executed.source or self.name)
+        self._hash_weights, self._load = hash_weights, load
 
     def __repr__(self) -> str:
         runtime = self.runtime
         details = f"device={runtime.device!r}, runtime={runtime.name!r}, precision={runtime.precision!r}"
         return f"{type(self).__name__}({self.name!r}, dimension={self.dimension}, {details})"
 
+    @property
+    def _towers(self) -> TowerRuntime:
+        return cast(TowerRuntime, self.runtime)
+
     @cached_property
     def model(self) -> Any:
         """The torch module: the one that computes or, with another runtime, a float32 copy loaded when first asked."""
         runtime: Any = self.runtime
-        return runtime.model if runtime.name == "torch" else cast(Any, self._executed.load)()
+        return runtime.model if runtime.name == "torch" else cast(Any, self._load)()
 
     @property
     def device(self) -> torch.device:
@@ -177,16 +190,16 @@ class Encoder(SentenceInterface):
 
         The hash of a file is cached; the first time, the file is read once more if it was loaded in bfloat16.
         """
-        return self._executed.hash_weights()
+        return self._hash_weights()
 
     @cached_property
     def logit_scale(self) -> float | None:
         """The learned factor of cosine similarities; None for a model without a text tower, or without a factor."""
-        return None if self.tokenizer is None else self._executed.runtime.logit_scale
+        return None if self.tokenizer is None else self._towers.logit_scale
 
     @property
     def about(self) -> dict[str, str]:
-        """All that embeddings depend on but inputs and transform: weight hash, precision, runtime, device, layer."""
+        """Settings of embeddings besides the transform: weight hash, precision, runtime, device, layer."""
         device = self.runtime.device.partition(":")[0]
         runtime, dtype = self.runtime.prepare(self.feature().executed)
         about = {"weights": self.weight_hash, "dtype": dtype, "runtime": runtime, "device": device}
@@ -271,7 +284,7 @@ class Encoder(SentenceInterface):
         return (self.vision.output_dim if feature.pool == "attn" else None) or self.vision.width
 
     def describe(self, feature: Feature) -> dict[str, Any]:
-        """Return the dependencies of `feature` besides the inputs, with the dimension and the patch grid."""
+        """Return the settings that `feature` depends on, with its dimension and patch grid."""
         runtime, precision = self.runtime.used(feature.executed)
         description = {
             "model": self.name,
@@ -302,7 +315,7 @@ class Encoder(SentenceInterface):
 
     def _texts(self, texts: Sequence[str], role: Role) -> np.ndarray:
         assert self.tokenizer is not None
-        return self._executed.runtime.texts(trim(self.tokenizer.ids(texts)))
+        return self._towers.texts(trim(self.tokenizer.ids(texts)))
 
     def embed_pixels(self, pixels: Sequence[Any], feature: Feature) -> Float[np.ndarray, "B *N D"]:
         """Return features of images after `transform.pixels`, uint8 (3, H, W): float32 (B, D), or tokens (B, N, D).
@@ -312,7 +325,7 @@ class Encoder(SentenceInterface):
         return self._finish(self._images(pixels, feature), feature)
 
     def _images(self, pixels: Sequence[Any], feature: Feature) -> np.ndarray:
-        return self._executed.runtime.images(np.asarray(pixels), feature.layer, feature.pool)
+        return self._towers.images(np.asarray(pixels), feature.layer, feature.pool)
 
     def embed_video(self, pixels: Sequence[Any], times: Sequence[float], feature: Feature) -> Float[np.ndarray, " D"]:
         """Return the embedding of a video's frames together, of a model that `reads_videos`; `times`: in seconds."""

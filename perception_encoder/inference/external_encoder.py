@@ -126,12 +126,8 @@ class _ExternalEncoder(Encoder):
     """Shared parts of other libraries' encoders."""
 
     def __init__(self, name: str, runtime: Runtime) -> None:
-        self.name, self._source, self.runtime = library_model_name(name), name, runtime
+        self.name, self.source, self.runtime = library_model_name(name), name, runtime
         self.tokenizer, self.fetch_limits = None, FetchLimits()
-
-    @property
-    def source(self) -> str:
-        return self._source
 
     @property
     def visual(self) -> VisionTransformer:
@@ -183,7 +179,7 @@ class OutputEncoder(_ExternalEncoder):
         """See `Encoder.variant`; at a layer, images are squashed."""
         if layer is not None or pool is not None:
             tower = self.adapter.tower()  # whose weights are shared, so they stay as they are
-            features = LayerFeatures(self._source, tower, self.device, self.dtype, final_norm=True)
+            features = LayerFeatures(self.source, tower, self.device, self.dtype, final_norm=True)
             return LayerEncoder(features).variant(transform=transform, layer=layer, pool=pool)
         changed = copy.copy(self)
         if transform is not None:
@@ -214,7 +210,6 @@ class OutputEncoder(_ExternalEncoder):
 
     @torch.inference_mode()
     def embed_video(self, pixels: Any, times: Sequence[float], feature: Feature) -> np.ndarray:
-        """See `Encoder`."""
         return self._finish(as_array(self.adapter.embed_video(list(pixels), times, feature.role)), feature)
 
     def _texts(self, texts: Sequence[str], role: Role) -> np.ndarray:

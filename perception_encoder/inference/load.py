@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Unpack, cast
 
 from perception_encoder.errors import CheckpointError, ConfigError
 from perception_encoder.inference.encoder import Encoder
-from perception_encoder.inference.model_spec import DEFAULT, ModelSpec, PrecisionChoice, RuntimeChoice
+from perception_encoder.inference.model_spec import ModelKeywords, ModelSpec
 from perception_encoder.models.checkpoints.files import CachedHash
 from perception_encoder.models.checkpoints.find import TowerChoice, find_weights
 from perception_encoder.models.defaults import chosen_precision, default_model
@@ -17,15 +17,7 @@ from perception_encoder.models.registry import canonical_name, library_of, porta
 from perception_encoder.runtime import cache
 from perception_encoder.runtime.choice import choose
 from perception_encoder.runtime.openvino_runtime import OpenVinoRuntime
-from perception_encoder.runtime.runtime import (
-    AUTO,
-    PRECISIONS,
-    ExecutedModel,
-    ModelInfo,
-    Precision,
-    RuntimeName,
-    check_choice,
-)
+from perception_encoder.runtime.runtime import AUTO, PRECISIONS, ModelInfo, Precision, RuntimeName, check_choice
 
 if TYPE_CHECKING:
     import torch
@@ -47,10 +39,7 @@ def load(
     dtype: torch.dtype | None = None,
     *,
     towers: TowerChoice = "all",
-    runtime: RuntimeChoice = "auto",
-    precision: PrecisionChoice = "auto",
-    dimensions: int | None = None,
-    trust_remote_code: bool = False,
+    **keywords: Unpack[ModelKeywords],
 ) -> Encoder:
     """Load a model with its weights as an `Encoder`.
 
@@ -65,31 +54,25 @@ def load(
     `dtype`: the same as a torch type. Other libraries' embeddings are computed in float32 by default; those of
     sentence-transformers, of models whose images differ in size, and of layers with torch only.
 
-    `dimensions`: length of vectors, for models trained for it (Matryoshka). `trust_remote_code`: run code that comes
-    with a model of (sentence-)transformers. Raises UnknownModelError, CheckpointError, WeightsUnavailableError,
-    ConfigError for what does not fit together, and MissingExtraError without the library.
+    `dimensions`: length of vectors, for models trained for it (Matryoshka). `layer`, `pool`: see `Encoder.feature`.
+    `trust_remote_code`: run code that comes with a model of (sentence-)transformers. Raises UnknownModelError,
+    CheckpointError, WeightsUnavailableError, ConfigError for what does not fit together, and MissingExtraError without
+    the library.
     """
-    keywords = ModelSpec(
-        device=device,
-        runtime=runtime,
-        precision=precision,
-        dimensions=dimensions,
-        trust_remote_code=trust_remote_code,
-    )
-    spec = ModelSpec.of(name, keywords)
+    spec = ModelSpec.of(name, device, **keywords)
     check_choice(spec.runtime, spec.precision)
     encoder = _load(spec.with_dtype(dtype), towers)
     encoder.trust_remote_code = spec.trust_remote_code
     return _adjusted(encoder, spec)
 
 
-def as_encoder(model: ModelLike, keywords: ModelSpec = DEFAULT, towers: TowerChoice = "all") -> Encoder:
+def as_encoder(model: ModelLike, towers: TowerChoice = "all", **keywords: Unpack[ModelKeywords]) -> Encoder:
     """Return the encoder of a call's model and keywords: a given one, or a loaded one; by default the default model.
 
     The default precision is the one that `pe models use` stored with the model. Raises ConfigError if a given encoder
     has another.
     """
-    chosen = choose_model(model, keywords)
+    chosen = choose_model(model, **keywords)
     if isinstance(chosen, Encoder):
         return chosen
     spec = replace(chosen, name=chosen.name or default_model())
@@ -98,18 +81,19 @@ def as_encoder(model: ModelLike, keywords: ModelSpec = DEFAULT, towers: TowerCho
     return load(spec, towers=towers)
 
 
-def choose_model(model: ModelLike, keywords: ModelSpec = DEFAULT) -> ModelSpec | Encoder:
+def choose_model(model: ModelLike, **keywords: Unpack[ModelKeywords]) -> ModelSpec | Encoder:
     """Return the spec of a call's model and keywords, or a given encoder with its layer and length adjusted.
 
     Raises ConfigError if the encoder computes in another precision.
     """
     if not isinstance(model, Encoder):
-        return ModelSpec.of(model, keywords)
-    if keywords.precision not in (AUTO, model.runtime.precision):
+        return ModelSpec.of(model, **keywords)
+    spec = ModelSpec.of(None, **keywords)
+    if spec.precision not in (AUTO, model.runtime.precision):
         raise ConfigError(
-            f"the given encoder computes in {model.runtime.precision}, not {keywords.precision}; omit precision"
+            f"the given encoder computes in {model.runtime.precision}, not {spec.precision}; omit precision"
         )
-    return _adjusted(model, keywords)
+    return _adjusted(model, spec)
 
 
 def _adjusted(encoder: Encoder, spec: ModelSpec) -> Encoder:
@@ -132,17 +116,8 @@ def _load(spec: ModelSpec, towers: TowerChoice) -> Encoder:
     info = _describe(name, cached_hash)
     info = replace(info, name=shown_name(str(name)) or info.name)
     load_again = partial(_load_same, name, info.weights)
-    return Encoder.of(
-        ExecutedModel(
-            name=info.name,
-            runtime=OpenVinoRuntime(info, cast(Precision, kind), load_again),
-            vision=info.vision,
-            text=info.text,
-            hash_weights=lambda: info.weights,
-            source=name,
-            load=load_again,
-        )
-    )
+    runtime = OpenVinoRuntime(info, cast(Precision, kind), load_again)
+    return Encoder.of(runtime, info.name, str(name), lambda: info.weights, load_again)
 
 
 def _describe(name: str | Path, cached_hash: CachedHash | None) -> ModelInfo:
@@ -182,7 +157,7 @@ def _load_torch(
 
     from perception_encoder.models.checkpoints.weights import load_model, weight_hash
     from perception_encoder.models.precision import choose_device, fast_dtype
-    from perception_encoder.runtime.torch_runtime import executed_model
+    from perception_encoder.runtime.torch_runtime import TorchRuntime
 
     device = choose_device(device)
     dtype = dtype or fast_dtype(device)
@@ -198,7 +173,8 @@ def _load_torch(
     def hash_weights() -> str:
         return compute() if cached_hash is None else cached_hash.get(compute)
 
-    return Encoder.of(executed_model(model, device, dtype, hash_weights, shown_name(str(name)), name))
+    runtime = TorchRuntime(model, device, dtype)
+    return Encoder.of(runtime, shown_name(str(name)) or model.name, str(name), hash_weights)
 
 
 def _load_external(spec: ModelSpec, adapter: Adapter | None) -> Encoder:
@@ -253,8 +229,7 @@ def load_layers(
     WeightsUnavailableError, ConfigError for a model that is not a plain vision transformer or lacks the layer, and
     MissingExtraError if its library is not installed.
     """
-    keywords = ModelSpec(device=device, layer=layer, trust_remote_code=trust_remote_code)
-    spec = ModelSpec.of(name, keywords).with_dtype(dtype)
+    spec = ModelSpec.of(name, device, layer=layer, trust_remote_code=trust_remote_code).with_dtype(dtype)
     _check_torch(spec)
     return _layers(spec, _find_adapter(spec)[0], final_norm).at(-1 if spec.layer is None else spec.layer)
 

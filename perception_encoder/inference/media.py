@@ -59,23 +59,6 @@ class Media:
     """First second of a video to use. Equal to `end` for a moment: one frame."""
     end: float | None = None
 
-    def media(self, limits: FetchLimits | None = None) -> Media:
-        """This object: it is resolved already."""
-        return self
-
-
-@dataclass(frozen=True)
-class Value:
-    """A caller's value, resolved when its turn comes."""
-
-    value: object
-    name: str | None = None
-    kind: Kind | None = None
-
-    def media(self, limits: FetchLimits | None = None) -> Media:
-        """The resolved value; raises what `resolve` raises."""
-        return resolve(self.value, self.name, kind=self.kind, limits=limits)
-
 
 def resolve(
     value: object,

@@ -1,10 +1,10 @@
-"""Which model to load and how to execute it, as one value."""
+"""The choice of a model and of its execution, as one value."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 
 from perception_encoder.errors import ConfigError
 
@@ -13,6 +13,18 @@ if TYPE_CHECKING:
 
 PrecisionChoice = Literal["auto", "float32", "bfloat16", "int8"]
 RuntimeChoice = Literal["auto", "torch", "openvino"]
+PoolChoice = Literal["attn", "cls", "mean", "tokens"]
+
+
+class ModelKeywords(TypedDict, total=False):
+    """The fields of a `ModelSpec` that calls take as keywords beside a model: see `load`."""
+
+    runtime: RuntimeChoice
+    precision: PrecisionChoice
+    dimensions: int | None
+    layer: int | None
+    pool: PoolChoice | None
+    trust_remote_code: bool
 
 
 @dataclass(frozen=True)
@@ -34,12 +46,16 @@ class ModelSpec:
     trust_remote_code: bool = False
 
     @classmethod
-    def of(cls, model: str | Path | ModelSpec | None, keywords: ModelSpec) -> ModelSpec:
+    def of(
+        cls,
+        model: str | Path | ModelSpec | None,
+        device: str | torch.device | None = None,
+        **keywords: Unpack[ModelKeywords],
+    ) -> ModelSpec:
         """Return the spec of a call's model and keywords; those replace a given spec's unless they are the defaults."""
-        if not isinstance(model, ModelSpec):
-            return replace(keywords, name=model or "")
-        changed: dict[str, Any] = {name: value for name, value in vars(keywords).items() if value != getattr(cls, name)}
-        return replace(model, **changed)
+        spec = model if isinstance(model, ModelSpec) else cls(model or "")
+        given: dict[str, Any] = {"device": device, **keywords}
+        return replace(spec, **{name: value for name, value in given.items() if value != getattr(cls, name)})
 
     def with_dtype(self, dtype: torch.dtype | None) -> ModelSpec:
         """Return this spec with the precision of a torch type; ConfigError if it has another already."""

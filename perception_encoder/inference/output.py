@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice, repeat
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self, Unpack
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,7 +22,7 @@ from perception_encoder.files import digest, file_state, refuse_link, replacing,
 from perception_encoder.formats.tars import TarMember
 from perception_encoder.inference.listing import Item, check_paths, list_items
 from perception_encoder.inference.load import ModelLike, as_encoder
-from perception_encoder.inference.model_spec import ModelSpec, PrecisionChoice
+from perception_encoder.inference.model_spec import ModelKeywords
 from perception_encoder.inference.output_formats import check_target, to_table, write_embeddings
 from perception_encoder.inference.pipeline import Embedding, EncodingResult, Failure, encode_items, is_text
 from perception_encoder.preprocess.source import as_paths
@@ -59,16 +59,12 @@ def embed(
     out: str | Path,
     *,
     model: ModelLike = None,
-    layer: int | None = None,
-    pool: Literal["attn", "cls", "mean", "tokens"] | None = None,
     normalize: bool = True,
     frames: int = 8,
     overwrite: bool = False,
     exclude: Sequence[str] = (),
-    precision: PrecisionChoice = "auto",
-    dimensions: int | None = None,
-    trust_remote_code: bool = False,
     progress: Track = untracked,
+    **keywords: Unpack[ModelKeywords],
 ) -> EmbedReport:
     """Embed images, videos and texts into a file; repeating an interrupted call resumes it.
 
@@ -76,11 +72,10 @@ def embed(
 
     `media`: images, videos, directories, globs, tables of paths or texts, tars, URLs. `out`: a .parquet file, a .lance
     table, or a directory in clip-retrieval's layout. `model`: an encoder, or its name or path; by default the default
-    model (see `pe models`). `layer`, `pool`, `normalize`, `frames`: see `Encoder.encode`. `exclude`: patterns of files
-    in directories to leave out, in gitignore's syntax, in addition to `.peignore` files. `precision`, `dimensions`,
-    `trust_remote_code`: see `load`. Unreadable inputs are skipped and reported. Raises DataError without inputs,
-    MediaNotFoundError for a missing path, ConfigError, OutputError (see `EmbeddingWriter`), and what loading the model
-    raises.
+    model (see `pe models`). `normalize`, `frames`: see `Encoder.encode`. `exclude`: patterns of files in directories to
+    leave out, in gitignore's syntax, in addition to `.peignore` files. `keywords`: see `load`. Unreadable inputs are
+    skipped and reported. Raises DataError without inputs, MediaNotFoundError for a missing path, ConfigError,
+    OutputError (see `EmbeddingWriter`), and what loading the model raises.
     """
     paths, out = as_paths(media), Path(out)
     check_paths(paths)
@@ -88,10 +83,7 @@ def embed(
     if first is None:
         which = " that are not excluded" if exclude else ""
         raise DataError(f"no images, videos or texts{which} in {', '.join(map(str, paths))}")
-    keywords = ModelSpec(
-        precision=precision, dimensions=dimensions, layer=layer, pool=pool, trust_remote_code=trust_remote_code
-    )
-    encoder = as_encoder(model, keywords)
+    encoder = as_encoder(model, **keywords)
     feature = encoder.feature(normalize=normalize, frames=frames)
     total = 0 if progress is untracked else sum(1 for _ in list_items(paths, excluded=exclude))
     started, left_out = time.perf_counter(), Counter[str]()

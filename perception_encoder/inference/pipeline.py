@@ -22,8 +22,8 @@ from PIL import Image
 from perception_encoder.errors import ConfigError, InputError, detached
 from perception_encoder.inference.fetch import FetchLimits, is_url
 from perception_encoder.inference.listing import Item
-from perception_encoder.inference.media import Kind, Media, Value, open_media
-from perception_encoder.preprocess.budget import DECODING, ByteBudget
+from perception_encoder.inference.media import Kind, Media, open_media, resolve
+from perception_encoder.preprocess.budget import DECODING
 from perception_encoder.preprocess.frames import VideoFrames
 from perception_encoder.preprocess.source import VIDEO_SUFFIXES
 from perception_encoder.runtime.runtime import Runtime
@@ -40,7 +40,7 @@ _SINGLE = (str, bytes, Path, Image.Image, np.ndarray, Mapping)
 
 @dataclass(frozen=True, kw_only=True)
 class Feature:
-    """Which features to take from a model; `Encoder.feature` fills in the defaults and checks them."""
+    """The features to take from a model; `Encoder.feature` fills in the defaults and checks them."""
 
     layer: int
     """0-based block of the vision tower whose tokens are taken; the last one's go through the final norm. -1 for a
@@ -99,21 +99,14 @@ class _Encoder(Protocol):
     def embed_texts(self, texts: Sequence[str], feature: Feature) -> np.ndarray: ...
 
 
-class Resolvable(Protocol):
-    """Anything that can be resolved: a listed item, a value, or resolved media."""
-
-    def media(self, limits: FetchLimits | None = None) -> Media:
-        """Media, ready to be opened; raises InputError."""
-        ...
-
-
 @dataclass(frozen=True)
 class Request(Generic[K]):
     """One input to encode, resolved when its turn comes."""
 
     key: K
     """The caller's identifier, such as its row."""
-    source: Resolvable
+    source: Media | Callable[..., Media]
+    """Media, or a function of `limits` that returns them or raises InputError, as `Item.media`."""
     likely: Kind = "image"
     """The likely kind: a batch holds many texts and few videos."""
 
@@ -141,19 +134,15 @@ EncodingResult = Embedding[K] | Failure[K]
 
 
 def encode_items(
-    encoder: _Encoder,
-    items: Iterable[Item],
-    feature: Feature,
-    batch_size: int | None = None,
-    workers: int | None = None,
+    encoder: _Encoder, items: Iterable[Item], feature: Feature
 ) -> Iterator[list[EncodingResult[Item]]]:
     """Encode the items of `list_items`: see `encode_requests`."""
 
     def request(item: Item) -> Request[Item]:
-        return Request(item, item, "text" if is_text(item) else guess_kind(item.path))
+        return Request(item, item.media, "text" if is_text(item) else guess_kind(item.path))
 
     requests = [request(item) for item in items] if isinstance(items, Sequence) else map(request, items)
-    return encode_requests(encoder, requests, feature, batch_size, workers)
+    return encode_requests(encoder, requests, feature)
 
 
 def is_text(item: Item) -> bool:
@@ -189,10 +178,10 @@ def _as_request(index: int, value: object, kind: Kind | None) -> Request[int]:
     value, stated = _of_modality(value)
     kind = kind or stated
     has_name = isinstance(value, (str, Path)) or bool(getattr(value, "filename", None))
-    source = Value(value, None if has_name else f"input {index}", kind)
+    source = partial(resolve, value, None if has_name else f"input {index}", kind=kind)
     if isinstance(value, str) and kind != "text" and not is_url(value):
         with suppress(InputError):  # raised again in its turn
-            media = source.media()
+            media = source()
             return Request(index, media, media.kind)
     return Request(index, source, kind or guess_kind(str(value) if isinstance(value, (str, Path)) else ""))
 
@@ -270,9 +259,9 @@ class Decoded:
         )
 
 
-def decode(encoder: _Encoder, media: Media, feature: Feature, budget: ByteBudget = DECODING) -> Decoded:
-    """Open an input and resize it; large images wait for space in `budget`. Raises what `open_media` raises."""
-    with budget.admission() as admit:
+def decode(encoder: _Encoder, media: Media, feature: Feature) -> Decoded:
+    """Open an input and resize it; large images wait for space in `DECODING`. Raises what `open_media` raises."""
+    with DECODING.admission() as admit:
         opened = open_media(media, feature.frames, admit, reduce_to=encoder.jpeg_side(feature))
         if isinstance(opened, str):
             return Decoded(text=opened)
@@ -331,7 +320,9 @@ def _encode_batch(
     def decoded() -> Iterator[Decoded]:
         for request in requests:
             try:
-                item = decode(encoder, request.source.media(encoder.fetch_limits), feature)
+                source = request.source
+                media = source if isinstance(source, Media) else source(limits=encoder.fetch_limits)
+                item = decode(encoder, media, feature)
             except InputError as error:
                 outcomes.append(detached(error))
                 continue

@@ -19,6 +19,7 @@ from PIL import Image
 from perception_encoder.errors import ConfigError
 from perception_encoder.inference.conversation.assistant import Assistant
 from perception_encoder.inference.conversation.media import FRAMES
+from perception_encoder.inference.model_spec import ModelSpec
 from perception_encoder.language_alignment.load import load_language_model
 from perception_encoder.models.registry import demo_note
 from perception_encoder.preprocess.conversation import ContentPart, Message, Sampling
@@ -51,7 +52,7 @@ class _Answers:
     ) -> None:
         """`pretrained`, `device`, `tiles`: see `load_language_model`. `frames`: maximum number of frames of a video."""
         super().__init__()
-        self.generator = load_language_model(pretrained, device, tiles=tiles)
+        self.generator = load_language_model(ModelSpec(pretrained, device), tiles)
         if note := demo_note(self.generator.name):
             logger.warning(note)
         self.batch_size, self.frames = int(batch_size), frames

@@ -74,8 +74,7 @@ def load_assistant(
     cannot see: `smollm2`, GGUF files, and decoder-only models as `hf:NAME`. Raises ConfigError, UnknownModelError,
     CheckpointError, WeightsUnavailableError, and MissingExtraError.
     """
-    keywords = ModelSpec(device=device, runtime=runtime, precision=precision)
-    spec = ModelSpec.of(name, keywords)
+    spec = ModelSpec.of(name, device, runtime=runtime, precision=precision)
     name = language_model(str(spec.name) or None)
     check_name(name)
     alone = text_only and (name == SMOLLM2 or name.startswith(HUB) or name.endswith(".gguf"))
@@ -105,7 +104,7 @@ def load_assistant(
     if name.startswith(HUB):
         return load_transformers_model(name.removeprefix(HUB))
     try:
-        return load_language_model(replace(spec, name=name), dtype=dtype, tiles=tiles)
+        return load_language_model(replace(spec.with_dtype(dtype), name=name), tiles)
     except UnknownModelError as error:
         raise UnknownModelError(f"{error}, http://HOST/v1#MODEL, hf:NAME or python:MODULE:FUNCTION") from None
 
@@ -133,17 +132,8 @@ def check_name(name: str, find: bool = False) -> None:
         find_language_model(name)
 
 
-def load_language_model(
-    name: str | Path | ModelSpec,
-    device: str | torch.device | None = None,
-    dtype: torch.dtype | None = None,
-    *,
-    tiles: int | None = None,
-    runtime: RuntimeChoice = "auto",
-    precision: PrecisionChoice = "auto",
-) -> LanguageModel:
+def load_language_model(spec: ModelSpec, tiles: int | None = None) -> LanguageModel:
     """Load a model of ours or a Perception-LM: see `load_assistant`."""
-    spec = ModelSpec.of(name, ModelSpec(device=device, runtime=runtime, precision=precision)).with_dtype(dtype)
     source = find_language_model(spec.name)
     plan = Execution.choose(spec)
     if (path := Path(source)).is_file():

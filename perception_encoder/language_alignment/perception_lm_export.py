@@ -12,9 +12,8 @@ from PIL import Image
 from torch import nn
 
 from perception_encoder.errors import ConfigError, ModelError, needs_extra
-from perception_encoder.exports.card import write_card
+from perception_encoder.exports.card import verify, write_card
 from perception_encoder.exports.layouts import timm_config, with_scale
-from perception_encoder.exports.verify import verify
 from perception_encoder.files import replacing_new, writing
 from perception_encoder.language_alignment.language_model import LanguageModel
 from perception_encoder.language_alignment.load import WEIGHTS, find_language_model

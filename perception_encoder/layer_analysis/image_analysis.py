@@ -1,9 +1,7 @@
 """Analyse an image layer by layer: features, attention and norms of its tokens, and global tokens.
 
-Global tokens are patches that every token attends to (section 5.1). In large encoders a few background patches no
-longer represent their position and hold information on the whole image. They hurt spatial tasks, and tracking peaks
-just before they appear. The attention that a patch receives is the median over all other patches, not the mean, because
-a patch that only its neighbours attend to is local. The paper shows such maps and gives no threshold; `TIMES` is ours.
+Global tokens are patches that every token attends to (section 5.1). The attention that a patch receives is the median
+over all other patches, not the mean, because a patch that only its neighbours attend to is local. `TIMES` is ours.
 """
 
 from __future__ import annotations
@@ -33,13 +31,11 @@ class TokenStatistics:
 
     layer: int
     patch_norm: float
-    """Median norm of the patch tokens."""
     largest_norm: float
     """Maximum norm of a patch token, as the median over images."""
     prefix_norm: float | None
     """Mean norm of class and register tokens; None without any."""
     global_tokens: float
-    """Global tokens in an image, on average."""
     global_attention: float
     """Mean share of the patches' attention to global tokens."""
     images_with: float
@@ -103,25 +99,20 @@ class ImageAnalysis:
     image: Image.Image
     """The image as the model saw it."""
     maps: dict[int, Float[np.ndarray, "h w D"]]
-    """Patch features by layer."""
     attention: dict[int, Float[np.ndarray, "N N"]]
     """The mean over heads; rows attend, prefix first."""
     statistics: tuple[TokenStatistics, ...]
-    """Norms in every layer of the model."""
     prefix: int
     row: int
     column: int
-    """The chosen patch."""
 
     @property
     def grid(self) -> tuple[int, int]:
-        """The number of patches down and across."""
         h, w, _ = next(iter(self.maps.values())).shape
         return h, w
 
     @property
     def global_from(self) -> int | None:
-        """The first layer with global tokens in this image."""
         return first_global_layer(self.statistics)
 
     def similarities(self, layer: int) -> Float[np.ndarray, "h w"]:
@@ -138,7 +129,6 @@ class ImageAnalysis:
         return received_attention(self.attention[layer][None], self.prefix)[0].reshape(self.grid)
 
     def norms(self, layer: int) -> Float[np.ndarray, "h w"]:
-        """Return the norm of each patch's token."""
         return np.linalg.norm(self.maps[layer], axis=-1)
 
 

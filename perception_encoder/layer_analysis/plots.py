@@ -14,15 +14,14 @@ import numpy as np
 from PIL import Image
 
 from perception_encoder.errors import ConfigError, needs_extra
-from perception_encoder.evaluation.comparison import format_value
+from perception_encoder.evaluation.results import format_value
 from perception_encoder.files import replacing, writing
 from perception_encoder.inference.feature_map import map_grid, to_colours
 from perception_encoder.inference.layer_features import LayerFeatures
 from perception_encoder.inference.load import RANDOM
-from perception_encoder.layer_analysis.curve import LayerCurve
 from perception_encoder.layer_analysis.image_analysis import TIMES, ImageAnalysis, TokenStatistics, first_global_layer
 from perception_encoder.layer_analysis.similarity import MEASURES, ModelSimilarity
-from perception_encoder.layer_analysis.sweep import COLOURS
+from perception_encoder.layer_analysis.sweep import COLOURS, LayerCurve
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -131,8 +130,6 @@ def _draw_tokens(pair: Sequence[Any], statistics: Mapping[str, Sequence[TokenSta
         axes.set(xlabel="layer", ylabel=label)
     attention.set_ylim(0, max(5.0, attention.get_ylim()[1]))
     norms.legend(frameon=False, fontsize=7, labelcolor=INK, loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=2)
-    text = "\n".join(f"{m}: {'no lasting ones' if n is None else f'from layer {n} on'}" for m, n in starts.items())
-    attention.text(0.98, 0.95, text, transform=attention.transAxes, ha="right", va="top", fontsize=8, color=QUIET)
 
 
 def plot_similarity(similarity: ModelSimilarity) -> Figure:
@@ -199,7 +196,6 @@ def _draw_layer(cells: Sequence[Any], analysis: ImageAnalysis, layer: int) -> No
 
 
 def _mark(axes: Any, analysis: ImageAnalysis) -> None:
-    """Mark the chosen patch."""
     at = [analysis.column], [analysis.row]
     for colour, width in (("white", 2.4), (PALETTE[0], 1.1)):  # visible on light and on dark
         axes.plot(*at, "s", markersize=5, markerfacecolor="none", markeredgecolor=colour, markeredgewidth=width)
@@ -264,7 +260,6 @@ def write_png(figure: Figure, path: Path, dots: int = 150) -> None:
 LEAST_SIDE = 512
 """Minimum longer side of an image at the encoders' input, in pixels; the paper draws images of 512 px and above."""
 GAP = 6
-"""Gap between cells, in pixels."""
 
 
 def features_side_by_side(

@@ -20,13 +20,12 @@ from typing import Any
 from PIL import Image
 
 from perception_encoder.errors import ConfigError, DataError, InputError, PerceptionEncoderError
-from perception_encoder.evaluation.comparison import format_value
-from perception_encoder.evaluation.feature_cache import CachedFeatures, FeatureCache
+from perception_encoder.evaluation.feature_cache import CachedTokens, FeatureCache
 from perception_encoder.evaluation.inputs import EncoderInputs
+from perception_encoder.evaluation.results import format_value
 from perception_encoder.files import write_text
 from perception_encoder.inference.load import RANDOM, load_layers
 from perception_encoder.inference.model_spec import ModelSpec
-from perception_encoder.layer_analysis.curve import LayerCurve, Recommendation, recommend
 from perception_encoder.layer_analysis.image_analysis import (
     SAMPLE,
     TIMES,
@@ -45,7 +44,17 @@ from perception_encoder.layer_analysis.plots import (
     write_png,
 )
 from perception_encoder.layer_analysis.similarity import ModelSimilarity, compare_models
-from perception_encoder.layer_analysis.sweep import COLOURS, ColourFeatures, Sweep, Tasks, evaluated_layers, run_sweep
+from perception_encoder.layer_analysis.sweep import (
+    COLOURS,
+    ColourFeatures,
+    LayerCurve,
+    Recommendation,
+    Sweep,
+    Tasks,
+    evaluated_layers,
+    recommend,
+    run_sweep,
+)
 from perception_encoder.progress import Track, untracked
 from perception_encoder.search.web.contact_sheet import page_head, parse_template
 
@@ -61,19 +70,15 @@ class LayerReport:
 
     sweeps: tuple[Sweep, ...]
     statistics: Mapping[str, Sequence[TokenStatistics]] = field(default_factory=dict)
-    """Token statistics of every layer, by model."""
     example: ImageAnalysis | None = None
-    """Analysis of an image in the first model."""
     similarities: tuple[ModelSimilarity, ...] = ()
     """CKA and RSA between layers, for each model and each pair of models; empty unless asked for."""
     notes: tuple[str, ...] = ()
     """Reasons for missing parts."""
     files: tuple[Path, ...] = ()
-    """The written files."""
 
     @property
     def curves(self) -> tuple[LayerCurve, ...]:
-        """Curves of all models."""
         return tuple(curve for sweep in self.sweeps for curve in sweep.curves)
 
     @property
@@ -84,7 +89,6 @@ class LayerReport:
 
     @property
     def recommendations(self) -> tuple[Recommendation, ...]:
-        """Recommendations for the first model, one per task."""
         return tuple(recommend(curve) for curve in self.leading if curve.model == self.sweeps[0].model)
 
 
@@ -120,7 +124,7 @@ def analyse(
     statistics: dict[str, tuple[TokenStatistics, ...]] = {}
     example: ImageAnalysis | None = None
     notes: list[str] = []
-    features: dict[str, CachedFeatures] = {}
+    features: dict[str, Mapping[int, CachedTokens]] = {}
     for model in models:
         encoder = load_layers(model, final_norm=final_norm)
         if not sweeps:

@@ -1,12 +1,9 @@
 """Compare layers, of one model or of two, by how they relate the same images: CKA and RSA, with intervals.
 
-Features are the mean patch token of each image. CKA (Kornblith et al., 2019) is linear and debiased: it takes the
-unbiased HSIC (Song et al., 2012), as with fewer images than dimensions the plain one is near 1 for unrelated features.
-RSA (Kriegeskorte et al., 2008) is Spearman's correlation of the Euclidean distances between all pairs of images. Both
-are 1 for the same features, rotated or scaled, and near 0 for unrelated ones.
-
-Intervals are of half-samples: each draw is a random half of the images without replacement. Its variance is that of all
-images (Shao and Wu, 1989), and no image is compared with its copy, as it would be in a bootstrap.
+Features are the mean patch token of each image. CKA (Kornblith et al., 2019) is linear and debiased, with the unbiased
+HSIC (Song et al., 2012). RSA (Kriegeskorte et al., 2008) is Spearman's correlation of the Euclidean distances between
+all pairs of images. Intervals are of random halves of the images, without replacement, whose variance is that of all
+images (Shao and Wu, 1989): no image is compared with its copy, as it would be in a bootstrap.
 """
 
 from __future__ import annotations
@@ -21,7 +18,7 @@ import numpy as np
 from jaxtyping import Float
 
 from perception_encoder.errors import DataError
-from perception_encoder.evaluation.feature_cache import CachedFeatures
+from perception_encoder.evaluation.feature_cache import CachedTokens
 from perception_encoder.evaluation.statistics.bootstrap import FEW_BLOCKS, PERCENTILES
 from perception_encoder.preprocess.frames import spread_indices
 from perception_encoder.progress import Track, untracked
@@ -45,11 +42,9 @@ class Similarities:
 
     @property
     def widest(self) -> float:
-        """Half the width of the widest interval."""
         return float((self.high - self.low).max()) / 2
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the JSON form."""
         return {name: np.round(array, DIGITS).tolist() for name, array in vars(self).items()}
 
 
@@ -64,28 +59,26 @@ class ModelSimilarity:
     rsa: Similarities
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the JSON form."""
         measures = {name: getattr(self, name).to_dict() for name in MEASURES}
         return {"models": self.models, "layers": self.layers, "images": self.images, **measures}
 
 
-def compare_models(features: Mapping[str, CachedFeatures], track: Track = untracked) -> tuple[ModelSimilarity, ...]:
+def compare_models(
+    features: Mapping[str, Mapping[int, CachedTokens]], track: Track = untracked
+) -> tuple[ModelSimilarity, ...]:
     """Compare each model's layers with its own and with the other models', on images that all could use.
 
-    `features`: of the same images, by model. Raises DataError for too few images.
+    `features`: of the same images, by model and layer. Raises DataError for too few images.
     """
-    layers = {name: tuple(cached.arrays) for name, cached in features.items()}
-    used: dict[str, Any] = {
-        name: cached.read(layers[name][0]).rows if layers[name] else [] for name, cached in features.items()
-    }
-    common: np.ndarray = reduce(np.intersect1d, used.values())
+    layers = {name: tuple(cached) for name, cached in features.items()}
+    common: np.ndarray = reduce(np.intersect1d, (next(iter(cached.values())).rows for cached in features.values()))
     if len(common) < FEW_BLOCKS:
         raise DataError(f"the similarity of layers needs {FEW_BLOCKS} images or videos, and there are {len(common)}")
     rows = common[spread_indices(len(common), min(IMAGES, len(common)))]
     places = [(name, layer) for name in features for layer in layers[name]]
     grams = np.empty((len(places), len(rows), len(rows)), np.float32)
     for number, (name, layer) in enumerate(track(places, "reading features", len(places))):
-        tokens = features[name].read(layer)
+        tokens = features[name][layer]
         grams[number] = gram(tokens.mean(np.searchsorted(tokens.rows, rows)))
     measures = compare_grams(grams, track)
     at = {name: [number for number, place in enumerate(places) if place[0] == name] for name in features}

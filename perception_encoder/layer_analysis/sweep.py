@@ -1,28 +1,173 @@
-"""Evaluate every layer of a model on several tasks, with features extracted once.
+"""Evaluate every layer of a model on several tasks, with features extracted once, and recommend a layer.
 
 A layer's scores are cached next to the features as soon as they are computed, under a digest of what they depend on.
-So an interrupted sweep resumes, and a sweep with another task evaluates that task only.
+The interval of the best layer's advantage over the last holds for all layers at once (Bonferroni), as it was chosen on
+the items that it is evaluated on; the best layer is recommended only if that interval excludes zero.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from perception_encoder.errors import ConfigError, DataError, InputError, ModelError
-from perception_encoder.evaluation.feature_cache import CachedFeatures, FeatureCache
+from perception_encoder.evaluation.feature_cache import CachedTokens, FeatureCache
 from perception_encoder.evaluation.inputs import EncoderInputs
 from perception_encoder.evaluation.layer_evaluator import CachingLayers, ScoreLayer
-from perception_encoder.evaluation.results import Evaluator
-from perception_encoder.evaluation.statistics.scores import Score
+from perception_encoder.evaluation.results import Evaluator, format_value
+from perception_encoder.evaluation.statistics.bootstrap import Estimate, EstimatedDifference
+from perception_encoder.evaluation.statistics.scores import Score, estimate
 from perception_encoder.files import digest
 from perception_encoder.inference.layer_features import LayerFeatures, LayerTokens
-from perception_encoder.layer_analysis.curve import LayerCurve, LayerScore
 from perception_encoder.progress import Track, untracked
+from perception_encoder.records import from_fields
 from perception_encoder.store import Store
+
+DIGITS = 6
+"""Decimals of a draw and of a block's contribution in JSON."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerScore(Estimate):
+    """A metric at one layer; all layers and models use the same draws, so that differences pair."""
+
+    name: str
+    n: int
+    pool: str
+    """The `pe embed --pool` for this metric: "mean" for one embedding per image, "tokens" for a map."""
+    lower_is_better: bool = False
+
+    @classmethod
+    def of(cls, score: Score) -> LayerScore:
+        """Return an evaluator's score with its draws."""
+        pool, values = score.settings.get("pool", "tokens"), vars(estimate(score.items))
+        return cls(**values, name=score.name, n=score.n, pool=pool, lower_is_better=score.lower_is_better)
+
+    def to_dict(self) -> dict[str, Any]:
+        arrays = {name: value for name in ("draws", "by_block") if (value := getattr(self, name)) is not None}
+        return {**vars(self), **{name: [round(float(v), DIGITS) for v in values] for name, values in arrays.items()}}
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> LayerScore:
+        """Read the result of `to_dict`; ValueError for anything else."""
+        return from_fields(cls, value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerCurve:
+    """A metric of one task over the layers of a model."""
+
+    model: str
+    task: str
+    metric: str
+    depth: int
+    scores: dict[int, LayerScore]
+
+    @property
+    def unit(self) -> str:
+        return self.scores[self.last].unit
+
+    @property
+    def pool(self) -> str:
+        return self.scores[self.last].pool
+
+    @property
+    def lower_is_better(self) -> bool:
+        return self.scores[self.last].lower_is_better
+
+    @property
+    def last(self) -> int:
+        """The last layer, the model's output: it is always evaluated."""
+        return max(self.scores)
+
+    @property
+    def best(self) -> int:
+        """The layer with the best score; the earliest on a tie."""
+        sign = -1 if self.lower_is_better else 1
+        return max(self.scores, key=lambda layer: (sign * self.scores[layer].value, -layer))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recommendation:
+    """The best layer of a curve compared with the last."""
+
+    curve: LayerCurve
+    best: int
+    last: int
+    gain: Score
+    """Gain of the best layer over the last on the same items; at least 0, also for errors. Its interval holds for
+    all layers at once."""
+    as_good: tuple[int, ...]
+    """Other layers that are not shown to be worse than the best."""
+
+    @property
+    def is_real(self) -> bool:
+        return self.gain.interval is not None and self.gain.interval[0] > 0
+
+    @property
+    def layer(self) -> int:
+        """The recommended layer: the best, or the last unless the best is shown to be better."""
+        return self.best if self.is_real else self.last
+
+    @property
+    def command(self) -> str:
+        return f"--layer {self.layer} --pool {self.curve.pool}"
+
+    def text(self) -> str:
+        curve, best, last = self.curve, self.best, self.last
+        at_best, at_last = (format_value(curve.scores[layer].value, curve.unit) for layer in (best, last))
+        if best == last:
+            return f"Take the last layer, {last}: {at_last}; no other is better. {self._peers()}".strip()
+        if self.gain.interval is None:
+            return (
+                f"The last layer, {last}, has {at_last}, layer {best} has {at_best}; without an interval (one block, "
+                "or one seed of a head) this shows nothing."
+            )
+        between = format_difference(*self.gain.interval, curve.unit)
+        if not self.is_real:
+            return (
+                f"Take the last layer, {last}: {at_last}. Layer {best} has {at_best}, but these items do not show that "
+                f"it is better (difference {between})."
+            )
+        gain = format_difference(self.gain.value, None, curve.unit)
+        return (
+            f"Take layer {best}: {at_best} against {at_last} at the last layer, {last}; that is {gain} better "
+            f"(95 % interval {between}). {self._peers()}"
+        ).strip()
+
+    def _peers(self) -> str:
+        names = ", ".join(map(str, self.as_good))
+        subject = f"Layer {names} is" if len(self.as_good) == 1 else f"Layers {names} are"
+        return f"{subject} not shown to be worse on these items." if names else ""
+
+
+def recommend(curve: LayerCurve) -> Recommendation:
+    """Compare a curve's layers."""
+    best, last, others = curve.best, curve.last, len(curve.scores) - 1
+
+    def gain(layer: int) -> EstimatedDifference:
+        """Return by how much the best layer exceeds another."""
+        one, other = curve.scores[best], curve.scores[layer]
+        return other.less(one) if curve.lower_is_better else one.less(other)
+
+    over_last, items = gain(last), curve.scores[best].n
+    interval = over_last.interval(max(1, others))
+    metric = Score(name=curve.metric, value=over_last.value, n=items, interval=interval, unit=curve.unit)
+    intervals = {layer: gain(layer).interval(others) for layer in curve.scores if layer != best}
+    as_good = tuple(layer for layer, ends in intervals.items() if ends is None or ends[0] <= 0)
+    return Recommendation(curve=curve, best=best, last=last, gain=metric, as_good=as_good)
+
+
+def format_difference(low: float, high: float | None, unit: str) -> str:
+    """Return a difference of scores, or an interval's ends, with the unit; shares in points."""
+    ends = [low] if high is None else [low, high]
+    numbers = [f"{100 * end:.1f}" if unit == "%" else f"{end:.3f}" for end in ends]
+    return f"{' to '.join(numbers)} {'points' if unit == '%' else unit}".strip().replace("-", "−")
+
 
 COLOURS = "colours"
 """Name of the baseline that tracks by colour alone."""
@@ -30,7 +175,6 @@ FORMAT = 5
 """Version of cached scores, including those of `experiments/layers`; other versions are ignored."""
 
 Tasks = Mapping[str, Evaluator[LayerFeatures]]
-"""Evaluators by the name of the task."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +188,8 @@ class Sweep:
     """Images and masks that could not be used, without duplicates; no score includes them."""
     images: int
     """Number of images, including those that could not be used."""
-    tested: Mapping[str, tuple[EncoderInputs, CachedFeatures]]
-    """The test images of each task, of the last video for tracking, and their features."""
+    tested: Mapping[str, tuple[EncoderInputs, Mapping[int, CachedTokens]]]
+    """The test images of each task, of the last video for tracking, and their tokens by layer."""
 
 
 def run_sweep(
@@ -64,7 +208,7 @@ def run_sweep(
     curves: list[LayerCurve] = []
     failures: dict[str, InputError] = {}
     keys: set[str] = set()
-    tested: dict[str, tuple[EncoderInputs, CachedFeatures]] = {}
+    tested: dict[str, tuple[EncoderInputs, Mapping[int, CachedTokens]]] = {}
     for name, task in tasks.items():
         swept = SweptLayers(encoder, name, cache, numbers)
         scores = {
@@ -73,7 +217,7 @@ def run_sweep(
         }
         for images, features in swept.encoded:
             keys |= {f"{images.digest}/{key}" for key in images.keys}
-            failures |= {f"{images.digest}/{failure.source}": failure for failure in features.failures}
+            failures |= {f"{images.digest}/{failure.source}": failure for failure in features[numbers[0]].failures}
         tested[name] = swept.encoded[-1]
         if other := [layer for layer in numbers if list(scores[layer]) != list(scores[numbers[0]])]:
             raise DataError(f"{name} has other metrics at layer {other[0]} than at others; delete its scores")
@@ -119,8 +263,8 @@ class SweptLayers(CachingLayers):
         self.encoder, self.task, self.cache, self.layers = encoder, task, cache, layers
         self.name, self.depth, self.width = encoder.name, encoder.depth, encoder.width
         self.patch_size, self.image_size = encoder.patch_size, encoder.image_size
-        self.encoded: list[tuple[EncoderInputs, CachedFeatures]] = []
-        """The task's images with their features, encoded for the first layer."""
+        self.encoded: list[tuple[EncoderInputs, Mapping[int, CachedTokens]]] = []
+        """The task's images with their tokens by layer, encoded for the first one."""
 
     def score(
         self, inputs: Sequence[EncoderInputs], depends: str, score: ScoreLayer, track: Track = untracked
@@ -134,7 +278,7 @@ class SweptLayers(CachingLayers):
             "format": FORMAT,
             "task": self.task,
             "data": depends,
-            "features": [features.key for _, features in self.encoded],
+            "features": [self.cache.key(self.encoder, images, self.layers) for images in inputs],
         }
         directory = self.cache.directory / "scores" / digest(settings)
         with Store(directory, settings, remedy="delete it to evaluate again") as store:
@@ -143,7 +287,7 @@ class SweptLayers(CachingLayers):
             if row is None:
                 row = _Evaluated(
                     layer=self.layer,
-                    scores=tuple(score(features.read(self.layer) for _, features in self.encoded)),
+                    scores=tuple(score(features[self.layer] for _, features in self.encoded)),
                 )
                 if bad := [item.name for item in row.scores if not np.isfinite(item.value)]:
                     raise ModelError(

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import tokenizers
@@ -25,7 +25,7 @@ from perception_encoder.errors import ModelError
 from perception_encoder.files import write_json, write_text
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
 Tokens = TypeVar("Tokens", np.ndarray, "Tensor")
 
@@ -75,14 +75,7 @@ class Tokenizer:
         warnings.warn(message, TruncationWarning, stacklevel=4)
 
 
-class HoldsModel(Protocol):
-    """An object with a `model`, such as `Encoder`."""
-
-    @property
-    def model(self) -> nn.Module: ...
-
-
-def tokenizer(model: nn.Module | HoldsModel) -> Tokenizer:
+def tokenizer(model: object) -> Tokenizer:
     """Return the tokenizer for a model's or `Encoder`'s text tower; ModelError without one."""
     tower: Any = getattr(getattr(model, "model", model), "text", None)
     if tower is None:

@@ -15,8 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from perception_encoder.data.captions import SHARES, captions, name_of
-from perception_encoder.data.pairs import Pair, PairSource, SourcePart
+from perception_encoder.data.pairs import SHARES, Pair, PairSource, SourcePart, captions, name_of
 from perception_encoder.data.streams import Shards, open_shards
 from perception_encoder.datasets.captioned import load_captions
 from perception_encoder.datasets.classified import load_tasks

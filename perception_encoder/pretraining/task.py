@@ -20,7 +20,6 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor, nn
 
-from perception_encoder.data.captions import PHOTO_TEMPLATES
 from perception_encoder.data.pairs import ImageTextBatch, PairSource, true_pairs
 from perception_encoder.errors import ConfigError, DataError, InputError
 from perception_encoder.files import digest
@@ -28,6 +27,7 @@ from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.load import load
 from perception_encoder.losses.pretraining import contrastive_loss, logit_distillation_loss
 from perception_encoder.preprocess.augmentation import augment
+from perception_encoder.preprocess.prompts import PHOTO_TEMPLATES
 from perception_encoder.preprocess.tokenizer import tokenizer
 from perception_encoder.pretraining.config import MAX_LOGIT_SCALE, TEACHER_LOGIT_SCALE, PretrainingConfig
 from perception_encoder.pretraining.sources import Sources

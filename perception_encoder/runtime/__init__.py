@@ -1,8 +1,7 @@
-"""How a model's towers are executed: torch, the reference, or OpenVINO, the fastest on a CPU."""
+"""Execute a model's towers with torch, the reference, or OpenVINO, the fastest on a CPU."""
 
 import sys
 from typing import Any, cast
 
-# `import openvino` and nncf send what they do to Google Analytics, from a process that they fork, and nobody was asked.
-# They do without if this package is missing.
+# openvino and nncf report their use to Google Analytics from a forked process, unless this package is missing.
 cast("dict[str, Any]", sys.modules).setdefault("openvino_telemetry", None)

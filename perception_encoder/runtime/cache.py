@@ -1,8 +1,8 @@
-"""The cache of converted towers: in the user's cache directory, written atomically, checked before use, bounded.
+"""Cache converted towers in the user's cache directory.
 
-An entry is a directory: an OpenVINO model, and `entry.json` with its key, the checksums of its files, and what it gave
-for a fixed input when it was made. A program that is compiled from an entry must give the same again: this finds
-damage that no checksum shows, such as a faulty kernel.
+An entry is a directory with an OpenVINO model, an example with its output, and `entry.json`, which holds the key and
+the checksums of the files. Entries are written atomically and checked before use. A program compiled from an entry must
+reproduce the example's output, which also detects damage that checksums do not show, such as a faulty kernel.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from perception_encoder.runtime.runtime import PRECISIONS, ModelInfo, Precision
 
 MODEL, WEIGHTS, ENTRY, CHECKED = "model.xml", "model.bin", "entry.json", "checked.json"
 MAX_BYTES = 20 * 2**30
-"""Maximum size of the cache; the entries that were not used for longest go first."""
+"""Maximum size of the cache; the least recently used entries are removed first."""
 _FORMAT = 9
 _SHOWN = ("weights", "tower", "precision", "layer")
 
@@ -46,29 +46,28 @@ Tower = Literal["image", "text"]
 
 @dataclass(frozen=True, kw_only=True)
 class Key:
-    """Everything a converted tower depends on, besides the versions of this package and the libraries, and the CPU."""
+    """The tower, model and precision of an entry. `identity` adds the versions of the libraries and the CPU."""
 
     model: str
-    """Name, shown in lists; not part of the entry's identity."""
+    """Name for lists; two names of the same weights share an entry."""
     weights: str
     """Hash of the weights."""
     config: VisionConfig | TextConfig | dict[str, Any]
-    """The tower's, which the weights do not tell, as its heads and its image size; of another library's model, also the
-    library's version."""
+    """The tower's, such as its number of heads, which weights do not show; also the version of another library."""
     tower: Tower
     precision: Precision
     layer: int | None = None
-    """The block whose tokens it gives; None for the model's output."""
+    """The block that returns the tokens; None for the model's output."""
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Everything that the entry depends on, as JSON values."""
+        """Return everything that the entry depends on, as JSON values."""
         fields = {name: value for name, value in asdict(self).items() if name != "model"}
         return dict(json.loads(json.dumps({**fields, **_surroundings()})))
 
     @property
     def digest(self) -> str:
-        """The name of the entry's directory."""
+        """Return the name of the entry's directory."""
         return digest(self.identity)
 
 
@@ -83,15 +82,15 @@ class Entry:
     bytes: int
     """Size on disk."""
     used: float
-    """When it was last used, in seconds since 1970."""
+    """Time of the last use, in seconds since 1970."""
 
     @property
     def path(self) -> Path:
-        """The OpenVINO model."""
+        """Return the file of the OpenVINO model."""
         return self.directory / MODEL
 
     def to_dict(self) -> dict[str, Any]:
-        """Return its description, size and last use; "usable": by these versions of the libraries, on this CPU."""
+        """Return key, size and last use; "usable" tells whether it fits the installed libraries and this CPU."""
         identity = self.values["identity"]
         used = datetime.fromtimestamp(self.used, UTC).isoformat(timespec="seconds")
         usable = all(identity.get(name) == value for name, value in _surroundings().items())
@@ -100,18 +99,18 @@ class Entry:
 
     @property
     def precision(self) -> Precision:
-        """Its key's, or another if that was too far from float32."""
+        """Return the key's precision, or the one used instead because the key's differed too much from float32."""
         found = self.values.get("precision")
         return found if found in PRECISIONS else self.values["identity"]["precision"]
 
 
 def root() -> Path:
-    """Return the cache's directory, which need not exist."""
+    """Return the cache's directory; it may not exist yet."""
     return cache_directory("compiled-models")
 
 
 def find(key: Key) -> Entry | None:
-    """Return the entry of a key; None if there is none, or if it is damaged or another's, which is then removed."""
+    """Return the entry of a key, or None; a damaged entry, or one of another key, is removed."""
     directory = root() / key.digest
     if not os.path.lexists(directory):
         return None
@@ -125,9 +124,9 @@ def find(key: Key) -> Entry | None:
 
 
 def store(key: Key, write: Callable[[Path], dict[str, Any]]) -> Entry:
-    """Add an entry: `write` fills a temporary directory with the model and returns further values of `entry.json`.
+    """Add an entry: `write` fills a temporary directory and returns further values for `entry.json`.
 
-    Of two processes that add the same entry, the first one's stays. Raises OutputError if it cannot be written.
+    If another process has added the same entry meanwhile, that one stays. Raises OutputError if writing fails.
     """
     directory = root() / key.digest
     with writing(directory, also=(RuntimeError,)):  # OpenVINO's for a full disk
@@ -143,7 +142,7 @@ def store(key: Key, write: Callable[[Path], dict[str, Any]]) -> Entry:
                 try:
                     os.rename(temporary, directory)
                 except OSError:
-                    if find(key) is None:  # else it is another process's, a moment ago
+                    if find(key) is None:  # else another process was faster
                         raise
         finally:
             remove(temporary)
@@ -154,7 +153,7 @@ def store(key: Key, write: Callable[[Path], dict[str, Any]]) -> Entry:
 
 
 def find_info(file: str, weights: str) -> ModelInfo | None:
-    """Return the stored description of the model in a file (`CachedHash.key`) whose weights have this hash, if any."""
+    """Return the cached description of a weights file (`CachedHash.key`) if its weights have this hash, or None."""
     with suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, ConfigError):
         values = json.loads(_info_path(file).read_text(encoding="utf-8"))
         if (values["package"], values["model"]["weights"]) == (__version__, weights):
@@ -163,13 +162,13 @@ def find_info(file: str, weights: str) -> ModelInfo | None:
 
 
 def store_info(file: str, info: ModelInfo) -> None:
-    """Store the description of the model in a file, for use without its weights; if the disk is full, do nothing."""
+    """Cache the description of a weights file, so that its weights need not be read; a full disk is ignored."""
     with suppress(OutputError):
         write_json(_info_path(file), {"package": __version__, "model": info.to_dict()})
 
 
 def find_failure(key: Key) -> str | None:
-    """Return why a tower could not be converted, if that was stored."""
+    """Return the stored reason why a tower cannot be converted, or None."""
     with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
         values = json.loads(_info_path(key.digest).read_text(encoding="utf-8"))
         return values["failure"] if values["identity"] == key.identity else None
@@ -177,7 +176,7 @@ def find_failure(key: Key) -> str | None:
 
 
 def store_failure(key: Key, reason: str) -> None:
-    """Store why a tower cannot be converted, which takes long to find out; if the disk is full, do nothing."""
+    """Store why a tower cannot be converted, since finding out takes long; a full disk is ignored."""
     with suppress(OutputError):
         write_json(_info_path(key.digest), {"identity": key.identity, "failure": reason})
 
@@ -187,18 +186,18 @@ def _info_path(file: str) -> Path:
 
 
 def forget(key: Key) -> None:
-    """Remove a key's entry, if there is one."""
+    """Remove the entry of a key, if any."""
     _discard(root() / key.digest)
 
 
 def entries() -> list[Entry]:
-    """Return all readable entries, also those of other libraries' versions, the latest used first."""
+    """Return all readable entries, the most recently used first, including those of other library versions."""
     found = [entry for path in _contents() if not is_temporary(path) and (entry := _read(path)) is not None]
     return sorted(found, key=lambda entry: entry.used, reverse=True)
 
 
 def delete(model: str | None = None) -> list[Entry]:
-    """Delete the entries of a model, or by default all, also damaged ones; return the readable ones among them.
+    """Delete the entries of a model, or by default all, including damaged ones; return the readable ones.
 
     Raises OutputError if one cannot be deleted.
     """
@@ -211,7 +210,7 @@ def delete(model: str | None = None) -> list[Entry]:
 
 
 def _contents() -> list[Path]:
-    """List the cache: entries, damaged ones too, those that are being written, and descriptions."""
+    """Return all paths in the cache: entries, temporary directories and descriptions."""
     try:
         return list(root().iterdir())
     except OSError:
@@ -219,7 +218,7 @@ def _contents() -> list[Path]:
 
 
 def _discard(path: Path) -> None:
-    """Remove an entry, as far as permissions allow; for a link, only the link itself."""
+    """Remove a file, a directory, or a link but not its target; missing permissions are ignored."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
         return
@@ -228,7 +227,7 @@ def _discard(path: Path) -> None:
 
 
 def _read(directory: Path) -> Entry | None:
-    """Return the entry in a directory; None if it is damaged. Its files are not compared with their checksums."""
+    """Return the entry in a directory, or None if `entry.json` is damaged or files are missing."""
     with suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         values = json.loads((directory / ENTRY).read_text(encoding="utf-8"))
         model, identity = values["model"], values["identity"]
@@ -241,7 +240,7 @@ def _read(directory: Path) -> Entry | None:
 
 
 def _is_intact(entry: Entry) -> bool:
-    """Compare the files with their checksums, unless they are as they were when they were last compared."""
+    """Return whether the files have their checksums; files unchanged since the last check are not read again."""
     sums: dict[str, str] = entry.values["sums"]
     try:
         states = {name: file_state(entry.directory / name) for name in sums}
@@ -258,13 +257,13 @@ def _is_intact(entry: Entry) -> bool:
 
 
 def _surroundings() -> dict[str, Any]:
-    """Return the dependencies of entries besides the model: this package, the libraries and the CPU."""
+    """Return the versions of this package and the libraries, and the CPU."""
     libraries = {name: number for name, number in versions().items() if name != "torch"}
     return {"format": _FORMAT, "package": __version__, "libraries": libraries, "cpu": cpu_flags()}
 
 
 def _limit(keep: Path) -> None:
-    """Remove damaged entries, and those that were not used for longest until the cache fits."""
+    """Remove damaged entries, then the least recently used ones until the cache fits `MAX_BYTES`."""
     total = 0
     readable = sorted(entries(), key=lambda entry: entry.directory != keep)
     for entry in readable:

@@ -89,10 +89,7 @@ def fastest(speeds: Speeds, runtime: str, precision: str) -> tuple[RuntimeName, 
 
 
 def _check_int8() -> None:
-    """Raise ConfigError if int8 is not faster than bfloat16 or float32 here, as on a CPU without VNNI.
-
-    It is not refused for a measurement that may be of a busy moment: it is measured again first.
-    """
+    """Raise ConfigError if int8 is slower than a float here, as without VNNI; a cached no is measured again."""
     for again in (False, True):
         speeds = measured_speeds(int8=True, again=again)
         best, kind = max((speed, name.split()[1]) for name, speed in speeds.items() if "int8" not in name)

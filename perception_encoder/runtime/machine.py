@@ -1,4 +1,4 @@
-"""Find this machine's means to compute, without importing torch."""
+"""Detect the machine's cores, CPU features, GPU and libraries, without importing torch."""
 
 from __future__ import annotations
 

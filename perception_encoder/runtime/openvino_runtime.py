@@ -93,16 +93,13 @@ class CompiledTowers(ABC):
         return core_count()
 
     def threads(self, count: int) -> AbstractContextManager[ThreadPoolExecutor]:
-        """See `Runtime`."""
         return plain_threads(count)
 
     def prepare(self, layer: int | None) -> tuple[RuntimeName, Precision]:
-        """See `Runtime`."""
         self._with_tower("image", layer, lambda tower: tower.prepare())
         return self.used(layer)
 
     def used(self, layer: int | None, texts: bool = False) -> tuple[RuntimeName, Precision]:
-        """See `Runtime`."""
         place: tuple[Tower, int | None] = ("text", None) if texts else ("image", layer)
         if place not in self._towers:
             return self.name, used_precision(self.precision, output=layer is None)
@@ -147,7 +144,7 @@ class CompiledTowers(ABC):
         warnings.warn(f"{self.model_name} is computed with torch: {error}", FallbackWarning, stacklevel=5)
 
     def _tower(self, place: tuple[Tower, int | None]) -> _Tower | None:
-        """Return a tower, None if torch must answer; of the towers of layers, keep those used last."""
+        """Return a tower, or None if torch must compute it; keep only the `LAYERS` layers used last."""
         self._towers[place] = self._towers.pop(place) if place in self._towers else self._open(*place)
         layers = [other for other, tower in self._towers.items() if other[1] is not None and tower]
         for other in layers[:-LAYERS]:
@@ -155,7 +152,7 @@ class CompiledTowers(ABC):
         return self._towers[place]
 
     def _open(self, name: Tower, layer: int | None) -> _Tower:
-        """Return a tower from the cache, or converted now."""
+        """Return a tower from the cache; convert it first if needed."""
         key = self._key(name, layer)
         entry = cache.find(key) or self._convert(key)
         if name == "text" and (note := entry.values.get("note")):
@@ -194,13 +191,13 @@ class OpenVinoRuntime(CompiledTowers):
         Raises what its base does.
         """
         self.info, self._load = info, load
+        self.vision, self.text = info.vision, info.text
         self._torch: TorchRuntime | None = None
         tokens = precision == "int8" and not info.vision.pools
         super().__init__(info.name, "bfloat16" if tokens else precision)
 
     @property
     def logit_scale(self) -> float | None:
-        """See `TowerRuntime`."""
         return self.info.logit_scale
 
     def images(self, pixels: np.ndarray, layer: int, pool: str) -> np.ndarray:
@@ -219,7 +216,6 @@ class OpenVinoRuntime(CompiledTowers):
         return features[:, prefix:] if pool == "tokens" else features[:, prefix:].mean(axis=1)
 
     def texts(self, ids: np.ndarray) -> np.ndarray:
-        """See `TowerRuntime`."""
         assert self.info.text is not None
         more = min(-ids.shape[1] % 4, self.info.text.context_length - ids.shape[1])
         embeddings = self.run("text", None, np.pad(ids, ((0, 0), (0, max(more, 0)))))
@@ -260,12 +256,11 @@ def _steps(count: int) -> int:
 
 
 class _Tower:
-    """A tower of the cache, compiled when it is first used, and then checked on its example.
+    """A tower from the cache, compiled on first use and then checked on its example.
 
-    Images have a fixed shape. In a large batch each core computes one at a time: batches bring nothing more on a CPU,
-    and a graph for any number of images is slower, B16 by a sixth. In a small batch all cores compute each image; a
-    process that needs both compiles the tower twice, for small batches only if several come in a row, as queries do.
-    Texts are computed together.
+    Images have a fixed shape. In a large batch each core computes one image at a time: a graph for whole batches is
+    slower on a CPU, B16 by a sixth. In a small batch all cores share each image; the tower is compiled for that as well
+    only if several small batches come in a row, as queries do. Texts are computed together.
     """
 
     def __init__(self, core: Any, entry: Entry, fixed: bool) -> None:

@@ -1,9 +1,8 @@
-"""Quantise a converted tower to int8, the same way for everyone, and check that it still gives the same neighbours.
+"""Quantise a converted tower to int8 with nncf, and check that nearest neighbours stay the same.
 
-Calibration sees procedural images, made of integers only, and texts of common words: no file of the user's, so that a
-model's int8 version depends on its weights alone. A photograph whose activations leave the ranges found on them is
-clipped: so calibration and check also see the extremes of what photographs are made of, such as a white background.
-nncf quantises; a tower that fails the check with both methods stays in bfloat16.
+Calibration uses procedural images and texts of common words, so that a model's int8 version depends on its weights
+alone. Activations outside the calibrated ranges are clipped, so the images include extremes, such as a white
+background. A tower that fails the check with both methods stays in bfloat16.
 """
 
 from __future__ import annotations
@@ -26,9 +25,7 @@ if TYPE_CHECKING:
     import openvino
 
 Method = Literal["static", "weights"]
-"""`static`: weights and activations, with ranges found on calibration inputs. `weights`: weights, and activations as
-they come, 64 at a time, with no calibration: slower, for towers that fail the check with the first.
-"""
+"""`static`: calibrated ranges of activations. `weights`: ranges found in each call, if that fails the check."""
 LEAST_COSINE = 0.999
 """Minimum cosine between an embedding in int8 and in float32, on the check's inputs; others' may be lower."""
 LEAST_AGREEMENT = 0.9
@@ -102,11 +99,10 @@ def quantize(model: openvino.Model, method: Method, samples: Iterable[np.ndarray
 def _quantize_static(model: openvino.Model, samples: Iterable[np.ndarray]) -> openvino.Model:
     """Quantise the linear layers of the blocks, except those of a text tower's first two.
 
-    nncf's default for transformers clips activations at the mean of the samples' ranges and smooths them: the minimum
-    cosine of the built-in model's embeddings is then 0.75 on photographs. With full ranges, no smoothing, and the patch
-    embedding, attention and its pooling in float, which cost little time, it is 0.9997 on 500 photographs. The first
-    blocks of a text tower read token embeddings, whose ranges no calibration covers: with them in int8, the minimum
-    cosine is 0.996 on real captions, without 0.9996 to 0.9997, on captions that nothing was chosen by.
+    nncf's default for transformers clips and smooths activations: the built-in model's minimum cosine on photographs is
+    then 0.75. With full ranges, no smoothing, and patch embedding, attention and pooling in float, which cost little
+    time, it is 0.9997. A text tower's first blocks read token embeddings, whose ranges no calibration covers: with them
+    in int8, the minimum cosine is 0.996 on real captions, without 0.9996.
     """
     import nncf
     from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters, AdvancedSmoothQuantParameters

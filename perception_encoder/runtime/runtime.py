@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from perception_encoder.errors import ConfigError
 from perception_encoder.models.config import TextConfig, VisionConfig
-
-if TYPE_CHECKING:
-    from perception_encoder.models.checkpoints.weights import Model
 
 RuntimeName = Literal["torch", "openvino"]
 Precision = Literal["float32", "bfloat16", "int8"]
@@ -62,65 +58,43 @@ class Runtime(Protocol):
     @property
     def batch_size(self) -> int:
         """Number of images to compute together."""
-        ...
 
     @property
     def text_batch_size(self) -> int:
         """Number of texts to compute together."""
-        ...
 
     @property
     def workers(self) -> int:
         """Number of threads that should each read, decode and compute a batch."""
-        ...
 
     def threads(self, count: int) -> AbstractContextManager[ThreadPoolExecutor]:
         """Return a context that yields an executor with this many threads for such work."""
-        ...
 
     def prepare(self, layer: int | None) -> tuple[RuntimeName, Precision]:
         """Make the image tower ready and return what computes it (`used`); `layer`: None for the model's own output."""
-        ...
 
     def used(self, layer: int | None, texts: bool = False) -> tuple[RuntimeName, Precision]:
         """Return the runtime and precision of images or texts, if known: torch in float32 for a tower left to torch."""
-        ...
 
 
 class TowerRuntime(Runtime, Protocol):
     """Executes the towers of a model of this package."""
 
+    vision: VisionConfig
+    text: TextConfig | None
+
     @property
     def logit_scale(self) -> float | None:
         """The learned factor of cosine similarities; None without a text tower."""
-        ...
 
     def images(self, pixels: UInt8[np.ndarray, "B 3 H W"], layer: int, pool: str) -> Float[np.ndarray, "B *N D"]:
         """Return features of images, not normalised: float32 (B, D), or (B, N, D) with pool "tokens".
 
         `layer`, `pool`: see `Feature`; the last layer's tokens go through the final norm.
         """
-        ...
 
     def texts(self, ids: Int[np.ndarray, "B T"]) -> Float[np.ndarray, "B D"]:
         """Return embeddings of texts by their token ids, not normalised: float32."""
-        ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExecutedModel:
-    """A model of this package and what executes it."""
-
-    name: str
-    runtime: TowerRuntime
-    vision: VisionConfig
-    text: TextConfig | None
-    hash_weights: Callable[[], str]
-    """Returns `weight_hash`."""
-    source: str | Path | None = None
-    """The name it was loaded by; None for a module of the caller's."""
-    load: Callable[[], Model] | None = None
-    """Returns the float32 model in torch, if the runtime does without."""
 
 
 @contextmanager

@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
-from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -20,7 +19,7 @@ from perception_encoder.models.checkpoints.weights import Model
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.vision_transformer import VisionTransformer
 from perception_encoder.preprocess.image import to_float
-from perception_encoder.runtime.runtime import ExecutedModel, ModelInfo, Precision, RuntimeName, plain_threads
+from perception_encoder.runtime.runtime import ModelInfo, Precision, RuntimeName, plain_threads
 
 CACHED_ACTIVATIONS = 640_000
 """Tokens × width of a batch that fits a CPU core's cache (measured: 2 MiB of L2, bfloat16)."""
@@ -45,15 +44,12 @@ class TorchThreads:
         return _cores() if self.per_core else min(8, os.cpu_count() or 1)
 
     def threads(self, count: int) -> AbstractContextManager[ThreadPoolExecutor]:
-        """See `Runtime`."""
         return _single_core_threads(count) if self.per_core else plain_threads(count)
 
     def prepare(self, layer: int | None) -> tuple[RuntimeName, Precision]:
-        """See `Runtime`."""
         return self.used(layer)
 
     def used(self, layer: int | None, texts: bool = False) -> tuple[RuntimeName, Precision]:
-        """See `Runtime`."""
         return self.name, self.precision
 
 
@@ -64,6 +60,7 @@ class TorchRuntime(TorchThreads):
         """`model`: in `dtype`, on `device`."""
         self.model: Model = model
         self.visual: VisionTransformer = model.visual if isinstance(model, CLIP) else model
+        self.vision, self.text = self.visual.config, model.text.config if isinstance(model, CLIP) else None
         fitting = CACHED_ACTIVATIONS // (self.visual.config.grid**2 * self.visual.config.width)
         super().__init__(device, dtype, max(2, fitting) if device.type == "cpu" else 64)
 
@@ -74,7 +71,6 @@ class TorchRuntime(TorchThreads):
 
     @torch.inference_mode()
     def images(self, pixels: np.ndarray, layer: int, pool: str) -> np.ndarray:
-        """See `TowerRuntime`."""
         if self.visual.conv1.weight.is_meta:
             raise ConfigError(f"{self.model.name} was loaded with towers='text'; load it whole for images and videos")
         scaled = to_float(torch.from_numpy(pixels).to(self.torch_device)).to(self.dtype)
@@ -84,29 +80,8 @@ class TorchRuntime(TorchThreads):
 
     @torch.inference_mode()
     def texts(self, ids: np.ndarray) -> np.ndarray:
-        """See `TowerRuntime`."""
         assert isinstance(self.model, CLIP)
         return as_array(self.model.encode_text(torch.from_numpy(ids).to(self.torch_device)))
-
-
-def executed_model(
-    model: Model,
-    device: torch.device,
-    dtype: torch.dtype,
-    hash_weights: Callable[[], str],
-    name: str | None = None,
-    source: str | Path | None = None,
-) -> ExecutedModel:
-    """Return a model that torch executes, on its device and in its type; `name`: by default the model's."""
-    runtime = TorchRuntime(model, device, dtype)
-    return ExecutedModel(
-        name=name or model.name,
-        runtime=runtime,
-        vision=runtime.visual.config,
-        text=model.text.config if isinstance(model, CLIP) else None,
-        hash_weights=hash_weights,
-        source=source,
-    )
 
 
 def describe(model: Model, weights: str) -> ModelInfo:

@@ -7,9 +7,8 @@ import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 import numpy as np
 from PIL import Image
@@ -21,7 +20,7 @@ from perception_encoder.inference.exclude import parse_patterns
 from perception_encoder.inference.listing import check_paths
 from perception_encoder.inference.load import ModelLike, as_encoder, choose_model
 from perception_encoder.inference.media import Media, resolve
-from perception_encoder.inference.model_spec import ModelSpec, PrecisionChoice
+from perception_encoder.inference.model_spec import ModelKeywords, ModelSpec
 from perception_encoder.inference.pipeline import Embedding
 from perception_encoder.models.checkpoints.find import TowerChoice
 from perception_encoder.models.defaults import default_model
@@ -30,21 +29,19 @@ from perception_encoder.preprocess.source import as_paths, escape_name
 from perception_encoder.progress import Track, untracked
 from perception_encoder.search.ranking import (
     SIMILAR,
-    FileGallery,
     Hit,
-    IndexGallery,
     SearchResult,
     all_but_largest,
     check_score,
     find_duplicates,
-    item_of,
     query_vectors,
+    rank,
+    rank_files,
     row_hit,
-    search_galleries,
 )
+from perception_encoder.search.storage.database import IndexRow
 from perception_encoder.search.storage.encoder import load_encoder
 from perception_encoder.search.storage.location import limit_store, nearest_index
-from perception_encoder.search.storage.rows import IndexRow
 from perception_encoder.search.storage.store import SAME, Store, cut_as, index_command
 from perception_encoder.search.terms import Query, Term, parse_term, parse_words
 
@@ -63,9 +60,7 @@ def open_index(
     model: ModelLike = None,
     *,
     index: str | Path | None = None,
-    precision: PrecisionChoice = "auto",
-    dimensions: int | None = None,
-    trust_remote_code: bool = False,
+    **keywords: Unpack[ModelKeywords],
 ) -> Index:
     """Open the index of a directory, which `update` creates if it does not exist yet.
 
@@ -77,16 +72,12 @@ def open_index(
     `path`: a directory, or several to search together, by default the current one or, with `index`, the indexed one. A
     subdirectory is searched through the index of a directory around it. `model`: an encoder, or its name or path; by
     default the index's own and, for a new index, the default model (see `pe models`). `index`: the directory that
-    stores the index, by default the directory itself. `precision`: see `load`; an index that was made in one answers
-    queries in any. `dimensions`: see `load`; by default the index's own. `trust_remote_code`: see `load`; it is not
-    stored.
+    stores the index, by default the directory itself. `keywords`: see `load`; an index answers queries in any
+    precision, has its own dimensions by default, and does not store `trust_remote_code`.
     """
     paths = [] if path is None else as_paths(path)
     location = None if index is None else Path(index)
-    chosen = choose_model(
-        model, ModelSpec(precision=precision, dimensions=dimensions, trust_remote_code=trust_remote_code)
-    )
-    return Index(list(map(str, paths)), chosen, location)
+    return Index(list(map(str, paths)), choose_model(model, **keywords), location)
 
 
 class Index:
@@ -161,7 +152,7 @@ class Index:
         root = not self._paths and self.exists
         directory = self._stores[0].root if root else Path(*self._paths)
         with (
-            reading_on_cluster(ray, self._model.trust_remote_code) if ray else nullcontext(read_here) as read,
+            reading_on_cluster(ray) if ray else nullcontext(read_here) as read,
             writable_store(directory, self._model, every, rebuild, self._location) as (store, encoder),
         ):
             if exclude is not None:
@@ -193,9 +184,8 @@ class Index:
         """
         stores, parsed = self._open(), as_queries(queries)
         encoder = self._encoder(_towers(parsed))
-        galleries = [IndexGallery(store, exclude) for store in stores]
-        vectors = query_vectors(encoder, parsed)
-        return search_galleries(galleries, encoder, parsed, vectors, top, where, min_score, thumbnails)
+        hits = rank(stores, parsed, query_vectors(encoder, parsed), top, where, min_score, thumbnails, exclude)
+        return SearchResult(model=encoder.name, searched=len(self), queries=parsed, by_query=tuple(map(tuple, hits)))
 
     def _encoder(self, towers: TowerChoice) -> Encoder:
         """Return the encoder of all indexes, with at least these towers, loaded once."""
@@ -246,7 +236,7 @@ class Index:
             for store in stores:
                 for row in store.rows():
                     times = () if row.time is None else (row.time,)
-                    writer.add([Embedding(item_of(store, row), row.vector, times)])
+                    writer.add([Embedding(row_hit(store, row).item, row.vector, times)])
             return writer.finish()
 
 
@@ -258,10 +248,8 @@ def search_files(
     *,
     min_score: float | None = None,
     exclude: Sequence[str] = (),
-    precision: PrecisionChoice = "auto",
-    dimensions: int | None = None,
-    trust_remote_code: bool = False,
     progress: Track = untracked,
+    **keywords: Unpack[ModelKeywords],
 ) -> SearchResult:
     """Encode files and search them, without an index; or search the embeddings that `embed` or clip-retrieval wrote.
 
@@ -269,10 +257,9 @@ def search_files(
 
     `queries`, `min_score`: see `Index.search`. `paths`: images, videos, directories, globs, tables, tars, URLs.
     `model`: an encoder, or its name or path; by default the default model (see `pe models`). A video is one hit, with
-    the second that is most similar. `exclude`: see `embed`. `precision`, `dimensions`, `trust_remote_code`: see `load`.
-    Unreadable files are skipped and reported. Raises MediaNotFoundError for a missing path, DataError without files,
-    the InputError or ConfigError of a query, SearchIndexError for another model's embeddings, and what loading the
-    model raises.
+    the second that is most similar. `exclude`: see `embed`. `keywords`: see `load`. Unreadable files are skipped and
+    reported. Raises MediaNotFoundError for a missing path, DataError without files, the InputError or ConfigError of a
+    query, SearchIndexError for another model's embeddings, and what loading the model raises.
     """
     parsed = as_queries(queries)
     check_score(min_score)
@@ -281,9 +268,7 @@ def search_files(
     archive = read_collection(Path(paths[0])) if len(paths) == 1 else None
     left_out: Counter[str] = Counter()
     items = [] if archive else list_media_items(paths, left_out, exclude)
-    chosen = choose_model(
-        model, ModelSpec(precision=precision, dimensions=dimensions, trust_remote_code=trust_remote_code)
-    )
+    chosen = choose_model(model, **keywords)
     if archive is not None and isinstance(chosen, ModelSpec):
         named = str(chosen.name or default_model())
         name = canonical_name(named)
@@ -306,8 +291,12 @@ def search_files(
             raise SearchIndexError(f"{paths[0]} was made with {changes}, so it cannot be searched with this encoder")
         if different:
             raise _other_model(paths[0], encoder.source, settings["model"])
-    return replace(
-        search_galleries([FileGallery(encoder, collection)], encoder, parsed, vectors, top, min_score=min_score),
+    pairs = zip(parsed, vectors, strict=True)
+    return SearchResult(
+        model=encoder.name,
+        searched=len(collection.items),
+        queries=parsed,
+        by_query=tuple(tuple(rank_files(encoder, collection, *pair, top, min_score)) for pair in pairs),
         encoded=0 if archive else collection.total,
         skipped=tuple(collection.failures),
         left_out=left_out,
@@ -370,9 +359,11 @@ def find_stores(paths: Sequence[str], location: Path | None) -> list[Store]:
     stores = _without_overlap(stores)
     for store in stores:
         if store.unfinished:
-            finish = f"unfinished, so files may be missing; finish it with: {index_command(store.directory)}"
-            state = "being updated, so files may be missing" if store.being_written else finish
-            logger.warning("the index of %s is %s", escape_name(store.root), escape_name(state))
+            logger.warning(
+                "the index of %s is unfinished or being updated, so files may be missing; finish it with: %s",
+                escape_name(store.root),
+                escape_name(index_command(store.directory)),
+            )
     return stores
 
 

@@ -1,10 +1,10 @@
-"""Rank images and moments by queries, over indexes or files whose embeddings are in memory; group duplicates."""
+"""Rank the rows of indexes, or files whose embeddings are in memory, by queries; group near-duplicates."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, overload
 
@@ -20,7 +20,7 @@ from perception_encoder.inference.media import Media, open_media
 from perception_encoder.inference.pipeline import Embedding, Request, encode_requests
 from perception_encoder.preprocess.frames import VideoFrames
 from perception_encoder.preprocess.source import escape_name, unescape_name
-from perception_encoder.search.storage.rows import IndexRow, is_unchanged
+from perception_encoder.search.storage.database import IndexRow, time_modified
 from perception_encoder.search.storage.store import Store
 from perception_encoder.search.terms import Query
 from perception_encoder.vectors import best_rows
@@ -125,55 +125,51 @@ class SearchResult(Sequence[Hit]):
 
 
 def rank(
-    galleries: Sequence[IndexGallery | FileGallery],
+    stores: Sequence[Store],
     queries: Sequence[Query],
     vectors: Float[np.ndarray, "Q D"],
     top: int,
     where: str | None = None,
     min_score: float | None = None,
     thumbnails: bool = False,
+    excluded: Sequence[str] = (),
     include_query: bool = False,
-    offset: int = 0,
 ) -> list[list[Hit]]:
-    """Return the `top` best hits of each query over all galleries, skipping the first `offset`.
+    """Return the `top` best hits of each query over some indexes.
 
-    `vectors`: the queries' unit vectors, by the galleries' model. `where`: a condition in SQL on the columns of an
-    index. `min_score`: minimum cosine similarity. `include_query`: also return the files and rows of the query itself.
-    ConfigError if the condition or the minimum is invalid.
+    `vectors`: the queries' unit vectors, by the indexes' model. `where`: a condition in SQL. `min_score`: minimum
+    cosine similarity. `excluded`: patterns of files that are not searched. `include_query`: also return the files and
+    rows of the query itself. ConfigError if the condition, the minimum or a pattern is invalid.
     """
     check_score(min_score)
+    is_excluded = excluded_names(excluded)
     ranking = []
     for query, vector in zip(queries, vectors, strict=True):
-        pairs = []
-        for gallery in galleries:
-            count = top if include_query else top + len(query.terms)
-            while True:  # a video that is the query may have many moments
-                nearest = gallery.nearest(vector, count, where, thumbnails)
-                hits = [hit for hit in nearest if not gallery.excludes(hit)]
-                hits = [hit for hit in hits if include_query or not query.contains(hit.item, hit.row)]
-                if len(hits) >= top or len(nearest) < count:
-                    break
-                count *= 2
-            pairs += [(hit, gallery) for hit in hits[:top] if min_score is None or hit.score >= min_score]
-        pairs.sort(key=lambda pair: -pair[0].score)
-        ranking.append([gallery.complete(hit, vector) for hit, gallery in pairs[offset:top]])
+        hits: list[Hit] = []
+        for store in stores:
+
+            def keep(row: IndexRow, query: Query = query, store: Store = store) -> bool:
+                is_query = not include_query and query.contains(_item(store, row), row)
+                return not is_query and not is_excluded(row.path.removeprefix(store.below))
+
+            nearest = store.nearest(vector, top, where, thumbnails, keep)
+            hits += [row_hit(store, row, score) for score, row in nearest if min_score is None or score >= min_score]
+        ranking.append(sorted(hits, key=lambda hit: -hit.score)[:top])
     return ranking
 
 
-def search_galleries(
-    galleries: Sequence[IndexGallery | FileGallery],
-    encoder: Encoder,
-    queries: tuple[Query, ...],
-    vectors: Float[np.ndarray, "Q D"],
-    top: int,
-    where: str | None = None,
-    min_score: float | None = None,
-    thumbnails: bool = False,
-) -> SearchResult:
-    """Return the hits of `rank`, with its arguments and errors, as a result."""
-    hits = rank(galleries, queries, vectors, top, where, min_score, thumbnails)
-    searched = sum(map(len, galleries))
-    return SearchResult(model=encoder.name, searched=searched, queries=queries, by_query=tuple(map(tuple, hits)))
+def rank_files(
+    encoder: Encoder, files: Collection, query: Query, vector: Vector, top: int, min_score: float | None = None
+) -> list[Hit]:
+    """Return the `top` files with embeddings that are most similar to a query; a video is one hit, with a time."""
+    scores, rows = best_rows(vector, files.vectors, len(files.items))
+    found = ((files.items[row], row, float(score)) for row, score in zip(rows, scores, strict=True))
+    others = (hit for hit in found if not query.contains(hit[0], None))
+    return [
+        Hit(item=item, score=score, time=best_moment(encoder, item, vector) if files.is_video[row] else None)
+        for item, row, score in islice(others, top)
+        if min_score is None or score >= min_score
+    ]
 
 
 def check_score(minimum: float | None) -> None:
@@ -212,75 +208,17 @@ def query_vectors(encoder: Encoder, queries: Sequence[Query]) -> Float[np.ndarra
     return np.stack(rows) if rows else np.empty((0, encoder.dimension), np.float32)
 
 
-class IndexGallery:
-    """An index as a gallery; its hits are images and moments of videos."""
-
-    def __init__(self, index: Store, excluded: Sequence[str] = ()) -> None:
-        """`excluded`: patterns of files that are not searched."""
-        self.index, self._is_excluded = index, excluded_names(excluded)
-
-    def __len__(self) -> int:
-        return len(self.index)
-
-    def nearest(self, vector: Vector, top: int, where: str | None, thumbnails: bool) -> list[Hit]:
-        """Return the `top` hits most similar to a unit vector, best first; the files' existence is not checked yet."""
-        rows = self.index.nearest(vector, top, where, thumbnails)
-        return [Hit(item=_item(self.index, row), score=score, time=row.time, row=row) for score, row in rows]
-
-    def excludes(self, hit: Hit) -> bool:
-        """Return whether a hit's file is excluded from this search."""
-        return hit.row is not None and self._is_excluded(hit.row.path.removeprefix(self.index.below))
-
-    def complete(self, hit: Hit, vector: Vector) -> Hit:
-        """Check that a hit's file exists, which is done for the best hits only."""
-        return replace(hit, item=_checked(hit.item))
-
-
-class FileGallery:
-    """Files and their embeddings as a gallery; a video is one hit."""
-
-    def __init__(self, encoder: Encoder, collection: Collection) -> None:
-        self.encoder, self.collection = encoder, collection
-        self._videos = {id(collection.items[row]) for row in np.flatnonzero(collection.is_video)}
-
-    def __len__(self) -> int:
-        return len(self.collection.items)
-
-    def nearest(self, vector: Vector, top: int, where: str | None, thumbnails: bool) -> list[Hit]:
-        """Return the `top` hits most similar to a unit vector, best first; there are no columns for conditions."""
-        scores, rows = best_rows(vector, self.collection.vectors, top)
-        items = [self.collection.items[row] for row in rows]
-        return [Hit(item=item, score=float(score)) for item, score in zip(items, scores, strict=True)]
-
-    def excludes(self, hit: Hit) -> bool:
-        """Return whether a hit's file is excluded; such files were not listed."""
-        return False
-
-    def complete(self, hit: Hit, vector: Vector) -> Hit:
-        """Add the time in a video."""
-        is_video = id(hit.item) in self._videos
-        return replace(hit, time=best_moment(self.encoder, hit.item, vector)) if is_video else hit
-
-
 def row_hit(index: Store, row: IndexRow, score: float = 1.0) -> Hit:
-    """Return a row as a hit."""
-    return Hit(item=item_of(index, row), score=score, time=row.time, row=row)
-
-
-def item_of(index: Store, row: IndexRow) -> Item:
-    """Return the file of a row; without a source if it does not exist, or lies in a tar."""
-    return _checked(_item(index, row))
+    """Return a row as a hit; without a source if its file does not exist, or lies in a tar."""
+    item = _item(index, row)
+    exists = isinstance(item.source, Path) and item.source.exists()
+    return Hit(item=item if exists else replace(item, source=None), score=score, time=row.time, row=row)
 
 
 def _item(index: Store, row: IndexRow) -> Item:
     path = index.root / unescape_name(row.path)
     name = escape_name(path)
     return Item(name, name, path, row.start, row.stop)
-
-
-def _checked(item: Item) -> Item:
-    exists = isinstance(item.source, Path) and item.source.exists()
-    return item if exists else replace(item, source=None)
 
 
 def best_moment(encoder: Encoder, video: Item, vector: Vector) -> float | None:
@@ -327,13 +265,22 @@ def all_but_largest(group: Sequence[Hit], threshold: float = SIMILAR) -> list[Hi
     images = [
         (hit, hit.row, hit.file)
         for hit in group
-        if hit.row and hit.row.kind == "image" and hit.file and is_unchanged(hit.row, hit.file)
+        if hit.row and hit.row.kind == "image" and hit.file and _is_unchanged(hit.row, hit.file)
     ]
     if not images:
         return []
     _, kept, file = max(images, key=lambda i: (i[1].width * i[1].height, i[1].size, not i[2].is_symlink()))
     similar = [(replace(hit, score=float(row.vector @ kept.vector)), path) for hit, row, path in images]
     return [hit for hit, path in similar if hit.score >= threshold and not path.samefile(file)]
+
+
+def _is_unchanged(row: IndexRow, path: Path) -> bool:
+    """Return whether a row's file still has the size and time that it was indexed with."""
+    try:
+        status = path.stat()
+    except OSError:
+        return False
+    return (row.size, row.modified) == (status.st_size, time_modified(status))
 
 
 def find_duplicates(

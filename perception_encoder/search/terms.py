@@ -20,7 +20,7 @@ from perception_encoder.inference.fetch import is_url
 from perception_encoder.inference.listing import Item
 from perception_encoder.inference.media import Media, resolve, split_range
 from perception_encoder.preprocess.source import MEDIA_SUFFIXES, escape_name
-from perception_encoder.search.storage.rows import IndexRow
+from perception_encoder.search.storage.database import IndexRow
 
 _MAXIMUM_WEIGHT = 10_000.0
 _MAXIMUM_TERMS = 32  # of the page

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
-from perception_encoder.datasets.pe_video import VideoRecord, VideoTar, read_video_tar
+from perception_encoder.datasets.pe_video import VideoRecord, read_video_tar
 from perception_encoder.errors import DataError, InputError, MediaDecodeError
 from perception_encoder.files import replacing, write_text, writing
 from perception_encoder.formats.shards import json_bytes, present_fields, write_members
@@ -106,7 +106,7 @@ def read_shard_clips(out: Path) -> dict[str, VideoRecord]:
     clips: dict[str, VideoRecord] = {}
     for path in sorted((out / SHARDS).glob("*.tar")):
         with suppress(DataError):
-            records = list(read_video_tar(VideoTar("", path)))
+            records = list(read_video_tar(path))
             clips |= {record.key: record for record in records if KEY.fullmatch(record.key)}
     return clips
 

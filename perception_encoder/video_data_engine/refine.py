@@ -8,12 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from perception_encoder.datasets.pe_video import VideoRecord
 from perception_encoder.errors import ConfigError, DataError
 from perception_encoder.files import holding, replacing, write_text, writing
 from perception_encoder.formats.tables import TABLE_SUFFIXES, find_column, read_table
+from perception_encoder.inference.model_spec import ModelSpec
 from perception_encoder.language_alignment.config import LanguageConfig
 from perception_encoder.language_alignment.load import WEIGHTS, find_language_model, load_language_model, runs_elsewhere
 from perception_encoder.language_alignment.run import align_language
@@ -103,7 +102,7 @@ def unpack_perception_lm(name: str, out: Path) -> Path:
     Raises WeightsUnavailableError and OutputError.
     """
     if not out.is_dir():
-        model = load_language_model(name, "cpu", torch.float32, runtime="torch")
+        model = load_language_model(ModelSpec(name, "cpu", "torch", "float32"))
         projector, tower, decoder = model.model.projector, model.model.vision, model.decoder
         tower.name = PE_LANG
         parts = Parts(

@@ -13,6 +13,7 @@ from perception_encoder.errors import DataError, InputError
 from perception_encoder.formats.entries import quoted
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.load import as_encoder
+from perception_encoder.inference.model_spec import ModelSpec
 from perception_encoder.progress import Track, untracked
 from perception_encoder.video_dataset.annotation.export import (
     ExportCounts,
@@ -122,7 +123,7 @@ class VideoDataset:
         if isinstance(ask_model, str):
             from perception_encoder.language_alignment.load import load_language_model
 
-            ask_model = load_language_model(ask_model)
+            ask_model = load_language_model(ModelSpec(ask_model))
         table = compute_features(self.path, directory, encoder, ask_model, track)
         scores, report = score_videos(table, hand_scores)
         categories = categorise_videos(table, encoder)

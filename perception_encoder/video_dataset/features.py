@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from perception_encoder.datasets.pe_video import VideoRecord, VideoTar, list_video_tars, read_video_tar
+from perception_encoder.datasets.pe_video import VideoRecord, list_video_tars, read_video_tar
 from perception_encoder.errors import DataError, InputError
 from perception_encoder.files import digest, file_state
 from perception_encoder.inference.conversation.assistant import digest_of
@@ -121,7 +121,7 @@ def compute_features(
         done, frames = store.records(_Tar), store.arrays()
         earlier = {tar.state: tar for tar in done.rows}
         for tar in track(tars, "reading features", len(tars)):
-            state = digest(file_state(tar.path))
+            state = digest(file_state(tar))
             if state not in earlier:
                 rows, errors = _rows(tar, encoder, model)
                 frames.put(state, np.array([row["frames"] for row in rows], np.float32))
@@ -143,7 +143,7 @@ def compute_features(
 
 
 def _rows(
-    tar: VideoTar, encoder: Encoder, model: LanguageModel | None
+    tar: Path, encoder: Encoder, model: LanguageModel | None
 ) -> tuple[list[dict[str, Any]], tuple[tuple[str, str], ...]]:
     """Return the features of a tar's videos, and source and reason of those that cannot be decoded."""
     rows, failures = list[dict[str, Any]](), list[tuple[str, str]]()

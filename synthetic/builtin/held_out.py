@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
-from perception_encoder.formats.shards import SPLITS, read_metadata, shards_below
+from perception_encoder.datasets.labelled import LabelledImages, load_labelled
+from perception_encoder.formats.shards import SPLITS, find_shards, shards_below
 from synthetic.drawings.sources import SOURCES
+from synthetic.shards import read_metadata
 
 UNSEEN_SOURCE = "caltech101"
 UNSEEN_CLASSES = 10
@@ -44,3 +47,24 @@ def find_unseen_labels(path: Path) -> frozenset[tuple[str, str]]:
         samples = (metadata for _, metadata in read_metadata(shard))
         labels |= {str(sample.get("label")) for sample in samples if sample.get("source") == UNSEEN_SOURCE}
     return frozenset((UNSEEN_SOURCE, label) for label in smallest_hashes(labels))
+
+
+def load_suite(path: Path, split: str = "test") -> dict[str, LabelledImages]:
+    """Read a split's tasks by name: `NAME/unseen` has a source's unseen classes, `NAME/coarse` its coarse labels."""
+    unseen = find_unseen_labels(path)
+    coarse = {
+        (metadata["source"], key): str(metadata["coarse"])
+        for shard in find_shards(path, split)
+        for key, metadata in read_metadata(shard)
+        if "coarse" in metadata
+    }
+    tasks = {}
+    for name, task in load_labelled(path, split).items():
+        apart = {row for row, label in enumerate(task.labels) if (name, label) in unseen}
+        labels = [coarse.get((name, key), "") for key in task.keys]
+        tasks |= {
+            name: task.select([row for row in range(len(task.keys)) if row not in apart]),
+            f"{name}/unseen": task.select(sorted(apart)),
+            f"{name}/coarse": replace(task, labels=tuple(labels)).select([n for n, text in enumerate(labels) if text]),
+        }
+    return {name: replace(tasks[name], name=name) for name in sorted(tasks) if tasks[name].keys}

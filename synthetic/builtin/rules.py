@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from perception_encoder.data.captions import name_of
-from perception_encoder.data.pairs import Pair
+from perception_encoder.data.pairs import Pair, name_of
 from perception_encoder.errors import DataError
 from perception_encoder.pretraining.sources import ImageTextSample, ImageTextSet, read_pairs
 from perception_encoder.progress import Track, untracked

@@ -21,12 +21,13 @@ import numpy as np
 from PIL import Image
 
 from perception_encoder.errors import MediaDecodeError
-from perception_encoder.formats.shards import ShardSample, write_shard
+from perception_encoder.formats.shards import ShardSample
 from perception_encoder.progress import Track, untracked
 from synthetic.drawings.rasterize import rasterize
 from synthetic.drawings.read import Drawing, read_emoji, read_openclipart
 from synthetic.drawings.sources import EMOJI_NAMES, DrawingSource
 from synthetic.packages import fetch_debian, fetch_npm
+from synthetic.shards import write_shard
 
 logger = logging.getLogger(__name__)
 

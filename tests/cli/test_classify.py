@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import perception_encoder as pe
-from perception_encoder.evaluation.classification.labels import Namer
+from perception_encoder.errors import ConfigError
+from perception_encoder.evaluation.classification.zero_shot import ensemble, find_templates
 from perception_encoder.inference.encoder import Encoder
 from tests.clips import clip
 
@@ -24,12 +26,14 @@ def test_files_are_named_with_probabilities(
     printed = json.loads(run.stdout)
     assert printed["model"] == "PE-Core-N16-128" and printed["labels"] == LABELS.split(",")
     assert [file["path"] for file in printed["files"]] == list(map(str, image_files))
-    expected = Namer(encoder, LABELS.split(",")).guess(encoder.encode_images(image_files), top=4)
+    texts = ensemble(encoder, LABELS.split(","), find_templates("photo"))
+    logits = encoder.model.logit_scale.detach().exp() * torch.from_numpy(encoder.encode_images(image_files) @ texts.T)
     assert pe.classify(image_files[0].parent, LABELS, model=checkpoint, top=4).to_dict() == printed
-    for file, guesses in zip(printed["files"], expected, strict=True):
+    for file, expected in zip(printed["files"], logits.softmax(dim=1).tolist(), strict=True):
         assert sum(guess["probability"] for guess in file["labels"]) == pytest.approx(1, abs=1e-4)
         probabilities = {guess["label"]: guess["probability"] for guess in file["labels"]}
-        np.testing.assert_allclose([probabilities[label] for label, _ in guesses], [p for _, p in guesses], atol=0.03)
+        assert list(probabilities.values()) == sorted(probabilities.values(), reverse=True)
+        np.testing.assert_allclose([probabilities[label] for label in LABELS.split(",")], expected, atol=0.03)
 
 
 def test_a_table_by_default_and_bad_files_reported(run_pe, checkpoint: Path, image_files: list[Path]) -> None:
@@ -57,6 +61,12 @@ def test_the_call_takes_an_encoder_and_a_list_and_reports_bad_files(encoder: Enc
     found = pe.classify(image_files[:3], ["cat", "dog"], model=encoder, top=1)
     assert [file.path for file in found] == [str(image_files[0]), str(image_files[2])] and len(found[0].labels) == 1
     assert [error.source for error in found.skipped] == [str(image_files[1])]
+    (other, *_), *_ = (file.labels for file in pe.classify(image_files[0], "cat,dog", model=encoder, prompts="name"))
+    assert other.probability != found[0].labels[0].probability
+    with pytest.raises(ConfigError, match="'openai'; choose from"):
+        pe.classify(image_files[0], "cat,dog", model=encoder, prompts="openai")
+    with pytest.raises(ConfigError, match="no text tower"):
+        pe.classify(image_files[0], "cat,dog", model=Encoder(encoder.model.visual, "cpu", torch.float32))
 
 
 def test_mistakes_are_found_before_the_model_is_loaded(run_pe, tmp_path: Path) -> None:
@@ -64,17 +74,3 @@ def test_mistakes_are_found_before_the_model_is_loaded(run_pe, tmp_path: Path) -
     assert one.status == 2 and "at least two labels" in one.stderr
     nothing = run_pe("classify", tmp_path, "--labels", LABELS, "--model", "no-such-model")
     assert nothing.status == 2 and "no images or videos in" in nothing.stderr
-
-
-def test_a_table_s_ids_stand_beside_the_paths(run_pe, checkpoint: Path, image_files: list[Path]) -> None:
-    table = image_files[0].parent / "table.csv"
-    table.write_text("id,path\none,00.jpg\ntwo,nosuch.jpg\n")
-    run = run_pe("classify", table, "--labels", LABELS, "--model", checkpoint, "--json")
-    assert run.status == 0 and "skipped two (" in run.stderr and "nosuch.jpg): no such file" in run.stderr
-    (named,) = json.loads(run.stdout)["files"]
-    assert (named["id"], named["path"]) == ("one", str(image_files[0]))
-
-
-def test_labels_that_cannot_be_read_are_one_line(run_pe, image_files: list[Path]) -> None:
-    run = run_pe("classify", image_files[0], "--labels", "@missing.txt")
-    assert run.status == 2 and "missing.txt cannot be read: No such file" in run.stderr

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -94,15 +93,6 @@ def test_settings_reach_the_model(embed: Embed, directory: Path, checkpoint: Pat
     np.testing.assert_allclose(np.float32(rows[7]["vector"]), expected, rtol=0, atol=1e-4)
 
 
-def test_a_table_of_texts(embed: Embed, tmp_path: Path, checkpoint: Path, out: Path) -> None:
-    (tmp_path / "captions.csv").write_text("text\na dog\na red mug\n")
-    assert embed(tmp_path / "captions.csv").status == 0
-    rows = pq.read_table(out).to_pylist()
-    assert [row["text"] for row in rows] == ["a dog", "a red mug"]
-    expected = load(checkpoint, dtype=torch.float32).encode(["a dog", "a red mug"])
-    np.testing.assert_allclose(np.float32([row["vector"] for row in rows]), expected, rtol=0, atol=2e-6)
-
-
 @pytest.mark.parametrize(("media", "runtime"), [("images", "torch"), ("captions.csv", "openvino")])
 def test_the_file_says_what_computed_it(
     directory: Path, checkpoint: Path, out: Path, media: str, runtime: str, monkeypatch: pytest.MonkeyPatch
@@ -165,30 +155,6 @@ def test_nothing_to_embed_is_an_error(embed: Embed, tmp_path: Path) -> None:
     assert run.status == output.ERROR
     assert "no images, videos or texts in" in run.stderr
     assert os.listdir(tmp_path) == ["empty"]
-
-
-def test_an_output_is_replaced_on_request_only(embed: Embed, directory: Path, out: Path) -> None:
-    out.write_bytes(b"mine")
-    run = embed(directory, "--layer", "0")
-    assert run.status == output.ERROR
-    assert "set overwrite to replace it" in run.stderr
-    assert out.read_bytes() == b"mine"
-    assert embed(directory, "--layer", "0", "--overwrite").status == output.OK
-    assert pq.read_table(out).num_rows == 12
-
-
-def test_a_full_disk_is_one_error_and_loses_nothing(embed: Embed, directory: Path, tmp_path: Path, out: Path) -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))  # no file may grow over this, as if the disk were full
-    try:
-        run = embed(directory, "--layer", "0")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert run.status == output.ERROR
-    assert f"{out}.parts/000000.parquet could not be written: File too large" in " ".join(run.stderr.split())
-    assert not out.exists()
-    assert not (tmp_path / "out.parquet.parts").exists()
-    assert embed(directory, "--layer", "0").status == output.OK
 
 
 @pytest.mark.timeout(240)

@@ -29,15 +29,15 @@ def commands(group: object = None, words: tuple[str, ...] = ()) -> dict[tuple[st
 COMMANDS = commands()
 
 
-@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
-def test_every_help_has_examples_of_its_own_and_no_python_types(run_pe, words: tuple[str, ...]) -> None:
-    run = run_pe(*words, "--help")
-    assert run.status == 0
-    assert re.search(rf"^ +pe {' '.join(words)}\b", run.stdout.partition("Examples:")[2], flags=re.MULTILINE)
-    assert "-completion" not in run.stdout  # typer's own options
-    assert not re.search(r"list\[|<(?=[A-Za-z])(?![\w|]+\|)|Path\]", run.stdout)
-    (usage,) = re.findall(r"^ Usage: (.*)$", run.stdout, flags=re.MULTILINE)
-    assert not re.search(r"[{}<>]", usage)
+def test_every_help_has_examples_of_its_own_and_no_python_types(run_pe) -> None:
+    for words in COMMANDS:
+        run, name = run_pe(*words, "--help"), " ".join(words)
+        assert run.status == 0, name
+        assert re.search(rf"^ +pe {name}\b", run.stdout.partition("Examples:")[2], flags=re.MULTILINE), name
+        assert "-completion" not in run.stdout, name  # typer's own options
+        assert not re.search(r"list\[|<(?=[A-Za-z])(?![\w|]+\|)|Path\]", run.stdout), name
+        (usage,) = re.findall(r"^ Usage: (.*)$", run.stdout, flags=re.MULTILINE)
+        assert not re.search(r"[{}<>]", usage), name
 
 
 @pytest.mark.parametrize(

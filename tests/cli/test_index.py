@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import pillow_heif
 import pytest
 from PIL import Image
 
@@ -41,19 +39,6 @@ def test_it_says_what_it_did_and_skipped(run_pe, indexed: Path) -> None:
     assert printed["skipped"] == [{"path": str(indexed / "empty.jpg"), "reason": "is empty"}]
 
 
-def test_search_takes_the_index_and_its_model(run_pe, indexed: Path, checkpoint: Path) -> None:
-    by_index = json.loads(run_pe("search", "a red mug", indexed, "--json", "--top", "21").stdout)
-    by_files = json.loads(run_pe("search", "a red mug", f"{indexed}/*", "--json", "--model", checkpoint).stdout)
-    hits = by_index["queries"][0]["hits"]
-    scores = {hit["path"]: hit["score"] for hit in hits if hit["kind"] == "image"}
-    for hit in by_files["queries"][0]["hits"]:
-        if hit["path"] in scores:
-            assert scores[hit["path"]] == pytest.approx(hit["score"], abs=0.02)
-    assert [hit["score"] for hit in hits] == sorted((hit["score"] for hit in hits), reverse=True)
-    (moment, *_) = (hit for hit in hits if hit["kind"] == "video")
-    assert moment["start"] <= moment["time"] < moment["end"] <= 2.41
-
-
 def test_search_in_the_current_directory(run_pe, indexed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(indexed)
     run = run_pe("search", "2:dog", "-", "snow", "--top", "3")
@@ -72,21 +57,11 @@ def test_an_unfinished_index_says_so_and_is_searched(run_pe, indexed: Path, monk
         assert run_pe("index", indexed).status == 2
     run = run_pe("search", "dog", indexed, "--json")
     (line,) = run.stderr.splitlines()
-    assert line.endswith(f"{indexed} is unfinished, so files may be missing; finish it with: pe index {indexed}")
+    message = "is unfinished or being updated, so files may be missing; finish it with: pe index"
+    assert line.endswith(f"{indexed} {message} {indexed}")
     assert run.status == 0 and len(json.loads(run.stdout)["queries"][0]["hits"]) == 10
     run_pe("index", indexed)
     assert "unfinished" not in run_pe("search", "dog", indexed).stderr
-
-
-def test_by_example_and_by_id(run_pe, indexed: Path) -> None:
-    copy = indexed / "copy.jpg"
-    copy.write_bytes((indexed / "07.jpg").read_bytes())
-    run_pe("index", indexed)
-    hits = json.loads(run_pe("search", "--image", copy, indexed, "--json").stdout)["queries"][0]["hits"]
-    assert hits[0]["path"] == str(indexed / "07.jpg") and hits[0]["score"] > 0.99
-    assert str(copy) not in [hit["path"] for hit in hits]
-    answer = json.loads(run_pe("search", "--like", hits[0]["id"], indexed, "--json").stdout)["queries"][0]
-    assert answer["image"] == "07.jpg" and answer["hits"][0]["path"] == str(copy)
 
 
 def test_near_duplicates_are_shown_in_groups(run_pe, indexed: Path, tmp_path: Path) -> None:
@@ -153,18 +128,6 @@ def test_a_text_needs_the_text_tower_alone(run_pe, indexed: Path, monkeypatch: p
     assert towers == ["text", "all"]
 
 
-def test_conditions_and_sheets(run_pe, indexed: Path, tmp_path: Path) -> None:
-    page = tmp_path / "hits.html"
-    run = run_pe("search", "a cat", indexed, "--where", "path LIKE '0%' AND kind = 'image'", "--html", page)
-    assert run.status == 0 and "clip.mp4" not in run.stdout
-    assert page.read_text(encoding="utf-8").count("data:image/jpeg") == 10
-
-
-def test_a_directory_without_an_index_gets_a_hint(run_pe, checkpoint: Path, image_files: list[Path]) -> None:
-    run = run_pe("search", "a cat", image_files[0].parent, "--model", checkpoint)
-    assert run.status == 0 and f"pe index {image_files[0].parent}" in run.stderr
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -182,18 +145,3 @@ def test_errors_are_one_line(run_pe, indexed: Path, arguments: tuple[str, ...], 
     run = run_pe(*(argument.replace("DIR", str(indexed)) for argument in arguments))
     assert run.status == 2 and message in " ".join(run.stderr.split())
     assert "Traceback" not in run.stderr
-
-
-def test_a_phone_s_heic_is_indexed_and_without_the_extra_listed(
-    run_pe, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for directory in ("without", "with"):
-        (tmp_path / directory).mkdir()
-        pillow_heif.from_pillow(Image.new("RGB", (64, 48), "red")).save(tmp_path / directory / "IMG_1.HEIC")
-    monkeypatch.delitem(Image.OPEN, "HEIF", raising=False)
-    with monkeypatch.context() as patch:
-        patch.setitem(sys.modules, "pillow_heif", None)
-        run = run_pe("index", tmp_path / "without", "--model", checkpoint)
-        assert run.status == 2 and "IMG_1.HEIC: is HEIC; to read it, run: pip install" in run.stderr
-    run = run_pe("index", tmp_path / "with", "--model", checkpoint)
-    assert run.status == 0 and "1 added" in run.stdout

@@ -11,10 +11,8 @@ import pytest
 from PIL import Image
 
 import perception_encoder as pe
-from perception_encoder.formats.shards import write_members
 from tests.conftest import Run
 from tests.evaluation.colours import write_colours
-from tests.evaluation.layers import png
 
 pytest.importorskip("matplotlib")
 
@@ -82,17 +80,6 @@ def test_mistakes_are_one_line(
 ) -> None:
     done = run_pe("layers", checkpoint, "--data", photos, "-o", tmp_path / "out", *arguments)
     assert done.status == 2 and message in done.stderr and done.stderr.count("\n") == 1
-
-
-def test_units_of_depth_are_handed_over(
-    run_pe: Callable[..., Run], checkpoint: Path, photos: Path, tmp_path: Path
-) -> None:
-    write_members(
-        tmp_path / "room.tar", [(f"{n}.{kind}", png(DEPTH)) for n in range(4) for kind in ("jpg", "depth.png")]
-    )
-    options = ("--tasks", "depth", "--data", tmp_path / "room.tar", "--layer", "0", "-o", tmp_path / "out")
-    done = run_pe("layers", checkpoint, *options, "--per-metre", "1")
-    assert done.status == 2 and "depth: no image can be used; the first: 0: no pixel has a known depth" in done.stderr
 
 
 def width(path: Path) -> int:

@@ -40,13 +40,6 @@ def test_no_command_imports_what_is_slow_before_it_runs() -> None:
     assert done.stdout == f"{len(COMMANDS)} []\n", done.stderr
 
 
-def test_module_runs_as_installed_command() -> None:
-    command = "entry_points(group='console_scripts')['pe'].load()(['models'])"
-    done = python(f"from importlib.metadata import entry_points; {command}")
-    assert done.returncode == 0
-    assert "PE-Core-L14-336" in done.stdout
-
-
 @pytest.mark.parametrize(
     ("error", "message"),
     [

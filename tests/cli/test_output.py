@@ -31,12 +31,10 @@ def test_a_pipe_gets_tab_separated_values_under_one_header_line(capsys) -> None:
     ]
 
 
-def test_remarks_never_stand_among_piped_results(capsys) -> None:
+def test_remarks_stand_below_the_results_on_a_terminal_and_never_in_a_pipe(request, capsys) -> None:
     output.print_remark("a small demo")
     assert capsys.readouterr() == ("", "note: a small demo\n")
-
-
-def test_remarks_stand_below_the_results_on_a_terminal(terminal, capsys) -> None:
+    request.getfixturevalue("terminal")
     output.print_remark("a small demo")
     assert capsys.readouterr() == ("a small demo\n", "")
 
@@ -80,7 +78,9 @@ def test_skipped_inputs_are_listed_and_change_the_status(run_pe, add_command) ->
 def test_a_bad_input_among_good_ones_changes_the_status_only_under_strict(
     bad: int, total: int, strict: bool, status: int
 ) -> None:
-    assert output.input_status([MediaDecodeError("a.jpg", "empty")] * bad, total - bad, strict) == status
+    with pytest.raises(typer.Exit) as stop:
+        output.exit_with_skipped([MediaDecodeError("a.jpg", "empty")] * bad, total - bad, strict)
+    assert stop.value.exit_code == status
 
 
 def test_json_has_no_values_that_json_has_not(capsys: pytest.CaptureFixture[str]) -> None:

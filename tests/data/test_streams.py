@@ -19,8 +19,7 @@ from PIL import Image
 from webdataset.tariterators import group_by_keys, tar_file_iterator
 
 from perception_encoder.data import shard_index
-from perception_encoder.data.captions import captions
-from perception_encoder.data.pairs import ImageTextBatch, PairBatches, Stage, alone
+from perception_encoder.data.pairs import ImageTextBatch, PairBatches, Stage, alone, captions
 from perception_encoder.data.shard_index import load_table
 from perception_encoder.data.streams import Shards, ShardSet, StreamConfig, open_shards
 from perception_encoder.errors import ConfigError, DataError, MediaDecodeError

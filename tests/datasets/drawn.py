@@ -167,5 +167,5 @@ def drawn_masks(name: str, shown: list[np.ndarray], known: list[np.ndarray] | No
         images=tuple(png(colours[labels]) for labels in shown),
         masks=tuple(png(labels.astype(np.uint8)) for labels in known or shown),
         classes=("background", "chair", "lamp"),
-        numbers=({0: 0, 1: 1, 2: 2, 255: UNSCORED},) * len(shown),
+        numbers={0: 0, 1: 1, 2: 2, 255: UNSCORED},
     )

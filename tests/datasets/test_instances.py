@@ -12,7 +12,6 @@ import pytest
 from perception_encoder.datasets.instances import (
     UNPUBLISHED,
     decode_mask,
-    overlaps_image,
     read_annotations,
     read_instance_splits,
     read_instances,
@@ -49,17 +48,6 @@ def test_run_lengths_of_scenes_and_crowds(tmp_path: Path) -> None:
     (tmp_path / "1.jpg").unlink()
     with pytest.raises(MediaNotFoundError, match=r"1\.jpg"):
         dataset.open(0)
-
-
-def test_only_classes_that_are_kept_stay(tmp_path: Path) -> None:
-    content, _ = described(3)
-    whole = read_instances(write_whole(tmp_path, content), tmp_path)
-    first = content["categories"][0]["id"]
-    kept = whole.keep_classes({first})
-    assert len(whole.categories) > 1 and [category["id"] for category in kept.categories] == [first]
-    objects = [item for some in kept.annotations.values() for item in some]
-    assert objects and {item["category_id"] for item in objects} == {first}
-    assert len(objects) == sum(annotation["category_id"] == first for annotation in content["annotations"])
 
 
 def write_published(root: Path, stem: str, **changes: Any) -> None:
@@ -213,11 +201,6 @@ def test_masks_of_every_form_are_the_same() -> None:
     assert mask.sum() == 4 and mask[:4, 1].all() and mask.dtype == bool
     assert np.array_equal(mask, decode_mask({"size": [6, 8], "counts": "64V1"}, 6, 8))
     assert decode_mask([[1, 1, 5, 1, 5, 4, 1, 4]], 6, 8)[1:4, 1:5].all()
-
-
-def test_boxes_that_touch_an_edge_are_outside() -> None:
-    assert overlaps_image([-3, 0, 4, 4], 10, 10) and overlaps_image([9.5, 9, 4, 4], 10, 10)
-    assert not overlaps_image([-4, 0, 4, 4], 10, 10) and not overlaps_image([10, 9, 4, 4], 10, 10)
 
 
 def test_annotations_without_ids_and_some_without_masks_are_read(

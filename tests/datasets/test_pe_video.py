@@ -24,7 +24,7 @@ def published(tmp_path: Path) -> Path:
         ("c", fields("model c", human_caption="person c")),
     ]
     splits = {"test": [test], "train": [[("d", fields("model d"))], [("e", fields("model e"))]]}
-    extended = {"keywords": ["dog"], "description": "a dog"}
+    extended = {"keywords": ["dog"], "description": "a dog", "fps": "fast", "video_duration_in_s": True}
     return write_dataset(tmp_path / "PE-Video", {**splits, "extended": [[("f", extended)]]})
 
 
@@ -38,7 +38,7 @@ def test_every_split_is_read_in_order(published: Path) -> None:
     assert (first.model_caption, first.refined_caption, first.refined_by) == ("model a", "person a", "human")
     assert (first.category, first.duration, first.frame_rate) == ("Water Scenes", 2.0, 10.0)
     assert records[3].refined_caption == records[3].refined_by == records[5].model_caption == ""
-    assert records[5].duration is None and records[5].metadata["keywords"] == ["dog"]
+    assert records[5].duration is records[5].frame_rate is None and records[5].metadata["keywords"] == ["dog"]
 
 
 def test_one_split_or_one_tar(published: Path) -> None:
@@ -72,12 +72,6 @@ def test_rendered_scenes_have_other_names_and_members(tmp_path: Path) -> None:
     (record,) = read_videos_of(tmp_path)
     assert (record.split, record.category, record.duration, record.frame_rate) == ("val", "Object Interactions", 3, 8)
     assert (record.model_caption, record.refined_caption, record.refined_by) == ("It falls.", "It rolls.", "simulated")
-
-
-def test_numbers_that_are_none_are_left_out(tmp_path: Path) -> None:
-    write_dataset(tmp_path, {"train": [[("a", fields("x", fps="fast", video_duration_in_s=True))]]})
-    (record,) = read_videos_of(tmp_path)
-    assert record.frame_rate is None and record.duration is None
 
 
 @pytest.mark.parametrize(

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import logging
 import tarfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from perception_encoder.datasets.captioned import load_captions
 from perception_encoder.datasets.classified import ClassOptions, load_tasks
 from perception_encoder.errors import DataError
-from perception_encoder.evaluation.classification.splits import load_splits
 from perception_encoder.formats.shards import find_tars
 from perception_encoder.formats.tars import TarMember
 from tests.data.tars import image_bytes, write_tar
@@ -75,13 +72,6 @@ def test_other_names_and_no_names(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     assert "has no classnames.txt" in caplog.text
 
 
-def test_train_and_test_of_neighbours(tmp_path: Path) -> None:
-    ((_, task),) = load_splits(
-        write_classes(tmp_path / "wds", ("train", "test")), "test", None, ClassOptions(), choosing=False
-    ).items()
-    assert len(task.train.keys) == len(task.test.keys) == 11
-
-
 @pytest.mark.parametrize(
     ("members", "message"),
     [
@@ -119,17 +109,3 @@ def test_captions_are_lines_of_texts(tmp_path: Path) -> None:
         load_captions(write_captions(tmp_path / "other", a="\n"))
     with pytest.raises(DataError, match=r"is a directory without test\.tar"):
         load_captions(tmp_path)
-
-
-def test_pe_eval_reads_them(tmp_path: Path, run_pe: Callable[..., Any]) -> None:
-    classes = write_classes(tmp_path / "wds_cups", ("train", "test"))
-    captions = write_captions(tmp_path / "wds_flickr", a="a red cup\nA cup, red.", b="a dog")
-    fast = ("--transform", "squash")
-    for command in (
-        ("classification", "builtin", "--data", classes, "--prompts", "name", *fast),
-        ("knn", "builtin", "--data", classes, "--k", "3", *fast),
-        ("retrieval", "builtin", "--data", captions, *fast),
-    ):
-        run = run_pe("eval", *command)
-        assert run.status == 0, run.stderr
-        assert "wds_" in run.stdout

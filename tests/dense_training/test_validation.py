@@ -18,7 +18,7 @@ from perception_encoder.dense_training.batches import DenseSamples
 from perception_encoder.dense_training.run import describe_head, open_tower, read_samples, train_dense
 from perception_encoder.dense_training.validation import DenseValidation, make_validation, write_detection_plots
 from perception_encoder.errors import DataError, MediaDecodeError
-from perception_encoder.evaluation.dense.average_precision import average_precision
+from perception_encoder.evaluation.dense.detection import average_precision
 from perception_encoder.training.checkpoint import BEST
 from tests.dense_training.datasets import HEADS, small_config, write_dataset
 from tests.training.toys import rows

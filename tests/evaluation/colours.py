@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from perception_encoder.formats.shards import SPLITS, ShardSample, write_shard
+from perception_encoder.formats.shards import SPLITS, ShardSample
 from perception_encoder.inference.encoder import Encoder
+from synthetic.shards import write_shard
 
 RGB = {"red": (220, 30, 30), "green": (30, 220, 30), "blue": (30, 30, 220), "white": (255, 255, 255)}
 

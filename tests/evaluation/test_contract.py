@@ -24,16 +24,15 @@ from perception_encoder.evaluation.classification.attentive_probe import Attenti
 from perception_encoder.evaluation.classification.probes import LinearEvaluator, NeighboursEvaluator
 from perception_encoder.evaluation.classification.splits import Splits
 from perception_encoder.evaluation.classification.zero_shot import ZeroShotEvaluator
-from perception_encoder.evaluation.comparison import compare
 from perception_encoder.evaluation.dense.depth import DepthEvaluator, DepthProtocol
 from perception_encoder.evaluation.dense.detection import DetectionEvaluator
 from perception_encoder.evaluation.dense.segmentation import SegmentationEvaluator
 from perception_encoder.evaluation.dense.tracking import TrackingEvaluator
 from perception_encoder.evaluation.feature_cache import FeatureCache
-from perception_encoder.evaluation.results import from_json, run_evaluators, to_json
+from perception_encoder.evaluation.results import compare, from_json, run_evaluators, to_json
 from perception_encoder.evaluation.retrieval import RetrievalEvaluator
-from perception_encoder.layer_analysis.labelled_tasks import ClassificationTask, LabelledConfig, RetrievalTask
 from perception_encoder.layer_analysis.sweep import run_sweep
+from perception_encoder.layer_analysis.tasks import ClassificationTask, LabelledConfig, RetrievalTask
 from tests.datasets.drawn import drawn_masks, label_maps, pairs, rooms, write_instances
 from tests.evaluation.colours import ColourEncoder, image_bytes
 from tests.evaluation.layers import ColourLayers, discs, png

@@ -9,7 +9,6 @@ import numpy as np
 from PIL import Image
 
 from perception_encoder.datasets.labelled import LabelledImages
-from perception_encoder.errors import MediaDecodeError
 from perception_encoder.evaluation import embeddings as module
 from perception_encoder.evaluation.embeddings import CachingEncoder, cache_features, encode_images
 from perception_encoder.formats.media_directory import Clip
@@ -35,17 +34,6 @@ def test_vectors_are_in_the_images_order(monkeypatch) -> None:
     assert whole.labels == chunked.labels == COLOURS
     assert whole.targets(["blue", "green", "red", "white"]).tolist() == [2, 1, 0, 2, 3]
     assert whole.failures == ()
-
-
-def test_an_undecodable_image_is_reported_and_not_replaced(monkeypatch) -> None:
-    monkeypatch.setattr(module, "CHUNK", 2)
-    encoder = ColourEncoder()
-    features = encode_images(encoder, task(broken=(1, 2, 3)))
-    assert [(type(failure), failure.source) for failure in features.failures] == [
-        (MediaDecodeError, key) for key in "bcd"
-    ]
-    assert (features.keys, features.labels) == (("a", "e"), ("red", "white"))
-    assert len(features.vectors) == encoder.image_count == 2
 
 
 def test_the_same_images_take_other_labels() -> None:

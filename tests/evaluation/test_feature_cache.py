@@ -1,7 +1,8 @@
-"""The cache of features: its content and its keys, a killed run that resumes, and temporary files."""
+"""The cache of features: its content and its keys, a killed run that resumes, and the inputs of layers' evaluators."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,14 @@ import pytest
 from PIL import Image
 
 from perception_encoder.datasets.image_set import ImageSet
-from perception_encoder.errors import DataError, ModelError, OutputError
+from perception_encoder.dense_prediction.depth import DepthConfig
+from perception_encoder.dense_prediction.head_fitting import FitConfig
+from perception_encoder.errors import DataError, InputError, ModelError, OutputError
 from perception_encoder.evaluation import feature_cache as module
+from perception_encoder.evaluation.dense.depth import DepthEvaluator, DepthProtocol
 from perception_encoder.evaluation.feature_cache import ComputedRows, FeatureCache, encode_layer
-from perception_encoder.evaluation.inputs import EncoderInputs
+from perception_encoder.evaluation.inputs import EncoderInputs, content_digest
+from tests.datasets.drawn import pairs, rooms
 from tests.evaluation.layers import ColourLayers, png
 from tests.layer_analysis.toys import ToyEncoder, greys
 
@@ -29,11 +34,11 @@ def contents(directory: Path) -> dict[str, bytes]:
 def test_every_layer_of_what_can_be_decoded(tmp_path: Path) -> None:
     encoder, images = ToyEncoder(), greys(10, broken=(1, 6))
     stored = FeatureCache(directory=tmp_path, dtype="float32", chunk=4).encode_layers(encoder, images, LAYERS)
-    assert [str(failure) for failure in stored.failures] == ["grey 1: is cut", "grey 6: is cut"]
+    assert [str(failure) for failure in stored[0].failures] == ["grey 1: is cut", "grey 6: is cut"]
     rows = [0, 2, 3, 4, 5, 7, 8, 9]
     expected = encoder.encode_layers([images.open(row)[0] for row in rows], LAYERS)
     for layer in LAYERS:
-        features = stored.read(layer)
+        features = stored[layer]
         assert (
             isinstance(features.tokens, np.memmap) and features.tokens.shape == (8, 17, 3) and features.grid == (4, 4)
         )
@@ -46,8 +51,9 @@ def test_every_layer_of_what_can_be_decoded(tmp_path: Path) -> None:
 def test_a_set_is_encoded_once(tmp_path: Path) -> None:
     encoder, cache = ToyEncoder(), FeatureCache(directory=tmp_path)
     first = cache.encode_layers(encoder, greys(5), LAYERS)
-    assert cache.encode_layers(encoder, greys(5), LAYERS).key == first.key and encoder.encoded == 5
-    assert first.read(0).tokens.dtype == np.float16
+    again = cache.encode_layers(encoder, greys(5), LAYERS)
+    assert encoder.encoded == 5 and first[0].tokens.dtype == np.float16
+    assert all((again[layer].tokens == first[layer].tokens).all() for layer in LAYERS)
 
 
 def test_the_key_is_of_all_that_features_depend_on(tmp_path: Path) -> None:
@@ -119,7 +125,7 @@ def test_sets_without_greys(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="greys has no images"):
         cache.encode_layers(ToyEncoder(), greys(0), LAYERS)
     stored = cache.encode_layers(ToyEncoder(), greys(2, broken=(0, 1)), LAYERS)
-    assert len(stored.read(0).tokens) == 0 and len(stored.failures) == 2
+    assert len(stored[0].tokens) == 0 and len(stored[0].failures) == 2
 
 
 def test_a_full_disk_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,3 +169,36 @@ def test_a_mix_of_images_and_videos_is_refused() -> None:
     )
     with pytest.raises(DataError, match="mixed mixes images and videos"):
         encode_layer(ColourLayers(), mixed, 0)
+
+
+def test_an_image_whose_target_fails_is_not_encoded() -> None:
+    def target(row: int) -> None:
+        if row == 2:
+            raise InputError("c (mask)", "is empty")
+
+    features = encode_layer(ColourLayers(), EncoderInputs.of("shades", SHADED, target), 0)
+    assert features.rows.tolist() == [0, 3] and [failure.source for failure in features.failures] == ["b", "c (mask)"]
+
+
+def test_the_digest_is_that_of_the_content_and_of_what_is_left_out() -> None:
+    assert shades().digest == content_digest(SHADED.images) != shades(SHADED.select([0, 1])).digest
+
+    def target(row: int) -> None:
+        raise InputError(str(row), "is empty")
+
+    assert EncoderInputs.of("shades", SHADED, target).digest == f"{shades().digest}, without [0, 1, 2, 3]"
+
+
+def test_the_test_set_is_not_encoded_without_training_shades() -> None:
+    encoder, depths = ColourLayers(4, (24, 32)), rooms(2, 0)
+    encoded: list[int] = []
+    encode = encoder.encode_layers
+    encoder.encode_layers = lambda images, *rest: encoded.append(len(images)) or encode(images, *rest)
+    bad = replace(pairs("a", depths), images=(b"cut", b"cut"))
+    protocol = DepthProtocol(head=DepthConfig(channels=4, fit=FitConfig(epochs=1)))
+    with pytest.raises(DataError, match="depth: no image can be used; the first: a0"):
+        list(DepthEvaluator(bad, pairs("b", depths), protocol).run(encoder.at(0)))
+    assert encoded == []
+    cut = replace(pairs("b", depths), images=(pairs("b", depths).images[0], b"cut"))
+    list(DepthEvaluator(pairs("a", depths), cut, protocol).run(encoder.at(0)))
+    assert encoded == [2, 1]

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from perception_encoder.datasets.labelled import load_labelled
-from perception_encoder.evaluation.classification.prompts import PROMPTS, ensemble
+from perception_encoder.evaluation.classification.zero_shot import PROMPTS, ensemble
 from perception_encoder.evaluation.embeddings import encode_images
 from synthetic.suite import Suite
 from tests.evaluation.colours import write_colours

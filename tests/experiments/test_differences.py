@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from experiments.differences import Gap, find_signs, format_gap, gain, to_gap
-from perception_encoder.layer_analysis.curve import LayerScore
+from perception_encoder.layer_analysis.sweep import LayerScore
 
 
 def score(value: float, *, lower: bool, by_seed: tuple[float, ...] = ()) -> LayerScore:

@@ -13,7 +13,7 @@ import pytest
 from experiments.differences import find_signs
 from experiments.findings import GAPS, all_gaps, layer_gaps
 from experiments.layers.run import BUILTIN, FIRST, LAST, NORMED, UNTRAINED, curve_rows
-from perception_encoder.layer_analysis.curve import LayerCurve, LayerScore
+from perception_encoder.layer_analysis.sweep import LayerCurve, LayerScore
 
 NOISE = np.random.default_rng(0).normal(size=(4, 1000))
 

@@ -105,14 +105,6 @@ def test_int8_that_loses_too_much_is_refused(tmp_path: Path, monkeypatch: pytest
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_exists_stays(run_pe: Callable, tmp_path: Path) -> None:
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full" / "mine").touch()
-    run = run_pe("export", "openvino", "builtin", tmp_path / "full")
-    assert run.status == 2 and "full exists already; name a new directory" in run.stderr
-    assert [path.name for path in tmp_path.rglob("*")] == ["full", "mine"]
-
-
 def test_bad_weights_and_differences_are_refused_and_leave_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,14 +10,8 @@ from pathlib import Path
 import pytest
 
 from perception_encoder.errors import DataError
-from perception_encoder.formats.shards import (
-    ShardSample,
-    find_shards,
-    json_bytes,
-    read_metadata,
-    read_shard,
-    write_shard,
-)
+from perception_encoder.formats.shards import ShardSample, find_shards, json_bytes, read_shard
+from synthetic.shards import read_metadata, write_shard
 from tests.data.tars import write_tar
 
 SAMPLES = [

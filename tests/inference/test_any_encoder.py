@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 import torch
 import torch.nn.functional as F
@@ -20,12 +19,11 @@ from PIL import Image
 import perception_encoder as pe
 from perception_encoder.errors import ConfigError, MissingExtraError, SearchIndexError
 from perception_encoder.inference.external_encoder import OutputEncoder
-from perception_encoder.models.defaults import chosen_model
 from perception_encoder.models.external_transformers import is_two_tower
 from perception_encoder.models.registry import library_model_name, portable_name
 from perception_encoder.search.storage.store import Store
 from perception_encoder.search.terms import text_query
-from perception_encoder.search.web.library import Filter, open_library
+from perception_encoder.search.web.library import open_library
 from perception_encoder.serving.api import create_app
 from perception_encoder.serving.requests import ApiConfig
 from perception_encoder.vectors import unit_rows
@@ -47,7 +45,6 @@ SAVE: dict[str, Callable[[Path], Path]] = {
     "st-vlm": embedders.save_sentence_vlm,
 }
 OF_IMAGES = [kind for kind in SAVE if kind != "st-texts"]
-OF_BOTH = [kind for kind in OF_IMAGES if kind != "timm"]
 COMPILED = ["timm", "open_clip", "hf-CLIP", "hf-Siglip"]
 
 
@@ -234,14 +231,14 @@ def test_the_api_and_the_page(kind: str, saved: Callable[[str], Path], photos: P
     found, asked, _ = librarys_own(kind, saved(kind), images, TEXTS)
     library = open_library(photos, name)
     library.update()
-    library.refresh()
-    assert not library.progress.error and library.count(Filter()) == 5
+    library.index.refresh()
+    assert not library.progress.error and library.index.count() == 5
     if kind == "timm":
         with pytest.raises(ConfigError, match="has no text tower"):
-            library.find(text_query("a red mug"), Filter(), 0, 5)
+            library.find(text_query("a red mug"), None, 5)
     else:
-        rows = library.find(text_query(TEXTS[0]), Filter(), 0, 5)
-        assert [row["score"] for row in rows] == pytest.approx(sorted(found @ asked[0], reverse=True), abs=1e-5)
+        hits = library.find(text_query(TEXTS[0]), None, 5)
+        assert [hit.score for hit in hits] == pytest.approx(sorted(found @ asked[0], reverse=True), abs=1e-5)
     with TestClient(create_app(library.encoder, ApiConfig(source=name)), base_url="http://localhost") as client:
         answer = client.post("/v1/embeddings", json={"input": [{"image": data_uri(image)} for image in images]})
         assert answer.status_code == 200, answer.text
@@ -250,46 +247,6 @@ def test_the_api_and_the_page(kind: str, saved: Callable[[str], Path], photos: P
         assert str(saved(kind)) not in answer.text and answer.json()["model"] == library.encoder.name
         answer = client.post("/v1/embeddings", json={"input": TEXTS, "model": name})
         assert (answer.status_code == 400) == (kind == "timm")
-
-
-def test_the_api_takes_queries_and_documents(saved: Callable[[str], Path], photos: Path) -> None:
-    pytest.importorskip("fastapi")
-    from fastapi.testclient import TestClient
-    from sentence_transformers import SentenceTransformer
-
-    from perception_encoder.serving.api import create_app
-    from perception_encoder.serving.requests import ApiConfig
-
-    model = SentenceTransformer(str(saved("st-CLIP")), device="cpu")
-    queries, documents = (
-        encode(TEXTS, normalize_embeddings=True) for encode in (model.encode_query, model.encode_document)
-    )
-    encoder = pe.load(f"st:{saved('st-CLIP')}")
-    with TestClient(create_app(encoder, ApiConfig()), base_url="http://localhost") as client:
-        for named, wanted in (
-            ({}, documents),
-            ({"input_type": "document"}, documents),
-            ({"input_type": "query"}, queries),
-        ):
-            answer = client.post("/v1/embeddings", json={"input": TEXTS, **named})
-            found = [row["embedding"] for row in answer.json()["data"]]
-            np.testing.assert_allclose(found, wanted, atol=1e-5)
-        assert np.abs(queries - documents).max() > 1e-3
-        answer = client.post("/v1/embeddings", json={"input": TEXTS, "input_type": "passage"})
-        assert answer.status_code == 400 and "it must be 'query' or 'document'" in answer.text
-        answer = client.post("/v1/rerank", json={"query": TEXTS[0], "documents": TEXTS[1:]})
-        scores = {row["index"]: row["relevance_score"] for row in answer.json()["results"]}
-        assert scores == pytest.approx(dict(enumerate((documents[1:] @ queries[0]).tolist())), abs=1e-5)
-
-
-def test_the_api_ranks_by_a_model_of_texts(saved: Callable[[str], Path]) -> None:
-    encoder = pe.load(f"st:{saved('st-texts')}")
-    with TestClient(create_app(encoder, ApiConfig()), base_url="http://localhost") as client:
-        answer = client.post("/v1/rerank", json={"query": TEXTS[0], "documents": TEXTS}).json()
-        wanted = encoder.encode_document(TEXTS) @ encoder.encode_query(TEXTS[0])
-        assert [row["index"] for row in answer["results"]] == np.argsort(-wanted).tolist()
-        refused = client.post("/v1/rerank", json={"query": TEXTS[0], "documents": [{"image": "data:image/png,"}]})
-        assert refused.status_code == 400 and "takes texts only" in refused.text
 
 
 def test_the_api_uses_the_part_of_a_model_that_is_for_queries(tmp_path: Path) -> None:
@@ -400,29 +357,6 @@ def test_a_smaller_model_than_an_indexs_dimensions_is_another_model(
     assert run.status == 2 and "dimension 24, not 20, " in run.stderr and "use that model, or rebuild" in run.stderr
 
 
-def test_an_index_of_other_prompts_is_another(saved: Callable[[str], Path], photos: Path, tmp_path: Path) -> None:
-    copied = tmp_path / "model"
-    shutil.copytree(saved("st-vlm"), copied)
-    pe.open_index(photos, f"st:{copied}").update()
-    config = copied / "config_sentence_transformers.json"
-    values = json.loads(config.read_text())
-    config.write_text(json.dumps({**values, "prompts": {"query": "text : ", "document": ""}}))
-    with pytest.raises(SearchIndexError, match="was made with prompts"):
-        pe.open_index(photos).search("a dog")
-
-
-def test_a_relative_directory_means_the_same_elsewhere(
-    saved: Callable[[str], Path], photos: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    directory = saved("hf-CLIP")
-    monkeypatch.chdir(directory.parent)
-    index = pe.open_index(photos, f"hf:{directory.name}")
-    index.update()
-    monkeypatch.chdir(tmp_path)
-    assert pe.open_index(photos).source == f"hf:{directory}"
-    assert len(pe.open_index(photos).search("a dog", top=2)) == 2
-
-
 def test_names_of_libraries_are_told_from_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for made in ("openai", "vit", "org/model"):
@@ -485,19 +419,6 @@ def test_a_models_own_code_runs_only_if_trusted_and_that_is_not_stored(
         assert run.status == 0 or "two models have the name" in run.stderr, run.stderr  # `pe layers`, once loaded
 
 
-@pytest.mark.parametrize("kind", OF_IMAGES)
-def test_models_use(kind: str, saved: Callable[[str], Path], photos: Path, run_pe: Any, config: None) -> None:
-    name = name_of(kind, saved(kind))
-    run = run_pe("models", "use", name)
-    assert run.status == 0, run.stderr
-    assert chosen_model() == name
-    run = run_pe("search", photos / "0.png", photos)
-    assert run.status == 0 and "1.png" in run.stdout, run.stderr
-    if kind not in COMPILED:
-        run = run_pe("models", "use", name, "--precision", "int8")
-        assert run.status != 0 and "runs in torch only" in run.stderr
-
-
 @pytest.mark.security
 def test_a_text_that_looks_like_a_file_is_a_text(saved: Callable[[str], Path], photos: Path) -> None:
     """sentence-transformers opens strings that name images."""
@@ -531,15 +452,6 @@ def test_a_layer_leaves_the_encoder_as_it_is(
     np.testing.assert_array_equal(encoder.encode_images(images), before)
 
 
-def test_tokens_of_another_librarys_layer_are_embedded(photos: Path, tmp_path: Path) -> None:
-    encoder = pe.load("random:timm:test_vit")
-    pe.embed(photos, tmp_path / "tokens.parquet", model=encoder, pool="tokens")
-    rows = pq.read_table(tmp_path / "tokens.parquet").to_pylist()
-    tokens = encoder.encode_images(sorted(photos.glob("*.png")), pool="tokens")
-    np.testing.assert_allclose([row["vector"] for row in rows], tokens, atol=1e-5)
-    assert {(row["grid_height"], row["grid_width"]) for row in rows} == {(10, 10)}
-
-
 def test_whole_images_wait_in_small_numbers(saved: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """sentence-transformers takes images at their full size, up to half a gigabyte each."""
     encoder = pe.load(f"st:{saved('st-CLIP')}")
@@ -561,25 +473,3 @@ def test_a_missing_tokenizer_is_one_line(
     run = run_pe("embed", photos / "texts.csv", "-o", tmp_path / "out.parquet", "-m", name_of(kind, directory))
     assert run.status != 0 and run.stderr.count("\n") == 1, run.stderr
     assert "/model: its tokenizer cannot be loaded (" in run.stderr
-
-
-@pytest.mark.parametrize("kind", ["hf-CLIP", "st-CLIP"])
-def test_loading_shows_no_bar_over_the_weights_but_downloads_do(
-    kind: str, saved: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    from huggingface_hub.utils import are_progress_bars_disabled
-    from transformers import PreTrainedModel
-    from transformers.utils import logging as library
-
-    shown: list[bool] = []
-    load = PreTrainedModel.from_pretrained.__func__  # type: ignore[attr-defined]
-
-    def from_pretrained(cls: type, *given: Any, **options: Any) -> Any:
-        shown.append(not are_progress_bars_disabled())
-        return load(cls, *given, **options)
-
-    monkeypatch.setattr(PreTrainedModel, "from_pretrained", classmethod(from_pretrained))
-    library.enable_progress_bar()
-    pe.load(name_of(kind, saved(kind)))
-    assert shown == [True] and "weights" not in capfd.readouterr().err
-    assert library.is_progress_bar_enabled() and not are_progress_bars_disabled()

@@ -126,22 +126,6 @@ def test_a_lack_of_memory_is_not_remembered(
 
 
 @pytest.mark.usefixtures("compiling")
-def test_int8_that_openvino_does_not_take_is_torchs_float32(
-    saved: Callable[[str], Path], photos: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(*_: object) -> None:
-        raise RuntimeError("no such operation")
-
-    monkeypatch.setattr(convert, "quantize", fail)
-    with pytest.warns(FallbackWarning, match="timm:timm is computed with torch: .* image tower: no such operation$"):
-        encoder = pe.load(name_of("timm", saved("timm")), precision="int8")
-    assert encoder.runtime.precision == "float32"
-    found, *_ = librarys_own("timm", saved("timm"), opened(photos), TEXTS)
-    np.testing.assert_allclose(encoder.encode_images(opened(photos)), found, atol=1e-5)
-    assert cache.entries() == []
-
-
-@pytest.mark.usefixtures("compiling")
 def test_positions_of_another_image_size_are_resampled_by_the_library(photos: Path, tmp_path: Path) -> None:
     directory = embedders.save_timm(tmp_path / "timm", side=160)
     found, *_ = librarys_own("timm", directory, opened(photos), TEXTS)

@@ -18,7 +18,6 @@ from perception_encoder.inference.feature_map import (
     to_colours,
 )
 from perception_encoder.models.checkpoints.weights import create_model
-from perception_encoder.preprocess.image import ImageTransform
 
 
 def two_regions(seed: int = 0) -> np.ndarray:
@@ -107,10 +106,3 @@ def test_half_of_the_map_and_half_of_its_blur() -> None:
 def test_similarity_is_the_cosine_to_one_place() -> None:
     features = np.array([[[1, 0], [0, 3]], [[2, 2], [-5, 0]]], np.float32)
     np.testing.assert_allclose(similarity(features, 0, 0), [[1, 0], [0.5**0.5, -1]], atol=1e-6)
-
-
-def test_the_image_is_the_one_that_the_transform_makes(encoder: Encoder) -> None:
-    image = Image.fromarray(np.random.default_rng(2).integers(0, 256, (60, 90, 3), dtype=np.uint8))
-    found = feature_maps(encoder, image, [0], patches=6)
-    pixels = ImageTransform((64, 96)).pixels(image).transpose(1, 2, 0)
-    assert np.array_equal(np.asarray(found.image), pixels)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,11 +11,10 @@ import pandas as pd
 import pytest
 import torch
 from datasets import Dataset, DatasetDict, Video
-from mteb.mocks.mock_tasks.retrieval import MockRetrievalTask, MockVideoRetrievalT2V
-from mteb.mocks.mock_tasks.sts import MockSTSTask, MockVisualSTSTask
+from mteb.mocks.mock_tasks.retrieval import MockVideoRetrievalT2V
+from mteb.mocks.mock_tasks.sts import MockSTSTask
 from mteb.mocks.mock_tasks.zeroshot_classification import MockZeroShotClassificationTask
 from PIL import Image
-from rich.console import Console
 from sentence_transformers import SimilarityFunction, util
 from sentence_transformers.sentence_transformer.evaluation import (
     EmbeddingSimilarityEvaluator,
@@ -25,25 +22,12 @@ from sentence_transformers.sentence_transformer.evaluation import (
 from torch import nn
 from torch.utils.data import DataLoader
 
-from perception_encoder.errors import ConfigError, MediaDecodeError, MediaNotFoundError
-from perception_encoder.inference import encoder as module
+from perception_encoder.errors import ConfigError, MediaDecodeError
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.models.checkpoints.weights import create_model
-from perception_encoder.progress import progress_bar
 
 TEXTS = ["a red mug", "a dog on a lawn", "a red cup", "two dogs", "a mountain in the snow"]
 CLOSE = {"rtol": 0, "atol": 2e-6}
-
-
-# ---- the library's own functions
-
-
-def test_paraphrase_mining_runs_on_an_encoder(encoder: Encoder) -> None:
-    pairs = util.paraphrase_mining(encoder, TEXTS, show_progress_bar=False, batch_size=2)
-    similarity = encoder.similarity(encoder.encode(TEXTS), encoder.encode(TEXTS))
-    assert {frozenset(pair) for _, *pair in pairs} == {frozenset((a, b)) for a in range(5) for b in range(a)}
-    for score, first, second in pairs:
-        assert score == pytest.approx(float(similarity[first, second]), abs=1e-5)
 
 
 def test_the_similarity_evaluator_runs_on_an_encoder(encoder: Encoder) -> None:
@@ -62,9 +46,6 @@ def test_similarity_is_the_librarys(encoder: Encoder) -> None:
         torch.testing.assert_close(encoder.similarity(left, right), expected)
     expected = SimilarityFunction.to_similarity_pairwise_fn(kind)(a, b)
     torch.testing.assert_close(encoder.similarity_pairwise(a, b), expected)
-
-
-# ---- arguments
 
 
 def test_queries_and_documents_are_encoded_alike(encoder: Encoder) -> None:
@@ -127,36 +108,7 @@ def test_what_is_unsupported_is_refused(encoder: Encoder, arguments: dict[str, o
         encoder.encode(TEXTS, **arguments)
 
 
-def test_a_bar_is_shown_on_a_terminal_only(
-    encoder: Encoder, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    encoder.encode(TEXTS, show_progress_bar=True)
-    assert capsys.readouterr() == ("", "")
-    screen = io.StringIO()
-    console = Console(file=screen, force_terminal=True, width=100)
-    monkeypatch.setattr(module, "progress_bar", lambda description, total: progress_bar(description, total, console))
-    encoder.encode(TEXTS)
-    assert screen.getvalue() == ""
-    encoder.encode(TEXTS, show_progress_bar=True)
-    assert re.search(r"encoding .* 5/5 ", re.sub(r"\x1b\[[\d;?]*\w", "", screen.getvalue()))
 
-
-# ---- strings that look like files
-
-
-def test_errors_of_strings_taken_for_files_name_encode_texts(
-    encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(MediaNotFoundError, match=r"a dog\.jpg: no such file; if it is text, use encode_texts"):
-        encoder.encode(["a dog.jpg"])
-    assert encoder.encode_texts(["a dog.jpg"]).shape == (1, encoder.dimension)
-    with pytest.raises(MediaNotFoundError) as failure:
-        encoder.encode([Path("gone.jpg")])
-    assert "encode_texts" not in str(failure.value)
-
-
-# ---- dicts
 
 
 def test_a_dict_says_what_an_input_is(encoder: Encoder, image_files: list[Path], tmp_path: Path) -> None:
@@ -194,19 +146,6 @@ class Similarities(MockSTSTask):
         self.data_loaded = True
 
 
-class ImageSimilarities(MockVisualSTSTask):
-    """The same for pairs of images."""
-
-    def __init__(self, encoder: Encoder, draw: Callable[[int], Image.Image]) -> None:
-        super().__init__()
-        left, right = [draw(number) for number in range(6)], [draw(number) for number in range(1, 7)]
-        scores = encoder.similarity_pairwise(encoder.encode_images(left), encoder.encode_images(right))
-        self.dataset = DatasetDict(
-            test=Dataset.from_dict({"sentence1": left, "sentence2": right, "score": scores.tolist()})
-        )
-        self.data_loaded = True
-
-
 class OwnLabels(MockZeroShotClassificationTask):
     """Images whose labels are the texts most similar to them by an encoder."""
 
@@ -225,7 +164,6 @@ def test_tasks_of_texts_and_images_give_the_encoders_own_similarities(
     encoder: Encoder, draw: Callable[[int], Image.Image]
 ) -> None:
     assert score(encoder, Similarities(encoder), encode_kwargs={"batch_size": 3}) == pytest.approx(1)
-    assert score(encoder, ImageSimilarities(encoder, draw), encode_kwargs={"batch_size": 4}) == pytest.approx(1)
     assert score(encoder, OwnLabels(encoder, draw)) == 1
 
 
@@ -242,10 +180,6 @@ def test_a_video_task_ranks_videos_as_the_encoder_does(encoder: Encoder) -> None
     assert score(encoder, task, encode_kwargs={"frames": 4}) == 1
     found = call(encoder, list(files), frames=4)
     np.testing.assert_allclose(found, videos, **CLOSE)
-
-
-def test_a_retrieval_task_runs(encoder: Encoder) -> None:
-    assert 0 < score(encoder, MockRetrievalTask()) <= 1
 
 
 def test_cached_results_are_of_the_same_weights(encoder: Encoder, tmp_path: Path) -> None:

@@ -45,9 +45,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-# ---- what it is
-
-
 @pytest.mark.parametrize(
     ("value", "kind"),
     [
@@ -118,9 +115,6 @@ def test_urls_are_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
         resolve("file:///etc/passwd")
 
 
-# ---- parts of a video
-
-
 @pytest.mark.parametrize(
     ("value", "numbers"),
     [
@@ -151,9 +145,6 @@ def test_a_image_has_no_range(folder: Path) -> None:
     for value, start in [("a.jpg@2s", None), ("a.jpg", 2.0), (image_bytes(), 2.0), (Image.new("L", (9, 9)), 2.0)]:
         with pytest.raises(InputError, match="is an image; only a video has a range of time"):
             resolve(value, start=start)
-
-
-# ---- things in memory
 
 
 def test_arrays() -> None:
@@ -206,9 +197,6 @@ def test_anything_else_is_refused(value: object) -> None:
         resolve(value)
 
 
-# ---- sniffing
-
-
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "GIF", "WEBP", "AVIF", "TIFF", "BMP", "PPM", "JPEG2000"])
 def test_images_are_recognised(format: str) -> None:
     assert sniff(image_bytes(format, (32, 32))[:HEAD]) == "image"
@@ -228,9 +216,6 @@ def test_videos_are_recognised(format: str, codec: str) -> None:
 @pytest.mark.parametrize("head", [b"", b"RIFF\0\0\0\0WAVEfmt ", b"%PDF-1.7", b"GGGG", b"<html>", bytes(HEAD), b"ID3\4"])
 def test_other_files_are_not(head: bytes) -> None:
     assert sniff(head) is None
-
-
-# ---- three hundred mutated files
 
 
 def originals() -> list[tuple[str, bytes]]:

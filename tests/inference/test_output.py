@@ -66,32 +66,11 @@ def stop(out: Path, after: int) -> None:
             writer.add(batch)
 
 
-# ---- what is written
-
-
 def test_no_good_input_at_all_leaves_nothing(tmp_path: Path) -> None:
     with EmbeddingWriter(tmp_path / "out.parquet", SETTINGS) as writer:
         writer.add([result(3)])
         assert writer.finish() == 0
     assert os.listdir(tmp_path) == []
-
-
-def test_an_error_before_the_first_shard_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError), EmbeddingWriter(tmp_path / "out.parquet", SETTINGS):
-        raise ConfigError("texts have no layers")
-    assert os.listdir(tmp_path) == []
-    write(tmp_path / "out.parquet")
-
-
-# ---- going on
-
-
-def test_what_was_added_is_saved_however_the_run_ends(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), EmbeddingWriter(tmp_path / "out.parquet", SETTINGS) as writer:
-        writer.add(next(batches(range(2))))
-        raise KeyboardInterrupt
-    with EmbeddingWriter(tmp_path / "out.parquet", SETTINGS) as writer:
-        assert writer.done == 2
 
 
 @pytest.mark.parametrize("inputs", [[0, 1, 2], [0, 2, 1, 3, 4], [0, 1, 2, 4, 5], []])
@@ -102,9 +81,6 @@ def test_a_run_with_other_inputs_is_refused(tmp_path: Path, inputs: list[int]) -
         EmbeddingWriter(tmp_path / "out.parquet", SETTINGS) as writer,
     ):
         list(writer.resume(map(item, inputs)))
-
-
-# ---- what is refused
 
 
 @pytest.mark.parametrize("name", ["out.parquet", "out"])
@@ -125,9 +101,6 @@ def test_a_directory_of_other_objects_is_never_replaced(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="other contents"):
         EmbeddingWriter(tmp_path / "photos", SETTINGS, overwrite=True)
     assert os.listdir(tmp_path) == ["photos"]
-
-
-# ---- a full disk
 
 
 @contextmanager

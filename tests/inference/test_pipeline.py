@@ -22,7 +22,7 @@ from perception_encoder.inference.collection import encode_media, list_media_ite
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.fetch import FetchLimits
 from perception_encoder.inference.listing import list_items
-from perception_encoder.inference.media import Media, Value
+from perception_encoder.inference.media import Media, resolve
 from perception_encoder.inference.pipeline import (
     Embedding,
     Failure,
@@ -46,9 +46,6 @@ def text(number: int) -> Request[int]:
 
 def image_request(number: int, draw: Callable[[int], Image.Image]) -> Request[int]:
     return Request(number, Media("image", str(number), draw(number)))
-
-
-# ---- batches
 
 
 def test_results_come_in_order_whichever_is_done_first() -> None:
@@ -123,7 +120,7 @@ def test_a_short_list_is_shared_out(encoder: Encoder, draw: Callable[[int], Imag
 
 
 def test_a_video_weighs_as_much_as_its_frames(encoder: Encoder) -> None:
-    videos = [Request(number, Value(np.zeros((4, 16, 16, 3), np.uint8)), "video") for number in range(20)]
+    videos = [Request(number, partial(resolve, np.zeros((4, 16, 16, 3), np.uint8)), "video") for number in range(20)]
     batches = encode_requests(encoder, iter(videos), encoder.feature(0), workers=1)
     assert [len(batch) for batch in batches] == [7, 7, 6]  # 8 frames each, 52 image_files a batch
 
@@ -135,18 +132,14 @@ def test_the_next_batch_is_decoded_while_one_is_encoded(encoder: Encoder, draw: 
         assert decoded.wait(timeout=20), "the second batch is not decoded while the first one is encoded"
         return np.zeros((len(pixels), 4), np.float32)
 
-    class Announced:
-        def __init__(self, number: int) -> None:
-            self.number = number
-
-        def media(self, limits: FetchLimits | None = None) -> Media:
-            if self.number == 2:
-                decoded.set()
-            return Media("image", str(self.number), draw(self.number))
+    def announced(number: int, limits: FetchLimits) -> Media:
+        if number == 2:
+            decoded.set()
+        return Media("image", str(number), draw(number))
 
     waiting = copy.copy(encoder)
     waiting.embed_pixels = embed_pixels  # type: ignore[method-assign]
-    requests = [Request(number, Announced(number)) for number in range(4)]
+    requests = [Request(number, partial(announced, number)) for number in range(4)]
     assert len(list(encode_requests(waiting, requests, encoder.feature(), batch_size=2, workers=2))) == 2
 
 
@@ -161,7 +154,7 @@ def test_a_batch_of_videos_is_encoded_some_frames_at_a_time(encoder: Encoder) ->
     counting.embed_pixels = embed_pixels  # type: ignore[method-assign]
     videos = np.random.default_rng(0).integers(0, 256, (3, 9, 32, 32, 3), dtype=np.uint8)
     feature = encoder.feature(0, frames=7)
-    requests = [Request(number, Value(video)) for number, video in enumerate(videos)]
+    requests = [Request(number, partial(resolve, video)) for number, video in enumerate(videos)]
     (batch,) = encode_requests(counting, requests, feature, batch_size=4, workers=1)
     assert sizes == [4, 4, 4, 4, 4, 1]
     for result, video in zip(batch, videos, strict=True):
@@ -176,9 +169,6 @@ def test_workers_change_no_bit(encoder: Encoder, draw: Callable[[int], Image.Ima
         return np.stack([result.vector for batch in stream for result in batch if isinstance(result, Embedding)])
 
     assert (run(2) == run(3)).all()
-
-
-# ---- items
 
 
 def test_items_keep_their_place_and_bad_ones_their_reason(encoder: Encoder, image_files: list[Path]) -> None:
@@ -230,7 +220,7 @@ feature = encoder.feature(0, "mean")
 peaks = {}
 with EmbeddingWriter(Path(out), encoder.describe(feature), part_bytes=1 << 20) as writer:
     done = 0
-    for batch in encode_items(encoder, writer.resume(list_items([folder])), feature, workers=2):
+    for batch in encode_items(encoder, writer.resume(list_items([folder])), feature):
         writer.add(batch)
         done += len(batch)
         peaks[done] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -270,7 +260,7 @@ def test_large_images_of_several_workers_wait_for_each_other(
         return pixels(self, image)
 
     monkeypatch.setattr(type(encoder.transform), "pixels", counted)
-    requests = [Request(number, Value(path)) for number, path in enumerate(image_files[:8])]
+    requests = [Request(number, partial(resolve, path)) for number, path in enumerate(image_files[:8])]
     results = [r for batch in encode_requests(encoder, requests, encoder.feature(), 1, workers=4) for r in batch]
     assert most == 1 and [result.key for result in results] == list(range(8))
 
@@ -298,9 +288,6 @@ def test_texts_of_a_table_are_not_media(encoder: Encoder, tmp_path: Path) -> Non
     collection = encode_media(encoder, list_media_items([tmp_path / "table.csv"]))
     assert collection.vectors.shape == (0, encoder.dimension)
     assert [failure.source for failure in collection.failures] == [f"{tmp_path}/table.csv:1"]
-
-
-# ---- reduced decoding
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8"])

@@ -20,6 +20,7 @@ import torch
 from PIL import Image
 
 from perception_encoder.errors import ConfigError, MediaDecodeError
+from perception_encoder.inference.model_spec import ModelSpec
 from perception_encoder.language_alignment import lmms_eval_adapter
 from perception_encoder.language_alignment.lmms_eval_adapter import read_messages, sampling_of
 from perception_encoder.language_alignment.load import load_language_model
@@ -67,7 +68,7 @@ def plugin(lmms_eval: types.ModuleType, monkeypatch: pytest.MonkeyPatch) -> Any:
     registry._select_entry_points = lambda group: [entry_point()] if group == "lmms_eval.models" else []
     registry.load_entrypoint_manifests()
     monkeypatch.setattr(
-        lmms_eval_adapter, "load_language_model", lambda *_, tiles: tiny_language_model(tiles=tiles or 4)
+        lmms_eval_adapter, "load_language_model", lambda _, tiles: tiny_language_model(tiles=tiles or 4)
     )
     return registry.get_model_class("perception_encoder")
 
@@ -211,7 +212,7 @@ def test_the_real_package_evaluates_a_local_task(tmp_path: Path) -> None:
     model_parts = parts(tmp_path)
     model, _ = build_language_model(model_parts, torch.Generator().manual_seed(0))
     write_language_model(tmp_path / "model.safetensors", model_parts, model, vision=False, decoder=False)
-    language = load_language_model(tmp_path / "model.safetensors", "cpu")
+    language = load_language_model(ModelSpec(tmp_path / "model.safetensors", "cpu"))
     rows, answers = [], []
     for number, count in enumerate((1, 2, 1)):
         names = [f"{number}-{at}.png" for at in range(count)]

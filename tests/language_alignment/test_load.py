@@ -72,7 +72,7 @@ def test_a_run_is_loaded_by_its_directory_or_its_file(tmp_path: Path) -> None:
     run.mkdir()
     write_language_model(run / WEIGHTS, model_parts, model, vision=False, decoder=False)
     for name in (run, str(run / WEIGHTS)):
-        loaded = load_language_model(name, "cpu", tiles=2)
+        loaded = load_language_model(ModelSpec(name, "cpu"), tiles=2)
         assert loaded.media.tiles == 2 and loaded.name == "run"
         assert Path(find_language_model(name)) == run / WEIGHTS
         assert next(loaded.model.parameters()).dtype == fast_dtype(torch.device("cpu"))
@@ -81,12 +81,12 @@ def test_a_run_is_loaded_by_its_directory_or_its_file(tmp_path: Path) -> None:
 def test_a_perception_lm_is_loaded_by_its_directory(tmp_path: Path) -> None:
     perception_lm().save_pretrained(tmp_path)
     byte_tokenizer().save_pretrained(tmp_path)
-    assert load_language_model(tmp_path, "cpu").media.tiles == 4
+    assert load_language_model(ModelSpec(tmp_path, "cpu")).media.tiles == 4
 
 
 def test_an_unknown_name_is_an_error() -> None:
     with pytest.raises(UnknownModelError, match="no language model is called 'llava'; give builtin-lang, a file"):
-        load_language_model("llava")
+        load_language_model(ModelSpec("llava"))
     with pytest.raises(UnknownModelError, match="no language model is called"):
         find_language_model("llava")
     with pytest.raises(UnknownModelError, match="no language model is called 'gpt'"):
@@ -193,7 +193,7 @@ def test_int8_answers_and_is_part_of_a_models_identity(tmp_path: Path) -> None:
     pytest.importorskip("openvino")
     run = write_run(tmp_path)
     precisions: tuple[Precision, ...] = ("int8", "float32")
-    models = [load_language_model(run, runtime="openvino", precision=precision) for precision in precisions]
+    models = [load_language_model(ModelSpec(run, runtime="openvino", precision=precision)) for precision in precisions]
     assert [model.reader.precision for model in models] == ["int8", "float32"]
     assert models[0].ask([], "what is red?", max_tokens=3).tokens
     assert digest_of(models[0]) != digest_of(models[1])
@@ -205,7 +205,7 @@ def test_without_openvino_torch_answers_and_int8_names_the_extra(
     monkeypatch.setattr(choice, "check_openvino", missing)
     monkeypatch.delenv("PE_RUNTIME", raising=False)
     run = write_run(tmp_path)
-    assert load_language_model(run).reader.runtime == "torch"
+    assert load_language_model(ModelSpec(run)).reader.runtime == "torch"
     with pytest.raises(MissingExtraError, match=r"perception-encoder\[fast\]"):
         pe.load_assistant(run, precision="int8")
 

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from perception_encoder.errors import WeightsUnavailableError
+from perception_encoder.inference.model_spec import ModelSpec
 from perception_encoder.language_alignment.load import load_language_model
 from perception_encoder.language_alignment.perception_lm import SYSTEM, read_perception_lm, wrap_perception_lm
 from perception_encoder.models.initialization import drawn_from
@@ -92,12 +93,12 @@ def test_an_incomplete_directory_names_the_missing_files(tmp_path: Path) -> None
     for name in missing:
         (tmp_path / name).unlink()
     with pytest.raises(WeightsUnavailableError, match="is incomplete: missing ") as error:
-        load_language_model(tmp_path, "cpu")
+        load_language_model(ModelSpec(tmp_path, "cpu"))
     assert str(tmp_path) in str(error.value) and all(name in str(error.value) for name in missing)
     (tmp_path / "config.json").unlink()
     (tmp_path / "model.safetensors.index.json").unlink()
     with pytest.raises(WeightsUnavailableError, match=r"missing config\.json, tokenizer\.json, model\.safetensors;"):
-        load_language_model(tmp_path, "cpu")
+        load_language_model(ModelSpec(tmp_path, "cpu"))
 
 
 @torch.no_grad()

@@ -13,7 +13,8 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, pipeline
 
 import perception_encoder as pe
 from perception_encoder.errors import ConfigError, ModelError, OutputError
-from perception_encoder.exports import verify
+from perception_encoder.exports import card
+from perception_encoder.inference.model_spec import ModelSpec
 from perception_encoder.language_alignment.load import load_language_model
 from perception_encoder.language_alignment.text.decoder import DecoderLoRA, add_decoder_adapters
 from perception_encoder.language_alignment.weights import Parts, build_language_model, write_language_model
@@ -61,7 +62,7 @@ def test_transformers_gives_the_same_prompt_logits_and_answers(
     run = write_run(tmp_path / "run", tiles, **changes)
     written = pe.export_perception_lm(run, tmp_path / "out")
     assert written.difference < 1e-5 and written.model == "run"
-    ours = load_language_model(run, "cpu", torch.float32, runtime="torch")
+    ours = load_language_model(ModelSpec(run, "cpu", "torch", "float32"))
     processor = AutoProcessor.from_pretrained(tmp_path / "out")
     theirs = AutoModelForImageTextToText.from_pretrained(tmp_path / "out").eval()
     assert type(theirs).__name__ == "PerceptionLMForConditionalGeneration"
@@ -94,7 +95,7 @@ def test_transformers_gives_the_same_prompt_logits_and_answers(
 @torch.no_grad()
 def test_several_images_and_turns(tmp_path: Path) -> None:
     pe.export_perception_lm(write_run(tmp_path / "run"), tmp_path / "out")
-    ours = load_language_model(tmp_path / "run", "cpu", torch.float32, runtime="torch")
+    ours = load_language_model(ModelSpec(tmp_path / "run", "cpu", "torch", "float32"))
     processor = AutoProcessor.from_pretrained(tmp_path / "out")
     turns = [*messages(NOISE, NOISE.rotate(90)), {"role": "assistant", "content": "two"}, *messages()]
     text = QUESTION.replace("<|image|>", "")
@@ -115,14 +116,14 @@ def test_this_package_reads_the_directory_as_the_run(run_pe: Callable, tmp_path:
     run = write_run(tmp_path / "run")
     result = run_pe("export", "perception-lm", run.parent, tmp_path / "out")
     assert result.status == 0 and result.stdout.startswith(f"{tmp_path / 'out'}: run, ")
-    ours = load_language_model(run, "cpu", torch.float32, runtime="torch")
-    again = load_language_model(tmp_path / "out", "cpu", torch.float32, runtime="torch")
+    ours = load_language_model(ModelSpec(run, "cpu", "torch", "float32"))
+    again = load_language_model(ModelSpec(tmp_path / "out", "cpu", "torch", "float32"))
     assert again.media == ours.media
     assert again.decoder.prompts.template == TEMPLATE and again.decoder.prompts.context == 2000
     conversation, sampling = ask("what is here?", [NOISE]), Sampling(max_tokens=12)
     assert again.generate([conversation], sampling) == ours.generate([conversation], sampling)
     assert again.generate([ask("<|image|>")], sampling)[0].finished in (True, False)  # the token is only a text here
-    assert load_language_model(tmp_path / "out", "cpu", tiles=0, runtime="torch").media.tiles == 0
+    assert load_language_model(ModelSpec(tmp_path / "out", "cpu", "torch"), tiles=0).media.tiles == 0
     pe.export_perception_lm(run, tmp_path / "half", half=True)
     assert next(AutoModelForImageTextToText.from_pretrained(tmp_path / "half").parameters()).dtype == torch.float16
 
@@ -165,7 +166,7 @@ def test_what_perception_lm_cannot_hold_is_refused(tmp_path: Path, monkeypatch: 
 
     run = write_run(tmp_path / "run")
     with monkeypatch.context() as patch:
-        patch.setattr(verify, "TOLERANCE", 0.0)
+        patch.setattr(card, "TOLERANCE", 0.0)
         with pytest.raises(OutputError, match="the model of transformers differs from torch by"):
             pe.export_perception_lm(run, tmp_path / "out")
     assert not (tmp_path / "out").exists()

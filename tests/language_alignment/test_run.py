@@ -11,6 +11,7 @@ from PIL import Image
 
 from perception_encoder.data.conversations import open_conversations
 from perception_encoder.errors import ConfigError, DataError, InputError, WeightsUnavailableError
+from perception_encoder.inference.model_spec import ModelSpec
 from perception_encoder.language_alignment.config import LanguageConfig
 from perception_encoder.language_alignment.load import WEIGHTS, load_language_model
 from perception_encoder.language_alignment.run import Examples, LanguageTrainee, align_language
@@ -128,7 +129,7 @@ def test_everything_trains_and_the_model_answers(
     state = weights_of(path)
     assert {name.split(".")[0] for name in state} == {"projector", "vision", "decoder"}
     assert all("lora_" in name for name in state if name.startswith("decoder.")) == (lora is not None)
-    model = load_language_model(tmp_path, "cpu", torch.float32)
+    model = load_language_model(ModelSpec(tmp_path, "cpu", precision="float32"))
     assert model.generate([ask("What colour?", [Image.new("RGB", (40, 40), "red")])], Sampling(max_tokens=4))
 
 
@@ -227,11 +228,11 @@ def test_the_whole_language_model_trains_after_adapters(tmp_path: Path, data: Pa
     whole = LanguageTrainee(config(decoder, initial=str(first), train_decoder=True))
     assert whole.parts.lora is None and all(parameter.requires_grad for parameter in whole.model.decoder.parameters())
     image = Image.new("RGB", (40, 40), "red")
-    expected = load_language_model(first, "cpu", torch.float32).generate(
+    expected = load_language_model(ModelSpec(first, "cpu", precision="float32")).generate(
         [ask("What?", [image])], Sampling(max_tokens=8)
     )
     whole.write(tmp_path / "whole.safetensors")
-    model = load_language_model(tmp_path / "whole.safetensors", "cpu", torch.float32)
+    model = load_language_model(ModelSpec(tmp_path / "whole.safetensors", "cpu", precision="float32"))
     assert model.generate([ask("What?", [image])], Sampling(max_tokens=8)) == expected
 
 
@@ -265,7 +266,7 @@ def test_a_fresh_language_model_is_made_for_a_run_and_is_its_own(tmp_path: Path,
     assert align_language(run_config, [data], tmp_path / "run") == path, "a finished run begins again without an error"
     parts, weights = read_trained(path)
     assert parts.decoder == str(tmp_path / "run" / "decoder") and "decoder.model.embed_tokens.weight" in weights
-    model = load_language_model(tmp_path / "run")
+    model = load_language_model(ModelSpec(tmp_path / "run"))
     assert model.generate([ask("What colour?", [Image.new("RGB", (9, 9))])], Sampling(max_tokens=3))
 
 
@@ -313,7 +314,7 @@ def test_an_unfinished_run_says_so_wherever_it_is_given(tmp_path: Path, data: Pa
         align_language(config(decoder), [data], tmp_path / "run", listener=interrupt_at(3))
     message = r"run is an unfinished run of `pe train`, without language\.safetensors; rerun its command to finish it"
     with pytest.raises(WeightsUnavailableError, match=message):
-        load_language_model(tmp_path / "run")
+        load_language_model(ModelSpec(tmp_path / "run"))
     with pytest.raises(WeightsUnavailableError, match=message):
         align_language(config(decoder, initial=str(tmp_path / "run")), [data], tmp_path / "next")
 

@@ -51,13 +51,6 @@ def test_what_a_model_lacks_is_an_error_before_the_first_sweep(tmp_path: Path, l
     assert task.evaluated == [] and not config.directory.exists()
 
 
-def test_a_model_of_one_size_is_analysed_at_that_size(tmp_path: Path, load: Load) -> None:
-    load(changed(fixed_size=True))
-    for task in (LightnessTask(), LightnessTask(image_size=(24, 24))):
-        report = analyse(["built"], named(task), FeatureCache(directory=tmp_path), None)
-        assert report.notes == () and report.example.grid == (6, 6)
-
-
 def silent() -> LayerFeatures:
     """A model that does not attend through torch."""
 

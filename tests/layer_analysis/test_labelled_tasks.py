@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from perception_encoder.datasets.labelled import LabelledImages
 from perception_encoder.dense_prediction.head_fitting import FitConfig
@@ -17,15 +15,16 @@ from perception_encoder.evaluation.classification.attentive_probe import Attenti
 from perception_encoder.evaluation.feature_cache import CachedTokens, FeatureCache
 from perception_encoder.evaluation.statistics.bootstrap import contributions
 from perception_encoder.evaluation.statistics.scores import ItemScores, difference
-from perception_encoder.layer_analysis.labelled_tasks import (
+from perception_encoder.layer_analysis.sweep import run_sweep
+from perception_encoder.layer_analysis.tasks import (
     ClassificationTask,
     LabelledConfig,
     RetrievalTask,
+    TaskOptions,
+    make_tasks,
     read_label_splits,
     retrieval_precision,
 )
-from perception_encoder.layer_analysis.sweep import run_sweep
-from perception_encoder.layer_analysis.tasks import TaskOptions, make_tasks
 from perception_encoder.vectors import unit_rows
 from tests.evaluation.classification.test_splits import directories
 from tests.evaluation.colours import image_bytes, write_colours
@@ -33,7 +32,7 @@ from tests.layer_analysis.toys import CLEAR, ToyEncoder
 
 LABELS = ["red", "green", "blue"] * 8
 FIT = FitConfig(epochs=8, batch=8)
-FAST = LabelledConfig(items=24, attentive=AttentiveConfig(fit=FIT, learning_rates=(3e-2,)))
+FAST = LabelledConfig(attentive=AttentiveConfig(fit=FIT, learning_rates=(3e-2,)))
 
 
 @pytest.fixture
@@ -41,17 +40,6 @@ def photos(tmp_path: Path) -> Path:
     for split in ("train", "val", "test"):
         write_colours(tmp_path / f"{split}.tar", "toys", LABELS, coarse=True, broken=(4,) if split == "test" else ())
     return tmp_path
-
-
-def test_average_precision_by_hand() -> None:
-    angles = np.radians([0, 10, 25, 45, 90])
-    vectors = np.stack([np.cos(angles), np.sin(angles)], axis=1)
-    (precision, first), _ = retrieval_precision(vectors, np.array([0, 1, 0, 0, 2]))
-    # the first asks: 1 (no), 2 (yes), 3 (yes) -> (1/2 + 2/3) / 2; the third: 1 (no), 3 (yes), 0 (yes)
-    np.testing.assert_allclose(precision[[0, 2]], [(1 / 2 + 2 / 3) / 2, (1 / 2 + 2 / 3) / 2])
-    np.testing.assert_allclose(precision[3], (1 + 2 / 3) / 2)
-    np.testing.assert_array_equal(np.isnan(precision), [False, True, False, False, True])
-    np.testing.assert_array_equal(first, [0, np.nan, 0, 1, np.nan])
 
 
 def test_equal_vectors_retrieve_nothing_early() -> None:
@@ -100,7 +88,7 @@ def test_average_precision_is_scikit_learns() -> None:
 
 
 def test_the_layer_of_colours_classifies_and_retrieves_best(photos: Path, tmp_path: Path) -> None:
-    splits = read_label_splits(photos, FAST.items)
+    splits = read_label_splits(photos, 24)
     tasks = {"classification": ClassificationTask(splits, FAST), "retrieval": RetrievalTask(splits.test)}
     sweep = run_sweep(ToyEncoder(), tasks, FeatureCache(directory=tmp_path / "store"))
     curves = {curve.metric: curve for curve in sweep.curves}
@@ -120,7 +108,7 @@ def test_the_layer_of_colours_classifies_and_retrieves_best(photos: Path, tmp_pa
 
 def test_the_lengths_of_vectors_change_no_cosine(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """k-NN and retrieval compare directions, whose features differ in length from image to image; in float32."""
-    splits = read_label_splits(photos, FAST.items)
+    splits = read_label_splits(photos, 24)
     nearest = ClassificationTask(splits, replace(FAST, methods=("k-NN",)))
     tasks = {"classification": nearest, "retrieval": RetrievalTask(splits.test)}
     mean = CachedTokens.mean
@@ -159,27 +147,6 @@ def test_as_many_of_each_class_and_always_the_same(photos: Path) -> None:
     assert [len(part.labels) for part in (splits.train, splits.val, splits.test)] == [18, 6, 9]
     assert {splits.test.labels.count(label) for label in splits.classes} == {3}
     assert read_label_splits(photos, 9).test.keys == splits.test.keys
-
-
-def test_a_border_is_cut_off_and_its_features_are_cached_apart(tmp_path: Path) -> None:
-    labels, pixels = ("red", "red", "blue", "blue"), (24, 24)
-    bordered = []
-    for number, colour in enumerate(labels):  # the border says the wrong class, and each class has one of each
-        image = Image.new("RGB", pixels, ("red", "blue")[number % 2])
-        image.paste(colour, (8, 8, 16, 16))
-        stream = io.BytesIO()
-        image.save(stream, "PNG")
-        bordered.append(stream.getvalue())
-    data = LabelledImages("bordered", ("a", "b", "c", "d"), tuple(bordered), labels)
-    cache = FeatureCache(directory=tmp_path / "store")
-
-    def recall(trim: int) -> float:
-        sweep = run_sweep(ToyEncoder(), {"retrieval": RetrievalTask(replace(data, trim=trim))}, cache, [CLEAR])
-        return {curve.metric: curve.scores[CLEAR].value for curve in sweep.curves}["R@1"]
-
-    assert [recall(trim) for trim in (0, 8)] == [0, 1]
-    with pytest.raises(DataError, match="is too small to crop 12 pixels from each side"):
-        recall(12)
 
 
 def test_data_that_lack_what_a_task_needs(tmp_path: Path) -> None:

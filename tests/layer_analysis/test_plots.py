@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ from perception_encoder.errors import ConfigError
 from perception_encoder.evaluation.feature_cache import FeatureCache
 from perception_encoder.inference.feature_map import to_colours
 from perception_encoder.inference.load import load_layers
-from perception_encoder.layer_analysis.image_analysis import TIMES, TokenStatistics, analyse_image
+from perception_encoder.layer_analysis.image_analysis import TIMES, analyse_image
 from perception_encoder.layer_analysis.plots import (
     GAP,
     LEAST_SIDE,
@@ -21,7 +20,6 @@ from perception_encoder.layer_analysis.plots import (
     model_colours,
     plot_curves,
     plot_image,
-    plot_tokens,
     to_svg,
     write_png,
 )
@@ -44,42 +42,6 @@ def test_plots_are_the_same_each_time(tmp_path: Path) -> None:
 def test_a_model_keeps_its_colour() -> None:
     colours = model_colours(["a", "random:a", "b", "a", "colours"])
     assert colours["random:a"] == colours["colours"] and len(set(colours.values())) == 3
-
-
-def test_tokens_of_each_model_are_drawn() -> None:
-    def rows(prefix: float | None, with_global: int) -> list[TokenStatistics]:
-        return [
-            TokenStatistics(
-                layer=layer,
-                patch_norm=layer + 1.0,
-                largest_norm=layer + 5.0,
-                prefix_norm=prefix,
-                global_tokens=1.0,
-                global_attention=0.1 * layer,
-                images_with=float(layer >= with_global),
-            )
-            for layer in range(3)
-        ]
-
-    statistics = {"a": rows(7.0, 1), "b": rows(None, 9), "random:a": rows(7.0, 9)}
-    norms, attention = plot_tokens(statistics).axes
-    drawn = {line.get_label(): list(line.get_ydata()) for line in norms.lines}
-    assert drawn == {
-        "a: patches, median": [1, 2, 3],
-        "a: patches, largest": [5, 6, 7],
-        "a: class, registers": [7, 7, 7],
-        "b: patches, median": [1, 2, 3],
-        "b: patches, largest": [5, 6, 7],
-        "random:a: patches, median": [1, 2, 3],
-    }
-    shares = {line.get_label(): list(line.get_ydata()) for line in attention.lines if len(line.get_ydata()) == 3}
-    assert shares == {name: pytest.approx([0, 10, 20]) for name in statistics}
-    [start] = [line for line in attention.lines if len(line.get_ydata()) == 2]
-    assert list(start.get_xdata()) == [1, 1] and start.get_color() == model_colours(list(statistics))["a"]
-    [text] = attention.texts
-    assert text.get_text().splitlines() == ["a: from layer 1 on", "b: no lasting ones", "random:a: no lasting ones"]
-    quiet = [replace(row, global_attention=0.0) for row in statistics["a"]]
-    assert plot_tokens({"a": quiet}).axes[1].get_ylim() == (0, 5)  # in %: noise does not fill the plot
 
 
 def test_what_is_drawn_are_the_analysis_own_values(tmp_path: Path) -> None:

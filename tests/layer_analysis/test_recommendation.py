@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from perception_encoder.layer_analysis.curve import LayerCurve, LayerScore, recommend
+from perception_encoder.layer_analysis.sweep import LayerCurve, LayerScore, recommend
 
 SCORE = LayerScore(name="RMSE", value=0.3, n=9, draws=np.array([0.25, 0.35]), blocks=3, by_seed=(0.2, 0.4), pool="mean")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +15,8 @@ from perception_encoder.errors import ConfigError, DataError
 from perception_encoder.evaluation.feature_cache import FeatureCache
 from perception_encoder.layer_analysis import report as analysis
 from perception_encoder.layer_analysis import similarity
-from perception_encoder.layer_analysis.plots import plot_similarity
 from perception_encoder.layer_analysis.report import analyse, write_report
-from perception_encoder.layer_analysis.similarity import Similarities, cka, compare_grams, gram, rsa
+from perception_encoder.layer_analysis.similarity import cka, compare_grams, gram, rsa
 from tests.layer_analysis.toys import CLEAR, DEPTH, LightnessTask, ToyEncoder, named
 
 
@@ -144,20 +142,3 @@ def test_frames_of_videos_are_not_compared(tmp_path: Path, load: Load) -> None:
         analyse(["toy"], named(videos), cache, [0], similarity=True)
     report = analyse(["toy"], named(videos, LightnessTask(count=30)), cache, [0], similarity=True)
     assert report.similarities[0].images == 30
-
-
-def test_the_matrices_are_drawn_with_layers_and_models(tmp_path: Path, load: Load) -> None:
-    pytest.importorskip("matplotlib")
-    load(ToyEncoder(), ToyEncoder(name="other", weights="w2"))
-    report = analyse(
-        ["toy", "other"], named(LightnessTask(count=30)), FeatureCache(directory=tmp_path), [CLEAR], similarity=True
-    )
-    pair = report.similarities[1]
-    taller = Similarities(**{name: array[:1] for name, array in vars(pair.cka).items()})
-    figure = plot_similarity(replace(pair, layers=((7,), pair.layers[1]), cka=taller, rsa=taller))
-    for axes, title in zip(figure.axes[:2], ("CKA", "RSA"), strict=True):
-        np.testing.assert_array_equal(axes.images[0].get_array(), pair.cka.value[:1])
-        assert axes.get_title("left") == title and axes.images[0].get_clim() == (0, 1)
-        assert [label.get_text() for label in axes.get_yticklabels()] == ["7"]
-        assert [label.get_text() for label in axes.get_xticklabels()] == [str(CLEAR), str(DEPTH - 1)]
-        assert (axes.get_ylabel(), axes.get_xlabel()) == ("layer of toy", "layer of other")

@@ -8,13 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from perception_encoder.datasets.masked_videos import MaskedVideo, read_videos
-from perception_encoder.errors import ConfigError, DataError, MediaDecodeError, ModelError
+from perception_encoder.datasets.masked_videos import read_videos
+from perception_encoder.errors import ConfigError, ModelError
 from perception_encoder.evaluation.dense.tracking import TrackingEvaluator
 from perception_encoder.evaluation.feature_cache import CachedTokens, FeatureCache
 from perception_encoder.evaluation.statistics.scores import Score
-from perception_encoder.layer_analysis.curve import recommend
-from perception_encoder.layer_analysis.sweep import ColourFeatures, Sweep, run_sweep
+from perception_encoder.layer_analysis.sweep import ColourFeatures, recommend, run_sweep
 from tests.evaluation.layers import discs, write_video
 from tests.layer_analysis.toys import CLEAR, LightnessTask, ToyEncoder, named, plain
 
@@ -64,25 +63,6 @@ def test_a_score_that_is_not_finite_is_an_error(tmp_path: Path) -> None:
 
     with pytest.raises(ModelError, match="likeness of layer 0 of toy is not finite"):
         run_sweep(ToyEncoder(), named(BrokenTask()), FeatureCache(directory=tmp_path))
-
-
-def test_a_video_that_cannot_be_decoded_whole_is_left_out_and_reported(tmp_path: Path) -> None:
-    for name in ("one", "two"):
-        write_video(tmp_path / "videos" / f"{name}.tar", *discs())
-    one, two = read_videos(tmp_path / "videos")
-
-    def sweep(*videos: MaskedVideo) -> Sweep:
-        task = TrackingEvaluator(videos, SHORT_SIDE)
-        return run_sweep(ToyEncoder(), {"tracking": task}, FeatureCache(directory=tmp_path / "store"), [CLEAR])
-
-    bad_frame = replace(one, frames=(one.frames[0], b"cut", *one.frames[2:]))
-    found = sweep(bad_frame, two)
-    assert found.curves[0].scores[CLEAR].n == 1 and [f.source for f in found.failures] == ["one/frame 1"]
-    found = sweep(one, replace(two, masks=(two.masks[0], b"cut", *two.masks[2:])))
-    assert found.curves[0].scores[CLEAR].n == 1 and [f.source for f in found.failures] == ["two/mask 1"]
-    assert isinstance(found.failures[0], MediaDecodeError)
-    with pytest.raises(DataError, match="tracking: no video can be evaluated; the first: one/frame 0"):
-        sweep(replace(one, frames=(b"cut",) * len(one.frames)))
 
 
 def test_colours_alone_are_a_layer(tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.dense_tasks import read_task
 from perception_encoder.datasets.class_masks import UNSCORED
 from perception_encoder.evaluation.inputs import EncoderInputs
 from perception_encoder.evaluation.layer_evaluator import CachingLayers
@@ -73,8 +72,6 @@ def test_categories_lost_from_training_are_not_scored(tmp_path: Path) -> None:
     assert task.test.instances(1).labels.tolist() == [1] and task.test.instances(0).labels.tolist() == [1, 1]
     (task,) = make_tasks(["detection"], {}, tmp_path, TaskOptions(items=3)).values()
     assert task.test.instances(2).labels.tolist() == [1, 2]
-    task = read_task("objects", tmp_path, TaskOptions(items=2))  # of any kind
-    assert task.test.instances(1).labels.tolist() == [1, 1]
 
 
 def test_images_and_frames_have_the_size_that_is_set(tmp_path: Path) -> None:

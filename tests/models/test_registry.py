@@ -34,9 +34,6 @@ def test_no_name_means_two_models() -> None:
             assert seen.setdefault(known.lower(), name) == name
 
 
-"""The paper's appendix B.1, and the released small and spatial models."""
-
-
 @pytest.mark.parametrize(
     ("name", "near"),
     [("PE-Core-L14-363", "PE-Core-L14-336"), ("pe-lang-l14", "PE-Lang-L14-448"), ("bultin", "builtin")],

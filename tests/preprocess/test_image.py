@@ -29,7 +29,6 @@ from perception_encoder.preprocess.image import (
     pad_images,
     plain_image,
     read_header,
-    to_float,
 )
 
 pytestmark = pytest.mark.security
@@ -58,9 +57,6 @@ def four_colours(width: int = 64, height: int = 32) -> Image.Image:
     return Image.fromarray(pixels)
 
 
-# ---- the transform
-
-
 def test_golden_pixels() -> None:
     for key, golden in np.load(GOLDEN).items():
         name, size, mode = key.split("/")
@@ -85,21 +81,10 @@ def test_pixels_equal_torchvisions(mode: str) -> None:
         assert torch.equal(ImageTransform(48, "crop")(image), crop(image))
 
 
-def test_uint8_pixels_scale_to_the_same() -> None:
-    transform = ImageTransform(64)
-    pixels = transform.pixels(photograph())
-    assert pixels.dtype == np.uint8 and pixels.flags.c_contiguous and pixels.flags.writeable
-    assert torch.equal(to_float(torch.from_numpy(pixels)), transform(photograph()))
-    assert (to_float(torch.tensor([0, 255], dtype=torch.uint8)) == torch.tensor([-1.0, 1.0])).all()
-
-
 def test_a_transform_pickles_and_refuses_an_unknown_mode() -> None:
     assert pickle.loads(pickle.dumps(ImageTransform(224, "crop"))) == ImageTransform(224, "crop")
     with pytest.raises(ConfigError, match="'stretch'"):
         ImageTransform(224, "stretch")
-
-
-# ---- pad_images
 
 
 def test_images_of_several_sizes_become_one_batch() -> None:
@@ -115,9 +100,6 @@ def test_images_of_several_sizes_become_one_batch() -> None:
 def test_what_cannot_be_padded(shapes: list[tuple[int, ...]]) -> None:
     with pytest.raises(ShapeError):
         pad_images([torch.zeros(shape) for shape in shapes], patch_size=16)
-
-
-# ---- opening
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF"])
@@ -196,9 +178,6 @@ def test_the_first_frame_of_an_animation(format: str) -> None:
     assert opened.copy().size == (24, 24)
 
 
-# ---- bad images
-
-
 def png(width: int, height: int) -> bytes:
     """A one-bit PNG that is small and says that it is large."""
 
@@ -232,9 +211,6 @@ def test_what_is_no_whole_image(data: bytes, reason: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-# ---- warnings and threads
-
-
 def test_pillows_warnings_do_not_leak(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1500)
     data = encoded(four_colours(), "PNG")
@@ -245,9 +221,6 @@ def test_pillows_warnings_do_not_leak(monkeypatch: pytest.MonkeyPatch) -> None:
         before = list(warnings.filters)
         open_image(data)
         assert warnings.filters == before
-
-
-# ---- decoding at a reduced scale
 
 
 def test_a_large_jpeg_may_be_decoded_smaller() -> None:

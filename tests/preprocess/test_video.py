@@ -49,9 +49,6 @@ def numbers(frames: VideoFrames) -> list[int]:
     return [number_of(image) for image in frames.images]
 
 
-# ---- which frames
-
-
 @pytest.mark.parametrize(("format", "codec"), CONTAINERS)
 def test_frames_of_every_container(format: str, codec: str, caplog: pytest.LogCaptureFixture) -> None:
     if codec not in av.codecs_available:
@@ -112,9 +109,6 @@ def test_sources(tmp_path: Path) -> None:
     assert numbers(read_frames(odd, frames=3)) == [0, 29, 59]
 
 
-# ---- a part of the video
-
-
 @pytest.mark.parametrize(
     ("start", "end", "expected"),
     [
@@ -145,9 +139,6 @@ def test_a_range_outside_the_video(start: float, end: float | None, reason: str)
     with pytest.raises(InputError) as caught:
         read_frames(clip(), "clip.mp4", start=start, end=end)
     assert str(caught.value) == f"clip.mp4: {reason}"
-
-
-# ---- odd videos
 
 
 @pytest.mark.parametrize("format", ["mp4", "matroska"])
@@ -219,9 +210,6 @@ def count_threads() -> int:
 def test_a_video_without_frames(format: str, codec: str) -> None:
     with pytest.raises(MediaDecodeError, match=r"^nothing: (holds no |contains no |is not a video)"):
         read_frames(clip(0, format, codec), "nothing")
-
-
-# ---- how they are reached
 
 
 def test_far_frames_are_reached_by_seeking(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -297,9 +285,6 @@ def test_times_are_rounded_once(rate: int, tmp_path: Path) -> None:
     assert [frame.time for frame in sampled] == exact and [frame.end for frame in sampled] == [*exact[1:], 14]
 
 
-# ---- damaged videos
-
-
 @pytest.mark.parametrize(
     ("format", "codec", "options"),
     [
@@ -336,9 +321,6 @@ def test_a_damaged_middle_is_told(format: str, codec: str, caplog: pytest.LogCap
     assert "damaged" in caplog.text
 
 
-# ---- real clips
-
-
 @pytest.mark.parametrize("name", ["bottles", "dog"])
 def test_real_clips_equal_a_full_decode(name: str, real_data: Path) -> None:
     path = real_data / "clips" / f"{name}.mp4"
@@ -353,9 +335,6 @@ def test_real_clips_equal_a_full_decode(name: str, real_data: Path) -> None:
         frame = every[index][1]
         assert np.array_equal(np.asarray(image), np.asarray(frame.to_image()))
         assert time == pytest.approx(frame.time - every[0][1].time)
-
-
-# ---- frames at a steady rate
 
 
 @pytest.mark.parametrize("format", ["mp4", "mpegts"])

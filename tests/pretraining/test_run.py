@@ -15,12 +15,13 @@ from safetensors.torch import load_file
 
 from perception_encoder.data.pairs import Stage
 from perception_encoder.errors import CheckpointError, ConfigError, DataError
-from perception_encoder.formats.shards import ShardSample, read_shard, write_shard
+from perception_encoder.formats.shards import ShardSample, read_shard
 from perception_encoder.models.checkpoints.weights import create_model, load_model, weight_hash, write_checkpoint
 from perception_encoder.preprocess.tokenizer import Tokenizer
 from perception_encoder.pretraining import run
 from perception_encoder.pretraining.run import pretrain
 from perception_encoder.pretraining.task import ContrastiveTask
+from synthetic.shards import write_shard
 from tests.pretraining.toys import debug
 
 

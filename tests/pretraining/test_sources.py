@@ -18,7 +18,7 @@ from perception_encoder.data.packing import ShardSize, pack
 from perception_encoder.data.pairs import alone
 from perception_encoder.data.streams import Shards, StreamConfig
 from perception_encoder.errors import CheckpointError, DataError
-from perception_encoder.formats.shards import ShardSample, read_shard, write_shard
+from perception_encoder.formats.shards import ShardSample, read_shard
 from perception_encoder.models.checkpoints.weights import create_model, load_model
 from perception_encoder.preprocess.tokenizer import Tokenizer
 from perception_encoder.pretraining import run
@@ -29,6 +29,7 @@ from perception_encoder.pretraining.sources import ImageTextSet, has_split, open
 from perception_encoder.pretraining.task import ContrastiveTask
 from perception_encoder.progress import untracked
 from perception_encoder.ranks import ALONE
+from synthetic.shards import write_shard
 from tests.clips import clip
 from tests.data.tars import write_tar
 from tests.pretraining.toys import debug, gradients, small_batch, small_towers

@@ -10,13 +10,13 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from perception_encoder.data.captions import PHOTO_TEMPLATES
 from perception_encoder.data.packing import ShardSize, pack
 from perception_encoder.data.pairs import alone
 from perception_encoder.data.streams import Shards
 from perception_encoder.errors import ConfigError, DataError
 from perception_encoder.inference.load import load
 from perception_encoder.models.checkpoints.weights import create_model, load_model
+from perception_encoder.preprocess.prompts import PHOTO_TEMPLATES
 from perception_encoder.pretraining.config import PretrainingConfig
 from perception_encoder.pretraining.run import build_model, pretrain
 from perception_encoder.pretraining.sources import Sources, open_sources

@@ -18,8 +18,6 @@ from perception_encoder.runtime.cache import CHECKED, ENTRY, MODEL, WEIGHTS, Ent
 from perception_encoder.runtime.runtime import ModelInfo
 from tests.models.small import CORE, TEXT, WITHOUT_ROPE
 
-ROOT = Path(__file__).parents[2]
-
 
 @pytest.fixture(autouse=True)
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
@@ -236,23 +234,6 @@ def test_the_bound_evicts_what_was_not_used_for_longest_but_never_what_was_just_
     monkeypatch.setattr(cache, "MAX_BYTES", 10)
     add("d", b"x" * 100_000)
     assert {entry.model for entry in cache.entries()} == {"d"}
-
-
-def test_the_bound_counts_damaged_entries_out(root: Path) -> None:
-    damaged = add("a").directory
-    (damaged / ENTRY).write_text("{")
-    (root / "description.json").write_text("{}")
-    add("b")
-    assert not damaged.exists() and (root / "description.json").exists()
-
-
-def test_entries_that_another_process_removes_meanwhile_are_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    first = add("a").directory
-    contents = cache._contents()
-    cache._discard(first)
-    monkeypatch.setattr(cache, "_contents", lambda: contents)
-    assert cache.entries() == [] and cache.delete("a") == []
-    assert cache.delete() == []
 
 
 def test_delete_by_name_or_all(root: Path) -> None:

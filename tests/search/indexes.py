@@ -11,7 +11,6 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from datetime import datetime
 from functools import cache
 from pathlib import Path
@@ -21,8 +20,8 @@ import numpy as np
 from PIL import Image
 
 from perception_encoder.inference.encoder import Encoder
+from perception_encoder.search.storage.database import IndexRow
 from perception_encoder.search.storage.encoder import remember_model
-from perception_encoder.search.storage.rows import IndexRow
 from perception_encoder.search.storage.store import Store
 from perception_encoder.search.storage.update import UpdateReport, update_store, writable_store
 from perception_encoder.search.web.library import MediaLibrary
@@ -55,7 +54,7 @@ def make_library(
         shutil.copytree(_library_to_copy(checkpoint, draw), folder)
         remember_model(Store.open(folder), str(checkpoint))
     loaded = copy.copy(encoder)  # as if from the checkpoint, whose weights it has
-    loaded._executed = replace(encoder._executed, source=str(checkpoint))
+    loaded.source = str(checkpoint)
     return MediaLibrary(Store.open(directory or folder), loaded)
 
 
@@ -80,7 +79,7 @@ def _fill_library(folder: Path, checkpoint: Path, draw: Callable[[int], Image.Im
 
 
 DIMENSION = 64
-SETTINGS = {"source": "none", "model": "none", "weight_hash": "none", "dimension": DIMENSION, "moments": {}}
+SETTINGS = {"source": "none", "model": "none", "weight_hash": "none", "dimension": DIMENSION, "every": 1.0}
 """Of an index without a model."""
 
 

@@ -47,8 +47,3 @@ def test_an_empty_index_is_not_written(checkpoint: Path, tmp_path: Path) -> None
     assert index.update().rows == 0
     with pytest.raises(OutputError, match="is empty"):
         index.export_vectors(tmp_path / "vectors.parquet")
-
-
-def test_the_command_says_what_it_wrote(run_pe, index: Index, pictures: list[Path], tmp_path: Path) -> None:
-    run = run_pe("export", "vectors", pictures[0].parent, tmp_path / "v.parquet")
-    assert run.status == 0 and f"{len(index)} embeddings in" in run.stdout

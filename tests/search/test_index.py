@@ -155,23 +155,6 @@ def test_the_model_of_the_first_index_is_in_the_command_that_rebuilds_the_second
         assert printed_command(str(error.value)) == ["index", "--rebuild", "--model", str(checkpoint), str(other)]
 
 
-def test_a_search_says_whether_an_update_is_running_or_was_stopped(run_pe, photos: Path, checkpoint: Path) -> None:
-    index, said = pe.open_index(photos, checkpoint), []
-    index.update()
-    (photos / "new.png").write_bytes((photos / "00.jpg").read_bytes() + b"more")
-
-    def stop(items, description, total):
-        said.append(run_pe("search", "a cat", photos).stderr)
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        index.update(progress=stop)
-    assert f"the index of {photos} is being updated, so files may be missing\n" in said[0]
-    assert "finish it" not in said[0]
-    stopped = run_pe("search", "a cat", photos).stderr
-    assert f"is unfinished, so files may be missing; finish it with: pe index {photos}" in stopped
-
-
 def test_files_that_move_are_not_deleted_and_unreadable_ones_are_listed_once(
     run_pe, photos: Path, checkpoint: Path
 ) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,24 +13,26 @@ from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.listing import Item
 from perception_encoder.search import ranking
 from perception_encoder.search.ranking import (
-    FileGallery,
     Hit,
-    IndexGallery,
     SearchResult,
     best_moment,
     find_duplicates,
     group_duplicates,
     query_vectors,
     rank,
+    rank_files,
 )
+from perception_encoder.search.storage.database import IndexRow
+from perception_encoder.search.storage.store import Store
 from perception_encoder.search.terms import Query, media_query, parse_words, text_query
 from perception_encoder.search.web.contact_sheet import query_sections
 from tests.clips import clip, number_of, numbered
-from tests.search.indexes import assert_same_ranking, make_index
+from tests.search.indexes import SETTINGS, assert_same_ranking, make_index, make_rows, unit_vectors
 
 
 def find(encoder: Encoder, queries: list[Query], collection: Collection, top: int) -> list[list[Hit]]:
-    return rank([FileGallery(encoder, collection)], queries, query_vectors(encoder, queries), top)
+    pairs = zip(queries, query_vectors(encoder, queries), strict=True)
+    return [rank_files(encoder, collection, query, vector, top) for query, vector in pairs]
 
 
 @pytest.fixture
@@ -56,10 +57,9 @@ def test_an_index_and_its_files_give_the_same_hits(
     index = make_index(pictures[0].parent, checkpoint)
     queries = [text_query("a cat"), media_query(str(pictures[7])), parse_words(["2:dog", "-", str(pictures[9])])]
     vectors = query_vectors(encoder, queries)
-    galleries = [FileGallery(encoder, collection), IndexGallery(index)]
-    assert [len(gallery) for gallery in galleries] == [19, 19]
+    assert len(collection.items) == len(index) == 19
     for top in (3, 19, 100):
-        by_files, by_index = (rank([gallery], queries, vectors, top) for gallery in galleries)
+        by_files, by_index = find(encoder, queries, collection, top), rank([index], queries, vectors, top)
         for of_files, of_index, size in zip(by_files, by_index, (19, 18, 18), strict=True):
             assert len(of_files) == len(of_index) == min(top, size)
             np.testing.assert_allclose(
@@ -67,20 +67,32 @@ def test_an_index_and_its_files_give_the_same_hits(
             )  # the index was encoded in bfloat16, where that is fast
             assert {hit.row is not None for hit in of_index} == {True}
     assert all(hit.item.source != pictures[7] for results in (by_files, by_index) for hit in results[1])
-    with_own = rank(galleries, queries, vectors, 2, include_query=True)
-    assert [hit.item.source for hit in with_own[1]] == [pictures[7]] * 2
+    with_own = rank([index], queries, vectors, 2, include_query=True)
+    assert with_own[1][0].item.source == pictures[7]
 
 
-def test_several_galleries_are_ranked_together(encoder: Encoder, collection: Collection) -> None:
-    items, vectors, is_video = collection.items, collection.vectors, collection.is_video
-    parts = (slice(0, 9), slice(9, None))
-    halves = [replace(collection, items=items[p], vectors=vectors[p], is_video=is_video[p]) for p in parts]
-    queries = [text_query("a cat")]
-    galleries = [FileGallery(encoder, half) for half in halves]
-    (found,) = rank(galleries, queries, query_vectors(encoder, queries), 6)
-    assert_same_ranking(found, find(encoder, queries, collection, 6)[0])
-    (rest,) = rank(galleries, queries, query_vectors(encoder, queries), 6, offset=4)
-    assert rest == found[4:], "the same computation"
+def test_several_indexes_are_ranked_together(tmp_path: Path) -> None:
+    """However many of the best rows are the query's own, and no more than may be needed is looked at."""
+    vectors, query = unit_vectors(200, 0), unit_vectors(1, 1)[0]
+    stores = []
+    for number in range(2):
+        (tmp_path / str(number)).mkdir()
+        stores.append(store := Store.create(tmp_path / str(number), SETTINGS))
+        store.replace([], make_rows(vectors[number::2], 1000 * number))
+    expected = [f"{1000 * (row % 2) + row // 2}" for row in np.argsort(-vectors @ query)]
+    for owned in (0, 1, 3, 90, 150):
+
+        class Own(Query):
+            """A query that consists of the best rows."""
+
+            def contains(self, item: Item, row: IndexRow) -> bool:
+                return row.id in expected[:owned]  # noqa: B023
+
+        own = Own(**vars(text_query("x")))
+        (hits,) = rank(stores, [own], query[None], top=6)
+        assert [hit.id for hit in hits] == expected[owned : owned + 6]
+        (hits,) = rank(stores, [own], query[None], top=6, include_query=True)
+        assert [hit.id for hit in hits] == expected[:6]
 
 
 def test_a_query_of_several_terms_is_their_weighted_sum(encoder: Encoder, pictures: list[Path]) -> None:
@@ -97,53 +109,6 @@ def test_terms_that_cancel_and_a_damaged_image_are_errors(encoder: Encoder, pict
     pictures[0].write_bytes(pictures[0].read_bytes()[:200])
     with pytest.raises(MediaDecodeError, match=r"00\.jpg"):
         query_vectors(encoder, [text_query("a cat"), media_query(str(pictures[0]))])
-
-
-class Listed:
-    """A gallery of known hits, best first; it notes how many were requested."""
-
-    def __init__(self, *hits: tuple[str, float]) -> None:
-        self.hits = [Hit(item=Item(name, name, Path(name)), score=score) for name, score in hits]
-        self.requested: list[int] = []
-
-    def __len__(self) -> int:
-        return len(self.hits)
-
-    def excludes(self, hit: Hit) -> bool:
-        return False
-
-    def nearest(self, vector: np.ndarray, top: int, where: str | None, thumbnails: bool) -> list[Hit]:
-        self.requested.append(top)
-        return self.hits[:top]
-
-    def complete(self, hit: Hit, vector: np.ndarray) -> Hit:
-        return hit
-
-
-class Own(Query):
-    """A query that consists of the files whose names begin with "own"."""
-
-    def contains(self, item: Item, row: object) -> bool:
-        return item.id.startswith("own")
-
-
-@pytest.mark.parametrize("owned", [0, 1, 3, 4, 9, 40])
-def test_several_parts_give_the_top_hits_however_many_are_the_query_s_own(owned: int) -> None:
-    parts = [
-        Listed(*((f"own {n}", 0.9) for n in range(owned)), *((f"{part}{n}", 0.8 - 0.1 * n) for n in range(5)))
-        for part in "ab"
-    ]
-    query = Own(**vars(text_query("x")))
-    (hits,) = rank(parts, [query], np.ones((1, 2)), top=6)
-    assert [hit.item.id for hit in hits] == ["a0", "b0", "a1", "b1", "a2", "b2"]
-    (few,) = rank([Listed(("a", 0.5), ("own", 0.4)), Listed(("b", 0.6))], [query], np.ones((1, 2)), top=6)
-    assert [hit.item.id for hit in few] == ["b", "a"], "there are no more"
-    (with_own,) = rank(parts, [query], np.ones((1, 2)), top=2, include_query=True)
-    assert [hit.item.id.startswith("own") for hit in with_own] == [owned > 0] * 2
-    for first in ([], [("own", 0.9)]):
-        alone = Listed(*first, *((f"a{n}", 0.1) for n in range(50)))
-        rank([alone], [query], np.ones((1, 2)), top=6)
-        assert alone.requested == [7], "no more is read than may be needed: one term, one own item"
 
 
 @pytest.fixture

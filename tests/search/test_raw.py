@@ -43,7 +43,7 @@ def camera(tmp_path: Path, draw: Callable[[int], Image.Image]) -> Path:
 def library(camera: Path, checkpoint: Path) -> MediaLibrary:
     library = open_library(camera, str(checkpoint))
     library.update()
-    library.refresh()
+    library.index.refresh()
     assert not library.progress.error
     return library
 

@@ -12,7 +12,7 @@ from perception_encoder.errors import ConfigError, MediaDecodeError, MediaNotFou
 from perception_encoder.inference.listing import Item
 from perception_encoder.inference.media import Media
 from perception_encoder.search.index import as_queries
-from perception_encoder.search.storage.rows import IndexRow
+from perception_encoder.search.storage.database import IndexRow
 from perception_encoder.search.terms import (
     Query,
     Term,

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from perception_encoder.data.captions import draw_text
+from perception_encoder.data.pairs import draw_text
 from synthetic.captions import COLOURS, SHARES, captions, colour_words, with_article
 
 GROCERY: dict[str, Any] = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +31,9 @@ class Question:
     answers: tuple[str, ...] = ()
     """Correct answers, one per person asked, or captions; empty for choices and boxes."""
     choices: tuple[str, ...] = ()
-    """Texts to choose from."""
     correct: int | None = None
     """0-based index of the correct choice."""
-    box: Corners | None = None
-    """In pixels of the image."""
+    box: Corners | None = None  # in pixels of the image
     group: str = ""
     """A part of the dataset with its own score: MVBench's task, ChartQA's `human` or `augmented`."""
     block: str = ""
@@ -47,19 +45,12 @@ class Entry:
     """A question's entry in its file."""
 
     where: str
-    """Its file and position, for errors."""
     fields: Mapping[str, Any]
     image: MediaSource | None = None
-    """The image, if it is known."""
 
     @property
     def media(self) -> tuple[MediaSource, ...]:
-        """The image, if it is known."""
         return () if self.image is None else (self.image,)
-
-    def with_image(self, image: MediaSource) -> Entry:
-        """Return the entry with its image."""
-        return replace(self, image=image)
 
     def first(self, names: Sequence[str]) -> str:
         """Return the first of these names that is a field; the first name if none is."""

@@ -15,7 +15,15 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from perception_encoder.datasets.captioned import load_captions
-from perception_encoder.datasets.questions.choices import ai2d_row, read_ai2d, read_mvbench
+from perception_encoder.datasets.questions.choices import (
+    ai2d_row,
+    egoschema_row,
+    read_ai2d,
+    read_mvbench,
+    read_star,
+    read_tgifqa,
+    read_video_table,
+)
 from perception_encoder.datasets.questions.question import (
     Corners,
     Entry,
@@ -24,7 +32,6 @@ from perception_encoder.datasets.questions.question import (
     json_entries,
     table_entries,
 )
-from perception_encoder.datasets.questions.videos import egoschema_row, read_star, read_tgifqa, read_video_table
 from perception_encoder.errors import ConfigError, DataError, one_line
 from perception_encoder.formats.entries import are_numbers, list_objects, quoted, read_json
 from perception_encoder.formats.media_directory import MediaDirectory, MediaSource
@@ -55,13 +62,13 @@ def _read_textvqa(root: Path, split: str) -> Iterator[Question]:
     media = MediaDirectory(root)
     for entry in json_entries(find_file(root, f"TextVQA_*_{split}.json"), "data"):
         image = entry.text("image_id")
-        yield _answered(entry.with_image(media.find(f"train_images/{image}.jpg", f"test_images/{image}.jpg")))
+        yield _answered(replace(entry, image=media.find(f"train_images/{image}.jpg", f"test_images/{image}.jpg")))
 
 
 def _read_documents(patterns: tuple[str, ...], root: Path, split: str) -> Iterator[Question]:
     media = MediaDirectory(root)
     for entry in json_entries(find_file(root, *(pattern.format(split) for pattern in patterns)), "data"):
-        yield _answered(entry.with_image(media.find(entry.text("image", "image_local_name"))))
+        yield _answered(replace(entry, image=media.find(entry.text("image", "image_local_name"))))
 
 
 def _answered(entry: Entry, row: int = 0) -> Question:
@@ -104,7 +111,7 @@ def _read_pope(root: Path, split: str) -> Iterator[Question]:
     for part in POPE_PARTS if split == "test" else (split,):
         for where, fields in read_json_lines(find_file(root, f"*pope_{part}.json*")):
             entry = Entry(where, {**fields, "category": part})
-            yield _pope(entry.with_image(media.find(f"val2014/{entry.text('image')}")))
+            yield _pope(replace(entry, image=media.find(f"val2014/{entry.text('image')}")))
 
 
 def _pope(entry: Entry, row: int = 0) -> Question:
@@ -144,9 +151,7 @@ class References(NamedTuple):
     """How a dataset is divided."""
 
     author: str
-    """Whose split is used."""
     splits: tuple[str, ...]
-    """The splits that papers report."""
 
 
 REFERENCES = {
@@ -154,7 +159,6 @@ REFERENCES = {
     "refcoco+": References("unc", ("val", "testA", "testB")),
     "refcocog": References("umd", ("val", "test")),
 }
-"""The datasets."""
 
 
 def read_refcoco(name: str, root: Path, split: str) -> list[Question]:

@@ -7,7 +7,7 @@ best on the val split. The paper does not give these settings; they are this pro
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from perception_encoder.datasets.labelled import LabelledImages
 from perception_encoder.dense_prediction.head_fitting import FitConfig, fit_head, take
 from perception_encoder.errors import ConfigError, DataError, ModelError
 from perception_encoder.evaluation.classification.probes import mean_class_accuracy
@@ -24,14 +25,13 @@ from perception_encoder.evaluation.classification.splits import Splits
 from perception_encoder.evaluation.classification.zero_shot import accuracies, highest, ranked_classes
 from perception_encoder.evaluation.embeddings import class_indices
 from perception_encoder.evaluation.feature_cache import CachedTokens, Tokens
-from perception_encoder.evaluation.inputs import FRAMES, inputs_of, settings_digest
+from perception_encoder.evaluation.inputs import inputs_of, settings_digest
 from perception_encoder.evaluation.layer_evaluator import decoded, score_layer
 from perception_encoder.evaluation.statistics.scores import (
     HEAD_SEEDS,
     ItemScores,
     Label,
     Score,
-    check_head_seeds,
     measure_all,
     with_head_seeds,
 )
@@ -49,10 +49,8 @@ class AttentiveConfig(Checked):
     heads: Count = 8
     """Number of attention heads; reduced if it does not divide the width."""
     fit: FitConfig = field(default_factory=lambda: FitConfig(batch=64, weight_decay=0.05))
-    """How to fit a probe; its rate is one of `learning_rates`."""
     learning_rates: tuple[Positive, ...] = (3e-4, 1e-3, 3e-3)
-    """To try."""
-    head_seeds: int = HEAD_SEEDS
+    head_seeds: Count = HEAD_SEEDS
     """Number of probes to train, each with its own seed and learning rate; a single probe gives no
     interval."""
 
@@ -60,7 +58,6 @@ class AttentiveConfig(Checked):
         super().__post_init__()
         if not self.learning_rates:
             raise ConfigError("learning_rates is empty; give at least one")
-        check_head_seeds(self.head_seeds)
 
 
 class AttentiveProbe(nn.Module):
@@ -107,49 +104,61 @@ def fit_attentive(
     """
     if len(np.unique(targets)) < 2:
         raise DataError("all training items have the same class; a probe needs at least two classes")
-    device = device or torch.device("cpu")
+    weight = torch.from_numpy(1 / np.maximum(np.bincount(targets, minlength=classes), 1)).float().to(device)
     rates = sorted(config.learning_rates)
-    probes = [_train(train, targets, classes, rate, config, device, track) for rate in rates]
+    probes = []
+    for rate in rates:
+        generator = torch.Generator().manual_seed(config.fit.seed)
+        probe = AttentiveProbe(train.shape[-1], classes, config.heads, generator).to(device)
+
+        def loss(rows: np.ndarray, probe: AttentiveProbe = probe) -> Tensor:
+            labels = torch.from_numpy(targets[rows]).to(device)
+            return F.cross_entropy(probe(take(train, rows).to(device)), labels, weight)
+
+        fit_head(probe, loss, len(targets), replace(config.fit, lr=rate), f"probe, learning rate {rate:g}", track)
+        probes.append(probe)
     scores = [mean_class_accuracy(probe.scores(val).argmax(axis=1), val_targets) for probe in probes]
     best = int(np.argmax(scores))
     return probes[best], rates[best]
 
 
-def _train(
-    tokens: Tokens,
-    targets: np.ndarray,
-    classes: int,
-    rate: float,
+def attentive_scores(
+    layers: Sequence[CachedTokens],
+    parts: Sequence[LabelledImages],
+    classes: Sequence[str],
     config: AttentiveConfig,
-    device: torch.device,
-    track: Track,
-) -> AttentiveProbe:
-    generator = torch.Generator().manual_seed(config.fit.seed)
-    probe = AttentiveProbe(tokens.shape[-1], classes, config.heads, generator).to(device)
-    weight = torch.from_numpy(1 / np.maximum(np.bincount(targets, minlength=classes), 1)).float().to(device)
+    device: torch.device | None = None,
+    track: Track = untracked,
+) -> tuple[tuple[ItemScores, ...], list[float]]:
+    """Fit a probe with each seed on the tokens of the first part; return the last part's scores, and the rates.
 
-    def loss(rows: np.ndarray) -> Tensor:
-        labels = torch.from_numpy(targets[rows]).to(device)
-        return F.cross_entropy(probe(take(tokens, rows).to(device)), labels, weight)
+    `parts`: to train, to choose the rate and to test on. DataError if no item of a part could be decoded.
+    """
+    train, val, test = map(decoded, parts, layers)
+    targets, val_targets = class_indices(train.labels, classes), class_indices(val.labels, classes)
+    tokens, val_tokens, test_tokens = (layer.tokens for layer in layers)
+    rates: list[float] = []
 
-    fit_head(probe, loss, len(targets), replace(config.fit, lr=rate), f"probe, learning rate {rate:g}", track)
-    return probe
+    def score(seed: int) -> tuple[ItemScores, ...]:
+        seeded = replace(config, fit=config.fit.with_seed(seed))
+        probe, rate = fit_attentive(tokens, targets, val_tokens, val_targets, len(classes), seeded, device, track)
+        rates.append(rate)
+        ranked = highest(probe.scores(test_tokens), ranked_classes(classes))
+        return accuracies(ranked, test.keys, test.labels, classes)
+
+    return with_head_seeds(config.head_seeds, score), rates
 
 
 class AttentiveEvaluator:
     """Classification of images or videos by an attentive probe on one layer."""
 
     def __init__(
-        self,
-        splits: Splits,
-        config: AttentiveConfig | None = None,
-        device: torch.device | None = None,
-        frames: int = FRAMES,
+        self, splits: Splits, config: AttentiveConfig | None = None, device: torch.device | None = None
     ) -> None:
         """`device`: where to train; the CPU by default."""
         self.splits, self.config, self.device = splits, config or AttentiveConfig(), device
         self.parts = splits.train, splits.val, splits.test
-        self.inputs = [inputs_of(part, frames) for part in self.parts]
+        self.inputs = list(map(inputs_of, self.parts))
 
     def run(self, model: LayerFeatures, track: Track = untracked) -> Iterator[Score]:
         """Train and test probes: mean class accuracy, top-1, and top-5 if there are more than five classes."""
@@ -157,24 +166,13 @@ class AttentiveEvaluator:
         yield from score_layer(model, self.inputs, depends, partial(self._score, track=track), track)
 
     def _score(self, features: Iterable[CachedTokens], track: Track) -> Iterator[Score]:
-        classes, config = self.splits.classes, self.config
-        layers = list(features)
-        train, val, test = (decoded(part, layer) for part, layer in zip(self.parts, layers, strict=True))
-        targets, val_targets = class_indices(train.labels, classes), class_indices(val.labels, classes)
-        tokens, val_tokens, test_tokens = (layer.tokens for layer in layers)
-        rates: list[str] = []
-
-        def score(seed: int) -> tuple[ItemScores, ...]:
-            seeded = replace(config, fit=config.fit.with_seed(seed))
-            probe, rate = fit_attentive(
-                tokens, targets, val_tokens, val_targets, len(classes), seeded, self.device, track
-            )
-            rates.append(f"{rate:g}")
-            ranked = highest(probe.scores(test_tokens), ranked_classes(classes))
-            return accuracies(ranked, test.keys, test.labels, classes)
-
-        items = with_head_seeds(config.head_seeds, score)
-        settings = {"layer": str(layers[0].layer), "lr": "/".join(rates), "train": f"{len(train.keys):,}"}
-        settings["head seeds"] = str(config.head_seeds)
-        label = Label(task=test.name, method="attentive probe", classes=len(classes), settings=settings)
+        layers, classes = list(features), self.splits.classes
+        items, rates = attentive_scores(layers, self.parts, classes, self.config, self.device, track)
+        settings = {
+            "layer": str(layers[0].layer),
+            "lr": "/".join(f"{rate:g}" for rate in rates),
+            "train": f"{len(layers[0].rows):,}",
+            "head seeds": str(self.config.head_seeds),
+        }
+        label = Label(task=self.splits.test.name, method="attentive probe", classes=len(classes), settings=settings)
         yield from measure_all(items, label)

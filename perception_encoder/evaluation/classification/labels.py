@@ -10,17 +10,14 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, overload
-
-import numpy as np
+from typing import Any, NamedTuple, Unpack, overload
 
 from perception_encoder.errors import ConfigError, InputError
 from perception_encoder.evaluation.classification.zero_shot import ZeroShotClassifier, highest
 from perception_encoder.inference.collection import encode_media, list_media_items
-from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.listing import check_paths
 from perception_encoder.inference.load import ModelLike, as_encoder
-from perception_encoder.inference.model_spec import ModelSpec, PrecisionChoice
+from perception_encoder.inference.model_spec import ModelKeywords
 from perception_encoder.preprocess.source import as_paths
 from perception_encoder.progress import Track, untracked
 from perception_encoder.vectors import label_probabilities
@@ -31,27 +28,6 @@ class Guess(NamedTuple):
 
     label: str
     probability: float
-
-
-class Namer:
-    """Finds the most probable labels for the embeddings of one model."""
-
-    def __init__(self, encoder: Encoder, labels: Sequence[str], prompts: str = "photo") -> None:
-        """`prompts`: a name in `PROMPTS`. Raises ConfigError for an unknown name or a model without a text tower."""
-        if not encoder.reads_texts:
-            raise ConfigError(f"{encoder.name} has no text tower, so it cannot label images; use a Core model")
-        self.classifier = ZeroShotClassifier.of(encoder, tuple(dict.fromkeys(labels)), prompts)
-        self.labels = self.classifier.classes
-        self.logit_scale, self.logit_bias = encoder.logit_scale, encoder.logit_bias
-
-    def guess(self, vectors: np.ndarray, top: int) -> list[list[Guess]]:
-        """Return the `top` most probable labels of each unit vector (n, D), best first."""
-        probabilities = label_probabilities(self.classifier.scores(vectors), self.logit_scale, self.logit_bias)
-        best = highest(probabilities, min(top, len(self.labels)))
-        return [
-            [Guess(self.labels[column], float(row[column])) for column in columns]
-            for row, columns in zip(probabilities, best, strict=True)
-        ]
 
 
 def read_labels(labels: str | Sequence[str]) -> list[str]:
@@ -83,7 +59,6 @@ class ClassifiedFile:
     labels: tuple[Guess, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the file as JSON values."""
         return {"id": self.id, "path": self.path, "labels": [guess._asdict() for guess in self.labels]}
 
 
@@ -96,7 +71,6 @@ class Classification(Sequence[ClassifiedFile]):
     labels: tuple[str, ...]
     files: tuple[ClassifiedFile, ...]
     skipped: tuple[InputError, ...]
-    """Inputs that could not be read."""
     left_out: Mapping[str, int]
     """Number of other files in the directories, by suffix."""
 
@@ -111,7 +85,6 @@ class Classification(Sequence[ClassifiedFile]):
         return self.files[index]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the result as JSON values."""
         head = {"model": self.model, "prompts": self.prompts, "labels": list(self.labels)}
         files, skipped = [file.to_dict() for file in self.files], [error.to_dict() for error in self.skipped]
         return {**head, "files": files, "skipped": skipped, "left_out": dict(self.left_out)}
@@ -124,10 +97,8 @@ def classify(
     prompts: str = "photo",
     model: ModelLike = None,
     top: int = 3,
-    precision: PrecisionChoice = "auto",
-    dimensions: int | None = None,
-    trust_remote_code: bool = False,
     progress: Track = untracked,
+    **keywords: Unpack[ModelKeywords],
 ) -> Classification:
     """Classify images and videos zero-shot by a list of labels.
 
@@ -137,26 +108,31 @@ def classify(
     `media`: images, videos, directories, globs, tables, tars, URLs. `labels`: two or more, or as one string,
     "cat,dog,other pet" or "@labels.txt". `prompts`: the templates that labels are put into: photo (25), imagenet (80),
     kinetics (28), actions (48) or name. `model`: an encoder, or its name or path; by default that of `pe models`.
-    `top`: labels returned for each file. `precision`, `dimensions`, `trust_remote_code`: see `load`. Unreadable files
-    are skipped and reported. Raises MediaNotFoundError for a missing path, DataError without files, ConfigError, and
-    what loading the model raises.
+    `top`: labels returned for each file. `keywords`: see `load`. Unreadable files are skipped and reported. Raises
+    MediaNotFoundError for a missing path, DataError without files, ConfigError, and what loading the model raises.
     """
     paths = as_paths(media)
     check_paths(paths)
     left_out: Counter[str] = Counter()
     names = read_labels(labels)
     items = list_media_items(paths, left_out)
-    encoder = as_encoder(
-        model, ModelSpec(precision=precision, dimensions=dimensions, trust_remote_code=trust_remote_code)
-    )
-    namer = Namer(encoder, names, prompts)
+    encoder = as_encoder(model, **keywords)
+    if not encoder.reads_texts:
+        raise ConfigError(f"{encoder.name} has no text tower, so it cannot label images; use a Core model")
+    classifier = ZeroShotClassifier.of(encoder, names, prompts)
     collection = encode_media(encoder, items, progress)
-    pairs = zip(collection.items, namer.guess(collection.vectors, top), strict=True)
+    cosines = classifier.scores(collection.vectors)
+    probabilities = label_probabilities(cosines, encoder.logit_scale, encoder.logit_bias)
+    best = highest(probabilities, min(top, len(names)))
+    files = []
+    for item, row, columns in zip(collection.items, probabilities, best, strict=True):
+        guesses = tuple(Guess(names[column], float(row[column])) for column in columns)
+        files.append(ClassifiedFile(id=item.id, path=item.path, labels=guesses))
     return Classification(
         model=encoder.name,
         prompts=prompts,
         labels=tuple(names),
-        files=tuple(ClassifiedFile(id=item.id, path=item.path, labels=tuple(found)) for item, found in pairs),
+        files=tuple(files),
         skipped=tuple(collection.failures),
         left_out=left_out,
     )

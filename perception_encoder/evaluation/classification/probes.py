@@ -1,7 +1,7 @@
 """Classify frozen features without training the encoder: a linear probe and k-NN (section 2.5).
 
-Every class has the same total weight in the probe. The paper does not say how its k-NN votes; this is the vote of DINO,
-which most publications use: the k most similar training items, each with the weight exp(similarity / 0.07).
+Every class has the same total weight in the probe. The vote of k-NN is DINO's: the k most similar training items, each
+with the weight exp(similarity / 0.07).
 """
 
 from __future__ import annotations
@@ -30,12 +30,9 @@ ITERATIONS = 300
 class LinearProbe:
     """A fitted probe."""
 
-    weight: np.ndarray
-    """(K, D)."""
-    bias: np.ndarray
-    """(K,)."""
-    strength: float
-    """The chosen C."""
+    weight: np.ndarray  # (K, D)
+    bias: np.ndarray  # (K,)
+    strength: float  # the chosen C
 
     def classify(self, vectors: np.ndarray) -> np.ndarray:
         """Return the index of the most probable class for each vector: (n, D) to (n,)."""
@@ -110,9 +107,7 @@ K = 20
 CHUNK = 1024  # items that are looked up at a time
 
 
-def vote(
-    train: np.ndarray, targets: np.ndarray, vectors: np.ndarray, k: int = K, temperature: float = TEMPERATURE
-) -> np.ndarray:
+def vote(train: np.ndarray, targets: np.ndarray, vectors: np.ndarray, k: int = K) -> np.ndarray:
     """Return the index of the class with the most votes for each vector, (n,); ties go to the first class.
 
     `train`: unit (m, D), of the classes `targets` (m,); `vectors`: unit (n, D). Raises ConfigError for a `k` out of
@@ -125,7 +120,7 @@ def vote(
     winners = []
     for chunk in torch.from_numpy(vectors).split(CHUNK):
         similarity, nearest = (chunk @ known).topk(k, dim=1)  # (n, k)
-        weights = ((similarity.double() - similarity[:, :1]) / temperature).exp()  # the best one's weight is 1
+        weights = ((similarity.double() - similarity[:, :1]) / TEMPERATURE).exp()  # the best one's weight is 1
         votes = torch.zeros(len(chunk), classes, dtype=torch.float64).scatter_add_(1, labels[nearest], weights)
         winners.append(votes.argmax(dim=1))
     return torch.cat(winners).numpy()

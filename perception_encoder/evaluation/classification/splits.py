@@ -28,7 +28,6 @@ class Splits:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Classes of all parts, sorted."""
         return tuple(sorted({*self.train.labels, *self.val.labels, *self.test.labels}))
 
 

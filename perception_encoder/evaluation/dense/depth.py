@@ -1,8 +1,7 @@
 """Monocular depth by a head on one layer (section 3): RMSE, absolute relative error, and shares within 1.25ⁿ.
 
-Every metric is an image's own, over its pixels of known depth, averaged over images and over the seeds of the head, as
-is usual on NYU but for the seeds. Images of one sequence are resampled together for intervals. Pixels are compared at
-the depth's own size. With NYU's 640x480 frames, set `eigen_crop`, as published results do.
+Every metric is an image's own, over its pixels of known depth at the depth's own size, averaged over images and over
+the seeds of the head. Images of one sequence are resampled together for intervals.
 """
 
 from __future__ import annotations

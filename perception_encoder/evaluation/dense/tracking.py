@@ -1,10 +1,8 @@
 """Tracking of objects by similarity of patches (section 3): J, F and J&F as DAVIS defines them.
 
-The masks of the first frame are propagated (dense_prediction/tracking.py) and compared with the true ones. As in DAVIS
-(Perazzi et al., 2016, and its evaluation of 2017 for empty masks) the first and the last frame are not scored; an
-object's J is the mean over frames, a dataset's the mean over the objects of all videos. J is the intersection over the
-union. F is the harmonic mean of the share of the mask's boundary pixels within a distance of the true boundary and of
-the true ones within it of the mask's: 0.008 of the image's diagonal, rounded up.
+The masks of the first frame are propagated (dense_prediction/tracking.py) and compared with the true ones; the first
+and the last frame are not scored. J is the intersection over the union. F is the harmonic mean of the share of the
+mask's boundary pixels within a distance of the true boundary and of the true ones within it of the mask's.
 """
 
 from __future__ import annotations

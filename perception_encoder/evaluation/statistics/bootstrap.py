@@ -1,16 +1,11 @@
 """Estimate the uncertainty of a metric from resampled blocks of items and from the seeds of its fitted heads.
 
 A block is resampled as a whole: an image, a video with all its frames, an RGB-D sequence. For many blocks without a
-fitted head the interval is the percentiles of a bootstrap. A bootstrap over few blocks is too narrow (over five it
-makes 16 % false claims in place of 5 %), and three seeds cannot be resampled at all; so there each of the two variances
-is multiplied by the square of its own Student's t, and the interval's half width is the root of their sum (Banerjee,
-1960): it holds the value in at least 95 % of cases, where Welch and Satterthwaite's degrees of freedom give 88 to 95 %
-for two seeds. Where many differences are compared, a claim needs a p-value that is small after Holm's correction.
-
-Items that agree give resamples without variance, which makes nothing certain. A share of items that are right has
-Wilson's interval (1927). Where few blocks differ between two models, the p-value is that of the exact test that swaps
-the models in each of them, McNemar's for items that are right or wrong. The interval then counts two more blocks, in
-which one and the other model is better (Bonett and Price, 2012): if none of n blocks differs, about ±2.8 / n.
+fitted head the interval is the percentiles of a bootstrap; for few blocks, or with seeds, each variance is multiplied
+by the square of its own Student's t (Banerjee, 1960), as few of either make a bootstrap too narrow. A share of items
+that are right has Wilson's interval (1927). Where few blocks differ between two models, the p-value is that of the
+exact test that swaps the models in each of them, and the interval counts two more blocks, in which one and the other
+model is better (Bonett and Price, 2012). Reasons and coverage: docs/protocols.md, Intervals.
 """
 
 from __future__ import annotations
@@ -26,7 +21,6 @@ from perception_encoder.errors import DataError, needs_extra
 
 RESAMPLES = 1000
 PERCENTILES = (2.5, 97.5)
-"""Lower and upper end of an interval."""
 FEW_BLOCKS = 20
 """With fewer blocks, or fewer that differ between two models, bootstrap percentiles are too narrow."""
 _NEGLIGIBLE = 0.02
@@ -38,7 +32,6 @@ _AT_ONCE = 1_000_000  # items resampled at a time, all resamples of a batch toge
 SIGNIFICANT = 2 * PERCENTILES[0] / 100
 """Maximum p-value for a claim, corrected for the number of comparisons."""
 _LEAST = 1e-12
-"""Minimum p-value that is distinguished from zero."""
 
 Interval = tuple[float, float] | None
 """A 95 % confidence interval; None for one block, or one seed of a fitted head."""
@@ -60,7 +53,6 @@ class Estimate:
     by_block: Float[np.ndarray, " n"] | None = None
     """The contribution of each block: their mean is the value. None for a metric that is not a mean, such as AP."""
     unit: str = "%"
-    """See `Score`."""
 
     def less(self, other: Estimate) -> EstimatedDifference:
         """Subtract another estimate with the same draws, paired by block and by seed; DataError if they do not pair."""
@@ -127,7 +119,6 @@ class EstimatedDifference(Estimate):
     """A difference of two metrics, paired by block."""
 
     def interval(self, comparisons: int = 1) -> Interval:
-        """Return the 95 % interval: see `Estimate`."""
         parts, few = self.parts(), self._few_blocks()
         if parts is None or few is None:
             return super().interval(comparisons)

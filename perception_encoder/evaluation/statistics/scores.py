@@ -18,12 +18,11 @@ from typing import TypeAlias, TypeVar
 
 import numpy as np
 
-from perception_encoder.errors import ConfigError, DataError, InputError
+from perception_encoder.errors import DataError, InputError
 from perception_encoder.evaluation.statistics.bootstrap import (
     Estimate,
     EstimatedDifference,
     Interval,
-    check_scipy,
     resample,
 )
 
@@ -176,7 +175,6 @@ class Label:
 
     @property
     def key(self) -> tuple[str, str, str, str]:
-        """Task, method, transform and prompts."""
         return self.task, self.method, self.transform, self.prompts
 
 
@@ -188,7 +186,6 @@ class Score(Label):
     value: float
     """If the unit is "%", a share in [0, 1] or a difference of shares."""
     n: int
-    """Number of items."""
     interval: Interval = None
     """95 % confidence interval; None for one block, or one seed of a fitted head."""
     unit: str = "%"
@@ -202,19 +199,8 @@ def _digest(names: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(names).encode(errors="surrogatepass")).hexdigest()[:16]
 
 
-def check_head_seeds(seeds: int) -> None:
-    """Raise ConfigError for fewer than one seed."""
-    if seeds < 1:
-        raise ConfigError(f"the number of head seeds is {seeds}; it must be at least 1, and 2 for an interval")
-
-
 def with_head_seeds(seeds: int, score: Callable[[int], Sequence[AnyScores]]) -> tuple[AnyScores, ...]:
-    """Return the scores of a head fitted with each seed from 0, marked with the seed.
-
-    Raises ConfigError for no seed, and MissingExtraError without scipy before anything is fitted.
-    """
-    check_head_seeds(seeds)
-    check_scipy()
+    """Return the scores of a head fitted with each seed from 0, marked with the seed."""
     return tuple(replace(item, seed=seed) for seed in range(seeds) for item in score(seed))
 
 

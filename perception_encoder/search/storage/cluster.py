@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import socket
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,11 +14,10 @@ import pyarrow as pa
 from perception_encoder.errors import ClusterError, InputError, MediaNotFoundError
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.load import load
+from perception_encoder.inference.model_spec import ModelSpec
 from perception_encoder.inference.pipeline import map_in_order
 from perception_encoder.models.registry import portable_name
 from perception_encoder.ray_cluster import count_work, on_cluster
-from perception_encoder.runtime.runtime import Precision, RuntimeName
-from perception_encoder.search.storage.moments import MomentConfig
 from perception_encoder.search.storage.reader import File, FileResult, Reader, batches
 from perception_encoder.search.storage.store import Store
 
@@ -31,11 +30,10 @@ _MEMORY = 1 << 30  # bytes of a worker beside its model's weights
 
 
 @contextmanager
-def reading_on_cluster(address: str, trust_remote_code: bool = False) -> Iterator[Read]:
+def reading_on_cluster(address: str) -> Iterator[Read]:
     """Connect to a Ray cluster; yields the `read` of `update_store`.
 
-    Its machines must see the directory, and a model file, under the same path. `trust_remote_code`: see `load`. Raises
-    what `on_cluster` does.
+    Its machines must see the directory, and a model file, under the same path. Raises what `on_cluster` does.
     """
     with on_cluster(address) as stream:
 
@@ -43,42 +41,32 @@ def reading_on_cluster(address: str, trust_remote_code: bool = False) -> Iterato
             index: Store, encoder: Encoder, digests: set[str], files: Sequence[File]
         ) -> Iterator[list[FileResult]]:
             runtime, precision = encoder.runtime.used(encoder.feature().executed)
-            job = _Job(
-                source=portable_name(encoder.source),  # not the index's, which may be a stranger's
-                weight_hash=encoder.weight_hash,
+            spec = ModelSpec(
+                portable_name(encoder.source),  # not the index's, which may be a stranger's
                 runtime=runtime,
                 precision=precision,
                 dimensions=encoder.dimensions,
-                trusted=trust_remote_code,
-                moments=index.settings["moments"],
-                digests=frozenset(digests),
-                batch_size=encoder.batch_size,
-                memory=_MEMORY + sum(weights.nbytes for weights in encoder.model.parameters()),
+                trust_remote_code=encoder.trust_remote_code,
             )
-            yield from map(pickle.loads, stream(_stream, job, list(files)))
+            job = _Job(spec, encoder.weight_hash, index.settings["every"], frozenset(digests))
+            memory = _MEMORY + sum(weights.nbytes for weights in encoder.model.parameters())
+            yield from map(pickle.loads, stream(_stream, job, list(files), encoder.batch_size, memory))
 
         yield read
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class _Job:
     """The inputs of a worker besides the files."""
 
-    source: str
+    spec: ModelSpec
     weight_hash: str
-    runtime: RuntimeName
-    precision: Precision
-    dimensions: int | None
-    trusted: bool
-    moments: Mapping[str, Any]
+    every: float
     digests: frozenset[str]
-    batch_size: int
-    memory: int
-    """Bytes of memory per worker."""
 
 
-def _stream(job: _Job, files: list[File]) -> Iterator[bytes]:
-    """Yield pickled lists of results."""
+def _stream(job: _Job, files: list[File], batch_size: int, memory: int) -> Iterator[bytes]:
+    """Yield pickled lists of results; `memory`: bytes of a worker."""
     import ray
     import ray.data
 
@@ -87,7 +75,7 @@ def _stream(job: _Job, files: list[File]) -> Iterator[bytes]:
     resources = ray.cluster_resources()
     gpus = int(resources.get("GPU", 0))
     workers = gpus or max(1, int(resources.get("CPU", 0)))
-    cut = list(batches(files, _GPU_BATCH if gpus else job.batch_size))
+    cut = list(batches(files, _GPU_BATCH if gpus else batch_size))
     size = max(1, min(_TASK_BATCHES, len(cut) // (4 * workers)))
     tasks = [
         {"number": start, "batches": pickle.dumps(cut[start : start + size])} for start in range(0, len(cut), size)
@@ -100,7 +88,7 @@ def _stream(job: _Job, files: list[File]) -> Iterator[bytes]:
         fn_constructor_args=(job, "cuda" if gpus else "cpu", count_work()),
         num_cpus=None if gpus else 1,
         num_gpus=1 if gpus else None,
-        memory=job.memory,
+        memory=memory,
     )
     for row in rows.iter_rows():
         yield row["results"]
@@ -117,19 +105,14 @@ class _Worker:
         import torch
 
         torch.set_num_threads(1)
-        on_gpu = device != "cpu"
-        self._encoder = load(
-            job.source,
-            device,
-            runtime="torch" if on_gpu else job.runtime,
-            precision="auto" if on_gpu and job.precision == "int8" else job.precision,
-            dimensions=job.dimensions,
-            trust_remote_code=job.trusted,
-        )
+        spec = replace(job.spec, device=device)
+        if device != "cpu":
+            spec = replace(spec, runtime="torch", precision="auto" if spec.precision == "int8" else spec.precision)
+        self._encoder = load(spec)
         self._job, self._attempts = job, attempts
         if self._encoder.weight_hash != job.weight_hash:
             raise ClusterError(
-                f"{job.source} has different weights on {socket.gethostname()}; "
+                f"{spec.name} has different weights on {socket.gethostname()}; "
                 "give both machines the same file, or the same version of perception-encoder"
             )
 
@@ -137,13 +120,13 @@ class _Worker:
         """Read a task (a row of `batches`, lists of files) into rows of `results`, each a list of results."""
         (task,) = tasks.to_pylist()
         files = [file for batch in pickle.loads(task["batches"]) for file in batch]
-        reader = Reader(self._encoder, MomentConfig(**self._job.moments), self._job.digests)
+        reader = Reader(self._encoder, self._job.every, self._job.digests)
         if self._begin(task["number"]) <= _TASK_TRIES:
             cut = batches(files, self._encoder.batch_size)  # of fewer, if images wait at their full size
             read = map_in_order(reader.read, cut, self._encoder.runtime.workers, self._encoder.runtime)
         else:
             read = (self._read_alone(reader, file) for file in files)
-        return pa.table({"results": [pickle.dumps([_placed(result) for result in results]) for results in read]})
+        return pa.table({"results": [pickle.dumps(list(map(_placed, results))) for results in read]})
 
     def _read_alone(self, reader: Reader, file: File) -> list[FileResult]:
         if self._begin(file.path) > 1:

@@ -7,38 +7,74 @@ that a search notices damage in what it returns.
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import sys
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 import numpy as np
+from jaxtyping import Float
 
 from perception_encoder.errors import OutputError
 from perception_encoder.files import refuse_database_links
-from perception_encoder.records import Count, CountOrZero, Range, from_fields
-from perception_encoder.search.storage.moments import MomentConfig
-from perception_encoder.search.storage.rows import IndexRow
+from perception_encoder.records import Count, CountOrZero, Positive, Range, from_fields
 from perception_encoder.search.storage.vectors import Vectors
 
 T = TypeVar("T")
 
 DATABASE = "index.sqlite"
-_TEXT, _REAL, _INTEGER = ("TEXT NOT NULL", str), ("REAL", float), ("INTEGER NOT NULL", int)
-_COLUMNS: dict[str, tuple[str, type]] = {
-    **dict.fromkeys(("id", "path", "kind"), _TEXT),
-    **dict.fromkeys(("start", "stop", "time", "length"), _REAL),
-    **dict.fromkeys(("width", "height"), _INTEGER),
-    "date": _TEXT,
-    **dict.fromkeys(("size", "modified"), _INTEGER),
-    "digest": _TEXT,
+_LATEST = (1 << 63) - 1
+_PAGE_BYTES = 16_384  # holds a thumbnail
+_PATIENCE = 60.0  # seconds that a writer waits for a reader
+_SETTINGS: dict[str, Any] = {
+    **dict.fromkeys(("source", "model", "weight_hash"), str),
+    "dimension": Annotated[int, Range(at_least=1, at_most=1 << 20)],
+    "every": Positive,
+    "root": str | None,
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexRow:
+    """An image, or a moment of a video."""
+
+    id: str
+    """Short, and stable while the file keeps its path."""
+    path: str
+    """Printable path relative to the indexed directory (see `unescape_name`); TAR/MEMBER in a tar."""
+    kind: str
+    """"image" or "video"."""
+    start: float | None = None
+    """For a moment: start in seconds from the video's first frame."""
+    stop: float | None = None
+    time: float | None = None
+    """For a moment: time of the frame most similar to the whole moment."""
+    length: float | None = None
+    """For a video: total length in seconds."""
+    width: int
+    height: int
+    date: str
+    """When it was taken, if it says so, else when the file was changed: "2024-07-31T18:05:00", local time."""
+    size: int
+    """Size of the file in bytes."""
+    modified: int
+    """Modification time in nanoseconds since 1970."""
+    digest: str
+    """Hash of the file's content."""
+    vector: Float[np.ndarray, " D"]
+    """Unit length."""
+    thumbnail: bytes = b""
+    """JPEG; empty unless it was requested."""
+
+
+_TYPES = {"str": ("TEXT NOT NULL", str), "int": ("INTEGER NOT NULL", int), "float | None": ("REAL", float)}
+_COLUMNS = {field.name: _TYPES[str(field.type)] for field in fields(IndexRow) if field.type in _TYPES}
 COLUMNS = tuple(_COLUMNS)
-_SELECT = f"SELECT key, slot, checksum, {', '.join(COLUMNS)} FROM rows"
 _TABLES = {
     "settings": "CREATE TABLE settings (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
     "rows": "CREATE TABLE rows (key INTEGER PRIMARY KEY, slot INTEGER NOT NULL, "
@@ -51,14 +87,14 @@ _TABLES = {
     "rows_digest": "CREATE INDEX rows_digest ON rows (digest)",
     "rows_newest": "CREATE INDEX rows_newest ON rows (date DESC, path, start, slot)",
 }
-_PAGE_BYTES = 16_384  # holds a thumbnail
-_PATIENCE = 60.0  # seconds that a writer waits for a reader
-_SETTINGS: dict[str, Any] = {
-    **dict.fromkeys(("source", "model", "weight_hash"), str),
-    "dimension": Annotated[int, Range(at_least=1, at_most=1 << 20)],
-    "moments": MomentConfig,
-    "root": str | None,
-}
+
+
+class FileState(NamedTuple):
+    """Shows whether a file has changed; see `IndexRow`."""
+
+    size: int
+    modified: int
+    digest: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,34 +125,46 @@ class Reading:
     def checked(self, which: str) -> Iterator[tuple[int, int, list[Any]]]:
         """Yield the keys, slots and values of rows; ValueError if one, or its vector, is damaged."""
         content = self.vectors.content
-        for key, slot, checksum, *values in self.connection.execute(f"{_SELECT} {which}"):
+        select = f"SELECT key, slot, checksum, {', '.join(COLUMNS)} FROM rows {which}"
+        for key, slot, checksum, *values in self.connection.execute(select):
             if not 0 <= slot < len(content):
                 raise ValueError(f"{DATABASE}: a row has the slot {slot} of {len(content):,}")
             if checksum != checksum_of(values, content[slot]):
                 raise ValueError(f"{DATABASE}: the row {key} or its vector has changed since it was written")
+            for value, (name, (sql, kind)) in zip(values, _COLUMNS.items(), strict=True):
+                if type(value) is not kind and (value is not None or sql != "REAL"):
+                    raise ValueError(f"{DATABASE}: {name} is {str(value)[:80]!r}, not a {kind.__name__}")
             yield key, slot, values
 
     def slots_with(self, column: str, value: str) -> list[int]:
         """Return the slots of the rows with a value in a column."""
         return [slot for (slot,) in self.connection.execute(f"SELECT slot FROM rows WHERE {column} = ?", [value])]
 
+    def thumbnail(self, key: int) -> bytes:
+        """Return the thumbnail of a row, empty if it has none; ValueError if it is damaged."""
+        found = self.connection.execute("SELECT jpeg, checksum FROM thumbnails WHERE key = ?", [key]).fetchone()
+        image, checksum = found or (b"", 0)
+        if type(image) is not bytes or zlib.crc32(image) != checksum:
+            raise ValueError(f"{DATABASE}: a thumbnail has changed since it was written")
+        return image
 
-def create_database(path: Path, settings: dict[str, Any], state: dict[str, Any]) -> None:
-    """Write an empty database; raises sqlite3's errors."""
+
+def create_database(path: Path, values: Mapping[str, object]) -> None:
+    """Write a database without rows; raises sqlite3's errors. `values`: see `write_value`."""
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute(f"PRAGMA page_size={_PAGE_BYTES}")
         connection.execute("BEGIN")
         for statement in _TABLES.values():
             connection.execute(statement)
-        write_value(connection, "settings", settings)
-        write_value(connection, "state", state)
+        for name, value in values.items():
+            write_value(connection, name, value)
         connection.execute("COMMIT")
 
 
 def connect(store: Path, writable: bool = False) -> sqlite3.Connection:
     """Open the database in an index's directory.
 
-    Raises sqlite3's errors, ValueError if it has other tables, and OutputError if it is a link.
+    Raises sqlite3's errors, ValueError if it has other tables, views or triggers, and OutputError if it is a link.
     """
     path = store / DATABASE
     refuse_database_links(path)
@@ -128,9 +176,7 @@ def connect(store: Path, writable: bool = False) -> sqlite3.Connection:
             connection.setconfig(sqlite3.SQLITE_DBCONFIG_DEFENSIVE, True)
         for setting in ("trusted_schema=OFF", "cell_size_check=ON", "synchronous=FULL", "secure_delete=ON"):
             connection.execute(f"PRAGMA {setting}")
-        if (
-            dict(connection.execute("SELECT name, sql FROM sqlite_master")) != _TABLES
-        ):  # so no views and triggers either
+        if dict(connection.execute("SELECT name, sql FROM sqlite_master")) != _TABLES:
             raise ValueError(f"{DATABASE} has other tables")
     except BaseException:
         connection.close()
@@ -165,11 +211,11 @@ def read_settings(connection: sqlite3.Connection) -> dict[str, Any]:
     return settings
 
 
-def salvage_settings(store: Path) -> dict[str, Any] | None:
-    """Return the settings of an index that may be damaged; None if they cannot be read."""
+def salvage(store: Path) -> tuple[dict[str, Any], list[str]] | None:
+    """Return the settings and excluded patterns of an index that may be damaged; None if they cannot be read."""
     try:
         with closing(connect(store)) as connection:
-            return read_settings(connection)
+            return read_settings(connection), read_value(connection, "excluded", list[str])
     except (OSError, ValueError, sqlite3.Error, OutputError):
         return None
 
@@ -190,22 +236,11 @@ def insert_rows(connection: sqlite3.Connection, rows: Sequence[IndexRow], slot: 
 
 def delete_rows(connection: sqlite3.Connection, paths: Iterable[str]) -> int:
     """Remove the rows of files; return how many there were."""
-    names, before = [(path,) for path in paths], connection.total_changes
+    names = [(path,) for path in paths]
     connection.executemany("DELETE FROM thumbnails WHERE key IN (SELECT key FROM rows WHERE path = ?)", names)
-    thumbnails = connection.total_changes - before
+    before = connection.total_changes
     connection.executemany("DELETE FROM rows WHERE path = ?", names)
-    return connection.total_changes - before - thumbnails
-
-
-def read_thumbnail(connection: sqlite3.Connection, key: int) -> bytes:
-    """Return the thumbnail of a row, empty if it has none; ValueError if it is damaged."""
-    image, checksum = connection.execute("SELECT jpeg, checksum FROM thumbnails WHERE key = ?", [key]).fetchone() or (
-        b"",
-        0,
-    )
-    if type(image) is not bytes or zlib.crc32(image) != checksum:
-        raise ValueError(f"{DATABASE}: a thumbnail has changed since it was written")
-    return image
+    return connection.total_changes - before
 
 
 def checksum_of(values: Sequence[object], vector: np.ndarray) -> int:
@@ -213,9 +248,6 @@ def checksum_of(values: Sequence[object], vector: np.ndarray) -> int:
     return zlib.crc32(vector.data, zlib.crc32(repr(values).encode()))
 
 
-def to_row(values: list[Any], vector: np.ndarray) -> IndexRow:
-    """Return a row; ValueError if a value has another type."""
-    for value, (name, (sql, kind)) in zip(values, _COLUMNS.items(), strict=True):
-        if type(value) is not kind and (value is not None or sql != "REAL"):
-            raise ValueError(f"{DATABASE}: {name} is {str(value)[:80]!r}, not a {kind.__name__}")
-    return IndexRow(**dict(zip(COLUMNS, values, strict=True)), vector=vector)
+def time_modified(status: os.stat_result) -> int:
+    """Return a file's modification time as in the column `modified`, whose range ends in April 2262."""
+    return min(max(status.st_mtime_ns, -_LATEST - 1), _LATEST)

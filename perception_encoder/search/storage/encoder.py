@@ -6,7 +6,6 @@ own settings, for the index's directory and the hash of its weights; what the in
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from perception_encoder.errors import OutputError, SearchIndexError
-from perception_encoder.files import write_json
+from perception_encoder.files import digest, write_json
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.load import ModelLike, as_encoder, choose_model
 from perception_encoder.models.checkpoints.find import TowerChoice
@@ -26,11 +25,7 @@ from perception_encoder.search.storage.store import Store, cut_as
 logger = logging.getLogger(__name__)
 
 
-def load_encoder(
-    stores: Sequence[Store],
-    model: ModelLike,
-    towers: TowerChoice = "all",
-) -> Encoder:
+def load_encoder(stores: Sequence[Store], model: ModelLike, towers: TowerChoice = "all") -> Encoder:
     """Load the encoder that made some indexes; SearchIndexError if one was made by another, or what `load` raises.
 
     `model`: by default what `trusted_model` returns for the first one, with the index's dimensions.
@@ -42,9 +37,8 @@ def load_encoder(
     if isinstance(chosen, Encoder):
         encoder = chosen
     else:
-        encoder = as_encoder(
-            replace(chosen, name=name or trusted_model(first.directory, first.settings)), towers=towers
-        )
+        trusted = name or trusted_model(first.directory, first.settings)
+        encoder = as_encoder(replace(chosen, name=trusted), towers=towers)
         encoder = encoder if chosen.dimensions else cut_as(encoder, first.settings)
     settings = encoder.describe(encoder.feature())
     for store in stores:
@@ -63,7 +57,7 @@ def trusted_model(directory: Path, settings: Mapping[str, Any]) -> str:
     if canonical_name(source) is not None:
         return source
     try:
-        return str(json.loads(_path(directory, settings).read_text(encoding="utf-8"))["model"])
+        return str(json.loads(_memory(directory, settings).read_text(encoding="utf-8"))["model"])
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         raise SearchIndexError(
             f"the index of {directory} names the model {source!r}, which is not a model of this package and may run "
@@ -73,10 +67,10 @@ def trusted_model(directory: Path, settings: Mapping[str, Any]) -> str:
 
 def remember_model(store: Store, model: str) -> None:
     """Remember that the user named a model for an index; a name of this package needs no memory."""
-    model, path = portable_name(model), _path(store.directory, store.settings)
+    model = portable_name(model)
     if canonical_name(model) is not None:
         return
-    content = {"directory": str(store.directory.absolute()), "weights": store.settings["weight_hash"], "model": model}
+    path, content = _memory(store.directory, store.settings), {"directory": str(store.directory), "model": model}
     try:
         if not path.exists() or json.loads(path.read_text(encoding="utf-8")) != content:
             write_json(path, content)
@@ -84,7 +78,5 @@ def remember_model(store: Store, model: str) -> None:
         logger.warning("the model of this index is not remembered, so name it each time with --model: %s", error)
 
 
-def _path(directory: Path, settings: Mapping[str, Any]) -> Path:
-    key = f"{directory.resolve()}\0{settings['weight_hash']}"
-    name = hashlib.blake2b(key.encode(errors="surrogateescape"), digest_size=16).hexdigest()
-    return config_directory() / "indexes" / f"{name}.json"
+def _memory(directory: Path, settings: Mapping[str, Any]) -> Path:
+    return config_directory() / "indexes" / f"{digest(str(directory.resolve()), settings['weight_hash'])}.json"

@@ -9,21 +9,18 @@ from pathlib import Path
 from perception_encoder.errors import OutputError, SearchIndexError
 from perception_encoder.files import writing
 from perception_encoder.preprocess.source import escape_name
-from perception_encoder.search.storage.database import DATABASE, salvage_settings
+from perception_encoder.search.storage.database import DATABASE, salvage
 from perception_encoder.search.storage.store import STORE, Store
 
 
 def nearest_index(media: Path) -> Path | None:
     """Return the directory, or the nearest one around it, whose readable index covers it; None if there is none."""
-    directories = (media, *_absolute(media).parents) if media.is_dir() else ()
-    return next((directory for directory in directories if _covers(directory, media)), None)
-
-
-def _covers(directory: Path, media: Path) -> bool:
-    if not Store.exists(directory) or not os.access(directory / STORE / DATABASE, os.R_OK):
-        return False
-    settings = salvage_settings(directory / STORE) or {}
-    return _absolute(media).is_relative_to(_absolute(directory / settings.get("root", "")))
+    for directory in (media, *_absolute(media).parents) if media.is_dir() else ():
+        if Store.exists(directory) and os.access(directory / STORE / DATABASE, os.R_OK):
+            settings, _ = salvage(directory / STORE) or ({}, [])
+            if _absolute(media).is_relative_to(_absolute(directory / settings.get("root", ""))):
+                return directory
+    return None
 
 
 def limit_store(index: Store, media: Path | str) -> Store:
@@ -46,10 +43,10 @@ def limit_store(index: Store, media: Path | str) -> Store:
     return index
 
 
-def check_root(index: Store, media: Path) -> None:
-    """Raise SearchIndexError if an index belongs to another directory."""
-    if _absolute(media) != _absolute(index.root):
-        raise _other_root(index.directory, index.root, media)
+def check_root(directory: Path, root: Path, media: Path) -> None:
+    """Raise SearchIndexError if the index in a directory belongs to another root than the media."""
+    if _absolute(media) != _absolute(root):
+        raise _other_root(directory, root, media)
 
 
 def prepare_location(media: Path, directory: Path | None) -> tuple[Path, Path]:
@@ -67,11 +64,8 @@ def prepare_location(media: Path, directory: Path | None) -> tuple[Path, Path]:
                 home.mkdir(parents=True)
                 home.chmod(stat.S_IMODE(root.stat().st_mode) & 0o777 | 0o700)
     if Store.exists(home):
-        settings = salvage_settings(home / STORE)
-        if settings is not None:  # the table may still be damaged
-            indexed = home / settings.get("root", "")
-            if _absolute(indexed) != _absolute(media):
-                raise _other_root(home, indexed, media)
+        if salvaged := salvage(home / STORE):  # the rows may still be damaged
+            check_root(home, home / salvaged[0].get("root", ""), media)
         elif directory is None:
             Store.open(home)  # raises: the settings do not name the directory, and the error asks for it
     with writing(home / STORE, f"store the index elsewhere: pe index {media} --index DIR"):

@@ -13,27 +13,15 @@ import numpy as np
 from jaxtyping import Float
 
 from perception_encoder.preprocess.frames import SHOT_CHANGE, colour_change
-from perception_encoder.records import Positive
 from perception_encoder.vectors import unit_rows
 
-
-@dataclass(frozen=True, kw_only=True)
-class MomentConfig:
-    """How videos are split."""
-
-    every: Positive = 1.0
-    """Seconds between sampled frames."""
-    max_seconds: Positive = 10.0
-    """Maximum length of a window."""
-    shot_change: Positive = SHOT_CHANGE
-    """Minimum share of the image with changed colours at a cut, in 0–1."""
-    similarity: Positive = 0.9
-    """Minimum cosine similarity of neighbouring windows that are merged into one moment."""
+_MAX_SECONDS = 10.0  # of a window
+_SIMILARITY = 0.9  # least cosine of neighbouring windows that are merged
 
 
 @dataclass(frozen=True, kw_only=True)
 class Frame:
-    """A sampled frame with what the cutter needs."""
+    """A sampled frame."""
 
     time: float
     end: float
@@ -47,10 +35,9 @@ class Frame:
 
 @dataclass(frozen=True, kw_only=True)
 class Moment:
-    """A stretch of a video."""
+    """A stretch of a video, in seconds from its first frame."""
 
     start: float
-    """Seconds from the video's first frame."""
     end: float
     best: Frame
     """The frame most similar to the moment, among the most typical frames of its windows."""
@@ -66,8 +53,7 @@ class Moment:
 class MomentCutter:
     """Collects a video's sampled frames in order and returns the moments that cover it."""
 
-    def __init__(self, config: MomentConfig) -> None:
-        self._config = config
+    def __init__(self) -> None:
         self._window: list[Frame] = []
         self._moments: list[Moment] = []
 
@@ -75,26 +61,25 @@ class MomentCutter:
         """Add the next frame."""
         if self._window:
             change = colour_change(self._window[-1].colours, frame.colours)
-            if change > self._config.shot_change or frame.end - self._window[0].time > self._config.max_seconds:
+            if change > SHOT_CHANGE or frame.end - self._window[0].time > _MAX_SECONDS:
                 self._close()
         self._window.append(frame)
 
     def finish(self) -> list[Moment]:
         """Return the moments of all frames."""
-        self._close()
+        if self._window:
+            self._close()
         return self._moments
 
     def _close(self) -> None:
         """End the window: make it a moment, or add it to the last moment if they are similar."""
-        if not self._window:
-            return
         first, last = self._window[0], self._window[-1]
         total = np.sum([frame.vector for frame in self._window], axis=0)
         best = max(self._window, key=lambda frame: float(frame.vector @ total))
         moment = Moment(start=first.time, end=last.end, best=best, total=total)
         self._window = []
         before = self._moments[-1] if self._moments else None
-        if before is not None and float(before.vector @ moment.vector) >= self._config.similarity:
+        if before is not None and float(before.vector @ moment.vector) >= _SIMILARITY:
             total = before.total + moment.total
             best = max(before.best, best, key=lambda frame: float(frame.vector @ total))
             self._moments[-1] = replace(before, end=moment.end, best=best, total=total)

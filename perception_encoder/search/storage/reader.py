@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from io import BufferedReader
 from pathlib import Path
 from typing import cast
@@ -29,8 +30,8 @@ from perception_encoder.preprocess.frames import colour_histogram
 from perception_encoder.preprocess.image import encode_thumbnail, read_header
 from perception_encoder.preprocess.source import escape_name, open_source
 from perception_encoder.preprocess.video import creation_time, sample_frames
-from perception_encoder.search.storage.moments import Frame, MomentConfig, MomentCutter
-from perception_encoder.search.storage.rows import FileState, IndexRow, time_modified
+from perception_encoder.search.storage.database import FileState, IndexRow, time_modified
+from perception_encoder.search.storage.moments import Frame, MomentCutter
 
 Pixels = UInt8[np.ndarray, "3 H W"]
 THUMBNAIL_SIDE = 256
@@ -38,6 +39,7 @@ THUMBNAIL_SIDE = 256
 _HELD = 64 << 20
 """Maximum bytes of a file that is read once, for its hash and to be decoded."""
 _NO_VECTOR = np.empty(0, np.float32)
+_hash = partial(hashlib.blake2b, digest_size=16)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,10 +61,9 @@ class File:
         if isinstance(content, Path):
             with open_source(content, self.item.id) as (stream, _):
                 if self.size > _HELD or guess_kind(self.path) == "video":
-                    file = cast(BufferedReader, stream)
-                    return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest(), content
+                    return hashlib.file_digest(cast(BufferedReader, stream), _hash).hexdigest(), content
                 content = stream.read()
-        return hashlib.blake2b(content, digest_size=16).hexdigest(), content
+        return _hash(content).hexdigest(), content
 
     def media(self, content: Path | bytes) -> Media:
         """Return the file as media, whose content `read` returned; raises InputError."""
@@ -84,7 +85,6 @@ class Changes:
     failures: list[InputError]
     """Directories that could not be listed; files below them do not count as deleted."""
     left_out: Counter[str]
-    """Number of other files, by type: see `list_items`."""
 
 
 def find_changes(root: Path, indexed: Mapping[str, FileState], excluded: Sequence[str] = ()) -> Changes:
@@ -109,12 +109,9 @@ def find_changes(root: Path, indexed: Mapping[str, FileState], excluded: Sequenc
     hidden = tuple(f"{failure.source}/".removeprefix(base) for failure in failures)  # all, if it is the directory
     gone = [path for path in indexed if path not in listed and not f"{path}/".startswith(hidden)]
     gone = [path for path in gone if is_listed_type(path)]  # RAW photographs stay where the extra `raw` is missing
+    unchanged = len(listed) - len(candidates)
     return Changes(
-        candidates=list(candidates.values()),
-        gone=gone,
-        unchanged=len(listed) - len(candidates),
-        failures=failures,
-        left_out=left_out,
+        candidates=list(candidates.values()), gone=gone, unchanged=unchanged, failures=failures, left_out=left_out
     )
 
 
@@ -169,8 +166,8 @@ def batches(files: Sequence[File], size: int) -> Iterator[list[File]]:
     for file in files:
         if guess_kind(file.path) == "video":
             yield [file]
-            continue
-        batch.append(file)
+        else:
+            batch.append(file)
         if len(batch) == size:
             yield batch
             batch = []
@@ -181,11 +178,12 @@ def batches(files: Sequence[File], size: int) -> Iterator[list[File]]:
 class Reader:
     """Reads files into rows; threads may share one. Files whose digest is in `digests` are not decoded.
 
-    A row's date is the camera's, with an offset from UTC if that is known, or empty: see `dated`.
+    `every`: seconds between the frames of a video. A row's date is the camera's, with an offset from UTC if that is
+    known, or empty: see `dated`.
     """
 
-    def __init__(self, encoder: Encoder, config: MomentConfig, digests: Container[str]) -> None:
-        self._encoder, self._config, self._digests = encoder, config, digests
+    def __init__(self, encoder: Encoder, every: float, digests: Container[str]) -> None:
+        self._encoder, self._every, self._digests = encoder, every, digests
 
     def read(self, files: list[File]) -> list[FileResult]:
         """Read a batch and encode its images together."""
@@ -226,7 +224,7 @@ class Reader:
         return np.asarray(self._encoder.embed_pixels(stacked, self._encoder.feature()))
 
     def _video_rows(self, file: File, digest: str, media: Media) -> list[IndexRow]:
-        cutter = MomentCutter(self._config)
+        cutter = MomentCutter()
         waiting: list[tuple[Frame, Pixels]] = []  # frames without vectors, and the encoder's pixels
 
         def encode_waiting() -> None:
@@ -237,7 +235,7 @@ class Reader:
 
         assert isinstance(media.payload, (Path, bytes))
         created = creation_time(media.payload, media.name)
-        for sampled in sample_frames(media.payload, media.name, self._config.every):
+        for sampled in sample_frames(media.payload, media.name, self._every):
             image = sampled.image
             small, colours = encode_thumbnail(image, THUMBNAIL_SIDE), colour_histogram(image)
             frame = Frame(time=sampled.time, end=sampled.end, colours=colours, vector=_NO_VECTOR, thumbnail=small)

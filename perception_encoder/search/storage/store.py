@@ -13,9 +13,10 @@ import os
 import secrets
 import shlex
 import sqlite3
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,13 +24,15 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from perception_encoder.errors import ConfigError, OutputError, SearchIndexError, one_line
-from perception_encoder.files import holding, is_held, open_regular, remove, replacing, restrict, write_json, writing
+from perception_encoder.files import holding, open_regular, remove, replacing, restrict, write_json, writing
 from perception_encoder.inference.exclude import parse_patterns
 from perception_encoder.models.registry import same_name, shown_name
-from perception_encoder.records import from_fields
 from perception_encoder.search.storage.conditions import find_slots
 from perception_encoder.search.storage.database import (
+    COLUMNS,
     DATABASE,
+    FileState,
+    IndexRow,
     Reading,
     State,
     connect,
@@ -37,13 +40,10 @@ from perception_encoder.search.storage.database import (
     delete_rows,
     insert_rows,
     read_settings,
-    read_thumbnail,
     read_value,
-    salvage_settings,
-    to_row,
+    salvage,
     write_value,
 )
-from perception_encoder.search.storage.rows import FileState, IndexRow
 from perception_encoder.search.storage.vectors import Vectors, append_vectors, codes_path, vectors_path, write_codes
 
 if TYPE_CHECKING:
@@ -51,9 +51,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-STORE, EXCLUDED, UNREADABLE = ".pe-index", "exclude.json", "unreadable.json"
-"""Names of an index's directory, inside the indexed one, and of files in it: the patterns of excluded files, and why
-files were skipped."""
+STORE = ".pe-index"
+"""Name of an index's directory, inside the indexed one."""
 _LOCK, _SEAL = "lock", "seal.json"
 _EARLIER = "settings.json"  # of an earlier version's index
 _GAPS = 1.25  # slots per row, at most
@@ -102,17 +101,19 @@ class Store:
 
     @classmethod
     def create(cls, directory: Path, settings: Mapping[str, Any]) -> Store:
-        """Create an empty index, replacing an existing one; OutputError if the directory cannot be written."""
+        """Create an empty index; OutputError if that fails. Of an existing one, only the excluded patterns stay."""
         store = directory / STORE
         state = State(identity=secrets.token_hex(8), commit=0, generation=1, slots=0, rows=0, complete=False)
+        _, excluded = salvage(store) or ({}, [])
+        values = {"settings": dict(settings), "state": asdict(state), "excluded": excluded, "unreadable": []}
         with writing(store, also=(sqlite3.Error,)):
             store.mkdir(exist_ok=True)
             for suffix in ("", "-journal", "-wal", "-shm"):  # in this order: without the first there is no index
                 remove(Path(f"{store / DATABASE}{suffix}"))
-            _remove_all_but(store, {_LOCK, EXCLUDED})
+            _remove_all_but(store, {_LOCK})
             os.close(open_regular(vectors_path(store, state.generation)))
             with replacing(store / DATABASE) as temporary:
-                create_database(temporary, dict(settings), asdict(state))
+                create_database(temporary, values)
         return cls(directory, settings, state)
 
     @staticmethod
@@ -140,38 +141,30 @@ class Store:
 
     @property
     def excluded(self) -> list[str]:
-        """The patterns of `exclude`, which every update follows; SearchIndexError if they cannot be read."""
-        path = self.directory / STORE / EXCLUDED
+        """The patterns of `exclude`, which every update follows; SearchIndexError if they are invalid."""
+        patterns = self._value("excluded")
         try:
-            patterns = from_fields(list[str], json.loads(path.read_text(encoding="utf-8")))
             parse_patterns(patterns)
-            return patterns
-        except FileNotFoundError:
-            return []
-        except (OSError, ValueError, RecursionError, ConfigError) as error:
-            raise SearchIndexError(
-                f"{path} cannot be read: {one_line(error)}; replace it with: "
-                + index_command(self.directory, "--exclude", "PATTERN")
-            ) from None
+        except ConfigError as error:
+            command = index_command(self.directory, "--exclude", "PATTERN")
+            raise SearchIndexError(f"the index of {self.directory}: {error}; replace it with: {command}") from None
+        return patterns
 
     def exclude(self, patterns: Sequence[str]) -> None:
         """Set the patterns of files to leave out, which are valid; the next update removes their rows. OutputError."""
-        write_json(self.directory / STORE / EXCLUDED, list(patterns))
-        self._restrict()
+        if list(patterns) != self._value("excluded"):
+            with self._changing() as (connection, state):
+                write_value(connection, "excluded", list(patterns))
+                _put(connection, state)
 
     @property
     def unreadable(self) -> list[str]:
-        """Why the last update skipped files, one line for each; none if that is unknown."""
-        try:
-            return from_fields(list[str], json.loads((self.directory / STORE / UNREADABLE).read_text(encoding="utf-8")))
-        except (OSError, ValueError, RecursionError):
-            return []
+        """Why the last update skipped files, one line for each."""
+        return self._value("unreadable")
 
-    @unreadable.setter
-    def unreadable(self, reasons: list[str]) -> None:
-        if reasons != self.unreadable:
-            write_json(self.directory / STORE / UNREADABLE, reasons)
-            self._restrict()
+    def _value(self, name: str) -> list[str]:
+        with self._reading() as reading:
+            return read_value(reading.connection, name, list[str])
 
     def check(self, settings: Mapping[str, object], model: str) -> None:
         """Raise SearchIndexError if vectors with `settings` (`Encoder.describe`) cannot be compared with the index's.
@@ -211,11 +204,6 @@ class Store:
         with self._reading() as reading:
             return not reading.state.complete
 
-    @property
-    def being_written(self) -> bool:
-        """Whether a process is writing the index now."""
-        return is_held(self._store / _LOCK)
-
     def __len__(self) -> int:
         return self.count()
 
@@ -228,18 +216,12 @@ class Store:
         """Return the state of each indexed file, by path."""
         with self._reading() as reading:
             rows = reading.connection.execute("SELECT DISTINCT path, size, modified, digest FROM rows")
-            return {path: FileState(size=size, modified=time, digest=digest) for path, size, time, digest in rows}
+            return {path: FileState(*state) for path, *state in rows}
 
-    def rows(self, where: str | None = None, thumbnails: bool = False) -> list[IndexRow]:
-        """Return all rows that match a condition in SQL, newest first; ConfigError if the condition is invalid."""
+    def rows(self, where: str | None = None, thumbnails: bool = False, part: slice = slice(None)) -> list[IndexRow]:
+        """Return a part of the rows that match a condition in SQL, newest first; ConfigError if it is invalid."""
         with self._reading() as reading:
-            return list(self._read(reading, self._find(reading, where), thumbnails).values())
-
-    def page(self, where: str | None, offset: int, count: int) -> tuple[list[IndexRow], int]:
-        """Return some of these rows, without thumbnails, and how many there are in all."""
-        with self._reading() as reading:
-            slots = self._find(reading, where)
-            return list(self._read(reading, slots[offset : offset + count]).values()), len(slots)
+            return list(self._read(reading, self._find(reading, where)[part], thumbnails).values())
 
     def around(self, row_id: str, count: int) -> list[IndexRow]:
         """Return the moments of a row's video, or up to `count` rows before and after an image, oldest first."""
@@ -266,23 +248,32 @@ class Store:
             return list(self._read(reading, slots, thumbnails=True).values())
 
     def nearest(
-        self, vector: Float[np.ndarray, " D"], top: int, where: str | None = None, thumbnails: bool = False
+        self,
+        vector: Float[np.ndarray, " D"],
+        top: int,
+        where: str | None = None,
+        thumbnails: bool = False,
+        keep: Callable[[IndexRow], bool] = lambda row: True,
     ) -> list[tuple[float, IndexRow]]:
         """Return the `top` rows most similar to a unit vector with their cosine similarities, best first.
 
-        `where`: a condition in SQL on the documented columns; ConfigError if it is invalid.
+        `where`: a condition in SQL on the documented columns; ConfigError if it is invalid. `keep`: whether a row may
+        be a result; it is asked for the best ones only.
         """
         with self._reading() as reading:
             allowed = np.sort(self._find(reading, where)) if where is not None or self.below else None
             most, count = len(reading.vectors) if allowed is None else len(allowed), 2 * top + 30
             while True:
                 slots, scores = reading.vectors.nearest(vector, count, allowed)
-                rows = self._read(reading, slots)
-                if len(rows) >= top or count >= most:
+                score_of = dict(zip(slots.tolist(), scores.tolist(), strict=True))
+                rows = self._read(reading, slots)  # some slots have no row any more
+                order = sorted(rows.items(), key=lambda item: (item[1].path, item[1].start or 0))  # of equal scores
+                order = sorted(order, key=lambda item: item[1].date, reverse=True)
+                order = sorted(order, key=lambda item: -score_of[item[0]])
+                best = list(islice((slot for slot, row in order if keep(row)), top))
+                if len(best) >= top or count >= most:
                     break
-                count *= 2  # some slots have no row any more
-            score_of = dict(zip(slots.tolist(), scores.tolist(), strict=True))
-            best = sorted(_newest_first(rows), key=lambda slot: -score_of[slot])[:top]
+                count *= 2
             rows = self._read(reading, best, thumbnails=True) if thumbnails else rows
             return [(score_of[slot], rows[slot]) for slot in best]
 
@@ -325,18 +316,18 @@ class Store:
         for start in range(0, len(numbers), _AT_ONCE):
             among = ", ".join(map(str, numbers[start : start + _AT_ONCE]))
             for key, slot, values in reading.checked(f"WHERE slot IN ({among})"):
-                found[slot] = row = to_row(values, reading.vectors.content[slot])
-                if thumbnails:
-                    found[slot] = replace(row, thumbnail=read_thumbnail(reading.connection, key))
+                thumbnail = reading.thumbnail(key) if thumbnails else b""
+                fields = dict(zip(COLUMNS, values, strict=True))
+                found[slot] = IndexRow(**fields, vector=reading.vectors.content[slot], thumbnail=thumbnail)
         return {slot: found[slot] for slot in numbers if slot in found}
 
     def _check(self, reading: Reading, whole: bool) -> None:
         """Raise ValueError or sqlite3's errors if the index is damaged.
 
-        Reads all rows and vectors if `whole`, or if the files have changed and no process is writing them.
+        Reads all rows and vectors if `whole`, or if the files have changed and no update is unfinished.
         """
         sealed = self._is_sealed([self._store / DATABASE, vectors_path(self._store, reading.state.generation)])
-        if not whole and (sealed or self.being_written):
+        if not whole and (sealed or not reading.state.complete):
             return
         problems = [] if sealed else reading.connection.execute("PRAGMA integrity_check(1)").fetchall()
         if problems and problems != [("ok",)]:
@@ -370,29 +361,32 @@ class Store:
             insert_rows(connection, rows, state.slots)
             _put(connection, state, slots=state.slots + len(rows), rows=state.rows - removed + len(rows))
 
-    def remove(self, paths: Collection[str]) -> None:
-        """Commit the removal of files, if there are any."""
-        self.replace(paths, [])
+    def finish(self, unreadable: list[str] | None = None) -> None:
+        """Compact, renew the compressed vectors, and seal the index as finished, unless that is done.
 
-    def finish(self) -> None:
-        """Compact, renew the compressed vectors, and seal the index as finished, unless that is done."""
+        `unreadable`: see the property; by default unchanged.
+        """
         with self._reading() as reading:
             state, vectors = reading.state, reading.vectors
         if state.slots > _GAPS * state.rows:
             state = self._compact(vectors)
             vectors = self._open_vectors(state)
         files = [self._store / DATABASE, vectors_path(self._store, state.generation)]
-        if write_codes(self._store, state.generation, vectors) or not state.complete or not self._is_sealed(files):
-            if not state.complete:
+        changed = not state.complete or unreadable not in (None, self.unreadable)
+        if write_codes(self._store, state.generation, vectors) or changed or not self._is_sealed(files):
+            if changed:
                 with self._changing() as (connection, state):
+                    if unreadable is not None:
+                        write_value(connection, "unreadable", unreadable)
                     _put(connection, state, complete=True)
             self._set_journal("DELETE")
             with writing(self._store):
                 codes = codes_path(self._store, state.generation)
                 files += [codes] if codes.exists() else []
                 write_json(self._store / _SEAL, {path.name: _size_and_time(path) for path in files})
-                _remove_all_but(self._store, {*(path.name for path in files), _SEAL, _LOCK, EXCLUDED, UNREADABLE})
-        self._restrict()
+                _remove_all_but(self._store, {*(path.name for path in files), _SEAL, _LOCK})
+        with writing(self._store):
+            restrict(self._store, self.directory, self.root)  # to the permissions of the images' directory
 
     def _compact(self, vectors: Vectors) -> State:
         """Write the vectors that have rows to a new file."""
@@ -436,11 +430,6 @@ class Store:
         with self._writing() as connection, suppress(sqlite3.OperationalError):  # a reader is at work
             connection.execute(f"PRAGMA journal_mode={mode}")
 
-    def _restrict(self) -> None:
-        """Limit the permissions of the index's files to those of the images' directory; OutputError if that fails."""
-        with writing(self._store):
-            restrict(self._store, self.directory, self.root)
-
 
 @contextmanager
 def _sound(directory: Path) -> Iterator[None]:
@@ -457,11 +446,11 @@ def _sound(directory: Path) -> Iterator[None]:
 
 def index_command(directory: Path, *options: str) -> str:
     """Return the command that updates or rebuilds an index, with placeholders for unreadable settings."""
-    settings, home = salvage_settings(directory / STORE), str(directory)
-    if settings is None:
+    salvaged, home = salvage(directory / STORE), str(directory)
+    if salvaged is None:
         return shlex.join(["pe", "index", *options, "--index", home, "--model", "MODEL", "DIR"])
-    arguments = [settings["root"], "--index", home] if "root" in settings else [home]
-    return shlex.join(["pe", "index", *options, *arguments])
+    root = salvaged[0].get("root")
+    return shlex.join(["pe", "index", *options, *([root, "--index", home] if root else [home])])
 
 
 def _put(connection: sqlite3.Connection, state: State, **changes: Any) -> State:
@@ -469,12 +458,6 @@ def _put(connection: sqlite3.Connection, state: State, **changes: Any) -> State:
     state = replace(state, commit=state.commit + 1, **changes)
     write_value(connection, "state", asdict(state))
     return state
-
-
-def _newest_first(rows: Mapping[int, IndexRow]) -> list[int]:
-    """Return the slots of rows, in this order."""
-    by_path = sorted(rows, key=lambda slot: (rows[slot].path, rows[slot].start or 0))
-    return sorted(by_path, key=lambda slot: rows[slot].date, reverse=True)
 
 
 def _size_and_time(path: Path) -> list[int]:

@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,9 @@ from perception_encoder.models.defaults import default_model
 from perception_encoder.models.registry import portable_name
 from perception_encoder.preprocess.source import escape_name
 from perception_encoder.progress import Track, untracked
-from perception_encoder.search.storage.database import salvage_settings
+from perception_encoder.search.storage.database import IndexRow, salvage
 from perception_encoder.search.storage.encoder import remember_model, trusted_model
 from perception_encoder.search.storage.location import prepare_location
-from perception_encoder.search.storage.moments import MomentConfig
 from perception_encoder.search.storage.reader import (
     File,
     FileResult,
@@ -37,7 +36,6 @@ from perception_encoder.search.storage.reader import (
     local_date,
     row_id,
 )
-from perception_encoder.search.storage.rows import IndexRow
 from perception_encoder.search.storage.store import STORE, Store, cut_as, index_command
 
 _COMMIT_SECONDS, _COMMIT_ROWS = 15.0, 4096  # maximum work lost to a kill
@@ -102,7 +100,7 @@ def writable_store(
     named = chosen.source if isinstance(chosen, Encoder) else str(chosen.name)
     with Store.for_writing(directory):
         store = None if rebuild or not Store.exists(directory) else Store.open(directory, whole=True)
-        earlier = salvage_settings(directory / STORE) or {}
+        earlier, _ = salvage(directory / STORE) or ({}, [])
         if store is not None and isinstance(chosen, ModelSpec) and named:
             store.check_name(named)
         source = portable_name(named or (trusted_model(directory, earlier) if earlier else default_model()))
@@ -115,14 +113,14 @@ def writable_store(
             encoder.runtime.prepare(encoder.feature().executed)
         settings = encoder.describe(encoder.feature())
         if store is None:
-            config = MomentConfig(every=every or earlier.get("moments", {}).get("every") or MomentConfig.every)
             elsewhere = {} if root == directory else {"root": str(root)}
-            store = Store.create(directory, {**settings, **elsewhere, "source": source, "moments": asdict(config)})
+            rate = float(every or earlier.get("every", 1.0))
+            store = Store.create(directory, {**settings, **elsewhere, "source": source, "every": rate})
         store.check(settings, source)
         remember_model(store, source)
-        if every not in (None, store.settings["moments"]["every"]):
+        if every not in (None, store.settings["every"]):
             raise SearchIndexError(
-                f"the index of {directory} has a frame every {store.settings['moments']['every']:g} s, not {every:g}; "
+                f"the index of {directory} has a frame every {store.settings['every']:g} s, not {every:g}; "
                 f"rebuild it with: {index_command(directory, '--rebuild', '--every', f'{every:g}')}"
             )
         yield store, encoder
@@ -130,7 +128,7 @@ def writable_store(
 
 def read_here(store: Store, encoder: Encoder, digests: set[str], files: Sequence[File]) -> Iterator[list[FileResult]]:
     """Read files on this machine's cores; yield a list of results per batch. `digests`: contents already indexed."""
-    reader = Reader(encoder, MomentConfig(**store.settings["moments"]), digests)
+    reader = Reader(encoder, store.settings["every"], digests)
     return map_in_order(reader.read, batches(files, encoder.batch_size), encoder.runtime.workers, encoder.runtime)
 
 
@@ -151,21 +149,20 @@ def update_store(
     digests = {state.digest for state in indexed.values()}
     if changes.candidates or changes.gone:
         store.begin()
-    pending = _Pending(store, set(indexed))
-    files = changes.candidates
+    pending, files = _Pending(store, set(indexed)), changes.candidates
     try:
         while files:
             results = chain.from_iterable(read(store, encoder, digests, files))
             for result in progress(results, escape_name(store.root), len(files)):
                 pending.take(result)
-            files, digests = pending.commit(), set()
+            pending.commit()
+            files, pending.lost, digests = pending.lost, [], set()
     finally:
         pending.commit()
-    store.remove(changes.gone)
-    store.finish()
+    store.replace(changes.gone, [])
+    skipped, known = [*changes.failures, *pending.skipped], store.unreadable
+    store.finish(list(map(str, skipped)))
     moved_away = Counter(indexed[path].digest for path in changes.gone) & pending.moved
-    known, skipped = store.unreadable, [*changes.failures, *pending.skipped]
-    store.unreadable = list(map(str, skipped))
     skipped.sort(key=lambda error: str(error) in known)
     return UpdateReport(
         model=store.settings["model"],
@@ -183,16 +180,18 @@ def update_store(
 
 
 class _Pending:
-    """Results not committed yet, and counts of all."""
+    """Results not committed yet, and counts of all.
+
+    Attribute: `lost`, files to read again because an earlier commit removed their indexed content.
+    """
 
     def __init__(self, store: Store, indexed: set[str]) -> None:
         self._store, self._indexed = store, indexed
-        self.added, self.skipped = 0, list[InputError]()
+        self.added, self.skipped, self.lost = 0, list[InputError](), list[File]()
         self.moved: Counter[str] = Counter()  # by digest
         self._rows: list[IndexRow] = []
         self._moved: dict[str, list[File]] = {}  # by digest
         self._stale: set[str] = set()  # paths whose old rows go
-        self._lost: list[File] = []
         self._since, self._interval = time.monotonic(), _FIRST_COMMIT_SECONDS
 
     def take(self, result: FileResult) -> None:
@@ -210,35 +209,25 @@ class _Pending:
         waiting = len(self._rows) + 8 * sum(map(len, self._moved.values()))
         if time.monotonic() - self._since > min(self._interval, _COMMIT_SECONDS) or waiting > _COMMIT_ROWS:
             self._interval *= 2
-            self._commit()
+            self.commit()
 
-    def commit(self) -> list[File]:
-        """Commit everything; return files to read again because an earlier commit removed their indexed content."""
-        self._commit()
-        lost, self._lost = self._lost, []
-        return lost
-
-    def _commit(self) -> None:
-        if self._moved:
-            self._carry_over()
+    def commit(self) -> None:
+        """Commit everything, with copies of the rows of moved files."""
+        rows_of: dict[str, list[IndexRow]] = {}
+        for row in self._store.rows_with("digest", self._moved) if self._moved else []:
+            rows = rows_of.setdefault(row.digest, [])
+            if not rows or rows[0].path == row.path:  # of one name, if the content is indexed under several
+                rows.append(row)
+        for digest, files in self._moved.items():
+            if digest in rows_of:
+                self.moved[digest] += len(files)
+                self._stale |= {file.path for file in files}
+                self._rows += [_renamed(row, file) for row in rows_of[digest] for file in files]
+            else:
+                self.lost += files
         rows, stale = self._rows, self._stale & self._indexed
         self._rows, self._moved, self._stale, self._since = [], {}, set(), time.monotonic()
         self._store.replace(stale, rows)
-
-    def _carry_over(self) -> None:
-        """Copy the rows of moved files to their new paths."""
-        carried = self._store.rows_with("digest", self._moved)
-        first: dict[str, str] = {}
-        for row in carried:  # one name's rows of a content that is indexed under several
-            first.setdefault(row.digest, row.path)
-        originals = [row for row in carried if first[row.digest] == row.path]
-        self._rows += [_renamed(row, file) for row in originals for file in self._moved[row.digest]]
-        for digest, files in self._moved.items():
-            if digest in first:
-                self.moved[digest] += len(files)
-                self._stale |= {file.path for file in files}
-            else:
-                self._lost += files
 
 
 def _renamed(row: IndexRow, file: File) -> IndexRow:

@@ -84,14 +84,10 @@ class Vectors:
             starts = range(0, len(slots), _BLOCK)
             blocks = [self.content[slots[start : start + _BLOCK]] @ query for start in starts]
             scores = np.concatenate(blocks or [np.empty(0, np.float32)])
-            self._release()
+            if self._mapped is not None and hasattr(mmap, "MADV_DONTNEED") and self.content.nbytes >= LARGE_BYTES:
+                self._mapped.madvise(mmap.MADV_DONTNEED)  # the pages would count as this process's memory
         best = best_scores(scores, count)
         return slots[best], scores[best]
-
-    def _release(self) -> None:
-        """Return the pages of the mapped vectors, which count as this process's memory, where the system can."""
-        if self._mapped is not None and hasattr(mmap, "MADV_DONTNEED") and self.content.nbytes >= LARGE_BYTES:
-            self._mapped.madvise(mmap.MADV_DONTNEED)
 
     def _shortlist(
         self, codes: TurboQuantIndex, query: Float[np.ndarray, " D"], count: int, allowed: Int[np.ndarray, " A"] | None

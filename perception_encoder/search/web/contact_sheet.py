@@ -25,7 +25,7 @@ from perception_encoder.inference.media import Media, open_media
 from perception_encoder.preprocess.frames import VideoFrames
 from perception_encoder.preprocess.image import encode_thumbnail
 from perception_encoder.search.ranking import Hit, SearchResult
-from perception_encoder.search.storage.rows import IndexRow
+from perception_encoder.search.storage.database import IndexRow
 from perception_encoder.search.terms import Query
 
 if TYPE_CHECKING:

@@ -27,12 +27,11 @@ from perception_encoder.inference.media import Kind, Media, resolve
 from perception_encoder.inference.model_spec import ModelSpec
 from perception_encoder.inference.pipeline import Decoded, decode, encode_decoded
 from perception_encoder.preprocess.source import unescape_name
-from perception_encoder.search.ranking import IndexGallery, query_vector, query_vectors, rank
-from perception_encoder.search.storage.database import COLUMNS
+from perception_encoder.search.ranking import Hit, query_vector, query_vectors, rank
+from perception_encoder.search.storage.database import COLUMNS, IndexRow
 from perception_encoder.search.storage.encoder import load_encoder
 from perception_encoder.search.storage.location import check_root
 from perception_encoder.search.storage.reader import find_changes
-from perception_encoder.search.storage.rows import IndexRow
 from perception_encoder.search.storage.store import Store
 from perception_encoder.search.storage.update import update_store, writable_store
 from perception_encoder.search.terms import Query, UploadedImage, text_query
@@ -99,7 +98,6 @@ class MediaLibrary:
     def __init__(self, index: Store, encoder: Encoder) -> None:
         self.index, self.encoder, self.progress = index, quiet(encoder), Progress()
         self._lock = threading.Lock()
-        self._gallery = IndexGallery(index)
         self._encode_text = lru_cache(_CACHED)(self._encode_uncached)
         self._uploads: dict[str, UploadedImage] = {}
         self.model_thread = ThreadPoolExecutor(1, "model")
@@ -115,23 +113,11 @@ class MediaLibrary:
         if self.encoder.reads_texts:
             self.model_thread.submit(self.encoder.encode_texts, "a")
 
-    def newest(self, limits: Filter, offset: int, count: int) -> tuple[list[dict[str, Any]], int]:
-        """Return some rows, newest first, and how many there are in all."""
-        rows, total = self.index.page(limits.condition(), offset, count)
-        return list(map(_as_dict, rows)), total
-
-    def find(
-        self, query: Query, limits: Filter, offset: int, count: int, min_score: float | None = None
-    ) -> list[dict[str, Any]]:
-        """Return some rows, best first, with their `score`, which is at least `min_score`; raises ConfigError."""
+    def find(self, query: Query, where: str | None, top: int, min_score: float | None = None) -> list[Hit]:
+        """Return the best hits, the query's own rows too, with a score of at least `min_score`; raises ConfigError."""
         vector = query_vector(query, lambda media: self._encode_text(str(media.payload)))
-        top, where = offset + count, limits.condition()
-        (hits,) = rank([self._gallery], [query], vector[None], top, where, min_score, include_query=True, offset=offset)
-        return [{**_as_dict(hit.row), "score": hit.score} for hit in hits if hit.row]
-
-    def count(self, limits: Filter) -> int:
-        """Return how many rows pass a filter."""
-        return self.index.count(limits.condition())
+        (hits,) = rank([self.index], [query], vector[None], top, where, min_score, include_query=True)
+        return hits
 
     def term_source(self, kind: str, source_id: str) -> IndexRow | UploadedImage:
         """Return the row ("like") or the uploaded image ("image") with an id; raises SearchIndexError, ConfigError."""
@@ -156,10 +142,6 @@ class MediaLibrary:
 
     def _encode_uncached(self, text: str) -> Float[np.ndarray, " D"]:
         return self.compute(lambda: query_vectors(self.encoder, [text_query(text)])[0])
-
-    def around(self, row_id: str) -> list[dict[str, Any]]:
-        """Return the moments of a row's video, or the images taken before and after it, in order, including the row."""
-        return list(map(_as_dict, self.index.around(row_id, 6)))
 
     def file(self, row_id: str) -> Path:
         """Return a row's file; ConfigError if it is in a tar or no longer in the directory."""
@@ -204,7 +186,7 @@ class MediaLibrary:
         while True:
             began = time.monotonic()
             try:
-                self.refresh()
+                self.index.refresh()
                 changes = find_changes(self.index.root, self.index.files(), self.index.excluded)
                 candidates = {(file.path, file.size, file.modified) for file in changes.candidates}
                 spent = time.monotonic() - began
@@ -249,10 +231,6 @@ class MediaLibrary:
         finally:
             self.progress.running = False
 
-    def refresh(self) -> int:
-        """Read new commits of any process; return the number of the last one."""
-        return self.index.refresh()
-
 
 def open_library(
     media: Path,
@@ -271,7 +249,7 @@ def open_library(
         with writable_store(media, model, directory=directory) as (_, encoder):
             pass
     index = Store.open(directory or media)
-    check_root(index, media)
+    check_root(index.directory, index.root, media)
     if exclude is not None:
         with Store.for_writing(index.directory):
             index.exclude(exclude)
@@ -281,18 +259,8 @@ def open_library(
     return library
 
 
-def _as_dict(row: IndexRow) -> dict[str, Any]:
-    return {name: getattr(row, name) for name in COLUMNS}
-
-
-def as_tiles(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Convert rows to the page's JSON: with the file's name and the thumbnail's address, without internal columns."""
-    internal = ("modified", "digest")
-    return [
-        {
-            **{name: value for name, value in row.items() if name not in internal},
-            "name": row["path"].rpartition("/")[2],
-            "thumbnail": f"/thumbnail/{row['id']}?{row['digest'][:8]}",
-        }
-        for row in rows
-    ]
+def as_tile(row: IndexRow, row_id: str) -> dict[str, Any]:
+    """Return a row as the page's JSON: with a signed id, the file's name and the thumbnail's address."""
+    values = {name: getattr(row, name) for name in COLUMNS if name not in ("modified", "digest")}
+    address = f"/thumbnail/{row_id}?{row.digest[:8]}"
+    return {**values, "id": row_id, "name": row.path.rpartition("/")[2], "thumbnail": address}

@@ -7,7 +7,7 @@ import hmac
 import json
 import os
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -87,11 +87,6 @@ class SignedIds:
         """Return an id with its signature."""
         signature = hmac.new(self._secret, row_id.encode(errors="replace"), hashlib.sha256).hexdigest()
         return f"{row_id}-{signature[:16]}"
-
-    def sign(self, tiles: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Sign the ids in tiles of `as_tiles`, also in the thumbnails' addresses."""
-        signed = [(tile, self.signed(tile["id"])) for tile in tiles]
-        return [{**tile, "id": i, "thumbnail": tile["thumbnail"].replace(tile["id"], i, 1)} for tile, i in signed]
 
     def check(self, signed: str) -> str:
         """Return the row's id; SearchIndexError if this run did not sign it, whether or not the row exists."""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
 from importlib.resources import files
@@ -18,10 +17,10 @@ from perception_encoder.models.registry import demo_note
 from perception_encoder.preprocess.budget import DECODING
 from perception_encoder.preprocess.frames import VideoFrames
 from perception_encoder.preprocess.image import encode_thumbnail, open_image
-from perception_encoder.search.storage.rows import IndexRow
+from perception_encoder.search.storage.database import IndexRow
 from perception_encoder.search.terms import Term, UploadedImage, parse_lines
 from perception_encoder.search.web.features import FeatureImages, add_feature_route
-from perception_encoder.search.web.library import Filter, MediaLibrary, as_tiles
+from perception_encoder.search.web.library import Filter, MediaLibrary, as_tile
 from perception_encoder.search.web.questions import add_ask_route
 from perception_encoder.search.web.responses import Get, SignedIds, error_response
 from perception_encoder.serving.http import ApiError, BodyReader
@@ -42,11 +41,11 @@ _UPLOAD_BYTES = 64 << 20  # of an image or video to search by
 _UPLOAD_SECONDS = 30.0  # for an upload
 _COUNT, _MAXIMUM_COUNT = 60, 200  # tiles of an answer
 _SHOWN_FAILURES = 200
+_AROUND = 6  # images before and after one
 _THREADS = 8  # for requests; the model has its own
 _THUMBNAIL_THREADS = 2  # for large thumbnails, so that a screen full of them does not delay a search
 _SCRIPTS = "page address ask element features filters grid query tile viewer"
 _TYPES = {"page.css": "text/css", **{f"{name}.js": "text/javascript" for name in _SCRIPTS.split()}}
-_CACHED_THUMBNAILS = 2048  # stored thumbnails, about 20 MiB
 LARGE_SIDE, FULL_SIDE = 640, 2048
 """Longest side of a large thumbnail, in pixels: enough for a tile on a high-density screen, and to fill one."""
 _CACHED_LARGE, _CACHED_FULL = 256, 16  # about 15 and 8 MiB
@@ -72,7 +71,7 @@ def create_page(
         from fastapi.responses import HTMLResponse, JSONResponse, Response
     app = fastapi.FastAPI(title="perception-encoder", docs_url=None, redoc_url=None, openapi_url=None)
     assets = files("perception_encoder.search.web") / "page"
-    thumbnails, ids = Thumbnails(library), SignedIds(secret)
+    ids = SignedIds(secret)
     threads, slow = ThreadPoolExecutor(_THREADS, "page"), ThreadPoolExecutor(_THUMBNAIL_THREADS, "thumbnails")
     template = jinja2.Environment(autoescape=True).from_string((assets / "page.html").read_text(encoding="utf-8"))
 
@@ -90,12 +89,11 @@ def create_page(
         app.router.add_route(path, safely, methods=list(methods))
 
     def page(request: Request) -> Response:
-        values: dict[str, Any] = {"directory": library.index.root.resolve().name, "model": library.encoder.name}
-        values |= {"last_layer": max(0, library.encoder.depth - 1), "ask_model": ask.name if ask else ""}
-        values["features_model"] = Path(features_model).stem
-        values |= {"demo": demo_note(library.encoder.name), "features_demo": demo_note(Path(features_model).stem)}
-        values["ask_demo"] = demo_note(ask.name) if ask else ""
-        return HTMLResponse(template.render(values, note=note, upload_bytes=_UPLOAD_BYTES))
+        model, ask_model, second = library.encoder.name, ask.name if ask else "", Path(features_model).stem
+        values = {"model": model, "ask_model": ask_model, "features_model": second, "note": note}
+        values |= {"demo": demo_note(model), "ask_demo": demo_note(ask_model), "features_demo": demo_note(second)}
+        values |= {"directory": library.index.root.resolve().name, "upload_bytes": _UPLOAD_BYTES}
+        return HTMLResponse(template.render(values, last_layer=max(0, library.encoder.depth - 1)))
 
     def asset(request: Request) -> Response:
         if (name := request.path_params["name"]) not in _TYPES:
@@ -106,8 +104,8 @@ def create_page(
     get("/", page)
     get("/static/{name}", asset)
     get("/api/rescan", lambda _: JSONResponse({"started": library.start_update()}, 202), ("POST",))
-    add_search_routes(get, library, thumbnails, ids)
-    add_file_routes(get, get_slowly, library, thumbnails, ids)
+    add_search_routes(get, library, ids)
+    add_file_routes(get, get_slowly, library, ids)
     add_feature_route(get, FeatureImages(library, baseline=features_model))
     add_upload_route(app, library, threads)
     add_ask_route(app, library, ids, ask)
@@ -115,7 +113,7 @@ def create_page(
     return app
 
 
-def add_search_routes(get: Get, library: MediaLibrary, thumbnails: Thumbnails, ids: SignedIds) -> None:
+def add_search_routes(get: Get, library: MediaLibrary, ids: SignedIds) -> None:
     """Add `/api/hits`, the hits of a query or the newest rows, and `/api/status`, the state of the index."""
     from fastapi.responses import JSONResponse
 
@@ -124,53 +122,68 @@ def add_search_routes(get: Get, library: MediaLibrary, thumbnails: Thumbnails, i
 
     def hits(request: Request) -> Response:
         params = dict(request.query_params)
-        limits = Filter(**{name: params.get(name, "") for name in ("kind", "since", "until", "path")})
+        where = Filter(**{name: params.get(name, "") for name in ("kind", "since", "until", "path")}).condition()
         offset, count = _number(params, "offset", 0, 100_000), _number(params, "count", _COUNT, _MAXIMUM_COUNT)
         if "q" in params:
             query = parse_lines(request.query_params.getlist("q"), find_source)
             min_score = _score(params.get("min_score", ""))
-            rows = library.find(query, limits, offset, count, min_score)
+            found = library.find(query, where, offset + count, min_score)[offset:]
+            tiles = [{**as_tile(hit.row, ids.signed(hit.id)), "score": hit.score} for hit in found if hit.row]
             answer: dict[str, Any] = {"terms": [_as_json(term, ids) for term in query.terms]}
-            answer["total"] = library.count(limits) if min_score is None else None  # unknown
-            answer["more"] = len(rows) == count
+            answer["total"] = library.index.count(where) if min_score is None else None  # unknown
+            answer["more"] = len(tiles) == count
         else:
-            rows, total = library.newest(limits, offset, count)
+            total = library.index.count(where)
+            rows = library.index.rows(where, part=slice(offset, offset + count))
+            tiles = [as_tile(row, ids.signed(row.id)) for row in rows]
             answer = {"total": total, "more": offset + len(rows) < total}
-        return JSONResponse({"tiles": ids.sign(thumbnails.tiles(rows)), **answer})
+        return JSONResponse({"tiles": tiles, **answer})
 
     def status(request: Request) -> Response:
         progress = library.progress
         failed = [{"name": error.source, "reason": error.reason} for error in progress.failures[:_SHOWN_FAILURES]]
         counts = {**vars(progress), "failures": len(progress.failures), "failed": failed}
-        return JSONResponse({**counts, "version": library.refresh(), "rows": len(library.index)})
+        return JSONResponse({**counts, "version": library.index.refresh(), "rows": len(library.index)})
 
     get("/api/hits", hits)
     get("/api/status", status)
 
 
-def add_file_routes(get: Get, get_slowly: Get, library: MediaLibrary, thumbnails: Thumbnails, ids: SignedIds) -> None:
+def add_file_routes(get: Get, get_slowly: Get, library: MediaLibrary, ids: SignedIds) -> None:
     """Add a row's thumbnails in three sizes, its neighbours, and its file, in parts if a player requests them."""
     from fastapi.responses import FileResponse, JSONResponse, Response
 
-    def thumbnail(request: Request) -> Response:
-        row = thumbnails.row(request.path_params["id"], request.url.query)
-        headers = {"Cache-Control": "private, max-age=3600", "ETag": f'"{row.digest}-{row.start}"'}
-        return Response(row.thumbnail, media_type="image/jpeg", headers=headers)
+    def jpeg(content: bytes) -> Response:
+        return Response(content, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=3600"})
 
-    def large(request: Request, side: int = LARGE_SIDE) -> Response:
-        jpeg = thumbnails.large(request.path_params["id"], request.url.query, side)
-        return Response(jpeg, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=3600"})
+    def thumbnail(request: Request) -> Response:
+        row = library.index.row(request.path_params["id"])
+        library.check_inside(row)
+        return jpeg(row.thumbnail)
+
+    def larger(side: int, cached: int) -> Callable[[Request], Response]:
+        make = lru_cache(cached)(partial(_make_thumbnail, library, side=side))
+
+        def answer(request: Request) -> Response:
+            row_id = request.path_params["id"]
+            try:
+                return jpeg(make(row_id, file_state(library.file(row_id))))
+            except PerceptionEncoderError:  # the file cannot be opened
+                return thumbnail(request)
+
+        return answer
 
     def around(request: Request) -> Response:
-        return JSONResponse({"tiles": ids.sign(as_tiles(library.around(request.path_params["id"])))})
+        rows = library.index.around(request.path_params["id"], _AROUND)
+        return JSONResponse({"tiles": [as_tile(row, ids.signed(row.id)) for row in rows]})
 
     def file(request: Request) -> Response:
         return FileResponse(library.file(request.path_params["id"]), content_disposition_type="inline")
 
     get("/api/around/{id}", around)
     get("/thumbnail/{id}", thumbnail)
-    get_slowly("/thumbnail/{id}/large", large)
-    get_slowly("/thumbnail/{id}/full", partial(large, side=FULL_SIDE))  # of what the browser cannot show, such as RAW
+    get_slowly("/thumbnail/{id}/large", larger(LARGE_SIDE, _CACHED_LARGE))
+    get_slowly("/thumbnail/{id}/full", larger(FULL_SIDE, _CACHED_FULL))  # what the browser cannot show, such as RAW
     get("/file/{id}", file)
 
 
@@ -218,64 +231,19 @@ def _score(text: str) -> float | None:
         raise ConfigError(f"the minimum score is {text[:60]!r}; it must be a number from -1 to 1") from None
 
 
-class Thumbnails:
-    """Caches rows with thumbnails for the addresses in `as_tiles`; threads may share one.
-
-    Reading one thumbnail from the index takes as long as reading those of a whole answer.
-    """
-
-    def __init__(self, library: MediaLibrary) -> None:
-        self._library, self._index, self._lock = library, library.index, threading.Lock()
-        self._rows: dict[tuple[str, str], IndexRow] = {}  # by id and the address's query string; the oldest first
-        self._large = lru_cache(_CACHED_LARGE)(partial(self._make_large, side=LARGE_SIDE))
-        self._full = lru_cache(_CACHED_FULL)(partial(self._make_large, side=FULL_SIDE))
-
-    def tiles(self, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Return `as_tiles` of rows, after reading the thumbnails that are not cached yet."""
-        tiles = as_tiles(rows)
-        missing = {key[0]: key for tile in tiles if (key := _key(tile)) not in self._rows}
-        if missing:
-            fresh = self._index.rows_with("id", missing)
-            with self._lock:
-                self._rows |= {key: row for row in fresh if (key := _key(as_tiles([vars(row)])[0])) == missing[row.id]}
-                for oldest in list(self._rows)[:-_CACHED_THUMBNAILS]:
-                    del self._rows[oldest]
-        return tiles
-
-    def row(self, row_id: str, version: str) -> IndexRow:
-        """Return the row with an id; `version` is its address's query string.
-
-        SearchIndexError if it is missing, ConfigError if its file is a link out of the directory.
-        """
-        row = self._rows.get((row_id, version)) or self._index.row(row_id)
-        self._library.check_inside(row)
-        return row
-
-    def large(self, row_id: str, version: str, side: int = LARGE_SIDE) -> bytes:
-        """Return a large thumbnail, or the stored one if the file cannot be opened; arguments and errors as `row`."""
-        try:
-            make = self._full if side == FULL_SIDE else self._large
-            return make(row_id, file_state(self._library.file(row_id)))
-        except PerceptionEncoderError:
-            return self.row(row_id, version).thumbnail
-
-    def _make_large(self, row_id: str, state: str, side: int) -> bytes:
-        """Make a large thumbnail; the cache's key includes the file's state."""
-        media, path = self._library.media(row_id)
-        with DECODING.admission() as admit:
-            if media.kind == "image":
-                image = open_image(path, media.name, reduce_to=partial(_needed_side, side), admit=admit)
-            else:
-                frames = open_media(media, admit=admit)
-                assert isinstance(frames, VideoFrames)
-                image = frames.images[0]
-            return encode_thumbnail(image, side)
+def _make_thumbnail(library: MediaLibrary, row_id: str, state: str, side: int) -> bytes:
+    """Make a row's thumbnail from its file, whose `state` is for a cache's key."""
+    media, path = library.media(row_id)
+    with DECODING.admission() as admit:
+        if media.kind == "image":
+            image = open_image(path, media.name, reduce_to=partial(_needed_side, side), admit=admit)
+        else:
+            frames = open_media(media, admit=admit)
+            assert isinstance(frames, VideoFrames)
+            image = frames.images[0]
+        return encode_thumbnail(image, side)
 
 
 def _needed_side(side: int, width: int, height: int) -> int:
     """Return the minimum short side at which to decode a JPEG for a thumbnail with this longest side."""
     return max(1, side * min(width, height) // max(width, height))
-
-
-def _key(tile: dict[str, Any]) -> tuple[str, str]:
-    return tile["id"], tile["thumbnail"].partition("?")[2]

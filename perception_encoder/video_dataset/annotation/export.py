@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from perception_encoder.datasets.pe_video import read_video_tar
+from perception_encoder.datasets.pe_video import read_video_tar, split_of
 from perception_encoder.errors import ConfigError, DataError
 from perception_encoder.files import write_json
 from perception_encoder.formats.entries import is_integer, list_objects, quoted, read_json
@@ -78,7 +78,7 @@ def export_dataset(
                         "caption_rating": refinement.rating,
                         "caption_reviewed": refinement.reviewed,
                     }
-                yield OutputVideo.of(record, {**metadata, **(selection or {}).get(key, {})}, tar.split)
+                yield OutputVideo.of(record, {**metadata, **(selection or {}).get(key, {})}, split_of(tar))
                 written.append(key)
         if not written:
             kind = " with a refined caption" if refined_only else ""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from perception_encoder.datasets.pe_video import VideoTar, list_video_tars, read_video_tar
+from perception_encoder.datasets.pe_video import list_video_tars, read_video_tar, split_of
 from perception_encoder.errors import ConfigError, DataError, InputError
 from perception_encoder.formats.tars import TarMember
 from perception_encoder.progress import Track, untracked
@@ -46,7 +46,7 @@ class AnnotationProject:
         """
         self.data, self.now = data, now
         directory = data if data.is_dir() else data.parent
-        self.tars = {tar.path.relative_to(directory).as_posix(): tar for tar in list_video_tars(data)}
+        self.tars = {tar.relative_to(directory).as_posix(): tar for tar in list_video_tars(data)}
         self.database = Database(file or directory / FILE_NAME)
 
     def close(self) -> None:
@@ -61,7 +61,7 @@ class AnnotationProject:
         """
         with self.database.transaction() as connection:
             known = {row["path"]: row for row in connection.execute("SELECT * FROM tars")}
-            statuses = {name: tar.path.stat() for name, tar in self.tars.items()}
+            statuses = {name: tar.stat() for name, tar in self.tars.items()}
             stamps = {name: (status.st_size, status.st_mtime_ns) for name, status in statuses.items()}
             changed = [
                 name
@@ -103,7 +103,7 @@ class AnnotationProject:
         tar = self.tars.get(row["path"]) if row is not None and row["size"] > 0 else None
         if tar is None:
             raise InputError(f"video {clip}", "does not exist, or its tar was removed")
-        return TarMember(tar.path, row["offset"], row["size"]), row["extension"]
+        return TarMember(tar, row["offset"], row["size"]), row["extension"]
 
 
 def check_name(name: str) -> str:
@@ -121,12 +121,12 @@ def add_person(connection: sqlite3.Connection, name: str) -> str:
     return name
 
 
-def _read_tar(connection: sqlite3.Connection, name: str, tar: VideoTar, size: int, modified: int) -> None:
+def _read_tar(connection: sqlite3.Connection, name: str, tar: Path, size: int, modified: int) -> None:
     """Add a tar's videos; for known ones, update only the location of their bytes and their frame rate."""
     (tar_id,) = connection.execute(
         "INSERT INTO tars (path, split, size, modified) VALUES (?, ?, ?, ?) ON CONFLICT (path) DO UPDATE SET "
         "size = excluded.size, modified = excluded.modified RETURNING id",
-        (name, tar.split, size, modified),
+        (name, split_of(tar), size, modified),
     ).fetchone()
     connection.execute("UPDATE clips SET size = 0 WHERE tar = ?", (tar_id,))
     rows = []
@@ -134,7 +134,7 @@ def _read_tar(connection: sqlite3.Connection, name: str, tar: VideoTar, size: in
         video = (record.extension, record.video.offset, record.video.size)
         rows.append((tar_id, record.key, *video, record.model_caption, record.category, record.frame_rate))
     if len({key for _, key, *_ in rows}) < len(rows):
-        raise DataError(f"{tar.path}: two videos have the same key")
+        raise DataError(f"{tar}: two videos have the same key")
     connection.executemany(
         "INSERT INTO clips (tar, key, extension, offset, size, caption, category, rate) "
         "VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (tar, key) DO UPDATE SET extension = excluded.extension, "

@@ -12,7 +12,6 @@ from PIL import Image
 from perception_encoder.datasets.class_masks import BACKGROUND, HIGHEST, OBJECT, ClassMasks
 from perception_encoder.datasets.masked_videos import MaskedVideo, read_object_mask
 from perception_encoder.errors import DataError, InputError
-from perception_encoder.formats.entries import integer_field, list_objects
 from perception_encoder.formats.shards import MASK, json_object, read_members, read_samples, shards_below, split_member
 from perception_encoder.preprocess.image import image_file
 from perception_encoder.preprocess.source import SHARD_IMAGES, escape_name
@@ -60,18 +59,8 @@ def _read_objects(path: Path, split: str) -> ClassMasks:
         images=tuple(scene.image for scene in scenes),
         masks=tuple(scene.mask for scene in scenes),
         classes=(BACKGROUND, OBJECT),
-        numbers=tuple({0: 0} | dict.fromkeys(_object_numbers(scene), 1) for scene in scenes),
+        numbers={0: 0} | dict.fromkeys(range(1, HIGHEST + 1), 1),
     )
-
-
-def _object_numbers(scene: StoredScene) -> list[int]:
-    numbers = []
-    for index, item in enumerate(list_objects(scene.metadata, "objects", f"{scene.where}.json")):
-        where = f"{scene.where}.json: objects[{index}]"
-        numbers.append(integer_field(item, "id", where))
-        if numbers[-1] > HIGHEST:
-            raise DataError(f"{where}: `id` is {numbers[-1]}; a mask holds numbers up to {HIGHEST}")
-    return numbers
 
 
 def read_rendered_videos(path: Path) -> list[MaskedVideo]:

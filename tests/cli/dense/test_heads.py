@@ -194,21 +194,3 @@ def test_an_images_bytes_and_what_is_no_media(depth_head: Path, detector: Path, 
     for call in calls:
         with pytest.raises(InputError, match="is of type bytes; give "):
             call(path.read_bytes())
-
-
-def test_a_model_may_be_a_path(segmenter: Path, root: Path) -> None:
-    image, model = Image.linear_gradient("L"), root / "perception_encoder" / "weights" / "builtin.safetensors"
-    assert pe.segment(image, points=[(0.5, 0.5)], model=model, short_side=64).model == str(model)
-    assert pe.segment(image, head=segmenter, model=model).model == str(model)
-
-
-def test_tracking_from_python(tmp_path: Path) -> None:
-    for number in range(3):
-        pixels = np.full((64, 96, 3), (20, 120, 30), np.uint8)
-        pixels[16:48, 8 + 6 * number : 40 + 6 * number] = (220, 30, 30)
-        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
-    frames = list(pe.track(tmp_path, boxes=[(4, 12, 44, 52)], short_side=128))
-    assert [frame.name for frame in frames] == ["0", "1", "2"]
-    assert frames[2].objects[0].bbox[0] > frames[0].objects[0].bbox[0]
-    again = list(pe.track(tmp_path, mask=frames[0].labels, short_side=128))
-    assert np.array_equal(again[2].labels, frames[2].labels)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from perception_encoder.evaluation import embeddings, layer_evaluator
+from perception_encoder.inference.model_spec import ModelSpec
 from tests.evaluation.colours import ColourEncoder, image_bytes
 from tests.evaluation.layers import ColourLayers
 
@@ -27,7 +28,8 @@ class ColourBlind(ColourEncoder):
 @pytest.fixture
 def colour_models(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every model sees colours, except "blind"."""
-    monkeypatch.setattr(embeddings, "load", lambda name: ColourBlind() if name == "blind" else ColourEncoder())
+    models = {"blind": ColourBlind}
+    monkeypatch.setattr(embeddings, "load", lambda model: models.get(ModelSpec.of(model).name, ColourEncoder)())
 
 
 @pytest.fixture

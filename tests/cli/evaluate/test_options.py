@@ -14,13 +14,11 @@ import perception_encoder as pe
 from perception_encoder.api import evaluations
 from perception_encoder.cli import evaluate, output
 from perception_encoder.cli.groups import _find_app
-from perception_encoder.datasets.classified import ClassOptions, load_tasks
 from perception_encoder.errors import ConfigError, MediaDecodeError
 from perception_encoder.evaluation.results import run_evaluators
 from perception_encoder.evaluation.statistics.scores import Score
-from synthetic.builtin.held_out import find_unseen_labels
 from tests.cli.evaluate.conftest import read_json
-from tests.evaluation.colours import ColourEncoder, write_colours
+from tests.evaluation.colours import ColourEncoder
 
 
 class HalfRight:
@@ -73,10 +71,3 @@ def test_evaluate_is_what_the_command_prints(colour_models, photos: Path, tmp_pa
 def test_unknown_tasks_and_arguments_have_a_near_match(task: str, arguments: dict, said: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=re.escape(said)):
         pe.evaluate(task, "any", tmp_path, **arguments)
-
-
-def test_no_class_is_a_task_of_its_own_by_default(tmp_path: Path) -> None:
-    """Not even those that the built-in model is never trained on: they are of its own evaluation, `synthetic.suite`."""
-    path = write_colours(tmp_path / "photos" / "test.tar", "caltech101", ["red heart", "green leaf"])
-    assert {source for source, _ in find_unseen_labels(path)} == {"caltech101"}
-    assert list(load_tasks(tmp_path / "photos", "test", ClassOptions())) == ["caltech101"]

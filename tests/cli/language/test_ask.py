@@ -11,6 +11,7 @@ import pytest
 
 from perception_encoder.cli import output
 from perception_encoder.inference import connection
+from perception_encoder.inference.model_spec import ModelSpec
 from perception_encoder.language_alignment.language_model import LanguageModel
 from perception_encoder.language_alignment.load import load_language_model
 from perception_encoder.preprocess.conversation import Message, Sampling, ask
@@ -34,7 +35,7 @@ def shown(text: str) -> str:
 
 
 def test_the_answer_is_streamed(run_ask, language_run: Path, media: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = load_language_model(language_run).generate(
+    expected = load_language_model(ModelSpec(language_run)).generate(
         [ask("what?", [open_image(media / "0.png")])], Sampling(max_tokens=8)
     )
     run = run_ask(media / "0.png", "what?")
@@ -90,7 +91,7 @@ def test_options_reach_the_model(run_ask, media: Path) -> None:
 def test_a_chat_is_about_the_same_media_which_are_encoded_once(
     run_ask, language_run: Path, media: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = load_language_model(language_run)
+    model = load_language_model(ModelSpec(language_run))
     conversation, expected = ask("what?", [open_image(media / "0.png")]), ""
     for question in (None, "sure?"):
         conversation += [Message("user", (question,))] if question else []

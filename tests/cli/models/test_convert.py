@@ -53,26 +53,6 @@ def test_a_tower_to_timm_and_back(run_pe: Callable, tower: Path, tmp_path: Path)
     assert_same(back, tower)
 
 
-@pytest.mark.parametrize("layout", ["published", "open_clip"])
-@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
-def test_two_towers_there_and_back(run_pe: Callable, nano: Path, tmp_path: Path, layout: str, suffix: str) -> None:
-    there, back = tmp_path / f"there{suffix}", tmp_path / "back.safetensors"
-    assert run_pe("convert", nano, there, "--to", layout).status == 0
-    assert run_pe("convert", there, back).status == 0
-    assert_same(back, nano)
-
-
-def test_open_clip_reads_what_was_converted(run_pe: Callable, tmp_path: Path) -> None:
-    model = create_model("PE-Core-T16-384")
-    torch.save(published_state_dict(model), tmp_path / "PE-Core-T16-384.pt")
-    there = tmp_path / "open_clip_model.safetensors"
-    assert run_pe("convert", tmp_path / "PE-Core-T16-384.pt", there, "--to", "open_clip").status == 0
-    theirs = open_clip.create_model("PE-Core-T-16-384", pretrained=str(there)).eval()
-    x = torch.randn(1, 3, 384, 384, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        torch.testing.assert_close(model.encode_image(x), theirs.encode_image(x), rtol=1e-4, atol=1e-5)
-
-
 def test_an_out_without_a_suffix_is_a_directory_with_the_configuration(run_pe: Callable, tmp_path: Path) -> None:
     torch.save(published_state_dict(create_model("PE-Core-T16-384")), tmp_path / "PE-Core-T16-384.pt")
     for layout, files in (
@@ -94,14 +74,6 @@ def test_the_text_tower_that_timm_has_not_is_mentioned(run_pe: Callable, nano: P
     vision = load_model(tmp_path / "a.safetensors").state_dict()
     whole = load_model(nano).visual.state_dict()
     assert all(torch.equal(vision[name], whole[name]) for name in whole)
-
-
-def test_half(run_pe: Callable, tower: Path, tmp_path: Path) -> None:
-    run = run_pe("convert", tower, tmp_path / "a.safetensors", "--half")
-    assert run.stdout.endswith("in the published layout, float16\n")
-    state = safetensors.torch.load_file(tmp_path / "a.safetensors")
-    assert {tensor.dtype for tensor in state.values()} == {torch.float16}
-    assert load_model(tmp_path / "a.safetensors").name == TOWER
 
 
 @pytest.mark.parametrize(

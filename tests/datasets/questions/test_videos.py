@@ -52,15 +52,6 @@ def test_tables_beside_videos(
         read_questions(name, tmp_path)
 
 
-def test_a_table_with_videos_in_it(tmp_path: Path) -> None:
-    row = {"question_id": "0", "video_id": "v", "video": {"bytes": b"a video", "path": "v.mp4"}, "question": "What?"}
-    row |= {"candidates": ["C cooks.", "C sews."], "answer": "C sews."}
-    plain_table(tmp_path / "data" / "test-00000-of-00020.parquet", row)
-    (question,) = read_questions("egoschema", tmp_path)
-    (video,) = question.media
-    assert isinstance(video, TableImage) and video.read() == b"a video" and question.correct == 1
-
-
 @pytest.mark.parametrize(
     ("choices", "answer", "read"),
     [
@@ -70,10 +61,14 @@ def test_a_table_with_videos_in_it(tmp_path: Path) -> None:
         (["J. Smith", "U.S. troops"], "U.S. troops", ("J. Smith", "U.S. troops")),
     ],
 )
-def test_letters_before_choices(choices: list[str], answer: object, read: tuple[str, ...], tmp_path: Path) -> None:
+def test_a_table_with_videos_in_it_and_letters(
+    choices: list[str], answer: object, read: tuple[str, ...], tmp_path: Path
+) -> None:
     row = {"question_id": "0", "video_id": "v", "video": {"bytes": b"a video", "path": "v.mp4"}, "question": "Who?"}
-    plain_table(tmp_path / "test-0.parquet", row | {"candidates": choices, "answer": answer})
+    plain_table(tmp_path / "data" / "test-00000-of-00020.parquet", row | {"candidates": choices, "answer": answer})
     (question,) = read_questions("egoschema", tmp_path)
+    (video,) = question.media
+    assert isinstance(video, TableImage) and video.read() == b"a video"
     assert (question.choices, question.correct) == (read, 1)
 
 

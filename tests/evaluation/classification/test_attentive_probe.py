@@ -13,14 +13,12 @@ from perception_encoder.dense_prediction.head_fitting import FitConfig
 from perception_encoder.errors import ConfigError, DataError, ModelError
 from perception_encoder.evaluation.classification.attentive_probe import (
     AttentiveConfig,
-    AttentiveEvaluator,
     fit_attentive,
 )
-from perception_encoder.evaluation.classification.splits import Splits
 from perception_encoder.evaluation.feature_cache import encode_layer
+from perception_encoder.evaluation.inputs import inputs_of
 from tests.clips import clip
-from tests.evaluation.colours import image_bytes
-from tests.evaluation.layers import ColourLayers
+from tests.layer_analysis.toys import ToyEncoder
 
 CONFIG = AttentiveConfig(fit=FitConfig(epochs=12, batch=32), learning_rates=(3e-3,))
 
@@ -66,32 +64,16 @@ def test_bad_input_is_refused() -> None:
         fit_attentive(train, np.zeros(40, np.int64), train, targets, 3, CONFIG)
     with pytest.raises(ModelError, match=r"probe, learning rate 0\.003: the loss is nan"):
         fit_attentive(train * np.nan, targets, train, targets, 3, CONFIG)
-    with pytest.raises(ConfigError, match="number of head seeds is 0"):
+    with pytest.raises(ConfigError, match="head_seeds is 0; it must be at least 1"):
         AttentiveConfig(head_seeds=0)
     with pytest.raises(ConfigError, match="learning_rates is empty"):
         AttentiveConfig(learning_rates=())
 
 
-def test_a_task_is_measured_at_a_layer() -> None:
-    colours = ["red", "green", "blue"]
-
-    def samples(name: str, labels: list[str], shade: int) -> LabelledImages:
-        images = tuple(image_bytes(label, shade + row) for row, label in enumerate(labels))
-        return LabelledImages("toys", tuple(f"{name}{row}" for row in range(len(labels))), images, tuple(labels))
-
-    parts = Splits(train=samples("a", colours * 10, 0), val=samples("b", colours, 40), test=samples("c", colours, 50))
-    config = AttentiveConfig(fit=FitConfig(epochs=20, batch=8), learning_rates=(1e-2,))
-    first, top1 = AttentiveEvaluator(parts, config).run(ColourLayers(8, (16, 16)).at(0))
-    assert first.settings == {"layer": "0", "lr": "0.01/0.01/0.01", "train": "30", "head seeds": "3"}
-    assert [item.seed for item in first.items] == [0, 1, 2] and first.value == top1.value == 1
-
-
 def test_tokens_of_a_video_are_those_of_its_frames(tmp_path: Path) -> None:
     (tmp_path / "v.mp4").write_bytes(clip(12))
     video = LabelledImages("clips", ("v",), (tmp_path / "v.mp4",), ("red",))
-    images, *_ = AttentiveEvaluator(Splits(train=video, val=video, test=video), frames=4).inputs
-    model = ColourLayers(8, (16, 16))
-    assert encode_layer(model, images, 0).tokens.shape == (1, 4 * 4, 3)
-    mixed = replace(images, keys=("v", "w"), open=lambda row: images.open(0)[: 1 + 3 * row])
-    with pytest.raises(DataError, match="clips mixes images and videos"):
-        encode_layer(model, mixed, 0)
+    images = inputs_of(video, 4)
+    features, frames = encode_layer(ToyEncoder(), images, 2), ToyEncoder().encode_layers(images.open(0), [2])[2]
+    assert features.tokens.shape == (1, 4 * (1 + 16), 3)
+    np.testing.assert_allclose(features.mean()[0], frames.patches.mean(axis=(0, 1, 2)), rtol=1e-5)

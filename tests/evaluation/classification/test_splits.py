@@ -37,8 +37,9 @@ def test_settings_are_chosen_on_val_or_on_a_tenth_of_train(tmp_path: Path) -> No
 
 def test_shards_hold_several_tasks(tmp_path: Path) -> None:
     for split in ("train", "val", "test"):
-        write_colours(tmp_path / f"{split}.tar", "toys", ["red", "green"] * 6, coarse=True)
-    assert list(load_splits(tmp_path, "test")) == ["toys", "toys/coarse"]
+        for source in ("toys", "cups"):
+            write_colours(tmp_path / split / f"{source}.tar", source, ["red", "green"] * 6)
+    assert list(load_splits(tmp_path, "test")) == ["cups", "toys"]
 
 
 def test_what_is_learned_is_not_measured(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from perception_encoder.evaluation.dense.average_precision import (
+from perception_encoder.evaluation.dense.detection import (
     THRESHOLDS,
     _evaluator,
     average_precision,
@@ -88,23 +88,6 @@ def test_results_are_those_of_pycocotools(kind) -> None:
             theirs.summarize()
         assert 0.1 < ours.values["AP"] < 0.9
         assert [ours.values[name] for name in ("AP", "AP50", "AP75")] == pytest.approx(theirs.stats[:3], abs=1e-12)
-
-
-def test_by_hand() -> None:
-    """Two objects; the best guess is right, the second wrong, the third right: 51 recalls at 1, 50 at 2/3."""
-    box = [10.0, 10.0, 20.0, 20.0]
-    truth, _ = crowded(0, 2)
-    truth["annotations"] = [
-        {"id": n, "image_id": n, "category_id": 1, "bbox": box, "area": 400, "iscrowd": 0} for n in (1, 2)
-    ]
-    guesses = [detection(1, 1, box, 0.9), detection(1, 1, [40.0, 40.0, 9.0, 9.0], 0.8), detection(2, 1, box, 0.7)]
-    measured = average_precision(truth, of_kind(guesses, "bbox"), "bbox")
-    expected = (51 * 1 + 50 * 2 / 3) / 101
-    assert measured.values == pytest.approx({"AP": expected, "AP50": expected, "AP75": expected})
-    assert sorted(set(measured.draws["AP"].round(6))) == [round(expected, 6), 1.0]  # an image twice: all right
-    nothing = average_precision(truth, [], "bbox", resamples=5)
-    assert nothing.values["AP"] == 0
-    assert [score.metric for score in measured.scores("box", ["1", "2"])] == ["box AP", "box AP50", "box AP75"]
 
 
 @pytest.mark.parametrize("lvis", [False, True])
@@ -188,28 +171,3 @@ def test_lvis_takes_the_300_best_of_an_image_over_all_categories() -> None:
     assert precision([right, *others, late], False) == 1
     own = [detection(1, 1, wrong, 0.9)] * 100
     assert precision([right, *own[1:]], False) > 0 and precision([right, *own], False) == 0
-
-
-def test_crowds_and_classes_without_objects() -> None:
-    """Detections in a crowd neither count nor hurt; a class without objects is not scored, one that is missed is 0."""
-    boxes = {1: [2.0, 2.0, 20.0, 20.0], 2: [30.0, 30.0, 20.0, 20.0]}
-    truth = {
-        "images": [{"id": 1, "width": SIDE, "height": SIDE}],
-        "annotations": [
-            {"id": 1, "image_id": 1, "category_id": 1, "bbox": boxes[1], "area": 400, "iscrowd": 0},
-            {"id": 2, "image_id": 1, "category_id": 1, "bbox": boxes[2], "area": 400, "iscrowd": 1},
-        ],
-        "categories": [{"id": number, "name": str(number)} for number in (1, 2, 3)],
-    }
-    right = {"image_id": 1, "category_id": 1, "bbox": boxes[1], "score": 0.5}
-    in_crowd = {**right, "bbox": [31.0, 31.0, 8.0, 8.0], "score": 0.9}
-    foreign = {**right, "category_id": 3, "score": 0.9}
-
-    def precision(*results: dict[str, Any]) -> float:
-        return average_precision(truth, results, "bbox", resamples=0).values["AP"]
-
-    assert precision(right, in_crowd, {**in_crowd, "score": 0.8}, foreign) == pytest.approx(1)
-    truth["annotations"][1]["iscrowd"] = 0
-    assert precision(right, in_crowd) < 1
-    truth["annotations"][1] |= {"category_id": 2}
-    assert precision(right) == pytest.approx(0.5)

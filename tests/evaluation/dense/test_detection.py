@@ -15,9 +15,9 @@ from perception_encoder.dense_prediction.detection.detections import Detected
 from perception_encoder.dense_prediction.detection.mask_rcnn import DetectionConfig, fit_detector
 from perception_encoder.dense_prediction.head_fitting import FitConfig
 from perception_encoder.errors import DataError
-from perception_encoder.evaluation.dense.average_precision import average_precision
 from perception_encoder.evaluation.dense.detection import (
     DetectionEvaluator,
+    average_precision,
     to_results,
 )
 from perception_encoder.evaluation.statistics.scores import difference

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from perception_encoder.datasets.masked_videos import read_videos
-from perception_encoder.errors import DataError, InputError
+from perception_encoder.errors import DataError
 from perception_encoder.evaluation.dense.tracking import (
     TrackingEvaluator,
     score_masks,
@@ -74,14 +74,6 @@ def test_the_mean_is_over_objects_and_videos_are_drawn() -> None:
     assert (region.value, boundary.value) == (pytest.approx(2 / 3), pytest.approx(2.5 / 3))
     assert both.value == pytest.approx(4.5 / 6) and both.n == 2
     assert region.interval == (0, 1)  # Student's t of two videos: they say nothing; the bootstrap had 0.5 to 1
-
-
-def test_what_cannot_be_tracked_is_named() -> None:
-    _, masks = discs(3)
-    with pytest.raises(InputError, match=r"empty: the mask of the first frame has no object"):
-        score_video("empty", np.ones((3, 4, 4, 2)), [np.zeros((8, 8), np.uint8)] * 3)
-    with pytest.raises(InputError, match=r"only: no frame after the first"):
-        score_video("only", np.ones((3, 4, 4, 2)), [masks[0], None, None])
 
 
 def test_a_video_whose_masks_will_not_do_is_reported_and_left_out(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from perception_encoder.evaluation.statistics.scores import (
     measure,
     measure_all,
 )
-from perception_encoder.layer_analysis.curve import LayerScore
+from perception_encoder.layer_analysis.sweep import LayerScore
 
 TRIALS = 300
 

@@ -11,7 +11,7 @@ from experiments.builtin.__main__ import builtin
 from experiments.builtin.card import compare_with_targets, update_card
 from perception_encoder.errors import DataError
 from perception_encoder.evaluation.results import Result, from_json
-from tests.evaluation.test_report import RESULT
+from tests.evaluation.test_results import RESULT
 
 COMMAND = "run: python -m experiments.builtin docs/results/builtin.json"
 

@@ -14,7 +14,7 @@ from experiments.spatial import run
 from experiments.spatial.alignments import ALIGNED, BOTH, CORE, MASKS, OWN, Alignments
 from experiments.spatial.run import Sizes, SpatialData, compare, draw_examples, reproduce_spatial
 from perception_encoder.formats.shards import write_members
-from perception_encoder.layer_analysis.curve import LayerCurve, LayerScore
+from perception_encoder.layer_analysis.sweep import LayerCurve, LayerScore
 from tests.evaluation.layers import discs, write_video
 from tests.layer_analysis.toys import LightnessTask, named
 from tests.spatial_alignment.conftest import encoded, scene

@@ -10,15 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from PIL import Image
 
 from perception_encoder.errors import ConfigError, UnknownModelError, WeightsUnavailableError
-from perception_encoder.inference.external_encoder import OutputEncoder
 from perception_encoder.inference.load import load, load_layers
-from perception_encoder.models.external import OpenClipModel, TimmModel
+from perception_encoder.models.external import OpenClipModel
 from perception_encoder.models.external_transformers import TransformersTower
-from tests.evaluation.test_library_models import PlainOpenClipEncoder
 from tests.models.external.samples import SIZE, noise_images, save_transformer, scaled
 
 
@@ -64,36 +61,6 @@ def test_timm_models_that_do_not_do() -> None:
         load_layers("timm:vit_tiny_patch61_224")
     with pytest.raises(WeightsUnavailableError, match="timm:test_vit could not be loaded"):
         load_layers("timm:test_vit")
-
-
-def test_a_timm_model_has_both_transforms_and_no_texts() -> None:
-    timm = pytest.importorskip("timm")
-    adapter = TimmModel("timm:test_vit", "test_vit")
-    adapter.model = timm.create_model("test_vit", num_classes=0)
-    encoders = {mode: OutputEncoder(adapter).variant(transform=mode) for mode in ("squash", "crop")}
-    wide = Image.new("RGB", (300, 100))
-    wide.paste((255, 255, 255), (0, 0, 40, 100))  # what a centre crop leaves out
-    plain = Image.new("RGB", (300, 100))
-    changed = {name: np.abs(e.encode_images([wide]) - e.encode_images([plain])).max() for name, e in encoders.items()}
-    assert changed["crop"] == 0 < changed["squash"]
-    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(adapter.model), is_training=False)
-    with torch.inference_mode():
-        wanted = F.normalize(encoders["crop"].model.cpu()(transform(wide)[None]), dim=-1).numpy()
-    np.testing.assert_allclose(encoders["crop"].encode_images([wide]), wanted, atol=1e-5)
-    with pytest.raises(ConfigError, match="timm:test_vit has no text tower"):
-        encoders["squash"].encode_texts(["a dog"])
-
-
-def test_an_open_clip_model_is_wrapped_as_it_is() -> None:
-    plain = PlainOpenClipEncoder()
-    plain.model.visual.preprocess_cfg = {"size": 32}
-    adapter = OpenClipModel("open_clip:tiny", "tiny")
-    adapter.model, adapter.tokenizer = plain.model, plain.tokenize
-    encoders = {mode: OutputEncoder(adapter).variant(transform=mode) for mode in ("squash", "crop")}
-    images = [Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8)) for _ in range(2)]
-    np.testing.assert_allclose(encoders["crop"].encode_images(images), plain.encode_images(images), atol=1e-6)
-    assert not np.allclose(encoders["squash"].encode_images(images), plain.encode_images(images))
-    np.testing.assert_allclose(encoders["crop"].encode_texts(["a dog"]), plain.encode_texts(["a dog"]), atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 
 from perception_encoder.errors import ConfigError
 from perception_encoder.search.storage import vectors as module
-from perception_encoder.search.storage.rows import IndexRow
+from perception_encoder.search.storage.database import IndexRow
 from perception_encoder.search.storage.store import STORE, Store
 from tests.search.indexes import DIMENSION, SETTINGS, make_rows, unit_vectors
 
@@ -95,7 +95,7 @@ def test_new_rows_are_found_at_once(index: Store, vectors: np.ndarray, finished:
 
 @pytest.mark.parametrize("finished", [False, True])
 def test_removed_and_replaced_rows_are_found_no_more(index: Store, vectors: np.ndarray, finished: bool) -> None:
-    index.remove([f"{number}.jpg" for number in range(0, COUNT, 3)])
+    index.replace([f"{number}.jpg" for number in range(0, COUNT, 3)], [])
     changed = unit_vectors(100, 4)
     index.replace([f"{number}.jpg" for number in range(1, 301, 3)], make_rows(vectors)[:0])  # nothing in their place
     numbers = range(2, 302, 3)
@@ -123,7 +123,7 @@ def test_thumbnails_are_those_of_the_hits(index: Store, vectors: np.ndarray) -> 
 def test_an_update_appends_the_vectors_of_new_rows(index: Store, vectors: np.ndarray) -> None:
     place = index.directory / STORE
     before = (place / "vectors-1.f32").read_bytes()
-    index.remove(["5.jpg", "6.jpg"])
+    index.replace(["5.jpg", "6.jpg"], [])
     added = unit_vectors(100, 3)
     index.replace([], make_rows(added, COUNT))
     index.finish()
@@ -138,7 +138,7 @@ def test_an_update_appends_the_vectors_of_new_rows(index: Store, vectors: np.nda
 def test_vectors_are_written_anew_when_many_are_of_no_row(index: Store, vectors: np.ndarray) -> None:
     reader = Store.open(index.directory)
     assert recall(reader, vectors) >= 0.99
-    index.remove([f"{number}.jpg" for number in range(1000)])
+    index.replace([f"{number}.jpg" for number in range(1000)], [])
     assert recall(reader, vectors, allowed=np.arange(COUNT) >= 1000) >= 0.99
     index.finish()
     files = {path.name for path in (index.directory / STORE).iterdir()}
@@ -151,7 +151,7 @@ def test_vectors_are_written_anew_when_many_are_of_no_row(index: Store, vectors:
 def test_a_kill_between_the_new_vectors_and_their_commit_loses_nothing(
     index: Store, vectors: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    index.remove([f"{number}.jpg" for number in range(1000)])
+    index.replace([f"{number}.jpg" for number in range(1000)], [])
 
     def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
@@ -167,7 +167,7 @@ def test_a_kill_between_the_new_vectors_and_their_commit_loses_nothing(
 
 
 def test_an_index_that_shrinks_loses_its_compressed_vectors(index: Store, vectors: np.ndarray) -> None:
-    index.remove([f"{number}.jpg" for number in range(2500)])
+    index.replace([f"{number}.jpg" for number in range(2500)], [])
     index.finish()
     assert not list((index.directory / STORE).glob("codes*"))
     assert recall(index, vectors, allowed=np.arange(COUNT) >= 2500) == 1
@@ -183,7 +183,7 @@ def test_another_thread_may_search_with_another_condition(index: Store, monkeypa
         with monkeypatch.context() as patch:
             patch.setattr(Store, "_find", find)
             Store.nearest(self, query, 10, "kind = 'image'")
-            index.remove([f"{number}.jpg" for number in range(0, COUNT, 3)])
+            index.replace([f"{number}.jpg" for number in range(0, COUNT, 3)], [])
             index.finish()
         return slots
 
@@ -219,18 +219,18 @@ def test_another_version_of_the_library_is_done_without(
     monkeypatch.setitem(sys.modules, "turbovec", types.SimpleNamespace(TurboQuantIndex=object))
     opened = Store.open(index.directory)
     assert recall(opened, vectors) == 1 and "compressed vectors cannot be read" in caplog.text
-    opened.remove(["5.jpg"])
+    opened.replace(["5.jpg"], [])
     opened.finish()
     assert "vectors cannot be compressed" in caplog.text and not (index.directory / STORE / "codes-1.tv").exists()
     monkeypatch.setitem(sys.modules, "turbovec", None)
-    opened.remove(["6.jpg"])
+    opened.replace(["6.jpg"], [])
     opened.finish()
     assert "turbovec is not installed; run: pip install 'perception-encoder[search]" in caplog.text
     assert recall(opened, vectors, allowed=~np.isin(np.arange(COUNT), [5, 6])) == 1
 
 
 def test_more_hits_than_there_are_rows(index: Store, vectors: np.ndarray) -> None:
-    index.remove([f"{number}.jpg" for number in range(0, COUNT, 7)])
+    index.replace([f"{number}.jpg" for number in range(0, COUNT, 7)], [])
     index.finish()
     here = np.arange(COUNT) % 7 > 0
     for where, allowed in ((None, here), ("kind = 'video'", here & (np.arange(COUNT) % 4 == 0))):

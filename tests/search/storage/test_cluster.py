@@ -32,8 +32,8 @@ from perception_encoder.inference.listing import Item
 from perception_encoder.inference.model_spec import ModelSpec
 from perception_encoder.search.storage import cluster
 from perception_encoder.search.storage.cluster import reading_on_cluster
+from perception_encoder.search.storage.database import IndexRow
 from perception_encoder.search.storage.reader import File, FileResult, batches
-from perception_encoder.search.storage.rows import IndexRow
 from perception_encoder.search.storage.store import STORE, Store
 from perception_encoder.search.storage.update import update_store, writable_store
 from tests.clips import clip
@@ -224,21 +224,6 @@ def test_killed_workers_lose_and_double_nothing(
     np.testing.assert_allclose(moved.vector, row.vector, rtol=0, atol=tolerance)
 
 
-@needs_ray
-@needs_proc
-def test_the_command(port: int, folder: Path, checkpoint: Path, expected: list[IndexRow], tolerance: float) -> None:
-    code = (
-        "from perception_encoder.cli.main import main; from perception_encoder.inference.encoder import Encoder; "
-        "Encoder.batch_size = 2; main()"
-    )
-    arguments = ["index", folder, "--model", checkpoint, "--ray", f"127.0.0.1:{port}"]
-    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert len(done.stdout.splitlines()) == 1 and "22 added, 0 moved, 0 deleted, 0 unchanged" in done.stdout
-    assert len(done.stderr.splitlines()) == 2 and "bad.jpg: " in done.stderr and "1 of 23" in done.stderr
-    assert_same(folder, expected, tolerance)
-
-
 def listening(pid: int) -> set[str]:
     """Addresses, in hexadecimal as the system writes them, that a process listens on for TCP."""
     found: set[str] = set()
@@ -302,6 +287,7 @@ def test_workers_run_a_models_own_code_only_if_it_is_trusted(
     assert len(index.search(str(pictures[0]), top=2)) == 2
     with writable_store(pictures[0].parent, ModelSpec(f"hf:{model}", trust_remote_code=True)) as (store, encoder):
         mark.unlink()
+        encoder.trust_remote_code = False
         Image.new("RGB", (40, 40), "red").save(pictures[0].with_name("new.jpg"))
         with pytest.raises(ClusterError, match="add --trust-remote-code"), reading_on_cluster(address) as read:
             update_store(store, encoder, read=read)
@@ -311,10 +297,10 @@ def test_workers_run_a_models_own_code_only_if_it_is_trusted(
 def test_a_worker_with_a_gpu_computes_what_torch_can_in_batches_of_its_model(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a model that the command loaded in int8, and whose images wait at their full size."""
     files = [File(path=f"{n}.jpg", item=Item(f"{n}.jpg", Path(f"{n}.jpg")), size=1, modified=1) for n in range(20)]
-    loaded: list[dict[str, object]] = []
+    loaded: list[ModelSpec] = []
 
-    def load(source: str, device: str, **options: object) -> SimpleNamespace:
-        loaded.append({"device": device, **options})
+    def load(spec: ModelSpec) -> SimpleNamespace:
+        loaded.append(spec)
         return SimpleNamespace(batch_size=8, weight_hash="hash", runtime=SimpleNamespace(workers=1))
 
     def read(files: list[File]) -> list[FileResult]:
@@ -324,24 +310,13 @@ def test_a_worker_with_a_gpu_computes_what_torch_can_in_batches_of_its_model(mon
     monkeypatch.setattr(cluster, "Reader", lambda *_: SimpleNamespace(read=read))
     monkeypatch.setattr(cluster._Worker, "_begin", lambda worker, what: 1)
     monkeypatch.setattr("torch.set_num_threads", lambda count: None)
-    job = cluster._Job(
-        source="st:NAME",
-        weight_hash="hash",
-        runtime="openvino",
-        precision="int8",
-        dimensions=None,
-        trusted=False,
-        moments={},
-        digests=frozenset(),
-        batch_size=8,
-        memory=0,
-    )
+    job = cluster._Job(ModelSpec("st:NAME", runtime="openvino", precision="int8"), "hash", 1.0, frozenset())
     worker = cluster._Worker(job, "cuda", None)
     tasks = pa.table({"number": [0], "batches": [pickle.dumps(list(batches(files, 64)))]})
     results = [pickle.loads(result) for result in worker(tasks)["results"].to_pylist()]
     assert [len(part) for part in results] == [8, 8, 4]
     assert [result.file for part in results for result in part] == files
-    assert loaded[0]["device"] == "cuda" and (loaded[0]["runtime"], loaded[0]["precision"]) == ("torch", "auto")
+    assert loaded == [ModelSpec("st:NAME", device="cuda", runtime="torch")]
 
 
 @needs_ray

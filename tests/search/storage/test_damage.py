@@ -198,9 +198,8 @@ def harm(folder: Path, *statements: str) -> None:
                 ("settings", "dimension", "100000000", "dimension is 100000000"),
                 ("settings", "source", "3", "source is 3"),
                 ("settings", "root", "[]", "root is []"),
-                ("settings", "moments.every", "-1", "moments.every is -1"),
-                ("settings", "moments", "[]", "moments is []"),
-                ("settings", "moments.more", "1", "moments.more is unknown"),
+                ("settings", "every", "-1", "every is -1"),
+                ("settings", "every", "[]", "every is []"),
                 ("settings", "weight_hash", "null", "weight_hash is None"),
             ]
         ),

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from perception_encoder.search.storage.moments import Frame, Moment, MomentConfig, MomentCutter
+from perception_encoder.search.storage import moments as module
+from perception_encoder.search.storage.moments import Frame, Moment, MomentCutter
 
-CONFIG = MomentConfig(every=1.0, max_seconds=4.0, shot_change=0.5, similarity=0.9)
+
+@pytest.fixture(autouse=True)
+def windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows of at most four seconds."""
+    monkeypatch.setattr(module, "_MAX_SECONDS", 4.0)
 
 
 def frames(kinds: str, colours: str | None = None) -> list[Frame]:
@@ -22,7 +28,7 @@ def frames(kinds: str, colours: str | None = None) -> list[Frame]:
 
 
 def cut(seen: list[Frame]) -> list[Moment]:
-    cutter = MomentCutter(CONFIG)
+    cutter = MomentCutter()
     for frame in seen:
         cutter.add(frame)
     return cutter.finish()
@@ -64,7 +70,7 @@ def test_windows_that_are_alike_are_weighed_by_their_frames() -> None:
 
 
 def test_of_a_closed_window_one_frame_is_kept() -> None:
-    cutter = MomentCutter(CONFIG)
+    cutter = MomentCutter()
     for number in range(1000):
         vector = np.eye(1, 26, number % 26, dtype=np.float32)[0]
         colours = np.zeros(1, np.float32)

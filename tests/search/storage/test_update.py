@@ -17,11 +17,10 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
-from perception_encoder.errors import OutputError, SearchIndexError
+from perception_encoder.errors import SearchIndexError
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.media import HEAD
 from perception_encoder.preprocess.video import SampledFrame, sample_frames
-from perception_encoder.search.storage.moments import MomentConfig
 from perception_encoder.search.storage.reader import Reader, find_changes
 from perception_encoder.search.storage.store import Store
 from perception_encoder.search.storage.update import update_store, writable_store
@@ -65,7 +64,7 @@ def test_an_image_is_read_once_and_its_size_is_that_of_the_file(
         return Counted(self) if self.name == "large.jpg" else opened(self, *mode, **options)
 
     monkeypatch.setattr(Path, "open", open_counted)
-    reader = Reader(encoder, MomentConfig(), set())
+    reader = Reader(encoder, 1.0, set())
     ((row,),) = (result.rows for result in reader.read(find_changes(tmp_path, {}).candidates))
     assert (row.width, row.height) == (1201, 1604)
     assert Image.open(io.BytesIO(row.thumbnail)).size == (192, 256)
@@ -125,26 +124,6 @@ def test_a_file_that_is_no_image_any_more_is_forgotten(update, folder: Path) -> 
     (folder / "08.jpg").write_bytes(b"no picture any more")
     assert counts(update()) == (0, 0, 0, 20)
     assert "08.jpg" not in rows_by_path(folder)
-
-
-def test_a_full_disk_doubles_nothing(update, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("perception_encoder.search.storage.update._COMMIT_SECONDS", 0.0)
-    monkeypatch.setattr(Encoder, "batch_size", 5)
-    commit, commits = Store.replace, []
-
-    def fills_up(self: Store, *arguments: object) -> None:
-        commit(self, *arguments)
-        commits.append(arguments)
-        if len(commits) == 2:
-            raise OutputError("No space left on device")
-
-    monkeypatch.setattr(Store, "replace", fills_up)
-    with pytest.raises(OutputError):
-        update()
-    assert {len(rows) for path, rows in rows_by_path(folder).items() if path != "clip.mp4"} == {1}
-    update()
-    assert {len(rows) for path, rows in rows_by_path(folder).items() if path != "clip.mp4"} == {1}
-    assert len(rows_by_path(folder)) == 21
 
 
 def test_a_folder_whose_name_looks_like_an_address(checkpoint: Path, tmp_path: Path, draw: Draw, monkeypatch) -> None:

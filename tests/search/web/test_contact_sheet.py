@@ -18,7 +18,6 @@ from perception_encoder.search.web.contact_sheet import (
     contact_sheet,
     link_to,
     page_head,
-    parse_template,
     write_contact_sheet,
 )
 
@@ -160,9 +159,3 @@ def test_the_head_has_the_page_s_own_rules_after_the_shared_ones() -> None:
     assert "<title>&lt;b&gt;</title>" in head and "<p>a &amp; b</p>" in head
     assert head.index("color-scheme") < head.index("p { color: red }") < head.index("</style>")
     assert "default-src 'none'" in head
-
-
-def test_control_characters_are_seen() -> None:
-    template = parse_template("{{ text }}|{{ number }}")
-    assert template.render(text="a\x1b\udce9\n<", number=3) == "a\\x1b\\udce9\n&lt;|3"
-    assert parse_template("{{ text }}|{{ number }}") is template

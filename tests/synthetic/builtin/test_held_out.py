@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from perception_encoder.errors import DataError
-from perception_encoder.formats.shards import ShardSample, read_shard, write_shard
+from perception_encoder.formats.shards import ShardSample, read_shard
 from perception_encoder.pretraining.sources import ImageTextSet
 from perception_encoder.stages import configure, list_recipes
 from perception_encoder.training.config import TrainingConfig
@@ -18,10 +18,12 @@ from synthetic.builtin import recipes
 from synthetic.builtin.held_out import (
     UNSEEN_LABELS,
     find_unseen_labels,
+    load_suite,
     smallest_hashes,
 )
 from synthetic.builtin.rules import read_builtin
 from synthetic.questions.conversations import SceneRecords
+from synthetic.shards import write_shard
 
 
 def load(*paths: Path, split: str = "train") -> ImageTextSet:
@@ -45,8 +47,29 @@ def test_unseen_labels_are_those_of_all_splits_together(make_shard, tmp_path: Pa
     assert find_unseen_labels(train) == expected
 
 
-def test_the_unseen_classes_of_the_real_photographs(real_data: Path) -> None:
-    assert {label for _, label in find_unseen_labels(real_data / "photos")} == UNSEEN_LABELS
+def test_the_tasks_of_the_real_photographs(real_data: Path) -> None:
+    tasks = load_suite(real_data / "photos")
+    sizes = {name: (len(task.labels), len(task.classes)) for name, task in tasks.items()}
+    assert sizes == {
+        "caltech101": (1649, 71),
+        "caltech101/unseen": (376, 10),
+        "clothing": (1556, 17),
+        "flowers": (885, 4),
+        "grocery": (2485, 81),
+        "grocery/coarse": (2485, 43),
+    }
+    assert set(tasks["caltech101/unseen"].classes) == UNSEEN_LABELS
+
+
+def test_unseen_and_coarse_labels_are_tasks_of_their_own(make_shard, tmp_path: Path) -> None:
+    make_shard("x/train.tar", [("caltech101", label) for label in SEEN])
+    unseen = min(UNSEEN_LABELS)
+    rows = [("caltech101", unseen), ("caltech101", "anchor"), ("grocery", "royal gala")]
+    make_shard("x/test.tar", [*rows, *(("caltech101", label) for label in sorted(UNSEEN_LABELS)[1:])], coarse="thing")
+    tasks = load_suite(tmp_path / "x")
+    assert list(tasks) == ["caltech101", "caltech101/coarse", "caltech101/unseen", "grocery", "grocery/coarse"]
+    assert tasks["caltech101"].labels == ("anchor",) and tasks["caltech101/unseen"].labels[0] == unseen
+    assert tasks["grocery/coarse"].labels == ("thing",) and tasks["grocery/coarse"].name == "grocery/coarse"
 
 
 NAMES = [name for stage in recipes.STAGES for name in stage.recipes]

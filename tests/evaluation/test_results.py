@@ -1,4 +1,4 @@
-"""Two results side by side: which differences are called real, and for whom."""
+"""Results: as JSON and as tables, and two side by side: which differences are called real, and for whom."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from perception_encoder.errors import DataError
-from perception_encoder.evaluation.comparison import compare, comparison_table
-from perception_encoder.evaluation.results import Result, from_json, to_json
+from perception_encoder.errors import DataError, InputError
+from perception_encoder.evaluation.results import Result, compare, comparison_table, from_json, full_table, to_json
 from perception_encoder.evaluation.statistics.scores import (
     ItemScores,
     Label,
     ResampledScores,
+    Score,
     difference,
     measure_all,
 )
+from perception_encoder.models.registry import BUILTIN
 
 NAMES = [str(number) for number in range(400)]
 RIGHT = np.arange(400) < 200
@@ -67,13 +68,6 @@ def test_less_error_is_better() -> None:
     )
 
 
-def test_a_result_read_from_json_compares_alike() -> None:
-    ours, theirs = result("a", top1(~RIGHT)), result("b", top1(RIGHT))
-    again = from_json(to_json(ours), "a.json")
-    assert again == ours
-    assert compare(again, theirs) == compare(ours, theirs)
-
-
 def test_a_result_that_is_no_mean_is_compared_by_its_draws() -> None:
     draws = np.random.default_rng(0).normal(0.5, 0.1, 200)
     lower = ResampledScores.of("box AP", 0.5, draws, NAMES)
@@ -104,3 +98,45 @@ def test_other_items_are_named_by_their_task() -> None:
     other = ItemScores.of("top-1", RIGHT, NAMES[::-1])
     with pytest.raises(DataError, match="toys, k-NN: top-1: the two were not evaluated on the same items"):
         compare(result("a", top1(RIGHT)), result("b", other))
+
+
+RESULT = Result(
+    model=BUILTIN,
+    split="test",
+    scores=tuple(
+        Score(name=name, value=value, interval=(value - 0.02, value + 0.01), n=1649, classes=4, **label)
+        for label in (
+            {"task": "flowers", "method": "zero-shot", "transform": "crop", "prompts": "photo"},
+            {"task": "flowers", "method": "linear probe", "transform": "squash", "settings": {"C": "1"}},
+        )
+        for name, value in (("mean class accuracy", 0.83), ("top-1", 0.4125))
+    ),
+    failures=("flowers-7: cannot be decoded",),
+    about={"weights": "abc", "torch": "2.6"},
+)
+
+
+def test_every_result_is_listed_with_its_label() -> None:
+    _, rows = full_table(RESULT)
+    label = ("flowers", "zero-shot", "crop", "photo", "–")
+    assert len(rows) == 4 and rows[0] == (*label, "mean class accuracy", "1,649", "83.0", "81.0–84.0")
+    assert rows[2][:5] == ("flowers", "linear probe", "squash", "–", "C 1")
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"scores": [1], "failures": []}', '{"scores": 3}'])
+def test_other_json_is_a_data_error(text: str) -> None:
+    with pytest.raises(DataError, match=r"r\.json is not a result"):
+        from_json(text, "r.json")
+
+
+def test_a_result_without_an_interval_has_none_in_tables_and_json() -> None:
+    assert from_json(to_json(RESULT), "r.json") == RESULT
+    bare = Score(name="J&F", value=0.5, n=5, task="tracking", method="label propagation")
+    result = replace(RESULT, scores=(bare,))
+    assert full_table(result)[0] == ("task", "method", "metric", "n", "%")
+    assert from_json(to_json(result), "r.json") == result
+
+
+def test_failures_are_written_once_with_their_reason() -> None:
+    failed = replace(RESULT.scores[0], failures=(InputError("flowers-7", "cannot be decoded"),))
+    assert to_json(replace(RESULT, scores=(failed, *RESULT.scores[1:]))) == to_json(RESULT)
