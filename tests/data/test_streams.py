@@ -150,15 +150,6 @@ def test_a_member_is_a_field_and_a_label_is_put_into_templates(tmp_path: Path) -
     assert draw(labelled)["a photo of a cup."] > 0
 
 
-def test_pictures_with_the_same_caption_are_positives_of_each_other(tmp_path: Path) -> None:
-    write_pairs(tmp_path / "x.tar", range(6), n1_txt=b"the same", n4_txt=b" The same\n")
-    batch = batches(streams(tmp_path))(0)
-    assert batch.image_positives.shape == (6, 5)
-    rows = {number: row.tolist() for number, row in zip(numbers(batch), batch.image_positives, strict=True)}
-    assert rows[1] == rows[4] and sum(rows[1]) == 1
-    assert len({tuple(row) for row in rows.values()}) == 5
-
-
 def test_a_large_jpeg_is_decoded_no_larger_than_its_crop_needs(tmp_path: Path) -> None:
     write_tar(tmp_path / "x.tar", {"a.jpg": image_bytes(9, "JPEG", (800, 400)), "a.txt": b"nine"})
     [stream] = streams(tmp_path)
