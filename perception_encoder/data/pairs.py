@@ -136,8 +136,7 @@ class PairSource(Protocol):
     """A source of pairs: `ImageTextSet` in memory, `ShardSet` from shards."""
 
     @property
-    def sizes(self) -> Sequence[int]:
-        ...
+    def sizes(self) -> Sequence[int]: ...
 
     def load(self, index: int, needed: int) -> Pair:
         """Load a sample, perhaps reducing its image to the side `needed`; InputError if it cannot be read."""

@@ -119,9 +119,7 @@ def _apportion(weights: Sequence[float], batch_size: int) -> tuple[int, ...]:
 T = TypeVar("T")
 
 
-def first_usable(
-    index: Callable[[int], int], make: Callable[[int], T], name: Callable[[int], str], bad: set[str]
-) -> T:
+def first_usable(index: Callable[[int], int], make: Callable[[int], T], name: Callable[[int], str], bad: set[str]) -> T:
     """Return `make(index(0))`; if that sample is unusable, the one due a step later, `make(index(1))`, and so on.
 
     Each unusable sample is logged once and added to `bad` by its name. Raises DataError after `TRIES` samples.

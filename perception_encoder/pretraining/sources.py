@@ -41,6 +41,8 @@ LAYOUTS = (
     "table (.csv, .tsv, .jsonl, .parquet) with a column `path` and a column `label` or `caption`, or a directory with "
     "train.tar or train/*.tar; --shards takes tars of KEY.jpg and KEY.txt"
 )
+
+
 @dataclass(frozen=True)
 class FileSample:
     """An undecoded image, as a file or its content in a shard, and what is known about it."""
@@ -240,9 +242,7 @@ def _validation_sets(
     with_split = [path for path in paths if has_split(path, "val")]
     if not with_split:
         return []
-    samples = [
-        sample for sample in read(with_split, "val", config.image_side or 160, track) if sample.source in used
-    ]
+    samples = [sample for sample in read(with_split, "val", config.image_side or 160, track) if sample.source in used]
     return [ImageTextSet(samples).every(max(1, -(-len(samples) // validation.size)))] if samples else []
 
 

@@ -194,6 +194,7 @@ def scale_down(images: Tensor, size: int) -> Tensor:
 RETRIEVAL, ZERO_SHOT = ("retrieval", "image_to_text", "text_to_image"), "zero_shot"
 AT_ONCE = 256  # images or texts per rank and pass
 
+
 @dataclass(frozen=True)
 class _Texts:
     """The texts of a pair."""

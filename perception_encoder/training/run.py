@@ -38,8 +38,7 @@ class Trainee(Protocol):
         """The trained module, whose weights a checkpoint holds."""
         ...
 
-    def write(self, path: Path) -> None:
-        ...
+    def write(self, path: Path) -> None: ...
 
 
 @dataclass(frozen=True, kw_only=True)
