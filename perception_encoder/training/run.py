@@ -39,8 +39,7 @@ class Trainee(Protocol):
         """The trained module, whose weights a checkpoint holds."""
         ...
 
-    def write(self, path: Path) -> None:
-        ...
+    def write(self, path: Path) -> None: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +48,7 @@ class Section:
 
     task: Task
     batches: Batches
-    end: int
-    """The step at which the section ends."""
+    end: int  # the step at which the section ends
     work: Sequence[tuple[int, float]] = ()
     """Steps of the run's phases and the work of a step, to estimate the time left; by default all are equal."""
 
@@ -62,17 +60,13 @@ class StageRun(ABC):
     `sections`, which begins only if the directory does not hold another run; `trainee` is set by then, and `loaded`.
     """
 
-    weights: ClassVar[str] = "model.safetensors"
-    """Name of the written file."""
+    weights: ClassVar[str] = "model.safetensors"  # name of the written file
     identity: Sequence[str]
     """Everything but the configuration that the result depends on: data, initial weights, version."""
-    samples: Mapping[str, int]
-    """Number of training samples by source."""
-    loaded: Mapping[str, str]
-    """The name or the file from which each part of the model was loaded, or `RANDOM`."""
+    samples: Mapping[str, int]  # number of training samples by source
+    loaded: Mapping[str, str]  # the name or the file from which each part of the model was loaded, or `RANDOM`
     trainee: Trainee
-    fit: Fit | None = None
-    """Converts saved tensors of another shape (see `resume_run`)."""
+    fit: Fit | None = None  # converts saved tensors of another shape (see `resume_run`)
 
     def __init__(self, config: TrainingConfig, out: Path, higher_is_better: Mapping[str, bool] | None = None) -> None:
         """`higher_is_better`: the validation's metrics, if known, to reject a wrong `validation.metric` here.
@@ -153,8 +147,10 @@ def run_stage(
 
 def _write_best(run: StageRun, weights: Path, metric: str) -> dict[str, Any]:
     """Write the best step's weights beside the last ones; return their entry for the record, empty without a score."""
+    if run.config.validation is None:
+        return {}
     best, (_, state) = weights.with_name(BEST), find_checkpoints(run.out)[0]
-    if run.config.validation is None or state.best_step is None:
+    if state.best_step is None:
         return {}
     if state.best_step == run.config.steps:
         with writing(best), replacing(best) as temporary:
