@@ -476,7 +476,7 @@ def write_words(directory: Path) -> None:
 
 
 def read_words(directory: Path) -> None:
-    from perception_encoder.evaluation.classification.labels import read_labels
+    from perception_encoder.evaluation.classification.zero_shot import read_labels
     from perception_encoder.video_data_engine.config import load_prompt
     from perception_encoder.video_data_engine.videos import read_metadata_fields
 

@@ -14,6 +14,7 @@ from benchmarks.result_pages import with_table
 from perception_encoder.datasets.published import DATASETS
 from perception_encoder.models.registry import canonical_name
 from tests.datasets import stand_ins
+from tests.datasets.questions.layouts import TABLES, write_table
 from tests.datasets.stand_ins import Hub
 from tests.language_alignment.test_perception_lm import perception_lm
 from tests.language_models import byte_tokenizer
@@ -78,8 +79,10 @@ def test_a_language_model(hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixtur
     model = tmp_path / "Perception-LM-tiny"
     perception_lm().save_pretrained(model)
     byte_tokenizer().save_pretrained(model)
-    stand_ins.doc_vqa(hub.root / DATASETS["docvqa"].repository)
-    stand_ins.chart_qa(hub.root / DATASETS["chartqa"].repository)
+    for name in ("docvqa", "chartqa"):
+        path, (row, *_) = TABLES[name]
+        rows = [row | {"questionId": str(number)} for number in range(4)]
+        write_table(hub.root / DATASETS[name].repository / path, rows)
     precisions = ["float32", "bfloat16", *(["int8"] if find_spec("openvino") else [])]
     arguments = [str(model), "--tasks", "docvqa,chartqa", "--precision", ",".join(precisions)]
     main([*arguments, "--out", str(tmp_path / "out")])

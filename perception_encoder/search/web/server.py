@@ -20,7 +20,7 @@ from perception_encoder.preprocess.image import encode_thumbnail, open_image
 from perception_encoder.search.storage.database import IndexRow
 from perception_encoder.search.terms import Term, UploadedImage, parse_lines
 from perception_encoder.search.web.features import FeatureImages, add_feature_route
-from perception_encoder.search.web.library import Filter, MediaLibrary, as_tile
+from perception_encoder.search.web.library import MediaLibrary, as_tile, condition
 from perception_encoder.search.web.questions import add_ask_route
 from perception_encoder.search.web.responses import Get, SignedIds
 from perception_encoder.serving.queues import GenerationQueue
@@ -107,7 +107,7 @@ def add_search_routes(get: Get, library: MediaLibrary, ids: SignedIds) -> None:
 
     def hits(request: Request) -> Response:
         params = dict(request.query_params)
-        where = Filter(**{name: params.get(name, "") for name in ("kind", "since", "until", "path")}).condition()
+        where = condition(**{name: params.get(name, "") for name in ("kind", "since", "until", "path")})
         offset, count = _number(params, "offset", 0, 100_000), _number(params, "count", _COUNT, _MAXIMUM_COUNT)
         if "q" in params:
             query = parse_lines(request.query_params.getlist("q"), find_source)
