@@ -22,28 +22,6 @@ from perception_encoder.serving.requests import ApiConfig
 from tests.serving.generators import ENDLESS, EchoGenerator
 
 
-def test_requests_together_are_encoded_together(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    encode = Batcher._encode
-    texts = [f"picture {number}" for number in range(40)]
-    sizes: list[int] = []
-
-    async def ask() -> list[np.ndarray]:
-        batcher = Batcher(encoder, largest=16, patience=0.02)
-        monkeypatch.setattr(
-            batcher, "_encode", lambda inputs, feature: (sizes.append(len(inputs)), encode(batcher, inputs, feature))[1]
-        )
-        worker = asyncio.create_task(batcher.run())
-        try:
-            with batcher.reserve(len(texts)):
-                return await asyncio.gather(*(batcher.encode([Decoded(text=text)]) for text in texts))
-        finally:
-            worker.cancel()
-
-    found = np.concatenate(asyncio.run(ask()))
-    np.testing.assert_allclose(found, encoder.encode_texts(texts), atol=1e-5)
-    assert sum(sizes) == 40 and max(sizes) == 16 and len(sizes) <= 5
-
-
 def test_a_batch_waits_only_for_inputs_that_are_being_read(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
     """With patience for half a minute: a lone input waits for nothing, and others until what is read is there."""
     sizes: list[int] = []
