@@ -8,7 +8,6 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 from hypothesis import given
@@ -18,6 +17,7 @@ from perception_encoder.errors import InputError
 from perception_encoder.inference.listing import list_items
 from perception_encoder.preprocess.frames import colour_change, colour_histogram
 from perception_encoder.preprocess.video import sample_frames
+from perception_encoder.preprocess.video_file import write_video
 from perception_encoder.video_data_engine.config import EngineConfig
 from perception_encoder.video_data_engine.journal import FRAMES, ClipRecord, StageResult
 from perception_encoder.video_data_engine.videos import (
@@ -139,16 +139,12 @@ def shots(*lengths: int, speed: float = 0.25) -> bytes:
     """A video of shots of so many frames, 25 a second, of noise that moves `speed` pixels a frame."""
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory, "clip.mp4")
-        with av.open(str(path), "w") as container:
-            stream = container.add_stream("libx264", rate=25)
-            stream.width, stream.height, stream.pix_fmt, stream.gop_size = 96, 64, "yuv420p", 50
+        with write_video(path, (96, 64), 25) as add:
             for seed, length in enumerate(lengths):
                 tiles = np.random.default_rng(seed).integers(0, 256, (8, 12, 3), dtype=np.uint8)
                 view = tiles.repeat(8, 0).repeat(8, 1)
                 for number in range(length):
-                    frame = av.VideoFrame.from_ndarray(np.roll(view, int(number * speed), 1), format="rgb24")
-                    container.mux(stream.encode(frame))
-            container.mux(stream.encode())
+                    add(np.roll(view, int(number * speed), 1))
         return path.read_bytes()
 
 
