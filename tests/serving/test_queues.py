@@ -153,6 +153,17 @@ def test_a_closed_stream_ends_the_generation_and_a_waiting_one_never_begins() ->
     ]
 
 
+def test_a_stream_that_nobody_reads_lets_the_next_conversation_begin() -> None:
+    async def run() -> list[object]:
+        queue = GenerationQueue("echo", EchoGenerator)
+        async with aclosing(queue.stream(lambda: ask("1 2 3 4"), Sampling())) as stalled:
+            assert await anext(stalled) == "1 "
+            async with asyncio.timeout(10):
+                return [piece async for piece in queue.stream(lambda: ask("a"), Sampling())]
+
+    assert asyncio.run(run())[0] == "a "
+
+
 def test_conversations_and_their_media_are_limited_together() -> None:
     queue = GenerationQueue("echo", EchoGenerator, limit=2, media_bytes=1000)
     with queue.reserve() as first:
