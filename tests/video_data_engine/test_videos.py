@@ -126,6 +126,16 @@ def test_a_bad_file_is_noted_and_the_rest_is_used(
     assert f"{path} is not" in caplog.text
 
 
+def test_a_json_that_is_too_large_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tar = write_tar(tmp_path / "a.tar", {"a.mp4": b"x", "a.json": b'{"title": "A cup"}'})
+    (tmp_path / "b.json").write_text('{"title": "A cup"}')
+    (member,) = list_videos([tar])
+    for limit, title in ((1 << 20, {"title": "A cup"}), (9, {})):
+        monkeypatch.setattr("perception_encoder.video_data_engine.videos.MAX_SIDECAR_BYTES", limit)
+        for sidecar in (tmp_path / "b.json", member.sidecar):
+            assert read_metadata_fields(sidecar, {}, None) == title
+
+
 def test_fields_of_other_types_are_ignored_and_long_ones_cut(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_text(json.dumps({"title": 7, "video_title": "", "description": "x" * 5000, "keywords": [1, 2]}))
