@@ -127,7 +127,7 @@ def video_features(inputs: Path, directory: Path, setting: str) -> object:
 def layer_features(inputs: Path, directory: Path, setting: str) -> object:
     cached = FeatureCache(directory=directory, chunk=4)
     features = cached.encode_layers(ToyEncoder(weights=setting), greys(11, broken=(2, 9)), [0, 2])
-    layers = [features.read(layer) for layer in (0, 2)]
+    layers = [features[layer] for layer in (0, 2)]
     return [(np.array(one.tokens).tobytes(), one.rows.tolist(), str(one.failures)) for one in layers]
 
 
