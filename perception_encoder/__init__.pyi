@@ -19,7 +19,7 @@ from .dense_prediction.predictions import (
     TrackedFrame as TrackedFrame,
 )
 from .dense_prediction.tracking import track as track
-from .evaluation.classification.labels import Classification as Classification, classify as classify
+from .evaluation.classification.zero_shot import Classification as Classification, classify as classify
 from .inference.conversation.assistant import Answer as Answer, Assistant as Assistant
 from .inference.conversation.captions import Caption as Caption
 from .exports.layouts import convert as convert

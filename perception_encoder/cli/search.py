@@ -329,7 +329,7 @@ FEATURES = "Also show the features of this model, such as a PE-Spatial, on the p
 
 def serve(
     directory: Annotated[Path | None, argument("DIR", DIRECTORY)] = None,
-    api: Annotated[bool, flag("--api", "Serve /v1/embeddings, /v1/rerank, /v1/models, /health, /metrics.")] = False,
+    api: Annotated[bool, flag("--api", "Serve /v1/embeddings, /v1/rerank, /v1/models, /health.")] = False,
     model: options.IndexSpec = DEFAULT,
     home: options.IndexHome = None,
     lan: options.Lan = False,

@@ -15,7 +15,7 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Float
 
-from perception_encoder.datasets.image_set import ImageSet, Stored, read_integers
+from perception_encoder.datasets.labelled import ImageSet, Stored, read_integers
 from perception_encoder.errors import DataError
 from perception_encoder.formats.shards import read_members, shards_below, split_member
 from perception_encoder.preprocess.source import SHARD_IMAGES, escape_name

@@ -24,7 +24,7 @@ from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from perception_encoder.data.sampler import Position, WeightedSampler, first_usable
-from perception_encoder.datasets.image_set import read_integers
+from perception_encoder.datasets.labelled import read_integers
 from perception_encoder.errors import ConfigError, DataError, InputError
 from perception_encoder.formats.media_directory import list_media
 from perception_encoder.formats.shards import MASK, split_member

@@ -21,8 +21,7 @@ from perception_encoder.dense_prediction.head_fitting import FitConfig
 from perception_encoder.dense_prediction.segmentation import SegmentationConfig
 from perception_encoder.errors import DataError, MissingExtraError, ModelError
 from perception_encoder.evaluation.classification.attentive_probe import AttentiveConfig, AttentiveEvaluator
-from perception_encoder.evaluation.classification.probes import LinearEvaluator, NeighboursEvaluator
-from perception_encoder.evaluation.classification.splits import Splits
+from perception_encoder.evaluation.classification.probes import LinearEvaluator, NeighboursEvaluator, Splits
 from perception_encoder.evaluation.classification.zero_shot import ZeroShotEvaluator
 from perception_encoder.evaluation.dense.depth import DepthEvaluator, DepthProtocol
 from perception_encoder.evaluation.dense.detection import DetectionEvaluator

@@ -70,12 +70,6 @@ def test_a_model_of_timm_at_a_layer(images: list[Image.Image], monkeypatch: pyte
         load_variants("timm:test_vit", "squash", None, "attn")
 
 
-def test_a_model_without_a_class_token(tmp_path: Path) -> None:
-    save_transformer("SiglipVision", tmp_path)
-    with pytest.raises(ConfigError, match="has no class token; use pool mean or tokens"):
-        load_variants(f"hf:{tmp_path}", "squash", None, "cls")
-
-
 @pytest.mark.parametrize("name", ["random:timm:test_vit", "random:builtin"])
 def test_a_vision_tower_has_no_texts(name: str) -> None:
     with pytest.raises(ConfigError, match=f"{name} is a vision tower without a text tower"):

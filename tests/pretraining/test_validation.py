@@ -130,8 +130,8 @@ def test_what_cannot_be_validated_is_said(make_shard, tmp_path: Path) -> None:
 
 
 def test_of_a_directory_training_leaves_out_what_evaluation_holds_out(tmp_path: Path) -> None:
-    from perception_encoder.evaluation.classification.splits import load_splits
-    from tests.evaluation.classification.test_splits import directories
+    from perception_encoder.evaluation.classification.probes import load_splits
+    from tests.evaluation.classification.test_probes import directories
 
     directories(tmp_path, "photos", ["red", "green"] * 10)
     config = dataclasses.replace(debug(), weights={}, validation=ValidationConfig(share=0.2))

@@ -15,8 +15,8 @@ from perception_encoder.preprocess.budget import DECODING
 from perception_encoder.preprocess.conversation import MediaPart, Message, Reply, Sampling
 from perception_encoder.search.web.library import MediaLibrary
 from perception_encoder.search.web.responses import SignedIds, stream_lines
-from perception_encoder.serving.http import REQUEST, BodyReader, parse_body
 from perception_encoder.serving.queues import GenerationQueue
+from perception_encoder.web_server.http import REQUEST, BodyReader, parse_body
 
 if TYPE_CHECKING:
     from fastapi import FastAPI, Request, Response
@@ -36,13 +36,6 @@ class AskRequest:
     question: str
     before: list[tuple[str, str]] = field(default_factory=list)
     """Earlier questions about the same image, with their answers."""
-
-
-_ALLOWED = {
-    "": "the body must be a JSON object",
-    "question": "it must be a string",
-    "before": "it must be a list of [question, answer]",
-}
 
 
 def add_ask_route(app: FastAPI, library: MediaLibrary, ids: SignedIds, queue: GenerationQueue | None) -> None:
@@ -80,8 +73,8 @@ def add_ask_route(app: FastAPI, library: MediaLibrary, ids: SignedIds, queue: Ge
 
         async def begin() -> AsyncGenerator[str | Reply, None]:
             row_id = ids.check(request.path_params["id"])
-            async with bodies.read(request) as body:
-                return answers(queue, partial(conversation, row_id, read_question(bytes(body))))
+            async with bodies.read(request, read_question) as question:
+                return answers(queue, partial(conversation, row_id, question))
 
         return await stream_lines(request, begin, describe)
 
@@ -91,9 +84,9 @@ def add_ask_route(app: FastAPI, library: MediaLibrary, ids: SignedIds, queue: Ge
     app.router.add_route("/api/ask/{id}", respond, methods=["POST"])
 
 
-def read_question(body: bytes) -> AskRequest:
+def read_question(body: bytes | bytearray) -> AskRequest:
     """Read a request's body; raises ApiError, and ConfigError for an empty question or a too long conversation."""
-    request = parse_body(body, AskRequest, _ALLOWED)
+    request = parse_body(body, AskRequest)
     if not request.question.strip():
         raise ConfigError("the question is empty")
     characters = len(request.question) + sum(len(text) for turn in request.before for text in turn)
