@@ -115,16 +115,6 @@ def test_files_that_change_places_are_lost_in_no_commit(
     assert counts(update()) == (0, 0, 0, 21)
 
 
-def test_a_folder_whose_name_looks_like_an_address(checkpoint: Path, tmp_path: Path, draw: Draw, monkeypatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    for name in ("trip:2019", "memory:x", "~x"):
-        (tmp_path / name).mkdir()
-        draw(1).save(tmp_path / name / "a.jpg")
-        with writable_store(Path(name), str(checkpoint)) as (index, encoder):
-            assert update_store(index, encoder).rows == 1
-        assert len(Store.open(Path(name))) == 1
-
-
 def test_another_model_or_rate_is_refused_until_rebuilt(folder: Path, checkpoint: Path, update) -> None:
     update()
     with (
