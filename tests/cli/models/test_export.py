@@ -10,21 +10,14 @@ import pytest
 
 import perception_encoder as pe
 from perception_encoder.exports import card
-from perception_encoder.models.checkpoints.weights import create_model, load_model, write_checkpoint
+from perception_encoder.models.checkpoints.weights import load_model
 from tests.cards import run_card
 from tests.conftest import Run
 from tests.language_alignment.test_weights import write_file
 
 
-@pytest.fixture(scope="module")
-def nano(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("in") / "nano.safetensors"
-    write_checkpoint(create_model("builtin"), path, half=True)
-    return path
-
-
-def test_both_towers(run_pe: Callable, nano: Path, tmp_path: Path) -> None:
-    run = run_pe("export", "onnx", "-m", nano, "-o", tmp_path / "out", "--size", "32x64")
+def test_both_towers(run_pe: Callable, checkpoint: Path, tmp_path: Path) -> None:
+    run = run_pe("export", "onnx", "-m", checkpoint, "-o", tmp_path / "out", "--size", "32x64")
     assert (run.status, run.stderr) == (0, "")
     lines = run.stdout.splitlines()
     assert [line.partition(":")[0] for line in lines] == [f"{tmp_path / 'out' / t}.onnx" for t in ("image", "text")]
@@ -73,11 +66,11 @@ def test_int8_towers_of_a_trained_model(run_pe: Callable, tmp_path: Path) -> Non
         (["IN", "full"], "exists already; name a new directory"),
     ],
 )
-def test_errors(run_pe: Callable, nano: Path, tmp_path: Path, arguments: list[str], message: str) -> None:
+def test_errors(run_pe: Callable, checkpoint: Path, tmp_path: Path, arguments: list[str], message: str) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine").touch()
     model, out, *options = arguments
-    run = run_pe("export", "onnx", nano if model == "IN" else model, tmp_path / out, *options)
+    run = run_pe("export", "onnx", checkpoint if model == "IN" else model, tmp_path / out, *options)
     assert run.status == 2
     assert message in run.stderr and run.stderr.count("\n") == 1
     assert [path.name for path in tmp_path.rglob("*")] == ["full", "mine"]
