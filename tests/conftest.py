@@ -69,7 +69,7 @@ LONG = (
     "tests/video_data_engine/test_cluster.py",
     "tests/inference/test_pipeline.py",
     "tests/test_store_users.py",
-    "tests/experiments/video/test_run.py",
+    "tests/experiments/test_video.py",
     "tests/pretraining/test_sharing.py",
     "tests/language_alignment/test_load.py",
     "tests/cli/models/test_export.py",

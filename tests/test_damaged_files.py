@@ -184,7 +184,7 @@ def write_videos(directory: Path) -> None:
 def read_videos(directory: Path) -> None:
     from perception_encoder.datasets.captioned import load_benchmark
     from perception_encoder.datasets.pe_video import read_videos_of
-    from perception_encoder.video_dataset.statistics import describe_dataset
+    from perception_encoder.video_dataset.dataset import describe_dataset
 
     load_benchmark(directory)
     describe_dataset(read_videos_of(directory))
@@ -477,7 +477,7 @@ def write_words(directory: Path) -> None:
 
 def read_words(directory: Path) -> None:
     from perception_encoder.evaluation.classification.zero_shot import read_labels
-    from perception_encoder.video_data_engine.prompts import load_prompt
+    from perception_encoder.video_data_engine.config import load_prompt
     from perception_encoder.video_data_engine.videos import read_metadata_fields
 
     read_labels(f"@{directory / 'labels.txt'}")

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
 from perception_encoder.errors import ConfigError
-from perception_encoder.inference.model_spec import ModelSpec
+from perception_encoder.inference.model_spec import ModelSpec, PoolChoice, PrecisionChoice
 
 QUERY, DATASET, MODEL, HEAD, VIDEO, OUTPUT, SPEED, PLAN, MEDIA, ANSWER, NETWORK = (
     *("Query", "Dataset", "Model", "Head", "Video", "Output", "Speed", "Plan", "Media", "Answer", "Network"),
@@ -57,10 +57,8 @@ def out_option(text: str, metavar: str = "FILE") -> Any:
 
 Model = Annotated[str | None, model_option("see `pe models`", LIBRARIES)]
 IndexModel = Annotated[str | None, model_option("the index's, else see `pe models`", LIBRARIES)]
-Precision = Annotated[
-    Literal["auto", "float32", "bfloat16", "int8"],
-    option("Number format of the computation; int8 needs the extra fast.", panel=SPEED, advanced=True),
-]
+PRECISION = "Number format of the computation; int8 needs the extra fast."
+Precision = Annotated[PrecisionChoice, option(PRECISION, panel=SPEED, advanced=True)]
 Dimensions = Annotated[
     int | None, option("Length of vectors, of Matryoshka models [default: whole].", "N", MODEL, advanced=True, least=1)
 ]
@@ -72,7 +70,7 @@ LayeredModel = Annotated[
 ]
 LAYER, POOL = "Layer: 0, 1, … or -1, -2, … [default: the last].", "Pooling [default: the model's]; tokens for none."
 Layer = Annotated[int | None, option(LAYER, "N", MODEL)]
-Pool = Annotated[Literal["attn", "cls", "mean", "tokens"] | None, option(POOL, panel=MODEL)]
+Pool = Annotated[PoolChoice | None, option(POOL, panel=MODEL)]
 DrawnModel = Annotated[str | None, model_option("see `pe models`", "timm:NAME; hf:NAME")]
 LANGUAGE_MODELS = (
     "facebook/Perception-LM-1B, a run of `pe train`, an endpoint as http://HOST/v1#MODEL, hf:NAME (transformers), "
@@ -96,7 +94,8 @@ PooledSpec = Annotated[ModelSpec, {"model": Model, "layer": Layer, "pool": Pool,
 IndexSpec = Annotated[ModelSpec, {"model": IndexModel, **LOADING}]
 LayeredSpec = Annotated[ModelSpec, {"model": LayeredModel, **TRUSTING}]
 LanguageSpec = Annotated[ModelSpec, {"model": LanguageModel, "precision": Precision}]
-DefaultSpec = Annotated[ModelSpec, {"model": OwnModel, "precision": Precision, **TRUSTING}]
+ShownPrecision = Annotated[PrecisionChoice, option(PRECISION)]
+DefaultSpec = Annotated[ModelSpec, {"model": OwnModel, "precision": ShownPrecision, **TRUSTING}]
 DrawnSpec = Annotated[ModelSpec, {"model": DrawnModel, **TRUSTING}]
 Files = Annotated[list[str], argument("FILES", "Images, videos, directories, globs, tables, tars, URLs.")]
 Embeddings = Annotated[Path, out_option("A .parquet file, .lance table, or directory (npy + parquet).", "OUT")]

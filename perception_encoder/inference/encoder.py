@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import cached_property, partialmethod
-from typing import TYPE_CHECKING, Any, Literal, Unpack, cast, overload
+from typing import TYPE_CHECKING, Any, Unpack, cast, overload
 
 import numpy as np
 from jaxtyping import Float
@@ -339,13 +339,7 @@ class Encoder(SentenceInterface):
 
     @overload
     def encode(
-        self,
-        inputs: object,
-        normalize: bool = True,
-        *,
-        convert_to_numpy: Literal[True] = True,
-        convert_to_tensor: Literal[False] = False,
-        **options: Unpack[EncodeOptions],
+        self, inputs: object, normalize: bool = True, **options: Unpack[EncodeOptions]
     ) -> Float[np.ndarray, "*n D"]: ...
 
     @overload

@@ -17,7 +17,7 @@ from perception_encoder.models.registry import canonical_name, library_of, porta
 from perception_encoder.runtime import cache
 from perception_encoder.runtime.choice import choose
 from perception_encoder.runtime.openvino_runtime import OpenVinoRuntime
-from perception_encoder.runtime.runtime import AUTO, PRECISIONS, ModelInfo, Precision, RuntimeName, check_choice
+from perception_encoder.runtime.runtime import AUTO, PRECISIONS, ModelInfo, Precision, check_choice
 
 if TYPE_CHECKING:
     import torch
@@ -109,14 +109,14 @@ def _load(spec: ModelSpec, towers: TowerChoice) -> Encoder:
         return _load_external(spec, adapter)
     name = spec.name
     path, _ = find_weights(name)  # fails at once without a network; the runtimes may have to be timed
-    ran, kind = choose_runtime(spec)
+    spec = choose_runtime(spec)
     cached_hash = CachedHash(path) if path.is_file() else None  # as the file is before it is read
-    if ran == "torch":
-        return _load_torch(name, spec.device, _as_dtype(kind), towers, cached_hash)
+    if spec.runtime == "torch":
+        return _load_torch(spec, towers, cached_hash)
     info = _describe(name, cached_hash)
     info = replace(info, name=shown_name(str(name)) or info.name)
     load_again = partial(_load_same, name, info.weights)
-    runtime = OpenVinoRuntime(info, cast(Precision, kind), load_again)
+    runtime = OpenVinoRuntime(info, cast(Precision, spec.precision), load_again)
     return Encoder.of(runtime, info.name, str(name), lambda: info.weights, load_again)
 
 
@@ -146,21 +146,15 @@ def _load_same(name: str | Path, weights: str) -> Model:
     return model
 
 
-def _load_torch(
-    name: str | Path,
-    device: str | torch.device | None,
-    dtype: torch.dtype | None,
-    towers: TowerChoice,
-    cached_hash: CachedHash | None,
-) -> Encoder:
+def _load_torch(spec: ModelSpec, towers: TowerChoice, cached_hash: CachedHash | None) -> Encoder:
     import torch
 
     from perception_encoder.models.checkpoints.weights import load_model, weight_hash
     from perception_encoder.models.precision import choose_device, fast_dtype
     from perception_encoder.runtime.torch_runtime import TorchRuntime
 
-    device = choose_device(device)
-    dtype = dtype or fast_dtype(device)
+    name, device = spec.name, choose_device(spec.device)
+    dtype = spec.dtype or fast_dtype(device)
     model = load_model(name, towers)
     for parameter in model.parameters():
         if not parameter.is_meta:
@@ -185,32 +179,27 @@ def _load_external(spec: ModelSpec, adapter: Adapter | None) -> Encoder:
     if own is not None and spec.precision == AUTO:
         spec = replace(spec, precision="float32")
     if own is not None and own.image_shape and spec.precision in PRECISIONS:
-        ran, kind = choose_runtime(spec)
-        if ran == "openvino":
-            return OutputEncoder(own, compiled=cast(Precision, kind))
+        spec = choose_runtime(spec)
+        if spec.runtime == "openvino":
+            return OutputEncoder(own, compiled=cast(Precision, spec.precision))
     else:
         _check_torch(spec)
     if own is not None:
-        return OutputEncoder(own, choose_device(spec.device), _as_dtype(spec.precision))
+        return OutputEncoder(own, choose_device(spec.device), spec.dtype)
     return LayerEncoder(_layers(spec, adapter, final_norm=True))
 
 
-def choose_runtime(spec: ModelSpec) -> tuple[RuntimeName, str | None]:
-    """Return the runtime and precision to use: see `choose`; types such as float16 are torch's only."""
-    if spec.precision in ("float16", "float64") and spec.runtime != "openvino":
-        return "torch", spec.precision
-    return choose(spec.runtime, spec.precision, None if spec.device is None else str(spec.device))
+def choose_runtime(spec: ModelSpec) -> ModelSpec:
+    """Return a spec with the runtime and precision to use, "auto" if torch chooses its precision: see `choose`."""
+    if spec.precision in ("float16", "float64") and spec.runtime != "openvino":  # types that only torch has
+        return replace(spec, runtime="torch")
+    ran, kind = choose(spec.runtime, spec.precision, None if spec.device is None else str(spec.device))
+    return replace(spec, runtime=ran, precision=kind or AUTO)
 
 
 def _check_torch(spec: ModelSpec) -> None:
     if spec.runtime == "openvino" or spec.precision == "int8":
         raise ConfigError(f"{spec.name} runs in torch only; omit runtime and precision")
-
-
-def _as_dtype(precision: str | None) -> torch.dtype | None:
-    import torch
-
-    return None if precision in (None, AUTO) else cast(torch.dtype, getattr(torch, precision))
 
 
 def load_layers(
@@ -241,7 +230,7 @@ def _layers(spec: ModelSpec, adapter: Adapter | None, final_norm: bool) -> Layer
     random = "" if source == str(spec.name) else RANDOM
     shown = adapter.name if adapter else random + (shown_name(source) or Path(source).stem)
     tower = adapter.tower() if adapter else load_tower(spec.name)
-    return LayerFeatures(shown, tower, spec.device, _as_dtype(spec.precision), final_norm)
+    return LayerFeatures(shown, tower, spec.device, spec.dtype, final_norm)
 
 
 def load_tower(name: str | Path) -> Tower:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, cast
 
 from perception_encoder.errors import ConfigError
 
@@ -56,6 +56,13 @@ class ModelSpec:
         spec = model if isinstance(model, ModelSpec) else cls(model or "")
         given: dict[str, Any] = {"device": device, **keywords}
         return replace(spec, **{name: value for name, value in given.items() if value != getattr(cls, name)})
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """The precision as torch's type; None for "auto"."""
+        import torch
+
+        return None if self.precision == "auto" else cast("torch.dtype", getattr(torch, self.precision))
 
     def with_dtype(self, dtype: torch.dtype | None) -> ModelSpec:
         """Return this spec with the precision of a torch type; ConfigError if it has another already."""

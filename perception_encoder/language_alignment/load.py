@@ -35,7 +35,7 @@ from perception_encoder.models.vision_transformer import VisionTransformer
 from perception_encoder.preprocess.conversation import Message, Reply, Sampling
 from perception_encoder.progress import progress_bar
 from perception_encoder.runtime.openvino_runtime import FallbackWarning
-from perception_encoder.runtime.runtime import AUTO, Precision, RuntimeName
+from perception_encoder.runtime.runtime import AUTO, Precision
 
 WEIGHTS = "language.safetensors"
 """The file that a run of language alignment writes into its directory."""
@@ -182,9 +182,8 @@ def export_lang(run: str | Path, out: str | Path, *, half: bool = False) -> Visi
 class Execution:
     """How to load and execute a language model."""
 
-    runtime: RuntimeName
-    precision: str | None
-    """None: torch's choice."""
+    chosen: ModelSpec
+    """With the runtime and precision to use."""
     device: torch.device
     dtype: torch.dtype
     """Of the weights in torch, and of everything but int8 products."""
@@ -194,10 +193,10 @@ class Execution:
     @classmethod
     def choose(cls, spec: ModelSpec) -> Execution:
         """Choose the runtime and precision of a model; raises what `choose_runtime` raises."""
-        ran, kind = choose_runtime(spec)
-        place = choose_device("cpu" if ran == "openvino" else spec.device)
-        dtype = fast_dtype(place) if kind in (None, "int8") else getattr(torch, kind)
-        return cls(ran, kind, place, dtype, spec.runtime == "openvino" or spec.precision == "int8")
+        chosen = choose_runtime(spec)
+        place = choose_device("cpu" if chosen.runtime == "openvino" else spec.device)
+        dtype = None if chosen.precision == "int8" else chosen.dtype
+        return cls(chosen, place, dtype or fast_dtype(place), spec.runtime == "openvino" or spec.precision == "int8")
 
     def reader(self, decoder: Decoder) -> Reader:
         """Return the runtime of the decoder.
@@ -206,7 +205,7 @@ class Execution:
         Llama, and a warning if the conversion fails.
         """
         model = decoder.model
-        if self.runtime == "torch":
+        if self.chosen.runtime == "torch":
             return TorchReader(model)
         if not OpenVinoLlama.fits(model):
             if self.asked:
@@ -219,7 +218,7 @@ class Execution:
             return TorchReader(model)
         try:
             with progress_bar(f"converting {decoder.name} for this CPU"):
-                return OpenVinoLlama(model, cast(Precision, self.precision))
+                return OpenVinoLlama(model, cast(Precision, self.chosen.precision))
         except (RuntimeError, MemoryError) as error:  # of OpenVINO: a graph that it does not compile
             warnings.warn(f"{decoder.name} is computed with torch: {one_line(error)}", FallbackWarning, stacklevel=3)
             return TorchReader(model)

@@ -97,10 +97,7 @@ def refinement(captioner: LanguageConfig) -> LanguageConfig:
 
 
 def unpack_perception_lm(name: str, out: Path) -> Path:
-    """Write a Perception-LM as the file of a run, beside its encoder and its language model, unless it is there.
-
-    Raises WeightsUnavailableError and OutputError.
-    """
+    """Write a Perception-LM as the file of a run, beside its encoder and its language model, unless it is there."""
     if not out.is_dir():
         model = load_language_model(ModelSpec(name, "cpu", "torch", "float32"))
         projector, tower, decoder = model.model.projector, model.model.vision, model.decoder
@@ -144,7 +141,6 @@ def read_corrections(engine: Path, captions: str | Path | None = None) -> dict[s
 def _conversation(
     clips: Mapping[str, VideoRecord], key: str, caption: str, prompt: str, out: Path
 ) -> Mapping[str, Any]:
-    """Return a conversation to train on, after copying its clip if it is missing."""
     if key not in clips:
         raise DataError(f"there is a caption of {key}, but the engine's shards have no such clip")
     path, content = out / "videos" / f"{key}.{clips[key].extension}", clips[key].video.read(key)

@@ -59,18 +59,6 @@ def test_from_download_to_page(hub: Hub, tmp_path: Path, capsys: pytest.CaptureF
     assert printed.count(": stored") == 3 and "coco, bfloat16: evaluated" in printed and not hub.downloaded
 
 
-def test_a_limited_run_leaves_the_page(hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    own = tmp_path / "mine" / "test"
-    own.parent.mkdir()
-    (hub.root / DATASETS["imagenetv2"].repository / "test").rename(own)
-    options = ("--tasks", "imagenetv2", "--data", f"imagenetv2={own.parent}", "--precision", "float32")
-    run(tmp_path, *options, "--limit", "3")
-    assert "imagenetv2: 3 items, your copy" in capsys.readouterr().out
-    assert not (tmp_path / "record.json").exists() and not hub.downloaded
-    run(tmp_path, *options, "--limit", "4")
-    assert "imagenetv2, float32: evaluated" in capsys.readouterr().out
-
-
 def test_the_difference_from_a_published_result(
     hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -258,9 +259,9 @@ def test_choices_that_contradict_each_other_are_errors(tmp_path: Path) -> None:
 def test_openvino_computes_on_the_cpu_beside_a_gpu_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(load, "choose_device", lambda device: torch.device(device or "cuda"))
     monkeypatch.setattr(load, "fast_dtype", lambda device: torch.float32)
-    monkeypatch.setattr(load, "choose_runtime", lambda spec: ("openvino", "int8"))
+    monkeypatch.setattr(load, "choose_runtime", lambda spec: replace(spec, runtime="openvino", precision="int8"))
     assert Execution.choose(ModelSpec("", None, "auto", "int8")).device.type == "cpu"
-    monkeypatch.setattr(load, "choose_runtime", lambda spec: ("torch", None))
+    monkeypatch.setattr(load, "choose_runtime", lambda spec: replace(spec, runtime="torch"))
     assert Execution.choose(ModelSpec("", None, "auto", "auto")).device.type == "cuda"
 
 
@@ -307,7 +308,8 @@ def test_positions_beyond_the_original_length_are_the_librarys(kind: str, runtim
         return tokens.tolist()
 
     model, sampling = made(), Sampling(max_tokens=40)
-    reader = Execution(runtime, "float32", torch.device("cpu"), torch.float32, False).reader(
+    spec = ModelSpec("", runtime=runtime, precision="float32")
+    reader = Execution(spec, torch.device("cpu"), torch.float32, False).reader(
         make_decoder("tiny", model, byte_tokenizer())
     )
     prompts = embedded(model, 50, 20, 35)

@@ -27,7 +27,6 @@ from perception_encoder.errors import ConfigError, OutputError, SearchIndexError
 from perception_encoder.files import holding, open_regular, remove, replacing, restrict, write_json, writing
 from perception_encoder.inference.exclude import parse_patterns
 from perception_encoder.models.registry import same_name, shown_name
-from perception_encoder.search.storage.conditions import find_slots
 from perception_encoder.search.storage.database import (
     COLUMNS,
     DATABASE,
@@ -38,6 +37,7 @@ from perception_encoder.search.storage.database import (
     connect,
     create_database,
     delete_rows,
+    find_slots,
     insert_rows,
     read_settings,
     read_value,
@@ -105,7 +105,7 @@ class Store:
         store = directory / STORE
         state = State(identity=secrets.token_hex(8), commit=0, generation=1, slots=0, rows=0, complete=False)
         _, excluded = salvage(store) or ({}, [])
-        values = {"settings": dict(settings), "state": asdict(state), "excluded": excluded, "unreadable": []}
+        values = {"settings": dict(settings), "state": asdict(state), "excluded": excluded}
         with writing(store, also=(sqlite3.Error,)):
             store.mkdir(exist_ok=True)
             for suffix in ("", "-journal", "-wal", "-shm"):  # in this order: without the first there is no index
@@ -142,7 +142,8 @@ class Store:
     @property
     def excluded(self) -> list[str]:
         """The patterns of `exclude`, which every update follows; SearchIndexError if they are invalid."""
-        patterns = self._value("excluded")
+        with self._reading() as reading:
+            patterns = read_value(reading.connection, "excluded", list[str])
         try:
             parse_patterns(patterns)
         except ConfigError as error:
@@ -152,19 +153,9 @@ class Store:
 
     def exclude(self, patterns: Sequence[str]) -> None:
         """Set the patterns of files to leave out, which are valid; the next update removes their rows. OutputError."""
-        if list(patterns) != self._value("excluded"):
-            with self._changing() as (connection, state):
-                write_value(connection, "excluded", list(patterns))
-                _put(connection, state)
-
-    @property
-    def unreadable(self) -> list[str]:
-        """Why the last update skipped files, one line for each."""
-        return self._value("unreadable")
-
-    def _value(self, name: str) -> list[str]:
-        with self._reading() as reading:
-            return read_value(reading.connection, name, list[str])
+        with self._changing() as (connection, state):
+            write_value(connection, "excluded", list(patterns))
+            _put(connection, state)
 
     def check(self, settings: Mapping[str, object], model: str) -> None:
         """Raise SearchIndexError if vectors with `settings` (`Encoder.describe`) cannot be compared with the index's.
@@ -215,7 +206,7 @@ class Store:
     def files(self) -> dict[str, FileState]:
         """Return the state of each indexed file, by path."""
         with self._reading() as reading:
-            rows = reading.connection.execute("SELECT DISTINCT path, size, modified, digest FROM rows")
+            rows = reading.connection.execute("SELECT path, size, modified, digest FROM rows")
             return {path: FileState(*state) for path, *state in rows}
 
     def rows(self, where: str | None = None, thumbnails: bool = False, part: slice = slice(None)) -> list[IndexRow]:
@@ -361,23 +352,17 @@ class Store:
             insert_rows(connection, rows, state.slots)
             _put(connection, state, slots=state.slots + len(rows), rows=state.rows - removed + len(rows))
 
-    def finish(self, unreadable: list[str] | None = None) -> None:
-        """Compact, renew the compressed vectors, and seal the index as finished, unless that is done.
-
-        `unreadable`: see the property; by default unchanged.
-        """
+    def finish(self) -> None:
+        """Compact, renew the compressed vectors, and seal the index as finished, unless that is done."""
         with self._reading() as reading:
             state, vectors = reading.state, reading.vectors
         if state.slots > _GAPS * state.rows:
             state = self._compact(vectors)
             vectors = self._open_vectors(state)
         files = [self._store / DATABASE, vectors_path(self._store, state.generation)]
-        changed = not state.complete or unreadable not in (None, self.unreadable)
-        if write_codes(self._store, state.generation, vectors) or changed or not self._is_sealed(files):
-            if changed:
+        if write_codes(self._store, state.generation, vectors) or not state.complete or not self._is_sealed(files):
+            if not state.complete:
                 with self._changing() as (connection, state):
-                    if unreadable is not None:
-                        write_value(connection, "unreadable", unreadable)
                     _put(connection, state, complete=True)
             self._set_journal("DELETE")
             with writing(self._store):

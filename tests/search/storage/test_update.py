@@ -160,14 +160,14 @@ def test_what_cannot_be_listed_is_not_forgotten(
     (folder / "sub").mkdir()
     draw(70).save(folder / "sub" / "in.jpg")
     update()
-    listdir = os.listdir
+    scandir = os.scandir
 
-    def refuse(path: Path) -> list[str]:
+    def refuse(path: Path) -> object:
         if Path(path).name == name:
             raise PermissionError(13, "Permission denied")
-        return listdir(path)
+        return scandir(path)
 
-    monkeypatch.setattr(os, "listdir", refuse)
+    monkeypatch.setattr(os, "scandir", refuse)
     report = update()
     assert counts(report) == (0, 0, 0, unchanged)
     assert any("cannot be listed" in str(failure) for failure in report.skipped)
