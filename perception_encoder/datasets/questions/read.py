@@ -130,11 +130,8 @@ def _pope(entry: Entry, row: int = 0) -> Question:
 
 def _read_coco(root: Path, split: str) -> Iterator[Question]:
     data = load_captions(find_file(root, f"captions_{split}*.json", "dataset_coco.json"), root, split)
-    captions: list[list[str]] = [[] for _ in data.keys]
-    for owner, caption in zip(data.owners, data.captions, strict=True):
-        captions[owner].append(caption)
-    for key, media, texts in zip(data.keys, data.media, captions, strict=True):
-        yield Question(id=key, question="", media=(media,), answers=tuple(texts), block=key)
+    for key, media, texts in zip(data.keys, data.media, data.captions, strict=True):
+        yield Question(id=key, question="", media=(media,), answers=texts, block=key)
 
 
 def _coco_row(entry: Entry, row: int) -> Question:
