@@ -77,7 +77,9 @@ def test_the_difference_from_a_published_result(
 
 def test_a_language_model(hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = tmp_path / "Perception-LM-tiny"
-    perception_lm().save_pretrained(model)
+    tiny = perception_lm()
+    tiny.config.text_config.max_position_embeddings = 4096  # a token a letter, and as many tiles as are published
+    tiny.save_pretrained(model)
     byte_tokenizer().save_pretrained(model)
     for name in ("docvqa", "chartqa"):
         path, (row, *_) = TABLES[name]

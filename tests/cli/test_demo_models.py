@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from perception_encoder.language_alignment import load
+from perception_encoder.language_alignment import weights
 from perception_encoder.models.checkpoints.weights import create_model, write_checkpoint
 from perception_encoder.models.registry import demo_note
 from tests.cli.language.conftest import language_run, media
@@ -36,8 +36,8 @@ def tiny_lang(language_run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     """A tiny language model in the place of the built-in one."""
     (tmp_path / "package").mkdir()
     file = tmp_path / "package" / "builtin-lang.safetensors"
-    file.write_bytes((language_run / load.WEIGHTS).read_bytes())
-    monkeypatch.setattr(load, "packaged_weights", lambda name: file)
+    file.write_bytes((language_run / weights.WEIGHTS).read_bytes())
+    monkeypatch.setattr(weights, "packaged_weights", lambda name: file)
 
 
 @pytest.mark.parametrize("command", [("ask", "PHOTO", "what?"), ("caption", "PHOTO"), ("engine", "run", "-o", "OUT")])
