@@ -172,12 +172,12 @@ def _converted(path: Path) -> Path:
         import accelerate  # noqa: F401
         import gguf  # noqa: F401
     logger.info("converting %s, once", path.name)
-    options: dict[str, Any] = {"gguf_file": path.name, "trust_remote_code": False}
+    directory, options = str(path.parent), {"gguf_file": path.name}
     with replacing(target) as temporary, quiet_loading():
         try:
-            tokenizer = AutoTokenizer.from_pretrained(str(path.parent), **options)
+            tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False, **options)
             loaded: Any = AutoModelForCausalLM.from_pretrained(
-                str(path.parent), dtype=torch.float32, output_loading_info=True, **options
+                directory, trust_remote_code=False, dtype=torch.float32, output_loading_info=True, **options
             )
             quantized, report = loaded
             check_none_missing(path, report["missing_keys"])
