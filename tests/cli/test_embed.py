@@ -20,16 +20,8 @@ import perception_encoder as pe
 from perception_encoder.cli import output
 from perception_encoder.inference.collection import read_collection
 from perception_encoder.inference.load import load
-from perception_encoder.models.checkpoints.weights import create_model, write_checkpoint
 
 Embed = Callable[..., Any]
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("weights") / "nano.safetensors"
-    write_checkpoint(create_model("PE-Core-N16-128"), path)
-    return path
 
 
 @pytest.fixture

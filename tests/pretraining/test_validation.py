@@ -20,8 +20,8 @@ from perception_encoder.preprocess.prompts import PHOTO_TEMPLATES
 from perception_encoder.pretraining.config import PretrainingConfig
 from perception_encoder.pretraining.run import build_model, pretrain
 from perception_encoder.pretraining.sources import Sources, open_sources
+from perception_encoder.pretraining.task import PairValidation, hits
 from perception_encoder.pretraining.towers import Towers
-from perception_encoder.pretraining.validation import PairValidation, hits
 from perception_encoder.progress import untracked
 from perception_encoder.ranks import ALONE
 from perception_encoder.training.checkpoint import load_weights
