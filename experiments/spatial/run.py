@@ -90,7 +90,7 @@ def draw_examples(
     files = [find_encoder(name, runs, sources, sizes.alignments, track) for name in (CORE, *ALIGNED)]
     encoders = [load_layers(file) for file in files]
     (scene,) = islice(read_scene_tars(sorted((data.scenes / "test").glob("*.tar"))), 1)
-    gallery = write_samples(runs / "samples").gallery
+    gallery, _ = write_samples(runs / "samples")
     images = [open_image(scene.image, scene.where), *(open_image(gallery / name) for name in PHOTOGRAPHS)]
     write_image(features_side_by_side(encoders, images, cell=200), path)
 

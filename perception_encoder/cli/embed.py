@@ -126,16 +126,16 @@ def demo(
     from perception_encoder.search.web.contact_sheet import name_query, query_sections, write_contact_sheet
 
     encoder = load(model)
-    sample_files = samples.write_samples(out)
-    classified = classify(sample_files.gallery, samples.LABELS, model=encoder, progress=track)
+    gallery, query_image = samples.write_samples(out)
+    classified = classify(gallery, samples.LABELS, model=encoder, progress=track)
     title = f"{len(classified)} images and videos, embedded in {encoder.dimension} dimensions by {encoder.name}"
     output.print_line(title)
     output.print_line("")
     rows = [(Path(file.path).stem, *(f"{label} {share:.0%}" for label, share in file.labels)) for file in classified]
     output.print_table(("file", f"best of {len(classified.labels)} labels", "second", "third"), rows)
 
-    queries = [*map(text_query, samples.QUERIES), media_query(str(sample_files.query))]
-    found = search_files(queries, sample_files.gallery, encoder, top=4, progress=track)
+    queries = [*map(text_query, samples.QUERIES), media_query(str(query_image))]
+    found = search_files(queries, gallery, encoder, top=4, progress=track)
     output.print_line("")
     rows = [
         (name_query(query), *(f"{Path(hit.path).stem} {hit.score:.2f}" for hit in hits[:3]))

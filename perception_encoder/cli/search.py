@@ -237,7 +237,6 @@ def thumbnail_class() -> Any:
 
 
 def _row(hit: Hit) -> tuple[str, ...]:
-    """Return the columns from the score to the id."""
     from perception_encoder.search.web.contact_sheet import clock
 
     time = "" if hit.time is None else clock(hit.time)

@@ -57,7 +57,6 @@ class MediaDirectory:
 
     @cached_property
     def _by_name(self) -> dict[str, list[Path]]:
-        """Return files by name with and without suffix, in order."""
         files: dict[str, list[Path]] = {}
         for path in list_media(self.directory):
             for name in (path.name, path.stem):

@@ -186,7 +186,6 @@ def _check_columns(columns: Iterable[str], name: str, needs_media: bool) -> None
 
 
 def _row(where: str, cells: dict[str, Any]) -> Row | InputError:
-    """Make a row from cells; `where` names it in errors."""
     values = {key: value for key, value in cells.items() if value not in (None, "")}
     path = next((values[column] for column in PATH_COLUMNS if column in values), None)
     texts = [values[column] for column in TEXT_COLUMNS if column in values]

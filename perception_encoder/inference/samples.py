@@ -7,7 +7,6 @@ Scharstein and others): the left view becomes the clip, the right one a query.
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 
 from perception_encoder.errors import DataError, needs_extra
@@ -47,18 +46,8 @@ QUERIES = ("a ginger cat", "a newspaper", "old coins", "a camera", "a motorbike"
 _RATE, _SECONDS, _WINDOW = 15, 4, (480, 360)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Samples:
-    """Paths of the samples."""
-
-    gallery: Path
-    """The directory of the photographs and the clip."""
-    query: Path
-    """An image to search for, outside the gallery."""
-
-
-def write_samples(directory: Path) -> Samples:
-    """Copy the photographs to `DIR/images` and the query beside it, and write the clip.
+def write_samples(directory: Path) -> tuple[Path, Path]:
+    """Copy the photographs to `DIR/images` and the query beside it, and write the clip; return these two paths.
 
     Raises MissingExtraError or DataError without scikit-image's images, OutputError if DIR cannot be written.
     """
@@ -75,7 +64,7 @@ def write_samples(directory: Path) -> Samples:
             with replacing(image) as temporary:
                 shutil.copyfile(source / image.name, temporary)
         write_pan(source / CLIP_SOURCE, gallery / CLIP)
-    return Samples(gallery=gallery, query=query)
+    return gallery, query
 
 
 def write_pan(image: Path, clip: Path) -> None:

@@ -275,7 +275,6 @@ def all_but_largest(group: Sequence[Hit], threshold: float = SIMILAR) -> list[Hi
 
 
 def _is_unchanged(row: IndexRow, path: Path) -> bool:
-    """Return whether a row's file still has the size and time that it was indexed with."""
     try:
         status = path.stat()
     except OSError:

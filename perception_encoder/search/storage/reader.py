@@ -227,7 +227,6 @@ def cut_moments(frames: Iterable[Frame]) -> list[Moment]:
 
 
 def _add_window(moments: list[Moment], window: Sequence[Frame]) -> None:
-    """Make a window a moment, or add it to the last moment if they are similar."""
     total = np.sum([frame.vector for frame in window], axis=0)
     best = max(window, key=lambda frame: float(frame.vector @ total))
     moment = Moment(start=window[0].time, end=window[-1].end, best=best, total=total)
@@ -327,7 +326,6 @@ class Reader:
 
 
 def _row(file: File, digest: str, size: tuple[int, int], thumbnail: bytes) -> IndexRow:
-    """Return an image's row without its vector."""
     return IndexRow(
         id=row_id(file.path, None),
         path=file.path,

@@ -87,7 +87,7 @@ class Store:
 
     def __init__(self, directory: Path, settings: Mapping[str, Any], state: State) -> None:
         self.directory, self.settings = directory, dict(settings)
-        self._store, self._identity, self._checked = directory / STORE, state.identity, state.commit
+        self._store, self._identity = directory / STORE, state.identity
         self._vectors: tuple[tuple[int, int, bool], Vectors] | None = None
         self._found: tuple[tuple[object, ...], Int[np.ndarray, " K"]] | None = None
         """The slots that matched the last condition."""
@@ -187,11 +187,8 @@ class Store:
             self.check({"model": name}, model)
 
     def refresh(self) -> int:
-        """Return the number of the last commit; SearchIndexError if the index is damaged or was rebuilt."""
+        """Return the number of the last commit; SearchIndexError if the index was rebuilt, or that cannot be read."""
         with self._reading() as reading:
-            if reading.state.commit != self._checked:
-                self._check(reading, whole=False)
-                self._checked = reading.state.commit
             return reading.state.commit
 
     @property
@@ -292,7 +289,6 @@ class Store:
             yield Reading(connection, state, vectors)
 
     def _open_vectors(self, state: State) -> Vectors:
-        """Map the file of vectors, unless that is done."""
         coded = self._is_sealed([codes_path(self._store, state.generation)])
         opened, key = self._vectors, (state.generation, state.slots, coded)
         if opened is None or opened[0] != key:
@@ -379,7 +375,6 @@ class Store:
             restrict(self._store, self.directory, self.root)  # to the permissions of the images' directory
 
     def _compact(self, vectors: Vectors) -> State:
-        """Write the vectors that have rows to a new file."""
         with self._changing() as (connection, state):
             query = "SELECT slot FROM rows ORDER BY slot"
             slots = np.fromiter((slot for (slot,) in connection.execute(query)), np.int64)
@@ -444,7 +439,6 @@ def index_command(directory: Path, *options: str) -> str:
 
 
 def _put(connection: sqlite3.Connection, state: State, **changes: Any) -> State:
-    """Write the state of an index."""
     state = replace(state, commit=state.commit + 1, **changes)
     write_value(connection, "state", asdict(state))
     return state

@@ -172,6 +172,5 @@ def parse_template(source: str) -> jinja2.Template:
 
 
 def _printable(value: str) -> str:
-    """Replace control characters and characters that UTF-8 cannot encode by escape sequences."""
     plain = value.encode("utf-8", "backslashreplace").decode()
     return "".join(c if c >= " " or c == "\n" else repr(c)[1:-1] for c in plain)
