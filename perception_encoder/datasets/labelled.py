@@ -31,7 +31,7 @@ class ImageSet:
     """Stored images by name."""
 
     per_item: ClassVar[tuple[str, ...]] = ("keys", "images")
-    """Fields with one entry per image; empty ones are skipped."""
+    """Fields with one entry per image."""
 
     name: str
     keys: tuple[str, ...]
@@ -42,10 +42,7 @@ class ImageSet:
         return open_image(self.images[index], self.keys[index]).convert("RGB")
 
     def select(self, rows: Sequence[int]) -> Self:
-        parts: dict[str, Any] = {}
-        for name in self.per_item:
-            values = getattr(self, name)
-            parts[name] = tuple(values[row] for row in rows) if values else ()
+        parts: dict[str, Any] = {name: tuple(getattr(self, name)[row] for row in rows) for name in self.per_item}
         return replace(self, **parts)
 
     def cut(self) -> tuple[Self, Self]:

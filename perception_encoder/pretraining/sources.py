@@ -322,11 +322,8 @@ def has_split(path: Path, split: str) -> bool:
 
 def _read_captioned(path: Path, split: str) -> list[FileSample]:
     loaded = load_captions(path, split=split)
-    texts: list[list[str]] = [[] for _ in loaded.keys]
-    for text, owner in zip(loaded.captions, loaded.owners, strict=True):
-        texts[owner].append(clean(text))
     metadata = {"source": escape_name(path.stem), "label": ""}
     return [
-        FileSample(key, image, metadata, tuple(dict.fromkeys(captions)))
-        for key, image, captions in zip(loaded.keys, loaded.media, texts, strict=True)
+        FileSample(key, image, metadata, tuple(dict.fromkeys(map(clean, texts))))
+        for key, image, texts in zip(loaded.keys, loaded.media, loaded.captions, strict=True)
     ]

@@ -24,7 +24,7 @@ from perception_encoder.inference.model_spec import ModelKeywords, ModelSpec
 from perception_encoder.inference.pipeline import Embedding
 from perception_encoder.models.checkpoints.find import TowerChoice
 from perception_encoder.models.defaults import default_model
-from perception_encoder.models.registry import canonical_name, same_name
+from perception_encoder.models.registry import canonical_name
 from perception_encoder.preprocess.source import as_paths, escape_name
 from perception_encoder.progress import Track, untracked
 from perception_encoder.search.ranking import (
@@ -42,7 +42,7 @@ from perception_encoder.search.ranking import (
 from perception_encoder.search.storage.database import IndexRow
 from perception_encoder.search.storage.encoder import load_encoder
 from perception_encoder.search.storage.location import limit_store, nearest_index
-from perception_encoder.search.storage.store import SAME, Store, cut_as, index_command
+from perception_encoder.search.storage.store import Store, cut_as, different_settings, index_command
 from perception_encoder.search.terms import Query, Term, parse_term, parse_words
 
 if TYPE_CHECKING:
@@ -298,14 +298,12 @@ def search_files(
 
 def _check_archive(path: str | Path, settings: Mapping[str, Any], now: Mapping[str, Any], model: str) -> None:
     """Raise SearchIndexError if embeddings with these settings were not made as `model` makes them `now`."""
-    different = [key for key in SAME if key in now and settings.get(key, now[key]) != now[key]]
-    if different == ["model"] and same_name(str(settings["model"]), str(now["model"])):
-        return
-    if different and settings.get("weight_hash") == now.get("weight_hash"):
+    different = different_settings(settings, now)
+    if "model" in different or "weight_hash" in different:
+        raise SearchIndexError(f"{path} was not made with {model}; choose {settings['model']}")
+    if different:
         changes = ", ".join(f"{key} {settings[key]}, not {now[key]}" for key in different)
         raise SearchIndexError(f"{path} was made with {changes}, so it cannot be searched with this encoder")
-    if different:
-        raise SearchIndexError(f"{path} was not made with {model}; choose {settings['model']}")
 
 
 def _towers(queries: Sequence[Query]) -> TowerChoice:

@@ -228,16 +228,35 @@ class GenerationQueue:
         are in memory. Closing the iterator, or cancelling its task, stops the generation at the next token. Raises what
         loading the model, `open_conversation` and `Assistant.generate_stream` raise.
         """
+        pieces: asyncio.Queue[str | Reply | Exception | None] = asyncio.Queue()
+        task = asyncio.create_task(self._generate(open_conversation, sampling, pieces.put_nowait))
+        try:
+            while (piece := await pieces.get()) is not None:
+                if isinstance(piece, Exception):
+                    raise piece
+                yield piece
+        finally:
+            piece = None  # an error holds this frame
+            task.cancel()
+
+    async def _generate(
+        self,
+        open_conversation: Callable[[], Sequence[Message]],
+        sampling: Sampling,
+        put: Callable[[str | Reply | Exception | None], None],
+    ) -> None:
+        """Answer when it is the conversation's turn, however slowly the client reads: others wait for that turn."""
         in_thread = partial(asyncio.get_running_loop().run_in_executor, self._thread)
         async with self._turn:
-            pieces = self._answer(open_conversation, sampling)
+            answer = self._answer(open_conversation, sampling)
             try:
-                while (piece := await in_thread(next, pieces, None)) is not None:
-                    yield piece
-            except (ApiError, PerceptionEncoderError) as error:
-                raise detached(error) from None
+                while (piece := await in_thread(next, answer, None)) is not None:
+                    put(piece)
+            except Exception as error:
+                put(detached(error) if isinstance(error, (ApiError, PerceptionEncoderError)) else error)
             finally:
-                await in_thread(pieces.close)
+                await in_thread(answer.close)
+        put(None)
 
     def _answer(
         self, open_conversation: Callable[[], Sequence[Message]], sampling: Sampling

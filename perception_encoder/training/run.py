@@ -7,6 +7,7 @@ import logging
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -94,6 +95,10 @@ class StageRun(ABC):
         """Return the record's entry on the written weights."""
         return {}
 
+    def close(self) -> None:
+        """Close what the run has open, however it ends."""
+        return
+
     @property
     def fingerprint(self) -> str:
         """Identity of the configuration, the data and everything else that the result depends on."""
@@ -108,8 +113,8 @@ def run_stage(
     Raises what `open_run` does, CheckpointError if the directory holds another run, and OutputError if one is training
     in it.
     """
-    with process_group() as rank, run_directory(out):
-        run, trained, metric = open_run(), 0, ""
+    with process_group() as rank, run_directory(out), closing(open_run()) as run:
+        trained, metric = 0, ""
         check_run(out, run.fingerprint, describe_changes(out / RECORD, run.config))
         record = describe_run(run.config, run.fingerprint, run.samples)
         if rank.is_first:

@@ -61,25 +61,23 @@ def _stream(stages: Sequence[EngineStage], records: list[ClipRecord], work: Work
     rows = [{"row": pickle.dumps((record, [], {}))} for record in records]
     data: Any = ray.data.from_items(rows, override_num_blocks=len(rows))
     models = [stage for stage in stages if stage.group != DECODING and not is_endpoint(stage.group)]
+    per_model = gpus / (len(models) or 1)  # with fewer GPUs than models, these share them
     for stage in stages:
-        share, actors = gpu_share(len(models), gpus) if stage in models else (0.0, 1)
+        actors, share = 1, 0.0
+        if stage.group == DECODING:
+            actors = max(1, min(work.workers, int(cpus)))
+        elif stage in models:
+            actors, share = max(1, int(per_model)), min(1.0, per_model)
         data = data.map_batches(
             StageActor,
             fn_constructor_args=(stage, work.tries, attempts, environment),
             batch_size=stage.batch_size,
             batch_format="pyarrow",
-            compute=ray.data.ActorPoolStrategy(
-                min_size=1, max_size=max(1, min(work.workers, int(cpus))) if stage.group == DECODING else actors
-            ),
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=actors),
             num_cpus=min(1.0, cpus / (len(stages) + 1)),
             num_gpus=share or None,
         )
     yield from data.iter_rows()
-
-
-def gpu_share(models: int, gpus: float) -> tuple[float, int]:
-    """Return the share of a GPU and the number of actors of each model; with fewer GPUs than models, they share."""
-    return min(1.0, gpus / models), max(1, int(gpus / models))
 
 
 class StageActor:

@@ -14,10 +14,17 @@ from perception_encoder.files import holding, replacing, write_text, writing
 from perception_encoder.formats.tables import TABLE_SUFFIXES, find_column, read_table
 from perception_encoder.inference.model_spec import ModelSpec
 from perception_encoder.language_alignment.config import LanguageConfig
-from perception_encoder.language_alignment.load import WEIGHTS, find_language_model, load_language_model, runs_elsewhere
+from perception_encoder.language_alignment.decoder import DecoderLoRA
+from perception_encoder.language_alignment.load import load_language_model, runs_elsewhere
 from perception_encoder.language_alignment.run import align_language
-from perception_encoder.language_alignment.text.decoder import DecoderLoRA
-from perception_encoder.language_alignment.weights import PE_LANG, Parts, read_trained, write_language_model
+from perception_encoder.language_alignment.weights import (
+    PE_LANG,
+    WEIGHTS,
+    Parts,
+    find_language_model,
+    read_trained,
+    write_language_model,
+)
 from perception_encoder.models.checkpoints.weights import write_checkpoint
 from perception_encoder.progress import Track, untracked
 from perception_encoder.store import SETTINGS

@@ -42,6 +42,7 @@ FIELDS = {
 """Our fields → names in files and tags; the first one with text counts."""
 MAX_TEXT = 2000
 """Maximum number of characters of a text."""
+MAX_SIDECAR_BYTES = 16 << 20
 QUALITY = 92
 """Quality of the frames' JPEG files."""
 _COMPARED_SECONDS = 0.25
@@ -199,6 +200,8 @@ def read_metadata_fields(sidecar: Path | TarMember | None, tags: Mapping[str, An
     if sidecar is not None:
         where = str(sidecar.with_suffix("") if isinstance(sidecar, Path) else f"{sidecar.tar}: a video's")
         try:
+            if (sidecar.stat().st_size if isinstance(sidecar, Path) else sidecar.size) > MAX_SIDECAR_BYTES:
+                raise DataError(f"{where}.json has more than {MAX_SIDECAR_BYTES:,} bytes")
             content = sidecar.read_bytes() if isinstance(sidecar, Path) else sidecar.read(where)
             sources.append(json_object(where, content))
         except (OSError, DataError, InputError) as error:

@@ -60,7 +60,8 @@ def without(images: Any, broken: Sequence[int]) -> Any:
 
 def captioned(broken: Sequence[int], _: Path) -> RetrievalEvaluator:
     images = labelled("c", 3, broken)
-    return RetrievalEvaluator(CaptionedMedia("toys", images.keys, images.images, COLOURS, (0, 1, 2)))
+    captions = tuple((colour,) for colour in COLOURS)
+    return RetrievalEvaluator(CaptionedMedia("toys", images.keys, images.images, captions))
 
 
 def videos(broken: Sequence[int], _: Path) -> TrackingEvaluator:

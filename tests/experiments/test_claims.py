@@ -15,7 +15,7 @@ from experiments.builtin.card import compare_with_targets, update_card
 from experiments.differences import Gap, find_signs, format_gap, gain, to_gap
 from experiments.findings import GAPS, all_gaps, layer_gaps
 from experiments.layers.run import BUILTIN, FIRST, LAST, NORMED, UNTRAINED, curve_rows
-from experiments.outcomes import DRAWINGS, PHOTOS, HeldOut, Outcome, average_row, difference_row
+from experiments.outcomes import DRAWINGS, PHOTOS, HeldOut, Outcome, average_row
 from experiments.robustness import CHANGES
 from perception_encoder.errors import DataError
 from perception_encoder.evaluation.results import Result, from_json
@@ -76,19 +76,6 @@ def test_images_of_two_tasks_are_resampled_together() -> None:
     }
     assert width["same"] == pytest.approx(2 * 1.96 * 0.5 / 20, rel=0.1)
     assert width["apart"] == pytest.approx(width["same"] / 2**0.5, rel=0.1)
-
-
-def test_a_difference_is_paired() -> None:
-    rng = np.random.default_rng(0)
-    right = rng.random(1000) < 0.5
-    better = right.copy()
-    better[np.flatnonzero(~right)[:30]] = True
-    keys, labels = tuple(map(str, range(1000))), ("a",) * 1000
-    ours, theirs = (Outcome("t", keys, labels, some) for some in (better, right))
-    row = difference_row("gain", [[ours]], [[theirs]])
-    assert row["value"] == pytest.approx(0.03)
-    assert row["interval"][0] > 0.015  # unpaired, the interval would be 0.03 +- 0.044
-    assert row["interval"][1] < 0.045
 
 
 def score(value: float, *, lower: bool, by_seed: tuple[float, ...] = ()) -> LayerScore:

@@ -373,7 +373,7 @@ def test_names_of_libraries_are_told_from_paths(tmp_path: Path, monkeypatch: pyt
     assert library_model_name("open_clip:ViT-B-32,w.pt") == "open_clip:ViT-B-32,w.pt"
 
 
-@pytest.mark.parametrize("kind", SAVE)
+@pytest.mark.parametrize("kind", ["timm", "open_clip", "hf-CLIP", "st-CLIP"])
 def test_a_missing_library_names_the_extra(
     kind: str, saved: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

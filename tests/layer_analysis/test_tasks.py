@@ -19,7 +19,7 @@ from perception_encoder.evaluation.feature_cache import CachedTokens, FeatureCac
 from perception_encoder.evaluation.inputs import EncoderInputs
 from perception_encoder.evaluation.layer_evaluator import CachingLayers
 from perception_encoder.evaluation.statistics.bootstrap import contributions
-from perception_encoder.evaluation.statistics.scores import ItemScores, Score, difference
+from perception_encoder.evaluation.statistics.scores import ItemScores, Score, estimate_difference
 from perception_encoder.formats.shards import write_members
 from perception_encoder.layer_analysis.sweep import run_sweep
 from perception_encoder.layer_analysis.tasks import (
@@ -156,7 +156,7 @@ def test_layers_of_the_same_worth_are_seldom_told_apart(tmp_path: Path) -> None:
             whole, without = retrieval_precision(vectors, labels)
             values = contributions(float(whole[0].mean()), np.nanmean(without[0], axis=0))
             scores.append(ItemScores.of("mAP", values, [str(n) for n in range(80)]))
-        low, high = difference(*scores).interval
+        low, high = estimate_difference(*scores).interval()
         told += not low <= 0 <= high
     assert told <= 5  # drawing questions alone: 16
 

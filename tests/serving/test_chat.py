@@ -141,15 +141,6 @@ def test_the_example_of_the_documentation_runs(
     assert answer.json()["choices"][0]["message"]["content"] == "40x30 What is this? "
 
 
-def test_the_models_are_listed(client: openai.OpenAI, address: str) -> None:
-    assert [model.id for model in client.models.list()] == ["PE-Core-N16-128", "echo"]
-    assert client.models.retrieve("echo").id == client.models.retrieve("runs/echo").id == "echo"
-    about = httpx.get(f"{address}/v1/models/echo").json()
-    assert about["object"] == "model" and about["owned_by"] == "perception-encoder"
-    with pytest.raises(openai.NotFoundError):
-        client.models.retrieve("gpt-4o")
-
-
 def test_an_unknown_model_and_none_are_404(client: openai.OpenAI, encoder: Encoder) -> None:
     with pytest.raises(openai.NotFoundError, match="this server has no model 'gpt-4o'; it has 'echo'") as caught:
         client.chat.completions.create(model="gpt-4o", messages=[user("a")])

@@ -28,7 +28,6 @@ from synthetic.scenes.objects.meshes import bake
 from synthetic.scenes.objects.models import ObjectInfo, ObjectLibrary, ObjectModel, find_flat_top, write_library
 from synthetic.scenes.objects.wavefront import Material, Triangles
 from synthetic.scenes.rendering.renderer import RenderedImage, Renderer
-from synthetic.scenes.samples import production
 from synthetic.scenes.samples.images import ImageMaker
 from synthetic.scenes.samples.production import make_samples, make_scenes
 from synthetic.scenes.samples.sample import SceneSample, ScenesConfig
@@ -434,19 +433,3 @@ def test_tracks_and_events_agree_with_the_frames(sample: SceneSample) -> None:
     answers = {question["question"]: question["answer"] for question in metadata["questions"]}
     assert len(answers) == 8
     assert answers.get("How many things move?", str(len(moving))) == str(len(moving))
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("--split", "all"), "train, val, test"),
-        (("--size", "33"), "even"),
-        (("--models", "gone.tar"), "synthetic.furniture"),
-    ],
-)
-def test_bad_settings_are_one_line(
-    run_module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], message: str
-) -> None:
-    monkeypatch.setattr(production, "bundled_models", revolved_models)
-    run = run_module("scenes", "-o", tmp_path, *arguments)
-    assert run.status == 2 and message in run.stderr and "Traceback" not in run.stderr

@@ -8,7 +8,6 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 from hypothesis import given
@@ -18,6 +17,7 @@ from perception_encoder.errors import InputError
 from perception_encoder.inference.listing import list_items
 from perception_encoder.preprocess.frames import colour_change, colour_histogram
 from perception_encoder.preprocess.video import sample_frames
+from perception_encoder.preprocess.video_file import write_video
 from perception_encoder.video_data_engine.config import EngineConfig
 from perception_encoder.video_data_engine.journal import FRAMES, ClipRecord, StageResult
 from perception_encoder.video_data_engine.videos import (
@@ -126,6 +126,16 @@ def test_a_bad_file_is_noted_and_the_rest_is_used(
     assert f"{path} is not" in caplog.text
 
 
+def test_a_json_that_is_too_large_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tar = write_tar(tmp_path / "a.tar", {"a.mp4": b"x", "a.json": b'{"title": "A cup"}'})
+    (tmp_path / "b.json").write_text('{"title": "A cup"}')
+    (member,) = list_videos([tar])
+    for limit, title in ((1 << 20, {"title": "A cup"}), (9, {})):
+        monkeypatch.setattr("perception_encoder.video_data_engine.videos.MAX_SIDECAR_BYTES", limit)
+        for sidecar in (tmp_path / "b.json", member.sidecar):
+            assert read_metadata_fields(sidecar, {}, None) == title
+
+
 def test_fields_of_other_types_are_ignored_and_long_ones_cut(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_text(json.dumps({"title": 7, "video_title": "", "description": "x" * 5000, "keywords": [1, 2]}))
@@ -139,16 +149,12 @@ def shots(*lengths: int, speed: float = 0.25) -> bytes:
     """A video of shots of so many frames, 25 a second, of noise that moves `speed` pixels a frame."""
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory, "clip.mp4")
-        with av.open(str(path), "w") as container:
-            stream = container.add_stream("libx264", rate=25)
-            stream.width, stream.height, stream.pix_fmt, stream.gop_size = 96, 64, "yuv420p", 50
+        with write_video(path, (96, 64), 25) as add:
             for seed, length in enumerate(lengths):
                 tiles = np.random.default_rng(seed).integers(0, 256, (8, 12, 3), dtype=np.uint8)
                 view = tiles.repeat(8, 0).repeat(8, 1)
                 for number in range(length):
-                    frame = av.VideoFrame.from_ndarray(np.roll(view, int(number * speed), 1), format="rgb24")
-                    container.mux(stream.encode(frame))
-            container.mux(stream.encode())
+                    add(np.roll(view, int(number * speed), 1))
         return path.read_bytes()
 
 

@@ -184,14 +184,6 @@ def test_scores_are_learned() -> None:
     assert json.loads(json.dumps(report.to_dict()))["error"] == "out of bag"
 
 
-def test_the_error_is_out_of_bag() -> None:
-    """On noise, a forest that is evaluated on its own training data would look good."""
-    values, _ = data()
-    noise = np.random.default_rng(5).uniform(0, 5, 150)
-    _, report = score_videos(table_of(NOISE, values), {f"train/{n}": float(noise[n]) for n in range(150)})
-    assert report.explained < 0.1 and abs(report.rank_correlation) < 0.25
-
-
 def test_too_few_or_unknown_hand_scores() -> None:
     table = table_of(np.ones((30, 2)))
     with pytest.raises(DataError, match="10 hand scores; a forest needs at least 20"):

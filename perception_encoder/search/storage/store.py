@@ -59,7 +59,18 @@ _GAPS = 1.25  # slots per row, at most
 _BLOCK = 16_384  # vectors copied at a time
 _AT_ONCE = 500  # rows of one query
 _DAMAGE = (OSError, ValueError, LookupError, TypeError, OverflowError, sqlite3.Error, sqlite3.Warning)
-SAME = ("model", "weight_hash", "layer", "pool", "dimension", "prompts")  # equal if vectors are comparable
+_SAME = ("model", "weight_hash", "layer", "pool", "dimension", "prompts")  # equal if vectors are comparable
+
+
+def different_settings(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """Return the settings (`Encoder.describe`) because of which vectors cannot be compared.
+
+    Of those that one side lacks, nothing is known. If the models differ, they alone are named.
+    """
+    different = [name for name in _SAME if name in one and name in other and one[name] != other[name]]
+    if "model" in different and not same_name(str(one["model"]), str(other["model"])):
+        return ["model"]
+    return [name for name in different if name != "model"]
 
 
 def cut_as(encoder: Encoder, settings: Mapping[str, Any]) -> Encoder:
@@ -162,19 +173,13 @@ class Store:
 
         `model`: the name or path of their model, for the command that rebuilds the index with it.
         """
-        different = [name for name in SAME if name in settings and not self._has(name, settings[name])]
-        if "model" in different:  # the rest follows
-            different = ["model"]
-        if different:
+        if different := different_settings(self.settings, settings):
             changes = ", ".join(f"{name} {self.settings.get(name)}, not {settings[name]}" for name in different)
             shorter = ["--dimensions", str(settings["dimensions"])] if settings.get("dimensions") else []
             command = index_command(self.directory, "--rebuild", "--model", model, *shorter)
             raise SearchIndexError(
                 f"the index of {self.directory} was made with {changes}; use that model, or rebuild it with: {command}"
             )
-
-    def _has(self, name: str, value: object) -> bool:
-        return same_name(str(self.settings[name]), str(value)) if name == "model" else self.settings.get(name) == value
 
     def check_name(self, model: str) -> None:
         """Raise SearchIndexError if a model's name alone differs from the index's, before any download."""

@@ -15,7 +15,6 @@ from perception_encoder.models.checkpoints.weights import (
     create_model,
     load_model,
     published_state_dict,
-    write_checkpoint,
 )
 
 TOWER = "PE-Spatial-T16-512"
@@ -25,13 +24,6 @@ TOWER = "PE-Spatial-T16-512"
 def tower(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("in") / f"{TOWER}.pt"
     torch.save(published_state_dict(create_model(TOWER)), path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def nano(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("in") / "nano.safetensors"
-    write_checkpoint(create_model("builtin"), path)
     return path
 
 
@@ -67,12 +59,12 @@ def test_an_out_without_a_suffix_is_a_directory_with_the_configuration(run_pe: C
     assert timm.create_model(f"local-dir:{tmp_path / 'timm'}", pretrained=True).pretrained_cfg["crop_mode"] == "squash"
 
 
-def test_the_text_tower_that_timm_has_not_is_mentioned(run_pe: Callable, nano: Path, tmp_path: Path) -> None:
-    run = run_pe("convert", nano, tmp_path / "a.safetensors", "--to", "timm")
+def test_the_text_tower_that_timm_has_not_is_mentioned(run_pe: Callable, checkpoint: Path, tmp_path: Path) -> None:
+    run = run_pe("convert", checkpoint, tmp_path / "a.safetensors", "--to", "timm")
     assert run.status == 0
     assert "warning: timm has no text towers: " in run.stderr and "of PE-Core-N16-128 were omitted" in run.stderr
     vision = load_model(tmp_path / "a.safetensors").state_dict()
-    whole = load_model(nano).visual.state_dict()
+    whole = load_model(checkpoint).visual.state_dict()
     assert all(torch.equal(vision[name], whole[name]) for name in whole)
 
 

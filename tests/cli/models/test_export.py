@@ -7,26 +7,17 @@ from pathlib import Path
 
 import onnxruntime
 import pytest
-import torch
 
 import perception_encoder as pe
 from perception_encoder.exports import card
-from perception_encoder.language_alignment.weights import build_language_model, write_language_model
-from perception_encoder.models.checkpoints.weights import create_model, load_model, write_checkpoint
+from perception_encoder.models.checkpoints.weights import load_model
 from tests.cards import run_card
 from tests.conftest import Run
-from tests.language_alignment.test_weights import parts
+from tests.language_alignment.test_weights import write_file
 
 
-@pytest.fixture(scope="module")
-def nano(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("in") / "nano.safetensors"
-    write_checkpoint(create_model("builtin"), path, half=True)
-    return path
-
-
-def test_both_towers(run_pe: Callable, nano: Path, tmp_path: Path) -> None:
-    run = run_pe("export", "onnx", "-m", nano, "-o", tmp_path / "out", "--size", "32x64")
+def test_both_towers(run_pe: Callable, checkpoint: Path, tmp_path: Path) -> None:
+    run = run_pe("export", "onnx", "-m", checkpoint, "-o", tmp_path / "out", "--size", "32x64")
     assert (run.status, run.stderr) == (0, "")
     lines = run.stdout.splitlines()
     assert [line.partition(":")[0] for line in lines] == [f"{tmp_path / 'out' / t}.onnx" for t in ("image", "text")]
@@ -75,22 +66,20 @@ def test_int8_towers_of_a_trained_model(run_pe: Callable, tmp_path: Path) -> Non
         (["IN", "full"], "exists already; name a new directory"),
     ],
 )
-def test_errors(run_pe: Callable, nano: Path, tmp_path: Path, arguments: list[str], message: str) -> None:
+def test_errors(run_pe: Callable, checkpoint: Path, tmp_path: Path, arguments: list[str], message: str) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine").touch()
     model, out, *options = arguments
-    run = run_pe("export", "onnx", nano if model == "IN" else model, tmp_path / out, *options)
+    run = run_pe("export", "onnx", checkpoint if model == "IN" else model, tmp_path / out, *options)
     assert run.status == 2
     assert message in run.stderr and run.stderr.count("\n") == 1
     assert [path.name for path in tmp_path.rglob("*")] == ["full", "mine"]
 
 
 def test_the_encoder_of_a_language_alignment(run_pe: Callable, tmp_path: Path) -> None:
-    model_parts = parts(tmp_path)
-    model, _ = build_language_model(model_parts, torch.Generator().manual_seed(0))
     run = tmp_path / "run"
     run.mkdir()
-    write_language_model(run / "language.safetensors", model_parts, model, vision=True, decoder=False)
+    write_file(run / "language.safetensors", vision=True)
     made = run_pe("export", "lang", run, "-o", tmp_path / "lang")
     assert made.status == 0 and "4 layers of width 192, for images of 64 px" in made.stdout
     names = {"config.json", "model.safetensors", "README.md", "SHA256SUMS"}

@@ -25,7 +25,7 @@ from perception_encoder.evaluation.dense.detection import (
     resampled_precision,
     to_results,
 )
-from perception_encoder.evaluation.statistics.scores import difference
+from perception_encoder.evaluation.statistics.scores import estimate_difference
 from tests.datasets.drawn import write_instances
 from tests.evaluation.layers import ColourLayers
 
@@ -72,8 +72,8 @@ def test_boxes_and_masks_are_measured_with_each_seed(tmp_path: Path) -> None:
     assert result[0].method == "Mask R-CNN" and result[0].settings["head seeds"] == "3"
     assert [score.name for score in result] == [f"{kind} {ap}" for kind in ("box", "mask") for ap in APS]
     assert [[item.seed for item in score.items] for score in result] == [[0, 1, 2]] * 6
-    gap = difference(result[0].items, result[0].items)
-    assert (gap.value, gap.interval, gap.n) == (0, (-1, 1), 2)  # two images that agree say nothing
+    gap = estimate_difference(result[0].items, result[0].items)
+    assert (gap.value, gap.interval(), gap.blocks) == (0, (-1, 1), 2)  # two images that agree say nothing
 
 
 def test_lvis_counts_more_objects_and_less_sure_ones(tmp_path: Path) -> None:

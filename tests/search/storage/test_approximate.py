@@ -65,14 +65,6 @@ def test_hits_are_nearly_the_exact_ones(index: Store, vectors: np.ndarray) -> No
     assert recall(index, vectors) >= 0.99
 
 
-def test_a_small_index_compares_every_row(tmp_path: Path, vectors: np.ndarray) -> None:
-    index = Store.create(tmp_path, SETTINGS)
-    index.replace([], make_rows(vectors[:900]))
-    index.finish()
-    assert not is_approximate(index)
-    assert recall(index, vectors[:900]) == 1
-
-
 def test_conditions_hold(index: Store, vectors: np.ndarray) -> None:
     videos = np.arange(COUNT) % 4 == 0
     assert recall(index, vectors, "kind = 'video'", videos) >= 0.99
@@ -110,21 +102,6 @@ def test_removed_and_replaced_rows_are_found_no_more(index: Store, vectors: np.n
     assert recall(index, now, allowed=here) >= 0.99
     for vector in vectors[:300:3]:
         assert all(here[int(row.id)] for _, row in index.nearest(vector, 10))
-
-
-def test_an_update_appends_the_vectors_of_new_rows(index: Store, vectors: np.ndarray) -> None:
-    place = index.directory / STORE
-    before = (place / "vectors-1.f32").read_bytes()
-    index.replace(["5.jpg", "6.jpg"], [])
-    added = unit_vectors(100, 3)
-    index.replace([], make_rows(added, COUNT))
-    index.finish()
-    after = (place / "vectors-1.f32").read_bytes()
-    assert after[: len(before)] == before and len(after) == len(before) + added.nbytes
-    reopened = Store.open(index.directory, whole=True)
-    here = np.ones(COUNT + 100, bool)
-    here[5:7] = False
-    assert is_approximate(reopened) and recall(reopened, np.concatenate([vectors, added]), allowed=here) >= 0.99
 
 
 def test_vectors_are_written_anew_when_many_are_of_no_row(index: Store, vectors: np.ndarray) -> None:

@@ -33,20 +33,17 @@ def spans(kinds: str, colours: str | None = None) -> list[tuple[float, float]]:
     return [(moment.start, moment.end) for moment in cut_moments(frames(kinds, colours))]
 
 
-def test_a_shot_change_ends_a_moment() -> None:
-    assert spans("aabbb") == [(0, 2), (2, 5)]
-
-
-def test_a_long_take_of_one_thing_is_one_moment() -> None:
-    assert spans("aaaaaaaaaa") == [(0, 10)]
-
-
-def test_what_changes_without_a_cut_is_parted_by_length() -> None:
-    assert spans("aaaabbbb", "aaaaaaaa") == [(0, 4), (4, 8)]
-
-
-def test_cuts_between_views_of_one_thing_are_no_moments() -> None:
-    assert spans("aaaa", "abab") == [(0, 4)]
+@pytest.mark.parametrize(
+    ("kinds", "colours", "expected"),
+    [
+        ("aabbb", "aabbb", [(0, 2), (2, 5)]),  # a shot change
+        ("aaaaaaaaaa", "aaaaaaaaaa", [(0, 10)]),  # a long take of one thing
+        ("aaaabbbb", "aaaaaaaa", [(0, 4), (4, 8)]),  # a change without a cut, parted by length
+        ("aaaa", "abab", [(0, 4)]),  # cuts between views of one thing
+    ],
+)
+def test_moments_end_at_changes(kinds: str, colours: str, expected: list[tuple[float, float]]) -> None:
+    assert spans(kinds, colours) == expected
 
 
 def test_a_moment_has_the_mean_vector_and_its_most_typical_frame() -> None:

@@ -10,86 +10,78 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from perception_encoder.errors import CheckpointError, ConfigError, WeightsUnavailableError
-from perception_encoder.language_alignment.text.decoder import (
+from perception_encoder.language_alignment.decoder import (
     DecoderLoRA,
     adapter_state,
     add_decoder_adapters,
     load_adapters,
     load_decoder,
     make_decoder,
+    make_fresh_decoder,
     merge_decoder_adapters,
+    write_fresh_decoder,
 )
-from perception_encoder.language_alignment.text.fresh_decoder import make_fresh_decoder, write_fresh_decoder
 from tests.language_models import byte_tokenizer, tiny_llama, write_tiny_decoder
 
 
 def test_a_directory_in_transformers_layout_is_loaded(tmp_path: Path) -> None:
-    decoder = load_decoder(write_tiny_decoder(tmp_path))
+    path = write_tiny_decoder(tmp_path)
+    decoder = load_decoder(path)
     assert decoder.dim == 32 and decoder.end_tokens == {257}
     assert decoder.prompts.context == 512
     assert not any(parameter.requires_grad for parameter in decoder.model.parameters())
     ids = torch.arange(20)[None]
     torch.testing.assert_close(decoder.model(ids).logits, tiny_llama()(ids).logits)
+    for stored in (torch.float16, torch.bfloat16):
+        tiny_llama().to(stored).save_pretrained(path)
+        assert load_decoder(path, None).model.dtype == stored and load_decoder(path).model.dtype == torch.float32
 
 
-@pytest.mark.parametrize("stored", [torch.float16, torch.bfloat16])
-def test_without_a_type_a_decoder_has_its_files(tmp_path: Path, stored: torch.dtype) -> None:
-    path = write_tiny_decoder(tmp_path)
-    load_decoder(path).model.to(stored).save_pretrained(path)
-    assert load_decoder(path, None).model.dtype == stored
-    assert load_decoder(path).model.dtype == torch.float32
+def test_a_model_that_cannot_answer_is_refused() -> None:
+    from transformers import T5Config, T5ForConditionalGeneration
 
-
-def test_a_model_without_a_chat_template_is_an_error_and_one_can_be_given() -> None:
     with pytest.raises(ConfigError, match="tiny has no chat template"):
         make_decoder("tiny", tiny_llama(), byte_tokenizer(None))
     assert make_decoder("tiny", tiny_llama(), byte_tokenizer(None), chat_template="x").prompts.template == "x"
-
-
-def test_an_encoder_decoder_is_refused() -> None:
-    from transformers import T5Config, T5ForConditionalGeneration
-
+    with pytest.raises(ConfigError, match="context is 513; tiny reads at most 512 tokens"):
+        make_decoder("tiny", tiny_llama(), byte_tokenizer(), context=513)
     config = T5Config(vocab_size=300, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)
     with pytest.raises(ConfigError, match="is an encoder-decoder"):
         make_decoder("t5", T5ForConditionalGeneration(config), byte_tokenizer())
 
 
-def test_a_context_longer_than_the_models_is_refused() -> None:
-    with pytest.raises(ConfigError, match="context is 513; tiny reads at most 512 tokens"):
-        make_decoder("tiny", tiny_llama(), byte_tokenizer(), context=513)
-
-
-def test_a_directory_that_is_no_model_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(WeightsUnavailableError, match=r"missing config\.json, tokenizer\.json, model\.safetensors"):
+def test_an_incomplete_directory_names_the_missing_files(tmp_path: Path) -> None:
+    with pytest.raises(WeightsUnavailableError, match=r"missing config\.json, tokenizer\.json, model\.safetensors;"):
         load_decoder(tmp_path)
-    write_tiny_decoder(tmp_path / "model")
-    (tmp_path / "model" / "tokenizer.json").unlink()
-    with pytest.raises(WeightsUnavailableError, match=r"model is incomplete: missing tokenizer\.json; download"):
-        load_decoder(tmp_path / "model")
-    with pytest.raises(WeightsUnavailableError, match="is not a file"):
+    tiny_llama().save_pretrained(tmp_path, max_shard_size="20KB")
+    parts = sorted(path.name for path in tmp_path.glob("model-*.safetensors"))
+    assert len(parts) > 2
+    missing = [parts[1], parts[-1]]
+    for name in missing:
+        (tmp_path / name).unlink()
+    with pytest.raises(WeightsUnavailableError, match="is incomplete: missing ") as error:
+        load_decoder(tmp_path)
+    assert all(name in str(error.value) for name in (str(tmp_path), "tokenizer.json", *missing))
+    with pytest.raises(WeightsUnavailableError, match=r"none\.gguf cannot be read"):
         load_decoder(tmp_path / "none.gguf")
 
 
 TEXTS = ["What colour is the mug?", "the mug is blue", "[012, 345, 678, 901]"]
 
 
-def test_the_same_seed_gives_the_same_model() -> None:
-    one, same, other = (make_fresh_decoder(TEXTS, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1))
+def test_a_fresh_model_has_the_texts_tokens_and_single_digits_and_is_its_seeds() -> None:
+    one, same, other = (make_fresh_decoder(TEXTS * 20, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1))
     assert one.dim == 128
     for name, value in one.model.state_dict().items():
         assert torch.equal(value, same.model.state_dict()[name])
     assert not torch.equal(next(one.model.parameters()), next(other.model.parameters()))
-
-
-def test_tokens_are_made_from_the_texts_but_digits_stand_alone() -> None:
-    tokenizer = make_fresh_decoder(TEXTS * 20, torch.Generator()).tokenizer
-    assert len(tokenizer.tokenize("What colour")) == 2
-    assert len(tokenizer.tokenize("345")) == 3
+    tokenizer = one.tokenizer
+    assert len(tokenizer.tokenize("What colour")) == 2 and len(tokenizer.tokenize("345")) == 3
     ids = tokenizer("Größe 17: ✓", add_special_tokens=False)["input_ids"]
     assert tokenizer.decode(ids) == "Größe 17: ✓", "any text can be written"
 
 
-def test_it_is_written_once_in_transformers_layout(tmp_path: Path) -> None:
+def test_a_fresh_model_is_written_once_in_transformers_layout(tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(3)
     path = write_fresh_decoder(tmp_path / "decoder", TEXTS, generator)
     decoder = load_decoder(path)

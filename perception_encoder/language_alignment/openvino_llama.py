@@ -7,16 +7,14 @@ sums are computed in float32 or bfloat16. Keys and values are states of the grap
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from perception_encoder.errors import ModelError
-from perception_encoder.language_alignment.text.reading import Step, common_length, rotates_alike, stack_left
+from perception_encoder.language_alignment.reading import Reader, Reading, rotates_alike
 from perception_encoder.runtime.machine import check_openvino, float_hint
 from perception_encoder.runtime.runtime import Precision
 
@@ -29,16 +27,15 @@ _LOWEST = float(torch.finfo(torch.bfloat16).min)  # of float32, it would become 
 _HALVES = {torch.bfloat16: "bf16", torch.float16: "f16"}
 
 
-class OpenVinoLlama:
+class OpenVinoLlama(Reader):
     """A copy of a Llama's weights, compiled for the CPU; the embeddings of tokens and positions stay the model's."""
 
     runtime = "openvino"
 
     def __init__(self, model: Any, precision: Precision) -> None:
-        """Convert a model that `fits`; in int8, other values than weights have the type of the model.
+        """Convert a model that `fits`; ModelError for weights that are not finite in int8, which would hide them.
 
-        Raises MissingExtraError without OpenVINO, RuntimeError if it does not compile the graph, and ModelError for
-        weights that are not finite in int8, which would hide them.
+        In int8, other values than weights have the type of the model. Raises RuntimeError if the graph is not compiled.
         """
         check_openvino()
         import openvino
@@ -61,46 +58,30 @@ class OpenVinoLlama:
 
     @staticmethod
     def fits(model: Any) -> bool:
-        """Return whether a model is a Llama on a CPU, with RoPE that does not depend on the length of the text."""
+        """Return whether a model is a Llama on a CPU, without biases and RoPE that depends on the text's length."""
         if type(model).__name__ != "LlamaForCausalLM" or model.config.hidden_act != "silu":
             return False
-        linear = all(isinstance(layer, nn.Linear) for layer in _linear_maps(model.model.layers[0]))
-        return linear and model.device.type == "cpu" and rotates_alike(model)
+        plain = all(isinstance(map_, nn.Linear) and map_.bias is None for map_ in _linear_maps(model.model.layers[0]))
+        return plain and model.device.type == "cpu" and rotates_alike(model)
 
-    def read(self, prompts: Sequence[Tensor]) -> tuple[Tensor, Step]:
-        """See `Reader`."""
-        inputs, padding = stack_left(prompts)
-        conversation, embed = _Conversation(self, padding), self.model.get_input_embeddings()
-        return conversation.add(inputs), lambda tokens: conversation.add(embed(torch.tensor(tokens))[:, None])
-
-    def read_each(self, prompts: Sequence[Tensor]) -> Iterator[Tensor]:
-        """See `Reader`."""
-        start, beginning = common_length(prompts), _Conversation(self, torch.zeros(1, dtype=torch.long))
-        if start:
-            beginning.add(prompts[0][None, :start])
-        for prompt in prompts:
-            yield beginning.copy().add(prompt[None, start:])[0]
+    def begin(self, padding: Tensor) -> Reading:
+        return _OpenVinoReading(self, padding)
 
 
-class _Conversation:
-    """Prompts that were read, and their answers so far."""
-
+class _OpenVinoReading(Reading):
     def __init__(self, llama: OpenVinoLlama, padding: Tensor) -> None:
-        """`padding`: number of tokens before each prompt that nothing attends to (B,)."""
         self.llama, self.padding, self.length = llama, padding[:, None], 0
         self.request = llama.compiled.create_infer_request()
 
-    def copy(self) -> _Conversation:
-        """Return a copy that continues on its own."""
-        other = _Conversation(self.llama, self.padding[:, 0])
+    def copy(self) -> Reading:
+        other = _OpenVinoReading(self.llama, self.padding[:, 0])
         if self.length:
             other.length = self.length
             for mine, its in zip(self.request.query_state(), other.request.query_state(), strict=True):
                 its.state = mine.state
         return other
 
-    def add(self, inputs: Float[Tensor, "B T D"]) -> Float[Tensor, "B V"]:
-        """Read further tokens, and return the logits of those after them."""
+    def add(self, inputs: Tensor) -> Tensor:
         for chunk in inputs.split(CHUNK, dim=1):
             logits = self._add(chunk.float())
         return logits
@@ -157,29 +138,24 @@ class _Graph:
             values = self._kept(self._heads(v, self.groups), f"values{number}")
             mixed = op.scaled_dot_product_attention(queries, self._repeat(keys), self._repeat(values), self.mask)
             joined = op.reshape(op.transpose(mixed, _ints(0, 2, 1, 3)), _ints(0, 0, -1), True)
-            x = op.add(x, self._linear(joined, o))
+            x = op.add(x, self._product(joined, o.weight))
             normed = self._norm(x, block.post_attention_layernorm)
             gates, ups = self._linears(normed, gate, up)
-            x = op.add(x, self._linear(op.multiply(op.swish(gates), ups), down))
+            x = op.add(x, self._product(op.multiply(op.swish(gates), ups), down.weight))
         last = op.slice(x, _ints(-1), _ints(np.iinfo(np.int64).max), _ints(1), _ints(1))
-        logits = self._linear(self._norm(last, self.model.model.norm), self.model.lm_head)
+        logits = self._product(self._norm(last, self.model.model.norm), self.model.lm_head.weight)
         return openvino.Model([op.result(logits)], self.states, inputs, "llama")
 
     def _linears(self, x: Any, *layers: nn.Linear) -> list[Any]:
         """Apply several maps to one input; in int8 as one product, which makes a step a tenth faster."""
         if not self.int8:  # where joined weights would be copies
-            return [self._linear(x, layer) for layer in layers]
-        weight = torch.cat([layer.weight for layer in layers])
-        bias = None if layers[0].bias is None else torch.cat([layer.bias for layer in layers])
+            return [self._product(x, layer.weight) for layer in layers]
         sizes = _ints(*(layer.out_features for layer in layers))
-        return list(self.op.variadic_split(self._product(x, weight, bias), _int(2), sizes).outputs())
+        product = self._product(x, torch.cat([layer.weight for layer in layers]))
+        return list(self.op.variadic_split(product, _int(2), sizes).outputs())
 
-    def _linear(self, x: Any, layer: nn.Linear) -> Any:
-        return self._product(x, layer.weight, layer.bias)
-
-    def _product(self, x: Any, weight: Tensor, bias: Tensor | None) -> Any:
-        product = self.op.matmul(x, self._weight(weight.detach()), False, True)
-        return product if bias is None else self.op.add(product, _float(bias.detach().float().numpy()))
+    def _product(self, x: Any, weight: Tensor) -> Any:
+        return self.op.matmul(x, self._weight(weight.detach()), False, True)
 
     def _weight(self, weight: Tensor) -> Any:
         """Return a weight (out, in) as float32 values, stored in fewer bits if they fit."""
@@ -247,11 +223,8 @@ class _Graph:
 
 def _linear_maps(block: Any) -> tuple[Any, ...]:
     """Return the linear layers of a Llama's block: queries, keys, values, output; gate, up, down."""
-    attention, mlp = block.self_attn, block.mlp
-    return (
-        *(attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj),
-        *(mlp.gate_proj, mlp.up_proj, mlp.down_proj),
-    )
+    q, k, v, o = (getattr(block.self_attn, f"{name}_proj") for name in "qkvo")
+    return q, k, v, o, block.mlp.gate_proj, block.mlp.up_proj, block.mlp.down_proj
 
 
 def _rounded(weight: Tensor) -> tuple[Tensor, Tensor]:

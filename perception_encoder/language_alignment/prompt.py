@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from perception_encoder.errors import ConfigError, ContextLengthError, one_line
@@ -56,10 +56,17 @@ class PromptFormat:
         `image_tokens`: tokens of each image or video of the messages. Raises ConfigError for a wrong number of them,
         a conversation without an answer, and images that leave no room for one.
         """
-        if not any(message.role == "assistant" for message in messages):
+        text, answers = self._render(messages, False), []
+        for number, message in enumerate(messages):
+            if message.role == "assistant":
+                before = self._render(messages[:number], True)
+                after = self._render(messages[: number + 1], False).rstrip()  # its end-of-turn token included
+                if not (after.startswith(before) and text.startswith(after)):
+                    raise ConfigError("the chat template changes earlier turns, so answers cannot be located")
+                answers.append((len(before), len(after)))
+        if not answers:
             raise ConfigError("the conversation has no answer of the assistant to train on")
-        text, spans = self._render_with_answers(messages)
-        prompt = self._tokenize(text, spans, image_tokens)
+        prompt = self._tokenize(text, answers, image_tokens)
         excess = len(prompt.ids) - self.context
         if excess <= 0:
             return prompt
@@ -110,30 +117,27 @@ class PromptFormat:
         Without `cut_text` nothing is cut, and room for one token is enough. Raises ContextLengthError if the images
         leave no room; ConfigError for a wrong number of `image_tokens`.
         """
-        limit = self.context - room
         prompt = self._tokenize(self._render(messages, True), [], image_tokens)
-        length, cut = len(prompt.ids), 0
+        length = len(prompt.ids)
         if not cut_text:
-            if length >= self.context:
-                raise ContextLengthError(
-                    f"the conversation's {length} tokens leave no room for an answer in the context of {self.context}; "
-                    "send less"
-                )
-            return prompt
-        while len(prompt.ids) > limit:
-            shorter = self._without_middle(messages, len(prompt.ids) - limit)
+            if length < self.context:
+                return prompt
+            raise ContextLengthError(
+                f"the conversation's {length} tokens leave no room for an answer in the context of {self.context}; "
+                "send less"
+            )
+        while (excess := len(prompt.ids) + room - self.context) > 0:
+            shorter = self._without_middle(messages, excess)
             if shorter is None:
-                images = sum(prompt.is_image)
                 raise ContextLengthError(
-                    f"{images} image tokens and {room} for the answer do not fit the context of {self.context}; "
-                    "give fewer images, frames or tiles, or a shorter answer"
+                    f"{sum(prompt.is_image)} image tokens and {room} for the answer do not fit the context of "
+                    f"{self.context}; give fewer images, frames or tiles, or a shorter answer"
                 )
             messages = shorter
             prompt = self._tokenize(self._render(messages, True), [], image_tokens)
-            cut = length - len(prompt.ids)
-        if cut:
+        if cut := length - len(prompt.ids):
             logger.warning("the prompt had %d tokens; its longest text lost %d to fit the context", length, cut)
-        return Prompt(prompt.ids, prompt.labels, prompt.is_image, cut=cut)
+        return replace(prompt, cut=cut)
 
     def _render(self, messages: Sequence[Message], answer_next: bool) -> str:
         texts = [
@@ -148,58 +152,35 @@ class PromptFormat:
         except Exception as error:  # templates raise anything, for example about the order of roles
             raise ConfigError(f"the chat template rejects this conversation: {one_line(error)}") from None
 
-    def _render_with_answers(self, messages: Sequence[Message]) -> tuple[str, list[tuple[int, int]]]:
-        """Return the whole text, and the start and end of each answer in it, including its end-of-turn token."""
-        text = self._render(messages, False)
-        spans = []
-        for number, message in enumerate(messages):
-            if message.role == "assistant":
-                before = self._render(messages[:number], True)
-                after = self._render(messages[: number + 1], False)
-                if not (after.startswith(before) and text.startswith(after.rstrip())):
-                    raise ConfigError("the chat template changes earlier turns, so answers cannot be located")
-                spans.append((len(before), len(after.rstrip())))
-        return text, spans
-
-    def _tokenize(self, text: str, spans: list[tuple[int, int]], image_tokens: Sequence[int]) -> Prompt:
-        """Tokenize a rendered text, split where answers and images begin and end."""
-        images = [position for position, letter in enumerate(text) if letter == PLACEHOLDER]
+    def _tokenize(self, text: str, answers: list[tuple[int, int]], image_tokens: Sequence[int]) -> Prompt:
+        """Tokenize a rendered text, split where answers, given by their start and end, and images begin and end."""
+        images = [at for at, letter in enumerate(text) if letter == PLACEHOLDER]
         if len(images) != len(image_tokens):
             raise ConfigError(f"the prompt has {len(images)} placeholders for {len(image_tokens)} images and videos")
-        cuts = {0, len(text), *(edge for span in spans for edge in span)}
-        cuts |= {edge for position in images for edge in (position, position + 1)}
         counts = dict(zip(images, image_tokens, strict=True))
-        starts, ends = {start for start, _ in spans}, {end for _, end in spans}
+        edges = {0, len(text), *itertools.chain(*answers)}
+        edges |= {edge for at in images for edge in (at, at + 1)}
         ids: list[int] = []
         labels: list[int] = []
         is_image: list[bool] = []
-        edges = sorted(cuts)
-        answering = False
-        for start, end in itertools.pairwise(edges):
-            answering = (answering or start in starts) and start not in ends
+        for start, end in itertools.pairwise(sorted(edges)):
             if start in counts:
-                piece, labelled = [0] * counts[start], [IGNORED] * counts[start]
+                piece, labelled = [0] * counts[start], False
             else:
                 piece = self.tokenizer(text[start:end], add_special_tokens=False)["input_ids"]
-                labelled = piece if answering else [IGNORED] * len(piece)
+                labelled = any(first <= start < last for first, last in answers)
             ids += piece
-            labels += labelled
+            labels += piece if labelled else [IGNORED] * len(piece)
             is_image += [start in counts] * len(piece)
         return Prompt(ids, labels, is_image)
 
     def _without_middle(self, messages: Sequence[Message], excess: int) -> list[Message] | None:
         """Return the messages with `excess` tokens cut from the middle of the longest text; None if it is too short."""
-        texts = [
-            (len(part), row, column)
-            for row, message in enumerate(messages)
-            for column, part in enumerate(message.content)
-            if isinstance(part, str)
-        ]
-        if not texts:
-            return None
-        _, row, column = max(texts)
-        message = messages[row]
-        text = str(message.content[column])
+        text, row, column = "", 0, 0
+        for at, message in enumerate(messages):
+            for place, part in enumerate(message.content):
+                if isinstance(part, str) and len(part) >= len(text):
+                    text, row, column = part, at, place
         ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         left = len(ids) - excess - len(self.tokenizer(GAP, add_special_tokens=False)["input_ids"])
         if left < 2:
@@ -208,5 +189,6 @@ class PromptFormat:
         shorter = self.tokenizer.decode(head) + GAP + self.tokenizer.decode(tail)
         if len(shorter) >= len(text):
             return None
-        content = (*message.content[:column], shorter, *message.content[column + 1 :])
-        return [*messages[:row], Message(message.role, content), *messages[row + 1 :]]
+        content = list(messages[row].content)
+        content[column] = shorter
+        return [*messages[:row], Message(messages[row].role, tuple(content)), *messages[row + 1 :]]

