@@ -26,14 +26,10 @@ SAME_SPLITS = ({"val", "valid", "validate", "validation"}, {"train", "training"}
 """Names of one split."""
 
 
-@dataclass(frozen=True)
-class ShardSample:
-    """An image and its metadata."""
+class Labelled:
+    """What a sample's metadata say."""
 
-    key: str
-    extension: str
-    image: bytes
-    metadata: dict[str, Any]
+    metadata: Mapping[str, Any]
 
     @property
     def source(self) -> str:
@@ -44,6 +40,16 @@ class ShardSample:
     def label(self) -> str:
         """The image's class."""
         return str(self.metadata["label"])
+
+
+@dataclass(frozen=True)
+class ShardSample(Labelled):
+    """An image and its metadata."""
+
+    key: str
+    extension: str
+    image: bytes
+    metadata: dict[str, Any]
 
 
 def write_members(path: Path, members: Iterable[tuple[str, bytes]]) -> int:

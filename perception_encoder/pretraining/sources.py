@@ -22,7 +22,7 @@ from perception_encoder.datasets.classified import load_tasks
 from perception_encoder.datasets.labelled import held_out_rows
 from perception_encoder.errors import DataError, InputError
 from perception_encoder.formats.media_directory import MediaSource
-from perception_encoder.formats.shards import find_shards, read_shard, shards_below, split_names
+from perception_encoder.formats.shards import Labelled, find_shards, read_shard, shards_below, split_names
 from perception_encoder.formats.tables import TABLE_SUFFIXES, TEXT_COLUMNS, read_table
 from perception_encoder.models.clip import CLIP
 from perception_encoder.preprocess.image import open_image
@@ -55,7 +55,7 @@ class FileSample:
 
 
 @dataclass(frozen=True)
-class ImageTextSample:
+class ImageTextSample(Labelled):
     """A decoded image with its metadata."""
 
     key: str
@@ -63,14 +63,6 @@ class ImageTextSample:
     metadata: Mapping[str, Any]
     texts: tuple[str, ...] = ()  # captions; if empty, captions are made from the label
     of_shard: bool = True  # whether the sample is from a shard rather than a directory or a table
-
-    @property
-    def source(self) -> str:
-        return str(self.metadata["source"])
-
-    @property
-    def label(self) -> str:
-        return str(self.metadata["label"])
 
     @property
     def pair(self) -> Pair:
