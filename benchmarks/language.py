@@ -24,13 +24,13 @@ from PIL import Image
 from torch.nn import functional
 
 from benchmarks.results import machine, report
+from perception_encoder.language_alignment.decoder import SMOLLM2, load_decoder
 from perception_encoder.language_alignment.language_model import LanguageModel
 from perception_encoder.language_alignment.model import PerceptionLanguageModel, Projector
+from perception_encoder.language_alignment.openvino_llama import OpenVinoLlama
+from perception_encoder.language_alignment.reading import Reader, TorchReader
 from perception_encoder.language_alignment.run import LanguageTrainee
-from perception_encoder.language_alignment.task import Example, collate
-from perception_encoder.language_alignment.text.decoder import SMOLLM2, load_decoder
-from perception_encoder.language_alignment.text.openvino_llama import OpenVinoLlama
-from perception_encoder.language_alignment.text.reading import Reader, TorchReader
+from perception_encoder.language_alignment.task import collate
 from perception_encoder.models.checkpoints.weights import create_model
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.initialization import drawn_from
@@ -149,7 +149,7 @@ def time_training(rounds: int) -> dict[str, list[float]]:
     messages = [Message("user", (image, QUESTION)), Message("assistant", ("a mug",))]
     messages += [Message("user", (QUESTION,)), Message("assistant", ("a mug",))] * (TURNS - 1)
     prompt = trainee.decoder.prompts.training_prompt(messages, [model.projector.tokens_of(grid)])
-    batch = collate([Example(prompt, torch.rand(1, 3, size, size))] * config.batch_size, 0)
+    batch = collate([(prompt, torch.rand(1, 3, size, size))] * config.batch_size, 0)
     optimizer = build_optimizer(trainee.module, config.optimizer)
     decoder: Any = model.decoder
     seconds: dict[str, list[float]] = {name: [] for name in PARTS}

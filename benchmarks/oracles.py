@@ -113,6 +113,7 @@ def heads() -> Iterator[Row]:
             keys=keys[part],
             images=(b"",) * len(keys[part]),
             depths=tuple(_png((1000 * item).round().astype(np.uint16)) for item in depth[part]),
+            blocks=keys[part],
         )
         for part in both
     ]

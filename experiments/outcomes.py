@@ -18,7 +18,7 @@ from perception_encoder.datasets.labelled import LabelledImages, load_labelled
 from perception_encoder.errors import DataError
 from perception_encoder.evaluation.classification.zero_shot import ZeroShotClassifier
 from perception_encoder.evaluation.embeddings import CachingEncoder, encode_images
-from perception_encoder.evaluation.statistics.scores import ItemScores, difference, measure
+from perception_encoder.evaluation.statistics.scores import ItemScores, estimate_difference, measure
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.progress import Track, untracked
 from synthetic.builtin.held_out import load_suite
@@ -77,8 +77,9 @@ def average_row(name: str, sets: Sequence[Sequence[Outcome]]) -> dict[str, Any]:
 
 def difference_row(name: str, ours: Sequence[Sequence[Outcome]], theirs: Sequence[Sequence[Outcome]]) -> dict[str, Any]:
     """Return `average` of ours less that of theirs; DataError unless both are of the same tasks and images."""
-    gap = difference(average(name, ours), average(name, theirs))
-    return {"name": name, "value": gap.value, "n": gap.n, "interval": gap.interval}
+    one = average(name, ours)
+    gap = estimate_difference(one, average(name, theirs))
+    return {"name": name, "value": gap.value, "n": one.items, "interval": gap.interval()}
 
 
 class HeldOut:

@@ -19,7 +19,7 @@ from .dense_prediction.predictions import (
     TrackedFrame as TrackedFrame,
 )
 from .dense_prediction.tracking import track as track
-from .evaluation.classification.labels import Classification as Classification, classify as classify
+from .evaluation.classification.zero_shot import Classification as Classification, classify as classify
 from .inference.conversation.assistant import Answer as Answer, Assistant as Assistant
 from .inference.conversation.captions import Caption as Caption
 from .exports.layouts import convert as convert
@@ -28,8 +28,9 @@ from .inference.layer_features import LayerFeatures as LayerFeatures
 from .inference.load import load as load, load_layers as load_layers
 from .inference.model_spec import ModelSpec as ModelSpec
 from .inference.output import EmbedReport as EmbedReport, embed as embed
-from .language_alignment.load import export_lang as export_lang, load_assistant as load_assistant
-from .language_alignment.perception_lm_export import export_perception_lm as export_perception_lm
+from .language_alignment.load import load_assistant as load_assistant
+from .language_alignment.perception_lm import export_perception_lm as export_perception_lm
+from .language_alignment.weights import export_lang as export_lang
 from .models.checkpoints.weights import (
     create_model as create_model,
     from_state_dict as from_state_dict,

@@ -248,40 +248,37 @@ def serve(
     from perception_encoder.search.web.server import create_page
     from perception_encoder.serving.api import create_app
     from perception_encoder.serving.requests import ApiConfig, check_origins
-    from perception_encoder.serving.server import HOSTS, choose_key, listen, page_address, reachable_names, run_server
+    from perception_encoder.web_server.server import listening, run_server
 
     directory = None if directory is None and index is None else Path(directory or index or "")
     spec = ModelSpec.of(model, **keywords)
     api_only = {"--chat-model": chat_model, "--origins": origins, "--allow-urls": allow_urls}
     check_served(directory, api, api_only, {"--ask-model": ask_model, "--features-model": features_model})
-    host = host or ("0.0.0.0" if lan else "127.0.0.1")
-    needed_key = choose_key(host, lan, key)
-    config = ApiConfig(key=needed_key, waiting=waiting, origins=check_origins(origins), allow_urls=allow_urls)
+    config = ApiConfig(waiting=waiting, origins=check_origins(origins), allow_urls=allow_urls)
     if importlib.util.find_spec("uvicorn") is None:
         raise MissingExtraError("uvicorn", "search")
-    with listen(host, port) as listener:  # before the models are loaded
-        names = reachable_names(host)
-        hosts = (*names, host, *HOSTS)
+    with listening(host, port, lan, key) as place:  # before the models are loaded
+        config = replace(config, key=place.key)
         chat, ask = language_queues(chat_model, ask_model, like=ModelSpec(precision=spec.precision))
         if directory is None:
             source = str(spec.name or default_model())
             encoder = as_encoder(spec)
-            app = create_app(encoder, replace(config, source=source), hosts, chat=chat)
+            app = create_app(encoder, replace(config, source=source), place.hosts, chat=chat)
         else:
             home = None if index is None else Path(index)
             library = open_library(directory, spec, home, exclude)
             source, encoder = library.index.settings["source"], library.encoder
             secret = stored_secret(config_directory() / "page-secret")
-            app = create_page(library, hosts, demo_line(source), needed_key, ask, features_model or "", secret)
+            app = create_page(library, place.hosts, demo_line(source), place.key, ask, features_model or "", secret)
             library.watch()
             if api:
                 page = app
-                app = create_app(encoder, replace(config, source=source), hosts, library.model_thread, chat)
+                app = create_app(encoder, replace(config, source=source), place.hosts, library.model_thread, chat)
                 app.mount("/", page)
-        address = page_address(names[0], listener, None if directory is None else needed_key)
-        new_key = needed_key if directory is None and not key else None
+        address = place.address(with_key=directory is not None)
+        new_key = place.key if directory is None and not key else None
         on_start(RunningServer(encoder.name, source, address if directory else f"{address}/v1/embeddings", new_key))
-        run_server(app, listener)
+        run_server(app, place.listener)
 
 
 def check_served(

@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from itertools import islice
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -60,8 +59,8 @@ def on_cluster(address: str) -> Iterator[Stream]:
         def stream(source: Callable[..., Iterator[Any]], *arguments: object) -> Iterator[Any]:
             try:
                 pool.submit(_begin, source, arguments).result()
-                while results := pool.submit(_next).result():
-                    yield from results
+                while (result := pool.submit(_next).result()) is not None:
+                    yield result
             except BrokenProcessPool:
                 raise ClusterError(f"the Ray cluster at {address} was lost; rerun the command to resume") from None
 
@@ -96,10 +95,10 @@ def _begin(source: Callable[..., Iterator[Any]], arguments: Sequence[object]) ->
     _results = source(*arguments)
 
 
-def _next() -> list[Any]:
-    """Return the next result in a list, or an empty list after the last."""
+def _next() -> Any:
+    """Return the next result, None after the last."""
     try:
-        return list(islice(_results, 1))
+        return next(_results, None)
     except PerceptionEncoderError:
         raise
     except Exception as error:
@@ -138,10 +137,7 @@ def check_cluster(address: str) -> None:
 
 
 def connect_cluster(address: str) -> None:
-    """Connect this process; `address` as for `ray.init`, or "local" for a temporary cluster on this machine.
-
-    Raises MissingExtraError and ClusterError.
-    """
+    """Connect this process; `address` as for `on_cluster`. Raises MissingExtraError and ClusterError."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if address == "local":  # whoever reaches Ray's ports can run code
         os.environ[_LOOPBACK_ALONE] = "0"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 from tokenize import TokenError
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -40,10 +39,10 @@ def label_probabilities(
     return probabilities
 
 
-def load_array(path: Path, mode: Literal["r", "r+"] | None = None) -> np.ndarray:
-    """Load a .npy file, or map it with a `mode`; OSError or ValueError for any kind of damage."""
+def load_array(path: Path) -> np.ndarray:
+    """Load a .npy file; OSError or ValueError for any kind of damage."""
     try:
-        array: np.ndarray = np.load(path, mmap_mode=mode, allow_pickle=False)
+        array: np.ndarray = np.load(path, allow_pickle=False)
     except (EOFError, TokenError, SyntaxError, MemoryError, OverflowError) as error:
         raise ValueError(str(error)) from None
     return array

@@ -20,8 +20,7 @@ from perception_encoder.cli.output import track
 from perception_encoder.datasets.labelled import LabelledImages, load_labelled
 from perception_encoder.errors import ConfigError, DataError
 from perception_encoder.evaluation import embeddings
-from perception_encoder.evaluation.classification.probes import LinearEvaluator
-from perception_encoder.evaluation.classification.splits import Splits, load_splits
+from perception_encoder.evaluation.classification.probes import LinearEvaluator, Splits, load_splits
 from perception_encoder.evaluation.classification.zero_shot import ZeroShotClassifier, ZeroShotEvaluator, find_templates
 from perception_encoder.evaluation.embeddings import CachingEncoder, cache_features, encode_images
 from perception_encoder.evaluation.results import Result, evaluate, to_json

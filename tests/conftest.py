@@ -69,8 +69,7 @@ LONG = (
     "tests/video_data_engine/test_cluster.py",
     "tests/inference/test_pipeline.py",
     "tests/test_store_users.py",
-    "tests/experiments/video/test_run.py",
-    "tests/pretraining/test_sharing.py",
+    "tests/experiments/test_video.py",
     "tests/language_alignment/test_load.py",
     "tests/cli/models/test_export.py",
 )
@@ -89,7 +88,6 @@ SLOW = (
     "runtime/test_runtimes.py",
     "dense_training/test_run.py",  # whole runs, several processes, Ray
     "pretraining/test_parallel.py",
-    "pretraining/test_sharing.py",
     "pretraining/test_sources.py",
     "pretraining/test_validation.py",
     "search/storage/test_cluster.py",

@@ -35,7 +35,7 @@ from perception_encoder.video_data_engine.run import read_engine_settings
 from perception_encoder.video_dataset.features import compute_features
 from tests.data.tars import image_bytes, write_pairs
 from tests.evaluation.language.answerers import RuleAnswerer, colour_of, questions
-from tests.inference.test_output import SETTINGS, batches, item
+from tests.inference.test_output import SETTINGS, batches, item, small_parts
 from tests.layer_analysis.toys import LightnessTask, ToyEncoder, greys, named
 from tests.video_data_engine.test_journal import RECORD, result
 from tests.video_dataset.clips import fields, write_dataset
@@ -67,7 +67,7 @@ def embeddings(name: str) -> Run:
     def run(inputs: Path, directory: Path, setting: str) -> object:
         out = directory / name
         if not out.exists() or out.with_name(f"{name}.parts").exists():  # else it was killed after its last step
-            with EmbeddingWriter(out, {**SETTINGS, "weight_hash": setting}, part_seconds=0) as writer:
+            with small_parts(), EmbeddingWriter(out, {**SETTINGS, "weight_hash": setting}) as writer:
                 rest = [int(one.id.removesuffix(".jpg")) for one in writer.resume(map(item, range(10)))]
                 for batch in batches(rest):
                     writer.add(batch)
@@ -127,7 +127,7 @@ def video_features(inputs: Path, directory: Path, setting: str) -> object:
 def layer_features(inputs: Path, directory: Path, setting: str) -> object:
     cached = FeatureCache(directory=directory, chunk=4)
     features = cached.encode_layers(ToyEncoder(weights=setting), greys(11, broken=(2, 9)), [0, 2])
-    layers = [features.read(layer) for layer in (0, 2)]
+    layers = [features[layer] for layer in (0, 2)]
     return [(np.array(one.tokens).tobytes(), one.rows.tolist(), str(one.failures)) for one in layers]
 
 

@@ -28,7 +28,7 @@ _version errors files progress ranks ray_cluster records vectors
 losses models preprocess
 formats
 store
-runtime
+runtime web_server
 data datasets training
 inference
 dense_prediction

@@ -103,7 +103,7 @@ def test_embeddings_of_datasets_of_equal_names_and_of_items_of_equal_names() -> 
 
 def test_retrieval_tells_items_of_equal_names_apart() -> None:
     media = tuple(map(image_bytes, ("red", "green", "blue")))
-    pairs = CaptionedMedia("data", ("a", "a", "b"), media, ("red", "green", "blue"), (0, 1, 2))
+    pairs = CaptionedMedia("data", ("a", "a", "b"), media, (("red",), ("green",), ("blue",)))
     assert {score.value for score in RetrievalEvaluator(pairs).run(ColourEncoder())} == {1.0}
 
 

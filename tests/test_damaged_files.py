@@ -184,7 +184,7 @@ def write_videos(directory: Path) -> None:
 def read_videos(directory: Path) -> None:
     from perception_encoder.datasets.captioned import load_benchmark
     from perception_encoder.datasets.pe_video import read_videos_of
-    from perception_encoder.video_dataset.statistics import describe_dataset
+    from perception_encoder.video_dataset.dataset import describe_dataset
 
     load_benchmark(directory)
     describe_dataset(read_videos_of(directory))
@@ -378,7 +378,7 @@ def load_timm(directory: Path) -> None:
 
 
 def load_decoder(directory: Path) -> None:
-    from perception_encoder.language_alignment.text import decoder
+    from perception_encoder.language_alignment import decoder
 
     decoder.load_decoder(directory)
 
@@ -405,12 +405,9 @@ def load_perception_lm(directory: Path) -> None:
 
 
 def write_language(directory: Path) -> None:
-    from perception_encoder.language_alignment.weights import build_language_model, write_language_model
-    from tests.language_alignment.test_weights import parts
+    from tests.language_alignment.test_weights import write_file
 
-    model_parts = parts(directory)
-    model, _ = build_language_model(model_parts, torch.Generator().manual_seed(0))
-    write_language_model(directory / "model.safetensors", model_parts, model, vision=False, decoder=False)
+    write_file(directory / "model.safetensors")
 
 
 def load_language(directory: Path) -> None:
@@ -476,8 +473,8 @@ def write_words(directory: Path) -> None:
 
 
 def read_words(directory: Path) -> None:
-    from perception_encoder.evaluation.classification.labels import read_labels
-    from perception_encoder.video_data_engine.prompts import load_prompt
+    from perception_encoder.evaluation.classification.zero_shot import read_labels
+    from perception_encoder.video_data_engine.config import load_prompt
     from perception_encoder.video_data_engine.videos import read_metadata_fields
 
     read_labels(f"@{directory / 'labels.txt'}")
@@ -554,7 +551,7 @@ def write_gguf(directory: Path) -> None:
 
 
 def load_gguf(directory: Path) -> None:
-    from perception_encoder.language_alignment.text.decoder import load_decoder
+    from perception_encoder.language_alignment.decoder import load_decoder
 
     load_decoder(directory / "tiny.gguf")
 

@@ -19,8 +19,7 @@ def serving(answer: Answer, context: ssl.SSLContext | None = None) -> Iterator[s
         def do_GET(self) -> None:
             answer(self)
 
-        def do_HEAD(self) -> None:
-            answer(self)
+        do_HEAD = do_POST = do_GET
 
         def log_message(self, *arguments: object) -> None:
             pass

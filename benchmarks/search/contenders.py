@@ -227,7 +227,7 @@ def main() -> None:
     for setting, ask in settings:
         for query in queries[:3]:
             ask(query)
-        hit_count, times = 0, []
+        hit_count, times, before = 0, [], time.process_time()
         for query, right in zip(queries, best, strict=True):
             if sum(times) > SECONDS * 1000 and len(times) >= FEWEST:
                 break
@@ -236,7 +236,9 @@ def main() -> None:
             times.append((time.perf_counter() - start) * 1000)
             hit_count += len(set(hits) & set(right.tolist()))
         recall = hit_count / (HITS * len(times))
-        measured.append({"setting": setting, "recall": recall, "median": median(times), "p95": quantile(times, 0.95)})
+        cpu = (time.process_time() - before) * 1000 / len(times)
+        row = {"setting": setting, "recall": recall, "median": median(times), "p95": quantile(times, 0.95), "cpu": cpu}
+        measured.append(row)
     size = sum(path.stat().st_size for root in disk for path in (root, *root.rglob("*")) if path.is_file())
     mebibytes = size / 2**20 if disk else None
     print(json.dumps({"seconds": seconds, "peak": peak_mib(), "disk": mebibytes, "settings": measured}))

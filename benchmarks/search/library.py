@@ -16,16 +16,20 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 from urllib.parse import quote
 
 import numpy as np
+from PIL import Image
 
 from benchmarks.embed import write_photographs
 from benchmarks.search.process import Client, resident_mib, serving
+from perception_encoder.inference.encoder import Encoder
+from perception_encoder.inference.load import load
 from perception_encoder.preprocess.image import encode_thumbnail, open_image
 from perception_encoder.search.storage.database import IndexRow
 from perception_encoder.search.storage.reader import THUMBNAIL_SIDE
-from perception_encoder.search.storage.update import writable_store
+from perception_encoder.search.storage.update import update_store, writable_store
 
 ROWS, BRIEF_ROWS = 100_000, 20_000
 CONNECTIONS = 6  # as many as a browser opens
@@ -80,6 +84,21 @@ def _link(directory: Path, original: Path, number: int) -> str:
     (directory / name).parent.mkdir(exist_ok=True)
     os.link(original, directory / name)
     return name
+
+
+def update_seconds(directory: Path, files: int = 100) -> float:
+    """Seconds that an update takes for some new small images beside the library's, without the model."""
+    generator = np.random.default_rng(1)
+    for number in range(files):
+        pixels = generator.integers(0, 256, (64, 64, 3), np.uint8)
+        Image.fromarray(pixels).save(directory / f"new {number}.png")
+    encoder = load("builtin")
+    vectors = generator.standard_normal((files, encoder.dimension)).astype(np.float32)
+    with patch.object(Encoder, "embed_pixels", lambda _, pixels, feature: vectors[: len(pixels)]):
+        start = time.perf_counter()
+        with writable_store(directory, encoder) as (index, _):
+            update_store(index, encoder)
+        return time.perf_counter() - start
 
 
 class Browser:
@@ -139,8 +158,9 @@ def measure(brief: bool) -> dict[str, Any]:
                     warm[PAGE].append(_milliseconds(browser.open_page))
                     warm[QUERY].append(_milliseconds(lambda: browser.ask(text)))  # noqa: B023
                 memory = resident_mib(process.pid)
+        update = update_seconds(directory)
     print(f"page: cold {cold}, warm {warm}", flush=True)
-    return {"rows": rows, "seconds": seconds, "memory": memory, "cold": cold, "warm": warm}
+    return {"rows": rows, "seconds": seconds, "memory": memory, "cold": cold, "warm": warm, "update": update}
 
 
 def _milliseconds(work: Any, start: float | None = None) -> float:

@@ -26,10 +26,10 @@ from perception_encoder.cli.options import option, out_option
 from perception_encoder.data.pairs import to_device
 from perception_encoder.files import write_json
 from perception_encoder.language_alignment.config import LanguageConfig
-from perception_encoder.language_alignment.load import WEIGHTS
+from perception_encoder.language_alignment.decoder import Decoder
 from perception_encoder.language_alignment.model import PerceptionLanguageModel
-from perception_encoder.language_alignment.text.decoder import Decoder
 from perception_encoder.language_alignment.weights import (
+    WEIGHTS,
     build_language_model,
     load_trained,
     read_trained,

@@ -37,9 +37,7 @@ class CaptionTask(LabelledTask):
 
     def __init__(self, media: CaptionedMedia, items: int, image_size: tuple[int, int] | None = None) -> None:
         """Take at most `items` images, but three, at even intervals; DataError for fewer, and if none share a word."""
-        texts = [""] * len(media.keys)
-        for caption, owner in zip(media.captions, media.owners, strict=True):
-            texts[owner] += f"{caption}\n"
+        texts = ["".join(f"{caption}\n" for caption in captions) for captions in media.captions]
         rows = spread_indices(len(texts), min(len(texts), max(items, LEAST)))
         self.labelled = LabelledImages(media.name, media.keys, media.media, tuple(texts)).select(rows)
         super().__init__("captions", {"test": self.labelled}, image_size)

@@ -57,10 +57,7 @@ def nano_step(step: int, seed: int = 0) -> PretrainingConfig:
 
 def run_flops(config: PretrainingConfig) -> float:
     """Of all steps of a run, forward and backward."""
-    return sum(
-        stage.steps * (stage.batch_size or config.batch_size) * _pair_flops(config, stage.image_size)
-        for stage in config.stages
-    )
+    return sum(stage.steps * config.batch_size * _pair_flops(config, stage.image_size) for stage in config.stages)
 
 
 def _pair_flops(config: PretrainingConfig, image_size: int) -> float:

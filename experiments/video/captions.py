@@ -11,15 +11,13 @@ from pathlib import Path
 from experiments.video.clips import Clip
 from perception_encoder.formats.tables import read_table
 from perception_encoder.inference.conversation.assistant import Assistant
-from perception_encoder.language_alignment.load import WEIGHTS, find_language_model
-from perception_encoder.language_alignment.weights import read_trained
+from perception_encoder.language_alignment.weights import WEIGHTS, find_language_model, read_trained
 from perception_encoder.models.checkpoints.files import write_tensors
 from perception_encoder.models.registry import BUILTIN_LANG
 from perception_encoder.preprocess.conversation import Message, Reply, Sampling
 from perception_encoder.progress import Track, untracked
-from perception_encoder.video_data_engine.config import EngineConfig, WorkConfig
+from perception_encoder.video_data_engine.config import FRAME_CAPTION, EngineConfig, WorkConfig
 from perception_encoder.video_data_engine.outputs import CAPTIONS
-from perception_encoder.video_data_engine.prompts import FRAME_CAPTION
 from perception_encoder.video_data_engine.refine import refine_captioner
 from perception_encoder.video_data_engine.run import EngineListener, caption_videos
 

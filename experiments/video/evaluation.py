@@ -82,7 +82,7 @@ class ClipTasks:
         track: Track,
     ) -> list[ItemScores]:
         keys = tuple(clip.key for clip in self.clips)
-        data = CaptionedMedia(names[0], keys, tuple(media), tuple(captions), tuple(range(len(keys))))
+        data = CaptionedMedia(names[0], keys, tuple(media), tuple((caption,) for caption in captions))
         scores = list(RetrievalEvaluator(data, FRAMES).run(encoder, track))
         return [_score(scores, metric, name) for metric, name in zip(_RETRIEVED, names, strict=True)]
 

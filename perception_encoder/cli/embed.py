@@ -16,7 +16,7 @@ from perception_encoder.models.registry import BUILTIN, canonical_name
 from perception_encoder.progress import untracked
 
 if TYPE_CHECKING:
-    from perception_encoder.evaluation.classification.labels import ClassifiedFile
+    from perception_encoder.evaluation.classification.zero_shot import ClassifiedFile
 
 
 def embed(
@@ -80,7 +80,7 @@ def classify(
         pe classify photos --labels "cat,dog" | cut -f1,2
     """
     arguments = options.without(locals(), "files", "labels", "json", "strict")
-    from perception_encoder.evaluation.classification import labels as classification
+    from perception_encoder.evaluation.classification import zero_shot as classification
 
     result = classification.classify(files, labels, **arguments, progress=track)
     if json:
@@ -118,7 +118,7 @@ def demo(
         pe demo
         pe demo -m PE-Core-S16-384 -o demo-small
     """
-    from perception_encoder.evaluation.classification.labels import classify
+    from perception_encoder.evaluation.classification.zero_shot import classify
     from perception_encoder.inference import samples
     from perception_encoder.inference.load import load
     from perception_encoder.search.index import search_files

@@ -7,8 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from perception_encoder.cli import options as shared
 from perception_encoder.cli import output
 from perception_encoder.cli.groups import lazy_group
@@ -40,34 +38,6 @@ def engine() -> None:
         pe engine run --videos clips/ -o captioned/
         pe engine refine captioned/ --captions corrected.csv -o runs/refined
     """
-
-
-def print_prompt(name: str | None) -> None:
-    """Print a prompt's text, or every prompt with its hash, and exit."""
-    from perception_encoder.video_data_engine.prompts import list_prompts, load_prompt
-
-    if name is None:
-        return
-    for prompt in list_prompts() if name == "all" else [load_prompt(name)]:
-        if name == "all":
-            output.print_line(f"# {prompt.name}  {prompt.hash}")
-        for line in prompt.text.splitlines():
-            output.print_line(line)
-    raise typer.Exit
-
-
-ShowPrompt = Annotated[
-    str | None,
-    typer.Option(
-        is_eager=True,
-        callback=print_prompt,
-        expose_value=False,
-        metavar="NAME",
-        rich_help_panel=MODEL,
-        hidden=True,
-        help="Print a prompt, or all with their hashes, and exit.",
-    ),
-]
 
 
 def run(
@@ -106,7 +76,6 @@ def run(
     retry: Annotated[bool, flag("--retry", "Also retry clips in quarantine.")] = False,
     json: shared.Json = False,
     strict: shared.Strict = False,
-    show_prompt: ShowPrompt = None,
 ) -> None:
     """Caption videos for training.
 
@@ -126,7 +95,7 @@ def run(
         pe annotate captioned/
         pe train video_finetune_b16 --shards captioned/shards
     """
-    arguments = shared.without(locals(), "videos", "out", "captioner", "json", "strict", "show_prompt")
+    arguments = shared.without(locals(), "videos", "out", "captioner", "json", "strict")
     from perception_encoder.inference.listing import check_paths
     from perception_encoder.video_data_engine.run import run_engine
 

@@ -39,7 +39,7 @@ def layers(
     and further tasks use the cache. Writes OUT/report.html (curves, the best layer against the last, recommendations
     for `pe embed --layer`), curves.png, layers.csv and layers.json.
 
-    Tasks and their datasets: classification, retrieval (labelled images), segmentation (ADE20K, images/
+    Tasks and their datasets: classification, retrieval (labelled images or videos), segmentation (ADE20K, images/
     with masks/), depth (NYU, KEY.jpg with KEY.depth.png), tracking (DAVIS), detection (COCO, LVIS, YOLO's data.yaml);
     with the extra `lang`, also the datasets of `pe eval questions` about single images, by a small language model
     fitted on the split `train`. Needs the extra `eval`. Status 1: images failed.

@@ -19,7 +19,7 @@ import typer
 from perception_encoder.cli import options, output
 from perception_encoder.cli.options import OUTPUT, QUERY, VIDEO, argument, flag, option
 from perception_encoder.cli.output import track
-from perception_encoder.errors import InputError, MediaNotFoundError, needs_extra
+from perception_encoder.errors import MediaNotFoundError, needs_extra
 from perception_encoder.inference.model_spec import DEFAULT
 from perception_encoder.models.defaults import default_model
 from perception_encoder.models.registry import demo_line
@@ -208,8 +208,8 @@ def show_result(result: SearchResult, kinds: str, min_score: float | None, print
         output.print_table(COLUMNS, ((*row, name) for name, rows, _ in tables for row in rows))
     for name, rows, hits in tables:
         if not rows:
-            low = f"no match for {name}: nothing scores {min_score:g} or higher"
-            output.print_note(f"no hits for {name}" if min_score is None else low)
+            low = None if min_score is None else f"no match for {name}: nothing scores {min_score:g} or higher"
+            output.print_note(low or f"no hits for {name}")
         elif as_table and output.console.is_terminal:
             output.print_line(name)
             shown = [column for column in range(5) if column < 2 or any(row[column] for row in rows)]
@@ -296,15 +296,11 @@ def index(
     if home is not None and len(directories) > 1:
         raise typer.BadParameter("--index is for one directory; index the others separately")
     reports: dict[str, UpdateReport] = {}
-    new: list[InputError] = []
-    known: list[InputError] = []
     for directory in directories:
         opened = open_index(directory, model, index=home)
         report = reports[str(directory)] = opened.update(
             every=every, rebuild=rebuild, exclude=exclude, ray=ray, progress=track
         )
-        new += report.skipped[: len(report.skipped) - report.known]
-        known += report.skipped[len(report.skipped) - report.known :]
         if not json:
             changes = f"{report.added} added, {report.moved} moved, {report.deleted} deleted"
             speed = f" ({report.added / report.seconds:.1f} files/s)" if report.added else ""
@@ -318,8 +314,8 @@ def index(
         )
     output.report_left_out(sum((Counter(report.left_out) for report in reports.values()), Counter()))
     output.print_demo(*(report.source for report in reports.values()))
-    used = sum(report.total - len(report.skipped) for report in reports.values())
-    output.exit_with_skipped([*new, *known], used, strict, len(known))
+    skipped = [error for report in reports.values() for error in report.skipped]
+    output.exit_with_skipped(skipped, sum(report.total for report in reports.values()) - len(skipped), strict)
 
 
 MODELS = "Further models"
@@ -333,7 +329,7 @@ FEATURES = "Also show the features of this model, such as a PE-Spatial, on the p
 
 def serve(
     directory: Annotated[Path | None, argument("DIR", DIRECTORY)] = None,
-    api: Annotated[bool, flag("--api", "Serve /v1/embeddings, /v1/rerank, /v1/models, /health, /metrics.")] = False,
+    api: Annotated[bool, flag("--api", "Serve /v1/embeddings, /v1/rerank, /v1/models, /health.")] = False,
     model: options.IndexSpec = DEFAULT,
     home: options.IndexHome = None,
     lan: options.Lan = False,

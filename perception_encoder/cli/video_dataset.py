@@ -15,7 +15,7 @@ from perception_encoder.models.defaults import default_model
 
 if TYPE_CHECKING:
     from perception_encoder.video_dataset.annotation.progress import Agreement
-    from perception_encoder.video_dataset.statistics import Spread
+    from perception_encoder.video_dataset.dataset import Spread
 
 COMMANDS = {
     "Commands": {
@@ -78,21 +78,17 @@ def annotate(
         pe annotate PE-Video --double 0.2
         pe annotate clips --lan      # open http://192.168.1.5:8010/?key=… on other machines
     """
-    from perception_encoder.serving.server import HOSTS, choose_key, listen, page_address, reachable_names, run_server
     from perception_encoder.video_dataset.annotation.project import AnnotationProject
     from perception_encoder.video_dataset.annotation.server import create_annotation_page
+    from perception_encoder.web_server.server import listening, run_server
 
-    host = host or ("0.0.0.0" if lan else "127.0.0.1")
-    key = choose_key(host, lan, key)
-    with listen(host, port) as listener:
+    with listening(host, port, lan, key) as place:
         project = AnnotationProject(data, store)
         count = project.update(track)
         if double is not None:
             project.set_double(double)
-        names = reachable_names(host)
-        page = create_annotation_page(project, (*names, host, *HOSTS), key)
-        output.print_line(f"{count:,} videos of {data} at {page_address(names[0], listener, key)}")
-        run_server(page, listener)
+        output.print_line(f"{count:,} videos of {data} at {place.address()}")
+        run_server(create_annotation_page(project, place.hosts, place.key), place.listener)
         project.close()
 
 
@@ -116,8 +112,7 @@ def stats(
         pe video-dataset stats PE-Video --split test -o test.parquet
         pe video-dataset stats clips --json
     """
-    from perception_encoder.video_dataset.dataset import open_video_dataset
-    from perception_encoder.video_dataset.statistics import ALL, BENCHMARK
+    from perception_encoder.video_dataset.dataset import ALL, BENCHMARK, open_video_dataset
     from perception_encoder.video_dataset.tables import check_table_path, write_video_table
 
     if out is not None:

@@ -105,10 +105,7 @@ class ConversationSample:
     """Shared by all samples of the same images and videos."""
 
     def messages(self, frames: int = 8) -> list[Message]:
-        """Return the turns with decoded media; of each video at most `frames` frames, by `plm_frame_indices`.
-
-        Raises InputError (MediaNotFoundError, MediaDecodeError, …), named after the sample and the file.
-        """
+        """Return the turns with decoded media, at most `frames` of a video; InputError names sample and file."""
         name = self.where if self.where.endswith(self.key) else f"{self.where} ({escape_name(self.key)})"
         opened = (media.open(f"{name}: {escape_name(media.name)}", frames) for media in self.media)
         return [
@@ -122,11 +119,7 @@ class _BadRecord(Exception):
 
 
 def parse_record(record: Record, directory: Path) -> ConversationSample:
-    """Return the conversation of a record with media below `directory`; InputError says what is wrong with it.
-
-    Checked are the roles, that each question has an answer, that there are as many placeholders as media, and that
-    paths stay inside the directory; not whether the files exist.
-    """
+    """Return the conversation of a record with media below `directory`, not looked for; InputError if it is bad."""
     try:
         return _parse(record, directory)
     except _BadRecord as error:
@@ -135,23 +128,25 @@ def parse_record(record: Record, directory: Path) -> ConversationSample:
 
 def _parse(record: Record, directory: Path) -> ConversationSample:
     fields = record.fields
-    turns, values = _turns(fields)
-    for kind, names in MEDIA_FIELDS.items():
-        values[kind] = [*(entry for name in names for entry in _listed(fields.get(name))), *values[kind]]
-    turns, media = _match_placeholders(turns, {kind: _media(kind, values[kind], directory) for kind in MEDIA_FIELDS})
+    named: dict[MediaKind, list[Any]] = {"image": [], "video": []}
+    turns = _turns(fields, named)
+    media = {
+        kind: _media(kind, [*(item for name in names for item in _listed(fields.get(name))), *named[kind]], directory)
+        for kind, names in MEDIA_FIELDS.items()
+    }
+    turns, ordered = _match_placeholders(turns, media)
     _check_turns(turns)
     value = fields.get("id")
     if isinstance(value, bool) or not isinstance(value, (int, str, type(None))):
         raise _BadRecord(f"`id` is {quoted(value)}; it must be an integer or a string")
     key = record.key if value is None or value == "" else str(value)
-    files = [item.name for item in media if isinstance(item.source, Path)]
+    files = [item.name for item in ordered if isinstance(item.source, Path)]
     group = record.group or "\0".join(files) or key
-    return ConversationSample(key, tuple(turns), tuple(media), record.where, group)
+    return ConversationSample(key, tuple(turns), tuple(ordered), record.where, group)
 
 
-def _turns(fields: Mapping[str, Any]) -> tuple[list[Turn], dict[MediaKind, list[Any]]]:
-    """Return the turns, and the media that their contents name."""
-    values: dict[MediaKind, list[Any]] = {"image": [], "video": []}
+def _turns(fields: Mapping[str, Any], named: dict[MediaKind, list[Any]]) -> list[Turn]:
+    """Return the turns; append the media that their parts name to `named`."""
     layout = next((name for name in CONTENT_FIELDS if fields.get(name) is not None), None)
     if layout is None:
         raise _BadRecord(f"has none of the fields {', '.join(CONTENT_FIELDS)}")
@@ -164,35 +159,30 @@ def _turns(fields: Mapping[str, Any]) -> tuple[list[Turn], dict[MediaKind, list[
         if not isinstance(role, str) or role not in _ROLES:
             raise _BadRecord(f"turn {number} has the role {quoted(role)}; known: {', '.join(_ROLES)}")
         content = entry.get("value", entry.get("content"))
-        turns.append((_ROLES[role], _text(_join_parts(content, number, values), f"the text of turn {number}")))
-    return turns, values
+        if isinstance(content, list):
+            content = "".join(_part(part, number, named) for part in content)
+        turns.append((_ROLES[role], _text(content, number)))
+    return turns
 
 
-def _text(value: Any, name: str) -> str:
+def _part(part: Any, number: int, named: dict[MediaKind, list[Any]]) -> str:
+    """Return a part of a turn as text or a placeholder."""
+    kind = part.get("type") if isinstance(part, dict) else None
+    if kind == "text":
+        return _text(part.get("text"), number)
+    if not isinstance(kind, str) or kind not in _PART_KINDS:
+        raise _BadRecord(f"turn {number} has a part of type {quoted(kind)}; known: text, {', '.join(_PART_KINDS)}")
+    source = part.get(kind, part.get("path"))
+    named[_PART_KINDS[kind]] += _listed(source.get("url") if isinstance(source, dict) else source)
+    return f"<{_PART_KINDS[kind]}>"
+
+
+def _text(value: Any, number: int) -> str:
     if not isinstance(value, str):
-        raise _BadRecord(f"{name} is {quoted(value)}; it must be a string")
+        raise _BadRecord(f"the text of turn {number} is {quoted(value)}; it must be a string")
     if not value.isascii() and value != value.encode("utf-8", "replace").decode():  # JSON allows lone surrogates
-        raise _BadRecord(f"{name} is {quoted(value)}, which is not Unicode text")
+        raise _BadRecord(f"the text of turn {number} is {quoted(value)}, which is not Unicode text")
     return value
-
-
-def _join_parts(content: Any, number: int, values: dict[MediaKind, list[Any]]) -> Any:
-    """Return a turn's content as text with placeholders; append the media that its parts name to `values`."""
-    if not isinstance(content, list):
-        return content
-    texts = []
-    for part in content:
-        kind = part.get("type") if isinstance(part, dict) else None
-        if kind == "text":
-            texts.append(_text(part.get("text"), f"a text of turn {number}"))
-        elif isinstance(kind, str) and kind in _PART_KINDS:
-            medium = _PART_KINDS[kind]
-            source = part.get(kind, part.get("path"))
-            values[medium] += _listed(source.get("url") if isinstance(source, dict) else source)
-            texts.append(f"<{medium}>")
-        else:
-            raise _BadRecord(f"turn {number} has a part of type {quoted(kind)}; known: text, {', '.join(_PART_KINDS)}")
-    return "".join(texts)
 
 
 def _listed(value: Any) -> list[Any]:

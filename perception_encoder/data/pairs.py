@@ -50,28 +50,20 @@ Batch = TypeVar("Batch", bound=Any)  # a dataclass that holds tensors
 class ImageTextBatch:
     """Images, the distinct captions drawn for them, and which captions match which images."""
 
-    images: Tensor
-    """uint8 (b, 3, H, W)."""
-    tokens: Tensor
-    """int64 (u, T), cut to the longest caption."""
+    images: Tensor  # uint8 (b, 3, H, W)
+    tokens: Tensor  # int64 (u, T), cut to the longest caption
     image_positives: Tensor
     """Which captions of the whole batch match these images: bool (b, U), or float for mixed images."""
-    text_positives: Tensor
-    """Which images of the whole batch these captions match: (u, B), also bool or float."""
+    text_positives: Tensor  # which images of the whole batch these captions match: (u, B), also bool or float
     own_images: slice = field(default_factory=lambda: slice(None))
     """The rows of the whole batch that `images` holds."""
     own_tokens: slice = field(default_factory=lambda: slice(None))
     """The captions of the whole batch that `tokens` holds."""
-    texts: tuple[str, ...] = ()
-    """The captions in `tokens`, as strings."""
-    masked: Tensor | None = None
-    """Rows of `images` whose copies are masked, int64 (M,)."""
-    masks: Tensor | None = None
-    """Hidden patches of those copies, bool (M, h·w)."""
-    masked_share: float = 0.0
-    """These copies as a share of the whole batch's masked copies."""
-    left_out: int = 0
-    """Number of unreadable samples replaced since the run was started or resumed."""
+    texts: tuple[str, ...] = ()  # the captions in `tokens`, as strings
+    masked: Tensor | None = None  # rows of `images` whose copies are masked, int64 (M,)
+    masks: Tensor | None = None  # hidden patches of those copies, bool (M, h·w)
+    masked_share: float = 0.0  # these copies as a share of the whole batch's masked copies
+    left_out: int = 0  # number of unreadable samples replaced since the run was started or resumed
 
     def __len__(self) -> int:
         return self.text_positives.shape[1]
@@ -95,10 +87,8 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
 class ImageBatch:
     """A rank's share of a batch of images."""
 
-    images: Tensor
-    """uint8 (b, 3, H, W)."""
-    share: float
-    """This rank's share of the batch's images."""
+    images: Tensor  # uint8 (b, 3, H, W)
+    share: float  # this rank's share of the batch's images
 
     def __len__(self) -> int:
         """Number of images in the whole batch."""
@@ -112,14 +102,10 @@ class ImageBatch:
 class Pair:
     """An image or a video, with captions."""
 
-    image: Tensor
-    """uint8 (3, H, W), or the frames of a video (F, 3, H, W)."""
-    texts: Mapping[str, Sequence[str]]
-    """Captions by kind or field."""
-    shares: Mapping[str, float]
-    """Share of each of these in the drawn captions."""
-    label: str = ""
-    """The image's content in a few words; empty if only captions are known."""
+    image: Tensor  # uint8 (3, H, W), or the frames of a video (F, 3, H, W)
+    texts: Mapping[str, Sequence[str]]  # captions by kind or field
+    shares: Mapping[str, float]  # share of each of these in the drawn captions
+    label: str = ""  # the image's content in a few words; empty if only captions are known
 
     @property
     def captions(self) -> frozenset[str]:
@@ -150,8 +136,7 @@ class PairSource(Protocol):
     """A source of pairs: `ImageTextSet` in memory, `ShardSet` from shards."""
 
     @property
-    def sizes(self) -> Sequence[int]:
-        ...
+    def sizes(self) -> Sequence[int]: ...
 
     def load(self, index: int, needed: int) -> Pair:
         """Load a sample, perhaps reducing its image to the side `needed`; InputError if it cannot be read."""
@@ -227,8 +212,6 @@ class PairBatches:
         workers: int = 1,
         bad_share: float = 0.0,
     ) -> None:
-        if not stages or min(stage.steps for stage in stages) < 1:
-            raise ConfigError("a run needs stages of at least one step each")
         if batch_size < rank.world_size:
             raise ConfigError(
                 f"a batch of {batch_size} cannot be shared by {rank.world_size} ranks; each needs at least one pair"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
@@ -34,12 +34,8 @@ class WeightedSampler:
     ) -> None:
         """Mix sources with `sizes` samples, in total or per shard, by `weights` (any positive scale).
 
-        Raises ConfigError for sizes and weights that do not fit.
+        Raises ConfigError for a batch with fewer samples than sources, and for sources with a weight but no samples.
         """
-        if len(sizes) != len(weights) or not sizes:
-            raise ConfigError(f"{len(sizes)} sources and {len(weights)} weights; give one weight per source")
-        if min(weights) < 0 or sum(weights) <= 0:
-            raise ConfigError(f"weights {list(weights)}: none may be negative and one must be positive")
         self.shards = [np.atleast_1d(np.asarray(size, dtype=np.int64)) for size in sizes]
         self.sizes = [int(shards.sum()) for shards in self.shards]
         empty = [i for i, (size, weight) in enumerate(zip(self.sizes, weights, strict=True)) if weight and size < 1]
@@ -123,27 +119,16 @@ def _apportion(weights: Sequence[float], batch_size: int) -> tuple[int, ...]:
 T = TypeVar("T")
 
 
-class Sampler(Protocol):
-    """Says which sample is at a position."""
-
-    def index(self, position: Position, later: int = 0) -> int:
-        """Return the index of the sample at a position, or of the one due `later` steps after it."""
-        ...
-
-
-def first_usable(
-    sampler: Sampler, position: Position, make: Callable[[int], T], name: Callable[[int], str], bad: set[str]
-) -> T:
-    """Return what `make` makes of the sample at a position; if it is unusable, of the one due a step later, and so on.
+def first_usable(index: Callable[[int], int], make: Callable[[int], T], name: Callable[[int], str], bad: set[str]) -> T:
+    """Return `make(index(0))`; if that sample is unusable, the one due a step later, `make(index(1))`, and so on.
 
     Each unusable sample is logged once and added to `bad` by its name. Raises DataError after `TRIES` samples.
     """
     for later in range(TRIES):
-        index = sampler.index(position, later)
         try:
-            return make(index)
+            return make(index(later))
         except InputError as error:
-            if name(index) not in bad:
-                bad.add(name(index))
+            if (named := name(index(later))) not in bad:
+                bad.add(named)
                 logger.warning("skipped %s", error)
-    raise DataError(f"{TRIES} consecutive images are unusable; the last one is {name(index)}")
+    raise DataError(f"{TRIES} consecutive images are unusable; the last one is {named}")

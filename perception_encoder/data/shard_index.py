@@ -43,8 +43,7 @@ class ShardSummary:
     """Content of a shard, or why it cannot be read."""
 
     url: str
-    size: int = 0
-    """Size of the tar in bytes."""
+    size: int = 0  # size of the tar in bytes
     samples: Mapping[str, int] = field(default_factory=dict)
     """Numbers of samples by their members: {"jpg json txt": 998, "jpg": 2}."""
     problem: str | None = None
@@ -65,8 +64,7 @@ class ShardTable:
 
     url: str
     keys: list[str]
-    starts: np.ndarray
-    """int64 (n, 5): first bytes of the `PARTS`; −1 if a sample lacks one."""
+    starts: np.ndarray  # int64 (n, 5): first bytes of the `PARTS`; −1 if a sample lacks one
     sizes: np.ndarray
 
     def read(self, row: int, texts: Collection[str], medium: str = "image") -> dict[str, bytes]:

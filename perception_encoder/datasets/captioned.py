@@ -29,24 +29,20 @@ VIDEO_COLUMN = "video_id"
 
 @dataclass(frozen=True)
 class CaptionedMedia:
-    """Images or videos with captions, each of one item."""
+    """Images or videos with captions."""
 
     name: str
     keys: tuple[str, ...]
     media: tuple[MediaSource, ...]
-    captions: tuple[str, ...]
-    owners: tuple[int, ...]
-    """For each caption, the index of its item in `keys`."""
+    captions: tuple[tuple[str, ...], ...]
+    """One or more of each item."""
 
     def select(self, rows: Sequence[int]) -> CaptionedMedia:
-        number = {row: index for index, row in enumerate(rows)}
-        kept = [index for index, owner in enumerate(self.owners) if owner in number]
         return CaptionedMedia(
             self.name,
             tuple(self.keys[row] for row in rows),
             tuple(self.media[row] for row in rows),
-            tuple(self.captions[index] for index in kept),
-            tuple(number[self.owners[index]] for index in kept),
+            tuple(self.captions[row] for row in rows),
         )
 
 
@@ -103,18 +99,13 @@ def load_benchmark(path: Path, split: str = "test") -> CaptionedMedia:
 
 def _captioned(name: str, path: Path, items: Iterable[tuple[str, MediaSource, list[str]]]) -> CaptionedMedia:
     """Return items with their captions; DataError if there are none, or if one has no caption or an empty one."""
-    keys, media, captions, owners = list[str](), list[MediaSource](), list[str](), list[int]()
-    for key, source, texts in items:
-        texts = [text.strip() for text in texts]
+    rows = [(key, source, tuple(text.strip() for text in texts)) for key, source, texts in items]
+    for key, _, texts in rows:
         if not all(texts) or not texts:
             raise DataError(f"{path}: {escape_name(key)} has no caption or an empty one; remove it or add a caption")
-        owners += [len(keys)] * len(texts)
-        keys.append(key)
-        media.append(source)
-        captions += texts
-    if not keys:
+    if not rows:
         raise DataError(f"{path} holds no captions")
-    return CaptionedMedia(name, tuple(keys), tuple(media), tuple(captions), tuple(owners))
+    return CaptionedMedia(name, *zip(*rows, strict=True))
 
 
 def _rows_with_media(tables: list[Path]) -> Iterator[tuple[str, MediaSource, list[str]]]:

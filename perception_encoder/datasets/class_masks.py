@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import Int
 
-from perception_encoder.datasets.image_set import ImageSet, Stored
+from perception_encoder.datasets.labelled import ImageSet, Stored
 from perception_encoder.datasets.masked_videos import read_object_mask
 from perception_encoder.errors import DataError, InputError
 from perception_encoder.formats.entries import read_lines

@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from perception_encoder.datasets.class_masks import OBJECT
-from perception_encoder.datasets.image_set import ImageSet, Stored
+from perception_encoder.datasets.labelled import ImageSet, Stored
 from perception_encoder.datasets.yolo import read_yolo
 from perception_encoder.errors import DataError, InputError, needs_extra
 from perception_encoder.formats.entries import are_numbers, integer_field, list_objects, quoted, read_json, text_field

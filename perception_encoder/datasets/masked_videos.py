@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from perception_encoder.datasets.image_set import Stored, read_integers
+from perception_encoder.datasets.labelled import Stored, read_integers
 from perception_encoder.errors import DataError, InputError
 from perception_encoder.formats.entries import quoted, read_lines
 from perception_encoder.formats.shards import read_members, split_member

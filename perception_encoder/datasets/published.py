@@ -10,7 +10,7 @@ import io
 import shutil
 import tarfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
@@ -34,7 +34,7 @@ PATIENCE = 10.0
 """Maximum seconds for the hub to answer."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class PublishedDataset:
     """A test set as its authors or the hub publish it."""
 
@@ -47,13 +47,13 @@ class PublishedDataset:
     """As its card or its authors' page says; "not stated" if we found neither. Test sets are not for training."""
     repository: str = ""
     """Dataset on the Hugging Face hub; empty if it is not there, or must not be."""
-    urls: tuple[str, ...] = ()
-    files: tuple[str, ...] = ()
+    files: Sequence[str] = ()
     """Patterns of the repository's files; each must match at least one."""
-    unpack: tuple[str, ...] = ()
+    urls: Sequence[str] = ()  # archives on the authors' own server
+    unpack: Sequence[str] = ()  # those of `files` that are archives
     data: str = ""
     """The path to read, relative to the dataset's directory; by default the directory itself."""
-    columns: tuple[str, ...] = ()
+    columns: Sequence[str] = ()
     """Columns that the Parquet files must have: the media, its label or caption, or the question's fields."""
     arguments: Mapping[str, Any] = field(default_factory=dict)
     """Arguments of the task: split, prompts, class names."""
@@ -68,27 +68,19 @@ class PublishedDataset:
 
 def _wds(name: str, items: int, repository: str, licence: str = "not stated", prompts: str = "") -> PublishedDataset:
     """Return images in CLIP_benchmark's layout, with its class names and, without `prompts`, its templates."""
-    row = _row(name, "classification", items, licence, f"clip-benchmark/wds_{repository}", WDS)
-    return replace(row, arguments={"prompts": prompts}) if prompts else row
-
-
-def _row(
-    name: str, task: str, items: int, licence: str, repository: str = "", files: Sequence[str] = (), **rest: Any
-) -> PublishedDataset:
-    known = {item.name for item in fields(PublishedDataset)}
-    arguments = {key: value for key, value in rest.items() if key not in known}
-    rest = {key: tuple(value) if isinstance(value, list) else value for key, value in rest.items() if key in known}
-    row = PublishedDataset(name=name, task=task, items=items, licence=licence, repository=repository, **rest)
-    return replace(row, files=tuple(files), arguments=arguments)
+    arguments = {"prompts": prompts} if prompts else {}
+    repository = f"clip-benchmark/wds_{repository}"
+    return PublishedDataset(name, "classification", items, licence, repository, WDS, arguments=arguments)
 
 
 UNKNOWN, RESEARCH = "not stated", "research only"
 CHUNKS = "videos_chunked_*.zip"
-_BOXES = {"columns": ["question_id", "image", "answer", "bbox"], "split": "all"}
-_DOCUMENTS = {"columns": ["questionId", "image", "question", "answers"], "split": "val"}
-_CLASSES = {"columns": ["video", "label"], "prompts": "kinetics", "videos": True}
-_TEXTS = {"columns": ["video", "caption"], "videos": True}
+_BOXES, _DOCUMENT = ["question_id", "image", "answer", "bbox"], ["questionId", "image", "question", "answers"]
+_CLASSES: dict[str, Any] = {"columns": ["video", "label"], "videos": True}
+_KINETICS: dict[str, Any] = {**_CLASSES, "arguments": {"prompts": "kinetics"}}
+_BESIDE = {"media": "."}
 _MTEB = ["data/test-*.parquet"]
+_row = PublishedDataset
 # fmt: off
 _ROWS = (
     # Images: CLIP_benchmark's test splits. ImageNet's family is read with OpenAI's 80 templates, as in the paper.
@@ -103,78 +95,84 @@ _ROWS = (
     _wds("aircraft", 3_333, "fgvc_aircraft", RESEARCH),
     _wds("country211", 21_100, "country211", "CC BY-SA 4.0"),
     _wds("sun397", 15_800, "sun397"),  # as many as the hub's viewer shows; the whole dataset has 108,754 images
-    _row("imagenet", "classification", 50_000, RESEARCH, split="val", classes="imagenet",
+    _row("imagenet", "classification", 50_000, RESEARCH, arguments={"split": "val", "classes": "imagenet"},
          where="https://image-net.org, after an agreement: a directory with val/WNID/*.JPEG"),
     _row("objectnet", "classification", 18_574, "CC BY 4.0, not for training", data="images",
-         classes="mappings/folder_to_objectnet_label.json", mapping="mappings/objectnet_to_imagenet_1k.json",
+         arguments={"classes": "mappings/folder_to_objectnet_label.json",
+                    "mapping": "mappings/objectnet_to_imagenet_1k.json"},
          where="https://objectnet.dev: the directory with images/ and mappings/"),
     # Videos. mteb has 16 of Kinetics' test videos of each class: results differ from those on all of val.
-    _row("kinetics400", "classification", 19_881, "CC BY 4.0", split="val", prompts="kinetics", videos=True,
-         data="val.csv", media=".", urls=["https://s3.amazonaws.com/kinetics/400/annotations/val.csv",
+    _row("kinetics400", "classification", 19_881, "CC BY 4.0", videos=True, data="val.csv",
+         arguments={"split": "val", "prompts": "kinetics", "media": "."}, urls=["https://s3.amazonaws.com/kinetics/400/annotations/val.csv",
                *(f"https://s3.amazonaws.com/kinetics/400/val/part_{part}.tar.gz" for part in range(20))]),
-    _row("kinetics600", "classification", 9_576, "CC BY 4.0", "mteb/kinetics-600", _MTEB, **_CLASSES),
-    _row("kinetics700", "classification", 11_190, "CC BY 4.0", "mteb/kinetics-700-2020", _MTEB, **_CLASSES),
+    _row("kinetics600", "classification", 9_576, "CC BY 4.0", "mteb/kinetics-600", _MTEB, **_KINETICS),
+    _row("kinetics700", "classification", 11_190, "CC BY 4.0", "mteb/kinetics-700-2020", _MTEB, **_KINETICS),
     _row("hmdb51", "classification", 1_530, "CC BY 4.0", "mteb/HMDB51", _MTEB,  # split 1
-         **{**_CLASSES, "prompts": "actions"}),
+         arguments={"prompts": "actions"}, **_CLASSES),
     # No page shows the directories inside these archives: the list is found at any depth, as videos are.
     _row("ucf101", "classification", 3_783, UNKNOWN, "MichiganNLP/ucf-101",
          ["UCF101.zip", "UCF101TrainTestSplits-RecognitionTask.zip"], unpack=["UCF101*.zip"],
-         data="ucfTrainTestlist/testlist01.txt", media=".", prompts="actions", videos=True),
+         data="ucfTrainTestlist/testlist01.txt", arguments={"media": ".", "prompts": "actions"}, videos=True),
     _row("coco", "retrieval", 5_000, UNKNOWN, "clip-benchmark/wds_mscoco_captions", WDS[:1]),  # Karpathy's test split
     _row("flickr30k", "retrieval", 1_000, UNKNOWN, "clip-benchmark/wds_flickr30k", WDS[:1]),
     _row("msrvtt", "retrieval", 1_000, UNKNOWN, "friedrichor/MSR-VTT", ["msrvtt_test_1k.json", "MSRVTT_Videos.zip"],
-         unpack=["MSRVTT_Videos.zip"], data="msrvtt_test_1k.json", media=".", videos=True),  # 1K-A
+         unpack=["MSRVTT_Videos.zip"], data="msrvtt_test_1k.json", arguments=_BESIDE, videos=True),  # 1K-A
     _row("msvd", "retrieval", 670, UNKNOWN, "VLM2Vec/MSVD", ["msvd_test.json", "raw_videos/*.avi"],
-         data="msvd_test.json", media=".", videos=True),
+         data="msvd_test.json", arguments=_BESIDE, videos=True),
     _row("didemo", "retrieval", 1_004, UNKNOWN, "friedrichor/DiDeMo",  # paragraphs
          ["didemo_test.json", "DiDeMo_Videos_mp4_test.tar"], unpack=["DiDeMo_Videos_mp4_test.tar"],
-         data="didemo_test.json", media=".", videos=True),
+         data="didemo_test.json", arguments=_BESIDE, videos=True),
     _row("activitynet", "retrieval", 4_884, UNKNOWN, "mteb/ActivityNet_Captions_val2", _MTEB,  # papers: val1
-         frames=32, **_TEXTS),
+         columns=["video", "caption"], arguments={"frames": 32}, videos=True),
     _row("pvd-bench", "retrieval", 15_000, UNKNOWN, "facebook/PE-Video", WDS[:1], videos=True),
     # Dense tasks, from the authors: the hub's copies lack the split that heads are fitted on, or have other sizes.
     _row("davis2017", "tracking", 1_999, UNKNOWN, data="DAVIS",  # frames of 30 videos
          urls=["https://data.vision.ee.ethz.ch/csergi/share/davis/DAVIS-2017-trainval-480p.zip"]),
     _row("ade20k", "segmentation", 22_210, "BSD-3-Clause; images: research only", data="ADEChallengeData2016",
-         urls=["http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip"], size=518, kernel=3),
+         urls=["http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip"],
+         arguments={"size": 518, "kernel": 3}),
     # The 654 test images of papers. The head is fitted on FastDepth's 47,584 images; papers use BTS's 24,231, which are
     # not on the hub (https://github.com/cleinc/bts): give a directory of them as `data` to do the same.
     _row("nyuv2", "depth", 48_238, "Apache-2.0", "sayakpaul/nyu_depth_v2", ["data/train-*.tar", "data/val-*.tar"],
-         unpack=["data/train-*.tar", "data/val-*.tar"], channels=256, eigen_crop=True),
+         unpack=["data/train-*.tar", "data/val-*.tar"], arguments={"channels": 256, "eigen_crop": True}),
     # For language models: the tables that lmms-eval reads. The hub's val of DocVQA and InfographicVQA has answers.
     _row("docvqa", "questions", 5_349, "Apache-2.0", "lmms-lab-encoder/DocVQA", ["DocVQA/validation-*.parquet"],
-         dataset="docvqa", **_DOCUMENTS),
+         columns=_DOCUMENT, arguments={"dataset": "docvqa", "split": "val"}),
     _row("infovqa", "questions", 2_801, "Apache-2.0", "lmms-lab-encoder/DocVQA",
-         ["InfographicVQA/validation-*.parquet"], dataset="infovqa", **_DOCUMENTS),
+         ["InfographicVQA/validation-*.parquet"], columns=_DOCUMENT, arguments={"dataset": "infovqa", "split": "val"}),
     _row("chartqa", "questions", 2_500, "GPL-3.0", "lmms-lab-encoder/ChartQA", ["data/test-*.parquet"],
-         columns=["type", "image", "question", "answer"], dataset="chartqa"),
+         columns=["type", "image", "question", "answer"], arguments={"dataset": "chartqa"}),
     _row("flickr30k-captions", "questions", 31_783, UNKNOWN, "lmms-lab-encoder/flickr30k", ["data/test-*.parquet"],
-         columns=["image", "img_id", "caption"], dataset="flickr30k"),  # all images, as in PLM's results
+         columns=["image", "img_id", "caption"], arguments={"dataset": "flickr30k"}),  # all images, as in PLM's results
     _row("nocaps", "questions", 4_500, UNKNOWN, "lmms-lab-encoder/NoCaps", ["data/validation-*.parquet"],
-         columns=["image", "image_id", "annotations_captions"], dataset="nocaps"),
+         columns=["image", "image_id", "annotations_captions"], arguments={"dataset": "nocaps"}),
     # One row an object, whose phrases are its answers. RefCOCO's val has 8,811: the 3,811 of UNC's split and 5,000 of
     # Google's; RefCOCOg's has 7,573: the 2,573 of UMD's split and 5,000 of Google's.
     _row("refcoco", "questions", 12_596, UNKNOWN, "lmms-lab-encoder/RefCOCO",
-         ["data/val-*.parquet", "data/testA-*.parquet", "data/testB-*.parquet"], dataset="refcoco", **_BOXES),
+         ["data/val-*.parquet", "data/testA-*.parquet", "data/testB-*.parquet"], columns=_BOXES,
+         arguments={"dataset": "refcoco", "split": "all"}),
     _row("refcoco+", "questions", 7_578, UNKNOWN, "lmms-lab-encoder/RefCOCOplus",
-         ["data/val-*.parquet", "data/testA-*.parquet", "data/testB-*.parquet"], dataset="refcoco+", **_BOXES),
+         ["data/val-*.parquet", "data/testA-*.parquet", "data/testB-*.parquet"], columns=_BOXES,
+         arguments={"dataset": "refcoco+", "split": "all"}),
     _row("refcocog", "questions", 12_596, UNKNOWN, "lmms-lab-encoder/RefCOCOg",
-         ["data/val-*.parquet", "data/test-*.parquet"], dataset="refcocog", **_BOXES),
+         ["data/val-*.parquet", "data/test-*.parquet"], columns=_BOXES,
+         arguments={"dataset": "refcocog", "split": "all"}),
     _row("videomme", "questions", 2_700, RESEARCH, "lmms-eval/Video-MME", ["videomme/test-*.parquet", CHUNKS],
          columns=["question_id", "videoID", "question", "options", "answer", "duration"], unpack=[CHUNKS],
-         dataset="videomme", videos=True),
-    _row("egoschema", "questions", 500, "MIT", "mteb/EgoSchema_subset", _MTEB, dataset="egoschema", videos=True,
-         columns=["question_id", "video_id", "video", "question", "candidates", "answer"]),  # those with public answers
+         arguments={"dataset": "videomme"}, videos=True),
+    _row("egoschema", "questions", 500, "MIT", "mteb/EgoSchema_subset", _MTEB, videos=True,
+         arguments={"dataset": "egoschema"},  # those with public answers
+         columns=["question_id", "video_id", "video", "question", "candidates", "answer"]),
     _row("perceptiontest", "questions", 19_140, "CC BY 4.0", "lmms-eval/PerceptionTest_Val",
          ["mc_question_val/validation-*.parquet", CHUNKS], unpack=[CHUNKS],
          columns=["question_id", "video_name", "question", "options", "answer_id"],
-         dataset="perceptiontest", videos=True),
+         arguments={"dataset": "perceptiontest"}, videos=True),
     # mteb's copy has whole videos, without the times that a question is about. The authors' former address was
     # stardata.s3.amazonaws.com.
-    _row("star", "questions", 7_098, "not stated; videos: research only", dataset="star", videos=True,
+    _row("star", "questions", 7_098, "not stated; videos: research only", arguments={"dataset": "star"}, videos=True,
          urls=["https://star-benchmark.s3.us-east.cloud-object-storage.appdomain.cloud/Question_Answer_SituationGraph/STAR_val.json",
                "https://ai2-public-datasets.s3-us-west-2.amazonaws.com/charades/Charades_v1_480.zip"]),
-    _row("tgifqa", "questions", 22_676, RESEARCH, dataset="tgifqa", videos=True,
+    _row("tgifqa", "questions", 22_676, RESEARCH, arguments={"dataset": "tgifqa"}, videos=True,
          where="https://github.com/YunseokJANG/tgif-qa: a directory with Test_*_question.csv and the GIFs"),
 )
 # fmt: on

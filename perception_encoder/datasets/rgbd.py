@@ -15,7 +15,7 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Float
 
-from perception_encoder.datasets.image_set import ImageSet, Stored, read_integers
+from perception_encoder.datasets.labelled import ImageSet, Stored, read_integers
 from perception_encoder.errors import DataError
 from perception_encoder.formats.shards import read_members, shards_below, split_member
 from perception_encoder.preprocess.source import SHARD_IMAGES, escape_name
@@ -27,17 +27,12 @@ MILLIMETRES = 1000.0
 class DepthImages(ImageSet):
     """Stored images and depths."""
 
-    per_item: ClassVar[tuple[str, ...]] = ("keys", "images", "depths", "sequences")
+    per_item: ClassVar[tuple[str, ...]] = ("keys", "images", "depths", "blocks")
 
     depths: tuple[Stored, ...]
     per_metre: float = MILLIMETRES
-    sequences: tuple[str, ...] = ()
-    """The sequence of each image; empty if each image is its own block."""
-
-    @property
-    def blocks(self) -> tuple[str, ...]:
-        """The block of each image for intervals: its sequence, or its own name."""
-        return self.sequences or self.keys
+    blocks: tuple[str, ...]
+    """The block of each image for intervals: its sequence, or its own name."""
 
     def depth(self, index: int) -> Float[np.ndarray, "H W"]:
         """Decode a depth, float32 metres, 0 if unknown; MediaDecodeError if it is not a 16-bit image."""
@@ -85,7 +80,7 @@ def _read(paths: list[Path], name: str, per_metre: float, one_sequence: bool = F
         images=tuple(images[key] for key in keys),
         depths=tuple(depths[key] for key in keys),
         per_metre=per_metre,
-        sequences=tuple(key.rpartition("/")[0] or ("" if one_sequence else key) for key in keys),
+        blocks=tuple(key.rpartition("/")[0] or ("" if one_sequence else key) for key in keys),
     )
 
 

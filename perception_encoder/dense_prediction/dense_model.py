@@ -66,12 +66,9 @@ class InputConfig:
     """The input of a detector: images padded on the right and below to a square."""
 
     mean: tuple[float, float, float]
-    deviation: tuple[float, float, float]
-    """Mean per channel, for values from 0 to 1."""
-    margin: int = 0
-    """Pixels of the square's side that stay empty."""
-    padding: tuple[int, int, int] | None = None
-    """The padding pixel; by default exactly the mean."""
+    deviation: tuple[float, float, float]  # of each channel, as the mean, for values from 0 to 1
+    margin: int = 0  # pixels of the square's side that stay empty
+    padding: tuple[int, int, int] | None = None  # the padding pixel; by default exactly the mean
 
 
 @dataclass(frozen=True, kw_only=True)

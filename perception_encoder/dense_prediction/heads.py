@@ -128,7 +128,7 @@ class Head:
         if isinstance(head, Detector | DetrHead):
             found = detect_objects(self.model, image, info.image_size, views).above(score)
             categories = tuple((item["id"], item["name"]) for item in info.categories)
-            return Detections(found.boxes, found.labels, found.scores, found.masks, name, image, categories)
+            return Detections(**vars(found), name=name, image=image, categories=categories)
         features = self.model.map_of(image, info.image_size)
         predicted = head.predict(features, (image.height, image.width))[0].cpu().numpy()
         if isinstance(head, DepthHead):
@@ -314,10 +314,8 @@ def segment(
 @dataclass(frozen=True)
 class _Input:
     media: Path | Image.Image
-    name: str
-    """Path relative to the inputs' common directory, with / between directories."""
-    out: str
-    """Path in the output directory, without a suffix."""
+    name: str  # path relative to the inputs' common directory, with / between directories
+    out: str  # path in the output directory, without a suffix
 
     @property
     def source(self) -> str:
@@ -394,36 +392,30 @@ def _write(prediction: Prediction, stem: Path, drawn: Path | None = None) -> Non
         write_png(mask_png(prediction.labels), stem.with_name(f"{stem.name}.mask.png"))
 
 
-SOFT, PAPER_SOFT = 0.5, 0.4
-"""Exponents of soft-NMS: the published scripts' default, and the one of the published 66.0 AP."""
+SOFT = 0.5  # exponent of soft-NMS: the published scripts' default
 OVERLAP = 0.7  # minimum IoU of two views' detections of the same object
-PAPER_SIZE, PAPER_SIDES = 1792, (1792, 1728, 1536, 1344)
-"""Longer sides of images in DETA's published script, in squares of 1824 with a margin of 32; also mirrored."""
-PAPER_QUERIES = 2000
-PAPER_LEAST = (0.0, 0.0, 64.0, 64.0)
-"""For each longer side: detections must be larger than a square of this side, in stored pixels."""
 
 
 @dataclass(frozen=True)
 class Views:
     """Views of an image for a detector (test-time augmentation)."""
 
-    scales: Sequence[float] = (1.0,)
-    """Scales relative to the training size."""
-    flip: bool = False
-    """Also mirror each view."""
+    scales: Sequence[float] = (1.0,)  # scales relative to the training size
+    flip: bool = False  # also mirror each view
     soft: float | None = None
     """Multiply the scores of overlapping detections by (1 - IoU) to this power (soft-NMS) instead of dropping them."""
     least: Sequence[float] = ()
     """By scale: keep only detections larger than a square of this side, in stored pixels."""
-    queries: int | None = None
-    """Number of queries of a DETR; by default as in training."""
+    queries: int | None = None  # number of queries of a DETR; by default as in training
 
     @classmethod
     def paper(cls) -> Views:
-        """Return the views of the paper's best result: four scales, mirrored, soft-NMS, 2,000 queries (B.3.5)."""
-        scales = tuple(side / PAPER_SIZE for side in PAPER_SIDES)
-        return cls(scales=scales, flip=True, soft=PAPER_SOFT, least=PAPER_LEAST, queries=PAPER_QUERIES)
+        """Return the views of the paper's best result, 66.0 AP (B.3.5), as in DETA's published script.
+
+        Longer sides are 1792 (in squares of 1824 with a margin of 32), 1728, 1536 and 1344; all are mirrored too.
+        """
+        scales = tuple(side / 1792 for side in (1792, 1728, 1536, 1344))
+        return cls(scales=scales, flip=True, soft=0.4, least=(0.0, 0.0, 64.0, 64.0), queries=2000)
 
     def __post_init__(self) -> None:
         if not self.scales or min(self.scales) <= 0:

@@ -41,16 +41,26 @@ def list_regions(labels: Int[np.ndarray, "H W"], names: Mapping[int, str] | None
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrackedFrame:
-    """A frame of a video with the objects found in it."""
+class ImageResult:
+    """The result for an image or a frame."""
 
     name: str
-    """The frame's file name without its suffix, or its number, from 00000."""
+    """Of the image, or of the frame: its file name without a suffix, or its number from 00000."""
     image: Image.Image = field(repr=False)
-    labels: Int[np.ndarray, "H W"] = field(repr=False)
-    """Each pixel's object, 0 for background."""
     time: float | None = None
     """Of a video's frame: seconds from its first one."""
+
+    def _moment(self) -> dict[str, Any]:
+        """Return the name, and the time of a frame."""
+        return {"name": self.name} | ({} if self.time is None else {"time": self.time})
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackedFrame(ImageResult):
+    """A frame of a video with the objects found in it."""
+
+    labels: Int[np.ndarray, "H W"] = field(repr=False)
+    """Each pixel's object, 0 for background."""
 
     @property
     def objects(self) -> tuple[Region, ...]:
@@ -64,15 +74,13 @@ class TrackedFrame:
     def to_dict(self) -> dict[str, Any]:
         """Return the name, the time of a video's frame, and the objects' numbers, boxes and areas."""
         objects = [{"id": item.id, "bbox": list(item.bbox), "area": item.area} for item in self.objects]
-        return {**_moment(self), "objects": objects}
+        return {**self._moment(), "objects": objects}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Segmentation:
+class Segmentation(ImageResult):
     """An image divided into regions or classes."""
 
-    name: str
-    image: Image.Image = field(repr=False)
     labels: Int[np.ndarray, "H W"] = field(repr=False)
     """Each pixel's region or class, 0 for background."""
     model: str
@@ -80,8 +88,6 @@ class Segmentation:
     head: str | None = None
     names: Mapping[int, str] = field(default_factory=dict, repr=False)
     """The classes' names by label."""
-    time: float | None = None
-    """Of a frame: seconds from the video's first one."""
 
     @property
     def regions(self) -> tuple[Region, ...]:
@@ -100,16 +106,12 @@ class Segmentation:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DepthEstimate:
+class DepthEstimate(ImageResult):
     """The depth of an image or a frame."""
 
-    name: str
-    image: Image.Image = field(repr=False)
     depth: Float[np.ndarray, "H W"] = field(repr=False)
     """In metres or, if `relative`, in multiples of the image's median depth."""
     relative: bool = False
-    time: float | None = None
-    """Of a frame: seconds from the video's first one."""
 
     @property
     def unit(self) -> Literal["m", "of the median"]:
@@ -134,23 +136,15 @@ class DepthEstimate:
     def to_dict(self) -> dict[str, Any]:
         """Return the unit, and the nearest, median and farthest depth."""
         nearest, median, farthest = self.percentiles
-        return {**_moment(self), "unit": self.unit, "nearest": nearest, "median": median, "farthest": farthest}
+        return {**self._moment(), "unit": self.unit, "nearest": nearest, "median": median, "farthest": farthest}
 
 
-def _moment(found: TrackedFrame | DepthEstimate | Detections) -> dict[str, Any]:
-    return {"name": found.name} | ({} if found.time is None else {"time": found.time})
-
-
-@dataclass(frozen=True)
-class Detections(Detected):
+@dataclass(frozen=True, kw_only=True)
+class Detections(ImageResult, Detected):
     """The objects detected in an image or a frame, best first; boxes are in its pixels."""
 
-    name: str
-    image: Image.Image = field(repr=False)
     categories: tuple[tuple[int, str], ...] = field(repr=False)
     """Ids and names of the detector's classes; `labels` are their 1-based indices."""
-    time: float | None = None
-    """Of a frame: seconds from the video's first one."""
 
     def draw(self) -> Image.Image:
         """Return the image with boxes, names, scores and masks, in a colour per object; the best are on top."""
@@ -177,7 +171,7 @@ class Detections(Detected):
             (left, top, right, bottom), (category, name) = box, self.categories[label - 1]
             bbox = [round(value, 2) for value in (left, top, right - left, bottom - top)]
             objects.append({"class_id": category, "class": name, "score": round(score, 6), "bbox": bbox})
-        return {**_moment(self), "objects": objects}
+        return {**self._moment(), "objects": objects}
 
 
 COLOURS = np.array([(252, 255, 164), (249, 142, 9), (188, 55, 84), (87, 16, 110), (0, 0, 4)], dtype=np.float32)

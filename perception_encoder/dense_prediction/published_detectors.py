@@ -53,11 +53,9 @@ Rows = dict[str, tuple[str, Callable[[Tensor], Tensor]]]
 class PublishedTower:
     """The settings of a tower that its file lacks."""
 
-    vision: VisionConfig = MODELS["PE-Spatial-G14-448"].vision
-    """PE-Core-G differs only in what a file shows."""
+    vision: VisionConfig = MODELS["PE-Spatial-G14-448"].vision  # PE-Core-G differs only in what a file shows
     windows: WindowConfig
-    image_size: int
-    """Pixels of the square that images are padded to."""
+    image_size: int  # pixels of the square that images are padded to
     inputs: InputConfig
 
 

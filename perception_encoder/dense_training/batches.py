@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
@@ -32,61 +32,34 @@ after augmentation also "inside", the height and width of the part of the square
 
 
 @dataclass(frozen=True)
-class DenseSamples(ABC):
+class DenseSamples:
     """A dataset's images with their targets."""
 
     dataset: DepthImages | ClassMasks | InstanceSet
+    masks: bool = True  # read the masks of objects, if the dataset has them
 
     @property
     def keys(self) -> Sequence[str]:
         return self.dataset.keys
 
-    @abstractmethod
     def read(self, index: int) -> tuple[Image.Image, Targets]:
         """Decode an RGB image and its targets in its pixels; InputError or DataError if that fails."""
-
-
-@dataclass(frozen=True)
-class DepthSamples(DenseSamples):
-    """Images with the depth of each pixel."""
-
-    dataset: DepthImages
-
-    def read(self, index: int) -> tuple[Image.Image, Targets]:
-        return _sized(self.dataset.open(index), {"depth": torch.from_numpy(self.dataset.depth(index))})
-
-
-@dataclass(frozen=True)
-class ClassSamples(DenseSamples):
-    """Images with the class of each pixel."""
-
-    dataset: ClassMasks
-
-    def read(self, index: int) -> tuple[Image.Image, Targets]:
-        labels = torch.from_numpy(self.dataset.labels(index).astype(np.int64))
-        return _sized(self.dataset.open(index), {"labels": labels - UNSCORED})  # 0, like padding, is not scored
-
-
-@dataclass(frozen=True)
-class ObjectSamples(DenseSamples):
-    """Images with boxes, and masks if `masks` is set and the dataset has them."""
-
-    dataset: InstanceSet
-    masks: bool = True
-
-    def read(self, index: int) -> tuple[Image.Image, Targets]:
-        objects = self.dataset.instances(index, self.masks)
-        targets = {"boxes": torch.from_numpy(objects.boxes), "labels": torch.from_numpy(objects.labels)}
-        if objects.masks is not None:
-            targets["masks"] = torch.from_numpy(objects.masks).to(torch.uint8)
-        return self.dataset.open(index), targets
-
-
-def _sized(image: Image.Image, targets: Targets) -> tuple[Image.Image, Targets]:
-    (height, width) = next(iter(targets.values())).shape
-    if image.size != (width, height):
-        image = image.resize((width, height), Image.Resampling.BICUBIC)
-    return image, targets
+        image = self.dataset.open(index)
+        if isinstance(self.dataset, InstanceSet):
+            objects = self.dataset.instances(index, self.masks)
+            targets = {"boxes": torch.from_numpy(objects.boxes), "labels": torch.from_numpy(objects.labels)}
+            if objects.masks is not None:
+                targets["masks"] = torch.from_numpy(objects.masks).to(torch.uint8)
+            return image, targets
+        if isinstance(self.dataset, DepthImages):
+            targets = {"depth": torch.from_numpy(self.dataset.depth(index))}
+        else:
+            labels = torch.from_numpy(self.dataset.labels(index).astype(np.int64))
+            targets = {"labels": labels - UNSCORED}  # 0, like padding, is not scored
+        (height, width) = next(iter(targets.values())).shape
+        if image.size != (width, height):
+            image = image.resize((width, height), Image.Resampling.BICUBIC)
+        return image, targets
 
 
 WHOLE, SHORT, CROP = 480, (400, 500, 600), (384, 600)
@@ -100,13 +73,10 @@ class Augmenter:
     Its transform classes would draw from torch's global generator, which the detector uses in another thread.
     """
 
-    size: int
-    """Side of the square in pixels."""
-    scales: tuple[float, float] | None
-    """See `DenseConfig.scales`."""
+    size: int  # side of the square in pixels
+    scales: tuple[float, float] | None  # see `DenseConfig.scales`
     flip: float
-    padding: Sequence[int]
-    """Pixel for the area to the right of the image and below it; see `padding_pixel`."""
+    padding: Sequence[int]  # pixel for the area to the right of the image and below it; see `padding_pixel`
 
     def __call__(
         self, image: Image.Image, targets: Targets, generator: torch.Generator
@@ -199,10 +169,8 @@ class DenseBatch(ImageBatch):
     """A rank's share of a batch."""
 
     targets: list[Targets]
-    draw: int
-    """Step number; it seeds the sampling of a detector's regions."""
-    branches: Float[Tensor, "L 2 B"] | None = None
-    """Factors of the encoder's residual branches."""
+    draw: int  # step number; it seeds the sampling of a detector's regions
+    branches: Float[Tensor, "L 2 B"] | None = None  # factors of the encoder's residual branches
 
     def to(self, device: torch.device) -> Self:
         targets = [{name: value.to(device) for name, value in target.items()} for target in self.targets]
@@ -252,7 +220,8 @@ class DenseBatches:
         def make(index: int) -> tuple[UInt8[Tensor, "3 S S"], Targets]:
             return self.augmenter(*self.samples.read(index), generator)
 
-        return first_usable(self.sampler, position, make, lambda index: self.samples.keys[index], self._bad)
+        index = partial(self.sampler.index, position)
+        return first_usable(index, make, lambda row: self.samples.keys[row], self._bad)
 
 
 class RepeatSampler:

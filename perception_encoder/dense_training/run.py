@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from perception_encoder.datasets.class_masks import read_class_splits
-from perception_encoder.datasets.instances import read_instance_splits
+from perception_encoder.datasets.instances import InstanceSet, read_instance_splits
 from perception_encoder.datasets.rgbd import read_depth_splits
 from perception_encoder.dense_prediction.dense_model import (
     METADATA,
@@ -35,12 +35,9 @@ from perception_encoder.dense_prediction.head_fitting import Standardize
 from perception_encoder.dense_prediction.published_detectors import published_detector
 from perception_encoder.dense_prediction.segmentation import SegmentationHead, class_share_loss
 from perception_encoder.dense_training.batches import (
-    ClassSamples,
     DenseBatch,
     DenseBatches,
     DenseSamples,
-    DepthSamples,
-    ObjectSamples,
     Targets,
 )
 from perception_encoder.dense_training.config import DenseConfig, DepthTrainingConfig, DetectorConfig, SegmenterConfig
@@ -131,12 +128,12 @@ class DenseRun(StageRun):
     def _factors(self, samples: DenseSamples) -> Tensor | None:
         """Return how often to show each image, if this differs; set the weights of a federated loss."""
         config, head = self.config, self.trainee.model.head
-        if not isinstance(config, DetectorConfig) or not isinstance(samples, ObjectSamples):
+        dataset = samples.dataset
+        if not isinstance(config, DetectorConfig) or not isinstance(dataset, InstanceSet):
             return None
         federated = isinstance(config.head, DetectorHeadConfig) and config.head.federated is not None
         if config.repeat_threshold is None and not federated:
             return None
-        dataset = samples.dataset
         labels = [torch.from_numpy(dataset.instances(row, masks=False).labels) for row in range(len(dataset.keys))]
         frequencies = class_frequencies(labels, len(dataset.categories))
         if federated and isinstance(head, Detector):
@@ -186,17 +183,17 @@ def read_samples(config: DenseConfig, path: Path) -> tuple[DenseSamples, DenseSa
     """Return a task's training and test images, and the names of its classes; raises what the readers do."""
     if isinstance(config, DepthTrainingConfig):
         depths = read_depth_splits(path, config.per_metre)
-        return DepthSamples(depths[0]), DepthSamples(depths[1]), ()
+        return DenseSamples(depths[0]), DenseSamples(depths[1]), ()
     if isinstance(config, SegmenterConfig):
         masks = read_class_splits(path)
-        return ClassSamples(masks[0]), ClassSamples(masks[1]), masks[0].classes
+        return DenseSamples(masks[0]), DenseSamples(masks[1]), masks[0].classes
     assert isinstance(config, DetectorConfig)
     training, test = read_instance_splits(path)
     if config.class_agnostic:
         training, test = training.merge_classes(), test.merge_classes()
     both = config.masks and training.has_masks and test.has_masks
     names = tuple(str(category.get("name", category["id"])) for category in training.categories)
-    return ObjectSamples(training, both), ObjectSamples(test, both), names
+    return DenseSamples(training, both), DenseSamples(test, both), names
 
 
 def open_tower(config: DenseConfig) -> tuple[Tower, int]:
@@ -216,10 +213,10 @@ def describe_head(
     config: DenseConfig, tower: Tower, layer: int, samples: DenseSamples, classes: tuple[str, ...]
 ) -> HeadInfo:
     """Return the description of the head that a run trains."""
-    objects = samples if isinstance(samples, ObjectSamples) else None
+    objects = samples.dataset if isinstance(samples.dataset, InstanceSet) else None
     head = dataclasses.asdict(config.head)
     if isinstance(config.head, DetectorHeadConfig) and objects is not None:
-        least_score, most = config.head.limits(objects.dataset.lvis)
+        least_score, most = config.head.limits(objects.lvis)
         head |= {"least_score": least_score, "most": most}
     return HeadInfo(
         task=next(name for name, kind in TASKS.items() if isinstance(config.head, kind)),
@@ -229,9 +226,9 @@ def describe_head(
         image_size=config.image_size,
         head=head,
         classes=classes,
-        class_ids=() if objects is None else tuple(category["id"] for category in objects.dataset.categories),
+        class_ids=() if objects is None else tuple(category["id"] for category in objects.categories),
         relative=isinstance(config.head, DepthHeadConfig) and config.head.scale_invariance == 1,
-        masks=objects is not None and objects.masks,
+        masks=objects is not None and samples.masks,
         finetuned=not config.frozen,
         windows=config.windows,
         padded=objects is not None,
@@ -282,8 +279,10 @@ def trained_part(model: DenseModel, config: DenseConfig) -> nn.Module:
 class DenseTask(Task):
     """Minimise the losses of a head; a detector's are torchvision's."""
 
-    def __init__(self, model: DenseModel, config: DenseConfig, validation: Validation | None = None) -> None:
-        self.model, self.config, self.validation = trained_part(model, config), config, validation
+    validation: Validation | None = None
+
+    def __init__(self, model: DenseModel, config: DenseConfig) -> None:
+        self.model, self.config = trained_part(model, config), config
         self.backbone, self.head = model.backbone, model.head
 
     def losses(self, batch: DenseBatch) -> dict[str, Tensor]:

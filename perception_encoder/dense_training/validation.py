@@ -15,12 +15,15 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from perception_encoder.datasets.class_masks import ClassMasks
+from perception_encoder.datasets.instances import InstanceSet
+from perception_encoder.datasets.rgbd import DepthImages
 from perception_encoder.dense_prediction.dense_model import DenseModel
 from perception_encoder.dense_prediction.depth import DepthConfig, DepthHead
 from perception_encoder.dense_prediction.detection.detr import DetrHead
 from perception_encoder.dense_prediction.detection.mask_rcnn import Detector
 from perception_encoder.dense_prediction.segmentation import SegmentationHead
-from perception_encoder.dense_training.batches import ClassSamples, DenseSamples, DepthSamples, ObjectSamples
+from perception_encoder.dense_training.batches import DenseSamples
 from perception_encoder.errors import DataError, InputError, OutputError, needs_extra
 from perception_encoder.evaluation.dense.depth import DepthProtocol, depth_errors
 from perception_encoder.evaluation.dense.detection import KINDS, average_precision, counted_results, to_results
@@ -36,14 +39,14 @@ logger = logging.getLogger(__name__)
 class DenseValidation(ABC):
     """Scores a model on at most `size` evenly spaced images of a dataset."""
 
-    higher_is_better: Mapping[str, bool]
-    """Metrics, the default one first."""
+    higher_is_better: Mapping[str, bool]  # metrics, the default one first
 
     def __init__(
         self, model: DenseModel, samples: DenseSamples, size: int, image_size: int, out: Path | None = None
     ) -> None:
         """`image_size`: longer side of an image in pixels. `out`: a directory for a detector's plots."""
         self.model, self.samples, self.image_size, self.out = model, samples, image_size, out
+        self.dataset: Any = samples.dataset
         self.rows = spread_indices(len(samples.keys), min(size, len(samples.keys)))
 
     def validate(self, metric: str) -> dict[str, float]:
@@ -73,22 +76,22 @@ def make_validation(
     model: DenseModel, samples: DenseSamples, size: int, image_size: int, out: Path | None = None
 ) -> DenseValidation:
     """Return the validation of a dataset's task; see `DenseValidation`."""
-    kinds: dict[type[DenseSamples], Callable[..., DenseValidation]] = {
-        DepthSamples: DepthValidation,
-        ClassSamples: ClassValidation,
-        ObjectSamples: ObjectValidation,
+    kinds: dict[type, Callable[..., DenseValidation]] = {
+        DepthImages: DepthValidation,
+        ClassMasks: ClassValidation,
+        InstanceSet: ObjectValidation,
     }
-    return kinds[type(samples)](model, samples, size, image_size, out)
+    return kinds[type(samples.dataset)](model, samples, size, image_size, out)
 
 
 class DepthValidation(DenseValidation):
     """Root mean squared error in metres, relative error and the share within 1.25, means over images."""
 
     higher_is_better: Mapping[str, bool] = {"rmse": False, "abs_rel": False, "delta1": True}
-    samples: DepthSamples
+    dataset: DepthImages
 
     def measure(self, row: int, image: Image.Image, features: Tensor) -> dict[str, float]:
-        head, truth = self.model.head, self.samples.dataset.depth(row)
+        head, truth = self.model.head, self.dataset.depth(row)
         assert isinstance(head, DepthHead)
         predicted = head.predict(features, (truth.shape[0], truth.shape[1]))[0].cpu().numpy()
         protocol = DepthProtocol(head=DepthConfig(**dataclasses.asdict(head.config)))
@@ -103,13 +106,13 @@ class ClassValidation(DenseValidation):
     """Mean intersection over union of the classes, and the share of pixels that are right."""
 
     higher_is_better: Mapping[str, bool] = {"miou": True, "pixels": True}
-    samples: ClassSamples
+    dataset: ClassMasks
 
     def measure(self, row: int, image: Image.Image, features: Tensor) -> tuple[np.ndarray, np.ndarray]:
-        head, truth = self.model.head, self.samples.dataset.labels(row)
+        head, truth = self.model.head, self.dataset.labels(row)
         assert isinstance(head, SegmentationHead)
         predicted = head.predict(features, (truth.shape[0], truth.shape[1]))[0].cpu().numpy()
-        return overlaps(predicted, truth, len(self.samples.dataset.classes))
+        return overlaps(predicted, truth, len(self.dataset.classes))
 
     def scores(self, measured: Mapping[int, tuple[np.ndarray, np.ndarray]]) -> dict[str, float]:
         intersections, unions = (np.array(counts) for counts in zip(*measured.values(), strict=True))
@@ -123,11 +126,11 @@ class ObjectValidation(DenseValidation):
     Images without an object have no average precision: a warning says so at the start, and there are no scores.
     """
 
-    samples: ObjectSamples
+    dataset: InstanceSet
 
-    def __init__(self, model: DenseModel, samples: ObjectSamples, *rest: Any) -> None:
+    def __init__(self, model: DenseModel, samples: DenseSamples, *rest: Any) -> None:
         super().__init__(model, samples, *rest)
-        self.truth = samples.dataset.truth(self.rows)
+        self.truth = self.dataset.truth(self.rows)
         self.has_objects = any(not item["iscrowd"] for item in self.truth["annotations"])
         if not self.has_objects:
             text = "none of the %d validation images has an object, so they give no average precision and no best step"
@@ -139,7 +142,7 @@ class ObjectValidation(DenseValidation):
         return {f"{kind}_{name}": True for kind in kinds for name in ("ap", "ap50")}
 
     def measure(self, row: int, image: Image.Image, features: Tensor) -> Mapping[str, list[dict[str, Any]]]:
-        head, dataset = self.model.head, self.samples.dataset
+        head, dataset = self.model.head, self.dataset
         assert isinstance(head, Detector | DetrHead)
         (detected,) = head.detect(features, [dataset.size(row)], self.model.valid_sizes(image.size, self.image_size))
         return to_results(detected, dataset, row)
@@ -149,7 +152,7 @@ class ObjectValidation(DenseValidation):
         for found in measured.values():
             for kind, rows in found.items():
                 results[kind] += rows
-        scores, lvis = dict[str, float](), self.samples.dataset.lvis
+        scores, lvis = dict[str, float](), self.dataset.lvis
         for kind, rows in results.items() if self.has_objects else ():
             values = average_precision(self.truth, rows, KINDS[kind], lvis, resamples=0).values
             scores |= {f"{kind}_ap": values["AP"], f"{kind}_ap50": values["AP50"]}

@@ -17,8 +17,7 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image
 
-from perception_encoder.datasets.image_set import ImageSet
-from perception_encoder.datasets.labelled import LabelledImages
+from perception_encoder.datasets.labelled import ImageSet, LabelledImages
 from perception_encoder.errors import DataError, InputError, MediaDecodeError, MediaNotFoundError, ModelError
 from perception_encoder.formats.media_directory import Clip, MediaSource, unpacked
 from perception_encoder.inference.media import Media, open_media, resolve

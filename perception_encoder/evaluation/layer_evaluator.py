@@ -8,8 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from perception_encoder.datasets.image_set import ImageSet
-from perception_encoder.datasets.labelled import LabelledImages
+from perception_encoder.datasets.labelled import ImageSet, LabelledImages
 from perception_encoder.errors import ConfigError, DataError, InputError
 from perception_encoder.evaluation.feature_cache import CachedTokens, encode_layer
 from perception_encoder.evaluation.inputs import EncoderInputs

@@ -77,9 +77,10 @@ class RetrievalEvaluator:
     def run(self, encoder: Encoder, track: Track = untracked) -> Iterator[Score]:
         """Yield R@1, 5 and 10: see `Evaluator`. DataError if fewer than two items can be decoded."""
         data = self.data
-        starts = range(0, len(data.captions), CHUNK)
+        captions = [text for texts in data.captions for text in texts]
+        starts = range(0, len(captions), CHUNK)
         chunks = [
-            check_finite(encoder.encode_texts(data.captions[start : start + CHUNK]), encoder.name, "the captions")
+            check_finite(encoder.encode_texts(captions[start : start + CHUNK]), encoder.name, "the captions")
             for start in track(starts, f"encoding the captions of {data.name}", len(starts))
         ]
         texts = np.concatenate(chunks)
@@ -88,9 +89,9 @@ class RetrievalEvaluator:
         count = len(features.keys)
         if count < 2:
             raise DataError(f"{data.name} has only one item that can be decoded; retrieval needs at least two")
-        index = {item: number for number, item in enumerate(features.rows)}
-        rows = [row for row, owner in enumerate(data.owners) if owner in index]
-        owners = np.array([index[data.owners[row]] for row in rows])
+        owner_of = np.repeat(np.arange(len(data.keys)), [len(texts) for texts in data.captions])
+        rows = np.isin(owner_of, features.rows)
+        owners = np.searchsorted(features.rows, owner_of[rows])
         ways = "text to item", "item to text"
         label = Label(task=data.name, method="retrieval", classes=count, failures=features.failures)
         yield from measure_all(recalls(texts[rows] @ features.vectors.T, owners, ways, features.keys), label)

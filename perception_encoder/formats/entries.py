@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -41,28 +41,27 @@ def list_objects(entry: Mapping[str, Any], name: str, where: str | Path) -> list
     return value
 
 
+def _checked(entry: Mapping[str, Any], name: str, where: str, is_allowed: Callable[[Any], object], allowed: str) -> Any:
+    value = entry.get(name)
+    if not is_allowed(value):
+        raise DataError(f"{where}: `{name}` is {quoted(value)}; it must be {allowed}")
+    return value
+
+
 def text_field(entry: Mapping[str, Any], name: str, where: str) -> str:
     """Return a field that is a non-empty string; DataError otherwise."""
-    value = entry.get(name)
-    if not isinstance(value, str) or not value:
-        raise DataError(f"{where}: `{name}` is {quoted(value)}; it must be a non-empty string")
-    return value
+    return str(_checked(entry, name, where, lambda value: isinstance(value, str) and value, "a non-empty string"))
 
 
 def id_field(entry: Mapping[str, Any], name: str, where: str) -> int | str:
     """Return a field that is an integer or a string, such as an id; DataError otherwise."""
-    value = entry.get(name)
-    if isinstance(value, bool) or not isinstance(value, (int, str)):
-        raise DataError(f"{where}: `{name}` is {quoted(value)}; it must be an integer or a string")
+    value: int | str = _checked(entry, name, where, lambda value: type(value) in (int, str), "an integer or a string")
     return value
 
 
 def integer_field(entry: Mapping[str, Any], name: str, where: str, least: int = 0) -> int:
     """Return a field that is an integer of at least `least`; DataError otherwise."""
-    value = entry.get(name)
-    if not is_integer(value, least):
-        raise DataError(f"{where}: `{name}` is {quoted(value)}; it must be an integer of at least {least}")
-    return value
+    return int(_checked(entry, name, where, lambda value: is_integer(value, least), f"an integer of at least {least}"))
 
 
 def is_integer(value: Any, least: int = 0) -> TypeGuard[int]:

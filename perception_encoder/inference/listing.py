@@ -175,22 +175,29 @@ def _list_directory(directory: Path, left_out: Counter[str] | None, outer: Exclu
             entry = next(entries, None)
             if entry is None:
                 open_directories.pop()
-            elif isinstance(entry, Item):
+                continue
+            if isinstance(entry, Item):
                 yield entry
-            elif not os.path.isdir(entry):
-                yield from () if rules.covers(entry) else _list_file(entry, left_out, rules)
-            elif entry.is_symlink():
-                waiting += [] if rules.covers(entry, True) else [(entry, rules)]
-            elif rules.covers(entry, True):
-                excluded.add(Path(os.path.realpath(entry)))
+                continue
+            path, is_link = Path(entry), entry.is_symlink()
+            if not (os.path.isdir(path) if is_link else entry.is_dir()):
+                yield from () if rules.covers(path) else _list_file(path, left_out, rules)
+            elif is_link:
+                waiting += [] if rules.covers(path, True) else [(path, rules)]
+            elif rules.covers(path, True):
+                excluded.add(Path(os.path.realpath(path)))
             else:
-                open_directories.append(_enter(entry, rules, visited))
+                open_directories.append(_enter(path, rules, visited))
 
 
-def _enter(directory: Path, rules: Exclusion, visited: set[tuple[int, int]]) -> tuple[Iterator[Path | Item], Exclusion]:
+def _enter(
+    directory: Path, rules: Exclusion, visited: set[tuple[int, int]]
+) -> tuple[Iterator[os.DirEntry[str] | Item], Exclusion]:
     """List a directory, or its problem, with the rules there; nothing if it was visited before."""
     try:
-        status, names, inner = directory.stat(), os.listdir(directory), rules.enter(directory)
+        status, inner = directory.stat(), rules.enter(directory)
+        with os.scandir(directory) as found:
+            entries = [entry for entry in found if not _is_hidden(entry.name)]
     except InputError as error:
         return iter([Item(error.source, error.source, problem=error)]), rules
     except OSError as error:
@@ -198,8 +205,7 @@ def _enter(directory: Path, rules: Exclusion, visited: set[tuple[int, int]]) -> 
     if (status.st_dev, status.st_ino) in visited:
         return iter(()), rules
     visited.add((status.st_dev, status.st_ino))
-    visible = sorted((name for name in names if not _is_hidden(name)), key=os.fsencode)
-    return map(directory.joinpath, visible), inner
+    return iter(sorted(entries, key=lambda entry: os.fsencode(entry.name))), inner
 
 
 def _list_file(path: Path, left_out: Counter[str] | None, rules: Exclusion) -> Iterator[Item]:

@@ -136,20 +136,11 @@ class EmbeddingWriter:
     or other inputs, and if the disk is full; finished parts stay. If no input could be used, nothing is written.
     """
 
-    def __init__(
-        self,
-        out: Path,
-        settings: Mapping[str, object],
-        *,
-        overwrite: bool = False,
-        part_bytes: int = _PART_BYTES,
-        part_seconds: float = _PART_SECONDS,
-    ) -> None:
+    def __init__(self, out: Path, settings: Mapping[str, object], *, overwrite: bool = False) -> None:
         self.out, self.settings = out.absolute(), settings
         directory = self.out.with_name(self.out.name + ".parts")
         self.failures: list[InputError] = []
         """All so far, including those of earlier, interrupted runs."""
-        self._part_bytes, self._part_seconds = part_bytes, part_seconds
         self._pending: list[EncodingResult[Item]] = []
         self._pending_bytes, self._flushed_at = 0, time.monotonic()
         with writing(self.out):
@@ -200,7 +191,7 @@ class EmbeddingWriter:
         self._pending += batch
         self.failures += [result.error for result in batch if isinstance(result, Failure)]
         self._pending_bytes += sum(result.vector.nbytes for result in batch if isinstance(result, Embedding))
-        if self._pending_bytes >= self._part_bytes or time.monotonic() - self._flushed_at >= self._part_seconds:
+        if self._pending_bytes >= _PART_BYTES or time.monotonic() - self._flushed_at >= _PART_SECONDS:
             self.flush()
 
     def flush(self) -> None:

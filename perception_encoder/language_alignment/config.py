@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from perception_encoder.errors import ConfigError
-from perception_encoder.language_alignment.text.decoder import SMOLLM2, DecoderLoRA
+from perception_encoder.language_alignment.decoder import SMOLLM2, DecoderLoRA
 from perception_encoder.language_alignment.weights import Parts
 from perception_encoder.models.checkpoints.weights import find_entry
 from perception_encoder.models.registry import BUILTIN

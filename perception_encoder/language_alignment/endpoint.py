@@ -18,21 +18,18 @@ from PIL import Image
 
 from perception_encoder.errors import EndpointError, needs_extra, one_line
 from perception_encoder.inference.conversation.assistant import Assistant
-from perception_encoder.preprocess.conversation import ContentPart, Message, Reply, Sampling
+from perception_encoder.preprocess.conversation import Message, Reply, Sampling
 from perception_encoder.preprocess.image import image_file
 
-QUALITY = 92
 KEY = "OPENAI_API_KEY"
 """The environment variable that holds the key; many self-hosted servers need none."""
 _REFUSED = (400, 413, 415, 422)
 """HTTP statuses of requests that would fail again."""
 _WRONG = (401, 403, 404, 405)
 """HTTP statuses of a wrong key, model or address."""
-
-
+Scope = Literal["attempt", "request", "service"]
 MAX_BYTES = 1 << 24
 """Of an answer that is not streamed."""
-Scope = Literal["attempt", "answer", "request", "service"]
 
 
 class EndpointModel(Assistant):
@@ -73,7 +70,7 @@ class EndpointModel(Assistant):
             options = {"stop": list(sampling.stop)} if sampling.stop else {}
             response = self._client.chat.completions.with_raw_response.create(
                 model=self.name,
-                messages=[_message(message) for message in conversation],
+                messages=[{"role": message.role, "content": _content(message)} for message in conversation],
                 max_tokens=sampling.max_tokens,
                 temperature=sampling.temperature,
                 top_p=sampling.top_p,
@@ -135,22 +132,19 @@ class EndpointModel(Assistant):
         return self._library.types.chat.ChatCompletion.construct(**json.loads(content))
 
 
-def _message(message: Message) -> dict[str, Any]:
+def _content(message: Message) -> str | list[dict[str, Any]]:
+    """Return a message's text, or its texts and images as parts."""
     if not message.media:
-        return {"role": message.role, "content": "".join(map(str, message.content))}
-    return {"role": message.role, "content": [part for content in message.content for part in _parts(content)]}
-
-
-def _parts(part: ContentPart) -> list[dict[str, Any]]:
-    if isinstance(part, str):
-        return [{"type": "text", "text": part}]
-    images = [part] if isinstance(part, Image.Image) else part.images
-    return [{"type": "image_url", "image_url": {"url": _data_url(image)}} for image in images]
-
-
-def _data_url(image: Image.Image) -> str:
-    content = image_file(image.convert("RGB"), "JPEG", quality=QUALITY)
-    return "data:image/jpeg;base64," + base64.b64encode(content).decode()
+        return "".join(map(str, message.content))
+    parts: list[dict[str, Any]] = []
+    for part in message.content:
+        if isinstance(part, str):
+            parts.append({"type": "text", "text": part})
+            continue
+        for image in [part] if isinstance(part, Image.Image) else part.images:
+            jpeg = base64.b64encode(image_file(image.convert("RGB"), "JPEG", quality=92)).decode()
+            parts.append({"type": "image_url", "image_url": {"url": f"data:image/jpeg;base64,{jpeg}"}})
+    return parts
 
 
 def _seconds(text: str | None) -> float | None:

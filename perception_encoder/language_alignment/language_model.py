@@ -13,18 +13,16 @@ from torch import Tensor
 
 from perception_encoder.errors import ConfigError
 from perception_encoder.inference.conversation.assistant import Assistant
+from perception_encoder.language_alignment.decoder import Decoder
 from perception_encoder.language_alignment.model import PerceptionLanguageModel
-from perception_encoder.language_alignment.text.decoder import Decoder
-from perception_encoder.language_alignment.text.reading import Reader, TorchReader, check_logits, generate_tokens
+from perception_encoder.language_alignment.reading import Reader, TorchReader, check_logits, generate_tokens
 from perception_encoder.preprocess.conversation import MediaPart, Message, Reply, Sampling
 from perception_encoder.preprocess.tiling import MediaConfig, media_pixels
 
-GENERATED_AT_ONCE = 8
-"""Maximum number of conversations per batch."""
+AT_ONCE = 8
+"""Maximum number of conversations in a batch of the language model, and of images and tiles in one of the tower."""
 CACHED_MEDIA = 32
 """Maximum number of images and videos with cached tokens, so that a chat encodes each one once."""
-ENCODED_AT_ONCE = 8
-"""Images and tiles in a batch of the vision tower."""
 
 
 @dataclass
@@ -49,8 +47,8 @@ class TextModel(Assistant):
     def generate(self, conversations: Sequence[Sequence[Message]], sampling: Sampling | None = None) -> list[Reply]:
         """Return an answer to each conversation, greedily by default; ContextLengthError for one that does not fit."""
         sampling, replies = sampling or Sampling(), list[Reply]()
-        for start in range(0, len(conversations), GENERATED_AT_ONCE):
-            *_, answers = self._growing(conversations[start : start + GENERATED_AT_ONCE], sampling)
+        for start in range(0, len(conversations), AT_ONCE):
+            *_, answers = self._growing(conversations[start : start + AT_ONCE], sampling)
             replies += [self._reply(answer, sampling) for answer in answers]
         return replies
 
@@ -95,10 +93,7 @@ class TextModel(Assistant):
         return Reply(text, answer.prompt_tokens, len(answer.tokens), answer.ended, answer.cut)
 
     def _text(self, tokens: list[int], sampling: Sampling) -> tuple[str, bool]:
-        """Return the text of an answer up to a stop, and whether there is a stop."""
-        text = self.decoder.tokenizer.decode(tokens, skip_special_tokens=True)
-        ends = [at for stop in sampling.stop if (at := text.find(stop)) >= 0]
-        return (text[: min(ends)], True) if ends else (text, False)
+        return sampling.until_stop(self.decoder.tokenizer.decode(tokens, skip_special_tokens=True))
 
     @torch.inference_mode()
     def _prompt(self, conversation: Sequence[Message], sampling: Sampling) -> tuple[Tensor, int]:
@@ -122,11 +117,7 @@ def _without_partial(text: str, stops: Sequence[str]) -> str:
 
 
 class LanguageModel(TextModel):
-    """A perception language model on one device.
-
-    Attributes: `model` (the torch module), `decoder` (tokenizer and prompts), `name`, `media`, `encoded` (how many
-    images, tiles and frames have gone through the vision tower).
-    """
+    """A perception language model on one device; `encoded` counts the images, tiles and frames that it encoded."""
 
     def __init__(
         self,
@@ -164,32 +155,25 @@ class LanguageModel(TextModel):
 
     @torch.inference_mode()
     def _prompt(self, conversation: Sequence[Message], sampling: Sampling) -> tuple[Tensor, int]:
-        """Return the decoder's input (T, dim) for a conversation, and the number of text tokens cut."""
         media = [item for message in conversation for item in message.media]
         tokens = [self.media_tokens(item, len(media) == 1) for item in media]
         room, lengths = sampling.max_tokens, [len(item) for item in tokens]
         prompt = self.decoder.prompts.generation_prompt(conversation, lengths, room, sampling.cut)
-        ids, is_image = torch.tensor(prompt.ids)[None], torch.tensor(prompt.is_image)[None]
-        dim = self.model.projector.dim
-        together = torch.cat(tokens) if tokens else torch.zeros(0, dim)
         device = next(self.model.parameters()).device
-        embeddings = self.model.embed(ids.to(device), is_image.to(device), together.to(device))
-        return embeddings[0], prompt.cut
+        ids, is_image = (torch.tensor([row], device=device) for row in (prompt.ids, prompt.is_image))
+        together = torch.cat([torch.zeros(0, self.model.projector.dim, device=device), *tokens])
+        return self.model.embed(ids, is_image, together)[0], prompt.cut
 
     @torch.inference_mode()
     def media_tokens(self, item: MediaPart, alone: bool = True) -> Tensor:
-        """Return the tokens (M, dim) of an image or a video, cached if it was encoded before.
-
-        An image that is `alone` in its conversation is tiled; several images are squashed to one square each, as in
-        PLM.
-        """
+        """Return the tokens (M, dim), maybe cached, of a video or an image, which is tiled if it is `alone`."""
         key = (id(item), alone)
         if key in self._tokens and self._tokens[key][0]() is item:
             self._tokens.move_to_end(key)
             return self._tokens[key][1]
         pixels = media_pixels(item, self.media, alone)
         parameter = next(self.model.vision.parameters())
-        batches = pixels.to(parameter.device, parameter.dtype).split(ENCODED_AT_ONCE)
+        batches = pixels.to(parameter.device, parameter.dtype).split(AT_ONCE)
         tokens = torch.cat([self.model.image_tokens(batch) for batch in batches]).flatten(0, 1)
         self.encoded += len(pixels)
         self._tokens[key] = (ref(item, lambda _: self._tokens.pop(key, None)), tokens)

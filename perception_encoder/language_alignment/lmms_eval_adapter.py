@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
@@ -36,7 +35,7 @@ MAX_TOKENS = 256
 
 
 class _Answers:
-    """The plug-in without lmms-eval's base class, which `_make_class` adds."""
+    """The plug-in without lmms-eval's base class, which is added below."""
 
     is_simple = False
     """Requests hold messages with all media, not a text beside a list."""
@@ -66,24 +65,21 @@ class _Answers:
         for sampling, numbers in groups.items():
             for start in range(0, len(numbers), self.batch_size):
                 chunk = numbers[start : start + self.batch_size]
-                conversations = [self._conversation(requests[number].args) for number in chunk]
+                conversations = []
+                for number in chunk:
+                    _, to_messages, _, row, task, split = requests[number].args
+                    messages = to_messages(self.task_dict[task][split][row])  # type: ignore[attr-defined]
+                    conversations.append(read_messages(messages, self.generator, self.frames))
                 for number, reply in zip(chunk, self.generator.generate(conversations, sampling), strict=True):
                     context, _, settings, *_ = requests[number].args
                     answers[number] = reply.text
                     self.cache_hook.add_partial("generate_until", (context, settings), reply.text)  # type: ignore[attr-defined]
         return answers
 
-    def _conversation(self, arguments: Sequence[Any]) -> list[Message]:
-        _, to_messages, _, row, task, split = arguments
-        messages = to_messages(self.task_dict[task][split][row])  # type: ignore[attr-defined]
-        return read_messages(messages, self.generator, self.frames)
-
     def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
-        """Raise ConfigError: tasks that compare likelihoods of answers are unsupported."""
         raise ConfigError("tasks by log-likelihood are unsupported; choose one that generates answers")
 
     def generate_until_multi_round(self, requests: Sequence[Any]) -> list[str]:
-        """Raise ConfigError: multi-round tasks are unsupported."""
         raise ConfigError("tasks of several rounds are unsupported; choose one with one question per sample")
 
 
@@ -103,25 +99,22 @@ def sampling_of(settings: Mapping[str, Any]) -> Sampling:
 
 def read_messages(messages: Sequence[Mapping[str, Any]], assistant: Assistant, frames: int = FRAMES) -> list[Message]:
     """Return lmms-eval's messages with their media opened; ConfigError for sound, InputError for bad files."""
-    return [
-        Message(
-            message["role"],
-            tuple(part for content in message["content"] for part in _parts(content, assistant, frames)),
-        )
-        for message in messages
-    ]
-
-
-def _parts(content: Mapping[str, Any], assistant: Assistant, frames: int) -> Sequence[ContentPart]:
-    kind = content["type"]
-    if kind == "text":
-        return [content["text"]]
-    if kind not in ("image", "video"):
-        raise ConfigError(f"a sample contains {kind}; only texts, images and videos are supported")
-    source = content["url"]
-    if isinstance(source, Image.Image):
-        return [source.convert("RGB")]
-    return assistant.open(str(source), frames=frames, start=content.get("start_time"), end=content.get("end_time"))
+    read = []
+    for message in messages:
+        parts: list[ContentPart] = []
+        for content in message["content"]:
+            kind, source = content["type"], content.get("url")
+            if kind == "text":
+                parts.append(content["text"])
+            elif kind not in ("image", "video"):
+                raise ConfigError(f"a sample contains {kind}; only texts, images and videos are supported")
+            elif isinstance(source, Image.Image):
+                parts.append(source.convert("RGB"))
+            else:
+                times = {"start": content.get("start_time"), "end": content.get("end_time")}
+                parts += assistant.open(str(source), frames=frames, **times)
+        read.append(Message(message["role"], tuple(parts)))
+    return read
 
 
 def manifest() -> ModelManifest:
@@ -132,14 +125,9 @@ def manifest() -> ModelManifest:
 
 
 def __getattr__(name: str) -> Callable[..., Any]:
-    """Create the class when lmms-eval first looks it up."""
+    """Create the class when lmms-eval looks it up."""
     if name != "PerceptionEncoderModel":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return _make_class()
-
-
-@cache
-def _make_class() -> Callable[..., Any]:
     from lmms_eval.api.model import lmms
 
     return type("PerceptionEncoderModel", (_Answers, lmms), {"__module__": __name__})

@@ -6,44 +6,36 @@ import importlib
 import re
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 from PIL import Image
 
 from perception_encoder.errors import ConfigError, UnknownModelError, needs_extra, one_line
-from perception_encoder.exports.layouts import write_layout_directory
 from perception_encoder.inference.conversation.assistant import Assistant
 from perception_encoder.inference.load import choose_runtime
 from perception_encoder.inference.model_spec import ModelSpec, PrecisionChoice, RuntimeChoice
+from perception_encoder.language_alignment.decoder import SMOLLM2, Decoder, load_decoder, load_pretrained
 from perception_encoder.language_alignment.language_model import LanguageModel, TextModel
+from perception_encoder.language_alignment.openvino_llama import OpenVinoLlama
 from perception_encoder.language_alignment.perception_lm import read_perception_lm
-from perception_encoder.language_alignment.text.decoder import SMOLLM2, Decoder, load_decoder, load_pretrained
-from perception_encoder.language_alignment.text.openvino_llama import OpenVinoLlama
-from perception_encoder.language_alignment.text.reading import Reader, TorchReader
-from perception_encoder.language_alignment.weights import read_language_model, read_tower
-from perception_encoder.models.checkpoints.files import SUFFIXES
-from perception_encoder.models.checkpoints.find import file_inside, packaged_weights
-from perception_encoder.models.checkpoints.weights import write_checkpoint
+from perception_encoder.language_alignment.reading import Reader, TorchReader
+from perception_encoder.language_alignment.weights import find_language_model, read_language_model
 from perception_encoder.models.defaults import language_model
 from perception_encoder.models.initialization import drawn_from
 from perception_encoder.models.precision import choose_device, fast_dtype
-from perception_encoder.models.registry import BUILTIN_LANG, SMALL_LANG
-from perception_encoder.models.vision_transformer import VisionTransformer
 from perception_encoder.preprocess.conversation import Message, Reply, Sampling
 from perception_encoder.progress import progress_bar
 from perception_encoder.runtime.openvino_runtime import FallbackWarning
 from perception_encoder.runtime.runtime import AUTO, Precision
 
-WEIGHTS = "language.safetensors"
-"""The file that a run of language alignment writes into its directory."""
 MAX_PARAMETERS = 4_000_000_000
 """Size up to which OpenVINO is chosen by default: the compiled copy takes as much memory as the model."""
 HUB = "hf:"
 _ENDPOINT = re.compile(r"(?P<url>https?://[^#]+)#(?P<model>.+)")
-_FUNCTION = re.compile(r"python:(?P<module>[\w.]+):(?P<function>\w+)")
+_FUNCTION = re.compile(r"python:[\w.]+:\w+")
 
 
 def load_assistant(
@@ -77,36 +69,34 @@ def load_assistant(
     spec = ModelSpec.of(name, device, runtime=runtime, precision=precision)
     name = language_model(str(spec.name) or None)
     check_name(name)
-    alone = text_only and (name == SMOLLM2 or name.startswith(HUB) or name.endswith(".gguf"))
-    other = runs_elsewhere(name) and not alone
-    if other and tiles is not None:
+    if text_only and (name == SMOLLM2 or name.startswith(HUB) or name.endswith(".gguf")):
+        plan = Execution(spec.with_dtype(dtype))
+        decoder = load_decoder(name.removeprefix(HUB), plan.dtype)
+        decoder.model.to(plan.device)
+        return TextModel(decoder.name, decoder, plan.reader(decoder))
+    if not runs_elsewhere(name):
+        try:
+            return load_language_model(replace(spec.with_dtype(dtype), name=name), tiles)
+        except UnknownModelError as error:
+            raise UnknownModelError(f"{error}, http://HOST/v1#MODEL, hf:NAME or python:MODULE:FUNCTION") from None
+    if tiles is not None:
         raise ConfigError(f"tiles is {tiles}, but {name} tiles images itself; omit it")
-    if other and (spec.runtime, spec.precision) != (AUTO, AUTO):
+    if (spec.runtime, spec.precision) != (AUTO, AUTO):
         raise ConfigError(f"{name} does not run in this package; omit runtime and precision")
+    if name.startswith(HUB):
+        return TransformersModel(name.removeprefix(HUB))
     if match := _ENDPOINT.fullmatch(name):
         from perception_encoder.language_alignment.endpoint import EndpointModel
 
         return EndpointModel(match["url"], match["model"], timeout)
-    if match := _FUNCTION.fullmatch(name):
-        try:
-            function = getattr(importlib.import_module(match["module"]), match["function"])
-        except (ImportError, AttributeError) as error:
-            raise ConfigError(f"{name} cannot be imported: {one_line(error)}") from error
-        assistant = function()
-        if not isinstance(assistant, Assistant):
-            raise ConfigError(f"{name} returned a {type(assistant).__name__}; it must return a pe.Assistant")
-        return assistant
-    if alone:
-        plan = Execution.choose(spec.with_dtype(dtype))
-        decoder = load_decoder(name.removeprefix(HUB), plan.dtype)
-        decoder.model.to(plan.device)
-        return TextModel(decoder.name, decoder, plan.reader(decoder))
-    if name.startswith(HUB):
-        return load_transformers_model(name.removeprefix(HUB))
+    _, module, function = name.split(":")
     try:
-        return load_language_model(replace(spec.with_dtype(dtype), name=name), tiles)
-    except UnknownModelError as error:
-        raise UnknownModelError(f"{error}, http://HOST/v1#MODEL, hf:NAME or python:MODULE:FUNCTION") from None
+        make = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"{name} cannot be imported: {one_line(error)}") from error
+    if not isinstance(assistant := make(), Assistant):
+        raise ConfigError(f"{name} returned a {type(assistant).__name__}; it must return a pe.Assistant")
+    return assistant
 
 
 def is_endpoint(name: str) -> bool:
@@ -135,86 +125,41 @@ def check_name(name: str, find: bool = False) -> None:
 def load_language_model(spec: ModelSpec, tiles: int | None = None) -> LanguageModel:
     """Load a model of ours or a Perception-LM: see `load_assistant`."""
     source = find_language_model(spec.name)
-    plan = Execution.choose(spec)
-    if (path := Path(source)).is_file():
-        model = read_language_model(path, plan.device, plan.dtype, tiles, plan.reader)
-        model.name = path.parent.resolve().name if path.name == WEIGHTS else path.stem
-        return model
-    return read_perception_lm(source, plan.device, plan.dtype, tiles, plan.reader)
-
-
-def find_language_model(name: str | Path) -> str | Path:
-    """Return the file of one of our models, or the directory or hub name of a Perception-LM, without loading it.
-
-    Raises UnknownModelError and WeightsUnavailableError.
-    """
-    if str(name) == BUILTIN_LANG:
-        return packaged_weights(BUILTIN_LANG)
-    path = Path(name)
-    if path.is_dir() and (inside := file_inside(path, WEIGHTS)) != path:
-        return inside
-    if path.exists() or "perception-lm" in str(name).lower():
-        return name
-    raise UnknownModelError(
-        f"no language model is called {str(name)!r}; give {BUILTIN_LANG}, a file or directory that `pe train` wrote, "
-        f"or {SMALL_LANG}"
-    )
-
-
-def export_lang(run: str | Path, out: str | Path, *, half: bool = False) -> VisionTransformer:
-    """Write the encoder of a language alignment as a PE-Lang model, and return it.
-
-    `run`: the directory or the file of a run. `out`: a .safetensors, .pt, .pth or .bin file under the published names,
-    or a new directory, which timm loads as `local-dir:OUT` and transformers by AutoModel.from_pretrained. `half`: write
-    float16. Raises UnknownModelError, CheckpointError and OutputError.
-
-        pe.export_lang("runs/language_custom", "my-lang")
-    """
-    tower = read_tower(Path(find_language_model(run)))
-    if Path(out).suffix in SUFFIXES:
-        write_checkpoint(tower, Path(out), half)
+    plan = Execution(spec)
+    if Path(source).is_file():
+        model = read_language_model(Path(source), plan.device, plan.dtype)
     else:
-        write_layout_directory(tower, Path(out), "timm", half)
-    return tower
+        model = read_perception_lm(source, plan.device, plan.dtype)
+    media = model.media if tiles is None else replace(model.media, tiles=tiles)
+    return LanguageModel(model.name, model.model, model.decoder, media, plan.reader(model.decoder))
 
 
-@dataclass(frozen=True)
 class Execution:
-    """How to load and execute a language model."""
+    """How to load and execute a language model.
 
-    chosen: ModelSpec
-    """With the runtime and precision to use."""
-    device: torch.device
-    dtype: torch.dtype
-    """Of the weights in torch, and of everything but int8 products."""
-    asked: bool
-    """Whether OpenVINO or int8 was asked for."""
+    Attributes: `chosen`, with the runtime and precision to use; `device`; `dtype`, of the weights in torch, and of
+    everything but int8 products; `asked`, whether OpenVINO or int8 was asked for.
+    """
 
-    @classmethod
-    def choose(cls, spec: ModelSpec) -> Execution:
+    def __init__(self, spec: ModelSpec) -> None:
         """Choose the runtime and precision of a model; raises what `choose_runtime` raises."""
-        chosen = choose_runtime(spec)
-        place = choose_device("cpu" if chosen.runtime == "openvino" else spec.device)
-        dtype = None if chosen.precision == "int8" else chosen.dtype
-        return cls(chosen, place, dtype or fast_dtype(place), spec.runtime == "openvino" or spec.precision == "int8")
+        self.chosen = choose_runtime(spec)
+        self.device = choose_device("cpu" if self.chosen.runtime == "openvino" else spec.device)
+        dtype = None if self.chosen.precision == "int8" else self.chosen.dtype
+        self.dtype = dtype or fast_dtype(self.device)
+        self.asked = spec.runtime == "openvino" or spec.precision == "int8"
 
     def reader(self, decoder: Decoder) -> Reader:
-        """Return the runtime of the decoder.
-
-        torch executes what OpenVINO cannot; if OpenVINO was asked for, ConfigError for another architecture than
-        Llama, and a warning if the conversion fails.
-        """
+        """Return what executes a decoder: torch, if OpenVINO cannot and was not asked for; else ConfigError."""
         model = decoder.model
-        if self.chosen.runtime == "torch":
-            return TorchReader(model)
-        if not OpenVinoLlama.fits(model):
-            if self.asked:
-                kind = type(model).__name__
-                raise ConfigError(
-                    f"OpenVINO executes only Llamas, without dynamic RoPE, and {decoder.name} is a {kind}; use torch"
-                )
-            return TorchReader(model)
-        if not self.asked and sum(parameter.numel() for parameter in model.parameters()) > MAX_PARAMETERS:
+        fits = self.chosen.runtime == "openvino" and OpenVinoLlama.fits(model)
+        if self.asked and self.chosen.runtime == "openvino" and not fits:
+            raise ConfigError(
+                "OpenVINO executes only Llamas, without dynamic RoPE, and "
+                f"{decoder.name} is a {type(model).__name__}; use torch"
+            )
+        too_large = not self.asked and sum(parameter.numel() for parameter in model.parameters()) > MAX_PARAMETERS
+        if not fits or too_large:
             return TorchReader(model)
         try:
             with progress_bar(f"converting {decoder.name} for this CPU"):
@@ -227,8 +172,13 @@ class Execution:
 class TransformersModel(Assistant):
     """A transformers model with its processor; videos are shown as consecutive frames."""
 
-    def __init__(self, name: str, model: Any, processor: Any) -> None:
-        self.name, self.model, self.processor = name, model.eval(), processor
+    def __init__(self, name: str) -> None:
+        """Load a model by directory or hub name; WeightsUnavailableError, MissingExtraError without transformers."""
+        with needs_extra("engine", "transformers"):
+            from transformers import AutoModelForImageTextToText, AutoProcessor
+        device = choose_device(None)
+        model, self.processor = load_pretrained(name, AutoModelForImageTextToText, AutoProcessor, fast_dtype(device))
+        self.name, self.model = Path(name).name, model.to(device).eval()
 
     def generate(self, conversations: Sequence[Sequence[Message]], sampling: Sampling | None = None) -> list[Reply]:
         """Return an answer to each conversation, greedily by default; ConfigError if the processor rejects one.
@@ -262,16 +212,5 @@ class TransformersModel(Assistant):
         with drawn_from(torch.Generator().manual_seed(sampling.seed)):
             output = self.model.generate(**inputs, max_new_tokens=sampling.max_tokens, do_sample=sample, **options)
         tokens = output[0, length:]
-        answer = self.processor.decode(tokens, skip_special_tokens=True)
-        cuts = [at for stop in sampling.stop if (at := answer.find(stop)) >= 0]
-        finished = bool(cuts) or len(tokens) < sampling.max_tokens
-        return Reply(answer[: min(cuts)] if cuts else answer, length, len(tokens), finished)
-
-
-def load_transformers_model(name: str | Path) -> TransformersModel:
-    """Load a model by directory or hub name; WeightsUnavailableError, MissingExtraError without transformers."""
-    with needs_extra("engine", "transformers"):
-        from transformers import AutoModelForImageTextToText, AutoProcessor
-    device = choose_device(None)
-    model, processor = load_pretrained(name, AutoModelForImageTextToText, AutoProcessor, fast_dtype(device))
-    return TransformersModel(Path(name).name, model.to(device), processor)
+        answer, stopped = sampling.until_stop(self.processor.decode(tokens, skip_special_tokens=True))
+        return Reply(answer, length, len(tokens), stopped or len(tokens) < sampling.max_tokens)

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from perception_encoder.errors import ConfigError, ShapeError
-from perception_encoder.language_alignment.text.prompt import IGNORED
+from perception_encoder.language_alignment.prompt import IGNORED
 from perception_encoder.models.vision_transformer import VisionTransformer
 
 
@@ -43,10 +43,9 @@ class Projector(nn.Module):
     def forward(
         self, tokens: Float[Tensor, "B N width"], grid: tuple[int, int] | None = None
     ) -> Float[Tensor, "B M dim"]:
-        """Return a grid's projected tokens, row by row: M = `tokens_of(grid)`.
+        """Return a grid's projected tokens, row by row: M = `tokens_of(grid)`; ShapeError if they do not fill it.
 
-        `grid`: rows and columns of the tokens, the class token removed; a square by default. Raises ShapeError if
-        the tokens do not fill it.
+        `grid`: rows and columns of the tokens, the class token removed; a square by default.
         """
         rows, columns = grid or (math.isqrt(tokens.shape[1]),) * 2
         if rows * columns != tokens.shape[1]:
@@ -64,16 +63,11 @@ class Projector(nn.Module):
 
     def tokens_of(self, grid: tuple[int, int]) -> int:
         """Return the number of tokens from a grid."""
-        rows, columns = self.pooled_grid(grid)
-        return rows * columns
+        return math.prod(self.pooled_grid(grid))
 
 
 class PerceptionLanguageModel(nn.Module):
-    """Images and token ids to logits of the next tokens.
-
-    `vision`: a tower that gives tokens, cut at the layer that the projector reads. `decoder`: a causal language model
-    of transformers.
-    """
+    """A tower cut at the layer that the projector reads, and a causal language model of transformers."""
 
     def __init__(self, vision: VisionTransformer, projector: Projector, decoder: nn.Module) -> None:
         super().__init__()
@@ -82,18 +76,12 @@ class PerceptionLanguageModel(nn.Module):
     def image_features(
         self, pixels: Float[Tensor, "B 3 H W"], branches: Float[Tensor, "L 2 B"] | None = None
     ) -> Float[Tensor, "B P width"]:
-        """Return the tokens of the vision tower's last layer without the class token; P = h · w.
-
-        `branches`: stochastic depth, as `VisionTransformer.forward_features` takes it.
-        """
+        """Return the tower's last tokens without the class token; P = h · w. `branches`: see `forward_features`."""
         tokens = self.vision.forward_features(pixels, norm=False, branches=branches)
         return tokens[:, self.vision.num_prefix_tokens :]
 
     def image_tokens(self, images: Tensor, branches: Tensor | None = None) -> Float[Tensor, "N M dim"]:
-        """Return the decoder's tokens of images.
-
-        `images`: pixels (N, 3, H, W), or `image_features` (N, P, width) of square ones. `branches`: see there.
-        """
+        """Return the decoder's tokens of pixels (N, 3, H, W), or of `image_features` (N, P, width) of square images."""
         grid: tuple[int, int] | None = None
         if images.dim() == 4:
             grid = self.vision.grid_of(images.shape[-2], images.shape[-1])
@@ -103,10 +91,7 @@ class PerceptionLanguageModel(nn.Module):
     def embed(
         self, ids: Int[Tensor, "B T"], is_image: Bool[Tensor, "B T"], image_tokens: Float[Tensor, "M dim"]
     ) -> Float[Tensor, "B T dim"]:
-        """Return the decoder's input: token embeddings, with the image tokens at the marked positions, row by row.
-
-        Raises ShapeError unless there are as many image tokens as marks.
-        """
+        """Return token embeddings with image tokens at the marked positions; ShapeError unless there are as many."""
         marks = int(is_image.sum())
         if marks != len(image_tokens):
             raise ShapeError(f"{len(image_tokens)} image tokens for {marks} marked positions")
@@ -115,40 +100,27 @@ class PerceptionLanguageModel(nn.Module):
 
     def token_losses(
         self, embeddings: Float[Tensor, "B T dim"], labels: Int[Tensor, "B T"], parts: Int[Tensor, "B T"] | None = None
-    ) -> Float[Tensor, " K"]:
-        """Return the cross entropy of each labelled token, given the earlier tokens of its row that it attends to.
+    ) -> tuple[Float[Tensor, " K"], Bool[Tensor, " K"]]:
+        """Return the cross entropy of each labelled token, and whether it is the most probable one.
 
-        Rows are padded on the right, so that no token attends to padding. Logits are computed for the labelled
-        positions only. `parts`: tokens attend only to those of part 0 and of their own part.
+        A token is predicted from the earlier tokens of its row, or with `parts`, from those of part 0 and its own part.
+        Rows are padded on the right, so that no token attends to padding. Logits are computed for labels only.
         """
         targets = labels[:, 1:]
         labelled = targets != IGNORED
-        logits = self._logits(embeddings[:, :-1], labelled, parts)
-        return F.cross_entropy(logits.float(), targets[labelled], reduction="none")
-
-    def token_scores(
-        self, embeddings: Float[Tensor, "B T dim"], labels: Int[Tensor, "B T"], parts: Int[Tensor, "B T"] | None = None
-    ) -> tuple[Float[Tensor, " K"], Bool[Tensor, " R"]]:
-        """Return `token_losses`, and whether all labels of each row (or labelled part) are the most probable tokens."""
-        targets = labels[:, 1:]
-        labelled = targets != IGNORED
         logits = self._logits(embeddings[:, :-1], labelled, parts).float()
-        correct = logits.argmax(-1) == targets[labelled]
-        rows = torch.arange(len(labels), device=labels.device)[:, None].expand_as(targets)[labelled]
-        if parts is not None:
-            _, rows = torch.unique(torch.stack([rows, parts[:, 1:][labelled]]), dim=1, return_inverse=True)
-        count = len(labels) if parts is None else int(rows.max()) + 1
-        all_correct = torch.ones(count, dtype=torch.long, device=rows.device).scatter_reduce(
-            0, rows, correct.long(), "amin"
-        )
-        return F.cross_entropy(logits, targets[labelled], reduction="none"), all_correct.bool()
+        losses = F.cross_entropy(logits, targets[labelled], reduction="none")
+        return losses, logits.detach().argmax(-1) == targets[labelled]
 
     def _logits(self, embeddings: Tensor, marked: Tensor, parts: Tensor | None) -> Tensor:
         """Return logits (K, V) at the marked positions."""
         decoder: Any = self.decoder
         inputs = {"inputs_embeds": embeddings, "use_cache": False}
         if parts is not None:
-            mask, inputs["position_ids"] = part_mask(parts[:, : embeddings.shape[1]])
+            parts = parts[:, : embeddings.shape[1]]  # a token attends to earlier ones of part 0, which each continues
+            seen = (parts[:, None, :] == 0) | (parts[:, None, :] == parts[:, :, None])  # (B, T, T)
+            mask = (seen & torch.ones_like(seen).tril())[:, None]
+            inputs["position_ids"] = mask[:, 0].sum(-1) - 1
             lowest = torch.finfo(embeddings.dtype).min
             inputs["attention_mask"] = torch.zeros_like(mask, dtype=embeddings.dtype).masked_fill(~mask, lowest)
         if scales_logits(decoder.config.get_text_config()):
@@ -171,23 +143,10 @@ class PerceptionLanguageModel(nn.Module):
         images: Tensor,
         parts: Tensor | None = None,
         branches: Tensor | None = None,
-        scored: bool = False,
-    ) -> tuple[Tensor, Tensor | None]:
-        """Return the losses (K,) of the labelled tokens; if `scored`, also which rows or parts are correct.
-
-        Training and validation use only this, so that DDP and FSDP can wrap it.
-        """
+    ) -> tuple[Tensor, Tensor]:
+        """Return the `token_losses` of a batch. Training uses only this, so that DDP and FSDP can wrap it."""
         embeddings = self.embed(ids, is_image, self.image_tokens(images, branches).flatten(0, 1))
-        if scored:
-            return self.token_scores(embeddings, labels, parts)
-        return self.token_losses(embeddings, labels, parts), None
-
-
-def part_mask(parts: Int[Tensor, "B T"]) -> tuple[Bool[Tensor, "B 1 T T"], Int[Tensor, "B T"]]:
-    """Return which tokens (columns) each token (row) attends to, and its position: every part continues part 0."""
-    same = (parts[:, None, :] == 0) | (parts[:, None, :] == parts[:, :, None])
-    mask = same & torch.ones_like(same).tril()
-    return mask[:, None], mask.sum(-1) - 1
+        return self.token_losses(embeddings, labels, parts)
 
 
 def scales_logits(config: Any) -> bool:

@@ -35,11 +35,10 @@ from perception_encoder.evaluation.statistics.scores import (
     with_head_seeds,
 )
 from perception_encoder.inference.layer_features import LayerFeatures
+from perception_encoder.language_alignment.decoder import Decoder, make_fresh_decoder
 from perception_encoder.language_alignment.model import PerceptionLanguageModel, Projector
-from perception_encoder.language_alignment.task import Example, collate
-from perception_encoder.language_alignment.text.decoder import Decoder
-from perception_encoder.language_alignment.text.fresh_decoder import make_fresh_decoder
-from perception_encoder.language_alignment.text.reading import TorchReader, generate_tokens
+from perception_encoder.language_alignment.reading import TorchReader, generate_tokens
+from perception_encoder.language_alignment.task import collate
 from perception_encoder.models.initialization import torch_generator
 from perception_encoder.models.precision import fast_autocast
 from perception_encoder.preprocess.conversation import Message, Sampling
@@ -105,10 +104,10 @@ class AnswerHead(nn.Module):
                 turns = questions[row]
                 drawn = [turns[at] for at in draws.permutation(len(turns))[:TURNS]]
                 prompt = self.decoder.prompts.independent_questions(_messages(drawn), [count])  # asked singly in tests
-                examples.append(Example(prompt, tokens[:0]))
+                examples.append((prompt, tokens[:0]))
             batch = collate(examples, 0)
             embeddings = self.model.embed(batch.ids, batch.is_image, tokens.flatten(0, 1))
-            return self.model.token_losses(embeddings, batch.labels, batch.parts).mean()
+            return self.model.token_losses(embeddings, batch.labels, batch.parts)[0].mean()
 
         fit_head(self, loss, len(patches), self.config.fit, "fitting an answer head", track)
 
@@ -116,24 +115,20 @@ class AnswerHead(nn.Module):
     def answer(self, patches: Maps, questions: Sequence[tuple[int, str]], max_tokens: int) -> list[str]:
         """Answer questions about the images of rows greedily."""
         answers: list[str] = []
-        count = self.model.projector.tokens_of(self.grid)
+        count, sampling = self.model.projector.tokens_of(self.grid), Sampling(max_tokens=max_tokens)
+        reader, decoder = TorchReader(self.decoder.model), self.decoder
         for start in range(0, len(questions), AT_ONCE):
             part = questions[start : start + AT_ONCE]
             with fast_autocast(torch.device("cpu")):
                 inputs = []
                 images = self.image_tokens(take(patches, np.array([row for row, _ in part])))
                 for (_, text), tokens in zip(part, images, strict=True):
-                    prompt = self.decoder.prompts.generation_prompt(_messages([(text, "")]), [count], 0)
-                    ids, is_image = torch.tensor(prompt.ids)[None], torch.tensor(prompt.is_image)[None]
+                    prompt = decoder.prompts.generation_prompt(_messages([(text, "")]), [count], 0)
+                    ids, is_image = torch.tensor([prompt.ids]), torch.tensor([prompt.is_image])
                     inputs.append(self.model.embed(ids, is_image, tokens)[0])
-                sampling, ends = Sampling(max_tokens=max_tokens), self.decoder.end_tokens
-                reader = TorchReader(self.decoder.model)
-                rows: list[list[int]] = [[] for _ in part]
-                for step in generate_tokens(reader, inputs, ends, sampling):
-                    for row, token in zip(rows, step, strict=True):
-                        if token is not None:
-                            row.append(token)
-                answers += [self.decoder.tokenizer.decode(row, skip_special_tokens=True) for row in rows]
+                steps = zip(*generate_tokens(reader, inputs, decoder.end_tokens, sampling), strict=True)
+                rows = [[token for token in row if token is not None] for row in steps] or [[] for _ in part]
+                answers += decoder.tokenizer.batch_decode(rows, skip_special_tokens=True)
         return answers
 
 
@@ -274,9 +269,6 @@ def _by_image(name: str, questions: Sequence[Question], maximum: int) -> list[li
 
 
 def read_question_task(name: str, path: Path, items: int, image_size: tuple[int, int] | None = None) -> QuestionTask:
-    """Read a task of `QUESTION_TASKS`: train on its split `train`, test on the split that papers report.
-
-    Raises what `read_questions` does.
-    """
+    """Read a task of `QUESTION_TASKS`: train on its split `train`, test on the split that papers report."""
     train, test = (read_questions(name, path, split) for split in ("train", default_split(name)))
     return QuestionTask(TASKS[name], train, test, QuestionTaskConfig(items=items), image_size)

@@ -18,17 +18,22 @@ from perception_encoder.data.sampler import WeightedSampler
 from perception_encoder.errors import ConfigError
 from perception_encoder.files import digest
 from perception_encoder.language_alignment.config import LanguageConfig
-from perception_encoder.language_alignment.load import WEIGHTS
+from perception_encoder.language_alignment.decoder import (
+    FRESH,
+    add_decoder_adapters,
+    is_fresh,
+    merge_decoder_adapters,
+    write_fresh_decoder,
+)
+from perception_encoder.language_alignment.prompt import Prompt
 from perception_encoder.language_alignment.task import (
-    Example,
     HeldOutAnswers,
     LanguageAlignmentTask,
     LanguageBatch,
     collate,
 )
-from perception_encoder.language_alignment.text.decoder import add_decoder_adapters, merge_decoder_adapters
-from perception_encoder.language_alignment.text.fresh_decoder import FRESH, is_fresh, write_fresh_decoder
 from perception_encoder.language_alignment.weights import (
+    WEIGHTS,
     Parts,
     build_language_model,
     load_trained,
@@ -44,7 +49,6 @@ from perception_encoder.preprocess.frames import spread_indices
 from perception_encoder.preprocess.image import content_key
 from perception_encoder.preprocess.tiling import media_pixels
 from perception_encoder.progress import Track, untracked
-from perception_encoder.ranks import Rank
 from perception_encoder.store import Arrays, Store
 from perception_encoder.training.distributed import Exchange, this_rank
 from perception_encoder.training.metrics import Listener
@@ -78,6 +82,8 @@ class LanguageRun(StageRun):
     weights = WEIGHTS
     config: LanguageConfig
     trainee: LanguageTrainee
+    cache: Store | None = None
+    """Features of a frozen tower, open for the run."""
 
     def __init__(
         self,
@@ -124,35 +130,32 @@ class LanguageRun(StageRun):
 
     def sections(self, track: Track) -> Iterator[Section]:
         """Yield the whole run."""
-        config, trainee = self.config, self.trainee
-        examples, validation = Examples(config, trainee, self._features()), None
+        config, trainee, rank = self.config, self.trainee, this_rank()
+        sharded = config.parallel.kind == "fsdp" and rank.world_size > 1
+        if config.cached and not config.train_vision and not sharded:
+            made_from = {"tower": weight_hash(trainee.model.vision), "size": trainee.parts.media.image_size}
+            path = self.out / "features" / f"{digest(made_from)}-{rank.rank}"
+            self.cache = Store(path, made_from, remedy="delete it to encode again")
+        features = None if self.cache is None else self.cache.arrays("features")
+        batches, validation = ConversationBatches(config, trainee, self.training, features), None
         if config.validation is not None:
             per_source = -(-config.validation.size // len(self.held_out))
             samples = [source[number] for source in self.held_out for number in range(min(per_source, len(source)))]
             tracked = track(samples, "reading the validation conversations", len(samples))
-            made, size = [examples.example(sample) for sample in tracked], config.batch_size
+            made, size = [batches.example(sample) for sample in tracked], config.batch_size
             held_out = [collate(made[start : start + size], 0) for start in range(0, len(made), size)]
             validation = HeldOutAnswers(trainee.module, held_out)
         task = LanguageAlignmentTask(trainee.module, config.drop_path, config.seed, validation)
-        batches = ConversationBatches(config, self.training, examples, this_rank())
         yield Section(task=task, batches=batches, end=config.steps)
-
-    def _features(self) -> Arrays | None:
-        """Return the cache of the frozen tower's features; None if it is trained or sharded by FSDP."""
-        rank = this_rank()
-        if (
-            self.config.train_vision
-            or not self.config.cached
-            or (self.config.parallel.kind == "fsdp" and rank.world_size > 1)
-        ):
-            return None
-        made_from = {"tower": weight_hash(self.trainee.model.vision), "size": self.trainee.parts.media.image_size}
-        name = f"{digest(made_from)}-{rank.rank}"
-        return Store(self.out / "features" / name, made_from, remedy="delete it to encode again").arrays("features")
 
     def rebuild(self, step: int) -> LanguageTrainee:
         """Build the model again."""
         return LanguageTrainee(self.trainee.config)
+
+    def close(self) -> None:
+        """Close the cached features."""
+        if self.cache is not None:
+            self.cache.close()
 
 
 class LanguageTrainee:
@@ -163,25 +166,17 @@ class LanguageTrainee:
         generator = torch_generator(config.seed)
         self.parts, state = config.parts, dict[str, Tensor]()
         self.loaded = {"encoder": config.encoder, "projector": RANDOM, "language model": config.decoder}
-        initial = Path(config.initial) if config.initial is not None else None
-        if initial is not None:
+        if config.initial is None:
+            self.model, self.decoder = build_language_model(self.parts, generator)
+        else:
+            initial = Path(config.initial)
             earlier, state = read_trained(initial)
-            self.loaded["encoder"] = earlier.encoder
-            if earlier.decoder == config.decoder:
-                self.loaded["projector"] = str(initial)
-            else:  # another language model can use only the tower
-                self.loaded["projector"] += f", as {initial} has another language model, {earlier.decoder}"
+            self.loaded |= {"encoder": earlier.encoder, "projector": str(initial)}
+            if earlier.decoder != config.decoder:  # another language model can use only the tower
+                self.loaded["projector"] = f"{RANDOM}, as {initial} has another language model, {earlier.decoder}"
                 tower = {name: getattr(earlier, name) for name in ("encoder", "layer", "layer_scale")}
                 earlier = dataclasses.replace(self.parts, lora=None, **tower)
                 state = {name: value for name, value in state.items() if name.startswith("vision.")}
-            self.loaded |= {
-                part: f"{self.loaded[part]} with the adapters of {initial}" if adapted else str(initial)
-                for part, prefix, adapted in (
-                    ("encoder", "vision.", False),
-                    ("language model", "decoder.", earlier.lora is not None),
-                )
-                if any(name.startswith(prefix) for name in state)
-            }
             self.parts = _continued(config, self.parts, earlier)
             before = dataclasses.replace(self.parts, layer_scale=earlier.layer_scale)
             with naming(initial):
@@ -191,10 +186,14 @@ class LanguageTrainee:
                 merge_decoder_adapters(self.model.decoder)
             if self.parts.layer_scale is not None and self.model.vision.config.layer_scale is None:
                 self.model.vision.add_layer_scale(self.parts.layer_scale)
-        else:
-            self.model, self.decoder = build_language_model(self.parts, generator)
-        self.vision_trained = config.train_vision or any(name.startswith("vision.") for name in state)
-        self.decoder_trained = config.train_decoder or any(name.startswith("decoder.") for name in state)
+        given = {name.partition(".")[0] for name in state}
+        if "vision" in given:
+            self.loaded["encoder"] = str(config.initial)
+        if "decoder" in given:
+            adapters = f"{config.decoder} with the adapters of " if earlier.lora else ""
+            self.loaded["language model"] = f"{adapters}{config.initial}"
+        self.vision_trained = config.train_vision or "vision" in given
+        self.decoder_trained = config.train_decoder or "decoder" in given
         if self.parts.lora is not None and not any("lora_" in name for name in state):
             add_decoder_adapters(self.model.decoder, self.parts.lora, generator)
         self._mark()
@@ -221,10 +220,7 @@ class LanguageTrainee:
 
 
 def _continued(config: LanguageConfig, parts: Parts, earlier: Parts) -> Parts:
-    """Return the parts of a run that continues an earlier one: the configured ones, else the earlier ones.
-
-    `parts`: the configuration's, with the defaults. Raises ConfigError for what cannot change.
-    """
+    """Return the configured parts, or else the earlier run's; ConfigError for what cannot change."""
     if config.lora is not None and earlier.lora not in (None, config.lora):
         raise ConfigError(f"initial has adapters of {earlier.lora}; they cannot become {config.lora}")
     if config.linear not in (None, earlier.linear):
@@ -245,63 +241,59 @@ def _continued(config: LanguageConfig, parts: Parts, earlier: Parts) -> Parts:
     )
 
 
-class Examples:
-    """Makes examples from conversations: prompts with labels, and pixels or cached features."""
+class ConversationBatches:
+    """Makes a rank's share of the batch of each step, a pure function of the step.
 
-    def __init__(self, config: LanguageConfig, trainee: LanguageTrainee, features: Arrays | None) -> None:
-        self.config, self.model = config, trainee.model
-        prompts = trainee.decoder.prompts
+    `features`: caches those of a frozen tower; by default batches hold pixels.
+    """
+
+    def __init__(
+        self,
+        config: LanguageConfig,
+        trainee: LanguageTrainee,
+        sources: Sequence[Conversations],
+        features: Arrays | None = None,
+    ) -> None:
+        self.config, self.model, self.sources, self.features = config, trainee.model, sources, features
+        weights = [len(source) for source in sources]
+        self.sampler = WeightedSampler([source.sizes for source in sources], weights, config.batch_size, config.seed)
+        self.rank, self.exchange = this_rank(), Exchange()
+        prompts, self.media = trainee.decoder.prompts, trainee.parts.media
         self.prompts = dataclasses.replace(prompts, context=config.training_context or prompts.context)
-        self.media, self.features = trainee.parts.media, features
-        side = self.media.image_size
-        self._grid = self.model.vision.grid_of(side, side)
+        self._grid = self.model.vision.grid_of(self.media.image_size, self.media.image_size)
         self._tokens = self.model.projector.tokens_of(self._grid)
 
-    def example(self, sample: ConversationSample) -> Example:
+    def __call__(self, step: int) -> LanguageBatch:
+        drawn = self.sampler.batch(step)
+        share = drawn[self.rank.share(len(drawn))]
+        batch = collate([self.example(self.sources[source][index]) for source, index in share], step)
+        return dataclasses.replace(batch, answer_tokens=sum(self.exchange(batch.answer_tokens)), rows=len(drawn))
+
+    def example(self, sample: ConversationSample) -> tuple[Prompt, Tensor]:
         """Return one conversation; InputError for a damaged image, ConfigError if it is too long."""
         messages = sample.messages(self.config.frames)
         media = [item for message in messages for item in message.media]
-        alone, features = len(media) == 1, self.features
-        if features is None:
-            images = [media_pixels(item, self.media, alone) for item in media]
-        else:
-            images = [self._encoded(item, alone, features) for item in media]
+        images = [self._encoded(item, len(media) == 1) for item in media]
         try:
             make = self.prompts.independent_questions if self.config.apart else self.prompts.training_prompt
             prompt = make(messages, [len(tiles) * self._tokens for tiles in images])
         except ConfigError as error:
             raise ConfigError(f"{sample.key}: {error}") from None
         side, width = self.media.image_size, self.model.vision.config.width
-        shape = (3, side, side) if features is None else (math.prod(self._grid), width)
-        return Example(prompt, torch.cat([torch.zeros(0, *shape), *images]))
+        shape = (3, side, side) if self.features is None else (math.prod(self._grid), width)
+        return prompt, torch.cat([torch.zeros(0, *shape), *images])
 
     @torch.no_grad()
-    def _encoded(self, item: MediaPart, alone: bool, features: Arrays) -> Tensor:
-        """Return the features of an image or a video, from the file if the same pixels were encoded before."""
-        images = [item] if isinstance(item, Image.Image) else item.images
-        key = content_key(images, self.media, alone)
-        if (cached := features.get(key)) is not None:
+    def _encoded(self, item: MediaPart, alone: bool) -> Tensor:
+        """Return pixels, or with a cache the features: from there if the same pixels were encoded before."""
+        if self.features is None:
+            return media_pixels(item, self.media, alone)
+        key = content_key([item] if isinstance(item, Image.Image) else item.images, self.media, alone)
+        if (cached := self.features.get(key)) is not None:
             return torch.from_numpy(cached).float()
         device = next(self.model.vision.parameters()).device
         with fast_autocast(device):
             pixels = media_pixels(item, self.media, alone).to(device)
             encoded = self.model.image_features(pixels).to("cpu", torch.float16)  # (N, P, width)
-        features.put(key, encoded.numpy())
+        self.features.put(key, encoded.numpy())
         return encoded.float()
-
-
-class ConversationBatches:
-    """Makes a rank's share of the batch of each step, a pure function of the step."""
-
-    def __init__(
-        self, config: LanguageConfig, sources: Sequence[Conversations], examples: Examples, rank: Rank
-    ) -> None:
-        weights = [len(source) for source in sources]
-        self.sampler = WeightedSampler([source.sizes for source in sources], weights, config.batch_size, config.seed)
-        self.sources, self.examples, self.rank, self.exchange = sources, examples, rank, Exchange()
-
-    def __call__(self, step: int) -> LanguageBatch:
-        drawn = self.sampler.batch(step)
-        share = drawn[self.rank.share(len(drawn))]
-        made = [self.examples.example(self.sources[source][index]) for source, index in share]
-        return collate(made, step, lambda count: sum(self.exchange(count)), len(drawn))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from perception_encoder.data.pairs import to_device
 from perception_encoder.language_alignment.model import PerceptionLanguageModel
-from perception_encoder.language_alignment.text.prompt import IGNORED, Prompt
+from perception_encoder.language_alignment.prompt import IGNORED, Prompt
 from perception_encoder.models.initialization import torch_generator
 from perception_encoder.models.layers import drop_path
 from perception_encoder.training.task import Task, Validation
@@ -44,45 +44,27 @@ class LanguageBatch:
         return to_device(self, device)
 
 
-@dataclass(frozen=True)
-class Example:
-    """A conversation, ready for a batch."""
-
-    prompt: Prompt
-    images: Tensor
-    """Pixels or features of its images, tiles and frames."""
-
-    @property
-    def answer_tokens(self) -> int:
-        """Number of tokens with a loss; the first token of a row never has one."""
-        return sum(label != IGNORED for label in self.prompt.labels[1:])
-
-
-def collate(
-    examples: Sequence[Example], step: int, total: Callable[[int], int] = int, rows: int | None = None
-) -> LanguageBatch:
-    """Collate conversations into a batch; `total` sums the number of answer tokens over the ranks.
-
-    `rows`: number of conversations over all ranks, by default these.
-    """
-    longest = max(len(example.prompt.ids) for example in examples)
+def collate(examples: Sequence[tuple[Prompt, Tensor]], step: int) -> LanguageBatch:
+    """Collate all conversations of a batch: prompts, and the pixels or features of their images, tiles and frames."""
+    prompts = [prompt for prompt, _ in examples]
+    longest = max(len(prompt.ids) for prompt in prompts)
 
     def pad(rows: Sequence[Sequence[int]], value: int) -> Tensor:
         return torch.tensor([[*row, *[value] * (longest - len(row))] for row in rows])
 
-    prompts = [example.prompt for example in examples]
     parts = None
     if any(prompt.parts for prompt in prompts):
         parts = pad([prompt.parts or [0] * len(prompt.ids) for prompt in prompts], 0)
+    labels = pad([prompt.labels for prompt in prompts], IGNORED)
     return LanguageBatch(
         pad([prompt.ids for prompt in prompts], 0),
-        pad([prompt.labels for prompt in prompts], IGNORED),
+        labels,
         pad([prompt.is_image for prompt in prompts], 0).bool(),
         parts,
-        torch.cat([example.images for example in examples]),
+        torch.cat([images for _, images in examples]),
         step,
-        total(sum(example.answer_tokens for example in examples)),
-        len(examples) if rows is None else rows,
+        int((labels[:, 1:] != IGNORED).sum()),
+        len(examples),
     )
 
 
@@ -127,7 +109,12 @@ class HeldOutAnswers:
         device = next(self.model.parameters()).device
         for batch in self.batches:
             batch = batch.to(device)
-            losses, right = self.model(batch.ids, batch.labels, batch.is_image, batch.images, batch.parts, scored=True)
+            losses, right = self.model(batch.ids, batch.labels, batch.is_image, batch.images, batch.parts)
             total, tokens = total + float(losses.sum()), tokens + len(losses)
-            exact, rows = exact + int(right.sum()), rows + len(right)
+            labelled = batch.labels[:, 1:] != IGNORED
+            answers, asked = labelled.nonzero()[:, 0], len(labelled)  # the row of each token
+            if batch.parts is not None:
+                answers = answers + len(labelled) * batch.parts[:, 1:][labelled]
+                asked = len(answers.unique())
+            exact, rows = exact + asked - len(answers[~right].unique()), rows + asked
         return {"loss": total / max(1, tokens), "exact": exact / max(1, rows)}

@@ -1,7 +1,7 @@
 """Read and write a trained language model: a safetensors file with trained weights and the names of other parts.
 
 Tensors: `vision.*` under the published names, if the encoder was trained; `projector.*`; `decoder.*`, either adapters
-or all weights. Metadata `language` has the rest as JSON.
+or all weights. Metadata `language` has the rest as JSON: `Parts`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,9 +25,8 @@ from perception_encoder.errors import (
     WeightsUnavailableError,
     one_line,
 )
-from perception_encoder.language_alignment.language_model import LanguageModel
-from perception_encoder.language_alignment.model import PerceptionLanguageModel, Projector
-from perception_encoder.language_alignment.text.decoder import (
+from perception_encoder.exports.layouts import write_layout_directory
+from perception_encoder.language_alignment.decoder import (
     Decoder,
     DecoderLoRA,
     adapter_state,
@@ -35,15 +34,19 @@ from perception_encoder.language_alignment.text.decoder import (
     load_decoder,
     merge_decoder_adapters,
 )
-from perception_encoder.language_alignment.text.reading import Reader
-from perception_encoder.models.checkpoints.files import read_checkpoint, write_tensors
-from perception_encoder.models.checkpoints.weights import load_model
+from perception_encoder.language_alignment.language_model import LanguageModel
+from perception_encoder.language_alignment.model import PerceptionLanguageModel, Projector
+from perception_encoder.models.checkpoints.files import SUFFIXES, read_checkpoint, write_tensors
+from perception_encoder.models.checkpoints.find import file_inside, packaged_weights
+from perception_encoder.models.checkpoints.weights import load_model, write_checkpoint
 from perception_encoder.models.clip import CLIP
-from perception_encoder.models.registry import MODELS
+from perception_encoder.models.registry import BUILTIN_LANG, MODELS, SMALL_LANG
 from perception_encoder.models.vision_transformer import VisionTransformer
 from perception_encoder.preprocess.tiling import MediaConfig
 from perception_encoder.records import from_fields
 
+WEIGHTS = "language.safetensors"
+"""The file that a run of language alignment writes into its directory."""
 METADATA = "language"
 """Metadata field of a file that describes a language model."""
 PE_LANG = "PE-Lang-L14-448"
@@ -52,25 +55,17 @@ PE_LANG = "PE-Lang-L14-448"
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
-    """The parts of a perception language model."""
+    """The parts of a perception language model: the settings of these names in `LanguageConfig`."""
 
     encoder: str
-    """Name, alias or path of the model whose vision tower is used."""
     layer: int = -1
-    """The layer that the projector reads: 0-based, negative from the end; later ones are dropped."""
     layer_scale: float | None = None
-    """Initial LayerScale for a tower without one."""
     decoder: str
-    """Name or path of the language model, as `load_decoder` takes it."""
     context: int | None = None
-    """Maximum number of tokens of a prompt; by default the language model's limit."""
     chat_template: str | None = None
     pool: int = 2
-    """Side of the square of tokens averaged into one after the projector."""
     linear: bool = False
-    """A linear projector."""
     lora: DecoderLoRA | None = None
-    """Adapters of the language model."""
     media: MediaConfig
 
 
@@ -114,43 +109,62 @@ def write_language_model(
     write_tensors(tensors, path, {METADATA: json.dumps(dataclasses.asdict(parts))})
 
 
-def read_language_model(
-    path: Path,
-    device: torch.device,
-    dtype: torch.dtype,
-    tiles: int | None = None,
-    make_reader: Callable[[Decoder], Reader] | None = None,
-) -> LanguageModel:
-    """Read a file of `write_language_model`; CheckpointError for other files.
+def find_language_model(name: str | Path) -> str | Path:
+    """Return the file of one of our models, or the directory or hub name of a Perception-LM, or UnknownModelError."""
+    if str(name) == BUILTIN_LANG:
+        return packaged_weights(BUILTIN_LANG)
+    path = Path(name)
+    if path.is_dir() and (inside := file_inside(path, WEIGHTS)) != path:
+        return inside
+    if path.exists() or "perception-lm" in str(name).lower():
+        return name
+    raise UnknownModelError(
+        f"no language model is called {str(name)!r}; give {BUILTIN_LANG}, a file or directory that `pe train` wrote, "
+        f"or {SMALL_LANG}"
+    )
 
-    `tiles` replaces the model's. `make_reader`: what executes the language model, by default torch.
-    """
+
+def read_language_model(path: Path, device: torch.device, dtype: torch.dtype) -> LanguageModel:
+    """Read a file of `write_language_model`; CheckpointError for other files."""
     parts, state = read_trained(path)
-    if tiles is not None:
-        parts = dataclasses.replace(parts, media=dataclasses.replace(parts.media, tiles=tiles))
     trained = None if parts.lora else next((value.dtype for value in _under("decoder.", state).values()), None)
     with naming(path):  # in the type of its file: a float32 decoder would dominate the memory of loading
         model, decoder = build_language_model(parts, torch.Generator(), trained)
     load_trained(path, parts, state, model)
     merge_decoder_adapters(model.decoder, dtype)
-    tables = dict(model.decoder.named_buffers())  # of the frequencies of positions, which bfloat16 would round
+    tables = list(model.decoder.buffers())  # of the frequencies of positions, which bfloat16 would round
     model.to(device, dtype).requires_grad_(False)
-    for buffer, exact in zip(model.decoder.buffers(), tables.values(), strict=True):
+    for buffer, exact in zip(model.decoder.buffers(), tables, strict=True):
         buffer.data = exact.to(device)
-    return LanguageModel(path.stem, model, decoder, parts.media, make_reader and make_reader(decoder))
+    name = path.parent.resolve().name if path.name == WEIGHTS else path.stem
+    return LanguageModel(name, model, decoder, parts.media)
 
 
 def read_tower(path: Path) -> VisionTransformer:
-    """Read only the aligned vision tower, in float32, at the size of the alignment, named as a PE-Lang.
-
-    Sizes that differ from the published model's are in the tower's `config`. CheckpointError for another file.
-    """
+    """Read only the aligned vision tower, in float32, named as a PE-Lang; CheckpointError for another file."""
     parts, state = read_trained(path)
     with naming(path):
         tower = load_vision(parts)
     if weights := _under("vision.", state):
         _load_tower(tower, weights, path)
     tower.name = next((e.name for e in MODELS.values() if e.vision == tower.config), PE_LANG)
+    return tower
+
+
+def export_lang(run: str | Path, out: str | Path, *, half: bool = False) -> VisionTransformer:
+    """Write the encoder of a language alignment as a PE-Lang model, and return it.
+
+    `run`: the directory or the file of a run. `out`: a .safetensors, .pt, .pth or .bin file under the published names,
+    or a new directory, which timm loads as `local-dir:OUT` and transformers by AutoModel.from_pretrained. `half`: write
+    float16. Raises UnknownModelError, CheckpointError and OutputError.
+
+        pe.export_lang("runs/language_custom", "my-lang")
+    """
+    tower = read_tower(Path(find_language_model(run)))
+    if Path(out).suffix in SUFFIXES:
+        write_checkpoint(tower, Path(out), half)
+    else:
+        write_layout_directory(tower, Path(out), "timm", half)
     return tower
 
 

@@ -17,9 +17,8 @@ from jaxtyping import Float, Int
 
 from perception_encoder.datasets.class_masks import read_class_splits
 from perception_encoder.datasets.classified import has_labels
-from perception_encoder.datasets.image_set import ImageSet, keep_trained
 from perception_encoder.datasets.instances import read_instance_splits
-from perception_encoder.datasets.labelled import LabelledImages, hashed_classes
+from perception_encoder.datasets.labelled import ImageSet, LabelledImages, hashed_classes, keep_trained
 from perception_encoder.datasets.masked_videos import read_videos
 from perception_encoder.datasets.rgbd import MILLIMETRES, read_depth_splits
 from perception_encoder.dense_prediction.depth import DepthConfig
@@ -27,8 +26,7 @@ from perception_encoder.dense_prediction.detection.mask_rcnn import DetectionCon
 from perception_encoder.dense_prediction.head_fitting import FitConfig
 from perception_encoder.errors import ConfigError, DataError
 from perception_encoder.evaluation.classification.attentive_probe import AttentiveConfig, attentive_scores
-from perception_encoder.evaluation.classification.probes import K, fit_probe, vote
-from perception_encoder.evaluation.classification.splits import Splits, load_splits
+from perception_encoder.evaluation.classification.probes import K, Splits, fit_probe, load_splits, vote
 from perception_encoder.evaluation.classification.zero_shot import accuracies
 from perception_encoder.evaluation.dense.depth import DepthEvaluator, DepthProtocol
 from perception_encoder.evaluation.dense.detection import DetectionEvaluator

@@ -23,15 +23,11 @@ MAX_BYTES = MAX_PIXELS * PIXEL_BYTES
 _CORE_BYTES = 256 << 20  # 33 million pixels
 
 
-def check_pixels(
-    name: str, width: int, height: int, pixel_bytes: int = PIXEL_BYTES, limit: int = MAX_PIXELS, what: str = ""
-) -> int:
-    """Return the maximum bytes needed to open an image; MediaTooLargeError over `limit` pixels or `MAX_BYTES`. `what`:
-    what has the pixels, such as "frames of".
-    """
-    pixels, limit = width * height, min(limit, MAX_BYTES // pixel_bytes)
+def check_pixels(name: str, width: int, height: int, pixel_bytes: int = PIXEL_BYTES, of: str = "") -> int:
+    """Return the maximum bytes needed to open an image or, `of` "frames of ", a frame; or MediaTooLargeError."""
+    pixels, limit = width * height, min(MAX_PIXELS, MAX_BYTES // pixel_bytes)
     if pixels > limit:
-        raise MediaTooLargeError(name, f"has {what}{what and ' '}{pixels:,} pixels; the limit is {limit:,}")
+        raise MediaTooLargeError(name, f"has {of}{pixels:,} pixels; the limit is {limit:,}")
     return pixels * pixel_bytes
 
 

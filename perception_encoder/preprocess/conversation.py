@@ -66,6 +66,11 @@ class Sampling(Checked):
     """Cut the middle of the longest text to leave room for `max_tokens`. False shortens the answer instead, and refuses
     a conversation that leaves no room."""
 
+    def until_stop(self, text: str) -> tuple[str, bool]:
+        """Return a text up to its first stop, and whether there is one."""
+        ends = [at for stop in self.stop if (at := text.find(stop)) >= 0]
+        return (text[: min(ends)], True) if ends else (text, False)
+
 
 @dataclass(frozen=True)
 class Reply:

@@ -63,7 +63,7 @@ def open_container(stream: BinaryIO, name: str) -> Iterator[tuple[InputContainer
         context = videos[0].codec_context if videos else None
         if context is None:  # so it is for a codec that FFmpeg does not know
             raise MediaDecodeError(name, "contains no decodable video")
-        check_pixels(name, context.width, context.height, limit=MAX_PIXELS, what="frames of")
+        check_pixels(name, context.width, context.height, of="frames of ")
         context.options = {"max_pixels": str(MAX_PIXELS)}
         context.thread_count = 1  # with more, what a damaged stream decodes to depends on their timing
         yield container, videos[0]
@@ -79,7 +79,7 @@ class FrameImages:
 
     def convert(self, frame: VideoFrame) -> Image.Image:
         """Return a frame as an upright RGB image. Raises MediaTooLargeError."""
-        check_pixels(self._name, frame.width, frame.height, limit=MAX_PIXELS, what="frames of")
+        check_pixels(self._name, frame.width, frame.height, of="frames of ")
         size: dict[str, Any] = {}
         short = min(frame.width, frame.height)
         if self._side is not None and short > self._side:

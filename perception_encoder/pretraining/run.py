@@ -22,7 +22,13 @@ from perception_encoder.preprocess.tokenizer import tokenizer
 from perception_encoder.pretraining.config import PROCEDURE, PretrainingConfig, resolve, tower_configs
 from perception_encoder.pretraining.recipes import plan_pretraining
 from perception_encoder.pretraining.sources import ReadPairs, open_sources, read_pairs
-from perception_encoder.pretraining.task import ContrastiveTask, DistillationTask, Teacher, load_teacher
+from perception_encoder.pretraining.task import (
+    ContrastiveTask,
+    DistillationTask,
+    PairValidation,
+    Teacher,
+    load_teacher,
+)
 from perception_encoder.pretraining.towers import (
     MAX_CACHED,
     CachedTexts,
@@ -31,7 +37,6 @@ from perception_encoder.pretraining.towers import (
     add_adapters,
     merge_adapters,
 )
-from perception_encoder.pretraining.validation import PairValidation
 from perception_encoder.progress import Track, untracked
 from perception_encoder.training.checkpoint import find_checkpoints
 from perception_encoder.training.distributed import Exchange, own_cores, own_device, this_rank
@@ -95,16 +100,9 @@ class PairRun(StageRun):
         if config.teacher is not None:
             self.loaded["teacher"] = config.teacher
         self.trainee = self._trainee(model)
-        self.batches = self._batches(model)
-
-    def _trainee(self, model: CLIP) -> PairTrainee:
-        metadata = {"seed": str(self.config.seed), "run": self.fingerprint}
-        return PairTrainee(self.config, model, self.sources.vocabulary, metadata)
-
-    def _batches(self, model: CLIP) -> PairBatches:
         config, vocabulary = self.config, self.sources.vocabulary
-        least = self.teacher.image_size if self.teacher else 0
-        return PairBatches(
+        least = teacher.image_size if teacher else 0
+        self.batches = PairBatches(
             self.sources.sets,
             self.sources.weights,
             config.batch_size,
@@ -120,6 +118,10 @@ class PairRun(StageRun):
             workers=1 if vocabulary else own_cores(),
             bad_share=config.streams.bad_share,
         )
+
+    def _trainee(self, model: CLIP) -> PairTrainee:
+        metadata = {"seed": str(self.config.seed), "run": self.fingerprint}
+        return PairTrainee(self.config, model, self.sources.vocabulary, metadata)
 
     def sections(self, track: Track) -> Iterator[Section]:
         """Set the model to each resolution in turn (step 2 of section 2.1).
@@ -137,15 +139,11 @@ class PairRun(StageRun):
         for stage, end in zip(config.stages, self.batches.ends, strict=True):
             if end > done or end == config.steps:
                 clip.visual.set_image_size(stage.image_size)
-                task = self._task(stage.image_size, validation)
+                task: Task = ContrastiveTask(towers, config.masking.weight if config.masking else 0.0, validation)
+                if self.teacher is not None:
+                    scale, weight = config.teacher_logit_scale, config.contrastive_weight
+                    task = DistillationTask(towers, self.teacher, stage.image_size, scale, weight, validation)
                 yield Section(task=task, batches=self.batches, end=end, work=work)
-
-    def _task(self, image_size: int, validation: PairValidation | None) -> Task:
-        config, towers = self.config, self.trainee.module
-        if self.teacher is None:
-            return ContrastiveTask(towers, config.masking.weight if config.masking else 0.0, validation)
-        scale, weight = config.teacher_logit_scale, config.contrastive_weight
-        return DistillationTask(towers, self.teacher, image_size, scale, weight, validation)
 
     def rebuild(self, step: int) -> PairTrainee:
         trainee = self._trainee(build_model(self.config))

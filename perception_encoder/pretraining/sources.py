@@ -41,6 +41,8 @@ LAYOUTS = (
     "table (.csv, .tsv, .jsonl, .parquet) with a column `path` and a column `label` or `caption`, or a directory with "
     "train.tar or train/*.tar; --shards takes tars of KEY.jpg and KEY.txt"
 )
+
+
 @dataclass(frozen=True)
 class FileSample:
     """An undecoded image, as a file or its content in a shard, and what is known about it."""
@@ -49,8 +51,7 @@ class FileSample:
     image: MediaSource
     metadata: Mapping[str, Any]
     """The `source`, by default the name of the directory or table, and the `label`, empty if there are captions."""
-    texts: tuple[str, ...] = ()
-    """Cleaned captions; if empty, captions are made from the label."""
+    texts: tuple[str, ...] = ()  # cleaned captions; if empty, captions are made from the label
 
 
 @dataclass(frozen=True)
@@ -58,13 +59,10 @@ class ImageTextSample:
     """A decoded image with its metadata."""
 
     key: str
-    image: torch.Tensor
-    """(3, H, W) uint8."""
+    image: torch.Tensor  # (3, H, W) uint8
     metadata: Mapping[str, Any]
-    texts: tuple[str, ...] = ()
-    """Captions; if empty, captions are made from the label."""
-    of_shard: bool = True
-    """Whether the sample is from a shard rather than a directory or a table."""
+    texts: tuple[str, ...] = ()  # captions; if empty, captions are made from the label
+    of_shard: bool = True  # whether the sample is from a shard rather than a directory or a table
 
     @property
     def source(self) -> str:
@@ -178,14 +176,10 @@ class Sources:
 
     sets: Sequence[PairSource]
     weights: Sequence[float]
-    names: Sequence[str]
-    """Identity of the data: the names of its samples, or its shards."""
-    samples: Mapping[str, int]
-    """Number of samples by source."""
-    vocabulary: CaptionVocabulary | None
-    """Tokens of all captions; None if unknown in advance."""
-    validation: Sequence[HeldOutPair] = ()
-    """Held-out pairs, if the run has validation."""
+    names: Sequence[str]  # identity of the data: the names of its samples, or its shards
+    samples: Mapping[str, int]  # number of samples by source
+    vocabulary: CaptionVocabulary | None  # tokens of all captions; None if unknown in advance
+    validation: Sequence[HeldOutPair] = ()  # held-out pairs, if the run has validation
 
 
 def open_sources(
@@ -248,9 +242,7 @@ def _validation_sets(
     with_split = [path for path in paths if has_split(path, "val")]
     if not with_split:
         return []
-    samples = [
-        sample for sample in read(with_split, "val", config.image_side or 160, track) if sample.source in used
-    ]
+    samples = [sample for sample in read(with_split, "val", config.image_side or 160, track) if sample.source in used]
     return [ImageTextSet(samples).every(max(1, -(-len(samples) // validation.size)))] if samples else []
 
 
@@ -338,11 +330,8 @@ def has_split(path: Path, split: str) -> bool:
 
 def _read_captioned(path: Path, split: str) -> list[FileSample]:
     loaded = load_captions(path, split=split)
-    texts: list[list[str]] = [[] for _ in loaded.keys]
-    for text, owner in zip(loaded.captions, loaded.owners, strict=True):
-        texts[owner].append(clean(text))
     metadata = {"source": escape_name(path.stem), "label": ""}
     return [
-        FileSample(key, image, metadata, tuple(dict.fromkeys(captions)))
-        for key, image, captions in zip(loaded.keys, loaded.media, texts, strict=True)
+        FileSample(key, image, metadata, tuple(dict.fromkeys(map(clean, texts))))
+        for key, image, texts in zip(loaded.keys, loaded.media, loaded.captions, strict=True)
     ]

@@ -36,10 +36,8 @@ LENGTH_GROUPS = 4  # captions are encoded in groups of similar length, so that f
 class TowerOutputs(NamedTuple):
     """Output of both towers; a tuple, so that hooks of DDP and FSDP find its tensors."""
 
-    images: Tensor
-    """Embeddings (b, D), float32."""
-    texts: Tensor
-    """Embeddings (u, D), float32."""
+    images: Tensor  # embeddings (b, D), float32
+    texts: Tensor  # embeddings (u, D), float32
     logit_scale: Tensor
     mask_loss: Tensor | None = None
 

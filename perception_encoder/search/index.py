@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 from PIL import Image
@@ -24,7 +24,7 @@ from perception_encoder.inference.model_spec import ModelKeywords, ModelSpec
 from perception_encoder.inference.pipeline import Embedding
 from perception_encoder.models.checkpoints.find import TowerChoice
 from perception_encoder.models.defaults import default_model
-from perception_encoder.models.registry import canonical_name, same_name
+from perception_encoder.models.registry import canonical_name
 from perception_encoder.preprocess.source import as_paths, escape_name
 from perception_encoder.progress import Track, untracked
 from perception_encoder.search.ranking import (
@@ -42,7 +42,7 @@ from perception_encoder.search.ranking import (
 from perception_encoder.search.storage.database import IndexRow
 from perception_encoder.search.storage.encoder import load_encoder
 from perception_encoder.search.storage.location import limit_store, nearest_index
-from perception_encoder.search.storage.store import SAME, Store, cut_as, index_command
+from perception_encoder.search.storage.store import Store, cut_as, different_settings, index_command
 from perception_encoder.search.terms import Query, Term, parse_term, parse_words
 
 if TYPE_CHECKING:
@@ -271,9 +271,8 @@ def search_files(
     chosen = choose_model(model, **keywords)
     if archive is not None and isinstance(chosen, ModelSpec):
         named = str(chosen.name or default_model())
-        name = canonical_name(named)
-        if name is not None and not same_name(name, archive[1].get("model", name)):
-            raise _other_model(paths[0], named, archive[1]["model"])
+        if (canonical := canonical_name(named)) is not None:  # before a download
+            _check_archive(paths[0], archive[1], {"model": canonical}, named)
     encodes_images = archive is None or any(archive[0].is_video)  # a video's best frame is searched for
     towers = "all" if encodes_images else _towers(parsed)
     encoder = as_encoder(chosen, towers=towers)
@@ -284,13 +283,7 @@ def search_files(
         collection = encode_media(encoder, items, progress)
     else:
         collection, settings = archive
-        now = encoder.describe(encoder.feature())
-        different = [key for key in SAME[1:] if settings.get(key, now.get(key)) != now.get(key)]
-        if different and settings.get("weight_hash") == now["weight_hash"]:
-            changes = ", ".join(f"{key} {settings[key]}, not {now.get(key)}" for key in different)
-            raise SearchIndexError(f"{paths[0]} was made with {changes}, so it cannot be searched with this encoder")
-        if different:
-            raise _other_model(paths[0], encoder.source, settings["model"])
+        _check_archive(paths[0], settings, encoder.describe(encoder.feature()), encoder.source)
     pairs = zip(parsed, vectors, strict=True)
     return SearchResult(
         model=encoder.name,
@@ -303,8 +296,14 @@ def search_files(
     )
 
 
-def _other_model(path: str | Path, model: object, made_by: str) -> SearchIndexError:
-    return SearchIndexError(f"{path} was not made with {model}; choose {made_by}")
+def _check_archive(path: str | Path, settings: Mapping[str, Any], now: Mapping[str, Any], model: str) -> None:
+    """Raise SearchIndexError if embeddings with these settings were not made as `model` makes them `now`."""
+    different = different_settings(settings, now)
+    if "model" in different or "weight_hash" in different:
+        raise SearchIndexError(f"{path} was not made with {model}; choose {settings['model']}")
+    if different:
+        changes = ", ".join(f"{key} {settings[key]}, not {now[key]}" for key in different)
+        raise SearchIndexError(f"{path} was made with {changes}, so it cannot be searched with this encoder")
 
 
 def _towers(queries: Sequence[Query]) -> TowerChoice:

@@ -22,9 +22,8 @@ from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.media import Kind
 from perception_encoder.inference.pipeline import Decoded, Feature
 from perception_encoder.models.registry import demo_note
-from perception_encoder.serving.chat import ChatApi
-from perception_encoder.serving.http import ApiError, ApiMetrics, BodyReader
-from perception_encoder.serving.queues import Batcher, GenerationQueue, QueueFullError, quiet
+from perception_encoder.serving.chat import answer_chat
+from perception_encoder.serving.queues import Batcher, GenerationQueue, quiet
 from perception_encoder.serving.requests import (
     ApiConfig,
     EmbeddingRequest,
@@ -39,8 +38,9 @@ from perception_encoder.serving.requests import (
     parse_request,
     parse_rerank,
 )
-from perception_encoder.serving.server import HANG_UP, HOSTS, check_key, guard
 from perception_encoder.vectors import best_rows, unit_rows
+from perception_encoder.web_server.http import ApiError, BodyReader
+from perception_encoder.web_server.server import HANG_UP, HOSTS, check_key, guard
 
 if TYPE_CHECKING:
     from fastapi import FastAPI, Request, Response
@@ -58,7 +58,7 @@ def create_app(
     """Create the server; without a key it answers only under the host names of this machine.
 
     `model_thread`: the thread that runs the encoder; by default a new one. `chat`: the model of `/v1/chat/completions`.
-    MissingExtraError without FastAPI or prometheus-client.
+    MissingExtraError without FastAPI.
     """
     with needs_extra("search"):
         import fastapi
@@ -100,29 +100,16 @@ def create_app(
 def add_routes(
     app: FastAPI, encoder: Encoder, batcher: Batcher, chat: GenerationQueue | None, config: ApiConfig
 ) -> None:
-    """Add embeddings, rankings, chats, models and metrics, which need the key, and health."""
-    from fastapi.responses import JSONResponse, PlainTextResponse, Response
+    """Add embeddings, rankings, chats and models, which need the key, and health."""
+    from fastapi.responses import JSONResponse, Response
 
-    metrics = ApiMetrics()
-    metrics.waiting.labels("inputs").set_function(lambda: batcher.reserved)
-    metrics.waiting.labels("conversations").set_function(lambda: chat.reserved if chat else 0)
     reader = MediaReader(config)
     bodies = BodyReader(config.body_bytes, config.body_seconds, config.bodies_bytes)
 
-    def route(method: str, path: str, respond: Callable[[Request], Awaitable[Response]], keyed: bool = True) -> None:
+    def route(method: str, path: str, respond: Callable[[Request], Awaitable[Response]]) -> None:
         async def handle(request: Request) -> Response:
-            status = 500
-            try:
-                if keyed:
-                    check_key(request, config.key)
-                response = await respond(request)
-                status = 200
-                return response
-            except ApiError as error:
-                status = error.status
-                raise
-            finally:
-                metrics.requests.labels(path, status).inc()
+            check_key(request, config.key)
+            return await respond(request)
 
         app.router.add_route(path, handle, methods=[method])
 
@@ -133,11 +120,10 @@ def add_routes(
         check: Callable[[Any, Encoder, ApiConfig], tuple[list[Input], list[Feature]]],
         encode: Callable[[Any, np.ndarray, Encoder, Sequence[Input], Feature], bytes],
     ) -> Response:
-        with metrics.seconds.time():
-            async with bodies.read_as(request, parse) as parsed:
-                inputs, features = check(parsed, encoder, config)
-                vectors = await embed_inputs(inputs, batcher, reader, features, parameter)
-                answer = await asyncio.to_thread(encode, parsed, vectors, encoder, inputs, features[0])
+        async with bodies.read(request, parse) as parsed:
+            inputs, features = check(parsed, encoder, config)
+            vectors = await embed_inputs(inputs, batcher, reader, features, parameter)
+            answer = await asyncio.to_thread(encode, parsed, vectors, encoder, inputs, features[0])
         return Response(answer, media_type="application/json")
 
     entries = [{**_model_entry(encoder.name), "dimensions": encoder.dimension}]
@@ -153,21 +139,19 @@ def add_routes(
         return JSONResponse(entries[0])
 
     async def health(request: Request) -> Response:
-        return JSONResponse({"status": "ok", "model": encoder.name, "waiting": batcher.reserved})
-
-    async def show_metrics(request: Request) -> Response:
-        return PlainTextResponse(metrics.text())
+        waiting = batcher.reserved + (chat.reserved if chat else 0)
+        return JSONResponse({"status": "ok", "model": encoder.name, "waiting": waiting})
 
     embeddings = partial(embed, parameter="input", parse=parse_request, check=check_request, encode=_encode_embeddings)
     rerank = partial(embed, parameter="documents", parse=parse_rerank, check=check_rerank, encode=_encode_ranking)
     route("POST", "/v1/embeddings", embeddings)
     for prefix in ("", "/v1", "/v2"):  # where clients of several servers look for it
         route("POST", f"{prefix}/rerank", rerank)
-    route("POST", "/v1/chat/completions", ChatApi(chat, reader, bodies, config).respond)
+    answer = partial(answer_chat, model=chat, reader=reader, bodies=bodies, config=config)
+    route("POST", "/v1/chat/completions", answer)
     route("GET", "/v1/models", models)
     route("GET", "/v1/models/{id:path}", model)
-    route("GET", "/health", health, keyed=False)
-    route("GET", "/metrics", show_metrics)
+    app.router.add_route("/health", health, methods=["GET"])
 
 
 def _model_entry(name: str) -> dict[str, Any]:
@@ -213,7 +197,6 @@ def _encode_ranking(
     inputs: Sequence[Input],
     feature: Feature,
 ) -> bytes:
-    """Return the answer's JSON for the unit vectors of the query and the documents: the cosines, best first."""
     assert request.documents is not None
     scores, rows = best_rows(vectors[0], vectors[1:], request.top_n or len(request.documents))
     results: list[dict[str, Any]] = []
@@ -235,36 +218,21 @@ async def embed_inputs(
     vectors = []
     try:
         with batcher.reserve(len(inputs)) as hold:
+
+            async def decode(kind: Kind, value: str, feature: Feature) -> Decoded:
+                if kind == "text":
+                    return Decoded(text=value)
+                return hold(await reader.read(kind, value, end, lambda media: batcher.decode(media, feature)))
+
             for start in range(0, len(inputs), size):
                 part, own = inputs[start : start + size], features[start : start + size]
-                decoded = await gather_results(
-                    [
-                        _decode(*item, batcher, reader, end, hold, feature)
-                        for item, feature in zip(part, own, strict=True)
-                    ]
-                )
-                vectors.append(await batcher.encode(decoded, own))
-    except QueueFullError as error:
-        raise ApiError(429, f"{error}; try again later") from None
+                works = [decode(*item, feature) for item, feature in zip(part, own, strict=True)]
+                vectors.append(await batcher.encode(await gather_results(works), own))
     except InputError as error:
         raise input_refused(error, parameter) from None
     except PerceptionEncoderError as error:
         raise ApiError(500, str(error)) from None
     return np.concatenate(vectors)
-
-
-async def _decode(
-    kind: Kind,
-    value: str,
-    batcher: Batcher,
-    reader: MediaReader,
-    end: float,
-    hold: Callable[[Decoded], Decoded],
-    feature: Feature,
-) -> Decoded:
-    if kind == "text":
-        return Decoded(text=value)
-    return hold(await reader.read(kind, value, end, lambda media: batcher.decode(media, feature)))
 
 
 def count_tokens(encoder: Encoder, inputs: Sequence[Input]) -> int:

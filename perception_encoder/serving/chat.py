@@ -9,8 +9,8 @@ import json
 import secrets
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
@@ -21,27 +21,25 @@ from perception_encoder.models.registry import demo_note
 from perception_encoder.preprocess.budget import DECODING, MAX_PIXELS
 from perception_encoder.preprocess.conversation import ContentPart, Message, Reply, Role, Sampling
 from perception_encoder.preprocess.image import count_pixels
-from perception_encoder.serving.http import (
+from perception_encoder.serving.queues import GenerationQueue, Hold
+from perception_encoder.serving.requests import (
+    ApiConfig,
+    Input,
+    MediaReader,
+    check_name,
+    gather_results,
+    input_refused,
+)
+from perception_encoder.web_server.http import (
     REQUEST,
     ApiError,
     BodyReader,
     FirstError,
-    first_piece,
     parse_body,
     shortened,
     stream_response,
     unless_gone,
     unsupported,
-)
-from perception_encoder.serving.queues import GenerationQueue, Hold, QueueFullError
-from perception_encoder.serving.requests import (
-    ApiConfig,
-    Input,
-    MediaReader,
-    gather_results,
-    input_refused,
-    is_named,
-    unknown_model,
 )
 
 if TYPE_CHECKING:
@@ -115,21 +113,8 @@ class ChatRequest:
     tool_choice: Any = None
 
 
-ALLOWED = {
-    "": "the body must be a JSON object",
-    "messages": f"messages must be a list of {{role, content}}; the content is a text or a list of parts, and {_PARTS}",
-    "max_tokens": "it must be a whole number, at least 1",
-    "max_completion_tokens": "it must be a whole number, at least 1",
-    "temperature": "it must be from 0 to 2",
-    "top_p": "it must be above 0 and at most 1",
-    "presence_penalty": "it must be from -2 to 2",
-    "frequency_penalty": "it must be from -2 to 2",
-    "stop": f"it must be a string, or a list of at most {_STOPS} strings",
-    "seed": "it must be a whole number",
-    "stream": "it must be true or false",
-    "stream_options": "it must be {include_usage: true or false}",
-}
-"""Allowed values of a request's fields: see `parse_body`."""
+_MESSAGES = f"messages must be a list of {{role, content}}; the content is a text or a list of parts, and {_PARTS}"
+_STOP = f"it must be a string, or a list of at most {_STOPS} strings, none of them empty"
 _HARMLESS: dict[str, tuple[Any, ...]] = {
     "n": (1,),
     "parallel_tool_calls": (True, False),
@@ -139,16 +124,12 @@ _HARMLESS: dict[str, tuple[Any, ...]] = {
 }
 
 
-_parse = partial(parse_body, kind=ChatRequest, allowed=ALLOWED, harmless=_HARMLESS)
+parse_chat = partial(parse_body, kind=ChatRequest, expected={"messages": _MESSAGES}, harmless=_HARMLESS)
 
 
 def check_chat(request: ChatRequest, config: ApiConfig, *names: str) -> tuple[list[list[Input]], Sampling]:
-    """Check a request against the model's names and the limits; return each message's parts and the sampling.
-
-    Raises ApiError.
-    """
-    if not is_named(request.model, *names):
-        raise unknown_model(request.model, names[0])
+    """Check a request against the model's names and the limits; return each message's parts and the sampling."""
+    check_name(request.model, *names)
     if request.tool_choice not in (None, "none", "auto"):
         raise unsupported("tool_choice", request.tool_choice)
     if request.tools and request.tool_choice != "none":
@@ -159,17 +140,14 @@ def check_chat(request: ChatRequest, config: ApiConfig, *names: str) -> tuple[li
 def _sampling(request: ChatRequest) -> Sampling:
     stops = (request.stop,) if isinstance(request.stop, str) else tuple(request.stop or ())
     if len(stops) > _STOPS or not all(stops):
-        raise ApiError(400, f"stop is {shortened(request.stop)}; {ALLOWED['stop']}, none of them empty", "stop")
+        raise ApiError(400, f"stop is {shortened(request.stop)}; {_STOP}", "stop")
     seed = secrets.randbits(63) if request.seed is None else request.seed
     if not -(2**63) <= seed < 2**63:
         raise ApiError(400, f"seed is {shortened(seed)}; it must have at most 64 bits", "seed")
-    limits = ("max_completion_tokens", "max_tokens")
-    limit = next((name for name in limits if getattr(request, name) is not None), None)
-    penalties = {name: getattr(request, name) for name in ("presence_penalty", "frequency_penalty")}
-    fields: dict[str, Any] = {"temperature": request.temperature, "top_p": request.top_p, **penalties}
-    if limit is not None:
-        fields["max_tokens"] = getattr(request, limit)
-    chosen = {name: value for name, value in fields.items() if value is not None}
+    limit = "max_tokens" if request.max_completion_tokens is None else "max_completion_tokens"
+    names = ("temperature", "top_p", "presence_penalty", "frequency_penalty")
+    values: dict[str, Any] = {"max_tokens": getattr(request, limit), **{name: getattr(request, name) for name in names}}
+    chosen = {name: value for name, value in values.items() if value is not None}
     try:
         return Sampling(**chosen, stop=stops, seed=seed, cut=False)
     except ConfigError as error:
@@ -178,9 +156,8 @@ def _sampling(request: ChatRequest) -> Sampling:
 
 
 def _check_messages(messages: Sequence[ChatMessage], config: ApiConfig) -> list[list[Input]]:
-    """Return the parts of each message: their kinds, with texts, addresses or data URIs."""
     if not messages:
-        raise ApiError(400, ALLOWED["messages"], "messages")
+        raise ApiError(400, _MESSAGES, "messages")
     checked: list[list[Input]] = []
     for row, message in enumerate(messages):
         name = f"messages[{row}]"
@@ -190,12 +167,14 @@ def _check_messages(messages: Sequence[ChatMessage], config: ApiConfig) -> list[
         if message.content is None or isinstance(message.content, str):
             checked.append([("text", message.content)] if message.content else [])
             continue
-        parts = []
+        parts: list[Input] = []
         for column, part in enumerate(message.content):
-            if (found := part_input(part)) is None:
+            address = {"image_url": part.image_url, "video_url": part.video_url}.get(part.type)
+            if address is None and part.type != "text":
                 part_of = part_name(row, column)
                 raise ApiError(400, f"{part_of} is of type {shortened(part.type)}; {_PARTS}", part_of)
-            parts.append(found)
+            kind: Kind = "image" if part.type == "image_url" else "video"
+            parts.append((kind, address.url) if address else ("text", part.text))
         if ROLES[message.role] != "user" and any(kind != "text" for kind, _ in parts):
             raise ApiError(
                 400, f"{name} has the role {message.role}; only the user's messages may contain images or videos", name
@@ -203,7 +182,7 @@ def _check_messages(messages: Sequence[ChatMessage], config: ApiConfig) -> list[
         checked.append(parts)
     kinds = [kind for parts in checked for kind, _ in parts]
     if not kinds:
-        raise ApiError(400, f"the messages have no content; {ALLOWED['messages']}", "messages")
+        raise ApiError(400, f"the messages have no content; {_MESSAGES}", "messages")
     files = len(kinds) - kinds.count("text")
     if files > config.files:
         reason = f"{files} images or videos; a conversation takes at most {config.files}"
@@ -215,18 +194,6 @@ def _check_messages(messages: Sequence[ChatMessage], config: ApiConfig) -> list[
     return checked
 
 
-def part_input(part: MessagePart) -> Input | None:
-    """Return the text, address or data URI of a message's part; None for a part of another type."""
-    match part:
-        case MessagePart(type="text", text=text):
-            return "text", text
-        case MessagePart(type="image_url", image_url=MediaAddress(url=url)):
-            return "image", url
-        case MessagePart(type="video_url", video_url=MediaAddress(url=url)):
-            return "video", url
-    return None
-
-
 def part_name(row: int, column: int) -> str:
     """Return the name of a part of a message in errors."""
     return f"messages[{row}].content[{column}]"
@@ -235,81 +202,64 @@ def part_name(row: int, column: int) -> str:
 NO_MODEL = "this server has no chat model; start it with: pe serve --api --chat-model NAME"
 
 
-class ChatApi:
-    """Answers chat requests with one model; 404 without a `model`."""
+async def answer_chat(
+    request: Request, model: GenerationQueue | None, reader: MediaReader, bodies: BodyReader, config: ApiConfig
+) -> Response:
+    """Answer a request with a model, whole or streamed; ApiError, 404 without a `model`."""
+    from fastapi.responses import JSONResponse
 
-    def __init__(
-        self,
-        model: GenerationQueue | None,
-        reader: MediaReader,
-        bodies: BodyReader,
-        config: ApiConfig,
-    ) -> None:
-        self._model, self._reader, self._bodies, self._config = model, reader, bodies, config
+    if model is None:
+        raise ApiError(404, NO_MODEL, "model", "model_not_found")
+    async with bodies.read(request, parse_chat) as parsed:
+        parts, sampling = check_chat(parsed, config, *model.names)
+        roles = [ROLES[message.role] for message in parsed.messages]
+        parsed.messages = []  # with their data URIs
+        pieces = _pieces(model, reader, config.frames, roles, parts, sampling)
+        del parts
+        if not parsed.stream:
+            reply = await unless_gone(request, _last(pieces))
+            return JSONResponse(_completion(model.name, reply))
+        first = await unless_gone(request, anext(pieces))
+    usage = bool(parsed.stream_options and parsed.stream_options.include_usage)
+    return stream_response(_events(model.name, first, pieces, usage), pieces, "text/event-stream")
 
-    async def respond(self, request: Request) -> Response:
-        """Answer a request; raises ApiError."""
-        from fastapi.responses import JSONResponse
 
-        if self._model is None:
-            raise ApiError(404, NO_MODEL, "model", "model_not_found")
-        async with self._bodies.read_as(request, _parse) as parsed:
-            parts, sampling = check_chat(parsed, self._config, *self._model.names)
-            roles = [ROLES[message.role] for message in parsed.messages]
-            parsed.messages = []  # with their data URIs
-            pieces = self._pieces(self._model, roles, parts, sampling)
+async def _pieces(
+    model: GenerationQueue,
+    reader: MediaReader,
+    frames: int,
+    roles: Sequence[Role],
+    parts: Sequence[Sequence[Input]],
+    sampling: Sampling,
+) -> AsyncGenerator[str | Reply, None]:
+    try:
+        with model.reserve() as hold:
+            contents = await read_parts(parts, reader, frames, hold)
             del parts
-            if not parsed.stream:
-                reply = await unless_gone(request, _last(pieces))
-                return JSONResponse(_completion(self._model.name, reply))
-            first = await unless_gone(request, first_piece(pieces))
-        usage = bool(parsed.stream_options and parsed.stream_options.include_usage)
-        return stream_response(_events(self._model.name, first, pieces, usage), pieces, "text/event-stream")
-
-    async def _pieces(
-        self,
-        model: GenerationQueue,
-        roles: Sequence[Role],
-        parts: Sequence[Sequence[Input]],
-        sampling: Sampling,
-    ) -> AsyncGenerator[str | Reply, None]:
-        try:
-            with model.reserve() as hold:
-                frames = self._config.frames
-                contents = await read_parts(parts, self._reader, frames, hold)
-                del parts
-                source = model.stream(partial(open_conversation, roles, contents, frames), sampling)
-                async with aclosing(source) as stream:
-                    async for piece in stream:
-                        yield piece
-        except QueueFullError as error:
-            raise ApiError(429, f"{error}; try again later") from None
-        except ContextLengthError as error:
-            raise ApiError(400, str(error), "messages", "context_length_exceeded") from None
-        except ConfigError as error:
-            raise ApiError(400, str(error), "messages") from None
-        except PerceptionEncoderError as error:
-            raise ApiError(500, str(error)) from None
+            async with aclosing(model.stream(partial(open_conversation, roles, contents, frames), sampling)) as stream:
+                async for piece in stream:
+                    yield piece
+    except ContextLengthError as error:
+        raise ApiError(400, str(error), "messages", "context_length_exceeded") from None
+    except ConfigError as error:
+        raise ApiError(400, str(error), "messages") from None
+    except PerceptionEncoderError as error:
+        raise ApiError(500, str(error)) from None
 
 
 async def read_parts(
     parts: Sequence[Sequence[Input]], reader: MediaReader, frames: int, hold: Hold
 ) -> list[list[str | Media]]:
-    """Read the images and videos of all messages concurrently, and count their pixels without decoding them.
-
-    `frames`: number of uniform frames of a video. ApiError names a bad part. Raises what `hold` raises.
-    """
+    """Read all images and videos, and count their pixels without decoding them; ApiError names a bad part."""
     deadline = reader.deadline()
 
     async def read(kind: Kind, value: str, name: str) -> str | Media:
         if kind == "text":
             return value
-        try:
+        with _naming(name):
             media, size, pixels = await reader.read(kind, value, deadline, partial(_measure, frames=frames))
             hold(size, pixels)
-            return media
-        except InputError as error:
-            raise _bad_part(error, name) from None
+        return media
 
     works = [
         read(*part, part_name(row, column)) for row, message in enumerate(parts) for column, part in enumerate(message)
@@ -334,11 +284,8 @@ def open_conversation(roles: Sequence[Role], contents: Sequence[Sequence[str | M
     def opened(part: str | Media, name: str) -> ContentPart:
         if isinstance(part, str):
             return part
-        try:
-            with DECODING.admission() as admit:
-                return open_media(part, frames, admit)
-        except InputError as error:
-            raise _bad_part(error, name) from None
+        with _naming(name), DECODING.admission() as admit:
+            return open_media(part, frames, admit)
 
     return [
         Message(role, tuple(opened(part, part_name(row, column)) for column, part in enumerate(parts)))
@@ -346,8 +293,12 @@ def open_conversation(roles: Sequence[Role], contents: Sequence[Sequence[str | M
     ]
 
 
-def _bad_part(error: InputError, name: str) -> ApiError:
-    return ApiError(input_refused(error, name).status, f"{name}: {error}", name)
+@contextmanager
+def _naming(name: str) -> Iterator[None]:
+    try:
+        yield
+    except InputError as error:
+        raise ApiError(input_refused(error, name).status, f"{name}: {error}", name) from None
 
 
 async def _last(pieces: AsyncGenerator[str | Reply, None]) -> Reply:
@@ -369,13 +320,9 @@ def _usage(reply: Reply) -> dict[str, int]:
     return {"prompt_tokens": prompt, "completion_tokens": answer, "total_tokens": prompt + answer}
 
 
-def _finish(reply: Reply) -> str:
-    return "stop" if reply.finished else "length"
-
-
 def _completion(model: str, reply: Reply) -> dict[str, Any]:
     message = {"role": "assistant", "content": reply.text, "refusal": None}
-    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": _finish(reply)}
+    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": "stop" if reply.finished else "length"}
     return {**_head(model, "chat.completion"), "choices": [choice], "usage": _usage(reply)}
 
 
@@ -399,7 +346,7 @@ async def _events(
     except ApiError as error:
         yield _encode(error.body())
         return
-    yield event({}, _finish(piece))
+    yield event({}, "stop" if piece.finished else "length")
     if usage:
         yield _encode({**head, "choices": [], "usage": _usage(piece)})
     yield b"data: [DONE]\n\n"

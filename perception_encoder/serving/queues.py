@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import collections.abc
 import copy
 import gc
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 
 import numpy as np
 from jaxtyping import Float
 
-from perception_encoder.errors import MediaTooLargeError
+from perception_encoder.errors import MediaTooLargeError, PerceptionEncoderError, detached
 from perception_encoder.inference.conversation.assistant import Assistant
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.media import Media
@@ -24,13 +23,16 @@ from perception_encoder.inference.pipeline import Decoded, Feature, decode, enco
 from perception_encoder.models.memory import trim_memory
 from perception_encoder.preprocess.budget import MAX_PIXELS
 from perception_encoder.preprocess.conversation import Message, Reply, Sampling
-from perception_encoder.serving.http import pieces_from
+from perception_encoder.web_server.http import ApiError
 
 Waiting = tuple[Decoded, Feature, "asyncio.Future[np.ndarray]"]
 
 
-class QueueFullError(Exception):
-    """Too many inputs are waiting."""
+class QueueFullError(ApiError):
+    """Too many inputs are waiting: status 429."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(429, f"{reason}; try again later")
 
 
 def quiet(encoder: Encoder) -> Encoder:
@@ -141,7 +143,6 @@ class Batcher:
                         future.set_result(vector)
 
     async def _wait_for_readers(self) -> None:
-        """Wait, but not long, for inputs that are being read and would fit into the next batch."""
         with suppress(TimeoutError):
             async with asyncio.timeout(self._patience):
                 while self._waiting and len(self._waiting) < min(self.reserved, self.largest):
@@ -149,7 +150,6 @@ class Batcher:
                     await self._changed.wait()
 
     def _next_batch(self) -> list[Waiting]:
-        """Return the next inputs of the feature that has waited longest."""
         batch: list[Waiting] = []
         others: list[Waiting] = []
         while self._waiting and len(batch) < self.largest:
@@ -193,7 +193,7 @@ class GenerationQueue:
         self.name, self.names, self._limit, self.reserved = name, (name, source or name), limit, 0
         self._load, self._media_bytes, self._held = load, media_bytes, 0
         self._model: Assistant | None = None
-        self._thread = ThreadPoolExecutor(1, "language")
+        self._thread, self._turn = ThreadPoolExecutor(1, "language"), asyncio.Lock()
 
     @contextmanager
     def reserve(self) -> Iterator[Hold]:
@@ -228,14 +228,39 @@ class GenerationQueue:
         are in memory. Closing the iterator, or cancelling its task, stops the generation at the next token. Raises what
         loading the model, `open_conversation` and `Assistant.generate_stream` raise.
         """
-        pieces = pieces_from(self._thread, partial(self._answer, open_conversation, sampling))
-        async with aclosing(pieces):
-            async for piece in pieces:
+        pieces: asyncio.Queue[str | Reply | Exception | None] = asyncio.Queue()
+        task = asyncio.create_task(self._generate(open_conversation, sampling, pieces.put_nowait))
+        try:
+            while (piece := await pieces.get()) is not None:
+                if isinstance(piece, Exception):
+                    raise piece
                 yield piece
+        finally:
+            piece = None  # an error holds this frame
+            task.cancel()
+
+    async def _generate(
+        self,
+        open_conversation: Callable[[], Sequence[Message]],
+        sampling: Sampling,
+        put: Callable[[str | Reply | Exception | None], None],
+    ) -> None:
+        """Answer when it is the conversation's turn, however slowly the client reads: others wait for that turn."""
+        in_thread = partial(asyncio.get_running_loop().run_in_executor, self._thread)
+        async with self._turn:
+            answer = self._answer(open_conversation, sampling)
+            try:
+                while (piece := await in_thread(next, answer, None)) is not None:
+                    put(piece)
+            except Exception as error:
+                put(detached(error) if isinstance(error, (ApiError, PerceptionEncoderError)) else error)
+            finally:
+                await in_thread(answer.close)
+        put(None)
 
     def _answer(
         self, open_conversation: Callable[[], Sequence[Message]], sampling: Sampling
-    ) -> collections.abc.Generator[str | Reply, None, None]:
+    ) -> Generator[str | Reply, None, None]:
         if self._model is None:  # if loading fails, the next conversation retries
             self._model = self._load()
             gc.collect()  # what loading left behind in reference cycles

@@ -25,7 +25,7 @@ from perception_encoder.inference.media import Kind, Media, resolve
 from perception_encoder.inference.pipeline import Feature
 from perception_encoder.models.registry import same_name
 from perception_encoder.preprocess.source import IMAGE_SUFFIXES, VIDEO_SUFFIXES, escape_name
-from perception_encoder.serving.http import BODIES_BYTES, REQUEST, ApiError, FirstError, parse_body, shortened
+from perception_encoder.web_server.http import BODIES_BYTES, REQUEST, ApiError, FirstError, parse_body, shortened
 
 if TYPE_CHECKING:
     from perception_encoder.models.external import Role
@@ -105,24 +105,14 @@ class RerankRequest:
 
 
 _VALUE = '{"text": …}, {"image": …} or {"video": …}'
-_ALLOWED = {
-    "": "the body must be a JSON object",
+_EXPECTED = {
     "input": f"input must be a string, {_VALUE}, or a list of these, not token ids (in LangChain's OpenAIEmbeddings: "
     "check_embedding_ctx_length=False)",
-    "encoding_format": "it must be 'float' or 'base64'",
-    "layer": "it must be an integer",
-    "pool": "it must be 'attn', 'cls' or 'mean'",
-    "input_type": "it must be 'query' or 'document'",
-}
-_RERANK_ALLOWED = {
-    "": "the body must be a JSON object",
     "query": f"query must be a string, {_VALUE}",
     "documents": f"documents must be a list of strings, {_VALUE}",
-    "top_n": "it must be an integer of at least 1",
-    "return_documents": "it must be true or false",
 }
-parse_request = partial(parse_body, kind=EmbeddingRequest, allowed=_ALLOWED)
-parse_rerank = partial(parse_body, kind=RerankRequest, allowed=_RERANK_ALLOWED)
+parse_request = partial(parse_body, kind=EmbeddingRequest, expected=_EXPECTED)
+parse_rerank = partial(parse_body, kind=RerankRequest, expected=_EXPECTED)
 
 
 def check_origins(values: Sequence[str]) -> tuple[str, ...]:
@@ -137,13 +127,16 @@ def check_origins(values: Sequence[str]) -> tuple[str, ...]:
 def check_request(request: EmbeddingRequest, encoder: Encoder, config: ApiConfig) -> tuple[list[Input], list[Feature]]:
     """Check a request against the model and the limits; return its inputs and their features."""
     check_model(request.model, encoder, config)
-    feature = _requested_feature(request, encoder)
+    try:
+        feature = encoder.feature(request.layer, request.pool)
+    except ConfigError as error:
+        raise ApiError(400, str(error)[:200], "layer" if request.pool is None else "pool") from None
     width = encoder.width(feature)
     dimensions = request.dimensions or width
     if type(dimensions) is not int or not 1 <= dimensions <= width:
         raise ApiError(400, f"dimensions is {shortened(dimensions)}; it must be 1 to {width}", "dimensions")
     if request.input is None:
-        raise ApiError(400, _ALLOWED["input"], "input")
+        raise ApiError(400, _EXPECTED["input"], "input")
     inputs = _read_inputs(request.input, "input")
     _check_limits(inputs, encoder, config, "input")
     if feature.pool != "attn" and any(kind == "text" for kind, _ in inputs):
@@ -156,11 +149,11 @@ def check_rerank(request: RerankRequest, encoder: Encoder, config: ApiConfig) ->
     """Check a request against the model and the limits; return query and documents, and their features."""
     check_model(request.model, encoder, config)
     if request.query is None:
-        raise ApiError(400, _RERANK_ALLOWED["query"], "query")
+        raise ApiError(400, _EXPECTED["query"], "query")
     if not request.documents:
-        raise ApiError(400, _RERANK_ALLOWED["documents"], "documents")
+        raise ApiError(400, _EXPECTED["documents"], "documents")
     if request.top_n is not None and request.top_n < 1:
-        raise ApiError(400, f"top_n is {request.top_n}; {_RERANK_ALLOWED['top_n']}"[:200], "top_n")
+        raise ApiError(400, f"top_n is {request.top_n}; it must be an integer of at least 1"[:200], "top_n")
     inputs = [*_read_inputs(request.query, "query"), *_read_inputs(request.documents, "documents")]
     _check_limits(inputs, encoder, config, "documents")
     feature = encoder.feature()
@@ -170,13 +163,6 @@ def check_rerank(request: RerankRequest, encoder: Encoder, config: ApiConfig) ->
 def _for_role(feature: Feature, role: Role, encoder: Encoder) -> Feature:
     """Return the feature of queries or documents, the same for a model that encodes both alike: they share a batch."""
     return replace(feature, role=role) if role and encoder.has_roles else feature
-
-
-def _requested_feature(request: EmbeddingRequest, encoder: Encoder) -> Feature:
-    try:
-        return encoder.feature(request.layer, request.pool)
-    except ConfigError as error:
-        raise ApiError(400, str(error)[:200], "layer" if request.pool is None else "pool") from None
 
 
 def _read_inputs(values: Value | list[Value], parameter: str) -> list[Input]:
@@ -207,25 +193,18 @@ def _is_media_address(text: str) -> bool:
 
 def check_model(name: Any, encoder: Encoder, config: ApiConfig) -> None:
     """Raise ApiError 404 if a request names another model."""
-    if not is_named(name, encoder.name, config.source) and not (
-        isinstance(name, str) and same_name(name, encoder.name)
-    ):
-        raise unknown_model(name, encoder.name)
+    if not isinstance(name, str) or not same_name(name, encoder.name):
+        check_name(name, encoder.name, config.source)
 
 
-def is_named(name: Any, *names: str) -> bool:
-    """Return whether a request names one of these models or none."""
-    return name is None or (isinstance(name, str) and name in ("", *names))
-
-
-def unknown_model(name: Any, present: str) -> ApiError:
-    """Return the error for a model that this server does not have."""
-    message = f"this server has no model {shortened(name)}; it has {present!r}"
-    return ApiError(404, message, "model", "model_not_found")
+def check_name(name: Any, *names: str) -> None:
+    """Raise ApiError 404 unless a request names one of these models or none."""
+    if name not in (None, "", *names):
+        message = f"this server has no model {shortened(name)}; it has {names[0]!r}"
+        raise ApiError(404, message, "model", "model_not_found")
 
 
 def _check_limits(inputs: Sequence[Input], encoder: Encoder, config: ApiConfig, parameter: str) -> None:
-    """Raise ApiError for too many inputs, for too long ones, and for texts that the model does not read."""
     lengths = [len(value) for kind, value in inputs if kind == "text"]
     files, longest, total = len(inputs) - len(lengths), max(lengths, default=0), sum(lengths)
     checks = (
@@ -256,10 +235,7 @@ class MediaReader:
         return time.monotonic() + self._limits.seconds
 
     async def read(self, kind: Kind, value: str, deadline: float, decode: Callable[[Media], T]) -> T:
-        """Return `decode` applied to the image or video in a data URI or, until a deadline, at an address.
-
-        Raises InputError.
-        """
+        """Return `decode` of the image or video in a data URI or, until a deadline, at an address; or InputError."""
         if value.startswith("data:"):
             return await self._decode(lambda: read_data_uri(kind, value), decode)
         if not is_url(value) or not value.startswith(("http://", "https://")):

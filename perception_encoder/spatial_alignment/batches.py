@@ -14,6 +14,7 @@ import logging
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from perception_encoder.data.sampler import Position, WeightedSampler, first_usable
-from perception_encoder.datasets.image_set import read_integers
+from perception_encoder.datasets.labelled import read_integers
 from perception_encoder.errors import ConfigError, DataError, InputError
 from perception_encoder.formats.media_directory import list_media
 from perception_encoder.formats.shards import MASK, split_member
@@ -48,13 +49,10 @@ logger = logging.getLogger(__name__)
 class AlignmentImage:
     """An image, with its object mask if there is one."""
 
-    key: str
-    """Name in its dataset; not unique across datasets."""
-    name: str
-    """Path, with the name in its tar."""
+    key: str  # name in its dataset; not unique across datasets
+    name: str  # path, with the name in its tar
     image: Path | TarMember
-    size: int
-    """Bytes."""
+    size: int  # bytes
     mask: TarMember | None = None
 
     def held_out(self, share: float) -> bool:
@@ -127,14 +125,11 @@ def _of_tar(tar: Path) -> list[AlignmentImage]:
 class AugmentedImages:
     """Makes images as all models see them, with their mask teacher's tokens."""
 
-    size: int
-    """Side of the images in pixels."""
+    size: int  # side of the images in pixels
     patch: int
     augmentation: Augmentation | None
-    teacher: Sam | TeacherCache | None = None
-    """None uses the masks in the data."""
-    seed: int = 0
-    """Seed of the copies' augmentations."""
+    teacher: Sam | TeacherCache | None = None  # None uses the masks in the data
+    seed: int = 0  # seed of the copies' augmentations
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -210,7 +205,8 @@ class SpatialBatches:
         def make(index: int) -> tuple[Tensor, Tensor | None]:
             return self.augmented.make(images[index], chosen, bool(config.masks and config.masks_weight))
 
-        return first_usable(self.sampler, position, make, lambda index: images[index].name, self._bad)
+        index = partial(self.sampler.index, position)
+        return first_usable(index, make, lambda row: images[row].name, self._bad)
 
 
 def bytes_digest(content: bytes) -> str:

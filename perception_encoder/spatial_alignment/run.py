@@ -26,8 +26,7 @@ from perception_encoder.spatial_alignment.batches import (
 )
 from perception_encoder.spatial_alignment.config import SpatialConfig
 from perception_encoder.spatial_alignment.mask_teachers import SCENES, Sam, TeacherCache, is_cache
-from perception_encoder.spatial_alignment.task import SpatialAlignmentTask, Student
-from perception_encoder.spatial_alignment.validation import SpatialValidation
+from perception_encoder.spatial_alignment.task import SpatialAlignmentTask, SpatialValidation, Student
 from perception_encoder.training.distributed import own_device, this_rank
 from perception_encoder.training.metrics import Listener
 from perception_encoder.training.run import Section, StageRun, run_stage

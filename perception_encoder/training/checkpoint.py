@@ -42,14 +42,10 @@ BEST = "best.safetensors"
 class RunState:
     """Progress of a run."""
 
-    step: int
-    """Steps done."""
-    fingerprint: str
-    """Identity of the run's configuration; only the same one can be resumed."""
-    best: float | None = None
-    """The best validation score so far; None without validation."""
-    best_step: int | None = None
-    """Step of the best score."""
+    step: int  # steps done
+    fingerprint: str  # identity of the run's configuration; only the same one can be resumed
+    best: float | None = None  # the best validation score so far; None without validation
+    best_step: int | None = None  # step of the best score
 
 
 def run_directory(directory: Path) -> AbstractContextManager[None]:

@@ -32,8 +32,7 @@ class Product(NamedTuple):
     """A matrix product in the forward pass of one input."""
 
     flops: float
-    trained: bool | None = True
-    """Whether its weights are; None if it has none."""
+    trained: bool | None = True  # whether its weights are; None if it has none
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,10 +226,8 @@ def device_rows(batch_size: int, devices: int) -> int:
 class Device(NamedTuple):
     """An accelerator, from its data sheet."""
 
-    flops: float
-    """Peak operations per second of dense bf16 products."""
-    memory: float
-    """Bytes."""
+    flops: float  # peak operations per second of dense bf16 products
+    memory: float  # bytes
 
 
 DEVICES = {

@@ -151,22 +151,14 @@ class Exchange:
         return values
 
 
-def first_rank_values(values: Sequence[float], device: torch.device) -> list[float]:
-    """Return the first rank's numbers on all ranks, as last bits differ."""
-    if not dist.is_initialized():
-        return list(values)
+def shared_values(values: Sequence[float], device: torch.device, highest: bool = False) -> list[float]:
+    """Return the first rank's numbers, or with `highest` the highest of all ranks', on all ranks."""
     shared = torch.tensor(values, dtype=torch.float64, device=device)
-    dist.broadcast(shared, 0)
+    if dist.is_initialized() and highest:
+        dist.all_reduce(shared, dist.ReduceOp.MAX)
+    elif dist.is_initialized():
+        dist.broadcast(shared, 0)
     numbers: list[float] = shared.tolist()
-    return numbers
-
-
-def highest_values(values: Sequence[float], device: torch.device) -> list[float]:
-    """Return the highest of all ranks' numbers on all ranks."""
-    highest = torch.tensor(values, dtype=torch.float64, device=device)
-    if dist.is_initialized():
-        dist.all_reduce(highest, dist.ReduceOp.MAX)
-    numbers: list[float] = highest.tolist()
     return numbers
 
 

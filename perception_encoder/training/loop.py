@@ -29,11 +29,10 @@ from perception_encoder.training.checkpoint import Fit, RunState, resume_run, sa
 from perception_encoder.training.config import TrainingConfig
 from perception_encoder.training.distributed import (
     clip_gradients,
-    first_rank_values,
-    highest_values,
     mean_gradients,
     own_device,
     parallelize,
+    shared_values,
     this_rank,
 )
 from perception_encoder.training.metrics import Listener, Metrics
@@ -104,8 +103,8 @@ def train(
                 if metric in scores and is_better(scores[metric], state.best, higher_is_better[metric]):
                     newest = replace(newest, best=scores[metric], best_step=done)
             minutes = (time.monotonic() - saved) / 60
-            late, stop = highest_values(  # as all ranks must do the same
-                [minutes > config.checkpoint_minutes, max(signals, default=0)], device
+            late, stop = shared_values(  # as all ranks must do the same
+                [minutes > config.checkpoint_minutes, max(signals, default=0)], device, highest=True
             )
             if done % config.checkpoint_every == 0 or done == last or newest.best_step == done or late or stop:
                 if _save(directory, task, optimizer, newest, config.keep, must=done == last):
@@ -165,7 +164,7 @@ def _validate(validation: Validation, metric: str, task: Task, device: torch.dev
     with torch.no_grad(), fast_autocast(device):
         scores = validation.validate(metric)
     task.model.train()
-    return dict(zip(scores, first_rank_values(list(scores.values()), device), strict=True))
+    return dict(zip(scores, shared_values(list(scores.values()), device), strict=True))
 
 
 def _backward(task: Task, batch: Any) -> dict[str, float]:

@@ -7,6 +7,7 @@ import logging
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -38,8 +39,7 @@ class Trainee(Protocol):
         """The trained module, whose weights a checkpoint holds."""
         ...
 
-    def write(self, path: Path) -> None:
-        ...
+    def write(self, path: Path) -> None: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,8 +48,7 @@ class Section:
 
     task: Task
     batches: Batches
-    end: int
-    """The step at which the section ends."""
+    end: int  # the step at which the section ends
     work: Sequence[tuple[int, float]] = ()
     """Steps of the run's phases and the work of a step, to estimate the time left; by default all are equal."""
 
@@ -61,17 +60,13 @@ class StageRun(ABC):
     `sections`, which begins only if the directory does not hold another run; `trainee` is set by then, and `loaded`.
     """
 
-    weights: ClassVar[str] = "model.safetensors"
-    """Name of the written file."""
+    weights: ClassVar[str] = "model.safetensors"  # name of the written file
     identity: Sequence[str]
     """Everything but the configuration that the result depends on: data, initial weights, version."""
-    samples: Mapping[str, int]
-    """Number of training samples by source."""
-    loaded: Mapping[str, str]
-    """The name or the file from which each part of the model was loaded, or `RANDOM`."""
+    samples: Mapping[str, int]  # number of training samples by source
+    loaded: Mapping[str, str]  # the name or the file from which each part of the model was loaded, or `RANDOM`
     trainee: Trainee
-    fit: Fit | None = None
-    """Converts saved tensors of another shape (see `resume_run`)."""
+    fit: Fit | None = None  # converts saved tensors of another shape (see `resume_run`)
 
     def __init__(self, config: TrainingConfig, out: Path, higher_is_better: Mapping[str, bool] | None = None) -> None:
         """`higher_is_better`: the validation's metrics, if known, to reject a wrong `validation.metric` here.
@@ -100,6 +95,10 @@ class StageRun(ABC):
         """Return the record's entry on the written weights."""
         return {}
 
+    def close(self) -> None:
+        """Close what the run has open, however it ends."""
+        return
+
     @property
     def fingerprint(self) -> str:
         """Identity of the configuration, the data and everything else that the result depends on."""
@@ -114,8 +113,8 @@ def run_stage(
     Raises what `open_run` does, CheckpointError if the directory holds another run, and OutputError if one is training
     in it.
     """
-    with process_group() as rank, run_directory(out):
-        run, trained, metric = open_run(), 0, ""
+    with process_group() as rank, run_directory(out), closing(open_run()) as run:
+        trained, metric = 0, ""
         check_run(out, run.fingerprint, describe_changes(out / RECORD, run.config))
         record = describe_run(run.config, run.fingerprint, run.samples)
         if rank.is_first:
@@ -148,8 +147,10 @@ def run_stage(
 
 def _write_best(run: StageRun, weights: Path, metric: str) -> dict[str, Any]:
     """Write the best step's weights beside the last ones; return their entry for the record, empty without a score."""
+    if run.config.validation is None:
+        return {}
     best, (_, state) = weights.with_name(BEST), find_checkpoints(run.out)[0]
-    if run.config.validation is None or state.best_step is None:
+    if state.best_step is None:
         return {}
     if state.best_step == run.config.steps:
         with writing(best), replacing(best) as temporary:

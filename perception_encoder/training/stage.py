@@ -26,10 +26,8 @@ class Stage:
     """`run(config, data, out, track, listener)` trains or resumes in a directory, and returns the weights."""
     plan: Callable[[Any, int], tuple[list[Phase], str]]
     """`plan(config, devices)` returns the phases of a run and its assumptions."""
-    debug: Callable[[Any], TrainingConfig]
-    """Returns the same run as a check: four steps of a small model."""
-    streams: bool = False
-    """Whether the stage also reads shards."""
+    debug: Callable[[Any], TrainingConfig]  # returns the same run as a check: four steps of a small model
+    streams: bool = False  # whether the stage also reads shards
 
 
 def deferred(module: str, name: str, *arguments: object) -> Callable[..., Any]:

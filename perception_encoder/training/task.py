@@ -62,10 +62,8 @@ def is_better(score: float, best: float | None, higher_is_better: bool) -> bool:
 class Task(Protocol):
     """A model and the losses of a batch, whose sum is minimised."""
 
-    model: nn.Module
-    """Everything trained and saved; the loop replaces it by its parallel form."""
-    validation: Validation | None
-    """Scores the model during training."""
+    model: nn.Module  # everything trained and saved; the loop replaces it by its parallel form
+    validation: Validation | None  # scores the model during training
 
     def losses(self, batch: Any) -> dict[str, Tensor]:
         """Return the scalar losses of a batch by name; with several ranks, this rank's shares."""

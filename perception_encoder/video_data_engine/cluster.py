@@ -25,6 +25,8 @@ from perception_encoder.video_data_engine.stages import DECODING, EngineStage
 
 logger = logging.getLogger(__name__)
 
+_Row = tuple[ClipRecord, list[Any], dict[str, Any]]
+"""A record, its outcomes, and the facts of the models that it has passed, by stage."""
 _PASS = 1000
 """Number of records per pass; passes run one after the other."""
 
@@ -38,18 +40,17 @@ def run_on_cluster(
     with on_cluster(address) as stream:
         for start in range(0, len(waiting), _PASS):
             for row in stream(_stream, stages, waiting[start : start + _PASS], work):
-                for stage, facts in pickle.loads(row["facts"]).items():
-                    if stage not in known:
-                        known.add(stage)
-                        loaded(stage, facts)
-                for outcome in pickle.loads(row["outcomes"]):
+                _, outcomes, models = pickle.loads(row["row"])
+                for stage in models.keys() - known:
+                    known.add(stage)
+                    loaded(stage, models[stage])
+                for outcome in outcomes:
                     if isinstance(outcome, PerceptionEncoderError):
                         raise outcome
                     yield outcome
 
 
 def _stream(stages: Sequence[EngineStage], records: list[ClipRecord], work: WorkConfig) -> Iterator[dict[str, Any]]:
-    """Yield a row per finished record: its outcomes, and the stored facts of its stages' models."""
     import ray
     import ray.data
 
@@ -57,28 +58,26 @@ def _stream(stages: Sequence[EngineStage], records: list[ClipRecord], work: Work
     cpus, gpus = float(resources.get("CPU", 1)), float(resources.get("GPU", 0))
     attempts = count_work()
     environment = {KEY: os.environ[KEY]} if KEY in os.environ else {}
-    rows = [{"record": pickle.dumps(r), "outcomes": pickle.dumps([]), "facts": pickle.dumps({})} for r in records]
+    rows = [{"row": pickle.dumps((record, [], {}))} for record in records]
     data: Any = ray.data.from_items(rows, override_num_blocks=len(rows))
     models = [stage for stage in stages if stage.group != DECODING and not is_endpoint(stage.group)]
+    per_model = gpus / (len(models) or 1)  # with fewer GPUs than models, these share them
     for stage in stages:
-        share, actors = gpu_share(len(models), gpus) if stage in models else (0.0, 1)
+        actors, share = 1, 0.0
+        if stage.group == DECODING:
+            actors = max(1, min(work.workers, int(cpus)))
+        elif stage in models:
+            actors, share = max(1, int(per_model)), min(1.0, per_model)
         data = data.map_batches(
             StageActor,
             fn_constructor_args=(stage, work.tries, attempts, environment),
             batch_size=stage.batch_size,
             batch_format="pyarrow",
-            compute=ray.data.ActorPoolStrategy(
-                min_size=1, max_size=max(1, min(work.workers, int(cpus))) if stage.group == DECODING else actors
-            ),
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=actors),
             num_cpus=min(1.0, cpus / (len(stages) + 1)),
             num_gpus=share or None,
         )
     yield from data.iter_rows()
-
-
-def gpu_share(models: int, gpus: float) -> tuple[float, int]:
-    """Return the share of a GPU and the number of actors of each model; with fewer GPUs than models, they share."""
-    return min(1.0, gpus / models), max(1, int(gpus / models))
 
 
 class StageActor:
@@ -95,31 +94,25 @@ class StageActor:
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Return the rows after the stage; a probed video becomes one row for each clip."""
-        waiting: list[tuple[dict[str, bytes], ClipRecord, list[Any]]] = []
-        results: list[dict[str, bytes]] = []
-        for row in table.to_pylist():
-            record, outcomes = pickle.loads(row["record"]), pickle.loads(row["outcomes"])
+        waiting: list[_Row] = []
+        results: list[_Row] = []
+        for row in map(pickle.loads, table["row"].to_pylist()):
+            record, outcomes, _ = row
             is_over = bool(outcomes) and not isinstance(outcomes[-1], StageResult)
-            if record.next_stage == self._stage.name and not is_over:
-                waiting.append((row, record, outcomes))
-            else:
-                results.append(row)
+            (waiting if record.next_stage == self._stage.name and not is_over else results).append(row)
         if waiting:
-            handled = self._outcomes([record for _, record, _ in waiting])
-            for (row, record, outcomes), outcome in zip(waiting, handled, strict=True):
-                results += self._after(row, record, [*outcomes, outcome])
-        return pa.Table.from_pylist(results, table.schema)
+            handled = self._outcomes([record for record, *_ in waiting])
+            for (record, outcomes, facts), outcome in zip(waiting, handled, strict=True):
+                results += self._after(record, [*outcomes, outcome], facts)
+        return pa.Table.from_pylist([{"row": pickle.dumps(row)} for row in results], table.schema)
 
-    def _after(self, row: dict[str, bytes], record: ClipRecord, outcomes: list[Any]) -> list[dict[str, bytes]]:
-        result, facts, clips = outcomes[-1], row["facts"], [record]
-        if isinstance(result, StageResult):
-            facts = pickle.dumps({**pickle.loads(facts), self._stage.name: self._facts})
-            record = record.after(result)
-            clips = clips_of(record) if result.stage == PROBE else [record]
-        return [
-            {"record": pickle.dumps(clip), "outcomes": pickle.dumps([] if number else outcomes), "facts": facts}
-            for number, clip in enumerate(clips)
-        ]
+    def _after(self, record: ClipRecord, outcomes: list[Any], facts: dict[str, Any]) -> list[_Row]:
+        result = outcomes[-1]
+        if not isinstance(result, StageResult):
+            return [(record, outcomes, facts)]
+        record, facts = record.after(result), {**facts, self._stage.name: self._facts}
+        clips = clips_of(record) if result.stage == PROBE else [record]
+        return [(clip, [] if number else outcomes, facts) for number, clip in enumerate(clips)]
 
     def _outcomes(self, records: list[ClipRecord]) -> list[Outcome | PerceptionEncoderError]:
         if self._problem is not None:
@@ -144,7 +137,6 @@ class StageActor:
             return record.failure(self._stage.name, f"{type(error).__name__}: {one_line(error)}")
 
     def _begin(self, how: str, record: ClipRecord) -> int:
-        """Return how many times workers have started on a record; they may have crashed."""
         import ray
 
         return ray.get(self._attempts.begin.remote(f"{how} {self._stage.name} {record.key}"))

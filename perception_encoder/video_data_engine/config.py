@@ -1,15 +1,67 @@
-"""Settings of an engine run: those that affect the clips and are stored with them, and those of the work."""
+"""Settings of an engine run: those that affect the clips and are stored with them, those of the work, and prompts.
+
+A prompt is a versioned file of this package, or your own text file.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from string import Template
 
 from perception_encoder.errors import ConfigError
+from perception_encoder.formats.entries import read_lines
 from perception_encoder.inference.conversation.assistant import PAUSE, TRIES
-from perception_encoder.language_alignment.text.decoder import SMOLLM2
+from perception_encoder.language_alignment.decoder import SMOLLM2
 from perception_encoder.models.registry import BUILTIN_LANG
 from perception_encoder.records import Checked, Count, Positive, Weight
-from perception_encoder.video_data_engine.prompts import FRAME_CAPTION, SUMMARY, VIDEO_CAPTION, VIDEO_CAPTION_SHORT
+
+VIDEO_CAPTION, FRAME_CAPTION, SUMMARY = "video_caption_v1", "frame_caption_v1", "summary_v1"
+"""The newest version of each prompt."""
+VIDEO_CAPTION_SHORT = "video_caption_short_v1"
+"""Asks for one sentence, in the wording of the captions that `pe train language_…` reads."""
+FIELDS = ("metadata", "title", "description", "keywords", "video_caption", "frame_captions")
+"""Fields that a summary prompt may use, such as `$title`; `$metadata` has a line for each of the next three."""
+
+
+@dataclass(frozen=True)
+class EnginePrompt:
+    """A prompt; a summary prompt may have `$fields`."""
+
+    name: str
+    text: str
+
+    @property
+    def hash(self) -> str:
+        """The first 16 hex digits of the text's SHA-256."""
+        return hashlib.sha256(self.text.encode()).hexdigest()[:16]
+
+    def fill(self, values: Mapping[str, str]) -> str:
+        """Return the text with its fields filled in; `$` in a value does not start a field."""
+        return Template(self.text).substitute(values)
+
+
+def load_prompt(name: str, fields: tuple[str, ...] = FIELDS) -> EnginePrompt:
+    """Load a prompt of this package by name, or a text file.
+
+    Raises ConfigError for an unknown version and unknown `$fields`, and DataError if the file cannot be read.
+    """
+    if re.fullmatch(r"\w+_v\d+", name):
+        directory = files("perception_encoder.video_data_engine") / "prompt_texts"
+        names = sorted(path.name.removesuffix(".txt") for path in directory.iterdir())
+        if name not in names:
+            raise ConfigError(f"no prompt is called {name!r}; give one of {', '.join(names)}, or a text file")
+        return EnginePrompt(name, (directory / f"{name}.txt").read_text(encoding="utf-8").strip())
+    prompt = EnginePrompt(Path(name).stem, "\n".join(read_lines(Path(name))).strip())
+    template = Template(prompt.text)
+    if not prompt.text or not template.is_valid() or not set(template.get_identifiers()) <= set(fields):
+        allowed = ", ".join(f"${field}" for field in fields) or "none"
+        raise ConfigError(f"the prompt {name} must be a text whose fields are {allowed}; write $$ for a dollar")
+    return prompt
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,8 +75,8 @@ class EngineConfig(Checked):
     llm: str = ""
     """Model that writes the summary; if empty, the captioner of videos, or SmolLM2 for the built-in one."""
     video_prompt: str = ""
-    """Prompt of the video caption: a name from `pe engine run --show-prompt all`, or a file. If empty, the short one
-    for the built-in captioner, which follows no other, else the detailed one."""
+    """Prompt of the video caption: a name of `load_prompt`, or a file. If empty, the short one for the built-in
+    captioner, which follows no other, else the detailed one."""
     frame_prompt: str = FRAME_CAPTION
     summary_prompt: str = SUMMARY
     longest: Positive = 30.0

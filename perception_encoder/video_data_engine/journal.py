@@ -107,52 +107,26 @@ KEY = re.compile(r"[A-Za-z0-9_-]{1,200}")
 REMEDY = "choose another output"
 """The remedy for an output of other settings or a damaged one."""
 _Number = Annotated[float, Range(at_least=-1e15, at_most=1e15)]
-_Span = tuple[_Number | None, _Number | None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Probe:
-    path: str
-    sha256: str
-    codec: str
-    duration: _Number
-    frames: Annotated[int, Range(at_most=1e15)]
-    fps: _Number
-    width: int
-    height: int
-    metadata: dict[str, str]
-    clips: tuple[_Span, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Frames:
-    video: str
-    start: _Number | None
-    end: _Number | None
-    times: tuple[_Number, ...]
-    size: tuple[int, int] = (0, 0)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Answer:
-    text: str
-    finished: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class _FrameCaptions:
-    times: tuple[_Number, ...]
-    captions: tuple[str, ...]
-    finished: bool
-
-
-_VALUES = {PROBE: _Probe, FRAMES: _Frames, VIDEO_CAPTION: _Answer, FRAME_CAPTIONS: _FrameCaptions, SUMMARY: _Answer}
+_Second = _Number | None
+_ANSWER = {"text": str, "finished": bool}
+_VALUES: dict[str, dict[str, Any]] = {
+    PROBE: {
+        **dict.fromkeys(("path", "sha256", "codec"), str),
+        **dict.fromkeys(("duration", "fps", "frames"), _Number),
+        **dict.fromkeys(("width", "height"), int),
+        "metadata": dict[str, str],
+        "clips": tuple[tuple[_Second, _Second], ...],
+    },
+    FRAMES: {"video": str, "start": _Second, "end": _Second, "times": tuple[_Number, ...]},
+    VIDEO_CAPTION: _ANSWER,
+    FRAME_CAPTIONS: {"times": tuple[_Number, ...], "captions": tuple[str, ...], "finished": bool},
+    SUMMARY: _ANSWER,
+}
+"""The fields of each stage's result."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Result:
-    """The line of a result."""
-
     key: str
     stage: str
     value: Mapping[str, Any]
@@ -163,15 +137,14 @@ class _Result:
             raise ConfigError(f"key is {self.key!r}; it must be letters, digits, - and _")
         if self.stage not in STAGES:
             raise ConfigError(f"stage is {self.stage!r}; it must be one of {', '.join(STAGES)}")
-        from_fields(_VALUES[self.stage], self.value)
+        for name, kind in _VALUES[self.stage].items():
+            from_fields(kind, self.value.get(name), name)
         if not all(self.value.get(name, True) for name in ("clips", "times")):
             raise ConfigError(f"{self.stage} has no clips or no times")
 
 
 @dataclass(frozen=True)
 class _Model:
-    """The model of a stage."""
-
     stage: str
     facts: dict[str, Any]
 

@@ -57,7 +57,6 @@ class _LocalRunner:
     def __init__(
         self, stages: Sequence[EngineStage], records: Iterable[ClipRecord], work: WorkConfig, loaded: Loaded
     ) -> None:
-        self.stages = {stage.name: stage for stage in stages}
         self.groups: dict[str, list[EngineStage]] = defaultdict(list)
         for stage in stages:
             self.groups[stage.group].append(stage)
@@ -65,7 +64,6 @@ class _LocalRunner:
         self.queues: dict[str, deque[ClipRecord]] = {stage.name: deque() for stage in stages}
         self.pools: dict[Worker, ProcessPool] = {}
         self.tasks: dict[Future[Answer], tuple[Worker, EngineStage, list[ClipRecord]]] = {}
-        self.alone: set[tuple[str, str]] = set()
         self.losses: dict[tuple[str, str], int] = defaultdict(int)
         self.broken: dict[str, int] = defaultdict(int)
         self.in_flight = 0
@@ -99,7 +97,6 @@ class _LocalRunner:
         pool.join()
 
     def _refill(self) -> bool:
-        """Read more records while there is space; return whether any are waiting."""
         for record in itertools.islice(self.records, max(0, self.room - self.in_flight)):
             self._enqueue(record)
         return any(self.queues.values())
@@ -143,7 +140,6 @@ class _LocalRunner:
         return self.pools[worker]
 
     def _is_ahead(self, stage: EngineStage) -> bool:
-        """Return whether the queue of the next stage is full."""
         names = list(self.queues)
         following = names[names.index(stage.name) + 1 :][:1]
         return any(len(self.queues[name]) >= self.room for name in following)
@@ -151,7 +147,7 @@ class _LocalRunner:
     def _next_batch(self, stage: EngineStage) -> list[ClipRecord]:
         queue, batch = self.queues[stage.name], list[ClipRecord]()
         while queue and len(batch) < stage.batch_size:
-            if (stage.name, queue[0].key) in self.alone:
+            if (stage.name, queue[0].key) in self.losses:
                 return batch or [queue.popleft()]
             batch.append(queue.popleft())
         return batch
@@ -193,7 +189,6 @@ class _LocalRunner:
         """Queue lost records for separate retries; a record lost alone in every attempt is a failure."""
         for record in batch:
             task = (stage.name, record.key)
-            self.alone.add(task)
             self.losses[task] += len(batch) == 1
             if self.losses[task] < self.work.tries:
                 self.queues[stage.name].appendleft(record)
@@ -229,7 +224,6 @@ def _open_stages(stages: Sequence[EngineStage], threads: int, environment: dict[
 
 
 def _handle(stage: str, batch: list[ClipRecord]) -> Answer:
-    """Take records through a stage in a worker; also return the stored facts of its model."""
     if _problems:
         raise _problems[0]
     handler, facts = _opened[stage]

@@ -14,10 +14,17 @@ from perception_encoder.files import holding, replacing, write_text, writing
 from perception_encoder.formats.tables import TABLE_SUFFIXES, find_column, read_table
 from perception_encoder.inference.model_spec import ModelSpec
 from perception_encoder.language_alignment.config import LanguageConfig
-from perception_encoder.language_alignment.load import WEIGHTS, find_language_model, load_language_model, runs_elsewhere
+from perception_encoder.language_alignment.decoder import DecoderLoRA
+from perception_encoder.language_alignment.load import load_language_model, runs_elsewhere
 from perception_encoder.language_alignment.run import align_language
-from perception_encoder.language_alignment.text.decoder import DecoderLoRA
-from perception_encoder.language_alignment.weights import PE_LANG, Parts, read_trained, write_language_model
+from perception_encoder.language_alignment.weights import (
+    PE_LANG,
+    WEIGHTS,
+    Parts,
+    find_language_model,
+    read_trained,
+    write_language_model,
+)
 from perception_encoder.models.checkpoints.weights import write_checkpoint
 from perception_encoder.progress import Track, untracked
 from perception_encoder.store import SETTINGS
@@ -97,10 +104,7 @@ def refinement(captioner: LanguageConfig) -> LanguageConfig:
 
 
 def unpack_perception_lm(name: str, out: Path) -> Path:
-    """Write a Perception-LM as the file of a run, beside its encoder and its language model, unless it is there.
-
-    Raises WeightsUnavailableError and OutputError.
-    """
+    """Write a Perception-LM as the file of a run, beside its encoder and its language model, unless it is there."""
     if not out.is_dir():
         model = load_language_model(ModelSpec(name, "cpu", "torch", "float32"))
         projector, tower, decoder = model.model.projector, model.model.vision, model.decoder
@@ -144,7 +148,6 @@ def read_corrections(engine: Path, captions: str | Path | None = None) -> dict[s
 def _conversation(
     clips: Mapping[str, VideoRecord], key: str, caption: str, prompt: str, out: Path
 ) -> Mapping[str, Any]:
-    """Return a conversation to train on, after copying its clip if it is missing."""
     if key not in clips:
         raise DataError(f"there is a caption of {key}, but the engine's shards have no such clip")
     path, content = out / "videos" / f"{key}.{clips[key].extension}", clips[key].video.read(key)

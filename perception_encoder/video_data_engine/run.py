@@ -17,7 +17,7 @@ from perception_encoder.models.defaults import language_model
 from perception_encoder.preprocess.source import as_paths
 from perception_encoder.records import from_fields
 from perception_encoder.store import SETTINGS, Store, reading
-from perception_encoder.video_data_engine.config import EngineConfig, WorkConfig
+from perception_encoder.video_data_engine.config import FRAME_CAPTION, SUMMARY, EngineConfig, WorkConfig
 from perception_encoder.video_data_engine.journal import (
     PROBE,
     REMEDY,
@@ -30,7 +30,6 @@ from perception_encoder.video_data_engine.journal import (
 )
 from perception_encoder.video_data_engine.local import run_local
 from perception_encoder.video_data_engine.outputs import write_captions, write_quarantine, write_shards
-from perception_encoder.video_data_engine.prompts import FRAME_CAPTION, SUMMARY
 from perception_encoder.video_data_engine.stages import AnswerStage, make_stages
 from perception_encoder.video_data_engine.videos import list_videos
 
@@ -144,7 +143,6 @@ def caption_videos(
 
 
 def _pending(listed: Sequence[ClipRecord], journal: Journal, report: EngineReport, retry: bool) -> Iterator[ClipRecord]:
-    """Yield unprobed videos and unfinished clips."""
     quarantine = {key for key, failure in journal.failures.items() if failure.cause != "service" and not retry}
     for video in listed:
         restored = journal.restore(video)

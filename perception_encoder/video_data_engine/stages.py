@@ -15,7 +15,7 @@ from perception_encoder.inference.conversation.assistant import Assistant, answe
 from perception_encoder.language_alignment.load import is_endpoint, load_assistant
 from perception_encoder.preprocess.conversation import Message, Reply, Sampling, ask
 from perception_encoder.preprocess.frames import spread_indices
-from perception_encoder.video_data_engine.config import EngineConfig, WorkConfig
+from perception_encoder.video_data_engine.config import EngineConfig, EnginePrompt, WorkConfig, load_prompt
 from perception_encoder.video_data_engine.journal import (
     FRAME_CAPTIONS,
     FRAMES,
@@ -26,7 +26,6 @@ from perception_encoder.video_data_engine.journal import (
     Outcome,
     StageResult,
 )
-from perception_encoder.video_data_engine.prompts import EnginePrompt, load_prompt
 from perception_encoder.video_data_engine.videos import open_clip_frames, probe_video, sample_clip
 
 Handler = Callable[[Sequence[ClipRecord]], list[Outcome]]
@@ -171,7 +170,6 @@ def _probe(record: ClipRecord, config: EngineConfig) -> tuple[dict[str, Any], tu
 
 
 def _summary_fields(record: ClipRecord) -> dict[str, str]:
-    """Return the fields of the summary prompt, with a dash for unknown ones."""
     metadata = record.results[PROBE]["metadata"]
     captions = record.results[FRAME_CAPTIONS]["captions"]
     names = ("title", "description", "keywords")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import itertools
-import json
 import logging
 import math
 import os
@@ -19,6 +18,7 @@ from PIL import Image
 
 from perception_encoder.errors import DataError, InputError, MediaDecodeError, one_line
 from perception_encoder.files import cached_by_file, digest
+from perception_encoder.formats.shards import json_object
 from perception_encoder.formats.tars import TarMember, open_tar
 from perception_encoder.inference.listing import Item, list_items
 from perception_encoder.preprocess.frames import VideoFrames, colour_change, colour_histogram, plm_frame_indices
@@ -198,30 +198,20 @@ def read_metadata_fields(sidecar: Path | TarMember | None, tags: Mapping[str, An
     """
     sources: list[Mapping[str, Any]] = []
     if sidecar is not None:
+        where = str(sidecar.with_suffix("") if isinstance(sidecar, Path) else f"{sidecar.tar}: a video's")
         try:
-            sources.append(_read_sidecar(sidecar))
-        except (OSError, ValueError, RecursionError, InputError) as error:
-            where = sidecar if isinstance(sidecar, Path) else f"a file in {sidecar.tar}"
-            logger.warning("%s cannot be read as JSON: %s", where, one_line(error))
+            if (sidecar.stat().st_size if isinstance(sidecar, Path) else sidecar.size) > MAX_SIDECAR_BYTES:
+                raise DataError(f"{where}.json has more than {MAX_SIDECAR_BYTES:,} bytes")
+            content = sidecar.read_bytes() if isinstance(sidecar, Path) else sidecar.read(where)
+            sources.append(json_object(where, content))
+        except (OSError, DataError, InputError) as error:
+            logger.warning("metadata is left out: %s", one_line(error))
     sources += [{name.lower(): value for name, value in tags.items()}, {"description": text}]
     texts = {
         field: next(filter(None, (_as_text(source.get(name)) for source in sources for name in names)), "")
         for field, names in FIELDS.items()
     }
     return {field: text for field, text in texts.items() if text}
-
-
-def _read_sidecar(sidecar: Path | TarMember) -> Mapping[str, Any]:
-    if isinstance(sidecar, Path):
-        if sidecar.stat().st_size > MAX_SIDECAR_BYTES:
-            raise ValueError(f"it has more than {MAX_SIDECAR_BYTES:,} bytes")
-        content = sidecar.read_bytes()
-    else:
-        content = sidecar.read(str(sidecar.tar))
-    value = json.loads(content.decode("utf-8-sig"))
-    if not isinstance(value, dict):
-        raise ValueError("it is not a JSON object")
-    return value
 
 
 def _as_text(value: Any) -> str:
@@ -246,7 +236,6 @@ def sample_clip(record: ClipRecord, count: int, side: int) -> tuple[dict[str, An
         "start": item.start,
         "end": item.end,
         "times": [round(time, 6) for time in frames.times],
-        "size": list(frames.images[0].size),
     }
     return value, tuple(image_file(image.convert("RGB"), "JPEG", quality=QUALITY) for image in frames.images)
 

@@ -33,7 +33,7 @@ FRAMES = 3
 QUESTION_FRAMES = 8
 """Number of uniformly spaced frames that the language model sees."""
 MOTION = (
-    *(f"motion_{field.name}" for field in fields(MotionFeatures) if field.name != "source"),
+    *(f"motion_{field.name}" for field in fields(MotionFeatures)),
     *(f"objects_{name}" for name in NO_MOTION.columns()),
 )
 QUESTIONS: dict[str, str] = {
@@ -94,8 +94,6 @@ class FeatureTable:
 
 @dataclass(frozen=True)
 class _Tar:
-    """The features of a tar, besides the frames' embeddings."""
-
     state: str
     """Digest of the file's state."""
     keys: tuple[str, ...]
@@ -145,7 +143,6 @@ def compute_features(
 def _rows(
     tar: Path, encoder: Encoder, model: LanguageModel | None
 ) -> tuple[list[dict[str, Any]], tuple[tuple[str, str], ...]]:
-    """Return the features of a tar's videos, and source and reason of those that cannot be decoded."""
     rows, failures = list[dict[str, Any]](), list[tuple[str, str]]()
     for record in read_video_tar(tar):
         try:

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice, pairwise
-from typing import Literal
 
 import numpy as np
 from av.codec.context import Flags2
@@ -45,7 +44,6 @@ class MotionFeatures:
     """Mean length of the vectors, weighted by the area of their blocks, as a share of the frame's diagonal."""
     variance: float
     """Variance of those lengths."""
-    source: Literal["codec", "blocks"]
 
 
 def measure_motion(source: Source, name: str | None = None) -> MotionFeatures:
@@ -54,7 +52,6 @@ def measure_motion(source: Source, name: str | None = None) -> MotionFeatures:
     The codec's own vectors cost only the decoding, but may point two or more frames back. Codecs whose decoder does not
     expose them (VP9, AV1, MJPEG and others) have their frames matched block by block: similar, not equal.
     """
-    kind: Literal["codec", "blocks"] = "codec"
     with open_source(source, name) as (stream, name), decoding(name):
         moments: list[np.ndarray] = []
         frames = key_frames = 0
@@ -72,7 +69,6 @@ def measure_motion(source: Source, name: str | None = None) -> MotionFeatures:
         if not frames:
             raise MediaDecodeError(name, "has no frames that can be decoded")
         if not moments and frames > 1:
-            kind = "blocks"
             with open_container(stream, name) as (container, video):
                 reformatter = VideoReformatter()
                 pairs = pairwise(_grey_blocks(frame, reformatter) for frame in container.decode(video))
@@ -80,7 +76,7 @@ def measure_motion(source: Source, name: str | None = None) -> MotionFeatures:
     area, length, square = np.sum(moments, axis=0).tolist() if moments else (0.0, 0.0, 0.0)
     mean = length / (area or 1.0)
     variance = max(0.0, square / (area or 1.0) - mean**2)
-    return MotionFeatures(rate, frames, key_frames, mean, variance, kind)
+    return MotionFeatures(rate, frames, key_frames, mean, variance)
 
 
 def _codec_moments(vectors: np.ndarray, width: int, height: int) -> np.ndarray:
@@ -156,10 +152,7 @@ NO_MOTION = ObjectMotion(0.0, 0, (0,) * len(REGION_SIZES), (0.0,) * len(AREA_PER
 
 
 def measure_object_motion(source: Source, name: str | None = None) -> ObjectMotion:
-    """Decode a video and measure motion besides the camera's.
-
-    Raises what `sample_frames` raises, and MissingExtraError without scikit-image.
-    """
+    """Decode a video and measure motion besides the camera's; MissingExtraError without scikit-image."""
     with needs_extra("eval", "scipy"):
         from scipy.ndimage import label
     differences = list(_differences(source, name))
@@ -205,7 +198,6 @@ def camera_flow(flow: Float[np.ndarray, "2 h w"]) -> Float[np.ndarray, "2 h w"]:
 
 @lru_cache(maxsize=8)
 def _plane_flows(height: int, width: int) -> Float[np.ndarray, "2 h w 8"]:
-    """Return the eight flows that span those of a plane before a moving camera."""
     y, x = np.mgrid[-0.5 : 0.5 : height * 1j, -0.5 : 0.5 : width * 1j]
     one, none = np.ones_like(x), np.zeros_like(x)
     down = [none, none, none, one, x, y, x * y, y * y]
@@ -214,7 +206,6 @@ def _plane_flows(height: int, width: int) -> Float[np.ndarray, "2 h w 8"]:
 
 
 def _differences(source: Source, name: str | None) -> Iterator[Float[np.ndarray, "h w"]]:
-    """Yield the difference of each frame's flow to the next from the camera's, as a share of the diagonal."""
     with needs_extra("eval", "scikit-image"):
         from skimage.registration import optical_flow_ilk
     frames = islice(sample_frames(source, name, 1 / RATE, side=2 * _SIDE), round(MAX_SECONDS * RATE))

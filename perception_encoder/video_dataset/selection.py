@@ -158,7 +158,6 @@ def select_videos(
 
 
 def _without_duplicates(rows: Sequence[int], embeddings: np.ndarray) -> list[int]:
-    """Return rows without near-duplicates of earlier ones."""
     chosen: list[int] = []
     for row in rows:
         if not chosen or (embeddings[chosen] @ embeddings[row]).max() < DUPLICATE:

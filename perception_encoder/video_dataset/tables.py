@@ -80,19 +80,13 @@ class OutputVideo:
 
 
 def write_dataset(out: Path, videos: Iterable[OutputVideo], per_tar: int = PER_TAR) -> dict[str, int]:
-    """Write a dataset with `write_tars` into a new or empty directory; OutputError for another one or one in use.
-
-    The tars appear once all are complete.
-    """
+    """Write a dataset with `write_tars` into a new or empty directory, at one stroke; OutputError for another one."""
     with new_directory(out) as directory:
         return write_tars(directory, videos, per_tar)
 
 
 def write_tars(out: Path, videos: Iterable[OutputVideo], per_tar: int = PER_TAR) -> dict[str, int]:
-    """Write videos, which must be ordered by split; return the number of videos per split.
-
-    The same videos make the same bytes.
-    """
+    """Write videos, which must be ordered by split; return the number of videos per split."""
     counts: dict[str, int] = {}
     for split, group in groupby(videos, key=lambda video: video.split):
         rest, number = iter(group), 0

@@ -58,7 +58,7 @@ def load_suite(path: Path, split: str = "test") -> dict[str, LabelledImages]:
         for key, metadata in read_metadata(shard)
         if "coarse" in metadata
     }
-    tasks = {}
+    tasks: dict[str, LabelledImages] = {}
     for name, task in load_labelled(path, split).items():
         apart = {row for row, label in enumerate(task.labels) if (name, label) in unseen}
         labels = [coarse.get((name, key), "") for key in task.keys]

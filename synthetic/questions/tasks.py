@@ -7,7 +7,7 @@ from pathlib import Path
 from perception_encoder.datasets.questions.question import Corners, Question
 from perception_encoder.datasets.questions.read import check_questions
 from perception_encoder.errors import ConfigError
-from perception_encoder.evaluation.language.answers import box_iou_accuracy, normalize_answer
+from perception_encoder.evaluation.language.answers import normalize_answer, predicted_iou
 from perception_encoder.evaluation.language.tasks import CAPTIONS, DOCUMENTS, LanguageTask
 from synthetic.questions.rendered import read_documents, read_scene_captions, read_scenes
 
@@ -18,7 +18,7 @@ SPLIT = "test"
 def _scene_answer(prediction: str, question: Question, box: Corners | None) -> float:
     """Score a box by its overlap, and any other answer by its words, as EvalAI normalises them."""
     if box is not None:
-        return box_iou_accuracy(prediction, box)
+        return float(predicted_iou(prediction, box) >= 0.5)
     return float(normalize_answer(prediction) in map(normalize_answer, question.answers))
 
 

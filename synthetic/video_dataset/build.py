@@ -29,7 +29,7 @@ from perception_encoder.inference.conversation.assistant import Assistant
 from perception_encoder.preprocess.conversation import CAPTION_PROMPT, Sampling, ask
 from perception_encoder.preprocess.video import read_frames
 from perception_encoder.progress import Track, untracked
-from perception_encoder.video_dataset.statistics import ALL, DatasetStatistics, describe_dataset
+from perception_encoder.video_dataset.dataset import ALL, DatasetStatistics, describe_dataset
 from perception_encoder.video_dataset.tables import OutputVideo, write_tars
 from synthetic.scenes.objects.models import ObjectLibrary
 from synthetic.scenes.rendering.motion import FRAME_RATE

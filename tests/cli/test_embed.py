@@ -160,6 +160,7 @@ def test_a_stopped_run_is_finished_by_the_same_command(
     code = f"""
 import os, signal, sys
 from perception_encoder.cli.main import main
+from perception_encoder.inference import output as module
 from perception_encoder.inference.output import EmbeddingWriter
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job inherits that it is ignored
@@ -173,7 +174,7 @@ def flush_and_stop(writer):
         os.kill(os.getpid(), {stop:d})
 
 EmbeddingWriter.flush = flush_and_stop
-EmbeddingWriter.__init__.__kwdefaults__["part_seconds"] = 0.1
+module._PART_SECONDS = 0.1
 main(sys.argv[1:])
 """
     arguments = ["embed", directory, "-o", out, "-m", checkpoint, "--layer", "0"]

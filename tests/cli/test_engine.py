@@ -21,7 +21,6 @@ import perception_encoder as pe
 from perception_encoder.cli import engine, output, video_dataset
 from perception_encoder.datasets.pe_video import read_videos_of
 from perception_encoder.errors import ConfigError, DataError
-from perception_encoder.video_data_engine.prompts import load_prompt
 from tests.cli.language.conftest import language_run
 from tests.clips import clip
 from tests.data.tars import load_webdataset
@@ -125,7 +124,7 @@ def test_the_guide_from_raw_videos_to_a_refined_captioner_and_a_dataset(
             assert page.post("/api/annotate/submit", json={**anna, **edit}).status_code == 200
             tasks.append(task["clip"])
 
-    monkeypatch.setattr("perception_encoder.serving.server.run_server", annotate)
+    monkeypatch.setattr("perception_encoder.web_server.server.run_server", annotate)
     # a rate at which the random model's captions stay as short as they are
     settings = ("steps=1", "warmup=0", "lr=1e-9", "batch_size=1", "frames=2", "validation=null")
     short = [word for setting in settings for word in ("--set", setting)]
@@ -196,20 +195,10 @@ def test_a_perception_lm_is_refined(tmp_path: Path) -> None:
     assert refined.ask(image, "what?", max_tokens=9).text == before.ask(image, "what?", max_tokens=9).text
 
 
-def test_prompts_are_printed(run_pe) -> None:
-    run = run_pe("engine", "run", "--show-prompt", "all")
-    assert run.status == output.OK
-    for name in ("video_caption_v1", "video_caption_short_v1", "frame_caption_v1", "summary_v1"):
-        assert f"# {name}  {load_prompt(name).hash}\n" in run.stdout
-    assert run_pe("engine", "run", "--show-prompt", "summary_v1").stdout == load_prompt("summary_v1").text + "\n"
-    run = run_pe("engine", "run", "--show-prompt", "summary_v99")
-    assert run.status == output.ERROR and "no prompt is called 'summary_v99'" in run.stderr
-
-
 @pytest.mark.parametrize(
     ("command", "call", "others"),
     [
-        (engine.run, pe.run_engine, {"json", "strict", "show_prompt", "listener"}),
+        (engine.run, pe.run_engine, {"json", "strict", "listener"}),
         (video_dataset.select, pe.VideoDataset.select, {"self", "data", "out", "as_json", "strict", "track"}),
         (video_dataset.import_tasks, pe.VideoDataset.import_tasks, {"self", "data", "store"}),
     ],

@@ -74,12 +74,6 @@ def test_usage_errors(run_pe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, a
     assert run.status == 2 and message in " ".join(run.stderr.replace("│", " ").split()) and run.stdout == ""
 
 
-def test_no_file_that_can_be_read_is_an_error(run_pe, checkpoint: Path, tmp_path: Path) -> None:
-    (tmp_path / "empty.jpg").touch()
-    run = run_pe("search", "a dog", tmp_path, "--model", checkpoint)
-    assert run.status == 2 and run.stdout == "" and "empty.jpg: is empty" in run.stderr
-
-
 def test_a_page_replaces_no_directory_and_no_image(run_pe, checkpoint: Path, image_files: list[Path]) -> None:
     directory = image_files[0].parent
     for page, message in (

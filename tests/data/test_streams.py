@@ -1,8 +1,9 @@
-"""Pairs out of tars: every one once an epoch, the same on any ranks and after a resume, and what is bad is said."""
+"""Pairs out of tars: every one once an epoch, the same on any ranks; the index of a shard, cached and made again."""
 
 from __future__ import annotations
 
 import json
+import random
 import threading
 from collections import Counter
 from collections.abc import Sequence
@@ -15,7 +16,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from webdataset.tariterators import group_by_keys, tar_file_iterator
 
+from perception_encoder.data import shard_index
 from perception_encoder.data.pairs import ImageTextBatch, PairBatches, Stage, alone, captions
 from perception_encoder.data.shard_index import load_table
 from perception_encoder.data.streams import Shards, ShardSet, StreamConfig, open_shards
@@ -145,15 +148,6 @@ def test_a_member_is_a_field_and_a_label_is_put_into_templates(tmp_path: Path) -
     assert captioned.captions == {"red"}
     assert labelled.captions == {text.lower() for texts in captions("cup").values() for text in texts}
     assert draw(labelled)["a photo of a cup."] > 0
-
-
-def test_pictures_with_the_same_caption_are_positives_of_each_other(tmp_path: Path) -> None:
-    write_pairs(tmp_path / "x.tar", range(6), n1_txt=b"the same", n4_txt=b" The same\n")
-    batch = batches(streams(tmp_path))(0)
-    assert batch.image_positives.shape == (6, 5)
-    rows = {number: row.tolist() for number, row in zip(numbers(batch), batch.image_positives, strict=True)}
-    assert rows[1] == rows[4] and sum(rows[1]) == 1
-    assert len({tuple(row) for row in rows.values()}) == 5
 
 
 def test_a_large_jpeg_is_decoded_no_larger_than_its_crop_needs(tmp_path: Path) -> None:
@@ -294,3 +288,46 @@ def test_shards_of_another_split_are_refused(make_shard: Any, tmp_path: Path, na
     path = make_shard(f"a/{name}", [("flowers", "rose")])
     with pytest.raises(DataError, match=rf"{name} is of the split '(test|val|unseen)'; it cannot be used as 'train'"):
         streams(path)
+
+
+def test_a_shard_reads_as_webdataset_reads_it(tmp_path: Path) -> None:
+    path = write_pairs(tmp_path / "x.tar", range(9))
+    table = load_table(str(path), ("txt",))
+    with path.open("rb") as stream:
+        theirs = list(group_by_keys({"__url__": "", **file} for file in tar_file_iterator(stream)))
+    assert table.keys == [sample["__key__"] for sample in theirs]
+    for row, sample in enumerate(theirs):
+        assert table.read(row, ("txt",)) == {"image": sample["png"], "txt": sample["txt"]}
+
+
+def test_a_table_is_made_once_and_again_for_a_shard_that_changed(
+    tmp_path: Path, caches: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+    make = shard_index._make_table
+    monkeypatch.setattr(shard_index, "_make_table", lambda url, *rest: made.append(url) or make(url, *rest))
+    path = write_pairs(tmp_path / "x.tar", range(5))
+    first, again = streams(path)[0], streams(path)[0]
+    assert made == [str(path)] and (len(first), len(again)) == (5, 5)
+    write_pairs(path, range(6))
+    assert len(streams(path)[0]) == 6 and len(made) == 2
+    assert len(list(caches.rglob("*.parquet"))) == 2
+
+
+def test_a_damaged_table_is_made_anew(tmp_path: Path, caches: Path) -> None:
+    path, chance = write_pairs(tmp_path / "x.tar", range(5)), random.Random(2504)
+    expected = [pair.captions for pair in load_all(streams(path)[0])]
+    (table,) = caches.rglob("*.parquet")
+    whole = table.read_bytes()
+    for _ in range(40):
+        at = chance.randrange(len(whole))
+        table.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << chance.randrange(8)]) + whole[at + 1 :])
+        load_table.cache_clear()
+        try:
+            assert [pair.captions for pair in load_all(streams(path)[0])] == expected
+        except (DataError, MediaDecodeError):  # of what the checksums of its pages do not cover
+            table.unlink()
+    for odd in (b"", b"PAR1", whole[:-20]):
+        table.write_bytes(odd)
+        load_table.cache_clear()
+        assert len(streams(path)[0]) == 5

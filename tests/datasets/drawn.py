@@ -37,7 +37,7 @@ def pairs(name: str, depths: np.ndarray) -> DepthImages:
     greys = [np.repeat((40 * depth).clip(0, 255).astype(np.uint8)[..., None], 3, axis=2) for depth in depths]
     keys = tuple(f"{name}{row}" for row in range(len(depths)))
     samples, held = tuple(map(png, greys)), tuple(map(stored, depths))
-    return DepthImages(name=name, keys=keys, images=samples, depths=held)
+    return DepthImages(name=name, keys=keys, images=samples, depths=held, blocks=keys)
 
 
 def described(images: int, masks: bool = True, seed: int = 0) -> tuple[dict[str, Any], list[np.ndarray]]:

@@ -7,7 +7,7 @@ import json
 import shutil
 import tarfile
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,10 +17,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
 
 from tests.clips import clip
 from tests.data.tars import image_bytes, write_tar
+from tests.datasets.questions.layouts import write_json
+from tests.evaluation.layers import png
 
 NAMES = ["red cup", "green cup", "blue cup"]
 VIDEO = clip(16)
@@ -119,32 +120,9 @@ def davis(path: Path) -> None:
     members = {"DAVIS/ImageSets/2017/val.txt": b"bike\n"}
     for number in range(3):
         pixels[8:24, 8 + 4 * number : 24 + 4 * number] = 255
-        members[f"DAVIS/JPEGImages/480p/bike/{number:05}.jpg"] = _encoded(Image.fromarray(pixels), "JPEG")
-        mask = Image.fromarray((pixels[..., 0] > 0).astype(np.uint8))
-        members[f"DAVIS/Annotations/480p/bike/{number:05}.png"] = _encoded(mask, "PNG")
+        members[f"DAVIS/JPEGImages/480p/bike/{number:05}.jpg"] = png(pixels)
+        members[f"DAVIS/Annotations/480p/bike/{number:05}.png"] = png((pixels[..., 0] > 0).astype(np.uint8))
     zip_of(path, members)
-
-
-def doc_vqa(root: Path) -> None:
-    """lmms-lab's DocVQA, whose val has answers."""
-    columns = {"questionId": str, "question": "what is {}?".format, "answers": lambda n: [f"a {n}", f"{n}"]}
-    _questions(root / "DocVQA" / "validation-00000-of-00001.parquet", columns)
-
-
-def chart_qa(root: Path) -> None:
-    """lmms-lab's ChartQA: half of the questions are by people."""
-    kinds = ("human_test", "augmented_test")
-    columns = {"type": lambda n: kinds[n % 2], "question": "how many {}?".format, "answer": str}
-    _questions(root / "data" / "test-00000-of-00001.parquet", columns)
-
-
-def _questions(path: Path, columns: Mapping[str, Callable[[int], Any]]) -> None:
-    path.parent.mkdir(parents=True)
-    rows = [
-        {"image": {"bytes": image_bytes(40 * n, "PNG"), "path": None}} | {name: of(n) for name, of in columns.items()}
-        for n in range(4)
-    ]
-    pq.write_table(pa.Table.from_pylist(rows), path)
 
 
 def nyu(root: Path) -> None:
@@ -173,17 +151,6 @@ def kinetics(root: Path) -> None:
             member.size = len(VIDEO)
             tar.addfile(member, io.BytesIO(VIDEO))
     (root / "val.csv").write_text("\n".join(rows) + "\n")
-
-
-def _encoded(image: Image.Image, kind: str) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, kind)
-    return stream.getvalue()
-
-
-def write_json(path: Path, value: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value), encoding="utf-8")
 
 
 class Hub:

@@ -201,8 +201,7 @@ def test_bad_class_files_are_named(tmp_path: Path, name: str, text: str, said: s
         read_class_names(str(tmp_path / name))
 
 
-@pytest.mark.parametrize("given", ["null", '["a"]', '{"a": 1}'])
-def test_a_mapping_of_other_types_is_named(tmp_path: Path, given: str) -> None:
-    (tmp_path / "m.json").write_text(f'{{"Bench": {given}}}', encoding="utf-8")
+def test_a_mapping_of_other_types_is_named(tmp_path: Path) -> None:
+    (tmp_path / "m.json").write_text('{"Bench": ["a"]}', encoding="utf-8")
     with pytest.raises(DataError, match=r"m\.json is not a JSON object of classes by label"):
         read_mapping(tmp_path / "m.json")

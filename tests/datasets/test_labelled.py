@@ -20,8 +20,7 @@ def test_every_source_is_a_task(make_shard, tmp_path: Path) -> None:
 
 
 def test_a_part_has_all_fields_of_its_images() -> None:
-    whole = replace(pairs("a", rooms(5, 0)), sequences=tuple("xxyyz"))
+    whole = replace(pairs("a", rooms(5, 0)), blocks=tuple("xxyyz"))
     part = whole.select([3, 1])
-    assert (part.keys, part.sequences, part.per_metre) == (("a3", "a1"), ("y", "x"), whole.per_metre)
+    assert (part.keys, part.blocks, part.per_metre) == (("a3", "a1"), ("y", "x"), whole.per_metre)
     assert part.depths == (whole.depths[3], whole.depths[1]) and part.images == (whole.images[3], whole.images[1])
-    assert pairs("a", rooms(2, 0)).select([1]).sequences == ()

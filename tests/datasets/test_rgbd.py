@@ -63,6 +63,7 @@ def test_missing_and_wrong_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "train").mkdir()
     with pytest.raises(DataError, match="has only one of train and test"):
         read_depth_splits(tmp_path)
-    one = DepthImages(name="n", keys=("m",), images=(b"",), depths=(png(np.zeros((2, 2), np.uint8)),))
+    depths = (png(np.zeros((2, 2), np.uint8)),)
+    one = DepthImages(name="n", keys=("m",), images=(b"",), depths=depths, blocks=("m",))
     with pytest.raises(MediaDecodeError, match=r"m \(depth\): has the mode L"):
         one.depth(0)

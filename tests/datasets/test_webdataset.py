@@ -102,8 +102,8 @@ def test_an_image_that_is_a_link_is_named(tmp_path: Path) -> None:
 def test_captions_are_lines_of_texts(tmp_path: Path) -> None:
     data = write_captions(tmp_path / "wds_flickr", a="a red cup\nA cup, red.\n\n", b="a dog")
     found = load_captions(data)
-    assert (found.keys, found.captions) == (("0/a", "0/b"), ("a red cup", "A cup, red.", "a dog"))
-    assert found.owners == (0, 0, 1) and found.name == "wds_flickr"
+    assert (found.keys, found.captions) == (("0/a", "0/b"), (("a red cup", "A cup, red."), ("a dog",)))
+    assert found.name == "wds_flickr"
     assert load_captions(data / "0.tar").captions == found.captions
     with pytest.raises(DataError, match=r"0/a has no caption"):
         load_captions(write_captions(tmp_path / "other", a="\n"))

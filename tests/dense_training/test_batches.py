@@ -1,4 +1,4 @@
-"""Batches are a pure function of the step; bad images are left out."""
+"""Batches are a pure function of the step, bad images are left out; the losses of the three heads."""
 
 from __future__ import annotations
 
@@ -14,19 +14,18 @@ from PIL import Image
 
 from perception_encoder.datasets.class_masks import UNSCORED
 from perception_encoder.datasets.instances import read_instance_splits
+from perception_encoder.dense_prediction.dense_model import Backbone, DenseModel, make_head
 from perception_encoder.dense_training.batches import (
     Augmenter,
-    ClassSamples,
     DenseBatches,
-    DepthSamples,
-    ObjectSamples,
+    DenseSamples,
     RepeatSampler,
 )
-from perception_encoder.dense_training.run import read_samples
+from perception_encoder.dense_training.run import DenseTask, describe_head, open_tower, read_samples
 from perception_encoder.errors import DataError, MediaDecodeError
 from perception_encoder.ranks import Rank
 from tests.datasets.drawn import drawn_masks, label_maps, pairs, rooms, write_instances
-from tests.dense_training.datasets import small_config
+from tests.dense_training.datasets import HEADS, small_config
 from tests.evaluation.layers import png
 
 GREY = (127, 127, 127)
@@ -100,7 +99,7 @@ def generator(seed: int = 0) -> torch.Generator:
 
 def test_depth_moves_with_its_image() -> None:
     """Images show depth as grey, so that both can be compared pixel by pixel."""
-    samples = DepthSamples(pairs("room", rooms(1, 0)))
+    samples = DenseSamples(pairs("room", rooms(1, 0)))
     image, targets = samples.read(0)
     for seed in range(8):
         pixels, moved = Augmenter(32, (0.5, 2.0), 0.5, GREY)(image, targets, generator(seed))
@@ -112,7 +111,7 @@ def test_depth_moves_with_its_image() -> None:
 
 
 def test_labels_are_padded_as_not_scored() -> None:
-    samples = ClassSamples(drawn_masks("m", label_maps(1, 0)))
+    samples = DenseSamples(drawn_masks("m", label_maps(1, 0)))
     image, targets = samples.read(0)
     assert set(targets["labels"].unique().tolist()) == {1, 2, 3}  # 0 is what padding is
     _, moved = Augmenter(32, (0.5, 0.5), 0, GREY)(image, targets, generator())
@@ -188,7 +187,7 @@ def test_masks_shrink_to_where_their_objects_are() -> None:
 def test_an_image_of_another_size_than_its_target_is_scaled() -> None:
     images = pairs("room", rooms(1, 0))
     larger = png(np.asarray(images.open(0).resize((64, 48))))
-    image, targets = DepthSamples(dataclasses.replace(images, images=(larger,))).read(0)
+    image, targets = DenseSamples(dataclasses.replace(images, images=(larger,))).read(0)
     assert image.size == (32, 24) and targets["depth"].shape == (24, 32)
 
 
@@ -199,7 +198,7 @@ def test_crowds_are_not_learned(tmp_path: Path) -> None:
     content["annotations"][0]["iscrowd"] = 1
     file.write_text(json.dumps(content), encoding="utf-8")
     train, _ = read_instance_splits(place)
-    _, targets = ObjectSamples(train).read(0)
+    _, targets = DenseSamples(train).read(0)
     assert [len(targets[name]) for name in ("boxes", "labels", "masks")] == [1, 1, 1]
     left, top, width, height = content["annotations"][1]["bbox"]
     assert targets["boxes"].tolist() == [[left, top, left + width, top + height]]
@@ -208,8 +207,61 @@ def test_crowds_are_not_learned(tmp_path: Path) -> None:
 def test_holes_in_depth_stay_holes() -> None:
     depths = rooms(1, 0)
     depths[0, 4:9, 6:12] = 0
-    image, targets = DepthSamples(pairs("room", depths)).read(0)
+    image, targets = DenseSamples(pairs("room", depths)).read(0)
     assert (targets["depth"][4:9, 6:12] == 0).all()
     _, moved = Augmenter(32, (1.0, 1.0), 0, GREY)(image, targets, generator())
     known = moved["depth"][moved["depth"] > 0]
     assert (moved["depth"] == 0).any() and known.min() >= depths[depths > 0].min() - 1e-3  # nothing is interpolated
+
+
+def make(task: str, path: Path, *settings: str) -> tuple[DenseTask, DenseBatches]:
+    config = small_config(task, *settings)
+    samples, _, classes = read_samples(config, path)
+    tower, layer = open_tower(config)
+    torch.manual_seed(0)
+    backbone = Backbone(tower, layer, config.frozen)
+    model = DenseModel(backbone, make_head(describe_head(config, tower, layer, samples, classes), backbone.width))
+    return DenseTask(model.train(), config), DenseBatches(config, samples, Rank(rank=0, world_size=1), 12, (127,) * 3)
+
+
+@pytest.mark.parametrize("task", HEADS)
+@pytest.mark.parametrize("frozen", [True, False])
+def test_only_what_is_trained_takes_gradients(task: str, frozen: bool, datasets: dict[str, Path]) -> None:
+    model, batches = make(task, datasets[task], f"frozen={str(frozen).lower()}", "layer=3")
+    losses = model.losses(batches(0))
+    assert all(loss.isfinite() and loss.ndim == 0 for loss in losses.values())
+    assert (
+        set(losses)
+        == {
+            "depth": {"depth"},
+            "segmenter": {"classes"},
+            "detector": {"objectness", "rpn_box_reg", "classifier", "box_reg", "mask"},
+        }[task]
+    )
+    sum(losses.values(), torch.zeros(())).backward()
+    encoder = [parameter.grad for parameter in model.backbone.parameters()]
+    assert all(item is None for item in encoder) if frozen else any(item is not None for item in encoder)
+    assert any(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in model.head.parameters())
+
+
+def test_a_rank_gives_its_part_of_the_losses(datasets: dict[str, Path]) -> None:
+    model, batches = make("depth", datasets["depth"])
+    whole = model.losses(batches(0))["depth"]
+    parts = []
+    for number in range(2):
+        batches.rank = Rank(rank=number, world_size=2)
+        batch = batches(0)
+        assert len(batch.images) == 2 and batch.share == 0.5
+        parts.append(model.losses(batch)["depth"])
+    assert sum(parts).item() == pytest.approx(whole.item(), abs=1e-5)
+
+
+def test_targets_of_a_detector_have_its_own_pixels(datasets: dict[str, Path]) -> None:
+    """Inside a patch is 16 pixels wide, so with patches of 8 all lengths are doubled."""
+    model, batches = make("detector", datasets["detector"])
+    (target, *_) = batches(0).targets
+    assert model._scaled(target) == target
+    model.backbone.patch_size = 8
+    moved = model._scaled(target)
+    assert torch.equal(moved["boxes"], 2 * target["boxes"]) and torch.equal(moved["inside"], 2 * target["inside"])
+    assert moved["masks"].shape[-2:] == (64, 64) and moved["masks"].sum() == 4 * target["masks"].sum()

@@ -21,8 +21,7 @@ from perception_encoder.dense_prediction.head_fitting import FitConfig
 from perception_encoder.dense_prediction.segmentation import SegmentationConfig
 from perception_encoder.errors import DataError, MissingExtraError, ModelError
 from perception_encoder.evaluation.classification.attentive_probe import AttentiveConfig, AttentiveEvaluator
-from perception_encoder.evaluation.classification.probes import LinearEvaluator, NeighboursEvaluator
-from perception_encoder.evaluation.classification.splits import Splits
+from perception_encoder.evaluation.classification.probes import LinearEvaluator, NeighboursEvaluator, Splits
 from perception_encoder.evaluation.classification.zero_shot import ZeroShotEvaluator
 from perception_encoder.evaluation.dense.depth import DepthEvaluator, DepthProtocol
 from perception_encoder.evaluation.dense.detection import DetectionEvaluator
@@ -61,7 +60,8 @@ def without(images: Any, broken: Sequence[int]) -> Any:
 
 def captioned(broken: Sequence[int], _: Path) -> RetrievalEvaluator:
     images = labelled("c", 3, broken)
-    return RetrievalEvaluator(CaptionedMedia("toys", images.keys, images.images, COLOURS, (0, 1, 2)))
+    captions = tuple((colour,) for colour in COLOURS)
+    return RetrievalEvaluator(CaptionedMedia("toys", images.keys, images.images, captions))
 
 
 def videos(broken: Sequence[int], _: Path) -> TrackingEvaluator:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from perception_encoder.datasets.image_set import ImageSet
+from perception_encoder.datasets.labelled import ImageSet
 from perception_encoder.dense_prediction.depth import DepthConfig
 from perception_encoder.dense_prediction.head_fitting import FitConfig
 from perception_encoder.errors import DataError, InputError, ModelError, OutputError

@@ -14,7 +14,7 @@ from perception_encoder.evaluation.statistics.scores import (
     Label,
     ResampledScores,
     Score,
-    difference,
+    estimate_difference,
     measure_all,
 )
 from perception_encoder.models.registry import BUILTIN
@@ -83,7 +83,7 @@ def test_a_result_that_is_no_mean_is_compared_by_its_draws() -> None:
         (ItemScores.of("box AP", RIGHT, NAMES), "different groups or blocks"),
     ):
         with pytest.raises(DataError, match=message):
-            difference(upper, other)
+            estimate_difference(upper, other)
 
 
 def test_results_without_a_result_in_common_are_a_data_error() -> None:

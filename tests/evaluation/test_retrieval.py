@@ -53,10 +53,10 @@ def test_recalls_are_those_of_sorting_everything() -> None:
 def test_an_image_has_several_captions_and_a_broken_one_takes_its_own_along() -> None:
     colours = ("red", "green", "blue")
     media = tuple(map(image_bytes, colours))
-    captions, owners = ("a red cup", "red", "a green cup", "blue"), (0, 0, 1, 2)
-    scores = list(RetrievalEvaluator(CaptionedMedia("toys", colours, media, captions, owners)).run(ColourEncoder()))
+    captions = (("a red cup", "red"), ("a green cup",), ("blue",))
+    scores = list(RetrievalEvaluator(CaptionedMedia("toys", colours, media, captions)).run(ColourEncoder()))
     assert {(score.classes, score.value, score.n) for score in scores} == {(3, 1.0, 3)} and len(scores) == 12
-    broken = CaptionedMedia("toys", colours, (b"no image", *media[1:]), captions, owners)
+    broken = CaptionedMedia("toys", colours, (b"no image", *media[1:]), captions)
     first = next(RetrievalEvaluator(broken).run(ColourEncoder()))
     assert (first.classes, first.value, first.n) == (2, 1.0, 2)
 
@@ -64,7 +64,7 @@ def test_an_image_has_several_captions_and_a_broken_one_takes_its_own_along() ->
 def test_a_video_is_found_by_its_frames(tmp_path: Path) -> None:
     (tmp_path / "grey.mp4").write_bytes(clip(12))
     media = (tmp_path / "grey.mp4", image_bytes("red"), image_bytes("blue"))
-    data = CaptionedMedia("toys", ("grey.mp4", "red", "blue"), media, ("white", "red", "blue"), (0, 1, 2))
+    data = CaptionedMedia("toys", ("grey.mp4", "red", "blue"), media, (("white",), ("red",), ("blue",)))
     encoder = ColourEncoder()
     first = next(RetrievalEvaluator(data, frames=4).run(encoder))
     assert (encoder.image_count, first.failures, first.value) == (4 + 1 + 1, (), 1.0)
@@ -75,6 +75,6 @@ def test_captions_without_a_finite_vector_are_an_error() -> None:
         def encode_texts(self, texts):
             return super().encode_texts(texts) * np.nan
 
-    data = CaptionedMedia("toys", ("a", "b"), tuple(map(image_bytes, ("red", "blue"))), ("red", "blue"), (0, 1))
+    data = CaptionedMedia("toys", ("a", "b"), tuple(map(image_bytes, ("red", "blue"))), (("red",), ("blue",)))
     with pytest.raises(ModelError, match="colours gives NaN or infinity in 2 of 2 vectors of the captions"):
         next(RetrievalEvaluator(data).run(Broken()))

@@ -78,22 +78,6 @@ def test_detect_my_objects(directory: Path) -> None:
     assert [row["step"] for row in names["rows"] if "validation/box_ap" in row] == [1, 2, 3]
 
 
-def test_every_notebook_has_a_test_and_is_listed() -> None:
-    readme = (ROOT / "examples" / "README.md").read_text(encoding="utf-8")
-    assert len(NOTEBOOKS) == 4
-    for path in NOTEBOOKS:
-        assert f"test_{path.stem}" in globals() and f"]({path.name})" in readme
-
-
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_is_small_and_names_its_model_first(path: Path) -> None:
-    assert path.stat().st_size < 300_000
-    first, *others = ["".join(cell["source"]) for cell in code_cells(path)]
-    assert re.search(r'^MODEL = "builtin', first, re.MULTILINE) and not any("MODEL =" in cell for cell in others)
-    sources = "\n".join((first, *others))
-    assert re.findall(r"(?:from|import) perception_encoder\b(?! as pe$).*", sources, re.MULTILINE) == []
-
-
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_stored_results_are_complete_and_private_to_nobody(path: Path) -> None:
     """Every cell ran in order and none failed; text names no path, token or warning of the machine that ran it."""

@@ -82,7 +82,7 @@ def test_columns_of_texts(name: str, here: Path) -> None:
         write_table(name, [{"path": "a.jpg", column: "a mug"}])
         (row,) = read_rows(Path(name))
         assert isinstance(row, Row) and row.text == "a mug"
-        assert load_captions(Path(name)).captions == ("a mug",)
+        assert load_captions(Path(name)).captions == (("a mug",),)
 
 
 def test_a_table_without_paths_or_texts(here: Path) -> None:

@@ -2,31 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 import perception_encoder as pe
-from perception_encoder.errors import (
-    ConfigError,
-    DataError,
-    InputError,
-    MediaDecodeError,
-    MediaNotFoundError,
-)
-from perception_encoder.inference.conversation.captions import Caption, caption_file
-from perception_encoder.inference.conversation.media import (
-    MediaOptions,
-    open_input,
-    open_part,
-    read_pages,
-)
+from perception_encoder.errors import ConfigError, InputError, MediaDecodeError, MediaNotFoundError
+from perception_encoder.inference.conversation.media import open_input, open_part, read_pages
 from perception_encoder.inference.listing import Item, list_items
 from perception_encoder.inference.media import resolve
 from perception_encoder.preprocess.frames import VideoFrames, plm_frame_indices
@@ -132,58 +117,6 @@ def test_captions_are_in_order_and_failures_are_collected(model: Widths, tmp_pat
         model.caption(media)
 
 
-def test_a_file_of_captions_is_resumed(model: Widths, tmp_path: Path) -> None:
-    (tmp_path / "photos").mkdir()
-    media, out, new = images(tmp_path / "photos", 10, 30), tmp_path / "out.jsonl", []
-    model.caption(media / "1.png", out=out)
-    captions = model.caption(media, out=out, on_caption=new.append)
-    assert [Path(row.path).name for row in captions] == ["1.png", "0.png"] and new == captions[1:]
-    assert len(model.seen) == 2 and captions[0].digest
-
-
-def row(identity: str, **fields: object) -> Caption:
-    values = {
-        "path": identity,
-        "start": None,
-        "end": None,
-        "caption": "c",
-        "finished": True,
-        "model": "m",
-        "prompt": "p",
-    }
-    return Caption(id=identity, **{**values, **fields})
-
-
-@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
-def test_a_file_grows_and_is_read_again(tmp_path: Path, suffix: str) -> None:
-    out = tmp_path / f"out{suffix}"
-    for new in ([row("a"), row("b", start=1.0, end=2.0)], [], [row("c")]):
-        with caption_file(out, "m", "", "p") as file:
-            before = list(file.rows)
-            file.append(*new)
-        assert [path.name for path in tmp_path.iterdir()] == [out.name]
-    rows = (
-        pq.read_table(out).to_pylist() if suffix == ".parquet" else list(map(json.loads, out.read_text().splitlines()))
-    )
-    assert [entry["id"] for entry in rows] == ["a", "b", "c"] and rows[1]["end"] == 2.0
-    assert before == [row("a"), row("b", start=1.0, end=2.0)]
-
-
-def test_files_of_something_else_are_refused(tmp_path: Path) -> None:
-    with (
-        pytest.raises(ConfigError, match=r"must end in \.jsonl or \.parquet"),
-        caption_file(tmp_path / "out.csv", "m", "", "p"),
-    ):
-        pass
-    pq.write_table(pa.table({"name": [1]}), tmp_path / "other.parquet")
-    with (
-        pytest.raises(DataError, match=r"other\.parquet is damaged \(name is unknown.*; choose another name"),
-        caption_file(tmp_path / "other.parquet", "m", "", "p"),
-    ):
-        pass
-    assert [path.name for path in tmp_path.iterdir()] == ["other.parquet"]
-
-
 def numbers(part: object) -> list[int]:
     assert isinstance(part, VideoFrames)
     return [number_of(image) for image in part.images]
@@ -200,21 +133,21 @@ def test_a_file_and_its_bytes_give_the_same(tmp_path: Path) -> None:
         )
         (image,) = open_input(image_file)
         assert isinstance(image, Image.Image) and image.mode == "RGB" and image.size == (20, 10)
-        (video,) = open_input(video_file, MediaOptions(frames=5))
+        (video,) = open_input(video_file, frames=5)
         assert numbers(video) == plm_frame_indices(60, 25, 5)
-        wide, tall = open_input(document, MediaOptions(tile=100, tiles=2))
+        wide, tall = open_input(document, tile=100, tiles=2)
         assert (wide.size, tall.size) == ((200, 100), (100, 200))
-        assert len(open_input(document, MediaOptions(pages=(2,)))) == 1
+        assert len(open_input(document, pages=(2,))) == 1
 
 
 def test_a_part_of_a_video(tmp_path: Path) -> None:
     (tmp_path / "b.mp4").write_bytes(clip(60))
-    options = MediaOptions(frames=4, start=1.0, end=2.0)
+    options = {"frames": 4, "start": 1.0, "end": 2.0}
     (whole,), (item,) = list_items([tmp_path / "b.mp4"]), list_items([f"{tmp_path / 'b.mp4'}@0s-0.4s"])
-    assert numbers(open_input(whole, options)[0]) == plm_frame_indices(60, 25, 4, 1.0, 2.0)
-    assert numbers(open_input(item, options)[0]) == plm_frame_indices(60, 25, 4, 0.0, 0.4)  # its own range
+    assert numbers(open_input(whole, **options)[0]) == plm_frame_indices(60, 25, 4, 1.0, 2.0)
+    assert numbers(open_input(item, **options)[0]) == plm_frame_indices(60, 25, 4, 0.0, 0.4)  # its own range
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
-    assert len(open_input(Item("a", "a", tmp_path / "a.png"), options)) == 1  # an image among videos has no range
+    assert len(open_input(Item("a", "a", tmp_path / "a.png"), **options)) == 1  # an image among videos has no range
 
 
 def test_errors_have_the_items_name(tmp_path: Path) -> None:
@@ -229,12 +162,9 @@ def test_errors_have_the_items_name(tmp_path: Path) -> None:
         open_part(resolve("a dog"))
 
 
-def test_pages() -> None:
+@pytest.mark.parametrize("text", ["", "0", "3-1", "a", "1-", "-2", "1,,2", "9999999"])
+def test_pages_are_numbers_and_ranges(text: str) -> None:
     assert [read_pages(text) for text in (None, "2", "1-3,7", "7, 1-2")] == [None, (2,), (1, 2, 3, 7), (7, 1, 2)]
     assert read_pages([3, 1]) == (3, 1)
-
-
-@pytest.mark.parametrize("text", ["", "0", "3-1", "a", "1-", "-2", "1,,2", "9999999"])
-def test_other_pages_are_an_error(text: str) -> None:
     with pytest.raises(ConfigError, match="pages is"):
         read_pages(text)

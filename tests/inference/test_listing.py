@@ -118,14 +118,14 @@ def test_a_pipe_is_not_waited_for(here: Path) -> None:
 
 def test_a_directory_that_may_not_be_listed(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(["d/a.jpg", "d/secret/b.jpg", "d/z.jpg"])
-    list_folder = os.listdir
+    scandir = os.scandir
 
-    def refuse(path: Path) -> list[str]:
+    def refuse(path: Path) -> object:
         if Path(path).name == "secret":
             raise PermissionError(13, "Permission denied")
-        return list_folder(path)
+        return scandir(path)
 
-    monkeypatch.setattr(listing.os, "listdir", refuse)
+    monkeypatch.setattr(listing.os, "scandir", refuse)
     assert reasons("d") == ["image", "d/secret: cannot be listed: Permission denied", "image"]
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pyarrow as pa
@@ -33,6 +34,11 @@ SETTINGS: dict[str, Any] = {
 BAD = {3: MediaDecodeError("3.jpg", "is empty"), 8: MediaTooLargeError("8.jpg", "has 9 pixels")}
 
 
+def small_parts() -> Any:
+    """Write a part for each batch."""
+    return patch("perception_encoder.inference.output._PART_SECONDS", 0.0)
+
+
 def item(number: int) -> Item:
     return Item(f"{number}.jpg", f"{number}.jpg", Path(f"{number}.jpg"))
 
@@ -51,7 +57,7 @@ def batches(numbers: Iterable[int], size: int = 2) -> Iterator[list[EncodingResu
 
 def write(out: Path, count: int = 10, **settings: Any) -> EmbeddingWriter:
     """Write items 0 to `count` in one go, a shard a batch."""
-    with EmbeddingWriter(out, SETTINGS, part_seconds=0, **settings) as writer:
+    with small_parts(), EmbeddingWriter(out, SETTINGS, **settings) as writer:
         rest = [int(item.id.removesuffix(".jpg")) for item in writer.resume(map(item, range(count)))]
         for batch in batches(rest):
             writer.add(batch)
@@ -61,7 +67,7 @@ def write(out: Path, count: int = 10, **settings: Any) -> EmbeddingWriter:
 
 def stop(out: Path, after: int) -> None:
     """Leave a run unfinished after some items."""
-    with EmbeddingWriter(out, SETTINGS, part_seconds=0) as writer:
+    with small_parts(), EmbeddingWriter(out, SETTINGS) as writer:
         for batch in batches(range(after)):
             writer.add(batch)
 
@@ -120,7 +126,8 @@ def test_a_part_that_does_not_fit_leaves_nothing_and_the_rest_goes_on(tmp_path: 
     kept = sorted(os.listdir(tmp_path / "out.parquet.parts"))
     with (
         pytest.raises(OutputError, match=r"000002\.parquet could not be written: .*rerun the same command to resume"),
-        EmbeddingWriter(out, SETTINGS, part_seconds=0) as writer,
+        small_parts(),
+        EmbeddingWriter(out, SETTINGS) as writer,
         small_files(1000),
     ):
         writer.add([result(number) for number in (4, 5)])

@@ -211,14 +211,16 @@ import resource, sys, torch
 from pathlib import Path
 from perception_encoder.inference.load import load
 from perception_encoder.inference.listing import list_items
+from perception_encoder.inference import output
 from perception_encoder.inference.output import EmbeddingWriter
 from perception_encoder.inference.pipeline import encode_items
 
+output._PART_BYTES = 1 << 20
 folder, checkpoint, out = sys.argv[1:]
 encoder = load(checkpoint, dtype=torch.float32)
 feature = encoder.feature(0, "mean")
 peaks = {}
-with EmbeddingWriter(Path(out), encoder.describe(feature), part_bytes=1 << 20) as writer:
+with EmbeddingWriter(Path(out), encoder.describe(feature)) as writer:
     done = 0
     for batch in encode_items(encoder, writer.resume(list_items([folder])), feature):
         writer.add(batch)

@@ -49,21 +49,21 @@ def test_an_answer_about_frames(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Image.open(io.BytesIO(base64.b64decode(data))).size == (32, 16)
 
 
-def test_an_answer_that_was_cut_by_its_length() -> None:
-    limited = [lambda handler, _: servers.stream(handler, servers.chunk("a cup"), servers.chunk(reason="length"))]
-    with servers.endpoint(*limited) as (address, _):
-        (reply,) = model(address).generate([ask("what?")])
-    assert (reply.text, reply.finished) == ("a cup", False)
-
-
-@pytest.mark.parametrize("kind", ["application/json", "application/json; charset=utf-8"])
 @pytest.mark.parametrize(("reason", "finished"), [("stop", True), (None, True), ("length", False)])
-def test_an_endpoint_that_does_not_stream(kind: str, reason: str | None, finished: bool) -> None:
+def test_an_endpoint_that_does_not_stream(reason: str | None, finished: bool) -> None:
+    kind = "application/json; charset=utf-8" if finished else "application/json"
     with servers.endpoint(servers.whole("eine Tasse", reason, kind)) as (address, requests):
         assert list(model(address).generate_stream(ask("what?"))) == ["eine Tasse"]
         (reply,) = model(address).generate([ask("what?")])
     assert (reply.text, reply.finished, reply.prompt_tokens, reply.tokens) == ("eine Tasse", finished, 7, 3)
     assert requests[0]["stream"]
+
+
+def test_a_streamed_answer_that_its_length_ended_is_unfinished() -> None:
+    limited = [lambda handler, _: servers.stream(handler, servers.chunk("a cup"), servers.chunk(reason="length"))]
+    with servers.endpoint(*limited) as (address, _):
+        (reply,) = model(address).generate([ask("what?")])
+    assert (reply.text, reply.finished) == ("a cup", False)
 
 
 @pytest.mark.parametrize(

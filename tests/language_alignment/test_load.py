@@ -25,21 +25,20 @@ from perception_encoder.errors import (
 from perception_encoder.inference.conversation.assistant import describe_assistant, digest_of
 from perception_encoder.inference.model_spec import ModelSpec
 from perception_encoder.language_alignment import load
+from perception_encoder.language_alignment.decoder import DecoderLoRA, make_decoder
 from perception_encoder.language_alignment.language_model import LanguageModel, TextModel
 from perception_encoder.language_alignment.load import (
-    WEIGHTS,
     Execution,
     TransformersModel,
     check_name,
-    find_language_model,
     is_endpoint,
     load_assistant,
     load_language_model,
-    load_transformers_model,
 )
-from perception_encoder.language_alignment.text.decoder import DecoderLoRA, add_decoder_adapters, make_decoder
-from perception_encoder.language_alignment.text.reading import generate_tokens
-from perception_encoder.language_alignment.weights import Parts, build_language_model, write_language_model
+from perception_encoder.language_alignment.reading import generate_tokens
+from perception_encoder.language_alignment.weights import (
+    find_language_model,
+)
 from perception_encoder.models.initialization import drawn_from
 from perception_encoder.models.precision import fast_dtype
 from perception_encoder.models.registry import BUILTIN_LANG
@@ -48,10 +47,9 @@ from perception_encoder.preprocess.frames import VideoFrames
 from perception_encoder.preprocess.image import open_image
 from perception_encoder.runtime import choice
 from perception_encoder.runtime.openvino_runtime import FallbackWarning
-from perception_encoder.runtime.runtime import Precision, RuntimeName
+from perception_encoder.runtime.runtime import Precision
 from synthetic.documents.production import DocumentsConfig, write_documents
-from tests.language_alignment.test_perception_lm import perception_lm
-from tests.language_alignment.test_weights import parts
+from tests.language_alignment.test_perception_lm import perception_lm, write_run
 from tests.language_models import (
     NO_END,
     SIZES,
@@ -66,31 +64,16 @@ from tests.runtime.test_choice import missing
 from tests.video_data_engine.models import ECHO, Echo
 
 
-def test_a_run_is_loaded_by_its_directory_or_its_file(tmp_path: Path) -> None:
-    model_parts = parts(tmp_path)
-    model, _ = build_language_model(model_parts, torch.Generator().manual_seed(0))
-    run = tmp_path / "run"
-    run.mkdir()
-    write_language_model(run / WEIGHTS, model_parts, model, vision=False, decoder=False)
-    for name in (run, str(run / WEIGHTS)):
+def test_a_model_is_loaded_by_its_directory_or_its_file(tmp_path: Path) -> None:
+    path = write_run(tmp_path / "run")
+    for name in (path.parent, str(path)):
         loaded = load_language_model(ModelSpec(name, "cpu"), tiles=2)
         assert loaded.media.tiles == 2 and loaded.name == "run"
-        assert Path(find_language_model(name)) == run / WEIGHTS
         assert next(loaded.model.parameters()).dtype == fast_dtype(torch.device("cpu"))
-
-
-def test_a_perception_lm_is_loaded_by_its_directory(tmp_path: Path) -> None:
-    perception_lm().save_pretrained(tmp_path)
-    byte_tokenizer().save_pretrained(tmp_path)
-    assert load_language_model(ModelSpec(tmp_path, "cpu")).media.tiles == 4
-
-
-def test_an_unknown_name_is_an_error() -> None:
-    with pytest.raises(UnknownModelError, match="no language model is called 'llava'; give builtin-lang, a file"):
-        load_language_model(ModelSpec("llava"))
-    with pytest.raises(UnknownModelError, match="no language model is called"):
-        find_language_model("llava")
-    with pytest.raises(UnknownModelError, match="no language model is called 'gpt'"):
+    perception_lm().save_pretrained(tmp_path / "plm")
+    byte_tokenizer().save_pretrained(tmp_path / "plm")
+    assert load_language_model(ModelSpec(tmp_path / "plm", "cpu")).media.tiles == 4
+    with pytest.raises(UnknownModelError, match="no language model is called 'gpt'; give builtin-lang, a file"):
         load_assistant("gpt")
 
 
@@ -122,13 +105,10 @@ def test_endpoints_have_an_address_and_a_model() -> None:
     model = load_assistant("https://example.org/v1#Qwen/Qwen3-VL", timeout=7.0)
     assert describe_assistant(model) == {"name": "Qwen/Qwen3-VL", "address": "https://example.org/v1"}
     assert model.timeout == 7 and is_endpoint("http://x/v1#m") and not is_endpoint("smollm2")
-
-
-@pytest.mark.parametrize("name", ["https://example.org/v1", "https://example.org/v1#", "python:module", "python::f"])
-def test_incomplete_names_are_refused(name: str) -> None:
-    for check in (check_name, load_assistant):
-        with pytest.raises(ConfigError, match=r"names no model|is not of the form"):
-            check(name)
+    for name in ("https://example.org/v1", "https://example.org/v1#", "python:module", "python::f"):
+        for check in (check_name, load_assistant):
+            with pytest.raises(ConfigError, match=r"names no model|is not of the form"):
+                check(name)
 
 
 def test_a_custom_function() -> None:
@@ -144,12 +124,6 @@ def test_a_custom_function() -> None:
             load_assistant(name)
 
 
-def test_a_model_sees_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
-    sees = Echo()
-    monkeypatch.setattr(load, "load_transformers_model", lambda name: sees if name == "any" else None)
-    assert load_assistant("hf:any") is sees
-
-
 def test_a_language_model_of_transformers(tmp_path: Path) -> None:
     model = load_assistant(f"hf:{write_tiny_decoder(tmp_path)}", text_only=True)
     same = TextModel("tiny", tiny_decoder())
@@ -160,28 +134,12 @@ def test_a_language_model_of_transformers(tmp_path: Path) -> None:
         assert describe_assistant(model)["weights"] == describe_assistant(same)["weights"]
 
 
-def write_run(directory: Path, lora: DecoderLoRA | None = None) -> Path:
-    """A run with random adapters."""
-    made: Parts = parts(directory)
-    if lora:
-        made = Parts(**{**vars(made), "lora": lora})
-    generator = torch.Generator().manual_seed(0)
-    model, _ = build_language_model(made, generator)
-    if lora:
-        add_decoder_adapters(model.decoder, lora, generator)
-        for name, parameter in model.decoder.named_parameters():
-            if "lora_" in name:
-                torch.nn.init.normal_(parameter, std=0.3, generator=generator)
-    write_language_model(directory / WEIGHTS, made, model, vision=False, decoder=lora is not None)
-    return directory
-
-
 def test_an_answer_is_the_same_in_torch_and_in_openvino_with_adapters(tmp_path: Path) -> None:
     pytest.importorskip("openvino")
     pytest.importorskip("peft")
     answers = []
     for lora in (None, DecoderLoRA(rank=2)):
-        run = write_run(tmp_path / str(lora is None), lora)
+        run = write_run(tmp_path / str(lora is None), lora=lora)
         torch_model = pe.load_assistant(run, runtime="torch", precision="float32")
         model = pe.load_assistant(run, runtime="openvino", precision="float32")
         assert (model.reader.runtime, model.reader.precision) == ("openvino", "float32")  # type: ignore[attr-defined]
@@ -190,7 +148,7 @@ def test_an_answer_is_the_same_in_torch_and_in_openvino_with_adapters(tmp_path: 
     assert answers[0] != answers[1]
 
 
-def test_int8_answers_and_is_part_of_a_models_identity(tmp_path: Path) -> None:
+def test_int8_is_part_of_a_models_identity_and_needs_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("openvino")
     run = write_run(tmp_path)
     precisions: tuple[Precision, ...] = ("int8", "float32")
@@ -199,13 +157,8 @@ def test_int8_answers_and_is_part_of_a_models_identity(tmp_path: Path) -> None:
     assert models[0].ask([], "what is red?", max_tokens=3).tokens
     assert digest_of(models[0]) != digest_of(models[1])
 
-
-def test_without_openvino_torch_answers_and_int8_names_the_extra(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
     monkeypatch.setattr(choice, "check_openvino", missing)
     monkeypatch.delenv("PE_RUNTIME", raising=False)
-    run = write_run(tmp_path)
     assert load_language_model(ModelSpec(run)).reader.runtime == "torch"
     with pytest.raises(MissingExtraError, match=r"perception-encoder\[fast\]"):
         pe.load_assistant(run, precision="int8")
@@ -221,7 +174,7 @@ def test_a_graph_that_does_not_compile_is_computed_with_torch(monkeypatch: pytes
     monkeypatch.setattr(load.OpenVinoLlama, "__init__", fail)
     decoder = tiny_decoder()
     with pytest.warns(FallbackWarning, match="tiny is computed with torch: .*no such kernel"):
-        reader = Execution.choose(ModelSpec("", "cpu", "openvino", "float32")).reader(decoder)
+        reader = Execution(ModelSpec("", "cpu", "openvino", "float32")).reader(decoder)
     model = TextModel("tiny", decoder, reader)
     assert reader.runtime == "torch" and model.ask([], "what?", max_tokens=9).text == expected
 
@@ -233,36 +186,32 @@ def test_what_openvino_cannot_execute_is_torchs_unless_it_was_asked_for(monkeypa
         with pytest.raises(
             ConfigError, match="OpenVINO executes only Llamas, without dynamic RoPE, and mine is a Qwen2ForCausalLM"
         ):
-            Execution.choose(ModelSpec("", "cpu", *arguments)).reader(qwen)
+            Execution(ModelSpec("", "cpu", *arguments)).reader(qwen)
     monkeypatch.setenv("PE_RUNTIME", "openvino")  # for everything that it can
-    unasked = Execution.choose(ModelSpec("", None, "auto", "float32"))
+    unasked = Execution(ModelSpec("", None, "auto", "float32"))
     assert unasked.reader(qwen).runtime == "torch" and unasked.reader(tiny_decoder()).runtime == "openvino"
     monkeypatch.setattr(load, "MAX_PARAMETERS", 10)
     assert unasked.reader(tiny_decoder()).runtime == "torch"
-    assert Execution.choose(ModelSpec("", None, "openvino", "float32")).reader(tiny_decoder()).runtime == "openvino"
+    assert Execution(ModelSpec("", None, "openvino", "float32")).reader(tiny_decoder()).runtime == "openvino"
 
 
-def test_choices_that_contradict_each_other_are_errors(tmp_path: Path) -> None:
+def test_choices_that_contradict_each_other_are_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = write_tiny_decoder(tmp_path)
     with pytest.raises(ConfigError, match="dtype is float32, but precision is bfloat16"):
-        Execution.choose(ModelSpec("", "cpu", "auto", "bfloat16").with_dtype(torch.float32))
+        Execution(ModelSpec("", "cpu", "auto", "bfloat16").with_dtype(torch.float32))
     with pytest.raises(ConfigError, match="precision is 'float16'; it must be one of"):
-        Execution.choose(ModelSpec("", "cpu", "openvino", "auto").with_dtype(torch.float16))
+        Execution(ModelSpec("", "cpu", "openvino", "auto").with_dtype(torch.float16))
     with pytest.raises(ConfigError, match="precision is 'int4'; it must be one of"):
         pe.load_assistant(f"hf:{run}", precision="int4", text_only=True)  # type: ignore[arg-type]
     for name in ("http://localhost/v1#m", "hf:some/vlm", "python:tests.video_data_engine.models:echo"):
         with pytest.raises(ConfigError, match="does not run in this package; omit runtime and precision"):
             pe.load_assistant(name, precision="int8")
-    assert Execution.choose(ModelSpec("", "cpu", "auto", "auto").with_dtype(torch.float16)).dtype == torch.float16
+    assert Execution(ModelSpec("", "cpu", "auto", "auto").with_dtype(torch.float16)).dtype == torch.float16
 
-
-def test_openvino_computes_on_the_cpu_beside_a_gpu_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(load, "choose_device", lambda device: torch.device(device or "cuda"))
-    monkeypatch.setattr(load, "fast_dtype", lambda device: torch.float32)
-    monkeypatch.setattr(load, "choose_runtime", lambda spec: replace(spec, runtime="openvino", precision="int8"))
-    assert Execution.choose(ModelSpec("", None, "auto", "int8")).device.type == "cpu"
-    monkeypatch.setattr(load, "choose_runtime", lambda spec: replace(spec, runtime="torch"))
-    assert Execution.choose(ModelSpec("", None, "auto", "auto")).device.type == "cuda"
+    for runtime, device in (("openvino", "cpu"), ("torch", "cuda")):
+        monkeypatch.setattr(load, "choose_runtime", lambda spec, ran=runtime: replace(spec, runtime=ran))
+        assert Execution(ModelSpec(precision="float32")).device.type == device, "OpenVINO's is the CPU beside a GPU"
 
 
 @pytest.mark.parametrize("runtime", ["torch", "openvino"])
@@ -272,12 +221,12 @@ def test_bad_weights_are_an_error(runtime: str) -> None:
     llama = tiny_llama()
     llama.model.layers[1].mlp.up_proj.weight.data[3, 5] = float("nan")
     decoder = make_decoder("bad", llama, byte_tokenizer())
-    model = TextModel("bad", decoder, Execution.choose(ModelSpec("", "cpu", runtime, "float32")).reader(decoder))
+    model = TextModel("bad", decoder, Execution(ModelSpec("", "cpu", runtime, "float32")).reader(decoder))
     with pytest.raises(ModelError, match="the language model gives NaN or infinity in float32; its weights are bad"):
         model.generate([ask("what?")])
     if runtime == "openvino":  # rounding to 8 bits would hide it
         with pytest.raises(ModelError, match="the language model's weights are bad: they contain NaN"):
-            Execution.choose(ModelSpec("", "cpu", runtime, "int8")).reader(decoder)
+            Execution(ModelSpec("", "cpu", runtime, "int8")).reader(decoder)
 
 
 BEGUN = {"original_max_position_embeddings": 32, "rope_theta": 10000.0}
@@ -294,7 +243,9 @@ ROTATIONS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("runtime", ["torch", "openvino"])
 @pytest.mark.parametrize("kind", ROTATIONS)
 @torch.no_grad()
-def test_positions_beyond_the_original_length_are_the_librarys(kind: str, runtime: RuntimeName) -> None:
+def test_positions_beyond_the_original_length_are_the_librarys(
+    kind: str, runtime: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Prompts on both sides of it, alone and in a batch, and the 40 tokens after each, in float32."""
     if runtime == "openvino":
         pytest.importorskip("openvino")
@@ -308,10 +259,8 @@ def test_positions_beyond_the_original_length_are_the_librarys(kind: str, runtim
         return tokens.tolist()
 
     model, sampling = made(), Sampling(max_tokens=40)
-    spec = ModelSpec("", runtime=runtime, precision="float32")
-    reader = Execution(spec, torch.device("cpu"), torch.float32, False).reader(
-        make_decoder("tiny", model, byte_tokenizer())
-    )
+    monkeypatch.setenv("PE_RUNTIME", runtime)  # which it falls back from
+    reader = Execution(ModelSpec("", None, "auto", "float32")).reader(make_decoder("tiny", model, byte_tokenizer()))
     prompts = embedded(model, 50, 20, 35)
     alone = [expected(prompt) for prompt in prompts]
     assert [row[0] for row in generate_tokens(reader, prompts[:1], NO_END, sampling)] == alone[0]
@@ -329,23 +278,13 @@ TEMPLATE = (
 
 def write_tiny_llava(directory: Path) -> Path:
     """Write a random LLaVA of two layers: images of 16 px have 4 tokens."""
-    from transformers import CLIPImageProcessor, CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaProcessor
+    from transformers import CLIPImageProcessor, CLIPVisionConfig, LlavaConfig, LlavaProcessor
     from transformers import LlavaForConditionalGeneration as Llava
 
     tokenizer = byte_tokenizer()
     tokenizer.add_special_tokens({"additional_special_tokens": [IMAGE], "pad_token": "<|end|>"})
-    text = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        max_position_embeddings=512,
-        bos_token_id=256,
-        eos_token_id=257,
-        pad_token_id=257,
-        initializer_range=0.3,
-    )
+    text = tiny_llama().config
+    text.vocab_size, text.pad_token_id = len(tokenizer), 257
     vision = CLIPVisionConfig(
         hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=16, patch_size=8
     )
@@ -369,14 +308,16 @@ def write_tiny_llava(directory: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> TransformersModel:
-    return load_transformers_model(write_tiny_llava(tmp_path_factory.mktemp("llava")))
+    loaded = load_assistant(f"hf:{write_tiny_llava(tmp_path_factory.mktemp('llava'))}")
+    assert isinstance(loaded, TransformersModel)
+    return loaded
 
 
 RED, BLUE = Image.new("RGB", (20, 30), "red"), Image.new("RGB", (20, 30), "blue")
 
 
 @torch.no_grad()
-def test_answers_are_those_of_transformers(model: TransformersModel) -> None:
+def test_answers_are_those_of_transformers(model: TransformersModel, tmp_path: Path) -> None:
     (reply,) = model.generate([ask("what?", [RED])], Sampling(max_tokens=8))
     text = "<|start|>user\n<|image|>what?<|end|>\n<|start|>assistant\n"
     inputs = model.processor(text=[text], images=[RED], return_tensors="pt").to("cpu", model.model.dtype)
@@ -384,6 +325,10 @@ def test_answers_are_those_of_transformers(model: TransformersModel) -> None:
     length = inputs["input_ids"].shape[1]
     assert reply.text == model.processor.decode(theirs[0, length:], skip_special_tokens=True)
     assert (reply.prompt_tokens, reply.tokens) == (length, len(theirs[0]) - length)
+    with pytest.raises(ConfigError, match="rejects this conversation"):
+        model.generate([ask("is <|image|> an image?")])
+    with pytest.raises(WeightsUnavailableError, match=r"is incomplete: missing config\.json"):
+        load_assistant(f"hf:{tmp_path}")
 
 
 def test_a_video_is_its_frames_in_order(model: TransformersModel) -> None:
@@ -407,10 +352,3 @@ def test_stops_streams_and_drawn_answers(model: TransformersModel) -> None:
     assert stopped.text == whole.text[: whole.text.index(stop)] and stopped.finished
     drawn = [model.generate([conversation], Sampling(max_tokens=12, temperature=2, seed=n))[0].text for n in (1, 1, 2)]
     assert drawn[0] == drawn[1] != drawn[2]
-
-
-def test_what_cannot_be_loaded_or_answered(model: TransformersModel, tmp_path: Path) -> None:
-    with pytest.raises(WeightsUnavailableError, match=r"is incomplete: missing config\.json"):
-        load_transformers_model(tmp_path)
-    with pytest.raises(ConfigError, match="rejects this conversation"):
-        model.generate([ask("is <|image|> an image?")])

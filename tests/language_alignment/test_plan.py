@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from perception_encoder.errors import ConfigError
 from perception_encoder.language_alignment import STAGE
 from perception_encoder.language_alignment.config import LanguageConfig
+from perception_encoder.language_alignment.decoder import DecoderLoRA, add_decoder_adapters
 from perception_encoder.language_alignment.plan import (
     SHAPES,
     DecoderShape,
@@ -20,15 +21,12 @@ from perception_encoder.language_alignment.plan import (
     plan_language,
 )
 from perception_encoder.language_alignment.recipes import (
-    alignment,
     custom_questions,
     frozen,
     third_stage,
-    warmup,
 )
 from perception_encoder.language_alignment.run import LanguageTrainee
 from perception_encoder.language_alignment.task import LanguageBatch
-from perception_encoder.language_alignment.text.decoder import DecoderLoRA, add_decoder_adapters
 from perception_encoder.stages import plan_training
 from perception_encoder.training.cost import Trained, TrainingPlan, find_device
 from synthetic.builtin.recipes import language_builtin
@@ -87,14 +85,6 @@ def test_the_recipes_language_models_have_their_published_sizes(name: str, milli
     assert decoder_part(SHAPES[name], 1, 0).parameters / 1e6 == pytest.approx(millions, rel=2e-3)
 
 
-def test_training_everything_costs_more_than_the_projector_alone() -> None:
-    first, second = planned(warmup("g14"), 1), planned(alignment("g14"), 1)
-    assert second.phases[0].steps * second.phases[0].flops() > 20 * first.phases[0].steps * first.phases[0].flops()
-    assert second.memory()["optimizer"] > 100 * first.memory()["optimizer"]
-    assert second.parameters[0] == second.parameters[1] == pytest.approx(4.97e9, rel=0.05)
-    assert "17 tiles" in second.assumed
-
-
 def test_a_plan_has_the_text_that_the_largest_image_or_video_leaves_room_for() -> None:
     tokens = {
         frozen("l14", "llama"): 1_024 + 2_048,  # beside 8 frames of 1,024
@@ -106,14 +96,11 @@ def test_a_plan_has_the_text_that_the_largest_image_or_video_leaves_room_for() -
         assert f"{count:,} tokens in all" in plan_language(config)[1]
 
 
-def test_own_questions_fit_a_gpu_and_too_small_a_batch_is_refused() -> None:
+def test_own_questions_fit_a_gpu_and_what_cannot_be_planned_is_refused() -> None:
     plan = planned(custom_questions(), 1)
     assert sum(plan.memory().values()) < 0.9 * 80e9
     with pytest.raises(ConfigError, match="a batch of 8 cannot be shared by 16 devices"):
         plan_language(custom_questions(), 16)
-
-
-def test_an_unknown_language_model_is_an_error() -> None:
     with pytest.raises(ConfigError, match="mine cannot be planned; set decoder to one of smollm2, "):
         plan_language(dataclasses.replace(custom_questions(), decoder="mine"))
 

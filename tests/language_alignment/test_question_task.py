@@ -15,6 +15,7 @@ from perception_encoder.datasets.questions.question import Question
 from perception_encoder.dense_prediction.head_fitting import FitConfig
 from perception_encoder.errors import ConfigError, DataError
 from perception_encoder.evaluation.feature_cache import FeatureCache
+from perception_encoder.language_alignment.decoder import Decoder, make_fresh_decoder
 from perception_encoder.language_alignment.question_task import (
     QUESTION_TASKS,
     AnswerHead,
@@ -23,8 +24,6 @@ from perception_encoder.language_alignment.question_task import (
     QuestionTaskConfig,
     read_question_task,
 )
-from perception_encoder.language_alignment.text.decoder import Decoder
-from perception_encoder.language_alignment.text.fresh_decoder import make_fresh_decoder
 from perception_encoder.layer_analysis.sweep import ColourFeatures, run_sweep
 from perception_encoder.layer_analysis.tasks import TaskOptions, make_tasks
 from synthetic.questions.tasks import find_task
@@ -47,7 +46,7 @@ def patches(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 def fresh() -> Decoder:
     texts = [text for turns in ASKED for turn in turns for text in turn]
-    return make_fresh_decoder(texts, torch.Generator().manual_seed(0), width=64, layers=2)
+    return make_fresh_decoder(texts, torch.Generator().manual_seed(0))
 
 
 def fitted(config: AnswerHeadConfig, values: np.ndarray, classes: np.ndarray) -> AnswerHead:
@@ -72,10 +71,7 @@ def test_a_frozen_language_model_stays_what_it_is() -> None:
     values, classes = patches(16, 0)
     config = replace(CONFIG, frozen=True, fit=FitConfig(epochs=1, batch=8))
     head, other = fitted(config, values, classes), fitted(replace(config, frozen=False), values, classes)
-    fresh = make_fresh_decoder(
-        [t for turns in ASKED for turn in turns for t in turn], torch.Generator().manual_seed(0), 64, 2
-    )
-    for name, value in fresh.model.state_dict().items():
+    for name, value in fresh().model.state_dict().items():
         assert torch.equal(value, head.decoder.model.state_dict()[name])
     assert not torch.equal(other.decoder.model.state_dict()[name], value)
 

@@ -14,6 +14,7 @@ from perception_encoder.data.conversations import open_conversations
 from perception_encoder.errors import ConfigError
 from perception_encoder.language_alignment import STAGE, weights
 from perception_encoder.language_alignment.config import LanguageConfig
+from perception_encoder.language_alignment.decoder import DecoderLoRA
 from perception_encoder.language_alignment.plan import SHAPES, decoder_part
 from perception_encoder.language_alignment.recipes import (
     LAYERS,
@@ -26,9 +27,8 @@ from perception_encoder.language_alignment.recipes import (
     untiled,
     warmup,
 )
-from perception_encoder.language_alignment.run import Examples, LanguageTrainee
+from perception_encoder.language_alignment.run import ConversationBatches, LanguageTrainee
 from perception_encoder.language_alignment.task import collate
-from perception_encoder.language_alignment.text.decoder import DecoderLoRA
 from perception_encoder.language_alignment.weights import Parts
 from perception_encoder.models.config import VisionConfig
 from perception_encoder.models.initialization import initialize
@@ -125,13 +125,14 @@ def test_the_largest_image_and_video_of_a_recipe_fit_its_context(
     patch = 16 if config.encoder == BUILTIN else 14
     monkeypatch.setattr(weights, "load_model", lambda _: tiny_tower(patch))
     trainee = trainee_of(config, decoder, tmp_path)
-    examples = Examples(config, trainee, None)
-    made = [examples.example(sample) for sample in open_conversations(largest)]
+    source = open_conversations(largest)
+    batches = ConversationBatches(config, trainee, [source])
+    made = [batches.example(sample) for sample in source]
     side = config.image_size // patch // config.pool
     counts = [side**2 * (1 + config.tiles if config.tiles > 1 else 1), side**2 * config.frames]
-    assert [sum(example.prompt.is_image) for example in made] == counts
-    assert all(example.prompt.cut == 0 and example.answer_tokens == len("it") + 1 for example in made)
+    assert [sum(prompt.is_image) for prompt, _ in made] == counts
     batch = collate(made, 0)
+    assert all(prompt.cut == 0 for prompt, _ in made) and batch.answer_tokens == 2 * (len("it") + 1)
     tokens = trainee.model.image_tokens(batch.images).flatten(0, 1)
     assert trainee.model.embed(batch.ids, batch.is_image, tokens).isfinite().all()
 

@@ -10,13 +10,13 @@ import torch
 from PIL import Image
 
 from perception_encoder.data.conversations import open_conversations
-from perception_encoder.errors import ConfigError, DataError, InputError, WeightsUnavailableError
+from perception_encoder.errors import ConfigError, DataError, OutputError, WeightsUnavailableError
 from perception_encoder.inference.model_spec import ModelSpec
 from perception_encoder.language_alignment.config import LanguageConfig
-from perception_encoder.language_alignment.load import WEIGHTS, load_language_model
-from perception_encoder.language_alignment.run import Examples, LanguageTrainee, align_language
-from perception_encoder.language_alignment.text.decoder import DecoderLoRA
-from perception_encoder.language_alignment.weights import load_vision, read_tower, read_trained
+from perception_encoder.language_alignment.decoder import DecoderLoRA
+from perception_encoder.language_alignment.load import load_language_model
+from perception_encoder.language_alignment.run import ConversationBatches, LanguageTrainee, align_language
+from perception_encoder.language_alignment.weights import WEIGHTS, load_vision, read_tower, read_trained
 from perception_encoder.preprocess.conversation import Sampling, ask
 from perception_encoder.store import Store
 from perception_encoder.training.checkpoint import BEST
@@ -30,19 +30,21 @@ from tests.training.toys import Interrupted, interrupt_at
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 40, 220), "white": (240, 240, 240)}
 
 
+def record(identity: object, image: str, *texts: str) -> str:
+    turns = [{"from": ("human", "gpt")[at % 2], "value": text} for at, text in enumerate(texts)]
+    return json.dumps({"id": str(identity), "image": image, "conversations": turns}) + "\n"
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Plain images, each with a question about its colour."""
-    directory = tmp_path_factory.mktemp("data")
-    lines = []
+    path, lines = tmp_path_factory.mktemp("data") / "train.jsonl", []
     for number in range(40):
         name = list(COLOURS)[number % 4]
         shade = tuple(max(0, value - number // 4) for value in COLOURS[name])
-        Image.new("RGB", (40, 40), shade).save(directory / f"{number}.png")
-        turns = [{"from": "human", "value": "<image>\nWhat colour?"}, {"from": "gpt", "value": name}]
-        lines.append(json.dumps({"id": str(number), "image": f"{number}.png", "conversations": turns}))
-    path = directory / "train.jsonl"
-    path.write_text("\n".join(lines) + "\n")
+        Image.new("RGB", (40, 40), shade).save(path.with_name(f"{number}.png"))
+        lines.append(record(number, f"{number}.png", "<image>\nWhat colour?", name))
+    path.write_text("".join(lines))
     return path
 
 
@@ -95,29 +97,22 @@ def test_cached_features_train_as_pixels_do(tmp_path: Path, data: Path, decoder:
     assert of_features == pytest.approx(of_pixels, rel=1e-2)
 
 
-def write_sample(directory: Path, name: str, image: Image.Image) -> Path:
-    """A dataset of one question, in a directory of its own."""
-    directory.mkdir()
-    image.save(directory / name)
-    turns = [{"from": "human", "value": "<image>\nWhat colour?"}, {"from": "gpt", "value": "it"}]
-    line = json.dumps({"id": "0", "image": name, "conversations": turns})
-    (directory / "train.jsonl").write_text(line + "\n")
-    return directory / "train.jsonl"
-
-
 @pytest.mark.usefixtures("float32")
 def test_sources_with_equal_ids_and_file_names_keep_their_own_features(tmp_path: Path, decoder: str) -> None:
     run_config = config(decoder)
     trainee = LanguageTrainee(run_config)
-    cached = Examples(run_config, trainee, Store(tmp_path / "features", {}).arrays())
-    samples = [
-        open_conversations(write_sample(tmp_path / colour, "0.png", Image.new("RGB", (40, 40), COLOURS[colour])))[0]
-        for colour in ("red", "green")
-    ]
-    assert samples[0].key == samples[1].key
-    for sample in (*samples, *samples):
-        expected = trainee.model.image_features(Examples(run_config, trainee, None).example(sample).images)
-        assert torch.allclose(cached.example(sample).images, expected, atol=2**-10, rtol=2**-10)  # cached in float16
+    sources = []
+    for colour in ("red", "green"):
+        (tmp_path / colour).mkdir()
+        Image.new("RGB", (40, 40), COLOURS[colour]).save(tmp_path / colour / "0.png")
+        (tmp_path / colour / "train.jsonl").write_text(record(0, "0.png", "<image>\nWhat colour?", "it"))
+        sources.append(open_conversations(tmp_path / colour / "train.jsonl"))
+    assert sources[0][0].key == sources[1][0].key
+    cached = ConversationBatches(run_config, trainee, sources, Store(tmp_path / "features", {}).arrays())
+    plain = ConversationBatches(run_config, trainee, sources)
+    for (sample,) in (*sources, *sources):
+        expected = trainee.model.image_features(plain.example(sample)[1])
+        assert torch.allclose(cached.example(sample)[1], expected, atol=2**-10, rtol=2**-10)  # cached in float16
 
 
 @pytest.mark.parametrize("lora", [None, DecoderLoRA(rank=2)])
@@ -135,16 +130,10 @@ def test_everything_trains_and_the_model_answers(
 
 @pytest.mark.usefixtures("float32")
 def test_questions_apart_train_as_if_each_were_the_only_one(tmp_path: Path, data: Path, decoder: str) -> None:
-    lines = [json.loads(line) for line in data.read_text().splitlines()]
-    more = [{"from": "human", "value": "Is it red?"}, {"from": "gpt", "value": "no"}]
-    for name, turns in (
-        ("both", lines[1]["conversations"] + more),
-        ("first", lines[1]["conversations"]),
-        ("second", more),
-    ):
-        (data.parent / f"{name}.jsonl").write_text(json.dumps({**lines[1], "conversations": turns}) + "\n")
+    first, second = ("<image>\nWhat colour?", "green"), ("Is it red?", "no")
     losses = {}
-    for name in ("both", "first", "second"):
+    for name, texts in {"both": first + second, "first": first, "second": second}.items():
+        (data.parent / f"{name}.jsonl").write_text(record(1, "1.png", *texts))
         run_config = config(decoder, apart=True, steps=1, batch_size=1, cached=False)
         align_language(run_config, [data.parent / f"{name}.jsonl"], tmp_path / name)
         losses[name] = rows_of(tmp_path / name)[0]["next_token"]
@@ -153,16 +142,15 @@ def test_questions_apart_train_as_if_each_were_the_only_one(tmp_path: Path, data
     assert losses["both"] == pytest.approx(total / sum(tokens.values()), rel=1e-4)
 
 
-def test_training_rows_may_be_shorter_than_the_context(tmp_path: Path, data: Path, decoder: str) -> None:
-    run_config = config(decoder, training_context=40)
+def test_training_rows_may_be_shorter_than_the_context_and_the_rate_ends_at_its_floor(
+    tmp_path: Path, data: Path, decoder: str
+) -> None:
+    run_config = config(decoder, training_context=40, floor=0.5)
     trainee = LanguageTrainee(run_config)
-    example = Examples(run_config, trainee, None).example(open_conversations(data)[0])
-    assert len(example.prompt.ids) == 40 and trainee.decoder.prompts.context == 300
+    source = open_conversations(data)
+    prompt, _ = ConversationBatches(run_config, trainee, [source]).example(source[0])
+    assert len(prompt.ids) == 40 and trainee.decoder.prompts.context == 300
     assert read_trained(align_language(run_config, [data], tmp_path))[0].context == 300
-
-
-def test_the_rate_ends_at_its_floor(tmp_path: Path, data: Path, decoder: str) -> None:
-    align_language(config(decoder, floor=0.5), [data], tmp_path)
     assert [row["lr"] for row in rows_of(tmp_path)] == [1e-3, 1e-3, 8.75e-4, 6.25e-4]
 
 
@@ -174,6 +162,21 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, data: Path, d
     resumed = align_language(run_config, [data], tmp_path / "cut")
     for name, value in weights_of(whole).items():
         assert torch.equal(value, weights_of(resumed)[name]), name
+
+
+def test_cached_features_are_locked_until_the_run_ends_and_open_for_a_resume(
+    tmp_path: Path, data: Path, decoder: str
+) -> None:
+    def look(row: dict[str, float]) -> None:
+        (features,) = (tmp_path / "features").iterdir()
+        with pytest.raises(OutputError, match="another process is writing"):
+            Store(features, {})
+        interrupt_at(3)(row)
+
+    with pytest.raises(Interrupted) as stopped:
+        align_language(config(decoder), [data], tmp_path, listener=look)
+    align_language(config(decoder), [data], tmp_path)
+    assert stopped.tb is not None, "it holds the frames of the run"
 
 
 def test_a_later_stage_goes_on_from_an_earlier_one(tmp_path: Path, data: Path, decoder: str) -> None:
@@ -213,13 +216,8 @@ def test_settings_hold_after_initial_and_those_that_are_not_given_are_its_own(
     for name, value in weights_of(first).items():
         if name.startswith("projector."):
             assert torch.equal(value, kept.model.state_dict()[name].half())
-
-
-def test_the_kind_of_projector_cannot_change_after_initial(tmp_path: Path, data: Path, decoder: str) -> None:
-    first = align_language(config(decoder, linear=True), [data], tmp_path / "first")
-    assert LanguageTrainee(config(decoder, initial=str(first))).parts.linear
-    with pytest.raises(ConfigError, match=r"linear is false, but the projector of .* is linear"):
-        LanguageTrainee(config(decoder, initial=str(first), linear=False))
+    with pytest.raises(ConfigError, match=r"linear is true, but the projector of .* has two layers"):
+        LanguageTrainee(config(decoder, initial=str(first), linear=True))
 
 
 def test_the_whole_language_model_trains_after_adapters(tmp_path: Path, data: Path, decoder: str) -> None:
@@ -260,35 +258,27 @@ def test_another_language_model_takes_the_encoder_alone(tmp_path: Path, data: Pa
     assert not torch.equal(weights[name], weights_of(first)[name])
 
 
-def test_a_fresh_language_model_is_made_for_a_run_and_is_its_own(tmp_path: Path, data: Path) -> None:
-    run_config = config("fresh", train_decoder=True, train_vision=True, context=200)
-    path = align_language(run_config, [data], tmp_path / "run")
-    assert align_language(run_config, [data], tmp_path / "run") == path, "a finished run begins again without an error"
-    parts, weights = read_trained(path)
-    assert parts.decoder == str(tmp_path / "run" / "decoder") and "decoder.model.embed_tokens.weight" in weights
-    model = load_language_model(ModelSpec(tmp_path / "run"))
-    assert model.generate([ask("What colour?", [Image.new("RGB", (9, 9))])], Sampling(max_tokens=3))
-
-
 def test_a_later_stage_continues_the_fresh_language_model_of_an_earlier_one(
     tmp_path: Path, data: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """With a rate of almost 0, all weights stay: of the projector, the language model and the tower."""
     whole = {"context": 200, "train_decoder": True, "train_vision": True}
     first = align_language(config("fresh", **whole), [data], tmp_path / "first")
+    assert align_language(config("fresh", **whole), [data], tmp_path / "first") == first, "a finished run begins again"
+    expected = weights_of(first)
+    assert "decoder.model.embed_tokens.weight" in expected
+    model = load_language_model(ModelSpec(tmp_path / "first"))
+    assert model.generate([ask("What colour?", [Image.new("RGB", (9, 9))])], Sampling(max_tokens=3))
     still = {**whole, "optimizer": OptimizerConfig(name="adamw", lr=1e-12, weight_decay=0.0)}
-    runs = {
-        "file": (config("fresh", initial=str(first), **still), tmp_path / "second"),
-        "directory": (config("fresh", initial=str(first.parent), **still), tmp_path / "third"),
-    }
-    for settings, out in runs.values():
+    for number, initial in enumerate((first, first.parent)):
+        out = tmp_path / str(number)
+        caplog.clear()
         with caplog.at_level("INFO", "perception_encoder.training.run"):
-            path = align_language(settings, [data], out)
+            path = align_language(config("fresh", initial=str(initial), **still), [data], out)
         assert read_trained(path)[0].decoder == str(tmp_path / "first" / "decoder") and not (out / "decoder").exists()
-        for name, value in weights_of(first).items():
+        for name, value in expected.items():
             assert torch.equal(value, weights_of(path)[name]), name
         assert f"loaded: encoder: {first}; projector: {first}; language model: {first}" in caplog.text
-        caplog.clear()
 
 
 def test_every_start_says_what_was_loaded_from_where(
@@ -350,15 +340,6 @@ def test_a_validated_run_writes_its_best_weights(tmp_path: Path, data: Path, dec
     assert weights_of(tmp_path / BEST).keys() == weights_of(tmp_path / WEIGHTS).keys()
 
 
-def test_a_damaged_image_names_its_sample(tmp_path: Path, data: Path, decoder: str) -> None:
-    turns = [{"from": "human", "value": "<image>What?"}, {"from": "gpt", "value": "it"}]
-    (tmp_path / "bad.png").write_bytes(b"no image")
-    path = tmp_path / "train.jsonl"
-    path.write_text(json.dumps({"id": "seven", "image": "bad.png", "conversations": turns}) + "\n")
-    with pytest.raises(InputError, match=r"seven.*bad\.png"):
-        align_language(config(decoder, batch_size=1), [path], tmp_path / "run")
-
-
 FLOAT32 = {"PE_DTYPE": "float32"}
 """In bfloat16, other parts of a batch round differently."""
 
@@ -381,8 +362,7 @@ def test_ranks_train_as_one(tmp_path: Path, trained: str) -> None:
     lines = []
     for number in range(24):
         Image.new("RGB", (40, 40), (9 * number, 120, 200)).save(tmp_path / f"{number}.png")
-        turns = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "number " + "9" * (number % 5)}]
-        lines.append(json.dumps({"id": str(number), "image": f"{number}.png", "conversations": turns}) + "\n")
+        lines.append(record(number, f"{number}.png", "<image>\nWhat?", "number " + "9" * (number % 5)))
     data, decoder = tmp_path / "data.jsonl", write_tiny_decoder(tmp_path / "decoder")
     data.write_text("".join(lines))
     one = train_by_ranks(data, tmp_path / "one", decoder, 1, "ddp", trained)

@@ -17,14 +17,13 @@ from perception_encoder.layer_analysis.plots import (
     GAP,
     LEAST_SIDE,
     features_side_by_side,
-    model_colours,
     plot_curves,
     plot_image,
     to_svg,
     write_png,
 )
 from perception_encoder.layer_analysis.sweep import run_sweep
-from tests.layer_analysis.test_global_tokens import dark, tower
+from tests.layer_analysis.test_image_analysis import dark, tower
 from tests.layer_analysis.toys import LightnessTask, ToyEncoder, named
 
 pytest.importorskip("matplotlib")
@@ -37,11 +36,6 @@ def test_plots_are_the_same_each_time(tmp_path: Path) -> None:
         scale = 100 if curve.unit == "%" else 1
         drawn = [[round(float(y), 3) for y in line.get_ydata()] for line in axes.lines]
         assert [round(scale * score.value, 3) for score in curve.scores.values()] in drawn
-
-
-def test_a_model_keeps_its_colour() -> None:
-    colours = model_colours(["a", "random:a", "b", "a", "colours"])
-    assert colours["random:a"] == colours["colours"] and len(set(colours.values())) == 3
 
 
 def test_what_is_drawn_are_the_analysis_own_values(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The report: one page that fetches nothing, tables that hold every score, and options that `pe embed` takes."""
+"""An analysis fails before hours are spent; its report is one page that fetches nothing, and tables of every score."""
 
 from __future__ import annotations
 
@@ -6,23 +6,31 @@ import csv
 import io
 import json
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
-from perception_encoder.errors import MediaDecodeError
+from perception_encoder.errors import ConfigError, DataError, MediaDecodeError
 from perception_encoder.evaluation.feature_cache import FeatureCache
+from perception_encoder.inference.layer_features import LayerFeatures
+from perception_encoder.layer_analysis import report as analysis
+from perception_encoder.layer_analysis.image_analysis import SAMPLE
 from perception_encoder.layer_analysis.report import (
     COLUMNS,
     LayerReport,
+    analyse,
     report_csv,
     report_json,
     report_page,
     write_report,
 )
 from perception_encoder.layer_analysis.sweep import Sweep, run_sweep
+from perception_encoder.models.tower import Tower
+from tests.layer_analysis.test_image_analysis import DEPTH, tower
 from tests.layer_analysis.toys import CLEAR, LightnessTask, ToyEncoder, named
 
 pytest.importorskip("matplotlib")
@@ -77,3 +85,68 @@ def test_names_from_outside_are_escaped(sweep: Sweep) -> None:
     text = "".join(report_page(LayerReport(sweeps=(nasty,))))
     assert "<b>\udcff" not in text and "&lt;b&gt;\\udcff" in text and "&lt;i&gt;.jpg: is cut" in text
     text.encode("utf-8")
+
+
+def changed(name: str = "built", **changes: object) -> LayerFeatures:
+    return LayerFeatures(name, replace(tower(3).tower, **changes), "cpu", torch.float32)
+
+
+Load = Callable[..., None]
+
+
+@pytest.fixture
+def load(monkeypatch: pytest.MonkeyPatch) -> Load:
+    """`load(encoder, …)`: these encoders are loaded by their names."""
+
+    def use(*encoders: LayerFeatures) -> None:
+        by_name = {encoder.name: encoder for encoder in encoders}
+        monkeypatch.setattr(analysis, "load_layers", lambda name, **_: by_name[name])
+
+    return use
+
+
+def test_what_a_model_lacks_is_an_error_before_the_first_sweep(tmp_path: Path, load: Load) -> None:
+    config, task = FeatureCache(directory=tmp_path / "store"), LightnessTask()
+    load(changed(), changed("shallow", depth=2), changed("fixed", fixed_size=True))
+    with pytest.raises(ConfigError, match="layer 5 does not exist; shallow has layers 0 to 1"):
+        analyse(["built", "shallow"], named(task), config, [5])
+    with pytest.raises(ConfigError, match="fixed takes images of 24x24 only, not 12x24"):
+        analyse(["built", "fixed"], named(replace(task, image_size=(12, 24))), config, None, image_size=(12, 24))
+    with pytest.raises(ConfigError, match="two models have the name built"):
+        analyse(["built", "built"], named(task), config, None)
+    assert task.evaluated == [] and not config.directory.exists()
+
+
+def silent() -> LayerFeatures:
+    """A model that does not attend through torch."""
+
+    class SilentTower(Tower):
+        def run(self, pixels: torch.Tensor, layers: Sequence[int]) -> list[torch.Tensor]:
+            return [pixels.flatten(1)[:, :144].unflatten(1, (36, 4))] * len(layers)
+
+    return LayerFeatures("silent", SilentTower(**vars(tower(3).tower)), "cpu", torch.float32)
+
+
+def test_a_model_that_cannot_be_analysed_inside_has_its_report(tmp_path: Path, load: Load) -> None:
+    load(silent(), changed())
+    report = analyse(["silent", "built"], named(LightnessTask()), FeatureCache(directory=tmp_path), None)
+    assert [sweep.model for sweep in report.sweeps] == ["silent", "built"] and list(report.statistics) == ["built"]
+    note = (
+        "the attention of silent cannot be analysed: "
+        "silent does not compute all attention with torch, so it cannot be shown"
+    )
+    assert report.notes == (note,) and report.example is None
+    page, _, _, data = write_report(report, tmp_path / "out")
+    assert note in page.read_text(encoding="utf-8")
+    assert json.loads(data.read_text(encoding="utf-8"))["notes"] == [note]
+
+
+def test_a_sample_that_cannot_be_decoded_costs_no_report(tmp_path: Path, load: Load) -> None:
+    load(changed())
+    count = 2 * SAMPLE + 2
+    task = LightnessTask(count=count, broken=tuple(range(0, count, 2)))  # every image of the sample
+    report = analyse(["built"], named(task), FeatureCache(directory=tmp_path), None)
+    assert len(report.curves[0].scores) == DEPTH and len(report.notes) == 1
+    assert "greys: none of the sampled images can be decoded" in report.notes[0]
+    with pytest.raises(DataError, match="no images were given, so there is no attention to show"):
+        changed().attention([], [0])

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from perception_encoder.errors import InputError, MediaDecodeError, MediaTooLargeError, OutputError
-from perception_encoder.preprocess import video_file
+from perception_encoder.preprocess import budget, video_file
 from perception_encoder.preprocess.video import read_frames, sample_frames
 from perception_encoder.preprocess.video_file import FrameImages, write_video
 from tests.clips import clip
@@ -37,7 +37,8 @@ def test_what_is_no_video(data: bytes) -> None:
 
 
 def test_frames_that_are_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(video_file, "MAX_PIXELS", 1000)
+    for module in (budget, video_file):
+        monkeypatch.setattr(module, "MAX_PIXELS", 1000)
     with pytest.raises(MediaTooLargeError, match="has frames of 8,192 pixels; the limit is 1,000"):
         read_frames(clip(3))
 

@@ -15,14 +15,11 @@ from PIL import Image
 
 from perception_encoder.data.pairs import ImageTextBatch
 from perception_encoder.errors import CheckpointError, ConfigError
-from perception_encoder.inference import load as loading
-from perception_encoder.inference.encoder import Encoder
 from perception_encoder.losses.pretraining import logit_distillation_loss
 from perception_encoder.models.checkpoints.weights import create_model, write_checkpoint
 from perception_encoder.models.registry import find_model
 from perception_encoder.preprocess.image import to_float
 from perception_encoder.preprocess.tokenizer import Tokenizer, trim
-from perception_encoder.pretraining import task as teachers
 from perception_encoder.pretraining import towers as module
 from perception_encoder.pretraining.config import PretrainingConfig
 from perception_encoder.pretraining.recipes import plan_pretraining
@@ -186,16 +183,3 @@ def test_what_is_remembered_is_not_encoded_again_and_is_the_same_in_any_batch() 
     one, three = load_teacher("builtin", remember=9), load_teacher("builtin", remember=9)
     alone = torch.cat([one.embed(p[None], TEXTS[:1])[0] for p in noise_images(32)])
     assert torch.equal(alone, three.embed(noise_images(32), TEXTS)[0])
-
-
-def test_a_teacher_is_loaded_onto_the_rank_s_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[torch.device] = []
-
-    def load(name: str, device: torch.device) -> Encoder:
-        asked.append(device)
-        return loading.load(name)
-
-    monkeypatch.setattr(teachers, "own_device", lambda: torch.device("cuda", 3))
-    monkeypatch.setattr(teachers, "load", load)
-    load_teacher("builtin")
-    assert asked == [torch.device("cuda", 3)]

@@ -1,4 +1,4 @@
-"""A run by several processes: the losses of one process, on any number of ranks, killed and resumed."""
+"""Several processes have the losses of one: FSDP2 on unlike numbers of rows, runs on any ranks, killed and resumed."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ import torch
 from perception_encoder.models.checkpoints.weights import load_model
 from tests import processes
 from tests.conftest import ROOT
+from tests.pretraining.sharing import CASES, LR, losses_and_gradients
 from tests.processes import Processes, pe
 from tests.training.toys import losses, validations
 
 SETTINGS = ("masking.every=4", "masking.ratio=0.5", "parallel.chunk=3")
 NAMES = ("contrastive", "mask")
-FLOAT32 = {"PE_DTYPE": "float32"}
-"""In bfloat16, other parts of a batch round differently."""
+FLOAT32 = {"PE_DTYPE": "float32"}  # in bfloat16, other parts of a batch round differently
 
 
 def arguments(photos: Path, out: Path, *settings: str) -> list[str]:
@@ -110,3 +110,39 @@ def test_a_run_that_is_killed_again_and_again_ends_as_an_unbroken_one(photos: Pa
 def test_more_ranks_than_pairs_is_said_before_the_first_step(photos: Path, tmp_path: Path) -> None:
     started = start(photos, tmp_path / "run", 2, "batch_size=1")
     assert any(started.statuses(100)) and "cannot be shared by 2 ranks" in started.output()
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, torch.Tensor]]:
+    """What two processes found."""
+    out = tmp_path_factory.mktemp("sharing") / "found.pt"
+    root = str(Path(__file__).parents[2])
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": root}
+    done = subprocess.run(
+        [*command, "-m", "tests.pretraining.sharing", str(out)],
+        capture_output=True,
+        text=True,
+        cwd=root,
+        env=environment,
+        timeout=200,
+    )
+    assert done.returncode == 0 and "UserWarning" not in done.stderr, done.stderr[-3000:]
+    return torch.load(out, weights_only=True)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_ranks_with_unlike_numbers_of_rows_find_what_one_process_finds(
+    case: str, shared: dict[str, dict[str, torch.Tensor]]
+) -> None:
+    expected = losses_and_gradients(*CASES[case])
+    assert shared[case].keys() == expected.keys()
+    assert expected["contrastive"] > 0.5 and expected["mask"] > 0.05
+    assert expected["gradient mask_token"].abs().max() > 0
+    if case == "bfloat16":
+        ours, theirs = (torch.cat([item[name].flatten() for name in expected]) for item in (shared[case], expected))
+        assert (ours - theirs).norm() < 0.02 * theirs.norm()
+        return
+    for name, value in expected.items():
+        near = 2e-6 if name.startswith(("contrastive", "mask", "gradient")) and name != "mask_token" else 3 * LR
+        torch.testing.assert_close(shared[case][name], value, rtol=1e-4, atol=near, msg=name)

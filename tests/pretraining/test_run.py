@@ -81,7 +81,9 @@ def test_weights_for_going_on_are_written_without_loss(photos: Path, tmp_path: P
     assert torch.equal(full["visual.conv1.weight"], state["model/clip.visual.conv1.weight"])
 
 
-def test_a_refused_run_leaves_the_other_one_s_record(photos: Path, tmp_path: Path) -> None:
+def test_a_refused_run_leaves_the_other_one_s_record(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pretrain(debug(), [photos], tmp_path / "run")
     before = (tmp_path / "run" / "config.json").read_text()
     changed = dataclasses.replace(debug(), batch_size=8, optimizer=dataclasses.replace(debug().optimizer, lr=0.5))
@@ -93,18 +95,12 @@ def test_a_refused_run_leaves_the_other_one_s_record(photos: Path, tmp_path: Pat
     write_shard(tmp_path / "drawings" / "train.tar", [more])
     with pytest.raises(CheckpointError, match="other settings or other data"):
         pretrain(debug(), [photos, tmp_path / "drawings"], tmp_path / "run")
-    assert (tmp_path / "run" / "config.json").read_text() == before
-
-
-def test_a_run_that_another_procedure_began_is_not_resumed(
-    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pretrain(debug(), [photos], tmp_path)
     key = debug().fingerprint()
     monkeypatch.setattr(run, "PROCEDURE", run.PROCEDURE + 1)
     with pytest.raises(CheckpointError, match="of a version that trains differently"):
-        pretrain(debug(), [photos], tmp_path)
+        pretrain(debug(), [photos], tmp_path / "run")
     assert debug().fingerprint() == key  # by which published results refer to runs
+    assert (tmp_path / "run" / "config.json").read_text() == before
 
 
 def test_weights_that_come_out_may_be_a_mean_of_both_ends(photos: Path, tmp_path: Path) -> None:

@@ -20,8 +20,8 @@ from perception_encoder.preprocess.prompts import PHOTO_TEMPLATES
 from perception_encoder.pretraining.config import PretrainingConfig
 from perception_encoder.pretraining.run import build_model, pretrain
 from perception_encoder.pretraining.sources import Sources, open_sources
+from perception_encoder.pretraining.task import PairValidation, hits
 from perception_encoder.pretraining.towers import Towers
-from perception_encoder.pretraining.validation import PairValidation, hits
 from perception_encoder.progress import untracked
 from perception_encoder.ranks import ALONE
 from perception_encoder.training.checkpoint import load_weights
@@ -130,8 +130,8 @@ def test_what_cannot_be_validated_is_said(make_shard, tmp_path: Path) -> None:
 
 
 def test_of_a_directory_training_leaves_out_what_evaluation_holds_out(tmp_path: Path) -> None:
-    from perception_encoder.evaluation.classification.splits import load_splits
-    from tests.evaluation.classification.test_splits import directories
+    from perception_encoder.evaluation.classification.probes import load_splits
+    from tests.evaluation.classification.test_probes import directories
 
     directories(tmp_path, "photos", ["red", "green"] * 10)
     config = dataclasses.replace(debug(), weights={}, validation=ValidationConfig(share=0.2))

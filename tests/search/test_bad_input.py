@@ -44,19 +44,6 @@ def test_a_thousand_mangled_files_are_rows_or_reasons(checkpoint: Path, encoder:
     assert len(index.nearest(encoder.encode_texts("a cat"), 50)) == 50
 
 
-def test_links_in_a_circle_and_to_nothing(checkpoint: Path, draw: Draw, tmp_path: Path) -> None:
-    inner = tmp_path / "a" / "b"
-    inner.mkdir(parents=True)
-    draw(1).save(inner / "one.jpg")
-    (inner / "up").symlink_to(tmp_path)
-    (inner / "self").symlink_to(inner / "self")
-    (tmp_path / "gone.jpg").symlink_to(tmp_path / "missing.jpg")
-    report = update_folder(tmp_path, checkpoint)
-    assert [row.path for row in Store.open(tmp_path).rows()] == ["a/b/one.jpg"]
-    assert all(len(str(failure).splitlines()) == 1 for failure in report.skipped)
-    assert "gone.jpg" in " ".join(failure.source for failure in report.skipped)
-
-
 def send(address: str, path: str, declared: bool) -> tuple[bytes, int]:
     """Post 2 GB, with or without saying how much; returns the answer's first line and the bytes that were taken."""
     host, port = address.removeprefix("http://").split(":")

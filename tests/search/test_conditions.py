@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Iterator
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 import av
@@ -17,6 +18,7 @@ from PIL import Image
 import perception_encoder as pe
 from perception_encoder.errors import ConfigError
 from perception_encoder.inference.encoder import Encoder
+from perception_encoder.search.storage.database import check_dates
 
 
 @pytest.fixture
@@ -29,25 +31,69 @@ def tokyo(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     time.tzset()
 
 
-def test_a_condition_is_one_whole_expression(photos: Path, encoder: Encoder) -> None:
+BAD = (
+    *("kind = 'image'; anything", "kind = 'image' anything", "kind = 'image' AS x", "kind = 'video') OR (1 = 1"),
+    *("kind = 'image')", "(kind = 'image'", " ", "colour = 3", "id = 'a'", "rowid = 1", "path = ?"),
+    *("path = '\0'", "path = '\udcff'", "1; DROP TABLE rows", "path = readfile('/etc/passwd')"),
+    *("path IN (SELECT value FROM settings)", "path IN (SELECT path FROM rows)", "load_extension('evil')"),
+    "EXISTS (WITH RECURSIVE n(i) AS (SELECT 1 UNION SELECT i + 1 FROM n) SELECT i FROM n)",
+    "length(randomblob(1000000000)) > 1",
+    "length(printf('%1000000000d', 1)) > 1",
+    f"path = '{'x' * (2 << 20)}'",
+    "abs(-9223372036854775807 - 1 + 0 * size) > 0",
+)
+
+
+def test_a_condition_is_one_whole_expression_on_documented_columns(
+    photos: Path, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pe.open_index(photos, encoder).update()
     for directory, count in ((photos, 20), (photos / "2024's", 8)):
         index = pe.open_index(directory, encoder)
         for condition in ("kind = 'image' -- all ;)", "kind <> ';' /* ( */", "(kind = 'image')", "path <> ')'"):
             assert len(index.search("a cat", top=50, where=condition)) == count
-        for condition in (
-            "kind = 'image'; anything",
-            "kind = 'image' anything",
-            "kind = 'image' AS x",
-            "kind = 'video') OR (1 = 1",
-            "kind = 'image')",
-            "(kind = 'image'",
-            " ",
-        ):
-            with pytest.raises(ConfigError, match="invalid"):
-                index.search("a cat", where=condition)
-            with pytest.raises(ConfigError, match="invalid"):
-                index.near_duplicates(where=condition)
+        for condition in BAD:
+            for use in (partial(index.search, "a cat"), index.near_duplicates):
+                with pytest.raises(ConfigError, match=r"is invalid: .*; the columns are path, kind, date"):
+                    use(where=condition)
+    found = pe.open_index(photos, encoder).search("a cat", where="lower(path) = 'Ä' OR path GLOB '0[12].*'")
+    assert {hit.row.path for hit in found} == {"01.jpg", "02.jpg"}
+    monkeypatch.setattr("perception_encoder.search.storage.database._SECONDS", -1.0)
+    monkeypatch.setattr("perception_encoder.search.storage.database._STEPS", 1)
+    with pytest.raises(ConfigError, match="takes over -1 s"):
+        pe.open_index(photos, encoder).search("a cat", where="size > 0")
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        "date >= '2024'",
+        "kind = 'video' AND date>='2024-07' and length < 60",
+        "date BETWEEN '2024-02-29' AND '2024-07-31T18:05:00'",
+        "date <= '2024-07~'",  # the page's
+        "path = 'not a date' AND date LIKE '2024-%' AND date IS NOT NULL",
+        "path = 'the date = ''x'' y'",
+    ],
+)
+def test_dates(condition: str) -> None:
+    check_dates(condition)
+
+
+@pytest.mark.parametrize(
+    ("condition", "literal"),
+    [
+        ("date >= '2024-13'", "'2024-13'"),
+        ("date >= '2023-02-29'", "'2023-02-29'"),
+        ("kind = 'image' AND DATE < 'yesterday'", "'yesterday'"),
+        ("date > '31.12.2024'", "'31.12.2024'"),
+        ("date > '2024-07-31 18:05'", "'2024-07-31 18:05'"),
+        ("date = '' ", "''"),
+    ],
+)
+def test_other_texts_are_refused(condition: str, literal: str) -> None:
+    with pytest.raises(ConfigError, match="is not a date; dates look like '2024'") as error:
+        check_dates(condition)
+    assert str(error.value).startswith(literal)
 
 
 def video(created: str | None, container: str = "mp4") -> bytes:

@@ -155,20 +155,12 @@ def test_the_model_of_the_first_index_is_in_the_command_that_rebuilds_the_second
         assert printed_command(str(error.value)) == ["index", "--rebuild", "--model", str(checkpoint), str(other)]
 
 
-def test_files_that_move_are_not_deleted_and_unreadable_ones_are_listed_once(
-    run_pe, photos: Path, checkpoint: Path
-) -> None:
+def test_files_that_move_are_not_deleted_and_unreadable_ones_are_listed(run_pe, photos: Path, checkpoint: Path) -> None:
     for name in ("bad.jpg", "worse.jpg"):
         (photos / name).write_bytes(b"no image")
     assert run_pe("index", photos, "--model", checkpoint).stderr.count("skipped /") == 2
     (photos / "00.jpg").rename(photos / "moved.jpg")
     (photos / "01.jpg").unlink()
-    (photos / "new.jpg").write_bytes(b"no image either")
     run = run_pe("index", photos)
     assert "0 added, 1 moved, 1 deleted, 18 unchanged" in run.stdout
-    warnings = [line for line in run.stderr.splitlines() if "skipped" in line]
-    assert len(warnings) == 2 and f"skipped {photos / 'new.jpg'}: " in warnings[0]
-    assert "3 of 22 inputs skipped, 2 of them as in the last run" in warnings[1]
-    assert len(json.loads(run_pe("index", photos, "--json").stdout)["skipped"]) == 3
-    (photos / "bad.jpg").unlink()
-    assert "2 of 21 inputs skipped, 2 of them as in the last run" in run_pe("index", photos).stderr
+    assert run.stderr.count("skipped /") == 2 and "2 of 21 inputs skipped" in run.stderr

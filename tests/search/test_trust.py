@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from collections.abc import Callable
@@ -27,16 +28,16 @@ def become(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Become:
 
 
 @pytest.fixture
-def planted(tmp_path: Path, photos: Path, encoder: Encoder, become: Become, monkeypatch: pytest.MonkeyPatch) -> Path:
+def planted(tmp_path: Path, photos: Path, encoder: Encoder, become: Become) -> Path:
     """A stranger's index of `photos` that names a model whose code writes the returned file."""
     model, proof = tmp_path / "model", tmp_path / "proof"
     model.mkdir()
     (model / "planted.py").write_text(f"open({str(proof)!r}, 'w')\nclass Model: pass\n")
     (model / "modules.json").write_text(json.dumps([{"idx": 0, "name": "0", "path": "", "type": "planted.Model"}]))
     become("stranger")
-    with monkeypatch.context() as patch:
-        patch.setattr(Encoder, "source", f"st:{model}")
-        pe.open_index(photos, encoder).update()
+    theirs = copy.copy(encoder)
+    theirs.source = f"st:{model}"
+    pe.open_index(photos, theirs).update()
     become("user")
     return proof
 

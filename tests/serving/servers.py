@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from perception_encoder.inference.encoder import Encoder
-from perception_encoder.serving.server import limited_server, listen
+from perception_encoder.web_server.server import limited_server, listen
 
 
 @contextmanager

@@ -1,8 +1,10 @@
-"""The embedding server: inputs, errors, and the clients of openai and LangChain."""
+"""The API: inputs, errors, the clients of openai and LangChain, and the note of a demo."""
 
 from __future__ import annotations
 
 import base64
+import copy
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,9 +19,12 @@ from PIL import Image
 
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.models.checkpoints.weights import create_model
+from perception_encoder.models.registry import demo_note
 from perception_encoder.serving.api import create_app
+from perception_encoder.serving.queues import GenerationQueue
 from perception_encoder.serving.requests import ApiConfig
 from tests.clips import clip
+from tests.serving.generators import EchoGenerator
 from tests.serving.servers import data_uri, served
 
 Draw = Callable[[int], Image.Image]
@@ -104,7 +109,7 @@ def test_a_key_is_asked_for(encoder: Encoder) -> None:
         for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "secret"}):
             for path in ("/v1/embeddings", "/v1/chat/completions", "/rerank", "/v1/rerank", "/v2/rerank"):
                 assert client.post(path, json={"input": "a cat"}, headers=headers).status_code == 401
-            for path in ("/v1/models", "/v1/models/builtin", "/metrics"):
+            for path in ("/v1/models", "/v1/models/builtin"):
                 assert client.get(path, headers=headers).status_code == 401
             assert client.get("/openapi.json", headers=headers).status_code == 404
         good = {"Authorization": "Bearer secret"}
@@ -180,3 +185,28 @@ def test_langchain_is_told_the_setting_to_use(open_address: str, encoder: Encode
     works = OpenAIEmbeddings(**settings, check_embedding_ctx_length=False)
     np.testing.assert_allclose(works.embed_documents(TEXTS), encoder.encode_texts(TEXTS), atol=1e-4)
     np.testing.assert_allclose(works.embed_query("a dog"), encoder.encode_texts("a dog"), atol=1e-4)
+
+
+@pytest.fixture
+def demo(encoder: Encoder) -> Encoder:
+    demo = copy.copy(encoder)
+    demo.name = "builtin"
+    return demo
+
+
+HELLO = {"messages": [{"role": "user", "content": "hello"}]}
+
+
+def test_the_apis_say_that_a_demo_answers(demo: Encoder, encoder: Encoder) -> None:
+    queue = GenerationQueue("builtin-lang", EchoGenerator)
+    with TestClient(create_app(demo, ApiConfig(), chat=queue), base_url="http://localhost") as client:
+        vectors = client.post("/v1/embeddings", json={"input": "a"}).json()
+        answer = client.post("/v1/chat/completions", json=HELLO).json()
+        stream = client.post("/v1/chat/completions", json={**HELLO, "stream": True}).text
+        models = {model["id"]: model["note"] for model in client.get("/v1/models").json()["data"]}
+    for found, name in ((vectors, "builtin"), (answer, "builtin-lang")):
+        assert found["model"] == name and found["note"] == models[name] == demo_note(name) != ""
+    first, *rest = [json.loads(line[6:]) for line in stream.split("\n\n") if line.startswith("data: {")]
+    assert first["note"] == demo_note("builtin-lang") and all("note" not in event for event in rest)
+    with TestClient(create_app(encoder, ApiConfig()), base_url="http://localhost") as client:
+        assert "note" not in client.post("/v1/embeddings", json={"input": "a"}).json()

@@ -1,4 +1,4 @@
-"""What one client may cost the embedding server: URLs, images, bodies, and what goes to its log."""
+"""What one client may cost the server: slow ones, URLs, images, bodies, and what goes to its log."""
 
 from __future__ import annotations
 
@@ -127,3 +127,44 @@ def test_the_model_runs_in_one_thread(encoder: Encoder, draw: Draw, monkeypatch:
         with ThreadPoolExecutor(6) as pool:
             list(pool.map(ask, range(6)))
     assert len(threads) == 1
+
+
+def test_a_slow_client_is_sent_away(address: str) -> None:
+    host, port = address.removeprefix("http://").split(":")
+    head = "POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer secret\r\nContent-Length: 100\r\n\r\n{"
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        connection.sendall(head.encode())
+        began = time.perf_counter()
+        assert connection.recv(1000).startswith(b"HTTP/1.1 408")
+        assert 0.5 < time.perf_counter() - began < 5
+
+
+def test_a_client_that_hangs_up_is_no_error_of_the_server(address: str, caplog: pytest.LogCaptureFixture) -> None:
+    host, port = address.removeprefix("http://").split(":")
+    head = "POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer secret\r\nContent-Length: 100\r\n\r\n{"
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        connection.sendall(head.encode())
+    key = {"Authorization": "Bearer secret"}
+    for _ in range(5):  # meanwhile it notices
+        time.sleep(0.05)
+        assert httpx.get(f"{address}/v1/models", headers=key).status_code == 200
+    assert "Exception in ASGI application" not in caplog.text
+
+
+def test_bodies_of_all_requests_are_limited_together(encoder: Encoder) -> None:
+    config = ApiConfig(bodies_bytes=100_000, body_seconds=20)
+    body = b'{"input": "a cat", "user": "' + b"x" * 60_000
+    with served(create_app(encoder, config)) as address:
+        host, port = address.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port))) as first:
+            head = f"POST /v1/embeddings HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body) + 2}\r\n\r\n"
+            first.sendall(head.encode() + body)
+            deadline = time.monotonic() + 10
+            while (status := httpx.post(f"{address}/v1/embeddings", content=body + b'"}').status_code) == 200:
+                assert time.monotonic() < deadline  # until the first has been read so far
+            assert status == 429
+            assert httpx.post(f"{address}/v1/embeddings", json={"input": "a cat"}).status_code == 200
+            first.sendall(b'"}')
+            assert first.recv(100).startswith(b"HTTP/1.1 200")
+        for _ in range(3):  # what was read is given back
+            assert httpx.post(f"{address}/v1/embeddings", content=body + b'"}').status_code == 200

@@ -22,28 +22,6 @@ from perception_encoder.serving.requests import ApiConfig
 from tests.serving.generators import ENDLESS, EchoGenerator
 
 
-def test_requests_together_are_encoded_together(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    encode = Batcher._encode
-    texts = [f"picture {number}" for number in range(40)]
-    sizes: list[int] = []
-
-    async def ask() -> list[np.ndarray]:
-        batcher = Batcher(encoder, largest=16, patience=0.02)
-        monkeypatch.setattr(
-            batcher, "_encode", lambda inputs, feature: (sizes.append(len(inputs)), encode(batcher, inputs, feature))[1]
-        )
-        worker = asyncio.create_task(batcher.run())
-        try:
-            with batcher.reserve(len(texts)):
-                return await asyncio.gather(*(batcher.encode([Decoded(text=text)]) for text in texts))
-        finally:
-            worker.cancel()
-
-    found = np.concatenate(asyncio.run(ask()))
-    np.testing.assert_allclose(found, encoder.encode_texts(texts), atol=1e-5)
-    assert sum(sizes) == 40 and max(sizes) == 16 and len(sizes) <= 5
-
-
 def test_a_batch_waits_only_for_inputs_that_are_being_read(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
     """With patience for half a minute: a lone input waits for nothing, and others until what is read is there."""
     sizes: list[int] = []
@@ -173,6 +151,17 @@ def test_a_closed_stream_ends_the_generation_and_a_waiting_one_never_begins() ->
         (ENDLESS,),
         ("a",),
     ]
+
+
+def test_a_stream_that_nobody_reads_lets_the_next_conversation_begin() -> None:
+    async def run() -> list[object]:
+        queue = GenerationQueue("echo", EchoGenerator)
+        async with aclosing(queue.stream(lambda: ask("1 2 3 4"), Sampling())) as stalled:
+            assert await anext(stalled) == "1 "
+            async with asyncio.timeout(10):
+                return [piece async for piece in queue.stream(lambda: ask("a"), Sampling())]
+
+    assert asyncio.run(run())[0] == "a "
 
 
 def test_conversations_and_their_media_are_limited_together() -> None:

@@ -24,11 +24,11 @@ from perception_encoder.inference.encoder import Encoder
 from perception_encoder.models.checkpoints.weights import create_model
 from perception_encoder.search.web.library import MediaLibrary
 from perception_encoder.search.web.server import create_page
-from perception_encoder.serving import server
 from perception_encoder.serving.api import create_app
 from perception_encoder.serving.queues import GenerationQueue
 from perception_encoder.serving.requests import ApiConfig
-from perception_encoder.serving.server import HOSTS, guard
+from perception_encoder.web_server import server
+from perception_encoder.web_server.server import HOSTS, guard
 from tests import processes
 from tests.search.indexes import make_library
 from tests.serving.generators import ENDLESS, EchoGenerator

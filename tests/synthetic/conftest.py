@@ -5,12 +5,15 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from runpy import run_module as run_as_main
 
 import pytest
 
 from tests.conftest import Run
+
+collect_ignore = [] if find_spec("pybullet") else ["test_scenes.py"]  # it has no wheel for Python 3.12 and later
 
 
 @pytest.fixture

@@ -7,10 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
 
 from perception_encoder.training.checkpoint import find_checkpoints
-from perception_encoder.training.distributed import in_chunks, whole_model
 from tests import processes
 from tests.training.ranks import loss_and_gradients, train_by_own_clocks, train_on_a_full_disk, write
 
@@ -44,23 +42,6 @@ def test_ranks_and_micro_batches_change_nothing(ranks: int, tmp_path: Path) -> N
             assert_same(item, expected, tolerance)
 
 
-def test_each_chunk_is_encoded_again_for_its_gradient() -> None:
-    seen: list[int] = []
-    weight = torch.ones(64, requires_grad=True)
-
-    def encode(x: torch.Tensor) -> torch.Tensor:
-        seen.append(len(x))
-        return (x * weight).tanh().sum(1)
-
-    total = in_chunks(encode, torch.ones(10, 64), 4).sum()
-    assert seen == [4, 4, 2]
-    total.backward()
-    assert seen == [4, 4, 2, 2, 4, 4]
-    with torch.no_grad():
-        in_chunks(encode, torch.ones(10, 64), 4)
-    assert seen[6:] == [10]
-
-
 def test_ranks_save_when_the_first_one_s_clock_says(tmp_path: Path) -> None:
     """By its own clock the other rank would never save, and the first would wait for it for ever."""
     processes.run(train_by_own_clocks, tmp_path / "run", ranks=2, log=tmp_path / "log")
@@ -71,13 +52,3 @@ def test_a_checkpoint_that_the_first_rank_cannot_write_is_left_out_by_all(tmp_pa
     """The first rank went on without it, and the others waited for it for ever."""
     processes.run(train_on_a_full_disk, tmp_path / "run", ranks=2, log=tmp_path / "log")
     assert [state.step for _, state in find_checkpoints(tmp_path / "run")] == [4]
-
-
-def test_a_model_that_is_whole_on_the_cpu_stays_as_it_is() -> None:
-    """Its parameters stay the same objects, as an optimizer holds them."""
-    model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
-    model[0].bias.requires_grad_(False)
-    before = dict(model.named_parameters())
-    assert whole_model(model) is model
-    after = dict(model.named_parameters())
-    assert before.keys() == after.keys() and all(after[name] is before[name] for name in before)

@@ -1,8 +1,9 @@
-"""The training loop on a small task: it learns, resumes exactly, and stops on what it cannot mend."""
+"""The training loop on a small task: it learns, resumes exactly, reports, and stops on what it cannot mend."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import time
 from pathlib import Path
@@ -13,10 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from perception_encoder.errors import CheckpointError, DataError, OutputError
-from perception_encoder.ranks import Rank
+from perception_encoder.ranks import ALONE
 from perception_encoder.training import loop
 from perception_encoder.training.checkpoint import find_checkpoints
 from perception_encoder.training.loop import train
+from perception_encoder.training.metrics import FILE, Metrics
 from perception_encoder.training.optimizer import OptimizerConfig, build_optimizer
 from tests.training.toys import CONFIG, Regression, batch, rows
 
@@ -165,20 +167,6 @@ def test_a_full_disk_is_survived_until_the_last_checkpoint(
     assert [state.step for _, state in find_checkpoints(tmp_path)] == [28, 7]
 
 
-@pytest.mark.parametrize("ranks", [1, 3])
-def test_a_ranks_part_of_the_loss_is_scaled_by_the_ranks(ranks: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Gradients are averaged over ranks, while their losses are parts that add up to the batch's."""
-    monkeypatch.setattr(loop, "this_rank", lambda: Rank(rank=0, world_size=ranks))
-    task = Regression()
-    losses = loop._backward(task, batch(0))
-    grad = task.model.weight.grad.clone()
-    task.model.zero_grad()
-    expected = task.losses(batch(0))["error"]
-    (gradient,) = torch.autograd.grad(expected, [task.model.weight])
-    torch.testing.assert_close(grad, ranks * gradient, rtol=0.02, atol=1e-3)  # bfloat16 where that is fast
-    assert losses == {"error": pytest.approx(expected.item(), rel=0.02)}
-
-
 def test_reports_say_how_fast_a_run_is_and_how_long_the_rest_takes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -197,3 +185,30 @@ def test_reports_say_how_fast_a_run_is_and_how_long_the_rest_takes(
     train(Regression(), batch, config, tmp_path / "steps", "a")
     lefts = [6 * 29, 6 * 20 / 9, 6, 0]
     assert [row["seconds_left"] for row in rows(tmp_path / "steps")] == [pytest.approx(x, rel=1e-3) for x in lefts]
+
+
+def test_rows_after_the_step_that_is_resumed_from_are_dropped(tmp_path: Path) -> None:
+    heard: list[dict[str, float]] = []
+    first = Metrics(tmp_path, 0, ALONE)
+    for step in (1, 2, 3):
+        first.write({"step": step, "loss": 1 / step})
+    first.close()
+    with (tmp_path / FILE).open("a") as file:
+        file.write('{"step": 4, "lo')  # killed
+    again = Metrics(tmp_path, 2, ALONE, heard.append)
+    again.write({"step": 3, "loss": 9.0}, record=False)
+    again.write({"step": 3, "loss": 8.0})
+    again.close()
+    rows = [json.loads(line) for line in (tmp_path / FILE).read_text().splitlines()]
+    assert rows == [{"step": 1, "loss": 1.0}, {"step": 2, "loss": 0.5}, {"step": 3, "loss": 8.0}]
+    assert [row["loss"] for row in heard] == [9.0, 8.0]
+
+
+def test_a_table_has_a_row_for_each_step(tmp_path: Path) -> None:
+    """A step that was validated has one row, as spreadsheets and pandas want it, and one that was not has gaps."""
+    metrics = Metrics(tmp_path, 0, ALONE)
+    metrics.write({"step": 1, "loss": 0.5, "lr": 0.1})
+    metrics.write({"step": 2, "loss": 0.25, "lr": 0.2})
+    metrics.write({"step": 2, "validation/top1": 0.9})
+    metrics.close()
+    assert (tmp_path / "metrics.csv").read_text() == "step,loss,lr,validation/top1\n1,0.5,0.1,\n2,0.25,0.2,0.9\n"

@@ -14,8 +14,6 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from perception_encoder.errors import ClusterError, ConfigError
-from perception_encoder.video_data_engine.cluster import gpu_share, run_on_cluster
 from perception_encoder.video_data_engine.config import WorkConfig
 from perception_encoder.video_data_engine.run import caption_videos
 from tests.clips import clip
@@ -94,15 +92,3 @@ def test_a_killed_worker_loses_and_doubles_nothing(add_video, log: Path, tmp_pat
     lines = (out / "journal.jsonl").read_text().splitlines()
     assert len(lines) == 1 + 5 * 4 + 2 * 5 + 1 + 2 * 4  # one outcome for each stage of each video and clip
     assert caption_videos([tmp_path / "videos"], out, config, QUICK).skipped == len(titles) + 2
-
-
-def test_addresses_that_are_not_clusters() -> None:
-    pytest.importorskip("ray", reason="Ray is not installed; install the extra cluster")
-    with pytest.raises(ConfigError, match=r"is a client address"):
-        next(run_on_cluster("ray://127.0.0.1:9", [], [], QUICK, lambda *_: None))
-    with pytest.raises(ClusterError, match=r"no Ray cluster answers at 127\.0\.0\.1:9"):
-        next(run_on_cluster("127.0.0.1:9", [], [], QUICK, lambda *_: None))
-
-
-def test_models_share_gpus_if_there_are_too_few() -> None:
-    assert [gpu_share(2, gpus) for gpus in (0, 1, 2, 5)] == [(0, 1), (0.5, 1), (1, 1), (1, 2)]

@@ -21,7 +21,6 @@ from perception_encoder.video_data_engine.outputs import extract_clip, write_cap
 from perception_encoder.video_data_engine.stages import make_stages
 from perception_encoder.video_data_engine.videos import list_videos
 from tests.clips import clip, number_of, with_display_matrix
-from tests.data.tars import load_webdataset
 from tests.video_data_engine.conftest import ECHOES, QUICK
 
 MODELS = {"summary": {"name": "echo"}}
@@ -83,18 +82,6 @@ def test_clips_of_earlier_videos_stay_in_their_shard(journal: Journal, tmp_path:
     assert len(both) == 9 and both.items() > first.items()
 
 
-def test_datasets_loads_what_later_clips_alone_have(add_video, tmp_path: Path) -> None:
-    for number in range(6):
-        add_video(f"{number}")
-    add_video("last", title="A cup", tags=["cup"], description="It falls.")
-    journal = finished_journal(tmp_path)
-    write_shards(tmp_path / "out", journal, listed(tmp_path))
-    rows = load_webdataset(tmp_path / "out" / "shards", tmp_path)
-    assert [row["title"] for row in rows] == [*[""] * 6, "A cup"] and rows[-1]["keywords"] == "cup"
-    assert {(row["start"], row["end"]) for row in rows} == {(0.0, 2.4)}
-    assert [row["model_caption"] for row in rows] == ["frames 0 25 50"] * 7
-
-
 def test_only_given_videos_are_packed_and_only_as_they_were_captioned(
     journal: Journal, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -122,21 +109,6 @@ def test_only_given_videos_are_packed_and_only_as_they_were_captioned(
     rows = pq.read_table(write_captions(out, journal)).to_pylist()
     assert [row["title"] for row in rows] == [f"title {number}" for number in range(3)]
     assert json.loads(rows[0]["models"]) == MODELS
-
-
-def test_captions_in_every_script_are_written_and_read(add_video, tmp_path: Path) -> None:
-    titles = ["чашка на столе", "كوب على الطاولة", "桌上的杯子", "मेज पर कप", "می\u200cخواهم"]
-    titles += ["ถ้วยบนโต๊ะ", "👩\u200d🍳 ☕"]
-    for number, title in enumerate(titles):
-        add_video(f"{number}", title=title)
-    journal, out = finished_journal(tmp_path), tmp_path / "out"
-    rows = pq.read_table(write_captions(out, Journal(out))).to_pylist()
-    assert [(row["title"], row["summary"]) for row in rows] == [(entry, f"{entry}: frames 0 25 50") for entry in titles]
-    assert write_shards(out, journal, listed(tmp_path)) == 1
-    members = dict(read_members(out / "shards" / "00000.tar", ("txt", "json")))
-    texts = [content.decode() for name, content in members.items() if name.endswith("txt")]
-    facts = [json.loads(content)["summary"] for name, content in members.items() if name.endswith("json")]
-    assert texts == facts == [row["summary"] for row in rows]
 
 
 def item(path: Path, content: bytes, start: float | None, end: float | None) -> Item:

@@ -11,16 +11,16 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from perception_encoder.errors import ConfigError, DataError, OutputError
+from perception_encoder.errors import OutputError
 from perception_encoder.preprocess.video import read_frames
 from perception_encoder.store import Records
 from perception_encoder.video_data_engine import outputs
-from perception_encoder.video_data_engine.config import EngineConfig, WorkConfig
-from perception_encoder.video_data_engine.journal import FRAMES, PROBE, Journal, StageFailure, StageResult
-from perception_encoder.video_data_engine.run import EngineReport, caption_videos
+from perception_encoder.video_data_engine.config import WorkConfig
+from perception_encoder.video_data_engine.journal import Journal
+from perception_encoder.video_data_engine.run import caption_videos
 from tests.clips import clip, number_of
 from tests.video_data_engine.conftest import ECHOES, QUICK
-from tests.video_data_engine.models import ECHO, attempts, notes
+from tests.video_data_engine.models import attempts, notes
 from tests.video_data_engine.odd_videos import bad_videos, odd_videos
 
 
@@ -160,15 +160,6 @@ def test_odd_videos_are_captioned_and_bad_ones_are_in_quarantine_with_their_reas
         assert facts[name]["num_frames"] == frames or name == "truncated"
 
 
-def test_nothing_to_do_and_nothing_that_can_be_done(add_video, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no videos in"):
-        caption_videos([tmp_path / "videos"], tmp_path / "out")
-    add_video("a")
-    with pytest.raises(ConfigError, match="names no model; add it, as in http://x/v1#"):
-        caption_videos([tmp_path / "videos"], tmp_path / "out", EngineConfig(captioner=ECHO, llm="http://x/v1"))
-    assert not (tmp_path / "out").exists()
-
-
 def test_a_full_disk_is_one_error_and_the_next_run_goes_on(
     add_video, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -210,16 +201,3 @@ def test_another_model_is_refused(tmp_path: Path) -> None:
     assert Journal(tmp_path).models == {"summary": {"name": "llm", "weights": "12ab"}}
     with pytest.raises(OutputError, match='was made with weights "12ab", not "34cd"; choose another output'):
         journal.add_model("summary", {"name": "llm", "weights": "34cd"})
-
-
-def test_shares_and_speeds() -> None:
-    report = EngineReport(3)
-    assert report.videos_per_minute == 0
-    report.add(StageResult(key="a", stage=PROBE, value={}, seconds=1.0))
-    report.add(StageResult(key="a", stage=FRAMES, value={}, seconds=3.0))
-    report.add(StageFailure(key="b", stage=PROBE, source="b", reason="is empty", cause="video"))
-    report.wall = 30.0
-    assert report.videos_per_minute == pytest.approx(2)
-    probe, frames, *others = report.to_dict()["stages"]
-    assert probe == {"stage": "probe", "done": 1, "failed": 1, "seconds": 1.0, "share": 0.25}
-    assert frames["share"] == 0.75 and sum(row["done"] for row in others) == 0

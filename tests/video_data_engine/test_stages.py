@@ -10,13 +10,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from torch.nn import Linear
 
 from perception_encoder.errors import ConfigError, EndpointError
 from perception_encoder.inference.conversation import assistant as assistants
 from perception_encoder.inference.conversation.assistant import answer_all
 from perception_encoder.inference.listing import Item
-from perception_encoder.language_alignment import load
 from perception_encoder.preprocess.conversation import Message, Reply, Sampling, ask
 from perception_encoder.video_data_engine.config import EngineConfig, WorkConfig
 from perception_encoder.video_data_engine.journal import ClipRecord, StageFailure, StageResult
@@ -35,28 +33,6 @@ def through(stages: list[EngineStage], record: ClipRecord) -> ClipRecord | Stage
             return outcome
         record = record.after(outcome)
     return record
-
-
-def test_captioners_see_and_the_language_model_need_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    loaded: list[tuple[str, str]] = []
-
-    def take(loader: str, model: str) -> Fake:
-        loaded.append((loader, model))
-        return Fake()
-
-    monkeypatch.setattr(load, "load_transformers_model", lambda model: take("sees", model))
-    monkeypatch.setattr(load, "load_decoder", lambda model, _: take("reads", model))
-    models: Models = {}
-    for stage in make_stages(EngineConfig(captioner="hf:a", frame_captioner="hf:b", llm="hf:c"), QUICK):
-        stage.open(models)
-    assert loaded == [("sees", "a"), ("sees", "b"), ("reads", "c")]
-
-
-class Fake:
-    """A model of transformers, or a decoder."""
-
-    name = "fake"
-    model = Linear(1, 1)
 
 
 @pytest.mark.parametrize(
@@ -93,23 +69,6 @@ def test_every_model_behind_an_endpoint(record: ClipRecord) -> None:
     assert after.results["video_caption"]["text"].startswith("4 images: DESCRIBE THIS VIDEO")
     assert len(after.results["frame_captions"]["captions"]) == 2
     assert "ЧАШКА НА СТОЛЕ" in after.results["summary"]["text"] and len(requests) == 6
-
-
-def test_an_endpoint_that_fails_in_every_way_is_asked_again(record: ClipRecord) -> None:
-    wrong = (
-        servers.mute,
-        servers.failing(500),
-        servers.garbage,
-        servers.other,
-        servers.half,
-        servers.cut,
-        servers.page,
-    )
-    with servers.endpoint(*wrong, servers.well) as (address, requests):
-        config = replace(ECHOES, llm=f"{address}#any")
-        after = through(make_stages(config, WorkConfig(pause=0.0, timeout=1.5, tries=20)), record)
-    assert isinstance(after, ClipRecord) and "FRAMES 0 25 50" in after.results["summary"]["text"]
-    assert len(requests) >= len(wrong) + 1
 
 
 def test_a_letter_in_two_pieces_is_joined(record: ClipRecord) -> None:
@@ -213,8 +172,3 @@ def test_a_wrong_key_ends_everything() -> None:
     for threads in (1, 2):
         with pytest.raises(EndpointError, match="wrong key"):
             answer_all(Fickle(), conversations("a", "key"), Sampling(), threads=threads)
-
-
-def test_an_answer_without_a_word_is_a_failure() -> None:
-    replies = answer_all(Fickle(), conversations("…", "да"), Sampling())
-    assert texts(replies) == ["the model answered without a word", "<да>"]

@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import subprocess
-import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -22,7 +21,6 @@ from perception_encoder.video_data_engine.run import caption_videos
 from tests import processes
 from tests.video_data_engine import servers
 from tests.video_data_engine.conftest import ECHOES, QUICK
-from tests.video_data_engine.models import notes
 from tests.video_data_engine.test_run import rows
 
 
@@ -123,19 +121,3 @@ def test_a_run_that_its_endpoint_stopped_goes_on(add_video, tmp_path: Path) -> N
     results = [line for line in stored(out) if "value" in line]
     assert len(results) == len({(line["key"], line["stage"]) for line in results}) == 3 * len(STAGES)
     assert Journal(out).models["summary"]["address"] == address
-
-
-def test_a_second_engine_is_refused_and_the_first_one_ends_well(add_video, log: Path, tmp_path: Path) -> None:
-    for number in range(3):
-        add_video(f"{number}", title=f"title {number}")
-    videos, out = tmp_path / "videos", tmp_path / "out"
-    environment = {"ENGINE_LOG": str(log), "ENGINE_PAUSE": "0.5"}
-    first = processes.start(start_run, videos, out, log=tmp_path / "output", environment=environment)
-    while not stored(out):
-        assert first.running(), first.output()
-        time.sleep(0.02)
-    with pytest.raises(OutputError, match=r"another process is writing .*; wait until it ends"):
-        caption_videos([videos], out, ECHOES, QUICK)
-    assert first.statuses() == [0], first.output()
-    assert_each_once(out, 3)
-    assert len(notes("summary")) == 3

@@ -8,7 +8,6 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 from hypothesis import given
@@ -18,6 +17,7 @@ from perception_encoder.errors import InputError
 from perception_encoder.inference.listing import list_items
 from perception_encoder.preprocess.frames import colour_change, colour_histogram
 from perception_encoder.preprocess.video import sample_frames
+from perception_encoder.preprocess.video_file import write_video
 from perception_encoder.video_data_engine.config import EngineConfig
 from perception_encoder.video_data_engine.journal import FRAMES, ClipRecord, StageResult
 from perception_encoder.video_data_engine.videos import (
@@ -123,7 +123,17 @@ def test_a_bad_file_is_noted_and_the_rest_is_used(
     path = tmp_path / "a.json"
     path.write_bytes(content)
     assert read_metadata_fields(path, {"title": "A cup"}, None) == {"title": "A cup"}
-    assert f"{path} cannot be read as JSON" in caplog.text
+    assert f"{path} is not" in caplog.text
+
+
+def test_a_json_that_is_too_large_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tar = write_tar(tmp_path / "a.tar", {"a.mp4": b"x", "a.json": b'{"title": "A cup"}'})
+    (tmp_path / "b.json").write_text('{"title": "A cup"}')
+    (member,) = list_videos([tar])
+    for limit, title in ((1 << 20, {"title": "A cup"}), (9, {})):
+        monkeypatch.setattr("perception_encoder.video_data_engine.videos.MAX_SIDECAR_BYTES", limit)
+        for sidecar in (tmp_path / "b.json", member.sidecar):
+            assert read_metadata_fields(sidecar, {}, None) == title
 
 
 def test_fields_of_other_types_are_ignored_and_long_ones_cut(tmp_path: Path) -> None:
@@ -139,16 +149,12 @@ def shots(*lengths: int, speed: float = 0.25) -> bytes:
     """A video of shots of so many frames, 25 a second, of noise that moves `speed` pixels a frame."""
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory, "clip.mp4")
-        with av.open(str(path), "w") as container:
-            stream = container.add_stream("libx264", rate=25)
-            stream.width, stream.height, stream.pix_fmt, stream.gop_size = 96, 64, "yuv420p", 50
+        with write_video(path, (96, 64), 25) as add:
             for seed, length in enumerate(lengths):
                 tiles = np.random.default_rng(seed).integers(0, 256, (8, 12, 3), dtype=np.uint8)
                 view = tiles.repeat(8, 0).repeat(8, 1)
                 for number in range(length):
-                    frame = av.VideoFrame.from_ndarray(np.roll(view, int(number * speed), 1), format="rgb24")
-                    container.mux(stream.encode(frame))
-            container.mux(stream.encode())
+                    add(np.roll(view, int(number * speed), 1))
         return path.read_bytes()
 
 
@@ -196,7 +202,7 @@ def test_frames_of_a_part_are_reduced_and_read_again(tmp_path: Path) -> None:
     (item,) = list_items([tmp_path / "a.mp4"])
     record = ClipRecord(key="a-0001", video="a", item=replace(item, start=0.8, end=1.6))
     value, frames = sample_clip(record, 3, 32)
-    assert value == {"video": "a", "start": 0.8, "end": 1.6, "times": [0.8, 1.2, 1.6], "size": [64, 32]}
+    assert value == {"video": "a", "start": 0.8, "end": 1.6, "times": [0.8, 1.2, 1.6]}
     opened = open_clip_frames(record.after(StageResult(key=record.key, stage=FRAMES, value=value, frames=frames)))
     assert [number_of(image.resize((128, 64))) for image in opened.images] == [20, 30, 40]
     assert opened.times == value["times"]

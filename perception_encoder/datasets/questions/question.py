@@ -46,11 +46,8 @@ class Entry:
 
     where: str
     fields: Mapping[str, Any]
-    image: MediaSource | None = None
-
-    @property
-    def media(self) -> tuple[MediaSource, ...]:
-        return () if self.image is None else (self.image,)
+    media: tuple[MediaSource, ...] = ()
+    """The image, if it is known."""
 
     def first(self, names: Sequence[str]) -> str:
         """Return the first of these names that is a field; the first name if none is."""
@@ -117,7 +114,8 @@ def json_entries(path: Path, name: str = "") -> Iterator[Entry]:
 def table_entries(root: Path, split: str, directory: str = "") -> list[Entry]:
     """Return the rows of a split's Parquet files, none without such files: see `split_tables`."""
     paths = split_tables(root, split, directory)
-    return [Entry(*row) for path in paths for row in read_image_table(path, MEDIA_COLUMNS)]
+    rows = (row for path in paths for row in read_image_table(path, MEDIA_COLUMNS))
+    return [Entry(where, cells, (source,)) for where, cells, source in rows]
 
 
 def find_file(root: Path, *patterns: str) -> Path:

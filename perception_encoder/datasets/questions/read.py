@@ -55,20 +55,20 @@ def _read_vqa(version: str, root: Path, split: str) -> Iterator[Question]:
         if identity not in answers:
             raise DataError(f"{entry.where}: question {identity} has no answers in {annotations}")
         file = media.find(f"{subtype}/COCO_{subtype}_{image:0>12}.jpg", f"{image:0>12}.jpg")
-        yield _answered(Entry(entry.where, {**answers[identity].fields, **entry.fields}, file))
+        yield _answered(Entry(entry.where, {**answers[identity].fields, **entry.fields}, (file,)))
 
 
 def _read_textvqa(root: Path, split: str) -> Iterator[Question]:
     media = MediaDirectory(root)
     for entry in json_entries(find_file(root, f"TextVQA_*_{split}.json"), "data"):
         image = entry.text("image_id")
-        yield _answered(replace(entry, image=media.find(f"train_images/{image}.jpg", f"test_images/{image}.jpg")))
+        yield _answered(replace(entry, media=(media.find(f"train_images/{image}.jpg", f"test_images/{image}.jpg"),)))
 
 
 def _read_documents(patterns: tuple[str, ...], root: Path, split: str) -> Iterator[Question]:
     media = MediaDirectory(root)
     for entry in json_entries(find_file(root, *(pattern.format(split) for pattern in patterns)), "data"):
-        yield _answered(replace(entry, image=media.find(entry.text("image", "image_local_name"))))
+        yield _answered(replace(entry, media=(media.find(entry.text("image", "image_local_name")),)))
 
 
 def _answered(entry: Entry, row: int = 0) -> Question:
@@ -88,7 +88,7 @@ def _read_chartqa(root: Path, split: str) -> Iterator[Question]:
         media = MediaDirectory(path.parent)
         for row, entry in enumerate(json_entries(path)):
             file = media.find(f"png/{entry.text('imgname')}")
-            yield _chart(Entry(entry.where, {**entry.fields, "type": part}, file), row)
+            yield _chart(Entry(entry.where, {**entry.fields, "type": part}, (file,)), row)
 
 
 def _chart(entry: Entry, row: int) -> Question:
@@ -111,7 +111,7 @@ def _read_pope(root: Path, split: str) -> Iterator[Question]:
     for part in POPE_PARTS if split == "test" else (split,):
         for where, fields in read_json_lines(find_file(root, f"*pope_{part}.json*")):
             entry = Entry(where, {**fields, "category": part})
-            yield _pope(replace(entry, image=media.find(f"val2014/{entry.text('image')}")))
+            yield _pope(replace(entry, media=(media.find(f"val2014/{entry.text('image')}"),)))
 
 
 def _pope(entry: Entry, row: int = 0) -> Question:
@@ -130,11 +130,8 @@ def _pope(entry: Entry, row: int = 0) -> Question:
 
 def _read_coco(root: Path, split: str) -> Iterator[Question]:
     data = load_captions(find_file(root, f"captions_{split}*.json", "dataset_coco.json"), root, split)
-    captions: list[list[str]] = [[] for _ in data.keys]
-    for owner, caption in zip(data.owners, data.captions, strict=True):
-        captions[owner].append(caption)
-    for key, media, texts in zip(data.keys, data.media, captions, strict=True):
-        yield Question(id=key, question="", media=(media,), answers=tuple(texts), block=key)
+    for key, media, texts in zip(data.keys, data.media, data.captions, strict=True):
+        yield Question(id=key, question="", media=(media,), answers=texts, block=key)
 
 
 def _coco_row(entry: Entry, row: int) -> Question:

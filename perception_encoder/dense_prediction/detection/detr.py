@@ -17,8 +17,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from perception_encoder.dense_prediction.detection.detections import Detected, suppress
-from perception_encoder.dense_prediction.detection.feature_pyramid import DetaPyramid
 from perception_encoder.dense_prediction.detection.mask_rcnn import PATCH
+from perception_encoder.dense_prediction.head_fitting import Standardize
 from perception_encoder.errors import ConfigError, needs_extra
 from perception_encoder.records import Checked, Count, Range, Share, ShareAboveZero
 
@@ -59,6 +59,48 @@ class DetrHeadConfig(Checked):
         super().__post_init__()
         if self.channels % 32:
             raise ConfigError(f"channels is {self.channels}; it must be a multiple of 32")
+
+
+class DetaPyramid(nn.Module):
+    """Features (B, h, w, D) to five maps (B, C, …) of 2, 1, 1/2, 1/4 and 1/8 times the grid."""
+
+    def __init__(self, width: int, channels: int) -> None:
+        super().__init__()
+        self.standardize = Standardize(width)
+        self.finest = nn.ConvTranspose2d(width, width // 2, 2, 2)
+        convolutions = [
+            nn.Conv2d(width // 2, channels, 1),
+            nn.Conv2d(width, channels, 1),
+            nn.Conv2d(width, channels, 1),
+            nn.Conv2d(width, channels, 3, 2),
+            nn.Conv2d(channels, channels, 3, 2),
+        ]
+        for convolution in convolutions:
+            nn.init.xavier_uniform_(convolution.weight)
+            nn.init.zeros_(cast(Tensor, convolution.bias))
+        self.project = nn.ModuleList(
+            nn.Sequential(convolution, nn.GroupNorm(channels // 8, channels)) for convolution in convolutions
+        )
+
+    def forward(self, features: Float[Tensor, "B h w D"]) -> list[Tensor]:
+        maps = self.standardize(features)
+        coarse = F.max_pool2d(maps, 2, 2, ceil_mode=True)
+        sources = [self.finest(maps), maps, coarse, _with_edge(coarse)]
+        levels = [project(source) for project, source in zip(self.project[:-1], sources, strict=True)]
+        return [*levels, self.project[-1](_with_edge(levels[-1]))]
+
+    def sizes(self, grid: Sequence[int]) -> list[tuple[int, int]]:
+        """Return the height and width of each level for a grid of patches."""
+        sizes = [(2 * grid[0], 2 * grid[1])]
+        for _ in range(len(self.project) - 1):
+            sizes.append((-(-sizes[-1][0] // 2), -(-sizes[-1][1] // 2)))
+        return sizes
+
+
+def _with_edge(maps: Tensor) -> Tensor:
+    """Pad for a 3x3 kernel. On maps of one patch, in bfloat16 on some CPUs, a convolution that pads by itself reads
+    foreign memory in its backward pass (torch 2.13)."""
+    return F.pad(maps, (1, 1, 1, 1))
 
 
 class DetrHead(nn.Module):

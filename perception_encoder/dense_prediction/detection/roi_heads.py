@@ -1,4 +1,7 @@
-"""Changes to torchvision's Mask R-CNN: ViTDet's heads (Li et al., 2022), and the federated loss for LVIS.
+"""Changes to torchvision's Mask R-CNN: ViTDet's pyramid and heads (Li et al., 2022), and LVIS's federated loss.
+
+The pyramid of one layer's map has 4, 2, 1 and 1/2 times the grid and one coarser level, by transposed convolutions or
+pooling, each projected by two convolutions with layer norms.
 
 ViTDet: two convolutions propose regions, four with layer norms and one linear layer classify them, and the mask head
 has layer norms, too. Anchors are not rounded, regions are aligned to pixel centres, boxes are learned by the L1 loss,
@@ -11,6 +14,7 @@ batch and some drawn others are learned from (Zhou et al., 2021).
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -20,8 +24,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from perception_encoder.dense_prediction.detection.feature_pyramid import ChannelNorm
+from perception_encoder.dense_prediction.head_fitting import Standardize
 
+SCALES = (4.0, 2.0, 1.0, 0.5)  # of the pyramid's levels
 PROPOSED = 1000  # regions of an image that reach the heads, before sampling those to train on
 EPS = 1e-6  # epsilon of layer norms over channels
 CONVOLUTIONS = 4
@@ -30,6 +35,51 @@ USUAL_SIDE, USUAL_LEVEL = 224, 4
 """A region with this side is pooled from the map with 2^level pixels per patch; each doubling is a level higher."""
 PRIOR = 0.01  # initial score of every class, as for focal losses
 SMALLEST = 1e-2  # minimum side of a box in pixels, as in torchvision
+
+
+class ChannelNorm(nn.Module):
+    """A layer norm over the channels of maps (B, C, h, w)."""
+
+    def __init__(self, channels: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(channels, eps=eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class SimplePyramid(nn.Module):
+    """Features (B, h, w, D) to maps (B, C, …) by level, from "0", the finest, to "4"."""
+
+    def __init__(self, width: int, channels: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.out_channels = channels
+        self.standardize = Standardize(width)
+        half, quarter = (max(channels, width // part) for part in (2, 4))  # a norm over few channels would erase them
+        finest = [nn.ConvTranspose2d(width, half, 2, 2), ChannelNorm(half, eps), nn.GELU()]
+        resize = [
+            nn.Sequential(*finest, nn.ConvTranspose2d(half, quarter, 2, 2)),
+            nn.ConvTranspose2d(width, half, 2, 2),
+            nn.Identity(),
+            nn.MaxPool2d(2, 2, ceil_mode=True),
+        ]
+        widths = (quarter, half, width, width)
+        self.levels = nn.ModuleList(
+            nn.Sequential(
+                scale,
+                nn.Conv2d(wide, channels, 1, bias=False),
+                ChannelNorm(channels, eps),
+                nn.Conv2d(channels, channels, 3, padding=1, bias=False),
+                ChannelNorm(channels, eps),
+            )
+            for scale, wide in zip(resize, widths, strict=True)
+        )
+
+    def forward(self, features: Float[Tensor, "B h w D"]) -> OrderedDict[str, Tensor]:
+        maps = self.standardize(features)
+        levels = OrderedDict((str(number), level(maps)) for number, level in enumerate(self.levels))
+        levels[str(len(self.levels))] = F.max_pool2d(levels[str(len(self.levels) - 1)], 1, 2)
+        return levels
 
 
 class AlignedPooling(nn.Module):

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Int
 
 from perception_encoder.datasets.class_masks import ClassMasks
-from perception_encoder.datasets.image_set import keep_trained
+from perception_encoder.datasets.labelled import keep_trained
 from perception_encoder.dense_prediction.head_fitting import take
 from perception_encoder.dense_prediction.segmentation import SegmentationConfig, fit_segmentation
 from perception_encoder.errors import InputError

@@ -204,7 +204,6 @@ def yes_no_answer(answer: str) -> bool:
 
 LARGEST = 1000.0
 """Larger corner values are pixels or another scale, not thousandths."""
-IOU = 0.5
 _NUMBER = r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)"
 _BETWEEN = r"(?:\s*[)\]}>]+)?[\s,;]+(?:[(\[{<]+\s*)?"  # numbers: commas, spaces, or the parentheses of two corners
 _LABELLED = rf"(?:[\"']?[xy]\w*[\"']?\s*[:=]\s*)?({_NUMBER})"
@@ -248,11 +247,6 @@ def box_iou(one: Sequence[float], other: Sequence[float]) -> float:
         return 0.0
     areas = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (one, other))
     return width * height / (areas - width * height)
-
-
-def box_iou_accuracy(prediction: str, box: Sequence[float]) -> float:
-    """Return 1 if the IoU of the predicted and the true box (`predicted_iou`) is at least 0.5, else 0."""
-    return float(predicted_iou(prediction, box) >= IOU)
 
 
 def predicted_iou(prediction: str, box: Sequence[float]) -> float:

@@ -14,9 +14,9 @@ from perception_encoder.datasets.questions.question import Corners, Question
 from perception_encoder.datasets.questions.read import read_questions
 from perception_encoder.evaluation.language.answers import (
     anls,
-    box_iou_accuracy,
     extract_choice,
     parse_yes_no,
+    predicted_iou,
     relaxed_accuracy,
     vqa_accuracy,
     yes_no_answer,
@@ -113,7 +113,7 @@ CAPTIONS = partial(LanguageTask, metric="CIDEr", score=None, max_tokens=64, prom
 GROUNDING = partial(
     LanguageTask,
     metric="accuracy at IoU 0.5",
-    score=lambda prediction, question, box: box_iou_accuracy(prediction, box or ()),
+    score=lambda prediction, question, box: float(predicted_iou(prediction, box or ()) >= 0.5),
     prompt=_box_prompt,
 )
 CHOICES = partial(LanguageTask, metric="accuracy", score=_choice, max_tokens=16)

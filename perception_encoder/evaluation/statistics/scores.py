@@ -214,30 +214,22 @@ def measure_all(scores: Sequence[Scores], label: Label | None = None) -> tuple[S
     groups: dict[str, list[Scores]] = {}
     for item in scores:
         groups.setdefault(item.metric, []).append(item)
-    return tuple(_to_score(group, estimate(group), label or Label()) for group in groups.values())
-
-
-def difference(ours: Scores | Sequence[Scores], theirs: Scores | Sequence[Scores], seed: int = SEED) -> Score:
-    """Return ours minus theirs, with its 95 % interval; see `estimate_difference`."""
-    return _to_score(_as_list(ours), estimate_difference(ours, theirs, seed), Label())
-
-
-def _to_score(items: Sequence[Scores], found: Estimate, label: Label) -> Score:
-    paired = isinstance(found, EstimatedDifference)
-    return Score(
-        name=items[0].metric,
-        value=found.value,
-        n=items[0].items,
-        interval=found.interval() if paired else found.bounds(),
-        unit=items[0].unit,
-        lower_is_better=items[0].lower_is_better,
-        items=() if paired else tuple(items),
-        **vars(label),
-    )
-
-
-def _as_list(scores: Scores | Sequence[Scores]) -> Sequence[Scores]:
-    return [scores] if isinstance(scores, ItemScores | ResampledScores) else scores
+    found = []
+    for name, items in groups.items():
+        estimated, first = estimate(items), items[0]
+        found.append(
+            Score(
+                name=name,
+                value=estimated.value,
+                n=first.items,
+                interval=estimated.bounds(),
+                unit=first.unit,
+                lower_is_better=first.lower_is_better,
+                items=tuple(items),
+                **vars(label or Label()),
+            )
+        )
+    return tuple(found)
 
 
 def estimate_difference(
@@ -248,7 +240,8 @@ def estimate_difference(
     Each is one metric, of one or several seeds. Raises DataError unless both are of the same items, in the same groups
     and blocks, with as many seeds.
     """
-    one, other = _as_list(ours), _as_list(theirs)
+    both = (ours, theirs)
+    one, other = ([part] if isinstance(part, ItemScores | ResampledScores) else part for part in both)
     first, second = one[0], other[0]
     if first.pairing[:2] == second.pairing[:2] and first.pairing != second.pairing:
         raise DataError(

@@ -7,7 +7,7 @@ import dataclasses
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -28,7 +28,6 @@ from perception_encoder.inference.conversation.captions import Caption, caption_
 from perception_encoder.inference.conversation.media import (
     FRAMES,
     Inputs,
-    MediaOptions,
     list_inputs,
     name_of,
     open_input,
@@ -40,10 +39,8 @@ from perception_encoder.preprocess.source import as_paths
 
 logger = logging.getLogger(__name__)
 
-TRIES = 3
-"""Attempts at an answer of an endpoint."""
-PAUSE, MAX_PAUSE = 1.0, 60.0
-"""Seconds before the second attempt (each later pause is twice as long), and at most, whatever an endpoint asks for."""
+TRIES, PAUSE, MAX_PAUSE = 3, 1.0, 60.0
+"""Attempts at an answer of an endpoint; seconds before the second one (later pauses double), and at most."""
 
 
 @dataclass(frozen=True)
@@ -123,10 +120,12 @@ class Assistant(ABC):
         `frames`: maximum number of frames of a video. `start`, `end`: the part of videos to show, in seconds. `pages`:
         of PDFs, such as "1-3,7" or [1, 2, 3, 7]; by default the first 8.
         """
-        options = MediaOptions(
-            frames=frames, start=start, end=end, pages=read_pages(pages), tile=self.tile, tiles=self.tiles
-        )
-        return [part for source in list_inputs(media) for part in open_input(source, options)]
+        shown: dict[str, Any] = {"frames": frames, "start": start, "end": end, "pages": read_pages(pages)}
+        return [
+            part
+            for source in list_inputs(media)
+            for part in open_input(source, **shown, tile=self.tile, tiles=self.tiles)
+        ]
 
     def ask(
         self,
@@ -192,53 +191,48 @@ class Assistant(ABC):
         fails three times.
         """
         sampling, prompt = Sampling(max_tokens=max_tokens), prompt or CAPTION_PROMPT
-        options = MediaOptions(frames=frames, pages=read_pages(pages), tile=self.tile, tiles=self.tiles)
-        paths = as_paths(media)
+        paths, pages = as_paths(media), read_pages(pages)
         check_paths(paths)
         items = list_items(paths)
         if (first := next(items, None)) is None:
             raise DataError(f"no images or videos in {', '.join(map(str, paths))}")
-        items = chain([first], items)
         weights = "" if out is None else digest_of(self)
         with nullcontext() if out is None else caption_file(Path(out), self.name, weights, prompt) as file:
-            if file is not None:
-                done = {row.key for row in file.rows}
-                items = (item for item in items if (item.id, item.path, item.start, item.end) not in done)
-            captions: list[Caption] = []
-            while batch := list(islice(items, batch_size)):
-                results = _describe(self, batch, prompt, sampling, options, weights)
+            captions = [] if file is None else file.rows
+            done = {caption.key for caption in captions}
+            missing = (item for item in chain([first], items) if (item.id, item.path, item.start, item.end) not in done)
+            while batch := list(islice(missing, batch_size)):
+                results = _describe(self, batch, prompt, sampling, {"frames": frames, "pages": pages}, weights)
                 described = [result for result in results if isinstance(result, Caption)]
-                if file is not None:
+                if file is None:
+                    captions += described
+                else:
                     file.append(*described)
                 for caption in described:
                     on_caption(caption)
                 for result in results:
-                    if isinstance(result, EndpointError):
-                        raise result
-                    if isinstance(result, InputError):
-                        if skipped is None:
-                            raise result
+                    if isinstance(result, InputError) and skipped is not None:
                         skipped.append(result)
-                captions += described
+                    elif not isinstance(result, Caption):
+                        raise result
                 progress(len(batch))
-        return captions if file is None else file.rows
+        return captions
 
 
 def _answer(model: Assistant, conversation: Sequence[Message], sampling: Sampling) -> Answer:
     started = time.perf_counter()
     (reply,) = model.generate([conversation], sampling)
-    values = {field.name: getattr(reply, field.name) for field in dataclasses.fields(Reply)}
-    return Answer(**values, model=model.name, seconds=time.perf_counter() - started)
+    return Answer(**vars(reply), model=model.name, seconds=time.perf_counter() - started)
 
 
 def _describe(
-    model: Assistant, items: Sequence[Item], prompt: str, sampling: Sampling, options: MediaOptions, weights: str
+    model: Assistant, items: Sequence[Item], prompt: str, sampling: Sampling, shown: Mapping[str, Any], weights: str
 ) -> list[Caption | InputError | EndpointError]:
     """Return the captions of items; an InputError for one without, an EndpointError if the endpoint is down."""
     opened: list[list[Message] | InputError] = []
     for item in items:
         try:
-            opened.append(ask(prompt, open_input(item, options)))
+            opened.append(ask(prompt, model.open(item, **shown)))
         except InputError as error:
             opened.append(detached(error))
     conversations = [value for value in opened if not isinstance(value, InputError)]
@@ -344,8 +338,8 @@ def describe_assistant(model: Any) -> dict[str, Any]:
         facts["weights"] = state_hash(module.state_dict())
     if address := getattr(model, "address", None):
         facts["address"] = address
-    if (precision := getattr(getattr(model, "reader", None), "precision", None)) == "int8":
-        facts["precision"] = precision
+    if getattr(getattr(model, "reader", None), "precision", None) == "int8":
+        facts["precision"] = "int8"
     media = getattr(model, "media", None)
     if dataclasses.is_dataclass(media) and not isinstance(media, type):
         facts["media"] = dataclasses.asdict(media)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,28 +24,9 @@ from perception_encoder.preprocess.source import open_source
 
 FRAMES = 8
 """Maximum number of frames of a video."""
-Input = str | Path | bytes | Image.Image | np.ndarray | VideoFrames
-Inputs = Input | Sequence[Input]
 Source = Item | bytes | Image.Image | np.ndarray | VideoFrames
 """A listed file, or media in memory."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class MediaOptions:
-    """How the media of a conversation are opened."""
-
-    frames: int = FRAMES
-    """Maximum number of frames of a video."""
-    start: float | None = None
-    """First second of a video without a range in its name."""
-    end: float | None = None
-    """Last second of a video without a range in its name."""
-    pages: tuple[int, ...] | None = None
-    """Pages of a PDF, from 1; by default the first `documents.PAGES`."""
-    tile: int = 448
-    """Side of the model's tiles, in pixels; a page is rendered to fill its tiles."""
-    tiles: int = 4
-    """Maximum number of tiles of an image."""
+Inputs = str | Path | Source | Sequence[str | Path | Source]
 
 
 def read_pages(pages: str | Sequence[int] | None) -> tuple[int, ...] | None:
@@ -62,7 +43,7 @@ def read_pages(pages: str | Sequence[int] | None) -> tuple[int, ...] | None:
 
 
 def list_inputs(media: Inputs) -> Iterator[Source]:
-    """Yield the items of paths and URLs, and media in memory unchanged; MediaNotFoundError for a missing path."""
+    """Yield the items of paths and URLs, and others unchanged; MediaNotFoundError for a missing path."""
     inputs: Sequence[Any] = media if isinstance(media, (list, tuple)) else [media]
     check_paths([value for value in inputs if isinstance(value, (str, Path))])
     for value in inputs:
@@ -81,14 +62,22 @@ def name_of(source: Source) -> str:
     return "video in memory" if isinstance(source, VideoFrames) else resolve(source).name
 
 
-def open_input(source: Source, options: MediaOptions | None = None) -> list[MediaPart]:
+def open_input(
+    source: Source,
+    *,
+    frames: int = FRAMES,
+    start: float | None = None,
+    end: float | None = None,
+    pages: Sequence[int] | None = None,
+    tile: int = 448,
+    tiles: int = 4,
+) -> list[MediaPart]:
     """Open a listed file or media in memory: an RGB image, a video's frames, or an RGB image per page of a PDF.
 
-    An item's own part of a video precedes that of the options. Raises InputError, and MissingExtraError for a PDF
-    without pypdfium2.
+    `start`, `end`: seconds of a video whose name has no range. `pages`: from 1, by default the first `documents.PAGES`,
+    rendered to fill `tiles` of `tile` pixels. Raises InputError, and MissingExtraError for a PDF without pypdfium2.
     """
     content: Source | Path = source
-    options = options or MediaOptions()
     if isinstance(source, VideoFrames):
         return [source]
     if isinstance(source, Image.Image) and source.mode == "RGB" and not source.getexif():
@@ -96,18 +85,18 @@ def open_input(source: Source, options: MediaOptions | None = None) -> list[Medi
     if isinstance(source, Item):
         content = source.open()
         if source.start is not None or source.end is not None:
-            options = replace(options, start=source.start, end=source.end)
+            start, end = source.start, source.end
     if not isinstance(content, (bytes, Path)):
-        return [open_part(resolve(content), options.frames)]
+        return [open_part(resolve(content), frames)]
     name = name_of(source)
     with open_source(content, name) as (stream, _):
         head = stream.read(HEAD)
     if is_pdf(head):
-        return list(open_pdf_pages(content, name, options.pages, options.tile, options.tiles))
+        return list(open_pdf_pages(content, name, pages, tile, tiles))
     media = resolve(content, name)
     if media.kind == "video":
-        media = replace(media, start=options.start, end=options.end)
-    return [open_part(media, options.frames)]
+        media = replace(media, start=start, end=end)
+    return [open_part(media, frames)]
 
 
 def open_part(media: Media, frames: int = FRAMES) -> MediaPart:

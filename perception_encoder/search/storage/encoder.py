@@ -39,7 +39,8 @@ def load_encoder(stores: Sequence[Store], model: ModelLike, towers: TowerChoice 
     else:
         trusted = name or trusted_model(first.directory, first.settings)
         encoder = as_encoder(replace(chosen, name=trusted), towers=towers)
-        encoder = encoder if chosen.dimensions else cut_as(encoder, first.settings)
+    if encoder.dimensions is None:
+        encoder = cut_as(encoder, first.settings)
     settings = encoder.describe(encoder.feature())
     for store in stores:
         store.check(settings, name or encoder.source)

@@ -1,6 +1,10 @@
 """Find new files of an indexed directory, and read them into rows: one per image, one per moment of a video.
 
 A file of unknown size or time is read, and its digest shows whether it was only moved.
+
+Sampled frames of a video are grouped into windows, which end at a shot change (the colours of the whole image differ
+from those of the previous frame) or when they get too long. Similar neighbouring windows are merged, so that a long
+take is one moment. Of a closed window, a sum and the most typical frame stay, so that a long video needs little memory.
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ from pathlib import Path
 from typing import cast
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from PIL import Image
 
 from perception_encoder.errors import InputError, MediaNotFoundError, detached
@@ -26,18 +30,20 @@ from perception_encoder.inference.listing import Item, is_listed_type, list_item
 from perception_encoder.inference.media import Media, open_media, resolve
 from perception_encoder.inference.pipeline import guess_kind
 from perception_encoder.preprocess.budget import DECODING
-from perception_encoder.preprocess.frames import colour_histogram
+from perception_encoder.preprocess.frames import SHOT_CHANGE, colour_change, colour_histogram
 from perception_encoder.preprocess.image import encode_thumbnail, read_header
 from perception_encoder.preprocess.source import escape_name, open_source
 from perception_encoder.preprocess.video import creation_time, sample_frames
 from perception_encoder.search.storage.database import FileState, IndexRow, time_modified
-from perception_encoder.search.storage.moments import Frame, MomentCutter
+from perception_encoder.vectors import unit_rows
 
 Pixels = UInt8[np.ndarray, "3 H W"]
 THUMBNAIL_SIDE = 256
 """Longest side of a stored thumbnail, in pixels."""
 _HELD = 64 << 20
 """Maximum bytes of a file that is read once, for its hash and to be decoded."""
+_MAX_SECONDS = 10.0  # of a window
+_SIMILARITY = 0.9  # least cosine of neighbouring windows that are merged
 _NO_VECTOR = np.empty(0, np.float32)
 _hash = partial(hashlib.blake2b, digest_size=16)
 
@@ -175,6 +181,64 @@ def batches(files: Sequence[File], size: int) -> Iterator[list[File]]:
         yield batch
 
 
+@dataclass(frozen=True)
+class Frame:
+    """A sampled frame: `end`, time of the next one; `colours`, see `colour_histogram`; `vector`, of unit length."""
+
+    time: float
+    end: float
+    colours: Float[np.ndarray, " C"]
+    vector: Float[np.ndarray, " D"]
+    size: tuple[int, int] = (0, 0)
+    thumbnail: bytes = b""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Moment:
+    """A stretch of a video, in seconds from its first frame."""
+
+    start: float
+    end: float
+    best: Frame
+    """The frame most similar to the moment, among the most typical frames of its windows."""
+    total: Float[np.ndarray, " D"]
+    """Sum of the frames' vectors."""
+
+    @property
+    def vector(self) -> Float[np.ndarray, " D"]:
+        """Mean of the frames' vectors, normalised."""
+        return unit_rows(self.total)
+
+
+def cut_moments(frames: Iterable[Frame]) -> list[Moment]:
+    """Return the moments of a video's sampled frames, which come in order."""
+    moments: list[Moment] = []
+    window: list[Frame] = []
+    for frame in frames:
+        if window:
+            change = colour_change(window[-1].colours, frame.colours)
+            if change > SHOT_CHANGE or frame.end - window[0].time > _MAX_SECONDS:
+                _add_window(moments, window)
+                window = []
+        window.append(frame)
+    if window:
+        _add_window(moments, window)
+    return moments
+
+
+def _add_window(moments: list[Moment], window: Sequence[Frame]) -> None:
+    """Make a window a moment, or add it to the last moment if they are similar."""
+    total = np.sum([frame.vector for frame in window], axis=0)
+    best = max(window, key=lambda frame: float(frame.vector @ total))
+    moment = Moment(start=window[0].time, end=window[-1].end, best=best, total=total)
+    if moments and float(moments[-1].vector @ moment.vector) >= _SIMILARITY:
+        before = moments.pop()
+        total = before.total + moment.total
+        best = max(before.best, best, key=lambda frame: float(frame.vector @ total))
+        moment = Moment(start=before.start, end=moment.end, best=best, total=total)
+    moments.append(moment)
+
+
 class Reader:
     """Reads files into rows; threads may share one. Files whose digest is in `digests` are not decoded.
 
@@ -224,39 +288,42 @@ class Reader:
         return np.asarray(self._encoder.embed_pixels(stacked, self._encoder.feature()))
 
     def _video_rows(self, file: File, digest: str, media: Media) -> list[IndexRow]:
-        cutter = MomentCutter()
-        waiting: list[tuple[Frame, Pixels]] = []  # frames without vectors, and the encoder's pixels
-
-        def encode_waiting() -> None:
-            vectors = self._embed(pixels for _, pixels in waiting)
-            for (frame, _), vector in zip(waiting, vectors, strict=True):
-                cutter.add(replace(frame, vector=vector))
-            waiting.clear()
-
         assert isinstance(media.payload, (Path, bytes))
         created = creation_time(media.payload, media.name)
-        for sampled in sample_frames(media.payload, media.name, self._every):
-            image = sampled.image
-            small, colours = encode_thumbnail(image, THUMBNAIL_SIDE), colour_histogram(image)
-            frame = Frame(time=sampled.time, end=sampled.end, colours=colours, vector=_NO_VECTOR, thumbnail=small)
-            waiting.append((frame, self._encoder.transform.pixels(image)))
-            if len(waiting) == self._encoder.batch_size:
-                encode_waiting()
-        encode_waiting()
+        moments = cut_moments(self._frames(media))
         return [
             replace(
-                _row(file, digest, image.size, moment.best.thumbnail),
+                _row(file, digest, moment.best.size, moment.best.thumbnail),
                 id=row_id(file.path, moment.start),
                 kind="video",
                 date=created.isoformat(timespec="seconds") if created else "",
                 start=moment.start,
                 stop=moment.end,
                 time=moment.best.time,
-                length=sampled.end,
+                length=moments[-1].end,
                 vector=moment.vector,
             )
-            for moment in cutter.finish()
+            for moment in moments
         ]
+
+    def _frames(self, media: Media) -> Iterator[Frame]:
+        waiting: list[tuple[Frame, Pixels]] = []  # frames without vectors, and the encoder's pixels
+
+        def encoded() -> Iterator[Frame]:
+            vectors = self._embed(pixels for _, pixels in waiting)
+            for (frame, _), vector in zip(waiting, vectors, strict=True):
+                yield replace(frame, vector=vector)
+            waiting.clear()
+
+        assert isinstance(media.payload, (Path, bytes))
+        for sampled in sample_frames(media.payload, media.name, self._every):
+            image = sampled.image
+            small, colours = encode_thumbnail(image, THUMBNAIL_SIDE), colour_histogram(image)
+            frame = Frame(sampled.time, sampled.end, colours, _NO_VECTOR, image.size, small)
+            waiting.append((frame, self._encoder.transform.pixels(image)))
+            if len(waiting) == self._encoder.batch_size:
+                yield from encoded()
+        yield from encoded()
 
 
 def _row(file: File, digest: str, size: tuple[int, int], thumbnail: bytes) -> IndexRow:

@@ -27,7 +27,6 @@ from perception_encoder.errors import ConfigError, OutputError, SearchIndexError
 from perception_encoder.files import holding, open_regular, remove, replacing, restrict, write_json, writing
 from perception_encoder.inference.exclude import parse_patterns
 from perception_encoder.models.registry import same_name, shown_name
-from perception_encoder.search.storage.conditions import find_slots
 from perception_encoder.search.storage.database import (
     COLUMNS,
     DATABASE,
@@ -38,6 +37,7 @@ from perception_encoder.search.storage.database import (
     connect,
     create_database,
     delete_rows,
+    find_slots,
     insert_rows,
     read_settings,
     read_value,
@@ -59,7 +59,18 @@ _GAPS = 1.25  # slots per row, at most
 _BLOCK = 16_384  # vectors copied at a time
 _AT_ONCE = 500  # rows of one query
 _DAMAGE = (OSError, ValueError, LookupError, TypeError, OverflowError, sqlite3.Error, sqlite3.Warning)
-SAME = ("model", "weight_hash", "layer", "pool", "dimension", "prompts")  # equal if vectors are comparable
+_SAME = ("model", "weight_hash", "layer", "pool", "dimension", "prompts")  # equal if vectors are comparable
+
+
+def different_settings(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """Return the settings (`Encoder.describe`) because of which vectors cannot be compared.
+
+    Of those that one side lacks, nothing is known. If the models differ, they alone are named.
+    """
+    different = [name for name in _SAME if name in one and name in other and one[name] != other[name]]
+    if "model" in different and not same_name(str(one["model"]), str(other["model"])):
+        return ["model"]
+    return [name for name in different if name != "model"]
 
 
 def cut_as(encoder: Encoder, settings: Mapping[str, Any]) -> Encoder:
@@ -105,7 +116,7 @@ class Store:
         store = directory / STORE
         state = State(identity=secrets.token_hex(8), commit=0, generation=1, slots=0, rows=0, complete=False)
         _, excluded = salvage(store) or ({}, [])
-        values = {"settings": dict(settings), "state": asdict(state), "excluded": excluded, "unreadable": []}
+        values = {"settings": dict(settings), "state": asdict(state), "excluded": excluded}
         with writing(store, also=(sqlite3.Error,)):
             store.mkdir(exist_ok=True)
             for suffix in ("", "-journal", "-wal", "-shm"):  # in this order: without the first there is no index
@@ -142,7 +153,8 @@ class Store:
     @property
     def excluded(self) -> list[str]:
         """The patterns of `exclude`, which every update follows; SearchIndexError if they are invalid."""
-        patterns = self._value("excluded")
+        with self._reading() as reading:
+            patterns = read_value(reading.connection, "excluded", list[str])
         try:
             parse_patterns(patterns)
         except ConfigError as error:
@@ -152,38 +164,22 @@ class Store:
 
     def exclude(self, patterns: Sequence[str]) -> None:
         """Set the patterns of files to leave out, which are valid; the next update removes their rows. OutputError."""
-        if list(patterns) != self._value("excluded"):
-            with self._changing() as (connection, state):
-                write_value(connection, "excluded", list(patterns))
-                _put(connection, state)
-
-    @property
-    def unreadable(self) -> list[str]:
-        """Why the last update skipped files, one line for each."""
-        return self._value("unreadable")
-
-    def _value(self, name: str) -> list[str]:
-        with self._reading() as reading:
-            return read_value(reading.connection, name, list[str])
+        with self._changing() as (connection, state):
+            write_value(connection, "excluded", list(patterns))
+            _put(connection, state)
 
     def check(self, settings: Mapping[str, object], model: str) -> None:
         """Raise SearchIndexError if vectors with `settings` (`Encoder.describe`) cannot be compared with the index's.
 
         `model`: the name or path of their model, for the command that rebuilds the index with it.
         """
-        different = [name for name in SAME if name in settings and not self._has(name, settings[name])]
-        if "model" in different:  # the rest follows
-            different = ["model"]
-        if different:
+        if different := different_settings(self.settings, settings):
             changes = ", ".join(f"{name} {self.settings.get(name)}, not {settings[name]}" for name in different)
             shorter = ["--dimensions", str(settings["dimensions"])] if settings.get("dimensions") else []
             command = index_command(self.directory, "--rebuild", "--model", model, *shorter)
             raise SearchIndexError(
                 f"the index of {self.directory} was made with {changes}; use that model, or rebuild it with: {command}"
             )
-
-    def _has(self, name: str, value: object) -> bool:
-        return same_name(str(self.settings[name]), str(value)) if name == "model" else self.settings.get(name) == value
 
     def check_name(self, model: str) -> None:
         """Raise SearchIndexError if a model's name alone differs from the index's, before any download."""
@@ -215,7 +211,7 @@ class Store:
     def files(self) -> dict[str, FileState]:
         """Return the state of each indexed file, by path."""
         with self._reading() as reading:
-            rows = reading.connection.execute("SELECT DISTINCT path, size, modified, digest FROM rows")
+            rows = reading.connection.execute("SELECT path, size, modified, digest FROM rows")
             return {path: FileState(*state) for path, *state in rows}
 
     def rows(self, where: str | None = None, thumbnails: bool = False, part: slice = slice(None)) -> list[IndexRow]:
@@ -361,23 +357,17 @@ class Store:
             insert_rows(connection, rows, state.slots)
             _put(connection, state, slots=state.slots + len(rows), rows=state.rows - removed + len(rows))
 
-    def finish(self, unreadable: list[str] | None = None) -> None:
-        """Compact, renew the compressed vectors, and seal the index as finished, unless that is done.
-
-        `unreadable`: see the property; by default unchanged.
-        """
+    def finish(self) -> None:
+        """Compact, renew the compressed vectors, and seal the index as finished, unless that is done."""
         with self._reading() as reading:
             state, vectors = reading.state, reading.vectors
         if state.slots > _GAPS * state.rows:
             state = self._compact(vectors)
             vectors = self._open_vectors(state)
         files = [self._store / DATABASE, vectors_path(self._store, state.generation)]
-        changed = not state.complete or unreadable not in (None, self.unreadable)
-        if write_codes(self._store, state.generation, vectors) or changed or not self._is_sealed(files):
-            if changed:
+        if write_codes(self._store, state.generation, vectors) or not state.complete or not self._is_sealed(files):
+            if not state.complete:
                 with self._changing() as (connection, state):
-                    if unreadable is not None:
-                        write_value(connection, "unreadable", unreadable)
                     _put(connection, state, complete=True)
             self._set_journal("DELETE")
             with writing(self._store):

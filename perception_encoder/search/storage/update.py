@@ -17,14 +17,13 @@ from typing import Any
 from perception_encoder.errors import ConfigError, InputError, SearchIndexError
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.load import ModelLike, as_encoder, choose_model
-from perception_encoder.inference.model_spec import ModelSpec
 from perception_encoder.inference.pipeline import map_in_order
 from perception_encoder.models.defaults import default_model
 from perception_encoder.models.registry import portable_name
 from perception_encoder.preprocess.source import escape_name
 from perception_encoder.progress import Track, untracked
 from perception_encoder.search.storage.database import IndexRow, salvage
-from perception_encoder.search.storage.encoder import remember_model, trusted_model
+from perception_encoder.search.storage.encoder import load_encoder, remember_model, trusted_model
 from perception_encoder.search.storage.location import prepare_location
 from perception_encoder.search.storage.reader import (
     File,
@@ -62,8 +61,6 @@ class UpdateReport:
     seconds: float
     skipped: tuple[InputError, ...]
     """Files that could not be read."""
-    known: int
-    """Number of skipped files at the end of `skipped` that the last update skipped for the same reason."""
     left_out: Mapping[str, int]
     """Number of other files, by suffix."""
 
@@ -90,40 +87,42 @@ def writable_store(
     """Yield a directory's index, locked for writing, and its encoder; create the index if there is none.
 
     `model`: by default the index's own, or the default model for a new index. `every`: seconds between the frames of a
-    video. `rebuild` starts from scratch, by default with the old index's model and rate. `directory`: where the index
-    is stored, by default the directory itself. Its own dimensions are the default, too. Raises OutputError,
-    SearchIndexError (a damaged index, or one of another model, rate or directory), ConfigError for a model of texts,
-    and what `load` raises.
+    video. `rebuild` starts from scratch, by default with the old index's model, dimensions and rate. `directory`: where
+    the index is stored, by default the directory itself. Raises OutputError, SearchIndexError (a damaged index, or one
+    of another model, rate or directory), ConfigError for a model of texts, and what `load` raises.
     """
     root, directory = prepare_location(media, directory)
-    chosen = choose_model(model)
-    named = chosen.source if isinstance(chosen, Encoder) else str(chosen.name)
     with Store.for_writing(directory):
-        store = None if rebuild or not Store.exists(directory) else Store.open(directory, whole=True)
-        earlier, _ = salvage(directory / STORE) or ({}, [])
-        if store is not None and isinstance(chosen, ModelSpec) and named:
-            store.check_name(named)
-        source = portable_name(named or (trusted_model(directory, earlier) if earlier else default_model()))
-        encoder = chosen if isinstance(chosen, Encoder) else as_encoder(replace(chosen, name=source))
-        if encoder.dimensions is None and (store is not None or not named or source == earlier.get("source")):
-            encoder = cut_as(encoder, earlier)
-        if not encoder.reads_images:
-            raise ConfigError(f"{encoder.name} reads texts only; an index needs a model of images")
-        if store is None:
-            encoder.runtime.prepare(encoder.feature().executed)
-        settings = encoder.describe(encoder.feature())
-        if store is None:
-            elsewhere = {} if root == directory else {"root": str(root)}
-            rate = float(every or earlier.get("every", 1.0))
-            store = Store.create(directory, {**settings, **elsewhere, "source": source, "every": rate})
-        store.check(settings, source)
-        remember_model(store, source)
+        if rebuild or not Store.exists(directory):
+            store, encoder = _create(root, directory, model, every)
+        else:
+            store = Store.open(directory, whole=True)
+            encoder = load_encoder([store], model)
         if every not in (None, store.settings["every"]):
             raise SearchIndexError(
                 f"the index of {directory} has a frame every {store.settings['every']:g} s, not {every:g}; "
                 f"rebuild it with: {index_command(directory, '--rebuild', '--every', f'{every:g}')}"
             )
         yield store, encoder
+
+
+def _create(root: Path, directory: Path, model: ModelLike, every: float | None) -> tuple[Store, Encoder]:
+    earlier, _ = salvage(directory / STORE) or ({}, [])
+    chosen = choose_model(model)
+    named = chosen.source if isinstance(chosen, Encoder) else str(chosen.name)
+    source = portable_name(named or (trusted_model(directory, earlier) if earlier else default_model()))
+    encoder = chosen if isinstance(chosen, Encoder) else as_encoder(replace(chosen, name=source))
+    if encoder.dimensions is None and source == earlier.get("source", source):
+        encoder = cut_as(encoder, earlier)
+    if not encoder.reads_images:
+        raise ConfigError(f"{encoder.name} reads texts only; an index needs a model of images")
+    encoder.runtime.prepare(encoder.feature().executed)
+    elsewhere = {} if root == directory else {"root": str(root)}
+    rate = float(every or earlier.get("every", 1.0))
+    settings = {**encoder.describe(encoder.feature()), **elsewhere, "source": source, "every": rate}
+    store = Store.create(directory, settings)
+    remember_model(store, source)
+    return store, encoder
 
 
 def read_here(store: Store, encoder: Encoder, digests: set[str], files: Sequence[File]) -> Iterator[list[FileResult]]:
@@ -160,10 +159,8 @@ def update_store(
     finally:
         pending.commit()
     store.replace(changes.gone, [])
-    skipped, known = [*changes.failures, *pending.skipped], store.unreadable
-    store.finish(list(map(str, skipped)))
+    store.finish()
     moved_away = Counter(indexed[path].digest for path in changes.gone) & pending.moved
-    skipped.sort(key=lambda error: str(error) in known)
     return UpdateReport(
         model=store.settings["model"],
         source=store.settings["source"],
@@ -173,8 +170,7 @@ def update_store(
         unchanged=changes.unchanged,
         rows=len(store),
         seconds=time.perf_counter() - started,
-        skipped=tuple(skipped),
-        known=sum(str(error) in known for error in skipped),
+        skipped=(*changes.failures, *pending.skipped),
         left_out=changes.left_out,
     )
 

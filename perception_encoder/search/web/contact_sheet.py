@@ -38,17 +38,14 @@ _DIRECTORY = files("perception_encoder.search.web")
 
 @dataclass(frozen=True, kw_only=True)
 class Tile:
-    """An image or video on a sheet."""
+    """An image or video on a sheet; `value` is its score, `hint` its full name, `time` in its video in seconds."""
 
     image: Image.Image | None
     """None if the file can no longer be opened."""
     caption: str
     hint: str = ""
-    """The full name, shown on hover."""
     value: str = ""
-    """The score, beside the caption."""
     time: float | None = None
-    """The image's time in its video, in seconds."""
     link: str | None = None
     """The target of a click: see `link_to`."""
 
@@ -111,7 +108,7 @@ def link_to(target: Path | str, page: Path) -> str:
 
 def name_query(query: Query) -> str:
     """Return a query's heading: words in quotes, an image by its file name."""
-    return f"like {_file_name(query.name)}" if query.kind in ("image", "video") else f"“{query.name}”"
+    return f"like {query.name.rpartition('/')[2]}" if query.kind in ("image", "video") else f"“{query.name}”"
 
 
 def query_sections(result: SearchResult, page: Path) -> Iterator[Section]:
@@ -119,25 +116,20 @@ def query_sections(result: SearchResult, page: Path) -> Iterator[Section]:
     for query, hits in zip(result.queries, result.by_query, strict=True):
         source = query.terms[0].source if query.kind in ("image", "video") else None
         image = open_preview(source) if isinstance(source, (Media, IndexRow)) else None
-        yield Section(heading=name_query(query), tiles=(_hit_tile(hit, page) for hit in hits), image=image)
+        yield Section(heading=name_query(query), tiles=_tiles(hits, page), image=image)
 
 
 def duplicate_sections(groups: Sequence[Sequence[Hit]], page: Path) -> Iterator[Section]:
     """Yield a section for each group of near-duplicates, for a sheet at `page`."""
     for number, group in enumerate(groups, 1):
-        yield Section(heading=f"Group {number}", tiles=(_hit_tile(hit, page) for hit in group))
+        yield Section(heading=f"Group {number}", tiles=_tiles(group, page))
 
 
-def _hit_tile(hit: Hit, page: Path) -> Tile:
-    item = hit.item
-    return Tile(
-        image=hit_image(hit),
-        caption=_file_name(item.path),
-        hint=item.id,
-        value=f"{hit.score:.3f}",
-        time=hit.time,
-        link=link_to(item.source, page) if isinstance(item.source, (Path, str)) else None,
-    )
+def _tiles(hits: Sequence[Hit], page: Path) -> Iterator[Tile]:
+    for hit in hits:
+        source, name, score = hit.item.source, hit.path.rpartition("/")[2], f"{hit.score:.3f}"
+        link = link_to(source, page) if isinstance(source, (Path, str)) else None
+        yield Tile(image=hit_image(hit), caption=name, hint=hit.item.id, value=score, time=hit.time, link=link)
 
 
 def hit_image(hit: Hit) -> Image.Image | None:
@@ -149,10 +141,6 @@ def hit_image(hit: Hit) -> Image.Image | None:
         return open_preview(source)
     except InputError:
         return None
-
-
-def _file_name(name: str) -> str:
-    return name.rpartition("/")[2]
 
 
 def open_preview(source: Media | IndexRow) -> Image.Image | None:

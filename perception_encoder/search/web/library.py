@@ -25,7 +25,7 @@ from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.exclude import parse_patterns
 from perception_encoder.inference.media import Kind, Media, resolve
 from perception_encoder.inference.model_spec import ModelSpec
-from perception_encoder.inference.pipeline import Decoded, decode, encode_decoded
+from perception_encoder.inference.pipeline import decode, encode_decoded
 from perception_encoder.preprocess.source import unescape_name
 from perception_encoder.search.ranking import Hit, query_vector, query_vectors, rank
 from perception_encoder.search.storage.database import COLUMNS, IndexRow
@@ -47,37 +47,25 @@ _DECODERS = 2  # threads
 _LISTING_SHARE = 0.05  # maximum share of time spent on listing
 
 
-@dataclass(frozen=True, kw_only=True)
-class Filter:
-    """Limits the results."""
+def condition(kind: str = "", since: str = "", until: str = "", path: str = "") -> str | None:
+    """Return the page's filters as a condition in SQL; ConfigError for an invalid value.
 
-    kind: str = ""
-    """"image", "video", or all."""
-    since: str = ""
-    """A date such as "2024", "2024-07" or "2024-07-31"; empty for any."""
-    until: str = ""
-    """Last date, of the same form; inclusive."""
-    path: str = ""
-    """A part of the path, ignoring case."""
-
-    def condition(self) -> str | None:
-        """Return the condition in SQL; ConfigError for an invalid value."""
-        parts = []
-        if self.kind:
-            if self.kind not in ("image", "video"):
-                raise ConfigError(f"kind is {self.kind!r}; it must be 'image' or 'video'")
-            parts.append(f"kind = '{self.kind}'")
-        for value in (self.since, self.until):
-            if value and not _DATE.fullmatch(value):
-                raise ConfigError(f"{value!r} is not a date such as 2024, 2024-07 or 2024-07-31")
-        if self.since:
-            parts.append(f"date >= '{self.since}'")
-        if self.until:
-            parts.append(f"date <= '{self.until}~'")  # after every longer date that begins so
-        if self.path:
-            quoted = self.path.lower().replace("'", "''")
-            parts.append(f"instr(lower(path), '{quoted}')")
-        return " AND ".join(parts) or None
+    `kind`: "image", "video", or all. `since`, `until`: dates such as "2024", "2024-07" or "2024-07-31", inclusive.
+    `path`: a part of the path, ignoring case.
+    """
+    if kind not in ("", "image", "video"):
+        raise ConfigError(f"kind is {kind!r}; it must be 'image' or 'video'")
+    for value in filter(None, (since, until)):
+        if not _DATE.fullmatch(value):
+            raise ConfigError(f"{value!r} is not a date such as 2024, 2024-07 or 2024-07-31")
+    quoted = path.lower().replace("'", "''")
+    parts = {
+        f"kind = '{kind}'": kind,
+        f"date >= '{since}'": since,
+        f"date <= '{until}~'": until,  # after every longer date that begins so
+        f"instr(lower(path), '{quoted}')": path,
+    }
+    return " AND ".join(part for part, value in parts.items() if value) or None
 
 
 @dataclass(kw_only=True)
@@ -129,36 +117,30 @@ class MediaLibrary:
 
     def add_image(self, content: bytes) -> str:
         """Cache the embedding of an image or video, and return a query line for it; raises InputError."""
-        decoded = self._decoders.submit(self._decode, content).result()
-        (vector,) = self.compute(partial(encode_decoded, self.encoder, [decoded], self.encoder.feature()))
+        feature = self.encoder.feature()
+        decoding = self._decoders.submit(lambda: decode(self.encoder, resolve(content, "the image"), feature))
+        (vector,) = self.compute(partial(encode_decoded, self.encoder, [decoding.result()], feature))
         image_id = f"{abs(hash(content)):x}"
         self._uploads[image_id] = UploadedImage(id=image_id, vector=vector)
         while len(self._uploads) > _CACHED:
             self._uploads.pop(next(iter(self._uploads)))
         return f"image:{image_id}"
 
-    def _decode(self, content: bytes) -> Decoded:
-        return decode(self.encoder, resolve(content, "the image"), self.encoder.feature())
-
     def _encode_uncached(self, text: str) -> Float[np.ndarray, " D"]:
         return self.compute(lambda: query_vectors(self.encoder, [text_query(text)])[0])
 
     def file(self, row_id: str) -> Path:
         """Return a row's file; ConfigError if it is in a tar or no longer in the directory."""
-        return self._path(self.index.row(row_id))
+        return self.media(row_id)[1]
 
     def media(self, row_id: str, whole: bool = False) -> tuple[Media, Path]:
         """Return a row's image, or the frame (or the `whole`) of its moment, and the file; raises what `file` does."""
         row = self.index.row(row_id)
-        path = self._path(row)
-        start, end = (row.start, row.stop) if whole else (row.time, row.time)
-        return Media(cast(Kind, row.kind), row.path, path, start, end), path
-
-    def _path(self, row: IndexRow) -> Path:
         path = self.check_inside(row)
         if not path.is_file():
             raise ConfigError("the file is no longer in the directory")
-        return path
+        start, end = (row.start, row.stop) if whole else (row.time, row.time)
+        return Media(cast(Kind, row.kind), row.path, path, start, end), path
 
     def check_inside(self, row: IndexRow) -> Path:
         """Return a row's path; ConfigError if it is a link out of the directory, which is not shown to others."""
@@ -200,16 +182,14 @@ class MediaLibrary:
 
     def _begin(self) -> bool:
         with self._lock:
-            if self.progress.running:
-                return False
-            self.progress = Progress(running=True, failures=self.progress.failures)
-            return True
+            begun, self.progress.running = not self.progress.running, True
+            return begun
 
     def update(self) -> None:
         """Update the index, and set `progress`."""
 
         def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
-            self.progress = Progress(running=True, total=total or 0, failures=self.progress.failures)
+            self.progress.total, self.progress.done = total or 0, 0
             for item in items:
                 yield item
                 self.progress.done += 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
@@ -15,8 +15,8 @@ from perception_encoder.preprocess.budget import DECODING
 from perception_encoder.preprocess.conversation import MediaPart, Message, Reply, Sampling
 from perception_encoder.search.web.library import MediaLibrary
 from perception_encoder.search.web.responses import SignedIds, stream_lines
-from perception_encoder.serving.http import REQUEST, BodyReader, parse_body
 from perception_encoder.serving.queues import GenerationQueue
+from perception_encoder.web_server.http import REQUEST, BodyReader, parse_body
 
 if TYPE_CHECKING:
     from fastapi import FastAPI, Request, Response
@@ -38,65 +38,43 @@ class AskRequest:
     """Earlier questions about the same image, with their answers."""
 
 
-_ALLOWED = {
-    "": "the body must be a JSON object",
-    "question": "it must be a string",
-    "before": "it must be a list of [question, answer]",
-}
-
-
-class Questions:
-    """Answers questions about a library's images by the model of `queue`."""
-
-    def __init__(self, library: MediaLibrary, queue: GenerationQueue) -> None:
-        self._library, self._queue = library, queue
-        self._opened = lru_cache(_CACHED)(self._open)
-
-    async def answer(self, row_id: str, request: AskRequest) -> AsyncGenerator[str | Reply, None]:
-        """Yield the pieces of an answer and finally the whole answer.
-
-        Raises what `MediaLibrary.media` raises, the InputError of a file that cannot be decoded, QueueFullError, and
-        what `GenerationQueue.stream` raises.
-        """
-        with self._queue.reserve():
-            async with aclosing(self._queue.stream(partial(self._conversation, row_id, request), _SAMPLING)) as stream:
-                async for piece in stream:
-                    yield piece
-
-    def _conversation(self, row_id: str, request: AskRequest) -> list[Message]:
-        item, turns, conversation = self._find(row_id), [*request.before, (request.question, None)], []
-        for number, (question, answer) in enumerate(turns):
-            conversation.append(Message("user", (question,) if number else (item, question)))
-            conversation += [Message("assistant", (answer,))] if answer is not None else []
-        return conversation
-
-    def _find(self, row_id: str) -> MediaPart:
-        return self._opened(row_id, file_state(self._library.file(row_id)))
-
-    def _open(self, row_id: str, state: str) -> MediaPart:
-        """Open a row's image, or frames of its whole moment; the file's state is part of the cache's key."""
-        media, _ = self._library.media(row_id, whole=True)
-        with DECODING.admission() as admit:
-            opened = open_media(media, admit=admit)
-        assert not isinstance(opened, str)  # rows are not texts
-        return opened
-
-
 def add_ask_route(app: FastAPI, library: MediaLibrary, ids: SignedIds, queue: GenerationQueue | None) -> None:
     """Add `POST /api/ask/ID`, answered by lines of JSON: `{"text"}` for each piece, then its end and model."""
     from fastapi.responses import JSONResponse
 
     bodies = BodyReader(_BODY_BYTES, _BODY_SECONDS)
-    questions = Questions(library, queue) if queue else None
+
+    @lru_cache(_CACHED)
+    def opened(row_id: str, state: str) -> MediaPart:
+        """Open a row's image, or frames of its whole moment; the file's state is part of the cache's key."""
+        media, _ = library.media(row_id, whole=True)
+        with DECODING.admission() as admit:
+            part = open_media(media, admit=admit)
+        assert not isinstance(part, str)  # rows are not texts
+        return part
+
+    def conversation(row_id: str, request: AskRequest) -> list[Message]:
+        messages: list[Message] = []
+        for question, answer in [*request.before, (request.question, None)]:
+            item = () if messages else (opened(row_id, file_state(library.file(row_id))),)
+            messages.append(Message("user", (*item, question)))
+            messages += [] if answer is None else [Message("assistant", (answer,))]
+        return messages
+
+    async def answers(queue: GenerationQueue, work: Callable[[], list[Message]]) -> AsyncGenerator[str | Reply, None]:
+        with queue.reserve():
+            async with aclosing(queue.stream(work, _SAMPLING)) as stream:
+                async for piece in stream:
+                    yield piece
 
     async def respond(request: Request) -> Response:
-        if questions is None:
+        if queue is None:
             return JSONResponse({"error": NO_MODEL}, 404)
 
         async def begin() -> AsyncGenerator[str | Reply, None]:
             row_id = ids.check(request.path_params["id"])
-            async with bodies.read(request) as body:
-                return questions.answer(row_id, read_question(bytes(body)))
+            async with bodies.read(request, read_question) as question:
+                return answers(queue, partial(conversation, row_id, question))
 
         return await stream_lines(request, begin, describe)
 
@@ -106,9 +84,9 @@ def add_ask_route(app: FastAPI, library: MediaLibrary, ids: SignedIds, queue: Ge
     app.router.add_route("/api/ask/{id}", respond, methods=["POST"])
 
 
-def read_question(body: bytes) -> AskRequest:
+def read_question(body: bytes | bytearray) -> AskRequest:
     """Read a request's body; raises ApiError, and ConfigError for an empty question or a too long conversation."""
-    request = parse_body(body, AskRequest, _ALLOWED)
+    request = parse_body(body, AskRequest)
     if not request.question.strip():
         raise ConfigError("the question is empty")
     characters = len(request.question) + sum(len(text) for turn in request.before for text in turn)

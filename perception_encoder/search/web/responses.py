@@ -12,9 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from perception_encoder.errors import InputError, PerceptionEncoderError, SearchIndexError, detached
-from perception_encoder.serving.http import ApiError, first_piece, stream_response, unless_gone
-from perception_encoder.serving.queues import QueueFullError
+from perception_encoder.errors import PerceptionEncoderError, SearchIndexError
+from perception_encoder.web_server.http import stream_response, unless_gone
 
 if TYPE_CHECKING:
     from fastapi import Request, Response
@@ -22,17 +21,6 @@ if TYPE_CHECKING:
 Get = Callable[[str, Callable[["Request"], Any]], None]
 """Adds a route that computes its answer in a thread."""
 T = TypeVar("T")
-
-
-def error_response(error: Exception) -> Response:
-    """Return an error for the page, `{"error"}`: 404 for an unusable file, 429 for a full queue, else 400."""
-    from fastapi.responses import JSONResponse
-
-    if isinstance(error, ApiError):
-        status = error.status
-    else:
-        status = 429 if isinstance(error, QueueFullError) else 404 if isinstance(error, InputError) else 400
-    return JSONResponse({"error": str(detached(error))}, status)
 
 
 async def stream_lines(
@@ -51,11 +39,8 @@ async def stream_lines(
         except PerceptionEncoderError as error:
             yield _json_line({"error": str(error)})
 
-    try:
-        pieces = await begin()
-        first = await unless_gone(request, first_piece(pieces))
-    except (ApiError, QueueFullError, PerceptionEncoderError) as error:
-        return error_response(error)
+    pieces = await begin()
+    first = await unless_gone(request, anext(pieces))
     return stream_response(lines(), pieces, "application/x-ndjson")
 
 

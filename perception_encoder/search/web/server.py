@@ -10,7 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from perception_encoder.errors import ConfigError, PerceptionEncoderError, detached, needs_extra
+from perception_encoder.errors import ConfigError, InputError, PerceptionEncoderError, detached
 from perception_encoder.files import file_state
 from perception_encoder.inference.media import Media, open_media
 from perception_encoder.models.registry import demo_note
@@ -20,23 +20,16 @@ from perception_encoder.preprocess.image import encode_thumbnail, open_image
 from perception_encoder.search.storage.database import IndexRow
 from perception_encoder.search.terms import Term, UploadedImage, parse_lines
 from perception_encoder.search.web.features import FeatureImages, add_feature_route
-from perception_encoder.search.web.library import Filter, MediaLibrary, as_tile
+from perception_encoder.search.web.library import MediaLibrary, as_tile, condition
 from perception_encoder.search.web.questions import add_ask_route
-from perception_encoder.search.web.responses import Get, SignedIds, error_response
-from perception_encoder.serving.http import ApiError, BodyReader
+from perception_encoder.search.web.responses import Get, SignedIds
 from perception_encoder.serving.queues import GenerationQueue
-from perception_encoder.serving.server import HANG_UP, HOSTS, guard
+from perception_encoder.web_server.http import ApiError, BodyReader
+from perception_encoder.web_server.server import HOSTS, create_page_app
 
 if TYPE_CHECKING:
     from fastapi import FastAPI, Request, Response
 
-_POLICY = "default-src 'none'; img-src 'self' data: blob:; media-src 'self' blob:; style-src 'self'; "
-_POLICY += "script-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
-_HEADERS = {
-    "Content-Security-Policy": _POLICY,
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-}
 _UPLOAD_BYTES = 64 << 20  # of an image or video to search by
 _UPLOAD_SECONDS = 30.0  # for an upload
 _COUNT, _MAXIMUM_COUNT = 60, 200  # tiles of an answer
@@ -44,8 +37,6 @@ _SHOWN_FAILURES = 200
 _AROUND = 6  # images before and after one
 _THREADS = 8  # for requests; the model has its own
 _THUMBNAIL_THREADS = 2  # for large thumbnails, so that a screen full of them does not delay a search
-_SCRIPTS = "page address ask element features filters grid query tile viewer"
-_TYPES = {"page.css": "text/css", **{f"{name}.js": "text/javascript" for name in _SCRIPTS.split()}}
 LARGE_SIDE, FULL_SIDE = 640, 2048
 """Longest side of a large thumbnail, in pixels: enough for a tile on a high-density screen, and to fill one."""
 _CACHED_LARGE, _CACHED_FULL = 256, 16  # about 15 and 8 MiB
@@ -65,51 +56,45 @@ def create_page(
     `key`: see `guard`. `ask`: answers questions. `features_model`: the second one of
     `FeatureImages`. `secret`: see `SignedIds`.
     """
-    with needs_extra("search"):
-        import fastapi
-        import jinja2
-        from fastapi.responses import HTMLResponse, JSONResponse, Response
-    app = fastapi.FastAPI(title="perception-encoder", docs_url=None, redoc_url=None, openapi_url=None)
-    assets = files("perception_encoder.search.web") / "page"
+
+    def values() -> dict[str, Any]:
+        name, second = library.encoder.name, Path(features_model).stem
+        return {
+            "directory": library.index.root.resolve().name,
+            "model": name,
+            "last_layer": max(0, library.encoder.depth - 1),
+            "ask_model": ask.name if ask else "",
+            "features_model": second,
+            "demo": demo_note(name),
+            "features_demo": demo_note(second),
+            "ask_demo": demo_note(ask.name) if ask else "",
+            "note": note,
+            "upload_bytes": _UPLOAD_BYTES,
+        }
+
+    app = create_page_app(files("perception_encoder.search.web") / "page", values, hosts, key)
+    from fastapi.responses import JSONResponse
+
     ids = SignedIds(secret)
     threads, slow = ThreadPoolExecutor(_THREADS, "page"), ThreadPoolExecutor(_THUMBNAIL_THREADS, "thumbnails")
-    template = jinja2.Environment(autoescape=True).from_string((assets / "page.html").read_text(encoding="utf-8"))
 
     def route(
         pool: ThreadPoolExecutor, path: str, answer: Callable[[Request], Any], methods: tuple[str, ...] = ("GET",)
     ) -> None:
-        async def safely(request: Request) -> Any:
-            try:
-                if "id" in request.path_params:
-                    request.path_params["id"] = ids.check(request.path_params["id"])
-                return await asyncio.get_running_loop().run_in_executor(pool, answer, request)
-            except (ApiError, PerceptionEncoderError) as error:
-                return error_response(error)
+        async def respond(request: Request) -> Any:
+            if "id" in request.path_params:
+                request.path_params["id"] = ids.check(request.path_params["id"])
+            return await asyncio.get_running_loop().run_in_executor(pool, answer, request)
 
-        app.router.add_route(path, safely, methods=list(methods))
-
-    def page(request: Request) -> Response:
-        model, ask_model, second = library.encoder.name, ask.name if ask else "", Path(features_model).stem
-        values = {"model": model, "ask_model": ask_model, "features_model": second, "note": note}
-        values |= {"demo": demo_note(model), "ask_demo": demo_note(ask_model), "features_demo": demo_note(second)}
-        values |= {"directory": library.index.root.resolve().name, "upload_bytes": _UPLOAD_BYTES}
-        return HTMLResponse(template.render(values, last_layer=max(0, library.encoder.depth - 1)))
-
-    def asset(request: Request) -> Response:
-        if (name := request.path_params["name"]) not in _TYPES:
-            return JSONResponse({"error": "no such file"}, 404)
-        return Response((assets / name).read_bytes(), media_type=_TYPES[name])
+        app.router.add_route(path, respond, methods=list(methods))
 
     get, get_slowly = partial(route, threads), partial(route, slow)
-    get("/", page)
-    get("/static/{name}", asset)
     get("/api/rescan", lambda _: JSONResponse({"started": library.start_update()}, 202), ("POST",))
     add_search_routes(get, library, ids)
     add_file_routes(get, get_slowly, library, ids)
     add_feature_route(get, FeatureImages(library, baseline=features_model))
     add_upload_route(app, library, threads)
     add_ask_route(app, library, ids, ask)
-    guard(app, _HEADERS, hosts, key)
     return app
 
 
@@ -122,7 +107,7 @@ def add_search_routes(get: Get, library: MediaLibrary, ids: SignedIds) -> None:
 
     def hits(request: Request) -> Response:
         params = dict(request.query_params)
-        where = Filter(**{name: params.get(name, "") for name in ("kind", "since", "until", "path")}).condition()
+        where = condition(**{name: params.get(name, "") for name in ("kind", "since", "until", "path")})
         offset, count = _number(params, "offset", 0, 100_000), _number(params, "count", _COUNT, _MAXIMUM_COUNT)
         if "q" in params:
             query = parse_lines(request.query_params.getlist("q"), find_source)
@@ -195,15 +180,11 @@ def add_upload_route(app: FastAPI, library: MediaLibrary, threads: ThreadPoolExe
 
     async def upload(request: Request) -> Response:
         try:
-            async with bodies.read(request) as body:
-                content = bytes(body)
-                body.clear()
+            async with bodies.read(request, bytes) as content:
                 line = await asyncio.get_running_loop().run_in_executor(threads, library.add_image, content)
-                return JSONResponse({"q": line})
-        except ApiError as error:
-            return JSONResponse({"error": error.message}, error.status, HANG_UP)
-        except PerceptionEncoderError as error:
-            return JSONResponse({"error": str(detached(error))}, 400)
+        except InputError as error:
+            raise ApiError(400, str(detached(error))) from None
+        return JSONResponse({"q": line})
 
     app.router.add_route("/api/image", upload, methods=["POST"])
 

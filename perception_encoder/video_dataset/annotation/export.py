@@ -96,7 +96,7 @@ def export_tasks(project: AnnotationProject, path: Path, prefix: str = "") -> in
     `prefix`: the start of the videos' addresses, before KEY.mp4. Unfinished annotations are left out. When Label Studio
     imports an annotation, it drops `annotator` and calls `id` `import_id`: so `data` has the names by that id.
     """
-    with project.database.reading() as connection:
+    with project.reading() as connection:
         clips = connection.execute(
             "SELECT clips.*, tars.split, tars.path FROM clips JOIN tars ON tars.id = clips.tar WHERE clips.size > 0 "
             "ORDER BY clips.id"
@@ -140,7 +140,7 @@ def import_tasks(project: AnnotationProject, path: Path) -> ImportCounts:
     if not isinstance(tasks, list):
         raise DataError(f"{path} is {quoted(tasks)}; it must be a list of tasks, as Label Studio exports with JSON")
     added = known = 0
-    with project.database.transaction() as connection:
+    with project.transaction() as connection:
         rows = connection.execute(
             "SELECT clips.id, clips.key, tars.path FROM clips JOIN tars ON tars.id = clips.tar WHERE clips.size > 0"
         )
@@ -181,7 +181,6 @@ def _result(caption: str, rating: int | None) -> list[dict[str, Any]]:
 
 
 def _read_annotations(task: Mapping[str, Any], where: str) -> Iterator[tuple[str, Edit, str]]:
-    """Yield each finished or skipped annotation: its person, its edit, and the reason for skipping."""
     for number, annotation in enumerate(list_objects(task, "annotations", where)):
         entry = f"{where}: annotations[{number}]"
         person = _person(annotation, task["data"].get("annotators"), entry)

@@ -79,7 +79,7 @@ class Refinement:
 
 def count_progress(project: AnnotationProject) -> ProjectProgress:
     """Count a project's videos by state and each person's work, and measure the agreement."""
-    with project.database.reading() as connection:
+    with project.reading() as connection:
         rows = connection.execute(
             "SELECT clips.needed, sum(state = 'done') AS done, sum(state = 'draft') AS drafts, "
             "sum(state = 'skipped') AS skips, sum(EXISTS (SELECT 1 FROM reviews WHERE annotation = annotations.id "
@@ -106,7 +106,7 @@ def count_progress(project: AnnotationProject) -> ProjectProgress:
 
 def measure_agreement(project: AnnotationProject) -> Agreement:
     """Compare the first two annotations of every video with at least two."""
-    with project.database.reading() as connection:
+    with project.reading() as connection:
         rows = connection.execute(
             "SELECT clip, clips.caption AS original, annotations.caption, rating FROM annotations "
             "JOIN clips ON clips.id = clip WHERE state = 'done' ORDER BY clip, annotations.id"
@@ -123,7 +123,7 @@ def measure_agreement(project: AnnotationProject) -> Agreement:
 
 def read_refinements(project: AnnotationProject) -> Iterator[Refinement]:
     """Yield the refined caption of each video with one: the approved one, else the earliest."""
-    with project.database.reading() as connection:
+    with project.reading() as connection:
         rows = connection.execute(
             "SELECT clip, tars.path AS tar, clips.key, clips.caption AS original, annotations.rating, "
             "coalesce(reviews.caption, annotations.caption) AS caption, reviews.annotation IS NOT NULL AS reviewed "

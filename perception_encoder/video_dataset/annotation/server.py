@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from perception_encoder.errors import InputError, PerceptionEncoderError, needs_extra
+from perception_encoder.errors import InputError
 from perception_encoder.formats.tars import TarMember
-from perception_encoder.serving.http import REQUEST, ApiError, BodyReader, parse_body
-from perception_encoder.serving.server import HANG_UP, HOSTS, guard
 from perception_encoder.video_dataset.annotation.progress import count_progress
 from perception_encoder.video_dataset.annotation.project import AnnotationProject
 from perception_encoder.video_dataset.annotation.work import (
-    AnnotationConflictError,
     AnnotationTask,
     Edit,
     approve,
@@ -30,64 +28,42 @@ from perception_encoder.video_dataset.annotation.work import (
     undo,
     undo_review,
 )
+from perception_encoder.web_server.http import REQUEST, ApiError, BodyReader, parse_body
+from perception_encoder.web_server.server import HOSTS, create_page_app
 
 if TYPE_CHECKING:
     from fastapi import FastAPI, Request, Response
 
-_POLICY = "default-src 'none'; img-src 'self' data:; media-src 'self'; style-src 'self'; script-src 'self'; "
-_POLICY += "connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
-_HEADERS = {
-    "Content-Security-Policy": _POLICY,
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-}
 _BODY_BYTES, _BODY_SECONDS, _THREADS = 1 << 20, 10.0, 8
-_SCRIPTS = ("page", "differences", "element", "player", "saving")
-_TYPES = {"page.css": "text/css", **{f"{name}.js": "text/javascript" for name in _SCRIPTS}}
 _PIECE = 1 << 18
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})", re.ASCII)
 _VIDEO_TYPES = {"mp4": "video/mp4", "webm": "video/webm", "mov": "video/quicktime", "mkv": "video/x-matroska"}
 
 
-@dataclass(kw_only=True)
-class WorkRequest:
-    """The JSON body of every change: the person, the tab and the edit."""
+@dataclass(frozen=True, kw_only=True)
+class WorkRequest(Edit):
+    """The JSON body of every change: the edit, the person, and what it is of."""
 
     __pydantic_config__: ClassVar = REQUEST
-    person: str
+    caption: str = ""
     session: str
+    person: str
     id: int = 0
     """Id of the annotation."""
-    caption: str = ""
-    rating: int | None = None
-    seconds: float = 0.0
-    sequence: int = 0
     note: str = ""
     """The reason for skipping a video or returning it to its annotator."""
 
-    def edit(self) -> Edit:
-        """Return the state of the editor."""
-        names = ("caption", "rating", "seconds", "session", "sequence")
-        return Edit(**{name: getattr(self, name) for name in names})
 
-
-_ALLOWED = {
-    "": "the body must be a JSON object",
-    **dict.fromkeys(("person", "session", "caption", "note"), "it must be a string"),
-    **dict.fromkeys(("id", "sequence"), "it must be an integer"),
-    "rating": "it must be an integer or null",
-    "seconds": "it must be a number",
-}
 Action = Callable[[AnnotationProject, WorkRequest], AnnotationTask | None]
 ACTIONS: dict[str, Action] = {
     "annotate/next": lambda project, r: next_task(project, r.person, r.session),
-    "annotate/save": lambda project, r: save(project, r.person, r.id, r.edit()),
-    "annotate/submit": lambda project, r: submit(project, r.person, r.id, r.edit()),
-    "annotate/skip": lambda project, r: skip(project, r.person, r.id, r.note, r.edit()),
+    "annotate/save": lambda project, r: save(project, r.person, r.id, r),
+    "annotate/submit": lambda project, r: submit(project, r.person, r.id, r),
+    "annotate/skip": lambda project, r: skip(project, r.person, r.id, r.note, r),
     "annotate/undo": lambda project, r: undo(project, r.person, r.session),
     "review/next": lambda project, r: next_review(project, r.person, r.session),
-    "review/save": lambda project, r: save(project, r.person, r.id, r.edit(), "reviews"),
-    "review/submit": lambda project, r: approve(project, r.person, r.id, r.edit()),
+    "review/save": lambda project, r: save(project, r.person, r.id, r, "reviews"),
+    "review/submit": lambda project, r: approve(project, r.person, r.id, r),
     "review/return": lambda project, r: return_to_annotator(project, r.person, r.id, r.note, r.session),
     "review/undo": lambda project, r: undo_review(project, r.person, r.session),
 }
@@ -98,26 +74,14 @@ def create_annotation_page(
     project: AnnotationProject, hosts: tuple[str, ...] = HOSTS, key: str | None = None
 ) -> FastAPI:
     """Create the server of a project for some host names; `key`: see `guard`. Raises MissingExtraError."""
-    with needs_extra("search"):
-        import fastapi
-        import jinja2
-        from fastapi.responses import HTMLResponse, JSONResponse, Response
-    app = fastapi.FastAPI(title="perception-encoder", docs_url=None, redoc_url=None, openapi_url=None)
     assets = files("perception_encoder.video_dataset.annotation") / "page"
-    template = jinja2.Environment(autoescape=True).from_string((assets / "page.html").read_text(encoding="utf-8"))
+    app = create_page_app(assets, lambda: {"dataset": project.data.resolve().name}, hosts, key)
+    from fastapi.responses import JSONResponse
+
     threads, bodies = ThreadPoolExecutor(_THREADS, "annotation"), BodyReader(_BODY_BYTES, _BODY_SECONDS)
 
     async def in_thread(call: Callable[..., Any], *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(threads, call, *arguments)
-
-    async def page(request: Request) -> Response:
-        text = template.render(dataset=project.data.resolve().name)
-        return HTMLResponse(text, headers={"Cache-Control": "no-store"})
-
-    async def asset(request: Request) -> Response:
-        if (name := request.path_params["name"]) not in _TYPES:
-            raise ApiError(404, "no such file")
-        return Response((assets / name).read_bytes(), media_type=_TYPES[name])
 
     async def video(request: Request) -> Response:
         member, extension = await in_thread(project.video, request.path_params["id"])
@@ -130,37 +94,14 @@ def create_annotation_page(
         name = f"{request.path_params['mode']}/{request.path_params['action']}"
         if name not in ACTIONS:
             raise ApiError(404, "no such action")
-        async with bodies.read(request) as body:
-            content = parse_body(bytes(body), WorkRequest, _ALLOWED)
-        task = await in_thread(ACTIONS[name], project, content)
+        async with bodies.read(request, partial(parse_body, kind=WorkRequest)) as content:
+            task = await in_thread(ACTIONS[name], project, content)
         return JSONResponse({"task": task and asdict(task)})
 
-    _add_route(app, "/", page)
-    _add_route(app, "/static/{name}", asset)
-    _add_route(app, "/video/{id:int}", video)
-    _add_route(app, "/api/progress", progress)
-    _add_route(app, "/api/{mode}/{action}", work, "POST")
-    guard(app, _HEADERS, hosts, key)
+    app.router.add_route("/video/{id:int}", video)
+    app.router.add_route("/api/progress", progress)
+    app.router.add_route("/api/{mode}/{action}", work, methods=["POST"])
     return app
-
-
-def _add_route(app: FastAPI, path: str, answer: Callable[[Request], Awaitable[Response]], method: str = "GET") -> None:
-    from fastapi.responses import JSONResponse
-
-    async def safely(request: Request) -> Response:
-        try:
-            return await answer(request)
-        except (ApiError, PerceptionEncoderError) as error:
-            headers = HANG_UP if isinstance(error, ApiError) else None
-            return JSONResponse({"error": str(error)}, _status(error), headers)
-
-    app.router.add_route(path, safely, methods=[method])
-
-
-def _status(error: Exception) -> int:
-    if isinstance(error, ApiError):
-        return error.status
-    return 409 if isinstance(error, AnnotationConflictError) else 404 if isinstance(error, InputError) else 400
 
 
 def parse_range(header: str | None, size: int) -> tuple[int, int] | None:

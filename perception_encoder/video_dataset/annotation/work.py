@@ -12,8 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from perception_encoder.errors import ConfigError, InputError, PerceptionEncoderError
-from perception_encoder.video_dataset.annotation.database import fits
-from perception_encoder.video_dataset.annotation.project import AnnotationProject, ProjectClip, add_person
+from perception_encoder.video_dataset.annotation.project import AnnotationProject, ProjectClip, add_person, fits
 
 HOLD_SECONDS = 24 * 3600.0
 """Seconds after the last change for which a video stays reserved."""
@@ -50,6 +49,8 @@ ORDER BY annotations.id LIMIT 1
 
 class AnnotationConflictError(PerceptionEncoderError):
     """A change conflicts with another person's or another tab's."""
+
+    status = 409
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +101,7 @@ def next_task(project: AnnotationProject, person: str, session: str) -> Annotati
 
     A video is free until it has as many annotations as it needs, or two people skipped it; drafts hold it for a day.
     """
-    with project.database.transaction() as connection:
+    with project.transaction() as connection:
         person, now = add_person(connection, person), project.now()
         query = "SELECT id FROM annotations WHERE person = ? AND state = 'draft' AND clip IN "
         query += "(SELECT id FROM clips WHERE size > 0) ORDER BY opened LIMIT 1"
@@ -120,7 +121,7 @@ def next_task(project: AnnotationProject, person: str, session: str) -> Annotati
 
 def next_review(project: AnnotationProject, person: str, session: str) -> AnnotationTask | None:
     """Open the reviewer's unfinished review, else another person's finished annotation; None if there are none."""
-    with project.database.transaction() as connection:
+    with project.transaction() as connection:
         person, now = add_person(connection, person), project.now()
         query = "SELECT annotation AS id FROM reviews JOIN annotations ON annotations.id = annotation "
         query += "JOIN clips ON clips.id = clip WHERE reviews.person = ? AND reviews.state = 'draft' AND size > 0 "
@@ -140,7 +141,7 @@ def save(project: AnnotationProject, person: str, annotation: int, edit: Edit, t
     Raises InputError for an unknown id, and AnnotationConflictError if the annotation is another person's, finished, or
     open in another tab.
     """
-    with project.database.transaction() as connection:
+    with project.transaction() as connection:
         row = _editable_row(connection, table, person, annotation)
         if row["session"] == edit.session and edit.sequence <= row["sequence"]:
             return
@@ -166,7 +167,7 @@ def skip(project: AnnotationProject, person: str, annotation: int, reason: str, 
 def return_to_annotator(project: AnnotationProject, person: str, annotation: int, note: str, session: str) -> None:
     """Return the caption to its annotator; ConfigError without a note, else errors as `save`."""
     note = _checked_reason(note, "note")
-    with project.database.transaction() as connection:
+    with project.transaction() as connection:
         query = "SELECT 1 FROM annotations JOIN decisions ON decisions.annotation = annotations.id "
         query += "WHERE annotations.id = ? AND state = 'draft' AND note = ? "
         query += "AND action = 'return' AND decisions.person = ? AND NOT undone"
@@ -186,7 +187,7 @@ def undo(project: AnnotationProject, person: str, session: str) -> AnnotationTas
 
     Repeated calls go further back. AnnotationConflictError if someone has reviewed it or is reviewing it.
     """
-    with project.database.transaction() as connection:
+    with project.transaction() as connection:
         decision = _undo_decision(connection, add_person(connection, person), "submit", "skip")
         if decision is None:
             return None
@@ -206,7 +207,7 @@ def undo_review(project: AnnotationProject, person: str, session: str) -> Annota
 
     AnnotationConflictError if the annotator has opened the returned video.
     """
-    with project.database.transaction() as connection:
+    with project.transaction() as connection:
         person, now = add_person(connection, person), project.now()
         decision = _undo_decision(connection, person, "approve", "return")
         if decision is None:
@@ -264,7 +265,7 @@ def _finish(
     action: Literal["submit", "skip", "approve"],
     reason: str = "",
 ) -> None:
-    with project.database.transaction() as connection:
+    with project.transaction() as connection:
         row = _editable_row(connection, table, person, annotation)
         state = "skipped" if action == "skip" else "done"
         if action != "skip":
@@ -305,7 +306,6 @@ def _begin_review(connection: sqlite3.Connection, annotation: int, person: str, 
 
 
 def _editable_row(connection: sqlite3.Connection, table: Table, person: str, annotation: int) -> Any:
-    """Return the row of an annotation or its review if the person may change it; errors as `save`."""
     person = add_person(connection, person)
     name = f"annotation {annotation}" if table == "annotations" else f"review of annotation {annotation}"
     row = connection.execute(_TASKS[table], (annotation,)).fetchone() if fits(annotation) else None
@@ -317,7 +317,6 @@ def _editable_row(connection: sqlite3.Connection, table: Table, person: str, ann
 
 
 def _check_session(row: Any, session: str) -> None:
-    """Raise AnnotationConflictError unless an annotation or review is unfinished and open in this tab."""
     if row["state"] != "draft":
         raise AnnotationConflictError("this video is already finished, perhaps in another tab; reload the page")
     if row["session"] != session:
@@ -355,7 +354,6 @@ def _record_decision(connection: sqlite3.Connection, now: float, person: str, an
 
 
 def _undo_decision(connection: sqlite3.Connection, person: str, *actions: str) -> Any:
-    """Mark the person's last decision of two kinds as undone; None if there is none."""
     return connection.execute(
         "UPDATE decisions SET undone = 1 WHERE id = (SELECT id FROM decisions WHERE person = ? AND NOT undone "
         "AND action IN (?, ?) ORDER BY id DESC LIMIT 1) RETURNING *",

@@ -82,12 +82,6 @@ def test_bad_files_are_skipped_and_listed(run_caption, media: Path, tmp_path: Pa
     assert "is a text, not a file" in run_caption(table).stderr
 
 
-def test_a_conversation_that_does_not_fit_leaves_the_others(run_caption, media: Path) -> None:
-    run = run_caption(media, "--frames", "60", "--tiles", "0", "--max-tokens", "300")
-    assert [Path(line.split("\t")[0]).name for line in run.stdout.splitlines()] == ["0.png", "1.png"]
-    assert "clip.mp4: 240 image tokens and 300 for the answer do not fit the context of 512" in run.stderr
-
-
 def test_an_empty_answer_of_an_endpoint_is_tried_again_reported_and_not_stored(
     run_pe, media: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

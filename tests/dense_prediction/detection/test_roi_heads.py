@@ -1,14 +1,25 @@
-"""ViTDet's heads: anchors, aligned regions, and a detector that learns with them."""
+"""Mask R-CNN: its pyramid and targets; ViTDet's heads: anchors, aligned regions, a detector that learns."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torchvision.ops import roi_align
 
-from perception_encoder.dense_prediction.detection.mask_rcnn import Detector, DetectorHeadConfig
+from perception_encoder.datasets.instances import InstanceSet, read_instance_splits
+from perception_encoder.dense_prediction.detection.mask_rcnn import (
+    DetectionConfig,
+    Detector,
+    DetectorHeadConfig,
+    _target,
+    fit_detector,
+)
 from perception_encoder.dense_prediction.detection.roi_heads import (
     aligned_pooling,
     class_frequencies,
@@ -17,7 +28,9 @@ from perception_encoder.dense_prediction.detection.roi_heads import (
     l1_box_loss,
     repeat_factors,
 )
+from perception_encoder.dense_prediction.head_fitting import FitConfig
 from perception_encoder.models.initialization import drawn_from
+from tests.datasets.drawn import write_instances
 
 
 def test_anchors_are_not_rounded() -> None:
@@ -146,3 +159,36 @@ def test_a_region_may_be_of_several_classes() -> None:
     assert labels[0].tolist() == [1, 2, 3]
     assert scores[0].tolist() == pytest.approx(torch.tensor([2.0, 1.0, 0.0]).sigmoid().tolist())
     assert boxes[0].tolist() == [[0, 0, 10, 10], [0, 0, 10, 10], [20, 20, 40, 40]]
+
+
+pytest.importorskip("torchvision")
+pytest.importorskip("faster_coco_eval")
+
+SMALL = DetectionConfig(channels=16, hidden=32, regions=32, fit=FitConfig(epochs=1, batch=4))
+
+
+def test_targets_and_what_is_found_go_to_the_encoded_size_and_back(tmp_path: Path) -> None:
+    train, _ = read_instance_splits(write_instances(tmp_path, {"train": 1, "test": 1}))
+    things = train.instances(0)
+    target = _target(things, (48, 64), (96, 64))
+    assert target["boxes"].numpy() == pytest.approx(things.boxes * [1, 2, 1, 2])
+    assert (target["masks"].sum(dim=(1, 2)).numpy() == 2 * things.masks.sum(axis=(1, 2))).all()
+
+
+def test_targets_are_made_batch_by_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All masks of COCO at 1022 pixels would be 147 GB."""
+    train, _ = read_instance_splits(write_instances(tmp_path, {"train": 6, "test": 1}))
+    asked: list[int] = []
+    things, seen = InstanceSet.instances, []
+    monkeypatch.setattr(
+        InstanceSet, "instances", lambda self, row, *rest: asked.append(row) or things(self, row, *rest)
+    )
+
+    def track(steps: Iterable[int], description: str, total: int | None = None) -> Iterator[int]:
+        for step in steps:
+            seen.append(len(asked))
+            yield step
+
+    fit = FitConfig(epochs=2, batch=2)
+    fit_detector(np.zeros((3, 3, 4, 3)), train, np.array([4, 0, 2]), config=replace(SMALL, fit=fit), track=track)
+    assert seen == [1, 3, 4, 6] and asked[0] == 4 and sorted(asked[1:4]) == [0, 2, 4]

@@ -23,8 +23,7 @@ from perception_encoder.models.config import VisionConfig
 from perception_encoder.models.tower import Tower
 from perception_encoder.models.vision_transformer import VisionTransformer
 
-SIDE = 128
-"""Pixels of the square that images are padded to: 8x8 patches, in windows of 4x4."""
+SIDE = 128  # pixels of the square that images are padded to: 8x8 patches, in windows of 4x4
 DEPTH, HEADS, WIDTH, WINDOW, DETA_SPAN = 3, 2, 32, 4, 3
 VISION = VisionConfig(
     image_size=64,

@@ -1,12 +1,14 @@
-"""The published templates, a class as the mean of its sentences, and the nearest class, which wins."""
+"""The published templates, a class as the mean of its sentences, the nearest class, and labels as people write them."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from perception_encoder.datasets.labelled import LabelledImages
-from perception_encoder.errors import ModelError
+from perception_encoder.errors import ConfigError, ModelError
 from perception_encoder.evaluation.classification.zero_shot import (
     ACTION_TEMPLATES,
     IMAGENET_TEMPLATES,
@@ -16,6 +18,7 @@ from perception_encoder.evaluation.classification.zero_shot import (
     accuracies,
     ensemble,
     highest,
+    read_labels,
 )
 from perception_encoder.evaluation.embeddings import Features
 from perception_encoder.evaluation.statistics.scores import estimate, measure
@@ -150,3 +153,25 @@ def test_texts_without_a_finite_vector_are_a_model_error() -> None:
 
     with pytest.raises(ModelError, match=r"colours gives NaN or infinity in 80 of 80 vectors of the prompts"):
         ensemble(Broken(), ["cat"], IMAGENET_TEMPLATES)
+
+
+@pytest.mark.parametrize("given", ["cat,dog,other pet", " cat , dog,, other pet,cat,"])
+def test_labels_with_commas_between(given: str) -> None:
+    assert read_labels(given) == ["cat", "dog", "other pet"]
+
+
+def test_labels_of_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "labels.txt"
+    path.write_bytes("\ufeffcat, tabby\r\n\r\nhund\u00fc\r\n".encode())
+    assert read_labels(f"@{path}") == ["cat, tabby", "hund\u00fc"]
+    path.write_bytes(b"caf\xe9\nbar\n")
+    with pytest.raises(ConfigError, match="cannot be read: it is not UTF-8 text"):
+        read_labels(f"@{path}")
+    with pytest.raises(ConfigError, match="cannot be read: No such file"):
+        read_labels("@missing.txt")
+
+
+@pytest.mark.parametrize("given", ["", "cat", "cat,cat", "labels.txt"])
+def test_one_label_is_no_choice(given: str) -> None:
+    with pytest.raises(ConfigError, match="at least two labels"):
+        read_labels(given)

@@ -1,7 +1,8 @@
-"""Tracking: perfect features, noise, DAVIS's conventions by hand, and what cannot be tracked."""
+"""Tracking: noise, DAVIS's conventions, J and F by hand and against distances between all pixels."""
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -11,29 +12,17 @@ from perception_encoder.datasets.masked_videos import read_videos
 from perception_encoder.errors import DataError
 from perception_encoder.evaluation.dense.tracking import (
     TrackingEvaluator,
+    boundary,
+    boundary_accuracy,
+    region_similarity,
     score_masks,
-    score_video,
+    tolerance_pixels,
     tracking_scores,
 )
 from perception_encoder.evaluation.statistics.scores import measure
 from tests.evaluation.layers import ColourLayers, discs, write_video
 
 SHORT_SIDE = 48
-
-
-def shares(mask: np.ndarray, patch: int) -> np.ndarray:
-    """A mask's labels as features: the share of each patch's pixels (h, w, K)."""
-    h, w = mask.shape[0] // patch, mask.shape[1] // patch
-    return np.eye(3)[mask].reshape(h, patch, w, patch, 3).mean(axis=(1, 3))
-
-
-def test_masks_as_features_track_almost_perfectly_and_noise_does_not() -> None:
-    _, masks = discs()
-    perfect = score_video("discs", np.stack([shares(mask, 2) for mask in masks]), masks)
-    assert perfect[0].min() > 0.9 and perfect[1].min() > 0.95
-    rng = np.random.default_rng(0)
-    noise = score_video("discs", rng.normal(size=(6, 12, 16, 32)), masks)
-    assert noise[0].max() < 0.4
 
 
 def test_colours_track_coloured_objects(tmp_path: Path) -> None:
@@ -98,3 +87,55 @@ def test_a_clip_of_davis(real_data: Path) -> None:
         result = list(TrackingEvaluator([swan], short).run(ColourLayers(16).at(layer)))
         scores[short, layer] = result[0].value
     assert scores[240, 0] > scores[120, 0] and scores[240, 0] > scores[240, 1] + 0.2
+
+
+def rectangle(size: tuple[int, int], rows: slice, columns: slice) -> np.ndarray:
+    mask = np.zeros(size, bool)
+    mask[rows, columns] = True
+    return mask
+
+
+def blobs(seed: int, size: tuple[int, int] = (70, 90)) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[: size[0], : size[1]]
+    centres = rng.uniform((0, 0, 4), (*size, 16), (3, 3))
+    return np.any([(y - cy) ** 2 + (x - cx) ** 2 < r * r for cy, cx, r in centres], axis=0)
+
+
+def test_j_by_hand() -> None:
+    one, two = (rectangle((10, 10), slice(2, 6), columns) for columns in (slice(2, 6), slice(4, 8)))
+    assert region_similarity(one, two) == 8 / 24
+    assert region_similarity(one, one) == 1 and region_similarity(one, ~one) == 0
+    nothing = np.zeros((10, 10), bool)
+    assert region_similarity(nothing, nothing) == 1 and region_similarity(nothing, one) == 0
+
+
+def test_empty_masks_as_davis_has_them() -> None:
+    nothing, thing = np.zeros((30, 40), bool), rectangle((30, 40), slice(5, 9), slice(5, 9))
+    assert boundary_accuracy(nothing, nothing) == 1 and not boundary(~nothing).any()  # the image's edge is none
+    assert tolerance_pixels(240, 427) == 4 and tolerance_pixels(480, 854) == 8
+    assert boundary_accuracy(nothing, thing) == 0 and boundary_accuracy(thing, nothing) == 0
+
+
+def test_f_is_that_of_all_distances() -> None:
+    """An independent way: the boundary pixel by pixel, and how far each lies from the nearest of the others."""
+
+    def edge(mask: np.ndarray) -> np.ndarray:
+        h, w = mask.shape
+        result = []
+        for y in range(h):
+            for x in range(w):
+                near = [(y + dy, x + dx) for dy, dx in ((0, 1), (1, 0), (1, 1)) if y + dy < h and x + dx < w]
+                if any(mask[y, x] != mask[place] for place in near):
+                    result.append((y, x))
+        return np.array(result)
+
+    for seed in range(3):
+        mask, truth = blobs(seed), blobs(seed) ^ blobs(seed + 10)
+        found, true = edge(mask), edge(truth)
+        distances = np.linalg.norm(found[:, None] - true[None], axis=-1)
+        limit = math.ceil(0.008 * math.hypot(70, 90))
+        precision, recall = (distances.min(axis=axis) <= limit for axis in (1, 0))
+        expected = 2 * precision.mean() * recall.mean() / (precision.mean() + recall.mean())
+        assert 0 < expected < 1
+        assert boundary_accuracy(mask, truth) == pytest.approx(expected)

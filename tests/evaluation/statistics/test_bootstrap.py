@@ -19,7 +19,6 @@ from perception_encoder.evaluation.statistics.bootstrap import (
 )
 from perception_encoder.evaluation.statistics.scores import (
     ItemScores,
-    difference,
     estimate,
     estimate_difference,
     measure,
@@ -60,8 +59,8 @@ def test_few_blocks_take_the_interval_of_the_paired_t_test() -> None:
     ours, theirs = np.random.default_rng(0).normal(size=(2, 5))
     wanted = stats.ttest_rel(ours, theirs).confidence_interval(0.95)
     both = [ItemScores.of("error", values, list("abcde"), unit="m") for values in (ours, theirs)]
-    result = difference(*both)
-    assert result.interval == pytest.approx((wanted.low, wanted.high), rel=0.06)  # the variance is that of 1000 draws
+    result = estimate_difference(*both)
+    assert result.interval() == pytest.approx((wanted.low, wanted.high), rel=0.06)  # the variance is that of 1000 draws
     assert measure(both[0]).interval == pytest.approx(
         tuple(stats.ttest_1samp(ours, 0).confidence_interval(0.95)), rel=0.06
     )
@@ -204,12 +203,12 @@ def test_an_interval_over_few_that_differ_holds_the_difference(n: int, gap: floa
 
 
 def test_models_that_never_differ_are_told_apart_to_three_in_n() -> None:
-    assert difference(*right_and_wrong(0, 0, 1000)).interval == pytest.approx((-0.0028, 0.0028), rel=0.02)
+    assert estimate_difference(*right_and_wrong(0, 0, 1000)).interval() == pytest.approx((-0.0028, 0.0028), rel=0.02)
     two_seeds = [[replace(score, seed=seed) for seed in range(2)] for score in right_and_wrong(0, 0, 1000)]
     seeded = estimate_difference(*two_seeds)
     assert seeded.p_value() == 1 and seeded.interval() == pytest.approx((-0.0028, 0.0028), rel=0.02)
     in_metres = [replace(score, unit="m") for score in right_and_wrong(0, 0, 1000)]
-    assert difference(*in_metres).interval is None  # how far two items may differ is not known
+    assert estimate_difference(*in_metres).interval() is None  # how far two items may differ is not known
 
 
 def test_a_share_has_the_interval_of_wilson() -> None:

@@ -11,8 +11,8 @@ import pytest
 from perception_encoder.errors import DataError
 from perception_encoder.evaluation.statistics.scores import (
     ItemScores,
-    difference,
     estimate,
+    estimate_difference,
     measure,
     measure_all,
     with_head_seeds,
@@ -71,9 +71,9 @@ def test_a_difference_is_paired() -> None:
     better = right.copy()
     better[np.flatnonzero(~right)[:30]] = True
     names = [str(number) for number in range(1000)]
-    result = difference(*(ItemScores.of("top-1", some, names) for some in (better, right)))
+    result = estimate_difference(*(ItemScores.of("top-1", some, names) for some in (better, right)))
     assert result.value == pytest.approx(0.03)
-    assert result.interval == pytest.approx((0.03 - 0.0106, 0.03 + 0.0106), abs=0.002)  # unpaired: ± 0.044
+    assert result.interval() == pytest.approx((0.03 - 0.0106, 0.03 + 0.0106), abs=0.002)  # unpaired: ± 0.044
 
 
 def test_the_text_holds_everything_in_few_bytes() -> None:
@@ -99,9 +99,9 @@ def test_other_items_or_groups_cannot_be_compared() -> None:
         ItemScores.of("top-1", CORRECT, NAMES[::-1]),
     ):
         with pytest.raises(DataError, match="not evaluated on the same items"):
-            difference(ours, theirs)
+            estimate_difference(ours, theirs)
     with pytest.raises(DataError, match="the same 100 items have different groups or blocks in the two"):
-        difference(ours, ItemScores.of("top-1", CORRECT, NAMES, groups=TARGETS))
+        estimate_difference(ours, ItemScores.of("top-1", CORRECT, NAMES, groups=TARGETS))
 
 
 def test_a_score_that_is_no_number_names_its_item() -> None:
@@ -134,7 +134,7 @@ def test_items_of_one_block_are_drawn_together() -> None:
     plain = ItemScores.of("error", frames, names)
     assert ItemScores.of("error", frames, names, blocks=names) == plain  # each a block by itself
     with pytest.raises(DataError, match="different groups or blocks"):
-        difference(ItemScores.of("error", frames, names, blocks=blocks), plain)
+        estimate_difference(ItemScores.of("error", frames, names, blocks=blocks), plain)
 
 
 def seeded(values: np.ndarray, names: list[str]) -> tuple[ItemScores, ...]:
@@ -153,12 +153,12 @@ def test_the_seeds_of_a_head_are_in_the_interval() -> None:
     assert np.diff(narrow.interval)[0] == pytest.approx(2 * 1.97 * items.std(ddof=1) / 200**0.5, rel=0.1)
     (alone,) = measure_all(seeded(unlike[:1], names))
     assert alone.interval is None  # one seed does not say what seeds do
-    gap = difference(seeded(unlike + 0.3, names), seeded(unlike, names))
-    assert gap.value == pytest.approx(0.3) and gap.interval == pytest.approx((0.3, 0.3), abs=0.01)  # paired by seed
+    gap = estimate_difference(seeded(unlike + 0.3, names), seeded(unlike, names))
+    assert gap.value == pytest.approx(0.3) and gap.interval() == pytest.approx((0.3, 0.3), abs=0.01)  # paired by seed
     with pytest.raises(
         DataError, match=r"RMSE: draws, blocks and head seeds differ: \(1000, 200, 3\) and \(1000, 200, 2"
     ):
-        difference(seeded(unlike, names), seeded(unlike[:2], names))
+        estimate_difference(seeded(unlike, names), seeded(unlike[:2], names))
 
 
 def test_a_class_that_a_resample_lacks_is_left_out_of_its_mean() -> None:

@@ -18,7 +18,6 @@ from PIL import Image
 from perception_encoder.errors import ConfigError, OutputError, SearchIndexError
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.search.storage import store as module
-from perception_encoder.search.storage.conditions import check_dates
 from perception_encoder.search.storage.store import STORE, Store
 from tests.search.indexes import counts, rows_by_path
 
@@ -119,27 +118,6 @@ def test_a_full_disk_is_named_and_nothing_lost(
     assert counts(update()) == (1, 0, 0, 21) and "new.jpg" in rows_by_path(folder)
 
 
-def test_what_a_kill_left_of_a_commit_is_no_row(
-    update, folder: Path, draw: Draw, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    update()
-    before = rows_by_path(folder)
-
-    def stop(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    draw(60).save(folder / "more.jpg")
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(module, "insert_rows", stop)  # after the vectors were written
-        update()
-    assert rows_by_path(folder).keys() == before.keys()
-    update()
-    after = rows_by_path(folder)
-    assert after.keys() == {*before, "more.jpg"}
-    for path, rows in before.items():
-        assert [row.vector.tolist() for row in rows] == [row.vector.tolist() for row in after[path]]
-
-
 def test_a_text_search_loads_only_what_it_needs(update, folder: Path) -> None:
     """Others take longer to import than the search takes."""
     update()
@@ -150,41 +128,6 @@ def test_a_text_search_loads_only_what_it_needs(update, folder: Path) -> None:
     assert not {"lancedb", "av", "pandas", "pyarrow.compute", "turbovec"} & set(
         run.stdout.rpartition("[")[2].split("'")
     )
-
-
-def test_conditions_read_documented_columns_only(
-    update, folder: Path, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    update()
-    index, query = Store.open(folder), encoder.encode_texts("a cat")
-    for condition in (
-        "colour = 3",
-        "id = 'a'",
-        "rowid = 1",
-        "path IN (SELECT value FROM settings)",
-        "path IN (SELECT path FROM rows)",
-        "EXISTS (WITH RECURSIVE n(i) AS (SELECT 1 UNION SELECT i + 1 FROM n) SELECT i FROM n)",
-        "path = readfile('/etc/passwd')",
-        "load_extension('evil')",
-        "length(randomblob(1000000000)) > 1",
-        "length(printf('%1000000000d', 1)) > 1",
-        "path = ?",
-        "path = '\0'",
-        "path = '\udcff'",
-        "1; DROP TABLE rows",
-        f"path = '{'x' * (2 << 20)}'",
-        "abs(-9223372036854775807 - 1 + 0 * size) > 0",
-    ):
-        with pytest.raises(ConfigError, match=r"is invalid: .*; the columns are path, kind, date, size, length, width"):
-            index.nearest(query, 5, condition)
-    assert {row.path for row in index.rows("lower(path) = 'Ä' OR path GLOB '0[12].*' AND date > '2000'")} == {
-        "01.jpg",
-        "02.jpg",
-    }
-    monkeypatch.setattr("perception_encoder.search.storage.conditions._SECONDS", -1.0)
-    monkeypatch.setattr("perception_encoder.search.storage.conditions._STEPS", 1)
-    with pytest.raises(ConfigError, match="takes over -1 s"):
-        index.rows("size > 0")
 
 
 def test_odd_names_and_tars_are_indexed_and_forgotten(update, folder: Path, draw: Draw) -> None:
@@ -205,36 +148,3 @@ def test_odd_names_and_tars_are_indexed_and_forgotten(update, folder: Path, draw
         (folder / name).unlink()
     assert counts(update()) == (0, 0, 5, 21)
     assert len(rows_by_path(folder)) == 21
-
-
-@pytest.mark.parametrize(
-    "condition",
-    [
-        "date >= '2024'",
-        "kind = 'video' AND date>='2024-07' and length < 60",
-        "date BETWEEN '2024-02-29' AND '2024-07-31T18:05:00'",
-        "date <= '2024-07~'",  # the page's
-        "'2024-07-31T18' < date OR date IN ('2024', '2023-01')",
-        "path = 'not a date' AND date LIKE '2024-%' AND date IS NOT NULL",
-        "path = 'the date = ''x'' y'",
-    ],
-)
-def test_dates(condition: str) -> None:
-    check_dates(condition)
-
-
-@pytest.mark.parametrize(
-    ("condition", "literal"),
-    [
-        ("date >= '2024-13'", "'2024-13'"),
-        ("date >= '2023-02-29'", "'2023-02-29'"),
-        ("kind = 'image' AND DATE < 'yesterday'", "'yesterday'"),
-        ("date > '31.12.2024'", "'31.12.2024'"),
-        ("date > '2024-07-31 18:05'", "'2024-07-31 18:05'"),
-        ("date = '' ", "''"),
-    ],
-)
-def test_other_texts_are_refused(condition: str, literal: str) -> None:
-    with pytest.raises(ConfigError, match="is not a date; dates look like '2024'") as error:
-        check_dates(condition)
-    assert str(error.value).startswith(literal)

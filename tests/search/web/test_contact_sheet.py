@@ -17,7 +17,6 @@ from perception_encoder.search.web.contact_sheet import (
     Tile,
     contact_sheet,
     link_to,
-    page_head,
     write_contact_sheet,
 )
 
@@ -152,10 +151,3 @@ def test_a_browser_shows_it_without_a_server(tmp_path: Path) -> None:
         browser.close()
     assert set(requested) <= {"file", "data"}
     assert said == []
-
-
-def test_the_head_has_the_page_s_own_rules_after_the_shared_ones() -> None:
-    head = page_head("<b>", "a & b", "p { color: red }\n")
-    assert "<title>&lt;b&gt;</title>" in head and "<p>a &amp; b</p>" in head
-    assert head.index("color-scheme") < head.index("p { color: red }") < head.index("</style>")
-    assert "default-src 'none'" in head

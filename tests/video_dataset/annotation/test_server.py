@@ -17,7 +17,6 @@ from starlette.applications import Starlette
 
 from perception_encoder.errors import InputError
 from perception_encoder.formats.tars import TarMember
-from perception_encoder.serving.http import ApiError
 from perception_encoder.video_dataset.annotation.project import AnnotationProject
 from perception_encoder.video_dataset.annotation.server import (
     ACTIONS,
@@ -25,6 +24,7 @@ from perception_encoder.video_dataset.annotation.server import (
     parse_range,
     send_video,
 )
+from perception_encoder.web_server.http import ApiError
 from tests.video_dataset.clips import short_clip
 
 Post = Callable[..., Any]
@@ -91,20 +91,12 @@ def test_numbers_that_the_database_cannot_hold(client: TestClient, post: Post, a
     assert post("annotate/next", "anna")["task"] is not None
 
 
-def test_a_change_without_an_id_changes_nothing(post: Post) -> None:
-    task = post("annotate/next", "anna")["task"]
-    for action in ("save", "submit"):
-        answer = post(f"annotate/{action}", "anna", 404, caption="Another.", rating=1, sequence=1)
-        assert answer["error"] == "annotation 0: does not exist"
-    assert post("annotate/next", "anna")["task"] == task
-
-
 @pytest.mark.parametrize(
     ("content", "status", "message"),
     [
         ({"person": " "}, 400, "1 to 40 printable characters"),
-        ({"person": 3}, 400, "person is 3; it must be a string"),
-        ({"rating": "4"}, 400, "rating is '4'; it must be an integer or null"),
+        ({"person": 3}, 400, "person is 3: Input should be a valid string"),
+        ({"rating": "4"}, 400, "rating is '4': Input should be a valid integer"),
         ({"rating": 9}, 400, "rating is 9; it must be 1 to 5"),
         ({"caption": "x" * 20_001}, 400, "the limit is 20,000"),
         ({"id": 77}, 404, "annotation 77: does not exist"),
@@ -167,7 +159,7 @@ def test_nothing_else_is_served(client: TestClient, address: str) -> None:
 def test_the_command_starts_in_under_a_second_without_torch(many_videos: Path, tmp_path: Path) -> None:
     AnnotationProject(many_videos, tmp_path / "a.sqlite").update()
     code = "import sys; from unittest.mock import patch; from perception_encoder.cli.main import main\n"
-    code += "with patch('perception_encoder.serving.server.run_server'):\n"
+    code += "with patch('perception_encoder.web_server.server.run_server'):\n"
     code += "    try: main(sys.argv[1:])\n    except SystemExit as end: print(end.code)\n"
     code += "print(sorted({'torch', 'numpy', 'PIL', 'av', 'pyarrow'} & sys.modules.keys()))"
     command = [sys.executable, "-c", code, "annotate", many_videos, "--store", tmp_path / "a.sqlite", "--port", "0"]

@@ -1,0 +1,176 @@
+"""Generate with a decoder-only language model: read prompts, then choose one token at a time by its logits."""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from perception_encoder.errors import ModelError
+from perception_encoder.preprocess.conversation import Sampling
+
+Step = Callable[[Sequence[int]], Tensor]
+"""The next token of each prompt (B,) to the logits of those after them (B, V)."""
+COLDEST = 1e-5
+"""Lower temperatures act like 0 (the most probable token), as dividing logits by them overflows."""
+
+
+class Reading(ABC):
+    """Prompts that were read as one batch, and their answers so far, as a cache of keys and values."""
+
+    @abstractmethod
+    def add(self, inputs: Float[Tensor, "B T D"]) -> Float[Tensor, "B V"]:
+        """Read further tokens, and return the logits of those after them. Call it in inference mode."""
+
+    @abstractmethod
+    def copy(self) -> Reading:
+        """Return a copy that continues on its own."""
+
+
+class Reader(ABC):
+    """Executes a decoder-only language model of transformers."""
+
+    model: Any
+    runtime: str
+    """The library: "torch" or "openvino"."""
+    precision: str
+    """Of the products: "float32", "bfloat16" or another type of torch, or "int8"."""
+    alike: bool = True
+    """Whether a prompt may share a batch or its beginning with longer ones."""
+
+    @abstractmethod
+    def begin(self, padding: Int[Tensor, " B"]) -> Reading:
+        """Return empty conversations; nothing attends to the first tokens of each, `padding`."""
+
+    def read(self, prompts: Sequence[Float[Tensor, "T D"]]) -> tuple[Float[Tensor, "B V"], Step]:
+        """Read prompts as one batch; return the logits of their next tokens, and the step after those (see `add`)."""
+        if len(prompts) > 1 and not self.alike:
+            logits, steps = zip(*(self.read([prompt]) for prompt in prompts), strict=True)
+            return torch.cat(logits), lambda tokens: torch.cat(
+                [one([token]) for one, token in zip(steps, tokens, strict=True)]
+            )
+        longest = max(len(prompt) for prompt in prompts)
+        inputs = torch.stack([torch.cat([p.new_zeros(longest - len(p), p.shape[1]), p]) for p in prompts])
+        padding = torch.tensor([longest - len(prompt) for prompt in prompts], device=inputs.device)
+        reading, embed = self.begin(padding), self.model.get_input_embeddings()
+        return reading.add(inputs), lambda tokens: reading.add(
+            embed(torch.tensor(tokens, device=inputs.device))[:, None]
+        )
+
+    @torch.inference_mode()
+    def read_each(self, prompts: Sequence[Float[Tensor, "T D"]]) -> Iterator[Float[Tensor, " V"]]:
+        """Yield the logits of the token after each prompt; their common beginning, such as a video, is read once."""
+        if not prompts:
+            return
+        start = common_length(prompts) if self.alike else 0
+        beginning = self.begin(torch.zeros(1, dtype=torch.long, device=prompts[0].device))
+        if start:
+            beginning.add(prompts[0][None, :start])
+        for prompt in prompts:
+            yield beginning.copy().add(prompt[None, start:])[0]
+
+
+class TorchReader(Reader):
+    """Runs the model as it is."""
+
+    runtime = "torch"
+
+    def __init__(self, model: Any) -> None:
+        self.model, self.alike = model, rotates_alike(model)
+        self.precision = str(model.get_input_embeddings().weight.dtype).removeprefix("torch.")
+
+    def begin(self, padding: Tensor) -> Reading:
+        return _TorchReading(self.model, padding)
+
+
+class _TorchReading(Reading):
+    def __init__(self, model: Any, padding: Tensor) -> None:
+        self.model, self.padding, self.padded = model, padding, bool(padding.any())
+        self.length, self.cache = 0, None
+        self._name = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+
+    def copy(self) -> Reading:
+        other = _TorchReading(self.model, self.padding)
+        other.length, other.cache = self.length, deepcopy(self.cache)
+        return other
+
+    def add(self, inputs: Tensor) -> Tensor:
+        start, self.length = self.length, self.length + inputs.shape[1]
+        options: dict[str, Any] = {self._name: self.cache}
+        if self.padded:
+            columns = torch.arange(self.length, device=inputs.device) - self.padding[:, None]
+            options |= {"attention_mask": (columns >= 0).long(), "position_ids": columns[:, start:].clamp(min=0)}
+        output = self.model(inputs_embeds=inputs, **options, use_cache=True, logits_to_keep=1)
+        self.cache = output[self._name]
+        return output.logits[:, -1]
+
+
+def common_length(prompts: Sequence[Float[Tensor, "T D"]]) -> int:
+    """Return the length of the common prefix of prompts, leaving each at least one token."""
+    length = min(len(prompt) for prompt in prompts) - 1
+    for prompt in prompts[1:]:
+        same = (prompt[:length] == prompts[0][:length]).all(-1)
+        length = int(same.long().cumprod(0).sum())
+    return length
+
+
+def rotates_alike(model: Any) -> bool:
+    """Return whether a position is encoded alike in texts of any length; not with RoPE of these two types."""
+    types = str([getattr(module, "rope_type", None) for module in model.modules()])
+    return "dynamic" not in types and "longrope" not in types
+
+
+@torch.inference_mode()
+def generate_tokens(
+    reader: Reader, prompts: Sequence[Tensor], end_tokens: frozenset[int], sampling: Sampling
+) -> Iterator[list[int | None]]:
+    """Yield the next token of each prompt until all have ended, None after an end; end tokens are not yielded.
+
+    `prompts`: embeddings (T, dim) of each. Each has its own random generator, so that answers do not depend on the
+    batch. Raises ModelError for logits that are NaN or infinite.
+    """
+    logits, step = reader.read(prompts)
+    generators = [torch.Generator().manual_seed(sampling.seed) for _ in prompts]
+    open_rows, given = [True] * len(prompts), [list[int]() for _ in prompts]
+    for number in range(sampling.max_tokens):
+        if number:
+            logits = step([earlier[-1] for earlier in given])
+        check_logits(logits, reader)
+        for row, (earlier, generator) in enumerate(zip(given, generators, strict=True)):
+            earlier.append(choose(logits[row], sampling, generator, earlier))
+            open_rows[row] &= earlier[-1] not in end_tokens
+        if not any(open_rows):
+            return
+        yield [earlier[-1] if is_open else None for earlier, is_open in zip(given, open_rows, strict=True)]
+
+
+def check_logits(logits: Float[Tensor, "*B V"], reader: Reader) -> None:
+    """Raise ModelError if logits are NaN or infinite."""
+    if not logits.isfinite().all():
+        raise ModelError(
+            f"the language model gives NaN or infinity in {reader.precision}; its weights are bad or need float32"
+        )
+
+
+def choose(logits: Tensor, sampling: Sampling, generator: torch.Generator, given: Sequence[int] = ()) -> int:
+    """Choose a token by its logits (V): the most probable, or one sampled at the temperature from the top ones.
+
+    `given`: the answer's earlier tokens, for the penalties.
+    """
+    if given and (sampling.presence_penalty or sampling.frequency_penalty):
+        tokens, counts = torch.tensor(given, device=logits.device).unique(return_counts=True)
+        logits = logits.float().index_add(0, tokens, counts * -sampling.frequency_penalty - sampling.presence_penalty)
+    if sampling.temperature < COLDEST:
+        return int(logits.argmax())
+    probabilities = (logits.float().cpu() / sampling.temperature).softmax(0)
+    if sampling.top_p < 1:
+        ordered, order = probabilities.sort(descending=True)
+        ordered[ordered.cumsum(0) - ordered >= sampling.top_p] = 0
+        return int(order[torch.multinomial(ordered, 1, generator=generator)])
+    return int(torch.multinomial(probabilities, 1, generator=generator))

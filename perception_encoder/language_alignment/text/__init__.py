@@ -1,1 +1,0 @@
-"""The language model of a language alignment: loading, prompts, adapters and generation."""
