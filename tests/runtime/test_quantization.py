@@ -280,14 +280,14 @@ def test_workers_of_a_cluster_compute_with_what_the_index_records(
         open_index(no_image_tower, encoder).update()
     jobs: list[Any] = []
 
-    def stream(work: object, job: object, files: object) -> list[bytes]:
+    def stream(work: object, job: object, *of_files: object) -> list[bytes]:
         jobs.append(job)
         return []
 
     monkeypatch.setattr(cluster, "on_cluster", lambda address: nullcontext(stream))
     with cluster.reading_on_cluster("") as read:
         assert list(read(Store.open(no_image_tower), encoder, set(), [])) == []
-    assert [(job.runtime, job.precision) for job in jobs] == [("torch", "float32")]
+    assert [(job.spec.runtime, job.spec.precision) for job in jobs] == [("torch", "float32")]
 
 
 def test_texts_alone_need_no_image_tower(no_image_tower: Path) -> None:
