@@ -172,12 +172,12 @@ def _converted(path: Path) -> Path:
         import accelerate  # noqa: F401
         import gguf  # noqa: F401
     logger.info("converting %s, once", path.name)
-    directory, options = str(path.parent), {"gguf_file": path.name}
+    where, file = str(path.parent), path.name
     with replacing(target) as temporary, quiet_loading():
         try:
-            tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False, **options)
+            tokenizer = AutoTokenizer.from_pretrained(where, gguf_file=file, trust_remote_code=False)
             loaded: Any = AutoModelForCausalLM.from_pretrained(
-                directory, trust_remote_code=False, dtype=torch.float32, output_loading_info=True, **options
+                where, gguf_file=file, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
             )
             quantized, report = loaded
             check_none_missing(path, report["missing_keys"])
