@@ -144,18 +144,22 @@ def report_left_out(left_out: Mapping[str, int]) -> None:
         print_note(f"to read RAW photographs, {install_command('raw')}")
 
 
-def report_skipped(failures: Sequence[InputError], total: int) -> int:
-    """List skipped inputs with their reasons on stderr; returns the exit status."""
-    for failure in failures:
+def report_skipped(failures: Sequence[InputError], total: int, known: int = 0) -> int:
+    """List skipped inputs with their reasons on stderr; returns the exit status.
+
+    `known`: number of the last ones, which an earlier run has listed; they get one line.
+    """
+    for failure in failures[: len(failures) - known]:
         print_warning(f"skipped {failure}")
     if failures:
-        print_warning(f"{len(failures)} of {total} inputs skipped")
+        as_before = f", {known} of them as in the last run" if known else ""
+        print_warning(f"{len(failures)} of {total} inputs skipped{as_before}")
     return SOME_SKIPPED if failures else OK
 
 
-def exit_with_skipped(failures: Sequence[InputError], used: int, strict: bool) -> NoReturn:
+def exit_with_skipped(failures: Sequence[InputError], used: int, strict: bool, known: int = 0) -> NoReturn:
     """End a command and list skipped inputs: status 0 if any input was `used`, 1 under `strict`, 2 if none."""
-    status = report_skipped(failures, used + len(failures))
+    status = report_skipped(failures, used + len(failures), known)
     if failures and used <= 0:
         raise typer.Exit(ERROR)
     raise typer.Exit(status if strict else OK)

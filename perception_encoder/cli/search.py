@@ -19,7 +19,7 @@ import typer
 from perception_encoder.cli import options, output
 from perception_encoder.cli.options import OUTPUT, QUERY, VIDEO, argument, flag, option
 from perception_encoder.cli.output import track
-from perception_encoder.errors import MediaNotFoundError, needs_extra
+from perception_encoder.errors import InputError, MediaNotFoundError, needs_extra
 from perception_encoder.inference.model_spec import DEFAULT
 from perception_encoder.models.defaults import default_model
 from perception_encoder.models.registry import demo_line
@@ -295,11 +295,15 @@ def index(
     if home is not None and len(directories) > 1:
         raise typer.BadParameter("--index is for one directory; index the others separately")
     reports: dict[str, UpdateReport] = {}
+    new: list[InputError] = []
+    known: list[InputError] = []
     for directory in directories:
         opened = open_index(directory, model, index=home)
         report = reports[str(directory)] = opened.update(
             every=every, rebuild=rebuild, exclude=exclude, ray=ray, progress=track
         )
+        new += report.skipped[: len(report.skipped) - report.known]
+        known += report.skipped[len(report.skipped) - report.known :]
         if not json:
             changes = f"{report.added} added, {report.moved} moved, {report.deleted} deleted"
             speed = f" ({report.added / report.seconds:.1f} files/s)" if report.added else ""
@@ -313,8 +317,8 @@ def index(
         )
     output.report_left_out(sum((Counter(report.left_out) for report in reports.values()), Counter()))
     output.print_demo(*(report.source for report in reports.values()))
-    skipped = [error for report in reports.values() for error in report.skipped]
-    output.exit_with_skipped(skipped, sum(report.total for report in reports.values()) - len(skipped), strict)
+    used = sum(report.total - len(report.skipped) for report in reports.values())
+    output.exit_with_skipped([*new, *known], used, strict, len(known))
 
 
 MODELS = "Further models"

@@ -358,11 +358,9 @@ def find_stores(paths: Sequence[str], location: Path | None) -> list[Store]:
     stores = _without_overlap(stores)
     for store in stores:
         if store.unfinished:
-            logger.warning(
-                "the index of %s is unfinished or being updated, so files may be missing; finish it with: %s",
-                escape_name(store.root),
-                escape_name(index_command(store.directory)),
-            )
+            finish = f"unfinished, so files may be missing; finish it with: {index_command(store.directory)}"
+            state = "being updated, so files may be missing" if store.being_written else finish
+            logger.warning("the index of %s is %s", escape_name(store.root), escape_name(state))
     return stores
 
 

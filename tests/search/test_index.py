@@ -155,12 +155,37 @@ def test_the_model_of_the_first_index_is_in_the_command_that_rebuilds_the_second
         assert printed_command(str(error.value)) == ["index", "--rebuild", "--model", str(checkpoint), str(other)]
 
 
-def test_files_that_move_are_not_deleted_and_unreadable_ones_are_listed(run_pe, photos: Path, checkpoint: Path) -> None:
+def test_files_that_move_are_not_deleted_and_unreadable_ones_are_listed_once(
+    run_pe, photos: Path, checkpoint: Path
+) -> None:
     for name in ("bad.jpg", "worse.jpg"):
         (photos / name).write_bytes(b"no image")
     assert run_pe("index", photos, "--model", checkpoint).stderr.count("skipped /") == 2
     (photos / "00.jpg").rename(photos / "moved.jpg")
     (photos / "01.jpg").unlink()
+    (photos / "new.jpg").write_bytes(b"no image either")
     run = run_pe("index", photos)
     assert "0 added, 1 moved, 1 deleted, 18 unchanged" in run.stdout
-    assert run.stderr.count("skipped /") == 2 and "2 of 21 inputs skipped" in run.stderr
+    warnings = [line for line in run.stderr.splitlines() if "skipped" in line]
+    assert len(warnings) == 2 and f"skipped {photos / 'new.jpg'}: " in warnings[0]
+    assert "3 of 22 inputs skipped, 2 of them as in the last run" in warnings[1]
+    assert len(json.loads(run_pe("index", photos, "--json").stdout)["skipped"]) == 3
+    (photos / "bad.jpg").unlink()
+    assert "2 of 21 inputs skipped, 2 of them as in the last run" in run_pe("index", photos).stderr
+
+
+def test_a_search_says_whether_an_update_is_running_or_was_stopped(run_pe, photos: Path, checkpoint: Path) -> None:
+    index, said = pe.open_index(photos, checkpoint), []
+    index.update()
+    (photos / "new.png").write_bytes((photos / "00.jpg").read_bytes() + b"more")
+
+    def stop(items, description, total):
+        said.append(run_pe("search", "a cat", photos).stderr)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        index.update(progress=stop)
+    assert f"the index of {photos} is being updated, so files may be missing\n" in said[0]
+    assert "finish it" not in said[0]
+    stopped = run_pe("search", "a cat", photos).stderr
+    assert f"is unfinished, so files may be missing; finish it with: pe index {photos}" in stopped

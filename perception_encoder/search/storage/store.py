@@ -24,7 +24,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from perception_encoder.errors import ConfigError, OutputError, SearchIndexError, one_line
-from perception_encoder.files import holding, open_regular, remove, replacing, restrict, write_json, writing
+from perception_encoder.files import holding, is_held, open_regular, remove, replacing, restrict, write_json, writing
 from perception_encoder.inference.exclude import parse_patterns
 from perception_encoder.models.registry import same_name, shown_name
 from perception_encoder.search.storage.database import (
@@ -116,7 +116,7 @@ class Store:
         store = directory / STORE
         state = State(identity=secrets.token_hex(8), commit=0, generation=1, slots=0, rows=0, complete=False)
         _, excluded = salvage(store) or ({}, [])
-        values = {"settings": dict(settings), "state": asdict(state), "excluded": excluded}
+        values = {"settings": dict(settings), "state": asdict(state), "excluded": excluded, "unreadable": []}
         with writing(store, also=(sqlite3.Error,)):
             store.mkdir(exist_ok=True)
             for suffix in ("", "-journal", "-wal", "-shm"):  # in this order: without the first there is no index
@@ -153,8 +153,7 @@ class Store:
     @property
     def excluded(self) -> list[str]:
         """The patterns of `exclude`, which every update follows; SearchIndexError if they are invalid."""
-        with self._reading() as reading:
-            patterns = read_value(reading.connection, "excluded", list[str])
+        patterns = self._value("excluded")
         try:
             parse_patterns(patterns)
         except ConfigError as error:
@@ -164,9 +163,19 @@ class Store:
 
     def exclude(self, patterns: Sequence[str]) -> None:
         """Set the patterns of files to leave out, which are valid; the next update removes their rows. OutputError."""
-        with self._changing() as (connection, state):
-            write_value(connection, "excluded", list(patterns))
-            _put(connection, state)
+        if list(patterns) != self._value("excluded"):
+            with self._changing() as (connection, state):
+                write_value(connection, "excluded", list(patterns))
+                _put(connection, state)
+
+    @property
+    def unreadable(self) -> list[str]:
+        """Why the last update skipped files, one line for each."""
+        return self._value("unreadable")
+
+    def _value(self, name: str) -> list[str]:
+        with self._reading() as reading:
+            return read_value(reading.connection, name, list[str])
 
     def check(self, settings: Mapping[str, object], model: str) -> None:
         """Raise SearchIndexError if vectors with `settings` (`Encoder.describe`) cannot be compared with the index's.
@@ -196,6 +205,11 @@ class Store:
         """Whether an update was stopped or is running, so that files may be missing."""
         with self._reading() as reading:
             return not reading.state.complete
+
+    @property
+    def being_written(self) -> bool:
+        """Whether a process is writing the index now."""
+        return is_held(self._store / _LOCK)
 
     def __len__(self) -> int:
         return self.count()
@@ -353,17 +367,23 @@ class Store:
             insert_rows(connection, rows, state.slots)
             _put(connection, state, slots=state.slots + len(rows), rows=state.rows - removed + len(rows))
 
-    def finish(self) -> None:
-        """Compact, renew the compressed vectors, and seal the index as finished, unless that is done."""
+    def finish(self, unreadable: list[str] | None = None) -> None:
+        """Compact, renew the compressed vectors, and seal the index as finished, unless that is done.
+
+        `unreadable`: see the property; by default unchanged.
+        """
         with self._reading() as reading:
             state, vectors = reading.state, reading.vectors
         if state.slots > _GAPS * state.rows:
             state = self._compact(vectors)
             vectors = self._open_vectors(state)
         files = [self._store / DATABASE, vectors_path(self._store, state.generation)]
-        if write_codes(self._store, state.generation, vectors) or not state.complete or not self._is_sealed(files):
-            if not state.complete:
+        changed = not state.complete or unreadable not in (None, self.unreadable)
+        if write_codes(self._store, state.generation, vectors) or changed or not self._is_sealed(files):
+            if changed:
                 with self._changing() as (connection, state):
+                    if unreadable is not None:
+                        write_value(connection, "unreadable", unreadable)
                     _put(connection, state, complete=True)
             self._set_journal("DELETE")
             with writing(self._store):

@@ -61,6 +61,8 @@ class UpdateReport:
     seconds: float
     skipped: tuple[InputError, ...]
     """Files that could not be read."""
+    known: int
+    """Number of skipped files at the end of `skipped` that the last update skipped for the same reason."""
     left_out: Mapping[str, int]
     """Number of other files, by suffix."""
 
@@ -159,8 +161,10 @@ def update_store(
     finally:
         pending.commit()
     store.replace(changes.gone, [])
-    store.finish()
+    skipped, known = [*changes.failures, *pending.skipped], store.unreadable
+    store.finish(list(map(str, skipped)))
     moved_away = Counter(indexed[path].digest for path in changes.gone) & pending.moved
+    skipped.sort(key=lambda error: str(error) in known)
     return UpdateReport(
         model=store.settings["model"],
         source=store.settings["source"],
@@ -170,7 +174,8 @@ def update_store(
         unchanged=changes.unchanged,
         rows=len(store),
         seconds=time.perf_counter() - started,
-        skipped=(*changes.failures, *pending.skipped),
+        skipped=tuple(skipped),
+        known=sum(str(error) in known for error in skipped),
         left_out=changes.left_out,
     )
 
