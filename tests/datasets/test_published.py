@@ -114,6 +114,16 @@ def test_the_name_in_place_of_a_path(hub: Hub, builtin: Encoder) -> None:
         evaluate("retrieval", builtin, "food101")
 
 
+def test_videos_are_read_as_the_reference_reads_them(hub: Hub, builtin: Encoder) -> None:
+    kinetics = {f"kinetics{classes}": ("kinetics", 8) for classes in (400, 600, 700)}
+    actions = dict.fromkeys(("hmdb51", "ucf101"), ("actions", 8))
+    texts = {"activitynet": ("", 32), **dict.fromkeys(("msrvtt", "msvd", "didemo", "pvd-bench"), ("", 8))}
+    rows = [row for row in DATASETS.values() if row.videos and row.task != "questions"]
+    found = {row.name: (row.arguments.get("prompts", ""), row.arguments.get("frames", 8)) for row in rows}
+    assert found == kinetics | actions | texts
+    assert {item.prompts for item in evaluate("classification", builtin, "hmdb51").scores} == {"actions"}
+
+
 def test_a_copy_of_your_own(hub: Hub, tmp_path: Path) -> None:
     """Its directories may have other names; or only a file is named, with its videos beside it."""
     row = DATASETS["msrvtt"]

@@ -19,10 +19,8 @@ from PIL import Image
 from perception_encoder.errors import ConfigError
 from perception_encoder.files import file_state
 from perception_encoder.inference.encoder import Encoder
-from perception_encoder.inference.feature_map import FeatureMaps, feature_maps, similarity, to_colours
 from perception_encoder.inference.load import load
 from perception_encoder.inference.media import open_media
-from perception_encoder.models.checkpoints.weights import Model
 from perception_encoder.preprocess.budget import DECODING
 from perception_encoder.preprocess.frames import VideoFrames
 from perception_encoder.search.web.library import MediaLibrary
@@ -30,6 +28,8 @@ from perception_encoder.search.web.responses import Get
 
 if TYPE_CHECKING:
     from fastapi import Request, Response
+
+    from perception_encoder.inference.feature_map import FeatureMaps
 
 _BUDGET = 96 << 20  # bytes of cached features; one image's are always cached
 _SHADE = 0.85  # opacity over the least similar patch
@@ -41,8 +41,8 @@ _POINT = re.compile(r"(0(?:\.\d{1,6})?|1),(0(?:\.\d{1,6})?|1)", re.ASCII)
 class FeatureImages:
     """Draws the features of a library's images, and of the frames of its moments; threads may share one.
 
-    With `baseline` they are those of the second model. Its methods raise what `MediaLibrary.media` raises, ConfigError
-    for a layer that does not exist, and the InputError of a file that cannot be decoded.
+    Its methods raise what `MediaLibrary.media` raises, ConfigError for a layer that does not exist, and the InputError
+    of a file that cannot be decoded.
     """
 
     def __init__(self, library: MediaLibrary, budget: int = _BUDGET, baseline: str = "") -> None:
@@ -56,11 +56,21 @@ class FeatureImages:
         return _to_bytes(self._maps(row_id).image, "JPEG")
 
     def colours(self, row_id: str, layer: int, baseline: bool = False) -> bytes:
-        """Return the features of a layer (0-based, negative from the end) as colours: a PNG with a pixel per patch."""
+        """Return the features of a layer (0-based, negative from the end) as colours: a PNG with a pixel per patch.
+
+        `baseline`: of the second model.
+        """
+        from perception_encoder.inference.feature_map import to_colours
+
         return _to_bytes(Image.fromarray(to_colours(self.features(row_id, layer, baseline))), "PNG")
 
     def shade(self, row_id: str, layer: int, x: float, y: float, baseline: bool = False) -> bytes:
-        """Return a shade that is darker over patches less similar to the one at (x, y), each 0–1: a PNG like that."""
+        """Return a shade that is darker over patches less similar to the one at (x, y): a PNG with a pixel per patch.
+
+        `x`, `y`: 0–1 from the left and from the top. `baseline`: by the second model.
+        """
+        from perception_encoder.inference.feature_map import similarity
+
         features = self.features(row_id, layer, baseline)
         h, w = features.shape[:2]
         similarities = similarity(features, min(int(y * h), h - 1), min(int(x * w), w - 1))
@@ -69,11 +79,13 @@ class FeatureImages:
         return _to_bytes(Image.fromarray(np.rint(pixels).astype(np.uint8)), "PNG")
 
     def features(self, row_id: str, layer: int, baseline: bool = False) -> Float[np.ndarray, "h w D"]:
-        """Return the features of a layer."""
+        """Return the features of a layer; `baseline`: of the second model."""
         (number,) = self._encoder(baseline).visual.layer_indices([layer])  # before an image is decoded in vain
         return self._maps(row_id, baseline).layers[number]
 
     def _encoder(self, baseline: bool) -> Encoder:
+        from perception_encoder.models.checkpoints.weights import Model
+
         encoder = self._baseline if baseline else self._library.encoder
         if not isinstance(encoder.model, Model):
             raise ConfigError(f"features are shown for Perception Encoder models only; this index is of {encoder.name}")
@@ -87,6 +99,8 @@ class FeatureImages:
 
     def _maps(self, row_id: str, baseline: bool = False) -> FeatureMaps:
         """Return a row's features: from the cache if the file is unchanged."""
+        from perception_encoder.inference.feature_map import feature_maps
+
         encoder, layers = self._encoder(baseline), [-1] if baseline else None
         media, path = self._library.media(row_id)
         key = (file_state(path), media.start, baseline)
