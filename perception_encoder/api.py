@@ -245,7 +245,6 @@ def serve(
     from perception_encoder.models.registry import demo_line
     from perception_encoder.search.web.library import open_library
     from perception_encoder.search.web.responses import stored_secret
-    from perception_encoder.search.web.server import create_page
     from perception_encoder.serving.api import create_app
     from perception_encoder.serving.requests import ApiConfig, check_origins
     from perception_encoder.web_server.server import listening, run_server
@@ -265,6 +264,8 @@ def serve(
             encoder = as_encoder(spec)
             app = create_app(encoder, replace(config, source=source), place.hosts, chat=chat)
         else:
+            from perception_encoder.search.web.server import create_page  # here, since the API alone needs no torch
+
             home = None if index is None else Path(index)
             library = open_library(directory, spec, home, exclude)
             source, encoder = library.index.settings["source"], library.encoder
