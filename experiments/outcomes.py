@@ -90,11 +90,7 @@ class HeldOut:
 
     def __init__(self, photos: Path, drawings: Path | None = None) -> None:
         """`photos`: labelled, without the classes that are never trained on; `drawings`: of `synthetic.drawings`."""
-        tasks = {
-            name: task
-            for name, task in load_suite(photos).items()
-            if not name.endswith("/unseen")
-        }
+        tasks = {name: task for name, task in load_suite(photos).items() if not name.endswith("/unseen")}
         changed = {name: _every(task) for name, task in tasks.items()}
         self.sets = {PHOTOS: tasks, **dict.fromkeys(CHANGES, changed)}
         if drawings is not None:

@@ -133,9 +133,7 @@ class InstanceSet(ImageSet):
         DataError for LVIS, where objects of categories that were not annotated have no box.
         """
         if self.lvis:
-            raise DataError(
-                f"{self.name}: LVIS has no boxes for categories that were not annotated; use COCO"
-            )
+            raise DataError(f"{self.name}: LVIS has no boxes for categories that were not annotated; use COCO")
         boxes = {
             image: [{**item, "category_id": 1, "segmentation": None} for item in some]
             for image, some in self.annotations.items()

@@ -56,9 +56,7 @@ def _read_yaml(file: Path) -> Mapping[str, Any]:
     return content
 
 
-def _read_split(
-    file: Path, content: Mapping[str, Any], split: str, categories: tuple[dict[str, Any], ...]
-) -> Split:
+def _read_split(file: Path, content: Mapping[str, Any], split: str, categories: tuple[dict[str, Any], ...]) -> Split:
     images = list(dict.fromkeys(_list_images(file, content, split)))
     if not images:
         raise DataError(f"{file}: `{split}` has no images: {quoted(content.get(split))}")

@@ -133,9 +133,7 @@ class Failure(Generic[K]):
 EncodingResult = Embedding[K] | Failure[K]
 
 
-def encode_items(
-    encoder: _Encoder, items: Iterable[Item], feature: Feature
-) -> Iterator[list[EncodingResult[Item]]]:
+def encode_items(encoder: _Encoder, items: Iterable[Item], feature: Feature) -> Iterator[list[EncodingResult[Item]]]:
     """Encode the items of `list_items`: see `encode_requests`."""
 
     def request(item: Item) -> Request[Item]:

@@ -162,9 +162,6 @@ def test_bad_inputs_are_skipped_on_request_and_reported(
         encoder.encode(image_files[7], skipped=skipped)  # there would be nothing to return
 
 
-
-
-
 def test_a_loaded_encoder_is_the_same_model(encoder: Encoder, checkpoint: Path, image_files: list[Path]) -> None:
     loaded = load(checkpoint, dtype=torch.float32)
     assert loaded.name == "PE-Core-N16-128"

@@ -108,9 +108,6 @@ def test_what_is_unsupported_is_refused(encoder: Encoder, arguments: dict[str, o
         encoder.encode(TEXTS, **arguments)
 
 
-
-
-
 def test_a_dict_says_what_an_input_is(encoder: Encoder, image_files: list[Path], tmp_path: Path) -> None:
     image = image_files[0]
     with Image.open(image) as opened:

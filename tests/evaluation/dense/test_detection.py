@@ -138,7 +138,6 @@ def test_boxes_without_area_are_not_learned_from_and_said_once(
     assert "train/instances.json: 2 boxes without area are left out of training" in warning
 
 
-
 SIDE = 60
 
 
