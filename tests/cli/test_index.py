@@ -57,7 +57,7 @@ def test_an_unfinished_index_says_so_and_is_searched(run_pe, indexed: Path, monk
         assert run_pe("index", indexed).status == 2
     run = run_pe("search", "dog", indexed, "--json")
     (line,) = run.stderr.splitlines()
-    message = "is unfinished or being updated, so files may be missing; finish it with: pe index"
+    message = "is unfinished, so files may be missing; finish it with: pe index"
     assert line.endswith(f"{indexed} {message} {indexed}")
     assert run.status == 0 and len(json.loads(run.stdout)["queries"][0]["hits"]) == 10
     run_pe("index", indexed)
