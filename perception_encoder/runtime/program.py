@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +43,6 @@ class Program:
 
         Raises RuntimeError for a file that OpenVINO cannot read.
         """
-        import openvino
-
         model = core.read_model(path)
         if shape is not None:
             model.reshape(list(shape))
@@ -56,24 +54,30 @@ class Program:
             "INFERENCE_NUM_THREADS": core_count(),
             "ENABLE_CPU_PINNING": False,  # several processes would share the same cores, and others stay idle
         }
-        self._queue = openvino.AsyncInferQueue(core.compile_model(model, "CPU", options), streams)
-        self._found: dict[int, np.ndarray] = {}
-        self._queue.set_callback(partial(_keep, self._found))  # a method would keep the program alive for ever
+        compiled = core.compile_model(model, "CPU", options)
+        self._requests = [compiled.create_infer_request() for _ in range(streams)]
         self._one_by_one = shape is not None
 
     def __call__(self, inputs: np.ndarray) -> np.ndarray:
         """Return the outputs, float32."""
         inputs = np.ascontiguousarray(inputs)
-        parts = inputs[:, None] if self._one_by_one else inputs[None]
-        self._found.clear()
-        for number, part in enumerate(parts):
-            self._queue.start_async([part], number)
-        self._queue.wait_all()
-        return np.concatenate([self._found.pop(number) for number in range(len(parts))])
+        outputs: list[np.ndarray] = []
+        running: deque[Any] = deque()
+        # requests take turns: the callbacks of an AsyncInferQueue need Python's lock, which a program that is being
+        # deleted holds while it waits for their threads
+        for number, part in enumerate(inputs[:, None] if self._one_by_one else inputs[None]):
+            if len(running) == len(self._requests):
+                outputs.append(_output(running.popleft()))
+            running.append(self._requests[number % len(self._requests)])
+            running[-1].start_async([part])
+        outputs += map(_output, running)
+        return np.concatenate(outputs)
 
 
-def _keep(found: dict[int, np.ndarray], request: Any, number: int) -> None:
-    found[number] = request.get_output_tensor(0).data.copy()
+def _output(request: Any) -> np.ndarray:
+    request.wait()
+    found: np.ndarray = request.get_output_tensor(0).data.copy()
+    return found
 
 
 def unit_difference(found: np.ndarray, expected: np.ndarray) -> float:
