@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import sqlite3
-from contextlib import closing
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -13,8 +11,7 @@ import pytest
 import perception_encoder as pe
 from perception_encoder.errors import ConfigError, SearchIndexError
 from perception_encoder.inference.encoder import Encoder
-from perception_encoder.search.storage.database import DATABASE
-from perception_encoder.search.storage.store import STORE, Store
+from perception_encoder.search.storage.store import EXCLUDED, Store
 from perception_encoder.search.web.library import MediaLibrary, open_library
 from tests.search.indexes import hits
 
@@ -40,13 +37,9 @@ def test_an_update_removes_what_is_excluded_now_and_keeps_the_patterns(photos: P
     assert pe.open_index(photos, encoder).update(exclude=["*"]).rows == 0
     pe.open_index(photos, encoder).update(exclude=odd)
     assert Store.open(photos).excluded == list(odd) and pe.open_index(photos, encoder).update().rows == 20
-    for content, reason in (
-        *(("{", "Expecting property"), ("[1, 2]", r"excluded\[0\] is 1"), ("[" * 100_000, "nested too deep")),
-        *(('["!"]', "a pattern is invalid"), (json.dumps(["*" * 100_000]), "a pattern has 100,000 characters")),
-    ):
-        with closing(sqlite3.connect(photos / STORE / DATABASE, isolation_level=None)) as connection:
-            connection.execute("UPDATE settings SET value = ? WHERE name = 'excluded'", [content])
-        with pytest.raises(SearchIndexError, match=rf"{reason}.*(replace|rebuild) it with: pe index"):
+    for content in ("{", "[1, 2]", '"raw/"', '["!"]', "[" * 100_000, json.dumps(["*" * 100_000])):
+        (photos / ".pe-index" / EXCLUDED).write_text(content)
+        with pytest.raises(SearchIndexError, match=r"exclude\.json cannot be read: .*; replace it with: pe index "):
             pe.open_index(photos, encoder).update()
     assert pe.open_index(photos, encoder).update(exclude=["raw/"]).rows == 20
 

@@ -231,11 +231,11 @@ def read_settings(connection: sqlite3.Connection) -> dict[str, Any]:
     return settings
 
 
-def salvage(store: Path) -> tuple[dict[str, Any], list[str]] | None:
-    """Return the settings and excluded patterns of an index that may be damaged; None if they cannot be read."""
+def salvage(store: Path) -> dict[str, Any] | None:
+    """Return the settings of an index that may be damaged; None if they cannot be read."""
     try:
         with closing(connect(store)) as connection:
-            return read_settings(connection), read_value(connection, "excluded", list[str])
+            return read_settings(connection)
     except (OSError, ValueError, sqlite3.Error, OutputError):
         return None
 

@@ -17,7 +17,7 @@ def nearest_index(media: Path) -> Path | None:
     """Return the directory, or the nearest one around it, whose readable index covers it; None if there is none."""
     for directory in (media, *_absolute(media).parents) if media.is_dir() else ():
         if Store.exists(directory) and os.access(directory / STORE / DATABASE, os.R_OK):
-            settings, _ = salvage(directory / STORE) or ({}, [])
+            settings = salvage(directory / STORE) or {}
             if _absolute(media).is_relative_to(_absolute(directory / settings.get("root", ""))):
                 return directory
     return None
@@ -65,7 +65,7 @@ def prepare_location(media: Path, directory: Path | None) -> tuple[Path, Path]:
                 home.chmod(stat.S_IMODE(root.stat().st_mode) & 0o777 | 0o700)
     if Store.exists(home):
         if salvaged := salvage(home / STORE):  # the rows may still be damaged
-            check_root(home, home / salvaged[0].get("root", ""), media)
+            check_root(home, home / salvaged.get("root", ""), media)
         elif directory is None:
             Store.open(home)  # raises: the settings do not name the directory, and the error asks for it
     with writing(home / STORE, f"store the index elsewhere: pe index {media} --index DIR"):

@@ -27,6 +27,7 @@ from perception_encoder.errors import ConfigError, OutputError, SearchIndexError
 from perception_encoder.files import holding, is_held, open_regular, remove, replacing, restrict, write_json, writing
 from perception_encoder.inference.exclude import parse_patterns
 from perception_encoder.models.registry import same_name, shown_name
+from perception_encoder.records import from_fields
 from perception_encoder.search.storage.database import (
     COLUMNS,
     DATABASE,
@@ -51,8 +52,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-STORE = ".pe-index"
-"""Name of an index's directory, inside the indexed one."""
+STORE, EXCLUDED = ".pe-index", "exclude.json"
+"""Names of an index's directory, inside the indexed one, and of the patterns in it, which outlive a damaged index."""
 _LOCK, _SEAL = "lock", "seal.json"
 _EARLIER = "settings.json"  # of an earlier version's index
 _GAPS = 1.25  # slots per row, at most
@@ -87,7 +88,7 @@ class Store:
 
     def __init__(self, directory: Path, settings: Mapping[str, Any], state: State) -> None:
         self.directory, self.settings = directory, dict(settings)
-        self._store, self._identity = directory / STORE, state.identity
+        self._store, self._identity, self._checked = directory / STORE, state.identity, state.commit
         self._vectors: tuple[tuple[int, int, bool], Vectors] | None = None
         self._found: tuple[tuple[object, ...], Int[np.ndarray, " K"]] | None = None
         """The slots that matched the last condition."""
@@ -115,13 +116,12 @@ class Store:
         """Create an empty index; OutputError if that fails. Of an existing one, only the excluded patterns stay."""
         store = directory / STORE
         state = State(identity=secrets.token_hex(8), commit=0, generation=1, slots=0, rows=0, complete=False)
-        _, excluded = salvage(store) or ({}, [])
-        values = {"settings": dict(settings), "state": asdict(state), "excluded": excluded, "unreadable": []}
+        values = {"settings": dict(settings), "state": asdict(state), "unreadable": []}
         with writing(store, also=(sqlite3.Error,)):
             store.mkdir(exist_ok=True)
             for suffix in ("", "-journal", "-wal", "-shm"):  # in this order: without the first there is no index
                 remove(Path(f"{store / DATABASE}{suffix}"))
-            _remove_all_but(store, {_LOCK})
+            _remove_all_but(store, {_LOCK, EXCLUDED})
             os.close(open_regular(vectors_path(store, state.generation)))
             with replacing(store / DATABASE) as temporary:
                 create_database(temporary, values)
@@ -152,30 +152,33 @@ class Store:
 
     @property
     def excluded(self) -> list[str]:
-        """The patterns of `exclude`, which every update follows; SearchIndexError if they are invalid."""
-        patterns = self._value("excluded")
+        """The patterns of `exclude`, which every update follows; SearchIndexError if they cannot be read."""
+        path = self._store / EXCLUDED
         try:
+            patterns = from_fields(list[str], json.loads(path.read_text(encoding="utf-8")))
             parse_patterns(patterns)
-        except ConfigError as error:
+        except FileNotFoundError:
+            return []
+        except (OSError, ValueError, RecursionError, ConfigError) as error:
             command = index_command(self.directory, "--exclude", "PATTERN")
-            raise SearchIndexError(f"the index of {self.directory}: {error}; replace it with: {command}") from None
+            raise SearchIndexError(f"{path} cannot be read: {one_line(error)}; replace it with: {command}") from None
         return patterns
 
     def exclude(self, patterns: Sequence[str]) -> None:
         """Set the patterns of files to leave out, which are valid; the next update removes their rows. OutputError."""
-        if list(patterns) != self._value("excluded"):
-            with self._changing() as (connection, state):
-                write_value(connection, "excluded", list(patterns))
-                _put(connection, state)
+        write_json(self._store / EXCLUDED, list(patterns))
+        self._restrict()
+
+    def _restrict(self) -> None:
+        """Limit the permissions of the index's files to those of the images' directory; OutputError if that fails."""
+        with writing(self._store):
+            restrict(self._store, self.directory, self.root)
 
     @property
     def unreadable(self) -> list[str]:
         """Why the last update skipped files, one line for each."""
-        return self._value("unreadable")
-
-    def _value(self, name: str) -> list[str]:
         with self._reading() as reading:
-            return read_value(reading.connection, name, list[str])
+            return read_value(reading.connection, "unreadable", list[str])
 
     def check(self, settings: Mapping[str, object], model: str) -> None:
         """Raise SearchIndexError if vectors with `settings` (`Encoder.describe`) cannot be compared with the index's.
@@ -196,8 +199,11 @@ class Store:
             self.check({"model": name}, model)
 
     def refresh(self) -> int:
-        """Return the number of the last commit; SearchIndexError if the index was rebuilt, or that cannot be read."""
+        """Return the number of the last commit; SearchIndexError if the index is damaged or was rebuilt."""
         with self._reading() as reading:
+            if reading.state.commit != self._checked:
+                self._check(reading, whole=False)
+                self._checked = reading.state.commit
             return reading.state.commit
 
     @property
@@ -330,10 +336,10 @@ class Store:
     def _check(self, reading: Reading, whole: bool) -> None:
         """Raise ValueError or sqlite3's errors if the index is damaged.
 
-        Reads all rows and vectors if `whole`, or if the files have changed and no update is unfinished.
+        Reads all rows and vectors if `whole`, or if the files have changed and no process is writing them.
         """
         sealed = self._is_sealed([self._store / DATABASE, vectors_path(self._store, reading.state.generation)])
-        if not whole and (sealed or not reading.state.complete):
+        if not whole and (sealed or self.being_written):
             return
         problems = [] if sealed else reading.connection.execute("PRAGMA integrity_check(1)").fetchall()
         if problems and problems != [("ok",)]:
@@ -390,9 +396,8 @@ class Store:
                 codes = codes_path(self._store, state.generation)
                 files += [codes] if codes.exists() else []
                 write_json(self._store / _SEAL, {path.name: _size_and_time(path) for path in files})
-                _remove_all_but(self._store, {*(path.name for path in files), _SEAL, _LOCK})
-        with writing(self._store):
-            restrict(self._store, self.directory, self.root)  # to the permissions of the images' directory
+                _remove_all_but(self._store, {*(path.name for path in files), _SEAL, _LOCK, EXCLUDED})
+        self._restrict()
 
     def _compact(self, vectors: Vectors) -> State:
         with self._changing() as (connection, state):
@@ -454,7 +459,7 @@ def index_command(directory: Path, *options: str) -> str:
     salvaged, home = salvage(directory / STORE), str(directory)
     if salvaged is None:
         return shlex.join(["pe", "index", *options, "--index", home, "--model", "MODEL", "DIR"])
-    root = salvaged[0].get("root")
+    root = salvaged.get("root")
     return shlex.join(["pe", "index", *options, *([root, "--index", home] if root else [home])])
 
 

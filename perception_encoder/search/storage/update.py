@@ -109,7 +109,7 @@ def writable_store(
 
 
 def _create(root: Path, directory: Path, model: ModelLike, every: float | None) -> tuple[Store, Encoder]:
-    earlier, _ = salvage(directory / STORE) or ({}, [])
+    earlier = salvage(directory / STORE) or {}
     chosen = choose_model(model)
     named = chosen.source if isinstance(chosen, Encoder) else str(chosen.name)
     source = portable_name(named or (trusted_model(directory, earlier) if earlier else default_model()))
