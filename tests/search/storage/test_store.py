@@ -119,7 +119,7 @@ def test_a_full_disk_is_named_and_nothing_lost(
 
 
 def test_what_a_kill_left_of_a_commit_is_no_row(
-    update, folder: Path, draw: Draw, monkeypatch: pytest.MonkeyPatch
+    update, folder: Path, draw: Draw, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     update()
     before = rows_by_path(folder)
@@ -132,9 +132,12 @@ def test_what_a_kill_left_of_a_commit_is_no_row(
         patch.setattr(module, "insert_rows", stop)  # after the vectors were written
         update()
     assert rows_by_path(folder).keys() == before.keys()
+    draw(61).save(folder / "more.jpg")
     update()
     after = rows_by_path(folder)
-    assert after.keys() == {*before, "more.jpg"}
+    (added,) = after.pop("more.jpg")
+    np.testing.assert_allclose(added.vector, encoder.encode(folder / "more.jpg"), atol=2e-2)  # bfloat16
+    assert after.keys() == before.keys()
     for path, rows in before.items():
         assert [row.vector.tolist() for row in rows] == [row.vector.tolist() for row in after[path]]
 
