@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -26,3 +27,19 @@ def test_demo_classifies_and_searches_real_photographs(run_pe, checkpoint: Path,
     assert page.count("<li class") == 6 * 4
     assert "and little else" not in run.stdout
     assert "emoji, and little else" in run_pe("demo", "--out", tmp_path / "builtin").stdout
+
+
+def test_without_scikit_image_the_extra_is_named(
+    run_pe, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "skimage", None)
+    run = run_pe("demo", "--model", checkpoint, "--out", tmp_path)
+    assert run.status == 2 and "perception-encoder[demo]" in run.stderr
+
+
+def test_what_cannot_be_shown_is_reported(
+    run_pe, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(samples, "write_pan", lambda image, clip: clip.write_bytes(b"no clip"))
+    run = run_pe("demo", "--model", checkpoint, "--out", tmp_path / "demo")
+    assert run.status == 1 and "motorcycle.mp4: " in run.stderr and "1 of 11 inputs skipped" in run.stderr

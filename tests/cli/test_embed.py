@@ -149,6 +149,16 @@ def test_nothing_to_embed_is_an_error(embed: Embed, tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["empty"]
 
 
+def test_a_file_of_something_else_is_replaced_on_request_only(embed: Embed, directory: Path, out: Path) -> None:
+    out.write_bytes(b"mine")
+    run = embed(directory, "--layer", "0")
+    assert run.status == output.ERROR
+    assert "set overwrite to replace it" in run.stderr
+    assert out.read_bytes() == b"mine"
+    assert embed(directory, "--layer", "0", "--overwrite").status == output.OK
+    assert pq.read_table(out).num_rows == 12
+
+
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGKILL])
 def test_a_stopped_run_is_finished_by_the_same_command(

@@ -14,8 +14,9 @@ from perception_encoder.cli.models import USED_BY
 from perception_encoder.models.checkpoints.weights import create_model, write_checkpoint
 from perception_encoder.models.defaults import chosen_precision
 from perception_encoder.models.registry import MODELS, list_models
-from perception_encoder.runtime import cache
+from perception_encoder.runtime import cache, choice
 from tests.models.small import CORE
+from tests.runtime.test_choice import missing
 
 pytestmark = pytest.mark.usefixtures("config")
 
@@ -155,6 +156,14 @@ def test_a_precision_is_stored_with_the_default_model(
     assert chosen_precision("builtin") == "bfloat16"
     assert run_pe("models", "use", checkpoint).status == 0
     assert chosen_precision(str(checkpoint)) is None and "precision" not in json.loads(config.read_text())
+
+
+def test_int8_without_openvino_is_not_chosen(run_pe, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PE_RUNTIME", raising=False)
+    monkeypatch.setattr(choice, "check_openvino", missing)
+    run = run_pe("models", "use", "builtin", "--precision", "int8")
+    assert run.status == 2 and "openvino is not installed" in run.stderr and "perception-encoder[fast]" in run.stderr
+    assert not config.exists()
 
 
 def test_compiled_models_are_listed_and_deleted(run_pe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

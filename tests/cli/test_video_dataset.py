@@ -59,6 +59,13 @@ def test_the_page_opens_on_this_machine(run_pe, apps: list[FastAPI], tmp_path: P
     assert apps[0].state.answer.status_code == 200 and store.is_file() and not (data / "annotations.sqlite").exists()
 
 
+@pytest.mark.security
+def test_the_page_for_the_network_has_a_key(run_pe, apps: list[FastAPI], tmp_path: Path) -> None:
+    run = run_pe("annotate", small_dataset(tmp_path), "--port", "0", "--lan")
+    assert re.search(r"at http://[\w.-]+:\d+/\?key=[\w-]{22}\n", run.stdout), run.stderr
+    assert apps[0].state.answer.status_code == 401
+
+
 def test_a_given_key_is_needed_on_this_machine_too(run_pe, apps: list[FastAPI], tmp_path: Path) -> None:
     run = run_pe("annotate", small_dataset(tmp_path), "--port", "0", "--key", "a secret")  # behind a reverse proxy
     assert re.search(r"at http://127\.0\.0\.1:\d+/\?key=a%20secret\n", run.stdout), run.stderr

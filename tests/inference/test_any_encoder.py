@@ -263,6 +263,18 @@ def test_the_api_uses_the_part_of_a_model_that_is_for_queries(tmp_path: Path) ->
         for role, wanted in (("query", asked), ("document", found)):
             answer = client.post("/v1/embeddings", json={"input": TEXTS, "input_type": role}).json()
             np.testing.assert_allclose([row["embedding"] for row in answer["data"]], wanted, atol=1e-5)
+        refused = client.post("/v1/embeddings", json={"input": TEXTS, "input_type": "passage"})
+        assert refused.status_code == 400 and "should be 'query' or 'document'" in refused.text
+
+
+def test_the_api_ranks_by_a_model_of_texts(saved: Callable[[str], Path]) -> None:
+    encoder = pe.load(f"st:{saved('st-texts')}")
+    with TestClient(create_app(encoder, ApiConfig()), base_url="http://localhost") as client:
+        answer = client.post("/v1/rerank", json={"query": TEXTS[0], "documents": TEXTS}).json()
+        wanted = encoder.encode_document(TEXTS) @ encoder.encode_query(TEXTS[0])
+        assert [row["index"] for row in answer["results"]] == np.argsort(-wanted).tolist()
+        refused = client.post("/v1/rerank", json={"query": TEXTS[0], "documents": [{"image": "data:image/png,"}]})
+        assert refused.status_code == 400 and "takes texts only" in refused.text
 
 
 @pytest.mark.parametrize("kind", ["open_clip", "hf-CLIP", "hf-Siglip", "st-vlm"])
@@ -355,6 +367,16 @@ def test_a_smaller_model_than_an_indexs_dimensions_is_another_model(
     shutil.copytree(saved("st-CLIP"), model)  # of 20, under the name of the index's
     run = run_pe("index", photos)
     assert run.status == 2 and "dimension 24, not 20, " in run.stderr and "use that model, or rebuild" in run.stderr
+
+
+def test_an_index_of_other_prompts_is_refused(saved: Callable[[str], Path], photos: Path, tmp_path: Path) -> None:
+    model = shutil.copytree(saved("st-vlm"), tmp_path / "model")
+    pe.open_index(photos, f"st:{model}").update()
+    config = model / "config_sentence_transformers.json"
+    prompts = {"prompts": {"query": "text : ", "document": ""}}
+    config.write_text(json.dumps(json.loads(config.read_text()) | prompts))
+    with pytest.raises(SearchIndexError, match="was made with prompts"):
+        pe.open_index(photos).search("a dog")
 
 
 def test_names_of_libraries_are_told_from_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

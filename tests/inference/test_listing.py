@@ -202,6 +202,19 @@ def test_tars_in_a_directory(here: Path) -> None:
     assert ids("d") == ["d/a.jpg", "d/train.tar/1.jpg", "d/z.jpg"]
 
 
+@pytest.mark.security
+def test_links_in_a_tar_are_reported_and_lead_nowhere(here: Path) -> None:
+    with tarfile.open("t.tar", "w") as tar:
+        for name, kind in (("folder.jpg", tarfile.DIRTYPE), ("l.jpg", tarfile.SYMTYPE), ("p.jpg", tarfile.FIFOTYPE)):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, "/etc/passwd"
+            tar.addfile(info)
+    assert reasons("t.tar") == [
+        "t.tar/l.jpg: is a link to /etc/passwd; recreate the tar with --dereference",
+        "t.tar/p.jpg: is a device; recreate the tar with --dereference",
+    ]
+
+
 def test_a_damaged_tar_gives_what_it_holds(here: Path) -> None:
     write_tar("t.tar", {f"{number}.jpg": image_bytes() for number in range(4)})
     with tarfile.open("t.tar") as tar:

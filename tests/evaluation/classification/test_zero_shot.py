@@ -18,6 +18,7 @@ from perception_encoder.evaluation.classification.zero_shot import (
     accuracies,
     ensemble,
     highest,
+    prompted_name,
     read_labels,
 )
 from perception_encoder.evaluation.embeddings import Features
@@ -153,6 +154,12 @@ def test_texts_without_a_finite_vector_are_a_model_error() -> None:
 
     with pytest.raises(ModelError, match=r"colours gives NaN or infinity in 80 of 80 vectors of the prompts"):
         ensemble(Broken(), ["cat"], IMAGENET_TEMPLATES)
+
+
+def test_only_the_classes_of_kinetics_lose_their_parentheses() -> None:
+    label = "passing American football (in game)"
+    assert prompted_name(label, "kinetics") == "passing American football in game"
+    assert prompted_name(label, "imagenet") == label
 
 
 @pytest.mark.parametrize("given", ["cat,dog,other pet", " cat , dog,, other pet,cat,"])

@@ -42,6 +42,11 @@ def test_accuracy_with_its_interval() -> None:
     assert alone[1] - alone[0] < high - low  # two questions about one image are drawn together
 
 
+def test_without_the_image_the_model_does_not_see_it() -> None:
+    scores = run("vqav2", questions(), blind=True)
+    assert (scores[0].method, values_of(scores)) == ("generation, no image", {"VQA accuracy": 0})
+
+
 def test_undecodable_images_and_refused_questions_are_reported() -> None:
     items = [*questions(4), Question(id="bad", question="?", media=(b"no image",), answers=("red",) * 10)]
     items.append(Question(id="gone", question="?", media=(Path("none.jpg"),), answers=("red",) * 10))

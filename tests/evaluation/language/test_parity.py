@@ -17,7 +17,6 @@ from perception_encoder.evaluation.language.answers import (
     anls,
     extract_choice,
     parse_yes_no,
-    predicted_iou,
     relaxed_accuracy,
     vqa_accuracy,
 )
@@ -317,7 +316,9 @@ def test_boxes() -> None:
             "300, 300, 100" in prediction
         ),
     }
-    compare(cases, lambda text, box: float(predicted_iou(text, box) >= 0.5), theirs, reasons)
+    score, question = TASKS["refcoco"].score, Question(id="1", question="", media=())
+    assert score is not None
+    compare(cases, lambda text, box: score(text, question, box), theirs, reasons)
 
 
 # fmt: off

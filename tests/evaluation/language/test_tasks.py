@@ -74,5 +74,7 @@ def test_boxes_are_compared_in_thousandths() -> None:
     score = TASKS["refcoco"].score
     assert score is not None
     assert score("[100, 100, 500, 500]", TEXT, (100, 100, 500, 480)) == 1
+    assert score("[100, 200, 300, 300]", TEXT, (100, 200, 300, 400)) == 1  # an IoU of one half
+    assert score("[100, 200, 300, 299]", TEXT, (100, 200, 300, 400)) == 0
     with pytest.raises(DataError, match="the true box"):
         score("[100, 100, 500, 500]", TEXT, None)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from perception_encoder.errors import SearchIndexError
 from perception_encoder.search.storage.database import DATABASE
 from perception_encoder.search.storage.location import nearest_index
 from perception_encoder.search.storage.store import STORE, Store
@@ -125,3 +126,20 @@ def test_an_index_around_that_may_not_be_read_stops_nothing(
     access = os.access
     monkeypatch.setattr(os, "access", lambda path, mode: STORE not in str(path) and access(path, mode))
     assert nearest_index(below) is None
+
+
+def test_the_remedy_of_an_unfinished_index_elsewhere_finishes_it(
+    run_pe, photos: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "a home"
+
+    def stop(*_: object) -> None:
+        raise SearchIndexError("stopped")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "finish", stop)
+        assert run_pe("index", photos, "--index", home, "--model", checkpoint).status == 2
+    run = run_pe("search", "a cat", "--index", home)
+    assert "is unfinished" in run.stderr
+    assert run_pe(*printed_command(run.stderr)).status == 0 and not (photos / STORE).exists()
+    assert "unfinished" not in run_pe("search", "a cat", "--index", home).stderr

@@ -118,6 +118,30 @@ def test_a_full_disk_is_named_and_nothing_lost(
     assert counts(update()) == (1, 0, 0, 21) and "new.jpg" in rows_by_path(folder)
 
 
+def test_what_a_kill_left_of_a_commit_is_no_row(
+    update, folder: Path, draw: Draw, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    update()
+    before = rows_by_path(folder)
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    draw(60).save(folder / "more.jpg")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(module, "insert_rows", stop)  # after the vectors were written
+        update()
+    assert rows_by_path(folder).keys() == before.keys()
+    draw(61).save(folder / "more.jpg")
+    update()
+    after = rows_by_path(folder)
+    (added,) = after.pop("more.jpg")
+    np.testing.assert_allclose(added.vector, encoder.encode(folder / "more.jpg"), atol=2e-2)  # bfloat16
+    assert after.keys() == before.keys()
+    for path, rows in before.items():
+        assert [row.vector.tolist() for row in rows] == [row.vector.tolist() for row in after[path]]
+
+
 def test_a_text_search_loads_only_what_it_needs(update, folder: Path) -> None:
     """Others take longer to import than the search takes."""
     update()
