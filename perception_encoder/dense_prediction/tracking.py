@@ -237,6 +237,8 @@ def track(
     elif isinstance(mask, str | Path):
         pixels = read_object_mask(Path(mask), str(mask))
         labels = np.where(pixels == VOID, 0, pixels).astype(np.int64)
+        if not labels.any():
+            raise DataError(f"{mask} is empty: no pixel has an object's number, 1 to 254")
     else:
         labels = mask.astype(np.int64)
     pairs = track_objects(chain([first], frames), labels, features, short_side)

@@ -84,7 +84,7 @@ def as_encoder(model: ModelLike, towers: TowerChoice = "all", **keywords: Unpack
 def choose_model(model: ModelLike, **keywords: Unpack[ModelKeywords]) -> ModelSpec | Encoder:
     """Return the spec of a call's model and keywords, or a given encoder with its layer and length adjusted.
 
-    Raises ConfigError if the encoder computes in another precision.
+    Raises ConfigError if the encoder computes in another precision or elsewhere.
     """
     if not isinstance(model, Encoder):
         return ModelSpec.of(model, **keywords)
@@ -93,6 +93,8 @@ def choose_model(model: ModelLike, **keywords: Unpack[ModelKeywords]) -> ModelSp
         raise ConfigError(
             f"the given encoder computes in {model.runtime.precision}, not {spec.precision}; omit precision"
         )
+    if spec.device is not None and str(spec.device) != str(model.device):
+        raise ConfigError(f"the given encoder computes on {model.device}, not {spec.device}; omit device")
     return _adjusted(model, spec)
 
 

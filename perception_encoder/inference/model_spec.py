@@ -55,7 +55,7 @@ class ModelSpec:
         """Return the spec of a call's model and keywords; those replace a given spec's unless they are the defaults."""
         spec = model if isinstance(model, ModelSpec) else cls(model or "")
         given: dict[str, Any] = {"device": device, **keywords}
-        return replace(spec, **{name: value for name, value in given.items() if value != getattr(cls, name)})
+        return replace(spec, **{name: value for name, value in given.items() if value != getattr(cls, name, None)})
 
     @property
     def dtype(self) -> torch.dtype | None:

@@ -129,6 +129,8 @@ def _draw_tokens(pair: Sequence[Any], statistics: Mapping[str, Sequence[TokenSta
         axes.set_title(title, loc="left", fontsize=11, color=INK)
         axes.set(xlabel="layer", ylabel=label)
     attention.set_ylim(0, max(5.0, attention.get_ylim()[1]))
+    text = "\n".join(f"{m}: {'no lasting ones' if n is None else f'from layer {n} on'}" for m, n in starts.items())
+    attention.text(0.98, 0.95, text, transform=attention.transAxes, ha="right", va="top", fontsize=8, color=QUIET)
     norms.legend(frameon=False, fontsize=7, labelcolor=INK, loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=2)
 
 

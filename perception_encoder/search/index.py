@@ -298,7 +298,9 @@ def search_files(
 
 def _check_archive(path: str | Path, settings: Mapping[str, Any], now: Mapping[str, Any], model: str) -> None:
     """Raise SearchIndexError if embeddings with these settings were not made as `model` makes them `now`."""
-    different = different_settings(settings, now)
+    known = now.keys() & settings.keys()  # a file of another program may lack some
+    known -= {"model"} if "weight_hash" in known else set()  # the same weights may have several names
+    different = different_settings(settings, {name: now[name] for name in known})
     if "model" in different or "weight_hash" in different:
         raise SearchIndexError(f"{path} was not made with {model}; choose {settings['model']}")
     if different:

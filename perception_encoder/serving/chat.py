@@ -124,7 +124,8 @@ _HARMLESS: dict[str, tuple[Any, ...]] = {
 }
 
 
-parse_chat = partial(parse_body, kind=ChatRequest, expected={"messages": _MESSAGES}, harmless=_HARMLESS)
+_EXPECTED = {"messages": _MESSAGES, "stop": f"stop: {_STOP}"}
+parse_chat = partial(parse_body, kind=ChatRequest, expected=_EXPECTED, harmless=_HARMLESS)
 
 
 def check_chat(request: ChatRequest, config: ApiConfig, *names: str) -> tuple[list[list[Input]], Sampling]:

@@ -185,7 +185,8 @@ def _load(path: Path, model: nn.Module, optimizer: optim.Optimizer, fit: Fit | N
     with _quietly():
         load(saved, storage_reader=reader, planner=PlainValues())
     for name, tensor in saved.items():
-        if fit is not None and isinstance(tensor, Tensor) and tensor.shape != current[name].shape:
+        if isinstance(tensor, Tensor) and tensor.shape != current[name].shape:
+            assert fit is not None  # checked above
             saved[name] = fit(name, tensor, current[name])
     parts: dict[str, dict[str, Any]] = {"model": {}, "optimizer": {}}
     for name, value in saved.items():

@@ -92,8 +92,10 @@ def parse_body(
         raise ApiError(400, "the body must be a JSON object")
     name, *below = error["loc"]
     place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in below)
+    if message := expected.get(str(name)):  # whose value may be large
+        raise ApiError(400, message, str(name))
     value = "" if error["type"] == "missing" else f" is {shortened(error['input'])}"
-    raise ApiError(400, expected.get(str(name)) or f"{name}{place}{value}: {error['msg']}", str(name))
+    raise ApiError(400, f"{name}{place}{value}: {error['msg']}", str(name))
 
 
 def _check_fields(request: Any, harmless: Mapping[str, tuple[Any, ...]]) -> None:

@@ -206,7 +206,7 @@ def raise_file_limit() -> None:
 HOSTS = ("localhost", "127.0.0.1", "[::1]")
 """Names of this machine for itself."""
 HANG_UP = {"Connection": "close"}
-"""Header of the answer to a request that is too long, the rest of which is not read."""
+"""Header of the answer to a refused request, the rest of which may not have been read."""
 _HEADERS = {"Cross-Origin-Resource-Policy": "same-origin", "Cross-Origin-Opener-Policy": "same-origin"}
 _POLICY = "default-src 'none'; img-src 'self' data: blob:; media-src 'self' blob:; style-src 'self'; "
 _POLICY += "script-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
@@ -244,10 +244,10 @@ def create_page_app(
         from fastapi.responses import HTMLResponse, JSONResponse, Response
     app = fastapi.FastAPI(title="perception-encoder", docs_url=None, redoc_url=None, openapi_url=None)
     template = jinja2.Environment(autoescape=True).from_string((assets / "page.html").read_text(encoding="utf-8"))
-    names = {file.name for file in assets.iterdir()} - {"page.html"}
+    names = {file.name for file in assets.iterdir() if file.name.endswith((".css", ".js"))}
 
     async def page(request: Request) -> Response:
-        return HTMLResponse(template.render(values()))
+        return HTMLResponse(template.render(values()), headers={"Cache-Control": "no-store"})
 
     async def asset(request: Request) -> Response:
         if (name := request.path_params["name"]) not in names:

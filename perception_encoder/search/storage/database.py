@@ -47,7 +47,14 @@ _LIMITS = {
     sqlite3.SQLITE_LIMIT_LIKE_PATTERN_LENGTH: 1000,
 }
 _STRING = r"'(?:[^']|'')*'"
-_DATE_COMPARISON = re.compile(rf"\bdate\s*[<>=!]+\s*({_STRING})|{_STRING}", re.IGNORECASE)  # other texts are skipped
+_DATE_COMPARISON = re.compile(
+    rf"({_STRING})\s*[<>=!]+\s*date\b"
+    rf"|\bdate\s*[<>=!]+\s*({_STRING})"
+    rf"|\bdate\s+(?:not\s+)?between\s+({_STRING}\s+and\s+{_STRING})"
+    rf"|\bdate\s+(?:not\s+)?in\s*\(((?:[^')]|{_STRING})*)\)"
+    rf"|{_STRING}",  # any other text is skipped
+    re.IGNORECASE,
+)
 _DATE = re.compile(r"\d{4}(-\d\d(-\d\d(T\d\d(:\d\d(:\d\d)?)?)?)?)?")
 _FIRST = "0001-01-01T00:00:00"
 _SETTINGS: dict[str, Any] = {
@@ -336,7 +343,8 @@ class _Permission:
 
 def check_dates(condition: str) -> None:
     """Raise ConfigError if a condition compares the column `date` with a text that is not a date."""
-    for literal in filter(None, _DATE_COMPARISON.findall(condition)):
+    compared = (text for groups in _DATE_COMPARISON.findall(condition) for text in groups)
+    for literal in re.findall(_STRING, " ".join(compared)):
         text = literal[1:-1].removesuffix("~")  # after every longer date that begins so
         try:
             is_date = _DATE.fullmatch(text) and datetime.fromisoformat(text + _FIRST[len(text) :])

@@ -63,13 +63,13 @@ _DAMAGE = (OSError, ValueError, LookupError, TypeError, OverflowError, sqlite3.E
 _SAME = ("model", "weight_hash", "layer", "pool", "dimension", "prompts")  # equal if vectors are comparable
 
 
-def different_settings(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    """Return the settings (`Encoder.describe`) because of which vectors cannot be compared.
+def different_settings(stored: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Return the settings (`Encoder.describe`), of those known `now`, because of which vectors cannot be compared.
 
-    Of those that one side lacks, nothing is known. If the models differ, they alone are named.
+    If the models differ, they alone are named.
     """
-    different = [name for name in _SAME if name in one and name in other and one[name] != other[name]]
-    if "model" in different and not same_name(str(one["model"]), str(other["model"])):
+    different = [name for name in _SAME if name in now and stored.get(name) != now[name]]
+    if "model" in different and not same_name(str(stored.get("model")), str(now["model"])):
         return ["model"]
     return [name for name in different if name != "model"]
 

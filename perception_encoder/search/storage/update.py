@@ -105,6 +105,7 @@ def writable_store(
                 f"the index of {directory} has a frame every {store.settings['every']:g} s, not {every:g}; "
                 f"rebuild it with: {index_command(directory, '--rebuild', '--every', f'{every:g}')}"
             )
+        remember_model(store, encoder.source)
         yield store, encoder
 
 
@@ -122,9 +123,7 @@ def _create(root: Path, directory: Path, model: ModelLike, every: float | None) 
     elsewhere = {} if root == directory else {"root": str(root)}
     rate = float(every or earlier.get("every", 1.0))
     settings = {**encoder.describe(encoder.feature()), **elsewhere, "source": source, "every": rate}
-    store = Store.create(directory, settings)
-    remember_model(store, source)
-    return store, encoder
+    return Store.create(directory, settings), encoder
 
 
 def read_here(store: Store, encoder: Encoder, digests: set[str], files: Sequence[File]) -> Iterator[list[FileResult]]:
