@@ -71,6 +71,7 @@ def test_a_condition_is_one_whole_expression_on_documented_columns(
         "kind = 'video' AND date>='2024-07' and length < 60",
         "date BETWEEN '2024-02-29' AND '2024-07-31T18:05:00'",
         "date <= '2024-07~'",  # the page's
+        "'2024-07-31T18' < date OR date IN ('2024', '2023-01')",
         "path = 'not a date' AND date LIKE '2024-%' AND date IS NOT NULL",
         "path = 'the date = ''x'' y'",
     ],
@@ -87,6 +88,9 @@ def test_dates(condition: str) -> None:
         ("kind = 'image' AND DATE < 'yesterday'", "'yesterday'"),
         ("date > '31.12.2024'", "'31.12.2024'"),
         ("date > '2024-07-31 18:05'", "'2024-07-31 18:05'"),
+        ("date NOT BETWEEN '2024' AND '2024-1'", "'2024-1'"),
+        ("'24' <= date", "'24'"),
+        ("date NOT IN ('2024', 'last year')", "'last year'"),
         ("date = '' ", "''"),
     ],
 )
