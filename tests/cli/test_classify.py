@@ -36,6 +36,17 @@ def test_files_are_named_with_probabilities(
         np.testing.assert_allclose([probabilities[label] for label in LABELS.split(",")], expected, atol=0.03)
 
 
+def test_probabilities_are_the_softmax_that_the_model_was_trained_with(
+    encoder: Encoder, image_files: list[Path]
+) -> None:
+    labels = ["cat", "dog", "red mug"]
+    cosines = encoder.encode_images(image_files) @ ensemble(encoder, labels, find_templates("photo")).T
+    expected = (encoder.model.logit_scale.detach().exp() * torch.from_numpy(cosines)).softmax(dim=1).numpy()
+    for file, row in zip(pe.classify(image_files, labels, model=encoder, top=3), expected, strict=True):
+        assert [guess.label for guess in file.labels] == [labels[column] for column in np.argsort(-row)]
+        np.testing.assert_allclose([guess.probability for guess in file.labels], np.sort(row)[::-1], rtol=1e-4)
+
+
 def test_a_table_by_default_and_bad_files_reported(run_pe, checkpoint: Path, image_files: list[Path]) -> None:
     image_files[1].write_bytes(b"no picture")
     (image_files[0].parent / "clip.mp4").write_bytes(clip(20))

@@ -77,6 +77,8 @@ def test_every_layout_says_the_same(tmp_path: Path, name: str, content: object) 
     [
         ("a.json", {"images": [{"id": 1, "file_name": "a.jpg"}], "annotations": []}, "a.jpg has no caption"),
         ("a.json", {"images": [{"id": 1}], "annotations": []}, r"a\.json: images\[0\]: `file_name` is missing"),
+        ("a.json", {"images": [{"id": 1, "file_name": 5}]}, r"a\.json: images\[0\]: `file_name` is 5; it must be a"),
+        ("a.json", {"images": 3}, "`images` is 3; it must be a list of objects"),
         ("a.json", {"images": [{"id": [1], "file_name": "a.jpg"}]}, r"images\[0\]: `id` is \[1\]; it must be an int"),
         ("a.json", {"images": COCO["images"], "annotations": [[3]]}, r"annotations\[0\] is \[3\]; it must be"),
         (
@@ -84,9 +86,12 @@ def test_every_layout_says_the_same(tmp_path: Path, name: str, content: object) 
             {"images": COCO["images"], "annotations": [COCO["annotations"][0], {"image_id": 3, "caption": None}]},
             r"a\.json: annotations\[1\]: `caption` is missing or null",
         ),
+        ("a.json", {"images": COCO["images"], "captions": {"x": ["a"]}}, r"b\.jpg has no caption or an empty one"),
         ("a.json", {"images": [{"filename": "a.jpg", "sentences": 5}]}, r"images\[0\]: `sentences` is 5; it must be a"),
         ("a.json", {"a.jpg": [1, 2]}, r"a\.json: a\.jpg is \[1, 2\]; it must be a list of strings"),
         ("a.jsonl", '{"path": "a.jpg", "text": "a cat"}\n{"text": "a dog"}', "row 2: `path` is missing or null"),
+        ("a.jsonl", '{"path": "a.jpg", "text": 7}', "row 1: `text` is 7; it must be a string"),
+        ("a.json", {}, "holds no captions"),
         ("a.json", "[" * 100_000, r"a\.json cannot be read as JSON"),
         ("a.json", {"images": COCO["images"], "annotations": [{"image_id": 9, "caption": "x"}]}, "belongs to image 9"),
         ("a.json", [1], "is not a JSON object of captions"),

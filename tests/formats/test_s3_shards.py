@@ -10,8 +10,9 @@ from moto.server import ThreadedMotoServer
 from s3fs import S3FileSystem
 
 from perception_encoder.data import shard_index
+from perception_encoder.errors import DataError
 from tests.data.tars import write_pairs
-from tests.data.test_streams import batches, caches, equal, streams
+from tests.data.test_streams import batches, caches, equal, load_all, streams
 
 __all__ = ["caches"]
 
@@ -48,3 +49,17 @@ def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3FileSy
 def test_pairs_are_those_of_a_disk(bucket: S3FileSystem, tmp_path: Path, place: str) -> None:
     local, remote = batches(streams(tmp_path / "disk")), batches(streams(place), workers=2)
     assert all(equal(local(step), remote(step)) for step in range(6))  # almost two epochs
+
+
+def test_a_shard_that_was_written_again_is_read_again_and_one_that_is_missing_is_named(
+    bucket: S3FileSystem, tmp_path: Path
+) -> None:
+    assert len(streams("s3://web/0.tar")[0]) == 10
+    bucket.put(str(write_pairs(tmp_path / "fewer.tar", range(4))), "web/0.tar")
+    S3FileSystem.clear_instance_cache()  # a later run has seen nothing of the bucket
+    [stream] = streams("s3://web/0.tar")
+    assert len(load_all(stream)) == 4
+    with pytest.raises(DataError, match=r"1 of 3 shards cannot be used.*2\.tar: cannot be opened: "):
+        streams("s3://web/{0..2}.tar")
+    with pytest.raises(DataError, match=r"s3://nowhere"):
+        streams("s3://nowhere")

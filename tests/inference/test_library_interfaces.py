@@ -22,7 +22,7 @@ from sentence_transformers.sentence_transformer.evaluation import (
 from torch import nn
 from torch.utils.data import DataLoader
 
-from perception_encoder.errors import ConfigError, MediaDecodeError
+from perception_encoder.errors import ConfigError, MediaDecodeError, MediaNotFoundError
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.models.checkpoints.weights import create_model
 
@@ -106,6 +106,17 @@ def test_arrays_of_strings_are_texts(encoder: Encoder, texts: object) -> None:
 def test_what_is_unsupported_is_refused(encoder: Encoder, arguments: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         encoder.encode(TEXTS, **arguments)
+
+
+def test_a_text_that_looks_like_a_file_is_told_how_to_be_a_text(
+    encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(MediaNotFoundError, match=r"a dog\.jpg: no such file; if it is text, use encode_texts"):
+        encoder.encode(["a dog.jpg"])
+    with pytest.raises(MediaNotFoundError) as failure:
+        encoder.encode([Path("gone.jpg")])
+    assert "encode_texts" not in str(failure.value)
 
 
 def test_a_dict_says_what_an_input_is(encoder: Encoder, image_files: list[Path], tmp_path: Path) -> None:

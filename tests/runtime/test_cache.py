@@ -236,6 +236,14 @@ def test_the_bound_evicts_what_was_not_used_for_longest_but_never_what_was_just_
     assert {entry.model for entry in cache.entries()} == {"d"}
 
 
+def test_an_entry_that_another_process_removes_meanwhile_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = add("a").directory
+    contents = cache._contents()
+    cache._discard(first)
+    monkeypatch.setattr(cache, "_contents", lambda: contents)
+    assert cache.entries() == [] and cache.delete("a") == [] and cache.delete() == []
+
+
 def test_delete_by_name_or_all(root: Path) -> None:
     for name in ("a", "b"):
         add(name)

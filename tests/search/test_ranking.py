@@ -24,6 +24,7 @@ from perception_encoder.search.ranking import (
 )
 from perception_encoder.search.storage.database import IndexRow
 from perception_encoder.search.storage.store import Store
+from perception_encoder.search.storage.vectors import Vectors
 from perception_encoder.search.terms import Query, media_query, parse_words, text_query
 from perception_encoder.search.web.contact_sheet import query_sections
 from tests.clips import clip, number_of, numbered
@@ -71,8 +72,15 @@ def test_an_index_and_its_files_give_the_same_hits(
     assert with_own[1][0].item.source == pictures[7]
 
 
-def test_several_indexes_are_ranked_together(tmp_path: Path) -> None:
+def test_several_indexes_are_ranked_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many of the best rows are the query's own, and no more than may be needed is looked at."""
+    nearest, requested = Vectors.nearest, list[int]()
+
+    def counted(of: Vectors, vector: np.ndarray, count: int, *rest: object) -> object:
+        requested.append(count)
+        return nearest(of, vector, count, *rest)
+
+    monkeypatch.setattr(Vectors, "nearest", counted)
     vectors, query = unit_vectors(200, 0), unit_vectors(1, 1)[0]
     stores = []
     for number in range(2):
@@ -80,7 +88,8 @@ def test_several_indexes_are_ranked_together(tmp_path: Path) -> None:
         stores.append(store := Store.create(tmp_path / str(number), SETTINGS))
         store.replace([], make_rows(vectors[number::2], 1000 * number))
     expected = [f"{1000 * (row % 2) + row // 2}" for row in np.argsort(-vectors @ query)]
-    for owned in (0, 1, 3, 90, 150):
+    for owned, most in ((0, 50), (1, 50), (3, 50), (90, 99), (150, 99), (198, 200)):  # of 100 rows an index
+        requested.clear()
 
         class Own(Query):
             """A query that consists of the best rows."""
@@ -91,6 +100,7 @@ def test_several_indexes_are_ranked_together(tmp_path: Path) -> None:
         own = Own(**vars(text_query("x")))
         (hits,) = rank(stores, [own], query[None], top=6)
         assert [hit.id for hit in hits] == expected[owned : owned + 6]
+        assert 6 <= max(requested) <= most
         (hits,) = rank(stores, [own], query[None], top=6, include_query=True)
         assert [hit.id for hit in hits] == expected[:6]
 

@@ -11,16 +11,16 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from perception_encoder.errors import OutputError
+from perception_encoder.errors import ConfigError, DataError, OutputError
 from perception_encoder.preprocess.video import read_frames
 from perception_encoder.store import Records
 from perception_encoder.video_data_engine import outputs
-from perception_encoder.video_data_engine.config import WorkConfig
+from perception_encoder.video_data_engine.config import EngineConfig, WorkConfig
 from perception_encoder.video_data_engine.journal import Journal
 from perception_encoder.video_data_engine.run import caption_videos
 from tests.clips import clip, number_of
 from tests.video_data_engine.conftest import ECHOES, QUICK
-from tests.video_data_engine.models import attempts, notes
+from tests.video_data_engine.models import ECHO, attempts, notes
 from tests.video_data_engine.odd_videos import bad_videos, odd_videos
 
 
@@ -158,6 +158,15 @@ def test_odd_videos_are_captioned_and_bad_ones_are_in_quarantine_with_their_reas
     for name, (_, size, frames) in odd.items():
         assert (facts[name]["width"], facts[name]["height"]) == size, name
         assert facts[name]["num_frames"] == frames or name == "truncated"
+
+
+def test_what_cannot_be_done_is_refused_before_anything_is_written(add_video, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no videos in"):
+        caption_videos([tmp_path / "videos"], tmp_path / "out")
+    add_video("a")
+    with pytest.raises(ConfigError, match="names no model; add it, as in http://x/v1#"):
+        caption_videos([tmp_path / "videos"], tmp_path / "out", EngineConfig(captioner=ECHO, llm="http://x/v1"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_full_disk_is_one_error_and_the_next_run_goes_on(

@@ -175,6 +175,8 @@ def test_annotations_of_another_size_and_other_classes(
     assert run.status == 0 and "skipped b.png: is 64x48 pixels, but its annotations are for 65x48" in run.stderr
     assert "the detector's class ids are written" in run.stderr and "no category called blue" in run.stderr
     assert [image["id"] for image in json.loads((tmp_path / "out" / "detections.json").read_text())["images"]] == [7]
+    run = run_pe("detect", tmp_path, "--head", detector, "--classes", tmp_path / "coco.json", "-o", tmp_path / "more")
+    assert run.status == 2 and "has its own class names; omit classes" in run.stderr
 
 
 def test_frames_have_times(run_pe: Callable[..., Run], detector: Path, depth_head: Path, tmp_path: Path) -> None:

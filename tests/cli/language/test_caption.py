@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -82,6 +83,12 @@ def test_bad_files_are_skipped_and_listed(run_caption, media: Path, tmp_path: Pa
     assert "is a text, not a file" in run_caption(table).stderr
 
 
+def test_a_conversation_that_does_not_fit_leaves_the_others(run_caption, media: Path) -> None:
+    run = run_caption(media, "--frames", "60", "--tiles", "0", "--max-tokens", "300")
+    assert [Path(line.split("\t")[0]).name for line in run.stdout.splitlines()] == ["0.png", "1.png"]
+    assert "clip.mp4: 240 image tokens and 300 for the answer do not fit the context of 512" in run.stderr
+
+
 def test_an_empty_answer_of_an_endpoint_is_tried_again_reported_and_not_stored(
     run_pe, media: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -114,6 +121,11 @@ def test_an_empty_answer_of_an_endpoint_is_tried_again_reported_and_not_stored(
             "other.jsonl:1 is damaged: name is unknown; known: id, path, start, end, caption, finished, model, prompt, "
             "digest; choose another name, or remove it",
         ),
+        (
+            ["0.png", "-o", "other.parquet"],
+            "other.parquet is damaged (name is unknown; known: id, path, start, end, caption, finished, model, prompt, "
+            "digest); choose another name, or remove it",
+        ),
     ],
 )
 def test_what_cannot_be_done_is_one_clear_error(
@@ -122,6 +134,7 @@ def test_what_cannot_be_done_is_one_clear_error(
     monkeypatch.chdir(media)
     Path("empty").mkdir()
     Path("other.jsonl").write_text('{"name": "x"}\n')
+    pq.write_table(pa.table({"name": ["x"]}), "other.parquet")
     run = run_caption(*arguments)
     assert (run.status, run.stdout) == (output.ERROR, "")
     assert run.stderr == f"error: {message}\n"

@@ -216,6 +216,14 @@ def test_the_first_question_of_a_layout(name: str, media: str, expected: dict[st
     assert {field: getattr(first, field) for field in expected} == expected
 
 
+def test_captions_in_karpathys_splits(tmp_path: Path) -> None:
+    image = {"filepath": "val2014", "filename": "a.jpg", "sentences": [{"raw": "A cup."}]}
+    images = [{**image, "split": "test"}, {**image, "filename": "b.jpg", "split": "val"}]
+    write_json(tmp_path / "dataset_coco.json", {"images": images})
+    (question,) = read_questions("coco", tmp_path, "test")
+    assert (question.id, question.answers) == ("val2014/a.jpg", ("A cup.",))
+
+
 def test_a_question_without_annotation(tmp_path: Path) -> None:
     layouts.vqav2(tmp_path)
     write_json(tmp_path / "v2_mscoco_val2014_annotations.json", {"annotations": []})
@@ -252,6 +260,7 @@ def test_the_parts_of_pope(tmp_path: Path) -> None:
     ("line", "message"),
     [
         ("{", r"coco_pope_random\.json:3 is not JSON"),
+        ("[1]", r"coco_pope_random\.json:3 is not a JSON object"),
         ('{"question_id": 3, "image": "a.jpg", "text": "Is it?"}', r"random\.json:3: `label` is missing"),
         (
             '{"question_id": 3, "image": "a.jpg", "text": "Is it?", "label": "maybe"}',

@@ -17,10 +17,16 @@ TEXT = Question(id="1", question="How many?", media=(), answers=("12",) * 10)
     ("name", "question", "prompt"),
     [
         ("vqav2", TEXT, "How many?\nAnswer the question using a single word or phrase."),
+        ("docvqa", TEXT, "How many?\nAnswer the question using a single word or phrase."),
         ("chartqa", TEXT, "How many?\nAnswer the question with a single word."),
         ("coco", TEXT, "Provide a one-sentence caption for the provided image."),
         (
             "ai2d",
+            CHOICE,
+            "Which part?\nA. leaf\nB. root\nAnswer with the option's letter from the given choices directly.",
+        ),
+        (
+            "perceptiontest",
             CHOICE,
             "Which part?\nA. leaf\nB. root\nAnswer with the option's letter from the given choices directly.",
         ),

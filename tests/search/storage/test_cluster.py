@@ -224,6 +224,23 @@ def test_killed_workers_lose_and_double_nothing(
     np.testing.assert_allclose(moved.vector, row.vector, rtol=0, atol=tolerance)
 
 
+@needs_ray
+@needs_proc
+def test_the_command_has_the_cluster_read_the_files(
+    port: int, folder: Path, checkpoint: Path, expected: list[IndexRow], tolerance: float
+) -> None:
+    code = (  # of a machine that cannot read a file itself
+        "from perception_encoder.cli.main import main; from perception_encoder.inference.encoder import Encoder; "
+        "from perception_encoder.search.storage import update; Encoder.batch_size, update.Reader = 2, None; main()"
+    )
+    arguments = ["index", folder, "--model", checkpoint, "--ray", f"127.0.0.1:{port}"]
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 1 and "22 added, 0 moved, 0 deleted, 0 unchanged" in done.stdout
+    assert len(done.stderr.splitlines()) == 2 and "bad.jpg: " in done.stderr and "1 of 23" in done.stderr
+    assert_same(folder, expected, tolerance)
+
+
 def listening(pid: int) -> set[str]:
     """Addresses, in hexadecimal as the system writes them, that a process listens on for TCP."""
     found: set[str] = set()

@@ -175,6 +175,26 @@ def test_the_labeling_interface_fits_the_tasks(project: AnnotationProject, annot
     assert {tag.get("value", "$key")[1:] for tag in tags.values()} <= task["data"].keys()
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the SDK's
+def test_label_studio_reads_the_tasks(project: AnnotationProject, annotate: Annotate, tmp_path: Path) -> None:
+    converter = pytest.importorskip("label_studio_sdk.converter")
+    label_interface = pytest.importorskip("label_studio_sdk.label_interface")
+    annotate("anna", "A boat.", rating=4)
+    skipped = next_task(project, "anna", "tab")
+    skip(project, "anna", skipped.id, "dark", Edit(caption="half", session="tab", sequence=1))
+    export_tasks(project, tmp_path / "labels.json", "http://files/")
+    interface = label_interface.LabelInterface(LABELING_CONFIG)
+    interface.validate()
+    for task in json.loads((tmp_path / "labels.json").read_text()):
+        assert interface.validate_task({"data": task["data"]})
+        assert all(map(interface.validate_annotation, task["annotations"]))
+        assert [interface.validate_prediction(item, return_errors=True) for item in task["predictions"]] == [[]]
+    convert = converter.Converter(LABELING_CONFIG, project_dir=None, download_resources=False)
+    first, *rest = convert.iter_from_json_file(str(tmp_path / "labels.json"))
+    assert first["output"]["caption"][0]["text"] == ["A boat."] and first["output"]["rating"][0]["rating"] == 4
+    assert [item["output"] for item in rest] == [{}]  # one was skipped, one is not annotated yet
+
+
 @pytest.mark.parametrize(("by", "name"), [(10, "label-studio-10"), ({"email": "anna@example.org"}, "anna@example.org")])
 def test_a_file_of_label_studio(project: AnnotationProject, tmp_path: Path, by: object, name: str) -> None:
     tasks = of_label_studio(completed_by=by)
