@@ -92,7 +92,7 @@ class Streams:
             assert unit_distance(found, in_torch()[:count]) <= 2 * TOLERANCE["float32"]
         tower = self.made.runtime._towers["image", None]
         assert tower is not None
-        return sorted(len(program._queue) for program in tower._programs.values())
+        return sorted(len(program._requests) for program in tower._programs.values())
 
 
 @pytest.mark.parametrize(("cores", "small"), [(4, 1), (16, 4)])
