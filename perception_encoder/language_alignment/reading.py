@@ -52,16 +52,20 @@ class Reader(ABC):
         """Read prompts as one batch; return the logits of their next tokens, and the step after those (see `add`)."""
         if len(prompts) > 1 and not self.alike:
             logits, steps = zip(*(self.read([prompt]) for prompt in prompts), strict=True)
-            return torch.cat(logits), lambda tokens: torch.cat(
-                [one([token]) for one, token in zip(steps, tokens, strict=True)]
-            )
+
+            def step_each(tokens: Sequence[int]) -> Tensor:
+                return torch.cat([step([token]) for step, token in zip(steps, tokens, strict=True)])
+
+            return torch.cat(logits), step_each
         longest = max(len(prompt) for prompt in prompts)
         inputs = torch.stack([torch.cat([p.new_zeros(longest - len(p), p.shape[1]), p]) for p in prompts])
         padding = torch.tensor([longest - len(prompt) for prompt in prompts], device=inputs.device)
         reading, embed = self.begin(padding), self.model.get_input_embeddings()
-        return reading.add(inputs), lambda tokens: reading.add(
-            embed(torch.tensor(tokens, device=inputs.device))[:, None]
-        )
+
+        def step(tokens: Sequence[int]) -> Tensor:
+            return reading.add(embed(torch.tensor(tokens, device=inputs.device))[:, None])
+
+        return reading.add(inputs), step
 
     @torch.inference_mode()
     def read_each(self, prompts: Sequence[Float[Tensor, "T D"]]) -> Iterator[Float[Tensor, " V"]]:

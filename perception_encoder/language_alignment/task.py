@@ -112,8 +112,8 @@ class HeldOutAnswers:
             losses, right = self.model(batch.ids, batch.labels, batch.is_image, batch.images, batch.parts)
             total, tokens = total + float(losses.sum()), tokens + len(losses)
             labelled = batch.labels[:, 1:] != IGNORED
-            answers, asked = labelled.nonzero()[:, 0], len(labelled)  # the row of each token
-            if batch.parts is not None:
+            answers, asked = labelled.nonzero()[:, 0], len(labelled)  # each token's answer: that of its row,
+            if batch.parts is not None:  # or, if questions are isolated, of its part in the row
                 answers = answers + len(labelled) * batch.parts[:, 1:][labelled]
                 asked = len(answers.unique())
             exact, rows = exact + asked - len(answers[~right].unique()), rows + asked

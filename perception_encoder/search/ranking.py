@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, overload
@@ -147,15 +148,17 @@ def rank(
     for query, vector in zip(queries, vectors, strict=True):
         hits: list[Hit] = []
         for store in stores:
-
-            def keep(row: IndexRow, query: Query = query, store: Store = store) -> bool:
-                is_query = not include_query and query.contains(_item(store, row), row)
-                return not is_query and not is_excluded(row.path.removeprefix(store.below))
-
+            keep = partial(_may_be_hit, store, None if include_query else query, is_excluded)
             nearest = store.nearest(vector, top, where, thumbnails, keep)
             hits += [row_hit(store, row, score) for score, row in nearest if min_score is None or score >= min_score]
         ranking.append(sorted(hits, key=lambda hit: -hit.score)[:top])
     return ranking
+
+
+def _may_be_hit(store: Store, query: Query | None, is_excluded: Callable[[str], bool], row: IndexRow) -> bool:
+    """Return whether a row is neither the query itself nor excluded."""
+    is_query = query is not None and query.contains(_item(store, row), row)
+    return not is_query and not is_excluded(row.path.removeprefix(store.below))
 
 
 def rank_files(

@@ -280,10 +280,8 @@ class Store:
                 slots, scores = reading.vectors.nearest(vector, count, allowed)
                 score_of = dict(zip(slots.tolist(), scores.tolist(), strict=True))
                 rows = self._read(reading, slots)  # some slots have no row any more
-                order = sorted(rows.items(), key=lambda item: (item[1].path, item[1].start or 0))  # of equal scores
-                order = sorted(order, key=lambda item: item[1].date, reverse=True)
-                order = sorted(order, key=lambda item: -score_of[item[0]])
-                best = list(islice((slot for slot, row in order if keep(row)), top))
+                order = sorted(_newest_first(rows), key=lambda slot: -score_of[slot])
+                best = list(islice((slot for slot in order if keep(rows[slot])), top))
                 if len(best) >= top or count >= most:
                     break
                 count *= 2
@@ -467,6 +465,12 @@ def _put(connection: sqlite3.Connection, state: State, **changes: Any) -> State:
     state = replace(state, commit=state.commit + 1, **changes)
     write_value(connection, "state", asdict(state))
     return state
+
+
+def _newest_first(rows: Mapping[int, IndexRow]) -> list[int]:
+    """Return the slots of rows, in this order."""
+    by_path = sorted(rows, key=lambda slot: (rows[slot].path, rows[slot].start or 0))
+    return sorted(by_path, key=lambda slot: rows[slot].date, reverse=True)
 
 
 def _size_and_time(path: Path) -> list[int]:
