@@ -119,7 +119,7 @@ def test_clear_errors(run_pe: Callable[..., Run], clip: Path, tmp_path: Path) ->
     assert "the position -4,10,20,30 is not inside the image" in error(clip, "--box=-4,10,20,30")
     assert "an area" in error(clip, "--box", "10,10,10,50") and "an area" in error(clip, "--box", "50,10,10,50")
     Image.new("L", (96, 64)).save(tmp_path / "empty.png")
-    assert "the first mask is empty: no pixel has an object's number" in error(clip, "--mask", tmp_path / "empty.png")
+    assert "empty.png is empty: no pixel has an object's number" in error(clip, "--mask", tmp_path / "empty.png")
     Image.fromarray(mask()).resize((48, 32)).save(tmp_path / "small.png")
     assert "the mask has 48x32 pixels, the first frame 96x64" in error(clip, "--mask", tmp_path / "small.png")
     assert run_pe("track", clip, "--point", "0.2,0.5", "-o", tmp_path / "out", "--short-side", 64).status == 0
