@@ -52,8 +52,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 POOLS = ("attn", "cls", "mean", "tokens")
-REDUCED = 2
-"""Minimum size of a JPEG that is decoded for an int8 embedding, in the model's image sizes."""
+REDUCED = 2  # minimum size of a JPEG that is decoded for an int8 embedding, in the model's image sizes
 
 
 class Encoder(SentenceInterface):
@@ -301,9 +300,9 @@ class Encoder(SentenceInterface):
         return description | self._describe_grid() | ({"dimensions": self.dimensions} if self.dimensions else {})
 
     def _describe_grid(self) -> dict[str, Any]:
-        height, width = (self.transform.size,) * 2 if isinstance(self.transform.size, int) else self.transform.size
-        patch = self.vision.patch_size
-        return {"size": [height, width], "grid": [height // patch, width // patch]}
+        size, patch = self.transform.size, self.vision.patch_size
+        sides = [size, size] if isinstance(size, int) else [*size]
+        return {"size": sides, "grid": [side // patch for side in sides]}
 
     def embed_texts(self, texts: Sequence[str], feature: Feature) -> Float[np.ndarray, "B D"]:
         """Return embeddings of texts: float32 (B, D); ConfigError if texts have no such `feature`."""
@@ -457,8 +456,7 @@ class Encoder(SentenceInterface):
         skipped: dict[int, InputError] | None = None,
     ) -> Float[np.ndarray, "*n D"]:
         """Encode videos as `encode` does; animated images count as videos here."""
-        feature = self.feature(layer, pool, normalize, frames)
-        return self._encode(videos, "video", feature, batch_size, skipped)
+        return self._encode(videos, "video", self.feature(layer, pool, normalize, frames), batch_size, skipped)
 
     def encode_texts(
         self,

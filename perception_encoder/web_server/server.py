@@ -206,7 +206,7 @@ def raise_file_limit() -> None:
 HOSTS = ("localhost", "127.0.0.1", "[::1]")
 """Names of this machine for itself."""
 HANG_UP = {"Connection": "close"}
-"""Header of the answer to a refused request, the rest of which may not have been read."""
+"""Header of an error: the connection is closed, since part of the request may still be unread."""
 _HEADERS = {"Cross-Origin-Resource-Policy": "same-origin", "Cross-Origin-Opener-Policy": "same-origin"}
 _POLICY = "default-src 'none'; img-src 'self' data: blob:; media-src 'self' blob:; style-src 'self'; "
 _POLICY += "script-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"

@@ -117,3 +117,8 @@ def test_the_precision_of_pe_models_use_goes_with_its_model(tmp_path: Path, monk
     given = as_encoder(ModelSpec("builtin", precision="float32"))
     with pytest.raises(ConfigError, match="the given encoder computes in float32, not int8"):
         as_encoder(given, precision="int8")
+
+
+def test_unknown_keywords_are_named() -> None:
+    with pytest.raises(TypeError, match="dimension"):
+        pe.load("builtin", dimension=256)  # type: ignore[call-arg]

@@ -11,7 +11,8 @@ import pytest
 import perception_encoder as pe
 from perception_encoder.errors import ConfigError, SearchIndexError
 from perception_encoder.inference.encoder import Encoder
-from perception_encoder.search.storage.store import EXCLUDED, Store
+from perception_encoder.search.storage.database import DATABASE
+from perception_encoder.search.storage.store import EXCLUDED, STORE, Store
 from perception_encoder.search.web.library import MediaLibrary, open_library
 from tests.search.indexes import hits
 
@@ -42,6 +43,12 @@ def test_an_update_removes_what_is_excluded_now_and_keeps_the_patterns(photos: P
         with pytest.raises(SearchIndexError, match=r"exclude\.json cannot be read: .*; replace it with: pe index "):
             pe.open_index(photos, encoder).update()
     assert pe.open_index(photos, encoder).update(exclude=["raw/"]).rows == 20
+
+
+def test_the_patterns_outlive_a_damaged_index(photos: Path, encoder: Encoder) -> None:
+    pe.open_index(photos, encoder).update(exclude=["may/"])
+    (photos / STORE / DATABASE).write_bytes(b"damaged")
+    assert pe.open_index(photos, encoder, index=photos).update(rebuild=True).rows == 12
 
 
 def test_an_invalid_pattern_creates_no_index(photos: Path) -> None:

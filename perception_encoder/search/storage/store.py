@@ -64,9 +64,9 @@ _SAME = ("model", "weight_hash", "layer", "pool", "dimension", "prompts")  # equ
 
 
 def different_settings(stored: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Return the settings (`Encoder.describe`), of those known `now`, because of which vectors cannot be compared.
+    """Return the names of settings that make vectors incomparable; only "model" if the models differ.
 
-    If the models differ, they alone are named.
+    `stored`, `now`: as `Encoder.describe` returns them; settings that `now` lacks are not compared.
     """
     different = [name for name in _SAME if name in now and stored.get(name) != now[name]]
     if "model" in different and not same_name(str(stored.get("model")), str(now["model"])):

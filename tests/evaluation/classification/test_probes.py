@@ -40,7 +40,7 @@ def test_it_agrees_with_scikit_learn(classes: tuple[str, ...]) -> None:
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    train = cloud(dict(zip(classes, (50, 20, 9), strict=False)), 0.5, 0)
+    train = cloud(dict(zip(classes, (50, 20, 9)[: len(classes)], strict=True)), 0.5, 0)
     test = cloud(dict.fromkeys(classes, 60), 0.5, 1)
     oracle = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, class_weight="balanced"))
     oracle.fit(train.vectors, train.targets(classes))
