@@ -302,6 +302,7 @@ IMAGE = {"type": "image_url", "image_url": {"url": "data:,"}}
         ({"messages": HELLO, "temperature": 3}, "temperature", "temperature is 3.0; it must be from 0 to 2"),
         ({"messages": HELLO, "max_tokens": 0}, "max_tokens", "max_tokens is 0; it must be at least 1"),
         ({"messages": HELLO, "stop": ["a", ""]}, "stop", "none of them empty"),
+        ({"messages": HELLO, "stop": 5}, "stop", "it must be a string, or a list of at most"),
         ({"messages": HELLO, "seed": 1 << 64}, "seed", "at most 64 bits"),
         ({"messages": HELLO, "stream": "yes"}, "stream", "stream is 'yes': Input should be a valid boolean"),
         ({"messages": HELLO, "top_k": 1}, "top_k", "top_k is 1; this server does not support it; it takes messages, "),

@@ -27,6 +27,7 @@ Draw = Callable[[int], Image.Image]
 
 def test_the_page_and_its_parts(client: TestClient) -> None:
     page = client.get("/")
+    assert page.headers["cache-control"] == "no-store"
     assert page.status_code == 200 and "Search photos" in page.text
     assert "script-src 'self'" in page.headers["content-security-policy"]
     assert client.get("/static/page.css").headers["content-type"].startswith("text/css")

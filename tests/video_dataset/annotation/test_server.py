@@ -50,6 +50,7 @@ def post(client: TestClient) -> Post:
 
 def test_the_page_and_its_parts(client: TestClient) -> None:
     page = client.get("/")
+    assert page.headers["cache-control"] == "no-store"
     assert page.status_code == 200 and "Annotate data" in page.text and '<input id="person"' in page.text
     assert "script-src 'self'" in page.headers["content-security-policy"]
     for name in re.findall(r'(?:from|import) "\./(\w+\.js)"', client.get("/static/page.js").text):
