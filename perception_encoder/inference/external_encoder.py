@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import logging
+import math
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, cast
 
 import numpy as np
@@ -29,11 +31,15 @@ from perception_encoder.preprocess.image import ImageTransform, check_transform
 from perception_encoder.runtime.cache import Key, Tower
 from perception_encoder.runtime.convert import Source, example_pixels
 from perception_encoder.runtime.openvino_runtime import CompiledTowers, FallbackWarning
-from perception_encoder.runtime.quantization import calibration_pixels, check_captions, check_pixels
-from perception_encoder.runtime.runtime import Precision, Runtime
+from perception_encoder.runtime.quantization import calibration_pixels, calibration_texts, check_captions, check_pixels
+from perception_encoder.runtime.runtime import Precision, Runtime, RuntimeName
 from perception_encoder.runtime.torch_runtime import TorchThreads, as_array, pooled
 
+logger = logging.getLogger(__name__)
 _SHORT, _LONG = (choose(check_captions(), key=len) for choose in (min, max))
+_DOCUMENT = " ".join([_LONG] * 100)
+_MAX_TOKENS = 1 << 14
+"""Of texts computed together, padding included: masks of long ones need much memory."""
 
 
 @dataclass(frozen=True)
@@ -65,24 +71,44 @@ class _CompiledOutput(CompiledTowers):
     """A library's own embeddings in OpenVINO; where that fails, torch computes in float32."""
 
     def __init__(self, adapter: Adapter, transform: _LibraryTransform, precision: Precision) -> None:
-        assert adapter.image_shape is not None
         self.adapter, self.transform, self.shape = adapter, transform, adapter.image_shape
-        super().__init__(library_model_name(adapter.name), precision)
+        self.text_tower = self._text_tower("query")
+        super().__init__(library_model_name(adapter.name), precision, "image" if self.shape else self.text_tower)
+        if adapter.reads_texts and not adapter.has_token_rows:
+            self._towers[self.text_tower, None] = None
+            logger.info("%s: its texts are not rows of token ids, so torch computes them", self.model_name)
+
+    def _text_tower(self, role: Role) -> Tower:
+        return self.adapter.part(role) or "text"
+
+    def prepare(self, layer: int | None) -> tuple[RuntimeName, Precision]:
+        self._with_tower(self._main, None, lambda tower: tower.prepare())
+        return self.used(layer)
+
+    def used(self, layer: int | None, texts: bool = False) -> tuple[RuntimeName, Precision]:
+        return super().used(layer, texts or self._main != "image")
 
     def embed_images(self, images: Sequence[Pixels]) -> np.ndarray | None:
         """Return embeddings of images, float32 (B, D); None if torch must answer."""
         batch = [np.stack(list(image.values())) for image in images]
+        if self.shape is None:
+            return None
         if any(arguments.shape != (1, *self.shape) for arguments in batch):
             warnings.warn(f"{self.model_name}: images of another size need torch", FallbackWarning, stacklevel=2)
             return None
         return self.run("image", None, np.stack(batch))
 
-    def embed_texts(self, texts: Sequence[str]) -> np.ndarray | None:
+    def embed_texts(self, texts: Sequence[str], role: Role) -> np.ndarray | None:
         """Return embeddings of texts, float32 (B, D); None if torch must answer."""
-        return self.run("text", None, self._tokens(texts))
+        if not self.adapter.has_token_rows:
+            return None
+        tokens, tower = self._tokens(texts, role), self._text_tower(role)
+        parts = np.array_split(tokens, math.ceil(len(tokens) / max(1, _MAX_TOKENS // tokens.shape[-1])) or 1)
+        found = [self.run(tower, None, part) for part in parts]
+        return None if any(rows is None for rows in found) else np.concatenate(cast(list[np.ndarray], found))
 
-    def _tokens(self, texts: Sequence[str]) -> np.ndarray:
-        return np.stack([values.numpy() for values in self.adapter.tokens(list(texts)).values()], axis=1)
+    def _tokens(self, texts: Sequence[str], role: Role) -> np.ndarray:
+        return np.stack([values.numpy() for values in self.adapter.tokens(list(texts), role).values()], axis=1)
 
     def _pixels(self, images: np.ndarray) -> np.ndarray:
         found = [self.transform.pixels(Image.fromarray(image.transpose(1, 2, 0))) for image in images]
@@ -90,7 +116,10 @@ class _CompiledOutput(CompiledTowers):
 
     def _example(self, name: Tower) -> np.ndarray:
         """Return two inputs as the library prepares them; texts differ in length."""
-        return self._pixels(example_pixels(2, *self.shape[1:])) if name == "image" else self._tokens([_SHORT, _LONG])
+        if name != "image":
+            return self._tokens([_SHORT, _LONG], _role(name))
+        assert self.shape is not None
+        return self._pixels(example_pixels(2, *self.shape[1:]))
 
     def _key(self, name: Tower, layer: int | None) -> Key:
         example = self._example(name)
@@ -104,9 +133,10 @@ class _CompiledOutput(CompiledTowers):
         )
 
     def _source(self, name: Tower, layer: int | None) -> Source:
-        adapter, example, (_, height, width) = self.adapter, self._example(name), self.shape
+        adapter, example = self.adapter, self._example(name)
         if name == "image":
-            adapter = adapter.of_one_size()
+            assert self.shape is not None
+            adapter, (_, height, width) = adapter.of_one_size(), self.shape
             arguments = self.transform.pixels(Image.new("RGB", (width, height)))
             return Source(
                 name,
@@ -116,10 +146,34 @@ class _CompiledOutput(CompiledTowers):
                 lambda: self._pixels(check_pixels(height, width)),
                 lambda: self._pixels(calibration_pixels(height, width)),
             )
-        padded = self._tokens([_SHORT]).shape == self._tokens([_LONG]).shape
+        role = _role(name)
+        others = [self._tokens([text], role) for text in (_SHORT, _LONG, _DOCUMENT)]
+        padded = others[0].shape == others[1].shape
         shape = (-1, *example.shape[1:]) if padded else (-1, example.shape[1], -1)
-        tower = _OutputTower(adapter.model, adapter.text_output, adapter.tokens([_SHORT]))
-        return Source(name, tower, example, shape, lambda: self._tokens(check_captions()))
+        return Source(
+            name,
+            _OutputTower(adapter.model, partial(adapter.text_output, role=role), adapter.tokens([_SHORT], role)),
+            example,
+            shape,
+            lambda: self._tokens(check_captions(), role),
+            lambda: [self._tokens([text], role)[0] for text in calibration_texts()],
+            others,
+        )
+
+
+def _role(name: Tower) -> Role:
+    return name if name == "query" or name == "document" else None
+
+
+class _TorchImages(TorchThreads):
+    """Images in torch, of a model whose texts OpenVINO computes."""
+
+    def __init__(self, texts: _CompiledOutput, batch_size: int, per_core: bool) -> None:
+        super().__init__(torch.device("cpu"), torch.float32, batch_size, per_core)
+        self.texts = texts
+
+    def used(self, layer: int | None, texts: bool = False) -> tuple[RuntimeName, Precision]:
+        return self.texts.used(layer) if texts else super().used(layer)
 
 
 class _ExternalEncoder(Encoder):
@@ -156,9 +210,15 @@ class OutputEncoder(_ExternalEncoder):
         self.model.to(device, dtype)
         self.transform = transform = _LibraryTransform(adapter.transform("crop"), "crop")
         self._compiled = _CompiledOutput(adapter, transform, compiled) if compiled else None
-        self.has_roles = whole = isinstance(adapter, SentenceTransformersModel)  # its images wait at their full size
-        batch_size = 8 if whole or device.type == "cpu" else 64
-        super().__init__(adapter.name, self._compiled or TorchThreads(device, dtype, batch_size, per_core=not whole))
+        self.has_roles = isinstance(adapter, SentenceTransformersModel)
+        whole = self.has_roles and not adapter.image_shape  # its images wait at their full size
+        batch_size, per_core = 8 if whole or device.type == "cpu" else 64, not self.has_roles
+        runtime: Runtime = self._compiled or TorchThreads(device, dtype, batch_size, per_core)
+        if self._compiled and self.reads_images and not adapter.image_shape:
+            runtime = _TorchImages(self._compiled, batch_size, per_core)
+            note = "%s: its images differ in size, so torch computes them in float32, and OpenVINO its texts"
+            logger.log(logging.WARNING if compiled == "int8" else logging.INFO, note, library_model_name(adapter.name))
+        super().__init__(adapter.name, runtime)
 
     @property
     def reads_texts(self) -> bool:
@@ -173,7 +233,8 @@ class OutputEncoder(_ExternalEncoder):
         return self.adapter.prompts
 
     def _describe_grid(self) -> dict[str, Any]:
-        return {"prompts": self.prompts}
+        runtime, precision = self.runtime.used(None, texts=True)
+        return {"prompts": self.prompts} | ({"texts": f"{runtime} {precision}"} if self.reads_texts else {})
 
     def variant(self, *, transform: str | None = None, layer: int | None = None, pool: str | None = None) -> Encoder:
         """See `Encoder.variant`; at a layer, images are squashed."""
@@ -213,7 +274,7 @@ class OutputEncoder(_ExternalEncoder):
         return self._finish(as_array(self.adapter.embed_video(list(pixels), times, feature.role)), feature)
 
     def _texts(self, texts: Sequence[str], role: Role) -> np.ndarray:
-        found = self._compiled.embed_texts(texts) if self._compiled else None
+        found = self._compiled.embed_texts(texts, role) if self._compiled else None
         if found is None:
             with torch.inference_mode():
                 return as_array(self.adapter.embed_texts(list(texts), role))

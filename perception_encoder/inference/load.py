@@ -180,7 +180,7 @@ def _load_external(spec: ModelSpec, adapter: Adapter | None) -> Encoder:
     own = adapter if adapter is not None and not adapter.random and adapter.has_output else None
     if own is not None and spec.precision == AUTO:
         spec = replace(spec, precision="float32")
-    if own is not None and own.image_shape and spec.precision in PRECISIONS:
+    if own is not None and (own.image_shape or own.has_token_rows) and spec.precision in PRECISIONS:
         spec = choose_runtime(spec)
         if spec.runtime == "openvino":
             return OutputEncoder(own, compiled=cast(Precision, spec.precision))

@@ -143,20 +143,31 @@ class Adapter(ABC):
     def embed_texts(self, texts: list[str], role: Role) -> Tensor:
         """Return embeddings (B, D) of texts."""
         device = next(self.model.parameters()).device
-        return self.text_output({name: values.to(device) for name, values in self.tokens(texts).items()})
+        return self.text_output({name: values.to(device) for name, values in self.tokens(texts, role).items()}, role)
 
-    def tokens(self, texts: list[str]) -> Mapping[str, Tensor]:
+    def tokens(self, texts: list[str], role: Role) -> Mapping[str, Tensor]:
         """Return the model's arguments for texts, int64 (B, T): token ids, and a mask if it takes one."""
         raise NotImplementedError
 
-    def text_output(self, batch: dict[str, Tensor]) -> Tensor:
+    def text_output(self, batch: dict[str, Tensor], role: Role) -> Tensor:
         """Return embeddings (B, D) of the model's arguments for texts."""
         raise NotImplementedError
+
+    def part(self, role: Role) -> Role:
+        """Return the role if more than the tokens of texts depends on it, else None."""
+        return None
+
+    @property
+    def has_token_rows(self) -> bool:
+        """Whether texts become token ids (B, T), for which OpenVINO can compile the model."""
+        return self.reads_texts
 
     @cached_property
     def image_shape(self) -> tuple[int, ...] | None:
         """Shape (3, H, W) of all images' pixels, for which OpenVINO can compile the model; None if there is none."""
-        transform = self.transform("crop")
+        return self._shape_of(self.transform("crop"))
+
+    def _shape_of(self, transform: Callable[[Image.Image], Pixels]) -> tuple[int, ...] | None:
         values = [transform(Image.new("RGB", size)) for size in ((48, 32), (32, 48))]
         shapes = {tuple(pixels.shape for pixels in value.values()) for value in values}
         ((shape, *others), *further) = shapes
@@ -342,12 +353,12 @@ class OpenClipModel(Adapter):
     def image_output(self, batch: dict[str, Tensor]) -> Tensor:
         return self.model.encode_image(batch["image"])
 
-    def tokens(self, texts: list[str]) -> Mapping[str, Tensor]:
+    def tokens(self, texts: list[str], role: Role) -> Mapping[str, Tensor]:
         tokenizer = self.tokenizer
         with self._tokenizing:
             return {"text": tokenizer(texts)}
 
-    def text_output(self, batch: dict[str, Tensor]) -> Tensor:
+    def text_output(self, batch: dict[str, Tensor], role: Role) -> Tensor:
         return self.model.encode_text(batch["text"])
 
 

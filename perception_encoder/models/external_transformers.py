@@ -9,8 +9,8 @@ from __future__ import annotations
 import inspect
 import math
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from perception_encoder.errors import ConfigError, one_line
 from perception_encoder.models.checkpoints.weights import state_hash
-from perception_encoder.models.external import Adapter, Mode, Pixels
+from perception_encoder.models.external import Adapter, Mode, Pixels, Role
 from perception_encoder.models.initialization import drawn_from
 from perception_encoder.models.missing_weights import check_none_missing
 from perception_encoder.models.tower import Tower
@@ -89,7 +89,7 @@ class TransformersModel(Adapter):
             check_tokenizer(tokenizer)
             return tokenizer
 
-    def tokens(self, texts: list[str]) -> Mapping[str, Tensor]:
+    def tokens(self, texts: list[str], role: Role) -> Mapping[str, Tensor]:
         config, tokenizer = self.model.config, self.tokenizer
         positions = getattr(getattr(config, "text_config", None), "max_position_embeddings", math.inf)
         length = int(min(positions, tokenizer.model_max_length))
@@ -97,7 +97,7 @@ class TransformersModel(Adapter):
         with self._tokenizing:
             return tokenizer(texts, padding=padding, truncation=True, max_length=length, return_tensors="pt")
 
-    def text_output(self, batch: dict[str, Tensor]) -> Tensor:
+    def text_output(self, batch: dict[str, Tensor], role: Role) -> Tensor:
         found = self.model.get_text_features(**batch)
         return getattr(found, "pooler_output", found)
 
@@ -140,6 +140,19 @@ def check_tokenizer(tokenizer: Any) -> None:
     """Raise ValueError for an empty one, which transformers makes of some models whose files are missing."""
     if tokenizer("cat")["input_ids"] == tokenizer("dog")["input_ids"]:
         raise ValueError("it knows no words: are its files missing?")
+
+
+@contextmanager
+def broadcast_masks() -> Iterator[None]:
+    """Make attention masks of indices by broadcasting, not by `vmap`, which torch cannot trace."""
+    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS as functions
+
+    usual = functions["sdpa"]
+    functions["sdpa"] = lambda *args, **options: usual(*args, **{**options, "use_vmap": False})
+    try:
+        yield
+    finally:
+        functions["sdpa"] = usual
 
 
 def is_two_tower(model: Any) -> bool:

@@ -41,7 +41,8 @@ MAX_BYTES = 20 * 2**30
 _FORMAT = 9
 _SHOWN = ("weights", "tower", "precision", "layer")
 
-Tower = Literal["image", "text"]
+Tower = Literal["image", "text", "query", "document"]
+"""The last two: texts, where a model has a part for each role."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -64,8 +64,10 @@ class Source:
     """Of the input; -1 for any number."""
     check_inputs: Callable[[], np.ndarray]
     """Returns the inputs that an int8 tower is checked on."""
-    calibration: Callable[[], Iterable[np.ndarray]] | None = None
-    """Returns the inputs that calibrate an int8 tower's ranges; None: only its weights are int8."""
+    calibration: Callable[[], Iterable[np.ndarray]]
+    """Returns the inputs that calibrate an int8 tower's ranges."""
+    others: Sequence[np.ndarray] = ()
+    """Batches of other shapes than the example's, for which the converted tower must be right too."""
 
     @torch.inference_mode()
     def run(self, inputs: np.ndarray) -> np.ndarray:
@@ -112,10 +114,7 @@ def _convert_tower(
     _save(exact, directory / MODEL, half=precision != "float32")
     program = Program(core, directory / MODEL, precision, shape)
     found = program(source.example)
-    pairs = [(found, expected)]
-    if shape is None:  # not only the traced shape must be right
-        other = source.example[1:, ..., :-1] if source.shape[-1] < 0 else source.example[1:]
-        pairs.append((program(other), source.run(other)))
+    pairs = [(found, expected), *((program(other), source.run(other)) for other in source.others)]
     difference, limit = float(np.max([unit_difference(*pair) for pair in pairs])), TOLERANCE[precision]
     if not difference <= limit:
         raise ModelError(f"in {precision} OpenVINO differs from torch by {difference:.1e}, more than {limit:.0e}")
@@ -129,9 +128,9 @@ def _write_int8(
     """Write a tower in int8, with ranges if that passes the check; return it, or None if it fails, and the verdict."""
     inputs = source.check_inputs()
     expected = np.concatenate([source.run(part) for part in np.array_split(inputs, max(1, len(inputs) // 4))])
-    methods: tuple[Method, ...] = ("static", "weights") if source.calibration else ("weights",)
+    methods: tuple[Method, ...] = ("static", "weights")
     for method in methods:
-        samples = source.calibration() if source.calibration and method == "static" else ()
+        samples = source.calibration() if method == "static" else ()
         _save(quantize(exact.clone(), method, samples), path)
         program = Program(core, path, "int8", shape)
         verdict = check(program(inputs), expected)
@@ -157,7 +156,8 @@ def tower_of(model: Model, tower: Tower, layer: int | None = None, size: tuple[i
         assert isinstance(model, CLIP)
         length = model.text.config.context_length
         checks, calibration = partial(check_ids, length), partial(calibration_ids, length)
-        return Source(tower, model.text, example_ids(length), (-1, -1), checks, calibration)
+        example = example_ids(length)
+        return Source(tower, model.text, example, (-1, -1), checks, calibration, [example[1:, :-1]])
     visual = model.visual if isinstance(model, CLIP) else model
     height, width = size or (visual.config.image_size,) * 2
     example, check_inputs = example_pixels(2, height, width), partial(check_pixels, height, width)

@@ -49,18 +49,20 @@ class CompiledTowers(ABC):
     device = "cpu"
     per_core = False
     text_batch_size = 64
+    text_tower: Tower = "text"
+    """The tower of queries."""
 
-    def __init__(self, model: str, precision: Precision) -> None:
+    def __init__(self, model: str, precision: Precision, main: Tower = "image") -> None:
         """`model`: its name.
 
-        In int8 the image tower is converted and checked now, before its precision is recorded anywhere. Raises
+        In int8 the `main` tower is converted and checked now, before its precision is recorded anywhere. Raises
         MissingExtraError without OpenVINO, and ConfigError for a broken one.
         """
         check_openvino()
         import openvino
 
         self._core = openvino.Core()
-        self.model_name, self.precision = model, precision
+        self.model_name, self.precision, self._main = model, precision, main
         self.batch_size = 4 * core_count()
         self._lock = threading.RLock()
         self._towers: dict[tuple[Tower, int | None], _Tower | None] = {}
@@ -76,12 +78,12 @@ class CompiledTowers(ABC):
         """Return a tower in torch, of a model in float32 on the CPU."""
 
     def _checked_precision(self) -> Precision:
-        """Return int8, bfloat16 for an image tower that failed its check, or torch's float32."""
-        key = self._key("image", None)
+        """Return int8, bfloat16 for a main tower that failed its check, or torch's float32."""
+        key = self._key(self._main, None)
         try:
             entry = cache.find(key) or self._convert(key)
         except (OutputError, ModelError) as error:
-            self._leave_to_torch("image", None, error)
+            self._leave_to_torch(self._main, None, error)
             return "float32"
         if note := entry.values.get("note"):
             warnings.warn(f"{self.model_name}: {note}", FallbackWarning, stacklevel=5)
@@ -100,7 +102,7 @@ class CompiledTowers(ABC):
         return self.used(layer)
 
     def used(self, layer: int | None, texts: bool = False) -> tuple[RuntimeName, Precision]:
-        place: tuple[Tower, int | None] = ("text", None) if texts else ("image", layer)
+        place: tuple[Tower, int | None] = (self.text_tower, None) if texts else ("image", layer)
         if place not in self._towers:
             return self.name, used_precision(self.precision, output=layer is None)
         tower = self._towers[place]
@@ -111,7 +113,7 @@ class CompiledTowers(ABC):
         if not len(inputs):
             outputs = self.run(name, layer, np.zeros((1, *inputs.shape[1:]), inputs.dtype))
             return None if outputs is None else outputs[:0]
-        if name == "text" and (more := _steps(len(inputs)) - len(inputs)):
+        if name != "image" and (more := _steps(len(inputs)) - len(inputs)):
             outputs = self.run(name, layer, np.concatenate([inputs, np.repeat(inputs[:1], more, axis=0)]))
             return None if outputs is None else outputs[: len(inputs)]
         return self._with_tower(name, layer, lambda tower: tower.run(inputs))
@@ -155,7 +157,7 @@ class CompiledTowers(ABC):
         """Return a tower from the cache; convert it first if needed."""
         key = self._key(name, layer)
         entry = cache.find(key) or self._convert(key)
-        if name == "text" and (note := entry.values.get("note")):
+        if name != self._main and (note := entry.values.get("note")):
             warnings.warn(f"{self.model_name}: {note}", FallbackWarning, stacklevel=6)
         return _Tower(self._core, entry, name == "image")
 

@@ -33,8 +33,10 @@ LEAST_AGREEMENT = 0.9
 CALIBRATION_IMAGES, CALIBRATION_TEXTS, CHECK_IMAGES = 20, 96, 16
 """Of procedural images; those of `extreme_images` come on top."""
 _CALIBRATION_SEED, _CHECK_SEED = 2504, 13181
-_FIRST_BLOCKS = r"__module\.transformer\.resblocks\.[01][./].*"
-"""Names of the operations in the first two blocks of a text tower."""
+_FIRST_BLOCKS = r".*\.(resblocks|layers?|blocks|h)\.[01][./].*"
+"""Names of the operations in the first two blocks of a text tower, of any library."""
+LONGEST = 126
+"""Words of the longest calibration text for other libraries' models, which may take longer ones."""
 _COLOURS = ("red", "blue", "green", "black", "white", "yellow", "orange", "grey")
 _THINGS = ("dog", "mug", "mountain", "bicycle", "piano", "receipt", "bowl of soup", "crowd in a street")
 _TEMPLATES = ("a {} {}", "a photo of a {} {} on a table, seen from above")
@@ -109,6 +111,9 @@ def _quantize_static(model: openvino.Model, samples: Iterable[np.ndarray]) -> op
     from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 
     inputs = [sample[None] for sample in samples]
+    floats = [".*(conv1|patch_embed).*", ".*attn_pool.*", ".*aten::matmul.*"]  # and projections
+    if model.input(0).element_type.get_type_name() == "i64":  # token ids
+        floats.append(_FIRST_BLOCKS)
     quantized: Any = nncf.quantize(
         model,
         nncf.Dataset(inputs),
@@ -116,7 +121,7 @@ def _quantize_static(model: openvino.Model, samples: Iterable[np.ndarray]) -> op
         model_type=nncf.ModelType.TRANSFORMER,
         subset_size=len(inputs),
         ignored_scope=nncf.IgnoredScope(
-            patterns=[".*(conv1|patch_embed).*", ".*attn_pool.*", ".*aten::matmul.*", _FIRST_BLOCKS],  # and projections
+            patterns=floats,
             types=["ScaledDotProductAttention"],
             validate=False,
         ),
@@ -134,14 +139,18 @@ def calibration_pixels(height: int, width: int) -> UInt8[np.ndarray, "n 3 H W"]:
 
 
 def calibration_ids(context_length: int) -> list[Int[np.ndarray, " T"]]:
-    """Return token ids of the texts that ranges are found on: words in any order, of all lengths."""
+    """Return token ids of the calibration texts for this package's models."""
     from perception_encoder.preprocess.tokenizer import Tokenizer, trim
 
-    draw, tokenizer = np.random.RandomState(_CALIBRATION_SEED), Tokenizer(context_length, warns=False)
-    lengths = np.linspace(1, context_length - 2, CALIBRATION_TEXTS).astype(int)
-    words = _WORDS.split()
-    texts = [" ".join(words[draw.randint(len(words))] for _ in range(length)) for length in lengths]
-    return [trim(ids[None])[0] for ids in tokenizer.ids(texts)]
+    tokenizer = Tokenizer(context_length, warns=False)
+    return [trim(ids[None])[0] for ids in tokenizer.ids(calibration_texts(context_length - 2))]
+
+
+def calibration_texts(longest: int = LONGEST) -> list[str]:
+    """Return the texts that ranges are found on: up to `longest` words in any order, of all lengths."""
+    draw, words = np.random.RandomState(_CALIBRATION_SEED), _WORDS.split()
+    lengths = np.linspace(1, longest, CALIBRATION_TEXTS).astype(int)
+    return [" ".join(words[draw.randint(len(words))] for _ in range(length)) for length in lengths]
 
 
 def check_pixels(height: int, width: int) -> UInt8[np.ndarray, "n 3 H W"]:

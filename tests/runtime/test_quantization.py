@@ -127,7 +127,7 @@ def test_ranges_and_the_check_cover_strong_contrasts(tmp_path: Path) -> None:
         tower = open_clip.CLIP(32, vision, {"context_length": 8, "vocab_size": 64, "width": 16, "layers": 1}).visual
     module = torch.nn.Sequential(convert.ImageTower(torch.nn.Identity(), None), tower.eval())  # type: ignore[arg-type]
     checks = check_pixels(64, 64)
-    source = convert.Source("image", module, checks[:2], (-1, 3, 64, 64), lambda: checks)
+    source = convert.Source("image", module, checks[:2], (-1, 3, 64, 64), lambda: checks, lambda: checks)
     exact, inputs, verdicts = convert.to_openvino(source), (drawn_photos(64), checks), []
     for name, samples in {"ours": calibration_pixels(64, 64), "clouds": procedural_images(32, 64, 64, 2504)}.items():
         openvino.save_model(quantization.quantize(exact.clone(), "static", samples), tmp_path / f"{name}.xml")

@@ -73,10 +73,11 @@ def save_two_towers(kind: str, directory: Path) -> Path:
     tower = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
     text = {**tower, "vocab_size": len(SPECIAL) + len(WORDS), "max_position_embeddings": 16}
     text |= {"eos_token_id": 2, "bos_token_id": 1, "pad_token_id": 0}
-    vision = {**tower, "patch_size": 8, **({"num_patches": 16} if kind == "Siglip2" else {"image_size": 32})}
+    sizes = {"patch_size": 16, "num_patches": 256} if kind == "Siglip2" else {"patch_size": 8, "image_size": 32}
+    vision = {**tower, **sizes}
     options = {"projection_dim": 20} if kind == "CLIP" else {}
     if kind == "Siglip2":
-        text["projection_size"] = 24
+        text |= {"projection_size": 24, "max_position_embeddings": 64}  # sentence-transformers cuts texts there
     config = getattr(transformers, f"{kind}Config")(text_config=text, vision_config=vision, **options)
     model = _seeded(lambda: getattr(transformers, f"{kind}Model")(config))
     if kind != "CLIP":
@@ -84,12 +85,12 @@ def save_two_towers(kind: str, directory: Path) -> Path:
             model.logit_scale.fill_(2.0)
             model.logit_bias.fill_(-3.0)
     model.save_pretrained(directory)
-    sizes = {
+    processor = {
         "CLIP": {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}},
         "Siglip": {"size": {"height": 32, "width": 32}},
-        "Siglip2": {"patch_size": 8, "max_num_patches": 16},
+        "Siglip2": {"patch_size": 16, "max_num_patches": 16},
     }[kind]
-    getattr(transformers, f"{kind}ImageProcessor")(**sizes).save_pretrained(directory)
+    getattr(transformers, f"{kind}ImageProcessor")(**processor).save_pretrained(directory)
     tokenizer().save_pretrained(directory)
     return directory
 
