@@ -30,6 +30,7 @@ from perception_encoder.models.vision_transformer import VisionTransformer
 from perception_encoder.preprocess.image import ImageTransform, check_transform
 from perception_encoder.runtime.cache import Key, Tower
 from perception_encoder.runtime.convert import Source, example_pixels
+from perception_encoder.runtime.machine import core_count
 from perception_encoder.runtime.openvino_runtime import CompiledTowers, FallbackWarning
 from perception_encoder.runtime.quantization import calibration_pixels, calibration_texts, check_captions, check_pixels
 from perception_encoder.runtime.runtime import Precision, Runtime, RuntimeName
@@ -74,6 +75,7 @@ class _CompiledOutput(CompiledTowers):
         self.adapter, self.transform, self.shape = adapter, transform, adapter.image_shape
         self.text_tower = self._text_tower("query")
         super().__init__(library_model_name(adapter.name), precision, "image" if self.shape else self.text_tower)
+        self.text_batch_size = min(64, 8 * core_count())  # a batch has the length of its longest text
         if adapter.reads_texts and not adapter.has_token_rows:
             self._towers[self.text_tower, None] = None
             logger.info("%s: its texts are not rows of token ids, so torch computes them", self.model_name)
@@ -90,9 +92,9 @@ class _CompiledOutput(CompiledTowers):
 
     def embed_images(self, images: Sequence[Pixels]) -> np.ndarray | None:
         """Return embeddings of images, float32 (B, D); None if torch must answer."""
-        batch = [np.stack(list(image.values())) for image in images]
         if self.shape is None:
             return None
+        batch = [np.stack(list(image.values())) for image in images]
         if any(arguments.shape != (1, *self.shape) for arguments in batch):
             warnings.warn(f"{self.model_name}: images of another size need torch", FallbackWarning, stacklevel=2)
             return None
@@ -147,7 +149,7 @@ class _CompiledOutput(CompiledTowers):
                 lambda: self._pixels(calibration_pixels(height, width)),
             )
         role = _role(name)
-        others = [self._tokens([text], role) for text in (_SHORT, _LONG, _DOCUMENT)]
+        others = [self._tokens(texts, role) for texts in ([_SHORT], [_LONG], [_SHORT, _DOCUMENT])]
         padded = others[0].shape == others[1].shape
         shape = (-1, *example.shape[1:]) if padded else (-1, example.shape[1], -1)
         return Source(

@@ -15,7 +15,7 @@ from torch import Tensor
 from perception_encoder.errors import ConfigError
 from perception_encoder.files import digest
 from perception_encoder.models.external import Adapter, Mode, Pixels, Role
-from perception_encoder.models.external_transformers import broadcast_masks, check_tokenizer
+from perception_encoder.models.external_transformers import check_tokenizer, traceable_masks
 from perception_encoder.models.missing_weights import check_none_missing, missing_weights
 from perception_encoder.progress import quiet_loading
 
@@ -110,7 +110,7 @@ class SentenceTransformersModel(Adapter):
         return _tensors(self._features(self._as_texts(texts), role))
 
     def text_output(self, batch: dict[str, Tensor], role: Role) -> Tensor:
-        with broadcast_masks() if torch.jit.is_tracing() else nullcontext():  # type: ignore[attr-defined]
+        with traceable_masks() if torch.jit.is_tracing() else nullcontext():  # type: ignore[attr-defined]
             return self._output({**batch, **_others(self._features(["a"], role))}, role)
 
     def image_output(self, batch: dict[str, Tensor]) -> Tensor:

@@ -143,12 +143,21 @@ def check_tokenizer(tokenizer: Any) -> None:
 
 
 @contextmanager
-def broadcast_masks() -> Iterator[None]:
-    """Make attention masks of indices by broadcasting, not by `vmap`, which torch cannot trace."""
+def traceable_masks() -> Iterator[None]:
+    """Make attention masks by broadcasting, since torch cannot trace `vmap`.
+
+    Padding out of reach of all tokens, as in a sliding window, attends to everything: OpenVINO's softmax of nothing is
+    NaN, torch's is 0. Other tokens do not see it.
+    """
     from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS as functions
 
     usual = functions["sdpa"]
-    functions["sdpa"] = lambda *args, **options: usual(*args, **{**options, "use_vmap": False})
+
+    def mask(*args: Any, **options: Any) -> Tensor | None:
+        found: Tensor | None = usual(*args, **{**options, "use_vmap": False})
+        return None if found is None else found | ~found.any(dim=-1, keepdim=True)
+
+    functions["sdpa"] = mask
     try:
         yield
     finally:

@@ -42,10 +42,13 @@ SAVE: dict[str, Callable[[Path], Path]] = {
     "st-CLIP": embedders.save_sentence_clip,
     "st-Siglip": lambda path: embedders.save_sentence_clip(path, "Siglip"),
     "st-texts": embedders.save_sentence_texts,
+    "st-bert": lambda path: embedders.save_sentence_texts(path, "Bert"),
+    "st-gemma2": lambda path: embedders.save_sentence_texts(path, "EmbeddingGemma2Text"),
+    "st-Siglip2": lambda path: embedders.save_sentence_clip(path, "Siglip2"),
     "st-vlm": embedders.save_sentence_vlm,
 }
-OF_IMAGES = [kind for kind in SAVE if kind != "st-texts"]
-COMPILED = ["timm", "open_clip", "hf-CLIP", "hf-Siglip"]
+OF_TEXTS = ["st-texts", "st-bert", "st-gemma2"]
+OF_IMAGES = [kind for kind in SAVE if kind not in OF_TEXTS]
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +158,7 @@ def test_open_clips_own_way_to_resize_is_kept(
 
 @pytest.mark.parametrize("kind", SAVE)
 def test_vectors_are_the_librarys_own(kind: str, saved: Callable[[str], Path], photos: Path) -> None:
-    images = [] if kind == "st-texts" else opened(photos)
+    images = [] if kind in OF_TEXTS else opened(photos)
     found, asked, _ = librarys_own(kind, saved(kind), images, TEXTS)
     encoder = pe.load(name_of(kind, saved(kind)))
     if images:

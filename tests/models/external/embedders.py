@@ -173,31 +173,41 @@ def add_own_code(library: str, model: Path, mark: Path) -> None:
     (model / "own.py").write_text(f"{code}open({str(mark)!r}, 'w').close()\n")
 
 
-def save_sentence_texts(directory: Path) -> Path:
+_GEMMA = {"num_key_value_heads": 1, "head_dim": 12, "sliding_window": 8, "bos_token_id": 1, "eos_token_id": 2}
+_TEXT_MODELS: dict[str, dict[str, Any]] = {
+    "Bert": {},
+    "Gemma3Text": {**_GEMMA, "use_bidirectional_attention": True},
+    "EmbeddingGemma2Text": {
+        **_GEMMA,
+        "layer_types": ["sliding_attention", "full_attention"],
+        "global_head_dim": 8,
+        "hidden_size_per_layer_input": 8,
+        "embedding_dim": 24,
+    },
+}
+
+
+def _text_transformer(kind: str, directory: Path) -> Any:
+    """A tiny model of texts by the name of its configuration, as sentence-transformers' first module."""
+    transformers = pytest.importorskip("transformers")
+    from sentence_transformers.base.modules import Transformer
+
+    sizes = {"vocab_size": len(SPECIAL) + len(WORDS), "hidden_size": 24, "intermediate_size": 32}
+    sizes |= {"num_hidden_layers": 2, "num_attention_heads": 2, "max_position_embeddings": 64, "pad_token_id": 0}
+    config = getattr(transformers, f"{kind}Config")(**sizes, **_TEXT_MODELS[kind])
+    _seeded(lambda: getattr(transformers, f"{kind}Model")(config)).save_pretrained(directory)
+    tokenizer(64).save_pretrained(directory)
+    return Transformer(str(directory))
+
+
+def save_sentence_texts(directory: Path, kind: str = "Gemma3Text") -> Path:
     """Save a model of texts like EmbeddingGemma: bidirectional Gemma 3, mean, two projections, prompts, unit length."""
-    library, transformers = pytest.importorskip("sentence_transformers"), pytest.importorskip("transformers")
-    from sentence_transformers.base.modules import Dense, Normalize, Transformer
+    library = pytest.importorskip("sentence_transformers")
+    from sentence_transformers.base.modules import Dense, Normalize
     from sentence_transformers.sentence_transformer.modules import Pooling
 
-    inner = directory.with_name(directory.name + "-inner")
-    config = transformers.Gemma3TextConfig(
-        vocab_size=len(SPECIAL) + len(WORDS),
-        hidden_size=24,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=12,
-        max_position_embeddings=64,
-        use_bidirectional_attention=True,
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=2,
-    )
-    _seeded(lambda: transformers.Gemma3TextModel(config)).save_pretrained(inner)
-    tokenizer(64).save_pretrained(inner)
     modules = [
-        Transformer(str(inner)),
+        _text_transformer(kind, directory.with_name(directory.name + "-inner")),
         Pooling(24, "mean"),
         _seeded(lambda: Dense(24, 48, bias=False, activation_function=torch.nn.Identity())),
         _seeded(lambda: Dense(48, 24, bias=False, activation_function=torch.nn.Identity())),
@@ -205,6 +215,22 @@ def save_sentence_texts(directory: Path) -> Path:
     ]
     prompts = {"query": "task : search result | query : ", "document": "title : none | text : "}
     library.SentenceTransformer(modules=modules, prompts=prompts, device="cpu").save(str(directory))
+    return directory
+
+
+def save_sentence_roles(directory: Path) -> Path:
+    """Save a model of texts with a BERT for queries and another for documents, which leaves out the prompt's tokens."""
+    library = pytest.importorskip("sentence_transformers")
+    from sentence_transformers.base.modules import Router
+    from sentence_transformers.sentence_transformer.modules import Pooling
+
+    inner = [
+        _text_transformer(kind, directory.with_name(f"{directory.name}-{kind}")) for kind in ("Bert", "Gemma3Text")
+    ]
+    query, document = ([part, Pooling(24, "mean", include_prompt=False)] for part in inner)
+    router = Router.for_query_document(query_modules=query, document_modules=document)
+    prompts = {"query": "search : ", "document": "title : none | text : "}
+    library.SentenceTransformer(modules=[router], prompts=prompts, device="cpu").save(str(directory))
     return directory
 
 
