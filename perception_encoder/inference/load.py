@@ -51,8 +51,8 @@ def load(
 
     `runtime`: "torch", or "openvino" (extra `fast`), which only computes on a CPU; by default the fastest there, as
     measured once on each machine. `precision`: "float32", "bfloat16", by default if it is fast, or "int8", OpenVINO's.
-    `dtype`: the same as a torch type. Other libraries' embeddings are computed in float32 by default; those of
-    sentence-transformers, of models whose images differ in size, and of layers with torch only.
+    `dtype`: the same as a torch type. Other libraries' embeddings are computed in float32 by default. Torch alone
+    computes layers, images of models that take them in several sizes, and static embeddings of texts.
 
     `dimensions`: length of vectors, for models trained for it (Matryoshka). `layer`, `pool`: see `Encoder.feature`.
     `trust_remote_code`: run code that comes with a model of (sentence-)transformers. Raises UnknownModelError,
