@@ -172,7 +172,7 @@ class _TorchImages(TorchThreads):
 
     def __init__(self, texts: _CompiledOutput, batch_size: int, per_core: bool) -> None:
         super().__init__(torch.device("cpu"), torch.float32, batch_size, per_core)
-        self.texts = texts
+        self.texts, self.text_batch_size = texts, texts.text_batch_size
 
     def used(self, layer: int | None, texts: bool = False) -> tuple[RuntimeName, Precision]:
         return self.texts.used(layer) if texts else super().used(layer)

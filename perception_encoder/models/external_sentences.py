@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import cached_property
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -118,6 +119,11 @@ class SentenceTransformersModel(Adapter):
 
     def _output(self, features: dict[str, Any], role: Role) -> Tensor:
         return self.model(features, **_task(role))["sentence_embedding"][:, : self.model.truncate_dim]
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """See `Adapter.versions`; with that of transformers, whose models these are."""
+        return {**super().versions, "hf": version("transformers")}
 
     @cached_property
     def structure(self) -> str:
