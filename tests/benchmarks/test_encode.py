@@ -14,11 +14,13 @@ import torch
 from benchmarks.encode import __main__ as encode
 from benchmarks.encode import peers, rounds
 from benchmarks.encode.case import Case, Contender, Kind, case_of
-from benchmarks.speed_tables import best_float, best_peer, encoding_table
+from benchmarks.result_pages import PAGES, RESULTS, read_result
+from benchmarks.speed_tables import beside_peers
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.config import TextConfig, VisionConfig
 from perception_encoder.models.initialization import initialize
 
+KINDS = ("bfloat16", "int8")
 ROUNDINGS = {"float32": 24 * 64, "bfloat16": 24}
 """Of a value on its way through the two blocks: a dozen a block, of sums of up to 64 products, which are in float32."""
 LEAST_COSINE = {name: 1 - (n * torch.finfo(getattr(torch, name)).eps) ** 2 / 2 for name, n in ROUNDINGS.items()}
@@ -144,18 +146,25 @@ def test_ratios_are_to_the_best_peer_of_the_same_model() -> None:
         "timm, compiled, bfloat16": 12.0,
         "onnxruntime, int8": 16.0,
         "CLIP of the same size, OpenVINO, int8": 39.0,
-        "limit: bare products, OpenVINO, bfloat16": 30.0,
         "limit: bare products, OpenVINO, int8": 50.0,
     }
-    rates = dict(speeds)
-    assert best_peer(rates) == 16 and best_float(rates) == 24
-    result = {
-        "speeds": {label: [rate] * 3 for label, rate in speeds.items()},
-        "cosines": {},
-        "machine": {"cores": 2},
-        "others": 0.31,
+    tower = {"speeds": {label: [rate] * 12 for label, rate in speeds.items()}}
+    lesser = {"speeds": {label: [rate] * 10 for label, rate in speeds.items() if "int8" not in label}}
+    machines = {
+        "A": {"towers": {"PE-Core-B16-224:image": tower, "PE-Core-T16-384:text": lesser}},
+        "B": {"towers": {}, "rounds": 10, "ratios": {"PE-Core-B16-224:image": {"bfloat16": 0.9, "int8": 1.5}}},
     }
-    table = encoding_table({"PE-Core-B16-224:image": result, "x:text": result}, "image")
-    assert table[0] == ("", "B16-224")
-    assert [row[1] for row in table[-6:-1]] == ["**2.50**", "**1.50**", "**2.00**", "**0.80**", "**0.80**"]
-    assert "0.31, **too many for exact ratios**" in table[-1][1]
+    head, images, texts, *_ = beside_peers(machines, read_result)
+    assert head == (
+        "job",
+        *(f"A, 10–12 rounds: {kind}" for kind in KINDS),
+        *(f"B, 10 rounds: {kind}" for kind in KINDS),
+    )
+    assert images == ("images, B16-224", "1.50 (24/s)", "2.50 (40/s)", "0.90", "1.50")
+    assert texts == ("texts, T16-384", "2.00 (24/s)", "–", "–", "–")
+
+
+def test_the_page_opens_with_one_short_table() -> None:
+    text = (RESULTS / "speed.md").read_text(encoding="utf-8")
+    assert len(PAGES["speed"](read_result)[""]) <= 1 + 20  # type: ignore[call-overload]
+    assert len(text.split()) <= 1000
