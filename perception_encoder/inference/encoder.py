@@ -52,7 +52,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 POOLS = ("attn", "cls", "mean", "tokens")
-REDUCED = 2  # minimum size of a JPEG that is decoded for an int8 embedding, in the model's image sizes
 
 
 class Encoder(SentenceInterface):
@@ -68,9 +67,11 @@ class Encoder(SentenceInterface):
     """The defaults of `feature`; `variant` sets them."""
     dimensions: int | None = None
     """Length to which vectors are cut before they are made unit length; `cut` sets it."""
+    decoding: str | None = None
+    """"reduced": decode large JPEGs and frames at a fraction of their size, at least twice the model's, and take key
+    frames of videos in an index. None: so in an index and a search of files, else exact; `decoding_as` sets it."""
     transforms: tuple[str, ...] = ("squash", "crop")
-    reads_images, reads_videos = True, False
-    """The kinds of media that the model reads; with `reads_videos`, videos whole instead of frame by frame."""
+    reads_images, reads_videos = True, False  # with `reads_videos`, videos whole instead of frame by frame
     has_roles = False
     """Whether queries and documents may be encoded in different ways: by prompts, or by parts of the model."""
     trust_remote_code = False
@@ -214,16 +215,6 @@ class Encoder(SentenceInterface):
         """Number of texts to compute together."""
         return self.runtime.text_batch_size
 
-    def jpeg_side(self, feature: Feature) -> int | None:
-        """Return the short side down to which JPEGs are halved while they are decoded; None to decode them whole.
-
-        Only embeddings in int8 allow it: they differ from float32's by more than this changes, see docs/concepts.md.
-        """
-        if feature.pool != "attn" or self.runtime.used(None)[1] != "int8":
-            return None
-        size = self.transform.size
-        return REDUCED * (size if isinstance(size, int) else max(size))
-
     def feature(
         self, layer: int | None = None, pool: str | None = None, normalize: bool = True, frames: int = 8
     ) -> Feature:
@@ -261,6 +252,14 @@ class Encoder(SentenceInterface):
         changed.dimensions = dimensions
         return changed
 
+    def decoding_as(self, decoding: str) -> Encoder:
+        """Return this encoder with another `decoding`; ConfigError for an unknown one."""
+        if decoding not in ("exact", "reduced"):
+            raise ConfigError(f"decoding is {decoding!r}; it must be exact or reduced")
+        changed = copy.copy(self)
+        changed.decoding = decoding
+        return changed
+
     def variant(self, *, transform: str | None = None, layer: int | None = None, pool: str | None = None) -> Encoder:
         """Return this encoder with another transform, or with another layer or pooling as its default.
 
@@ -295,6 +294,7 @@ class Encoder(SentenceInterface):
             "runtime": runtime,
             "precision": precision,
             "transform": self.transform.mode,
+            "decoding": self.decoding or "exact",
             "dimension": self.width(feature),
         }
         return description | self._describe_grid() | ({"dimensions": self.dimensions} if self.dimensions else {})
