@@ -186,10 +186,7 @@ class Encoder(SentenceInterface):
 
     @cached_property
     def weight_hash(self) -> str:
-        """Hash of the weights, whatever the precision; takes a second per gigabyte.
-
-        The hash of a file is cached; the first time, the file is read once more if it was loaded in bfloat16.
-        """
+        """Hash of the weights, whatever the precision; takes a second per gigabyte, and is cached for a file."""
         return self._hash_weights()
 
     @cached_property
@@ -360,6 +357,7 @@ class Encoder(SentenceInterface):
         layer: int | None = None,
         pool: str | None = None,
         frames: int = 8,
+        decoding: str | None = None,
         batch_size: int | None = None,
         skipped: dict[int, InputError] | None = None,
         show_progress_bar: bool | None = None,
@@ -384,7 +382,8 @@ class Encoder(SentenceInterface):
         `inputs` may be a list, an array of strings or a pandas Series; a single input outside a list gives (D,).
 
         `normalize`, `layer`, `pool` and `frames` are those of `feature`; pool "tokens" gives (n, N, D), of videos
-        (n, F, N, D). `batch_size`: images or texts computed at once, by default what fits the cache.
+        (n, F, N, D). `decoding`: "exact" or "reduced", by default the encoder's. `batch_size`: images or texts computed
+        at once, by default what fits the cache.
         `skipped`: a dict that makes bad inputs be skipped: they have no row, are logged, and stand in it as
         {index: error}; without it the first bad input raises its InputError. `show_progress_bar` shows a bar on a
         terminal.
@@ -401,6 +400,7 @@ class Encoder(SentenceInterface):
         check_unsupported(precision, prompt or prompt_name, truncate_dim, role)
         if device is not None and choose_device(device) != self.device:
             raise ConfigError(f"this encoder computes on {self.device}; load one with device={str(device)!r} instead")
+        chosen = self if decoding is None else self.decoding_as(decoding)
         normalize = normalize if normalize_embeddings is None else normalize_embeddings
         feature = replace(self.feature(layer, pool, normalize, frames), role=role)
         if task_metadata is None:
@@ -413,7 +413,7 @@ class Encoder(SentenceInterface):
             raise ConfigError("skipped is given, but mteb needs a row for each input; omit it")
         bar = progress_bar("encoding", count) if show_progress_bar else nullcontext(lambda items: None)
         with bar as advance:
-            arrays = [self._encode(part, None, feature, batch_size, skipped, advance) for part in parts]
+            arrays = [chosen._encode(part, None, feature, batch_size, skipped, advance) for part in parts]
         rows = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
         if truncate_dim is not None:
             rows = truncate(rows, truncate_dim, normalize)

@@ -301,6 +301,7 @@ def test_jpegs_are_reduced_where_it_is_asked_for(encoder: Encoder, tmp_path: Pat
     whole, reduced = open_image(path), open_image(path, reduce_to=2 * size)
     assert (whole.width, reduced.width) == (8 * size, 4 * size)
     found, expected = chosen.encode_images(path), encoder.encode_images(reduced if decoding == "reduced" else whole)
+    np.testing.assert_array_equal(encoder.encode(path, decoding=decoding), found)
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
     assert np.abs(encoder.encode_images(reduced) - encoder.encode_images(whole)).max() > 1e-4
     for given in (path, whole):

@@ -75,3 +75,26 @@ def test_videos_of_an_index_are_sampled_at_key_frames(
     index.update()
     times = {row.time for store in index._open() for row in store.rows()}
     assert times <= {number / 25 for number in numbers}
+
+
+def test_the_same_files_are_skipped_in_both_ways(photo: Path, checkpoint: Path) -> None:
+    whole, video = photo.read_bytes(), clip(60, group=20)
+    damaged = bytes(value ^ 0xFF if number % 97 == 0 else value for number, value in enumerate(video))
+    contents = {
+        "short.jpg": whole[: len(whole) // 2],
+        "header.jpg": whole[:300],
+        "short.mp4": video[: len(video) // 2],
+        "damaged.mp4": damaged,
+        "clip.mp4": video,
+        "empty.mp4": b"",
+    }
+    for name, content in contents.items():
+        (photo.parent / name).write_bytes(content)
+    found = {}
+    for decoding in ("exact", "reduced"):
+        index = pe.open_index(photo.parent, checkpoint, precision="float32", decoding=decoding)
+        report = index.update(rebuild=True)
+        rows = {row.path for store in index._open() for row in store.rows()}
+        found[decoding] = rows, sorted((error.source, error.reason) for error in report.skipped)
+    assert found["reduced"] == found["exact"]
+    assert {"clip.mp4", "large.jpg"} <= found["exact"][0] and "short.jpg" not in found["exact"][0]
