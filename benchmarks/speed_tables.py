@@ -40,7 +40,9 @@ def beside_peers(machines: Mapping[str, Mapping[str, Any]], read: Read) -> Rows:
             rows.append((title.format(tower.partition(":")[0].removeprefix("PE-Core-")), *cells))
     none = ("–", "–") * (len(machines) - 1)
     rows += [(job, *cells, *none) for job, cells in _index_rows(read("embed")["media"]).items()]
-    rows += [(row["job"], row["bfloat16"], row["int8"], *none) for row in read("peers")["rows"]]
+    for row in read("peers")["rows"]:
+        cells = [f"{rate / row['peer']:.2f} ({rate:.3g}/s)" for rate in row["rates"].values()]
+        rows.append((row["job"], *cells, *none))
     shell, bare = map(median, read("search")["shell"]["seconds"].values())
     starts = [
         machine.get("start", {"pe search": shell, "import torch": bare}).values() for machine in machines.values()
@@ -71,7 +73,7 @@ def _index_rows(media: Mapping[str, Any]) -> dict[str, list[str]]:
     cells: dict[str, list[str]] = {}
     for label, case in media.items():
         model, precision, kind = label.split(", ")
-        part = INDEX if INDEX in case["speeds"] else EMBED
+        part = INDEX["reduced"] if INDEX["reduced"] in case["speeds"] else EMBED
         if kind != "photographs":  # of 640 × 480: see the other jobs
             rate, alone = (median(case["speeds"][name]) for name in (part, ENCODE))
             job = f"index {kind}, {model.removeprefix('PE-Core-')} ÷ encoding alone"
@@ -129,9 +131,8 @@ def _other_jobs(read: Read) -> Iterator[Sequence[str]]:
         rate, alone = (median(by_part[part]) for part in (EMBED, ENCODE))
         yield _ratio(f"embed small JPEGs, {name}", rate, alone, "images/s", "encoding alone")
     search = read("search")
-    cold, warm = (search["page"][state] for state in ("cold", "warm"))
-    yield _alone("`pe serve`, 100,000 images: first page", f"{median(cold['first page']):,.0f} ms")
-    yield _alone("a query on that page, warm", f"{median(warm['first query']):,.0f} ms")
+    first = median(search["page"]["cold"]["first page"])
+    yield _alone("`pe serve`, 100,000 images: first page", f"{first:,.0f} ms")
     for kind, loads in search["server"]["loads"].items():
         yield _alone(f"embedding server, {kind}s, 64 clients", f"{loads['64']['rate']:,.0f} answers/s")
     training = read("train")["speeds"]

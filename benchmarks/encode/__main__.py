@@ -12,8 +12,8 @@ replaces its own results only; --missing runs those that the file lacks.
 Peers, in torch's fastest type: timm (its vision towers are open_clip's) and open_clip; onnxruntime on this package's
 export, in float32 and int8; transformers' CLIP of the same sizes with OpenVINO, as optimum-intel converts it.
 
-ONEDNN_MAX_CPU_ISA=AVX2 (AVX512_CORE) and ATEN_CPU_CAPABILITY=avx2 (avx512) make torch compute as on an older CPU: the
-results name them.
+ONEDNN_MAX_CPU_ISA=AVX2 and ATEN_CPU_CAPABILITY=avx2 make torch and OpenVINO compute as on an older CPU; the results
+name them. onnxruntime ignores both. With AVX512_CORE, OpenVINO computes bfloat16 in a reference kernel.
 """
 
 from __future__ import annotations
