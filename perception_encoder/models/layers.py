@@ -83,8 +83,6 @@ class _Rotation(torch.autograd.Function):
 
 
 _SHORT = 256  # tokens up to which plain products train faster on a CPU (3.6-7.5x at 12-65, 1.2x at 197)
-
-
 _CACHED_SCORES = 2**20  # fit a CPU core's cache in bfloat16
 
 
