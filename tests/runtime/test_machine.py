@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -44,3 +46,25 @@ def test_cores_can_be_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     assert core_count() == 3
     monkeypatch.setenv("OMP_NUM_THREADS", "")
     assert core_count() >= 1
+
+
+def test_features_that_are_hidden_make_another_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was compiled, measured or tried without the limit is not used with it."""
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+    whole = machine.cpu_flags.__wrapped__()
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    assert machine.cpu_flags.__wrapped__() != whole
+
+
+def test_bfloat16_is_tried_once_on_a_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("openvino")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    ask, tries = machine._computes_bfloat16.__wrapped__, []
+    for answer in (True, False):
+        monkeypatch.setattr(machine, "cpu_flags", lambda answer=answer: f"another CPU: {answer}")
+        monkeypatch.setattr(machine, "_compiles_bfloat16", lambda answer=answer: tries.append(answer) or answer)
+        assert [ask(), ask()] == [answer, answer]
+    assert tries == [True, False]
+    for file in (tmp_path / "perception-encoder" / "runtime").iterdir():
+        file.write_text('"yes"')
+    assert ask() is False and tries == [True, False, False]
