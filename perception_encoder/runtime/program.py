@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from perception_encoder.errors import OutputError
-from perception_encoder.files import digest, file_state, replacing, writing
+from perception_encoder.files import digest, file_state, write_bytes
 from perception_encoder.models.precision import TOLERANCE
 from perception_encoder.runtime.machine import core_count, cpu_flags, float_hint, versions
 from perception_encoder.runtime.runtime import Precision
@@ -108,8 +108,7 @@ def _compile(core: Any, path: Path, shape: Sequence[int] | None, options: dict[s
     if blob is not None:
         exported = compiled.export_model().getvalue()
         try:
-            with writing(blob), replacing(blob) as temporary:
-                temporary.write_bytes(digest(made_for, exported).encode() + exported)
+            write_bytes(blob, digest(made_for, exported).encode() + exported)
         except OutputError as error:
             logger.info("it is compiled each time: %s", error)
     return compiled
