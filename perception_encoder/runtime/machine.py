@@ -95,29 +95,24 @@ def _computes_bfloat16() -> bool:
 
     It asks the CPU itself, so it may fail where ONEDNN_MAX_CPU_ISA or a virtual machine hides some of the features.
     """
+    import openvino
+    from openvino import opset13 as ops
+
     path = cache_directory("runtime") / f"bfloat16-{digest(cpu_flags(), versions())}.json"
     with suppress(OSError, ValueError):
         if isinstance(known := json.loads(path.read_text(encoding="utf-8")), bool):
             return known
-    compiles = _compiles_bfloat16()
-    with suppress(OutputError):
-        write_json(path, compiles)
-    return compiles
-
-
-def _compiles_bfloat16() -> bool:
-    import openvino
-    from openvino import opset13 as ops
-
     x = ops.parameter([1, 16], openvino.Type.f32)
     product = ops.matmul(x, ops.constant(np.zeros((16, 16), np.float32)), False, True)
-    try:
+    compiles = False
+    with suppress(RuntimeError):
         openvino.Core().compile_model(
             openvino.Model([product], [x], "product"), "CPU", {"INFERENCE_PRECISION_HINT": "bf16"}
         )
-    except RuntimeError:
-        return False
-    return True
+        compiles = True
+    with suppress(OutputError):
+        write_json(path, compiles)
+    return compiles
 
 
 @cache

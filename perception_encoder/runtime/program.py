@@ -106,10 +106,10 @@ def _compile(core: Any, path: Path, shape: Sequence[int] | None, options: dict[s
         model.reshape(list(shape))
     compiled = core.compile_model(model, "CPU", options)
     if blob is not None:
-        exported = compiled.export_model().getvalue()
         try:
+            exported = compiled.export_model().getvalue()
             write_bytes(blob, digest(made_for, exported).encode() + exported)
-        except OutputError as error:
+        except (OutputError, RuntimeError) as error:
             logger.info("it is compiled each time: %s", error)
     return compiled
 

@@ -57,14 +57,20 @@ def test_features_that_are_hidden_make_another_machine(monkeypatch: pytest.Monke
 
 
 def test_bfloat16_is_tried_once_on_a_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("openvino")
+    openvino = pytest.importorskip("openvino")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     ask, tries = machine._computes_bfloat16.__wrapped__, []
-    for answer in (True, False):
-        monkeypatch.setattr(machine, "cpu_flags", lambda answer=answer: f"another CPU: {answer}")
-        monkeypatch.setattr(machine, "_compiles_bfloat16", lambda answer=answer: tries.append(answer) or answer)
-        assert [ask(), ask()] == [answer, answer]
-    assert tries == [True, False]
+
+    def compile_model(*_: object) -> None:
+        tries.append(machine.cpu_flags())
+        if machine.cpu_flags() == "old":
+            raise RuntimeError("bf16 is not supported")
+
+    monkeypatch.setattr(openvino.Core, "compile_model", compile_model)
+    for flags in ("new", "old"):
+        monkeypatch.setattr(machine, "cpu_flags", lambda flags=flags: flags)
+        assert [ask(), ask()] == 2 * [flags == "new"]
+    assert tries == ["new", "old"]
     for file in (tmp_path / "perception-encoder" / "runtime").iterdir():
         file.write_text('"yes"')
-    assert ask() is False and tries == [True, False, False]
+    assert ask() is False and tries == ["new", "old", "old"]
