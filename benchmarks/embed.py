@@ -1,14 +1,16 @@
 """The share of the encoding speed that remains from a directory of images or videos to a file of embeddings.
 
-    python -m benchmarks.embed [--rounds 7] [--only WORDS] [--out docs/results/embed.json]
+    python -m benchmarks.embed [--rounds 10] [--only WORDS] [--photographs DIR] [--out docs/results/embed.json]
 
 Speeds of each model (random weights), in turn, so that the machine's noise falls on all alike: encoding alone (images
 decoded and resized beforehand, every core busy), decoding and resizing alone, all of `pe embed` and, for JPEGs of
-12 megapixels, of `pe index` until rows are stored. If decoding runs on the cores that encode, nothing can be faster
-than both one after the other: that limit is given too. `--only`: measure the cases whose labels contain the words, and
-keep the others of OUT.
+12 megapixels, of `pe index` until rows are stored, with exact and with reduced decoding. If decoding runs on the cores
+that encode, nothing can be faster than both one after the other: that limit is given too. `--only`: measure the cases
+whose labels contain the words, and keep the others of OUT.
 
-`reduced`: what decoding JPEGs at down to twice the model's size, as for int8, changes in pixels and embeddings.
+`reduced`: what reduced decoding changes in the embeddings of the JPEGs of at least `LARGE` pixels in `--photographs`.
+Published are those of Debian's packages budgie-backgrounds, ukui-wallpapers, lomiri-wallpapers-16.04 and -20.04,
+mate-backgrounds and plasma-workspace-wallpapers, with mosaics of their parts up to 48 megapixels.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import json
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,18 +35,20 @@ from perception_encoder.inference.load import load
 from perception_encoder.inference.output import EmbeddingWriter
 from perception_encoder.inference.pipeline import decode, encode_items, map_in_order
 from perception_encoder.models.checkpoints.weights import create_model, write_checkpoint
-from perception_encoder.preprocess.image import ImageTransform, open_image
+from perception_encoder.preprocess.image import count_pixels, open_image
 from perception_encoder.preprocess.video_file import write_video
 from perception_encoder.search.storage.reader import Reader, find_changes
 from perception_encoder.search.storage.reader import batches as batches_of_files
-from perception_encoder.vectors import unit_rows
 
 IMAGES = {"PE-Core-B16-224": 64, "PE-Core-N16-128": 512}
 SIZE, QUALITY = (640, 480), 90
 LARGE_SIZE, LARGE_COUNT, LARGE_PHOTOGRAPHS = (4032, 3024), 64, 8
+LARGE = 7_500_000
+REDUCED_MODELS = ("builtin", "PE-Core-T16-384", "PE-Core-B16-224", "PE-Core-L14-336")
 VIDEO_SIZE, VIDEO_RATE, VIDEO_SECONDS, VIDEO_COUNT = (1920, 1080), 30, 10, 4
 PRECISIONS = ("auto", "int8")
-ENCODE, DECODE, EMBED, INDEX = "encode only", "decode only", "directory to file", "directory to rows of an index"
+ENCODE, DECODE, EMBED = "encode only", "decode only", "directory to file"
+INDEX = {"exact": "directory to rows of an index, exact", "reduced": "directory to rows of an index"}
 
 
 def cut_photographs(count: int, size: tuple[int, int]) -> list[Image.Image]:
@@ -131,8 +136,8 @@ def contenders(encoder: Encoder, paths: Sequence[Path]) -> tuple[dict[str, Calla
                 writer.add(batch)
             writer.finish()
 
-    def index() -> None:
-        reader = Reader(encoder, 1.0, set())
+    def index(decoding: str) -> None:
+        reader = Reader(encoder.decoding_as(decoding), 1.0, set())
         files = batches_of_files(find_changes(paths[0].parent, {}).candidates, size)
         assert all(result.rows for batch in map_in_order(reader.read, files, workers, runtime) for result in batch)
 
@@ -144,7 +149,11 @@ def contenders(encoder: Encoder, paths: Sequence[Path]) -> tuple[dict[str, Calla
         EMBED: embed,
     }
     if len(frames) == len(paths) == LARGE_COUNT:
-        runs[INDEX] = index
+        runs |= {label: partial(index, decoding) for decoding, label in INDEX.items()}
+        reduced = encoder.decoding_as("reduced")
+        runs["decode only, reduced"] = lambda: list(
+            map_in_order(lambda item: decode(reduced, item.media(), feature), items, workers, runtime)
+        )
     return runs, len(frames)
 
 
@@ -155,30 +164,36 @@ def measure(label: str, encoder: Encoder, write: Callable[[Path], list[Path]], r
         return take_turns(label, runs, count, rounds)
 
 
-def reduced() -> dict[str, float]:
-    """Differences of reduced from whole decoding: 12-megapixel JPEGs, the built-in model in float32."""
-    encoder = load("builtin", runtime="torch", precision="float32")
-    generator, found = np.random.default_rng(1), []
-    size = encoder.vision.image_size
-    transform = ImageTransform(size)
-    for image in cut_photographs(40, LARGE_SIZE):
-        with_noise(image, generator).save(buffer := io.BytesIO(), "JPEG", quality=QUALITY)
-        content = buffer.getvalue()
-        found.append([transform.pixels(open_image(content, reduce_to=side)) for side in (None, 2 * size)])
-    whole, smaller = (np.stack(pixels) for pixels in zip(*found, strict=True))
-    difference = np.abs(whole.astype(np.int16) - smaller)
-    vectors, changed = (unit_rows(encoder.embed_pixels(pixels, encoder.feature())) for pixels in (whole, smaller))
-    others = np.where(np.eye(len(vectors), dtype=bool), -2, 0)
-    nearest, found_nearest = ((rows @ vectors.T + others).argmax(axis=1) for rows in (vectors, changed))
-    return {
-        "images": len(whole),
-        "equal images": int((difference.max(axis=(1, 2, 3)) == 0).sum()),
-        "mean difference of pixels": float(difference.mean()),
-        "maximum difference of pixels": int(difference.max()),
-        "maximum difference of embeddings": float(np.abs(vectors - changed).max()),
-        "minimum cosine": float((vectors * changed).sum(axis=1).min()),
-        "equal nearest neighbours": float((nearest == found_nearest).mean()),
-    }
+def embeddings(encoder: Encoder, paths: Sequence[Path], factor: int | None) -> np.ndarray:
+    """Embed images, decoded whole or reduced to `factor` times the model's size: float32 (N, D)."""
+    side = factor and factor * encoder.vision.image_size
+    images = (open_image(path, reduce_to=side) for path in paths)
+    return np.concatenate([encoder.embed_pixels([encoder.transform.pixels(i)], encoder.feature()) for i in images])
+
+
+def reduced(photographs: Path) -> dict[str, Any]:
+    """Differences of reduced from whole decoding, by model and factor of its size, in float32."""
+    paths = [path for path in sorted(photographs.rglob("*.jpg")) if count_pixels(path) >= LARGE]
+    others = np.where(np.eye(len(paths), dtype=bool), -2, 0)
+    found: dict[str, Any] = {"photographs": len(paths)}
+    with tempfile.TemporaryDirectory() as directory:
+        for name in REDUCED_MODELS:
+            source: Path | str = name
+            if name != "builtin":
+                write_checkpoint(create_model(name), source := Path(directory) / f"{name}.safetensors")
+            encoder = load(source, precision="float32")
+            whole = embeddings(encoder, paths, None)
+            for factor in (2, 3, 4):
+                rows = embeddings(encoder, paths, factor)
+                cosines, similar = (rows * whole).sum(axis=1), rows @ whole.T
+                nearest = [(scores + others).argmax(axis=1) for scores in (similar, whole @ whole.T)]
+                found[f"{name}, factor {factor}"] = {
+                    "minimum cosine": float(cosines.min()),
+                    "median cosine": float(np.median(cosines)),
+                    "equal nearest neighbours": int((nearest[0] == nearest[1]).sum()),
+                    "most similar to themselves": int((similar.argmax(axis=1) == np.arange(len(rows))).sum()),
+                }
+    return found
 
 
 def take_turns(name: str, runs: Mapping[str, Callable[[], object]], count: int, rounds: int) -> dict[str, list[float]]:
@@ -198,12 +213,15 @@ def take_turns(name: str, runs: Mapping[str, Callable[[], object]], count: int, 
 def main() -> None:
     """Measure, then print the JSON or write it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--only", default="", help="words that the labels of measured cases contain [default: all]")
     parser.add_argument("--out", type=Path, help="JSON to write [default: print it]")
+    parser.add_argument(
+        "--photographs", type=Path, help="directory of large JPEGs [default: keep what OUT has of them]"
+    )
     arguments = parser.parse_args()
-    kept = json.loads(arguments.out.read_text(encoding="utf-8")) if arguments.only and arguments.out else {}
-    speeds, media = kept.get("speeds", {}), kept.get("media", {})
+    kept = json.loads(arguments.out.read_text(encoding="utf-8")) if arguments.out and arguments.out.exists() else {}
+    speeds, media = (kept.get(name, {}) if arguments.only else {} for name in ("speeds", "media"))
     with tempfile.TemporaryDirectory() as directory:
         for name, count in IMAGES.items():
             write_checkpoint(create_model(name), path := Path(directory) / f"{name}.safetensors")
@@ -226,7 +244,7 @@ def main() -> None:
         "machine": machine(),
         "speeds": speeds,
         "media": media,
-        "reduced": reduced() if arguments.only in "reduced" else kept["reduced"],
+        "reduced": reduced(arguments.photographs) if arguments.photographs else kept.get("reduced"),
     }
     report(result, arguments.out)
 

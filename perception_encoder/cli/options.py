@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from perception_encoder.errors import ConfigError
-from perception_encoder.inference.model_spec import ModelSpec, PoolChoice, PrecisionChoice
+from perception_encoder.inference.model_spec import Decoding, ModelSpec, PoolChoice, PrecisionChoice
 
 QUERY, DATASET, MODEL, HEAD, VIDEO, OUTPUT, SPEED, PLAN, MEDIA, ANSWER, NETWORK = (
     *("Query", "Dataset", "Model", "Head", "Video", "Output", "Speed", "Plan", "Media", "Answer", "Network"),
@@ -87,11 +87,14 @@ LanguageModel = Annotated[
     ),
 ]
 LOADING = {"precision": Precision, "dimensions": Dimensions, "trust_remote_code": TrustRemoteCode}
+DECODING = "Decode large photographs and videos whole, or reduced, which is several times as fast"
+Decoded = Annotated[Decoding | None, option(f"{DECODING} [default: exact].", panel=SPEED)]
+IndexDecoded = Annotated[Decoding | None, option(f"{DECODING} [default: the index's, else reduced].", panel=SPEED)]
 TRUSTING = {"trust_remote_code": TrustRemoteCode}
 Spec = Annotated[ModelSpec, {"model": Model, **LOADING}]
 """A command's model: the options that a `ModelSpec` is made of, by its fields (see `groups.expand`)."""
-PooledSpec = Annotated[ModelSpec, {"model": Model, "layer": Layer, "pool": Pool, **LOADING}]
-IndexSpec = Annotated[ModelSpec, {"model": IndexModel, **LOADING}]
+PooledSpec = Annotated[ModelSpec, {"model": Model, "layer": Layer, "pool": Pool, "decoding": Decoded, **LOADING}]
+IndexSpec = Annotated[ModelSpec, {"model": IndexModel, "decoding": IndexDecoded, **LOADING}]
 LayeredSpec = Annotated[ModelSpec, {"model": LayeredModel, **TRUSTING}]
 LanguageSpec = Annotated[ModelSpec, {"model": LanguageModel, "precision": Precision}]
 ShownPrecision = Annotated[PrecisionChoice, option(PRECISION)]

@@ -149,7 +149,7 @@ def load_variants(
     names: Sequence[str] = [name.strip() for name in transforms.split(",")] if transforms is not None else []
     for name in names:
         check_transform(name)
-    encoder = model if isinstance(model, Encoder) else load(model)
+    encoder = (model if isinstance(model, Encoder) else load(model)).decoding_as("exact")
     if texts and not encoder.reads_texts:
         raise ConfigError(f"{encoder.name} is a vision tower without a text tower; evaluate it by k-NN or a probe")
     names = names or (encoder.transforms if texts else encoder.transforms[:1])

@@ -52,7 +52,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 POOLS = ("attn", "cls", "mean", "tokens")
-REDUCED = 2  # minimum size of a JPEG that is decoded for an int8 embedding, in the model's image sizes
 
 
 class Encoder(SentenceInterface):
@@ -68,9 +67,11 @@ class Encoder(SentenceInterface):
     """The defaults of `feature`; `variant` sets them."""
     dimensions: int | None = None
     """Length to which vectors are cut before they are made unit length; `cut` sets it."""
+    decoding: str | None = None
+    """"reduced": decode large JPEGs and frames at a fraction of their size, at least twice the model's, and take key
+    frames of videos in an index. None: so in an index and a search of files, else exact; `decoding_as` sets it."""
     transforms: tuple[str, ...] = ("squash", "crop")
-    reads_images, reads_videos = True, False
-    """The kinds of media that the model reads; with `reads_videos`, videos whole instead of frame by frame."""
+    reads_images, reads_videos = True, False  # with `reads_videos`, videos whole instead of frame by frame
     has_roles = False
     """Whether queries and documents may be encoded in different ways: by prompts, or by parts of the model."""
     trust_remote_code = False
@@ -185,10 +186,7 @@ class Encoder(SentenceInterface):
 
     @cached_property
     def weight_hash(self) -> str:
-        """Hash of the weights, whatever the precision; takes a second per gigabyte.
-
-        The hash of a file is cached; the first time, the file is read once more if it was loaded in bfloat16.
-        """
+        """Hash of the weights, whatever the precision; takes a second per gigabyte, and is cached for a file."""
         return self._hash_weights()
 
     @cached_property
@@ -213,16 +211,6 @@ class Encoder(SentenceInterface):
     def text_batch_size(self) -> int:
         """Number of texts to compute together."""
         return self.runtime.text_batch_size
-
-    def jpeg_side(self, feature: Feature) -> int | None:
-        """Return the short side down to which JPEGs are halved while they are decoded; None to decode them whole.
-
-        Only embeddings in int8 allow it: they differ from float32's by more than this changes, see docs/concepts.md.
-        """
-        if feature.pool != "attn" or self.runtime.used(None)[1] != "int8":
-            return None
-        size = self.transform.size
-        return REDUCED * (size if isinstance(size, int) else max(size))
 
     def feature(
         self, layer: int | None = None, pool: str | None = None, normalize: bool = True, frames: int = 8
@@ -261,6 +249,14 @@ class Encoder(SentenceInterface):
         changed.dimensions = dimensions
         return changed
 
+    def decoding_as(self, decoding: str) -> Encoder:
+        """Return this encoder with another `decoding`; ConfigError for an unknown one."""
+        if decoding not in ("exact", "reduced"):
+            raise ConfigError(f"decoding is {decoding!r}; it must be exact or reduced")
+        changed = copy.copy(self)
+        changed.decoding = decoding
+        return changed
+
     def variant(self, *, transform: str | None = None, layer: int | None = None, pool: str | None = None) -> Encoder:
         """Return this encoder with another transform, or with another layer or pooling as its default.
 
@@ -295,6 +291,7 @@ class Encoder(SentenceInterface):
             "runtime": runtime,
             "precision": precision,
             "transform": self.transform.mode,
+            "decoding": self.decoding or "exact",
             "dimension": self.width(feature),
         }
         return description | self._describe_grid() | ({"dimensions": self.dimensions} if self.dimensions else {})
@@ -360,6 +357,7 @@ class Encoder(SentenceInterface):
         layer: int | None = None,
         pool: str | None = None,
         frames: int = 8,
+        decoding: str | None = None,
         batch_size: int | None = None,
         skipped: dict[int, InputError] | None = None,
         show_progress_bar: bool | None = None,
@@ -384,7 +382,8 @@ class Encoder(SentenceInterface):
         `inputs` may be a list, an array of strings or a pandas Series; a single input outside a list gives (D,).
 
         `normalize`, `layer`, `pool` and `frames` are those of `feature`; pool "tokens" gives (n, N, D), of videos
-        (n, F, N, D). `batch_size`: images or texts computed at once, by default what fits the cache.
+        (n, F, N, D). `decoding`: "exact" or "reduced", by default the encoder's. `batch_size`: images or texts computed
+        at once, by default what fits the cache.
         `skipped`: a dict that makes bad inputs be skipped: they have no row, are logged, and stand in it as
         {index: error}; without it the first bad input raises its InputError. `show_progress_bar` shows a bar on a
         terminal.
@@ -401,6 +400,7 @@ class Encoder(SentenceInterface):
         check_unsupported(precision, prompt or prompt_name, truncate_dim, role)
         if device is not None and choose_device(device) != self.device:
             raise ConfigError(f"this encoder computes on {self.device}; load one with device={str(device)!r} instead")
+        chosen = self if decoding is None else self.decoding_as(decoding)
         normalize = normalize if normalize_embeddings is None else normalize_embeddings
         feature = replace(self.feature(layer, pool, normalize, frames), role=role)
         if task_metadata is None:
@@ -413,7 +413,7 @@ class Encoder(SentenceInterface):
             raise ConfigError("skipped is given, but mteb needs a row for each input; omit it")
         bar = progress_bar("encoding", count) if show_progress_bar else nullcontext(lambda items: None)
         with bar as advance:
-            arrays = [self._encode(part, None, feature, batch_size, skipped, advance) for part in parts]
+            arrays = [chosen._encode(part, None, feature, batch_size, skipped, advance) for part in parts]
         rows = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
         if truncate_dim is not None:
             rows = truncate(rows, truncate_dim, normalize)

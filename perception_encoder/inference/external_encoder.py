@@ -42,6 +42,8 @@ class _LibraryTransform:
 
     transform: Callable[[Image.Image], Pixels]
     mode: Mode
+    size: Sequence[int] | None
+    """Height and width of all its images; None if they differ."""
 
     def pixels(self, image: Image.Image) -> Pixels:
         """Return an image as the library preprocesses it."""
@@ -154,7 +156,7 @@ class OutputEncoder(_ExternalEncoder):
         self.logit_scale = adapter.logit_scale if adapter.reads_texts else None
         device, dtype = torch.device("cpu") if compiled else device or choose_device(), dtype or torch.float32
         self.model.to(device, dtype)
-        self.transform = transform = _LibraryTransform(adapter.transform("crop"), "crop")
+        self.transform = transform = self._transform("crop")
         self._compiled = _CompiledOutput(adapter, transform, compiled) if compiled else None
         self.has_roles = whole = isinstance(adapter, SentenceTransformersModel)  # its images wait at their full size
         batch_size = 8 if whole or device.type == "cpu" else 64
@@ -163,6 +165,10 @@ class OutputEncoder(_ExternalEncoder):
     @property
     def reads_texts(self) -> bool:
         return self.adapter.reads_texts
+
+    def _transform(self, mode: Mode) -> _LibraryTransform:
+        shape = self.adapter.image_shape if self.reads_images else None
+        return _LibraryTransform(self.adapter.transform(mode), mode, shape and shape[1:])
 
     @property
     def about(self) -> dict[str, str]:
@@ -184,12 +190,8 @@ class OutputEncoder(_ExternalEncoder):
         changed = copy.copy(self)
         if transform is not None:
             check_transform(transform)
-            mode = cast(Mode, transform)
-            changed.transform = _LibraryTransform(self.adapter.transform(mode), mode)
+            changed.transform = self._transform(cast(Mode, transform))
         return changed
-
-    def jpeg_side(self, feature: Feature) -> int | None:
-        return None  # the library's transform may crop
 
     @cached_property
     def _width(self) -> int:

@@ -26,6 +26,7 @@ class EncodeOptions(TypedDict, total=False):
     layer: int | None
     pool: str | None
     frames: int
+    decoding: str | None
     batch_size: int | None
     skipped: dict[int, InputError] | None
     show_progress_bar: bool | None

@@ -55,9 +55,9 @@ def load(
     sentence-transformers, of models whose images differ in size, and of layers with torch only.
 
     `dimensions`: length of vectors, for models trained for it (Matryoshka). `layer`, `pool`: see `Encoder.feature`.
-    `trust_remote_code`: run code that comes with a model of (sentence-)transformers. Raises UnknownModelError,
-    CheckpointError, WeightsUnavailableError, ConfigError for what does not fit together, and MissingExtraError without
-    the library.
+    `decoding`: see `Encoder`. `trust_remote_code`: run code that comes with a model of (sentence-)transformers. Raises
+    UnknownModelError, CheckpointError, WeightsUnavailableError, ConfigError for what does not fit together, and
+    MissingExtraError without the library.
     """
     spec = ModelSpec.of(name, device, **keywords)
     check_choice(spec.runtime, spec.precision)
@@ -99,9 +99,11 @@ def choose_model(model: ModelLike, **keywords: Unpack[ModelKeywords]) -> ModelSp
 
 
 def _adjusted(encoder: Encoder, spec: ModelSpec) -> Encoder:
-    """Return an encoder with the layer, pooling and length of vectors of a spec."""
+    """Return an encoder with the layer, pooling, length of vectors and decoding of a spec."""
     if (spec.layer, spec.pool) != (None, None):
         encoder = encoder.variant(layer=spec.layer, pool=spec.pool)
+    if spec.decoding is not None:
+        encoder = encoder.decoding_as(spec.decoding)
     return encoder if spec.dimensions is None else encoder.cut(spec.dimensions)
 
 

@@ -110,7 +110,8 @@ def open_media(
     """Decode resolved media: an upright image, `frames` uniform frames of a video (one of a moment), or the text.
 
     `admit` is called with the bytes that a file takes before it is decoded: see `ByteBudget`. `choose`: another choice
-    of a video file's frames: see `read_frames`. `reduce_to`: see `open_image`. Raises MediaDecodeError and
+    of a video file's frames: see `read_frames`. `reduce_to`: see
+    `open_image`; frames are reduced to it. Raises MediaDecodeError and
     MediaTooLargeError, named as the input is.
     """
     payload = media.payload
@@ -127,7 +128,9 @@ def open_media(
         from perception_encoder.preprocess.video import read_frames  # FFmpeg, which texts and images do not need
 
         moment = media.start is not None and media.start == media.end
-        return read_frames(payload, media.name, 1 if moment else frames, media.start, media.end, admit, choose)
+        return read_frames(
+            payload, media.name, 1 if moment else frames, media.start, media.end, admit, choose, reduce_to
+        )
     return _sample_array(np.asarray(payload), frames)
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 PrecisionChoice = Literal["auto", "float32", "bfloat16", "int8"]
 RuntimeChoice = Literal["auto", "torch", "openvino"]
 PoolChoice = Literal["attn", "cls", "mean", "tokens"]
+Decoding = Literal["exact", "reduced"]
 
 
 class ModelKeywords(TypedDict, total=False):
@@ -24,6 +25,7 @@ class ModelKeywords(TypedDict, total=False):
     dimensions: int | None
     layer: int | None
     pool: PoolChoice | None
+    decoding: Decoding | None
     trust_remote_code: bool
 
 
@@ -43,6 +45,7 @@ class ModelSpec:
     dimensions: int | None = None
     layer: int | None = None
     pool: str | None = None
+    decoding: str | None = None
     trust_remote_code: bool = False
 
     @classmethod

@@ -74,6 +74,10 @@ def resolve_layers(layers: Sequence[int] | None, depth: int, name: str) -> list[
     return list(range(depth)) if layers is None else sorted({layer % depth for layer in layers})
 
 
+REDUCED = 2
+"""Minimum short side of an image that is decoded reduced, in the model's image sizes."""
+
+
 class _Encoder(Protocol):
     """The part of an `Encoder` that the stream uses."""
 
@@ -87,7 +91,8 @@ class _Encoder(Protocol):
     @property
     def text_batch_size(self) -> int: ...
 
-    def jpeg_side(self, feature: Feature) -> int | None: ...
+    @property
+    def decoding(self) -> str | None: ...
 
     @property
     def reads_videos(self) -> bool: ...
@@ -257,10 +262,18 @@ class Decoded:
         )
 
 
+def reduced_side(encoder: _Encoder, feature: Feature) -> int | None:
+    """Return the short side down to which images are reduced while they are decoded; None to decode them whole."""
+    size = encoder.transform.size
+    if size is None or feature.pool == "tokens" or encoder.decoding != "reduced":
+        return None
+    return REDUCED * (size if isinstance(size, int) else max(size))
+
+
 def decode(encoder: _Encoder, media: Media, feature: Feature) -> Decoded:
     """Open an input and resize it; large images wait for space in `DECODING`. Raises what `open_media` raises."""
     with DECODING.admission() as admit:
-        opened = open_media(media, feature.frames, admit, reduce_to=encoder.jpeg_side(feature))
+        opened = open_media(media, feature.frames, admit, reduce_to=reduced_side(encoder, feature))
         if isinstance(opened, str):
             return Decoded(text=opened)
         images, times = (opened.images, opened.times) if isinstance(opened, VideoFrames) else ([opened], [])

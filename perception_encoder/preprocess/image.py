@@ -59,7 +59,8 @@ def open_image(
 
     `reduce_to`: let the JPEG decoder halve an image up to three times while its short side stays at least this long;
     a function gives that by the stored width and height. At twice the transform's size, 12 megapixels then open and
-    resize in a third of the time, but pixels move by 0.5/255 on average, so it is not the default. `admit` is called
+    resize in a third of the time, but pixels move by 0.5/255 on average, so it is not the default. An image that cannot
+    be decoded so is decoded whole. `admit` is called
     with the bytes that the image takes once its header is read and before it is decoded: see `ByteBudget`. Raises
     MediaNotFoundError, MediaDecodeError (empty, truncated, not an image) and MediaTooLargeError (over `MAX_PIXELS` or
     `MAX_BYTES`), named `name`.
@@ -77,7 +78,12 @@ def open_image(
             admit(size)
         if isinstance(image, RawPhoto):
             return image.half_size()
-        return plain_image(image.copy() if getattr(image, "is_animated", False) else image)
+        try:
+            return plain_image(image.copy() if getattr(image, "is_animated", False) else image)
+        except Exception:
+            if not least:
+                raise
+    return open_image(source, name, admit=admit)
 
 
 def count_pixels(source: Source, name: str | None = None) -> int:

@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from fractions import Fraction
+from itertools import pairwise
 from typing import BinaryIO
 
 import av
@@ -88,21 +89,30 @@ class SampledFrame:
     """Seconds from the video's first frame."""
     end: float
     """Time of the next frame, or of the end of the video."""
+    size: tuple[int, int]
+    """Width and height of the whole frame, upright."""
 
 
 def sample_frames(
-    source: Source, name: str | None = None, every: float = 1.0, start: float = 0.0, side: int | None = None
+    source: Source,
+    name: str | None = None,
+    every: float = 1.0,
+    start: float = 0.0,
+    side: int | None = None,
+    near: bool = False,
 ) -> Iterator[SampledFrame]:
     """Decode a frame every `every` seconds (0: every frame), one at a time, with at most two in memory.
 
-    The first is the one on screen at `start` seconds, at the latest the last. `side`: as in `read_frames`. Damage and
-    errors are treated as `read_frames` does; before an error is raised, frames may have been given.
+    The first is the one on screen at `start` seconds, at the latest the last. `side`: as in `read_frames`. `near`: take
+    a key frame instead where one is at most half of `every` away, which takes a fraction of the time; each interval
+    still has a frame. Damage and errors are treated as `read_frames` does; before an error is raised, frames may have
+    been given.
     """
     if not every >= 0 or not start >= 0:
         raise ConfigError(f"a frame every {every:g} s from {start:g} s on: both must be at least 0")
     with open_source(source, name) as (stream, name), decoding(name):
         waiting: SampledFrame | None = None
-        for sampled in _sample(stream, name, every, start, side):
+        for sampled in _sample(stream, name, every, start, side, near):
             if waiting is not None:
                 yield replace(waiting, end=sampled.time)
             waiting = sampled
@@ -202,9 +212,11 @@ def _within_budget(selection: _Selection, video: VideoStream) -> _Selection:
     return replace(selection, side=min(side, selection.side or side))
 
 
-def _sample(stream: BinaryIO, name: str, every: float, start: float, side: int | None) -> Iterator[SampledFrame]:
+def _sample(
+    stream: BinaryIO, name: str, every: float, start: float, side: int | None, near: bool
+) -> Iterator[SampledFrame]:
     """Yield a frame every `every` seconds, by seeking while that works, then decoding all; `end` is the video's."""
-    with open_container(stream, name) as (container, video):
+    with open_container(stream, name, near) as (container, video):
         timeline = _scan(container, video)
         if not timeline.ticks:
             raise MediaDecodeError(name, "holds no frames")
@@ -217,9 +229,12 @@ def _sample(stream: BinaryIO, name: str, every: float, start: float, side: int |
                 numbers.append(number)
                 due = _next_due(time, every)
         due = first
+        if near:
+            numbers = _near(timeline, numbers, every)
         if timeline.indexed:
-            for number, image in _by_seeking(container, video, timeline, numbers, FrameImages(name, side)):
-                yield SampledFrame(image, times[number], end)
+            images = FrameImages(name, side)
+            for number, image in _by_seeking(container, video, timeline, numbers, images):
+                yield SampledFrame(image, times[number], end, images.size)
                 due = _next_due(times[number], every)
     if timeline.indexed and due > times[numbers[-1]]:
         _warn_of_damage(timeline, name)
@@ -232,9 +247,28 @@ def _sample(stream: BinaryIO, name: str, every: float, start: float, side: int |
             time = timeline.seconds(timeline.ticks[min(number, len(times) - 1)] + late * timeline.last)
             damaged |= frame is None or frame.is_corrupt
             if frame is not None and time >= due:
-                yield SampledFrame(images.convert(frame), time, end)
+                yield SampledFrame(images.convert(frame), time, end, images.size)
                 due = _next_due(time, every)
     _warn_of_damage(replace(timeline, complete=not damaged), name)
+
+
+def _near(timeline: _Timeline, numbers: list[int], every: float) -> list[int]:
+    """Replace frames by key frames, where each interval still has a frame, and each frame one within half of it."""
+    times = timeline.times
+    keys = [bisect.bisect_left(timeline.ticks, key) for key in timeline.keys]
+    chosen = set()
+    for number, following in pairwise([*numbers, len(times)]):
+        key = next(iter(keys[bisect.bisect_left(keys, number) :][:1]), following)
+        chosen.add(key if key < following else number)
+    ordered = sorted(chosen)
+    for number in numbers:
+        at = bisect.bisect_left(ordered, number)
+        before = bisect.bisect_left(keys, number) - 1
+        for near in [*ordered[max(0, at - 1) : at + 1], keys[max(0, before)] if keys else number, number]:
+            if abs(times[near] - times[number]) <= every / 2:
+                chosen.add(near)
+                break
+    return sorted(chosen)
 
 
 def _next_due(time: float, every: float) -> float:
@@ -321,7 +355,7 @@ def _by_seeking(
                 container.seek(timeline.ticks[key], stream=video)
             except av.error.FFmpegError:
                 return
-            frames = _decode(container, video, needed)
+            frames = _decode(container, video, needed) if number > key else iter(_decode_one(container, video))
         for frame in frames:
             if frame is None or frame.pts is None or frame.pts > tick or (frame.pts == tick and frame.is_corrupt):
                 return
@@ -330,7 +364,7 @@ def _by_seeking(
                 break
         else:
             return
-        position = number
+        position = number if number > key else -math.inf
 
 
 def _by_counting(
@@ -380,6 +414,14 @@ def _decode(
         yield from decoded
     with suppress(av.error.FFmpegError):  # it has been flushed already if reading ended well
         yield from video.decode(None)
+
+
+def _decode_one(container: InputContainer, video: VideoStream) -> list[VideoFrame]:
+    """Return the frame of the next packet alone: a decoder takes further packets before it gives its first."""
+    with suppress(av.error.FFmpegError):
+        for packet in _packets(container.demux(video)):
+            return [] if packet is None else [*packet.decode(), *video.decode(None)]
+    return []
 
 
 def _packets(packets: Iterator[Packet]) -> Iterator[Packet | None]:

@@ -6,6 +6,7 @@ Only containers that refer to nothing else on this machine are opened. What is w
 from __future__ import annotations
 
 import errno
+import os
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -47,8 +48,11 @@ _UPRIGHT = {
 
 
 @contextmanager
-def open_container(stream: BinaryIO, name: str) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """Open the container from its start and pick its video: the first one that is not a cover image."""
+def open_container(stream: BinaryIO, name: str, parallel: bool = False) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """Open the container from its start and pick its video: the first one that is not a cover image.
+
+    `parallel`: decode on all cores, and raise an error for any damage.
+    """
     stream.seek(0)
     try:
         options = {"format_whitelist": FORMATS}
@@ -66,6 +70,10 @@ def open_container(stream: BinaryIO, name: str) -> Iterator[tuple[InputContainer
         check_pixels(name, context.width, context.height, of="frames of ")
         context.options = {"max_pixels": str(MAX_PIXELS)}
         context.thread_count = 1  # with more, what a damaged stream decodes to depends on their timing
+        if parallel:
+            context.options |= {"err_detect": "explode"}
+            context.thread_count = os.cpu_count() or 1
+            context.thread_type = "FRAME"
         yield container, videos[0]
 
 
@@ -73,7 +81,11 @@ class FrameImages:
     """Converts the frames of a file to images."""
 
     def __init__(self, name: str, side: int | None = None, limit: int | None = None) -> None:
-        """`side`: larger frames are reduced to this short side. `limit`: pixels of all images together."""
+        """`side`: larger frames are reduced to this short side. `limit`: pixels of all images together.
+
+        Attribute: `size`, width and height of the last frame, upright, before it was reduced.
+        """
+        self.size = (0, 0)
         self._name, self._side, self._reformatter, self._left = name, side, VideoReformatter(), limit
         self._turns: dict[int, Image.Transpose | None] = {}  # by the rotation
 
@@ -95,7 +107,10 @@ class FrameImages:
         if rotation not in self._turns:  # once: a frame whose side data was read stays in memory until Python collects
             self._turns[rotation] = _upright(frame)
         turn = self._turns[rotation]
-        return image if turn is None else image.transpose(turn)
+        turned = image if turn is None else image.transpose(turn)
+        sideways = (turned.width > turned.height) != (image.width > image.height)
+        self.size = (frame.height, frame.width) if sideways else (frame.width, frame.height)
+        return turned
 
 
 def _upright(frame: VideoFrame) -> Image.Transpose | None:

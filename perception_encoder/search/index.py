@@ -42,7 +42,7 @@ from perception_encoder.search.ranking import (
 from perception_encoder.search.storage.database import IndexRow
 from perception_encoder.search.storage.encoder import load_encoder
 from perception_encoder.search.storage.location import limit_store, nearest_index
-from perception_encoder.search.storage.store import Store, cut_as, different_settings, index_command
+from perception_encoder.search.storage.store import Store, adopt, different_settings, index_command
 from perception_encoder.search.terms import Query, Term, parse_term, parse_words
 
 if TYPE_CHECKING:
@@ -276,8 +276,7 @@ def search_files(
     encodes_images = archive is None or any(archive[0].is_video)  # a video's best frame is searched for
     towers = "all" if encodes_images else _towers(parsed)
     encoder = as_encoder(chosen, towers=towers)
-    if archive is not None and encoder.dimensions is None:
-        encoder = cut_as(encoder, archive[1])
+    encoder = adopt(encoder, archive[1] if archive else {"decoding": "reduced"})
     vectors = query_vectors(encoder, parsed)  # first: a bad query should not cost the files' encoding
     if archive is None:
         collection = encode_media(encoder, items, progress)

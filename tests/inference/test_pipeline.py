@@ -17,7 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
-from perception_encoder.errors import InputError, MediaNotFoundError
+from perception_encoder.errors import ConfigError, InputError, MediaNotFoundError
 from perception_encoder.inference.collection import encode_media, list_media_items
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.fetch import FetchLimits
@@ -292,28 +292,21 @@ def test_texts_of_a_table_are_not_media(encoder: Encoder, tmp_path: Path) -> Non
     assert [failure.source for failure in collection.failures] == [f"{tmp_path}/table.csv:1"]
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8"])
-def test_only_int8_embeddings_are_of_reduced_jpegs(
-    encoder: Encoder, tmp_path: Path, tolerance: float, precision: str
-) -> None:
+@pytest.mark.parametrize("decoding", [None, "exact", "reduced"])
+def test_jpegs_are_reduced_where_it_is_asked_for(encoder: Encoder, tmp_path: Path, decoding: str | None) -> None:
     pattern = np.random.default_rng(0).integers(0, 256, (12, 16, 3), dtype=np.uint8)
     size = encoder.vision.image_size
     Image.fromarray(pattern).resize((8 * size, 6 * size)).save(path := tmp_path / "large.jpg", quality=90)
-    fast = copy.copy(encoder)
-    fast.runtime = copy.copy(encoder.runtime)
-    fast.runtime.precision = precision  # type: ignore[assignment]
+    chosen = encoder.decoding_as(decoding) if decoding else encoder
     whole, reduced = open_image(path), open_image(path, reduce_to=2 * size)
     assert (whole.width, reduced.width) == (8 * size, 4 * size)
-    sizes: list[int] = []
-    pixels = type(encoder.transform).pixels
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            type(encoder.transform), "pixels", lambda self, image: sizes.append(image.width) or pixels(self, image)
-        )
-        found = fast.encode_images(path)
-        fast.encode_images(path, layer=0)
-        fast.encode_images(whole)
-    assert sizes == [reduced.width if precision == "int8" else whole.width, whole.width, whole.width]
-    np.testing.assert_allclose(
-        found, encoder.encode_images(reduced if precision == "int8" else whole), rtol=0, atol=tolerance
-    )
+    found, expected = chosen.encode_images(path), encoder.encode_images(reduced if decoding == "reduced" else whole)
+    np.testing.assert_array_equal(encoder.encode(path, decoding=decoding), found)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+    assert np.abs(encoder.encode_images(reduced) - encoder.encode_images(whole)).max() > 1e-4
+    for given in (path, whole):
+        tokens = chosen.encode_images(given, layer=0, pool="tokens")
+        np.testing.assert_array_equal(tokens, encoder.encode_images(whole, layer=0, pool="tokens"))
+    assert chosen.describe(chosen.feature())["decoding"] == (decoding or "exact")
+    with pytest.raises(ConfigError, match="decoding is 'fast'; it must be exact or reduced"):
+        encoder.decoding_as("fast")

@@ -10,12 +10,13 @@ import warnings
 import zlib
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pillow_heif
 import pytest
 import torch
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, JpegImagePlugin
 
 from perception_encoder.errors import ConfigError, MediaDecodeError, MediaTooLargeError, ShapeError
 from perception_encoder.preprocess.budget import PIXEL_BYTES
@@ -45,6 +46,12 @@ def encoded(image: Image.Image, format: str, **options: object) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, format, **options)
     return buffer.getvalue()
+
+
+def turned(orientation: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    return exif
 
 
 def four_colours(width: int = 64, height: int = 32) -> Image.Image:
@@ -234,6 +241,49 @@ def test_a_large_jpeg_may_be_decoded_smaller() -> None:
     transform = ImageTransform(150)
     moved = (transform(open_image(data)) - transform(open_image(data, reduce_to=300))).abs().mean()
     assert moved <= 2 * 2 / 255
+
+
+@pytest.mark.parametrize(
+    ("mode", "options"),
+    [
+        ("RGB", {"progressive": True}),
+        ("RGB", {"exif": turned(6)}),
+        ("RGB", {"subsampling": 0, "quality": 30}),
+        ("CMYK", {}),
+        ("L", {}),
+    ],
+)
+def test_odd_jpegs_are_the_same_reduced(mode: str, options: dict[str, Any]) -> None:
+    image = photograph().resize((1804, 1200), Image.Resampling.BICUBIC).convert(mode)
+    data = encoded(image, "JPEG", **options)
+    whole, reduced = open_image(data), open_image(data, reduce_to=300)
+    assert min(reduced.size) == 300 and (reduced.width > reduced.height) == (whole.width > whole.height)
+    transform = ImageTransform(150)
+    assert (transform(whole) - transform(reduced)).abs().mean() <= 2 * 2 / 255
+
+
+@pytest.mark.parametrize("cut", [200, 20_000, 100_000])
+def test_a_damaged_jpeg_has_the_same_error_reduced(cut: int) -> None:
+    data = encoded(photograph().resize((1804, 1200)), "JPEG", quality=90)[:-cut]
+    errors = []
+    for reduce_to in (None, 300):
+        with pytest.raises(MediaDecodeError) as caught:
+            open_image(data, "photo.jpg", reduce_to=reduce_to)
+        errors.append(str(caught.value))
+    assert errors[0] == errors[1]
+
+
+def test_a_jpeg_that_cannot_be_decoded_reduced_is_decoded_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = encoded(photograph().resize((1804, 1200)), "JPEG", quality=90)
+    load = JpegImagePlugin.JpegImageFile.load
+
+    def failing(self: JpegImagePlugin.JpegImageFile) -> Any:
+        if self.size != (1804, 1200):
+            raise OSError("broken data stream when reading image file")
+        return load(self)
+
+    monkeypatch.setattr(JpegImagePlugin.JpegImageFile, "load", failing)
+    assert open_image(data, reduce_to=300).size == (1804, 1200)
 
 
 @pytest.fixture

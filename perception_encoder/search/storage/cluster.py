@@ -46,6 +46,7 @@ def reading_on_cluster(address: str) -> Iterator[Read]:
                 runtime=runtime,
                 precision=precision,
                 dimensions=encoder.dimensions,
+                decoding=encoder.decoding,
                 trust_remote_code=encoder.trust_remote_code,
             )
             job = _Job(spec, encoder.weight_hash, index.settings["every"], frozenset(digests))

@@ -20,7 +20,7 @@ from perception_encoder.inference.load import ModelLike, as_encoder, choose_mode
 from perception_encoder.models.checkpoints.find import TowerChoice
 from perception_encoder.models.defaults import config_directory
 from perception_encoder.models.registry import canonical_name, portable_name
-from perception_encoder.search.storage.store import Store, cut_as
+from perception_encoder.search.storage.store import Store, adopt
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 def load_encoder(stores: Sequence[Store], model: ModelLike, towers: TowerChoice = "all") -> Encoder:
     """Load the encoder that made some indexes; SearchIndexError if one was made by another, or what `load` raises.
 
-    `model`: by default what `trusted_model` returns for the first one, with the index's dimensions.
+    `model`: by default what `trusted_model` returns for the first one, with the index's dimensions and decoding.
     """
     first, chosen = stores[0], choose_model(model)
     name = None if isinstance(chosen, Encoder) else str(chosen.name) or None
@@ -39,8 +39,7 @@ def load_encoder(stores: Sequence[Store], model: ModelLike, towers: TowerChoice 
     else:
         trusted = name or trusted_model(first.directory, first.settings)
         encoder = as_encoder(replace(chosen, name=trusted), towers=towers)
-    if encoder.dimensions is None:
-        encoder = cut_as(encoder, first.settings)
+    encoder = adopt(encoder, first.settings)
     settings = encoder.describe(encoder.feature())
     for store in stores:
         store.check(settings, name or encoder.source)

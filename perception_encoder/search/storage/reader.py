@@ -28,7 +28,7 @@ from perception_encoder.formats.tars import TarMember
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.listing import Item, is_listed_type, list_items
 from perception_encoder.inference.media import Media, open_media, resolve
-from perception_encoder.inference.pipeline import guess_kind
+from perception_encoder.inference.pipeline import guess_kind, reduced_side
 from perception_encoder.preprocess.budget import DECODING
 from perception_encoder.preprocess.frames import SHOT_CHANGE, colour_change, colour_histogram
 from perception_encoder.preprocess.image import encode_thumbnail, read_header
@@ -247,6 +247,7 @@ class Reader:
 
     def __init__(self, encoder: Encoder, every: float, digests: Container[str]) -> None:
         self._encoder, self._every, self._digests = encoder, every, digests
+        self._reduced = reduced_side(encoder, encoder.feature())
 
     def read(self, files: list[File]) -> list[FileResult]:
         """Read a batch and encode its images together."""
@@ -273,7 +274,7 @@ class Reader:
 
     def _image_row(self, file: File, digest: str, media: Media) -> tuple[IndexRow, Pixels]:
         with DECODING.admission() as admit:
-            image = open_media(media, admit=admit, reduce_to=self._encoder.jpeg_side(self._encoder.feature()))
+            image = open_media(media, admit=admit, reduce_to=self._reduced)
             assert isinstance(image, Image.Image) and isinstance(media.payload, (Path, bytes))
             header = read_header(media.payload)
             row = _row(file, digest, header.size or image.size, encode_thumbnail(image, THUMBNAIL_SIDE))
@@ -315,10 +316,11 @@ class Reader:
             waiting.clear()
 
         assert isinstance(media.payload, (Path, bytes))
-        for sampled in sample_frames(media.payload, media.name, self._every):
+        near = self._encoder.decoding == "reduced"
+        for sampled in sample_frames(media.payload, media.name, self._every, side=self._reduced, near=near):
             image = sampled.image
             small, colours = encode_thumbnail(image, THUMBNAIL_SIDE), colour_histogram(image)
-            frame = Frame(sampled.time, sampled.end, colours, _NO_VECTOR, image.size, small)
+            frame = Frame(sampled.time, sampled.end, colours, _NO_VECTOR, sampled.size, small)
             waiting.append((frame, self._encoder.transform.pixels(image)))
             if len(waiting) == self._encoder.batch_size:
                 yield from encoded()

@@ -75,10 +75,16 @@ def different_settings(stored: Mapping[str, Any], now: Mapping[str, Any]) -> lis
     return [name for name in different if name != "model"]
 
 
-def cut_as(encoder: Encoder, settings: Mapping[str, Any]) -> Encoder:
-    """Return an encoder with vectors cut as those with `settings` (`Encoder.describe`) are, if its own are longer."""
+def adopt(encoder: Encoder, settings: Mapping[str, Any]) -> Encoder:
+    """Return an encoder with the length of vectors and the decoding in `settings`, where none was chosen for it.
+
+    `settings`: as `Encoder.describe` returns them.
+    """
     dimensions = settings.get("dimensions")
-    return encoder.cut(dimensions) if dimensions and dimensions < encoder.dimension else encoder
+    if encoder.dimensions is None and dimensions and dimensions < encoder.dimension:
+        encoder = encoder.cut(dimensions)
+    decoding = encoder.decoding or settings.get("decoding")
+    return encoder.decoding_as(decoding) if decoding else encoder
 
 
 class Store:

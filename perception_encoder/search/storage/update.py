@@ -35,7 +35,7 @@ from perception_encoder.search.storage.reader import (
     local_date,
     row_id,
 )
-from perception_encoder.search.storage.store import STORE, Store, cut_as, index_command
+from perception_encoder.search.storage.store import STORE, Store, adopt, index_command
 
 _COMMIT_SECONDS, _COMMIT_ROWS = 15.0, 4096  # maximum work lost to a kill
 _FIRST_COMMIT_SECONDS = 1.0  # doubles up to the above; the page shows the first images soon
@@ -89,9 +89,10 @@ def writable_store(
     """Yield a directory's index, locked for writing, and its encoder; create the index if there is none.
 
     `model`: by default the index's own, or the default model for a new index. `every`: seconds between the frames of a
-    video. `rebuild` starts from scratch, by default with the old index's model, dimensions and rate. `directory`: where
-    the index is stored, by default the directory itself. Raises OutputError, SearchIndexError (a damaged index, or one
-    of another model, rate or directory), ConfigError for a model of texts, and what `load` raises.
+    video. `rebuild` starts from scratch, by default with the old index's model, dimensions, rate and decoding.
+    `directory`: where the index is stored, by default the directory itself. Raises OutputError, SearchIndexError (a
+    damaged index, or one of another model, rate, decoding or directory), ConfigError for a model of texts, and what
+    `load` raises.
     """
     root, directory = prepare_location(media, directory)
     with Store.for_writing(directory):
@@ -100,11 +101,12 @@ def writable_store(
         else:
             store = Store.open(directory, whole=True)
             encoder = load_encoder([store], model)
-        if every not in (None, store.settings["every"]):
-            raise SearchIndexError(
-                f"the index of {directory} has a frame every {store.settings['every']:g} s, not {every:g}; "
-                f"rebuild it with: {index_command(directory, '--rebuild', '--every', f'{every:g}')}"
-            )
+        for name, asked in {"every": every, "decoding": encoder.decoding}.items():
+            if asked not in (None, known := store.settings[name]):
+                rebuilding = index_command(directory, "--rebuild", f"--{name}", f"{asked}")
+                raise SearchIndexError(
+                    f"the index of {directory} was made with {name} {known}, not {asked}; rebuild it with: {rebuilding}"
+                )
         remember_model(store, encoder.source)
         yield store, encoder
 
@@ -115,8 +117,8 @@ def _create(root: Path, directory: Path, model: ModelLike, every: float | None) 
     named = chosen.source if isinstance(chosen, Encoder) else str(chosen.name)
     source = portable_name(named or (trusted_model(directory, earlier) if earlier else default_model()))
     encoder = chosen if isinstance(chosen, Encoder) else as_encoder(replace(chosen, name=source))
-    if encoder.dimensions is None and source == earlier.get("source", source):
-        encoder = cut_as(encoder, earlier)
+    kept = earlier if source == earlier.get("source") else {**earlier, "dimensions": None}
+    encoder = adopt(encoder, {"decoding": "reduced", **kept})
     if not encoder.reads_images:
         raise ConfigError(f"{encoder.name} reads texts only; an index needs a model of images")
     encoder.runtime.prepare(encoder.feature().executed)

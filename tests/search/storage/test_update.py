@@ -126,7 +126,7 @@ def test_another_model_or_rate_is_refused_until_rebuilt(folder: Path, checkpoint
         Store.open(folder).check({"model": "timm:other", "weight_hash": "0", "dimension": 7}, "timm:other")
     with pytest.raises(SearchIndexError, match=r"with model \S+, not builtin-spatial; use that model"):
         Store.open(folder).check_name("builtin-spatial")
-    with pytest.raises(SearchIndexError, match=r"a frame every 1 s, not 0\.5.*--rebuild --every 0\.5"):
+    with pytest.raises(SearchIndexError, match=r"made with every 1\.0, not 0\.5.*--rebuild --every 0\.5"):
         update(every=0.5)
     assert counts(update(every=0.5, rebuild=True)) == (21, 0, 0, 0)
     assert counts(update()) == (0, 0, 0, 21)
@@ -238,8 +238,8 @@ def test_frames_of_a_video_do_not_pile_up(checkpoint: Path, tmp_path: Path, monk
     (folder / "clip.mp4").write_bytes(clip(60))
     embed = Encoder.embed_pixels
 
-    def sampled(*arguments: object) -> Iterator[SampledFrame]:
-        for frame in sample_frames(*arguments):
+    def sampled(*arguments: object, **options: object) -> Iterator[SampledFrame]:
+        for frame in sample_frames(*arguments, **options):
             frames.append(weakref.ref(frame.image))
             yield frame
 
