@@ -25,23 +25,17 @@ def test_no_module_on_the_way_imports_torch() -> None:
 
 
 def test_the_modules_of_a_search_import_no_tables_and_no_tools() -> None:
-    """Arrow, and what jaxtyping and OpenVINO's converter import, take as long as a search of an index."""
+    """Arrow, and what jaxtyping imports, take as long as the rest of a search of an index."""
     pytest.importorskip("openvino")
     code = """
 import sys
 import perception_encoder.cli.search, perception_encoder.search.index, perception_encoder.runtime.openvino_runtime
 from perception_encoder.runtime.machine import check_openvino
 check_openvino()
-print(*{"torch", "pyarrow", "jaxtyping", "unittest", "asyncio", "openvino.tools.ovc"} & sys.modules.keys())
-from openvino import convert_model
-print("openvino.tools.ovc" in sys.modules)
-try:
-    convert_model("missing.onnx")
-except Exception as error:
-    print("missing.onnx" in str(error), "openvino.tools.ovc" in sys.modules)
+print(*{"torch", "pyarrow", "jaxtyping", "unittest", "asyncio"} & sys.modules.keys())
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
-    assert done.stdout == "\nFalse\nTrue True\n", done.stderr
+    assert done.stdout == "\n", done.stderr
 
 
 def test_pixels_tokens_and_weight_files_need_no_torch() -> None:

@@ -12,7 +12,7 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -65,23 +65,10 @@ def check_openvino() -> None:
     """Import OpenVINO; MissingExtraError without the extra `fast`, ConfigError if the import fails."""
     if find_spec("openvino") is None:
         raise MissingExtraError("openvino", "fast")
-    if sys.modules.get("openvino"):
-        return
-    sys.modules["openvino.tools.ovc"] = None  # type: ignore[assignment]  # takes as long to import as the rest
     try:
-        import openvino
-
-        openvino.convert_model = _convert_model
+        import openvino  # noqa: F401
     except Exception as error:  # what a broken installation raises is open-ended
         raise ConfigError(f"openvino is installed, but its import fails: {one_line(error)}; reinstall it") from error
-    finally:
-        del sys.modules["openvino.tools.ovc"]
-
-
-def _convert_model(*arguments: Any, **keywords: Any) -> Any:
-    from openvino.tools.ovc import convert_model
-
-    return convert_model(*arguments, **keywords)
 
 
 def float_hint(half: bool) -> Literal["f32", "bf16"]:

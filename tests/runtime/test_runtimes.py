@@ -230,7 +230,7 @@ openvino.Core.compile_model = None
 """
 NEEDLESS = {
     *("torch", "pyarrow", "jaxtyping", "pandas", "lancedb", "av", "turbovec", "ftfy", "httpx", "multiprocessing"),
-    *("openvino.tools.ovc", "unittest", "asyncio", "ssl", "http.client", "urllib.request", "xml"),
+    *("unittest", "asyncio", "urllib.request"),
 }
 """Modules that a search of an index by a text does without; together they take longer than it."""
 SERVE = """
