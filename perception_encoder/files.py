@@ -115,13 +115,18 @@ def replacing_new(path: Path) -> Iterator[Path]:
         yield temporary
 
 
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file atomically, as `replacing` does; OutputError if that fails."""
+    with writing(path), replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
 def write_text(path: Path, text: str) -> None:
-    """Write a file atomically, as `replacing` does; OutputError if that fails.
+    """Write a text as `write_bytes` does.
 
     Bytes of file names that are not UTF-8 are written as escapes, which JSON reads back.
     """
-    with writing(path), replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
 def write_json(path: Path, value: object, indent: int | None = 2) -> None:

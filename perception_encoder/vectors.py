@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 from tokenize import TokenError
+from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float, Int
 
 from perception_encoder.errors import ShapeError
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
 
 
 def unit_rows(vectors: np.ndarray) -> np.ndarray:

@@ -78,7 +78,7 @@ def _write(
     options: dict[str, str],
 ) -> None:
     with av.open(str(path), "w", format=format, options=options) as container:
-        video = container.add_stream(codec, rate=rate)
+        video = container.add_stream(codec, rate=rate, options=options)
         video.width, video.height, video.gop_size = WIDTH, HEIGHT, group
         video.pix_fmt = {"mjpeg": "yuvj420p", "gif": "rgb8"}.get(codec, "yuv420p")
         audio = container.add_stream("aac", rate=8000, layout="mono") if sound else None

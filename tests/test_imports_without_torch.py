@@ -1,9 +1,11 @@
-"""The modules between a file and its embedding don't import torch, which takes over a second, before they need it."""
+"""The modules between a file or a query and its results don't import what is slow before they need it."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+
+import pytest
 
 MODULES = (
     *("inference.library_interfaces", "inference.listing", "inference.media", "inference.samples"),
@@ -20,6 +22,20 @@ def test_no_module_on_the_way_imports_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
     assert done.stderr == ""
+
+
+def test_the_modules_of_a_search_import_no_tables_and_no_tools() -> None:
+    """Arrow, and what jaxtyping imports, take as long as the rest of a search of an index."""
+    pytest.importorskip("openvino")
+    code = """
+import sys
+import perception_encoder.cli.search, perception_encoder.search.index, perception_encoder.runtime.openvino_runtime
+from perception_encoder.runtime.machine import check_openvino
+check_openvino()
+print(*{"torch", "pyarrow", "jaxtyping", "unittest", "asyncio"} & sys.modules.keys())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
+    assert done.stdout == "\n", done.stderr
 
 
 def test_pixels_tokens_and_weight_files_need_no_torch() -> None:

@@ -1,15 +1,19 @@
 """Images and texts a second of this package beside other libraries and what bare matrix products allow, in one run.
 
-    python -m benchmarks.encode [TOWER ...] [--seconds 75] [--missing] [--out docs/results/encode.json]
+    python -m benchmarks.encode [TOWER ...] [--seconds 60] [--missing] [--out docs/results/encode.json]
 
 Towers: "PE-Core-T16-384:image" and so on, all twelve by default (a process each, about 40 minutes on two cores; L14
 needs 12 GB). Weights are random. Images are photographs; "single" is one photograph a call, like a query. Texts have
-all the tokens that a model reads; captions have usual lengths. Contenders take turns, call by call, so that the
-machine's noise falls on all alike; each has its minimum cosine similarity to its own weights in float32. A tower that
-runs replaces its own results only; --missing runs those that the file lacks.
+all the tokens that a model reads; captions have usual lengths. Contenders take turns, call by call, in ten rounds or
+more, so that the machine's noise falls on all alike; each has its minimum cosine similarity to its own weights in
+float32. A tower whose first and last rounds differ is refused: see `benchmarks.encode.rounds`. One that is measured
+replaces its own results only; --missing runs those that the file lacks.
 
-Peers: timm and open_clip (eager, compiled, float32 and bfloat16), onnxruntime on this package's export, and
-transformers' CLIP of the same sizes with OpenVINO, as optimum-intel and sentence-transformers convert it.
+Peers, in torch's fastest type: timm (its vision towers are open_clip's) and open_clip; onnxruntime on this package's
+export, in float32 and int8; transformers' CLIP of the same sizes with OpenVINO, as optimum-intel converts it.
+
+ONEDNN_MAX_CPU_ISA=AVX2 and ATEN_CPU_CAPABILITY=avx2 make torch and OpenVINO compute as on an older CPU; the results
+name them. onnxruntime ignores both. With AVX512_CORE, OpenVINO computes bfloat16 in a reference kernel.
 """
 
 from __future__ import annotations
@@ -32,6 +36,7 @@ import torch
 
 from benchmarks.encode import limits, ours, peers
 from benchmarks.encode.case import Case, Contender, Kind, case_of, minimum_cosine
+from benchmarks.encode.rounds import DriftError, as_text, check_drift, summarise, time_rounds
 from perception_encoder.models.checkpoints.weights import create_model
 from perception_encoder.models.memory import trim_memory
 from perception_encoder.runtime.machine import core_count, cpu_flags
@@ -40,7 +45,7 @@ TOWERS = {
     "PE-Core-T16-384:image": 8,
     "PE-Core-S16-384:image": 8,
     "PE-Core-B16-224:image": 8,
-    "PE-Core-L14-336:image": 4,
+    "PE-Core-L14-336:image": 2,
     **{f"PE-Core-{size}:single": 1 for size in ("T16-384", "S16-384", "B16-224", "L14-336")},
     "PE-Core-S16-384:text": 16,
     "PE-Core-B16-224:text": 16,
@@ -48,17 +53,17 @@ TOWERS = {
     "PE-Core-B16-224:caption": 16,
 }
 """Each with its number of inputs a call. T16 and S16 have text towers of one size, and so have B16 and L14."""
-MIN_ROUNDS = 3
+LIMITED = ("ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY")
+"""Environment variables that hide features of the CPU from torch."""
 LIBRARIES = ("torch", "openvino", "nncf", "timm", "open_clip_torch", "onnxruntime", "transformers")
 
 
-def contenders(case: Case, compiled: bool = True) -> Iterator[Contender]:
+def contenders(case: Case) -> Iterator[Contender]:
     """Yield all contenders, each after its first call, which sets it up."""
     factories: Sequence[tuple[str, Any]] = (
         ("perception-encoder", lambda path: ours.contenders(case, path)),
         ("limits", lambda path: limits.contenders(case)),
-        ("timm", lambda path: peers.timm_contenders(case, compiled)),
-        ("open_clip", lambda path: peers.open_clip_contenders(case, compiled)),
+        ("timm or open_clip", lambda path: peers.torch_contenders(case)),
         ("onnxruntime", lambda path: peers.onnx_contenders(case, path)),
         (peers.SAME_SIZE, lambda path: peers.clip_contenders(case, path)),
     )
@@ -75,22 +80,19 @@ def contenders(case: Case, compiled: bool = True) -> Iterator[Contender]:
 
 
 def measure(case: Case, found: Sequence[Contender], seconds: float) -> dict[str, Any]:
-    """Return rates by label, a value a round, and minimum cosines to float32."""
+    """Return rates by label, a value a round, their summary and minimum cosines to float32; DriftError if it drifts."""
     cosines = {one.label: minimum_cosine(one.run(), one.expected) for one in found if one.expected is not None}
-    speeds: dict[str, list[float]] = {one.label: [] for one in found}
     begin, others = time.perf_counter(), seconds_of_others()
-    while time.perf_counter() - begin < seconds or len(speeds[found[0].label]) < MIN_ROUNDS:
-        for one in found:
-            start = time.perf_counter()
-            one.run()
-            speeds[one.label].append(round(len(case.inputs) / (time.perf_counter() - start), 3))
-    rounds = len(speeds[found[0].label])
+    speeds = time_rounds({one.label: one.run for one in found}, len(case.inputs), seconds)
     taken = time.perf_counter() - begin
-    print(f"{case.name}: {rounds} rounds in {taken:.0f} s", flush=True)
+    summary = summarise(speeds)
+    print(f"{case.name}: {len(speeds[found[0].label])} rounds in {taken:.0f} s", as_text(summary), sep="\n", flush=True)
+    check_drift(summary)
     return {
         "machine": machine(),
         "others": round((seconds_of_others() - others) / taken, 2),
         "inputs": len(case.inputs),
+        "summary": summary,
         "speeds": speeds,
         "cosines": cosines,
     }
@@ -115,6 +117,7 @@ def machine() -> dict[str, Any]:
         "cpu": _cpu_name(),
         "cores": core_count(),
         "features": [name for name, flag in features.items() if flag in flags],
+        "limited": {name: os.environ[name] for name in LIMITED if name in os.environ},
         "libraries": {name: version(name) for name in LIBRARIES},
     }
 
@@ -158,12 +161,12 @@ def run_tower(name: str, seconds: float, out: Path | None) -> None:
 
 
 def main() -> None:
-    """Measure one tower here, or several in a process each."""
+    """Measure one tower here, or several in a process each; exit with status 1 if one was refused."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "towers", nargs="*", metavar="TOWER", help="MODEL:image, :single, :text or :caption [default: all]"
     )
-    parser.add_argument("--seconds", type=float, default=75.0, help="time for the rounds of a tower, three at least")
+    parser.add_argument("--seconds", type=float, default=60.0, help="time for the rounds of a tower, ten at least")
     parser.add_argument("--missing", action="store_true", help="run only the towers that --out lacks")
     parser.add_argument("--out", type=Path, help="JSON to write into [default: print]")
     arguments = parser.parse_args()
@@ -172,11 +175,15 @@ def main() -> None:
     done = _read(arguments.out)["towers"] if arguments.missing else {}
     names = [name for name in arguments.towers or TOWERS if name not in done]
     if len(names) == 1:
-        run_tower(names[0], arguments.seconds, arguments.out)
+        try:
+            run_tower(names[0], arguments.seconds, arguments.out)
+        except DriftError as error:
+            parser.exit(1, f"{names[0]} is refused: {error}\n")
         return
-    for name in names:
-        options = ["--seconds", str(arguments.seconds), *(["--out", str(arguments.out)] if arguments.out else [])]
-        subprocess.run([sys.executable, "-m", "benchmarks.encode", name, *options], check=True)
+    options = ["--seconds", str(arguments.seconds), *(["--out", str(arguments.out)] if arguments.out else [])]
+    runs = {name: subprocess.run([sys.executable, "-m", "benchmarks.encode", name, *options]) for name in names}
+    if failed := [name for name, run in runs.items() if run.returncode]:
+        parser.exit(1, f"not measured, so run them again: {' '.join(failed)}\n")
 
 
 if __name__ == "__main__":

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.config import TextConfig, VisionConfig
+from perception_encoder.models.precision import fast_dtype
 from perception_encoder.models.registry import find_model
 from perception_encoder.preprocess.image import to_float
 from perception_encoder.preprocess.tokenizer import Tokenizer
 
-TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 Run = Callable[[], np.ndarray]
 Kind = Literal["image", "single", "text", "caption"]
 """What is encoded: photographs, a single one, texts as long as the model reads, or captions of usual lengths."""
@@ -104,6 +104,12 @@ class Case:
     def expected(self) -> np.ndarray:
         """The outputs in float32 with torch."""
         return output(self.module, self.ready)
+
+
+def fast_type() -> tuple[str, torch.dtype]:
+    """Return the name of torch's fastest type on this CPU, in which its contenders compute, and the type."""
+    dtype = fast_dtype(torch.device("cpu"))
+    return str(dtype).removeprefix("torch."), dtype
 
 
 @torch.inference_mode()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import gc
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.encode.case import TYPES, Case, Contender, output, photographs, spec_of
+from benchmarks.encode.case import Case, Contender, fast_type, output, photographs, spec_of
 from perception_encoder.exports.onnx import save_onnx
 from perception_encoder.models.config import TextConfig, VisionConfig
 from perception_encoder.models.memory import trim_memory
@@ -38,39 +38,31 @@ class EncodeText(nn.Module):
         return self.model.encode_text(ids)
 
 
-def timm_contenders(case: Case, compiled: bool = True) -> list[Contender]:
-    """timm's vision tower."""
+def torch_contenders(case: Case) -> list[Contender]:
+    """timm's vision tower, which open_clip's models of these names contain, or open_clip's text tower, compiled.
+
+    Both compute in torch's fastest type. Without compilation, open_clip's text towers are never faster.
+    """
+    import open_clip
     import timm
 
-    if case.tower == "text":
-        return []
-    outputs = case.model.visual.config.output_dim
-    return _in_torch("timm", timm.create_model(spec_of(case).timm, num_classes=outputs), case, compiled)
-
-
-def open_clip_contenders(case: Case, compiled: bool = True) -> list[Contender]:
-    """open_clip's tower. Its vision tower is timm's module: it is compiled once, as timm's."""
-    import open_clip
-
-    model = open_clip.create_model(spec_of(case).open_clip)
     if case.tower == "image":
-        return _in_torch("open_clip", model.visual, case, compiled=False)
+        outputs = case.model.visual.config.output_dim
+        return _in_torch("timm", timm.create_model(spec_of(case).timm, num_classes=outputs), case)
+    model = open_clip.create_model(spec_of(case).open_clip)
     del model.visual
-    return _in_torch("open_clip", EncodeText(model), case, compiled)
+    return _in_torch("open_clip", EncodeText(model), case, ("compiled",))
 
 
-def _in_torch(who: str, module: Any, case: Case, compiled: bool) -> list[Contender]:
-    module.eval()
-    expected, found = output(module, case.ready), []
-    for precision, dtype in TYPES.items():
-        typed = module if dtype == torch.float32 else copy.deepcopy(module).to(dtype)
-        inputs = case.ready.to(dtype) if case.tower == "image" else case.ready
-        for setting in ("eager", "compiled") if compiled else ("eager",):
-            call = torch.compile(typed) if setting == "compiled" else typed
-            found.append(
-                Contender(who, setting, precision, lambda call=call, inputs=inputs: output(call, inputs), expected)
-            )
-    return found
+def _in_torch(who: str, module: Any, case: Case, settings: Sequence[str] = ("eager", "compiled")) -> list[Contender]:
+    expected, (precision, dtype) = output(module.eval(), case.ready), fast_type()
+    module = module.to(dtype)
+    inputs = case.ready.to(dtype) if case.tower == "image" else case.ready
+    calls = {setting: torch.compile(module) if setting == "compiled" else module for setting in settings}
+    return [
+        Contender(who, setting, precision, lambda call=call: output(call, inputs), expected)
+        for setting, call in calls.items()
+    ]
 
 
 def onnx_contenders(case: Case, directory: Path) -> list[Contender]:
@@ -118,7 +110,7 @@ def clip_contenders(case: Case, directory: Path) -> list[Contender]:
     openvino.save_model(converted, directory / "clip.xml", compress_to_fp16=False)
     core, expected, found = openvino.Core(), output(tower, torch.from_numpy(inputs)), []
     del tower, converted
-    for precision, hint in (("float32", "f32"), ("bfloat16", float_hint(True)), ("int8", float_hint(True))):
+    for precision in (fast_type()[0], "int8"):
         model = core.read_model(directory / "clip.xml")
         if precision == "int8":
             samples = nncf.Dataset(_calibration(case, inputs))
@@ -131,6 +123,7 @@ def clip_contenders(case: Case, directory: Path) -> list[Contender]:
             )
             gc.collect()
             trim_memory()
+        hint = float_hint(precision != "float32")
         request = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": hint}).create_infer_request()
         run = lambda request=request: np.array(request.infer([inputs])[0])  # noqa: E731
         found.append(Contender(SAME_SIZE, "OpenVINO", precision, run, expected))

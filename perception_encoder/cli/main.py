@@ -102,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def run_program(program: typer.Typer, arguments: Sequence[str] | None = None, name: str | None = None) -> None:
     """Run a command-line program; an error of the package or of the file system is one line and exit status 2."""
     wait_passively()
-    gc.set_threshold(100_000, 20, 20)  # imports free nothing: collecting would take a tenth of their time,
+    gc.set_threshold(200_000, 20, 20)  # imports free nothing: collecting would take a tenth of their time,
     atexit.register(gc.freeze)  # and a fifth at exit, where the system frees everything anyway
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):

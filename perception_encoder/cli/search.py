@@ -42,6 +42,7 @@ RAY = (
     "Read files on a Ray cluster: auto, HOST:PORT, or local for one on this machine. "
     "All machines must see the directories under the same paths."
 )
+EVERY = "Seconds between frames: each interval of a video has at least one [default: 1]."
 REBUILD = "Build the index from scratch, by default with the old index's model and --every."
 COLUMNS = ("rank", "score", "path", "time", "id", "query")
 """Columns of the piped table; it always has all of them, for scripts to rely on."""
@@ -261,7 +262,7 @@ def show_duplicates(groups: Sequence[Sequence[Hit]], top: int, model: str, print
 
 def index(
     directories: Annotated[list[Path], argument("DIRS", "Directories; the index of each is stored in DIR/.pe-index.")],
-    every: Annotated[float | None, option("Seconds between frames [default: 1].", panel=VIDEO, least=0.01)] = None,
+    every: Annotated[float | None, option(EVERY, panel=VIDEO, least=0.01)] = None,
     model: options.IndexSpec = DEFAULT,
     home: options.IndexHome = None,
     rebuild: Annotated[bool, flag("--rebuild", REBUILD)] = False,

@@ -22,9 +22,9 @@ from PIL import Image
 from perception_encoder.errors import ConfigError, DataError, InputError, MediaDecodeError, OutputError
 from perception_encoder.files import replacing, writing
 from perception_encoder.formats.shards import add_member, json_bytes, new_tar
-from perception_encoder.formats.tables import TABLE_SUFFIXES, read_rows
+from perception_encoder.formats.tables import read_rows
 from perception_encoder.preprocess.image import image_file, open_image
-from perception_encoder.preprocess.source import IMAGE_SUFFIXES, SHARD_IMAGES, escape_name, open_source
+from perception_encoder.preprocess.source import IMAGE_SUFFIXES, SHARD_IMAGES, TABLE_SUFFIXES, escape_name, open_source
 from perception_encoder.progress import Track, untracked
 
 TEXT_SUFFIXES = (".txt", ".caption", ".json")

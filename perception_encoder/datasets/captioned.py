@@ -16,13 +16,12 @@ from perception_encoder.formats.shards import find_tars, has_members, read_pairs
 from perception_encoder.formats.tables import (
     MEDIA_COLUMNS,
     PATH_COLUMNS,
-    TABLE_SUFFIXES,
     TEXT_COLUMNS,
     find_column,
     read_image_table,
     read_table,
 )
-from perception_encoder.preprocess.source import SHARD_VIDEOS, escape_name
+from perception_encoder.preprocess.source import SHARD_VIDEOS, TABLE_SUFFIXES, escape_name
 
 VIDEO_COLUMN = "video_id"
 

@@ -35,7 +35,6 @@ from perception_encoder.formats.tables import (
     LABEL_COLUMNS,
     MEDIA_COLUMNS,
     PATH_COLUMNS,
-    TABLE_SUFFIXES,
     class_names_of,
     find_column,
     has_media,
@@ -43,7 +42,7 @@ from perception_encoder.formats.tables import (
     read_table,
     split_tables,
 )
-from perception_encoder.preprocess.source import escape_name
+from perception_encoder.preprocess.source import TABLE_SUFFIXES, escape_name
 
 IMAGENET = "imagenet"
 

@@ -37,12 +37,12 @@ from perception_encoder.dense_prediction.predictions import (
     depth_png,
     mask_png,
     write_image,
-    write_png,
 )
 from perception_encoder.dense_prediction.published_detectors import published_detector
 from perception_encoder.dense_prediction.segmentation import SegmentationHead, label_regions, to_fractions
 from perception_encoder.dense_prediction.tracking import maps_at
 from perception_encoder.errors import ConfigError, DataError, InputError, OutputError
+from perception_encoder.files import write_bytes
 from perception_encoder.formats.entries import quoted
 from perception_encoder.formats.media_directory import list_media
 from perception_encoder.inference.load import load_layers, load_tower
@@ -387,9 +387,9 @@ def _write(prediction: Prediction, stem: Path, drawn: Path | None = None) -> Non
     if drawn is not None:
         write_image(prediction.draw(), drawn)
     if isinstance(prediction, DepthEstimate):
-        write_png(depth_png(prediction.depth), stem.with_name(f"{stem.name}.depth.png"))
+        write_bytes(stem.with_name(f"{stem.name}.depth.png"), depth_png(prediction.depth))
     elif isinstance(prediction, Segmentation):
-        write_png(mask_png(prediction.labels), stem.with_name(f"{stem.name}.mask.png"))
+        write_bytes(stem.with_name(f"{stem.name}.mask.png"), mask_png(prediction.labels))
 
 
 SOFT = 0.5  # exponent of soft-NMS: the published scripts' default

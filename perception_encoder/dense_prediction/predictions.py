@@ -224,9 +224,3 @@ def write_image(image: Image.Image, path: Path) -> None:
         raise ConfigError(f"{path} is written as PNG; its name must end in .png")
     with writing(path), replacing(path) as temporary:
         image.save(temporary, "PNG", optimize=True)
-
-
-def write_png(content: bytes, path: Path) -> None:
-    """Write a PNG's content in a directory, which is made; OutputError if that fails."""
-    with writing(path), replacing(path) as temporary:
-        temporary.write_bytes(content)

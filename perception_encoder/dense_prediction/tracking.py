@@ -24,10 +24,10 @@ from PIL import Image
 from torch import Tensor
 
 from perception_encoder.datasets.masked_videos import VOID, frame_order, read_object_mask
-from perception_encoder.dense_prediction.predictions import TrackedFrame, mask_png, write_png
+from perception_encoder.dense_prediction.predictions import TrackedFrame, mask_png
 from perception_encoder.dense_prediction.segmentation import label_regions, to_fractions
 from perception_encoder.errors import ConfigError, DataError, InputError, OutputError
-from perception_encoder.files import write_json
+from perception_encoder.files import write_bytes, write_json
 from perception_encoder.inference.layer_features import LayerFeatures
 from perception_encoder.inference.load import load_layers
 from perception_encoder.models.defaults import default_model
@@ -278,7 +278,7 @@ def write_tracking(
     with ExitStack() as stack:
         add: AddFrame | None = None
         for frame in tracked:
-            write_png(mask_png(frame.labels), directory / name / f"{frame.name}.png")
+            write_bytes(directory / name / f"{frame.name}.png", mask_png(frame.labels))
             frames.append(frame.to_dict())
             add = add or stack.enter_context(write_video(directory / f"{name}.mp4", frame.image.size, rate))
             add(frame.draw())

@@ -26,8 +26,6 @@ from perception_encoder.preprocess.source import escape_name
 if TYPE_CHECKING:
     from lancedb.db import DBConnection
 
-TABLE_SUFFIXES = frozenset({".csv", ".tsv", ".parquet", ".pq", ".jsonl", ".ndjson"})
-
 # fmt: off
 PATH_COLUMNS = (
     "path", "filepath", "file_path", "filename", "file_name", "file", "image_path", "video_path", "image", "video",

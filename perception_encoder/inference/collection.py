@@ -15,7 +15,6 @@ from perception_encoder.errors import DataError, InputError, OutputError
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.fetch import is_url
 from perception_encoder.inference.listing import Item, list_items
-from perception_encoder.inference.output_formats import read_embeddings
 from perception_encoder.inference.pipeline import Embedding, encode_items
 from perception_encoder.preprocess.source import unescape_name
 from perception_encoder.progress import Track, untracked
@@ -42,6 +41,8 @@ def read_collection(path: Path) -> tuple[Collection, dict[str, Any]] | None:
 
     Raises OutputError if it is damaged.
     """
+    from perception_encoder.inference.output_formats import read_embeddings
+
     read = read_embeddings(path)
     if read is None:
         return None

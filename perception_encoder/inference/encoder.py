@@ -16,7 +16,6 @@ from functools import cached_property, partialmethod
 from typing import TYPE_CHECKING, Any, Unpack, cast, overload
 
 import numpy as np
-from jaxtyping import Float
 
 from perception_encoder.errors import ConfigError, InputError, ModelError
 from perception_encoder.inference.fetch import FetchLimits
@@ -44,6 +43,7 @@ from perception_encoder.vectors import truncate
 
 if TYPE_CHECKING:
     import torch
+    from jaxtyping import Float
     from torch import Tensor
 
     from perception_encoder.models.checkpoints.weights import Model

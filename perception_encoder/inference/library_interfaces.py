@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, get_args
 
 import numpy as np
-from jaxtyping import Float
 
 from perception_encoder.errors import ConfigError, InputError
 from perception_encoder.inference.media import Kind
 
 if TYPE_CHECKING:
     import torch
+    from jaxtyping import Float
     from torch import Tensor
 
 Vectors: TypeAlias = "np.ndarray | Tensor | Sequence[np.ndarray] | Sequence[Tensor]"

@@ -11,15 +11,18 @@ from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from perception_encoder.errors import DataError, InputError, MediaDecodeError, MediaNotFoundError, one_line
-from perception_encoder.formats.tables import TABLE_SUFFIXES, Row, read_rows
 from perception_encoder.formats.tars import TarMember, walk_tar
 from perception_encoder.inference.exclude import Exclusion, exclude
 from perception_encoder.inference.fetch import FetchLimits, fetch, is_url
 from perception_encoder.inference.media import Media, resolve, split_range
 from perception_encoder.preprocess.raw import reads_raw
-from perception_encoder.preprocess.source import MEDIA_SUFFIXES, RAW_SUFFIXES, escape_name
+from perception_encoder.preprocess.source import MEDIA_SUFFIXES, RAW_SUFFIXES, TABLE_SUFFIXES, escape_name
+
+if TYPE_CHECKING:
+    from perception_encoder.formats.tables import Row
 
 COPIES = frozenset({"@eaDir", "@__thumb", "__MACOSX"})
 """Directories that are not listed: thumbnails of Synology's and QNAP's systems, and what macOS adds to archives."""
@@ -239,6 +242,8 @@ def _list_tar(path: Path, rules: Exclusion) -> Iterator[Item]:
 
 
 def _list_table(path: Path) -> Iterator[Item]:
+    from perception_encoder.formats.tables import read_rows
+
     table = escape_name(path)
     for number, row in enumerate(read_rows(path), 1):
         if isinstance(row, InputError):

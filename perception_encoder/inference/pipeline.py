@@ -7,9 +7,7 @@ on a CPU each computes on a core of its own, in whose cache a batch stays; else 
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -23,7 +21,7 @@ from perception_encoder.errors import ConfigError, InputError, detached
 from perception_encoder.inference.fetch import FetchLimits, is_url
 from perception_encoder.inference.listing import Item
 from perception_encoder.inference.media import Kind, Media, open_media, resolve
-from perception_encoder.preprocess.budget import DECODING
+from perception_encoder.preprocess.budget import DECODING, map_ahead
 from perception_encoder.preprocess.frames import VideoFrames
 from perception_encoder.preprocess.source import VIDEO_SUFFIXES
 from perception_encoder.runtime.runtime import Runtime
@@ -369,14 +367,4 @@ def map_in_order(work: Callable[[T], R], batches: Iterable[T], workers: int, run
         yield from map(work, batches)
         return
     with runtime.threads(workers) as pool:
-        under_way: deque[Future[R]] = deque()
-        try:
-            for batch in batches:
-                under_way.append(pool.submit(work, batch))
-                if len(under_way) >= 2 * workers:
-                    yield under_way.popleft().result()
-            while under_way:
-                yield under_way.popleft().result()
-        finally:
-            for future in under_way:
-                future.cancel()
+        yield from map_ahead(work, batches, pool, 2 * workers)

@@ -1,14 +1,19 @@
-"""Limit the memory for opening an image, and for all threads that open images."""
+"""Limit the memory for opening an image, and for all threads that open images; map in order from such threads."""
 
 from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future
 from contextlib import ExitStack, contextmanager
+from typing import TypeVar
 
 from perception_encoder.errors import MediaTooLargeError
 
+T = TypeVar("T")
+R = TypeVar("R")
 Admit = Callable[[int], object]
 """Called with the bytes an image needs before decoding it; returns once they are available."""
 
@@ -58,6 +63,21 @@ class ByteBudget:
         """Yield an `admit` function for `open_image` and `read_frames`; its bytes are released when the block ends."""
         with ExitStack() as reservations:
             yield lambda size: reservations.enter_context(self.holding(size))
+
+
+def map_ahead(work: Callable[[T], R], items: Iterable[T], pool: Executor, limit: int) -> Iterator[R]:
+    """Yield `work(item)` for each item, in order, from a pool's threads; at most `limit` items are under way."""
+    under_way: deque[Future[R]] = deque()
+    try:
+        for item in items:
+            under_way.append(pool.submit(work, item))
+            if len(under_way) >= limit:
+                yield under_way.popleft().result()
+        while under_way:
+            yield under_way.popleft().result()
+    finally:
+        for future in under_way:
+            future.cancel()
 
 
 DECODING = ByteBudget(_CORE_BYTES * (os.cpu_count() or 1))

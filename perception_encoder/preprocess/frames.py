@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float
 from PIL import Image
 
 from perception_encoder.errors import ConfigError
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 FrameChoice = Callable[[int, float, int], list[int]]
 """Chooses frames of a part by their number, the video's frame rate and the count, as `plm_frame_indices` does."""

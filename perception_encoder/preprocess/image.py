@@ -17,7 +17,6 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, cast
 
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
 from PIL import ExifTags, Image, ImageOps, JpegImagePlugin, UnidentifiedImageError
 
 from perception_encoder.errors import (
@@ -34,6 +33,7 @@ from perception_encoder.preprocess.raw import RawPhoto, exif_date, is_raw
 from perception_encoder.preprocess.source import Source, is_heif, open_source
 
 if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, UInt8
     from torch import Tensor, nn
 
 _DECODER_BYTES = {"WEBP": 16, "AVIF": 16, "HEIF": 16}

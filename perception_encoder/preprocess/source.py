@@ -29,6 +29,7 @@ VIDEO_SUFFIXES = frozenset({
 })
 # fmt: on
 MEDIA_SUFFIXES = IMAGE_SUFFIXES | VIDEO_SUFFIXES
+TABLE_SUFFIXES = frozenset({".csv", ".tsv", ".parquet", ".pq", ".jsonl", ".ndjson"})
 SHARD_IMAGES = ("jpg", "jpeg", "png", "webp")
 """Extensions of images in shards that any WebDataset reader decodes; the first one in a sample counts."""
 SHARD_VIDEOS = ("mp4", "webm", "mov", "mkv", "avi")

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float
 from PIL import Image
 
 from perception_encoder.errors import ConfigError
@@ -14,6 +13,7 @@ from perception_encoder.preprocess.conversation import MediaPart
 from perception_encoder.preprocess.image import to_float
 
 if TYPE_CHECKING:
+    from jaxtyping import Float
     from torch import Tensor
 
 

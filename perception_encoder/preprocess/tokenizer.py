@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import tokenizers
-from jaxtyping import Int
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from perception_encoder.errors import ModelError
 from perception_encoder.files import write_json, write_text
 
 if TYPE_CHECKING:
+    from jaxtyping import Int
     from torch import Tensor
 
 Tokens = TypeVar("Tokens", np.ndarray, "Tensor")
@@ -103,11 +103,12 @@ def clean(text: str) -> str:
 @cache
 def _backend() -> tokenizers.Tokenizer:
     packed = files("perception_encoder.preprocess").joinpath("clip_merges.txt.gz").read_bytes()
-    merges = [(left, right) for left, right in map(str.split, gzip.decompress(packed).decode("utf-8").splitlines())]
+    halves = gzip.decompress(packed).decode("utf-8").split()
+    merges = list(zip(halves[::2], halves[1::2], strict=True))
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]  # a symbol for each byte: printable bytes first
     symbols = list(map(chr, [*printable, *range(256, 512 - len(printable))]))
     pieces = [*symbols, *(symbol + "</w>" for symbol in symbols), *(left + right for left, right in merges)]
-    vocabulary = {piece: number for number, piece in enumerate(pieces)}
+    vocabulary = dict(zip(pieces, range(len(pieces)), strict=True))
     backend = tokenizers.Tokenizer(models.BPE(vocab=vocabulary, merges=merges, end_of_word_suffix="</w>"))
     backend.pre_tokenizer = pre_tokenizers.Sequence(
         [

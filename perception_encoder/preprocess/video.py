@@ -9,12 +9,16 @@ from __future__ import annotations
 import bisect
 import logging
 import math
-from collections.abc import Iterator
-from contextlib import suppress
+import os
+import threading
+from collections.abc import Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from fractions import Fraction
 from itertools import pairwise
+from pathlib import Path
 from typing import BinaryIO
 
 import av
@@ -26,7 +30,7 @@ from av.video.stream import VideoStream
 from PIL import Image
 
 from perception_encoder.errors import ConfigError, InputError, MediaDecodeError
-from perception_encoder.preprocess.budget import MAX_BYTES, MAX_PIXELS, PIXEL_BYTES, Admit
+from perception_encoder.preprocess.budget import DECODING, MAX_BYTES, MAX_PIXELS, PIXEL_BYTES, Admit, map_ahead
 from perception_encoder.preprocess.frames import FrameChoice, VideoFrames, frame_indices
 from perception_encoder.preprocess.source import Source, open_source
 from perception_encoder.preprocess.video_file import FrameImages, decoding, open_container
@@ -40,6 +44,15 @@ _STORED_BYTES = 4  # of a decoded pixel
 _ROUNDED = 5e-4  # seconds by which containers round times
 _SEEK_OVER = 12
 """Number of frames that can be decoded in the time of a seek."""
+_PART, _LONGEST_PART = 4, 64
+"""Frames that a core decodes at once, at least and at most: all of a part are in memory."""
+_DECODER_BYTES = 25
+"""Of a decoder that holds sixteen frames to refer to, for each pixel of the video."""
+_Opened = tuple[InputContainer, VideoStream]
+_Found = tuple[int, Image.Image, tuple[int, int]]
+"""A frame's number, image, and whole width and height."""
+_IDLE = threading.Semaphore((os.cpu_count() or 1) - 1)
+"""Cores for parts of a video beside the one that the caller's thread has; for all videos of the process."""
 
 
 def read_frames(
@@ -105,14 +118,18 @@ def sample_frames(
 
     The first is the one on screen at `start` seconds, at the latest the last. `side`: as in `read_frames`. `near`: take
     a key frame instead where one is at most half of `every` away, which takes a fraction of the time; each interval
-    still has a frame. Damage and errors are treated as `read_frames` does; before an error is raised, frames may have
-    been given.
+    still has a frame. With `side`, idle cores then decode further parts of the video, so that more frames are in
+    memory. Damage and errors are treated as `read_frames` does; before an error is raised, frames may have been given.
     """
     if not every >= 0 or not start >= 0:
         raise ConfigError(f"a frame every {every:g} s from {start:g} s on: both must be at least 0")
-    with open_source(source, name) as (stream, name), decoding(name):
+    with (
+        open_source(source, name) as (stream, name),
+        decoding(name),
+        closing(_sample(source, stream, name, every, start, side, near)) as frames,
+    ):
         waiting: SampledFrame | None = None
-        for sampled in _sample(stream, name, every, start, side, near):
+        for sampled in frames:
             if waiting is not None:
                 yield replace(waiting, end=sampled.time)
             waiting = sampled
@@ -189,7 +206,8 @@ def _read(stream: BinaryIO, name: str, selection: _Selection, admit: Admit | Non
             raise MediaDecodeError(name, "holds no frames")
         numbers = _frame_numbers(timeline, name, selection) if timeline.indexed else []
         converter = FrameImages(name, selection.side, MAX_BYTES // _STORED_BYTES)
-        images = dict(_by_seeking(container, video, timeline, sorted(set(numbers)), converter))
+        found = _by_seeking(container, video, timeline, sorted(set(numbers)), converter)
+        images = {number: image for number, image, _ in found}
     if not numbers or images.keys() != set(numbers):
         timeline, numbers, images = _by_counting(stream, name, timeline, selection)
     _warn_of_damage(timeline, name)
@@ -213,8 +231,8 @@ def _within_budget(selection: _Selection, video: VideoStream) -> _Selection:
 
 
 def _sample(
-    stream: BinaryIO, name: str, every: float, start: float, side: int | None, near: bool
-) -> Iterator[SampledFrame]:
+    source: Source, stream: BinaryIO, name: str, every: float, start: float, side: int | None, near: bool
+) -> Generator[SampledFrame, None, None]:
     """Yield a frame every `every` seconds, by seeking while that works, then decoding all; `end` is the video's."""
     with open_container(stream, name, near) as (container, video):
         timeline = _scan(container, video)
@@ -233,9 +251,11 @@ def _sample(
             numbers = _near(timeline, numbers, every)
         if timeline.indexed:
             images = FrameImages(name, side)
-            for number, image in _by_seeking(container, video, timeline, numbers, images):
-                yield SampledFrame(image, times[number], end, images.size)
-                due = _next_due(times[number], every)
+            again = source if near and side else None
+            with closing(_in_parts(again, (container, video), timeline, numbers, images)) as frames:
+                for number, image, size in frames:
+                    yield SampledFrame(image, times[number], end, size)
+                    due = _next_due(times[number], every)
     if timeline.indexed and due > times[numbers[-1]]:
         _warn_of_damage(timeline, name)
         return
@@ -253,11 +273,11 @@ def _sample(
 
 
 def _near(timeline: _Timeline, numbers: list[int], every: float) -> list[int]:
-    """Replace frames by key frames, where each interval still has a frame, and each frame one within half of it."""
+    """Replace all but the first by key frames, so that each interval has one, and each frame one within half of it."""
     times = timeline.times
     keys = [bisect.bisect_left(timeline.ticks, key) for key in timeline.keys]
-    chosen = set()
-    for number, following in pairwise([*numbers, len(times)]):
+    chosen = {numbers[0]}
+    for number, following in pairwise([*numbers[1:], len(times)]):
         key = next(iter(keys[bisect.bisect_left(keys, number) :][:1]), following)
         chosen.add(key if key < following else number)
     ordered = sorted(chosen)
@@ -341,7 +361,7 @@ def _frame_numbers(timeline: _Timeline, name: str, selection: _Selection) -> lis
 
 def _by_seeking(
     container: InputContainer, video: VideoStream, timeline: _Timeline, numbers: list[int], images: FrameImages
-) -> Iterator[tuple[int, Image.Image]]:
+) -> Generator[_Found, None, None]:
     """Decode only the wanted frames, from the key frame before each; stop if the file differs from its index."""
     needed = {timeline.ticks[number] for number in numbers}
     frames: Iterator[VideoFrame | None] = iter(())
@@ -360,11 +380,49 @@ def _by_seeking(
             if frame is None or frame.pts is None or frame.pts > tick or (frame.pts == tick and frame.is_corrupt):
                 return
             if frame.pts == tick:
-                yield number, images.convert(frame)
+                yield number, images.convert(frame), images.size
                 break
         else:
             return
         position = number if number > key else -math.inf
+
+
+def _in_parts(
+    source: Source | None, opened: _Opened, timeline: _Timeline, numbers: list[int], images: FrameImages
+) -> Generator[_Found, None, None]:
+    """Decode as `_by_seeking`, but parts that begin at key frames on idle cores, if the source can be opened again."""
+    parts: list[list[int]] = [[]]
+    keys = [bisect.bisect_right(timeline.keys, timeline.ticks[number]) for number in numbers]
+    for number, key, before in zip(numbers, keys, [0, *keys], strict=False):
+        if key > before and len(parts[-1]) >= _PART:
+            parts.append([])
+        parts[-1].append(number)
+    video = opened[1]
+    divided = isinstance(source, Path | bytes) and max(map(len, parts)) <= _LONGEST_PART
+    divided = divided and not video.codec_context.is_hwaccel
+    most = DECODING.limit // (_DECODER_BYTES * max(1, video.width * video.height)) if divided else 0
+    with ExitStack() as stack:
+        idle = [stack.callback(_IDLE.release) for _ in parts[1 : 1 + most] if _IDLE.acquire(blocking=False)]
+        if source is None or not idle:
+            yield from _by_seeking(*opened, timeline, numbers, images)
+            return
+        decoders = [opened]
+
+        def decode(part: list[int]) -> list[_Found]:
+            try:
+                decoder = decoders.pop()
+            except IndexError:
+                stream, name = stack.enter_context(open_source(source, images.name))
+                decoder = stack.enter_context(open_container(stream, name))
+            found = list(_by_seeking(*decoder, timeline, part, FrameImages(images.name, images.side)))
+            decoders.append(decoder)
+            return found
+
+        with ThreadPoolExecutor(len(idle) + 1, "decode") as pool:  # which ends before the containers are closed
+            for part, found in zip(parts, map_ahead(decode, parts, pool, len(idle) + 2), strict=False):
+                yield from found
+                if len(found) < len(part):
+                    return
 
 
 def _by_counting(

@@ -6,6 +6,7 @@ Only containers that refer to nothing else on this machine are opened. What is w
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import struct
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from typing import Any, BinaryIO, Protocol, cast
 import av
 import av.error
 import numpy as np
+from av.codec.hwaccel import HWAccel, hwdevices_available
 from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
@@ -28,12 +30,16 @@ from perception_encoder.errors import ConfigError, InputError, MediaDecodeError,
 from perception_encoder.files import replacing, writing
 from perception_encoder.preprocess.budget import MAX_PIXELS, check_pixels
 
+logger = logging.getLogger(__name__)
+
 FORMATS = "mov,mp4,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,h264,hevc,flv,ogg,asf,ivf,yuv4mpegpipe,mxf,dv,gif"
 """Allowed containers, by FFmpeg's names: none that refers to other files or URLs, as playlists do."""
 
 _LENIENT: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.partition(".")[0]) < 19 else {}
 """Titles in other encodings than UTF-8 are not damage; PyAV 19 accepts them anyway."""
 
+HARDWARE = "PE_HWACCEL"
+"""Environment variable that names the hardware that decodes videos for an index."""
 
 _UPRIGHT = {
     (0, 1, -1, 0): Image.Transpose.ROTATE_270,
@@ -48,19 +54,27 @@ _UPRIGHT = {
 
 
 @contextmanager
-def open_container(stream: BinaryIO, name: str, parallel: bool = False) -> Iterator[tuple[InputContainer, VideoStream]]:
+def open_container(stream: BinaryIO, name: str, hardware: bool = False) -> Iterator[tuple[InputContainer, VideoStream]]:
     """Open the container from its start and pick its video: the first one that is not a cover image.
 
-    `parallel`: decode on all cores, and raise an error for any damage.
+    `hardware`: decode with what PE_HWACCEL names, as FFmpeg does ("cuda", "vaapi:/dev/dri/renderD128"), if it knows the
+    codec. Raises ConfigError if it does not work here.
     """
+    chosen = os.environ.get(HARDWARE, "") if hardware else ""
+    kind, _, device = chosen.partition(":")
+    if chosen and kind not in (known := hwdevices_available()):
+        raise ConfigError(f"{HARDWARE} is {chosen!r}; this FFmpeg has {', '.join(known) or 'none'}")
     stream.seek(0)
+    options: dict[str, Any] = {"options": {"format_whitelist": FORMATS}, "io_open": _refuse_other_files, **_LENIENT}
     try:
-        options = {"format_whitelist": FORMATS}
-        container = cast(
-            InputContainer, av.open(_Seekable(stream), options=options, io_open=_refuse_other_files, **_LENIENT)
-        )
-    except (av.error.FFmpegError, ValueError):
-        raise MediaDecodeError(name, "is not a video in a supported format, or its header is damaged") from None
+        if chosen:
+            options["hwaccel"] = HWAccel(kind, device or None)
+        container = cast(InputContainer, av.open(_Seekable(stream), **options))
+    except (av.error.FFmpegError, ValueError) as error:
+        if not chosen:
+            raise MediaDecodeError(name, "is not a video in a supported format, or its header is damaged") from None
+        with open_container(stream, name):  # so the video is not the reason
+            raise ConfigError(f"{HARDWARE} is {chosen!r}, which does not work here: {error}; unset it") from error
     with container:
         covers = av.stream.Disposition.attached_pic
         videos = [video for video in container.streams.video if not video.disposition & covers]
@@ -69,11 +83,9 @@ def open_container(stream: BinaryIO, name: str, parallel: bool = False) -> Itera
             raise MediaDecodeError(name, "contains no decodable video")
         check_pixels(name, context.width, context.height, of="frames of ")
         context.options = {"max_pixels": str(MAX_PIXELS)}
+        if chosen and not context.is_hwaccel:
+            logger.warning("%s: %s does not decode %s here, so the CPU does", name, chosen, context.name)
         context.thread_count = 1  # with more, what a damaged stream decodes to depends on their timing
-        if parallel:
-            context.options |= {"err_detect": "explode"}
-            context.thread_count = os.cpu_count() or 1
-            context.thread_type = "FRAME"
         yield container, videos[0]
 
 
@@ -83,24 +95,24 @@ class FrameImages:
     def __init__(self, name: str, side: int | None = None, limit: int | None = None) -> None:
         """`side`: larger frames are reduced to this short side. `limit`: pixels of all images together.
 
-        Attribute: `size`, width and height of the last frame, upright, before it was reduced.
+        Attributes: these, and `size`, width and height of the last frame, upright, before it was reduced.
         """
-        self.size = (0, 0)
-        self._name, self._side, self._reformatter, self._left = name, side, VideoReformatter(), limit
+        self.name, self.side, self.size = name, side, (0, 0)
+        self._reformatter, self._left = VideoReformatter(), limit
         self._turns: dict[int, Image.Transpose | None] = {}  # by the rotation
 
     def convert(self, frame: VideoFrame) -> Image.Image:
         """Return a frame as an upright RGB image. Raises MediaTooLargeError."""
-        check_pixels(self._name, frame.width, frame.height, of="frames of ")
+        check_pixels(self.name, frame.width, frame.height, of="frames of ")
         size: dict[str, Any] = {}
         short = min(frame.width, frame.height)
-        if self._side is not None and short > self._side:
-            width, height = (max(self._side, round(item * self._side / short)) for item in (frame.width, frame.height))
+        if self.side is not None and short > self.side:
+            width, height = (max(self.side, round(item * self.side / short)) for item in (frame.width, frame.height))
             size = {"width": width, "height": height, "interpolation": "AREA"}
         if self._left is not None:  # of frames that are larger than the file's header says
             self._left -= size.get("width", frame.width) * size.get("height", frame.height)
             if self._left < 0:
-                raise MediaTooLargeError(self._name, f"holds frames of over {MAX_PIXELS:,} pixels together, the limit")
+                raise MediaTooLargeError(self.name, f"holds frames of over {MAX_PIXELS:,} pixels together, the limit")
         # a reformatter of its own for each frame, as of `frame.to_image`, takes twice the time
         image = Image.fromarray(self._reformatter.reformat(frame, format="rgb24", threads=1, **size).to_ndarray())
         rotation = frame.rotation

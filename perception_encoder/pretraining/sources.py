@@ -23,10 +23,10 @@ from perception_encoder.datasets.labelled import held_out_rows
 from perception_encoder.errors import DataError, InputError
 from perception_encoder.formats.media_directory import MediaSource
 from perception_encoder.formats.shards import Labelled, find_shards, read_shard, shards_below, split_names
-from perception_encoder.formats.tables import TABLE_SUFFIXES, TEXT_COLUMNS, read_table
+from perception_encoder.formats.tables import TEXT_COLUMNS, read_table
 from perception_encoder.models.clip import CLIP
 from perception_encoder.preprocess.image import open_image
-from perception_encoder.preprocess.source import escape_name
+from perception_encoder.preprocess.source import TABLE_SUFFIXES, escape_name
 from perception_encoder.preprocess.tokenizer import clean, tokenizer
 from perception_encoder.pretraining.config import PretrainingConfig
 from perception_encoder.pretraining.towers import CaptionVocabulary

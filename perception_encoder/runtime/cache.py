@@ -36,6 +36,8 @@ from perception_encoder.runtime.machine import cpu_flags, versions
 from perception_encoder.runtime.runtime import PRECISIONS, ModelInfo, Precision
 
 MODEL, WEIGHTS, ENTRY, CHECKED = "model.xml", "model.bin", "entry.json", "checked.json"
+SINGLE, PARALLEL = "single.blob", "parallel.blob"
+"""Programs compiled from the model, to compute one input or several at a time; they check themselves."""
 MAX_BYTES = 20 * 2**30
 """Maximum size of the cache; the least recently used entries are removed first."""
 _FORMAT = 9
@@ -234,7 +236,8 @@ def _read(directory: Path) -> Entry | None:
         model, identity = values["model"], values["identity"]
         known = identity["precision"] in PRECISIONS and all(name in identity for name in _SHOWN)
         if isinstance(model, str) and known and {MODEL, WEIGHTS} <= values["sums"].keys():
-            size = sum((directory / name).stat().st_size for name in values["sums"])
+            files = [*map(directory.joinpath, values["sums"]), *directory.glob("*.blob")]
+            size = sum(file.stat().st_size for file in files)
             used = (directory / ENTRY).stat().st_mtime
             return Entry(directory=directory, model=model, values=values, bytes=size, used=used)
     return None

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import platform
 import sys
+from contextlib import suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -14,7 +16,8 @@ from typing import Literal
 
 import numpy as np
 
-from perception_encoder.errors import ConfigError, MissingExtraError, one_line
+from perception_encoder.errors import ConfigError, MissingExtraError, OutputError, one_line
+from perception_encoder.files import cache_directory, digest, write_json
 
 _VECTOR_FLAGS = ("avx", "amx", "fma", "f16c", "asimd", "sve", "i8mm", "bf16")
 """Beginnings or parts of the names of the CPU features that change kernels, as Linux lists them."""
@@ -30,14 +33,15 @@ def core_count() -> int:
 
 @cache
 def cpu_flags() -> str:
-    """Return the CPU's name and vector features: programs compiled for another one are not used here."""
-    name = f"{platform.machine()} {platform.processor()}".strip()
+    """Return the CPU's name and the vector features that may be used: programs for another one are not used here."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
-        return name
+        return f"{platform.machine()} {platform.processor()}".strip()
     listed = next((line.partition(":")[2].split() for line in lines if line.startswith(("flags", "Features"))), [])
-    return " ".join([platform.machine(), *sorted(f for f in listed if any(part in f for part in _VECTOR_FLAGS))])
+    limits = filter(None, map(os.environ.get, ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")))
+    flags = sorted(f for f in listed if any(part in f for part in _VECTOR_FLAGS))
+    return " ".join([platform.machine(), *flags, *limits])
 
 
 @cache
@@ -74,22 +78,28 @@ def float_hint(half: bool) -> Literal["f32", "bf16"]:
 
 @cache
 def _computes_bfloat16() -> bool:
-    """Return whether OpenVINO compiles a product in bfloat16.
+    """Return whether OpenVINO compiles a product in bfloat16, which is tried once on each machine.
 
     It asks the CPU itself, so it may fail where ONEDNN_MAX_CPU_ISA or a virtual machine hides some of the features.
     """
     import openvino
     from openvino import opset13 as ops
 
+    path = cache_directory("runtime") / f"bfloat16-{digest(cpu_flags(), versions())}.json"
+    with suppress(OSError, ValueError):
+        if isinstance(known := json.loads(path.read_text(encoding="utf-8")), bool):
+            return known
     x = ops.parameter([1, 16], openvino.Type.f32)
     product = ops.matmul(x, ops.constant(np.zeros((16, 16), np.float32)), False, True)
-    try:
+    compiles = False
+    with suppress(RuntimeError):
         openvino.Core().compile_model(
             openvino.Model([product], [x], "product"), "CPU", {"INFERENCE_PRECISION_HINT": "bf16"}
         )
-    except RuntimeError:
-        return False
-    return True
+        compiles = True
+    with suppress(OutputError):
+        write_json(path, compiles)
+    return compiles
 
 
 @cache

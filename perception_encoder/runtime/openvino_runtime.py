@@ -19,7 +19,7 @@ from perception_encoder.errors import CheckpointError, ModelError, OutputError, 
 from perception_encoder.models.memory import release_pages, trim_memory
 from perception_encoder.progress import progress_bar
 from perception_encoder.runtime import cache
-from perception_encoder.runtime.cache import WEIGHTS, Entry, Key, Tower
+from perception_encoder.runtime.cache import PARALLEL, SINGLE, WEIGHTS, Entry, Key, Tower
 from perception_encoder.runtime.machine import check_openvino, core_count
 from perception_encoder.runtime.program import AGREEMENT, EXAMPLE, Program, is_small, unit_difference
 from perception_encoder.runtime.runtime import ModelInfo, Precision, RuntimeName, plain_threads, used_precision
@@ -298,7 +298,8 @@ class _Tower:
         with open(self._entry.directory / EXAMPLE, "rb") as file, np.load(file) as arrays:
             inputs, outputs = arrays["inputs"], arrays["outputs"]
         shape = (1, *inputs.shape[1:]) if self._fixed else None
-        program = Program(self._core, self._entry.path, self.precision, shape, streams)
+        blob = self._entry.directory / (SINGLE if streams == 1 else PARALLEL)
+        program = Program(self._core, self._entry.path, self.precision, shape, streams, blob)
         rows = np.arange(max(streams, len(inputs))) % len(inputs)  # on all cores
         if not unit_difference(program(inputs[rows]), outputs[rows]) <= AGREEMENT[self.precision]:
             raise RuntimeError("OpenVINO does not give what it gave when the model was converted")

@@ -6,13 +6,15 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
 
 from perception_encoder.errors import ConfigError
 from perception_encoder.models.config import TextConfig, VisionConfig
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int, UInt8
 
 RuntimeName = Literal["torch", "openvino"]
 Precision = Literal["float32", "bfloat16", "int8"]

@@ -7,10 +7,9 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
-from jaxtyping import Float
 
 from perception_encoder.errors import ConfigError, InputError
 from perception_encoder.inference.collection import Collection
@@ -26,7 +25,11 @@ from perception_encoder.search.storage.store import Store
 from perception_encoder.search.terms import Query
 from perception_encoder.vectors import best_rows
 
-Vector = Float[np.ndarray, " D"]
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+    Vector = Float[np.ndarray, " D"]
+
 SIMILAR = 0.97
 """Minimum cosine similarity of near-duplicates."""
 _BLOCK = 1 << 24  # similarities in memory at a time

@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float
 
 from perception_encoder.errors import ConfigError, MediaNotFoundError
 from perception_encoder.inference.fetch import is_url
@@ -35,7 +34,7 @@ class UploadedImage:
     """The embedding of an image dropped on the page."""
 
     id: str
-    vector: Float[np.ndarray, " D"]
+    vector: np.ndarray  # (D,)
     kind: str = "image"
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from perception_encoder.datasets.pe_video import VideoRecord
 from perception_encoder.errors import ConfigError, DataError
-from perception_encoder.files import holding, replacing, write_text, writing
-from perception_encoder.formats.tables import TABLE_SUFFIXES, find_column, read_table
+from perception_encoder.files import holding, replacing, write_bytes, write_text, writing
+from perception_encoder.formats.tables import find_column, read_table
 from perception_encoder.inference.model_spec import ModelSpec
 from perception_encoder.language_alignment.config import LanguageConfig
 from perception_encoder.language_alignment.decoder import DecoderLoRA
@@ -26,6 +26,7 @@ from perception_encoder.language_alignment.weights import (
     write_language_model,
 )
 from perception_encoder.models.checkpoints.weights import write_checkpoint
+from perception_encoder.preprocess.source import TABLE_SUFFIXES
 from perception_encoder.progress import Track, untracked
 from perception_encoder.store import SETTINGS
 from perception_encoder.training.metrics import Listener
@@ -152,7 +153,6 @@ def _conversation(
         raise DataError(f"there is a caption of {key}, but the engine's shards have no such clip")
     path, content = out / "videos" / f"{key}.{clips[key].extension}", clips[key].video.read(key)
     if not path.is_file() or path.read_bytes() != content:
-        with writing(path), replacing(path) as temporary:
-            temporary.write_bytes(content)
+        write_bytes(path, content)
     turns = [{"from": "human", "value": f"<video>\n{prompt}"}, {"from": "gpt", "value": caption}]
     return {"id": key, "video": f"videos/{path.name}", "conversations": turns}

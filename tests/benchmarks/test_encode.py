@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from benchmarks.encode import __main__ as encode
-from benchmarks.encode import peers
-from benchmarks.encode.case import Case, Kind, case_of
-from benchmarks.speed_tables import best_float, best_peer, encoding_table
+from benchmarks.encode import peers, rounds
+from benchmarks.encode.case import Case, Contender, Kind, case_of
+from benchmarks.result_pages import PAGES, RESULTS, read_result
+from benchmarks.speed_tables import beside_peers
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.config import TextConfig, VisionConfig
 from perception_encoder.models.initialization import initialize
 
+KINDS = ("bfloat16", "int8")
 ROUNDINGS = {"float32": 24 * 64, "bfloat16": 24}
 """Of a value on its way through the two blocks: a dozen a block, of sums of up to 64 products, which are in float32."""
 LEAST_COSINE = {name: 1 - (n * torch.finfo(getattr(torch, name)).eps) ** 2 / 2 for name, n in ROUNDINGS.items()}
@@ -38,10 +44,10 @@ def test_every_contender_agrees_with_its_weights_in_float32(
     for library in ("openvino", "nncf", "onnxruntime", "onnxscript", "transformers", "skimage"):
         pytest.importorskip(library)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(peers, "timm_contenders", lambda *_: [])  # they know published sizes only
-    monkeypatch.setattr(peers, "open_clip_contenders", lambda *_: [])
+    monkeypatch.setattr(peers, "torch_contenders", lambda _: [])  # they know published sizes only
     tiny = case(kind)
     found = list(encode.contenders(tiny))
+    monkeypatch.setattr(encode, "check_drift", lambda _: None)  # tiny towers on a busy machine
     result = encode.measure(tiny, found, 0.0)
     assert {label.partition(",")[0] for label in result["speeds"]} == {
         "perception-encoder",
@@ -49,12 +55,88 @@ def test_every_contender_agrees_with_its_weights_in_float32(
         "onnxruntime",
         peers.SAME_SIZE,
     }
-    assert all(len(speeds) == encode.MIN_ROUNDS and min(speeds) > 0 for speeds in result["speeds"].values())
+    assert all(len(speeds) == rounds.MIN_ROUNDS and min(speeds) > 0 for speeds in result["speeds"].values())
     cosines = result["cosines"]
     assert "perception-encoder, OpenVINO, float32" in cosines
     for label, cosine in cosines.items():
         assert LEAST_COSINE[label.rpartition(", ")[2]] < cosine < 1 + 1e-6, label
-    assert set(result["machine"]) == {"cpu", "cores", "features", "libraries"}
+    assert set(result["machine"]) == {"cpu", "cores", "features", "limited", "libraries"}
+
+
+class Machine:
+    """A clock, and contenders that take as long as it says: one of them gets slower from a round on."""
+
+    def __init__(self, slower: float, since: int) -> None:
+        self.slower, self.since = slower, since
+        self.now, self.calls = 0.0, {"steady": 0, "drifting": 0}
+
+    def perf_counter(self) -> float:
+        return self.now
+
+    def contender(self, name: str) -> Contender:
+        def run() -> np.ndarray:
+            self.calls[name] += 1
+            late = name == "drifting" and self.calls[name] > self.since
+            self.now += self.slower if late else 1.0
+            return np.ones((1, 2))
+
+        return Contender(name, "", "", run, None)
+
+
+def run_on(machine: Machine, monkeypatch: pytest.MonkeyPatch, out: Path, seconds: float) -> None:
+    monkeypatch.setattr(rounds, "time", machine)
+    monkeypatch.setattr(encode, "case_of", lambda *_: case("text"))
+    monkeypatch.setattr(encode, "create_model", lambda _: torch.nn.Identity())
+    monkeypatch.setattr(encode, "contenders", lambda _: map(machine.contender, machine.calls))
+    arguments = ["PE-Core-B16-224:text", "--seconds", str(seconds), "--out", str(out)]
+    monkeypatch.setattr(sys, "argv", ["encode", *arguments])
+    encode.main()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("seconds", "count"), [(0.0, 10), (23.0, 12)])
+def test_each_contender_runs_ten_rounds_or_more_and_its_spread_is_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], seconds: float, count: int
+) -> None:
+    machine = Machine(slower=1.1, since=4)  # of which one call is not counted
+    run_on(machine, monkeypatch, out := tmp_path / "out.json", seconds)
+    result = json.loads(out.read_text())["towers"]["PE-Core-B16-224:text"]
+    assert machine.calls == dict.fromkeys(machine.calls, count + 1)
+    assert result["speeds"] == {"steady": [2.0] * count, "drifting": [2.0] * 3 + [1.818] * (count - 3)}
+    assert result["summary"]["drifting"]["first and last third"] == [2.0, 1.818]
+    assert result["summary"]["drifting"]["median"] == 1.818
+    assert result["summary"]["steady"] == {"median": 2, "quartiles": [2, 2], "first and last third": [2, 2]}
+    assert "quartiles 1.818 to " in capsys.readouterr().out
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_run_that_drifts_is_refused_and_the_file_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (out := tmp_path / "out.json").write_text('{"towers": {}}')
+    with pytest.raises(SystemExit) as exit_:
+        run_on(Machine(slower=1.2, since=5), monkeypatch, out, 0.0)
+    said = capsys.readouterr().err
+    assert exit_.value.code == 1 and "more than 15%: drifting by 20%; stop" in said and "steady" not in said
+    assert out.read_text() == '{"towers": {}}'
+
+
+def test_towers_after_a_refused_one_are_measured(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ["PE-Core-B16-224:text", "PE-Core-S16-384:text"]
+    run = []
+
+    def pretend(command: list[str], **_: object) -> subprocess.CompletedProcess[bytes]:
+        run.append(command[3])
+        return subprocess.CompletedProcess(command, int(command[3] == names[0]))
+
+    monkeypatch.setattr(encode.subprocess, "run", pretend)
+    monkeypatch.setattr(sys, "argv", ["encode", *names])
+    with pytest.raises(SystemExit) as exit_:
+        encode.main()
+    assert exit_.value.code == 1 and run == names
+    assert capsys.readouterr().err.endswith(f"run them again: {names[0]}\n")
 
 
 def test_ratios_are_to_the_best_peer_of_the_same_model() -> None:
@@ -64,18 +146,25 @@ def test_ratios_are_to_the_best_peer_of_the_same_model() -> None:
         "timm, compiled, bfloat16": 12.0,
         "onnxruntime, int8": 16.0,
         "CLIP of the same size, OpenVINO, int8": 39.0,
-        "limit: bare products, OpenVINO, bfloat16": 30.0,
         "limit: bare products, OpenVINO, int8": 50.0,
     }
-    rates = dict(speeds)
-    assert best_peer(rates) == 16 and best_float(rates) == 24
-    result = {
-        "speeds": {label: [rate] * 3 for label, rate in speeds.items()},
-        "cosines": {},
-        "machine": {"cores": 2},
-        "others": 0.31,
+    tower = {"speeds": {label: [rate] * 12 for label, rate in speeds.items()}}
+    lesser = {"speeds": {label: [rate] * 10 for label, rate in speeds.items() if "int8" not in label}}
+    machines = {
+        "A": {"towers": {"PE-Core-B16-224:image": tower, "PE-Core-T16-384:text": lesser}},
+        "B": {"towers": {}, "rounds": 10, "ratios": {"PE-Core-B16-224:image": {"bfloat16": 0.9, "int8": 1.5}}},
     }
-    table = encoding_table({"PE-Core-B16-224:image": result, "x:text": result}, "image")
-    assert table[0] == ("", "B16-224")
-    assert [row[1] for row in table[-6:-1]] == ["**2.50**", "**1.50**", "**2.00**", "**0.80**", "**0.80**"]
-    assert "0.31, **too many for exact ratios**" in table[-1][1]
+    head, images, texts, *_ = beside_peers(machines, read_result)
+    assert head == (
+        "job",
+        *(f"A, 10–12 rounds: {kind}" for kind in KINDS),
+        *(f"B, 10 rounds: {kind}" for kind in KINDS),
+    )
+    assert images == ("images, B16-224", "1.50 (24/s)", "2.50 (40/s)", "0.90", "1.50")
+    assert texts == ("texts, T16-384", "2.00 (24/s)", "–", "–", "–")
+
+
+def test_the_page_opens_with_one_short_table() -> None:
+    text = (RESULTS / "speed.md").read_text(encoding="utf-8")
+    assert len(PAGES["speed"](read_result)[""]) <= 1 + 20  # type: ignore[call-overload]
+    assert len(text.split()) <= 1000

@@ -7,9 +7,20 @@ import cmath
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.profiler import profile
 
-from perception_encoder.models.layers import Attention, AttentionPooling, Transformer, drop_path, rope_table, rotate
+from perception_encoder.models import layers
+from perception_encoder.models.layers import (
+    Attention,
+    AttentionPooling,
+    Transformer,
+    attend,
+    drop_path,
+    rope_table,
+    rotate,
+)
 from perception_encoder.models.vision_transformer import resample_positions
 
 CPU = torch.device("cpu")
@@ -41,6 +52,25 @@ def test_rotation_is_as_defined(class_token: bool) -> None:
     x = noise(15 + class_token, head_dim)
     rotated = rotate(x[None, None], rope_table(grid, head_dim, class_token, CPU))[0, 0]
     torch.testing.assert_close(rotated, defined(x, grid, class_token), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("scores", [1, 3 * 40 * 40, 2**20])
+def test_plain_attention_in_bfloat16_is_the_fused_one(
+    scores: int, causal: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    q, k, v = (2 * noise(2, 3, 40, 16, seed=seed).bfloat16() for seed in range(3))
+    exact = F.scaled_dot_product_attention(q.double(), k.double(), v.double(), is_causal=causal)
+    monkeypatch.setattr(layers, "_CACHED_SCORES", scores)
+    calls = []
+    for bfloat16, amx in ((True, False), (True, True), (False, False)):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda known=bfloat16: known)
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda known=amx: known)
+        with profile() as profiled, torch.inference_mode():
+            attended = attend(q, k, v, causal=causal)
+        assert (attended.double() - exact).abs().max() < 0.02 * exact.abs().max()  # a few roundings in bfloat16
+        calls.append(sum(event.count for event in profiled.key_averages() if event.key == "aten::softmax"))
+    assert calls == [{1: 6, 2**20: 1}.get(scores, 2), 0, 0]
 
 
 def bilinear(square: np.ndarray, grid: tuple[int, int]) -> np.ndarray:

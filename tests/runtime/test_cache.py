@@ -14,7 +14,7 @@ import pytest
 
 from perception_encoder.errors import OutputError
 from perception_encoder.runtime import cache
-from perception_encoder.runtime.cache import CHECKED, ENTRY, MODEL, WEIGHTS, Entry, Key
+from perception_encoder.runtime.cache import CHECKED, ENTRY, MODEL, SINGLE, WEIGHTS, Entry, Key
 from perception_encoder.runtime.runtime import ModelInfo
 from tests.models.small import CORE, TEXT, WITHOUT_ROPE
 
@@ -121,6 +121,16 @@ def test_a_damaged_entry_is_removed_and_made_again(damage: Callable[[Path], obje
     assert not directory.exists()
     add(content=b"again")
     assert cache.find(key()) is not None
+
+
+def test_a_compiled_program_counts_and_is_no_part_of_the_checks() -> None:
+    entry = add()
+    (entry.directory / SINGLE).write_bytes(bytes(1000))
+    for found in (cache.find(key()), *cache.entries()):
+        assert found is not None and found.bytes == entry.bytes + 1000
+    (entry.directory / SINGLE).write_bytes(b"damaged")
+    assert cache.find(key()) is not None, "the program checks it"
+    assert cache.delete() and not entry.directory.exists()
 
 
 def test_damage_to_the_record_of_checks_costs_only_another_check() -> None:

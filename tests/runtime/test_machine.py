@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -44,3 +46,31 @@ def test_cores_can_be_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     assert core_count() == 3
     monkeypatch.setenv("OMP_NUM_THREADS", "")
     assert core_count() >= 1
+
+
+def test_features_that_are_hidden_make_another_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was compiled, measured or tried without the limit is not used with it."""
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+    whole = machine.cpu_flags.__wrapped__()
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    assert machine.cpu_flags.__wrapped__() != whole
+
+
+def test_bfloat16_is_tried_once_on_a_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    openvino = pytest.importorskip("openvino")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    ask, tries = machine._computes_bfloat16.__wrapped__, []
+
+    def compile_model(*_: object) -> None:
+        tries.append(machine.cpu_flags())
+        if machine.cpu_flags() == "old":
+            raise RuntimeError("bf16 is not supported")
+
+    monkeypatch.setattr(openvino.Core, "compile_model", compile_model)
+    for flags in ("new", "old"):
+        monkeypatch.setattr(machine, "cpu_flags", lambda flags=flags: flags)
+        assert [ask(), ask()] == 2 * [flags == "new"]
+    assert tries == ["new", "old"]
+    for file in (tmp_path / "perception-encoder" / "runtime").iterdir():
+        file.write_text('"yes"')
+    assert ask() is False and tries == ["new", "old", "old"]

@@ -222,6 +222,17 @@ except SystemExit as end:
     assert not end.code, end.code
 print("torch" in sys.modules, "openvino" in sys.modules)
 """
+UNCOMPILED = """
+from perception_encoder.runtime.machine import check_openvino
+check_openvino()
+import openvino
+openvino.Core.compile_model = None
+"""
+NEEDLESS = {
+    *("torch", "pyarrow", "jaxtyping", "pandas", "lancedb", "av", "turbovec", "ftfy", "httpx", "multiprocessing"),
+    *("unittest", "asyncio", "urllib.request"),
+}
+"""Modules that a search of an index by a text does without; together they take longer than it."""
 SERVE = """
 import sys, threading, urllib.request, json
 import perception_encoder as pe
@@ -259,6 +270,10 @@ def test_commands_with_converted_models_import_no_torch(tmp_path: Path) -> None:
     for name in ("index", "search", "classify", "embed"):
         arguments = [part.format(images=images, out=tmp_path) for part in COMMANDS[name]]
         assert run(RUN, *arguments) == "False True", name
+    arguments = [part.format(images=images) for part in COMMANDS["search"]]
+    loaded = run(UNCOMPILED + RUN + "print(*sorted(sys.modules))", *arguments).split()
+    assert set(loaded) & NEEDLESS == set()
+    assert "openvino" in loaded and "tokenizers" in loaded, "the search has computed"
     assert run(SERVE) == "1 openvino float32 False"
 
 

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypeVar
 
 import numpy as np
-from jaxtyping import Float, Int
 
 from perception_encoder.errors import ConfigError, OutputError, one_line
 from perception_encoder.files import refuse_database_links
@@ -92,7 +91,7 @@ class IndexRow:
     """Modification time in nanoseconds since 1970."""
     digest: str
     """Hash of the file's content."""
-    vector: Float[np.ndarray, " D"]
+    vector: np.ndarray  # (D,)
     """Unit length."""
     thumbnail: bytes = b""
     """JPEG; empty unless it was requested."""
@@ -280,7 +279,7 @@ def time_modified(status: os.stat_result) -> int:
     return min(max(status.st_mtime_ns, -_LATEST - 1), _LATEST)
 
 
-def find_slots(connection: sqlite3.Connection, where: str | None, below: str) -> Int[np.ndarray, " K"]:
+def find_slots(connection: sqlite3.Connection, where: str | None, below: str) -> np.ndarray:
     """Return the slots of the rows that match a condition and whose path begins with `below`, newest first.
 
     ConfigError if the condition is invalid or takes too long.

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from jaxtyping import Float, Int
 
 from perception_encoder.errors import ConfigError, OutputError, SearchIndexError, one_line
 from perception_encoder.files import holding, is_held, open_regular, remove, replacing, restrict, write_json, writing
@@ -48,6 +47,8 @@ from perception_encoder.search.storage.database import (
 from perception_encoder.search.storage.vectors import Vectors, append_vectors, codes_path, vectors_path, write_codes
 
 if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+
     from perception_encoder.inference.encoder import Encoder
 
 logger = logging.getLogger(__name__)

@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float, Int
 
 from perception_encoder.errors import needs_extra, one_line
 from perception_encoder.files import open_regular, remove, replacing
 from perception_encoder.vectors import best_scores
 
 if TYPE_CHECKING:
+    from jaxtyping import Float, Int
     from turbovec import TurboQuantIndex
 
 logger = logging.getLogger(__name__)
