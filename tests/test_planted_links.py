@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 import perception_encoder as pe
-from perception_encoder.dense_prediction.predictions import write_png
 from perception_encoder.errors import OutputError
+from perception_encoder.files import write_bytes
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.samples import write_samples
 from perception_encoder.models.checkpoints.weights import create_model
@@ -40,7 +40,7 @@ def save_checkpoints(directory: Path) -> None:
 WRITERS: dict[str, Callable[[Path], object]] = {
     "out.parquet": lambda directory: embed(directory / "out.parquet", directory),
     "page.html": lambda directory: write_contact_sheet(directory / "page.html", "", "", []),
-    "a.png": lambda directory: write_png(b"png", directory / "a.png"),
+    "a.png": lambda directory: write_bytes(directory / "a.png", b"png"),
     "project.sqlite": lambda directory: Database(directory / "project.sqlite").close(),
     "project.sqlite-wal": lambda directory: Database(directory / "project.sqlite").close(),
     "motorcycle_right.png": write_samples,

@@ -44,7 +44,7 @@ _STORED_BYTES = 4  # of a decoded pixel
 _ROUNDED = 5e-4  # seconds by which containers round times
 _SEEK_OVER = 12
 """Number of frames that can be decoded in the time of a seek."""
-_PART, _LONGEST_PART = 4, 64
+_PART, _LONGEST_PART = 4, 16
 """Frames that a core decodes at once, at least and at most: all of a part are in memory."""
 _DECODER_BYTES = 25
 """Of a decoder that holds sixteen frames to refer to, for each pixel of the video."""

@@ -125,6 +125,7 @@ def test_the_guide_from_raw_videos_to_a_refined_captioner_and_a_dataset(
             tasks.append(task["clip"])
 
     monkeypatch.setattr("perception_encoder.web_server.server.run_server", annotate)
+    monkeypatch.setenv("PE_DTYPE", "float32")  # in which the random model's captions are the same on every machine
     # a rate at which the random model's captions stay as short as they are
     settings = ("steps=1", "warmup=0", "lr=1e-9", "batch_size=1", "frames=2", "validation=null")
     short = [word for setting in settings for word in ("--set", setting)]

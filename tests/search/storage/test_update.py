@@ -8,6 +8,7 @@ import io
 import os
 import shutil
 import tarfile
+import threading
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ from PIL import ExifTags, Image
 from perception_encoder.errors import SearchIndexError
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.media import HEAD
+from perception_encoder.inference.model_spec import ModelSpec
 from perception_encoder.preprocess.video import SampledFrame, sample_frames
 from perception_encoder.search.storage.reader import Reader, find_changes
 from perception_encoder.search.storage.store import Store
@@ -231,8 +233,12 @@ def test_an_image_has_the_date_it_was_taken(update, folder: Path, draw: Draw) ->
     assert dates["00.jpg"][:7] == "2001-09"
 
 
-def test_frames_of_a_video_do_not_pile_up(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever the size of a batch: a full-size frame of 4K takes 25 MB."""
+@pytest.mark.parametrize("decoding", ["exact", "reduced"])
+def test_frames_of_a_video_do_not_pile_up(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, decoding: str
+) -> None:
+    """Whatever the size of a batch: a full-size frame of 4K takes 25 MB. Idle cores decode reduced frames ahead."""
+    monkeypatch.setattr("perception_encoder.preprocess.video._IDLE", threading.Semaphore(0))
     folder, frames, alive = tmp_path / "videos", list[weakref.ref](), list[int]()
     folder.mkdir()
     (folder / "clip.mp4").write_bytes(clip(60))
@@ -250,7 +256,7 @@ def test_frames_of_a_video_do_not_pile_up(checkpoint: Path, tmp_path: Path, monk
     monkeypatch.setattr("perception_encoder.search.storage.reader.sample_frames", sampled)
     monkeypatch.setattr(Encoder, "embed_pixels", count)
     monkeypatch.setattr(Encoder, "batch_size", 16)
-    with writable_store(folder, str(checkpoint), every=0.1) as (index, encoder):
+    with writable_store(folder, ModelSpec(checkpoint, decoding=decoding), every=0.1) as (index, encoder):
         update_store(index, encoder)
     assert len(frames) > 16 and len(alive) == 2 and max(alive) <= 3
 
