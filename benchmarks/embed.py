@@ -4,9 +4,9 @@
 
 Speeds of each model (random weights), in turn, so that the machine's noise falls on all alike: encoding alone (images
 decoded and resized beforehand, every core busy), decoding and resizing alone, all of `pe embed` and, for JPEGs of
-12 megapixels, of `pe index` until rows are stored, with exact and with reduced decoding. If decoding runs on the cores
-that encode, nothing can be faster than both one after the other: that limit is given too. `--only`: measure the cases
-whose labels contain the words, and keep the others of OUT.
+12 megapixels and videos (a frame a second), of `pe index` until rows are stored, with exact and with reduced decoding.
+If decoding runs on the cores that encode, nothing can be faster than both one after the other: that limit is given too.
+`--only`: measure the cases whose labels contain the words, and keep the others of OUT.
 
 `reduced`: what reduced decoding changes in the embeddings of the JPEGs of at least `LARGE` pixels in `--photographs`.
 Published are those of Debian's packages budgie-backgrounds, ukui-wallpapers, lomiri-wallpapers-16.04 and -20.04,
@@ -136,11 +136,13 @@ def contenders(encoder: Encoder, paths: Sequence[Path]) -> tuple[dict[str, Calla
                 writer.add(batch)
             writer.finish()
 
-    def index(decoding: str) -> None:
+    def index(decoding: str) -> int:
         reader = Reader(encoder.decoding_as(decoding), 1.0, set())
         files = batches_of_files(find_changes(paths[0].parent, {}).candidates, size)
         assert all(result.rows for batch in map_in_order(reader.read, files, workers, runtime) for result in batch)
+        return len(paths) * (VIDEO_SECONDS if videos else 1)
 
+    videos = paths[0].suffix == ".mp4"
     runs: dict[str, Callable[[], object]] = {
         ENCODE: lambda: list(
             map_in_order(lambda batch: encoder.embed_pixels(batch, feature), batches, workers, runtime)
@@ -148,7 +150,7 @@ def contenders(encoder: Encoder, paths: Sequence[Path]) -> tuple[dict[str, Calla
         DECODE: lambda: list(map_in_order(pixels_of, items, workers, runtime)),
         EMBED: embed,
     }
-    if len(frames) == len(paths) == LARGE_COUNT:
+    if videos or len(frames) == len(paths) == LARGE_COUNT:
         runs |= {label: partial(index, decoding) for decoding, label in INDEX.items()}
         reduced = encoder.decoding_as("reduced")
         runs["decode only, reduced"] = lambda: list(
@@ -202,8 +204,8 @@ def take_turns(name: str, runs: Mapping[str, Callable[[], object]], count: int, 
     for number in range(rounds + 1):
         for label, run in runs.items():
             start = time.perf_counter()
-            run()
-            speed = count / (time.perf_counter() - start)
+            done = run()
+            speed = (done if isinstance(done, int) else count) / (time.perf_counter() - start)
             if number:
                 speeds[label].append(speed)
             print(f"{name} round {number}/{rounds}  {label}: {speed:.1f}/s", flush=True)
