@@ -21,8 +21,8 @@ class DriftError(PerceptionEncoderError):
 def time_rounds(runs: Mapping[str, Callable[[], object]], inputs: int, seconds: float) -> dict[str, list[float]]:
     """Return the inputs a second of each contender, a value a round, after a round that does not count.
 
-    In a round each is called once; another one begins in each round. `seconds`: time for all rounds, of which there
-    are `MIN_ROUNDS` at least.
+    Each round calls every contender once, starting with a different one. `seconds`: time for all rounds; there are
+    `MIN_ROUNDS` at least.
     """
     labels, rounds = list(runs), 0
     speeds: dict[str, list[float]] = {label: [] for label in labels}

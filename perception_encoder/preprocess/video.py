@@ -393,7 +393,7 @@ def _in_parts(
     """Decode as `_by_seeking`, but parts that begin at key frames on idle cores, if the source can be opened again."""
     parts: list[list[int]] = [[]]
     keys = [bisect.bisect_right(timeline.keys, timeline.ticks[number]) for number in numbers]
-    for number, key, before in zip(numbers, keys, [0, *keys], strict=False):
+    for number, key, before in zip(numbers, keys, [0, *keys][:-1], strict=True):
         if key > before and len(parts[-1]) >= _PART:
             parts.append([])
         parts[-1].append(number)
@@ -419,7 +419,7 @@ def _in_parts(
             return found
 
         with ThreadPoolExecutor(len(idle) + 1, "decode") as pool:  # which ends before the containers are closed
-            for part, found in zip(parts, map_ahead(decode, parts, pool, len(idle) + 2), strict=False):
+            for part, found in zip(parts, map_ahead(decode, parts, pool, len(idle) + 2), strict=True):
                 yield from found
                 if len(found) < len(part):
                     return
