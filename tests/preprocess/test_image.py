@@ -262,6 +262,15 @@ def test_odd_jpegs_are_the_same_reduced(mode: str, options: dict[str, Any]) -> N
     assert (transform(whole) - transform(reduced)).abs().mean() <= 2 * 2 / 255
 
 
+@pytest.mark.parametrize(("mode", "format"), [("I;16", "PNG"), ("I;16", "TIFF"), ("RGBA", "PNG"), ("RGB", "WEBP")])
+def test_formats_that_cannot_be_reduced_are_decoded_whole(mode: str, format: str) -> None:
+    image = photograph().resize((902, 600)).convert("I" if mode == "I;16" else mode)
+    data = encoded(image.point(lambda value: value * 200).convert(mode) if mode == "I;16" else image, format)
+    whole, reduced = open_image(data), open_image(data, reduce_to=100)
+    assert whole.size == reduced.size == (902, 600) and np.ptp(np.asarray(whole)) > 100
+    np.testing.assert_array_equal(np.asarray(whole), np.asarray(reduced))
+
+
 @pytest.mark.parametrize("cut", [200, 20_000, 100_000])
 def test_a_damaged_jpeg_has_the_same_error_reduced(cut: int) -> None:
     data = encoded(photograph().resize((1804, 1200)), "JPEG", quality=90)[:-cut]
