@@ -224,6 +224,9 @@ def serve(
     chat_model: str | None = None,
     ask_model: str | None = None,
     features_model: str | None = None,
+    immich: bool = False,
+    immich_upstream: str | None = None,
+    immich_clip_only: bool = False,
     exclude: Sequence[str] | None = None,
     on_start: Callable[[RunningServer], object] = lambda server: None,
     **keywords: Unpack[ModelKeywords],
@@ -234,10 +237,11 @@ def serve(
     `key`: who can connect; by default only this machine. `origins`: web pages that may use the API (CORS).
     `allow_urls`: let clients of the API send images and videos by address. `waiting`: maximum length of the API's
     queue. `chat_model`: model of /v1/chat/completions; `ask_model`: of questions on the page; both are names that
-    `load_assistant` takes, loaded at the first request. `features_model`: for the page's features. `exclude`: see
-    `Index.update`. `keywords`: see `load`; `precision` also applies to the language models. `on_start` is called once
-    the server listens. Raises ConfigError for a taken port or options that do not fit
-    together, and what loading models raises.
+    `load_assistant` takes, loaded at the first request. `features_model`: for the page's features. `immich`: answer a
+    photo server instead, and pass its other requests on to `immich_upstream`, or refuse them (`immich_clip_only`).
+    `exclude`: see `Index.update`. `keywords`: see `load`; `precision` also applies to the language models. `on_start`
+    is called once the server listens. Raises ConfigError for a taken port or options that do not fit together, and what
+    loading models raises.
     """
     from perception_encoder.inference.load import as_encoder
     from perception_encoder.inference.model_spec import ModelSpec
@@ -246,23 +250,29 @@ def serve(
     from perception_encoder.search.web.library import open_library
     from perception_encoder.search.web.responses import stored_secret
     from perception_encoder.serving.api import create_app
+    from perception_encoder.serving.immich import Immich
     from perception_encoder.serving.requests import ApiConfig, check_origins
     from perception_encoder.web_server.server import listening, run_server
 
     directory = None if directory is None and index is None else Path(directory or index or "")
     spec = ModelSpec.of(model, **keywords)
     api_only = {"--chat-model": chat_model, "--origins": origins, "--allow-urls": allow_urls}
-    check_served(directory, api, api_only, {"--ask-model": ask_model, "--features-model": features_model})
+    if immich:
+        _check_alone({"DIR": directory, "--api": api, "--key": key, "--lan": lan, "--chat-model": chat_model})
+    elif immich_upstream or immich_clip_only:
+        raise ConfigError("--immich-upstream and --immich-clip-only need --immich")
+    check_served(directory, api or immich, api_only, {"--ask-model": ask_model, "--features-model": features_model})
     config = ApiConfig(waiting=waiting, origins=check_origins(origins), allow_urls=allow_urls)
     if importlib.util.find_spec("uvicorn") is None:
         raise MissingExtraError("uvicorn", "search")
-    with listening(host, port, lan, key) as place:  # before the models are loaded
+    with listening(host, port, lan, key, public=immich) as place:  # before the models are loaded
         config = replace(config, key=place.key)
         chat, ask = language_queues(chat_model, ask_model, like=ModelSpec(precision=spec.precision))
         if directory is None:
             source = str(spec.name or default_model())
             encoder = as_encoder(spec)
-            app = create_app(encoder, replace(config, source=source), place.hosts, chat=chat)
+            photos = Immich.of(encoder, immich_upstream, immich_clip_only) if immich else None
+            app = create_app(encoder, replace(config, source=source), place.hosts, chat=chat, immich=photos)
         else:
             from perception_encoder.search.web.server import create_page  # here, since the API alone needs no torch
 
@@ -278,8 +288,14 @@ def serve(
                 app.mount("/", page)
         address = place.address(with_key=directory is not None)
         new_key = place.key if directory is None and not key else None
-        on_start(RunningServer(encoder.name, source, address if directory else f"{address}/v1/embeddings", new_key))
+        path = "" if directory or immich else "/v1/embeddings"
+        on_start(RunningServer(encoder.name, source, f"{address}{path}", new_key))
         run_server(app, place.listener)
+
+
+def _check_alone(others: Mapping[str, object]) -> None:
+    if given := [name for name, value in others.items() if value]:
+        raise ConfigError(f"--immich serves photo servers alone, which send no key; omit {', '.join(given)}")
 
 
 def check_served(

@@ -328,6 +328,8 @@ ALLOW_URLS = "Let clients of the API send images and videos by public http(s) ad
 DIRECTORY = "Directory to search in the browser; it is indexed first if it has no index."
 CHAT = "Serve /v1/chat/completions with this language model [default: none]."
 ASK = "Answer questions on the page with this language model, such as builtin-lang, a demo [default: none]."
+UPSTREAM = "Pass requests other than for embeddings (faces, text in images) on to this server, such as immich's own."
+CLIP_ONLY = "Refuse requests other than for embeddings, if these jobs are switched off in the photo server."
 FEATURES = "Also show the features of this model, such as a PE-Spatial, on the page [default: none]."
 
 
@@ -349,6 +351,11 @@ def serve(
     chat_model: Annotated[str | None, option(CHAT, "NAME", MODELS)] = None,
     ask_model: Annotated[str | None, option(ASK, "NAME", MODELS)] = None,
     features_model: Annotated[str | None, option(FEATURES, "NAME", MODELS, advanced=True)] = None,
+    immich: Annotated[
+        bool, flag("--immich", "Answer immich, or a photo server that asks as it does, instead.")
+    ] = False,
+    immich_upstream: Annotated[str | None, option(UPSTREAM, "URL", options.NETWORK, advanced=True)] = None,
+    immich_clip_only: Annotated[bool, flag("--immich-clip-only", CLIP_ONLY, options.NETWORK, advanced=True)] = False,
 ) -> None:
     """Search in the browser, or serve HTTP APIs.
 
@@ -368,6 +375,7 @@ def serve(
         pe serve photos -m PE-Core-L14-336 --features-model PE-Spatial-L14-448
         pe serve --api --chat-model facebook/Perception-LM-1B
         pe serve --api -m PE-Core-L14-336 --host 0.0.0.0 --key SECRET
+        pe serve --immich -m PE-Core-S16-384 --port 3003 --immich-upstream http://localhost:3004
         curl localhost:8000/v1/embeddings -d '{"input": ["a red mug"], "model": "builtin"}'
         curl localhost:8000/v1/embeddings -d '{"input": {"image": "data:image/jpeg;base64,…"}}'
     """

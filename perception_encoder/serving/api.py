@@ -23,6 +23,7 @@ from perception_encoder.inference.media import Kind
 from perception_encoder.inference.pipeline import Decoded, Feature
 from perception_encoder.models.registry import demo_note
 from perception_encoder.serving.chat import answer_chat
+from perception_encoder.serving.immich import Immich, add_immich_routes
 from perception_encoder.serving.queues import Batcher, GenerationQueue, quiet
 from perception_encoder.serving.requests import (
     ApiConfig,
@@ -54,11 +55,12 @@ def create_app(
     hosts: tuple[str, ...] = HOSTS,
     model_thread: ThreadPoolExecutor | None = None,
     chat: GenerationQueue | None = None,
+    immich: Immich | None = None,
 ) -> FastAPI:
     """Create the server; without a key it answers only under the host names of this machine.
 
     `model_thread`: the thread that runs the encoder; by default a new one. `chat`: the model of `/v1/chat/completions`.
-    MissingExtraError without FastAPI.
+    `immich`: answer a photo server instead, under any host name. MissingExtraError without FastAPI.
     """
     with needs_extra("search"):
         import fastapi
@@ -78,7 +80,7 @@ def create_app(
     app = fastapi.FastAPI(
         title="perception-encoder", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None
     )
-    guard(app, hosts=hosts if config.key is None else None, origins=config.origins)
+    guard(app, hosts=hosts if config.key is None and immich is None else None, origins=config.origins)
 
     @app.exception_handler(ApiError)
     async def refuse(request: Request, error: ApiError) -> Response:
@@ -93,7 +95,10 @@ def create_app(
     async def fail(request: Request, error: Exception) -> Response:
         return JSONResponse(ApiError(500, "the server failed; its log says why").body(), 500)
 
-    add_routes(app, encoder, batcher, chat, config)
+    if immich is None:
+        add_routes(app, encoder, batcher, chat, config)
+    else:
+        add_immich_routes(app, encoder, batcher, config, immich)
     return app
 
 

@@ -142,7 +142,7 @@ def check_request(request: EmbeddingRequest, encoder: Encoder, config: ApiConfig
     if feature.pool != "attn" and any(kind == "text" for kind, _ in inputs):
         parameter = "layer" if request.pool is None else "pool"
         raise ApiError(400, "texts have the model's own output only; omit layer and pool", parameter)
-    return inputs, [_for_role(feature, request.input_type, encoder)] * len(inputs)
+    return inputs, [for_role(feature, request.input_type, encoder)] * len(inputs)
 
 
 def check_rerank(request: RerankRequest, encoder: Encoder, config: ApiConfig) -> tuple[list[Input], list[Feature]]:
@@ -157,10 +157,10 @@ def check_rerank(request: RerankRequest, encoder: Encoder, config: ApiConfig) ->
     inputs = [*_read_inputs(request.query, "query"), *_read_inputs(request.documents, "documents")]
     _check_limits(inputs, encoder, config, "documents")
     feature = encoder.feature()
-    return inputs, [_for_role(feature, "query", encoder), *[feature] * len(request.documents)]
+    return inputs, [for_role(feature, "query", encoder), *[feature] * len(request.documents)]
 
 
-def _for_role(feature: Feature, role: Role, encoder: Encoder) -> Feature:
+def for_role(feature: Feature, role: Role, encoder: Encoder) -> Feature:
     """Return the feature of queries or documents, the same for a model that encodes both alike: they share a batch."""
     return replace(feature, role=role) if role and encoder.has_roles else feature
 
@@ -237,7 +237,7 @@ class MediaReader:
     async def read(self, kind: Kind, value: str, deadline: float, decode: Callable[[Media], T]) -> T:
         """Return `decode` of the image or video in a data URI or, until a deadline, at an address; or InputError."""
         if value.startswith("data:"):
-            return await self._decode(lambda: read_data_uri(kind, value), decode)
+            return await self.decode(lambda: read_data_uri(kind, value), decode)
         if not is_url(value) or not value.startswith(("http://", "https://")):
             raise InputError(value[:60], "is neither an http(s) address nor a data URI")
         name = escape_name(value)
@@ -249,12 +249,13 @@ class MediaReader:
                     loop = asyncio.get_running_loop()
                     content = await loop.run_in_executor(self._fetchers, fetch, value, self._limits, deadline)
                     # bytes, never a path, whatever the address looks like
-                    return await self._decode(lambda: resolve(content, name, kind=kind), decode)
+                    return await self.decode(lambda: resolve(content, name, kind=kind), decode)
         except TimeoutError:
             reason = f"took more than {self._limits.seconds:g} s with the request's other addresses, the limit"
             raise MediaTooLargeError(name, reason) from None
 
-    async def _decode(self, resolved: Callable[[], Media], decode: Callable[[Media], T]) -> T:
+    async def decode(self, resolved: Callable[[], Media], decode: Callable[[Media], T]) -> T:
+        """Return `decode` of media, in a thread."""
         return await asyncio.get_running_loop().run_in_executor(self._decoders, lambda: decode(resolved()))
 
 

@@ -68,8 +68,11 @@ def reachable_names(host: str) -> tuple[str, ...]:
     return names
 
 
-def choose_key(host: str, lan: bool, key: str | None) -> str | None:
-    """Return the given key or, for --lan, a new one; ConfigError if other machines could connect without a key."""
+def choose_key(host: str, lan: bool, key: str | None, public: bool = False) -> str | None:
+    """Return the given key or, for --lan, a new one; ConfigError if other machines could connect without a key.
+
+    `public`: they may, as the server shows nothing of this machine.
+    """
     if key == "":
         raise ConfigError("the key is empty; give one, or leave out --key")
     if is_loopback(host):
@@ -77,6 +80,8 @@ def choose_key(host: str, lan: bool, key: str | None) -> str | None:
             raise ConfigError(f"only this machine can reach {host}; leave out --lan or --host")
         return key
     if not key and not lan:
+        if public:
+            return None
         raise ConfigError(f"other devices can reach {host}; set a --key, or let --lan make one")
     return key or secrets.token_urlsafe(16)
 
@@ -96,10 +101,10 @@ class Place:
 
 
 @contextmanager
-def listening(host: str | None, port: int, lan: bool, key: str | None) -> Iterator[Place]:
+def listening(host: str | None, port: int, lan: bool, key: str | None, public: bool = False) -> Iterator[Place]:
     """Listen, by default for this machine or, with `lan`, its network; raises what `choose_key` and `listen` do."""
     host = host or ("0.0.0.0" if lan else "127.0.0.1")
-    key = choose_key(host, lan, key)
+    key = choose_key(host, lan, key, public)
     with listen(host, port) as listener:
         yield Place(listener, (*reachable_names(host), host, *HOSTS), key)
 

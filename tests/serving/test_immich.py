@@ -1,0 +1,196 @@
+"""A photo server's requests, in the form in which immich sends them."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from fastapi import FastAPI, Request, Response
+from fastapi.testclient import TestClient
+from PIL import ExifTags, Image
+
+import perception_encoder as pe
+from perception_encoder.errors import ConfigError
+from perception_encoder.inference.encoder import Encoder
+from perception_encoder.models.checkpoints.weights import create_model, write_checkpoint
+from perception_encoder.models.clip import CLIP
+from perception_encoder.models.initialization import initialize
+from perception_encoder.models.registry import find_model
+from perception_encoder.serving.api import create_app
+from perception_encoder.serving.immich import ALIASES, Immich
+from perception_encoder.serving.requests import ApiConfig
+from tests.serving.servers import served
+
+Draw = Callable[[int], Image.Image]
+
+
+@pytest.fixture(scope="module")
+def encoder() -> Encoder:
+    """A small model whose vectors have a size that immich knows."""
+    entry = find_model("PE-Core-N16-128")
+    assert entry.text is not None
+    torch.manual_seed(0)
+    model = CLIP(replace(entry.vision, output_dim=512), replace(entry.text, output_dim=512))
+    initialize(model, torch.Generator().manual_seed(0))
+    return Encoder(model.eval(), "cpu", torch.float32)
+
+
+@pytest.fixture(scope="module")
+def alias() -> str:
+    return ALIASES[512]
+
+
+@pytest.fixture
+def immich(encoder: Encoder) -> Iterator[TestClient]:
+    """A client that reaches the server by the name of its container."""
+    app = create_app(encoder, ApiConfig(body_bytes=1 << 20), immich=Immich.of(encoder, None, True))
+    with TestClient(app, base_url="http://pe-machine-learning:3003") as client:
+        yield client
+
+
+def jpeg(image: Image.Image, **options: Any) -> bytes:
+    image.save(buffer := io.BytesIO(), "JPEG", **options)
+    return buffer.getvalue()
+
+
+def visual(name: str) -> dict[str, str]:
+    return {"entries": json.dumps({"clip": {"visual": {"modelName": name}}})}
+
+
+def textual(name: str, **options: Any) -> dict[str, str]:
+    return {"entries": json.dumps({"clip": {"textual": {"modelName": name, **options}}})}
+
+
+def test_embeddings_are_those_of_the_encoder(immich: TestClient, encoder: Encoder, draw: Draw, alias: str) -> None:
+    assert immich.get("/ping").text == "pong"
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    content = jpeg(draw(1).resize((300, 200)), exif=exif, quality=95)
+    answer = immich.post("/predict", data=visual(alias), files={"image": ("blob", content)})
+    assert answer.status_code == 200 and {**answer.json(), "clip": ""} == {
+        "clip": "",
+        "imageHeight": 300,
+        "imageWidth": 200,
+    }
+    assert isinstance(answer.json()["clip"], str)
+    np.testing.assert_allclose(json.loads(answer.json()["clip"]), encoder.encode_images(content), atol=1e-5)
+    for options in ({}, {"options": {}}, {"options": {"language": "de"}}):
+        answer = immich.post(
+            "/predict", data=textual(alias, **options) | {"text": "ein Füller, “rot”"}, files={"_": b""}
+        )
+        assert answer.json().keys() == {"clip"}
+        found = json.loads(answer.json()["clip"])
+        np.testing.assert_allclose(found, encoder.encode_texts("ein Füller, “rot”"), atol=1e-5)
+
+
+def test_any_bytes_of_an_image_arrive(immich: TestClient, encoder: Encoder, alias: str) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (48, 48, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(buffer := io.BytesIO(), "BMP")  # has every byte, and line ends of all kinds
+    content = buffer.getvalue() + b"\r\n\r\n--\r\n\n\r"
+    answer = immich.post("/predict", data=visual(alias), files={"image": ("blob", content)})
+    np.testing.assert_allclose(json.loads(answer.json()["clip"]), encoder.encode_images(content), atol=1e-5)
+
+
+def test_concurrent_requests(immich: TestClient, encoder: Encoder, draw: Draw, alias: str) -> None:
+    contents = [jpeg(draw(number)) for number in range(12)]
+
+    def ask(content: bytes) -> list[float]:
+        return json.loads(
+            immich.post("/predict", data=visual(alias), files={"image": ("blob", content)}).json()["clip"]
+        )
+
+    with ThreadPoolExecutor(6) as pool:
+        np.testing.assert_allclose(list(pool.map(ask, contents)), encoder.encode(contents), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("entries", "files", "status", "reason"),
+    [
+        ("{", {"image": b"x"}, 422, "entries must be a JSON object"),
+        ("[]", {"image": b"x"}, 422, "entries must be a JSON object"),
+        ("[" * 100_000, {"image": b"x"}, 422, "entries must be a JSON object"),
+        (None, {"image": b"x"}, 422, "entries must be a JSON object"),
+        ({"clip": {}}, {"image": b"x"}, 422, "either visual or textual"),
+        ({"clip": {"visual": {}, "textual": {}}}, {"image": b"x"}, 422, "either visual or textual"),
+        ({"clip": {"visual": "ALIAS"}}, {"image": b"x"}, 422, "either visual or textual"),
+        ({"clip": {"visual": {"modelName": "ALIAS"}}}, {}, 400, "the request has no image"),
+        ({"clip": {"textual": {"modelName": "ALIAS"}}}, {"image": b"x"}, 400, "the request has no text"),
+        ({"clip": {"textual": {"modelName": "ALIAS"}}}, {"text": b"\xff"}, 400, "not UTF-8"),
+        ({"clip": {"textual": {"modelName": "ALIAS"}}}, {"text": b"a" * 20_001}, 413, "20,000 bytes"),
+        ({"clip": {"visual": {"modelName": "ALIAS"}}}, {"image": b"not an image"}, 400, "image"),
+        ({"clip": {"visual": {"modelName": "ALIAS"}}}, {"image": b"x" * (1 << 20)}, 413, "1,048,576 bytes"),
+        ({"clip": {"visual": {"modelName": "ViT-H-14__laion"}}}, {"image": b"x"}, 404, "ViT-H-14__laion"),
+        ({"facial-recognition": {}}, {"image": b"x"}, 400, "only clip is answered, not 'facial-recognition'"),
+        ({"ocr": {}}, {"image": b"x"}, 400, "only clip is answered, not 'ocr'"),
+    ],
+)
+def test_bad_requests(
+    immich: TestClient, alias: str, entries: Any, files: dict[str, bytes], status: int, reason: str
+) -> None:
+    text = entries if isinstance(entries, str) else json.dumps(entries).replace("ALIAS", alias)
+    data = {} if entries is None else {"entries": text}
+    answer = immich.post("/predict", data=data, files=files or {"_": b""})
+    assert answer.status_code == status and reason in answer.json()["detail"]
+
+
+def test_other_bodies(immich: TestClient) -> None:
+    for content, kind in ((b"{}", "application/json"), (b"x", "multipart/form-data"), (b"", "ü")):
+        answer = immich.post("/predict", content=content, headers={"content-type": kind.encode("latin-1")})
+        assert answer.status_code == 422, kind
+    assert immich.get("/predict").status_code == 405
+    assert immich.post("/v1/embeddings", json={"input": "a"}).status_code == 404
+
+
+def test_other_jobs_are_passed_on(encoder: Encoder, draw: Draw, alias: str) -> None:
+    """A request for faces reaches the other server as it was sent, and its answer the photo server."""
+    upstream, bodies = FastAPI(), []
+
+    @upstream.post("/predict")
+    async def faces(request: Request) -> Response:
+        bodies.append((request.headers["content-type"], await request.body()))
+        return Response('{"facial-recognition": []}', 503 if b"fail" in bodies[-1][1] else 200)
+
+    entries = {"entries": json.dumps({"facial-recognition": {"detection": {"modelName": "buffalo_l"}}})}
+    with served(upstream) as address:
+        app = create_app(encoder, ApiConfig(), immich=Immich.of(encoder, f"{address}/", False))
+        with TestClient(app) as client:
+            files = {"image": ("blob", content := jpeg(draw(2)))}
+            answer = client.post("/predict", data=entries, files=files)
+            assert (answer.status_code, answer.json()) == (200, {"facial-recognition": []})
+            assert bodies[0][0].startswith("multipart/form-data; boundary=") and content in bodies[0][1]
+            assert client.post("/predict", data=entries, files={"image": b"fail"}).status_code == 503
+            assert client.post("/predict", data=visual(alias), files=files).json()["imageWidth"] == 80
+            assert len(bodies) == 2
+    with TestClient(app) as client:
+        answer = client.post("/predict", data=entries, files=files)
+        assert answer.status_code == 502 and "does not answer" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"immich": True}, "two models' vectors mix in its database"),
+        ({"immich": True, "immich_upstream": "http://a", "immich_clip_only": True}, "two models' vectors mix"),
+        ({"immich": True, "immich_upstream": "localhost:3003"}, "give an address, such as http"),
+        ({"immich": True, "key": "secret", "immich_clip_only": True}, "send no key; omit --key"),
+        ({"immich": True, "api": True, "immich_clip_only": True}, "omit --api"),
+        ({"api": True, "immich_clip_only": True}, "need --immich"),
+    ],
+)
+def test_the_server_refuses_to_start(tmp_path: Path, options: dict[str, Any], reason: str) -> None:
+    write_checkpoint(create_model("PE-Core-N16-128"), checkpoint := tmp_path / "model.safetensors")
+    with pytest.raises(ConfigError, match=reason):
+        pe.serve(model=checkpoint, port=0, precision="float32", **options)
+
+
+def test_a_model_of_another_size_has_no_name(encoder: Encoder) -> None:
+    with pytest.raises(ConfigError, match=r"64 numbers; immich has names for .* 512 and 1024"):
+        Immich.of(encoder.cut(64), None, True)
