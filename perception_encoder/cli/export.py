@@ -30,6 +30,7 @@ def export() -> None:
         pe export onnx builtin builtin-onnx
         pe export onnx runs/detector/head.safetensors detector.onnx
         pe export openvino PE-Core-L14-336 core-openvino --precision bfloat16
+        pe export immich PE-Core-S16-384 cache/clip/ViT-B-32__openai
         pe export lang runs/language_custom my-lang
         pe export perception-lm runs/language_custom my-plm
         pe export vectors photos vectors
@@ -106,6 +107,30 @@ def openvino(
 
     with output.error_console.status(f"Writing {out}"):
         files = export_openvino(model, out, precision=precision, size=options.image_size(size))
+    print_files(files)
+
+
+@app.command()
+def immich(
+    model: options.OwnModel,
+    out: Annotated[Path, options.out_option("New directory, CACHE/clip/NAME.", "OUT"), BY_POSITION],
+) -> None:
+    """Write a model for immich's machine-learning service.
+
+    CACHE is the service's cache. NAME is a model of immich's list whose vectors have the same length:
+    ViT-B-32__openai for 512 numbers (S16, T16), ViT-L-16-SigLIP2-384__webli for 1,024 (B16, L14). Choose it in immich,
+    and have the embeddings of all photographs computed again: immich cannot tell that the model changed. Needs the
+    extra `onnx`.
+
+    Examples:
+
+        pe export immich PE-Core-S16-384 cache/clip/ViT-B-32__openai
+        pe export immich -m PE-Core-L14-336 -o cache/clip/ViT-L-16-SigLIP2-384__webli
+    """
+    from perception_encoder.exports.immich import export_immich
+
+    with output.error_console.status(f"Writing {out}"):
+        files = export_immich(model, out)
     print_files(files)
 
 

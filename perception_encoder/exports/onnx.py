@@ -134,7 +134,7 @@ def write_onnx(
 
     `int8`: quantise the towers, and compare them on these inputs. Raises what `export_onnx` raises.
     """
-    _check_onnx(int8=int8 is not None)
+    check_onnx(int8=int8 is not None)
     with writing(directory), replacing_new(directory) as temporary:
         visual = model.visual if isinstance(model, CLIP) else model
         height, width = size or (visual.config.image_size, visual.config.image_size)
@@ -154,11 +154,11 @@ def write_onnx(
             names = inputs, f"{tower}_{kind}"
             if int8 is None:
                 save_onnx(module, example, names, metadata, path, external=large)
-                differences[tower] = _check_maps(module, example, path)
+                differences[tower] = check_maps(module, example, path)
                 continue
             (whole := temporary / "float32").mkdir()
             save_onnx(module, example, names, metadata | _PREPARED, whole / path.name, external=large)
-            _check_maps(module, example, whole / path.name)
+            check_maps(module, example, whole / path.name)
             differences[tower] = _quantize(module, int8[tower], whole / path.name, path, external=large)
             shutil.rmtree(whole)
         return differences
@@ -188,7 +188,7 @@ def _quantize(module: nn.Module, inputs: Tensor, whole: Path, path: Path, extern
     return verify(path.name, found[0], module(inputs), "int8")
 
 
-def _check_onnx(int8: bool = False) -> None:
+def check_onnx(int8: bool = False) -> None:
     """Raise MissingExtraError without the libraries that write ONNX, or that quantise it (`int8`)."""
     with needs_extra("onnx"):
         import onnx  # noqa: F401
@@ -228,7 +228,7 @@ def save_onnx(
 
 
 @torch.no_grad()
-def _check_maps(module: nn.Module, example: Tensor, path: Path) -> float | None:
+def check_maps(module: nn.Module, example: Tensor, path: Path) -> float | None:
     """Compare an exported module with torch on three inputs (another batch size): see `verify`."""
     batch = torch.cat([example, example[:1].flip(-1)])
     found = _run(path, batch)
@@ -270,7 +270,7 @@ def export_head(model: DenseModel, info: HeadInfo, path: Path, size: tuple[int, 
     Returns the largest difference to torch through onnxruntime, over the largest value; None without onnxruntime. See
     `export_onnx`.
     """
-    _check_onnx()
+    check_onnx()
     if info.task not in OUTPUTS:
         raise ConfigError(f"a head for {info.task} cannot be exported; supported: {', '.join(OUTPUTS)}")
     height, width = size or (info.image_size, info.image_size)
@@ -287,7 +287,7 @@ def export_head(model: DenseModel, info: HeadInfo, path: Path, size: tuple[int, 
     with writing(path), replacing(path) as temporary:
         if info.task != "detection":
             save_onnx(exported, example, ("images", OUTPUTS[info.task][0]), metadata, temporary)
-            return _check_maps(exported, example, temporary)
+            return check_maps(exported, example, temporary)
         _save_detector(exported, example[:1], metadata, temporary)
         return _check_detector(exported, example[1:], temporary)
 

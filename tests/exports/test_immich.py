@@ -1,0 +1,59 @@
+"""immich's service can load an exported model: its files are read here as that service reads them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import tokenizers
+import torch
+from PIL import Image
+
+import perception_encoder as pe
+from perception_encoder.errors import ConfigError, OutputError
+from perception_encoder.inference.encoder import Encoder
+from perception_encoder.models.checkpoints.weights import create_model
+
+
+def run(folder: Path, name: str, values: np.ndarray) -> np.ndarray:
+    session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
+    return session.run(None, {name: values})[0][0]
+
+
+def test_the_service_computes_the_same_embeddings(tmp_path: Path) -> None:
+    out = tmp_path / "clip" / "ViT-B-32__openai"
+    files = pe.export_immich("builtin", out)
+    assert [Path(file.path).relative_to(out).as_posix() for file in files] == [
+        "visual/model.onnx",
+        "textual/model.onnx",
+    ]
+    assert all(file.difference is not None and file.difference < 1e-4 for file in files)
+    encoder = Encoder(create_model("builtin", pretrained=True), "cpu", torch.float32)
+
+    preprocessing = json.loads((out / "visual" / "preprocess_cfg.json").read_text())
+    assert preprocessing["resize_mode"] == "squash" and preprocessing["interpolation"] == "bilinear"
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 160, 3), dtype=np.uint8))
+    squashed = np.asarray(image.resize(preprocessing["size"], Image.Resampling.BILINEAR), np.float32) / 255
+    pixels = (squashed - np.array(preprocessing["mean"], np.float32)) / np.array(preprocessing["std"], np.float32)
+    found = run(out / "visual", "image", pixels.transpose(2, 0, 1)[None])
+    np.testing.assert_allclose(found, encoder.encode_images(image), atol=1e-5)
+
+    length = json.loads((out / "config.json").read_text())["text_cfg"]["context_length"]
+    padding = json.loads((out / "textual" / "tokenizer_config.json").read_text())["pad_token"]
+    tokenizer = tokenizers.Tokenizer.from_file(str(out / "textual" / "tokenizer.json"))
+    tokenizer.enable_padding(length=length, pad_token=padding, pad_id=tokenizer.token_to_id(padding))
+    tokenizer.enable_truncation(max_length=length)
+    for text in ("a red mug!", "x", "a very long text " * 40):
+        found = run(out / "textual", "text", np.array([tokenizer.encode(text).ids], np.int32))
+        np.testing.assert_allclose(found, encoder.encode_texts(text), atol=1e-5)
+    with pytest.raises(OutputError, match="exists and is not empty"):
+        pe.export_immich("builtin", out)
+
+
+def test_a_tower_alone_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="has no text tower; immich needs a Core model"):
+        pe.export_immich("builtin-spatial", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
