@@ -202,20 +202,26 @@ def perception_lm(
 def vectors(
     directory: Indexed,
     out: Annotated[options.Embeddings, BY_POSITION],
+    to: Annotated[
+        Literal["qdrant", "lancedb", "pgvector"] | None,
+        option("Write a new directory for this vector store [default: the formats of `pe embed`]."),
+    ] = None,
     overwrite: options.Overwrite = False,
 ) -> None:
     """Write the embeddings of an index.
 
-    The formats are those of `pe embed`.
+    For a vector store, OUT has vectors.parquet (for pgvector vectors.csv) with ids, paths, kinds, times, dates and the
+    model, and load.py or load.sql, the program that loads it.
 
     Examples:
 
         pe export vectors photos vectors
+        pe export vectors photos for-qdrant --to qdrant && python for-qdrant/load.py http://localhost:6333
         python -c "import numpy; print(numpy.load('vectors/img_emb/img_emb_0.npy').shape)"
     """
     from perception_encoder.search.index import open_index
 
-    rows = open_index(directory).export_vectors(out, overwrite=overwrite)
+    rows = open_index(directory).export_vectors(out, to=to, overwrite=overwrite)
     output.print_line(f"{rows} embeddings in {out}")
 
 

@@ -47,6 +47,7 @@ from perception_encoder.search.terms import Query, Term, parse_term, parse_words
 
 if TYPE_CHECKING:
     from perception_encoder.search.storage.update import UpdateReport
+    from perception_encoder.search.vector_stores import VectorStore
 
 logger = logging.getLogger(__name__)
 
@@ -219,19 +220,23 @@ class Index:
         groups = find_duplicates(self._open(), where, thumbnails, min_score, exclude)
         return [spare for group in groups if (spare := all_but_largest(group, min_score))] if all_but_one else groups
 
-    def export_vectors(self, out: str | Path, *, overwrite: bool = False) -> int:
-        """Write the embeddings as `embed` does, newest first; return their number.
+    def export_vectors(self, out: str | Path, *, to: VectorStore | None = None, overwrite: bool = False) -> int:
+        """Write the embeddings as `embed` does, newest first, or for a vector store; return their number.
 
         `out`: a .parquet file, a .lance table, or a directory in clip-retrieval's layout. A moment of a video is a row
-        with its `start`, `end` and, in `times`, the second of its frame. Raises ConfigError, OutputError.
+        with its `start`, `end` and, in `times`, the second of its frame. `to`: write a new directory with the program
+        that loads it into this store: see `write_vectors`. Raises ConfigError, OutputError.
         """
         from perception_encoder.inference.output import EmbeddingWriter
+        from perception_encoder.search.vector_stores import write_vectors
 
         stores, out = self._open(), Path(out)
         if not len(self):
             raise OutputError(f"the index of {self._name} is empty, so there is nothing to write")
         for store in stores:
             store.check(stores[0].settings, stores[0].settings["source"])
+        if to is not None:
+            return write_vectors(stores, out, to)
         with EmbeddingWriter(out, stores[0].settings, overwrite=overwrite) as writer:
             for store in stores:
                 for row in store.rows():

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import csv
+import json
+import runpy
+import subprocess
+import sys
+import uuid
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
-from perception_encoder.errors import OutputError
+from perception_encoder.errors import ConfigError, OutputError
 from perception_encoder.inference.collection import read_collection
 from perception_encoder.search.index import Index, open_index
 from perception_encoder.search.storage.store import Store
@@ -47,3 +55,53 @@ def test_an_empty_index_is_not_written(checkpoint: Path, tmp_path: Path) -> None
     assert index.update().rows == 0
     with pytest.raises(OutputError, match="is empty"):
         index.export_vectors(tmp_path / "vectors.parquet")
+
+
+@pytest.mark.parametrize("to", ["qdrant", "lancedb"])
+def test_a_vector_store_loads_an_index(index: Index, to: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip({"qdrant": "qdrant_client", "lancedb": "lancedb"}[to])
+    out = tmp_path / "out"
+    assert index.export_vectors(out, to=to) == len(index)
+    monkeypatch.setattr(sys, "argv", ["load.py"])
+    loaded = runpy.run_path(str(out / "load.py"))
+    (store,) = index._open()
+    rows = store.rows()
+    for row in (rows[0], next(row for row in rows if row.kind == "video")):
+        if to == "qdrant":
+            (point,) = loaded["client"].query_points("photos", query=row.vector.tolist(), limit=1).points
+            found = {"id": point.id, **point.payload}
+        else:
+            (found,) = loaded["table"].search(row.vector.tolist()).limit(1).to_list()
+        assert (found["path"], found["kind"]) == (str(store.root / row.path), row.kind)
+        assert (found["start"], found["stop"], found["date"]) == (row.start, row.stop, row.date)
+        assert (found["model"], found["weights"]) == (store.settings["model"], store.settings["weight_hash"])
+        assert uuid.UUID(found["id"]).version == 5
+    ids = pq.read_table(out / "vectors.parquet", columns=["id"])["id"].to_pylist()
+    assert len(set(ids)) == len(ids)
+    index.export_vectors(tmp_path / "again", to=to)
+    assert pq.read_table(tmp_path / "again" / "vectors.parquet", columns=["id"])["id"].to_pylist() == ids
+    with pytest.raises(OutputError, match="name a new directory"):
+        index.export_vectors(out, to=to)
+
+
+def test_pgvector_gets_rows_and_sql(index: Index, tmp_path: Path) -> None:
+    index.export_vectors(out := tmp_path / "out", to="pgvector")
+    (store,) = index._open()
+    rows, dimension = store.rows(), store.settings["dimension"]
+    with (out / "vectors.csv").open(newline="", encoding="utf-8") as file:
+        read = list(csv.DictReader(file))
+    assert [row["start"] for row in read] == ["" if row.start is None else str(row.start) for row in rows]
+    np.testing.assert_array_equal([json.loads(row["vector"]) for row in read], [row.vector for row in rows])
+    sql = (out / "load.sql").read_text()
+    assert f"vector({dimension})" in sql and "{" not in sql
+    server = pytest.importorskip("pgserver").get_server(tmp_path / "database", cleanup_mode="delete")
+    psql = Path(sys.modules["pgserver"].__file__ or "").parent / "pginstall" / "bin" / "psql"
+    subprocess.run([psql, server.get_uri(), "-v", "ON_ERROR_STOP=1", "-f", "load.sql"], cwd=out, check=True)
+    assert str(len(index)) in server.psql("SELECT count(*) FROM photos")
+    near = f"SELECT path FROM photos ORDER BY vector <=> '{json.dumps(rows[-1].vector.tolist())}' LIMIT 1"
+    assert rows[-1].path in server.psql(near)
+
+
+def test_other_stores_are_refused(index: Index, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="to is 'pinecone'; it must be one of qdrant, lancedb, pgvector"):
+        index.export_vectors(tmp_path / "more", to="pinecone")  # type: ignore[arg-type]
