@@ -67,6 +67,7 @@ def write_frames(path: Path, frames: list[Image.Image]) -> None:
 
 @pytest.mark.parametrize("page", RUN, ids=lambda page: page.stem)
 @pytest.mark.usefixtures("media")
+@pytest.mark.filterwarnings("ignore:'pin_memory' argument")  # transformers' trainer on a CPU
 def test_the_python_of_a_page_runs(page: Path) -> None:
     names: dict[str, Any] = {"pe": pe}
     for skip, block in BLOCK.findall(page.read_text(encoding="utf-8")):

@@ -15,8 +15,14 @@ import skimage.data
 import timm
 import timm.data
 import torch
+from datasets import Dataset
 from PIL import Image
-from sentence_transformers import SentenceTransformer
+from sentence_transformers import (
+    SentenceTransformer,
+    SentenceTransformerTrainer,
+    SentenceTransformerTrainingArguments,
+)
+from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 from transformers import AutoModel, AutoModelForImageClassification
 
 import perception_encoder as pe
@@ -189,8 +195,14 @@ class Blocker:
 
 sys.meta_path.insert(0, Blocker())
 import numpy
+from datasets import Dataset
 from PIL import Image
-from sentence_transformers import SentenceTransformer
+from sentence_transformers import (
+    SentenceTransformer,
+    SentenceTransformerTrainer,
+    SentenceTransformerTrainingArguments,
+)
+from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 
 directory, url = sys.argv[1:]
 model = SentenceTransformer(directory, device="cpu")
@@ -226,6 +238,29 @@ def test_sentence_transformers_takes_every_kind_of_image_without_us(photograph: 
     images = [photograph] * 3 + [photograph.convert(mode) for mode in ("L", "P", "RGBA", "LA")]
     expected = np.concatenate([encoder.encode(images), encoder.encode_texts(["a red mug", "missing.png", "copy"])])
     assert abs(np.load(tmp_path / "vectors.npy") - np.concatenate([expected, expected])).max() < TOLERANCE
+
+
+def test_sentence_transformers_trains_an_exported_model(tmp_path: Path, photograph: Image.Image) -> None:
+    pe.convert("builtin", tmp_path / "start", to="sentence-transformers")
+    model = SentenceTransformer(str(tmp_path / "start"), device="cpu")
+    images = [photograph, photograph.rotate(90), photograph.convert("L")]
+    before, texts = model.encode(images), ["a cat", "a cat on its side", "a grey cat"]
+    pairs = Dataset.from_dict({"image": images, "caption": texts})
+    arguments = SentenceTransformerTrainingArguments(
+        str(tmp_path / "run"),
+        max_steps=2,
+        per_device_train_batch_size=3,
+        learning_rate=1e-3,
+        router_mapping={"image": "image", "caption": "text"},
+        report_to="none",
+        use_cpu=True,
+    )
+    SentenceTransformerTrainer(model, arguments, pairs, loss=MultipleNegativesRankingLoss(model)).train()
+    model.save_pretrained(str(tmp_path / "tuned"))
+    encoder = pe.load(f"st:{tmp_path / 'tuned'}", runtime="torch", precision="float32")
+    assert abs(encoder.encode(images) - model.encode(images)).max() < TOLERANCE
+    assert abs(encoder.encode_texts(texts) - model.encode(texts)).max() < TOLERANCE
+    assert abs(encoder.encode(images) - before).max() > 0.01
 
 
 def test_the_program_on_each_card_runs(tmp_path: Path) -> None:
