@@ -12,8 +12,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass, replace
-from datetime import datetime
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, cast
 
 import numpy as np
@@ -29,7 +28,8 @@ from perception_encoder.errors import (
 )
 from perception_encoder.files import digest
 from perception_encoder.preprocess.budget import PIXEL_BYTES, Admit, check_pixels
-from perception_encoder.preprocess.raw import RawPhoto, exif_date, is_raw
+from perception_encoder.preprocess.exif import Taken, read_exif
+from perception_encoder.preprocess.raw import RawPhoto, is_raw
 from perception_encoder.preprocess.source import Source, is_heif, open_source
 
 if TYPE_CHECKING:
@@ -131,8 +131,7 @@ class ImageHeader:
 
     size: tuple[int, int] | None = None
     """Upright width and height of a JPEG or RAW photograph; None for other formats, which are never reduced."""
-    date: datetime | None = None
-    """When it was taken (EXIF), in the camera's local time."""
+    taken: Taken = field(default_factory=Taken)
 
 
 def read_header(source: Source) -> ImageHeader:
@@ -142,10 +141,10 @@ def read_header(source: Source) -> ImageHeader:
         with _opened_header(source, None) as (image, _):
             if isinstance(image, RawPhoto):
                 header = ImageHeader(size=image.size)
-                return replace(header, date=image.date())
+                return replace(header, taken=image.taken())
             if isinstance(image, JpegImagePlugin.JpegImageFile):
                 header = ImageHeader(size=_upright_size(image))
-            return replace(header, date=exif_date(image.getexif()))
+            return replace(header, taken=read_exif(image.getexif()))
     except Exception:  # damaged EXIF may raise anything, and is as good as none
         return header
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import importlib.util
 import io
 import os
-from datetime import datetime
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
 from perception_encoder.errors import MediaDecodeError, install_command
+from perception_encoder.preprocess.exif import Taken, read_exif
 from perception_encoder.preprocess.source import Source, is_raw_head
 
 if TYPE_CHECKING:
@@ -88,10 +88,10 @@ class RawPhoto:
         """Return the sensor's image, upright, in RGB, with half the width and height."""
         return Image.fromarray(self._raw.postprocess(half_size=True, use_camera_wb=True, output_bps=8))
 
-    def date(self) -> datetime | None:
-        """Return when it was taken, in the camera's local time, by the EXIF of the preview."""
+    def taken(self) -> Taken:
+        """Return when, where and with which camera it was taken, by the EXIF of the preview."""
         preview = self._preview()
-        return None if preview is None else exif_date(preview.getexif())
+        return Taken() if preview is None else read_exif(preview.getexif())
 
     def _preview(self) -> Image.Image | None:
         import rawpy
@@ -109,10 +109,3 @@ class RawPhoto:
         if ExifTags.Base.Orientation not in exif:
             exif[ExifTags.Base.Orientation] = _ORIENTATIONS.get(self._flip, 1)  # so that it is turned once decoded
         return image
-
-
-def exif_date(exif: Image.Exif) -> datetime | None:
-    """Return when an image was taken; None if EXIF does not say. ValueError for a damaged date."""
-    times: dict[int, Any] = exif.get_ifd(ExifTags.IFD.Exif)
-    date = times.get(ExifTags.Base.DateTimeOriginal) or exif.get(ExifTags.Base.DateTime)
-    return None if date is None else datetime.strptime(str(date), "%Y:%m:%d %H:%M:%S")

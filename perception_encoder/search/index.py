@@ -177,11 +177,11 @@ class Index:
         A query is a text, the path or URL of an image or a video, a PIL image, an array, or a `Hit`. Several terms are
         a text like "2:dog + park - snow", or a mapping from texts (as they are) or paths to weights, `{"dog": 2,
         "snow": -1}`. A list holds several queries. `where`: a condition in SQL on the columns path, kind ('image' or
-        'video'), date ('2024-07-31T18:05:00'), size (bytes), length (s), width and height. `exclude`: patterns of files
-        to leave out, in gitignore's syntax. `min_score`: minimum cosine similarity of a hit. `thumbnails`: also
-        read the hits' thumbnails. Raises SearchIndexError without an index, with another model, or for one that the
-        user has to name, ConfigError for an invalid condition, pattern, query or minimum, and the InputError of a file
-        in a query.
+        'video'), date ('2024-07-31T18:05:00'), size (bytes), length (s), width, height, lat, lon (degrees) and camera.
+        `exclude`: patterns of files to leave out, in gitignore's syntax. `min_score`: minimum cosine similarity
+        of a hit. `thumbnails`: also read the hits' thumbnails. Raises SearchIndexError without an index, with
+        another model, or for one that the user has to name, ConfigError for an invalid condition, pattern,
+        query or minimum, and the InputError of a file in a query.
         """
         stores, parsed = self._open(), as_queries(queries)
         encoder = self._encoder(_towers(parsed))

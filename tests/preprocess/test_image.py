@@ -317,7 +317,7 @@ def test_a_heic_photograph_is_opened(heic: Path, in_memory: bool) -> None:
     for row, colour in ((4, (255, 0, 0)), (44, (0, 0, 255))):
         assert abs(pixels[row, 32] - colour).max() < 20
     header = read_header(source)
-    assert (header.date, header.size) == (datetime(2024, 7, 31, 18, 5), None)
+    assert (header.taken.date, header.size) == (datetime(2024, 7, 31, 18, 5), None)
 
 
 def test_without_pillow_heif_a_heic_photograph_names_the_extra(heic: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -393,7 +393,7 @@ def test_the_header_of_a_jpeg_gives_its_upright_size_and_date() -> None:
         data = encoded(image, "JPEG", exif=exif)
         header = read_header(data)
         assert header.size == open_image(data).size == ((640, 480) if orientation < 5 else (480, 640))
-        assert header.date == datetime(2024, 7, 31, 18, 5)
+        assert header.taken.date == datetime(2024, 7, 31, 18, 5)
         assert open_image(data, reduce_to=240).size in ((320, 240), (240, 320))
     assert read_header(encoded(image, "PNG")).size is None
     assert read_header(b"damaged") == ImageHeader()

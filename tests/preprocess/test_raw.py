@@ -55,7 +55,7 @@ def test_a_preview_is_used_if_it_is_large_enough(preview: tuple[int, int], least
     assert image.size == (preview[::-1] if used else (HEIGHT // 2, WIDTH // 2))
     assert colours(image) == (["G", "G"] if used else ["R", "B"])
     header = read_header(data)
-    assert (header.size, header.date) == ((HEIGHT, WIDTH), datetime(2024, 7, 31, 18, 5))
+    assert (header.size, header.taken.date) == ((HEIGHT, WIDTH), datetime(2024, 7, 31, 18, 5))
 
 
 @needs_rawpy

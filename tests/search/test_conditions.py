@@ -147,3 +147,31 @@ def test_a_change_of_content_and_time_alone_is_noticed(encoder: Encoder, tmp_pat
         Image.new("RGB", (16, 16), (shade, 0, 0)).save(path)  # always as many bytes
         os.utime(path, (moment, moment))
         assert pe.open_index(tmp_path, encoder).update().added == 1
+
+
+def test_places_and_cameras(encoder: Encoder, tmp_path: Path) -> None:
+    places = {"eiffel.jpg": (48.8584, 2.2945), "louvre.jpg": (48.8606, 2.3376), "sydney.jpg": (-33.8568, 151.2153)}
+    for number, (name, (lat, lon)) in enumerate(places.items()):
+        gps = {1: "NS"[lat < 0], 2: (abs(lat), 0.0, 0.0), 3: "E", 4: (lon, 0.0, 0.0)}
+        exif = Image.Exif()
+        exif[271], exif[272] = "Canon", "Canon EOS R6"
+        exif.get_ifd(0x8825).update(gps)
+        Image.new("RGB", (60, 60), (80 * number, 0, 0)).save(tmp_path / name, exif=exif)
+    Image.new("RGB", (60, 60), "white").save(tmp_path / "none.jpg")
+    index = pe.open_index(tmp_path, encoder)
+    index.update()
+    for condition, expected in {
+        "near 48.8584,2.2945 1km": {"eiffel.jpg"},
+        "NEAR 48.8584, 2.2945 3.2 KM": {"eiffel.jpg", "louvre.jpg"},
+        "near 48.8584,2.2945 3.1km": {"eiffel.jpg"},
+        "near -33.85,151.21 5km AND camera LIKE '%eos%'": {"sydney.jpg"},
+        "NOT near 48.8584,2.2945 5km": {"sydney.jpg", "none.jpg"},
+        "lat > 0": {"eiffel.jpg", "louvre.jpg"},
+        "lat IS NULL": {"none.jpg"},
+        "camera = ''": {"none.jpg"},
+        "path <> 'near 1,2 3km'": {*places, "none.jpg"},
+    }.items():
+        assert {hit.row.path for hit in index.search("a cat", where=condition) if hit.row} == expected, condition
+    for condition in ("near 48,2", "near 1.2.3,2 3km", "near 48,2 3", "km(lat, lon, 1) < 2", "near paris"):
+        with pytest.raises(ConfigError, match=r"the condition '.*' is invalid: .*; the columns are path"):
+            index.search("a cat", where=condition)

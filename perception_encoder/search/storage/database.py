@@ -7,6 +7,7 @@ that a search notices damage in what it returns.
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import sqlite3
@@ -33,10 +34,11 @@ DATABASE = "index.sqlite"
 _LATEST = (1 << 63) - 1
 _PAGE_BYTES = 16_384  # holds a thumbnail
 _PATIENCE = 60.0  # seconds that a writer waits for a reader
-DOCUMENTED = ("path", "kind", "date", "size", "length", "width", "height")
+DOCUMENTED = ("path", "kind", "date", "size", "length", "width", "height", "lat", "lon", "camera")
 _FUNCTIONS = {
     *("abs", "coalesce", "ifnull", "max", "min", "nullif", "round", "typeof"),
     *("date", "datetime", "julianday", "strftime", "time"),
+    "km",
     *("glob", "instr", "length", "like", "lower", "ltrim", "rtrim", "substr", "substring", "trim", "upper"),
 }
 _SECONDS, _STEPS = 30.0, 10_000  # of the scan; virtual machine instructions between looks at the clock
@@ -54,6 +56,8 @@ _DATE_COMPARISON = re.compile(
     rf"|{_STRING}",  # any other text is skipped
     re.IGNORECASE,
 )
+_NEAR = re.compile(rf"{_STRING}|\bnear\s+(-?[\d.]+)\s*,\s*(-?[\d.]+)\s+([\d.]+)\s*km\b", re.IGNORECASE)
+_EARTH = 6371.0  # radius in km
 _DATE = re.compile(r"\d{4}(-\d\d(-\d\d(T\d\d(:\d\d(:\d\d)?)?)?)?)?")
 _FIRST = "0001-01-01T00:00:00"
 _SETTINGS: dict[str, Any] = {
@@ -85,6 +89,12 @@ class IndexRow:
     height: int
     date: str
     """When it was taken, if it says so, else when the file was changed: "2024-07-31T18:05:00", local time."""
+    lat: float | None = None
+    """For an image that says where it was taken: degrees north."""
+    lon: float | None = None
+    """Degrees east."""
+    camera: str = ""
+    """Maker and model of the camera; empty if unknown."""
     size: int
     """Size of the file in bytes."""
     modified: int
@@ -290,8 +300,9 @@ def find_slots(connection: sqlite3.Connection, where: str | None, below: str) ->
     try:
         if where is not None:
             check_dates(where)
-            _compile(connection, where)
-            parts.append(f"({where}\n)")  # which may end in a comment
+            condition = _NEAR.sub(_within, where)
+            _compile(connection, condition)
+            parts.append(f"({condition}\n)")  # which may end in a comment
             connection.set_progress_handler(lambda: time.monotonic() > deadline, _STEPS)
         query = f"SELECT slot FROM rows WHERE {' AND '.join(parts) or 'TRUE'} ORDER BY date DESC, path, start"
         return np.fromiter((slot for (slot,) in connection.execute(query, bounds)), np.int64)
@@ -311,6 +322,7 @@ def _compile(connection: sqlite3.Connection, where: str) -> None:
     for limit, value in _LIMITS.items():
         connection.setlimit(limit, value)
     connection.create_function("lower", 1, _lower, deterministic=True)  # SQLite's own changes ASCII only
+    connection.create_function("km", 4, _kilometres, deterministic=True)
     try:
         for text in (where, f"({where}\n)"):  # what closes the parenthesis fails here, what follows an expression there
             connection.set_authorizer(_Permission())
@@ -322,6 +334,22 @@ def _compile(connection: sqlite3.Connection, where: str) -> None:
 
 def _lower(value: Any) -> Any:
     return value.lower() if isinstance(value, str) else value
+
+
+def _within(match: re.Match[str]) -> str:
+    """Return SQL for `near LAT,LON KM km`; any other text as it is."""
+    lat, lon, distance = match.groups()
+    return match[0] if lat is None else f"coalesce(km(lat, lon, {lat}, {lon}) <= {distance}, 0)"
+
+
+def _kilometres(*degrees: float | None) -> float | None:
+    """Return the distance of two places, given as latitude and longitude each; None if one is unknown."""
+    if None in degrees:
+        return None
+    lat, lon, other_lat, other_lon = (math.radians(float(value)) for value in degrees if value is not None)
+    half = math.sin((lat - other_lat) / 2) ** 2
+    half += math.cos(lat) * math.cos(other_lat) * math.sin((lon - other_lon) / 2) ** 2
+    return 2 * _EARTH * math.asin(min(1.0, math.sqrt(half)))
 
 
 class _Permission:

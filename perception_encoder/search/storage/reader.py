@@ -278,7 +278,9 @@ class Reader:
             assert isinstance(image, Image.Image) and isinstance(media.payload, (Path, bytes))
             header = read_header(media.payload)
             row = _row(file, digest, header.size or image.size, encode_thumbnail(image, THUMBNAIL_SIDE))
-            row = replace(row, date=header.date.isoformat(timespec="seconds")) if header.date else row
+            taken = header.taken
+            row = replace(row, lat=taken.lat, lon=taken.lon, camera=taken.camera)
+            row = replace(row, date=taken.date.isoformat(timespec="seconds")) if taken.date else row
             return row, self._encoder.transform.pixels(image)
 
     def _embed(self, pixels: Iterable[Pixels]) -> np.ndarray:

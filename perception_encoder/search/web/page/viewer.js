@@ -48,6 +48,8 @@ export const close = () => viewer.close();
 function describe(tile) {
   const parts = [...(tile.path === tile.name ? [] : [tile.path]), tile.date.replace("T", " "), `${tile.width} × ${tile.height}`];
   if (tile.kind === "video") parts.push(`${clock(tile.start)}–${clock(tile.stop)} of ${clock(tile.length)}`);
+  if (tile.camera) parts.push(tile.camera);
+  if (tile.lat !== null) parts.push(`${tile.lat.toFixed(4)}, ${tile.lon.toFixed(4)}`);
   if (tile.score !== undefined) parts.push(`similarity ${tile.score.toFixed(3)}`);
   $("about").querySelector("h2").textContent = tile.name;
   $("about").querySelector("p").textContent = parts.join("  ·  ");

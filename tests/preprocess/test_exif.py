@@ -1,0 +1,68 @@
+"""When, where and with which camera an image was taken; damage loses a part of it, never the image."""
+
+from __future__ import annotations
+
+import io
+from datetime import datetime
+from typing import Any
+
+import pytest
+from PIL import ExifTags, Image
+
+from perception_encoder.preprocess.exif import Taken
+from perception_encoder.preprocess.image import open_image, read_header
+
+PARIS = {1: "N", 2: (48.0, 51.0, 30.24), 3: "E", 4: (2.0, 17.0, 40.2)}
+NAMES = {ExifTags.Base.Make: "Canon", ExifTags.Base.Model: "Canon EOS R6"}
+WHEN = {ExifTags.Base.DateTimeOriginal: "2024:07:31 18:05:00"}
+
+
+def photograph(base: dict[int, Any], gps: dict[int, Any], times: dict[int, Any]) -> bytes:
+    exif = Image.Exif()
+    exif.update(base)
+    exif.get_ifd(ExifTags.IFD.GPSInfo).update(gps)
+    exif.get_ifd(ExifTags.IFD.Exif).update(times)
+    Image.new("RGB", (40, 30), "red").save(buffer := io.BytesIO(), "JPEG", exif=exif)
+    return buffer.getvalue()
+
+
+def test_date_place_and_camera() -> None:
+    taken = read_header(photograph(NAMES, PARIS, WHEN)).taken
+    assert taken == Taken(date=datetime(2024, 7, 31, 18, 5), lat=48.8584, lon=2.294500, camera="Canon EOS R6")
+    assert read_header(photograph({}, {}, {})).taken == Taken()
+    south = {**PARIS, 1: "S", 3: "W"}
+    taken = read_header(
+        photograph({ExifTags.Base.Make: "Apple\0", ExifTags.Base.Model: " iPhone\t15 "}, south, {})
+    ).taken
+    assert (taken.lat, taken.lon, taken.camera) == (-48.8584, -2.2945, "Apple iPhone 15")
+
+
+@pytest.mark.parametrize(
+    "gps",
+    [
+        {1: "N", 2: (0.0, 0.0, 0.0), 3: "E", 4: (0.0, 0.0, 0.0)},
+        {**PARIS, 2: (91.0, 0.0, 0.0)},
+        {**PARIS, 4: (200.0, 0.0, 0.0)},
+        {**PARIS, 2: (48.0, 51.0)},
+        {key: PARIS[key] for key in (1, 2)},
+    ],
+)
+def test_a_place_that_cannot_be_is_none(gps: dict[int, Any]) -> None:
+    taken = read_header(photograph(NAMES, gps, WHEN)).taken
+    assert (taken.lat, taken.lon) == (None, None)
+    assert (taken.date, taken.camera) == (datetime(2024, 7, 31, 18, 5), "Canon EOS R6")
+
+
+def test_a_damaged_date_leaves_the_place() -> None:
+    taken = read_header(photograph(NAMES, PARIS, {ExifTags.Base.DateTimeOriginal: "2024-31-07"})).taken
+    assert (taken.date, taken.lat, taken.camera) == (None, 48.8584, "Canon EOS R6")
+
+
+def test_damaged_exif_never_loses_the_image() -> None:
+    content = photograph(NAMES, PARIS, WHEN)
+    start, end = content.index(b"Exif"), content.index(b"2024:07:31 18:05:00") + 40
+    for at in range(start, end):
+        for value in (0x00, 0xFF):
+            damaged = content[:at] + bytes([value]) + content[at + 1 :]
+            assert open_image(damaged).size in ((40, 30), (30, 40)), at
+            read_header(damaged)
