@@ -36,6 +36,7 @@ IMAGE = "Search by an image, a video, or a moment: clip.mp4@12s; may repeat."
 WORDS = "The query, then directories, globs, files, tables, tars or URLs [default: the current directory's index]."
 MIN_SCORE = "Minimum cosine similarity, from -1 to 1 [default: none; for near-duplicates 0.97]."
 ALL_BUT_ONE = "With --near-duplicates: list the images of each group that may go if the one with the most pixels stays."
+COLLAPSE = "Of hits that are nearly the same, such as a burst, show the best one, with the number of the others."
 PREVIEW = "Show thumbnails in the terminal (kitty, iTerm2, sixel; else coloured blocks)."
 PREVIEW_LINES = 12  # of the terminal
 RAY = (
@@ -58,6 +59,7 @@ def search(
     where: Annotated[str | None, option("Search only rows of the index that match a condition.", "SQL", QUERY)] = None,
     exclude: options.Exclude = None,
     min_score: Annotated[float | None, option(MIN_SCORE, "COSINE", QUERY)] = None,
+    collapse: Annotated[bool, flag("--collapse", COLLAPSE, QUERY)] = False,
     top: Annotated[int, option("Number of hits per query.", panel=OUTPUT, least=1)] = 10,
     print0: Annotated[bool, flag("--print0 -0", "Print only the hits' paths, for `xargs -0`.", OUTPUT)] = False,
     json: options.Json = False,
@@ -117,10 +119,17 @@ def search(
     if indexed:
         queries_and_rows: list[QueryLike] = [*queries, *([index.hit(like)] if like else [])]
         result = index.search(
-            queries_and_rows, top, where=where, exclude=exclude or (), min_score=min_score, thumbnails=thumbnails
+            queries_and_rows,
+            top,
+            where=where,
+            exclude=exclude or (),
+            min_score=min_score,
+            collapse=collapse,
+            thumbnails=thumbnails,
         )
-    elif like or where or near_duplicates:
-        raise typer.BadParameter("--like, --where and --near-duplicates need an index; create one with: pe index DIR")
+    elif like or where or near_duplicates or collapse:
+        options_of_index = "--like, --where, --collapse and --near-duplicates"
+        raise typer.BadParameter(f"{options_of_index} need an index; create one with: pe index DIR")
     elif not files:
         raise typer.BadParameter('name a directory as well, as in: pe search "a red mug" photos')
     else:
@@ -216,6 +225,9 @@ def show_result(result: SearchResult, kinds: str, min_score: float | None, print
             output.print_line(name)
             shown = [column for column in range(5) if column < 2 or any(row[column] for row in rows)]
             cells = [[row[column] for column in shown] for row in rows]
+            for cell, hit in zip(cells, hits, strict=True):
+                if hit.similar:
+                    cell[shown.index(2)] = f"{hit.path}  (+{hit.similar} similar)"
             printing.print_rows([COLUMNS[column] for column in shown], cells, hits)
 
 

@@ -170,6 +170,7 @@ class Index:
         where: str | None = None,
         exclude: Sequence[str] = (),
         min_score: float | None = None,
+        collapse: bool = False,
         thumbnails: bool = False,
     ) -> SearchResult:
         """Find the `top` images and moments most similar to each query, best first, without the query's own file.
@@ -179,13 +180,17 @@ class Index:
         "snow": -1}`. A list holds several queries. `where`: a condition in SQL on the columns path, kind ('image' or
         'video'), date ('2024-07-31T18:05:00'), size (bytes), length (s), width, height, lat, lon (degrees) and camera.
         `exclude`: patterns of files to leave out, in gitignore's syntax. `min_score`: minimum cosine similarity
-        of a hit. `thumbnails`: also read the hits' thumbnails. Raises SearchIndexError without an index, with
-        another model, or for one that the user has to name, ConfigError for an invalid condition, pattern,
-        query or minimum, and the InputError of a file in a query.
+        of a hit. `collapse`: of images and moments that are nearly the same, return the best. `thumbnails`: also read
+        the hits' thumbnails. Raises SearchIndexError without an index, with another model, or for one that the user has
+        to name, ConfigError for an invalid condition, pattern, query or minimum, and the InputError of a file in a
+        query.
         """
         stores, parsed = self._open(), as_queries(queries)
         encoder = self._encoder(_towers(parsed))
-        hits = rank(stores, parsed, query_vectors(encoder, parsed), top, where, min_score, thumbnails, exclude)
+        hits = rank(
+            *(stores, parsed, query_vectors(encoder, parsed), top, where, min_score, thumbnails, exclude),
+            collapse=collapse,
+        )
         return SearchResult(model=encoder.name, searched=len(self), queries=parsed, by_query=tuple(map(tuple, hits)))
 
     def _encoder(self, towers: TowerChoice) -> Encoder:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     Vector = Float[np.ndarray, " D"]
 
 SIMILAR = 0.97
+_RECENT = 200
 """Minimum cosine similarity of near-duplicates."""
 _BLOCK = 1 << 24  # similarities in memory at a time
 
@@ -47,6 +49,8 @@ class Hit:
     """For a video: the time most similar to the query (in an index: to the moment), in seconds."""
     row: IndexRow | None = field(default=None, compare=False)
     """The row in the index, if there is one."""
+    similar: int = field(default=0, compare=False)
+    """Number of worse hits that are nearly the same, which a search with `collapse` left out."""
 
     @property
     def id(self) -> str:
@@ -82,6 +86,7 @@ class Hit:
         """Return the hit as JSON values."""
         values = {"id": self.id, "path": self.path, "score": self.score}
         values |= {"time": self.time, "start": self.start, "end": self.end}
+        values |= {"similar": self.similar} if self.similar else {}
         return values | ({name: getattr(self.row, name) for name in ("kind", "date", "size")} if self.row else {})
 
     def __repr__(self) -> str:
@@ -138,30 +143,65 @@ def rank(
     thumbnails: bool = False,
     excluded: Sequence[str] = (),
     include_query: bool = False,
+    collapse: bool = False,
 ) -> list[list[Hit]]:
     """Return the `top` best hits of each query over some indexes.
 
     `vectors`: the queries' unit vectors, by the indexes' model. `where`: a condition in SQL. `min_score`: minimum
-    cosine similarity. `excluded`: patterns of files that are not searched. `include_query`: also return the files and
-    rows of the query itself. ConfigError if the condition, the minimum or a pattern is invalid.
+    cosine similarity. `excluded`: patterns of files that are not searched. `include_query`: also return the
+    files and rows of the query itself. `collapse`: of hits that are nearly the same, return the best one.
+    ConfigError if the condition, the minimum or a pattern is invalid.
     """
     check_score(min_score)
     is_excluded = excluded_names(excluded)
     ranking = []
     for query, vector in zip(queries, vectors, strict=True):
         hits: list[Hit] = []
+        best = _BestOfSimilar() if collapse else None
         for store in stores:
-            keep = partial(_may_be_hit, store, None if include_query else query, is_excluded)
+            keep = partial(_may_be_hit, store, None if include_query else query, is_excluded, best)
             nearest = store.nearest(vector, top, where, thumbnails, keep)
             hits += [row_hit(store, row, score) for score, row in nearest if min_score is None or score >= min_score]
-        ranking.append(sorted(hits, key=lambda hit: -hit.score)[:top])
+        hits = sorted(hits, key=lambda hit: -hit.score)[:top]
+        ranking.append([replace(hit, similar=best.left_out[hit.path, hit.start]) for hit in hits] if best else hits)
     return ranking
 
 
-def _may_be_hit(store: Store, query: Query | None, is_excluded: Callable[[str], bool], row: IndexRow) -> bool:
-    """Return whether a row is neither the query itself nor excluded."""
-    is_query = query is not None and query.contains(_item(store, row), row)
-    return not is_query and not is_excluded(row.path.removeprefix(store.below))
+class _BestOfSimilar:
+    """Keeps the best of hits that are nearly the same; they come best first, and may come again in the same order."""
+
+    def __init__(self) -> None:
+        self.left_out: Counter[tuple[str, float | None]] = Counter()
+        """Number of others, by the path and start of the hit that was kept."""
+        self._kept: dict[tuple[str, float | None], Vector] = {}
+        self._left: set[tuple[str, float | None]] = set()
+
+    def keep(self, key: tuple[str, float | None], vector: Vector) -> bool:
+        """Return whether no better hit is nearly the same, of the last ones: near-duplicates have similar scores."""
+        if key in self._kept or key in self._left:
+            return key in self._kept
+        recent = [*self._kept.items()][-_RECENT:]
+        scores = [float(other @ vector) for _, other in recent]
+        if max(scores, default=-1.0) < SIMILAR:
+            self._kept[key] = vector
+            return True
+        self._left.add(key)
+        self.left_out[recent[int(np.argmax(scores))][0]] += 1
+        return False
+
+
+def _may_be_hit(
+    store: Store,
+    query: Query | None,
+    is_excluded: Callable[[str], bool],
+    best: _BestOfSimilar | None,
+    row: IndexRow,
+) -> bool:
+    """Return whether a row is not the query itself, excluded or, with `best`, nearly the same as a better one."""
+    item = _item(store, row)
+    is_query = query is not None and query.contains(item, row)
+    may_be = not is_query and not is_excluded(row.path.removeprefix(store.below))
+    return may_be and (best is None or best.keep((item.id, row.start), row.vector))
 
 
 def rank_files(

@@ -135,6 +135,7 @@ def test_a_text_needs_the_text_tower_alone(run_pe, indexed: Path, monkeypatch: p
         (("search", "--like", "nothing", "DIR"), "has no item nothing"),
         (("search", "a cat", "DIR", "--model", "builtin"), "pe index --rebuild"),
         (("search", "a cat", "DIR/01.jpg", "--where", "size > 3"), "need an index"),
+        (("search", "a cat", "DIR/01.jpg", "--collapse"), "need an index"),
         (("index", "DIR", "--every", "0.1"), "--rebuild --every 0.1"),
         (("index", "DIR/01.jpg"), "is not a directory"),
         (("index", "DIR", "DIR/gone"), "gone: no such file or directory"),

@@ -16,7 +16,6 @@ import sqlite3
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, replace
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -288,7 +287,7 @@ class Store:
                 score_of = dict(zip(slots.tolist(), scores.tolist(), strict=True))
                 rows = self._read(reading, slots)  # some slots have no row any more
                 order = sorted(_newest_first(rows), key=lambda slot: -score_of[slot])
-                best = list(islice((slot for slot in order if keep(rows[slot])), top))
+                best = [slot for slot in order if keep(rows[slot])][:top]
                 if len(best) >= top or count >= most:
                     break
                 count *= 2

@@ -101,10 +101,17 @@ class MediaLibrary:
         if self.encoder.reads_texts:
             self.model_thread.submit(self.encoder.encode_texts, "a")
 
-    def find(self, query: Query, where: str | None, top: int, min_score: float | None = None) -> list[Hit]:
-        """Return the best hits, the query's own rows too, with a score of at least `min_score`; raises ConfigError."""
+    def find(
+        self, query: Query, where: str | None, top: int, min_score: float | None = None, collapse: bool = False
+    ) -> list[Hit]:
+        """Return the best hits, the query's own rows too, with a score of at least `min_score`; raises ConfigError.
+
+        `collapse`: see `rank`.
+        """
         vector = query_vector(query, lambda media: self._encode_text(str(media.payload)))
-        (hits,) = rank([self.index], [query], vector[None], top, where, min_score, include_query=True)
+        (hits,) = rank(
+            [self.index], [query], vector[None], top, where, min_score, include_query=True, collapse=collapse
+        )
         return hits
 
     def term_source(self, kind: str, source_id: str) -> IndexRow | UploadedImage:

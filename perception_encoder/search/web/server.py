@@ -112,8 +112,16 @@ def add_search_routes(get: Get, library: MediaLibrary, ids: SignedIds) -> None:
         if "q" in params:
             query = parse_lines(request.query_params.getlist("q"), find_source)
             min_score = _score(params.get("min_score", ""))
-            found = library.find(query, where, offset + count, min_score)[offset:]
-            tiles = [{**as_tile(hit.row, ids.signed(hit.id)), "score": hit.score} for hit in found if hit.row]
+            has_text = any(
+                isinstance(term.source, Media) for term in query.terms
+            )  # else the user looks for similar ones
+            collapse = has_text and params.get("similar") != "all"
+            found = library.find(query, where, offset + count, min_score, collapse)[offset:]
+            tiles = [
+                {**as_tile(hit.row, ids.signed(hit.id)), "score": hit.score, "similar": hit.similar}
+                for hit in found
+                if hit.row
+            ]
             answer: dict[str, Any] = {"terms": [_as_json(term, ids) for term in query.terms]}
             answer["total"] = library.index.count(where) if min_score is None else None  # unknown
             answer["more"] = len(tiles) == count

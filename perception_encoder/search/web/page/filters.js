@@ -12,12 +12,13 @@ export const onFilter = (call) => { changed = call; };
 export function filters() {
   const kind = kinds.find((input) => input.checked).value;
   const fields = FIELDS.map((name) => [name, $(name).value.trim()]);
-  return [["kind", kind], ...fields].filter(([, value]) => value);
+  return [["kind", kind], ["similar", $("similar").checked ? "" : "all"], ...fields].filter(([, value]) => value);
 }
 
 export function readFilters(parameters) {
   const kind = parameters.get("kind") ?? "";
   (kinds.find((input) => input.value === kind) ?? kinds[0]).checked = true;
+  $("similar").checked = parameters.get("similar") !== "all";
   FIELDS.forEach((name) => { $(name).value = parameters.get(name) ?? ""; });
   showCount();
 }

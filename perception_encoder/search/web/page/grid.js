@@ -8,7 +8,7 @@ import { placeholder, tileButton } from "./tile.js";
 import { open } from "./viewer.js";
 
 const grid = $("grid"), PAGE = 60;
-let tiles = [], more = true, loading = false, turn = 0, reading = false, refreshing = false;
+let tiles = [], more = true, loading = false, turn = 0, reading = false, refreshing = false, month = "";
 
 export const isEmpty = () => !tiles.length;
 
@@ -57,13 +57,26 @@ function show(answer, first) {
   more = answer.more;
   const list = tiles, focused = refreshing && document.activeElement?.dataset.id;
   const buttons = answer.tiles.map((tile) => tileButton(tile, () => open(tile, list)));
+  const shown = terms().length ? buttons : withMonths(answer.tiles, buttons, first);
   if (first) {
-    grid.replaceChildren(...buttons);
+    grid.replaceChildren(...shown);
     if (focused) focusTile(focused); else if (!refreshing) scrollTo(0, 0);
     showTerms(answer.terms ?? []);
     showSummary(answer);
-  } else grid.append(...buttons);
+  } else grid.append(...shown);
   tiles.push(...answer.tiles);
+}
+
+// A heading before the first tile of each month.
+function withMonths(list, buttons, first) {
+  if (first) month = "";
+  return buttons.flatMap((button, at) => {
+    const before = month;
+    month = list[at].date.slice(0, 7);
+    if (month === before) return [button];
+    const name = new Date(`${month}-15`).toLocaleDateString(undefined, { month: "long", year: "numeric" });
+    return [element("h3", { className: "month", textContent: name }), button];
+  });
 }
 
 // How many results there are, if that is known.

@@ -14,10 +14,11 @@ export function tileButton(tile, open, badge = duration) {
   const image = element("img", { src: tile.thumbnail, alt: "", loading: "lazy", decoding: "async" });
   image.addEventListener("load", () => sharpen(image, tile), { once: true });
   const button = element("button", { className: "tile", type: "button", title: tile.path, onclick: () => open(tile) }, image);
-  const parts = [tile.name, video ? `video of ${clock(tile.length)}, moment at ${moment(tile)}` : "image", match(tile)];
+  const others = tile.similar ? `+${tile.similar} similar` : "";
+  const parts = [tile.name, video ? `video of ${clock(tile.length)}, moment at ${moment(tile)}` : "image", match(tile), others];
   button.ariaLabel = parts.filter(Boolean).join(", ");
   const name = element("span", { className: "name", textContent: tile.name });
-  const facts = [video ? `at ${moment(tile)}` : "", match(tile)].filter(Boolean).join(" · ");
+  const facts = [video ? `at ${moment(tile)}` : "", match(tile), others].filter(Boolean).join(" · ");
   button.append(element("span", { className: "label" }, name, element("span", { textContent: facts })));
   button.style.setProperty("--ratio", ratio.toFixed(3));
   button.dataset.id = tile.id;
