@@ -165,8 +165,8 @@ def rank(
             hits += best.counted(found) if best else found
         hits.sort(key=lambda hit: -hit.score)
         if collapse and len(stores) > 1:
-            best = _BestOfSimilar()
-            kept = [hit for hit in hits if hit.row and best.keep((hit.path, hit.start), hit.row.vector, 1 + hit.similar)]
+            best, rows = _BestOfSimilar(), [(hit, hit.row) for hit in hits if hit.row]
+            kept = [hit for hit, row in rows if best.keep((hit.path, hit.start), row.vector, 1 + hit.similar)]
             hits = best.counted(kept)
         ranking.append(hits[:top])
     return ranking
