@@ -121,8 +121,17 @@ class Reference:
     """The package's names, parsed, with the page and anchor of each."""
 
     def __init__(self) -> None:
-        options: dict[str, Any] = {"docstring_parser": "google", "allow_inspection": False}
-        self.package: Any = griffe.load("perception_encoder", search_paths=[str(PAGES.parent.parent)], **options)
+        self.package: Any = griffe.load(
+            "perception_encoder",
+            search_paths=[str(PAGES.parent.parent)],
+            docstring_parser="google",
+            docstring_options=griffe.GoogleOptions(
+                returns_multiple_items=False,
+                warn_missing_types=False,
+                warn_unknown_params=False,  # `a, b: …` describes two
+            ),
+            allow_inspection=False,
+        )
 
     def names(self, page: str) -> Iterator[tuple[str, Any]]:
         """Yield the names of a page as they are written in Python, with their definitions."""
@@ -172,8 +181,9 @@ class Reference:
         if not heading and not name.startswith("pe."):
             yield f"In `{name.rpartition('.')[0]}`."
         called = name if heading or name.startswith("pe.") else definition.name
-        if definition.docstring:  # of commands, which have an empty line there
-            definition.docstring.value = definition.docstring.value.replace("Examples:\n\n", "Examples:\n")
+        if definition.docstring:  # those of commands have an empty line; a colon in a result ends no name
+            text = definition.docstring.value.replace("Examples:\n\n", "Examples:\n")
+            definition.docstring.value = re.sub(r"^((?:Returns|Yields):\n +)", r"\1: ", text, flags=re.MULTILINE)
         sections = definition.docstring.parsed if definition.docstring else []
         if definition.is_function:
             yield from self.signatures(called, definition)
@@ -238,15 +248,15 @@ class Reference:
             if kind == "text":
                 yield self.link(value, page, skip)
             elif kind == "examples":
-                text = "\n".join(part for _, part in value)
+                text = without_prompts("\n".join(part for _, part in value))
                 yield f"**Example**\n\n```{'' if re.match('pe |curl ', text) else 'python'}\n{text}\n```"
             elif kind in ("parameters", "other parameters"):
-                lines = [f"- `{part.name}`: {joined(part.description)}" for part in value]
+                lines = [f"- {spans(part.name)}: {joined(part.description)}" for part in value]
                 yield "**Arguments**\n\n" + "\n".join(self.link(line, page, skip) for line in lines)
             elif kind in ("returns", "yields"):
-                yield f"**{kind.capitalize()}** " + self.link(joined(value[0].description), page, skip)
+                yield f"**{kind.capitalize()}:** " + self.link(joined(value[0].description), page, skip)
             elif kind == "raises":
-                lines = [f"- `{part.annotation}`: {joined(part.description)}" for part in value]
+                lines = [f"- {spans(str(part.annotation))}: {joined(part.description)}" for part in value]
                 yield "**Raises**\n\n" + "\n".join(self.link(line, page, skip) for line in lines)
             elif kind != "attributes":
                 raise SystemExit(f"{page}: no form for a section {kind!r} of a docstring")
@@ -301,10 +311,23 @@ def field_line(member: Any) -> str:
     return f"- `{member.name}{type_}{' = ' + value if value else ''}`" + (f": {text}" if text else "")
 
 
+def without_prompts(text: str) -> str:
+    """Return the code of an interpreter's session, with its output as comments; other text unchanged."""
+    if not text.startswith(">>> "):
+        return text
+    lines = text.splitlines()
+    return "\n".join(line[4:] if line.startswith((">>> ", "... ")) else f"# {line}" for line in lines)
+
+
 def quoted(value: Any) -> str:
     """Return an expression with double quotes, as the source has them."""
     text = str(value)
     return text if '"' in text else text.replace("'", '"')
+
+
+def spans(names: str) -> str:
+    """Return names between commas as code spans."""
+    return ", ".join(f"`{name}`" for name in names.strip("()").split(", "))
 
 
 def joined(text: str) -> str:

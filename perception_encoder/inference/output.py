@@ -68,14 +68,30 @@ def embed(
 ) -> EmbedReport:
     """Embed images, videos and texts into a file; repeating an interrupted call resumes it.
 
-        pe.embed("photos", "photos.parquet", model="PE-Core-L14-336")
+    Args:
+        media: Images, videos, directories, globs, tables of paths or texts, tars, URLs.
+        out: A .parquet file, a .lance table, or a directory in clip-retrieval's layout.
+        model: An encoder, or its name or path; by default the default model (`pe models`).
+        normalize: Make vectors unit length.
+        frames: Number of uniform frames of a video.
+        overwrite: Replace `out` if it exists.
+        exclude: Patterns of files in directories to leave out, in gitignore's syntax, in addition to `.peignore` files.
+        progress: Shows the progress.
+        **keywords: Fields of a `ModelSpec`.
 
-    `media`: images, videos, directories, globs, tables of paths or texts, tars, URLs. `out`: a .parquet file, a .lance
-    table, or a directory in clip-retrieval's layout. `model`: an encoder, or its name or path; by default the default
-    model (see `pe models`). `normalize`, `frames`: see `Encoder.encode`. `exclude`: patterns of files in directories to
-    leave out, in gitignore's syntax, in addition to `.peignore` files. `keywords`: see `load`. Unreadable inputs are
-    skipped and reported. Raises DataError without inputs, MediaNotFoundError for a missing path, ConfigError,
-    OutputError (see `EmbeddingWriter`), and what loading the model raises.
+    Returns:
+        The number of rows, and the inputs that could not be read.
+
+    Raises:
+        MediaNotFoundError: A path does not exist.
+        DataError: There are no inputs.
+        ConfigError: The suffix of `out` is unknown, or the model lacks a setting.
+        OutputError: `out` exists or cannot be written, or an unfinished run has other settings or inputs.
+        ModelError: The model cannot be loaded.
+
+    Examples:
+        >>> report = pe.embed("photos", "photos.parquet", model="PE-Core-L14-336")
+        >>> print(report.rows, report.skipped)
     """
     paths, out = as_paths(media), Path(out)
     check_paths(paths)
