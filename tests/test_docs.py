@@ -33,6 +33,15 @@ PAGES += sorted([*(ROOT / "docs").rglob("*.md"), *(ROOT / "synthetic").rglob("RE
 TYPED = ["README.md", "docs/quickstart.md"]
 TYPED += [f"docs/api/{name}.md" for name in ("evaluation", "layers", "search", "training", "video")]
 
+KEYWORDS = """\
+import perception_encoder as pe
+
+scores = pe.evaluate("knn", "builtin", "photos", k=[10, 20], layer=-1).scores
+pe.evaluate("knn", "builtin", "photos", prompts="photo")  # type: ignore[call-overload]
+pe.evaluate("depth", "builtin", "photos", eigen_crop="yes")  # type: ignore[call-overload]
+"""
+"""A keyword of another task, and one of another type, are errors: a type checker reports an `ignore` without one."""
+
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -173,6 +182,7 @@ def test_python_of_some_pages_passes_a_strict_type_checker(tmp_path: Path) -> No
         assert blocks
         blocks = ["import perception_encoder as pe\n", *blocks] if page.parent.name == "api" else blocks
         (tmp_path / f"{page.stem}.py").write_text("\n".join(blocks), encoding="utf-8")
+    (tmp_path / "keywords.py").write_text(KEYWORDS, encoding="utf-8")
     cache = f"--cache-dir={ROOT / '.mypy_cache' / 'pages'}"
     command = [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent", "--config-file=", cache, "."]
     run = subprocess.run(

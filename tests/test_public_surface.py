@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 
 import perception_encoder as pe
 from perception_encoder import errors
+from perception_encoder.api import evaluations
 
 
 def run_python(code: str) -> str:
@@ -23,6 +26,29 @@ def test_surface_is_small_and_sorted() -> None:
 
 def test_every_name_resolves_and_is_documented() -> None:
     assert [name for name in pe.__all__ if name != "__version__" and not inspect.getdoc(getattr(pe, name))] == []
+
+
+def written(default: object) -> str:
+    """A keyword's default in the stub: `...` for one that only the name of a published dataset gives."""
+    return "..." if default is inspect.Parameter.empty else getattr(default, "__name__", repr(default))
+
+
+def test_typed_keywords_of_evaluate_are_those_of_the_tasks() -> None:
+    stub = ast.parse(Path(pe.__file__).with_name("calls.pyi").read_text(encoding="utf-8"))
+    typed = {}
+    for overload in (node for node in stub.body if isinstance(node, ast.FunctionDef)):
+        task, *positional = overload.args.args
+        defaults = [None] * len(positional) + overload.args.kw_defaults
+        typed[ast.literal_eval(task.annotation.slice)] = [
+            (argument.arg, ast.unparse(argument.annotation), None if default is None else ast.unparse(default))
+            for argument, default in zip([*positional, *overload.args.kwonlyargs], defaults, strict=True)
+        ]
+    for task, call in evaluations().items():
+        assert typed.pop(task) == [
+            (item.name, item.annotation, written(item.default) if item.kind is item.KEYWORD_ONLY else None)
+            for item in inspect.signature(call).parameters.values()
+        ]
+    assert not typed
 
 
 def test_import_is_quick_and_brings_no_torch() -> None:
