@@ -122,9 +122,21 @@ def questions(
 
 
 def compare(first: Result | str | Path, second: Result | str | Path) -> list[Difference]:
-    """Compare two results, or their JSON files: each shared score's difference, interval and p-value.
+    """Compare two results: each shared score's difference, interval and p-value.
 
-    Raises DataError if they share no score, or were evaluated on different items.
+    Args:
+        first: A result of `evaluate`, or its JSON file.
+        second: Another one, on the same items.
+
+    Returns:
+        The first's value less the second's, for each score.
+
+    Raises:
+        DataError: They share no score, or were evaluated on different items.
+
+    Examples:
+        >>> for found in pe.compare("mine.json", "core.json"):
+        ...     print(found.difference.name, found.difference.value, found.p_value)
     """
     from perception_encoder.evaluation.results import compare, read_result
 
@@ -233,15 +245,35 @@ def serve(
 ) -> None:
     """Serve a search page over a directory, the API, or both, until the process is stopped, like `pe serve`.
 
-    `model`: by default that of the index, or the default model. `index`: directory of the index. `lan`, `host`, `port`,
-    `key`: who can connect; by default only this machine. `origins`: web pages that may use the API (CORS).
-    `allow_urls`: let clients of the API send images and videos by address. `waiting`: maximum length of the API's
-    queue. `chat_model`: model of /v1/chat/completions; `ask_model`: of questions on the page; both are names that
-    `load_assistant` takes, loaded at the first request. `features_model`: for the page's features. `immich`: answer a
-    photo server instead, and pass its other requests on to `immich_upstream`, or refuse them (`immich_clip_only`).
-    `exclude`: see `Index.update`. `keywords`: see `load`; `precision` also applies to the language models. `on_start`
-    is called once the server listens. Raises ConfigError for a taken port or options that do not fit together, and what
-    loading models raises.
+    Args:
+        directory: Images and videos to search.
+        api: Serve the API.
+        model: By default that of the index, or the default model.
+        index: Directory of the index; by default `directory`.
+        lan: Let other computers in the network connect; by default only this one can.
+        host: Address to listen on.
+        port: 0 for any.
+        key: Clients must send it; by default one is generated if others can connect.
+        origins: Web pages that may use the API (CORS).
+        allow_urls: Let clients of the API send images and videos by address.
+        waiting: Maximum length of the API's queue.
+        chat_model: Model of /v1/chat/completions, as `load_assistant` takes it, loaded at the first request.
+        ask_model: Model of questions on the page, loaded in the same way.
+        features_model: Model of the page's features.
+        immich: Answer a photo server instead.
+        immich_upstream: Address to pass its other requests on to.
+        immich_clip_only: Refuse its other requests.
+        exclude: See `Index.update`.
+        on_start: Called once the server listens.
+        **keywords: Fields of a `ModelSpec`; `precision` also applies to the language models.
+
+    Raises:
+        ConfigError: The port is taken, or options do not fit together.
+        MissingExtraError: The extra `search` is not installed.
+        ModelError: Loading fails: see `load`.
+
+    Examples:
+        >>> pe.serve("photos", lan=True, ask_model="builtin-lang")
     """
     from perception_encoder.inference.load import as_encoder
     from perception_encoder.inference.model_spec import ModelSpec
