@@ -112,6 +112,7 @@ MEMBERS = {
         " dimension weight_hash batch_size text_batch_size embed_pixels embed_texts encode_query encode_document"
         " get_embedding_dimension"
     ),
+    "ModelSpec": "name device runtime precision dimensions layer pool decoding trust_remote_code dtype",
     "Assistant": "ask caption chat stream open generate generate_stream",
 }
 """The members that are shown, where not all public ones are. Of evaluators: `run`."""

@@ -138,11 +138,10 @@ def compare(first: Result | str | Path, second: Result | str | Path) -> list[Dif
     """Compare two results score by score.
 
     Args:
-        first: A result, or its JSON file.
-        second: The result to compare it with.
+        first, second: Results of `evaluate` on the same items, or their JSON files.
 
     Returns:
-        Each shared score's difference, interval and p-value.
+        The first's value less the second's for each shared score, with its interval and p-value.
 
     Raises:
         DataError: They share no score, or were evaluated on different items.
@@ -282,13 +281,13 @@ def serve(
     """Serve a search page over a directory, the API, or both, until the process is stopped, like `pe serve`.
 
     Args:
-        directory: The directory to search; by default that of `index`.
+        directory: Images and videos to search; by default those of `index`.
         api: Serve the API.
         model: By default that of the index, or the default model.
         index: Directory of the index.
         lan: Let devices on the network connect, with a key; by default only this machine can.
-        host, port: Address and port to listen on.
-        key: The key that clients send; by default a new one where one is needed.
+        host, port: Address and port to listen on; port 0 is any free one.
+        key: The key that clients send; with `lan`, by default a new one.
         origins: Web pages that may use the API (CORS).
         allow_urls: Let clients of the API send images and videos by address.
         waiting: Maximum length of the API's queue.
@@ -303,6 +302,7 @@ def serve(
 
     Raises:
         ConfigError: The port is taken, or options do not fit together.
+        ModelError: A model cannot be loaded.
         MissingExtraError: The extra `search` is not installed.
 
     Examples:

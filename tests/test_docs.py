@@ -12,6 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 from statistics import median
+from textwrap import indent
 from typing import Any
 
 import pytest
@@ -30,8 +31,15 @@ from perception_encoder.training.cost import tower_part
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "examples/README.md")]
 PAGES += sorted([*(ROOT / "docs").rglob("*.md"), *(ROOT / "synthetic").rglob("README.md")])
-TYPED = ["README.md", "docs/quickstart.md"]
-TYPED += [f"docs/api/{name}.md" for name in ("evaluation", "layers", "search", "training", "video")]
+TYPED = [ROOT / "README.md", ROOT / "docs" / "quickstart.md", *sorted((ROOT / "docs" / "api").glob("[a-z]*.md"))]
+IMPORTS = """\
+from pathlib import Path
+import numpy as np
+import torch
+from PIL import Image
+import perception_encoder as pe
+"""
+"""What the examples of docstrings take as imported."""
 
 KEYWORDS = """\
 import perception_encoder as pe
@@ -177,11 +185,13 @@ def test_models_of_the_quickstart_have_their_sizes_speeds_and_scores() -> None:
 
 def test_python_of_some_pages_passes_a_strict_type_checker(tmp_path: Path) -> None:
     """As a user's editor checks it: strictly, with the installed package and none of this project's settings."""
-    for page in (ROOT / name for name in TYPED):
-        blocks = re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
-        assert blocks
-        blocks = ["import perception_encoder as pe\n", *blocks] if page.parent.name == "api" else blocks
-        (tmp_path / f"{page.stem}.py").write_text("\n".join(blocks), encoding="utf-8")
+    for page in TYPED:
+        parts = page.read_text(encoding="utf-8").split("\n## `")  # of the reference, the hand-written part comes first
+        code = [IMPORTS if len(parts) > 1 else ""]
+        for number, part in enumerate(parts):
+            for block in re.findall(r"^```python\n(.*?)^```", part, flags=re.DOTALL | re.MULTILINE):
+                code.append(f"def example_{len(code)}() -> None:\n{indent(block, '    ')}" if number else block)
+        (tmp_path / f"{page.stem}.py").write_text("\n".join(code), encoding="utf-8")
     (tmp_path / "keywords.py").write_text(KEYWORDS, encoding="utf-8")
     cache = f"--cache-dir={ROOT / '.mypy_cache' / 'pages'}"
     command = [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent", "--config-file=", cache, "."]

@@ -5,13 +5,19 @@ from __future__ import annotations
 import ast
 import inspect
 import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 import perception_encoder as pe
 from perception_encoder import errors
 from perception_encoder.api import evaluations
+
+REFERENCE = Path(__file__).parent.parent / "docs" / "api"
 
 
 def run_python(code: str) -> str:
@@ -26,6 +32,38 @@ def test_surface_is_small_and_sorted() -> None:
 
 def test_every_name_resolves_and_is_documented() -> None:
     assert [name for name in pe.__all__ if name != "__version__" and not inspect.getdoc(getattr(pe, name))] == []
+
+
+def documented(call: Any) -> tuple[set[str], set[str]]:
+    """The sections of a docstring, and the names under `Args:`."""
+    doc = inspect.getdoc(call) or ""
+    parts = re.split(r"^(Args|Returns|Yields|Raises|Examples):\n", doc, flags=re.MULTILINE)[1:]
+    sections = dict(zip(parts[::2], parts[1::2], strict=True))
+    entries = re.findall(r"^    ([\w*, ]+): ", sections.get("Args", ""), flags=re.MULTILINE)
+    return sections.keys(), {name.lstrip("*") for entry in entries for name in entry.split(", ")}
+
+
+@pytest.mark.parametrize("name", [name for name in pe.__all__ if inspect.isfunction(getattr(pe, name))])
+def test_public_functions_document_arguments_result_and_an_example(name: str) -> None:
+    call = getattr(pe, name)
+    signature = inspect.signature(call)
+    sections, arguments = documented(call)
+    assert arguments == signature.parameters.keys()
+    assert bool(sections & {"Returns", "Yields"}) == (signature.return_annotation != "None")
+    assert "Examples" in sections
+
+
+@pytest.mark.parametrize("name", [name for name in pe.__all__ if inspect.isclass(getattr(pe, name))])
+def test_methods_of_the_reference_document_their_arguments(name: str) -> None:
+    """Of methods with several arguments, all, or the docstring names the method that has the same."""
+    reference = "".join(page.read_text(encoding="utf-8") for page in REFERENCE.glob("*.md"))
+    for method in re.findall(rf"^### `{name}\.(\w+)`$", reference, flags=re.MULTILINE):
+        call = getattr(getattr(pe, name), method)
+        arguments = inspect.signature(call).parameters.keys() - {"self"}
+        sections, described = documented(call)
+        if len(arguments) > 2 or "Args" in sections:
+            others = re.findall(r"`(\w+)`", inspect.getdoc(call) or "") if "Args" not in sections else []
+            assert described == arguments or any(hasattr(getattr(pe, name), other) for other in others), method
 
 
 def written(default: object) -> str:

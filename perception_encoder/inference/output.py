@@ -71,23 +71,23 @@ def embed(
     Args:
         media: Images, videos, directories, globs, tables of paths or texts, tars, URLs.
         out: A .parquet file, a .lance table, or a directory in clip-retrieval's layout.
-        model: An encoder, or its name or path; by default the default model (`pe models`).
+        model: A model's name or path, or an encoder; by default the default model (see `pe models`).
         normalize: Make vectors unit length.
         frames: Number of uniform frames of a video.
-        overwrite: Replace `out` if it exists.
-        exclude: Patterns of files in directories to leave out, in gitignore's syntax, in addition to `.peignore` files.
-        progress: Shows the progress.
+        overwrite: Replace an existing `out`.
+        exclude: Files in directories to leave out, as patterns in gitignore's syntax; `.peignore` files also apply.
+        progress: Wraps the inputs as they are embedded, to show a bar.
         **keywords: Fields of a `ModelSpec`.
 
     Returns:
-        The number of rows, and the inputs that could not be read.
+        The number of embeddings, and the inputs that could not be read, which are skipped.
 
     Raises:
+        DataError: There are no inputs, or the parts of an interrupted run are damaged.
         MediaNotFoundError: A path does not exist.
-        DataError: There are no inputs.
-        ConfigError: The suffix of `out` is unknown, or the model lacks a setting.
-        OutputError: `out` exists or cannot be written, or an unfinished run has other settings or inputs.
-        ModelError: The model cannot be loaded.
+        ConfigError: `out` has another suffix, or the model lacks a setting.
+        OutputError: `out` exists, or has an unfinished run with other settings or inputs, or writing fails.
+        ModelError: Loading fails: see `load`.
 
     Examples:
         >>> report = pe.embed("photos", "photos.parquet", model="PE-Core-L14-336")

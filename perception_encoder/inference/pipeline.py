@@ -6,6 +6,7 @@ on a CPU each computes on a core of its own, in whose cache a batch stays; else 
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -29,6 +30,8 @@ from perception_encoder.vectors import unit_rows
 
 if TYPE_CHECKING:
     from perception_encoder.models.external import Role
+
+logger = logging.getLogger(__name__)
 
 K = TypeVar("K")
 T = TypeVar("T")
@@ -95,6 +98,8 @@ class _Encoder(Protocol):
     @property
     def reads_videos(self) -> bool: ...
 
+    def width(self, feature: Feature) -> int: ...
+
     def embed_pixels(self, pixels: Sequence[Any], feature: Feature) -> np.ndarray: ...
 
     def embed_video(self, pixels: Sequence[Any], times: Sequence[float], feature: Feature) -> np.ndarray: ...
@@ -134,6 +139,36 @@ class Failure(Generic[K]):
 
 
 EncodingResult = Embedding[K] | Failure[K]
+
+
+def encode_inputs(
+    encoder: _Encoder,
+    inputs: object,
+    kind: Kind | None,
+    feature: Feature,
+    batch_size: int | None,
+    skipped: dict[int, InputError] | None,
+    advance: Callable[[int], object] = lambda items: None,
+) -> np.ndarray:
+    """Return the vectors of inputs as one array, in order: see `Encoder.encode`; `advance` is told of those done."""
+    requests, single = as_requests(inputs, kind)
+    rows: dict[int, np.ndarray] = {}
+    for batch in encode_requests(encoder, requests, feature, batch_size):
+        for result in batch:
+            if isinstance(result, Embedding):
+                rows[result.key] = result.vector
+            elif skipped is None or single:
+                raise result.error
+            else:
+                logger.warning("skipped %s", result.error)
+                skipped[result.key] = result.error
+        advance(len(batch))
+    if single:
+        return rows[0]
+    if len({row.shape for row in rows.values()}) > 1:
+        raise ConfigError("pool 'tokens' takes images or videos, not both at once")
+    found = [rows[index] for index in sorted(rows)]
+    return np.stack(found) if found else np.empty((0, encoder.width(feature)), np.float32)
 
 
 def encode_items(encoder: _Encoder, items: Iterable[Item], feature: Feature) -> Iterator[list[EncodingResult[Item]]]:

@@ -229,7 +229,15 @@ _OF_LIBRARY = re.compile(rf"((?:random:)?(?:{'|'.join(LIBRARIES)}):(?:local-dir:
 
 
 def list_models() -> list[str]:
-    """List the canonical names of all encoders, largest first."""
+    """List the canonical names of all encoders.
+
+    Returns:
+        Core, Lang and Spatial models, each largest first, and the built-in ones.
+
+    Examples:
+        >>> pe.list_models()[0]
+        'PE-Core-G14-448'
+    """
     return list(MODELS)
 
 

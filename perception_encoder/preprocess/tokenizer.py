@@ -76,7 +76,20 @@ class Tokenizer:
 
 
 def tokenizer(model: object) -> Tokenizer:
-    """Return the tokenizer for a model's or `Encoder`'s text tower; ModelError without one."""
+    """Return the tokenizer for a model's text tower.
+
+    Args:
+        model: A model in torch, or an `Encoder`.
+
+    Returns:
+        A function from texts to ids (B, context length), int64.
+
+    Raises:
+        ModelError: The model has no text tower.
+
+    Examples:
+        >>> tokens = pe.tokenizer(model)(["a red mug", "a dog"])
+    """
     tower: Any = getattr(getattr(model, "model", model), "text", None)
     if tower is None:
         name = getattr(model, "name", type(model).__name__)

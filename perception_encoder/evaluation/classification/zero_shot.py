@@ -325,20 +325,20 @@ def classify(
     Args:
         media: Images, videos, directories, globs, tables, tars, URLs.
         labels: Two or more, or as one string, "cat,dog,other pet" or "@labels.txt".
-        prompts: The templates that labels are put into: photo (25), imagenet (80), kinetics (28), actions (48) or name.
-        model: An encoder, or its name or path; by default the default model (`pe models`).
-        top: Labels returned for each file.
-        progress: Shows the progress.
+        prompts: Templates that labels are put into: photo (25), imagenet (80), kinetics (28), actions (48) or name.
+        model: A model's name or path, or an encoder; by default the default model (see `pe models`).
+        top: Number of labels returned for each file.
+        progress: Shows the files' progress.
         **keywords: Fields of a `ModelSpec`.
 
     Returns:
-        The labels of each file, most probable first, and the files that could not be read.
+        The files with their most probable labels, and those that cannot be read.
 
     Raises:
         MediaNotFoundError: A path does not exist.
         DataError: There are no files.
-        ConfigError: There are fewer than two labels, or the prompts are unknown.
-        ModelError: The model cannot be loaded.
+        ConfigError: There are fewer than two labels, the prompts are unknown, or the model has no text tower.
+        ModelError: Loading fails: see `load`.
 
     Examples:
         >>> for file in pe.classify("photos", ["cat", "dog", "other pet"]):
