@@ -65,7 +65,7 @@ def export_immich(model: str | Path, out: str | Path) -> tuple[ExportedFile, ...
         for folder, (tower, example, name) in towers.items():
             (temporary / folder).mkdir()
             module, path = _Unit(tower).eval(), temporary / folder / "model.onnx"
-            save_onnx(module, example, (name, "embedding"), metadata, path)
+            save_onnx(module, example, (name, f"{name}_embedding"), metadata, path)
             files.append(
                 ExportedFile(
                     path=str(directory / folder / path.name),
