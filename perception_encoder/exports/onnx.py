@@ -121,7 +121,7 @@ def export_onnx(
     about = f"image.onnx takes images (B, 3, {height}, {width}), RGB from -1 to 1."
     if text:
         about += " text.onnx takes token ids (B, T), padded with zeros."
-    about += " Outputs are embeddings, not normalised, or tokens (B, N, D) of a model without pooling."
+    about += " Outputs are embeddings, not normalized, or tokens (B, N, D) of a model without pooling."
     program = _IMAGES.format(height=height, width=width) + (_TEXTS if text else "")
     precision: Precision = "int8" if int8 else "float32"
     with writing(Path(out)):

@@ -149,7 +149,7 @@ def _describe(source: str | Path, model: Model, precision: Precision, size: tupl
         program += _TEXTS.format(scale=math.exp(model.logit_scale.item()))
     about = f"image.xml takes RGB pixels (B, 3, {height}, {width}), uint8, and gives "
     if visual.config.pools:
-        about += "embeddings (B, D), not normalised."
+        about += "embeddings (B, D), not normalized."
     else:
         about += f"tokens (B, N, D){', the class token first' if visual.config.class_token else ''}."
     if has_texts:

@@ -136,7 +136,7 @@ def _backend() -> tokenizers.Tokenizer:
 def portable_tokenizer(context_length: int) -> tokenizers.Tokenizer:
     """Return a tokenizer of the library `tokenizers` that pads and truncates, usable without this package.
 
-    It only lowers case and normalises whitespace; apply `clean` first for ftfy's repairs and HTML entities.
+    It only lowers case and normalizes whitespace; apply `clean` first for ftfy's repairs and HTML entities.
     """
     result = tokenizers.Tokenizer.from_str(_backend().to_str())
     start, end = "<start_of_text>", "<end_of_text>"

@@ -92,7 +92,7 @@ CHUNK = 4096  # prompts that are encoded at a time
 def ensemble(
     encoder: Encoder, classes: Sequence[str], templates: Sequence[str], track: Track = untracked
 ) -> np.ndarray:
-    """Return unit vectors of the classes (K, D): the renormalised mean over templates of unit text vectors.
+    """Return unit vectors of the classes (K, D): the renormalized mean over templates of unit text vectors.
 
     Raises ModelError if a vector is not finite.
     """
