@@ -40,9 +40,6 @@ def export_immich(model: str | Path, out: str | Path) -> tuple[ExportedFile, ...
         out: CACHE/clip/NAME, where CACHE is the service's cache and NAME a model of immich's list whose vectors have
             this length, such as ViT-B-32__openai (512) or ViT-L-16-SigLIP2-384__webli (1,024).
 
-    Returns:
-        The files, with their differences from torch.
-
     Raises:
         MissingExtraError: The extra `onnx` is not installed.
         ConfigError: The model has no text tower.

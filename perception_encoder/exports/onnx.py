@@ -87,9 +87,6 @@ def export_onnx(
         encoder: The model of a head that names none of this package.
         int8: Multiply in int8; on a fixed set, images and texts keep a cosine similarity of at least 0.999.
 
-    Returns:
-        The files, with their differences from torch.
-
     Raises:
         MissingExtraError: The extra `onnx` is not installed.
         ShapeError: The size is not whole patches.

@@ -69,9 +69,6 @@ def export_openvino(
         precision: "float32", "bfloat16" or "int8".
         size: Height and width of images, in pixels; by default those of training.
 
-    Returns:
-        The files, with their differences from torch.
-
     Raises:
         MissingExtraError: The extra `fast` is not installed.
         ConfigError: The precision is unknown, or the model gives tokens, in int8.

@@ -81,14 +81,11 @@ def tokenizer(model: object) -> Tokenizer:
     Args:
         model: A model in torch, or an `Encoder`.
 
-    Returns:
-        A function from texts to ids (B, context length), int64.
-
     Raises:
         ModelError: The model has no text tower.
 
     Examples:
-        >>> tokens = pe.tokenizer(model)(["a red mug", "a dog"])
+        >>> tokens = pe.tokenizer(model)(["a red mug", "a dog"])  # (2, T)
     """
     tower: Any = getattr(getattr(model, "model", model), "text", None)
     if tower is None:

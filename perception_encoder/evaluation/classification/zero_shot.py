@@ -320,7 +320,7 @@ def classify(
     progress: Track = untracked,
     **keywords: Unpack[ModelKeywords],
 ) -> Classification:
-    """Classify images and videos zero-shot by a list of labels.
+    """Classify images and videos zero-shot by a list of labels; unreadable ones are skipped and reported.
 
     Args:
         media: Images, videos, directories, globs, tables, tars, URLs.
@@ -330,9 +330,6 @@ def classify(
         top: Number of labels returned for each file.
         progress: Shows the files' progress.
         **keywords: Fields of a `ModelSpec`.
-
-    Returns:
-        The files with their most probable labels, and those that cannot be read.
 
     Raises:
         MediaNotFoundError: A path does not exist.
