@@ -92,7 +92,7 @@ class Head:
         skipped: list[InputError] | None = None,
         progress: Track = untracked,
     ) -> Iterator[Prediction]:
-        """Predict depth, classes or objects of each image and each frame.
+        """Predict depth, classes or objects of each image and each frame, in order, when the prediction is taken.
 
         With `out`, files are written to this directory as the predictions are taken: of an image NAME.png, as `draw`
         returns it; of a video NAME.mp4; depths as 16-bit NAME.depth.png in millimetres (thousandths of the median);
@@ -109,9 +109,6 @@ class Head:
                 order (logged), and classes the head's.
             skipped: Collects the errors of unreadable inputs; by default the first one raises.
             progress: Shows the inputs' progress.
-
-        Returns:
-            Predictions in order, each computed when it is taken.
 
         Raises:
             InputError: An input cannot be read.
@@ -231,7 +228,7 @@ def depth(
     skipped: list[InputError] | None = None,
     progress: Track = untracked,
 ) -> Iterator[DepthEstimate]:
-    """Estimate the depth of images and frames; with `out`, also write it.
+    """Estimate the depth of each image and frame, when it is taken; with `out`, also write it.
 
     Args:
         media: See `Head.predict`.
@@ -242,9 +239,6 @@ def depth(
         every: Seconds between a video's frames; 0 for all.
         skipped: See `Head.predict`.
         progress: Shows the inputs' progress.
-
-    Returns:
-        Depths in order, each computed when it is taken.
 
     Examples:
         >>> (photo,) = pe.depth("photo.jpg")
@@ -272,7 +266,7 @@ def detect(
     skipped: list[InputError] | None = None,
     progress: Track = untracked,
 ) -> Iterator[Detections]:
-    """Detect objects in images and frames; with `out`, also write them.
+    """Detect objects in each image and frame, when it is taken; with `out`, also write them.
 
     Args:
         media: See `Head.predict`.
@@ -289,9 +283,6 @@ def detect(
         images: Your annotations in COCO's format, whose ids are to be written.
         skipped: See `Head.predict`.
         progress: Shows the inputs' progress.
-
-    Returns:
-        Detections in order, each computed when it is taken.
 
     Examples:
         >>> for found in pe.detect("photos", "detected", score=0.3):

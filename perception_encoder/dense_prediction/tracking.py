@@ -200,10 +200,11 @@ def track(
     short_side: int = SHORT_SIDE,
     progress: Track = untracked,
 ) -> Iterator[TrackedFrame]:
-    """Track objects through a video without training; memory does not grow with its length.
+    """Track objects through a video without training; each frame is computed when it is taken.
 
     With `out`, writes to this directory as the frames are taken: NAME/00000.png … (the objects' numbers, in DAVIS's
-    layout), NAME.mp4 with the objects drawn, and at the end NAME.json (boxes and areas).
+    layout), NAME.mp4 with the objects drawn, and at the end NAME.json (boxes and areas). Memory does not grow with the
+    video's length.
 
     Args:
         video: A file, or a directory of frames.
@@ -215,9 +216,6 @@ def track(
         layer: 0-based, or negative from the end.
         short_side: Pixels of a frame's short side for the encoder.
         progress: Shows the frames' progress.
-
-    Returns:
-        Frames in order with their objects, each computed when it is taken.
 
     Raises:
         ConfigError: Objects are missing, given in both ways, or outside the frame.

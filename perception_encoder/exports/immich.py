@@ -40,9 +40,6 @@ def export_immich(model: str | Path, out: str | Path) -> tuple[ExportedFile, ...
         out: CACHE/clip/NAME, where CACHE is the service's cache and NAME a model of immich's list whose vectors have
             this length, such as ViT-B-32__openai (512) or ViT-L-16-SigLIP2-384__webli (1,024).
 
-    Returns:
-        The files, with their differences from torch.
-
     Raises:
         MissingExtraError: The extra `onnx` is not installed.
         ConfigError: The model has no text tower.
@@ -65,7 +62,7 @@ def export_immich(model: str | Path, out: str | Path) -> tuple[ExportedFile, ...
         for folder, (tower, example, name) in towers.items():
             (temporary / folder).mkdir()
             module, path = _Unit(tower).eval(), temporary / folder / "model.onnx"
-            save_onnx(module, example, (name, "embedding"), metadata, path)
+            save_onnx(module, example, (name, f"{name}_embedding"), metadata, path)
             files.append(
                 ExportedFile(
                     path=str(directory / folder / path.name),

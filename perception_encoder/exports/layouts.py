@@ -126,9 +126,6 @@ def convert(
         half: Write float16.
         overwrite: Replace an existing `out`.
 
-    Returns:
-        The path, with the number of tensors that the layout cannot hold.
-
     Raises:
         ModelError: Loading fails (see `load`), or the layout cannot hold the model.
         ConfigError: `out` has another suffix.

@@ -87,9 +87,6 @@ def export_onnx(
         encoder: The model of a head that names none of this package.
         int8: Multiply in int8; on a fixed set, images and texts keep a cosine similarity of at least 0.999.
 
-    Returns:
-        The files, with their differences from torch.
-
     Raises:
         MissingExtraError: The extra `onnx` is not installed.
         ShapeError: The size is not whole patches.
@@ -121,7 +118,7 @@ def export_onnx(
     about = f"image.onnx takes images (B, 3, {height}, {width}), RGB from -1 to 1."
     if text:
         about += " text.onnx takes token ids (B, T), padded with zeros."
-    about += " Outputs are embeddings, not normalised, or tokens (B, N, D) of a model without pooling."
+    about += " Outputs are embeddings, not normalized, or tokens (B, N, D) of a model without pooling."
     program = _IMAGES.format(height=height, width=width) + (_TEXTS if text else "")
     precision: Precision = "int8" if int8 else "float32"
     with writing(Path(out)):

@@ -69,9 +69,6 @@ def export_openvino(
         precision: "float32", "bfloat16" or "int8".
         size: Height and width of images, in pixels; by default those of training.
 
-    Returns:
-        The files, with their differences from torch.
-
     Raises:
         MissingExtraError: The extra `fast` is not installed.
         ConfigError: The precision is unknown, or the model gives tokens, in int8.
@@ -149,7 +146,7 @@ def _describe(source: str | Path, model: Model, precision: Precision, size: tupl
         program += _TEXTS.format(scale=math.exp(model.logit_scale.item()))
     about = f"image.xml takes RGB pixels (B, 3, {height}, {width}), uint8, and gives "
     if visual.config.pools:
-        about += "embeddings (B, D), not normalised."
+        about += "embeddings (B, D), not normalized."
     else:
         about += f"tokens (B, N, D){', the class token first' if visual.config.class_token else ''}."
     if has_texts:

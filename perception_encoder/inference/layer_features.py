@@ -44,8 +44,7 @@ class LayerFeatures:
     `image_size` (default height and width that images are squashed to), `width` (of a token, D), `device`, `dtype`.
 
     Examples:
-        >>> layers = pe.load_layers("PE-Spatial-B16-512")
-        >>> tokens = layers.encode_layers([Image.open("photo.jpg")], [5, -1])[5].patches  # (1, h, w, D)
+        >>> maps = pe.load_layers("PE-Spatial-B16-512").maps([Image.open("photo.jpg")])  # (1, h, w, D)
     """
 
     layer: int = -1
@@ -102,26 +101,16 @@ class LayerFeatures:
     def maps(
         self, images: Sequence[Image.Image], image_size: tuple[int, int] | None = None
     ) -> Float[np.ndarray, "B h w D"]:
-        """Return the patch tokens of the selected layer, float32; for the arguments, see `encode_layers`."""
+        """Return the patch tokens of the selected layer, float32."""
         return self.encode_layers(images, [self.layer], image_size)[self.layer].patches
 
     def encode_layers(
         self, images: Sequence[Image.Image], layers: Sequence[int], image_size: tuple[int, int] | None = None
     ) -> dict[int, LayerTokens]:
-        """Return the tokens of some layers.
+        """Return the tokens of the given layers, in the order of the images; negative layers count from the end.
 
-        Args:
-            images: Squashed to `image_size`.
-            layers: 0-based, or negative from the end.
-            image_size: Height and width, multiples of the patch; by default the model's.
-
-        Returns:
-            Tokens by 0-based layer, in the order of the images.
-
-        Raises:
-            ConfigError: A layer does not exist, or the model takes no images of this size.
-            ShapeError: The size is not whole patches.
-            ModelError: A token is NaN or infinite.
+        `image_size`: height and width, multiples of the patch. Raises ConfigError for a layer that does not exist, and
+        ModelError if a token is not finite.
         """
         height, width = self.check_size(image_size)
         h, w = height // self.patch_size, width // self.patch_size
@@ -145,14 +134,10 @@ class LayerFeatures:
     def attention(
         self, images: Sequence[Image.Image], layers: Sequence[int], image_size: tuple[int, int] | None = None
     ) -> dict[int, Float[np.ndarray, "B N N"]]:
-        """Return each layer's attention weights, averaged over heads; for the arguments, see `encode_layers`.
+        """Return each layer's attention weights, float32, averaged over heads; each token's row sums to 1.
 
-        Returns:
-            float32 (B, N, N) by layer; each token's row sums to 1. Tokens are in the model's order, prefix first.
-
-        Raises:
-            ModelError: The model does not attend through torch's `scaled_dot_product_attention`.
-            DataError: There are no images.
+        Tokens are in the model's order, prefix first. Raises ModelError for a model that does not attend through
+        torch's `scaled_dot_product_attention`, and DataError without images.
         """
         if not images:
             raise DataError(f"{self.name}: no images were given, so there is no attention to show")

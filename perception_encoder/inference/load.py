@@ -41,7 +41,7 @@ def load(
     towers: TowerChoice = "all",
     **keywords: Unpack[ModelKeywords],
 ) -> Encoder:
-    """Load a model with its weights.
+    """Load a model, with its transform and tokenizer.
 
     Args:
         name: A model name or alias, fetched from the hub once; "builtin"; the path of a checkpoint, or of a directory
@@ -53,9 +53,6 @@ def load(
         towers: "text" leaves the vision tower of a two-tower model of this package unread: it then encodes texts only.
         **keywords: Fields of a `ModelSpec`.
 
-    Returns:
-        The model with its transform and tokenizer.
-
     Raises:
         UnknownModelError: The name is unknown.
         CheckpointError: The file is not a checkpoint, or of no known architecture.
@@ -65,8 +62,6 @@ def load(
 
     Examples:
         >>> encoder = pe.load("PE-Core-L14-336", precision="int8")
-        >>> encoder.encode("a red mug").shape
-        (1024,)
     """
     spec = ModelSpec.of(name, device, **keywords)
     check_choice(spec.runtime, spec.precision)
@@ -234,16 +229,12 @@ def load_layers(
         final_norm: Apply the model's final norm to the last layer.
         trust_remote_code: See `ModelSpec`.
 
-    Returns:
-        The tower, at this layer.
-
     Raises:
         ModelError, MissingExtraError: See `load`.
         ConfigError: The model is not a plain vision transformer, or lacks the layer.
 
     Examples:
         >>> layers = pe.load_layers("timm:vit_small_patch14_dinov2.lvd142m", layer=-3)
-        >>> maps = layers.maps([Image.open("photo.jpg")])  # (1, h, w, D)
     """
     spec = ModelSpec.of(name, device, layer=layer, trust_remote_code=trust_remote_code).with_dtype(dtype)
     _check_torch(spec)

@@ -68,6 +68,8 @@ def embed(
 ) -> EmbedReport:
     """Embed images, videos and texts into a file; repeating an interrupted call resumes it.
 
+    Inputs that cannot be read are skipped and reported.
+
     Args:
         media: Images, videos, directories, globs, tables of paths or texts, tars, URLs.
         out: A .parquet file, a .lance table, or a directory in clip-retrieval's layout.
@@ -79,9 +81,6 @@ def embed(
         progress: Wraps the inputs as they are embedded, to show a bar.
         **keywords: Fields of a `ModelSpec`.
 
-    Returns:
-        The number of embeddings, and the inputs that could not be read, which are skipped.
-
     Raises:
         DataError: There are no inputs, or the parts of an interrupted run are damaged.
         MediaNotFoundError: A path does not exist.
@@ -90,8 +89,7 @@ def embed(
         ModelError: Loading fails: see `load`.
 
     Examples:
-        >>> report = pe.embed("photos", "photos.parquet", model="PE-Core-L14-336")
-        >>> print(report.rows, report.skipped)
+        >>> pe.embed("photos", "photos.parquet", model="PE-Core-L14-336").rows
     """
     paths, out = as_paths(media), Path(out)
     check_paths(paths)

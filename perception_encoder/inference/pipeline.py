@@ -50,7 +50,7 @@ class Feature:
     """"attn" (the model's own output after the last layer), "cls" (class token), "mean" or "tokens" (patch tokens, row
     by row)."""
     normalize: bool = True
-    """Unit length. A video's embedding is the mean of its frames' unnormalised embeddings, made unit length."""
+    """Unit length. A video's embedding is the mean of its frames' unnormalized embeddings, made unit length."""
     frames: int = 8
     """Uniform frames of a video."""
     role: Role = "document"
@@ -385,7 +385,7 @@ def _encode_batch(
 def _join(frames: list[np.ndarray], feature: Feature, video: bool) -> np.ndarray:
     """Return the vector of an image, or the mean over a video's frames (D,); for tokens, all of them ((F,) N, D).
 
-    `frames` are not normalised; the result is, as `feature` says.
+    `frames` are not normalized; the result is, as `feature` says.
     """
     vectors = np.stack(frames) if video else frames[0]
     if video and feature.pool != "tokens":

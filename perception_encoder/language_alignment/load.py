@@ -65,9 +65,6 @@ def load_assistant(
         timeout: Maximum seconds for an answer of an endpoint.
         text_only: Also load language models that cannot see: `smollm2`, GGUF files, decoder-only models as `hf:NAME`.
 
-    Returns:
-        The model, to `ask`, `chat` and `caption`.
-
     Raises:
         UnknownModelError, CheckpointError, WeightsUnavailableError: See `load`.
         ConfigError: The name is incomplete, or the model does not take an argument.

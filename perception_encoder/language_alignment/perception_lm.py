@@ -159,9 +159,6 @@ def export_perception_lm(run: str | Path, out: str | Path, *, half: bool = False
         out: A new directory.
         half: Write float16.
 
-    Returns:
-        The directory, with the difference of its logits.
-
     Raises:
         UnknownModelError, CheckpointError, MissingExtraError: See `load_assistant`.
         ConfigError: PerceptionLM cannot hold a linear projector, or a language model that changes its logits.

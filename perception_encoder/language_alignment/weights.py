@@ -152,16 +152,13 @@ def read_tower(path: Path) -> VisionTransformer:
 
 
 def export_lang(run: str | Path, out: str | Path, *, half: bool = False) -> VisionTransformer:
-    """Write the encoder of a language alignment as a PE-Lang model.
+    """Write the encoder of a language alignment as a PE-Lang model, and return it.
 
     Args:
         run: The directory or the file of a run.
         out: A .safetensors, .pt, .pth or .bin file under the published names, or a new directory, which timm loads as
             `local-dir:OUT` and transformers by AutoModel.from_pretrained.
         half: Write float16.
-
-    Returns:
-        The encoder.
 
     Raises:
         UnknownModelError, CheckpointError: See `load_assistant`.

@@ -229,10 +229,7 @@ _OF_LIBRARY = re.compile(rf"((?:random:)?(?:{'|'.join(LIBRARIES)}):(?:local-dir:
 
 
 def list_models() -> list[str]:
-    """List the canonical names of all encoders.
-
-    Returns:
-        Core, Lang and Spatial models, each largest first, and the built-in ones.
+    """List the canonical names of all encoders, largest first in each family.
 
     Examples:
         >>> pe.list_models()[0]

@@ -286,20 +286,17 @@ def _cover(image: Image.Image, height: int, width: int) -> Image.Image:
 
 
 def image_transform(model: nn.Module, mode: Literal["squash", "crop"] = "squash") -> ImageTransform:
-    """Return the transform to the size that a model was trained at.
+    """Return the transform of PIL images to the size that a model was trained at.
 
     Args:
         model: A model or vision tower of this package, in torch.
         mode: "squash", as published, or "crop": see `ImageTransform`.
 
-    Returns:
-        A function from a PIL image to float32 (3, H, W).
-
     Raises:
         ConfigError: The mode is unknown.
 
     Examples:
-        >>> pixels = pe.image_transform(model)(Image.open("photo.jpg"))
+        >>> pixels = pe.image_transform(model)(Image.open("photo.jpg"))  # (3, H, W)
     """
     tower: Any = getattr(model, "visual", model)
     return ImageTransform(tower.config.image_size, mode)

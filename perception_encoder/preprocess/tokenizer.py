@@ -81,14 +81,11 @@ def tokenizer(model: object) -> Tokenizer:
     Args:
         model: A model in torch, or an `Encoder`.
 
-    Returns:
-        A function from texts to ids (B, context length), int64.
-
     Raises:
         ModelError: The model has no text tower.
 
     Examples:
-        >>> tokens = pe.tokenizer(model)(["a red mug", "a dog"])
+        >>> tokens = pe.tokenizer(model)(["a red mug", "a dog"])  # (2, T)
     """
     tower: Any = getattr(getattr(model, "model", model), "text", None)
     if tower is None:
@@ -136,7 +133,7 @@ def _backend() -> tokenizers.Tokenizer:
 def portable_tokenizer(context_length: int) -> tokenizers.Tokenizer:
     """Return a tokenizer of the library `tokenizers` that pads and truncates, usable without this package.
 
-    It only lowers case and normalises whitespace; apply `clean` first for ftfy's repairs and HTML entities.
+    It only lowers case and normalizes whitespace; apply `clean` first for ftfy's repairs and HTML entities.
     """
     result = tokenizers.Tokenizer.from_str(_backend().to_str())
     start, end = "<start_of_text>", "<end_of_text>"

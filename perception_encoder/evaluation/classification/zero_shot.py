@@ -92,7 +92,7 @@ CHUNK = 4096  # prompts that are encoded at a time
 def ensemble(
     encoder: Encoder, classes: Sequence[str], templates: Sequence[str], track: Track = untracked
 ) -> np.ndarray:
-    """Return unit vectors of the classes (K, D): the renormalised mean over templates of unit text vectors.
+    """Return unit vectors of the classes (K, D): the renormalized mean over templates of unit text vectors.
 
     Raises ModelError if a vector is not finite.
     """
@@ -320,7 +320,7 @@ def classify(
     progress: Track = untracked,
     **keywords: Unpack[ModelKeywords],
 ) -> Classification:
-    """Classify images and videos zero-shot by a list of labels.
+    """Classify images and videos zero-shot by a list of labels; unreadable ones are skipped and reported.
 
     Args:
         media: Images, videos, directories, globs, tables, tars, URLs.
@@ -330,9 +330,6 @@ def classify(
         top: Number of labels returned for each file.
         progress: Shows the files' progress.
         **keywords: Fields of a `ModelSpec`.
-
-    Returns:
-        The files with their most probable labels, and those that cannot be read.
 
     Raises:
         MediaNotFoundError: A path does not exist.

@@ -202,7 +202,7 @@ class Assistant(ABC):
         on_caption: Callable[[Caption], object] = lambda caption: None,
         progress: Callable[[int], object] = lambda count: None,
     ) -> list[Caption]:
-        """Describe images, videos and documents.
+        """Describe images, videos and documents; return their captions in order.
 
         Args:
             media: One path or several.
@@ -216,9 +216,6 @@ class Assistant(ABC):
             skipped: Collects errors of media that cannot be described, also for want of a word; by default they raise.
             on_caption: Called with each new caption.
             progress: Called with the number of media done.
-
-        Returns:
-            Captions in the order of the media.
 
         Raises:
             DataError: There are no media.

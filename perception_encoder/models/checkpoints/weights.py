@@ -143,13 +143,10 @@ def build(entry: ModelEntry, vision_only: bool = False) -> Model:
 
 
 def published_state_dict(model: Model) -> StateDict:
-    """Return a model's weights under the published names.
+    """Return a model's weights under the published names, not copied.
 
     Args:
         model: A model of `create_model`, `from_state_dict` or `Encoder.model`.
-
-    Returns:
-        The tensors by name, not copied.
 
     Raises:
         CheckpointError: The tower has a new classifier, which no layout can hold.
