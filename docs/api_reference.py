@@ -122,6 +122,7 @@ class Reference:
     """The package's names, parsed, with the page and anchor of each."""
 
     def __init__(self) -> None:
+        self.here, self.owner = "", ""  # the page that is written, and the class
         self.package: Any = griffe.load(
             "perception_encoder",
             search_paths=[str(PAGES.parent.parent)],
@@ -161,23 +162,26 @@ class Reference:
                         result.setdefault(f"pe.{part}", place)
         return result
 
-    def link(self, text: str, page: str, skip: set[str]) -> str:
+    def link(self, text: str, skip: set[str]) -> str:
         """Return the text of a docstring with links from names in backticks to their descriptions."""
 
         def replace(match: re.Match[str]) -> str:
-            place = None if match[1] in skip else self.anchors.get(match[1])
-            return match[0] if place is None else f"[`{match[1]}`]({place.removeprefix(f'{page}.md')})"
+            names = () if match[1] in skip else (f"{self.owner}.{match[1]}", match[1])
+            place = next((self.anchors[name] for name in names if name in self.anchors), None)
+            return match[0] if place is None else f"[`{match[1]}`]({place.removeprefix(f'{self.here}.md')})"
 
         return re.sub(r"(?<!\[)`([\w.]+)`", replace, text)
 
     def page(self, page: str) -> str:
         """Return the content of a page."""
+        self.here = page
         head = (PAGES / f"{page}.md").read_text(encoding="utf-8").partition(MARKER)[0].rstrip()
-        parts = [part for name, definition in self.names(page) for part in self.describe(name, definition, page)]
+        parts = [part for name, definition in self.names(page) for part in self.describe(name, definition)]
         return "\n\n".join([head, MARKER, *parts]) + "\n"
 
-    def describe(self, name: str, definition: Any, page: str, heading: str = "") -> Iterator[str]:
+    def describe(self, name: str, definition: Any, heading: str = "") -> Iterator[str]:
         """Yield the paragraphs of a class, function or method."""
+        self.owner = name.partition(".")[0] if heading else definition.name
         yield heading or f"## `{definition.name}`"
         if not heading and not name.startswith("pe."):
             yield f"In `{name.rpartition('.')[0]}`."
@@ -188,26 +192,50 @@ class Reference:
         sections = definition.docstring.parsed if definition.docstring else []
         if definition.is_function:
             yield from self.signatures(called, definition)
-            yield from self.sections(sections, page, {parameter.name for parameter in definition.parameters})
+            sections = sections if heading else self.with_result(sections, definition.returns)
+            tracks = [parameter.name for parameter in definition.parameters if str(parameter.annotation) == "Track"]
+            section_of(sections, "parameters").extend(
+                griffe.DocstringParameter(track, description="Shows the progress.") for track in tracks
+            )
+            yield from self.sections(sections, {parameter.name for parameter in definition.parameters})
             return
         constructor = definition.members.get("__init__")
         if section_of(sections, "parameters") and constructor is not None:
             yield from self.signatures(called, constructor)
         if name.startswith("pe.errors."):
             bases = " and ".join(f"`{base}`" for base in definition.bases)
-            yield f"A subclass of {self.link(bases, page, set())}."
+            yield f"A subclass of {self.link(bases, set())}."
         shown = members(definition)
         described = {part.name: part.description for part in section_of(sections, "attributes")}
         fields = [member for member in shown if member.is_attribute and member.name not in described]
         names = {member.name for member in fields} | described.keys()
-        yield from self.sections(sections, page, names)
+        yield from self.sections(sections, names)
         lines = [f"- `{field}`: {joined(text)}" for field, text in described.items()]
         if lines := [*lines, *map(field_line, fields)]:
-            yield "**Attributes**\n\n" + "\n".join(self.link(line, page, names) for line in lines)
+            yield "**Attributes**\n\n" + "\n".join(self.link(line, names) for line in lines)
         for member in shown:
             if member.is_function:
                 title = f"{definition.name}.{member.name}"
-                yield from self.describe(title, member, page, f"### `{title}`")
+                yield from self.describe(title, member, f"### `{title}`")
+
+    def with_result(self, sections: list[Any], returns: Any) -> list[Any]:
+        """Return a function's sections with one for its result: if none is written, the summary of its class."""
+        if section_of(sections, "returns") or not isinstance(returns, griffe.Expr):
+            return sections
+        parts = (part.name for part in returns.iterate(flat=True) if isinstance(part, griffe.ExprName))
+        for name in parts:
+            if summary := self.summaries.get(name):
+                container = "" if str(returns) == name else f"`{quoted(returns)}`. "
+                text = griffe.DocstringSectionText(f"**Returns:** {container}`{name}`: {summary}")
+                last = [section for section in sections if section.kind.value in ("raises", "examples")]
+                return [*(section for section in sections if section not in last), text, *last]
+        return sections
+
+    @cached_property
+    def summaries(self) -> dict[str, str]:
+        """The first sentence about each class."""
+        found = (definition for page in PUBLIC for _, definition in self.names(page) if definition.is_class)
+        return {definition.name: summary(definition) for definition in found}
 
     def signatures(self, name: str, function: Any) -> Iterator[str]:
         """Yield a code block with a function's signature, or those of its overloads, and the aliases in them."""
@@ -242,25 +270,25 @@ class Reference:
             found |= {attribute.path: attribute.value for attribute in module.attributes.values()}
         return found
 
-    def sections(self, sections: list[Any], page: str, skip: set[str]) -> Iterator[str]:
+    def sections(self, sections: list[Any], skip: set[str]) -> Iterator[str]:
         """Yield the sections of a docstring."""
         for section in sections:
             kind, value = section.kind.value, section.value
             if kind == "text":
-                yield self.link(value, page, skip)
+                yield self.link(value, skip)
             elif kind == "examples":
                 text = without_prompts("\n".join(part for _, part in value))
                 yield f"**Example**\n\n```{'' if re.match('pe |curl ', text) else 'python'}\n{text}\n```"
             elif kind in ("parameters", "other parameters"):
                 lines = [f"- {spans(part.name)}: {joined(part.description)}" for part in value]
-                yield "**Arguments**\n\n" + "\n".join(self.link(line, page, skip) for line in lines)
+                yield "**Arguments**\n\n" + "\n".join(self.link(line, skip) for line in lines)
             elif kind in ("returns", "yields"):
-                yield f"**{kind.capitalize()}:** " + self.link(joined(value[0].description), page, skip)
+                yield f"**{kind.capitalize()}:** " + self.link(joined(value[0].description), skip)
             elif kind == "raises":
                 lines = [f"- {spans(str(part.annotation))}: {joined(part.description)}" for part in value]
-                yield "**Raises**\n\n" + "\n".join(self.link(line, page, skip) for line in lines)
+                yield "**Raises**\n\n" + "\n".join(self.link(line, skip) for line in lines)
             elif kind != "attributes":
-                raise SystemExit(f"{page}: no form for a section {kind!r} of a docstring")
+                raise SystemExit(f"{self.here}: no form for a section {kind!r} of a docstring")
 
 
 def members(definition: Any) -> list[Any]:
@@ -272,6 +300,11 @@ def members(definition: Any) -> list[Any]:
     public = {name: member for name, member in found.items() if not name.startswith("_")}
     shown = [public[name] for name in chosen] if chosen else list(public.values())
     return [member.final_target if member.is_alias else member for member in shown]
+
+
+def summary(definition: Any) -> str:
+    """Return the first sentence of a docstring."""
+    return joined(re.split(r"(?<=[.])\s", definition.docstring.value)[0]) if definition.docstring else ""
 
 
 def section_of(sections: list[Any], kind: str) -> list[Any]:
@@ -339,21 +372,19 @@ def joined(text: str) -> str:
 def pages() -> dict[str, str]:
     """Return the content of each page by file name."""
     reference = Reference()
-    listed = [FIRST_PAGE]
-    for page in PUBLIC:
-        text = reference.page(page)
+    written, listed = {page: reference.page(page) for page in PUBLIC}, [FIRST_PAGE]
+    for page, text in written.items():
         title = re.match(r"# (.*)", text)
         listed.append(f"## [{title[1] if title else page}]({page}.md)\n")
         for name, definition in reference.names(page):
-            summary = re.split(r"(?<=[.])\s", definition.docstring.value)[0] if definition.docstring else ""
-            listed.append(f"- [`{name}`]({reference.anchors[definition.name]}): {joined(summary)}")
+            listed.append(f"- [`{name}`]({reference.anchors[definition.name]}): {summary(definition)}")
         listed.append("")
     covered = {name for names in PUBLIC.values() for name in names.split()} | {"errors", "__version__"}
     names = reference.package.members.items()
     public = {name for name, member in names if member.is_alias and "perception_encoder." in member.target_path}
     if missing := public - covered:
         raise SystemExit(f"add to a page in {__file__}: {', '.join(sorted(missing))}")
-    return {"README.md": "\n".join(listed), **{f"{page}.md": reference.page(page) for page in PUBLIC}}
+    return {"README.md": "\n".join(listed), **{f"{page}.md": text for page, text in written.items()}}
 
 
 def main(directory: Path) -> None:

@@ -43,12 +43,8 @@ def evaluate(
         model: The model, or its name.
         data: A path, or the name of a published dataset, such as "food101" (docs/datasets.md), which is downloaded once
             and sets the arguments that are not given.
-        progress: Shows the progress.
         **arguments: Options of `pe eval TASK`, such as `split`, `layer` or `k`: the functions of
             `perception_encoder.evaluation.tasks` list them with types and defaults.
-
-    Returns:
-        The scores with their intervals, and the failures.
 
     Raises:
         ConfigError: The task or an argument is unknown, or the model lacks a layer or a tower.
@@ -135,13 +131,10 @@ def questions(
 
 
 def compare(first: Result | str | Path, second: Result | str | Path) -> list[Difference]:
-    """Compare two results score by score.
+    """Compare two results: the first's value less the second's for each shared score, with interval and p-value.
 
     Args:
         first, second: Results of `evaluate` on the same items, or their JSON files.
-
-    Returns:
-        The first's value less the second's for each shared score, with its interval and p-value.
 
     Raises:
         DataError: They share no score, or were evaluated on different items.
@@ -191,10 +184,6 @@ def analyze_layers(
         trust_remote_code: See `ModelSpec`.
         out: Directory of the report.
         store: Directory of the cache of features; by default OUT/features.
-        progress: Shows the progress.
-
-    Returns:
-        The scores of all layers, and the recommendations.
 
     Raises:
         ConfigError: A task, layer or size is invalid.

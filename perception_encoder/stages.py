@@ -68,12 +68,8 @@ def train(
         shards: Patterns of tars, such as "web/{00000..00099}.tar", read as a stream.
         settings: Changed settings of the recipe by name, as with `--set`.
         debug: Train a small model for four steps, as a check.
-        progress: Shows the progress.
         listener: Called with a row of numbers at each report.
         **overrides: Changed settings whose name has no dot.
-
-    Returns:
-        The paths of the weights.
 
     Raises:
         ConfigError: The recipe or a setting is unknown.
@@ -101,7 +97,7 @@ def plan(
     debug: bool = False,
     **overrides: object,
 ) -> TrainingPlan:
-    """Return the cost of a recipe on a cluster, before running it.
+    """Return the cost of a recipe on a cluster, before running it: operations, memory per device and hours, by phase.
 
     Args:
         recipe: A name of `list_recipes`.
@@ -109,9 +105,6 @@ def plan(
         device: A name such as "h100", or "TFLOP/s:GB".
         utilization: Achieved share of the device's peak.
         settings, debug, **overrides: See `train`.
-
-    Returns:
-        Operations, memory per device and hours, by phase.
 
     Raises:
         ConfigError: The recipe, a setting or the device is unknown, or the batch is smaller than the number of devices.
@@ -124,10 +117,7 @@ def plan(
 
 
 def list_recipes() -> dict[str, str]:
-    """Return what each recipe trains.
-
-    Returns:
-        A description of each recipe by its name.
+    """Return what each recipe trains, by its name.
 
     Examples:
         >>> for recipe, trains in pe.list_recipes().items():

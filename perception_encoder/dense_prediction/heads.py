@@ -108,7 +108,6 @@ class Head:
                 of classes by their names. Without it images have the numbers that are their names, or 1, 2, 3 … in
                 order (logged), and classes the head's.
             skipped: Collects the errors of unreadable inputs; by default the first one raises.
-            progress: Shows the inputs' progress.
 
         Raises:
             InputError: An input cannot be read.
@@ -231,14 +230,12 @@ def depth(
     """Estimate the depth of each image and frame, when it is taken; with `out`, also write it.
 
     Args:
-        media: See `Head.predict`.
-        out: See `Head.predict`.
+        media, out: See `Head.predict`.
         head: A depth head or its file; by default the one chosen with `pe models use`, else builtin-depth, a demo whose
             depth is relative.
         model: Its encoder; by default the one that it names.
         every: Seconds between a video's frames; 0 for all.
         skipped: See `Head.predict`.
-        progress: Shows the inputs' progress.
 
     Examples:
         >>> (photo,) = pe.depth("photo.jpg")
@@ -269,8 +266,7 @@ def detect(
     """Detect objects in each image and frame, when it is taken; with `out`, also write them.
 
     Args:
-        media: See `Head.predict`.
-        out: See `Head.predict`.
+        media, out: See `Head.predict`.
         head: A detector or its file; by default the one chosen with `pe models use`, else builtin-detector, a demo.
         model: See `load_head`.
         score: Minimum score.
@@ -282,7 +278,6 @@ def detect(
         every: Seconds between a video's frames; 0 for all.
         images: Your annotations in COCO's format, whose ids are to be written.
         skipped: See `Head.predict`.
-        progress: Shows the inputs' progress.
 
     Examples:
         >>> for found in pe.detect("photos", "detected", score=0.3):

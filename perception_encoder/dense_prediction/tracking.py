@@ -215,7 +215,6 @@ def track(
         model: By default the one chosen with `pe models use`, else builtin-spatial, a demo.
         layer: 0-based, or negative from the end.
         short_side: Pixels of a frame's short side for the encoder.
-        progress: Shows the frames' progress.
 
     Raises:
         ConfigError: Objects are missing, given in both ways, or outside the frame.

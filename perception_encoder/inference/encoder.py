@@ -389,8 +389,7 @@ class Encoder(SentenceInterface):
                 a text, except that one with a media suffix and no such file is an error; `encode_texts` takes every
                 string as a text, and {"text": …}, {"image": …} or {"video": …} says what it is.
             normalize: Make vectors unit length.
-            layer: See `feature`.
-            pool: See `feature`.
+            layer, pool: See `feature`.
             frames: Number of uniform frames of a video.
             decoding: "exact" or "reduced"; by default the encoder's.
             batch_size: Images or texts computed at once; by default what fits the cache.
@@ -401,12 +400,10 @@ class Encoder(SentenceInterface):
             normalize_embeddings: Overrides `normalize`, under sentence-transformers' name.
             truncate_dim: Length to cut vectors to, before they are normalized.
             precision: Of sentence-transformers; only "float32".
-            prompt: Of sentence-transformers; unsupported.
-            prompt_name: Of sentence-transformers; unsupported.
+            prompt, prompt_name: Of sentence-transformers; unsupported.
             device: Of sentence-transformers; only the encoder's own.
             task_metadata: Of mteb; with it, `inputs` is mteb's loader of batches.
-            hf_split: Of mteb; changes nothing.
-            hf_subset: Of mteb; changes nothing.
+            hf_split, hf_subset: Of mteb; changes nothing.
             prompt_type: "query" or "document": chooses the prompt of a model that has them.
 
         Returns:

@@ -74,9 +74,6 @@ def open_index(
         **keywords: Fields of a `ModelSpec`. An index answers queries in any precision, has its own dimensions by
             default, and does not store `trust_remote_code`.
 
-    Returns:
-        The index. The model is loaded when it is first needed.
-
     Examples:
         >>> index = pe.open_index("photos")
         >>> index.update()
@@ -154,7 +151,6 @@ class Index:
             exclude: Patterns of files to leave out, in gitignore's syntax, and to remove from the index. They are
                 stored, and apply until others are given. `.peignore` files in the directory exclude more.
             ray: Address of a Ray cluster whose machines read the files.
-            progress: Shows the progress.
 
         Raises:
             SearchIndexError: The index is damaged, or of another model, rate or directory.
@@ -311,11 +307,7 @@ def search_files(
         top: Maximum number of hits of a query.
         min_score: Minimum cosine similarity of a hit.
         exclude: Patterns of files in directories to leave out, in gitignore's syntax.
-        progress: Shows the progress.
         **keywords: Fields of a `ModelSpec`.
-
-    Returns:
-        The hits, query after query, best first, and the skipped files.
 
     Raises:
         MediaNotFoundError: A path does not exist.

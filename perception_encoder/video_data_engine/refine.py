@@ -51,7 +51,7 @@ def refine_captioner(
     track: Track = untracked,
     listener: Listener | None = None,
 ) -> Path:
-    """Finetune a captioner on corrected captions of an engine's clips, or resume.
+    """Finetune a captioner on corrected captions of an engine's clips, or resume; return the file of the weights.
 
     Args:
         engine: A directory of `run_engine`, whose shards have the clips.
@@ -60,10 +60,7 @@ def refine_captioner(
             ENGINE/annotations.sqlite, of `pe annotate`.
         model: A Perception-LM, `builtin-lang`, or a run of `pe train` or of an earlier refinement; by default the
             engine's.
-        settings, track, listener: See `train`.
-
-    Returns:
-        The path of the weights.
+        settings, listener: See `train`.
 
     Raises:
         DataError: There are no captions, or a caption is of an unknown clip.

@@ -76,9 +76,6 @@ def run_engine(
         retry: Also retry clips in quarantine; failures of a service are always retried.
         listener: Called after each step with the counts so far.
 
-    Returns:
-        The counts of videos, clips and failures.
-
     Raises:
         DataError: There are no videos.
         OutputError: Another run writes `out`, or earlier results are of other settings.

@@ -220,7 +220,6 @@ class VideoDataset:
             features: Directory in which the videos' features are computed, or resumed; by default PATH/features.
             model: An encoder, or its name; by default the default model.
             ask_model: A vision-language model, or its name, that answers 26 yes/no questions about each video.
-            track: Shows the progress.
 
         Raises:
             DataError: There are too few hand scores, one is invalid or of no video, or no video can be decoded.
@@ -267,7 +266,6 @@ class VideoDataset:
             refined_only: Leave out videos without a refined caption.
             selection: A table of the only videos to write, whose scores and categories become `interest_score` and
                 `category_name`.
-            track: Shows the progress.
         """
         fields: dict[str, dict[str, Any]] | None = None
         if selection is not None:
@@ -316,9 +314,6 @@ def open_video_dataset(path: str | Path, store: str | Path | None = None) -> Vid
         path: A directory in the layout of the PE Video Dataset (`train/*.tar` and so on, of KEY.mp4 and KEY.json), one
             tar, or an output of `run_engine`.
         store: The file of its annotations; by default PATH/annotations.sqlite.
-
-    Returns:
-        The dataset; its files are read when they are needed.
 
     Examples:
         >>> dataset = pe.open_video_dataset("PE-Video")

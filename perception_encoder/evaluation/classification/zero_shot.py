@@ -328,7 +328,6 @@ def classify(
         prompts: Templates that labels are put into: photo (25), imagenet (80), kinetics (28), actions (48) or name.
         model: A model's name or path, or an encoder; by default the default model (see `pe models`).
         top: Number of labels returned for each file.
-        progress: Shows the files' progress.
         **keywords: Fields of a `ModelSpec`.
 
     Raises:

@@ -153,10 +153,7 @@ class Assistant(ABC):
         Args:
             media: Shown in order before the question; may be empty.
             question: Follows the media.
-            frames: See `open`.
-            start: See `open`.
-            end: See `open`.
-            pages: See `open`.
+            frames, start, end, pages: See `open`.
             max_tokens: Maximum length of the answer.
             temperature: 0 takes the most probable token; up to 2 draws.
 
@@ -211,8 +208,7 @@ class Assistant(ABC):
             prompt: By default asks for one sentence.
             max_tokens: Maximum length of a caption.
             batch_size: Number of media described together.
-            frames: See `open`.
-            pages: See `open`.
+            frames, pages: See `open`.
             skipped: Collects errors of media that cannot be described, also for want of a word; by default they raise.
             on_caption: Called with each new caption.
             progress: Called with the number of media done.
