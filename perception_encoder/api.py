@@ -252,8 +252,8 @@ def serve(
         index: Directory of the index; by default `directory`.
         lan: Let other computers in the network connect; by default only this one can.
         host: Address to listen on.
-        port: 0 for any.
-        key: Clients must send it; by default one is generated if others can connect.
+        port: 0 for any free one.
+        key: What clients must send; by default one is made for `lan`.
         origins: Web pages that may use the API (CORS).
         allow_urls: Let clients of the API send images and videos by address.
         waiting: Maximum length of the API's queue.

@@ -78,7 +78,7 @@ def embed(
         frames: Number of uniform frames of a video.
         overwrite: Replace an existing `out`.
         exclude: Files in directories to leave out, as patterns in gitignore's syntax; `.peignore` files also apply.
-        progress: Wraps the inputs as they are embedded, to show a bar.
+        progress: Shows the inputs' progress.
         **keywords: Fields of a `ModelSpec`.
 
     Raises:

@@ -162,7 +162,8 @@ class Assistant(ABC):
 
         Raises:
             InputError: A medium cannot be read.
-            ContextLengthError, EndpointError: See `generate`; an endpoint gives no answer.
+            ContextLengthError: The conversation does not fit the model's context.
+            EndpointError: An endpoint does not answer.
         """
         sampling = Sampling(max_tokens=max_tokens, temperature=temperature)
         parts = self.open(media, frames=frames, start=start, end=end, pages=pages)
@@ -213,7 +214,7 @@ class Assistant(ABC):
             batch_size: Number of media described together.
             frames: See `open`.
             pages: See `open`.
-            skipped: Collects errors of media that cannot be described, also for want of a word; by default they raise.
+            skipped: Collects the errors of media that cannot be read or get no words; by default the first one raises.
             on_caption: Called with each new caption.
             progress: Called with the number of media done.
 
