@@ -63,7 +63,11 @@ Prediction = DepthEstimate | Segmentation | Detections
 
 
 class Head:
-    """A head on an encoder's layer, from images and videos to depth, classes or objects; `load_head` loads one."""
+    """A head on an encoder's layer, from images and videos to depth, classes or objects; `load_head` loads one.
+
+    Examples:
+        >>> (found,) = pe.load_head("builtin-detector").predict("photo.jpg", score=0.3)
+    """
 
     def __init__(self, model: DenseModel, info: HeadInfo, name: str, encoder: str) -> None:
         """`name`: the file, or a built-in head; `encoder`: the name of the encoder."""
@@ -92,7 +96,7 @@ class Head:
         skipped: list[InputError] | None = None,
         progress: Track = untracked,
     ) -> Iterator[Prediction]:
-        """Predict depth, classes or objects of each image and each frame, in order, when the prediction is taken.
+        """Yield a prediction for each image and each frame, in order; nothing runs before iteration starts.
 
         With `out`, files are written to this directory as the predictions are taken: of an image NAME.png, as `draw`
         returns it; of a video NAME.mp4; depths as 16-bit NAME.depth.png in millimetres (thousandths of the median);
@@ -227,7 +231,7 @@ def depth(
     skipped: list[InputError] | None = None,
     progress: Track = untracked,
 ) -> Iterator[DepthEstimate]:
-    """Estimate the depth of each image and frame, when it is taken; with `out`, also write it.
+    """Yield the depth of each image and frame; with `out`, also write it.
 
     Args:
         media, out: See `Head.predict`.
@@ -263,7 +267,7 @@ def detect(
     skipped: list[InputError] | None = None,
     progress: Track = untracked,
 ) -> Iterator[Detections]:
-    """Detect objects in each image and frame, when it is taken; with `out`, also write them.
+    """Yield the objects in each image and frame; with `out`, also write them.
 
     Args:
         media, out: See `Head.predict`.

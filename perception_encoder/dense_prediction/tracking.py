@@ -200,7 +200,7 @@ def track(
     short_side: int = SHORT_SIDE,
     progress: Track = untracked,
 ) -> Iterator[TrackedFrame]:
-    """Track objects through a video without training; each frame is computed when it is taken.
+    """Track objects through a video without training; yields each frame with its objects.
 
     With `out`, writes to this directory as the frames are taken: NAME/00000.png … (the objects' numbers, in DAVIS's
     layout), NAME.mp4 with the objects drawn, and at the end NAME.json (boxes and areas). Memory does not grow with the

@@ -42,6 +42,7 @@ def export_immich(model: str | Path, out: str | Path) -> tuple[ExportedFile, ...
 
     Raises:
         MissingExtraError: The extra `onnx` is not installed.
+        ModelError: Loading fails: see `load`.
         ConfigError: The model has no text tower.
         OutputError: Writing fails, or a value differs from torch's by more than 0.001 of the largest.
 

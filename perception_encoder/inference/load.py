@@ -49,14 +49,14 @@ def load(
             "open_clip:NAME,WEIGHTS", "hf:NAME" (transformers), "st:NAME" (sentence-transformers), each also with
             `local-dir:PATH` or a path.
         device: By default a CUDA GPU if there is one.
-        dtype: `precision` as a torch type.
+        dtype: The precision, as a torch type.
         towers: "text" leaves the vision tower of a two-tower model of this package unread: it then encodes texts only.
         **keywords: Fields of a `ModelSpec`.
 
     Raises:
         UnknownModelError: The name is unknown.
         CheckpointError: The file is not a checkpoint, or of no known architecture.
-        WeightsUnavailableError: The weights are neither cached nor could be fetched.
+        WeightsUnavailableError: The weights are not cached, and could not be fetched.
         ConfigError: The model lacks a setting, or settings do not fit together.
         MissingExtraError: The model's library, or OpenVINO, is not installed.
 

@@ -58,7 +58,7 @@ def load_assistant(
             of `pe models use`. Only the first three take the next five arguments.
         tiles: Maximum number of tiles of an image; by default the model's, or for a Perception-LM 36 on a GPU, else 4.
         device: By default a CUDA GPU if there is one.
-        dtype: `precision` as a torch type.
+        dtype: The precision, as a torch type.
         runtime: What executes the language model: "torch" or, on a CPU, "openvino" (extra `fast`; for Llamas such as
             Perception-LM's and SmolLM2); by default the faster one on this machine.
         precision: Of the language model: "float32", "bfloat16", by default if it is fast, or "int8", OpenVINO's.

@@ -209,7 +209,7 @@ class Assistant(ABC):
             max_tokens: Maximum length of a caption.
             batch_size: Number of media described together.
             frames, pages: See `open`.
-            skipped: Collects errors of media that cannot be described, also for want of a word; by default they raise.
+            skipped: Collects the errors of media that cannot be read or get no words; by default the first one raises.
             on_caption: Called with each new caption.
             progress: Called with the number of media done.
 
