@@ -159,7 +159,8 @@ class Assistant(ABC):
 
         Raises:
             InputError: A medium cannot be read.
-            ContextLengthError, EndpointError: See `generate`; an endpoint gives no answer.
+            ContextLengthError: The conversation does not fit the model's context.
+            EndpointError: An endpoint does not answer.
         """
         sampling = Sampling(max_tokens=max_tokens, temperature=temperature)
         parts = self.open(media, frames=frames, start=start, end=end, pages=pages)
