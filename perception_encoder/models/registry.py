@@ -229,7 +229,12 @@ _OF_LIBRARY = re.compile(rf"((?:random:)?(?:{'|'.join(LIBRARIES)}):(?:local-dir:
 
 
 def list_models() -> list[str]:
-    """List the canonical names of all encoders, largest first."""
+    """List the canonical names of all encoders, largest first in each family.
+
+    Examples:
+        >>> pe.list_models()[0]
+        'PE-Core-G14-448'
+    """
     return list(MODELS)
 
 
