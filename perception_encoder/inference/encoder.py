@@ -293,7 +293,7 @@ class Encoder(SentenceInterface):
             "weight_hash": self.weight_hash,
             "layer": feature.layer,
             "pool": feature.pool,
-            "normalised": feature.normalize,
+            "normalized": feature.normalize,
             "frames": feature.frames,
             "runtime": runtime,
             "precision": precision,
