@@ -41,6 +41,9 @@ TowerName = Literal[
 ]
 """Models with a vision tower only, for type checkers."""
 
+IMMICH_NAMES = {512: "ViT-B-32__openai", 1024: "ViT-L-16-SigLIP2-384__webli"}
+"""A name of immich's own list by the length of its vectors: it accepts no other names."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelEntry:
