@@ -42,7 +42,7 @@ from perception_encoder.search.ranking import (
 from perception_encoder.search.storage.database import IndexRow
 from perception_encoder.search.storage.encoder import load_encoder
 from perception_encoder.search.storage.location import limit_store, nearest_index
-from perception_encoder.search.storage.store import Store, adopt, different_settings, index_command
+from perception_encoder.search.storage.store import Store, adopt, different_settings, index_command, unique_rows
 from perception_encoder.search.terms import Query, Term, parse_term, parse_words
 
 if TYPE_CHECKING:
@@ -201,7 +201,7 @@ class Index:
                 (bytes), length (s), width, height, lat, lon (degrees) and camera.
             exclude: Patterns of files to leave out, in gitignore's syntax.
             min_score: Minimum cosine similarity of a hit.
-            collapse: Of images and moments that are nearly the same, return the best.
+            collapse: Of images and moments that are nearly the same, return the best; its `similar` counts the others.
             thumbnails: Also read the hits' thumbnails.
 
         Raises:
@@ -260,8 +260,8 @@ class Index:
         Args:
             out: A .parquet file, a .lance table, or a directory in clip-retrieval's layout. A moment of a video is a
                 row with its `start`, `end` and, in `times`, the second of its frame.
-            to: Write a new directory with the program that loads it into this store.
-            overwrite: Replace `out` if it exists.
+            to: Write a directory with the program that loads it into this store.
+            overwrite: Replace `out` if it exists; a store's directory only if it has no other files.
 
         Raises:
             ConfigError: The suffix or the store is unknown.
@@ -276,12 +276,11 @@ class Index:
         for store in stores:
             store.check(stores[0].settings, stores[0].settings["source"])
         if to is not None:
-            return write_vectors(stores, out, to)
+            return write_vectors(stores, out, to, overwrite)
         with EmbeddingWriter(out, stores[0].settings, overwrite=overwrite) as writer:
-            for store in stores:
-                for row in store.rows():
-                    times = () if row.time is None else (row.time,)
-                    writer.add([Embedding(row_hit(store, row).item, row.vector, times)])
+            for store, row in unique_rows(stores):
+                times = () if row.time is None else (row.time,)
+                writer.add([Embedding(row_hit(store, row).item, row.vector, times)])
             return writer.finish()
 
 
