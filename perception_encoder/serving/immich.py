@@ -20,7 +20,7 @@ from perception_encoder.errors import ConfigError, InputError
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.media import resolve
 from perception_encoder.inference.pipeline import Decoded
-from perception_encoder.models.registry import IMMICH_NAMES
+from perception_encoder.models.registry import immich_name
 from perception_encoder.preprocess.image import upright_size
 from perception_encoder.serving.queues import Batcher
 from perception_encoder.serving.requests import ApiConfig, MediaReader, check_name, for_role, input_refused
@@ -55,12 +55,9 @@ class Immich:
             )
         if upstream is not None and not _is_address(upstream):
             raise ConfigError(f"--immich-upstream is {upstream!r}; give an address, such as http://localhost:3003")
-        if not encoder.reads_texts or encoder.dimension not in IMMICH_NAMES:
-            raise ConfigError(
-                f"{encoder.name} has vectors of {encoder.dimension} numbers; immich has names for models of images and "
-                f"texts with {' and '.join(map(str, IMMICH_NAMES))}, such as PE-Core-S16-384 and PE-Core-L14-336"
-            )
-        return cls(IMMICH_NAMES[encoder.dimension], upstream and upstream.rstrip("/"))
+        if not encoder.reads_texts:
+            raise ConfigError(f"{encoder.name} reads no texts; immich needs a Core model")
+        return cls(immich_name(encoder.name, encoder.dimension), upstream and upstream.rstrip("/"))
 
 
 def add_immich_routes(app: FastAPI, encoder: Encoder, batcher: Batcher, config: ApiConfig, immich: Immich) -> None:
