@@ -7,6 +7,7 @@ import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -16,7 +17,7 @@ from PIL import Image
 from perception_encoder.errors import ConfigError, OutputError, SearchIndexError
 from perception_encoder.inference.collection import encode_media, list_media_items, read_collection
 from perception_encoder.inference.encoder import Encoder
-from perception_encoder.inference.exclude import parse_patterns
+from perception_encoder.inference.exclude import excluded_names, parse_patterns
 from perception_encoder.inference.listing import check_paths
 from perception_encoder.inference.load import ModelLike, as_encoder, choose_model
 from perception_encoder.inference.media import Media, resolve
@@ -32,10 +33,11 @@ from perception_encoder.search.ranking import (
     Hit,
     SearchResult,
     all_but_largest,
+    best_hits,
     check_score,
     find_duplicates,
+    may_be_hit,
     query_vectors,
-    rank,
     rank_files,
     row_hit,
 )
@@ -212,12 +214,12 @@ class Index:
         Examples:
             >>> index.search({"dog": 2, "snow": -1}, where="date >= '2024' and kind = 'image'")
         """
-        stores, parsed = self._open(), as_queries(queries)
+        stores, parsed, is_excluded = self._open(), as_queries(queries), excluded_names(exclude)
         encoder = self._encoder(_towers(parsed))
-        hits = rank(
-            *(stores, parsed, query_vectors(encoder, parsed), top, where, min_score, thumbnails, exclude),
-            collapse=collapse,
-        )
+        hits = []
+        for query, vector in zip(parsed, query_vectors(encoder, parsed), strict=True):
+            keep = partial(may_be_hit, query, is_excluded)
+            hits.append(best_hits(stores, vector, top, where, min_score, thumbnails, keep, collapse))
         return SearchResult(model=encoder.name, searched=len(self), queries=parsed, by_query=tuple(map(tuple, hits)))
 
     def _encoder(self, towers: TowerChoice) -> Encoder:

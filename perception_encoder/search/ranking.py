@@ -134,33 +134,6 @@ class SearchResult(Sequence[Hit]):
         return {"model": self.model, "queries": queries, "skipped": skipped, "left_out": dict(self.left_out)}
 
 
-def rank(
-    stores: Sequence[Store],
-    queries: Sequence[Query],
-    vectors: Float[np.ndarray, "Q D"],
-    top: int,
-    where: str | None = None,
-    min_score: float | None = None,
-    thumbnails: bool = False,
-    excluded: Sequence[str] = (),
-    collapse: bool = False,
-) -> list[list[Hit]]:
-    """Return the `top` best hits of each query over some indexes, without the query itself.
-
-    `vectors`: the queries' unit vectors, by the indexes' model. `excluded`: patterns of files that are not searched;
-    ConfigError if one is invalid. The rest: see `best_hits`.
-    """
-    is_excluded = excluded_names(excluded)
-
-    def may_be_hit(query: Query, store: Store, row: IndexRow) -> bool:
-        return not query.contains(_item(store, row), row) and not is_excluded(row.path.removeprefix(store.below))
-
-    return [
-        best_hits(stores, vector, top, where, min_score, thumbnails, partial(may_be_hit, query), collapse)
-        for query, vector in zip(queries, vectors, strict=True)
-    ]
-
-
 def best_hits(
     stores: Sequence[Store],
     vector: Vector,
@@ -192,6 +165,11 @@ def best_hits(
         if len(best) >= top or not more:
             return best[:top]
         count *= _MORE
+
+
+def may_be_hit(query: Query, is_excluded: Callable[[str], bool], store: Store, row: IndexRow) -> bool:
+    """Return whether a row is neither the query itself nor excluded."""
+    return not query.contains(_item(store, row), row) and not is_excluded(row.path.removeprefix(store.below))
 
 
 def _best_of_similar(hits: Sequence[Hit]) -> list[Hit]:
@@ -350,11 +328,8 @@ def find_duplicates(
     for store in stores[1:]:
         store.check(stores[0].settings, stores[0].settings["source"])
     is_excluded = excluded_names(excluded)
-    rows = [
-        (store, row)
-        for store, row in unique_rows(stores, where, thumbnails)
-        if not is_excluded(row.path.removeprefix(store.below))
-    ]
+    unique = unique_rows(stores, where, thumbnails)
+    rows = [(store, row) for store, row in unique if not is_excluded(row.path.removeprefix(store.below))]
     if not rows:
         return []
     groups = []

@@ -19,6 +19,7 @@ from perception_encoder.preprocess.source import escape_name, unescape_name
 from perception_encoder.search.storage.store import Store, unique_rows
 
 VectorStore = Literal["qdrant", "lancedb", "pgvector"]
+_COLUMNS = ("id", "vector", "path", "kind", "start", "stop", "date", "model", "weights")
 _BATCH = 10_000  # rows written at a time
 _INDEXED = 2000  # maximum numbers of a vector that pgvector indexes
 
@@ -66,11 +67,7 @@ COMMIT;
 """
 _INDEX = "CREATE INDEX IF NOT EXISTS photos_vector ON photos USING hnsw (vector vector_cosine_ops);"
 _NO_INDEX = "-- without an index, whose vectors have at most 2,000 numbers: a search compares every row"
-_PROGRAMS: dict[str, tuple[str, str]] = {
-    "qdrant": ("load.py", _QDRANT),
-    "lancedb": ("load.py", _LANCEDB),
-    "pgvector": ("load.sql", _PGVECTOR),
-}
+_PROGRAMS = {"qdrant": _QDRANT, "lancedb": _LANCEDB, "pgvector": _PGVECTOR}
 
 
 def write_vectors(stores: Sequence[Store], out: Path, to: VectorStore, overwrite: bool = False) -> int:
@@ -85,39 +82,28 @@ def write_vectors(stores: Sequence[Store], out: Path, to: VectorStore, overwrite
     if out.suffix:
         raise ConfigError(f"{out}: a vector store's files are written to a directory, which has no suffix")
     size = stores[0].settings["dimension"]
-    name, program = _PROGRAMS[to]
-    program = program.replace("{index}", _INDEX if size <= _INDEXED else _NO_INDEX)
-    rows_name = "vectors.csv" if to == "pgvector" else "vectors.parquet"
-    with writing(out), replacing_new(out, {name, rows_name} if overwrite else ()) as temporary:
-        write = _write_csv if to == "pgvector" else _write_parquet
-        count = write(_rows(stores), temporary / rows_name, size)
-        write_text(temporary / name, program.replace("{size}", str(size)))
+    program = _PROGRAMS[to].replace("{index}", _INDEX if size <= _INDEXED else _NO_INDEX).replace("{size}", str(size))
+    is_sql = to == "pgvector"
+    name, table = ("load.sql", "vectors.csv") if is_sql else ("load.py", "vectors.parquet")
+    with writing(out), replacing_new(out, (name, table) if overwrite else ()) as temporary:
+        count = (_write_csv if is_sql else _write_parquet)(_rows(stores), temporary / table, size)
+        write_text(temporary / name, program)
     return count
 
 
 def _rows(stores: Sequence[Store]) -> Iterator[dict[str, Any]]:
-    about = {"model": stores[0].settings["model"], "weights": stores[0].settings["weight_hash"]}
+    about = stores[0].settings["model"], stores[0].settings["weight_hash"]
     for store, row in unique_rows(stores):
         path = escape_name(store.root / unescape_name(row.path))
         full = abspath(path)
         number = uuid.uuid5(uuid.NAMESPACE_URL, full if row.start is None else f"{full}@{row.start}")
-        yield {
-            "id": str(number),
-            "vector": row.vector,
-            "path": path,
-            "kind": row.kind,
-            "start": row.start,
-            "stop": row.stop,
-            "date": row.date or None,
-            **about,
-        }
+        values = (str(number), row.vector, path, row.kind, row.start, row.stop, row.date or None, *about)
+        yield dict(zip(_COLUMNS, values, strict=True))
 
 
 def _write_parquet(rows: Iterator[dict[str, Any]], path: Path, size: int) -> int:
-    types = {"id": pa.string(), "vector": pa.list_(pa.float32(), size), "start": pa.float64(), "stop": pa.float64()}
-    names = ("id", "vector", "path", "kind", "start", "stop", "date", "model", "weights")
-    schema = pa.schema([(name, types.get(name, pa.string())) for name in names])
-    count = 0
+    types = {"vector": pa.list_(pa.float32(), size), "start": pa.float64(), "stop": pa.float64()}
+    schema, count = pa.schema([(name, types.get(name, pa.string())) for name in _COLUMNS]), 0
     with ParquetWriter(path, schema, use_compliant_nested_type=False) as writer:  # LanceDB calls a list's values so
         for batch in iter(lambda: list(islice(rows, _BATCH)), []):
             writer.write_table(pa.Table.from_pylist(batch, schema))
@@ -128,10 +114,9 @@ def _write_parquet(rows: Iterator[dict[str, Any]], path: Path, size: int) -> int
 def _write_csv(rows: Iterator[dict[str, Any]], path: Path, size: int) -> int:
     count = 0
     with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
-        for count, row in enumerate(rows, 1):
-            values = {**row, "vector": f"[{','.join(map(str, row['vector'].tolist()))}]"}
-            if count == 1:
-                writer = csv.DictWriter(file, list(values))
-                writer.writeheader()
-            writer.writerow(values)
+        writer = csv.DictWriter(file, _COLUMNS)
+        writer.writeheader()
+        for row in rows:
+            writer.writerow({**row, "vector": f"[{','.join(map(str, row['vector'].tolist()))}]"})
+            count += 1
     return count

@@ -127,10 +127,8 @@ def _parse_form(form_type: str, body: bytearray) -> tuple[dict[str, bytes], byte
     content, fields = bytes(body), dict[str, bytes]()
     boundary = _BOUNDARY.match(form_type)
     delimiter = b"\r\n--" + (boundary[1] or boundary[2]).encode("latin-1") if boundary else b""
-    start = len(delimiter) - 2
-    if not boundary or not content.startswith(delimiter[2:]):
-        return fields, content
-    while (end := content.find(delimiter, start)) >= 0:
+    start = content.find(delimiter[2:]) + len(delimiter) - 2
+    while boundary and (end := content.find(delimiter, start)) >= 0:
         head = content.find(b"\r\n\r\n", start, end)
         if head >= 0 and (name := _FIELD.search(content[start:head])):
             fields[name[1].decode()] = content[head + 4 : end]

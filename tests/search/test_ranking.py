@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +20,8 @@ from perception_encoder.search.ranking import (
     best_moment,
     find_duplicates,
     group_duplicates,
+    may_be_hit,
     query_vectors,
-    rank,
     rank_files,
 )
 from perception_encoder.search.storage.database import IndexRow
@@ -35,6 +36,12 @@ from tests.search.indexes import SETTINGS, assert_same_ranking, make_index, make
 def find(encoder: Encoder, queries: list[Query], collection: Collection, top: int) -> list[list[Hit]]:
     pairs = zip(queries, query_vectors(encoder, queries), strict=True)
     return [rank_files(encoder, collection, query, vector, top) for query, vector in pairs]
+
+
+def rank(stores: list[Store], queries: list[Query], vectors: np.ndarray, top: int) -> list[list[Hit]]:
+    """The hits of each query, without the query itself."""
+    keeps = [partial(may_be_hit, query, lambda path: False) for query in queries]
+    return [best_hits(stores, vector, top, keep=keep) for keep, vector in zip(keeps, vectors, strict=True)]
 
 
 @pytest.fixture

@@ -179,6 +179,7 @@ def test_forms(form_type: str, between: bytes, end: bytes, arrives: bool) -> Non
         image = b'--B\r\nContent-Disposition: form-data; filename="blob"; name=image\r\n' + between + b"\r\n" + content
         fields, whole = _parse_form(form_type, bytearray(image + end))
         assert whole == image + end and fields == ({"image": content} if arrives else {})
+        assert _parse_form(form_type, bytearray(b"before\r\n" + whole))[0] == fields
 
 
 @pytest.mark.parametrize("content", [os.urandom(4 << 20), b"\r\n" * (2 << 20)], ids=["random", "lines"])
