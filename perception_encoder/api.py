@@ -170,7 +170,7 @@ def analyze_layers(
     """Evaluate the layers of a model on tasks, recommend one per task, and write the report, like `pe layers`.
 
     Args:
-        model: A name or path. An interrupted call resumes from the cache of features.
+        model: A name or path.
         data: The dataset of all tasks, or one for each by the task's name.
         tasks: Names of `pe layers`.
         layer: The layers to evaluate, 0-based, and the last; by default all.
@@ -183,7 +183,7 @@ def analyze_layers(
         similarity: Also report how alike the layers are, within and between the models, by CKA and RSA.
         trust_remote_code: See `ModelSpec`.
         out: Directory of the report.
-        store: Directory of the cache of features; by default OUT/features.
+        store: Directory of the features, from which an interrupted call resumes; by default OUT/features.
 
     Raises:
         ConfigError: A task, layer or size is invalid.
