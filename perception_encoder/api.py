@@ -172,7 +172,7 @@ def analyze_layers(
     Args:
         model: A name or path.
         data: The dataset of all tasks, or one for each by the task's name.
-        tasks: Names of `pe layers`.
+        tasks: "classification", "retrieval", "segmentation", "depth", "tracking", "detection" or a dataset of questions.
         layer: The layers to evaluate, 0-based, and the last; by default all.
         baseline: Further models to plot; by default the same with random weights.
         items: Maximum number of test images of a task.
@@ -192,7 +192,7 @@ def analyze_layers(
         OutputError: The report cannot be written.
 
     Examples:
-        >>> report = pe.analyze_layers("builtin", "flowers/", tasks="knn", layer=[5, 8])
+        >>> report = pe.analyze_layers("builtin", "flowers/", tasks="classification", layer=[5, 8])
         >>> print([(best.curve.task, best.layer) for best in report.recommendations])
     """
     from perception_encoder.evaluation.feature_cache import FeatureCache
