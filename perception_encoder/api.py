@@ -172,7 +172,7 @@ def analyze_layers(
     Args:
         model: A name or path.
         data: The dataset of all tasks, or one for each by the task's name.
-        tasks: "classification", "retrieval", "segmentation", "depth", "tracking", "detection" or a dataset of questions.
+        tasks: "classification", "retrieval", "segmentation", "depth", "tracking", "detection" or a set of questions.
         layer: The layers to evaluate, 0-based, and the last; by default all.
         baseline: Further models to plot; by default the same with random weights.
         items: Maximum number of test images of a task.
