@@ -147,7 +147,7 @@ def demo(
         output.print_line(LITTLE)
     output.print_line("")
     output.print_line("Go on: search, search in the browser, choose a model for your own photographs:")
-    output.print_line(f'  {pe} search "{samples.QUERIES[0]}" {directory} --top 2')
+    output.print_line(f'  {pe} search "{samples.QUERIES[1]}" {directory} --top 2')
     output.print_line(f"  {pe} serve {directory}")
     output.print_line(f"  {pe} models use {SMALL_CORE}")
     raise typer.Exit(output.report_skipped(report.skipped, len(samples.IMAGES) + 1))

@@ -31,11 +31,11 @@ IMAGES = (
     "rocket.jpg",
 )
 """Photographs, by scikit-image's file names; its drawings, textures and micrographs are left out."""
-CLIP, SCENES = "clip.mp4", ("chelsea.png", "page.png", "motorcycle_left.png", "coins.png")
+CLIP, SCENES = "clip.mp4", ("coins.png", "chelsea.png", "motorcycle_left.png", "page.png")
 """A clip and the photographs that it pans over, four seconds each."""
 QUERY = "motorcycle_right.png"
 """The motorcycle from a second camera, to search by."""
-QUERIES = ("a ginger cat", "paper", "a motorbike", "ancient coins")
+QUERIES = ("ancient coins", "a ginger cat", "a motorbike", "paper")
 """Texts to search for, each the subject of a photograph and of the clip's scene with the same number."""
 
 _RATE, _SECONDS, _WINDOW = 15, 4, (480, 360)

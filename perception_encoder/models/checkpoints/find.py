@@ -119,26 +119,30 @@ def hub_or_cache(name: str, asks: bool = True, copy: str = "DIRECTORY") -> Itera
     from huggingface_hub.errors import LocalEntryNotFoundError
     from huggingface_hub.utils import get_session  # type: ignore[attr-defined]
 
-    silence, offline = "its client is set to offline", constants.HF_HUB_OFFLINE
-    if asks and not offline:
+    silence, asked = "its client is set to offline" if asks else "", asks and not constants.HF_HUB_OFFLINE
+    if asked:
         try:
+            silence = ""
             _in_time(lambda patience: get_session().head(constants.ENDPOINT, timeout=patience))
         except Exception as error:  # of two HTTP clients
-            silence, constants.HF_HUB_OFFLINE = one_line(error, first=True), True
+            silence = one_line(error, first=True)
     try:
+        if asked and silence:
+            constants.HF_HUB_OFFLINE = True
         yield
     except Exception as error:
         causes: list[BaseException] = [error]
         while cause := causes[-1].__cause__ or causes[-1].__context__:
             causes.append(cause)
-        if not any(isinstance(cause, (LocalEntryNotFoundError, ConnectionError)) for cause in causes):
+        if not silence or not any(isinstance(cause, (LocalEntryNotFoundError, ConnectionError)) for cause in causes):
             raise
         raise WeightsUnavailableError(
             f"{name} could not be loaded: it is not cached, and {constants.ENDPOINT} cannot be reached ({silence}); "
             f"give a copy of it as {copy}"
         ) from None
     finally:
-        constants.HF_HUB_OFFLINE = offline
+        if asked and silence:
+            constants.HF_HUB_OFFLINE = False
 
 
 def _in_time(ask: Callable[[float], object]) -> None:
