@@ -74,12 +74,11 @@ def print_predictions(
     rows: list[tuple[str, ...]] = []
     for found in predictions:
         images.append(found.to_dict())
-        for fields in lines(found):
-            rows.append((found.name, *fields))
+        rows.extend(lines(found))
     if json:
         output.print_json({"images": images})
     elif rows:
-        output.print_table(("image", *columns), rows)
+        output.print_table(columns, rows)
     output.print_demo(head.demo_model)
     output.exit_with_skipped(skipped, len(images), strict)
 
@@ -213,9 +212,9 @@ def depth(
     predictions = heads.depth(files, out, head=loaded, every=every, skipped=skipped, progress=show_progress)
 
     def line(found: DepthEstimate) -> list[tuple[str, ...]]:
-        return [tuple(f"{value:.2f} {found.unit}" for value in found.percentiles)]
+        return [(found.name, *(f"{value:.2f} {found.unit}" for value in found.percentiles))]
 
-    print_predictions(predictions, ("nearest", "median", "farthest"), line, loaded, skipped, strict, json)
+    print_predictions(predictions, ("image", "nearest", "median", "farthest"), line, loaded, skipped, strict, json)
 
 
 def detect(
@@ -263,7 +262,8 @@ def detect(
 
     def lines(found: Detections) -> Iterator[tuple[str, ...]]:
         for label, score, box in zip(found.labels, found.scores, found.boxes.tolist(), strict=True):
-            yield found.categories[label - 1][1], f"{score:.2f}", *(f"{value:.0f}" for value in box)
+            corners = (f"{value:.0f}" for value in box)
+            yield found.name, found.categories[label - 1][1], f"{score:.2f}", *corners
 
     logging.getLogger(heads.__package__).setLevel(logging.INFO)  # it says which image ids are written
-    print_predictions(predictions, ("class", "score", *BOX_COLUMNS), lines, loaded, skipped, strict, json)
+    print_predictions(predictions, ("image", "class", "score", *BOX_COLUMNS), lines, loaded, skipped, strict, json)
