@@ -80,8 +80,14 @@ def print_log(verbose: bool = False) -> None:
     """Print warnings, and the package's whole log if `verbose`."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", force=True)
     logging.getLogger("perception_encoder").setLevel(logging.INFO if verbose else logging.WARNING)
+    logging.root.addFilter(_below_error)
     logging.getLogger("huggingface_hub").propagate = False  # it has its own handler, and would print twice
     warnings.showwarning = lambda message, *_: output.print_warning(message)
+
+
+def _below_error(record: logging.LogRecord) -> bool:
+    """Drop the errors that open_clip logs at the root: it raises them as well."""
+    return record.levelno < logging.ERROR
 
 
 def wait_passively() -> None:
