@@ -188,6 +188,10 @@ def test_paper_map_names_files_that_exist() -> None:
         assert any((base / name).is_file() for base in (ROOT, ROOT / "perception_encoder")), name
 
 
+def test_the_citation_is_of_this_version() -> None:
+    assert f"\nversion: {pe.__version__}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+
+
 def test_command_reference_is_current(tmp_path: Path) -> None:
     command = [sys.executable, ROOT / "docs" / "command_reference.py", tmp_path]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
