@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     Vector = Float[np.ndarray, " D"]
 
 SIMILAR = 0.97
-_RECENT = 200
 """Minimum cosine similarity of near-duplicates."""
+_RECENT = 200  # better hits that a hit is compared with
 _BLOCK = 1 << 24  # similarities in memory at a time
 
 
@@ -157,13 +157,18 @@ def rank(
     ranking = []
     for query, vector in zip(queries, vectors, strict=True):
         hits: list[Hit] = []
-        best = _BestOfSimilar() if collapse else None
         for store in stores:
+            best = _BestOfSimilar() if collapse else None
             keep = partial(_may_be_hit, store, None if include_query else query, is_excluded, best)
             nearest = store.nearest(vector, top, where, thumbnails, keep)
-            hits += [row_hit(store, row, score) for score, row in nearest if min_score is None or score >= min_score]
-        hits = sorted(hits, key=lambda hit: -hit.score)[:top]
-        ranking.append([replace(hit, similar=best.left_out[hit.path, hit.start]) for hit in hits] if best else hits)
+            found = [row_hit(store, row, score) for score, row in nearest if min_score is None or score >= min_score]
+            hits += best.counted(found) if best else found
+        hits.sort(key=lambda hit: -hit.score)
+        if collapse and len(stores) > 1:
+            best, rows = _BestOfSimilar(), [(hit, hit.row) for hit in hits if hit.row]
+            kept = [hit for hit, row in rows if best.keep((hit.path, hit.start), row.vector, 1 + hit.similar)]
+            hits = best.counted(kept)
+        ranking.append(hits[:top])
     return ranking
 
 
@@ -176,8 +181,11 @@ class _BestOfSimilar:
         self._kept: dict[tuple[str, float | None], Vector] = {}
         self._left: set[tuple[str, float | None]] = set()
 
-    def keep(self, key: tuple[str, float | None], vector: Vector) -> bool:
-        """Return whether no better hit is nearly the same, of the last ones: near-duplicates have similar scores."""
+    def keep(self, key: tuple[str, float | None], vector: Vector, count: int = 1) -> bool:
+        """Return whether no better hit is nearly the same, of the last ones: near-duplicates have similar scores.
+
+        `count`: how many hits this one stands for.
+        """
         if key in self._kept or key in self._left:
             return key in self._kept
         recent = [*self._kept.items()][-_RECENT:]
@@ -186,8 +194,12 @@ class _BestOfSimilar:
             self._kept[key] = vector
             return True
         self._left.add(key)
-        self.left_out[recent[int(np.argmax(scores))][0]] += 1
+        self.left_out[recent[int(np.argmax(scores))][0]] += count
         return False
+
+    def counted(self, hits: Sequence[Hit]) -> list[Hit]:
+        """Return the hits, with the number of those that were left out for each."""
+        return [replace(hit, similar=hit.similar + self.left_out[hit.path, hit.start]) for hit in hits]
 
 
 def _may_be_hit(

@@ -76,13 +76,15 @@ def add_immich_routes(app: FastAPI, encoder: Encoder, batcher: Batcher, config: 
         form_type = request.headers.get("content-type", "")
         async with bodies.read(request, partial(_parse_form, form_type)) as (fields, body):
             jobs = _parse_entries(fields.get("entries", b""))
-            if [*jobs] != ["clip"]:
+            if "clip" not in jobs:
                 if immich.upstream is None:
                     raise ApiError(
                         400, f"only clip is answered, not {shortened(', '.join(jobs))}: see --immich-upstream"
                     )
                 answer = await asyncio.to_thread(_ask, f"{immich.upstream}/predict", form_type, body)
                 return Response(answer[1], answer[0], media_type="application/json")
+            if len(jobs) > 1:  # the other server would embed it with its own model
+                raise ApiError(422, "entries has clip with other jobs; send each in a request of its own")
             return JSONResponse(await embed(jobs["clip"], fields))
 
     async def embed(job: Any, fields: dict[str, bytes]) -> dict[str, Any]:

@@ -59,6 +59,21 @@ def test_bursts_in_two_directories_collapse_together(bursts: Path, tmp_path: Pat
     assert sum(counts.values()) + len(hits) == 7 and counts["a"] >= 3
 
 
+@pytest.mark.parametrize("best_first", [True, False])
+def test_the_best_is_kept_wherever_it_is(bursts: Path, encoder: Encoder, best_first: bool) -> None:
+    """Each directory has photographs of burst a; the query is one of them."""
+    other = bursts.parent / "other"
+    other.mkdir()
+    (bursts / "a0.png").rename(other / "a0.png")
+    query = Image.open(other / "a0.png")
+    both = [other, bursts] if best_first else [bursts, other]
+    for directory in both:
+        pe.open_index(directory, encoder).update()
+    hits = pe.open_index(both, encoder).search(query, collapse=True, min_score=-1)
+    assert Path(hits[0].path).name == "a0.png" and hits[0].similar >= 2
+    assert sum(hit.similar for hit in hits) + len(hits) == 6
+
+
 def test_many_bursts_are_searched_until_enough_differ(tmp_path: Path, encoder: Encoder) -> None:
     """The first hundred hits are one burst, so more have to be read than usual."""
     for number in range(120):

@@ -168,6 +168,9 @@ def test_other_jobs_are_passed_on(encoder: Encoder, draw: Draw, alias: str) -> N
             assert bodies[0][0].startswith("multipart/form-data; boundary=") and content in bodies[0][1]
             assert client.post("/predict", data=entries, files={"image": b"fail"}).status_code == 503
             assert client.post("/predict", data=visual(alias), files=files).json()["imageWidth"] == 80
+            both = {"entries": json.dumps(json.loads(entries["entries"]) | json.loads(visual(alias)["entries"]))}
+            answer = client.post("/predict", data=both, files=files)
+            assert answer.status_code == 422 and "clip with other jobs" in answer.json()["detail"]
             assert len(bodies) == 2
     with TestClient(app) as client:
         answer = client.post("/predict", data=entries, files=files)
