@@ -219,6 +219,10 @@ def test_paper_map_names_files_that_exist() -> None:
         assert any((base / name).is_file() for base in (ROOT, ROOT / "perception_encoder")), name
 
 
+def test_the_citation_is_of_this_version() -> None:
+    assert f"\nversion: {pe.__version__}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("name", ["cli", "api"])
 def test_generated_reference_is_current(name: str, tmp_path: Path) -> None:
     if name == "api":
