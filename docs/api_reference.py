@@ -373,11 +373,13 @@ def pages() -> dict[str, str]:
     """Return the content of each page by file name."""
     reference = Reference()
     written, listed = {page: reference.page(page) for page in PUBLIC}, [FIRST_PAGE]
+    reference.here = reference.owner = ""
     for page, text in written.items():
         title = re.match(r"# (.*)", text)
         listed.append(f"## [{title[1] if title else page}]({page}.md)\n")
         for name, definition in reference.names(page):
-            listed.append(f"- [`{name}`]({reference.anchors[definition.name]}): {summary(definition)}")
+            about = reference.link(summary(definition), set())
+            listed.append(f"- [`{name}`]({reference.anchors[definition.name]}): {about}")
         listed.append("")
     covered = {name for names in PUBLIC.values() for name in names.split()} | {"errors", "__version__"}
     names = reference.package.members.items()

@@ -17,7 +17,7 @@ from typing import Any
 import typer
 
 from perception_encoder.cli.groups import adapt
-from perception_encoder.cli.main import COMMANDS, app
+from perception_encoder.cli.main import COMMANDS, EXIT_STATUS, app
 
 FAMILIES = {
     "search": ("Search, classify and embed", ("search", "index", "serve", "classify", "embed", "demo")),
@@ -69,8 +69,8 @@ def pages() -> dict[str, str]:
     missing = {name for table in COMMANDS.values() for name in table} - covered
     if missing:
         raise SystemExit(f"add to a family in {__file__}: {', '.join(sorted(missing))}")
-    intro, _, rest = (command.help or "").partition("Exit status: ")
-    status = " ".join(rest.partition("Examples:")[0].partition("`[-m]")[0].split())
+    intro = first_line(command)
+    status = " ".join(EXIT_STATUS.removeprefix("Exit status: ").split())
     first = FIRST_PAGE.format(intro=" ".join(intro.split()), status=status, families="\n".join(listed))
     return {"README.md": first.rstrip() + "\n", **result}
 

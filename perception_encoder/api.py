@@ -170,9 +170,9 @@ def analyze_layers(
     """Evaluate the layers of a model on tasks, recommend one per task, and write the report, like `pe layers`.
 
     Args:
-        model: A name or path. An interrupted call resumes from the cache of features.
+        model: A name or path.
         data: The dataset of all tasks, or one for each by the task's name.
-        tasks: Names of `pe layers`.
+        tasks: "classification", "retrieval", "segmentation", "depth", "tracking", "detection" or a set of questions.
         layer: The layers to evaluate, 0-based, and the last; by default all.
         baseline: Further models to plot; by default the same with random weights.
         items: Maximum number of test images of a task.
@@ -183,7 +183,7 @@ def analyze_layers(
         similarity: Also report how alike the layers are, within and between the models, by CKA and RSA.
         trust_remote_code: See `ModelSpec`.
         out: Directory of the report.
-        store: Directory of the cache of features; by default OUT/features.
+        store: Directory of the features, from which an interrupted call resumes; by default OUT/features.
 
     Raises:
         ConfigError: A task, layer or size is invalid.
@@ -192,7 +192,7 @@ def analyze_layers(
         OutputError: The report cannot be written.
 
     Examples:
-        >>> report = pe.analyze_layers("builtin", "flowers/", tasks="knn", layer=[5, 8])
+        >>> report = pe.analyze_layers("builtin", "flowers/", tasks="classification", layer=[5, 8])
         >>> print([(best.curve.task, best.layer) for best in report.recommendations])
     """
     from perception_encoder.evaluation.feature_cache import FeatureCache

@@ -110,7 +110,7 @@ def plan(
         ConfigError: The recipe, a setting or the device is unknown, or the batch is smaller than the number of devices.
 
     Examples:
-        >>> print(pe.plan("finetune", devices=2, device="h100").hours())
+        >>> print(pe.plan("core_t16", devices=64, device="h100").hours())
     """
     stage, config = configure(recipe, {**(settings or {}), **overrides}, debug)
     return plan_training(stage, config, device, devices, utilization)

@@ -75,11 +75,21 @@ def commands(text: str) -> list[list[str]]:
     return [line.split() for line in lines if re.match(r"(?:make|pe) [a-z]", line)]
 
 
-def test_links_lead_somewhere() -> None:
+def headings(page: Path) -> set[str]:
+    """The anchors that a code host gives a page's headings."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    titles = [re.sub(r"\]\([^)]*\)", "", title.lower()) for title in re.findall(r"^#+ (.*)$", text, flags=re.MULTILINE)]
+    return {re.sub(r"[^\w\- ]", "", title).replace(" ", "-") for title in titles}
+
+
+def test_links_lead_somewhere_on_a_code_host() -> None:
     for page in PAGES:
         for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
-            if not re.match(r"https?:|#", target):
-                assert (page.parent / target.partition("#")[0]).exists(), f"{page}: {target}"
+            if not re.match(r"https?:", target):
+                name, _, anchor = target.partition("#")
+                linked = page.parent / name if name else page
+                assert linked.exists(), f"{page}: {target}"
+                assert not anchor or linked.suffix != ".md" or anchor in headings(linked), f"{page}: {target}"
 
 
 def test_commands_options_and_recipes_exist() -> None:
@@ -207,6 +217,10 @@ def test_paper_map_names_files_that_exist() -> None:
     assert named
     for name in named:
         assert any((base / name).is_file() for base in (ROOT, ROOT / "perception_encoder")), name
+
+
+def test_the_citation_is_of_this_version() -> None:
+    assert f"\nversion: {pe.__version__}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", ["cli", "api"])

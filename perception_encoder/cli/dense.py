@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json as json_format
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -19,7 +18,7 @@ from perception_encoder.models.defaults import chosen_model, default_model
 
 if TYPE_CHECKING:
     from perception_encoder.dense_prediction.heads import Head
-    from perception_encoder.dense_prediction.predictions import DepthEstimate, Detections
+    from perception_encoder.dense_prediction.predictions import DepthEstimate, Detections, Region
 
 BOX = "Box of an object in the first frame: LEFT,TOP,RIGHT,BOTTOM, in pixels or from 0 to 1; repeatable."
 POINT = "Point on an object or in a region: X,Y, in pixels or from 0 to 1; repeatable."
@@ -32,6 +31,8 @@ IMAGES = "Your annotations in COCO's format: write their ids of images and class
 SCALES = "Detect at these multiples of the training size."
 SOFT_NMS = "Lower the scores of overlapping detections instead of dropping them."
 PAPER_VIEWS = "Use the views of the paper's best result: four scales, mirrored, soft-NMS, 2,000 queries."
+BOX_COLUMNS = ("x0", "y0", "x1", "y1")
+"""Left, top, right and bottom in pixels."""
 Paths = Annotated[list[Path], argument("FILES", "Images, videos and directories of them.")]
 Points = Annotated[list[str] | None, typer.Option("--point", metavar="X,Y", rich_help_panel=QUERY, help=POINT)]
 Every = Annotated[float, option("Seconds between a video's frames; 0 for all.", "S", VIDEO, least=0)]
@@ -61,27 +62,36 @@ def read_points(texts: list[str] | None) -> list[tuple[float, float]]:
 
 def print_predictions(
     predictions: Iterator[Prediction],
+    columns: Sequence[str],
     lines: Callable[[Prediction], Iterable[tuple[str, ...]]],
     head: Head,
     skipped: list[InputError],
     strict: bool,
-    json: Path | None = None,
+    json: bool,
 ) -> None:
-    """Print the lines of each prediction, or finally a JSON file; then list what was skipped."""
-    count = 0
+    """Print the lines of each prediction as one table, or all as JSON; then list what was skipped."""
+    images: list[dict[str, Any]] = []
+    rows: list[tuple[str, ...]] = []
     for found in predictions:
-        count += 1
-        for fields in () if json else lines(found):
-            output.print_fields(found.name, *fields)
+        images.append(found.to_dict())
+        rows.extend(lines(found))
     if json:
-        output.print_json(json_format.loads(json.read_text(encoding="utf-8")))
+        output.print_json({"images": images})
+    elif rows:
+        output.print_table(columns, rows)
     output.print_demo(head.demo_model)
-    output.exit_with_skipped(skipped, count, strict)
+    output.exit_with_skipped(skipped, len(images), strict)
+
+
+def corners(region: Region) -> list[str]:
+    """Return the columns BOX_COLUMNS of a region."""
+    left, top, width, height = region.bbox
+    return [str(value) for value in (left, top, left + width, top + height)]
 
 
 def track(
     video: Annotated[Path, argument("VIDEO", "A video, or a directory of its frames.")],
-    out: Annotated[Path, out_option("Directory for masks, overlay and boxes.", "DIR")],
+    out: Annotated[Path | None, out_option("Directory for masks, overlay and boxes.", "DIR")] = None,
     points: Points = None,
     boxes: Annotated[list[str] | None, typer.Option("--box", metavar="BOX", rich_help_panel=QUERY, help=BOX)] = None,
     mask: Annotated[Path | None, option("PNG with the numbers of the first frame's objects.", "FILE", QUERY)] = None,
@@ -93,13 +103,13 @@ def track(
     """Follow objects through a video.
 
     Mark the objects in the first frame with boxes, points or a mask; no training is needed. Each patch of a frame takes
-    the labels of the most similar patches in the first frame and the previous seven. Writes OUT/NAME/00000.png …
-    (object numbers, in DAVIS's layout), OUT/NAME.mp4 and OUT/NAME.json (boxes and areas). Memory use does not grow with
-    the video's length.
+    the labels of the most similar patches in the first frame and the previous seven. Prints each object's box in each
+    frame, in pixels. With -o, writes OUT/NAME/00000.png … (object numbers, in DAVIS's layout), OUT/NAME.mp4 and
+    OUT/NAME.json (boxes and areas) instead. Memory use does not grow with the video's length.
 
     Examples:
 
-        pe track clip.mp4 --box 120,80,260,300 -o tracked
+        pe track clip.mp4 --box 120,80,260,300
         pe track clip.mp4 --point 0.4,0.5 --point 0.8,0.5 -o tracked
         pe track DAVIS/JPEGImages/480p/dog --mask DAVIS/Annotations/480p/dog/00000.png -o results
         pe track clip.mp4 --mask first.png -m PE-Spatial-L14-448 -o tracked
@@ -112,22 +122,21 @@ def track(
     frames = tracking.track(
         video, out, points=read_points(points), boxes=positions, mask=mask, **encoding, progress=show_progress
     )
-    first = last = next(frames)
-    count = 1
-    for frame in frames:
-        last, count = frame, count + 1
+    found = [(frame.to_dict(), frame.objects) for frame in frames]
     output.print_demo(model)
     if json:
-        output.print_json(json_format.loads((out / f"{video.stem}.json").read_text(encoding="utf-8")))
-        return
-    objects, lost = len(first.objects), len(first.objects) - len(last.objects)
+        return output.print_json({"frames": [values for values, _ in found]})
+    if out is None:
+        rows = [(values["name"], item.id, *corners(item)) for values, objects in found for item in objects]
+        return output.print_table(("frame", "object", *BOX_COLUMNS), rows)
+    objects, lost = len(found[0][1]), len(found[0][1]) - len(found[-1][1])
     end = f"; {lost} not in the last one" if lost else ""
-    output.print_line(f"{objects} object{'s' * (objects > 1)} in {count} frames{end}: {out / video.stem}")
+    output.print_line(f"{objects} object{'s' * (objects > 1)} in {len(found)} frames{end}: {out / video.stem}")
 
 
 def segment(
     image: Annotated[Path, argument("IMAGE", "An image file.")],
-    out: Annotated[Path, out_option("PNG file for the drawn regions; their numbers go to OUT.mask.png.")],
+    out: Annotated[Path | None, out_option("PNG file for the drawn regions; their numbers go to OUT.mask.png.")] = None,
     points: Points = None,
     head: Annotated[str | None, option(SEGMENTER, "FILE", HEAD)] = None,
     model: Model = None,
@@ -139,11 +148,11 @@ def segment(
     """Segment an image by points or with a head.
 
     --point finds the region whose features resemble those of the point; it may have several parts. --head assigns a
-    class to each pixel. Prints each region's number or class, and its share of the image.
+    class to each pixel. Prints each region's number or class, its share of the image, and its box in pixels.
 
     Examples:
 
-        pe segment cup.jpg --point 0.4,0.5 -o cup.png
+        pe segment cup.jpg --point 0.4,0.5
         pe segment street.jpg --point 120,300 --point 400,80 -o regions.png
         pe segment cup.jpg --point 0.4,0.5 -m PE-Spatial-L14-448 -o cup.png --json
         pe segment room.jpg --head runs/segmenter/head.safetensors -o room.png
@@ -166,31 +175,32 @@ def segment(
     )
     output.print_demo(model if loaded is None else loaded.demo_model)
     if json:
-        output.print_json(result.to_dict())
-        return
-    for region in result.regions:
-        output.print_fields(region.name, f"{100 * region.area / result.labels.size:.1f} %")
-    output.print_line(f"written: {out}, {out.with_suffix('.mask.png')}")
+        return output.print_json(result.to_dict())
+    rows = [(item.name, f"{item.area / result.labels.size:.1%}", *corners(item)) for item in result.regions]
+    output.print_table(("region", "share", *BOX_COLUMNS), rows)
+    if out is not None:
+        output.print_line(f"written: {out}, {out.with_suffix('.mask.png')}")
 
 
 def depth(
     files: Paths,
-    out: Annotated[Path, out_option("Directory for colour maps and depths.", "DIR")],
+    out: Annotated[Path | None, out_option("Directory for colour maps and depths.", "DIR")] = None,
     head: Annotated[str | None, option(DEPTH_HEAD, "HEAD", HEAD)] = None,
     model: Annotated[str | None, shared.model_option("the head's own")] = None,
     every: Every = 0.0,
+    json: shared.Json = False,
     strict: shared.Strict = False,
 ) -> None:
     """Estimate the depth of images and videos.
 
-    For an image, writes OUT/NAME.png (depth as colours; near is bright) and OUT/NAME.depth.png (16 bits, in
-    millimetres); for a video OUT/NAME.mp4 and OUT/NAME/00000.depth.png …. Prints the nearest, median and farthest depth
-    in metres. Depth from builtin-depth, and from heads trained with scale_invariance 1, is relative: multiples of the
-    image's median depth, in the PNG in thousandths. Unreadable inputs are skipped and listed.
+    Prints the nearest, median and farthest depth in metres. With -o, writes for an image OUT/NAME.png (depth as
+    colours; near is bright) and OUT/NAME.depth.png (16 bits, in millimetres), and for a video OUT/NAME.mp4 and
+    OUT/NAME/00000.depth.png …. Depth from builtin-depth, and from heads trained with scale_invariance 1, is relative:
+    multiples of the image's median depth, in the PNG in thousandths. Unreadable inputs are skipped and listed.
 
     Examples:
 
-        pe depth photo.jpg -o depths
+        pe depth photo.jpg
         pe depth photos/ clip.mp4 --every 0.5 -o depths
         pe train depth --data rgbd -o runs/depth
         pe depth photo.jpg --head runs/depth/head.safetensors -o depths
@@ -202,14 +212,16 @@ def depth(
     predictions = heads.depth(files, out, head=loaded, every=every, skipped=skipped, progress=show_progress)
 
     def line(found: DepthEstimate) -> list[tuple[str, ...]]:
-        return [tuple(f"{value:.2f} {found.unit}" for value in found.percentiles)]
+        return [(found.name, *(f"{value:.2f} {found.unit}" for value in found.percentiles))]
 
-    print_predictions(predictions, line, loaded, skipped, strict)
+    print_predictions(predictions, ("image", "nearest", "median", "farthest"), line, loaded, skipped, strict, json)
 
 
 def detect(
     files: Paths,
-    out: Annotated[Path, out_option("Directory for drawn images, detections.json and results.json.", "DIR")],
+    out: Annotated[
+        Path | None, out_option("Directory for drawn images, detections.json and results.json.", "DIR")
+    ] = None,
     head: Annotated[str | None, option(DETECTOR, "HEAD", HEAD)] = None,
     model: Annotated[str | None, shared.model_option("the detector's own")] = None,
     score: Annotated[float, option("Minimum score of a detection.", "SCORE", HEAD, least=0)] = 0.5,
@@ -225,15 +237,15 @@ def detect(
 ) -> None:
     """Detect objects in images and videos.
 
-    Draws boxes, names and masks to OUT/NAME.png (for a video OUT/NAME.mp4). OUT/detections.json has images, categories
-    and annotations in COCO's format; OUT/results.json is the plain list that pycocotools reads. To evaluate, add
-    --score 0 and --images ANNOTATIONS: images get the ids of the entries with their file names. Without it their ids
-    are the numbers that are their names or, if one is not a number, 1, 2, 3 …; a note says which. Prints the image,
-    class, score and box of each object. Unreadable inputs are skipped and listed.
+    Prints the class, score and box (left, top, right, bottom in pixels) of each object. With -o, draws boxes, names and
+    masks to OUT/NAME.png (for a video OUT/NAME.mp4). OUT/detections.json has images, categories and annotations in
+    COCO's format; OUT/results.json is the plain list that pycocotools reads. To evaluate, add --score 0 and --images
+    ANNOTATIONS: images get the ids of the entries with their file names. Without it their ids are the numbers that are
+    their names or, if one is not a number, 1, 2, 3 …; a note says which. Unreadable inputs are skipped and listed.
 
     Examples:
 
-        pe detect photo.jpg -o detected
+        pe detect photo.jpg
         pe train detector --data coco -o runs/detector
         pe detect photos/ clip.mp4 --head runs/detector/head.safetensors --every 0.5 -o detected
         pe detect photo.jpg --head deta_coco_1824pix.pth -o detected
@@ -249,8 +261,9 @@ def detect(
     predictions = heads.detect(files, out, **arguments, progress=show_progress)
 
     def lines(found: Detections) -> Iterator[tuple[str, ...]]:
-        for item in found.to_dict()["objects"]:
-            yield item["class"], f"{item['score']:.2f}", ",".join(f"{round(value, 2):g}" for value in item["bbox"])
+        for label, score, box in zip(found.labels, found.scores, found.boxes.tolist(), strict=True):
+            corners = (f"{value:.0f}" for value in box)
+            yield found.name, found.categories[label - 1][1], f"{score:.2f}", *corners
 
     logging.getLogger(heads.__package__).setLevel(logging.INFO)  # it says which image ids are written
-    print_predictions(predictions, lines, loaded, skipped, strict, out / "detections.json" if json else None)
+    print_predictions(predictions, ("image", "class", "score", *BOX_COLUMNS), lines, loaded, skipped, strict, json)

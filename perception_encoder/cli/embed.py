@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,11 +13,12 @@ from perception_encoder.cli.options import MODEL, OUTPUT, option
 from perception_encoder.cli.output import track
 from perception_encoder.inference.model_spec import DEFAULT
 from perception_encoder.models.defaults import default_model
-from perception_encoder.models.registry import BUILTIN, canonical_name
+from perception_encoder.models.registry import BUILTIN, SMALL_CORE, canonical_name
 from perception_encoder.progress import untracked
 
 if TYPE_CHECKING:
     from perception_encoder.evaluation.classification.zero_shot import ClassifiedFile
+    from perception_encoder.search.ranking import Hit
 
 
 def embed(
@@ -99,8 +101,8 @@ def _row(file: ClassifiedFile) -> tuple[str, ...]:
 
 
 LITTLE = (
-    "The built-in model knows flowers, clothes, groceries, Caltech's objects and emoji, and little else.",
-    "On 1,000 photographs of ImageNet's classes its accuracy is 0.7 % among 1,000 names and 2 % among 100.",
+    "These queries were chosen: the built-in model is a small demo, which knows flowers, clothes, groceries, Caltech's "
+    "objects and emoji, and little else."
 )
 
 
@@ -108,47 +110,51 @@ def demo(
     out: Annotated[Path, options.out_option("Directory for the images, the video and the page.", "DIR")] = Path("demo"),
     model: Annotated[str, options.model_option()] = "builtin",
 ) -> None:
-    """Try it on ten photographs and a video.
+    """Try it on eleven photographs and a video.
 
-    The photographs come with scikit-image (extra `demo`); the video pans over another one. They are classified by a
-    list of labels, and searched by five texts and an image. A page shows the hits.
+    The photographs come with scikit-image (extra `demo`); the video pans over four of them. They are indexed, and
+    searched by four texts and an image. A page shows the hits.
 
     Examples:
 
         pe demo
         pe demo -m PE-Core-S16-384 -o demo-small
     """
-    from perception_encoder.evaluation.classification.zero_shot import classify
     from perception_encoder.inference import samples
     from perception_encoder.inference.load import load
-    from perception_encoder.search.index import search_files
+    from perception_encoder.search.index import open_index
     from perception_encoder.search.terms import media_query, text_query
     from perception_encoder.search.web.contact_sheet import name_query, query_sections, write_contact_sheet
 
     encoder = load(model)
     gallery, query_image = samples.write_samples(out)
-    classified = classify(gallery, samples.LABELS, model=encoder, progress=track)
-    title = f"{len(classified)} images and videos, embedded in {encoder.dimension} dimensions by {encoder.name}"
+    index = open_index(gallery, encoder)
+    report = index.update(rebuild=index.exists, progress=track)
+    queries = [*map(text_query, samples.QUERIES), media_query(str(query_image))]
+    found = index.search(queries, top=2, thumbnails=True)
+    title = f"{report.rows} images and moments of a video, indexed by {encoder.name}"
     output.print_line(title)
     output.print_line("")
-    rows = [(Path(file.path).stem, *(f"{label} {share:.0%}" for label, share in file.labels)) for file in classified]
-    output.print_table(("file", f"best of {len(classified.labels)} labels", "second", "third"), rows)
-
-    queries = [*map(text_query, samples.QUERIES), media_query(str(query_image))]
-    found = search_files(queries, gallery, encoder, top=4, progress=track)
-    output.print_line("")
-    rows = [
-        (name_query(query), *(f"{Path(hit.path).stem} {hit.score:.2f}" for hit in hits[:3]))
-        for query, hits in zip(found.queries, found.by_query, strict=True)
-    ]
-    output.print_table(("query", "best hit", "second", "third"), rows)
+    rows = [(name_query(query), *map(_name, hits)) for query, hits in zip(found.queries, found.by_query, strict=True)]
+    output.print_table(("query", "best hit", "second hit"), rows)
 
     page = out / "index.html"
     write_contact_sheet(page, "Demo", title, query_sections(found, page))
+    pe, directory = output.program(), shlex.quote(str(gallery))
     output.print_line("")
     output.print_line(f"The hits as images: {page}")
     if canonical_name(model) == BUILTIN:
-        for line in LITTLE:
-            output.print_line(line)
-    output.print_demo(model)
-    raise typer.Exit(output.report_skipped(classified.skipped, len(classified) + len(classified.skipped)))
+        output.print_line(LITTLE)
+    output.print_line("")
+    output.print_line("Go on: search, search in the browser, choose a model for your own photographs:")
+    output.print_line(f'  {pe} search "{samples.QUERIES[1]}" {directory} --top 2')
+    output.print_line(f"  {pe} serve {directory}")
+    output.print_line(f"  {pe} models use {SMALL_CORE}")
+    raise typer.Exit(output.report_skipped(report.skipped, len(samples.IMAGES) + 1))
+
+
+def _name(hit: Hit) -> str:
+    from perception_encoder.search.web.contact_sheet import clock
+
+    moment = "" if hit.start is None or hit.end is None else f" {clock(hit.start)}–{clock(hit.end)}"
+    return f"{hit.path.rpartition('/')[2]}{moment} ({hit.score:.2f})"

@@ -41,6 +41,10 @@ COMMANDS = {
     },
 }
 """All commands by heading: see `CommandTable`."""
+EXIT_STATUS = """\
+Exit status: 0 success; 1 some inputs were skipped and reported (search, classify, index, embed, caption: only with
+--strict); 2 usage error, error, or no usable input; 130 stopped by Ctrl-C, 143 by SIGTERM."""
+"""The end of the help."""
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 """The variables that tell the threads of GNU's, Intel's and LLVM's OpenMP how to wait for each other."""
 
@@ -54,7 +58,7 @@ def show_version(show: bool) -> None:
         raise typer.Exit(output.OK)
 
 
-@app.callback()
+@app.callback(epilog=EXIT_STATUS)
 def prepare(
     version: Annotated[
         bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show the version and exit.")
@@ -63,9 +67,7 @@ def prepare(
 ) -> None:
     """Search, classify, embed and describe images and videos.
 
-    Exit status: 0 success; 1 some inputs were skipped and reported (search, classify, index, embed, caption: only with
-    --strict); 2 usage error, error, or no usable input; 130 stopped by Ctrl-C, 143 by SIGTERM. `[-m] MODEL` in the
-    usage of a command means that the flag may be left out.
+    `[-m] MODEL` in the usage of a command means that the flag may be left out.
 
     Examples:
 
@@ -80,8 +82,14 @@ def print_log(verbose: bool = False) -> None:
     """Print warnings, and the package's whole log if `verbose`."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", force=True)
     logging.getLogger("perception_encoder").setLevel(logging.INFO if verbose else logging.WARNING)
+    logging.root.addFilter(_below_error)
     logging.getLogger("huggingface_hub").propagate = False  # it has its own handler, and would print twice
     warnings.showwarning = lambda message, *_: output.print_warning(message)
+
+
+def _below_error(record: logging.LogRecord) -> bool:
+    """Drop the errors that open_clip logs at the root: it raises them as well."""
+    return record.levelno < logging.ERROR
 
 
 def wait_passively() -> None:

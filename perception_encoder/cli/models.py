@@ -235,20 +235,24 @@ def kind_of(model: ModelSpec) -> DefaultKind:
 def _is_encoder(model: ModelSpec) -> bool:
     """Return whether a model of transformers has embeddings of images and texts, or is a vision tower.
 
-    WeightsUnavailableError for a model that needs its own code without trust.
+    WeightsUnavailableError without the hub, and for a model that needs its own code without trust.
     """
     try:
         from transformers import AutoConfig, AutoModel
 
+        from perception_encoder.models.checkpoints.find import hub_or_cache
         from perception_encoder.models.external_transformers import is_two_tower
 
         trust_remote_code, source = model.trust_remote_code, split_library(str(model.name))[1]
-        config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
+        with hub_or_cache(str(model.name), not Path(source).is_dir(), "hf:DIRECTORY"):
+            config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
         if own := getattr(config, "auto_map", {}):
             return "AutoModelForCausalLM" not in own
         is_vision_tower = hasattr(config, "patch_size") and hasattr(config, "image_size")
         return is_vision_tower or is_two_tower(AutoModel._model_mapping[type(config)])
-    except Exception as error:  # of a missing library, hub or file; a language model says more when it is loaded
+    except WeightsUnavailableError:
+        raise
+    except Exception as error:  # of a missing library or file; a language model says more when it is loaded
         if "trust_remote_code" in str(error):
             raise WeightsUnavailableError(needs_code(str(model.name))) from None
         return False

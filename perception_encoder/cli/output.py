@@ -9,11 +9,14 @@ import json
 import math
 import os
 import re
+import shlex
+import shutil
 import signal
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import typer
@@ -65,6 +68,14 @@ def print_pieces(pieces: Iterable[str]) -> str:
         sys.stdout.flush()
     sys.stdout.write("\n")
     return "".join(text)
+
+
+def program() -> str:
+    """Return how to call `pe` again: by the path of this call, unless the shell finds the same file as `pe`."""
+    called, found = Path(sys.argv[0]), shutil.which("pe")
+    if called.stem != "pe" or (found and called.exists() and called.samefile(found)):
+        return "pe"
+    return shlex.quote(sys.argv[0])
 
 
 def print_remark(text: str) -> None:

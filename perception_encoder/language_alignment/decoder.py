@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from perception_encoder.errors import CheckpointError, ConfigError, WeightsUnavailableError, needs_extra, one_line
 from perception_encoder.files import cache_directory, checksum, replacing, writing
 from perception_encoder.language_alignment.prompt import PromptFormat
+from perception_encoder.models.checkpoints.find import hub_or_cache
 from perception_encoder.models.initialization import drawn_from
 from perception_encoder.models.missing_weights import check_none_missing
 from perception_encoder.models.registry import no_directory
@@ -102,11 +103,13 @@ def load_pretrained(source: str | Path, model: Any, tokenizer: Any, dtype: torch
         raise WeightsUnavailableError(f"the model {source} could not be loaded: there is no such directory")
     options = {"local_files_only": local, "trust_remote_code": False}
     try:
-        with quiet_loading():
+        with quiet_loading(), hub_or_cache(f"the model {source}", not local):
             tokenizer = tokenizer.from_pretrained(str(source), **options)
             found, report = model.from_pretrained(
                 str(source), dtype=dtype or "auto", output_loading_info=True, **options
             )
+    except WeightsUnavailableError:
+        raise
     except Exception as error:  # names, hubs and files make the library raise anything
         raise WeightsUnavailableError(f"the model {source} could not be loaded: {one_line(error)}") from error
     check_none_missing(source, report["missing_keys"])

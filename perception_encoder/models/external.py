@@ -7,7 +7,7 @@ import math
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from functools import cached_property
 from importlib.metadata import version
@@ -29,6 +29,7 @@ from perception_encoder.errors import (
     one_line,
 )
 from perception_encoder.files import digest
+from perception_encoder.models.checkpoints.find import hub_or_cache
 from perception_encoder.models.checkpoints.weights import state_hash
 from perception_encoder.models.initialization import drawn_from
 from perception_encoder.models.missing_weights import check_none_missing, missing_weights
@@ -72,7 +73,8 @@ class Adapter(ABC):
         if no_directory(place) if self.library in ("hf", "st") else place != self.listed and not Path(place).is_dir():
             raise WeightsUnavailableError(f"{self.name} could not be loaded: there is no directory {place}")
         try:
-            return self._create()
+            with self._hub():
+                return self._create()
         except ImportError as error:
             if error.name != self.distribution.replace("-", "_").removesuffix("_torch"):
                 raise WeightsUnavailableError(f"{self.name} could not be loaded: {one_line(error)}") from error
@@ -83,10 +85,19 @@ class Adapter(ABC):
             if "trust_remote_code" in str(error):
                 raise WeightsUnavailableError(needs_code(self.name)) from None
             kind = UnknownModelError if "not found in" in str(error) else WeightsUnavailableError
-            directory = "DIRECTORY" if self.library in ("hf", "st") else "local-dir:DIRECTORY"
             reason = one_line(error, first=True)
-            message = f"{self.name} could not be loaded: {reason}; give a directory as {self.library}:{directory}"
-            raise kind(message) from error
+            raise kind(f"{self.name} could not be loaded: {reason}; give a directory as {self._copy}") from error
+
+    def _hub(self) -> AbstractContextManager[None]:
+        """Return the context in which its library may ask the hub: see `hub_or_cache`."""
+        local = Path(self.listed.removeprefix("local-dir:")).is_dir()
+        drawn = self.random and self.library in ("timm", "open_clip")
+        return hub_or_cache(self.name, not local and not drawn, self._copy)
+
+    @property
+    def _copy(self) -> str:
+        """How to name a directory of a model."""
+        return f"{self.library}:{'' if self.library in ('hf', 'st') else 'local-dir:'}DIRECTORY"
 
     @abstractmethod
     def _create(self) -> Any:
@@ -101,7 +112,8 @@ class Adapter(ABC):
     def _reading(self, failure: str) -> Iterator[None]:
         """Raise CheckpointError with `failure` for whatever a library raises over a damaged configuration."""
         try:
-            yield
+            with self._hub():
+                yield
         except PerceptionEncoderError:
             raise
         except Exception as error:

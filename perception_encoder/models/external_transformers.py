@@ -115,7 +115,8 @@ class TransformersModel(Adapter):
             kind = type(self.model).__name__
             raise ConfigError(f"{self.name} is a {kind}, not a plain vision transformer") from None
         try:
-            processor, _ = ImageProcessingMixin.get_image_processor_dict(self.listed)
+            with self._hub():
+                processor, _ = ImageProcessingMixin.get_image_processor_dict(self.listed)
             mean = from_fields(tuple[float, float, float], processor["image_mean"])
             deviation = from_fields(tuple[float, float, float], processor["image_std"])
         except (OSError, ValueError, TypeError, KeyError) as error:

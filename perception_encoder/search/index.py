@@ -65,7 +65,7 @@ def open_index(
     index: str | Path | None = None,
     **keywords: Unpack[ModelKeywords],
 ) -> Index:
-    """Open the index of a directory, which `update` creates if it does not exist yet.
+    """Open the index of a directory, which `Index.update` creates if it does not exist yet.
 
     Args:
         path: A directory, or several to search together; by default the current one or, with `index`, the indexed one.

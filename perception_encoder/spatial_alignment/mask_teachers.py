@@ -21,6 +21,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from perception_encoder.errors import DataError, InputError, WeightsUnavailableError, needs_extra, one_line
+from perception_encoder.models.checkpoints.find import hub_or_cache
 from perception_encoder.models.checkpoints.weights import state_hash
 from perception_encoder.models.missing_weights import check_none_missing
 from perception_encoder.store import SETTINGS, Store
@@ -66,7 +67,8 @@ class Sam:
         with needs_extra("spatial", "transformers"):
             from transformers import Sam2Model
         try:
-            loaded: Any = Sam2Model.from_pretrained(name, output_loading_info=True)
+            with hub_or_cache(name, not Path(name).is_dir()):
+                loaded: Any = Sam2Model.from_pretrained(name, output_loading_info=True)
         except (OSError, ValueError) as error:
             raise WeightsUnavailableError(f"no SAM 2.1 can be loaded from {name!r}: {one_line(error)}") from None
         model, report = loaded

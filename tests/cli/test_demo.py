@@ -1,7 +1,8 @@
-"""`pe demo`: real photographs, classified and searched, on a page."""
+"""`pe demo`: real photographs and a video, searched, on a page, and the commands that it ends with."""
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 
@@ -12,21 +13,46 @@ from perception_encoder.inference import samples
 pytest.importorskip("skimage")
 
 
-def test_demo_classifies_and_searches_real_photographs(run_pe, checkpoint: Path, tmp_path: Path) -> None:
+def test_the_best_hits_are_a_photograph_and_its_moment_of_the_clip(run_pe, terminal, tmp_path: Path) -> None:
     out = tmp_path / "demo"
-    run = run_pe("demo", "--model", checkpoint, "--out", out)
+    run = run_pe("demo", "--out", out)
     assert run.status == 0, run.stderr
-    assert run.stdout.startswith(f"{len(samples.IMAGES) + 1} images and videos, embedded in 256 dimensions")
-    for name in (*samples.IMAGES, samples.CLIP):
-        assert Path(name).stem in run.stdout
-        assert (out / "images" / name).stat().st_size > 0
-    for query in samples.QUERIES:
-        assert f"“{query}”" in run.stdout
+    assert run.stdout.startswith("15 images and moments of a video, indexed by builtin\n")
+    scenes = [f"{samples.CLIP} 0:{4 * n:02d}–0:{4 * n + 4:02d}" for n in range(len(samples.SCENES))]
+    subjects = [
+        *zip((f"“{query}”" for query in samples.QUERIES), samples.SCENES, scenes, strict=True),
+        (f"like {samples.QUERY}", "motorcycle_left.png", scenes[2]),
+    ]
+    for query, photo, moment in subjects:
+        (row,) = (line for line in run.stdout.splitlines() if line.startswith(query))
+        assert row.count("(") == 2 and photo in row and moment in row
     page = (out / "index.html").read_text(encoding="utf-8")
-    assert page.count("<section>") == 1 + len(samples.QUERIES) == 6
-    assert page.count("<li class") == 6 * 4
-    assert "and little else" not in run.stdout
-    assert "emoji, and little else" in run_pe("demo", "--out", tmp_path / "builtin").stdout
+    assert page.count("<section>") == len(subjects) and page.count("<li class") == 2 * len(subjects)
+
+
+def test_the_commands_that_it_ends_with_work(
+    run_pe, config: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    called = Path("env", "pe")
+    monkeypatch.setattr(sys, "argv", [str(called), "demo"])
+    monkeypatch.setenv("PATH", str(tmp_path))
+    run_pe("demo", "--model", checkpoint)
+    run = run_pe("demo")  # over the index of another model
+    commands = [shlex.split(line) for line in run.stdout.splitlines()[-3:]]
+    assert [command[:2] for command in commands] == [[str(called), name] for name in ("search", "serve", "models")]
+    search, serve, models = (command[1:] for command in commands)
+    found = run_pe(*search)
+    assert found.status == 0 and {"demo/images/clip.mp4", "demo/images/chelsea.png"} <= set(found.stdout.split())
+    assert run_pe(*serve, "--help").status == 0 and Path(serve[1]).is_dir()
+    assert run_pe(*models, "--help").status == 0
+    for directory in ("env", "elsewhere"):
+        (tmp_path / directory).mkdir()
+        (tmp_path / directory / "pe").write_text("")
+        (tmp_path / directory / "pe").chmod(0o755)
+    for path, program in (("elsewhere", str(called)), ("env", "pe")):
+        monkeypatch.setenv("PATH", str(tmp_path / path))
+        assert run_pe("demo").stdout.splitlines()[-1] == f"  {program} models use PE-Core-S16-384"
 
 
 def test_without_scikit_image_the_extra_is_named(
@@ -40,6 +66,6 @@ def test_without_scikit_image_the_extra_is_named(
 def test_what_cannot_be_shown_is_reported(
     run_pe, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(samples, "write_pan", lambda image, clip: clip.write_bytes(b"no clip"))
+    monkeypatch.setattr(samples, "write_pans", lambda images, clip: clip.write_bytes(b"no clip"))
     run = run_pe("demo", "--model", checkpoint, "--out", tmp_path / "demo")
-    assert run.status == 1 and "motorcycle.mp4: " in run.stderr and "1 of 11 inputs skipped" in run.stderr
+    assert run.status == 1 and "clip.mp4: " in run.stderr and "1 of 12 inputs skipped" in run.stderr

@@ -33,6 +33,14 @@ def test_help_is_quick_and_imports_no_torch() -> None:
     assert min(seconds) < 0.5
 
 
+def test_help_begins_with_its_purpose_and_ends_with_exit_statuses(run_pe) -> None:
+    text = run_pe("--help").stdout
+    before, _, statuses = text.partition("Exit status:")
+    assert text.index("Search, classify, embed and describe") < before.index("Examples:") < before.rindex("╰")
+    assert "130 stopped by Ctrl-C" in " ".join(statuses.split()) and "╭" not in statuses
+    assert "\n  pe COMMAND --help  " in before  # examples keep their lines
+
+
 def test_no_command_imports_what_is_slow_before_it_runs() -> None:
     code = "import sys; from tests.cli.test_groups import COMMANDS; print(len(COMMANDS), sorted("
     code += "{'torch', 'numpy', 'PIL', 'av', 'pyarrow', 'fastapi', 'lancedb'} & sys.modules.keys()))"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import re
 import socket
@@ -101,6 +102,10 @@ def test_finetune_with_lora(classes: Path, tmp_path: Path) -> None:
     before, after = (float(score) for score in re.findall(r"^(?:before|after): ([\d.]+)%", printed, re.MULTILINE))
     assert before > 90 and after > 50  # chance: 25; a run that began from random weights would be there
     assert (tmp_path / "run" / "model.safetensors").is_file()
+    assert f"of {len(TEXTS)} held-out images" in printed  # one of five of each class
+    table = (tmp_path / "run.csv").read_text(encoding="utf-8").splitlines()
+    trained_on = [Path(row["path"]).name for row in csv.DictReader(table)]
+    assert len(trained_on) == 4 * len(TEXTS) and "100.png" not in trained_on
 
 
 def test_serve_and_ask_with_openai(images: dict[str, Path]) -> None:

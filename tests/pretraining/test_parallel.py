@@ -82,9 +82,7 @@ def test_ranks_share_the_encoding_of_captions_that_are_kept(photos: Path, tmp_pa
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_a_run_that_is_killed_again_and_again_ends_as_an_unbroken_one(
-    photos: Path, tmp_path: Path, ranks: int
-) -> None:
+def test_a_run_that_is_killed_again_and_again_ends_as_an_unbroken_one(photos: Path, tmp_path: Path, ranks: int) -> None:
     """SIGKILL at random moments, once between a validation and the next checkpoint; all is equal bit by bit."""
     settings = (*SETTINGS, "stages.0.steps=9", "stages.1.steps=9", "batch_size=8", "checkpoint_every=3")
     settings += ("validation.every=2", "validation.share=0.25")

@@ -7,6 +7,8 @@ import json
 import os
 import queue
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 from typing import Literal
@@ -88,7 +90,7 @@ def changed_entry(entry: ModelEntry, metadata: dict[str, str]) -> ModelEntry:
 
 def fetch_weights(entry: ModelEntry) -> Path:
     """Return the file of published weights; WeightsUnavailableError if it is neither cached nor downloadable."""
-    from huggingface_hub import hf_hub_download, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
 
     file = f"{entry.name}.pt"
     cached = try_to_load_from_cache(entry.repository, file)
@@ -96,7 +98,7 @@ def fetch_weights(entry: ModelEntry) -> Path:
         return Path(cached)
     url = hf_hub_url(entry.repository, file)
     try:
-        _check_answer(url)
+        _in_time(lambda patience: get_hf_file_metadata(url, timeout=patience))
         return Path(hf_hub_download(entry.repository, file))
     except Exception as error:  # the hub's client raises many kinds, such as offline, missing and gated
         reason = one_line(error, first=True)
@@ -106,20 +108,55 @@ def fetch_weights(entry: ModelEntry) -> Path:
         ) from None
 
 
-def _check_answer(url: str) -> None:
-    """Raise unless the hub answers in time, whether the name look-up, the connection or the answer hangs."""
-    from huggingface_hub import get_hf_file_metadata
+@contextmanager
+def hub_or_cache(name: str, asks: bool = True, copy: str = "DIRECTORY") -> Iterator[None]:
+    """Load a model in the block from the hub or, if it does not answer in time, from its client's cache alone.
 
+    The client would otherwise retry for a minute per file. `asks`: whether the block may ask the hub. `copy`: how to
+    name a downloaded copy. Raises WeightsUnavailableError if the hub does not answer and a file is not cached.
+    """
+    from huggingface_hub import constants
+    from huggingface_hub.errors import LocalEntryNotFoundError
+    from huggingface_hub.utils import get_session  # type: ignore[attr-defined]
+
+    silence, asked = "its client is set to offline" if asks else "", asks and not constants.HF_HUB_OFFLINE
+    if asked:
+        try:
+            silence = ""
+            _in_time(lambda patience: get_session().head(constants.ENDPOINT, timeout=patience))
+        except Exception as error:  # of two HTTP clients
+            silence = one_line(error, first=True)
+    try:
+        if asked and silence:
+            constants.HF_HUB_OFFLINE = True
+        yield
+    except Exception as error:
+        causes: list[BaseException] = [error]
+        while cause := causes[-1].__cause__ or causes[-1].__context__:
+            causes.append(cause)
+        if not silence or not any(isinstance(cause, (LocalEntryNotFoundError, ConnectionError)) for cause in causes):
+            raise
+        raise WeightsUnavailableError(
+            f"{name} could not be loaded: it is not cached, and {constants.ENDPOINT} cannot be reached ({silence}); "
+            f"give a copy of it as {copy}"
+        ) from None
+    finally:
+        if asked and silence:
+            constants.HF_HUB_OFFLINE = False
+
+
+def _in_time(ask: Callable[[float], object]) -> None:
+    """Raise unless the hub answers in time, whether the name look-up, the connection or the answer hangs."""
     patience = float(os.environ.get("HF_HUB_ETAG_TIMEOUT") or _PATIENCE)
     outcomes: queue.SimpleQueue[object] = queue.SimpleQueue()
 
-    def ask() -> None:
+    def run() -> None:
         try:
-            outcomes.put(get_hf_file_metadata(url, timeout=patience))
+            outcomes.put(ask(patience))
         except Exception as error:
             outcomes.put(error)
 
-    threading.Thread(target=ask, daemon=True).start()
+    threading.Thread(target=run, daemon=True).start()
     try:
         outcome = outcomes.get(timeout=patience)
     except queue.Empty:

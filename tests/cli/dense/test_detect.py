@@ -29,7 +29,10 @@ def test_detections_in_cocos_format(run_pe: Callable[..., Run], detector: Path, 
     run = run_pe("detect", tmp_path / "photo.png", "--head", detector, "--score", "0.06", "-o", out, "--json")
     assert run.status == 0
     value = json.loads((out / "detections.json").read_text())
-    assert json.loads(run.stdout) == value
+    (image,) = json.loads(run.stdout)["images"]
+    assert [(item["class_id"], item["bbox"]) for item in image["objects"]] == [
+        (annotation["category_id"], annotation["bbox"]) for annotation in value["annotations"]
+    ]
     assert value["images"] == [{"id": 1, "file_name": "photo.png", "width": 64, "height": 48}]
     assert value["categories"] == [{"id": 4, "name": "red"}, {"id": 9, "name": "blue"}]
     assert value["annotations"] and all(annotation["score"] >= 0.06 for annotation in value["annotations"])
@@ -215,11 +218,11 @@ def test_a_published_detector(run_pe: Callable[..., Run], tmp_path: Path, monkey
 
     run = detect("--json")
     assert run.status == 0, run
-    value = json.loads(run.stdout)
+    value = json.loads((tmp_path / "out" / "detections.json").read_text())
     assert value["categories"] == [{"id": number, "name": str(number)} for number in range(1, 6)]
     assert value["annotations"] and isinstance(value["annotations"][0]["segmentation"], list)
     run = detect("--classes", tmp_path / "lvis.json")
-    assert run.status == 0 and {line.split("\t")[1] for line in run.stdout.splitlines()} <= set("abcde")
+    assert run.status == 0 and {line.split("\t")[1] for line in run.stdout.splitlines()[1:]} <= set("abcde")
     value = json.loads((tmp_path / "out" / "detections.json").read_text())
     assert value["categories"] == [{"id": 5 + number, "name": name} for number, name in enumerate("abcde")]
     run = detect("-m", "builtin")
@@ -230,9 +233,13 @@ def test_the_built_in_detector(run_pe: Callable[..., Run], tmp_path: Path) -> No
     scene = Image.new("RGB", (224, 224), (150, 140, 130))
     scene.paste((200, 20, 20), (70, 90, 140, 170))
     scene.save(tmp_path / "scene.png")
-    run = run_pe("detect", tmp_path / "scene.png", "-o", tmp_path / "out", "--json")
+    run = run_pe("detect", tmp_path / "scene.png")
     assert run.status == 0, run.stderr
-    value = json.loads(run.stdout)
-    assert value["categories"] == [{"id": 1, "name": "object"}]
-    left, top, width, height = max(value["annotations"], key=lambda item: item["score"])["bbox"]
-    assert abs(left + width / 2 - 105) < 20 and abs(top + height / 2 - 130) < 20
+    columns, best = (line.split("\t") for line in run.stdout.splitlines()[:2])
+    assert columns == ["image", "class", "score", "x0", "y0", "x1", "y1"] and best[:2] == ["scene.png", "object"]
+    left, top, right, bottom = map(int, best[3:])
+    assert abs((left + right) / 2 - 105) < 20 and abs((top + bottom) / 2 - 130) < 20
+    run = run_pe("detect", tmp_path / "scene.png", "--json")
+    (image,) = json.loads(run.stdout)["images"]
+    assert image["objects"][0]["bbox"] == pytest.approx([left, top, right - left, bottom - top], abs=1.01)
+    assert [path.name for path in tmp_path.iterdir()] == ["scene.png"]

@@ -29,6 +29,7 @@ def test_depth_of_images_and_videos(run_pe: Callable[..., Run], depth_head: Path
     run = run_pe("depth", media, "--head", depth_head, "-o", out)
     assert run.status == 0
     assert [line.split("\t")[0] for line in run.stdout.splitlines()] == [
+        "image",
         *(f"clip.mp4/0000{number}" for number in range(3)),
         "photo.png",
     ]
@@ -50,6 +51,8 @@ def test_the_built_in_depth_head(run_pe: Callable[..., Run], tmp_path: Path) -> 
     assert depth.shape == (256, 256) and np.median(depth) == pytest.approx(1000, abs=1)
     (line,) = [line for line in run.stdout.splitlines() if line.startswith("photo.png")]
     assert line.split("\t")[2] == "1.00 of the median" and " m" not in line.replace(" median", "")  # it knows no metres
+    (image,) = json.loads(run_pe("depth", tmp_path / "photo.png", "--json").stdout)["images"]
+    assert image["unit"] == "of the median" and line.split("\t")[1] == f"{image['nearest']:.2f} of the median"
 
 
 def test_errors_of_depth(run_pe: Callable[..., Run], depth_head: Path, segmenter: Path, tmp_path: Path) -> None:
@@ -91,7 +94,10 @@ def test_regions_by_points(run_pe: Callable[..., Run], square: Path, tmp_path: P
         assert not out.exists() or out.read_bytes() == before
         out.unlink(missing_ok=True)
     run = run_pe(*words, "-o", out, "--overwrite")
-    assert run.status == 0 and [line.split("\t")[0] for line in run.stdout.splitlines()[:2]] == ["1", "2"]
+    assert run.status == 0 and [line.split("\t")[0] for line in run.stdout.splitlines()[1:3]] == ["1", "2"]
+    printed = [line.split("\t") for line in run_pe(*words).stdout.splitlines()]
+    assert printed[0] == ["region", "share", "x0", "y0", "x1", "y1"] and len(printed) == 3
+    assert [int(value) for value in printed[1][2:]] == pytest.approx([30, 30, 84, 84], abs=16)
 
 
 def test_classes_by_a_head(run_pe: Callable[..., Run], square: Path, segmenter: Path, tmp_path: Path) -> None:

@@ -76,6 +76,10 @@ def test_boxes_and_points_of_a_video(run_pe: Callable[..., Run], clip: Path, tmp
     first = json.loads(run.stdout)["frames"][0]["objects"]
     assert [item["id"] for item in first] == [1, 2]
     assert first[0]["bbox"] == pytest.approx([8, 16, 32, 32], abs=8) and len(masks_of(out / "clip")) == COUNT
+    printed = run_pe(*(word for word in words if word not in ("-o", out, "--json"))).stdout.splitlines()
+    left, top, width, height = first[0]["bbox"]
+    assert printed[0].split("\t") == ["frame", "object", "x0", "y0", "x1", "y1"]
+    assert printed[1].split("\t") == ["00000", "1", *map(str, (left, top, left + width, top + height))]
 
 
 def test_an_object_that_leaves_the_video(run_pe: Callable[..., Run], tmp_path: Path) -> None:

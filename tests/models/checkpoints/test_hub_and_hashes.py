@@ -18,6 +18,7 @@ from perception_encoder.models.checkpoints import files
 from perception_encoder.models.checkpoints.files import CachedHash
 from perception_encoder.models.checkpoints.find import fetch_weights
 from perception_encoder.models.registry import find_model
+from tests.models.external.samples import save_transformer
 
 L14 = find_model("PE-Core-L14-336")
 FIRST, SECOND = "0" * 16, "1" * 16
@@ -34,6 +35,31 @@ except WeightsUnavailableError as error:
     print(error)
 """
 
+LOAD = """
+import logging, time, traceback
+import open_clip, sentence_transformers, timm, transformers
+import perception_encoder as pe
+from perception_encoder.cli.models import kind_of
+from perception_encoder.errors import WeightsUnavailableError
+from perception_encoder.inference.model_spec import ModelSpec
+logging.disable()  # open_clip logs its errors as well
+names = ("hf:a/b", "timm:vit_base_patch16_clip_224.openai", "open_clip:ViT-B-32,openai", "st:a/b")
+calls = [(pe.load, name) for name in names]
+calls += [(pe.load_assistant, "facebook/Perception-LM-1B"), (lambda name: kind_of(ModelSpec(name)), "hf:a/b")]
+for function, name in calls:
+    start = time.monotonic()
+    try:
+        function(name)
+    except WeightsUnavailableError as error:
+        print(round(time.monotonic() - start, 1), traceback.format_exc().count("Traceback"), error)
+"""
+CACHED = """
+import numpy as np
+import perception_encoder as pe
+encoder = pe.load("hf:a/b", runtime="torch")
+encoder.encode_images([np.zeros((40, 40, 3), np.uint8)])
+"""
+
 
 @contextmanager
 def endpoint(answering: bool) -> Iterator[str]:
@@ -48,16 +74,48 @@ def endpoint(answering: bool) -> Iterator[str]:
 
 @pytest.mark.parametrize("answering", [False, True], ids=["closed", "silent"])
 def test_a_hub_that_cannot_be_reached_is_one_line_within_three_seconds(answering: bool, tmp_path: Path) -> None:
-    with endpoint(answering) as address:
-        environment = os.environ | {"HF_ENDPOINT": address, "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path)}
-        done = subprocess.run(
-            [sys.executable, "-c", FETCH], capture_output=True, text=True, timeout=120, env=environment
-        )
+    done = run_without_hub(FETCH, answering, tmp_path)
     seconds, *message = done.stdout.splitlines()
     assert float(seconds) < 3 and done.stderr == ""
     (line,) = message
-    assert f"download {address}/facebook/PE-Core-L14-336/resolve/main/PE-Core-L14-336.pt elsewhere" in line
+    assert "download http://127.0.0.1:" in line
+    assert "/facebook/PE-Core-L14-336/resolve/main/PE-Core-L14-336.pt elsewhere" in line
     assert "give the path DIRECTORY/PE-Core-L14-336.pt" in line and "--model" not in line
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("answering", [False, True], ids=["closed", "silent"])
+def test_so_it_is_for_other_libraries_models(answering: bool, tmp_path: Path) -> None:
+    for library in ("open_clip", "sentence_transformers", "timm", "transformers"):
+        pytest.importorskip(library)
+    done = run_without_hub(LOAD, answering, tmp_path)
+    lines = done.stdout.splitlines()
+    assert len(lines) == 6, done.stderr
+    for line in lines:
+        seconds, tracebacks, message = line.split(" ", 2)
+        assert float(seconds) < 10 and tracebacks == "1", line
+        assert "could not be loaded: it is not cached, and http://127.0.0.1:" in message
+        assert "cannot be reached (" in message and "; give a copy of it as " in message
+
+
+def test_of_a_hub_that_cannot_be_reached_cached_models_load_without_waiting(tmp_path: Path) -> None:
+    repository = tmp_path / "hub" / "models--a--b"
+    save_transformer("SiglipVision", repository / "snapshots" / FIRST)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(FIRST)
+    start = time.monotonic()
+    done = run_without_hub(CACHED, False, tmp_path)
+    assert done.returncode == 0 and "Retrying" not in done.stderr, done.stderr
+    assert time.monotonic() - start < 30  # a minute for each file if the client retries
+
+
+def run_without_hub(program: str, answering: bool, home: Path) -> subprocess.CompletedProcess[str]:
+    """Run a program whose hub is an `endpoint`, with a cache in `home`."""
+    with endpoint(answering) as address:
+        environment = os.environ | {"HF_ENDPOINT": address, "HF_HUB_OFFLINE": "0", "HF_HOME": str(home)}
+        return subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, timeout=120, env=environment
+        )
 
 
 def test_a_cached_file_is_taken_without_asking(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
