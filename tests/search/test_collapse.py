@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
+from playwright.sync_api import Browser, expect
 from typer.testing import CliRunner
 
 import perception_encoder as pe
@@ -18,6 +19,8 @@ from perception_encoder.inference.encoder import Encoder
 from perception_encoder.search.storage.store import Store
 from perception_encoder.search.web.library import MediaLibrary, open_library
 from perception_encoder.search.web.server import create_page
+from tests.browsing import opened_page
+from tests.serving.servers import served
 
 
 @pytest.fixture
@@ -150,6 +153,18 @@ def test_the_page_collapses_the_hits_of_texts(bursts: Path) -> None:
         assert sum(1 + tile["similar"] for tile in tiles(q="text:a cat", min_score=lowest)) == len(above)
         answer = client.get("/api/hits", params={"q": "text:a cat", "similar": "none"})
         assert answer.status_code == 400 and "similar is 'none'; it must be 'all'" in answer.json()["error"]
+
+
+@pytest.mark.browser
+def test_the_page_says_that_its_count_has_the_similar_ones(browser: Browser, bursts: Path, encoder: Encoder) -> None:
+    pe.open_index(bursts, encoder).update()
+    app = create_page(MediaLibrary(Store.open(bursts), encoder))
+    with served(app) as address, opened_page(browser, f"{address}/?q=text:a cat", "none") as page:
+        expect(page.locator("#count")).to_have_text("6 images and moments, similar as one, best match first")
+        assert page.locator("#grid button.tile").count() == 3
+        page.get_by_label("Similar as one").uncheck()
+        expect(page.locator("#count")).to_have_text("6 images and moments, best match first")
+        assert page.locator("#grid button.tile").count() == 6
 
 
 def test_the_command_shows_how_many_are_hidden(bursts: Path) -> None:
