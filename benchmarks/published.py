@@ -377,8 +377,39 @@ def _number(value: float, row: Mapping[str, Any], sign: bool = False) -> str:
     return f"{value:+.{places}f}" if sign else f"{value:.{places}f}"
 
 
+def page_tables(record: Sequence[Mapping[str, Any]]) -> dict[str, list[Sequence[str]]]:
+    """Return the page's tables: published results, with a column for each model of a family; then ours, if any."""
+    groups: dict[tuple[str, ...], list[Published]] = {}
+    for row in PUBLISHED:
+        groups.setdefault(tuple(row.values), []).append(row)
+    wide = {models: rows for models, rows in groups.items() if models and len(rows) > 1 < len(models)}
+    tables: dict[str, list[Sequence[str]]] = {}
+    for models, rows in wide.items():
+        names = [model.removeprefix("facebook/") for model in models]
+        title = "-".join(names[0].split("-")[:2])
+        header = ("dataset", "metric", *(name.removeprefix(f"{title}-") for name in names))
+        tables[title] = [
+            (*header, "source"),
+            *((row.dataset, _metric(row), *(_value(row, model) for model in models), row.source) for row in rows),
+        ]
+    rest = [row for row in PUBLISHED if tuple(row.values) not in wide]
+    if lines := [
+        (row.dataset, _metric(row), name, _value(row, name), row.source) for row in rest for name in row.values
+    ]:
+        tables["Dense tasks"] = [("dataset", "metric", "model", "published", "source"), *lines]
+    return tables | ({"Measured": page_rows(record)} if record else {})
+
+
+def _metric(row: Published) -> str:
+    return row.metric + (f" (layer {row.arguments['layer']})" if "layer" in row.arguments else "")
+
+
+def _value(row: Published, model: str) -> str:
+    return _number(row.values[model], {"unit": "m" if row.metric == "RMSE" else "%"})
+
+
 def page_rows(record: Sequence[Mapping[str, Any]]) -> list[Sequence[str]]:
-    """Return the page's table: every published result, with ours in each precision where it was measured."""
+    """Return the table of our results in each precision, beside the published ones."""
     found = {(row["dataset"], row["model"], row["precision"]): row for row in record}
     header = (
         "dataset",
@@ -393,19 +424,22 @@ def page_rows(record: Sequence[Mapping[str, Any]]) -> list[Sequence[str]]:
     lines: list[tuple[Published, str, float | None]] = [
         (row, model, value) for row in PUBLISHED for model, value in row.values.items()
     ]
+    shown = {(row["dataset"], row["model"]) for row in record}
     listed = {(row.dataset, model) for row, model, _ in lines}
     added = {(row["dataset"], row["model"]): row["metric"] for row in record}
     for dataset, model in sorted(added.keys() - listed):
         lines.append((Published(dataset, added[dataset, model], "–"), model, None))
     for row, model, value in lines:
+        if (row.dataset, model) not in shown:
+            continue
         measured = [found.get((row.dataset, model, name)) for name in PRECISIONS]
         first = next((item for item in measured if item), None)
         rows.append(
             (
                 row.dataset,
-                row.metric + (f" (layer {row.arguments['layer'] + 1})" if "layer" in row.arguments else ""),
+                _metric(row),
                 model.removeprefix("facebook/"),
-                "–" if value is None else _number(value, {"unit": "m" if row.metric == "RMSE" else "%"}),
+                "–" if value is None else _value(row, model),
                 *("–" if item is None else _with_ends(item["ours"], item["interval"], item) for item in measured),
                 "–" if first is None else _gap(first),
                 row.source,
@@ -423,7 +457,7 @@ def fill_page(compared: Sequence[Mapping[str, Any]], page: Path, record: Path) -
     if compared:
         write_text(record, json.dumps([known[key] for key in sorted(known)], indent=1, ensure_ascii=False) + "\n")
     page.write_text(
-        with_table(page.read_text(encoding="utf-8"), page_rows(list(known.values())), MARKERS), encoding="utf-8"
+        with_table(page.read_text(encoding="utf-8"), page_tables(list(known.values())), MARKERS), encoding="utf-8"
     )
 
 

@@ -99,12 +99,12 @@ def draw_layers(read: Read) -> Figure:
     figure = _figure(9, 2.5)
     curves = {(row["task"], row["model"]): row for row in read("spatial")["curves"]}
     for at, (task, title) in enumerate(LAYER_PANELS.items(), start=1):
-        axes = _axes(figure, 1, len(LAYER_PANELS), at, title.partition(",")[0], xlabel="layer of 12")
+        axes = _axes(figure, 1, len(LAYER_PANELS), at, title.partition(",")[0], xlabel="layer, from 0 to 11")
         axes.set_ylabel(title.partition(", ")[2], fontsize=7)
         for encoder, (label, colour) in ENCODERS.items():
             row = curves[task, encoder]
             scale = 100 if row["unit"] == "%" else 1
-            layers = [layer + 1 for layer in row["layers"]]
+            layers = row["layers"]
             low, high = ([scale * ends[side] for ends in row["interval"]] for side in (0, 1))
             axes.fill_between(layers, low, high, color=colour, alpha=0.13, linewidth=0)
             values = [scale * value for value in row["values"]]
@@ -170,9 +170,12 @@ def draw_search(read: Read) -> Figure:
         if "settings" in entry:
             best, ours = best_setting(entry["settings"]), name.startswith("ours")
             axes.plot(best["median"], best["recall"], "o", color=RED if ours else GREY)
-            label = {"ours: LanceDB IVF_RQ": "pe index", "faiss IVF1024, 4-bit fast scan": "faiss, 4 bits"}.get(name)
+            label = {"ours: TurboQuant, 4 bits": "pe index", "faiss IVF1024, 4-bit fast scan": "faiss, 4 bits"}.get(
+                name
+            )
             if label:
-                axes.annotate(f" {label}", (best["median"], best["recall"]), fontsize=8, va="top")
+                side = "right" if ours else "left"
+                axes.annotate(f" {label} ", (best["median"], best["recall"]), fontsize=8, va="top", ha=side)
     return figure
 
 

@@ -35,16 +35,25 @@ def evaluate(
 ) -> Result:
     """Evaluate a model on a dataset, like `pe eval TASK`.
 
-        result = pe.evaluate("knn", encoder, "flowers/", k=[10, 20])
-        print({score.name: score.value for score in result.scores})
+    Items that cannot be decoded are listed in the result's failures.
 
-    `data`: a path, or the name of a published dataset, such as "food101" (docs/datasets.md), which is downloaded once
-    and sets the arguments that are not given. `task`: "classification", "retrieval", "knn" or "linear", for an
-    `Encoder`; "attentive", "segmentation", "detection", "tracking" or "depth", for `LayerFeatures`; "questions", for an
-    `Assistant`. `model` may also be a name. `arguments`: the options of the command, such as `split`, `layer` or `k`;
-    the functions of `perception_encoder.evaluation.tasks` list them with types and defaults. Items that cannot be
-    decoded are listed in the result's failures. Raises ConfigError for an unknown task or argument and for what the
-    model does not have, DataError for an unusable dataset, and what loading the model raises.
+    Args:
+        task: "classification", "retrieval", "knn" or "linear", for an `Encoder`; "attentive", "segmentation",
+            "detection", "tracking" or "depth", for `LayerFeatures`; "questions", for an `Assistant`.
+        model: The model, or its name.
+        data: A path, or the name of a published dataset, such as "food101" (docs/datasets.md), which is downloaded once
+            and sets the arguments that are not given.
+        **arguments: Options of `pe eval TASK`, such as `split`, `layer` or `k`: the functions of
+            `perception_encoder.evaluation.tasks` list them with types and defaults.
+
+    Raises:
+        ConfigError: The task or an argument is unknown, or the model lacks a layer or a tower.
+        DataError: The dataset cannot be used.
+        ModelError: The model cannot be loaded.
+
+    Examples:
+        >>> result = pe.evaluate("knn", "builtin", "flowers/", k=[10, 20])
+        >>> print({score.name: score.value for score in result.scores})
     """
     from perception_encoder.datasets.published import dataset_arguments, fetch, find_published
 
@@ -122,9 +131,17 @@ def questions(
 
 
 def compare(first: Result | str | Path, second: Result | str | Path) -> list[Difference]:
-    """Compare two results, or their JSON files: each shared score's difference, interval and p-value.
+    """Compare two results: the first's value less the second's for each shared score, with interval and p-value.
 
-    Raises DataError if they share no score, or were evaluated on different items.
+    Args:
+        first, second: Results of `evaluate` on the same items, or their JSON files.
+
+    Raises:
+        DataError: They share no score, or were evaluated on different items.
+
+    Examples:
+        >>> for difference in pe.compare("ours.json", "theirs.json"):
+        ...     print(difference.ours.name, difference.difference.value, difference.p_value)
     """
     from perception_encoder.evaluation.results import compare, read_result
 
@@ -152,12 +169,31 @@ def analyze_layers(
 ) -> LayerReport:
     """Evaluate the layers of a model on tasks, recommend one per task, and write the report, like `pe layers`.
 
-    `data`: the dataset of all tasks, or one for each by the task's name. `layer`: the layers to evaluate, and the last;
-    by default all. `baseline`: further models to plot, by default the same with random weights. `items`: maximum number
-    of test images of a task. `similarity`: also report how alike the layers are, within and between the models, by CKA
-    and RSA. `trust_remote_code`: see `load`. `out`: the report's directory. `store`: the cache of features, by default
-    OUT/features; an interrupted call resumes from it. Raises ConfigError, DataError, ModelError, OutputError, and what
-    loading the models raises.
+    Args:
+        model: A name or path.
+        data: The dataset of all tasks, or one for each by the task's name.
+        tasks: "classification", "retrieval", "segmentation", "depth", "tracking", "detection" or a set of questions.
+        layer: The layers to evaluate, 0-based, and the last; by default all.
+        baseline: Further models to plot; by default the same with random weights.
+        items: Maximum number of test images of a task.
+        size: Height and width that images are squashed to; by default the model's.
+        short_side: Short side of the frames of tracking, in pixels.
+        per_metre: Units of depth images in a metre.
+        final_norm: Apply the model's final norm to the last layer.
+        similarity: Also report how alike the layers are, within and between the models, by CKA and RSA.
+        trust_remote_code: See `ModelSpec`.
+        out: Directory of the report.
+        store: Directory of the features, from which an interrupted call resumes; by default OUT/features.
+
+    Raises:
+        ConfigError: A task, layer or size is invalid.
+        DataError: A dataset cannot be used.
+        ModelError: A model cannot be loaded.
+        OutputError: The report cannot be written.
+
+    Examples:
+        >>> report = pe.analyze_layers("builtin", "flowers/", tasks="classification", layer=[5, 8])
+        >>> print([(best.curve.task, best.layer) for best in report.recommendations])
     """
     from perception_encoder.evaluation.feature_cache import FeatureCache
     from perception_encoder.inference.load import RANDOM
@@ -233,15 +269,33 @@ def serve(
 ) -> None:
     """Serve a search page over a directory, the API, or both, until the process is stopped, like `pe serve`.
 
-    `model`: by default that of the index, or the default model. `index`: directory of the index. `lan`, `host`, `port`,
-    `key`: who can connect; by default only this machine. `origins`: web pages that may use the API (CORS).
-    `allow_urls`: let clients of the API send images and videos by address. `waiting`: maximum length of the API's
-    queue. `chat_model`: model of /v1/chat/completions; `ask_model`: of questions on the page; both are names that
-    `load_assistant` takes, loaded at the first request. `features_model`: for the page's features. `immich`: answer a
-    photo server instead, and pass its other requests on to `immich_upstream`, or refuse them (`immich_clip_only`).
-    `exclude`: see `Index.update`. `keywords`: see `load`; `precision` also applies to the language models. `on_start`
-    is called once the server listens. Raises ConfigError for a taken port or options that do not fit together, and what
-    loading models raises.
+    Args:
+        directory: Images and videos to search; by default those of `index`.
+        api: Serve the API.
+        model: By default that of the index, or the default model.
+        index: Directory of the index.
+        lan: Let devices on the network connect, with a key; by default only this machine can.
+        host, port: Address and port to listen on; port 0 is any free one.
+        key: The key that clients send; with `lan`, by default a new one.
+        origins: Web pages that may use the API (CORS).
+        allow_urls: Let clients of the API send images and videos by address.
+        waiting: Maximum length of the API's queue.
+        chat_model, ask_model: Models of /v1/chat/completions and of questions on the page: names that `load_assistant`
+            takes, loaded at the first request.
+        features_model: Model of the page's features.
+        immich: Answer a photo server instead.
+        immich_upstream, immich_clip_only: Pass its other requests on to this address, or refuse them.
+        exclude: See `Index.update`.
+        on_start: Called once the server listens.
+        **keywords: Fields of a `ModelSpec`; `precision` also applies to the language models.
+
+    Raises:
+        ConfigError: The port is taken, or options do not fit together.
+        ModelError: A model cannot be loaded.
+        MissingExtraError: The extra `search` is not installed.
+
+    Examples:
+        >>> pe.serve("photos", api=True, on_start=lambda server: print(server.address))
     """
     from perception_encoder.inference.load import as_encoder
     from perception_encoder.inference.model_spec import ModelSpec

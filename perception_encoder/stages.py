@@ -59,15 +59,27 @@ def train(
     listener: Listener | None = None,
     **overrides: object,
 ) -> TrainingResult:
-    """Train a model by a recipe, or resume the run in `out` (default: runs/RECIPE); return what was written.
+    """Train a model by a recipe, or resume the run in `out`.
 
-        pe.train("finetune", data="pairs.parquet", out="runs/mine", initial="PE-Core-B16-224", lora=16)
-        pe.train("core_n16", data=["photos/", "more.csv"], settings={"optimizer.lr": 3e-3}, steps=500)
+    Args:
+        recipe: A name of `list_recipes`.
+        data: Directories, tables or tars, as `pe train` reads them.
+        out: Directory of the run; by default runs/RECIPE.
+        shards: Patterns of tars, such as "web/{00000..00099}.tar", read as a stream.
+        settings: Changed settings of the recipe by name, as with `--set`.
+        debug: Train a small model for four steps, as a check.
+        listener: Called with a row of numbers at each report.
+        **overrides: Changed settings whose name has no dot.
 
-    `data` and `shards`: as `pe train` reads them. Other keywords, and `settings` for names with a dot, change settings
-    of the recipe as `--set` does. `debug`: four steps of a small model, as a check. `listener` is called with a row of
-    numbers at each report. Raises ConfigError for an unknown recipe or setting (with near matches), DataError for data
-    that cannot be used, CheckpointError if `out` holds another run, and OutputError if one is training in it.
+    Raises:
+        ConfigError: The recipe or a setting is unknown.
+        DataError: The data cannot be used.
+        CheckpointError: `out` holds another run.
+        OutputError: Another process trains in `out`, or it cannot be written.
+
+    Examples:
+        >>> pe.train("finetune", data="pairs.parquet", out="runs/mine", initial="PE-Core-B16-224", lora=16)
+        >>> pe.train("core_n16", data=["photos/", "more.csv"], settings={"optimizer.lr": 3e-3}, steps=500)
     """
     stage, config = configure(recipe, {**(settings or {}), **overrides}, debug)
     paths = [data] if isinstance(data, str | Path) else data
@@ -85,18 +97,32 @@ def plan(
     debug: bool = False,
     **overrides: object,
 ) -> TrainingPlan:
-    """Return the cost of a recipe on a cluster, before running it: operations, memory per device and hours.
+    """Return the cost of a recipe on a cluster, before running it: operations, memory per device and hours, by phase.
 
-    `devices`: by default 8, or the batch if that is smaller. `device`: a name such as "h100", or "TFLOP/s:GB".
-    `utilization`: achieved share of the device's peak. Raises ConfigError for a batch that is smaller than the number
-    of devices.
+    Args:
+        recipe: A name of `list_recipes`.
+        devices: By default 8, or the batch if that is smaller.
+        device: A name such as "h100", or "TFLOP/s:GB".
+        utilization: Achieved share of the device's peak.
+        settings, debug, **overrides: See `train`.
+
+    Raises:
+        ConfigError: The recipe, a setting or the device is unknown, or the batch is smaller than the number of devices.
+
+    Examples:
+        >>> print(pe.plan("core_t16", devices=64, device="h100").hours())
     """
     stage, config = configure(recipe, {**(settings or {}), **overrides}, debug)
     return plan_training(stage, config, device, devices, utilization)
 
 
 def list_recipes() -> dict[str, str]:
-    """Return all recipes by name, with what each one trains."""
+    """Return what each recipe trains, by its name.
+
+    Examples:
+        >>> for recipe, trains in pe.list_recipes().items():
+        ...     print(recipe, trains)
+    """
     return {name: trains for stage in all_stages() for name, (trains, _) in stage.recipes.items()}
 
 

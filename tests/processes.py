@@ -56,7 +56,8 @@ class Processes:
     def kill(self) -> None:
         """End them at once; AssertionError where one had ended before."""
         for process in self.processes:
-            process.kill()
+            process.kill()  # all of them first, for a rank that misses another ends by itself
+        for process in self.processes:
             process.join()
             assert process.exitcode == -signal.SIGKILL, self.output()
 

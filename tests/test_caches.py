@@ -267,7 +267,7 @@ def test_embeddings_are_not_resumed_with_other_files_of_the_same_names(
         (tmp_path / directory).mkdir()
         (tmp_path / directory / "a.png").write_bytes(image_bytes(colour))
     monkeypatch.chdir(tmp_path / "one")
-    settings = {"model": "m", "weight_hash": "h", "layer": 1, "pool": "attn", "normalised": True, "dimension": 2}
+    settings = {"model": "m", "weight_hash": "h", "layer": 1, "pool": "attn", "normalized": True, "dimension": 2}
     with EmbeddingWriter(tmp_path / "out.parquet", settings) as writer:
         (item,) = writer.resume(list_items(["a.png"]))
         writer.add([Embedding(item, np.ones(2, np.float32))])

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import pickle
+import re
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
 
 import perception_encoder as pe
 from perception_encoder import errors
+from perception_encoder.api import evaluations
+
+PAGES = Path(__file__).parent.parent / "docs" / "api"
+REFERENCE = "".join(page.read_text(encoding="utf-8") for page in PAGES.glob("*.md"))
 
 
 def run_python(code: str) -> str:
@@ -23,6 +33,70 @@ def test_surface_is_small_and_sorted() -> None:
 
 def test_every_name_resolves_and_is_documented() -> None:
     assert [name for name in pe.__all__ if name != "__version__" and not inspect.getdoc(getattr(pe, name))] == []
+
+
+def described(call: Any) -> tuple[set[str], set[str]]:
+    """The sections of a docstring, and the names under `Args:`."""
+    doc = inspect.getdoc(call) or ""
+    parts = re.split(r"^(Args|Returns|Yields|Raises|Examples):\n", doc, flags=re.MULTILINE)[1:]
+    sections = dict(zip(parts[::2], parts[1::2], strict=True))
+    entries = re.findall(r"^    ([\w*, ]+): ", sections.get("Args", ""), flags=re.MULTILINE)
+    return set(sections), {name.lstrip("*") for entry in entries for name in entry.split(", ")}
+
+
+def to_describe(call: Any) -> set[str]:
+    """The parameters of a call, but for those that show its progress: the reference says so from their type."""
+    parameters = inspect.signature(call).parameters
+    return {name for name, item in parameters.items() if name != "self" and item.annotation != "Track"}
+
+
+@pytest.mark.parametrize("name", [name for name in pe.__all__ if inspect.isfunction(getattr(pe, name))])
+def test_public_functions_describe_arguments_and_result_and_show_an_example(name: str) -> None:
+    """The result is that of `Returns:`, or a class of the reference, or what the first line returns or lists."""
+    call = getattr(pe, name)
+    sections, arguments = described(call)
+    assert arguments == to_describe(call)
+    assert "Examples" in sections
+    result = str(inspect.signature(call).return_annotation)
+    if result != "None" and not sections & {"Returns", "Yields"}:
+        classes = any(f"\n## `{part}`\n" in REFERENCE for part in re.findall(r"\w+", result))
+        assert classes or re.search(r"\breturn\b|^List\b", inspect.getdoc(call).splitlines()[0], flags=re.IGNORECASE)
+
+
+@pytest.mark.parametrize("name", [name for name in pe.__all__ if inspect.isclass(getattr(pe, name))])
+def test_methods_of_the_reference_describe_their_arguments(name: str) -> None:
+    """Of methods with several arguments, all, or the docstring names the method that has the same."""
+    for method in re.findall(rf"^### `{name}\.(\w+)`$", REFERENCE, flags=re.MULTILINE):
+        call = getattr(getattr(pe, name), method)
+        sections, arguments = described(call)
+        if "Args" in sections:
+            assert arguments == to_describe(call), method
+        elif len(to_describe(call)) > 2:
+            others = re.findall(r"`(\w+)`", inspect.getdoc(call))
+            assert any(hasattr(getattr(pe, name), other) for other in others), method
+
+
+def written(default: object) -> str:
+    """A keyword's default in the stub: `...` for one that only the name of a published dataset gives."""
+    return "..." if default is inspect.Parameter.empty else getattr(default, "__name__", repr(default))
+
+
+def test_typed_keywords_of_evaluate_are_those_of_the_tasks() -> None:
+    stub = ast.parse(Path(pe.__file__).with_name("calls.pyi").read_text(encoding="utf-8"))
+    typed = {}
+    for overload in (node for node in stub.body if isinstance(node, ast.FunctionDef)):
+        task, *positional = overload.args.args
+        defaults = [None] * len(positional) + overload.args.kw_defaults
+        typed[ast.literal_eval(task.annotation.slice)] = [
+            (argument.arg, ast.unparse(argument.annotation), None if default is None else ast.unparse(default))
+            for argument, default in zip([*positional, *overload.args.kwonlyargs], defaults, strict=True)
+        ]
+    for task, call in evaluations().items():
+        assert typed.pop(task) == [
+            (item.name, item.annotation, written(item.default) if item.kind is item.KEYWORD_ONLY else None)
+            for item in inspect.signature(call).parameters.values()
+        ]
+    assert not typed
 
 
 def test_import_is_quick_and_brings_no_torch() -> None:

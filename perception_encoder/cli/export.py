@@ -52,7 +52,7 @@ def onnx(
     """Write a model or a head as ONNX.
 
     A model becomes a directory: image.onnx takes images (B, 3, H, W) of one size, RGB from -1 to 1; text.onnx takes
-    token ids (B, T), padded with zeros. Both return embeddings, not normalised, or tokens (B, N, D) if the model has no
+    token ids (B, T), padded with zeros. Both return embeddings, not normalized, or tokens (B, N, D) if the model has no
     pooling. transformers and tokenizers read preprocessor_config.json and tokenizer.json.
 
     A head becomes one file with its encoder. It takes images (B, 3, H, W), uint8, RGB, and returns depth in metres or
@@ -89,7 +89,7 @@ def openvino(
     """Write a model for OpenVINO.
 
     image.xml takes pixels (B, 3, H, W) of one size, uint8, RGB; text.xml takes token ids (B, T). Both return
-    embeddings, not normalised, or tokens (B, N, D) if the model has no pooling. The directory also has tokenizer.json,
+    embeddings, not normalized, or tokens (B, N, D) if the model has no pooling. The directory also has tokenizer.json,
     preprocessor_config.json, SHA256SUMS, and in README.md a program that needs only openvino, numpy, Pillow and
     tokenizers.
 

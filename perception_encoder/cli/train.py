@@ -149,9 +149,11 @@ def _show_plan(plan: TrainingPlan) -> None:
     ]
     output.print_table(("px", "steps", "batch", "FLOPs per step"), rows)
     output.print_table(("memory per device", "GB"), [(name, f"{size / 1e9:.2f}") for name, size in memory.items()])
+    repeated = f" ({plan.executed:.3g} with those repeated to save memory)" if plan.executed > plan.flops else ""
     output.print_line(
-        f"{plan.flops:.3g} FLOPs on {plan.devices} devices at {100 * plan.utilization:g} % of {device.flops / 1e12:g} "
-        f"TFLOP/s: {_rounded(hours)} hours ({_rounded(hours / 24)} days), {_rounded(hours * plan.devices)} device-hours"
+        f"{plan.flops:.3g} FLOPs{repeated} on {plan.devices} devices at {100 * plan.utilization:g} % of "
+        f"{device.flops / 1e12:g} TFLOP/s: {_rounded(hours)} hours ({_rounded(hours / 24)} days), "
+        f"{_rounded(hours * plan.devices)} device-hours"
     )
     used, hint, parallel = sum(memory.values()), "fits", plan.config.parallel
     if used > 0.9 * device.memory:  # the rest is for temporary buffers

@@ -152,7 +152,7 @@ class ShardSet:
 def _read_texts(
     parts: Mapping[str, bytes], caption_shares: Mapping[str, float], name: str
 ) -> tuple[dict[str, list[str]], dict[str, float], str]:
-    """Return normalised captions by field, the fields' shares, and the label.
+    """Return normalized captions by field, the fields' shares, and the label.
 
     Raises MediaDecodeError if there are none.
     """

@@ -114,7 +114,7 @@ class Backbone(nn.Module):
     mean: Tensor
     deviation: Tensor
     blank: Tensor
-    """The normalised padding pixel."""
+    """The normalized padding pixel."""
 
     def __init__(
         self,

@@ -63,7 +63,11 @@ Prediction = DepthEstimate | Segmentation | Detections
 
 
 class Head:
-    """A head on an encoder's layer, from images and videos to depth, classes or objects; see `load_head`."""
+    """A head on an encoder's layer, from images and videos to depth, classes or objects; `load_head` loads one.
+
+    Examples:
+        >>> (found,) = pe.load_head("builtin-detector").predict("photo.jpg", score=0.3)
+    """
 
     def __init__(self, model: DenseModel, info: HeadInfo, name: str, encoder: str) -> None:
         """`name`: the file, or a built-in head; `encoder`: the name of the encoder."""
@@ -98,12 +102,20 @@ class Head:
         returns it; of a video NAME.mp4; depths as 16-bit NAME.depth.png in millimetres (thousandths of the median);
         labels as NAME.mask.png; and all detections as detections.json and results.json, in COCO's format.
 
-        `every`: seconds between a video's frames, 0 for all. `score`, `views`: a detector's minimum score, and the
-        views of an image. `images`: annotations in COCO's format whose ids the written detections have: of images by
-        their file names, of classes by their names. Without it images have the numbers that are their names, or 1, 2,
-        3 … in order (logged); classes always have the head's. `skipped`: a list that makes unreadable inputs be
-        skipped and appended to it; without it, they raise an InputError. Raises also DataError if there are no images
-        or videos, or if `images` does not list each one.
+        Args:
+            media: Images, videos, or directories of them.
+            out: A directory.
+            every: Seconds between a video's frames; 0 for all.
+            score: Minimum score of a detector.
+            views: Views of an image for a detector.
+            images: Annotations in COCO's format whose ids the written detections have: of images by their file names,
+                of classes by their names. Without it images have the numbers that are their names, or 1, 2, 3 … in
+                order (logged), and classes the head's.
+            skipped: Collects the errors of unreadable inputs; by default the first one raises.
+
+        Raises:
+            InputError: An input cannot be read.
+            DataError: There are no images or videos, or `images` does not list each one.
         """
         inputs, directory = list_inputs(media), None if out is None else Path(out)
         files = {item.name: item.source for item in inputs}
@@ -151,16 +163,23 @@ def load_head(
 ) -> Head:
     """Load a head with its encoder.
 
-    `path`: builtin-depth, builtin-detector, a file of `pe train`, or a detector of facebook/PE-Detection, which
-    includes its encoder. `task`: depth, segmentation or detection; by default the head's. `model`: the encoder, by
-    default the one that the head names; a file that names anything but a model of this package needs it. `classes`:
-    annotations in COCO's format with the names for a published detector with other classes than COCO's.
+    Args:
+        path: builtin-depth, builtin-detector, a file of `pe train`, or a detector of facebook/PE-Detection.
+        task: "depth", "segmentation" or "detection"; by default the head's.
+        model: The encoder, by default the one that the head names; a file that names anything but a model of this
+            package needs it, and a published detector includes its own.
+        classes: Annotations in COCO's format with the names for a published detector with other classes than COCO's.
 
-    Raises CheckpointError for a file that is not a head or is damaged, and ConfigError for another task, an encoder
-    with other weights than those it was trained on, and arguments that the head does not take.
+    Returns:
+        The head, ready to predict.
 
-        head = pe.load_head("runs/detector/head.safetensors")
-        (found,) = head.predict("photo.jpg")
+    Raises:
+        CheckpointError: The file is not a head, or is damaged.
+        ConfigError: The head has another task, an encoder with other weights, or does not take an argument.
+
+    Examples:
+        >>> head = pe.load_head("runs/detector/head.safetensors")
+        >>> (found,) = head.predict("photo.jpg")
     """
     file = find_head(path)
     tensors, metadata = read_checkpoint(file)
@@ -212,13 +231,19 @@ def depth(
     skipped: list[InputError] | None = None,
     progress: Track = untracked,
 ) -> Iterator[DepthEstimate]:
-    """Yield the depth of each image and frame; with `out`, also write it: see `Head.predict`.
+    """Yield the depth of each image and frame; with `out`, also write it.
 
-    `head`: a depth head or its file, by default the one chosen with `pe models use`, else builtin-depth, a demo whose
-    depth is relative. `model`: its encoder, by default the one that it names.
+    Args:
+        media, out: See `Head.predict`.
+        head: A depth head or its file; by default the one chosen with `pe models use`, else builtin-depth, a demo whose
+            depth is relative.
+        model: Its encoder; by default the one that it names.
+        every: Seconds between a video's frames; 0 for all.
+        skipped: See `Head.predict`.
 
-        (photo,) = pe.depth("photo.jpg")
-        print(photo.depth.min(), photo.unit)
+    Examples:
+        >>> (photo,) = pe.depth("photo.jpg")
+        >>> print(photo.depth.min(), photo.unit)
     """
     loaded = _as_head(head, "depth", model)
     predictions = loaded.predict(media, out, every=every, skipped=skipped, progress=progress)
@@ -242,15 +267,25 @@ def detect(
     skipped: list[InputError] | None = None,
     progress: Track = untracked,
 ) -> Iterator[Detections]:
-    """Yield the objects in each image and frame; with `out`, also write them: see `Head.predict`.
+    """Yield the objects in each image and frame; with `out`, also write them.
 
-    `head`: a detector or its file, by default the one chosen with `pe models use`, else builtin-detector, a demo.
-    `model`, `classes`: see `load_head`. `score`: the minimum score. `scales`, `flip`, `soft_nms`: also detect in
-    larger, smaller and mirrored views, without masks; `paper_views`: the views of the paper's best result. `images`:
-    your annotations in COCO's format, whose ids are to be written.
+    Args:
+        media, out: See `Head.predict`.
+        head: A detector or its file; by default the one chosen with `pe models use`, else builtin-detector, a demo.
+        model: See `load_head`.
+        score: Minimum score.
+        scales: Also detect in larger and smaller views. Several views give no masks.
+        flip: Also detect in mirrored views.
+        soft_nms: Lower the scores of overlapping detections, instead of dropping them.
+        paper_views: Use the views of the paper's best result.
+        classes: See `load_head`.
+        every: Seconds between a video's frames; 0 for all.
+        images: Your annotations in COCO's format, whose ids are to be written.
+        skipped: See `Head.predict`.
 
-        for found in pe.detect("photos/", "detected", score=0.3):
-            print(found.name, len(found.boxes))
+    Examples:
+        >>> for found in pe.detect("photos", "detected", score=0.3):
+        ...     print(found.name, len(found.boxes))
     """
     loaded = _as_head(head, "detection", model, classes)
     views = Views.paper() if paper_views else Views(scales, flip, SOFT if soft_nms else None)
@@ -273,16 +308,28 @@ def segment(
 ) -> Segmentation:
     """Segment an image by points, without training, or into classes by a head.
 
-    `points`: x and y, in pixels or from 0 to 1; a region is where the cosine similarity of the features to the point's
-    is above a threshold chosen per image (Otsu's), and may have several parts; a later one covers an earlier one.
-    `layer` (0-based, negative from the end) and `short_side` (pixels) say how the image is encoded. `model`: by default
-    the one chosen with `pe models use`, else builtin-spatial, a demo.
-    `head`: a segmentation head or its file; without points by default the one chosen with `pe models use`.
-    `out`: a PNG file for the drawn image; OUT.mask.png beside it has the labels; OutputError if one exists, unless
-    `overwrite`. Raises ConfigError for points outside the image and for points together with a head.
+    Args:
+        image: A file, its bytes, a PIL image or an RGB array (H, W, 3).
+        out: A PNG file for the drawn image; OUT.mask.png beside it has the labels.
+        points: x and y, in pixels or from 0 to 1. A region is where the cosine similarity of the features to the
+            point's is above a threshold chosen per image (Otsu's), and may have several parts; a later one covers an
+            earlier one.
+        head: A segmentation head or its file; without points by default the one chosen with `pe models use`.
+        model: By default the one chosen with `pe models use`, else builtin-spatial, a demo.
+        layer: 0-based, or negative from the end.
+        short_side: Pixels of the image's short side for the encoder.
+        overwrite: Replace existing files.
 
-        cup = pe.segment("cup.jpg", points=[(0.4, 0.5)])
-        print(cup.regions[0].area)
+    Returns:
+        The regions or classes, and the label of each pixel.
+
+    Raises:
+        ConfigError: A point is outside the image, or there are both points and a head.
+        DataError: No object is found at a point.
+        OutputError: A file exists.
+
+    Examples:
+        >>> pe.segment("cup.jpg", points=[(0.4, 0.5)]).regions[0].area
     """
     if head is None and not points:
         head = chosen_model("segmentation")

@@ -202,22 +202,29 @@ def track(
 ) -> Iterator[TrackedFrame]:
     """Track objects through a video without training; yields each frame with its objects.
 
-    `video`: a file, or a directory of frames. The objects of the first frame are in `boxes` (left, top, right, bottom)
-    and at `points` (x, y), in pixels or from 0 to 1, and numbered in this order; or they are the numbers in a `mask`
-    (a PNG file or an array of the frame's size, 0 for background). `model`: by default the one chosen with
-    `pe models use`, else builtin-spatial, a demo; `layer`: 0-based, negative from the end; `short_side`: pixels of a
-    frame's short side for the encoder.
-
     With `out`, writes to this directory as the frames are taken: NAME/00000.png … (the objects' numbers, in DAVIS's
     layout), NAME.mp4 with the objects drawn, and at the end NAME.json (boxes and areas). Memory does not grow with the
     video's length.
 
-    Raises ConfigError if objects are missing, given in both ways, or outside the frame; DataError for an empty video
-    or mask and for a position where no object is found; InputError if the size of the frames changes; OutputError if
-    `out` has masks of this video.
+    Args:
+        video: A file, or a directory of frames.
+        out: A directory.
+        points: Objects of the first frame at x, y, in pixels or from 0 to 1, numbered after `boxes`.
+        boxes: Objects of the first frame: left, top, right, bottom, in pixels or from 0 to 1.
+        mask: Instead of both: the objects' numbers, 0 for background, in a PNG file or an array of the frame's size.
+        model: By default the one chosen with `pe models use`, else builtin-spatial, a demo.
+        layer: 0-based, or negative from the end.
+        short_side: Pixels of a frame's short side for the encoder.
 
-        for frame in pe.track("clip.mp4", points=[(120, 80)]):
-            print(frame.name, frame.objects)
+    Raises:
+        ConfigError: Objects are missing, given in both ways, or outside the frame.
+        DataError: The video or mask is empty, or no object is found at a position.
+        InputError: The size of the frames changes.
+        OutputError: `out` has masks of this video.
+
+    Examples:
+        >>> for frame in pe.track("clip.mp4", points=[(120, 80)]):
+        ...     print(frame.name, frame.objects)
     """
     if not isinstance(video, str | Path):
         raise InputError("video", f"is of type {type(video).__name__}; give the path of a video or of frames")

@@ -86,7 +86,7 @@ class CachedTokens:
         return ComputedRows(tokens.rows, (len(tokens), *self.grid, width), compute)
 
     def mean(self, rows: np.ndarray | None = None) -> Float[np.ndarray, "n D"]:
-        """Return the mean of each item's patches, float32, as `pe embed --pool mean` without normalisation.
+        """Return the mean of each item's patches, float32, as `pe embed --pool mean` without normalization.
 
         `rows`: indices of the items in `tokens`, by default all.
         """

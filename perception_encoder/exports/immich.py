@@ -32,12 +32,22 @@ class _Unit(nn.Module):
 def export_immich(model: str | Path, out: str | Path) -> tuple[ExportedFile, ...]:
     """Write a model of images and texts to a new directory that immich's service loads, checked against torch.
 
-    `out`: CACHE/clip/NAME, where CACHE is the service's cache and NAME a model of immich's list whose vectors have this
-    length, such as ViT-B-32__openai (512) or ViT-L-16-SigLIP2-384__webli (1,024). visual/model.onnx takes `image`,
-    float32 (B, 3, S, S), textual/model.onnx `text`, int32 (B, T); both return unit embeddings. Raises what
-    `export_onnx` raises, and ConfigError for a model without a text tower.
+    visual/model.onnx takes `image`, float32 (B, 3, S, S), textual/model.onnx `text`, int32 (B, T); both return unit
+    embeddings.
 
-        pe.export_immich("PE-Core-S16-384", "cache/clip/ViT-B-32__openai")
+    Args:
+        model: A Core model's name or path.
+        out: CACHE/clip/NAME, where CACHE is the service's cache and NAME a model of immich's list whose vectors have
+            this length, such as ViT-B-32__openai (512) or ViT-L-16-SigLIP2-384__webli (1,024).
+
+    Raises:
+        MissingExtraError: The extra `onnx` is not installed.
+        ModelError: Loading fails: see `load`.
+        ConfigError: The model has no text tower.
+        OutputError: Writing fails, or a value differs from torch's by more than 0.001 of the largest.
+
+    Examples:
+        >>> pe.export_immich("PE-Core-S16-384", "cache/clip/ViT-B-32__openai")
     """
     network, directory = load_model(model), Path(out)
     if not isinstance(network, CLIP):
@@ -53,7 +63,7 @@ def export_immich(model: str | Path, out: str | Path) -> tuple[ExportedFile, ...
         for folder, (tower, example, name) in towers.items():
             (temporary / folder).mkdir()
             module, path = _Unit(tower).eval(), temporary / folder / "model.onnx"
-            save_onnx(module, example, (name, "embedding"), metadata, path)
+            save_onnx(module, example, (name, f"{name}_embedding"), metadata, path)
             files.append(
                 ExportedFile(
                     path=str(directory / folder / path.name),

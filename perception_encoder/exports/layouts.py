@@ -115,15 +115,24 @@ class Conversion:
 def convert(
     source: str | Path, out: str | Path, to: Layout = "published", *, half: bool = False, overwrite: bool = False
 ) -> Conversion:
-    """Convert a checkpoint of any layout, or a model by name, to another layout.
+    """Convert a checkpoint to another layout.
 
-    `out`: a .safetensors, .pt, .pth or .bin file; for timm and open_clip, a name without suffix is a directory, which
-    also gets the library's configuration with the published preprocessing, and a card; for sentence-transformers, it is
-    always a directory, which needs nothing of this package. `half`: write float16. Raises UnknownModelError,
-    CheckpointError (a model that the layout cannot hold), ConfigError (a suffix), and OutputError if `out` exists and
-    is not to be overwritten, or is the source.
+    Args:
+        source: The path of a checkpoint in any layout, or a model's name.
+        out: A .safetensors, .pt, .pth or .bin file. For timm and open_clip, a name without suffix is a directory, which
+            also gets a card and the library's configuration with the published preprocessing. For sentence-transformers
+            it is always a directory, which needs nothing of this package.
+        to: "published", "timm", "open_clip" or "sentence-transformers".
+        half: Write float16.
+        overwrite: Replace an existing `out`.
 
-        pe.convert("PE-Core-L14-336", "core-open-clip", to="open_clip")
+    Raises:
+        ModelError: Loading fails (see `load`), or the layout cannot hold the model.
+        ConfigError: `out` has another suffix.
+        OutputError: `out` exists and is not to be overwritten, or is the source; or writing fails.
+
+    Examples:
+        >>> pe.convert("PE-Core-L14-336", "core-open-clip", to="open_clip")
     """
     path = Path(out)
     if to == "sentence-transformers" and path.suffix in SUFFIXES:

@@ -73,20 +73,29 @@ def export_onnx(
 ) -> tuple[ExportedFile, ...]:
     """Write a model or a head as ONNX, checked against torch.
 
-    Of a model, `out` is a new directory: image.onnx takes images (B, 3, H, W) of one `size` (height, width), RGB from
-    -1 to 1; text.onnx, of models with a text tower, token ids (B, T) padded with zeros to the context length. Both
-    return embeddings, not normalised; a model without pooling (Lang, Spatial) returns tokens (B, N, D).
-    preprocessor_config.json and tokenizer.json are for programs without this package. `int8`: multiply in int8;
-    images and texts of a fixed set keep a cosine similarity of at least 0.999.
-    Of a head (built-in, or a file of `pe train`), `out` is a file that includes the encoder; `encoder`: a model for a
-    head that names none of this package. It takes images (B, 3, H, W), uint8, RGB, and gives depth in metres
-    (builtin-depth: up to a factor) or classes (B, H, W); a detector takes one image, and gives boxes in pixels, labels
-    from 1, scores, and masks of 28x28 inside the boxes, best first, of any score.
+    Of a model, image.onnx takes images (B, 3, H, W), RGB from -1 to 1; text.onnx, of models with a text tower, token
+    ids (B, T) padded with zeros to the context length. Both return embeddings, not normalized; a model without pooling
+    (Lang, Spatial) returns tokens (B, N, D). preprocessor_config.json and tokenizer.json are for programs without this
+    package. A head takes images (B, 3, H, W), uint8, RGB, and gives depth in metres (builtin-depth: up to a factor) or
+    classes (B, H, W); a detector takes one image, and gives boxes in pixels, labels from 1, scores, and masks of 28x28
+    inside the boxes, best first, of any score.
 
-    Raises MissingExtraError without the extra `onnx`, ShapeError for a size that is not whole patches, ConfigError for
-    a DETR or a head in int8, and OutputError, also for a difference above 0.001 of the largest value.
+    Args:
+        model: A model's name or path, or a head: built-in, or a file of `pe train`.
+        out: Of a model a new directory, of a head a file that includes the encoder.
+        size: Height and width of images, in pixels; by default those of training.
+        encoder: The model of a head that names none of this package.
+        int8: Multiply in int8; on a fixed set, images and texts keep a cosine similarity of at least 0.999.
 
-        pe.export_onnx("PE-Core-L14-336", "core-onnx", size=(336, 448))
+    Raises:
+        MissingExtraError: The extra `onnx` is not installed.
+        ShapeError: The size is not whole patches.
+        ModelError: Loading fails: see `load`.
+        ConfigError: The head is a DETR, or one in int8.
+        OutputError: Writing fails, or a value differs from torch's by more than 0.001 of the largest.
+
+    Examples:
+        >>> pe.export_onnx("PE-Core-L14-336", "core-onnx", size=(336, 448))
     """
     if is_head(model):
         if int8:
@@ -110,7 +119,7 @@ def export_onnx(
     about = f"image.onnx takes images (B, 3, {height}, {width}), RGB from -1 to 1."
     if text:
         about += " text.onnx takes token ids (B, T), padded with zeros."
-    about += " Outputs are embeddings, not normalised, or tokens (B, N, D) of a model without pooling."
+    about += " Outputs are embeddings, not normalized, or tokens (B, N, D) of a model without pooling."
     program = _IMAGES.format(height=height, width=width) + (_TEXTS if text else "")
     precision: Precision = "int8" if int8 else "float32"
     with writing(Path(out)):

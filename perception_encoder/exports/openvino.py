@@ -58,16 +58,26 @@ def export_openvino(
 ) -> tuple[ExportedFile, ...]:
     """Write a model as a new directory that OpenVINO alone can use, compared with torch.
 
-    image.xml takes RGB pixels (B, 3, H, W), uint8, of one `size` (height, width); text.xml, of models with a text
-    tower, token ids (B, T), int64. Both return embeddings, not normalised; a model without pooling (Lang, Spatial)
-    returns tokens (B, N, D). tokenizer.json and preprocessor_config.json are for programs without this package;
-    README.md has one. bfloat16 and int8 models must be compiled with the hints that README.md shows.
+    image.xml takes RGB pixels (B, 3, H, W), uint8; text.xml, of models with a text tower, token ids (B, T), int64. Both
+    return embeddings, not normalized; a model without pooling (Lang, Spatial) returns tokens (B, N, D). tokenizer.json
+    and preprocessor_config.json are for programs without this package; README.md has one. bfloat16 and int8 models must
+    be compiled with the hints that README.md shows.
 
-    Raises MissingExtraError without the extra `fast`, ConfigError for an unknown precision or tokens in int8,
-    ShapeError for a size that is not whole patches, ModelError for a tower that differs from torch by more than the
-    precision allows, and OutputError, also for an int8 tower with a cosine similarity below 0.999 on a fixed set.
+    Args:
+        model: A model's name or path.
+        out: A new directory.
+        precision: "float32", "bfloat16" or "int8".
+        size: Height and width of images, in pixels; by default those of training.
 
-        pe.export_openvino("PE-Core-L14-336", "core-openvino", precision="bfloat16")
+    Raises:
+        MissingExtraError: The extra `fast` is not installed.
+        ConfigError: The precision is unknown, or the model gives tokens, in int8.
+        ShapeError: The size is not whole patches.
+        ModelError: Loading fails (see `load`), or a tower differs from torch by more than the precision allows.
+        OutputError: Writing fails, or an int8 tower has a cosine similarity below 0.999 on a fixed set.
+
+    Examples:
+        >>> pe.export_openvino("PE-Core-L14-336", "core-openvino", precision="bfloat16")
     """
     if precision not in PRECISIONS:
         raise ConfigError(f"precision is {precision!r}; it must be one of {', '.join(PRECISIONS)}")
@@ -136,7 +146,7 @@ def _describe(source: str | Path, model: Model, precision: Precision, size: tupl
         program += _TEXTS.format(scale=math.exp(model.logit_scale.item()))
     about = f"image.xml takes RGB pixels (B, 3, {height}, {width}), uint8, and gives "
     if visual.config.pools:
-        about += "embeddings (B, D), not normalised."
+        about += "embeddings (B, D), not normalized."
     else:
         about += f"tokens (B, N, D){', the class token first' if visual.config.class_token else ''}."
     if has_texts:

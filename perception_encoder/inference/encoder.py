@@ -7,7 +7,6 @@ are float32.
 from __future__ import annotations
 
 import copy
-import logging
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
@@ -25,13 +24,10 @@ from perception_encoder.inference.library_interfaces import (
     batch_inputs,
     check_unsupported,
 )
-from perception_encoder.inference.media import Kind
 from perception_encoder.inference.pipeline import (
-    Embedding,
     Feature,
     as_list,
-    as_requests,
-    encode_requests,
+    encode_inputs,
     resolve_layers,
 )
 from perception_encoder.models.precision import choose_device, fast_dtype
@@ -50,7 +46,6 @@ if TYPE_CHECKING:
     from perception_encoder.models.external import Role
     from perception_encoder.models.vision_transformer import VisionTransformer
 
-logger = logging.getLogger(__name__)
 POOLS = ("attn", "cls", "mean", "tokens")
 
 
@@ -60,6 +55,10 @@ class Encoder(SentenceInterface):
     Threads may share one. Attributes: `name`, `source` (name or path that it was loaded from), `runtime` (what executes
     the towers), `transform`, `tokenizer` (None without a text tower of this package), `fetch_limits` (what a URL may
     cost, and whether private addresses are allowed).
+
+    Examples:
+        >>> encoder = pe.load("builtin")
+        >>> encoder.similarity(encoder.encode("a red mug"), encoder.encode(["mug.jpg", "dog.jpg"]))  # (1, 2)
     """
 
     layer: int | None = None
@@ -84,8 +83,10 @@ class Encoder(SentenceInterface):
     ) -> None:
         """Execute a model with torch; `load` chooses a runtime.
 
-        `device`: a CUDA GPU by default if there is one. `dtype`: bfloat16 by default if it is fast. The model is copied
-        if it has another device or type.
+        Args:
+            model: Copied if it has another device or type.
+            device: By default a CUDA GPU if there is one.
+            dtype: By default bfloat16 if it is fast.
         """
         from perception_encoder.models.checkpoints.weights import weight_hash
         from perception_encoder.runtime.torch_runtime import TorchRuntime
@@ -217,8 +218,14 @@ class Encoder(SentenceInterface):
     ) -> Feature:
         """Return the features to take: by default the model's own output.
 
-        `layer`: 0-based or, from the end, negative; the last by default. `pool`: see `Feature`; by default "attn" after
-        the last layer of a model that has it, else "mean". Raises ConfigError for what the model does not have.
+        Args:
+            layer: 0-based, or negative from the end; by default the last.
+            pool: "attn", "cls", "mean" or "tokens": see `Feature`; by default "attn" where it exists, else "mean".
+            normalize: Make vectors unit length.
+            frames: Number of uniform frames of a video.
+
+        Raises:
+            ConfigError: The model lacks the layer or the pooling.
         """
         if layer is None and pool is None:
             layer, pool = self.layer, self.pool
@@ -286,7 +293,7 @@ class Encoder(SentenceInterface):
             "weight_hash": self.weight_hash,
             "layer": feature.layer,
             "pool": feature.pool,
-            "normalised": feature.normalize,
+            "normalized": feature.normalize,
             "frames": feature.frames,
             "runtime": runtime,
             "precision": precision,
@@ -374,27 +381,41 @@ class Encoder(SentenceInterface):
         hf_subset: str | None = None,
         prompt_type: object = None,
     ) -> np.ndarray | Tensor | list[Tensor]:
-        """Encode images, videos and texts in any mixture: float32 (n, D), rows in input order.
+        """Encode images, videos and texts in any mixture.
 
-        Paths, strings of existing files, URLs, bytes, PIL images and uint8 arrays (H, W), (H, W, 3) and (F, H, W, 3)
-        are media. Any other string is a text, except that one with a media suffix and no such file is an error;
-        `encode_texts` takes every string as a text, and {"text": …}, {"image": …} or {"video": …} says what it is.
-        `inputs` may be a list, an array of strings or a pandas Series; a single input outside a list gives (D,).
+        Args:
+            inputs: A list, an array of strings, a pandas Series, or one input. Paths, strings of existing files, URLs,
+                bytes, PIL images and uint8 arrays (H, W), (H, W, 3) and (F, H, W, 3) are media. Any other string is
+                a text, except that one with a media suffix and no such file is an error; `encode_texts` takes every
+                string as a text, and {"text": …}, {"image": …} or {"video": …} says what it is.
+            normalize: Make vectors unit length.
+            layer, pool: See `feature`.
+            frames: Number of uniform frames of a video.
+            decoding: "exact" or "reduced"; by default the encoder's.
+            batch_size: Images or texts computed at once; by default what fits the cache.
+            skipped: Collects bad inputs as {index: error}: they are logged and get no row. By default the first raises.
+            show_progress_bar: Show a bar on a terminal.
+            convert_to_numpy: If this and `convert_to_tensor` are False, the result is a list of tensors.
+            convert_to_tensor: Return a tensor on the encoder's device.
+            normalize_embeddings: Overrides `normalize`, under sentence-transformers' name.
+            truncate_dim: Length to cut vectors to, before they are normalized.
+            precision: Of sentence-transformers; only "float32".
+            prompt, prompt_name: Of sentence-transformers; unsupported.
+            device: Of sentence-transformers; only the encoder's own.
+            task_metadata: Of mteb; with it, `inputs` is mteb's loader of batches.
+            hf_split, hf_subset: Of mteb; changes nothing.
+            prompt_type: "query" or "document": chooses the prompt of a model that has them.
 
-        `normalize`, `layer`, `pool` and `frames` are those of `feature`; pool "tokens" gives (n, N, D), of videos
-        (n, F, N, D). `decoding`: "exact" or "reduced", by default the encoder's. `batch_size`: images or texts computed
-        at once, by default what fits the cache.
-        `skipped`: a dict that makes bad inputs be skipped: they have no row, are logged, and stand in it as
-        {index: error}; without it the first bad input raises its InputError. `show_progress_bar` shows a bar on a
-        terminal.
+        Returns:
+            float32 (n, D) in input order, or (D,) for one input; pool "tokens" gives (n, N, D), of videos (n, F, N, D).
 
-        sentence-transformers' arguments: `normalize_embeddings` overrides `normalize`. `convert_to_tensor` gives a
-        tensor on the encoder's device; neither it nor `convert_to_numpy` gives a list of tensors. `truncate_dim` cuts
-        vectors to that many numbers before they are normalised. `precision` must be "float32", `prompt` and
-        `prompt_name` None, and `device` the encoder's own; ConfigError if not.
+        Raises:
+            InputError: An input cannot be read.
+            ConfigError: The model lacks the layer, pooling or text tower, or an argument is unsupported.
+            ModelError: A value is NaN or infinite.
 
-        mteb's arguments: with `task_metadata`, `inputs` is mteb's loader of batches. `prompt_type` ("query" or
-        "document") chooses the prompt of a model that has them; the task, `hf_split` and `hf_subset` change nothing.
+        Examples:
+            >>> encoder.encode(["a red mug", Path("mug.jpg")])  # (2, D)
         """
         role = cast("Role", getattr(prompt_type, "value", prompt_type))
         check_unsupported(precision, prompt or prompt_name, truncate_dim, role)
@@ -413,7 +434,7 @@ class Encoder(SentenceInterface):
             raise ConfigError("skipped is given, but mteb needs a row for each input; omit it")
         bar = progress_bar("encoding", count) if show_progress_bar else nullcontext(lambda items: None)
         with bar as advance:
-            arrays = [chosen._encode(part, None, feature, batch_size, skipped, advance) for part in parts]
+            arrays = [encode_inputs(chosen, part, None, feature, batch_size, skipped, advance) for part in parts]
         rows = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
         if truncate_dim is not None:
             rows = truncate(rows, truncate_dim, normalize)
@@ -442,7 +463,7 @@ class Encoder(SentenceInterface):
         """Encode images as `encode` does; an array (n, H, W, 3) is n images, an animation its first frame."""
         if isinstance(images, np.ndarray) and images.ndim == 4:
             images = list(images)
-        return self._encode(images, "image", self.feature(layer, pool, normalize), batch_size, skipped)
+        return encode_inputs(self, images, "image", self.feature(layer, pool, normalize), batch_size, skipped)
 
     def encode_videos(
         self,
@@ -456,7 +477,7 @@ class Encoder(SentenceInterface):
         skipped: dict[int, InputError] | None = None,
     ) -> Float[np.ndarray, "*n D"]:
         """Encode videos as `encode` does; animated images count as videos here."""
-        return self._encode(videos, "video", self.feature(layer, pool, normalize, frames), batch_size, skipped)
+        return encode_inputs(self, videos, "video", self.feature(layer, pool, normalize, frames), batch_size, skipped)
 
     def encode_texts(
         self,
@@ -465,36 +486,11 @@ class Encoder(SentenceInterface):
         *,
         batch_size: int | None = None,
     ) -> Float[np.ndarray, "*n D"]:
-        """Encode strings as texts, whatever they look like; long ones are cut, by this package's models with a warning.
+        """Encode strings as texts, whatever they look like, as `encode` does.
 
-        A model with prompts takes them as queries, to compare with images, which are documents.
+        Long ones are cut, by this package's models with a warning. A model with prompts takes them as queries, to
+        compare with images, which are documents.
         """
-        return self._encode(texts, "text", replace(self.feature(normalize=normalize), role="query"), batch_size, None)
-
-    def _encode(
-        self,
-        inputs: object,
-        kind: Kind | None,
-        feature: Feature,
-        batch_size: int | None,
-        skipped: dict[int, InputError] | None,
-        advance: Callable[[int], object] = lambda items: None,
-    ) -> np.ndarray:
-        requests, single = as_requests(inputs, kind)
-        rows: dict[int, np.ndarray] = {}
-        for batch in encode_requests(self, requests, feature, batch_size):
-            for result in batch:
-                if isinstance(result, Embedding):
-                    rows[result.key] = result.vector
-                elif skipped is None or single:
-                    raise result.error
-                else:
-                    logger.warning("skipped %s", result.error)
-                    skipped[result.key] = result.error
-            advance(len(batch))
-        if single:
-            return rows[0]
-        if len({row.shape for row in rows.values()}) > 1:
-            raise ConfigError("pool 'tokens' takes images or videos, not both at once")
-        found = [rows[index] for index in sorted(rows)]
-        return np.stack(found) if found else np.empty((0, self.width(feature)), np.float32)
+        return encode_inputs(
+            self, texts, "text", replace(self.feature(normalize=normalize), role="query"), batch_size, None
+        )

@@ -38,10 +38,13 @@ class LayerTokens:
 
 
 class LayerFeatures:
-    """A vision transformer of any library: images to the tokens and maps of its layers.
+    """A vision transformer of any library: images to the tokens and maps of its layers; `load_layers` loads one.
 
     Attributes: `name`, `depth` (number of layers), `layer` (the selected one, 0-based: see `at`), `patch_size`,
     `image_size` (default height and width that images are squashed to), `width` (of a token, D), `device`, `dtype`.
+
+    Examples:
+        >>> maps = pe.load_layers("PE-Spatial-B16-512").maps([Image.open("photo.jpg")])  # (1, h, w, D)
     """
 
     layer: int = -1
@@ -104,10 +107,16 @@ class LayerFeatures:
     def encode_layers(
         self, images: Sequence[Image.Image], layers: Sequence[int], image_size: tuple[int, int] | None = None
     ) -> dict[int, LayerTokens]:
-        """Return the tokens of the given layers, in the order of the images; negative layers count from the end.
+        """Return the tokens of the given layers, in the order of the images.
 
-        `image_size`: height and width, multiples of the patch. Raises ConfigError for a layer that does not exist, and
-        ModelError if a token is not finite.
+        Args:
+            images: Images of any size.
+            layers: 0-based, or negative from the end.
+            image_size: Height and width that images are squashed to, multiples of the patch; by default the model's.
+
+        Raises:
+            ConfigError: A layer does not exist.
+            ModelError: A token is not finite.
         """
         height, width = self.check_size(image_size)
         h, w = height // self.patch_size, width // self.patch_size
@@ -133,8 +142,11 @@ class LayerFeatures:
     ) -> dict[int, Float[np.ndarray, "B N N"]]:
         """Return each layer's attention weights, float32, averaged over heads; each token's row sums to 1.
 
-        Tokens are in the model's order, prefix first. Raises ModelError for a model that does not attend through
-        torch's `scaled_dot_product_attention`, and DataError without images.
+        Tokens are in the model's order, prefix first. The arguments are those of `encode_layers`.
+
+        Raises:
+            ModelError: The model does not attend through torch's `scaled_dot_product_attention`.
+            DataError: There are no images.
         """
         if not images:
             raise DataError(f"{self.name}: no images were given, so there is no attention to show")

@@ -41,23 +41,27 @@ def load(
     towers: TowerChoice = "all",
     **keywords: Unpack[ModelKeywords],
 ) -> Encoder:
-    """Load a model with its weights as an `Encoder`.
+    """Load a model, with its transform and tokenizer.
 
-    `name`: "builtin"; any model name or alias, fetched from the hub once; the path of a checkpoint, or of a directory
-    that `pe convert` wrote; or another library's model: "timm:NAME", "open_clip:NAME,WEIGHTS", "hf:NAME"
-    (transformers), "st:NAME" (sentence-transformers), each also with `local-dir:PATH` or a path, and "random:NAME" for
-    random weights; or a `ModelSpec`. `device`: by default a CUDA GPU if there is one. `towers="text"` leaves the vision
-    tower of a two-tower model of this package unread: it then encodes texts only.
+    Args:
+        name: A model name or alias, fetched from the hub once; "builtin"; the path of a checkpoint, or of a directory
+            that `pe convert` wrote; "random:NAME" for random weights; or another library's model: "timm:NAME",
+            "open_clip:NAME,WEIGHTS", "hf:NAME" (transformers), "st:NAME" (sentence-transformers), each also with
+            `local-dir:PATH` or a path.
+        device: By default a CUDA GPU if there is one.
+        dtype: The precision, as a torch type.
+        towers: "text" leaves the vision tower of a two-tower model of this package unread: it then encodes texts only.
+        **keywords: Fields of a `ModelSpec`.
 
-    `runtime`: "torch", or "openvino" (extra `fast`), which only computes on a CPU; by default the fastest there, as
-    measured once on each machine. `precision`: "float32", "bfloat16", by default if it is fast, or "int8", OpenVINO's.
-    `dtype`: the same as a torch type. Other libraries' embeddings are computed in float32 by default. Torch alone
-    computes layers, images of models that take them in several sizes, and static embeddings of texts.
+    Raises:
+        UnknownModelError: The name is unknown.
+        CheckpointError: The file is not a checkpoint, or of no known architecture.
+        WeightsUnavailableError: The weights are not cached, and could not be fetched.
+        ConfigError: The model lacks a setting, or settings do not fit together.
+        MissingExtraError: The model's library, or OpenVINO, is not installed.
 
-    `dimensions`: length of vectors, for models trained for it (Matryoshka). `layer`, `pool`: see `Encoder.feature`.
-    `decoding`: see `Encoder`. `trust_remote_code`: run code that comes with a model of (sentence-)transformers. Raises
-    UnknownModelError, CheckpointError, WeightsUnavailableError, ConfigError for what does not fit together, and
-    MissingExtraError without the library.
+    Examples:
+        >>> encoder = pe.load("PE-Core-L14-336", precision="int8")
     """
     spec = ModelSpec.of(name, device, **keywords)
     check_choice(spec.runtime, spec.precision)
@@ -215,12 +219,22 @@ def load_layers(
     final_norm: bool = False,
     trust_remote_code: bool = False,
 ) -> LayerFeatures:
-    """Load the vision tower of a model of any library as `LayerFeatures`.
+    """Load the vision tower of a model of any library, for the features of its layers.
 
-    `name`, `trust_remote_code`: see `load`. `layer`: the selected one, negative from the end; by default the last.
-    `final_norm`: apply the model's final norm to the last layer. Raises UnknownModelError, CheckpointError and
-    WeightsUnavailableError, ConfigError for a model that is not a plain vision transformer or lacks the layer, and
-    MissingExtraError if its library is not installed.
+    Args:
+        name: See `load`.
+        device: By default a CUDA GPU if there is one.
+        dtype: By default bfloat16 if it is fast.
+        layer: 0-based, or negative from the end; by default the last.
+        final_norm: Apply the model's final norm to the last layer.
+        trust_remote_code: See `ModelSpec`.
+
+    Raises:
+        ModelError, MissingExtraError: See `load`.
+        ConfigError: The model is not a plain vision transformer, or lacks the layer.
+
+    Examples:
+        >>> layers = pe.load_layers("timm:vit_small_patch14_dinov2.lvd142m", layer=-3)
     """
     spec = ModelSpec.of(name, device, layer=layer, trust_remote_code=trust_remote_code).with_dtype(dtype)
     _check_torch(spec)

@@ -18,7 +18,7 @@ Decoding = Literal["exact", "reduced"]
 
 
 class ModelKeywords(TypedDict, total=False):
-    """The fields of a `ModelSpec` that calls take as keywords beside a model: see `load`."""
+    """The fields of a `ModelSpec` that calls take as keywords beside a model."""
 
     runtime: RuntimeChoice
     precision: PrecisionChoice
@@ -31,22 +31,34 @@ class ModelKeywords(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """A model and how to execute it, for any call that takes a model: see `load` and `Encoder.feature`.
+    """A model and how to execute it, for any call that takes a model.
 
-    pe.embed("photos", "photos.parquet", model=pe.ModelSpec("PE-Core-L14-336", precision="int8"))
+    Examples:
+        >>> spec = pe.ModelSpec("PE-Core-L14-336", precision="int8")
+        >>> pe.embed("photos", "photos.parquet", model=spec)
     """
 
     name: str | Path = ""
-    """By default the default model, or that of an index."""
+    """As `load` takes it; by default the default model, or that of an index."""
     device: str | torch.device | None = None
+    """By default a CUDA GPU if there is one."""
     runtime: str = "auto"
+    """"torch", or "openvino" (extra `fast`), which only computes on a CPU; by default the fastest there, as measured
+    once on each machine. Torch alone computes layers, images of models that take them in several sizes, and static
+    embeddings of texts."""
     precision: str = "auto"
-    """Also a floating-point type of torch, which other runtimes may lack."""
+    """"float32", "bfloat16", by default if it is fast, "int8", OpenVINO's, or another floating-point type, torch's.
+    Other libraries' embeddings are computed in float32 by default."""
     dimensions: int | None = None
+    """Length of vectors, for models trained for it (Matryoshka)."""
     layer: int | None = None
+    """See `Encoder.feature`."""
     pool: str | None = None
+    """See `Encoder.feature`."""
     decoding: str | None = None
+    """See `Encoder`."""
     trust_remote_code: bool = False
+    """Run code that comes with a model of (sentence-)transformers."""
 
     @classmethod
     def of(

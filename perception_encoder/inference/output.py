@@ -68,14 +68,27 @@ def embed(
 ) -> EmbedReport:
     """Embed images, videos and texts into a file; repeating an interrupted call resumes it.
 
-        pe.embed("photos", "photos.parquet", model="PE-Core-L14-336")
+    Inputs that cannot be read are skipped and reported.
 
-    `media`: images, videos, directories, globs, tables of paths or texts, tars, URLs. `out`: a .parquet file, a .lance
-    table, or a directory in clip-retrieval's layout. `model`: an encoder, or its name or path; by default the default
-    model (see `pe models`). `normalize`, `frames`: see `Encoder.encode`. `exclude`: patterns of files in directories to
-    leave out, in gitignore's syntax, in addition to `.peignore` files. `keywords`: see `load`. Unreadable inputs are
-    skipped and reported. Raises DataError without inputs, MediaNotFoundError for a missing path, ConfigError,
-    OutputError (see `EmbeddingWriter`), and what loading the model raises.
+    Args:
+        media: Images, videos, directories, globs, tables of paths or texts, tars, URLs.
+        out: A .parquet file, a .lance table, or a directory in clip-retrieval's layout.
+        model: A model's name or path, or an encoder; by default the default model (see `pe models`).
+        normalize: Make vectors unit length.
+        frames: Number of uniform frames of a video.
+        overwrite: Replace an existing `out`.
+        exclude: Files in directories to leave out, as patterns in gitignore's syntax; `.peignore` files also apply.
+        **keywords: Fields of a `ModelSpec`.
+
+    Raises:
+        DataError: There are no inputs, or the parts of an interrupted run are damaged.
+        MediaNotFoundError: A path does not exist.
+        ConfigError: `out` has another suffix, or the model lacks a setting.
+        OutputError: `out` exists, or has an unfinished run with other settings or inputs, or writing fails.
+        ModelError: Loading fails: see `load`.
+
+    Examples:
+        >>> pe.embed("photos", "photos.parquet", model="PE-Core-L14-336").rows
     """
     paths, out = as_paths(media), Path(out)
     check_paths(paths)

@@ -65,7 +65,7 @@ def to_table(embeddings: Sequence[Embedding[Item]], settings: Mapping[str, Any])
         "weight_hash": pa.array([settings["weight_hash"]] * len(items), pa.string()),
         "layer": pa.array([settings["layer"] if is_visual else None for is_visual in visual], pa.int32()),
         "pool": pa.array([settings["pool"] if is_visual else None for is_visual in visual], pa.string()),
-        "normalised": pa.array([settings["normalised"]] * len(items), pa.bool_()),
+        "normalized": pa.array([settings["normalized"]] * len(items), pa.bool_()),
     }
     vectors = [embedding.vector for embedding in embeddings]
     if settings["pool"] == "tokens":

@@ -6,6 +6,7 @@ on a CPU each computes on a core of its own, in whose cache a batch stays; else 
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -30,6 +31,8 @@ from perception_encoder.vectors import unit_rows
 if TYPE_CHECKING:
     from perception_encoder.models.external import Role
 
+logger = logging.getLogger(__name__)
+
 K = TypeVar("K")
 T = TypeVar("T")
 R = TypeVar("R")
@@ -47,7 +50,7 @@ class Feature:
     """"attn" (the model's own output after the last layer), "cls" (class token), "mean" or "tokens" (patch tokens, row
     by row)."""
     normalize: bool = True
-    """Unit length. A video's embedding is the mean of its frames' unnormalised embeddings, made unit length."""
+    """Unit length. A video's embedding is the mean of its frames' unnormalized embeddings, made unit length."""
     frames: int = 8
     """Uniform frames of a video."""
     role: Role = "document"
@@ -95,6 +98,8 @@ class _Encoder(Protocol):
     @property
     def reads_videos(self) -> bool: ...
 
+    def width(self, feature: Feature) -> int: ...
+
     def embed_pixels(self, pixels: Sequence[Any], feature: Feature) -> np.ndarray: ...
 
     def embed_video(self, pixels: Sequence[Any], times: Sequence[float], feature: Feature) -> np.ndarray: ...
@@ -134,6 +139,36 @@ class Failure(Generic[K]):
 
 
 EncodingResult = Embedding[K] | Failure[K]
+
+
+def encode_inputs(
+    encoder: _Encoder,
+    inputs: object,
+    kind: Kind | None,
+    feature: Feature,
+    batch_size: int | None,
+    skipped: dict[int, InputError] | None,
+    advance: Callable[[int], object] = lambda items: None,
+) -> np.ndarray:
+    """Return the vectors of inputs as one array, in order: see `Encoder.encode`; `advance` is told of those done."""
+    requests, single = as_requests(inputs, kind)
+    rows: dict[int, np.ndarray] = {}
+    for batch in encode_requests(encoder, requests, feature, batch_size):
+        for result in batch:
+            if isinstance(result, Embedding):
+                rows[result.key] = result.vector
+            elif skipped is None or single:
+                raise result.error
+            else:
+                logger.warning("skipped %s", result.error)
+                skipped[result.key] = result.error
+        advance(len(batch))
+    if single:
+        return rows[0]
+    if len({row.shape for row in rows.values()}) > 1:
+        raise ConfigError("pool 'tokens' takes images or videos, not both at once")
+    found = [rows[index] for index in sorted(rows)]
+    return np.stack(found) if found else np.empty((0, encoder.width(feature)), np.float32)
 
 
 def encode_items(encoder: _Encoder, items: Iterable[Item], feature: Feature) -> Iterator[list[EncodingResult[Item]]]:
@@ -350,7 +385,7 @@ def _encode_batch(
 def _join(frames: list[np.ndarray], feature: Feature, video: bool) -> np.ndarray:
     """Return the vector of an image, or the mean over a video's frames (D,); for tokens, all of them ((F,) N, D).
 
-    `frames` are not normalised; the result is, as `feature` says.
+    `frames` are not normalized; the result is, as `feature` says.
     """
     vectors = np.stack(frames) if video else frames[0]
     if video and feature.pool != "tokens":

@@ -51,20 +51,28 @@ def load_assistant(
 ) -> Assistant:
     """Load a model that answers about images, videos and documents.
 
-        assistant = pe.load_assistant("facebook/Perception-LM-1B")
-        print(assistant.ask("photo.jpg", "How many cups are on the table?"))
+    Args:
+        name: A Perception-LM, as a directory or a hub name; a directory or file that `pe train` wrote; `builtin-lang`,
+            a demo; `https://HOST/v1#MODEL`, an endpoint of OpenAI's chat protocol; `hf:NAME`, a vision-language model
+            of transformers; or `python:MODULE:FUNCTION`, a function that returns an `Assistant`; by default the choice
+            of `pe models use`. Only the first three take the next five arguments.
+        tiles: Maximum number of tiles of an image; by default the model's, or for a Perception-LM 36 on a GPU, else 4.
+        device: By default a CUDA GPU if there is one.
+        dtype: The precision, as a torch type.
+        runtime: What executes the language model: "torch" or, on a CPU, "openvino" (extra `fast`; for Llamas such as
+            Perception-LM's and SmolLM2); by default the faster one on this machine.
+        precision: Of the language model: "float32", "bfloat16", by default if it is fast, or "int8", OpenVINO's.
+        timeout: Maximum seconds for an answer of an endpoint.
+        text_only: Also load language models that cannot see: `smollm2`, GGUF files, decoder-only models as `hf:NAME`.
 
-    `name`: a Perception-LM, as a directory or a hub name; a directory or file that `pe train` wrote; `builtin-lang`, a
-    demo; `https://HOST/v1#MODEL`, an endpoint of OpenAI's chat protocol; `hf:NAME`, a vision-language model of
-    transformers; or `python:MODULE:FUNCTION`, a function that returns an `Assistant`; the default is the choice of
-    `pe models use`. `tiles`: maximum number of tiles of an image, for the first three forms; by default the model's, or
-    for a Perception-LM 36 on a GPU and 4 on a CPU. `device`, `dtype`: for the same forms; by default a GPU if there is
-    one, and its fastest type. `runtime`: what executes the language model, "torch" or, on a CPU, "openvino" (extra
-    `fast`; for Llamas such as Perception-LM's and SmolLM2); by default the faster one on this machine. `precision`:
-    "float32", "bfloat16", by default if it is fast, or "int8", OpenVINO's, for the weights of the language model.
-    `timeout`: maximum number of seconds for an answer of an endpoint. `text_only`: also load language models that
-    cannot see: `smollm2`, GGUF files, and decoder-only models as `hf:NAME`. Raises ConfigError, UnknownModelError,
-    CheckpointError, WeightsUnavailableError, and MissingExtraError.
+    Raises:
+        UnknownModelError, CheckpointError, WeightsUnavailableError: See `load`.
+        ConfigError: The name is incomplete, or the model does not take an argument.
+        MissingExtraError: transformers or OpenVINO is not installed.
+
+    Examples:
+        >>> assistant = pe.load_assistant("facebook/Perception-LM-1B")
+        >>> print(assistant.ask("photo.jpg", "How many cups are on the table?"))
     """
     spec = ModelSpec.of(name, device, runtime=runtime, precision=precision)
     name = language_model(str(spec.name) or None)

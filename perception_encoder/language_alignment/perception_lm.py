@@ -151,15 +151,22 @@ class PerceptionLmDirectory:
 def export_perception_lm(run: str | Path, out: str | Path, *, half: bool = False) -> PerceptionLmDirectory:
     """Write a trained language model as a new directory for transformers, compared with this package.
 
-    `run`: the directory or the file of a language alignment, or `builtin-lang`. `half`: write float16.
     AutoModelForImageTextToText, AutoProcessor and the pipeline "image-text-to-text" read the directory, and
     `load_assistant` too. The vocabulary gets tokens for images and videos, which are never generated.
 
-    Raises UnknownModelError, CheckpointError, MissingExtraError, OutputError (also for logits of transformers that
-    differ), ConfigError for what PerceptionLM cannot hold (a linear projector, a language model that rescales its
-    logits or adds a bias to them), and ModelError if transformers' prompts differ.
+    Args:
+        run: The directory or the file of a language alignment, or `builtin-lang`.
+        out: A new directory.
+        half: Write float16.
 
-        pe.export_perception_lm("runs/mine", "my-plm")
+    Raises:
+        UnknownModelError, CheckpointError, MissingExtraError: See `load_assistant`.
+        ConfigError: PerceptionLM cannot hold a linear projector, or a language model that changes its logits.
+        ModelError: transformers' prompts differ.
+        OutputError: Writing fails, or transformers' logits differ.
+
+    Examples:
+        >>> pe.export_perception_lm("runs/mine", "my-plm")
     """
     with needs_extra("lang"):
         import timm  # noqa: F401

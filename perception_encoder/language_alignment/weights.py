@@ -154,11 +154,18 @@ def read_tower(path: Path) -> VisionTransformer:
 def export_lang(run: str | Path, out: str | Path, *, half: bool = False) -> VisionTransformer:
     """Write the encoder of a language alignment as a PE-Lang model, and return it.
 
-    `run`: the directory or the file of a run. `out`: a .safetensors, .pt, .pth or .bin file under the published names,
-    or a new directory, which timm loads as `local-dir:OUT` and transformers by AutoModel.from_pretrained. `half`: write
-    float16. Raises UnknownModelError, CheckpointError and OutputError.
+    Args:
+        run: The directory or the file of a run.
+        out: A .safetensors, .pt, .pth or .bin file under the published names, or a new directory, which timm loads as
+            `local-dir:OUT` and transformers by AutoModel.from_pretrained.
+        half: Write float16.
 
-        pe.export_lang("runs/language_custom", "my-lang")
+    Raises:
+        UnknownModelError, CheckpointError: See `load_assistant`.
+        OutputError: Writing fails.
+
+    Examples:
+        >>> pe.export_lang("runs/language_custom", "my-lang")
     """
     tower = read_tower(Path(find_language_model(run)))
     if Path(out).suffix in SUFFIXES:

@@ -43,7 +43,7 @@ class CLIP(nn.Module):
     def encode_video(
         self, videos: Float[Tensor, "B F 3 H W"], normalize: bool = False
     ) -> Float[Tensor, "B output_dim"]:
-        """Return the mean of the frames' embeddings (not normalised), of unit length with `normalize`.
+        """Return the mean of the frames' embeddings (not normalized), of unit length with `normalize`.
 
         Training, evaluation and `Encoder.encode` average in the same way.
         """
@@ -93,7 +93,7 @@ class TextTransformer(nn.Module):
         self.text_projection = nn.Parameter(torch.empty(config.width, config.output_dim))
 
     def forward(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B output_dim"]:
-        """Return embeddings, not normalised. The end-of-text token has the highest id."""
+        """Return embeddings, not normalized. The end-of-text token has the highest id."""
         if tokens.dim() != 2:
             raise ShapeError(f"token ids have the shape {tuple(tokens.shape)}; it must be (batch, length)")
         length = tokens.shape[1]

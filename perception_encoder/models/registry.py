@@ -112,7 +112,7 @@ SCORES: dict[str, str] = {
     "coco": "COCO, text to image R@1",
     "msrvtt": "MSR-VTT, text to video R@1",
     "davis2017": "DAVIS 2017, J&F",
-    "ade20k": "ADE20K, linear probe (G: of layer 49 of 50), mIoU",
+    "ade20k": "ADE20K, linear probe (G: of layer 48, counted from 0), mIoU",
     "docvqa": f"DocVQA val, {_WITH_LLAMA}",
     "infovqa": f"InfographicVQA val, {_WITH_LLAMA}",
     "textvqa": f"TextVQA, {_WITH_LLAMA}",
@@ -229,7 +229,12 @@ _OF_LIBRARY = re.compile(rf"((?:random:)?(?:{'|'.join(LIBRARIES)}):(?:local-dir:
 
 
 def list_models() -> list[str]:
-    """List the canonical names of all encoders, largest first."""
+    """List the canonical names of all encoders, largest first in each family.
+
+    Examples:
+        >>> pe.list_models()[0]
+        'PE-Core-G14-448'
+    """
     return list(MODELS)
 
 

@@ -286,7 +286,18 @@ def _cover(image: Image.Image, height: int, width: int) -> Image.Image:
 
 
 def image_transform(model: nn.Module, mode: Literal["squash", "crop"] = "squash") -> ImageTransform:
-    """Return the transform to the size that a model or vision tower was trained at."""
+    """Return the transform of PIL images to the size that a model was trained at.
+
+    Args:
+        model: A model or vision tower of this package, in torch.
+        mode: "squash", as published, or "crop": see `ImageTransform`.
+
+    Raises:
+        ConfigError: The mode is unknown.
+
+    Examples:
+        >>> pixels = pe.image_transform(model)(Image.open("photo.jpg"))  # (3, H, W)
+    """
     tower: Any = getattr(model, "visual", model)
     return ImageTransform(tower.config.image_size, mode)
 
@@ -294,10 +305,20 @@ def image_transform(model: nn.Module, mode: Literal["squash", "crop"] = "squash"
 def pad_images(
     images: Sequence[Float[Tensor, "3 _ _"]], patch_size: int
 ) -> tuple[Float[Tensor, "B 3 H W"], Bool[Tensor, "B h w"]]:
-    """Batch images of several sizes, padded with grey on the right and below, with a mask of the real patches.
+    """Batch images of several sizes, padded with grey on the right and below.
 
-    Each side must be a multiple of the patch. The mask (B, h, w) is True for patches of the image; pass it
-    to `encode_image(batch, padding_mask=mask)`.
+    Args:
+        images: At least one; its sides are multiples of the patch.
+        patch_size: Side of a patch in pixels.
+
+    Returns:
+        The batch and a mask (B, h, w), True for patches of the image, as in `encode_image(batch, padding_mask=mask)`.
+
+    Raises:
+        ShapeError: There are no images, or a side is not whole patches.
+
+    Examples:
+        >>> batch, mask = pe.pad_images([torch.zeros(3, 224, 336), torch.zeros(3, 448, 224)], 14)
     """
     import torch
 

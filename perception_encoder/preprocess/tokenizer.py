@@ -76,7 +76,17 @@ class Tokenizer:
 
 
 def tokenizer(model: object) -> Tokenizer:
-    """Return the tokenizer for a model's or `Encoder`'s text tower; ModelError without one."""
+    """Return the tokenizer for a model's text tower.
+
+    Args:
+        model: A model in torch, or an `Encoder`.
+
+    Raises:
+        ModelError: The model has no text tower.
+
+    Examples:
+        >>> tokens = pe.tokenizer(model)(["a red mug", "a dog"])  # (2, T)
+    """
     tower: Any = getattr(getattr(model, "model", model), "text", None)
     if tower is None:
         name = getattr(model, "name", type(model).__name__)
@@ -123,7 +133,7 @@ def _backend() -> tokenizers.Tokenizer:
 def portable_tokenizer(context_length: int) -> tokenizers.Tokenizer:
     """Return a tokenizer of the library `tokenizers` that pads and truncates, usable without this package.
 
-    It only lowers case and normalises whitespace; apply `clean` first for ftfy's repairs and HTML entities.
+    It only lowers case and normalizes whitespace; apply `clean` first for ftfy's repairs and HTML entities.
     """
     result = tokenizers.Tokenizer.from_str(_backend().to_str())
     start, end = "<start_of_text>", "<end_of_text>"

@@ -90,13 +90,13 @@ class TowerRuntime(Runtime, Protocol):
         """The learned factor of cosine similarities; None without a text tower."""
 
     def images(self, pixels: UInt8[np.ndarray, "B 3 H W"], layer: int, pool: str) -> Float[np.ndarray, "B *N D"]:
-        """Return features of images, not normalised: float32 (B, D), or (B, N, D) with pool "tokens".
+        """Return features of images, not normalized: float32 (B, D), or (B, N, D) with pool "tokens".
 
         `layer`, `pool`: see `Feature`; the last layer's tokens go through the final norm.
         """
 
     def texts(self, ids: Int[np.ndarray, "B T"]) -> Float[np.ndarray, "B D"]:
-        """Return embeddings of texts by their token ids, not normalised: float32."""
+        """Return embeddings of texts by their token ids, not normalized: float32."""
 
 
 @contextmanager

@@ -63,18 +63,22 @@ def open_index(
     index: str | Path | None = None,
     **keywords: Unpack[ModelKeywords],
 ) -> Index:
-    """Open the index of a directory, which `update` creates if it does not exist yet.
+    """Open the index of a directory, which `Index.update` creates if it does not exist yet.
 
-        index = pe.open_index("photos")
-        index.update()
-        for hit in index.search("a red mug", top=5):
-            print(hit.path, hit.score)
+    Args:
+        path: A directory, or several to search together; by default the current one or, with `index`, the indexed one.
+            A subdirectory is searched through the index of a directory around it.
+        model: An encoder, or its name; by default the index's own and, for a new index, the default model (`pe
+            models`).
+        index: The directory that stores the index; by default the directory itself.
+        **keywords: Fields of a `ModelSpec`. An index answers queries in any precision, has its own dimensions by
+            default, and does not store `trust_remote_code`.
 
-    `path`: a directory, or several to search together, by default the current one or, with `index`, the indexed one. A
-    subdirectory is searched through the index of a directory around it. `model`: an encoder, or its name or path; by
-    default the index's own and, for a new index, the default model (see `pe models`). `index`: the directory that
-    stores the index, by default the directory itself. `keywords`: see `load`; an index answers queries in any
-    precision, has its own dimensions by default, and does not store `trust_remote_code`.
+    Examples:
+        >>> index = pe.open_index("photos")
+        >>> index.update()
+        >>> for hit in index.search("a red mug", top=5):
+        ...     print(hit.path, hit.score)
     """
     paths = [] if path is None else as_paths(path)
     location = None if index is None else Path(index)
@@ -82,7 +86,12 @@ def open_index(
 
 
 class Index:
-    """An index of one or more directories, from `open_index`: a row per image and per moment of a video."""
+    """An index of one or more directories, from `open_index`: a row per image and per moment of a video.
+
+    Examples:
+        >>> index = pe.open_index("photos")
+        >>> print(len(index), index.model)
+    """
 
     def __init__(self, paths: Sequence[str], model: ModelSpec | Encoder, location: Path | None) -> None:
         self._paths, self._model, self._location = list(paths), model, location
@@ -134,13 +143,21 @@ class Index:
     ) -> UpdateReport:
         """Create the index, or bring it up to date: read new and changed files, and remove deleted ones.
 
-        `every`: seconds between the frames of a video, 1 by default. `rebuild` starts from scratch, by default with
-        the old index's model and rate. `exclude`: patterns of files to leave out, in gitignore's syntax; they are
-        stored, and later updates follow them until others are given. `.peignore` files in the directory exclude more.
-        Rows of files that are now excluded are removed. `ray`: the address of a Ray cluster whose machines read the
-        files: see `reading_on_cluster`. Unreadable files are skipped and reported; an interrupted update resumes when
-        it is repeated. Raises OutputError, SearchIndexError (a damaged index, or one of another model, rate or
-        directory), ConfigError for an invalid pattern, ClusterError, and what loading the model raises.
+        Unreadable files are skipped and reported; an interrupted update resumes when it is repeated.
+
+        Args:
+            every: Seconds between the frames of a video, 1 by default.
+            rebuild: Start from scratch, by default with the old index's model and rate.
+            exclude: Patterns of files to leave out, in gitignore's syntax, and to remove from the index. They are
+                stored, and apply until others are given. `.peignore` files in the directory exclude more.
+            ray: Address of a Ray cluster whose machines read the files.
+
+        Raises:
+            SearchIndexError: The index is damaged, or of another model, rate or directory.
+            ConfigError: A pattern is invalid, or the index is of several directories.
+            OutputError: The index cannot be written, or another process updates it.
+            ClusterError: The cluster cannot be reached.
+            ModelError: The model cannot be loaded.
         """
         from perception_encoder.search.storage.cluster import (
             reading_on_cluster,  # here, since a search needs no video decoder
@@ -173,17 +190,27 @@ class Index:
         collapse: bool = False,
         thumbnails: bool = False,
     ) -> SearchResult:
-        """Find the `top` images and moments most similar to each query, best first, without the query's own file.
+        """Find the images and moments most similar to each query, best first, without the query's own file.
 
-        A query is a text, the path or URL of an image or a video, a PIL image, an array, or a `Hit`. Several terms are
-        a text like "2:dog + park - snow", or a mapping from texts (as they are) or paths to weights, `{"dog": 2,
-        "snow": -1}`. A list holds several queries. `where`: a condition in SQL on the columns path, kind ('image' or
-        'video'), date ('2024-07-31T18:05:00'), size (bytes), length (s), width, height, lat, lon (degrees) and camera.
-        `exclude`: patterns of files to leave out, in gitignore's syntax. `min_score`: minimum cosine similarity
-        of a hit. `collapse`: of images and moments that are nearly the same, return the best. `thumbnails`: also read
-        the hits' thumbnails. Raises SearchIndexError without an index, with another model, or for one that the user has
-        to name, ConfigError for an invalid condition, pattern, query or minimum, and the InputError of a file in a
-        query.
+        Args:
+            queries: A text, the path or URL of an image or a video, a PIL image, an array, or a `Hit`. Several terms
+                are a text like "2:dog + park - snow", or a mapping from texts (as they are) or paths to weights,
+                `{"dog": 2, "snow": -1}`. A list holds several queries.
+            top: Maximum number of hits of a query.
+            where: A condition in SQL on the columns path, kind ('image' or 'video'), date ('2024-07-31T18:05:00'), size
+                (bytes), length (s), width, height, lat, lon (degrees) and camera.
+            exclude: Patterns of files to leave out, in gitignore's syntax.
+            min_score: Minimum cosine similarity of a hit.
+            collapse: Of images and moments that are nearly the same, return the best.
+            thumbnails: Also read the hits' thumbnails.
+
+        Raises:
+            SearchIndexError: There is no index, it is of another model, or of one that the user has to name.
+            ConfigError: A condition, pattern, query or minimum is invalid.
+            InputError: A file of a query cannot be read.
+
+        Examples:
+            >>> index.search({"dog": 2, "snow": -1}, where="date >= '2024' and kind = 'image'")
         """
         stores, parsed = self._open(), as_queries(queries)
         encoder = self._encoder(_towers(parsed))
@@ -218,9 +245,11 @@ class Index:
     ) -> list[list[Hit]]:
         """Group images and moments that are nearly the same, largest group first; all pairs are compared.
 
-        `min_score`: minimum cosine similarity. `all_but_one`: of each group, only the images that are this similar to
-        the one with the most pixels, without it and without other names of its file. `where`, `exclude`, `thumbnails`:
-        see `search`.
+        Args:
+            min_score: Minimum cosine similarity.
+            all_but_one: Of each group, only the images that are this similar to the one with the most pixels, without
+                it and without other names of its file.
+            where, exclude, thumbnails: See `search`.
         """
         groups = find_duplicates(self._open(), where, thumbnails, min_score, exclude)
         return [spare for group in groups if (spare := all_but_largest(group, min_score))] if all_but_one else groups
@@ -228,9 +257,15 @@ class Index:
     def export_vectors(self, out: str | Path, *, to: VectorStore | None = None, overwrite: bool = False) -> int:
         """Write the embeddings as `embed` does, newest first, or for a vector store; return their number.
 
-        `out`: a .parquet file, a .lance table, or a directory in clip-retrieval's layout. A moment of a video is a row
-        with its `start`, `end` and, in `times`, the second of its frame. `to`: write a new directory with the program
-        that loads it into this store: see `write_vectors`. Raises ConfigError, OutputError.
+        Args:
+            out: A .parquet file, a .lance table, or a directory in clip-retrieval's layout. A moment of a video is a
+                row with its `start`, `end` and, in `times`, the second of its frame.
+            to: Write a new directory with the program that loads it into this store.
+            overwrite: Replace `out` if it exists.
+
+        Raises:
+            ConfigError: The suffix or the store is unknown.
+            OutputError: The index is empty, or `out` exists or cannot be written.
         """
         from perception_encoder.inference.output import EmbeddingWriter
         from perception_encoder.search.vector_stores import write_vectors
@@ -263,13 +298,27 @@ def search_files(
 ) -> SearchResult:
     """Encode files and search them, without an index; or search the embeddings that `embed` or clip-retrieval wrote.
 
-        pe.search_files("a red mug", "photos", top=5)
+    A video is one hit, with the second that is most similar. Unreadable files are skipped and reported.
 
-    `queries`, `min_score`: see `Index.search`. `paths`: images, videos, directories, globs, tables, tars, URLs.
-    `model`: an encoder, or its name or path; by default the default model (see `pe models`). A video is one hit, with
-    the second that is most similar. `exclude`: see `embed`. `keywords`: see `load`. Unreadable files are skipped and
-    reported. Raises MediaNotFoundError for a missing path, DataError without files, the InputError or ConfigError of a
-    query, SearchIndexError for another model's embeddings, and what loading the model raises.
+    Args:
+        queries: See `Index.search`.
+        paths: Images, videos, directories, globs, tables, tars, URLs, or one file of embeddings.
+        model: An encoder, or its name or path; by default the default model (`pe models`).
+        top: Maximum number of hits of a query.
+        min_score: Minimum cosine similarity of a hit.
+        exclude: Patterns of files in directories to leave out, in gitignore's syntax.
+        **keywords: Fields of a `ModelSpec`.
+
+    Raises:
+        MediaNotFoundError: A path does not exist.
+        DataError: There are no files.
+        ConfigError, InputError: A query is invalid, or its file cannot be read.
+        SearchIndexError: The embeddings are of another model.
+        ModelError: The model cannot be loaded.
+
+    Examples:
+        >>> for hit in pe.search_files("a red mug", "photos", top=5):
+        ...     print(hit.path, hit.score)
     """
     parsed = as_queries(queries)
     check_score(min_score)

@@ -56,7 +56,7 @@ class Term:
 
 @dataclass(frozen=True, kw_only=True)
 class Query:
-    """A search: the normalised weighted sum of the terms' unit vectors."""
+    """A search: the normalized weighted sum of the terms' unit vectors."""
 
     name: str
     """The query as typed."""

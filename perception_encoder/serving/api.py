@@ -171,7 +171,7 @@ def _encode_embeddings(
     inputs: Sequence[Input],
     feature: Feature,
 ) -> bytes:
-    """Return the answer's JSON, with vectors truncated to the requested dimensions and renormalised."""
+    """Return the answer's JSON, with vectors truncated to the requested dimensions and renormalized."""
     cut = unit_rows(vectors[:, : request.dimensions or None]).astype("<f4")
     rows = []
     for index, vector in enumerate(cut):  # one at a time: `json` blocks all other threads

@@ -25,7 +25,7 @@ SPATIAL, CORE = (
 
 
 def spatial_g() -> SpatialConfig:
-    """PE-Spatial-G as in the paper: PE-Core-G's layer 41 and SAM 2.1's masks as teachers, 300 million images at 448 px.
+    """PE-Spatial-G as in the paper: PE-Core-G's layer 40 and SAM 2.1's masks as teachers, 300 million images at 448 px.
 
     The paper leaves open the crop scale of the augmentation (here that of pretraining, 0.08 to 1) and what replaces a
     hidden patch (here the zero vector). One difference: masks are averaged over patches, not interpolated

@@ -284,9 +284,13 @@ class TrainingPlan:
         memories = (phase.memory(self.config, self.devices) for phase in self.phases)
         return max(memories, key=lambda sizes: sum(sizes.values()))
 
+    @property
+    def executed(self) -> float:
+        """Operations of the run, with those repeated to save memory (checkpointing, chunks)."""
+        return sum(phase.steps * phase.flops(self.config.parallel) for phase in self.phases)
+
     def hours(self) -> float:
-        executed = sum(phase.steps * phase.flops(self.config.parallel) for phase in self.phases)
-        return executed / (self.devices * self.device.flops * self.utilization) / 3600
+        return self.executed / (self.devices * self.device.flops * self.utilization) / 3600
 
     def to_dict(self) -> dict[str, Any]:
         """Return parameters, FLOPs, phases, bytes per device, hours and assumptions."""

@@ -51,16 +51,23 @@ def refine_captioner(
     track: Track = untracked,
     listener: Listener | None = None,
 ) -> Path:
-    """Finetune a captioner on corrected captions of an engine's clips, or resume; return the weights file.
+    """Finetune a captioner on corrected captions of an engine's clips, or resume; return the file of the weights.
 
-        pe.refine_captioner("captioned/", "runs/refined", settings={"steps": 100})
+    Args:
+        engine: A directory of `run_engine`, whose shards have the clips.
+        out: The directory of the training run, which also gets the clips and conversations.
+        captions: By `video_id`; a table with `video_id` and `human_caption`; or a file of annotations; by default
+            ENGINE/annotations.sqlite, of `pe annotate`.
+        model: A Perception-LM, `builtin-lang`, or a run of `pe train` or of an earlier refinement; by default the
+            engine's.
+        settings, listener: See `train`.
 
-    `engine`: a directory of `run_engine`, whose shards have the clips. `out`: the directory of the training run, which
-    also gets the clips and conversations. `captions`: by `video_id`; a table with `video_id` and `human_caption`; or a
-    file of annotations [default: ENGINE/annotations.sqlite, of `pe annotate`]. `model`: the captioner, a Perception-LM,
-    `builtin-lang`, or a run of `pe train` or of an earlier refinement [default: the engine's]. `settings`: see `train`.
-    Raises DataError without captions and for captions of unknown clips, ConfigError for a captioner that does not run
-    in this package, such as an endpoint, and what training raises.
+    Raises:
+        DataError: There are no captions, or a caption is of an unknown clip.
+        ConfigError: The captioner does not run in this package, such as an endpoint.
+
+    Examples:
+        >>> pe.refine_captioner("captioned/", "runs/refined", settings={"steps": 100})
     """
     engine, out = Path(engine), Path(out)
     made = read_engine_settings(engine)

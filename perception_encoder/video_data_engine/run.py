@@ -57,21 +57,35 @@ def run_engine(
     retry: bool = False,
     listener: EngineListener | None = None,
 ) -> EngineReport:
-    """Turn videos into captioned clips for training, or resume; return the counts.
+    """Turn videos into captioned clips for training, or resume.
 
-        pe.run_engine("clips/", "captioned/", "facebook/Perception-LM-1B", llm="http://127.0.0.1:8000/v1#qwen3-8b")
+    Args:
+        videos: Paths, directories, globs, tars and tables.
+        out: The directory that gets `captions.parquet`, `shards/` (WebDataset), `quarantine.jsonl` (failures),
+            `frames/`, and the journal of the run.
+        captioner, frame_captioner, llm: Models of any form that `load_assistant` takes; by default that of `pe models
+            use`.
+        video_prompt, frame_prompt, summary_prompt: Names of the package's prompts, or text files.
+        frames: Frames of a clip that the captioner sees.
+        captioned_frames: Frames that are also captioned one by one.
+        longest: Seconds above which a video is split.
+        workers: Processes that decode.
+        batch_size: Clips captioned at once.
+        timeout, tries: Seconds for one attempt at one item, and the number of attempts.
+        ray: Address of a Ray cluster that does the work.
+        retry: Also retry clips in quarantine; failures of a service are always retried.
+        listener: Called after each step with the counts so far.
 
-    `videos`: paths, directories, globs, tars and tables. `out`: the directory that gets `captions.parquet`, `shards/`
-    (WebDataset), `quarantine.jsonl` (failures), `frames/`, and the journal of the run. `captioner`,
-    `frame_captioner`, `llm`: models of any form that `load_assistant` takes; by default the model of `pe models use`
-    does all three. `video_prompt` and so on: names of the package's prompts, or text files. `frames`: frames of a clip
-    that the captioner sees; `captioned_frames` of them are also captioned one by one. `longest`: seconds above which a
-    video is split. `workers`: processes that decode. `timeout`: seconds for one of `tries` attempts at one item. `ray`:
-    the address of a Ray cluster that does the work, see `run_on_cluster`. `retry`: also retry clips in quarantine;
-    failures of a service are always retried. `listener`: called after each step with the counts so far.
+    Raises:
+        DataError: There are no videos.
+        OutputError: Another run writes `out`, or earlier results are of other settings.
+        EndpointError: A service is down.
+        ConfigError: A prompt or a number is invalid.
+        ModelError: A model cannot be loaded.
 
-    Raises DataError if there are no videos, ConfigError, OutputError (also if another run is writing `out`, or earlier
-    results are of other settings), EndpointError if a service is down, and what loading a model raises.
+    Examples:
+        >>> model, llm = "facebook/Perception-LM-1B", "http://127.0.0.1:8000/v1#qwen3-8b"
+        >>> report = pe.run_engine("clips/", "captioned/", model, llm=llm)
     """
     config = EngineConfig(
         captioner=language_model(captioner),

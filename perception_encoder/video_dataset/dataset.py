@@ -171,7 +171,12 @@ class VideoSelection:
 
 
 class VideoDataset:
-    """A dataset of captioned videos and the annotation project of its captions; see `open_video_dataset`."""
+    """A dataset of captioned videos and the annotation project of its captions; see `open_video_dataset`.
+
+    Examples:
+        >>> for record in pe.open_video_dataset("PE-Video").records("test"):
+        ...     print(record.key, record.refined_caption)
+    """
 
     def __init__(self, path: Path, store: Path | None = None) -> None:
         self.path, self.store = path, store
@@ -207,11 +212,19 @@ class VideoDataset:
     ) -> VideoSelection:
         """Select varied, interesting videos without near-duplicates, as in the paper's appendix A.2.
 
-        Features of all videos are computed, or resumed, in the directory `features` [default: PATH/features]: motion,
-        embeddings by `model`, and the answers of `ask_model`, a vision-language model, to 26 yes/no questions. A random
-        forest fitted on `hand_scores` (0 to 5 by SPLIT/KEY, or a table of `key` and `score`) scores every video, and at
-        most `count` are selected: the best of each k-means cluster first. Raises DataError, ConfigError, and
-        MissingExtraError without the extra `eval`.
+        A random forest fitted on the hand scores scores every video by its motion, embedding and answers.
+
+        Args:
+            hand_scores: 0 to 5 by SPLIT/KEY, or a table of `key` and `score`.
+            count: Maximum number of selected videos, the best of each k-means cluster first.
+            features: Directory in which the videos' features are computed, or resumed; by default PATH/features.
+            model: An encoder, or its name; by default the default model.
+            ask_model: A vision-language model, or its name, that answers 26 yes/no questions about each video.
+
+        Raises:
+            DataError: There are too few hand scores, one is invalid or of no video, or no video can be decoded.
+            ModelError: A model cannot be loaded.
+            MissingExtraError: The extra `eval` is not installed.
         """
         if isinstance(hand_scores, (str, Path)):
             hand_scores = read_hand_scores(Path(hand_scores))
@@ -248,8 +261,11 @@ class VideoDataset:
     ) -> ExportCounts:
         """Write the dataset with its refined captions to a new directory of tars; return the counts.
 
-        `refined_only`: leave out videos without a refined caption. `selection`: a table of the only videos to write,
-        whose scores and categories become `interest_score` and `category_name`.
+        Args:
+            out: The directory.
+            refined_only: Leave out videos without a refined caption.
+            selection: A table of the only videos to write, whose scores and categories become `interest_score` and
+                `category_name`.
         """
         fields: dict[str, dict[str, Any]] | None = None
         if selection is not None:
@@ -294,10 +310,13 @@ def _number(value: Any, key: str) -> float:
 def open_video_dataset(path: str | Path, store: str | Path | None = None) -> VideoDataset:
     """Open a dataset of captioned videos.
 
-        dataset = pe.open_video_dataset("PE-Video")
-        print(dataset.stats().splits["all"].hours)
+    Args:
+        path: A directory in the layout of the PE Video Dataset (`train/*.tar` and so on, of KEY.mp4 and KEY.json), one
+            tar, or an output of `run_engine`.
+        store: The file of its annotations; by default PATH/annotations.sqlite.
 
-    `path`: a directory in the layout of the PE Video Dataset (train/*.tar and so on, of KEY.mp4 and KEY.json), one tar,
-    or an output of `run_engine`. `store`: the file of its annotations [default: PATH/annotations.sqlite].
+    Examples:
+        >>> dataset = pe.open_video_dataset("PE-Video")
+        >>> print(dataset.stats().splits["all"].hours)
     """
     return VideoDataset(Path(path), None if store is None else Path(store))

@@ -16,7 +16,7 @@ SPLIT = "test"
 
 
 def _scene_answer(prediction: str, question: Question, box: Corners | None) -> float:
-    """Score a box by its overlap, and any other answer by its words, as EvalAI normalises them."""
+    """Score a box by its overlap, and any other answer by its words, as EvalAI normalizes them."""
     if box is not None:
         return float(predicted_iou(prediction, box) >= 0.5)
     return float(normalize_answer(prediction) in map(normalize_answer, question.answers))

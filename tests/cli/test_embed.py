@@ -80,7 +80,7 @@ def test_images_become_rows(embed: Embed, directory: Path, checkpoint: Path, out
 def test_settings_reach_the_model(embed: Embed, directory: Path, checkpoint: Path, out: Path) -> None:
     assert embed(directory, "--layer", "-3", "--pool", "tokens", "--no-normalize").status == 0
     rows = pq.read_table(out).to_pylist()
-    assert {(row["layer"], row["pool"], row["normalised"]) for row in rows} == {(9, "tokens", False)}
+    assert {(row["layer"], row["pool"], row["normalized"]) for row in rows} == {(9, "tokens", False)}
     expected = load(checkpoint, dtype=torch.float32).encode(directory / "07.jpg", False, layer=9, pool="tokens")
     np.testing.assert_allclose(np.float32(rows[7]["vector"]), expected, rtol=0, atol=1e-4)
 

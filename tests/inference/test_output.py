@@ -27,7 +27,7 @@ SETTINGS: dict[str, Any] = {
     "weight_hash": "0123456789abcdef",
     "layer": 11,
     "pool": "attn",
-    "normalised": True,
+    "normalized": True,
     "grid": [2, 3],
     "dimension": 4,
 }
@@ -170,7 +170,7 @@ def test_a_row_says_what_its_vector_is(tmp_path: Path) -> None:
             "weight_hash": "0123456789abcdef",
             "layer": 11,
             "pool": "attn",
-            "normalised": True,
+            "normalized": True,
             "vector": [1.0, 1.0, 1.0, 1.0],
         }
     ]

@@ -81,15 +81,16 @@ def test_ranks_share_the_encoding_of_captions_that_are_kept(photos: Path, tmp_pa
 
 
 @pytest.mark.timeout(600)
-def test_a_run_that_is_killed_again_and_again_ends_as_an_unbroken_one(photos: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_run_that_is_killed_again_and_again_ends_as_an_unbroken_one(photos: Path, tmp_path: Path, ranks: int) -> None:
     """SIGKILL at random moments, once between a validation and the next checkpoint; all is equal bit by bit."""
     settings = (*SETTINGS, "stages.0.steps=9", "stages.1.steps=9", "batch_size=8", "checkpoint_every=3")
     settings += ("validation.every=2", "validation.share=0.25")
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    run(photos, whole, 1, *settings)
+    run(photos, whole, ranks, *settings)
     chance, metrics = random.Random(4), broken / "metrics.jsonl"
     for kill in range(5):
-        started = start(photos, broken, 1, *settings)
+        started = start(photos, broken, ranks, *settings)
         step = 2 * kill + chance.randint(1, 4)  # a checkpoint is written every three
         until = '"step": 4, "validation' if kill == 1 else f'"step": {step},'
         while started.running() and (not metrics.exists() or until not in metrics.read_text()):
@@ -99,7 +100,7 @@ def test_a_run_that_is_killed_again_and_again_ends_as_an_unbroken_one(photos: Pa
             break
         started.kill()
     assert kill >= 3
-    run(photos, broken, 1, *settings)
+    run(photos, broken, ranks, *settings)
     assert losses(broken, *NAMES) == losses(whole, *NAMES) and len(losses(whole, "contrastive")) == 18
     assert validations(broken) == validations(whole) and len(validations(whole)) == 9 and best(broken) == best(whole)
     for weights in ("model.safetensors", "best.safetensors"):

@@ -1,6 +1,6 @@
 """An attentive probe: one cross-attention block over a layer's frozen tokens, and a linear layer (sections 2.5 and 3).
 
-The block is the model's own attention pooling, trained from scratch on normalised tokens with the learning rate that is
+The block is the model's own attention pooling, trained from scratch on normalized tokens with the learning rate that is
 best on the val split. The paper does not give these settings; they are this project's.
 """
 

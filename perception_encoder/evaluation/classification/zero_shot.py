@@ -92,7 +92,7 @@ CHUNK = 4096  # prompts that are encoded at a time
 def ensemble(
     encoder: Encoder, classes: Sequence[str], templates: Sequence[str], track: Track = untracked
 ) -> np.ndarray:
-    """Return unit vectors of the classes (K, D): the renormalised mean over templates of unit text vectors.
+    """Return unit vectors of the classes (K, D): the renormalized mean over templates of unit text vectors.
 
     Raises ModelError if a vector is not finite.
     """
@@ -320,16 +320,25 @@ def classify(
     progress: Track = untracked,
     **keywords: Unpack[ModelKeywords],
 ) -> Classification:
-    """Classify images and videos zero-shot by a list of labels.
+    """Classify images and videos zero-shot by a list of labels; unreadable ones are skipped and reported.
 
-        for file in pe.classify("photos", ["cat", "dog", "other pet"]):
-            print(file.path, file.labels[0].label)
+    Args:
+        media: Images, videos, directories, globs, tables, tars, URLs.
+        labels: Two or more, or as one string, "cat,dog,other pet" or "@labels.txt".
+        prompts: Templates that labels are put into: photo (25), imagenet (80), kinetics (28), actions (48) or name.
+        model: A model's name or path, or an encoder; by default the default model (see `pe models`).
+        top: Number of labels returned for each file.
+        **keywords: Fields of a `ModelSpec`.
 
-    `media`: images, videos, directories, globs, tables, tars, URLs. `labels`: two or more, or as one string,
-    "cat,dog,other pet" or "@labels.txt". `prompts`: the templates that labels are put into: photo (25), imagenet (80),
-    kinetics (28), actions (48) or name. `model`: an encoder, or its name or path; by default that of `pe models`.
-    `top`: labels returned for each file. `keywords`: see `load`. Unreadable files are skipped and reported. Raises
-    MediaNotFoundError for a missing path, DataError without files, ConfigError, and what loading the model raises.
+    Raises:
+        MediaNotFoundError: A path does not exist.
+        DataError: There are no files.
+        ConfigError: There are fewer than two labels, the prompts are unknown, or the model has no text tower.
+        ModelError: Loading fails: see `load`.
+
+    Examples:
+        >>> for file in pe.classify("photos", ["cat", "dog", "other pet"]):
+        ...     print(file.path, file.labels[0].label)
     """
     paths = as_paths(media)
     check_paths(paths)

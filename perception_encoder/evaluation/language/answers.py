@@ -5,7 +5,7 @@ TextVQA's answers. Its oddities are repeated, because published results contain 
 points has a misspelled lookbehind, and it removes at most 32 full stops. Relaxed accuracy: Masry et al., "ChartQA", ACL
 2022; percent signs and 0 as in the scorer of published results (pix2struct, Qwen-VL). ANLS: Biten et al., ICCV 2019,
 and DocVQA's server, which divides by the length of the texts before surrounding spaces are removed, and so gives a
-wrong answer with spaces a better score; here both texts are normalised first. Choices: Kembhavi et al., ECCV 2016; Li
+wrong answer with spaces a better score; here both texts are normalized first. Choices: Kembhavi et al., ECCV 2016; Li
 et al., "MVBench", CVPR 2024; neither says how a letter is read from a sentence; these rules never read the article "a"
 as choice A. Yes or no: POPE (Li et al., EMNLP 2023) and its evaluate.py: the first sentence counts; an answer that is
 neither is wrong here, and yes there. Boxes: RefCOCO (Yu et al., ECCV 2016), `[x, y, x, y]`: left, top, right and bottom
@@ -76,7 +76,7 @@ def vqa_accuracy(prediction: str, answers: Sequence[str]) -> float:
     """Return the VQA accuracy of a prediction, in [0, 1]: its agreement with people's answers.
 
     The mean over the people's answers, each left out in turn, of min(n / 3, 1), n being how many of the others equal
-    the prediction. Of 10 answers, 1, 2, 3 and 4 equal ones give 0.3, 0.6, 0.9 and 1. Both sides are normalised (see
+    the prediction. Of 10 answers, 1, 2, 3 and 4 equal ones give 0.3, 0.6, 0.9 and 1. Both sides are normalized (see
     `normalize_answer`). A single answer leaves no other one and scores 0.
     """
     normalized = normalize_answer(prediction)
@@ -107,7 +107,7 @@ def _number(text: str) -> float | None:
 
 
 def anls(prediction: str, answers: Sequence[str]) -> float:
-    """Return the average normalised Levenshtein similarity of one question: 0, or in [0.5, 1].
+    """Return the average normalized Levenshtein similarity of one question: 0, or in [0.5, 1].
 
     The best over the answers of 1 − distance / length of the longer text, both in lower case, stripped, with single
     spaces; 0 if it is below 0.5. Like the server, exactly 0.5 still counts, which the paper's formula excludes. Two

@@ -78,6 +78,10 @@ class Assistant(ABC):
     Media are paths, URLs, PIL images, uint8 arrays (H, W, 3) or (F, H, W, 3), bytes, or `VideoFrames`; a path may be an
     image, a video, a part of one ("clip.mp4@2s-5s"), a PDF, a directory, a glob, a table or a tar. Bad media raise
     InputError. For a model of your own, subclass this and implement `generate`.
+
+    Examples:
+        >>> assistant = pe.load_assistant("builtin-lang")
+        >>> assistant.ask("clip.mp4@2s-5s", "Is the cat in motion?").text
     """
 
     name: str
@@ -91,7 +95,8 @@ class Assistant(ABC):
     def generate(self, conversations: Sequence[Sequence[Message]], sampling: Sampling | None = None) -> list[Reply]:
         """Return an answer to each conversation, greedily by default.
 
-        Raises ContextLengthError for a conversation that does not fit the context: see `Sampling.cut`.
+        Raises:
+            ContextLengthError: A conversation does not fit the context: see `Sampling.cut`.
         """
 
     def generate_stream(
@@ -117,8 +122,12 @@ class Assistant(ABC):
     ) -> list[MediaPart]:
         """Decode media for the messages of a conversation, so that the model encodes them once for all its questions.
 
-        `frames`: maximum number of frames of a video. `start`, `end`: the part of videos to show, in seconds. `pages`:
-        of PDFs, such as "1-3,7" or [1, 2, 3, 7]; by default the first 8.
+        Args:
+            media: One or several.
+            frames: Maximum number of frames of a video.
+            start: Start of the part of videos to show, in seconds.
+            end: Its end, in seconds.
+            pages: Of PDFs, such as "1-3,7" or [1, 2, 3, 7]; by default the first 8.
         """
         shown: dict[str, Any] = {"frames": frames, "start": start, "end": end, "pages": read_pages(pages)}
         return [
@@ -139,11 +148,19 @@ class Assistant(ABC):
         max_tokens: int = 256,
         temperature: float = 0.0,
     ) -> Answer:
-        """Answer a question about media, which are shown in order before it; `media` may be empty.
+        """Answer a question about media.
 
-            pe.load_assistant("runs/mine").ask("photo.jpg", "How many cups are on the table?").text
+        Args:
+            media: Shown in order before the question; may be empty.
+            question: Follows the media.
+            frames, start, end, pages: See `open`.
+            max_tokens: Maximum length of the answer.
+            temperature: 0 takes the most probable token; up to 2 draws.
 
-        `frames`, `start`, `end`, `pages`: see `open`. `temperature`: 0 takes the most probable token; up to 2 draws.
+        Raises:
+            InputError: A medium cannot be read.
+            ContextLengthError: The conversation does not fit the model's context.
+            EndpointError: An endpoint does not answer.
         """
         sampling = Sampling(max_tokens=max_tokens, temperature=temperature)
         parts = self.open(media, frames=frames, start=start, end=end, pages=pages)
@@ -151,12 +168,15 @@ class Assistant(ABC):
         return replace(answer, question=question, inputs=tuple(map(name_of, list_inputs(media))))
 
     def chat(self, messages: Sequence[Message], *, max_tokens: int = 256, temperature: float = 0.0) -> Answer:
-        """Answer the last message of a conversation; only the user's messages may hold media.
+        """Answer the last message of a conversation; raises what `ask` raises.
 
-            photo = assistant.open("photo.jpg")
-            assistant.chat([pe.Message("user", (*photo, "What is this?"))])
+        Args:
+            messages: Only the user's may hold media.
+            max_tokens: Maximum length of the answer.
+            temperature: See `ask`.
 
-        `temperature`: see `ask`.
+        Examples:
+            >>> assistant.chat([pe.Message("user", (*assistant.open("photo.jpg"), "What is this?"))])
         """
         return _answer(self, messages, Sampling(max_tokens=max_tokens, temperature=temperature))
 
@@ -182,13 +202,22 @@ class Assistant(ABC):
     ) -> list[Caption]:
         """Describe images, videos and documents; return their captions in order.
 
-        `out`: a .jsonl or .parquet file to write the captions to as they are made. Media that have one there are left
-        out, so rerunning an interrupted call resumes it, and all captions of the file are returned. `batch_size`:
-        number described together. `skipped`: collects media that cannot be described, also because the model answers
-        without a word; without it the first one raises.
-        `on_caption` is called with each new caption, `progress` with the number of media done. Raises DataError if
-        there are no media, OutputError for a file of another model or prompt, and EndpointError for an endpoint that
-        fails three times.
+        Args:
+            media: One path or several.
+            out: A .jsonl or .parquet file to write the captions to as they are made. Media that have one there are left
+                out, so rerunning an interrupted call resumes it, and all captions of the file are returned.
+            prompt: By default asks for one sentence.
+            max_tokens: Maximum length of a caption.
+            batch_size: Number of media described together.
+            frames, pages: See `open`.
+            skipped: Collects the errors of media that cannot be read or get no words; by default the first one raises.
+            on_caption: Called with each new caption.
+            progress: Called with the number of media done.
+
+        Raises:
+            DataError: There are no media.
+            OutputError: `out` has captions of another model or prompt.
+            EndpointError: An endpoint fails three times.
         """
         sampling, prompt = Sampling(max_tokens=max_tokens), prompt or CAPTION_PROMPT
         paths, pages = as_paths(media), read_pages(pages)

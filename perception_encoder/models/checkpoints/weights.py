@@ -45,13 +45,22 @@ def create_model(
 def create_model(
     name: str, pretrained: str | Path | bool | None = None, generator: torch.Generator | None = None
 ) -> Model:
-    """Create a float32 model by name: a `CLIP` for Core, a `VisionTransformer` for Lang and Spatial.
+    """Create a float32 model by name.
 
-    Type checkers know the class for canonical names; for an alias they see either.
+    Args:
+        name: An encoder's name or alias; type checkers know the class only for canonical names.
+        pretrained: True for the published weights, or a path for yours; by default the weights are random.
+        generator: Draws random weights; by default with seed 0.
 
-    `pretrained`: True for the published weights (from the hub, or for `builtin` from the package), a path for your own,
-    None for random ones, drawn from `generator` (by default with seed 0). Raises UnknownModelError, CheckpointError and
-    WeightsUnavailableError.
+    Returns:
+        A torch module: a `CLIP` for Core, a `VisionTransformer` for Lang and Spatial.
+
+    Raises:
+        ModelError: The name is unknown, or the weights could not be fetched or do not fit.
+
+    Examples:
+        >>> model = pe.create_model("PE-Core-B16-224", pretrained=True)
+        >>> vectors = model.encode_text(pe.tokenizer(model)(["a red mug"]))  # (1, D)
     """
     entry = find_model(name)
     if pretrained:
@@ -63,9 +72,21 @@ def create_model(
 
 
 def from_state_dict(name: str, state_dict: StateDict) -> Model:
-    """Create a float32 model with a copy of weights in any layout; CheckpointError lists all mismatches.
+    """Create a float32 model with a copy of weights.
 
-    A Core checkpoint with only the vision tower (timm's) gives a `VisionTransformer`.
+    Args:
+        name: An encoder's name or alias.
+        state_dict: Weights in the published, timm's or open_clip's layout.
+
+    Returns:
+        The model; a `VisionTransformer` if the weights of a Core model lack the text tower, as timm's do.
+
+    Raises:
+        UnknownModelError: The name is unknown.
+        CheckpointError: The weights do not fit; the message lists all mismatches.
+
+    Examples:
+        >>> model = pe.from_state_dict("PE-Core-B16-224", torch.load("mine.pt"))
     """
     return _fit(find_model(name), unwrap(state_dict), copy=True)
 
@@ -122,7 +143,17 @@ def build(entry: ModelEntry, vision_only: bool = False) -> Model:
 
 
 def published_state_dict(model: Model) -> StateDict:
-    """Return a model's weights under the published names; CheckpointError for a tower with a new classifier."""
+    """Return a model's weights under the published names, not copied.
+
+    Args:
+        model: A model of `create_model`, `from_state_dict` or `Encoder.model`.
+
+    Raises:
+        CheckpointError: The tower has a new classifier, which no layout can hold.
+
+    Examples:
+        >>> torch.save(pe.published_state_dict(model), "mine.pt")
+    """
     if (model.visual if isinstance(model, CLIP) else model).head is not None:
         raise CheckpointError(f"{model.name} has a new classifier, which no layout can hold; save state_dict()")
     return {_published_name(name, model): tensor for name, tensor in model.state_dict().items()}

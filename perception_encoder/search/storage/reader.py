@@ -206,7 +206,7 @@ class Moment:
 
     @property
     def vector(self) -> Float[np.ndarray, " D"]:
-        """Mean of the frames' vectors, normalised."""
+        """Mean of the frames' vectors, normalized."""
         return unit_rows(self.total)
 
 

@@ -67,7 +67,7 @@ NO_BOX = ("", "no box", "[100, 200, 300]", "[-1, 2, 3, 4]", "[1, 2, 3, 4000]", "
 # fmt: on
 
 
-def test_answers_are_normalised() -> None:
+def test_answers_are_normalized() -> None:
     assert {text: normalize_answer(text) for text in NORMALISED} == NORMALISED
 
 
