@@ -312,7 +312,7 @@ def serve(
     spec = ModelSpec.of(model, **keywords)
     api_only = {"--chat-model": chat_model, "--origins": origins, "--allow-urls": allow_urls}
     if immich:
-        _check_alone({"DIR": directory, "--api": api, "--key": key, "--lan": lan, "--chat-model": chat_model})
+        _check_alone({"DIR": directory, "--api": api, "--key": key, "--lan": lan, **api_only})
     elif immich_upstream or immich_clip_only:
         raise ConfigError("--immich-upstream and --immich-clip-only need --immich")
     check_served(directory, api or immich, api_only, {"--ask-model": ask_model, "--features-model": features_model})

@@ -12,7 +12,7 @@ import stat
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache, update_wrapper
 from pathlib import Path
@@ -106,9 +106,9 @@ def _is_running(pid: int) -> bool:
 
 
 @contextmanager
-def replacing_new(path: Path) -> Iterator[Path]:
-    """Yield a temporary directory that becomes `path`, which must be new or empty; OutputError if it is not."""
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+def replacing_new(path: Path, known: Collection[str] = ()) -> Iterator[Path]:
+    """Yield a temporary directory that becomes `path`; OutputError if that has files other than `known` already."""
+    if path.exists() and (not path.is_dir() or {entry.name for entry in path.iterdir()}.difference(known)):
         raise OutputError(f"{path} exists already; name a new directory")
     with replacing(path) as temporary:
         temporary.mkdir()

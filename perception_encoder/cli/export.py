@@ -204,7 +204,7 @@ def vectors(
     out: Annotated[options.Embeddings, BY_POSITION],
     to: Annotated[
         Literal["qdrant", "lancedb", "pgvector"] | None,
-        option("Write a new directory for this vector store [default: the formats of `pe embed`]."),
+        option("Write a directory for this vector store [default: the formats of `pe embed`]."),
     ] = None,
     overwrite: options.Overwrite = False,
 ) -> None:

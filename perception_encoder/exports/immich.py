@@ -14,7 +14,7 @@ from perception_encoder.exports.onnx import check_maps, check_onnx, save_onnx
 from perception_encoder.files import replacing_new, write_json, write_text, writing
 from perception_encoder.models.checkpoints.weights import load_model, weight_hash
 from perception_encoder.models.clip import CLIP
-from perception_encoder.models.registry import shown_name
+from perception_encoder.models.registry import IMMICH_NAMES, immich_name, shown_name
 from perception_encoder.preprocess.tokenizer import portable_tokenizer
 
 
@@ -43,7 +43,7 @@ def export_immich(model: str | Path, out: str | Path) -> tuple[ExportedFile, ...
     Raises:
         MissingExtraError: The extra `onnx` is not installed.
         ModelError: Loading fails: see `load`.
-        ConfigError: The model has no text tower.
+        ConfigError: The model has no text tower, or no name of immich's list, or not this one, has its size.
         OutputError: Writing fails, or a value differs from torch's by more than 0.001 of the largest.
 
     Examples:
@@ -52,6 +52,9 @@ def export_immich(model: str | Path, out: str | Path) -> tuple[ExportedFile, ...
     network, directory = load_model(model), Path(out)
     if not isinstance(network, CLIP):
         raise ConfigError(f"{model} has no text tower; immich needs a Core model")
+    name = immich_name(network.name, dimension := network.text.config.output_dim)
+    if directory.name in IMMICH_NAMES.values() and directory.name != name:
+        raise ConfigError(f"{network.name} has vectors of {dimension} numbers; name the directory {name}")
     check_onnx()
     size, length = network.visual.config.image_size, network.context_length
     noise = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0))
@@ -60,10 +63,10 @@ def export_immich(model: str | Path, out: str | Path) -> tuple[ExportedFile, ...
     metadata = {"model": network.name, "weights": weight_hash(network)}
     files = []
     with writing(directory), replacing_new(directory) as temporary:
-        for folder, (tower, example, name) in towers.items():
+        for folder, (tower, example, input_name) in towers.items():
             (temporary / folder).mkdir()
             module, path = _Unit(tower).eval(), temporary / folder / "model.onnx"
-            save_onnx(module, example, (name, f"{name}_embedding"), metadata, path)
+            save_onnx(module, example, (input_name, f"{input_name}_embedding"), metadata, path)
             files.append(
                 ExportedFile(
                     path=str(directory / folder / path.name),

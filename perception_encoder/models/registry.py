@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from perception_encoder.errors import UnknownModelError
+from perception_encoder.errors import ConfigError, UnknownModelError
 from perception_encoder.models.config import TextConfig, VisionConfig
 
 CoreName = Literal[
@@ -40,6 +40,9 @@ TowerName = Literal[
     "PE-Spatial-N16-224",
 ]
 """Models with a vision tower only, for type checkers."""
+
+IMMICH_NAMES = {512: "ViT-B-32__openai", 1024: "ViT-L-16-SigLIP2-384__webli"}
+"""A name of immich's list by the length of its vectors: it accepts no other names."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,6 +244,16 @@ def list_models() -> list[str]:
 def canonical_name(name: str) -> str | None:
     """Return the canonical name of an alias, ignoring case and a leading `hf-hub:`; None if it is unknown."""
     return _NAMES.get(name.lower().removeprefix("hf-hub:").removeprefix("hf_hub:"))
+
+
+def immich_name(model: str, dimension: int) -> str:
+    """Return the name under which immich asks for a model of images and texts; ConfigError if no name has its size."""
+    if dimension not in IMMICH_NAMES:
+        raise ConfigError(
+            f"{model} has vectors of {dimension} numbers; immich has names for models with "
+            f"{' and '.join(map(str, IMMICH_NAMES))}, such as PE-Core-S16-384 and PE-Core-L14-336"
+        )
+    return IMMICH_NAMES[dimension]
 
 
 def shown_name(name: str) -> str | None:

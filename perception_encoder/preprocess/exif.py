@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -51,15 +50,16 @@ def _date(value: Any) -> datetime | None:
 def _place(gps: Mapping[int, Any]) -> tuple[float, float] | None:
     """Return latitude and longitude in degrees; None for 0, 0, which cameras write without a fix."""
     tags, degrees = ExifTags.GPS, []
-    for angle, reference, negative, limit in (
-        (tags.GPSLatitude, tags.GPSLatitudeRef, "S", 90),
-        (tags.GPSLongitude, tags.GPSLongitudeRef, "W", 180),
+    for angle, reference, signs, limit in (
+        (tags.GPSLatitude, tags.GPSLatitudeRef, {"N": 1, "S": -1}, 90),
+        (tags.GPSLongitude, tags.GPSLongitudeRef, {"E": 1, "W": -1}, 180),
     ):
         whole, minutes, seconds = (float(part) for part in gps[angle])
         value = whole + minutes / 60 + seconds / 3600
-        if not (math.isfinite(value) and 0 <= value <= limit):
+        if not (0 <= value <= limit and 0 <= minutes <= 60 and 0 <= seconds <= 60):  # nor NaN
             return None
-        degrees.append(round(-value if str(gps[reference]).strip("\0 ").upper() == negative else value, 6))
+        sign = signs[str(gps[reference]).strip("\0 ").upper()]
+        degrees.append(round(sign * value, 6) + 0.0)  # no -0
     return (degrees[0], degrees[1]) if any(degrees) else None
 
 

@@ -7,6 +7,7 @@ import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -16,7 +17,7 @@ from PIL import Image
 from perception_encoder.errors import ConfigError, OutputError, SearchIndexError
 from perception_encoder.inference.collection import encode_media, list_media_items, read_collection
 from perception_encoder.inference.encoder import Encoder
-from perception_encoder.inference.exclude import parse_patterns
+from perception_encoder.inference.exclude import excluded_names, parse_patterns
 from perception_encoder.inference.listing import check_paths
 from perception_encoder.inference.load import ModelLike, as_encoder, choose_model
 from perception_encoder.inference.media import Media, resolve
@@ -32,17 +33,18 @@ from perception_encoder.search.ranking import (
     Hit,
     SearchResult,
     all_but_largest,
+    best_hits,
     check_score,
     find_duplicates,
+    may_be_hit,
     query_vectors,
-    rank,
     rank_files,
     row_hit,
 )
 from perception_encoder.search.storage.database import IndexRow
 from perception_encoder.search.storage.encoder import load_encoder
 from perception_encoder.search.storage.location import limit_store, nearest_index
-from perception_encoder.search.storage.store import Store, adopt, different_settings, index_command
+from perception_encoder.search.storage.store import Store, adopt, different_settings, index_command, unique_rows
 from perception_encoder.search.terms import Query, Term, parse_term, parse_words
 
 if TYPE_CHECKING:
@@ -201,7 +203,7 @@ class Index:
                 (bytes), length (s), width, height, lat, lon (degrees) and camera.
             exclude: Patterns of files to leave out, in gitignore's syntax.
             min_score: Minimum cosine similarity of a hit.
-            collapse: Of images and moments that are nearly the same, return the best.
+            collapse: Of images and moments that are nearly the same, return the best; its `similar` counts the others.
             thumbnails: Also read the hits' thumbnails.
 
         Raises:
@@ -212,12 +214,12 @@ class Index:
         Examples:
             >>> index.search({"dog": 2, "snow": -1}, where="date >= '2024' and kind = 'image'")
         """
-        stores, parsed = self._open(), as_queries(queries)
+        stores, parsed, is_excluded = self._open(), as_queries(queries), excluded_names(exclude)
         encoder = self._encoder(_towers(parsed))
-        hits = rank(
-            *(stores, parsed, query_vectors(encoder, parsed), top, where, min_score, thumbnails, exclude),
-            collapse=collapse,
-        )
+        hits = []
+        for query, vector in zip(parsed, query_vectors(encoder, parsed), strict=True):
+            keep = partial(may_be_hit, query, is_excluded)
+            hits.append(best_hits(stores, vector, top, where, min_score, thumbnails, keep, collapse))
         return SearchResult(model=encoder.name, searched=len(self), queries=parsed, by_query=tuple(map(tuple, hits)))
 
     def _encoder(self, towers: TowerChoice) -> Encoder:
@@ -260,8 +262,8 @@ class Index:
         Args:
             out: A .parquet file, a .lance table, or a directory in clip-retrieval's layout. A moment of a video is a
                 row with its `start`, `end` and, in `times`, the second of its frame.
-            to: Write a new directory with the program that loads it into this store.
-            overwrite: Replace `out` if it exists.
+            to: Write a directory with the program that loads it into this store.
+            overwrite: Replace `out` if it exists; a store's directory only if it has no other files.
 
         Raises:
             ConfigError: The suffix or the store is unknown.
@@ -276,12 +278,11 @@ class Index:
         for store in stores:
             store.check(stores[0].settings, stores[0].settings["source"])
         if to is not None:
-            return write_vectors(stores, out, to)
+            return write_vectors(stores, out, to, overwrite)
         with EmbeddingWriter(out, stores[0].settings, overwrite=overwrite) as writer:
-            for store in stores:
-                for row in store.rows():
-                    times = () if row.time is None else (row.time,)
-                    writer.add([Embedding(row_hit(store, row).item, row.vector, times)])
+            for store, row in unique_rows(stores):
+                times = () if row.time is None else (row.time,)
+                writer.add([Embedding(row_hit(store, row).item, row.vector, times)])
             return writer.finish()
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain, islice
+from os.path import abspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -22,7 +22,7 @@ from perception_encoder.inference.pipeline import Embedding, Request, encode_req
 from perception_encoder.preprocess.frames import VideoFrames
 from perception_encoder.preprocess.source import escape_name, unescape_name
 from perception_encoder.search.storage.database import IndexRow, time_modified
-from perception_encoder.search.storage.store import Store
+from perception_encoder.search.storage.store import Store, unique_rows
 from perception_encoder.search.terms import Query
 from perception_encoder.vectors import best_rows
 
@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 
 SIMILAR = 0.97
 """Minimum cosine similarity of near-duplicates."""
-_RECENT = 200  # better hits that a hit is compared with
+_RECENT = 200  # better hits that a hit is compared with: near-duplicates have similar scores
+_MORE = 4  # times as many rows are read if too few differ
 _BLOCK = 1 << 24  # similarities in memory at a time
 
 
@@ -50,7 +51,7 @@ class Hit:
     row: IndexRow | None = field(default=None, compare=False)
     """The row in the index, if there is one."""
     similar: int = field(default=0, compare=False)
-    """Number of worse hits that are nearly the same, which a search with `collapse` left out."""
+    """Minimum number of worse hits that are nearly the same, which a search with `collapse` left out."""
 
     @property
     def id(self) -> str:
@@ -133,87 +134,57 @@ class SearchResult(Sequence[Hit]):
         return {"model": self.model, "queries": queries, "skipped": skipped, "left_out": dict(self.left_out)}
 
 
-def rank(
+def best_hits(
     stores: Sequence[Store],
-    queries: Sequence[Query],
-    vectors: Float[np.ndarray, "Q D"],
+    vector: Vector,
     top: int,
     where: str | None = None,
     min_score: float | None = None,
     thumbnails: bool = False,
-    excluded: Sequence[str] = (),
-    include_query: bool = False,
+    keep: Callable[[Store, IndexRow], bool] = lambda store, row: True,
     collapse: bool = False,
-) -> list[list[Hit]]:
-    """Return the `top` best hits of each query over some indexes.
+) -> list[Hit]:
+    """Return the `top` hits over some indexes that are most similar to a unit vector, each file or moment once.
 
-    `vectors`: the queries' unit vectors, by the indexes' model. `where`: a condition in SQL. `min_score`: minimum
-    cosine similarity. `excluded`: patterns of files that are not searched. `include_query`: also return the
-    files and rows of the query itself. `collapse`: of hits that are nearly the same, return the best one.
-    ConfigError if the condition, the minimum or a pattern is invalid.
+    `where`: a condition in SQL. `min_score`: minimum cosine similarity. `keep`: whether a row may be a hit. `collapse`:
+    of hits that are nearly the same, return the best one, with the number of the others among the rows that were read.
+    ConfigError if the condition or the minimum is invalid.
     """
     check_score(min_score)
-    is_excluded = excluded_names(excluded)
-    ranking = []
-    for query, vector in zip(queries, vectors, strict=True):
-        hits: list[Hit] = []
+    count, more = 2 * top + 30 if collapse else top, True
+    while True:
+        found, more = dict[tuple[str, float | None], Hit](), False
         for store in stores:
-            best = _BestOfSimilar() if collapse else None
-            keep = partial(_may_be_hit, store, None if include_query else query, is_excluded, best)
-            nearest = store.nearest(vector, top, where, thumbnails, keep)
-            found = [row_hit(store, row, score) for score, row in nearest if min_score is None or score >= min_score]
-            hits += best.counted(found) if best else found
-        hits.sort(key=lambda hit: -hit.score)
-        if collapse and len(stores) > 1:
-            best, rows = _BestOfSimilar(), [(hit, hit.row) for hit in hits if hit.row]
-            kept = [hit for hit, row in rows if best.keep((hit.path, hit.start), row.vector, 1 + hit.similar)]
-            hits = best.counted(kept)
-        ranking.append(hits[:top])
-    return ranking
+            nearest = store.nearest(vector, count, where, thumbnails, partial(keep, store))
+            hits = [row_hit(store, row, score) for score, row in nearest if min_score is None or score >= min_score]
+            more |= len(hits) == count
+            for hit in hits:
+                found.setdefault((abspath(hit.path), hit.start), hit)
+        best = sorted(found.values(), key=lambda hit: -hit.score)
+        best = _best_of_similar(best) if collapse and best else best
+        if len(best) >= top or not more:
+            return best[:top]
+        count *= _MORE
 
 
-class _BestOfSimilar:
-    """Keeps the best of hits that are nearly the same; they come best first, and may come again in the same order."""
-
-    def __init__(self) -> None:
-        self.left_out: Counter[tuple[str, float | None]] = Counter()
-        """Number of others, by the path and start of the hit that was kept."""
-        self._kept: dict[tuple[str, float | None], Vector] = {}
-        self._left: set[tuple[str, float | None]] = set()
-
-    def keep(self, key: tuple[str, float | None], vector: Vector, count: int = 1) -> bool:
-        """Return whether no better hit is nearly the same, of the last ones: near-duplicates have similar scores.
-
-        `count`: how many hits this one stands for.
-        """
-        if key in self._kept or key in self._left:
-            return key in self._kept
-        recent = [*self._kept.items()][-_RECENT:]
-        scores = [float(other @ vector) for _, other in recent]
-        if max(scores, default=-1.0) < SIMILAR:
-            self._kept[key] = vector
-            return True
-        self._left.add(key)
-        self.left_out[recent[int(np.argmax(scores))][0]] += count
-        return False
-
-    def counted(self, hits: Sequence[Hit]) -> list[Hit]:
-        """Return the hits, with the number of those that were left out for each."""
-        return [replace(hit, similar=hit.similar + self.left_out[hit.path, hit.start]) for hit in hits]
+def may_be_hit(query: Query, is_excluded: Callable[[str], bool], store: Store, row: IndexRow) -> bool:
+    """Return whether a row is neither the query itself nor excluded."""
+    return not query.contains(_item(store, row), row) and not is_excluded(row.path.removeprefix(store.below))
 
 
-def _may_be_hit(
-    store: Store,
-    query: Query | None,
-    is_excluded: Callable[[str], bool],
-    best: _BestOfSimilar | None,
-    row: IndexRow,
-) -> bool:
-    """Return whether a row is not the query itself, excluded or, with `best`, nearly the same as a better one."""
-    item = _item(store, row)
-    is_query = query is not None and query.contains(item, row)
-    may_be = not is_query and not is_excluded(row.path.removeprefix(store.below))
-    return may_be and (best is None or best.keep((item.id, row.start), row.vector))
+def _best_of_similar(hits: Sequence[Hit]) -> list[Hit]:
+    """Return the hits, given best first, without those that are nearly the same as one of the last better ones."""
+    vectors = [hit.row.vector for hit in hits if hit.row]
+    similar: dict[int, int] = {}  # number of the others, by the place of the hit that is kept
+    recent, places = np.zeros((_RECENT, len(vectors[0])), np.float32), [0] * _RECENT
+    for place, vector in enumerate(vectors):
+        scores = recent[: len(similar) + 1] @ vector
+        if scores.max() >= SIMILAR:
+            similar[places[scores.argmax()]] += 1
+        else:
+            oldest = len(similar) % _RECENT
+            recent[oldest], places[oldest], similar[place] = vector, place, 0
+    return [replace(hits[place], similar=others) for place, others in similar.items()]
 
 
 def rank_files(
@@ -357,12 +328,8 @@ def find_duplicates(
     for store in stores[1:]:
         store.check(stores[0].settings, stores[0].settings["source"])
     is_excluded = excluded_names(excluded)
-    rows = [
-        (store, row)
-        for store in stores
-        for row in store.rows(where, thumbnails)
-        if not is_excluded(row.path.removeprefix(store.below))
-    ]
+    unique = unique_rows(stores, where, thumbnails)
+    rows = [(store, row) for store, row in unique if not is_excluded(row.path.removeprefix(store.below))]
     if not rows:
         return []
     groups = []

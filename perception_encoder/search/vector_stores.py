@@ -6,16 +6,22 @@ import csv
 import uuid
 from collections.abc import Iterator, Sequence
 from itertools import islice
+from os.path import abspath
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from perception_encoder.errors import ConfigError, needs_extra
+import pyarrow as pa
+from pyarrow.parquet import ParquetWriter
+
+from perception_encoder.errors import ConfigError
 from perception_encoder.files import replacing_new, write_text, writing
 from perception_encoder.preprocess.source import escape_name, unescape_name
-from perception_encoder.search.storage.store import Store
+from perception_encoder.search.storage.store import Store, unique_rows
 
 VectorStore = Literal["qdrant", "lancedb", "pgvector"]
+_COLUMNS = ("id", "vector", "path", "kind", "start", "stop", "date", "model", "weights")
 _BATCH = 10_000  # rows written at a time
+_INDEXED = 2000  # maximum numbers of a vector that pgvector indexes
 
 _QDRANT = '''"""Load vectors.parquet into Qdrant: python load.py [URL], by default into memory, to try it."""
 import sys
@@ -25,100 +31,92 @@ import pyarrow.parquet as parquet
 from qdrant_client import QdrantClient, models
 
 client = QdrantClient(sys.argv[1] if len(sys.argv) > 1 else ":memory:")
-client.create_collection("photos", models.VectorParams(size={size}, distance=models.Distance.COSINE))
+if not client.collection_exists("photos"):
+    client.create_collection("photos", models.VectorParams(size={size}, distance=models.Distance.COSINE))
 for batch in parquet.ParquetFile(Path(__file__).with_name("vectors.parquet")).iter_batches(1000):
     points = [models.PointStruct(id=row.pop("id"), vector=row.pop("vector"), payload=row) for row in batch.to_pylist()]
     client.upsert("photos", points)
 print(client.count("photos").count, "embeddings in the collection photos")
 '''
-_LANCEDB = '''"""Load vectors.parquet into LanceDB: python load.py [DIRECTORY], by default lancedb beside this file."""
+_LANCEDB = '''"""Load vectors.parquet into LanceDB: python load.py [DIRECTORY], by default ./lancedb."""
 import sys
 from pathlib import Path
 
 import lancedb
 import pyarrow.parquet as parquet
 
-here = Path(__file__).parent
-database = lancedb.connect(sys.argv[1] if len(sys.argv) > 1 else str(here / "lancedb"))
-table = database.create_table("photos", parquet.read_table(here / "vectors.parquet"))
+rows = parquet.read_table(Path(__file__).with_name("vectors.parquet"))
+database = lancedb.connect(sys.argv[1] if len(sys.argv) > 1 else "lancedb")
+table = database.create_table("photos", schema=rows.schema, exist_ok=True)
+table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all().execute(rows)
 print(table.count_rows(), "embeddings in the table photos")
 '''
 _PGVECTOR = """-- Load vectors.csv into PostgreSQL with pgvector, from its directory: psql DATABASE -f load.sql
 CREATE EXTENSION IF NOT EXISTS vector;
-CREATE TABLE photos (
+CREATE TABLE IF NOT EXISTS photos (
     id uuid PRIMARY KEY, vector vector({size}) NOT NULL, path text NOT NULL, kind text NOT NULL,
     start double precision, stop double precision, date timestamp, model text NOT NULL, weights text NOT NULL
 );
-\\copy photos FROM 'vectors.csv' WITH (FORMAT csv, HEADER)
-CREATE INDEX ON photos USING hnsw (vector vector_cosine_ops);
+BEGIN;
+CREATE TEMPORARY TABLE loaded (LIKE photos) ON COMMIT DROP;
+\\copy loaded FROM 'vectors.csv' WITH (FORMAT csv, HEADER)
+DELETE FROM photos WHERE id IN (SELECT id FROM loaded);
+INSERT INTO photos SELECT * FROM loaded;
+COMMIT;
+{index}
 """
-_PROGRAMS: dict[str, tuple[str, str]] = {
-    "qdrant": ("load.py", _QDRANT),
-    "lancedb": ("load.py", _LANCEDB),
-    "pgvector": ("load.sql", _PGVECTOR),
-}
+_INDEX = "CREATE INDEX IF NOT EXISTS photos_vector ON photos USING hnsw (vector vector_cosine_ops);"
+_NO_INDEX = "-- without an index, whose vectors have at most 2,000 numbers: a search compares every row"
+_PROGRAMS = {"qdrant": _QDRANT, "lancedb": _LANCEDB, "pgvector": _PGVECTOR}
 
 
-def write_vectors(stores: Sequence[Store], out: Path, to: VectorStore) -> int:
-    """Write the rows of indexes, and the program that loads them, to a new directory; return their number.
+def write_vectors(stores: Sequence[Store], out: Path, to: VectorStore, overwrite: bool = False) -> int:
+    """Write the rows of indexes, and the program that loads them, to a directory; return their number.
 
     vectors.parquet, or vectors.csv for pgvector, has a row for each image and moment: `id` (a UUID that stays while the
     file keeps its path), `vector` (float32, D, of unit length), `path`, `kind`, `start` and `stop` in seconds, `date`,
-    `model` and `weights` (their hash). Raises ConfigError for another store, OutputError, and MissingExtraError without
-    pyarrow.
+    `model` and `weights` (their hash). Raises ConfigError for another store or a suffix, and OutputError.
     """
     if to not in _PROGRAMS:
         raise ConfigError(f"to is {to!r}; it must be one of {', '.join(get_args(VectorStore))}")
+    if out.suffix:
+        raise ConfigError(f"{out}: a vector store's files are written to a directory, which has no suffix")
     size = stores[0].settings["dimension"]
-    rows = (row for store in stores for row in _rows(store))
-    with writing(out), replacing_new(out) as temporary:
-        write = _write_csv if to == "pgvector" else _write_parquet
-        count = write(rows, temporary, size)
-        name, program = _PROGRAMS[to]
-        write_text(temporary / name, program.replace("{size}", str(size)))
+    program = _PROGRAMS[to].replace("{index}", _INDEX if size <= _INDEXED else _NO_INDEX).replace("{size}", str(size))
+    is_sql = to == "pgvector"
+    name, table = ("load.sql", "vectors.csv") if is_sql else ("load.py", "vectors.parquet")
+    with writing(out), replacing_new(out, (name, table) if overwrite else ()) as temporary:
+        count = (_write_csv if is_sql else _write_parquet)(_rows(stores), temporary / table, size)
+        write_text(temporary / name, program)
     return count
 
 
-def _rows(store: Store) -> Iterator[dict[str, Any]]:
-    about = {"model": store.settings["model"], "weights": store.settings["weight_hash"]}
-    for row in store.rows():
+def _rows(stores: Sequence[Store]) -> Iterator[dict[str, Any]]:
+    about = stores[0].settings["model"], stores[0].settings["weight_hash"]
+    for store, row in unique_rows(stores):
         path = escape_name(store.root / unescape_name(row.path))
-        number = uuid.uuid5(uuid.NAMESPACE_URL, path if row.start is None else f"{path}@{row.start}")
-        yield {
-            "id": str(number),
-            "vector": row.vector,
-            "path": path,
-            "kind": row.kind,
-            "start": row.start,
-            "stop": row.stop,
-            "date": row.date or None,
-            **about,
-        }
+        full = abspath(path)
+        number = uuid.uuid5(uuid.NAMESPACE_URL, full if row.start is None else f"{full}@{row.start}")
+        values = (str(number), row.vector, path, row.kind, row.start, row.stop, row.date or None, *about)
+        yield dict(zip(_COLUMNS, values, strict=True))
 
 
-def _write_parquet(rows: Iterator[dict[str, Any]], directory: Path, size: int) -> int:
-    with needs_extra("search"):
-        import pyarrow as pa
-        from pyarrow.parquet import ParquetWriter
-
-    types = {"id": pa.string(), "vector": pa.list_(pa.float32(), size), "start": pa.float64(), "stop": pa.float64()}
-    names = ("id", "vector", "path", "kind", "start", "stop", "date", "model", "weights")
-    schema = pa.schema([(name, types.get(name, pa.string())) for name in names])
-    count = 0
-    with ParquetWriter(directory / "vectors.parquet", schema) as writer:
+def _write_parquet(rows: Iterator[dict[str, Any]], path: Path, size: int) -> int:
+    types = {"vector": pa.list_(pa.float32(), size), "start": pa.float64(), "stop": pa.float64()}
+    schema, count = pa.schema([(name, types.get(name, pa.string())) for name in _COLUMNS]), 0
+    with ParquetWriter(path, schema, use_compliant_nested_type=False) as writer:  # LanceDB calls a list's values so
         for batch in iter(lambda: list(islice(rows, _BATCH)), []):
             writer.write_table(pa.Table.from_pylist(batch, schema))
             count += len(batch)
     return count
 
 
-def _write_csv(rows: Iterator[dict[str, Any]], directory: Path, size: int) -> int:
+def _write_csv(rows: Iterator[dict[str, Any]], path: Path, size: int) -> int:
     count = 0
-    with (directory / "vectors.csv").open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
-        for count, row in enumerate(rows, 1):
-            values = {**row, "vector": f"[{','.join(map(str, row['vector'].tolist()))}]"}
-            if count == 1:
-                writer = csv.DictWriter(file, list(values))
-                writer.writeheader()
-            writer.writerow(values)
+    with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+        writer = csv.DictWriter(file, _COLUMNS)
+        writer.writeheader()
+        for row in rows:
+            writer.writerow({**row, "vector": f"[{','.join(map(str, row['vector'].tolist()))}]"})
+            count += 1
     return count

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
@@ -82,18 +82,22 @@ def create_app(
     )
     guard(app, hosts=hosts if config.key is None and immich is None else None, origins=config.origins)
 
+    def answer(error: ApiError, headers: Mapping[str, str] | None = None) -> Response:
+        body = error.body() if immich is None else {"detail": error.message}
+        return JSONResponse(body, error.status, headers or _HEADERS.get(error.status))
+
     @app.exception_handler(ApiError)
     async def refuse(request: Request, error: ApiError) -> Response:
-        return JSONResponse(detached(error).body(), error.status, _HEADERS.get(error.status))
+        return answer(detached(error))
 
     @app.exception_handler(HTTPException)
     async def refuse_route(request: Request, error: HTTPException) -> Response:
-        refused = ApiError(error.status_code, f"{error.detail}: {request.method} {request.url.path}"[:200])
-        return JSONResponse(refused.body(), refused.status, error.headers)
+        reason = f"{error.detail}: {request.method} {request.url.path}"[:200]
+        return answer(ApiError(error.status_code, reason), error.headers)
 
     @app.exception_handler(Exception)
     async def fail(request: Request, error: Exception) -> Response:
-        return JSONResponse(ApiError(500, "the server failed; its log says why").body(), 500)
+        return answer(ApiError(500, "the server failed; its log says why"))
 
     if immich is None:
         add_routes(app, encoder, batcher, chat, config)

@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import asyncio
 import json
-import urllib.error
-import urllib.request
+import re
 from dataclasses import dataclass
-from email import message_from_bytes
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from perception_encoder.errors import ConfigError, InputError, detached
+import httpx
+
+from perception_encoder.errors import ConfigError, InputError
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.media import resolve
 from perception_encoder.inference.pipeline import Decoded
+from perception_encoder.models.registry import immich_name
 from perception_encoder.preprocess.image import upright_size
 from perception_encoder.serving.queues import Batcher
 from perception_encoder.serving.requests import ApiConfig, MediaReader, check_name, for_role, input_refused
@@ -28,10 +29,10 @@ from perception_encoder.web_server.http import ApiError, BodyReader, shortened
 if TYPE_CHECKING:
     from fastapi import FastAPI, Request, Response
 
-ALIASES = {512: "ViT-B-32__openai", 1024: "ViT-L-16-SigLIP2-384__webli"}
-"""A name of immich's own list by the length of its vectors: it accepts no other names."""
 UPSTREAM_SECONDS = 120.0
 _CHARACTERS = 20_000  # of a text
+_BOUNDARY = re.compile(r'multipart/form-data\s*;.*?\bboundary=(?:"([^"]+)"|([^\s;"]+))', re.IGNORECASE)
+_FIELD = re.compile(rb';\s*name="?(entries|image|text)(?:["\s;]|$)', re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -52,18 +53,15 @@ class Immich:
                 "embeddings too, and two models' vectors mix in its database: give --immich-upstream URL, immich's own "
                 "service, or --immich-clip-only, if these jobs are switched off"
             )
-        if upstream is not None and not upstream.startswith(("http://", "https://")):
+        if upstream is not None and not _is_address(upstream):
             raise ConfigError(f"--immich-upstream is {upstream!r}; give an address, such as http://localhost:3003")
-        if not encoder.reads_texts or encoder.dimension not in ALIASES:
-            raise ConfigError(
-                f"{encoder.name} has vectors of {encoder.dimension} numbers; immich has names for models of images and "
-                f"texts with {' and '.join(map(str, ALIASES))}, such as PE-Core-S16-384 and PE-Core-L14-336"
-            )
-        return cls(ALIASES[encoder.dimension], upstream and upstream.rstrip("/"))
+        if not encoder.reads_texts:
+            raise ConfigError(f"{encoder.name} reads no texts; immich needs a Core model")
+        return cls(immich_name(encoder.name, encoder.dimension), upstream and upstream.rstrip("/"))
 
 
 def add_immich_routes(app: FastAPI, encoder: Encoder, batcher: Batcher, config: ApiConfig, immich: Immich) -> None:
-    """Add `/ping` and `/predict`, which take no key, and errors in their format."""
+    """Add `/ping` and `/predict`, which take no key; fields that they do not know are ignored."""
     from fastapi.responses import JSONResponse, PlainTextResponse, Response
 
     reader = MediaReader(config)
@@ -81,18 +79,22 @@ def add_immich_routes(app: FastAPI, encoder: Encoder, batcher: Batcher, config: 
                     raise ApiError(
                         400, f"only clip is answered, not {shortened(', '.join(jobs))}: see --immich-upstream"
                     )
-                answer = await asyncio.to_thread(_ask, f"{immich.upstream}/predict", form_type, body)
-                return Response(answer[1], answer[0], media_type="application/json")
+                answer = await _ask(f"{immich.upstream}/predict", form_type, body)
+                return Response(answer.content, answer.status_code, media_type=answer.headers.get("content-type"))
             if len(jobs) > 1:  # the other server would embed it with its own model
                 raise ApiError(422, "entries has clip with other jobs; send each in a request of its own")
-            return JSONResponse(await embed(jobs["clip"], fields))
+            try:
+                return JSONResponse(await embed(jobs["clip"], fields))
+            except InputError as error:
+                raise input_refused(error, "image") from None
 
     async def embed(job: Any, fields: dict[str, bytes]) -> dict[str, Any]:
         kind = next(iter(job), "") if isinstance(job, dict) and len(job) == 1 else ""
         field = {"visual": "image", "textual": "text"}.get(kind, "")
-        if not field or not isinstance(job[kind], dict):
-            raise ApiError(422, f"clip is {shortened(job)}; it must have either visual or textual")
-        check_name(job[kind].get("modelName"), immich.alias, encoder.name, config.source)
+        name = job[kind].get("modelName") if field and isinstance(job[kind], dict) else None
+        if not isinstance(name, str):
+            raise ApiError(422, f"clip is {shortened(job)}; it must have either visual or textual, with a modelName")
+        check_name(name, immich.alias, encoder.name, config.source)
         content = fields.get(field, b"")
         if not content:
             raise ApiError(400, f"the request has no {field}")
@@ -108,26 +110,30 @@ def add_immich_routes(app: FastAPI, encoder: Encoder, batcher: Batcher, config: 
             (vector,) = await batcher.encode([decoded], [feature])
         return {"clip": json.dumps(vector.tolist()), **size}
 
-    async def refuse(request: Request, error: Exception) -> Response:
-        refused = input_refused(error, "image") if isinstance(error, InputError) else error
-        assert isinstance(refused, ApiError)
-        return JSONResponse({"detail": detached(refused).message}, refused.status)
-
-    for kind in (ApiError, InputError):
-        app.add_exception_handler(kind, refuse)
     app.router.add_route("/ping", ping, methods=["GET"])
     app.router.add_route("/predict", predict, methods=["POST"])
 
 
+def _is_address(text: str) -> bool:
+    try:
+        port = httpx.URL(text).port or 80
+    except httpx.InvalidURL:
+        return False
+    return port < 1 << 16 and re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#]*)?", text) is not None
+
+
 def _parse_form(form_type: str, body: bytearray) -> tuple[dict[str, bytes], bytes]:
-    """Return the fields of a multipart form, with the body itself."""
-    content = bytes(body)
-    form = message_from_bytes(b"Content-Type: " + form_type.encode("latin-1") + b"\r\n\r\n" + content)
-    parts: Any = form.get_payload() if form.is_multipart() else []
-    fields = {
-        str(part.get_param("name", header="content-disposition")): part.get_payload(decode=True) for part in parts
-    }
-    return {name: value or b"" for name, value in fields.items()}, content
+    """Return the known fields of a multipart form, with the body itself."""
+    content, fields = bytes(body), dict[str, bytes]()
+    boundary = _BOUNDARY.match(form_type)
+    delimiter = b"\r\n--" + (boundary[1] or boundary[2]).encode("latin-1") if boundary else b""
+    start = content.find(delimiter[2:]) + len(delimiter) - 2
+    while boundary and (end := content.find(delimiter, start)) >= 0:
+        head = content.find(b"\r\n\r\n", start, end)
+        if head >= 0 and (name := _FIELD.search(content[start:head])):
+            fields[name[1].decode()] = content[head + 4 : end]
+        start = end + len(delimiter)
+    return fields, content
 
 
 def _parse_entries(entries: bytes) -> dict[str, Any]:
@@ -149,13 +155,11 @@ def _text(content: bytes) -> str:
         raise ApiError(400, "the text is not UTF-8") from None
 
 
-def _ask(address: str, form_type: str, body: bytes) -> tuple[int, bytes]:
-    """Pass a request on; return the answer's status and content."""
-    request = urllib.request.Request(address, body, {"Content-Type": form_type})
+async def _ask(address: str, form_type: str, body: bytes) -> httpx.Response:
+    """Pass a request on; return the answer."""
     try:
-        with urllib.request.urlopen(request, timeout=UPSTREAM_SECONDS) as answer:
-            return answer.status, answer.read()
-    except urllib.error.HTTPError as error:
-        return error.code, error.read()
-    except OSError as error:
-        raise ApiError(502, f"the server for other jobs does not answer: {error}"[:200]) from None
+        async with httpx.AsyncClient(timeout=UPSTREAM_SECONDS) as client:
+            return await client.post(address, content=body, headers={b"Content-Type": form_type.encode("latin-1")})
+    except (httpx.HTTPError, OSError) as error:
+        reason = f"{type(error).__name__}: {error}"[:200]
+        raise ApiError(502, f"the server for other jobs does not answer: {reason}") from None

@@ -45,12 +45,21 @@ def test_date_place_and_camera() -> None:
         {**PARIS, 4: (200.0, 0.0, 0.0)},
         {**PARIS, 2: (48.0, 51.0)},
         {key: PARIS[key] for key in (1, 2)},
+        *({**PARIS, 1: letter} for letter in ("", "X", "\0", "South", "E")),
+        *({**PARIS, 3: letter} for letter in ("", "?", "WEST", "N")),
+        {**PARIS, 2: (33.0, 75.0, 0.0)},
+        {**PARIS, 2: (33.0, 5.0, 4000.0)},
     ],
 )
 def test_a_place_that_cannot_be_is_none(gps: dict[int, Any]) -> None:
     taken = read_header(photograph(NAMES, gps, WHEN)).taken
     assert (taken.lat, taken.lon) == (None, None)
     assert (taken.date, taken.camera) == (datetime(2024, 7, 31, 18, 5), "Canon EOS R6")
+
+
+def test_the_equator_is_not_negative() -> None:
+    taken = read_header(photograph({}, {**PARIS, 1: "s\0", 2: (0.0, 0.0, 0.0), 3: "w"}, {})).taken
+    assert (str(taken.lat), taken.lon) == ("0.0", -2.2945)
 
 
 def test_a_damaged_date_leaves_the_place() -> None:

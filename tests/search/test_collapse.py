@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 import perception_encoder as pe
 from perception_encoder.cli.main import app
 from perception_encoder.inference.encoder import Encoder
-from perception_encoder.search.web.library import open_library
+from perception_encoder.search.storage.store import Store
+from perception_encoder.search.web.library import MediaLibrary, open_library
 from perception_encoder.search.web.server import create_page
 
 
@@ -44,6 +45,9 @@ def test_a_search_shows_the_best_of_each_burst(bursts: Path) -> None:
     assert [hit.path for hit in index.search("a cat", top=2, collapse=True)] == [hit.path for hit in hits[:2]]
     assert hits.to_dict()["queries"][0]["hits"][0].get("similar", 0) == hits[0].similar
     assert len(index.search("a cat", collapse=True, where="path LIKE 'a%'")) == 1
+    for score in [hit.score for hit in whole]:
+        found = index.search("a cat", collapse=True, min_score=score)
+        assert sum(1 + hit.similar for hit in found) == len(index.search("a cat", min_score=score))
     with pytest.raises(TypeError):
         pe.search_files("a cat", bursts, collapse=True)  # type: ignore[call-arg]
 
@@ -57,6 +61,26 @@ def test_bursts_in_two_directories_collapse_together(bursts: Path, tmp_path: Pat
     hits = pe.open_index([bursts, other], encoder).search("a cat", collapse=True, min_score=-1)
     counts = {Path(hit.path).name[0]: hit.similar for hit in hits}
     assert sum(counts.values()) + len(hits) == 7 and counts["a"] >= 3
+
+
+def test_a_file_of_two_indexes_is_one_row(
+    bursts: Path, tmp_path: Path, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A directory and one inside it, under two spellings, have three photographs in common."""
+    (bursts / "inner").mkdir()
+    for number in range(3):
+        (bursts / f"a{number}.png").rename(bursts / "inner" / f"a{number}.png")
+    monkeypatch.chdir(tmp_path)
+    for directory in (bursts, bursts / "inner"):
+        pe.open_index(directory, encoder).update()
+    for both in (["photos", bursts / "inner"], [bursts / "inner", "photos"]):
+        index = pe.open_index(both, encoder)
+        assert len({Path(hit.path).absolute() for hit in index.search("a cat")}) == len(index.search("a cat")) == 6
+        hits = index.search("a cat", collapse=True)
+        assert {Path(hit.path).name[0]: hit.similar for hit in hits} == {"a": 2, "b": 1, "c": 0}
+        assert sorted(map(len, index.near_duplicates())) == [2, 3]
+        for name, to in (("plain.parquet", None), ("for-qdrant", "qdrant")):
+            assert index.export_vectors(tmp_path / f"{both[0]!s:.3}-{name}".replace("/", "-"), to=to) == 6
 
 
 @pytest.mark.parametrize("best_first", [True, False])
@@ -85,6 +109,27 @@ def test_many_bursts_are_searched_until_enough_differ(tmp_path: Path, encoder: E
     index.update()
     hits = index.search(Image.new("RGB", (16, 16), (200, 1, 0)), top=2, collapse=True)
     assert len(hits) == 2 and hits[0].similar >= 100 and "other" in hits[1].path
+    assert 1 <= index.search(Image.new("RGB", (16, 16), (200, 1, 0)), top=1, collapse=True)[0].similar <= 119
+
+
+def test_scrolling_ranks_again_only_when_there_are_twice_as_many(
+    tmp_path: Path, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(120):
+        pixels = np.random.default_rng(number).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        Image.fromarray(pixels).resize((64, 64), Image.Resampling.NEAREST).save(tmp_path / f"{number}.png")
+    pe.open_index(tmp_path, encoder).update()
+    asked, nearest = [], Store.nearest
+    monkeypatch.setattr(Store, "nearest", lambda self, *args: asked.append(args[1]) or nearest(self, *args))
+    page = create_page(MediaLibrary(Store.open(tmp_path), encoder))
+    with TestClient(page, base_url="http://localhost") as client:
+        params = {"q": "text:a cat", "similar": "all", "count": 3}
+        shown = [client.get("/api/hits", params={**params, "offset": at}).json()["tiles"] for at in range(0, 120, 3)]
+        assert len({tile["path"] for tiles in shown for tile in tiles}) == 120
+        assert len(asked) <= 7 and sum(asked) < 4 * 120
+        (tmp_path / "0.png").unlink()
+        pe.open_index(tmp_path, encoder).update()
+        assert len(client.get("/api/hits", params={**params, "count": 200}).json()["tiles"]) == 119
 
 
 def test_the_page_collapses_the_hits_of_texts(bursts: Path) -> None:
@@ -100,6 +145,11 @@ def test_the_page_collapses_the_hits_of_texts(bursts: Path) -> None:
             tile["path"] for tile in collapsed
         ]
         assert len(tiles(q="text:a cat", similar="all")) == len(tiles(q=f"like:{collapsed[0]['id']}")) == 6
+        lowest = min(tile["score"] for tile in collapsed)
+        above = tiles(q="text:a cat", min_score=lowest, similar="all")
+        assert sum(1 + tile["similar"] for tile in tiles(q="text:a cat", min_score=lowest)) == len(above)
+        answer = client.get("/api/hits", params={"q": "text:a cat", "similar": "none"})
+        assert answer.status_code == 400 and "similar is 'none'; it must be 'all'" in answer.json()["error"]
 
 
 def test_the_command_shows_how_many_are_hidden(bursts: Path) -> None:

@@ -169,9 +169,25 @@ def test_places_and_cameras(encoder: Encoder, tmp_path: Path) -> None:
         "lat > 0": {"eiffel.jpg", "louvre.jpg"},
         "lat IS NULL": {"none.jpg"},
         "camera = ''": {"none.jpg"},
+        "near +48.8584,+2.2945 .5km": {"eiffel.jpg"},
         "path <> 'near 1,2 3km'": {*places, "none.jpg"},
+        "path <> 'near 485,2 3km' -- near paris": {*places, "none.jpg"},
     }.items():
         assert {hit.row.path for hit in index.search("a cat", where=condition) if hit.row} == expected, condition
-    for condition in ("near 48,2", "near 1.2.3,2 3km", "near 48,2 3", "km(lat, lon, 1) < 2", "near paris"):
-        with pytest.raises(ConfigError, match=r"the condition '.*' is invalid: .*; the columns are path"):
+    for condition in (
+        "near 48,2",
+        "near 1.2.3,2 3km",
+        "near 48,2 3",
+        "near 48,2 2 mi",
+        "near 48,2 -2km",
+        "near 4,2 ..km",
+    ):
+        with pytest.raises(ConfigError, match=r"is invalid: .*; a place is written near 48.85,2.35 2km") as error:
             index.search("a cat", where=condition)
+        assert "coalesce" not in str(error.value) and condition in str(error.value)
+    for condition in ("near 485,2.35 2km", "near 48,235 2km", f"near {'9' * 400},1 2km"):
+        with pytest.raises(ConfigError, match=r"is invalid: near takes -90 to 90 degrees north and -180 to 180 east"):
+            index.search("a cat", where=condition)
+    for function in ("km('x', 'y', 1, 2) < 2", "near('x', 'y', 1, 2) < 2", "_km(lat, lon, 1, 2) < 3"):
+        with pytest.raises(ConfigError, match=r"is invalid: .*; the columns are path"):
+            index.search("a cat", where=function)

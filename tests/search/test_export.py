@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import json
 import runpy
 import subprocess
 import sys
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,9 @@ from perception_encoder.errors import ConfigError, OutputError
 from perception_encoder.inference.collection import read_collection
 from perception_encoder.search.index import Index, open_index
 from perception_encoder.search.storage.store import Store
+from perception_encoder.search.vector_stores import write_vectors
 from tests.clips import clip
+from tests.search.indexes import SETTINGS, make_rows
 
 
 @pytest.fixture
@@ -63,7 +67,12 @@ def test_a_vector_store_loads_an_index(index: Index, to: Any, tmp_path: Path, mo
     out = tmp_path / "out"
     assert index.export_vectors(out, to=to) == len(index)
     monkeypatch.setattr(sys, "argv", ["load.py"])
-    loaded = runpy.run_path(str(out / "load.py"))
+    monkeypatch.chdir(tmp_path)
+    if to == "qdrant":
+        client = importlib.import_module("qdrant_client").QdrantClient(":memory:")
+        monkeypatch.setattr("qdrant_client.QdrantClient", lambda address: client)
+    for _ in range(2):  # the second time replaces the rows
+        loaded = runpy.run_path(str(out / "load.py"))
     (store,) = index._open()
     rows = store.rows()
     for row in (rows[0], next(row for row in rows if row.kind == "video")):
@@ -71,6 +80,7 @@ def test_a_vector_store_loads_an_index(index: Index, to: Any, tmp_path: Path, mo
             (point,) = loaded["client"].query_points("photos", query=row.vector.tolist(), limit=1).points
             found = {"id": point.id, **point.payload}
         else:
+            assert loaded["table"].count_rows() == len(index)
             (found,) = loaded["table"].search(row.vector.tolist()).limit(1).to_list()
         assert (found["path"], found["kind"]) == (str(store.root / row.path), row.kind)
         assert (found["start"], found["stop"], found["date"]) == (row.start, row.stop, row.date)
@@ -78,10 +88,20 @@ def test_a_vector_store_loads_an_index(index: Index, to: Any, tmp_path: Path, mo
         assert uuid.UUID(found["id"]).version == 5
     ids = pq.read_table(out / "vectors.parquet", columns=["id"])["id"].to_pylist()
     assert len(set(ids)) == len(ids)
-    index.export_vectors(tmp_path / "again", to=to)
+    monkeypatch.chdir(store.root.parent)
+    open_index(store.root.name, index._model).export_vectors(tmp_path / "again", to=to)
     assert pq.read_table(tmp_path / "again" / "vectors.parquet", columns=["id"])["id"].to_pylist() == ids
     with pytest.raises(OutputError, match="name a new directory"):
         index.export_vectors(out, to=to)
+    (out / "vectors.parquet").write_bytes(b"")
+    assert index.export_vectors(out, to=to, overwrite=True) == len(index)
+    assert pq.read_metadata(out / "vectors.parquet").num_rows == len(index)
+    (out / "mine.txt").write_text("kept")
+    with pytest.raises(OutputError, match="name a new directory"):
+        index.export_vectors(out, to=to, overwrite=True)
+    assert (out / "mine.txt").read_text() == "kept"
+    with pytest.raises(ConfigError, match=r"directory, which has no suffix"):
+        index.export_vectors(tmp_path / "x.parquet", to=to)
 
 
 def test_pgvector_gets_rows_and_sql(index: Index, tmp_path: Path) -> None:
@@ -94,12 +114,35 @@ def test_pgvector_gets_rows_and_sql(index: Index, tmp_path: Path) -> None:
     np.testing.assert_array_equal([json.loads(row["vector"]) for row in read], [row.vector for row in rows])
     sql = (out / "load.sql").read_text()
     assert f"vector({dimension})" in sql and "{" not in sql
-    server = pytest.importorskip("pgserver").get_server(tmp_path / "database", cleanup_mode="delete")
-    psql = Path(sys.modules["pgserver"].__file__ or "").parent / "pginstall" / "bin" / "psql"
-    subprocess.run([psql, server.get_uri(), "-v", "ON_ERROR_STOP=1", "-f", "load.sql"], cwd=out, check=True)
-    assert str(len(index)) in server.psql("SELECT count(*) FROM photos")
+    psql = load_into_postgres(out, tmp_path / "database")
+    assert psql("SELECT count(*) FROM photos") == str(len(index))
     near = f"SELECT path FROM photos ORDER BY vector <=> '{json.dumps(rows[-1].vector.tolist())}' LIMIT 1"
-    assert rows[-1].path in server.psql(near)
+    assert rows[-1].path in psql(near)
+    assert "hnsw" in psql("SELECT indexdef FROM pg_indexes WHERE tablename = 'photos' AND indexdef LIKE '%vector%'")
+
+
+def load_into_postgres(out: Path, database: Path) -> Callable[[str], str]:
+    """Load an export twice, the second time in place of the first; return what runs SQL."""
+    server = pytest.importorskip("pgserver").get_server(database, cleanup_mode="delete")
+    psql = Path(sys.modules["pgserver"].__file__ or "").parent / "pginstall" / "bin" / "psql"
+    command = [psql, server.get_uri(), "-v", "ON_ERROR_STOP=1", "-tA"]
+
+    def run(*options: str) -> str:
+        return subprocess.run([*command, *options], cwd=out, check=True, text=True, capture_output=True).stdout.strip()
+
+    for _ in range(2):
+        run("-f", "load.sql")
+    return lambda sql: run("-c", sql)
+
+
+def test_pgvector_takes_vectors_that_it_cannot_index(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    store = Store.create(tmp_path / "photos", SETTINGS | {"dimension": 2048})
+    vectors = np.random.default_rng(0).standard_normal((5, 2048), dtype=np.float32)
+    store.replace([], make_rows(vectors / np.linalg.norm(vectors, axis=1, keepdims=True)))
+    assert write_vectors([store], out := tmp_path / "out", "pgvector") == 5
+    assert "hnsw" not in (out / "load.sql").read_text()
+    assert load_into_postgres(out, tmp_path / "database")("SELECT count(*) FROM photos") == "5"
 
 
 def test_other_stores_are_refused(index: Index, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +16,12 @@ from perception_encoder.search import ranking
 from perception_encoder.search.ranking import (
     Hit,
     SearchResult,
+    best_hits,
     best_moment,
     find_duplicates,
     group_duplicates,
+    may_be_hit,
     query_vectors,
-    rank,
     rank_files,
 )
 from perception_encoder.search.storage.database import IndexRow
@@ -34,6 +36,12 @@ from tests.search.indexes import SETTINGS, assert_same_ranking, make_index, make
 def find(encoder: Encoder, queries: list[Query], collection: Collection, top: int) -> list[list[Hit]]:
     pairs = zip(queries, query_vectors(encoder, queries), strict=True)
     return [rank_files(encoder, collection, query, vector, top) for query, vector in pairs]
+
+
+def rank(stores: list[Store], queries: list[Query], vectors: np.ndarray, top: int) -> list[list[Hit]]:
+    """The hits of each query, without the query itself."""
+    keeps = [partial(may_be_hit, query, lambda path: False) for query in queries]
+    return [best_hits(stores, vector, top, keep=keep) for keep, vector in zip(keeps, vectors, strict=True)]
 
 
 @pytest.fixture
@@ -68,8 +76,7 @@ def test_an_index_and_its_files_give_the_same_hits(
             )  # the index was encoded in bfloat16, where that is fast
             assert {hit.row is not None for hit in of_index} == {True}
     assert all(hit.item.source != pictures[7] for results in (by_files, by_index) for hit in results[1])
-    with_own = rank([index], queries, vectors, 2, include_query=True)
-    assert with_own[1][0].item.source == pictures[7]
+    assert best_hits([index], vectors[1], 2)[0].item.source == pictures[7]
 
 
 def test_several_indexes_are_ranked_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,8 +108,7 @@ def test_several_indexes_are_ranked_together(tmp_path: Path, monkeypatch: pytest
         (hits,) = rank(stores, [own], query[None], top=6)
         assert [hit.id for hit in hits] == expected[owned : owned + 6]
         assert 6 <= max(requested) <= most
-        (hits,) = rank(stores, [own], query[None], top=6, include_query=True)
-        assert [hit.id for hit in hits] == expected[:6]
+        assert [hit.id for hit in best_hits(stores, query, 6)] == expected[:6]
 
 
 def test_a_query_of_several_terms_is_their_weighted_sum(encoder: Encoder, pictures: list[Path]) -> None:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import socket
+import threading
+import tracemalloc
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 import torch
@@ -23,9 +28,9 @@ from perception_encoder.inference.encoder import Encoder
 from perception_encoder.models.checkpoints.weights import create_model, write_checkpoint
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.initialization import initialize
-from perception_encoder.models.registry import find_model
+from perception_encoder.models.registry import IMMICH_NAMES, find_model
 from perception_encoder.serving.api import create_app
-from perception_encoder.serving.immich import ALIASES, Immich
+from perception_encoder.serving.immich import Immich, _parse_form
 from perception_encoder.serving.requests import ApiConfig
 from tests.serving.servers import served
 
@@ -45,7 +50,7 @@ def encoder() -> Encoder:
 
 @pytest.fixture(scope="module")
 def alias() -> str:
-    return ALIASES[512]
+    return IMMICH_NAMES[512]
 
 
 @pytest.fixture
@@ -121,6 +126,8 @@ def test_concurrent_requests(immich: TestClient, encoder: Encoder, draw: Draw, a
         ({"clip": {}}, {"image": b"x"}, 422, "either visual or textual"),
         ({"clip": {"visual": {}, "textual": {}}}, {"image": b"x"}, 422, "either visual or textual"),
         ({"clip": {"visual": "ALIAS"}}, {"image": b"x"}, 422, "either visual or textual"),
+        ({"clip": {"visual": {}}}, {"image": b"x"}, 422, "with a modelName"),
+        ({"clip": {"visual": {"modelName": None}}}, {"image": b"x"}, 422, "with a modelName"),
         ({"clip": {"visual": {"modelName": "ALIAS"}}}, {}, 400, "the request has no image"),
         ({"clip": {"textual": {"modelName": "ALIAS"}}}, {"image": b"x"}, 400, "the request has no text"),
         ({"clip": {"textual": {"modelName": "ALIAS"}}}, {"text": b"\xff"}, 400, "not UTF-8"),
@@ -145,8 +152,47 @@ def test_other_bodies(immich: TestClient) -> None:
     for content, kind in ((b"{}", "application/json"), (b"x", "multipart/form-data"), (b"", "ü")):
         answer = immich.post("/predict", content=content, headers={"content-type": kind.encode("latin-1")})
         assert answer.status_code == 422, kind
-    assert immich.get("/predict").status_code == 405
-    assert immich.post("/v1/embeddings", json={"input": "a"}).status_code == 404
+    for answer, status in ((immich.get("/predict"), 405), (immich.post("/v1/embeddings", json={"input": "a"}), 404)):
+        assert answer.status_code == status and list(answer.json()) == ["detail"]
+
+
+@pytest.mark.parametrize(
+    ("form_type", "between", "end", "arrives"),
+    [
+        ('multipart/form-data; boundary="B"', b"", b"\r\n--B--\r\n", True),
+        ("Multipart/Form-Data; charset=utf-8; BOUNDARY=B", b"", b"\r\n--B--", True),
+        ("multipart/form-data; boundary=B", b"Content-Transfer-Encoding: base64\r\n", b"\r\n--B--", True),
+        ("multipart/form-data; boundary=B", b"Content-Type: message/rfc822\r\n", b"\r\n--B--", True),
+        ("multipart/form-data; boundary=B", b"Content-Type: text/plain; charset=none\r\n", b"\r\n--B--", True),
+        ("multipart/form-data; boundary=B", b"", b"", False),
+        ("multipart/form-data; boundary=B", b"", b"--B--", False),
+        ("multipart/form-data; boundary=C", b"", b"\r\n--B--", False),
+        ("multipart/form-data; boundary*=none''B", b"", b"\r\n--B--", False),
+        ("multipart/form-data", b"", b"\r\n--B--", False),
+    ],
+)
+def test_forms(form_type: str, between: bytes, end: bytes, arrives: bool) -> None:
+    rng = np.random.default_rng(0)
+    contents = [bytes(rng.choice(list(b"\r\n-B a\0"), size)) for size in range(40)]
+    contents = [content for content in contents if b"\r\n--B" not in b"\r\n" + content]
+    for content in [b"\r\n--A", b"\n--B\n", b"a--B", b"\r--B--", *contents]:
+        image = b'--B\r\nContent-Disposition: form-data; filename="blob"; name=image\r\n' + between + b"\r\n" + content
+        fields, whole = _parse_form(form_type, bytearray(image + end))
+        assert whole == image + end and fields == ({"image": content} if arrives else {})
+        assert _parse_form(form_type, bytearray(b"before\r\n" + whole))[0] == fields
+
+
+@pytest.mark.parametrize("content", [os.urandom(4 << 20), b"\r\n" * (2 << 20)], ids=["random", "lines"])
+def test_a_form_is_in_memory_twice_beside_the_body(content: bytes) -> None:
+    head = b'--B\r\nContent-Disposition: form-data; name="image"\r\n\r\n'
+    body = bytearray(head + content + b"\r\n--B--\r\n")
+    tracemalloc.start()
+    try:
+        fields, _ = _parse_form("multipart/form-data; boundary=B", body)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert fields == {"image": content} and peak < 2.2 * len(body)
 
 
 def test_other_jobs_are_passed_on(encoder: Encoder, draw: Draw, alias: str) -> None:
@@ -158,7 +204,7 @@ def test_other_jobs_are_passed_on(encoder: Encoder, draw: Draw, alias: str) -> N
         bodies.append((request.headers["content-type"], await request.body()))
         return Response('{"facial-recognition": []}', 503 if b"fail" in bodies[-1][1] else 200)
 
-    entries = {"entries": json.dumps({"facial-recognition": {"detection": {"modelName": "buffalo_l"}}})}
+    entries = FACES
     with served(upstream) as address:
         app = create_app(encoder, ApiConfig(), immich=Immich.of(encoder, f"{address}/", False))
         with TestClient(app) as client:
@@ -177,6 +223,69 @@ def test_other_jobs_are_passed_on(encoder: Encoder, draw: Draw, alias: str) -> N
         assert answer.status_code == 502 and "does not answer" in answer.json()["detail"]
 
 
+FACES = {"entries": json.dumps({"facial-recognition": {"detection": {"modelName": "buffalo_l"}}})}
+
+
+def test_an_upstream_that_hangs_stops_no_embeddings(encoder: Encoder, alias: str) -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as upstream, ThreadPoolExecutor(40) as pool:
+        app = create_app(encoder, ApiConfig(), immich=Immich.of(encoder, address_of(upstream), False))
+        with served(app) as address:
+            files = {"image": b"x"}
+            faces = [pool.submit(httpx.post, f"{address}/predict", data=FACES, files=files) for _ in range(40)]
+            with pytest.raises(TimeoutError):
+                faces[-1].result(1.0)
+            answer = httpx.post(f"{address}/predict", data=textual(alias) | {"text": "a"}, files={"_": b""}, timeout=10)
+            assert answer.status_code == 200
+            upstream.close()
+
+
+def address_of(listener: socket.socket) -> str:
+    return f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"",
+        b"hello\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{}",
+        b"HTTP/1.1 500 X\r\nContent-Length: 100\r\n\r\n{}",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+    ],
+)
+def test_an_upstream_that_breaks_off(encoder: Encoder, sent: bytes) -> None:
+    def answer(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(1 << 16)
+            connection.sendall(sent)
+
+    with socket.create_server(("127.0.0.1", 0)) as upstream:
+        threading.Thread(target=answer, args=[upstream], daemon=True).start()
+        app = create_app(encoder, ApiConfig(), immich=Immich.of(encoder, address_of(upstream), False))
+        with TestClient(app, raise_server_exceptions=False) as client:
+            found = client.post("/predict", data=FACES, files={"image": b"x"})
+    assert found.status_code == 502 and "does not answer" in found.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://",
+        "http://a b",
+        "http://localhost:abc",
+        "http://localhost:70000",
+        "http:///x",
+        "ftp://a",
+        "http://a?b",
+        "a",
+    ],
+)
+def test_an_upstream_is_an_address(encoder: Encoder, address: str) -> None:
+    with pytest.raises(ConfigError, match="give an address, such as http"):
+        Immich.of(encoder, address, False)
+
+
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
@@ -185,6 +294,8 @@ def test_other_jobs_are_passed_on(encoder: Encoder, draw: Draw, alias: str) -> N
         ({"immich": True, "immich_upstream": "localhost:3003"}, "give an address, such as http"),
         ({"immich": True, "key": "secret", "immich_clip_only": True}, "send no key; omit --key"),
         ({"immich": True, "api": True, "immich_clip_only": True}, "omit --api"),
+        ({"immich": True, "allow_urls": True, "immich_clip_only": True}, "omit --allow-urls"),
+        ({"immich": True, "origins": ("https://a",), "immich_clip_only": True}, "omit --origins"),
         ({"api": True, "immich_clip_only": True}, "need --immich"),
     ],
 )
@@ -195,5 +306,5 @@ def test_the_server_refuses_to_start(tmp_path: Path, options: dict[str, Any], re
 
 
 def test_a_model_of_another_size_has_no_name(encoder: Encoder) -> None:
-    with pytest.raises(ConfigError, match=r"64 numbers; immich has names for .* 512 and 1024"):
+    with pytest.raises(ConfigError, match=r"64 numbers; immich has names for models with 512 and 1024"):
         Immich.of(encoder.cut(64), None, True)

@@ -38,7 +38,6 @@ DOCUMENTED = ("path", "kind", "date", "size", "length", "width", "height", "lat"
 _FUNCTIONS = {
     *("abs", "coalesce", "ifnull", "max", "min", "nullif", "round", "typeof"),
     *("date", "datetime", "julianday", "strftime", "time"),
-    "km",
     *("glob", "instr", "length", "like", "lower", "ltrim", "rtrim", "substr", "substring", "trim", "upper"),
 }
 _SECONDS, _STEPS = 30.0, 10_000  # of the scan; virtual machine instructions between looks at the clock
@@ -56,7 +55,10 @@ _DATE_COMPARISON = re.compile(
     rf"|{_STRING}",  # any other text is skipped
     re.IGNORECASE,
 )
-_NEAR = re.compile(rf"{_STRING}|\bnear\s+(-?[\d.]+)\s*,\s*(-?[\d.]+)\s+([\d.]+)\s*km\b", re.IGNORECASE)
+_NUMBER = r"\d*\.?\d+"
+_NEAR = re.compile(
+    rf"{_STRING}|--.*|\bnear\s+([-+]?{_NUMBER})\s*,\s*([-+]?{_NUMBER})\s+({_NUMBER})\s*km\b", re.IGNORECASE
+)
 _EARTH = 6371.0  # radius in km
 _DATE = re.compile(r"\d{4}(-\d\d(-\d\d(T\d\d(:\d\d(:\d\d)?)?)?)?)?")
 _FIRST = "0001-01-01T00:00:00"
@@ -300,9 +302,8 @@ def find_slots(connection: sqlite3.Connection, where: str | None, below: str) ->
     try:
         if where is not None:
             check_dates(where)
-            condition = _NEAR.sub(_within, where)
-            _compile(connection, condition)
-            parts.append(f"({condition}\n)")  # which may end in a comment
+            _compile(connection, where)
+            parts.append(f"({_NEAR.sub(_within, where)}\n)")  # which may end in a comment
             connection.set_progress_handler(lambda: time.monotonic() > deadline, _STEPS)
         query = f"SELECT slot FROM rows WHERE {' AND '.join(parts) or 'TRUE'} ORDER BY date DESC, path, start"
         return np.fromiter((slot for (slot,) in connection.execute(query, bounds)), np.int64)
@@ -314,17 +315,20 @@ def find_slots(connection: sqlite3.Connection, where: str | None, below: str) ->
 
 
 def _invalid(where: str, reason: str) -> ConfigError:
-    return ConfigError(f"the condition {where!r} is invalid: {reason}; the columns are {', '.join(DOCUMENTED)}")
+    columns = f"the columns are {', '.join(DOCUMENTED)}"
+    hint = "a place is written near 48.85,2.35 2km; " if re.search(r"\bnear\b", where, re.IGNORECASE) else ""
+    return ConfigError(f"the condition {where!r} is invalid: {reason}; {hint}{columns}")
 
 
 def _compile(connection: sqlite3.Connection, where: str) -> None:
-    """Raise ConfigError unless a condition is one expression that reads documented columns only."""
+    """Raise ConfigError unless a condition is one expression that reads documented columns only, and calls no `_km`."""
+    plain = _NEAR.sub(lambda found: "lat < lon" if found[1] else found[0], where)
     for limit, value in _LIMITS.items():
         connection.setlimit(limit, value)
     connection.create_function("lower", 1, _lower, deterministic=True)  # SQLite's own changes ASCII only
-    connection.create_function("km", 4, _kilometres, deterministic=True)
+    connection.create_function("_km", 4, _kilometres, deterministic=True)
     try:
-        for text in (where, f"({where}\n)"):  # what closes the parenthesis fails here, what follows an expression there
+        for text in (plain, f"({plain}\n)"):  # what closes the parenthesis fails here, what follows an expression there
             connection.set_authorizer(_Permission())
             connection.execute(f"EXPLAIN SELECT 1 FROM rows WHERE {text}")
     except (sqlite3.Error, sqlite3.Warning, ValueError) as error:
@@ -338,15 +342,20 @@ def _lower(value: Any) -> Any:
 
 def _within(match: re.Match[str]) -> str:
     """Return SQL for `near LAT,LON KM km`; any other text as it is."""
-    lat, lon, distance = match.groups()
-    return match[0] if lat is None else f"coalesce(km(lat, lon, {lat}, {lon}) <= {distance}, 0)"
+    if match[1] is None:
+        return match[0]
+    lat, lon = float(match[1]), float(match[2])
+    if abs(lat) > 90 or abs(lon) > 180:
+        raise _invalid(match[0], "near takes -90 to 90 degrees north and -180 to 180 east")
+    return f"coalesce(_km(lat, lon, {lat}, {lon}) <= {match[3]}, 0)"
 
 
-def _kilometres(*degrees: float | None) -> float | None:
+def _kilometres(*degrees: object) -> float | None:
     """Return the distance of two places, given as latitude and longitude each; None if one is unknown."""
-    if None in degrees:
+    known = [math.radians(value) for value in degrees if isinstance(value, float) and abs(value) <= 180]
+    if len(known) < 4:
         return None
-    lat, lon, other_lat, other_lon = (math.radians(float(value)) for value in degrees if value is not None)
+    lat, lon, other_lat, other_lon = known
     half = math.sin((lat - other_lat) / 2) ** 2
     half += math.cos(lat) * math.cos(other_lat) * math.sin((lon - other_lon) / 2) ** 2
     return 2 * _EARTH * math.asin(min(1.0, math.sqrt(half)))

@@ -16,6 +16,7 @@ import sqlite3
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -25,6 +26,7 @@ from perception_encoder.errors import ConfigError, OutputError, SearchIndexError
 from perception_encoder.files import holding, is_held, open_regular, remove, replacing, restrict, write_json, writing
 from perception_encoder.inference.exclude import parse_patterns
 from perception_encoder.models.registry import same_name, shown_name
+from perception_encoder.preprocess.source import unescape_name
 from perception_encoder.records import from_fields
 from perception_encoder.search.storage.database import (
     COLUMNS,
@@ -287,7 +289,7 @@ class Store:
                 score_of = dict(zip(slots.tolist(), scores.tolist(), strict=True))
                 rows = self._read(reading, slots)  # some slots have no row any more
                 order = sorted(_newest_first(rows), key=lambda slot: -score_of[slot])
-                best = [slot for slot in order if keep(rows[slot])][:top]
+                best = list(islice((slot for slot in order if keep(rows[slot])), top))
                 if len(best) >= top or count >= most:
                     break
                 count *= 2
@@ -443,6 +445,20 @@ class Store:
         """Choose between a log, beside which readers read, and a single file, which needs no other to be read."""
         with self._writing() as connection, suppress(sqlite3.OperationalError):  # a reader is at work
             connection.execute(f"PRAGMA journal_mode={mode}")
+
+
+def unique_rows(
+    stores: Iterable[Store], where: str | None = None, thumbnails: bool = False
+) -> Iterator[tuple[Store, IndexRow]]:
+    """Yield the rows of some indexes as `Store.rows` does; a file or moment that several of them have, once."""
+    seen: set[tuple[str, float | None]] = set()
+    for store in stores:
+        root = os.path.abspath(store.root)
+        for row in store.rows(where, thumbnails):
+            key = os.path.join(root, unescape_name(row.path)), row.start
+            if key not in seen:
+                seen.add(key)
+                yield store, row
 
 
 @contextmanager

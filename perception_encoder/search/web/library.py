@@ -27,7 +27,7 @@ from perception_encoder.inference.media import Kind, Media, resolve
 from perception_encoder.inference.model_spec import ModelSpec
 from perception_encoder.inference.pipeline import decode, encode_decoded
 from perception_encoder.preprocess.source import unescape_name
-from perception_encoder.search.ranking import Hit, query_vector, query_vectors, rank
+from perception_encoder.search.ranking import Hit, best_hits, query_vector, query_vectors
 from perception_encoder.search.storage.database import COLUMNS, IndexRow
 from perception_encoder.search.storage.encoder import load_encoder
 from perception_encoder.search.storage.location import check_root
@@ -43,6 +43,7 @@ logger = logging.getLogger(__name__)
 
 _DATE = re.compile(r"\d{4}(-\d\d(-\d\d)?)?")
 _CACHED = 64  # texts and images whose vectors are cached, so that a page further down costs no encoding
+_CACHED_RANKINGS = 4
 _DECODERS = 2  # threads
 _LISTING_SHARE = 0.05  # maximum share of time spent on listing
 
@@ -87,6 +88,7 @@ class MediaLibrary:
         self.index, self.encoder, self.progress = index, quiet(encoder), Progress()
         self._lock = threading.Lock()
         self._encode_text = lru_cache(_CACHED)(self._encode_uncached)
+        self._rank = lru_cache(_CACHED_RANKINGS)(self._rank_uncached)
         self._uploads: dict[str, UploadedImage] = {}
         self.model_thread = ThreadPoolExecutor(1, "model")
         """Does all model work for the page: torch and the C library reserve memory for each computing thread."""
@@ -104,15 +106,14 @@ class MediaLibrary:
     def find(
         self, query: Query, where: str | None, top: int, min_score: float | None = None, collapse: bool = False
     ) -> list[Hit]:
-        """Return the best hits, the query's own rows too, with a score of at least `min_score`; raises ConfigError.
-
-        `collapse`: see `rank`.
-        """
+        """Return the best hits, the query's own rows too; for the rest, see `best_hits`. Raises ConfigError."""
         vector = query_vector(query, lambda media: self._encode_text(str(media.payload)))
-        (hits,) = rank(
-            [self.index], [query], vector[None], top, where, min_score, include_query=True, collapse=collapse
-        )
-        return hits
+        doubled = 1 << (top - 1).bit_length()  # so that few of the pages further down are ranked anew
+        return self._rank(self.index.refresh(), vector.tobytes(), where, doubled, min_score, collapse)[:top]
+
+    def _rank_uncached(self, commit: int, vector: bytes, where: str | None, *limits: Any) -> list[Hit]:
+        top, min_score, collapse = limits
+        return best_hits([self.index], np.frombuffer(vector, np.float32), top, where, min_score, collapse=collapse)
 
     def term_source(self, kind: str, source_id: str) -> IndexRow | UploadedImage:
         """Return the row ("like") or the uploaded image ("image") with an id; raises SearchIndexError, ConfigError."""

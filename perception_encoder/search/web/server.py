@@ -112,10 +112,10 @@ def add_search_routes(get: Get, library: MediaLibrary, ids: SignedIds) -> None:
         if "q" in params:
             query = parse_lines(request.query_params.getlist("q"), find_source)
             min_score = _score(params.get("min_score", ""))
-            has_text = any(
-                isinstance(term.source, Media) for term in query.terms
-            )  # else the user looks for similar ones
-            collapse = has_text and params.get("similar") != "all"
+            similar, has_text = params.get("similar", ""), any(isinstance(term.source, Media) for term in query.terms)
+            if similar not in ("", "all"):
+                raise ConfigError(f"similar is {similar[:60]!r}; it must be 'all' or left out")
+            collapse = has_text and not similar  # without a text, the user looks for similar ones
             found = library.find(query, where, offset + count, min_score, collapse)[offset:]
             tiles = [
                 {**as_tile(hit.row, ids.signed(hit.id)), "score": hit.score, "similar": hit.similar}

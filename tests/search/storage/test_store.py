@@ -33,6 +33,9 @@ def test_nearest_is_exact_and_takes_conditions(update, folder: Path, encoder: En
     found = index.nearest(query, 5)
     assert [row.id for _, row in found] == sorted(scores, key=scores.get, reverse=True)[:5]
     np.testing.assert_allclose([score for score, _ in found], sorted(scores.values())[:-6:-1], atol=1e-5)
+    asked: list[str] = []
+    index.nearest(query, 5, keep=lambda row: not asked.append(row.id))
+    assert asked == [row.id for _, row in found]
     assert {row.kind for _, row in index.nearest(query, 9, "kind = 'video'")} == {"video"}
     assert {row.path for row in index.rows("path IN ('01.jpg', 'it''s')")} == {"01.jpg"}
     assert index.rows("date > '2999'") == [] and len(index.rows("date > '1999-05'")) == len(rows)

@@ -79,11 +79,11 @@ function withMonths(list, buttons, first) {
   });
 }
 
-// How many results there are, if that is known.
-function showSummary({ total }) {
+// How many results there are, if that is known, similar ones included.
+function showSummary({ total, tiles: shown = [] }) {
   const kind = Object.fromEntries(filters()).kind;
   const one = { image: "image", video: "moment" }[kind], many = one ? `${one}s` : "images and moments";
-  const order = terms().length ? "best match first" : "newest first";
+  const order = `${shown.some((tile) => tile.similar) ? "similar as one, " : ""}${terms().length ? "best match" : "newest"} first`;
   const text = total == null ? "" : `${total.toLocaleString()} ${total === 1 ? one ?? "image or moment" : many}`;
   $("count").replaceChildren(text, ...(total > 1 ? [element("span", { textContent: `, ${order}` })] : []));
 }
