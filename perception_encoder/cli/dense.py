@@ -72,15 +72,19 @@ def print_predictions(
     """Print the lines of each prediction as one table, or all as JSON; then list what was skipped."""
     images: list[dict[str, Any]] = []
     rows: list[tuple[str, ...]] = []
+    count = 0
     for found in predictions:
-        images.append(found.to_dict())
-        rows.extend(lines(found))
+        count += 1
+        if json:
+            images.append(found.to_dict())
+        else:
+            rows.extend(lines(found))
     if json:
         output.print_json({"images": images})
     elif rows:
         output.print_table(columns, rows)
     output.print_demo(head.demo_model)
-    output.exit_with_skipped(skipped, len(images), strict)
+    output.exit_with_skipped(skipped, count, strict)
 
 
 def corners(region: Region) -> list[str]:
