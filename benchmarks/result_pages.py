@@ -130,7 +130,7 @@ SERVERS = {"page": "the page", "api": "the embedding API", "chat": "both, with a
 AIMS_MIB = {"page": 1024, "api": 1024, "chat": 1638}
 FAULTS = (
     (
-        "training on several ranks is killed",
+        "training, on one or two ranks, is killed",
         "the losses are those of a run without interruption, bit for bit",
         "tests/pretraining/test_parallel.py",
     ),
