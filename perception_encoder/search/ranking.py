@@ -151,18 +151,18 @@ def best_hits(
     ConfigError if the condition or the minimum is invalid.
     """
     check_score(min_score)
-    count, more = 2 * top + 30 if collapse else top, True
+    count = 2 * top + 30 if collapse else top
     while True:
-        found, more = dict[tuple[str, float | None], Hit](), False
+        found, floor = dict[tuple[str, float | None], Hit](), -np.inf  # below it, an index may have better rows
         for store in stores:
             nearest = store.nearest(vector, count, where, thumbnails, partial(keep, store))
             hits = [row_hit(store, row, score) for score, row in nearest if min_score is None or score >= min_score]
-            more |= len(hits) == count
+            floor = max(floor, hits[-1].score) if len(hits) == count > 0 else floor
             for hit in hits:
                 found.setdefault((abspath(hit.path), hit.start), hit)
-        best = sorted(found.values(), key=lambda hit: -hit.score)
+        best = sorted((hit for hit in found.values() if hit.score >= floor), key=lambda hit: -hit.score)
         best = _best_of_similar(best) if collapse and best else best
-        if len(best) >= top or not more:
+        if len(best) >= top or floor == -np.inf:
             return best[:top]
         count *= _MORE
 

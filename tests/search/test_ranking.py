@@ -111,6 +111,22 @@ def test_several_indexes_are_ranked_together(tmp_path: Path, monkeypatch: pytest
         assert [hit.id for hit in best_hits(stores, query, 6)] == expected[:6]
 
 
+@pytest.mark.parametrize("burst_first", [True, False])
+def test_a_burst_in_one_index_hides_nothing_behind_it(tmp_path: Path, burst_first: bool) -> None:
+    """The second best of one index follows a burst of 60; another index has only worse ones."""
+    axes = np.eye(SETTINGS["dimension"], dtype=np.float32)
+    cosines = {"burst": [0.99 + 0.0001 * number for number in range(60)] + [0.6], "worse": [0.3, 0.2]}
+    stores = []
+    for number, (name, values) in enumerate(cosines.items()):
+        (tmp_path / name).mkdir()
+        store = Store.create(tmp_path / name, SETTINGS)
+        vectors = [axes[0] * value + axes[number + 1 + (value < 0.5)] * np.sqrt(1 - value**2) for value in values]
+        store.replace([], make_rows(np.stack(vectors), 1000 * number))
+        stores.append(store)
+    hits = best_hits(stores if burst_first else stores[::-1], axes[0], 2, collapse=True)
+    assert [round(hit.score, 2) for hit in hits] == [1.0, 0.6] and 30 <= hits[0].similar <= 59
+
+
 def test_a_query_of_several_terms_is_their_weighted_sum(encoder: Encoder, pictures: list[Path]) -> None:
     query = parse_words(["2:dog", "-", "snow", "+", f"0.5:{pictures[0]}"])
     dog, snow, image = *encoder.encode_texts(["dog", "snow"]), encoder.encode_images(pictures[0])
