@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -122,7 +123,7 @@ class Reference:
     """The package's names, parsed, with the page and anchor of each."""
 
     def __init__(self) -> None:
-        self.here, self.owner = "", ""  # the page that is written, and the class
+        self.here, self.owner = "", ""  # the page that is written, and the path of the name
         self.package: Any = griffe.load(
             "perception_encoder",
             search_paths=[str(PAGES.parent.parent)],
@@ -146,42 +147,53 @@ class Reference:
 
     @cached_property
     def anchors(self) -> dict[str, str]:
-        """The page and anchor of each name and method."""
+        """The page and anchor of each name and method, as a code host makes them, by its path as it is written."""
         result: dict[str, str] = {}
         for page in PUBLIC:
+            used = Counter(slug(title) for title in re.findall(r"^#+ (.*)", self.head(page), flags=re.MULTILINE))
             for name, definition in self.names(page):
-                title = name.rpartition(".")[2]
-                places = {title: title}
-                for member in members(definition) if definition.is_class else ():
-                    part = f"{title}.{member.name}"
-                    places[part] = part if member.is_function else title
-                for part, heading in places.items():
-                    place = f"{page}.md#{heading.replace('.', '').lower()}"
-                    result.setdefault(part, place)
-                    if name.startswith("pe."):
-                        result.setdefault(f"pe.{part}", place)
+                methods = [member.name for member in members(definition) if member.is_function]
+                for path in (name, *(f"{name}.{method}" for method in methods if definition.is_class)):
+                    anchor = slug(path.removeprefix(name.rpartition(".")[0]))
+                    result[path] = f"{page}.md#{anchor}" + (f"-{used[anchor]}" if used[anchor] else "")
+                    used[anchor] += 1
         return result
+
+    def target(self, word: str) -> str | None:
+        """Return the place of what a word in backticks names: a method of the class, a name of the module, or public.
+
+        A single word in lower case is a method of the class or nothing: it may as well be an argument or a split.
+        """
+        module = self.owner.rpartition(".")[0]
+        paths = [word, f"{self.owner}.{word}"]
+        if not re.fullmatch(r"[a-z]+", word):
+            paths += [f"{module}.{word}", f"pe.{word}", f"pe.errors.{word}"]
+            paths += [path for path in self.anchors if word[0].isupper() and path.endswith(f".{word}")]
+        return next((self.anchors[path] for path in paths if path in self.anchors), None)
 
     def link(self, text: str, skip: set[str]) -> str:
         """Return the text of a docstring with links from names in backticks to their descriptions."""
 
         def replace(match: re.Match[str]) -> str:
-            names = () if match[1] in skip else (f"{self.owner}.{match[1]}", match[1])
-            place = next((self.anchors[name] for name in names if name in self.anchors), None)
+            place = None if match[1] in skip else self.target(match[1])
             return match[0] if place is None else f"[`{match[1]}`]({place.removeprefix(f'{self.here}.md')})"
 
         return re.sub(r"(?<!\[)`([\w.]+)`", replace, text)
 
+    def head(self, page: str) -> str:
+        """Return what is written by hand at the top of a page."""
+        return (PAGES / f"{page}.md").read_text(encoding="utf-8").partition(MARKER)[0].rstrip()
+
     def page(self, page: str) -> str:
         """Return the content of a page."""
         self.here = page
-        head = (PAGES / f"{page}.md").read_text(encoding="utf-8").partition(MARKER)[0].rstrip()
         parts = [part for name, definition in self.names(page) for part in self.describe(name, definition)]
-        return "\n\n".join([head, MARKER, *parts]) + "\n"
+        return "\n\n".join([self.head(page), MARKER, *parts]) + "\n"
 
     def describe(self, name: str, definition: Any, heading: str = "") -> Iterator[str]:
         """Yield the paragraphs of a class, function or method."""
-        self.owner = name.partition(".")[0] if heading else definition.name
+        if not heading:
+            self.owner = name
         yield heading or f"## `{definition.name}`"
         if not heading and not name.startswith("pe."):
             yield f"In `{name.rpartition('.')[0]}`."
@@ -291,6 +303,11 @@ class Reference:
                 raise SystemExit(f"{self.here}: no form for a section {kind!r} of a docstring")
 
 
+def slug(title: str) -> str:
+    """Return the anchor that a code host gives a heading."""
+    return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
+
+
 def members(definition: Any) -> list[Any]:
     """Return the public members of a class in the order of its source; those of its parents come last."""
     if definition.name.endswith("Error"):
@@ -379,7 +396,7 @@ def pages() -> dict[str, str]:
         listed.append(f"## [{title[1] if title else page}]({page}.md)\n")
         for name, definition in reference.names(page):
             about = reference.link(summary(definition), set())
-            listed.append(f"- [`{name}`]({reference.anchors[definition.name]}): {about}")
+            listed.append(f"- [`{name}`]({reference.anchors[name]}): {about}")
         listed.append("")
     covered = {name for names in PUBLIC.values() for name in names.split()} | {"errors", "__version__"}
     names = reference.package.members.items()

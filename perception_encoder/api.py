@@ -134,7 +134,7 @@ def compare(first: Result | str | Path, second: Result | str | Path) -> list[Dif
     """Compare two results: the first's value less the second's for each shared score, with interval and p-value.
 
     Args:
-        first, second: Results of `evaluate` on the same items, or their JSON files.
+        first, second: Results of `pe.evaluate` on the same items, or their JSON files.
 
     Raises:
         DataError: They share no score, or were evaluated on different items.
@@ -232,7 +232,7 @@ def _unknown(kind: str, name: str, known: Sequence[str] | Mapping[str, Any]) -> 
 
 @dataclass(frozen=True)
 class RunningServer:
-    """A server started by `serve`."""
+    """A server started by `pe.serve`."""
 
     name: str
     """The encoder's name."""

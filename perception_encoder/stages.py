@@ -104,7 +104,7 @@ def plan(
         devices: By default 8, or the batch if that is smaller.
         device: A name such as "h100", or "TFLOP/s:GB".
         utilization: Achieved share of the device's peak.
-        settings, debug, **overrides: See `train`.
+        settings, debug, **overrides: See `pe.train`.
 
     Raises:
         ConfigError: The recipe, a setting or the device is unknown, or the batch is smaller than the number of devices.

@@ -75,11 +75,21 @@ def commands(text: str) -> list[list[str]]:
     return [line.split() for line in lines if re.match(r"(?:make|pe) [a-z]", line)]
 
 
-def headings(page: Path) -> set[str]:
-    """The anchors that a code host gives a page's headings."""
-    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
-    titles = [re.sub(r"\]\([^)]*\)", "", title.lower()) for title in re.findall(r"^#+ (.*)$", text, flags=re.MULTILINE)]
-    return {re.sub(r"[^\w\- ]", "", title).replace(" ", "-") for title in titles}
+def without_code(page: Path) -> str:
+    """A page without its code blocks, whose comments look like headings."""
+    return re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+
+
+def headings(page: Path) -> dict[str, str]:
+    """The headings of a page by the anchor that a code host gives them: `name`, then `name-1` for the same again."""
+    found: dict[str, str] = {}
+    titles: list[str] = []
+    for title in re.findall(r"^#+ (.*)$", without_code(page), flags=re.MULTILINE):
+        anchor = re.sub(r"[^\w\- ]", "", re.sub(r"\]\([^)]*\)", "", title.lower())).replace(" ", "-")
+        copies = titles.count(anchor)
+        titles.append(anchor)
+        found[f"{anchor}-{copies}" if copies else anchor] = title
+    return found
 
 
 def test_links_lead_somewhere_on_a_code_host() -> None:
@@ -232,6 +242,35 @@ def test_generated_reference_is_current(name: str, tmp_path: Path) -> None:
     pages = (ROOT / "docs" / name, tmp_path)
     kept, made = ({page.name: page.read_text(encoding="utf-8") for page in place.glob("*.md")} for place in pages)
     assert made == kept, f"run: python {script}"
+
+
+def test_links_of_the_reference_lead_to_the_name_in_their_text() -> None:
+    """To the heading of that name, in the module that a dotted name says; a plain word is a method of its own class."""
+    places = {name: where for page in (ROOT / "docs" / "api").glob("*.md") for name, where in described(page).items()}
+    for page in (ROOT / "docs" / "api").glob("*.md"):
+        owner = ""
+        for line in page.read_text(encoding="utf-8").splitlines():
+            owner = re.sub(r"^##+ `(\w+).*|.*", r"\1", line) or owner
+            for name, target, anchor in re.findall(r"\[`([\w.]+)`\]\(([\w.]*)#([^)]*)\)", line):
+                linked = page.with_name(target or page.name)
+                title = headings(linked)[anchor].strip("`")
+                if re.fullmatch("[a-z]+", name):
+                    assert (linked, title) == (page, f"{owner}.{name}"), f"{page.name}: {name} -> {target}#{anchor}"
+                elif name in places:
+                    assert (linked, anchor) == places[name], f"{page.name}: {name} -> {target}#{anchor}"
+                else:
+                    assert title in (name, f"{owner}.{name}"), f"{page.name}: {name} -> {target}#{anchor}"
+
+
+def described(page: Path) -> dict[str, tuple[Path, str]]:
+    """The page and anchor of each function and class of a page of the reference, by its path in Python."""
+    found, public = {}, "pe.errors" if page.stem == "errors" else "pe"
+    texts = re.split(r"^#+ .*$", without_code(page), flags=re.MULTILINE)[1:]
+    for (anchor, title), text in zip(headings(page).items(), texts, strict=True):
+        if name := re.fullmatch(r"`(\w+)`", title):
+            module = re.match(r"\s*In `(.*)`\.", text)
+            found[f"{module[1] if module else public}.{name[1]}"] = (page, anchor)
+    return found
 
 
 def test_the_reference_has_every_public_name_on_both_hosts(site: Path) -> None:

@@ -42,7 +42,7 @@ def export_immich(model: str | Path, out: str | Path) -> tuple[ExportedFile, ...
 
     Raises:
         MissingExtraError: The extra `onnx` is not installed.
-        ModelError: Loading fails: see `load`.
+        ModelError: Loading fails: see `pe.load`.
         ConfigError: The model has no text tower, or no name of immich's list, or not this one, has its size.
         OutputError: Writing fails, or a value differs from torch's by more than 0.001 of the largest.
 

@@ -127,7 +127,7 @@ def convert(
         overwrite: Replace an existing `out`.
 
     Raises:
-        ModelError: Loading fails (see `load`), or the layout cannot hold the model.
+        ModelError: Loading fails (see `pe.load`), or the layout cannot hold the model.
         ConfigError: `out` has another suffix.
         OutputError: `out` exists and is not to be overwritten, or is the source; or writing fails.
 

@@ -90,7 +90,7 @@ def export_onnx(
     Raises:
         MissingExtraError: The extra `onnx` is not installed.
         ShapeError: The size is not whole patches.
-        ModelError: Loading fails: see `load`.
+        ModelError: Loading fails: see `pe.load`.
         ConfigError: The head is a DETR, or one in int8.
         OutputError: Writing fails, or a value differs from torch's by more than 0.001 of the largest.
 

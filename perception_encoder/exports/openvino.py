@@ -73,7 +73,7 @@ def export_openvino(
         MissingExtraError: The extra `fast` is not installed.
         ConfigError: The precision is unknown, or the model gives tokens, in int8.
         ShapeError: The size is not whole patches.
-        ModelError: Loading fails (see `load`), or a tower differs from torch by more than the precision allows.
+        ModelError: Loading fails (see `pe.load`), or a tower differs from torch by more than the precision allows.
         OutputError: Writing fails, or an int8 tower has a cosine similarity below 0.999 on a fixed set.
 
     Examples:

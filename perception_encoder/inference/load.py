@@ -222,7 +222,7 @@ def load_layers(
     """Load the vision tower of a model of any library, for the features of its layers.
 
     Args:
-        name: See `load`.
+        name: See `pe.load`.
         device: By default a CUDA GPU if there is one.
         dtype: By default bfloat16 if it is fast.
         layer: 0-based, or negative from the end; by default the last.
@@ -230,7 +230,7 @@ def load_layers(
         trust_remote_code: See `ModelSpec`.
 
     Raises:
-        ModelError, MissingExtraError: See `load`.
+        ModelError, MissingExtraError: See `pe.load`.
         ConfigError: The model is not a plain vision transformer, or lacks the layer.
 
     Examples:

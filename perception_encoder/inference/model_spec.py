@@ -39,7 +39,7 @@ class ModelSpec:
     """
 
     name: str | Path = ""
-    """As `load` takes it; by default the default model, or that of an index."""
+    """As `pe.load` takes it; by default the default model, or that of an index."""
     device: str | torch.device | None = None
     """By default a CUDA GPU if there is one."""
     runtime: str = "auto"

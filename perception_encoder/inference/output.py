@@ -35,7 +35,7 @@ _PART_SECONDS = 15.0  # the work that a kill may cost
 
 @dataclass(frozen=True, kw_only=True)
 class EmbedReport:
-    """The result of `embed`."""
+    """The result of `pe.embed`."""
 
     out: Path
     model: str
@@ -85,7 +85,7 @@ def embed(
         MediaNotFoundError: A path does not exist.
         ConfigError: `out` has another suffix, or the model lacks a setting.
         OutputError: `out` exists, or has an unfinished run with other settings or inputs, or writing fails.
-        ModelError: Loading fails: see `load`.
+        ModelError: Loading fails: see `pe.load`.
 
     Examples:
         >>> pe.embed("photos", "photos.parquet", model="PE-Core-L14-336").rows

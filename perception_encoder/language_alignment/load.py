@@ -66,7 +66,7 @@ def load_assistant(
         text_only: Also load language models that cannot see: `smollm2`, GGUF files, decoder-only models as `hf:NAME`.
 
     Raises:
-        UnknownModelError, CheckpointError, WeightsUnavailableError: See `load`.
+        UnknownModelError, CheckpointError, WeightsUnavailableError: See `pe.load`.
         ConfigError: The name is incomplete, or the model does not take an argument.
         MissingExtraError: transformers or OpenVINO is not installed.
 

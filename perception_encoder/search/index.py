@@ -257,7 +257,7 @@ class Index:
         return [spare for group in groups if (spare := all_but_largest(group, min_score))] if all_but_one else groups
 
     def export_vectors(self, out: str | Path, *, to: VectorStore | None = None, overwrite: bool = False) -> int:
-        """Write the embeddings as `embed` does, newest first, or for a vector store; return their number.
+        """Write the embeddings as `pe.embed` does, newest first, or for a vector store; return their number.
 
         Args:
             out: A .parquet file, a .lance table, or a directory in clip-retrieval's layout. A moment of a video is a
@@ -297,7 +297,7 @@ def search_files(
     progress: Track = untracked,
     **keywords: Unpack[ModelKeywords],
 ) -> SearchResult:
-    """Encode files and search them, without an index; or search the embeddings that `embed` or clip-retrieval wrote.
+    """Encode files and search them, without an index; or search the embeddings that `pe.embed` or clip-retrieval wrote.
 
     A video is one hit, with the second that is most similar. Unreadable files are skipped and reported.
 

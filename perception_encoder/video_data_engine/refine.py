@@ -60,7 +60,7 @@ def refine_captioner(
             ENGINE/annotations.sqlite, of `pe annotate`.
         model: A Perception-LM, `builtin-lang`, or a run of `pe train` or of an earlier refinement; by default the
             engine's.
-        settings, listener: See `train`.
+        settings, listener: See `pe.train`.
 
     Raises:
         DataError: There are no captions, or a caption is of an unknown clip.

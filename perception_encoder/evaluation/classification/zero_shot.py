@@ -334,7 +334,7 @@ def classify(
         MediaNotFoundError: A path does not exist.
         DataError: There are no files.
         ConfigError: There are fewer than two labels, the prompts are unknown, or the model has no text tower.
-        ModelError: Loading fails: see `load`.
+        ModelError: Loading fails: see `pe.load`.
 
     Examples:
         >>> for file in pe.classify("photos", ["cat", "dog", "other pet"]):
