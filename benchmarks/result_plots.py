@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.result_pages import Read, best_setting
-from benchmarks.speed_tables import OURS, median_rates
+from benchmarks.speed_tables import LIMIT, OURS, median_rates
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -77,19 +77,21 @@ def draw_parity(read: Read) -> Figure:
 
 
 def draw_speed(read: Read) -> Figure:
-    """Images a second of ours in each precision and of each peer's fastest setting, by model."""
+    """Images a second of ours in each setting, and of each other contender in its fastest precision, by model."""
     chosen = {name: result for name, result in read("encode")["towers"].items() if name.endswith(":image")}
     figure = _figure(9, 2.9)
     for at, (name, result) in enumerate(chosen.items(), start=1):
-        axes = _axes(figure, 1, len(chosen), at, name.removesuffix(":image").removeprefix("PE-Core-") + ": images/s")
-        bars: dict[str, float] = {}
+        model = name.removesuffix(":image").removeprefix("PE-Core-")
+        axes = _axes(figure, 1, len(chosen), at, model, xlabel="images/s")
+        bars: dict[str, tuple[float, str]] = {}
         for label, rate in median_rates(result).items():
             who = label.partition(",")[0]
-            short = label.removeprefix(f"{OURS}, ") if who == OURS else who.partition(":")[0]
-            bars[short] = max(rate, bars.get(short, 0.0))
-        names = sorted(bars, key=lambda short: -bars[short])
-        colours = [RED if "," in short else GREY for short in names]
-        _barred(axes, names, [bars[short] for short in names], colours, "{:.3g}")
+            bar = label.removeprefix(f"{OURS}, ") if who == OURS else who.removeprefix(f"{LIMIT}: ")
+            name = bar if who == OURS else f"{bar} ({label.rpartition(', ')[2]})"
+            bars[bar] = max((rate, name), bars.get(bar, (0.0, "")))
+        rates, names = zip(*sorted(bars.values(), reverse=True), strict=True)
+        colours = [RED if "," in name else GREY for name in names]
+        _barred(axes, names, rates, colours, "{:.3g}")
         axes.tick_params(labelsize=6)
     return figure
 
