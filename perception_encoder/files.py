@@ -206,6 +206,8 @@ def holding(path: Path, message: str) -> Iterator[None]:
                 if not waits:
                     raise OutputError(message) from None
                 time.sleep(0.05)  # `is_held` may be asking
+        if not os.fstat(handle).st_nlink:  # its holder removed it after we opened it
+            raise OutputError(message)
         yield
     finally:
         os.close(handle)

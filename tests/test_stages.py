@@ -109,6 +109,15 @@ def test_settings_are_changed_in_a_copy() -> None:
     assert changed.fingerprint() != config.fingerprint() != config.fingerprint(["one more sample"])
 
 
+def test_a_short_run_has_a_short_warm_up_unless_one_is_asked_for() -> None:
+    config = find_recipe("finetune")
+    assert override(config, [f"steps={config.warmup}"]).warmup == config.warmup == 30
+    assert override(config, {"steps": 29}).warmup == 2
+    assert override(config, ["steps=5", "lr=1e-3"]).warmup == 0
+    for settings in (["warmup=31", "steps=20"], ["steps=20", "warmup=31"]):
+        assert override(config, settings).warmup == 31  # the run refuses it
+
+
 def test_stages_share_the_steps_as_they_did() -> None:
     def steps_of(config: PretrainingConfig) -> list[int]:
         return [stage.steps for stage in config.stages]

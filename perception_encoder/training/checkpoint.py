@@ -11,7 +11,7 @@ import logging
 import pickle
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePath
 from typing import Any, BinaryIO
@@ -48,16 +48,24 @@ class RunState:
     best_step: int | None = None  # step of the best score
 
 
-def run_directory(directory: Path) -> AbstractContextManager[None]:
+@contextmanager
+def run_directory(directory: Path) -> Iterator[None]:
     """Create a run's directory and lock it until the block ends; OutputError if another run holds it.
 
-    The first rank holds the lock for all.
+    The first rank holds the lock for all. A run that is refused before it writes anything leaves no lock.
     """
     if not this_rank().is_first:
-        return nullcontext()
-    return holding(
-        directory / "lock", f"another run is training in {directory}; wait for it, or choose another directory"
-    )
+        yield
+        return
+    lock, existed = directory / "lock", directory.exists()
+    with holding(lock, f"another run is training in {directory}; wait for it, or choose another directory"):
+        try:
+            yield
+        finally:
+            if all(path == lock for path in directory.iterdir()):
+                lock.unlink(missing_ok=True)
+                if not existed:
+                    directory.rmdir()
 
 
 def save_run(directory: Path, model: nn.Module, optimizer: optim.Optimizer, state: RunState, keep: int = 2) -> None:

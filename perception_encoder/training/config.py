@@ -32,7 +32,7 @@ class TrainingConfig(Checked, ABC):
     batch_size: Count = 256
     """Samples per step, over all processes."""
     warmup: CountOrZero = 200
-    """Steps of linear warm-up."""
+    """Steps of linear warm-up; unless set, a tenth of a run that is shorter."""
     drops: tuple[Annotated[float, Range(above=0, below=1)], ...] = ()
     """Shares of the steps after which the rate falls to a tenth; empty: cosine decay to `floor`."""
     floor: Share = 0.0

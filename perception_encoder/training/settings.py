@@ -35,9 +35,11 @@ def override(config: Config, settings: Sequence[str] | Mapping[str, object]) -> 
     "lora=16" is "lora.rank=16". Any setting of a group turns it on; `null` turns it off. "lr", "steps" and "image_size"
     are found wherever a recipe has them; a run in several stages shares its steps out as before. In texts, a JSON
     object replaces a whole mapping: 'streams.captions={"alt_text": 1}'; lists are JSON too, as [0.9,0.95], and lists of
-    strings may be separated by commas. Raises ConfigError for an unknown name (near matches shown), and for a value of
-    another type or out of range.
+    strings may be separated by commas. A warm-up that is left as it was, in a run that becomes shorter than it, is cut
+    to a tenth of the run. Raises ConfigError for an unknown name (near matches shown), and for a value of another type
+    or out of range.
     """
+    before = config
     value: object
     for item in settings.items() if isinstance(settings, Mapping) else settings:
         if isinstance(item, str):
@@ -51,6 +53,8 @@ def override(config: Config, settings: Sequence[str] | Mapping[str, object]) -> 
             config = _change(config, name, value)
         except (ConfigError, ValueError) as error:
             raise ConfigError(f"{shown}: {error}") from None
+    if isinstance(config, TrainingConfig) and config.steps < config.warmup == before.warmup:  # type: ignore[attr-defined]
+        config = dataclasses.replace(config, warmup=config.steps // 10)
     return config
 
 

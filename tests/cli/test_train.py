@@ -60,9 +60,21 @@ def test_a_folder_that_another_run_trains_in(run_pe: Callable[..., Run], photos:
     arguments = ("train", "core_n16", "--data", photos, "--out", out, "--debug")
     with run_directory(out):
         run = run_pe(*arguments)
+        assert [path.name for path in out.iterdir()] == ["lock"]
     assert run.status == 2 and run.stderr.replace("\n", " ").count("another run is training in") == 1
-    assert [path.name for path in out.iterdir()] == ["lock"]
     assert run_pe(*arguments).status == 0
+
+
+@pytest.mark.parametrize("existed", [False, True])
+def test_a_refused_run_leaves_its_folder_as_it_was(
+    existed: bool, run_pe: Callable[..., Run], photos: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    if existed:
+        out.mkdir()
+    run = run_pe("train", "finetune", "--data", photos, "--out", out, "--set", "steps=20", "--set", "warmup=31")
+    assert run.status == 2 and "warmup is 31; it must be at most the steps of the run, 20" in run.stderr
+    assert (list(out.iterdir()) == []) if existed else not out.exists()
 
 
 def test_a_setting_that_does_not_exist(run_pe: Callable[..., Run], photos: Path, tmp_path: Path) -> None:
