@@ -152,7 +152,8 @@ def segment(
     """Segment an image by points or with a head.
 
     --point finds the region whose features resemble those of the point; it may have several parts. --head assigns a
-    class to each pixel. Prints each region's number or class, its share of the image, and its box in pixels.
+    class to each pixel. Prints each region's number or class, its share of the image, and its box in pixels. Needs no
+    extra.
 
     Examples:
 
@@ -200,7 +201,8 @@ def depth(
     Prints the nearest, median and farthest depth in metres. With -o, writes for an image OUT/NAME.png (depth as
     colours; near is bright) and OUT/NAME.depth.png (16 bits, in millimetres), and for a video OUT/NAME.mp4 and
     OUT/NAME/00000.depth.png …. Depth from builtin-depth, and from heads trained with scale_invariance 1, is relative:
-    multiples of the image's median depth, in the PNG in thousandths. Unreadable inputs are skipped and listed.
+    multiples of the image's median depth, in the PNG in thousandths. Unreadable inputs are skipped and listed. Needs no
+    extra.
 
     Examples:
 
@@ -246,6 +248,7 @@ def detect(
     COCO's format; OUT/results.json is the plain list that pycocotools reads. To evaluate, add --score 0 and --images
     ANNOTATIONS: images get the ids of the entries with their file names. Without it their ids are the numbers that are
     their names or, if one is not a number, 1, 2, 3 …; a note says which. Unreadable inputs are skipped and listed.
+    Needs the extra `eval`, and DETR and DETA also `lang`.
 
     Examples:
 

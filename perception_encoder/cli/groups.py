@@ -109,12 +109,18 @@ def expand(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def adapt(command: Any, context: Any = None) -> None:
-    """Print no types beside arguments and flags, let the options BY_POSITION do without their flags, add --help-all."""
+    """Print no types beside arguments and flags, let the options BY_POSITION do without their flags, add --help-all.
+
+    Options in the examples are shown even if they are advanced.
+    """
     if any(parameter.name == HELP_ALL for parameter in command.params):
         return
     hints = get_type_hints(command.callback, include_extras=True) if command.callback else {}
     flags = [command.get_help_option(context)] if context else []
+    examples = (command.help or "").partition("Examples:")[2].split()
     for parameter in (*command.params, *flags):
+        if set(examples).intersection(parameter.opts):
+            parameter.hidden = False
         if getattr(parameter, "is_flag", False):
             parameter.metavar = ""
         elif parameter.param_type_name == "argument":

@@ -43,8 +43,8 @@ COMMANDS = {
 """All commands by heading: see `CommandTable`."""
 EXIT_STATUS = """\
 Exit status: 0 success; 1 some inputs were skipped and reported (search, classify, index, embed, caption: only with
---strict); 2 usage error, error, or no usable input; 130 stopped by Ctrl-C, 143 by SIGTERM."""
-"""The end of the help."""
+--strict); 2 usage error, error, or no usable input; 130 stopped by Ctrl-C, 143 by SIGTERM, 141 by a closed pipe."""
+"""The end of the help, before a remark on usage lines."""
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 """The variables that tell the threads of GNU's, Intel's and LLVM's OpenMP how to wait for each other."""
 
@@ -58,7 +58,7 @@ def show_version(show: bool) -> None:
         raise typer.Exit(output.OK)
 
 
-@app.callback(epilog=EXIT_STATUS)
+@app.callback(epilog=f"{EXIT_STATUS}\n\n`[-m] MODEL` in the usage of a command means that the flag may be left out.")
 def prepare(
     version: Annotated[
         bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show the version and exit.")
@@ -67,7 +67,7 @@ def prepare(
 ) -> None:
     """Search, classify, embed and describe images and videos.
 
-    `[-m] MODEL` in the usage of a command means that the flag may be left out.
+    The help of a command shows its main options and examples, `--help-all` all of its options.
 
     Examples:
 
@@ -119,6 +119,10 @@ def run_program(program: typer.Typer, arguments: Sequence[str] | None = None, na
     adapt(command)
     try:
         command(arguments, prog_name=name)
+    except SystemExit as end:  # click and rich end with 1 when nobody reads on, as after `| head`
+        if isinstance(end.__context__, BrokenPipeError):
+            raise SystemExit(output.CLOSED_PIPE) from None
+        raise
     except (PerceptionEncoderError, OSError) as error:
         output.print_error(one_line(error) if isinstance(error, OSError) else error)
         raise SystemExit(output.ERROR) from None

@@ -101,7 +101,7 @@ def list_(
     output.print_table(COLUMNS, map(_as_row, entries))
     for kind, commands in USED_BY.items():
         if model := chosen_model(kind):
-            output.print_remark(f"default of {commands}: {model}")
+            output.print_remark(f"default for {commands}: {model}")
     if chosen_model() is None:
         output.print_remark(f"default: builtin, a small demo; choose another: {choose_command(SMALL_CORE)}")
 
@@ -142,7 +142,8 @@ def use(model: options.DefaultSpec) -> None:
         find_weights(name)
     new_default = shown_name(name) or portable_name(name)
     store_choice(kind, new_default, precision)
-    output.print_line(f"default of {USED_BY[kind]}: {new_default}" + (f" in {precision}" if precision else ""))
+    of_precision = f" in {precision}" if precision else ""
+    output.print_line(f"{new_default}{of_precision} is now the default for {USED_BY[kind]}")
     if model.trust_remote_code:
         output.print_remark("the trust is not stored; add --trust-remote-code to each command")
     if (now := chosen_model(kind)) != new_default:

@@ -31,7 +31,7 @@ from perception_encoder.progress import progress_bar
 
 T = TypeVar("T")
 
-OK, SOME_SKIPPED, ERROR, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
+OK, SOME_SKIPPED, ERROR, INTERRUPTED, CLOSED_PIPE, TERMINATED = 0, 1, 2, 130, 141, 143
 NONE = "–"
 """An empty cell."""
 

@@ -53,7 +53,7 @@ def search(
     words: Annotated[list[str] | None, argument("[QUERY] [FILES]...", WORDS)] = None,
     text: Annotated[list[str] | None, option("Search by this text as it is; may repeat.", "TEXT", QUERY)] = None,
     image: Annotated[list[str] | None, option(IMAGE, "FILE", QUERY)] = None,
-    like: Annotated[str | None, option("Search by an indexed image or moment.", "ID", QUERY, advanced=True)] = None,
+    like: Annotated[str | None, option("Search by an indexed image or moment.", "ID", QUERY)] = None,
     near_duplicates: Annotated[bool, flag("--near-duplicates", "Group near-duplicates instead.", QUERY)] = False,
     all_but_one: Annotated[bool, flag("--all-but-one", ALL_BUT_ONE, QUERY, advanced=True)] = False,
     where: Annotated[str | None, option("Search only rows of the index that match a condition.", "SQL", QUERY)] = None,
@@ -137,7 +137,7 @@ def search(
     if json or not result.skipped or len(result.skipped) < result.encoded:
         show_result(result, f"images and {'moments' if indexed else 'videos'}", min_score, printing)
     if result.encoded and (directories := " ".join(directories_to_index(files))):
-        output.print_note(f"for a faster search of {directories} next time: pe index {directories}")
+        output.print_note(f"to search {directories} faster next time, run: pe index {directories}")
     output.report_left_out(result.left_out)
     output.print_demo(source)
     output.exit_with_skipped(result.skipped, result.encoded - len(result.skipped), strict)
@@ -397,7 +397,8 @@ def serve(
 
     def show(server: RunningServer) -> None:
         searched = directory or home
-        output.print_line(f"{server.name}{f' over {searched}' if searched else ''} at {server.address}")
+        served = f"{searched} (model {server.name})" if searched else server.name
+        output.print_line(f"Serving {served} at {server.address}")
         if server.new_key:
             output.print_line(f"clients send: Authorization: Bearer {server.new_key}")
         output.print_demo(server.source, chat_model, ask_model)

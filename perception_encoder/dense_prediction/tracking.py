@@ -230,7 +230,7 @@ def track(
         raise InputError("video", f"is of type {type(video).__name__}; give the path of a video or of frames")
     video, directory = Path(video), None if out is None else Path(out)
     if (mask is None) == (not points and not boxes):
-        raise ConfigError("choose what to track: a mask, or boxes and points")
+        raise ConfigError("mark what to track: `mask` (--mask), or `points` and `boxes` (--point, --box)")
     if directory is not None and any((directory / video.stem).glob("*.png")):
         raise OutputError(f"{directory / video.stem} has masks already; choose another directory")
     names, total, rate, frames = open_frames(video)

@@ -69,7 +69,8 @@ def test_the_demo_answers_when_it_is_asked_by_name(run_pe: Callable[..., Run], m
 def test_a_chosen_language_model_is_used(
     run_pe: Callable[..., Run], media: Path, language_run: Path, config: Path
 ) -> None:
-    assert run_pe("models", "use", language_run).stdout == f"default of ask, caption and engine run: {language_run}\n"
+    run = run_pe("models", "use", language_run)
+    assert run.stdout == f"{language_run} is now the default for ask, caption and engine run\n"
     assert run_pe("models", "use", "builtin").status == 0  # choices of other kinds stay
     assert json.loads(config.read_text()) == {"language": str(language_run), "model": "builtin"}
     run = run_pe("ask", media / "0.png", "what?", "--json", "--max-tokens", "2")
@@ -101,7 +102,7 @@ def test_heads_are_demos_and_can_be_chosen(run_pe: Callable[..., Run], photo: Pa
     assert f"warning: builtin-depth {DEMO}; no depth head is published" in run.stderr
     for name, used_by in (("builtin-depth", "depth"), ("builtin-detector", "detect"), ("builtin-spatial", "track and")):
         run = run_pe("models", "use", name)
-        assert run.status == 0 and run.stdout.startswith(f"default of {used_by}") and name in run.stdout
+        assert run.status == 0 and f"{name} is now the default for {used_by}" in run.stdout
     assert demo_note("builtin-detector").endswith("facebook/PE-Detection, then pe models use FILE")
     assert demo_note("PE-Core-S16-384") == ""
 

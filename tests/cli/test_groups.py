@@ -116,6 +116,15 @@ def test_an_unknown_command_shows_what_to_type(run_pe, words: tuple[str, ...], m
     assert run.status == output.ERROR and message in run.stderr
 
 
+@pytest.mark.parametrize("name", ["search", "index", "serve", "detect", "eval knn"])
+def test_help_shows_the_options_of_its_examples(name: str, run_pe) -> None:
+    text = run_pe(*name.split(), "--help").stdout
+    examples, _, options = text.partition("Examples:")[2].partition("╭")
+    lines = re.sub(r"\n +(?! |pe )", " ", examples).splitlines()
+    used = {option for line in lines if f" pe {name} " in line for option in re.findall(r" (--[a-z-]+)", line)}
+    assert used and {option for option in used if not re.search(rf" {option}\b", options)} == set()
+
+
 def test_help_all_shows_the_advanced_options_too(capsys: pytest.CaptureFixture[str]) -> None:
     app = typer.Typer()
 

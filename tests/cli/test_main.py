@@ -33,6 +33,17 @@ def test_help_is_quick_and_imports_no_torch() -> None:
     assert min(seconds) < 0.5
 
 
+@pytest.mark.parametrize("arguments", [("models",), ("models", "--json"), ("--help",)])
+def test_a_closed_pipe_is_not_skipped_inputs(arguments: tuple[str, ...]) -> None:
+    """As `pe models | head -1`: tables, plain lines and help are written in different ways."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "perception_encoder", *arguments]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
 def test_help_begins_with_its_purpose_and_ends_with_exit_statuses(run_pe) -> None:
     text = run_pe("--help").stdout
     before, _, statuses = text.partition("Exit status:")

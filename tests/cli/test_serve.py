@@ -93,7 +93,8 @@ def test_a_page_for_the_network_has_a_key(
     run = run_pe("serve", tmp_path, "--model", checkpoint, "--port", "0", *arguments)
     assert run.status == 0 and statuses == {"address": "0.0.0.0", "none": 401, "wrong": 401}
     assert len(re.findall("key=", run.stdout)) == 1
-    assert re.search(rf"over {re.escape(str(tmp_path))} at http://[\w.-]+:\d+/\?key={key}\n", run.stdout)
+    served = rf"Serving {re.escape(str(tmp_path))} \(model .+\)"
+    assert re.search(rf"{served} at http://[\w.-]+:\d+/\?key={key}\n", run.stdout)
 
 
 @pytest.mark.parametrize("api", [(), ("--api",)], ids=["page", "page and API"])

@@ -186,8 +186,8 @@ class CocoResults:
         write_json(directory / "detections.json", value, indent=None)
         write_json(directory / "results.json", self.results, indent=None)
         if self.source is None and self.images:
-            ids = "the numbers that are their names" if self._ids else f"1 to {len(self.images)}"
-            logger.info("image ids: %s; for those of your annotations, pass their file as `images` (--images)", ids)
+            numbers = "by their names" if self._ids else f"1 to {len(self.images)}"
+            logger.info("images are numbered %s; give --images ANNOTATIONS to use the ids of your annotations", numbers)
 
 
 def match_images(files: Mapping[str, str], annotations: Path) -> dict[str, dict[str, Any]]:

@@ -129,7 +129,7 @@ def test_perfect_boxes_score_perfectly_in_pycocotools(
     monkeypatch.setattr("perception_encoder.dense_prediction.heads.detect_objects", detect)
     words = ["detect", tmp_path / "images", "--head", detector, "-o", tmp_path / "out"]
     run = run_pe(*words, *(["--images", tmp_path / "coco.json"] if named else []))
-    assert run.status == 0 and ("image ids: the numbers" in run.stderr) != named
+    assert run.status == 0 and ("images are numbered by their names" in run.stderr) != named
     truth = COCO(str(tmp_path / "coco.json"))
     scored = COCOeval(truth, truth.loadRes(str(tmp_path / "out" / "results.json")), "bbox")
     scored.evaluate()
@@ -188,7 +188,7 @@ def test_frames_have_times(run_pe: Callable[..., Run], detector: Path, depth_hea
             add(Image.new("RGB", (64, 48), (8 * number, 100, 100)))
     out = tmp_path / "out"
     run = run_pe("detect", tmp_path / "clip.mp4", "--head", detector, "--every", "0.5", "--score", 0.9, "-o", out)
-    assert run.status == 0 and "image ids: 1 to 3; for those of your annotations" in run.stderr
+    assert run.status == 0 and "images are numbered 1 to 3; give --images ANNOTATIONS" in run.stderr
     images = json.loads((out / "detections.json").read_text())["images"]
     assert [(image["id"], image["file_name"], image["time"]) for image in images] == [
         (1, "clip.mp4/00000", 0.0),
