@@ -15,6 +15,8 @@ from perception_encoder.evaluation.statistics.bootstrap import EstimatedDifferen
 OURS, OTHER_MODEL, LIMIT = "perception-encoder", "CLIP of the same size", "limit"
 MACHINES = {"encode": "AMD EPYC, AVX-512", "encode_amx": "Intel Xeon, AMX"}
 """Files of results, one a machine, and what the page calls it."""
+EARLIER = " †"
+"""Ends a cell that is of a run before the last."""
 _INT8 = f"{OURS}, OpenVINO, int8"
 _KINDS = {"image": "images, {}", "single": "a single image, {}", "text": "texts, {}", "caption": "captions, {}"}
 
@@ -52,12 +54,13 @@ def beside_peers(machines: Mapping[str, Mapping[str, Any]], read: Read) -> Rows:
 
 
 def _ratios(result: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
-    """Return a machine's cells by tower; those of a tower that was measured before rates were kept are ratios alone."""
+    """Return a machine's cells by tower: ratios alone if its rates were not kept, marked if the run kept no summary."""
     cells = {name: tuple(f"{ratio:.2f}" for ratio in pair.values()) for name, pair in result.get("ratios", {}).items()}
     for name, tower in result["towers"].items():
         rates = median_rates(tower)
+        best, mark = best_peer(rates), "" if "summary" in tower else EARLIER
         ours = best_float(rates), rates.get(_INT8)
-        cells[name] = tuple("–" if rate is None else f"{rate / best_peer(rates):.2f} ({rate:.3g}/s)" for rate in ours)
+        cells[name] = tuple("–" if rate is None else f"{rate / best:.2f} ({rate:.3g}/s){mark}" for rate in ours)
     return cells  # type: ignore[return-value]
 
 
@@ -69,7 +72,10 @@ def _rounds(result: Mapping[str, Any]) -> str:
 
 
 def _index_rows(media: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Return, by job, the share of encoding alone that indexing or embedding files reaches, and its rate."""
+    """Return, by job, the share of encoding alone that indexing or embedding files reaches, and its rate.
+
+    A run that did not time both decodings is an earlier one.
+    """
     cells: dict[str, list[str]] = {}
     for label, case in media.items():
         model, precision, kind = label.split(", ")
@@ -77,7 +83,8 @@ def _index_rows(media: Mapping[str, Any]) -> dict[str, list[str]]:
         if kind != "photographs":  # of 640 × 480: see the other jobs
             rate, alone = (median(case["speeds"][name]) for name in (part, ENCODE))
             job = f"index {kind}, {model.removeprefix('PE-Core-')} ÷ encoding alone"
-            cells.setdefault(job, ["–", "–"])[precision == "int8"] = f"{rate / alone:.2f} ({rate:.3g}/s)"
+            mark = "" if INDEX["exact"] in case["speeds"] else EARLIER
+            cells.setdefault(job, ["–", "–"])[precision == "int8"] = f"{rate / alone:.2f} ({rate:.3g}/s){mark}"
     return cells
 
 

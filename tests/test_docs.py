@@ -194,7 +194,7 @@ def model_rows() -> list[str]:
         exact, narrow = (float(f"{speed:.2g}") for speed in medians)
         scores = [f"{entry.published[key]:.1f}" for key in ("imagenet", "kinetics400", "coco")]
         speeds = f"{'' if measured == name else '≈'}{exact:g} ({narrow:g})"
-        rows.append(f"| {' | '.join([name, f'{entry.download_bytes / 1e9:.1f} GB', speeds, *scores])} |")
+        rows.append(f"| {' | '.join([name, f'{entry.download_bytes / 1e9:.2g} GB', speeds, *scores])} |")
     return rows
 
 

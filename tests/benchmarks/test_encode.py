@@ -148,7 +148,7 @@ def test_ratios_are_to_the_best_peer_of_the_same_model() -> None:
         "CLIP of the same size, OpenVINO, int8": 39.0,
         "limit: bare products, OpenVINO, int8": 50.0,
     }
-    tower = {"speeds": {label: [rate] * 12 for label, rate in speeds.items()}}
+    tower = {"speeds": {label: [rate] * 12 for label, rate in speeds.items()}, "summary": {}}
     lesser = {"speeds": {label: [rate] * 10 for label, rate in speeds.items() if "int8" not in label}}
     machines = {
         "A": {"towers": {"PE-Core-B16-224:image": tower, "PE-Core-T16-384:text": lesser}},
@@ -161,7 +161,21 @@ def test_ratios_are_to_the_best_peer_of_the_same_model() -> None:
         *(f"B, 10 rounds: {kind}" for kind in KINDS),
     )
     assert images == ("images, B16-224", "1.50 (24/s)", "2.50 (40/s)", "0.90", "1.50")
-    assert texts == ("texts, T16-384", "2.00 (24/s)", "–", "–", "–")
+    assert texts == ("texts, T16-384", "2.00 (24/s) †", "–", "–", "–"), "without a summary, it is of an earlier run"
+
+
+def test_the_speed_page_marks_earlier_runs_of_indexing() -> None:
+    rows = {row[0]: row[1:3] for row in PAGES["speed"](read_result)[""]}  # type: ignore[call-overload]
+    marked = {
+        job: tuple(cell.endswith("†") for cell in cells) for job, cells in rows.items() if job.startswith("index")
+    }
+    assert marked == {
+        "index 12-megapixel JPEGs, B16-224 ÷ encoding alone": (False, True),
+        "index 1080p videos, B16-224 ÷ encoding alone": (False, True),
+        "index 12-megapixel JPEGs, N16-128 ÷ encoding alone": (False, True),
+        "index 1080p videos, N16-128 ÷ encoding alone": (True, True),
+        "index 12-megapixel JPEGs, ViT-B/32, beside rclip": (False, False),
+    }
 
 
 def test_the_page_opens_with_one_short_table() -> None:
