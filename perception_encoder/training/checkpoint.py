@@ -11,7 +11,7 @@ import logging
 import pickle
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePath
 from typing import Any, BinaryIO
@@ -62,10 +62,11 @@ def run_directory(directory: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            if all(path == lock for path in directory.iterdir()):
-                lock.unlink(missing_ok=True)
-                if not existed:
-                    directory.rmdir()
+            with suppress(OSError):  # on Windows, it cannot be removed while it is held
+                if all(path == lock for path in directory.iterdir()):
+                    lock.unlink()
+                    if not existed:
+                        directory.rmdir()
 
 
 def save_run(directory: Path, model: nn.Module, optimizer: optim.Optimizer, state: RunState, keep: int = 2) -> None:
