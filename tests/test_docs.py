@@ -203,6 +203,7 @@ def test_models_of_the_quickstart_have_their_sizes_speeds_and_scores() -> None:
     assert table == model_rows()
 
 
+@pytest.mark.timeout(900)  # three minutes without mypy's cache, on a busy machine
 def test_python_of_some_pages_passes_a_strict_type_checker(tmp_path: Path) -> None:
     """As a user's editor checks it: strictly, with the installed package and none of this project's settings."""
     for page in TYPED:
