@@ -50,7 +50,7 @@ def beside_peers(machines: Mapping[str, Mapping[str, Any]], read: Read) -> Rows:
         machine.get("start", {"pe search": shell, "import torch": bare}).values() for machine in machines.values()
     ]
     cells = [cell for search, torch in starts for cell in (f"{search / torch:.2f} ({search:.2f} s)", "–")]
-    return [*rows, ("start: `pe search` ÷ `import torch`", *cells)]
+    return [*rows, ("start, time of `pe search` ÷ `import torch` (lower is better)", *cells)]
 
 
 def _ratios(result: Mapping[str, Any]) -> dict[str, tuple[str, str]]:

@@ -62,7 +62,7 @@ COLUMNS = ("model", "purpose", "GB", "licence", "px", "dim", "IN-1k", "K400", "C
 
 @app.callback()
 def models() -> None:
-    """List the models, choose the default, or delete compiled models.
+    """List models, and choose the default.
 
     `pe models` is short for `pe models list`.
 
