@@ -411,26 +411,17 @@ def _value(row: Published, model: str) -> str:
 def page_rows(record: Sequence[Mapping[str, Any]]) -> list[Sequence[str]]:
     """Return the table of our results in each precision, beside the published ones."""
     found = {(row["dataset"], row["model"], row["precision"]): row for row in record}
-    header = (
-        "dataset",
-        "metric",
-        "model",
-        "published",
-        *(f"measured, {name}" for name in PRECISIONS),
-        "difference",
-        "source",
-    )
-    rows: list[Sequence[str]] = [header]
+    measured_by = (f"measured, {name}" for name in PRECISIONS)
+    rows: list[Sequence[str]] = [("dataset", "metric", "model", "published", *measured_by, "difference", "source")]
     lines: list[tuple[Published, str, float | None]] = [
         (row, model, value) for row in PUBLISHED for model, value in row.values.items()
     ]
-    shown = {(row["dataset"], row["model"]) for row in record}
     listed = {(row.dataset, model) for row, model, _ in lines}
     added = {(row["dataset"], row["model"]): row["metric"] for row in record}
     for dataset, model in sorted(added.keys() - listed):
         lines.append((Published(dataset, added[dataset, model], "–"), model, None))
     for row, model, value in lines:
-        if (row.dataset, model) not in shown:
+        if (row.dataset, model) not in added:
             continue
         measured = [found.get((row.dataset, model, name)) for name in PRECISIONS]
         first = next((item for item in measured if item), None)

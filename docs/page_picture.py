@@ -1,8 +1,8 @@
-"""Draw the README's picture, docs/images/page.webp: a query on the page of `pe serve` over the demo's files.
+"""Draw the README's picture, docs/images/page.webp: the page of `pe serve` with a query over the demo's files.
 
     python docs/page_picture.py [FILE]
 
-`make docs` runs it. Without chromium it leaves the picture as it is.
+`make docs` runs it. Without chromium, the picture stays as it is.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from perception_encoder.inference.samples import CLIP, QUERIES, SCENES, write_sa
 PICTURE = Path(__file__).parent / "images" / "page.webp"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 WIDTH, SCALE = 700, 2
-"""The window's width, at which the two hits that are right fill a row; pixels of the picture for each of its own."""
+"""Width of the window, where the two right hits fill a row; pixels of the picture for each pixel of the page."""
 
 
 def draw(address: str, query: str, hits: set[str]) -> Image.Image:

@@ -40,11 +40,12 @@ from perception_encoder.search.ranking import (
     query_vectors,
     rank_files,
     row_hit,
+    unique_rows,
 )
 from perception_encoder.search.storage.database import IndexRow
 from perception_encoder.search.storage.encoder import load_encoder
 from perception_encoder.search.storage.location import limit_store, nearest_index
-from perception_encoder.search.storage.store import Store, adopt, different_settings, index_command, unique_rows
+from perception_encoder.search.storage.store import Store, adopt, different_settings, index_command
 from perception_encoder.search.terms import Query, Term, parse_term, parse_words
 
 if TYPE_CHECKING:
@@ -207,7 +208,7 @@ class Index:
             thumbnails: Also read the hits' thumbnails.
 
         Raises:
-            SearchIndexError: There is no index, it is of another model, or of one that the user has to name.
+            SearchIndexError: There is no index, another model made it, or you have to name its model.
             ConfigError: A condition, pattern, query or minimum is invalid.
             InputError: A file of a query cannot be read.
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain, islice
-from os.path import abspath
+from os.path import abspath, join
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -22,7 +22,7 @@ from perception_encoder.inference.pipeline import Embedding, Request, encode_req
 from perception_encoder.preprocess.frames import VideoFrames
 from perception_encoder.preprocess.source import escape_name, unescape_name
 from perception_encoder.search.storage.database import IndexRow, time_modified
-from perception_encoder.search.storage.store import Store, unique_rows
+from perception_encoder.search.storage.store import Store
 from perception_encoder.search.terms import Query
 from perception_encoder.vectors import best_rows
 
@@ -185,6 +185,20 @@ def _best_of_similar(hits: Sequence[Hit]) -> list[Hit]:
             oldest = len(similar) % _RECENT
             recent[oldest], places[oldest], similar[place] = vector, place, 0
     return [replace(hits[place], similar=others) for place, others in similar.items()]
+
+
+def unique_rows(
+    stores: Iterable[Store], where: str | None = None, thumbnails: bool = False
+) -> Iterator[tuple[Store, IndexRow]]:
+    """Yield the rows of some indexes as `Store.rows` does; a file or moment that several of them have, once."""
+    seen: set[tuple[str, float | None]] = set()
+    for store in stores:
+        root = abspath(store.root)
+        for row in store.rows(where, thumbnails):
+            key = join(root, unescape_name(row.path)), row.start
+            if key not in seen:
+                seen.add(key)
+                yield store, row
 
 
 def rank_files(

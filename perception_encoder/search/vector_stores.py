@@ -16,7 +16,8 @@ from pyarrow.parquet import ParquetWriter
 from perception_encoder.errors import ConfigError
 from perception_encoder.files import replacing_new, write_text, writing
 from perception_encoder.preprocess.source import escape_name, unescape_name
-from perception_encoder.search.storage.store import Store, unique_rows
+from perception_encoder.search.ranking import unique_rows
+from perception_encoder.search.storage.store import Store
 
 VectorStore = Literal["qdrant", "lancedb", "pgvector"]
 _COLUMNS = ("id", "vector", "path", "kind", "start", "stop", "date", "model", "weights")

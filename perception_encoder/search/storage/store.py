@@ -26,7 +26,6 @@ from perception_encoder.errors import ConfigError, OutputError, SearchIndexError
 from perception_encoder.files import holding, is_held, open_regular, remove, replacing, restrict, write_json, writing
 from perception_encoder.inference.exclude import parse_patterns
 from perception_encoder.models.registry import same_name, shown_name
-from perception_encoder.preprocess.source import unescape_name
 from perception_encoder.records import from_fields
 from perception_encoder.search.storage.database import (
     COLUMNS,
@@ -445,20 +444,6 @@ class Store:
         """Choose between a log, beside which readers read, and a single file, which needs no other to be read."""
         with self._writing() as connection, suppress(sqlite3.OperationalError):  # a reader is at work
             connection.execute(f"PRAGMA journal_mode={mode}")
-
-
-def unique_rows(
-    stores: Iterable[Store], where: str | None = None, thumbnails: bool = False
-) -> Iterator[tuple[Store, IndexRow]]:
-    """Yield the rows of some indexes as `Store.rows` does; a file or moment that several of them have, once."""
-    seen: set[tuple[str, float | None]] = set()
-    for store in stores:
-        root = os.path.abspath(store.root)
-        for row in store.rows(where, thumbnails):
-            key = os.path.join(root, unescape_name(row.path)), row.start
-            if key not in seen:
-                seen.add(key)
-                yield store, row
 
 
 @contextmanager
