@@ -44,25 +44,42 @@ class ByteBudget:
         self._held = 0
         self._changed = threading.Condition()
         self._turn = threading.Lock()
+        self._holders: set[int] = set()  # threads
 
     @contextmanager
     def holding(self, size: int) -> Iterator[None]:
-        """Wait until `size` bytes are free and hold them until the block ends."""
+        """Wait until `size` bytes are free and hold them until the block ends.
+
+        Raises RuntimeError in a thread that holds some already, as it could wait for itself.
+        """
+        thread = threading.get_ident()
+        if thread in self._holders:
+            raise RuntimeError("this thread already holds a part of the memory; release it first")
         with self._turn, self._changed:  # first come, first served: small requests cannot starve a large one
             self._changed.wait_for(lambda: not self._held or self._held + size <= self.limit)
             self._held += size
+        self._holders.add(thread)
         try:
             yield
         finally:
+            self._holders.remove(thread)
             with self._changed:
                 self._held -= size
                 self._changed.notify_all()
 
     @contextmanager
     def admission(self) -> Iterator[Admit]:
-        """Yield an `admit` function for `open_image` and `read_frames`; its bytes are released when the block ends."""
-        with ExitStack() as reservations:
-            yield lambda size: reservations.enter_context(self.holding(size))
+        """Yield an `admit` function for `open_image` and `read_frames`.
+
+        Its bytes are released when the block ends, or when it is called again, for another attempt.
+        """
+        with ExitStack() as reservation:
+
+            def admit(size: int) -> None:
+                reservation.close()
+                reservation.enter_context(self.holding(size))
+
+            yield admit
 
 
 def map_ahead(work: Callable[[T], R], items: Iterable[T], pool: Executor, limit: int) -> Iterator[R]:

@@ -51,7 +51,11 @@ NeededSide = Callable[[int, int], int]
 
 
 def open_image(
-    source: Source, name: str | None = None, *, reduce_to: int | NeededSide | None = None, admit: Admit | None = None
+    source: Source,
+    name: str | None = None,
+    *,
+    reduce_to: int | NeededSide | None = None,
+    admit: Admit | None = None,
 ) -> Image.Image:
     """Open an image fully: its first frame, upright, in a mode that the transform supports; the file is then closed.
 
@@ -66,13 +70,15 @@ def open_image(
     `MAX_BYTES`), named `name`.
     """
     with _opened_header(source, name) as (image, name):
-        check_pixels(name, *image.size, _pixel_bytes(image))
-        least = reduce_to(*image.size) if callable(reduce_to) else reduce_to
+        whole = image.size
+        check_pixels(name, *whole, _pixel_bytes(image))
+        least = reduce_to(*whole) if callable(reduce_to) else reduce_to
         if isinstance(image, RawPhoto):
             image = image.preview(least) or image
         if least and not isinstance(image, RawPhoto):
             factor = least / min(image.size)
             image.draft(None, (math.ceil(image.width * factor), math.ceil(image.height * factor)))
+        reduced = bool(least) and image.size != whole
         size = check_pixels(name, *image.size, _pixel_bytes(image))  # now of the preview, or of the reduced image
         if admit is not None:
             admit(size)
@@ -81,8 +87,9 @@ def open_image(
         try:
             return plain_image(image.copy() if getattr(image, "is_animated", False) else image)
         except Exception:
-            if not least:
+            if not reduced:
                 raise
+    del image  # its memory, before that of the whole one is asked for
     return open_image(source, name, admit=admit)
 
 

@@ -15,7 +15,9 @@ import pytest
 from PIL import Image
 
 from perception_encoder.inference.encoder import Encoder
+from perception_encoder.preprocess.budget import DECODING
 from perception_encoder.search.storage.store import Store
+from perception_encoder.search.storage.update import UpdateReport
 from perception_encoder.search.web.server import create_page
 from perception_encoder.serving.api import create_app
 from perception_encoder.serving.requests import ApiConfig
@@ -42,6 +44,31 @@ def test_a_thousand_mangled_files_are_rows_or_reasons(checkpoint: Path, encoder:
     vectors = np.stack([row.vector for row in index.rows()])
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
     assert len(index.nearest(encoder.encode_texts("a cat"), 50)) == 50
+
+
+def damaged_files(directory: Path) -> list[Path]:
+    """Images that are cut off and need more memory than `ByteBudget(1000)`."""
+    (directory / "huge.ppm").write_bytes(b"P6\n13000 13000\n255\n")
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8))
+    for suffix in ("png", "tif", "webp", "avif", "jpg"):
+        image.save(path := directory / f"cut.{suffix}")
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    return sorted(directory.iterdir())
+
+
+def test_damaged_images_above_the_memory_limit_are_skipped(
+    checkpoint: Path, draw: Draw, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(DECODING, "limit", 1000)
+    damaged = damaged_files(tmp_path)
+    draw(1).save(tmp_path / "good.png")
+    report: list[UpdateReport] = []
+    thread = threading.Thread(target=lambda: report.append(update_folder(tmp_path, checkpoint)), daemon=True)
+    thread.start()
+    thread.join(60)
+    assert report, "the update never ends"
+    assert {Path(failure.source).name for failure in report[0].skipped} == {path.name for path in damaged}
+    assert [row.path for row in Store.open(tmp_path).rows()] == ["good.png"]
 
 
 def send(address: str, path: str, declared: bool) -> tuple[bytes, int]:
