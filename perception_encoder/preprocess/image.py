@@ -27,7 +27,7 @@ from perception_encoder.errors import (
     one_line,
 )
 from perception_encoder.files import digest
-from perception_encoder.preprocess.budget import PIXEL_BYTES, Admit, check_pixels
+from perception_encoder.preprocess.budget import MAX_PIXELS, PIXEL_BYTES, Admit, check_pixels
 from perception_encoder.preprocess.exif import Taken, read_exif
 from perception_encoder.preprocess.raw import RawPhoto, is_raw
 from perception_encoder.preprocess.source import Source, is_heif, open_source
@@ -38,6 +38,12 @@ if TYPE_CHECKING:
 
 _DECODER_BYTES = {"WEBP": 16, "AVIF": 16, "HEIF": 16}
 """Maximum bytes per pixel of decoders that need more than `PIXEL_BYTES`."""
+
+_SCANS, _SCANNED_PIXELS = 100, 16 * MAX_PIXELS
+"""Maximum number of a JPEG's scans, and of the pixels of all: the decoder goes over the whole image for each scan."""
+_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
+"""In a JPEG's compressed data, which has only stuffed bytes and restarts, the beginning of the next segment."""
+_SCAN, _END, _WITHOUT_LENGTH = 0xDA, 0xD9, (0x01, 0xD8)
 
 _SIDEWAYS = (5, 6, 7, 8)
 """EXIF orientations whose width is the upright image's height."""
@@ -67,7 +73,7 @@ def open_image(
     be decoded so is decoded whole. `admit` is called
     with the bytes that the image takes once its header is read and before it is decoded: see `ByteBudget`. Raises
     MediaNotFoundError, MediaDecodeError (empty, truncated, not an image) and MediaTooLargeError (over `MAX_PIXELS` or
-    `MAX_BYTES`), named `name`.
+    `MAX_BYTES`, or a JPEG of too many scans), named `name`.
     """
     with _opened_header(source, name) as (image, name):
         whole = image.size
@@ -75,6 +81,8 @@ def open_image(
         least = reduce_to(*whole) if callable(reduce_to) else reduce_to
         if isinstance(image, RawPhoto):
             image = image.preview(least) or image
+        if isinstance(image, JpegImagePlugin.JpegImageFile):
+            _check_scans(image, name)
         if least and not isinstance(image, RawPhoto):
             factor = least / min(image.size)
             image.draft(None, (math.ceil(image.width * factor), math.ceil(image.height * factor)))
@@ -107,6 +115,37 @@ def _pixel_bytes(image: Image.Image | RawPhoto) -> int:
     if image.format == "JPEG2000":
         return PIXEL_BYTES * len(image.getbands())
     return _DECODER_BYTES.get(image.format or "", 2 * PIXEL_BYTES if image.mode in ("I", "F") else PIXEL_BYTES)
+
+
+def _check_scans(image: JpegImagePlugin.JpegImageFile, name: str) -> None:
+    """Raise MediaTooLargeError for a JPEG of too many scans: a few bytes can make each of them a second's work."""
+    stream, pixels, scans = cast(BinaryIO, image.fp), image.width * image.height, 0
+    most = min(_SCANS, _SCANNED_PIXELS // pixels)
+    stream.seek(2)
+    while (marker := _next_marker(stream)) not in (None, _END):
+        if marker in _WITHOUT_LENGTH:
+            continue
+        start, head = stream.tell(), stream.read(3)
+        if marker == _SCAN:
+            scans += 1
+            if head[2:] >= bytes([image.layers]) and not image.info.get("progressive"):
+                return  # all colours at once: the decoder reads no other scan
+            if scans > most:
+                limit = f"the limit is {_SCANS} scans, of together {_SCANNED_PIXELS:,} pixels"
+                raise MediaTooLargeError(name, f"has more than {most} scans of {pixels:,} pixels; {limit}")
+        stream.seek(start + max(2, int.from_bytes(head[:2], "big")))
+
+
+def _next_marker(stream: BinaryIO) -> int | None:
+    """Read a JPEG up to its next marker and return it; None at the end of the file."""
+    size = 64
+    while len(chunk := stream.read(size)) > 1:
+        if found := _MARKER.search(chunk):
+            stream.seek(found.end() - len(chunk), io.SEEK_CUR)
+            return chunk[found.end() - 1]
+        stream.seek(-1, io.SEEK_CUR)  # which may be half of a marker
+        size = min(2 * size, 1 << 20)
+    return None
 
 
 @contextmanager
