@@ -106,12 +106,13 @@ def open_media(
     admit: Admit | None = None,
     choose: FrameChoice | None = None,
     reduce_to: int | None = None,
+    served: bool = False,
 ) -> Image.Image | VideoFrames | str:
     """Decode resolved media: an upright image, `frames` uniform frames of a video (one of a moment), or the text.
 
     `admit` is called with the bytes that a file takes before it is decoded: see `ByteBudget`. `choose`: another choice
-    of a video file's frames: see `read_frames`. `reduce_to`: see
-    `open_image`; frames are reduced to it. Raises MediaDecodeError and
+    of a video file's frames: see `read_frames`. `reduce_to`, `served`:
+    see `open_image`; frames are reduced to the first. Raises MediaDecodeError and
     MediaTooLargeError, named as the input is.
     """
     payload = media.payload
@@ -119,7 +120,7 @@ def open_media(
         return str(payload)
     if media.kind == "image":
         if isinstance(payload, (Path, bytes)):
-            return open_image(payload, media.name, reduce_to=reduce_to, admit=admit)
+            return open_image(payload, media.name, reduce_to=reduce_to, admit=admit, served=served)
         try:
             return plain_image(payload if isinstance(payload, Image.Image) else Image.fromarray(np.asarray(payload)))
         except (OSError, ValueError, SyntaxError) as error:  # a PIL image may be of a file not read so far

@@ -303,10 +303,10 @@ def reduced_side(encoder: _Encoder, feature: Feature) -> int | None:
     return REDUCED * (size if isinstance(size, int) else max(size))
 
 
-def decode(encoder: _Encoder, media: Media, feature: Feature) -> Decoded:
-    """Open an input and resize it; large images wait for space in `DECODING`. Raises what `open_media` raises."""
+def decode(encoder: _Encoder, media: Media, feature: Feature, served: bool = False) -> Decoded:
+    """Open an input and resize it; large images wait for space in `DECODING`. `served`, raises: as `open_media`."""
     with DECODING.admission() as admit:
-        opened = open_media(media, feature.frames, admit, reduce_to=reduced_side(encoder, feature))
+        opened = open_media(media, feature.frames, admit, reduce_to=reduced_side(encoder, feature), served=served)
         if isinstance(opened, str):
             return Decoded(text=opened)
         images, times = (opened.images, opened.times) if isinstance(opened, VideoFrames) else ([opened], [])

@@ -39,6 +39,10 @@ if TYPE_CHECKING:
 _DECODER_BYTES = {"WEBP": 16, "AVIF": 16, "HEIF": 16}
 """Maximum bytes per pixel of decoders that need more than `PIXEL_BYTES`."""
 
+_SERVED_PIXELS = {"JPEG2000": 4_000_000, "AVIF": 25_000_000, "WEBP": 25_000_000}
+"""Maximum pixels of what clients of a server send, in formats whose decoders stop the other threads: for a fifth of a
+second."""
+
 _SCANS, _SCANNED_PIXELS = 100, 16 * MAX_PIXELS
 """Maximum number of a JPEG's scans, and of the pixels of all: the decoder goes over the whole image for each scan."""
 _MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
@@ -62,6 +66,7 @@ def open_image(
     *,
     reduce_to: int | NeededSide | None = None,
     admit: Admit | None = None,
+    served: bool = False,
 ) -> Image.Image:
     """Open an image fully: its first frame, upright, in a mode that the transform supports; the file is then closed.
 
@@ -71,7 +76,8 @@ def open_image(
     a function gives that by the stored width and height. At twice the transform's size, 12 megapixels then open and
     resize in a third of the time, but pixels move by 0.5/255 on average, so it is not the default. An image that cannot
     be decoded so is decoded whole. `admit` is called
-    with the bytes that the image takes once its header is read and before it is decoded: see `ByteBudget`. Raises
+    with the bytes that the image takes once its header is read and before it is decoded: see `ByteBudget`. `served`: a
+    client of a server sent it, so formats whose decoders stop other threads have lower limits. Raises
     MediaNotFoundError, MediaDecodeError (empty, truncated, not an image) and MediaTooLargeError (over `MAX_PIXELS` or
     `MAX_BYTES`, or a JPEG of too many scans), named `name`.
     """
@@ -81,6 +87,8 @@ def open_image(
         least = reduce_to(*whole) if callable(reduce_to) else reduce_to
         if isinstance(image, RawPhoto):
             image = image.preview(least) or image
+        elif served and (pixels := whole[0] * whole[1]) > (limit := _SERVED_PIXELS.get(image.format or "", MAX_PIXELS)):
+            raise MediaTooLargeError(name, f"has {pixels:,} pixels; a server opens {image.format} up to {limit:,}")
         if isinstance(image, JpegImagePlugin.JpegImageFile):
             _check_scans(image, name)
         if least and not isinstance(image, RawPhoto):
@@ -98,7 +106,7 @@ def open_image(
             if not reduced:
                 raise
     del image  # its memory, before that of the whole one is asked for
-    return open_image(source, name, admit=admit)
+    return open_image(source, name, admit=admit, served=served)
 
 
 def count_pixels(source: Source, name: str | None = None) -> int:

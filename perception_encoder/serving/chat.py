@@ -286,7 +286,7 @@ def open_conversation(roles: Sequence[Role], contents: Sequence[Sequence[str | M
         if isinstance(part, str):
             return part
         with _naming(name), DECODING.admission() as admit:
-            return open_media(part, frames, admit)
+            return open_media(part, frames, admit, served=True)
 
     return [
         Message(role, tuple(opened(part, part_name(row, column)) for column, part in enumerate(parts)))

@@ -105,7 +105,7 @@ class Batcher:
 
     def decode(self, media: Media, feature: Feature | None = None) -> Decoded:
         """Decode an image or video and resize it, in any thread; raises InputError."""
-        return decode(self._encoder, media, feature or self._feature)
+        return decode(self._encoder, media, feature or self._feature, served=True)
 
     async def encode(
         self, inputs: Sequence[Decoded], features: Sequence[Feature] | None = None

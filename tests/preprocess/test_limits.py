@@ -247,3 +247,16 @@ def test_damage_at_any_place_of_a_progressive_jpeg_is_never_a_loop() -> None:
         return errors
 
     assert in_time(opened) > 0
+
+
+@pytest.mark.parametrize("format", ["JPEG2000", "AVIF", "WEBP"])
+def test_servers_have_lower_limits_where_decoders_stop_other_threads(
+    format: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert module._SERVED_PIXELS[format] <= 25_000_000
+    monkeypatch.setattr(module, "_SERVED_PIXELS", dict.fromkeys(module._SERVED_PIXELS, 640 * 480 - 1))
+    data = encoded(format)
+    assert open_image(data).size == (640, 480)
+    with pytest.raises(MediaTooLargeError, match=rf"has 307,200 pixels; a server opens {format} up to 307,199"):
+        open_image(data, served=True)
+    assert open_image(encoded("JPEG"), served=True).size == open_image(encoded("PNG"), served=True).size == (640, 480)

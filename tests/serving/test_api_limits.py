@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import logging
 import socket
@@ -21,7 +22,9 @@ from PIL import Image
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.fetch import FetchLimits
 from perception_encoder.serving.api import create_app
+from perception_encoder.serving.queues import GenerationQueue
 from perception_encoder.serving.requests import ApiConfig
+from tests.serving.generators import EchoGenerator
 from tests.serving.servers import data_uri, record_model_threads, served
 
 pytestmark = pytest.mark.security
@@ -80,6 +83,26 @@ def test_large_images_wait_for_each_other(encoder: Encoder, monkeypatch: pytest.
             most.clear()
             answer = client.post("/v1/embeddings", json={"input": [{"image": uri}] * 8})
             assert answer.status_code == 200 and max(most) == expected
+
+
+def test_images_whose_decoder_stops_other_threads_are_small(encoder: Encoder) -> None:
+    Image.new("L", (2001, 2001)).save(stream := io.BytesIO(), "JPEG2000")
+    uri = "data:image/jp2;base64," + base64.b64encode(stream.getvalue()).decode()
+    queue = GenerationQueue("echo", EchoGenerator)
+    with TestClient(create_app(encoder, ApiConfig(), chat=queue), base_url="http://localhost") as client:
+        answers = [
+            client.post("/v1/embeddings", json={"input": [{"image": uri}] * 2}),
+            client.post("/v1/rerank", json={"query": "a", "documents": [{"image": uri}]}),
+            client.post(
+                "/v1/chat/completions",
+                json={
+                    "model": "echo",
+                    "messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": uri}}]}],
+                },
+            ),
+        ]
+    for answer in answers:
+        assert answer.status_code == 413 and "a server opens JPEG2000 up to 4,000,000" in answer.text
 
 
 def test_nothing_that_a_client_sends_goes_to_the_log(

@@ -126,7 +126,9 @@ class MediaLibrary:
     def add_image(self, content: bytes) -> str:
         """Cache the embedding of an image or video, and return a query line for it; raises InputError."""
         feature = self.encoder.feature()
-        decoding = self._decoders.submit(lambda: decode(self.encoder, resolve(content, "the image"), feature))
+        decoding = self._decoders.submit(
+            lambda: decode(self.encoder, resolve(content, "the image"), feature, served=True)
+        )
         (vector,) = self.compute(partial(encode_decoded, self.encoder, [decoding.result()], feature))
         image_id = f"{abs(hash(content)):x}"
         self._uploads[image_id] = UploadedImage(id=image_id, vector=vector)

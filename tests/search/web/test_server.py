@@ -156,6 +156,13 @@ def test_the_model_runs_in_one_thread(library: MediaLibrary, draw: Draw, monkeyp
     assert len(threads) == 1
 
 
+def test_an_upload_whose_decoder_stops_other_threads_is_small(library: MediaLibrary) -> None:
+    Image.new("L", (2001, 2001)).save(stream := io.BytesIO(), "JPEG2000")
+    with TestClient(create_page(library), base_url="http://localhost") as client:
+        answer = client.post("/api/image", content=stream.getvalue())
+    assert answer.status_code == 400 and "a server opens JPEG2000 up to 4,000,000" in answer.text
+
+
 def test_ids_cannot_be_told_from_names(library: MediaLibrary) -> None:
     ids = []
     for _ in range(2):
