@@ -15,7 +15,6 @@ from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -136,27 +135,6 @@ def sample_frames(
         if waiting is None:
             raise MediaDecodeError(name, "holds no frame that decodes")
         yield replace(waiting, end=max(waiting.end, waiting.time))
-
-
-def frame_pixels(source: Source, name: str | None = None) -> int:
-    """Return the size of a video's frames from its header; raises what `read_frames` does."""
-    with open_source(source, name) as (stream, name), decoding(name), open_container(stream, name) as (_, video):
-        return video.width * video.height
-
-
-def creation_time(source: Source, name: str | None = None) -> datetime | None:
-    """Return when a video was recorded, by its container, in UTC; None if it does not tell. Raises as `read_frames`.
-
-    Clocks that were never set say 1904 or 1970, which counts as not telling.
-    """
-    with open_source(source, name) as (stream, name), decoding(name), open_container(stream, name) as (container, _):
-        text = container.metadata.get("creation_time", "")
-    try:
-        moment = datetime.fromisoformat(text)
-        moment = moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
-    except (ValueError, OverflowError):
-        return None
-    return moment if 1970 < moment.year < 9999 else None
 
 
 def frame_rate(source: Source, name: str | None = None) -> float:

@@ -11,6 +11,7 @@ import os
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, cast
@@ -29,6 +30,7 @@ from PIL import Image
 from perception_encoder.errors import ConfigError, InputError, MediaDecodeError, MediaTooLargeError, one_line
 from perception_encoder.files import replacing, writing
 from perception_encoder.preprocess.budget import MAX_PIXELS, check_pixels
+from perception_encoder.preprocess.source import Source, open_source
 
 logger = logging.getLogger(__name__)
 
@@ -165,6 +167,27 @@ def decoding(name: str) -> Iterator[None]:
         raise MediaDecodeError(name, f"is damaged and cannot be decoded: {reason}") from error
     except Exception as error:
         raise MediaDecodeError(name, f"cannot be decoded: {one_line(error)}") from error
+
+
+def frame_pixels(source: Source, name: str | None = None) -> int:
+    """Return the size of a video's frames from its header; raises what `open_container` does."""
+    with open_source(source, name) as (stream, name), decoding(name), open_container(stream, name) as (_, video):
+        return video.width * video.height
+
+
+def creation_time(source: Source, name: str | None = None) -> datetime | None:
+    """Return when a video was recorded, by its container, in UTC; None if it does not tell. Raises as `open_container`.
+
+    Clocks that were never set say 1904 or 1970, which counts as not telling.
+    """
+    with open_source(source, name) as (stream, name), decoding(name), open_container(stream, name) as (container, _):
+        text = container.metadata.get("creation_time", "")
+    try:
+        moment = datetime.fromisoformat(text)
+        moment = moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):
+        return None
+    return moment if 1970 < moment.year < 9999 else None
 
 
 class AddFrame(Protocol):

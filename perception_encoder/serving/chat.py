@@ -274,7 +274,7 @@ def _measure(media: Media, frames: int) -> tuple[Media, int, int]:
     assert isinstance(media.payload, bytes)
     if media.kind == "image":
         return media, len(media.payload), count_pixels(media.payload, media.name)
-    from perception_encoder.preprocess.video import frame_pixels  # FFmpeg, which images do not need
+    from perception_encoder.preprocess.video_file import frame_pixels  # FFmpeg, which images do not need
 
     return media, len(media.payload), min(frame_pixels(media.payload, media.name) * frames, MAX_PIXELS)
 

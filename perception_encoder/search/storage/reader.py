@@ -33,7 +33,8 @@ from perception_encoder.preprocess.budget import DECODING
 from perception_encoder.preprocess.frames import SHOT_CHANGE, colour_change, colour_histogram
 from perception_encoder.preprocess.image import encode_thumbnail, read_header
 from perception_encoder.preprocess.source import escape_name, open_source
-from perception_encoder.preprocess.video import creation_time, sample_frames
+from perception_encoder.preprocess.video import sample_frames
+from perception_encoder.preprocess.video_file import creation_time
 from perception_encoder.search.storage.database import FileState, IndexRow, time_modified
 from perception_encoder.vectors import unit_rows
 
