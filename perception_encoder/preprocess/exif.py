@@ -1,7 +1,8 @@
-"""Read from EXIF when, where and with which camera an image was taken."""
+"""Read from EXIF, and the date from XMP too, when, where and with which camera an image was taken."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -11,6 +12,12 @@ from typing import Any
 from PIL import ExifTags, Image
 
 _CHARACTERS = 100  # of a camera's name
+_DATE = re.compile(
+    r"(\d{4})[:-](\d\d?)[:-](\d\d?)(?:[T ]+(\d\d?):(\d\d?)(?::(\d\d?))?(?:[.,]\d*)?\s*(?:Z|[+-][\d:]+)?)?"
+)
+_XMP_DATE = re.compile(
+    rb"""\b(?:exif:DateTimeOriginal|photoshop:DateCreated|xmp:CreateDate)(?:\s*=\s*["']|>)([^"'<]{10,40})"""
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,24 +34,33 @@ class Taken:
     """Maker and model, such as "Canon EOS R6"."""
 
 
-def read_exif(exif: Image.Exif) -> Taken:
-    """Return what EXIF says; a damaged part counts as missing."""
-    date: datetime | None = None
+def read_exif(image: Image.Image) -> Taken:
+    """Return what an image's EXIF says, or XMP if it has no date; a damaged part counts as missing."""
+    exif, dates = image.getexif(), list[Any]()
     place: tuple[float, float] | None = None
     camera = ""
     with suppress(Exception):  # damaged EXIF may raise anything
         times: dict[int, Any] = exif.get_ifd(ExifTags.IFD.Exif)
-        date = _date(times.get(ExifTags.Base.DateTimeOriginal) or exif.get(ExifTags.Base.DateTime))
+        dates += [times.get(ExifTags.Base.DateTimeOriginal), exif.get(ExifTags.Base.DateTime)]
+    with suppress(Exception):
+        dates += [date.decode() for date in _XMP_DATE.findall(image.info.get("xmp", b""))]
     with suppress(Exception):
         place = _place(exif.get_ifd(ExifTags.IFD.GPSInfo))
     with suppress(Exception):
         camera = _camera(exif.get(ExifTags.Base.Make), exif.get(ExifTags.Base.Model))
     lat, lon = place or (None, None)
-    return Taken(date=date, lat=lat, lon=lon, camera=camera)
+    return Taken(date=next(filter(None, map(_date, dates)), None), lat=lat, lon=lon, camera=camera)
 
 
 def _date(value: Any) -> datetime | None:
-    return None if value is None else datetime.strptime(str(value), "%Y:%m:%d %H:%M:%S")
+    """Return the time on the camera's clock, in the form of EXIF or ISO 8601; None for a date that cannot be."""
+    found = _DATE.fullmatch(str(value).strip("\0 \n"))
+    if found is None:
+        return None
+    year, month, day, hour, minute, second = (int(part or 0) for part in found.groups())
+    with suppress(ValueError):
+        return datetime(year, month, day, hour, minute, second)
+    return None
 
 
 def _place(gps: Mapping[int, Any]) -> tuple[float, float] | None:

@@ -198,7 +198,7 @@ def read_header(source: Source) -> ImageHeader:
                 return replace(header, taken=image.taken())
             if isinstance(image, JpegImagePlugin.JpegImageFile):
                 header = ImageHeader(size=_upright_size(image))
-            return replace(header, taken=read_exif(image.getexif()))
+            return replace(header, taken=read_exif(image))
     except Exception:  # damaged EXIF may raise anything, and is as good as none
         return header
 

@@ -91,7 +91,7 @@ class RawPhoto:
     def taken(self) -> Taken:
         """Return when, where and with which camera it was taken, by the EXIF of the preview."""
         preview = self._preview()
-        return Taken() if preview is None else read_exif(preview.getexif())
+        return Taken() if preview is None else read_exif(preview)
 
     def _preview(self) -> Image.Image | None:
         import rawpy

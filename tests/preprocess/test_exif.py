@@ -67,6 +67,71 @@ def test_a_damaged_date_leaves_the_place() -> None:
     assert (taken.date, taken.lat, taken.camera) == (None, 48.8584, "Canon EOS R6")
 
 
+@pytest.mark.parametrize(
+    ("text", "date"),
+    [
+        ("2024:02:29 10:00:00", datetime(2024, 2, 29, 10)),
+        ("2024-02-29T10:00:00", datetime(2024, 2, 29, 10)),
+        ("2024-02-29 10:00:01", datetime(2024, 2, 29, 10, 0, 1)),
+        ("2024-02-29T10:00:00Z", datetime(2024, 2, 29, 10)),
+        ("2024-02-29T10:00:00-08:00", datetime(2024, 2, 29, 10)),
+        ("2024:02:29 10:00:00+02:00", datetime(2024, 2, 29, 10)),
+        ("2024:02:29 10:00:00 +0200", datetime(2024, 2, 29, 10)),
+        ("2024-02-29T10:00:00.123456", datetime(2024, 2, 29, 10)),
+        ("2024:02:29 10:00:00.5+05:30", datetime(2024, 2, 29, 10)),
+        ("2024-02-29T10:00+02:00", datetime(2024, 2, 29, 10)),
+        ("2024:2:29 9:05:07", datetime(2024, 2, 29, 9, 5, 7)),
+        ("2024-02-29", datetime(2024, 2, 29)),
+        ("2024-02-29T10:00:00\0\0", datetime(2024, 2, 29, 10)),
+        ("2024-13-01T10:00:00", None),
+        ("2024-02-30T10:00:00", None),
+        ("2023:02:29 10:00:00", None),
+        ("2024-02-29T25:00:00", None),
+        ("2024-02-29T10:61:00", None),
+        ("0000:00:00 00:00:00", None),
+        ("0000-01-01T10:00:00", None),
+        ("    :  :     :  :  ", None),
+        ("2024", None),
+        ("noon", None),
+        ("2024-02-29T10:00:00 and more", None),
+        ("", None),
+    ],
+)
+@pytest.mark.parametrize("where", ["EXIF", "XMP attribute", "XMP element"])
+def test_dates_in_the_form_of_exif_and_of_iso(text: str, date: datetime | None, where: str) -> None:
+    if where == "EXIF":
+        content = photograph({}, {}, {ExifTags.Base.DateTimeOriginal: text})
+    else:
+        xmp = (
+            f'photoshop:DateCreated="{text}"'
+            if where == "XMP attribute"
+            else f"<xmp:CreateDate>{text}</xmp:CreateDate>"
+        )
+        content = with_xmp(xmp.replace("\0", " "))
+    assert read_header(content).taken == Taken(date=date)
+
+
+def with_xmp(text: str, format: str = "JPEG", **options: Any) -> bytes:
+    if format == "TIFF":
+        options = {"tiffinfo": {700: text.encode(), **options.get("exif", {})}}
+    else:
+        options["xmp"] = text.encode()
+    Image.new("RGB", (40, 30), "red").save(buffer := io.BytesIO(), format, **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("format", ["JPEG", "WEBP", "TIFF"])
+def test_xmp_gives_the_date_that_exif_lacks(format: str) -> None:
+    text = "<exif:DateTimeOriginal>2024-02-29T10:00:00</exif:DateTimeOriginal>"
+    assert read_header(with_xmp(text, format)).taken.date == datetime(2024, 2, 29, 10)
+    exif = Image.Exif()
+    exif[ExifTags.Base.DateTime] = "0000:00:00 00:00:00"
+    assert read_header(with_xmp(text, format, exif=exif)).taken.date == datetime(2024, 2, 29, 10)
+    exif[ExifTags.Base.DateTime] = "2020:01:01 01:01:01"
+    assert read_header(with_xmp(text, format, exif=exif)).taken.date == datetime(2020, 1, 1, 1, 1, 1)
+    assert read_header(with_xmp("\udcff".encode("utf-8", "surrogatepass").decode("latin-1"), format)).taken == Taken()
+
+
 def test_damaged_exif_never_loses_the_image() -> None:
     content = photograph(NAMES, PARIS, WHEN)
     start, end = content.index(b"Exif"), content.index(b"2024:07:31 18:05:00") + 40
