@@ -45,9 +45,9 @@ second."""
 
 _SCANS, _SCANNED_PIXELS = 100, 16 * MAX_PIXELS
 """Maximum number of a JPEG's scans, and of the pixels of all: the decoder goes over the whole image for each scan."""
-_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
-"""In a JPEG's compressed data, which has only stuffed bytes and restarts, the beginning of the next segment."""
-_SCAN, _END, _WITHOUT_LENGTH = 0xDA, 0xD9, (0x01, 0xD8)
+_MARKER = re.compile(rb"\xff[\x02-\xcf\xd9-\xfe]")
+"""Of a JPEG's segment, or of its end; not in compressed data, which has only stuffed bytes and restarts."""
+_SCAN, _END = 0xDA, 0xD9
 
 _SIDEWAYS = (5, 6, 7, 8)
 """EXIF orientations whose width is the upright image's height."""
@@ -131,8 +131,6 @@ def _check_scans(image: JpegImagePlugin.JpegImageFile, name: str) -> None:
     most = min(_SCANS, _SCANNED_PIXELS // pixels)
     stream.seek(2)
     while (marker := _next_marker(stream)) not in (None, _END):
-        if marker in _WITHOUT_LENGTH:
-            continue
         start, head = stream.tell(), stream.read(3)
         if marker == _SCAN:
             scans += 1
