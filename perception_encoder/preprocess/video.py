@@ -39,6 +39,8 @@ logger = logging.getLogger(__name__)
 INDEXED = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
 """Containers with a seek index and a presentation time for each frame."""
 
+_FROM_ZERO = {"matroska,webm", "asf"}
+"""Containers whose duration is the time of the end, wherever the video begins."""
 _STORED_BYTES = 4  # of a decoded pixel
 _ROUNDED = 5e-4  # seconds by which containers round times
 _SEEK_OVER = 12
@@ -304,7 +306,8 @@ def _scan(container: InputContainer, video: VideoStream) -> _Timeline:
                 keys.append(pts)
     units = {stream.index: stream.time_base for stream in container.streams}  # some streams begin midway
     end = max((float(at * unit) for index, at in ends.items() if (unit := units.get(index))), default=0.0)
-    declared = (container.duration or 0) / av.time_base + max(0, container.start_time or 0) / av.time_base
+    start = 0 if container.format.name in _FROM_ZERO else max(0, container.start_time or 0)
+    declared = ((container.duration or 0) + start) / av.time_base
     whole = whole and declared - end < max(0.25, 0.01 * declared)
     return _timeline(container, video, ticks, sorted(keys), last, whole)
 

@@ -9,6 +9,7 @@ import math
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fractions import Fraction
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -283,6 +284,40 @@ def test_times_are_rounded_once(rate: int, tmp_path: Path) -> None:
     assert found.times == exact and found.duration == 14
     sampled = list(sample_frames(path, every=0))
     assert [frame.time for frame in sampled] == exact and [frame.end for frame in sampled] == [*exact[1:], 14]
+
+
+def beginning_at(seconds: int, format: str, codec: str, sound: bool) -> bytes:
+    """A video of two seconds whose first frame is at this time; sound begins at 0."""
+    with av.open(stream := io.BytesIO(), "w", format=format) as container:
+        video = container.add_stream(codec, rate=25)
+        video.width, video.height, video.pix_fmt = 128, 64, "yuv420p"
+        audio = container.add_stream("libopus", rate=48000, layout="mono") if sound else None
+        for number in range(50):
+            frame = av.VideoFrame.from_image(numbered(number))
+            frame.pts, frame.time_base = number + 25 * seconds, Fraction(1, 25)
+            container.mux(video.encode(frame))
+        container.mux(video.encode())
+        if audio is not None:
+            silence = av.AudioFrame.from_ndarray(np.zeros((1, 96000), np.float32), "fltp", "mono")
+            silence.rate, silence.pts = 48000, 0
+            container.mux([*audio.encode(silence), *audio.encode()])
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("sound", [False, True])
+@pytest.mark.parametrize(
+    ("format", "codec"), [("matroska", "libx264"), ("webm", "libvpx"), ("asf", "msmpeg4"), ("mp4", "libx264")]
+)
+@pytest.mark.parametrize("seconds", [0, 3, 30])
+def test_a_video_that_begins_later_is_whole(
+    seconds: int, format: str, codec: str, sound: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    if format == "asf" and sound:
+        pytest.skip("FFmpeg writes another duration into such a file")
+    frames = read_frames(data := beginning_at(seconds, format, codec, sound), "x", frames=3)
+    assert frames.complete and not caplog.messages and (frames.times[0], frames.frame_count) == (0, 50)
+    if format in ("matroska", "webm") and not sound:
+        assert not read_frames(data[: len(data) * 2 // 3], "x").complete
 
 
 @pytest.mark.parametrize(
