@@ -99,3 +99,8 @@ def colour_histogram(image: Image.Image) -> Float[np.ndarray, " C"]:
 def colour_change(before: Float[np.ndarray, " C"], after: Float[np.ndarray, " C"]) -> float:
     """Return the share of the image whose colours differ between two histograms, in 0–1."""
     return float(np.abs(before - after).sum() / 2)
+
+
+def is_cut(before: Float[np.ndarray, " C"], after: Float[np.ndarray, " C"]) -> bool:
+    """Return whether two sampled frames, by their histograms, are of different shots."""
+    return colour_change(before, after) > SHOT_CHANGE

@@ -30,7 +30,7 @@ from PIL import Image
 
 from perception_encoder.errors import ConfigError, InputError, MediaDecodeError
 from perception_encoder.preprocess.budget import DECODING, MAX_BYTES, MAX_PIXELS, PIXEL_BYTES, Admit, map_ahead
-from perception_encoder.preprocess.frames import FrameChoice, VideoFrames, frame_indices
+from perception_encoder.preprocess.frames import FrameChoice, VideoFrames, colour_histogram, frame_indices, is_cut
 from perception_encoder.preprocess.source import Source, open_source
 from perception_encoder.preprocess.video_file import FrameImages, decoding, open_container
 
@@ -39,8 +39,7 @@ logger = logging.getLogger(__name__)
 INDEXED = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
 """Containers with a seek index and a presentation time for each frame."""
 
-_FROM_ZERO = {"matroska,webm", "asf"}
-"""Containers whose duration is the time of the end, wherever the video begins."""
+_FROM_ZERO = {"matroska,webm", "asf"}  # containers whose duration counts from 0, wherever the video begins
 _STORED_BYTES = 4  # of a decoded pixel
 _ROUNDED = 5e-4  # seconds by which containers round times
 _SEEK_OVER = 12
@@ -117,10 +116,11 @@ def sample_frames(
 ) -> Iterator[SampledFrame]:
     """Decode a frame every `every` seconds (0: every frame), one at a time, with at most two in memory.
 
-    The first is the one on screen at `start` seconds, at the latest the last. `side`: as in `read_frames`. `near`: take
-    a key frame instead where one is at most half of `every` away, which takes a fraction of the time; each interval
-    still has a frame. With `side`, idle cores then decode further parts of the video, so that more frames are in
-    memory. Damage and errors are treated as `read_frames` does; before an error is raised, frames may have been given.
+    The first is the one on screen at `start` seconds, at the latest the last. `side`: as in `read_frames`. `near`, of a
+    path or bytes: take a key frame instead where one is at most half of `every` away, which takes a fraction of the
+    time; each interval still has a frame, and shots change at the same times. With `side`, idle cores then decode
+    further parts of the video, so that more frames are in memory. Damage and errors are treated as `read_frames` does;
+    before an error is raised, frames may have been given.
     """
     if not every >= 0 or not start >= 0:
         raise ConfigError(f"a frame every {every:g} s from {start:g} s on: both must be at least 0")
@@ -214,6 +214,7 @@ def _sample(
     source: Source, stream: BinaryIO, name: str, every: float, start: float, side: int | None, near: bool
 ) -> Generator[SampledFrame, None, None]:
     """Yield a frame every `every` seconds, by seeking while that works, then decoding all; `end` is the video's."""
+    near = near and isinstance(source, Path | bytes)
     with open_container(stream, name, near) as (container, video):
         timeline = _scan(container, video)
         if not timeline.ticks:
@@ -227,13 +228,12 @@ def _sample(
                 numbers.append(number)
                 due = _next_due(time, every)
         due = first
-        if near:
-            numbers = _near(timeline, numbers, every)
+        exact, numbers = numbers, _near(timeline, numbers, every) if near else numbers
         if timeline.indexed:
             images = FrameImages(name, side)
             again = source if near and side else None
             with closing(_in_parts(again, (container, video), timeline, numbers, images)) as frames:
-                for number, image, size in frames:
+                for number, image, size in _keep_cuts(frames, source, timeline, exact, images) if near else frames:
                     yield SampledFrame(image, times[number], end, size)
                     due = _next_due(times[number], every)
     if timeline.indexed and due > times[numbers[-1]]:
@@ -269,6 +269,30 @@ def _near(timeline: _Timeline, numbers: list[int], every: float) -> list[int]:
                 chosen.add(near)
                 break
     return sorted(chosen)
+
+
+def _keep_cuts(
+    frames: Iterator[_Found], source: Source, timeline: _Timeline, exact: list[int], images: FrameImages
+) -> Iterator[_Found]:
+    """Yield the frames; where they show another shot than the last, `exact` ones before, or instead until one does."""
+    last, colours = -1, None
+    for found in frames:
+        after = colour_histogram(found[1])
+        while colours is not None and last < found[0] and is_cut(colours, after):
+            number = exact[min(bisect.bisect_right(exact, last), len(exact) - 1)]
+            if number == found[0]:
+                break
+            if number <= last:  # there are no more
+                return
+            with open_source(source, images.name) as (stream, name), open_container(stream, name) as opened:
+                shown = next(_by_seeking(*opened, timeline, [number], images), None)
+            if shown is None:
+                return
+            yield shown
+            last, colours = number, colour_histogram(shown[1])
+        if last < found[0]:
+            yield found
+            last, colours = found[0], after
 
 
 def _next_due(time: float, every: float) -> float:

@@ -30,7 +30,7 @@ from perception_encoder.inference.listing import Item, is_listed_type, list_item
 from perception_encoder.inference.media import Media, open_media, resolve
 from perception_encoder.inference.pipeline import guess_kind, reduced_side
 from perception_encoder.preprocess.budget import DECODING
-from perception_encoder.preprocess.frames import SHOT_CHANGE, colour_change, colour_histogram
+from perception_encoder.preprocess.frames import colour_histogram, is_cut
 from perception_encoder.preprocess.image import encode_thumbnail, read_header
 from perception_encoder.preprocess.source import escape_name, open_source
 from perception_encoder.preprocess.video import sample_frames
@@ -216,11 +216,9 @@ def cut_moments(frames: Iterable[Frame]) -> list[Moment]:
     moments: list[Moment] = []
     window: list[Frame] = []
     for frame in frames:
-        if window:
-            change = colour_change(window[-1].colours, frame.colours)
-            if change > SHOT_CHANGE or frame.end - window[0].time > _MAX_SECONDS:
-                _add_window(moments, window)
-                window = []
+        if window and (is_cut(window[-1].colours, frame.colours) or frame.end - window[0].time > _MAX_SECONDS):
+            _add_window(moments, window)
+            window = []
         window.append(frame)
     if window:
         _add_window(moments, window)
