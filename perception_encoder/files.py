@@ -8,12 +8,15 @@ import os
 import platform
 import re
 import shutil
+import sqlite3
 import stat
+import sys
 import threading
 import time
 import zlib
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager, suppress
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import closing, contextmanager, suppress
 from functools import lru_cache, update_wrapper
 from pathlib import Path
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
@@ -29,6 +32,13 @@ _HOST = f"{zlib.crc32(platform.node().encode()):08x}"
 _TEMPORARY = re.compile(r"\..+\.(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-\d+\.tmp")
 _PATIENCE = 86_400
 """Seconds after which a temporary path of another machine is a leftover."""
+_DATABASE_LIMITS = {
+    sqlite3.SQLITE_LIMIT_LENGTH: 16 << 20,  # bytes of a row; the longest is an index's list of unreadable files
+    sqlite3.SQLITE_LIMIT_SQL_LENGTH: 1 << 20,
+    sqlite3.SQLITE_LIMIT_LIKE_PATTERN_LENGTH: 1000,
+    sqlite3.SQLITE_LIMIT_ATTACHED: 0,
+    sqlite3.SQLITE_LIMIT_TRIGGER_DEPTH: 0,
+}
 _NAMES_A_FILE = bytes.fromhex("d9d505f920a163d7")
 """The end of an SQLite journal of several databases, with the name of a file that is removed if none needs it."""
 
@@ -148,18 +158,46 @@ def refuse_link(path: Path) -> None:
         raise OutputError(f"{path} is a link, which is not followed; remove it")
 
 
+def _refuse_irregular(path: Path, follow: bool = False) -> None:
+    if not follow:
+        refuse_link(path)
+    if path.exists() and not path.is_file():
+        raise OutputError(f"{path} is not a regular file; remove it")
+
+
 def refuse_database_links(path: Path) -> None:
-    """Do as `refuse_link` for an SQLite database and the files beside it, and for a journal that names another file.
+    """Raise OutputError if an SQLite database or a file beside it is a link or a pipe, or its journal names a file.
 
     SQLite would remove that file. Only a database attached to others has such a journal, and none of ours is.
     """
     for suffix in ("", "-journal", "-wal", "-shm"):
-        refuse_link(Path(f"{path}{suffix}"))
+        _refuse_irregular(Path(f"{path}{suffix}"))  # not opened: closing it would end other connections' locks
     journal = Path(f"{path}-journal")
     with suppress(FileNotFoundError), open(open_regular(journal, writable=False), "rb") as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - len(_NAMES_A_FILE)))
         if file.read() == _NAMES_A_FILE:
             raise OutputError(f"{journal} names another file; remove it")
+
+
+def harden(connection: sqlite3.Connection) -> None:
+    """Limit the values of a new connection, and let nothing run that the database defines."""
+    for limit, value in _DATABASE_LIMITS.items():
+        connection.setlimit(limit, value)
+    if sys.version_info >= (3, 12):
+        connection.setconfig(sqlite3.SQLITE_DBCONFIG_DEFENSIVE, True)
+        connection.setconfig(sqlite3.SQLITE_DBCONFIG_ENABLE_TRIGGER, False)
+        connection.setconfig(sqlite3.SQLITE_DBCONFIG_ENABLE_VIEW, False)
+    connection.execute("PRAGMA trusted_schema=OFF")
+    connection.execute("PRAGMA cell_size_check=ON")
+
+
+def defines_only(connection: sqlite3.Connection, statements: Iterable[str], also: str = "") -> bool:
+    """Return whether a database has what the statements create, once, and nothing else but tables like `also`."""
+    query = "SELECT type, name, tbl_name, sql FROM sqlite_master WHERE type <> 'table' OR name NOT GLOB ?"
+    with closing(sqlite3.connect(":memory:")) as new:
+        for statement in statements:
+            new.execute(statement)
+        return Counter(map(tuple, connection.execute(query, [also]))) == Counter(new.execute(query, [also]))
 
 
 def make_directory(path: Path) -> None:
@@ -168,18 +206,25 @@ def make_directory(path: Path) -> None:
     path.mkdir(parents=True, exist_ok=True)
 
 
-def open_regular(path: Path, writable: bool = True) -> int:
+def open_regular(path: Path, writable: bool = True, follow: bool = False) -> int:
     """Open a file to read or, if `writable`, to read and write, and make it if it is missing.
 
-    Raises OSError, and OutputError for a link or another kind of file.
+    Raises OSError, and OutputError for a link, unless `follow`, or another kind of file, such as a pipe.
     """
-    refuse_link(path)
-    flags = sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY"))
+    _refuse_irregular(path, follow)
+    names = ("O_NONBLOCK", "O_CLOEXEC", "O_BINARY", "" if follow else "O_NOFOLLOW")
+    flags = sum(getattr(os, name, 0) for name in names)
     handle = os.open(path, (os.O_RDWR | os.O_CREAT if writable else os.O_RDONLY) | flags, 0o666)
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
         raise OutputError(f"{path} is not a regular file; remove it")
     return handle
+
+
+def read_regular(path: Path, follow: bool = False) -> bytes:
+    """Return the content of a file; raises what `open_regular` does."""
+    with open(open_regular(path, writable=False, follow=follow), "rb") as file:
+        return file.read()
 
 
 @contextmanager

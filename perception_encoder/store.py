@@ -24,6 +24,7 @@ from perception_encoder.files import (
     holding,
     is_temporary,
     open_regular,
+    read_regular,
     remove,
     replacing,
     temporary_beside,
@@ -145,7 +146,7 @@ class Records(Generic[T]):
         self.path, self.rows = path, list[T]()
         if not os.path.lexists(path):
             return
-        with writing(path), open(open_regular(path) if writable else path, "r+b" if writable else "rb") as file:
+        with writing(path), open(open_regular(path, writable, not writable), "r+b" if writable else "rb") as file:
             content = file.read()
             if writable:
                 file.truncate(content.rfind(b"\n") + 1)
@@ -214,8 +215,8 @@ class Data:
         """Return bytes as an array that is mapped from disk; DataError if the file is too short or missing."""
         if 0 in shape:
             return np.empty(shape, dtype)
-        with self.reading():
-            return np.memmap(self.path, dtype, "r", offset, tuple(shape))
+        with self.reading(), open(open_regular(self.path, writable=False, follow=True), "rb") as file:
+            return np.memmap(file, dtype, "r", offset, tuple(shape))
 
     def reading(self) -> AbstractContextManager[None]:
         """Turn the errors of damage into a DataError."""
@@ -297,7 +298,7 @@ def _append(path: Path, content: bytes | memoryview) -> int:
 
 
 def _read_settings(path: Path) -> dict[str, Any]:
-    found = json.loads(path.read_text(encoding="utf-8"))
+    found = json.loads(read_regular(path, follow=True))
     if not isinstance(found, dict):
         raise ValueError("it is not a JSON object")
     return found

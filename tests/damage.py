@@ -8,10 +8,13 @@ import json
 import os
 import random
 import shutil
+import signal
 import sqlite3
+import stat
 import struct
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -249,6 +252,40 @@ def copy_tree(source: Path, target: Path) -> None:
     """A copy of a directory with the files' times, in place of what is there."""
     shutil.rmtree(target, ignore_errors=True)
     shutil.copytree(source, target)
+
+
+def plant_pipe(path: Path, kind: str = "pipe") -> None:
+    """Make a pipe or a socket, which nobody writes."""
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        os.mknod(path, stat.S_IFSOCK | 0o600)
+
+
+@contextmanager
+def at_most(seconds: int) -> Iterator[None]:
+    """Raise TimeoutError if the block takes longer, as one that waits for a pipe does."""
+
+    def stop(*_: object) -> None:
+        raise TimeoutError(f"it takes over {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def plant_trigger(database: Path, name: str, table: str, trigger: str) -> None:
+    """Add a trigger, whose name may be an index's: then its definition stands before that, and SQLite knows both."""
+    with closing(sqlite3.connect(database, isolation_level=None)) as connection:
+        connection.execute("PRAGMA writable_schema = ON")
+        known = connection.execute("SELECT * FROM sqlite_master WHERE name = ?", [name]).fetchall()
+        connection.execute("DELETE FROM sqlite_master WHERE name = ?", [name])
+        rows = [("trigger", name, table, 0, f"CREATE TRIGGER {name} {trigger}"), *known]
+        connection.executemany("INSERT INTO sqlite_master VALUES (?, ?, ?, ?, ?)", rows)
 
 
 def plant_journal(database: Path, victim: Path) -> None:

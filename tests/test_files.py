@@ -11,8 +11,18 @@ from pathlib import Path
 import pytest
 
 from perception_encoder.errors import OutputError
-from perception_encoder.files import holding, replacing, restrict, write_json, write_text, writing
+from perception_encoder.files import (
+    holding,
+    read_regular,
+    refuse_database_links,
+    replacing,
+    restrict,
+    write_json,
+    write_text,
+    writing,
+)
 from tests import processes
+from tests.damage import at_most, plant_pipe
 
 pytestmark = pytest.mark.security
 
@@ -138,6 +148,29 @@ def test_a_lock_leaves_what_is_there_alone(tmp_path: Path) -> None:
     os.mkfifo(lock)
     with pytest.raises(OutputError, match="is not a regular file"), holding(lock, "taken"):
         pass
+
+
+@pytest.mark.parametrize("kind", ["pipe", "socket"])
+def test_a_database_s_pipe_is_refused(kind: str, tmp_path: Path) -> None:
+    for suffix in ("", "-wal", "-shm", "-journal"):
+        plant_pipe(path := tmp_path / f"a.sqlite{suffix}", kind)
+        with at_most(20), pytest.raises(OutputError, match=f"a.sqlite{suffix} is not a regular file; remove it"):
+            refuse_database_links(tmp_path / "a.sqlite")
+        path.unlink()
+
+
+@pytest.mark.parametrize("kind", ["pipe", "socket"])
+def test_only_a_regular_file_is_read_or_a_link_to_one_if_that_is_followed(kind: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"content")
+    plant_pipe(tmp_path / "pipe", kind)
+    for name in ("file", "pipe"):
+        (tmp_path / f"link to {name}").symlink_to(tmp_path / name)
+    assert read_regular(tmp_path / "file") == read_regular(tmp_path / "link to file", follow=True) == b"content"
+    with pytest.raises(OutputError, match="is a link, which is not followed; remove it"):
+        read_regular(tmp_path / "link to file")
+    for name in ("pipe", "link to pipe"):
+        with at_most(20), pytest.raises(OutputError, match="pipe is not a regular file; remove it"):
+            read_regular(tmp_path / name, follow=True)
 
 
 def test_permissions_are_taken_and_never_given(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 from perception_encoder.errors import DataError, OutputError
 from perception_encoder.files import digest
 from perception_encoder.store import Store
+from tests.damage import at_most, plant_pipe
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,20 @@ def test_a_killed_write_leaves_nothing(tmp_path: Path) -> None:
         store.arrays().put("y", np.zeros(2))
         assert store.records(Row).rows == [Row("x", 1), Row("y", 2)]
         assert store.arrays().get("x").tolist() == [1, 1, 1] and store.arrays().get("y").tolist() == [0, 0]
+
+
+@pytest.mark.security
+@pytest.mark.parametrize("name", ["settings.json", "records.jsonl", "arrays.jsonl", "arrays.bin"])
+def test_a_pipe_in_a_finished_store_is_refused(tmp_path: Path, name: str) -> None:
+    with Store(tmp_path / "s", {}) as store:
+        store.arrays().put("x", np.ones(3))
+        store.records(Row).append(Row("x", 1))
+    (tmp_path / "s" / name).unlink()
+    plant_pipe(tmp_path / "s" / name)
+    with at_most(20), pytest.raises((DataError, OutputError), match=rf"{name}.* (not a regular file|too short)"):
+        store = Store(tmp_path / "s", {}, writable=False)
+        store.records(Row)
+        store.arrays().get("x")
 
 
 @pytest.mark.security

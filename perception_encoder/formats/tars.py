@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from perception_encoder.errors import DataError, MediaDecodeError, one_line
+from perception_encoder.files import open_regular
 from perception_encoder.preprocess.source import escape_name, open_source
 
 MOST_BYTES = 1 << 30
@@ -114,7 +115,7 @@ def walk_tar(stream: BinaryIO, size: int) -> Iterator[TarEntry]:
 def open_tar(path: Path) -> Iterator[tuple[BinaryIO, Iterator[TarEntry]]]:
     """Open a tar on disk and walk it with `walk_tar`; an OSError or DataError in the block is given the tar's name."""
     try:
-        with path.open("rb") as stream:
+        with open(open_regular(path, writable=False, follow=True), "rb") as stream:
             yield stream, walk_tar(stream, os.fstat(stream.fileno()).st_size)
     except (OSError, DataError) as error:
         raise DataError(f"{path}: not a readable tar file ({one_line(error)})") from error

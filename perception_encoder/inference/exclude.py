@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from perception_encoder.errors import ConfigError, MediaDecodeError, one_line
+from perception_encoder.errors import ConfigError, MediaDecodeError, OutputError, one_line
+from perception_encoder.files import read_regular
 from perception_encoder.preprocess.source import escape_name, unescape_name
 
 if TYPE_CHECKING:
@@ -33,11 +34,12 @@ class Exclusion:
     def enter(self, directory: Path) -> Exclusion:
         """Return the rules in a directory, with its `.peignore`; MediaDecodeError if that is unusable."""
         try:
-            lines = (directory / IGNORE).read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines()
+            content = read_regular(directory / IGNORE, follow=True)
+            lines = content.decode("utf-8-sig", "surrogateescape").splitlines()
             return replace(self, found=((directory, parse_patterns(lines)), *self.found))
         except FileNotFoundError:
             return self
-        except (OSError, ConfigError) as error:
+        except (OSError, ConfigError, OutputError) as error:
             reason = getattr(error, "strerror", None) or one_line(error)
             raise MediaDecodeError(escape_name(directory), f"cannot be listed: its {IGNORE}: {reason}") from None
 

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from perception_encoder.errors import DataError, InputError, OutputError
-from perception_encoder.files import digest, file_state, refuse_link, replacing, writing
+from perception_encoder.files import digest, file_state, open_regular, refuse_link, replacing, writing
 from perception_encoder.formats.tars import TarMember
 from perception_encoder.inference.listing import Item, check_paths, list_items
 from perception_encoder.inference.load import ModelLike, as_encoder
@@ -188,8 +188,8 @@ class EmbeddingWriter:
         """Return the items that no finished part holds; OutputError if the run began with other items."""
         items = iter(items)
         for part, path in zip(self.parts.rows, self._paths(), strict=True):
-            with self.store.reading(path, also=(pa.ArrowException,)):
-                if pq.read_metadata(path).num_rows != part.items - len(part.failures):
+            with self.store.reading(path, also=(pa.ArrowException,)), open(open_regular(path, False), "rb") as file:
+                if pq.read_metadata(file).num_rows != part.items - len(part.failures):
                     raise ValueError("it has other rows")
             if _digest_of(islice(items, part.items)) != part.digest:
                 raise OutputError(f"{self.store.path} began with other inputs; {self._remedy}")

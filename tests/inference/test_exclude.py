@@ -99,7 +99,9 @@ def test_bad_patterns_and_unusable_files_are_one_line(tree: Path) -> None:
     (tree / "sub" / ".peignore").mkdir()
     (tree / "raw" / ".peignore").write_text("a\n!\n")
     (*_, raw, sub) = items = list(list_items([tree]))
-    assert [str(item.problem) for item in (raw, sub)][1] == "d/sub: cannot be listed: its .peignore: Is a directory"
+    assert [str(item.problem) for item in (raw, sub)][1] == (
+        "d/sub: cannot be listed: its .peignore: d/sub/.peignore is not a regular file; remove it"
+    )
     assert str(raw.problem).startswith("d/raw: cannot be listed: its .peignore: a pattern is invalid: ")
     assert [item.path for item in items[:-2]] == ["d/a.jpg", "d/b.png"]
     (tree / "raw" / ".peignore").write_bytes(b"\xff*\n")  # not UTF-8

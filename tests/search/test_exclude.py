@@ -14,6 +14,7 @@ from perception_encoder.inference.encoder import Encoder
 from perception_encoder.search.storage.database import DATABASE
 from perception_encoder.search.storage.store import EXCLUDED, STORE, Store
 from perception_encoder.search.web.library import MediaLibrary, open_library
+from tests.damage import at_most, plant_pipe
 from tests.search.indexes import hits
 
 
@@ -63,13 +64,18 @@ def test_an_invalid_pattern_creates_no_index(photos: Path) -> None:
 
 def test_an_unusable_peignore_neither_adds_nor_removes_files(photos: Path, encoder: Encoder) -> None:
     pe.open_index(photos, encoder).update()
-    (photos / "2024's" / ".peignore").mkdir()
+    plant_pipe(pipe := photos / "2024's" / ".peignore")
     (photos / "2024's" / "new.jpg").write_bytes((photos / "00.jpg").read_bytes())
-    report = pe.open_index(photos, encoder).update()
-    assert (report.added, report.deleted, report.moved, report.rows) == (0, 0, 0, 20)
-    assert [str(error).partition(": ")[2] for error in report.skipped] == [
-        "cannot be listed: its .peignore: Is a directory"
-    ]
+    for _ in ("pipe", "directory"):
+        with at_most(60):
+            report = pe.open_index(photos, encoder).update()
+        assert (report.added, report.deleted, report.moved, report.rows) == (0, 0, 0, 20)
+        assert [str(error).partition(": ")[2] for error in report.skipped] == [
+            f"cannot be listed: its .peignore: {pipe} is not a regular file; remove it"
+        ]
+        if pipe.is_fifo():
+            pipe.unlink()
+            pipe.mkdir()
 
 
 def test_searches_leave_out_files_with_and_without_an_index(run_pe, photos: Path, checkpoint: Path) -> None:

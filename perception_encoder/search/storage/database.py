@@ -11,7 +11,6 @@ import math
 import os
 import re
 import sqlite3
-import sys
 import time
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -24,7 +23,7 @@ from typing import Annotated, Any, NamedTuple, TypeVar
 import numpy as np
 
 from perception_encoder.errors import ConfigError, OutputError, one_line
-from perception_encoder.files import refuse_database_links
+from perception_encoder.files import defines_only, harden, refuse_database_links
 from perception_encoder.records import Count, CountOrZero, Positive, Range, from_fields
 from perception_encoder.search.storage.vectors import Vectors
 
@@ -210,11 +209,10 @@ def connect(store: Path, writable: bool = False) -> sqlite3.Connection:
     address = f"{path.absolute().as_uri()}?mode={'rw' if writable else 'ro'}"
     connection = sqlite3.connect(address, _PATIENCE, uri=True, isolation_level=None, check_same_thread=False)
     try:
-        if sys.version_info >= (3, 12):
-            connection.setconfig(sqlite3.SQLITE_DBCONFIG_DEFENSIVE, True)
-        for setting in ("trusted_schema=OFF", "cell_size_check=ON", "synchronous=FULL", "secure_delete=ON"):
+        harden(connection)
+        for setting in ("synchronous=FULL", "secure_delete=ON"):
             connection.execute(f"PRAGMA {setting}")
-        if dict(connection.execute("SELECT name, sql FROM sqlite_master")) != _TABLES:
+        if not defines_only(connection, _TABLES.values()):
             raise ValueError(f"{DATABASE} has other tables")
     except BaseException:
         connection.close()

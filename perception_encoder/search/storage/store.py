@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from perception_encoder.errors import ConfigError, OutputError, SearchIndexError, one_line
-from perception_encoder.files import holding, is_held, open_regular, remove, replacing, restrict, write_json, writing
+from perception_encoder.files import holding, is_held, read_regular, remove, replacing, restrict, write_json, writing
 from perception_encoder.inference.exclude import parse_patterns
 from perception_encoder.models.registry import same_name, shown_name
 from perception_encoder.records import from_fields
@@ -129,7 +129,7 @@ class Store:
             for suffix in ("", "-journal", "-wal", "-shm"):  # in this order: without the first there is no index
                 remove(Path(f"{store / DATABASE}{suffix}"))
             _remove_all_but(store, {_LOCK, EXCLUDED})
-            os.close(open_regular(vectors_path(store, state.generation)))
+            append_vectors(vectors_path(store, state.generation), 0, np.empty((0, 1), "<f4"))
             with replacing(store / DATABASE) as temporary:
                 create_database(temporary, values)
         return cls(directory, settings, state)
@@ -162,7 +162,7 @@ class Store:
         """The patterns of `exclude`, which every update follows; SearchIndexError if they cannot be read."""
         path = self._store / EXCLUDED
         try:
-            patterns = from_fields(list[str], json.loads(path.read_text(encoding="utf-8")))
+            patterns = from_fields(list[str], json.loads(read_regular(path)))
             parse_patterns(patterns)
         except FileNotFoundError:
             return []
@@ -353,9 +353,9 @@ class Store:
             raise ValueError(f"{DATABASE} has {count:,} rows, not {reading.state.rows:,}")
 
     def _is_sealed(self, paths: Iterable[Path]) -> bool:
-        """Return whether files are as the last update left them, by their sizes and times."""
+        """Return whether files are as the last update left them, by their sizes and times; raises OutputError."""
         try:
-            seal = json.loads((self._store / _SEAL).read_text(encoding="utf-8"))
+            seal = json.loads(read_regular(self._store / _SEAL))
             return all(seal[path.name] == _size_and_time(path) for path in paths)
         except (OSError, ValueError, LookupError, TypeError, RecursionError):
             return False

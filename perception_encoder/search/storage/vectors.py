@@ -112,6 +112,7 @@ class Vectors:
         except Exception as error:  # the library is missing or another version, or the file is damaged
             logger.warning("compressed vectors cannot be read, so searches compare every row: %s", one_line(error))
             return None
+            os.close(open_regular(self._codes_path, writable=False))
 
 
 def append_vectors(path: Path, slots: int, vectors: Float[np.ndarray, "N D"]) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 from perception_encoder.datasets.pe_video import list_video_tars, read_video_tar, split_of
 from perception_encoder.errors import ConfigError, DataError, InputError, OutputError, one_line
-from perception_encoder.files import refuse_database_links, writing
+from perception_encoder.files import defines_only, harden, refuse_database_links, writing
 from perception_encoder.formats.tars import TarMember
 from perception_encoder.progress import Track, untracked
 
@@ -83,6 +83,7 @@ class Database:
                 path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False, cached_statements=256
             )
             self._connection.row_factory = sqlite3.Row
+            harden(self._connection)
             for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
                 self._connection.execute(f"PRAGMA {pragma}")
         self._prepare()
@@ -147,8 +148,7 @@ class Database:
             elif version != VERSION or not tables:
                 raise DataError(f"{self.path} is not an annotation project of version {VERSION}; choose another file")
             else:  # damage of the tables' definitions, of pages, of values of the wrong type, and of references
-                stored = {row[0] for row in connection.execute("SELECT sql FROM sqlite_master")}
-                if not stored.issuperset(SCHEMA.strip().removesuffix(";").split(";\n")):
+                if not defines_only(connection, SCHEMA.split(";\n"), also="lost_and_found*"):  # of `.recover`
                     raise self.damage("a definition of a table")
                 (state,) = connection.execute("PRAGMA quick_check(1)").fetchone()
                 if state != "ok":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from perception_encoder.formats.shards import json_bytes, write_members
 from perception_encoder.video_dataset.annotation.progress import read_refinements
 from perception_encoder.video_dataset.annotation.project import FILE_NAME, AnnotationProject, Database, check_name
 from perception_encoder.video_dataset.annotation.work import Edit, next_review, next_task, submit
+from tests.damage import plant_trigger
 from tests.video_dataset.clips import fields, short_clip, small_dataset, write_dataset
 
 
@@ -168,6 +170,25 @@ def test_damage_is_named_with_the_remedy(tmp_path: Path) -> None:
     remedy = "restore a copy, or save what is readable: sqlite3 FILE .recover"
     with pytest.raises(DataError, match=rf"a\.sqlite is damaged \(non-INTEGER value in tars\.size\); {remedy}"):
         Database(path)
+
+
+@pytest.mark.security
+@pytest.mark.parametrize("name", ["decisions_of_person", "other"])
+def test_a_project_with_a_trigger_is_refused(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.sqlite"
+    Database(path).close()
+    plant_trigger(path, name, "people", "AFTER INSERT ON people BEGIN DELETE FROM people; END")
+    with pytest.raises(DataError, match=r"a\.sqlite is damaged \(a definition of a table\)"):
+        Database(path)
+
+
+def test_a_project_that_was_recovered_is_opened(tmp_path: Path) -> None:
+    path = tmp_path / "a.sqlite"
+    Database(path).close()
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE lost_and_found (rootpgno INTEGER, pgno INTEGER)")
+    add(database := Database(path), "anna")
+    assert people(database) == ["anna"]
 
 
 def test_a_project_that_another_process_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
