@@ -11,13 +11,18 @@ import numpy as np
 from perception_encoder.errors import ShapeError
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int
+    from jaxtyping import Bool, Float, Int
 
 
 def unit_rows(vectors: np.ndarray) -> np.ndarray:
     """Return vectors (…, D) at length 1; zeros stay zeros."""
     unit: np.ndarray = vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)
     return unit
+
+
+def are_unit(vectors: Float[np.ndarray, "*n D"]) -> Bool[np.ndarray, "*n"]:
+    """Return which vectors are of unit length, as far as numbers in half precision or int8 have it."""
+    return np.asarray(abs(np.einsum("...d,...d->...", vectors, vectors) - 1) <= 0.02)
 
 
 def truncate(rows: np.ndarray, length: int | None, normalize: bool) -> np.ndarray:

@@ -18,12 +18,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from perception_encoder.errors import ConfigError, OutputError, one_line
-from perception_encoder.files import remove
+from perception_encoder.files import open_regular, remove
 from perception_encoder.formats.tables import connect_lance, without_panics
 from perception_encoder.inference.listing import Item
 from perception_encoder.inference.pipeline import Embedding, is_text
 from perception_encoder.store import Store
-from perception_encoder.vectors import load_array, unit_rows
+from perception_encoder.vectors import are_unit, load_array, unit_rows
 
 METADATA = "perception_encoder"
 _GROUP_BYTES = 64 << 20
@@ -157,7 +157,8 @@ def _read(parts: Sequence[Path], store: Store) -> Iterator[pa.Table]:
     group = max(1, min(_GROUP_ROWS, _GROUP_BYTES // row_bytes))
     rest = to_table([], settings)
     for part in parts:
-        with store.reading(part, also=(pa.ArrowException,)), open(part, "rb") as file, pq.ParquetFile(file) as parquet:
+        with store.reading(part, also=(pa.ArrowException,)), open(open_regular(part, False), "rb") as file:
+            parquet = pq.ParquetFile(file)
             rest = pa.concat_tables([rest, parquet.read().replace_schema_metadata()])
         while rest.num_rows >= group:
             yield rest.slice(0, group)
@@ -174,11 +175,13 @@ def read_embeddings(path: Path) -> tuple[pa.Table, np.ndarray, dict[str, Any]] |
     """
     try:
         if path.is_dir() and {"img_emb", "metadata"} <= {inside.name for inside in path.iterdir()}:
+            _refuse_pipes(path)
             rows, vectors = _read_directory(path)
         elif path.suffix == ".parquet" and path.is_file() and "vector" in pq.read_schema(path).names:
             rows = pq.read_table(path)
             vectors = rows["vector"]
         elif path.suffix == ".lance" and path.is_dir():
+            _refuse_pipes(path)
             with without_panics():
                 rows = connect_lance(path.parent).open_table(path.stem).to_arrow()
             vectors = rows["vector"]
@@ -194,7 +197,19 @@ def read_embeddings(path: Path) -> tuple[pa.Table, np.ndarray, dict[str, Any]] |
             return None
         flat = vectors.combine_chunks().flatten().to_numpy(zero_copy_only=False)
         vectors = flat.astype(np.float32).reshape(len(rows), vectors.type.list_size)
-    return rows, unit_rows(vectors), settings
+    with np.errstate(over="ignore", invalid="ignore"):
+        unit = unit_rows(vectors)
+    sound = are_unit(vectors if settings.get("normalized") else unit)
+    if not sound.all():
+        reason = "is zero, not finite or not of unit length"
+        raise OutputError(f"{path} cannot be read: the vector of row {sound.argmin()} {reason}")
+    return rows, unit, settings
+
+
+def _refuse_pipes(directory: Path) -> None:
+    for path in directory.rglob("*"):
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise ValueError(f"{path} is not a regular file")
 
 
 def _read_directory(directory: Path) -> tuple[pa.Table, np.ndarray]:

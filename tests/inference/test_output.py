@@ -20,7 +20,9 @@ from perception_encoder.errors import ConfigError, MediaDecodeError, MediaTooLar
 from perception_encoder.inference import output_formats
 from perception_encoder.inference.listing import Item
 from perception_encoder.inference.output import EmbeddingWriter
+from perception_encoder.inference.output_formats import read_embeddings
 from perception_encoder.inference.pipeline import Embedding, EncodingResult, Failure
+from tests.damage import at_most, plant_pipe
 
 SETTINGS: dict[str, Any] = {
     "model": "PE-Core-N16-128",
@@ -264,3 +266,43 @@ def test_settings_of_a_file_that_are_none_are_an_error(tmp_path: Path) -> None:
         pq.write_table(rows.replace_schema_metadata({output_formats.METADATA: settings}), path)
         with pytest.raises(OutputError, match=rf"{number}\.parquet cannot be read"):
             output_formats.read_embeddings(path)
+
+
+@pytest.mark.security
+@pytest.mark.parametrize("name", ["img_emb/img_emb_0.npy", "metadata/metadata_0.parquet", "img_emb/img_emb_1.npy"])
+def test_a_pipe_among_embeddings_is_refused(name: str, tmp_path: Path) -> None:
+    write(tmp_path / "out")
+    (tmp_path / "out" / name).unlink(missing_ok=True)
+    plant_pipe(tmp_path / "out" / name)
+    with at_most(20), pytest.raises(OutputError, match=f"out cannot be read: .*{name} is not a regular file"):
+        read_embeddings(tmp_path / "out")
+
+
+@pytest.mark.security
+def test_a_pipe_among_the_parts_of_an_unfinished_run_is_refused(tmp_path: Path) -> None:
+    stop(tmp_path / "out.parquet", after=4)
+    for name in sorted(os.listdir(tmp_path / "out.parquet.parts")):
+        (path := tmp_path / "out.parquet.parts" / name).rename(tmp_path / "kept")
+        plant_pipe(path)
+        with at_most(20), pytest.raises(OutputError, match=f"{name} is not a regular file"):
+            write(tmp_path / "out.parquet")
+        (tmp_path / "kept").rename(path)
+    assert write(tmp_path / "out.parquet").done == 10
+
+
+@pytest.mark.security
+@pytest.mark.parametrize("normalized", [True, False])
+@pytest.mark.parametrize("scale", [4e29, np.nan, np.inf, 0.0, 2.0])
+def test_vectors_of_no_or_another_length_are_refused(scale: float, normalized: bool, tmp_path: Path) -> None:
+    vectors = [np.eye(4, dtype=np.float32)[number % 4] for number in range(6)]
+    vectors[4] = np.full(4, scale / 2, np.float32)
+    settings = {**SETTINGS, "normalized": normalized}
+    for name in ("out", "out.parquet", *(["out.lance"] if np.isfinite(scale) else [])):  # which takes no other numbers
+        with EmbeddingWriter(tmp_path / name, settings) as writer:
+            writer.add([Embedding(item(number), vector) for number, vector in enumerate(vectors)])
+            writer.finish()
+        if scale == 2.0 and not normalized:
+            np.testing.assert_array_equal(read_embeddings(tmp_path / name)[1][3:5], [[0, 0, 0, 1], [0.5] * 4])
+            continue
+        with pytest.raises(OutputError, match=rf"{name} cannot be read: the vector of row 4 is zero, not finite or"):
+            read_embeddings(tmp_path / name)

@@ -8,9 +8,11 @@ import json
 import os
 import shlex
 import shutil
+import sqlite3
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from datetime import datetime
 from functools import cache
 from pathlib import Path
@@ -20,10 +22,11 @@ import numpy as np
 from PIL import Image
 
 from perception_encoder.inference.encoder import Encoder
-from perception_encoder.search.storage.database import IndexRow
+from perception_encoder.search.storage.database import COLUMNS, DATABASE, IndexRow, checksum_of
 from perception_encoder.search.storage.encoder import remember_model
-from perception_encoder.search.storage.store import Store
+from perception_encoder.search.storage.store import STORE, Store
 from perception_encoder.search.storage.update import UpdateReport, update_store, writable_store
+from perception_encoder.search.storage.vectors import vectors_path
 from perception_encoder.search.web.library import MediaLibrary
 from tests.clips import clip
 
@@ -104,6 +107,24 @@ def make_rows(vectors: np.ndarray, first: int = 0) -> list[IndexRow]:
         )
         for number, vector in enumerate(vectors, first)
     ]
+
+
+def forge(folder: Path, file: str, vector: np.ndarray | None = None, **changes: object) -> None:
+    """Change the row of a file, and its vector, as a stranger can: with the right checksum."""
+    store = Store.open(folder)
+    vectors = vectors_path(folder / STORE, 1)
+    content = np.fromfile(vectors, "<f4").reshape(-1, store.settings["dimension"])
+    with closing(sqlite3.connect(folder / STORE / DATABASE, isolation_level=None)) as connection:
+        slot, *values = connection.execute(
+            f"SELECT slot, {', '.join(COLUMNS)} FROM rows WHERE path = ?", [file]
+        ).fetchone()
+        if vector is not None:
+            content[slot] = vector
+            content.tofile(vectors)
+        values = [*(dict(zip(COLUMNS, values, strict=True)) | changes).values()]
+        setting = ", ".join(f"{name} = ?" for name in (*COLUMNS, "checksum"))
+        checksum = checksum_of(values, content[slot])
+        connection.execute(f"UPDATE rows SET {setting} WHERE slot = {slot}", [*values, checksum])
 
 
 def wait_for(condition: Callable[[], object], name: str) -> None:

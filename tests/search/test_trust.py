@@ -15,7 +15,7 @@ import perception_encoder as pe
 from perception_encoder.errors import SearchIndexError
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.models.checkpoints.weights import write_checkpoint
-from tests.search.indexes import assert_same_ranking
+from tests.search.indexes import assert_same_ranking, forge
 
 REFUSED = "is not a model of this package and may run code; if you trust it, name it yourself, once, with --model"
 Become = Callable[[str], None]
@@ -98,3 +98,18 @@ def test_a_model_is_named_once_for_an_index(
     become("another user")
     with pytest.raises(SearchIndexError, match=r"names the model .*other\.safetensors"):
         pe.open_index(photos).search("a cat")
+
+
+@pytest.mark.security
+@pytest.mark.parametrize("path", ["../../x.jpg", ".env"])
+@pytest.mark.parametrize("words", [("a cat",), ("--near-duplicates",), ("--near-duplicates", "--all-but-one")])
+def test_a_stranger_s_row_prints_and_links_no_other_file(
+    run_pe, photos: Path, checkpoint: Path, path: str, words: tuple[str, ...], tmp_path: Path
+) -> None:
+    pe.open_index(photos, checkpoint).update()
+    forge(photos, "00.jpg", path=path)
+    for options in ((), ("-0",), ("--json",), ("--html", str(tmp_path / "sheet.html"))):
+        run = run_pe("search", *words, photos, *options, "--model", checkpoint, "--top", "30")
+        error = " ".join(run.stderr.split())
+        assert run.status == 2 and f"has '{path}', no image or video in the directory" in error
+        assert path not in run.stdout and not (tmp_path / "sheet.html").exists()

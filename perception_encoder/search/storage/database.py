@@ -24,8 +24,10 @@ import numpy as np
 
 from perception_encoder.errors import ConfigError, OutputError, one_line
 from perception_encoder.files import defines_only, harden, refuse_database_links
+from perception_encoder.preprocess.source import MEDIA_SUFFIXES, unescape_name
 from perception_encoder.records import Count, CountOrZero, Positive, Range, from_fields
 from perception_encoder.search.storage.vectors import Vectors
+from perception_encoder.vectors import are_unit
 
 T = TypeVar("T")
 
@@ -106,6 +108,8 @@ class IndexRow:
     """Unit length."""
     thumbnail: bytes = b""
     """JPEG; empty unless it was requested."""
+_OUTSIDE = re.compile(r"^/|(?:^|/)\.\.(?:/|$)|\0" + (r"|\\|:" if os.name == "nt" else ""))
+_PATH = COLUMNS.index("path")
 
 
 _TYPES = {"str": ("TEXT NOT NULL", str), "int": ("INTEGER NOT NULL", int), "float | None": ("REAL", float)}
@@ -166,6 +170,10 @@ class Reading:
         for key, slot, checksum, *values in self.connection.execute(select):
             if not 0 <= slot < len(content):
                 raise ValueError(f"{DATABASE}: a row has the slot {slot} of {len(content):,}")
+            if not names_media(path := values[_PATH]):
+                raise ValueError(f"{DATABASE}: the row {key} has {path[:200]!r}, no image or video in the directory")
+            if not are_unit(content[slot]):
+                raise ValueError(f"{DATABASE}: the row {key} of {path[:200]!r} has a vector that is not of unit length")
             if checksum != checksum_of(values, content[slot]):
                 raise ValueError(f"{DATABASE}: the row {key} or its vector has changed since it was written")
             for value, name, types in zip(values, COLUMNS, _VALID, strict=True):
@@ -277,6 +285,12 @@ def delete_rows(connection: sqlite3.Connection, paths: Iterable[str]) -> int:
     before = connection.total_changes
     connection.executemany("DELETE FROM rows WHERE path = ?", names)
     return connection.total_changes - before
+
+
+def names_media(path: str) -> bool:
+    """Return whether a row's path is that of an image or video in the indexed directory, or in a tar there."""
+    name = unescape_name(path)
+    return not _OUTSIDE.search(name) and os.path.splitext(name)[1].lower() in MEDIA_SUFFIXES
 
 
 def checksum_of(values: Sequence[object], vector: np.ndarray) -> int:

@@ -35,7 +35,7 @@ from perception_encoder.preprocess.image import encode_thumbnail, read_header
 from perception_encoder.preprocess.source import escape_name, open_source
 from perception_encoder.preprocess.video import sample_frames
 from perception_encoder.preprocess.video_file import creation_time
-from perception_encoder.search.storage.database import FileState, IndexRow, time_modified
+from perception_encoder.search.storage.database import FileState, IndexRow, names_media, time_modified
 from perception_encoder.vectors import unit_rows
 
 Pixels = UInt8[np.ndarray, "3 H W"]
@@ -105,6 +105,8 @@ def find_changes(root: Path, indexed: Mapping[str, FileState], excluded: Sequenc
         path = item.path.removeprefix(base)
         try:
             size, modified = _status(item)
+            if not names_media(path):
+                raise InputError(item.id, "has a name that leads out of the directory")
         except InputError as error:
             failures.append(error)
             continue

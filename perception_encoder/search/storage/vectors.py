@@ -33,6 +33,7 @@ _BLOCK = 16_384  # vectors compressed or compared at a time
 _SHORTLIST = 1500  # of the compressed vectors: a first pass reads one bit per number; with 700, recall falls to 0.988
 _FEW = 2000  # vectors are compared exactly
 _UNCODED_BYTES = 8 << 20  # of vectors after the compressed ones, which are compared exactly too
+_MAXIMUM = 1.01  # similarity of unit vectors, which may be rounded
 _SAMPLED = 4096  # vectors from which the codes take the spread of each dimension
 
 
@@ -68,12 +69,13 @@ class Vectors:
     def __len__(self) -> int:
         return len(self.content)
 
+    @np.errstate(over="ignore", invalid="ignore")
     def nearest(
         self, query: Float[np.ndarray, " D"], count: int, allowed: Int[np.ndarray, " A"] | None = None
     ) -> tuple[Int[np.ndarray, " K"], Float[np.ndarray, " K"]]:
         """Return the slots of the `count` vectors most similar to a unit vector and their similarities, best first.
 
-        `allowed`: the only slots to compare, in order.
+        `allowed`: the only slots to compare, in order. ValueError for a similarity that no unit vectors have.
         """
         slots = allowed
         if (len(self) if slots is None else len(slots)) > _FEW and self.codes is not None:
@@ -86,6 +88,9 @@ class Vectors:
             scores = np.concatenate(blocks or [np.empty(0, np.float32)])
             if self._mapped is not None and hasattr(mmap, "MADV_DONTNEED") and self.content.nbytes >= LARGE_BYTES:
                 self._mapped.madvise(mmap.MADV_DONTNEED)  # the pages would count as this process's memory
+        possible = np.abs(scores) <= _MAXIMUM
+        if not possible.all() and np.isfinite(query).all():
+            raise ValueError(f"the vector {slots[possible.argmin()]} of {len(self):,} is not of unit length")
         best = best_scores(scores, count)
         return slots[best], scores[best]
 
@@ -107,12 +112,12 @@ class Vectors:
         if self._codes_path is None:
             return None
         try:
+            os.close(open_regular(self._codes_path, writable=False))
             codes = _quantizer().load(str(self._codes_path))
             return codes if len(codes) <= len(self) and codes.dim == self.content.shape[1] else None
         except Exception as error:  # the library is missing or another version, or the file is damaged
             logger.warning("compressed vectors cannot be read, so searches compare every row: %s", one_line(error))
             return None
-            os.close(open_regular(self._codes_path, writable=False))
 
 
 def append_vectors(path: Path, slots: int, vectors: Float[np.ndarray, "N D"]) -> None:

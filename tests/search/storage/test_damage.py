@@ -6,6 +6,7 @@ import os
 import random
 import re
 import sqlite3
+import tracemalloc
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -14,10 +15,11 @@ import numpy as np
 import pytest
 
 from perception_encoder.errors import OutputError, SearchIndexError
-from perception_encoder.search.storage.database import COLUMNS, DATABASE, checksum_of
-from perception_encoder.search.storage.store import STORE, Store
-from tests.damage import plant_journal
-from tests.search.indexes import DIMENSION, SETTINGS, make_rows, unit_vectors
+from perception_encoder.search.storage.database import DATABASE
+from perception_encoder.search.storage.store import EXCLUDED, STORE, Store
+from perception_encoder.search.storage.vectors import Vectors, codes_path
+from tests.damage import at_most, plant_journal, plant_pipe, plant_trigger
+from tests.search.indexes import DIMENSION, SETTINGS, forge, make_rows, unit_vectors
 
 Hits = Callable[..., list[tuple[str, float]]]
 Update = Callable[[], None]
@@ -217,15 +219,123 @@ def test_a_hostile_database_is_refused_with_the_remedy(
 
 
 @pytest.mark.security
+def test_a_trigger_with_the_name_of_an_index_is_refused(update: Update, folder: Path, hits: Hits) -> None:
+    trigger = "AFTER INSERT ON rows BEGIN DELETE FROM settings WHERE name = 'unreadable'; END"
+    plant_trigger(folder / STORE / DATABASE, "rows_newest", "rows", trigger)
+    for fail in (hits, update):
+        with pytest.raises(SearchIndexError, match=r"has other tables.*rebuild it with: pe index --rebuild"):
+            fail()
+    create(folder)
+    update()
+
+
+@pytest.mark.security
+@pytest.mark.parametrize(
+    ("table", "row"), [("rows SET camera", "path = '7.jpg'"), ("settings SET value", "name = 'settings'")]
+)
+def test_a_huge_value_is_refused_before_it_is_read(
+    table: str, row: str, update: Update, folder: Path, hits: Hits
+) -> None:
+    harm(folder, f"UPDATE {table} = hex(zeroblob({50 << 20})) WHERE {row}")
+    for fail in (hits, update):
+        tracemalloc.start()
+        with pytest.raises(SearchIndexError, match=r"index\.sqlite: string or blob too big.* pe index --rebuild"):
+            fail()
+        assert tracemalloc.get_traced_memory()[1] < 32 << 20
+        tracemalloc.stop()
+
+
+@pytest.mark.security
 def test_values_of_another_type_are_refused_whatever_their_checksum(update: Update, folder: Path, hits: Hits) -> None:
-    with closing(sqlite3.connect(folder / STORE / DATABASE, isolation_level=None)) as connection:
-        query = f"SELECT slot, {', '.join(COLUMNS)} FROM rows WHERE path = '7.jpg'"
-        slot, *values = connection.execute(query).fetchone()
-        values[COLUMNS.index("path")] = b"7.jpg"
-        checksum = checksum_of(values, np.fromfile(folder / STORE / VECTORS, "<f4").reshape(-1, DIMENSION)[slot])
-        connection.execute("UPDATE rows SET path = ?, checksum = ? WHERE slot = ?", [b"7.jpg", checksum, slot])
+    forge(folder, "7.jpg", path=b"7.jpg")
     with pytest.raises(SearchIndexError, match=r"path is \"b'7.jpg'\", not a str"):
         hits()
+
+
+OUTSIDE = (
+    *(
+        "/etc/x.jpg",
+        "../../x.jpg",
+        "..",
+        "a/../../x.jpg",
+        "a/../x.jpg",
+        "a.tar/../x.jpg",
+        r"\x2e\x2e/x.jpg",
+        r"\x2fx.jpg",
+    ),
+    *(
+        "",
+        ".env",
+        "evil.html",
+        ".pe-index/index.sqlite",
+        "x.tar",
+        "x",
+        ".jpg",
+        r"x.jpg\x00.html",
+        r"x\x00.jpg",
+        "x.jpg/",
+    ),
+)
+INSIDE = (
+    "x.jpg",
+    "a..b/..c.MP4",
+    "a.tar/./x.png",
+    "a.tar//x.heic",
+    r"a\\b\xff.nef",
+    "x.html.jpg",
+    "~/x.webm",
+    "-x.gif",
+)
+
+
+@pytest.mark.security
+@pytest.mark.parametrize("path", OUTSIDE)
+def test_a_row_of_another_file_is_refused(path: str, update: Update, folder: Path, hits: Hits) -> None:
+    forge(folder, "7.jpg", path=path)
+    message = rf"index\.sqlite: the row \d+ has {re.escape(repr(path))}, no image or video in the directory.*--rebuild"
+    for fail in (hits, update):
+        with pytest.raises(SearchIndexError, match=message):
+            fail()
+
+
+def test_rows_of_files_in_the_directory_and_its_tars_are_read(update: Update, folder: Path, hits: Hits) -> None:
+    expected = [score for _, score in hits()]
+    for number, path in enumerate(INSIDE):
+        forge(folder, f"{number}.jpg", path=path)
+    assert {path for path, _ in hits()} > set(INSIDE) and [score for _, score in hits()] == expected
+    update()
+
+
+@pytest.mark.security
+@pytest.mark.parametrize("scale", [4e29, np.nan, np.inf, 0.0, 1.1, 0.9])
+def test_a_vector_of_another_length_is_refused(scale: float, update: Update, folder: Path, hits: Hits) -> None:
+    forge(folder, "7.jpg", unit_vectors(20, 0)[7] * np.float32(scale))
+    message = r"the row \d+ of '7\.jpg' has a vector that is not of unit length.*--rebuild"
+    for fail in (hits, update):
+        with pytest.raises(SearchIndexError, match=message):
+            fail()
+
+
+@pytest.mark.security
+@pytest.mark.parametrize("scale", [4e29, np.nan, np.inf, 2.0])
+def test_a_vector_of_another_length_is_refused_even_if_it_is_no_hit(scale: float, tmp_path: Path) -> None:
+    vectors = unit_vectors(20, 0)
+    vectors[7] = -vectors[7] * np.float32(scale)
+    vectors.tofile(tmp_path / VECTORS)
+    opened = Vectors(tmp_path, DIMENSION, 1, 20, coded=False)
+    for allowed in (None, np.arange(5, 9)):
+        with pytest.raises(ValueError, match="the vector 7 of 20 is not of unit length"):
+            opened.nearest(unit_vectors(20, 0)[7], 3, allowed)
+    assert list(opened.nearest(unit_vectors(20, 0)[8], 1, np.arange(8, 20))[0]) == [8]
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.int8])
+def test_vectors_that_were_rounded_are_read(kind: type, update: Update, folder: Path, hits: Hits) -> None:
+    vector = unit_vectors(20, 0)[7]
+    scale = 127 / np.abs(vector).max() if kind is np.int8 else 1.0
+    forge(folder, "7.jpg", (np.round(vector * scale) if kind is np.int8 else vector).astype(kind).astype("<f4") / scale)
+    update()
+    assert len(hits()) == 20
 
 
 @pytest.mark.security
@@ -241,6 +351,37 @@ def test_a_journal_that_names_another_file_is_not_followed(
     assert victim.read_text() == "dear diary"
     create(folder)
     assert len(hits()) == 20 and victim.exists()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX pipes")
+@pytest.mark.security
+@pytest.mark.parametrize("kind", ["pipe", "socket"])
+@pytest.mark.parametrize(
+    "name",
+    ["lock", DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm", f"{DATABASE}-journal", VECTORS, "seal.json", EXCLUDED],
+)
+def test_a_pipe_in_an_index_stops_nothing(name: str, kind: str, update: Update, folder: Path, hits: Hits) -> None:
+    expected, path, errors = hits(), folder / STORE / name, []
+    path.unlink(missing_ok=True)
+    plant_pipe(path, kind)
+    for use in (lambda: hits() == expected, update, lambda: Store.open(folder).excluded, lambda: create(folder)):
+        with at_most(20):
+            try:
+                assert use() is not False
+            except (OutputError, SearchIndexError) as error:
+                assert re.search(rf"{re.escape(str(path))} .*not a regular file", str(error))
+                errors.append(error)
+    assert errors
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX pipes")
+@pytest.mark.security
+def test_compressed_vectors_that_are_a_pipe_are_not_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    unit_vectors(20, 0).tofile(tmp_path / VECTORS)
+    plant_pipe(codes_path(tmp_path, 1))
+    with at_most(20):
+        assert Vectors(tmp_path, DIMENSION, 1, 20, coded=True).codes is None
+    assert "codes-1.tv is not a regular file; remove it" in caplog.text
 
 
 @pytest.mark.parametrize("noise", ["null", "[]", "[" * 100_000, '{"index.sqlite": 3}', "\udcff", ""])

@@ -17,7 +17,7 @@ from PIL import Image
 from perception_encoder.search.web.library import MediaLibrary
 from perception_encoder.search.web.responses import stored_secret
 from perception_encoder.search.web.server import create_page
-from tests.search.indexes import paths
+from tests.search.indexes import forge, paths
 from tests.serving.servers import record_model_threads
 
 pytestmark = pytest.mark.security
@@ -112,6 +112,21 @@ def test_nothing_outside_the_folder_is_served(
             assert client.get(f"/thumbnail/{victim['id']}{size}{version}").status_code == 400
     for id in ("..%2f..%2fsecret.jpg", "nothing", "' OR 1=1 --"):
         assert client.get(f"/file/{id}").status_code in (400, 404)
+
+
+@pytest.mark.parametrize("name", [".env", "evil.html", ".pe-index/index.sqlite", "../secret.jpg", "/etc/hostname"])
+def test_a_row_of_a_stranger_serves_no_other_file(
+    name: str, client: TestClient, library: MediaLibrary, folder: Path
+) -> None:
+    tiles = client.get("/api/hits", params={"count": 200}).json()["tiles"]
+    victim = next(tile for tile in tiles if tile["path"] == "02's <b>.jpg")
+    for path in (folder / ".env", folder / "evil.html", folder.parent / "secret.jpg"):
+        path.write_bytes(b"secret")
+    forge(folder, victim["path"], path=name)
+    for address in (f"/file/{victim['id']}", f"/thumbnail/{victim['id']}", f"/api/inside/{victim['id']}"):
+        response = client.get(address)
+        assert response.status_code == 400 and b"secret" not in response.content.replace(name.encode(), b"")
+        assert "no image or video in the directory" in response.json()["error"]
 
 
 def test_other_pages_and_names_are_refused(client: TestClient) -> None:
