@@ -74,9 +74,9 @@ def search(
     The first argument is the query, unless an option gives one: a text, or the path of an image or a video. Combine
     terms with + and -; the prefix 2: doubles a term's weight. Hits are ranked by cosine similarity, without the query
     itself. If a directory or one around it has an index (see `pe index`), the index is searched; other files are
-    encoded first. Columns for --where: path, kind ('image' or 'video'), date ('2024-07-31T18:05:00'), size (bytes),
-    length (s), width, height, lat, lon and camera; `near 48.85,2.35 2km` holds near a place. In a pipe, the table is
-    tab-separated.
+    encoded first. Columns for --where: path, kind ('image' or 'video'), date ('2024-07-31' is the day), size
+    (bytes), length (s), width, height, lat, lon and camera; `near 48.85,2.35 2km` holds near a place. In a pipe, the
+    table is tab-separated.
 
     Examples:
 

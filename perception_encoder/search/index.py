@@ -200,8 +200,8 @@ class Index:
                 are a text like "2:dog + park - snow", or a mapping from texts (as they are) or paths to weights,
                 `{"dog": 2, "snow": -1}`. A list holds several queries.
             top: Maximum number of hits of a query.
-            where: A condition in SQL on the columns path, kind ('image' or 'video'), date ('2024-07-31T18:05:00'), size
-                (bytes), length (s), width, height, lat, lon (degrees) and camera.
+            where: A condition in SQL on the columns path, kind ('image' or 'video'), date ('2024-07-31' is the day),
+                size (bytes), length (s), width, height, lat, lon (degrees) and camera.
             exclude: Patterns of files to leave out, in gitignore's syntax.
             min_score: Minimum cosine similarity of a hit.
             collapse: Of images and moments that are nearly the same, return the best; its `similar` counts the others.

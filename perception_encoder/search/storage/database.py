@@ -42,24 +42,19 @@ _FUNCTIONS = {
     *("glob", "instr", "length", "like", "lower", "ltrim", "rtrim", "substr", "substring", "trim", "upper"),
 }
 _SECONDS, _STEPS = 30.0, 10_000  # of the scan; virtual machine instructions between looks at the clock
-_LIMITS = {
-    sqlite3.SQLITE_LIMIT_LENGTH: 1 << 20,
-    sqlite3.SQLITE_LIMIT_SQL_LENGTH: 1 << 20,
-    sqlite3.SQLITE_LIMIT_LIKE_PATTERN_LENGTH: 1000,
-}
-_STRING = r"'(?:[^']|'')*'"
+_STRING = r"(?:'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\")"  # SQLite takes a text in double quotes too
+_COLUMN = r'(?:\brows\s*\.\s*)?(?:\bdate\b|"date"|`date`|\[date\])(?!\s*\()'
+_OPERATOR = r"(?:[<>=!]+|\bis\b(?:\s+not\b)?(?:\s+distinct\s+from\b)?)"
 _DATE_COMPARISON = re.compile(
-    rf"({_STRING})\s*[<>=!]+\s*date\b"
-    rf"|\bdate\s*[<>=!]+\s*({_STRING})"
-    rf"|\bdate\s+(?:not\s+)?between\s+({_STRING}\s+and\s+{_STRING})"
-    rf"|\bdate\s+(?:not\s+)?in\s*\(((?:[^')]|{_STRING})*)\)"
+    rf"(?P<left>{_COLUMN})\s*(?P<operator>{_OPERATOR})\s*(?P<value>{_STRING})"
+    rf"|(?P<first>{_STRING})\s*(?P<flipped>{_OPERATOR})\s*(?P<right>{_COLUMN})"
+    rf"|(?P<column>{_COLUMN})\s+(?P<negated>not\s+)?"
+    rf"(?:between\s+(?P<low>{_STRING})\s+and\s+(?P<high>{_STRING})|in\s*\(\s*(?P<list>{_STRING}(?:\s*,\s*{_STRING})*)\s*\))"
     rf"|{_STRING}",  # any other text is skipped
     re.IGNORECASE,
 )
 _NUMBER = r"\d*\.?\d+"
-_NEAR = re.compile(
-    rf"{_STRING}|--.*|\bnear\s+([-+]?{_NUMBER})\s*,\s*([-+]?{_NUMBER})\s+({_NUMBER})\s*km\b", re.IGNORECASE
-)
+_NEAR = re.compile(rf"{_STRING}|\bnear\s+([-+]?{_NUMBER})\s*,\s*([-+]?{_NUMBER})\s+({_NUMBER})\s*km\b", re.IGNORECASE)
 _EARTH = 6371.0  # radius in km
 _DATE = re.compile(r"\d{4}(-\d\d(-\d\d(T\d\d(:\d\d(:\d\d)?)?)?)?)?")
 _FIRST = "0001-01-01T00:00:00"
@@ -108,13 +103,13 @@ class IndexRow:
     """Unit length."""
     thumbnail: bytes = b""
     """JPEG; empty unless it was requested."""
-_OUTSIDE = re.compile(r"^/|(?:^|/)\.\.(?:/|$)|\0" + (r"|\\|:" if os.name == "nt" else ""))
-_PATH = COLUMNS.index("path")
 
 
 _TYPES = {"str": ("TEXT NOT NULL", str), "int": ("INTEGER NOT NULL", int), "float | None": ("REAL", float)}
 _COLUMNS = {field.name: _TYPES[str(field.type)] for field in fields(IndexRow) if field.type in _TYPES}
 COLUMNS = tuple(_COLUMNS)
+_OUTSIDE = re.compile(r"^/|(?:^|/)\.\.(?:/|$)|\0" + (r"|\\|:" if os.name == "nt" else ""))
+_PATH = COLUMNS.index("path")
 _VALID = [(kind, type(None)) if kind is float else (kind,) for _, kind in _COLUMNS.values()]
 _TABLES = {
     "settings": "CREATE TABLE settings (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
@@ -170,15 +165,15 @@ class Reading:
         for key, slot, checksum, *values in self.connection.execute(select):
             if not 0 <= slot < len(content):
                 raise ValueError(f"{DATABASE}: a row has the slot {slot} of {len(content):,}")
-            if not names_media(path := values[_PATH]):
-                raise ValueError(f"{DATABASE}: the row {key} has {path[:200]!r}, no image or video in the directory")
-            if not are_unit(content[slot]):
-                raise ValueError(f"{DATABASE}: the row {key} of {path[:200]!r} has a vector that is not of unit length")
             if checksum != checksum_of(values, content[slot]):
                 raise ValueError(f"{DATABASE}: the row {key} or its vector has changed since it was written")
             for value, name, types in zip(values, COLUMNS, _VALID, strict=True):
                 if type(value) not in types:
                     raise ValueError(f"{DATABASE}: {name} is {str(value)[:80]!r}, not a {types[0].__name__}")
+            if not names_media(path := values[_PATH]):
+                raise ValueError(f"{DATABASE}: the row {key} has {path[:200]!r}, no image or video in the directory")
+            if not are_unit(content[slot]):
+                raise ValueError(f"{DATABASE}: the row {key} of {path[:200]!r} has a vector that is not of unit length")
             yield key, slot, values
 
     def slots_with(self, column: str, value: str) -> list[int]:
@@ -287,15 +282,15 @@ def delete_rows(connection: sqlite3.Connection, paths: Iterable[str]) -> int:
     return connection.total_changes - before
 
 
+def checksum_of(values: Sequence[object], vector: np.ndarray) -> int:
+    """Return the CRC-32, which finds accidental damage only, of a row's values and vector."""
+    return zlib.crc32(vector.data, zlib.crc32(repr(values).encode()))
+
+
 def names_media(path: str) -> bool:
     """Return whether a row's path is that of an image or video in the indexed directory, or in a tar there."""
     name = unescape_name(path)
     return not _OUTSIDE.search(name) and os.path.splitext(name)[1].lower() in MEDIA_SUFFIXES
-
-
-def checksum_of(values: Sequence[object], vector: np.ndarray) -> int:
-    """Return the CRC-32, which finds accidental damage only, of a row's values and vector."""
-    return zlib.crc32(vector.data, zlib.crc32(repr(values).encode()))
 
 
 def time_modified(status: os.stat_result) -> int:
@@ -313,9 +308,8 @@ def find_slots(connection: sqlite3.Connection, where: str | None, below: str) ->
     deadline = time.monotonic() + _SECONDS
     try:
         if where is not None:
-            check_dates(where)
             _compile(connection, where)
-            parts.append(f"({_NEAR.sub(_within, where)}\n)")  # which may end in a comment
+            parts.append(f"({_NEAR.sub(_within, whole_dates(where))})")
             connection.set_progress_handler(lambda: time.monotonic() > deadline, _STEPS)
         query = f"SELECT slot FROM rows WHERE {' AND '.join(parts) or 'TRUE'} ORDER BY date DESC, path, start"
         return np.fromiter((slot for (slot,) in connection.execute(query, bounds)), np.int64)
@@ -335,12 +329,12 @@ def _invalid(where: str, reason: str) -> ConfigError:
 def _compile(connection: sqlite3.Connection, where: str) -> None:
     """Raise ConfigError unless a condition is one expression that reads documented columns only, and calls no `_km`."""
     plain = _NEAR.sub(lambda found: "lat < lon" if found[1] else found[0], where)
-    for limit, value in _LIMITS.items():
-        connection.setlimit(limit, value)
+    if re.search(r"--|/\*", re.sub(_STRING, "''", where)):
+        raise _invalid(where, "it has a comment (-- or /*), which would be ignored")
     connection.create_function("lower", 1, _lower, deterministic=True)  # SQLite's own changes ASCII only
     connection.create_function("_km", 4, _kilometres, deterministic=True)
     try:
-        for text in (plain, f"({plain}\n)"):  # what closes the parenthesis fails here, what follows an expression there
+        for text in (plain, f"({plain})"):  # what closes the parenthesis fails here, what follows an expression there
             connection.set_authorizer(_Permission())
             connection.execute(f"EXPLAIN SELECT 1 FROM rows WHERE {text}")
     except (sqlite3.Error, sqlite3.Warning, ValueError) as error:
@@ -389,16 +383,37 @@ class _Permission:
         return sqlite3.SQLITE_OK if allowed else sqlite3.SQLITE_DENY
 
 
-def check_dates(condition: str) -> None:
-    """Raise ConfigError if a condition compares the column `date` with a text that is not a date."""
-    compared = (text for groups in _DATE_COMPARISON.findall(condition) for text in groups)
-    for literal in re.findall(_STRING, " ".join(compared)):
-        text = literal[1:-1].removesuffix("~")  # after every longer date that begins so
-        try:
-            is_date = _DATE.fullmatch(text) and datetime.fromisoformat(text + _FIRST[len(text) :])
-        except ValueError:
-            is_date = None
-        if not is_date:
-            raise ConfigError(
-                f"{literal} is not a date; dates look like '2024', '2024-07', '2024-07-31' or '2024-07-31T18:05:00'"
-            )
+def whole_dates(condition: str) -> str:
+    """Return a condition in which '2024-07' is the whole month: of each date, as much as the text has is compared.
+
+    ConfigError if the column `date` is compared with a text that is not a date.
+    """
+    return _DATE_COMPARISON.sub(_whole_date, condition)
+
+
+def _whole_date(match: re.Match[str]) -> str:
+    if match["left"]:
+        return f"{_cut(match['left'], match['value'])} {match['operator']} {match['value']}"
+    if match["right"]:
+        return f"{match['first']} {match['flipped']} {_cut(match['right'], match['first'])}"
+    column, low, high = match["column"], match["low"], match["high"]
+    if column is None:
+        return match[0]
+    values = re.findall(_STRING, match["list"] or "")
+    among = " OR ".join(f"{_cut(column, value)} = {value}" for value in values)
+    between = low and f"{_cut(column, low)} >= {low} AND {_cut(column, high)} <= {high}"
+    return f"({'NOT ' if match['negated'] else ''}({between or among}))"
+
+
+def _cut(column: str, literal: str) -> str:
+    """Return SQL for as much of a date as a text has; ConfigError if that is not a date."""
+    text = literal[1:-1]
+    try:
+        is_date = _DATE.fullmatch(text) and datetime.fromisoformat(text + _FIRST[len(text) :])
+    except ValueError:
+        is_date = None
+    if not is_date:
+        raise ConfigError(
+            f"{literal} is not a date; dates look like '2024', '2024-07', '2024-07-31' or '2024-07-31T18:05:00'"
+        )
+    return f"substr({column}, 1, {len(text)})"

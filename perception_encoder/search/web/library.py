@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -41,7 +40,6 @@ T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
-_DATE = re.compile(r"\d{4}(-\d\d(-\d\d)?)?")
 _CACHED = 64  # texts and images whose vectors are cached, so that a page further down costs no encoding
 _CACHED_RANKINGS = 4
 _DECODERS = 2  # threads
@@ -56,15 +54,12 @@ def condition(kind: str = "", since: str = "", until: str = "", path: str = "") 
     """
     if kind not in ("", "image", "video"):
         raise ConfigError(f"kind is {kind!r}; it must be 'image' or 'video'")
-    for value in filter(None, (since, until)):
-        if not _DATE.fullmatch(value):
-            raise ConfigError(f"{value!r} is not a date such as 2024, 2024-07 or 2024-07-31")
-    quoted = path.lower().replace("'", "''")
+    since, until, path = (value.replace("'", "''") for value in (since, until, path.lower()))
     parts = {
         f"kind = '{kind}'": kind,
         f"date >= '{since}'": since,
-        f"date <= '{until}~'": until,  # after every longer date that begins so
-        f"instr(lower(path), '{quoted}')": path,
+        f"date <= '{until}'": until,
+        f"instr(lower(path), '{path}')": path,
     }
     return " AND ".join(part for part, value in parts.items() if value) or None
 
