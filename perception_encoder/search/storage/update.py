@@ -52,10 +52,11 @@ class UpdateReport:
     added: int
     """New or changed files, encoded."""
     moved: int
-    """Files already indexed under another name, with the same content."""
+    """Files whose content is already indexed under another name."""
     deleted: int
     """Other files that no longer exist, or are excluded now."""
     unchanged: int
+    """Files with the same content under the same name."""
     rows: int
     """Number of images and moments in the index after the update."""
     seconds: float
@@ -151,7 +152,7 @@ def update_store(
     digests = {state.digest for state in indexed.values()}
     if changes.candidates or changes.gone:
         store.begin()
-    pending, files = _Pending(store, set(indexed)), changes.candidates
+    pending, files = _Pending(store, {path: state.digest for path, state in indexed.items()}), changes.candidates
     try:
         while files:
             results = chain.from_iterable(read(store, encoder, digests, files))
@@ -172,7 +173,7 @@ def update_store(
         added=pending.added,
         moved=pending.moved.total(),
         deleted=len(changes.gone) - moved_away.total(),
-        unchanged=changes.unchanged,
+        unchanged=changes.unchanged + pending.touched,
         rows=len(store),
         seconds=time.perf_counter() - started,
         skipped=tuple(skipped),
@@ -187,9 +188,9 @@ class _Pending:
     Attribute: `lost`, files to read again because an earlier commit removed their indexed content.
     """
 
-    def __init__(self, store: Store, indexed: set[str]) -> None:
-        self._store, self._indexed = store, indexed
-        self.added, self.skipped, self.lost = 0, list[InputError](), list[File]()
+    def __init__(self, store: Store, indexed: Mapping[str, str]) -> None:
+        self._store, self._indexed = store, indexed  # digests by path
+        self.added, self.touched, self.skipped, self.lost = 0, 0, list[InputError](), list[File]()
         self.moved: Counter[str] = Counter()  # by digest
         self._rows: list[IndexRow] = []
         self._moved: dict[str, list[File]] = {}  # by digest
@@ -222,12 +223,13 @@ class _Pending:
                 rows.append(row)
         for digest, files in self._moved.items():
             if digest in rows_of:
-                self.moved[digest] += len(files)
+                moved = sum(self._indexed.get(file.path) != digest for file in files)
+                self.moved[digest], self.touched = self.moved[digest] + moved, self.touched + len(files) - moved
                 self._stale |= {file.path for file in files}
                 self._rows += [_renamed(row, file) for row in rows_of[digest] for file in files]
             else:
                 self.lost += files
-        rows, stale = self._rows, self._stale & self._indexed
+        rows, stale = self._rows, self._stale & self._indexed.keys()
         self._rows, self._moved, self._stale, self._since = [], {}, set(), time.monotonic()
         self._store.replace(stale, rows)
 

@@ -11,6 +11,7 @@ import tarfile
 import threading
 import weakref
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,7 @@ def test_changes_of_every_kind(update, folder: Path, draw: Draw, monkeypatch: py
     (folder / "07.jpg").unlink()
     (folder / "clip.mp4").rename(folder / "sub" / "clip.mp4")
     report = update()
-    assert counts(report) == (2, 4, 1, 16)
+    assert counts(report) == (2, 3, 1, 17)
     after = rows_by_path(folder)
     assert set(after) == set(before) - {"05.jpg", "07.jpg", "clip.mp4"} | {
         *("new.jpg", "sub/moved.jpg", "copy.jpg", "sub/clip.mp4")
@@ -94,6 +95,48 @@ def test_changes_of_every_kind(update, folder: Path, draw: Draw, monkeypatch: py
     (folder / "08.jpg").unlink()
     monkeypatch.setattr(Encoder, "embed_pixels", None)  # nothing is read again
     assert counts(update()) == (0, 0, 0, 21)
+
+
+@pytest.mark.parametrize("change", ["moved", "touched", "copied"])
+def test_a_file_s_date_follows_its_time_unless_a_camera_s_is_known(
+    update, folder: Path, draw: Draw, change: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.DateTime] = "2020:02:29 10:00:00"
+    draw(70).save(folder / "camera.jpg", exif=exif)
+    update()
+    monkeypatch.setattr(Encoder, "embed_pixels", None)  # nothing is read again
+    for name in ("camera.jpg", "04.jpg"):
+        after = folder / (name if change == "touched" else f"new {name}")
+        if change == "copied":
+            shutil.copy(folder / name, after)
+        else:
+            (folder / name).rename(after)
+        os.utime(after, (datetime(2021, 3, 4, 5).timestamp(),) * 2)
+    unchanged = {"moved": 20, "touched": 22, "copied": 22}[change]
+    assert counts(update()) == (0, 0 if change == "touched" else 2, 0, unchanged)
+    dates = {path.removeprefix("new "): rows[0].date for path, rows in rows_by_path(folder).items()}
+    assert (dates["camera.jpg"], dates["04.jpg"]) == ("2020-02-29T10:00:00", "2021-03-04T05:00:00")
+    assert counts(update()) == (0, 0, 0, 22 + 2 * (change == "copied"))
+
+
+def test_a_file_of_a_tar_that_leads_out_of_it_is_reported(update, folder: Path, draw: Draw) -> None:
+    with tarfile.open(folder / "odd.tar", "w") as tar:
+        for name in ("./in.jpg", "../../out.jpg", "/absolute.jpg"):
+            draw(71).save(stream := io.BytesIO(), "JPEG")
+            member = tarfile.TarInfo(name)
+            member.size = stream.tell()
+            stream.seek(0)
+            tar.addfile(member, stream)
+    report = update()
+    assert {str(error).rpartition("odd.tar")[2] for error in report.skipped if "odd.tar" in str(error)} == {
+        "/../../out.jpg: has a name that leads out of the directory"
+    }
+    assert {path for path in rows_by_path(folder) if path.startswith("odd.tar")} == {
+        "odd.tar/./in.jpg",
+        "odd.tar//absolute.jpg",
+    }
+    Store.open(folder, whole=True)
 
 
 def test_files_that_change_places_are_lost_in_no_commit(
