@@ -17,6 +17,13 @@ from perception_encoder.inference.encoder import Encoder
 from tests.search.indexes import assert_same_ranking, hits, printed_command
 
 
+def test_a_query_of_a_text_and_an_image_is_encoded_by_both_towers(photos: Path, checkpoint: Path) -> None:
+    pe.open_index(photos, checkpoint).update()
+    for query in ({"a cat": 1, photos / "00.jpg": 2}, {photos / "00.jpg": 2, "a cat": 1}):
+        (both,) = pe.open_index(photos, checkpoint).search(query, top=30).by_query  # which loads no more than it needs
+        assert len(both) == 19
+
+
 def test_an_index_is_made_searched_and_updated(photos: Path, checkpoint: Path, encoder: Encoder) -> None:
     index = pe.open_index(photos, checkpoint, precision="float32")
     assert not index.exists
