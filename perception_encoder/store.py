@@ -3,7 +3,8 @@
 A store is a directory with one writer and the settings that it was made with. It holds three kinds of results, each
 complete or absent after a kill: records (a line of JSON counts once its newline is on disk), parts (a file or a
 directory appears by rename, after it is on disk), and data (a file that only grows; a record names the bytes of it
-that count). A rerun reads the finished results and computes the rest.
+that count). Records and data have checksums, which are compared when they are read. A rerun reads the finished results
+and computes the rest.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ from perception_encoder.files import (
     remove,
     replacing,
     temporary_beside,
+    write_bytes,
     write_json,
-    write_text,
     writing,
 )
 from perception_encoder.records import from_fields
@@ -110,7 +111,7 @@ class Store:
 
     def records(self, kind: type[T], name: str = "records") -> Records[T]:
         """Return the records in NAME.jsonl, each a `kind`: a dataclass, or a mapping."""
-        return Records(self.path / f"{name}.jsonl", kind, self._remedy, self._writable)
+        return Records(self.path / f"{name}.jsonl", kind, self._remedy, self._writable, checked=True)
 
     def data(self, name: str = "data") -> Data:
         """Return a file that only grows."""
@@ -141,9 +142,12 @@ class Records(Generic[T]):
     Attribute: `rows`, all so far.
     """
 
-    def __init__(self, path: Path, kind: type[T], remedy: str, writable: bool = True) -> None:
-        """Read the file, which need not exist; DataError names a damaged line."""
-        self.path, self.rows = path, list[T]()
+    def __init__(self, path: Path, kind: type[T], remedy: str, writable: bool = True, checked: bool = False) -> None:
+        """Read the file, which need not exist; DataError names a damaged line.
+
+        `checked`: each line ends with its checksum, unlike those of a file that users may edit.
+        """
+        self.path, self.rows, self._checked = path, list[T](), checked
         if not os.path.lexists(path):
             return
         with writing(path), open(open_regular(path, writable, not writable), "r+b" if writable else "rb") as file:
@@ -152,24 +156,34 @@ class Records(Generic[T]):
                 file.truncate(content.rfind(b"\n") + 1)
         for number, line in enumerate(content.split(b"\n")[:-1], 1):
             try:
-                self.rows.append(from_fields(kind, json.loads(line)))
+                text = line.rpartition(_CHECKSUM)[0] + b"}" if checked else line
+                if checked and line != _with_checksum(text):
+                    raise ValueError("it differs from its checksum")
+                self.rows.append(from_fields(kind, json.loads(text)))
             except (ValueError, RecursionError) as error:
                 raise DataError(f"{path}:{number} is damaged: {one_line(error)}; {remedy}") from None
 
     def append(self, *rows: T) -> None:
         """Add rows, which are on disk when this returns; OutputError if that fails."""
-        _append(self.path, _lines(rows).encode("utf-8", "backslashreplace"))
+        _append(self.path, self._lines(rows))
         self.rows += rows
 
     def replace(self, rows: list[T]) -> None:
         """Write the file anew, at one stroke."""
-        write_text(self.path, _lines(rows))
+        write_bytes(self.path, self._lines(rows))
         self.rows = rows
 
+    def _lines(self, rows: Sequence[T]) -> bytes:
+        values = (asdict(row) if is_dataclass(row) and not isinstance(row, type) else row for row in rows)
+        lines = (json.dumps(value, ensure_ascii=False).encode("utf-8", "backslashreplace") for value in values)
+        return b"".join((_with_checksum(line) if self._checked else line) + b"\n" for line in lines)
 
-def _lines(rows: Sequence[object]) -> str:
-    values = (asdict(row) if is_dataclass(row) and not isinstance(row, type) else row for row in rows)
-    return "".join(json.dumps(value, ensure_ascii=False) + "\n" for value in values)
+
+_CHECKSUM = b', "crc32": '  # the last field of a line
+
+
+def _with_checksum(line: bytes) -> bytes:
+    return b"%s%s%d}" % (line[:-1], _CHECKSUM, zlib.crc32(line))
 
 
 @contextmanager
@@ -195,15 +209,32 @@ def check_rows(path: Path, rows: Sequence[object], same: Mapping[str, object]) -
         compare(path, {name: getattr(row, name) for name in same}, same, ROWS_REMEDY)
 
 
+@dataclass(frozen=True)
+class Span:
+    """Where bytes are in a file, and their checksum."""
+
+    offset: int
+    size: int
+    crc32: int
+
+
 class Data:
     """A file of bytes that only grows. Bytes after the last that a record names are unused."""
 
     def __init__(self, path: Path, remedy: str) -> None:
         self.path, self._remedy = path, remedy
 
-    def append(self, content: bytes | np.ndarray) -> int:
-        """Add bytes, which are on disk when this returns; return their offset. OutputError if that fails."""
+    def append(self, content: bytes | np.ndarray) -> Span:
+        """Add bytes, which are on disk when this returns; return where. OutputError if that fails."""
         return _append(self.path, np.ascontiguousarray(content).data if isinstance(content, np.ndarray) else content)
+
+    def read(self, span: Span) -> np.ndarray:
+        """Return bytes, mapped from disk; DataError if they are not those that were added."""
+        content = self.array("u1", (span.size,), span.offset)
+        with self.reading():
+            if zlib.crc32(content.data) != span.crc32:
+                raise ValueError(f"{span.size:,} bytes at {span.offset:,} differ from their checksum")
+        return content
 
     def cut(self, size: int) -> None:
         """Remove all after `size` bytes, as of a killed write."""
@@ -230,8 +261,7 @@ class _Entry:
     key: str
     dtype: str
     shape: tuple[int, ...]
-    offset: int
-    size: int
+    span: Span
 
 
 class Arrays:
@@ -242,7 +272,7 @@ class Arrays:
         self._entries = {entry.key: entry for entry in index.rows}
         if index.rows:
             with data.reading():  # an array that is added to a cut file would be read in place of another
-                if data.path.stat().st_size < max(entry.offset + entry.size for entry in index.rows):
+                if data.path.stat().st_size < max(entry.span.offset + entry.span.size for entry in index.rows):
                     raise ValueError("it is too short")
 
     def __contains__(self, key: str) -> bool:
@@ -255,7 +285,7 @@ class Arrays:
         """Return a key's array, None if there is none; DataError if it is damaged."""
         if (entry := self._entries.get(key)) is None:
             return None
-        content = self._data.array("u1", (entry.size,), entry.offset)
+        content = self._data.read(entry.span)
         with self._data.reading():
             content = np.frombuffer(zlib.decompress(content.tobytes()), "u1") if self._compressed else np.array(content)
             return content.view(entry.dtype).reshape(entry.shape)
@@ -269,8 +299,8 @@ class Arrays:
     def put(self, key: str, array: np.ndarray) -> None:
         """Add an array; OutputError if that fails."""
         content = np.ascontiguousarray(array)
-        packed = zlib.compress(content.data, 1) if self._compressed else content.tobytes()  # higher levels save little
-        entry = _Entry(key, content.dtype.str, content.shape, self._data.append(packed), len(packed))
+        packed = zlib.compress(content.data, 1) if self._compressed else content  # higher levels save little
+        entry = _Entry(key, content.dtype.str, content.shape, self._data.append(packed))
         self._index.append(entry)
         self._entries[key] = entry
 
@@ -285,8 +315,8 @@ def reading(path: Path, remedy: str, also: tuple[type[Exception], ...] = ()) -> 
         raise DataError(f"{path} is damaged ({one_line(error)}); {remedy}") from error
 
 
-def _append(path: Path, content: bytes | memoryview) -> int:
-    """Add bytes to a file, which is made with its directory; return their offset once they are on disk."""
+def _append(path: Path, content: bytes | memoryview) -> Span:
+    """Add bytes to a file, which is made with its directory; return where, once they are on disk."""
     with writing(path, RESUME):
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(open_regular(path), "r+b") as file:
@@ -294,7 +324,7 @@ def _append(path: Path, content: bytes | memoryview) -> int:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-    return offset
+    return Span(offset, memoryview(content).nbytes, zlib.crc32(content))
 
 
 def _read_settings(path: Path) -> dict[str, Any]:

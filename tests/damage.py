@@ -43,6 +43,16 @@ def damage(path: Path, draw: random.Random, number: int) -> str:
     return kind
 
 
+def flip_bit(path: Path, draw: random.Random) -> str:
+    """Change one bit of a file, unless it is empty; returns which."""
+    if not (content := bytearray(path.read_bytes())):
+        return "bit of nothing"
+    at, bit = draw.randrange(len(content)), draw.randrange(8)
+    content[at] ^= 1 << bit
+    path.write_bytes(content)
+    return f"bit {bit} of byte {at} of {path.name}"
+
+
 def _spoilt(content: bytes, name: str, kind: str, draw: random.Random) -> bytes:
     if kind == "values":
         change = _CHANGES.get(Path(name).suffix, _overwritten)

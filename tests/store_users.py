@@ -56,6 +56,8 @@ class User:
     """Another setting is an error; otherwise it has results of its own."""
     files: str = "**/*"
     """Pattern of the files that are damaged."""
+    editable: bool = False
+    """Users may edit its files, which therefore have no checksums."""
 
 
 def files_of(path: Path) -> list[tuple[str, bytes]]:
@@ -185,16 +187,16 @@ def shard_index(inputs: Path, directory: Path, setting: str) -> object:
 USERS = {
     "embeddings, Parquet": User(embeddings("out.parquet"), "out.parquet.parts/lock", fixed=True),
     "embeddings, directory": User(embeddings("out"), "out.parts/lock", fixed=True),
-    "captions, JSONL": User(captions("out.jsonl"), "out.jsonl", fixed=True),
-    "captions, Parquet": User(captions("out.parquet"), "out.parquet.jsonl", fixed=True),
-    "answers": User(answers, "answers.jsonl", fixed=True),
+    "captions, JSONL": User(captions("out.jsonl"), "out.jsonl", fixed=True, editable=True),
+    "captions, Parquet": User(captions("out.parquet"), "out.parquet.jsonl", fixed=True, editable=True),
+    "answers": User(answers, "answers.jsonl", fixed=True, editable=True),
     "engine": User(engine, "lock", fixed=True),
     "features of videos": User(video_features, "*/lock"),
     "features of layers": User(layer_features, "*/lock"),
     "scores of layers": User(layer_scores, "scores/*/lock", files="scores/**/*"),
     "masks of a teacher": User(masks, "masks/lock", fixed=True),
     "features of conversations": User(arrays, "features/lock", fixed=True),
-    "metrics of a run": User(metrics),
+    "metrics of a run": User(metrics, editable=True),
     "compiled models": User(compiled),
     "table of a shard": User(shard_index),
 }

@@ -23,7 +23,7 @@ import torch
 from PIL import Image
 
 from perception_encoder.errors import InputError, PerceptionEncoderError
-from tests.damage import copy_tree, damage
+from tests.damage import copy_tree, damage, flip_bit
 from tests.data.tars import image_bytes, write_pairs
 from tests.datasets import annotation_files
 
@@ -45,6 +45,8 @@ class Format:
     """Modules without which the test is skipped."""
     few: bool = False
     """Damage half as many, because reading takes long."""
+    checked: bool = False
+    """The files have checksums: what `read` returns is right, or an error."""
 
 
 # ---- what is read
@@ -59,7 +61,11 @@ def embed_parquet(directory: Path, name: str = "out.parquet") -> None:
 def read_vectors(name: str) -> Callable[[Path], object]:
     from perception_encoder.inference.output_formats import read_embeddings
 
-    return lambda directory: read_embeddings(directory / name)
+    def read(directory: Path) -> object:
+        found = read_embeddings(directory / name)
+        return found and (found[0].to_pylist(), found[1].tolist(), found[2])
+
+    return read
 
 
 def write_index(directory: Path) -> None:
@@ -575,8 +581,8 @@ def read_webdataset(directory: Path) -> None:
 
 
 FORMATS: dict[str, Format] = {
-    "embeddings, Parquet": Format(embed_parquet, read_vectors("out.parquet")),
-    "embeddings, clip-retrieval": Format(lambda path: embed_parquet(path, "out"), read_vectors("out")),
+    "embeddings, Parquet": Format(embed_parquet, read_vectors("out.parquet"), checked=True),
+    "embeddings, clip-retrieval": Format(lambda path: embed_parquet(path, "out"), read_vectors("out"), checked=True),
     "embeddings, Lance": Format(
         lambda path: embed_parquet(path, "out.lance"), read_vectors("out.lance"), needs=("lancedb",)
     ),
@@ -691,3 +697,26 @@ def test_damaged_files(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             if found := problem(error, path, root):
                 problems[f"{number} {path.relative_to(root)} {kind}"] = found
     assert not problems, f"{len(problems)} of {INPUTS}:\n" + "\n".join(f"{k}: {v}" for k, v in problems.items())
+
+
+@pytest.mark.parametrize("name", [name for name, known in FORMATS.items() if known.checked])
+def test_a_changed_bit_is_not_read_as_data(name: str, tmp_path: Path) -> None:
+    known, good, root = FORMATS[name], tmp_path / "good", tmp_path / "example"
+    good.mkdir()
+    known.write(good)
+    files = sorted(path.relative_to(good) for path in good.rglob(known.files) if path.is_file())
+    copy_tree(good, root)
+    whole, refused, problems = known.read(root), 0, []
+    for number in range(5 * INPUTS):
+        draw = random.Random(f"{name} {number}")
+        copy_tree(good, root)
+        path = root / draw.choice(files)
+        changed = flip_bit(path, draw)
+        try:
+            if known.read(root) not in (whole, None):  # None: not a file of embeddings
+                problems.append(changed)
+        except PerceptionEncoderError as error:
+            refused += 1
+            problems += [f"{changed}: {found}"] if (found := problem(error, path, root)) else []
+    assert not problems, f"{len(problems)} of {5 * INPUTS}:\n" + "\n".join(problems)
+    assert refused > INPUTS

@@ -10,7 +10,7 @@ import pytest
 
 from perception_encoder.errors import DataError, OutputError
 from perception_encoder.files import digest
-from perception_encoder.store import Store
+from perception_encoder.store import Store, _with_checksum
 from tests.damage import at_most, plant_pipe
 
 
@@ -18,6 +18,11 @@ from tests.damage import at_most, plant_pipe
 class Row:
     key: str
     score: float
+
+
+def line(text: str) -> str:
+    """A line of records."""
+    return _with_checksum(text.encode()).decode() + "\n"
 
 
 def test_results_come_back_in_a_later_run(tmp_path: Path) -> None:
@@ -70,10 +75,17 @@ def test_a_directory_of_other_files_and_a_missing_store_are_refused(tmp_path: Pa
         ("settings.json", "{", r"settings\.json is damaged"),
         (
             "records.jsonl",
-            '{"key": "x", "score": "high"}\n',
+            line('{"key": "x", "score": "high"}'),
             r"records\.jsonl:1 is damaged: score is 'high'.*; delete it",
         ),
-        ("records.jsonl", '{"key": "x"}\n', r"records\.jsonl:1 is damaged: score is missing"),
+        ("records.jsonl", line('{"key": "x"}'), r"records\.jsonl:1 is damaged: score is missing"),
+        (
+            "records.jsonl",
+            line('{"key": "x", "score": 1.0}').replace("1.0", "7.0"),
+            "differs from its checksum; delete",
+        ),
+        ("records.jsonl", '{"key": "x", "score": 1.0}\n', r"records\.jsonl:1 is damaged: .* checksum; delete it"),
+        ("arrays.bin", "\0" * 24, r"arrays\.bin is damaged \(24 bytes at 0 differ from their checksum\); delete it"),
         ("arrays.bin", "", r"arrays\.bin is damaged"),
     ],
 )

@@ -15,7 +15,7 @@ import pytest
 from perception_encoder.errors import OutputError, PerceptionEncoderError
 from perception_encoder.files import holding, is_temporary
 from tests import processes
-from tests.damage import copy_tree, damage
+from tests.damage import copy_tree, damage, flip_bit
 from tests.store_users import USERS, work, write_inputs
 from tests.test_damaged_files import INPUTS, problem
 
@@ -53,6 +53,7 @@ def test_damage_is_an_error_that_names_the_file_or_is_repaired(
     draw = random.Random(name)
     problems = []
     cases = [*product(files, kinds), *((None, number) for number in range(7, 7 + INPUTS))]
+    cases += [(None, "bit")] * (0 if user.editable else 2 * INPUTS)
     for file, kind in cases:
         root = tmp_path / "damaged"
         copy_tree(good, root)
@@ -61,6 +62,8 @@ def test_damage_is_an_error_that_names_the_file_or_is_repaired(
         content = path.read_bytes()
         if isinstance(kind, int):
             damage(path, draw, kind)
+        elif kind == "bit":
+            kind = flip_bit(path, draw)
         elif kind == "link":
             path.unlink()
             path.symlink_to(victim)
@@ -70,7 +73,7 @@ def test_damage_is_an_error_that_names_the_file_or_is_repaired(
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 found = user.run(inputs, root, "one")
-            if kind in ("empty", "link") and found != whole:
+            if (kind in ("empty", "link") or str(kind).startswith("bit")) and found != whole:
                 problems.append(f"{path.relative_to(root)} {kind}: another result")
         except PerceptionEncoderError as error:
             if found := problem(error, path, root):

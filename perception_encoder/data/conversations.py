@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from perception_encoder.data.conversation_records import (
     CONTENT_FIELDS,
@@ -34,7 +33,7 @@ from perception_encoder.errors import ConfigError, DataError, InputError, one_li
 from perception_encoder.files import cached_by_file, digest
 from perception_encoder.formats.entries import read_json
 from perception_encoder.formats.shards import shards_below, split_names
-from perception_encoder.formats.tables import TableImage
+from perception_encoder.formats.tables import TableImage, open_parquet
 from perception_encoder.preprocess.source import escape_name
 from perception_encoder.progress import Track, untracked
 
@@ -151,7 +150,7 @@ class ParquetRecords(ConversationFile):
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         try:
-            file = pq.ParquetFile(path)
+            file = open_parquet(path)
         except (OSError, ValueError, pa.ArrowException) as error:
             raise DataError(f"{self.name} cannot be read: {one_line(error)}") from None
         sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
@@ -192,7 +191,7 @@ def _holds_text(column: pa.DataType) -> bool:
 
 @cached_by_file(4)
 def _read_group(path: Path, group: int, columns: tuple[str, ...]) -> pa.Table:
-    return pq.ParquetFile(path).read_row_group(group, columns=list(columns))
+    return open_parquet(path).read_row_group(group, columns=list(columns))
 
 
 class ShardRecords(ConversationFile):

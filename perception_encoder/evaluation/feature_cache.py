@@ -25,7 +25,7 @@ from perception_encoder.evaluation.inputs import EncoderInputs, check_finite, de
 from perception_encoder.files import digest
 from perception_encoder.inference.layer_features import LayerFeatures
 from perception_encoder.progress import Track, untracked
-from perception_encoder.store import Data, Records, Store
+from perception_encoder.store import Data, Records, Span, Store
 
 logger = logging.getLogger(__name__)
 
@@ -111,6 +111,8 @@ class _Chunk:
     grid: tuple[int, int]
     failures: tuple[tuple[int, str, str], ...]
     """Index, name and error of each item that cannot be decoded."""
+    spans: dict[str, Span]
+    """Where each layer's rows are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,7 +186,7 @@ class _Pass:
         self.chunk = max(1, min(chunk, BYTES // (4 * patches * encoder.width * len(layers))))
         self.chunks: Records[_Chunk] = store.records(_Chunk, "chunks")
         self.files: dict[int, Data] = {layer: store.data(f"layer_{layer:02d}.{dtype}") for layer in layers}
-        start = _Chunk(end=0, shape=(0, 0), prefix=0, grid=(1, 1), failures=())
+        start = _Chunk(end=0, shape=(0, 0), prefix=0, grid=(1, 1), failures=(), spans={})
         last = [start, *self.chunks.rows][-1]
         self.end, self.shape, self.prefix, self.grid = last.end, last.shape, last.prefix, last.grid
         self.dropped = False
@@ -225,18 +227,22 @@ class _Pass:
         return np.concatenate([self.encode([self.inputs.open(int(row)) for row in part])[layer] for part in parts])
 
     def run(self, track: Track, limit: float | None = None) -> None:
-        """Encode and write the items chunk by chunk."""
-        for layer, file in self.files.items():
-            self.stored(layer)  # an error before hours of work
+        """Check what is stored; encode and write the other items chunk by chunk."""
+        for chunk in track(self.chunks.rows, "checking stored features", len(self.chunks.rows)):
+            for layer, span in chunk.spans.items():
+                self.files[int(layer)].read(span)
+        for file in self.files.values():
             file.cut(self.count * self.row_bytes)
         if 0 < self.end < len(self.inputs.keys):
             logger.info("%s: resuming after %d of %d images", self.inputs.name, self.end, len(self.inputs.keys))
         for end, items, errors in decode_chunks(self.inputs, self.end, self.chunk, track):
-            if items and not self.dropped:
-                self.write(items, limit)
+            spans = self.write(items, limit) if items and not self.dropped else {}
             self.end = end
             failures = tuple((row, error.source, error.reason) for row, error in errors)
-            self.chunks.append(_Chunk(end=end, shape=self.shape, prefix=self.prefix, grid=self.grid, failures=failures))
+            chunk = _Chunk(
+                end=end, shape=self.shape, prefix=self.prefix, grid=self.grid, failures=failures, spans=spans
+            )
+            self.chunks.append(chunk)
 
     def encode(self, items: Sequence[Sequence[Image.Image]]) -> dict[int, np.ndarray]:
         """Return tokens (B, N, D) of opened items by layer; DataError unless all have the same number of images."""
@@ -255,24 +261,26 @@ class _Pass:
         self.prefix, self.grid = tokens.prefix.shape[1], (h, w)
         return arrays
 
-    def write(self, items: Sequence[Sequence[Image.Image]], limit: float | None) -> None:
+    def write(self, items: Sequence[Sequence[Image.Image]], limit: float | None) -> dict[str, Span]:
         encoded = self.encode(items)
         if not self.count:
             self.shape = encoded[self.layers[0]].shape[1:]
             needed = self.row_bytes * len(self.inputs.keys) * len(self.layers)
             self.dropped = limit is not None and needed > limit
             if self.dropped:
-                return
+                return {}
             free = shutil.disk_usage(self.store.path).free
             if needed + SPARE > free:
                 raise OutputError(
                     f"{self.store.path} needs {(needed + SPARE) / 1e9:,.1f} GB for features and the disk has "
                     f"{free / 1e9:,.1f} GB; use fewer or smaller images, fewer layers, or another directory"
                 )
+        spans = {}
         for layer, file in self.files.items():
             values = encoded.pop(layer)
             largest = float(np.abs(values).max())
             if largest > float(np.finfo(self.dtype).max):
                 reason = f"gives {largest:.3g} in layer {layer}, too large for {self.dtype}"
                 raise ModelError(f"{self.encoder.name} {reason}; store features as float32")
-            file.append(values.astype(self.dtype, copy=False))
+            spans[str(layer)] = file.append(values.astype(self.dtype, copy=False))
+        return spans

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -165,7 +165,7 @@ def _read_jsonl(path: Path, name: str, needs_media: bool) -> Iterator[Cells | In
 
 def _read_parquet(path: Path, name: str, needs_media: bool) -> Iterator[Cells]:
     with path.open("rb") as file:
-        table = pq.ParquetFile(file)
+        table = open_parquet(file)
         columns = table.schema_arrow.names
         _check_columns(columns, name, needs_media)
         columns = [column for column in columns if not needs_media or column.strip().lower() in _READ]
@@ -174,6 +174,11 @@ def _read_parquet(path: Path, name: str, needs_media: bool) -> Iterator[Cells]:
             for cells in batch.to_pylist():
                 number += 1
                 yield f"{name}:{number}", cells
+
+
+def open_parquet(source: Path | BinaryIO) -> pq.ParquetFile:
+    """Open a Parquet file whose pages are compared with their checksums, if it has any, as they are read."""
+    return pq.ParquetFile(source, page_checksum_verification=True)
 
 
 def _check_columns(columns: Iterable[str], name: str, needs_media: bool) -> None:
@@ -238,7 +243,7 @@ class TableImage:
 
 @cached_by_file(2)
 def _read_column(path: Path, row_group: int, column: str) -> pa.ChunkedArray:
-    return pq.ParquetFile(path).read_row_group(row_group, columns=[column]).column(column)
+    return open_parquet(path).read_row_group(row_group, columns=[column]).column(column)
 
 
 def split_tables(root: Path, split: str, directory: str = "", depths: Sequence[str] = DEPTHS) -> list[Path]:
@@ -276,7 +281,7 @@ def read_image_table(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, 
     """
     name = escape_name(path)
     try:
-        file = pq.ParquetFile(path)
+        file = open_parquet(path)
         present = file.schema_arrow.names
         column = next((item for item in columns if item in present), None)
         if column is None:

@@ -6,10 +6,15 @@ that an unbroken run would have made.
 
 from __future__ import annotations
 
+import hashlib
+import math
+import os
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import Any, Self, Unpack
@@ -25,12 +30,13 @@ from perception_encoder.inference.load import ModelLike, as_encoder
 from perception_encoder.inference.model_spec import ModelKeywords
 from perception_encoder.inference.output_formats import check_target, to_table, write_embeddings
 from perception_encoder.inference.pipeline import Embedding, EncodingResult, Failure, encode_items, is_text
-from perception_encoder.preprocess.source import as_paths
+from perception_encoder.preprocess.source import as_paths, open_source
 from perception_encoder.progress import Track, untracked
 from perception_encoder.store import RESUME, SETTINGS, Store
 
 _PART_BYTES = 64 << 20
 _PART_SECONDS = 15.0  # the work that a kill may cost
+_PIECE, _PIECES = 1 << 20, 256  # bytes and number of the pieces of a large file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +136,12 @@ class _Part:
 
     items: int
     """Number of items, including failures."""
-    digest: str
+    names: str
+    """Digest of the items."""
+    states: str
+    """Digest of their files' paths, sizes and times."""
+    contents: str
+    """Digest of their files' content."""
     failures: tuple[tuple[str, str], ...]
     """Source and reason of each."""
 
@@ -149,12 +160,16 @@ class EmbeddingWriter:
     or other inputs, and if the disk is full; finished parts stay. If no input could be used, nothing is written.
     """
 
-    def __init__(self, out: Path, settings: Mapping[str, object], *, overwrite: bool = False) -> None:
+    def __init__(
+        self, out: Path, settings: Mapping[str, object], *, overwrite: bool = False, resumes: bool = True
+    ) -> None:
+        """Without `resumes`, an unfinished run is replaced, and no file is read to recognise it."""
         self.out, self.settings = out.absolute(), settings
         directory = self.out.with_name(self.out.name + ".parts")
         self.failures: list[InputError] = []
         """All so far, including those of earlier, interrupted runs."""
         self._pending: list[EncodingResult[Item]] = []
+        self._files, self._threads, self._resumes = list[Future[list[_File]]](), ThreadPoolExecutor(2), resumes
         self._pending_bytes, self._flushed_at = 0, time.monotonic()
         with writing(self.out):
             refuse_link(directory)
@@ -163,6 +178,8 @@ class EmbeddingWriter:
             self.store = Store(directory, settings, remedy=self._remedy)
         try:
             self.parts = self.store.records(_Part)
+            if not resumes:
+                self.parts.replace([])
         except BaseException:
             self.store.close()
             raise
@@ -182,16 +199,24 @@ class EmbeddingWriter:
             if error is not None and not self.parts.rows:  # nothing to resume from
                 self.store.discard()
         finally:
+            self._threads.shutdown(cancel_futures=True)
             self.store.close()
 
     def resume(self, items: Iterable[Item]) -> Iterator[Item]:
-        """Return the items that no finished part holds; OutputError if the run began with other items."""
+        """Return the items that no finished part holds; OutputError if the run began with other items.
+
+        A file is the same if its path, size and times are, or else its content: a copy or a new link has other times.
+        """
         items = iter(items)
         for part, path in zip(self.parts.rows, self._paths(), strict=True):
             with self.store.reading(path, also=(pa.ArrowException,)), open(open_regular(path, False), "rb") as file:
                 if pq.read_metadata(file).num_rows != part.items - len(part.failures):
                     raise ValueError("it has other rows")
-            if _digest_of(islice(items, part.items)) != part.digest:
+            done = list(islice(items, part.items))
+            if _digest_of(done) != part.names or (
+                digest([state for state, _ in _files_of(done)]) != part.states
+                and digest([content for _, content in _files_of(done, contents=True)]) != part.contents
+            ):
                 raise OutputError(f"{self.store.path} began with other inputs; {self._remedy}")
             self.failures += [InputError(*failure) for failure in part.failures]
         return items
@@ -202,6 +227,7 @@ class EmbeddingWriter:
     def add(self, batch: Sequence[EncodingResult[Item]]) -> None:
         """Add the results of one batch; writes a part from time to time."""
         self._pending += batch
+        self._files.append(self._threads.submit(_files_of, [result.key for result in batch], self._resumes))
         self.failures += [result.error for result in batch if isinstance(result, Failure)]
         self._pending_bytes += sum(result.vector.nbytes for result in batch if isinstance(result, Embedding))
         if self._pending_bytes >= _PART_BYTES or time.monotonic() - self._flushed_at >= _PART_SECONDS:
@@ -213,15 +239,18 @@ class EmbeddingWriter:
             return
         errors = [result.error for result in self._pending if isinstance(result, Failure)]
         table = to_table([result for result in self._pending if isinstance(result, Embedding)], self.settings)
+        files = [file for batch in self._files for file in batch.result()]
         part = _Part(
             len(self._pending),
             _digest_of(result.key for result in self._pending),
+            digest([state for state, _ in files]),
+            digest([content for _, content in files]),
             tuple((error.source, error.reason) for error in errors),
         )
         with self.store.part(f"{len(self.parts.rows):06d}.parquet") as path, open(path, "wb") as file:
-            pq.write_table(table, file)
+            pq.write_table(table, file, write_page_checksum=True)
         self.parts.append(part)
-        self._pending, self._pending_bytes, self._flushed_at = [], 0, time.monotonic()
+        self._pending, self._files, self._pending_bytes, self._flushed_at = [], [], 0, time.monotonic()
 
     def finish(self) -> int:
         """Assemble `out` from the parts and remove them; return the number of rows (no rows, no file)."""
@@ -237,12 +266,39 @@ class EmbeddingWriter:
         return rows
 
 
+_File = tuple[str, str]
+"""What tells a file from others: its path, size and times, and its content."""
+
+
 def _digest_of(items: Iterable[Item]) -> str:
-    """Return a digest of items' names and paths, and their files' sizes and times: a name's content may change."""
-    return digest(*([item.id, item.path, item.start, item.end, item.text, _state_of(item.source)] for item in items))
+    return digest(*([item.id, item.path, item.start, item.end, item.text] for item in items))
 
 
-def _state_of(source: Path | TarMember | str | None) -> str:
-    if isinstance(source, TarMember):
-        return f"{file_state(source.tar)} {source.offset} {source.size}"
-    return file_state(source) if isinstance(source, Path) else source or ""
+def _files_of(items: Iterable[Item], contents: bool = False) -> list[_File]:
+    """Return each item's file; without `contents`, none is read."""
+    files = list[_File]()
+    for source in (item.source for item in items):
+        path, place = (source.tar, (source.offset, source.size)) if isinstance(source, TarMember) else (source, (0, -1))
+        if isinstance(path, Path):
+            state = file_state(path)
+            exists = contents and state != str(path)
+            files.append((f"{state} {place}", _digest_of_content(state, path, *place) if exists else ""))
+        else:
+            files.append((path or "", ""))
+    return files
+
+
+@lru_cache(1024)  # many items may be ranges of one video
+def _digest_of_content(state: str, path: Path, offset: int, size: int) -> str:
+    """Return a digest of a file or of a member of a tar, if large of 256 pieces of it; empty if it cannot be read."""
+    whole = hashlib.blake2b(digest_size=16)
+    try:
+        with open_source(path) as (file, _):
+            end = file.seek(0, os.SEEK_END) if size < 0 else offset + size
+            whole.update(b"%d " % (end - offset))
+            for start in range(offset, end, max(_PIECE, math.ceil((end - offset - _PIECE) / (_PIECES - 1)))):
+                file.seek(start)
+                whole.update(file.read(min(_PIECE, end - start)))
+    except (OSError, InputError):
+        return ""
+    return whole.hexdigest()

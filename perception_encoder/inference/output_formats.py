@@ -3,12 +3,16 @@
 One row an item; `vector` is a fixed_size_list<float32> of D or, with pool "tokens", a list of such vectors, one per
 patch, row by row and frame by frame. The run's settings are JSON in the metadata under `perception_encoder`. A
 directory has `img_emb/img_emb_0.npy` (`text_emb/…` if all rows are texts) and `metadata/metadata_0.parquet`.
+
+Pages of Parquet files have checksums. Their metadata has that of what no page holds, under `perception_encoder.crc32`:
+the settings and, in a directory, the vectors. Files of other tools may have none.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,13 +23,14 @@ import pyarrow.parquet as pq
 
 from perception_encoder.errors import ConfigError, OutputError, one_line
 from perception_encoder.files import open_regular, remove
-from perception_encoder.formats.tables import connect_lance, without_panics
+from perception_encoder.formats.tables import connect_lance, open_parquet, without_panics
 from perception_encoder.inference.listing import Item
 from perception_encoder.inference.pipeline import Embedding, is_text
 from perception_encoder.store import Store
 from perception_encoder.vectors import are_unit, load_array, unit_rows
 
-METADATA = "perception_encoder"
+METADATA, CHECKSUM = "perception_encoder", "perception_encoder.crc32"
+_OPTIONS: dict[str, Any] = {"compression": "zstd", "write_page_checksum": True}
 _GROUP_BYTES = 64 << 20
 _GROUP_ROWS = 8192
 _DIRECTORIES = {"": {"img_emb", "text_emb", "metadata"}, ".lance": {"data", "_versions", "_transactions"}}
@@ -100,11 +105,11 @@ def _tokens(tokens: Sequence[np.ndarray], grid: Sequence[int], dimension: int) -
 
 def write_embeddings(target: Path, suffix: str, parts: Sequence[Path], store: Store) -> None:
     """Write the rows of all parts of a store in the format of `suffix`; DataError for a damaged part."""
-    schema = to_table([], store.settings).schema.with_metadata({METADATA: json.dumps(store.settings)})
+    schema = to_table([], store.settings).schema.with_metadata(_described(store.settings))
     if suffix == ".lance":
         _write_lance(target, parts, store, schema)
     elif suffix == ".parquet":
-        with open(target, "wb") as file, pq.ParquetWriter(file, schema, compression="zstd") as writer:
+        with open(target, "wb") as file, pq.ParquetWriter(file, schema, **_OPTIONS) as writer:
             for table in _read(parts, store):
                 writer.write_table(table.cast(schema))
     else:
@@ -124,24 +129,36 @@ def _write_lance(target: Path, parts: Sequence[Path], store: Store, schema: pa.S
 
 
 def _write_directory(target: Path, parts: Sequence[Path], store: Store) -> None:
-    settings, rows, texts = store.settings, 0, True
+    settings, rows, texts, crc32 = store.settings, 0, True, 0
     for table in _read(parts, store):
         rows += table.num_rows
         texts = texts and table["layer"].null_count == table.num_rows
+        crc32 = zlib.crc32(_vectors_of(table), crc32)
     name = "text_emb" if texts and rows else "img_emb"
     (target / name).mkdir(parents=True)
     (target / "metadata").mkdir()
-    schema = _metadata_of(to_table([], settings)).schema.with_metadata({METADATA: json.dumps(settings)})
+    schema = _metadata_of(to_table([], settings)).schema.with_metadata(_described(settings, crc32))
     shape = {"descr": "<f4", "fortran_order": False, "shape": (rows, settings["dimension"])}
     with (
         open(target / name / f"{name}_0.npy", "wb") as vectors,
         open(target / "metadata" / "metadata_0.parquet", "wb") as file,
-        pq.ParquetWriter(file, schema, compression="zstd") as metadata,
+        pq.ParquetWriter(file, schema, **_OPTIONS) as metadata,
     ):
         np.lib.format.write_array_header_1_0(vectors, shape)
         for table in _read(parts, store):
-            vectors.write(table["vector"].combine_chunks().flatten().to_numpy().astype("<f4", copy=False).tobytes())
+            vectors.write(_vectors_of(table))
             metadata.write_table(_metadata_of(table).cast(schema))
+
+
+def _described(settings: Mapping[str, Any], crc32: int = 0) -> dict[str, str]:
+    """Return the metadata of a file with these settings; `crc32`: the checksum of vectors outside it."""
+    text = json.dumps(settings)
+    return {METADATA: text, CHECKSUM: str(zlib.crc32(text.encode(), crc32))}
+
+
+def _vectors_of(table: pa.Table) -> memoryview:
+    vectors: np.ndarray = table["vector"].combine_chunks().flatten().to_numpy().astype("<f4", copy=False)
+    return vectors.data
 
 
 def _metadata_of(table: pa.Table) -> pa.Table:
@@ -157,8 +174,8 @@ def _read(parts: Sequence[Path], store: Store) -> Iterator[pa.Table]:
     group = max(1, min(_GROUP_ROWS, _GROUP_BYTES // row_bytes))
     rest = to_table([], settings)
     for part in parts:
-        with store.reading(part, also=(pa.ArrowException,)), open(open_regular(part, False), "rb") as file:
-            parquet = pq.ParquetFile(file)
+        reading = store.reading(part, also=(pa.ArrowException,))
+        with reading, open(open_regular(part, False), "rb") as file, open_parquet(file) as parquet:
             rest = pa.concat_tables([rest, parquet.read().replace_schema_metadata()])
         while rest.num_rows >= group:
             yield rest.slice(0, group)
@@ -178,12 +195,14 @@ def read_embeddings(path: Path) -> tuple[pa.Table, np.ndarray, dict[str, Any]] |
             _refuse_pipes(path)
             rows, vectors = _read_directory(path)
         elif path.suffix == ".parquet" and path.is_file() and "vector" in pq.read_schema(path).names:
-            rows = pq.read_table(path)
+            rows = open_parquet(path).read()
+            _check(rows)
             vectors = rows["vector"]
         elif path.suffix == ".lance" and path.is_dir():
             _refuse_pipes(path)
             with without_panics():
                 rows = connect_lance(path.parent).open_table(path.stem).to_arrow()
+            _check(rows)
             vectors = rows["vector"]
         else:
             return None
@@ -191,12 +210,12 @@ def read_embeddings(path: Path) -> tuple[pa.Table, np.ndarray, dict[str, Any]] |
         if not isinstance(settings, dict):
             raise ValueError("its settings are not a JSON object")
     except (OSError, ValueError, KeyError, RuntimeError, pa.ArrowException) as error:
-        raise OutputError(f"{path} cannot be read: {one_line(error)}") from error
+        raise OutputError(f"{path} cannot be read: {one_line(error)}; write it again") from error
     if isinstance(vectors, pa.ChunkedArray):
         if not pa.types.is_fixed_size_list(vectors.type):
             return None
         flat = vectors.combine_chunks().flatten().to_numpy(zero_copy_only=False)
-        vectors = flat.astype(np.float32).reshape(len(rows), vectors.type.list_size)
+        vectors = flat.astype(np.float32, copy=False).reshape(len(rows), vectors.type.list_size)
     with np.errstate(over="ignore", invalid="ignore"):
         unit = unit_rows(vectors)
     sound = are_unit(vectors if settings.get("normalized") else unit)
@@ -212,12 +231,26 @@ def _refuse_pipes(directory: Path) -> None:
             raise ValueError(f"{path} is not a regular file")
 
 
+def _check(table: pa.Table, vectors: np.ndarray | None = None) -> None:
+    """Raise ValueError if the metadata has a checksum, and it is not that of the settings and the vectors."""
+    metadata = table.schema.metadata or {}
+    if CHECKSUM.encode() in metadata:
+        crc32 = 0 if vectors is None else zlib.crc32(np.ascontiguousarray(vectors, "<f4").data)
+        if metadata[CHECKSUM.encode()] != b"%d" % zlib.crc32(metadata.get(METADATA.encode(), b""), crc32):
+            raise ValueError("its settings or vectors differ from their checksum")
+
+
 def _read_directory(directory: Path) -> tuple[pa.Table, np.ndarray]:
     arrays, tables = (
         [read(part) for part in sorted(directory.glob(pattern), key=lambda part: int(part.stem.rpartition("_")[2]))]
-        for pattern, read in (("img_emb/*.npy", load_array), ("metadata/*.parquet", pq.read_table))
+        for pattern, read in (
+            ("img_emb/*.npy", load_array),
+            ("metadata/*.parquet", lambda part: open_parquet(part).read()),
+        )
     )
-    rows, vectors = pa.concat_tables(tables), np.concatenate(arrays).astype(np.float32)
+    for table, array in zip(tables, arrays, strict=False):
+        _check(table, array)
+    rows, vectors = pa.concat_tables(tables), np.concatenate(arrays).astype(np.float32, copy=False)
     if len(rows) != len(vectors):
         raise ValueError(f"{len(vectors)} vectors, but {len(rows)} rows of metadata")
     table = rows.rename_columns(["path" if name == "image_path" else name for name in rows.column_names])

@@ -280,7 +280,7 @@ class Index:
             store.check(stores[0].settings, stores[0].settings["source"])
         if to is not None:
             return write_vectors(stores, out, to, overwrite)
-        with EmbeddingWriter(out, stores[0].settings, overwrite=overwrite) as writer:
+        with EmbeddingWriter(out, stores[0].settings, overwrite=overwrite, resumes=False) as writer:
             for store, row in unique_rows(stores):
                 times = () if row.time is None else (row.time,)
                 writer.add([Embedding(row_hit(store, row).item, row.vector, times)])

@@ -34,7 +34,8 @@ from qdrant_client import QdrantClient, models
 client = QdrantClient(sys.argv[1] if len(sys.argv) > 1 else ":memory:")
 if not client.collection_exists("photos"):
     client.create_collection("photos", models.VectorParams(size={size}, distance=models.Distance.COSINE))
-for batch in parquet.ParquetFile(Path(__file__).with_name("vectors.parquet")).iter_batches(1000):
+file = Path(__file__).with_name("vectors.parquet")
+for batch in parquet.ParquetFile(file, page_checksum_verification=True).iter_batches(1000):
     points = [models.PointStruct(id=row.pop("id"), vector=row.pop("vector"), payload=row) for row in batch.to_pylist()]
     client.upsert("photos", points)
 print(client.count("photos").count, "embeddings in the collection photos")
@@ -46,7 +47,7 @@ from pathlib import Path
 import lancedb
 import pyarrow.parquet as parquet
 
-rows = parquet.read_table(Path(__file__).with_name("vectors.parquet"))
+rows = parquet.read_table(Path(__file__).with_name("vectors.parquet"), page_checksum_verification=True)
 database = lancedb.connect(sys.argv[1] if len(sys.argv) > 1 else "lancedb")
 table = database.create_table("photos", schema=rows.schema, exist_ok=True)
 table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all().execute(rows)
@@ -105,7 +106,8 @@ def _rows(stores: Sequence[Store]) -> Iterator[dict[str, Any]]:
 def _write_parquet(rows: Iterator[dict[str, Any]], path: Path, size: int) -> int:
     types = {"vector": pa.list_(pa.float32(), size), "start": pa.float64(), "stop": pa.float64()}
     schema, count = pa.schema([(name, types.get(name, pa.string())) for name in _COLUMNS]), 0
-    with ParquetWriter(path, schema, use_compliant_nested_type=False) as writer:  # LanceDB calls a list's values so
+    options = {"write_page_checksum": True, "use_compliant_nested_type": False}  # LanceDB calls a list's values so
+    with ParquetWriter(path, schema, **options) as writer:
         for batch in iter(lambda: list(islice(rows, _BATCH)), []):
             writer.write_table(pa.Table.from_pylist(batch, schema))
             count += len(batch)

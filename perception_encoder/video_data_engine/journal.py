@@ -163,8 +163,9 @@ class Journal:
             directory / "journal.jsonl",
             _Result | StageFailure,  # type: ignore[arg-type]
             REMEDY,
+            checked=True,
         )
-        self._models = Records(directory / "models.jsonl", _Model, REMEDY)
+        self._models = Records(directory / "models.jsonl", _Model, REMEDY, checked=True)
         self.models = {model.stage: model.facts for model in self._models.rows}
         self.results: dict[str, dict[str, dict[str, Any]]] = defaultdict(dict)
         self.failures: dict[str, StageFailure] = {}

@@ -79,7 +79,7 @@ def write_captions(out: Path, journal: Journal) -> Path:
     rows.sort(key=lambda row: (row["path"], row["start"], row["video_id"]))
     with writing(path, also=(pa.ArrowException,)), replacing(path) as temporary:
         table = pa.Table.from_pylist([{**row, "models": json.dumps(row["models"])} for row in rows], _SCHEMA)
-        pq.write_table(table, temporary, row_group_size=SHARD_SIZE)
+        pq.write_table(table, temporary, row_group_size=SHARD_SIZE, write_page_checksum=True)
     return path
 
 

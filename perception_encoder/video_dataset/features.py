@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,13 +13,13 @@ import numpy as np
 
 from perception_encoder.datasets.pe_video import VideoRecord, list_video_tars, read_video_tar
 from perception_encoder.errors import DataError, InputError
-from perception_encoder.files import digest, file_state
+from perception_encoder.files import checksum, digest, file_state
 from perception_encoder.inference.conversation.assistant import digest_of
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.preprocess.conversation import ask
 from perception_encoder.preprocess.video import read_frames
 from perception_encoder.progress import Track, untracked
-from perception_encoder.store import Store
+from perception_encoder.store import Store, reading
 from perception_encoder.vectors import unit_rows
 from perception_encoder.video_dataset.motion import NO_MOTION, MotionFeatures, measure_motion, measure_object_motion
 from perception_encoder.video_dataset.tables import table_key
@@ -95,7 +96,9 @@ class FeatureTable:
 @dataclass(frozen=True)
 class _Tar:
     state: str
-    """Digest of the file's state."""
+    """Digest of the file's path, size and times."""
+    content: str
+    """Digest of its path and content, by which it is recognised if only its times have changed."""
     keys: tuple[str, ...]
     values: tuple[tuple[float, ...], ...]
     failures: tuple[tuple[str, str], ...]
@@ -117,19 +120,23 @@ def compute_features(
     embeddings, values = list[np.ndarray](), list[np.ndarray]()
     with Store(out / digest(depends), depends, remedy="delete its directory to compute it again") as store:
         done, frames = store.records(_Tar), store.arrays()
-        earlier = {tar.state: tar for tar in done.rows}
+        earlier = {name: tar for tar in done.rows for name in (tar.state, tar.content)}
         for tar in track(tars, "reading features", len(tars)):
             state = digest(file_state(tar))
             if state not in earlier:
-                rows, errors = _rows(tar, encoder, model)
-                frames.put(state, np.array([row["frames"] for row in rows], np.float32))
-                numbers = tuple(tuple(float(row[name]) for name in names) for row in rows)
-                earlier[state] = _Tar(state, tuple(row["key"] for row in rows), numbers, errors)
+                with reading(tar, "replace it"):
+                    content = digest(os.path.abspath(tar), checksum(tar))
+                if content not in earlier:
+                    rows, errors = _rows(tar, encoder, model)
+                    frames.put(content, np.array([row["frames"] for row in rows], np.float32))
+                    numbers = tuple(tuple(float(row[name]) for name in names) for row in rows)
+                    earlier[content] = _Tar(state, content, tuple(row["key"] for row in rows), numbers, errors)
+                earlier[state] = replace(earlier[content], state=state)
                 done.append(earlier[state])
             parts.append(earlier[state])
             if count := len(parts[-1].keys):
                 with store.reading(done.path):
-                    embeddings.append(frames[state].reshape(count, FRAMES, -1))
+                    embeddings.append(frames[parts[-1].content].reshape(count, FRAMES, -1))
                     values.append(np.array(parts[-1].values, np.float64).reshape(count, len(names)))
     keys = tuple(key for part in parts for key in part.keys)
     if not keys:

@@ -31,7 +31,7 @@ def write_video_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     table = pa.Table.from_pylist(list(rows))
     with writing(path), replacing(path) as temporary:
         if path.suffix == ".parquet":
-            pq.write_table(table, temporary)
+            pq.write_table(table, temporary, write_page_checksum=True)
         else:
             pyarrow.csv.write_csv(table, temporary)
 

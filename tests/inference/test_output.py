@@ -6,7 +6,7 @@ import json
 import os
 import resource
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -17,7 +17,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from perception_encoder.errors import ConfigError, MediaDecodeError, MediaTooLargeError, OutputError
-from perception_encoder.inference import output_formats
+from perception_encoder.formats.tars import TarMember
+from perception_encoder.inference import output, output_formats
 from perception_encoder.inference.listing import Item
 from perception_encoder.inference.output import EmbeddingWriter
 from perception_encoder.inference.output_formats import read_embeddings
@@ -81,6 +82,22 @@ def test_no_good_input_at_all_leaves_nothing(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.parametrize("parts", [0, 1])
+def test_a_run_that_fails_leaves_its_parts_if_there_are_any(parts: int, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), EmbeddingWriter(tmp_path / "out.parquet", SETTINGS) as writer:
+        writer.add([result(number) for number in range(parts)])
+        raise KeyboardInterrupt
+    assert os.listdir(tmp_path) == ["out.parquet.parts"] * parts
+    with EmbeddingWriter(tmp_path / "out.parquet", SETTINGS) as writer:
+        assert writer.done == parts
+
+
+def test_a_run_without_inputs_ends_without_a_file(tmp_path: Path) -> None:
+    with EmbeddingWriter(tmp_path / "out.parquet", SETTINGS) as writer:
+        assert writer.finish() == 0
+    assert os.listdir(tmp_path) == []
+
+
 @pytest.mark.parametrize("inputs", [[0, 1, 2], [0, 2, 1, 3, 4], [0, 1, 2, 4, 5], []])
 def test_a_run_with_other_inputs_is_refused(tmp_path: Path, inputs: list[int]) -> None:
     stop(tmp_path / "out.parquet", after=4)
@@ -89,6 +106,61 @@ def test_a_run_with_other_inputs_is_refused(tmp_path: Path, inputs: list[int]) -
         EmbeddingWriter(tmp_path / "out.parquet", SETTINGS) as writer,
     ):
         list(writer.resume(map(item, inputs)))
+
+
+CHANGES: dict[str, Any] = {
+    "nothing": lambda path: None,
+    "link": lambda path: os.link(path, path.with_name("link")),
+    "mode": lambda path: path.chmod(0o600),
+    "time": lambda path: os.utime(path, (1, 1)),
+    "copy": lambda path: path.with_name("copy").write_bytes(path.read_bytes()) and path.with_name("copy").replace(path),
+    "size": lambda path: path.write_bytes(path.read_bytes() + b"x"),
+    "content": lambda path: path.write_bytes(path.read_bytes().replace(b"2", b"7")),
+    "content, not time": lambda path: (
+        status := path.stat(),
+        path.write_bytes(path.read_bytes().replace(b"2", b"7")),
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns)),
+    ),
+    "missing": lambda path: path.unlink(),
+}
+
+
+@pytest.mark.parametrize("tar", [False, True])
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_run_resumes_while_its_files_have_the_same_content(
+    change: str, tar: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(output, "_PIECE", 64)  # files are read in pieces
+    contents, items = [str(number).encode() * 300 for number in range(6)], []
+    for number, content in enumerate(contents):
+        (tmp_path / f"{number}.jpg").write_bytes(content)
+        source = TarMember(tmp_path / "all.tar", 300 * number, 300) if tar else tmp_path / f"{number}.jpg"
+        items.append(Item(f"{number}.jpg", f"{number}.jpg", source))
+    (tmp_path / "all.tar").write_bytes(b"".join(contents))
+    out, results = tmp_path / "out.parquet", [Embedding(item, np.ones(4, np.float32)) for item in items]
+    with small_parts(), EmbeddingWriter(out, SETTINGS) as writer:
+        writer.add(results[:2])
+        writer.add(results[2:4])
+    CHANGES[change](tmp_path / ("all.tar" if tar else "2.jpg"))
+    same = change in ("nothing", "link", "mode", "time", "copy") or (tar and change == "size")
+    with (
+        nullcontext() if same else pytest.raises(OutputError, match="began with other inputs; delete"),
+        EmbeddingWriter(out, SETTINGS) as writer,
+    ):
+        assert [*writer.resume(items)] == items[4:]
+        writer.add(results[4:])
+        assert writer.finish() == 6
+
+
+def test_a_large_file_is_recognised_by_pieces_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(output, "_PIECE", 10)
+    monkeypatch.setattr(output, "_PIECES", 5)
+    path, content, found = tmp_path / "film.mp4", bytes(range(200)), set()
+    reads = [0, 9, 48, 57, 96, 149, 192, 199]  # of pieces at 0, 48, 96, 144 and 192
+    for at in [None, 20, 70, *reads]:
+        path.write_bytes(content if at is None else content[:at] + b"x" + content[at + 1 :])
+        found.add(output._digest_of_content(str(at), path, 0, -1))
+    assert len(found) == 1 + len(reads)
 
 
 @pytest.mark.parametrize("name", ["out.parquet", "out"])
@@ -257,6 +329,23 @@ def test_formats_that_cannot_hold_it_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="tokens"):
         EmbeddingWriter(tmp_path / "out", {**SETTINGS, "pool": "tokens"})
     assert os.listdir(tmp_path) == []
+
+
+def test_files_without_checksums_and_parts_of_files_are_read(tmp_path: Path) -> None:
+    """As other tools write them, and as users make them of ours."""
+    write(tmp_path / "out.parquet")
+    whole, vectors, settings = output_formats.read_embeddings(tmp_path / "out.parquet")
+    table = pq.read_table(tmp_path / "out.parquet")
+    pq.write_table(table.slice(2).select(["path", "vector"]), tmp_path / "few.parquet")
+    rows, few, same = output_formats.read_embeddings(tmp_path / "few.parquet")
+    assert rows["path"].to_pylist() == whole["path"].to_pylist()[2:] and same == settings
+    np.testing.assert_array_equal(few, vectors[2:])
+    write(tmp_path / "out")
+    metadata = tmp_path / "out" / "metadata" / "metadata_0.parquet"
+    pq.write_table(pq.read_table(metadata).replace_schema_metadata(), metadata)
+    np.save(tmp_path / "out" / "img_emb" / "img_emb_0.npy", np.ones((8, 4), np.float16))
+    rows, _, settings = output_formats.read_embeddings(tmp_path / "out")
+    assert len(rows) == 8 and settings == {}
 
 
 def test_settings_of_a_file_that_are_none_are_an_error(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 import torch
 from PIL import Image
 
@@ -37,6 +38,24 @@ def test_rows_are_padded_on_the_right_without_labels() -> None:
     assert (len(batch), batch.step, batch.answer_tokens) == (2, 3, 1 + 3)  # a row's first token has no loss
     moved = batch.to(torch.device("meta"))
     assert moved.ids.is_meta and (moved.step, moved.answer_tokens) == (3, 4)
+
+
+@torch.no_grad()
+def test_a_batch_may_mix_prompts_with_and_without_parts() -> None:
+    """Each is computed as alone, whichever comes first."""
+    prompt, pixels = example("abc")
+    parts = [0 if label == IGNORED else 1 + number % 2 for number, label in enumerate(prompt.labels)]
+    examples = [(prompt, pixels), (replace(prompt, parts=parts), pixels), example("a longer answer")]
+    assert collate(examples, 0).parts[0].tolist() == [0] * len(examples[2][0].ids)
+    alone = [collate([item], 0) for item in examples]
+    sums = [float(MODEL.model(b.ids, b.labels, b.is_image, b.images, b.parts)[0].sum()) for b in alone]
+    assert sums[0] != pytest.approx(sums[1], rel=1e-3)
+    for mixed in (examples, examples[::-1]):
+        batch = collate(mixed, 0)
+        losses, _ = MODEL.model(batch.ids, batch.labels, batch.is_image, batch.images, batch.parts)
+        assert float(losses.sum()) == pytest.approx(sum(sums), rel=2e-2)
+        held_out = HeldOutAnswers(MODEL.model, [batch]).validate("loss")
+        assert held_out["loss"] == pytest.approx(sum(sums) / len(losses), rel=2e-2)
 
 
 def test_the_loss_is_the_mean_over_the_answers_tokens_of_all_ranks() -> None:

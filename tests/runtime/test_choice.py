@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -12,7 +13,7 @@ from perception_encoder.errors import ConfigError, MissingExtraError, OutputErro
 from perception_encoder.runtime import choice
 from perception_encoder.runtime.choice import choose, fastest, measured_speeds
 from perception_encoder.runtime.machine import check_openvino
-from perception_encoder.runtime.openvino_runtime import FallbackWarning
+from perception_encoder.runtime.openvino_runtime import CompiledTowers, FallbackWarning
 
 SPEEDS = {"torch float32": 5.0, "torch bfloat16": 15.0, "openvino float32": 11.0, "openvino bfloat16": 21.0}
 INT8 = {"openvino float32": 11.0, "openvino bfloat16": 21.0, "openvino int8": 35.0}
@@ -96,6 +97,24 @@ def test_a_broken_openvino_is_left_alone_and_refused_if_asked_for(machine: pytes
     for runtime, precision in (("openvino", "auto"), ("auto", "int8")):
         with pytest.raises(ConfigError, match=reason):
             choose(runtime, precision, None)
+
+
+class Towers(CompiledTowers):
+    def _key(self, *tower: object) -> NoReturn:
+        raise NotImplementedError
+
+    _source = _key
+
+
+def test_towers_need_an_openvino_that_works(machine: pytest.MonkeyPatch) -> None:
+    machine.setitem(sys.modules, "openvino", None)  # its import fails
+    for found, kind, reason in (
+        (None, MissingExtraError, r"perception-encoder\[fast\]"),
+        (True, ConfigError, "reinstall"),
+    ):
+        machine.setattr("perception_encoder.runtime.machine.find_spec", lambda name, found=found: found)
+        with pytest.raises(kind, match=reason):
+            Towers("a", "float32")
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left"), Exception("No space left for an operation")])

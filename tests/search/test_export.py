@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import importlib
 import json
+import os
 import runpy
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -19,6 +21,7 @@ import pytest
 
 from perception_encoder.errors import ConfigError, OutputError
 from perception_encoder.inference.collection import read_collection
+from perception_encoder.inference.output import EmbeddingWriter
 from perception_encoder.search.index import Index, open_index
 from perception_encoder.search.storage.store import Store
 from perception_encoder.search.vector_stores import write_vectors
@@ -52,6 +55,14 @@ def test_vectors_are_read_back_as_they_are(name: str, index: Index, pictures: li
     with pytest.raises(OutputError, match="exists"):
         index.export_vectors(out)
     assert index.export_vectors(out, overwrite=True) == len(index)
+
+
+def test_an_export_that_failed_is_made_anew(index: Index, tmp_path: Path) -> None:
+    out = tmp_path / "out" / "vectors.parquet"
+    with patch.object(EmbeddingWriter, "finish", side_effect=KeyboardInterrupt), pytest.raises(KeyboardInterrupt):
+        index.export_vectors(out)
+    assert os.listdir(out.parent) == ["vectors.parquet.parts"]
+    assert index.export_vectors(out) == len(index) and os.listdir(out.parent) == ["vectors.parquet"]
 
 
 def test_an_empty_index_is_not_written(checkpoint: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from perception_encoder.errors import DataError
 from perception_encoder.inference.listing import Item
+from perception_encoder.store import _with_checksum
 from perception_encoder.video_data_engine.journal import (
     FRAME_CAPTIONS,
     FRAMES,
@@ -39,7 +40,8 @@ def result(stage: str, frames: tuple[bytes, ...] = (), **value: object) -> Stage
 
 
 def line(key: str, stage: str, **value: object) -> str:
-    return json.dumps({"key": key, "stage": stage, "seconds": 0, "value": {**VALUES.get(stage, {}), **value}})
+    fields = {"key": key, "stage": stage, "seconds": 0, "value": {**VALUES.get(stage, {}), **value}}
+    return _with_checksum(json.dumps(fields).encode()).decode()
 
 
 def test_results_and_frames_are_restored(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from perception_encoder.errors import InputError
 from perception_encoder.formats.shards import read_members
 from perception_encoder.inference.listing import Item, list_items
 from perception_encoder.preprocess.video import read_frames
+from perception_encoder.store import Records
 from perception_encoder.video_data_engine import outputs
 from perception_encoder.video_data_engine.journal import Journal
 from perception_encoder.video_data_engine.outputs import extract_clip, write_captions, write_shards
@@ -88,11 +89,11 @@ def test_only_given_videos_are_packed_and_only_as_they_were_captioned(
     out, (first, second, _) = tmp_path / "out", journal.finished
     secret = tmp_path / "secret.mp4"
     secret.write_bytes(b"private")
-    lines = [json.loads(line) for line in (out / "journal.jsonl").read_text().splitlines()]
-    for line in lines:
+    lines = Records(out / "journal.jsonl", dict[str, object], "", checked=True)
+    for line in lines.rows:
         if (line["key"], line["stage"]) == (second, "probe"):
             line["value"] |= {"path": str(secret)}
-    (out / "journal.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    lines.replace(lines.rows)
     foreign, videos = Journal(out), listed(tmp_path)
     del videos[second]
     (tmp_path / "videos" / "2.mp4").write_bytes(clip(30))

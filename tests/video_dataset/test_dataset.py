@@ -126,8 +126,17 @@ def test_only_a_changed_tar_or_another_model_is_computed_again(tmp_path: Path) -
     tars = [[(f"{tar}{n}", fields("x")) for n in range(2)] for tar in "ab"]
     data = write_dataset(tmp_path / "data", {"train": tars})
     whole = compute_features(data, tmp_path / "out", NumberEncoder())
-    os.utime(data / "train" / "000001.tar", (1e9, 1e9))
-    again = NumberEncoder()
+    tar, again = data / "train" / "000001.tar", NumberEncoder()
+    for change in (
+        lambda: os.link(tar, tmp_path / "link"),
+        lambda: tar.chmod(0o600),
+        lambda: os.utime(tar, (1e9, 1e9)),
+    ):
+        change()
+        table = compute_features(data, tmp_path / "out", again)
+        assert table.keys == whole.keys and again.images == 0 and np.array_equal(table.frames, whole.frames)
+    tar.write_bytes(tar.read_bytes().replace(b'"x"', b'"y"'))  # of the same size, and then of the same time
+    os.utime(tar, (1e9, 1e9))
     assert compute_features(data, tmp_path / "out", again).keys == whole.keys and again.images == 2 * 3
     other = NumberEncoder()
     other.name = "another model"

@@ -66,7 +66,8 @@ def caption_file(out: Path, model: str, digest: str, prompt: str) -> Iterator[Re
         yield rows
         if lines != out and lines.stat().st_size:
             with writing(out, also=(pa.ArrowException,)), replacing(out) as temporary:
-                pq.write_table(pa.Table.from_pylist(list(map(asdict, rows.rows)), _SCHEMA), temporary)
+                table = pa.Table.from_pylist(list(map(asdict, rows.rows)), _SCHEMA)
+                pq.write_table(table, temporary, write_page_checksum=True)
             lines.unlink()
 
 

@@ -14,9 +14,10 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 
+from perception_encoder.errors import WeightsUnavailableError
 from perception_encoder.models.checkpoints import files
 from perception_encoder.models.checkpoints.files import CachedHash
-from perception_encoder.models.checkpoints.find import fetch_weights
+from perception_encoder.models.checkpoints.find import DIRECTORY_FILES, fetch_weights, file_inside, find_weights
 from perception_encoder.models.registry import find_model
 from tests.models.external.samples import save_transformer
 
@@ -108,6 +109,26 @@ def test_of_a_hub_that_cannot_be_reached_cached_models_load_without_waiting(tmp_
     done = run_without_hub(CACHED, False, tmp_path)
     assert done.returncode == 0 and "Retrying" not in done.stderr, done.stderr
     assert time.monotonic() - start < 30  # a minute for each file if the client retries
+
+
+def test_the_first_file_of_weights_that_a_directory_has(tmp_path: Path) -> None:
+    assert file_inside(tmp_path, *DIRECTORY_FILES) == find_weights(tmp_path)[0] == tmp_path
+    for name in DIRECTORY_FILES[::-1]:
+        (tmp_path / name).mkdir()  # not a file
+        assert file_inside(tmp_path, *DIRECTORY_FILES) != tmp_path / name
+        (tmp_path / name).rmdir()
+        (tmp_path / name).touch()
+        assert file_inside(tmp_path, *DIRECTORY_FILES) == find_weights(tmp_path)[0] == tmp_path / name
+
+
+def test_an_unfinished_run_is_named(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"fingerprint": "a"}')
+    with pytest.raises(WeightsUnavailableError, match="is an unfinished run of `pe train`, without a; rerun"):
+        file_inside(tmp_path, "a", "b")
+    (tmp_path / "b").touch()
+    assert file_inside(tmp_path, "a", "b") == tmp_path / "b"
+    (tmp_path / "b").rename(tmp_path / "epoch.safetensors")
+    assert file_inside(tmp_path, "a", "b") == tmp_path
 
 
 def run_without_hub(program: str, answering: bool, home: Path) -> subprocess.CompletedProcess[str]:

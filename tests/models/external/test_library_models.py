@@ -5,16 +5,19 @@ from __future__ import annotations
 import copy
 import re
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from perception_encoder.errors import ConfigError, UnknownModelError, WeightsUnavailableError
+from perception_encoder.errors import ConfigError, MissingExtraError, UnknownModelError, WeightsUnavailableError
 from perception_encoder.inference.load import load, load_layers
-from perception_encoder.models.external import OpenClipModel
+from perception_encoder.models import external
+from perception_encoder.models.external import Adapter, OpenClipModel
 from perception_encoder.models.external_transformers import TransformersTower
 from tests.models.external.samples import SIZE, noise_images, save_transformer, scaled
 
@@ -141,3 +144,38 @@ def test_a_model_that_cannot_be_had_is_named(name: str, error: type[Exception], 
     pytest.importorskip("open_clip")
     with pytest.raises(error, match=re.escape(message)):
         load(name)
+
+
+class Library(Adapter):
+    """A library that raises an error; `asked` is whether it might have asked the hub."""
+
+    library, distribution = "timm", "open_clip_torch"
+    error: Exception = ImportError()
+
+    def _create(self) -> Any:
+        raise self.error
+
+
+def test_a_missing_library_is_told_from_a_missing_dependency_of_it() -> None:
+    model = Library("timm:a", "a", random=True)
+    model.error = ImportError("no module", name="open_clip")
+    with pytest.raises(MissingExtraError, match=r"open_clip_torch is not installed; .*perception-encoder\[encoders\]"):
+        model.model  # noqa: B018
+    model.error = ImportError("no module", name="regex")
+    with pytest.raises(WeightsUnavailableError, match="timm:a could not be loaded: no module"):
+        model.model  # noqa: B018
+
+
+@pytest.mark.parametrize("library", ["timm", "open_clip", "hf", "st"])
+@pytest.mark.parametrize("random", [False, True])
+def test_the_hub_may_be_asked_unless_all_is_here(
+    library: str, random: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """timm and open_clip draw random weights without it, the others read a model's configuration from it."""
+    asked: list[bool] = []
+    monkeypatch.setattr(external, "hub_or_cache", lambda name, asks, copy: asked.append(asks) or nullcontext())
+    for listed in ("org/name", str(tmp_path), f"local-dir:{tmp_path}"):
+        model = Library(f"{library}:{listed}", listed, random)
+        model.library = library  # type: ignore[misc]
+        model._hub()
+    assert asked == [not random or library in ("hf", "st"), False, False]
