@@ -217,6 +217,36 @@ def test_a_date_is_the_camera_s_in_local_time_else_the_file_s(encoder: Encoder, 
     assert dates["moved.mp4"] == recorded and dates["moved too.mp4"] == changed
 
 
+@pytest.mark.parametrize("zone", ["Asia/Tokyo", "America/Los_Angeles"])
+def test_a_moved_or_touched_file_keeps_the_camera_s_date_alone(
+    zone: str, encoder: Encoder, tmp_path: Path, tokyo: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken, later = datetime(2024, 7, 1, 12).timestamp(), datetime(2024, 9, 9, 12).timestamp()
+    exif = Image.Exif()
+    exif.get_ifd(0x8769)[0x9003] = "2024:07:01 12:00:00"
+    for name, shade in (("camera.jpg", 0), ("touched.jpg", 90), ("plain.jpg", 180)):
+        Image.new("RGB", (16, 16), (shade, 0, 0)).save(tmp_path / name, exif=b"" if name == "plain.jpg" else exif)
+    (tmp_path / "clip.mp4").write_bytes(video("2024-07-01T03:00:00.000000Z"))
+    for path in tmp_path.iterdir():
+        os.utime(path, (taken, taken))  # as a camera leaves it
+    index = pe.open_index(tmp_path, encoder)
+    index.update()
+    assert {hit.row.date for hit in index.search("a cat") if hit.row} == {"2024-07-01T12:00:00"}
+    (tmp_path / "camera.jpg").rename(tmp_path / "moved.jpg")
+    for path in tmp_path.glob("*.*"):
+        os.utime(path, (later, later))
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    assert index.update().added == 0
+    dates = {hit.file.name: hit.row.date for hit in index.search("a cat") if hit.row}
+    here = {stamp: datetime.fromtimestamp(stamp).isoformat() for stamp in (taken, later)}
+    assert dates == {
+        **dict.fromkeys(("moved.jpg", "touched.jpg"), "2024-07-01T12:00:00"),
+        "clip.mp4": here[taken],
+        "plain.jpg": here[later],
+    }
+
+
 def test_a_change_of_content_and_time_alone_is_noticed(encoder: Encoder, tmp_path: Path) -> None:
     path = tmp_path / "image.bmp"
     for shade, moment in ((0, -2e8), (200, -1e8), (100, 5e8)):

@@ -58,6 +58,8 @@ class File:
     item: Item
     size: int
     modified: int
+    taken: str = ""
+    """The camera's date, of a file that was read: see `Reader`."""
 
     def read(self) -> tuple[str, Path | bytes]:
         """Return the hash of the content, and the content, or the path of what is too large to hold.
@@ -259,7 +261,7 @@ class Reader:
             try:
                 digest, content = file.read()
                 if digest in self._digests:
-                    results[position] = FileResult(file, digest)
+                    results[position] = FileResult(replace(file, taken=_taken(file.media(content))), digest)
                     continue
                 media = file.media(content)
                 if media.kind == "video":
@@ -291,15 +293,13 @@ class Reader:
         return np.asarray(self._encoder.embed_pixels(stacked, self._encoder.feature()))
 
     def _video_rows(self, file: File, digest: str, media: Media) -> list[IndexRow]:
-        assert isinstance(media.payload, (Path, bytes))
-        created = creation_time(media.payload, media.name)
-        moments = cut_moments(self._frames(media))
+        taken, moments = _taken(media), cut_moments(self._frames(media))
         return [
             replace(
                 _row(file, digest, moment.best.size, moment.best.thumbnail),
                 id=row_id(file.path, moment.start),
                 kind="video",
-                date=created.isoformat(timespec="seconds") if created else "",
+                date=taken,
                 start=moment.start,
                 stop=moment.end,
                 time=moment.best.time,
@@ -328,6 +328,14 @@ class Reader:
             if len(waiting) == self._encoder.batch_size:
                 yield from encoded()
         yield from encoded()
+
+
+def _taken(media: Media) -> str:
+    """Return the camera's date, with an offset from UTC if that is known; empty if there is none."""
+    assert isinstance(media.payload, (Path, bytes))
+    video = media.kind == "video"
+    date = creation_time(media.payload, media.name) if video else read_header(media.payload).taken.date
+    return date.isoformat(timespec="seconds") if date else ""
 
 
 def _row(file: File, digest: str, size: tuple[int, int], thumbnail: bytes) -> IndexRow:

@@ -32,7 +32,6 @@ from perception_encoder.search.storage.reader import (
     batches,
     dated,
     find_changes,
-    local_date,
     row_id,
 )
 from perception_encoder.search.storage.store import STORE, Store, adopt, index_command
@@ -235,6 +234,5 @@ class _Pending:
 
 
 def _renamed(row: IndexRow, file: File) -> IndexRow:
-    date = row.date if row.date != local_date(row.modified) else local_date(file.modified)  # the camera's stays
     identity = row_id(file.path, row.start)
-    return replace(row, id=identity, path=file.path, date=date, size=file.size, modified=file.modified)
+    return dated(replace(row, id=identity, path=file.path, date=file.taken, size=file.size, modified=file.modified))
