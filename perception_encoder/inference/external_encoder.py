@@ -8,7 +8,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -212,6 +212,7 @@ class OutputEncoder(_ExternalEncoder):
         self.logit_scale = adapter.logit_scale if adapter.reads_texts else None
         device, dtype = torch.device("cpu") if compiled else device or choose_device(), dtype or torch.float32
         self.model.to(device, dtype)
+        self._width = adapter.width
         self.transform = transform = self._transform("crop")
         self._compiled = _CompiledOutput(adapter, transform, compiled) if compiled else None
         self.has_roles = isinstance(adapter, SentenceTransformersModel)
@@ -255,13 +256,6 @@ class OutputEncoder(_ExternalEncoder):
             check_transform(transform)
             changed.transform = self._transform(cast(Mode, transform))
         return changed
-
-    @cached_property
-    def _width(self) -> int:
-        with torch.inference_mode():
-            if not self.reads_images:
-                return int(self.adapter.embed_texts(["a"], None).shape[-1])
-            return int(self.adapter.embed_images([self.transform.pixels(Image.new("RGB", (32, 32)))], None).shape[-1])
 
     def _full_width(self, feature: Feature) -> int:
         return self._width

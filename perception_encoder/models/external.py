@@ -165,6 +165,19 @@ class Adapter(ABC):
         """Return embeddings (B, D) of the model's arguments for texts."""
         raise NotImplementedError
 
+    @cached_property
+    def width(self) -> int:
+        """Length D of its embeddings; CheckpointError if it gives none, or images and texts differ in it."""
+        with self._reading("it gives no embeddings"), torch.inference_mode():
+            shapes = set()
+            if self.reads_images:
+                shapes.add(tuple(self.embed_images([self.transform("crop")(Image.new("RGB", (32, 32)))], None).shape))
+            if self.reads_texts:
+                shapes.add(tuple(self.embed_texts(["a"], None).shape))
+            if len(shapes) != 1 or len(min(shapes)) != 2:
+                raise ValueError(f"one image or text has the shape {' or '.join(map(str, sorted(shapes)))}, not (1, D)")
+            return int(min(shapes)[1])
+
     def part(self, role: Role) -> Role:
         """Return the role if more than the tokens of texts depends on it, else None."""
         return None

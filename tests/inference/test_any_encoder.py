@@ -17,7 +17,7 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 import perception_encoder as pe
-from perception_encoder.errors import ConfigError, MissingExtraError, SearchIndexError
+from perception_encoder.errors import CheckpointError, ConfigError, MissingExtraError, SearchIndexError
 from perception_encoder.inference.external_encoder import OutputEncoder
 from perception_encoder.models.external_transformers import is_two_tower
 from perception_encoder.models.registry import library_model_name, portable_name
@@ -220,6 +220,27 @@ def test_index_and_search(kind: str, saved: Callable[[str], Path], photos: Path,
     other = "hf-CLIP" if kind != "hf-CLIP" else "hf-Siglip"
     run = run_pe("search", paths[0], photos, "-m", name_of(other, saved(other)))
     assert run.status != 0 and "was made with model" in run.stderr
+
+
+@pytest.mark.parametrize("runtime", ["torch", "openvino"])
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [("tokens", r"shape \(1, \d, 20\) or \(1, 17, 20\), not"), ("size", "image size .*48")],
+    ids=["tokens", "size"],
+)
+def test_a_model_that_gives_no_vectors_is_refused(
+    kind: str, reason: str, runtime: Any, photos: Path, run_pe: Any, tmp_path: Path
+) -> None:
+    if kind == "tokens":
+        model = embedders.save_flava(tmp_path / "model")
+    else:
+        model = embedders.save_two_towers("CLIP", tmp_path / "model")
+        preprocessing = model / "preprocessor_config.json"
+        preprocessing.write_text(preprocessing.read_text().replace("32", "48"))
+    with pytest.raises(CheckpointError, match=f"model: it gives no embeddings .*{reason}"):
+        pe.load(f"hf:{model}", runtime=runtime)
+    run = run_pe("index", photos, "-m", f"hf:{model}")
+    assert run.status == 2 and run.stderr.count("\n") == 1 and not Store.exists(photos)
 
 
 def test_a_model_of_texts_makes_no_index(saved: Callable[[str], Path], photos: Path, run_pe: Any, config: None) -> None:

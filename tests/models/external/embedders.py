@@ -95,6 +95,22 @@ def save_two_towers(kind: str, directory: Path) -> Path:
     return directory
 
 
+def save_flava(directory: Path) -> Path:
+    """Save a FLAVA, whose embeddings are those of all tokens."""
+    transformers = pytest.importorskip("transformers")
+    tower = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    text = {**tower, "vocab_size": len(SPECIAL) + len(WORDS), "max_position_embeddings": 16}
+    image = {**tower, "patch_size": 8, "image_size": 32}
+    config = transformers.FlavaConfig(
+        text_config=text, image_config=image, multimodal_config=tower, hidden_size=24, projection_dim=20
+    )
+    _seeded(lambda: transformers.FlavaModel(config)).save_pretrained(directory)
+    square = {"height": 32, "width": 32}
+    transformers.CLIPImageProcessor(size=square, crop_size=square).save_pretrained(directory)
+    tokenizer().save_pretrained(directory)
+    return directory
+
+
 def save_open_clip(directory: Path, config: dict[str, Any] | None = None) -> Path:
     """Save an open_clip model as `hf-hub:` has them, by default a tiny one."""
     open_clip = pytest.importorskip("open_clip")
