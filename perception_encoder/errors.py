@@ -51,13 +51,16 @@ _FOREIGN = re.compile(
 
 
 def one_line(error: BaseException, first: bool = False) -> str:
-    """Return a foreign error's message (or its `first` line) in one line of at most 200 characters."""
+    """Return a foreign error's message in one line of at most 200 characters.
+
+    `first`: only its first line, and the second if the first ends in a colon.
+    """
     message = error.args[0] if error.args else ""
     message = message.decode(errors="replace") if isinstance(message, bytes) else str(error)  # bytes: rawpy's
     message = message[:_LONGEST]
     lines = [" ".join(line.split()) for line in _FOREIGN.sub("", message).splitlines() if line.strip()]
     lines = lines or [type(error).__name__]
-    text = lines[0] if first else " ".join(lines)
+    text = " ".join(lines[: 1 + lines[0].endswith(":")] if first else lines)
     return text if len(text) <= 200 else text[:199] + "…"
 
 

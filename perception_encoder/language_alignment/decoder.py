@@ -19,7 +19,7 @@ from perception_encoder.files import cache_directory, checksum, replacing, writi
 from perception_encoder.language_alignment.prompt import PromptFormat
 from perception_encoder.models.checkpoints.find import hub_or_cache
 from perception_encoder.models.initialization import drawn_from
-from perception_encoder.models.missing_weights import check_none_missing
+from perception_encoder.models.missing_weights import REPORTING, check_none_missing, lost_weights
 from perception_encoder.models.registry import no_directory
 from perception_encoder.progress import quiet_loading
 from perception_encoder.records import Checked, Count
@@ -105,14 +105,12 @@ def load_pretrained(source: str | Path, model: Any, tokenizer: Any, dtype: torch
     try:
         with quiet_loading(), hub_or_cache(f"the model {source}", not local):
             tokenizer = tokenizer.from_pretrained(str(source), **options)
-            found, report = model.from_pretrained(
-                str(source), dtype=dtype or "auto", output_loading_info=True, **options
-            )
+            found, report = model.from_pretrained(str(source), dtype=dtype or "auto", **REPORTING, **options)
     except WeightsUnavailableError:
         raise
     except Exception as error:  # names, hubs and files make the library raise anything
         raise WeightsUnavailableError(f"the model {source} could not be loaded: {one_line(error)}") from error
-    check_none_missing(source, report["missing_keys"])
+    check_none_missing(source, lost_weights(report))
     return found, tokenizer
 
 

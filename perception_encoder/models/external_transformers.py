@@ -23,7 +23,7 @@ from perception_encoder.errors import ConfigError, one_line
 from perception_encoder.models.checkpoints.weights import state_hash
 from perception_encoder.models.external import Adapter, Mode, Pixels, Role
 from perception_encoder.models.initialization import drawn_from
-from perception_encoder.models.missing_weights import check_none_missing
+from perception_encoder.models.missing_weights import REPORTING, check_none_missing, lost_weights
 from perception_encoder.models.tower import Tower
 from perception_encoder.progress import quiet_loading
 from perception_encoder.records import from_fields
@@ -42,11 +42,9 @@ class TransformersModel(Adapter):
             with drawn_from(torch.Generator().manual_seed(0)):
                 config = AutoConfig.from_pretrained(self.listed, trust_remote_code=self.trusted)
                 return AutoModel.from_config(config, trust_remote_code=self.trusted)
-        model, loading = AutoModel.from_pretrained(
-            self.listed, output_loading_info=True, trust_remote_code=self.trusted
-        )
+        model, report = AutoModel.from_pretrained(self.listed, trust_remote_code=self.trusted, **REPORTING)
         pools = is_two_tower(model)  # else its tokens are read
-        check_none_missing(self.name, [key for key in loading["missing_keys"] if pools or "pooler" not in key])
+        check_none_missing(self.name, [key for key in lost_weights(report) if pools or "pooler" not in key])
         return model
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,14 @@ from typing import Any
 from torch import nn
 
 from perception_encoder.errors import CheckpointError
+
+REPORTING: Mapping[str, Any] = {"output_loading_info": True, "ignore_mismatched_sizes": True}
+"""Options of transformers' `from_pretrained`, which then returns a report too, also of weights of another shape."""
+
+
+def lost_weights(report: Mapping[str, Any]) -> list[str]:
+    """Return the weights of such a report that are missing or have another shape, and so are random."""
+    return [*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])]
 
 
 def check_none_missing(name: str | Path, missing: Iterable[str]) -> None:
@@ -40,8 +48,8 @@ def missing_weights(owner: type[nn.Module]) -> Iterator[list[str]]:
             result = load(module, *args, **options)
             missing.extend(result.missing_keys)
             return result
-        model, report = load(module, *args, **{**options, "output_loading_info": True})
-        missing.extend([*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])])
+        model, report = load(module, *args, **{**options, **REPORTING})
+        missing.extend(lost_weights(report))
         return (model, report) if options.get("output_loading_info") else model
 
     setattr(owner, name, watched if owner is nn.Module else classmethod(watched))

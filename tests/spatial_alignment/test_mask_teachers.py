@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from perception_encoder.errors import DataError, InputError, WeightsUnavailableError
+from perception_encoder.errors import DataError, InputError, ModelError, WeightsUnavailableError
 from perception_encoder.spatial_alignment.mask_teachers import (
     DEVIATION,
     MEAN,
@@ -87,6 +87,26 @@ def test_a_directory_is_loaded(model: Any, tmp_path: Path) -> None:
     assert teacher.points == 32 and teacher.identity == Sam(model).identity
     with pytest.raises(WeightsUnavailableError, match=r"no SAM 2\.1 can be loaded from"):
         Sam.load(str(tmp_path / "none"), torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [("missing", "lacks the weights no_memory"), ("cut", "lacks the weights no_memory"), ("file", "no SAM 2.1 can be")],
+)
+def test_a_damaged_teacher_is_refused(damage: str, reason: str, model: Any, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    model.save_pretrained(tmp_path)
+    (path,) = tmp_path.glob("*.safetensors")
+    tensors = load_file(path)
+    lost = tensors.pop(max(key for key in tensors if key.startswith("no_memory")))
+    if damage == "cut":
+        tensors["no_memory_embedding"] = lost[..., :-1].contiguous()
+    save_file(tensors, path, {"format": "pt"})
+    if damage == "file":
+        path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(ModelError, match=reason):
+        Sam.load(str(tmp_path), torch.device("cpu"))
 
 
 def test_a_teacher_is_told_by_its_weights(model: Any) -> None:

@@ -88,6 +88,24 @@ def test_weights_of_another_shape_are_not_replaced_by_random_ones(tmp_path: Path
         pe.load(f"st:{model}")
 
 
+@pytest.mark.parametrize("kind", SAVED)
+@pytest.mark.parametrize("cut", [False, True], ids=["missing", "cut"])
+@pytest.mark.usefixtures("silent")
+def test_the_error_names_a_weight_that_is_missing_or_has_another_shape(kind: str, cut: bool, tmp_path: Path) -> None:
+    prefix, save = SAVED[kind]
+    name = f"{prefix}{save(tmp_path / 'model')}"
+    for path in (tmp_path / "model").rglob("*.safetensors"):
+        tensors = load_file(path)
+        largest = max(tensors, key=lambda key: tensors[key].numel())
+        kept = {key: tensor for key, tensor in tensors.items() if key != largest}
+        changed = {largest: tensors[largest][:-1].contiguous()} if cut else {}
+        save_file({**kept, **changed}, path, {"format": "pt"})
+        with pytest.raises(ModelError, match=re.escape(largest)) as caught:
+            pe.load(name, runtime="torch")
+        assert "\n" not in str(caught.value)
+        save_file(tensors, path, {"format": "pt"})
+
+
 @pytest.mark.parametrize("prefix", ["hf:", "st:", "timm:local-dir:", "open_clip:local-dir:"])
 @pytest.mark.parametrize("place", ["./no"])
 def test_a_directory_that_does_not_exist_is_named(prefix: str, place: str) -> None:
