@@ -156,10 +156,11 @@ def label_regions(
 ) -> Int[np.ndarray, "H W"]:
     """Number the regions at points (`region_like`) and in boxes (`region_in_box`) from 1; later ones on top.
 
-    `size`: width and height of the image. DataError for a position without a region.
+    Boxes are on top of points, whose regions may be anywhere in the image. `size`: width and height of the image.
+    DataError for a position without a region.
     """
     labels = np.zeros((size[1], size[0]), np.int64)
-    for number, position in enumerate(positions, start=1):
+    for number, position in sorted(enumerate(positions, start=1), key=lambda numbered: len(numbered[1])):
         region = region_in_box if len(position) == 4 else region_like
         found = to_mask(region(features, position), size)
         if not found.any():

@@ -230,6 +230,13 @@ def test_regions_are_numbered_and_a_later_one_is_on_top() -> None:
     assert set(label_regions(square(), [(0.5, 0.4), (0.55, 0.45)], (80, 80)).flat) == {0, 2}
 
 
+def test_a_point_s_region_does_not_cover_the_object_of_a_box() -> None:
+    box = (2 / 8, 1 / 8, 7 / 8, 6 / 8)
+    alone = label_regions(square(), [box], (80, 80))
+    labels = label_regions(square(), [box, (0.5, 0.4), (0.05, 0.95)], (80, 80))
+    assert alone.any() and np.array_equal(labels == 1, alone == 1) and labels[5, 5] == 3
+
+
 @pytest.mark.parametrize("box", [(0.5, 0, 0.5, 1), (-0.1, 0, 1, 1), (0, 0.6, 1, 0.4), (0, 0, 1.2, 1)])
 def test_a_box_needs_an_area_inside_the_image(box: tuple[float, float, float, float]) -> None:
     with pytest.raises(ConfigError, match="must be left, top, right, bottom from 0 to 1"):
