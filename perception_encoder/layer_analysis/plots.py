@@ -86,7 +86,8 @@ def _mark_best(axes: Any, curve: LayerCurve, colour: str, scale: float) -> None:
     axes.plot([best], [values[best]], "o", color=colour, markersize=7)
     if best != last:
         axes.plot([last], [values[last]], "o", color=colour, markerfacecolor=GROUND, markersize=6)
-    share = best / max(1, curve.depth - 1)
+    first = min(curve.scores)
+    share = (best - first) / max(1, last - first)
     axes.annotate(
         f"layer {best}: {format_value(curve.scores[best].value, curve.unit)}",
         (best, values[best]),

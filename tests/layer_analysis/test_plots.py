@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from perception_encoder.layer_analysis.plots import (
     write_png,
 )
 from perception_encoder.layer_analysis.sweep import run_sweep
+from tests.layer_analysis import test_sweep
 from tests.layer_analysis.test_image_analysis import dark, tower
 from tests.layer_analysis.toys import LightnessTask, ToyEncoder, named
 
@@ -36,6 +38,15 @@ def test_plots_are_the_same_each_time(tmp_path: Path) -> None:
         scale = 100 if curve.unit == "%" else 1
         drawn = [[round(float(y), 3) for y in line.get_ydata()] for line in axes.lines]
         assert [round(scale * score.value, 3) for score in curve.scores.values()] in drawn
+
+
+@pytest.mark.parametrize(("best", "aligned"), [(0, "left"), (5, "left"), (8, "center"), (11, "right")])
+def test_the_best_layer_s_label_stays_beside_its_plot(best: int, aligned: str) -> None:
+    """Though only some layers are evaluated."""
+    whole = test_sweep.curve([0.5 + 0.3 * (layer == best) for layer in range(12)], spread=0.01)
+    some = replace(whole, scores={layer: whole.scores[layer] for layer in sorted({5, 8, 11, best})})
+    (axes,) = plot_curves([some]).axes
+    assert [label.get_horizontalalignment() for label in axes.texts] == [aligned]
 
 
 def test_what_is_drawn_are_the_analysis_own_values(tmp_path: Path) -> None:
