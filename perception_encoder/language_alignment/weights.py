@@ -182,11 +182,15 @@ def read_trained(path: Path) -> tuple[Parts, dict[str, Tensor]]:
         fields = json.loads(metadata[METADATA])
         if isinstance(fields, dict) and isinstance(fields.get("media"), dict):
             fields["media"].pop("tile_each", None)  # in the built-in weights, always false
-        return from_fields(Parts, fields), state
+        parts = from_fields(Parts, fields)
     except KeyError:
         raise CheckpointError(f"{path} is not a language model of this package: it has no {METADATA!r}") from None
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not a language model of this package: {one_line(error)}") from None
+    for part in ("projector", *(["decoder"] if parts.lora else [])):  # else they would be random or not trained
+        if not _under(f"{part}.", state):
+            raise CheckpointError(f"{path} lacks the weights of its {part}; copy it again from its run")
+    return parts, state
 
 
 @contextmanager

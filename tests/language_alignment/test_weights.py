@@ -102,6 +102,20 @@ def test_the_tower_is_cut_at_the_layer_and_layer_scale_changes_nothing(tmp_path:
     torch.testing.assert_close(scaled.forward_features(pixels), plain.forward_features(pixels), atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("lost", ["projector.", "decoder.", ""])
+def test_a_file_without_its_projector_or_adapters_is_an_error(lost: str, tmp_path: Path) -> None:
+    model_parts = dataclasses.replace(parts(tmp_path), lora=DecoderLoRA(rank=2))
+    generator = torch.Generator().manual_seed(0)
+    model, _ = build_language_model(model_parts, generator)
+    add_decoder_adapters(model.decoder, DecoderLoRA(rank=2), generator)
+    path = tmp_path / "model.safetensors"
+    write_language_model(path, model_parts, model, vision=True, decoder=True)
+    state, metadata = read_checkpoint(path)
+    write_tensors({name: value for name, value in state.items() if not name.startswith(lost)}, path, metadata)
+    with pytest.raises(CheckpointError, match=f"lacks the weights of its {lost[:-1] or 'projector'}"):
+        read_language_model(path, CPU, torch.float32)
+
+
 def test_a_file_of_another_kind_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "tower.safetensors"
     write_checkpoint(load_model("builtin"), path, half=True)
