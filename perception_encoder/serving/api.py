@@ -80,7 +80,8 @@ def create_app(
     app = fastapi.FastAPI(
         title="perception-encoder", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None
     )
-    guard(app, hosts=hosts if config.key is None and immich is None else None, origins=config.origins)
+    any_host = config.key is not None or immich is not None
+    guard(app, hosts=None if any_host else hosts, origins=config.origins, pages=immich is None)
 
     def answer(error: ApiError, headers: Mapping[str, str] | None = None) -> Response:
         body = error.body() if immich is None else {"detail": error.message}
@@ -129,8 +130,11 @@ def add_routes(
         check: Callable[[Any, Encoder, ApiConfig], tuple[list[Input], list[Feature]]],
         encode: Callable[[Any, np.ndarray, Encoder, Sequence[Input], Feature], bytes],
     ) -> Response:
-        async with bodies.read(request, parse) as parsed:
-            inputs, features = check(parsed, encoder, config)
+        def read(body: bytearray) -> tuple[Any, list[Input], list[Feature]]:
+            parsed = parse(body)
+            return parsed, *check(parsed, encoder, config)
+
+        async with bodies.read(request, read) as (parsed, inputs, features):
             vectors = await embed_inputs(inputs, batcher, reader, features, parameter)
             answer = await asyncio.to_thread(encode, parsed, vectors, encoder, inputs, features[0])
         return Response(answer, media_type="application/json")

@@ -29,8 +29,9 @@ from perception_encoder.web_server.http import ApiError, BodyReader, shortened
 if TYPE_CHECKING:
     from fastapi import FastAPI, Request, Response
 
-UPSTREAM_SECONDS = 120.0
+UPSTREAM_SECONDS, UPSTREAM_BYTES = 120.0, 16 << 20  # of a whole answer
 _CHARACTERS = 20_000  # of a text
+_ENTRIES_BYTES = 64 << 10
 _BOUNDARY = re.compile(r'multipart/form-data\s*;.*?\bboundary=(?:"([^"]+)"|([^\s;"]+))', re.IGNORECASE)
 _FIELD = re.compile(rb';\s*name="?(entries|image|text)(?:["\s;]|$)', re.IGNORECASE)
 
@@ -72,15 +73,13 @@ def add_immich_routes(app: FastAPI, encoder: Encoder, batcher: Batcher, config: 
 
     async def predict(request: Request) -> Response:
         form_type = request.headers.get("content-type", "")
-        async with bodies.read(request, partial(_parse_form, form_type)) as (fields, body):
-            jobs = _parse_entries(fields.get("entries", b""))
+        async with bodies.read(request, partial(_parse_request, form_type)) as (jobs, fields, body):
             if "clip" not in jobs:
                 if immich.upstream is None:
                     raise ApiError(
                         400, f"only clip is answered, not {shortened(', '.join(jobs))}: see --immich-upstream"
                     )
-                answer = await _ask(f"{immich.upstream}/predict", form_type, body)
-                return Response(answer.content, answer.status_code, media_type=answer.headers.get("content-type"))
+                return Response(*await _ask(f"{immich.upstream}/predict", form_type, body))
             if len(jobs) > 1:  # the other server would embed it with its own model
                 raise ApiError(422, "entries has clip with other jobs; send each in a request of its own")
             try:
@@ -122,6 +121,12 @@ def _is_address(text: str) -> bool:
     return port < 1 << 16 and re.fullmatch(r"https?://[^\s/?#@]+(/[^\s?#]*)?", text) is not None
 
 
+def _parse_request(form_type: str, body: bytearray) -> tuple[dict[str, Any], dict[str, bytes], bytes]:
+    """Return the jobs and the known fields of a request, with the body itself."""
+    fields, content = _parse_form(form_type, body)
+    return _parse_entries(fields.get("entries", b"")), fields, content
+
+
 def _parse_form(form_type: str, body: bytearray) -> tuple[dict[str, bytes], bytes]:
     """Return the known fields of a multipart form, with the body itself."""
     content, fields = bytes(body), dict[str, bytes]()
@@ -138,11 +143,12 @@ def _parse_form(form_type: str, body: bytearray) -> tuple[dict[str, bytes], byte
 
 def _parse_entries(entries: bytes) -> dict[str, Any]:
     try:
-        jobs = json.loads(entries)
+        jobs = json.loads(entries) if len(entries) <= _ENTRIES_BYTES else None
     except (ValueError, RecursionError):
         jobs = None
     if not isinstance(jobs, dict) or not jobs:
-        raise ApiError(422, "entries must be a JSON object of jobs, in a multipart form")
+        limit = f"at most {_ENTRIES_BYTES:,} bytes"
+        raise ApiError(422, f"entries must be a JSON object of jobs, of {limit}, in a multipart form")
     return jobs
 
 
@@ -155,11 +161,25 @@ def _text(content: bytes) -> str:
         raise ApiError(400, "the text is not UTF-8") from None
 
 
-async def _ask(address: str, form_type: str, body: bytes) -> httpx.Response:
-    """Pass a request on; return the answer."""
+async def _ask(address: str, form_type: str, body: bytes) -> tuple[bytes, int, dict[str, str]]:
+    """Pass a request on; return the answer's content, status and headers."""
+    headers = {b"Content-Type": form_type.encode("latin-1"), b"Accept-Encoding": b"identity"}
+    content = bytearray()
     try:
-        async with httpx.AsyncClient(timeout=UPSTREAM_SECONDS) as client:
-            return await client.post(address, content=body, headers={b"Content-Type": form_type.encode("latin-1")})
+        async with (
+            asyncio.timeout(UPSTREAM_SECONDS) as limit,
+            httpx.AsyncClient(timeout=None) as client,
+            client.stream("POST", address, content=body, headers=headers) as answer,
+        ):
+            if (encoding := answer.headers.get("content-encoding", "identity")) != "identity":
+                raise ApiError(502, f"the server for other jobs answers with content-encoding {encoding[:40]}")
+            async for piece in answer.aiter_raw():
+                if len(content) + len(piece) > UPSTREAM_BYTES:
+                    raise ApiError(502, f"the server for other jobs answers with over {UPSTREAM_BYTES:,} bytes")
+                content += piece
     except (httpx.HTTPError, OSError) as error:
-        reason = f"{type(error).__name__}: {error}"[:200]
+        late = f"it took more than {UPSTREAM_SECONDS:g} s"
+        reason = late if limit.expired() else f"{type(error).__name__}: {error}"[:200]
         raise ApiError(502, f"the server for other jobs does not answer: {reason}") from None
+    kind = answer.headers.get("content-type")
+    return bytes(content), answer.status_code, {"Content-Type": kind} if kind else {}

@@ -137,7 +137,7 @@ def check_request(request: EmbeddingRequest, encoder: Encoder, config: ApiConfig
         raise ApiError(400, f"dimensions is {shortened(dimensions)}; it must be 1 to {width}", "dimensions")
     if request.input is None:
         raise ApiError(400, _EXPECTED["input"], "input")
-    inputs = _read_inputs(request.input, "input")
+    inputs = _read_inputs(request.input, "input", config.inputs)
     _check_limits(inputs, encoder, config, "input")
     if feature.pool != "attn" and any(kind == "text" for kind, _ in inputs):
         parameter = "layer" if request.pool is None else "pool"
@@ -154,7 +154,8 @@ def check_rerank(request: RerankRequest, encoder: Encoder, config: ApiConfig) ->
         raise ApiError(400, _EXPECTED["documents"], "documents")
     if request.top_n is not None and request.top_n < 1:
         raise ApiError(400, f"top_n is {request.top_n}; it must be an integer of at least 1"[:200], "top_n")
-    inputs = [*_read_inputs(request.query, "query"), *_read_inputs(request.documents, "documents")]
+    query = _read_inputs(request.query, "query", 1)
+    inputs = [*query, *_read_inputs(request.documents, "documents", config.inputs - 1)]
     _check_limits(inputs, encoder, config, "documents")
     feature = encoder.feature()
     return inputs, [for_role(feature, "query", encoder), *[feature] * len(request.documents)]
@@ -165,13 +166,22 @@ def for_role(feature: Feature, role: Role, encoder: Encoder) -> Feature:
     return replace(feature, role=role) if role and encoder.has_roles else feature
 
 
-def _read_inputs(values: Value | list[Value], parameter: str) -> list[Input]:
-    """Return the inputs of a request's field `parameter`; ApiError for an unknown form, or for media sent as a text."""
+def _read_inputs(values: Value | list[Value], parameter: str, maximum: int) -> list[Input]:
+    """Return the inputs of a request's field `parameter`.
+
+    Raises ApiError for too many, for an unknown form, for an empty or too long text, or for media sent as a text.
+    """
     inputs: list[Input] = []
-    for number, value in enumerate(values if isinstance(values, list) else [values]):
+    values = values if isinstance(values, list) else [values]
+    if not 1 <= len(values) <= maximum:
+        raise ApiError(400, f"{parameter} has {len(values)} items; it takes 1 to {maximum}", parameter)
+    for number, value in enumerate(values):
         content = {"text": value} if isinstance(value, str) else value
         match list(content.items()):
             case [("text", str(text))]:
+                if not text or len(text) > _CHARACTERS:
+                    reason = f"has more than {_CHARACTERS:,} characters, the limit" if text else "is empty"
+                    raise ApiError(400, f"{parameter} {number} {reason}", parameter)
                 if _DATA_URI.match(text) or _is_media_address(text):
                     reason = f"{parameter} {number} is a data URI or the address of a file, not a text"
                     raise ApiError(400, f'{reason}; send {{"image": …}} or {{"video": …}}', parameter)
@@ -206,14 +216,12 @@ def check_name(name: Any, *names: str) -> None:
 
 def _check_limits(inputs: Sequence[Input], encoder: Encoder, config: ApiConfig, parameter: str) -> None:
     lengths = [len(value) for kind, value in inputs if kind == "text"]
-    files, longest, total = len(inputs) - len(lengths), max(lengths, default=0), sum(lengths)
+    files, total = len(inputs) - len(lengths), sum(lengths)
     checks = (
-        (1 <= len(inputs) <= config.inputs, f"{len(inputs)} inputs; a request takes 1 to {config.inputs}"),
         (all(value.strip() for kind, value in inputs if kind != "text"), "an input is empty"),
         (files <= config.files, f"{files} images or videos; a request takes at most {config.files}"),
         (not lengths or encoder.reads_texts, f"{encoder.name} has no text tower; it takes images and videos"),
         (not files or encoder.reads_images, f"{encoder.name} takes texts only"),
-        (longest <= _CHARACTERS, f"a text has more than {_CHARACTERS:,} characters, the limit"),
         (total <= _ALL_CHARACTERS, f"the texts have more than {_ALL_CHARACTERS:,} characters, the limit"),
     )
     for passed, message in checks:

@@ -278,14 +278,15 @@ def guard(
     hosts: tuple[str, ...] | None = HOSTS,
     key: str | None = None,
     origins: tuple[str, ...] = (),
+    pages: bool = True,
 ) -> None:
     """Answer only under these host names, reject requests from other web pages, and add `headers` to every answer.
 
     Otherwise another page could make the browser post here, learn what exists from the status or size of an answer, or
     reach this server under a host name of its own and read it. Other pages may only link to this one. `hosts`: None for
-    an API with a key, which clients reach under any name and other pages do not know. `key`: required from every
-    request, even from this machine, as a proxy may forward requests of others. `origins`: pages that may send requests
-    and read the answers.
+    an API that clients reach under any name. `key`: required from every request, even from this machine, as a proxy may
+    forward requests of others. `origins`: pages that may send requests and read the answers. `pages`: whether this
+    server's own pages may too; an API without host names and key cannot tell them from others.
     """
     from fastapi.middleware.cors import CORSMiddleware
     from fastapi.middleware.trustedhost import TrustedHostMiddleware
@@ -299,7 +300,8 @@ def guard(
 
     @app.middleware("http")  # the outermost
     async def refuse(request: Request, call_next: Any) -> Response:
-        if hosts is not None and request.headers.get("origin") not in origins and _is_foreign(request):
+        origin = request.headers.get("origin")
+        if origin not in origins and (_is_foreign(request) or (origin is not None and not pages)):
             return JSONResponse({"error": "requested by another page"}, 403, all_headers)
         response: Response = await call_next(request)
         response.headers.update(all_headers)
@@ -357,7 +359,7 @@ def _require_key(app: FastAPI, key: str) -> None:
 def _is_foreign(request: Request) -> bool:
     """Return whether another page sent a request, other than by a link that opens this one."""
     origin = request.headers.get("origin")
-    if request.method == "POST" and origin and origin.partition("://")[2] != request.headers.get("host"):
+    if origin is not None and origin.partition("://")[2] != request.headers.get("host"):
         return True
     metadata = {name: request.headers.get(f"sec-fetch-{name}") for name in ("site", "mode", "dest")}
     if metadata["site"] in (None, "same-origin", "none"):

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import os
 import socket
 import threading
+import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +37,7 @@ from perception_encoder.serving.api import create_app
 from perception_encoder.serving.immich import Immich, _parse_form
 from perception_encoder.serving.requests import ApiConfig
 from tests.serving.servers import served
+from tests.web import serving
 
 Draw = Callable[[int], Image.Image]
 
@@ -121,7 +126,8 @@ def test_concurrent_requests(immich: TestClient, encoder: Encoder, draw: Draw, a
     [
         ("{", {"image": b"x"}, 422, "entries must be a JSON object"),
         ("[]", {"image": b"x"}, 422, "entries must be a JSON object"),
-        ("[" * 100_000, {"image": b"x"}, 422, "entries must be a JSON object"),
+        ("[" * 60_000, {"image": b"x"}, 422, "entries must be a JSON object"),
+        ({"clip": {"visual": {"modelName": "ALIAS"}}, "x": "x" * 65_536}, {"image": b"x"}, 422, "at most 65,536 bytes"),
         (None, {"image": b"x"}, 422, "entries must be a JSON object"),
         ({"clip": {}}, {"image": b"x"}, 422, "either visual or textual"),
         ({"clip": {"visual": {}, "textual": {}}}, {"image": b"x"}, 422, "either visual or textual"),
@@ -254,18 +260,78 @@ def address_of(listener: socket.socket) -> str:
     ],
 )
 def test_an_upstream_that_breaks_off(encoder: Encoder, sent: bytes) -> None:
+    assert "does not answer" in refused_upstream(encoder, sent)
+
+
+def refused_upstream(encoder: Encoder, *sent: bytes) -> str:
+    """What the photo server is told of an upstream that sends these bytes, a tenth of a second apart."""
+
     def answer(listener: socket.socket) -> None:
         connection, _ = listener.accept()
-        with connection:
+        with connection, suppress(OSError):
             connection.recv(1 << 16)
-            connection.sendall(sent)
+            for number, piece in enumerate(sent):
+                time.sleep(0.1 if number else 0)
+                connection.sendall(piece)
+            connection.shutdown(socket.SHUT_WR)
+            while connection.recv(1 << 16):  # else what is unread resets the connection
+                pass
 
     with socket.create_server(("127.0.0.1", 0)) as upstream:
         threading.Thread(target=answer, args=[upstream], daemon=True).start()
         app = create_app(encoder, ApiConfig(), immich=Immich.of(encoder, address_of(upstream), False))
         with TestClient(app, raise_server_exceptions=False) as client:
             found = client.post("/predict", data=FACES, files={"image": b"x"})
-    assert found.status_code == 502 and "does not answer" in found.json()["detail"]
+    assert found.status_code == 502
+    return found.json()["detail"]
+
+
+def test_an_upstream_that_never_ends(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("perception_encoder.serving.immich.UPSTREAM_SECONDS", 1.0)
+    monkeypatch.setattr("perception_encoder.serving.immich.UPSTREAM_BYTES", 1 << 20)
+    for drips in ([b"HTTP/1.1 200 OK\r\n\r\n"] + [b" "] * 50, [b"HTTP/1.1 200 OK\r\n"] + [b"a: b\r\n"] * 50):
+        assert "it took more than 1 s" in refused_upstream(encoder, *drips)
+    assert "over 1,048,576 bytes" in refused_upstream(encoder, b"HTTP/1.1 200 OK\r\n\r\n" + b" " * (2 << 20))
+
+
+def test_an_upstream_is_asked_for_plain_bytes(encoder: Encoder) -> None:
+    """A few compressed kilobytes may become gigabytes."""
+    asked, bomb = [], gzip.compress(bytes(1 << 20))
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        asked.append(handler.headers["Accept-Encoding"])
+        handler.send_response(200)
+        handler.send_header("Content-Encoding", "gzip")
+        handler.end_headers()
+        handler.wfile.write(bomb)
+
+    with serving(answer) as address:
+        app = create_app(encoder, ApiConfig(), immich=Immich.of(encoder, address, False))
+        with TestClient(app) as client:
+            found = client.post("/predict", data=FACES, files={"image": b"x"})
+    assert asked == ["identity"]
+    assert found.status_code == 502 and "content-encoding gzip" in found.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "https://evil.example"},
+        {"Origin": "null"},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},
+        {"Host": "evil.example:3003", "Origin": "http://evil.example:3003"},  # a name that leads here for a moment
+    ],
+)
+def test_web_pages_cannot_use_it(encoder: Encoder, alias: str, headers: dict[str, str]) -> None:
+    asked = []
+    with serving(lambda handler: asked.append(handler.path)) as address:
+        app = create_app(encoder, ApiConfig(), immich=Immich.of(encoder, address, False))
+        with TestClient(app, base_url="http://pe-machine-learning:3003") as client:
+            for entries in (FACES, textual(alias) | {"text": "a"}):
+                answer = client.post("/predict", data=entries, files={"_": b""}, headers=headers)
+                assert answer.status_code == 403
+    assert asked == []
 
 
 @pytest.mark.parametrize(

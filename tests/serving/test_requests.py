@@ -28,7 +28,9 @@ pytestmark = pytest.mark.security
     ("body", "status", "said"),
     [
         ([], 400, "must be a JSON object"),
-        ({"input": ["x"] * 9}, 400, "1 to 8"),
+        ({"input": ["x"] * 9}, 400, "input has 9 items; it takes 1 to 8"),
+        ({"input": ""}, 400, "input 0 is empty"),
+        ({"input": ["x", {"text": ""}]}, 400, "input 1 is empty"),
         ({"input": [1, 2]}, 400, "check_embedding_ctx_length=False"),
         ({"input": "x", "model": "text-embedding-3-small"}, 404, "no model 'text-embedding-3-small'"),
         ({"input": "x", "dimensions": int("9" * 400)}, 400, "1 to 256"),
@@ -95,10 +97,24 @@ def test_addresses_are_fetched_only_if_allowed_and_private_ones_never(encoder: E
             assert len(asked) == count
 
 
-def test_an_empty_text_has_an_embedding_and_fails_no_batch(client: TestClient) -> None:
-    alone, together = (client.post("/v1/embeddings", json={"input": item}) for item in ("", ["a cat", "", " "]))
+def test_a_blank_text_has_an_embedding_and_fails_no_batch(client: TestClient) -> None:
+    alone, together = (client.post("/v1/embeddings", json={"input": item}) for item in (" ", ["a cat", "\n", " "]))
     assert alone.status_code == together.status_code == 200
     np.testing.assert_allclose(together.json()["data"][1]["embedding"], alone.json()["data"][0]["embedding"], atol=1e-5)
+
+
+def test_inputs_beyond_the_limits_are_not_read(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading half a million would block all other requests for seconds."""
+    read = []
+    monkeypatch.setattr("perception_encoder.serving.requests._is_media_address", lambda text: read.append(text))
+    with TestClient(create_app(encoder, ApiConfig()), base_url="http://localhost") as client:
+        for path, body in (
+            ("embeddings", {"input": ["a"] * 100_000}),
+            ("embeddings", {"input": " " * 20_001}),
+            ("rerank", {"query": "a", "documents": ["a"] * 100_000}),
+        ):
+            assert client.post(f"/v1/{path}", json=body).status_code == 400
+    assert read == ["a"]  # the query
 
 
 def test_errors_have_openais_types_and_codes(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,7 +245,9 @@ def test_texts_and_images_are_ranked_together(encoder: Encoder, draw: Draw) -> N
     [
         ({"query": ["x"], "documents": ["x"]}, "query", "query must be a string"),
         ({"query": "x", "documents": []}, "documents", "documents must be a list"),
-        ({"query": "x", "documents": ["x"] * 8}, "documents", "1 to 8"),
+        ({"query": "x", "documents": ["x"] * 8}, "documents", "documents has 8 items; it takes 1 to 7"),
+        ({"query": "", "documents": ["x"]}, "query", "query 0 is empty"),
+        ({"query": "x", "documents": ["x", ""]}, "documents", "documents 1 is empty"),
         ({"query": "x", "documents": ["x"], "top_n": 0}, "top_n", "top_n is 0; it must be an integer"),
         ({"query": "x", "documents": ["x"], "return_documents": 1}, "return_documents", "valid boolean"),
         ({"query": "x", "documents": ["x", {}]}, "documents", "documents 1 must have one of the fields"),

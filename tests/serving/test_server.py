@@ -245,6 +245,13 @@ def test_requests_of_other_pages_are_refused(method: str, path: str, headers: di
     assert "division" not in response.text
 
 
-def test_a_server_with_a_key_answers_everybody() -> None:
-    for headers in ({"Host": "evil.example"}, LINK | {"Sec-Fetch-Dest": "iframe"}):
-        assert bare_client(None).get("/", headers=headers).status_code == 200
+def test_a_server_for_any_host_name_still_refuses_other_pages() -> None:
+    client = bare_client(None)
+    for headers, status in (
+        ({"Host": "evil.example"}, 200),
+        (LINK | {"Sec-Fetch-Dest": "iframe"}, 403),
+        ({"Origin": "http://evil.example"}, 403),
+        ({"Host": "pe.example", "Origin": "http://pe.example"}, 200),
+    ):
+        for method in ("GET", "POST"):
+            assert client.request(method, "/", headers=headers).status_code == status
