@@ -19,7 +19,7 @@ from perception_encoder.files import cache_directory, checksum, replacing, writi
 from perception_encoder.language_alignment.prompt import PromptFormat
 from perception_encoder.models.checkpoints.find import hub_or_cache
 from perception_encoder.models.initialization import drawn_from
-from perception_encoder.models.missing_weights import REPORTING, check_none_missing, lost_weights
+from perception_encoder.models.missing_weights import check_none_missing, missing_weights
 from perception_encoder.models.registry import no_directory
 from perception_encoder.progress import quiet_loading
 from perception_encoder.records import Checked, Count
@@ -103,14 +103,20 @@ def load_pretrained(source: str | Path, model: Any, tokenizer: Any, dtype: torch
         raise WeightsUnavailableError(f"the model {source} could not be loaded: there is no such directory")
     options = {"local_files_only": local, "trust_remote_code": False}
     try:
-        with quiet_loading(), hub_or_cache(f"the model {source}", not local):
+        from transformers import PreTrainedModel
+
+        with (
+            quiet_loading(),
+            hub_or_cache(f"the model {source}", not local),
+            missing_weights(PreTrainedModel) as missing,
+        ):
             tokenizer = tokenizer.from_pretrained(str(source), **options)
-            found, report = model.from_pretrained(str(source), dtype=dtype or "auto", **REPORTING, **options)
+            found = model.from_pretrained(str(source), dtype=dtype or "auto", **options)
     except WeightsUnavailableError:
         raise
     except Exception as error:  # names, hubs and files make the library raise anything
         raise WeightsUnavailableError(f"the model {source} could not be loaded: {one_line(error)}") from error
-    check_none_missing(source, lost_weights(report))
+    check_none_missing(source, missing)
     return found, tokenizer
 
 

@@ -11,7 +11,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any, Literal
 
 from PIL import Image
@@ -29,7 +29,7 @@ _WRONG = (401, 403, 404, 405)
 """HTTP statuses of a wrong key, model or address."""
 Scope = Literal["attempt", "request", "service"]
 MAX_BYTES = 1 << 24
-"""Of an answer that is not streamed."""
+"""Of an answer."""
 
 
 class EndpointModel(Assistant):
@@ -44,7 +44,14 @@ class EndpointModel(Assistant):
         self.name, self.address, self.timeout = model, address, timeout
         key = os.environ.get(KEY) or "none"
         self._library: Any = openai
-        self._client: Any = openai.OpenAI(base_url=address, api_key=key, timeout=timeout, max_retries=0)
+        self._client: Any = openai.OpenAI(
+            base_url=address,
+            api_key=key,
+            timeout=timeout,
+            max_retries=0,
+            default_headers={"Accept-Encoding": "identity"},
+            http_client=openai.DefaultHttpxClient(event_hooks={"response": [self._limit]}),
+        )
 
     def generate(self, conversations: Sequence[Sequence[Message]], sampling: Sampling | None = None) -> list[Reply]:
         """Return an answer to each conversation, one after the other; EndpointError if one fails."""
@@ -90,7 +97,7 @@ class EndpointModel(Assistant):
                                 text, count = text + piece, count + 1
                                 yield piece
             else:
-                whole = self._read_whole(response.http_response, kind, deadline)
+                whole = self._read_whole(response.http_response, kind)
                 (choice,), usage = whole.choices[:1], whole.usage
                 text += choice.message.content or ""  # a TypeError for other things than a text
                 reason, count = choice.finish_reason or "stop", 1
@@ -118,18 +125,32 @@ class EndpointModel(Assistant):
         if time.monotonic() > deadline:
             raise EndpointError(f"{self.address} took longer than {self.timeout:g} s for an answer")
 
-    def _read_whole(self, response: Any, kind: str, deadline: float) -> Any:
+    def _limit(self, response: Any) -> None:
+        """Limit the bytes and the time of reading a response, also of an error; ValueError if it is compressed."""
+        if (encoding := response.headers.get("content-encoding", "identity")) != "identity":
+            raise ValueError(f"it has the content-encoding {encoding}, which was not asked for")
+        stream, deadline, check = response.stream, time.monotonic() + self.timeout, self._check
+
+        class LimitedStream(type(stream)):  # type: ignore[misc]  # the client wants its own type
+            def __init__(self) -> None:
+                self.close = stream.close
+
+            def __iter__(self) -> Iterator[bytes]:
+                size = 0
+                for piece in stream:
+                    check(deadline)
+                    if (size := size + len(piece)) > MAX_BYTES:
+                        raise ValueError(f"it has more than {MAX_BYTES} bytes")
+                    yield piece
+
+        response.stream = LimitedStream()
+
+    def _read_whole(self, response: Any, kind: str) -> Any:
         """Read an answer that is not streamed; ValueError for anything else."""
         with contextlib.closing(response):
             if "json" not in kind:
                 raise ValueError(f"it is {kind or 'of no type'}, not an answer")
-            content = b""
-            for piece in response.iter_bytes():
-                self._check(deadline)
-                content += piece
-                if len(content) > MAX_BYTES:
-                    raise ValueError(f"it has more than {MAX_BYTES} bytes")
-        return self._library.types.chat.ChatCompletion.construct(**json.loads(content))
+            return self._library.types.chat.ChatCompletion.construct(**json.loads(response.read()))
 
 
 def _content(message: Message) -> str | list[dict[str, Any]]:

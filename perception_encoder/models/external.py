@@ -32,7 +32,7 @@ from perception_encoder.files import digest
 from perception_encoder.models.checkpoints.find import hub_or_cache
 from perception_encoder.models.checkpoints.weights import state_hash
 from perception_encoder.models.initialization import drawn_from
-from perception_encoder.models.missing_weights import check_none_missing, missing_weights
+from perception_encoder.models.missing_weights import check_none_missing, missing_weights, without_kernels
 from perception_encoder.models.registry import needs_code, no_directory
 from perception_encoder.models.tower import Tower
 
@@ -354,7 +354,9 @@ class OpenClipModel(Adapter):
         """
         from transformers import AutoConfig
 
-        if getattr(AutoConfig.from_pretrained(text_model, trust_remote_code=False), "auto_map", None):
+        config = AutoConfig.from_pretrained(text_model, trust_remote_code=False)
+        stated = config._attn_implementation
+        if getattr(config, "auto_map", None) or without_kernels(config)._attn_implementation != stated:
             raise WeightsUnavailableError(f"{self.name}: its text model runs code of its own, which is not supported")
 
     def _make_transform(self, mode: Mode) -> Callable[[Image.Image], Pixels]:
@@ -373,7 +375,9 @@ class OpenClipModel(Adapter):
         with self._reading("its tokenizer cannot be loaded"):
             # overrides what the model's own files ask for
             trust = {"trust_remote_code": self.trusted} if self._text_settings.get("hf_tokenizer_name") else {}
-            return open_clip.get_tokenizer(self.listed.partition(",")[0], **trust)
+            tokenizer = open_clip.get_tokenizer(self.listed.partition(",")[0], **trust)
+            tokenizer(["a"])  # fails without a token for padding
+            return tokenizer
 
     def image_output(self, batch: dict[str, Tensor]) -> Tensor:
         return self.model.encode_image(batch["image"])

@@ -23,7 +23,7 @@ from perception_encoder.errors import ConfigError, one_line
 from perception_encoder.models.checkpoints.weights import state_hash
 from perception_encoder.models.external import Adapter, Mode, Pixels, Role
 from perception_encoder.models.initialization import drawn_from
-from perception_encoder.models.missing_weights import REPORTING, check_none_missing, lost_weights
+from perception_encoder.models.missing_weights import check_none_missing, missing_weights, without_kernels
 from perception_encoder.models.tower import Tower
 from perception_encoder.progress import quiet_loading
 from perception_encoder.records import from_fields
@@ -36,15 +36,16 @@ class TransformersModel(Adapter):
 
     @quiet_loading()
     def _create(self) -> Any:
-        from transformers import AutoConfig, AutoModel
+        from transformers import AutoConfig, AutoModel, PreTrainedModel
 
         if self.random:
             with drawn_from(torch.Generator().manual_seed(0)):
                 config = AutoConfig.from_pretrained(self.listed, trust_remote_code=self.trusted)
-                return AutoModel.from_config(config, trust_remote_code=self.trusted)
-        model, report = AutoModel.from_pretrained(self.listed, trust_remote_code=self.trusted, **REPORTING)
+                return AutoModel.from_config(without_kernels(config), trust_remote_code=self.trusted)
+        with missing_weights(PreTrainedModel) as missing:
+            model = AutoModel.from_pretrained(self.listed, trust_remote_code=self.trusted)
         pools = is_two_tower(model)  # else its tokens are read
-        check_none_missing(self.name, [key for key in lost_weights(report) if pools or "pooler" not in key])
+        check_none_missing(self.name, [key for key in missing if pools or "pooler" not in key])
         return model
 
     @property

@@ -1,4 +1,4 @@
-"""Weights that a file lacks: libraries leave them at random, and say so in a log at most."""
+"""What libraries do silently with a model's files: leave missing weights at random, and download code for attention."""
 
 from __future__ import annotations
 
@@ -28,12 +28,22 @@ def check_none_missing(name: str | Path, missing: Iterable[str]) -> None:
         raise CheckpointError(f"{name} lacks the weights {names[0]}{others}, which would be random; download it again")
 
 
+def without_kernels(config: Any) -> Any:
+    """Return a configuration of transformers that computes attention by its default if it names code to download."""
+    parts = [config] if hasattr(config, "_attn_implementation") else []
+    for part in parts:
+        if part._attn_implementation not in (None, "eager", "sdpa", "flex_attention"):
+            part._attn_implementation = None
+        parts += [value for value in vars(part).values() if hasattr(value, "_attn_implementation")]
+    return config
+
+
 @contextmanager
 def missing_weights(owner: type[nn.Module]) -> Iterator[list[str]]:
     """Yield a list of the weights that files lack which this thread loads within the block.
 
     `owner`: torch's Module, whose `load_state_dict` is then watched, or transformers' PreTrainedModel and its
-    `from_pretrained`.
+    `from_pretrained`, which then also gets its configuration `without_kernels`.
     """
     name = "load_state_dict" if owner is nn.Module else "from_pretrained"
     method: Any = vars(owner)[name]
@@ -48,6 +58,7 @@ def missing_weights(owner: type[nn.Module]) -> Iterator[list[str]]:
             result = load(module, *args, **options)
             missing.extend(result.missing_keys)
             return result
+        without_kernels(options.get("config"))
         model, report = load(module, *args, **{**options, **REPORTING})
         missing.extend(lost_weights(report))
         return (model, report) if options.get("output_loading_info") else model

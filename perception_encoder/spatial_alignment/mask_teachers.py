@@ -23,7 +23,7 @@ from torch import Tensor
 from perception_encoder.errors import DataError, InputError, WeightsUnavailableError, needs_extra, one_line
 from perception_encoder.models.checkpoints.find import hub_or_cache
 from perception_encoder.models.checkpoints.weights import state_hash
-from perception_encoder.models.missing_weights import REPORTING, check_none_missing, lost_weights
+from perception_encoder.models.missing_weights import REPORTING, check_none_missing, lost_weights, without_kernels
 from perception_encoder.store import SETTINGS, Store
 
 SCENES = "scenes"
@@ -65,10 +65,11 @@ class Sam:
         CheckpointError if its file lacks weights.
         """
         with needs_extra("spatial", "transformers"):
-            from transformers import Sam2Model
+            from transformers import Sam2Config, Sam2Model
         try:
             with hub_or_cache(name, not Path(name).is_dir()):
-                loaded: Any = Sam2Model.from_pretrained(name, **REPORTING)
+                config = without_kernels(Sam2Config.from_pretrained(name))
+                loaded: Any = Sam2Model.from_pretrained(name, config=config, **REPORTING)
         except Exception as error:  # names, hubs and files make the library raise anything
             raise WeightsUnavailableError(f"no SAM 2.1 can be loaded from {name!r}: {one_line(error)}") from None
         model, report = loaded

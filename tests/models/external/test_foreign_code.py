@@ -17,7 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
-from perception_encoder.errors import ModelError
+from perception_encoder.errors import CheckpointError, ModelError
 from perception_encoder.inference.load import load, load_layers
 from perception_encoder.language_alignment.decoder import load_decoder
 from perception_encoder.language_alignment.perception_lm import read_perception_lm
@@ -238,3 +238,51 @@ def test_a_model_s_files_cannot_ask_for_its_code_to_run(
         encoder.encode_images([Image.new("RGB", (32, 32))])
         encoder.encode_texts(["a dog"])
     assert not mark.exists()
+
+
+@pytest.mark.parametrize("prefix", ["hf", "st", "random:hf"])
+@pytest.mark.parametrize(
+    "implementation", ["evil/kernel", "flash_attention_2", {"": "sdpa", "text_config": "evil/kernel"}]
+)
+def test_code_for_attention_is_not_downloaded(prefix: str, implementation: Any, tmp_path: Path) -> None:
+    """transformers would, with the library `kernels`, and refuses the model without it."""
+    save_sentence_clip(tmp_path) if prefix == "st" else save_two_towers("CLIP", tmp_path)
+    for path in tmp_path.rglob("config.json"):
+        edit(path, attn_implementation=implementation)
+    if prefix == "random:hf":
+        load_layers(f"{prefix}:{tmp_path}", "cpu")
+        return
+    vectors = load(f"{prefix}:{tmp_path}", runtime="torch").encode_texts(["a dog"])
+    for path in tmp_path.rglob("config.json"):
+        edit(path, attn_implementation=None)
+    assert (vectors == load(f"{prefix}:{tmp_path}", runtime="torch").encode_texts(["a dog"])).all()
+
+
+def test_a_language_model_downloads_no_code_for_attention(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    from tests.language_models import write_tiny_decoder
+
+    write_tiny_decoder(tmp_path)
+    edit(tmp_path / "config.json", attn_implementation="evil/kernel")
+    assert load_decoder(tmp_path).model.config._attn_implementation == "sdpa"
+
+
+def test_open_clip_downloads_no_code_for_attention(tmp_path: Path) -> None:
+    name = open_clip_with_a_text_tower(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert", "attn_implementation": "evil/kernel"}))
+    with pytest.raises(ModelError, match="its text model runs code of its own"):
+        load(name, runtime="torch")
+
+
+def test_an_open_clip_tokenizer_without_padding(tmp_path: Path) -> None:
+    save_open_clip(tmp_path)
+    words = tokenizer()
+    words.pad_token = None
+    words.save_pretrained(tmp_path)
+    path = tmp_path / "open_clip_config.json"
+    model = json.loads(path.read_text())["model_cfg"]
+    model["text_cfg"]["hf_tokenizer_name"] = str(tmp_path)
+    edit(path, model_cfg=model)
+    encoder = load(f"open_clip:local-dir:{tmp_path}", runtime="torch")
+    with pytest.raises(CheckpointError, match=r"open_clip:local-dir:.*its tokenizer cannot be loaded.*pad"):
+        encoder.encode_texts(["a dog"])
