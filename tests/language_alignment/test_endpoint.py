@@ -86,12 +86,27 @@ def test_a_streamed_answer_that_its_length_ended_is_unfinished() -> None:
         (servers.mute, "did not answer within 0.5 s", "attempt"),
         (servers.odd, "failed or sent an invalid answer", "attempt"),
         (servers.dripping, "took longer than 0.5 s", "attempt"),
+        (servers.dripping_line, "took longer than 0.5 s", "attempt"),
+        (servers.dripping_error, "took longer than 0.5 s", "attempt"),
+        (servers.compressed(200), "content-encoding gzip, which was not asked for", "attempt"),
+        (servers.compressed(500), "content-encoding gzip, which was not asked for", "attempt"),
     ],
 )
 def test_what_goes_wrong(answer: servers.Answer, reason: str, scope: str) -> None:
     with servers.endpoint(answer) as (address, requests), pytest.raises(EndpointError, match=reason) as failure:
         model(address, 0.5).generate([ask("what?")])
     assert failure.value.scope == scope and len(requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "status"), [("application/json", 200), ("text/event-stream", 200), ("text/plain", 500)]
+)
+def test_an_answer_has_a_limit(kind: str, status: int) -> None:
+    with (
+        servers.endpoint(servers.huge(kind, status)) as (address, _),
+        pytest.raises(EndpointError, match="it has more than 16777216 bytes"),
+    ):
+        model(address).generate([ask("what?")])
 
 
 def test_a_server_says_when_to_come_back() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import threading
 import time
@@ -127,6 +128,38 @@ def dripping_json(handler: BaseHTTPRequestHandler, request: dict[str, Any]) -> N
         handler.wfile.write(b" ")
         handler.wfile.flush()
         time.sleep(0.1)
+
+
+def dripping_line(handler: BaseHTTPRequestHandler, request: dict[str, Any]) -> None:
+    """Send an event that never ends."""
+    handler.send_response(200)
+    handler.send_header("Content-Type", "text/event-stream")
+    handler.end_headers()
+    for _ in range(30):
+        handler.wfile.write(b"x")
+        handler.wfile.flush()
+        time.sleep(0.1)
+
+
+def dripping_error(handler: BaseHTTPRequestHandler, request: dict[str, Any]) -> None:
+    """Answer with an error that never ends."""
+    handler.send_response(500)
+    handler.end_headers()
+    for _ in range(30):
+        handler.wfile.write(b"x")
+        handler.wfile.flush()
+        time.sleep(0.1)
+
+
+def huge(kind: str, status: int = 200) -> Answer:
+    """Answer with 20 MB."""
+    return lambda handler, _: send(handler, status, kind, b"x" * 20_000_000)
+
+
+def compressed(status: int) -> Answer:
+    """Answer with a megabyte in a kilobyte."""
+    content = gzip.compress(bytes(1 << 20))
+    return lambda handler, _: send(handler, status, "application/json", content, **{"Content-Encoding": "gzip"})
 
 
 @contextmanager
