@@ -1,4 +1,4 @@
-"""`python -m perception_encoder`, and `torchrun -m perception_encoder train …`: the `pe` command."""
+"""`python -P -m perception_encoder`: the `pe` command. Without -P, Python imports modules of the current directory."""
 
 from perception_encoder.cli.main import main
 

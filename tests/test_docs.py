@@ -69,9 +69,7 @@ def commands(text: str) -> list[list[str]]:
     blocks = re.findall(r"^```\w*\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
     spans = re.findall(r"`([^`\n]+)`", re.sub(r"^```\w*\n.*?^```", "", text, flags=re.DOTALL | re.MULTILINE))
     lines = [line.removeprefix("$ ").strip() for block in blocks for line in block.splitlines()] + spans
-    lines = [
-        re.sub(r"^(?:torchrun .*|python )-m perception_encoder |^(?:[A-Z_]+=\S+ )+pe ", "pe ", line) for line in lines
-    ]
+    lines = [re.sub(r"^torchrun .* --no-python pe |^(?:[A-Z_]+=\S+ )+pe ", "pe ", line) for line in lines]
     return [line.split() for line in lines if re.match(r"(?:make|pe) [a-z]", line)]
 
 

@@ -44,7 +44,7 @@ def run(photos: Path, out: Path, ranks: int, *settings: str) -> None:
 
 def run_by_torchrun(photos: Path, out: Path, ranks: int, *settings: str) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
-    command += ["-m", "perception_encoder", *arguments(photos, out, *settings)]
+    command += ["--no-python", sys.executable, "-P", "-m", "perception_encoder", *arguments(photos, out, *settings)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **FLOAT32}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=250)
     assert done.returncode == 0, done.stderr[-3000:]
