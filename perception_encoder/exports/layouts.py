@@ -4,8 +4,9 @@ A directory has the weights, a card, and what a weights file cannot hold: the ar
 preprocessing (squash, bilinear, mean and deviation 0.5). By a model's name, timm and open_clip preprocess differently.
 sentence-transformers needs neither this package nor code from the directory: a router sends images to timm's vision
 tower and texts to transformers' `CLIPTextModel`, each with its preprocessing; a linear map after either is the
-projection, and embeddings are made unit length. Images are paths, URLs and PIL images of any mode. That library puts a
-batch through one route, so images and texts in one call need `batch_size=1`.
+projection, and embeddings are made unit length. Images are paths, URLs and PIL images. That library puts a batch
+through one route, so images and texts in one call need `batch_size=1`. It prepares transparent, 16-bit and turned
+images in its own way, which no file of the directory can change: the card says how to prepare them.
 """
 
 from __future__ import annotations
@@ -72,7 +73,12 @@ _CARDS = {  # what the directory holds, the packages that its program needs, the
     "timm": ("The vision tower for timm; transformers reads it, too, with AutoModel.", "timm and Pillow", _TIMM),
     "open_clip": ("Both towers for open_clip.", "open_clip_torch and Pillow", _OPEN_CLIP),
     "sentence-transformers": (
-        "Both towers for sentence-transformers, with unit embeddings of images and texts.",
+        "Both towers for sentence-transformers, with unit embeddings of images and texts. They equal `pe`'s for opaque "
+        "images of 8 bits a channel. For others, pass PIL images that are prepared as follows. Turned by EXIF: "
+        "`ImageOps.exif_transpose(image)`. Transparent: `image.resize((size, size), Image.Resampling.BILINEAR)"
+        '.convert("RGB")`, where `size` is that of `image_0_Transformer/preprocessor_config.json`; transparent palette '
+        'images: `image.info.pop("transparency")`. With 16 bits: `Image.fromarray((numpy.asarray(image) / 257).round()'
+        '.astype("uint8"))`.',
         "sentence-transformers, timm, torchvision and Pillow",
         _SENTENCES,
     ),

@@ -81,7 +81,8 @@ class SentenceTransformersModel(Adapter):
         if not self.reads_images or self.part("document"):
             return None
         known = self._features([Image.new("RGB", (48, 32))], None)
-        return self._shape_of(self._pixels) if _others(known) == {"modality": "image"} else None
+        others = {name: value for name, value in _others(known).items() if value is not None}
+        return self._shape_of(self._pixels) if others == {"modality": "image"} else None
 
     def _pixels(self, image: Image.Image) -> Pixels:
         return {name: values[0].numpy() for name, values in _tensors(self.model.preprocess([image])).items()}
@@ -104,8 +105,7 @@ class SentenceTransformersModel(Adapter):
     @cached_property
     def _depends_on_role(self) -> bool:
         """Whether a part of the model is for a role, or the prompt's tokens are left out of pooling."""
-        pooled = all(getattr(module, "include_prompt", True) for module in self.model.modules())
-        return not pooled or "task" in self.model.get_model_kwargs()
+        return any(not getattr(module, "include_prompt", True) or _has_roles(module) for module in self.model.modules())
 
     def tokens(self, texts: list[str], role: Role) -> Mapping[str, Tensor]:
         return _tensors(self._features(self._as_texts(texts), role))
@@ -160,6 +160,13 @@ class SentenceTransformersModel(Adapter):
         with self._tokenizing:
             encode: Any = getattr(self.model, names[role])
             return encode(inputs, convert_to_tensor=True, show_progress_bar=False, **options)
+
+
+def _has_roles(module: Any) -> bool:
+    """Return whether a module computes queries and documents in another way: a router may have routes for either."""
+    if not hasattr(module, "route_mappings"):
+        return "task" in getattr(module, "forward_kwargs", ())
+    return not {"query", "document"}.isdisjoint([*module.sub_modules, *(task for task, _ in module.route_mappings)])
 
 
 def _task(role: Role) -> dict[str, str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -16,7 +18,7 @@ import timm
 import timm.data
 import torch
 from datasets import Dataset
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 from sentence_transformers import (
     SentenceTransformer,
     SentenceTransformerTrainer,
@@ -238,6 +240,51 @@ def test_sentence_transformers_takes_every_kind_of_image_without_us(photograph: 
     images = [photograph] * 3 + [photograph.convert(mode) for mode in ("L", "P", "RGBA", "LA")]
     expected = np.concatenate([encoder.encode(images), encoder.encode_texts(["a red mug", "missing.png", "copy"])])
     assert abs(np.load(tmp_path / "vectors.npy") - np.concatenate([expected, expected])).max() < TOLERANCE
+
+
+def unusual_images(photograph: Image.Image) -> dict[str, Image.Image]:
+    """Images with real alpha, with 16 bits, and turned by EXIF."""
+    alpha = np.zeros(photograph.size[::-1], np.uint8)
+    alpha[100:400, 80:300] = 255
+    alpha[200:300] //= 2
+    images = {mode: photograph.convert(mode[: mode.index("A")]) for mode in ("RGBA", "LA")}
+    for image in images.values():
+        image.putalpha(Image.fromarray(alpha))
+    images["P"] = photograph.convert("P", palette=Image.Palette.ADAPTIVE)
+    images["P"].info["transparency"] = bytes(128) + bytes([255]) * 128
+    images["I;16"] = Image.fromarray(np.asarray(photograph.convert("L")).astype(np.uint16) * 257)
+    images["turned"] = photograph.copy()
+    images["turned"].getexif()[ExifTags.Base.Orientation] = 6
+    return images
+
+
+def test_the_card_says_how_to_prepare_what_sentence_transformers_reads_in_its_own_way(
+    photograph: Image.Image, tmp_path: Path
+) -> None:
+    pe.convert("builtin", tmp_path / "st", to="sentence-transformers")
+    theirs = SentenceTransformer(str(tmp_path / "st"), device="cpu")
+    encoder = Encoder(create_model("builtin", pretrained=True), "cpu", torch.float32)
+    card = (tmp_path / "st" / "README.md").read_text()
+    size = json.loads((tmp_path / "st" / "image_0_Transformer" / "preprocessor_config.json").read_text())["size"]
+    known = {"Image": Image, "ImageOps": ImageOps, "numpy": np, "size": next(iter(size.values()))}
+    turn, resize, opaque, eight_bit = re.findall(r"`((?:image|Image|ImageOps)\.[^`]+)`", card)
+    for mode, remedy in zip(unusual_images(photograph), (resize, resize, opaque, eight_bit, turn), strict=True):
+        image = unusual_images(photograph)[mode]
+        ours = encoder.encode_images([unusual_images(photograph)[mode]])
+        assert float(np.sum(ours * theirs.encode([image]))) < 0.99, f"{mode} needs no remedy"
+        prepared = eval(remedy, known | {"image": image})
+        found = theirs.encode([image if mode == "P" else prepared])
+        assert abs(found - ours).max() < TOLERANCE, mode
+
+
+def test_openvino_computes_an_exported_directory(photograph: Image.Image, tmp_path: Path) -> None:
+    pe.convert("builtin", tmp_path / "st", to="sentence-transformers")
+    encoder = pe.load(f"st:{tmp_path / 'st'}", runtime="openvino", precision="float32")
+    ours = Encoder(create_model("builtin", pretrained=True), "cpu", torch.float32)
+    assert encoder.runtime.used(None) == encoder.runtime.used(None, texts=True) == ("openvino", "float32")
+    images = [photograph, photograph.rotate(90, expand=True)]
+    assert abs(encoder.encode(images) - ours.encode(images)).max() < 1e-3
+    assert abs(encoder.encode_texts(TEXTS[:3]) - ours.encode_texts(TEXTS[:3])).max() < 1e-3
 
 
 def test_sentence_transformers_trains_an_exported_model(tmp_path: Path, photograph: Image.Image) -> None:
