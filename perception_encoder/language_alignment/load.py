@@ -23,7 +23,7 @@ from perception_encoder.language_alignment.openvino_llama import OpenVinoLlama
 from perception_encoder.language_alignment.perception_lm import read_perception_lm
 from perception_encoder.language_alignment.reading import Reader, TorchReader
 from perception_encoder.language_alignment.weights import find_language_model, read_language_model
-from perception_encoder.models.defaults import language_model
+from perception_encoder.models.defaults import default_model
 from perception_encoder.models.initialization import drawn_from
 from perception_encoder.models.precision import choose_device, fast_dtype
 from perception_encoder.preprocess.conversation import Message, Reply, Sampling
@@ -75,7 +75,7 @@ def load_assistant(
         >>> print(assistant.ask("photo.jpg", "How many cups are on the table?"))
     """
     spec = ModelSpec.of(name, device, runtime=runtime, precision=precision)
-    name = language_model(str(spec.name) or None)
+    name = str(spec.name) or default_model("language")
     check_name(name)
     if text_only and (name == SMOLLM2 or name.startswith(HUB) or name.endswith(".gguf")):
         plan = Execution(spec.with_dtype(dtype))

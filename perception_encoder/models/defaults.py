@@ -1,6 +1,6 @@
 """The user's default models, one per kind: chosen by `pe models use` or PE_MODEL, else a built-in demo.
 
-There is no built-in default language model: a demo's answer in whole sentences would look like a real one.
+By default the built-in language model answers questions and captions, but for the engine one has to be chosen.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ DefaultKind = Literal["model", "spatial", "language", "depth", "detection", "seg
 BUILTIN_DEFAULTS: dict[DefaultKind, str] = {
     "model": "builtin",
     "spatial": "builtin-spatial",
+    "language": BUILTIN_LANG,
     "depth": BUILTIN_DEPTH,
     "detection": BUILTIN_DETECTOR,
 }
@@ -72,7 +73,7 @@ def default_model(kind: DefaultKind = "model") -> str:
 
 
 def language_model(option: str | None) -> str:
-    """Return the language model of a command, from `-m` (`option`) or `pe models use`; ConfigError without a choice."""
+    """Return the engine's language model, from `-m` (`option`) or `pe models use`; ConfigError without a choice."""
     model = option or chosen_model("language")
     if model is None:
         raise ConfigError(
