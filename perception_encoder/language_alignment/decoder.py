@@ -96,26 +96,22 @@ def load_decoder(
 
 def load_pretrained(source: str | Path, model: Any, tokenizer: Any, dtype: torch.dtype | None) -> tuple[Any, Any]:
     """Load a model and a tokenizer or processor of these classes of transformers, without code from the hub."""
-    local = Path(source).is_dir()
+    local, shown = Path(source).is_dir(), f"the model {source}"
     if local:
         check_complete(Path(source))
     elif no_directory(str(source)):
-        raise WeightsUnavailableError(f"the model {source} could not be loaded: there is no such directory")
+        raise WeightsUnavailableError(f"{shown} could not be loaded: there is no such directory")
     options = {"local_files_only": local, "trust_remote_code": False}
     try:
         from transformers import PreTrainedModel
 
-        with (
-            quiet_loading(),
-            hub_or_cache(f"the model {source}", not local),
-            missing_weights(PreTrainedModel) as missing,
-        ):
+        with quiet_loading(), hub_or_cache(shown, not local), missing_weights(PreTrainedModel) as missing:
             tokenizer = tokenizer.from_pretrained(str(source), **options)
             found = model.from_pretrained(str(source), dtype=dtype or "auto", **options)
     except WeightsUnavailableError:
         raise
     except Exception as error:  # names, hubs and files make the library raise anything
-        raise WeightsUnavailableError(f"the model {source} could not be loaded: {one_line(error)}") from error
+        raise WeightsUnavailableError(f"{shown} could not be loaded: {one_line(error)}") from error
     check_none_missing(source, missing)
     return found, tokenizer
 

@@ -50,7 +50,7 @@ class EndpointModel(Assistant):
             timeout=timeout,
             max_retries=0,
             default_headers={"Accept-Encoding": "identity"},
-            http_client=openai.DefaultHttpxClient(event_hooks={"response": [self._limit]}),
+            http_client=openai.DefaultHttpxClient(event_hooks={"request": [self._begin], "response": [self._limit]}),
         )
 
     def generate(self, conversations: Sequence[Sequence[Message]], sampling: Sampling | None = None) -> list[Reply]:
@@ -71,7 +71,6 @@ class EndpointModel(Assistant):
     ) -> Generator[str, None, Reply]:
         """Yield the answer piece by piece, and return all of it; EndpointError if it fails, is truncated or empty."""
         sampling = sampling or Sampling()
-        deadline = time.monotonic() + self.timeout
         text, count, reason, usage = "", 0, None, None
         try:
             options = {"stop": list(sampling.stop)} if sampling.stop else {}
@@ -89,7 +88,6 @@ class EndpointModel(Assistant):
             if kind.startswith("text/event-stream"):
                 with response.parse() as chunks:
                     for chunk in chunks:
-                        self._check(deadline)
                         usage = chunk.usage or usage
                         for choice in chunk.choices[:1]:
                             reason = choice.finish_reason or reason
@@ -121,15 +119,15 @@ class EndpointModel(Assistant):
         prompt_tokens, tokens = (usage.prompt_tokens, usage.completion_tokens) if usage else (0, count)
         return Reply(text, prompt_tokens, tokens, reason != "length")
 
-    def _check(self, deadline: float) -> None:
-        if time.monotonic() > deadline:
-            raise EndpointError(f"{self.address} took longer than {self.timeout:g} s for an answer")
+    def _begin(self, request: Any) -> None:
+        request.extensions["deadline"] = time.monotonic() + self.timeout
 
     def _limit(self, response: Any) -> None:
         """Limit the bytes and the time of reading a response, also of an error; ValueError if it is compressed."""
         if (encoding := response.headers.get("content-encoding", "identity")) != "identity":
             raise ValueError(f"it has the content-encoding {encoding}, which was not asked for")
-        stream, deadline, check = response.stream, time.monotonic() + self.timeout, self._check
+        stream, deadline = response.stream, response.request.extensions["deadline"]
+        late = EndpointError(f"{self.address} took longer than {self.timeout:g} s for an answer")
 
         class LimitedStream(type(stream)):  # type: ignore[misc]  # the client wants its own type
             def __init__(self) -> None:
@@ -138,7 +136,8 @@ class EndpointModel(Assistant):
             def __iter__(self) -> Iterator[bytes]:
                 size = 0
                 for piece in stream:
-                    check(deadline)
+                    if time.monotonic() > deadline:
+                        raise late
                     if (size := size + len(piece)) > MAX_BYTES:
                         raise ValueError(f"it has more than {MAX_BYTES} bytes")
                     yield piece

@@ -80,8 +80,7 @@ def create_app(
     app = fastapi.FastAPI(
         title="perception-encoder", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None
     )
-    any_host = config.key is not None or immich is not None
-    guard(app, hosts=None if any_host else hosts, origins=config.origins, pages=immich is None)
+    guard(app, hosts=None if config.key or immich else hosts, origins=config.origins, pages=immich is None)
 
     def answer(error: ApiError, headers: Mapping[str, str] | None = None) -> Response:
         body = error.body() if immich is None else {"detail": error.message}

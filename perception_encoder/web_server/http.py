@@ -7,7 +7,6 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import fields
 from functools import cache
-from reprlib import Repr
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -26,9 +25,6 @@ _TYPES = {429: "requests", 500: "server_error"}
 REQUEST = {"strict": True, "extra": "allow"}
 """pydantic's configuration of a request's dataclass: `parse_body` finds the fields that the class lacks."""
 _NO_EFFECT = ("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key")
-_REPR = Repr()  # which reads the beginning of a large value only
-_REPR.maxstring = _REPR.maxother = _REPR.maxlong = 200
-_REPR.maxdict = _REPR.maxlist = 60
 _CODES = {401: "invalid_api_key", 404: "unknown_url", 405: "method_not_supported", 429: "rate_limit_exceeded"}
 
 
@@ -118,7 +114,7 @@ def unsupported(name: str, value: Any) -> ApiError:
 
 def shortened(value: Any) -> str:
     """Shorten a value for an error message."""
-    text = _REPR.repr(value)
+    text = repr(value)
     return text if len(text) <= 60 else f"{text[:59]}…"
 
 
