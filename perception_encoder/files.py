@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -39,6 +40,8 @@ _DATABASE_LIMITS = {
     sqlite3.SQLITE_LIMIT_ATTACHED: 0,
     sqlite3.SQLITE_LIMIT_TRIGGER_DEPTH: 0,
 }
+_HELD = {errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES}
+"""Errors of a lock that somebody holds; others say that there are no locks, as on some network drives."""
 _NAMES_A_FILE = bytes.fromhex("d9d505f920a163d7")
 """The end of an SQLite journal of several databases, with the name of a file that is removed if none needs it."""
 
@@ -228,11 +231,11 @@ def read_regular(path: Path, follow: bool = False) -> bytes:
 
 
 @contextmanager
-def holding(path: Path, message: str) -> Iterator[None]:
+def holding(path: Path, message: str, elsewhere: str = "choose a directory on another disk") -> Iterator[None]:
     """Hold a lock file until the block or this process ends; OutputError(message) if another process holds it.
 
-    Its directory is made, and its content stays as it is; OutputError if that cannot be, or if it is a link or not a
-    regular file. On Windows nothing is locked.
+    Its directory is made, and its content stays as it is; OutputError if that cannot be, if it is a link or not a
+    regular file, or if its file system has no locks: then do what `elsewhere` says. On Windows nothing is locked.
     """
     with writing(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -247,7 +250,10 @@ def holding(path: Path, message: str) -> Iterator[None]:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
-            except OSError:
+            except OSError as error:
+                if error.errno not in _HELD:
+                    reason = f"{path} cannot be locked ({error.strerror}): its file system lacks flock"
+                    raise OutputError(f"{reason}; {elsewhere}") from None
                 if not waits:
                     raise OutputError(message) from None
                 time.sleep(0.05)  # `is_held` may be asking
@@ -259,7 +265,7 @@ def holding(path: Path, message: str) -> Iterator[None]:
 
 
 def is_held(path: Path) -> bool:
-    """Return whether somebody holds a lock file of `holding`; False on Windows, where nothing is locked."""
+    """Return whether somebody holds a lock file of `holding`; False where nothing can be locked, as on Windows."""
     try:
         import fcntl
 
@@ -269,8 +275,8 @@ def is_held(path: Path) -> bool:
     try:
         fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
         return False
-    except OSError:
-        return True
+    except OSError as error:
+        return error.errno in _HELD
     finally:
         os.close(handle)
 

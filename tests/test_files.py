@@ -13,6 +13,7 @@ import pytest
 from perception_encoder.errors import OutputError
 from perception_encoder.files import (
     holding,
+    is_held,
     read_regular,
     refuse_database_links,
     replacing,
@@ -131,6 +132,30 @@ def test_a_lock_is_held_by_one_and_freed(tmp_path: Path) -> None:
         pass
     with holding(tmp_path / "lock", "taken"):
         pass
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_a_file_system_without_locks_is_not_a_lock_that_somebody_holds(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fcntl = pytest.importorskip("fcntl")
+
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    reason = rf"lock cannot be locked \({os.strerror(number)}\): its file system lacks flock; choose a directory"
+    with pytest.raises(OutputError, match=reason), holding(tmp_path / "lock", "taken"):
+        pass
+    assert not is_held(tmp_path / "lock")
+
+
+def test_a_held_lock_is_seen(tmp_path: Path) -> None:
+    pytest.importorskip("fcntl")
+    assert not is_held(tmp_path / "lock")
+    with holding(tmp_path / "lock", "taken"):
+        assert is_held(tmp_path / "lock")
+    assert not is_held(tmp_path / "lock")
 
 
 def test_a_lock_leaves_what_is_there_alone(tmp_path: Path) -> None:
