@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import csv
+import re
 import uuid
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from os.path import abspath
+from os.path import abspath, join
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -34,11 +35,22 @@ from qdrant_client import QdrantClient, models
 client = QdrantClient(sys.argv[1] if len(sys.argv) > 1 else ":memory:")
 if not client.collection_exists("photos"):
     client.create_collection("photos", models.VectorParams(size={size}, distance=models.Distance.COSINE))
+exported, gone, place = set(), [], None
 file = Path(__file__).with_name("vectors.parquet")
 for batch in parquet.ParquetFile(file, page_checksum_verification=True).iter_batches(1000):
     points = [models.PointStruct(id=row.pop("id"), vector=row.pop("vector"), payload=row) for row in batch.to_pylist()]
     client.upsert("photos", points)
-print(client.count("photos").count, "embeddings in the collection photos")
+    exported.update(point.id for point in points)
+# of the exported directories and this model, what the export no longer has
+model = models.Filter(must=[models.FieldCondition(key="weights", match=models.MatchValue(value={weights}))])
+while True:
+    points, place = client.scroll("photos", model, limit=1000, offset=place, with_payload=["path"])
+    gone += [p.id for p in points if p.payload["path"].startswith({directories}) and p.id not in exported]
+    if place is None:
+        break
+for start in range(0, len(gone), 1000):
+    client.delete("photos", gone[start : start + 1000])
+print(client.count("photos").count, "embeddings in the collection photos;", len(gone), "removed")
 '''
 _LANCEDB = '''"""Load vectors.parquet into LanceDB: python load.py [DIRECTORY], by default ./lancedb."""
 import sys
@@ -51,7 +63,10 @@ rows = parquet.read_table(Path(__file__).with_name("vectors.parquet"), page_chec
 database = lancedb.connect(sys.argv[1] if len(sys.argv) > 1 else "lancedb")
 table = database.create_table("photos", schema=rows.schema, exist_ok=True)
 table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all().execute(rows)
-print(table.count_rows(), "embeddings in the table photos")
+loaded = table.count_rows()
+# of the exported directories and this model, what the export no longer has
+table.merge_insert("id").when_not_matched_by_source_delete({python_condition}).execute(rows)
+print(table.count_rows(), "embeddings in the table photos;", loaded - table.count_rows(), "removed")
 '''
 _PGVECTOR = """-- Load vectors.csv into PostgreSQL with pgvector, from its directory: psql DATABASE -f load.sql
 CREATE EXTENSION IF NOT EXISTS vector;
@@ -64,6 +79,9 @@ CREATE TEMPORARY TABLE loaded (LIKE photos) ON COMMIT DROP;
 \\copy loaded FROM 'vectors.csv' WITH (FORMAT csv, HEADER)
 DELETE FROM photos WHERE id IN (SELECT id FROM loaded);
 INSERT INTO photos SELECT * FROM loaded;
+-- of the exported directories and this model, what the export no longer has
+WITH gone AS (DELETE FROM photos WHERE {condition} AND id NOT IN (SELECT id FROM loaded) RETURNING id)
+SELECT count(*) AS removed FROM gone;
 COMMIT;
 {index}
 """
@@ -76,15 +94,28 @@ def write_vectors(stores: Sequence[Store], out: Path, to: VectorStore, overwrite
     """Write the rows of indexes, and the program that loads them, to a directory; return their number.
 
     vectors.parquet, or vectors.csv for pgvector, has a row for each image and moment: `id` (a UUID that stays while the
-    file keeps its path), `vector` (float32, D, of unit length), `path`, `kind`, `start` and `stop` in seconds, `date`,
-    `model` and `weights` (their hash). Raises ConfigError for another store or a suffix, and OutputError.
+    file keeps its path), `vector` (float32, D, of unit length), `path` (absolute), `kind`, `start` and `stop` in
+    seconds, `date`, `model` and `weights` (their hash). The program removes other rows of these weights in the indexed
+    directories. Raises ConfigError for another store or a suffix, and OutputError.
     """
     if to not in _PROGRAMS:
         raise ConfigError(f"to is {to!r}; it must be one of {', '.join(get_args(VectorStore))}")
     if out.suffix:
         raise ConfigError(f"{out}: a vector store's files are written to a directory, which has no suffix")
     size = stores[0].settings["dimension"]
-    program = _PROGRAMS[to].replace("{index}", _INDEX if size <= _INDEXED else _NO_INDEX).replace("{size}", str(size))
+    directories = tuple(join(_absolute(store, store.below), "") for store in stores)
+    weights = stores[0].settings["weight_hash"]
+    inside = " OR ".join(f"starts_with(path, {_quoted(directory)})" for directory in directories)
+    condition = f"weights = {_quoted(weights)} AND ({inside})"
+    values = {
+        "index": _INDEX if size <= _INDEXED else _NO_INDEX,
+        "size": str(size),
+        "weights": repr(weights),
+        "directories": repr(directories),
+        "condition": condition,
+        "python_condition": repr(condition),
+    }
+    program = re.sub(r"\{(\w+)\}", lambda found: values[found[1]], _PROGRAMS[to])
     is_sql = to == "pgvector"
     name, table = ("load.sql", "vectors.csv") if is_sql else ("load.py", "vectors.parquet")
     with writing(out), replacing_new(out, (name, table) if overwrite else ()) as temporary:
@@ -96,11 +127,18 @@ def write_vectors(stores: Sequence[Store], out: Path, to: VectorStore, overwrite
 def _rows(stores: Sequence[Store]) -> Iterator[dict[str, Any]]:
     about = stores[0].settings["model"], stores[0].settings["weight_hash"]
     for store, row in unique_rows(stores):
-        path = escape_name(store.root / unescape_name(row.path))
-        full = abspath(path)
-        number = uuid.uuid5(uuid.NAMESPACE_URL, full if row.start is None else f"{full}@{row.start}")
+        path = _absolute(store, row.path)
+        number = uuid.uuid5(uuid.NAMESPACE_URL, path if row.start is None else f"{path}@{row.start}")
         values = (str(number), row.vector, path, row.kind, row.start, row.stop, row.date or None, *about)
         yield dict(zip(_COLUMNS, values, strict=True))
+
+
+def _absolute(store: Store, path: str) -> str:
+    return abspath(escape_name(store.root / unescape_name(path)))
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
 
 
 def _write_parquet(rows: Iterator[dict[str, Any]], path: Path, size: int) -> int:
