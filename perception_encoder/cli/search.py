@@ -45,6 +45,7 @@ RAY = (
 )
 EVERY = "Seconds between frames: each interval of a video has at least one [default: 1]."
 REBUILD = "Build the index from scratch, by default with the old index's model and --every."
+VERIFY = "First check the whole index for damage; without it, everything but thumbnails is checked."
 COLUMNS = ("rank", "score", "path", "time", "id", "query")
 """Columns of the piped table; it always has all of them, for scripts to rely on."""
 
@@ -281,6 +282,7 @@ def index(
     rebuild: Annotated[bool, flag("--rebuild", REBUILD)] = False,
     exclude: options.Exclude = None,
     ray: Annotated[str | None, option(RAY, "ADDRESS", advanced=True)] = None,
+    verify: Annotated[bool, flag("--verify", VERIFY, advanced=True)] = False,
     json: options.Json = False,
     strict: options.Strict = False,
 ) -> None:
@@ -314,7 +316,7 @@ def index(
     for directory in directories:
         opened = open_index(directory, model, index=home)
         report = reports[str(directory)] = opened.update(
-            every=every, rebuild=rebuild, exclude=exclude, ray=ray, progress=track
+            every=every, rebuild=rebuild, exclude=exclude, ray=ray, verify=verify, progress=track
         )
         new += report.skipped[: len(report.skipped) - report.known]
         known += report.skipped[len(report.skipped) - report.known :]

@@ -43,9 +43,10 @@ from perception_encoder.search.ranking import (
     unique_rows,
 )
 from perception_encoder.search.storage.database import IndexRow
-from perception_encoder.search.storage.encoder import load_encoder
-from perception_encoder.search.storage.location import limit_store, nearest_index
-from perception_encoder.search.storage.store import Store, adopt, different_settings, index_command
+from perception_encoder.search.storage.encoder import adopt, load_encoder
+from perception_encoder.search.storage.location import indexed_directory, limit_store, nearest_index
+from perception_encoder.search.storage.seal import index_command
+from perception_encoder.search.storage.store import Store, different_settings
 from perception_encoder.search.terms import Query, Term, parse_term, parse_words
 
 if TYPE_CHECKING:
@@ -142,6 +143,7 @@ class Index:
         rebuild: bool = False,
         exclude: Sequence[str] | None = None,
         ray: str | None = None,
+        verify: bool = False,
         progress: Track = untracked,
     ) -> UpdateReport:
         """Create the index, or bring it up to date: read new and changed files, and remove deleted ones.
@@ -154,6 +156,7 @@ class Index:
             exclude: Patterns of files to leave out, in gitignore's syntax, and to remove from the index. They are
                 stored, and apply until others are given. `.peignore` files in the directory exclude more.
             ray: Address of a Ray cluster whose machines read the files.
+            verify: First check all of the index; by default everything but thumbnails.
 
         Raises:
             SearchIndexError: The index is damaged, or of another model, rate or directory.
@@ -170,11 +173,11 @@ class Index:
         if len(self._paths) > 1:
             raise ConfigError(f"only one directory can be updated, not {self._name}; open each one separately")
         parse_patterns(exclude or ())  # before the model is loaded
-        root = not self._paths and self.exists
-        directory = self._stores[0].root if root else Path(*self._paths)
+        home = None if self._paths else self._location or nearest_index(Path())
+        directory = indexed_directory(home) if home and Store.exists(home) else Path(*self._paths)
         with (
             reading_on_cluster(ray) if ray else nullcontext(read_here) as read,
-            writable_store(directory, self._model, every, rebuild, self._location) as (store, encoder),
+            writable_store(directory, self._model, every, rebuild, self._location, verify) as (store, encoder),
         ):
             if exclude is not None:
                 store.exclude(exclude)

@@ -142,7 +142,7 @@ def test_a_directory_that_cannot_have_an_index_is_one_line(run_pe, checkpoint: P
     (tmp_path / ".pe-index").write_text("in the way")
     run = run_pe("serve", tmp_path, "--model", checkpoint, "--port", "0")
     assert run.status == 2 and len(run.stderr.splitlines()) == 1
-    assert "could not be written" in run.stderr and "--index DIR" in run.stderr
+    assert "could not be written" in run.stderr and f"elsewhere: pe index {tmp_path} --index" in run.stderr
 
 
 def fake_model(monkeypatch: pytest.MonkeyPatch, names: list[str]) -> None:

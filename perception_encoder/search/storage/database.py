@@ -22,8 +22,8 @@ from typing import Annotated, Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from perception_encoder.errors import ConfigError, OutputError, one_line
-from perception_encoder.files import defines_only, harden, refuse_database_links
+from perception_encoder.errors import ConfigError, SearchIndexError, one_line
+from perception_encoder.files import defines_only, harden, is_held, open_regular, refuse_database_links
 from perception_encoder.preprocess.source import MEDIA_SUFFIXES, unescape_name
 from perception_encoder.records import Count, CountOrZero, Positive, Range, from_fields
 from perception_encoder.search.storage.vectors import Vectors
@@ -31,7 +31,7 @@ from perception_encoder.vectors import are_unit
 
 T = TypeVar("T")
 
-DATABASE = "index.sqlite"
+DATABASE, LOCK = "index.sqlite", "lock"
 _LATEST = (1 << 63) - 1
 _PAGE_BYTES = 16_384  # holds a thumbnail
 _PATIENCE = 60.0  # seconds that a writer waits for a reader
@@ -208,11 +208,11 @@ def connect(store: Path, writable: bool = False) -> sqlite3.Connection:
     """
     path = store / DATABASE
     refuse_database_links(path)
-    writable = writable or Path(f"{path}-journal").exists()  # of a killed process; what it began to write is undone
-    address = f"{path.absolute().as_uri()}?mode={'rw' if writable else 'ro'}"
+    address = f"{path.absolute().as_uri()}?{'mode=rw' if writable else _reading_mode(path)}"
     connection = sqlite3.connect(address, _PATIENCE, uri=True, isolation_level=None, check_same_thread=False)
     try:
         harden(connection)
+        connection.execute(f"PRAGMA query_only={int(not writable)}")
         for setting in ("synchronous=FULL", "secure_delete=ON"):
             connection.execute(f"PRAGMA {setting}")
         if not defines_only(connection, _TABLES.values()):
@@ -221,6 +221,27 @@ def connect(store: Path, writable: bool = False) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+def _reading_mode(path: Path) -> str:
+    """Return how to read a database so that nothing is left beside it; SearchIndexError if only a writer can read it.
+
+    What a killed process began to write is undone or finished by a reader who may write.
+    """
+    journal, log, shared = (Path(f"{path}-{name}") for name in ("journal", "wal", "shm"))
+    with open(open_regular(path, writable=False), "rb") as file:
+        has_log = file.read(20)[18:] == b"\2\2"  # the versions of the format: WAL
+    if not has_log and not journal.exists():
+        return "mode=ro"
+    if os.access(path, os.W_OK) and os.access(path.parent, os.W_OK):
+        return "mode=rw"
+    if has_log and log.exists() and shared.exists():
+        return "mode=ro"
+    if is_held(path.with_name(LOCK)):
+        raise SearchIndexError(f"{path} is being written, and you may not write it; try again when that has ended")
+    if journal.exists() or (log.exists() and log.stat().st_size):
+        raise SearchIndexError(f"{path} was left by a stopped update; somebody who may write it must rerun `pe index`")
+    return "mode=ro&immutable=1"
 
 
 def read_value(connection: sqlite3.Connection, name: str, kind: type[T]) -> T:
@@ -241,22 +262,18 @@ def write_value(connection: sqlite3.Connection, name: str, value: object) -> Non
 
 def read_settings(connection: sqlite3.Connection) -> dict[str, Any]:
     """Return the settings of an index; ValueError if that is invalid."""
-    settings = read_value(connection, "settings", dict[str, Any])
+    return check_settings(read_value(connection, "settings", dict[str, Any]))
+
+
+def check_settings(value: object) -> dict[str, Any]:
+    """Return the settings of an index; ValueError if they are invalid."""
+    settings = from_fields(dict[str, Any], value, "settings")
     for name, kind in _SETTINGS.items():
         try:
             from_fields(kind, settings.get(name), name)
         except ValueError as error:
             raise ValueError(f"{DATABASE}: {error}") from None
     return settings
-
-
-def salvage(store: Path) -> dict[str, Any] | None:
-    """Return the settings of an index that may be damaged; None if they cannot be read."""
-    try:
-        with closing(connect(store)) as connection:
-            return read_settings(connection)
-    except (OSError, ValueError, sqlite3.Error, OutputError):
-        return None
 
 
 def insert_rows(connection: sqlite3.Connection, rows: Sequence[IndexRow], slot: int) -> None:

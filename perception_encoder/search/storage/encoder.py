@@ -20,7 +20,7 @@ from perception_encoder.inference.load import ModelLike, as_encoder, choose_mode
 from perception_encoder.models.checkpoints.find import TowerChoice
 from perception_encoder.models.defaults import config_directory
 from perception_encoder.models.registry import canonical_name, portable_name
-from perception_encoder.search.storage.store import Store, adopt
+from perception_encoder.search.storage.store import Store
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +46,18 @@ def load_encoder(stores: Sequence[Store], model: ModelLike, towers: TowerChoice 
         if name is not None:
             remember_model(store, name)
     return encoder
+
+
+def adopt(encoder: Encoder, settings: Mapping[str, Any]) -> Encoder:
+    """Return an encoder with the length of vectors and the decoding in `settings`, where none was chosen for it.
+
+    `settings`: as `Encoder.describe` returns them.
+    """
+    dimensions = settings.get("dimensions")
+    if encoder.dimensions is None and dimensions and dimensions < encoder.dimension:
+        encoder = encoder.cut(dimensions)
+    decoding = encoder.decoding or settings.get("decoding")
+    return encoder.decoding_as(decoding) if decoding else encoder
 
 
 def trusted_model(directory: Path, settings: Mapping[str, Any]) -> str:

@@ -9,8 +9,9 @@ from pathlib import Path
 from perception_encoder.errors import OutputError, SearchIndexError
 from perception_encoder.files import writing
 from perception_encoder.preprocess.source import escape_name
-from perception_encoder.search.storage.database import DATABASE, salvage
-from perception_encoder.search.storage.store import STORE, Store
+from perception_encoder.search.storage.database import DATABASE
+from perception_encoder.search.storage.seal import STORE, elsewhere, salvage
+from perception_encoder.search.storage.store import Store
 
 
 def nearest_index(media: Path) -> Path | None:
@@ -21,6 +22,11 @@ def nearest_index(media: Path) -> Path | None:
             if _absolute(media).is_relative_to(_absolute(directory / settings.get("root", ""))):
                 return directory
     return None
+
+
+def indexed_directory(home: Path) -> Path:
+    """Return the directory of which another one has the index; that one itself if the index does not say."""
+    return Path((salvage(home / STORE) or {}).get("root") or home)
 
 
 def limit_store(index: Store, media: Path | str) -> Store:
@@ -63,12 +69,9 @@ def prepare_location(media: Path, directory: Path | None) -> tuple[Path, Path]:
             with writing(home):
                 home.mkdir(parents=True)
                 home.chmod(stat.S_IMODE(root.stat().st_mode) & 0o777 | 0o700)
-    if Store.exists(home):
-        if salvaged := salvage(home / STORE):  # the rows may still be damaged
-            check_root(home, home / salvaged.get("root", ""), media)
-        elif directory is None:
-            Store.open(home)  # raises: the settings do not name the directory, and the error asks for it
-    with writing(home / STORE, f"store the index elsewhere: pe index {media} --index DIR"):
+    if Store.exists(home) and (settings := salvage(home / STORE)):  # the rows may still be damaged
+        check_root(home, home / settings.get("root", ""), media)
+    with writing(home / STORE, elsewhere(media)):
         (home / STORE).mkdir(exist_ok=True)
         if not os.access(home / STORE, os.W_OK):
             raise PermissionError(0, "no permission to write")

@@ -11,10 +11,9 @@ import json
 import logging
 import os
 import secrets
-import shlex
 import sqlite3
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
@@ -30,6 +29,7 @@ from perception_encoder.records import from_fields
 from perception_encoder.search.storage.database import (
     COLUMNS,
     DATABASE,
+    LOCK,
     FileState,
     IndexRow,
     Reading,
@@ -41,25 +41,33 @@ from perception_encoder.search.storage.database import (
     insert_rows,
     read_settings,
     read_value,
-    salvage,
     write_value,
+)
+from perception_encoder.search.storage.seal import (
+    SEAL,
+    STORE,
+    check_is_due,
+    elsewhere,
+    index_command,
+    is_sealed,
+    read_seal,
+    record_check,
+    write_seal,
 )
 from perception_encoder.search.storage.vectors import Vectors, append_vectors, codes_path, vectors_path, write_codes
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
-    from perception_encoder.inference.encoder import Encoder
-
 logger = logging.getLogger(__name__)
 
-STORE, EXCLUDED = ".pe-index", "exclude.json"
-"""Names of an index's directory, inside the indexed one, and of the patterns in it, which outlive a damaged index."""
-_LOCK, _SEAL = "lock", "seal.json"
+EXCLUDED = "exclude.json"
+"""Name of the file of patterns, which outlive a damaged index."""
 _EARLIER = "settings.json"  # of an earlier version's index
 _GAPS = 1.25  # slots per row, at most
 _BLOCK = 16_384  # vectors copied at a time
 _AT_ONCE = 500  # rows of one query
+_CHECKED_DAILY = 25_000  # rows, at most, checked by a search: 0.3 s
 _DAMAGE = (OSError, ValueError, LookupError, TypeError, OverflowError, sqlite3.Error, sqlite3.Warning)
 _SAME = ("model", "weight_hash", "layer", "pool", "dimension", "prompts")  # equal if vectors are comparable
 
@@ -75,18 +83,6 @@ def different_settings(stored: Mapping[str, Any], now: Mapping[str, Any]) -> lis
     return [name for name in different if name != "model"]
 
 
-def adopt(encoder: Encoder, settings: Mapping[str, Any]) -> Encoder:
-    """Return an encoder with the length of vectors and the decoding in `settings`, where none was chosen for it.
-
-    `settings`: as `Encoder.describe` returns them.
-    """
-    dimensions = settings.get("dimensions")
-    if encoder.dimensions is None and dimensions and dimensions < encoder.dimension:
-        encoder = encoder.cut(dimensions)
-    decoding = encoder.decoding or settings.get("decoding")
-    return encoder.decoding_as(decoding) if decoding else encoder
-
-
 class Store:
     """An open index; threads may share one. `settings`: those of `Encoder.describe`."""
 
@@ -99,23 +95,26 @@ class Store:
         self._vectors: tuple[tuple[int, int, bool], Vectors] | None = None
         self._found: tuple[tuple[object, ...], Int[np.ndarray, " K"]] | None = None
         """The slots that matched the last condition."""
+        self._log = ExitStack()
+        """A connection that is open during an update, so that its log can be read by those who cannot create it."""
 
     @classmethod
-    def open(cls, directory: Path, whole: bool = False) -> Store:
+    def open(cls, directory: Path, whole: bool = False, verify: bool = False, media: Path | None = None) -> Store:
         """Open the index of a directory; SearchIndexError if it is missing, damaged or of an earlier version.
 
-        `whole`: check every row and vector, not only if the files have changed.
+        `whole`: check every row and vector, not only if the files have changed. `verify`: check everything.
+        `media`: the indexed directory, for the command that rebuilds an index whose settings cannot be read.
         """
         if not Store.exists(directory):
             raise SearchIndexError(f"{directory} has no index; create one with: pe index {directory}")
-        with _sound(directory):
+        with _sound(directory, media):
             if not os.path.lexists(directory / STORE / DATABASE):
                 raise ValueError("it was made by an earlier version")
             with closing(connect(directory / STORE)) as connection:
                 connection.execute("BEGIN")
                 index = cls(directory, read_settings(connection), read_value(connection, "state", State))
         with index._reading() as reading:
-            index._check(reading, whole)
+            index._check(reading, whole, verify)
         return index
 
     @classmethod
@@ -128,10 +127,12 @@ class Store:
             store.mkdir(exist_ok=True)
             for suffix in ("", "-journal", "-wal", "-shm"):  # in this order: without the first there is no index
                 remove(Path(f"{store / DATABASE}{suffix}"))
-            _remove_all_but(store, {_LOCK, EXCLUDED})
+            _remove_all_but(store, {LOCK, EXCLUDED})
             append_vectors(vectors_path(store, state.generation), 0, np.empty((0, 1), "<f4"))
+            write_seal(store, settings, [])
             with replacing(store / DATABASE) as temporary:
                 create_database(temporary, values)
+        record_check(store)
         return cls(directory, settings, state)
 
     @staticmethod
@@ -141,15 +142,17 @@ class Store:
 
     @staticmethod
     @contextmanager
-    def for_writing(directory: Path) -> Iterator[None]:
-        """Lock the index for this process; OutputError if another process is writing it, or it is a link or a file."""
+    def for_writing(directory: Path, media: Path | None = None) -> Iterator[None]:
+        """Lock the index of a directory, or there of `media`, for this process; OutputError if another is writing it,
+        or it is a link or a file.
+        """
         store = directory / STORE
         if store.is_symlink():
             raise OutputError(f"{store} is a link; remove it, an index must be a directory")
         with writing(store):
             store.mkdir(exist_ok=True)
             restrict(store, directory)
-        with holding(store / _LOCK, f"another run is writing the index of {directory}"):
+        with holding(store / LOCK, f"another run is writing the index of {directory}", elsewhere(media or directory)):
             yield
 
     @property
@@ -167,8 +170,8 @@ class Store:
         except FileNotFoundError:
             return []
         except (OSError, ValueError, RecursionError, ConfigError) as error:
-            command = index_command(self.directory, "--exclude", "PATTERN")
-            raise SearchIndexError(f"{path} cannot be read: {one_line(error)}; replace it with: {command}") from None
+            command = index_command(self.directory, "--exclude", "")
+            raise SearchIndexError(f"{path} cannot be read: {one_line(error)}; exclude none with: {command}") from None
         return patterns
 
     def exclude(self, patterns: Sequence[str]) -> None:
@@ -208,8 +211,8 @@ class Store:
     def refresh(self) -> int:
         """Return the number of the last commit; SearchIndexError if the index is damaged or was rebuilt."""
         with self._reading() as reading:
-            if reading.state.commit != self._checked:
-                self._check(reading, whole=False)
+            if reading.state.commit != self._checked or check_is_due(self._store):
+                self._check(reading)
                 self._checked = reading.state.commit
             return reading.state.commit
 
@@ -222,7 +225,7 @@ class Store:
     @property
     def being_written(self) -> bool:
         """Whether a process is writing the index now."""
-        return is_held(self._store / _LOCK)
+        return is_held(self._store / LOCK)
 
     def __len__(self) -> int:
         return self.count()
@@ -314,7 +317,7 @@ class Store:
             yield Reading(connection, state, vectors)
 
     def _open_vectors(self, state: State) -> Vectors:
-        coded = self._is_sealed([codes_path(self._store, state.generation)])
+        coded = is_sealed(self._store, [codes_path(self._store, state.generation)])
         opened, key = self._vectors, (state.generation, state.slots, coded)
         if opened is None or opened[0] != key:
             self._vectors = opened = key, Vectors(self._store, self.settings["dimension"], *key)
@@ -338,33 +341,41 @@ class Store:
                 found[slot] = IndexRow(**fields, vector=reading.vectors.content[slot], thumbnail=thumbnail)
         return {slot: found[slot] for slot in numbers if slot in found}
 
-    def _check(self, reading: Reading, whole: bool) -> None:
+    def _check(self, reading: Reading, whole: bool = False, verify: bool = False) -> None:
         """Raise ValueError or sqlite3's errors if the index is damaged.
 
-        Reads all rows and vectors if `whole`, or if the files have changed and no process is writing them.
+        Reads all rows, their vectors and the database's indexes if `whole`, once a day if there are few, and if the
+        files have changed and no process is writing them. `verify`: also thumbnails, and all pages of the database.
         """
-        sealed = self._is_sealed([self._store / DATABASE, vectors_path(self._store, reading.state.generation)])
-        if not whole and (sealed or self.being_written):
+        sealed, count = is_sealed(self._store, self._sealed_files(reading.state)), reading.state.rows
+        daily = sealed and count <= _CHECKED_DAILY and check_is_due(self._store)
+        if not (whole or verify or daily) and (sealed or self.being_written):
             return
-        problems = [] if sealed else reading.connection.execute("PRAGMA integrity_check(1)").fetchall()
-        if problems and problems != [("ok",)]:
-            raise ValueError(f"{DATABASE}: {problems[0][0]}")
-        if (count := sum(1 for _ in reading.checked("NOT INDEXED"))) != reading.state.rows:
-            raise ValueError(f"{DATABASE} has {count:,} rows, not {reading.state.rows:,}")
+        part = "rows" if sealed and not verify else "1"  # of the tables; or all, up to the first problem
+        (problem,), *_ = reading.connection.execute(f"PRAGMA integrity_check({part})")
+        if problem != "ok":
+            raise ValueError(f"{DATABASE}: {problem}")
+        if (found := sum(1 for _ in reading.checked("NOT INDEXED"))) != count:
+            raise ValueError(f"{DATABASE} has {found:,} rows, not {count:,}")
+        if read_seal(self._store).get("settings", self.settings) != self.settings:
+            raise ValueError(f"{DATABASE}: its settings have changed since they were written")
+        for (key,) in reading.connection.execute("SELECT key FROM thumbnails") if verify else ():
+            reading.thumbnail(key)
+        record_check(self._store)
 
-    def _is_sealed(self, paths: Iterable[Path]) -> bool:
-        """Return whether files are as the last update left them, by their sizes and times; raises OutputError."""
-        try:
-            seal = json.loads(read_regular(self._store / _SEAL))
-            return all(seal[path.name] == _size_and_time(path) for path in paths)
-        except (OSError, ValueError, LookupError, TypeError, RecursionError):
-            return False
+    def _sealed_files(self, state: State) -> list[Path]:
+        return [self._store / DATABASE, vectors_path(self._store, state.generation)]
 
     def begin(self) -> None:
-        """Mark the index as unfinished until `finish`; readers do not wait for commits from now on."""
+        """Mark the index as unfinished until `finish`; readers do not wait for commits until `close`."""
         self._set_journal("WAL")
+        self._log.enter_context(self._writing())
         with self._changing() as (connection, state):
             _put(connection, state, complete=False)
+
+    def close(self) -> None:
+        """Let an update's log end."""
+        self._log.close()
 
     def replace(self, paths: Collection[str], rows: Sequence[IndexRow]) -> None:
         """Replace all rows of some paths in one commit; OutputError if it cannot be written."""
@@ -388,20 +399,21 @@ class Store:
         if state.slots > _GAPS * state.rows:
             state = self._compact(vectors)
             vectors = self._open_vectors(state)
-        files = [self._store / DATABASE, vectors_path(self._store, state.generation)]
+        files = self._sealed_files(state)
         changed = not state.complete or unreadable not in (None, self.unreadable)
-        if write_codes(self._store, state.generation, vectors) or changed or not self._is_sealed(files):
+        if write_codes(self._store, state.generation, vectors) or changed or not is_sealed(self._store, files):
             if changed:
                 with self._changing() as (connection, state):
                     if unreadable is not None:
                         write_value(connection, "unreadable", unreadable)
                     _put(connection, state, complete=True)
+            self.close()
             self._set_journal("DELETE")
             with writing(self._store):
                 codes = codes_path(self._store, state.generation)
                 files += [codes] if codes.exists() else []
-                write_json(self._store / _SEAL, {path.name: _size_and_time(path) for path in files})
-                _remove_all_but(self._store, {*(path.name for path in files), _SEAL, _LOCK, EXCLUDED})
+                write_seal(self._store, self.settings, files)
+                _remove_all_but(self._store, {*(path.name for path in files), SEAL, LOCK, EXCLUDED})
         self._restrict()
 
     def _compact(self, vectors: Vectors) -> State:
@@ -438,6 +450,8 @@ class Store:
 
     @property
     def _gone(self) -> str:
+        if not self.directory.exists():
+            return f"{self.directory} was renamed or removed during the update; run the command with its new name"
         return f"the index of {self.directory} was removed or rebuilt during the update; rerun the command"
 
     def _set_journal(self, mode: Literal["WAL", "DELETE"]) -> None:
@@ -447,25 +461,19 @@ class Store:
 
 
 @contextmanager
-def _sound(directory: Path) -> Iterator[None]:
+def _sound(directory: Path, media: Path | None = None) -> Iterator[None]:
     """Turn errors from reading an index into a SearchIndexError with the remedy."""
     try:
         yield
     except _DAMAGE as error:
         file = f"{DATABASE}: " if isinstance(error, sqlite3.Error) else ""
-        raise SearchIndexError(
-            f"the index of {directory} cannot be read ({file}{one_line(error)}); if this persists, "
-            f"rebuild it with: {index_command(directory, '--rebuild')}"
-        ) from error
-
-
-def index_command(directory: Path, *options: str) -> str:
-    """Return the command that updates or rebuilds an index, with placeholders for unreadable settings."""
-    salvaged, home = salvage(directory / STORE), str(directory)
-    if salvaged is None:
-        return shlex.join(["pe", "index", *options, "--index", home, "--model", "MODEL", "DIR"])
-    root = salvaged.get("root")
-    return shlex.join(["pe", "index", *options, *([root, "--index", home] if root else [home])])
+        remedy = f"if this persists, rebuild it with: {index_command(directory, '--rebuild', media=media)}"
+        if isinstance(error, PermissionError):
+            remedy = "ask its owner for permission to read it"
+        elif not directory.exists():
+            remedy = f"{directory} was renamed or removed; run the command with its new name"
+        reason = f"the index of {directory} cannot be read ({file}{one_line(error)})"
+        raise SearchIndexError(f"{reason}; {remedy}") from error
 
 
 def _put(connection: sqlite3.Connection, state: State, **changes: Any) -> State:
@@ -478,11 +486,6 @@ def _newest_first(rows: Mapping[int, IndexRow]) -> list[int]:
     """Return the slots of rows, in this order."""
     by_path = sorted(rows, key=lambda slot: (rows[slot].path, rows[slot].start or 0))
     return sorted(by_path, key=lambda slot: rows[slot].date, reverse=True)
-
-
-def _size_and_time(path: Path) -> list[int]:
-    status = path.stat()
-    return [status.st_size, status.st_mtime_ns]
 
 
 def _remove_all_but(store: Path, names: Collection[str]) -> None:

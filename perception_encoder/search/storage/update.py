@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -22,8 +22,8 @@ from perception_encoder.models.defaults import default_model
 from perception_encoder.models.registry import portable_name
 from perception_encoder.preprocess.source import escape_name
 from perception_encoder.progress import Track, untracked
-from perception_encoder.search.storage.database import IndexRow, salvage
-from perception_encoder.search.storage.encoder import load_encoder, remember_model, trusted_model
+from perception_encoder.search.storage.database import IndexRow
+from perception_encoder.search.storage.encoder import adopt, load_encoder, remember_model, trusted_model
 from perception_encoder.search.storage.location import prepare_location
 from perception_encoder.search.storage.reader import (
     File,
@@ -34,7 +34,8 @@ from perception_encoder.search.storage.reader import (
     find_changes,
     row_id,
 )
-from perception_encoder.search.storage.store import STORE, Store, adopt, index_command
+from perception_encoder.search.storage.seal import STORE, index_command, salvage
+from perception_encoder.search.storage.store import Store
 
 _COMMIT_SECONDS, _COMMIT_ROWS = 15.0, 4096  # maximum work lost to a kill
 _FIRST_COMMIT_SECONDS = 1.0  # doubles up to the above; the page shows the first images soon
@@ -85,21 +86,22 @@ def writable_store(
     every: float | None = None,
     rebuild: bool = False,
     directory: Path | None = None,
+    verify: bool = False,
 ) -> Iterator[tuple[Store, Encoder]]:
     """Yield a directory's index, locked for writing, and its encoder; create the index if there is none.
 
     `model`: by default the index's own, or the default model for a new index. `every`: seconds between the frames of a
     video. `rebuild` starts from scratch, by default with the old index's model, dimensions, rate and decoding.
-    `directory`: where the index is stored, by default the directory itself. Raises OutputError, SearchIndexError (a
-    damaged index, or one of another model, rate, decoding or directory), ConfigError for a model of texts, and what
-    `load` raises.
+    `directory`: where the index is stored, by default the directory itself. `verify`: see `Index.update`. Raises
+    OutputError, SearchIndexError (a damaged index, or one of another model, rate, decoding or directory), ConfigError
+    for a model of texts, and what `load` raises.
     """
     root, directory = prepare_location(media, directory)
-    with Store.for_writing(directory):
+    with Store.for_writing(directory, root):
         if rebuild or not Store.exists(directory):
             store, encoder = _create(root, directory, model, every)
         else:
-            store = Store.open(directory, whole=True)
+            store = Store.open(directory, whole=True, verify=verify, media=root)
             encoder = load_encoder([store], model)
         for name, asked in {"every": every, "decoding": encoder.decoding}.items():
             if asked not in (None, known := store.settings[name]):
@@ -108,7 +110,8 @@ def writable_store(
                     f"the index of {directory} was made with {name} {known}, not {asked}; rebuild it with: {rebuilding}"
                 )
         remember_model(store, encoder.source)
-        yield store, encoder
+        with closing(store):
+            yield store, encoder
 
 
 def _create(root: Path, directory: Path, model: ModelLike, every: float | None) -> tuple[Store, Encoder]:

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
@@ -31,6 +32,7 @@ from perception_encoder.search.storage.database import COLUMNS, IndexRow
 from perception_encoder.search.storage.encoder import load_encoder
 from perception_encoder.search.storage.location import check_root
 from perception_encoder.search.storage.reader import find_changes
+from perception_encoder.search.storage.seal import elsewhere
 from perception_encoder.search.storage.store import Store
 from perception_encoder.search.storage.update import update_store, writable_store
 from perception_encoder.search.terms import Query, UploadedImage, text_query
@@ -201,15 +203,15 @@ class MediaLibrary:
 
         self.progress = Progress(running=True, failures=self.progress.failures)
         try:
-            with Store.for_writing(self.index.directory):
-                writer = Store.open(self.index.directory)
+            directory = self.index.directory
+            with Store.for_writing(directory, self.index.root), closing(Store.open(directory)) as writer:
                 writer.check(self.encoder.describe(self.encoder.feature()), self.encoder.source)
                 report = update_store(writer, self.encoder, track)
             self.progress.failures = list(report.skipped)
         except (PerceptionEncoderError, OSError) as error:
             text = one_line(error) if isinstance(error, OSError) else str(error)
             unwritable = isinstance(error, OSError) or isinstance(error.__cause__, OSError)
-            self.progress.error = f"{text}; to store the index elsewhere, give --index DIR" if unwritable else text
+            self.progress.error = f"{text}; {elsewhere(self.index.root)}" if unwritable else text
         except Exception as error:  # in a thread: nobody else would report it
             logger.exception("the index could not be updated")
             self.progress.error = f"the index could not be updated: {one_line(error)}"

@@ -6,16 +6,20 @@ import os
 import random
 import re
 import sqlite3
+import time
 import tracemalloc
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from perception_encoder.errors import OutputError, SearchIndexError
-from perception_encoder.search.storage.database import DATABASE
+from perception_encoder.search.storage import seal
+from perception_encoder.search.storage.database import DATABASE, Reading
 from perception_encoder.search.storage.store import EXCLUDED, STORE, Store
 from perception_encoder.search.storage.vectors import Vectors, codes_path
 from tests.damage import at_most, plant_journal, plant_pipe, plant_trigger
@@ -33,12 +37,12 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def create(folder: Path) -> None:
+def create(folder: Path, rows: int = 20) -> None:
     """Build the index, instead of an earlier one."""
     with Store.for_writing(folder):
         index = Store.create(folder, SETTINGS)
         index.begin()
-        index.replace([], make_rows(unit_vectors(20, 0)))
+        index.replace([], make_rows(unit_vectors(rows, 0)))
         index.finish()
 
 
@@ -98,10 +102,94 @@ def test_what_nobody_wrote_is_seen_by_those_that_write(name: str, update: Update
     path = folder / STORE / name
     at = path.read_bytes().index(b"7.jpgimage") if name == DATABASE else 5000
     flip(path, at, times=True)
-    with pytest.raises(SearchIndexError, match=r"has changed since it was written.* pe index --rebuild"):
+    with pytest.raises(SearchIndexError, match=r"(has changed since|missing from index).* pe index --rebuild"):
         update()
     create(folder)
     update()
+
+
+def a_day_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = time.time() + 86_401
+    monkeypatch.setattr(seal, "time", SimpleNamespace(time=lambda: now))
+
+
+def test_a_search_checks_everything_once_a_day(
+    update: Update, folder: Path, hits: Hits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between, it misses a vector that was damaged behind its back, as docs/search.md says."""
+    path, reader = folder / STORE / VECTORS, Store.open(folder)
+    expected = hits()
+    undo = flip(path, 4 * DIMENSION * int(expected[0][0].removesuffix(".jpg")) + 3, 6, times=True)
+    checked, check = list[str](), Reading.checked
+    a_day_later(monkeypatch)
+    for fail in (hits, reader.refresh):
+        with pytest.raises(SearchIndexError, match=r"the row \d+ or its vector has changed.* pe index --rebuild"):
+            fail()
+    undo()
+    monkeypatch.setattr(Reading, "checked", lambda self, which: (checked.append(which), check(self, which))[1])
+    assert hits() == expected and checked.count("NOT INDEXED") == 1
+    monkeypatch.undo()  # the check was recorded at the real time
+    monkeypatch.setattr(Reading, "checked", lambda self, which: (checked.append(which), check(self, which))[1])
+    assert hits() == expected and reader.refresh() and checked.count("NOT INDEXED") == 1
+    a_day_later(monkeypatch)
+    monkeypatch.setattr("perception_encoder.search.storage.store._CHECKED_DAILY", 19)
+    assert hits() == expected and checked.count("NOT INDEXED") == 1
+
+
+def test_a_vector_that_loses_its_hit_is_found_by_every_check(
+    update: Update, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A search alone reads the rows of its hits only."""
+    create(folder, rows=300)
+    path, (query,) = folder / STORE / VECTORS, unit_vectors(1, 1)
+    first, second = (row.path for _, row in Store.open(folder).nearest(query, 2))
+    content, status = np.fromfile(path, "<f4").reshape(-1, DIMENSION), path.stat()
+    content[int(first.removesuffix(".jpg"))] = 0
+    content.tofile(path)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert [row.path for _, row in Store.open(folder).nearest(query, 1)] == [second]
+    a_day_later(monkeypatch)
+    for check in ({}, {"whole": True}, {"verify": True}):
+        with pytest.raises(SearchIndexError, match=r"the row \d+ or its vector has changed.* pe index --rebuild"):
+            Store.open(folder, **check)
+
+
+def test_a_check_without_a_cache_to_remember_it_in(
+    folder: Path, hits: Hits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(seal, "cache_directory", lambda name: tmp_path / "file" / name)
+    assert hits() == hits()
+
+
+@pytest.mark.parametrize("content", [b"7.jpg", b"every"])
+def test_an_update_sees_damage_to_the_pages_of_indexes_and_to_settings(
+    content: bytes, update: Update, folder: Path
+) -> None:
+    """A listing by such a page lacks rows; a rate of frames is as valid as another."""
+    path = folder / STORE / DATABASE
+    whole = path.read_bytes()
+    if content == b"every":
+        flip(path, whole.index(b'"every": 1.0') + 9, 1, times=True)
+        assert Store.open(folder).settings["every"] == 3
+    else:
+        *_, last = re.finditer(rb"(?<!\d)7\.jpg(?!image)", whole)
+        flip(path, last.start(), 3, times=True)
+        Store.open(folder)
+    with pytest.raises(SearchIndexError, match=rf"{DATABASE}.* pe index --rebuild {folder}$"):
+        update()
+
+
+def test_only_verify_sees_damage_to_a_thumbnail_that_nobody_looks_at(update: Update, folder: Path) -> None:
+    with Store.for_writing(folder), closing(Store.open(folder)) as index:
+        index.begin()
+        index.replace([], [replace(make_rows(unit_vectors(1, 2), 20)[0], thumbnail=b"thumbnail" * 99)])
+        index.finish()
+    Store.open(folder, verify=True)
+    flip(folder / STORE / DATABASE, (folder / STORE / DATABASE).read_bytes().index(b"thumbnail" * 99) + 50, times=True)
+    update()
+    with pytest.raises(SearchIndexError, match="a thumbnail has changed since it was written"):
+        Store.open(folder, verify=True)
 
 
 def test_a_damaged_hit_is_an_error_even_if_no_time_changed(update: Update, folder: Path, hits: Hits) -> None:
@@ -152,7 +240,7 @@ def test_an_index_of_an_earlier_version_is_rebuilt(update: Update, folder: Path)
     (folder / STORE / DATABASE).unlink()
     (folder / STORE / "moments.lance").mkdir()
     (folder / STORE / "settings.json").write_text('{"layout": 2}')
-    command = f"rebuild it with: pe index --rebuild --index {folder} --model MODEL DIR$"
+    command = f"rebuild it with: pe index --rebuild {folder}$"
     for fail in (update, lambda: Store.open(folder)):
         with pytest.raises(SearchIndexError, match=f"made by an earlier version.*{command}"):
             fail()

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from perception_encoder.errors import SearchIndexError
+from perception_encoder.search.index import open_index
 from perception_encoder.search.storage.database import DATABASE
 from perception_encoder.search.storage.location import nearest_index
 from perception_encoder.search.storage.store import STORE, Store
@@ -51,6 +52,7 @@ def test_a_folder_that_cannot_be_written_is_told_of_the_option(
     run_pe, photos: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = Path.mkdir
+    monkeypatch.setenv("HOME", str(tmp_path))
 
     def mkdir(self: Path, *arguments, **options) -> None:
         if self.is_relative_to(photos):
@@ -59,9 +61,10 @@ def test_a_folder_that_cannot_be_written_is_told_of_the_option(
 
     monkeypatch.setattr(Path, "mkdir", mkdir)
     run = run_pe("index", photos, "--model", checkpoint)
-    message = f"{photos / STORE} could not be written: Read-only file system; store the index elsewhere:"
-    assert run.status == 2 and f"{message} pe index {photos} --index DIR" in run.stderr
-    assert run_pe("index", photos, "--model", checkpoint, "--index", tmp_path / "home").status == 0
+    message = f"{photos / STORE} could not be written: Read-only file system; store the index elsewhere: pe index"
+    assert run.status == 2 and message in run.stderr
+    assert run_pe(*printed_command(run.stderr), "--model", checkpoint).status == 0
+    assert Store.open(tmp_path / "indexes" / photos.name).root == photos
 
 
 def damage_row(home: Path) -> None:
@@ -93,18 +96,37 @@ def test_the_printed_remedy_gives_the_same_index_back(
     assert "0 added" in run_pe("index", *words).stdout
 
 
-@pytest.mark.parametrize("command", [("index",), ("index", "--rebuild")])
-def test_an_index_of_an_unknown_folder_is_not_made_anew_without_its_name(
-    run_pe, photos: Path, checkpoint: Path, tmp_path: Path, command: tuple[str, ...]
-) -> None:
+def test_an_unreadable_index_is_rebuilt_as_it_was(run_pe, photos: Path, checkpoint: Path, tmp_path: Path) -> None:
+    """The seal names the directory, the model and the rate."""
     home = tmp_path / "home"
-    assert run_pe("index", photos, "--index", home, "--model", checkpoint).status == 0
+    assert run_pe("index", photos, "--index", home, "--model", checkpoint, "--every", "0.5").status == 0
+    database, settings = home / STORE / DATABASE, Store.open(home).settings
+    database.write_text("{")
+    run = run_pe("search", "a cat", "--index", home)
+    assert run.status == 2 and printed_command(run.stderr) == ["index", "--rebuild", str(photos), "--index", str(home)]
+    for command in (("index", home), ("index", "--rebuild", home)):
+        run = run_pe(*command)
+        assert run.status == 2 and f"the index in {home} belongs to {photos}, not to {home}" in run.stderr
+    assert database.read_text() == "{"
+    remedy = printed_command(run_pe("index", photos, "--index", home).stderr)
+    for rebuild in (lambda: run_pe(*remedy), lambda: open_index(index=home).update(rebuild=True)):
+        rebuild()
+        assert Store.open(home).settings == settings and len(Store.open(home)) == 20
+        database.write_text("{")
+
+
+@pytest.mark.parametrize("elsewhere", [True, False])
+def test_an_index_that_says_nothing_is_rebuilt_by_the_printed_command(
+    run_pe, photos: Path, checkpoint: Path, tmp_path: Path, elsewhere: bool
+) -> None:
+    home = tmp_path / "home" if elsewhere else photos
+    words = (photos, "--index", home) if elsewhere else (photos,)
+    assert run_pe("index", *words, "--model", checkpoint).status == 0
     (home / STORE / DATABASE).write_text("{")
-    run = run_pe(*command, home)
-    assert run.status == 2 and f"pe index --rebuild --index {home} --model MODEL DIR" in run.stderr
-    assert (home / STORE / DATABASE).read_text() == "{"
-    names = {"MODEL": str(checkpoint), "DIR": str(photos)}
-    run = run_pe(*(names.get(word, word) for word in printed_command(run.stderr)))
+    (home / STORE / "seal.json").unlink()
+    run = run_pe("index", *words)
+    assert run.status == 2 and printed_command(run.stderr) == ["index", "--rebuild", *map(str, words)]
+    run = run_pe(*printed_command(run.stderr), "--model", checkpoint)
     assert run.status == 0 and "20 added" in run.stdout and Store.open(home).root == photos
 
 

@@ -7,6 +7,7 @@ import shutil
 import stat
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -79,6 +80,26 @@ def test_an_index_that_is_removed_meanwhile_is_an_error(
     except SearchIndexError:
         update(rebuild=True)
     assert len(Store.open(folder)) == 20 + (when != "unchanged")
+
+
+def test_a_directory_that_is_renamed_meanwhile_is_named(
+    update: Update, folder: Path, draw: Callable[[int], Image.Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    update()
+    draw(70).save(folder / "new.jpg")
+    embed, renamed = Encoder.embed_pixels, folder.with_name("renamed")
+
+    def rename(*arguments: Any, **options: Any) -> Any:
+        folder.rename(renamed)
+        return embed(*arguments, **options)
+
+    monkeypatch.setattr(Encoder, "embed_pixels", rename)
+    with pytest.raises(OutputError, match=rf"^{folder} was renamed or removed during the update; run .* its new name$"):
+        update()
+    monkeypatch.undo()
+    assert not folder.exists() and len(Store.open(renamed)) == 20
+    renamed.rename(folder)
+    assert update().added == 1
 
 
 # ---- who may read it, and where it writes

@@ -111,13 +111,13 @@ def test_what_is_committed_is_shown_while_files_are_read(
 def test_an_index_that_cannot_be_written_is_one_line(
     client: TestClient, library: MediaLibrary, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def refuse(path: Path, taken: str) -> None:
+    def refuse(path: Path, *_: str) -> None:
         raise OSError(errno.EROFS, "Read-only file system", str(path))
 
     monkeypatch.setattr("perception_encoder.search.storage.store.holding", refuse)
     library.update()
     status = client.get("/api/status").json()
-    assert "Read-only file system" in status["error"] and "--index DIR" in status["error"]
+    assert "Read-only file system" in status["error"] and "store the index elsewhere: pe index" in status["error"]
     assert "\n" not in status["error"] and not status["running"] and not caplog.text
     assert client.get("/api/hits").json()["tiles"]
 
