@@ -109,6 +109,11 @@ Exclude = Annotated[
     list[str] | None,
     option("Exclude files of directories by a pattern in .gitignore's syntax; repeat for more.", "PATTERN"),
 ]
+RAY = (
+    "Read files on a Ray cluster: auto, HOST:PORT, or local for one on this machine. "
+    "All machines must see the files under the same paths."
+)
+Ray = Annotated[str | None, option(RAY, "ADDRESS", advanced=True)]
 Json = Annotated[bool, flag("--json", "Print JSON.", OUTPUT)]
 Html = Annotated[Path | None, option("Write a contact sheet, a page of thumbnails.", "FILE", OUTPUT)]
 Strict = Annotated[bool, flag("--strict", "Exit with status 1 if any input was skipped.", advanced=True)]

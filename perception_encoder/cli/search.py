@@ -39,10 +39,6 @@ ALL_BUT_ONE = "With --near-duplicates: list the images of each group that may go
 COLLAPSE = "Of hits that are nearly the same, such as a burst, show the best one, with the number of the others."
 PREVIEW = "Show thumbnails in the terminal (kitty, iTerm2, sixel; else coloured blocks)."
 PREVIEW_LINES = 12  # of the terminal
-RAY = (
-    "Read files on a Ray cluster: auto, HOST:PORT, or local for one on this machine. "
-    "All machines must see the directories under the same paths."
-)
 EVERY = "Seconds between frames: each interval of a video has at least one [default: 1]."
 REBUILD = "Build the index from scratch, by default with the old index's model and --every."
 VERIFY = "First check the whole index for damage; without it, everything but thumbnails is checked."
@@ -281,7 +277,7 @@ def index(
     home: options.IndexHome = None,
     rebuild: Annotated[bool, flag("--rebuild", REBUILD)] = False,
     exclude: options.Exclude = None,
-    ray: Annotated[str | None, option(RAY, "ADDRESS", advanced=True)] = None,
+    ray: options.Ray = None,
     verify: Annotated[bool, flag("--verify", VERIFY, advanced=True)] = False,
     json: options.Json = False,
     strict: options.Strict = False,

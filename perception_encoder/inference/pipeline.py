@@ -173,12 +173,18 @@ def encode_inputs(
 
 def encode_items(encoder: _Encoder, items: Iterable[Item], feature: Feature) -> Iterator[list[EncodingResult[Item]]]:
     """Encode the items of `list_items`: see `encode_requests`."""
+    requests = map(_item_request, items)
+    return encode_requests(encoder, [*requests] if isinstance(items, Sequence) else requests, feature)
 
-    def request(item: Item) -> Request[Item]:
-        return Request(item, item.media, "text" if is_text(item) else guess_kind(item.path))
 
-    requests = [request(item) for item in items] if isinstance(items, Sequence) else map(request, items)
-    return encode_requests(encoder, requests, feature)
+def group_items(items: Iterable[Item], images: int, texts: int, frames: int) -> Iterator[list[Item]]:
+    """Yield consecutive items that cost as much as `images` images or `texts` texts; a video costs its frames."""
+    for batch in _group(map(_item_request, items), images, texts, frames):
+        yield [request.key for request in batch]
+
+
+def _item_request(item: Item) -> Request[Item]:
+    return Request(item, item.media, "text" if is_text(item) else guess_kind(item.path))
 
 
 def is_text(item: Item) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -125,13 +125,13 @@ def caption_videos(
     prompts = {stage.prompt.name: stage.prompt.text for stage in stages if isinstance(stage, AnswerStage)}
     with Store(out, {"config": asdict(config), "prompts": prompts}, remedy=REMEDY):
         journal, report = Journal(out), EngineReport(len(listed))
-        records, items = _pending(listed, journal, report, retry), {record.key: record.item for record in listed}
+        pending, items = _Pending(journal, retry), {record.key: record.item for record in listed}
         if ray is None:
-            outcomes = run_local(stages, records, work, journal.add_model)
+            outcomes = run_local(stages, pending(listed), work, journal.add_model)
         else:
             from perception_encoder.video_data_engine.cluster import run_on_cluster
 
-            outcomes = run_on_cluster(ray, stages, records, work, journal.add_model)
+            outcomes = run_on_cluster(ray, stages, listed, pending, work, journal.add_model)
         down = Counter[str]()
         with closing(outcomes):
             for outcome in outcomes:
@@ -149,6 +149,7 @@ def caption_videos(
                 report.clips = len(journal.finished)
                 if listener is not None:
                     listener(report)
+        report.skipped = len(listed) - len(pending.videos)
         report.clips, report.quarantine = len(journal.finished), list(journal.failures.values())
         write_captions(out, journal)
         write_shards(out, journal, items)
@@ -156,14 +157,23 @@ def caption_videos(
     return report
 
 
-def _pending(listed: Sequence[ClipRecord], journal: Journal, report: EngineReport, retry: bool) -> Iterator[ClipRecord]:
-    quarantine = {key for key, failure in journal.failures.items() if failure.cause != "service" and not retry}
-    for video in listed:
-        restored = journal.restore(video)
-        clips = map(journal.restore, clips_of(restored)) if PROBE in restored.results else [restored]
-        pending = [clip for clip in clips if clip.next_stage is not None and clip.key not in quarantine]
-        report.skipped += not pending
-        yield from pending
+class _Pending:
+    """The clips to work on, as the journal has them when they are asked for; `videos`: keys of those that had any."""
+
+    def __init__(self, journal: Journal, retry: bool) -> None:
+        self._journal, self.videos = journal, set[str]()
+        self._quarantine = {
+            key for key, failure in journal.failures.items() if failure.cause != "service" and not retry
+        }
+
+    def __call__(self, videos: Iterable[ClipRecord]) -> Iterator[ClipRecord]:
+        for video in videos:
+            restored = self._journal.restore(video)
+            clips = map(self._journal.restore, clips_of(restored)) if PROBE in restored.results else [restored]
+            for clip in clips:
+                if clip.next_stage is not None and clip.key not in self._quarantine:
+                    self.videos.add(video.key)
+                    yield clip
 
 
 @dataclass(frozen=True)
