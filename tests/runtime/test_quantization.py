@@ -280,8 +280,10 @@ def test_workers_of_a_cluster_compute_with_what_the_index_records(
         open_index(no_image_tower, encoder).update()
     jobs: list[Any] = []
 
-    def stream(work: object, job: object, *of_files: object) -> list[bytes]:
-        jobs.append(job)
+    def stream(source: object, *arguments: Any) -> list[Any]:
+        if not arguments:
+            return [("cpu", 2)]  # the workers
+        jobs.append(arguments[0].model)
         return []
 
     monkeypatch.setattr(cluster, "on_cluster", lambda address: nullcontext(stream))

@@ -1,62 +1,41 @@
-"""The engine on a local Ray cluster makes what it makes in processes, with a worker killed on the way."""
+"""The engine on a Ray cluster makes what it makes in processes, whatever is killed: a worker, a machine, the driver."""
 
 from __future__ import annotations
 
-import importlib.util
-import os
-import signal
+import json
 import threading
-from collections.abc import Iterator
-from contextlib import suppress
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 
+from perception_encoder.ray_cluster import Worker, WorkLog
+from perception_encoder.video_data_engine.cluster import StageWork
 from perception_encoder.video_data_engine.config import WorkConfig
+from perception_encoder.video_data_engine.journal import ClipRecord, StageFailure, StageResult
 from perception_encoder.video_data_engine.run import caption_videos
+from perception_encoder.video_data_engine.stages import DecodingStage
+from tests import processes
 from tests.clips import clip
-from tests.conftest import ROOT
+from tests.ray_nodes import end, needs_proc, needs_ray, set_environment, two_nodes, wait_for
+from tests.ray_nodes import processes as processes_named
 from tests.video_data_engine.conftest import ECHOES, QUICK
 from tests.video_data_engine.models import notes
 
-needs_ray = pytest.mark.skipif(
-    importlib.util.find_spec("ray") is None, reason="Ray is not installed; install the extra cluster"
-)
-needs_proc = pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="processes are found in /proc")
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")  # Ray's own
 
 
 @pytest.fixture(autouse=True)
-def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What Ray's processes start with."""
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    monkeypatch.setenv("RAY_worker_niceness", "0")
-    return
-
-
-def descendants(pid: int) -> Iterator[int]:
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        with suppress(OSError):  # it ended meanwhile
-            for child in map(int, task.read_text().split()):
-                yield child
-                yield from descendants(child)
-
-
-def summarizers() -> list[int]:
-    """The worker processes of the last stage; Ray names them so."""
-    pids = []
-    for pid in descendants(os.getpid()):
-        with suppress(OSError):
-            command = Path(f"/proc/{pid}/cmdline").read_bytes()
-            pids += [pid] if b"ray::" in command and b"StageActor" in command else []
-    return pids
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_environment(monkeypatch)
 
 
 @needs_ray
 @needs_proc
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")  # Ray's own
 def test_a_killed_worker_loses_and_doubles_nothing(add_video, log: Path, tmp_path: Path) -> None:
     titles = ["First", "broken", "deadly", *(f"title {number}" for number in range(3))]
     for title in titles:
@@ -68,9 +47,9 @@ def test_a_killed_worker_loses_and_doubles_nothing(add_video, log: Path, tmp_pat
 
     def kill_one() -> None:
         while not done.wait(0.05):
-            if notes("summary") and (pids := summarizers()):
-                killed.append(pids[-1])
-                os.kill(pids[-1], signal.SIGKILL)
+            if notes("summary") and (pids := processes_named("StageActor")):
+                killed.append(pids[-1])  # of the last stage; Ray names them so
+                end(pids[-1])
                 return
 
     killer = threading.Thread(target=kill_one)
@@ -92,3 +71,68 @@ def test_a_killed_worker_loses_and_doubles_nothing(add_video, log: Path, tmp_pat
     lines = (out / "journal.jsonl").read_text().splitlines()
     assert len(lines) == 1 + 5 * 4 + 2 * 5 + 1 + 2 * 4  # one outcome for each stage of each video and clip
     assert caption_videos([tmp_path / "videos"], out, config, QUICK).skipped == len(titles) + 2
+
+
+def start_run(videos: Path, out: Path, address: str) -> None:
+    caption_videos([videos], out, ECHOES, WorkConfig(workers=1, batch_size=2), ray=address)
+
+
+def lines(out: Path) -> list[dict[str, Any]]:
+    journal = out / "journal.jsonl"
+    return [json.loads(line) for line in journal.read_text().splitlines()] if journal.exists() else []
+
+
+@needs_ray
+@needs_proc
+def test_what_a_stage_did_is_kept_when_a_machine_and_then_the_driver_are_killed(
+    add_video, log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count = 14
+    for number in range(count):
+        add_video(f"{number}", title=f"title {number}")
+    monkeypatch.setenv("ENGINE_PAUSE", "0.7")  # before each summary
+    videos, out = tmp_path / "videos", tmp_path / "out"
+    with two_nodes() as nodes:
+        driver = processes.start(start_run, videos, out, nodes.address, log=tmp_path / "driver")
+
+        def summaries() -> int:
+            return Counter(line["stage"] for line in lines(out))["summary"]
+
+        wait_for(lambda: summaries() or not driver.running())
+        nodes.lose_one()
+        before = summaries()
+        wait_for(lambda: summaries() >= before + 2 or not driver.running())
+        driver.kill()
+        stored = lines(out)
+        assert Counter(line["stage"] for line in stored)["frames"] == count > summaries()  # which no stage waited for
+        report = caption_videos([videos], out, ECHOES, QUICK, ray=nodes.address)
+    done = Counter((line["key"], line["stage"]) for line in lines(out))
+    assert len(done) == 5 * count and set(done.values()) == {1} and lines(out)[: len(stored)] == stored
+    assert sum(report.done.values()) == 5 * count - len(stored)
+    # two stages ask about three frames of a clip; again only for the batch of two clips that was in work at each loss
+    assert 3 * count <= len(notes("seen")) <= 3 * count + 2 * 2 * 3
+    rows = pq.read_table(out / "captions.parquet").to_pylist()
+    assert sorted(row["summary"] for row in rows) == sorted(f"title {n}: frames 0 25 50" for n in range(count))
+
+
+def probe(record: ClipRecord) -> tuple[dict[str, Any], tuple[bytes, ...]]:
+    if "deadly" in record.key:
+        raise SystemExit
+    return ({"text": str(1 // 0)} if "broken" in record.key else {}), ()
+
+
+def test_only_the_record_that_ends_workers_or_raises_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not those that are done before it in each attempt."""
+    stage, log = DecodingStage(name="probe", function=probe, seconds=60), WorkLog()
+    records = [ClipRecord(key=key, item=SimpleNamespace(name=key)) for key in ("a", "broken", "deadly", "b")]
+    remote = SimpleNamespace(begin=SimpleNamespace(remote=log.begin), end=SimpleNamespace(remote=log.end))
+    monkeypatch.setattr(Worker, "_begin", lambda worker, *keys: log.begin(keys))
+    for _ in range(9):
+        try:
+            results = Worker(StageWork(stage, {}, 1), remote, "").results(records, [one.key for one in records])
+            break
+        except SystemExit:
+            continue
+    kinds = [type(outcome) for outcome, _ in results]
+    assert kinds == [StageResult, StageFailure, StageFailure, StageResult]
+    assert ["ZeroDivisionError" in results[1][0].reason, "ended its worker" in results[2][0].reason] == [True, True]

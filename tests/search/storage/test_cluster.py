@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
-import pickle
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -21,39 +18,32 @@ from types import SimpleNamespace
 from typing import TypeVar
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from PIL import Image
 
 from perception_encoder import open_index
 from perception_encoder.errors import ClusterError, MissingExtraError
+from perception_encoder.inference.cluster import WorkerModel
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.listing import Item
 from perception_encoder.inference.model_spec import ModelSpec
 from perception_encoder.search.storage import cluster
-from perception_encoder.search.storage.cluster import reading_on_cluster
+from perception_encoder.search.storage.cluster import FileWork, reading_on_cluster
 from perception_encoder.search.storage.database import IndexRow
-from perception_encoder.search.storage.reader import File, FileResult, batches
+from perception_encoder.search.storage.reader import File, FileResult
 from perception_encoder.search.storage.store import STORE, Store
 from perception_encoder.search.storage.update import update_store, writable_store
 from tests.clips import clip
-from tests.conftest import ROOT
 from tests.models.external import embedders
+from tests.ray_nodes import descendants, end, needs_proc, needs_ray, processes, set_environment
 
 T = TypeVar("T")
-needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed")
-needs_proc = pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="processes are found in /proc")
 
 
 @pytest.fixture(scope="module", autouse=True)
 def environment() -> Iterator[None]:
-    """What Ray's processes start with: this package, no files at home, and a processor that others may be using too."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(ROOT))
-        patch.setenv("RAY_AUTH_MODE", "disabled")
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.setenv("RAY_worker_niceness", "0")
-        patch.setenv("RAY_gcs_rpc_server_reconnect_timeout_s", "5")
+        set_environment(patch)
         yield
 
 
@@ -99,29 +89,6 @@ def port() -> Iterator[int]:
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as server:
         return server.getsockname()[1]
-
-
-def descendants(pid: int) -> list[int]:
-    found = []
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        with suppress(OSError):  # it ended meanwhile
-            for child in map(int, task.read_text().split()):
-                found += [child, *descendants(child)]
-    return found
-
-
-def end(pid: int) -> None:
-    with suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)
-
-
-def processes(name: str) -> list[int]:
-    """Those below this process whose command line holds a name."""
-    found = []
-    for pid in descendants(os.getpid()):
-        with suppress(OSError):  # it ended meanwhile
-            found += [pid] if name in Path(f"/proc/{pid}/cmdline").read_text(errors="replace") else []
-    return found
 
 
 @pytest.fixture
@@ -311,29 +278,21 @@ def test_workers_run_a_models_own_code_only_if_it_is_trusted(
     assert not mark.exists()
 
 
-def test_a_worker_with_a_gpu_computes_what_torch_can_in_batches_of_its_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a model that the command loaded in int8, and whose images wait at their full size."""
+def test_a_worker_reads_a_task_in_batches_of_its_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a model whose images wait at their full size."""
     files = [File(path=f"{n}.jpg", item=Item(f"{n}.jpg", Path(f"{n}.jpg")), size=1, modified=1) for n in range(20)]
-    loaded: list[ModelSpec] = []
+    read: list[int] = []
 
-    def load(spec: ModelSpec) -> SimpleNamespace:
-        loaded.append(spec)
-        return SimpleNamespace(batch_size=8, weight_hash="hash", runtime=SimpleNamespace(workers=1))
-
-    def read(files: list[File]) -> list[FileResult]:
+    def read_batch(files: list[File]) -> list[FileResult]:
+        read.append(len(files))
         return [FileResult(file) for file in files]
 
-    monkeypatch.setattr(cluster, "load", load)
-    monkeypatch.setattr(cluster, "Reader", lambda *_: SimpleNamespace(read=read))
-    monkeypatch.setattr(cluster._Worker, "_begin", lambda worker, what: 1)
-    monkeypatch.setattr("torch.set_num_threads", lambda count: None)
-    job = cluster._Job(ModelSpec("st:NAME", runtime="openvino", precision="int8"), "hash", 1.0, frozenset())
-    worker = cluster._Worker(job, "cuda", None)
-    tasks = pa.table({"number": [0], "batches": [pickle.dumps(list(batches(files, 64)))]})
-    results = [pickle.loads(result) for result in worker(tasks)["results"].to_pylist()]
-    assert [len(part) for part in results] == [8, 8, 4]
-    assert [result.file for part in results for result in part] == files
-    assert loaded == [ModelSpec("st:NAME", device="cuda", runtime="torch")]
+    encoder = SimpleNamespace(batch_size=8, runtime=SimpleNamespace(workers=1))
+    monkeypatch.setattr(WorkerModel, "load", lambda model, device: encoder)
+    monkeypatch.setattr(cluster, "Reader", lambda *_: SimpleNamespace(read=read_batch))
+    work = FileWork(WorkerModel(ModelSpec("st:NAME"), "hash", 0), 1.0, frozenset())
+    assert [result.file for result in work.open("cuda")(files)] == files
+    assert read == [8, 8, 4]
 
 
 @needs_ray
