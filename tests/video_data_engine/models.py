@@ -21,7 +21,8 @@ class Echo(Assistant):
     """Tells the numbers of the frames it sees, or repeats a text's title and captions.
 
     A title says how it fails: "deadly", "broken", "slow" and "mute" always, "shy" until the second attempt, "down" as a
-    service. `ENGINE_KILL` names the question that kills the engine (`ENGINE_PID`).
+    service. `ENGINE_KILL` names the question that kills the engine (`ENGINE_PID`); no summary is written while the file
+    `ENGINE_HOLD` exists.
     """
 
     name = "echo"
@@ -58,6 +59,8 @@ class Echo(Assistant):
                 raise EndpointError("the service is down")
             case "shy" if attempts("shy") < 2:
                 raise EndpointError("not yet", wait=0.0)
+        while (hold := os.environ.get("ENGINE_HOLD")) and os.path.exists(hold):
+            time.sleep(0.05)
         if pause := os.environ.get("ENGINE_PAUSE"):
             time.sleep(float(pause))
         return f"{title}: {next(line for line in lines if line.startswith('Video caption: '))[15:]}"

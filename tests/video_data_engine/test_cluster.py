@@ -79,38 +79,38 @@ def start_run(videos: Path, out: Path, address: str) -> None:
 
 def lines(out: Path) -> list[dict[str, Any]]:
     journal = out / "journal.jsonl"
-    return [json.loads(line) for line in journal.read_text().splitlines()] if journal.exists() else []
+    whole = journal.read_text().rpartition("\n")[0] if journal.exists() else ""
+    return [json.loads(line) for line in whole.splitlines()]
 
 
 @needs_ray
 @needs_proc
+@pytest.mark.timeout(600)  # a minute on two idle cores
 def test_what_a_stage_did_is_kept_when_a_machine_and_then_the_driver_are_killed(
     add_video, log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    count = 14
+    count, hold = 12, tmp_path / "hold"
     for number in range(count):
         add_video(f"{number}", title=f"title {number}")
-    monkeypatch.setenv("ENGINE_PAUSE", "0.7")  # before each summary
+    hold.touch()
+    monkeypatch.setenv("ENGINE_HOLD", str(hold))
+    monkeypatch.setenv("ENGINE_PAUSE", "0.5")  # before each summary
     videos, out = tmp_path / "videos", tmp_path / "out"
     with two_nodes() as nodes:
         driver = processes.start(start_run, videos, out, nodes.address, log=tmp_path / "driver")
-
-        def summaries() -> int:
-            return Counter(line["stage"] for line in lines(out))["summary"]
-
-        wait_for(lambda: summaries() or not driver.running())
+        (pid,) = (process.pid for process in driver.processes)
+        wait_for(lambda: len(lines(out)) == 4 * count or not driver.running())  # of all stages but the last
+        connected = processes_named("spawn_main", pid)
         nodes.lose_one()
-        before = summaries()
-        wait_for(lambda: summaries() >= before + 2 or not driver.running())
+        wait_for(lambda: set(processes_named("spawn_main", pid)) - {*connected} or not driver.running())
+        hold.unlink()
+        wait_for(lambda: len(lines(out)) >= 4 * count + 2 or not driver.running())
         driver.kill()
         stored = lines(out)
-        assert Counter(line["stage"] for line in stored)["frames"] == count > summaries()  # which no stage waited for
         report = caption_videos([videos], out, ECHOES, QUICK, ray=nodes.address)
     done = Counter((line["key"], line["stage"]) for line in lines(out))
     assert len(done) == 5 * count and set(done.values()) == {1} and lines(out)[: len(stored)] == stored
-    assert sum(report.done.values()) == 5 * count - len(stored)
-    # two stages ask about three frames of a clip; again only for the batch of two clips that was in work at each loss
-    assert 3 * count <= len(notes("seen")) <= 3 * count + 2 * 2 * 3
+    assert sum(report.done.values()) == 5 * count - len(stored) and len(notes("seen")) == 3 * count
     rows = pq.read_table(out / "captions.parquet").to_pylist()
     assert sorted(row["summary"] for row in rows) == sorted(f"title {n}: frames 0 25 50" for n in range(count))
 
