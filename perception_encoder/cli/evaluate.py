@@ -217,9 +217,9 @@ def evaluate() -> None:
 def compare(first: ResultFile, second: ResultFile) -> None:
     """Compare two results, with intervals.
 
-    For each score in both results: the difference and its 95 % interval, by a paired bootstrap over the items (1,000
-    resamples), or an exact test if few items differ. A model is called better if the p-value is at most 0.05 after
-    Holm's correction for the number of scores compared. Both results must be of the same items.
+    For each score in both results: the difference and its 95 % interval, paired by item; exact tests for right and
+    wrong answers and where few items differ. A model is called better if the p-value is at most 0.05 after Holm's
+    correction for the number of scores compared. Both results must be of the same items.
 
     Examples:
 

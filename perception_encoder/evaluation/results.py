@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from perception_encoder.errors import DataError, one_line
-from perception_encoder.evaluation.statistics.bootstrap import SIGNIFICANT, holm
+from perception_encoder.evaluation.statistics.bootstrap import SIGNIFICANT, check_scipy, holm
 from perception_encoder.evaluation.statistics.scores import Score, estimate_difference
 from perception_encoder.progress import Track, untracked
 from perception_encoder.records import from_fields
@@ -73,6 +73,7 @@ def run_evaluators(
     progress: Track = untracked,
 ) -> Result:
     """Return the result of evaluators on a model under each of its transforms, by name."""
+    check_scipy()
     scores = tuple(evaluate(evaluators, models, progress))
     failures = dict.fromkeys(str(failure) for score in scores for failure in score.failures)
     name = next(iter(models.values())).name

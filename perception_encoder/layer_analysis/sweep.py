@@ -48,7 +48,7 @@ class LayerScore(Estimate):
         return cls(**values, name=score.name, n=score.n, pool=pool, lower_is_better=score.lower_is_better)
 
     def to_dict(self) -> dict[str, Any]:
-        arrays = {name: value for name in ("draws", "by_block") if (value := getattr(self, name)) is not None}
+        arrays = {name: value for name, value in vars(self).items() if isinstance(value, np.ndarray)}
         return {**vars(self), **{name: [round(float(v), DIGITS) for v in values] for name, values in arrays.items()}}
 
     @classmethod

@@ -233,8 +233,7 @@ def _caption_scores(answered: Sequence[Answered]) -> tuple[Scores, ...]:
     cider = ItemScores.of("CIDEr", cider_d_scores(captions, references), names, unit="")
     counts = bleu_counts(captions, references)
     values = bleu_of_counts(counts.sum(axis=0))
-    same = np.zeros(len(names), dtype=np.int64)
-    draws = np.concatenate([bleu_of_counts(times @ counts) for times in resample(same, SEED)])  # (R, 4)
+    draws = np.concatenate([bleu_of_counts(times @ counts) for times in resample(len(names), SEED)])  # (R, 4)
     orders = range(len(values))
     bleu = [ResampledScores.of(f"BLEU-{n + 1}", float(values[n]), draws[:, n], names) for n in orders]
     return (cider, *bleu)

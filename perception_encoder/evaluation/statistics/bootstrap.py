@@ -1,11 +1,11 @@
-"""Estimate the uncertainty of a metric from resampled blocks of items and from the seeds of its fitted heads.
+"""Estimate the uncertainty of a metric from its blocks of items and from the seeds of its fitted heads.
 
-A block is resampled as a whole: an image, a video with all its frames, an RGB-D sequence. For many blocks without a
-fitted head the interval is the percentiles of a bootstrap; for few blocks, or with seeds, each variance is multiplied
-by the square of its own Student's t (Banerjee, 1960), as few of either make a bootstrap too narrow. A share of items
-that are right has Wilson's interval (1927). Where few blocks differ between two models, the p-value is that of the
-exact test that swaps the models in each of them, and the interval counts two more blocks, in which one and the other
-model is better (Bonett and Price, 2012). Reasons and coverage: docs/protocols.md, Intervals.
+A block counts as a whole: an image, a video with all its frames, an RGB-D sequence. The variance over blocks is that of
+the jackknife's pseudo-values (Tukey, 1958), or of resamples for a metric that is not a mean. Each variance is
+multiplied by the square of its own Student's t (Banerjee, 1960). A share has Wilson's interval (1927), for the number
+of items that would have this variance. Where few blocks differ between two models, or each is right or wrong, the
+p-value is exact, and the interval counts two more blocks, in which one and the other model is better (Bonett and
+Price, 2012). Reasons and coverage: docs/protocols.md, Intervals.
 """
 
 from __future__ import annotations
@@ -22,15 +22,16 @@ from perception_encoder.errors import DataError, needs_extra
 RESAMPLES = 1000
 PERCENTILES = (2.5, 97.5)
 FEW_BLOCKS = 20
-"""With fewer blocks, or fewer that differ between two models, bootstrap percentiles are too narrow."""
+"""With fewer blocks, bootstrap percentiles are too narrow; with fewer that differ between two models, Student's t."""
 _NEGLIGIBLE = 0.02
 """Share of the largest difference below which a block counts as equal: in a ratio, one block changes all a little."""
 _ROUNDING = 1e-9
-"""Shares in two resamples that differ by less count as equal."""
+"""Shares that differ by less count as equal."""
 _AT_ONCE = 1_000_000  # items resampled at a time, all resamples of a batch together
 
 SIGNIFICANT = 2 * PERCENTILES[0] / 100
 """Maximum p-value for a claim, corrected for the number of comparisons."""
+_NORMAL = NormalDist().inv_cdf(1 - SIGNIFICANT / 2)
 _LEAST = 1e-12
 
 Interval = tuple[float, float] | None
@@ -46,12 +47,14 @@ class Estimate:
     value: float
     """The mean over the seeds."""
     draws: Float[np.ndarray, " R"]
-    """The mean over the seeds in each resample; NaN if the metric is undefined there."""
+    """The mean over the seeds in each resample; NaN if the metric is undefined there. Empty for a mean."""
     blocks: int
     by_seed: tuple[float, ...] = ()
     """The value for each seed of a fitted head; empty without random weights."""
     by_block: Float[np.ndarray, " n"] | None = None
     """The contribution of each block: their mean is the value. None for a metric that is not a mean, such as AP."""
+    pseudo_values: Float[np.ndarray, " n"] | None = None
+    """The jackknife's pseudo-values: n times the value less n - 1 times the value without a block. None as above."""
     unit: str = "%"
 
     def less(self, other: Estimate) -> EstimatedDifference:
@@ -61,57 +64,85 @@ class Estimate:
             raise DataError(
                 f"draws, blocks and head seeds differ: {ours} and {theirs}; evaluate both with the same data and seeds"
             )
+
+        def subtract(one: np.ndarray | None, two: np.ndarray | None) -> np.ndarray | None:
+            return None if one is None or two is None else one - two
+
         return EstimatedDifference(
             value=self.value - other.value,
             draws=self.draws - other.draws,
             blocks=self.blocks,
             by_seed=tuple(one - two for one, two in zip(self.by_seed, other.by_seed, strict=True)),
-            by_block=None if self.by_block is None or other.by_block is None else self.by_block - other.by_block,
+            by_block=subtract(self.by_block, other.by_block),
+            pseudo_values=subtract(self.pseudo_values, other.pseudo_values),
             unit=self.unit,
         )
 
     def interval(self, comparisons: int = 1) -> Interval:
-        """Return the 95 % interval; None for one block, one seed, or resamples without variance.
+        """Return the 95 % interval; None for one block, one seed, or no variance.
 
         `comparisons`: how many intervals are to hold at once (Bonferroni).
         """
         parts = self.parts()
         if parts is None:
             return None
-        if self.blocks >= FEW_BLOCKS and not self.by_seed and comparisons == 1:
-            low, high = np.percentile(self.draws[np.isfinite(self.draws)], PERCENTILES)
+        if self.pseudo_values is None and self.blocks >= FEW_BLOCKS and not self.by_seed and comparisons == 1:
+            low, high = np.percentile(self._finite_draws(), PERCENTILES)
             return float(low), float(high)
-        return student_ends(self.value, parts, comparisons)
+        return student_ends(self.middle(), parts, comparisons)
+
+    def middle(self) -> float:
+        """Return the middle of the interval: the value less half of its bias, as the jackknife estimates it."""
+        return self.value + self._half_bias()
 
     def parts(self) -> list[Variance] | None:
         """Return the variances over blocks and over seeds; each None for one block or one seed."""
         of_blocks = self.of_blocks()
         if of_blocks is None or len(self.by_seed) == 1:
             return None
-        parts = [(of_blocks, self.blocks - 1.0)]
+        parts = [(of_blocks, self.freedom())]
         if self.by_seed:
             parts.append((float(np.var(self.by_seed, ddof=1)) / len(self.by_seed), len(self.by_seed) - 1.0))
         return parts
 
     def of_blocks(self) -> float | None:
-        """Return the variance of the value over blocks; None for one block, or resamples without variance."""
+        """Return the variance of the middle over blocks; None for one block or without variance."""
         if self.blocks < 2 or not self._varies():
             return None
-        return float(np.var(self.draws[np.isfinite(self.draws)])) * self.blocks / (self.blocks - 1)
+        if self.pseudo_values is None:
+            return float(np.var(self._finite_draws())) * self.blocks / (self.blocks - 1)
+        return float(np.var(self.pseudo_values, ddof=1)) / self.blocks + self._half_bias() ** 2
+
+    def freedom(self) -> float:
+        """Return the variance's degrees of freedom: fewer if few blocks make most of it (Satterthwaite, 1946)."""
+        if self.pseudo_values is None:
+            return self.blocks - 1.0
+        squares = (self.pseudo_values - self.pseudo_values.mean()) ** 2
+        kurtosis = float((squares**2).mean() / squares.mean() ** 2)
+        return min(self.blocks - 1.0, 2 * self.blocks / max(kurtosis - 1, 1e-9))
 
     def bounds(self) -> Interval:
-        """Return the interval of a score: `interval`, within [0, 1] for shares, and Wilson's if all items agree."""
-        ends = self.interval()
+        """Return the interval of a score: Wilson's for a share, also if all items agree; else `interval`."""
+        ends, parts = self.interval(), self.parts()
         if self.unit != "%" or self.blocks < 2 or len(self.by_seed) == 1:
             return ends
         plain = not self.by_seed and self.by_block is not None and _is_binary(self.by_block)
-        if plain or not self._varies():
+        if plain or ends is None or parts is None:
             return wilson_ends(self.value, self.blocks)
-        return None if ends is None else (max(0.0, ends[0]), min(1.0, ends[1]))
+        share = self.middle() if 0 < self.middle() < 1 else self.value
+        if self.pseudo_values is None or not 0 < share < 1:
+            return max(0.0, ends[0]), min(1.0, ends[1])
+        return wilson_ends(share, share * (1 - share) * (_NORMAL / _width(parts, SIGNIFICANT)) ** 2)
+
+    def _half_bias(self) -> float:
+        return 0.0 if self.pseudo_values is None else (float(self.pseudo_values.mean()) - self.value) / 2
 
     def _varies(self) -> bool:
-        draws = self.draws[np.isfinite(self.draws)]
-        return len(draws) > 0 and float(np.ptp(draws)) > _ROUNDING
+        varying = self._finite_draws() if self.pseudo_values is None else self.pseudo_values
+        return len(varying) > 0 and float(np.ptp(varying)) > _ROUNDING
+
+    def _finite_draws(self) -> np.ndarray:
+        return self.draws[np.isfinite(self.draws)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,11 +150,22 @@ class EstimatedDifference(Estimate):
     """A difference of two metrics, paired by block."""
 
     def interval(self, comparisons: int = 1) -> Interval:
-        parts, few = self.parts(), self._few_blocks()
-        if parts is None or few is None:
-            return super().interval(comparisons)
-        low, high = student_ends(float(few.mean()), parts, comparisons)
+        """Return the 95 % interval: see `Estimate`. It excludes zero if and only if `p_value` is below 0.05."""
+        parts = self.parts()
+        if parts is None:
+            return None
+        middle, outside, exact = self.middle(), SIGNIFICANT / comparisons, self._exact_p_value()
+        low, high = student_ends(middle, parts, comparisons)
+        if exact is not None and exact >= outside:
+            low, high = min(low, 0.0), max(high, 0.0)
+        elif exact is not None and low <= 0 <= high and not self.by_seed:  # test-based limits (Miettinen, 1976)
+            width = abs(middle) * _quantile(outside, self.blocks - 1) / _quantile(exact, self.blocks - 1)
+            low, high = middle - width, middle + width
         return (max(-1.0, low), min(1.0, high)) if self.unit == "%" else (low, high)
+
+    def middle(self) -> float:
+        few = self._few_blocks()
+        return super().middle() if few is None else float(few.mean())
 
     def of_blocks(self) -> float | None:
         """Return the variance over blocks: see `Estimate`. None for no difference of a metric without a known range."""
@@ -132,28 +174,44 @@ class EstimatedDifference(Estimate):
             return super().of_blocks()
         return float(few.var()) / len(few) or None
 
+    def freedom(self) -> float:
+        return super().freedom() if self._few_blocks() is None else self.blocks - 1.0
+
     def p_value(self) -> float:
         """Return the p-value of the value against zero; 1 without an interval."""
-        parts, few = self.parts(), self._few_blocks()
+        parts, exact = self.parts(), self._exact_p_value()
         if parts is None:
             return 1.0
-        differing = few[:-2][_differs(few[:-2])] if few is not None else np.zeros(FEW_BLOCKS)
-        if len(differing) >= FEW_BLOCKS:
-            return p_value(self.value, parts)
-        exact = swap_p_value(differing)
-        return max(exact, p_value(self.value, parts)) if self.by_seed else exact
+        if exact is not None and not self.by_seed:
+            return exact
+        return max(exact or 0.0, p_value(self.middle(), parts))
+
+    def _exact_p_value(self) -> float | None:
+        """Return the p-value of the exact test; None where many blocks differ by degrees."""
+        few = self._few_blocks()
+        if few is None:
+            return None
+        differing = few[:-2][_differs(few[:-2])]
+        if self._right_or_wrong():
+            return sign_p_value(differing)
+        return swap_p_value(differing) if len(differing) < FEW_BLOCKS else None
 
     def _few_blocks(self) -> Float[np.ndarray, " m"] | None:
-        """Return the blocks' differences and two more, the largest in both directions; None unless few differ."""
+        """Return the blocks' differences and two more, the largest in both directions.
+
+        None where many blocks differ, and not by being right or wrong.
+        """
         if self.by_block is None and self._varies():
             return None
         by_block = np.full(self.blocks, self.value) if self.by_block is None else self.by_block
         count = int(_differs(by_block).sum())
-        few = count < FEW_BLOCKS and (2 * count <= self.blocks or _is_binary(by_block))
-        if self._varies() and not few:
+        if self._varies() and not self._right_or_wrong() and (count >= FEW_BLOCKS or 2 * count > self.blocks):
             return None
         largest = float(np.abs(by_block).max()) or float(self.unit == "%")
         return np.append(by_block, (largest, -largest))
+
+    def _right_or_wrong(self) -> bool:
+        return self.by_block is not None and _is_binary(self.by_block)
 
 
 def _differs(differences: np.ndarray) -> np.ndarray:
@@ -167,20 +225,13 @@ def _is_binary(values: np.ndarray) -> bool:
     return bool((np.minimum(sizes, np.abs(sizes - 1)) < _ROUNDING).all())
 
 
-def resample(strata: Int[np.ndarray, " n"], seed: int, entries: int = 0) -> Iterator[Int[np.ndarray, "r n"]]:
-    """Yield how often each of n blocks occurs in each of `RESAMPLES` resamples, some resamples at a time.
-
-    `strata`: ints from 0; a block is replaced by one of its own stratum. `entries`: the most that a block set has.
-    """
-    count = len(strata)
-    order = np.argsort(strata, kind="stable")
-    _, index, sizes = np.unique(strata[order], return_inverse=True, return_counts=True)
-    starts, sizes = (np.cumsum(sizes) - sizes)[index], sizes[index]
+def resample(count: int, seed: int) -> Iterator[Int[np.ndarray, "r n"]]:
+    """Yield how often each of `count` blocks occurs in each of `RESAMPLES` resamples, some resamples at a time."""
     generator = np.random.default_rng(seed)
-    batch = max(1, _AT_ONCE // max(count, entries))
+    batch = max(1, _AT_ONCE // count)
     for first in range(0, RESAMPLES, batch):
         rows = min(batch, RESAMPLES - first)
-        chosen = order[starts + (generator.random((rows, count)) * sizes).astype(np.int64)]
+        chosen = (generator.random((rows, count)) * count).astype(np.int64)
         offsets = count * np.arange(rows)[:, None]
         yield np.bincount((chosen + offsets).ravel(), minlength=rows * count).reshape(rows, count)
 
@@ -205,11 +256,19 @@ def student_ends(value: float, parts: Sequence[Variance], comparisons: int = 1) 
     return value - width, value + width
 
 
-def wilson_ends(share: float, n: int) -> tuple[float, float]:
-    """Return the ends of Wilson's 95 % interval of a share of n items."""
-    square = NormalDist().inv_cdf(1 - SIGNIFICANT / 2) ** 2 / n
+def wilson_ends(share: float, n: float) -> tuple[float, float]:
+    """Return the ends of Wilson's 95 % interval of a share of n items; of others, n is how many would vary as much."""
+    square = _NORMAL**2 / n
     middle, width = share + square / 2, (square * (share * (1 - share) + square / 4)) ** 0.5
     return max(0.0, (middle - width) / (1 + square)), min(1.0, (middle + width) / (1 + square))
+
+
+def sign_p_value(differences: Float[np.ndarray, " n"]) -> float:
+    """Return the exact p-value of the number of differences above zero: McNemar's exact test of right and wrong."""
+    with needs_extra("eval", "scipy"):
+        from scipy.special import bdtr
+    fewer = min((differences > 0).sum(), (differences < 0).sum())
+    return min(1.0, max(_LEAST, 2 * float(bdtr(fewer, len(differences), 0.5))))
 
 
 def swap_p_value(differences: Float[np.ndarray, " n"]) -> float:

@@ -2,9 +2,8 @@
 
 A score is the mean over groups of the weighted mean of entries. One entry for each item is a share (top-1); the
 classes as groups make the mean class accuracy; entries of (image, class) with their unions as weights, and the classes
-as groups, make mIoU. Items are resampled: all entries of one together, and all items of a block, the frames of a video
-say. If every block is of one group, blocks are resampled within their group, so that no group is ever empty. The items'
-scores of a fitted head are there once for each of its seeds.
+as groups, make mIoU. Intervals come from leaving out all entries of an item together, and all items of a block, the
+frames of a video say. The items' scores of a fitted head are there once for each of its seeds.
 """
 
 from __future__ import annotations
@@ -23,7 +22,6 @@ from perception_encoder.evaluation.statistics.bootstrap import (
     Estimate,
     EstimatedDifference,
     Interval,
-    resample,
 )
 
 SEED = 0  # of the bootstrap
@@ -232,9 +230,7 @@ def measure_all(scores: Sequence[Scores], label: Label | None = None) -> tuple[S
     return tuple(found)
 
 
-def estimate_difference(
-    ours: Scores | Sequence[Scores], theirs: Scores | Sequence[Scores], seed: int = SEED
-) -> EstimatedDifference:
+def estimate_difference(ours: Scores | Sequence[Scores], theirs: Scores | Sequence[Scores]) -> EstimatedDifference:
     """Estimate ours minus theirs, on the same blocks and with the same head seeds.
 
     Each is one metric, of one or several seeds. Raises DataError unless both are of the same items, in the same groups
@@ -252,87 +248,63 @@ def estimate_difference(
         counts = f"{first.items:,} and {second.items:,}"
         raise DataError(f"{first.metric}: the two were not evaluated on the same items ({counts}); use the same data")
     try:
-        return estimate(one, seed).less(estimate(other, seed))
+        return estimate(one).less(estimate(other))
     except DataError as error:
         raise DataError(f"{first.metric}: {error}") from error
 
 
-def estimate(scores: Sequence[Scores], seed: int = SEED) -> Estimate:
-    """Estimate one metric from the scores of one or more head seeds.
-
-    `seed`: of the resamples, the same for all of the same blocks, so that differences pair.
-    """
+def estimate(scores: Sequence[Scores]) -> Estimate:
+    """Estimate one metric from the scores of one or more head seeds."""
     first = scores[0]
+    draws, by_block, pseudo_values = np.empty(0), None, None
     if isinstance(first, ItemScores):
-        values, draws, by_block = _bootstrap([item for item in scores if isinstance(item, ItemScores)], seed)
-        blocks = len(by_block)
+        block_of = first.block_of()
+        blocks = int(block_of.max()) + 1
+        found = [_jackknife(blocks, block_of, item) for item in scores if isinstance(item, ItemScores)]
+        values, by_block, pseudo_values = (np.array(part) for part in zip(*found, strict=True))
+        by_block, pseudo_values = by_block.mean(axis=0), pseudo_values.mean(axis=0)
     else:
         several = [score for score in scores if isinstance(score, ResampledScores)]
-        values, draws = np.array([entry.value for entry in several]), np.stack([e.unpack() for e in several], axis=1)
-        blocks, by_block = first.items, None
-    by_seed = () if first.seed is None else tuple(float(value) for value in values)
+        values, blocks = np.array([entry.value for entry in several]), first.items
+        draws = np.stack([entry.unpack() for entry in several], axis=1).mean(axis=1)
     return Estimate(
         value=float(values.mean()),
-        draws=draws.mean(axis=1),
+        draws=draws,
         blocks=blocks,
-        by_seed=by_seed,
+        by_seed=() if first.seed is None else tuple(float(value) for value in values),
         by_block=by_block,
+        pseudo_values=pseudo_values,
         unit=first.unit,
     )
 
 
-def _bootstrap(several: Sequence[ItemScores], seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the metric for each head seed (M,) and in each resample (R, M), and what each block contributes (n,)."""
-    block_of = several[0].block_of()
-    count = int(block_of.max()) + 1
-    entries = []
-    for scores in several:
-        values, owners, groups, weights = scores.entries()
-        order = np.argsort(groups, kind="stable")
-        begins = np.unique(groups[order], return_index=True)[1]
-        entries.append((values[order], block_of[owners[order]], weights[order], begins))
-    draws = [
-        np.stack([_means(times, *entry) for entry in entries], axis=1)
-        for times in resample(_strata(several[0], block_of, count), seed, max(len(entry[0]) for entry in entries))
-    ]
-    once = np.ones((1, count))
-    values = np.array([_means(once, *entry)[0] for entry in entries])
-    return values, np.concatenate(draws), np.mean([_contributed(count, *entry) for entry in entries], axis=0)
+def _jackknife(count: int, block_of: np.ndarray, scores: ItemScores) -> tuple[float, np.ndarray, np.ndarray]:
+    """Return the metric, what each of `count` blocks contributes to it, (count,), and its pseudo-values, (count,).
 
-
-def _contributed(
-    count: int, values: np.ndarray, blocks: np.ndarray, weights: np.ndarray, begins: np.ndarray
-) -> np.ndarray:
-    """Return the contributions of `count` blocks to the metric, (count,); their mean is the metric."""
-    totals = np.add.reduceat(weights, begins)
-    totals = np.repeat(totals, np.diff(begins, append=len(values)))
-    shares = np.divide(weights, totals, out=np.zeros_like(weights), where=totals > 0)
-    groups = max(1, int((np.add.reduceat(weights, begins) > 0).sum()))
-    return np.bincount(blocks, values * shares, minlength=count) * count / groups
-
-
-def _means(
-    times: np.ndarray, values: np.ndarray, blocks: np.ndarray, weights: np.ndarray, begins: np.ndarray
-) -> np.ndarray:
-    """Return the metric for given counts of each block, (R, n) to (R,); groups without weight are left out.
-
-    The entries, (m,) each, are sorted by group; `begins`: index of each group's first entry.
+    The contributions' mean is the metric. Groups without weight do not count: without a block, also those that only it
+    has.
     """
-    resampled = times[:, blocks] * weights
-    totals = np.add.reduceat(resampled, begins, axis=1)  # (R, groups)
-    sums = np.add.reduceat(resampled * values, begins, axis=1)
-    means = np.divide(sums, totals, out=np.zeros_like(sums), where=totals > 0)
-    return means.sum(axis=1) / np.maximum(1, (totals > 0).sum(axis=1))
+    values, owners, groups, weights = (part[scores.entries()[3] > 0] for part in scores.entries())
+    blocks, (names, groups) = block_of[owners], np.unique(groups, return_inverse=True)
+    present = max(1, len(names))
+    pairs, pair = np.unique(blocks * present + groups, return_inverse=True)
+    block, group = np.divmod(pairs, present)  # of each pair of a block and a group that it has
 
+    def total(index: np.ndarray, sizes: np.ndarray, length: int) -> np.ndarray:
+        return np.bincount(index, sizes, minlength=length)
 
-def _strata(scores: ItemScores, block_of: np.ndarray, count: int) -> np.ndarray:
-    """Return the stratum of each block, (n,): its group, or one stratum for all if a block has no or several groups."""
-    _, owners, groups, _ = scores.entries()
-    blocks, strata = block_of[owners], np.zeros(count, np.int64)
-    strata[blocks] = groups
-    if len(np.unique(blocks)) < count or (strata[blocks] != groups).any():
-        strata[:] = 0
-    return strata
+    totals, sums = (total(groups, sizes, len(names)) for sizes in (weights, weights * values))
+    means = sums / totals
+    value = float(means.sum()) / present
+    contributed = total(blocks, weights * values / totals[groups], count) * count / present
+    only = np.bincount(group, minlength=len(names))[group] == 1
+    rest, rest_sums = (
+        whole[group] - total(pair, sizes, len(pairs)) for whole, sizes in ((totals, weights), (sums, weights * values))
+    )
+    changed = np.divide(rest_sums, rest, out=np.zeros(len(pairs)), where=~only)
+    others = present - total(block, only, count)
+    without = (means.sum() + total(block, changed - means[group], count)) / np.maximum(1, others)
+    return value, contributed, np.where(others > 0, count * value - (count - 1) * without, value)
 
 
 def _pack(values: np.ndarray) -> str:

@@ -62,7 +62,8 @@ def test_the_mean_is_over_objects_and_videos_are_drawn() -> None:
     both, region, boundary = map(measure, tracking_scores(scores))
     assert (region.value, boundary.value) == (pytest.approx(2 / 3), pytest.approx(2.5 / 3))
     assert both.value == pytest.approx(4.5 / 6) and both.n == 2
-    assert region.interval == (0, 1)  # Student's t of two videos: they say nothing; the bootstrap had 0.5 to 1
+    low, high = region.interval
+    assert 0 <= low < 0.01 and 0.99 < high <= 1  # Student's t of two videos: they say nothing
 
 
 def test_a_video_whose_masks_will_not_do_is_reported_and_left_out(tmp_path: Path) -> None:

@@ -133,10 +133,10 @@ def test_the_interval_of_a_share_stays_within_0_and_1() -> None:
     theirs = ItemScores.of("share", np.array([0, 0, 0, 0, 0, 0.5]), names)
     free = estimate([ours]).interval()
     assert free is not None and free[1] > 1
-    for ends in (LayerScore.of(measure(ours)).bounds(), measure(ours).interval):
-        assert ends == (pytest.approx(free[0]), 1.0)
-    low = measure(theirs).interval
-    assert low is not None and low[0] == 0
+    for scores in (ours, theirs):
+        ends = measure(scores).interval
+        assert ends is not None and LayerScore.of(measure(scores)).bounds() == ends
+        assert 0 <= ends[0] < measure(scores).value < ends[1] <= 1
     in_metres = measure(replace(ours, unit="m")).interval
     assert in_metres is not None and in_metres[1] > 1
 
@@ -164,14 +164,49 @@ def gap_of(plus: int, minus: int, n: int) -> EstimatedDifference:
 
 
 @pytest.mark.parametrize("n", [2, 5, 30, 200])
-def test_where_few_items_differ_the_p_value_is_exact_and_the_interval_agrees_with_it(n: int) -> None:
-    for plus, minus in ((p, m) for p in range(20) for m in range(p + 1) if p + m < min(20, n + 1)):
+def test_the_p_value_of_right_and_wrong_is_exact_and_the_interval_agrees_with_it(n: int) -> None:
+    pairs = [(plus, minus) for plus in range(n + 1) for minus in range(min(plus, n - plus) + 1)]
+    for plus, minus in pairs if n <= 30 else pairs[:: len(pairs) // 100]:
         gap = gap_of(plus, minus, n)
         wanted = stats.binomtest(plus, plus + minus).pvalue if plus else 1.0
         assert gap.p_value() == pytest.approx(wanted), (plus, minus)
         low, high = gap.interval() or (np.nan, np.nan)
         assert -1 <= low < high <= 1 and low <= gap.value <= high
-        assert (low > 0) == (wanted <= 0.05) or 0.05 < wanted < 0.07, (plus, minus)
+        assert (low > 0) == (wanted < 0.05), (plus, minus)
+        other = gap_of(minus, plus, n)
+        assert other.p_value() == gap.p_value() and other.interval() == pytest.approx((-high, -low))
+
+
+@pytest.mark.parametrize(
+    ("plus", "minus", "n", "wanted"), [(15, 5, 1000, 0.0414), (60, 40, 200, 0.0569), (14, 5, 1000, 0.0636)]
+)
+def test_p_values_do_not_jump_with_the_number_of_items_that_differ(
+    plus: int, minus: int, n: int, wanted: float
+) -> None:
+    gap = gap_of(plus, minus, n)
+    low, _ = gap.interval() or (np.nan, np.nan)
+    assert gap.p_value() == pytest.approx(wanted, abs=1e-4) and (low > 0) == (wanted < 0.05)
+
+
+@pytest.mark.parametrize("differing", [5, 6, 8, 19, 25, 60])
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_the_p_value_of_scores_by_degrees_agrees_with_the_interval(differing: int, seeds: int) -> None:
+    rng = np.random.default_rng(differing)
+    names = [str(number) for number in range(60)]
+    significant = []
+    for trial in range(40):
+        theirs = rng.random((seeds, 60))
+        ours = theirs.copy()
+        ours[:, :differing] += rng.normal(trial / 20, 1.0, differing) * 0.3
+        both = [
+            [replace(ItemScores.of("IoU", row, names), seed=None if seeds == 1 else at) for at, row in enumerate(model)]
+            for model in (ours, theirs)
+        ]
+        gap = estimate_difference(*both)
+        low, high = gap.interval() or (np.nan, np.nan)
+        significant.append(gap.p_value() < 0.05)
+        assert (low > 0 or high < 0) == significant[-1]
+    assert (sum(significant) > 0 or differing < 8) and sum(significant) < 40
 
 
 def test_items_of_classes_and_partial_scores_are_swapped_one_by_one_as_well() -> None:

@@ -35,7 +35,10 @@ def test_groups_weigh_alike_and_items_are_drawn_within_them() -> None:
     draw = np.random.default_rng(1)
     groups = np.split(CORRECT, [80, 95])
     resampled = [np.mean([draw.choice(group, len(group)).mean() for group in groups]) for _ in range(3000)]
-    assert metric.interval == pytest.approx(np.percentile(resampled, [2.5, 97.5]), abs=0.01)
+    variance = estimate(metric.items).of_blocks()
+    assert variance is not None and variance**0.5 == pytest.approx(np.std(resampled), rel=0.05)
+    low, high = np.percentile(resampled, [2.5, 97.5])  # too narrow: 15 items make most of the variance
+    assert low - 0.03 < metric.interval[0] < low and high < metric.interval[1] < high + 0.03
 
 
 def test_unions_as_weights_and_classes_as_groups_make_miou() -> None:
@@ -50,9 +53,8 @@ def test_unions_as_weights_and_classes_as_groups_make_miou() -> None:
     )
     metric = measure(scores)
     assert (metric.value, metric.n) == (pytest.approx((4 / 8 + 2 / 10) / 2), 2)
-    alone = [np.mean([1 / 4, 0]), np.mean([3 / 4, 2 / 8])]  # where one of the two is drawn twice
-    drawn = estimate([scores]).draws
-    assert (drawn.min(), drawn.max()) == pytest.approx((min(alone), max(alone)))
+    alone = np.array([np.mean([3 / 4, 2 / 8]), np.mean([1 / 4, 0])])  # without the first, without the second
+    np.testing.assert_allclose(estimate([scores]).pseudo_values, 2 * metric.value - alone)
 
 
 def test_entries_of_one_item_are_drawn_together() -> None:
@@ -155,19 +157,40 @@ def test_the_seeds_of_a_head_are_in_the_interval() -> None:
     assert alone.interval is None  # one seed does not say what seeds do
     gap = estimate_difference(seeded(unlike + 0.3, names), seeded(unlike, names))
     assert gap.value == pytest.approx(0.3) and gap.interval() == pytest.approx((0.3, 0.3), abs=0.01)  # paired by seed
-    with pytest.raises(
-        DataError, match=r"RMSE: draws, blocks and head seeds differ: \(1000, 200, 3\) and \(1000, 200, 2"
-    ):
+    with pytest.raises(DataError, match=r"RMSE: draws, blocks and head seeds differ: \(0, 200, 3\) and \(0, 200, 2"):
         estimate_difference(seeded(unlike, names), seeded(unlike[:2], names))
 
 
-def test_a_class_that_a_resample_lacks_is_left_out_of_its_mean() -> None:
+def test_a_class_that_only_one_item_has_is_left_out_without_it() -> None:
     """Only the first image shows the second class, and all is right: without it, too, the mean over classes is 1."""
     owners, groups = np.array([0, 0, 1, 2]), np.array([0, 1, 0, 0])
     scores = ItemScores.of("mIoU", np.ones(4), ["a", "b", "c"], owners=owners, groups=groups)
-    assert set(estimate([scores]).draws.tolist()) == {1.0}
+    assert estimate([scores]).pseudo_values.tolist() == [1.0, 1.0, 1.0]
     half = ItemScores.of("mIoU", np.array([0.5, 1.0, 0.5, 0.5]), ["a", "b", "c"], owners=owners, groups=groups)
-    assert set(estimate([half]).draws.tolist()) == {0.5, 0.75}
+    assert estimate([half]).pseudo_values.tolist() == [3 * 0.75 - 2 * 0.5, 0.75, 0.75]
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_what_blocks_contribute_and_their_pseudo_values_follow_from_leaving_each_out(grouped: bool) -> None:
+    rng, blocks, entries = np.random.default_rng(0), 7, 60
+    owners = np.sort(rng.integers(0, 30, entries))
+    of = [f"block {number % blocks}" for number in range(30)]
+    values, weights = rng.random(entries), rng.integers(0, 4, entries).astype(float)
+    groups = rng.integers(0, 6, entries) * 3 if grouped else None
+    weights[groups == 9 if grouped else slice(0)] = 0  # a class that no image shows
+    names = [str(number) for number in range(30)]
+    scores = ItemScores.of("IoU", values, names, owners=owners, groups=groups, weights=weights, blocks=of)
+
+    def value_of(counted: np.ndarray) -> float:
+        every = np.zeros(entries) if groups is None else groups
+        parts = [counted & (every == group) & (weights > 0) for group in np.unique(every)]
+        return float(np.mean([np.average(values[part], weights=weights[part]) for part in parts if part.any()]))
+
+    found = estimate([scores])
+    whole, block_of = value_of(np.ones(entries, bool)), scores.block_of()[owners]
+    assert found.value == pytest.approx(whole) and found.by_block.mean() == pytest.approx(whole)
+    without = np.array([value_of(block_of != block) for block in range(blocks)])
+    np.testing.assert_allclose(found.pseudo_values, blocks * whole - (blocks - 1) * without, rtol=1e-5)
 
 
 def test_two_blocks_have_a_variance_and_one_has_none() -> None:
