@@ -212,8 +212,8 @@ def _fit(vectors: np.ndarray, targets: np.ndarray, classes: int, strength: float
         regression.fit((vectors - mean) / deviation, targets)
     weight, bias = np.zeros((classes, vectors.shape[1])), np.full(classes, -np.inf)
     rows, coefficients, offset = regression.classes_, regression.coef_, regression.intercept_
-    if len(rows) == 2:  # scikit-learn keeps one row for two classes
-        coefficients, offset = np.concatenate([-coefficients, coefficients]), np.concatenate([-offset, offset])
+    if len(rows) == 2:  # scikit-learn keeps one row for two classes: the log-odds, half of which are for each
+        coefficients, offset = (np.concatenate([-odds, odds]) / 2 for odds in (coefficients, offset))
     weight[rows] = coefficients / deviation
     bias[rows] = offset - weight[rows] @ mean
     return LinearProbe(weight, bias, strength)
