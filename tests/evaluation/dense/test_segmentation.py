@@ -86,6 +86,13 @@ def test_classes_that_are_not_trained_on_are_not_scored() -> None:
     assert keep_trained(drawn_masks("a", learned), only)[1] is only
 
 
+def test_an_image_of_the_first_class_alone_is_scored() -> None:
+    learned, asked = label_maps(16, 0), label_maps(3, 1)
+    test = drawn_masks("b", asked, [np.zeros((24, 32), np.uint8), *asked[1:]])
+    result = list(SegmentationEvaluator(drawn_masks("a", learned), test, HEAD).run(ColourLayers(4, (24, 32)).at(0)))
+    assert result[0].n == 3 and not result[0].failures
+
+
 def test_images_whose_masks_are_empty_are_reported_and_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     some, void = label_maps(4, 0), np.full((24, 32), 255, np.uint8)
     train, test = drawn_masks("a", some, [*some[:3], void]), drawn_masks("b", some, [void, *some[1:]])
