@@ -41,7 +41,10 @@ PREVIEW = "Show thumbnails in the terminal (kitty, iTerm2, sixel; else coloured 
 PREVIEW_LINES = 12  # of the terminal
 EVERY = "Seconds between frames: each interval of a video has at least one [default: 1]."
 REBUILD = "Build the index from scratch, by default with the old index's model and --every."
-VERIFY = "First check the whole index for damage; without it, everything but thumbnails is checked."
+VERIFY = (
+    "First check all of the index for damage. Without this, `pe index` leaves out thumbnails, "
+    "and a search checks its hits only, or once a day a small index."
+)
 COLUMNS = ("rank", "score", "path", "time", "id", "query")
 """Columns of the piped table; it always has all of them, for scripts to rely on."""
 
@@ -126,7 +129,9 @@ def search(
         )
     elif like or where or near_duplicates or collapse:
         options_of_index = "--like, --where, --collapse and --near-duplicates"
-        raise typer.BadParameter(f"{options_of_index} need an index; create one with: pe index DIR")
+        directories = (name if os.path.isdir(name) else os.path.dirname(name) or "." for name in files or ["."])
+        command = shlex.join(["pe", "index", *dict.fromkeys(directories)])
+        raise typer.BadParameter(f"{options_of_index} need an index; create one with: {command}")
     elif not files:
         raise typer.BadParameter('name a directory as well, as in: pe search "a red mug" photos')
     else:
@@ -278,7 +283,7 @@ def index(
     rebuild: Annotated[bool, flag("--rebuild", REBUILD)] = False,
     exclude: options.Exclude = None,
     ray: options.Ray = None,
-    verify: Annotated[bool, flag("--verify", VERIFY, advanced=True)] = False,
+    verify: Annotated[bool, flag("--verify", VERIFY)] = False,
     json: options.Json = False,
     strict: options.Strict = False,
 ) -> None:
@@ -298,6 +303,7 @@ def index(
         pe index /mnt/photos --ray auto
         pe index /media/camera --index ~/indexes/camera
         pe index photos --exclude raw/ --exclude '*_small.jpg'
+        pe index photos --verify
         pe search "a red mug" photos
     """
     from perception_encoder.inference.listing import check_paths
