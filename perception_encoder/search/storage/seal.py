@@ -24,6 +24,7 @@ from perception_encoder.search.storage.database import DATABASE, check_settings,
 STORE, SEAL = ".pe-index", "seal.json"
 """Names of an index's directory, inside the indexed one, and of the seal in it."""
 _DAY = 86_400  # seconds
+_checked: dict[Path, float] = {}  # times of this process's checks, in case the user's cache cannot be written
 
 
 def write_seal(store: Path, settings: Mapping[str, Any], files: Iterable[Path]) -> None:
@@ -75,14 +76,15 @@ def elsewhere(media: Path) -> str:
 
 def check_is_due(store: Path) -> bool:
     """Return whether this user has not checked all of an index for a day."""
-    try:
-        return abs(time.time() - _mark(store).stat().st_mtime) > _DAY
-    except OSError:
-        return True
+    times = [_checked.get(store, 0)]
+    with suppress(OSError):
+        times.append(_mark(store).stat().st_mtime)
+    return all(abs(time.time() - checked) > _DAY for checked in times)
 
 
 def record_check(store: Path) -> None:
-    """Remember in the user's cache that all of an index was checked just now, unless that cannot be written."""
+    """Remember in the user's cache that all of an index was checked just now."""
+    _checked[store] = time.time()
     with suppress(OSError):
         _mark(store).parent.mkdir(parents=True, exist_ok=True)
         _mark(store).touch()

@@ -108,8 +108,8 @@ def test_what_nobody_wrote_is_seen_by_those_that_write(name: str, update: Update
     update()
 
 
-def a_day_later(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = time.time() + 86_401
+def a_day_later(monkeypatch: pytest.MonkeyPatch, days: int = 1) -> None:
+    now = time.time() + days * 86_401
     monkeypatch.setattr(seal, "time", SimpleNamespace(time=lambda: now))
 
 
@@ -131,9 +131,11 @@ def test_a_search_checks_everything_once_a_day(
     monkeypatch.undo()  # the check was recorded at the real time
     monkeypatch.setattr(Reading, "checked", lambda self, which: (checked.append(which), check(self, which))[1])
     assert hits() == expected and reader.refresh() and checked.count("NOT INDEXED") == 1
-    a_day_later(monkeypatch)
-    monkeypatch.setattr("perception_encoder.search.storage.store._CHECKED_DAILY", 19)
-    assert hits() == expected and checked.count("NOT INDEXED") == 1
+    a_day_later(monkeypatch, 3)
+    with monkeypatch.context() as patch:
+        patch.setattr("perception_encoder.search.storage.store._CHECKED_DAILY", 19)
+        assert hits() == expected and checked.count("NOT INDEXED") == 1
+    assert hits() == expected and checked.count("NOT INDEXED") == 2
 
 
 def test_a_vector_that_loses_its_hit_is_found_by_every_check(
@@ -159,7 +161,10 @@ def test_a_check_without_a_cache_to_remember_it_in(
 ) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setattr(seal, "cache_directory", lambda name: tmp_path / "file" / name)
-    assert hits() == hits()
+    a_day_later(monkeypatch)
+    checked, check = list[str](), Reading.checked
+    monkeypatch.setattr(Reading, "checked", lambda self, which: (checked.append(which), check(self, which))[1])
+    assert hits() == hits() and checked.count("NOT INDEXED") == 1
 
 
 @pytest.mark.parametrize("content", [b"7.jpg", b"every"])
