@@ -179,7 +179,7 @@ def test_a_lock_leaves_what_is_there_alone(tmp_path: Path) -> None:
 def test_a_database_s_pipe_is_refused(kind: str, tmp_path: Path) -> None:
     for suffix in ("", "-wal", "-shm", "-journal"):
         plant_pipe(path := tmp_path / f"a.sqlite{suffix}", kind)
-        with at_most(20), pytest.raises(OutputError, match=f"a.sqlite{suffix} is not a regular file; remove it"):
+        with at_most(20, path), pytest.raises(OutputError, match=f"a.sqlite{suffix} is not a regular file; remove it"):
             refuse_database_links(tmp_path / "a.sqlite")
         path.unlink()
 
@@ -194,7 +194,7 @@ def test_only_a_regular_file_is_read_or_a_link_to_one_if_that_is_followed(kind: 
     with pytest.raises(OutputError, match="is a link, which is not followed; remove it"):
         read_regular(tmp_path / "link to file")
     for name in ("pipe", "link to pipe"):
-        with at_most(20), pytest.raises(OutputError, match="pipe is not a regular file; remove it"):
+        with at_most(20, tmp_path / "pipe"), pytest.raises(OutputError, match="pipe is not a regular file; remove it"):
             read_regular(tmp_path / name, follow=True)
 
 

@@ -126,7 +126,10 @@ def test_a_pipe_in_a_finished_store_is_refused(tmp_path: Path, name: str) -> Non
         store.records(Row).append(Row("x", 1))
     (tmp_path / "s" / name).unlink()
     plant_pipe(tmp_path / "s" / name)
-    with at_most(20), pytest.raises((DataError, OutputError), match=rf"{name}.* (not a regular file|too short)"):
+    with (
+        at_most(20, tmp_path / "s" / name),
+        pytest.raises((DataError, OutputError), match=rf"{name}.* (not a regular file|too short)"),
+    ):
         store = Store(tmp_path / "s", {}, writable=False)
         store.records(Row)
         store.arrays().get("x")

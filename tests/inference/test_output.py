@@ -363,7 +363,10 @@ def test_a_pipe_among_embeddings_is_refused(name: str, tmp_path: Path) -> None:
     write(tmp_path / "out")
     (tmp_path / "out" / name).unlink(missing_ok=True)
     plant_pipe(tmp_path / "out" / name)
-    with at_most(20), pytest.raises(OutputError, match=f"out cannot be read: .*{name} is not a regular file"):
+    with (
+        at_most(20, tmp_path / "out" / name),
+        pytest.raises(OutputError, match=f"out cannot be read: .*{name} is not a regular file"),
+    ):
         read_embeddings(tmp_path / "out")
 
 
@@ -373,7 +376,7 @@ def test_a_pipe_among_the_parts_of_an_unfinished_run_is_refused(tmp_path: Path) 
     for name in sorted(os.listdir(tmp_path / "out.parquet.parts")):
         (path := tmp_path / "out.parquet.parts" / name).rename(tmp_path / "kept")
         plant_pipe(path)
-        with at_most(20), pytest.raises(OutputError, match=f"{name} is not a regular file"):
+        with at_most(20, path), pytest.raises(OutputError, match=f"{name} is not a regular file"):
             write(tmp_path / "out.parquet")
         (tmp_path / "kept").rename(path)
     assert write(tmp_path / "out.parquet").done == 10

@@ -67,7 +67,7 @@ def test_an_unusable_peignore_neither_adds_nor_removes_files(photos: Path, encod
     plant_pipe(pipe := photos / "2024's" / ".peignore")
     (photos / "2024's" / "new.jpg").write_bytes((photos / "00.jpg").read_bytes())
     for _ in ("pipe", "directory"):
-        with at_most(60):
+        with at_most(60, pipe):
             report = pe.open_index(photos, encoder).update()
         assert (report.added, report.deleted, report.moved, report.rows) == (0, 0, 0, 20)
         assert [str(error).partition(": ")[2] for error in report.skipped] == [

@@ -458,7 +458,7 @@ def test_a_pipe_in_an_index_stops_nothing(name: str, kind: str, update: Update, 
     path.unlink(missing_ok=True)
     plant_pipe(path, kind)
     for use in (lambda: hits() == expected, update, lambda: Store.open(folder).excluded, lambda: create(folder)):
-        with at_most(20):
+        with at_most(20, path):
             try:
                 assert use() is not False
             except (OutputError, SearchIndexError) as error:
@@ -472,7 +472,7 @@ def test_a_pipe_in_an_index_stops_nothing(name: str, kind: str, update: Update, 
 def test_compressed_vectors_that_are_a_pipe_are_not_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     unit_vectors(20, 0).tofile(tmp_path / VECTORS)
     plant_pipe(codes_path(tmp_path, 1))
-    with at_most(20):
+    with at_most(20, codes_path(tmp_path, 1)):
         assert Vectors(tmp_path, DIMENSION, 1, 20, coded=True).codes is None
     assert "codes-1.tv is not a regular file; remove it" in caplog.text
 
