@@ -133,20 +133,21 @@ def _write_directory(target: Path, parts: Sequence[Path], store: Store) -> None:
     for table in _read(parts, store):
         rows += table.num_rows
         texts = texts and table["layer"].null_count == table.num_rows
-        crc32 = zlib.crc32(_vectors_of(table), crc32)
+        for vectors in _vectors_of(table):
+            crc32 = zlib.crc32(vectors, crc32)
     name = "text_emb" if texts and rows else "img_emb"
     (target / name).mkdir(parents=True)
     (target / "metadata").mkdir()
     schema = _metadata_of(to_table([], settings)).schema.with_metadata(_described(settings, crc32))
     shape = {"descr": "<f4", "fortran_order": False, "shape": (rows, settings["dimension"])}
     with (
-        open(target / name / f"{name}_0.npy", "wb") as vectors,
+        open(target / name / f"{name}_0.npy", "wb") as array,
         open(target / "metadata" / "metadata_0.parquet", "wb") as file,
         pq.ParquetWriter(file, schema, **_OPTIONS) as metadata,
     ):
-        np.lib.format.write_array_header_1_0(vectors, shape)
+        np.lib.format.write_array_header_1_0(array, shape)
         for table in _read(parts, store):
-            vectors.write(_vectors_of(table))
+            array.writelines(_vectors_of(table))
             metadata.write_table(_metadata_of(table).cast(schema))
 
 
@@ -156,9 +157,9 @@ def _described(settings: Mapping[str, Any], crc32: int = 0) -> dict[str, str]:
     return {METADATA: text, CHECKSUM: str(zlib.crc32(text.encode(), crc32))}
 
 
-def _vectors_of(table: pa.Table) -> memoryview:
-    vectors: np.ndarray = table["vector"].combine_chunks().flatten().to_numpy().astype("<f4", copy=False)
-    return vectors.data
+def _vectors_of(table: pa.Table) -> Iterator[memoryview]:
+    for chunk in table["vector"].chunks:
+        yield chunk.flatten().to_numpy().astype("<f4", copy=False).data
 
 
 def _metadata_of(table: pa.Table) -> pa.Table:
