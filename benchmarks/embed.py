@@ -33,7 +33,7 @@ from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.listing import list_items
 from perception_encoder.inference.load import load
 from perception_encoder.inference.output import EmbeddingWriter
-from perception_encoder.inference.pipeline import decode, encode_items, map_in_order
+from perception_encoder.inference.pipeline import map_in_order
 from perception_encoder.models.checkpoints.weights import create_model, write_checkpoint
 from perception_encoder.preprocess.image import count_pixels, open_image
 from perception_encoder.preprocess.video_file import write_video
@@ -121,7 +121,7 @@ def contenders(encoder: Encoder, paths: Sequence[Path]) -> tuple[dict[str, Calla
     items = list(list_items([paths[0].parent]))
 
     def pixels_of(item: Any) -> tuple[np.ndarray, ...]:
-        return decode(encoder, item.media(), feature).pixels
+        return encoder.decode(item.media(), feature).pixels
 
     frames = [frame for pixels in map_in_order(pixels_of, items, workers, runtime) for frame in pixels]
     size = encoder.batch_size
@@ -132,7 +132,7 @@ def contenders(encoder: Encoder, paths: Sequence[Path]) -> tuple[dict[str, Calla
             tempfile.TemporaryDirectory() as directory,
             EmbeddingWriter(Path(directory) / "out.parquet", encoder.describe(feature)) as writer,
         ):
-            for batch in encode_items(encoder, writer.resume(list_items([paths[0].parent])), feature):
+            for batch in encoder.stream_items(writer.resume(list_items([paths[0].parent])), feature):
                 writer.add(batch)
             writer.finish()
 
@@ -154,7 +154,7 @@ def contenders(encoder: Encoder, paths: Sequence[Path]) -> tuple[dict[str, Calla
         runs |= {label: partial(index, decoding) for decoding, label in INDEX.items()}
         reduced = encoder.decoding_as("reduced")
         runs["decode only, reduced"] = lambda: list(
-            map_in_order(lambda item: decode(reduced, item.media(), feature), items, workers, runtime)
+            map_in_order(lambda item: reduced.decode(item.media(), feature), items, workers, runtime)
         )
     return runs, len(frames)
 
@@ -168,7 +168,7 @@ def measure(label: str, encoder: Encoder, write: Callable[[Path], list[Path]], r
 
 def embeddings(encoder: Encoder, paths: Sequence[Path], factor: int | None) -> np.ndarray:
     """Embed images, decoded whole or reduced to `factor` times the model's size: float32 (N, D)."""
-    side = factor and factor * encoder.vision.image_size
+    side = factor and factor * encoder.transform.size
     images = (open_image(path, reduce_to=side) for path in paths)
     return np.concatenate([encoder.embed_pixels([encoder.transform.pixels(i)], encoder.feature()) for i in images])
 

@@ -46,10 +46,10 @@ from perception_encoder.models.config import VisionConfig
 from perception_encoder.models.initialization import initialize
 from perception_encoder.models.registry import BUILTIN, BUILTIN_LANG, MODELS, ModelEntry
 from perception_encoder.runtime.convert import to_openvino, tower_of
-from perception_encoder.runtime.openvino_runtime import OpenVinoRuntime
+from perception_encoder.runtime.openvino_towers import OpenVinoTowers
 from perception_encoder.runtime.program import Program
 from perception_encoder.runtime.quantization import calibration_pixels, check, check_ids, quantize
-from perception_encoder.runtime.torch_runtime import TorchRuntime, describe
+from perception_encoder.runtime.torch_towers import TorchTowers, describe
 from synthetic.questions.tasks import find_task, read_rendered
 
 PHOTOS, BATCH = 32, 4
@@ -79,15 +79,15 @@ def measure_towers(arguments: argparse.Namespace) -> dict[str, Any]:
 def measure_model(entry: ModelEntry) -> dict[str, Any]:
     """Compare both towers of a model in int8 with float32 in torch."""
     model = model_of(entry)
-    exact = TorchRuntime(model, CPU, torch.float32)
-    fast = OpenVinoRuntime(describe(model, weight_hash(model)), "int8", lambda: model)
+    exact = TorchTowers(model, CPU, torch.float32)
+    fast = OpenVinoTowers(describe(model, weight_hash(model)), "int8", lambda: model)
     last = entry.vision.depth - 1
     pixels = photographs(PHOTOS, entry.vision.image_size)
-    parts = [exact.images(part, last, "attn") for part in np.split(pixels, PHOTOS // BATCH)]
+    parts = [exact.embed_pixels(part, last, "attn") for part in np.split(pixels, PHOTOS // BATCH)]
     ids = check_ids(model.text.config.context_length)
     compared = {
-        "image": (fast.images(pixels, last, "attn"), np.concatenate(parts)),
-        "text": (fast.texts(ids), exact.texts(ids)),
+        "image": (fast.embed_pixels(pixels, last, "attn"), np.concatenate(parts)),
+        "text": (fast.embed_ids(ids), exact.embed_ids(ids)),
     }
     verdicts = {tower: check(*outputs) for tower, outputs in compared.items()}
     return {tower: {"cosine": one.cosine, "kept neighbours": one.agreement} for tower, one in verdicts.items()}

@@ -35,7 +35,7 @@ from perception_encoder.evaluation.dense.segmentation import SegmentationEvaluat
 from perception_encoder.evaluation.dense.tracking import score_video, tracking_scores
 from perception_encoder.evaluation.feature_cache import CachedTokens
 from perception_encoder.evaluation.inputs import EncoderInputs
-from perception_encoder.evaluation.layer_evaluator import CachingLayers, HeadEvaluator, ScoreLayer
+from perception_encoder.evaluation.layer_evaluator import HeadEvaluator, LayerSource, ScoreLayer
 from perception_encoder.evaluation.statistics.scores import Score, measure_all
 from perception_encoder.progress import Track, untracked
 
@@ -131,7 +131,7 @@ def fitted(task: HeadEvaluator, maps: np.ndarray) -> list[Score]:
     return list(task.run(_Maps(maps)))
 
 
-class _Maps(CachingLayers):
+class _Maps(LayerSource):
     """Features that are given."""
 
     def __init__(self, maps: np.ndarray) -> None:

@@ -109,9 +109,8 @@ OTHERS = {
 """The names of submodules that follow them, by module."""
 MEMBERS = {
     "Encoder": (
-        "encode encode_images encode_videos encode_texts feature describe similarity similarity_pairwise visual"
+        "encode encode_images encode_videos encode_texts feature describe similarity as_sentence_transformer visual"
         " dimension weight_hash batch_size text_batch_size embed_pixels embed_texts encode_query encode_document"
-        " get_embedding_dimension"
     ),
     "ModelSpec": "name device runtime precision dimensions layer pool decoding trust_remote_code dtype",
     "Assistant": "ask caption chat stream open generate generate_stream",

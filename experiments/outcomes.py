@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from experiments.robustness import CHANGES, Changed
+from experiments.robustness import CHANGES, ChangedEmbeddings
 from perception_encoder.datasets.labelled import LabelledImages, load_labelled
 from perception_encoder.errors import DataError
 from perception_encoder.evaluation.classification.zero_shot import ZeroShotClassifier
-from perception_encoder.evaluation.embeddings import CachingEncoder, encode_images
+from perception_encoder.evaluation.embeddings import Embeddings
 from perception_encoder.evaluation.statistics.scores import ItemScores, estimate_difference, measure
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.progress import Track, untracked
@@ -102,9 +102,10 @@ class HeldOut:
         for name, tasks in self.sets.items():
             prompts = "name" if name == DRAWINGS else "photo"
             classes = tasks if name == DRAWINGS else self.sets[PHOTOS]
-            cached = CachingEncoder(Changed(encoder, CHANGES[name]) if name in CHANGES else encoder)
+            plain = Embeddings(encoder)
+            source = ChangedEmbeddings(encoder, CHANGES[name]) if name in CHANGES else plain
             outcomes[name] = [
-                _classify(cached, task, ZeroShotClassifier.of(encoder, classes[item].classes, prompts), track)
+                _classify(source, task, ZeroShotClassifier.of(plain, classes[item].classes, prompts), track)
                 for item, task in tasks.items()
             ]
         return outcomes
@@ -138,8 +139,8 @@ def _every(task: LabelledImages) -> LabelledImages:
     return task.select(range(0, len(task.keys), EVERY))
 
 
-def _classify(encoder: Encoder, task: LabelledImages, classifier: ZeroShotClassifier, track: Track) -> Outcome:
-    features = encode_images(encoder, task, track)
+def _classify(source: Embeddings, task: LabelledImages, classifier: ZeroShotClassifier, track: Track) -> Outcome:
+    features = source.images(task, track)
     if features.failures:
         raise DataError(f"{task.name}: {len(features.failures)} images cannot be decoded; {features.failures[0]}")
     right = classifier.rank(features.vectors, 1)[:, 0] == features.targets(classifier.classes)

@@ -113,7 +113,7 @@ def carry_out(run: Run, paths: Paths, listener: Listener | None, track: Track = 
     directory, data = paths.runs / run.key, [paths.photos, paths.drawings]
     model = load_model(run.train(run.config, data, directory, track=track, listener=listener, read=read_builtin))
     held_out = HeldOut(paths.photos, paths.drawings)
-    right = held_out.evaluate(Encoder(model, dtype=torch.float32), track)
+    right = held_out.evaluate(Encoder.of(model, dtype=torch.float32), track)
     config = asdict(run.config)
     config.pop("teacher", None)  # a local path; the key identifies it
     seconds = training_seconds(directory, run.config.batch_size)

@@ -5,12 +5,12 @@ Each change takes an image and a random generator, and returns another RGB image
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from PIL import Image, ImageFilter, ImageOps, ImageStat
 
+from perception_encoder.evaluation.embeddings import Embeddings
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.preprocess.image import plain_image
 
@@ -21,18 +21,17 @@ HIDDEN = 0.3  # share of the image's area
 HUES = 256  # of Pillow's HSV
 
 
-class Changed(Encoder):
-    """An encoder that sees every image changed."""
+class ChangedEmbeddings(Embeddings):
+    """Embeddings of a model that sees every image changed."""
 
     def __init__(self, encoder: Encoder, change: Change, seed: int = 0) -> None:
-        self.encoder, self.change = encoder, change
-        self.name = encoder.name
+        super().__init__(encoder)
+        self.change = change
         self._generator = np.random.default_rng(seed)
 
-    def encode_images(self, images: Any, normalize: bool = True, **options: Any) -> np.ndarray:
+    def encode(self, images: Sequence[Image.Image], normalize: bool = True) -> np.ndarray:
         """Return embeddings (B, D), float32, of the changed images."""
-        changed = [self.change(plain_image(image), self._generator) for image in images]
-        return self.encoder.encode_images(changed, normalize, **options)
+        return super().encode([self.change(plain_image(image), self._generator) for image in images], normalize)
 
 
 def grey(image: Image.Image, generator: np.random.Generator) -> Image.Image:

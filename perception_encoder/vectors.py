@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from tokenize import TokenError
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
@@ -12,6 +13,9 @@ from perception_encoder.errors import ShapeError
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
+    from torch import Tensor
+
+Vectors: TypeAlias = "np.ndarray | Tensor | Sequence[np.ndarray] | Sequence[Tensor]"
 
 
 def unit_rows(vectors: np.ndarray) -> np.ndarray:
@@ -79,3 +83,20 @@ def best_scores(scores: Float[np.ndarray, " N"], top: int) -> Int[np.ndarray, " 
     if top < len(scores):  # only the best are sorted
         rows = np.flatnonzero(~(-scores > np.partition(-scores, top - 1)[top - 1]))
     return rows[np.argsort(-scores[rows], kind="stable")[:top]]
+
+
+def cosine_similarities(a: Vectors, b: Vectors) -> Float[Tensor, "n m"]:
+    """Return cosine similarities of each row of `a` (n, D) to each of `b` (m, D), or of (D,): float32 (n, m)."""
+    return unit_tensor(a) @ unit_tensor(b).T
+
+
+def unit_tensor(vectors: Vectors) -> Tensor:
+    """Return vectors of any container as unit float32 rows (n, D)."""
+    import torch
+    import torch.nn.functional as F
+
+    if isinstance(vectors, (np.ndarray, torch.Tensor)):
+        rows = torch.as_tensor(vectors)
+    else:
+        rows = torch.stack([torch.as_tensor(vector) for vector in vectors])
+    return F.normalize(torch.atleast_2d(rows.float()), dim=-1)

@@ -22,7 +22,7 @@ from perception_encoder.errors import ConfigError, DataError
 from perception_encoder.evaluation import embeddings
 from perception_encoder.evaluation.classification.probes import LinearEvaluator, Splits, load_splits
 from perception_encoder.evaluation.classification.zero_shot import ZeroShotClassifier, ZeroShotEvaluator, find_templates
-from perception_encoder.evaluation.embeddings import CachingEncoder, cache_features, encode_images
+from perception_encoder.evaluation.embeddings import Embeddings, embeddings_of
 from perception_encoder.evaluation.results import Result, evaluate, to_json
 from perception_encoder.evaluation.retrieval import recalls
 from perception_encoder.evaluation.statistics.scores import Label, Score, measure_all
@@ -53,11 +53,11 @@ class Suite:
     ) -> None:
         for name in prompts:
             find_templates(name)
-        self.encoders, self.prompts, self.track = cache_features(encoders), tuple(prompts), track
+        self.encoders, self.prompts, self.track = embeddings_of(encoders), tuple(prompts), track
         self.scores: list[Score] = []
 
     @property
-    def first(self) -> dict[str, CachingEncoder]:
+    def first(self) -> dict[str, Embeddings]:
         """The model under its first transform."""
         return dict([next(iter(self.encoders.items()))])
 
@@ -115,10 +115,10 @@ class NamedRetrievalEvaluator:
             raise DataError(f"{task.name}: two images have the same name; retrieval by name needs unique names")
         self.task = task
 
-    def run(self, encoder: Encoder, track: Track = untracked) -> Iterator[Score]:
+    def run(self, source: Embeddings, track: Track = untracked) -> Iterator[Score]:
         """Yield R@1 in both directions: see `Evaluator`."""
-        features = encode_images(encoder, self.task, track)
-        names = ZeroShotClassifier.of(encoder, features.labels, "name", track=track)
+        features = source.images(self.task, track)
+        names = ZeroShotClassifier.of(source, features.labels, "name", track=track)
         label = Label(
             task=self.task.name,
             method="retrieval",

@@ -85,7 +85,7 @@ SLOW = (
     "inference/test_compiled_libraries.py",
     "models/test_open_clip.py",
     "models/test_timm.py",
-    "runtime/test_openvino_runtime.py",
+    "runtime/test_openvino_towers.py",
     "runtime/test_quantization.py",
     "runtime/test_runtimes.py",
     "dense_training/test_run.py",  # whole runs, several processes, Ray

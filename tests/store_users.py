@@ -36,7 +36,7 @@ from perception_encoder.video_dataset.features import compute_features
 from tests.data.tars import image_bytes, write_pairs
 from tests.evaluation.language.answerers import RuleAnswerer, colour_of, questions
 from tests.inference.test_output import SETTINGS, batches, item, small_parts
-from tests.layer_analysis.toys import LightnessTask, ToyEncoder, greys, named
+from tests.layer_analysis.toys import LightnessTask, greys, named, toy_layers
 from tests.video_data_engine.test_journal import RECORD, result
 from tests.video_dataset.clips import fields, write_dataset
 from tests.video_dataset.models import NumberEncoder
@@ -128,13 +128,13 @@ def video_features(inputs: Path, directory: Path, setting: str) -> object:
 
 def layer_features(inputs: Path, directory: Path, setting: str) -> object:
     cached = FeatureCache(directory=directory, chunk=4)
-    features = cached.encode_layers(ToyEncoder(weights=setting), greys(11, broken=(2, 9)), [0, 2])
+    features = cached.encode_layers(toy_layers(weights=setting), greys(11, broken=(2, 9)), [0, 2])
     layers = [features[layer] for layer in (0, 2)]
     return [(np.array(one.tokens).tobytes(), one.rows.tolist(), str(one.failures)) for one in layers]
 
 
 def layer_scores(inputs: Path, directory: Path, setting: str) -> object:
-    sweep = run_sweep(ToyEncoder(weights=setting), named(LightnessTask()), FeatureCache(directory=directory), [0, 2])
+    sweep = run_sweep(toy_layers(weights=setting), named(LightnessTask()), FeatureCache(directory=directory), [0, 2])
     return [(curve.metric, [score.to_dict() for score in curve.scores.values()]) for curve in sweep.curves]
 
 

@@ -24,7 +24,7 @@ from perception_encoder.data.shard_index import load_table
 from perception_encoder.datasets.captioned import CaptionedMedia
 from perception_encoder.datasets.labelled import LabelledImages
 from perception_encoder.errors import OutputError
-from perception_encoder.evaluation.embeddings import CachingEncoder
+from perception_encoder.evaluation.embeddings import Embeddings
 from perception_encoder.evaluation.feature_cache import FeatureCache
 from perception_encoder.evaluation.inputs import inputs_of
 from perception_encoder.evaluation.language.evaluators import QuestionEvaluator
@@ -46,9 +46,9 @@ from perception_encoder.pretraining.task import Teacher
 from perception_encoder.video_dataset.features import compute_features
 from tests.clips import clip
 from tests.data.tars import write_pairs
-from tests.evaluation.colours import ColourEncoder, image_bytes
+from tests.evaluation.colours import colour_encoder, image_bytes
 from tests.evaluation.language.answerers import RuleAnswerer, colour_of, questions
-from tests.layer_analysis.toys import ToyEncoder
+from tests.layer_analysis.toys import toy_layers
 from tests.video_dataset.clips import small_dataset
 from tests.video_dataset.models import NumberEncoder
 
@@ -92,19 +92,19 @@ def track(items, *_):
 
 def test_embeddings_of_datasets_of_equal_names_and_of_items_of_equal_names() -> None:
     """Keys are equal in two datasets, and in one (two tars may each have a sample of one key)."""
-    encoder = CachingEncoder(ColourEncoder())
+    source = Embeddings(colour_encoder())
     for colours, keys in ((("red", "green"), ("a", "b")), (("blue", "white"), ("a", "b")), (("red", "blue"), "aa")):
-        features = encoder.features(named(*colours, keys=tuple(keys)), track, 8)
-        np.testing.assert_allclose(features.vectors[0] @ ColourEncoder().encode_texts(colours)[0], 1, atol=1e-5)
+        features = source.images(named(*colours, keys=tuple(keys)), track, 8)
+        np.testing.assert_allclose(features.vectors[0] @ colour_encoder().encode_texts(colours)[0], 1, atol=1e-5)
         assert features.labels == colours
     twice = LabelledImages("data", ("a", "a"), tuple(map(image_bytes, ("red", "blue"))), ("crimson", "sky"))
-    assert encoder.features(twice, track, 8).labels == ("crimson", "sky")
+    assert source.images(twice, track, 8).labels == ("crimson", "sky")
 
 
 def test_retrieval_tells_items_of_equal_names_apart() -> None:
     media = tuple(map(image_bytes, ("red", "green", "blue")))
     pairs = CaptionedMedia("data", ("a", "a", "b"), media, (("red",), ("green",), ("blue",)))
-    assert {score.value for score in RetrievalEvaluator(pairs).run(ColourEncoder())} == {1.0}
+    assert {score.value for score in RetrievalEvaluator(pairs).run(Embeddings(colour_encoder()))} == {1.0}
 
 
 def test_stored_features_depend_on_the_range_of_a_clip_on_frames_and_on_the_border(tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ def test_stored_features_depend_on_the_range_of_a_clip_on_frames_and_on_the_bord
     assert len(set(different)) == 6 and digest(0, 1) == different[0]
     cache = FeatureCache(directory=tmp_path / "features")
     halves = [LabelledImages("clips", ("a",), (Clip(path, start, start + 1.0),), ("x",)) for start in (0.0, 1.0)]
-    tokens = [cache.encode_layers(ToyEncoder(), inputs_of(half, 2), [2])[2].tokens for half in halves]
+    tokens = [cache.encode_layers(toy_layers(), inputs_of(half, 2), [2])[2].tokens for half in halves]
     assert (tokens[0] != tokens[1]).any()
 
 
@@ -140,7 +140,7 @@ def test_layers_of_datasets_of_equal_names_have_their_own_scores(tmp_path: Path)
         class_directories(data, colours)
         tasks = make_tasks(["retrieval"], {}, data, TaskOptions(items=8))
         assert len(set(tasks["retrieval"].labelled.labels)) == len(colours)
-        found.append(run_sweep(ToyEncoder(), tasks, cache, [2]).curves[0].scores[2].value)
+        found.append(run_sweep(toy_layers(), tasks, cache, [2]).curves[0].scores[2].value)
     assert found[0] > 0.95 and found[1] < 0.9
 
 

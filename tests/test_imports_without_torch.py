@@ -8,7 +8,7 @@ import sys
 import pytest
 
 MODULES = (
-    *("inference.library_interfaces", "inference.listing", "inference.media", "inference.samples"),
+    *("inference.sentence_transformer", "inference.listing", "inference.media", "inference.samples"),
     *("models.checkpoints.files", "models.checkpoints.find", "models.defaults", "models.precision", "models.registry"),
     *("preprocess.documents", "preprocess.image", "preprocess.tiling", "preprocess.tokenizer", "preprocess.video"),
     "search.terms",
@@ -29,7 +29,7 @@ def test_the_modules_of_a_search_import_no_tables_and_no_tools() -> None:
     pytest.importorskip("openvino")
     code = """
 import sys
-import perception_encoder.cli.search, perception_encoder.search.index, perception_encoder.runtime.openvino_runtime
+import perception_encoder.cli.search, perception_encoder.search.index, perception_encoder.runtime.openvino_towers
 from perception_encoder.runtime.machine import check_openvino
 check_openvino()
 print(*{"torch", "pyarrow", "jaxtyping", "unittest", "asyncio"} & sys.modules.keys())

@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.security, pytest.mark.skipif(os.name == "nt", reason="
 
 def embed(out: Path, directory: Path) -> None:
     Image.new("RGB", (8, 8)).save(directory / "a.png")
-    encoder = Encoder(create_model("PE-Core-N16-128"), "cpu", torch.float32)
+    encoder = Encoder.of(create_model("PE-Core-N16-128"), "cpu", torch.float32)
     pe.embed(directory / "a.png", out, model=encoder, overwrite=True)
 
 

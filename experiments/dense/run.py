@@ -15,8 +15,9 @@ from experiments.differences import gain
 from experiments.layers.evaluation import evaluate_tasks, unpack
 from experiments.layers.run import curve_rows
 from perception_encoder.files import write_json
+from perception_encoder.inference.layer_features import LayerFeatures
 from perception_encoder.inference.load import load_layers
-from perception_encoder.layer_analysis.sweep import COLOURS, ColourFeatures, LayerCurve
+from perception_encoder.layer_analysis.sweep import COLOURS, ColourTowers, LayerCurve
 from perception_encoder.layer_analysis.tasks import LayerTask
 from perception_encoder.models.registry import BUILTIN, BUILTIN_SPATIAL
 from perception_encoder.progress import Track, untracked
@@ -67,7 +68,7 @@ def compare_features(
     curves = {
         CORE: unpack(CORE, evaluate_tasks(core, tasks, list(sizes.layers), runs, track)),
         SPATIAL: unpack(SPATIAL, evaluate_tasks(spatial, tasks, [spatial.depth - 1], runs, track)),
-        COLOURS: unpack(COLOURS, evaluate_tasks(ColourFeatures(core), by_colour, [0], runs, track)),
+        COLOURS: unpack(COLOURS, evaluate_tasks(LayerFeatures(ColourTowers(core)), by_colour, [0], runs, track)),
     }
     value = {
         "sizes": asdict(sizes),

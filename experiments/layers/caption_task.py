@@ -19,10 +19,9 @@ from perception_encoder.datasets.labelled import LabelledImages
 from perception_encoder.errors import DataError, MissingExtraError
 from perception_encoder.evaluation.feature_cache import CachedTokens
 from perception_encoder.evaluation.inputs import settings_digest
-from perception_encoder.evaluation.layer_evaluator import score_layer
+from perception_encoder.evaluation.layer_evaluator import LayerSource
 from perception_encoder.evaluation.statistics.bootstrap import contributions
 from perception_encoder.evaluation.statistics.scores import ItemScores, Label, Score, measure_all
-from perception_encoder.inference.layer_features import LayerFeatures
 from perception_encoder.layer_analysis.tasks import LabelledTask
 from perception_encoder.preprocess.frames import spread_indices
 from perception_encoder.progress import Track, untracked
@@ -58,13 +57,13 @@ class CaptionTask(LabelledTask):
             raise DataError(f"{self.labelled.name}: {error}") from error
         return np.asarray((words @ words.T).todense())
 
-    def run(self, model: LayerFeatures, track: Track = untracked) -> Iterator[Score]:
+    def run(self, source: LayerSource, track: Track = untracked) -> Iterator[Score]:
         """Yield the mean rank correlation over the images, 1 if a layer ranks images as their captions do.
 
         Every image is ranked by all others: its interval is of what it contributes in both ways.
         """
         depends = settings_digest("jackknife", self.labelled.labels)
-        yield from score_layer(model, self.inputs, depends, self._score, track)
+        yield from source.score(self.inputs, depends, self._score, track)
 
     def _score(self, features: Iterable[CachedTokens]) -> Iterator[Score]:
         (layer,) = features

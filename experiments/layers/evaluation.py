@@ -18,7 +18,7 @@ from typing import Any
 from experiments.layers.tasks import BY_COSINE, LayerData, Sizes, make_layer_tasks
 from perception_encoder.evaluation.feature_cache import FeatureCache
 from perception_encoder.evaluation.inputs import EncoderInputs
-from perception_encoder.evaluation.layer_evaluator import CachingLayers, ScoreLayer
+from perception_encoder.evaluation.layer_evaluator import LayerSource, ScoreLayer
 from perception_encoder.evaluation.results import read_text
 from perception_encoder.evaluation.statistics.scores import Score
 from perception_encoder.files import digest, write_json
@@ -28,7 +28,7 @@ from perception_encoder.layer_analysis.report import BY_COLOUR
 from perception_encoder.layer_analysis.sweep import (
     COLOURS,
     FORMAT,
-    ColourFeatures,
+    ColourTowers,
     LayerCurve,
     LayerScore,
     Sweep,
@@ -62,7 +62,7 @@ def evaluate_model(model: Model, data: LayerData, sizes: Sizes, runs: Path, trac
     """
     tasks = make_layer_tasks(data, sizes)
     if model.source == COLOURS:
-        encoder = ColourFeatures(load_layers("builtin"))
+        encoder = LayerFeatures(ColourTowers(load_layers("builtin")))
         tasks = {name: task for name, task in tasks.items() if name in BY_COLOUR}
         return evaluate_tasks(encoder, tasks, spread_to_last(encoder.depth), runs, track)
     tower = load_layers(model.source, final_norm=model.final_norm)
@@ -96,21 +96,22 @@ def spread_to_last(depth: int) -> list[int]:
     return [round((number + 1) * depth / count) - 1 for number in range(count)]
 
 
-class _Dependencies(CachingLayers):
+class _Dependencies(LayerSource):
     """A model whose evaluator gives no scores, but the digest of what they depend on."""
 
     key = ""
 
-    def __init__(self, encoder: LayerFeatures, layers: list[int], task: str) -> None:
-        self.encoder, self.layers, self.task = encoder, layers, task
-        self.patch_size, self.image_size = encoder.patch_size, encoder.image_size
+    def __init__(self, features: LayerFeatures, layers: list[int], task: str) -> None:
+        super().__init__(features)
+        self.layers, self.task = layers, task
 
     def score(
         self, inputs: Sequence[EncoderInputs], depends: str, score: ScoreLayer, track: Track = untracked
     ) -> Iterator[Score]:
         """Set `key`, and yield nothing."""
         images = [(image.digest, image.image_size) for image in inputs]
-        self.key = digest(FORMAT, dict(self.encoder.about), self.image_size, self.layers, self.task, depends, images)
+        about, size = dict(self.features.about), self.features.image_size
+        self.key = digest(FORMAT, about, size, self.layers, self.task, depends, images)
         yield from ()
 
 

@@ -15,7 +15,7 @@ from experiments.video.clips import Clip
 from perception_encoder.datasets.captioned import CaptionedMedia
 from perception_encoder.datasets.labelled import LabelledImages
 from perception_encoder.evaluation.classification.zero_shot import ZeroShotEvaluator
-from perception_encoder.evaluation.embeddings import CachingEncoder
+from perception_encoder.evaluation.embeddings import Embeddings
 from perception_encoder.evaluation.retrieval import RetrievalEvaluator
 from perception_encoder.evaluation.statistics.scores import ItemScores, Score
 from perception_encoder.files import replacing, writing
@@ -64,18 +64,18 @@ class ClipTasks:
         images = [_last_frame(clip, self.frames) for clip in self.clips]
         tellers = [SimulatedAnnotator(self.classes).refine("", clip.truth).caption for clip in self.clips]
         named = [join_phrases([clip.truth.counted(name) for name in clip.truth.counts]) for clip in self.clips]
-        cached = CachingEncoder(encoder)
+        source = Embeddings(encoder)
         return [
-            *self._retrieval(cached, videos, tellers, (TEXT_TO_VIDEO, VIDEO_TO_TEXT), track),
-            self._objects(cached, videos, VIDEO_OBJECTS, track),
-            self._actions(cached, track),
-            *self._retrieval(cached, images, named, (TEXT_TO_IMAGE, IMAGE_TO_TEXT), track),
-            self._objects(cached, images, IMAGE_OBJECTS, track),
+            *self._retrieval(source, videos, tellers, (TEXT_TO_VIDEO, VIDEO_TO_TEXT), track),
+            self._objects(source, videos, VIDEO_OBJECTS, track),
+            self._actions(source, track),
+            *self._retrieval(source, images, named, (TEXT_TO_IMAGE, IMAGE_TO_TEXT), track),
+            self._objects(source, images, IMAGE_OBJECTS, track),
         ]
 
     def _retrieval(
         self,
-        encoder: Encoder,
+        source: Embeddings,
         media: Sequence[MediaSource],
         captions: Sequence[str],
         names: Sequence[str],
@@ -83,10 +83,10 @@ class ClipTasks:
     ) -> list[ItemScores]:
         keys = tuple(clip.key for clip in self.clips)
         data = CaptionedMedia(names[0], keys, tuple(media), tuple((caption,) for caption in captions))
-        scores = list(RetrievalEvaluator(data, FRAMES).run(encoder, track))
+        scores = list(RetrievalEvaluator(data, FRAMES).run(source, track))
         return [_score(scores, metric, name) for metric, name in zip(_RETRIEVED, names, strict=True)]
 
-    def _objects(self, encoder: Encoder, media: Sequence[MediaSource], name: str, track: Track) -> ItemScores:
+    def _objects(self, source: Embeddings, media: Sequence[MediaSource], name: str, track: Track) -> ItemScores:
         """Whether the nearest class is one that is there."""
         task = LabelledImages(
             name,
@@ -96,9 +96,9 @@ class ClipTasks:
             choices=tuple(self.classes),
             accepted={clip.key: frozenset(clip.truth.colours) for clip in self.clips},
         )
-        return _score(ZeroShotEvaluator(task, ["photo"], FRAMES).run(encoder, track), "top-1", name)
+        return _score(ZeroShotEvaluator(task, ["photo"], FRAMES).run(source, track), "top-1", name)
 
-    def _actions(self, encoder: Encoder, track: Track) -> ItemScores:
+    def _actions(self, source: Embeddings, track: Track) -> ItemScores:
         """Which of `ACTIONS` is seen, in the clips that have just one."""
         labels = {clip: {action for _, action in clip.truth.events} for clip in self.clips}
         clips = [clip for clip, actions in labels.items() if len(actions) == 1]
@@ -111,7 +111,7 @@ class ClipTasks:
             names=ACTIONS,
         )
         return _score(
-            ZeroShotEvaluator(task, ["name"], FRAMES).run(encoder, track), "mean class accuracy", VIDEO_ACTIONS
+            ZeroShotEvaluator(task, ["name"], FRAMES).run(source, track), "mean class accuracy", VIDEO_ACTIONS
         )
 
 

@@ -17,10 +17,10 @@ from PIL import Image
 from perception_encoder._version import __version__
 from perception_encoder.datasets.labelled import LabelledImages
 from perception_encoder.errors import ConfigError, DataError, InputError
-from perception_encoder.evaluation.inputs import FRAMES, check_finite, decode_chunks, inputs_of
+from perception_encoder.evaluation.inputs import FRAMES, decode_chunks, inputs_of
 from perception_encoder.evaluation.results import Evaluator, Result, run_evaluators
 from perception_encoder.inference.encoder import Encoder
-from perception_encoder.inference.load import load
+from perception_encoder.inference.load import given_or_loaded
 from perception_encoder.inference.model_spec import ModelSpec
 from perception_encoder.preprocess.image import check_transform
 from perception_encoder.progress import Track, untracked
@@ -51,85 +51,76 @@ def class_indices(labels: Sequence[str], classes: Sequence[str]) -> np.ndarray:
     return np.array([index[label] for label in labels], dtype=np.int64)
 
 
-class CachingEncoder(Encoder):
-    """An encoder that caches the embeddings of datasets and of texts, for evaluators that share them."""
+class Embeddings:
+    """A model's embeddings of datasets and of texts, for evaluators: each is computed once and remembered."""
 
     def __init__(self, encoder: Encoder, texts: dict[tuple[str, ...], np.ndarray] | None = None) -> None:
         """`texts`: a cache to share with the same model under another transform."""
         self.encoder, self.name = encoder, encoder.name
-        self._text_cache = {} if texts is None else texts
-        self._image_cache: dict[tuple[Any, ...], Features] = {}
+        self._texts = {} if texts is None else texts
+        self._images: dict[tuple[Any, ...], Features] = {}
 
     @property
     def failures(self) -> list[InputError]:
-        return [failure for features in self._image_cache.values() for failure in features.failures]
+        return [failure for features in self._images.values() for failure in features.failures]
 
     @property
     def count(self) -> int:
         """Number of distinct items, including those that could not be decoded."""
-        return sum(len(features.keys) + len(features.failures) for features in self._image_cache.values())
+        return sum(len(features.keys) + len(features.failures) for features in self._images.values())
 
-    def encode_images(self, images: Any, normalize: bool = True, **options: Any) -> np.ndarray:
-        """Encode images without a cache."""
-        return self.encoder.encode_images(images, normalize, **options)
+    def texts(self, texts: Sequence[str]) -> np.ndarray:
+        """Return unit embeddings (B, D) of texts; ModelError if one is not finite."""
+        known = tuple(texts)
+        if known not in self._texts:
+            self._texts[known] = self.encoder.encode_texts(texts)
+        return self._texts[known]
 
-    def encode_texts(self, texts: Any, normalize: bool = True, **options: Any) -> np.ndarray:
-        """Return embeddings (B, D) of texts; unit ones are cached."""
-        if not normalize or options:
-            return self.encoder.encode_texts(texts, normalize, **options)
-        if tuple(texts) not in self._text_cache:
-            self._text_cache[tuple(texts)] = self.encoder.encode_texts(texts)
-        return self._text_cache[tuple(texts)]
+    def encode(self, images: Sequence[Image.Image], normalize: bool = True) -> np.ndarray:
+        """Return embeddings (B, D) of images, computed each time."""
+        return self.encoder.encode_images(images, normalize)
 
-    def features(self, images: LabelledImages, track: Track, frames: int) -> Features:
-        """Return the features of a dataset, from the cache if another task encoded the same images."""
+    def images(self, images: LabelledImages, track: Track = untracked, frames: int = FRAMES) -> Features:
+        """Return unit embeddings of a dataset's images, and of its videos by `frames` uniform frames.
+
+        Raises DataError if none can be decoded, ModelError if an embedding is not finite.
+        """
         known = (images.keys, images.images, images.trim, frames)
-        if known not in self._image_cache:
-            self._image_cache[known] = _encode_dataset(self.encoder, images, track, frames)
-        features = self._image_cache[known]
+        if known not in self._images:
+            self._images[known] = self._encode(images, track, frames)
+        features = self._images[known]
         return replace(features, labels=tuple(images.labels[row] for row in features.rows))
 
+    def _encode(self, images: LabelledImages, track: Track, frames: int) -> Features:
+        videos = any(not isinstance(source, bytes) for source in images.images)
+        chunk = max(1, CHUNK // frames) if videos else CHUNK
+        vectors: list[np.ndarray] = []
+        failures: dict[int, InputError] = {}
+        for _, items, failed in decode_chunks(inputs_of(images, frames), 0, chunk, track):
+            failures |= dict(failed)
+            if items:
+                vectors.append(self._embed(items))
+        if not vectors:
+            raise DataError(f"{images.name}: no image can be decoded; the first: {next(iter(failures.values()))}")
+        rows = [row for row in range(len(images.keys)) if row not in failures]
+        decodable = images.select(rows)
+        embedded = np.concatenate(vectors).astype(np.float32, copy=False)
+        return Features(embedded, decodable.keys, decodable.labels, tuple(failures.values()), tuple(rows))
 
-def cache_features(encoders: Mapping[str, Encoder]) -> dict[str, CachingEncoder]:
-    """Wrap a model under each of its transforms, by name; the transforms share the embeddings of texts."""
+    def _embed(self, items: Sequence[Sequence[Image.Image]]) -> np.ndarray:
+        """Return unit embeddings (B, D) of opened images or videos, their images or frames encoded together."""
+        images = [image for item in items for image in item]
+        if len(images) == len(items):
+            return self.encode(images)
+        frames = self.encode(images, normalize=False)
+        starts = np.cumsum([0, *(len(item) for item in items[:-1])])
+        return unit_rows(np.add.reduceat(frames, starts, axis=0))  # sums: as long as the means times a constant
+
+
+def embeddings_of(encoders: Mapping[str, Encoder]) -> dict[str, Embeddings]:
+    """Return the embeddings of a model under each of its transforms, by name, which share those of texts."""
     texts: dict[tuple[str, ...], np.ndarray] = {}
-    return {transform: CachingEncoder(encoder, texts) for transform, encoder in encoders.items()}
-
-
-def encode_images(encoder: Encoder, images: LabelledImages, track: Track = untracked, frames: int = FRAMES) -> Features:
-    """Encode a dataset's images, and its videos by `frames` uniform frames, as unit embeddings.
-
-    Raises `DataError` if none can be decoded, `ModelError` if an embedding is not finite.
-    """
-    cache = encoder if isinstance(encoder, CachingEncoder) else CachingEncoder(encoder)
-    return cache.features(images, track, frames)
-
-
-def _encode_dataset(encoder: Encoder, images: LabelledImages, track: Track, frames: int) -> Features:
-    videos = any(not isinstance(source, bytes) for source in images.images)
-    chunk = max(1, CHUNK // frames) if videos else CHUNK
-    vectors: list[np.ndarray] = []
-    failures: dict[int, InputError] = {}
-    for _, items, failed in decode_chunks(inputs_of(images, frames), 0, chunk, track):
-        failures |= dict(failed)
-        if items:
-            vectors.append(_embed(encoder, items, images.name))
-    if not vectors:
-        raise DataError(f"{images.name}: no image can be decoded; the first: {next(iter(failures.values()))}")
-    rows = [row for row in range(len(images.keys)) if row not in failures]
-    decodable = images.select(rows)
-    embedded = np.concatenate(vectors).astype(np.float32, copy=False)
-    return Features(embedded, decodable.keys, decodable.labels, tuple(failures.values()), tuple(rows))
-
-
-def _embed(encoder: Encoder, items: Sequence[Sequence[Image.Image]], name: str) -> np.ndarray:
-    """Return unit embeddings (B, D) of opened images or videos, their images or frames encoded together."""
-    images = [image for item in items for image in item]
-    if len(images) == len(items):
-        return check_finite(encoder.encode_images(images), encoder.name, name)
-    frames = check_finite(encoder.encode_images(images, normalize=False), encoder.name, name)
-    starts = np.cumsum([0, *(len(item) for item in items[:-1])])
-    return unit_rows(np.add.reduceat(frames, starts, axis=0))  # sums: as long as the means times a constant
+    return {transform: Embeddings(encoder, texts) for transform, encoder in encoders.items()}
 
 
 def load_variants(
@@ -149,17 +140,17 @@ def load_variants(
     names: Sequence[str] = [name.strip() for name in transforms.split(",")] if transforms is not None else []
     for name in names:
         check_transform(name)
-    encoder = (model if isinstance(model, Encoder) else load(model)).decoding_as("exact")
+    encoder = given_or_loaded(model).decoding_as("exact")
     if texts and not encoder.reads_texts:
         raise ConfigError(f"{encoder.name} is a vision tower without a text tower; evaluate it by k-NN or a probe")
-    names = names or (encoder.transforms if texts else encoder.transforms[:1])
+    names = names or (encoder.towers.modes if texts else encoder.towers.modes[:1])
     variants = {name: encoder.variant(transform=name, layer=layer, pool=pool) for name in names}
     about = next(iter(variants.values())).about
     return variants, {**about, "perception-encoder": __version__, "torch": versions()["torch"]}
 
 
 def evaluate_encoder(
-    evaluators: Iterable[Evaluator[Encoder]],
+    evaluators: Iterable[Evaluator[Embeddings]],
     model: str | Path | ModelSpec | Encoder,
     split: str,
     track: Track = untracked,
@@ -170,4 +161,4 @@ def evaluate_encoder(
 ) -> Result:
     """Run evaluators on a model under some transforms, each image encoded once for each: see `load_variants`."""
     variants, about = load_variants(model, transforms, layer, pool, texts)
-    return run_evaluators(evaluators, cache_features(variants), split, about, track)
+    return run_evaluators(evaluators, embeddings_of(variants), split, about, track)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from perception_encoder.datasets.labelled import ImageSet, LabelledImages
@@ -21,10 +20,7 @@ from perception_encoder.evaluation.statistics.scores import (
     measure_all,
     with_head_seeds,
 )
-from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.layer_features import LayerFeatures
-from perception_encoder.inference.load import load_layers
-from perception_encoder.inference.model_spec import ModelSpec
 from perception_encoder.progress import Track, untracked
 
 CHUNK = 16
@@ -35,38 +31,30 @@ If no image could be decoded, the tokens have no rows.
 """
 
 
-def score_layer(
-    model: LayerFeatures, inputs: Sequence[EncoderInputs], depends: str, score: ScoreLayer, track: Track = untracked
-) -> Iterator[Score]:
-    """Encode inputs at the model's layer, one after the other, and yield their scores with the failures.
+class LayerSource:
+    """The tokens of a model's selected layer, for evaluators: encoded for each."""
 
-    `depends`: a digest of everything besides tokens that the scores depend on: targets, settings. A model may cache
-    the tokens and the scores itself: see `CachingLayers`.
-    """
-    check_scipy()
-    if isinstance(model, CachingLayers):
-        yield from model.score(inputs, depends, score, track)
-        return
-    failures: list[InputError] = []
-
-    def encoded() -> Iterator[CachedTokens]:
-        for images in inputs:
-            tokens = encode_layer(model, images, model.layer, CHUNK, track)
-            failures.extend(tokens.failures)
-            yield tokens
-
-    scores = list(score(encoded()))
-    yield from (replace(item, failures=tuple(failures)) for item in scores)
-
-
-class CachingLayers(LayerFeatures):
-    """A model whose evaluators leave tokens and scores to be cached: `score` replaces that of `score_layer`."""
+    def __init__(self, features: LayerFeatures) -> None:
+        self.features, self.name = features, features.name
 
     def score(
         self, inputs: Sequence[EncoderInputs], depends: str, score: ScoreLayer, track: Track = untracked
     ) -> Iterator[Score]:
-        """Yield the scores of the selected layer, from the cache if possible."""
-        raise NotImplementedError
+        """Encode inputs at the layer, one after the other, and yield their scores with the failures.
+
+        `depends`: a digest of everything besides tokens that the scores depend on: targets, settings.
+        """
+        check_scipy()
+        failures: list[InputError] = []
+
+        def encoded() -> Iterator[CachedTokens]:
+            for images in inputs:
+                tokens = encode_layer(self.features, images, self.features.layer, CHUNK, track)
+                failures.extend(tokens.failures)
+                yield tokens
+
+        scores = list(score(encoded()))
+        yield from (replace(item, failures=tuple(failures)) for item in scores)
 
 
 def decoded(images: LabelledImages, tokens: CachedTokens) -> LabelledImages:
@@ -76,26 +64,15 @@ def decoded(images: LabelledImages, tokens: CachedTokens) -> LabelledImages:
     return images.select(tokens.rows.tolist())
 
 
-def open_layers(
-    model: str | Path | ModelSpec | Encoder | LayerFeatures, layer: int | None, final_norm: bool = False
-) -> LayerFeatures:
-    """Return a model at a layer, by default the last, or the selected one of `LayerFeatures`."""
-    if isinstance(model, LayerFeatures):
-        return model if layer is None else model.at(layer)
-    if isinstance(model, Encoder):
-        return LayerFeatures.of(model, final_norm).at(-1 if layer is None else layer)
-    return load_layers(model, layer=layer, final_norm=final_norm)
-
-
 def evaluate_layer(
-    evaluators: Iterable[Evaluator[LayerFeatures]],
+    evaluators: Iterable[Evaluator[LayerSource]],
     features: LayerFeatures,
     split: str,
     track: Track = untracked,
     transform: str = "squash",
 ) -> Result:
     """Run evaluators on a model at its selected layer."""
-    return run_evaluators(evaluators, {transform: features}, split, features.about, track)
+    return run_evaluators(evaluators, {transform: LayerSource(features)}, split, features.about, track)
 
 
 class HeadEvaluator(ABC):
@@ -123,7 +100,7 @@ class HeadEvaluator(ABC):
         self._inputs: tuple[EncoderInputs, ...] = ()
 
     @abstractmethod
-    def run(self, model: LayerFeatures, track: Track = untracked) -> Iterator[Score]:
+    def run(self, source: LayerSource, track: Track = untracked) -> Iterator[Score]:
         """Yield the scores of `fitted`."""
 
     def inputs(self, track: Track = untracked) -> Sequence[EncoderInputs]:
@@ -136,7 +113,7 @@ class HeadEvaluator(ABC):
 
     def fitted(
         self,
-        model: LayerFeatures,
+        source: LayerSource,
         depends: str,
         fit: Callable[[Any, CachedTokens, CachedTokens, Track], Sequence[Scores]],
         label: Label,
@@ -144,8 +121,8 @@ class HeadEvaluator(ABC):
     ) -> Iterator[Score]:
         """Yield the scores of heads with different seeds; DataError if no image of one of the datasets can be used.
 
-        `depends`: see `score_layer`. `fit`: fits a head with a configuration on the training images, and scores it on
-        the test images. `label`: of the scores, without the settings that all heads have.
+        `depends`: see `LayerSource.score`. `fit`: fits a head with a configuration on the training images, and scores
+        it on the test images. `label`: of the scores, without the settings that all heads have.
         """
 
         def score(features: Iterable[CachedTokens]) -> Iterator[Score]:
@@ -163,4 +140,4 @@ class HeadEvaluator(ABC):
             settings = {"layer": str(test.layer), "train": str(len(train.rows)), **label.settings}
             yield from measure_all(items, replace(label, settings={**settings, "head seeds": str(self.head_seeds)}))
 
-        yield from score_layer(model, self.inputs(track), depends, score, track)
+        yield from source.score(self.inputs(track), depends, score, track)

@@ -14,10 +14,9 @@ import numpy as np
 from perception_encoder.datasets.captioned import CaptionedMedia
 from perception_encoder.datasets.labelled import LabelledImages
 from perception_encoder.errors import DataError
-from perception_encoder.evaluation.embeddings import encode_images
-from perception_encoder.evaluation.inputs import FRAMES, check_finite
+from perception_encoder.evaluation.embeddings import Embeddings
+from perception_encoder.evaluation.inputs import FRAMES
 from perception_encoder.evaluation.statistics.scores import ItemScores, Label, Score, measure_all
-from perception_encoder.inference.encoder import Encoder
 from perception_encoder.progress import Track, untracked
 
 TOPS = (1, 5, 10)
@@ -74,18 +73,18 @@ class RetrievalEvaluator:
     """An item that cannot be decoded is left out together with its captions."""
     frames: int = FRAMES
 
-    def run(self, encoder: Encoder, track: Track = untracked) -> Iterator[Score]:
+    def run(self, source: Embeddings, track: Track = untracked) -> Iterator[Score]:
         """Yield R@1, 5 and 10: see `Evaluator`. DataError if fewer than two items can be decoded."""
         data = self.data
         captions = [text for texts in data.captions for text in texts]
         starts = range(0, len(captions), CHUNK)
         chunks = [
-            check_finite(encoder.encode_texts(captions[start : start + CHUNK]), encoder.name, "the captions")
+            source.texts(captions[start : start + CHUNK])
             for start in track(starts, f"encoding the captions of {data.name}", len(starts))
         ]
         texts = np.concatenate(chunks)
         items = LabelledImages(data.name, data.keys, data.media, data.keys)
-        features = encode_images(encoder, items, track, self.frames)
+        features = source.images(items, track, self.frames)
         count = len(features.keys)
         if count < 2:
             raise DataError(f"{data.name} has only one item that can be decoded; retrieval needs at least two")

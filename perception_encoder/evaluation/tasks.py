@@ -182,7 +182,8 @@ def attentive(
     from perception_encoder.datasets.classified import ClassOptions
     from perception_encoder.evaluation.classification.attentive_probe import AttentiveConfig, AttentiveEvaluator
     from perception_encoder.evaluation.classification.probes import load_splits
-    from perception_encoder.evaluation.layer_evaluator import evaluate_layer, open_layers
+    from perception_encoder.evaluation.layer_evaluator import evaluate_layer
+    from perception_encoder.inference.load import open_layers
 
     config = AttentiveConfig(head_seeds=head_seeds)
     config = replace(config, fit=replace(config.fit, epochs=epochs))
@@ -218,7 +219,8 @@ def segmentation(
     from perception_encoder.dense_prediction.head_fitting import FitConfig
     from perception_encoder.dense_prediction.segmentation import SegmentationConfig
     from perception_encoder.evaluation.dense.segmentation import SegmentationEvaluator
-    from perception_encoder.evaluation.layer_evaluator import evaluate_layer, open_layers
+    from perception_encoder.evaluation.layer_evaluator import evaluate_layer
+    from perception_encoder.inference.load import open_layers
 
     head = SegmentationConfig(kernel=kernel, fit=FitConfig(epochs=epochs))
     train, test = (_at_most(part, items) for part in read_class_splits(Path(data)))
@@ -254,7 +256,8 @@ def detection(
     from perception_encoder.dense_prediction.detection.mask_rcnn import DetectionConfig
     from perception_encoder.dense_prediction.head_fitting import FitConfig
     from perception_encoder.evaluation.dense.detection import DetectionEvaluator
-    from perception_encoder.evaluation.layer_evaluator import evaluate_layer, open_layers
+    from perception_encoder.evaluation.layer_evaluator import evaluate_layer
+    from perception_encoder.inference.load import open_layers
 
     fit = FitConfig(epochs=epochs, batch=8, weight_decay=0.05)
     head = DetectionConfig(channels=channels, hidden=4 * channels, regions=2 * channels, fit=fit)
@@ -287,7 +290,8 @@ def tracking(
     """
     from perception_encoder.datasets.masked_videos import read_videos
     from perception_encoder.evaluation.dense.tracking import TrackingEvaluator
-    from perception_encoder.evaluation.layer_evaluator import evaluate_layer, open_layers
+    from perception_encoder.evaluation.layer_evaluator import evaluate_layer
+    from perception_encoder.inference.load import open_layers
 
     videos = read_videos(Path(data))
     evaluator = TrackingEvaluator([videos[row] for row in _spread(len(videos), items)], short_side)
@@ -327,7 +331,8 @@ def depth(
     from perception_encoder.dense_prediction.depth import DepthConfig
     from perception_encoder.dense_prediction.head_fitting import FitConfig
     from perception_encoder.evaluation.dense.depth import DepthEvaluator, DepthProtocol
-    from perception_encoder.evaluation.layer_evaluator import evaluate_layer, open_layers
+    from perception_encoder.evaluation.layer_evaluator import evaluate_layer
+    from perception_encoder.inference.load import open_layers
 
     head = DepthConfig(channels=channels, fit=FitConfig(epochs=epochs))
     head = head.relative() if aligned else head

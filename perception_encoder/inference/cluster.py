@@ -13,10 +13,11 @@ from typing import Self
 
 from perception_encoder.errors import ClusterError, InputError, MediaNotFoundError
 from perception_encoder.inference.encoder import Encoder
+from perception_encoder.inference.feature import Feature
 from perception_encoder.inference.listing import Item
 from perception_encoder.inference.load import load
 from perception_encoder.inference.model_spec import ModelSpec
-from perception_encoder.inference.pipeline import EncodingResult, Failure, Feature, encode_items, group_items
+from perception_encoder.inference.pipeline import EncodingResult, Failure, group_items
 from perception_encoder.models.registry import portable_name
 from perception_encoder.ray_cluster import Work, count_workers, do_tasks, on_cluster
 
@@ -98,7 +99,7 @@ class _ItemWork(Work[Item, EncodingResult[Item]]):
         encoder = self.model.load(device)
 
         def encode(items: list[Item]) -> list[EncodingResult[Item]]:
-            results = [result for batch in encode_items(encoder, items, self.feature) for result in batch]
+            results = [result for batch in encoder.stream_items(items, self.feature) for result in batch]
             return [Failure(one.key, placed(one.error)) if isinstance(one, Failure) else one for one in results]
 
         return encode
@@ -109,7 +110,7 @@ class _ItemWork(Work[Item, EncodingResult[Item]]):
 
 @contextmanager
 def encoding_on_cluster(address: str) -> Iterator[Encode]:
-    """Connect to a Ray cluster; yield a function that encodes there as `encode_items` does here, in order.
+    """Connect to a Ray cluster; yield a function that encodes there as `Encoder.stream_items` does here, in order.
 
     Its machines must see the files, and a model file, under the same path. Raises what `on_cluster` does.
     """

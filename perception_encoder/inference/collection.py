@@ -15,7 +15,7 @@ from perception_encoder.errors import DataError, InputError, OutputError
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.fetch import is_url
 from perception_encoder.inference.listing import Item, list_items
-from perception_encoder.inference.pipeline import Embedding, encode_items
+from perception_encoder.inference.pipeline import Embedding
 from perception_encoder.preprocess.source import unescape_name
 from perception_encoder.progress import Track, untracked
 
@@ -82,7 +82,7 @@ def encode_media(encoder: Encoder, items: Sequence[Item], progress: Track = untr
     vectors = [np.empty((0, encoder.dimension), np.float32)]
     is_video: list[bool] = []
     failures: list[InputError] = []
-    results = chain.from_iterable(encode_items(encoder, items, encoder.feature()))
+    results = chain.from_iterable(encoder.stream_items(items, encoder.feature()))
     for result in progress(results, "encoding files", len(items)):
         if isinstance(result, Embedding):
             good.append(result.key)

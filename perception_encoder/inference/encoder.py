@@ -1,41 +1,50 @@
 """The encoder: images, videos and texts to embeddings, at the model's output or any earlier layer.
 
-A runtime executes the towers, in bfloat16 if that is fast on the machine (timed, not assumed), else in float32; results
-are float32.
+Its towers compute, in bfloat16 if that is fast on the machine (timed, not assumed), else in float32; results are
+float32. Several threads take whole batches, from the file to the embedding, so that decoding and computing overlap.
+With torch on a CPU each computes on a core of its own, in whose cache a batch stays; else one at a time computes.
 """
 
 from __future__ import annotations
 
 import copy
+import math
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from functools import cached_property, partialmethod
-from typing import TYPE_CHECKING, Any, Unpack, cast, overload
+from functools import partial, partialmethod
+from itertools import chain
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from perception_encoder.errors import ConfigError, InputError, ModelError
+from perception_encoder.inference.feature import Feature
 from perception_encoder.inference.fetch import FetchLimits
-from perception_encoder.inference.library_interfaces import (
-    EncodeOptions,
-    SentenceInterface,
-    batch_inputs,
-    check_unsupported,
-)
+from perception_encoder.inference.listing import Item
+from perception_encoder.inference.media import Kind, Media, open_media
 from perception_encoder.inference.pipeline import (
-    Feature,
-    as_list,
-    encode_inputs,
-    resolve_layers,
+    Decoded,
+    Embedding,
+    EncodingResult,
+    K,
+    Request,
+    as_requests,
+    batched,
+    compute,
+    encode_batch,
+    item_request,
+    map_in_order,
+    ordered_rows,
 )
-from perception_encoder.models.precision import choose_device, fast_dtype
-from perception_encoder.preprocess.image import ImageTransform
-from perception_encoder.preprocess.tokenizer import Tokenizer, trim
-from perception_encoder.progress import progress_bar
-from perception_encoder.runtime.runtime import Runtime, TowerRuntime
-from perception_encoder.vectors import truncate
+from perception_encoder.inference.sentence_transformer import SentenceTransformerView
+from perception_encoder.preprocess.budget import DECODING
+from perception_encoder.preprocess.frames import VideoFrames
+from perception_encoder.preprocess.tokenizer import Tokenizer
+from perception_encoder.progress import Track, untracked
+from perception_encoder.runtime.runtime import Runtime
+from perception_encoder.runtime.towers import PackageTowers, Towers
+from perception_encoder.vectors import Vectors, cosine_similarities, truncate
 
 if TYPE_CHECKING:
     import torch
@@ -46,42 +55,39 @@ if TYPE_CHECKING:
     from perception_encoder.models.external import Role
     from perception_encoder.models.vision_transformer import VisionTransformer
 
-POOLS = ("attn", "cls", "mean", "tokens")
+REDUCED = 2
+"""Minimum short side of an image that is decoded reduced, in the model's image sizes."""
 
 
-class Encoder(SentenceInterface):
-    """A model with its transform and tokenizer, from this package or (as a subclass) from another library.
+class Encoder:
+    """A model with its transform and tokenizer, of this package or of another library.
 
-    Threads may share one. Attributes: `name`, `source` (name or path that it was loaded from), `runtime` (what executes
-    the towers), `transform`, `tokenizer` (None without a text tower of this package), `fetch_limits` (what a URL may
-    cost, and whether private addresses are allowed).
+    Threads may share one. Attributes: `towers` (what computes, and what the model is), `name`, `source` (name or path
+    that it was loaded from), `transform`, `fetch_limits` (what a URL may cost, and whether private addresses are
+    allowed), `layer` and `pool` (the defaults of `feature`), `dimensions` (length to which vectors are cut before they
+    are made unit length), `decoding`, `trust_remote_code` (whether the model may run code that comes with it).
+
+    `decoding` is "reduced" to decode large JPEGs and frames at a fraction of their size, at least twice the model's,
+    and to take key frames of videos in an index; None for that in an index and a search of files, else "exact".
 
     Examples:
         >>> encoder = pe.load("builtin")
         >>> encoder.similarity(encoder.encode("a red mug"), encoder.encode(["mug.jpg", "dog.jpg"]))  # (1, 2)
     """
 
-    layer: int | None = None
-    pool: str | None = None
-    """The defaults of `feature`; `variant` sets them."""
-    dimensions: int | None = None
-    """Length to which vectors are cut before they are made unit length; `cut` sets it."""
-    decoding: str | None = None
-    """"reduced": decode large JPEGs and frames at a fraction of their size, at least twice the model's, and take key
-    frames of videos in an index. None: so in an index and a search of files, else exact; `decoding_as` sets it."""
-    transforms: tuple[str, ...] = ("squash", "crop")
-    reads_images, reads_videos = True, False  # with `reads_videos`, videos whole instead of frame by frame
-    has_roles = False
-    """Whether queries and documents may be encoded in different ways: by prompts, or by parts of the model."""
-    trust_remote_code = False
-    """Whether the model may run code that comes with it; `load` sets it."""
-    logit_bias: float | None = None
-    """The trained bias of a model whose scores are sigmoids (SigLIP); None for a softmax."""
+    def __init__(self, towers: Towers, source: str | None = None) -> None:
+        self.towers, self.name, self.source = towers, towers.name, source or towers.name
+        self.transform = towers.transform("squash" if towers.depth else "crop")
+        self.fetch_limits = FetchLimits()
+        self.layer: int | None = None
+        self.pool: str | None = None
+        self.dimensions: int | None = None
+        self.decoding: str | None = None
+        self.trust_remote_code = False
 
-    def __init__(
-        self, model: Model, device: str | torch.device | None = None, dtype: torch.dtype | None = None
-    ) -> None:
-        """Execute a model with torch; `load` chooses a runtime.
+    @classmethod
+    def of(cls, model: Model, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> Encoder:
+        """Return the encoder of a model in torch; `load` chooses a runtime.
 
         Args:
             model: Copied if it has another device or type.
@@ -89,57 +95,41 @@ class Encoder(SentenceInterface):
             dtype: By default bfloat16 if it is fast.
         """
         from perception_encoder.models.checkpoints.weights import weight_hash
-        from perception_encoder.runtime.torch_runtime import TorchRuntime
+        from perception_encoder.models.precision import choose_device, fast_dtype
+        from perception_encoder.runtime.torch_towers import TorchTowers
 
         device = choose_device(device)
         dtype = dtype or fast_dtype(device)
         fits = all(p.is_meta or (p.dtype, p.device) == (dtype, device) for p in model.parameters())
         placed = model if fits else copy.deepcopy(model).to(device, dtype)
-        self._set_up(TorchRuntime(placed, device, dtype), model.name, model.name, lambda: weight_hash(model))
-
-    @classmethod
-    def of(
-        cls,
-        runtime: TowerRuntime,
-        name: str,
-        source: str,
-        hash_weights: Callable[[], str],
-        load: Callable[[], Model] | None = None,
-    ) -> Encoder:
-        """Return the encoder of a model that a runtime executes; `load` returns it in torch, if that is another's."""
-        encoder = cls.__new__(cls)
-        encoder._set_up(runtime, name, source, hash_weights, load)
-        return encoder
-
-    def _set_up(
-        self,
-        runtime: TowerRuntime,
-        name: str,
-        source: str,
-        hash_weights: Callable[[], str],
-        load: Callable[[], Model] | None = None,
-    ) -> None:
-        self.runtime: Runtime = runtime
-        self.name, self.source, self.vision = name, source, runtime.vision
-        self.transform: Any = ImageTransform(runtime.vision.image_size)
-        self.tokenizer: Tokenizer | None = Tokenizer(runtime.text.context_length) if runtime.text else None
-        self.fetch_limits = FetchLimits()
-        self._hash_weights, self._load = hash_weights, load
+        return cls(TorchTowers(placed, device, dtype, hash_weights=partial(weight_hash, model)))
 
     def __repr__(self) -> str:
         runtime = self.runtime
         details = f"device={runtime.device!r}, runtime={runtime.name!r}, precision={runtime.precision!r}"
-        return f"{type(self).__name__}({self.name!r}, dimension={self.dimension}, {details})"
+        return f"Encoder({self.name!r}, dimension={self.dimension}, {details})"
 
     @property
-    def _towers(self) -> TowerRuntime:
-        return cast(TowerRuntime, self.runtime)
+    def runtime(self) -> Runtime:
+        """What executes the towers, where and how."""
+        return self.towers.runtime
 
-    @cached_property
+    @property
     def model(self) -> Any:
         """The torch module: the one that computes or, with another runtime, a float32 copy loaded when first asked."""
-        runtime: Any = self.runtime
-        return runtime.model if runtime.name == "torch" else cast(Any, self._load)()
+        return self.towers.model
+
+    @property
+    def visual(self) -> VisionTransformer:
+        """The vision tower in torch; ConfigError for a model of another library."""
+        if not isinstance(self.towers, PackageTowers):
+            raise ConfigError(f"{self.name} is not a model of this package; it has embeddings only")
+        return cast("VisionTransformer", getattr(self.model, "visual", self.model))
+
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        """The tokenizer of a text tower of this package."""
+        return self.towers.tokenizer
 
     @property
     def device(self) -> torch.device:
@@ -156,51 +146,54 @@ class Encoder(SentenceInterface):
         return cast(torch.dtype, getattr(torch, self.runtime.precision if self.runtime.name == "torch" else "float32"))
 
     @property
-    def visual(self) -> VisionTransformer:
-        """The vision tower in torch; ConfigError for a model of another library."""
-        return cast("VisionTransformer", getattr(self.model, "visual", self.model))
-
-    @property
     def dimension(self) -> int:
         """Length of an embedding, D, with the default layer and pooling."""
         return self.width(self.feature())
 
     @property
+    def reads_images(self) -> bool:
+        """Whether the model has a vision tower."""
+        return self.towers.reads_images
+
+    @property
     def reads_texts(self) -> bool:
         """Whether the model has a text tower."""
-        return self.tokenizer is not None
+        return self.towers.reads_texts
 
     @property
     def depth(self) -> int:
         """Number of layers with features; 0 if only the model's output is available."""
-        return self.vision.depth
+        return self.towers.depth
 
     @property
     def has_class_token(self) -> bool:
         """Whether pool "cls" exists."""
-        return self.vision.class_token
+        return self.towers.has_class_token
 
     @property
     def has_output(self) -> bool:
         """Whether pool "attn", the model's own output, exists."""
-        return self.vision.pools
+        return self.towers.has_output
 
-    @cached_property
+    @property
     def weight_hash(self) -> str:
         """Hash of the weights, whatever the precision; takes a second per gigabyte, and is cached for a file."""
-        return self._hash_weights()
+        return self.towers.weight_hash
 
-    @cached_property
+    @property
     def logit_scale(self) -> float | None:
         """The learned factor of cosine similarities; None for a model without a text tower, or without a factor."""
-        return None if self.tokenizer is None else self._towers.logit_scale
+        return self.towers.logit_scale
+
+    @property
+    def logit_bias(self) -> float | None:
+        """The trained bias of a model whose scores are sigmoids (SigLIP); None for a softmax."""
+        return self.towers.logit_bias
 
     @property
     def about(self) -> dict[str, str]:
         """Settings of embeddings besides the transform: weight hash, precision, runtime, device, layer."""
-        device = self.runtime.device.partition(":")[0]
-        runtime, dtype = self.runtime.prepare(self.feature().executed)
-        about = {"weights": self.weight_hash, "dtype": dtype, "runtime": runtime, "device": device}
+        about = self.towers.settings(self.feature().executed)
         return about if self.pool is None else {**about, "layer": str(self.layer), "pool": self.pool}
 
     @property
@@ -229,24 +222,7 @@ class Encoder(SentenceInterface):
         """
         if layer is None and pool is None:
             layer, pool = self.layer, self.pool
-        if frames < 1:
-            raise ConfigError(f"frames is {frames}; a video needs at least 1")
-        depth = self.depth
-        if not depth:
-            if layer is not None or pool not in (None, "attn"):
-                raise ConfigError(f"{self.name} has embeddings only; omit layer and pool")
-            return Feature(layer=-1, pool="attn", normalize=normalize, frames=frames)
-        index = resolve_layers([-1 if layer is None else layer], depth, self.name)[0]
-        pooled_here = self.has_output and index == depth - 1
-        pool = pool or ("attn" if pooled_here else "mean")
-        if pool not in POOLS:
-            raise ConfigError(f"pool is {pool!r}; it must be one of {', '.join(POOLS)}")
-        if pool == "attn" and not pooled_here:
-            where = f"has it after layer {depth - 1} only" if self.has_output else "has none"
-            raise ConfigError(f"no pool 'attn' after layer {index}: {self.name} {where}; use mean, cls or tokens")
-        if pool == "cls" and not self.has_class_token:
-            raise ConfigError(f"{self.name} has no class token; use pool mean or tokens")
-        return Feature(layer=index, pool=pool, normalize=normalize, frames=frames)
+        return Feature.of(self.towers, layer, pool, normalize, frames)
 
     def cut(self, dimensions: int) -> Encoder:
         """Return this encoder with shorter vectors, for models trained for it (Matryoshka); ConfigError for longer."""
@@ -267,23 +243,24 @@ class Encoder(SentenceInterface):
     def variant(self, *, transform: str | None = None, layer: int | None = None, pool: str | None = None) -> Encoder:
         """Return this encoder with another transform, or with another layer or pooling as its default.
 
-        `transform`: "squash" or "crop". `layer`, `pool`: see `feature`. The weights are shared. Raises ConfigError for
-        what the model does not have.
+        `transform`: "squash" or "crop"; at a layer of another library's model, images are squashed. `layer`, `pool`:
+        see `feature`. The weights are shared. Raises ConfigError for what the model does not have.
         """
         changed = copy.copy(self)
-        if transform is not None:
-            changed.transform = replace(self.transform, mode=transform)
         if layer is not None or pool is not None:
-            feature = self.feature(layer, pool)
+            changed.towers = self.towers.with_layers()
+            if changed.towers is not self.towers:
+                changed.name, changed.transform = changed.towers.name, changed.towers.transform("squash")
+            feature = changed.feature(layer, pool)
             changed.layer, changed.pool = feature.layer, feature.pool
+        if transform is not None:
+            changed.transform = changed.towers.transform(transform)
         return changed
 
     def width(self, feature: Feature) -> int:
         """Length of an embedding or token of `feature`, D."""
-        return min(self._full_width(feature), self.dimensions or sys.maxsize)
-
-    def _full_width(self, feature: Feature) -> int:
-        return (self.vision.output_dim if feature.pool == "attn" else None) or self.vision.width
+        whole = self.towers.output_width if feature.pool == "attn" else self.towers.width
+        return min(whole, self.dimensions or sys.maxsize)
 
     def describe(self, feature: Feature) -> dict[str, Any]:
         """Return the settings that `feature` depends on, with its dimension and patch grid."""
@@ -301,38 +278,25 @@ class Encoder(SentenceInterface):
             "decoding": self.decoding or "exact",
             "dimension": self.width(feature),
         }
-        return description | self._describe_grid() | ({"dimensions": self.dimensions} if self.dimensions else {})
-
-    def _describe_grid(self) -> dict[str, Any]:
-        size, patch = self.transform.size, self.vision.patch_size
-        sides = [size, size] if isinstance(size, int) else [*size]
-        return {"size": sides, "grid": [side // patch for side in sides]}
+        cut = {"dimensions": self.dimensions} if self.dimensions else {}
+        return description | self.towers.describe(self.transform.size) | cut
 
     def embed_texts(self, texts: Sequence[str], feature: Feature) -> Float[np.ndarray, "B D"]:
         """Return embeddings of texts: float32 (B, D); ConfigError if texts have no such `feature`."""
-        if not self.reads_texts:
-            raise ConfigError(f"{self.name} has no text tower; use a Core model for texts, or search by an image")
-        if feature.pool != "attn":
+        if self.reads_texts and feature.pool != "attn":
             raise ConfigError("texts share a space with the model's own output only; omit layer and pool")
-        return self._finish(self._texts(texts, feature.role), feature)
-
-    def _texts(self, texts: Sequence[str], role: Role) -> np.ndarray:
-        assert self.tokenizer is not None
-        return self._towers.texts(trim(self.tokenizer.ids(texts)))
+        return self._finish(self.towers.texts(texts, feature.role), feature)
 
     def embed_pixels(self, pixels: Sequence[Any], feature: Feature) -> Float[np.ndarray, "B *N D"]:
         """Return features of images after `transform.pixels`, uint8 (3, H, W): float32 (B, D), or tokens (B, N, D).
 
         A video's frames are averaged before they are made unit length, so ask for them without `normalize`.
         """
-        return self._finish(self._images(pixels, feature), feature)
-
-    def _images(self, pixels: Sequence[Any], feature: Feature) -> np.ndarray:
-        return self._towers.images(np.asarray(pixels), feature.layer, feature.pool)
+        return self._finish(self.towers.images(pixels, feature.layer, feature.pool, feature.role), feature)
 
     def embed_video(self, pixels: Sequence[Any], times: Sequence[float], feature: Feature) -> Float[np.ndarray, " D"]:
         """Return the embedding of a video's frames together, of a model that `reads_videos`; `times`: in seconds."""
-        raise NotImplementedError
+        return self._finish(self.towers.video(pixels, times, feature.role), feature)
 
     def _finish(self, features: np.ndarray, feature: Feature) -> np.ndarray:
         if not np.isfinite(features).all():
@@ -340,21 +304,13 @@ class Encoder(SentenceInterface):
             raise ModelError(f"{self.name} gives NaN or infinity in {precision}: its weights are bad, or need float32")
         return truncate(features, self.dimensions, feature.normalize)
 
-    @overload
-    def encode(
-        self, inputs: object, normalize: bool = True, **options: Unpack[EncodeOptions]
-    ) -> Float[np.ndarray, "*n D"]: ...
+    def as_sentence_transformer(self) -> SentenceTransformerView:
+        """Return this encoder with the methods and arguments that sentence-transformers' functions and mteb call."""
+        return SentenceTransformerView(self)
 
-    @overload
-    def encode(
-        self,
-        inputs: object,
-        normalize: bool = True,
-        *,
-        convert_to_numpy: bool = True,
-        convert_to_tensor: bool = False,
-        **options: Unpack[EncodeOptions],
-    ) -> np.ndarray | Tensor | list[Tensor]: ...
+    def similarity(self, a: Vectors, b: Vectors) -> Float[Tensor, "n m"]:
+        """Return cosine similarities of each row of `a` (n, D) to each of `b` (m, D), or of (D,): float32 (n, m)."""
+        return cosine_similarities(a, b)
 
     def encode(
         self,
@@ -364,23 +320,12 @@ class Encoder(SentenceInterface):
         layer: int | None = None,
         pool: str | None = None,
         frames: int = 8,
+        role: Role = None,
         decoding: str | None = None,
         batch_size: int | None = None,
         skipped: dict[int, InputError] | None = None,
-        show_progress_bar: bool | None = None,
-        convert_to_numpy: bool = True,
-        convert_to_tensor: bool = False,
-        normalize_embeddings: bool | None = None,
-        truncate_dim: int | None = None,
-        precision: str | None = None,
-        prompt: str | None = None,
-        prompt_name: str | None = None,
-        device: str | torch.device | None = None,
-        task_metadata: object = None,
-        hf_split: str | None = None,
-        hf_subset: str | None = None,
-        prompt_type: object = None,
-    ) -> np.ndarray | Tensor | list[Tensor]:
+        progress: Track = untracked,
+    ) -> Float[np.ndarray, "*n D"]:
         """Encode images, videos and texts in any mixture.
 
         Args:
@@ -391,20 +336,10 @@ class Encoder(SentenceInterface):
             normalize: Make vectors unit length.
             layer, pool: See `feature`.
             frames: Number of uniform frames of a video.
+            role: "query" or "document": chooses the prompt of a model that has them.
             decoding: "exact" or "reduced"; by default the encoder's.
             batch_size: Images or texts computed at once; by default what fits the cache.
             skipped: Collects bad inputs as {index: error}: they are logged and get no row. By default the first raises.
-            show_progress_bar: Show a bar on a terminal.
-            convert_to_numpy: If this and `convert_to_tensor` are False, the result is a list of tensors.
-            convert_to_tensor: Return a tensor on the encoder's device.
-            normalize_embeddings: Overrides `normalize`, under sentence-transformers' name.
-            truncate_dim: Length to cut vectors to, before they are normalized.
-            precision: Of sentence-transformers; only "float32".
-            prompt, prompt_name: Of sentence-transformers; unsupported.
-            device: Of sentence-transformers; only the encoder's own.
-            task_metadata: Of mteb; with it, `inputs` is mteb's loader of batches.
-            hf_split, hf_subset: Of mteb; changes nothing.
-            prompt_type: "query" or "document": chooses the prompt of a model that has them.
 
         Returns:
             float32 (n, D) in input order, or (D,) for one input; pool "tokens" gives (n, N, D), of videos (n, F, N, D).
@@ -417,37 +352,15 @@ class Encoder(SentenceInterface):
         Examples:
             >>> encoder.encode(["a red mug", Path("mug.jpg")])  # (2, D)
         """
-        role = cast("Role", getattr(prompt_type, "value", prompt_type))
-        check_unsupported(precision, prompt or prompt_name, truncate_dim, role)
-        if device is not None and choose_device(device) != self.device:
-            raise ConfigError(f"this encoder computes on {self.device}; load one with device={str(device)!r} instead")
+        if role not in (None, "query", "document"):
+            raise ConfigError(f"role is {role!r}; it must be 'query' or 'document'")
         chosen = self if decoding is None else self.decoding_as(decoding)
-        normalize = normalize if normalize_embeddings is None else normalize_embeddings
         feature = replace(self.feature(layer, pool, normalize, frames), role=role)
-        if task_metadata is None:
-            values, single = as_list(inputs)
-            parts: Iterable[object] = [values[0] if single else values]
-            count = len(values)
-        elif skipped is None:
-            parts, count, single = batch_inputs(cast(Any, inputs)), len(cast(Any, inputs).dataset), False
-        else:
-            raise ConfigError("skipped is given, but mteb needs a row for each input; omit it")
-        bar = progress_bar("encoding", count) if show_progress_bar else nullcontext(lambda items: None)
-        with bar as advance:
-            arrays = [encode_inputs(chosen, part, None, feature, batch_size, skipped, advance) for part in parts]
-        rows = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
-        if truncate_dim is not None:
-            rows = truncate(rows, truncate_dim, normalize)
-        if convert_to_numpy and not convert_to_tensor:
-            return rows
-        import torch
+        return chosen._rows(inputs, None, feature, batch_size, skipped, progress)
 
-        tensor = torch.from_numpy(rows).to(self.device)
-        return tensor if single or convert_to_tensor else list(tensor)
-
-    encode_query = partialmethod(encode, prompt_type="query")
+    encode_query = partialmethod(encode, role="query")
     """`encode` with the model's prompt for queries; this package's models have no prompts."""
-    encode_document = partialmethod(encode, prompt_type="document")
+    encode_document = partialmethod(encode, role="document")
     """`encode` with the model's prompt for documents; this package's models have no prompts."""
 
     def encode_images(
@@ -463,7 +376,7 @@ class Encoder(SentenceInterface):
         """Encode images as `encode` does; an array (n, H, W, 3) is n images, an animation its first frame."""
         if isinstance(images, np.ndarray) and images.ndim == 4:
             images = list(images)
-        return encode_inputs(self, images, "image", self.feature(layer, pool, normalize), batch_size, skipped)
+        return self._rows(images, "image", self.feature(layer, pool, normalize), batch_size, skipped)
 
     def encode_videos(
         self,
@@ -477,7 +390,7 @@ class Encoder(SentenceInterface):
         skipped: dict[int, InputError] | None = None,
     ) -> Float[np.ndarray, "*n D"]:
         """Encode videos as `encode` does; animated images count as videos here."""
-        return encode_inputs(self, videos, "video", self.feature(layer, pool, normalize, frames), batch_size, skipped)
+        return self._rows(videos, "video", self.feature(layer, pool, normalize, frames), batch_size, skipped)
 
     def encode_texts(
         self,
@@ -491,6 +404,94 @@ class Encoder(SentenceInterface):
         Long ones are cut, by this package's models with a warning. A model with prompts takes them as queries, to
         compare with images, which are documents.
         """
-        return encode_inputs(
-            self, texts, "text", replace(self.feature(normalize=normalize), role="query"), batch_size, None
+        feature = replace(self.feature(normalize=normalize), role="query")
+        return self._rows(texts, "text", feature, batch_size, None)
+
+    def _rows(
+        self,
+        inputs: object,
+        kind: Kind | None,
+        feature: Feature,
+        batch_size: int | None,
+        skipped: dict[int, InputError] | None,
+        progress: Track = untracked,
+    ) -> np.ndarray:
+        """Return the vectors of inputs as one array, in order."""
+        requests, single = as_requests(inputs, kind)
+        results = progress(chain.from_iterable(self.stream(requests, feature, batch_size)), "encoding", len(requests))
+        if single:
+            (result,) = results
+            if not isinstance(result, Embedding):
+                raise result.error
+            return result.vector
+        rows = ordered_rows(results, skipped)
+        return np.stack(rows) if rows else np.empty((0, self.width(feature)), np.float32)
+
+    def stream_items(self, items: Iterable[Item], feature: Feature) -> Iterator[list[EncodingResult[Item]]]:
+        """Encode the items of `list_items`: see `stream`."""
+        requests = map(item_request, items)
+        return self.stream([*requests] if isinstance(items, Sequence) else requests, feature)
+
+    def stream(
+        self,
+        requests: Iterable[Request[K]],
+        feature: Feature,
+        batch_size: int | None = None,
+        workers: int | None = None,
+    ) -> Iterator[list[EncodingResult[K]]]:
+        """Encode requests: yield the results of each batch as a list, in order, with failures in their place.
+
+        `batch_size`: images at a time, by default what fits the cache (`self.batch_size`), or fewer if `requests`
+        is a list too short to keep all workers busy that compute on a core each. `workers`: threads that take a batch
+        each, by default the runtime's; 1 is the caller's own, with all its cores. The batches of a stream do not depend
+        on `workers` nor on what came before them.
+        """
+        images, texts = batch_size or self.batch_size, batch_size or self.text_batch_size
+        if workers is None:
+            workers = self.runtime.workers
+        if isinstance(requests, Sequence) and batch_size is None and self.runtime.per_core:
+            images = max(1, min(images, math.ceil(len(requests) / workers)))
+        batches: Iterable[list[Request[K]]] = batched(requests, images, texts, feature.frames)
+        if isinstance(requests, Sequence):
+            batches = list(batches)
+            workers = max(1, min(workers, len(batches)))
+        encode = partial(
+            encode_batch,
+            limits=self.fetch_limits,
+            decode=partial(self.decode, feature=feature),
+            compute=partial(self.encode_decoded, feature=feature, images=images, texts=texts),
+        )
+        return map_in_order(encode, batches, workers, self.runtime)
+
+    def reduced_side(self, feature: Feature) -> int | None:
+        """Return the short side down to which images are reduced while they are decoded; None to decode them whole."""
+        size = self.transform.size
+        if size is None or feature.pool == "tokens" or self.decoding != "reduced":
+            return None
+        return REDUCED * (size if isinstance(size, int) else max(size))
+
+    def decode(self, media: Media, feature: Feature, served: bool = False) -> Decoded:
+        """Open an input and resize it; large images wait for space in `DECODING`. `served`, raises: as `open_media`."""
+        with DECODING.admission() as admit:
+            opened = open_media(media, feature.frames, admit, reduce_to=self.reduced_side(feature), served=served)
+            if isinstance(opened, str):
+                return Decoded(text=opened)
+            images, times = (opened.images, opened.times) if isinstance(opened, VideoFrames) else ([opened], [])
+            return Decoded(pixels=tuple(map(self.transform.pixels, images)), times=tuple(times))
+
+    def encode_decoded(
+        self, inputs: Iterable[Decoded], feature: Feature, images: int | None = None, texts: int | None = None
+    ) -> list[np.ndarray]:
+        """Return the vectors of inputs, in order, computed in the caller's thread.
+
+        `images`, `texts`: maximum numbers of frames and texts to compute together, which bound the memory.
+        """
+        return compute(
+            inputs,
+            feature,
+            images or self.batch_size,
+            texts or self.text_batch_size,
+            partial(self.embed_pixels, feature=replace(feature, normalize=False)),  # frames are averaged first
+            partial(self.embed_texts, feature=feature),
+            partial(self.embed_video, feature=feature) if self.towers.reads_videos else None,
         )

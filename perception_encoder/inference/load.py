@@ -16,7 +16,7 @@ from perception_encoder.models.defaults import chosen_precision, default_model
 from perception_encoder.models.registry import canonical_name, library_of, portable_name, shown_name
 from perception_encoder.runtime import cache
 from perception_encoder.runtime.choice import choose
-from perception_encoder.runtime.openvino_runtime import OpenVinoRuntime
+from perception_encoder.runtime.openvino_towers import OpenVinoTowers
 from perception_encoder.runtime.runtime import AUTO, PRECISIONS, ModelInfo, Precision, check_choice
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from perception_encoder.models.checkpoints.weights import Model
     from perception_encoder.models.external import Adapter
     from perception_encoder.models.tower import Tower
+    from perception_encoder.runtime.layer_towers import LayerTowers
 
 ModelLike = str | Path | ModelSpec | Encoder | None
 """The model of a call: a name or path, a spec, or a loaded encoder; None for the default model."""
@@ -85,6 +86,11 @@ def as_encoder(model: ModelLike, towers: TowerChoice = "all", **keywords: Unpack
     return load(spec, towers=towers)
 
 
+def given_or_loaded(model: str | Path | ModelSpec | Encoder) -> Encoder:
+    """Return a given encoder, or load a model by its name."""
+    return model if isinstance(model, Encoder) else load(model)
+
+
 def choose_model(model: ModelLike, **keywords: Unpack[ModelKeywords]) -> ModelSpec | Encoder:
     """Return the spec of a call's model and keywords, or a given encoder with its layer and length adjusted.
 
@@ -124,8 +130,7 @@ def _load(spec: ModelSpec, towers: TowerChoice) -> Encoder:
     info = _describe(name, cached_hash)
     info = replace(info, name=shown_name(str(name)) or info.name)
     load_again = partial(_load_same, name, info.weights)
-    runtime = OpenVinoRuntime(info, cast(Precision, spec.precision), load_again)
-    return Encoder.of(runtime, info.name, str(name), lambda: info.weights, load_again)
+    return Encoder(OpenVinoTowers(info, cast(Precision, spec.precision), load_again), str(name))
 
 
 def _describe(name: str | Path, cached_hash: CachedHash | None) -> ModelInfo:
@@ -134,7 +139,7 @@ def _describe(name: str | Path, cached_hash: CachedHash | None) -> ModelInfo:
     if cached_hash and weights and (info := cache.find_info(cached_hash.key, weights)):
         return info
     from perception_encoder.models.checkpoints.weights import load_model, weight_hash
-    from perception_encoder.runtime.torch_runtime import describe
+    from perception_encoder.runtime.torch_towers import describe
 
     model = load_model(name)
     if cached_hash is None:
@@ -159,7 +164,7 @@ def _load_torch(spec: ModelSpec, towers: TowerChoice, cached_hash: CachedHash | 
 
     from perception_encoder.models.checkpoints.weights import load_model, weight_hash
     from perception_encoder.models.precision import choose_device, fast_dtype
-    from perception_encoder.runtime.torch_runtime import TorchRuntime
+    from perception_encoder.runtime.torch_towers import TorchTowers
 
     name, device = spec.name, choose_device(spec.device)
     dtype = spec.dtype or fast_dtype(device)
@@ -175,13 +180,12 @@ def _load_torch(spec: ModelSpec, towers: TowerChoice, cached_hash: CachedHash | 
     def hash_weights() -> str:
         return compute() if cached_hash is None else cached_hash.get(compute)
 
-    runtime = TorchRuntime(model, device, dtype)
-    return Encoder.of(runtime, shown_name(str(name)) or model.name, str(name), hash_weights)
+    return Encoder(TorchTowers(model, device, dtype, shown_name(str(name)), hash_weights), str(name))
 
 
 def _load_external(spec: ModelSpec, adapter: Adapter | None) -> Encoder:
-    from perception_encoder.inference.external_encoder import LayerEncoder, OutputEncoder
     from perception_encoder.models.precision import choose_device
+    from perception_encoder.runtime.library_towers import LibraryTowers
 
     own = adapter if adapter is not None and not adapter.random and adapter.has_output else None
     if own is not None and spec.precision == AUTO:
@@ -189,12 +193,13 @@ def _load_external(spec: ModelSpec, adapter: Adapter | None) -> Encoder:
     if own is not None and (own.image_shape or own.has_token_rows) and spec.precision in PRECISIONS:
         spec = choose_runtime(spec)
         if spec.runtime == "openvino":
-            return OutputEncoder(own, compiled=cast(Precision, spec.precision))
+            return Encoder(LibraryTowers(own, compiled=cast(Precision, spec.precision)), own.name)
     else:
         _check_torch(spec)
     if own is not None:
-        return OutputEncoder(own, choose_device(spec.device), spec.dtype)
-    return LayerEncoder(_layers(spec, adapter, final_norm=True))
+        return Encoder(LibraryTowers(own, choose_device(spec.device), spec.dtype), own.name)
+    towers = _layer_towers(spec, adapter, final_norm=True)
+    return Encoder(towers, towers.source).variant(layer=-1)
 
 
 def choose_runtime(spec: ModelSpec) -> ModelSpec:
@@ -236,19 +241,35 @@ def load_layers(
     Examples:
         >>> layers = pe.load_layers("timm:vit_small_patch14_dinov2.lvd142m", layer=-3)
     """
+    from perception_encoder.inference.layer_features import LayerFeatures
+
     spec = ModelSpec.of(name, device, layer=layer, trust_remote_code=trust_remote_code).with_dtype(dtype)
     _check_torch(spec)
-    return _layers(spec, _find_adapter(spec)[0], final_norm).at(-1 if spec.layer is None else spec.layer)
+    towers = _layer_towers(spec, _find_adapter(spec)[0], final_norm)
+    return LayerFeatures(towers).at(-1 if spec.layer is None else spec.layer)
 
 
-def _layers(spec: ModelSpec, adapter: Adapter | None, final_norm: bool) -> LayerFeatures:
+def open_layers(
+    model: str | Path | ModelSpec | Encoder | LayerFeatures, layer: int | None = None, final_norm: bool = False
+) -> LayerFeatures:
+    """Return a model at a layer, by default the last, or the selected one of given `LayerFeatures`."""
     from perception_encoder.inference.layer_features import LayerFeatures
+
+    if isinstance(model, LayerFeatures):
+        return model if layer is None else model.at(layer)
+    if isinstance(model, Encoder):
+        return LayerFeatures.of(model, final_norm).at(-1 if layer is None else layer)
+    return load_layers(model, layer=layer, final_norm=final_norm)
+
+
+def _layer_towers(spec: ModelSpec, adapter: Adapter | None, final_norm: bool) -> LayerTowers:
+    from perception_encoder.runtime.layer_towers import LayerTowers
 
     source = str(spec.name).removeprefix(RANDOM)
     random = "" if source == str(spec.name) else RANDOM
     shown = adapter.name if adapter else random + (shown_name(source) or Path(source).stem)
     tower = adapter.tower() if adapter else load_tower(spec.name)
-    return LayerFeatures(shown, tower, spec.device, spec.dtype, final_norm)
+    return LayerTowers(shown, tower, spec.device, spec.dtype, final_norm)
 
 
 def load_tower(name: str | Path) -> Tower:

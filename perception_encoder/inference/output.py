@@ -27,11 +27,12 @@ from perception_encoder.errors import DataError, InputError, OutputError
 from perception_encoder.files import digest, file_state, open_regular, refuse_link, replacing, writing
 from perception_encoder.formats.tars import TarMember
 from perception_encoder.inference.cluster import encoding_on_cluster
+from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.listing import Item, check_paths, list_items
 from perception_encoder.inference.load import ModelLike, as_encoder
 from perception_encoder.inference.model_spec import ModelKeywords
 from perception_encoder.inference.output_formats import check_target, to_table, write_embeddings
-from perception_encoder.inference.pipeline import Embedding, EncodingResult, Failure, encode_items, is_text
+from perception_encoder.inference.pipeline import Embedding, EncodingResult, Failure, is_text
 from perception_encoder.preprocess.source import as_paths, open_source
 from perception_encoder.progress import Track, untracked
 from perception_encoder.store import RESUME, SETTINGS, Store
@@ -115,7 +116,7 @@ def embed(
         encoder.runtime.prepare(feature.executed)
     with (
         EmbeddingWriter(out, encoder.describe(feature), overwrite=overwrite) as writer,
-        encoding_on_cluster(ray) if ray else nullcontext(encode_items) as encode,
+        encoding_on_cluster(ray) if ray else nullcontext(Encoder.stream_items) as encode,
     ):
         earlier, items = writer.done, writer.resume(list_items(paths, left_out, exclude))
 
@@ -158,7 +159,7 @@ class EmbeddingWriter:
     """Writes a run's results to `out` and resumes an earlier run with the same settings.
 
         with EmbeddingWriter(out, settings) as writer:
-            for batch in encode_items(encoder, writer.resume(items), feature):
+            for batch in encoder.stream_items(writer.resume(items), feature):
                 writer.add(batch)
             writer.finish()
 

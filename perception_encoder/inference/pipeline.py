@@ -1,35 +1,30 @@
-"""Stream inputs to embeddings: resolve → decode → resize → embed, in order, with bounded memory.
-
-Several threads take whole batches, from the file to the embedding, so that decoding and computing overlap. With torch
-on a CPU each computes on a core of its own, in whose cache a batch stays; else one at a time computes.
-"""
+"""The parts of an encoder's stream: requests, their batches, and their results, in order, with bounded memory."""
 
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast, get_args
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, get_args
 
 import numpy as np
 from PIL import Image
 
 from perception_encoder.errors import ConfigError, InputError, detached
+from perception_encoder.inference.feature import Feature
 from perception_encoder.inference.fetch import FetchLimits, is_url
 from perception_encoder.inference.listing import Item
-from perception_encoder.inference.media import Kind, Media, open_media, resolve
-from perception_encoder.preprocess.budget import DECODING, map_ahead
-from perception_encoder.preprocess.frames import VideoFrames
+from perception_encoder.inference.media import Kind, Media, resolve
+from perception_encoder.preprocess.budget import map_ahead
 from perception_encoder.preprocess.source import VIDEO_SUFFIXES
 from perception_encoder.runtime.runtime import Runtime
 from perception_encoder.vectors import unit_rows
 
 if TYPE_CHECKING:
-    from perception_encoder.models.external import Role
+    pass
 
 logger = logging.getLogger(__name__)
 
@@ -37,74 +32,6 @@ K = TypeVar("K")
 T = TypeVar("T")
 R = TypeVar("R")
 _SINGLE = (str, bytes, Path, Image.Image, np.ndarray, Mapping)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Feature:
-    """The features to take from a model; `Encoder.feature` fills in the defaults and checks them."""
-
-    layer: int
-    """0-based block of the vision tower whose tokens are taken; the last one's go through the final norm. -1 for a
-    model of another library whose layers are not used."""
-    pool: str
-    """"attn" (the model's own output after the last layer), "cls" (class token), "mean" or "tokens" (patch tokens, row
-    by row)."""
-    normalize: bool = True
-    """Unit length. A video's embedding is the mean of its frames' unnormalized embeddings, made unit length."""
-    frames: int = 8
-    """Uniform frames of a video."""
-    role: Role = "document"
-    """The inputs' role, for models with prompts; None for their library's default."""
-
-    @property
-    def executed(self) -> int | None:
-        """The layer as a `Runtime` counts it: None for the model's own output."""
-        return None if self.pool == "attn" else self.layer
-
-
-def resolve_layers(layers: Sequence[int] | None, depth: int, name: str) -> list[int]:
-    """Return layers 0-based, ascending and unique; negative ones count from the end, None means all.
-
-    ConfigError if one does not exist, and for no layers.
-    """
-    for layer in layers or ():
-        if not -depth <= layer < depth:
-            raise ConfigError(f"layer {layer} does not exist; {name} has layers 0 to {depth - 1}")
-    if layers is not None and not layers:
-        raise ConfigError(f"no layer was given; {name} has layers 0 to {depth - 1}")
-    return list(range(depth)) if layers is None else sorted({layer % depth for layer in layers})
-
-
-REDUCED = 2
-"""Minimum short side of an image that is decoded reduced, in the model's image sizes."""
-
-
-class _Encoder(Protocol):
-    """The part of an `Encoder` that the stream uses."""
-
-    runtime: Runtime
-    fetch_limits: FetchLimits
-    transform: Any
-
-    @property
-    def batch_size(self) -> int: ...
-
-    @property
-    def text_batch_size(self) -> int: ...
-
-    @property
-    def decoding(self) -> str | None: ...
-
-    @property
-    def reads_videos(self) -> bool: ...
-
-    def width(self, feature: Feature) -> int: ...
-
-    def embed_pixels(self, pixels: Sequence[Any], feature: Feature) -> np.ndarray: ...
-
-    def embed_video(self, pixels: Sequence[Any], times: Sequence[float], feature: Feature) -> np.ndarray: ...
-
-    def embed_texts(self, texts: Sequence[str], feature: Feature) -> np.ndarray: ...
 
 
 @dataclass(frozen=True)
@@ -141,50 +68,15 @@ class Failure(Generic[K]):
 EncodingResult = Embedding[K] | Failure[K]
 
 
-def encode_inputs(
-    encoder: _Encoder,
-    inputs: object,
-    kind: Kind | None,
-    feature: Feature,
-    batch_size: int | None,
-    skipped: dict[int, InputError] | None,
-    advance: Callable[[int], object] = lambda items: None,
-) -> np.ndarray:
-    """Return the vectors of inputs as one array, in order: see `Encoder.encode`; `advance` is told of those done."""
-    requests, single = as_requests(inputs, kind)
-    rows: dict[int, np.ndarray] = {}
-    for batch in encode_requests(encoder, requests, feature, batch_size):
-        for result in batch:
-            if isinstance(result, Embedding):
-                rows[result.key] = result.vector
-            elif skipped is None or single:
-                raise result.error
-            else:
-                logger.warning("skipped %s", result.error)
-                skipped[result.key] = result.error
-        advance(len(batch))
-    if single:
-        return rows[0]
-    if len({row.shape for row in rows.values()}) > 1:
-        raise ConfigError("pool 'tokens' takes images or videos, not both at once")
-    found = [rows[index] for index in sorted(rows)]
-    return np.stack(found) if found else np.empty((0, encoder.width(feature)), np.float32)
-
-
-def encode_items(encoder: _Encoder, items: Iterable[Item], feature: Feature) -> Iterator[list[EncodingResult[Item]]]:
-    """Encode the items of `list_items`: see `encode_requests`."""
-    requests = map(_item_request, items)
-    return encode_requests(encoder, [*requests] if isinstance(items, Sequence) else requests, feature)
+def item_request(item: Item) -> Request[Item]:
+    """Return the request of an item of `list_items`."""
+    return Request(item, item.media, "text" if is_text(item) else guess_kind(item.path))
 
 
 def group_items(items: Iterable[Item], images: int, texts: int, frames: int) -> Iterator[list[Item]]:
     """Yield consecutive items that cost as much as `images` images or `texts` texts; a video costs its frames."""
-    for batch in _group(map(_item_request, items), images, texts, frames):
+    for batch in batched(map(item_request, items), images, texts, frames):
         yield [request.key for request in batch]
-
-
-def _item_request(item: Item) -> Request[Item]:
-    return Request(item, item.media, "text" if is_text(item) else guess_kind(item.path))
 
 
 def is_text(item: Item) -> bool:
@@ -241,34 +133,7 @@ def _of_modality(value: object) -> tuple[object, Kind | None]:
     return content, kind
 
 
-def encode_requests(
-    encoder: _Encoder,
-    requests: Iterable[Request[K]],
-    feature: Feature,
-    batch_size: int | None = None,
-    workers: int | None = None,
-) -> Iterator[list[EncodingResult[K]]]:
-    """Encode requests: yield the results of each batch as a list, in order, with failures in their place.
-
-    `batch_size`: images at a time, by default what fits the cache (`encoder.batch_size`), or fewer if `requests`
-    is a list too short to keep all workers busy that compute on a core each. `workers`: threads that take a batch each,
-    by default the runtime's; 1 is the caller's own, with all its cores. The batches of a stream do not depend on
-    `workers` nor on what came before them.
-    """
-    images, texts = batch_size or encoder.batch_size, batch_size or encoder.text_batch_size
-    if workers is None:
-        workers = encoder.runtime.workers
-    if isinstance(requests, Sequence) and batch_size is None and encoder.runtime.per_core:
-        images = max(1, min(images, math.ceil(len(requests) / workers)))
-    batches: Iterable[list[Request[K]]] = _group(requests, images, texts, feature.frames)
-    if isinstance(requests, Sequence):
-        batches = list(batches)
-        workers = max(1, min(workers, len(batches)))
-    encode = partial(_encode_batch, encoder, feature=feature, images=images, texts=texts)
-    return map_in_order(encode, batches, workers, encoder.runtime)
-
-
-def _group(requests: Iterable[Request[K]], images: int, texts: int, frames: int) -> Iterator[list[Request[K]]]:
+def batched(requests: Iterable[Request[K]], images: int, texts: int, frames: int) -> Iterator[list[Request[K]]]:
     """Yield batches that cost as much as `images` images or `texts` texts; a video costs its frames."""
     costs: dict[Kind, int] = {"text": images, "image": texts, "video": texts * frames}
     batch: list[Request[K]] = []
@@ -301,33 +166,19 @@ class Decoded:
         )
 
 
-def reduced_side(encoder: _Encoder, feature: Feature) -> int | None:
-    """Return the short side down to which images are reduced while they are decoded; None to decode them whole."""
-    size = encoder.transform.size
-    if size is None or feature.pool == "tokens" or encoder.decoding != "reduced":
-        return None
-    return REDUCED * (size if isinstance(size, int) else max(size))
-
-
-def decode(encoder: _Encoder, media: Media, feature: Feature, served: bool = False) -> Decoded:
-    """Open an input and resize it; large images wait for space in `DECODING`. `served`, raises: as `open_media`."""
-    with DECODING.admission() as admit:
-        opened = open_media(media, feature.frames, admit, reduce_to=reduced_side(encoder, feature), served=served)
-        if isinstance(opened, str):
-            return Decoded(text=opened)
-        images, times = (opened.images, opened.times) if isinstance(opened, VideoFrames) else ([opened], [])
-        return Decoded(pixels=tuple(map(encoder.transform.pixels, images)), times=tuple(times))
-
-
-def encode_decoded(
-    encoder: _Encoder, inputs: Iterable[Decoded], feature: Feature, images: int | None = None, texts: int | None = None
+def compute(
+    inputs: Iterable[Decoded],
+    feature: Feature,
+    images: int,
+    texts: int,
+    embed_pixels: Callable[[Sequence[Any]], np.ndarray],
+    embed_texts: Callable[[Sequence[str]], np.ndarray],
+    embed_video: Callable[[Sequence[Any], Sequence[float]], np.ndarray] | None,
 ) -> list[np.ndarray]:
-    """Return the vectors of inputs, in order, computed in the caller's thread.
+    """Return the vectors of inputs, in order, with at most `images` frames and `texts` texts computed together.
 
-    `images`, `texts`: maximum numbers of frames and texts to compute together, which bound the memory.
+    `embed_pixels`: returns vectors that are not normalized. `embed_video`: of a model that reads videos whole.
     """
-    images, texts = images or encoder.batch_size, texts or encoder.text_batch_size
-    raw = replace(feature, normalize=False)  # frames are averaged first
     waiting: list[tuple[int, Any]] = []
     vectors: dict[int, np.ndarray] = {}
     frames: dict[int, list[np.ndarray]] = {}  # by position, as the next two
@@ -335,7 +186,7 @@ def encode_decoded(
     videos: set[int] = set()
 
     def encode_waiting() -> None:
-        found = encoder.embed_pixels([pixels for _, pixels in waiting], raw)
+        found = embed_pixels([pixels for _, pixels in waiting])
         for (position, _), vector in zip(waiting, found, strict=True):
             frames.setdefault(position, []).append(vector)
         waiting.clear()
@@ -343,8 +194,8 @@ def encode_decoded(
     for position, decoded in enumerate(inputs):
         if decoded.text is not None:
             strings[position] = decoded.text
-        if decoded.times and encoder.reads_videos:
-            vectors[position] = encoder.embed_video(decoded.pixels, decoded.times, feature)
+        if decoded.times and embed_video:
+            vectors[position] = embed_video(decoded.pixels, decoded.times)
             continue
         if decoded.times:
             videos.add(position)
@@ -354,32 +205,35 @@ def encode_decoded(
                 encode_waiting()
     if waiting:
         encode_waiting()
-    vectors |= {position: _join(parts, feature, position in videos) for position, parts in frames.items()}
+    vectors |= {position: _join_frames(parts, feature, position in videos) for position, parts in frames.items()}
     for start in range(0, len(strings), texts):
         positions = list(strings)[start : start + texts]
         values = [strings[position] for position in positions]
-        vectors |= zip(positions, encoder.embed_texts(values, feature), strict=True)
+        vectors |= zip(positions, embed_texts(values), strict=True)
     return [vectors[position] for position in sorted(vectors)]
 
 
-def _encode_batch(
-    encoder: _Encoder, requests: list[Request[K]], feature: Feature, images: int, texts: int
+def encode_batch(
+    requests: list[Request[K]],
+    limits: FetchLimits,
+    decode: Callable[[Media], Decoded],
+    compute: Callable[[Iterable[Decoded]], list[np.ndarray]],
 ) -> list[EncodingResult[K]]:
+    """Return the results of requests, in order, with failures in their place."""
     outcomes: list[tuple[float, ...] | InputError] = []  # the times of frames, or the failure
 
     def decoded() -> Iterator[Decoded]:
         for request in requests:
             try:
                 source = request.source
-                media = source if isinstance(source, Media) else source(limits=encoder.fetch_limits)
-                item = decode(encoder, media, feature)
+                item = decode(source if isinstance(source, Media) else source(limits=limits))
             except InputError as error:
                 outcomes.append(detached(error))
                 continue
             outcomes.append(item.times)
             yield item
 
-    vectors = iter(encode_decoded(encoder, decoded(), feature, images, texts))
+    vectors = iter(compute(decoded()))
     return [
         Failure(request.key, outcome)
         if isinstance(outcome, InputError)
@@ -388,7 +242,26 @@ def _encode_batch(
     ]
 
 
-def _join(frames: list[np.ndarray], feature: Feature, video: bool) -> np.ndarray:
+def ordered_rows(results: Iterable[EncodingResult[int]], skipped: dict[int, InputError] | None) -> list[np.ndarray]:
+    """Return vectors in the order of their keys; raise the first failure, or add all to `skipped`.
+
+    Raises ConfigError for tokens of both images and videos.
+    """
+    rows: dict[int, np.ndarray] = {}
+    for result in results:
+        if isinstance(result, Embedding):
+            rows[result.key] = result.vector
+        elif skipped is None:
+            raise result.error
+        else:
+            logger.warning("skipped %s", result.error)
+            skipped[result.key] = result.error
+    if len({row.shape for row in rows.values()}) > 1:
+        raise ConfigError("pool 'tokens' takes images or videos, not both at once")
+    return [rows[index] for index in sorted(rows)]
+
+
+def _join_frames(frames: list[np.ndarray], feature: Feature, video: bool) -> np.ndarray:
     """Return the vector of an image, or the mean over a video's frames (D,); for tokens, all of them ((F,) N, D).
 
     `frames` are not normalized; the result is, as `feature` says.

@@ -28,7 +28,7 @@ from perception_encoder.models.initialization import drawn_from
 from perception_encoder.models.precision import choose_device, fast_dtype
 from perception_encoder.preprocess.conversation import Message, Reply, Sampling
 from perception_encoder.progress import progress_bar
-from perception_encoder.runtime.openvino_runtime import FallbackWarning
+from perception_encoder.runtime.openvino_towers import FallbackWarning
 from perception_encoder.runtime.runtime import AUTO, Precision
 
 MAX_PARAMETERS = 4_000_000_000

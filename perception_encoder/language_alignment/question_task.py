@@ -25,7 +25,7 @@ from perception_encoder.evaluation.inputs import EncoderInputs, content_digest, 
 from perception_encoder.evaluation.language.answers import scale_box
 from perception_encoder.evaluation.language.evaluators import Answered, open_media_of, score_answers
 from perception_encoder.evaluation.language.tasks import TASKS, LanguageTask
-from perception_encoder.evaluation.layer_evaluator import score_layer
+from perception_encoder.evaluation.layer_evaluator import LayerSource
 from perception_encoder.evaluation.statistics.scores import (
     HEAD_SEEDS,
     Label,
@@ -34,7 +34,6 @@ from perception_encoder.evaluation.statistics.scores import (
     measure_all,
     with_head_seeds,
 )
-from perception_encoder.inference.layer_features import LayerFeatures
 from perception_encoder.language_alignment.decoder import Decoder, make_fresh_decoder
 from perception_encoder.language_alignment.model import PerceptionLanguageModel, Projector
 from perception_encoder.language_alignment.reading import TorchReader, generate_tokens
@@ -186,9 +185,9 @@ class QuestionTask:
         ]
         self._make_decoder = make_decoder or self._fresh
 
-    def run(self, model: LayerFeatures, track: Track = untracked) -> Iterator[Score]:
+    def run(self, source: LayerSource, track: Track = untracked) -> Iterator[Score]:
         """Yield the task's scores over the head seeds; DataError if no image of a part can be decoded."""
-        yield from score_layer(model, self.inputs, self.digest, partial(self._scores, track=track), track)
+        yield from source.score(self.inputs, self.digest, partial(self._scores, track=track), track)
 
     @property
     def digest(self) -> str:

@@ -149,7 +149,7 @@ def analyse_image(
     depth, patch = encoder.depth, encoder.patch_size
     numbers = spread_indices(depth, min(DRAWN_LAYERS, depth)) if layers is None else encoder.resolve_layers(layers)
     h, w = (side // patch for side in encoder.image_size)
-    if not encoder.tower.fixed_size:
+    if not encoder.towers.fixed_size:
         h, w = map_grid(image.size, max(h, w))
     size = (h * patch, w * patch)
     every = range(depth)

@@ -24,6 +24,7 @@ from perception_encoder.evaluation.feature_cache import CachedTokens, FeatureCac
 from perception_encoder.evaluation.inputs import EncoderInputs
 from perception_encoder.evaluation.results import format_value
 from perception_encoder.files import write_text
+from perception_encoder.inference.layer_features import LayerFeatures
 from perception_encoder.inference.load import RANDOM, load_layers
 from perception_encoder.inference.model_spec import ModelSpec
 from perception_encoder.layer_analysis.image_analysis import (
@@ -46,7 +47,7 @@ from perception_encoder.layer_analysis.plots import (
 from perception_encoder.layer_analysis.similarity import ModelSimilarity, compare_models
 from perception_encoder.layer_analysis.sweep import (
     COLOURS,
-    ColourFeatures,
+    ColourTowers,
     LayerCurve,
     Recommendation,
     Sweep,
@@ -128,7 +129,7 @@ def analyse(
     for model in models:
         encoder = load_layers(model, final_norm=final_norm)
         if not sweeps:
-            colours = ColourFeatures(encoder)
+            colours = LayerFeatures(ColourTowers(encoder))
         sweep = run_sweep(encoder, tasks, cache, layers, track)
         sweeps.append(sweep)
         images, _ = next(iter(sweep.tested.values()))

@@ -7,24 +7,27 @@ the items that it is evaluated on; the best layer is recommended only if that in
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
-from perception_encoder.errors import ConfigError, DataError, InputError, ModelError
+from perception_encoder.errors import DataError, InputError, ModelError
 from perception_encoder.evaluation.feature_cache import CachedTokens, FeatureCache
 from perception_encoder.evaluation.inputs import EncoderInputs
-from perception_encoder.evaluation.layer_evaluator import CachingLayers, ScoreLayer
+from perception_encoder.evaluation.layer_evaluator import LayerSource, ScoreLayer
 from perception_encoder.evaluation.results import Evaluator, format_value
 from perception_encoder.evaluation.statistics.bootstrap import Estimate, EstimatedDifference
 from perception_encoder.evaluation.statistics.scores import Score, estimate
 from perception_encoder.files import digest
-from perception_encoder.inference.layer_features import LayerFeatures, LayerTokens
+from perception_encoder.inference.layer_features import LayerFeatures
 from perception_encoder.progress import Track, untracked
 from perception_encoder.records import from_fields
+from perception_encoder.runtime.layer_towers import LayerTokens
 from perception_encoder.store import Store
 
 DIGITS = 6
@@ -174,7 +177,7 @@ COLOURS = "colours"
 FORMAT = 5
 """Version of cached scores, including those of `experiments/layers`; other versions are ignored."""
 
-Tasks = Mapping[str, Evaluator[LayerFeatures]]
+Tasks = Mapping[str, Evaluator[LayerSource]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -256,72 +259,80 @@ class _Evaluated:
     scores: tuple[Score, ...]
 
 
-class SweptLayers(CachingLayers):
+class SweptLayers(LayerSource):
     """Layers of a model whose tokens of one task, and the scores, are cached in a directory."""
 
-    def __init__(self, encoder: LayerFeatures, task: str, cache: FeatureCache, layers: Sequence[int]) -> None:
-        self.encoder, self.task, self.cache, self.layers = encoder, task, cache, layers
-        self.name, self.depth, self.width = encoder.name, encoder.depth, encoder.width
-        self.patch_size, self.image_size = encoder.patch_size, encoder.image_size
+    def __init__(self, features: LayerFeatures, task: str, cache: FeatureCache, layers: Sequence[int]) -> None:
+        super().__init__(features)
+        self.task, self.cache, self.layers = task, cache, layers
         self.encoded: list[tuple[EncoderInputs, Mapping[int, CachedTokens]]] = []
         """The task's images with their tokens by layer, encoded for the first one."""
+
+    def at(self, layer: int) -> SweptLayers:
+        """Return the same source at another layer."""
+        selected = copy.copy(self)
+        selected.features = self.features.at(layer)
+        return selected
 
     def score(
         self, inputs: Sequence[EncoderInputs], depends: str, score: ScoreLayer, track: Track = untracked
     ) -> Iterator[Score]:
         """Yield the scores of the selected layer, from the cache if possible."""
+        layer = self.features.layer
         if not self.encoded:
             self.encoded += [
-                (images, self.cache.encode_layers(self.encoder, images, self.layers, track)) for images in inputs
+                (images, self.cache.encode_layers(self.features, images, self.layers, track)) for images in inputs
             ]
         settings = {
             "format": FORMAT,
             "task": self.task,
             "data": depends,
-            "features": [self.cache.key(self.encoder, images, self.layers) for images in inputs],
+            "features": [self.cache.key(self.features, images, self.layers) for images in inputs],
         }
         directory = self.cache.directory / "scores" / digest(settings)
         with Store(directory, settings, remedy="delete it to evaluate again") as store:
             done = store.records(_Evaluated, "scores")
-            row = next((row for row in done.rows if row.layer == self.layer), None)
+            row = next((row for row in done.rows if row.layer == layer), None)
             if row is None:
                 row = _Evaluated(
-                    layer=self.layer,
-                    scores=tuple(score(features[self.layer] for _, features in self.encoded)),
+                    layer=layer,
+                    scores=tuple(score(features[layer] for _, features in self.encoded)),
                 )
                 if bad := [item.name for item in row.scores if not np.isfinite(item.value)]:
                     raise ModelError(
-                        f"{self.task}: {bad[0]} of layer {self.layer} of {self.name} is not finite; check the model"
+                        f"{self.task}: {bad[0]} of layer {layer} of {self.name} is not finite; check the model"
                     )
                 done.append(row)
             with store.reading(done.path, (DataError,)):
                 found = list(row.scores)
                 if not found or len({LayerScore.of(item).draws.shape for item in found}) > 1:
-                    raise ValueError(f"layer {self.layer} has no scores, or not all resamples")
+                    raise ValueError(f"layer {layer} has no scores, or not all resamples")
         yield from found
 
 
-class ColourFeatures(LayerFeatures):
-    """Mean colours of another model's patches, without weights."""
+class ColourTowers:
+    """The mean colours of another model's patches as its only layer, without weights: see `Layered`."""
 
-    name, depth, width, layer = COLOURS, 1, 3, 0
+    source, depth, width, fixed_size = COLOURS, 1, 3, False
+    device, dtype = torch.device("cpu"), torch.float32
 
     def __init__(self, other: LayerFeatures) -> None:
         self.patch_size, self.image_size = other.patch_size, other.image_size
 
-    @property
-    def about(self) -> dict[str, str]:
-        """Everything its features depend on besides the images."""
+    def settings(self) -> dict[str, str]:
+        """Return everything its features depend on besides the images."""
         return {"weights": f"{COLOURS} of patches of {self.patch_size}", "dtype": "float32", "device": "cpu"}
 
-    def encode_layers(
-        self, images: Sequence[Image.Image], layers: Sequence[int], image_size: tuple[int, int] | None = None
+    def tokens(
+        self, images: Sequence[Image.Image], layers: Sequence[int], size: tuple[int, int]
     ) -> dict[int, LayerTokens]:
-        """Return the mean colour of each patch minus grey, in (-0.5, 0.5): see `LayerFeatures`."""
-        if set(layers) != {0}:
-            raise ConfigError(f"layers are {list(layers)}; {COLOURS} has only layer 0")
-        height, width = image_size or self.image_size
-        h, w = height // self.patch_size, width // self.patch_size
+        """Return the mean colour of each patch minus grey, in (-0.5, 0.5)."""
+        h, w = size[0] // self.patch_size, size[1] // self.patch_size
         small = [image.convert("RGB").resize((w, h), Image.Resampling.BOX) for image in images]
         patches = np.stack([np.asarray(image, dtype=np.float32) for image in small]) / 255 - 0.5
         return {0: LayerTokens(np.zeros((len(patches), 0, 3), np.float32), patches)}
+
+    def attention(
+        self, images: Sequence[Image.Image], layers: Sequence[int], size: tuple[int, int]
+    ) -> dict[int, np.ndarray]:
+        raise ModelError(f"{COLOURS} have no attention")

@@ -35,7 +35,7 @@ from perception_encoder.evaluation.dense.tracking import TrackingEvaluator
 from perception_encoder.evaluation.embeddings import Features
 from perception_encoder.evaluation.feature_cache import CachedTokens
 from perception_encoder.evaluation.inputs import inputs_of, settings_digest
-from perception_encoder.evaluation.layer_evaluator import decoded, score_layer
+from perception_encoder.evaluation.layer_evaluator import LayerSource, decoded
 from perception_encoder.evaluation.results import Evaluator
 from perception_encoder.evaluation.statistics.bootstrap import contributions
 from perception_encoder.evaluation.statistics.scores import (
@@ -44,7 +44,6 @@ from perception_encoder.evaluation.statistics.scores import (
     Score,
     measure_all,
 )
-from perception_encoder.inference.layer_features import LayerFeatures
 from perception_encoder.preprocess.frames import spread_indices
 from perception_encoder.progress import Track, untracked
 from perception_encoder.vectors import unit_rows
@@ -95,9 +94,9 @@ class ClassificationTask(LabelledTask):
         super().__init__("classification", {"train": splits.train, "val": splits.val, "test": splits.test}, image_size)
         self.splits, self.config = splits, config or LabelledConfig()
 
-    def run(self, model: LayerFeatures, track: Track = untracked) -> Iterator[Score]:
+    def run(self, source: LayerSource, track: Track = untracked) -> Iterator[Score]:
         depends = settings_digest(asdict(self.config), tuple(part.labels for part in self.parts.values()))
-        yield from score_layer(model, self.inputs, depends, self._score, track)
+        yield from source.score(self.inputs, depends, self._score, track)
 
     def _score(self, features: Iterable[CachedTokens]) -> Iterator[Score]:
         layers, classes = list(features), self.splits.classes
@@ -139,13 +138,13 @@ class RetrievalTask(LabelledTask):
             raise DataError(f"{labelled.name} has one image of each class; retrieval needs a second one to retrieve")
         self.labelled = labelled
 
-    def run(self, model: LayerFeatures, track: Track = untracked) -> Iterator[Score]:
+    def run(self, source: LayerSource, track: Track = untracked) -> Iterator[Score]:
         """Yield mean average precision and R@1 over the images with another image of their class.
 
         An image is both a query and a result of others: intervals are of what it contributes in both ways.
         """
         depends = settings_digest({"interval": "jackknife"}, (self.labelled.labels,))
-        yield from score_layer(model, self.inputs, depends, self._score, track)
+        yield from source.score(self.inputs, depends, self._score, track)
 
     def _score(self, features: Iterable[CachedTokens]) -> Iterator[Score]:
         (test,) = self.means(features)
@@ -257,7 +256,7 @@ DETECTION = DetectionConfig(channels=64, hidden=256, regions=128, fit=FitConfig(
 """Smaller heads than for published scores, as one is fitted for every layer."""
 
 AnySet = TypeVar("AnySet", bound=ImageSet)
-LayerTask = Evaluator[LayerFeatures]
+LayerTask = Evaluator[LayerSource]
 ReadTask = Callable[[Path, int, tuple[int, int] | None], LayerTask]
 """Reads a task from a path, with a maximum number of test images and their height and width."""
 

@@ -14,7 +14,7 @@ from perception_encoder.files import cache_directory, digest, write_json
 from perception_encoder.models.precision import WORTH, forced_precision
 from perception_encoder.progress import progress_bar
 from perception_encoder.runtime.machine import check_openvino, core_count, cpu_flags, has_gpu, versions
-from perception_encoder.runtime.openvino_runtime import FallbackWarning
+from perception_encoder.runtime.openvino_towers import FallbackWarning
 from perception_encoder.runtime.runtime import AUTO, FLOATS, PRECISIONS, RUNTIMES, Precision, RuntimeName, check_choice
 
 VARIABLE = "PE_RUNTIME"

@@ -32,7 +32,7 @@ from perception_encoder.runtime.quantization import (
     quantize,
 )
 from perception_encoder.runtime.runtime import Precision
-from perception_encoder.runtime.torch_runtime import layer_tokens
+from perception_encoder.runtime.torch_towers import layer_tokens
 
 if TYPE_CHECKING:
     import openvino

@@ -6,15 +6,10 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
-
-import numpy as np
+from typing import Any, Literal, Protocol
 
 from perception_encoder.errors import ConfigError
 from perception_encoder.models.config import TextConfig, VisionConfig
-
-if TYPE_CHECKING:
-    from jaxtyping import Float, Int, UInt8
 
 RuntimeName = Literal["torch", "openvino"]
 Precision = Literal["float32", "bfloat16", "int8"]
@@ -77,26 +72,6 @@ class Runtime(Protocol):
 
     def used(self, layer: int | None, texts: bool = False) -> tuple[RuntimeName, Precision]:
         """Return the runtime and precision of images or texts, if known: torch in float32 for a tower left to torch."""
-
-
-class TowerRuntime(Runtime, Protocol):
-    """Executes the towers of a model of this package."""
-
-    vision: VisionConfig
-    text: TextConfig | None
-
-    @property
-    def logit_scale(self) -> float | None:
-        """The learned factor of cosine similarities; None without a text tower."""
-
-    def images(self, pixels: UInt8[np.ndarray, "B 3 H W"], layer: int, pool: str) -> Float[np.ndarray, "B *N D"]:
-        """Return features of images, not normalized: float32 (B, D), or (B, N, D) with pool "tokens".
-
-        `layer`, `pool`: see `Feature`; the last layer's tokens go through the final norm.
-        """
-
-    def texts(self, ids: Int[np.ndarray, "B T"]) -> Float[np.ndarray, "B D"]:
-        """Return embeddings of texts by their token ids, not normalized: float32."""
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from perception_encoder.runtime.machine import core_count
 from perception_encoder.runtime.program import Program
 from perception_encoder.runtime.quantization import quantize
 from perception_encoder.runtime.runtime import FLOATS
-from perception_encoder.runtime.torch_runtime import TorchRuntime
+from perception_encoder.runtime.torch_towers import TorchTowers
 
 ROUNDS = 5
 
@@ -54,8 +54,8 @@ def measure(int8: bool = False) -> dict[str, float]:
             dtype = getattr(torch, precision)
             copy = VisionTransformer(config)
             copy.load_state_dict(tower.state_dict())
-            runtime = TorchRuntime(copy.eval().to(dtype), cpu, dtype)
-            calls[f"torch {precision}"] = partial(runtime.images, pixels, 1, "attn")
+            towers = TorchTowers(copy.eval().to(dtype), cpu, dtype)
+            calls[f"torch {precision}"] = partial(towers.embed_pixels, pixels, 1, "attn")
         seconds = _interleaved(calls)
     return {name: count / best for name, best in seconds.items()}
 

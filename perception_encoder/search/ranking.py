@@ -18,7 +18,7 @@ from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.exclude import excluded_names
 from perception_encoder.inference.listing import Item
 from perception_encoder.inference.media import Media, open_media
-from perception_encoder.inference.pipeline import Embedding, Request, encode_requests
+from perception_encoder.inference.pipeline import Embedding, Request
 from perception_encoder.preprocess.frames import VideoFrames
 from perception_encoder.preprocess.source import escape_name, unescape_name
 from perception_encoder.search.storage.database import IndexRow, time_modified
@@ -243,7 +243,7 @@ def query_vectors(encoder: Encoder, queries: Sequence[Query]) -> Float[np.ndarra
         requests = [
             Request(id(source), source, source.kind) for source in sources if (source.kind == "text") == is_text
         ]
-        for result in chain.from_iterable(encode_requests(encoder, requests, feature)):
+        for result in chain.from_iterable(encoder.stream(requests, feature)):
             if not isinstance(result, Embedding):
                 raise result.error
             vectors[result.key] = result.vector

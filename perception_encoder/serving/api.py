@@ -19,9 +19,11 @@ from jaxtyping import Float
 
 from perception_encoder.errors import InputError, PerceptionEncoderError, detached, needs_extra
 from perception_encoder.inference.encoder import Encoder
+from perception_encoder.inference.feature import Feature
 from perception_encoder.inference.media import Kind
-from perception_encoder.inference.pipeline import Decoded, Feature
+from perception_encoder.inference.pipeline import Decoded
 from perception_encoder.models.registry import demo_note
+from perception_encoder.runtime.towers import PackageTowers
 from perception_encoder.serving.chat import answer_chat
 from perception_encoder.serving.immich import Immich, add_immich_routes
 from perception_encoder.serving.queues import Batcher, GenerationQueue, quiet
@@ -249,10 +251,10 @@ async def embed_inputs(
 
 def count_tokens(encoder: Encoder, inputs: Sequence[Input]) -> int:
     """Count the text tokens and patches of a request for its `usage`; 0 for other libraries' models."""
-    if encoder.tokenizer is None and not hasattr(encoder, "vision"):
+    if not isinstance(encoder.towers, PackageTowers):
         return 0
     texts = [value for kind, value in inputs if kind == "text"]
-    patches = sum(encoder.vision.grid**2 * (8 if kind == "video" else 1) for kind, _ in inputs if kind != "text")
+    patches = sum(encoder.towers.vision.grid**2 * (8 if kind == "video" else 1) for kind, _ in inputs if kind != "text")
     if not texts or encoder.tokenizer is None:
         return patches
     return patches + int((encoder.tokenizer.ids(texts).argmax(axis=1) + 1).sum())

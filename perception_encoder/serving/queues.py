@@ -9,7 +9,6 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -18,8 +17,9 @@ from jaxtyping import Float
 from perception_encoder.errors import MediaTooLargeError, PerceptionEncoderError, detached
 from perception_encoder.inference.conversation.assistant import Assistant
 from perception_encoder.inference.encoder import Encoder
+from perception_encoder.inference.feature import Feature
 from perception_encoder.inference.media import Media
-from perception_encoder.inference.pipeline import Decoded, Feature, decode, encode_decoded
+from perception_encoder.inference.pipeline import Decoded
 from perception_encoder.models.memory import trim_memory
 from perception_encoder.preprocess.budget import MAX_PIXELS
 from perception_encoder.preprocess.conversation import Message, Reply, Sampling
@@ -37,10 +37,9 @@ class QueueFullError(ApiError):
 
 def quiet(encoder: Encoder) -> Encoder:
     """Return a copy of the encoder that does not warn about long texts, as the warning would log them."""
-    encoder = copy.copy(encoder)
-    if encoder.tokenizer is not None:
-        encoder.tokenizer = replace(encoder.tokenizer, warns=False)
-    return encoder
+    changed = copy.copy(encoder)
+    changed.towers = encoder.towers.quiet()
+    return changed
 
 
 class Batcher:
@@ -105,7 +104,7 @@ class Batcher:
 
     def decode(self, media: Media, feature: Feature | None = None) -> Decoded:
         """Decode an image or video and resize it, in any thread; raises InputError."""
-        return decode(self._encoder, media, feature or self._feature, served=True)
+        return self._encoder.decode(media, feature or self._feature, served=True)
 
     async def encode(
         self, inputs: Sequence[Decoded], features: Sequence[Feature] | None = None
@@ -166,7 +165,7 @@ class Batcher:
             self._model.submit(self._encode, [Decoded(text="a")], self._feature)
 
     def _encode(self, inputs: list[Decoded], feature: Feature) -> list[np.ndarray]:
-        return encode_decoded(self._encoder, inputs, feature)
+        return self._encoder.encode_decoded(inputs, feature)
 
 
 Hold = Callable[[int, int], None]

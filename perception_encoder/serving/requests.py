@@ -20,9 +20,9 @@ from urllib.parse import urlsplit
 
 from perception_encoder.errors import ConfigError, InputError, MediaTooLargeError, detached
 from perception_encoder.inference.encoder import Encoder
+from perception_encoder.inference.feature import Feature
 from perception_encoder.inference.fetch import FetchLimits, fetch, is_url
 from perception_encoder.inference.media import Kind, Media, resolve
-from perception_encoder.inference.pipeline import Feature
 from perception_encoder.models.registry import same_name
 from perception_encoder.preprocess.source import IMAGE_SUFFIXES, VIDEO_SUFFIXES, escape_name
 from perception_encoder.web_server.http import BODIES_BYTES, REQUEST, ApiError, FirstError, parse_body, shortened
@@ -163,7 +163,7 @@ def check_rerank(request: RerankRequest, encoder: Encoder, config: ApiConfig) ->
 
 def for_role(feature: Feature, role: Role, encoder: Encoder) -> Feature:
     """Return the feature of queries or documents, the same for a model that encodes both alike: they share a batch."""
-    return replace(feature, role=role) if role and encoder.has_roles else feature
+    return replace(feature, role=role) if role and encoder.towers.has_roles else feature
 
 
 def _read_inputs(values: Value | list[Value], parameter: str, maximum: int) -> list[Input]:

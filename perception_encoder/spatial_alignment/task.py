@@ -18,11 +18,13 @@ from torch import Tensor, nn
 from perception_encoder.data.pairs import ImageBatch
 from perception_encoder.datasets.masked_videos import read_videos
 from perception_encoder.evaluation.dense.tracking import TrackingEvaluator
+from perception_encoder.evaluation.layer_evaluator import LayerSource
 from perception_encoder.inference.layer_features import LayerFeatures
 from perception_encoder.losses.spatial import token_cosine_loss, token_similarity_loss
 from perception_encoder.models.tower import Tower
 from perception_encoder.models.vision_transformer import VisionTransformer
 from perception_encoder.preprocess.image import to_float
+from perception_encoder.runtime.layer_towers import LayerTowers
 from perception_encoder.spatial_alignment.config import SpatialConfig
 from perception_encoder.training.task import Task, Validation
 
@@ -155,8 +157,8 @@ class SpatialValidation:
             scores["boundary"] = area_under_curve(-cosines[scored], same[scored] < ACROSS)
         if self.tracking is not None:
             vision = copy.deepcopy(self.student.vision)
-            encoder = LayerFeatures("student", Tower.of(vision), device)
-            scores["tracking"] = next(self.tracking.run(encoder.at(vision.config.depth - 1))).value
+            encoder = LayerFeatures(LayerTowers("student", Tower.of(vision), device))
+            scores["tracking"] = next(self.tracking.run(LayerSource(encoder))).value
         return scores
 
 

@@ -77,7 +77,7 @@ def test_the_call_takes_an_encoder_and_a_list_and_reports_bad_files(encoder: Enc
     with pytest.raises(ConfigError, match="'openai'; choose from"):
         pe.classify(image_files[0], "cat,dog", model=encoder, prompts="openai")
     with pytest.raises(ConfigError, match="no text tower"):
-        pe.classify(image_files[0], "cat,dog", model=Encoder(encoder.model.visual, "cpu", torch.float32))
+        pe.classify(image_files[0], "cat,dog", model=Encoder.of(encoder.model.visual, "cpu", torch.float32))
 
 
 def test_mistakes_are_found_before_the_model_is_loaded(run_pe, tmp_path: Path) -> None:

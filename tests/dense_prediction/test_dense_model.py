@@ -37,6 +37,7 @@ from perception_encoder.errors import CheckpointError, ConfigError, ModelError, 
 from perception_encoder.inference.layer_features import LayerFeatures
 from perception_encoder.models.checkpoints.weights import create_model, write_checkpoint
 from perception_encoder.models.tower import Tower
+from perception_encoder.runtime.layer_towers import LayerTowers
 from tests.dense_training.datasets import read_head
 
 TOWER = Tower.of(create_model("builtin"))
@@ -77,7 +78,7 @@ def image() -> Image.Image:
 def test_the_map_is_the_layers() -> None:
     maps = model().map_of(image(), 64)
     assert maps.shape == (1, 2, 4, 192)
-    encoded = LayerFeatures("own", tower(), "cpu", torch.float32).encode_layers([image()], [2], (32, 64))
+    encoded = LayerFeatures(LayerTowers("own", tower(), "cpu", torch.float32)).encode_layers([image()], [2], (32, 64))
     assert np.allclose(maps.numpy(), encoded[2].patches, atol=1e-4)
 
 

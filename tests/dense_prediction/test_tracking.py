@@ -28,7 +28,7 @@ from perception_encoder.dense_prediction.tracking import (
     write_tracking,
 )
 from perception_encoder.errors import ConfigError, InputError
-from tests.evaluation.layers import ColourLayers, discs
+from tests.evaluation.layers import colour_layers, discs
 
 
 def one_hot_frames(places: list[int], width: int = 20) -> torch.Tensor:
@@ -133,7 +133,7 @@ def test_frames_keep_their_aspect_ratio(
 @pytest.mark.parametrize("batch_size", [1, 3, 8])
 def test_labels_are_those_of_the_whole_video_at_once(batch_size: int) -> None:
     images, masks = frames_and_masks(7)
-    model = ColourLayers().at(0)
+    model = colour_layers().at(0)
     tracked = list(track_objects(images, masks[0], model, SIDE, batch_size=batch_size))
     features = torch.from_numpy(maps_at(model, images, SIDE))
     expected = propagate(features, torch.from_numpy(masks[0]).long())
@@ -148,7 +148,7 @@ def test_a_long_video_takes_bounded_memory() -> None:
     images, masks = frames_and_masks(2)
     taken = itertools.count()
     frames = (next(taken) is not None and image for image in itertools.cycle(images))
-    tracked = track_objects(frames, masks[0], ColourLayers().at(0), SIDE, batch_size=4)
+    tracked = track_objects(frames, masks[0], colour_layers().at(0), SIDE, batch_size=4)
     for _ in range(9):
         next(tracked)
     assert next(taken) == 12

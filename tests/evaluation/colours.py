@@ -1,4 +1,4 @@
-"""An encoder that sees only colours, and shards of images in one colour: the colour is in the label."""
+"""Towers that see only colours, and shards of images in one colour: the colour is in the label."""
 
 from __future__ import annotations
 
@@ -8,44 +8,63 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 from perception_encoder.formats.shards import SPLITS, ShardSample
 from perception_encoder.inference.encoder import Encoder
+from perception_encoder.runtime.torch_towers import TorchThreads
+from perception_encoder.runtime.towers import Towers
 from synthetic.shards import write_shard
 
 RGB = {"red": (220, 30, 30), "green": (30, 220, 30), "blue": (30, 30, 220), "white": (255, 255, 255)}
 
 
-class ColourEncoder(Encoder):
+class Mean:
+    """A transform of images to their mean colour."""
+
+    size, mode = None, "squash"
+
+    def pixels(self, image: Image.Image) -> np.ndarray:
+        return np.asarray(image.convert("RGB"), dtype=np.float32).mean(axis=(0, 1))
+
+
+class ColourTowers(Towers):
     """An image's vector is its mean colour, a text's that of the colour it names."""
 
-    name = "colours"
+    name, weight_hash, output_width, reads_texts = "colours", "colours", 3, True
 
     def __init__(self) -> None:
-        self.image_count = 0
-        self.texts = 0
+        self.runtime = Alone()
+        self.image_count, self.text_count = 0, 0
 
-    @property
-    def reads_texts(self) -> bool:
-        return True
+    def transform(self, mode: str) -> Mean:
+        return Mean()
 
-    @property
-    def about(self) -> dict[str, str]:
+    def settings(self, layer: int | None) -> dict[str, str]:
         return {"weights": self.name}
 
-    def variant(self, **options: Any) -> ColourEncoder:
-        return type(self)()
+    def images(self, pixels: Sequence[Any], layer: int, pool: str, role: Any = None) -> np.ndarray:
+        self.image_count += len(pixels)
+        return np.stack(pixels)
 
-    def encode_images(self, images: Any, normalize: bool = True, **options: Any) -> np.ndarray:
-        self.image_count += len(images)
-        means = np.stack([np.asarray(image.convert("RGB"), dtype=np.float32).mean(axis=(0, 1)) for image in images])
-        return unit(means) if normalize else means
-
-    def encode_texts(self, texts: Any, normalize: bool = True, **options: Any) -> np.ndarray:
-        self.texts += len(texts)
+    def texts(self, texts: Sequence[str], role: Any = None) -> np.ndarray:
+        self.text_count += len(texts)
         named = [next((rgb for name, rgb in RGB.items() if name in text), (1, 1, 1)) for text in texts]
-        return unit(np.array(named, dtype=np.float32))
+        return np.array(named, dtype=np.float32)
+
+
+class Alone(TorchThreads):
+    """A runtime of one thread, so that counters count."""
+
+    workers = 1
+
+    def __init__(self) -> None:
+        super().__init__(torch.device("cpu"), torch.float32, 8)
+
+
+def colour_encoder() -> Encoder:
+    return Encoder(ColourTowers())
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:

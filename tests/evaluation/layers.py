@@ -12,37 +12,43 @@ from PIL import Image
 
 from perception_encoder.evaluation.feature_cache import CachedTokens
 from perception_encoder.evaluation.inputs import EncoderInputs
-from perception_encoder.evaluation.layer_evaluator import CachingLayers, ScoreLayer
+from perception_encoder.evaluation.layer_evaluator import LayerSource, ScoreLayer
 from perception_encoder.evaluation.statistics.scores import Score
 from perception_encoder.formats.shards import write_members
-from perception_encoder.inference.layer_features import LayerFeatures, LayerTokens
+from perception_encoder.inference.layer_features import LayerFeatures
 from perception_encoder.progress import Track, untracked
+from perception_encoder.runtime.layer_towers import LayerTokens
 
 
-class ColourLayers(LayerFeatures):
+class ColourLayers:
     """Layer 0: a patch's mean colour. Layer 1: noise. Layer 2: NaN."""
 
-    name, depth, width = "colours", 3, 8
+    source, depth, width, fixed_size = "colours", 3, 8, False
+    device, dtype = torch.device("cpu"), torch.float32
 
-    def __init__(self, patch_size: int = 4, image_size: tuple[int, int] = (32, 32)) -> None:
+    def __init__(self, patch_size: int, image_size: tuple[int, int]) -> None:
         self.patch_size, self.image_size = patch_size, image_size
         self.rng = np.random.default_rng(0)
-        self.device = torch.device("cpu")
 
-    @property
-    def about(self) -> dict[str, str]:
-        return {"weights": self.name, "dtype": "float32", "device": "cpu"}
+    def settings(self) -> dict[str, str]:
+        return {"weights": self.source, "dtype": "float32", "device": "cpu"}
 
-    def encode_layers(
-        self, images: Sequence[Image.Image], layers: Sequence[int], image_size: tuple[int, int] | None = None
+    def tokens(
+        self, images: Sequence[Image.Image], layers: Sequence[int], size: tuple[int, int]
     ) -> dict[int, LayerTokens]:
-        height, width = image_size or self.image_size
-        grid = width // self.patch_size, height // self.patch_size
+        grid = size[1] // self.patch_size, size[0] // self.patch_size
         shown = [image.convert("RGB").resize(grid, Image.Resampling.BOX) for image in images]
         colours = np.stack([np.asarray(image, dtype=np.float32) for image in shown]) / 255 - 0.5
         made = {0: colours, 1: self.rng.normal(size=(*colours.shape[:3], 8)), 2: np.full_like(colours, np.nan)}
         patches = {layer: made[layer].astype(np.float32) for layer in layers}
         return {layer: LayerTokens(patch[:, 0, :0], patch) for layer, patch in patches.items()}
+
+    def attention(self, images: Sequence[Image.Image], layers: Sequence[int], size: tuple[int, int]) -> dict:
+        raise AssertionError("colours have no attention")
+
+
+def colour_layers(patch_size: int = 4, image_size: tuple[int, int] = (32, 32)) -> LayerFeatures:
+    return LayerFeatures(ColourLayers(patch_size, image_size))
 
 
 def cached(maps: np.ndarray) -> CachedTokens:
@@ -81,15 +87,14 @@ def write_video(path: Path, samples: Sequence[np.ndarray], masks: Sequence[np.nd
     return path
 
 
-class Given(CachingLayers):
+class Given(LayerSource):
     """A model whose tokens are given, one for each of an evaluator's inputs."""
 
-    device = None
-
-    def __init__(self, *features: CachedTokens) -> None:
-        self.features, self.patch_size, self.image_size = features, 4, (24, 32)
+    def __init__(self, *given: CachedTokens) -> None:
+        super().__init__(colour_layers(4, (24, 32)))
+        self.given = given
 
     def score(
         self, inputs: Sequence[EncoderInputs], depends: str, score: ScoreLayer, track: Track = untracked
     ) -> Iterator[Score]:
-        yield from score(self.features)
+        yield from score(self.given)

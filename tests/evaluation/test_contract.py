@@ -27,14 +27,17 @@ from perception_encoder.evaluation.dense.depth import DepthEvaluator, DepthProto
 from perception_encoder.evaluation.dense.detection import DetectionEvaluator
 from perception_encoder.evaluation.dense.segmentation import SegmentationEvaluator
 from perception_encoder.evaluation.dense.tracking import TrackingEvaluator
+from perception_encoder.evaluation.embeddings import Embeddings
 from perception_encoder.evaluation.feature_cache import FeatureCache
+from perception_encoder.evaluation.layer_evaluator import LayerSource
 from perception_encoder.evaluation.results import compare, from_json, run_evaluators, to_json
 from perception_encoder.evaluation.retrieval import RetrievalEvaluator
+from perception_encoder.inference.encoder import Encoder
 from perception_encoder.layer_analysis.sweep import run_sweep
 from perception_encoder.layer_analysis.tasks import ClassificationTask, LabelledConfig, RetrievalTask
 from tests.datasets.drawn import drawn_masks, label_maps, pairs, rooms, write_instances
-from tests.evaluation.colours import ColourEncoder, image_bytes
-from tests.evaluation.layers import ColourLayers, discs, png
+from tests.evaluation.colours import ColourTowers, colour_encoder, image_bytes
+from tests.evaluation.layers import colour_layers, discs, png
 
 COLOURS = ("red", "green", "blue")
 CUT = b"\x89PNG cut"
@@ -108,7 +111,7 @@ EVERY = {**ENCODERS, **LAYERS}
 
 
 def model_for(name: str) -> Any:
-    return ColourEncoder() if name in ENCODERS else ColourLayers(16, (48, 64)).at(0)
+    return Embeddings(colour_encoder()) if name in ENCODERS else LayerSource(colour_layers(16, (48, 64)).at(0))
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -138,12 +141,13 @@ def test_items_that_cannot_be_decoded_are_named_and_left_out(name: str, tmp_path
 
 @pytest.mark.parametrize("name", EVERY)
 def test_features_that_are_not_finite_are_a_model_error(name: str, tmp_path: Path) -> None:
-    class Broken(ColourEncoder):
-        def encode_images(self, images: Any, normalize: bool = True, **options: Any) -> np.ndarray:
-            return super().encode_images(images, normalize) * np.nan
+    class Broken(ColourTowers):
+        def images(self, *arguments: Any) -> np.ndarray:
+            return super().images(*arguments) * np.nan
 
-    model = Broken() if name in ENCODERS else ColourLayers(16, (48, 64)).at(2)
-    with pytest.raises(ModelError, match=r"colours.* gives NaN or infinity in \d+ of \d+ vectors of "):
+    broken = Embeddings(Encoder(Broken())), LayerSource(colour_layers(16, (48, 64)).at(2))
+    model = broken[name not in ENCODERS]
+    with pytest.raises(ModelError, match=r"colours.* gives NaN or infinity in (float32|\d+ of \d+ vectors of )"):
         list(EVERY[name]((), tmp_path).run(model))
 
 
@@ -153,7 +157,7 @@ def test_scipy_is_missed_before_features_are_extracted(
 ) -> None:
     task, model = EVERY[name]((), tmp_path), model_for(name)
     monkeypatch.setitem(sys.modules, "scipy.special", None)
-    model.encode_layers = lambda *_: pytest.fail("features were extracted")
+    model.features.towers.tokens = lambda *_: pytest.fail("features were extracted")
     with pytest.raises(MissingExtraError, match="scipy"):
         list(task.run(model))
 
@@ -161,16 +165,16 @@ def test_scipy_is_missed_before_features_are_extracted(
 @pytest.mark.parametrize("name", LAYERS)
 def test_a_sweep_has_the_scores_of_the_evaluator_and_does_not_repeat_them(name: str, tmp_path: Path) -> None:
     """Features are cached in float32."""
-    model, cache = model_for(name), FeatureCache(directory=tmp_path / "store", dtype="float32")
-    model.depth = 1
-    sweep = run_sweep(model, {name: EVERY[name]((), tmp_path)}, cache, [0])
-    alone = list(EVERY[name]((), tmp_path).run(model))
+    source, cache = model_for(name), FeatureCache(directory=tmp_path / "store", dtype="float32")
+    source.features.depth = 1
+    sweep = run_sweep(source.features, {name: EVERY[name]((), tmp_path)}, cache, [0])
+    alone = list(EVERY[name]((), tmp_path).run(source))
     assert [curve.metric for curve in sweep.curves] == [score.name for score in alone]
     for curve, score in zip(sweep.curves, alone, strict=True):
         found = curve.scores[0]
         assert (found.n, found.unit, found.lower_is_better) == (score.n, score.unit, score.lower_is_better)
         assert found.value == pytest.approx(score.value, abs=1e-5)
-    model.encode_layers = lambda *_: pytest.fail("features were extracted")
-    again = run_sweep(model, {name: EVERY[name]((), tmp_path)}, cache, [0])
+    source.features.towers.tokens = lambda *_: pytest.fail("features were extracted")
+    again = run_sweep(source.features, {name: EVERY[name]((), tmp_path)}, cache, [0])
     for one, other in zip(sweep.curves, again.curves, strict=True):
         assert one.scores[0].to_dict() == other.scores[0].to_dict()

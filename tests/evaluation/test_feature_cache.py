@@ -17,9 +17,10 @@ from perception_encoder.evaluation import feature_cache as module
 from perception_encoder.evaluation.dense.depth import DepthEvaluator, DepthProtocol
 from perception_encoder.evaluation.feature_cache import ComputedRows, FeatureCache, encode_layer
 from perception_encoder.evaluation.inputs import EncoderInputs, content_digest
+from perception_encoder.evaluation.layer_evaluator import LayerSource
 from tests.datasets.drawn import pairs, rooms
-from tests.evaluation.layers import ColourLayers, png
-from tests.layer_analysis.toys import ToyEncoder, greys
+from tests.evaluation.layers import colour_layers, png
+from tests.layer_analysis.toys import greys, toy_layers
 
 LAYERS = [0, 2, 3]
 
@@ -32,7 +33,7 @@ def contents(directory: Path) -> dict[str, bytes]:
 
 
 def test_every_layer_of_what_can_be_decoded(tmp_path: Path) -> None:
-    encoder, images = ToyEncoder(), greys(10, broken=(1, 6))
+    encoder, images = toy_layers(), greys(10, broken=(1, 6))
     stored = FeatureCache(directory=tmp_path, dtype="float32", chunk=4).encode_layers(encoder, images, LAYERS)
     assert [str(failure) for failure in stored[0].failures] == ["grey 1: is cut", "grey 6: is cut"]
     rows = [0, 2, 3, 4, 5, 7, 8, 9]
@@ -49,22 +50,22 @@ def test_every_layer_of_what_can_be_decoded(tmp_path: Path) -> None:
 
 
 def test_a_set_is_encoded_once(tmp_path: Path) -> None:
-    encoder, cache = ToyEncoder(), FeatureCache(directory=tmp_path)
+    encoder, cache = toy_layers(), FeatureCache(directory=tmp_path)
     first = cache.encode_layers(encoder, greys(5), LAYERS)
     again = cache.encode_layers(encoder, greys(5), LAYERS)
-    assert encoder.encoded == 5 and first[0].tokens.dtype == np.float16
+    assert encoder.towers.encoded == 5 and first[0].tokens.dtype == np.float16
     assert all((again[layer].tokens == first[layer].tokens).all() for layer in LAYERS)
 
 
 def test_the_key_is_of_all_that_features_depend_on(tmp_path: Path) -> None:
     cache = FeatureCache(directory=tmp_path)
-    same = {cache.key(ToyEncoder(name=name), greys(5, name=what), LAYERS) for name, what in (("a", "x"), ("b", "y"))}
+    same = {cache.key(toy_layers(name=name), greys(5, name=what), LAYERS) for name, what in (("a", "x"), ("b", "y"))}
     others = {
-        cache.key(ToyEncoder(weights="w2"), greys(5), LAYERS),
-        cache.key(ToyEncoder(image_size=(32, 32)), greys(5), LAYERS),
-        cache.key(ToyEncoder(), greys(6), LAYERS),
-        cache.key(ToyEncoder(), greys(5), [0]),
-        FeatureCache(directory=tmp_path, dtype="float32").key(ToyEncoder(), greys(5), LAYERS),
+        cache.key(toy_layers(weights="w2"), greys(5), LAYERS),
+        cache.key(toy_layers(image_size=(32, 32)), greys(5), LAYERS),
+        cache.key(toy_layers(), greys(6), LAYERS),
+        cache.key(toy_layers(), greys(5), [0]),
+        FeatureCache(directory=tmp_path, dtype="float32").key(toy_layers(), greys(5), LAYERS),
     }
     assert len(same) == 1 and len(others | same) == 6
 
@@ -81,12 +82,12 @@ def test_a_stopped_run_resumes_to_the_same_bytes(at: int, tmp_path: Path) -> Non
 
     images = greys(11, broken=(2, 9))
     whole, resumed = (FeatureCache(directory=tmp_path / name, chunk=4) for name in ("whole", "resumed"))
-    whole.encode_layers(ToyEncoder(), images, LAYERS)
+    whole.encode_layers(toy_layers(), images, LAYERS)
     with pytest.raises(StopError):
-        resumed.encode_layers(ToyEncoder(before=stop), images, LAYERS)
-    after = ToyEncoder()
+        resumed.encode_layers(toy_layers(before=stop), images, LAYERS)
+    after = toy_layers()
     resumed.encode_layers(after, images, LAYERS)
-    assert after.encoded == 9 - at and contents(tmp_path / "whole") == contents(tmp_path / "resumed")
+    assert after.towers.encoded == 9 - at and contents(tmp_path / "whole") == contents(tmp_path / "resumed")
 
 
 @pytest.mark.parametrize("at", [4, 8])
@@ -101,37 +102,37 @@ def test_a_run_in_chunks_of_bytes_resumes_with_the_same_batches(
             raise StopError
         begun.append(encoded)
 
-    FeatureCache(directory=tmp_path / "whole").encode_layers(ToyEncoder(before=begun.append), images, LAYERS)
+    FeatureCache(directory=tmp_path / "whole").encode_layers(toy_layers(before=begun.append), images, LAYERS)
     assert begun == [0, 4, 8]
     begun.clear()
     resumed = FeatureCache(directory=tmp_path / "resumed")
     with pytest.raises(StopError):
-        resumed.encode_layers(ToyEncoder(before=stop), images, LAYERS)
-    resumed.encode_layers(ToyEncoder(before=lambda encoded: begun.append(at + encoded)), images, LAYERS)
+        resumed.encode_layers(toy_layers(before=stop), images, LAYERS)
+    resumed.encode_layers(toy_layers(before=lambda encoded: begun.append(at + encoded)), images, LAYERS)
     assert begun == [0, 4, 8] and contents(tmp_path / "whole") == contents(tmp_path / "resumed")
 
 
 def test_features_that_are_not_finite_or_too_large_are_errors(tmp_path: Path) -> None:
     cache = FeatureCache(directory=tmp_path)
     with pytest.raises(ModelError, match="toy, layer 0, gives NaN or infinity in 3 of 3 vectors of greys"):
-        cache.encode_layers(ToyEncoder(scale=float("nan")), greys(3), LAYERS)
+        cache.encode_layers(toy_layers(scale=float("nan")), greys(3), LAYERS)
     with pytest.raises(ModelError, match="too large for float16; store features as float32"):
-        cache.encode_layers(ToyEncoder(scale=1e6), greys(3), LAYERS)
-    FeatureCache(directory=tmp_path, dtype="float32").encode_layers(ToyEncoder(scale=1e6), greys(3), LAYERS)
+        cache.encode_layers(toy_layers(scale=1e6), greys(3), LAYERS)
+    FeatureCache(directory=tmp_path, dtype="float32").encode_layers(toy_layers(scale=1e6), greys(3), LAYERS)
 
 
 def test_sets_without_greys(tmp_path: Path) -> None:
     cache = FeatureCache(directory=tmp_path)
     with pytest.raises(DataError, match="greys has no images"):
-        cache.encode_layers(ToyEncoder(), greys(0), LAYERS)
-    stored = cache.encode_layers(ToyEncoder(), greys(2, broken=(0, 1)), LAYERS)
+        cache.encode_layers(toy_layers(), greys(0), LAYERS)
+    stored = cache.encode_layers(toy_layers(), greys(2, broken=(0, 1)), LAYERS)
     assert len(stored[0].tokens) == 0 and len(stored[0].failures) == 2
 
 
 def test_a_full_disk_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "SPARE", 1 << 62)
     with pytest.raises(OutputError, match="GB for features and the disk has"):
-        FeatureCache(directory=tmp_path).encode_layers(ToyEncoder(), greys(3), LAYERS)
+        FeatureCache(directory=tmp_path).encode_layers(toy_layers(), greys(3), LAYERS)
 
 
 SHADES = tuple(b"cut" if grey == 60 else png(np.full((8, 16, 3), grey, np.uint8)) for grey in (0, 60, 120, 180))
@@ -143,7 +144,7 @@ def shades(image_set: ImageSet = SHADED) -> EncoderInputs:
 
 
 def test_features_that_do_not_fit_are_computed_again() -> None:
-    encoder = ColourLayers(4, (8, 16))
+    encoder = colour_layers(4, (8, 16))
     cached, computed = (encode_layer(encoder, shades(), 0, chunk=2, limit=limit) for limit in (1e9, 0))
     assert isinstance(computed.tokens, ComputedRows) and not isinstance(cached.tokens, ComputedRows)
     assert cached.rows.tolist() == computed.rows.tolist() == [0, 2, 3]
@@ -156,7 +157,7 @@ def test_features_that_do_not_fit_are_computed_again() -> None:
 
 
 def test_images_none_of_which_can_be_decoded_have_no_rows() -> None:
-    features = encode_layer(ColourLayers(), shades(SHADED.select([1])), 0)
+    features = encode_layer(colour_layers(), shades(SHADED.select([1])), 0)
     assert len(features.rows) == len(features.tokens) == 0 and len(features.failures) == 1
 
 
@@ -168,7 +169,7 @@ def test_a_mix_of_images_and_videos_is_refused() -> None:
         compute_digest=lambda: "",
     )
     with pytest.raises(DataError, match="mixed mixes images and videos"):
-        encode_layer(ColourLayers(), mixed, 0)
+        encode_layer(colour_layers(), mixed, 0)
 
 
 def test_an_image_whose_target_fails_is_not_encoded() -> None:
@@ -176,7 +177,7 @@ def test_an_image_whose_target_fails_is_not_encoded() -> None:
         if row == 2:
             raise InputError("c (mask)", "is empty")
 
-    features = encode_layer(ColourLayers(), EncoderInputs.of("shades", SHADED, target), 0)
+    features = encode_layer(colour_layers(), EncoderInputs.of("shades", SHADED, target), 0)
     assert features.rows.tolist() == [0, 3] and [failure.source for failure in features.failures] == ["b", "c (mask)"]
 
 
@@ -190,15 +191,15 @@ def test_the_digest_is_that_of_the_content_and_of_what_is_left_out() -> None:
 
 
 def test_the_test_set_is_not_encoded_without_training_shades() -> None:
-    encoder, depths = ColourLayers(4, (24, 32)), rooms(2, 0)
+    encoder, depths = colour_layers(4, (24, 32)), rooms(2, 0)
     encoded: list[int] = []
     encode = encoder.encode_layers
     encoder.encode_layers = lambda images, *rest: encoded.append(len(images)) or encode(images, *rest)
     bad = replace(pairs("a", depths), images=(b"cut", b"cut"))
     protocol = DepthProtocol(head=DepthConfig(channels=4, fit=FitConfig(epochs=1)))
     with pytest.raises(DataError, match="depth: no image can be used; the first: a0"):
-        list(DepthEvaluator(bad, pairs("b", depths), protocol).run(encoder.at(0)))
+        list(DepthEvaluator(bad, pairs("b", depths), protocol).run(LayerSource(encoder.at(0))))
     assert encoded == []
     cut = replace(pairs("b", depths), images=(pairs("b", depths).images[0], b"cut"))
-    list(DepthEvaluator(pairs("a", depths), cut, protocol).run(encoder.at(0)))
+    list(DepthEvaluator(pairs("a", depths), cut, protocol).run(LayerSource(encoder.at(0))))
     assert encoded == [2, 1]

@@ -12,7 +12,7 @@ from PIL import Image
 
 from perception_encoder.datasets.labelled import load_labelled
 from perception_encoder.evaluation.classification.zero_shot import PROMPTS, ensemble
-from perception_encoder.evaluation.embeddings import encode_images
+from perception_encoder.evaluation.embeddings import Embeddings
 from synthetic.suite import Suite
 from tests.evaluation.colours import write_colours
 
@@ -42,7 +42,7 @@ class PlainOpenClipEncoder:
         self.tokenize = open_clip.SimpleTokenizer(context_length=16)
 
     @torch.inference_mode()
-    def encode_images(self, images: Sequence[Image.Image]) -> np.ndarray:
+    def encode_images(self, images: Sequence[Image.Image], normalize: bool = True) -> np.ndarray:
         batch = torch.stack([self.transform(image) for image in images])
         return self.model.encode_image(batch, normalize=True).numpy()
 
@@ -63,7 +63,7 @@ def test_an_open_clip_model_is_measured_as_open_clip_does(photos: Path) -> None:
 
     task = load_labelled(photos, "test")["toys"]
     oracle = build_zero_shot_classifier(encoder.model, encoder.tokenize, task.classes, OPENAI_IMAGENET_TEMPLATES)
-    ours = ensemble(encoder, task.classes, PROMPTS["imagenet"])
+    ours = ensemble(Embeddings(encoder), task.classes, PROMPTS["imagenet"])
     np.testing.assert_allclose(ours.T, oracle.numpy(), atol=1e-6)
-    predicted = (torch.from_numpy(encode_images(encoder, task).vectors) @ oracle).argmax(dim=1)
+    predicted = (torch.from_numpy(Embeddings(encoder).images(task).vectors) @ oracle).argmax(dim=1)
     assert top1.value == np.mean([task.classes[i] for i in predicted] == np.array(task.labels))

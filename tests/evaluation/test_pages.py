@@ -9,7 +9,7 @@ import pytest
 
 from perception_encoder.datasets.labelled import load_labelled
 from perception_encoder.evaluation.classification.zero_shot import FEW, ZeroShotClassifier, accuracies
-from perception_encoder.evaluation.embeddings import encode_images
+from perception_encoder.evaluation.embeddings import Embeddings
 from perception_encoder.evaluation.results import Result, from_json
 from perception_encoder.evaluation.statistics.scores import ItemScores, measure
 from perception_encoder.inference.load import load
@@ -38,9 +38,10 @@ def test_the_intervals_are_those_of_the_stored_scores_by_the_rule_of_accuracies(
 
 def test_the_results_come_out_again(root: Path, real_data: Path) -> None:
     encoder = load("builtin")
+    source = Embeddings(encoder)
     task = load_labelled(real_data / "photos")["flowers"]
-    features = encode_images(encoder, task)
-    predicted = ZeroShotClassifier.of(encoder, task.classes, "photo").rank(features.vectors, 1)
+    features = source.images(task)
+    predicted = ZeroShotClassifier.of(source, task.classes, "photo").rank(features.vectors, 1)
     measured = map(measure, accuracies(predicted, features.keys, features.labels, task.classes))
     result = read_result(root)
     assert result.about["weights"] == encoder.weight_hash

@@ -10,10 +10,12 @@ import torch
 
 from perception_encoder.datasets.captioned import CaptionedMedia
 from perception_encoder.errors import ModelError
+from perception_encoder.evaluation.embeddings import Embeddings
 from perception_encoder.evaluation.retrieval import RetrievalEvaluator, best_ranks, dual_softmax, recalls
 from perception_encoder.evaluation.statistics.scores import measure
+from perception_encoder.inference.encoder import Encoder
 from tests.clips import clip
-from tests.evaluation.colours import ColourEncoder, image_bytes, unit
+from tests.evaluation.colours import ColourTowers, colour_encoder, image_bytes, unit
 
 
 def test_a_query_is_found_by_the_best_of_its_own() -> None:
@@ -54,10 +56,12 @@ def test_an_image_has_several_captions_and_a_broken_one_takes_its_own_along() ->
     colours = ("red", "green", "blue")
     media = tuple(map(image_bytes, colours))
     captions = (("a red cup", "red"), ("a green cup",), ("blue",))
-    scores = list(RetrievalEvaluator(CaptionedMedia("toys", colours, media, captions)).run(ColourEncoder()))
+    scores = list(
+        RetrievalEvaluator(CaptionedMedia("toys", colours, media, captions)).run(Embeddings(colour_encoder()))
+    )
     assert {(score.classes, score.value, score.n) for score in scores} == {(3, 1.0, 3)} and len(scores) == 12
     broken = CaptionedMedia("toys", colours, (b"no image", *media[1:]), captions)
-    first = next(RetrievalEvaluator(broken).run(ColourEncoder()))
+    first = next(RetrievalEvaluator(broken).run(Embeddings(colour_encoder())))
     assert (first.classes, first.value, first.n) == (2, 1.0, 2)
 
 
@@ -65,16 +69,16 @@ def test_a_video_is_found_by_its_frames(tmp_path: Path) -> None:
     (tmp_path / "grey.mp4").write_bytes(clip(12))
     media = (tmp_path / "grey.mp4", image_bytes("red"), image_bytes("blue"))
     data = CaptionedMedia("toys", ("grey.mp4", "red", "blue"), media, (("white",), ("red",), ("blue",)))
-    encoder = ColourEncoder()
-    first = next(RetrievalEvaluator(data, frames=4).run(encoder))
-    assert (encoder.image_count, first.failures, first.value) == (4 + 1 + 1, (), 1.0)
+    encoder = colour_encoder()
+    first = next(RetrievalEvaluator(data, frames=4).run(Embeddings(encoder)))
+    assert (encoder.towers.image_count, first.failures, first.value) == (4 + 1 + 1, (), 1.0)
 
 
 def test_captions_without_a_finite_vector_are_an_error() -> None:
-    class Broken(ColourEncoder):
-        def encode_texts(self, texts):
-            return super().encode_texts(texts) * np.nan
+    class Broken(ColourTowers):
+        def texts(self, texts, role=None):
+            return super().texts(texts) * np.nan
 
     data = CaptionedMedia("toys", ("a", "b"), tuple(map(image_bytes, ("red", "blue"))), (("red",), ("blue",)))
-    with pytest.raises(ModelError, match="colours gives NaN or infinity in 2 of 2 vectors of the captions"):
-        next(RetrievalEvaluator(data).run(Broken()))
+    with pytest.raises(ModelError, match="colours gives NaN or infinity in float32"):
+        next(RetrievalEvaluator(data).run(Embeddings(Encoder(Broken()))))

@@ -22,7 +22,7 @@ from perception_encoder.evaluation.results import Result, from_json
 from perception_encoder.evaluation.statistics.scores import Score
 from perception_encoder.layer_analysis.sweep import LayerCurve, LayerScore
 from perception_encoder.models.registry import BUILTIN as DEMO
-from tests.evaluation.colours import ColourEncoder, write_colours
+from tests.evaluation.colours import colour_encoder, write_colours
 
 LABELS = ["red cup", "red pot", "green pea", "blue jay", "red cup", "green pea"]
 
@@ -36,7 +36,7 @@ def held_out(tmp_path: Path) -> HeldOut:
 
 
 def test_every_set_and_task(held_out: HeldOut) -> None:
-    outcomes = held_out.evaluate(ColourEncoder())
+    outcomes = held_out.evaluate(colour_encoder())
     assert list(outcomes) == [PHOTOS, *CHANGES, DRAWINGS]
     photos = {outcome.task: outcome.right.tolist() for outcome in outcomes[PHOTOS]}
     assert photos == {"shop": [True, False, True, True, True, True], "shop/coarse": [True] * 6, "toys": [True, True]}

@@ -35,7 +35,7 @@ def small_model(directory: Path, dimension: int) -> tuple[Path, Encoder]:
     model = CLIP(*towers, name=entry.name)
     initialize(model, torch.Generator().manual_seed(0))
     write_checkpoint(model.eval(), path := directory / "model.safetensors")
-    return path, Encoder(model, "cpu", torch.float32)
+    return path, Encoder.of(model, "cpu", torch.float32)
 
 
 @pytest.mark.filterwarnings("ignore::perception_encoder.preprocess.tokenizer.TruncationWarning")

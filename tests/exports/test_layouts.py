@@ -181,7 +181,7 @@ def test_sentence_transformers_gives_the_same_vectors(
     model = create_model(name, pretrained=True if name == "builtin" else None)
     write_layout_directory(model, tmp_path / "out", "sentence-transformers", half)
     theirs = SentenceTransformer(str(tmp_path / "out"), device="cpu", trust_remote_code=False)
-    encoder = Encoder(model.half().float() if half else model, "cpu", torch.float32)
+    encoder = Encoder.of(model.half().float() if half else model, "cpu", torch.float32)
     assert theirs.get_embedding_dimension() == encoder.dimension
     for inputs in (TEXTS, [photograph, photograph.rotate(90, expand=True)]):
         assert abs(theirs.encode(inputs, batch_size=3) - encoder.encode(inputs)).max() < TOLERANCE
@@ -236,7 +236,7 @@ def test_sentence_transformers_takes_every_kind_of_image_without_us(photograph: 
         run = [sys.executable, "-P", "-c", _ALONE, str(tmp_path / "st"), f"{url}/a.png"]
         printed = subprocess.run(run, cwd=tmp_path, check=True, capture_output=True, text=True).stdout
     assert "Encode each modality separately" in printed
-    encoder = Encoder(create_model("builtin", pretrained=True), "cpu", torch.float32)
+    encoder = Encoder.of(create_model("builtin", pretrained=True), "cpu", torch.float32)
     images = [photograph] * 3 + [photograph.convert(mode) for mode in ("L", "P", "RGBA", "LA")]
     expected = np.concatenate([encoder.encode(images), encoder.encode_texts(["a red mug", "missing.png", "copy"])])
     assert abs(np.load(tmp_path / "vectors.npy") - np.concatenate([expected, expected])).max() < TOLERANCE

@@ -17,7 +17,7 @@ from perception_encoder.models.checkpoints.weights import create_model, write_ch
 @pytest.fixture(scope="session")
 def encoder() -> Encoder:
     """A two-tower model in float32, so that results can be compared closely."""
-    return Encoder(create_model("PE-Core-N16-128"), "cpu", torch.float32)
+    return Encoder.of(create_model("PE-Core-N16-128"), "cpu", torch.float32)
 
 
 @pytest.fixture(scope="session")

@@ -18,9 +18,9 @@ from PIL import Image
 
 import perception_encoder as pe
 from perception_encoder.errors import CheckpointError, ConfigError, MissingExtraError, SearchIndexError
-from perception_encoder.inference.external_encoder import OutputEncoder
 from perception_encoder.models.external_transformers import is_two_tower
 from perception_encoder.models.registry import library_model_name, portable_name
+from perception_encoder.runtime.library_towers import LibraryTowers
 from perception_encoder.search.storage.store import Store
 from perception_encoder.search.terms import text_query
 from perception_encoder.search.web.library import open_library
@@ -184,8 +184,8 @@ def test_queries_documents_and_neither_have_the_librarys_prompts(kind: str, save
         wanted = getattr(model, method)(TEXTS, normalize_embeddings=True)
         np.testing.assert_allclose(getattr(encoder, method)(TEXTS), wanted, atol=1e-5, err_msg=method)
     assert np.abs(encoder.encode_query(TEXTS) - encoder.encode(TEXTS)).max() > 1e-3
-    with pytest.raises(ConfigError, match="prompt_type is 'passage'; it must be 'query' or 'document'"):
-        encoder.encode(TEXTS, prompt_type="passage")
+    with pytest.raises(ConfigError, match="role is 'passage'; it must be 'query' or 'document'"):
+        encoder.encode(TEXTS, role="passage")
     short = encoder.cut(7)
     wanted = model.encode_query(TEXTS, truncate_dim=7, normalize_embeddings=True)
     np.testing.assert_allclose(short.encode_query(TEXTS), wanted, atol=1e-5)
@@ -490,7 +490,7 @@ def test_a_layer_leaves_the_encoder_as_it_is(
     saved: Callable[[str], Path], photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They share the weights, and on some machines layers are in bfloat16 by default."""
-    monkeypatch.setattr("perception_encoder.inference.layer_features.fast_dtype", lambda device: torch.bfloat16)
+    monkeypatch.setattr("perception_encoder.runtime.layer_towers.fast_dtype", lambda device: torch.bfloat16)
     encoder, images = pe.load(name_of("hf-CLIP", saved("hf-CLIP"))), opened(photos)
     before = encoder.encode_images(images)
     assert encoder.variant(layer=0, pool="mean").encode_images(images).shape == (5, 24)
@@ -500,10 +500,10 @@ def test_a_layer_leaves_the_encoder_as_it_is(
 def test_whole_images_wait_in_small_numbers(saved: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """sentence-transformers takes images at their full size, up to half a gigabyte each."""
     encoder = pe.load(f"st:{saved('st-vlm')}")
-    monkeypatch.setattr("perception_encoder.runtime.torch_runtime._cores", lambda: 96)
+    monkeypatch.setattr("perception_encoder.runtime.torch_towers._cores", lambda: 96)
     monkeypatch.setattr("os.cpu_count", lambda: 96)
     assert encoder.runtime.workers * encoder.batch_size <= 64
-    assert OutputEncoder(encoder.adapter, torch.device("meta")).batch_size == 8
+    assert LibraryTowers(encoder.towers.adapter, torch.device("meta")).runtime.batch_size == 8
 
 
 @pytest.mark.parametrize("kind", ["hf-CLIP", "hf-Siglip", "st-texts"])

@@ -16,7 +16,7 @@ import perception_encoder as pe
 from perception_encoder.inference.load import as_encoder
 from perception_encoder.runtime import cache, choice, convert
 from perception_encoder.runtime.machine import cpu_flags
-from perception_encoder.runtime.openvino_runtime import FallbackWarning
+from perception_encoder.runtime.openvino_towers import FallbackWarning
 from perception_encoder.runtime.program import Program
 from tests.inference import test_any_encoder
 from tests.inference.test_any_encoder import OF_TEXTS, TEXTS, librarys_own, name_of, opened
@@ -94,7 +94,7 @@ def test_prompts_parts_and_lengths_of_vectors_keep_their_meaning(
     config = directory / "config_sentence_transformers.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"truncate_dim": 20}))
     model, encoder = SentenceTransformer(str(directory), device="cpu"), pe.load(f"st:{directory}")
-    monkeypatch.setattr("perception_encoder.inference.external_encoder._MAX_TOKENS", 30)  # in several parts
+    monkeypatch.setattr("perception_encoder.runtime.library_towers._MAX_TOKENS", 30)  # in several parts
     for method in ("encode", "encode_query", "encode_document"):
         for cut, short in ((None, encoder), (7, encoder.cut(7))):
             wanted = getattr(model, method)(LENGTHS, normalize_embeddings=True, truncate_dim=cut)
@@ -105,7 +105,7 @@ def test_prompts_parts_and_lengths_of_vectors_keep_their_meaning(
     )
 
 
-@pytest.mark.filterwarnings("ignore::perception_encoder.runtime.openvino_runtime.FallbackWarning")
+@pytest.mark.filterwarnings("ignore::perception_encoder.runtime.openvino_towers.FallbackWarning")
 @pytest.mark.parametrize("kind", ["hf-CLIP", "st-Siglip", "st-texts", "st-vlm"])
 @pytest.mark.usefixtures("compiling")
 def test_text_towers_are_calibrated_for_int8(
@@ -130,7 +130,7 @@ def test_text_towers_are_calibrated_for_int8(
         assert method == "static" and len(shapes) == 96 and len({shape[-1] for shape in shapes}) > 8
 
 
-@pytest.mark.filterwarnings("ignore::perception_encoder.runtime.openvino_runtime.FallbackWarning")
+@pytest.mark.filterwarnings("ignore::perception_encoder.runtime.openvino_towers.FallbackWarning")
 @pytest.mark.parametrize("kind", ["timm", *BOTH])
 @pytest.mark.usefixtures("compiling", "config")
 def test_int8_is_checked_and_becomes_the_default(

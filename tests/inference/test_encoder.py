@@ -230,7 +230,7 @@ def test_settings_that_do_not_exist_are_refused(encoder: Encoder, settings: dict
 
 
 def test_a_model_without_text_or_pooling(image_files: list[Path]) -> None:
-    spatial = Encoder(create_model("PE-Spatial-T16-512"), dtype=torch.float32)
+    spatial = Encoder.of(create_model("PE-Spatial-T16-512"), dtype=torch.float32)
     assert spatial.tokenizer is None
     assert spatial.feature().pool == "mean"
     assert spatial.encode(image_files[0], layer=0).shape == (spatial.dimension,) == (192,)
@@ -248,7 +248,7 @@ def test_a_model_that_projects_its_class_token(image_files: list[Path]) -> None:
     text = TextConfig(context_length=8, width=16, depth=1, heads=2, output_dim=8)
     model = CLIP(visual, text).eval()
     initialize(model, torch_generator(0))
-    encoder = Encoder(model, "cpu", torch.float32)
+    encoder = Encoder.of(model, "cpu", torch.float32)
     vectors = encoder.encode_images(image_files[:2], normalize=False)
     with torch.inference_mode():
         wanted = model.encode_image(tensors(encoder, [open_image(path) for path in image_files[:2]]))
@@ -259,7 +259,7 @@ def test_a_model_that_projects_its_class_token(image_files: list[Path]) -> None:
 
 def test_bfloat16_is_near_and_leaves_the_given_model_alone(encoder: Encoder, image_files: list[Path]) -> None:
     model = encoder.model
-    half = Encoder(model, dtype=torch.bfloat16)
+    half = Encoder.of(model, dtype=torch.bfloat16)
     assert next(half.model.parameters()).dtype == torch.bfloat16
     assert next(model.parameters()).dtype == torch.float32
     for inputs in (image_files[:8], ["a dog", "a cat"]):
@@ -275,7 +275,7 @@ def test_bad_weights_raise_rather_than_give_nan(image_files: list[Path]) -> None
     with torch.no_grad():
         model.visual.ln_pre.bias[0] = float("nan")
     with pytest.raises(ModelError, match="NaN"):
-        Encoder(model, dtype=torch.float32).encode(image_files[0], layer=0)
+        Encoder.of(model, dtype=torch.float32).encode(image_files[0], layer=0)
 
 
 def test_the_text_tower_alone_encodes_texts_alone(checkpoint: Path, encoder: Encoder) -> None:

@@ -55,7 +55,7 @@ def test_features_that_are_not_finite_are_no_map() -> None:
     with torch.no_grad():
         model.visual.conv1.weight.fill_(float("nan"))
     with pytest.raises(ModelError, match="NaN or infinity"):
-        feature_maps(Encoder(model, "cpu", torch.float32), Image.new("RGB", (8, 8)), patches=2)
+        feature_maps(Encoder.of(model, "cpu", torch.float32), Image.new("RGB", (8, 8)), patches=2)
 
 
 @pytest.mark.parametrize("seed", range(5))

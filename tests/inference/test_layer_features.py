@@ -14,6 +14,7 @@ from perception_encoder.models.checkpoints.weights import create_model
 from perception_encoder.models.layers import rotate
 from perception_encoder.models.tower import Tower
 from perception_encoder.preprocess.image import ImageTransform
+from perception_encoder.runtime.layer_towers import LayerTowers
 from tests.models.external.samples import SIZE, noise_images
 
 
@@ -24,14 +25,14 @@ def images() -> list[Image.Image]:
 
 @pytest.fixture(scope="module")
 def layers() -> LayerFeatures:
-    return LayerFeatures("nano", Tower.of(create_model("PE-Core-N16-128")), "cpu", torch.float32)
+    return LayerFeatures(LayerTowers("nano", Tower.of(create_model("PE-Core-N16-128")), "cpu", torch.float32))
 
 
 def test_layers_are_those_that_embed_gives(layers: LayerFeatures, images: list[Image.Image]) -> None:
-    encoder = Encoder(create_model("PE-Core-N16-128"), "cpu", torch.float32)
+    encoder = Encoder.of(create_model("PE-Core-N16-128"), "cpu", torch.float32)
     found = layers.encode_layers(images, [11, 4])
     assert list(found) == [4, 11] and layers.depth == 12 and layers.patch_size == 16 and layers.image_size == (128, 128)
-    normed = LayerFeatures("nano", layers.tower, "cpu", torch.float32, final_norm=True)
+    normed = LayerFeatures(LayerTowers("nano", layers.towers.tower, "cpu", torch.float32, final_norm=True))
     for layer, shown in ((4, found), (11, normed.encode_layers(images, [4, 11]))):
         tokens = encoder.encode(images, normalize=False, layer=layer, pool="tokens")
         np.testing.assert_allclose(shown[layer].patches.reshape(3, 64, -1), tokens, atol=1e-5)
@@ -43,9 +44,9 @@ def test_layers_are_those_that_embed_gives(layers: LayerFeatures, images: list[I
 
 
 def test_a_loaded_encoder_shares_its_model(images: list[Image.Image]) -> None:
-    encoder = Encoder(create_model("PE-Core-N16-128"), "cpu", torch.float32)
+    encoder = Encoder.of(create_model("PE-Core-N16-128"), "cpu", torch.float32)
     layers = LayerFeatures.of(encoder, final_norm=True)
-    assert layers.tower.model is encoder.visual and layers.about["weights"] == encoder.weight_hash
+    assert layers.towers.tower.model is encoder.visual and layers.about["weights"] == encoder.weight_hash
     tokens = encoder.encode(images, normalize=False, layer=11, pool="tokens")
     np.testing.assert_allclose(layers.encode_layers(images, [11])[11].patches.reshape(3, 64, -1), tokens, atol=1e-5)
 
@@ -54,7 +55,7 @@ def test_no_layer_is_normed_by_default_the_last_one_included(layers: LayerFeatur
     """As the reference's `forward_features` gives them."""
     batch = torch.stack([ImageTransform((128, 128))(image) for image in images])
     with torch.no_grad():
-        wanted = layers.tower.model.forward_features(batch, norm=False)[:, 1:].numpy()
+        wanted = layers.towers.tower.model.forward_features(batch, norm=False)[:, 1:].numpy()
     np.testing.assert_allclose(layers.encode_layers(images, [11])[11].patches.reshape(3, 64, -1), wanted, atol=1e-5)
 
 
@@ -80,7 +81,7 @@ def test_tokens_that_are_not_finite_are_an_error(images: list[Image.Image]) -> N
     model = create_model("PE-Core-N16-128")
     with torch.no_grad():
         model.visual.transformer.resblocks[3].mlp.c_proj.bias[0] = float("inf")
-    encoder = LayerFeatures("bad", Tower.of(model), "cpu", torch.float32)
+    encoder = LayerFeatures(LayerTowers("bad", Tower.of(model), "cpu", torch.float32))
     encoder.encode_layers(images, [2], SIZE)
     with pytest.raises(ModelError, match="bad gives NaN or infinity in float32 at layer 3"):
         encoder.encode_layers(images, [2, 3], SIZE)
@@ -88,7 +89,7 @@ def test_tokens_that_are_not_finite_are_an_error(images: list[Image.Image]) -> N
 
 def test_attention_is_the_softmax_of_queries_and_keys(layers: LayerFeatures, images: list[Image.Image]) -> None:
     found = layers.attention(images, [0, 1], SIZE)
-    visual = layers.tower.model
+    visual = layers.towers.tower.model
     batch = torch.stack([ImageTransform(SIZE)(image) for image in images])
     with torch.no_grad():
         tokens, block = visual.embed_patches(batch), visual.transformer.resblocks[0]

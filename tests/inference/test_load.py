@@ -20,6 +20,7 @@ from perception_encoder.models.defaults import store_choice
 from perception_encoder.models.precision import choose_device
 from perception_encoder.models.registry import library_model_name
 from perception_encoder.models.tower import Tower
+from perception_encoder.runtime.layer_towers import LayerTowers
 from tests.clips import clip
 from tests.models.external.samples import SIZE, noise_images, save_transformer
 
@@ -98,7 +99,7 @@ def test_a_file_of_a_vision_tower_alone_and_the_random_model_of_its_shape(tmp_pa
     write_checkpoint(model, path)
     encoder = load_layers(path, "cpu", torch.float32)
     assert encoder.name == "nano_step1"
-    wanted = LayerFeatures("same", Tower.of(model), "cpu", torch.float32).encode_layers(images, [5], SIZE)
+    wanted = LayerFeatures(LayerTowers("same", Tower.of(model), "cpu", torch.float32)).encode_layers(images, [5], SIZE)
     np.testing.assert_array_equal(encoder.encode_layers(images, [5], SIZE)[5].patches, wanted[5].patches)
     random = load_layers(f"random:{path}", "cpu", torch.float32)
     assert random.name == "random:nano_step1" and random.depth == encoder.depth

@@ -28,13 +28,11 @@ from perception_encoder.inference.pipeline import (
     Failure,
     Feature,
     Request,
-    encode_items,
-    encode_requests,
     map_in_order,
 )
 from perception_encoder.preprocess.budget import DECODING
 from perception_encoder.preprocess.image import open_image
-from perception_encoder.runtime.torch_runtime import TorchThreads
+from perception_encoder.runtime.torch_towers import TorchThreads
 from tests.inference.test_media import mutated
 
 TORCH = TorchThreads(torch.device("cpu"), torch.float32, batch_size=8)
@@ -102,7 +100,7 @@ def test_each_thread_computes_on_one_core_unless_it_is_the_only_one() -> None:
 
 def test_a_batch_holds_as_many_as_cost_the_same(encoder: Encoder, draw: Callable[[int], Image.Image]) -> None:
     requests = [*map(text, range(32)), *(image_request(number, draw) for number in range(32, 90))]
-    batches = list(encode_requests(encoder, iter(requests), encoder.feature()))
+    batches = list(encoder.stream(iter(requests), encoder.feature()))
     assert (encoder.text_batch_size, encoder.batch_size) == (64, 52)
     assert [len(batch) for batch in batches] == [32 + 26, 32]
     assert [result.key for batch in batches for result in batch] == list(range(90))
@@ -110,7 +108,7 @@ def test_a_batch_holds_as_many_as_cost_the_same(encoder: Encoder, draw: Callable
 
 def test_a_short_list_is_shared_out(encoder: Encoder, draw: Callable[[int], Image.Image]) -> None:
     def sizes(requests: list[Request[int]], workers: int) -> list[int]:
-        return [len(batch) for batch in encode_requests(encoder, requests, encoder.feature(), workers=workers)]
+        return [len(batch) for batch in encoder.stream(requests, encoder.feature(), workers=workers)]
 
     requests_of_images = [image_request(number, draw) for number in range(9)]
     assert sizes(requests_of_images, workers=2) == [5, 4]
@@ -121,7 +119,7 @@ def test_a_short_list_is_shared_out(encoder: Encoder, draw: Callable[[int], Imag
 
 def test_a_video_weighs_as_much_as_its_frames(encoder: Encoder) -> None:
     videos = [Request(number, partial(resolve, np.zeros((4, 16, 16, 3), np.uint8)), "video") for number in range(20)]
-    batches = encode_requests(encoder, iter(videos), encoder.feature(0), workers=1)
+    batches = encoder.stream(iter(videos), encoder.feature(0), workers=1)
     assert [len(batch) for batch in batches] == [7, 7, 6]  # 8 frames each, 52 image_files a batch
 
 
@@ -140,7 +138,7 @@ def test_the_next_batch_is_decoded_while_one_is_encoded(encoder: Encoder, draw: 
     waiting = copy.copy(encoder)
     waiting.embed_pixels = embed_pixels  # type: ignore[method-assign]
     requests = [Request(number, partial(announced, number)) for number in range(4)]
-    assert len(list(encode_requests(waiting, requests, encoder.feature(), batch_size=2, workers=2))) == 2
+    assert len(list(waiting.stream(requests, encoder.feature(), batch_size=2, workers=2))) == 2
 
 
 def test_a_batch_of_videos_is_encoded_some_frames_at_a_time(encoder: Encoder) -> None:
@@ -155,7 +153,7 @@ def test_a_batch_of_videos_is_encoded_some_frames_at_a_time(encoder: Encoder) ->
     videos = np.random.default_rng(0).integers(0, 256, (3, 9, 32, 32, 3), dtype=np.uint8)
     feature = encoder.feature(0, frames=7)
     requests = [Request(number, partial(resolve, video)) for number, video in enumerate(videos)]
-    (batch,) = encode_requests(counting, requests, feature, batch_size=4, workers=1)
+    (batch,) = counting.stream(requests, feature, batch_size=4, workers=1)
     assert sizes == [4, 4, 4, 4, 4, 1]
     for result, video in zip(batch, videos, strict=True):
         assert isinstance(result, Embedding)
@@ -165,7 +163,7 @@ def test_a_batch_of_videos_is_encoded_some_frames_at_a_time(encoder: Encoder) ->
 def test_workers_change_no_bit(encoder: Encoder, draw: Callable[[int], Image.Image]) -> None:
     def run(workers: int) -> np.ndarray:
         requests = [image_request(number, draw) for number in range(21)]
-        stream = encode_requests(encoder, requests, encoder.feature(1), batch_size=5, workers=workers)
+        stream = encoder.stream(requests, encoder.feature(1), batch_size=5, workers=workers)
         return np.stack([result.vector for batch in stream for result in batch if isinstance(result, Embedding)])
 
     assert (run(2) == run(3)).all()
@@ -175,7 +173,7 @@ def test_items_keep_their_place_and_bad_ones_their_reason(encoder: Encoder, imag
     image_files[4].write_bytes(b"nothing")
     (image_files[0].parent / "texts.csv").write_text("text\na dog\na cat\n")
     items = list(list_items([image_files[0].parent, "gone.jpg", image_files[0].parent / "texts.csv"]))
-    results = [result for batch in encode_items(encoder, items, encoder.feature()) for result in batch]
+    results = [result for batch in encoder.stream_items(items, encoder.feature()) for result in batch]
     assert [result.key for result in results] == items
     failures = {result.key.path: result.error for result in results if isinstance(result, Failure)}
     assert [Path(path).name for path in failures] == ["04.jpg", "gone.jpg"]
@@ -213,7 +211,6 @@ from perception_encoder.inference.load import load
 from perception_encoder.inference.listing import list_items
 from perception_encoder.inference import output
 from perception_encoder.inference.output import EmbeddingWriter
-from perception_encoder.inference.pipeline import encode_items
 
 output._PART_BYTES = 1 << 20
 folder, checkpoint, out = sys.argv[1:]
@@ -222,7 +219,7 @@ feature = encoder.feature(0, "mean")
 peaks = {}
 with EmbeddingWriter(Path(out), encoder.describe(feature)) as writer:
     done = 0
-    for batch in encode_items(encoder, writer.resume(list_items([folder])), feature):
+    for batch in encoder.stream_items(writer.resume(list_items([folder])), feature):
         writer.add(batch)
         done += len(batch)
         peaks[done] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -263,7 +260,7 @@ def test_large_images_of_several_workers_wait_for_each_other(
 
     monkeypatch.setattr(type(encoder.transform), "pixels", counted)
     requests = [Request(number, partial(resolve, path)) for number, path in enumerate(image_files[:8])]
-    results = [r for batch in encode_requests(encoder, requests, encoder.feature(), 1, workers=4) for r in batch]
+    results = [r for batch in encoder.stream(requests, encoder.feature(), 1, workers=4) for r in batch]
     assert most == 1 and [result.key for result in results] == list(range(8))
 
 
@@ -295,7 +292,7 @@ def test_texts_of_a_table_are_not_media(encoder: Encoder, tmp_path: Path) -> Non
 @pytest.mark.parametrize("decoding", [None, "exact", "reduced"])
 def test_jpegs_are_reduced_where_it_is_asked_for(encoder: Encoder, tmp_path: Path, decoding: str | None) -> None:
     pattern = np.random.default_rng(0).integers(0, 256, (12, 16, 3), dtype=np.uint8)
-    size = encoder.vision.image_size
+    size = encoder.transform.size
     Image.fromarray(pattern).resize((8 * size, 6 * size)).save(path := tmp_path / "large.jpg", quality=90)
     chosen = encoder.decoding_as(decoding) if decoding else encoder
     whole, reduced = open_image(path), open_image(path, reduce_to=2 * size)

@@ -46,7 +46,7 @@ from perception_encoder.preprocess.conversation import Sampling, ask
 from perception_encoder.preprocess.frames import VideoFrames
 from perception_encoder.preprocess.image import open_image
 from perception_encoder.runtime import choice
-from perception_encoder.runtime.openvino_runtime import FallbackWarning
+from perception_encoder.runtime.openvino_towers import FallbackWarning
 from perception_encoder.runtime.runtime import Precision
 from synthetic.documents.production import DocumentsConfig, write_documents
 from tests.language_alignment.test_perception_lm import perception_lm, write_run

@@ -15,6 +15,7 @@ from perception_encoder.datasets.questions.question import Question
 from perception_encoder.dense_prediction.head_fitting import FitConfig
 from perception_encoder.errors import ConfigError, DataError
 from perception_encoder.evaluation.feature_cache import FeatureCache
+from perception_encoder.inference.layer_features import LayerFeatures
 from perception_encoder.language_alignment.decoder import Decoder, make_fresh_decoder
 from perception_encoder.language_alignment.question_task import (
     QUESTION_TASKS,
@@ -24,11 +25,11 @@ from perception_encoder.language_alignment.question_task import (
     QuestionTaskConfig,
     read_question_task,
 )
-from perception_encoder.layer_analysis.sweep import ColourFeatures, run_sweep
+from perception_encoder.layer_analysis.sweep import ColourTowers, run_sweep
 from perception_encoder.layer_analysis.tasks import TaskOptions, make_tasks
 from synthetic.questions.tasks import find_task
 from tests.datasets.questions.layouts import IMAGE, TABLES, write_table
-from tests.layer_analysis.toys import ToyEncoder
+from tests.layer_analysis.toys import toy_layers
 
 NAMES = ("red", "green", "blue", "white")
 ASKED = [[("What colour?", name), ("Is it red?", "yes" if name == "red" else "no")] for name in NAMES]
@@ -110,7 +111,7 @@ def task(**settings: object) -> QuestionTask:
 
 def test_colours_answer_questions_about_colours(tmp_path: Path) -> None:
     cache = FeatureCache(directory=tmp_path, dtype="float32")
-    sweep = run_sweep(ColourFeatures(ToyEncoder()), {"scenes": task()}, cache)
+    sweep = run_sweep(LayerFeatures(ColourTowers(toy_layers())), {"scenes": task()}, cache)
     values = {curve.metric: curve.scores[0] for curve in sweep.curves}
     assert set(values) == {"accuracy", "accuracy, colour", "accuracy, grounding", "mean IoU, grounding"}
     assert values["accuracy, colour"].value > 0.8

@@ -23,6 +23,7 @@ from perception_encoder.layer_analysis.image_analysis import first_global_layer 
 from perception_encoder.models.config import VisionConfig
 from perception_encoder.models.tower import Tower
 from perception_encoder.models.vision_transformer import VisionTransformer
+from perception_encoder.runtime.layer_towers import LayerTowers
 from tests.layer_analysis.toys import plain
 
 GRID, PATCH, DEPTH = 6, 4, 8
@@ -57,7 +58,7 @@ def tower(starts: int, only: bool = False) -> LayerFeatures:
             attention = model.transformer.resblocks[layer].attn
             attention.in_proj_bias[0] = 6.0  # every query
             attention.in_proj_weight[4, 0] = 4.0  # a key of a bright patch, and against it of a dark one
-    return LayerFeatures("built", Tower.of(model), "cpu", torch.float32)
+    return LayerFeatures(LayerTowers("built", Tower.of(model), "cpu", torch.float32))
 
 
 def dark(*bright: int) -> Image.Image:
@@ -127,7 +128,7 @@ def test_points_and_layers_that_do_not_exist() -> None:
 
 def test_a_model_of_one_size_is_analysed_at_that_size() -> None:
     model = tower(3)
-    fixed = LayerFeatures("built", replace(model.tower, fixed_size=True), "cpu", torch.float32)
+    fixed = LayerFeatures(LayerTowers("built", replace(model.towers.tower, fixed_size=True), "cpu", torch.float32))
     assert analyse_image(fixed, WIDE).grid == (6, 6) and analyse_image(model, WIDE).grid == (3, 6)
 
 
@@ -137,7 +138,11 @@ def test_a_timm_model_of_one_size_is_analysed(monkeypatch: pytest.MonkeyPatch) -
     small = {"depth": 2, "embed_dim": 32, "num_heads": 2}
     monkeypatch.setattr(timm, "create_model", lambda name, **given: create(name, **small, **given))
     encoder = load_layers("random:timm:beit_base_patch16_224", "cpu", torch.float32)
-    assert encoder.tower.fixed_size and encoder.tower.class_token and analyse_image(encoder, WIDE).grid == (14, 14)
+    assert (
+        encoder.towers.tower.fixed_size
+        and encoder.towers.tower.class_token
+        and analyse_image(encoder, WIDE).grid == (14, 14)
+    )
 
 
 def test_layers_are_described_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,13 +26,13 @@ from perception_encoder.layer_analysis.plots import (
 from perception_encoder.layer_analysis.sweep import run_sweep
 from tests.layer_analysis import test_sweep
 from tests.layer_analysis.test_image_analysis import dark, tower
-from tests.layer_analysis.toys import LightnessTask, ToyEncoder, named
+from tests.layer_analysis.toys import LightnessTask, named, toy_layers
 
 pytest.importorskip("matplotlib")
 
 
 def test_plots_are_the_same_each_time(tmp_path: Path) -> None:
-    curves = run_sweep(ToyEncoder(), named(LightnessTask()), FeatureCache(directory=tmp_path)).curves
+    curves = run_sweep(toy_layers(), named(LightnessTask()), FeatureCache(directory=tmp_path)).curves
     assert to_svg(plot_curves(curves)) == to_svg(plot_curves(curves))
     for curve, axes in zip(curves, plot_curves(curves).axes, strict=True):
         scale = 100 if curve.unit == "%" else 1

@@ -30,8 +30,9 @@ from perception_encoder.layer_analysis.report import (
 )
 from perception_encoder.layer_analysis.sweep import Sweep, run_sweep
 from perception_encoder.models.tower import Tower
+from perception_encoder.runtime.layer_towers import LayerTowers
 from tests.layer_analysis.test_image_analysis import DEPTH, tower
-from tests.layer_analysis.toys import CLEAR, LightnessTask, ToyEncoder, named
+from tests.layer_analysis.toys import CLEAR, LightnessTask, named, toy_layers
 
 pytest.importorskip("matplotlib")
 
@@ -39,7 +40,7 @@ pytest.importorskip("matplotlib")
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
     store = FeatureCache(directory=tmp_path_factory.mktemp("store"))
-    return run_sweep(ToyEncoder(), named(LightnessTask(), LightnessTask(name="dark", lower=True)), store)
+    return run_sweep(toy_layers(), named(LightnessTask(), LightnessTask(name="dark", lower=True)), store)
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +89,7 @@ def test_names_from_outside_are_escaped(sweep: Sweep) -> None:
 
 
 def changed(name: str = "built", **changes: object) -> LayerFeatures:
-    return LayerFeatures(name, replace(tower(3).tower, **changes), "cpu", torch.float32)
+    return LayerFeatures(LayerTowers(name, replace(tower(3).towers.tower, **changes), "cpu", torch.float32))
 
 
 Load = Callable[..., None]
@@ -124,7 +125,7 @@ def silent() -> LayerFeatures:
         def run(self, pixels: torch.Tensor, layers: Sequence[int]) -> list[torch.Tensor]:
             return [pixels.flatten(1)[:, :144].unflatten(1, (36, 4))] * len(layers)
 
-    return LayerFeatures("silent", SilentTower(**vars(tower(3).tower)), "cpu", torch.float32)
+    return LayerFeatures(LayerTowers("silent", SilentTower(**vars(tower(3).towers.tower)), "cpu", torch.float32))
 
 
 def test_a_model_that_cannot_be_analysed_inside_has_its_report(tmp_path: Path, load: Load) -> None:

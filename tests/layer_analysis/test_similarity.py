@@ -13,11 +13,12 @@ from scipy.stats import spearmanr
 
 from perception_encoder.errors import ConfigError, DataError
 from perception_encoder.evaluation.feature_cache import FeatureCache
+from perception_encoder.inference.layer_features import LayerFeatures
 from perception_encoder.layer_analysis import report as analysis
 from perception_encoder.layer_analysis import similarity
 from perception_encoder.layer_analysis.report import analyse, write_report
 from perception_encoder.layer_analysis.similarity import cka, compare_grams, gram, rsa
-from tests.layer_analysis.toys import CLEAR, DEPTH, LightnessTask, ToyEncoder, named
+from tests.layer_analysis.toys import CLEAR, DEPTH, LightnessTask, named, toy_layers
 
 
 def normal(n: int, width: int, seed: int) -> np.ndarray:
@@ -89,9 +90,8 @@ def _no_images(images: object) -> list:
 
 @pytest.fixture
 def load(monkeypatch: pytest.MonkeyPatch) -> Load:
-    def use(*encoders: ToyEncoder) -> None:
+    def use(*encoders: LayerFeatures) -> None:
         """These encoders are loaded by their names; they have no attention to analyse."""
-        monkeypatch.setattr(ToyEncoder, "check_size", lambda encoder, size: size)
         monkeypatch.setattr(analysis, "sample", _no_images)
         by_name = {encoder.name: encoder for encoder in encoders}
         monkeypatch.setattr(analysis, "load_layers", lambda name, **_: by_name[name])
@@ -101,7 +101,7 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Load:
 
 def test_the_report_compares_all_models_on_images_that_all_can_use(tmp_path: Path, load: Load) -> None:
     pytest.importorskip("matplotlib")
-    load(ToyEncoder(), ToyEncoder(name="<other>", scale=3.0, weights="w2"))
+    load(toy_layers(), toy_layers(name="<other>", scale=3.0, weights="w2"))
     task, cache = LightnessTask(count=40, broken=(3, 5)), FeatureCache(directory=tmp_path)
     report = analyse(["toy", "<other>"], named(task), cache, [0, CLEAR], similarity=True)
     assert [pair.models for pair in report.similarities] == [("toy", "toy"), ("toy", "<other>"), ("<other>", "<other>")]
@@ -125,7 +125,7 @@ def test_the_report_compares_all_models_on_images_that_all_can_use(tmp_path: Pat
 def test_too_few_images_are_noted_and_many_are_thinned(
     tmp_path: Path, load: Load, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    load(ToyEncoder())
+    load(toy_layers())
     cache = FeatureCache(directory=tmp_path)
     report = analyse(["toy"], named(LightnessTask(count=22, broken=(1, 2, 3))), cache, None, similarity=True)
     assert report.similarities == ()
@@ -136,7 +136,7 @@ def test_too_few_images_are_noted_and_many_are_thinned(
 
 
 def test_frames_of_videos_are_not_compared(tmp_path: Path, load: Load) -> None:
-    load(ToyEncoder())
+    load(toy_layers())
     videos, cache = LightnessTask(count=40, name="tracking"), FeatureCache(directory=tmp_path)
     with pytest.raises(ConfigError, match="similarity needs a task on images"):
         analyse(["toy"], named(videos), cache, [0], similarity=True)

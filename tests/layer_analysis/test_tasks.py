@@ -17,7 +17,7 @@ from perception_encoder.errors import ConfigError, DataError
 from perception_encoder.evaluation.classification.attentive_probe import AttentiveConfig
 from perception_encoder.evaluation.feature_cache import CachedTokens, FeatureCache
 from perception_encoder.evaluation.inputs import EncoderInputs
-from perception_encoder.evaluation.layer_evaluator import CachingLayers
+from perception_encoder.evaluation.layer_evaluator import LayerSource
 from perception_encoder.evaluation.statistics.bootstrap import contributions
 from perception_encoder.evaluation.statistics.scores import ItemScores, Score, estimate_difference
 from perception_encoder.formats.shards import write_members
@@ -35,7 +35,7 @@ from perception_encoder.vectors import unit_rows
 from tests.evaluation.classification.test_probes import directories
 from tests.evaluation.colours import image_bytes, write_colours
 from tests.evaluation.layers import discs, png, write_video
-from tests.layer_analysis.toys import CLEAR, PATCH, SIDE, ToyEncoder
+from tests.layer_analysis.toys import CLEAR, toy_layers
 
 IMAGE = png(np.zeros((2, 2, 3), np.uint8))
 NUMBERS = {"chair": 1, "lamp": 2}
@@ -98,9 +98,7 @@ def test_images_and_frames_have_the_size_that_is_set(tmp_path: Path) -> None:
     write_video(tmp_path / "one.tar", *discs())
     asked: list[tuple[int, int] | None] = []
 
-    class Asked(CachingLayers):
-        patch_size, image_size = PATCH, (SIDE, SIDE)
-
+    class Asked(LayerSource):
         def score(self, inputs: Sequence[EncoderInputs], *_: object) -> Iterator[Score]:
             asked.extend(images.image_size for images in inputs)
             yield from ()
@@ -111,7 +109,7 @@ def test_images_and_frames_have_the_size_that_is_set(tmp_path: Path) -> None:
     paths = {"tracking": tmp_path / "one.tar", "depth": tmp_path / "room.tar"}
     tasks = make_tasks(list(paths), paths, None, TaskOptions(image_size=(8, 12), short_side=24))
     for task in tasks.values():
-        list(task.run(Asked.__new__(Asked)))
+        list(task.run(Asked(toy_layers())))
     assert asked == [(24, 32), (8, 12), (8, 12)]
 
 
@@ -175,7 +173,7 @@ def test_average_precision_is_scikit_learns() -> None:
 def test_the_layer_of_colours_classifies_and_retrieves_best(photos: Path, tmp_path: Path) -> None:
     splits = read_label_splits(photos, 24)
     tasks = {"classification": ClassificationTask(splits, FAST), "retrieval": RetrievalTask(splits.test)}
-    sweep = run_sweep(ToyEncoder(), tasks, FeatureCache(directory=tmp_path / "store"))
+    sweep = run_sweep(toy_layers(), tasks, FeatureCache(directory=tmp_path / "store"))
     curves = {curve.metric: curve for curve in sweep.curves}
     assert list(curves) == [
         "mean class accuracy, attentive probe",
@@ -203,7 +201,7 @@ def test_the_lengths_of_vectors_change_no_cosine(photos: Path, tmp_path: Path, m
         return vectors * np.float32(2.0) ** (np.arange(len(vectors)) % 7 - 3)[:, None]  # exact
 
     def scores(store: str) -> list[float]:
-        curves = run_sweep(ToyEncoder(), tasks, FeatureCache(directory=tmp_path / store)).curves
+        curves = run_sweep(toy_layers(), tasks, FeatureCache(directory=tmp_path / store)).curves
         return [score.value for curve in curves for score in curve.scores.values()]
 
     before = scores("before")

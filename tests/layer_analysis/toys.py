@@ -7,45 +7,47 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 from PIL import Image
 
-from perception_encoder.errors import MediaDecodeError
+from perception_encoder.errors import MediaDecodeError, ModelError
 from perception_encoder.evaluation.feature_cache import CachedTokens
 from perception_encoder.evaluation.inputs import EncoderInputs
-from perception_encoder.evaluation.layer_evaluator import score_layer
+from perception_encoder.evaluation.layer_evaluator import LayerSource
 from perception_encoder.evaluation.statistics.scores import ItemScores, Label, Score, measure_all
-from perception_encoder.inference.layer_features import LayerFeatures, LayerTokens
+from perception_encoder.inference.layer_features import LayerFeatures
 from perception_encoder.progress import Track, untracked
+from perception_encoder.runtime.layer_towers import LayerTokens
 
 SIDE, PATCH, DEPTH, CLEAR = 16, 4, 4, 2
 """Layer CLEAR has mean colours; the nearer a layer is to it, the less noise it adds to them."""
 
 
 @dataclass
-class ToyEncoder(LayerFeatures):
+class ToyLayers:
     """Patches are mean colours under noise that grows with the distance to layer CLEAR; a prefix of one token."""
 
-    name: str = "toy"
-    weights: str = "w1"
+    source: str
+    weights: str
+    image_size: tuple[int, int]
+    scale: float
+    before: Callable[[int], None]
+    encoded: int = 0
+    device, dtype = torch.device("cpu"), torch.float32
     patch_size: int = PATCH
-    image_size: tuple[int, int] = (SIDE, SIDE)
     depth: int = DEPTH
     width: int = 3
-    scale: float = 1.0
-    before: Callable[[int], None] = lambda encoded: None
-    encoded: int = field(default=0, init=False)
+    fixed_size: bool = False
 
-    @property
-    def about(self) -> dict[str, str]:
+    def settings(self) -> dict[str, str]:
         return {"weights": self.weights, "dtype": "float32", "device": "cpu"}
 
-    def encode_layers(
-        self, images: Sequence[Image.Image], layers: Sequence[int], image_size: tuple[int, int] | None = None
+    def tokens(
+        self, images: Sequence[Image.Image], layers: Sequence[int], size: tuple[int, int]
     ) -> dict[int, LayerTokens]:
         self.before(self.encoded)
         self.encoded += len(images)
-        height, width = image_size or self.image_size
-        grid = width // PATCH, height // PATCH
+        grid = size[1] // PATCH, size[0] // PATCH
         small = [np.asarray(image.convert("RGB").resize(grid, Image.Resampling.BOX), np.float32) for image in images]
         colours = np.stack(small) / 255 - 0.5  # (B, h, w, 3)
         tokens = {}
@@ -54,6 +56,19 @@ class ToyEncoder(LayerFeatures):
             patches = (colours + abs(layer - CLEAR) * noise).astype(np.float32) * self.scale
             tokens[layer] = LayerTokens(patches.mean(axis=(1, 2))[:, None], patches)
         return tokens
+
+    def attention(self, images: Sequence[Image.Image], layers: Sequence[int], size: tuple[int, int]) -> dict:
+        raise ModelError("a toy has no attention")
+
+
+def toy_layers(
+    name: str = "toy",
+    weights: str = "w1",
+    image_size: tuple[int, int] = (SIDE, SIDE),
+    scale: float = 1.0,
+    before: Callable[[int], None] = lambda encoded: None,
+) -> LayerFeatures:
+    return LayerFeatures(ToyLayers(name, weights, image_size, scale, before))
 
 
 def _noise(image: np.ndarray, layer: int, shape: tuple[int, ...]) -> np.ndarray:
@@ -93,9 +108,9 @@ class LightnessTask:
     lower: bool = False
     image_size: tuple[int, int] | None = None
 
-    def run(self, model: LayerFeatures, track: Track = untracked) -> Iterator[Score]:
+    def run(self, source: LayerSource, track: Track = untracked) -> Iterator[Score]:
         inputs = [greys(self.count, self.broken, size=self.image_size)]
-        yield from score_layer(model, inputs, self.digest, self.score, track)
+        yield from source.score(inputs, self.digest, self.score, track)
 
     def score(self, features: Iterable[CachedTokens]) -> Iterator[Score]:
         (layer,) = features

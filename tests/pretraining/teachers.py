@@ -5,8 +5,6 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from perception_encoder.inference.encoder import Encoder
-
 TEXTS = ("a photo of a cup", "a rose", "an ant on a leaf")
 
 
@@ -15,7 +13,7 @@ def noise_images(size: int, count: int = 4) -> torch.Tensor:
     return torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8, generator=generator)
 
 
-class Noted(Encoder):
+class Noted:
     """A teacher's encoder that says nothing of what it is shown, and keeps it."""
 
     name = "noted"

@@ -13,7 +13,7 @@ from perception_encoder.errors import ConfigError, MissingExtraError, OutputErro
 from perception_encoder.runtime import choice
 from perception_encoder.runtime.choice import choose, fastest, measured_speeds
 from perception_encoder.runtime.machine import check_openvino
-from perception_encoder.runtime.openvino_runtime import CompiledTowers, FallbackWarning
+from perception_encoder.runtime.openvino_towers import CompiledTowers, FallbackWarning
 
 SPEEDS = {"torch float32": 5.0, "torch bfloat16": 15.0, "openvino float32": 11.0, "openvino bfloat16": 21.0}
 INT8 = {"openvino float32": 11.0, "openvino bfloat16": 21.0, "openvino int8": 35.0}

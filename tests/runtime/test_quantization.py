@@ -21,7 +21,7 @@ from perception_encoder.inference.collection import read_collection
 from perception_encoder.preprocess.tokenizer import END, START, Tokenizer, trim
 from perception_encoder.runtime import choice, convert, quantization
 from perception_encoder.runtime.machine import cpu_flags
-from perception_encoder.runtime.openvino_runtime import FallbackWarning
+from perception_encoder.runtime.openvino_towers import FallbackWarning
 from perception_encoder.runtime.program import Program
 from perception_encoder.runtime.quantization import (
     Verdict,
@@ -306,7 +306,7 @@ def test_a_file_that_exists_is_refused_before_a_conversion(no_image_tower: Path)
 
 def test_mtebs_revision_stays_when_torch_has_to_compute(no_image_tower: Path) -> None:
     encoder = in_openvino("bfloat16")
-    before = encoder.mteb_model_meta.revision
+    before = encoder.as_sentence_transformer().mteb_model_meta.revision
     with pytest.warns(FallbackWarning, match="builtin is computed with torch"):
         encoder.embed_pixels(photos(1), encoder.feature())
-    assert encoder.mteb_model_meta.revision == before
+    assert encoder.as_sentence_transformer().mteb_model_meta.revision == before

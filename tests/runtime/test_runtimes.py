@@ -179,7 +179,7 @@ def test_files_of_the_same_weights_may_have_other_configurations(tmp_path: Path)
     for _ in range(2):  # read, and from the cache
         for name, tower in (("one", model), ("two", changed)):
             encoder = load(tmp_path / f"{name}.safetensors", runtime="openvino", precision="float32")
-            assert encoder.vision == tower.config
+            assert encoder.towers.vision == tower.config
     tokens = encoder.embed_pixels(pixels(1), encoder.feature(0, "mean"))
     reference = load(tmp_path / "two.safetensors", "cpu", runtime="torch", precision="float32")
     assert np.abs(tokens - reference.embed_pixels(pixels(1), reference.feature(0, "mean"))).max() <= 1e-5

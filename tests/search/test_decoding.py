@@ -20,7 +20,7 @@ from tests.clips import clip
 def photo(tmp_path: Path, encoder: Encoder) -> Path:
     """A photograph of eight times the model's size with fine texture, alone in its directory."""
     pattern = np.random.default_rng(0).integers(0, 256, (12, 16, 3), dtype=np.uint8)
-    size = encoder.vision.image_size
+    size = encoder.transform.size
     path = tmp_path / "photos" / "large.jpg"
     path.parent.mkdir()
     Image.fromarray(pattern).resize((8 * size, 6 * size)).save(path, quality=90)
@@ -34,7 +34,7 @@ def vector_of(index: pe.Index) -> np.ndarray:
 
 
 def test_an_index_is_reduced_by_default(photo: Path, checkpoint: Path, encoder: Encoder) -> None:
-    size = encoder.vision.image_size
+    size = encoder.transform.size
     whole, reduced = (encoder.encode_images(open_image(photo, reduce_to=side)) for side in (None, 2 * size))
     index = pe.open_index(photo.parent, checkpoint, precision="float32")
     index.update()

@@ -119,7 +119,7 @@ def test_a_key_is_asked_for(encoder: Encoder) -> None:
 
 
 def test_a_model_without_texts_refuses_them(draw: Draw) -> None:
-    tower = Encoder(create_model("PE-Spatial-T16-512"), "cpu", torch.float32)
+    tower = Encoder.of(create_model("PE-Spatial-T16-512"), "cpu", torch.float32)
     with TestClient(create_app(tower, ApiConfig()), base_url="http://localhost") as client:
         refused = client.post("/v1/embeddings", json={"input": "a cat"})
         assert refused.status_code == 400 and "no text tower" in refused.json()["error"]["message"]

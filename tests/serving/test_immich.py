@@ -50,7 +50,7 @@ def encoder() -> Encoder:
     torch.manual_seed(0)
     model = CLIP(replace(entry.vision, output_dim=512), replace(entry.text, output_dim=512))
     initialize(model, torch.Generator().manual_seed(0))
-    return Encoder(model.eval(), "cpu", torch.float32)
+    return Encoder.of(model.eval(), "cpu", torch.float32)
 
 
 @pytest.fixture(scope="module")

@@ -117,7 +117,7 @@ def serve_endless(listener: socket.socket) -> None:
     """Serve a language model whose answer takes minutes."""
     server.STOP_SECONDS = 1
     echo = EchoGenerator(pause=0.05)
-    encoder = Encoder(create_model("PE-Core-N16-128"), "cpu", torch.float32)
+    encoder = Encoder.of(create_model("PE-Core-N16-128"), "cpu", torch.float32)
     server.run_server(create_app(encoder, ApiConfig(), chat=GenerationQueue("echo", lambda: echo)), listener)
 
 

@@ -15,7 +15,7 @@ from synthetic.documents.production import DocumentsConfig, write_documents
 from synthetic.packages import fetch_debian, fetch_npm
 from tests.cli.evaluate.conftest import read_json
 from tests.cli.language.conftest import language_run
-from tests.evaluation.colours import ColourEncoder, write_colours
+from tests.evaluation.colours import colour_encoder, write_colours
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def photos(tmp_path: Path) -> Path:
 @pytest.fixture
 def colours(monkeypatch) -> None:
     """Every model is one that sees colours."""
-    monkeypatch.setattr(embeddings, "load", lambda model: ColourEncoder())
+    monkeypatch.setattr(embeddings, "given_or_loaded", lambda model: colour_encoder())
 
 
 def test_results_are_printed_and_written(run_module, colours, photos: Path, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from perception_encoder.evaluation.classification.zero_shot import accuracies, h
 from perception_encoder.evaluation.embeddings import class_indices
 from perception_encoder.evaluation.feature_cache import CachedTokens, Tokens
 from perception_encoder.evaluation.inputs import inputs_of, settings_digest
-from perception_encoder.evaluation.layer_evaluator import decoded, score_layer
+from perception_encoder.evaluation.layer_evaluator import LayerSource, decoded
 from perception_encoder.evaluation.statistics.scores import (
     HEAD_SEEDS,
     ItemScores,
@@ -34,7 +34,6 @@ from perception_encoder.evaluation.statistics.scores import (
     measure_all,
     with_head_seeds,
 )
-from perception_encoder.inference.layer_features import LayerFeatures
 from perception_encoder.models.initialization import initialize
 from perception_encoder.models.layers import AttentionPooling
 from perception_encoder.progress import Track, untracked
@@ -159,10 +158,10 @@ class AttentiveEvaluator:
         self.parts = splits.train, splits.val, splits.test
         self.inputs = list(map(inputs_of, self.parts))
 
-    def run(self, model: LayerFeatures, track: Track = untracked) -> Iterator[Score]:
+    def run(self, source: LayerSource, track: Track = untracked) -> Iterator[Score]:
         """Train and test probes: mean class accuracy, top-1, and top-5 if there are more than five classes."""
         depends = settings_digest(self.config, *(part.labels for part in self.parts))
-        yield from score_layer(model, self.inputs, depends, partial(self._score, track=track), track)
+        yield from source.score(self.inputs, depends, partial(self._score, track=track), track)
 
     def _score(self, features: Iterable[CachedTokens], track: Track) -> Iterator[Score]:
         layers, classes = list(features), self.splits.classes

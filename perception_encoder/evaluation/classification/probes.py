@@ -21,9 +21,8 @@ from perception_encoder.datasets.classified import ClassOptions, load_tasks
 from perception_encoder.datasets.labelled import LabelledImages, hashed_rows, held_out_rows
 from perception_encoder.errors import ConfigError, DataError, needs_extra
 from perception_encoder.evaluation.classification.zero_shot import accuracies, check_classes, highest, ranked_classes
-from perception_encoder.evaluation.embeddings import Features, encode_images
+from perception_encoder.evaluation.embeddings import Embeddings, Features
 from perception_encoder.evaluation.statistics.scores import Label, Score, measure_all
-from perception_encoder.inference.encoder import Encoder
 from perception_encoder.progress import Track, untracked
 
 logger = logging.getLogger(__name__)
@@ -184,10 +183,10 @@ class LinearEvaluator:
 
     splits: Splits
 
-    def run(self, encoder: Encoder, track: Track = untracked) -> Iterator[Score]:
+    def run(self, source: Embeddings, track: Track = untracked) -> Iterator[Score]:
         """Yield mean class accuracy, top-1 and perhaps top-5; errors as those of `fit_probe`, and see `Evaluator`."""
         splits, classes = self.splits, self.splits.classes
-        train, val, test = (encode_images(encoder, part, track) for part in (splits.train, splits.val, splits.test))
+        train, val, test = (source.images(part, track) for part in (splits.train, splits.val, splits.test))
         probe = fit_probe(train, val, classes)
         label = Label(
             task=splits.test.name,
@@ -256,11 +255,11 @@ class NeighboursEvaluator:
     """The neighbours come from `train` and `val` together; `val` may be empty."""
     ks: Sequence[int] = (K,)
 
-    def run(self, encoder: Encoder, track: Track = untracked) -> Iterator[Score]:
+    def run(self, source: Embeddings, track: Track = untracked) -> Iterator[Score]:
         """Yield mean class accuracy, top-1 for each k; raises the errors of `vote`, and see `Evaluator`."""
         splits, classes = self.splits, self.splits.classes
-        known = [encode_images(encoder, part, track) for part in (splits.train, splits.val) if part.keys]
-        test = encode_images(encoder, splits.test, track)
+        known = [source.images(part, track) for part in (splits.train, splits.val) if part.keys]
+        test = source.images(splits.test, track)
         train = np.concatenate([part.vectors for part in known])
         targets = np.concatenate([part.targets(classes) for part in known])
         for k in self.ks:

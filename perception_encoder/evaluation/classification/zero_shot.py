@@ -19,12 +19,11 @@ import numpy as np
 
 from perception_encoder.datasets.labelled import LabelledImages
 from perception_encoder.errors import ConfigError, DataError, InputError
-from perception_encoder.evaluation.embeddings import class_indices, encode_images
-from perception_encoder.evaluation.inputs import FRAMES, check_finite
+from perception_encoder.evaluation.embeddings import Embeddings, class_indices
+from perception_encoder.evaluation.inputs import FRAMES
 from perception_encoder.evaluation.statistics.scores import ItemScores, Label, Score, measure_all
 from perception_encoder.formats.entries import read_lines
 from perception_encoder.inference.collection import encode_media, list_media_items
-from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.listing import check_paths
 from perception_encoder.inference.load import ModelLike, as_encoder
 from perception_encoder.inference.model_spec import ModelKeywords
@@ -90,7 +89,7 @@ CHUNK = 4096  # prompts that are encoded at a time
 
 
 def ensemble(
-    encoder: Encoder, classes: Sequence[str], templates: Sequence[str], track: Track = untracked
+    source: Embeddings, classes: Sequence[str], templates: Sequence[str], track: Track = untracked
 ) -> np.ndarray:
     """Return unit vectors of the classes (K, D): the renormalized mean over templates of unit text vectors.
 
@@ -99,10 +98,7 @@ def ensemble(
     texts = [template.replace("{}", name) for name in classes for template in templates]
     starts = range(0, len(texts), CHUNK)
     vectors = np.concatenate(
-        [
-            check_finite(encoder.encode_texts(texts[start : start + CHUNK]), encoder.name, "the prompts")
-            for start in track(starts, "encoding prompts", len(starts))
-        ]
+        [source.texts(texts[start : start + CHUNK]) for start in track(starts, "encoding prompts", len(starts))]
     )
     return unit_rows(vectors.reshape(len(classes), len(templates), -1).mean(axis=1))  # (K, D)
 
@@ -123,7 +119,7 @@ class ZeroShotClassifier:
     @classmethod
     def of(
         cls,
-        encoder: Encoder,
+        source: Embeddings,
         classes: Sequence[str],
         prompts: str,
         names: Mapping[str, str] | None = None,
@@ -137,7 +133,7 @@ class ZeroShotClassifier:
         """
         templates = templates or find_templates(prompts)
         texts = [prompted_name((names or {}).get(item, item), prompts) for item in classes]
-        return cls(tuple(classes), ensemble(encoder, texts, templates, track))
+        return cls(tuple(classes), ensemble(source, texts, templates, track))
 
     def scores(self, vectors: np.ndarray) -> np.ndarray:
         """Return the cosines of unit embeddings (n, D) to the classes, (n, K)."""
@@ -162,14 +158,14 @@ class ZeroShotEvaluator:
         check_classes(task.name, task.classes)
         self.task, self.frames = task, frames
 
-    def run(self, encoder: Encoder, track: Track = untracked) -> Iterator[Score]:
+    def run(self, source: Embeddings, track: Track = untracked) -> Iterator[Score]:
         """Yield mean class accuracy, top-1, and top-5 among more than five classes, for each set of prompts."""
         task = self.task
         classifiers = {
-            prompts: ZeroShotClassifier.of(encoder, task.classes, prompts, task.names, track, templates)
+            prompts: ZeroShotClassifier.of(source, task.classes, prompts, task.names, track, templates)
             for prompts, templates in self.templates.items()
         }
-        features, top = encode_images(encoder, task, track, self.frames), ranked_classes(task.classes)
+        features, top = source.images(task, track, self.frames), ranked_classes(task.classes)
         for prompts, classifier in classifiers.items():
             label = Label(
                 task=task.name,
@@ -348,10 +344,10 @@ def classify(
     encoder = as_encoder(model, **keywords)
     if not encoder.reads_texts:
         raise ConfigError(f"{encoder.name} has no text tower, so it cannot label images; use a Core model")
-    classifier = ZeroShotClassifier.of(encoder, names, prompts)
+    classifier = ZeroShotClassifier.of(Embeddings(encoder), names, prompts)
     collection = encode_media(encoder, items, progress)
     cosines = classifier.scores(collection.vectors)
-    probabilities = label_probabilities(cosines, encoder.logit_scale, encoder.logit_bias)
+    probabilities = label_probabilities(cosines, encoder.logit_scale, encoder.towers.logit_bias)
     best = highest(probabilities, min(top, len(names)))
     files = []
     for item, row, columns in zip(collection.items, probabilities, best, strict=True):

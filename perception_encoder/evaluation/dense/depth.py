@@ -20,9 +20,8 @@ from perception_encoder.dense_prediction.head_fitting import take
 from perception_encoder.errors import InputError
 from perception_encoder.evaluation.feature_cache import CachedTokens
 from perception_encoder.evaluation.inputs import EncoderInputs, content_digest, settings_digest
-from perception_encoder.evaluation.layer_evaluator import HeadEvaluator
+from perception_encoder.evaluation.layer_evaluator import HeadEvaluator, LayerSource
 from perception_encoder.evaluation.statistics.scores import HEAD_SEEDS, ItemScores, Label, Score
-from perception_encoder.inference.layer_features import LayerFeatures
 from perception_encoder.progress import Track, untracked
 
 logger = logging.getLogger(__name__)
@@ -63,7 +62,7 @@ class DepthEvaluator(HeadEvaluator):
         targets = partial(self._known, train, whole), partial(self._known, test, self.protocol)
         super().__init__(name, (train, targets[0]), (test, targets[1]), self.protocol.head, image_size, head_seeds)
 
-    def run(self, model: LayerFeatures, track: Track = untracked) -> Iterator[Score]:
+    def run(self, source: LayerSource, track: Track = untracked) -> Iterator[Score]:
         """Yield RMSE, relative error, and the shares within 1.25ⁿ; DataError if no training image has depth.
 
         Warns once if most of the known depth is out of range: `per_metre` may be wrong.
@@ -73,7 +72,7 @@ class DepthEvaluator(HeadEvaluator):
             method="depth head, medians aligned" if self.protocol.aligned else "depth head",
             settings={"channels": str(self.head.channels), "per metre": f"{self.test.per_metre:g}"},
         )
-        yield from self.fitted(model, self._digest, self._fit, label, track)
+        yield from self.fitted(source, self._digest, self._fit, label, track)
 
     @cached_property
     def _digest(self) -> str:

@@ -24,9 +24,8 @@ from perception_encoder.dense_prediction.head_fitting import take
 from perception_encoder.errors import needs_extra
 from perception_encoder.evaluation.feature_cache import CachedTokens
 from perception_encoder.evaluation.inputs import settings_digest
-from perception_encoder.evaluation.layer_evaluator import HeadEvaluator
+from perception_encoder.evaluation.layer_evaluator import HeadEvaluator, LayerSource
 from perception_encoder.evaluation.statistics.scores import HEAD_SEEDS, Label, ResampledScores, Score
-from perception_encoder.inference.layer_features import LayerFeatures
 from perception_encoder.progress import Track, untracked
 
 if TYPE_CHECKING:
@@ -52,7 +51,7 @@ class DetectionEvaluator(HeadEvaluator):
         super().__init__(name, *sets, head or DetectionConfig(), image_size, head_seeds)
         self.train, self.test, self.masks = train, test, train.has_masks and test.has_masks
 
-    def run(self, model: LayerFeatures, track: Track = untracked) -> Iterator[Score]:
+    def run(self, source: LayerSource, track: Track = untracked) -> Iterator[Score]:
         """Yield `box AP` first, then `mask AP`, each with its parts; an AP that does not exist is left out."""
         least_score, most = self.head.limits(self.train.lvis)
         label = Label(
@@ -61,7 +60,7 @@ class DetectionEvaluator(HeadEvaluator):
             classes=len(self.test.categories),
             settings={"channels": str(self.head.channels), "least score": f"{least_score:g}", "most": str(most)},
         )
-        yield from self.fitted(model, self._digest, self._fit, label, track)
+        yield from self.fitted(source, self._digest, self._fit, label, track)
 
     @cached_property
     def _digest(self) -> str:

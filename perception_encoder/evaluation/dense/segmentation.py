@@ -19,9 +19,8 @@ from perception_encoder.dense_prediction.segmentation import SegmentationConfig,
 from perception_encoder.errors import InputError
 from perception_encoder.evaluation.feature_cache import CachedTokens
 from perception_encoder.evaluation.inputs import content_digest, settings_digest
-from perception_encoder.evaluation.layer_evaluator import HeadEvaluator
+from perception_encoder.evaluation.layer_evaluator import HeadEvaluator, LayerSource
 from perception_encoder.evaluation.statistics.scores import HEAD_SEEDS, ItemScores, Label, Score
-from perception_encoder.inference.layer_features import LayerFeatures
 from perception_encoder.progress import Track, untracked
 
 
@@ -43,7 +42,7 @@ class SegmentationEvaluator(HeadEvaluator):
         sets = [(images, partial(_known_labels, images)) for images in (self.train, self.test)]
         super().__init__(name, sets[0], sets[1], head or SegmentationConfig(), image_size, head_seeds)
 
-    def run(self, model: LayerFeatures, track: Track = untracked) -> Iterator[Score]:
+    def run(self, source: LayerSource, track: Track = untracked) -> Iterator[Score]:
         """Yield `mIoU` and `pixels`; DataError if training images show a single class."""
         label = Label(
             task=self.test.name,
@@ -51,7 +50,7 @@ class SegmentationEvaluator(HeadEvaluator):
             classes=len(self.train.classes),
             settings={"kernel": str(self.head.kernel)},
         )
-        yield from self.fitted(model, self._digest, self._fit, label, track)
+        yield from self.fitted(source, self._digest, self._fit, label, track)
 
     @cached_property
     def _digest(self) -> str:

@@ -21,7 +21,7 @@ from perception_encoder.dense_prediction.tracking import SHORT_SIDE, Propagation
 from perception_encoder.errors import DataError, InputError
 from perception_encoder.evaluation.feature_cache import CachedTokens
 from perception_encoder.evaluation.inputs import EncoderInputs, content_digest, settings_digest
-from perception_encoder.evaluation.layer_evaluator import score_layer
+from perception_encoder.evaluation.layer_evaluator import LayerSource
 from perception_encoder.evaluation.statistics.scores import ItemScores, Label, Score, measure_all
 from perception_encoder.inference.layer_features import LayerFeatures
 from perception_encoder.progress import Track, untracked
@@ -42,12 +42,13 @@ class TrackingEvaluator:
         self.videos, self.short_side = tuple(videos), short_side
         self._inputs: dict[tuple[int, ...], list[EncoderInputs]] = {}
 
-    def run(self, model: LayerFeatures, track: Track = untracked) -> Iterator[Score]:
+    def run(self, source: LayerSource, track: Track = untracked) -> Iterator[Score]:
         """Yield J&F, J and F of the videos whose frames can all be decoded; each is encoded on its own."""
-        key = model.patch_size, *model.image_size
+        features = source.features
+        key = features.patch_size, *features.image_size
         if key not in self._inputs:
-            self._inputs[key] = [self._frames(video, model) for video in self.videos]
-        yield from score_layer(model, self._inputs[key], self._digest, partial(self._score, track=track), track)
+            self._inputs[key] = [self._frames(video, features) for video in self.videos]
+        yield from source.score(self._inputs[key], self._digest, partial(self._score, track=track), track)
 
     @cached_property
     def _failures(self) -> dict[str, InputError]:

@@ -28,7 +28,7 @@ from perception_encoder.formats.tars import TarMember
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.listing import Item, is_listed_type, list_items
 from perception_encoder.inference.media import Media, open_media, resolve
-from perception_encoder.inference.pipeline import guess_kind, reduced_side
+from perception_encoder.inference.pipeline import guess_kind
 from perception_encoder.preprocess.budget import DECODING
 from perception_encoder.preprocess.frames import colour_histogram, is_cut
 from perception_encoder.preprocess.image import encode_thumbnail, read_header
@@ -250,7 +250,7 @@ class Reader:
 
     def __init__(self, encoder: Encoder, every: float, digests: Container[str]) -> None:
         self._encoder, self._every, self._digests = encoder, every, digests
-        self._reduced = reduced_side(encoder, encoder.feature())
+        self._reduced = encoder.reduced_side(encoder.feature())
 
     def read(self, files: list[File]) -> list[FileResult]:
         """Read a batch and encode its images together."""

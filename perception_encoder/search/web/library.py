@@ -25,7 +25,6 @@ from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.exclude import parse_patterns
 from perception_encoder.inference.media import Kind, Media, resolve
 from perception_encoder.inference.model_spec import ModelSpec
-from perception_encoder.inference.pipeline import decode, encode_decoded
 from perception_encoder.preprocess.source import unescape_name
 from perception_encoder.search.ranking import Hit, best_hits, query_vector, query_vectors
 from perception_encoder.search.storage.database import COLUMNS, IndexRow
@@ -123,10 +122,8 @@ class MediaLibrary:
     def add_image(self, content: bytes) -> str:
         """Cache the embedding of an image or video, and return a query line for it; raises InputError."""
         feature = self.encoder.feature()
-        decoding = self._decoders.submit(
-            lambda: decode(self.encoder, resolve(content, "the image"), feature, served=True)
-        )
-        (vector,) = self.compute(partial(encode_decoded, self.encoder, [decoding.result()], feature))
+        decoding = self._decoders.submit(lambda: self.encoder.decode(resolve(content, "the image"), feature, True))
+        (vector,) = self.compute(partial(self.encoder.encode_decoded, [decoding.result()], feature))
         image_id = f"{abs(hash(content)):x}"
         self._uploads[image_id] = UploadedImage(id=image_id, vector=vector)
         while len(self._uploads) > _CACHED:

@@ -8,35 +8,42 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from perception_encoder.evaluation import embeddings, layer_evaluator
+from perception_encoder.evaluation import embeddings
+from perception_encoder.inference import load
+from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.model_spec import ModelSpec
-from tests.evaluation.colours import ColourEncoder, image_bytes
-from tests.evaluation.layers import ColourLayers
+from tests.evaluation.colours import ColourTowers, image_bytes
+from tests.evaluation.layers import colour_layers as make_layers
 
 COLOURS = ("red", "green", "blue")
 
 
-class ColourBlind(ColourEncoder):
+class ColourBlind(ColourTowers):
     """Takes every image for red."""
 
     name = "blind"
 
-    def encode_images(self, images, normalize=True, **options):
-        return np.tile(np.float32([1, 0, 0]), (len(images), 1))
+    def images(self, pixels, layer, pool, role=None):
+        return np.tile(np.float32([1, 0, 0]), (len(pixels), 1))
 
 
 @pytest.fixture
 def colour_models(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every model sees colours, except "blind"."""
-    models = {"blind": ColourBlind}
-    monkeypatch.setattr(embeddings, "load", lambda model: models.get(ModelSpec.of(model).name, ColourEncoder)())
+
+    def find(model):
+        if isinstance(model, Encoder):
+            return model
+        return Encoder(ColourBlind() if ModelSpec.of(model).name == "blind" else ColourTowers())
+
+    monkeypatch.setattr(embeddings, "given_or_loaded", find)
 
 
 @pytest.fixture
 def colour_layers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every model with layers sees colours."""
-    features = ColourLayers(4, (24, 32))
-    monkeypatch.setattr(layer_evaluator, "load_layers", lambda model, layer, final_norm=False: features.at(layer))
+    features = make_layers(4, (24, 32))
+    monkeypatch.setattr(load, "load_layers", lambda model, layer, final_norm=False: features.at(layer))
 
 
 @pytest.fixture

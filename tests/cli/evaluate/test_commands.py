@@ -14,7 +14,7 @@ from perception_encoder.formats.shards import write_members
 from tests.cli.evaluate.conftest import COLOURS, read_json
 from tests.clips import clip
 from tests.datasets.drawn import stored, write_instances, write_masks, write_yolo
-from tests.evaluation.colours import ColourEncoder, image_bytes
+from tests.evaluation.colours import ColourTowers, image_bytes
 from tests.evaluation.layers import discs, png, write_video
 
 pytestmark = pytest.mark.usefixtures("colour_models", "colour_layers")
@@ -39,8 +39,10 @@ def test_a_table_of_videos_with_the_templates_of_kinetics(
 ) -> None:
     (tmp_path / "A_000001_000011.mp4").write_bytes(clip(10))
     prompts: list[str] = []
-    encode = ColourEncoder.encode_texts
-    monkeypatch.setattr(ColourEncoder, "encode_texts", lambda self, texts: prompts.extend(texts) or encode(self, texts))
+    embed = ColourTowers.texts
+    monkeypatch.setattr(
+        ColourTowers, "texts", lambda self, texts, role=None: prompts.extend(texts) or embed(self, texts)
+    )
     rows = ["label,youtube_id,time_start,time_end,split", "white (not red),A,1,11,val", "red,gone,0,10,val"]
     (tmp_path / "k.csv").write_text("\n".join(rows), encoding="utf-8")
     options = ("--split", "val", "--prompts", "kinetics", "--transform", "squash", "--frames", "2")

@@ -15,22 +15,23 @@ from perception_encoder.api import evaluations
 from perception_encoder.cli import evaluate, output
 from perception_encoder.cli.groups import _find_app
 from perception_encoder.errors import ConfigError, MediaDecodeError
+from perception_encoder.evaluation.embeddings import Embeddings
 from perception_encoder.evaluation.results import run_evaluators
 from perception_encoder.evaluation.statistics.scores import Score
 from tests.cli.evaluate.conftest import read_json
-from tests.evaluation.colours import ColourEncoder
+from tests.evaluation.colours import colour_encoder
 
 
 class HalfRight:
     """Scores one half on four items; a fifth cannot be decoded."""
 
-    def run(self, encoder: ColourEncoder, track: object = None) -> Iterator[Score]:
+    def run(self, source: Embeddings, track: object = None) -> Iterator[Score]:
         failures = (MediaDecodeError("a.jpg", "is empty"),)
         yield Score(name="top-1", value=0.5, n=4, task="toys", method="zero-shot", failures=failures)
 
 
 def test_failures_are_written_listed_once_and_change_the_status(tmp_path: Path, capsys) -> None:
-    models = {"squash": ColourEncoder(), "crop": ColourEncoder()}
+    models = {"squash": Embeddings(colour_encoder()), "crop": Embeddings(colour_encoder())}
     with pytest.raises(typer.Exit) as stop:
         evaluate.show(run_evaluators([HalfRight()], models, "val", {}), tmp_path / "r.json")
     assert stop.value.exit_code == output.SOME_SKIPPED
@@ -54,7 +55,7 @@ def test_every_argument_of_a_call_is_an_option_with_its_default(task: str) -> No
 def test_evaluate_is_what_the_command_prints(colour_models, photos: Path, tmp_path: Path) -> None:
     result = pe.evaluate("knn", "any", photos, split="val", k=[1, 5])
     assert [score.method for score in result.scores] == ["1-NN", "1-NN", "5-NN", "5-NN"] and result.model == "colours"
-    again = pe.evaluate("knn", ColourEncoder(), str(photos), split="val", k=[1, 5])
+    again = pe.evaluate("knn", colour_encoder(), str(photos), split="val", k=[1, 5])
     assert again.to_dict() == result.to_dict()
     assert all(item.winner is None for item in pe.compare(result, again))
 

@@ -21,11 +21,12 @@ from perception_encoder.evaluation.classification.zero_shot import (
     prompted_name,
     read_labels,
 )
-from perception_encoder.evaluation.embeddings import Features
+from perception_encoder.evaluation.embeddings import Embeddings, Features
 from perception_encoder.evaluation.statistics.scores import estimate, measure
+from perception_encoder.inference.encoder import Encoder
 from perception_encoder.preprocess.prompts import PHOTO_TEMPLATES
 from synthetic.builtin.rules import DRAWING_TEMPLATES
-from tests.evaluation.colours import ColourEncoder, image_bytes, unit
+from tests.evaluation.colours import ColourTowers, colour_encoder, image_bytes, unit
 
 
 @pytest.mark.parametrize("top", [1, 2, 5, 50, 299, 300])
@@ -91,20 +92,20 @@ def test_a_task_is_measured_with_each_of_the_prompts() -> None:
         choices=ids,
         names=dict(zip(ids, ("red", "green", "blue", "white"), strict=True)),
     )
-    encoder = ColourEncoder()
-    result = list(ZeroShotEvaluator(task, ("name", "kinetics")).run(encoder))
+    encoder = colour_encoder()
+    result = list(ZeroShotEvaluator(task, ("name", "kinetics")).run(Embeddings(encoder)))
     assert [(score.prompts, score.classes, score.value, score.n) for score in result[1::2]] == [
         ("name", 4, 1.0, 2),
         ("kinetics", 4, 1.0, 2),
     ]
-    assert (encoder.texts, encoder.image_count) == (4 * 29, 2)
+    assert (encoder.towers.text_count, encoder.towers.image_count) == (4 * 29, 2)
 
 
-class LengthEncoder(ColourEncoder):
+class LengthTowers(ColourTowers):
     """A text's vector is made of its length and its number of spaces."""
 
-    def encode_texts(self, texts):
-        return unit(np.array([(len(text), text.count(" "), 3) for text in texts], dtype=np.float32))
+    def texts(self, texts, role=None):
+        return np.array([(len(text), text.count(" "), 3) for text in texts], dtype=np.float32)
 
 
 def test_imagenet_templates_are_openais() -> None:
@@ -137,23 +138,24 @@ def test_training_captions_use_templates_of_the_protocol() -> None:
 
 
 def test_an_ensemble_is_the_unit_mean_of_unit_vectors() -> None:
-    encoder = LengthEncoder()
+    encoder = Encoder(LengthTowers())
+    source = Embeddings(encoder)
     templates = ("{}", "a photo of {} and {}.")
-    vectors = ensemble(encoder, ["cat", "{odd}"], templates)
+    vectors = ensemble(source, ["cat", "{odd}"], templates)
     texts = [["cat", "a photo of cat and cat."], ["{odd}", "a photo of {odd} and {odd}."]]
     expected = unit(np.stack([encoder.encode_texts(pair).mean(axis=0) for pair in texts]))
     np.testing.assert_allclose(vectors, expected, rtol=1e-6)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-6)
-    np.testing.assert_allclose(ensemble(encoder, ["cat"], PROMPTS["name"]), encoder.encode_texts(["cat"]), rtol=1e-6)
+    np.testing.assert_allclose(ensemble(source, ["cat"], PROMPTS["name"]), encoder.encode_texts(["cat"]), rtol=1e-6)
 
 
 def test_texts_without_a_finite_vector_are_a_model_error() -> None:
-    class Broken(ColourEncoder):
-        def encode_texts(self, texts):
+    class Broken(ColourTowers):
+        def texts(self, texts, role=None):
             return np.full((len(texts), 3), np.nan, dtype=np.float32)
 
-    with pytest.raises(ModelError, match=r"colours gives NaN or infinity in 80 of 80 vectors of the prompts"):
-        ensemble(Broken(), ["cat"], IMAGENET_TEMPLATES)
+    with pytest.raises(ModelError, match="colours gives NaN or infinity in float32"):
+        ensemble(Embeddings(Encoder(Broken())), ["cat"], IMAGENET_TEMPLATES)
 
 
 def test_only_the_classes_of_kinetics_lose_their_parentheses() -> None:

@@ -42,7 +42,7 @@ def test_timm_models(name: str, prefix: int, images: list[Image.Image], monkeypa
     encoder = load_layers(f"random:timm:{name}", "cpu", torch.float32, final_norm=True)
     again = load_layers(f"random:timm:{name}", "cpu", torch.float32, final_norm=True)
     assert encoder.about == again.about and encoder.name == f"random:timm:{name}"
-    model = encoder.tower.model
+    model = encoder.towers.tower.model
     found = encoder.encode_layers(images, [0, 1], SIZE)
     assert encoder.depth == 2 and encoder.patch_size == 16 and found[0].prefix.shape == (3, prefix, 32)
     config = timm.data.resolve_model_data_config(model)
@@ -87,7 +87,7 @@ def test_open_clips_weights_get_the_activation_they_were_trained_with(
 
 def test_threads_get_the_tokens_of_their_own_images(tmp_path: Path, images: list[Image.Image]) -> None:
     save_transformer("ViT", tmp_path)
-    tower = load_layers(f"hf:{tmp_path}", "cpu", torch.float32).tower
+    tower = load_layers(f"hf:{tmp_path}", "cpu", torch.float32).towers.tower
     assert isinstance(tower, TransformersTower)
     first, second = scaled(images[:2], (32, 32), [0.5] * 3, [0.5] * 3)[:, None]
     (wanted,) = tower.run(first, [0])

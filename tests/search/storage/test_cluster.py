@@ -177,7 +177,7 @@ def test_killed_workers_lose_and_double_nothing(
         report = update_store(index, encoder, read=lose_one)
 
         draw(97).save(folder / "new.jpg")
-        encoder.weight_hash = "that of another"
+        encoder.towers.weight_hash = "that of another"
         with pytest.raises(ClusterError, match=r"a worker .* failed.*: \S+ has different weights"):
             update_store(index, encoder, read=read)
         assert len(index) == report.rows

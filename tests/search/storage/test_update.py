@@ -42,7 +42,8 @@ def test_an_image_is_read_once_and_its_size_is_that_of_the_file(
     Image.new("RGB", (1604, 1201), "red").save(path := tmp_path / "large.jpg", exif=exif)
     digest = hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
     encoder = copy.copy(encoder)
-    encoder.runtime = copy.copy(encoder.runtime)
+    encoder.towers = copy.copy(encoder.towers)
+    encoder.towers.runtime = copy.copy(encoder.runtime)
     encoder.runtime.precision = precision  # type: ignore[assignment]
     reads: list[int] = []
 

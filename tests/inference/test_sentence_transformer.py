@@ -24,61 +24,70 @@ from torch.utils.data import DataLoader
 
 from perception_encoder.errors import ConfigError, MediaDecodeError, MediaNotFoundError
 from perception_encoder.inference.encoder import Encoder
+from perception_encoder.inference.sentence_transformer import SentenceTransformerView
 from perception_encoder.models.checkpoints.weights import create_model
+
+
+@pytest.fixture(scope="session")
+def view(encoder: Encoder) -> SentenceTransformerView:
+    return encoder.as_sentence_transformer()
+
 
 TEXTS = ["a red mug", "a dog on a lawn", "a red cup", "two dogs", "a mountain in the snow"]
 CLOSE = {"rtol": 0, "atol": 2e-6}
 
 
-def test_the_similarity_evaluator_runs_on_an_encoder(encoder: Encoder) -> None:
+def test_the_similarity_evaluator_runs_on_a_view(view: SentenceTransformerView) -> None:
     left, right = TEXTS[:4], TEXTS[1:]
-    wanted = encoder.similarity_pairwise(encoder.encode(left), encoder.encode(right)).tolist()
+    wanted = view.similarity_pairwise(view.encode(left), view.encode(right)).tolist()
     evaluator = EmbeddingSimilarityEvaluator(left, right, wanted)  # scores that the encoder itself gives
-    assert evaluator(encoder)["spearman_cosine"] == pytest.approx(1)
-    assert evaluator(encoder)["pearson_cosine"] == pytest.approx(1)
+    assert evaluator(view)["spearman_cosine"] == pytest.approx(1)
+    assert evaluator(view)["pearson_cosine"] == pytest.approx(1)
 
 
-def test_similarity_is_the_librarys(encoder: Encoder) -> None:
+def test_similarity_is_the_librarys(encoder: Encoder, view: SentenceTransformerView) -> None:
     a, b = encoder.encode(TEXTS[:3], normalize=False), encoder.encode(TEXTS[1:4], normalize=False)
-    kind = SimilarityFunction(encoder.similarity_fn_name)
+    kind = SimilarityFunction(view.similarity_fn_name)
     for left, right in ((a, b), (torch.from_numpy(a), b), (list(a), [torch.from_numpy(row) for row in b]), (a[0], b)):
         expected = SimilarityFunction.to_similarity_fn(kind)(np.asarray(left), np.asarray(b))
-        torch.testing.assert_close(encoder.similarity(left, right), expected)
+        torch.testing.assert_close(view.similarity(left, right), expected)
     expected = SimilarityFunction.to_similarity_pairwise_fn(kind)(a, b)
-    torch.testing.assert_close(encoder.similarity_pairwise(a, b), expected)
+    torch.testing.assert_close(view.similarity_pairwise(a, b), expected)
 
 
-def test_queries_and_documents_are_encoded_alike(encoder: Encoder) -> None:
+def test_queries_and_documents_are_encoded_alike(encoder: Encoder, view: SentenceTransformerView) -> None:
     expected = encoder.encode(TEXTS)
-    np.testing.assert_array_equal(encoder.encode_query(TEXTS), expected)
-    np.testing.assert_array_equal(encoder.encode_document(TEXTS), expected)
-    assert encoder.get_sentence_embedding_dimension() == encoder.get_embedding_dimension() == expected.shape[1]
+    np.testing.assert_array_equal(view.encode_query(TEXTS), expected)
+    np.testing.assert_array_equal(view.encode_document(TEXTS), expected)
+    assert view.get_sentence_embedding_dimension() == view.get_embedding_dimension() == expected.shape[1]
 
 
-def test_vectors_come_as_array_tensor_or_list(encoder: Encoder) -> None:
+def test_vectors_come_as_array_tensor_or_list(encoder: Encoder, view: SentenceTransformerView) -> None:
     expected = encoder.encode(TEXTS)
-    tensor = encoder.encode(TEXTS, convert_to_tensor=True)
+    tensor = view.encode(TEXTS, convert_to_tensor=True)
     assert isinstance(tensor, torch.Tensor) and tensor.device == encoder.device
     np.testing.assert_array_equal(tensor, expected)
-    rows = encoder.encode(TEXTS, convert_to_numpy=False)
+    rows = view.encode(TEXTS, convert_to_numpy=False)
     assert isinstance(rows, list) and all(isinstance(row, torch.Tensor) for row in rows)
     np.testing.assert_array_equal(torch.stack(rows), expected)
-    single = encoder.encode(TEXTS[0], convert_to_numpy=False)
+    single = view.encode(TEXTS[0], convert_to_numpy=False)
     assert isinstance(single, torch.Tensor) and single.shape == (encoder.dimension,)
 
 
-@pytest.mark.parametrize(("normalize", "theirs", "unit"), [(True, False, False), (False, True, True)])
-def test_normalize_embeddings_overrides_normalize(encoder: Encoder, normalize: bool, theirs: bool, unit: bool) -> None:
-    vectors = encoder.encode(TEXTS, normalize, normalize_embeddings=theirs)
-    np.testing.assert_array_equal(vectors, encoder.encode(TEXTS, normalize=unit))
-    assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5) == unit
+@pytest.mark.parametrize("normalize", [True, False])
+def test_normalize_embeddings_is_normalize(encoder: Encoder, view: SentenceTransformerView, normalize: bool) -> None:
+    vectors = view.encode(TEXTS, normalize_embeddings=normalize)
+    np.testing.assert_array_equal(vectors, encoder.encode(TEXTS, normalize))
+    assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5) == normalize
 
 
 @pytest.mark.parametrize("normalize", [True, False])
-def test_truncated_vectors_are_the_librarys(encoder: Encoder, normalize: bool) -> None:
-    raw = util.truncate_embeddings(encoder.encode(TEXTS, normalize=False), 32)
+def test_truncated_vectors_are_the_librarys(view: SentenceTransformerView, normalize: bool) -> None:
+    raw = util.truncate_embeddings(view.encode(TEXTS, normalize_embeddings=False), 32)
     expected = raw / np.linalg.norm(raw, axis=1, keepdims=True) if normalize else raw
-    np.testing.assert_allclose(encoder.encode(TEXTS, normalize, truncate_dim=32), expected, rtol=1e-5, atol=2e-6)
+    np.testing.assert_allclose(
+        view.encode(TEXTS, normalize_embeddings=normalize, truncate_dim=32), expected, rtol=1e-5, atol=2e-6
+    )
 
 
 @pytest.mark.parametrize(
@@ -103,9 +112,11 @@ def test_arrays_of_strings_are_texts(encoder: Encoder, texts: object) -> None:
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
-def test_what_is_unsupported_is_refused(encoder: Encoder, arguments: dict[str, object], message: str) -> None:
+def test_what_is_unsupported_is_refused(
+    view: SentenceTransformerView, arguments: dict[str, object], message: str
+) -> None:
     with pytest.raises(ConfigError, match=message):
-        encoder.encode(TEXTS, **arguments)
+        view.encode(TEXTS, **arguments)
 
 
 def test_a_text_that_looks_like_a_file_is_told_how_to_be_a_text(
@@ -137,7 +148,9 @@ SENTENCES = ["a red mug", "a dog on a lawn", "a red cup", "two dogs", "a mountai
 
 def score(encoder: Encoder, task: mteb.AbsTask, cache: mteb.ResultCache | None = None, **options: object) -> float:
     """The main score of a task."""
-    (result,) = mteb.evaluate(encoder, task, cache=cache, show_progress_bar=False, **options).task_results
+    (result,) = mteb.evaluate(
+        encoder.as_sentence_transformer(), task, cache=cache, show_progress_bar=False, **options
+    ).task_results
     return result.get_score()
 
 
@@ -147,7 +160,8 @@ class Similarities(MockSTSTask):
     def __init__(self, encoder: Encoder) -> None:
         super().__init__()
         left, right = SENTENCES[:-1], SENTENCES[1:]
-        scores = encoder.similarity_pairwise(encoder.encode_texts(left), encoder.encode_texts(right))
+        view = encoder.as_sentence_transformer()
+        scores = view.similarity_pairwise(encoder.encode_texts(left), encoder.encode_texts(right))
         self.dataset = DatasetDict(
             test=Dataset.from_dict({"sentence1": left, "sentence2": right, "score": scores.tolist()})
         )
@@ -196,7 +210,7 @@ def test_cached_results_are_of_the_same_weights(encoder: Encoder, tmp_path: Path
     other_model = create_model("PE-Core-N16-128")
     with torch.no_grad():
         nn.init.normal_(other_model.text.text_projection)
-    other, task = Encoder(other_model, "cpu", torch.float32), Similarities(encoder)
+    other, task = Encoder.of(other_model, "cpu", torch.float32), Similarities(encoder)
     assert other.name == encoder.name
     assert score(encoder, task, cache) == pytest.approx(1)
     assert score(other, task, cache) < 0.99
@@ -204,20 +218,20 @@ def test_cached_results_are_of_the_same_weights(encoder: Encoder, tmp_path: Path
 
 
 def test_a_model_says_what_it_is(encoder: Encoder) -> None:
-    meta = encoder.mteb_model_meta
+    meta = encoder.as_sentence_transformer().mteb_model_meta
     assert meta.name == "perception-encoder/PE-Core-N16-128"
     assert meta.embed_dim == encoder.dimension
     assert meta.n_parameters == sum(parameter.numel() for parameter in encoder.model.parameters())
     assert set(meta.modalities) == {"image", "video", "text"}
-    half = Encoder(create_model("PE-Core-N16-128"), "cpu", torch.bfloat16)
+    half = Encoder.of(create_model("PE-Core-N16-128"), "cpu", torch.bfloat16)
     others = half, encoder.cut(8), encoder.variant(layer=1), encoder.variant(transform="crop")
-    assert len({other.mteb_model_meta.revision for other in (encoder, *others)}) == 5
-    assert isinstance(encoder, mteb.EncoderProtocol)
+    assert len({other.as_sentence_transformer().mteb_model_meta.revision for other in (encoder, *others)}) == 5
+    assert isinstance(encoder.as_sentence_transformer(), mteb.EncoderProtocol)
 
 
 def test_a_model_without_a_text_tower_is_refused_for_texts(encoder: Encoder) -> None:
-    tower = Encoder(encoder.visual, "cpu", torch.float32)
-    assert tower.mteb_model_meta.modalities == ["image", "video"]
+    tower = Encoder.of(encoder.visual, "cpu", torch.float32)
+    assert tower.as_sentence_transformer().mteb_model_meta.modalities == ["image", "video"]
     with pytest.raises(ValueError, match="modalities"):
         score(tower, Similarities(encoder))
 
@@ -225,7 +239,8 @@ def test_a_model_without_a_text_tower_is_refused_for_texts(encoder: Encoder) -> 
 def call(encoder: Encoder, rows: list[dict[str, object]], **options: object) -> np.ndarray:
     """`encode` as mteb calls it, with rows in batches of two."""
     loader = DataLoader(rows, 2, collate_fn=lambda batch: {key: [row[key] for row in batch] for key in batch[0]})
-    return encoder.encode(loader, task_metadata=object(), hf_split="test", hf_subset="default", **options)
+    view = encoder.as_sentence_transformer()
+    return view.encode(loader, task_metadata=object(), hf_split="test", hf_subset="default", **options)
 
 
 def test_batches_keep_their_order_and_every_argument(encoder: Encoder, draw: Callable[[int], Image.Image]) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import gc
 import threading
 import warnings
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zipfile import BadZipFile
@@ -23,11 +23,12 @@ from perception_encoder.runtime.cache import PARALLEL, SINGLE, WEIGHTS, Entry, K
 from perception_encoder.runtime.machine import check_openvino, core_count
 from perception_encoder.runtime.program import AGREEMENT, EXAMPLE, Program, is_small, unit_difference
 from perception_encoder.runtime.runtime import ModelInfo, Precision, RuntimeName, plain_threads, used_precision
+from perception_encoder.runtime.towers import PackageTowers
 
 if TYPE_CHECKING:
     from perception_encoder.models.checkpoints.weights import Model
     from perception_encoder.runtime.convert import Source
-    from perception_encoder.runtime.torch_runtime import TorchRuntime
+    from perception_encoder.runtime.torch_towers import TorchTowers
 
 
 _DAMAGED = (RuntimeError, OSError, ValueError, KeyError, EOFError, BadZipFile)
@@ -42,40 +43,51 @@ class FallbackWarning(UserWarning):
     """Another runtime or precision than the chosen one is used."""
 
 
-class CompiledTowers(ABC):
-    """The towers of a model on a CPU. Each is compiled when it is first needed."""
+class CompiledTowers:
+    """Executes compiled towers of a model on a CPU, each compiled when it is first needed."""
 
     name: RuntimeName = "openvino"
     device = "cpu"
     per_core = False
-    text_batch_size = 64
-    text_tower: Tower = "text"
-    """The tower of queries."""
 
-    def __init__(self, model: str, precision: Precision, main: Tower = "image") -> None:
-        """`model`: its name.
+    def __init__(
+        self,
+        model: str,
+        precision: Precision,
+        key: Callable[[Tower, int | None, Precision], Key],
+        source: Callable[[Tower, int | None], Source],
+        main: Tower = "image",
+        text_tower: Tower = "text",
+        text_batch_size: int = 64,
+    ) -> None:
+        """Convert and check the `main` tower now in int8, before its precision is recorded anywhere.
 
-        In int8 the `main` tower is converted and checked now, before its precision is recorded anywhere. Raises
-        MissingExtraError without OpenVINO, and ConfigError for a broken one.
+        Args:
+            model: Its name.
+            precision: Of the models' own outputs; tokens are never in int8.
+            key: Returns the cache key of a tower, with a layer for its tokens, in a precision.
+            source: Returns a tower in torch, of a model in float32 on the CPU.
+            main: The tower that decides.
+            text_tower: The tower of queries.
+            text_batch_size: Number of texts to compute together.
+
+        Raises MissingExtraError without OpenVINO, and ConfigError for a broken one.
         """
         check_openvino()
         import openvino
 
         self._core = openvino.Core()
         self.model_name, self.precision, self._main = model, precision, main
+        self.text_tower, self.text_batch_size = text_tower, text_batch_size
+        self._make_key, self._source = key, source
         self.batch_size = 4 * core_count()
         self._lock = threading.RLock()
         self._towers: dict[tuple[Tower, int | None], _Tower | None] = {}
         if precision == "int8":
             self.precision = self._checked_precision()
 
-    @abstractmethod
     def _key(self, name: Tower, layer: int | None) -> Key:
-        """Return the cache key of a tower."""
-
-    @abstractmethod
-    def _source(self, name: Tower, layer: int | None) -> Source:
-        """Return a tower in torch, of a model in float32 on the CPU."""
+        return self._make_key(name, layer, used_precision(self.precision, output=layer is None))
 
     def _checked_precision(self) -> Precision:
         """Return int8, bfloat16 for a main tower that failed its check, or torch's float32."""
@@ -83,7 +95,7 @@ class CompiledTowers(ABC):
         try:
             entry = cache.find(key) or self._convert(key)
         except (OutputError, ModelError) as error:
-            self._leave_to_torch(self._main, None, error)
+            self._fall_back(self._main, None, error)
             return "float32"
         if note := entry.values.get("note"):
             warnings.warn(f"{self.model_name}: {note}", FallbackWarning, stacklevel=5)
@@ -98,11 +110,12 @@ class CompiledTowers(ABC):
         return plain_threads(count)
 
     def prepare(self, layer: int | None) -> tuple[RuntimeName, Precision]:
-        self._with_tower("image", layer, lambda tower: tower.prepare())
+        self._with_tower(self._main, layer, lambda tower: tower.prepare())
         return self.used(layer)
 
     def used(self, layer: int | None, texts: bool = False) -> tuple[RuntimeName, Precision]:
-        place: tuple[Tower, int | None] = (self.text_tower, None) if texts else ("image", layer)
+        of_text = texts or self._main != "image"
+        place: tuple[Tower, int | None] = (self.text_tower, None) if of_text else ("image", layer)
         if place not in self._towers:
             return self.name, used_precision(self.precision, output=layer is None)
         tower = self._towers[place]
@@ -117,6 +130,10 @@ class CompiledTowers(ABC):
             outputs = self.run(name, layer, np.concatenate([inputs, np.repeat(inputs[:1], more, axis=0)]))
             return None if outputs is None else outputs[: len(inputs)]
         return self._with_tower(name, layer, lambda tower: tower.run(inputs))
+
+    def leave_to_torch(self, name: Tower) -> None:
+        """Do not compile a tower: torch computes it."""
+        self._towers[name, None] = None
 
     def _with_tower(
         self, name: Tower, layer: int | None, call: Callable[[_Tower], np.ndarray | None]
@@ -138,10 +155,10 @@ class CompiledTowers(ABC):
             except CheckpointError:  # torch needs the weights as well
                 raise
             except (OutputError, ModelError) as error:
-                self._leave_to_torch(name, layer, error)
+                self._fall_back(name, layer, error)
         return None
 
-    def _leave_to_torch(self, name: Tower, layer: int | None, error: Exception) -> None:
+    def _fall_back(self, name: Tower, layer: int | None, error: Exception) -> None:
         self._towers[name, layer] = None
         warnings.warn(f"{self.model_name} is computed with torch: {error}", FallbackWarning, stacklevel=5)
 
@@ -184,32 +201,43 @@ class CompiledTowers(ABC):
         return entry
 
 
-class OpenVinoRuntime(CompiledTowers):
-    """The towers of a model of this package."""
+class OpenVinoTowers(PackageTowers):
+    """The towers of a model of this package in OpenVINO; torch in float32 computes one that it does not take."""
 
     def __init__(self, info: ModelInfo, precision: Precision, load: Callable[[], Model]) -> None:
         """`load`: returns the float32 model in torch, for a tower that is not in the cache.
 
-        Raises what its base does.
+        Raises what `CompiledTowers` does.
         """
+        super().__init__(info.name, info.vision, info.text)
         self.info, self._load = info, load
-        self.vision, self.text = info.vision, info.text
-        self._torch: TorchRuntime | None = None
+        self._lock = threading.RLock()
+        self._torch: TorchTowers | None = None
         tokens = precision == "int8" and not info.vision.pools
-        super().__init__(info.name, "bfloat16" if tokens else precision)
+        self.runtime: CompiledTowers = CompiledTowers(
+            info.name, "bfloat16" if tokens else precision, partial(_key, info), partial(_source, load)
+        )
+
+    @cached_property
+    def model(self) -> Model:
+        return self._load()
+
+    @property
+    def weight_hash(self) -> str:
+        return self.info.weights
 
     @property
     def logit_scale(self) -> float | None:
         return self.info.logit_scale
 
-    def images(self, pixels: np.ndarray, layer: int, pool: str) -> np.ndarray:
-        """See `TowerRuntime`; raises ShapeError for another size than the model's."""
+    def embed_pixels(self, pixels: np.ndarray, layer: int, pool: str) -> np.ndarray:
+        """See `Towers.images`; raises ShapeError for another size than the model's."""
         expected = (3, *(self.info.vision.image_size,) * 2)
         if pixels.shape[1:] != expected:
             raise ShapeError(f"pixels are {pixels.shape}; {self.info.name} takes (B, {', '.join(map(str, expected))})")
-        features = self.run("image", None if pool == "attn" else layer, pixels)
+        features = self.runtime.run("image", None if pool == "attn" else layer, pixels)
         if features is None:
-            return self._in_torch().images(pixels, layer, pool)
+            return self._in_torch().embed_pixels(pixels, layer, pool)
         if pool == "attn":
             return features
         prefix = int(self.info.vision.class_token)
@@ -217,38 +245,33 @@ class OpenVinoRuntime(CompiledTowers):
             return features[:, 0]
         return features[:, prefix:] if pool == "tokens" else features[:, prefix:].mean(axis=1)
 
-    def texts(self, ids: np.ndarray) -> np.ndarray:
+    def embed_ids(self, ids: np.ndarray) -> np.ndarray:
         assert self.info.text is not None
         more = min(-ids.shape[1] % 4, self.info.text.context_length - ids.shape[1])
-        embeddings = self.run("text", None, np.pad(ids, ((0, 0), (0, max(more, 0)))))
-        return self._in_torch().texts(ids) if embeddings is None else embeddings
+        embeddings = self.runtime.run("text", None, np.pad(ids, ((0, 0), (0, max(more, 0)))))
+        return self._in_torch().embed_ids(ids) if embeddings is None else embeddings
 
-    def _key(self, name: Tower, layer: int | None) -> Key:
-        config = self.info.text if name == "text" else self.info.vision
-        assert config is not None
-        return Key(
-            model=self.info.name,
-            weights=self.info.weights,
-            config=config,
-            tower=name,
-            precision=used_precision(self.precision, output=layer is None),
-            layer=layer,
-        )
-
-    def _source(self, name: Tower, layer: int | None) -> Source:
-        from perception_encoder.runtime.convert import tower_of
-
-        return tower_of(self._load(), name, layer)
-
-    def _in_torch(self) -> TorchRuntime:
+    def _in_torch(self) -> TorchTowers:
         import torch
 
-        from perception_encoder.runtime.torch_runtime import TorchRuntime
+        from perception_encoder.runtime.torch_towers import TorchTowers
 
         with self._lock:
             if self._torch is None:
-                self._torch = TorchRuntime(self._load(), torch.device("cpu"), torch.float32)
+                self._torch = TorchTowers(self._load(), torch.device("cpu"), torch.float32)
             return self._torch
+
+
+def _key(info: ModelInfo, name: Tower, layer: int | None, precision: Precision) -> Key:
+    config = info.text if name == "text" else info.vision
+    assert config is not None
+    return Key(model=info.name, weights=info.weights, config=config, tower=name, precision=precision, layer=layer)
+
+
+def _source(load: Callable[[], Model], name: Tower, layer: int | None) -> Source:
+    from perception_encoder.runtime.convert import tower_of
+
+    return tower_of(load(), name, layer)
 
 
 def _steps(count: int) -> int:

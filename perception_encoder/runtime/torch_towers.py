@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
+from functools import cached_property, partial
 from typing import cast
 
 import numpy as np
@@ -15,11 +16,12 @@ import torch
 from torch import Tensor
 
 from perception_encoder.errors import ConfigError
-from perception_encoder.models.checkpoints.weights import Model
+from perception_encoder.models.checkpoints.weights import Model, weight_hash
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.vision_transformer import VisionTransformer
 from perception_encoder.preprocess.image import to_float
 from perception_encoder.runtime.runtime import ModelInfo, Precision, RuntimeName, plain_threads
+from perception_encoder.runtime.towers import PackageTowers
 
 CACHED_ACTIVATIONS = 640_000
 """Tokens × width of a batch that fits a CPU core's cache (measured: 2 MiB of L2, bfloat16)."""
@@ -32,7 +34,6 @@ class TorchThreads:
 
     def __init__(self, device: torch.device, dtype: torch.dtype, batch_size: int, per_core: bool = True) -> None:
         """`per_core`: on a CPU, each thread computes on a core of its own; else one at a time, with all cores."""
-        self.torch_device, self.dtype = device, dtype
         self.device = str(device)
         self.precision = cast(Precision, str(dtype).removeprefix("torch."))
         self.batch_size, self.text_batch_size = batch_size, 64 if device.type == "cpu" else 512
@@ -53,35 +54,48 @@ class TorchThreads:
         return self.name, self.precision
 
 
-class TorchRuntime(TorchThreads):
-    """The towers of a model of this package."""
+class TorchTowers(PackageTowers):
+    """The towers of a model of this package in torch."""
 
-    def __init__(self, model: Model, device: torch.device, dtype: torch.dtype) -> None:
-        """`model`: in `dtype`, on `device`."""
+    def __init__(
+        self,
+        model: Model,
+        device: torch.device,
+        dtype: torch.dtype,
+        name: str | None = None,
+        hash_weights: Callable[[], str] | None = None,
+    ) -> None:
+        """`model`: in `dtype`, on `device`. `hash_weights`: by default of the weights as they are."""
         self.model: Model = model
         self.visual: VisionTransformer = model.visual if isinstance(model, CLIP) else model
-        self.vision, self.text = self.visual.config, model.text.config if isinstance(model, CLIP) else None
-        fitting = CACHED_ACTIVATIONS // (self.visual.config.grid**2 * self.visual.config.width)
-        super().__init__(device, dtype, max(2, fitting) if device.type == "cpu" else 64)
+        config = self.visual.config
+        super().__init__(name or model.name, config, model.text.config if isinstance(model, CLIP) else None)
+        fitting = CACHED_ACTIVATIONS // (config.grid**2 * config.width)
+        self.device, self.dtype = device, dtype
+        self.runtime = TorchThreads(device, dtype, max(2, fitting) if device.type == "cpu" else 64)
+        self._hash_weights = hash_weights or partial(weight_hash, model)
+
+    @cached_property
+    def weight_hash(self) -> str:
+        return self._hash_weights()
 
     @property
     def logit_scale(self) -> float | None:
-        """The learned factor of cosine similarities; None without a text tower."""
         return math.exp(float(self.model.logit_scale.detach())) if isinstance(self.model, CLIP) else None
 
     @torch.inference_mode()
-    def images(self, pixels: np.ndarray, layer: int, pool: str) -> np.ndarray:
+    def embed_pixels(self, pixels: np.ndarray, layer: int, pool: str) -> np.ndarray:
         if self.visual.conv1.weight.is_meta:
             raise ConfigError(f"{self.model.name} was loaded with towers='text'; load it whole for images and videos")
-        scaled = to_float(torch.from_numpy(pixels).to(self.torch_device)).to(self.dtype)
+        scaled = to_float(torch.from_numpy(pixels).to(self.device)).to(self.dtype)
         if pool == "attn":
             return as_array(self.visual(scaled))
         return pooled(*layer_tokens(self.visual, scaled, layer), pool)
 
     @torch.inference_mode()
-    def texts(self, ids: np.ndarray) -> np.ndarray:
+    def embed_ids(self, ids: np.ndarray) -> np.ndarray:
         assert isinstance(self.model, CLIP)
-        return as_array(self.model.encode_text(torch.from_numpy(ids).to(self.torch_device)))
+        return as_array(self.model.encode_text(torch.from_numpy(ids).to(self.device)))
 
 
 def describe(model: Model, weights: str) -> ModelInfo:

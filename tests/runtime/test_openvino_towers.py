@@ -19,14 +19,14 @@ from perception_encoder.errors import ShapeError
 from perception_encoder.models.checkpoints.weights import weight_hash
 from perception_encoder.models.precision import TOLERANCE
 from perception_encoder.models.vision_transformer import VisionTransformer
-from perception_encoder.runtime import cache, convert, openvino_runtime
+from perception_encoder.runtime import cache, convert, openvino_towers
 from perception_encoder.runtime import program as program_module
 from perception_encoder.runtime.cache import MODEL, WEIGHTS
 from perception_encoder.runtime.convert import example_pixels
-from perception_encoder.runtime.openvino_runtime import SMALL_IN_A_ROW, FallbackWarning, OpenVinoRuntime
+from perception_encoder.runtime.openvino_towers import SMALL_IN_A_ROW, FallbackWarning, OpenVinoTowers
 from perception_encoder.runtime.program import EXAMPLE, Program
 from perception_encoder.runtime.runtime import Precision
-from perception_encoder.runtime.torch_runtime import TorchRuntime, describe
+from perception_encoder.runtime.torch_towers import TorchTowers, describe
 from perception_encoder.vectors import unit_rows
 from tests.models.small import CORE, KINDS, SIZE, WITHOUT_ROPE, small_tower
 
@@ -43,22 +43,22 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 class Made:
-    """A runtime of a small tower, and how often its weights were loaded."""
+    """The towers of a small model, and how often its weights were loaded."""
 
     def __init__(self, precision: Precision = "float32", tower: VisionTransformer | None = None) -> None:
         self.tower, self.loads = tower or small_tower(), 0
-        self.runtime = OpenVinoRuntime(describe(self.tower, weight_hash(self.tower)), precision, self._load)
+        self.towers = OpenVinoTowers(describe(self.tower, weight_hash(self.tower)), precision, self._load)
 
     def _load(self) -> VisionTransformer:
         self.loads += 1
         return self.tower
 
     def embed(self) -> np.ndarray:
-        return self.runtime.images(PIXELS, CORE.depth - 1, "attn")
+        return self.towers.images(PIXELS, CORE.depth - 1, "attn")
 
 
 def in_torch(layer: int = CORE.depth - 1, pool: str = "attn", tower: VisionTransformer | None = None) -> np.ndarray:
-    return TorchRuntime(tower or small_tower(), torch.device("cpu"), torch.float32).images(PIXELS, layer, pool)
+    return TorchTowers(tower or small_tower(), torch.device("cpu"), torch.float32).images(PIXELS, layer, pool)
 
 
 def unit_distance(found: np.ndarray, expected: np.ndarray) -> float:
@@ -73,24 +73,24 @@ def test_a_tower_is_converted_once_and_gives_what_torch_gives() -> None:
             assert made.embed().shape == (5, CORE.output_dim) and made.embed().dtype == np.float32
         assert (first.loads, second.loads) == (1, 0)
         assert np.array_equal(first.embed(), second.embed())
-        assert first.runtime.images(PIXELS[:0], CORE.depth - 1, "attn").shape == (0, CORE.output_dim)
-        assert np.array_equal(first.runtime.images(PIXELS[3:4], CORE.depth - 1, "attn"), first.embed()[3:4])
+        assert first.towers.images(PIXELS[:0], CORE.depth - 1, "attn").shape == (0, CORE.output_dim)
+        assert np.array_equal(first.towers.images(PIXELS[3:4], CORE.depth - 1, "attn"), first.embed()[3:4])
 
 
 class Streams:
     """A runtime as on a machine of some cores, and how many images its programs compute at a time."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, cores: int) -> None:
-        for module in (openvino_runtime, program_module):
+        for module in (openvino_towers, program_module):
             monkeypatch.setattr(module, "core_count", lambda: cores)
         self.made = Made()
 
     def after(self, count: int, times: int = 1) -> list[int]:
         """What there is after calls with `count` images, whose embeddings are those of torch."""
         for _ in range(times):
-            found = self.made.runtime.images(PIXELS[:count], CORE.depth - 1, "attn")
+            found = self.made.towers.images(PIXELS[:count], CORE.depth - 1, "attn")
             assert unit_distance(found, in_torch()[:count]) <= 2 * TOLERANCE["float32"]
-        tower = self.made.runtime._towers["image", None]
+        tower = self.made.towers.runtime._towers["image", None]
         assert tower is not None
         return sorted(len(program._requests) for program in tower._programs.values())
 
@@ -99,7 +99,7 @@ class Streams:
 def test_all_cores_compute_each_image_of_a_small_batch(monkeypatch: pytest.MonkeyPatch, cores: int, small: int) -> None:
     streams = Streams(monkeypatch, cores)
     assert streams.after(small) == [1], "a query needs no other program"
-    alone = streams.made.runtime.images(PIXELS[:1], CORE.depth - 1, "attn")
+    alone = streams.made.towers.images(PIXELS[:1], CORE.depth - 1, "attn")
     assert streams.after(5) == [1, cores], "one on each core"
     assert np.array_equal(alone, streams.made.embed()[:1]), "an embedding does not depend on its batch"
 
@@ -107,7 +107,7 @@ def test_all_cores_compute_each_image_of_a_small_batch(monkeypatch: pytest.Monke
 def test_a_tower_is_compiled_for_small_batches_after_several(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not for the last image of a directory: compiling would take longer."""
     streams = Streams(monkeypatch, 4)
-    streams.made.runtime.prepare(None)
+    streams.made.towers.runtime.prepare(None)
     for _ in range(3):
         assert [streams.after(1), streams.after(5)] == [[4], [4]]
     assert streams.after(1, SMALL_IN_A_ROW - 1) == [4]
@@ -132,7 +132,7 @@ def test_every_layer_and_pooling_of_every_kind_of_tower(kind: str) -> None:
     made = Made(tower=tower)
     for layer in (0, KINDS[kind].depth - 1):
         for pool in ("mean", "tokens", *(("cls",) if KINDS[kind].class_token else ())):
-            found, expected = made.runtime.images(PIXELS, layer, pool), in_torch(layer, pool, tower)
+            found, expected = made.towers.images(PIXELS, layer, pool), in_torch(layer, pool, tower)
             assert found.shape == expected.shape
             assert unit_distance(found, expected) <= 1e-5
 
@@ -148,7 +148,7 @@ def test_pixels_of_another_size_are_refused_and_cost_nothing(root: Path) -> None
     made = Made()
     expected = made.embed()
     with pytest.raises(ShapeError, match=r"pixels are \(5, 3, 16, 16\); small takes \(B, 3, 32, 32\)"):
-        made.runtime.images(PIXELS[:, :, :16, :16], CORE.depth - 1, "attn")
+        made.towers.images(PIXELS[:, :, :16, :16], CORE.depth - 1, "attn")
     assert len(cache.entries()) == 1
     assert np.array_equal(made.embed(), expected) and made.loads == 1
 
@@ -158,10 +158,10 @@ def test_the_layers_used_last_are_in_memory() -> None:
     made = Made()
     made.embed()
     for layer in (0, 1, 0, 2):
-        made.runtime.images(PIXELS, layer, "mean")
-    assert [layer for _, layer in made.runtime._towers] == [None, 0, 2]
+        made.towers.images(PIXELS, layer, "mean")
+    assert [layer for _, layer in made.towers.runtime._towers] == [None, 0, 2]
     loads = made.loads
-    assert unit_distance(made.runtime.images(PIXELS, 1, "mean"), in_torch(1, "mean")) <= 1e-5
+    assert unit_distance(made.towers.images(PIXELS, 1, "mean"), in_torch(1, "mean")) <= 1e-5
     assert made.loads == loads  # from the cache
 
 
@@ -232,7 +232,7 @@ def test_a_program_that_nobody_uses_gives_its_memory_back() -> None:
     made = Made()
     made.embed()
     (entry,) = cache.entries()
-    program = Program(made.runtime._core, entry.path, "float32", (1, *PIXELS.shape[1:]))
+    program = Program(made.towers.runtime._core, entry.path, "float32", (1, *PIXELS.shape[1:]))
     program(PIXELS)
     gone = weakref.ref(program)
     del program
@@ -256,7 +256,7 @@ def test_torch_answers_if_openvino_cannot_compile(monkeypatch: pytest.MonkeyPatc
         raise RuntimeError("Exception from src/core.cpp:12:\nno memory\nmore")
 
     Made().embed()
-    monkeypatch.setattr(openvino_runtime, "Program", fail)
+    monkeypatch.setattr(openvino_towers, "Program", fail)
     made = Made()
     fallback(made, in_torch(), "no memory$")
 
@@ -272,7 +272,7 @@ def test_int8_that_cannot_be_converted_is_torchs_float32(root: Path) -> None:
     root.write_text("a file")
     with pytest.warns(FallbackWarning, match="small is computed with torch: .* could not be written") as notes:
         made = Made("int8")
-        assert made.runtime.precision == "float32"
+        assert made.towers.runtime.precision == "float32"
         np.testing.assert_array_equal(made.embed(), in_torch())
     assert len(notes) == 1
 
@@ -290,7 +290,7 @@ import resource, sys, warnings
 if len(sys.argv) > 2:
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
 import numpy as np
-from tests.runtime.test_openvino_runtime import Made
+from tests.runtime.test_openvino_towers import Made
 with warnings.catch_warnings(record=True) as notes:
     warnings.simplefilter("always")
     outputs = Made().embed()
