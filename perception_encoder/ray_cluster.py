@@ -302,13 +302,12 @@ def count_workers() -> Iterator[tuple[str, int]]:
     yield ("cuda", gpus) if gpus else ("cpu", max(1, int(resources.get("CPU", 0))))
 
 
-def do_tasks(work: Work[T, R], tasks: Sequence[list[T]], memory: int, ordered: bool = False) -> Iterator[bytes]:
-    """Yield the pickled results of each task; `memory`: bytes of a worker. `ordered`: in the order of the tasks."""
+def do_tasks(work: Work[T, R], tasks: Sequence[list[T]], memory: int) -> Iterator[bytes]:
+    """Yield the pickled results of each task as they come; `memory`: bytes of a worker."""
     import ray.data
 
     context = ray.data.DataContext.get_current()
     context.target_max_block_size = None  # a task's results stay together: all arrive, or it is done again
-    context.execution_options.preserve_order = ordered
     ((device, workers),) = count_workers()
     starts = accumulate(map(len, tasks), initial=0)
     rows = [{"task": pickle.dumps(task)} for task in zip(starts, tasks, strict=False)]

@@ -73,12 +73,6 @@ def item_request(item: Item) -> Request[Item]:
     return Request(item, item.media, "text" if is_text(item) else guess_kind(item.path))
 
 
-def group_items(items: Iterable[Item], images: int, texts: int, frames: int) -> Iterator[list[Item]]:
-    """Yield consecutive items that cost as much as `images` images or `texts` texts; a video costs its frames."""
-    for batch in batched(map(item_request, items), images, texts, frames):
-        yield [request.key for request in batch]
-
-
 def is_text(item: Item) -> bool:
     """Return whether an item is certainly a text, before it is opened."""
     return item.source is None and item.problem is None
