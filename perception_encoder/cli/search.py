@@ -129,8 +129,8 @@ def search(
         )
     elif like or where or near_duplicates or collapse:
         options_of_index = "--like, --where, --collapse and --near-duplicates"
-        directories = (name if os.path.isdir(name) else os.path.dirname(name) or "." for name in files or ["."])
-        command = shlex.join(["pe", "index", *dict.fromkeys(directories)])
+        places = (name if os.path.isdir(name) else os.path.dirname(name) or "." for name in files or ["."])
+        command = shlex.join(["pe", "index", *dict.fromkeys(places)])
         raise typer.BadParameter(f"{options_of_index} need an index; create one with: {command}")
     elif not files:
         raise typer.BadParameter('name a directory as well, as in: pe search "a red mug" photos')
