@@ -12,6 +12,7 @@ import torch
 import perception_encoder as pe
 from perception_encoder.errors import ConfigError
 from perception_encoder.evaluation.classification.zero_shot import ensemble, find_templates
+from perception_encoder.evaluation.embeddings import Embeddings
 from perception_encoder.inference.encoder import Encoder
 from tests.clips import clip
 
@@ -26,7 +27,7 @@ def test_files_are_named_with_probabilities(
     printed = json.loads(run.stdout)
     assert printed["model"] == "PE-Core-N16-128" and printed["labels"] == LABELS.split(",")
     assert [file["path"] for file in printed["files"]] == list(map(str, image_files))
-    texts = ensemble(encoder, LABELS.split(","), find_templates("photo"))
+    texts = ensemble(Embeddings(encoder), LABELS.split(","), find_templates("photo"))
     logits = encoder.model.logit_scale.detach().exp() * torch.from_numpy(encoder.encode_images(image_files) @ texts.T)
     assert pe.classify(image_files[0].parent, LABELS, model=checkpoint, top=4).to_dict() == printed
     for file, expected in zip(printed["files"], logits.softmax(dim=1).tolist(), strict=True):
@@ -40,7 +41,7 @@ def test_probabilities_are_the_softmax_that_the_model_was_trained_with(
     encoder: Encoder, image_files: list[Path]
 ) -> None:
     labels = ["cat", "dog", "red mug"]
-    cosines = encoder.encode_images(image_files) @ ensemble(encoder, labels, find_templates("photo")).T
+    cosines = encoder.encode_images(image_files) @ ensemble(Embeddings(encoder), labels, find_templates("photo")).T
     expected = (encoder.model.logit_scale.detach().exp() * torch.from_numpy(cosines)).softmax(dim=1).numpy()
     for file, row in zip(pe.classify(image_files, labels, model=encoder, top=3), expected, strict=True):
         assert [guess.label for guess in file.labels] == [labels[column] for column in np.argsort(-row)]

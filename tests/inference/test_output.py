@@ -23,6 +23,7 @@ from perception_encoder.inference.listing import Item
 from perception_encoder.inference.output import EmbeddingWriter
 from perception_encoder.inference.output_formats import read_embeddings
 from perception_encoder.inference.pipeline import Embedding, EncodingResult, Failure
+from perception_encoder.vectors import unit_rows
 from tests.damage import at_most, plant_pipe
 
 SETTINGS: dict[str, Any] = {
@@ -49,7 +50,7 @@ def item(number: int) -> Item:
 def result(number: int) -> EncodingResult[Item]:
     if number in BAD:
         return Failure(item(number), BAD[number])
-    return Embedding(item(number), np.arange(4, dtype=np.float32) + number)
+    return Embedding(item(number), unit_rows(np.arange(4, dtype=np.float32) + number))
 
 
 def batches(numbers: Iterable[int], size: int = 2) -> Iterator[list[EncodingResult[Item]]]:
@@ -278,7 +279,7 @@ def test_a_directory_has_the_layout_of_clip_retrieval(tmp_path: Path) -> None:
     vectors = np.load(tmp_path / "emb" / "img_emb" / "img_emb_0.npy")
     rows = pq.read_table(tmp_path / "emb" / "metadata" / "metadata_0.parquet").to_pylist()
     good = [number for number in range(10) if number not in BAD]
-    np.testing.assert_array_equal(vectors, np.stack([np.arange(4, dtype=np.float32) + number for number in good]))
+    np.testing.assert_array_equal(vectors, unit_rows(np.stack([np.arange(4, dtype=np.float32) + number for number in good])))
     assert vectors.dtype == np.float32
     assert [row["image_path"] for row in rows] == [f"{number}.jpg" for number in good]
     assert "vector" not in rows[0]

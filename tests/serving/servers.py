@@ -46,6 +46,11 @@ def record_model_threads(monkeypatch: pytest.MonkeyPatch) -> set[int]:
     for name in ("embed_pixels", "embed_texts"):
         method = getattr(Encoder, name)
         monkeypatch.setattr(
-            Encoder, name, lambda *arguments, method=method: (threads.add(threading.get_ident()), method(*arguments))[1]
+            Encoder,
+            name,
+            lambda *arguments, method=method, **named: (
+                threads.add(threading.get_ident()),
+                method(*arguments, **named),
+            )[1],
         )
     return threads
