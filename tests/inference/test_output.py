@@ -279,7 +279,9 @@ def test_a_directory_has_the_layout_of_clip_retrieval(tmp_path: Path) -> None:
     vectors = np.load(tmp_path / "emb" / "img_emb" / "img_emb_0.npy")
     rows = pq.read_table(tmp_path / "emb" / "metadata" / "metadata_0.parquet").to_pylist()
     good = [number for number in range(10) if number not in BAD]
-    np.testing.assert_array_equal(vectors, unit_rows(np.stack([np.arange(4, dtype=np.float32) + number for number in good])))
+    np.testing.assert_array_equal(
+        vectors, unit_rows(np.stack([np.arange(4, dtype=np.float32) + number for number in good]))
+    )
     assert vectors.dtype == np.float32
     assert [row["image_path"] for row in rows] == [f"{number}.jpg" for number in good]
     assert "vector" not in rows[0]

@@ -58,6 +58,13 @@ def test_the_same_seed_trains_the_same_probe() -> None:
     assert (fit_attentive(train, targets, train, targets, 3, other)[0].scores(train) != first).any()
 
 
+def test_the_scale_of_a_token_changes_nothing() -> None:
+    train, targets = hidden_tokens(40, 0)
+    probe, _ = fit_attentive(train, targets, train, targets, 3, CONFIG)
+    scales = np.random.default_rng(0).uniform(1, 9, (*train.shape[:2], 1)).astype(np.float32)
+    np.testing.assert_allclose(probe.scores(train * scales), probe.scores(train), atol=0.01)
+
+
 def test_bad_input_is_refused() -> None:
     train, targets = hidden_tokens(40, 0)
     with pytest.raises(DataError, match="have the same class"):
