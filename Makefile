@@ -39,6 +39,7 @@ check: lint types site test test-slow ## what a change has to pass
 
 lint: .venv/dev-installed
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/codespell
 
 types: .venv/dev-installed
