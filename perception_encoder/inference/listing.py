@@ -19,7 +19,13 @@ from perception_encoder.inference.exclude import Exclusion, exclude
 from perception_encoder.inference.fetch import FetchLimits, fetch, is_url
 from perception_encoder.inference.media import Media, resolve, split_range
 from perception_encoder.preprocess.raw import reads_raw
-from perception_encoder.preprocess.source import MEDIA_SUFFIXES, RAW_SUFFIXES, TABLE_SUFFIXES, escape_name
+from perception_encoder.preprocess.source import (
+    MEDIA_SUFFIXES,
+    RAW_SUFFIXES,
+    TABLE_SUFFIXES,
+    escape_name,
+    is_transport_stream,
+)
 
 if TYPE_CHECKING:
     from perception_encoder.formats.tables import Row
@@ -214,11 +220,21 @@ def _enter(
 def _list_file(path: Path, left_out: Counter[str] | None, rules: Exclusion) -> Iterator[Item]:
     if path.name.lower().endswith(".tar") and path.is_file():
         yield from _list_tar(path, rules)
-    elif is_listed_type(path.name):
+    elif is_listed_type(path.name) and not _is_typescript(path):
         name = escape_name(path)
         yield Item(name, name, path)
     elif left_out is not None and os.path.isfile(path):
         left_out[path.suffix.lower()] += 1
+
+
+def _is_typescript(path: Path) -> bool:
+    if path.suffix.lower() != ".ts" or not path.is_file():
+        return False
+    try:
+        with path.open("rb") as stream:
+            return not is_transport_stream(stream.read(189))
+    except OSError:
+        return False  # reported when it is opened
 
 
 def _is_hidden(name: str) -> bool:
@@ -234,6 +250,10 @@ def _list_tar(path: Path, rules: Exclusion) -> Iterator[Item]:
                 hidden = inside.name.startswith(".") or not COPIES.isdisjoint(inside.parts)
                 if hidden or not is_listed_type(inside.name) or rules.covers(path / inside):
                     continue
+                if inside.suffix.lower() == ".ts":
+                    stream.seek(entry.offset)
+                    if not is_transport_stream(stream.read(189)):
+                        continue
                 name = f"{escape_name(path)}/{escape_name(entry.name)}"
                 problem = MediaDecodeError(name, entry.problem) if entry.problem else None
                 yield Item(name, name, TarMember(path, entry.offset, entry.size), problem=problem)

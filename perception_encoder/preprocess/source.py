@@ -24,8 +24,8 @@ IMAGE_SUFFIXES = RAW_SUFFIXES | frozenset({
     ".pbm", ".pnm",
 })
 VIDEO_SUFFIXES = frozenset({
-    ".mp4", ".m4v", ".mov", ".qt", ".3gp", ".3g2", ".mkv", ".webm", ".avi", ".mts", ".m2ts", ".mpg", ".mpeg",
-    ".m2v", ".vob", ".flv", ".f4v", ".ogv", ".wmv", ".asf", ".mxf", ".ivf", ".y4m", ".h264", ".h265", ".hevc",
+    ".mp4", ".m4v", ".mov", ".qt", ".3gp", ".3g2", ".mkv", ".webm", ".avi", ".mts", ".m2ts", ".ts", ".mpg",
+    ".mpeg", ".m2v", ".vob", ".flv", ".f4v", ".ogv", ".wmv", ".asf", ".mxf", ".ivf", ".y4m", ".h264", ".h265", ".hevc",
 })
 # fmt: on
 MEDIA_SUFFIXES = IMAGE_SUFFIXES | VIDEO_SUFFIXES
@@ -40,6 +40,11 @@ HEIF_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b
 
 _UNPRINTABLE = re.compile(r"[\\\x00-\x1f\x7f\u2028\u2029\ud800-\udfff]")
 _ESCAPED = re.compile(r"\\\\|\\x([0-9a-f]{2})|\\u([0-9a-f]{4})")
+
+
+def is_transport_stream(start: bytes) -> bool:
+    """Return whether a .ts file begins as an MPEG transport stream, whose packets start with a G, or is TypeScript."""
+    return start[:1] == b"G" == start[188:189]
 
 
 def as_paths(paths: str | Path | Iterable[str | Path]) -> list[str | Path]:

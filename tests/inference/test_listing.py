@@ -7,13 +7,16 @@ import os
 import subprocess
 import sys
 import tarfile
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
+import av
 import pytest
 from PIL import Image
 
 from perception_encoder.errors import InputError, MediaNotFoundError
+from perception_encoder.formats.shards import write_members
 from perception_encoder.inference import listing
 from perception_encoder.inference.listing import Item, list_items
 from perception_encoder.preprocess.source import unescape_name
@@ -285,3 +288,32 @@ def test_listing_is_lazy_and_flat(here: Path) -> None:
     found = [tuple(map(int, line.split())) for line in done.stdout.splitlines()]
     for (rest, peak), (count, limit) in zip(found, [(2000, 500_000), (10_000, 5_000_000)], strict=True):
         assert rest == count - 1 and peak < limit, found
+
+
+def transport_stream() -> bytes:
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mpegts") as container:
+        stream = container.add_stream("mpeg2video", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 32, 32, "yuv420p"
+        for _ in range(10):
+            container.mux(stream.encode(av.VideoFrame(32, 32, "rgb24")))
+        container.mux(stream.encode(None))
+    return buffer.getvalue()
+
+
+def test_a_transport_stream_is_a_video_and_typescript_is_not(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    files = {
+        "clip.ts": transport_stream(),
+        "main.ts": b"export const answer = 42;\n",
+        "G.TS": b"Get = 1\n" * 99,
+        "e.ts": b"",
+    }
+    for name, content in files.items():
+        (tmp_path / "a" / name).write_bytes(content)
+    left_out: Counter[str] = Counter()
+    (item,) = list_items([tmp_path / "a"], left_out)
+    assert Path(item.name).name == "clip.ts" and item.media().kind == "video" and left_out == {".ts": 3}
+    write_members(tmp_path / "a.tar", list(files.items()))
+    (member,) = list_items([tmp_path / "a.tar"])
+    assert member.name.endswith("a.tar/clip.ts") and member.media().kind == "video"
