@@ -305,7 +305,8 @@ class SweptLayers(LayerSource):
                 done.append(row)
             with store.reading(done.path, (DataError,)):
                 found = list(row.scores)
-                if not found or len({LayerScore.of(item).draws.shape for item in found}) > 1:
+                drawn = {len(draws) for item in found if len(draws := LayerScore.of(item).draws)}  # means need none
+                if not found or len(drawn) > 1:
                     raise ValueError(f"layer {layer} has no scores, or not all resamples")
         yield from found
 

@@ -263,7 +263,7 @@ def test_the_card_says_how_to_prepare_what_sentence_transformers_reads_in_its_ow
 ) -> None:
     pe.convert("builtin", tmp_path / "st", to="sentence-transformers")
     theirs = SentenceTransformer(str(tmp_path / "st"), device="cpu")
-    encoder = Encoder(create_model("builtin", pretrained=True), "cpu", torch.float32)
+    encoder = Encoder.of(create_model("builtin", pretrained=True), "cpu", torch.float32)
     card = (tmp_path / "st" / "README.md").read_text()
     size = json.loads((tmp_path / "st" / "image_0_Transformer" / "preprocessor_config.json").read_text())["size"]
     known = {"Image": Image, "ImageOps": ImageOps, "numpy": np, "size": next(iter(size.values()))}
@@ -280,7 +280,7 @@ def test_the_card_says_how_to_prepare_what_sentence_transformers_reads_in_its_ow
 def test_openvino_computes_an_exported_directory(photograph: Image.Image, tmp_path: Path) -> None:
     pe.convert("builtin", tmp_path / "st", to="sentence-transformers")
     encoder = pe.load(f"st:{tmp_path / 'st'}", runtime="openvino", precision="float32")
-    ours = Encoder(create_model("builtin", pretrained=True), "cpu", torch.float32)
+    ours = Encoder.of(create_model("builtin", pretrained=True), "cpu", torch.float32)
     assert encoder.runtime.used(None) == encoder.runtime.used(None, texts=True) == ("openvino", "float32")
     images = [photograph, photograph.rotate(90, expand=True)]
     assert abs(encoder.encode(images) - ours.encode(images)).max() < 1e-3

@@ -281,7 +281,7 @@ def test_the_api_uses_the_part_of_a_model_that_is_for_queries(tmp_path: Path) ->
         pe.load(f"st:{directory}", runtime="openvino")  # its static embeddings are looked up
     model, encoder = SentenceTransformer(str(directory), device="cpu"), pe.load(f"st:{directory}")
     asked, found = (encode(TEXTS, normalize_embeddings=True) for encode in (model.encode_query, model.encode_document))
-    assert encoder.prompts == {} and np.abs(asked - found).max() > 0.1
+    assert encoder.towers.prompts == {} and np.abs(asked - found).max() > 0.1
     with TestClient(create_app(encoder, ApiConfig()), base_url="http://localhost") as client:
         answer = client.post("/v1/rerank", json={"query": TEXTS[0], "documents": TEXTS}).json()
         scores = {row["index"]: row["relevance_score"] for row in answer["results"]}
