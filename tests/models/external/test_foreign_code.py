@@ -269,7 +269,7 @@ def test_a_language_model_downloads_no_code_for_attention(tmp_path: Path) -> Non
 
 def test_open_clip_downloads_no_code_for_attention(tmp_path: Path) -> None:
     name = open_clip_with_a_text_tower(tmp_path)
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert", "attn_implementation": "evil/kernel"}))
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert", "_attn_implementation": "evil/kernel"}))
     with pytest.raises(ModelError, match="its text model runs code of its own"):
         load(name, runtime="torch")
 
