@@ -37,7 +37,7 @@ from perception_encoder.inference.pipeline import map_in_order
 from perception_encoder.models.checkpoints.weights import create_model, write_checkpoint
 from perception_encoder.preprocess.image import count_pixels, open_image
 from perception_encoder.preprocess.video_file import write_video
-from perception_encoder.search.storage.reader import Reader, find_changes
+from perception_encoder.search.storage.reader import FileReader, find_changes
 from perception_encoder.search.storage.reader import batches as batches_of_files
 
 IMAGES = {"PE-Core-B16-224": 64, "PE-Core-N16-128": 512}
@@ -137,7 +137,7 @@ def contenders(encoder: Encoder, paths: Sequence[Path]) -> tuple[dict[str, Calla
             writer.finish()
 
     def index(decoding: str) -> int:
-        reader = Reader(encoder.decoding_as(decoding), 1.0, set())
+        reader = FileReader(encoder.decoding_as(decoding), 1.0, set())
         files = batches_of_files(find_changes(paths[0].parent, {}).candidates, size)
         assert all(result.rows for batch in map_in_order(reader.read, files, workers, runtime) for result in batch)
         return len(paths) * (VIDEO_SECONDS if videos else 1)

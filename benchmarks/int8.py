@@ -37,7 +37,7 @@ from benchmarks.encode.case import photographs
 from benchmarks.results import machine, report
 from perception_encoder.evaluation import tasks
 from perception_encoder.evaluation.language.evaluators import QuestionEvaluator
-from perception_encoder.evaluation.results import Result, compare
+from perception_encoder.evaluation.results import Result, compare_results
 from perception_encoder.inference.load import load
 from perception_encoder.inference.model_spec import ModelSpec
 from perception_encoder.language_alignment.load import load_language_model
@@ -224,7 +224,7 @@ def measure_language(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def differences(narrow: Result, exact: Result) -> Iterator[dict[str, Any]]:
     """Yield what each metric loses, with the interval over items."""
-    for one in compare(narrow, exact):
+    for one in compare_results(narrow, exact):
         if "dual softmax" in one.ours.name or one.ours.name.endswith("R@5"):
             continue
         yield {

@@ -28,7 +28,7 @@ from perception_encoder.language_alignment.decoder import SMOLLM2, load_decoder
 from perception_encoder.language_alignment.language_model import LanguageModel
 from perception_encoder.language_alignment.model import PerceptionLanguageModel, Projector
 from perception_encoder.language_alignment.openvino_llama import OpenVinoLlama
-from perception_encoder.language_alignment.reading import Reader, TorchReader
+from perception_encoder.language_alignment.reading import PromptReader, TorchReader
 from perception_encoder.language_alignment.run import LanguageTrainee
 from perception_encoder.language_alignment.task import collate
 from perception_encoder.models.checkpoints.weights import create_model
@@ -54,9 +54,9 @@ PROMPT = 150
 PARTS = ("encoder, forward", "language model, forward", "logits and loss", "backward", "optimizer")
 
 
-def smollm2() -> dict[str, Reader]:
+def smollm2() -> dict[str, PromptReader]:
     """What executes SmolLM2-135M."""
-    readers: dict[str, Reader] = {}
+    readers: dict[str, PromptReader] = {}
     for precision in FLOATS:
         model: Any = load_decoder(SMOLLM2, getattr(torch, precision)).model
         readers[f"{LIBRARY}, {precision}"] = TorchReader(model)
@@ -66,7 +66,7 @@ def smollm2() -> dict[str, Reader]:
     return readers
 
 
-def large_llama() -> dict[str, Reader]:
+def large_llama() -> dict[str, PromptReader]:
     """What executes a random Llama of the shape of Llama-3.2-1B, in bfloat16."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -96,7 +96,7 @@ DECODERS = {"SmolLM2-135M": smollm2, "random Llama of 1.2B": large_llama}
 
 
 @torch.inference_mode()
-def time_readers(readers: dict[str, Reader], rounds: int) -> dict[str, dict[str, list[float]]]:
+def time_readers(readers: dict[str, PromptReader], rounds: int) -> dict[str, dict[str, list[float]]]:
     """Seconds of a step after a prompt, and of a prompt, by who takes them in turns."""
     prompts, steps = {}, {}
     for name, reader in readers.items():

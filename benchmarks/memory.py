@@ -23,7 +23,7 @@ from perception_encoder.models.checkpoints.weights import create_model
 from perception_encoder.models.precision import fast_autocast, fast_dtype
 from perception_encoder.models.registry import find_model
 from perception_encoder.pretraining.task import ContrastiveTask
-from perception_encoder.pretraining.towers import Towers
+from perception_encoder.pretraining.towers import TrainingTowers
 from perception_encoder.training.cost import tower_part
 from perception_encoder.training.distributed import ParallelConfig, clip_gradients
 from perception_encoder.training.optimizer import OptimizerConfig, build_optimizer
@@ -43,7 +43,7 @@ def peak(mode: str, batch_size: int) -> float:
     """Bytes of this process at their most, after one step; without a step for 0 pairs."""
     config, model = MODES[mode], create_model("builtin").train()
     model.set_grad_checkpointing(config.checkpointing)
-    task = ContrastiveTask(Towers(model, chunk=config.chunk))
+    task = ContrastiveTask(TrainingTowers(model, chunk=config.chunk))
     optimizer = build_optimizer(task.model, OptimizerConfig())
     if batch_size:
         generator = torch.Generator().manual_seed(0)

@@ -27,7 +27,7 @@ from perception_encoder.datasets.published import (
     PublishedDataset,
     dataset_arguments,
     directory_of,
-    fetch,
+    download_dataset,
     list_files,
     reason_of,
 )
@@ -318,7 +318,7 @@ def run(args: argparse.Namespace) -> list[dict[str, Any]]:
     compared, roots = [], dict[str, Path]()
     for row in rows:
         try:
-            roots[row.dataset] = own.get(row.dataset) or fetch(DATASETS[row.dataset])
+            roots[row.dataset] = own.get(row.dataset) or download_dataset(DATASETS[row.dataset])
         except PerceptionEncoderError as error:
             print(f"{row.dataset}: skipped: {error}", flush=True)
     models = Models(args.model)

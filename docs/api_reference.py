@@ -93,7 +93,7 @@ OTHERS = {
         "training.settings": "override",
         "pretraining.config": "PretrainingConfig",
         "training.task": "Task Validation",
-        "training.loop": "train",
+        "training.loop": "train_steps",
         "training.config": "TrainingConfig",
         "training.optimizer": "OptimizerConfig build_optimizer learning_rate",
         "training.checkpoint": "save_run find_checkpoints resume_run load_weights",

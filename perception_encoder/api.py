@@ -55,7 +55,7 @@ def evaluate(
         >>> result = pe.evaluate("knn", "builtin", "flowers/", k=[10, 20])
         >>> print({score.name: score.value for score in result.scores})
     """
-    from perception_encoder.datasets.published import dataset_arguments, fetch, find_published
+    from perception_encoder.datasets.published import dataset_arguments, download_dataset, find_published
 
     tasks = evaluations()
     if task not in tasks:
@@ -65,7 +65,7 @@ def evaluate(
         if name not in known:
             raise _unknown(f"argument of {task}", name, known)
     if published := find_published(data, task):
-        theirs = dataset_arguments(published, fetch(published))
+        theirs = dataset_arguments(published, download_dataset(published))
         data = theirs.pop("data")
         arguments = theirs | arguments
     return tasks[task](model, data, progress=progress, **arguments)
@@ -143,10 +143,10 @@ def compare(first: Result | str | Path, second: Result | str | Path) -> list[Dif
         >>> for difference in pe.compare("ours.json", "theirs.json"):
         ...     print(difference.ours.name, difference.difference.value, difference.p_value)
     """
-    from perception_encoder.evaluation.results import compare, read_result
+    from perception_encoder.evaluation.results import compare_results, read_result
 
     ours, theirs = (read_result(Path(part)) if isinstance(part, str | Path) else part for part in (first, second))
-    return compare(ours, theirs)
+    return compare_results(ours, theirs)
 
 
 def analyze_layers(
@@ -375,12 +375,12 @@ def language_queues(*names: str | None, like: ModelSpec) -> list[GenerationQueue
     """
     if not any(names):
         return [None for _ in names]  # without importing torch
-    from perception_encoder.language_alignment.load import check_name, load_assistant, runs_elsewhere
+    from perception_encoder.language_alignment.load import check_assistant_name, load_assistant, runs_elsewhere
     from perception_encoder.serving.queues import GenerationQueue
 
     queues: dict[str | None, GenerationQueue] = {}
     for name in {name for name in names if name}:
-        check_name(name, find=True)
+        check_assistant_name(name, find=True)
         if not name.startswith(("http", "python:")) and importlib.util.find_spec("transformers") is None:
             raise MissingExtraError("transformers", "lang")
         label = Path(name).name if Path(name).exists() else name

@@ -80,7 +80,7 @@ class Store:
             if os.path.lexists(path / SETTINGS):
                 with self.reading(path / SETTINGS):
                     earlier = _read_settings(path / SETTINGS)
-                compare(path, earlier, self.settings, remedy, partly=not writable)
+                compare_settings(path, earlier, self.settings, remedy, partly=not writable)
                 self.settings = earlier
             elif not writable:
                 raise DataError(f"{path} has no {SETTINGS}; {remedy}")
@@ -206,7 +206,7 @@ def row_file(path: Path, kind: type[T], same: Mapping[str, object]) -> Iterator[
 def check_rows(path: Path, rows: Sequence[object], same: Mapping[str, object]) -> None:
     """Raise OutputError if a row was made with other settings."""
     for row in rows:
-        compare(path, {name: getattr(row, name) for name in same}, same, ROWS_REMEDY)
+        compare_settings(path, {name: getattr(row, name) for name in same}, same, ROWS_REMEDY)
 
 
 @dataclass(frozen=True)
@@ -334,7 +334,7 @@ def _read_settings(path: Path) -> dict[str, Any]:
     return found
 
 
-def compare(
+def compare_settings(
     path: Path, earlier: Mapping[str, Any], now: Mapping[str, Any], remedy: str, *, partly: bool = False
 ) -> None:
     """Raise OutputError if a setting, nested ones included, is not as it was; `partly`: only those of `now`."""

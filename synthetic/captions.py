@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from perception_encoder.data.pairs import name_of
+from perception_encoder.data.pairs import object_name
 from perception_encoder.preprocess.prompts import PHOTO_TEMPLATES
 
 PLAIN_PHOTO = ("{}", "{}.", "a photo of {}", "a picture of {}", "an image of {}", "{} in a photo")
@@ -162,7 +162,7 @@ def captions(
 ) -> dict[str, list[str]]:
     """Return all captions of a sample by kind (the keys of `SHARES`), without kinds that it lacks."""
     metadata = {name: value for name, value in metadata.items() if value is not None}
-    label = name_of(metadata)
+    label = object_name(metadata)
     noun = with_article(label)
     texts_by_way = {
         "template": [template.format(label) for template in style.templates],

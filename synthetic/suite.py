@@ -20,10 +20,11 @@ from perception_encoder.cli.output import track
 from perception_encoder.datasets.labelled import LabelledImages, load_labelled
 from perception_encoder.errors import ConfigError, DataError
 from perception_encoder.evaluation import embeddings
-from perception_encoder.evaluation.classification.probes import LinearEvaluator, Splits, load_splits
+from perception_encoder.evaluation.classification.probes import LinearEvaluator
+from perception_encoder.evaluation.classification.splits import Splits, load_splits
 from perception_encoder.evaluation.classification.zero_shot import ZeroShotClassifier, ZeroShotEvaluator, find_templates
 from perception_encoder.evaluation.embeddings import Embeddings, embeddings_of
-from perception_encoder.evaluation.results import Result, evaluate, to_json
+from perception_encoder.evaluation.results import Result, evaluate_transforms, to_json
 from perception_encoder.evaluation.retrieval import recalls
 from perception_encoder.evaluation.statistics.scores import Label, Score, measure_all
 from perception_encoder.files import write_text
@@ -73,10 +74,10 @@ class Suite:
             classes = {*task.labels, *(train[name].labels if name in train else ())}
             whole = replace(task, choices=tuple(sorted(classes)))
             zero_shot = [ZeroShotEvaluator(whole, [prompts]) for prompts in self.prompts]
-            self.scores += evaluate(zero_shot, self.encoders, self.track)
+            self.scores += evaluate_transforms(zero_shot, self.encoders, self.track)
             if name in train and name in val:
                 probe = LinearEvaluator(Splits(train=train[name], val=val[name], test=task))
-                self.scores += evaluate([probe], self.first, self.track)
+                self.scores += evaluate_transforms([probe], self.first, self.track)
 
     @staticmethod
     def _read(path: Path, split: str) -> tuple[dict[str, LabelledImages], ...]:
@@ -92,7 +93,7 @@ class Suite:
     def retrieve_drawings(self, path: Path) -> None:
         """Evaluate the never-trained drawings of a directory that `synthetic.drawings` made: each by its name."""
         tasks: list[LabelledImages] = list(load_labelled(path, "unseen").values())
-        self.scores += evaluate(map(NamedRetrievalEvaluator, tasks), self.first, self.track)
+        self.scores += evaluate_transforms(map(NamedRetrievalEvaluator, tasks), self.first, self.track)
 
     def result(self, split: str, about: Mapping[str, str]) -> Result:
         """Return all scores."""

@@ -129,7 +129,9 @@ def int8_speeds() -> None:
 
     speeds = {"openvino float32": 1.0, "openvino bfloat16": 2.0, "openvino int8": 3.0}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "perception_encoder.runtime.timing", SimpleNamespace(measure=lambda int8: speeds))
+        patch.setitem(
+            sys.modules, "perception_encoder.runtime.timing", SimpleNamespace(measure_speeds=lambda int8: speeds)
+        )
         assert measured_speeds(int8=True) == speeds
 
 

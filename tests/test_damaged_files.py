@@ -80,9 +80,9 @@ def write_index(directory: Path) -> None:
 
 
 def read_index(directory: Path) -> None:
-    from perception_encoder.search.storage.store import Store
+    from perception_encoder.search.storage.store import IndexStore
 
-    index = Store.open(directory / "photos")
+    index = IndexStore.open(directory / "photos")
     len(list(index.rows()))
     vector = np.full(index.settings["dimension"], 1, np.float32)
     index.nearest(vector / np.linalg.norm(vector), 2)

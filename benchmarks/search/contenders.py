@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from benchmarks.search.process import peak_mib
 from perception_encoder.search.storage.database import IndexRow
-from perception_encoder.search.storage.store import Store
+from perception_encoder.search.storage.store import IndexStore
 from perception_encoder.vectors import best_rows
 
 HITS = 10
@@ -72,7 +72,7 @@ def ours(directory: Path) -> Built:
     """As an index is searched: hits are rows with all columns but the thumbnail. Another process builds it."""
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
         seconds = pool.submit(_build, directory).result()
-    store = Store.open(directory / "ours")
+    store = IndexStore.open(directory / "ours")
 
     def ask(vector: np.ndarray, where: str | None = None) -> list[int]:
         return [int(row.id, 16) for _, row in store.nearest(vector, HITS, where)]
@@ -87,7 +87,7 @@ def _build(directory: Path) -> float:
     home = directory / "ours"
     home.mkdir()
     settings = {"source": "none", "model": "none", "weight_hash": "none", "dimension": vectors.shape[1], "every": 1.0}
-    store = Store.create(home, settings)
+    store = IndexStore.create(home, settings)
     store.begin()
     for first, some in _pieces(vectors):
         store.replace([], [_row(number, vector) for number, vector in enumerate(some, first)])

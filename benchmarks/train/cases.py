@@ -17,7 +17,7 @@ from benchmarks.train.contenders import (
     our_model,
     our_step,
 )
-from perception_encoder.data.pairs import ImageTextBatch, PairBatches, Stage
+from perception_encoder.data.pairs import ImageTextBatch, PairBatches, ResolutionStage
 from perception_encoder.models.checkpoints.weights import create_model
 from perception_encoder.models.registry import find_model
 from perception_encoder.preprocess.tokenizer import tokenizer
@@ -54,7 +54,7 @@ class NanoData:
         sets = [by_source[source].balanced(config.balance) for source in used]
         self.batches: dict[int, list[ImageTextBatch]] = {}
         for stage in config.stages:
-            one = (Stage(image_size=stage.image_size, steps=BATCHES),)
+            one = (ResolutionStage(image_size=stage.image_size, steps=BATCHES),)
             make = PairBatches(
                 sets, list(used.values()), config.batch_size, one, config.augmentation, self.vocabulary, config.seed
             )

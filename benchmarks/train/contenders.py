@@ -17,7 +17,7 @@ from perception_encoder.models.precision import fast_autocast
 from perception_encoder.models.registry import find_model
 from perception_encoder.preprocess.image import to_float
 from perception_encoder.pretraining.task import ContrastiveTask
-from perception_encoder.pretraining.towers import CachedTexts, CaptionVocabulary, Towers
+from perception_encoder.pretraining.towers import CachedTexts, CaptionVocabulary, TrainingTowers
 from perception_encoder.training.distributed import clip_gradients
 from perception_encoder.training.optimizer import OptimizerConfig, build_optimizer
 
@@ -39,7 +39,7 @@ def our_model(name: str, vocabulary: CaptionVocabulary | None) -> CLIP:
 def our_step(model: CLIP, optimizer_config: OptimizerConfig, cached: CachedTexts | None = None) -> Step:
     """A step as the training loop does it; with `cached`, embeddings of its captions, the text tower is locked."""
     model.text.requires_grad_(cached is None)
-    task, optimizer = ContrastiveTask(Towers(model, cached=cached)), build_optimizer(model, optimizer_config)
+    task, optimizer = ContrastiveTask(TrainingTowers(model, cached=cached)), build_optimizer(model, optimizer_config)
 
     def step(batch: ImageTextBatch) -> None:
         with fast_autocast(CPU):

@@ -14,7 +14,7 @@ from typing import Any
 
 from experiments.outcomes import PHOTOS, Outcome, Outcomes, average_row, difference_row
 from experiments.reproduction import ROBUST, Paths, Run, Runs, averaged
-from perception_encoder.data.pairs import Stage
+from perception_encoder.data.pairs import ResolutionStage
 from perception_encoder.models.checkpoints.weights import load_model
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.registry import BUILTIN
@@ -39,7 +39,7 @@ def home_teacher() -> PretrainingConfig:
     return PretrainingConfig(
         model="PE-Core-S16-384",
         text_tower=BUILTIN,
-        stages=(Stage(image_size=48, steps=1000), Stage(image_size=64, steps=600)),
+        stages=(ResolutionStage(image_size=48, steps=1000), ResolutionStage(image_size=64, steps=600)),
         weights=WEIGHTS,
         warmup=130,
         optimizer=OptimizerConfig(lr=3e-3, plain_lr=1e-2),
@@ -49,7 +49,7 @@ def home_teacher() -> PretrainingConfig:
 
 def student(seed: int) -> PretrainingConfig:
     """The student by itself: 179,200 pairs."""
-    stages = (Stage(image_size=48, steps=450), Stage(image_size=64, steps=250))
+    stages = (ResolutionStage(image_size=48, steps=450), ResolutionStage(image_size=64, steps=250))
     return dataclasses.replace(home_teacher(), model=BUILTIN, text_tower=None, stages=stages, warmup=60, seed=seed)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from experiments.command_line import run_experiment
 from perception_encoder.cli import output
 from perception_encoder.cli.options import argument, option, out_option
-from perception_encoder.data.pairs import name_of
+from perception_encoder.data.pairs import object_name
 from perception_encoder.errors import DataError
 from perception_encoder.formats.shards import ShardSample, read_shard, shards_below
 from perception_encoder.preprocess.conversation import CAPTION_PROMPT
@@ -40,7 +40,7 @@ def _samples(directories: Sequence[Path], split: str, generator: np.random.Gener
     for directory in directories:
         shards = shards_below(directory, split)
         unseen = unseen_classes(directory)
-        concepts = sorted({name_of(metadata) for shard in shards for _, metadata in read_metadata(shard)} - unseen)
+        concepts = sorted({object_name(metadata) for shard in shards for _, metadata in read_metadata(shard)} - unseen)
         if len(concepts) < 2:
             raise DataError(
                 f"{directory} has {len(concepts)} labels in the split {split!r}; two are needed to ask which"
@@ -55,7 +55,7 @@ def _samples(directories: Sequence[Path], split: str, generator: np.random.Gener
 
 def _turns(sample: ShardSample, concepts: Sequence[str], generator: np.random.Generator) -> list[dict[str, str]]:
     """The question for the label is the first or the last one, so that it cannot always be copied."""
-    shown = name_of(sample.metadata)
+    shown = object_name(sample.metadata)
     style = style_of(sample.source)
     ways = captions(sample.metadata, style=style)
     noun = with_article(shown)

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Int
 from PIL import Image
 
-from perception_encoder.data.pairs import name_of
+from perception_encoder.data.pairs import object_name
 from perception_encoder.formats.shards import read_shard
 from perception_encoder.formats.tables import read_json_lines
 from synthetic.scenes.samples.reading import read_scene_tars
@@ -77,7 +77,7 @@ class WordNumbers:
         )
         others |= {word for word, count in counts.items() if count >= LEAST_USES}
         for shard in labelled:
-            others |= {name_of(sample.metadata) for sample in read_shard(shard)}
+            others |= {object_name(sample.metadata) for sample in read_shard(shard)}
         return cls(sorted(kinds), sorted(colours), sorted(others))
 
     def scenes(self, directories: Sequence[Path], grid: int) -> list[Labelled]:
@@ -116,7 +116,7 @@ class WordNumbers:
     def labelled(self, shards: Sequence[Path], grid: int) -> list[Labelled]:
         """Return images that have one label as a whole."""
         return [
-            Labelled(sample.key, sample.image, *_unknown(grid), self.numbers[name_of(sample.metadata)])
+            Labelled(sample.key, sample.image, *_unknown(grid), self.numbers[object_name(sample.metadata)])
             for shard in shards
             for sample in read_shard(shard)
         ]

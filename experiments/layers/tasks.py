@@ -16,7 +16,7 @@ from perception_encoder.datasets.masked_videos import read_videos
 from perception_encoder.datasets.rgbd import DepthImages, read_depth_splits
 from perception_encoder.dense_prediction.depth import DepthConfig
 from perception_encoder.errors import DataError
-from perception_encoder.evaluation.classification.probes import Splits, load_splits
+from perception_encoder.evaluation.classification.splits import Splits, load_splits
 from perception_encoder.evaluation.dense.depth import DepthEvaluator, DepthProtocol
 from perception_encoder.evaluation.dense.segmentation import SegmentationEvaluator
 from perception_encoder.evaluation.dense.tracking import TrackingEvaluator

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from perception_encoder.data.pairs import Stage
+from perception_encoder.data.pairs import ResolutionStage
 from perception_encoder.errors import ConfigError
 from perception_encoder.models.registry import BUILTIN
 from perception_encoder.preprocess.augmentation import Augmentation
@@ -37,7 +37,7 @@ def nano_step(step: int, seed: int = 0) -> PretrainingConfig:
     batch_size = 128 if step < 3 else 256
     config = PretrainingConfig(
         model=BUILTIN,
-        stages=(Stage(image_size=96, steps=1),),
+        stages=(ResolutionStage(image_size=96, steps=1),),
         weights=WEIGHTS,
         batch_size=batch_size,
         optimizer=OptimizerConfig(name="adamw", lr=1e-3) if step < 4 else OptimizerConfig(lr=3e-3, plain_lr=1e-2),
@@ -49,7 +49,8 @@ def nano_step(step: int, seed: int = 0) -> PretrainingConfig:
     )
     samples = FLOPS / sum(share * _pair_flops(config, size) for size, share in shares.items())
     stages = tuple(
-        Stage(image_size=size, steps=max(1, round(samples * share / batch_size))) for size, share in shares.items()
+        ResolutionStage(image_size=size, steps=max(1, round(samples * share / batch_size)))
+        for size, share in shares.items()
     )
     steps = sum(stage.steps for stage in stages)
     return dataclasses.replace(config, stages=stages, warmup=round(0.08 * steps))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from experiments.video.clips import Clip
 from experiments.video.evaluation import VideoEvaluation
-from perception_encoder.data.pairs import Stage
+from perception_encoder.data.pairs import ResolutionStage
 from perception_encoder.data.streams import Shards, StreamConfig
 from perception_encoder.evaluation.statistics.scores import ItemScores
 from perception_encoder.files import write_json
@@ -35,7 +35,7 @@ def finetuning(steps: int, seed: int) -> PretrainingConfig:
     config = video_finetune_builtin()
     return dataclasses.replace(
         config,
-        stages=(Stage(image_size=config.stages[0].image_size, steps=steps),),
+        stages=(ResolutionStage(image_size=config.stages[0].image_size, steps=steps),),
         streams=StreamConfig(captions={TEXTS: 1.0}),
         seed=seed,
     )

@@ -225,11 +225,11 @@ def compare(first: ResultFile, second: ResultFile) -> None:
 
         pe eval compare builtin.json PE-Core-B16-224.json
     """
-    from perception_encoder.evaluation.results import compare, comparison_table, read_result
+    from perception_encoder.evaluation.results import compare_results, comparison_table, read_result
 
     ours, theirs = read_result(first), read_result(second)
     names = (ours.model, theirs.model) if ours.model != theirs.model else (first.stem, second.stem)
-    output.print_table(*comparison_table(compare(ours, theirs), names), title=f"{names[0]} minus {names[1]}")
+    output.print_table(*comparison_table(compare_results(ours, theirs), names), title=f"{names[0]} minus {names[1]}")
 
 
 def __getattr__(name: str) -> Callable[..., None]:

@@ -126,14 +126,14 @@ def use(model: options.DefaultSpec) -> None:
         pe models use runs/depth/head.safetensors
     """
     from perception_encoder.models.checkpoints.find import find_weights
-    from perception_encoder.runtime.choice import choose
+    from perception_encoder.runtime.choice import runtime_for
 
     name, kind = str(model.name), kind_of(model)
     precision = None if model.precision == "auto" else model.precision
     if precision and kind != "model":
         raise ConfigError(f"{name} has no text tower; --precision is for models with one")
     if precision and not library_of(name):
-        choose("auto", precision, None)
+        runtime_for("auto", precision, None)
     if kind == "model" and library_of(name):
         from perception_encoder.inference.load import load
 

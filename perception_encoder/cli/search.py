@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from perception_encoder.search.ranking import Hit, SearchResult
     from perception_encoder.search.storage.update import UpdateReport
     from perception_encoder.search.terms import Query
-    from perception_encoder.search.web.contact_sheet import Section
+    from perception_encoder.search.web.contact_sheet import SheetSection
 
 IMAGE = "Search by an image, a video, or a moment: clip.mp4@12s; may repeat."
 WORDS = "The query, then directories, globs, files, tables, tars or URLs [default: the current directory's index]."
@@ -181,7 +181,12 @@ class Printing:
     """A line about the model, for the contact sheet."""
 
     def write(
-        self, title: str, note: str, sections: Callable[[Path], Iterable[Section]], hits: Iterable[Hit], values: object
+        self,
+        title: str,
+        note: str,
+        sections: Callable[[Path], Iterable[SheetSection]],
+        hits: Iterable[Hit],
+        values: object,
     ) -> bool:
         """Write the contact sheet, the paths of hits or their JSON, as requested; return whether to print tables."""
         from perception_encoder.search.web.contact_sheet import write_contact_sheet

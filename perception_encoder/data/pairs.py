@@ -115,7 +115,7 @@ class Pair:
         return draw_text(self.texts, self.shares, generator)
 
 
-def name_of(metadata: Mapping[str, Any]) -> str:
+def object_name(metadata: Mapping[str, Any]) -> str:
     """Return the name of a sample's object, the same text in every source: its label in lower case."""
     return " ".join(str(metadata["label"]).lower().split())
 
@@ -161,7 +161,7 @@ class SourcePart:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stage(Checked):
+class ResolutionStage(Checked):
     """A part of a run at one resolution (progressive resolution, step 2 of section 2.1)."""
 
     image_size: CountOrZero = 0
@@ -199,7 +199,7 @@ class PairBatches:
         sources: Sequence[PairSource],
         weights: Sequence[float],
         batch_size: int,
-        stages: Sequence[Stage],
+        stages: Sequence[ResolutionStage],
         augmentation: Augmentation | None,
         tokenize: Callable[[list[str]], Tensor],
         seed: int,

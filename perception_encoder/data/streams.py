@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from perception_encoder.data.pairs import SHARES, Pair, captions, name_of
+from perception_encoder.data.pairs import SHARES, Pair, captions, object_name
 from perception_encoder.data.shard_index import TEXTS, ShardSummary, load_table, open_storage, summarize_shard
 from perception_encoder.errors import (
     ConfigError,
@@ -170,7 +170,7 @@ def _read_texts(
         if field_name == "label" and value is not None:
             if not isinstance(value, (str, int, float)):
                 raise MediaDecodeError(name, f"'label' is a {type(value).__name__}; it must be a string or a number")
-            values |= {f"label: {kind}": texts for kind, texts in captions(name_of(fields)).items()}
+            values |= {f"label: {kind}": texts for kind, texts in captions(object_name(fields)).items()}
             shares |= {f"label: {kind}": share * part for kind, part in SHARES.items()}
         else:
             values[field_name] = value if isinstance(value, list) else [value]
@@ -180,7 +180,7 @@ def _read_texts(
     if not cleaned:
         there = ", ".join([*members, *fields]) or "none"
         raise MediaDecodeError(name, f"has no caption in {', '.join(caption_shares)}; there are {there}")
-    label = name_of(fields) if isinstance(fields.get("label"), (str, int, float)) else ""
+    label = object_name(fields) if isinstance(fields.get("label"), (str, int, float)) else ""
     return cleaned, shares, label
 
 

@@ -12,7 +12,7 @@ from perception_encoder.datasets.pe_video import read_videos_of
 from perception_encoder.errors import DataError
 from perception_encoder.formats.entries import id_field, list_objects, quoted, read_json, text_field, text_list
 from perception_encoder.formats.media_directory import MediaDirectory, MediaSource
-from perception_encoder.formats.shards import find_tars, has_members, read_pairs
+from perception_encoder.formats.shards import find_tars, has_members, read_shard_pairs
 from perception_encoder.formats.tables import (
     MEDIA_COLUMNS,
     PATH_COLUMNS,
@@ -65,7 +65,7 @@ def load_captions(path: Path, media: Path | None = None, split: str = "test") ->
         tars = find_tars(path, split)
         if not tars:
             raise DataError(f"{path} is a directory without {split}.tar, {split}/*.tar or *.tar; give a captions file")
-        lines = ((key, image, text.decode("utf-8", "replace")) for key, image, text in read_pairs(tars, "txt"))
+        lines = ((key, image, text.decode("utf-8", "replace")) for key, image, text in read_shard_pairs(tars, "txt"))
         name = path.stem if path.is_file() else path.name
         return _captioned(
             name, path, ((key, image, list(filter(str.strip, text.splitlines()))) for key, image, text in lines)

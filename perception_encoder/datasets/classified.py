@@ -27,7 +27,7 @@ from perception_encoder.formats.shards import (
     SPLITS,
     find_tars,
     has_members,
-    read_pairs,
+    read_shard_pairs,
     shards_below,
     split_names,
 )
@@ -236,7 +236,7 @@ def _load_numbered(path: Path, split: str) -> LabelledImages:
     if not names:
         logger.warning("%s has no %s: its classes have only numbers unless you name them", path, CLASS_NAMES)
     rows: list[tuple[str, MediaSource, str]] = []
-    for key, image, text in read_pairs(tars, CLASS):
+    for key, image, text in read_shard_pairs(tars, CLASS):
         number = text.decode("ascii", "replace").strip()
         if not number.isdecimal() or len(number) > 9 or (names and int(number) >= len(names)):
             allowed = f"0 to {len(names) - 1}, the lines of {names_file}" if names else "0 and up"

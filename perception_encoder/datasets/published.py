@@ -209,7 +209,7 @@ def directory_of(row: PublishedDataset) -> Path:
     return cache_directory("datasets") / row.name
 
 
-def fetch(row: PublishedDataset, root: Path | None = None) -> Path:
+def download_dataset(row: PublishedDataset, root: Path | None = None) -> Path:
     """Return the directory of a dataset, downloaded once.
 
     An interrupted download continues with the missing files; an archive from the authors' own server starts again.

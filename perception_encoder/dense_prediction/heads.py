@@ -117,7 +117,7 @@ class Head:
             InputError: An input cannot be read.
             DataError: There are no images or videos, or `images` does not list each one.
         """
-        inputs, directory = list_inputs(media), None if out is None else Path(out)
+        inputs, directory = list_dense_inputs(media), None if out is None else Path(out)
         files = {item.name: item.source for item in inputs}
         results = CocoResults(self.info.categories, files, None if images is None else Path(images))
         predict = partial(self._predict, score=score, views=views)
@@ -339,7 +339,7 @@ def segment(
         for path in (Path(out), Path(out).with_suffix(".mask.png")):
             if path.exists():
                 raise OutputError(f"{path} exists; choose another name, or set overwrite to replace it")
-    item, *others = list_inputs(image)
+    item, *others = list_dense_inputs(image)
     if others:
         raise ConfigError(f"there are {1 + len(others)} images and videos; segment one image at a time")
     pixels = item.open()
@@ -372,7 +372,7 @@ class _Input:
         return (open_image(self.media) if isinstance(self.media, Path) else self.media).convert("RGB")
 
 
-def list_inputs(media: MediaInput | Sequence[MediaInput]) -> list[_Input]:
+def list_dense_inputs(media: MediaInput | Sequence[MediaInput]) -> list[_Input]:
     """List images and videos in order, those in directories too, without duplicates.
 
     DataError if there are none, InputError for another kind of input.

@@ -55,7 +55,7 @@ class Evaluator(Protocol[AnyModel]):
         ...
 
 
-def evaluate(
+def evaluate_transforms(
     evaluators: Iterable[Evaluator[Model]], models: Mapping[str, Model], track: Track = untracked
 ) -> Iterator[Score]:
     """Run evaluators on a model under each of its transforms, by name."""
@@ -74,7 +74,7 @@ def run_evaluators(
 ) -> Result:
     """Return the result of evaluators on a model under each of its transforms, by name."""
     check_scipy()
-    scores = tuple(evaluate(evaluators, models, progress))
+    scores = tuple(evaluate_transforms(evaluators, models, progress))
     failures = dict.fromkeys(str(failure) for score in scores for failure in score.failures)
     name = next(iter(models.values())).name
     return Result(model=name, split=split, scores=scores, failures=tuple(failures), about=dict(about))
@@ -128,7 +128,7 @@ class Difference:
         return int((self.difference.value < 0) != self.difference.lower_is_better)
 
 
-def compare(ours: Result, theirs: Result) -> list[Difference]:
+def compare_results(ours: Result, theirs: Result) -> list[Difference]:
     """Compare every score that both results hold with the items' scores.
 
     Raises DataError if there is none, and if the two were evaluated on other items.

@@ -123,7 +123,8 @@ def knn(
         pe eval knn hf:facebook/dinov2-small --layer 8 --pool cls --data photos
     """
     from perception_encoder.datasets.classified import ClassOptions
-    from perception_encoder.evaluation.classification.probes import NeighboursEvaluator, load_splits
+    from perception_encoder.evaluation.classification.probes import NeighboursEvaluator
+    from perception_encoder.evaluation.classification.splits import load_splits
     from perception_encoder.evaluation.embeddings import evaluate_encoder
 
     tasks = load_splits(Path(data), split, _path(train), ClassOptions(media=_path(media)), choosing=False)
@@ -152,7 +153,8 @@ def linear(
         pe eval linear builtin --data photos --layer 8 -o linear.json
     """
     from perception_encoder.datasets.classified import ClassOptions
-    from perception_encoder.evaluation.classification.probes import LinearEvaluator, load_splits
+    from perception_encoder.evaluation.classification.probes import LinearEvaluator
+    from perception_encoder.evaluation.classification.splits import load_splits
     from perception_encoder.evaluation.embeddings import evaluate_encoder
 
     tasks = load_splits(Path(data), split, _path(train), ClassOptions(media=_path(media)))
@@ -181,7 +183,7 @@ def attentive(
     """
     from perception_encoder.datasets.classified import ClassOptions
     from perception_encoder.evaluation.classification.attentive_probe import AttentiveConfig, AttentiveEvaluator
-    from perception_encoder.evaluation.classification.probes import load_splits
+    from perception_encoder.evaluation.classification.splits import load_splits
     from perception_encoder.evaluation.layer_evaluator import evaluate_layer
     from perception_encoder.inference.load import open_layers
 

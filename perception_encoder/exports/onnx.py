@@ -24,7 +24,7 @@ from perception_encoder.models.checkpoints.weights import Model, load_model, wei
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.registry import shown_name
 from perception_encoder.preprocess.image import to_float
-from perception_encoder.runtime.quantization import check_ids, check_pixels
+from perception_encoder.runtime.quantization import check_ids, check_images
 from perception_encoder.runtime.runtime import Precision
 
 OUTPUTS: dict[str, tuple[str, ...]] = {
@@ -111,7 +111,7 @@ def export_onnx(
     height, width = size or (visual.config.image_size,) * 2
     fixed = None
     if int8:
-        fixed = {"image": to_float(torch.from_numpy(check_pixels(height, width)))}
+        fixed = {"image": to_float(torch.from_numpy(check_images(height, width)))}
         if text is not None:
             ids = torch.from_numpy(check_ids(text.config.context_length))
             fixed["text"] = nn.functional.pad(ids, (0, text.config.context_length - ids.shape[1]))

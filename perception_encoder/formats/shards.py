@@ -233,7 +233,7 @@ def has_members(path: Path, split: str, *extensions: str) -> bool:
     return False
 
 
-def read_pairs(tars: list[Path], extension: str) -> Iterator[tuple[str, TarMember, bytes]]:
+def read_shard_pairs(tars: list[Path], extension: str) -> Iterator[tuple[str, TarMember, bytes]]:
     """Yield TAR/KEY, the image's location, and the text beside it, in order; images are not read.
 
     DataError names a damaged tar, and a sample that lacks an image or a text.

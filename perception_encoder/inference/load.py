@@ -15,7 +15,7 @@ from perception_encoder.models.checkpoints.find import TowerChoice, find_weights
 from perception_encoder.models.defaults import chosen_precision, default_model
 from perception_encoder.models.registry import canonical_name, library_of, portable_name, shown_name
 from perception_encoder.runtime import cache
-from perception_encoder.runtime.choice import choose
+from perception_encoder.runtime.choice import runtime_for
 from perception_encoder.runtime.openvino_towers import OpenVinoTowers
 from perception_encoder.runtime.runtime import AUTO, PRECISIONS, ModelInfo, Precision, check_choice
 
@@ -206,7 +206,7 @@ def choose_runtime(spec: ModelSpec) -> ModelSpec:
     """Return a spec with the runtime and precision to use, "auto" if torch chooses its precision: see `choose`."""
     if spec.precision in ("float16", "float64") and spec.runtime != "openvino":  # types that only torch has
         return replace(spec, runtime="torch")
-    ran, kind = choose(spec.runtime, spec.precision, None if spec.device is None else str(spec.device))
+    ran, kind = runtime_for(spec.runtime, spec.precision, None if spec.device is None else str(spec.device))
     return replace(spec, runtime=ran, precision=kind or AUTO)
 
 

@@ -15,7 +15,7 @@ from perception_encoder.errors import ConfigError
 from perception_encoder.inference.conversation.assistant import Assistant
 from perception_encoder.language_alignment.decoder import Decoder
 from perception_encoder.language_alignment.model import PerceptionLanguageModel
-from perception_encoder.language_alignment.reading import Reader, TorchReader, check_logits, generate_tokens
+from perception_encoder.language_alignment.reading import PromptReader, TorchReader, check_logits, generate_tokens
 from perception_encoder.preprocess.conversation import MediaPart, Message, Reply, Sampling
 from perception_encoder.preprocess.tiling import MediaConfig, media_pixels
 
@@ -41,7 +41,7 @@ class TextModel(Assistant):
     Attributes: `name`, `decoder` (the torch module, tokenizer and prompts), `reader` (executes it; by default torch).
     """
 
-    def __init__(self, name: str, decoder: Decoder, reader: Reader | None = None) -> None:
+    def __init__(self, name: str, decoder: Decoder, reader: PromptReader | None = None) -> None:
         self.name, self.decoder, self.reader = name, decoder, reader or TorchReader(decoder.model)
 
     def generate(self, conversations: Sequence[Sequence[Message]], sampling: Sampling | None = None) -> list[Reply]:
@@ -125,7 +125,7 @@ class LanguageModel(TextModel):
         model: PerceptionLanguageModel,
         decoder: Decoder,
         media: MediaConfig,
-        reader: Reader | None = None,
+        reader: PromptReader | None = None,
     ) -> None:
         super().__init__(name, decoder, reader)
         self.model, self.media = model.eval(), media

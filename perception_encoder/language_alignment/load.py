@@ -21,7 +21,7 @@ from perception_encoder.language_alignment.decoder import SMOLLM2, Decoder, load
 from perception_encoder.language_alignment.language_model import LanguageModel, TextModel
 from perception_encoder.language_alignment.openvino_llama import OpenVinoLlama
 from perception_encoder.language_alignment.perception_lm import read_perception_lm
-from perception_encoder.language_alignment.reading import Reader, TorchReader
+from perception_encoder.language_alignment.reading import PromptReader, TorchReader
 from perception_encoder.language_alignment.weights import find_language_model, read_language_model
 from perception_encoder.models.defaults import default_model
 from perception_encoder.models.initialization import drawn_from
@@ -76,7 +76,7 @@ def load_assistant(
     """
     spec = ModelSpec.of(name, device, runtime=runtime, precision=precision)
     name = str(spec.name) or default_model("language")
-    check_name(name)
+    check_assistant_name(name)
     if text_only and (name == SMOLLM2 or name.startswith(HUB) or name.endswith(".gguf")):
         plan = Execution(spec.with_dtype(dtype))
         decoder = load_decoder(name.removeprefix(HUB), plan.dtype)
@@ -92,7 +92,7 @@ def load_assistant(
     if (spec.runtime, spec.precision) != (AUTO, AUTO):
         raise ConfigError(f"{name} does not run in this package; omit runtime and precision")
     if name.startswith(HUB):
-        return TransformersModel(name.removeprefix(HUB))
+        return TransformersAssistant(name.removeprefix(HUB))
     if match := _ENDPOINT.fullmatch(name):
         from perception_encoder.language_alignment.endpoint import EndpointModel
 
@@ -117,7 +117,7 @@ def runs_elsewhere(name: str) -> bool:
     return is_endpoint(name) or name.startswith(("python:", HUB))
 
 
-def check_name(name: str, find: bool = False) -> None:
+def check_assistant_name(name: str, find: bool = False) -> None:
     """Raise ConfigError for an address without a model and for an incomplete function.
 
     `find`: also raise UnknownModelError or WeightsUnavailableError for a model of ours that does not exist.
@@ -157,7 +157,7 @@ class Execution:
         self.dtype = dtype or fast_dtype(self.device)
         self.asked = spec.runtime == "openvino" or spec.precision == "int8"
 
-    def reader(self, decoder: Decoder) -> Reader:
+    def reader(self, decoder: Decoder) -> PromptReader:
         """Return what executes a decoder: torch, if OpenVINO cannot and was not asked for; else ConfigError."""
         model = decoder.model
         fits = self.chosen.runtime == "openvino" and OpenVinoLlama.fits(model)
@@ -177,7 +177,7 @@ class Execution:
             return TorchReader(model)
 
 
-class TransformersModel(Assistant):
+class TransformersAssistant(Assistant):
     """A transformers model with its processor; videos are shown as consecutive frames."""
 
     def __init__(self, name: str) -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from perception_encoder.errors import ModelError
-from perception_encoder.language_alignment.reading import Reader, Reading, rotates_alike
+from perception_encoder.language_alignment.reading import PromptReader, PromptState, rotates_alike
 from perception_encoder.runtime.machine import check_openvino, float_hint
 from perception_encoder.runtime.runtime import Precision
 
@@ -27,7 +27,7 @@ _LOWEST = float(torch.finfo(torch.bfloat16).min)  # of float32, it would become 
 _HALVES = {torch.bfloat16: "bf16", torch.float16: "f16"}
 
 
-class OpenVinoLlama(Reader):
+class OpenVinoLlama(PromptReader):
     """A copy of a Llama's weights, compiled for the CPU; the embeddings of tokens and positions stay the model's."""
 
     runtime = "openvino"
@@ -64,16 +64,16 @@ class OpenVinoLlama(Reader):
         plain = all(isinstance(map_, nn.Linear) and map_.bias is None for map_ in _linear_maps(model.model.layers[0]))
         return plain and model.device.type == "cpu" and rotates_alike(model)
 
-    def begin(self, padding: Tensor) -> Reading:
+    def begin(self, padding: Tensor) -> PromptState:
         return _OpenVinoReading(self, padding)
 
 
-class _OpenVinoReading(Reading):
+class _OpenVinoReading(PromptState):
     def __init__(self, llama: OpenVinoLlama, padding: Tensor) -> None:
         self.llama, self.padding, self.length = llama, padding[:, None], 0
         self.request = llama.compiled.create_infer_request()
 
-    def copy(self) -> Reading:
+    def copy(self) -> PromptState:
         other = _OpenVinoReading(self.llama, self.padding[:, 0])
         if self.length:
             other.length = self.length

@@ -21,7 +21,7 @@ COLDEST = 1e-5
 """Lower temperatures act like 0 (the most probable token), as dividing logits by them overflows."""
 
 
-class Reading(ABC):
+class PromptState(ABC):
     """Prompts that were read as one batch, and their answers so far, as a cache of keys and values."""
 
     @abstractmethod
@@ -29,11 +29,11 @@ class Reading(ABC):
         """Read further tokens, and return the logits of those after them. Call it in inference mode."""
 
     @abstractmethod
-    def copy(self) -> Reading:
+    def copy(self) -> PromptState:
         """Return a copy that continues on its own."""
 
 
-class Reader(ABC):
+class PromptReader(ABC):
     """Executes a decoder-only language model of transformers."""
 
     model: Any
@@ -45,7 +45,7 @@ class Reader(ABC):
     """Whether a prompt may share a batch or its beginning with longer ones."""
 
     @abstractmethod
-    def begin(self, padding: Int[Tensor, " B"]) -> Reading:
+    def begin(self, padding: Int[Tensor, " B"]) -> PromptState:
         """Return empty conversations; nothing attends to the first tokens of each, `padding`."""
 
     def read(self, prompts: Sequence[Float[Tensor, "T D"]]) -> tuple[Float[Tensor, "B V"], Step]:
@@ -80,7 +80,7 @@ class Reader(ABC):
             yield beginning.copy().add(prompt[None, start:])[0]
 
 
-class TorchReader(Reader):
+class TorchReader(PromptReader):
     """Runs the model as it is."""
 
     runtime = "torch"
@@ -89,17 +89,17 @@ class TorchReader(Reader):
         self.model, self.alike = model, rotates_alike(model)
         self.precision = str(model.get_input_embeddings().weight.dtype).removeprefix("torch.")
 
-    def begin(self, padding: Tensor) -> Reading:
+    def begin(self, padding: Tensor) -> PromptState:
         return _TorchReading(self.model, padding)
 
 
-class _TorchReading(Reading):
+class _TorchReading(PromptState):
     def __init__(self, model: Any, padding: Tensor) -> None:
         self.model, self.padding, self.padded = model, padding, bool(padding.any())
         self.length, self.cache = 0, None
         self._name = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
-    def copy(self) -> Reading:
+    def copy(self) -> PromptState:
         other = _TorchReading(self.model, self.padding)
         other.length, other.cache = self.length, deepcopy(self.cache)
         return other
@@ -132,7 +132,7 @@ def rotates_alike(model: Any) -> bool:
 
 @torch.inference_mode()
 def generate_tokens(
-    reader: Reader, prompts: Sequence[Tensor], end_tokens: frozenset[int], sampling: Sampling
+    reader: PromptReader, prompts: Sequence[Tensor], end_tokens: frozenset[int], sampling: Sampling
 ) -> Iterator[list[int | None]]:
     """Yield the next token of each prompt until all have ended, None after an end; end tokens are not yielded.
 
@@ -147,14 +147,14 @@ def generate_tokens(
             logits = step([earlier[-1] for earlier in given])
         check_logits(logits, reader)
         for row, (earlier, generator) in enumerate(zip(given, generators, strict=True)):
-            earlier.append(choose(logits[row], sampling, generator, earlier))
+            earlier.append(sample_token(logits[row], sampling, generator, earlier))
             open_rows[row] &= earlier[-1] not in end_tokens
         if not any(open_rows):
             return
         yield [earlier[-1] if is_open else None for earlier, is_open in zip(given, open_rows, strict=True)]
 
 
-def check_logits(logits: Float[Tensor, "*B V"], reader: Reader) -> None:
+def check_logits(logits: Float[Tensor, "*B V"], reader: PromptReader) -> None:
     """Raise ModelError if logits are NaN or infinite."""
     if not logits.isfinite().all():
         raise ModelError(
@@ -162,7 +162,7 @@ def check_logits(logits: Float[Tensor, "*B V"], reader: Reader) -> None:
         )
 
 
-def choose(logits: Tensor, sampling: Sampling, generator: torch.Generator, given: Sequence[int] = ()) -> int:
+def sample_token(logits: Tensor, sampling: Sampling, generator: torch.Generator, given: Sequence[int] = ()) -> int:
     """Choose a token by its logits (V): the most probable, or one sampled at the temperature from the top ones.
 
     `given`: the answer's earlier tokens, for the penalties.

@@ -26,7 +26,8 @@ from perception_encoder.dense_prediction.detection.mask_rcnn import DetectionCon
 from perception_encoder.dense_prediction.head_fitting import FitConfig
 from perception_encoder.errors import ConfigError, DataError
 from perception_encoder.evaluation.classification.attentive_probe import AttentiveConfig, attentive_scores
-from perception_encoder.evaluation.classification.probes import K, Splits, fit_probe, load_splits, vote
+from perception_encoder.evaluation.classification.probes import K, fit_probe, vote
+from perception_encoder.evaluation.classification.splits import Splits, load_splits
 from perception_encoder.evaluation.classification.zero_shot import accuracies
 from perception_encoder.evaluation.dense.depth import DepthEvaluator, DepthProtocol
 from perception_encoder.evaluation.dense.detection import DetectionEvaluator

@@ -57,7 +57,7 @@ def open_pdf_pages(
     with open_source(source, name) as (stream, name):
         content = stream.read()
     request = json.dumps({"name": name, "pages": pages, "tile": tile, "budget": budget}).encode() + b"\n"
-    command = [sys.executable, "-P", "-c", f"from {__name__} import answer; answer()"]
+    command = [sys.executable, "-P", "-c", f"from {__name__} import answer_request; answer_request()"]
     seconds = _SECONDS * max(1.0, len(pages or ()) / PAGES)
     try:
         done = subprocess.run(command, input=request + content, capture_output=True, timeout=seconds, check=False)
@@ -79,7 +79,7 @@ def open_pdf_pages(
     return images
 
 
-def answer() -> None:
+def answer_request() -> None:
     """Answer a request of `open_pdf_pages` on standard input: a line of JSON, then the PDF or the images' pixels."""
     request = json.loads(sys.stdin.buffer.readline())
     try:

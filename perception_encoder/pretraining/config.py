@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from perception_encoder.data.pairs import Stage
+from perception_encoder.data.pairs import ResolutionStage
 from perception_encoder.data.streams import StreamConfig
 from perception_encoder.errors import ConfigError
 from perception_encoder.models.checkpoints.weights import find_entry
@@ -82,7 +82,7 @@ class PretrainingConfig(TrainingConfig):
     """Name of a two-tower model of the registry; by default that of `initial`."""
     initial: str | None = None
     """Name, path or run of the weights to start from; random weights by default."""
-    stages: tuple[Stage, ...]
+    stages: tuple[ResolutionStage, ...]
     """Resolutions, in order."""
     initial_share: ShareBelowOne = 0.0
     """Average the final weights with the initial ones, using this share for the initial ones."""
@@ -158,7 +158,7 @@ class PretrainingConfig(TrainingConfig):
             raise ConfigError("distillation uses whole images; set masking and frames to null")
 
 
-def resolve(config: PretrainingConfig) -> PretrainingConfig:
+def resolve_config(config: PretrainingConfig) -> PretrainingConfig:
     """Return a run with the model, image size and image side filled in from `initial`.
 
     Raises ConfigError if `initial` has no text tower, and what `find_entry` does.

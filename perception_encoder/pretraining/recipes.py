@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from perception_encoder.data.pairs import Stage
+from perception_encoder.data.pairs import ResolutionStage
 from perception_encoder.errors import ConfigError
 from perception_encoder.models.checkpoints.weights import find_entry
 from perception_encoder.models.config import TextConfig, VisionConfig
 from perception_encoder.models.registry import BUILTIN, find_model
 from perception_encoder.preprocess.augmentation import Augmentation
-from perception_encoder.pretraining.config import MaskRegularization, PretrainingConfig, resolve, tower_configs
+from perception_encoder.pretraining.config import MaskRegularization, PretrainingConfig, resolve_config, tower_configs
 from perception_encoder.training.config import debug_loop
 from perception_encoder.training.cost import BATCHES, BFLOAT16, FLOAT32, Part, Phase, Trained, device_rows, tower_part
 from perception_encoder.training.distributed import ParallelConfig
@@ -49,9 +49,9 @@ def core_n16() -> PretrainingConfig:
     return PretrainingConfig(
         model=BUILTIN,
         stages=(
-            Stage(image_size=64, steps=2500),
-            Stage(image_size=96, steps=1050),
-            Stage(image_size=128, steps=300),
+            ResolutionStage(image_size=64, steps=2500),
+            ResolutionStage(image_size=96, steps=1050),
+            ResolutionStage(image_size=128, steps=300),
         ),
         optimizer=OptimizerConfig(lr=3e-3, plain_lr=1e-2),
         augmentation=Augmentation(scale=(0.25, 1.0)),
@@ -92,7 +92,7 @@ def cooldown(size: str) -> PretrainingConfig:
     return replace(
         config,
         initial=f"runs/core_{size}/model.safetensors",
-        stages=(Stage(image_size=SIZES[size][1][-1], steps=round(COOLDOWN_SAMPLES / BATCH)),),
+        stages=(ResolutionStage(image_size=SIZES[size][1][-1], steps=round(COOLDOWN_SAMPLES / BATCH)),),
         warmup=0,
         optimizer=replace(config.optimizer, lr=2e-4),
         checkpoint_every=100,
@@ -110,7 +110,7 @@ def distill_core(size: str) -> PretrainingConfig:
         model=model,
         initial=f"runs/core_{size}_cooldown/model.safetensors",
         teacher=SIZES[TEACHER][0],
-        stages=(Stage(image_size=find_model(model).vision.image_size, steps=269_000),),
+        stages=(ResolutionStage(image_size=find_model(model).vision.image_size, steps=269_000),),
         batch_size=16_384,
         warmup=WARMUP,
         optimizer=OptimizerConfig(lr=1e-6, decay_tables=True),
@@ -127,7 +127,7 @@ def distill_builtin() -> PretrainingConfig:
         model=BUILTIN,
         initial=BUILTIN,
         teacher="PE-Core-L14-336",
-        stages=(Stage(image_size=128, steps=1_000),),
+        stages=(ResolutionStage(image_size=128, steps=1_000),),
         batch_size=128,
         warmup=50,
         optimizer=OptimizerConfig(lr=1e-3, plain_lr=1e-3),
@@ -143,7 +143,7 @@ def video_finetune(size: str) -> PretrainingConfig:
     return replace(
         config,
         initial=f"runs/{before}/model.safetensors",
-        stages=(Stage(image_size=SIZES[size][1][-1], steps=5_400),),
+        stages=(ResolutionStage(image_size=SIZES[size][1][-1], steps=5_400),),
         frames=8,
         batch_size=4_096,
         warmup=WARMUP,
@@ -157,7 +157,7 @@ def video_finetune_builtin() -> PretrainingConfig:
     return PretrainingConfig(
         model=BUILTIN,
         initial=BUILTIN,
-        stages=(Stage(image_size=96, steps=160),),
+        stages=(ResolutionStage(image_size=96, steps=160),),
         frames=4,
         batch_size=32,
         warmup=16,
@@ -170,7 +170,7 @@ def finetune() -> PretrainingConfig:
     """Train all weights of `initial` on your pairs: 300 steps at the model's own size; for LoRA, `--set lora=16`."""
     return PretrainingConfig(
         initial=BUILTIN,
-        stages=(Stage(steps=300),),
+        stages=(ResolutionStage(steps=300),),
         batch_size=128,
         warmup=30,
         optimizer=OptimizerConfig(name="adamw", lr=1e-4),
@@ -188,26 +188,27 @@ def debug_pretraining(config: PretrainingConfig) -> PretrainingConfig:
         patch_size=None,
         initial=None if config.initial is None else BUILTIN,
         teacher=None if config.teacher is None else BUILTIN,
-        stages=(Stage(image_size=32, steps=2), Stage(image_size=48, steps=2)),
+        stages=(ResolutionStage(image_size=32, steps=2), ResolutionStage(image_size=48, steps=2)),
         masking=None if config.masking is None else replace(config.masking, every=4),
         frames=None if config.frames is None else 2,
     )
 
 
-def stages_of(shares: Mapping[int, int], steps: int) -> tuple[Stage, ...]:
+def stages_of(shares: Mapping[int, int], steps: int) -> tuple[ResolutionStage, ...]:
     """Return the stages by resolution that divide `steps` exactly."""
     total, ends = sum(shares.values()), [0]
     for share in shares.values():
         ends.append(ends[-1] + share)
     bounds = [round(steps * end / total) for end in ends]
     return tuple(
-        Stage(image_size=size, steps=bounds[number + 1] - bounds[number]) for number, size in enumerate(shares)
+        ResolutionStage(image_size=size, steps=bounds[number + 1] - bounds[number])
+        for number, size in enumerate(shares)
     )
 
 
 def plan_pretraining(config: PretrainingConfig, devices: int = 1) -> tuple[list[Phase], str]:
     """Return a run's phases and assumptions; ConfigError for a teacher without a text tower."""
-    config = resolve(config)
+    config = resolve_config(config)
     (vision, text), teacher, teacher_size, phases = tower_configs(config), list[Part](), 0, []
     if config.teacher is not None:
         entry = find_entry(config.teacher)

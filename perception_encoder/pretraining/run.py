@@ -19,7 +19,7 @@ from perception_encoder.models.initialization import initialize, torch_generator
 from perception_encoder.models.registry import find_model
 from perception_encoder.models.vision_transformer import resample_table
 from perception_encoder.preprocess.tokenizer import tokenizer
-from perception_encoder.pretraining.config import PROCEDURE, PretrainingConfig, resolve, tower_configs
+from perception_encoder.pretraining.config import PROCEDURE, PretrainingConfig, resolve_config, tower_configs
 from perception_encoder.pretraining.recipes import plan_pretraining
 from perception_encoder.pretraining.sources import ReadPairs, open_sources, read_pairs
 from perception_encoder.pretraining.task import (
@@ -33,7 +33,7 @@ from perception_encoder.pretraining.towers import (
     MAX_CACHED,
     CachedTexts,
     CaptionVocabulary,
-    Towers,
+    TrainingTowers,
     add_adapters,
     merge_adapters,
 )
@@ -86,7 +86,7 @@ class PairRun(StageRun):
         read: ReadPairs,
     ) -> None:
         super().__init__(config, out, PairValidation.higher_is_better)
-        config = resolve(self.config)
+        config = resolve_config(self.config)
         if teacher is None and config.teacher is not None:
             teacher = load_teacher(config.teacher, config.remember)
         if teacher is not None:
@@ -180,7 +180,7 @@ class PairTrainee:
             model.get_submodule(config.locked).requires_grad_(False)
         lora = config.lora
         self.adapters = None if lora is None else add_adapters(model, lora, config.locked, config.seed)
-        self.module = Towers(model, config.masking is not None, config.parallel.chunk)
+        self.module = TrainingTowers(model, config.masking is not None, config.parallel.chunk)
 
     def cache_texts(self, track: Track) -> None:
         """Encode all captions of a locked text tower, if they are known and few enough."""

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from perception_encoder.data.pairs import SHARES, Pair, PairSource, SourcePart, captions, name_of
+from perception_encoder.data.pairs import SHARES, Pair, PairSource, SourcePart, captions, object_name
 from perception_encoder.data.streams import Shards, open_shards
 from perception_encoder.datasets.captioned import load_captions
 from perception_encoder.datasets.classified import load_tasks
@@ -69,7 +69,7 @@ class ImageTextSample(Labelled):
         """The image with its captions, or with those made from its label."""
         if self.texts:
             return Pair(self.image, {"caption": self.texts}, {"caption": 1.0}, self.label)
-        return Pair(self.image, captions(name_of(self.metadata)), SHARES, self.label)
+        return Pair(self.image, captions(object_name(self.metadata)), SHARES, self.label)
 
 
 class ImageTextSet(Sequence[ImageTextSample]):

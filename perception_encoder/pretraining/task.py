@@ -31,7 +31,7 @@ from perception_encoder.preprocess.prompts import PHOTO_TEMPLATES
 from perception_encoder.preprocess.tokenizer import tokenizer
 from perception_encoder.pretraining.config import MAX_LOGIT_SCALE, TEACHER_LOGIT_SCALE, PretrainingConfig
 from perception_encoder.pretraining.sources import Sources
-from perception_encoder.pretraining.towers import Towers
+from perception_encoder.pretraining.towers import TrainingTowers
 from perception_encoder.training.distributed import Exchange, gather, own_device, this_rank
 from perception_encoder.training.task import Validation
 
@@ -115,7 +115,7 @@ class ContrastiveTask(ImageTextTask):
     On several ranks, the losses are this rank's share of the whole batch's (section 2.1).
     """
 
-    def __init__(self, towers: Towers, mask_weight: float = 1.0, validation: Validation | None = None) -> None:
+    def __init__(self, towers: TrainingTowers, mask_weight: float = 1.0, validation: Validation | None = None) -> None:
         super().__init__(towers, validation)
         self.mask_weight = mask_weight
 
@@ -148,7 +148,7 @@ class DistillationTask(ImageTextTask):
 
     def __init__(
         self,
-        student: Towers,
+        student: TrainingTowers,
         teacher: Teacher,
         image_size: int,
         teacher_logit_scale: float = TEACHER_LOGIT_SCALE,
@@ -214,7 +214,7 @@ class PairValidation:
     higher_is_better: Mapping[str, bool] = dict.fromkeys((*RETRIEVAL, ZERO_SHOT), True)
 
     def __init__(
-        self, config: PretrainingConfig, towers: Towers, sources: Sources, table: Tensor | None = None
+        self, config: PretrainingConfig, towers: TrainingTowers, sources: Sources, table: Tensor | None = None
     ) -> None:
         self.seed, self.frames = config.seed, config.frames
         self.towers, self.table = towers, table

@@ -67,7 +67,7 @@ class CachedTexts:
         return self._embeddings[[self._row_of[row.tobytes()] for row in rows]]
 
 
-class Towers(nn.Module):
+class TrainingTowers(nn.Module):
     """A CLIP model in training; every rank runs it on equally many rows, and so equally often.
 
     `masked`: with a mask token, which is not part of the final model. `chunk`: number of images, frames or captions

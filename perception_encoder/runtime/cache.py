@@ -75,7 +75,7 @@ class Key:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
+class CachedTower:
     """A converted tower in the cache."""
 
     directory: Path
@@ -112,7 +112,7 @@ def root() -> Path:
     return cache_directory("compiled-models")
 
 
-def find(key: Key) -> Entry | None:
+def find(key: Key) -> CachedTower | None:
     """Return the entry of a key, or None; a damaged entry, or one of another key, is removed."""
     directory = root() / key.digest
     if not os.path.lexists(directory):
@@ -126,7 +126,7 @@ def find(key: Key) -> Entry | None:
     return entry
 
 
-def store(key: Key, write: Callable[[Path], dict[str, Any]]) -> Entry:
+def store(key: Key, write: Callable[[Path], dict[str, Any]]) -> CachedTower:
     """Add an entry: `write` fills a temporary directory and returns further values for `entry.json`.
 
     If another process has added the same entry meanwhile, that one stays. Raises OutputError if writing fails.
@@ -193,13 +193,13 @@ def forget(key: Key) -> None:
     _discard(root() / key.digest)
 
 
-def entries() -> list[Entry]:
+def entries() -> list[CachedTower]:
     """Return all readable entries, the most recently used first, including those of other library versions."""
     found = [entry for path in _contents() if not is_temporary(path) and (entry := _read(path)) is not None]
     return sorted(found, key=lambda entry: entry.used, reverse=True)
 
 
-def delete(model: str | None = None) -> list[Entry]:
+def delete(model: str | None = None) -> list[CachedTower]:
     """Delete the entries of a model, or by default all, including damaged ones; return the readable ones.
 
     Raises OutputError if one cannot be deleted.
@@ -229,7 +229,7 @@ def _discard(path: Path) -> None:
         path.unlink()
 
 
-def _read(directory: Path) -> Entry | None:
+def _read(directory: Path) -> CachedTower | None:
     """Return the entry in a directory, or None if `entry.json` is damaged or files are missing."""
     with suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         values = json.loads((directory / ENTRY).read_text(encoding="utf-8"))
@@ -239,11 +239,11 @@ def _read(directory: Path) -> Entry | None:
             files = [*map(directory.joinpath, values["sums"]), *directory.glob("*.blob")]
             size = sum(file.stat().st_size for file in files)
             used = (directory / ENTRY).stat().st_mtime
-            return Entry(directory=directory, model=model, values=values, bytes=size, used=used)
+            return CachedTower(directory=directory, model=model, values=values, bytes=size, used=used)
     return None
 
 
-def _is_intact(entry: Entry) -> bool:
+def _is_intact(entry: CachedTower) -> bool:
     """Return whether the files have their checksums; files unchanged since the last check are not read again."""
     sums: dict[str, str] = entry.values["sums"]
     try:

@@ -25,7 +25,7 @@ Speeds = dict[str, float]
 """Images a second by "RUNTIME PRECISION"."""
 
 
-def choose(runtime: str, precision: str, device: str | None) -> tuple[RuntimeName, Precision | None]:
+def runtime_for(runtime: str, precision: str, device: str | None) -> tuple[RuntimeName, Precision | None]:
     """Return the runtime and precision to use; the precision is None if torch chooses it by its device.
 
     `runtime`, `precision`: "auto" or a name. `device`: as the caller gave it. Raises ConfigError for what does not fit
@@ -114,11 +114,11 @@ def measured_speeds(int8: bool = False, again: bool = False) -> Speeds:
         speeds = {} if again else json.loads(path.read_text(encoding="utf-8"))
         if speeds.keys() == names and all(isinstance(speed, float) and speed > 0 for speed in speeds.values()):
             return cast(Speeds, speeds)
-    from perception_encoder.runtime.timing import measure
+    from perception_encoder.runtime.timing import measure_speeds
 
     try:
         with progress_bar("measuring what is the fastest on this machine, once"):
-            speeds = measure(int8)
+            speeds = measure_speeds(int8)
     except Exception as error:  # what a tracer, OpenVINO and nncf raise is open-ended
         raise OutputError(f"the runtimes could not be timed: {one_line(error, first=True)}") from error
     with suppress(OutputError):

@@ -28,7 +28,7 @@ from perception_encoder.runtime.quantization import (
     calibration_pixels,
     check,
     check_ids,
-    check_pixels,
+    check_images,
     quantize,
 )
 from perception_encoder.runtime.runtime import Precision
@@ -160,7 +160,7 @@ def tower_of(model: Model, tower: Tower, layer: int | None = None, size: tuple[i
         return Source(tower, model.text, example, (-1, -1), checks, calibration, [example[1:, :-1]])
     visual = model.visual if isinstance(model, CLIP) else model
     height, width = size or (visual.config.image_size,) * 2
-    example, check_inputs = example_pixels(2, height, width), partial(check_pixels, height, width)
+    example, check_inputs = example_pixels(2, height, width), partial(check_images, height, width)
     ranges = partial(calibration_pixels, height, width)
     return Source(tower, ImageTower(visual, layer), example, (-1, *example.shape[1:]), check_inputs, ranges)
 

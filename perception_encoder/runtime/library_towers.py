@@ -26,7 +26,7 @@ from perception_encoder.runtime.convert import Source, example_pixels
 from perception_encoder.runtime.layer_towers import LayerTowers
 from perception_encoder.runtime.machine import core_count
 from perception_encoder.runtime.openvino_towers import CompiledTowers, FallbackWarning
-from perception_encoder.runtime.quantization import calibration_pixels, calibration_texts, check_captions, check_pixels
+from perception_encoder.runtime.quantization import calibration_pixels, calibration_texts, check_captions, check_images
 from perception_encoder.runtime.runtime import Precision, RuntimeName
 from perception_encoder.runtime.torch_towers import TorchThreads, as_array
 from perception_encoder.runtime.towers import Towers
@@ -211,7 +211,7 @@ class _Graphs:
                 _OutputTower(sized.model, sized.image_output, arguments),
                 example,
                 (-1, *example.shape[1:]),
-                lambda: self._pixels(check_pixels(height, width)),
+                lambda: self._pixels(check_images(height, width)),
                 lambda: self._pixels(calibration_pixels(height, width)),
             )
         role = _role(name)

@@ -19,7 +19,7 @@ from perception_encoder.errors import CheckpointError, ModelError, OutputError, 
 from perception_encoder.models.memory import release_pages, trim_memory
 from perception_encoder.progress import progress_bar
 from perception_encoder.runtime import cache
-from perception_encoder.runtime.cache import PARALLEL, SINGLE, WEIGHTS, Entry, Key, Tower
+from perception_encoder.runtime.cache import PARALLEL, SINGLE, WEIGHTS, CachedTower, Key, Tower
 from perception_encoder.runtime.machine import check_openvino, core_count
 from perception_encoder.runtime.program import AGREEMENT, EXAMPLE, Program, is_small, unit_difference
 from perception_encoder.runtime.runtime import ModelInfo, Precision, RuntimeName, plain_threads, used_precision
@@ -178,7 +178,7 @@ class CompiledTowers:
             warnings.warn(f"{self.model_name}: {note}", FallbackWarning, stacklevel=6)
         return _Tower(self._core, entry, name == "image")
 
-    def _convert(self, key: Key) -> Entry:
+    def _convert(self, key: Key) -> CachedTower:
         """Convert a tower; ModelError, now and in later runs, if OpenVINO does not take it or differs from torch."""
         from perception_encoder.runtime.convert import convert_tower
 
@@ -288,7 +288,7 @@ class _Tower:
     only if several small batches come in a row, as queries do. Texts are computed together.
     """
 
-    def __init__(self, core: Any, entry: Entry, fixed: bool) -> None:
+    def __init__(self, core: Any, entry: CachedTower, fixed: bool) -> None:
         self.precision = entry.precision
         self._core, self._entry, self._fixed = core, entry, fixed
         self._programs: dict[int, Program] = {}

@@ -153,7 +153,7 @@ def calibration_texts(longest: int = LONGEST) -> list[str]:
     return [" ".join(words[draw.randint(len(words))] for _ in range(length)) for length in lengths]
 
 
-def check_pixels(height: int, width: int) -> UInt8[np.ndarray, "n 3 H W"]:
+def check_images(height: int, width: int) -> UInt8[np.ndarray, "n 3 H W"]:
     """Return the images that an int8 tower is checked on: others than it was calibrated on, but for the flat ones."""
     return _images(CHECK_IMAGES, height, width, _CHECK_SEED)
 

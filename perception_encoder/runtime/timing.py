@@ -23,7 +23,7 @@ from perception_encoder.runtime.torch_towers import TorchTowers
 ROUNDS = 5
 
 
-def measure(int8: bool = False) -> dict[str, float]:
+def measure_speeds(int8: bool = False) -> dict[str, float]:
     """Return images a second by "RUNTIME PRECISION", the best of a few rounds, call by call in turn.
 
     `int8`: compare OpenVINO's int8 with its own floats, instead of with torch.

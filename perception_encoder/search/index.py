@@ -43,10 +43,10 @@ from perception_encoder.search.ranking import (
     unique_rows,
 )
 from perception_encoder.search.storage.database import IndexRow
-from perception_encoder.search.storage.encoder import adopt, load_encoder
 from perception_encoder.search.storage.location import indexed_directory, limit_store, nearest_index
 from perception_encoder.search.storage.seal import index_command
-from perception_encoder.search.storage.store import Store, different_settings
+from perception_encoder.search.storage.store import IndexStore, different_settings
+from perception_encoder.search.storage.trust import adopt, load_encoder
 from perception_encoder.search.terms import Query, Term, parse_term, parse_words
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class Index:
     def __init__(self, paths: Sequence[str], model: ModelSpec | Encoder, location: Path | None) -> None:
         self._paths, self._model, self._location = list(paths), model, location
         self._encoders: dict[TowerChoice, Encoder] = {}
-        self._stores: list[Store] = []
+        self._stores: list[IndexStore] = []
 
     def __repr__(self) -> str:
         return f"Index({self._name})"
@@ -128,7 +128,7 @@ class Index:
     def __len__(self) -> int:
         return sum(map(len, self._open()))
 
-    def _open(self) -> list[Store]:
+    def _open(self) -> list[IndexStore]:
         """Return the stored tables; SearchIndexError if a directory has no index."""
         if not self.exists:
             location = [] if self._location is None else ["--index", str(self._location)]
@@ -174,7 +174,7 @@ class Index:
             raise ConfigError(f"only one directory can be updated, not {self._name}; open each one separately")
         parse_patterns(exclude or ())  # before the model is loaded
         home = None if self._paths else self._location or nearest_index(Path())
-        directory = indexed_directory(home) if home and Store.exists(home) else Path(*self._paths)
+        directory = indexed_directory(home) if home and IndexStore.exists(home) else Path(*self._paths)
         with (
             reading_on_cluster(ray) if ray else nullcontext(read_here) as read,
             writable_store(directory, self._model, every, rebuild, self._location, verify) as (store, encoder),
@@ -402,19 +402,19 @@ def _source(term: QueryTerm) -> Media | IndexRow:
     return parse_term(term) if isinstance(term, str) else resolve(term)
 
 
-def find_stores(paths: Sequence[str], location: Path | None) -> list[Store]:
+def find_stores(paths: Sequence[str], location: Path | None) -> list[IndexStore]:
     """Open the indexes of some directories; return none unless all directories have one.
 
     A subdirectory uses the index of the nearest directory around it, limited to the subdirectory. `location`: where
     the index of them all is stored; SearchIndexError if a path is not in the indexed directory. Logs a warning for
     each unfinished index.
     """
-    stores: list[Store] = []
+    stores: list[IndexStore] = []
     for path in paths or ["."]:
         directory = nearest_index(Path(path)) if location is None else location
-        if directory is None or not Store.exists(directory):
+        if directory is None or not IndexStore.exists(directory):
             return []
-        store = Store.open(directory)
+        store = IndexStore.open(directory)
         if paths or location is None:
             limit_store(store, path)
         if store.below and not len(store):
@@ -429,9 +429,9 @@ def find_stores(paths: Sequence[str], location: Path | None) -> list[Store]:
     return stores
 
 
-def _without_overlap(stores: Sequence[Store]) -> list[Store]:
+def _without_overlap(stores: Sequence[IndexStore]) -> list[IndexStore]:
     """Leave out indexes whose rows are all in another one, such as photos/2024 beside photos."""
-    kept: list[Store] = []
+    kept: list[IndexStore] = []
     for store in sorted(stores, key=lambda store: len(store.below)):  # stable, and the wider ones first
         directory = store.directory.absolute()
         if not any(other.directory.absolute() == directory and store.below.startswith(other.below) for other in kept):

@@ -22,7 +22,7 @@ from perception_encoder.inference.pipeline import Embedding, Request
 from perception_encoder.preprocess.frames import VideoFrames
 from perception_encoder.preprocess.source import escape_name, unescape_name
 from perception_encoder.search.storage.database import IndexRow, time_modified
-from perception_encoder.search.storage.store import Store
+from perception_encoder.search.storage.store import IndexStore
 from perception_encoder.search.terms import Query
 from perception_encoder.vectors import best_rows
 
@@ -135,13 +135,13 @@ class SearchResult(Sequence[Hit]):
 
 
 def best_hits(
-    stores: Sequence[Store],
+    stores: Sequence[IndexStore],
     vector: Vector,
     top: int,
     where: str | None = None,
     min_score: float | None = None,
     thumbnails: bool = False,
-    keep: Callable[[Store, IndexRow], bool] = lambda store, row: True,
+    keep: Callable[[IndexStore, IndexRow], bool] = lambda store, row: True,
     collapse: bool = False,
 ) -> list[Hit]:
     """Return the `top` hits over some indexes that are most similar to a unit vector, each file or moment once.
@@ -167,7 +167,7 @@ def best_hits(
         count *= _MORE
 
 
-def may_be_hit(query: Query, is_excluded: Callable[[str], bool], store: Store, row: IndexRow) -> bool:
+def may_be_hit(query: Query, is_excluded: Callable[[str], bool], store: IndexStore, row: IndexRow) -> bool:
     """Return whether a row is neither the query itself nor excluded."""
     return not query.contains(_item(store, row), row) and not is_excluded(row.path.removeprefix(store.below))
 
@@ -188,8 +188,8 @@ def _best_of_similar(hits: Sequence[Hit]) -> list[Hit]:
 
 
 def unique_rows(
-    stores: Iterable[Store], where: str | None = None, thumbnails: bool = False
-) -> Iterator[tuple[Store, IndexRow]]:
+    stores: Iterable[IndexStore], where: str | None = None, thumbnails: bool = False
+) -> Iterator[tuple[IndexStore, IndexRow]]:
     """Yield the rows of some indexes as `Store.rows` does; a file or moment that several of them have, once."""
     seen: set[tuple[str, float | None]] = set()
     for store in stores:
@@ -251,14 +251,14 @@ def query_vectors(encoder: Encoder, queries: Sequence[Query]) -> Float[np.ndarra
     return np.stack(rows) if rows else np.empty((0, encoder.dimension), np.float32)
 
 
-def row_hit(index: Store, row: IndexRow, score: float = 1.0) -> Hit:
+def row_hit(index: IndexStore, row: IndexRow, score: float = 1.0) -> Hit:
     """Return a row as a hit; without a source if its file does not exist, or lies in a tar."""
     item = _item(index, row)
     exists = isinstance(item.source, Path) and item.source.exists()
     return Hit(item=item if exists else replace(item, source=None), score=score, time=row.time, row=row)
 
 
-def _item(index: Store, row: IndexRow) -> Item:
+def _item(index: IndexStore, row: IndexRow) -> Item:
     path = index.root / unescape_name(row.path)
     name = escape_name(path)
     return Item(name, name, path, row.start, row.stop)
@@ -326,7 +326,7 @@ def _is_unchanged(row: IndexRow, path: Path) -> bool:
 
 
 def find_duplicates(
-    stores: Sequence[Store],
+    stores: Sequence[IndexStore],
     where: str | None = None,
     thumbnails: bool = False,
     threshold: float = SIMILAR,

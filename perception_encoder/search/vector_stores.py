@@ -18,7 +18,7 @@ from perception_encoder.errors import ConfigError
 from perception_encoder.files import replacing_new, write_text, writing
 from perception_encoder.preprocess.source import escape_name, unescape_name
 from perception_encoder.search.ranking import unique_rows
-from perception_encoder.search.storage.store import Store
+from perception_encoder.search.storage.store import IndexStore
 
 VectorStore = Literal["qdrant", "lancedb", "pgvector"]
 _COLUMNS = ("id", "vector", "path", "kind", "start", "stop", "date", "model", "weights")
@@ -90,7 +90,7 @@ _NO_INDEX = "-- without an index, whose vectors have at most 2,000 numbers: a se
 _PROGRAMS = {"qdrant": _QDRANT, "lancedb": _LANCEDB, "pgvector": _PGVECTOR}
 
 
-def write_vectors(stores: Sequence[Store], out: Path, to: VectorStore, overwrite: bool = False) -> int:
+def write_vectors(stores: Sequence[IndexStore], out: Path, to: VectorStore, overwrite: bool = False) -> int:
     """Write the rows of indexes, and the program that loads them, to a directory; return their number.
 
     vectors.parquet, or vectors.csv for pgvector, has a row for each image and moment: `id` (a UUID that stays while the
@@ -124,7 +124,7 @@ def write_vectors(stores: Sequence[Store], out: Path, to: VectorStore, overwrite
     return count
 
 
-def _rows(stores: Sequence[Store]) -> Iterator[dict[str, Any]]:
+def _rows(stores: Sequence[IndexStore]) -> Iterator[dict[str, Any]]:
     about = stores[0].settings["model"], stores[0].settings["weight_hash"]
     for store, row in unique_rows(stores):
         path = _absolute(store, row.path)
@@ -133,7 +133,7 @@ def _rows(stores: Sequence[Store]) -> Iterator[dict[str, Any]]:
         yield dict(zip(_COLUMNS, values, strict=True))
 
 
-def _absolute(store: Store, path: str) -> str:
+def _absolute(store: IndexStore, path: str) -> str:
     return abspath(escape_name(store.root / unescape_name(path)))
 
 

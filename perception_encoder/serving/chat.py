@@ -26,7 +26,7 @@ from perception_encoder.serving.requests import (
     ApiConfig,
     Input,
     MediaReader,
-    check_name,
+    check_model_name,
     gather_results,
     input_refused,
 )
@@ -130,7 +130,7 @@ parse_chat = partial(parse_body, kind=ChatRequest, expected=_EXPECTED, harmless=
 
 def check_chat(request: ChatRequest, config: ApiConfig, *names: str) -> tuple[list[list[Input]], Sampling]:
     """Check a request against the model's names and the limits; return each message's parts and the sampling."""
-    check_name(request.model, *names)
+    check_model_name(request.model, *names)
     if request.tool_choice not in (None, "none", "auto"):
         raise unsupported("tool_choice", request.tool_choice)
     if request.tools and request.tool_choice != "none":

@@ -23,7 +23,7 @@ from perception_encoder.inference.pipeline import Decoded
 from perception_encoder.models.registry import immich_name
 from perception_encoder.preprocess.image import upright_size
 from perception_encoder.serving.queues import Batcher
-from perception_encoder.serving.requests import ApiConfig, MediaReader, check_name, for_role, input_refused
+from perception_encoder.serving.requests import ApiConfig, MediaReader, check_model_name, for_role, input_refused
 from perception_encoder.web_server.http import ApiError, BodyReader, shortened
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def add_immich_routes(app: FastAPI, encoder: Encoder, batcher: Batcher, config: 
         name = job[kind].get("modelName") if field and isinstance(job[kind], dict) else None
         if not isinstance(name, str):
             raise ApiError(422, f"clip is {shortened(job)}; it must have either visual or textual, with a modelName")
-        check_name(name, immich.alias, encoder.name, config.source)
+        check_model_name(name, immich.alias, encoder.name, config.source)
         content = fields.get(field, b"")
         if not content:
             raise ApiError(400, f"the request has no {field}")

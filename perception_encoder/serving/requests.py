@@ -204,10 +204,10 @@ def _is_media_address(text: str) -> bool:
 def check_model(name: Any, encoder: Encoder, config: ApiConfig) -> None:
     """Raise ApiError 404 if a request names another model."""
     if not isinstance(name, str) or not same_name(name, encoder.name):
-        check_name(name, encoder.name, config.source)
+        check_model_name(name, encoder.name, config.source)
 
 
-def check_name(name: Any, *names: str) -> None:
+def check_model_name(name: Any, *names: str) -> None:
     """Raise ApiError 404 unless a request names one of these models or none."""
     if name not in (None, "", *names):
         message = f"this server has no model {shortened(name)}; it has {names[0]!r}"

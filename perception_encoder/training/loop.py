@@ -45,7 +45,7 @@ Batches = Callable[[int], Any]
 AHEAD = 2  # batches made in advance
 
 
-def train(
+def train_steps(
     task: Task,
     batches: Batches,
     config: TrainingConfig,

@@ -22,7 +22,7 @@ from perception_encoder.progress import Track, untracked
 from perception_encoder.training.checkpoint import BEST, Fit, check_run, find_checkpoints, load_weights, run_directory
 from perception_encoder.training.config import TrainingConfig
 from perception_encoder.training.distributed import process_group, whole_model
-from perception_encoder.training.loop import Batches, train
+from perception_encoder.training.loop import Batches, train_steps
 from perception_encoder.training.metrics import Listener, describe_changes, describe_run
 from perception_encoder.training.task import Task, choose_metric
 
@@ -122,7 +122,7 @@ def run_stage(
         for section in run.sections(track):
             if not trained and rank.is_first:
                 logger.info("loaded: %s", "; ".join(f"{part}: {escape_name(of)}" for part, of in run.loaded.items()))
-            train(
+            train_steps(
                 section.task,
                 section.batches,
                 run.config,

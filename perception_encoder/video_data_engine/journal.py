@@ -18,7 +18,7 @@ from perception_encoder.formats.shards import read_members, write_members
 from perception_encoder.formats.tars import TarMember
 from perception_encoder.inference.listing import Item
 from perception_encoder.records import Range, from_fields
-from perception_encoder.store import Records, compare
+from perception_encoder.store import Records, compare_settings
 
 logger = logging.getLogger(__name__)
 
@@ -195,7 +195,7 @@ class Journal:
     def add_model(self, stage: str, facts: Mapping[str, Any]) -> None:
         """Store the facts of a stage's loaded model; OutputError if earlier results have another model."""
         if stage in self.models:
-            compare(self._models.path.parent, self.models[stage], facts, REMEDY)
+            compare_settings(self._models.path.parent, self.models[stage], facts, REMEDY)
         elif facts:
             self._models.append(_Model(stage, dict(facts)))
             self.models[stage] = dict(facts)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from perception_encoder.errors import DataError, EndpointError
-from perception_encoder.language_alignment.load import check_name
+from perception_encoder.language_alignment.load import check_assistant_name
 from perception_encoder.models.defaults import language_model
 from perception_encoder.preprocess.source import as_paths
 from perception_encoder.records import from_fields
@@ -116,7 +116,7 @@ def caption_videos(
     """Run the engine as `run_engine` does, with all settings in two objects."""
     config, work = config or EngineConfig(), work or WorkConfig()
     for name in (config.captioner, config.frame_captioner, config.llm):
-        check_name(name)
+        check_assistant_name(name)
     stages = make_stages(config, work)
     videos = list(videos)
     listed = list(list_videos(videos))

@@ -14,7 +14,7 @@ from typing import Any
 
 from perception_encoder import language_alignment as language
 from perception_encoder import pretraining as contrastive
-from perception_encoder.data.pairs import Stage
+from perception_encoder.data.pairs import ResolutionStage
 from perception_encoder.language_alignment.config import LanguageConfig
 from perception_encoder.language_alignment.decoder import SMOLLM2, DecoderLoRA
 from perception_encoder.language_alignment.run import align_language
@@ -67,9 +67,9 @@ def builtin_second() -> PretrainingConfig:
         initial_share=0.3,
         locked="text",
         stages=(
-            Stage(image_size=64, steps=2400),
-            Stage(image_size=96, steps=1100),
-            Stage(image_size=128, steps=400),
+            ResolutionStage(image_size=64, steps=2400),
+            ResolutionStage(image_size=96, steps=1100),
+            ResolutionStage(image_size=128, steps=400),
         ),
         weights=photographs | dict.fromkeys(EMOJI, 0.28 / len(EMOJI)),
         warmup=60,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from perception_encoder.data.pairs import Pair, name_of
+from perception_encoder.data.pairs import Pair, object_name
 from perception_encoder.errors import DataError
 from perception_encoder.pretraining.sources import ImageTextSample, ImageTextSet, read_pairs
 from perception_encoder.progress import Track, untracked
@@ -90,7 +90,7 @@ def read_builtin(
     """
     classes = {label for path in paths for label in unseen_classes(path)}
     samples = [_described(sample) for sample in read_pairs(paths, split, image_side, track)]
-    used = [sample for sample in samples if sample is not None and name_of(sample.metadata) not in classes]
+    used = [sample for sample in samples if sample is not None and object_name(sample.metadata) not in classes]
     if split == "train" and (refused := NEVER_TRAINED & {sample.source for sample in used}):
         where, names = ", ".join(map(str, paths)), ", ".join(refused)
         raise DataError(f"{where}: {names} must not be trained on; move it from `train` to `unseen`")

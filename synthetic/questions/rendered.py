@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from perception_encoder.datasets.questions.question import Entry, Question
+from perception_encoder.datasets.questions.question import Question, QuestionEntry
 from perception_encoder.errors import DataError
 from perception_encoder.formats.entries import list_objects, text_list
 from perception_encoder.formats.media_directory import MediaDirectory
@@ -66,10 +66,10 @@ def read_documents(root: Path, split: str) -> list[Question]:
         raise DataError(f"{root} has no {split}/words.jsonl; `python -m synthetic.documents` makes it")
     media, questions = MediaDirectory(path.parent), []
     for name, fields in read_json_lines(path):
-        entry = Entry(name, fields)
+        entry = QuestionEntry(name, fields)
         key, image = entry.identity("id"), media.directory / entry.text("image")
         for row, value in enumerate(list_objects(fields, "questions", entry.where)):
-            item = Entry(f"{entry.where}: questions[{row}]", value)
+            item = QuestionEntry(f"{entry.where}: questions[{row}]", value)
             questions.append(
                 Question(
                     id=f"{key}/{row}",

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from perception_encoder.data import sampler as sampler_module
-from perception_encoder.data.pairs import PairBatches, SourcePart, Stage, true_pairs
+from perception_encoder.data.pairs import PairBatches, ResolutionStage, SourcePart, true_pairs
 from perception_encoder.data.sampler import WeightedSampler
 from perception_encoder.errors import ConfigError
 from perception_encoder.preprocess.augmentation import Augmentation
@@ -22,7 +22,7 @@ def test_a_batch_is_a_pure_function_of_its_step(photos: Path) -> None:
     samples = read_pairs([photos])
 
     def make() -> PairBatches:
-        stages = (Stage(image_size=32, steps=2), Stage(image_size=48, steps=2))
+        stages = (ResolutionStage(image_size=32, steps=2), ResolutionStage(image_size=48, steps=2))
         return PairBatches([samples], [1.0], 12, stages, Augmentation(), Tokenizer(32), 5)
 
     forwards, backwards = make(), make()
@@ -43,7 +43,9 @@ def test_every_caption_and_picture_has_a_positive_and_true_pairs_are_found(photo
         expected = {"cup": [True, True, False, False], "rose": [False, False, True, False]}
         expected |= {"ant": [False, False, False, True], "daisy": [False] * 4}
         assert row == expected[sample.label]
-    batch = PairBatches([samples], [1.0], 8, (Stage(image_size=32, steps=1),), Augmentation(), Tokenizer(32), 0)(0)
+    batch = PairBatches(
+        [samples], [1.0], 8, (ResolutionStage(image_size=32, steps=1),), Augmentation(), Tokenizer(32), 0
+    )(0)
     assert batch.image_positives.any(1).all() and batch.text_positives.any(1).all()
     assert torch.equal(batch.text_positives, batch.image_positives.T)
 

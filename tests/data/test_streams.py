@@ -19,7 +19,7 @@ from PIL import Image
 from webdataset.tariterators import group_by_keys, tar_file_iterator
 
 from perception_encoder.data import shard_index
-from perception_encoder.data.pairs import ImageTextBatch, PairBatches, Stage, alone, captions
+from perception_encoder.data.pairs import ImageTextBatch, PairBatches, ResolutionStage, alone, captions
 from perception_encoder.data.shard_index import load_table
 from perception_encoder.data.streams import Shards, ShardSet, StreamConfig, open_shards
 from perception_encoder.errors import ConfigError, DataError, MediaDecodeError
@@ -51,7 +51,7 @@ def batches(
     image_size: int = 8,
     **settings: Any,
 ) -> PairBatches:
-    stages = (Stage(image_size=image_size, steps=100),)
+    stages = (ResolutionStage(image_size=image_size, steps=100),)
     return PairBatches(sets, weights, size, stages, augmentation, Tokenizer(16), 3, **settings)
 
 

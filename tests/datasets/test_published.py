@@ -24,7 +24,13 @@ from perception_encoder.datasets.captioned import CaptionedMedia, load_captions
 from perception_encoder.datasets.classified import ClassOptions, load_tasks
 from perception_encoder.datasets.labelled import LabelledImages
 from perception_encoder.datasets.masked_videos import read_videos
-from perception_encoder.datasets.published import DATASETS, dataset_arguments, directory_of, fetch, find_published
+from perception_encoder.datasets.published import (
+    DATASETS,
+    dataset_arguments,
+    directory_of,
+    download_dataset,
+    find_published,
+)
 from perception_encoder.datasets.rgbd import read_depth_splits
 from perception_encoder.errors import ConfigError, DataError, MissingExtraError
 from perception_encoder.evaluation.inputs import open_item
@@ -69,7 +75,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
 
 def read(name: str) -> LabelledImages | CaptionedMedia:
     row = DATASETS[name]
-    arguments = dataset_arguments(row, fetch(row))
+    arguments = dataset_arguments(row, download_dataset(row))
     media = Path(arguments["media"]) if "media" in arguments else None
     if row.task == "retrieval":
         return load_captions(arguments["data"], media)
@@ -127,12 +133,12 @@ def test_videos_are_read_as_the_reference_reads_them(hub: Hub, builtin: Encoder)
 def test_a_copy_of_your_own(hub: Hub, tmp_path: Path) -> None:
     """Its directories may have other names; or only a file is named, with its videos beside it."""
     row = DATASETS["msrvtt"]
-    root = fetch(row)
+    root = download_dataset(row)
     root.rename(tmp_path / "mine")
     arguments = dataset_arguments(row, tmp_path / "mine" / "msrvtt_test_1k.json")
     assert arguments["data"] == tmp_path / "mine" / "msrvtt_test_1k.json"
     assert Path(arguments["media"]) == tmp_path / "mine"
-    clips = fetch(DATASETS["ucf101"])
+    clips = download_dataset(DATASETS["ucf101"])
     (clips / "lists").mkdir()
     (clips / "ucfTrainTestlist").rename(clips / "lists" / "ucfTrainTestlist")
     assert isinstance(read("ucf101"), LabelledImages)
@@ -175,31 +181,31 @@ def test_an_interrupted_download_continues(hub: Hub, monkeypatch: pytest.MonkeyP
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(published.shutil, "unpack_archive", cut)
-        fetch(DATASETS["ucf101"])
-    fetch(DATASETS["ucf101"])
+        download_dataset(DATASETS["ucf101"])
+    download_dataset(DATASETS["ucf101"])
     assert not list(directory_of(DATASETS["ucf101"]).glob("*.zip"))
 
 
 def test_a_later_version_that_reads_more_files_downloads_them(hub: Hub) -> None:
     row = DATASETS["food101"]
-    assert not (fetch(replace(row, files=row.files[:1])) / "classnames.txt").exists()
-    assert (fetch(row) / "classnames.txt").exists()
+    assert not (download_dataset(replace(row, files=row.files[:1])) / "classnames.txt").exists()
+    assert (download_dataset(row) / "classnames.txt").exists()
 
 
 def test_what_cannot_be_had_is_one_line(hub: Hub) -> None:
     with pytest.raises(
         DataError, match=r"pets could not be downloaded \(404 Client Error\.\); get it from https://hugging"
     ):
-        fetch(DATASETS["pets"])
+        download_dataset(DATASETS["pets"])
     (hub.root / DATASETS["food101"].repository / "test" / "0.tar").rename(hub.root / "0.tar")
     with pytest.raises(DataError, match=r"wds_food101 has no test/\*\.tar, but: classnames\.txt, test, zeroshot"):
-        fetch(DATASETS["food101"])
+        download_dataset(DATASETS["food101"])
     path = next((hub.root / DATASETS["hmdb51"].repository).rglob("*.parquet"))
     pq.write_table(pq.read_table(path).rename_columns(["video", "audio", "class_id"]), path)
     with pytest.raises(DataError, match=r"mteb/HMDB51 has no column 'label', but 'video', 'audio', 'class_id'"):
-        fetch(DATASETS["hmdb51"])
+        download_dataset(DATASETS["hmdb51"])
     with pytest.raises(DataError, match=r"imagenet cannot be downloaded for you; get it from https://image-net"):
-        fetch(DATASETS["imagenet"])
+        download_dataset(DATASETS["imagenet"])
 
 
 @pytest.fixture
@@ -219,12 +225,12 @@ def test_an_archive_of_the_authors(tmp_path: Path, server: str, hub: Hub, monkey
     monkeypatch.setattr(pytest.importorskip("datasets").config, "HF_HUB_OFFLINE", False)
     stand_ins.davis(tmp_path / "site" / "DAVIS-2017-trainval-480p.zip")
     row = replace(DATASETS["davis2017"], urls=(f"{server}/DAVIS-2017-trainval-480p.zip",))
-    (video,) = read_videos(dataset_arguments(row, fetch(row))["data"])
+    (video,) = read_videos(dataset_arguments(row, download_dataset(row))["data"])
     assert (video.name, len(video.frames)) == ("bike", 3)
     with pytest.raises(DataError, match=r"^davis2017 could not be downloaded \(404, .*\); get it from http"):
-        fetch(replace(row, urls=(f"{server}/moved.zip",)), tmp_path / "other")
+        download_dataset(replace(row, urls=(f"{server}/moved.zip",)), tmp_path / "other")
     with pytest.raises(DataError, match=r"^davis2017 could not be downloaded \(Cannot connect to host 127\.0\.0\.1:1 "):
-        fetch(replace(row, urls=("http://127.0.0.1:1/davis.zip",)), tmp_path / "other")
+        download_dataset(replace(row, urls=("http://127.0.0.1:1/davis.zip",)), tmp_path / "other")
 
 
 def test_kinetics_from_its_site(tmp_path: Path, server: str, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,7 +239,7 @@ def test_kinetics_from_its_site(tmp_path: Path, server: str, hub: Hub, monkeypat
     row = DATASETS["kinetics400"]
     assert len(row.urls) == 21
     names = ("val.csv", "part_0.tar.gz", "part_1.tar.gz")
-    arguments = dataset_arguments(row, fetch(replace(row, urls=tuple(f"{server}/{name}" for name in names))))
+    arguments = dataset_arguments(row, download_dataset(replace(row, urls=tuple(f"{server}/{name}" for name in names))))
     (task,) = load_tasks(arguments["data"], "val", ClassOptions(media=Path(arguments["media"]))).values()
     assert list(task.names.values()) == ["abseiling", "air drumming"]
     assert [len(open_item(item, key, 2)) for key, item in zip(task.keys, task.images, strict=True)] == [2, 2]
@@ -244,9 +250,9 @@ def test_depth_in_hdf5_becomes_png(hub: Hub, monkeypatch: pytest.MonkeyPatch) ->
     row = DATASETS["nyuv2"]
     with monkeypatch.context() as patch, pytest.raises(MissingExtraError, match="h5py"):
         patch.setattr(published, "find_spec", lambda name: None)
-        fetch(row)
+        download_dataset(row)
     stand_ins.nyu(hub.root / row.repository)
-    train, test = read_depth_splits(dataset_arguments(row, fetch(row))["data"])
+    train, test = read_depth_splits(dataset_arguments(row, download_dataset(row))["data"])
     assert (len(train.keys), len(set(test.blocks))) == (8, 8)  # each test image is a block of its own
     assert open_image(test.images[0]).getpixel((5, 5)) == (10, 10, 10)
     assert test.depth(0)[:, 0] == pytest.approx(np.linspace(1, 4, 48), abs=0.0006)
@@ -270,7 +276,7 @@ def test_a_large_archive_takes_its_time(tmp_path: Path, server: str, hub: Hub, m
     monkeypatch.setattr(http.server.SimpleHTTPRequestHandler, "copyfile", send_slowly)
     stand_ins.davis(tmp_path / "site" / "davis.zip")
     row = replace(DATASETS["davis2017"], urls=(f"{server}/davis.zip",))
-    assert (fetch(row) / "DAVIS").is_dir()
+    assert (download_dataset(row) / "DAVIS").is_dir()
 
 
 def test_rows_fit_their_tasks(tmp_path: Path) -> None:

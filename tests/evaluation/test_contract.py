@@ -21,7 +21,8 @@ from perception_encoder.dense_prediction.head_fitting import FitConfig
 from perception_encoder.dense_prediction.segmentation import SegmentationConfig
 from perception_encoder.errors import DataError, MissingExtraError, ModelError
 from perception_encoder.evaluation.classification.attentive_probe import AttentiveConfig, AttentiveEvaluator
-from perception_encoder.evaluation.classification.probes import LinearEvaluator, NeighboursEvaluator, Splits
+from perception_encoder.evaluation.classification.probes import LinearEvaluator, NeighboursEvaluator
+from perception_encoder.evaluation.classification.splits import Splits
 from perception_encoder.evaluation.classification.zero_shot import ZeroShotEvaluator
 from perception_encoder.evaluation.dense.depth import DepthEvaluator, DepthProtocol
 from perception_encoder.evaluation.dense.detection import DetectionEvaluator
@@ -30,7 +31,7 @@ from perception_encoder.evaluation.dense.tracking import TrackingEvaluator
 from perception_encoder.evaluation.embeddings import Embeddings
 from perception_encoder.evaluation.feature_cache import FeatureCache
 from perception_encoder.evaluation.layer_evaluator import LayerSource
-from perception_encoder.evaluation.results import compare, from_json, run_evaluators, to_json
+from perception_encoder.evaluation.results import compare_results, from_json, run_evaluators, to_json
 from perception_encoder.evaluation.retrieval import RetrievalEvaluator
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.layer_analysis.sweep import run_sweep
@@ -125,7 +126,7 @@ def test_scores_are_finite_have_intervals_and_the_same_bits_again(name: str, tmp
         assert np.isfinite(score.value) and score.n == (6 if name == "images" else 3) and score.task, score.name
         assert score.interval is not None and score.interval[0] <= score.value <= score.interval[1], score.name
     read = from_json(to_json(first), "r.json")
-    assert read == first and all(item.winner is None for item in compare(read, again))
+    assert read == first and all(item.winner is None for item in compare_results(read, again))
 
 
 @pytest.mark.parametrize("name", EVERY)

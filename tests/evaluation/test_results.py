@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 
 from perception_encoder.errors import DataError, InputError
-from perception_encoder.evaluation.results import Result, compare, comparison_table, from_json, full_table, to_json
+from perception_encoder.evaluation.results import (
+    Result,
+    compare_results,
+    comparison_table,
+    from_json,
+    full_table,
+    to_json,
+)
 from perception_encoder.evaluation.statistics.scores import (
     ItemScores,
     Label,
@@ -33,9 +40,9 @@ def top1(right: np.ndarray) -> ItemScores:
 
 
 def test_a_large_difference_is_real_and_a_small_one_is_not() -> None:
-    (large,) = compare(result("a", top1(np.arange(400) < 240)), result("b", top1(RIGHT)))
+    (large,) = compare_results(result("a", top1(np.arange(400) < 240)), result("b", top1(RIGHT)))
     assert (large.difference.value, large.winner) == (pytest.approx(0.1), 0)
-    (small,) = compare(result("a", top1(np.arange(400) < 201)), result("b", top1(RIGHT)))
+    (small,) = compare_results(result("a", top1(np.arange(400) < 201)), result("b", top1(RIGHT)))
     assert (small.real, small.winner) == (False, None)
 
 
@@ -43,17 +50,17 @@ def test_of_many_metrics_one_that_differs_by_chance_is_not_real() -> None:
     """A difference whose own interval excludes zero is believed of one metric, not of twenty."""
     slightly = np.concatenate([np.arange(210), np.arange(202, 400)[-1:]])
     ours = np.isin(np.arange(400), slightly) & (np.arange(400) != 0)
-    (alone,) = compare(result("a", top1(ours)), result("b", top1(RIGHT)))
+    (alone,) = compare_results(result("a", top1(ours)), result("b", top1(RIGHT)))
     assert alone.real and alone.p_value < 0.05
     others = [ItemScores.of(f"other {number}", RIGHT, NAMES) for number in range(19)]
-    every = compare(result("a", top1(ours), *others), result("b", top1(RIGHT), *others))
+    every = compare_results(result("a", top1(ours), *others), result("b", top1(RIGHT), *others))
     assert every[0].difference == alone.difference
     assert every[0].p_value == pytest.approx(min(1, 20 * alone.p_value)) and not any(item.real for item in every)
 
 
 def test_less_error_is_better() -> None:
     errors = [ItemScores.of("RMSE", e * (2 + RIGHT), NAMES, unit="m", lower_is_better=True) for e in (0.2, 0.3)]
-    (outcome,) = compare(result("a", errors[0]), result("b", errors[1]))
+    (outcome,) = compare_results(result("a", errors[0]), result("b", errors[1]))
     assert outcome.difference.value == pytest.approx(-0.25)
     assert outcome.winner == 0
     _, (row,) = comparison_table([outcome], ("a", "b"))
@@ -73,7 +80,7 @@ def test_a_result_that_is_no_mean_is_compared_by_its_draws() -> None:
     lower = ResampledScores.of("box AP", 0.5, draws, NAMES)
     upper = ResampledScores.of("box AP", 0.53, draws + 0.03, NAMES)
     both = result("a", upper), result("b", lower)
-    (outcome,) = compare(from_json(to_json(both[0]), "a.json"), both[1])
+    (outcome,) = compare_results(from_json(to_json(both[0]), "a.json"), both[1])
     assert outcome.difference.value == pytest.approx(0.03) and outcome.winner == 0  # within both intervals, and real
     assert outcome.difference.interval == pytest.approx((0.03, 0.03), abs=1e-6)
     for other, message in (
@@ -91,13 +98,13 @@ def test_results_without_a_result_in_common_are_a_data_error() -> None:
     bare = replace(ours, scores=(replace(ours.scores[0], items=()),))
     for theirs in (result("b", top1(RIGHT), task="other"), bare):
         with pytest.raises(DataError, match="share no score of the same items"):
-            compare(ours, theirs)
+            compare_results(ours, theirs)
 
 
 def test_other_items_are_named_by_their_task() -> None:
     other = ItemScores.of("top-1", RIGHT, NAMES[::-1])
     with pytest.raises(DataError, match="toys, k-NN: top-1: the two were not evaluated on the same items"):
-        compare(result("a", top1(RIGHT)), result("b", other))
+        compare_results(result("a", top1(RIGHT)), result("b", other))
 
 
 RESULT = Result(

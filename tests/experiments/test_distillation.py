@@ -24,13 +24,13 @@ from experiments.distillation.run import (
 from experiments.findings import distillation_gaps
 from experiments.outcomes import PHOTOS, Outcome, Outcomes
 from experiments.reproduction import ROBUST, Paths
-from perception_encoder.data.pairs import Stage
+from perception_encoder.data.pairs import ResolutionStage
 from perception_encoder.models.checkpoints.weights import load_model
 from perception_encoder.pretraining.config import PretrainingConfig
 
 
 def tiny(config: PretrainingConfig) -> PretrainingConfig:
-    stages = (Stage(image_size=32, steps=2),)
+    stages = (ResolutionStage(image_size=32, steps=2),)
     return dataclasses.replace(config, stages=stages, batch_size=8, warmup=1, weights={"flowers": 1})
 
 

@@ -22,7 +22,7 @@ from experiments.outcomes import PHOTOS, Outcome, Outcomes
 from experiments.recipe.run import POINTS, SEEDS, compare, reproduce_recipe
 from experiments.recipe.steps import FLOPS, nano_step, run_flops
 from experiments.reproduction import ROBUST, Paths, over_seeds
-from perception_encoder.data.pairs import Stage
+from perception_encoder.data.pairs import ResolutionStage
 from perception_encoder.errors import ConfigError
 from perception_encoder.models.checkpoints.weights import load_model
 from perception_encoder.models.clip import CLIP
@@ -120,7 +120,7 @@ def test_each_step_changes_what_the_paper_changes() -> None:
 def tiny(step: int, seed: int) -> PretrainingConfig:
     """A run of a second that differs between the points."""
     config = nano_step(step, seed)
-    stages = (Stage(image_size=32, steps=2),)
+    stages = (ResolutionStage(image_size=32, steps=2),)
     return dataclasses.replace(
         debug(),
         stages=stages,

@@ -18,7 +18,7 @@ from experiments.video.captions import Captions
 from experiments.video.clips import Clip
 from experiments.video.interest import reproduce_interest
 from experiments.video.run import ALL, ARMS, FIRST, NEW_CLIPS, NEW_OBJECTS, NOTHING, REFINED, Sizes, reproduce_video
-from perception_encoder.data.pairs import Stage
+from perception_encoder.data.pairs import ResolutionStage
 from perception_encoder.pretraining.recipes import video_finetune_builtin
 from perception_encoder.video_dataset.features import MOTION, FeatureTable
 from tests.video_dataset.clips import fields, write_dataset
@@ -55,7 +55,7 @@ def told(clips: Sequence[Clip], out: Path, captioner: Path, *rest: object) -> di
 def result(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The experiment, run once and then again from its cache."""
     directory = tmp_path_factory.mktemp("video")
-    stages = (Stage(image_size=32, steps=1),)
+    stages = (ResolutionStage(image_size=32, steps=1),)
     small = dataclasses.replace(video_finetune_builtin(), stages=stages, warmup=0, batch_size=4)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(experiment, "caption", told)

@@ -21,7 +21,7 @@ from perception_encoder.errors import CheckpointError, ConfigError, MissingExtra
 from perception_encoder.models.external_transformers import is_two_tower
 from perception_encoder.models.registry import library_model_name, portable_name
 from perception_encoder.runtime.library_towers import LibraryTowers
-from perception_encoder.search.storage.store import Store
+from perception_encoder.search.storage.store import IndexStore
 from perception_encoder.search.terms import text_query
 from perception_encoder.search.web.library import open_library
 from perception_encoder.serving.api import create_app
@@ -215,7 +215,7 @@ def test_index_and_search(kind: str, saved: Callable[[str], Path], photos: Path,
         assert run.status != 0 and "has no text tower" in run.stderr and run.stderr.count("\n") == 1
         run = run_pe("classify", photos, "-m", name, "--labels", "dog,cat")
         assert run.status != 0 and "has no text tower" in run.stderr and run.stderr.count("\n") == 1
-    settings = Store.open(photos).settings
+    settings = IndexStore.open(photos).settings
     assert settings["source"] == name and settings["model"] == library_model_name(name)
     other = "hf-CLIP" if kind != "hf-CLIP" else "hf-Siglip"
     run = run_pe("search", paths[0], photos, "-m", name_of(other, saved(other)))
@@ -240,13 +240,13 @@ def test_a_model_that_gives_no_vectors_is_refused(
     with pytest.raises(CheckpointError, match=f"model: it gives no embeddings .*{reason}"):
         pe.load(f"hf:{model}", runtime=runtime)
     run = run_pe("index", photos, "-m", f"hf:{model}")
-    assert run.status == 2 and run.stderr.count("\n") == 1 and not Store.exists(photos)
+    assert run.status == 2 and run.stderr.count("\n") == 1 and not IndexStore.exists(photos)
 
 
 def test_a_model_of_texts_makes_no_index(saved: Callable[[str], Path], photos: Path, run_pe: Any, config: None) -> None:
     run = run_pe("index", photos, "-m", f"st:{saved('st-texts')}")
     assert run.status != 0 and run.stderr == "error: st:st-texts reads texts only; an index needs a model of images\n"
-    assert not Store.exists(photos) and run_pe("index", photos).status == 0
+    assert not IndexStore.exists(photos) and run_pe("index", photos).status == 0
 
 
 @pytest.mark.parametrize("kind", ["open_clip", "hf-Siglip", "st-vlm", "timm"])
@@ -360,7 +360,7 @@ def test_an_index_keeps_its_dimensions_and_rejects_others(
 ) -> None:
     name = f"st:{saved('st-vlm')}"
     assert run_pe("index", photos, "-m", name, "--dimensions", "16").status == 0
-    assert Store.open(photos).settings["dimension"] == 16 == Store.open(photos).settings["dimensions"]
+    assert IndexStore.open(photos).settings["dimension"] == 16 == IndexStore.open(photos).settings["dimensions"]
     for options in ([], ["-m", name], ["--dimensions", "16"]):
         run = run_pe("search", "a dog", photos, *options)
         assert run.status == 0, run.stderr

@@ -29,8 +29,8 @@ from perception_encoder.language_alignment.decoder import DecoderLoRA, make_deco
 from perception_encoder.language_alignment.language_model import LanguageModel, TextModel
 from perception_encoder.language_alignment.load import (
     Execution,
-    TransformersModel,
-    check_name,
+    TransformersAssistant,
+    check_assistant_name,
     is_endpoint,
     load_assistant,
     load_language_model,
@@ -106,7 +106,7 @@ def test_endpoints_have_an_address_and_a_model() -> None:
     assert describe_assistant(model) == {"name": "Qwen/Qwen3-VL", "address": "https://example.org/v1"}
     assert model.timeout == 7 and is_endpoint("http://x/v1#m") and not is_endpoint("smollm2")
     for name in ("https://example.org/v1", "https://example.org/v1#", "python:module", "python::f"):
-        for check in (check_name, load_assistant):
+        for check in (check_assistant_name, load_assistant):
             with pytest.raises(ConfigError, match=r"names no model|is not of the form"):
                 check(name)
 
@@ -307,9 +307,9 @@ def write_tiny_llava(directory: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> TransformersModel:
+def model(tmp_path_factory: pytest.TempPathFactory) -> TransformersAssistant:
     loaded = load_assistant(f"hf:{write_tiny_llava(tmp_path_factory.mktemp('llava'))}")
-    assert isinstance(loaded, TransformersModel)
+    assert isinstance(loaded, TransformersAssistant)
     return loaded
 
 
@@ -317,7 +317,7 @@ RED, BLUE = Image.new("RGB", (20, 30), "red"), Image.new("RGB", (20, 30), "blue"
 
 
 @torch.no_grad()
-def test_answers_are_those_of_transformers(model: TransformersModel, tmp_path: Path) -> None:
+def test_answers_are_those_of_transformers(model: TransformersAssistant, tmp_path: Path) -> None:
     (reply,) = model.generate([ask("what?", [RED])], Sampling(max_tokens=8))
     text = "<|start|>user\n<|image|>what?<|end|>\n<|start|>assistant\n"
     inputs = model.processor(text=[text], images=[RED], return_tensors="pt").to("cpu", model.model.dtype)
@@ -331,7 +331,7 @@ def test_answers_are_those_of_transformers(model: TransformersModel, tmp_path: P
         load_assistant(f"hf:{tmp_path}")
 
 
-def test_a_video_is_its_frames_in_order(model: TransformersModel) -> None:
+def test_a_video_is_its_frames_in_order(model: TransformersAssistant) -> None:
     def answer(*images: Image.Image) -> tuple[str, int]:
         video = VideoFrames(list(images), [0.0] * len(images), 1.0, 2, True)
         (reply,) = model.generate([ask("what?", [video])], Sampling(max_tokens=8))
@@ -343,7 +343,7 @@ def test_a_video_is_its_frames_in_order(model: TransformersModel) -> None:
     assert separate.text == two[0]
 
 
-def test_stops_streams_and_drawn_answers(model: TransformersModel) -> None:
+def test_stops_streams_and_drawn_answers(model: TransformersAssistant) -> None:
     conversation = ask("what?", [RED])
     (whole,) = model.generate([conversation], Sampling(max_tokens=12))
     assert "".join(model.generate_stream(conversation, Sampling(max_tokens=12))) == whole.text

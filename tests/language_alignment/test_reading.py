@@ -8,7 +8,7 @@ from PIL import Image
 
 from perception_encoder.errors import ConfigError
 from perception_encoder.language_alignment.language_model import TextModel
-from perception_encoder.language_alignment.reading import TorchReader, choose, generate_tokens
+from perception_encoder.language_alignment.reading import TorchReader, generate_tokens, sample_token
 from perception_encoder.preprocess.conversation import Sampling, ask
 from tests.language_models import tiny_decoder, tiny_llama
 
@@ -50,20 +50,22 @@ def test_a_prompt_ends_at_an_end_token_and_the_others_go_on() -> None:
 def test_draws_follow_the_probabilities_of_the_top() -> None:
     logits = torch.tensor([0.6, 0.25, 0.1, 0.05]).log()
     generator = torch.Generator().manual_seed(0)
-    drawn = torch.tensor([choose(logits, Sampling(temperature=1.0, top_p=0.8), generator) for _ in range(2000)])
+    drawn = torch.tensor([sample_token(logits, Sampling(temperature=1.0, top_p=0.8), generator) for _ in range(2000)])
     share = (drawn == 0).float().mean()
     assert set(drawn.tolist()) == {0, 1}
     assert abs(float(share) - 0.6 / 0.85) < 0.04
-    cold = {choose(logits, Sampling(temperature=0.02), generator) for _ in range(50)}
+    cold = {sample_token(logits, Sampling(temperature=0.02), generator) for _ in range(50)}
     assert cold == {0}
-    assert choose(100 * logits, Sampling(temperature=1e-300), generator) == 0  # before: no probabilities, HTTP 500
+    assert (
+        sample_token(100 * logits, Sampling(temperature=1e-300), generator) == 0
+    )  # before: no probabilities, HTTP 500
 
 
 def test_each_answer_is_penalised_for_its_own_tokens() -> None:
     """Against whole passes, without a cache, each prompt by itself."""
     sampling = Sampling(max_tokens=12, presence_penalty=1.0, frequency_penalty=0.5)
     negative = Sampling(presence_penalty=-2.0)
-    assert choose(torch.tensor([3.0, 2.0, 1.5]), negative, torch.Generator(), [2]) == 2
+    assert sample_token(torch.tensor([3.0, 2.0, 1.5]), negative, torch.Generator(), [2]) == 2
     expected = []
     for prompt in PROMPTS:
         ids = prompt.tolist()

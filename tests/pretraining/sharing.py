@@ -13,7 +13,7 @@ from perception_encoder.data.pairs import ImageTextBatch
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.layers import Block
 from perception_encoder.pretraining.task import ContrastiveTask
-from perception_encoder.pretraining.towers import Towers
+from perception_encoder.pretraining.towers import TrainingTowers
 from perception_encoder.ranks import Rank
 from perception_encoder.training.distributed import (
     ParallelConfig,
@@ -68,7 +68,7 @@ def losses_and_gradients(
     randomize(model)
     model.set_grad_checkpointing(config.checkpointing)
     rank = this_rank()
-    task = ContrastiveTask(parallelize(Towers(model, masked=True, chunk=config.chunk), config))
+    task = ContrastiveTask(parallelize(TrainingTowers(model, masked=True, chunk=config.chunk), config))
     for _ in range(2):
         task.model.zero_grad(set_to_none=True)
         with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):

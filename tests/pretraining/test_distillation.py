@@ -25,7 +25,7 @@ from perception_encoder.pretraining.config import PretrainingConfig
 from perception_encoder.pretraining.recipes import plan_pretraining
 from perception_encoder.pretraining.run import pretrain
 from perception_encoder.pretraining.task import DistillationTask, Teacher, load_teacher, scale_down
-from perception_encoder.pretraining.towers import CaptionVocabulary, Towers
+from perception_encoder.pretraining.towers import CaptionVocabulary, TrainingTowers
 from perception_encoder.training.cost import tower_part
 from tests.pretraining.teachers import TEXTS, Noted, noise_images
 from tests.recipes import debug_recipe, find_recipe
@@ -112,7 +112,7 @@ def test_the_student_sees_its_size_and_the_teacher_the_batch_s_and_the_words() -
     plain = create_model("builtin")
     vocabulary.narrow(student)
     noted = Noted()
-    task = DistillationTask(Towers(student), Teacher(noted, 64, "noted"), 32)
+    task = DistillationTask(TrainingTowers(student), Teacher(noted, 64, "noted"), 32)
     inputs = batch(64, trim(vocabulary(list(TEXTS))))
     found = task.losses(inputs)
     assert found.keys() == {"distillation"}
@@ -137,21 +137,21 @@ def test_a_model_has_nothing_to_learn_from_itself_at_the_same_temperature(tmp_pa
     assert teacher.image_size == 128
     scale = model.logit_scale.exp().item()
     tokens = trim(Tokenizer(32)(TEXTS))
-    same = DistillationTask(Towers(model), teacher, 128, scale).losses(batch(128, tokens))["distillation"]
-    sharper = DistillationTask(Towers(model), teacher, 128).losses(batch(128, tokens))["distillation"]
+    same = DistillationTask(TrainingTowers(model), teacher, 128, scale).losses(batch(128, tokens))["distillation"]
+    sharper = DistillationTask(TrainingTowers(model), teacher, 128).losses(batch(128, tokens))["distillation"]
     assert same.item() < 2e-3 < 0.05 < sharper.item()  # 2e-3 leaves room for a teacher in bfloat16
 
 
 def test_gradients_reach_the_student_alone_and_the_contrastive_loss_stands_beside() -> None:
     model = create_model("builtin")
     teacher = load_teacher("builtin")
-    task = DistillationTask(Towers(model), teacher, 32, contrastive_weight=0.5)
+    task = DistillationTask(TrainingTowers(model), teacher, 32, contrastive_weight=0.5)
     found = task.losses(dataclasses.replace(batch(64, trim(Tokenizer(32)(TEXTS))), left_out=2))
     assert found.keys() == {"distillation", "contrastive"}
     sum(found.values()).backward()
     assert all(p.grad is not None for name, p in model.named_parameters())
     assert not any(p.grad is not None for p in teacher.encoder.model.parameters())
-    twice = DistillationTask(Towers(model), teacher, 32, contrastive_weight=1.0)
+    twice = DistillationTask(TrainingTowers(model), teacher, 32, contrastive_weight=1.0)
     again = twice.losses(batch(64, trim(Tokenizer(32)(TEXTS))))
     torch.testing.assert_close(again["contrastive"], 2 * found["contrastive"])
     assert task.report()["left_out"] == 2 and "left_out" not in twice.report()
@@ -164,7 +164,7 @@ def test_a_student_on_another_device_meets_its_teacher_there(monkeypatch: pytest
     teacher, meta = Teacher(Noted(), 64, "noted"), torch.device("meta")
     taught = teacher.embed(noise_images(64), TEXTS)
     monkeypatch.setattr(teacher, "embed", lambda pictures, texts: taught)
-    task = DistillationTask(Towers(create_model("builtin").to(meta)), teacher, 32, contrastive_weight=1.0)
+    task = DistillationTask(TrainingTowers(create_model("builtin").to(meta)), teacher, 32, contrastive_weight=1.0)
     found = task.losses(batch(64, Tokenizer(32)(TEXTS)).to(meta))
     assert {loss.device for loss in found.values()} == {meta}
     small = scale_down(noise_images(64).to(meta), 32)

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from perception_encoder.data.pairs import ImageTextBatch
 from perception_encoder.models.checkpoints.weights import create_model, load_model, write_checkpoint
 from perception_encoder.preprocess.tokenizer import Tokenizer
-from perception_encoder.pretraining.config import LoRA, resolve
+from perception_encoder.pretraining.config import LoRA, resolve_config
 from perception_encoder.pretraining.recipes import debug_pretraining, finetune
 from perception_encoder.pretraining.run import PairTrainee, build_model, pretrain
 from perception_encoder.pretraining.task import ContrastiveTask
@@ -119,14 +119,14 @@ def test_a_run_with_adapters_writes_plain_weights(photos: Path, tmp_path: Path) 
 
 
 def test_the_model_and_the_size_are_those_of_the_weights(tmp_path: Path) -> None:
-    run = resolve(finetune())
+    run = resolve_config(finetune())
     assert (run.model, run.initial, run.steps) == ("PE-Core-N16-128", "PE-Core-N16-128", 300)
     assert [stage.image_size for stage in run.stages] == [128] and run.image_side >= 128
     path = tmp_path / "tiny.safetensors"
     write_checkpoint(create_model("PE-Core-T16-384"), path, half=True)
-    run = resolve(dataclasses.replace(finetune(), initial=str(path), locked="visual", batch_size=8))
+    run = resolve_config(dataclasses.replace(finetune(), initial=str(path), locked="visual", batch_size=8))
     assert (run.model, run.stages[0].image_size, run.locked, run.batch_size) == ("PE-Core-T16-384", 384, "visual", 8)
-    assert resolve(override(finetune(), ["image_size=64"])).stages[0].image_size == 64
+    assert resolve_config(override(finetune(), ["image_size=64"])).stages[0].image_size == 64
 
 
 @pytest.mark.parametrize(

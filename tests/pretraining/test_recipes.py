@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from perception_encoder.data.pairs import ImageTextBatch, Stage
+from perception_encoder.data.pairs import ImageTextBatch, ResolutionStage
 from perception_encoder.errors import ConfigError
 from perception_encoder.losses.pretraining import contrastive_loss
 from perception_encoder.models.checkpoints.weights import load_model
@@ -29,7 +29,7 @@ from perception_encoder.pretraining.recipes import (
 )
 from perception_encoder.pretraining.run import build_model, pretrain
 from perception_encoder.pretraining.task import ContrastiveTask
-from perception_encoder.pretraining.towers import Towers, add_adapters
+from perception_encoder.pretraining.towers import TrainingTowers, add_adapters
 from perception_encoder.stages import plan_training
 from perception_encoder.training.cost import Device, Phase, find_device, tower_part
 from perception_encoder.training.distributed import ParallelConfig
@@ -134,7 +134,7 @@ def test_samples_and_resolutions(name: str, samples: int, steps: int, batch: int
 def test_a_tower_of_another_pooling_is_trained(photos: Path, tmp_path: Path) -> None:
     config = dataclasses.replace(
         debug(),
-        stages=(Stage(image_size=32, steps=1),),
+        stages=(ResolutionStage(image_size=32, steps=1),),
         batch_size=4,
         attention_pool=False,
         masking=None,
@@ -168,7 +168,9 @@ def test_settings_that_do_not_go_together(config: PretrainingConfig, changes: di
 
 
 CONFIG = PretrainingConfig(
-    model="builtin", stages=(Stage(image_size=32, steps=10), Stage(image_size=64, steps=5)), batch_size=16
+    model="builtin",
+    stages=(ResolutionStage(image_size=32, steps=10), ResolutionStage(image_size=64, steps=5)),
+    batch_size=16,
 )
 VISION, TEXT = tower_configs(CONFIG)
 DEVICE = Device(1e12, 1e9)
@@ -192,7 +194,7 @@ def memory(devices: int, **changes: object) -> dict[str, float]:
 
 def test_a_batch_costs_what_torch_counts() -> None:
     config = dataclasses.replace(CONFIG, masking=MaskRegularization(every=4))
-    task = ContrastiveTask(Towers(build_model(config), masked=True))
+    task = ContrastiveTask(TrainingTowers(build_model(config), masked=True))
     images = torch.zeros(8, 3, 32, 32, dtype=torch.uint8)
     rows, masks = MaskRegularization(every=4).draw(8, 4, torch.Generator())
     tokens = torch.full((6, 5), 3)

@@ -13,7 +13,7 @@ import torch
 import torch.distributed.checkpoint as dcp
 from safetensors.torch import load_file
 
-from perception_encoder.data.pairs import Stage
+from perception_encoder.data.pairs import ResolutionStage
 from perception_encoder.errors import CheckpointError, ConfigError, DataError
 from perception_encoder.formats.shards import ShardSample, read_shard
 from perception_encoder.models.checkpoints.weights import create_model, load_model, weight_hash, write_checkpoint
@@ -50,14 +50,14 @@ def test_fresh_positions_are_as_large_as_they_are_drawn(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At the first resolution, of 4 patches a side; resampled from the last one's 8 they would have shrunk to half."""
-    stages = (Stage(image_size=64, steps=2), Stage(image_size=128, steps=2))
+    stages = (ResolutionStage(image_size=64, steps=2), ResolutionStage(image_size=128, steps=2))
     config = dataclasses.replace(debug(), stages=stages, masking=None)
     tables: list[torch.Tensor] = []
 
     def look(task: ContrastiveTask, *rest: object) -> None:
         tables.append(task.model.clip.visual.positional_embedding.detach().clone())
 
-    monkeypatch.setattr("perception_encoder.training.run.train", look)
+    monkeypatch.setattr("perception_encoder.training.run.train_steps", look)
     pretrain(config, [photos], tmp_path / "run")
     width = create_model("builtin").visual.config.width
     assert [table.shape for table in tables] == [(17, width), (65, width)]

@@ -22,7 +22,13 @@ from perception_encoder.pretraining import towers as module
 from perception_encoder.pretraining.config import LoRA, MaskRegularization
 from perception_encoder.pretraining.run import PairRun, build_model, pretrain
 from perception_encoder.pretraining.task import ContrastiveTask
-from perception_encoder.pretraining.towers import CachedTexts, CaptionVocabulary, Towers, add_adapters, encode_by_length
+from perception_encoder.pretraining.towers import (
+    CachedTexts,
+    CaptionVocabulary,
+    TrainingTowers,
+    add_adapters,
+    encode_by_length,
+)
 from synthetic.builtin.rules import read_builtin
 from tests.models.small import CORE, SIZE, TEXT, randomize
 from tests.pretraining.toys import debug, gradients, small_batch, small_towers
@@ -163,14 +169,14 @@ def test_a_locked_text_tower_encodes_each_caption_once(
 LOCKED_TEXTS = ("a cup", "the rose, and a long caption about it", "an ant", "A  cup")
 
 
-def cached_and_not(chunk: int | None = None) -> tuple[Towers, Towers, CaptionVocabulary]:
+def cached_and_not(chunk: int | None = None) -> tuple[TrainingTowers, TrainingTowers, CaptionVocabulary]:
     """Towers with a locked text tower, with its embeddings cached and without, and the vocabulary."""
     clip = build_model(debug())
     vocabulary = CaptionVocabulary(Tokenizer(32), LOCKED_TEXTS)
     vocabulary.narrow(clip)
     clip.text.requires_grad_(False)
     cached = CachedTexts(clip.text, vocabulary.captions)
-    return Towers(clip, chunk=chunk, cached=cached), Towers(clip, chunk=chunk), vocabulary
+    return TrainingTowers(clip, chunk=chunk, cached=cached), TrainingTowers(clip, chunk=chunk), vocabulary
 
 
 @pytest.mark.parametrize("chunk", [None, 2])
@@ -208,7 +214,7 @@ def test_the_two_losses_have_disjoint_gradients() -> None:
 def test_training_fits_a_handful_of_pairs() -> None:
     """The loss falls to almost nothing on one batch: gradients reach both towers."""
     torch.manual_seed(0)
-    task = ContrastiveTask(Towers(create_model("builtin")))
+    task = ContrastiveTask(TrainingTowers(create_model("builtin")))
     images = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     batch = ImageTextBatch(images, Tokenizer(32)(["a", "b", "c", "d"])[:, :4], *[torch.eye(4, dtype=torch.bool)] * 2)
     optimizer = torch.optim.AdamW(task.model.parameters(), lr=1e-3)
@@ -223,7 +229,7 @@ def test_training_fits_a_handful_of_pairs() -> None:
 
 
 def test_the_logit_scale_is_clamped() -> None:
-    towers = Towers(create_model("builtin"))
+    towers = TrainingTowers(create_model("builtin"))
     task = ContrastiveTask(towers)
     towers.clip.logit_scale.data.fill_(9.0)
     task.after_step()

@@ -21,7 +21,7 @@ from perception_encoder.pretraining.config import PretrainingConfig
 from perception_encoder.pretraining.run import build_model, pretrain
 from perception_encoder.pretraining.sources import Sources, open_sources
 from perception_encoder.pretraining.task import PairValidation, hits
-from perception_encoder.pretraining.towers import Towers
+from perception_encoder.pretraining.towers import TrainingTowers
 from perception_encoder.progress import untracked
 from perception_encoder.ranks import ALONE
 from perception_encoder.training.checkpoint import load_weights
@@ -76,7 +76,7 @@ def test_a_run_writes_its_best_weights_beside_its_last_ones(photos: Path, tmp_pa
     model = load_model(out / "best.safetensors")
     stage = config.stages[0 if best(out)["step"] <= 2 else 1]
     assert model.visual.config.image_size == stage.image_size
-    towers = Towers(create_model("builtin"), masked=True)
+    towers = TrainingTowers(create_model("builtin"), masked=True)
     sources = sources_of(config, photos)
     sources.vocabulary.narrow(towers.clip)
     towers.clip.visual.set_image_size(stage.image_size)
@@ -130,7 +130,7 @@ def test_what_cannot_be_validated_is_said(make_shard, tmp_path: Path) -> None:
 
 
 def test_of_a_directory_training_leaves_out_what_evaluation_holds_out(tmp_path: Path) -> None:
-    from perception_encoder.evaluation.classification.probes import load_splits
+    from perception_encoder.evaluation.classification.splits import load_splits
     from tests.evaluation.classification.test_probes import directories
 
     directories(tmp_path, "photos", ["red", "green"] * 10)

@@ -10,7 +10,7 @@ from perception_encoder.data.pairs import ImageTextBatch
 from perception_encoder.models.clip import CLIP
 from perception_encoder.pretraining.config import MaskRegularization, PretrainingConfig
 from perception_encoder.pretraining.recipes import debug_pretraining
-from perception_encoder.pretraining.towers import Towers
+from perception_encoder.pretraining.towers import TrainingTowers
 from synthetic.builtin.recipes import builtin
 from tests.models.small import CORE, SIZE, TEXT, randomize
 
@@ -19,10 +19,10 @@ def debug() -> PretrainingConfig:
     return dataclasses.replace(debug_pretraining(builtin()), masking=MaskRegularization(every=4))
 
 
-def small_towers(chunk: int | None = None) -> Towers:
+def small_towers(chunk: int | None = None) -> TrainingTowers:
     clip = CLIP(CORE, TEXT)
     randomize(clip)
-    towers = Towers(clip, masked=True, chunk=chunk)
+    towers = TrainingTowers(clip, masked=True, chunk=chunk)
     torch.nn.init.normal_(towers.mask_token, generator=torch.Generator().manual_seed(5))
     return towers
 
@@ -38,7 +38,7 @@ def small_batch(masks: bool = True) -> ImageTextBatch:
     return dataclasses.replace(batch, masked=rows, masks=hidden, masked_share=1.0)
 
 
-def gradients(towers: Towers, loss: torch.Tensor) -> dict[str, torch.Tensor]:
+def gradients(towers: TrainingTowers, loss: torch.Tensor) -> dict[str, torch.Tensor]:
     trained = {name: parameter for name, parameter in towers.named_parameters() if parameter.requires_grad}
     names, parameters = zip(*trained.items(), strict=True)
     by_parameter = torch.autograd.grad(loss, parameters, allow_unused=True)

@@ -14,7 +14,7 @@ import pytest
 
 from perception_encoder.errors import OutputError
 from perception_encoder.runtime import cache
-from perception_encoder.runtime.cache import CHECKED, ENTRY, MODEL, SINGLE, WEIGHTS, Entry, Key
+from perception_encoder.runtime.cache import CHECKED, ENTRY, MODEL, SINGLE, WEIGHTS, CachedTower, Key
 from perception_encoder.runtime.runtime import ModelInfo
 from tests.models.small import CORE, TEXT, WITHOUT_ROPE
 
@@ -43,7 +43,7 @@ def write(content: bytes = b"weights") -> Callable[[Path], dict[str, Any]]:
     return fill
 
 
-def add(name: str = "a", content: bytes = b"weights") -> Entry:
+def add(name: str = "a", content: bytes = b"weights") -> CachedTower:
     return cache.store(key(name), write(content))
 
 

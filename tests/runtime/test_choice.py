@@ -10,7 +10,7 @@ import pytest
 
 from perception_encoder.errors import ConfigError, MissingExtraError, OutputError
 from perception_encoder.runtime import choice
-from perception_encoder.runtime.choice import choose, fastest, measured_speeds
+from perception_encoder.runtime.choice import fastest, measured_speeds, runtime_for
 from perception_encoder.runtime.machine import check_openvino
 from perception_encoder.runtime.openvino_towers import CompiledTowers, FallbackWarning
 
@@ -30,11 +30,11 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 
 
 def test_the_fastest_is_chosen_of_what_is_left_open(machine: pytest.MonkeyPatch) -> None:
-    assert choose("auto", "auto", None) == ("openvino", "bfloat16")
-    assert choose("auto", "float32", None) == ("openvino", "float32")
-    assert choose("openvino", "auto", "cpu") == ("openvino", "bfloat16")
-    assert choose("torch", "auto", None) == ("torch", None), "torch knows its device"
-    assert choose("auto", "int8", None) == ("openvino", "int8")
+    assert runtime_for("auto", "auto", None) == ("openvino", "bfloat16")
+    assert runtime_for("auto", "float32", None) == ("openvino", "float32")
+    assert runtime_for("openvino", "auto", "cpu") == ("openvino", "bfloat16")
+    assert runtime_for("torch", "auto", None) == ("torch", None), "torch knows its device"
+    assert runtime_for("auto", "int8", None) == ("openvino", "int8")
 
 
 def test_bfloat16_must_be_worth_its_rounding() -> None:
@@ -50,36 +50,36 @@ def test_torch_must_be_faster_by_a_tenth() -> None:
 def test_variables_force_what_the_caller_leaves_open(machine: pytest.MonkeyPatch) -> None:
     machine.setenv("PE_RUNTIME", "torch")
     machine.setenv("PE_DTYPE", "float32")
-    assert choose("auto", "auto", None) == ("torch", "float32")
-    assert choose("openvino", "bfloat16", None) == ("openvino", "bfloat16")
-    assert choose("auto", "int8", None) == ("openvino", "int8"), "only OpenVINO has it"
+    assert runtime_for("auto", "auto", None) == ("torch", "float32")
+    assert runtime_for("openvino", "bfloat16", None) == ("openvino", "bfloat16")
+    assert runtime_for("auto", "int8", None) == ("openvino", "int8"), "only OpenVINO has it"
     machine.setenv("PE_RUNTIME", "onnx")
     with pytest.raises(ConfigError, match=r"^PE_RUNTIME is 'onnx'; it must be one of auto, torch, openvino"):
-        choose("auto", "auto", None)
+        runtime_for("auto", "auto", None)
     machine.setenv("PE_RUNTIME", "torch")
     for wrong in ("float16", "int8"):
         machine.setenv("PE_DTYPE", wrong)
         with pytest.raises(ConfigError, match=rf"^PE_DTYPE is '{wrong}'; it must be one of float32, bfloat16"):
-            choose("auto", "auto", None)
+            runtime_for("auto", "auto", None)
 
 
 def test_a_gpu_computes_with_torch(machine: pytest.MonkeyPatch) -> None:
     machine.setattr(choice, "has_gpu", lambda: True)
-    assert choose("auto", "auto", None) == ("torch", None)
-    assert choose("auto", "auto", "cpu") == ("openvino", "bfloat16")
+    assert runtime_for("auto", "auto", None) == ("torch", None)
+    assert runtime_for("auto", "auto", "cpu") == ("openvino", "bfloat16")
     with pytest.raises(ConfigError, match=r"^OpenVINO computes on the CPU; omit device='cuda'"):
-        choose("openvino", "auto", "cuda")
+        runtime_for("openvino", "auto", "cuda")
     machine.setenv("PE_RUNTIME", "openvino")
     with pytest.raises(ConfigError, match=r"^PE_RUNTIME=openvino computes on the CPU; omit device='cuda'"):
-        choose("auto", "auto", "cuda")
+        runtime_for("auto", "auto", "cuda")
 
 
 def test_without_the_extra_torch_runs_and_int8_names_it(machine: pytest.MonkeyPatch) -> None:
     machine.setattr(choice, "check_openvino", missing)
-    assert choose("auto", "auto", None) == ("torch", None)
+    assert runtime_for("auto", "auto", None) == ("torch", None)
     for runtime, precision in (("openvino", "auto"), ("auto", "int8")):
         with pytest.raises(MissingExtraError, match=r"perception-encoder\[fast\]"):
-            choose(runtime, precision, None)
+            runtime_for(runtime, precision, None)
 
 
 def missing() -> None:
@@ -92,10 +92,10 @@ def test_a_broken_openvino_is_left_alone_and_refused_if_asked_for(machine: pytes
     machine.setitem(sys.modules, "openvino", None)  # its import fails
     reason = "openvino is installed, but its import fails: import of openvino halted; .*; reinstall it"
     with pytest.warns(FallbackWarning, match=f"torch computes: {reason}"):
-        assert choose("auto", "auto", None) == ("torch", None)
+        assert runtime_for("auto", "auto", None) == ("torch", None)
     for runtime, precision in (("openvino", "auto"), ("auto", "int8")):
         with pytest.raises(ConfigError, match=reason):
-            choose(runtime, precision, None)
+            runtime_for(runtime, precision, None)
 
 
 def test_towers_need_an_openvino_that_works(machine: pytest.MonkeyPatch) -> None:
@@ -116,7 +116,7 @@ def test_without_speeds_the_reference_computes(error: Exception, machine: pytest
     def fail(int8: bool) -> None:
         raise error
 
-    machine.setattr(timing, "measure", fail)
+    machine.setattr(timing, "measure_speeds", fail)
     machine.setattr(choice, "cache_directory", lambda name: tmp_path / name)
     machine.setattr(choice, "measured_speeds", measured_speeds)
     for arguments, expected in {
@@ -125,22 +125,22 @@ def test_without_speeds_the_reference_computes(error: Exception, machine: pytest
         ("openvino", "auto"): ("openvino", "float32"),
     }.items():
         with pytest.warns(FallbackWarning, match="the runtimes could not be timed: No space left"):
-            assert choose(*arguments, None) == expected
+            assert runtime_for(*arguments, None) == expected
     with pytest.raises(OutputError, match="the runtimes could not be timed: No space left"):
-        choose("auto", "int8", None)
+        runtime_for("auto", "int8", None)
 
 
 @pytest.mark.parametrize(("runtime", "precision"), [("torch", "int8"), ("auto", "float16"), ("tvm", "auto")])
 def test_what_does_not_exist_is_refused(machine: pytest.MonkeyPatch, runtime: str, precision: str) -> None:
     with pytest.raises(ConfigError):
-        choose(runtime, precision, None)
+        runtime_for(runtime, precision, None)
 
 
 def test_speeds_are_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     timing = pytest.importorskip("perception_encoder.runtime.timing")
     monkeypatch.setattr(choice, "cache_directory", lambda name: tmp_path / name)
     measured: list[int] = []
-    monkeypatch.setattr(timing, "measure", lambda int8: measured.append(1) or SPEEDS)
+    monkeypatch.setattr(timing, "measure_speeds", lambda int8: measured.append(1) or SPEEDS)
     for _ in range(2):
         assert measured_speeds() == SPEEDS
     (path,) = tmp_path.rglob("*.json")
@@ -156,20 +156,20 @@ def test_int8_is_refused_where_it_is_not_faster_but_not_for_ever(machine: pytest
     timing = pytest.importorskip("perception_encoder.runtime.timing")
     slow = {**INT8, "openvino int8": 20.0}
     measurements = [slow, slow, INT8]  # the first of a busy machine
-    machine.setattr(timing, "measure", lambda int8: measurements.pop(0))
+    machine.setattr(timing, "measure_speeds", lambda int8: measurements.pop(0))
     machine.setattr(choice, "cache_directory", lambda name: tmp_path / name)
     machine.setattr(choice, "measured_speeds", measured_speeds)
     refusal = r"int8 is not faster on this CPU \(20 .*, 21 in bfloat16\); use precision bfloat16, or stop .* try again"
     with pytest.raises(ConfigError, match=refusal):
-        choose("auto", "int8", None)
-    assert choose("auto", "int8", None) == ("openvino", "int8")
-    assert choose("auto", "int8", None) == ("openvino", "int8"), "which is cached"
+        runtime_for("auto", "int8", None)
+    assert runtime_for("auto", "int8", None) == ("openvino", "int8")
+    assert runtime_for("auto", "int8", None) == ("openvino", "int8"), "which is cached"
 
 
 @pytest.mark.parametrize(("int8", "names"), [(False, SPEEDS), (True, INT8)])
 def test_the_measurement_times_what_it_compares(int8: bool, names: dict[str, float]) -> None:
     pytest.importorskip("nncf")
-    from perception_encoder.runtime.timing import measure
+    from perception_encoder.runtime.timing import measure_speeds
 
-    speeds = measure(int8)
+    speeds = measure_speeds(int8)
     assert set(speeds) == set(names) and all(speed > 0 for speed in speeds.values())

@@ -29,11 +29,11 @@ from perception_encoder.runtime.quantization import (
     calibration_pixels,
     check,
     check_ids,
-    check_pixels,
+    check_images,
     procedural_images,
 )
 from perception_encoder.search.storage import cluster
-from perception_encoder.search.storage.store import Store
+from perception_encoder.search.storage.store import IndexStore
 from perception_encoder.serving import api
 from perception_encoder.vectors import unit_rows
 from tests.runtime.test_choice import INT8
@@ -44,7 +44,7 @@ DIGESTS, IDS = ["2c5c4a7cb613af7d", "d852b1f5a7c03529"], "a2dc1bb217b4bbdb"
 def test_calibration_has_the_same_bits_everywhere() -> None:
     digests = [
         hashlib.sha256(images.tobytes()).hexdigest()[:16]
-        for images in (calibration_pixels(96, 128), check_pixels(64, 64))
+        for images in (calibration_pixels(96, 128), check_images(64, 64))
     ]
     assert digests == DIGESTS
     assert calibration_pixels(96, 128).shape == (36, 3, 96, 128)
@@ -126,7 +126,7 @@ def test_ranges_and_the_check_cover_strong_contrasts(tmp_path: Path) -> None:
         torch.manual_seed(0)
         tower = open_clip.CLIP(32, vision, {"context_length": 8, "vocab_size": 64, "width": 16, "layers": 1}).visual
     module = torch.nn.Sequential(convert.ImageTower(torch.nn.Identity(), None), tower.eval())  # type: ignore[arg-type]
-    checks = check_pixels(64, 64)
+    checks = check_images(64, 64)
     source = convert.Source("image", module, checks[:2], (-1, 3, 64, 64), lambda: checks, lambda: checks)
     exact, inputs, verdicts = convert.to_openvino(source), (drawn_photos(64), checks), []
     for name, samples in {"ours": calibration_pixels(64, 64), "clouds": procedural_images(32, 64, 64, 2504)}.items():
@@ -288,7 +288,7 @@ def test_workers_of_a_cluster_compute_with_what_the_index_records(
 
     monkeypatch.setattr(cluster, "on_cluster", lambda address: nullcontext(stream))
     with cluster.reading_on_cluster("") as read:
-        assert list(read(Store.open(no_image_tower), encoder, set(), [])) == []
+        assert list(read(IndexStore.open(no_image_tower), encoder, set(), [])) == []
     assert [(job.spec.runtime, job.spec.precision) for job in jobs] == [("torch", "float32")]
 
 

@@ -23,8 +23,8 @@ from PIL import Image
 
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.search.storage.database import COLUMNS, DATABASE, IndexRow, checksum_of
-from perception_encoder.search.storage.encoder import remember_model
-from perception_encoder.search.storage.store import STORE, Store
+from perception_encoder.search.storage.store import STORE, IndexStore
+from perception_encoder.search.storage.trust import remember_model
 from perception_encoder.search.storage.update import UpdateReport, update_store, writable_store
 from perception_encoder.search.storage.vectors import vectors_path
 from perception_encoder.search.web.library import MediaLibrary
@@ -37,10 +37,10 @@ def update_folder(folder: Path, source: Path | str | None = None, **options: obj
         return update_store(index, encoder)
 
 
-def make_index(folder: Path, source: Path | str) -> Store:
+def make_index(folder: Path, source: Path | str) -> IndexStore:
     """Bring a folder's index up to date, and open it."""
     update_folder(folder, source)
-    return Store.open(folder)
+    return IndexStore.open(folder)
 
 
 def make_library(
@@ -55,10 +55,10 @@ def make_library(
         _fill_library(folder, checkpoint, draw, directory)
     else:  # embedded once a session
         shutil.copytree(_library_to_copy(checkpoint, draw), folder)
-        remember_model(Store.open(folder), str(checkpoint))
+        remember_model(IndexStore.open(folder), str(checkpoint))
     loaded = copy.copy(encoder)  # as if from the checkpoint, whose weights it has
     loaded.source = str(checkpoint)
-    return MediaLibrary(Store.open(directory or folder), loaded)
+    return MediaLibrary(IndexStore.open(directory or folder), loaded)
 
 
 @cache
@@ -111,7 +111,7 @@ def make_rows(vectors: np.ndarray, first: int = 0) -> list[IndexRow]:
 
 def forge(folder: Path, file: str, vector: np.ndarray | None = None, **changes: object) -> None:
     """Change the row of a file, and its vector, as a stranger can: with the right checksum."""
-    store = Store.open(folder)
+    store = IndexStore.open(folder)
     vectors = vectors_path(folder / STORE, 1)
     content = np.fromfile(vectors, "<f4").reshape(-1, store.settings["dimension"])
     with closing(sqlite3.connect(folder / STORE / DATABASE, isolation_level=None)) as connection:
@@ -143,7 +143,7 @@ def counts(report: UpdateReport) -> tuple[int, int, int, int]:
 def rows_by_path(folder: Path) -> dict[str, list[IndexRow]]:
     """The rows of a folder's index, with thumbnails."""
     rows: dict[str, list[IndexRow]] = {}
-    for row in Store.open(folder).rows(thumbnails=True):
+    for row in IndexStore.open(folder).rows(thumbnails=True):
         rows.setdefault(row.path, []).append(row)
     return rows
 

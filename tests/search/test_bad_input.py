@@ -16,7 +16,7 @@ from PIL import Image
 
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.preprocess.budget import DECODING
-from perception_encoder.search.storage.store import Store
+from perception_encoder.search.storage.store import IndexStore
 from perception_encoder.search.storage.update import UpdateReport
 from perception_encoder.search.web.server import create_page
 from perception_encoder.serving.api import create_app
@@ -33,7 +33,7 @@ def test_a_thousand_mangled_files_are_rows_or_reasons(checkpoint: Path, encoder:
     for number, (name, data) in enumerate(mutated(1000, np.random.default_rng(3))):
         (tmp_path / f"{number:04d} {name}").write_bytes(data)
     report = update_folder(tmp_path, checkpoint)
-    index = Store.open(tmp_path)
+    index = IndexStore.open(tmp_path)
     paths = {row.path for row in index.rows()}
     failed = {Path(failure.source).name for failure in report.skipped}
     written = {path.name for path in tmp_path.iterdir() if path.is_file()}
@@ -68,7 +68,7 @@ def test_damaged_images_above_the_memory_limit_are_skipped(
     thread.join(60)
     assert report, "the update never ends"
     assert {Path(failure.source).name for failure in report[0].skipped} == {path.name for path in damaged}
-    assert [row.path for row in Store.open(tmp_path).rows()] == ["good.png"]
+    assert [row.path for row in IndexStore.open(tmp_path).rows()] == ["good.png"]
 
 
 def send(address: str, path: str, declared: bool) -> tuple[bytes, int]:

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 import perception_encoder as pe
 from perception_encoder.cli.main import app
 from perception_encoder.inference.encoder import Encoder
-from perception_encoder.search.storage.store import Store
+from perception_encoder.search.storage.store import IndexStore
 from perception_encoder.search.web.library import MediaLibrary, open_library
 from perception_encoder.search.web.server import create_page
 from tests.browsing import opened_page
@@ -122,9 +122,9 @@ def test_scrolling_ranks_again_only_when_there_are_twice_as_many(
         pixels = np.random.default_rng(number).integers(0, 256, (8, 8, 3), dtype=np.uint8)
         Image.fromarray(pixels).resize((64, 64), Image.Resampling.NEAREST).save(tmp_path / f"{number}.png")
     pe.open_index(tmp_path, encoder).update()
-    asked, nearest = [], Store.nearest
-    monkeypatch.setattr(Store, "nearest", lambda self, *args: asked.append(args[1]) or nearest(self, *args))
-    page = create_page(MediaLibrary(Store.open(tmp_path), encoder))
+    asked, nearest = [], IndexStore.nearest
+    monkeypatch.setattr(IndexStore, "nearest", lambda self, *args: asked.append(args[1]) or nearest(self, *args))
+    page = create_page(MediaLibrary(IndexStore.open(tmp_path), encoder))
     with TestClient(page, base_url="http://localhost") as client:
         params = {"q": "text:a cat", "similar": "all", "count": 3}
         shown = [client.get("/api/hits", params={**params, "offset": at}).json()["tiles"] for at in range(0, 120, 3)]
@@ -158,7 +158,7 @@ def test_the_page_collapses_the_hits_of_texts(bursts: Path) -> None:
 @pytest.mark.browser
 def test_the_page_says_that_its_count_has_the_similar_ones(browser: Browser, bursts: Path, encoder: Encoder) -> None:
     pe.open_index(bursts, encoder).update()
-    app = create_page(MediaLibrary(Store.open(bursts), encoder))
+    app = create_page(MediaLibrary(IndexStore.open(bursts), encoder))
     with served(app) as address, opened_page(browser, f"{address}/?q=text:a cat", "none") as page:
         expect(page.locator("#count")).to_have_text("6 images and moments, similar as one, best match first")
         assert page.locator("#grid button.tile").count() == 3

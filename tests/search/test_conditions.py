@@ -20,7 +20,7 @@ import perception_encoder as pe
 from perception_encoder.errors import ConfigError
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.search.storage.database import whole_dates
-from perception_encoder.search.storage.store import Store
+from perception_encoder.search.storage.store import IndexStore
 from perception_encoder.search.web.library import condition as page_condition
 from tests.search.indexes import SETTINGS, make_rows, unit_vectors
 
@@ -88,11 +88,11 @@ def without(dates: tuple[str, ...]) -> tuple[str, ...]:
 
 
 @pytest.fixture(scope="module")
-def dated_index(tmp_path_factory: pytest.TempPathFactory) -> Store:
+def dated_index(tmp_path_factory: pytest.TempPathFactory) -> IndexStore:
     """Images of these times."""
     rows = [replace(row, date=date) for row, date in zip(make_rows(unit_vectors(8, 0)), TAKEN, strict=True)]
-    with Store.for_writing(directory := tmp_path_factory.mktemp("dated")):
-        index = Store.create(directory, SETTINGS)
+    with IndexStore.for_writing(directory := tmp_path_factory.mktemp("dated")):
+        index = IndexStore.create(directory, SETTINGS)
         index.replace([], rows)
         index.finish()
     return index
@@ -139,11 +139,11 @@ def dated_index(tmp_path_factory: pytest.TempPathFactory) -> Store:
         ("path <> 'not a date' AND date = '2024-07-01' AND kind <> 'date > 2'", DAY),
     ],
 )
-def test_a_date_is_the_whole_of_it(condition: str, expected: tuple[str, ...], dated_index: Store) -> None:
+def test_a_date_is_the_whole_of_it(condition: str, expected: tuple[str, ...], dated_index: IndexStore) -> None:
     assert tuple(row.date for row in dated_index.rows(condition))[::-1] == expected
 
 
-def test_the_page_asks_for_dates_as_a_condition_does(dated_index: Store) -> None:
+def test_the_page_asks_for_dates_as_a_condition_does(dated_index: IndexStore) -> None:
     for since, until, expected in [
         ("2024-07-01", "2024-07-01", DAY),
         ("2024", "2024", YEAR),

@@ -12,7 +12,7 @@ import perception_encoder as pe
 from perception_encoder.errors import ConfigError, SearchIndexError
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.search.storage.database import DATABASE
-from perception_encoder.search.storage.store import EXCLUDED, STORE, Store
+from perception_encoder.search.storage.store import EXCLUDED, STORE, IndexStore
 from perception_encoder.search.web.library import MediaLibrary, open_library
 from tests.damage import at_most, plant_pipe
 from tests.search.indexes import hits
@@ -20,7 +20,7 @@ from tests.search.indexes import hits
 
 def paths(photos: Path) -> set[str]:
     """The indexed paths."""
-    return set(Store.open(photos).files())
+    return set(IndexStore.open(photos).files())
 
 
 def test_an_update_removes_what_is_excluded_now_and_keeps_the_patterns(photos: Path, encoder: Encoder) -> None:
@@ -38,7 +38,7 @@ def test_an_update_removes_what_is_excluded_now_and_keeps_the_patterns(photos: P
     assert pe.open_index(photos, encoder).update(exclude=[]).rows == 20
     assert pe.open_index(photos, encoder).update(exclude=["*"]).rows == 0
     pe.open_index(photos, encoder).update(exclude=odd)
-    assert Store.open(photos).excluded == list(odd) and pe.open_index(photos, encoder).update().rows == 20
+    assert IndexStore.open(photos).excluded == list(odd) and pe.open_index(photos, encoder).update().rows == 20
     for content in ("{", "[1, 2]", '"raw/"', '["!"]', "[" * 100_000, json.dumps(["*" * 100_000])):
         (photos / ".pe-index" / EXCLUDED).write_text(content)
         with pytest.raises(SearchIndexError, match=r"exclude\.json cannot be read: .* with: pe index --exclude '' "):

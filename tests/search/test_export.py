@@ -28,7 +28,7 @@ from perception_encoder.errors import ConfigError, OutputError
 from perception_encoder.inference.collection import read_collection
 from perception_encoder.inference.output import EmbeddingWriter
 from perception_encoder.search.index import Index, open_index
-from perception_encoder.search.storage.store import Store
+from perception_encoder.search.storage.store import IndexStore
 from perception_encoder.search.vector_stores import write_vectors
 from tests.clips import clip
 from tests.search.indexes import SETTINGS, make_rows, unit_vectors
@@ -45,7 +45,7 @@ def index(checkpoint: Path, pictures: list[Path]) -> Index:
 
 @pytest.mark.parametrize("name", ["vectors", "vectors.parquet", "vectors.lance"])
 def test_vectors_are_read_back_as_they_are(name: str, index: Index, pictures: list[Path], tmp_path: Path) -> None:
-    out, store = tmp_path / "out" / name, Store.open(pictures[0].parent)
+    out, store = tmp_path / "out" / name, IndexStore.open(pictures[0].parent)
     out.parent.mkdir()
     assert index.export_vectors(out) == len(index) == len(store)
     read = read_collection(out)
@@ -161,17 +161,17 @@ def test_a_store_follows_deleted_files_and_has_absolute_paths(
     rows, names = make_rows(unit_vectors(6, 0)), [f"{number}.jpg" for number in range(6)]
     for name in ("it's", "it's too", "other"):
         (tmp_path / name).mkdir()
-        store = Store.create(tmp_path / name, SETTINGS | {"weight_hash": "z'" if name == "other" else "a'b\\"})
+        store = IndexStore.create(tmp_path / name, SETTINGS | {"weight_hash": "z'" if name == "other" else "a'b\\"})
         store.replace([], [replace(row, path=f"sub/{row.path}" if row.id == "3" else row.path) for row in rows])
     names[3] = "sub/3.jpg"
 
     def export(name: str, out: Path, below: str = "") -> None:
-        store = Store.open(Path(name))
+        store = IndexStore.open(Path(name))
         store.below = below
         write_vectors([store], out, to)
 
     def delete(out: Path) -> None:
-        Store.open(tmp_path / "it's").replace(["1.jpg", "sub/3.jpg"], [])
+        IndexStore.open(tmp_path / "it's").replace(["1.jpg", "sub/3.jpg"], [])
         monkeypatch.chdir(tmp_path / "other")
         export("../it's", out)
 
@@ -217,7 +217,7 @@ def load_into_postgres(database: Path, out: Path | None = None) -> Callable[...,
 
 def test_pgvector_takes_vectors_that_it_cannot_index(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
-    store = Store.create(tmp_path / "photos", SETTINGS | {"dimension": 2048})
+    store = IndexStore.create(tmp_path / "photos", SETTINGS | {"dimension": 2048})
     vectors = np.random.default_rng(0).standard_normal((5, 2048), dtype=np.float32)
     store.replace([], make_rows(vectors / np.linalg.norm(vectors, axis=1, keepdims=True)))
     assert write_vectors([store], out := tmp_path / "out", "pgvector") == 5

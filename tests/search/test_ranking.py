@@ -25,7 +25,7 @@ from perception_encoder.search.ranking import (
     rank_files,
 )
 from perception_encoder.search.storage.database import IndexRow
-from perception_encoder.search.storage.store import Store
+from perception_encoder.search.storage.store import IndexStore
 from perception_encoder.search.storage.vectors import Vectors
 from perception_encoder.search.terms import Query, media_query, parse_words, text_query
 from perception_encoder.search.web.contact_sheet import query_sections
@@ -38,7 +38,7 @@ def find(encoder: Encoder, queries: list[Query], collection: Collection, top: in
     return [rank_files(encoder, collection, query, vector, top) for query, vector in pairs]
 
 
-def rank(stores: list[Store], queries: list[Query], vectors: np.ndarray, top: int) -> list[list[Hit]]:
+def rank(stores: list[IndexStore], queries: list[Query], vectors: np.ndarray, top: int) -> list[list[Hit]]:
     """The hits of each query, without the query itself."""
     keeps = [partial(may_be_hit, query, lambda path: False) for query in queries]
     return [best_hits(stores, vector, top, keep=keep) for keep, vector in zip(keeps, vectors, strict=True)]
@@ -92,7 +92,7 @@ def test_several_indexes_are_ranked_together(tmp_path: Path, monkeypatch: pytest
     stores = []
     for number in range(2):
         (tmp_path / str(number)).mkdir()
-        stores.append(store := Store.create(tmp_path / str(number), SETTINGS))
+        stores.append(store := IndexStore.create(tmp_path / str(number), SETTINGS))
         store.replace([], make_rows(vectors[number::2], 1000 * number))
     expected = [f"{1000 * (row % 2) + row // 2}" for row in np.argsort(-vectors @ query)]
     for owned, most in ((0, 50), (1, 50), (3, 50), (90, 99), (150, 99), (198, 200)):  # of 100 rows an index
@@ -119,7 +119,7 @@ def test_a_burst_in_one_index_hides_nothing_behind_it(tmp_path: Path, burst_firs
     stores = []
     for number, (name, values) in enumerate(cosines.items()):
         (tmp_path / name).mkdir()
-        store = Store.create(tmp_path / name, SETTINGS)
+        store = IndexStore.create(tmp_path / name, SETTINGS)
         vectors = [axes[0] * value + axes[number + 1 + (value < 0.5)] * np.sqrt(1 - value**2) for value in values]
         store.replace([], make_rows(np.stack(vectors), 1000 * number))
         stores.append(store)

@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal, get_args, get_origin, get_
 import numpy as np
 import pytest
 
-from perception_encoder.data.pairs import Stage
+from perception_encoder.data.pairs import ResolutionStage
 from perception_encoder.errors import ConfigError
 from perception_encoder.models.initialization import torch_generator
 from perception_encoder.records import Checked, Range
@@ -60,7 +60,7 @@ FIELDS = [
 def example(kind: Any) -> Any:
     """A valid value of a type."""
     if dataclasses.is_dataclass(kind):
-        required = {"steps": 1, "stages": (Stage(steps=9000),), "initial": "x"}
+        required = {"steps": 1, "stages": (ResolutionStage(steps=9000),), "initial": "x"}
         names = {field.name: field for field in dataclasses.fields(kind)}
         needed = {name for name, f in names.items() if f.default is f.default_factory is dataclasses.MISSING}
         return kind(**{name: required[name] for name in needed | ({"initial"} & names.keys())})

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import perception_encoder as pe
-from perception_encoder.data.pairs import Stage
+from perception_encoder.data.pairs import ResolutionStage
 from perception_encoder.errors import ConfigError
 from perception_encoder.losses.pretraining import contrastive_loss
 from perception_encoder.models.checkpoints.weights import build
@@ -21,7 +21,7 @@ from perception_encoder.models.registry import MODELS
 from perception_encoder.models.vision_transformer import VisionTransformer
 from perception_encoder.pretraining.config import PretrainingConfig
 from perception_encoder.pretraining.recipes import contrastive_flops
-from perception_encoder.pretraining.towers import Towers
+from perception_encoder.pretraining.towers import TrainingTowers
 from perception_encoder.training.cost import Device, Part, Phase, TrainingPlan, tower_part
 from perception_encoder.training.distributed import ParallelConfig, in_chunks
 from perception_encoder.training.optimizer import OptimizerConfig
@@ -33,7 +33,7 @@ CLASS_POOLED = dataclasses.replace(CORE, attention_pool=False)
 SIZE = 136  # 17 x 17 patches: so many that attention is the fused kernel's on a CPU too
 LONG = dataclasses.replace(TEXT, context_length=300)
 TYPES = {2: torch.bfloat16, 4: torch.float32}
-CONFIG = PretrainingConfig(model="builtin", stages=(Stage(image_size=32, steps=10),), batch_size=16)
+CONFIG = PretrainingConfig(model="builtin", stages=(ResolutionStage(image_size=32, steps=10),), batch_size=16)
 DEVICE = Device(1e12, 1e9)
 SAVINGS = pytest.mark.parametrize(("checkpointing", "chunk"), [(False, None), (True, None), (False, 1), (True, 1)])
 
@@ -89,7 +89,7 @@ def test_training_on_texts(checkpointing: bool, chunk: int | None) -> None:
 def test_a_masked_copy(checkpointing: bool, chunk: int | None) -> None:
     clip = small_clip()
     clip.set_grad_checkpointing(checkpointing)
-    towers = Towers(clip, masked=True, chunk=chunk)
+    towers = TrainingTowers(clip, masked=True, chunk=chunk)
     pictures = torch.zeros(BATCH, 3, 32, 32, dtype=torch.uint8)
     masks = (torch.arange(16) < 6).expand(BATCH, 16)
     whole = CORE.depth * 4 * 17**2 * CORE.width  # attention without gradients is fused, which torch does not count

@@ -21,7 +21,13 @@ from pathlib import Path
 from string import ascii_uppercase
 from typing import Any, NamedTuple
 
-from perception_encoder.datasets.questions.question import Entry, Question, choice_question, find_file, json_entries
+from perception_encoder.datasets.questions.question import (
+    Question,
+    QuestionEntry,
+    choice_question,
+    find_file,
+    json_entries,
+)
 from perception_encoder.errors import DataError, one_line
 from perception_encoder.formats.entries import quoted, read_json, read_lines, text_list
 from perception_encoder.formats.media_directory import Clip, MediaDirectory, MediaSource
@@ -47,7 +53,7 @@ def read_ai2d(root: Path, split: str) -> Iterator[Question]:
         if not isinstance(questions, dict):
             raise DataError(f"{path}: `questions` is {quoted(questions)}; it must be an object")
         for text, fields in questions.items():
-            entry = Entry(f"{path}: questions[{quoted(text)}]", fields if isinstance(fields, dict) else {})
+            entry = QuestionEntry(f"{path}: questions[{quoted(text)}]", fields if isinstance(fields, dict) else {})
             lettered = root / "abc_images" / image
             plain = not entry.fields.get("abcLabel") or not lettered.is_file()
             yield choice_question(
@@ -61,7 +67,7 @@ def read_ai2d(root: Path, split: str) -> Iterator[Question]:
             )
 
 
-def ai2d_row(entry: Entry, row: int) -> Question:
+def ai2d_row(entry: QuestionEntry, row: int) -> Question:
     """Return the question in a row of the hub's table."""
     return choice_question(
         entry,
@@ -158,7 +164,7 @@ COLUMNS: Mapping[str, _Columns] = {
 """Columns in lower case, as tables are read."""
 
 
-def read_video_table(name: str, root: Path, split: str) -> Iterator[Question]:
+def read_video_questions(name: str, root: Path, split: str) -> Iterator[Question]:
     """Read a dataset of `COLUMNS`; DataError for a missing split or column, and for a bad entry."""
     columns, tables = COLUMNS[name], split_tables(root, split)
     if not tables:
@@ -166,7 +172,7 @@ def read_video_table(name: str, root: Path, split: str) -> Iterator[Question]:
     videos = MediaDirectory(root if root.is_dir() else root.parent)
     for table in tables:
         for row, fields in enumerate(read_table(table)):
-            entry = Entry(f"{table}: row {row + 1}", fields)
+            entry = QuestionEntry(f"{table}: row {row + 1}", fields)
             if missing := next((item for item in columns if item and item not in fields), None):
                 raise DataError(f"{table} has no column {missing!r}, but {', '.join(map(repr, fields))}")
             video = entry.identity(columns.video)
@@ -181,7 +187,7 @@ def read_video_table(name: str, root: Path, split: str) -> Iterator[Question]:
             )
 
 
-def _lettered(entry: Entry, video: str, *, choices: str, answer: str, **rest: Any) -> Question:
+def _lettered(entry: QuestionEntry, video: str, *, choices: str, answer: str, **rest: Any) -> Question:
     """Return a question whose choices may have letters before them; its answer is a letter, an index or a choice."""
     texts, value = text_list(entry.fields.get(choices), f"{entry.where}: `{choices}`"), entry.fields.get(answer)
     if isinstance(value, str) and value in texts:
@@ -195,7 +201,7 @@ def _lettered(entry: Entry, video: str, *, choices: str, answer: str, **rest: An
     return choice_question(entry, question=entry.text("question"), choices=choices, answer=answer, block=video, **rest)
 
 
-def egoschema_row(entry: Entry, row: int) -> Question:
+def egoschema_row(entry: QuestionEntry, row: int) -> Question:
     """Return the question in a row of the hub's table."""
     return _lettered(
         entry,
@@ -231,7 +237,7 @@ def read_tgifqa(root: Path, split: str) -> Iterator[Question]:
     videos = MediaDirectory(root)
     for kind in ("action", "transition", "frameqa"):
         for where, fields in _tab_separated(find_file(root, f"{split.capitalize()}_{kind}_question.csv")):
-            entry = Entry(where, fields)
+            entry = QuestionEntry(where, fields)
             name = entry.text("gif_name")
             question = Question(
                 id=f"{kind}/{entry.identity('key', 'vid_id')}/{where.rpartition(':')[2]}",

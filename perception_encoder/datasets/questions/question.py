@@ -41,7 +41,7 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Entry:
+class QuestionEntry:
     """A question's entry in its file."""
 
     where: str
@@ -85,7 +85,7 @@ class Entry:
 
 
 def choice_question(
-    entry: Entry, *, identity: str, choices: str, answer: str, question: str, **others: Any
+    entry: QuestionEntry, *, identity: str, choices: str, answer: str, question: str, **others: Any
 ) -> Question:
     """Return a question with choices; `choices` and `answer` are field names, and the answer an index or a choice.
 
@@ -102,20 +102,20 @@ def choice_question(
     return Question(id=identity, question=question, choices=tuple(texts), correct=index, **others)
 
 
-def json_entries(path: Path, name: str = "") -> Iterator[Entry]:
+def json_entries(path: Path, name: str = "") -> Iterator[QuestionEntry]:
     """Yield the objects of a JSON file's list, or of its list `name`; DataError for anything else."""
     value = read_json(path)
     if name and not isinstance(value, dict):
         raise DataError(f"{path} is {quoted(value)}; it must be an object with a list `{name}`")
     objects = list_objects(value if name else {"entries": value}, name or "entries", path)
-    yield from (Entry(f"{path}: {name}[{index}]", item) for index, item in enumerate(objects))
+    yield from (QuestionEntry(f"{path}: {name}[{index}]", item) for index, item in enumerate(objects))
 
 
-def table_entries(root: Path, split: str, directory: str = "") -> list[Entry]:
+def table_entries(root: Path, split: str, directory: str = "") -> list[QuestionEntry]:
     """Return the rows of a split's Parquet files, none without such files: see `split_tables`."""
     paths = split_tables(root, split, directory)
     rows = (row for path in paths for row in read_image_table(path, MEDIA_COLUMNS))
-    return [Entry(where, cells, (source,)) for where, cells, source in rows]
+    return [QuestionEntry(where, cells, (source,)) for where, cells, source in rows]
 
 
 def find_file(root: Path, *patterns: str) -> Path:

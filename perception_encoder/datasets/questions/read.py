@@ -22,12 +22,12 @@ from perception_encoder.datasets.questions.choices import (
     read_mvbench,
     read_star,
     read_tgifqa,
-    read_video_table,
+    read_video_questions,
 )
 from perception_encoder.datasets.questions.question import (
     Corners,
-    Entry,
     Question,
+    QuestionEntry,
     find_file,
     json_entries,
     table_entries,
@@ -55,7 +55,7 @@ def _read_vqa(version: str, root: Path, split: str) -> Iterator[Question]:
         if identity not in answers:
             raise DataError(f"{entry.where}: question {identity} has no answers in {annotations}")
         file = media.find(f"{subtype}/COCO_{subtype}_{image:0>12}.jpg", f"{image:0>12}.jpg")
-        yield _answered(Entry(entry.where, {**answers[identity].fields, **entry.fields}, (file,)))
+        yield _answered(QuestionEntry(entry.where, {**answers[identity].fields, **entry.fields}, (file,)))
 
 
 def _read_textvqa(root: Path, split: str) -> Iterator[Question]:
@@ -71,7 +71,7 @@ def _read_documents(patterns: tuple[str, ...], root: Path, split: str) -> Iterat
         yield _answered(replace(entry, media=(media.find(entry.text("image", "image_local_name")),)))
 
 
-def _answered(entry: Entry, row: int = 0) -> Question:
+def _answered(entry: QuestionEntry, row: int = 0) -> Question:
     """Return a question with people's answers, in any of these layouts."""
     return Question(
         id=entry.identity("question_id", "questionId"),
@@ -88,10 +88,10 @@ def _read_chartqa(root: Path, split: str) -> Iterator[Question]:
         media = MediaDirectory(path.parent)
         for row, entry in enumerate(json_entries(path)):
             file = media.find(f"png/{entry.text('imgname')}")
-            yield _chart(Entry(entry.where, {**entry.fields, "type": part}, (file,)), row)
+            yield _chart(QuestionEntry(entry.where, {**entry.fields, "type": part}, (file,)), row)
 
 
-def _chart(entry: Entry, row: int) -> Question:
+def _chart(entry: QuestionEntry, row: int) -> Question:
     part = entry.identity("type", "human_or_machine")
     if part not in CHART_PARTS:
         raise DataError(f"{entry.where}: the type {part!r} is unknown; known: {', '.join(CHART_PARTS)}")
@@ -110,11 +110,11 @@ def _read_pope(root: Path, split: str) -> Iterator[Question]:
     media = MediaDirectory(root)
     for part in POPE_PARTS if split == "test" else (split,):
         for where, fields in read_json_lines(find_file(root, f"*pope_{part}.json*")):
-            entry = Entry(where, {**fields, "category": part})
+            entry = QuestionEntry(where, {**fields, "category": part})
             yield _pope(replace(entry, media=(media.find(f"val2014/{entry.text('image')}"),)))
 
 
-def _pope(entry: Entry, row: int = 0) -> Question:
+def _pope(entry: QuestionEntry, row: int = 0) -> Question:
     answer, part = entry.text("label", "answer").strip().lower(), entry.text("category")
     if answer not in ("yes", "no"):
         raise DataError(f"{entry.where}: the answer {answer!r} is neither yes nor no")
@@ -134,7 +134,7 @@ def _read_coco(root: Path, split: str) -> Iterator[Question]:
         yield Question(id=key, question="", media=(media,), answers=texts, block=key)
 
 
-def _coco_row(entry: Entry, row: int) -> Question:
+def _coco_row(entry: QuestionEntry, row: int) -> Question:
     identity = entry.identity("file_name", "id", "question_id", "img_id", "image_id")
     answers = entry.answers("answer", "captions", "caption", "annotations_captions")
     return Question(id=identity, question="", media=entry.media, answers=answers, block=identity)
@@ -179,7 +179,7 @@ def read_refcoco(name: str, root: Path, split: str) -> list[Question]:
             raise DataError(f"{entry.where}: image {identity} or object {annotation} is not in {instances}")
         box, file = _box(boxes[annotation]), images[identity]
         for index, sentence in enumerate(list_objects(entry.fields, "sentences", entry.where)):
-            phrase = Entry(f"{entry.where}: sentences[{index}]", sentence)
+            phrase = QuestionEntry(f"{entry.where}: sentences[{index}]", sentence)
             question = phrase.identity("sent_id"), phrase.text("sent", "raw")
             questions.append(_question(*question, (media.find(f"train2014/{file}"),), box, file))
     if not questions:
@@ -188,7 +188,7 @@ def read_refcoco(name: str, root: Path, split: str) -> list[Question]:
     return questions
 
 
-def refcoco_row(entry: Entry, row: int) -> Iterator[Question]:
+def refcoco_row(entry: QuestionEntry, row: int) -> Iterator[Question]:
     """Yield the questions in a row of the hub's table, whose `file_name` is the image's with the object's number."""
     box, identity = _box(entry), entry.identity("question_id")
     image = re.sub(r"(_\d{12})_\d+\.", r"\1.", entry.optional("file_name"))
@@ -200,7 +200,7 @@ def _question(identity: str, phrase: str, media: tuple[MediaSource, ...], box: C
     return Question(id=identity, question=phrase, media=media, box=box, block=block)
 
 
-def _box(entry: Entry) -> Corners:
+def _box(entry: QuestionEntry) -> Corners:
     """Return the corners of a COCO box given as left, top, width and height, in pixels."""
     value: Any = entry.fields.get("bbox")
     if not are_numbers(value) or len(value) != 4 or min(value[2:]) <= 0:
@@ -216,19 +216,22 @@ class _PlainUnpickler(pickle.Unpickler):
         raise pickle.UnpicklingError(f"it tries to load {module}.{name}, which is not allowed")
 
 
-def _read_references(path: Path) -> list[Entry]:
+def _read_references(path: Path) -> list[QuestionEntry]:
     try:
         with path.open("rb") as file:
             value: Any = _PlainUnpickler(file, encoding="utf-8").load()
     except Exception as error:  # a damaged pickle raises anything
         raise DataError(f"{path} cannot be read: {one_line(error)}") from error
-    return [Entry(f"{path}: refs[{row}]", item) for row, item in enumerate(list_objects({"refs": value}, "refs", path))]
+    return [
+        QuestionEntry(f"{path}: refs[{row}]", item)
+        for row, item in enumerate(list_objects({"refs": value}, "refs", path))
+    ]
 
 
 class _Dataset(NamedTuple):
     files: Callable[[Path, str], Iterable[Question]]
     """Reads a split of the original layout."""
-    row: Callable[[Entry, int], Question | Iterable[Question]] | None
+    row: Callable[[QuestionEntry, int], Question | Iterable[Question]] | None
     """Reads a row of the hub's table, given the row and its number; None for a dataset without such a table."""
     split: str = "val"
     """The split that papers report."""
@@ -252,9 +255,9 @@ READERS: dict[str, _Dataset] = {
     "nocaps": _Dataset(_no_files, _coco_row),
     "ai2d": _Dataset(read_ai2d, ai2d_row, "test"),
     "mvbench": _Dataset(read_mvbench, None, "test"),
-    "videomme": _Dataset(partial(read_video_table, "videomme"), None, "test"),
+    "videomme": _Dataset(partial(read_video_questions, "videomme"), None, "test"),
     "egoschema": _Dataset(_no_files, egoschema_row, "test"),
-    "perceptiontest": _Dataset(partial(read_video_table, "perceptiontest"), None),
+    "perceptiontest": _Dataset(partial(read_video_questions, "perceptiontest"), None),
     "star": _Dataset(read_star, None),
     "tgifqa": _Dataset(read_tgifqa, None, "test"),
     **{name: _Dataset(partial(read_refcoco, name), refcoco_row) for name in REFERENCES},

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from perception_encoder.datasets.labelled import LabelledImages
 from perception_encoder.dense_prediction.head_fitting import FitConfig, fit_head, take
 from perception_encoder.errors import ConfigError, DataError, ModelError
-from perception_encoder.evaluation.classification.probes import Splits, mean_class_accuracy
+from perception_encoder.evaluation.classification.probes import mean_class_accuracy
+from perception_encoder.evaluation.classification.splits import Splits
 from perception_encoder.evaluation.classification.zero_shot import accuracies, highest, ranked_classes
 from perception_encoder.evaluation.embeddings import class_indices
 from perception_encoder.evaluation.feature_cache import CachedTokens, Tokens

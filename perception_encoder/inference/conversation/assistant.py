@@ -28,8 +28,8 @@ from perception_encoder.inference.conversation.captions import Caption, caption_
 from perception_encoder.inference.conversation.media import (
     FRAMES,
     Inputs,
+    input_name,
     list_inputs,
-    name_of,
     open_input,
     read_pages,
 )
@@ -165,7 +165,7 @@ class Assistant(ABC):
         sampling = Sampling(max_tokens=max_tokens, temperature=temperature)
         parts = self.open(media, frames=frames, start=start, end=end, pages=pages)
         answer = _answer(self, ask(question, parts), sampling)
-        return replace(answer, question=question, inputs=tuple(map(name_of, list_inputs(media))))
+        return replace(answer, question=question, inputs=tuple(map(input_name, list_inputs(media))))
 
     def chat(self, messages: Sequence[Message], *, max_tokens: int = 256, temperature: float = 0.0) -> Answer:
         """Answer the last message of a conversation; raises what `ask` raises.

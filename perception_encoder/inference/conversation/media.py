@@ -53,7 +53,7 @@ def list_inputs(media: Inputs) -> Iterator[Source]:
             yield value
 
 
-def name_of(source: Source) -> str:
+def input_name(source: Source) -> str:
     """Return an input's name in results and errors."""
     if isinstance(source, Item):
         return source.name
@@ -88,7 +88,7 @@ def open_input(
             start, end = source.start, source.end
     if not isinstance(content, (bytes, Path)):
         return [open_part(resolve(content), frames)]
-    name = name_of(source)
+    name = input_name(source)
     with open_source(content, name) as (stream, _):
         head = stream.read(HEAD)
     if is_pdf(head):

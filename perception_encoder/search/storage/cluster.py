@@ -19,10 +19,10 @@ from perception_encoder.inference.cluster import (
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.pipeline import map_in_order
 from perception_encoder.ray_cluster import Work, count_workers, do_tasks, on_cluster
-from perception_encoder.search.storage.reader import File, FileResult, Reader, batches
-from perception_encoder.search.storage.store import Store
+from perception_encoder.search.storage.reader import File, FileReader, FileResult, batches
+from perception_encoder.search.storage.store import IndexStore
 
-Read = Callable[[Store, Encoder, set[str], Sequence[File]], Iterator[list[FileResult]]]
+Read = Callable[[IndexStore, Encoder, set[str], Sequence[File]], Iterator[list[FileResult]]]
 
 
 @contextmanager
@@ -34,7 +34,7 @@ def reading_on_cluster(address: str) -> Iterator[Read]:
     with on_cluster(address) as stream:
 
         def read(
-            index: Store, encoder: Encoder, digests: set[str], files: Sequence[File]
+            index: IndexStore, encoder: Encoder, digests: set[str], files: Sequence[File]
         ) -> Iterator[list[FileResult]]:
             model = WorkerModel.of(encoder, encoder.feature())  # not the index's, which may be a stranger's
             work = FileWork(model, index.settings["every"], frozenset(digests))
@@ -58,7 +58,7 @@ class FileWork(Work[File, FileResult]):
     def open(self, device: str) -> Callable[[list[File]], list[FileResult]]:
         """Load the model; return the function that reads files, in batches of its runtime."""
         encoder = self.model.load(device)
-        runtime, reader = encoder.runtime, Reader(encoder, self.every, self.digests)
+        runtime, reader = encoder.runtime, FileReader(encoder, self.every, self.digests)
 
         def read(files: list[File]) -> list[FileResult]:
             cut = batches(files, encoder.batch_size)  # of fewer, if images wait at their full size

@@ -151,7 +151,7 @@ class State:
 
 
 @dataclass(frozen=True)
-class Reading:
+class Snapshot:
     """One transaction's view of an index."""
 
     connection: sqlite3.Connection

@@ -11,13 +11,13 @@ from perception_encoder.files import writing
 from perception_encoder.preprocess.source import escape_name
 from perception_encoder.search.storage.database import DATABASE
 from perception_encoder.search.storage.seal import STORE, elsewhere, salvage
-from perception_encoder.search.storage.store import Store
+from perception_encoder.search.storage.store import IndexStore
 
 
 def nearest_index(media: Path) -> Path | None:
     """Return the directory, or the nearest one around it, whose readable index covers it; None if there is none."""
     for directory in (media, *_absolute(media).parents) if media.is_dir() else ():
-        if Store.exists(directory) and os.access(directory / STORE / DATABASE, os.R_OK):
+        if IndexStore.exists(directory) and os.access(directory / STORE / DATABASE, os.R_OK):
             settings = salvage(directory / STORE) or {}
             if _absolute(media).is_relative_to(_absolute(directory / settings.get("root", ""))):
                 return directory
@@ -29,7 +29,7 @@ def indexed_directory(home: Path) -> Path:
     return Path((salvage(home / STORE) or {}).get("root") or home)
 
 
-def limit_store(index: Store, media: Path | str) -> Store:
+def limit_store(index: IndexStore, media: Path | str) -> IndexStore:
     """Restrict an index to a directory in its root; SearchIndexError if the root does not contain it.
 
     A link to another directory in the root, where it has no rows, is that directory.
@@ -69,7 +69,7 @@ def prepare_location(media: Path, directory: Path | None) -> tuple[Path, Path]:
             with writing(home):
                 home.mkdir(parents=True)
                 home.chmod(stat.S_IMODE(root.stat().st_mode) & 0o777 | 0o700)
-    if Store.exists(home) and (settings := salvage(home / STORE)):  # the rows may still be damaged
+    if IndexStore.exists(home) and (settings := salvage(home / STORE)):  # the rows may still be damaged
         check_root(home, home / settings.get("root", ""), media)
     with writing(home / STORE, elsewhere(media)):
         (home / STORE).mkdir(exist_ok=True)

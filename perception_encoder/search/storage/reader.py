@@ -241,7 +241,7 @@ def _add_window(moments: list[Moment], window: Sequence[Frame]) -> None:
     moments.append(moment)
 
 
-class Reader:
+class FileReader:
     """Reads files into rows; threads may share one. Files whose digest is in `digests` are not decoded.
 
     `every`: seconds between the frames of a video. A row's date is the camera's, with an offset from UTC if that is

@@ -32,7 +32,7 @@ from perception_encoder.search.storage.database import (
     LOCK,
     FileState,
     IndexRow,
-    Reading,
+    Snapshot,
     State,
     connect,
     create_database,
@@ -83,7 +83,7 @@ def different_settings(stored: Mapping[str, Any], now: Mapping[str, Any]) -> lis
     return [name for name in different if name != "model"]
 
 
-class Store:
+class IndexStore:
     """An open index; threads may share one. `settings`: those of `Encoder.describe`."""
 
     below = ""
@@ -99,13 +99,13 @@ class Store:
         """A connection that is open during an update, so that its log can be read by those who cannot create it."""
 
     @classmethod
-    def open(cls, directory: Path, whole: bool = False, verify: bool = False, media: Path | None = None) -> Store:
+    def open(cls, directory: Path, whole: bool = False, verify: bool = False, media: Path | None = None) -> IndexStore:
         """Open the index of a directory; SearchIndexError if it is missing, damaged or of an earlier version.
 
         `whole`: check every row and vector, not only if the files have changed. `verify`: check everything.
         `media`: the indexed directory, for the command that rebuilds an index whose settings cannot be read.
         """
-        if not Store.exists(directory):
+        if not IndexStore.exists(directory):
             raise SearchIndexError(f"{directory} has no index; create one with: pe index {directory}")
         with _sound(directory, media):
             if not os.path.lexists(directory / STORE / DATABASE):
@@ -118,7 +118,7 @@ class Store:
         return index
 
     @classmethod
-    def create(cls, directory: Path, settings: Mapping[str, Any]) -> Store:
+    def create(cls, directory: Path, settings: Mapping[str, Any]) -> IndexStore:
         """Create an empty index; OutputError if that fails. Of an existing one, only the excluded patterns stay."""
         store = directory / STORE
         state = State(identity=secrets.token_hex(8), commit=0, generation=1, slots=0, rows=0, complete=False)
@@ -299,7 +299,7 @@ class Store:
             return [(score_of[slot], rows[slot]) for slot in best]
 
     @contextmanager
-    def _reading(self) -> Iterator[Reading]:
+    def _reading(self) -> Iterator[Snapshot]:
         """Open the last commit; SearchIndexError if the index is damaged or was rebuilt."""
         with _sound(self.directory), closing(connect(self._store)) as connection:
             for last in (False, True):
@@ -314,7 +314,7 @@ class Store:
                     if last:
                         raise
                     connection.execute("ROLLBACK")
-            yield Reading(connection, state, vectors)
+            yield Snapshot(connection, state, vectors)
 
     def _open_vectors(self, state: State) -> Vectors:
         coded = is_sealed(self._store, [codes_path(self._store, state.generation)])
@@ -323,14 +323,14 @@ class Store:
             self._vectors = opened = key, Vectors(self._store, self.settings["dimension"], *key)
         return opened[1]
 
-    def _find(self, reading: Reading, where: str | None) -> Int[np.ndarray, " K"]:
+    def _find(self, reading: Snapshot, where: str | None) -> Int[np.ndarray, " K"]:
         """Return the slots of the rows that match a condition, newest first; the last ones are remembered."""
         found, key = self._found, (reading.state.commit, where, self.below)
         if found is None or found[0] != key:
             self._found = found = key, find_slots(reading.connection, where, self.below)
         return found[1]
 
-    def _read(self, reading: Reading, slots: Iterable[int], thumbnails: bool = False) -> dict[int, IndexRow]:
+    def _read(self, reading: Snapshot, slots: Iterable[int], thumbnails: bool = False) -> dict[int, IndexRow]:
         """Return the rows of some slots, by slot and in their order; slots without one are left out."""
         found, numbers = dict[int, IndexRow](), list(map(int, slots))
         for start in range(0, len(numbers), _AT_ONCE):
@@ -341,7 +341,7 @@ class Store:
                 found[slot] = IndexRow(**fields, vector=reading.vectors.content[slot], thumbnail=thumbnail)
         return {slot: found[slot] for slot in numbers if slot in found}
 
-    def _check(self, reading: Reading, whole: bool = False, verify: bool = False) -> None:
+    def _check(self, reading: Snapshot, whole: bool = False, verify: bool = False) -> None:
         """Raise ValueError or sqlite3's errors if the index is damaged.
 
         Reads all rows, their vectors and the database's indexes if `whole`, once a day if there are few, and if the

@@ -23,19 +23,19 @@ from perception_encoder.models.registry import portable_name
 from perception_encoder.preprocess.source import escape_name
 from perception_encoder.progress import Track, untracked
 from perception_encoder.search.storage.database import IndexRow
-from perception_encoder.search.storage.encoder import adopt, load_encoder, remember_model, trusted_model
 from perception_encoder.search.storage.location import prepare_location
 from perception_encoder.search.storage.reader import (
     File,
+    FileReader,
     FileResult,
-    Reader,
     batches,
     dated,
     find_changes,
     row_id,
 )
 from perception_encoder.search.storage.seal import STORE, index_command, salvage
-from perception_encoder.search.storage.store import Store
+from perception_encoder.search.storage.store import IndexStore
+from perception_encoder.search.storage.trust import adopt, load_encoder, remember_model, trusted_model
 
 _COMMIT_SECONDS, _COMMIT_ROWS = 15.0, 4096  # maximum work lost to a kill
 _FIRST_COMMIT_SECONDS = 1.0  # doubles up to the above; the page shows the first images soon
@@ -87,7 +87,7 @@ def writable_store(
     rebuild: bool = False,
     directory: Path | None = None,
     verify: bool = False,
-) -> Iterator[tuple[Store, Encoder]]:
+) -> Iterator[tuple[IndexStore, Encoder]]:
     """Yield a directory's index, locked for writing, and its encoder; create the index if there is none.
 
     `model`: by default the index's own, or the default model for a new index. `every`: seconds between the frames of a
@@ -97,11 +97,11 @@ def writable_store(
     for a model of texts, and what `load` raises.
     """
     root, directory = prepare_location(media, directory)
-    with Store.for_writing(directory, root):
-        if rebuild or not Store.exists(directory):
+    with IndexStore.for_writing(directory, root):
+        if rebuild or not IndexStore.exists(directory):
             store, encoder = _create(root, directory, model, every)
         else:
-            store = Store.open(directory, whole=True, verify=verify, media=root)
+            store = IndexStore.open(directory, whole=True, verify=verify, media=root)
             encoder = load_encoder([store], model)
         for name, asked in {"every": every, "decoding": encoder.decoding}.items():
             if asked not in (None, known := store.settings[name]):
@@ -114,7 +114,7 @@ def writable_store(
             yield store, encoder
 
 
-def _create(root: Path, directory: Path, model: ModelLike, every: float | None) -> tuple[Store, Encoder]:
+def _create(root: Path, directory: Path, model: ModelLike, every: float | None) -> tuple[IndexStore, Encoder]:
     earlier = salvage(directory / STORE) or {}
     chosen = choose_model(model)
     named = chosen.source if isinstance(chosen, Encoder) else str(chosen.name)
@@ -128,20 +128,22 @@ def _create(root: Path, directory: Path, model: ModelLike, every: float | None) 
     elsewhere = {} if root == directory else {"root": str(root)}
     rate = float(every or earlier.get("every", 1.0))
     settings = {**encoder.describe(encoder.feature()), **elsewhere, "source": source, "every": rate}
-    return Store.create(directory, settings), encoder
+    return IndexStore.create(directory, settings), encoder
 
 
-def read_here(store: Store, encoder: Encoder, digests: set[str], files: Sequence[File]) -> Iterator[list[FileResult]]:
+def read_here(
+    store: IndexStore, encoder: Encoder, digests: set[str], files: Sequence[File]
+) -> Iterator[list[FileResult]]:
     """Read files on this machine's cores; yield a list of results per batch. `digests`: contents already indexed."""
-    reader = Reader(encoder, store.settings["every"], digests)
+    reader = FileReader(encoder, store.settings["every"], digests)
     return map_in_order(reader.read, batches(files, encoder.batch_size), encoder.runtime.workers, encoder.runtime)
 
 
 def update_store(
-    store: Store,
+    store: IndexStore,
     encoder: Encoder,
     progress: Track = untracked,
-    read: Callable[[Store, Encoder, set[str], Sequence[File]], Iterable[list[FileResult]]] = read_here,
+    read: Callable[[IndexStore, Encoder, set[str], Sequence[File]], Iterable[list[FileResult]]] = read_here,
 ) -> UpdateReport:
     """Make an index match its directory; skip and report bad files.
 
@@ -190,7 +192,7 @@ class _Pending:
     Attribute: `lost`, files to read again because an earlier commit removed their indexed content.
     """
 
-    def __init__(self, store: Store, indexed: Mapping[str, str]) -> None:
+    def __init__(self, store: IndexStore, indexed: Mapping[str, str]) -> None:
         self._store, self._indexed = store, indexed  # digests by path
         self.added, self.touched, self.skipped, self.lost = 0, 0, list[InputError](), list[File]()
         self.moved: Counter[str] = Counter()  # by digest

@@ -56,7 +56,7 @@ class Tile:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Section:
+class SheetSection:
     """A row of a sheet: a query and its hits, or a group of near-duplicates."""
 
     heading: str
@@ -65,7 +65,7 @@ class Section:
     """The query's image, if any."""
 
 
-def write_contact_sheet(path: Path, title: str, note: str, sections: Iterable[Section]) -> None:
+def write_contact_sheet(path: Path, title: str, note: str, sections: Iterable[SheetSection]) -> None:
     """Write a page atomically; OutputError if that fails, ConfigError if its name does not end in .html."""
     if path.suffix.lower() not in (".html", ".htm"):
         raise ConfigError(f"{path}: the name of a page must end in .html")
@@ -77,7 +77,7 @@ def write_contact_sheet(path: Path, title: str, note: str, sections: Iterable[Se
         file.writelines(contact_sheet(title, note, sections))
 
 
-def contact_sheet(title: str, note: str, sections: Iterable[Section]) -> Iterator[str]:
+def contact_sheet(title: str, note: str, sections: Iterable[SheetSection]) -> Iterator[str]:
     """Yield the page in pieces."""
     style, template = (_DIRECTORY.joinpath(f"contact_sheet.{kind}").read_text("utf-8") for kind in ("css", "html"))
     yield page_head(title, note, style)
@@ -111,18 +111,18 @@ def name_query(query: Query) -> str:
     return f"like {query.name.rpartition('/')[2]}" if query.kind in ("image", "video") else f"“{query.name}”"
 
 
-def query_sections(result: SearchResult, page: Path) -> Iterator[Section]:
+def query_sections(result: SearchResult, page: Path) -> Iterator[SheetSection]:
     """Yield a section with the hits of each query, for a sheet at `page`."""
     for query, hits in zip(result.queries, result.by_query, strict=True):
         source = query.terms[0].source if query.kind in ("image", "video") else None
         image = open_preview(source) if isinstance(source, (Media, IndexRow)) else None
-        yield Section(heading=name_query(query), tiles=_tiles(hits, page), image=image)
+        yield SheetSection(heading=name_query(query), tiles=_tiles(hits, page), image=image)
 
 
-def duplicate_sections(groups: Sequence[Sequence[Hit]], page: Path) -> Iterator[Section]:
+def duplicate_sections(groups: Sequence[Sequence[Hit]], page: Path) -> Iterator[SheetSection]:
     """Yield a section for each group of near-duplicates, for a sheet at `page`."""
     for number, group in enumerate(groups, 1):
-        yield Section(heading=f"Group {number}", tiles=_tiles(group, page))
+        yield SheetSection(heading=f"Group {number}", tiles=_tiles(group, page))
 
 
 def _tiles(hits: Sequence[Hit], page: Path) -> Iterator[Tile]:

@@ -28,11 +28,11 @@ from perception_encoder.inference.model_spec import ModelSpec
 from perception_encoder.preprocess.source import unescape_name
 from perception_encoder.search.ranking import Hit, best_hits, query_vector, query_vectors
 from perception_encoder.search.storage.database import COLUMNS, IndexRow
-from perception_encoder.search.storage.encoder import load_encoder
 from perception_encoder.search.storage.location import check_root
 from perception_encoder.search.storage.reader import find_changes
 from perception_encoder.search.storage.seal import elsewhere
-from perception_encoder.search.storage.store import Store
+from perception_encoder.search.storage.store import IndexStore
+from perception_encoder.search.storage.trust import load_encoder
 from perception_encoder.search.storage.update import update_store, writable_store
 from perception_encoder.search.terms import Query, UploadedImage, text_query
 from perception_encoder.serving.queues import quiet
@@ -80,7 +80,7 @@ class Progress:
 class MediaLibrary:
     """An index and its encoder; threads may share one."""
 
-    def __init__(self, index: Store, encoder: Encoder) -> None:
+    def __init__(self, index: IndexStore, encoder: Encoder) -> None:
         self.index, self.encoder, self.progress = index, quiet(encoder), Progress()
         self._lock = threading.Lock()
         self._encode_text = lru_cache(_CACHED)(self._encode_uncached)
@@ -201,7 +201,7 @@ class MediaLibrary:
         self.progress = Progress(running=True, failures=self.progress.failures)
         try:
             directory = self.index.directory
-            with Store.for_writing(directory, self.index.root), closing(Store.open(directory)) as writer:
+            with IndexStore.for_writing(directory, self.index.root), closing(IndexStore.open(directory)) as writer:
                 writer.check(self.encoder.describe(self.encoder.feature()), self.encoder.source)
                 report = update_store(writer, self.encoder, track)
             self.progress.failures = list(report.skipped)
@@ -229,13 +229,13 @@ def open_library(
     """
     parse_patterns(exclude or ())
     encoder: Encoder | None = None
-    if not Store.exists(directory or media):
+    if not IndexStore.exists(directory or media):
         with writable_store(media, model, directory=directory) as (_, encoder):
             pass
-    index = Store.open(directory or media)
+    index = IndexStore.open(directory or media)
     check_root(index.directory, index.root, media)
     if exclude is not None:
-        with Store.for_writing(index.directory):
+        with IndexStore.for_writing(index.directory):
             index.exclude(exclude)
     encoder = load_encoder([index], encoder or model)
     library = MediaLibrary(index, encoder)

@@ -240,7 +240,7 @@ class AnnotationProject(Database):
         return TarMember(tar, row["offset"], row["size"]), row["extension"]
 
 
-def check_name(name: str) -> str:
+def check_person_name(name: str) -> str:
     """Return a person's name without surrounding spaces; ConfigError unless it has 1 to 40 printable characters."""
     name = name.strip()
     if not 1 <= len(name) <= LONGEST_NAME or not name.isprintable():
@@ -250,7 +250,7 @@ def check_name(name: str) -> str:
 
 def add_person(connection: sqlite3.Connection, name: str) -> str:
     """Add a person who is not there yet; return the checked name."""
-    name = check_name(name)
+    name = check_person_name(name)
     connection.execute("INSERT OR IGNORE INTO people VALUES (?)", (name,))
     return name
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 import perception_encoder as pe
-from perception_encoder.dense_prediction.heads import list_inputs
+from perception_encoder.dense_prediction.heads import list_dense_inputs
 from perception_encoder.errors import ConfigError, DataError, InputError
 from perception_encoder.preprocess.video import read_frames
 from perception_encoder.preprocess.video_file import write_video
@@ -129,7 +129,7 @@ def test_names_are_relative_to_the_directory_that_all_share(tmp_path: Path, monk
         Image.new("RGB", (8, 8)).save(tmp_path / name)
 
     def names(*paths: Path) -> list[tuple[str, str]]:
-        return [(item.name, item.out) for item in list_inputs(paths)]
+        return [(item.name, item.out) for item in list_dense_inputs(paths)]
 
     assert names(tmp_path / "a") == [("x.png", "x"), ("y.jpg", "y.jpg"), ("y.png", "y.png")]
     assert names(tmp_path / "a" / "x.png") == [("x.png", "x")]
@@ -140,13 +140,13 @@ def test_names_are_relative_to_the_directory_that_all_share(tmp_path: Path, monk
     monkeypatch.chdir(tmp_path / "a")
     assert names(Path("x.png"), Path("../b/x.png")) == [("a/x.png", "a/x"), ("b/x.png", "b/x")]
     picture = Image.new("RGB", (9, 9))
-    mixed = list_inputs([Path("x.png"), picture, tmp_path / "b"])  # pictures in memory came before all files
+    mixed = list_dense_inputs([Path("x.png"), picture, tmp_path / "b"])  # pictures in memory came before all files
     assert [item.media for item in mixed] == [Path("x.png"), picture, tmp_path / "b" / "x.png"]
     Image.new("RGB", (8, 8)).save(tmp_path / "a" / "y.jpg.png")
     assert names(tmp_path / "a")[1:] == [(name, name) for name in ("y.jpg", "y.jpg.png", "y.png")]
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="no images or videos in "):
-        list_inputs([tmp_path / "empty"])
+        list_dense_inputs([tmp_path / "empty"])
 
 
 def test_files_that_cannot_be_read(depth_head: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from perception_encoder.datasets.questions.question import (
-    Entry,
+    QuestionEntry,
     choice_question,
     table_entries,
 )
@@ -115,16 +115,16 @@ def test_ids_must_differ(tmp_path: Path) -> None:
 
 def test_answers_in_each_form() -> None:
     for value in ("cup", ["cup"], [{"answer": "cup"}]):
-        assert Entry("x", {"answers": value}).answers("answers", "label") == ("cup",)
-    assert Entry("x", {"label": ["a", ""]}).answers("answers", "label") == ("a", "")
+        assert QuestionEntry("x", {"answers": value}).answers("answers", "label") == ("cup",)
+    assert QuestionEntry("x", {"label": ["a", ""]}).answers("answers", "label") == ("a", "")
     for value in (None, [], "", [""], 3, ["a", 3], [{"a": "b"}], {"a": 1}):
         with pytest.raises(DataError, match=r"a\.json: 3: `answers` is .*; a question needs at least one answer"):
-            Entry("a.json: 3", {"answers": value}).answers("answers")
+            QuestionEntry("a.json: 3", {"answers": value}).answers("answers")
 
 
 def test_a_choice_by_index_and_text() -> None:
     def correct(answer: object, *options: str) -> int | None:
-        entry = Entry("x", {"options": list(options), "answer": answer})
+        entry = QuestionEntry("x", {"options": list(options), "answer": answer})
         return choice_question(entry, identity="1", question="?", media=(), choices="options", answer="answer").correct
 
     assert [correct(answer, "leaf", "root") for answer in (1, "1", "root")] == [1, 1, 1]

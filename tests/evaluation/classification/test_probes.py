@@ -10,7 +10,8 @@ import pytest
 
 from perception_encoder.datasets.labelled import LabelledImages, held_out_rows
 from perception_encoder.errors import ConfigError, DataError
-from perception_encoder.evaluation.classification.probes import STRENGTHS, fit_probe, hold_out, load_splits, vote
+from perception_encoder.evaluation.classification.probes import STRENGTHS, fit_probe, vote
+from perception_encoder.evaluation.classification.splits import hold_out, load_splits
 from perception_encoder.evaluation.embeddings import Features
 from tests.evaluation.colours import image_bytes, unit, write_colours
 

@@ -13,7 +13,7 @@ import pytest
 from perception_encoder.errors import ConfigError
 from perception_encoder.search.storage import vectors as module
 from perception_encoder.search.storage.database import IndexRow
-from perception_encoder.search.storage.store import STORE, Store
+from perception_encoder.search.storage.store import STORE, IndexStore
 from tests.search.indexes import DIMENSION, SETTINGS, make_rows, unit_vectors
 
 COUNT = 3000
@@ -33,21 +33,23 @@ def vectors() -> np.ndarray:
 
 
 @pytest.fixture
-def index(tmp_path: Path, vectors: np.ndarray) -> Store:
+def index(tmp_path: Path, vectors: np.ndarray) -> IndexStore:
     """Three thousand rows in three commits."""
-    index = Store.create(tmp_path, SETTINGS)
+    index = IndexStore.create(tmp_path, SETTINGS)
     for start in range(0, COUNT, 1000):
         index.replace([], make_rows(vectors[start : start + 1000], start))
     index.finish()
     return index
 
 
-def is_approximate(index: Store) -> bool:
+def is_approximate(index: IndexStore) -> bool:
     with index._reading() as reading:
         return reading.vectors.codes is not None
 
 
-def recall(index: Store, vectors: np.ndarray, where: str | None = None, allowed: np.ndarray | None = None) -> float:
+def recall(
+    index: IndexStore, vectors: np.ndarray, where: str | None = None, allowed: np.ndarray | None = None
+) -> float:
     """Share of the ten best hits of fifty queries that are found; checks the similarities on the way."""
     found = 0
     for query in unit_vectors(50, 1):
@@ -60,12 +62,12 @@ def recall(index: Store, vectors: np.ndarray, where: str | None = None, allowed:
     return found / 500
 
 
-def test_hits_are_nearly_the_exact_ones(index: Store, vectors: np.ndarray) -> None:
+def test_hits_are_nearly_the_exact_ones(index: IndexStore, vectors: np.ndarray) -> None:
     assert is_approximate(index)
     assert recall(index, vectors) >= 0.99
 
 
-def test_conditions_hold(index: Store, vectors: np.ndarray) -> None:
+def test_conditions_hold(index: IndexStore, vectors: np.ndarray) -> None:
     videos = np.arange(COUNT) % 4 == 0
     assert recall(index, vectors, "kind = 'video'", videos) >= 0.99
     rare = "path IN ('5.jpg', '77.jpg', '2999.jpg')"
@@ -75,7 +77,7 @@ def test_conditions_hold(index: Store, vectors: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("finished", [False, True])
-def test_new_rows_are_found_at_once(index: Store, vectors: np.ndarray, finished: bool) -> None:
+def test_new_rows_are_found_at_once(index: IndexStore, vectors: np.ndarray, finished: bool) -> None:
     added = unit_vectors(500, 3)
     index.replace([], make_rows(added, COUNT))
     if finished:
@@ -86,7 +88,7 @@ def test_new_rows_are_found_at_once(index: Store, vectors: np.ndarray, finished:
 
 
 @pytest.mark.parametrize("finished", [False, True])
-def test_removed_and_replaced_rows_are_found_no_more(index: Store, vectors: np.ndarray, finished: bool) -> None:
+def test_removed_and_replaced_rows_are_found_no_more(index: IndexStore, vectors: np.ndarray, finished: bool) -> None:
     index.replace([f"{number}.jpg" for number in range(0, COUNT, 3)], [])
     changed = unit_vectors(100, 4)
     index.replace([f"{number}.jpg" for number in range(1, 301, 3)], make_rows(vectors)[:0])  # nothing in their place
@@ -104,8 +106,8 @@ def test_removed_and_replaced_rows_are_found_no_more(index: Store, vectors: np.n
         assert all(here[int(row.id)] for _, row in index.nearest(vector, 10))
 
 
-def test_vectors_are_written_anew_when_many_are_of_no_row(index: Store, vectors: np.ndarray) -> None:
-    reader = Store.open(index.directory)
+def test_vectors_are_written_anew_when_many_are_of_no_row(index: IndexStore, vectors: np.ndarray) -> None:
+    reader = IndexStore.open(index.directory)
     assert recall(reader, vectors) >= 0.99
     index.replace([f"{number}.jpg" for number in range(1000)], [])
     assert recall(reader, vectors, allowed=np.arange(COUNT) >= 1000) >= 0.99
@@ -113,12 +115,12 @@ def test_vectors_are_written_anew_when_many_are_of_no_row(index: Store, vectors:
     files = {path.name for path in (index.directory / STORE).iterdir()}
     assert files == {"index.sqlite", "vectors-2.f32", "codes-2.tv", "seal.json"}
     assert (index.directory / STORE / "vectors-2.f32").stat().st_size == vectors[1000:].nbytes
-    for opened in (index, reader, Store.open(index.directory, whole=True)):
+    for opened in (index, reader, IndexStore.open(index.directory, whole=True)):
         assert is_approximate(opened) and recall(opened, vectors, allowed=np.arange(COUNT) >= 1000) >= 0.99
 
 
 def test_a_kill_between_the_new_vectors_and_their_commit_loses_nothing(
-    index: Store, vectors: np.ndarray, monkeypatch: pytest.MonkeyPatch
+    index: IndexStore, vectors: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     index.replace([f"{number}.jpg" for number in range(1000)], [])
 
@@ -129,41 +131,41 @@ def test_a_kill_between_the_new_vectors_and_their_commit_loses_nothing(
         patch.setattr("perception_encoder.search.storage.store._put", stop)
         index.finish()
     here = np.arange(COUNT) >= 1000
-    assert recall(Store.open(index.directory), vectors, allowed=here) >= 0.99
+    assert recall(IndexStore.open(index.directory), vectors, allowed=here) >= 0.99
     index.finish()
-    assert recall(Store.open(index.directory, whole=True), vectors, allowed=here) >= 0.99
+    assert recall(IndexStore.open(index.directory, whole=True), vectors, allowed=here) >= 0.99
     assert not (index.directory / STORE / "vectors-1.f32").exists()
 
 
-def test_an_index_that_shrinks_loses_its_compressed_vectors(index: Store, vectors: np.ndarray) -> None:
+def test_an_index_that_shrinks_loses_its_compressed_vectors(index: IndexStore, vectors: np.ndarray) -> None:
     index.replace([f"{number}.jpg" for number in range(2500)], [])
     index.finish()
     assert not list((index.directory / STORE).glob("codes*"))
     assert recall(index, vectors, allowed=np.arange(COUNT) >= 2500) == 1
 
 
-def test_another_thread_may_search_with_another_condition(index: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_thread_may_search_with_another_condition(index: IndexStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """And the index may change between a condition and the search."""
-    query, find = unit_vectors(1, 2)[0], Store._find
+    query, find = unit_vectors(1, 2)[0], IndexStore._find
     expected = [row.id for _, row in index.nearest(query, 10, "kind = 'video'")]
 
-    def overtaken(self: Store, *arguments: Any) -> object:
+    def overtaken(self: IndexStore, *arguments: Any) -> object:
         slots = find(self, *arguments)
         with monkeypatch.context() as patch:
-            patch.setattr(Store, "_find", find)
-            Store.nearest(self, query, 10, "kind = 'image'")
+            patch.setattr(IndexStore, "_find", find)
+            IndexStore.nearest(self, query, 10, "kind = 'image'")
             index.replace([f"{number}.jpg" for number in range(0, COUNT, 3)], [])
             index.finish()
         return slots
 
-    monkeypatch.setattr(Store, "_find", overtaken)
+    monkeypatch.setattr(IndexStore, "_find", overtaken)
     index.begin()
-    assert [row.id for _, row in Store.open(index.directory).nearest(query, 10, "kind = 'video'")] == expected
+    assert [row.id for _, row in IndexStore.open(index.directory).nearest(query, 10, "kind = 'video'")] == expected
 
 
 @pytest.mark.parametrize("harm", ["cut", "missing", "library", "version"])
 def test_without_compressed_vectors_every_row_is_compared(
-    harm: str, index: Store, vectors: np.ndarray, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    harm: str, index: IndexStore, vectors: np.ndarray, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     file, here = index.directory / STORE / "codes-1.tv", np.arange(COUNT) != 5
     if harm in ("library", "version"):
@@ -173,7 +175,7 @@ def test_without_compressed_vectors_every_row_is_compared(
         file.write_bytes(file.read_bytes()[:-9])
     else:
         file.unlink()
-    opened = Store.open(index.directory)
+    opened = IndexStore.open(index.directory)
     assert not is_approximate(opened) and recall(opened, vectors) == 1
     assert (harm in ("library", "version")) == ("compressed vectors cannot be read" in caplog.text)
     opened.replace(["5.jpg"], [])
@@ -183,11 +185,11 @@ def test_without_compressed_vectors_every_row_is_compared(
         assert "vectors cannot be compressed" in caplog.text and not file.exists()
         monkeypatch.undo()
         monkeypatch.setattr(module, "LARGE_BYTES", 1000 * DIMENSION * 4)
-        Store.open(index.directory).finish()
-    assert is_approximate(Store.open(index.directory))  # it came back
+        IndexStore.open(index.directory).finish()
+    assert is_approximate(IndexStore.open(index.directory))  # it came back
 
 
-def test_more_hits_than_there_are_rows(index: Store, vectors: np.ndarray) -> None:
+def test_more_hits_than_there_are_rows(index: IndexStore, vectors: np.ndarray) -> None:
     index.replace([f"{number}.jpg" for number in range(0, COUNT, 7)], [])
     index.finish()
     here = np.arange(COUNT) % 7 > 0

@@ -31,7 +31,7 @@ from perception_encoder.search.storage import cluster
 from perception_encoder.search.storage.cluster import FileWork, reading_on_cluster
 from perception_encoder.search.storage.database import IndexRow
 from perception_encoder.search.storage.reader import File, FileResult
-from perception_encoder.search.storage.store import STORE, Store
+from perception_encoder.search.storage.store import STORE, IndexStore
 from perception_encoder.search.storage.update import update_store, writable_store
 from tests.clips import clip
 from tests.models.external import embedders
@@ -136,7 +136,7 @@ def killing_readers(path: Path) -> Iterator[list[int]]:
 
 def assert_same(folder: Path, expected: list[IndexRow], tolerance: float) -> None:
     """The rows are equal, and their vectors as near as rows of batches of other sizes are."""
-    found = sorted(Store.open(folder).rows(thumbnails=True), key=lambda row: row.id)
+    found = sorted(IndexStore.open(folder).rows(thumbnails=True), key=lambda row: row.id)
     expected = sorted(expected, key=lambda row: row.id)
     for name in (field.name for field in fields(IndexRow) if field.name != "vector"):
         assert [getattr(row, name) for row in found] == [getattr(row, name) for row in expected], name
@@ -170,7 +170,7 @@ def test_killed_workers_lose_and_double_nothing(
         draw(99).save(folder / "01.jpg")
         draw(98).save(folder / "gone.jpg")
 
-        def lose_one(index: Store, *others: object) -> object:
+        def lose_one(index: IndexStore, *others: object) -> object:
             (folder / "gone.jpg").unlink(missing_ok=True)
             return read(index, *others)
 
@@ -186,7 +186,7 @@ def test_killed_workers_lose_and_double_nothing(
     assert reasons.keys() == {"bad.jpg", "gone.jpg"}
     assert socket.gethostname() in reasons["gone.jpg"] and "under the same path" in reasons["gone.jpg"]
     row = next(row for row in expected if row.path == "00.jpg")
-    (moved,) = Store.open(folder).rows("path = 'moved.jpg'")
+    (moved,) = IndexStore.open(folder).rows("path = 'moved.jpg'")
     assert moved.date == row.date
     np.testing.assert_allclose(moved.vector, row.vector, rtol=0, atol=tolerance)
 
@@ -289,7 +289,7 @@ def test_a_worker_reads_a_task_in_batches_of_its_model(monkeypatch: pytest.Monke
 
     encoder = SimpleNamespace(batch_size=8, runtime=SimpleNamespace(workers=1))
     monkeypatch.setattr(WorkerModel, "load", lambda model, device: encoder)
-    monkeypatch.setattr(cluster, "Reader", lambda *_: SimpleNamespace(read=read_batch))
+    monkeypatch.setattr(cluster, "FileReader", lambda *_: SimpleNamespace(read=read_batch))
     work = FileWork(WorkerModel(ModelSpec("st:NAME"), "hash", 0), 1.0, frozenset())
     assert [result.file for result in work.open("cuda")(files)] == files
     assert read == [8, 8, 4]

@@ -14,7 +14,7 @@ from perception_encoder.errors import SearchIndexError
 from perception_encoder.search.index import open_index
 from perception_encoder.search.storage.database import DATABASE
 from perception_encoder.search.storage.location import nearest_index
-from perception_encoder.search.storage.store import STORE, Store
+from perception_encoder.search.storage.store import STORE, IndexStore
 from tests.search.indexes import hits, printed_command
 
 
@@ -23,7 +23,7 @@ def test_an_index_lies_where_it_is_told_to(run_pe, photos: Path, checkpoint: Pat
     photos.chmod(0o700)
     run = run_pe("index", photos, "--index", home, "--model", checkpoint)
     assert run.status == 0 and "20 added" in run.stdout
-    assert not (photos / STORE).exists() and Store.exists(home)
+    assert not (photos / STORE).exists() and IndexStore.exists(home)
     assert home.stat().st_mode & 0o777 == 0o700
     everything = {str(path) for path in photos.rglob("*.jpg")}
     arguments = ("search", "a cat", "--top", "20", "--json")
@@ -64,7 +64,7 @@ def test_a_folder_that_cannot_be_written_is_told_of_the_option(
     message = f"{photos / STORE} could not be written: Read-only file system; store the index elsewhere: pe index"
     assert run.status == 2 and message in run.stderr
     assert run_pe(*printed_command(run.stderr), "--model", checkpoint).status == 0
-    assert Store.open(tmp_path / "indexes" / photos.name).root == photos
+    assert IndexStore.open(tmp_path / "indexes" / photos.name).root == photos
 
 
 def damage_row(home: Path) -> None:
@@ -84,13 +84,13 @@ def test_the_printed_remedy_gives_the_same_index_back(
     home = tmp_path / "an index's home" if elsewhere else photos
     words = (photos, "--index", home) if elsewhere else (photos,)
     assert run_pe("index", *words, "--model", checkpoint, "--every", "0.5").status == 0
-    before = Store.open(home)
+    before = IndexStore.open(home)
     paths = set(before.files())
     damage(home)
     run = run_pe("index", *words)
     assert run.status == 2 and "rebuild it with: pe index" in run.stderr
     assert run_pe(*printed_command(run.stderr)).status == 0
-    after = Store.open(home)
+    after = IndexStore.open(home)
     assert after.settings == before.settings and after.root == before.root
     assert set(after.files()) == paths and len(paths) == 20
     assert "0 added" in run_pe("index", *words).stdout
@@ -100,7 +100,7 @@ def test_an_unreadable_index_is_rebuilt_as_it_was(run_pe, photos: Path, checkpoi
     """The seal names the directory, the model and the rate."""
     home = tmp_path / "home"
     assert run_pe("index", photos, "--index", home, "--model", checkpoint, "--every", "0.5").status == 0
-    database, settings = home / STORE / DATABASE, Store.open(home).settings
+    database, settings = home / STORE / DATABASE, IndexStore.open(home).settings
     database.write_text("{")
     run = run_pe("search", "a cat", "--index", home)
     assert run.status == 2 and printed_command(run.stderr) == ["index", "--rebuild", str(photos), "--index", str(home)]
@@ -111,7 +111,7 @@ def test_an_unreadable_index_is_rebuilt_as_it_was(run_pe, photos: Path, checkpoi
     remedy = printed_command(run_pe("index", photos, "--index", home).stderr)
     for rebuild in (lambda: run_pe(*remedy), lambda: open_index(index=home).update(rebuild=True)):
         rebuild()
-        assert Store.open(home).settings == settings and len(Store.open(home)) == 20
+        assert IndexStore.open(home).settings == settings and len(IndexStore.open(home)) == 20
         database.write_text("{")
 
 
@@ -127,7 +127,7 @@ def test_an_index_that_says_nothing_is_rebuilt_by_the_printed_command(
     run = run_pe("index", *words)
     assert run.status == 2 and printed_command(run.stderr) == ["index", "--rebuild", *map(str, words)]
     run = run_pe(*printed_command(run.stderr), "--model", checkpoint)
-    assert run.status == 0 and "20 added" in run.stdout and Store.open(home).root == photos
+    assert run.status == 0 and "20 added" in run.stdout and IndexStore.open(home).root == photos
 
 
 def test_an_index_around_is_of_what_is_searched(run_pe, photos: Path, checkpoint: Path, tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_the_remedy_of_an_unfinished_index_elsewhere_finishes_it(
         raise SearchIndexError("stopped")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Store, "finish", stop)
+        patch.setattr(IndexStore, "finish", stop)
         assert run_pe("index", photos, "--index", home, "--model", checkpoint).status == 2
     run = run_pe("search", "a cat", "--index", home)
     assert "is unfinished" in run.stderr

@@ -15,7 +15,7 @@ from PIL import Image
 from perception_encoder.errors import OutputError, SearchIndexError
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.search.storage.database import DATABASE
-from perception_encoder.search.storage.store import STORE, Store
+from perception_encoder.search.storage.store import STORE, IndexStore
 from perception_encoder.search.storage.update import UpdateReport, update_store, writable_store
 
 Update = Callable[..., UpdateReport]
@@ -30,7 +30,7 @@ def test_a_stopped_run_is_unfinished_until_the_next(
     update: Update, folder: Path, draw: Callable[[int], Image.Image], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     update()
-    assert not Store.open(folder).unfinished
+    assert not IndexStore.open(folder).unfinished
     draw(70).save(folder / "new.jpg")
 
     def stop(*_: object) -> None:
@@ -38,13 +38,13 @@ def test_a_stopped_run_is_unfinished_until_the_next(
 
     for when in ("finish", "replace"):
         with monkeypatch.context() as patch:
-            patch.setattr(Store, when, stop)
+            patch.setattr(IndexStore, when, stop)
             with pytest.raises(KeyboardInterrupt):
                 update()
-        assert Store.open(folder).unfinished and len(Store.open(folder)) in (20, 21)
+        assert IndexStore.open(folder).unfinished and len(IndexStore.open(folder)) in (20, 21)
         draw(71).save(folder / "newer.jpg")
     update()
-    assert not Store.open(folder).unfinished and len(Store.open(folder)) == 22
+    assert not IndexStore.open(folder).unfinished and len(IndexStore.open(folder)) == 22
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,11 @@ def test_an_index_that_is_removed_meanwhile_is_an_error(
     draw(70).save(folder / "new.jpg")
     if when == "unchanged":
         (folder / "new.jpg").unlink()
-    places = {"embed_pixels": (Encoder, "embed_pixels"), "commit": (Store, "replace"), "unchanged": (Store, "finish")}
+    places = {
+        "embed_pixels": (Encoder, "embed_pixels"),
+        "commit": (IndexStore, "replace"),
+        "unchanged": (IndexStore, "finish"),
+    }
     owner, name = places[when]
     usual = getattr(owner, name)
 
@@ -79,7 +83,7 @@ def test_an_index_that_is_removed_meanwhile_is_an_error(
         update()
     except SearchIndexError:
         update(rebuild=True)
-    assert len(Store.open(folder)) == 20 + (when != "unchanged")
+    assert len(IndexStore.open(folder)) == 20 + (when != "unchanged")
 
 
 def test_a_directory_that_is_renamed_meanwhile_is_named(
@@ -97,7 +101,7 @@ def test_a_directory_that_is_renamed_meanwhile_is_named(
     with pytest.raises(OutputError, match=rf"^{folder} was renamed or removed during the update; run .* its new name$"):
         update()
     monkeypatch.undo()
-    assert not folder.exists() and len(Store.open(renamed)) == 20
+    assert not folder.exists() and len(IndexStore.open(renamed)) == 20
     renamed.rename(folder)
     assert update().added == 1
 

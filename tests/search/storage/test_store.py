@@ -18,7 +18,7 @@ from PIL import Image
 from perception_encoder.errors import ConfigError, OutputError, SearchIndexError
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.search.storage import store as module
-from perception_encoder.search.storage.store import STORE, Store
+from perception_encoder.search.storage.store import STORE, IndexStore
 from tests.search.indexes import counts, rows_by_path
 
 Draw = Callable[[int], Image.Image]
@@ -26,7 +26,7 @@ Draw = Callable[[int], Image.Image]
 
 def test_nearest_is_exact_and_takes_conditions(update, folder: Path, encoder: Encoder) -> None:
     update()
-    index = Store.open(folder)
+    index = IndexStore.open(folder)
     rows = index.rows()
     query = encoder.encode_texts("a cat")
     scores = {row.id: float(row.vector @ query) for row in rows}
@@ -45,14 +45,14 @@ def test_nearest_is_exact_and_takes_conditions(update, folder: Path, encoder: En
 
 def test_there_is_one_writer_and_readers_beside_it(update, folder: Path, draw: Draw, encoder: Encoder) -> None:
     update()
-    reader = Store.open(folder)
-    with Store.for_writing(folder), pytest.raises(OutputError, match="another run is writing the index"):
+    reader = IndexStore.open(folder)
+    with IndexStore.for_writing(folder), pytest.raises(OutputError, match="another run is writing the index"):
         update()
     for number in range(3):
         draw(60 + number).save(folder / f"more{number}.jpg")
         update()
         assert len(reader.nearest(encoder.encode_texts("a cat"), 100)) == len(reader) == 22 + number
-    assert len(Store.open(folder).files()) == 24
+    assert len(IndexStore.open(folder).files()) == 24
     update(rebuild=True)
     for fail in (reader.refresh, reader.rows):
         with pytest.raises(SearchIndexError, match="has been rebuilt; open it again"):
@@ -64,12 +64,12 @@ def test_a_reader_does_not_wait_for_a_commit(
 ) -> None:
     """It sees the commit before, also while an update of a finished index begins."""
     update()
-    reader, query, insert, found = Store.open(folder), encoder.encode_texts("a cat"), module.insert_rows, []
+    reader, query, insert, found = IndexStore.open(folder), encoder.encode_texts("a cat"), module.insert_rows, []
 
     def insert_and_search(*arguments: Any) -> None:
         insert(*arguments)
         began = time.monotonic()
-        found.append([len(index.nearest(query, 100)) for index in (reader, Store.open(folder))])
+        found.append([len(index.nearest(query, 100)) for index in (reader, IndexStore.open(folder))])
         assert time.monotonic() - began < 5  # a writer that is waited for would not end
 
     monkeypatch.setattr(module, "insert_rows", insert_and_search)
@@ -89,7 +89,7 @@ def test_vectors_are_on_disk_before_the_commit_that_names_them(
     def record(handle: int) -> None:
         fsync(handle)
         if os.readlink(f"/proc/self/fd/{handle}").endswith("vectors-1.f32"):
-            rows.append(len(Store.open(folder)))
+            rows.append(len(IndexStore.open(folder)))
 
     monkeypatch.setattr(os, "fsync", record)
     draw(60).save(folder / "more.jpg")
@@ -117,7 +117,7 @@ def test_a_full_disk_is_named_and_nothing_lost(
     with pytest.raises(OutputError, match=r"could not be written: File too large$"):
         update()
     monkeypatch.undo()
-    assert len(Store.open(folder)) == 21
+    assert len(IndexStore.open(folder)) == 21
     assert counts(update()) == (1, 0, 0, 21) and "new.jpg" in rows_by_path(folder)
 
 

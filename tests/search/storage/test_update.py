@@ -24,8 +24,8 @@ from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.media import HEAD
 from perception_encoder.inference.model_spec import ModelSpec
 from perception_encoder.preprocess.video import SampledFrame, sample_frames
-from perception_encoder.search.storage.reader import Reader, find_changes
-from perception_encoder.search.storage.store import Store
+from perception_encoder.search.storage.reader import FileReader, find_changes
+from perception_encoder.search.storage.store import IndexStore
 from perception_encoder.search.storage.update import update_store, writable_store
 from tests.clips import clip
 from tests.search.indexes import counts, rows_by_path
@@ -59,7 +59,7 @@ def test_an_image_is_read_once_and_its_size_is_that_of_the_file(
         return Counted(self) if self.name == "large.jpg" else opened(self, *mode, **options)
 
     monkeypatch.setattr(Path, "open", open_counted)
-    reader = Reader(encoder, 1.0, set())
+    reader = FileReader(encoder, 1.0, set())
     ((row,),) = (result.rows for result in reader.read(find_changes(tmp_path, {}).candidates))
     assert (row.width, row.height) == (1201, 1604)
     assert Image.open(io.BytesIO(row.thumbnail)).size == (192, 256)
@@ -137,7 +137,7 @@ def test_a_file_of_a_tar_that_leads_out_of_it_is_reported(update, folder: Path, 
         "odd.tar/./in.jpg",
         "odd.tar//absolute.jpg",
     }
-    Store.open(folder, whole=True)
+    IndexStore.open(folder, whole=True)
 
 
 def test_files_that_change_places_are_lost_in_no_commit(
@@ -169,9 +169,9 @@ def test_another_model_or_rate_is_refused_until_rebuilt(folder: Path, checkpoint
     ):
         pass
     with pytest.raises(SearchIndexError, match=r"with model \S+, not timm:other; use that model"):  # and no details
-        Store.open(folder).check({"model": "timm:other", "weight_hash": "0", "dimension": 7}, "timm:other")
+        IndexStore.open(folder).check({"model": "timm:other", "weight_hash": "0", "dimension": 7}, "timm:other")
     with pytest.raises(SearchIndexError, match=r"with model \S+, not builtin-spatial; use that model"):
-        Store.open(folder).check_name("builtin-spatial")
+        IndexStore.open(folder).check_name("builtin-spatial")
     with pytest.raises(SearchIndexError, match=r"made with every 1\.0, not 0\.5.*--rebuild --every 0\.5"):
         update(every=0.5)
     assert counts(update(every=0.5, rebuild=True)) == (21, 0, 0, 0)

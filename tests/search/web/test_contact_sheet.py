@@ -13,7 +13,7 @@ from PIL import Image
 
 from perception_encoder.errors import OutputError
 from perception_encoder.search.web.contact_sheet import (
-    Section,
+    SheetSection,
     Tile,
     contact_sheet,
     link_to,
@@ -63,7 +63,7 @@ def drawn(width: int = 30, height: int = 20) -> Image.Image:
 
 def sheet(text: str = "a cat", **tile: object) -> str:
     tile_of_text = Tile(**{"image": drawn(), "caption": text, "value": text, "link": text, "hint": text} | tile)
-    return "".join(contact_sheet(text, text, [Section(heading=text, tiles=[tile_of_text], image=drawn())]))
+    return "".join(contact_sheet(text, text, [SheetSection(heading=text, tiles=[tile_of_text], image=drawn())]))
 
 
 @pytest.mark.parametrize("text", HOSTILE)
@@ -114,13 +114,13 @@ def test_a_page_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     path = tmp_path / "new" / "index.html"
 
     def fails():
-        yield Section(heading="a", tiles=[])
+        yield SheetSection(heading="a", tiles=[])
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         write_contact_sheet(path, "a", "b", fails())
     assert not any(tmp_path.rglob("*.html*"))
-    write_contact_sheet(path, "a", "b", [Section(heading="a", tiles=[])])
+    write_contact_sheet(path, "a", "b", [SheetSection(heading="a", tiles=[])])
     assert [entry.name for entry in path.parent.iterdir()] == ["index.html"]
     with pytest.raises(OutputError, match="file"):
         (tmp_path / "file").touch()
@@ -135,7 +135,7 @@ def test_a_browser_shows_it_without_a_server(tmp_path: Path) -> None:
     from playwright.sync_api import sync_playwright
 
     tiles = [Tile(image=drawn(200 + 40 * i, 200), caption="x" * 80, value="0.31", time=3.0) for i in range(7)]
-    write_contact_sheet(tmp_path / "index.html", "Search", "seven", [Section(heading=HOSTILE[0], tiles=tiles)])
+    write_contact_sheet(tmp_path / "index.html", "Search", "seven", [SheetSection(heading=HOSTILE[0], tiles=tiles)])
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 360, "height": 800})

@@ -16,8 +16,8 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from perception_encoder.inference.encoder import Encoder
-from perception_encoder.search.storage.store import Store
-from perception_encoder.search.storage.update import Reader, update_store, writable_store
+from perception_encoder.search.storage.store import IndexStore
+from perception_encoder.search.storage.update import FileReader, update_store, writable_store
 from perception_encoder.search.web.library import MediaLibrary
 from tests.search.indexes import make_library, paths, wait_for
 
@@ -71,7 +71,7 @@ def test_an_index_made_anew_by_another_model_is_not_written_to(client: TestClien
     assert "has been rebuilt" in client.get("/api/status").json()["error"]
     client.post("/api/rescan")
     time.sleep(1)
-    assert len(Store.open(folder)) == 0
+    assert len(IndexStore.open(folder)) == 0
 
 
 def test_what_is_committed_is_shown_while_files_are_read(
@@ -80,15 +80,15 @@ def test_what_is_committed_is_shown_while_files_are_read(
     monkeypatch.setattr("perception_encoder.search.storage.update._FIRST_COMMIT_SECONDS", 0.0)
     monkeypatch.setattr(Encoder, "batch_size", 2)
     reading, go_on = threading.Event(), threading.Event()
-    read = Reader.read
+    read = FileReader.read
 
-    def stop_at_the_last(self: Reader, files: list) -> list:
+    def stop_at_the_last(self: FileReader, files: list) -> list:
         if any(file.path == "z.jpg" for file in files):
             reading.set()
             assert go_on.wait(60)
         return read(self, files)
 
-    monkeypatch.setattr(Reader, "read", stop_at_the_last)
+    monkeypatch.setattr(FileReader, "read", stop_at_the_last)
     for number in range(20):
         draw(100 + number).save(folder / f"new {number:02d}.jpg")
     draw(99).save(folder / "z.jpg")

@@ -14,7 +14,7 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, Route, expect
 
 from perception_encoder.inference.encoder import Encoder
-from perception_encoder.search.storage.store import Store
+from perception_encoder.search.storage.store import IndexStore
 from perception_encoder.search.web.library import MediaLibrary, open_library
 from perception_encoder.search.web.server import create_page
 from perception_encoder.serving.queues import GenerationQueue
@@ -607,7 +607,7 @@ def test_thumbnails_are_sharp(
         draw(number).resize((1600, 1200)).save(tmp_path / f"{number}.jpg")
     draw(4).save(tmp_path / "small.jpg")
     update_folder(tmp_path, checkpoint)
-    with served(create_page(MediaLibrary(Store.open(tmp_path), encoder))) as address:
+    with served(create_page(MediaLibrary(IndexStore.open(tmp_path), encoder))) as address:
         page = browser.new_page(viewport={"width": 1100, "height": 800}, device_scale_factor=density)
         page.goto(address)
         images = "[...document.querySelectorAll('#grid img')]"

@@ -11,7 +11,12 @@ import pytest
 from perception_encoder.errors import ConfigError, DataError, InputError, OutputError
 from perception_encoder.formats.shards import json_bytes, write_members
 from perception_encoder.video_dataset.annotation.progress import read_refinements
-from perception_encoder.video_dataset.annotation.project import FILE_NAME, AnnotationProject, Database, check_name
+from perception_encoder.video_dataset.annotation.project import (
+    FILE_NAME,
+    AnnotationProject,
+    Database,
+    check_person_name,
+)
 from perception_encoder.video_dataset.annotation.work import Edit, next_review, next_task, submit
 from tests.damage import plant_trigger
 from tests.video_dataset.clips import fields, short_clip, small_dataset, write_dataset
@@ -118,7 +123,7 @@ def test_the_double_share_grows_and_is_remembered(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["", "  ", "x" * 41, "a\nb", "a\0"])
 def test_names_that_are_none(name: str) -> None:
     with pytest.raises(ConfigError, match="1 to 40 printable characters"):
-        check_name(name)
+        check_person_name(name)
 
 
 def people(database: Database) -> list[str]:

@@ -20,12 +20,12 @@ from perception_encoder.inference.load import ModelLike, as_encoder, choose_mode
 from perception_encoder.models.checkpoints.find import TowerChoice
 from perception_encoder.models.defaults import config_directory
 from perception_encoder.models.registry import canonical_name, portable_name
-from perception_encoder.search.storage.store import Store
+from perception_encoder.search.storage.store import IndexStore
 
 logger = logging.getLogger(__name__)
 
 
-def load_encoder(stores: Sequence[Store], model: ModelLike, towers: TowerChoice = "all") -> Encoder:
+def load_encoder(stores: Sequence[IndexStore], model: ModelLike, towers: TowerChoice = "all") -> Encoder:
     """Load the encoder that made some indexes; SearchIndexError if one was made by another, or what `load` raises.
 
     `model`: by default what `trusted_model` returns for the first one, with the index's dimensions and decoding.
@@ -77,7 +77,7 @@ def trusted_model(directory: Path, settings: Mapping[str, Any]) -> str:
         ) from None
 
 
-def remember_model(store: Store, model: str) -> None:
+def remember_model(store: IndexStore, model: str) -> None:
     """Remember that the user named a model for an index; a name of this package needs no memory."""
     model = portable_name(model)
     if canonical_name(model) is not None:
