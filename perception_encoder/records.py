@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import operator
 import reprlib
@@ -30,6 +31,18 @@ def from_fields(kind: type[T], value: object, path: str = "") -> T:
     mappings, literals and unions of these.
     """
     return typing.cast(T, _convert(kind, value, path))
+
+
+def parse_json(content: str | bytes, kind: type[T], path: str = "") -> T:
+    """Parse JSON, of which nothing is known yet, and check it as `from_fields` does.
+
+    Raises ValueError if it is not JSON, nested too deep, or not a `kind`.
+    """
+    try:
+        value = json.loads(content)
+    except RecursionError:
+        raise ValueError(f"{path or 'the content'} is nested too deep") from None
+    return from_fields(kind, value, path)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -33,14 +33,14 @@ from perception_encoder.files import (
     write_json,
     writing,
 )
-from perception_encoder.records import from_fields
+from perception_encoder.records import parse_json
 
 T = TypeVar("T")
 
 SETTINGS, LOCK = "settings.json", "lock"
 ROWS_REMEDY = "choose another name, or remove it"
 RESUME = "rerun the same command to resume"
-_DAMAGE = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, EOFError, zlib.error)
+_DAMAGE = (OSError, ValueError, LookupError, TypeError, AttributeError, EOFError, zlib.error)
 
 
 class Store:
@@ -79,7 +79,7 @@ class Store:
                     remove(leftover)
             if os.path.lexists(path / SETTINGS):
                 with self.reading(path / SETTINGS):
-                    earlier = _read_settings(path / SETTINGS)
+                    earlier = parse_json(read_regular(path / SETTINGS, follow=True), dict[str, Any])
                 compare_settings(path, earlier, self.settings, remedy, partly=not writable)
                 self.settings = earlier
             elif not writable:
@@ -159,8 +159,8 @@ class Records(Generic[T]):
                 text = line.rpartition(_CHECKSUM)[0] + b"}" if checked else line
                 if checked and line != _with_checksum(text):
                     raise ValueError("it differs from its checksum")
-                self.rows.append(from_fields(kind, json.loads(text)))
-            except (ValueError, RecursionError) as error:
+                self.rows.append(parse_json(text, kind))
+            except ValueError as error:
                 raise DataError(f"{path}:{number} is damaged: {one_line(error)}; {remedy}") from None
 
     def append(self, *rows: T) -> None:
@@ -325,13 +325,6 @@ def _append(path: Path, content: bytes | memoryview) -> Span:
             file.flush()
             os.fsync(file.fileno())
     return Span(offset, memoryview(content).nbytes, zlib.crc32(content))
-
-
-def _read_settings(path: Path) -> dict[str, Any]:
-    found = json.loads(read_regular(path, follow=True))
-    if not isinstance(found, dict):
-        raise ValueError("it is not a JSON object")
-    return found
 
 
 def compare_settings(

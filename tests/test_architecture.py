@@ -201,6 +201,14 @@ def test_loading_is_strict_and_runs_no_code() -> None:
                 assert ast.unparse(node.value) != "True", path
 
 
+def test_json_is_read_in_one_place() -> None:
+    """Only `parse_json` knows that deep nesting raises RecursionError."""
+    for path in (ROOT / NAME).rglob("*.py"):
+        for name, call in calls(path):
+            copies = name == "json.loads" and ast.unparse(call.args[0]).startswith("json.dumps(")
+            assert name not in ("json.loads", "json.load") or copies or path.name == "records.py", path
+
+
 def test_no_global_random_state() -> None:
     seeders = {"torch.manual_seed", "torch.seed", "random.seed", "np.random.seed", "numpy.random.seed"}
     for path in ALL_SOURCES:

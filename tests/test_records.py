@@ -20,7 +20,7 @@ from perception_encoder.errors import ClusterError, ConfigError, MissingExtraErr
 from perception_encoder.progress import progress_bar
 from perception_encoder.ranks import Rank
 from perception_encoder.ray_cluster import check_cluster
-from perception_encoder.records import from_fields
+from perception_encoder.records import from_fields, parse_json
 from perception_encoder.vectors import best_rows, unit_rows
 
 
@@ -83,6 +83,13 @@ def test_missing_fields_and_other_types() -> None:
         from_fields(Outer, {})
     with pytest.raises(ValueError, match="the content is 3; expected an object"):
         from_fields(Outer, 3)
+
+
+def test_json_that_is_damaged_or_nested_too_deep_is_a_value_error() -> None:
+    assert parse_json(b'{"name": "x", "score": 2}', Outer).score == 2.0
+    for content in ("{", b"\xff", "[" * 100_000, b'{"a":' * 100_000, "3", "9" * 5000):
+        with pytest.raises(ValueError, match=r".+"):
+            parse_json(content, Outer)
 
 
 @pytest.mark.parametrize(("terminal", "total", "count"), [(True, 5, "5/5"), (True, None, "5/?"), (False, 5, None)])

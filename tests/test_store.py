@@ -71,7 +71,7 @@ def test_a_directory_of_other_files_and_a_missing_store_are_refused(tmp_path: Pa
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("settings.json", "[1]", r"settings\.json is damaged \(it is not a JSON object\); delete it"),
+        ("settings.json", "[1]", r"settings\.json is damaged \(the content is \[1\]; expected an object\); delete it"),
         ("settings.json", "{", r"settings\.json is damaged"),
         (
             "records.jsonl",

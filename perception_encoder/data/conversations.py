@@ -36,6 +36,7 @@ from perception_encoder.formats.shards import shards_below, split_names
 from perception_encoder.formats.tables import TableImage, open_parquet
 from perception_encoder.preprocess.source import escape_name
 from perception_encoder.progress import Track, untracked
+from perception_encoder.records import parse_json
 
 logger = logging.getLogger(__name__)
 
@@ -120,8 +121,8 @@ class JsonLines(ConversationFile):
 
 def _json_record(content: bytes, where: str, key: str) -> Record:
     try:
-        fields = json.loads(content.removeprefix(_BOM))
-    except (ValueError, RecursionError) as error:
+        fields = parse_json(content.removeprefix(_BOM), object)
+    except ValueError as error:
         raise InputError(where, f"is not JSON: {one_line(error)}") from None
     if not isinstance(fields, dict):
         raise InputError(where, "is not a JSON object")

@@ -6,7 +6,6 @@ same way: the same input makes the same bytes.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -14,7 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -26,6 +24,7 @@ from perception_encoder.formats.tables import read_rows
 from perception_encoder.preprocess.image import image_file, open_image
 from perception_encoder.preprocess.source import IMAGE_SUFFIXES, SHARD_IMAGES, TABLE_SUFFIXES, escape_name, open_source
 from perception_encoder.progress import Track, untracked
+from perception_encoder.records import parse_json
 
 TEXT_SUFFIXES = (".txt", ".caption", ".json")
 QUALITY = 92  # of re-encoded JPEGs
@@ -170,7 +169,7 @@ def _read_text(extension: str, text: bytes | Path) -> bytes:
     with open_source(text) as (stream, name):
         content = stream.read()
     try:
-        value: Any = json.loads(content) if extension == "json" else content.decode()
+        value = parse_json(content, object) if extension == "json" else content.decode()
     except ValueError as error:
         raise MediaDecodeError(name, f"cannot be read: {error}") from None
     if extension == "json" and not isinstance(value, dict):

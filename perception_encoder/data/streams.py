@@ -8,7 +8,6 @@ is a pure function of the seed, the step and the row, so a resumed run and any n
 from __future__ import annotations
 
 import glob
-import json
 import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -35,7 +34,7 @@ from perception_encoder.preprocess.tokenizer import clean
 from perception_encoder.preprocess.video import read_frames
 from perception_encoder.progress import Track, untracked
 from perception_encoder.ranks import Rank
-from perception_encoder.records import Checked, Positive, Share
+from perception_encoder.records import Checked, Positive, Share, parse_json
 
 logger = logging.getLogger(__name__)
 
@@ -157,9 +156,9 @@ def _read_texts(
     Raises MediaDecodeError if there are none.
     """
     try:
-        fields = json.loads(parts["json"]) if "json" in parts else {}
+        fields = parse_json(parts["json"], object) if "json" in parts else {}
         members = {part: parts[part].decode() for part in ("txt", "caption") if part in parts}
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise MediaDecodeError(name, f"its captions cannot be read: {error}") from None
     if not isinstance(fields, dict):
         raise MediaDecodeError(name, "its .json is not an object")

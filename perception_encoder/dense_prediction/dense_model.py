@@ -29,7 +29,7 @@ from perception_encoder.models.registry import BUILTIN_DEPTH
 from perception_encoder.models.tower import Tower
 from perception_encoder.models.vision_transformer import VisionTransformer
 from perception_encoder.preprocess.image import ImageTransform
-from perception_encoder.records import Checked, CountOrZero, Range, from_fields
+from perception_encoder.records import Checked, CountOrZero, Range, from_fields, parse_json
 
 HeadConfig = DepthHeadConfig | SegmentationHeadConfig | DetectorHeadConfig | DetrHeadConfig
 Head = DepthHead | SegmentationHead | Detector | DetrHead
@@ -280,8 +280,8 @@ def head_info(path: Path, metadata: Mapping[str, str], task: str | None = None) 
     if METADATA not in metadata:
         raise CheckpointError(f"{path} is not a head file, as written by `pe train` depth, segmenter or detector")
     try:
-        info = from_fields(HeadInfo, json.loads(metadata[METADATA]))
-    except (ValueError, RecursionError) as error:
+        info = parse_json(metadata[METADATA], HeadInfo)
+    except ValueError as error:
         raise CheckpointError(
             f"{path}: the description of the head is damaged ({one_line(error)}); train or download the head again"
         ) from None

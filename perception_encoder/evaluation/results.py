@@ -17,7 +17,7 @@ from perception_encoder.errors import DataError, one_line
 from perception_encoder.evaluation.statistics.bootstrap import SIGNIFICANT, check_scipy, holm
 from perception_encoder.evaluation.statistics.scores import Score, estimate_difference
 from perception_encoder.progress import Track, untracked
-from perception_encoder.records import from_fields
+from perception_encoder.records import parse_json
 
 Model = TypeVar("Model")
 AnyModel = TypeVar("AnyModel", contravariant=True)
@@ -88,8 +88,8 @@ def to_json(result: Result) -> str:
 def from_json(text: str, name: str) -> Result:
     """Read the result of `to_json`; `DataError` under `name` for anything else."""
     try:
-        return from_fields(Result, json.loads(text))
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        return parse_json(text, Result)
+    except ValueError as error:
         raise DataError(f"{name} is not a result written by `pe eval` with -o ({one_line(error)})") from error
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import reprlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeGuard
 
 from perception_encoder.errors import DataError, one_line
+from perception_encoder.records import parse_json
 
 _REPR = reprlib.Repr()
 _REPR.maxstring = _REPR.maxother = 60
@@ -25,8 +25,8 @@ def read_lines(path: Path) -> list[str]:
 def read_json(path: Path) -> Any:
     """Return a JSON file's content; DataError if it cannot be read."""
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
+        return parse_json(path.read_text(encoding="utf-8-sig"), object)
+    except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read as JSON: {one_line(error)}") from error
 
 

@@ -19,6 +19,7 @@ from perception_encoder.files import replacing, writing
 from perception_encoder.formats.entries import id_field
 from perception_encoder.formats.tars import TarMember, check_entry, open_tar, read_entry
 from perception_encoder.preprocess.source import SHARD_IMAGES
+from perception_encoder.records import parse_json
 
 SPLITS = ("train", "val", "test", "unseen")
 """A split's shards are `DIRECTORY/SPLIT.tar` and `DIRECTORY/SPLIT/*.tar`."""
@@ -146,8 +147,8 @@ def split_member(name: str) -> tuple[str, str]:
 def json_object(where: str, text: bytes) -> dict[str, Any]:
     """Parse a JSON object; `where`, for errors, lacks the suffix. DataError if it is not one."""
     try:
-        value: Any = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        value = parse_json(text, object)
+    except ValueError as error:
         raise DataError(f"{where}.json is not JSON ({error})") from error
     if not isinstance(value, dict):
         raise DataError(f"{where}.json is not a JSON object")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 import os
 import re
@@ -22,6 +21,7 @@ from perception_encoder.errors import DataError, InputError, MediaDecodeError, O
 from perception_encoder.files import cached_by_file
 from perception_encoder.formats.shards import split_names
 from perception_encoder.preprocess.source import escape_name
+from perception_encoder.records import parse_json
 
 if TYPE_CHECKING:
     from lancedb.db import DBConnection
@@ -151,8 +151,8 @@ def _read_jsonl(path: Path, name: str, needs_media: bool) -> Iterator[Cells | In
             if not line.strip():
                 continue
             try:
-                cells = json.loads(line)
-            except (ValueError, RecursionError) as error:
+                cells = parse_json(line, object)
+            except ValueError as error:
                 yield InputError(where, f"is not JSON: {one_line(error)}")
                 continue
             if not isinstance(cells, dict):
@@ -267,7 +267,7 @@ def split_tables(root: Path, split: str, directory: str = "", depths: Sequence[s
 def class_names_of(path: Path, column: str) -> tuple[str, ...]:
     """Return the names of the classes that a column of the hub's Parquet files numbers; empty if it has none."""
     try:
-        described = json.loads((pq.read_schema(path).metadata or {}).get(b"huggingface", b"{}"))
+        described = parse_json((pq.read_schema(path).metadata or {}).get(b"huggingface", b"{}"), dict[str, Any])
         names = described["info"]["features"][column]["names"]
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):
         return ()

@@ -26,6 +26,7 @@ from perception_encoder.files import open_regular, remove
 from perception_encoder.formats.tables import connect_lance, open_parquet, without_panics
 from perception_encoder.inference.listing import Item
 from perception_encoder.inference.pipeline import Embedding, is_text
+from perception_encoder.records import parse_json
 from perception_encoder.store import Store
 from perception_encoder.vectors import are_unit, load_array, unit_rows
 
@@ -207,9 +208,7 @@ def read_embeddings(path: Path) -> tuple[pa.Table, np.ndarray, dict[str, Any]] |
             vectors = rows["vector"]
         else:
             return None
-        settings = json.loads((rows.schema.metadata or {}).get(METADATA.encode(), b"{}"))
-        if not isinstance(settings, dict):
-            raise ValueError("its settings are not a JSON object")
+        settings = parse_json((rows.schema.metadata or {}).get(METADATA.encode(), b"{}"), dict[str, Any], "settings")
     except (OSError, ValueError, KeyError, RuntimeError, pa.ArrowException) as error:
         raise OutputError(f"{path} cannot be read: {one_line(error)}; write it again") from error
     if isinstance(vectors, pa.ChunkedArray):

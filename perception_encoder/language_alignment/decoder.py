@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from perception_encoder.models.initialization import drawn_from
 from perception_encoder.models.missing_weights import check_none_missing, missing_weights
 from perception_encoder.models.registry import SMALL_LANG, choose_command, no_directory
 from perception_encoder.progress import quiet_loading
-from perception_encoder.records import Checked, Count
+from perception_encoder.records import Checked, Count, parse_json
 
 logger = logging.getLogger(__name__)
 
@@ -140,7 +139,7 @@ def check_complete(directory: Path) -> None:
     index = next((path for name in WEIGHT_FILES if (path := directory / f"{name}.index.json").is_file()), None)
     if index:
         try:
-            parts = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
+            parts = sorted(set(parse_json(index.read_bytes(), dict[str, Any])["weight_map"].values()))
             missing += [part for part in parts if not (directory / part).is_file()]
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise WeightsUnavailableError(f"{index} cannot be read: {one_line(error)}") from error

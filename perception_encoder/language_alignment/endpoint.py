@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import json
 import os
 import time
 from collections.abc import Generator, Iterator, Sequence
@@ -20,6 +19,7 @@ from perception_encoder.errors import EndpointError, needs_extra, one_line
 from perception_encoder.inference.conversation.assistant import Assistant
 from perception_encoder.preprocess.conversation import Message, Reply, Sampling
 from perception_encoder.preprocess.image import image_file
+from perception_encoder.records import parse_json
 
 KEY = "OPENAI_API_KEY"
 """The environment variable that holds the key; many self-hosted servers need none."""
@@ -149,7 +149,7 @@ class EndpointModel(Assistant):
         with contextlib.closing(response):
             if "json" not in kind:
                 raise ValueError(f"it is {kind or 'of no type'}, not an answer")
-            return self._library.types.chat.ChatCompletion.construct(**json.loads(response.read()))
+            return self._library.types.chat.ChatCompletion.construct(**parse_json(response.read(), dict[str, Any]))
 
 
 def _content(message: Message) -> str | list[dict[str, Any]]:

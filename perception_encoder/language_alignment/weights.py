@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -43,7 +44,7 @@ from perception_encoder.models.clip import CLIP
 from perception_encoder.models.registry import BUILTIN_LANG, MODELS, SMALL_LANG
 from perception_encoder.models.vision_transformer import VisionTransformer
 from perception_encoder.preprocess.tiling import MediaConfig
-from perception_encoder.records import from_fields
+from perception_encoder.records import from_fields, parse_json
 
 WEIGHTS = "language.safetensors"
 """The file that a run of language alignment writes into its directory."""
@@ -179,13 +180,13 @@ def read_trained(path: Path) -> tuple[Parts, dict[str, Tensor]]:
     """Read the parts and tensors in a file of `write_language_model`; CheckpointError for other files."""
     state, metadata = read_checkpoint(path)
     try:
-        fields = json.loads(metadata[METADATA])
-        if isinstance(fields, dict) and isinstance(fields.get("media"), dict):
+        fields = parse_json(metadata[METADATA], dict[str, Any])
+        if isinstance(fields.get("media"), dict):
             fields["media"].pop("tile_each", None)  # in the built-in weights, always false
         parts = from_fields(Parts, fields)
     except KeyError:
         raise CheckpointError(f"{path} is not a language model of this package: it has no {METADATA!r}") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise CheckpointError(f"{path} is not a language model of this package: {one_line(error)}") from None
     for part in ("projector", *(["decoder"] if parts.lora else [])):  # else they would be random or not trained
         if not _under(f"{part}.", state):

@@ -5,7 +5,6 @@ By default the built-in language model answers questions and captions, but for t
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Literal
@@ -21,6 +20,7 @@ from perception_encoder.models.registry import (
     canonical_name,
     choose_command,
 )
+from perception_encoder.records import parse_json
 
 VARIABLE = "PE_MODEL"
 PRECISION = "precision"
@@ -59,12 +59,9 @@ def _stored() -> dict[str, str]:
     if not path.is_file():
         return {}
     try:
-        names = json.loads(path.read_text(encoding="utf-8"))
-        if all(isinstance(name, str) for name in names.values()):
-            return dict(names)
-    except (OSError, ValueError, AttributeError, RecursionError):
-        pass
-    raise ConfigError(f"{path} does not name a model; choose one with: pe models use NAME")
+        return parse_json(path.read_bytes(), dict[str, str])
+    except (OSError, ValueError):
+        raise ConfigError(f"{path} does not name a model; choose one with: pe models use NAME") from None
 
 
 def default_model(kind: DefaultKind = "model") -> str:

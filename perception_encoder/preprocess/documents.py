@@ -21,6 +21,7 @@ from perception_encoder.preprocess.budget import MAX_PIXELS
 from perception_encoder.preprocess.image import count_pixels
 from perception_encoder.preprocess.source import Source, open_source
 from perception_encoder.preprocess.tiling import tile_grid
+from perception_encoder.records import parse_json
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +68,7 @@ def open_pdf_pages(
     if done.returncode or not head:
         reason = done.stderr.decode(errors="replace").strip().rpartition("\n")[2] or f"status {done.returncode}"
         raise MediaDecodeError(name, f"ended the process that renders it: {reason}")
-    answer = json.loads(head)
+    answer = parse_json(head, dict[str, Any])
     if "error" in answer:
         raise getattr(errors, answer["error"])(answer["path"], answer["reason"])
     if pages is None and answer["total"] > PAGES:
@@ -81,7 +82,7 @@ def open_pdf_pages(
 
 def answer_request() -> None:
     """Answer a request of `open_pdf_pages` on standard input: a line of JSON, then the PDF or the images' pixels."""
-    request = json.loads(sys.stdin.buffer.readline())
+    request = parse_json(sys.stdin.buffer.readline(), dict[str, Any])
     try:
         total, images = _render_pages(sys.stdin.buffer.read(), **request)
         head: dict[str, Any] = {"total": total, "sizes": [image.size for image in images]}

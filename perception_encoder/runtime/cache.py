@@ -32,6 +32,7 @@ from perception_encoder.files import (
     writing,
 )
 from perception_encoder.models.config import TextConfig, VisionConfig
+from perception_encoder.records import parse_json
 from perception_encoder.runtime.machine import cpu_flags, versions
 from perception_encoder.runtime.runtime import PRECISIONS, ModelInfo, Precision
 
@@ -157,8 +158,8 @@ def store(key: Key, write: Callable[[Path], dict[str, Any]]) -> CachedTower:
 
 def find_info(file: str, weights: str) -> ModelInfo | None:
     """Return the cached description of a weights file (`CachedHash.key`) if its weights have this hash, or None."""
-    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, ConfigError):
-        values = json.loads(_info_path(file).read_text(encoding="utf-8"))
+    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError, ConfigError):
+        values = parse_json(_info_path(file).read_bytes(), dict[str, Any])
         if (values["package"], values["model"]["weights"]) == (__version__, weights):
             return ModelInfo.from_dict(values["model"])
     return None
@@ -172,8 +173,8 @@ def store_info(file: str, info: ModelInfo) -> None:
 
 def find_failure(key: Key) -> str | None:
     """Return the stored reason why a tower cannot be converted, or None."""
-    with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
-        values = json.loads(_info_path(key.digest).read_text(encoding="utf-8"))
+    with suppress(OSError, ValueError, KeyError):
+        values = parse_json(_info_path(key.digest).read_bytes(), dict[str, Any])
         return values["failure"] if values["identity"] == key.identity else None
     return None
 
@@ -231,8 +232,8 @@ def _discard(path: Path) -> None:
 
 def _read(directory: Path) -> CachedTower | None:
     """Return the entry in a directory, or None if `entry.json` is damaged or files are missing."""
-    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        values = json.loads((directory / ENTRY).read_text(encoding="utf-8"))
+    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+        values = parse_json((directory / ENTRY).read_bytes(), dict[str, Any])
         model, identity = values["model"], values["identity"]
         known = identity["precision"] in PRECISIONS and all(name in identity for name in _SHOWN)
         if isinstance(model, str) and known and {MODEL, WEIGHTS} <= values["sums"].keys():
@@ -248,8 +249,8 @@ def _is_intact(entry: CachedTower) -> bool:
     sums: dict[str, str] = entry.values["sums"]
     try:
         states = {name: file_state(entry.directory / name) for name in sums}
-        with suppress(OSError, ValueError, RecursionError):
-            if json.loads((entry.directory / CHECKED).read_text(encoding="utf-8")) == states:
+        with suppress(OSError, ValueError):
+            if parse_json((entry.directory / CHECKED).read_bytes(), object) == states:
                 return True
         if any(checksum(entry.directory / name) != value for name, value in sums.items()):
             return False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import warnings
 from contextlib import suppress
@@ -13,6 +12,7 @@ from perception_encoder.errors import ConfigError, MissingExtraError, OutputErro
 from perception_encoder.files import cache_directory, digest, write_json
 from perception_encoder.models.precision import WORTH, forced_precision
 from perception_encoder.progress import progress_bar
+from perception_encoder.records import Positive, parse_json
 from perception_encoder.runtime.machine import check_openvino, core_count, cpu_flags, has_gpu, versions
 from perception_encoder.runtime.openvino_towers import FallbackWarning
 from perception_encoder.runtime.runtime import AUTO, FLOATS, PRECISIONS, RUNTIMES, Precision, RuntimeName, check_choice
@@ -110,10 +110,10 @@ def measured_speeds(int8: bool = False, again: bool = False) -> Speeds:
     compared = product(("openvino",), PRECISIONS) if int8 else product(RUNTIMES, FLOATS)
     names = {f"{ran} {kind}" for ran, kind in compared}
     path = cache_directory("runtime") / f"{digest(cpu_flags(), core_count(), versions(), int8)}.json"
-    with suppress(OSError, ValueError, AttributeError):
-        speeds = {} if again else json.loads(path.read_text(encoding="utf-8"))
-        if speeds.keys() == names and all(isinstance(speed, float) and speed > 0 for speed in speeds.values()):
-            return cast(Speeds, speeds)
+    with suppress(OSError, ValueError):
+        speeds = {} if again else parse_json(path.read_bytes(), dict[str, Positive])
+        if speeds.keys() == names:
+            return speeds
     from perception_encoder.runtime.timing import measure_speeds
 
     try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import json
 import os
 import platform
 import sys
@@ -18,6 +17,7 @@ import numpy as np
 
 from perception_encoder.errors import ConfigError, MissingExtraError, OutputError, one_line
 from perception_encoder.files import cache_directory, digest, write_json
+from perception_encoder.records import parse_json
 
 _VECTOR_FLAGS = ("avx", "amx", "fma", "f16c", "asimd", "sve", "i8mm", "bf16")
 """Beginnings or parts of the names of the CPU features that change kernels, as Linux lists them."""
@@ -87,8 +87,7 @@ def _computes_bfloat16() -> bool:
 
     path = cache_directory("runtime") / f"bfloat16-{digest(cpu_flags(), versions())}.json"
     with suppress(OSError, ValueError):
-        if isinstance(known := json.loads(path.read_text(encoding="utf-8")), bool):
-            return known
+        return parse_json(path.read_bytes(), bool)
     x = ops.parameter([1, 16], openvino.Type.f32)
     product = ops.matmul(x, ops.constant(np.zeros((16, 16), np.float32)), False, True)
     compiles = False

@@ -22,6 +22,7 @@ from perception_encoder.inference.media import resolve
 from perception_encoder.inference.pipeline import Decoded
 from perception_encoder.models.registry import immich_name
 from perception_encoder.preprocess.image import upright_size
+from perception_encoder.records import parse_json
 from perception_encoder.serving.queues import Batcher
 from perception_encoder.serving.requests import ApiConfig, MediaReader, check_model_name, for_role, input_refused
 from perception_encoder.web_server.http import ApiError, BodyReader, shortened
@@ -143,8 +144,8 @@ def _parse_form(form_type: str, body: bytearray) -> tuple[dict[str, bytes], byte
 
 def _parse_entries(entries: bytes) -> dict[str, Any]:
     try:
-        jobs = json.loads(entries) if len(entries) <= _ENTRIES_BYTES else None
-    except (ValueError, RecursionError):
+        jobs = parse_json(entries, object) if len(entries) <= _ENTRIES_BYTES else None
+    except ValueError:
         jobs = None
     if not isinstance(jobs, dict) or not jobs:
         limit = f"at most {_ENTRIES_BYTES:,} bytes"

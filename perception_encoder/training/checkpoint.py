@@ -26,7 +26,7 @@ from torch.distributed.checkpoint.planner import ReadItem
 from perception_encoder.errors import CheckpointError, OutputError, one_line
 from perception_encoder.files import holding, make_directory, remove, sync, writing
 from perception_encoder.preprocess.source import escape_name
-from perception_encoder.records import from_fields
+from perception_encoder.records import parse_json
 from perception_encoder.training.distributed import this_rank
 
 logger = logging.getLogger(__name__)
@@ -118,8 +118,8 @@ def find_checkpoints(directory: Path) -> list[tuple[Path, RunState]]:
     checkpoints = []
     for path in sorted((directory / CHECKPOINTS).glob("step-*"), reverse=True):
         try:
-            checkpoints.append((path, from_fields(RunState, json.loads((path / _STATE).read_text(encoding="utf-8")))))
-        except (OSError, ValueError, RecursionError) as error:
+            checkpoints.append((path, parse_json((path / _STATE).read_bytes(), RunState)))
+        except (OSError, ValueError) as error:
             text = "%s is not a complete checkpoint (%s); using an older one if there is one"
             logger.warning(text, escape_name(path), one_line(error))
     return checkpoints

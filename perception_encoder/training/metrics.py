@@ -16,6 +16,7 @@ import torch
 from perception_encoder.errors import needs_extra
 from perception_encoder.files import write_text
 from perception_encoder.ranks import Rank
+from perception_encoder.records import parse_json
 from perception_encoder.store import Records
 from perception_encoder.training.config import TrainingConfig
 
@@ -38,8 +39,8 @@ def describe_run(config: TrainingConfig, fingerprint: str, samples: Mapping[str,
 def describe_changes(record: Path, config: TrainingConfig) -> str:
     """Return which settings differ from those of a run's record; empty if none does, or if it cannot be read."""
     try:
-        earlier = _flatten(json.loads(record.read_text(encoding="utf-8"))["config"])
-    except (OSError, ValueError, TypeError, KeyError):
+        earlier = _flatten(parse_json(record.read_bytes(), dict[str, Any])["config"])
+    except (OSError, ValueError, KeyError):
         return ""
     now = _flatten(json.loads(json.dumps(asdict(config))))
     pairs = {name: (json.dumps(earlier.get(name)), json.dumps(now.get(name))) for name in {**earlier, **now}}

@@ -17,7 +17,7 @@ from itertools import pairwise
 from typing import Any, NamedTuple, TypeVar
 
 from perception_encoder.errors import ConfigError
-from perception_encoder.records import from_fields
+from perception_encoder.records import from_fields, parse_json
 from perception_encoder.training.config import TrainingConfig
 
 Config = TypeVar("Config")
@@ -147,8 +147,8 @@ def _read(kind: Any, name: str, value: object) -> Any:
 
 def _json(text: str) -> list[Any]:
     try:
-        return [json.loads(text)]
-    except (json.JSONDecodeError, RecursionError):
+        return [parse_json(text, object)]
+    except ValueError:
         return []
 
 

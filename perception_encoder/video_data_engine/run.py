@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -15,7 +14,7 @@ from perception_encoder.errors import DataError, EndpointError
 from perception_encoder.language_alignment.load import check_assistant_name
 from perception_encoder.models.defaults import language_model
 from perception_encoder.preprocess.source import as_paths
-from perception_encoder.records import from_fields
+from perception_encoder.records import parse_json
 from perception_encoder.store import SETTINGS, Store, reading
 from perception_encoder.video_data_engine.config import FRAME_CAPTION, SUMMARY, EngineConfig, WorkConfig
 from perception_encoder.video_data_engine.journal import (
@@ -253,4 +252,4 @@ def read_engine_settings(out: Path) -> EngineSettings:
     if not path.is_file():
         raise DataError(f"{out} is not an output of `pe engine run`: it has no {SETTINGS}")
     with reading(path, REMEDY):
-        return from_fields(EngineSettings, json.loads(path.read_text(encoding="utf-8")))
+        return parse_json(path.read_bytes(), EngineSettings)

@@ -64,6 +64,9 @@ def test_an_incomplete_directory_names_the_missing_files(tmp_path: Path) -> None
     assert all(name in str(error.value) for name in (str(tmp_path), "tokenizer.json", *missing))
     with pytest.raises(WeightsUnavailableError, match=r"none\.gguf cannot be read"):
         load_decoder(tmp_path / "none.gguf")
+    (tmp_path / "model.safetensors.index.json").write_text("[" * 100_000)
+    with pytest.raises(WeightsUnavailableError, match=r"model\.safetensors\.index\.json cannot be read"):
+        load_decoder(tmp_path)
 
 
 TEXTS = ["What colour is the mug?", "the mug is blue", "[012, 345, 678, 901]"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import queue
 import threading
@@ -11,11 +10,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from perception_encoder.errors import CheckpointError, ConfigError, WeightsUnavailableError, one_line
 from perception_encoder.models.checkpoints.files import SUFFIXES
 from perception_encoder.models.registry import BUILTIN_DEPTH, BUILTIN_DETECTOR, ModelEntry, canonical_name, find_model
+from perception_encoder.records import parse_json
 
 TowerChoice = Literal["all", "text"]
 DIRECTORY_FILES = ("model.safetensors", "open_clip_model.safetensors")
@@ -66,8 +66,8 @@ def file_inside(directory: Path, *names: str) -> Path:
         if (directory / name).is_file():
             return directory / name
     try:
-        unfinished = "fingerprint" in json.loads((directory / RECORD).read_bytes())
-    except (OSError, ValueError, TypeError, RecursionError):
+        unfinished = "fingerprint" in parse_json((directory / RECORD).read_bytes(), dict[str, Any])
+    except (OSError, ValueError):
         unfinished = False
     if unfinished and not any(directory.glob("*.safetensors")):
         raise WeightsUnavailableError(
@@ -82,8 +82,8 @@ def changed_entry(entry: ModelEntry, metadata: dict[str, str]) -> ModelEntry:
     for name in ("vision", "text"):
         try:
             if name in metadata:
-                towers[name] = dataclasses.replace(getattr(entry, name), **json.loads(metadata[name]))
-        except (TypeError, ValueError, RecursionError, ConfigError) as error:
+                towers[name] = dataclasses.replace(getattr(entry, name), **parse_json(metadata[name], dict[str, Any]))
+        except (TypeError, ValueError, ConfigError) as error:
             raise CheckpointError(f"its metadata does not fit {entry.name} ({name}: {one_line(error)})") from None
     return dataclasses.replace(entry, **towers)
 

@@ -25,7 +25,7 @@ import numpy as np
 from perception_encoder.errors import ConfigError, SearchIndexError, one_line
 from perception_encoder.files import defines_only, harden, is_held, open_regular, refuse_database_links
 from perception_encoder.preprocess.source import MEDIA_SUFFIXES, unescape_name
-from perception_encoder.records import Count, CountOrZero, Positive, Range, from_fields
+from perception_encoder.records import Count, CountOrZero, Positive, Range, from_fields, parse_json
 from perception_encoder.search.storage.vectors import Vectors
 from perception_encoder.vectors import are_unit
 
@@ -248,10 +248,8 @@ def read_value(connection: sqlite3.Connection, name: str, kind: type[T]) -> T:
     """Return one of the table of settings; ValueError if it is missing or not a `kind` (see `from_fields`)."""
     (text,) = connection.execute("SELECT value FROM settings WHERE name = ?", [name]).fetchone() or ("null",)
     try:
-        return from_fields(kind, json.loads(text), name)
-    except RecursionError:
-        raise ValueError(f"{DATABASE}: its {name} are nested too deep") from None
-    except (ValueError, TypeError) as error:
+        return parse_json(text, kind, name)
+    except (ValueError, TypeError) as error:  # a TypeError for a number instead of a text
         raise ValueError(f"{DATABASE}: {error}") from None
 
 

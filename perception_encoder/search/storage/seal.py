@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from perception_encoder.errors import OutputError, SearchIndexError
-from perception_encoder.files import cache_directory, digest, open_regular, write_json
-from perception_encoder.records import from_fields
+from perception_encoder.files import cache_directory, digest, read_regular, write_json
+from perception_encoder.records import parse_json
 from perception_encoder.search.storage.database import DATABASE, check_settings, connect, read_settings
 
 STORE, SEAL = ".pe-index", "seal.json"
@@ -36,10 +36,9 @@ def write_seal(store: Path, settings: Mapping[str, Any], files: Iterable[Path]) 
 def read_seal(store: Path) -> dict[str, Any]:
     """Return the `settings` and `files` of an index's seal; nothing if it is missing or damaged."""
     try:
-        with open(open_regular(store / SEAL, writable=False), encoding="utf-8") as file:
-            seal = from_fields(dict[str, Any], json.load(file))
+        seal = parse_json(read_regular(store / SEAL), dict[str, Any])
         return seal if seal.pop("checksum", None) == zlib.crc32(json.dumps(seal).encode()) else {}
-    except (OSError, ValueError, RecursionError, OutputError):
+    except (OSError, ValueError, OutputError):
         return {}
 
 

@@ -7,7 +7,6 @@ records the sizes and times of the files; a reader that finds others checks ever
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import secrets
@@ -25,7 +24,7 @@ from perception_encoder.errors import ConfigError, OutputError, SearchIndexError
 from perception_encoder.files import holding, is_held, read_regular, remove, replacing, restrict, write_json, writing
 from perception_encoder.inference.exclude import parse_patterns
 from perception_encoder.models.registry import same_name, shown_name
-from perception_encoder.records import from_fields
+from perception_encoder.records import parse_json
 from perception_encoder.search.storage.database import (
     COLUMNS,
     DATABASE,
@@ -165,11 +164,11 @@ class IndexStore:
         """The patterns of `exclude`, which every update follows; SearchIndexError if they cannot be read."""
         path = self._store / EXCLUDED
         try:
-            patterns = from_fields(list[str], json.loads(read_regular(path)))
+            patterns = parse_json(read_regular(path), list[str])
             parse_patterns(patterns)
         except FileNotFoundError:
             return []
-        except (OSError, ValueError, RecursionError, ConfigError) as error:
+        except (OSError, ValueError, ConfigError) as error:
             command = index_command(self.directory, "--exclude", "")
             raise SearchIndexError(f"{path} cannot be read: {one_line(error)}; exclude none with: {command}") from None
         return patterns

@@ -6,7 +6,6 @@ own settings, for the index's directory and the hash of its weights; what the in
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -20,6 +19,7 @@ from perception_encoder.inference.load import ModelLike, as_encoder, choose_mode
 from perception_encoder.models.checkpoints.find import TowerChoice
 from perception_encoder.models.defaults import config_directory
 from perception_encoder.models.registry import canonical_name, portable_name
+from perception_encoder.records import parse_json
 from perception_encoder.search.storage.store import IndexStore
 
 logger = logging.getLogger(__name__)
@@ -69,8 +69,8 @@ def trusted_model(directory: Path, settings: Mapping[str, Any]) -> str:
     if canonical_name(source) is not None:
         return source
     try:
-        return str(json.loads(_memory(directory, settings).read_text(encoding="utf-8"))["model"])
-    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return parse_json(_memory(directory, settings).read_bytes(), dict[str, str])["model"]
+    except (OSError, ValueError, KeyError):
         raise SearchIndexError(
             f"the index of {directory} names the model {source!r}, which is not a model of this package and may run "
             "code; if you trust it, name it yourself, once, with --model"
@@ -84,9 +84,9 @@ def remember_model(store: IndexStore, model: str) -> None:
         return
     path, content = _memory(store.directory, store.settings), {"directory": str(store.directory), "model": model}
     try:
-        if not path.exists() or json.loads(path.read_text(encoding="utf-8")) != content:
+        if not path.exists() or parse_json(path.read_bytes(), object) != content:
             write_json(path, content)
-    except (OSError, ValueError, RecursionError, OutputError) as error:
+    except (OSError, ValueError, OutputError) as error:
         logger.warning("the model of this index is not remembered, so name it each time with --model: %s", error)
 
 
