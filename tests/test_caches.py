@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -42,6 +43,7 @@ from perception_encoder.layer_analysis.sweep import run_sweep
 from perception_encoder.layer_analysis.tasks import TaskOptions, make_tasks
 from perception_encoder.models.checkpoints import files
 from perception_encoder.models.checkpoints.files import CachedHash
+from perception_encoder.models.checkpoints.weights import state_hash
 from perception_encoder.pretraining.task import Teacher
 from perception_encoder.video_dataset.features import compute_features
 from tests.clips import clip
@@ -208,6 +210,9 @@ class Answerer(RuleAnswerer):
         self.model = nn.Linear(1, 1)
         nn.init.constant_(self.model.weight, weight)
         nn.init.zeros_(self.model.bias)
+
+    def describe(self) -> dict[str, Any]:
+        return {"name": self.name, "weights": state_hash(self.model.state_dict())}
 
 
 def test_answers_are_told_by_the_weights_and_by_the_images(tmp_path: Path) -> None:

@@ -38,6 +38,8 @@ class EndpointModel(Assistant):
     `timeout`: maximum number of seconds for a whole answer. Raises MissingExtraError without openai.
     """
 
+    threads = 1024  # as many as its server takes
+
     def __init__(self, address: str, model: str, timeout: float = 120.0) -> None:
         with needs_extra("engine", "openai"):
             import openai
@@ -52,6 +54,10 @@ class EndpointModel(Assistant):
             default_headers={"Accept-Encoding": "identity"},
             http_client=openai.DefaultHttpxClient(event_hooks={"request": [self._begin], "response": [self._limit]}),
         )
+
+    def describe(self) -> dict[str, Any]:
+        """Return the name and the address."""
+        return {"name": self.name, "address": self.address}
 
     def generate(self, conversations: Sequence[Sequence[Message]], sampling: Sampling | None = None) -> list[Reply]:
         """Return an answer to each conversation, one after the other; EndpointError if one fails."""

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 from weakref import ReferenceType, ref
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from perception_encoder.errors import ConfigError
 from perception_encoder.inference.conversation.assistant import Assistant
 from perception_encoder.language_alignment.decoder import Decoder
 from perception_encoder.language_alignment.model import PerceptionLanguageModel
 from perception_encoder.language_alignment.reading import PromptReader, TorchReader, check_logits, generate_tokens
+from perception_encoder.models.checkpoints.weights import state_hash
 from perception_encoder.preprocess.conversation import MediaPart, Message, Reply, Sampling
 from perception_encoder.preprocess.tiling import MediaConfig, media_pixels
 
@@ -43,6 +45,15 @@ class TextModel(Assistant):
 
     def __init__(self, name: str, decoder: Decoder, reader: PromptReader | None = None) -> None:
         self.name, self.decoder, self.reader = name, decoder, reader or TorchReader(decoder.model)
+
+    def describe(self) -> dict[str, Any]:
+        """Return the name, the hash of the weights, and "int8" if that is their precision."""
+        precision = {"precision": "int8"} if self.reader.precision == "int8" else {}
+        return {"name": self.name, "weights": state_hash(self._module.state_dict()), **precision}
+
+    @property
+    def _module(self) -> nn.Module:
+        return self.decoder.model
 
     def generate(self, conversations: Sequence[Sequence[Message]], sampling: Sampling | None = None) -> list[Reply]:
         """Return an answer to each conversation, greedily by default; ContextLengthError for one that does not fit."""
@@ -132,6 +143,14 @@ class LanguageModel(TextModel):
         self.tile, self.tiles = media.image_size, media.tiles
         self.encoded = 0
         self._tokens: OrderedDict[tuple[int, bool], tuple[ReferenceType[MediaPart], Tensor]] = OrderedDict()
+
+    def describe(self) -> dict[str, Any]:
+        """Return what it does for texts, and the settings of media."""
+        return {**super().describe(), "media": asdict(self.media)}
+
+    @property
+    def _module(self) -> nn.Module:
+        return self.model
 
     @torch.inference_mode()
     def yes_probabilities(self, conversations: Sequence[Sequence[Message]]) -> np.ndarray:

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from PIL import Image
@@ -23,6 +23,7 @@ from perception_encoder.language_alignment.openvino_llama import OpenVinoLlama
 from perception_encoder.language_alignment.perception_lm import read_perception_lm
 from perception_encoder.language_alignment.reading import PromptReader, TorchReader
 from perception_encoder.language_alignment.weights import find_language_model, read_language_model
+from perception_encoder.models.checkpoints.weights import state_hash
 from perception_encoder.models.defaults import default_model
 from perception_encoder.models.initialization import drawn_from
 from perception_encoder.models.precision import choose_device, fast_dtype
@@ -187,6 +188,10 @@ class TransformersAssistant(Assistant):
         device = choose_device(None)
         model, self.processor = load_pretrained(name, AutoModelForImageTextToText, AutoProcessor, fast_dtype(device))
         self.name, self.model = Path(name).name, model.to(device).eval()
+
+    def describe(self) -> dict[str, Any]:
+        """Return the name and the hash of the weights."""
+        return {"name": self.name, "weights": state_hash(self.model.state_dict())}
 
     def generate(self, conversations: Sequence[Sequence[Message]], sampling: Sampling | None = None) -> list[Reply]:
         """Return an answer to each conversation, greedily by default; ConfigError if the processor rejects one.

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from typing import Any
 
@@ -96,8 +95,7 @@ class TorchReader(PromptReader):
 class _TorchReading(PromptState):
     def __init__(self, model: Any, padding: Tensor) -> None:
         self.model, self.padding, self.padded = model, padding, bool(padding.any())
-        self.length, self.cache = 0, None
-        self._name = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+        self.length, self.cache = 0, dict[str, Any]()  # by its name
 
     def copy(self) -> PromptState:
         other = _TorchReading(self.model, self.padding)
@@ -106,12 +104,14 @@ class _TorchReading(PromptState):
 
     def add(self, inputs: Tensor) -> Tensor:
         start, self.length = self.length, self.length + inputs.shape[1]
-        options: dict[str, Any] = {self._name: self.cache}
+        options = self.cache
         if self.padded:
             columns = torch.arange(self.length, device=inputs.device) - self.padding[:, None]
-            options |= {"attention_mask": (columns >= 0).long(), "position_ids": columns[:, start:].clamp(min=0)}
+            positions = {"attention_mask": (columns >= 0).long(), "position_ids": columns[:, start:].clamp(min=0)}
+            options = options | positions
         output = self.model(inputs_embeds=inputs, **options, use_cache=True, logits_to_keep=1)
-        self.cache = output[self._name]
+        name = "cache" if "cache" in output else "past_key_values"  # depends on transformers' version
+        self.cache = {name: output[name]}
         return output.logits[:, -1]
 
 
@@ -126,8 +126,11 @@ def common_length(prompts: Sequence[Float[Tensor, "T D"]]) -> int:
 
 def rotates_alike(model: Any) -> bool:
     """Return whether a position is encoded alike in texts of any length; not with RoPE of these two types."""
-    types = str([getattr(module, "rope_type", None) for module in model.modules()])
-    return "dynamic" not in types and "longrope" not in types
+    types = set[str]()
+    for module in model.modules():
+        found = getattr(module, "rope_type", None) or {}
+        types.update(found.values() if isinstance(found, Mapping) else [found])  # a mapping: by the kind of layer
+    return not any("dynamic" in name or name == "longrope" for name in types)
 
 
 @torch.inference_mode()

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from perception_encoder.errors import EndpointError, InputError, PerceptionEncoderError
-from perception_encoder.inference.conversation.assistant import Assistant, answer_all, describe_assistant
+from perception_encoder.inference.conversation.assistant import Assistant, answer_all
 from perception_encoder.language_alignment.load import is_endpoint, load_assistant
 from perception_encoder.preprocess.conversation import Message, Reply, Sampling, ask
 from perception_encoder.preprocess.frames import spread_indices
@@ -90,13 +90,13 @@ class AnswerStage:
         if self.group not in models:
             models[self.group] = load_assistant(self.group, timeout=self.work.timeout, text_only=self.name == SUMMARY)
         assistant = models[self.group]
-        facts = {**describe_assistant(assistant), "prompt": self.prompt.name, "prompt_hash": self.prompt.hash}
+        facts = {**assistant.describe(), "prompt": self.prompt.name, "prompt_hash": self.prompt.hash}
         return partial(self._handle, assistant), facts
 
     def _handle(self, assistant: Assistant, records: Sequence[ClipRecord]) -> list[Outcome]:
         started = time.perf_counter()
         questions = [self._conversations(record) for record in records]
-        threads = self.batch_size if is_endpoint(self.group) else 1
+        threads = min(self.batch_size, assistant.threads)
         flat = [*itertools.chain(*questions)]
         replies = iter(answer_all(assistant, flat, self.sampling, self.work.tries, self.work.pause, threads))
         answers = [[next(replies) for _ in conversations] for conversations in questions]

@@ -22,7 +22,7 @@ from perception_encoder.errors import (
     UnknownModelError,
     WeightsUnavailableError,
 )
-from perception_encoder.inference.conversation.assistant import describe_assistant, digest_of
+from perception_encoder.inference.conversation.assistant import digest_of
 from perception_encoder.inference.model_spec import ModelSpec
 from perception_encoder.language_alignment import load
 from perception_encoder.language_alignment.decoder import DecoderLoRA, make_decoder
@@ -103,7 +103,7 @@ def test_the_built_in_model_reads_a_receipt(builtin: LanguageModel, tmp_path: Pa
 def test_endpoints_have_an_address_and_a_model() -> None:
     pytest.importorskip("openai", reason="openai is not installed; install the extra engine")
     model = load_assistant("https://example.org/v1#Qwen/Qwen3-VL", timeout=7.0)
-    assert describe_assistant(model) == {"name": "Qwen/Qwen3-VL", "address": "https://example.org/v1"}
+    assert model.describe() == {"name": "Qwen/Qwen3-VL", "address": "https://example.org/v1"}
     assert model.timeout == 7 and is_endpoint("http://x/v1#m") and not is_endpoint("smollm2")
     for name in ("https://example.org/v1", "https://example.org/v1#", "python:module", "python::f"):
         for check in (check_assistant_name, load_assistant):
@@ -114,7 +114,7 @@ def test_endpoints_have_an_address_and_a_model() -> None:
 def test_a_custom_function() -> None:
     model = load_assistant(ECHO)
     assert isinstance(model, Echo) and isinstance(model, pe.Assistant)
-    assert describe_assistant(model) == {"name": "echo"}
+    assert model.describe() == {"name": "echo"}
     with pytest.raises(ConfigError, match=r"tiles is 4, but python:.* tiles images itself; omit it"):
         load_assistant(ECHO, tiles=4)
     with pytest.raises(ConfigError, match=r"python:builtins:dict returned a dict; it must return a pe\.Assistant"):
@@ -131,7 +131,7 @@ def test_a_language_model_of_transformers(tmp_path: Path) -> None:
     assert isinstance(model, TextModel)
     if model.decoder.model.dtype == same.decoder.model.dtype:  # CPUs with AMX compute in bfloat16
         assert model.generate(conversation, sampling) == same.generate(conversation, sampling)
-        assert describe_assistant(model)["weights"] == describe_assistant(same)["weights"]
+        assert model.describe()["weights"] == same.describe()["weights"]
 
 
 def test_an_answer_is_the_same_in_torch_and_in_openvino_with_adapters(tmp_path: Path) -> None:

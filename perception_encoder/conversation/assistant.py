@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections.abc
-import dataclasses
 import logging
 import time
 from abc import ABC, abstractmethod
@@ -77,7 +76,7 @@ class Assistant(ABC):
 
     Media are paths, URLs, PIL images, uint8 arrays (H, W, 3) or (F, H, W, 3), bytes, or `VideoFrames`; a path may be an
     image, a video, a part of one ("clip.mp4@2s-5s"), a PDF, a directory, a glob, a table or a tar. Bad media raise
-    InputError. For a model of your own, subclass this and implement `generate`.
+    InputError. For a model of your own, subclass this and implement `generate`; and `describe`, if its weights change.
 
     Examples:
         >>> assistant = pe.load_assistant("builtin-lang")
@@ -90,6 +89,12 @@ class Assistant(ABC):
     """Side of the model's tiles, in pixels; PDF pages are rendered to fill them."""
     tiles: int = 4
     """Maximum number of tiles of an image."""
+    threads: int = 1
+    """Maximum number of threads that may ask it at once."""
+
+    def describe(self) -> dict[str, Any]:
+        """Return what the answers depend on, as JSON values: the name, and the weights' hash or the address."""
+        return {"name": self.name}
 
     @abstractmethod
     def generate(self, conversations: Sequence[Sequence[Message]], sampling: Sampling | None = None) -> list[Reply]:
@@ -265,8 +270,7 @@ def _describe(
         except InputError as error:
             opened.append(detached(error))
     conversations = [value for value in opened if not isinstance(value, InputError)]
-    threads = len(conversations) if hasattr(model, "address") else 1
-    replies = iter(answer_all(model, conversations, sampling, threads=threads))
+    replies = iter(answer_all(model, conversations, sampling, threads=min(len(conversations), model.threads)))
     results: list[Caption | InputError | EndpointError] = []
     for item, value in zip(items, opened, strict=True):
         reply = value if isinstance(value, InputError) else next(replies)
@@ -355,26 +359,6 @@ def _checked(reply: Reply) -> Reply | PerceptionEncoderError:
     return reply
 
 
-def describe_assistant(model: Any) -> dict[str, Any]:
-    """Return a model's identity: its name, the hash of its weights or its address, "int8", and its media settings."""
-    from torch import nn
-
-    from perception_encoder.models.checkpoints.weights import state_hash
-
-    module = getattr(model, "model", None) or getattr(getattr(model, "decoder", None), "model", None)
-    facts: dict[str, Any] = {"name": model.name}
-    if isinstance(module, nn.Module):
-        facts["weights"] = state_hash(module.state_dict())
-    if address := getattr(model, "address", None):
-        facts["address"] = address
-    if getattr(getattr(model, "reader", None), "precision", None) == "int8":
-        facts["precision"] = "int8"
-    media = getattr(model, "media", None)
-    if dataclasses.is_dataclass(media) and not isinstance(media, type):
-        facts["media"] = dataclasses.asdict(media)
-    return facts
-
-
-def digest_of(model: Any) -> str:
-    """Return a digest of `describe_assistant` without the name; answers are stored with it."""
-    return digest({name: value for name, value in describe_assistant(model).items() if name != "name"})
+def digest_of(model: Assistant) -> str:
+    """Return a digest of what a model is, but for its name; answers are stored with it."""
+    return digest({name: value for name, value in model.describe().items() if name != "name"})
