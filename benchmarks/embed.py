@@ -29,8 +29,8 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.results import machine, report
+from perception_encoder.formats.listing import list_items
 from perception_encoder.inference.encoder import Encoder
-from perception_encoder.inference.listing import list_items
 from perception_encoder.inference.load import load
 from perception_encoder.inference.output import EmbeddingWriter
 from perception_encoder.inference.pipeline import map_in_order

@@ -22,8 +22,8 @@ from .dense_prediction.predictions import (
 )
 from .dense_prediction.tracking import track as track
 from .evaluation.classification.zero_shot import Classification as Classification, classify as classify
-from .inference.conversation.assistant import Answer as Answer, Assistant as Assistant
-from .inference.conversation.captions import Caption as Caption
+from .conversation.assistant import Answer as Answer, Assistant as Assistant
+from .conversation.captions import Caption as Caption
 from .exports.layouts import convert as convert
 from .inference.encoder import Encoder as Encoder
 from .inference.layer_features import LayerFeatures as LayerFeatures

@@ -15,9 +15,9 @@ from perception_encoder.errors import ConfigError, MissingExtraError
 from perception_encoder.progress import Track, untracked
 
 if TYPE_CHECKING:
+    from perception_encoder.conversation.assistant import Assistant
     from perception_encoder.evaluation.language.tasks import LanguageTask
     from perception_encoder.evaluation.results import Difference, Result
-    from perception_encoder.inference.conversation.assistant import Assistant
     from perception_encoder.inference.encoder import Encoder
     from perception_encoder.inference.layer_features import LayerFeatures
     from perception_encoder.inference.model_spec import ModelKeywords, ModelSpec
@@ -104,11 +104,11 @@ def questions(
         pe eval questions textvqa builtin-lang --data TextVQA --records answers.jsonl -o textvqa.json
         pe eval questions docvqa facebook/Perception-LM-1B --data DocVQA --blind
     """
+    from perception_encoder.conversation.assistant import Assistant
     from perception_encoder.datasets.questions.read import default_split
     from perception_encoder.evaluation.language.evaluators import QuestionEvaluator
     from perception_encoder.evaluation.language.tasks import TASKS
     from perception_encoder.evaluation.results import run_evaluators
-    from perception_encoder.inference.conversation.assistant import Assistant
     from perception_encoder.language_alignment.language_model import LanguageModel
     from perception_encoder.language_alignment.load import load_assistant
     from perception_encoder.preprocess.frames import spread_indices

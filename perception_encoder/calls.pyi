@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, overload
 
+from perception_encoder.conversation.assistant import Assistant
 from perception_encoder.evaluation.language.tasks import LanguageTask
 from perception_encoder.evaluation.results import Result
 from perception_encoder.evaluation.tasks import EncoderLike, ImageSize, LayersLike
-from perception_encoder.inference.conversation.assistant import Assistant
 from perception_encoder.inference.model_spec import ModelSpec
 from perception_encoder.progress import Track, untracked
 

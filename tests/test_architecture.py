@@ -30,7 +30,7 @@ formats
 store
 runtime web_server
 data datasets training
-inference
+conversation inference
 dense_prediction
 serving
 evaluation search exports

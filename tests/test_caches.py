@@ -20,6 +20,8 @@ import torch
 from PIL import Image
 from torch import nn
 
+from perception_encoder.conversation.assistant import digest_of
+from perception_encoder.conversation.captions import Caption, caption_file
 from perception_encoder.data.conversations import ParquetRecords
 from perception_encoder.data.shard_index import load_table
 from perception_encoder.datasets.captioned import CaptionedMedia
@@ -32,11 +34,9 @@ from perception_encoder.evaluation.language.evaluators import QuestionEvaluator
 from perception_encoder.evaluation.language.tasks import TASKS
 from perception_encoder.evaluation.retrieval import RetrievalEvaluator
 from perception_encoder.files import cached_by_file
+from perception_encoder.formats.listing import list_items
 from perception_encoder.formats.media_directory import Clip
 from perception_encoder.formats.tables import read_image_table
-from perception_encoder.inference.conversation.assistant import digest_of
-from perception_encoder.inference.conversation.captions import Caption, caption_file
-from perception_encoder.inference.listing import list_items
 from perception_encoder.inference.output import EmbeddingWriter
 from perception_encoder.inference.pipeline import Embedding
 from perception_encoder.layer_analysis.sweep import run_sweep

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 MODULES = (
-    *("inference.sentence_transformer", "inference.listing", "inference.media", "inference.samples"),
+    *("inference.sentence_transformer", "formats.listing", "preprocess.media", "inference.samples"),
     *("models.checkpoints.files", "models.checkpoints.find", "models.defaults", "models.precision", "models.registry"),
     *("preprocess.documents", "preprocess.image", "preprocess.tiling", "preprocess.tokenizer", "preprocess.video"),
     "search.terms",

@@ -11,7 +11,7 @@ import pytest
 from perception_encoder.data.conversation_records import Record, parse_record
 from perception_encoder.errors import ConfigError, UrlRefusedError, one_line
 from perception_encoder.evaluation.language.answers import extract_choice, parse_box
-from perception_encoder.inference.fetch import fetch
+from perception_encoder.preprocess.fetch import fetch
 from perception_encoder.search.terms import parse_lines, parse_words, text_query
 from perception_encoder.video_dataset.annotation.progress import word_similarity
 

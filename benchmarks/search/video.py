@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from perception_encoder.inference.media import open_media, resolve
+from perception_encoder.preprocess.media import open_media, resolve
 from perception_encoder.preprocess.video import read_frames, sample_frames
 
 WIDTH, HEIGHT, RATE, GROUP = 426, 240, 30, 60

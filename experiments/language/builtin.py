@@ -11,6 +11,7 @@ import numpy as np
 
 from experiments.command_line import Out, Runs, announce, run_experiment
 from perception_encoder.cli.options import option
+from perception_encoder.conversation.assistant import Assistant
 from perception_encoder.datasets.questions.question import Question
 from perception_encoder.evaluation.language.evaluators import (
     Answered,
@@ -20,7 +21,6 @@ from perception_encoder.evaluation.language.evaluators import (
 )
 from perception_encoder.evaluation.statistics.scores import Score, measure
 from perception_encoder.files import write_json
-from perception_encoder.inference.conversation.assistant import Assistant
 from perception_encoder.preprocess.conversation import MediaPart
 from perception_encoder.preprocess.frames import spread_indices
 from perception_encoder.progress import Track, untracked

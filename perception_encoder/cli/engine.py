@@ -96,7 +96,7 @@ def run(
         pe train video_finetune_b16 --shards captioned/shards
     """
     arguments = shared.without(locals(), "videos", "out", "captioner", "json", "strict")
-    from perception_encoder.inference.listing import check_paths
+    from perception_encoder.formats.listing import check_paths
     from perception_encoder.video_data_engine.run import run_engine
 
     check_paths(videos)

@@ -27,7 +27,7 @@ from perception_encoder.inference.model_spec import DEFAULT
 from perception_encoder.models.defaults import default_model
 
 if TYPE_CHECKING:
-    from perception_encoder.inference.conversation.captions import Caption
+    from perception_encoder.conversation.captions import Caption
     from perception_encoder.preprocess.conversation import Message
 
 MaxTokens = Annotated[int, option("Maximum number of tokens of an answer.", panel=ANSWER, least=1)]
@@ -62,8 +62,8 @@ def ask(
         pe ask clip.mp4 "What happens at the end?" --start 20 -m runs/lang
         pe ask photo.jpg -i
     """
-    from perception_encoder.inference.conversation.media import read_pages
-    from perception_encoder.inference.listing import check_paths
+    from perception_encoder.conversation.media import read_pages
+    from perception_encoder.formats.listing import check_paths
     from perception_encoder.language_alignment.load import load_assistant
     from perception_encoder.preprocess import conversation as conversations
 
@@ -97,7 +97,7 @@ def _split(media: Sequence[str], last: str, interactive: bool) -> tuple[list[str
 
     The name of a directory is the question if there must be one and other media come before it.
     """
-    from perception_encoder.inference.fetch import is_url
+    from perception_encoder.preprocess.fetch import is_url
     from perception_encoder.preprocess.source import MEDIA_SUFFIXES
 
     named = " " not in last and Path(last).suffix.lower() in {*MEDIA_SUFFIXES, ".pdf"}
@@ -147,7 +147,7 @@ def caption(
         pe caption photo.jpg --prompt "List the objects." --json
     """
     arguments = shared.without(locals(), "paths", "model", "tiles", "json", "strict")
-    from perception_encoder.inference.listing import check_paths, list_items
+    from perception_encoder.formats.listing import check_paths, list_items
     from perception_encoder.language_alignment.load import load_assistant
 
     name = str(model.name) or default_model("language")

@@ -147,7 +147,7 @@ def search(
 
 def read_words(words: list[str], texts: list[str], media: list[str], only_files: bool) -> tuple[list[Query], list[str]]:
     """Return the queries and the files of a command; with `only_files`, or queries in options, all words are files."""
-    from perception_encoder.inference.listing import check_paths
+    from perception_encoder.formats.listing import check_paths
     from perception_encoder.search.terms import media_query, parse_words, split_words, text_query
 
     queries, files = [*map(text_query, texts), *map(media_query, media)], words
@@ -311,7 +311,7 @@ def index(
         pe index photos --verify
         pe search "a red mug" photos
     """
-    from perception_encoder.inference.listing import check_paths
+    from perception_encoder.formats.listing import check_paths
     from perception_encoder.search.index import open_index
 
     check_paths(directories)

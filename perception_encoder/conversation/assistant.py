@@ -14,6 +14,15 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+from perception_encoder.conversation.captions import Caption, caption_file
+from perception_encoder.conversation.media import (
+    FRAMES,
+    Inputs,
+    input_name,
+    list_inputs,
+    open_input,
+    read_pages,
+)
 from perception_encoder.errors import (
     ConfigError,
     DataError,
@@ -23,16 +32,7 @@ from perception_encoder.errors import (
     detached,
 )
 from perception_encoder.files import digest
-from perception_encoder.inference.conversation.captions import Caption, caption_file
-from perception_encoder.inference.conversation.media import (
-    FRAMES,
-    Inputs,
-    input_name,
-    list_inputs,
-    open_input,
-    read_pages,
-)
-from perception_encoder.inference.listing import Item, check_paths, list_items
+from perception_encoder.formats.listing import Item, check_paths, list_items
 from perception_encoder.preprocess.conversation import CAPTION_PROMPT, MediaPart, Message, Reply, Sampling, ask
 from perception_encoder.preprocess.source import as_paths
 

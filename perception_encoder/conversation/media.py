@@ -15,11 +15,11 @@ import numpy as np
 from PIL import Image
 
 from perception_encoder.errors import ConfigError, InputError
-from perception_encoder.inference.listing import Item, check_paths, list_items
-from perception_encoder.inference.media import HEAD, Media, open_media, resolve
+from perception_encoder.formats.listing import Item, check_paths, list_items
 from perception_encoder.preprocess.conversation import MediaPart
 from perception_encoder.preprocess.documents import is_pdf, open_pdf_pages
 from perception_encoder.preprocess.frames import VideoFrames, plm_frame_indices
+from perception_encoder.preprocess.media import HEAD, Media, open_media, resolve
 from perception_encoder.preprocess.source import open_source
 
 FRAMES = 8

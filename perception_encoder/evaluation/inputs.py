@@ -20,8 +20,8 @@ from PIL import Image
 from perception_encoder.datasets.labelled import ImageSet, LabelledImages
 from perception_encoder.errors import DataError, InputError, MediaDecodeError, MediaNotFoundError, ModelError
 from perception_encoder.formats.media_directory import Clip, MediaSource, unpacked
-from perception_encoder.inference.media import Media, open_media, resolve
 from perception_encoder.preprocess.frames import VideoFrames
+from perception_encoder.preprocess.media import Media, open_media, resolve
 from perception_encoder.progress import Track, untracked
 
 T = TypeVar("T")

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from perception_encoder.errors import DataError, InputError, MediaDecodeError, MediaNotFoundError, one_line
+from perception_encoder.formats.exclude import Exclusion, exclude
 from perception_encoder.formats.tars import TarMember, walk_tar
-from perception_encoder.inference.exclude import Exclusion, exclude
-from perception_encoder.inference.fetch import FetchLimits, fetch, is_url
-from perception_encoder.inference.media import Media, resolve, split_range
+from perception_encoder.preprocess.fetch import FetchLimits, fetch, is_url
+from perception_encoder.preprocess.media import Media, resolve, split_range
 from perception_encoder.preprocess.raw import reads_raw
 from perception_encoder.preprocess.source import (
     MEDIA_SUFFIXES,

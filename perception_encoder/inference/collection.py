@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from perception_encoder.errors import DataError, InputError, OutputError
+from perception_encoder.formats.listing import Item, list_items
 from perception_encoder.inference.encoder import Encoder
-from perception_encoder.inference.fetch import is_url
-from perception_encoder.inference.listing import Item, list_items
 from perception_encoder.inference.pipeline import Embedding
+from perception_encoder.preprocess.fetch import is_url
 from perception_encoder.preprocess.source import unescape_name
 from perception_encoder.progress import Track, untracked
 

@@ -19,10 +19,8 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from perception_encoder.errors import ConfigError, InputError, ModelError
+from perception_encoder.formats.listing import Item
 from perception_encoder.inference.feature import Feature
-from perception_encoder.inference.fetch import FetchLimits
-from perception_encoder.inference.listing import Item
-from perception_encoder.inference.media import Kind, Media, open_media
 from perception_encoder.inference.pipeline import (
     Decoded,
     Embedding,
@@ -39,7 +37,9 @@ from perception_encoder.inference.pipeline import (
 )
 from perception_encoder.inference.sentence_transformer import SentenceTransformerView
 from perception_encoder.preprocess.budget import DECODING
+from perception_encoder.preprocess.fetch import FetchLimits
 from perception_encoder.preprocess.frames import VideoFrames
+from perception_encoder.preprocess.media import Kind, Media, open_media
 from perception_encoder.preprocess.tokenizer import Tokenizer
 from perception_encoder.progress import Track, untracked
 from perception_encoder.runtime.runtime import Runtime

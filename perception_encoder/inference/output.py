@@ -24,8 +24,8 @@ import pyarrow.parquet as pq
 
 from perception_encoder.errors import DataError, InputError, OutputError
 from perception_encoder.files import digest, file_state, open_regular, refuse_link, replacing, writing
+from perception_encoder.formats.listing import Item, check_paths, list_items
 from perception_encoder.formats.tars import TarMember
-from perception_encoder.inference.listing import Item, check_paths, list_items
 from perception_encoder.inference.load import ModelLike, as_encoder
 from perception_encoder.inference.model_spec import ModelKeywords
 from perception_encoder.inference.output_formats import check_target, to_table, write_embeddings

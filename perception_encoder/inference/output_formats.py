@@ -23,8 +23,8 @@ import pyarrow.parquet as pq
 
 from perception_encoder.errors import ConfigError, OutputError, one_line
 from perception_encoder.files import open_regular, remove
+from perception_encoder.formats.listing import Item
 from perception_encoder.formats.tables import connect_lance, open_parquet, without_panics
-from perception_encoder.inference.listing import Item
 from perception_encoder.inference.pipeline import Embedding, is_text
 from perception_encoder.records import parse_json
 from perception_encoder.store import Store

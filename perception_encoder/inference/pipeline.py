@@ -14,11 +14,11 @@ import numpy as np
 from PIL import Image
 
 from perception_encoder.errors import ConfigError, InputError, detached
+from perception_encoder.formats.listing import Item
 from perception_encoder.inference.feature import Feature
-from perception_encoder.inference.fetch import FetchLimits, is_url
-from perception_encoder.inference.listing import Item
-from perception_encoder.inference.media import Kind, Media, resolve
 from perception_encoder.preprocess.budget import map_ahead
+from perception_encoder.preprocess.fetch import FetchLimits, is_url
+from perception_encoder.preprocess.media import Kind, Media, resolve
 from perception_encoder.preprocess.source import VIDEO_SUFFIXES
 from perception_encoder.runtime.runtime import Runtime
 from perception_encoder.vectors import unit_rows

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 import numpy as np
 
 from perception_encoder.errors import ConfigError
-from perception_encoder.inference.media import Kind
 from perception_encoder.inference.pipeline import as_list
 from perception_encoder.models.precision import choose_device
+from perception_encoder.preprocess.media import Kind
 from perception_encoder.progress import progress_bar
 from perception_encoder.vectors import Vectors, cosine_similarities, truncate, unit_tensor
 

@@ -15,8 +15,8 @@ from typing import Any, Literal
 
 from PIL import Image
 
+from perception_encoder.conversation.assistant import Assistant
 from perception_encoder.errors import EndpointError, needs_extra, one_line
-from perception_encoder.inference.conversation.assistant import Assistant
 from perception_encoder.preprocess.conversation import Message, Reply, Sampling
 from perception_encoder.preprocess.image import image_file
 from perception_encoder.records import parse_json

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from perception_encoder.conversation.assistant import Assistant
 from perception_encoder.errors import ConfigError
-from perception_encoder.inference.conversation.assistant import Assistant
 from perception_encoder.language_alignment.decoder import Decoder
 from perception_encoder.language_alignment.model import PerceptionLanguageModel
 from perception_encoder.language_alignment.reading import PromptReader, TorchReader, check_logits, generate_tokens

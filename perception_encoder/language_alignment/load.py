@@ -13,8 +13,8 @@ from typing import Any, cast
 import torch
 from PIL import Image
 
+from perception_encoder.conversation.assistant import Assistant
 from perception_encoder.errors import ConfigError, UnknownModelError, needs_extra, one_line
-from perception_encoder.inference.conversation.assistant import Assistant
 from perception_encoder.inference.load import choose_runtime
 from perception_encoder.inference.model_spec import ModelSpec, PrecisionChoice, RuntimeChoice
 from perception_encoder.language_alignment.decoder import SMOLLM2, Decoder, load_decoder, load_pretrained

@@ -38,7 +38,7 @@ def fetch(url: str, limits: FetchLimits | None = None, deadline: float = math.in
     """
     import httpx  # here, with the module that needs it, since most runs fetch nothing
 
-    from perception_encoder.inference.connection import check_url, get
+    from perception_encoder.preprocess.connection import check_url, get
 
     limits = limits or FetchLimits()
     deadline = min(deadline, time.monotonic() + limits.seconds)

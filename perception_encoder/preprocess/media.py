@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image
 
 from perception_encoder.errors import InputError, MediaDecodeError, MediaNotFoundError, one_line
-from perception_encoder.inference.fetch import FetchLimits, fetch, is_url
 from perception_encoder.preprocess.budget import Admit
+from perception_encoder.preprocess.fetch import FetchLimits, fetch, is_url
 from perception_encoder.preprocess.frames import FrameChoice, VideoFrames, frame_indices
 from perception_encoder.preprocess.image import open_image, plain_image
 from perception_encoder.preprocess.source import (

@@ -15,17 +15,17 @@ import numpy as np
 from PIL import Image
 
 from perception_encoder.errors import ConfigError, OutputError, SearchIndexError
+from perception_encoder.formats.exclude import excluded_names, parse_patterns
+from perception_encoder.formats.listing import check_paths
 from perception_encoder.inference.collection import encode_media, list_media_items, read_collection
 from perception_encoder.inference.encoder import Encoder
-from perception_encoder.inference.exclude import excluded_names, parse_patterns
-from perception_encoder.inference.listing import check_paths
 from perception_encoder.inference.load import ModelLike, as_encoder, choose_model
-from perception_encoder.inference.media import Media, resolve
 from perception_encoder.inference.model_spec import ModelKeywords, ModelSpec
 from perception_encoder.inference.pipeline import Embedding
 from perception_encoder.models.checkpoints.find import TowerChoice
 from perception_encoder.models.defaults import default_model
 from perception_encoder.models.registry import canonical_name
+from perception_encoder.preprocess.media import Media, resolve
 from perception_encoder.preprocess.source import as_paths, escape_name
 from perception_encoder.progress import Track, untracked
 from perception_encoder.search.ranking import (

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 
 from perception_encoder.errors import ConfigError, InputError
+from perception_encoder.formats.exclude import excluded_names
+from perception_encoder.formats.listing import Item
 from perception_encoder.inference.collection import Collection
 from perception_encoder.inference.encoder import Encoder
-from perception_encoder.inference.exclude import excluded_names
-from perception_encoder.inference.listing import Item
-from perception_encoder.inference.media import Media, open_media
 from perception_encoder.inference.pipeline import Embedding, Request
 from perception_encoder.preprocess.frames import VideoFrames
+from perception_encoder.preprocess.media import Media, open_media
 from perception_encoder.preprocess.source import escape_name, unescape_name
 from perception_encoder.search.storage.database import IndexRow, time_modified
 from perception_encoder.search.storage.store import IndexStore

@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from perception_encoder.errors import ConfigError, MediaNotFoundError
-from perception_encoder.inference.fetch import is_url
-from perception_encoder.inference.listing import Item
-from perception_encoder.inference.media import Media, resolve, split_range
+from perception_encoder.formats.listing import Item
+from perception_encoder.preprocess.fetch import is_url
+from perception_encoder.preprocess.media import Media, resolve, split_range
 from perception_encoder.preprocess.source import MEDIA_SUFFIXES, escape_name
 from perception_encoder.search.storage.database import IndexRow
 

@@ -20,9 +20,9 @@ from jaxtyping import Float
 from perception_encoder.errors import InputError, PerceptionEncoderError, detached, needs_extra
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.feature import Feature
-from perception_encoder.inference.media import Kind
 from perception_encoder.inference.pipeline import Decoded
 from perception_encoder.models.registry import demo_note
+from perception_encoder.preprocess.media import Kind
 from perception_encoder.runtime.towers import PackageTowers
 from perception_encoder.serving.chat import answer_chat
 from perception_encoder.serving.immich import Immich, add_immich_routes

@@ -16,11 +16,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from perception_encoder.errors import ConfigError, ContextLengthError, InputError, PerceptionEncoderError
-from perception_encoder.inference.media import Kind, Media, open_media
 from perception_encoder.models.registry import demo_note
 from perception_encoder.preprocess.budget import DECODING, MAX_PIXELS
 from perception_encoder.preprocess.conversation import ContentPart, Message, Reply, Role, Sampling
 from perception_encoder.preprocess.image import count_pixels
+from perception_encoder.preprocess.media import Kind, Media, open_media
 from perception_encoder.serving.queues import GenerationQueue, Hold
 from perception_encoder.serving.requests import (
     ApiConfig,

@@ -18,10 +18,10 @@ import httpx
 
 from perception_encoder.errors import ConfigError, InputError
 from perception_encoder.inference.encoder import Encoder
-from perception_encoder.inference.media import resolve
 from perception_encoder.inference.pipeline import Decoded
 from perception_encoder.models.registry import immich_name
 from perception_encoder.preprocess.image import upright_size
+from perception_encoder.preprocess.media import resolve
 from perception_encoder.records import parse_json
 from perception_encoder.serving.queues import Batcher
 from perception_encoder.serving.requests import ApiConfig, MediaReader, check_model_name, for_role, input_refused

@@ -14,15 +14,15 @@ from functools import partial
 import numpy as np
 from jaxtyping import Float
 
+from perception_encoder.conversation.assistant import Assistant
 from perception_encoder.errors import MediaTooLargeError, PerceptionEncoderError, detached
-from perception_encoder.inference.conversation.assistant import Assistant
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.feature import Feature
-from perception_encoder.inference.media import Media
 from perception_encoder.inference.pipeline import Decoded
 from perception_encoder.models.memory import trim_memory
 from perception_encoder.preprocess.budget import MAX_PIXELS
 from perception_encoder.preprocess.conversation import Message, Reply, Sampling
+from perception_encoder.preprocess.media import Media
 from perception_encoder.web_server.http import ApiError
 
 Waiting = tuple[Decoded, Feature, "asyncio.Future[np.ndarray]"]

@@ -21,9 +21,9 @@ from urllib.parse import urlsplit
 from perception_encoder.errors import ConfigError, InputError, MediaTooLargeError, detached
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.feature import Feature
-from perception_encoder.inference.fetch import FetchLimits, fetch, is_url
-from perception_encoder.inference.media import Kind, Media, resolve
 from perception_encoder.models.registry import same_name
+from perception_encoder.preprocess.fetch import FetchLimits, fetch, is_url
+from perception_encoder.preprocess.media import Kind, Media, resolve
 from perception_encoder.preprocess.source import IMAGE_SUFFIXES, VIDEO_SUFFIXES, escape_name
 from perception_encoder.web_server.http import BODIES_BYTES, REQUEST, ApiError, FirstError, parse_body, shortened
 

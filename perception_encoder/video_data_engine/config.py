@@ -13,9 +13,9 @@ from importlib.resources import files
 from pathlib import Path
 from string import Template
 
+from perception_encoder.conversation.assistant import PAUSE, TRIES
 from perception_encoder.errors import ConfigError
 from perception_encoder.formats.entries import read_lines
-from perception_encoder.inference.conversation.assistant import PAUSE, TRIES
 from perception_encoder.language_alignment.decoder import SMOLLM2
 from perception_encoder.models.registry import BUILTIN_LANG
 from perception_encoder.records import Checked, Count, Positive, Weight

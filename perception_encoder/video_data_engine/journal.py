@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from perception_encoder.errors import ConfigError, DataError
+from perception_encoder.formats.listing import Item
 from perception_encoder.formats.shards import read_members, write_members
 from perception_encoder.formats.tars import TarMember
-from perception_encoder.inference.listing import Item
 from perception_encoder.records import Range, from_fields
 from perception_encoder.store import Records, compare_settings
 

@@ -23,8 +23,8 @@ from av.video.stream import VideoStream
 from perception_encoder.datasets.pe_video import VideoRecord, read_video_tar
 from perception_encoder.errors import DataError, InputError, MediaDecodeError
 from perception_encoder.files import replacing, write_text, writing
+from perception_encoder.formats.listing import Item
 from perception_encoder.formats.shards import json_bytes, present_fields, write_members
-from perception_encoder.inference.listing import Item
 from perception_encoder.preprocess.source import SHARD_VIDEOS, open_source
 from perception_encoder.preprocess.video import INDEXED
 from perception_encoder.preprocess.video_file import open_container

@@ -18,9 +18,9 @@ from PIL import Image
 
 from perception_encoder.errors import DataError, InputError, MediaDecodeError, one_line
 from perception_encoder.files import cached_by_file, digest
+from perception_encoder.formats.listing import Item, list_items
 from perception_encoder.formats.shards import json_object
 from perception_encoder.formats.tars import TarMember, open_tar
-from perception_encoder.inference.listing import Item, list_items
 from perception_encoder.preprocess.frames import VideoFrames, colour_change, colour_histogram, plm_frame_indices
 from perception_encoder.preprocess.image import image_file
 from perception_encoder.preprocess.source import IMAGE_SUFFIXES, escape_name, open_source

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from perception_encoder.conversation.assistant import digest_of
 from perception_encoder.datasets.pe_video import VideoRecord, list_video_tars, read_video_tar
 from perception_encoder.errors import DataError, InputError
 from perception_encoder.files import checksum, digest, file_state
-from perception_encoder.inference.conversation.assistant import digest_of
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.preprocess.conversation import ask
 from perception_encoder.preprocess.video import read_frames

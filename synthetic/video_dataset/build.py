@@ -21,11 +21,11 @@ from typing import Any
 import numpy as np
 
 from perception_encoder._version import __version__
+from perception_encoder.conversation.assistant import Assistant
 from perception_encoder.datasets.pe_video import read_videos_of
 from perception_encoder.errors import ConfigError
 from perception_encoder.evaluation.statistics.scores import ItemScores, estimate
 from perception_encoder.files import new_directory, write_text
-from perception_encoder.inference.conversation.assistant import Assistant
 from perception_encoder.preprocess.conversation import CAPTION_PROMPT, Sampling, ask
 from perception_encoder.preprocess.video import read_frames
 from perception_encoder.progress import Track, untracked

@@ -10,11 +10,11 @@ import pytest
 from PIL import Image
 
 import perception_encoder as pe
+from perception_encoder.conversation.media import open_input, open_part, read_pages
 from perception_encoder.errors import ConfigError, InputError, MediaDecodeError, MediaNotFoundError
-from perception_encoder.inference.conversation.media import open_input, open_part, read_pages
-from perception_encoder.inference.listing import Item, list_items
-from perception_encoder.inference.media import resolve
+from perception_encoder.formats.listing import Item, list_items
 from perception_encoder.preprocess.frames import VideoFrames, plm_frame_indices
+from perception_encoder.preprocess.media import resolve
 from tests.clips import clip, number_of
 from tests.pdfs import pdf
 

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from perception_encoder.conversation.media import open_part
 from perception_encoder.data import conversations
 from perception_encoder.data.conversation_records import Record
 from perception_encoder.data.conversations import (
@@ -28,9 +29,8 @@ from perception_encoder.data.conversations import (
     open_conversations,
 )
 from perception_encoder.errors import ConfigError, DataError, InputError, MediaDecodeError, MediaNotFoundError
-from perception_encoder.inference.conversation.media import open_part
-from perception_encoder.inference.media import resolve
 from perception_encoder.preprocess.frames import VideoFrames
+from perception_encoder.preprocess.media import resolve
 from tests.clips import clip, number_of
 from tests.data.tars import image_bytes, write_tar
 

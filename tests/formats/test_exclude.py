@@ -15,8 +15,8 @@ import pytest
 from pathspec import GitIgnoreSpec
 
 from perception_encoder.errors import ConfigError
-from perception_encoder.inference.exclude import excluded_names, parse_patterns
-from perception_encoder.inference.listing import list_items
+from perception_encoder.formats.exclude import excluded_names, parse_patterns
+from perception_encoder.formats.listing import list_items
 
 FILES = ("a.jpg", "b.png", "raw/a.jpg", "raw/keep/b.jpg", "sub/a.jpg", "sub/b.png", "sub/deep/a.jpg", "sub/raw/c.jpg")
 

@@ -16,9 +16,9 @@ import pytest
 from PIL import Image
 
 from perception_encoder.errors import InputError, MediaNotFoundError
+from perception_encoder.formats import listing
+from perception_encoder.formats.listing import Item, list_items
 from perception_encoder.formats.shards import write_members
-from perception_encoder.inference import listing
-from perception_encoder.inference.listing import Item, list_items
 from perception_encoder.preprocess.source import unescape_name
 from tests.clips import clip
 
@@ -276,7 +276,7 @@ def test_listing_is_lazy_and_flat(here: Path) -> None:
         file.writelines(f"{number}.jpg\n" for number in range(10_000))
     assert next(list_items(["t.tar", "t.csv"])).id == "t.tar/00000.jpg"
     code = (
-        "import sys, tracemalloc; from perception_encoder.inference.listing import list_items\n"
+        "import sys, tracemalloc; from perception_encoder.formats.listing import list_items\n"
         "for path in sys.argv[1:]:\n"
         "    items = list_items([path]); next(items); tracemalloc.start()\n"
         "    print(sum(1 for _ in items), tracemalloc.get_traced_memory()[1])\n"

@@ -13,6 +13,7 @@ import pytest
 
 from perception_encoder.datasets.captioned import load_captions
 from perception_encoder.errors import DataError, InputError, MediaDecodeError
+from perception_encoder.formats.listing import Item, list_items
 from perception_encoder.formats.tables import (
     TEXT_COLUMNS,
     Row,
@@ -22,10 +23,9 @@ from perception_encoder.formats.tables import (
     read_rows,
     read_table,
 )
-from perception_encoder.inference.listing import Item, list_items
-from perception_encoder.inference.media import open_media
+from perception_encoder.preprocess.media import open_media
 from tests.clips import clip
-from tests.inference.test_listing import here, posix_names, reasons, write
+from tests.formats.test_listing import here, posix_names, reasons, write
 
 __all__ = ["here"]
 

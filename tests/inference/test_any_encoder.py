@@ -340,7 +340,7 @@ def test_evaluation_takes_the_models_own_transform(
 def test_videos_are_read_whole_where_the_model_reads_them(saved: Callable[[str], Path], tmp_path: Path) -> None:
     path = tmp_path / "clip.mp4"
     path.write_bytes(clip(30))
-    from perception_encoder.inference.media import open_media, resolve
+    from perception_encoder.preprocess.media import open_media, resolve
 
     frames: Any = open_media(resolve(path), 4)
     encoder = pe.load(f"st:{saved('st-vlm')}")

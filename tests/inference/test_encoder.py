@@ -23,12 +23,12 @@ from perception_encoder.errors import (
     UrlRefusedError,
 )
 from perception_encoder.inference.encoder import Encoder
-from perception_encoder.inference.fetch import FetchLimits
 from perception_encoder.inference.load import load
 from perception_encoder.models.checkpoints.weights import create_model, weight_hash
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.config import TextConfig, VisionConfig
 from perception_encoder.models.initialization import initialize, torch_generator
+from perception_encoder.preprocess.fetch import FetchLimits
 from perception_encoder.preprocess.image import image_transform, open_image
 from perception_encoder.preprocess.tokenizer import tokenizer
 from perception_encoder.preprocess.video import read_frames

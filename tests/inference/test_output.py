@@ -17,9 +17,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from perception_encoder.errors import ConfigError, MediaDecodeError, MediaTooLargeError, OutputError
+from perception_encoder.formats.listing import Item
 from perception_encoder.formats.tars import TarMember
 from perception_encoder.inference import output, output_formats
-from perception_encoder.inference.listing import Item
 from perception_encoder.inference.output import EmbeddingWriter
 from perception_encoder.inference.output_formats import read_embeddings
 from perception_encoder.inference.pipeline import Embedding, EncodingResult, Failure

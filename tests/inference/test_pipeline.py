@@ -18,11 +18,9 @@ import torch
 from PIL import Image
 
 from perception_encoder.errors import ConfigError, InputError, MediaNotFoundError
+from perception_encoder.formats.listing import list_items
 from perception_encoder.inference.collection import encode_media, list_media_items
 from perception_encoder.inference.encoder import Encoder
-from perception_encoder.inference.fetch import FetchLimits
-from perception_encoder.inference.listing import list_items
-from perception_encoder.inference.media import Media, resolve
 from perception_encoder.inference.pipeline import (
     Embedding,
     Failure,
@@ -31,9 +29,11 @@ from perception_encoder.inference.pipeline import (
     map_in_order,
 )
 from perception_encoder.preprocess.budget import DECODING
+from perception_encoder.preprocess.fetch import FetchLimits
 from perception_encoder.preprocess.image import open_image
+from perception_encoder.preprocess.media import Media, resolve
 from perception_encoder.runtime.torch_towers import TorchThreads
-from tests.inference.test_media import mutated
+from tests.preprocess.test_media import mutated
 
 TORCH = TorchThreads(torch.device("cpu"), torch.float32, batch_size=8)
 
@@ -208,7 +208,7 @@ MEMORY = """
 import resource, sys, torch
 from pathlib import Path
 from perception_encoder.inference.load import load
-from perception_encoder.inference.listing import list_items
+from perception_encoder.formats.listing import list_items
 from perception_encoder.inference import output
 from perception_encoder.inference.output import EmbeddingWriter
 

@@ -15,6 +15,7 @@ from PIL import Image
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 import perception_encoder as pe
+from perception_encoder.conversation.assistant import digest_of
 from perception_encoder.errors import (
     ConfigError,
     MissingExtraError,
@@ -22,7 +23,6 @@ from perception_encoder.errors import (
     UnknownModelError,
     WeightsUnavailableError,
 )
-from perception_encoder.inference.conversation.assistant import digest_of
 from perception_encoder.inference.model_spec import ModelSpec
 from perception_encoder.language_alignment import load
 from perception_encoder.language_alignment.decoder import DecoderLoRA, make_decoder

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from perception_encoder.errors import InputError, MediaNotFoundError, MediaTooLargeError, UrlRefusedError
-from perception_encoder.inference import connection as module
-from perception_encoder.inference.connection import is_public
-from perception_encoder.inference.fetch import FetchLimits, fetch, is_url
+from perception_encoder.preprocess import connection as module
+from perception_encoder.preprocess.connection import is_public
+from perception_encoder.preprocess.fetch import FetchLimits, fetch, is_url
 from tests.web import Answer, serving
 
 pytestmark = pytest.mark.security

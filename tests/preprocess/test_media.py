@@ -16,9 +16,9 @@ from perception_encoder.errors import (
     MediaNotFoundError,
     UrlRefusedError,
 )
-from perception_encoder.inference import media as module
-from perception_encoder.inference.media import HEAD, MEDIA_SUFFIXES, Media, open_media, resolve, sniff
+from perception_encoder.preprocess import media as module
 from perception_encoder.preprocess.frames import VideoFrames
+from perception_encoder.preprocess.media import HEAD, MEDIA_SUFFIXES, Media, open_media, resolve, sniff
 from tests.clips import clip, number_of
 
 

@@ -12,9 +12,9 @@ import pytest
 from PIL import Image, JpegImagePlugin
 
 from perception_encoder.errors import MediaDecodeError, MediaTooLargeError
-from perception_encoder.inference.media import sniff
 from perception_encoder.preprocess import budget, raw
 from perception_encoder.preprocess.image import count_pixels, open_image, read_header
+from perception_encoder.preprocess.media import sniff
 from tests.raw_photos import HEIGHT, WIDTH, write_dng
 
 needs_rawpy = pytest.mark.skipif(not raw.reads_raw(), reason="needs the extra raw")

@@ -21,7 +21,7 @@ from perception_encoder.search.storage.update import UpdateReport
 from perception_encoder.search.web.server import create_page
 from perception_encoder.serving.api import create_app
 from perception_encoder.serving.requests import ApiConfig
-from tests.inference.test_media import mutated
+from tests.preprocess.test_media import mutated
 from tests.search.indexes import make_library, update_folder
 from tests.serving.servers import served
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from perception_encoder.errors import ConfigError, MediaDecodeError
+from perception_encoder.formats.listing import Item
 from perception_encoder.inference.collection import Collection, encode_media, list_media_items
 from perception_encoder.inference.encoder import Encoder
-from perception_encoder.inference.listing import Item
 from perception_encoder.search import ranking
 from perception_encoder.search.ranking import (
     Hit,

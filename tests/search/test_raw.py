@@ -128,7 +128,7 @@ def test_without_rawpy_the_extra_is_named_and_indexed_ones_stay(
 ) -> None:
     if had_rawpy := raw.reads_raw():
         assert "4 added" in run_pe("index", camera, "--model", checkpoint).stdout
-    monkeypatch.setattr("perception_encoder.inference.listing.reads_raw", lambda: False)
+    monkeypatch.setattr("perception_encoder.formats.listing.reads_raw", lambda: False)
     run = run_pe("index", camera, "--model", checkpoint)
     assert run.status == 0 and "0 deleted" in run.stdout and len(rows_by_path(camera)) == (4 if had_rawpy else 1)
     assert "files of unsupported types: 4 (3 .dng, 1 .raf)" in run.stderr and "[raw]" in run.stderr

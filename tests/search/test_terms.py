@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from perception_encoder.errors import ConfigError, MediaDecodeError, MediaNotFoundError
-from perception_encoder.inference.listing import Item
-from perception_encoder.inference.media import Media
+from perception_encoder.formats.listing import Item
+from perception_encoder.preprocess.media import Media
 from perception_encoder.search.index import as_queries
 from perception_encoder.search.storage.database import IndexRow
 from perception_encoder.search.terms import (

@@ -8,7 +8,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from perception_encoder.inference.encoder import Encoder
-from perception_encoder.inference.fetch import FetchLimits
+from perception_encoder.preprocess.fetch import FetchLimits
 from perception_encoder.serving.api import create_app
 from perception_encoder.serving.requests import ApiConfig
 from tests.inference.conftest import checkpoint, draw, encoder

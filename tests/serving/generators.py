@@ -7,8 +7,8 @@ from collections.abc import Generator, Sequence
 
 from PIL import Image
 
+from perception_encoder.conversation.assistant import Assistant
 from perception_encoder.errors import ContextLengthError
-from perception_encoder.inference.conversation.assistant import Assistant
 from perception_encoder.preprocess.conversation import Message, Reply, Sampling
 
 ENDLESS = "count for ever"

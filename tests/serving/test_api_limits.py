@@ -20,7 +20,7 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from perception_encoder.inference.encoder import Encoder
-from perception_encoder.inference.fetch import FetchLimits
+from perception_encoder.preprocess.fetch import FetchLimits
 from perception_encoder.serving.api import create_app
 from perception_encoder.serving.queues import GenerationQueue
 from perception_encoder.serving.requests import ApiConfig

@@ -12,10 +12,10 @@ from fastapi.testclient import TestClient
 
 from perception_encoder.errors import InputError, MediaTooLargeError
 from perception_encoder.inference.encoder import Encoder
-from perception_encoder.inference.media import Media
 from perception_encoder.inference.pipeline import Decoded, Feature
 from perception_encoder.preprocess.budget import MAX_PIXELS
 from perception_encoder.preprocess.conversation import Sampling, ask
+from perception_encoder.preprocess.media import Media
 from perception_encoder.serving.api import create_app
 from perception_encoder.serving.queues import Batcher, GenerationQueue, QueueFullError
 from perception_encoder.serving.requests import ApiConfig

@@ -8,8 +8,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from perception_encoder.conversation.assistant import Assistant
 from perception_encoder.errors import EndpointError
-from perception_encoder.inference.conversation.assistant import Assistant
 from perception_encoder.preprocess.conversation import Message, Reply, Sampling
 from tests.clips import number_of
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from perception_encoder.errors import DataError
-from perception_encoder.inference.listing import Item
+from perception_encoder.formats.listing import Item
 from perception_encoder.store import _with_checksum
 from perception_encoder.video_data_engine.journal import (
     FRAME_CAPTIONS,

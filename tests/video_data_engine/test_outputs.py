@@ -12,8 +12,8 @@ import pytest
 
 from perception_encoder.data.shard_index import summarize_shard
 from perception_encoder.errors import InputError
+from perception_encoder.formats.listing import Item, list_items
 from perception_encoder.formats.shards import read_members
-from perception_encoder.inference.listing import Item, list_items
 from perception_encoder.preprocess.video import read_frames
 from perception_encoder.store import Records
 from perception_encoder.video_data_engine import outputs

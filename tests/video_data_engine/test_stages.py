@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
+from perception_encoder.conversation import assistant as assistants
+from perception_encoder.conversation.assistant import answer_all
 from perception_encoder.errors import ConfigError, EndpointError
-from perception_encoder.inference.conversation import assistant as assistants
-from perception_encoder.inference.conversation.assistant import answer_all
-from perception_encoder.inference.listing import Item
+from perception_encoder.formats.listing import Item
 from perception_encoder.preprocess.conversation import Message, Reply, Sampling, ask
 from perception_encoder.video_data_engine.config import EngineConfig, WorkConfig
 from perception_encoder.video_data_engine.journal import ClipRecord, StageFailure, StageResult

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perception_encoder.errors import InputError
-from perception_encoder.inference.listing import list_items
+from perception_encoder.formats.listing import list_items
 from perception_encoder.preprocess.frames import colour_change, colour_histogram
 from perception_encoder.preprocess.video import sample_frames
 from perception_encoder.preprocess.video_file import write_video

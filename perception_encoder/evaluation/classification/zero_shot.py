@@ -23,8 +23,8 @@ from perception_encoder.evaluation.embeddings import Embeddings, class_indices
 from perception_encoder.evaluation.inputs import FRAMES
 from perception_encoder.evaluation.statistics.scores import ItemScores, Label, Score, measure_all
 from perception_encoder.formats.entries import read_lines
+from perception_encoder.formats.listing import check_paths
 from perception_encoder.inference.collection import encode_media, list_media_items
-from perception_encoder.inference.listing import check_paths
 from perception_encoder.inference.load import ModelLike, as_encoder
 from perception_encoder.inference.model_spec import ModelKeywords
 from perception_encoder.preprocess.prompts import PHOTO_TEMPLATES

@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from perception_encoder.conversation.assistant import Assistant, answer, digest_of
+from perception_encoder.conversation.media import open_part
 from perception_encoder.datasets.questions.question import Corners, Question
 from perception_encoder.errors import ConfigError, DataError, EndpointError, InputError
 from perception_encoder.evaluation.inputs import (
@@ -35,8 +37,6 @@ from perception_encoder.evaluation.statistics.scores import (
     Scores,
     measure_all,
 )
-from perception_encoder.inference.conversation.assistant import Assistant, answer, digest_of
-from perception_encoder.inference.conversation.media import open_part
 from perception_encoder.preprocess.conversation import MediaPart, Sampling, ask
 from perception_encoder.preprocess.frames import VideoFrames, frame_indices
 from perception_encoder.progress import Track, untracked

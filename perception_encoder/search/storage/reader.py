@@ -24,14 +24,14 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 
 from perception_encoder.errors import InputError, MediaNotFoundError, detached
+from perception_encoder.formats.listing import Item, is_listed_type, list_items
 from perception_encoder.formats.tars import TarMember
 from perception_encoder.inference.encoder import Encoder
-from perception_encoder.inference.listing import Item, is_listed_type, list_items
-from perception_encoder.inference.media import Media, open_media, resolve
 from perception_encoder.inference.pipeline import guess_kind
 from perception_encoder.preprocess.budget import DECODING
 from perception_encoder.preprocess.frames import colour_histogram, is_cut
 from perception_encoder.preprocess.image import encode_thumbnail, read_header
+from perception_encoder.preprocess.media import Media, open_media, resolve
 from perception_encoder.preprocess.source import escape_name, open_source
 from perception_encoder.preprocess.video import sample_frames
 from perception_encoder.preprocess.video_file import creation_time

@@ -22,7 +22,7 @@ import numpy as np
 
 from perception_encoder.errors import ConfigError, OutputError, SearchIndexError, one_line
 from perception_encoder.files import holding, is_held, read_regular, remove, replacing, restrict, write_json, writing
-from perception_encoder.inference.exclude import parse_patterns
+from perception_encoder.formats.exclude import parse_patterns
 from perception_encoder.models.registry import same_name, shown_name
 from perception_encoder.records import parse_json
 from perception_encoder.search.storage.database import (

@@ -21,9 +21,9 @@ from PIL import Image
 
 from perception_encoder.errors import ConfigError, InputError
 from perception_encoder.files import replacing, writing
-from perception_encoder.inference.media import Media, open_media
 from perception_encoder.preprocess.frames import VideoFrames
 from perception_encoder.preprocess.image import encode_thumbnail
+from perception_encoder.preprocess.media import Media, open_media
 from perception_encoder.search.ranking import Hit, SearchResult
 from perception_encoder.search.storage.database import IndexRow
 from perception_encoder.search.terms import Query

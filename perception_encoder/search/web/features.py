@@ -20,9 +20,9 @@ from perception_encoder.errors import ConfigError
 from perception_encoder.files import file_state
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.load import load
-from perception_encoder.inference.media import open_media
 from perception_encoder.preprocess.budget import DECODING
 from perception_encoder.preprocess.frames import VideoFrames
+from perception_encoder.preprocess.media import open_media
 from perception_encoder.search.web.library import MediaLibrary
 from perception_encoder.search.web.responses import Get
 

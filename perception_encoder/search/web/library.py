@@ -21,10 +21,10 @@ import numpy as np
 from jaxtyping import Float
 
 from perception_encoder.errors import ConfigError, InputError, PerceptionEncoderError, one_line
+from perception_encoder.formats.exclude import parse_patterns
 from perception_encoder.inference.encoder import Encoder
-from perception_encoder.inference.exclude import parse_patterns
-from perception_encoder.inference.media import Kind, Media, resolve
 from perception_encoder.inference.model_spec import ModelSpec
+from perception_encoder.preprocess.media import Kind, Media, resolve
 from perception_encoder.preprocess.source import unescape_name
 from perception_encoder.search.ranking import Hit, best_hits, query_vector, query_vectors
 from perception_encoder.search.storage.database import COLUMNS, IndexRow

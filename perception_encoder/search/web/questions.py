@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from perception_encoder.errors import ConfigError
 from perception_encoder.files import file_state
-from perception_encoder.inference.media import open_media
 from perception_encoder.preprocess.budget import DECODING
 from perception_encoder.preprocess.conversation import MediaPart, Message, Reply, Sampling
+from perception_encoder.preprocess.media import open_media
 from perception_encoder.search.web.library import MediaLibrary
 from perception_encoder.search.web.responses import SignedIds, stream_lines
 from perception_encoder.serving.queues import GenerationQueue

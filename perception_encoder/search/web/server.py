@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from perception_encoder.errors import ConfigError, InputError, PerceptionEncoderError, detached
 from perception_encoder.files import file_state
-from perception_encoder.inference.media import Media, open_media
 from perception_encoder.models.registry import demo_note
 from perception_encoder.preprocess.budget import DECODING
 from perception_encoder.preprocess.frames import VideoFrames
 from perception_encoder.preprocess.image import encode_thumbnail, open_image
+from perception_encoder.preprocess.media import Media, open_media
 from perception_encoder.search.storage.database import IndexRow
 from perception_encoder.search.terms import Term, UploadedImage, parse_lines
 from perception_encoder.search.web.features import FeatureImages, add_feature_route

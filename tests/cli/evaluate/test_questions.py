@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from perception_encoder.cli import output
-from perception_encoder.inference.conversation import assistant as assistants
+from perception_encoder.conversation import assistant as assistants
 from tests.cli.evaluate.conftest import read_json
 from tests.cli.language.conftest import language_run
 from tests.datasets.questions.layouts import LAYOUTS, write_image

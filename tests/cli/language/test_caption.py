@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from perception_encoder.cli import output
-from perception_encoder.inference.conversation import assistant as assistants
+from perception_encoder.conversation import assistant as assistants
 from perception_encoder.language_alignment.language_model import LanguageModel
 from tests.video_data_engine import servers
 

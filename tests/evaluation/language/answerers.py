@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from perception_encoder.conversation.assistant import Assistant
 from perception_encoder.datasets.questions.question import Question
 from perception_encoder.errors import ConfigError
-from perception_encoder.inference.conversation.assistant import Assistant
 from perception_encoder.preprocess.conversation import Message, Reply, Sampling
 from perception_encoder.preprocess.frames import VideoFrames
 from tests.evaluation.layers import png

@@ -23,9 +23,9 @@ from PIL import Image
 
 from perception_encoder import open_index
 from perception_encoder.errors import ClusterError, MissingExtraError
+from perception_encoder.formats.listing import Item
 from perception_encoder.inference.cluster import WorkerModel
 from perception_encoder.inference.encoder import Encoder
-from perception_encoder.inference.listing import Item
 from perception_encoder.inference.model_spec import ModelSpec
 from perception_encoder.search.storage import cluster
 from perception_encoder.search.storage.cluster import FileWork, reading_on_cluster

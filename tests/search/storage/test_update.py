@@ -21,8 +21,8 @@ from PIL import ExifTags, Image
 
 from perception_encoder.errors import SearchIndexError
 from perception_encoder.inference.encoder import Encoder
-from perception_encoder.inference.media import HEAD
 from perception_encoder.inference.model_spec import ModelSpec
+from perception_encoder.preprocess.media import HEAD
 from perception_encoder.preprocess.video import SampledFrame, sample_frames
 from perception_encoder.search.storage.reader import FileReader, find_changes
 from perception_encoder.search.storage.store import IndexStore
