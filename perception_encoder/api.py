@@ -301,8 +301,8 @@ def serve(
     from perception_encoder.inference.model_spec import ModelSpec
     from perception_encoder.models.defaults import config_directory, default_model
     from perception_encoder.models.registry import demo_line
-    from perception_encoder.search.web.library import open_library
-    from perception_encoder.search.web.responses import stored_secret
+    from perception_encoder.search_page.library import open_library
+    from perception_encoder.search_page.responses import stored_secret
     from perception_encoder.serving.api import create_app
     from perception_encoder.serving.immich import Immich
     from perception_encoder.serving.requests import ApiConfig, check_origins
@@ -328,7 +328,7 @@ def serve(
             photos = Immich.of(encoder, immich_upstream, immich_clip_only) if immich else None
             app = create_app(encoder, replace(config, source=source), place.hosts, chat=chat, immich=photos)
         else:
-            from perception_encoder.search.web.server import create_page  # here, since the API alone needs no torch
+            from perception_encoder.search_page.server import create_page  # here, since the API alone needs no torch
 
             home = None if index is None else Path(index)
             library = open_library(directory, spec, home, exclude)

@@ -17,7 +17,7 @@ from perception_encoder.files import write_bytes
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.samples import write_samples
 from perception_encoder.models.checkpoints.weights import create_model
-from perception_encoder.search.web.contact_sheet import write_contact_sheet
+from perception_encoder.search_page.contact_sheet import write_contact_sheet
 from perception_encoder.training.checkpoint import RunState, save_run
 from perception_encoder.video_dataset.annotation.project import Database
 from tests.damage import plant_journal

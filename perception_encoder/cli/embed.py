@@ -124,7 +124,7 @@ def demo(
     from perception_encoder.inference.load import load
     from perception_encoder.search.index import open_index
     from perception_encoder.search.terms import media_query, text_query
-    from perception_encoder.search.web.contact_sheet import name_query, query_sections, write_contact_sheet
+    from perception_encoder.search_page.contact_sheet import name_query, query_sections, write_contact_sheet
 
     encoder = load(model)
     gallery, query_image = samples.write_samples(out)
@@ -154,7 +154,7 @@ def demo(
 
 
 def _name(hit: Hit) -> str:
-    from perception_encoder.search.web.contact_sheet import clock
+    from perception_encoder.search_page.contact_sheet import clock
 
     moment = "" if hit.start is None or hit.end is None else f" {clock(hit.start)}–{clock(hit.end)}"
     return f"{hit.path.rpartition('/')[2]}{moment} ({hit.score:.2f})"

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from perception_encoder.search.ranking import Hit, SearchResult
     from perception_encoder.search.storage.update import UpdateReport
     from perception_encoder.search.terms import Query
-    from perception_encoder.search.web.contact_sheet import SheetSection
+    from perception_encoder.search_page.contact_sheet import SheetSection
 
 IMAGE = "Search by an image, a video, or a moment: clip.mp4@12s; may repeat."
 WORDS = "The query, then directories, globs, files, tables, tars or URLs [default: the current directory's index]."
@@ -189,7 +189,7 @@ class Printing:
         values: object,
     ) -> bool:
         """Write the contact sheet, the paths of hits or their JSON, as requested; return whether to print tables."""
-        from perception_encoder.search.web.contact_sheet import write_contact_sheet
+        from perception_encoder.search_page.contact_sheet import write_contact_sheet
 
         if self.html is not None:
             write_contact_sheet(self.html, title, "; ".join(filter(None, (note, self.remark))), sections(self.html))
@@ -201,7 +201,7 @@ class Printing:
 
     def print_rows(self, columns: Sequence[str], rows: Sequence[Sequence[object]], hits: Sequence[Hit]) -> None:
         """Print a table of hits, or with thumbnails one hit after the other."""
-        from perception_encoder.search.web.contact_sheet import hit_image
+        from perception_encoder.search_page.contact_sheet import hit_image
 
         if not self.preview:
             return output.print_table(columns, rows)
@@ -214,7 +214,7 @@ class Printing:
 
 def show_result(result: SearchResult, kinds: str, min_score: float | None, printing: Printing) -> None:
     """Print the hits of each query."""
-    from perception_encoder.search.web.contact_sheet import name_query, query_sections
+    from perception_encoder.search_page.contact_sheet import name_query, query_sections
 
     note = f"{result.searched} {kinds}, by {result.model}"
     tables = [
@@ -258,7 +258,7 @@ def thumbnail_class() -> Any:
 
 
 def _row(hit: Hit) -> tuple[str, ...]:
-    from perception_encoder.search.web.contact_sheet import clock
+    from perception_encoder.search_page.contact_sheet import clock
 
     time = "" if hit.time is None else clock(hit.time)
     return f"{hit.score:.3f}", hit.path, time, hit.id if hit.row else ""
@@ -266,7 +266,7 @@ def _row(hit: Hit) -> tuple[str, ...]:
 
 def show_duplicates(groups: Sequence[Sequence[Hit]], top: int, model: str, printing: Printing) -> None:
     """Print the `top` largest groups of near-duplicates, by the embeddings of `model`."""
-    from perception_encoder.search.web.contact_sheet import duplicate_sections
+    from perception_encoder.search_page.contact_sheet import duplicate_sections
 
     largest, note = groups[:top], f"{len(groups)} groups"
     if not groups:

@@ -57,7 +57,7 @@ from perception_encoder.layer_analysis.sweep import (
     run_sweep,
 )
 from perception_encoder.progress import Track, untracked
-from perception_encoder.search.web.contact_sheet import page_head, parse_template
+from perception_encoder.search_page.contact_sheet import page_head, parse_template
 
 COLUMNS = ("model", "task", "metric", "unit", "layer", "value", "low", "high", "items", "pool")
 BY_COLOUR = ("tracking",)

@@ -130,7 +130,7 @@ def test_a_taken_port_is_one_line_before_the_model_is_loaded(
     run_pe, tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("perception_encoder.inference.load.load", None)
-    monkeypatch.setattr("perception_encoder.search.web.library.open_library", None)
+    monkeypatch.setattr("perception_encoder.search_page.library.open_library", None)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         run = run_pe("serve", tmp_path if what == "page" else "--api", "--port", port)

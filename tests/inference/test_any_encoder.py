@@ -23,7 +23,7 @@ from perception_encoder.models.registry import library_model_name, portable_name
 from perception_encoder.runtime.library_towers import LibraryTowers
 from perception_encoder.search.storage.store import IndexStore
 from perception_encoder.search.terms import text_query
-from perception_encoder.search.web.library import open_library
+from perception_encoder.search_page.library import open_library
 from perception_encoder.serving.api import create_app
 from perception_encoder.serving.requests import ApiConfig
 from perception_encoder.vectors import unit_rows

@@ -27,7 +27,7 @@ from perception_encoder.search.storage.store import STORE, IndexStore
 from perception_encoder.search.storage.trust import remember_model
 from perception_encoder.search.storage.update import UpdateReport, update_store, writable_store
 from perception_encoder.search.storage.vectors import vectors_path
-from perception_encoder.search.web.library import MediaLibrary
+from perception_encoder.search_page.library import MediaLibrary
 from tests.clips import clip
 
 

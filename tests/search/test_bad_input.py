@@ -18,7 +18,7 @@ from perception_encoder.inference.encoder import Encoder
 from perception_encoder.preprocess.budget import DECODING
 from perception_encoder.search.storage.store import IndexStore
 from perception_encoder.search.storage.update import UpdateReport
-from perception_encoder.search.web.server import create_page
+from perception_encoder.search_page.server import create_page
 from perception_encoder.serving.api import create_app
 from perception_encoder.serving.requests import ApiConfig
 from tests.preprocess.test_media import mutated

@@ -17,8 +17,8 @@ import perception_encoder as pe
 from perception_encoder.cli.main import app
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.search.storage.store import IndexStore
-from perception_encoder.search.web.library import MediaLibrary, open_library
-from perception_encoder.search.web.server import create_page
+from perception_encoder.search_page.library import MediaLibrary, open_library
+from perception_encoder.search_page.server import create_page
 from tests.browsing import opened_page
 from tests.serving.servers import served
 

@@ -21,7 +21,7 @@ from perception_encoder.errors import ConfigError
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.search.storage.database import whole_dates
 from perception_encoder.search.storage.store import IndexStore
-from perception_encoder.search.web.library import condition as page_condition
+from perception_encoder.search_page.library import condition as page_condition
 from tests.search.indexes import SETTINGS, make_rows, unit_vectors
 
 

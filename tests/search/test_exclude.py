@@ -13,7 +13,7 @@ from perception_encoder.errors import ConfigError, SearchIndexError
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.search.storage.database import DATABASE
 from perception_encoder.search.storage.store import EXCLUDED, STORE, IndexStore
-from perception_encoder.search.web.library import MediaLibrary, open_library
+from perception_encoder.search_page.library import MediaLibrary, open_library
 from tests.damage import at_most, plant_pipe
 from tests.search.indexes import hits
 

@@ -11,8 +11,8 @@ from fastapi.testclient import TestClient
 import perception_encoder as pe
 from perception_encoder.errors import ConfigError
 from perception_encoder.inference.encoder import Encoder
-from perception_encoder.search.web.library import open_library
-from perception_encoder.search.web.server import create_page
+from perception_encoder.search_page.library import open_library
+from perception_encoder.search_page.server import create_page
 
 QUERIES = ["a cat", {"a cat": 1, "snow": -1}]
 INVALID = "the minimum score is 1.5; a cosine similarity must be from -1 to 1"

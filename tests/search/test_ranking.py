@@ -28,7 +28,7 @@ from perception_encoder.search.storage.database import IndexRow
 from perception_encoder.search.storage.store import IndexStore
 from perception_encoder.search.storage.vectors import Vectors
 from perception_encoder.search.terms import Query, media_query, parse_words, text_query
-from perception_encoder.search.web.contact_sheet import query_sections
+from perception_encoder.search_page.contact_sheet import query_sections
 from tests.clips import clip, number_of, numbered
 from tests.search.indexes import SETTINGS, assert_same_ranking, make_index, make_rows, unit_vectors
 

@@ -15,8 +15,8 @@ from playwright.sync_api import Browser, expect
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.preprocess import raw
 from perception_encoder.preprocess.image import open_image
-from perception_encoder.search.web.library import MediaLibrary, open_library
-from perception_encoder.search.web.server import create_page
+from perception_encoder.search_page.library import MediaLibrary, open_library
+from perception_encoder.search_page.server import create_page
 from tests.browsing import opened_page, wait_until
 from tests.raw_photos import HEIGHT, WIDTH, write_dng
 from tests.search.indexes import hits, rows_by_path

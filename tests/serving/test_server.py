@@ -22,8 +22,8 @@ from PIL import Image
 from perception_encoder.errors import ConfigError
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.models.checkpoints.weights import create_model
-from perception_encoder.search.web.library import MediaLibrary
-from perception_encoder.search.web.server import create_page
+from perception_encoder.search_page.library import MediaLibrary
+from perception_encoder.search_page.server import create_page
 from perception_encoder.serving.api import create_app
 from perception_encoder.serving.queues import GenerationQueue
 from perception_encoder.serving.requests import ApiConfig

@@ -10,8 +10,8 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from perception_encoder.inference.encoder import Encoder
-from perception_encoder.search.web.library import MediaLibrary
-from perception_encoder.search.web.server import create_page
+from perception_encoder.search_page.library import MediaLibrary
+from perception_encoder.search_page.server import create_page
 from tests.search.indexes import make_library
 
 

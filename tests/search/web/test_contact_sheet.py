@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from perception_encoder.errors import OutputError
-from perception_encoder.search.web.contact_sheet import (
+from perception_encoder.search_page.contact_sheet import (
     SheetSection,
     Tile,
     contact_sheet,

@@ -18,9 +18,9 @@ from perception_encoder.errors import MediaDecodeError
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.models.vision_transformer import VisionTransformer
 from perception_encoder.preprocess.budget import DECODING
-from perception_encoder.search.web.features import FeatureImages
-from perception_encoder.search.web.library import MediaLibrary
-from perception_encoder.search.web.server import create_page
+from perception_encoder.search_page.features import FeatureImages
+from perception_encoder.search_page.library import MediaLibrary
+from perception_encoder.search_page.server import create_page
 from tests.clips import HEIGHT, WIDTH, number_of
 from tests.search.indexes import make_library
 

@@ -18,7 +18,7 @@ from PIL import Image
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.search.storage.store import IndexStore
 from perception_encoder.search.storage.update import FileReader, update_store, writable_store
-from perception_encoder.search.web.library import MediaLibrary
+from perception_encoder.search_page.library import MediaLibrary
 from tests.search.indexes import make_library, paths, wait_for
 
 Draw = Callable[[int], Image.Image]
@@ -174,7 +174,7 @@ def test_a_failed_update_is_tried_again(
             raise OSError("No space left on device")
         return update_store(*arguments)
 
-    monkeypatch.setattr("perception_encoder.search.web.library.update_store", fail_twice)
+    monkeypatch.setattr("perception_encoder.search_page.library.update_store", fail_twice)
     draw(50).save(folder / "new.jpg")
     library.watch(seconds=0.1)
     wait_for(lambda: "new.jpg" in library.index.files(), "the third try")

@@ -15,8 +15,8 @@ from playwright.sync_api import Browser, Page, Route, expect
 
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.search.storage.store import IndexStore
-from perception_encoder.search.web.library import MediaLibrary, open_library
-from perception_encoder.search.web.server import create_page
+from perception_encoder.search_page.library import MediaLibrary, open_library
+from perception_encoder.search_page.server import create_page
 from perception_encoder.serving.queues import GenerationQueue
 from tests.browsing import contrast, opened_page, wait_until
 from tests.clips import clip

@@ -14,8 +14,8 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from perception_encoder.preprocess.conversation import Reply, Sampling, ask
-from perception_encoder.search.web.library import MediaLibrary
-from perception_encoder.search.web.server import create_page
+from perception_encoder.search_page.library import MediaLibrary
+from perception_encoder.search_page.server import create_page
 from perception_encoder.serving.queues import GenerationQueue
 from tests.language_models import tiny_language_model
 from tests.serving.generators import ENDLESS, EchoGenerator

@@ -14,9 +14,9 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from perception_encoder.search.web.library import MediaLibrary
-from perception_encoder.search.web.responses import stored_secret
-from perception_encoder.search.web.server import create_page
+from perception_encoder.search_page.library import MediaLibrary
+from perception_encoder.search_page.responses import stored_secret
+from perception_encoder.search_page.server import create_page
 from tests.search.indexes import forge, paths
 from tests.serving.servers import record_model_threads
 
@@ -32,7 +32,7 @@ def test_the_page_and_its_parts(client: TestClient) -> None:
     assert "script-src 'self'" in page.headers["content-security-policy"]
     assert client.get("/static/page.css").headers["content-type"].startswith("text/css")
     assert "javascript" in client.get("/static/page.js").headers["content-type"]
-    scripts = files("perception_encoder.search.web") / "page"
+    scripts = files("perception_encoder.search_page") / "page"
     for name in (path.name for path in scripts.iterdir() if path.name.endswith(".js")):
         assert client.get(f"/static/{name}").status_code == 200
     assert not re.search(r"style=|\son\w+=|<script>|<style", page.text)  # or the policy would forbid it

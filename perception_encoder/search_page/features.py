@@ -23,8 +23,8 @@ from perception_encoder.inference.load import load
 from perception_encoder.preprocess.budget import DECODING
 from perception_encoder.preprocess.frames import VideoFrames
 from perception_encoder.preprocess.media import open_media
-from perception_encoder.search.web.library import MediaLibrary
-from perception_encoder.search.web.responses import Get
+from perception_encoder.search_page.library import MediaLibrary
+from perception_encoder.search_page.responses import Get
 
 if TYPE_CHECKING:
     from fastapi import Request, Response

@@ -13,8 +13,8 @@ from perception_encoder.files import file_state
 from perception_encoder.preprocess.budget import DECODING
 from perception_encoder.preprocess.conversation import MediaPart, Message, Reply, Sampling
 from perception_encoder.preprocess.media import open_media
-from perception_encoder.search.web.library import MediaLibrary
-from perception_encoder.search.web.responses import SignedIds, stream_lines
+from perception_encoder.search_page.library import MediaLibrary
+from perception_encoder.search_page.responses import SignedIds, stream_lines
 from perception_encoder.serving.queues import GenerationQueue
 from perception_encoder.web_server.http import REQUEST, BodyReader, parse_body
 

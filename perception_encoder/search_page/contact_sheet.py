@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 THUMBNAIL_SIDE = 400
 """Longest side of a thumbnail, in pixels: twice its size on the page, for high-density screens."""
-_DIRECTORY = files("perception_encoder.search.web")
+_DIRECTORY = files("perception_encoder.search_page")
 
 
 @dataclass(frozen=True, kw_only=True)
