@@ -196,11 +196,11 @@ def analyze_layers(
         >>> print([(best.curve.task, best.layer) for best in report.recommendations])
     """
     from perception_encoder.evaluation.feature_cache import FeatureCache
-    from perception_encoder.inference.load import RANDOM
     from perception_encoder.inference.model_spec import ModelSpec
     from perception_encoder.language_alignment.question_task import QUESTION_TASKS, read_question_task
     from perception_encoder.layer_analysis.report import analyse, write_report
     from perception_encoder.layer_analysis.tasks import TaskOptions, make_tasks
+    from perception_encoder.models.registry import RANDOM
 
     paths = {name: Path(path) for name, path in data.items() if name} if isinstance(data, Mapping) else {}
     shared = data.get("") if isinstance(data, Mapping) else data

@@ -19,8 +19,8 @@ from experiments.reproduction import side_by_side
 from perception_encoder.errors import DataError
 from perception_encoder.evaluation.statistics.bootstrap import Interval
 from perception_encoder.files import write_json
-from perception_encoder.inference.load import RANDOM
 from perception_encoder.layer_analysis.sweep import COLOURS, LayerCurve
+from perception_encoder.models.registry import RANDOM
 from perception_encoder.progress import Track, untracked
 
 BUILTIN, FIRST, LAST = "built-in", "step 1", "steps 1–9"

@@ -45,10 +45,11 @@ from perception_encoder.errors import ConfigError, DataError, InputError, Output
 from perception_encoder.files import write_bytes
 from perception_encoder.formats.entries import quoted
 from perception_encoder.formats.media_directory import list_media
-from perception_encoder.inference.load import load_layers, load_tower
+from perception_encoder.inference.load import load_layers
 from perception_encoder.models.checkpoints.files import read_checkpoint
 from perception_encoder.models.checkpoints.find import find_head
 from perception_encoder.models.defaults import DefaultKind, chosen_model, default_model
+from perception_encoder.models.libraries import load_tower
 from perception_encoder.models.registry import canonical_name, demo_note, shown_name
 from perception_encoder.preprocess.image import open_image
 from perception_encoder.preprocess.media import open_media, resolve

@@ -43,11 +43,11 @@ from perception_encoder.dense_training.batches import (
 from perception_encoder.dense_training.config import DenseConfig, DepthTrainingConfig, DetectorConfig, SegmenterConfig
 from perception_encoder.dense_training.validation import make_validation
 from perception_encoder.errors import CheckpointError, ConfigError
-from perception_encoder.inference.load import load_tower
 from perception_encoder.models.checkpoints.files import read_checkpoint
 from perception_encoder.models.checkpoints.layouts import StateDict
 from perception_encoder.models.checkpoints.weights import state_hash
 from perception_encoder.models.initialization import drawn_from, torch_generator
+from perception_encoder.models.libraries import load_tower
 from perception_encoder.models.registry import portable_name
 from perception_encoder.models.tower import Tower
 from perception_encoder.preprocess.source import escape_name

@@ -13,7 +13,8 @@ from perception_encoder.inference.model_spec import ModelKeywords, ModelSpec
 from perception_encoder.models.checkpoints.files import CachedHash
 from perception_encoder.models.checkpoints.find import TowerChoice, find_weights
 from perception_encoder.models.defaults import chosen_precision, default_model
-from perception_encoder.models.registry import canonical_name, library_of, portable_name, shown_name
+from perception_encoder.models.libraries import find_adapter, load_tower
+from perception_encoder.models.registry import RANDOM, shown_name
 from perception_encoder.runtime import cache
 from perception_encoder.runtime.choice import runtime_for
 from perception_encoder.runtime.openvino_towers import OpenVinoTowers
@@ -25,13 +26,10 @@ if TYPE_CHECKING:
     from perception_encoder.inference.layer_features import LayerFeatures
     from perception_encoder.models.checkpoints.weights import Model
     from perception_encoder.models.external import Adapter
-    from perception_encoder.models.tower import Tower
     from perception_encoder.runtime.layer_towers import LayerTowers
 
 ModelLike = str | Path | ModelSpec | Encoder | None
 """The model of a call: a name or path, a spec, or a loaded encoder; None for the default model."""
-RANDOM = "random:"
-"""Prefix of a model's name that requests the architecture with random weights."""
 
 
 def load(
@@ -118,7 +116,7 @@ def _adjusted(encoder: Encoder, spec: ModelSpec) -> Encoder:
 
 
 def _load(spec: ModelSpec, towers: TowerChoice) -> Encoder:
-    adapter, random = _find_adapter(spec)
+    adapter, random = find_adapter(spec.name, spec.trust_remote_code)
     if random or adapter is not None:
         return _load_external(spec, adapter)
     name = spec.name
@@ -245,7 +243,7 @@ def load_layers(
 
     spec = ModelSpec.of(name, device, layer=layer, trust_remote_code=trust_remote_code).with_dtype(dtype)
     _check_torch(spec)
-    towers = _layer_towers(spec, _find_adapter(spec)[0], final_norm)
+    towers = _layer_towers(spec, find_adapter(spec.name, spec.trust_remote_code)[0], final_norm)
     return LayerFeatures(towers).at(-1 if spec.layer is None else spec.layer)
 
 
@@ -270,42 +268,3 @@ def _layer_towers(spec: ModelSpec, adapter: Adapter | None, final_norm: bool) ->
     shown = adapter.name if adapter else random + (shown_name(source) or Path(source).stem)
     tower = adapter.tower() if adapter else load_tower(spec.name)
     return LayerTowers(shown, tower, spec.device, spec.dtype, final_norm)
-
-
-def load_tower(name: str | Path) -> Tower:
-    """Load the vision tower of a model of any library, ready for training; raises what `load_layers` does."""
-    import torch
-
-    from perception_encoder.models.checkpoints.weights import create_model, load_model
-    from perception_encoder.models.initialization import initialize
-    from perception_encoder.models.tower import Tower
-
-    adapter, random = _find_adapter(ModelSpec(name))
-    if adapter is not None:
-        return adapter.tower()
-    source = str(name).removeprefix(RANDOM)
-    if random and canonical_name(source) is not None:
-        return Tower.of(create_model(source))
-    model = load_model(source)
-    if random:
-        initialize(model, torch.Generator().manual_seed(0))
-    return Tower.of(model)
-
-
-def _find_adapter(spec: ModelSpec) -> tuple[Adapter | None, bool]:
-    """Return the adapter of another library's model, None for this package's; and whether it has random weights."""
-    source = portable_name(str(spec.name))
-    random = source.startswith(RANDOM)
-    library = library_of(source)
-    if not library:
-        return None, random
-    from perception_encoder.models import external, external_sentences, external_transformers
-
-    adapters: dict[str, type[Adapter]] = {
-        "timm": external.TimmModel,
-        "open_clip": external.OpenClipModel,
-        "hf": external_transformers.TransformersModel,
-        "st": external_sentences.SentenceTransformersModel,
-    }
-    listed = source.removeprefix(RANDOM).partition(":")[2]
-    return adapters[library](source, listed, random, spec.trust_remote_code), random

@@ -18,10 +18,10 @@ from perception_encoder.evaluation.results import format_value
 from perception_encoder.files import replacing, writing
 from perception_encoder.inference.feature_map import map_grid, to_colours
 from perception_encoder.inference.layer_features import LayerFeatures
-from perception_encoder.inference.load import RANDOM
 from perception_encoder.layer_analysis.image_analysis import TIMES, ImageAnalysis, TokenStatistics, first_global_layer
 from perception_encoder.layer_analysis.similarity import MEASURES, ModelSimilarity
 from perception_encoder.layer_analysis.sweep import COLOURS, LayerCurve
+from perception_encoder.models.registry import RANDOM
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -25,7 +25,7 @@ from perception_encoder.evaluation.inputs import EncoderInputs
 from perception_encoder.evaluation.results import format_value
 from perception_encoder.files import write_text
 from perception_encoder.inference.layer_features import LayerFeatures
-from perception_encoder.inference.load import RANDOM, load_layers
+from perception_encoder.inference.load import load_layers
 from perception_encoder.inference.model_spec import ModelSpec
 from perception_encoder.layer_analysis.image_analysis import (
     SAMPLE,
@@ -56,6 +56,7 @@ from perception_encoder.layer_analysis.sweep import (
     recommend,
     run_sweep,
 )
+from perception_encoder.models.registry import RANDOM
 from perception_encoder.progress import Track, untracked
 from perception_encoder.search_page.contact_sheet import page_head, parse_template
 

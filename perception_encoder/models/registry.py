@@ -41,6 +41,8 @@ TowerName = Literal[
 ]
 """Models with a vision tower only, for type checkers."""
 
+RANDOM = "random:"
+"""Prefix of a model's name that requests the architecture with random weights."""
 IMMICH_NAMES = {512: "ViT-B-32__openai", 1024: "ViT-L-16-SigLIP2-384__webli"}
 """A name of immich's list by the length of its vectors: it accepts no other names."""
 
@@ -292,7 +294,7 @@ def split_library(model: str) -> tuple[str, str]:
 
 def library_of(model: str) -> str:
     """Return the prefix of another library's model, one of `LIBRARIES`; "" for this package's."""
-    return split_library(model)[0].removeprefix("random:").partition(":")[0]
+    return split_library(model)[0].removeprefix(RANDOM).partition(":")[0]
 
 
 def no_directory(name: str) -> bool:

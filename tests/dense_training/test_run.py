@@ -19,7 +19,7 @@ from perception_encoder.dense_training.batches import DenseBatches
 from perception_encoder.dense_training.recipes import debug_dense, deta
 from perception_encoder.dense_training.run import load_initial, read_samples, train_dense
 from perception_encoder.errors import CheckpointError, ConfigError, DataError
-from perception_encoder.inference.load import load_tower
+from perception_encoder.models.libraries import load_tower
 from perception_encoder.ranks import ALONE
 from perception_encoder.training.checkpoint import BEST
 from perception_encoder.training.optimizer import OptimizerConfig
