@@ -27,6 +27,8 @@ class WorkerModel:
     weight_hash: str
     memory: int
     """Bytes that a worker needs."""
+    cpu_batch: int
+    """Number of images that a worker without a GPU computes together."""
 
     @classmethod
     def of(cls, encoder: Encoder, feature: Feature) -> Self:
@@ -41,7 +43,11 @@ class WorkerModel:
             trust_remote_code=encoder.trust_remote_code,
         )
         weights = sum(weights.nbytes for weights in encoder.model.parameters())
-        return cls(spec, encoder.weight_hash, _MEMORY + weights)
+        return cls(spec, encoder.weight_hash, _MEMORY + weights, encoder.batch_size)
+
+    def batch_size(self, device: str) -> int:
+        """Return the number of images that a worker computes together."""
+        return GPU_BATCH if device == "cuda" else self.cpu_batch
 
     def load(self, device: str) -> Encoder:
         """Load the model in a worker, on one core or, with torch, on a GPU; ClusterError if its weights differ."""
@@ -60,7 +66,7 @@ class WorkerModel:
         return encoder
 
 
-def task_size(count: int, workers: int, maximum: int) -> int:
+def task_size(count: int, workers: int, maximum: int = TASK_BATCHES) -> int:
     """Return the number of items in a task, so that even few of them keep all workers busy."""
     return max(1, min(maximum, count // (4 * workers)))
 
@@ -71,8 +77,3 @@ def placed(error: InputError) -> InputError:
         return error
     where = f"on {socket.gethostname()}, a worker of the cluster, which must see the directory under the same path"
     return MediaNotFoundError(error.source, f"{error.reason} {where}")
-
-
-def ended_worker(name: str) -> InputError:
-    """Return the error of a file that ends the worker that reads it."""
-    return InputError(name, "ended the worker of the cluster that read it")

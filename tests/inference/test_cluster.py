@@ -24,7 +24,7 @@ def test_a_worker_with_a_gpu_computes_what_torch_can(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(cluster, "load", load)
     monkeypatch.setattr("torch.set_num_threads", lambda count: None)
-    WorkerModel(ModelSpec("st:NAME", runtime="openvino", precision="int8"), "hash", 0).load("cuda")
+    WorkerModel(ModelSpec("st:NAME", runtime="openvino", precision="int8"), "hash", 0, 8).load("cuda")
     assert loaded == [ModelSpec("st:NAME", device="cuda", runtime="torch")]
 
 

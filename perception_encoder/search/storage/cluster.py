@@ -8,14 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain
 
-from perception_encoder.inference.cluster import (
-    GPU_BATCH,
-    TASK_BATCHES,
-    WorkerModel,
-    ended_worker,
-    placed,
-    task_size,
-)
+from perception_encoder.errors import InputError
+from perception_encoder.inference.cluster import WorkerModel, placed, task_size
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.pipeline import map_in_order
 from perception_encoder.ray_cluster import Work, count_workers, do_tasks, on_cluster
@@ -39,8 +33,8 @@ def reading_on_cluster(address: str) -> Iterator[Read]:
             model = WorkerModel.of(encoder, encoder.feature())  # not the index's, which may be a stranger's
             work = FileWork(model, index.settings["every"], frozenset(digests))
             ((device, workers),) = stream(count_workers)
-            cut = list(batches(files, GPU_BATCH if device == "cuda" else encoder.batch_size))
-            size = task_size(len(cut), workers, TASK_BATCHES)
+            cut = list(batches(files, model.batch_size(device)))
+            size = task_size(len(cut), workers)
             tasks = [list(chain(*cut[start : start + size])) for start in range(0, len(cut), size)]
             yield from map(pickle.loads, stream(do_tasks, work, tasks, model.memory))
 
@@ -69,4 +63,4 @@ class FileWork(Work[File, FileResult]):
 
     def lost(self, file: File) -> FileResult:
         """Return the error of a file that ends the worker that reads it."""
-        return FileResult(file, error=ended_worker(file.item.name))
+        return FileResult(file, error=InputError(file.item.name, "ended the worker of the cluster that read it"))

@@ -290,7 +290,7 @@ def test_a_worker_reads_a_task_in_batches_of_its_model(monkeypatch: pytest.Monke
     encoder = SimpleNamespace(batch_size=8, runtime=SimpleNamespace(workers=1))
     monkeypatch.setattr(WorkerModel, "load", lambda model, device: encoder)
     monkeypatch.setattr(cluster, "FileReader", lambda *_: SimpleNamespace(read=read_batch))
-    work = FileWork(WorkerModel(ModelSpec("st:NAME"), "hash", 0), 1.0, frozenset())
+    work = FileWork(WorkerModel(ModelSpec("st:NAME"), "hash", 0, 8), 1.0, frozenset())
     assert [result.file for result in work.open("cuda")(files)] == files
     assert read == [8, 8, 4]
 
