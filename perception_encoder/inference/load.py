@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack, cast
 
-from perception_encoder.errors import CheckpointError, ConfigError
+from perception_encoder.errors import ConfigError
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.model_spec import ModelKeywords, ModelSpec
-from perception_encoder.models.checkpoints.files import CachedHash
 from perception_encoder.models.checkpoints.find import TowerChoice, find_weights
 from perception_encoder.models.defaults import chosen_precision, default_model
 from perception_encoder.models.libraries import find_adapter, load_tower
 from perception_encoder.models.registry import RANDOM, shown_name
-from perception_encoder.runtime import cache
 from perception_encoder.runtime.choice import runtime_for
 from perception_encoder.runtime.openvino_towers import OpenVinoTowers
-from perception_encoder.runtime.runtime import AUTO, PRECISIONS, ModelInfo, Precision, check_choice
+from perception_encoder.runtime.runtime import AUTO, PRECISIONS, Precision, check_choice
 
 if TYPE_CHECKING:
     import torch
 
     from perception_encoder.inference.layer_features import LayerFeatures
-    from perception_encoder.models.checkpoints.weights import Model
     from perception_encoder.models.external import Adapter
     from perception_encoder.runtime.layer_towers import LayerTowers
 
@@ -122,63 +118,12 @@ def _load(spec: ModelSpec, towers: TowerChoice) -> Encoder:
     name = spec.name
     path, _ = find_weights(name)  # fails at once without a network; the runtimes may have to be timed
     spec = choose_runtime(spec)
-    cached_hash = CachedHash(path) if path.is_file() else None  # as the file is before it is read
-    if spec.runtime == "torch":
-        return _load_torch(spec, towers, cached_hash)
-    info = _describe(name, cached_hash)
-    info = replace(info, name=shown_name(str(name)) or info.name)
-    load_again = partial(_load_same, name, info.weights)
-    return Encoder(OpenVinoTowers(info, cast(Precision, spec.precision), load_again), str(name))
-
-
-def _describe(name: str | Path, cached_hash: CachedHash | None) -> ModelInfo:
-    """Return the description of a model: cached for its file, else by reading its weights."""
-    weights = cached_hash.find() if cached_hash else None
-    if cached_hash and weights and (info := cache.find_info(cached_hash.key, weights)):
-        return info
-    from perception_encoder.models.checkpoints.weights import load_model, weight_hash
-    from perception_encoder.runtime.torch_towers import describe
-
-    model = load_model(name)
-    if cached_hash is None:
-        return describe(model, weight_hash(model))
-    info = describe(model, cached_hash.get(lambda: weight_hash(model)))
-    cache.store_info(cached_hash.key, info)
-    return info
-
-
-def _load_same(name: str | Path, weights: str) -> Model:
-    """Load a model again; CheckpointError unless it still has the weights with this hash."""
-    from perception_encoder.models.checkpoints.weights import load_model, weight_hash
-
-    model = load_model(name)
-    if weight_hash(model) != weights:
-        raise CheckpointError(f"{name} has changed since it was loaded; load it again")
-    return model
-
-
-def _load_torch(spec: ModelSpec, towers: TowerChoice, cached_hash: CachedHash | None) -> Encoder:
-    import torch
-
-    from perception_encoder.models.checkpoints.weights import load_model, weight_hash
-    from perception_encoder.models.precision import choose_device, fast_dtype
+    if spec.runtime == "openvino":
+        return Encoder(OpenVinoTowers.load(name, path, cast(Precision, spec.precision)), str(name))
+    from perception_encoder.models.precision import choose_device
     from perception_encoder.runtime.torch_towers import TorchTowers
 
-    name, device = spec.name, choose_device(spec.device)
-    dtype = spec.dtype or fast_dtype(device)
-    model = load_model(name, towers)
-    for parameter in model.parameters():
-        if not parameter.is_meta:
-            parameter.data = parameter.data.to(device, dtype)
-    exact = dtype == torch.float32 and all(not parameter.is_meta for parameter in model.parameters())
-
-    def compute() -> str:
-        return weight_hash(model if exact else load_model(name))
-
-    def hash_weights() -> str:
-        return compute() if cached_hash is None else cached_hash.get(compute)
-
-    return Encoder(TorchTowers(model, device, dtype, shown_name(str(name)), hash_weights), str(name))
+    return Encoder(TorchTowers.load(name, path, choose_device(spec.device), spec.dtype, towers), str(name))
 
 
 def _load_external(spec: ModelSpec, adapter: Adapter | None) -> Encoder:

@@ -8,15 +8,18 @@ import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 from zipfile import BadZipFile
 
 import numpy as np
 
 from perception_encoder.errors import CheckpointError, ModelError, OutputError, ShapeError, one_line
+from perception_encoder.models.checkpoints.files import CachedHash
 from perception_encoder.models.memory import release_pages, trim_memory
+from perception_encoder.models.registry import shown_name
 from perception_encoder.progress import progress_bar
 from perception_encoder.runtime import cache
 from perception_encoder.runtime.cache import PARALLEL, SINGLE, WEIGHTS, CachedTower, Key, Tower
@@ -218,6 +221,13 @@ class OpenVinoTowers(PackageTowers):
             info.name, "bfloat16" if tokens else precision, partial(_key, info), partial(_source, load)
         )
 
+    @classmethod
+    def load(cls, name: str | Path, path: Path, precision: Precision) -> Self:
+        """Return the towers of a model, whose weights are in `path`, without reading them if they are known."""
+        info = _describe(name, CachedHash(path) if path.is_file() else None)
+        info = replace(info, name=shown_name(str(name)) or info.name)
+        return cls(info, precision, partial(_load_same, name, info.weights))
+
     @cached_property
     def model(self) -> Model:
         return self._load()
@@ -328,3 +338,29 @@ class _Tower:
             raise RuntimeError("OpenVINO does not give what it gave when the model was converted")
         release_pages(self._entry.directory / WEIGHTS)
         return program
+
+
+def _describe(name: str | Path, cached_hash: CachedHash | None) -> ModelInfo:
+    """Return the description of a model: cached for its file, else by reading its weights."""
+    weights = cached_hash.find() if cached_hash else None
+    if cached_hash and weights and (info := cache.find_info(cached_hash.key, weights)):
+        return info
+    from perception_encoder.models.checkpoints.weights import load_model, weight_hash
+    from perception_encoder.runtime.torch_towers import describe
+
+    model = load_model(name)
+    if cached_hash is None:
+        return describe(model, weight_hash(model))
+    info = describe(model, cached_hash.get(lambda: weight_hash(model)))
+    cache.store_info(cached_hash.key, info)
+    return info
+
+
+def _load_same(name: str | Path, weights: str) -> Model:
+    """Load a model again; CheckpointError unless it still has the weights with this hash."""
+    from perception_encoder.models.checkpoints.weights import load_model, weight_hash
+
+    model = load_model(name)
+    if weight_hash(model) != weights:
+        raise CheckpointError(f"{name} has changed since it was loaded; load it again")
+    return model
