@@ -59,8 +59,7 @@ OTHERS = {
     "search": {"api": "RunningServer"},
     "transforms": {"preprocess.image": "ImageTransform", "preprocess.tokenizer": "Tokenizer"},
     "evaluation": {
-        "evaluation.tasks": "classification retrieval knn linear attentive segmentation detection tracking depth",
-        "api": "questions",
+        "evaluations": "classification retrieval knn linear attentive segmentation detection tracking depth questions",
         "evaluation.results": "Evaluator Result Difference",
         "evaluation.statistics.scores": "Score",
         "evaluation.classification.zero_shot": "ZeroShotEvaluator",
@@ -138,9 +137,10 @@ class Reference:
     def names(self, page: str) -> Iterator[tuple[str, Any]]:
         """Yield the names of a page as they are written in Python, with their definitions."""
         for name in PUBLIC[page].split():
-            yield f"pe.{name}", self.package[name].final_target
+            definition = self.package[name].final_target
+            yield f"pe.{name}", self.package["api.Evaluate.__call__"] if name == "evaluate" else definition
         for module, names in OTHERS.get(page, {}).items():
-            prefix = "pe.errors" if module == "errors" else f"perception_encoder.{module}"
+            prefix = {"errors": "pe.errors", "evaluations": "pe.evaluate"}.get(module, f"perception_encoder.{module}")
             for name in names.split():
                 yield f"{prefix}.{name}", self.package[f"{module}.{name}"]
 
@@ -153,7 +153,7 @@ class Reference:
             for name, definition in self.names(page):
                 methods = [member.name for member in members(definition) if member.is_function]
                 for path in (name, *(f"{name}.{method}" for method in methods if definition.is_class)):
-                    anchor = slug(path.removeprefix(name.rpartition(".")[0]))
+                    anchor = slug(title_of(name) + path.removeprefix(name))
                     result[path] = f"{page}.md#{anchor}" + (f"-{used[anchor]}" if used[anchor] else "")
                     used[anchor] += 1
         return result
@@ -193,7 +193,7 @@ class Reference:
         """Yield the paragraphs of a class, function or method."""
         if not heading:
             self.owner = name
-        yield heading or f"## `{definition.name}`"
+        yield heading or f"## `{title_of(name)}`"
         if not heading and not name.startswith("pe."):
             yield f"In `{name.rpartition('.')[0]}`."
         called = name if heading or name.startswith("pe.") else definition.name
@@ -300,6 +300,11 @@ class Reference:
                 yield "**Raises**\n\n" + "\n".join(self.link(line, skip) for line in lines)
             elif kind != "attributes":
                 raise SystemExit(f"{self.here}: no form for a section {kind!r} of a docstring")
+
+
+def title_of(name: str) -> str:
+    """Return the heading of a name, which tells a function of `pe.evaluate` from a public one of its name."""
+    return name.removeprefix("pe.") if name.startswith("pe.evaluate.") else name.rpartition(".")[2]
 
 
 def slug(title: str) -> str:

@@ -2,8 +2,7 @@
 
 from . import errors as errors
 from ._version import __version__ as __version__
-from .api import analyze_layers as analyze_layers, compare as compare, serve as serve
-from .calls import evaluate as evaluate
+from .api import analyze_layers as analyze_layers, compare as compare, evaluate as evaluate, serve as serve
 from .exports.immich import export_immich as export_immich
 from .exports.onnx import export_onnx as export_onnx
 from .dense_prediction.heads import (

@@ -6,17 +6,16 @@ import importlib.util
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
+from perception_encoder import evaluations
 from perception_encoder.errors import ConfigError, MissingExtraError
 from perception_encoder.progress import Track, untracked
 
 if TYPE_CHECKING:
     from perception_encoder.conversation.assistant import Assistant
-    from perception_encoder.evaluation.language.tasks import LanguageTask
     from perception_encoder.evaluation.results import Difference, Result
     from perception_encoder.inference.encoder import Encoder
     from perception_encoder.inference.layer_features import LayerFeatures
@@ -25,109 +24,66 @@ if TYPE_CHECKING:
     from perception_encoder.serving.queues import GenerationQueue
 
 
-def evaluate(
-    task: str,
-    model: str | Path | ModelSpec | Encoder | LayerFeatures | Assistant,
-    data: str | Path,
-    *,
-    progress: Track = untracked,
-    **arguments: Any,
-) -> Result:
-    """Evaluate a model on a dataset, like `pe eval TASK`.
+class Evaluate:
+    """The evaluations, each a function: `pe.evaluate.knn(…)` does what `pe eval knn` does.
 
     Items that cannot be decoded are listed in the result's failures.
-
-    Args:
-        task: "classification", "retrieval", "knn" or "linear", for an `Encoder`; "attentive", "segmentation",
-            "detection", "tracking" or "depth", for `LayerFeatures`; "questions", for an `Assistant`.
-        model: The model, or its name.
-        data: A path, or the name of a published dataset, such as "food101" (docs/datasets.md), which is downloaded once
-            and sets the arguments that are not given.
-        **arguments: Options of `pe eval TASK`, such as `split`, `layer` or `k`: the functions of
-            `perception_encoder.evaluation.tasks` list them with types and defaults.
-
-    Raises:
-        ConfigError: The task or an argument is unknown, or the model lacks a layer or a tower.
-        DataError: The dataset cannot be used.
-        ModelError: The model cannot be loaded.
-
-    Examples:
-        >>> result = pe.evaluate("knn", "builtin", "flowers/", k=[10, 20])
-        >>> print({score.name: score.value for score in result.scores})
     """
-    from perception_encoder.datasets.published import dataset_arguments, download_dataset, find_published
 
-    tasks = evaluations()
-    if task not in tasks:
-        raise _unknown("task", task, tasks)
-    known = [name for name in inspect.signature(tasks[task]).parameters if name not in ("model", "data")]
-    for name in arguments:
-        if name not in known:
-            raise _unknown(f"argument of {task}", name, known)
-    if published := find_published(data, task):
-        theirs = dataset_arguments(published, download_dataset(published))
-        data = theirs.pop("data")
-        arguments = theirs | arguments
-    return tasks[task](model, data, progress=progress, **arguments)
+    classification = staticmethod(evaluations.classification)
+    retrieval = staticmethod(evaluations.retrieval)
+    knn = staticmethod(evaluations.knn)
+    linear = staticmethod(evaluations.linear)
+    attentive = staticmethod(evaluations.attentive)
+    segmentation = staticmethod(evaluations.segmentation)
+    detection = staticmethod(evaluations.detection)
+    tracking = staticmethod(evaluations.tracking)
+    depth = staticmethod(evaluations.depth)
+    questions = staticmethod(evaluations.questions)
+
+    def __call__(
+        self,
+        task: str,
+        model: str | Path | ModelSpec | Encoder | LayerFeatures | Assistant,
+        data: str | Path,
+        *,
+        progress: Track = untracked,
+        **arguments: Any,
+    ) -> Result:
+        """Evaluate a model by the name of a task: `pe.evaluate("knn", …)` is `pe.evaluate.knn(…)`.
+
+        Args:
+            task: "classification", "retrieval", "knn" or "linear", for an `Encoder`; "attentive", "segmentation",
+                "detection", "tracking" or "depth", for `LayerFeatures`; "questions", for an `Assistant`.
+            model: The model, or its name.
+            data: A path, or the name of a published dataset, such as "food101" (docs/datasets.md), which is downloaded
+                once and sets the arguments that are not given.
+            **arguments: Those of the task's function.
+
+        Raises:
+            ConfigError: The task or an argument is unknown, or the model lacks a layer or a tower.
+            DataError: The dataset cannot be used.
+            ModelError: The model cannot be loaded.
+
+        Examples:
+            >>> result = pe.evaluate("knn", "builtin", "flowers/", k=[10, 20])
+            >>> print({score.name: score.value for score in result.scores})
+        """
+        if task not in self.tasks:
+            raise evaluations.unknown("task", task, self.tasks)
+        known = [name for name in inspect.signature(self.tasks[task]).parameters if name not in ("model", "data")]
+        for name in arguments:
+            if name not in known:
+                raise evaluations.unknown(f"argument of {task}", name, known)
+        return self.tasks[task](model, data, progress=progress, **arguments)
+
+    @property
+    def tasks(self) -> dict[str, Callable[..., Result]]:
+        """The functions by name."""
+        return {name: getattr(self, name) for name, value in vars(Evaluate).items() if isinstance(value, staticmethod)}
 
 
-def evaluations() -> dict[str, Callable[..., Result]]:
-    """Return the tasks of `evaluate` by name."""
-    from perception_encoder.evaluation.tasks import TASKS
-
-    return {**TASKS, "questions": questions}
-
-
-def questions(
-    model: str | Path | ModelSpec | Assistant,
-    data: str | Path,
-    *,
-    dataset: str | LanguageTask,
-    split: str = "",
-    items: int | None = None,
-    blind: bool = False,
-    frames: int = 8,
-    tiles: int | None = None,
-    records: str | Path | None = None,
-    progress: Track = untracked,
-) -> Result:
-    """Ask a language model a dataset's questions.
-
-    The datasets of the paper's section 4, from the published files or the hub's Parquet files (layouts:
-    docs/datasets.md). VQA accuracy: vqav2, okvqa, textvqa. ANLS: docvqa, infovqa (small text needs tiles). Relaxed
-    accuracy: chartqa. Accuracy: ai2d, pope (and F1), mvbench (videos; the mean over twenty tasks). CIDEr and BLEU:
-    coco, one sentence for each photograph. Accuracy at IoU 0.5: refcoco, refcoco+, refcocog. Status 1: some questions
-    could not be asked; they are listed.
-
-    Examples:
-
-        pe eval questions textvqa builtin-lang --data TextVQA --records answers.jsonl -o textvqa.json
-        pe eval questions docvqa facebook/Perception-LM-1B --data DocVQA --blind
-    """
-    from perception_encoder.conversation.assistant import Assistant
-    from perception_encoder.datasets.questions.read import default_split
-    from perception_encoder.evaluation.language.evaluators import QuestionEvaluator
-    from perception_encoder.evaluation.language.tasks import TASKS
-    from perception_encoder.evaluation.results import run_evaluators
-    from perception_encoder.language_alignment.language_model import LanguageModel
-    from perception_encoder.language_alignment.load import load_assistant
-    from perception_encoder.preprocess.frames import spread_indices
-
-    if isinstance(dataset, str) and dataset not in TASKS:
-        raise _unknown("dataset", dataset, TASKS)
-    task = TASKS[dataset] if isinstance(dataset, str) else dataset
-    split = split or default_split(task.name)
-    read = task.read(task.name, Path(data), split)
-    if items is not None:
-        read = [read[row] for row in spread_indices(len(read), min(items, len(read)))]
-    assistant = model if isinstance(model, Assistant) else load_assistant(model, tiles=tiles)
-    evaluator = QuestionEvaluator(task, read, None if records is None else Path(records), frames, blind)
-    about = {}
-    if isinstance(assistant, LanguageModel):
-        reader = assistant.reader
-        about = {"decoder": assistant.decoder.name, "tiles": str(assistant.media.tiles)}
-        about |= {"runtime": reader.runtime, "precision": reader.precision}
-    return run_evaluators([evaluator], {"": assistant}, split, about, progress)
+evaluate = Evaluate()
 
 
 def compare(first: Result | str | Path, second: Result | str | Path) -> list[Difference]:
@@ -222,12 +178,6 @@ def analyze_layers(
     cache = FeatureCache(directory=Path(store) if store else Path(out) / "features")
     report = analyse(models, layer_tasks, cache, layer, progress, final_norm, similarity, options.image_size)
     return replace(report, files=write_report(report, Path(out)))
-
-
-def _unknown(kind: str, name: str, known: Sequence[str] | Mapping[str, Any]) -> ConfigError:
-    near = get_close_matches(name, known, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(known)}"
-    return ConfigError(f"{name!r} is not a known {kind}; {hint}")
 
 
 @dataclass(frozen=True)

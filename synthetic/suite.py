@@ -137,8 +137,8 @@ def suite(
     photos: Annotated[Path, options.data_option("Labelled photographs: shards, class directories, or a table.")],
     drawings: Annotated[Path | None, options.data_option("Directory that `synthetic.drawings` made.", "DIR")] = None,
     split: Annotated[str, options.data_option("test, or val (zero-shot only).", "NAME")] = "test",
-    prompts: Annotated[str, options.OPTIONS["prompts"]] = "photo,imagenet",
-    out: Annotated[Path | None, options.OPTIONS["out"]] = None,
+    prompts: Annotated[str, shared.option(options.PROMPTS, "NAMES")] = "photo,imagenet",
+    out: options.Out = None,
 ) -> None:
     """Evaluate zero-shot and by a probe.
 

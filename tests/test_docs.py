@@ -44,9 +44,10 @@ import perception_encoder as pe
 KEYWORDS = """\
 import perception_encoder as pe
 
-scores = pe.evaluate("knn", "builtin", "photos", k=[10, 20], layer=-1).scores
-pe.evaluate("knn", "builtin", "photos", prompts="photo")  # type: ignore[call-overload]
-pe.evaluate("depth", "builtin", "photos", eigen_crop="yes")  # type: ignore[call-overload]
+scores = pe.evaluate.knn("builtin", "photos", k=[10, 20], layer=-1).scores
+pe.evaluate.knn("builtin", "photos", prompts="photo")  # type: ignore[call-arg]
+pe.evaluate.depth("builtin", "photos", eigen_crop="yes")  # type: ignore[arg-type]
+pe.evaluate("depth", "builtin", "photos", eigen_crop=True)
 """
 """A keyword of another task, and one of another type, are errors: a type checker reports an `ignore` without one."""
 
@@ -266,7 +267,7 @@ def described(page: Path) -> dict[str, tuple[Path, str]]:
     found, public = {}, "pe.errors" if page.stem == "errors" else "pe"
     texts = re.split(r"^#+ .*$", without_code(page), flags=re.MULTILINE)[1:]
     for (anchor, title), text in zip(headings(page).items(), texts, strict=True):
-        if name := re.fullmatch(r"`(\w+)`", title):
+        if name := re.fullmatch(r"`((?:evaluate\.)?\w+)`", title):
             module = re.match(r"\s*In `(.*)`\.", text)
             found[f"{module[1] if module else public}.{name[1]}"] = (page, anchor)
     return found

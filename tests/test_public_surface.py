@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import inspect
 import pickle
 import re
@@ -15,7 +14,6 @@ import pytest
 
 import perception_encoder as pe
 from perception_encoder import errors
-from perception_encoder.api import evaluations
 
 PAGES = Path(__file__).parent.parent / "docs" / "api"
 REFERENCE = "".join(page.read_text(encoding="utf-8") for page in PAGES.glob("*.md"))
@@ -76,27 +74,18 @@ def test_methods_of_the_reference_describe_their_arguments(name: str) -> None:
             assert any(hasattr(getattr(pe, name), other) for other in others), method
 
 
-def written(default: object) -> str:
-    """A keyword's default in the stub: `...` for one that only the name of a published dataset gives."""
-    return "..." if default is inspect.Parameter.empty else getattr(default, "__name__", repr(default))
+def described_with(call: Any) -> set[str]:
+    """The arguments that a task of `pe.evaluate` describes, with those of the tasks whose arguments it says it has."""
+    others = re.findall(r"arguments are(?: those)? of `(\w+)`", " ".join((inspect.getdoc(call) or "").split()))
+    return described(call)[1].union(*(described_with(getattr(pe.evaluate, other)) for other in others))
 
 
-def test_typed_keywords_of_evaluate_are_those_of_the_tasks() -> None:
-    stub = ast.parse(Path(pe.__file__).with_name("calls.pyi").read_text(encoding="utf-8"))
-    typed = {}
-    for overload in (node for node in stub.body if isinstance(node, ast.FunctionDef)):
-        task, *positional = overload.args.args
-        defaults = [None] * len(positional) + overload.args.kw_defaults
-        typed[ast.literal_eval(task.annotation.slice)] = [
-            (argument.arg, ast.unparse(argument.annotation), None if default is None else ast.unparse(default))
-            for argument, default in zip([*positional, *overload.args.kwonlyargs], defaults, strict=True)
-        ]
-    for task, call in evaluations().items():
-        assert typed.pop(task) == [
-            (item.name, item.annotation, written(item.default) if item.kind is item.KEYWORD_ONLY else None)
-            for item in inspect.signature(call).parameters.values()
-        ]
-    assert not typed
+@pytest.mark.parametrize("task", pe.evaluate.tasks)
+def test_evaluations_describe_their_arguments_and_show_an_example(task: str) -> None:
+    call = pe.evaluate.tasks[task]
+    sections, arguments = described(call)
+    assert arguments <= to_describe(call) <= described_with(call)
+    assert "Examples" in sections
 
 
 def test_import_is_quick_and_brings_no_torch() -> None:

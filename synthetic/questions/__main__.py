@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
-from perception_encoder.cli.evaluate import OPTIONS, run
-from perception_encoder.cli.options import BY_POSITION, MaxFrames, Tiles, argument
+from perception_encoder.api import evaluate
+from perception_encoder.cli import evaluate as options
+from perception_encoder.cli.options import MaxFrames, Tiles, argument
 from synthetic.command_line import run_command
 from synthetic.questions.tasks import SPLIT, find_task
 
 
 def questions(
     dataset: Annotated[str, argument("DATASET", "scenes, scene-captions or documents.")],
-    model: Annotated[str, OPTIONS["questions.model"], BY_POSITION],
-    data: Annotated[Path, OPTIONS["questions.data"]],
-    split: Annotated[str, OPTIONS["questions.split"]] = SPLIT,
-    items: Annotated[int | None, OPTIONS["items"]] = None,
-    blind: Annotated[bool, OPTIONS["blind"]] = False,
+    model: options.AskedModel,
+    data: options.QuestionData,
+    split: options.QuestionSplit = SPLIT,
+    items: options.Items = None,
+    blind: options.Blind = False,
     frames: MaxFrames = 8,
     tiles: Tiles = None,
-    records: Annotated[Path | None, OPTIONS["records"]] = None,
-    out: Annotated[Path | None, OPTIONS["out"]] = None,
+    records: options.Records = None,
+    out: options.Out = None,
 ) -> None:
     """Put the questions of rendered data to a language model.
 
@@ -34,8 +34,7 @@ def questions(
         python -m synthetic.questions scenes builtin-lang --data scenes --records scenes.jsonl -o scenes.json
         python -m synthetic.questions documents facebook/Perception-LM-1B --data documents --blind
     """
-    given = {name: value for name, value in locals().items() if value is not None}
-    run("questions", {**given, "dataset": find_task(dataset.replace("-", " "))})
+    options.run(evaluate.questions, **{**locals(), "dataset": find_task(dataset.replace("-", " "))})
 
 
 if __name__ == "__main__":

@@ -35,7 +35,6 @@ from perception_encoder.datasets.rgbd import read_depth_splits
 from perception_encoder.errors import ConfigError, DataError, MissingExtraError
 from perception_encoder.evaluation.inputs import open_item
 from perception_encoder.evaluation.language.tasks import TASKS
-from perception_encoder.evaluation.tasks import TASKS as evaluations
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.load import load, load_layers
 from perception_encoder.preprocess.image import open_image
@@ -286,7 +285,7 @@ def test_rows_fit_their_tasks(tmp_path: Path) -> None:
         if row.task == "questions":
             assert row.arguments["dataset"] in TASKS, name
         else:
-            assert row.arguments.keys() <= inspect.signature(evaluations[row.task]).parameters.keys(), name
+            assert row.arguments.keys() <= inspect.signature(evaluate.tasks[row.task]).parameters.keys(), name
     table = pa.table({"video": [b"x"], "label": [0]})
     pq.write_table(table, tmp_path / "test-0.parquet")
     with pytest.raises(DataError, match=r"test-0\.parquet|no labelled images"):

@@ -11,7 +11,6 @@ import pytest
 import typer
 
 import perception_encoder as pe
-from perception_encoder.api import evaluations
 from perception_encoder.cli import evaluate, output
 from perception_encoder.cli.groups import _find_app
 from perception_encoder.errors import ConfigError, MediaDecodeError
@@ -41,19 +40,19 @@ def test_failures_are_written_listed_once_and_change_the_status(tmp_path: Path, 
     assert written["failures"] == ["a.jpg: is empty"] and len(written["scores"]) == 2
 
 
-@pytest.mark.parametrize("task", evaluations())
+@pytest.mark.parametrize("task", pe.evaluate.tasks)
 def test_every_argument_of_a_call_is_an_option_with_its_default(task: str) -> None:
     options = {option.name: option for option in typer.main.get_command(_find_app(f"evaluate:{task}", task)).params}
-    for name, parameter in inspect.signature(evaluations()[task]).parameters.items():
+    for name, parameter in inspect.signature(pe.evaluate.tasks[task]).parameters.items():
         if name == "progress":
             continue
-        required = parameter.default is parameter.empty
+        required = name in ("model", "data", "dataset")
         assert options[name].required == required, name
         assert required or options[name].default == ("20" if name == "k" else parameter.default), name
 
 
 def test_evaluate_is_what_the_command_prints(colour_models, photos: Path, tmp_path: Path) -> None:
-    result = pe.evaluate("knn", "any", photos, split="val", k=[1, 5])
+    result = pe.evaluate.knn("any", photos, split="val", k=[1, 5])
     assert [score.method for score in result.scores] == ["1-NN", "1-NN", "5-NN", "5-NN"] and result.model == "colours"
     again = pe.evaluate("knn", colour_encoder(), str(photos), split="val", k=[1, 5])
     assert again.to_dict() == result.to_dict()

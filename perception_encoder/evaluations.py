@@ -1,18 +1,24 @@
-"""Evaluations of encoders and layers by name: the signature and the docstring of each make its `pe eval` command.
+"""The evaluations of encoders, layers and assistants: the functions of `pe.evaluate`.
 
 Imports are inside the functions, so that help and completion do not wait for torch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import inspect
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from difflib import get_close_matches
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec
 
+from perception_encoder.errors import ConfigError
 from perception_encoder.progress import Track, untracked
 
 if TYPE_CHECKING:
+    from perception_encoder.conversation.assistant import Assistant
+    from perception_encoder.evaluation.language.tasks import LanguageTask
     from perception_encoder.evaluation.results import Result
     from perception_encoder.inference.encoder import Encoder
     from perception_encoder.inference.layer_features import LayerFeatures
@@ -22,7 +28,28 @@ if TYPE_CHECKING:
     LayersLike = str | Path | ModelSpec | Encoder | LayerFeatures
     ImageSize = int | tuple[int, int] | None
 
+P = ParamSpec("P")
 
+
+def published_by_name(task: Callable[P, Result]) -> Callable[P, Result]:
+    """Let `data` be the name of a published dataset, which also sets the arguments that the caller does not."""
+    signature = inspect.signature(task)
+    run: Callable[..., Result] = task
+
+    @wraps(task)
+    def evaluate(*args: P.args, **kwargs: P.kwargs) -> Result:
+        from perception_encoder.datasets.published import dataset_arguments, download_dataset, find_published
+
+        given = signature.bind(*args, **kwargs).arguments
+        if published := find_published(given["data"], task.__name__):
+            theirs = dataset_arguments(published, download_dataset(published))
+            given = theirs | given | {"data": theirs["data"]}
+        return run(**given)
+
+    return evaluate
+
+
+@published_by_name
 def classification(
     model: EncoderLike,
     data: str | Path,
@@ -42,16 +69,25 @@ def classification(
     """Classify zero-shot: top-1 and top-5.
 
     Also the mean class accuracy. Both transforms are evaluated; the paper reports the better one. The embedding of a
-    video is the mean over its frames. Labels are names of directories, WordNet ids or numbers, in Kinetics' CSV or in
-    any table; WebDataset tars have numbers (KEY.cls) and classnames.txt. See docs/evaluation.md for each dataset.
-    Status 1: some items could not be decoded; they are listed and left out of every result.
+    video is the mean over its frames.
+
+    Args:
+        model: The model, or its name.
+        data: A directory of classes, tars, a table, or the name of a published dataset (docs/datasets.md).
+        split: A subdirectory, or a value in the annotations.
+        classes: "imagenet", or a file of names; by default the directories' names.
+        mapping: JSON of the labels to use and their names.
+        onto: With `mapping`, choose among the classes of "imagenet" or of a class file.
+        media: Directory of the files that `data` lists; by default next to it.
+        trim: Pixels to cut off each side.
+        prompts: "photo", "imagenet", "kinetics", "actions", "name" or files; by default the dataset's, or "imagenet".
+        transform: "squash", "crop", or by default both.
+        frames: Uniformly spaced frames of a video.
+        items: Maximum number of items, at even intervals; by default all.
 
     Examples:
-
-        pe eval classification PE-Core-L14-336 --data imagenet --split val --classes imagenet -o in1k.json
-        pe eval classification PE-Core-L14-336 --data food101      # downloaded once; docs/datasets.md lists the names
-        pe eval classification PE-Core-L14-336 --data k400_val.csv --media k400 --split val --prompts kinetics
-        pe eval classification builtin --data photos --prompts photo
+        >>> result = pe.evaluate.classification("builtin", "flowers/", prompts="photo")
+        >>> print({score.name: score.value for score in result.scores})
     """
     from perception_encoder.datasets.classified import ClassOptions, load_tasks
     from perception_encoder.evaluation.classification.zero_shot import DATASET, ZeroShotEvaluator
@@ -66,6 +102,7 @@ def classification(
     return evaluate_encoder(evaluators, model, split, progress, transform, texts=True)
 
 
+@published_by_name
 def retrieval(
     model: EncoderLike,
     data: str | Path,
@@ -80,16 +117,14 @@ def retrieval(
     """Retrieve by captions: R@1, R@5 and R@10.
 
     In both directions, from raw captions, with and without dual softmax. Dual softmax compares all queries at once, so
-    its results are listed separately. The published COCO results (`pe models`) very probably use it. Fewer items are
-    easier to tell apart.
+    its results are listed separately. Fewer items are easier to tell apart. Other arguments are those of
+    `classification`.
+
+    Args:
+        data: Captions as JSON (COCO, Karpathy, MSR-VTT), a table, tars, or the name of a published dataset.
 
     Examples:
-
-        pe eval retrieval PE-Core-L14-336 --data captions_val2017.json --media val2017 -o coco.json
-        pe eval retrieval PE-Core-L14-336 --data dataset_coco.json --media coco
-        pe eval retrieval PE-Core-L14-336 --data flickr30k
-        pe eval retrieval PE-Core-L14-336 --data MSRVTT_JSFUSION_test.csv --media MSRVTT/videos
-        pe eval retrieval PE-Core-L14-336 --data PE-Video      # PVD-Bench: the refined captions of `test`
+        >>> result = pe.evaluate.retrieval("builtin", "captions_val2017.json", media="val2017")
     """
     from perception_encoder.datasets.captioned import load_captions
     from perception_encoder.evaluation.embeddings import evaluate_encoder
@@ -99,6 +134,7 @@ def retrieval(
     return evaluate_encoder([RetrievalEvaluator(captions, frames)], model, split, progress, transform, texts=True)
 
 
+@published_by_name
 def knn(
     model: EncoderLike,
     data: str | Path,
@@ -114,13 +150,17 @@ def knn(
 ) -> Result:
     """Classify by the nearest training items.
 
-    A neighbour's vote has the weight exp(similarity / 0.07).
+    A neighbour's vote has the weight exp(similarity / 0.07). Other arguments are those of `classification`.
+
+    Args:
+        train: Dataset with the training split; by default `data`.
+        k: Numbers of neighbours.
+        layer: The layer to pool, 0-based; by default the model's output.
+        pool: "attn", "cls" or "mean"; by default the model's.
 
     Examples:
-
-        pe eval knn PE-Core-L14-336 --data imagenet --split val -o knn.json
-        pe eval knn -m timm:vit_small_patch14_dinov2 --data photos --k 10,20
-        pe eval knn hf:facebook/dinov2-small --layer 8 --pool cls --data photos
+        >>> result = pe.evaluate.knn("builtin", "flowers/", k=[10, 20])
+        >>> print({score.name: score.value for score in result.scores})
     """
     from perception_encoder.datasets.classified import ClassOptions
     from perception_encoder.evaluation.classification.probes import NeighboursEvaluator
@@ -132,6 +172,7 @@ def knn(
     return evaluate_encoder(evaluators, model, split, progress, transform, layer, pool)
 
 
+@published_by_name
 def linear(
     model: EncoderLike,
     data: str | Path,
@@ -146,11 +187,11 @@ def linear(
 ) -> Result:
     """Classify by logistic regression.
 
-    Embeddings are frozen and standardised; the regularisation is chosen on `val`, or on a tenth of `train`.
+    Embeddings are frozen and standardised; the regularisation is chosen on `val`, or on a tenth of `train`. Other
+    arguments are those of `knn`.
 
     Examples:
-
-        pe eval linear builtin --data photos --layer 8 -o linear.json
+        >>> result = pe.evaluate.linear("builtin", "flowers/", layer=8)
     """
     from perception_encoder.datasets.classified import ClassOptions
     from perception_encoder.evaluation.classification.probes import LinearEvaluator
@@ -161,6 +202,7 @@ def linear(
     return evaluate_encoder(map(LinearEvaluator, tasks.values()), model, split, progress, transform, layer, pool)
 
 
+@published_by_name
 def attentive(
     model: LayersLike,
     data: str | Path,
@@ -175,11 +217,15 @@ def attentive(
 ) -> Result:
     """Classify by a trained attention block.
 
-    A cross-attention block is trained on the frozen tokens of a layer, by default the last.
+    A cross-attention block is trained on the frozen tokens of a layer, by default the last. Other arguments are those
+    of `knn`.
+
+    Args:
+        epochs: Passes over the training images.
+        head_seeds: Number of heads to fit, each with its own seed; 1 gives no interval.
 
     Examples:
-
-        pe eval attentive builtin --data photos --layer 8 -o attentive.json
+        >>> result = pe.evaluate.attentive("builtin", "flowers/", layer=8)
     """
     from perception_encoder.datasets.classified import ClassOptions
     from perception_encoder.evaluation.classification.attentive_probe import AttentiveConfig, AttentiveEvaluator
@@ -195,6 +241,7 @@ def attentive(
     return evaluate_layer(evaluators, features, split, progress)
 
 
+@published_by_name
 def segmentation(
     model: LayersLike,
     data: str | Path,
@@ -209,13 +256,16 @@ def segmentation(
 ) -> Result:
     """Fit a segmentation head: mIoU.
 
-    Also the pixel accuracy. PATH: images/ with masks/, whole or in train/ and test/, or ADE20K's images and
-    annotations.
+    Also the pixel accuracy. Other arguments are those of `attentive`.
+
+    Args:
+        data: Directory of images/ with masks/, whole or in train/ and test/, or of ADE20K's images and annotations.
+        size: Height and width that images are squashed to; by default the model's.
+        kernel: Patches along a side: 1 is linear, 3 a convolution.
+        items: Maximum number of images of each split, at even intervals; by default all.
 
     Examples:
-
-        pe eval segmentation PE-Spatial-G14-448 --data ADEChallengeData2016 --size 518 -o segmentation.json
-        pe eval segmentation builtin --data photos --layer 8 --kernel 3
+        >>> result = pe.evaluate.segmentation("builtin", "ADEChallengeData2016", layer=8, size=518)
     """
     from perception_encoder.datasets.class_masks import read_class_splits
     from perception_encoder.dense_prediction.head_fitting import FitConfig
@@ -230,6 +280,7 @@ def segmentation(
     return evaluate_layer([evaluator], open_layers(model, layer), "test", progress)
 
 
+@published_by_name
 def detection(
     model: LayersLike,
     data: str | Path,
@@ -244,15 +295,17 @@ def detection(
 ) -> Result:
     """Fit a detection head: AP of boxes and masks.
 
-    Mask R-CNN over a frozen layer; AP as COCO or LVIS define it. PATH: the directory of COCO, LVIS or Objects365 (or
-    the annotations of val, such as annotations/lvis_v1_val.json), YOLO's data.yaml, train/
-    and test/ with instances.json and images or tars, or a directory with annotations.json, trained on its first three
-    fifths. Masks are optional. A few hundred images are too few to tell classes apart: use --class-agnostic.
+    Mask R-CNN over a frozen layer; AP as COCO or LVIS define it. Masks are optional. Other arguments are those of
+    `segmentation`.
+
+    Args:
+        data: Directory of COCO, LVIS or Objects365, YOLO's data.yaml, or a directory with annotations.json;
+            docs/datasets.md has all layouts.
+        class_agnostic: Detect objects as one class: a few hundred images are too few to tell classes apart.
+        channels: Width of the head; published results: 256.
 
     Examples:
-
-        pe eval detection PE-Core-G14-448 --data coco --layer 39 --size 1022 --channels 256 -o detection.json
-        pe eval detection builtin --data photos --layer 8 --class-agnostic
+        >>> result = pe.evaluate.detection("builtin", "coco", layer=8, class_agnostic=True)
     """
     from perception_encoder.datasets.instances import read_instance_splits
     from perception_encoder.dense_prediction.detection.mask_rcnn import DetectionConfig
@@ -269,6 +322,7 @@ def detection(
     return evaluate_layer([evaluator], open_layers(model, layer), "test", progress)
 
 
+@published_by_name
 def tracking(
     model: LayersLike,
     data: str | Path,
@@ -281,14 +335,19 @@ def tracking(
 ) -> Result:
     """Track objects through videos: J&F.
 
-    Also J and F, as in DAVIS. The mask of the first frame is propagated to similar patches of later frames;
-    nothing is trained. PATH: a DAVIS directory (JPEGImages, Annotations), a tar, or a directory of tars or directories,
-    each with NNNNN.jpg and NNNNN.png.
+    Also J and F, as in DAVIS. The mask of the first frame is propagated to similar patches of later frames; nothing is
+    trained.
+
+    Args:
+        model: The model, or its name.
+        data: A DAVIS directory, a tar, or a directory of tars or directories, each with NNNNN.jpg and NNNNN.png.
+        layer: The layer, 0-based; by default the last.
+        final_norm: Apply the model's final norm to the last layer.
+        short_side: Short side of the frames, in pixels.
+        items: Maximum number of videos, at even intervals; by default all.
 
     Examples:
-
-        pe eval tracking PE-Core-G14-448 --data DAVIS --layer 31 -o tracking.json
-        pe eval tracking builtin --data davis --layer 5 --short-side 240
+        >>> result = pe.evaluate.tracking("builtin", "DAVIS", layer=5, short_side=240)
     """
     from perception_encoder.datasets.masked_videos import read_videos
     from perception_encoder.evaluation.dense.tracking import TrackingEvaluator
@@ -300,6 +359,7 @@ def tracking(
     return evaluate_layer([evaluator], open_layers(model, layer, final_norm), Path(data).stem, progress, "")
 
 
+@published_by_name
 def depth(
     model: LayersLike,
     data: str | Path,
@@ -318,16 +378,18 @@ def depth(
     """Fit a depth head: RMSE in metres.
 
     Also the absolute relative error and the shares within 1.25, 1.25² and 1.25³. The head is in the style of DPT.
+    Images of one directory are one block of the interval. Other arguments are those of `segmentation`.
 
-    PATH holds train and test, as tars or directories of KEY.jpg with KEY.depth.png, or of NYU's rgb_N.jpg with
-    sync_depth_N.png; or it is one tar or directory, trained on its first three fifths. Images of one directory are one
-    block of the interval. Where images do not show the scale, use --aligned.
+    Args:
+        data: train and test, as tars or directories of KEY.jpg with KEY.depth.png, or of NYU's rgb_N.jpg with
+            sync_depth_N.png; or one tar or directory, trained on its first three fifths.
+        per_metre: Depth units per metre in the files: NYU 1000, TUM 5000.
+        eigen_crop: Score only Eigen's crop, as usual for NYU.
+        aligned: Align medians before scoring, where images do not show the scale.
+        channels: Width of the head; published results: 256.
 
     Examples:
-
-        pe eval depth PE-Core-G14-448 --data nyu --layer 38 --channels 256 --eigen-crop -o depth.json
-        pe eval depth builtin --data livingroom.tar --layer 6 --size 240x320
-        pe eval depth builtin --data photos --layer 8 --aligned
+        >>> result = pe.evaluate.depth("builtin", "livingroom.tar", layer=6, size=(240, 320))
     """
     from perception_encoder.datasets.rgbd import read_depth_splits
     from perception_encoder.dense_prediction.depth import DepthConfig
@@ -344,18 +406,72 @@ def depth(
     return evaluate_layer([evaluator], open_layers(model, layer), "test", progress)
 
 
-TASKS: dict[str, Callable[..., Result]] = {
-    "classification": classification,
-    "retrieval": retrieval,
-    "knn": knn,
-    "linear": linear,
-    "attentive": attentive,
-    "segmentation": segmentation,
-    "detection": detection,
-    "tracking": tracking,
-    "depth": depth,
-}
-"""Tasks of `perception_encoder.evaluate` on encoders and layers."""
+@published_by_name
+def questions(
+    model: str | Path | ModelSpec | Assistant,
+    data: str | Path,
+    *,
+    dataset: str | LanguageTask = "",
+    split: str = "",
+    items: int | None = None,
+    blind: bool = False,
+    frames: int = 8,
+    tiles: int | None = None,
+    records: str | Path | None = None,
+    progress: Track = untracked,
+) -> Result:
+    """Ask a language model a dataset's questions.
+
+    The datasets of the paper's section 4, from the published files or the hub's Parquet files. VQA accuracy: vqav2,
+    okvqa, textvqa. ANLS: docvqa, infovqa (small text needs tiles). Relaxed accuracy: chartqa. Accuracy: ai2d, pope (and
+    F1), mvbench (videos; the mean over twenty tasks). CIDEr and BLEU: coco, one sentence for each photograph. Accuracy
+    at IoU 0.5: refcoco, refcoco+, refcocog.
+
+    Args:
+        model: The assistant, or a name that `load_assistant` takes.
+        data: The dataset's directory (layouts: docs/datasets.md), or the name of a published one.
+        dataset: Its name, such as "textvqa"; a published dataset has one.
+        split: By default the one that papers report.
+        items: Maximum number of questions, at even intervals; by default all.
+        blind: Show no image: what the model knows without looking.
+        frames: Maximum number of frames of a video.
+        tiles: Maximum number of tiles of an image; by default the model's.
+        records: JSONL file of all answers, from which a run resumes.
+
+    Examples:
+        >>> result = pe.evaluate.questions("builtin-lang", "TextVQA", dataset="textvqa", records="answers.jsonl")
+    """
+    from perception_encoder.conversation.assistant import Assistant
+    from perception_encoder.datasets.questions.read import default_split
+    from perception_encoder.evaluation.language.evaluators import QuestionEvaluator
+    from perception_encoder.evaluation.language.tasks import TASKS
+    from perception_encoder.evaluation.results import run_evaluators
+    from perception_encoder.language_alignment.language_model import LanguageModel
+    from perception_encoder.language_alignment.load import load_assistant
+    from perception_encoder.preprocess.frames import spread_indices
+
+    if isinstance(dataset, str) and dataset not in TASKS:
+        raise unknown("dataset", dataset, TASKS)
+    task = TASKS[dataset] if isinstance(dataset, str) else dataset
+    split = split or default_split(task.name)
+    read = task.read(task.name, Path(data), split)
+    if items is not None:
+        read = [read[row] for row in spread_indices(len(read), min(items, len(read)))]
+    assistant = model if isinstance(model, Assistant) else load_assistant(model, tiles=tiles)
+    evaluator = QuestionEvaluator(task, read, None if records is None else Path(records), frames, blind)
+    about = {}
+    if isinstance(assistant, LanguageModel):
+        reader = assistant.reader
+        about = {"decoder": assistant.decoder.name, "tiles": str(assistant.media.tiles)}
+        about |= {"runtime": reader.runtime, "precision": reader.precision}
+    return run_evaluators([evaluator], {"": assistant}, split, about, progress)
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> ConfigError:
+    """Return the error for an unknown name, with the nearest of the known ones."""
+    near = get_close_matches(name, known := list(known), n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(known)}"
+    return ConfigError(f"{name!r} is not a known {kind}; {hint}")
 
 
 def _at_most(data: Any, items: int | None) -> Any:
