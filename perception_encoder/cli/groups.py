@@ -52,6 +52,9 @@ class LazyGroup(TyperGroup):
 class PlainArgument(TyperArgument):
     """An argument whose name says it all: the help adds no type, and the usage line no braces."""
 
+    def __init__(self, made: TyperArgument) -> None:
+        vars(self).update(vars(made))
+
     def display_type_rich(self, ctx: Any) -> None:
         return None
 
@@ -64,6 +67,9 @@ class PlainArgument(TyperArgument):
 
 class PositionalOption(TyperOption):
     """An option whose value may also be given without its flag: the first positional value that no argument takes."""
+
+    def __init__(self, made: TyperOption) -> None:
+        vars(self).update(vars(made))
 
     def get_usage_pieces(self, ctx: Any) -> list[str]:
         piece = f"[{self.opts[-1]}] {self.metavar}"
@@ -123,10 +129,12 @@ def adapt(command: Any, context: Any = None) -> None:
             parameter.hidden = False
         if getattr(parameter, "is_flag", False):
             parameter.metavar = ""
-        elif parameter.param_type_name == "argument":
-            parameter.__class__ = PlainArgument
-        elif BY_POSITION in getattr(hints.get(parameter.name), "__metadata__", ()):
-            parameter.__class__ = PositionalOption
+    by_position = [name for name, hint in hints.items() if BY_POSITION in getattr(hint, "__metadata__", ())]
+    for at, parameter in enumerate(command.params):
+        if parameter.param_type_name == "argument":
+            command.params[at] = PlainArgument(parameter)
+        elif parameter.name in by_position:
+            command.params[at] = PositionalOption(parameter)
     if not hasattr(command, "commands") and any(getattr(parameter, "hidden", False) for parameter in command.params):
         command.params.append(_help_all())
     for child in getattr(command, "commands", {}).values():

@@ -12,9 +12,8 @@ import typer
 from perception_encoder.errors import ConfigError
 from perception_encoder.inference.model_spec import Decoding, ModelSpec, PoolChoice, PrecisionChoice
 
-QUERY, DATASET, MODEL, HEAD, VIDEO, OUTPUT, SPEED, PLAN, MEDIA, ANSWER, NETWORK = (
-    *("Query", "Dataset", "Model", "Head", "Video", "Output", "Speed", "Plan", "Media", "Answer", "Network"),
-)
+QUERY, DATASET, MEDIA, VIDEO, ANSWER = "Query", "Dataset", "Media", "Video", "Answer"
+MODEL, HEAD, OUTPUT, SPEED, PLAN, NETWORK = "Model", "Head", "Output", "Speed", "Plan", "Network"
 """The panels of the help texts."""
 NAME, LIBRARIES = "Name, alias or checkpoint", "timm:NAME; open_clip:NAME,WEIGHTS; hf:NAME (transformers); st:NAME"
 BY_POSITION = "by position"
@@ -80,7 +79,8 @@ LANGUAGE_MODELS = (
 LanguageModel = Annotated[
     str | None,
     typer.Option(
-        *("--model", "-m"),
+        "--model",
+        "-m",
         metavar="MODEL",
         rich_help_panel=MODEL,
         help=f"{LANGUAGE_MODELS} [default: see `pe models`].",

@@ -54,7 +54,13 @@ def read_video_table(path: Path) -> dict[str, dict[str, Any]]:
 
 
 TEXT_FIELDS = (
-    *("human_caption", "refined_caption", "refined_by", "model_caption", "category", "category_name", "description"),
+    "human_caption",
+    "refined_caption",
+    "refined_by",
+    "model_caption",
+    "category",
+    "category_name",
+    "description",
 )
 """Text fields of every JSON; empty if a video lacks them."""
 CAPTIONS = ("human_caption", "refined_caption", "summary", "model_caption")

@@ -84,11 +84,11 @@ class DepthEvaluator(HeadEvaluator):
         first, images = not self._inputs, super().inputs(track)
         known, inside = self._pixels.tolist()
         if first and known > 2 * inside:
+            outside = f"{100 * (known - inside) / known:.0f} % of the known depth"
+            limits = f"{self.head.nearest:g} to {self.head.farthest:g} m"
+            units = f"{self.test.per_metre:g} units a metre, see --per-metre"
             logger.warning(
-                "%s: %.0f %% of the known depth is not within %g to %g m and is ignored; it was read with %g units a "
-                "metre, see --per-metre",
-                *(self.test.name, 100 * (known - inside) / known, self.head.nearest, self.head.farthest),
-                self.test.per_metre,
+                "%s: %s is not within %s and is ignored; it was read with %s", self.test.name, outside, limits, units
             )
         return images
 

@@ -36,11 +36,11 @@ _LATEST = (1 << 63) - 1
 _PAGE_BYTES = 16_384  # holds a thumbnail
 _PATIENCE = 60.0  # seconds that a writer waits for a reader
 DOCUMENTED = ("path", "kind", "date", "size", "length", "width", "height", "lat", "lon", "camera")
-_FUNCTIONS = {
-    *("abs", "coalesce", "ifnull", "max", "min", "nullif", "round", "typeof"),
-    *("date", "datetime", "julianday", "strftime", "time"),
-    *("glob", "instr", "length", "like", "lower", "ltrim", "rtrim", "substr", "substring", "trim", "upper"),
-}
+_FUNCTIONS = (
+    {"abs", "coalesce", "ifnull", "max", "min", "nullif", "round", "typeof"}
+    | {"date", "datetime", "julianday", "strftime", "time"}
+    | {"glob", "instr", "length", "like", "lower", "ltrim", "rtrim", "substr", "substring", "trim", "upper"}
+)
 _SECONDS, _STEPS = 30.0, 10_000  # of the scan; virtual machine instructions between looks at the clock
 _STRING = r"(?:'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\")"  # SQLite takes a text in double quotes too
 _COLUMN = r'(?:\brows\s*\.\s*)?(?:\bdate\b|"date"|`date`|\[date\])(?!\s*\()'
