@@ -20,7 +20,10 @@ from perception_encoder.cli.groups import adapt
 from perception_encoder.cli.main import COMMANDS, EXIT_STATUS, app
 
 FAMILIES = {
-    "search": ("Search, classify and embed", ("search", "index", "serve", "classify", "embed", "demo")),
+    "search": (
+        "Search, classify and embed",
+        ("search", "near-duplicates", "index", "serve", "classify", "embed", "demo"),
+    ),
     "language": ("Ask and describe", ("ask", "caption")),
     "dense": ("Track, segment, depth and detect", ("track", "segment", "depth", "detect")),
     "models": ("Models, features and export", ("models", "features", "convert", "export")),

@@ -6,6 +6,7 @@ import importlib
 import inspect
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
+from itertools import takewhile
 from typing import Annotated, Any, ClassVar, get_type_hints
 
 import typer
@@ -41,6 +42,15 @@ class LazyGroup(TyperGroup):
         command.params = [p for p in command.params if p.name not in ("install_completion", "show_completion")]
         adapt(command, ctx)
         return command
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Return the command to run; an option of another name that is a command's is an error that names it."""
+        name, command, rest = super().resolve_command(ctx, args)
+        known = {flag for parameter in getattr(command, "params", ()) for flag in parameter.opts}
+        for word in takewhile(lambda word: word != "--", rest):
+            if word.startswith("--") and word not in known and word[2:] in self.list_commands(ctx):
+                ctx.fail(f"no such option: {word}; did you mean {f'{ctx.command_path} {word[2:]}'!r}?")
+        return name, command, rest
 
     def get_help_option(self, ctx: Any) -> Any:
         option = super().get_help_option(ctx)

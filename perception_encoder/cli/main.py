@@ -22,6 +22,7 @@ from perception_encoder.errors import PerceptionEncoderError, one_line
 COMMANDS = {
     "Search": {
         "search": "search",
+        "near-duplicates": "search:near_duplicates",
         "index": "search",
         "serve": "search:serve",
         "classify": "embed:classify",

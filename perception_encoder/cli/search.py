@@ -1,4 +1,4 @@
-"""`pe search`, `pe index` and `pe serve`: search directories by texts, images and videos, index and serve them."""
+"""`pe search`, `pe near-duplicates`, `pe index` and `pe serve`: search, index and serve images and videos."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
 IMAGE = "Search by an image, a video, or a moment: clip.mp4@12s; may repeat."
 WORDS = "The query, then directories, globs, files, tables, tars or URLs [default: the current directory's index]."
-MIN_SCORE = "Minimum cosine similarity, from -1 to 1 [default: none; for near-duplicates 0.97]."
-ALL_BUT_ONE = "With --near-duplicates: list the images of each group that may go if the one with the most pixels stays."
+MIN_SCORE = "Minimum cosine similarity, from -1 to 1 [default: none]."
+ALL_BUT_ONE = "List the images of each group that may go if the one with the most pixels stays."
 COLLAPSE = "Of hits that are nearly the same, such as a burst, show the best one, with the number of the others."
 PREVIEW = "Show thumbnails in the terminal (kitty, iTerm2, sixel; else coloured blocks)."
 PREVIEW_LINES = 12  # of the terminal
@@ -49,22 +49,25 @@ COLUMNS = ("rank", "score", "path", "time", "id", "query")
 """Columns of the piped table; it always has all of them, for scripts to rely on."""
 
 
+Where = Annotated[str | None, option("Search only rows of the index that match a condition.", "SQL", QUERY)]
+PathsOnly = Annotated[bool, flag("--print0 -0", "Print only the hits' paths, for `xargs -0`.", OUTPUT)]
+Preview = Annotated[bool, flag("--preview", PREVIEW, OUTPUT)]
+
+
 def search(
     words: Annotated[list[str] | None, argument("[QUERY] [FILES]...", WORDS)] = None,
     text: Annotated[list[str] | None, option("Search by this text as it is; may repeat.", "TEXT", QUERY)] = None,
     image: Annotated[list[str] | None, option(IMAGE, "FILE", QUERY)] = None,
     like: Annotated[str | None, option("Search by an indexed image or moment.", "ID", QUERY)] = None,
-    near_duplicates: Annotated[bool, flag("--near-duplicates", "Group near-duplicates instead.", QUERY)] = False,
-    all_but_one: Annotated[bool, flag("--all-but-one", ALL_BUT_ONE, QUERY, advanced=True)] = False,
-    where: Annotated[str | None, option("Search only rows of the index that match a condition.", "SQL", QUERY)] = None,
+    where: Where = None,
     exclude: options.Exclude = None,
     min_score: Annotated[float | None, option(MIN_SCORE, "COSINE", QUERY)] = None,
     collapse: Annotated[bool, flag("--collapse", COLLAPSE, QUERY)] = False,
     top: Annotated[int, option("Number of hits per query.", panel=OUTPUT, least=1)] = 10,
-    print0: Annotated[bool, flag("--print0 -0", "Print only the hits' paths, for `xargs -0`.", OUTPUT)] = False,
+    print0: PathsOnly = False,
     json: options.Json = False,
     html: options.Html = None,
-    preview: Annotated[bool, flag("--preview", PREVIEW, OUTPUT)] = False,
+    preview: Preview = False,
     model: options.IndexSpec = DEFAULT,
     home: options.IndexHome = None,
     strict: options.Strict = False,
@@ -86,36 +89,16 @@ def search(
         pe search --image clip.mp4@12s videos --where "kind = 'video' AND date >= '2024'"
         pe search --text "a cat" --text "a dog" photos 'clips/*.mp4' -m PE-Core-L14-336
         pe search "a red mug" photos --preview --min-score 0.2 --exclude raw/
-        pe search --near-duplicates photos --html twice.html
-        pe search --near-duplicates --min-score 0.99 --all-but-one photos -0 | xargs -0 mv -t duplicates
         pe search "a red mug" photos -0 | xargs -0 cp -t mugs
     """
     from perception_encoder.search.index import directories_to_index, open_index, search_files
-    from perception_encoder.search.ranking import SIMILAR
 
-    if json and print0:
-        raise typer.BadParameter("--json cannot be combined with --print0")
-    preview = preview and not (json or print0) and in_terminal()
-    if preview:
-        thumbnail_class()  # before the model is loaded
-    if all_but_one and not near_duplicates:
-        raise typer.BadParameter("--all-but-one needs --near-duplicates")
-    queries, files = read_words(words or [], text or [], image or [], near_duplicates or like is not None)
+    preview = check_printing(json, print0, preview)
+    queries, files = read_words(words or [], text or [], image or [], like is not None)
     index = open_index(files, model, index=home)
     indexed = home is not None or index.exists
     source = str(model.name or (index.source if indexed else default_model()))
     printing = Printing(json, print0, html, preview, demo_line(source))
-    thumbnails = preview or html is not None
-    if indexed and near_duplicates:
-        groups = index.near_duplicates(
-            min_score=SIMILAR if min_score is None else min_score,
-            all_but_one=all_but_one,
-            where=where,
-            exclude=exclude or (),
-            thumbnails=thumbnails,
-        )
-        show_duplicates(groups, max(1, len(groups)) if all_but_one else top, index.model, printing)
-        return output.print_demo(source)
     if indexed:
         queries_and_rows: list[QueryLike] = [*queries, *([index.hit(like)] if like else [])]
         result = index.search(
@@ -125,13 +108,10 @@ def search(
             exclude=exclude or (),
             min_score=min_score,
             collapse=collapse,
-            thumbnails=thumbnails,
+            thumbnails=printing.thumbnails,
         )
-    elif like or where or near_duplicates or collapse:
-        options_of_index = "--like, --where, --collapse and --near-duplicates"
-        places = (name if os.path.isdir(name) else os.path.dirname(name) or "." for name in files or ["."])
-        command = shlex.join(["pe", "index", *dict.fromkeys(places)])
-        raise typer.BadParameter(f"{options_of_index} need an index; create one with: {command}")
+    elif like or where or collapse:
+        raise needs_index("--like, --where and --collapse need", files)
     elif not files:
         raise typer.BadParameter('name a directory as well, as in: pe search "a red mug" photos')
     else:
@@ -143,6 +123,69 @@ def search(
     output.report_left_out(result.left_out)
     output.print_demo(source)
     output.exit_with_skipped(result.skipped, result.encoded - len(result.skipped), strict)
+
+
+def near_duplicates(
+    files: Annotated[list[str] | None, argument("[DIRS]...", "Indexed directories [default: the current one].")] = None,
+    min_score: Annotated[float, option("Minimum cosine similarity, above 0.", "COSINE", QUERY)] = 0.97,
+    all_but_one: Annotated[bool, flag("--all-but-one", ALL_BUT_ONE, QUERY)] = False,
+    where: Where = None,
+    exclude: options.Exclude = None,
+    top: Annotated[int, option("Number of groups.", panel=OUTPUT, least=1)] = 10,
+    print0: PathsOnly = False,
+    json: options.Json = False,
+    html: options.Html = None,
+    preview: Preview = False,
+    model: options.IndexSpec = DEFAULT,
+    home: options.IndexHome = None,
+) -> None:
+    """Group images that are nearly the same.
+
+    All images and moments of the index are compared, by the cosine similarity of their embeddings; the largest groups
+    come first. With --all-but-one, all groups are listed. Columns for --where: see `pe search --help`.
+
+    Examples:
+
+        pe near-duplicates photos
+        pe near-duplicates photos more-photos --html twice.html
+        pe near-duplicates photos --min-score 0.99 --all-but-one -0 | xargs -0 mv -t duplicates
+    """
+    from perception_encoder.inference.listing import check_paths
+    from perception_encoder.search.index import open_index
+
+    preview = check_printing(json, print0, preview)
+    check_paths(files or [])
+    index = open_index(files or [], model, index=home)
+    if home is None and not index.exists:
+        raise needs_index("near-duplicates need", files or [])
+    source = str(model.name or index.source)
+    printing = Printing(json, print0, html, preview, demo_line(source))
+    groups = index.near_duplicates(
+        min_score=min_score,
+        all_but_one=all_but_one,
+        where=where,
+        exclude=exclude or (),
+        thumbnails=printing.thumbnails,
+    )
+    show_duplicates(groups, max(1, len(groups)) if all_but_one else top, index.model, printing)
+    output.print_demo(source)
+
+
+def check_printing(json: bool, print0: bool, preview: bool) -> bool:
+    """Raise if options do not fit together; return whether to print thumbnails, which this terminal then can."""
+    if json and print0:
+        raise typer.BadParameter("--json cannot be combined with --print0")
+    preview = preview and not (json or print0) and in_terminal()
+    if preview:
+        thumbnail_class()  # before the model is loaded
+    return preview
+
+
+def needs_index(what: str, files: Sequence[str]) -> typer.BadParameter:
+    """Return the error for what needs an index of files that have none."""
+    places = (name if os.path.isdir(name) else os.path.dirname(name) or "." for name in files or ["."])
+    command = shlex.join(["pe", "index", *dict.fromkeys(places)])
+    return typer.BadParameter(f"{what} an index; create one with: {command}")
 
 
 def read_words(words: list[str], texts: list[str], media: list[str], only_files: bool) -> tuple[list[Query], list[str]]:
@@ -179,6 +222,10 @@ class Printing:
     """Print thumbnails."""
     remark: str
     """A line about the model, for the contact sheet."""
+
+    @property
+    def thumbnails(self) -> bool:
+        return self.preview or self.html is not None
 
     def write(
         self,

@@ -118,7 +118,7 @@ def test_results_of_the_demo_say_so(run_pe: Callable[..., Run], photo: Path, tmp
         run = run_pe(*command, "--json")
         assert json.loads(run.stdout) and ENCODER in run.stderr
         assert ENCODER in run_pe(*command, "--model", "builtin").stderr  # even if it was chosen
-    for command in (("search", "a cat", directory), ("search", "--near-duplicates", directory)):
+    for command in (("search", "a cat", directory), ("near-duplicates", directory)):
         assert ENCODER in run_pe(*command, "--html", page).stderr
         assert on_page in page.read_text(encoding="utf-8")
     mine = tmp_path / "mine.safetensors"

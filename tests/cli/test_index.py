@@ -69,7 +69,7 @@ def test_near_duplicates_are_shown_in_groups(run_pe, indexed: Path, tmp_path: Pa
     for copy, original in (("copy.jpg", "07.jpg"), ("again.jpg", "07.jpg"), ("twin.jpg", "03.jpg")):
         (indexed / copy).write_bytes((indexed / original).read_bytes())
     run_pe("index", indexed)
-    arguments = ("search", "--near-duplicates", indexed, "--where", "kind = 'image'")
+    arguments = ("near-duplicates", indexed, "--where", "kind = 'image'")
     groups = json.loads(run_pe(*arguments, "--json").stdout)["groups"]
     assert [{Path(row["path"]).name for row in group} for group in groups][:2] == [
         {"07.jpg", "copy.jpg", "again.jpg"},

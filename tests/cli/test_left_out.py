@@ -60,7 +60,7 @@ def test_no_hits_are_reported(run_pe: Callable[..., Run], directory: Path, check
     assert run.status == 0 and "note: no hits for “a cat”\n" in run.stderr
     run = run_pe("search", "a cat", directory, "--where", "date < 'tomorrow'")
     assert run.status == 2 and "error: 'tomorrow' is not a date" in run.stderr
-    run = run_pe("search", "--near-duplicates", directory, "--where", "width = 1")
+    run = run_pe("near-duplicates", directory, "--where", "width = 1")
     assert run.status == 0 and "note: no near-duplicates\n" in run.stderr
 
 
@@ -69,18 +69,22 @@ def test_duplicates_have_a_minimum_score_and_all_but_one_are_listed(
 ) -> None:
     (directory / "copy.png").write_bytes((directory / "0.png").read_bytes())
     assert run_pe("index", directory, "-m", checkpoint).status == 0
-    run = run_pe("search", "--near-duplicates", directory, "--min-score", "0.5", "--json")
+    run = run_pe("near-duplicates", directory, "--min-score", "0.5", "--json")
     groups = json.loads(run.stdout)["groups"]
     assert max(map(len, groups)) >= 3
-    exact = json.loads(run_pe("search", "--near-duplicates", directory, "--min-score", "0.99999", "--json").stdout)
+    exact = json.loads(run_pe("near-duplicates", directory, "--min-score", "0.99999", "--json").stdout)
     assert [sorted(Path(hit["path"]).name for hit in group) for group in exact["groups"]] == [["0.png", "copy.png"]]
-    spare = ("search", "--near-duplicates", "--min-score", "0.5", "--all-but-one", directory)
+    spare = ("near-duplicates", "--min-score", "0.5", "--all-but-one", directory)
     paths = set(run_pe(*spare, "-0").stdout.rstrip("\0").split("\0"))
     of_groups = [{hit["path"] for hit in group} for group in groups]
     assert [len(group - paths) for group in of_groups] == [1] * len(groups) and paths < set.union(*of_groups)
     assert str(directory / "deep" / "large.png") not in paths  # it has the most pixels
     assert len(run_pe(*spare, "--top", "1", "-0").stdout.rstrip("\0").split("\0")) == len(paths)
-    run = run_pe("search", "--near-duplicates", directory, "--min-score", "1.5")
+    run = run_pe("near-duplicates", directory, "--min-score", "1.5")
     assert run.status == 2 and "score is 1.5; a cosine similarity must be above 0 and at most 1" in run.stderr
-    run = run_pe("search", "a cat", directory, "--all-but-one")
-    assert run.status == 2 and "needs --near-duplicates" in run.stderr
+    run = run_pe("near-duplicates", "gone")
+    assert run.status == 2 and "error: gone: no such file or directory" in run.stderr
+    run = run_pe("near-duplicates", checkpoint.parent, "--top", "3")
+    assert run.status == 2 and f"need an index; create one with: pe index {checkpoint.parent}" in " ".join(
+        run.stderr.replace("│", " ").split()
+    )

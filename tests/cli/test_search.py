@@ -63,7 +63,7 @@ def test_a_contact_sheet_has_a_row_for_each_query(
         ((".", "a cat"), "a cat: no such file or directory; if it is part of the query: pe search 'a cat' ."),
         (("a", "cat", "."), "cat: no such file or directory; if it is part of the query: pe search 'a cat' ."),
         (("a cat", "*.jpg"), "error: *.jpg: matches no file"),
-        (("--near-duplicates", "gone"), "error: gone: no such file or directory"),
+        (("--near-duplicates", "."), "no such option: --near-duplicates; did you mean 'pe near-duplicates'?"),
         (("--top", "0", "a cat", "."), "--top"),
         (("--json", "--print0", "a cat", "."), "cannot be combined with --print0"),
     ],
@@ -193,5 +193,5 @@ def test_paths_of_near_duplicates_and_the_status_of_skipped_inputs(run_pe, check
     run = run_pe("search", "a cat", directory, "-m", checkpoint, "-0", "--strict")
     assert run.status == 1 and "empty.jpg: is empty" in run.stderr and run.stdout.count("\0") == 6
     assert run_pe("index", directory, "-m", checkpoint).status == 0
-    run = run_pe("search", "--near-duplicates", directory, "-0", "--where", "kind = 'image'")
+    run = run_pe("near-duplicates", directory, "-0", "--where", "kind = 'image'")
     assert {str(directory / "copy.jpg"), str(directory / "01.jpg")} <= set(run.stdout.split("\0"))

@@ -94,11 +94,9 @@ def test_searches_leave_out_files_with_and_without_an_index(run_pe, photos: Path
     (photos / "00.jpg").rename(photos / "copy.jpg")
     (photos / "01.jpg").write_bytes((photos / "copy.jpg").read_bytes())
     assert run_pe("index", photos, "--exclude", "may/").status == 0
-    groups = json.loads(run_pe("search", "--near-duplicates", photos, "--json").stdout)["groups"]
+    groups = json.loads(run_pe("near-duplicates", photos, "--json").stdout)["groups"]
     assert [{Path(hit["path"]).name for hit in group} for group in groups] == [{"01.jpg", "copy.jpg"}]
-    assert not json.loads(run_pe("search", "--near-duplicates", photos, "--json", "--exclude", "copy*").stdout)[
-        "groups"
-    ]
+    assert not json.loads(run_pe("near-duplicates", photos, "--json", "--exclude", "copy*").stdout)["groups"]
 
 
 def test_embed_leaves_out_files(run_pe, photos: Path, checkpoint: Path, tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ def test_a_subfolder_is_searched_by_the_index_around_it(
     assert one == {str(below / "may" / "15.jpg")}
     monkeypatch.chdir(below)
     assert {Path(path).resolve() for path in hits(run_pe(*arguments))} == {Path(path).resolve() for path in inside}
-    groups = json.loads(run_pe("search", "--near-duplicates", below, "--json").stdout)["groups"]
+    groups = json.loads(run_pe("near-duplicates", below, "--json").stdout)["groups"]
     assert {str(row["path"]) for group in groups for row in group} <= inside
 
 
@@ -114,7 +114,7 @@ def test_overlapping_folders_give_each_row_once(run_pe, photos: Path, checkpoint
     for folders in ((photos, below), (below, photos), (photos, photos), (below / "may", photos / ".", below)):
         found = json.loads(run_pe("search", "a cat", *folders, "--top", "50", "--json").stdout)["queries"][0]["hits"]
         assert len(found) == len({hit["path"] for hit in found}) == len(one) == 20
-        assert json.loads(run_pe("search", "--near-duplicates", *folders, "--json").stdout)["groups"] == []
+        assert json.loads(run_pe("near-duplicates", *folders, "--json").stdout)["groups"] == []
     assert len(hits(run_pe("search", "a cat", below, below / "may", "--index", photos, "--json"))) == 8
 
 

@@ -60,7 +60,7 @@ def test_a_stranger_s_index_runs_no_code(run_pe, photos: Path, planted: Path, wo
 
 
 def test_what_needs_no_model_needs_no_trust(run_pe, photos: Path, planted: Path, tmp_path: Path) -> None:
-    assert run_pe("search", "--near-duplicates", photos).status == 0
+    assert run_pe("near-duplicates", photos).status == 0
     vectors = tmp_path / "vectors.parquet"
     assert pe.open_index(photos).export_vectors(vectors) == 20
     run = run_pe("search", "a cat", vectors)  # by the user's model, whatever the file names
@@ -102,14 +102,14 @@ def test_a_model_is_named_once_for_an_index(
 
 @pytest.mark.security
 @pytest.mark.parametrize("path", ["../../x.jpg", ".env"])
-@pytest.mark.parametrize("words", [("a cat",), ("--near-duplicates",), ("--near-duplicates", "--all-but-one")])
+@pytest.mark.parametrize("words", [("search", "a cat"), ("near-duplicates",), ("near-duplicates", "--all-but-one")])
 def test_a_stranger_s_row_prints_and_links_no_other_file(
     run_pe, photos: Path, checkpoint: Path, path: str, words: tuple[str, ...], tmp_path: Path
 ) -> None:
     pe.open_index(photos, checkpoint).update()
     forge(photos, "00.jpg", path=path)
     for options in ((), ("-0",), ("--json",), ("--html", str(tmp_path / "sheet.html"))):
-        run = run_pe("search", *words, photos, *options, "--model", checkpoint, "--top", "30")
+        run = run_pe(*words, photos, *options, "--model", checkpoint, "--top", "30")
         error = " ".join(run.stderr.split())
         assert run.status == 2 and f"has '{path}', no image or video in the directory" in error
         assert path not in run.stdout and not (tmp_path / "sheet.html").exists()
