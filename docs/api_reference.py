@@ -37,7 +37,8 @@ PUBLIC = {
     "dense": "track segment depth detect load_head Head DepthEstimate Detections Segmentation TrackedFrame Region",
     "transforms": "image_transform pad_images tokenizer",
     "search": (
-        "open_index Index search_files SearchResult Hit UpdateReport classify Classification embed EmbedReport serve"
+        "open_index Index search_files SearchResult Hit UpdateReport classify Classification embed EmbedReport"
+        " serve_search serve_api serve_immich ApiConfig"
     ),
     "evaluation": "evaluate compare",
     "datasets": "",

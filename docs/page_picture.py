@@ -60,7 +60,7 @@ def main(target: Path) -> None:
         gallery, _ = write_samples(Path(directory))
         pe.open_index(gallery, "builtin").update()
         serving = {"port": 0, "on_start": started.put}
-        threading.Thread(target=pe.serve, args=(gallery,), kwargs=serving, daemon=True).start()
+        threading.Thread(target=pe.serve_search, args=(gallery,), kwargs=serving, daemon=True).start()
         draw(started.get(timeout=60).address, QUERIES[1], {CLIP, SCENES[1]}).save(target, quality=85, method=6)
 
 

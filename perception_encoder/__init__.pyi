@@ -2,7 +2,14 @@
 
 from . import errors as errors
 from ._version import __version__ as __version__
-from .api import analyze_layers as analyze_layers, compare as compare, evaluate as evaluate, serve as serve
+from .api import (
+    analyze_layers as analyze_layers,
+    compare as compare,
+    evaluate as evaluate,
+    serve_api as serve_api,
+    serve_immich as serve_immich,
+    serve_search as serve_search,
+)
 from .exports.immich import export_immich as export_immich
 from .exports.onnx import export_onnx as export_onnx
 from .dense_prediction.heads import (
@@ -45,6 +52,7 @@ from .exports.openvino import export_openvino as export_openvino
 from .search.index import Index as Index, open_index as open_index, search_files as search_files
 from .search.ranking import Hit as Hit, SearchResult as SearchResult
 from .search.storage.update import UpdateReport as UpdateReport
+from .serving.requests import ApiConfig as ApiConfig
 from .stages import TrainingResult as TrainingResult, list_recipes as list_recipes, plan as plan, train as train
 from .video_data_engine.refine import refine_captioner as refine_captioner
 from .video_data_engine.run import EngineReport as EngineReport, run_engine as run_engine

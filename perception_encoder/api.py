@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from perception_encoder import evaluations
 from perception_encoder.errors import ConfigError, MissingExtraError
+from perception_encoder.inference.model_spec import ModelSpec
 from perception_encoder.progress import Track, untracked
 
 if TYPE_CHECKING:
@@ -19,9 +20,10 @@ if TYPE_CHECKING:
     from perception_encoder.evaluation.results import Difference, Result
     from perception_encoder.inference.encoder import Encoder
     from perception_encoder.inference.layer_features import LayerFeatures
-    from perception_encoder.inference.model_spec import ModelKeywords, ModelSpec
+    from perception_encoder.inference.model_spec import ModelKeywords
     from perception_encoder.layer_analysis.report import LayerReport
     from perception_encoder.serving.queues import GenerationQueue
+    from perception_encoder.serving.requests import ApiConfig
 
 
 class Evaluate:
@@ -152,6 +154,7 @@ def analyze_layers(
         >>> print([(best.curve.task, best.layer) for best in report.recommendations])
     """
     from perception_encoder.evaluation.feature_cache import FeatureCache
+    from perception_encoder.inference.load import RANDOM
     from perception_encoder.inference.model_spec import ModelSpec
     from perception_encoder.language_alignment.question_task import QUESTION_TASKS, read_question_task
     from perception_encoder.layer_analysis.report import analyse, write_report
@@ -182,7 +185,7 @@ def analyze_layers(
 
 @dataclass(frozen=True)
 class RunningServer:
-    """A server started by `pe.serve`."""
+    """A server that has started."""
 
     name: str
     """The encoder's name."""
@@ -194,128 +197,171 @@ class RunningServer:
     """A key generated for the API; clients send it as `Authorization: Bearer KEY`."""
 
 
-def serve(
+OnStart = Callable[[RunningServer], object]
+"""Called once a server listens."""
+
+
+def serve_search(
     directory: str | Path | None = None,
     *,
-    api: bool = False,
-    model: str | Path | ModelSpec | None = None,
     index: str | Path | None = None,
+    model: str | Path | ModelSpec | None = None,
+    exclude: Sequence[str] | None = None,
+    ask_model: str | None = None,
+    features_model: str | None = None,
+    api: ApiConfig | None = None,
     lan: bool = False,
     host: str | None = None,
     port: int = 8000,
     key: str | None = None,
-    origins: Sequence[str] = (),
-    allow_urls: bool = False,
-    waiting: int = 4096,
-    chat_model: str | None = None,
-    ask_model: str | None = None,
-    features_model: str | None = None,
-    immich: bool = False,
-    immich_upstream: str | None = None,
-    immich_clip_only: bool = False,
-    exclude: Sequence[str] | None = None,
-    on_start: Callable[[RunningServer], object] = lambda server: None,
+    on_start: OnStart = lambda server: None,
     **keywords: Unpack[ModelKeywords],
 ) -> None:
-    """Serve a search page over a directory, the API, or both, until the process is stopped, like `pe serve`.
+    """Serve a search page over a directory until the process is stopped, like `pe serve DIR`.
 
     Args:
         directory: Images and videos to search; by default those of `index`.
-        api: Serve the API.
-        model: By default that of the index, or the default model.
         index: Directory of the index.
+        model: By default that of the index, or the default model.
+        exclude: See `Index.update`.
+        ask_model: Model of questions on the page: a name that `load_assistant` takes, loaded at the first request.
+        features_model: Model of the page's features.
+        api: Also serve the API, like `pe serve DIR --api`.
         lan: Let devices on the network connect, with a key; by default only this machine can.
         host, port: Address and port to listen on; port 0 is any free one.
         key: The key that clients send; with `lan`, by default a new one.
-        origins: Web pages that may use the API (CORS).
-        allow_urls: Let clients of the API send images and videos by address.
-        waiting: Maximum length of the API's queue.
-        chat_model, ask_model: Models of /v1/chat/completions and of questions on the page: names that `load_assistant`
-            takes, loaded at the first request.
-        features_model: Model of the page's features.
-        immich: Answer a photo server instead.
-        immich_upstream, immich_clip_only: Pass its other requests on to this address, or refuse them.
-        exclude: See `Index.update`.
         on_start: Called once the server listens.
         **keywords: Fields of a `ModelSpec`; `precision` also applies to the language models.
 
     Raises:
-        ConfigError: The port is taken, or options do not fit together.
+        ConfigError: The port is taken, or neither a directory nor an index is given.
         ModelError: A model cannot be loaded.
         MissingExtraError: The extra `search` is not installed.
 
     Examples:
-        >>> pe.serve("photos", api=True, on_start=lambda server: print(server.address))
+        >>> pe.serve_search("photos", on_start=lambda server: print(server.address))
     """
-    from perception_encoder.inference.load import as_encoder
-    from perception_encoder.inference.model_spec import ModelSpec
-    from perception_encoder.models.defaults import config_directory, default_model
+    from perception_encoder.models.checkpoints.find import find_weights
+    from perception_encoder.models.defaults import config_directory
     from perception_encoder.models.registry import demo_line
     from perception_encoder.search_page.library import open_library
     from perception_encoder.search_page.responses import stored_secret
     from perception_encoder.serving.api import create_app
-    from perception_encoder.serving.immich import Immich
-    from perception_encoder.serving.requests import ApiConfig, check_origins
     from perception_encoder.web_server.server import listening, run_server
 
-    directory = None if directory is None and index is None else Path(directory or index or "")
+    if directory is None and index is None:
+        raise ConfigError("no directory to search is given; name it, or an index")
+    if features_model:
+        find_weights(features_model)
     spec = ModelSpec.of(model, **keywords)
-    api_only = {"--chat-model": chat_model, "--origins": origins, "--allow-urls": allow_urls}
-    if immich:
-        _check_alone({"DIR": directory, "--api": api, "--key": key, "--lan": lan, **api_only})
-    elif immich_upstream or immich_clip_only:
-        raise ConfigError("--immich-upstream and --immich-clip-only need --immich")
-    check_served(directory, api or immich, api_only, {"--ask-model": ask_model, "--features-model": features_model})
-    config = ApiConfig(waiting=waiting, origins=check_origins(origins), allow_urls=allow_urls)
-    if importlib.util.find_spec("uvicorn") is None:
-        raise MissingExtraError("uvicorn", "search")
-    with listening(host, port, lan, key, public=immich) as place:  # before the models are loaded
-        config = replace(config, key=place.key)
-        chat, ask = language_queues(chat_model, ask_model, like=ModelSpec(precision=spec.precision))
-        if directory is None:
-            source = str(spec.name or default_model())
-            encoder = as_encoder(spec)
-            photos = Immich.of(encoder, immich_upstream, immich_clip_only) if immich else None
-            app = create_app(encoder, replace(config, source=source), place.hosts, chat=chat, immich=photos)
-        else:
-            from perception_encoder.search_page.server import create_page  # here, since the API alone needs no torch
+    with listening(host, port, lan, key) as place:  # before the models are loaded
+        chat, ask = language_queues(
+            api.chat_model if api else None, ask_model, like=ModelSpec(precision=spec.precision)
+        )
+        from perception_encoder.search_page.server import create_page  # here, since the API alone needs no torch
 
-            home = None if index is None else Path(index)
-            library = open_library(directory, spec, home, exclude)
-            source, encoder = library.index.settings["source"], library.encoder
-            secret = stored_secret(config_directory() / "page-secret")
-            app = create_page(library, place.hosts, demo_line(source), place.key, ask, features_model or "", secret)
-            library.watch()
-            if api:
-                page = app
-                app = create_app(encoder, replace(config, source=source), place.hosts, library.model_thread, chat)
-                app.mount("/", page)
-        address = place.address(with_key=directory is not None)
-        new_key = place.key if directory is None and not key else None
-        path = "" if directory or immich else "/v1/embeddings"
-        on_start(RunningServer(encoder.name, source, f"{address}{path}", new_key))
+        library = open_library(Path(directory or index or ""), spec, None if index is None else Path(index), exclude)
+        source, encoder = library.index.settings["source"], library.encoder
+        secret = stored_secret(config_directory() / "page-secret")
+        app = create_page(library, place.hosts, demo_line(source), place.key, ask, features_model or "", secret)
+        library.watch()
+        if api is not None:
+            page, config = app, replace(api, source=source, key=place.key)
+            app = create_app(encoder, config, place.hosts, library.model_thread, chat)
+            app.mount("/", page)
+        on_start(RunningServer(encoder.name, source, place.address(with_key=True), None))
         run_server(app, place.listener)
 
 
-def _check_alone(others: Mapping[str, object]) -> None:
-    if given := [name for name, value in others.items() if value]:
-        raise ConfigError(f"--immich serves photo servers alone, which send no key; omit {', '.join(given)}")
-
-
-def check_served(
-    directory: Path | None, api: bool, api_only: Mapping[str, object], page_only: Mapping[str, str | None]
+def serve_api(
+    model: str | Path | ModelSpec | None = None,
+    *,
+    api: ApiConfig | None = None,
+    lan: bool = False,
+    host: str | None = None,
+    port: int = 8000,
+    key: str | None = None,
+    on_start: OnStart = lambda server: None,
+    **keywords: Unpack[ModelKeywords],
 ) -> None:
-    """Raise ConfigError if nothing is served or nothing uses an option, UnknownModelError for the features' model."""
-    if directory is None and not api:
-        raise ConfigError("nothing to serve: name a directory, or add --api")
-    for served, missing, options in ((api, "--api", api_only), (directory is not None, "a directory", page_only)):
-        for name, value in options.items():
-            if value and not served:
-                raise ConfigError(f"{name} needs {missing}")
-    if features_model := page_only["--features-model"]:
-        from perception_encoder.models.checkpoints.find import find_weights
+    """Serve the API to embed, rank and chat until the process is stopped, like `pe serve --api`.
 
-        find_weights(features_model)
+    Args:
+        model: By default the default model.
+        api: Its limits, the origins that may use it, and its language model.
+        lan, host, port, key, on_start: See `serve_search`.
+        **keywords: Fields of a `ModelSpec`; `precision` also applies to the language model.
+
+    Raises:
+        ConfigError: The port is taken.
+        ModelError: A model cannot be loaded.
+        MissingExtraError: The extra `search` is not installed.
+
+    Examples:
+        >>> pe.serve_api("builtin", api=pe.ApiConfig(chat_model="builtin-lang"))
+    """
+    from perception_encoder.inference.load import as_encoder
+    from perception_encoder.models.defaults import default_model
+    from perception_encoder.serving.api import create_app
+    from perception_encoder.serving.requests import ApiConfig
+    from perception_encoder.web_server.server import listening, run_server
+
+    spec, config = ModelSpec.of(model, **keywords), api or ApiConfig()
+    with listening(host, port, lan, key) as place:
+        (chat,) = language_queues(config.chat_model, like=ModelSpec(precision=spec.precision))
+        source = str(spec.name or default_model())
+        encoder = as_encoder(spec)
+        app = create_app(encoder, replace(config, source=source, key=place.key), place.hosts, chat=chat)
+        address = f"{place.address(with_key=False)}/v1/embeddings"
+        on_start(RunningServer(encoder.name, source, address, None if key else place.key))
+        run_server(app, place.listener)
+
+
+def serve_immich(
+    model: str | Path | ModelSpec | None = None,
+    *,
+    upstream: str | None = None,
+    clip_only: bool = False,
+    waiting: int = 4096,
+    host: str | None = None,
+    port: int = 8000,
+    on_start: OnStart = lambda server: None,
+    **keywords: Unpack[ModelKeywords],
+) -> None:
+    """Answer immich, or a photo server that asks as it does, until the process is stopped, like `pe serve --immich`.
+
+    Args:
+        model: By default the default model.
+        upstream: Pass requests other than for embeddings on to this address.
+        clip_only: Refuse them instead.
+        waiting: Maximum number of waiting inputs.
+        host, port, on_start: See `serve_search`.
+        **keywords: Fields of a `ModelSpec`.
+
+    Raises:
+        ConfigError: The port is taken, immich has no name for such a model, or not one of `upstream` and `clip_only` is
+            given.
+        ModelError: The model cannot be loaded.
+        MissingExtraError: The extra `search` is not installed.
+
+    Examples:
+        >>> pe.serve_immich("PE-Core-S16-384", upstream="http://localhost:3004", port=3003)
+    """
+    from perception_encoder.inference.load import as_encoder
+    from perception_encoder.models.defaults import default_model
+    from perception_encoder.serving.api import create_app
+    from perception_encoder.serving.immich import Immich
+    from perception_encoder.serving.requests import ApiConfig
+    from perception_encoder.web_server.server import listening, run_server
+
+    spec = ModelSpec.of(model, **keywords)
+    with listening(host, port, lan=False, key=None, public=True) as place:
+        source = str(spec.name or default_model())
+        encoder = as_encoder(spec)
+        config = ApiConfig(waiting=waiting, source=source, key=place.key)
+        app = create_app(encoder, config, place.hosts, immich=Immich.of(encoder, upstream, clip_only))
+        on_start(RunningServer(encoder.name, source, place.address(with_key=False), None))
+        run_server(app, place.listener)
 
 
 def language_queues(*names: str | None, like: ModelSpec) -> list[GenerationQueue | None]:

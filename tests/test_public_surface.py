@@ -88,6 +88,14 @@ def test_evaluations_describe_their_arguments_and_show_an_example(task: str) -> 
     assert "Examples" in sections
 
 
+def test_an_unknown_name_is_an_error_that_names_the_nearest() -> None:
+    with pytest.raises(AttributeError, match="'serve'; did you mean serve_api, serve_immich, serve_search"):
+        pe.serve  # noqa: B018
+    with pytest.raises(AttributeError, match="'open_indx'; did you mean open_index"):
+        pe.open_indx  # noqa: B018
+    assert not hasattr(pe, "zzz")
+
+
 def test_import_is_quick_and_brings_no_torch() -> None:
     measure = "import time; t = time.process_time(); import perception_encoder; print(time.process_time() - t)"
     assert min(float(run_python(measure)) for _ in range(3)) < 0.2

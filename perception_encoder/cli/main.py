@@ -24,7 +24,7 @@ COMMANDS = {
         "search": "search",
         "near-duplicates": "search:near_duplicates",
         "index": "search",
-        "serve": "search:serve",
+        "serve": "serve",
         "classify": "embed:classify",
         "embed": "embed:embed",
         "demo": "embed:demo",

@@ -1,4 +1,4 @@
-"""`pe search`, `pe near-duplicates`, `pe index` and `pe serve`: search, index and serve images and videos."""
+"""`pe search`, `pe near-duplicates` and `pe index`: search images and videos by text and by example."""
 
 from __future__ import annotations
 
@@ -25,7 +25,6 @@ from perception_encoder.models.defaults import default_model
 from perception_encoder.models.registry import demo_line
 
 if TYPE_CHECKING:
-    from perception_encoder.api import RunningServer
     from perception_encoder.search.index import QueryLike
     from perception_encoder.search.ranking import Hit, SearchResult
     from perception_encoder.search.storage.update import UpdateReport
@@ -150,7 +149,7 @@ def near_duplicates(
         pe near-duplicates photos more-photos --html twice.html
         pe near-duplicates photos --min-score 0.99 --all-but-one -0 | xargs -0 mv -t duplicates
     """
-    from perception_encoder.inference.listing import check_paths
+    from perception_encoder.formats.listing import check_paths
     from perception_encoder.search.index import open_index
 
     preview = check_printing(json, print0, preview)
@@ -389,75 +388,3 @@ def index(
     output.print_demo(*(report.source for report in reports.values()))
     used = sum(report.total - len(report.skipped) for report in reports.values())
     output.exit_with_skipped([*new, *known], used, strict, len(known))
-
-
-MODELS = "Further models"
-ORIGINS = "Origins of web pages that may use the API (CORS), such as https://app.example [default: none]."
-ALLOW_URLS = "Let clients of the API send images and videos by public http(s) address."
-DIRECTORY = "Directory to search in the browser; it is indexed first if it has no index."
-CHAT = "Serve /v1/chat/completions with this language model [default: none]."
-ASK = "Answer questions on the page with this language model, such as builtin-lang, a demo [default: none]."
-UPSTREAM = "Pass requests other than for embeddings (faces, text in images) on to this server, such as immich's own."
-CLIP_ONLY = "Refuse requests other than for embeddings, if these jobs are switched off in the photo server."
-FEATURES = "Also show the features of this model, such as a PE-Spatial, on the page [default: none]."
-
-
-def serve(
-    directory: Annotated[Path | None, argument("DIR", DIRECTORY)] = None,
-    api: Annotated[bool, flag("--api", "Serve /v1/embeddings, /v1/rerank, /v1/models, /health.")] = False,
-    model: options.IndexSpec = DEFAULT,
-    home: options.IndexHome = None,
-    lan: options.Lan = False,
-    host: options.Host = None,
-    port: options.Port = 8000,
-    key: options.Key = None,
-    exclude: options.Exclude = None,
-    origins: Annotated[str | None, option(ORIGINS, "URL,URL,...", options.NETWORK, advanced=True)] = None,
-    allow_urls: Annotated[bool, flag("--allow-urls", ALLOW_URLS, options.NETWORK, advanced=True)] = False,
-    waiting: Annotated[
-        int, option("Maximum number of inputs that wait; more get status 429.", least=1, advanced=True)
-    ] = 4096,
-    chat_model: Annotated[str | None, option(CHAT, "NAME", MODELS)] = None,
-    ask_model: Annotated[str | None, option(ASK, "NAME", MODELS)] = None,
-    features_model: Annotated[str | None, option(FEATURES, "NAME", MODELS, advanced=True)] = None,
-    immich: Annotated[
-        bool, flag("--immich", "Answer immich, or a photo server that asks as it does, instead.")
-    ] = False,
-    immich_upstream: Annotated[str | None, option(UPSTREAM, "URL", options.NETWORK, advanced=True)] = None,
-    immich_clip_only: Annotated[bool, flag("--immich-clip-only", CLIP_ONLY, options.NETWORK, advanced=True)] = False,
-) -> None:
-    """Search in the browser, or serve HTTP APIs.
-
-    On the page, search by text, image or video, find similar images, and filter. Added, changed and deleted files
-    appear within ten seconds. Only this machine can open the page, unless you add --lan, or --host and --key: then
-    open the printed address on another device. The connection is not encrypted, so use it only in a network that you
-    trust. Further models are loaded at their first use; builtin-lang takes 1 GB of memory.
-
-    The API accepts OpenAI's requests for embeddings and chats, and requests to rerank as clients of Cohere and Jina
-    send them; images and videos are data URIs. Put a public server behind a proxy with TLS and rate limits.
-
-    Examples:
-
-        pe serve photos
-        pe serve photos --lan         # open http://192.168.1.5:8000/?key=… on the phone
-        pe serve photos --ask-model builtin-lang
-        pe serve photos -m PE-Core-L14-336 --features-model PE-Spatial-L14-448
-        pe serve --api --chat-model facebook/Perception-LM-1B
-        pe serve --api -m PE-Core-L14-336 --host 0.0.0.0 --key SECRET
-        pe serve --immich -m PE-Core-S16-384 --port 3003 --immich-upstream http://localhost:3004
-        curl localhost:8000/v1/embeddings -d '{"input": ["a red mug"], "model": "builtin"}'
-        curl localhost:8000/v1/embeddings -d '{"input": {"image": "data:image/jpeg;base64,…"}}'
-    """
-    arguments = options.without(locals(), "directory", "home", "origins")
-    from perception_encoder import api as public
-
-    def show(server: RunningServer) -> None:
-        searched = directory or home
-        served = f"{searched} (model {server.name})" if searched else server.name
-        output.print_line(f"Serving {served} at {server.address}")
-        if server.new_key:
-            output.print_line(f"clients send: Authorization: Bearer {server.new_key}")
-        output.print_demo(server.source, chat_model, ask_model)
-
-    pages = options.items_of(origins) if origins else ()
-    public.serve(directory, index=home, origins=pages, **arguments, on_start=show)

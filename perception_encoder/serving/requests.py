@@ -43,14 +43,16 @@ Value = str | dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class ApiConfig:
-    """Limits and key of the server."""
+    """What the API answers, and its limits."""
 
     key: str | None = None
-    """Clients must send it as `Authorization: Bearer KEY`; None requires nothing."""
+    """Clients must send it as `Authorization: Bearer KEY`; None requires nothing. Servers set it."""
+    chat_model: str | None = None
+    """Model of /v1/chat/completions: a name that `load_assistant` takes, loaded at the first request."""
     origins: tuple[str, ...] = ()
     """Origins whose pages may use the API (CORS), such as "https://app.example"."""
     source: str = ""
-    """Another name of the model, as the user gave it."""
+    """Another name of the model, as the user gave it. Servers set it."""
     body_bytes: int = 32 << 20
     """Maximum size of a request."""
     bodies_bytes: int = BODIES_BYTES
@@ -71,6 +73,9 @@ class ApiConfig:
     """Fetch images and videos from public addresses that a client names."""
     fetch: FetchLimits = field(default_factory=lambda: FetchLimits(max_bytes=32 << 20, seconds=20.0))
     """Limits of downloads; `seconds` covers all addresses of a request."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "origins", _as_sent(self.origins))
 
 
 @dataclass(kw_only=True)
@@ -115,7 +120,7 @@ parse_request = partial(parse_body, kind=EmbeddingRequest, expected=_EXPECTED)
 parse_rerank = partial(parse_body, kind=RerankRequest, expected=_EXPECTED)
 
 
-def check_origins(values: Sequence[str]) -> tuple[str, ...]:
+def _as_sent(values: Sequence[str]) -> tuple[str, ...]:
     """Return origins as browsers send them; ConfigError for one that is not an origin."""
     origins = tuple(value.strip().rstrip("/").lower() for value in values if value.strip())
     for origin in origins:

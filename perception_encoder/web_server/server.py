@@ -14,10 +14,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import quote, urlencode
 
-from perception_encoder.errors import ConfigError, PerceptionEncoderError, needs_extra, one_line
+from perception_encoder.errors import ConfigError, MissingExtraError, PerceptionEncoderError, needs_extra, one_line
 from perception_encoder.models.memory import limit_memory, trim_memory
 from perception_encoder.web_server.http import ApiError, as_api_error
 
@@ -102,7 +103,12 @@ class Place:
 
 @contextmanager
 def listening(host: str | None, port: int, lan: bool, key: str | None, public: bool = False) -> Iterator[Place]:
-    """Listen, by default for this machine or, with `lan`, its network; raises what `choose_key` and `listen` do."""
+    """Listen, by default for this machine or, with `lan`, its network; raises what `choose_key` and `listen` do.
+
+    MissingExtraError without uvicorn.
+    """
+    if find_spec("uvicorn") is None:
+        raise MissingExtraError("uvicorn", "search")
     host = host or ("0.0.0.0" if lan else "127.0.0.1")
     key = choose_key(host, lan, key, public)
     with listen(host, port) as listener:

@@ -62,6 +62,13 @@ def test_it_answers_and_stops_at_ctrl_c(checkpoint: Path) -> None:
         ((".", "--chat-model", "builtin-lang"), "--chat-model needs --api"),
         (("--api", "--chat-model", "llava"), "no language model is called 'llava'; give builtin-lang, a file"),
         ((".", "--ask-model", "llava"), "no language model is called 'llava'"),
+        (("--immich", "--key", "secret", "--immich-clip-only"), "send no key; omit --key"),
+        (("--immich", "--api", "--immich-clip-only"), "omit --api"),
+        (("--immich", "--allow-urls", "--immich-clip-only"), "omit --allow-urls"),
+        (("--immich", "--origins", "https://a", "--immich-clip-only"), "omit --origins"),
+        ((".", "--immich", "--lan", "--immich-clip-only"), "omit DIR, --lan"),
+        (("--api", "--immich-clip-only"), "need --immich"),
+        (("--immich", "--immich-upstream", "localhost:3003"), "give an address, such as http"),
     ],
 )
 def test_usage_errors(run_pe, arguments: tuple[str, ...], message: str) -> None:

@@ -247,7 +247,7 @@ def ask(server):
             import os
             os._exit(0)
     threading.Thread(target=run).start()
-pe.serve(api=True, port=0, precision="float32", on_start=ask)
+pe.serve_api(port=0, precision="float32", on_start=ask)
 """
 
 

@@ -355,20 +355,15 @@ def test_an_upstream_is_an_address(encoder: Encoder, address: str) -> None:
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({"immich": True}, "two models' vectors mix in its database"),
-        ({"immich": True, "immich_upstream": "http://a", "immich_clip_only": True}, "two models' vectors mix"),
-        ({"immich": True, "immich_upstream": "localhost:3003"}, "give an address, such as http"),
-        ({"immich": True, "key": "secret", "immich_clip_only": True}, "send no key; omit --key"),
-        ({"immich": True, "api": True, "immich_clip_only": True}, "omit --api"),
-        ({"immich": True, "allow_urls": True, "immich_clip_only": True}, "omit --allow-urls"),
-        ({"immich": True, "origins": ("https://a",), "immich_clip_only": True}, "omit --origins"),
-        ({"api": True, "immich_clip_only": True}, "need --immich"),
+        ({}, "two models' vectors mix in its database"),
+        ({"upstream": "http://a", "clip_only": True}, "two models' vectors mix"),
+        ({"upstream": "localhost:3003"}, "give an address, such as http"),
     ],
 )
 def test_the_server_refuses_to_start(tmp_path: Path, options: dict[str, Any], reason: str) -> None:
     write_checkpoint(create_model("PE-Core-N16-128"), checkpoint := tmp_path / "model.safetensors")
     with pytest.raises(ConfigError, match=reason):
-        pe.serve(model=checkpoint, port=0, precision="float32", **options)
+        pe.serve_immich(checkpoint, port=0, precision="float32", **options)
 
 
 def test_a_model_of_another_size_has_no_name(encoder: Encoder) -> None:
