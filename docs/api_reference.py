@@ -60,7 +60,6 @@ OTHERS = {
     "search": {"api": "RunningServer"},
     "transforms": {"preprocess.image": "ImageTransform", "preprocess.tokenizer": "Tokenizer"},
     "evaluation": {
-        "evaluations": "classification retrieval knn linear attentive segmentation detection tracking depth questions",
         "evaluation.results": "Evaluator Result Difference",
         "evaluation.statistics.scores": "Score",
         "evaluation.classification.zero_shot": "ZeroShotEvaluator",
@@ -139,9 +138,15 @@ class Reference:
         """Yield the names of a page as they are written in Python, with their definitions."""
         for name in PUBLIC[page].split():
             definition = self.package[name].final_target
-            yield f"pe.{name}", self.package["api.Evaluate.__call__"] if name == "evaluate" else definition
+            if name != "evaluate":
+                yield f"pe.{name}", definition
+                continue
+            yield "pe.evaluate", self.package["api.Evaluate.__call__"]
+            for task, attribute in self.package["api.Evaluate"].attributes.items():
+                if str(attribute.value).startswith("staticmethod("):
+                    yield f"pe.evaluate.{task}", self.package[str(attribute.value)[len("staticmethod(") : -1]]
         for module, names in OTHERS.get(page, {}).items():
-            prefix = {"errors": "pe.errors", "evaluations": "pe.evaluate"}.get(module, f"perception_encoder.{module}")
+            prefix = "pe.errors" if module == "errors" else f"perception_encoder.{module}"
             for name in names.split():
                 yield f"{prefix}.{name}", self.package[f"{module}.{name}"]
 

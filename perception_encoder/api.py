@@ -40,7 +40,7 @@ class Evaluate:
     segmentation = staticmethod(evaluations.segmentation)
     detection = staticmethod(evaluations.detection)
     tracking = staticmethod(evaluations.tracking)
-    depth = staticmethod(evaluations.depth)
+    depth = staticmethod(evaluations.fitted_depth)
     questions = staticmethod(evaluations.questions)
 
     def __call__(

@@ -11,7 +11,7 @@ from dataclasses import replace
 from difflib import get_close_matches
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec
+from typing import TYPE_CHECKING, Any, ParamSpec, cast
 
 from perception_encoder.errors import ConfigError
 from perception_encoder.progress import Track, untracked
@@ -31,25 +31,28 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 
 
-def published_by_name(task: Callable[P, Result]) -> Callable[P, Result]:
-    """Let `data` be the name of a published dataset, which also sets the arguments that the caller does not."""
-    signature = inspect.signature(task)
-    run: Callable[..., Result] = task
+def published_by_name(task: str) -> Callable[[Callable[P, Result]], Callable[P, Result]]:
+    """Let `data` be the name of a published dataset for a task, which also sets the arguments that are not given."""
 
-    @wraps(task)
-    def evaluate(*args: P.args, **kwargs: P.kwargs) -> Result:
-        from perception_encoder.datasets.published import dataset_arguments, download_dataset, find_published
+    def decorate(run: Callable[P, Result]) -> Callable[P, Result]:
+        signature, call = inspect.signature(run), cast("Callable[..., Result]", run)
 
-        given = signature.bind(*args, **kwargs).arguments
-        if published := find_published(given["data"], task.__name__):
-            theirs = dataset_arguments(published, download_dataset(published))
-            given = theirs | given | {"data": theirs["data"]}
-        return run(**given)
+        @wraps(run)
+        def evaluate(*args: P.args, **kwargs: P.kwargs) -> Result:
+            from perception_encoder.datasets.published import dataset_arguments, download_dataset, find_published
 
-    return evaluate
+            given = signature.bind(*args, **kwargs).arguments
+            if published := find_published(given["data"], task):
+                theirs = dataset_arguments(published, download_dataset(published))
+                given = theirs | given | {"data": theirs["data"]}
+            return call(**given)
+
+        return evaluate
+
+    return decorate
 
 
-@published_by_name
+@published_by_name("classification")
 def classification(
     model: EncoderLike,
     data: str | Path,
@@ -102,7 +105,7 @@ def classification(
     return evaluate_encoder(evaluators, model, split, progress, transform, texts=True)
 
 
-@published_by_name
+@published_by_name("retrieval")
 def retrieval(
     model: EncoderLike,
     data: str | Path,
@@ -134,7 +137,7 @@ def retrieval(
     return evaluate_encoder([RetrievalEvaluator(captions, frames)], model, split, progress, transform, texts=True)
 
 
-@published_by_name
+@published_by_name("knn")
 def knn(
     model: EncoderLike,
     data: str | Path,
@@ -172,7 +175,7 @@ def knn(
     return evaluate_encoder(evaluators, model, split, progress, transform, layer, pool)
 
 
-@published_by_name
+@published_by_name("linear")
 def linear(
     model: EncoderLike,
     data: str | Path,
@@ -202,7 +205,7 @@ def linear(
     return evaluate_encoder(map(LinearEvaluator, tasks.values()), model, split, progress, transform, layer, pool)
 
 
-@published_by_name
+@published_by_name("attentive")
 def attentive(
     model: LayersLike,
     data: str | Path,
@@ -241,7 +244,7 @@ def attentive(
     return evaluate_layer(evaluators, features, split, progress)
 
 
-@published_by_name
+@published_by_name("segmentation")
 def segmentation(
     model: LayersLike,
     data: str | Path,
@@ -280,7 +283,7 @@ def segmentation(
     return evaluate_layer([evaluator], open_layers(model, layer), "test", progress)
 
 
-@published_by_name
+@published_by_name("detection")
 def detection(
     model: LayersLike,
     data: str | Path,
@@ -322,7 +325,7 @@ def detection(
     return evaluate_layer([evaluator], open_layers(model, layer), "test", progress)
 
 
-@published_by_name
+@published_by_name("tracking")
 def tracking(
     model: LayersLike,
     data: str | Path,
@@ -359,8 +362,8 @@ def tracking(
     return evaluate_layer([evaluator], open_layers(model, layer, final_norm), Path(data).stem, progress, "")
 
 
-@published_by_name
-def depth(
+@published_by_name("depth")
+def fitted_depth(
     model: LayersLike,
     data: str | Path,
     *,
@@ -406,7 +409,7 @@ def depth(
     return evaluate_layer([evaluator], open_layers(model, layer), "test", progress)
 
 
-@published_by_name
+@published_by_name("questions")
 def questions(
     model: str | Path | ModelSpec | Assistant,
     data: str | Path,

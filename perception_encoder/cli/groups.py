@@ -46,6 +46,8 @@ class LazyGroup(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Return the command to run; an option of another name that is a command's is an error that names it."""
         name, command, rest = super().resolve_command(ctx, args)
+        if isinstance(command, LazyGroup):
+            return name, command, rest
         known = {flag for parameter in getattr(command, "params", ()) for flag in parameter.opts}
         for word in takewhile(lambda word: word != "--", rest):
             if word.startswith("--") and word not in known and word[2:] in self.list_commands(ctx):
