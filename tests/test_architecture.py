@@ -38,7 +38,7 @@ search_page
 dense_training layer_analysis pretraining language_alignment spatial_alignment
 video_dataset
 video_data_engine
-stages evaluations api
+stages evaluations model_choice api
 cli
 """
 """Directories and top-level modules, lowest first; a module imports from lower lines and its own directory only."""

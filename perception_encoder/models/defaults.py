@@ -5,20 +5,28 @@ By default the built-in language model answers questions and captions, but for t
 
 from __future__ import annotations
 
+import dataclasses
 import os
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from perception_encoder.errors import ConfigError
 from perception_encoder.files import write_json
 from perception_encoder.models.precision import VARIABLE as DTYPE_VARIABLE
 from perception_encoder.models.registry import (
+    BUILTIN,
     BUILTIN_DEPTH,
     BUILTIN_DETECTOR,
     BUILTIN_LANG,
+    OTHER_MODELS,
     SMALL_LANG,
+    ListedModel,
     canonical_name,
     choose_command,
+    find_listed,
+    list_models,
 )
 from perception_encoder.records import parse_json
 
@@ -31,6 +39,30 @@ BUILTIN_DEFAULTS: dict[DefaultKind, str] = {
     "language": BUILTIN_LANG,
     "depth": BUILTIN_DEPTH,
     "detection": BUILTIN_DETECTOR,
+}
+
+
+@dataclass(frozen=True)
+class DefaultModel:
+    """The model that the user chose for a kind."""
+
+    kind: DefaultKind
+    name: str
+    precision: str | None = None
+
+    @property
+    def used_by(self) -> str:
+        """The commands that use it."""
+        return _USED_BY[self.kind]
+
+
+_USED_BY: dict[DefaultKind, str] = {
+    "model": "search, classify, embed and every other command that compares images and texts",
+    "spatial": "track and segment",
+    "language": "ask, caption and engine run",
+    "depth": "depth",
+    "detection": "detect",
+    "segmentation": "segment",
 }
 
 
@@ -80,8 +112,35 @@ def language_model(option: str | None) -> str:
     return model
 
 
-def store_choice(kind: DefaultKind, name: str, precision: str | None = None) -> None:
-    """Make a model the default of its kind; `precision`: of the kind "model", None for the fastest."""
+def chosen_models() -> list[DefaultModel]:
+    """Return the user's choices; ConfigError for a damaged file."""
+    return [DefaultModel(kind, name) for kind in _USED_BY if (name := chosen_model(kind))]
+
+
+def describe_models(names: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """Describe models, by default all, by what the registry says of them and whether they are a default.
+
+    UnknownModelError shows near matches.
+    """
+    chosen = [default.name for default in chosen_models()]
+    encoder = canonical_name(chosen_model() or BUILTIN)
+    described = []
+    for entry in map(find_listed, names or [*list_models(), *OTHER_MODELS]):
+        values = dataclasses.asdict(entry)
+        if isinstance(entry, ListedModel):
+            values["default"] = entry.name in chosen
+        else:
+            values |= {name: getattr(entry, name) for name in ("purpose", "repository", "download_bytes", "aliases")}
+            values["default"] = encoder == entry.name
+        described.append(values)
+    return described
+
+
+def store_choice(kind: DefaultKind, name: str, precision: str | None = None) -> DefaultModel:
+    """Make a model the default of its kind; `precision`: of the kind "model", None for the fastest.
+
+    The environment variable PE_MODEL still overrides it.
+    """
     try:
         earlier = _stored()
     except ConfigError:
@@ -89,6 +148,7 @@ def store_choice(kind: DefaultKind, name: str, precision: str | None = None) -> 
     if kind == "model":
         earlier.pop(PRECISION, None)
     write_json(_path(), {**earlier, kind: name, **({PRECISION: precision} if precision else {})})
+    return DefaultModel(kind, name, precision)
 
 
 def _path() -> Path:

@@ -32,6 +32,7 @@ from perception_encoder.files import (
     writing,
 )
 from perception_encoder.models.config import TextConfig, VisionConfig
+from perception_encoder.models.registry import shown_name
 from perception_encoder.records import parse_json
 from perception_encoder.runtime.machine import cpu_flags, versions
 from perception_encoder.runtime.runtime import PRECISIONS, ModelInfo, Precision
@@ -201,11 +202,11 @@ def entries() -> list[CachedTower]:
 
 
 def delete(model: str | None = None) -> list[CachedTower]:
-    """Delete the entries of a model, or by default all, including damaged ones; return the readable ones.
+    """Delete the entries of a model by any of its names, or by default all, including damaged ones.
 
-    Raises OutputError if one cannot be deleted.
+    Returns the readable ones. Raises OutputError if one cannot be deleted.
     """
-    deleted = [entry for entry in entries() if model in (None, entry.model)]
+    deleted = [entry for entry in entries() if model is None or entry.model == (shown_name(model) or model)]
     for path in _contents() if model is None else [entry.directory for entry in deleted]:
         _discard(path)
         if path.exists():

@@ -10,13 +10,14 @@ import pytest
 from PIL import Image
 
 import perception_encoder as pe
-from perception_encoder.cli.models import USED_BY
 from perception_encoder.models.checkpoints.weights import create_model, write_checkpoint
-from perception_encoder.models.defaults import chosen_precision
+from perception_encoder.models.defaults import DefaultModel, chosen_precision
 from perception_encoder.models.registry import MODELS, list_models
 from perception_encoder.runtime import cache, choice
 from tests.models.small import CORE
 from tests.runtime.test_choice import missing
+
+USED_BY = DefaultModel("model", "").used_by
 
 pytestmark = pytest.mark.usefixtures("config")
 
@@ -36,10 +37,10 @@ def test_a_chosen_model_is_that_of_every_command(
     if way == "use":
         for flag in ([], ["-m"], ["--model"]):
             run = run_pe("models", "use", *flag, checkpoint)
-            assert run.status == 0 and run.stdout == f"{checkpoint} is now the default for {USED_BY['model']}\n"
+            assert run.status == 0 and run.stdout == f"{checkpoint} is now the default for {USED_BY}\n"
     else:
         monkeypatch.setenv("PE_MODEL", str(checkpoint))
-    assert run_pe("models").stderr == f"note: default for {USED_BY['model']}: {checkpoint}\n"
+    assert run_pe("models").stderr == f"note: default for {USED_BY}: {checkpoint}\n"
     direct = json.loads(run_pe("search", "a cat", directory, "--model", checkpoint, "--json").stdout)
     default = run_pe("search", "a cat", directory, "--json")
     assert json.loads(default.stdout) == direct and "demo" not in default.stderr
@@ -55,7 +56,7 @@ def test_the_variable_overrides_the_choice(run_pe, checkpoint: Path, monkeypatch
     monkeypatch.setenv("PE_MODEL", "builtin")
     run = run_pe("models", "use", checkpoint)
     assert run.status == 0 and "PE_MODEL overrides it: builtin" in run.stderr
-    assert run_pe("models").stderr == f"note: default for {USED_BY['model']}: builtin\n"
+    assert run_pe("models").stderr == f"note: default for {USED_BY}: builtin\n"
 
 
 def test_a_spatial_model_is_not_that_of_searches(run_pe, tmp_path: Path, config: Path) -> None:
@@ -142,7 +143,7 @@ def test_a_precision_is_stored_with_the_default_model(
     run_pe, checkpoint: Path, tmp_path: Path, config: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = run_pe("models", "use", "builtin", "--precision", "bfloat16")
-    assert run.status == 0 and run.stdout == f"builtin in bfloat16 is now the default for {USED_BY['model']}\n"
+    assert run.status == 0 and run.stdout == f"builtin in bfloat16 is now the default for {USED_BY}\n"
     assert json.loads(config.read_text()) == {"model": "builtin", "precision": "bfloat16"}
     assert chosen_precision("builtin") == chosen_precision("PE-Core-N16-128") == "bfloat16"
     assert chosen_precision("PE-Core-L14-336") is chosen_precision(str(checkpoint)) is None

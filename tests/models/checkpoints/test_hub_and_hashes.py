@@ -40,7 +40,7 @@ LOAD = """
 import logging, time, traceback
 import open_clip, sentence_transformers, timm, transformers
 import perception_encoder as pe
-from perception_encoder.cli.models import kind_of
+from perception_encoder.model_choice import kind_of
 from perception_encoder.errors import WeightsUnavailableError
 from perception_encoder.inference.model_spec import ModelSpec
 logging.disable()  # open_clip logs its errors as well
