@@ -154,7 +154,6 @@ def analyze_layers(
         >>> print([(best.curve.task, best.layer) for best in report.recommendations])
     """
     from perception_encoder.evaluation.feature_cache import FeatureCache
-    from perception_encoder.inference.load import RANDOM
     from perception_encoder.inference.model_spec import ModelSpec
     from perception_encoder.language_alignment.question_task import QUESTION_TASKS, read_question_task
     from perception_encoder.layer_analysis.report import analyse, write_report

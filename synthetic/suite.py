@@ -24,10 +24,9 @@ from perception_encoder.evaluation.classification.probes import LinearEvaluator
 from perception_encoder.evaluation.classification.splits import Splits, load_splits
 from perception_encoder.evaluation.classification.zero_shot import ZeroShotClassifier, ZeroShotEvaluator, find_templates
 from perception_encoder.evaluation.embeddings import Embeddings, embeddings_of
-from perception_encoder.evaluation.results import Result, evaluate_transforms, to_json
+from perception_encoder.evaluation.results import Result, evaluate_transforms, write_result
 from perception_encoder.evaluation.retrieval import recalls
 from perception_encoder.evaluation.statistics.scores import Label, Score, measure_all
-from perception_encoder.files import write_text
 from perception_encoder.formats.shards import shards_below
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.progress import Track, untracked
@@ -162,7 +161,7 @@ def suite(
         evaluation.retrieve_drawings(drawings)
     result = evaluation.result(split, about)
     if out is not None:
-        write_text(out, to_json(result))
+        write_result(result, out)
     for table in (classification_table(result), retrieval_table(result)):
         if table.rows:
             output.print_table(table.columns, table.rows, title=f"{result.model}, {split}")

@@ -13,7 +13,7 @@ from perception_encoder.cli.options import MODEL, OUTPUT, option
 from perception_encoder.cli.output import track
 from perception_encoder.inference.model_spec import DEFAULT
 from perception_encoder.models.defaults import default_model
-from perception_encoder.models.registry import BUILTIN, SMALL_CORE, canonical_name
+from perception_encoder.models.registry import SMALL_CORE, demo_line
 from perception_encoder.progress import untracked
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def demo(
     from perception_encoder.inference.load import load
     from perception_encoder.search.index import open_index
     from perception_encoder.search.terms import media_query, text_query
-    from perception_encoder.search_page.contact_sheet import name_query, query_sections, write_contact_sheet
+    from perception_encoder.search_page.contact_sheet import write_hits
 
     encoder = load(model)
     gallery, query_image = samples.write_samples(out)
@@ -135,15 +135,15 @@ def demo(
     title = f"{report.rows} images and moments of a video, indexed by {encoder.name}"
     output.print_line(title)
     output.print_line("")
-    rows = [(name_query(query), *map(_name, hits)) for query, hits in zip(found.queries, found.by_query, strict=True)]
+    rows = [(query.heading, *map(_name, hits)) for query, hits in zip(found.queries, found.by_query, strict=True)]
     output.print_table(("query", "best hit", "second hit"), rows)
 
     page = out / "index.html"
-    write_contact_sheet(page, "Demo", title, query_sections(found, page))
+    write_hits(page, "Demo", title, found)
     pe, directory = output.program(), shlex.quote(str(gallery))
     output.print_line("")
     output.print_line(f"The hits as images: {page}")
-    if canonical_name(model) == BUILTIN:
+    if demo_line(model):
         output.print_line(LITTLE)
     output.print_line("")
     output.print_line("Go on: search, search in the browser, choose a model for your own photographs:")
@@ -154,7 +154,5 @@ def demo(
 
 
 def _name(hit: Hit) -> str:
-    from perception_encoder.search_page.contact_sheet import clock
-
-    moment = "" if hit.start is None or hit.end is None else f" {clock(hit.start)}–{clock(hit.end)}"
+    moment = f" {hit.moment}" if hit.moment else ""
     return f"{hit.path.rpartition('/')[2]}{moment} ({hit.score:.2f})"

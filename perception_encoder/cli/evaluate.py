@@ -385,11 +385,10 @@ def run(task: Callable[..., Result], out: Path | None, **arguments: Any) -> None
 
 def show(result: Result, out: Path | None) -> None:
     """Write the JSON, print the table, list undecodable items, and exit."""
-    from perception_encoder.evaluation.results import full_table, to_json
-    from perception_encoder.files import write_text
+    from perception_encoder.evaluation.results import full_table, write_result
 
     if out is not None:
-        write_text(out, to_json(result))
+        write_result(result, out)
     output.print_table(*full_table(result), title=f"{result.model}, {result.split}")
     if note := demo_note(result.model):
         output.print_warning(note)
@@ -424,8 +423,7 @@ def compare(first: ResultFile, second: ResultFile) -> None:
 
         pe eval compare builtin.json PE-Core-B16-224.json
     """
-    from perception_encoder.evaluation.results import compare_results, comparison_table, read_result
+    from perception_encoder.evaluation.results import compare_files
 
-    ours, theirs = read_result(first), read_result(second)
-    names = (ours.model, theirs.model) if ours.model != theirs.model else (first.stem, second.stem)
-    output.print_table(*comparison_table(compare_results(ours, theirs), names), title=f"{names[0]} minus {names[1]}")
+    title, table = compare_files(first, second)
+    output.print_table(*table, title=title)

@@ -7,9 +7,8 @@ import os
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,7 +18,7 @@ import typer
 from perception_encoder.cli import options, output
 from perception_encoder.cli.options import OUTPUT, QUERY, VIDEO, argument, flag, option
 from perception_encoder.cli.output import track
-from perception_encoder.errors import InputError, MediaNotFoundError, needs_extra
+from perception_encoder.errors import InputError, needs_extra
 from perception_encoder.inference.model_spec import DEFAULT
 from perception_encoder.models.defaults import default_model
 from perception_encoder.models.registry import demo_line
@@ -28,8 +27,6 @@ if TYPE_CHECKING:
     from perception_encoder.search.index import QueryLike
     from perception_encoder.search.ranking import Hit, SearchResult
     from perception_encoder.search.storage.update import UpdateReport
-    from perception_encoder.search.terms import Query
-    from perception_encoder.search_page.contact_sheet import SheetSection
 
 IMAGE = "Search by an image, a video, or a moment: clip.mp4@12s; may repeat."
 WORDS = "The query, then directories, globs, files, tables, tars or URLs [default: the current directory's index]."
@@ -91,6 +88,7 @@ def search(
         pe search "a red mug" photos -0 | xargs -0 cp -t mugs
     """
     from perception_encoder.search.index import directories_to_index, open_index, search_files
+    from perception_encoder.search.terms import read_words
 
     preview = check_printing(json, print0, preview)
     queries, files = read_words(words or [], text or [], image or [], like is not None)
@@ -187,27 +185,6 @@ def needs_index(what: str, files: Sequence[str]) -> typer.BadParameter:
     return typer.BadParameter(f"{what} an index; create one with: {command}")
 
 
-def read_words(words: list[str], texts: list[str], media: list[str], only_files: bool) -> tuple[list[Query], list[str]]:
-    """Return the queries and the files of a command; with `only_files`, or queries in options, all words are files."""
-    from perception_encoder.formats.listing import check_paths
-    from perception_encoder.search.terms import media_query, parse_words, split_words, text_query
-
-    queries, files = [*map(text_query, texts), *map(media_query, media)], words
-    if words and not queries and not only_files:
-        query_words, files = split_words(words)
-        queries = [parse_words(query_words)]
-    try:
-        check_paths(files)
-    except MediaNotFoundError as error:
-        directories = list(filter(os.path.isdir, words))
-        others = [word for word in words if word not in directories]
-        if len(words) - len(files) != 1 or not directories or any(map(os.path.exists, others)):
-            raise
-        meant = shlex.join(["pe", "search", " ".join(others), *directories])
-        raise MediaNotFoundError(error.source, f"{error.reason}; if it is part of the query: {meant}") from None
-    return queries, files
-
-
 @dataclass(frozen=True)
 class Printing:
     """How to print hits."""
@@ -230,15 +207,15 @@ class Printing:
         self,
         title: str,
         note: str,
-        sections: Callable[[Path], Iterable[SheetSection]],
+        found: SearchResult | Sequence[Sequence[Hit]],
         hits: Iterable[Hit],
         values: object,
     ) -> bool:
         """Write the contact sheet, the paths of hits or their JSON, as requested; return whether to print tables."""
-        from perception_encoder.search_page.contact_sheet import write_contact_sheet
+        from perception_encoder.search_page.contact_sheet import write_hits
 
         if self.html is not None:
-            write_contact_sheet(self.html, title, "; ".join(filter(None, (note, self.remark))), sections(self.html))
+            write_hits(self.html, title, "; ".join(filter(None, (note, self.remark))), found)
         if self.paths:
             output.print_paths(hit.path for hit in hits)
         elif self.json:
@@ -260,14 +237,12 @@ class Printing:
 
 def show_result(result: SearchResult, kinds: str, min_score: float | None, printing: Printing) -> None:
     """Print the hits of each query."""
-    from perception_encoder.search_page.contact_sheet import name_query, query_sections
-
     note = f"{result.searched} {kinds}, by {result.model}"
     tables = [
-        (name_query(query), [(rank, *_row(hit)) for rank, hit in enumerate(hits, 1)], hits)
+        (query.heading, [(rank, *_row(hit)) for rank, hit in enumerate(hits, 1)], hits)
         for query, hits in zip(result.queries, result.by_query, strict=True)
     ]
-    as_table = printing.write("Search results", note, partial(query_sections, result), result, result.to_dict())
+    as_table = printing.write("Search results", note, result, result, result.to_dict())
     if as_table and not output.console.is_terminal:
         output.print_table(COLUMNS, ((*row, name) for name, rows, _ in tables for row in rows))
     for name, rows, hits in tables:
@@ -304,22 +279,17 @@ def thumbnail_class() -> Any:
 
 
 def _row(hit: Hit) -> tuple[str, ...]:
-    from perception_encoder.search_page.contact_sheet import clock
-
-    time = "" if hit.time is None else clock(hit.time)
-    return f"{hit.score:.3f}", hit.path, time, hit.id if hit.row else ""
+    return f"{hit.score:.3f}", hit.path, hit.clock, hit.id if hit.row else ""
 
 
 def show_duplicates(groups: Sequence[Sequence[Hit]], top: int, model: str, printing: Printing) -> None:
     """Print the `top` largest groups of near-duplicates, by the embeddings of `model`."""
-    from perception_encoder.search_page.contact_sheet import duplicate_sections
-
     largest, note = groups[:top], f"{len(groups)} groups"
     if not groups:
         output.print_note("no near-duplicates")
     hits = list(chain(*largest))
     values = {"model": model, "groups": [[hit.to_dict() for hit in group] for group in largest]}
-    if printing.write("Near-duplicates", note, partial(duplicate_sections, largest), hits, values):
+    if printing.write("Near-duplicates", note, largest, hits, values):
         rows = [(number, *_row(hit)) for number, group in enumerate(largest, 1) for hit in group]
         printing.print_rows(("group", "similarity", "path", "time", "id"), rows, hits)
         if len(groups) > top:

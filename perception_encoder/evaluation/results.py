@@ -16,6 +16,7 @@ from typing import Any, Protocol, TypeVar
 from perception_encoder.errors import DataError, one_line
 from perception_encoder.evaluation.statistics.bootstrap import SIGNIFICANT, check_scipy, holm
 from perception_encoder.evaluation.statistics.scores import Score, estimate_difference
+from perception_encoder.files import write_text
 from perception_encoder.progress import Track, untracked
 from perception_encoder.records import parse_json
 
@@ -78,6 +79,11 @@ def run_evaluators(
     failures = dict.fromkeys(str(failure) for score in scores for failure in score.failures)
     name = next(iter(models.values())).name
     return Result(model=name, split=split, scores=scores, failures=tuple(failures), about=dict(about))
+
+
+def write_result(result: Result, path: Path) -> None:
+    """Write a result's JSON file; OutputError if that fails."""
+    write_text(path, to_json(result))
 
 
 def to_json(result: Result) -> str:
@@ -186,6 +192,13 @@ def comparison_table(differences: Sequence[Difference], names: tuple[str, str]) 
         better = "not significant" if difference.winner is None else names[difference.winner]
         rows.append((label, difference.difference.name, f"{difference.difference.n:,}", *values, gap, better))
     return ("task", "metric", "n", *names, "difference (95 % interval)", "better"), rows
+
+
+def compare_files(first: Path, second: Path) -> tuple[str, Table]:
+    """Return a title and the `comparison_table` of two results' files; DataError as `compare_results`."""
+    ours, theirs = read_result(first), read_result(second)
+    names = (ours.model, theirs.model) if ours.model != theirs.model else (first.stem, second.stem)
+    return f"{names[0]} minus {names[1]}", comparison_table(compare_results(ours, theirs), names)
 
 
 def format_value(value: float, unit: str) -> str:

@@ -38,6 +38,13 @@ _MORE = 4  # times as many rows are read if too few differ
 _BLOCK = 1 << 24  # similarities in memory at a time
 
 
+def clock(seconds: float) -> str:
+    """Format a time as m:ss or h:mm:ss."""
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"
+
+
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Hit:
     """An image, a video, or a moment of a video that matches a query."""
@@ -77,6 +84,16 @@ class Hit:
     def end(self) -> float | None:
         """For a moment or a part of a video: its end in seconds."""
         return self.item.end
+
+    @property
+    def clock(self) -> str:
+        """`time` as m:ss or h:mm:ss; empty for an image."""
+        return "" if self.time is None else clock(self.time)
+
+    @property
+    def moment(self) -> str:
+        """Start and end as m:ss–m:ss; empty for what is no moment."""
+        return "" if self.start is None or self.end is None else f"{clock(self.start)}–{clock(self.end)}"
 
     @property
     def thumbnail(self) -> bytes:

@@ -7,7 +7,9 @@ words. The page sends lines: `[WEIGHT:]text:TERMS`, `[WEIGHT:]like:ID` for a row
 from __future__ import annotations
 
 import math
+import os
 import re
+import shlex
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from perception_encoder.errors import ConfigError, MediaNotFoundError
-from perception_encoder.formats.listing import Item
+from perception_encoder.formats.listing import Item, check_paths
 from perception_encoder.preprocess.fetch import is_url
 from perception_encoder.preprocess.media import Media, resolve, split_range
 from perception_encoder.preprocess.source import MEDIA_SUFFIXES, escape_name
@@ -61,6 +63,11 @@ class Query:
     name: str
     """The query as typed."""
     terms: tuple[Term, ...]
+
+    @property
+    def heading(self) -> str:
+        """Words in quotes, or an image's file name."""
+        return f"like {self.name.rpartition('/')[2]}" if self.kind in ("image", "video") else f"“{self.name}”"
 
     @property
     def kind(self) -> str:
@@ -170,3 +177,21 @@ def _text(text: str) -> Media:
     if len(text) > _MAXIMUM_CHARACTERS:
         raise ConfigError(f"the query has a text of {len(text):,} characters; the limit is {_MAXIMUM_CHARACTERS:,}")
     return Media("text", text, text)
+
+
+def read_words(words: list[str], texts: list[str], media: list[str], only_files: bool) -> tuple[list[Query], list[str]]:
+    """Return the queries and the files of a command; with `only_files`, or queries in options, all words are files."""
+    queries, files = [*map(text_query, texts), *map(media_query, media)], words
+    if words and not queries and not only_files:
+        query_words, files = split_words(words)
+        queries = [parse_words(query_words)]
+    try:
+        check_paths(files)
+    except MediaNotFoundError as error:
+        directories = list(filter(os.path.isdir, words))
+        others = [word for word in words if word not in directories]
+        if len(words) - len(files) != 1 or not directories or any(map(os.path.exists, others)):
+            raise
+        meant = shlex.join(["pe", "search", " ".join(others), *directories])
+        raise MediaNotFoundError(error.source, f"{error.reason}; if it is part of the query: {meant}") from None
+    return queries, files

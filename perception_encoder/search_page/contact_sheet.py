@@ -24,9 +24,8 @@ from perception_encoder.files import replacing, writing
 from perception_encoder.preprocess.frames import VideoFrames
 from perception_encoder.preprocess.image import encode_thumbnail
 from perception_encoder.preprocess.media import Media, open_media
-from perception_encoder.search.ranking import Hit, SearchResult
+from perception_encoder.search.ranking import Hit, SearchResult, clock
 from perception_encoder.search.storage.database import IndexRow
-from perception_encoder.search.terms import Query
 
 if TYPE_CHECKING:
     import jinja2
@@ -65,6 +64,12 @@ class SheetSection:
     """The query's image, if any."""
 
 
+def write_hits(path: Path, title: str, note: str, hits: SearchResult | Sequence[Sequence[Hit]]) -> None:
+    """Write a page with the hits of queries, or with groups of near-duplicates: see `write_contact_sheet`."""
+    sections = query_sections(hits, path) if isinstance(hits, SearchResult) else duplicate_sections(hits, path)
+    write_contact_sheet(path, title, note, sections)
+
+
 def write_contact_sheet(path: Path, title: str, note: str, sections: Iterable[SheetSection]) -> None:
     """Write a page atomically; OutputError if that fails, ConfigError if its name does not end in .html."""
     if path.suffix.lower() not in (".html", ".htm"):
@@ -84,13 +89,6 @@ def contact_sheet(title: str, note: str, sections: Iterable[SheetSection]) -> It
     yield from parse_template(template).generate(sections=sections, data_uri=data_uri, clock=clock)
 
 
-def clock(seconds: float) -> str:
-    """Format a time as m:ss or h:mm:ss."""
-    minutes, second = divmod(round(seconds), 60)
-    hours, minute = divmod(minutes, 60)
-    return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"
-
-
 def data_uri(image: Image.Image) -> str:
     """Return a thumbnail as a data URI."""
     return "data:image/jpeg;base64," + base64.b64encode(encode_thumbnail(image, THUMBNAIL_SIDE)).decode("ascii")
@@ -106,17 +104,12 @@ def link_to(target: Path | str, page: Path) -> str:
         return target.absolute().as_uri()
 
 
-def name_query(query: Query) -> str:
-    """Return a query's heading: words in quotes, an image by its file name."""
-    return f"like {query.name.rpartition('/')[2]}" if query.kind in ("image", "video") else f"“{query.name}”"
-
-
 def query_sections(result: SearchResult, page: Path) -> Iterator[SheetSection]:
     """Yield a section with the hits of each query, for a sheet at `page`."""
     for query, hits in zip(result.queries, result.by_query, strict=True):
         source = query.terms[0].source if query.kind in ("image", "video") else None
         image = open_preview(source) if isinstance(source, (Media, IndexRow)) else None
-        yield SheetSection(heading=name_query(query), tiles=_tiles(hits, page), image=image)
+        yield SheetSection(heading=query.heading, tiles=_tiles(hits, page), image=image)
 
 
 def duplicate_sections(groups: Sequence[Sequence[Hit]], page: Path) -> Iterator[SheetSection]:
