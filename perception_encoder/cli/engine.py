@@ -152,22 +152,16 @@ def refine(
         pe engine refine captioned/ --captions corrected.csv -o runs/refined --set steps=100 --set optimizer.lr=5e-5
         pe engine run --videos clips/ -o again/ --captioner runs/refined --video-prompt video_caption_short_v1
     """
-    from perception_encoder.language_alignment.config import LanguageConfig
-    from perception_encoder.training.settings import override
-    from perception_encoder.video_data_engine.refine import read_corrections, refine_captioner, refinement
-    from perception_encoder.video_data_engine.run import read_engine_settings
+    from perception_encoder.video_data_engine.refine import plan_refinement, refine_captioner
 
-    made = read_engine_settings(engine).config
-    captioner = model or made.captioner
-    texts = read_corrections(engine, captions)
-    steps = override(refinement(LanguageConfig()), set_ or []).steps
-    output.print_demo(captioner)
+    planned = plan_refinement(engine, model, set_ or [])
+    output.print_demo(planned.captioner)
     for name in ("loop", "run"):  # they report what is resumed and loaded
         logging.getLogger(f"perception_encoder.training.{name}").setLevel(logging.INFO)
-    with progress("training", steps) as advance:
+    with progress("training", planned.steps) as advance:
         path = refine_captioner(
-            engine, out, texts, captioner, settings=set_ or [], track=track, listener=reporter(advance)
+            engine, out, captions, model, settings=set_ or [], track=track, listener=reporter(advance)
         )
     output.print_line(f"weights: {path}")
-    options = f"--captioner {path.parent} --video-prompt {made.video_prompt}"
+    options = f"--captioner {path.parent} --video-prompt {planned.video_prompt}"
     output.print_line(f"try it: pe engine run --videos VIDEOS -o OUT {options}")

@@ -106,29 +106,12 @@ def features(
         pe features cup.jpg --layer 3,7,11 --at 0.3,0.6 -o features.png
         pe features cup.jpg -m PE-Spatial-L14-448 --baseline PE-Core-L14-336 -o both.png
     """
-    from perception_encoder.dense_prediction.predictions import write_image
-    from perception_encoder.inference.load import load_layers
-    from perception_encoder.layer_analysis.image_analysis import analyse_image
-    from perception_encoder.layer_analysis.plots import features_side_by_side, plot_image, write_png
-    from perception_encoder.preprocess.image import open_image
+    from perception_encoder.layer_analysis.plots import draw_features
 
-    layers = options.read_layers(layer) if layer else None
     names = [str(model.name or default_model()), *(baseline or ())]
     models = [replace(model, name=name) for name in names]
-    opened = open_image(image)
-    if baseline:
-        if layers is not None and len(layers) != 1:
-            raise ConfigError("--baseline draws one layer of each model; choose it with --layer")
-        encoders = [load_layers(spec, layer=layers[0] if layers else None) for spec in models]
-        write_image(features_side_by_side(encoders, [opened]), out)
-        drawn = ", ".join(f"{encoder.name} layer {encoder.layer}" for encoder in encoders)
-        output.print_line(f"from left to right: the image, {drawn}")
-    else:
-        analysis = analyse_image(load_layers(models[0]), opened, layers, at=read_point(at))
-        write_png(plot_image(analysis), out)
-        start = analysis.global_from
-        found = "no global tokens" if start is None else f"global tokens from layer {start}"
-        output.print_line(f"{analysis.model}: {found}")
+    layers = options.read_layers(layer) if layer else None
+    output.print_line(draw_features(image, out, models, layers, read_point(at)))
     output.print_line(f"written: {out}")
     output.print_demo(*names)
 

@@ -13,15 +13,25 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from PIL import Image
 
+from perception_encoder.dense_prediction.predictions import write_image
 from perception_encoder.errors import ConfigError, needs_extra
 from perception_encoder.evaluation.results import format_value
 from perception_encoder.files import replacing, writing
 from perception_encoder.inference.feature_map import map_grid, to_colours
 from perception_encoder.inference.layer_features import LayerFeatures
-from perception_encoder.layer_analysis.image_analysis import TIMES, ImageAnalysis, TokenStatistics, first_global_layer
+from perception_encoder.inference.load import load_layers
+from perception_encoder.inference.model_spec import ModelSpec
+from perception_encoder.layer_analysis.image_analysis import (
+    TIMES,
+    ImageAnalysis,
+    TokenStatistics,
+    analyse_image,
+    first_global_layer,
+)
 from perception_encoder.layer_analysis.similarity import MEASURES, ModelSimilarity
 from perception_encoder.layer_analysis.sweep import COLOURS, LayerCurve
 from perception_encoder.models.registry import RANDOM
+from perception_encoder.preprocess.image import open_image
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -285,3 +295,36 @@ def features_side_by_side(
             canvas.paste(features.resize(size, Image.Resampling.NEAREST), (column * (cell + GAP), top))
         top += size[1] + GAP
     return canvas
+
+
+def draw_features(
+    image: Path,
+    out: Path,
+    models: Sequence[ModelSpec],
+    layers: Sequence[int] | None = None,
+    at: tuple[float, float] = (0.5, 0.5),
+) -> str:
+    """Draw the features of an image, like `pe features`; return a line that says what is drawn.
+
+    Args:
+        image: The file.
+        out: The file to write.
+        models: One, whose layers are analysed, or several, of which one layer is drawn side by side.
+        layers: 0-based; by default about six, or of several models the last.
+        at: The point to compare with, from (0, 0) (top left) to (1, 1).
+
+    Raises:
+        ConfigError: Several models and several layers, or a layer or a point that does not exist.
+    """
+    opened = open_image(image)
+    if len(models) > 1:
+        if layers is not None and len(layers) != 1:
+            raise ConfigError("--baseline draws one layer of each model; choose it with --layer")
+        encoders = [load_layers(spec, layer=layers[0] if layers else None) for spec in models]
+        write_image(features_side_by_side(encoders, [opened]), out)
+        drawn = ", ".join(f"{encoder.name} layer {encoder.layer}" for encoder in encoders)
+        return f"from left to right: the image, {drawn}"
+    analysis = analyse_image(load_layers(models[0]), opened, layers, at=at)
+    write_png(plot_image(analysis), out)
+    start = analysis.global_from
+    return f"{analysis.model}: {'no global tokens' if start is None else f'global tokens from layer {start}'}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +109,25 @@ def refinement(captioner: LanguageConfig) -> LanguageConfig:
         validation=ValidationConfig(every=100, share=0.05, size=64),
         checkpoint_every=100,
     )
+
+
+@dataclass(frozen=True)
+class PlannedRefinement:
+    """What a refinement will do."""
+
+    captioner: str
+    steps: int
+    video_prompt: str
+    """The prompt that its captions answer."""
+
+
+def plan_refinement(
+    engine: str | Path, model: str | Path | None = None, settings: Sequence[str] | Mapping[str, object] = ()
+) -> PlannedRefinement:
+    """Return what `refine_captioner` will do with these arguments; ConfigError for an invalid setting."""
+    made = read_engine_settings(Path(engine)).config
+    steps = override(refinement(LanguageConfig()), settings).steps
+    return PlannedRefinement(str(model or made.captioner), steps, made.video_prompt)
 
 
 def unpack_perception_lm(name: str, out: Path) -> Path:
