@@ -123,15 +123,13 @@ def demo(
     from perception_encoder.inference import samples
     from perception_encoder.inference.load import load
     from perception_encoder.search.index import open_index
-    from perception_encoder.search.terms import media_query, text_query
     from perception_encoder.search_page.contact_sheet import write_hits
 
     encoder = load(model)
     gallery, query_image = samples.write_samples(out)
     index = open_index(gallery, encoder)
     report = index.update(rebuild=index.exists, progress=track)
-    queries = [*map(text_query, samples.QUERIES), media_query(str(query_image))]
-    found = index.search(queries, top=2, thumbnails=True)
+    found = index.search([*samples.QUERIES, query_image], top=2, thumbnails=True)
     title = f"{report.rows} images and moments of a video, indexed by {encoder.name}"
     output.print_line(title)
     output.print_line("")

@@ -14,7 +14,6 @@ from perception_encoder.errors import DataError
 from perception_encoder.models.defaults import default_model
 
 if TYPE_CHECKING:
-    from perception_encoder.video_dataset.annotation.progress import Agreement
     from perception_encoder.video_dataset.dataset import Spread
 
 COMMANDS = {
@@ -78,18 +77,12 @@ def annotate(
         pe annotate PE-Video --double 0.2
         pe annotate clips --lan      # open http://192.168.1.5:8010/?key=… on other machines
     """
-    from perception_encoder.video_dataset.annotation.project import AnnotationProject
-    from perception_encoder.video_dataset.annotation.server import create_annotation_page
-    from perception_encoder.web_server.server import listening, run_server
+    from perception_encoder.video_dataset.annotation.server import serve_annotations
 
-    with listening(host, port, lan, key) as place:
-        project = AnnotationProject(data, store)
-        count = project.update(track)
-        if double is not None:
-            project.set_double(double)
-        output.print_line(f"{count:,} videos of {data} at {place.address()}")
-        run_server(create_annotation_page(project, place.hosts, place.key), place.listener)
-        project.close()
+    def show(videos: int, address: str) -> None:
+        output.print_line(f"{videos:,} videos of {data} at {address}")
+
+    serve_annotations(data, store, double=double, lan=lan, host=host, port=port, key=key, progress=track, on_start=show)
 
 
 def stats(
@@ -236,14 +229,7 @@ def progress(data: Data, store: Store = None, as_json: options.Json = False) -> 
     counts = f"{state.begun} begun, {state.skipped} skipped, {state.reviewed} reviewed{left}"
     output.print_remark(f"{state.done:,} of {state.videos:,} videos done, {counts}")
     if state.agreement.videos:
-        output.print_remark(describe_agreement(state.agreement))
-
-
-def describe_agreement(agreement: Agreement) -> str:
-    """Return the agreement of two people in one line."""
-    parts = {"words in common": agreement.similarity, "alpha of ratings": agreement.ratings}
-    values = ", ".join(f"{name} {value:.2f}" for name, value in parts.items() if value is not None)
-    return f"agreement on {agreement.videos} videos: {values}"
+        output.print_remark(str(state.agreement))
 
 
 def export(

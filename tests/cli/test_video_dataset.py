@@ -13,7 +13,6 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from perception_encoder.cli.video_dataset import describe_agreement
 from perception_encoder.datasets.pe_video import read_videos_of
 from perception_encoder.formats.shards import json_bytes, write_members
 from perception_encoder.formats.tables import read_table
@@ -165,7 +164,7 @@ def test_progress(run_pe, annotated: Path) -> None:
     state = json.loads(run_pe("video-dataset", "progress", annotated, "--json").stdout)
     assert (state["videos"], state["done"], state["agreement"]["videos"]) == (3, 1, 0)
     agreement = Agreement(videos=2, similarity=0.5, ratings=None)
-    assert describe_agreement(agreement) == "agreement on 2 videos: words in common 0.50"
+    assert str(agreement) == "agreement on 2 videos: words in common 0.50"
 
 
 def test_tars(run_pe, annotated: Path, tmp_path: Path) -> None:

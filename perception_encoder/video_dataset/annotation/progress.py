@@ -64,6 +64,11 @@ class Agreement:
     ratings: float | None
     """Krippendorff's alpha of the ratings, with squared differences."""
 
+    def __str__(self) -> str:
+        parts = {"words in common": self.similarity, "alpha of ratings": self.ratings}
+        values = ", ".join(f"{name} {value:.2f}" for name, value in parts.items() if value is not None)
+        return f"agreement on {self.videos} videos: {values}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Refinement:

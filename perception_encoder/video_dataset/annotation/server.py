@@ -9,10 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.resources import files
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from perception_encoder.errors import InputError
 from perception_encoder.formats.tars import TarMember
+from perception_encoder.progress import Track, untracked
 from perception_encoder.video_dataset.annotation.progress import count_progress
 from perception_encoder.video_dataset.annotation.project import AnnotationProject
 from perception_encoder.video_dataset.annotation.work import (
@@ -68,6 +70,39 @@ ACTIONS: dict[str, Action] = {
     "review/undo": lambda project, r: undo_review(project, r.person, r.session),
 }
 """Handlers of `POST /api/NAME`; `next` and `undo` return a task or null."""
+
+
+def serve_annotations(
+    data: Path,
+    store: Path | None = None,
+    *,
+    double: float | None = None,
+    lan: bool = False,
+    host: str | None = None,
+    port: int = 8010,
+    key: str | None = None,
+    progress: Track = untracked,
+    on_start: Callable[[int, str], object] = lambda videos, address: None,
+) -> None:
+    """Serve the page on which people refine captions until the process is stopped, like `pe annotate`.
+
+    Args:
+        data: The dataset, or a directory of `run_engine`.
+        store: The file of the annotations; by default in `data`.
+        double: Share of the videos that two people annotate; by default what it was.
+        lan, host, port, key: See `pe.serve_search`.
+        on_start: Called with the number of videos and the address once the server listens.
+    """
+    from perception_encoder.web_server.server import listening, run_server
+
+    with listening(host, port, lan, key) as place:
+        project = AnnotationProject(data, store)
+        count = project.update(progress)
+        if double is not None:
+            project.set_double(double)
+        on_start(count, place.address())
+        run_server(create_annotation_page(project, place.hosts, place.key), place.listener)
+        project.close()
 
 
 def create_annotation_page(
