@@ -43,7 +43,7 @@ from perception_encoder.progress import Track, untracked
 from perception_encoder.training.checkpoint import check_run, run_directory
 from perception_encoder.training.config import TrainingConfig
 from perception_encoder.training.distributed import whole_model
-from perception_encoder.training.loop import train_steps
+from perception_encoder.training.loop import Section, train_steps
 from perception_encoder.training.metrics import Listener, describe_run
 from perception_encoder.training.optimizer import OptimizerConfig
 from perception_encoder.training.task import Task, Validation
@@ -226,7 +226,7 @@ def align_words(
         check_run(out, fingerprint)
         write_json(out / RECORD, describe_run(config, fingerprint, counts))
         batches = WordBatches(sources, config)
-        train_steps(WordTask(word_model, colours), batches, config, out, fingerprint, listener)
+        train_steps(Section(WordTask(word_model, colours), batches), config, out, fingerprint, listener)
         whole_model(word_model)
         calibrate(model, batches(0).images)
         write_language_model(out / WEIGHTS, config.model.parts, model, vision=True, decoder=False)

@@ -54,8 +54,9 @@ from perception_encoder.preprocess.source import escape_name
 from perception_encoder.progress import Track, untracked
 from perception_encoder.ranks import ALONE
 from perception_encoder.training.distributed import own_device, this_rank
+from perception_encoder.training.loop import Section
 from perception_encoder.training.metrics import Listener
-from perception_encoder.training.run import RANDOM, Section, StageRun, run_stage
+from perception_encoder.training.run import RANDOM, StageRun, run_stage
 from perception_encoder.training.task import Task, Validation
 
 logger = logging.getLogger(__name__)
@@ -123,7 +124,7 @@ class DenseRun(StageRun):
             f"{sum(sizes):,}",
             f"{sum(parameter.numel() for parameter in model.parameters()):,}",
         )
-        yield Section(task=task, batches=make(rank=this_rank()), end=config.steps)
+        yield Section(task, make(rank=this_rank()))
 
     def _factors(self, samples: DenseSamples) -> Tensor | None:
         """Return how often to show each image, if this differs; set the weights of a federated loss."""

@@ -51,8 +51,9 @@ from perception_encoder.preprocess.tiling import media_pixels
 from perception_encoder.progress import Track, untracked
 from perception_encoder.store import Arrays, Store
 from perception_encoder.training.distributed import Exchange, this_rank
+from perception_encoder.training.loop import Section
 from perception_encoder.training.metrics import Listener
-from perception_encoder.training.run import RANDOM, Section, StageRun, run_stage
+from perception_encoder.training.run import RANDOM, StageRun, run_stage
 
 FRESH_SAMPLES = 4000
 """Maximum number of conversations per source to build the vocabulary of a fresh language model from."""
@@ -146,7 +147,7 @@ class LanguageRun(StageRun):
             held_out = [collate(made[start : start + size], 0) for start in range(0, len(made), size)]
             validation = HeldOutAnswers(trainee.module, held_out)
         task = LanguageAlignmentTask(trainee.module, config.drop_path, config.seed, validation)
-        yield Section(task=task, batches=batches, end=config.steps)
+        yield Section(task, batches)
 
     def rebuild(self, step: int) -> LanguageTrainee:
         """Build the model again."""

@@ -40,8 +40,9 @@ from perception_encoder.pretraining.towers import (
 from perception_encoder.progress import Track, untracked
 from perception_encoder.training.checkpoint import find_checkpoints
 from perception_encoder.training.distributed import Exchange, own_cores, own_device, this_rank
+from perception_encoder.training.loop import Section
 from perception_encoder.training.metrics import Listener
-from perception_encoder.training.run import RANDOM, Section, StageRun, run_stage
+from perception_encoder.training.run import RANDOM, StageRun, run_stage
 from perception_encoder.training.task import Task
 
 
@@ -143,21 +144,22 @@ class PairRun(StageRun):
                 if self.teacher is not None:
                     scale, weight = config.teacher_logit_scale, config.contrastive_weight
                     task = DistillationTask(towers, self.teacher, stage.image_size, scale, weight, validation)
-                yield Section(task=task, batches=self.batches, end=end, work=work)
+                yield Section(task, self.batches, end, work, fit_positions)
 
     def rebuild(self, step: int) -> PairTrainee:
         trainee = self._trainee(build_model(self.config))
         trainee.model.visual.set_image_size(self.config.stages[self.batches.stage(step - 1)].image_size)
         return trainee
 
-    def fit(self, name: str, saved: Tensor, current: Tensor) -> Tensor:
-        """Resample a saved position table, or the optimizer's moments of one, to the current resolution."""
-        if "positional_embedding" not in name:
-            raise CheckpointError(f"the checkpoint does not fit this run: {name} is {tuple(saved.shape)}")
-        return resample_table(saved, len(current))
-
     def describe(self, path: Path) -> dict[str, Any]:
         return {"weight_hash": weight_hash(load_model(path))}
+
+
+def fit_positions(name: str, saved: Tensor, current: Tensor) -> Tensor:
+    """Resample a saved position table, or the optimizer's moments of one, to the current resolution."""
+    if "positional_embedding" not in name:
+        raise CheckpointError(f"the checkpoint does not fit this run: {name} is {tuple(saved.shape)}")
+    return resample_table(saved, len(current))
 
 
 class PairTrainee:

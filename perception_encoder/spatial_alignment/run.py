@@ -28,8 +28,9 @@ from perception_encoder.spatial_alignment.config import SpatialConfig
 from perception_encoder.spatial_alignment.mask_teachers import SCENES, Sam, TeacherCache, is_cache
 from perception_encoder.spatial_alignment.task import SpatialAlignmentTask, SpatialValidation, Student
 from perception_encoder.training.distributed import own_device, this_rank
+from perception_encoder.training.loop import Section
 from perception_encoder.training.metrics import Listener
-from perception_encoder.training.run import Section, StageRun, run_stage
+from perception_encoder.training.run import StageRun, run_stage
 
 PROCEDURE = 2  # increase when the same configuration and data give another result
 
@@ -98,7 +99,7 @@ class SpatialRun(StageRun):
             held_out = held_out_batches(config, self.held_out[::every], self.augmented, track)
             videos = None if config.videos is None else Path(config.videos)
             task.validation = SpatialValidation(task, trainee.student, held_out, self.augmented.grid, videos)
-        yield Section(task=task, batches=batches, end=config.steps)
+        yield Section(task, batches)
 
     def rebuild(self, step: int) -> SpatialTrainee:
         return SpatialTrainee(self.config)

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -45,44 +45,59 @@ Batches = Callable[[int], Any]
 AHEAD = 2  # batches made in advance
 
 
+@dataclass(frozen=True)
+class Section:
+    """Consecutive steps of a run with the same task."""
+
+    task: Task
+    batches: Batches
+    end: int | None = None
+    """The step at which the section ends; by default the run's last one."""
+    work: Sequence[tuple[int, float]] = ()
+    """Steps of the run's phases and the work of a step, to estimate the time left; by default all are equal."""
+    fit: Fit | None = None
+    """Converts saved tensors of another shape (see `resume_run`)."""
+
+
 def train_steps(
-    task: Task,
-    batches: Batches,
+    section: Section,
     config: TrainingConfig,
     directory: Path,
     fingerprint: str,
     listener: Listener | None = None,
-    stop_after: int | None = None,
-    fit: Fit | None = None,
-    work: Sequence[tuple[int, float]] = (),
     trained: int = 0,
 ) -> None:
-    """Train to `config.steps` or `stop_after`, resuming from the directory's newest checkpoint if there is one.
+    """Train to the end of a section, resuming from the directory's newest checkpoint if there is one.
 
-    The model, and every batch by its `to(device)`, are moved to this rank's device, where the model stays. `fit`: see
-    `resume_run`. `work`: steps of the run's phases, and the work of a step, to estimate the time left. `trained`: steps
-    that this process has already done; starting later means resuming, which is logged. The first step is reported at
-    once. If `config` has a validation, the task's scores are reported and the checkpoint with the best one is kept.
-    Raises ConfigError for a metric that the task lacks, and DataError for losses that are not finite: the last
-    checkpoint stays. A checkpoint that cannot be written is logged and retried at the next one; only the last one must
+    The model, and every batch by its `to(device)`, are moved to this rank's device, where the model stays. The first
+    step is reported at once. If `config` has a validation, the task's scores are reported and the checkpoint with the
+    best one is kept. A checkpoint that cannot be written is logged and retried at the next one; only the last one must
     succeed.
 
     SIGINT (Ctrl-C) and SIGTERM to any rank end the run on all of them after the step and its checkpoint, by
     KeyboardInterrupt and SystemExit(143). A second Ctrl-C interrupts a lone process at once.
+
+    Args:
+        trained: Steps that this process has already done; starting later means resuming, which is logged.
+
+    Raises:
+        ConfigError: The task lacks the metric.
+        DataError: A loss is not finite; the last checkpoint stays.
     """
+    task = section.task
     validation, higher_is_better = task.validation, task.validation.higher_is_better if task.validation else {}
     metric = choose_metric(config.validation, higher_is_better) if config.validation else ""
     device = own_device()
     task.model = parallelize(task.model.to(device).train(), config.parallel)
     optimizer = build_optimizer(task.model, config.optimizer)
     peaks = [group["lr"] for group in optimizer.param_groups]
-    state = resume_run(directory, task.model, optimizer, fingerprint, fit)
-    first, last = state.step, config.steps if stop_after is None else min(config.steps, stop_after)
+    state = resume_run(directory, task.model, optimizer, fingerprint, section.fit)
+    first, last = state.step, config.steps if section.end is None else section.end
     if trained < first < last and this_rank().is_first:
         logger.info("resuming from step %d", first)
-    group, saved = StepGroup(work or [(config.steps, 1.0)], first), time.monotonic()
+    group, saved = StepGroup(section.work or [(config.steps, 1.0)], first), time.monotonic()
     with closing(Metrics(directory, first, this_rank(), listener)) as metrics, _stop_requests() as signals:
-        for step, batch, wait in prefetch(lambda step: batches(step).to(device), first, last):
+        for step, batch, wait in prefetch(lambda step: section.batches(step).to(device), first, last):
             share = learning_rate(step, config.steps, config.warmup, config.drops, config.floor)
             losses = _backward(task, batch)
             if not math.isfinite(total := sum(losses.values())):
@@ -219,7 +234,7 @@ def _prepare_thread() -> None:
 
 
 class StepGroup:
-    """Collects losses and speed since the last report; `work`: see `train`, `step`: the first one."""
+    """Collects losses and speed since the last report; `work`: see `Section`, `step`: the first one."""
 
     def __init__(self, work: Sequence[tuple[int, float]], step: int) -> None:
         self._work = work

@@ -8,7 +8,6 @@ import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -19,12 +18,12 @@ from perception_encoder.files import replacing, write_json, writing
 from perception_encoder.models.checkpoints.find import RECORD, file_inside
 from perception_encoder.preprocess.source import escape_name
 from perception_encoder.progress import Track, untracked
-from perception_encoder.training.checkpoint import BEST, Fit, check_run, find_checkpoints, load_weights, run_directory
+from perception_encoder.training.checkpoint import BEST, check_run, find_checkpoints, load_weights, run_directory
 from perception_encoder.training.config import TrainingConfig
 from perception_encoder.training.distributed import process_group, whole_model
-from perception_encoder.training.loop import Batches, train_steps
+from perception_encoder.training.loop import Section, train_steps
 from perception_encoder.training.metrics import Listener, describe_changes, describe_run
-from perception_encoder.training.task import Task, choose_metric
+from perception_encoder.training.task import choose_metric
 
 logger = logging.getLogger(__name__)
 
@@ -42,17 +41,6 @@ class Trainee(Protocol):
     def write(self, path: Path) -> None: ...
 
 
-@dataclass(frozen=True, kw_only=True)
-class Section:
-    """Consecutive steps of a run with the same task."""
-
-    task: Task
-    batches: Batches
-    end: int  # the step at which the section ends
-    work: Sequence[tuple[int, float]] = ()
-    """Steps of the run's phases and the work of a step, to estimate the time left; by default all are equal."""
-
-
 class StageRun(ABC):
     """A run of one stage: its model, its batches and its task.
 
@@ -66,7 +54,6 @@ class StageRun(ABC):
     samples: Mapping[str, int]  # number of training samples by source
     loaded: Mapping[str, str]  # the name or the file from which each part of the model was loaded, or `RANDOM`
     trainee: Trainee
-    fit: Fit | None = None  # converts saved tensors of another shape (see `resume_run`)
 
     def __init__(self, config: TrainingConfig, out: Path, higher_is_better: Mapping[str, bool] | None = None) -> None:
         """`higher_is_better`: the validation's metrics, if known, to reject a wrong `validation.metric` here.
@@ -122,19 +109,8 @@ def run_stage(
         for section in run.sections(track):
             if not trained and rank.is_first:
                 logger.info("loaded: %s", "; ".join(f"{part}: {escape_name(of)}" for part, of in run.loaded.items()))
-            train_steps(
-                section.task,
-                section.batches,
-                run.config,
-                out,
-                run.fingerprint,
-                listener,
-                section.end,
-                run.fit,
-                section.work,
-                trained,
-            )
-            trained, validation = section.end, section.task.validation
+            train_steps(section, run.config, out, run.fingerprint, listener, trained)
+            trained, validation = section.end or run.config.steps, section.task.validation
             if run.config.validation and validation:
                 metric = choose_metric(run.config.validation, validation.higher_is_better)
         whole_model(run.trainee.module)

@@ -97,7 +97,9 @@ def train_by_own_clocks(out: Path) -> None:
 
     loop.time = SimpleNamespace(perf_counter=time.perf_counter, monotonic=tick)
     with process_group():
-        loop.train_steps(Sum(), batch, ToyConfig(steps=9, warmup=1, checkpoint_minutes=5.0, keep=9), out, "a")
+        loop.train_steps(
+            loop.Section(Sum(), batch), ToyConfig(steps=9, warmup=1, checkpoint_minutes=5.0, keep=9), out, "a"
+        )
 
 
 def train_on_a_full_disk(out: Path) -> None:
@@ -113,5 +115,8 @@ def train_on_a_full_disk(out: Path) -> None:
     checkpoint.sync = fail_once
     with process_group():
         loop.train_steps(
-            Sum(), lambda step: torch.ones(2, 4), ToyConfig(steps=4, warmup=1, checkpoint_every=2, keep=9), out, "a"
+            loop.Section(Sum(), lambda step: torch.ones(2, 4)),
+            ToyConfig(steps=4, warmup=1, checkpoint_every=2, keep=9),
+            out,
+            "a",
         )

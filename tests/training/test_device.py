@@ -15,7 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from perception_encoder.data.pairs import ImageTextBatch
 from perception_encoder.training import loop
 from perception_encoder.training.distributed import ParallelConfig, own_device, process_group
-from perception_encoder.training.loop import train_steps
+from perception_encoder.training.loop import Section, train_steps
 from tests.training.toys import ToyConfig
 
 GPU = torch.device("cuda", 3)
@@ -112,7 +112,7 @@ def test_the_model_is_moved_before_it_is_shared_out_and_every_batch_is(
     monkeypatch.setattr(loop, "build_optimizer", optimizer)
     monkeypatch.setattr(loop, "fast_autocast", lambda device: nullcontext())
     with pytest.raises(Stopped):
-        train_steps(Sum(), lambda step: torch.ones(2, 4), ToyConfig(steps=1, warmup=0), tmp_path, "a")
+        train_steps(Section(Sum(), lambda step: torch.ones(2, 4)), ToyConfig(steps=1, warmup=0), tmp_path, "a")
     assert seen == {"shared": torch.device("meta"), "optimizer": torch.device("meta")}
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from perception_encoder.errors import ConfigError
 from perception_encoder.training.checkpoint import find_checkpoints, load_weights
-from perception_encoder.training.loop import train_steps
+from perception_encoder.training.loop import Section, train_steps
 from perception_encoder.training.task import ValidationConfig, choose_metric
 from tests.training.test_loop import CONFIG, Killed, Regression, batch, losses_of
 
@@ -55,7 +55,7 @@ def run(directory: Path, stop_at: int | None = None, **changes: object) -> tuple
 
     config = dataclasses.replace(CONFIG, **{"keep": 1, "validation": EVERY_FOURTH, **changes})
     try:
-        train_steps(task, batch_or_kill, config, directory, "a")
+        train_steps(Section(task, batch_or_kill), config, directory, "a")
     except Killed:
         assert stop_at is not None
     return task, validation
@@ -83,7 +83,7 @@ def test_scores_are_reported_and_the_best_step_s_checkpoint_stays(tmp_path: Path
 def test_training_is_the_same_without_it(tmp_path: Path) -> None:
     with_it, _ = run(tmp_path / "with")
     without = Regression()
-    train_steps(without, batch, CONFIG, tmp_path / "without", "a")
+    train_steps(Section(without, batch), CONFIG, tmp_path / "without", "a")
     rows = [json.loads(line) for line in (tmp_path / "with" / "metrics.jsonl").read_text().splitlines()]
     assert [row["error"] for row in rows if "error" in row] == losses_of(tmp_path / "without")
     assert torch.equal(with_it.model.weight, without.model.weight)
@@ -99,7 +99,9 @@ def test_the_metric_is_any_that_the_task_brings(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"validation\.metric is 'accuracy'; the task has distance, step"):
         run(tmp_path / "unknown", validation=ValidationConfig(metric="accuracy"))
     with pytest.raises(ConfigError, match="the task has none; set validation=null"):
-        train_steps(Regression(), batch, dataclasses.replace(CONFIG, validation=EVERY_FOURTH), tmp_path / "none", "a")
+        train_steps(
+            Section(Regression(), batch), dataclasses.replace(CONFIG, validation=EVERY_FOURTH), tmp_path / "none", "a"
+        )
     assert [path.parent.name for path in tmp_path.glob("*/metrics.jsonl")] == ["by step"]  # before any step
 
 
