@@ -158,9 +158,10 @@ class PretrainingConfig(TrainingConfig):
             raise ConfigError("distillation uses whole images; set masking and frames to null")
 
 
-def resolve_config(config: PretrainingConfig) -> PretrainingConfig:
+def resolve_config(config: PretrainingConfig, least_side: int = 0) -> PretrainingConfig:
     """Return a run with the model, image size and image side filled in from `initial`.
 
+    `least_side`: the least image side, that of a teacher's images.
     Raises ConfigError if `initial` has no text tower, and what `find_entry` does.
     """
     if config.model is None or not all(stage.image_size for stage in config.stages):
@@ -171,7 +172,7 @@ def resolve_config(config: PretrainingConfig) -> PretrainingConfig:
         stages = [replace(stage, image_size=size) for stage, size in zip(config.stages, sizes, strict=True)]
         config = replace(config, model=entry.name, stages=tuple(stages))
     largest = max(stage.image_size for stage in config.stages)
-    return replace(config, image_side=config.image_side or max(160, largest + largest // 4))
+    return replace(config, image_side=max(least_side, config.image_side or max(160, largest + largest // 4)))
 
 
 def tower_configs(config: PretrainingConfig) -> tuple[VisionConfig, TextConfig]:

@@ -87,22 +87,18 @@ class PairRun(StageRun):
         read: ReadPairs,
     ) -> None:
         super().__init__(config, out, PairValidation.higher_is_better)
-        config = resolve_config(self.config)
         if teacher is None and config.teacher is not None:
             teacher = load_teacher(config.teacher, config.remember)
-        if teacher is not None:
-            config = dataclasses.replace(config, image_side=max(config.image_side or 0, teacher.image_size))
+        least = teacher.image_size if teacher else 0
+        config = resolve_config(self.config, least)
         self.teacher, self.exchange, model = teacher, Exchange(), build_model(config)
         self.sources = open_sources(config, data, model, this_rank(), self.exchange, track, read)
         self.config = config if self.sources.validation else dataclasses.replace(config, validation=None)
         self.identity = [f"procedure {PROCEDURE}", *self.sources.names, *([teacher.identity] if teacher else [])]
         self.samples = self.sources.samples
-        self.loaded = {"model": config.initial or RANDOM}
-        if config.teacher is not None:
-            self.loaded["teacher"] = config.teacher
+        self.loaded = {"model": config.initial or RANDOM, **({"teacher": config.teacher} if config.teacher else {})}
         self.trainee = self._trainee(model)
-        config, vocabulary = self.config, self.sources.vocabulary
-        least = teacher.image_size if teacher else 0
+        vocabulary = self.sources.vocabulary
         self.batches = PairBatches(
             self.sources.sets,
             self.sources.weights,
