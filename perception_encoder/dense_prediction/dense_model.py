@@ -160,6 +160,14 @@ class Backbone(nn.Module):
         elif enable:
             raise ConfigError("checkpointing needs a model of this package; set parallel.checkpointing=false")
 
+    def freeze_unused(self) -> None:
+        """Freeze parameters that the layer does not depend on, such as those of later blocks."""
+        side, device = self.image_size, next(self.parameters()).device
+        self(torch.zeros(1, 3, side, side, dtype=torch.uint8, device=device)).sum().backward()
+        for parameter in self.parameters():
+            parameter.requires_grad_(parameter.grad is not None)
+            parameter.grad = None
+
     def train(self, mode: bool = True) -> Backbone:
         super().train(mode)
         if self.frozen:
@@ -243,6 +251,11 @@ def padded_inputs(info: HeadInfo, tower: Tower) -> InputConfig | None:
     return InputConfig(mean=tower.mean, deviation=tower.deviation, padding=padding_pixel(tower))
 
 
+def make_backbone(info: HeadInfo, tower: Tower, frozen: bool = True) -> Backbone:
+    """Make the backbone of a head; see `Backbone`."""
+    return Backbone(tower, info.layer, frozen, info.windows, info.image_size, padded_inputs(info, tower))
+
+
 def make_head(info: HeadInfo, width: int) -> Head:
     """Make a head with random weights; ConfigError for an unknown task or unsuitable settings."""
     if info.task not in TASKS:
@@ -307,7 +320,7 @@ def load_dense_model(path: Path, info: HeadInfo, tensors: Mapping[str, Tensor], 
         if info.layer >= tower.depth:
             raise ConfigError(f"layer {info.layer} does not exist; {info.encoder} has layers 0 to {tower.depth - 1}")
         _check_shapes(info, tensors, tower.width)
-        backbone = Backbone(tower, info.layer, True, info.windows, info.image_size, padded_inputs(info, tower))
+        backbone = make_backbone(info, tower)
         model = DenseModel(backbone, make_head(info, backbone.width))
         whole = tensors if info.finetuned else {**model.state_dict(), **tensors}
         model.load_state_dict({name: tensor.float() for name, tensor in whole.items()})

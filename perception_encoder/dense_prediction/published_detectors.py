@@ -21,11 +21,19 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from perception_encoder.dense_prediction.dense_model import Backbone, DenseModel, HeadInfo, InputConfig, WindowConfig
+from perception_encoder.dense_prediction.dense_model import (
+    METADATA,
+    Backbone,
+    DenseModel,
+    HeadInfo,
+    InputConfig,
+    WindowConfig,
+)
 from perception_encoder.dense_prediction.detection.detr import DetrHead, DetrHeadConfig
 from perception_encoder.dense_prediction.detection.mask_rcnn import Detector, DetectorHeadConfig
 from perception_encoder.dense_prediction.detection.roi_heads import CONVOLUTIONS
 from perception_encoder.errors import CheckpointError, ConfigError, needs_extra
+from perception_encoder.models.checkpoints.files import read_checkpoint
 from perception_encoder.models.checkpoints.layouts import StateDict
 from perception_encoder.models.config import VisionConfig
 from perception_encoder.models.layers import rope_table
@@ -87,6 +95,12 @@ def published_detector(path: Path, state: StateDict, classes: Categories = ()) -
     raise CheckpointError(
         f"{path} is neither a detector written by `pe train` nor one in PE-Detection's layout: it has {listed}, …"
     )
+
+
+def read_head_state(path: Path) -> StateDict:
+    """Read the tensors of a head's file, or of a published detector; CheckpointError for any other."""
+    tensors, metadata = read_checkpoint(path)
+    return tensors if METADATA in metadata else dict(published_detector(path, tensors)[0].state_dict())
 
 
 def _load_vitdet(path: Path, state: StateDict, classes: Categories) -> tuple[DenseModel, HeadInfo]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Self
 
-import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from PIL import Image
@@ -17,9 +17,6 @@ from torch import Tensor
 
 from perception_encoder.data.pairs import ImageBatch
 from perception_encoder.data.sampler import Position, WeightedSampler, first_usable
-from perception_encoder.datasets.class_masks import UNSCORED, ClassMasks
-from perception_encoder.datasets.instances import InstanceSet
-from perception_encoder.datasets.rgbd import DepthImages
 from perception_encoder.dense_training.config import DenseConfig
 from perception_encoder.errors import needs_extra
 from perception_encoder.models.initialization import torch_generator
@@ -32,31 +29,25 @@ after augmentation also "inside", the height and width of the part of the square
 
 
 @dataclass(frozen=True)
-class DenseSamples:
+class DenseSamples(ABC):
     """A dataset's images with their targets."""
 
-    dataset: DepthImages | ClassMasks | InstanceSet
-    masks: bool = True  # read the masks of objects, if the dataset has them
+    dataset: Any
 
     @property
     def keys(self) -> Sequence[str]:
-        return self.dataset.keys
+        keys: Sequence[str] = self.dataset.keys
+        return keys
+
+    @abstractmethod
+    def targets(self, index: int) -> Targets:
+        """Decode an image's targets."""
 
     def read(self, index: int) -> tuple[Image.Image, Targets]:
         """Decode an RGB image and its targets in its pixels; InputError or DataError if that fails."""
-        image = self.dataset.open(index)
-        if isinstance(self.dataset, InstanceSet):
-            objects = self.dataset.instances(index, self.masks)
-            targets = {"boxes": torch.from_numpy(objects.boxes), "labels": torch.from_numpy(objects.labels)}
-            if objects.masks is not None:
-                targets["masks"] = torch.from_numpy(objects.masks).to(torch.uint8)
-            return image, targets
-        if isinstance(self.dataset, DepthImages):
-            targets = {"depth": torch.from_numpy(self.dataset.depth(index))}
-        else:
-            labels = torch.from_numpy(self.dataset.labels(index).astype(np.int64))
-            targets = {"labels": labels - UNSCORED}  # 0, like padding, is not scored
-        (height, width) = next(iter(targets.values())).shape
+        image: Image.Image = self.dataset.open(index)
+        targets = self.targets(index)
+        height, width = next(iter(targets.values())).shape
         if image.size != (width, height):
             image = image.resize((width, height), Image.Resampling.BICUBIC)
         return image, targets

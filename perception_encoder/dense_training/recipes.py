@@ -6,13 +6,14 @@ from dataclasses import asdict, replace
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from perception_encoder.dense_prediction.dense_model import TASKS, HeadInfo, WindowConfig, make_head
-from perception_encoder.dense_prediction.detection.detr import DetrHead, DetrHeadConfig
-from perception_encoder.dense_prediction.detection.mask_rcnn import Detector, DetectorHeadConfig
+from perception_encoder.dense_prediction.dense_model import HeadInfo, WindowConfig, make_head
+from perception_encoder.dense_prediction.detection.detr import DetrHeadConfig
+from perception_encoder.dense_prediction.detection.mask_rcnn import DetectorHeadConfig
 from perception_encoder.dense_training.config import DenseConfig, DepthTrainingConfig, DetectorConfig, SegmenterConfig
+from perception_encoder.dense_training.kinds import KINDS, parameter_count
 from perception_encoder.errors import ConfigError
 from perception_encoder.models.checkpoints.weights import find_entry
 from perception_encoder.models.registry import BUILTIN
@@ -202,50 +203,21 @@ def plan_dense(config: DenseConfig, devices: int = 1) -> tuple[list[Phase], str]
 def head_part(config: DenseConfig, width: int, side: int) -> Part:
     """Return the cost of a head on one map of side x side patches, measured on a head without weights."""
     settings, masks = config.head, isinstance(config, DetectorConfig) and config.masks and not config.class_agnostic
-    task = next(name for name, kind in TASKS.items() if isinstance(settings, kind))
-    shape, classes = asdict(settings), ("",) * CLASSES
-    info = HeadInfo(task=task, encoder="", weights="", layer=0, image_size=1, head=shape, classes=classes, masks=masks)
+    kind, shape, classes = KINDS[type(settings)], asdict(settings), ("",) * CLASSES
+    rest = {"encoder": "", "weights": "", "layer": 0, "image_size": 1}
+    info = HeadInfo(task=kind.task, head=shape, classes=classes, masks=masks, **rest)
     with torch.device("meta"):
         head, features = make_head(info, width), torch.empty(1, side, side, width)
-    flops, held, saved = 0.0, 0.0, dict[int, Tensor]()
+    saved = dict[int, Tensor]()
 
     def save(tensor: Tensor) -> Tensor:
         return saved.setdefault(tensor.untyped_storage()._cdata, tensor)
 
     unpacked = torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor)
     with torch.device("meta"), FlopCounterMode(display=False) as counter, unpacked:
-        if isinstance(head, DetrHead):  # its layers depend on values
-            head.pyramid(features)
-            flops, held = _detr_cost(head, side)
-        elif isinstance(head, Detector):
-            levels, model = list(head.model.backbone(features).values()), head.model
-            model.rpn.head(levels)
-            model.roi_heads.box_head(torch.empty(head.regions, levels[0].shape[1], 7, 7))
-            if head.masks:  # a quarter of the regions is an object's
-                model.roi_heads.mask_head(torch.empty(head.regions // 4, levels[0].shape[1], 14, 14))
-        else:
-            head(features)
+        flops, held = kind.cost(head, features)
     for parameter in head.parameters():
         saved.pop(parameter.untyped_storage()._cdata, None)
     held += sum(tensor.untyped_storage().nbytes() for tensor in saved.values()) / 2  # in bfloat16
-    parameters, product = _parameters(head), Product(flops + counter.get_total_flops())
+    parameters, product = parameter_count(head), Product(flops + counter.get_total_flops())
     return Part(parameters=parameters, trained=parameters, exit=(product,), inner=True, end_bytes=held)
-
-
-def _detr_cost(head: DetrHead, side: int) -> tuple[float, float]:
-    """Return the operations of a DETR's linear layers and of its queries' attention, and the bytes they save.
-
-    In each layer a token or query saves a value of each channel at 20 points, in float32, where they are, and what the
-    linear layers read.
-    """
-    config, tokens = head.config, sum(h * w for h, w in head.pyramid.sizes((side, side)))
-    queries, channels = config.queries, config.channels
-    linear = tokens * (_parameters(head.encoder) + _parameters(head.proposal)) + queries * _parameters(head.decoder)
-    attention = config.layers * channels * (tokens * channels + 2 * queries**2)  # with the values of every token
-    held = config.layers * (tokens + queries) * (110 * channels + 2 * config.hidden + 1600)
-    held += 32 * head.classes * (tokens + config.layers * queries)  # scores and what their losses keep
-    return 2.0 * (linear + attention), float(held)
-
-
-def _parameters(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())

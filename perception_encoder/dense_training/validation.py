@@ -6,7 +6,7 @@ import dataclasses
 import logging
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,7 @@ class DenseValidation(ABC):
     ) -> None:
         """`image_size`: longer side of an image in pixels. `out`: a directory for a detector's plots."""
         self.model, self.samples, self.image_size, self.out = model, samples, image_size, out
+        self.head: Any = model.head
         self.dataset: Any = samples.dataset
         self.rows = spread_indices(len(samples.keys), min(size, len(samples.keys)))
 
@@ -72,29 +73,17 @@ class DenseValidation(ABC):
         """Return the scores over all images, by row."""
 
 
-def make_validation(
-    model: DenseModel, samples: DenseSamples, size: int, image_size: int, out: Path | None = None
-) -> DenseValidation:
-    """Return the validation of a dataset's task; see `DenseValidation`."""
-    kinds: dict[type, Callable[..., DenseValidation]] = {
-        DepthImages: DepthValidation,
-        ClassMasks: ClassValidation,
-        InstanceSet: ObjectValidation,
-    }
-    return kinds[type(samples.dataset)](model, samples, size, image_size, out)
-
-
 class DepthValidation(DenseValidation):
     """Root mean squared error in metres, relative error and the share within 1.25, means over images."""
 
     higher_is_better: Mapping[str, bool] = {"rmse": False, "abs_rel": False, "delta1": True}
     dataset: DepthImages
+    head: DepthHead
 
     def measure(self, row: int, image: Image.Image, features: Tensor) -> dict[str, float]:
-        head, truth = self.model.head, self.dataset.depth(row)
-        assert isinstance(head, DepthHead)
-        predicted = head.predict(features, (truth.shape[0], truth.shape[1]))[0].cpu().numpy()
-        protocol = DepthProtocol(head=DepthConfig(**dataclasses.asdict(head.config)))
+        truth = self.dataset.depth(row)
+        predicted = self.head.predict(features, (truth.shape[0], truth.shape[1]))[0].cpu().numpy()
+        protocol = DepthProtocol(head=DepthConfig(**dataclasses.asdict(self.head.config)))
         return depth_errors(self.samples.keys[row], predicted, truth, protocol)
 
     def scores(self, measured: Mapping[int, dict[str, float]]) -> dict[str, float]:
@@ -107,11 +96,11 @@ class ClassValidation(DenseValidation):
 
     higher_is_better: Mapping[str, bool] = {"miou": True, "pixels": True}
     dataset: ClassMasks
+    head: SegmentationHead
 
     def measure(self, row: int, image: Image.Image, features: Tensor) -> tuple[np.ndarray, np.ndarray]:
-        head, truth = self.model.head, self.dataset.labels(row)
-        assert isinstance(head, SegmentationHead)
-        predicted = head.predict(features, (truth.shape[0], truth.shape[1]))[0].cpu().numpy()
+        truth = self.dataset.labels(row)
+        predicted = self.head.predict(features, (truth.shape[0], truth.shape[1]))[0].cpu().numpy()
         return overlaps(predicted, truth, len(self.dataset.classes))
 
     def scores(self, measured: Mapping[int, tuple[np.ndarray, np.ndarray]]) -> dict[str, float]:
@@ -127,6 +116,7 @@ class ObjectValidation(DenseValidation):
     """
 
     dataset: InstanceSet
+    head: Detector | DetrHead
 
     def __init__(self, model: DenseModel, samples: DenseSamples, *rest: Any) -> None:
         super().__init__(model, samples, *rest)
@@ -138,14 +128,13 @@ class ObjectValidation(DenseValidation):
 
     @property
     def higher_is_better(self) -> Mapping[str, bool]:  # type: ignore[override]
-        kinds: Sequence[str] = list(KINDS) if self.model.head.masks else ["box"]
+        kinds: Sequence[str] = list(KINDS) if self.head.masks else ["box"]
         return {f"{kind}_{name}": True for kind in kinds for name in ("ap", "ap50")}
 
     def measure(self, row: int, image: Image.Image, features: Tensor) -> Mapping[str, list[dict[str, Any]]]:
-        head, dataset = self.model.head, self.dataset
-        assert isinstance(head, Detector | DetrHead)
-        (detected,) = head.detect(features, [dataset.size(row)], self.model.valid_sizes(image.size, self.image_size))
-        return to_results(detected, dataset, row)
+        sizes = self.model.valid_sizes(image.size, self.image_size)
+        (detected,) = self.head.detect(features, [self.dataset.size(row)], sizes)
+        return to_results(detected, self.dataset, row)
 
     def scores(self, measured: Mapping[int, Mapping[str, list[dict[str, Any]]]]) -> dict[str, float]:
         results: dict[str, list[dict[str, Any]]] = defaultdict(list)

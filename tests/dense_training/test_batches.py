@@ -18,10 +18,10 @@ from perception_encoder.dense_prediction.dense_model import Backbone, DenseModel
 from perception_encoder.dense_training.batches import (
     Augmenter,
     DenseBatches,
-    DenseSamples,
     RepeatSampler,
 )
-from perception_encoder.dense_training.run import DenseTask, describe_head, open_tower, read_samples
+from perception_encoder.dense_training.kinds import KINDS, ClassSamples, DepthSamples, ObjectSamples, scale_targets
+from perception_encoder.dense_training.run import DenseTask, describe_head, open_tower
 from perception_encoder.errors import DataError, MediaDecodeError
 from perception_encoder.ranks import Rank
 from tests.datasets.drawn import drawn_masks, label_maps, pairs, rooms, write_instances
@@ -33,7 +33,7 @@ GREY = (127, 127, 127)
 
 def test_the_same_step_gives_the_same_batch(datasets: dict[str, Path]) -> None:
     config = small_config("depth")
-    samples, _, _ = read_samples(config, datasets["depth"])
+    samples = KINDS[type(config.head)](config, datasets["depth"]).training
     one, two = (DenseBatches(config, samples, Rank(rank=0, world_size=1), 12, GREY) for _ in range(2))
     two(0)
     assert torch.equal(one(5).images, two(5).images) and not torch.equal(one(5).images, one(6).images)
@@ -61,7 +61,7 @@ def test_repeats_are_drawn_in_every_epoch() -> None:
 
 def test_drop_path_grows_over_the_blocks(datasets: dict[str, Path]) -> None:
     config = small_config("depth", "frozen=false", "drop_path=0.5", "batch_size=8")
-    samples, _, _ = read_samples(config, datasets["depth"])
+    samples = KINDS[type(config.head)](config, datasets["depth"]).training
     batches = DenseBatches(config, samples, Rank(rank=0, world_size=1), 5, GREY)
     branches = torch.cat([batches(step).branches for step in range(20)], dim=2)  # (L, 2, B)
     assert (branches[0] == 1).all()
@@ -74,7 +74,7 @@ def test_an_image_that_cannot_be_decoded_is_left_out(
     datasets: dict[str, Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     config = small_config("depth")
-    samples, _, _ = read_samples(config, datasets["depth"])
+    samples = KINDS[type(config.head)](config, datasets["depth"]).training
     read = type(samples).read
     bad = set(samples.keys[:3])
 
@@ -99,7 +99,7 @@ def generator(seed: int = 0) -> torch.Generator:
 
 def test_depth_moves_with_its_image() -> None:
     """Images show depth as grey, so that both can be compared pixel by pixel."""
-    samples = DenseSamples(pairs("room", rooms(1, 0)))
+    samples = DepthSamples(pairs("room", rooms(1, 0)))
     image, targets = samples.read(0)
     for seed in range(8):
         pixels, moved = Augmenter(32, (0.5, 2.0), 0.5, GREY)(image, targets, generator(seed))
@@ -111,7 +111,7 @@ def test_depth_moves_with_its_image() -> None:
 
 
 def test_labels_are_padded_as_not_scored() -> None:
-    samples = DenseSamples(drawn_masks("m", label_maps(1, 0)))
+    samples = ClassSamples(drawn_masks("m", label_maps(1, 0)))
     image, targets = samples.read(0)
     assert set(targets["labels"].unique().tolist()) == {1, 2, 3}  # 0 is what padding is
     _, moved = Augmenter(32, (0.5, 0.5), 0, GREY)(image, targets, generator())
@@ -187,7 +187,7 @@ def test_masks_shrink_to_where_their_objects_are() -> None:
 def test_an_image_of_another_size_than_its_target_is_scaled() -> None:
     images = pairs("room", rooms(1, 0))
     larger = png(np.asarray(images.open(0).resize((64, 48))))
-    image, targets = DenseSamples(dataclasses.replace(images, images=(larger,))).read(0)
+    image, targets = DepthSamples(dataclasses.replace(images, images=(larger,))).read(0)
     assert image.size == (32, 24) and targets["depth"].shape == (24, 32)
 
 
@@ -198,7 +198,7 @@ def test_crowds_are_not_learned(tmp_path: Path) -> None:
     content["annotations"][0]["iscrowd"] = 1
     file.write_text(json.dumps(content), encoding="utf-8")
     train, _ = read_instance_splits(place)
-    _, targets = DenseSamples(train).read(0)
+    _, targets = ObjectSamples(train).read(0)
     assert [len(targets[name]) for name in ("boxes", "labels", "masks")] == [1, 1, 1]
     left, top, width, height = content["annotations"][1]["bbox"]
     assert targets["boxes"].tolist() == [[left, top, left + width, top + height]]
@@ -207,7 +207,7 @@ def test_crowds_are_not_learned(tmp_path: Path) -> None:
 def test_holes_in_depth_stay_holes() -> None:
     depths = rooms(1, 0)
     depths[0, 4:9, 6:12] = 0
-    image, targets = DenseSamples(pairs("room", depths)).read(0)
+    image, targets = DepthSamples(pairs("room", depths)).read(0)
     assert (targets["depth"][4:9, 6:12] == 0).all()
     _, moved = Augmenter(32, (1.0, 1.0), 0, GREY)(image, targets, generator())
     known = moved["depth"][moved["depth"] > 0]
@@ -216,12 +216,14 @@ def test_holes_in_depth_stay_holes() -> None:
 
 def make(task: str, path: Path, *settings: str) -> tuple[DenseTask, DenseBatches]:
     config = small_config(task, *settings)
-    samples, _, classes = read_samples(config, path)
+    kind = KINDS[type(config.head)](config, path)
     tower, layer = open_tower(config)
     torch.manual_seed(0)
     backbone = Backbone(tower, layer, config.frozen)
-    model = DenseModel(backbone, make_head(describe_head(config, tower, layer, samples, classes), backbone.width))
-    return DenseTask(model.train(), config), DenseBatches(config, samples, Rank(rank=0, world_size=1), 12, (127,) * 3)
+    model = DenseModel(backbone, make_head(describe_head(config, tower, layer, kind), backbone.width))
+    return DenseTask(model.train(), config, kind), DenseBatches(
+        config, kind.training, Rank(rank=0, world_size=1), 12, (127,) * 3
+    )
 
 
 @pytest.mark.parametrize("task", HEADS)
@@ -241,7 +243,8 @@ def test_only_what_is_trained_takes_gradients(task: str, frozen: bool, datasets:
     sum(losses.values(), torch.zeros(())).backward()
     encoder = [parameter.grad for parameter in model.backbone.parameters()]
     assert all(item is None for item in encoder) if frozen else any(item is not None for item in encoder)
-    assert any(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in model.head.parameters())
+    head = model.model if frozen else model.model.head
+    assert any(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in head.parameters())
 
 
 def test_a_rank_gives_its_part_of_the_losses(datasets: dict[str, Path]) -> None:
@@ -258,10 +261,9 @@ def test_a_rank_gives_its_part_of_the_losses(datasets: dict[str, Path]) -> None:
 
 def test_targets_of_a_detector_have_its_own_pixels(datasets: dict[str, Path]) -> None:
     """Inside a patch is 16 pixels wide, so with patches of 8 all lengths are doubled."""
-    model, batches = make("detector", datasets["detector"])
+    _, batches = make("detector", datasets["detector"])
     (target, *_) = batches(0).targets
-    assert model._scaled(target) == target
-    model.backbone.patch_size = 8
-    moved = model._scaled(target)
+    assert scale_targets(target, 1) == target
+    moved = scale_targets(target, 2)
     assert torch.equal(moved["boxes"], 2 * target["boxes"]) and torch.equal(moved["inside"], 2 * target["inside"])
     assert moved["masks"].shape[-2:] == (64, 64) and moved["masks"].sum() == 4 * target["masks"].sum()

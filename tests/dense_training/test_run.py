@@ -16,8 +16,9 @@ from perception_encoder.dense_prediction.dense_model import load_dense_model, pa
 from perception_encoder.dense_prediction.detection.detr import DetrHeadConfig
 from perception_encoder.dense_prediction.head_fitting import Standardize
 from perception_encoder.dense_training.batches import DenseBatches
+from perception_encoder.dense_training.kinds import KINDS
 from perception_encoder.dense_training.recipes import debug_dense, deta
-from perception_encoder.dense_training.run import load_initial, read_samples, train_dense
+from perception_encoder.dense_training.run import load_initial, train_dense
 from perception_encoder.errors import CheckpointError, ConfigError, DataError
 from perception_encoder.models.libraries import load_tower
 from perception_encoder.ranks import ALONE
@@ -52,7 +53,7 @@ def test_a_run_standardises_the_features_it_trains_on(task: str, datasets: dict[
         config = replace(config, head=DetrHeadConfig(channels=32, layers=1, hidden=16, queries=10))
     data = datasets["detector" if detr else task]
     info, tensors = read_head(train_dense(config, [data], tmp_path))
-    samples, _, _ = read_samples(config, data)
+    samples = KINDS[type(config.head)](config, data).training
     make = DenseBatches(config, samples, ALONE, depth=info.layer + 1, padding=padding_pixel(load_tower("builtin")))
     images = torch.cat([make(step).images for step in range(16)])
     model = load_dense_model(tmp_path / "head.safetensors", info, tensors, load_tower("builtin"))

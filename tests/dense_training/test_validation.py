@@ -15,8 +15,9 @@ from perception_encoder.dense_prediction.dense_model import Backbone, DenseModel
 from perception_encoder.dense_prediction.detection.detections import Detected
 from perception_encoder.dense_training import validation
 from perception_encoder.dense_training.batches import DenseSamples
-from perception_encoder.dense_training.run import describe_head, open_tower, read_samples, train_dense
-from perception_encoder.dense_training.validation import DenseValidation, make_validation, write_detection_plots
+from perception_encoder.dense_training.kinds import KINDS
+from perception_encoder.dense_training.run import describe_head, open_tower, train_dense
+from perception_encoder.dense_training.validation import DenseValidation, write_detection_plots
 from perception_encoder.errors import DataError, MediaDecodeError
 from perception_encoder.evaluation.dense.detection import average_precision
 from perception_encoder.training.checkpoint import BEST
@@ -26,11 +27,11 @@ from tests.training.toys import rows
 
 def make(task: str, path: Path) -> DenseValidation:
     config = small_config(task)
-    _, held_out, classes = read_samples(config, path)
+    kind = KINDS[type(config.head)](config, path)
     tower, layer = open_tower(config)
     backbone = Backbone(tower, layer, frozen=True)
-    head = make_head(describe_head(config, tower, layer, held_out, classes), backbone.width)
-    return make_validation(DenseModel(backbone, head), held_out, 3, 32)
+    head = make_head(describe_head(config, tower, layer, kind), backbone.width)
+    return kind.validation(DenseModel(backbone, head), kind.held_out, 3, 32)
 
 
 @pytest.mark.parametrize("task", HEADS)
