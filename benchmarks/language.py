@@ -141,7 +141,7 @@ def time_first_token(rounds: int) -> list[float]:
 def time_training(rounds: int) -> dict[str, list[float]]:
     """Seconds of each part of a training step."""
     config = replace(language_builtin(), initial=None, layer_scale=0.1)
-    trainee = LanguageTrainee(config)
+    trainee = LanguageTrainee.of(config)
     model = trainee.model
     size = config.image_size or SIDE
     grid = model.vision.grid_of(size, size)

@@ -223,8 +223,9 @@ def _assemble(model: LanguageModel, tokenizer: Any, vocabulary: int) -> Any:
 
     causal: Any = model.decoder.model
     projector, prompts = model.model.projector, model.decoder.prompts
-    model.model.vision.name = PE_LANG  # an architecture that timm has
-    tower: Any = with_scale(model.model.vision)
+    named = copy.copy(model.model.vision)
+    named.name = PE_LANG  # an architecture that timm has
+    tower: Any = with_scale(named)
     timm = timm_config(tower)
     vision = {name: timm[name] for name in ("architecture", "model_args")}
     config = PerceptionLMConfig(

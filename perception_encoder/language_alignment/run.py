@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,13 @@ from perception_encoder.files import digest
 from perception_encoder.language_alignment.config import LanguageConfig
 from perception_encoder.language_alignment.decoder import (
     FRESH,
+    Decoder,
     add_decoder_adapters,
     is_fresh,
     merge_decoder_adapters,
     write_fresh_decoder,
 )
+from perception_encoder.language_alignment.model import PerceptionLanguageModel
 from perception_encoder.language_alignment.prompt import Prompt
 from perception_encoder.language_alignment.task import (
     HeldOutAnswers,
@@ -98,7 +100,7 @@ class LanguageRun(StageRun):
         config = self.config
         skip_bad = config.skip_bad
         sources = [open_conversations(path, skip_bad=skip_bad, read_shard=read_shard, track=track) for path in data]
-        self.trainee = LanguageTrainee(self._with_decoder(sources))
+        self.trainee = LanguageTrainee.of(self._with_decoder(sources))
         self.loaded = self.trainee.loaded
         share = config.validation.share if config.validation else 0.0
         parts = [source.split(share) for source in sources] if share else [(source, None) for source in sources]
@@ -151,7 +153,7 @@ class LanguageRun(StageRun):
 
     def rebuild(self, step: int) -> LanguageTrainee:
         """Build the model again."""
-        return LanguageTrainee(self.trainee.config)
+        return LanguageTrainee.of(self.trainee.config)
 
     def close(self) -> None:
         """Close the cached features."""
@@ -162,43 +164,64 @@ class LanguageRun(StageRun):
 class LanguageTrainee:
     """The model of a run, in which only the trained parts require gradients."""
 
-    def __init__(self, config: LanguageConfig) -> None:
-        self.config = config
-        generator = torch_generator(config.seed)
-        self.parts, state = config.parts, dict[str, Tensor]()
-        self.loaded = {"encoder": config.encoder, "projector": RANDOM, "language model": config.decoder}
-        if config.initial is None:
-            self.model, self.decoder = build_language_model(self.parts, generator)
-        else:
-            initial = Path(config.initial)
-            earlier, state = read_trained(initial)
-            self.loaded |= {"encoder": earlier.encoder, "projector": str(initial)}
-            if earlier.decoder != config.decoder:  # another language model can use only the tower
-                self.loaded["projector"] = f"{RANDOM}, as {initial} has another language model, {earlier.decoder}"
-                tower = {name: getattr(earlier, name) for name in ("encoder", "layer", "layer_scale")}
-                earlier = dataclasses.replace(self.parts, lora=None, **tower)
-                state = {name: value for name, value in state.items() if name.startswith("vision.")}
-            self.parts = _continued(config, self.parts, earlier)
-            before = dataclasses.replace(self.parts, layer_scale=earlier.layer_scale)
-            with naming(initial):
-                self.model, self.decoder = build_language_model(before, generator)
-            load_trained(initial, earlier, state, self.model)
-            if self.parts.lora is None:
-                merge_decoder_adapters(self.model.decoder)
-            if self.parts.layer_scale is not None and self.model.vision.config.layer_scale is None:
-                self.model.vision.add_layer_scale(self.parts.layer_scale)
-        given = {name.partition(".")[0] for name in state}
-        if "vision" in given:
-            self.loaded["encoder"] = str(config.initial)
-        if "decoder" in given:
-            adapters = f"{config.decoder} with the adapters of " if earlier.lora else ""
-            self.loaded["language model"] = f"{adapters}{config.initial}"
+    def __init__(
+        self,
+        config: LanguageConfig,
+        parts: Parts,
+        model: PerceptionLanguageModel,
+        decoder: Decoder,
+        loaded: dict[str, str],
+        given: Collection[str] = (),
+    ) -> None:
+        """`loaded`: see `StageRun`. `given`: the parts whose weights an earlier run trained."""
+        self.config, self.parts, self.model, self.decoder, self.loaded = config, parts, model, decoder, loaded
         self.vision_trained = config.train_vision or "vision" in given
         self.decoder_trained = config.train_decoder or "decoder" in given
-        if self.parts.lora is not None and not any("lora_" in name for name in state):
-            add_decoder_adapters(self.model.decoder, self.parts.lora, generator)
         self._mark()
-        self.module = self.model
+        self.module = model
+
+    @classmethod
+    def of(cls, config: LanguageConfig) -> LanguageTrainee:
+        """Make the model of a run, a new one or that of `initial`."""
+        return cls.new(config) if config.initial is None else cls.continued(config, Path(config.initial))
+
+    @classmethod
+    def new(cls, config: LanguageConfig) -> LanguageTrainee:
+        """Make a model with a new projector."""
+        parts, generator = config.parts, torch_generator(config.seed)
+        model, decoder = build_language_model(parts, generator)
+        if parts.lora is not None:
+            add_decoder_adapters(model.decoder, parts.lora, generator)
+        loaded = {"encoder": config.encoder, "projector": RANDOM, "language model": config.decoder}
+        return cls(config, parts, model, decoder, loaded)
+
+    @classmethod
+    def continued(cls, config: LanguageConfig, initial: Path) -> LanguageTrainee:
+        """Make the model of an earlier run, or with another language model, its tower with a new projector."""
+        generator, (earlier, state), projector = torch_generator(config.seed), read_trained(initial), str(initial)
+        if earlier.decoder != config.decoder:
+            projector = f"{RANDOM}, as {initial} has another language model, {earlier.decoder}"
+            tower = {name: getattr(earlier, name) for name in ("encoder", "layer", "layer_scale")}
+            earlier = dataclasses.replace(config.parts, lora=None, **tower)
+            state = {name: value for name, value in state.items() if name.startswith("vision.")}
+        parts, given = _continued(config, config.parts, earlier), {name.partition(".")[0] for name in state}
+        with naming(initial):
+            before = dataclasses.replace(parts, layer_scale=earlier.layer_scale)
+            model, decoder = build_language_model(before, generator)
+        load_trained(initial, earlier, state, model)
+        if parts.lora is None:
+            merge_decoder_adapters(model.decoder)
+        elif not any("lora_" in name for name in state):
+            add_decoder_adapters(model.decoder, parts.lora, generator)
+        if parts.layer_scale is not None and model.vision.config.layer_scale is None:
+            model.vision.add_layer_scale(parts.layer_scale)
+        adapters = f"{config.decoder} with the adapters of " if earlier.lora else ""
+        loaded = {
+            "encoder": str(initial) if "vision" in given else earlier.encoder,
+            "projector": projector,
+            "language model": f"{adapters}{initial}" if "decoder" in given else config.decoder,
+        }
+        return cls(config, parts, model, decoder, loaded, given)
 
     def _mark(self) -> None:
         """Make exactly the trained parts require gradients."""

@@ -189,7 +189,7 @@ def test_a_run_writes_what_a_later_stage_reads(config: WordConfig, tmp_path: Pat
     assert len(rows) == config.steps and rows[-1]["scenes"] < 0.6 * rows[0]["scenes"]
     parts, weights = read_trained(path)
     assert {name.split(".")[0] for name in weights} == {"projector", "vision"} and parts.pool == 1
-    later = LanguageTrainee(replace(config.model, initial=str(path)))
+    later = LanguageTrainee.of(replace(config.model, initial=str(path)))
     assert later.vision_trained and not later.decoder_trained
 
 

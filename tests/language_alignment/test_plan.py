@@ -117,7 +117,7 @@ def test_own_questions_fit_a_gpu_and_what_cannot_be_planned_is_refused() -> None
 def test_the_cost_of_a_batch_is_what_it_computes(tmp_path: Path, settings: dict[str, Any], trained: Trained) -> None:
     name = str(write_tiny_decoder(tmp_path))
     config = LanguageConfig(decoder=name, image_size=64, pool=1, context=300, steps=8, **settings)
-    trainee = LanguageTrainee(config)
+    trainee = LanguageTrainee.of(config)
     trainee.model.decoder.set_attn_implementation("eager")
     is_image = torch.zeros(2, 60, dtype=torch.bool)
     is_image[:, 3:19] = True

@@ -113,7 +113,7 @@ def trainee_of(config: LanguageConfig, decoder: str, directory: Path) -> Languag
     if config.initial is not None and (name := Path(config.initial).parent.name) in STAGE.recipes:
         initial = directory / f"{name}.safetensors"
         trainee_of(find_recipe(name), decoder, directory).write(initial)
-    return LanguageTrainee(replace(config, decoder=decoder, layer=-1, initial=initial and str(initial)))
+    return LanguageTrainee.of(replace(config, decoder=decoder, layer=-1, initial=initial and str(initial)))
 
 
 @pytest.mark.parametrize("name", [name for name in LANGUAGE if "g14" not in name])

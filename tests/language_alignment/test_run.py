@@ -100,7 +100,7 @@ def test_cached_features_train_as_pixels_do(tmp_path: Path, data: Path, decoder:
 @pytest.mark.usefixtures("float32")
 def test_sources_with_equal_ids_and_file_names_keep_their_own_features(tmp_path: Path, decoder: str) -> None:
     run_config = config(decoder)
-    trainee = LanguageTrainee(run_config)
+    trainee = LanguageTrainee.of(run_config)
     sources = []
     for colour in ("red", "green"):
         (tmp_path / colour).mkdir()
@@ -146,7 +146,7 @@ def test_training_rows_may_be_shorter_than_the_context_and_the_rate_ends_at_its_
     tmp_path: Path, data: Path, decoder: str
 ) -> None:
     run_config = config(decoder, training_context=40, floor=0.5)
-    trainee = LanguageTrainee(run_config)
+    trainee = LanguageTrainee.of(run_config)
     source = open_conversations(data)
     prompt, _ = ConversationBatches(run_config, trainee, [source]).example(source[0])
     assert len(prompt.ids) == 40 and trainee.decoder.prompts.context == 300
@@ -192,7 +192,7 @@ def test_a_later_stage_goes_on_from_an_earlier_one(tmp_path: Path, data: Path, d
     fourth = align_language(config(decoder, initial=str(third), optimizer=frozen), [data], tmp_path / "fourth")
     assert weights_of(fourth).keys() == weights_of(third).keys()
     assert read_trained(fourth)[0].lora == DecoderLoRA(rank=2)
-    assert LanguageTrainee(config(decoder, initial=str(third), context=90)).decoder.prompts.context == 90
+    assert LanguageTrainee.of(config(decoder, initial=str(third), context=90)).decoder.prompts.context == 90
     with pytest.raises(ConfigError, match="initial has adapters of"):
         other = config(decoder, initial=str(third), train_decoder=True, lora=DecoderLoRA(rank=3))
         align_language(other, [data], tmp_path / "other")
@@ -204,26 +204,26 @@ def test_settings_hold_after_initial_and_those_that_are_not_given_are_its_own(
     template = TEMPLATE.replace("<|start|>", "<|start|> ")
     first = align_language(config(decoder, pool=1, chat_template=template, image_size=64), [data], tmp_path / "first")
     given = config(decoder, initial=str(first), pool=2, chat_template=TEMPLATE, image_size=96)
-    trainee = LanguageTrainee(given)
+    trainee = LanguageTrainee.of(given)
     assert trainee.model.projector.pool == trainee.parts.pool == 2
     assert trainee.decoder.prompts.template == trainee.parts.chat_template == TEMPLATE
     assert trainee.model.vision.config.image_size == 96
-    kept = LanguageTrainee(config(decoder, initial=str(first), pool=None, image_size=None))
+    kept = LanguageTrainee.of(config(decoder, initial=str(first), pool=None, image_size=None))
     assert kept.model.projector.pool == kept.parts.pool == 1
     assert kept.decoder.prompts.template == template and kept.parts.media.image_size == 64
-    again = LanguageTrainee(config(decoder, initial=str(align_language(given, [data], tmp_path / "second"))))
+    again = LanguageTrainee.of(config(decoder, initial=str(align_language(given, [data], tmp_path / "second"))))
     assert again.model.projector.pool == 1, "pool=1 of `config`"
     for name, value in weights_of(first).items():
         if name.startswith("projector."):
             assert torch.equal(value, kept.model.state_dict()[name].half())
     with pytest.raises(ConfigError, match=r"linear is true, but the projector of .* has two layers"):
-        LanguageTrainee(config(decoder, initial=str(first), linear=True))
+        LanguageTrainee.of(config(decoder, initial=str(first), linear=True))
 
 
 def test_the_whole_language_model_trains_after_adapters(tmp_path: Path, data: Path, decoder: str) -> None:
     adapted = config(decoder, train_decoder=True, lora=DecoderLoRA(rank=2))
     first = align_language(adapted, [data], tmp_path / "first")
-    whole = LanguageTrainee(config(decoder, initial=str(first), train_decoder=True))
+    whole = LanguageTrainee.of(config(decoder, initial=str(first), train_decoder=True))
     assert whole.parts.lora is None and all(parameter.requires_grad for parameter in whole.model.decoder.parameters())
     image = Image.new("RGB", (40, 40), "red")
     expected = load_language_model(ModelSpec(first, "cpu", precision="float32")).generate(
@@ -241,7 +241,7 @@ def test_the_position_table_is_trained_at_the_images_size(tmp_path: Path, data: 
     path = align_language(run_config, [data], tmp_path)
     assert weights_of(path)["vision.positional_embedding"].shape == table.shape
     assert read_tower(path).config.image_size == 64
-    assert LanguageTrainee(config(decoder, initial=str(path), image_size=96)).model.vision.config.image_size == 96
+    assert LanguageTrainee.of(config(decoder, initial=str(path), image_size=96)).model.vision.config.image_size == 96
 
 
 def test_another_language_model_takes_the_encoder_alone(tmp_path: Path, data: Path, decoder: str) -> None:
