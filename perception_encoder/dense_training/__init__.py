@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from perception_encoder.training.stage import Stage, deferred, deferred_recipes
+from perception_encoder.training.stage import Stage
 
-RECIPES = "perception_encoder.dense_training.recipes"
 ROWS = {
     "depth": ("a depth head on your images with depth", "depth"),
     "segmenter": ("a segmentation head on your images with masks of classes", "segmenter"),
@@ -25,10 +24,6 @@ ROWS = {
     "detector_core_l14_frozen": ("Mask R-CNN, PE-Core-L frozen: COCO, 15 epochs", "frozen_vitdet", "core_l14"),
     "detector_spatial_l14_frozen": ("Mask R-CNN, PE-Spatial-L frozen: COCO, 15 epochs", "frozen_vitdet", "spatial_l14"),
 }
-STAGE = Stage(
-    name="dense",
-    run=deferred("perception_encoder.dense_training.run", "train_dense"),
-    plan=deferred(RECIPES, "plan_dense"),
-    debug=deferred(RECIPES, "debug_dense"),
-    recipes=deferred_recipes(RECIPES, ROWS),
+STAGE = Stage.deferred(
+    "dense", __name__, ROWS, run="run.train_dense", plan="recipes.plan_dense", debug="recipes.debug_dense"
 )

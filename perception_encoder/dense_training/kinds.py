@@ -141,10 +141,10 @@ class ObjectSamples(DenseSamples):
         return self.dataset.open(index), self.targets(index)
 
 
-class DetrKind(DenseKind):
-    """Objects by a deformable DETR."""
+class ObjectKind(DenseKind):
+    """Boxes of objects, and their masks if the head has them."""
 
-    task, validation = "detr", ObjectValidation
+    validation = ObjectValidation
     training: ObjectSamples
     description: dict[str, Any]
 
@@ -180,6 +180,12 @@ class DetrKind(DenseKind):
             _, losses = run(batch, targets, inside)
         return {name.removeprefix("loss_"): loss.float() for name, loss in losses.items()}
 
+
+class DetrKind(ObjectKind):
+    """Objects by a deformable DETR."""
+
+    task = "detr"
+
     @staticmethod
     def cost(head: DetrHead, features: Tensor) -> tuple[float, float]:
         """Return the operations of the linear layers and of the queries' attention: they depend on values.
@@ -198,7 +204,7 @@ class DetrKind(DenseKind):
         return 2.0 * (linear + attention), float(held)
 
 
-class MaskRcnnKind(DetrKind):
+class MaskRcnnKind(ObjectKind):
     """Objects by Mask R-CNN."""
 
     task = "detection"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -204,7 +204,7 @@ def head_part(config: DenseConfig, width: int, side: int) -> Part:
     """Return the cost of a head on one map of side x side patches, measured on a head without weights."""
     settings, masks = config.head, isinstance(config, DetectorConfig) and config.masks and not config.class_agnostic
     kind, shape, classes = KINDS[type(settings)], asdict(settings), ("",) * CLASSES
-    rest = {"encoder": "", "weights": "", "layer": 0, "image_size": 1}
+    rest: dict[str, Any] = {"encoder": "", "weights": "", "layer": 0, "image_size": 1}
     info = HeadInfo(task=kind.task, head=shape, classes=classes, masks=masks, **rest)
     with torch.device("meta"):
         head, features = make_head(info, width), torch.empty(1, side, side, width)

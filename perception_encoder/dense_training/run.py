@@ -157,7 +157,7 @@ def open_tower(config: DenseConfig) -> tuple[Tower, int]:
 
 def describe_head(config: DenseConfig, tower: Tower, layer: int, kind: DenseKind) -> HeadInfo:
     """Return the description of the head that a run trains."""
-    fields = {
+    fields: dict[str, Any] = {
         "task": kind.task,
         "encoder": portable_name(config.encoder),
         "weights": tower.weight_hash,
@@ -167,7 +167,7 @@ def describe_head(config: DenseConfig, tower: Tower, layer: int, kind: DenseKind
         "finetuned": not config.frozen,
         "windows": config.windows,
     }
-    return HeadInfo(**fields | kind.description)
+    return HeadInfo(**{**fields, **kind.description})
 
 
 def load_initial(model: DenseModel, path: Path) -> None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from perception_encoder.training.stage import Stage, deferred, deferred_recipes
+from perception_encoder.training.stage import Stage
 
-RECIPES = "perception_encoder.language_alignment.recipes"
 ROWS = {
     "language_g14_warmup": ("PLM, stage 1, on PE-Core-G: the projector, 4 million samples", "warmup", "g14"),
     "language_l14_warmup": ("PLM, stage 1, on PE-Core-L: the projector, 4 million samples", "warmup", "l14"),
@@ -24,10 +23,6 @@ ROWS = {
     "language_l14_frozen_qwen": ("PE-Core-L, frozen, Qwen2.5-7B: the benchmark", "frozen", "l14", "qwen"),
     "language_custom": ("PE-Core-L and SmolLM2-1.7B by LoRA on your questions", "custom_questions"),
 }
-STAGE = Stage(
-    name="language",
-    run=deferred("perception_encoder.language_alignment.run", "align_language"),
-    plan=deferred("perception_encoder.language_alignment.plan", "plan_language"),
-    debug=deferred(RECIPES, "debug_language"),
-    recipes=deferred_recipes(RECIPES, ROWS),
+STAGE = Stage.deferred(
+    "language", __name__, ROWS, run="run.align_language", plan="plan.plan_language", debug="recipes.debug_language"
 )

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from perception_encoder.training.stage import Stage, deferred, deferred_recipes
+from perception_encoder.training.stage import Stage
 
-RECIPES = "perception_encoder.pretraining.recipes"
 ROWS = {
     "core_n16": ("PE-Core-N, the size of the built-in model, on your pairs: two hours on 2 cores", "core_n16"),
     "core_t16": ("PE-Core-T: 58 billion pairs", "core", "t16"),
@@ -30,11 +29,12 @@ ROWS = {
     "distill_builtin": ("a model, --set teacher=…, into the built-in one", "distill_builtin"),
     "finetune": ("weights, --set initial=…, on your pairs", "finetune"),
 }
-STAGE = Stage(
-    name="contrastive",
-    run=deferred("perception_encoder.pretraining.run", "pretrain"),
-    plan=deferred(RECIPES, "plan_pretraining"),
-    debug=deferred(RECIPES, "debug_pretraining"),
+STAGE = Stage.deferred(
+    "contrastive",
+    __name__,
+    ROWS,
+    run="run.pretrain",
+    plan="recipes.plan_pretraining",
+    debug="recipes.debug_pretraining",
     streams=True,
-    recipes=deferred_recipes(RECIPES, ROWS),
 )

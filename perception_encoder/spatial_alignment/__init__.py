@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from perception_encoder.training.stage import Stage, deferred, deferred_recipes
+from perception_encoder.training.stage import Stage
 
-RECIPES = "perception_encoder.spatial_alignment.recipes"
 ROWS = {
     "spatial_builtin": ("the built-in model on your images with masks: half an hour on 2 cores", "spatial_builtin"),
     "spatial_g14": ("PE-Spatial-G: PE-Core-G, its own layer 40 (from 0) and SAM 2.1, 300 million images", "spatial_g"),
@@ -13,10 +12,6 @@ ROWS = {
     "spatial_s16": ("PE-Spatial-G into PE-Spatial-S, 300 million images", "distill_spatial", "s16"),
     "spatial_t16": ("PE-Spatial-G into PE-Spatial-T, 300 million images", "distill_spatial", "t16"),
 }
-STAGE = Stage(
-    name="spatial",
-    run=deferred("perception_encoder.spatial_alignment.run", "align_spatially"),
-    plan=deferred(RECIPES, "plan_spatial"),
-    debug=deferred(RECIPES, "debug_spatial"),
-    recipes=deferred_recipes(RECIPES, ROWS),
+STAGE = Stage.deferred(
+    "spatial", __name__, ROWS, run="run.align_spatially", plan="recipes.plan_spatial", debug="recipes.debug_spatial"
 )

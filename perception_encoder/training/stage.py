@@ -29,16 +29,35 @@ class Stage:
     debug: Callable[[Any], TrainingConfig]  # returns the same run as a check: four steps of a small model
     streams: bool = False  # whether the stage also reads shards
 
+    @classmethod
+    def deferred(
+        cls,
+        name: str,
+        package: str,
+        rows: Mapping[str, tuple[Any, ...]],
+        *,
+        run: str,
+        plan: str,
+        debug: str,
+        streams: bool = False,
+    ) -> Stage:
+        """Return a stage whose modules are imported when they are needed.
 
-def deferred(module: str, name: str, *arguments: object) -> Callable[..., Any]:
-    """Return a function that imports `module` when called and calls its `name` with `arguments` first."""
+        Args:
+            rows: By recipe: what it trains, the name of its function in the package's `recipes`, and its arguments.
+            run, plan, debug: Names of the functions, after their modules in the package: "run.pretrain".
+        """
 
-    def _call(*more: object) -> Any:
-        return getattr(import_module(module), name)(*arguments, *more)
+        def call(function: str, *arguments: object) -> Callable[..., Any]:
+            module, _, name = function.partition(".")
 
-    return _call
+            def imported(*more: object) -> Any:
+                return getattr(import_module(f"{package}.{module}"), name)(*arguments, *more)
 
+            return imported
 
-def deferred_recipes(module: str, rows: Mapping[str, tuple[Any, ...]]) -> Recipes:
-    """Return recipes from rows of what each trains, the name of its function in `module`, and its arguments."""
-    return {name: (trains, deferred(module, *call)) for name, (trains, *call) in rows.items()}
+        recipes = {
+            recipe: (trains, call(f"recipes.{function}", *arguments))
+            for recipe, (trains, function, *arguments) in rows.items()
+        }
+        return cls(name=name, recipes=recipes, run=call(run), plan=call(plan), debug=call(debug), streams=streams)
