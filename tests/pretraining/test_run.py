@@ -20,7 +20,7 @@ from perception_encoder.models.checkpoints.weights import create_model, load_mod
 from perception_encoder.preprocess.tokenizer import Tokenizer
 from perception_encoder.pretraining import run
 from perception_encoder.pretraining.run import pretrain
-from perception_encoder.pretraining.task import ContrastiveTask
+from perception_encoder.training.loop import Section
 from synthetic.shards import write_shard
 from tests.pretraining.toys import debug
 
@@ -54,8 +54,8 @@ def test_fresh_positions_are_as_large_as_they_are_drawn(
     config = dataclasses.replace(debug(), stages=stages, masking=None)
     tables: list[torch.Tensor] = []
 
-    def look(task: ContrastiveTask, *rest: object) -> None:
-        tables.append(task.model.clip.visual.positional_embedding.detach().clone())
+    def look(section: Section, *rest: object) -> None:
+        tables.append(section.task.model.clip.visual.positional_embedding.detach().clone())
 
     monkeypatch.setattr("perception_encoder.training.run.train_steps", look)
     pretrain(config, [photos], tmp_path / "run")
