@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # a test that needs the network is no test; set before the hub's client is imported
 os.environ.pop("PE_MODEL", None)
+os.environ.setdefault("PE_MEASURE", "0")  # equal bits in all processes, on every machine
 os.environ.setdefault("PE_RUNTIME", "torch")  # converting a model in every process of every test would take hours
 for _name in ("CONFIG", "CACHE"):  # the user's own settings are none of a test's
     os.environ[f"XDG_{_name}_HOME"] = _directory = tempfile.mkdtemp(prefix="pe-tests-")

@@ -10,7 +10,7 @@ from typer.core import TyperGroup
 from perception_encoder.cli import options, output
 from perception_encoder.cli.groups import expand
 from perception_encoder.cli.options import argument, option
-from perception_encoder.errors import UnknownModelError
+from perception_encoder.errors import ConfigError, UnknownModelError
 from perception_encoder.models.defaults import VARIABLE, chosen_model, chosen_models, describe_models
 from perception_encoder.models.registry import SMALL_CORE, choose_command
 
@@ -25,7 +25,7 @@ class _ListByDefault(TyperGroup):
 
 app = typer.Typer(cls=_ListByDefault, subcommand_metavar="[list] [NAME]... | use MODEL | compiled")
 
-COMPILED = ("model", "tower", "precision", "layer", "MB", "last used", "usable")
+COMPILED = ("model", "tower", "precision", "layer", "MB", "last used", "usable", "request", "images/s")
 COLUMNS = ("model", "purpose", "GB", "licence", "px", "dim", "IN-1k", "K400", "COCO")
 
 
@@ -106,29 +106,35 @@ def use(model: options.DefaultSpec) -> None:
 @app.command()
 def compiled(
     delete: Annotated[str | None, option("Delete a model's, or all.", "NAME|all")] = None,
+    measure: Annotated[
+        str | None, option("Measure anew, when it is next used, how many images a model computes together.", "NAME|all")
+    ] = None,
     json: options.Json = False,
 ) -> None:
     """List or delete the compiled models.
 
     On a CPU, each tower of a model is converted for OpenVINO when it is first used, and cached: at most 20 GB, the
     least recently used go first. A deleted one is converted again when needed. Columns: tower; precision; the layer
-    whose tokens it returns; size on disk; last use; whether it fits the installed libraries and this CPU.
+    whose tokens it returns; size on disk; last use; whether it fits the installed libraries and this CPU; how it
+    computes large batches (images a request × requests at a time) and images a second then, as measured here.
 
     Examples:
 
         pe models compiled
         pe models compiled --delete PE-Core-L14-336
         pe models compiled --delete all
+        pe models compiled --measure all
     """
     from perception_encoder.runtime import cache
 
-    if delete is None:
-        entries = cache.entries()
-    else:
-        entries = cache.delete(None if delete == "all" else delete)
-        if delete != "all" and not entries:
-            names = ", ".join(sorted({entry.model for entry in cache.entries()})) or "none"
-            raise UnknownModelError(f"no compiled model is called {delete!r}; there are: {names}")
+    if delete is not None and measure is not None:
+        raise ConfigError("give --delete or --measure, not both")
+    name = delete or measure
+    change = cache.delete if delete else cache.measure_again
+    entries = cache.entries() if name is None else change(None if name == "all" else name)
+    if name not in (None, "all") and not entries:
+        names = ", ".join(sorted({entry.model for entry in cache.entries()})) or "none"
+        raise UnknownModelError(f"no compiled model is called {name!r}; there are: {names}")
     found = [entry.to_dict() for entry in entries]
     if json:
         output.print_json(found)
@@ -145,7 +151,8 @@ def _as_compiled_row(entry: dict[str, Any]) -> tuple[object, ...]:
     used = entry["last_used"][:16].replace("T", " ")
     usable = "yes" if entry["usable"] else "no"
     named = entry["model"], entry["tower"], entry["precision"]
-    return (*named, layer, f"{entry['bytes'] / 1e6:.0f}", used, usable)
+    speed = output.NONE if entry["images_per_second"] is None else f"{entry['images_per_second']:.1f}"
+    return (*named, layer, f"{entry['bytes'] / 1e6:.0f}", used, usable, entry["request"] or output.NONE, speed)
 
 
 def _as_row(model: dict[str, Any]) -> tuple[object, ...]:

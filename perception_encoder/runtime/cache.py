@@ -34,6 +34,7 @@ from perception_encoder.files import (
 from perception_encoder.models.config import TextConfig, VisionConfig
 from perception_encoder.models.registry import shown_name
 from perception_encoder.records import parse_json
+from perception_encoder.runtime import requests
 from perception_encoder.runtime.machine import cpu_flags, versions
 from perception_encoder.runtime.runtime import PRECISIONS, ModelInfo, Precision
 
@@ -95,12 +96,17 @@ class CachedTower:
         return self.directory / MODEL
 
     def to_dict(self) -> dict[str, Any]:
-        """Return key, size and last use; "usable" tells whether it fits the installed libraries and this CPU."""
+        """Return key, size and last use; "usable" tells whether it fits the installed libraries and this CPU.
+
+        "request" and "images_per_second": how large batches are computed, if that is measured (`requests.py`).
+        """
         identity = self.values["identity"]
         used = datetime.fromtimestamp(self.used, UTC).isoformat(timespec="seconds")
         usable = all(identity.get(name) == value for name, value in _surroundings().items())
         shown = {name: identity[name] for name in _SHOWN} | {"precision": self.precision}
-        return {"model": self.model, **shown, "bytes": self.bytes, "last_used": used, "usable": usable}
+        measured = requests.find_measurement(self.directory)
+        speed = {"request": measured and str(measured.request), "images_per_second": measured and measured.speed}
+        return {"model": self.model, **shown, "bytes": self.bytes, "last_used": used, "usable": usable, **speed}
 
     @property
     def precision(self) -> Precision:
@@ -199,6 +205,14 @@ def entries() -> list[CachedTower]:
     """Return all readable entries, the most recently used first, including those of other library versions."""
     found = [entry for path in _contents() if not is_temporary(path) and (entry := _read(path)) is not None]
     return sorted(found, key=lambda entry: entry.used, reverse=True)
+
+
+def measure_again(model: str | None = None) -> list[CachedTower]:
+    """Forget how large batches of a model, or by default of all, are computed; return its entries."""
+    found = [entry for entry in entries() if model in (None, entry.model)]
+    for entry in found:
+        _discard(entry.directory / requests.FILE)
+    return found
 
 
 def delete(model: str | None = None) -> list[CachedTower]:

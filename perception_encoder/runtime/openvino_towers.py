@@ -24,7 +24,8 @@ from perception_encoder.progress import progress_bar
 from perception_encoder.runtime import cache
 from perception_encoder.runtime.cache import PARALLEL, SINGLE, WEIGHTS, CachedTower, Key, Tower
 from perception_encoder.runtime.machine import check_openvino, core_count
-from perception_encoder.runtime.program import AGREEMENT, EXAMPLE, Program, is_small, unit_difference
+from perception_encoder.runtime.program import AGREEMENT, EXAMPLE, Program, activation_bytes, unit_difference
+from perception_encoder.runtime.requests import MAX_IMAGES, Request, fastest_request
 from perception_encoder.runtime.runtime import ModelInfo, Precision, RuntimeName, plain_threads, used_precision
 from perception_encoder.runtime.towers import PackageTowers
 
@@ -83,7 +84,7 @@ class CompiledTowers:
         self.model_name, self.precision, self._main = model, precision, main
         self.text_tower, self.text_batch_size = text_tower, text_batch_size
         self._make_key, self._source = key, source
-        self.batch_size = 4 * core_count()
+        self.batch_size = MAX_IMAGES * core_count()
         self._lock = threading.RLock()
         self._towers: dict[tuple[Tower, int | None], _Tower | None] = {}
         if precision == "int8":
@@ -293,47 +294,65 @@ def _steps(count: int) -> int:
 class _Tower:
     """A tower from the cache, compiled on first use and then checked on its example.
 
-    Images have a fixed shape. In a large batch each core computes one image at a time: a graph for whole batches is
-    slower on a CPU, B16 by a sixth. In a small batch all cores share each image; the tower is compiled for that as well
+    Images have fixed shapes, of which two are in memory at most. A large batch is cut into requests of the size that
+    is the fastest on this machine. In a small batch all cores share each image; the tower is compiled for that as well
     only if several small batches come in a row, as queries do. Texts are computed together.
     """
 
     def __init__(self, core: Any, entry: CachedTower, fixed: bool) -> None:
         self.precision = entry.precision
         self._core, self._entry, self._fixed = core, entry, fixed
-        self._programs: dict[int, Program] = {}
+        self._programs: dict[str, Program] = {}
         self._small_in_a_row = 0
 
     def prepare(self) -> None:
         """Compile it for large batches; RuntimeError if it gives another output than when it was converted."""
-        self._program(core_count())
+        self._program(SINGLE if not self._fixed else PARALLEL)
 
     def run(self, inputs: np.ndarray) -> np.ndarray:
         """Return the outputs of a batch; raises what `prepare` does."""
-        small = is_small(len(inputs))
+        if not self._fixed:
+            return self._program(SINGLE)(inputs)
+        small = len(inputs) <= max(1, self._request.batch // 4)
         self._small_in_a_row = self._small_in_a_row + 1 if small else 0
-        alone = small and (not self._programs or 1 in self._programs or self._small_in_a_row >= SMALL_IN_A_ROW)
-        return self._program(1 if alone else core_count())(inputs)
+        alone = small and (not self._programs or SINGLE in self._programs or self._small_in_a_row >= SMALL_IN_A_ROW)
+        if alone:
+            return self._program(SINGLE)(inputs)
+        rest = len(inputs) % self._request.images
+        if SINGLE in self._programs and 2 * rest <= self._request.images:  # else a request is filled up
+            parts = [(PARALLEL, inputs[: len(inputs) - rest]), (SINGLE, inputs[len(inputs) - rest :])]
+            return np.concatenate([self._program(kind)(part) for kind, part in parts if len(part)])
+        return self._program(PARALLEL)(inputs)
 
-    def _program(self, streams: int) -> Program:
-        """Return the program that computes `streams` images at a time, or the only one that can be compiled."""
-        streams = streams if self._fixed else 1
-        if streams not in self._programs:
+    @cached_property
+    def _request(self) -> Request:
+        """How large batches are computed; measured when the tower is first used on this machine."""
+        image = self._example[0][:1]
+        size = partial(activation_bytes, self._core, self._entry.path, image.shape)
+        return fastest_request(self._entry.directory, self._entry.model, size, self._compile, image)
+
+    @cached_property
+    def _example(self) -> tuple[np.ndarray, np.ndarray]:
+        with open(self._entry.directory / EXAMPLE, "rb") as file, np.load(file) as arrays:
+            return arrays["inputs"], arrays["outputs"]
+
+    def _program(self, kind: str) -> Program:
+        """Return the program of a blob, or the only one that can be compiled."""
+        if kind not in self._programs:
             try:
-                self._programs[streams] = self._compile(streams)
+                request = self._request if kind == PARALLEL else Request(1, 1)
+                self._programs[kind] = self._compile(request, self._entry.directory / kind)
             except _DAMAGED:  # such as too little memory, or the entry was deleted
                 if not self._programs:
                     raise
-                self._programs[streams] = next(iter(self._programs.values()))
-        return self._programs[streams]
+                self._programs[kind] = next(iter(self._programs.values()))
+        return self._programs[kind]
 
-    def _compile(self, streams: int) -> Program:
-        with open(self._entry.directory / EXAMPLE, "rb") as file, np.load(file) as arrays:
-            inputs, outputs = arrays["inputs"], arrays["outputs"]
-        shape = (1, *inputs.shape[1:]) if self._fixed else None
-        blob = self._entry.directory / (SINGLE if streams == 1 else PARALLEL)
-        program = Program(self._core, self._entry.path, self.precision, shape, streams, blob)
-        rows = np.arange(max(streams, len(inputs))) % len(inputs)  # on all cores
+    def _compile(self, request: Request, blob: Path | None = None) -> Program:
+        inputs, outputs = self._example
+        shape = (request.images, *inputs.shape[1:]) if self._fixed else None
+        program = Program(self._core, self._entry.path, self.precision, shape, request.streams, blob)
+        rows = np.arange(max(request.batch, len(inputs))) % len(inputs)  # on all cores
         if not unit_difference(program(inputs[rows]), outputs[rows]) <= AGREEMENT[self.precision]:
             raise RuntimeError("OpenVINO does not give what it gave when the model was converted")
         release_pages(self._entry.directory / WEIGHTS)

@@ -6,6 +6,7 @@ import io
 import logging
 from collections import deque
 from collections.abc import Sequence
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +34,8 @@ def hints(precision: Precision) -> dict[str, Any]:
     return types | ({"DYNAMIC_QUANTIZATION_GROUP_SIZE": 64} if precision == "int8" else {})
 
 
-def is_small(count: int) -> bool:
-    """Return whether a batch of so many images is computed one after another, each by all cores."""
-    return count <= max(1, core_count() // 4)
-
-
 class Program:
-    """Computes inputs each by itself, or all together. For one thread at a time."""
+    """Computes so many inputs at a time, or all together. For one thread at a time."""
 
     def __init__(
         self,
@@ -50,8 +46,8 @@ class Program:
         streams: int = 0,
         blob: Path | None = None,
     ) -> None:
-        """`shape`: of one input, if each is computed by itself. `streams`: how many of these at the same time, each by
-        its share of the cores; by default one on each core. `blob`: the file that caches the compiled program.
+        """`shape`: of a request's inputs, if that is fixed. `streams`: how many requests at the same time, each by its
+        share of the cores; by default one on each core. `blob`: the file that caches the compiled program.
 
         Raises RuntimeError for a file that OpenVINO cannot read.
         """
@@ -66,22 +62,35 @@ class Program:
         }
         compiled = _compile(core, path, shape, options, blob)
         self._requests = [compiled.create_infer_request() for _ in range(streams)]
-        self._one_by_one = shape is not None
+        self._images = shape[0] if shape else 0
 
     def __call__(self, inputs: np.ndarray) -> np.ndarray:
-        """Return the outputs, float32."""
+        """Return the outputs, float32; the last request is filled up with its last input."""
+        count, images = len(inputs), self._images or len(inputs)
+        if more := -count % images:
+            inputs = np.concatenate([inputs, np.repeat(inputs[-1:], more, axis=0)])
         inputs = np.ascontiguousarray(inputs)
         outputs: list[np.ndarray] = []
         running: deque[Any] = deque()
         # requests take turns: the callbacks of an AsyncInferQueue need Python's lock, which a program that is being
         # deleted holds while it waits for their threads
-        for number, part in enumerate(inputs[:, None] if self._one_by_one else inputs[None]):
+        for number, part in enumerate(inputs.reshape(-1, images, *inputs.shape[1:])):
             if len(running) == len(self._requests):
                 outputs.append(_output(running.popleft()))
             running.append(self._requests[number % len(self._requests)])
             running[-1].start_async([part])
         outputs += map(_output, running)
-        return np.concatenate(outputs)
+        return np.concatenate(outputs)[:count]
+
+
+def activation_bytes(core: Any, path: Path, shape: Sequence[int]) -> int:
+    """Return about how many bytes the activations of an input take: three of the graph's largest, in float32."""
+    model = core.read_model(path)
+    model.reshape([1, *shape[1:]])
+    sizes = [
+        prod(output.shape) for operation in model.get_ops() for output in operation.outputs() if operation.inputs()
+    ]
+    return 3 * 4 * max(sizes)
 
 
 def _compile(core: Any, path: Path, shape: Sequence[int] | None, options: dict[str, Any], blob: Path | None) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -17,6 +16,7 @@ from perception_encoder.runtime.convert import example_pixels, to_openvino, towe
 from perception_encoder.runtime.machine import core_count
 from perception_encoder.runtime.program import Program
 from perception_encoder.runtime.quantization import quantize
+from perception_encoder.runtime.requests import shortest
 from perception_encoder.runtime.runtime import FLOATS
 from perception_encoder.runtime.torch_towers import TorchTowers
 
@@ -56,17 +56,5 @@ def measure_speeds(int8: bool = False) -> dict[str, float]:
             copy.load_state_dict(tower.state_dict())
             towers = TorchTowers(copy.eval().to(dtype), cpu, dtype)
             calls[f"torch {precision}"] = partial(towers.embed_pixels, pixels, 1, "attn")
-        seconds = _interleaved(calls)
+        seconds = shortest(calls, ROUNDS)
     return {name: count / best for name, best in seconds.items()}
-
-
-def _interleaved(calls: dict[str, Callable[[], object]]) -> dict[str, float]:
-    """Return each call's shortest time in seconds; the first round, which sets up, does not count."""
-    seconds = dict.fromkeys(calls, float("inf"))
-    for round_number in range(ROUNDS + 1):
-        for name, call in calls.items():
-            start = time.perf_counter()
-            call()
-            if round_number:
-                seconds[name] = min(seconds[name], time.perf_counter() - start)
-    return seconds

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -13,7 +14,7 @@ import perception_encoder as pe
 from perception_encoder.models.checkpoints.weights import create_model, write_checkpoint
 from perception_encoder.models.defaults import DefaultModel, chosen_precision
 from perception_encoder.models.registry import MODELS, list_models
-from perception_encoder.runtime import cache, choice
+from perception_encoder.runtime import cache, choice, requests
 from tests.models.small import CORE
 from tests.runtime.test_choice import missing
 
@@ -169,6 +170,7 @@ def test_int8_without_openvino_is_not_chosen(run_pe, config: Path, monkeypatch: 
 
 def test_compiled_models_are_listed_and_deleted(run_pe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user"))
+    monkeypatch.setenv("PE_MEASURE", "1")
     assert run_pe("models", "compiled").stderr == "note: no model is compiled yet\n"
     assert run_pe("models", "compiled", "--json").stdout == "[]\n"
 
@@ -189,8 +191,19 @@ def test_compiled_models_are_listed_and_deleted(run_pe, tmp_path: Path, monkeypa
     ]
     assert all(row["usable"] and row["bytes"] > 2e6 and row["last_used"].endswith("+00:00") for row in rows)
     head, first, *rest = run_pe("models", "compiled").stdout.splitlines()
-    assert head.split() == ["model", "tower", "precision", "layer", "MB", "last", "used", "usable"]
+    assert head.split()[:8] == ["model", "tower", "precision", "layer", "MB", "last", "used", "usable"]
+    assert head.split()[8:] == ["request", "images/s"]
     assert first.split()[:5] == ["other", "image", "bfloat16", "7", "2"] and len(rest) == 2
+    assert first.split("\t")[-2:] == ["", ""]
+    for entry in cache.entries():
+        if entry.model == "other":
+            image = np.ones((1, 3, 8, 8))
+            requests.fastest_request(entry.directory, "other", lambda: 1, lambda request: np.sqrt, image)
+    first = run_pe("models", "compiled").stdout.splitlines()[1].split()
+    assert "×" in first and float(first[-1]) > 0
+    assert run_pe("models", "compiled", "--measure", "other").status == 0
+    assert run_pe("models", "compiled").stdout.splitlines()[1].split("\t")[-2:] == ["", ""]
+    assert run_pe("models", "compiled", "--measure", "all", "--delete", "all").status == 2
     run = run_pe("models", "compiled", "--delete", "gone")
     assert run.status == 2 and "no compiled model is called 'gone'; there are: builtin, other" in run.stderr
     assert run_pe("models", "compiled", "--delete", "builtin").stdout == "deleted: 2 towers, 4 MB\n"
