@@ -35,12 +35,12 @@ from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 
 from benchmarks.encode.case import photographs
 from benchmarks.results import machine, report
-from perception_encoder.evaluation import tasks
+from perception_encoder import evaluations
 from perception_encoder.evaluation.language.evaluators import QuestionEvaluator
 from perception_encoder.evaluation.results import Result, compare_results
 from perception_encoder.inference.load import load
 from perception_encoder.inference.model_spec import ModelSpec
-from perception_encoder.language_alignment.load import load_language_model
+from perception_encoder.language_models.load import load_language_model
 from perception_encoder.models.checkpoints.weights import build, load_model, weight_hash
 from perception_encoder.models.config import VisionConfig
 from perception_encoder.models.initialization import initialize
@@ -194,9 +194,9 @@ def measure_builtin(arguments: argparse.Namespace) -> dict[str, Any]:
     for precision in PRECISIONS:
         encoder = load(BUILTIN, runtime="openvino", precision=precision)
         taken = (
-            tasks.classification(encoder, arguments.photos, prompts="photo", transform="squash"),
-            tasks.knn(encoder, arguments.photos, transform="squash"),
-            tasks.retrieval(encoder, arguments.captions, media=arguments.captions.parent, transform="squash"),
+            evaluations.classification(encoder, arguments.photos, prompts="photo", transform="squash"),
+            evaluations.knn(encoder, arguments.photos, transform="squash"),
+            evaluations.retrieval(encoder, arguments.captions, media=arguments.captions.parent, transform="squash"),
         )
         results.append(taken)
     return {"rows": [row for exact, narrow in zip(*results, strict=True) for row in differences(narrow, exact)]}

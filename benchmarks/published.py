@@ -228,7 +228,7 @@ class Models:
             return load(self.name, precision=precision)
         if kind == "questions":
             from perception_encoder.inference.model_spec import ModelSpec
-            from perception_encoder.language_alignment.load import load_language_model
+            from perception_encoder.language_models.load import load_language_model
 
             return load_language_model(ModelSpec(self.name, precision=precision), tiles=TILES)
         if precision == "int8":

@@ -55,7 +55,7 @@ OTHERS = {
         "models.vision_transformer": "VisionTransformer",
         "exports.layouts": "Conversion",
         "exports.card": "ExportedFile",
-        "language_alignment.perception_lm": "PerceptionLmDirectory",
+        "language_models.perception_lm": "PerceptionLmDirectory",
     },
     "search": {"api": "RunningServer"},
     "transforms": {"preprocess.image": "ImageTransform", "preprocess.tokenizer": "Tokenizer"},

@@ -36,9 +36,9 @@ from .inference.layer_features import LayerFeatures as LayerFeatures
 from .inference.load import load as load, load_layers as load_layers
 from .inference.model_spec import ModelSpec as ModelSpec
 from .inference.output import EmbedReport as EmbedReport, embed as embed
-from .language_alignment.load import load_assistant as load_assistant
-from .language_alignment.perception_lm import export_perception_lm as export_perception_lm
-from .language_alignment.weights import export_lang as export_lang
+from .language_models.load import load_assistant as load_assistant
+from .language_models.perception_lm import export_perception_lm as export_perception_lm
+from .language_models.weights import export_lang as export_lang
 from .models.checkpoints.weights import (
     create_model as create_model,
     from_state_dict as from_state_dict,

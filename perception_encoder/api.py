@@ -370,7 +370,7 @@ def language_queues(*names: str | None, like: ModelSpec) -> list[GenerationQueue
     """
     if not any(names):
         return [None for _ in names]  # without importing torch
-    from perception_encoder.language_alignment.load import check_assistant_name, load_assistant, runs_elsewhere
+    from perception_encoder.language_models.load import check_assistant_name, load_assistant, runs_elsewhere
     from perception_encoder.serving.queues import GenerationQueue
 
     queues: dict[str | None, GenerationQueue] = {}

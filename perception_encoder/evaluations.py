@@ -449,8 +449,8 @@ def questions(
     from perception_encoder.evaluation.language.evaluators import QuestionEvaluator
     from perception_encoder.evaluation.language.tasks import TASKS
     from perception_encoder.evaluation.results import run_evaluators
-    from perception_encoder.language_alignment.language_model import LanguageModel
-    from perception_encoder.language_alignment.load import load_assistant
+    from perception_encoder.language_models.language_model import LanguageModel
+    from perception_encoder.language_models.load import load_assistant
     from perception_encoder.preprocess.frames import spread_indices
 
     if isinstance(dataset, str) and dataset not in TASKS:

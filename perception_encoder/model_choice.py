@@ -53,7 +53,7 @@ def kind_of(model: ModelSpec) -> DefaultKind:
     """Return the use of a model; UnknownModelError and CheckpointError if it is not a model."""
     from perception_encoder.dense_prediction import dense_model
     from perception_encoder.dense_prediction.published_detectors import published_detector
-    from perception_encoder.language_alignment.weights import METADATA, WEIGHTS
+    from perception_encoder.language_models.weights import METADATA, WEIGHTS
     from perception_encoder.models.checkpoints.files import SUFFIXES, read_checkpoint
     from perception_encoder.models.checkpoints.weights import find_entry
 

@@ -71,7 +71,7 @@ LONG = (
     "tests/inference/test_pipeline.py",
     "tests/test_store_users.py",
     "tests/experiments/test_video.py",
-    "tests/language_alignment/test_load.py",
+    "tests/language_models/test_load.py",
     "tests/cli/models/test_export.py",
 )
 """The files that take longest, with pytest-xdist the first ones: then the workers end at the same time."""

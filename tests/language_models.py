@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from perception_encoder.language_alignment.decoder import Decoder, make_decoder
-from perception_encoder.language_alignment.language_model import LanguageModel
-from perception_encoder.language_alignment.model import PerceptionLanguageModel, Projector
+from perception_encoder.language_models.decoder import Decoder, make_decoder
+from perception_encoder.language_models.language_model import LanguageModel
+from perception_encoder.language_models.model import PerceptionLanguageModel, Projector
 from perception_encoder.models.config import VisionConfig
 from perception_encoder.models.initialization import drawn_from, initialize
 from perception_encoder.models.vision_transformer import VisionTransformer

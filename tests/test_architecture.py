@@ -34,7 +34,7 @@ conversation inference
 dense_prediction
 serving
 evaluation search exports
-search_page
+search_page language_models
 dense_training layer_analysis pretraining language_alignment spatial_alignment
 video_dataset
 video_data_engine

@@ -384,7 +384,7 @@ def load_timm(directory: Path) -> None:
 
 
 def load_decoder(directory: Path) -> None:
-    from perception_encoder.language_alignment import decoder
+    from perception_encoder.language_models import decoder
 
     decoder.load_decoder(directory)
 
@@ -396,8 +396,8 @@ def write_decoder(directory: Path) -> None:
 
 
 def write_perception_lm(directory: Path) -> None:
-    from tests.language_alignment.test_perception_lm import perception_lm
     from tests.language_models import byte_tokenizer
+    from tests.language_models.test_perception_lm import perception_lm
 
     perception_lm().save_pretrained(directory / "plm")
     byte_tokenizer().save_pretrained(directory / "plm")
@@ -405,20 +405,20 @@ def write_perception_lm(directory: Path) -> None:
 
 def load_perception_lm(directory: Path) -> None:
     from perception_encoder.inference.model_spec import ModelSpec
-    from perception_encoder.language_alignment.load import load_language_model
+    from perception_encoder.language_models.load import load_language_model
 
     load_language_model(ModelSpec(directory / "plm", "cpu", precision="float32"))
 
 
 def write_language(directory: Path) -> None:
-    from tests.language_alignment.test_weights import write_file
+    from tests.language_models.test_weights import write_file
 
     write_file(directory / "model.safetensors")
 
 
 def load_language(directory: Path) -> None:
     from perception_encoder.inference.model_spec import ModelSpec
-    from perception_encoder.language_alignment.load import load_language_model
+    from perception_encoder.language_models.load import load_language_model
 
     load_language_model(ModelSpec(directory / "model.safetensors", "cpu", precision="float32"))
 
@@ -557,7 +557,7 @@ def write_gguf(directory: Path) -> None:
 
 
 def load_gguf(directory: Path) -> None:
-    from perception_encoder.language_alignment.decoder import load_decoder
+    from perception_encoder.language_models.decoder import load_decoder
 
     load_decoder(directory / "tiny.gguf")
 

@@ -13,7 +13,6 @@ from benchmarks.encode.case import Case, Contender, Run, fast_type
 from perception_encoder.models.config import VisionConfig
 from perception_encoder.preprocess.tokenizer import trim
 from perception_encoder.runtime.machine import core_count, float_hint
-from perception_encoder.runtime.program import is_small
 
 WHO = "limit: bare products"
 
@@ -71,7 +70,7 @@ def _in_openvino(case: Case, precision: str) -> Run:
 
     one_by_one = case.tower == "image"
     count = 1 if one_by_one else len(case.inputs)
-    streams = core_count() if one_by_one and not is_small(len(case.inputs)) else 1
+    streams = core_count() if one_by_one and len(case.inputs) > core_count() // 4 else 1
     options = {
         "INFERENCE_PRECISION_HINT": float_hint(precision != "float32"),
         "NUM_STREAMS": streams,

@@ -13,10 +13,10 @@ from perception_encoder.files import write_text
 from perception_encoder.formats.shards import json_bytes, write_members
 from perception_encoder.inference.model_spec import ModelSpec
 from perception_encoder.language_alignment.config import LanguageConfig
-from perception_encoder.language_alignment.decoder import FRESH, Decoder
-from perception_encoder.language_alignment.load import load_language_model
 from perception_encoder.language_alignment.run import align_language
-from perception_encoder.language_alignment.weights import read_tower
+from perception_encoder.language_models.decoder import FRESH, Decoder
+from perception_encoder.language_models.load import load_language_model
+from perception_encoder.language_models.weights import read_tower
 from perception_encoder.models.checkpoints.weights import write_checkpoint
 from perception_encoder.models.registry import BUILTIN
 from perception_encoder.progress import Track, untracked

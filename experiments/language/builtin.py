@@ -138,7 +138,7 @@ def builtin(
     """
     from perception_encoder.cli.output import track
     from perception_encoder.inference.model_spec import ModelSpec
-    from perception_encoder.language_alignment.load import load_language_model
+    from perception_encoder.language_models.load import load_language_model
 
     data = {"scenes": scenes, "documents": documents}
     splits = split or ["test"]

@@ -26,9 +26,9 @@ from perception_encoder.cli.options import option, out_option
 from perception_encoder.data.pairs import to_device
 from perception_encoder.files import write_json
 from perception_encoder.language_alignment.config import LanguageConfig
-from perception_encoder.language_alignment.decoder import Decoder
-from perception_encoder.language_alignment.model import PerceptionLanguageModel
-from perception_encoder.language_alignment.weights import (
+from perception_encoder.language_models.decoder import Decoder
+from perception_encoder.language_models.model import PerceptionLanguageModel
+from perception_encoder.language_models.weights import (
     WEIGHTS,
     build_language_model,
     load_trained,

@@ -11,7 +11,7 @@ from pathlib import Path
 from experiments.video.clips import Clip
 from perception_encoder.conversation.assistant import Assistant
 from perception_encoder.formats.tables import read_table
-from perception_encoder.language_alignment.weights import WEIGHTS, find_language_model, read_trained
+from perception_encoder.language_models.weights import WEIGHTS, find_language_model, read_trained
 from perception_encoder.models.checkpoints.files import write_tensors
 from perception_encoder.models.registry import BUILTIN_LANG
 from perception_encoder.preprocess.conversation import Message, Reply, Sampling

@@ -29,7 +29,7 @@ from perception_encoder.evaluation.statistics.scores import (
     measure_all,
 )
 from perception_encoder.files import write_json
-from perception_encoder.language_alignment.decoder import SMOLLM2
+from perception_encoder.language_models.decoder import SMOLLM2
 from perception_encoder.models.memory import keep_freed_memory
 from perception_encoder.progress import Track, untracked
 from synthetic.video_dataset.caption_accuracy import score_captions

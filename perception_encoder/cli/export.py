@@ -162,7 +162,7 @@ def lang(
         pe export lang runs/language_custom -o my-lang.safetensors --half
         pe embed photos -m my-lang.safetensors -o features
     """
-    from perception_encoder.language_alignment.weights import export_lang
+    from perception_encoder.language_models.weights import export_lang
 
     size = export_lang(run, out, half=half).config
     output.print_line(f"{out}: {size.depth} layers of width {size.width}, for images of {size.image_size} px")
@@ -188,7 +188,7 @@ def perception_lm(
         pe export perception-lm runs/language_custom -o my-plm --half
         pe ask image.jpg "What is in the image?" -m my-plm
     """
-    from perception_encoder.language_alignment.perception_lm import export_perception_lm
+    from perception_encoder.language_models.perception_lm import export_perception_lm
 
     with output.error_console.status(f"Writing {out}"):
         written = export_perception_lm(run, out, half=half)

@@ -64,7 +64,7 @@ def ask(
     """
     from perception_encoder.conversation.media import read_pages
     from perception_encoder.formats.listing import check_paths
-    from perception_encoder.language_alignment.load import load_assistant
+    from perception_encoder.language_models.load import load_assistant
     from perception_encoder.preprocess import conversation as conversations
 
     paths, question = _split(media or [], question or "", interactive)
@@ -148,7 +148,7 @@ def caption(
     """
     arguments = shared.without(locals(), "paths", "model", "tiles", "json", "strict")
     from perception_encoder.formats.listing import check_paths, list_items
-    from perception_encoder.language_alignment.load import load_assistant
+    from perception_encoder.language_models.load import load_assistant
 
     name = str(model.name) or default_model("language")
     check_paths(paths)  # before the model is loaded

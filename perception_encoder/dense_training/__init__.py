@@ -5,7 +5,7 @@ from __future__ import annotations
 from perception_encoder.training.stage import Stage
 
 ROWS = {
-    "depth": ("a depth head on your images with depth", "depth"),
+    "depth": ("a depth head on your images with depth", "depth_estimator"),
     "segmenter": ("a segmentation head on your images with masks of classes", "segmenter"),
     "detector": ("a detector on your images with boxes, in COCO's format", "detector"),
     "detr": ("a deformable DETR on your images with boxes, in COCO's format", "deformable_detr"),

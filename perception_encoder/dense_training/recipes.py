@@ -47,7 +47,7 @@ DROPS = (163_889 / 184_375, 177_546 / 184_375)
 """Shares of the steps at which ViTDet's rate falls to a tenth, as in the released configs."""
 
 
-def depth() -> DepthTrainingConfig:
+def depth_estimator() -> DepthTrainingConfig:
     """Depth of each pixel by a DPT head, on images whose longer side is the square's or larger."""
     return DepthTrainingConfig(scales=(1.0, 2.0))
 

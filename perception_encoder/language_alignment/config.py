@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from perception_encoder.errors import ConfigError
-from perception_encoder.language_alignment.decoder import SMOLLM2, DecoderLoRA
-from perception_encoder.language_alignment.weights import Parts
+from perception_encoder.language_models.decoder import SMOLLM2, DecoderLoRA
+from perception_encoder.language_models.weights import Parts
 from perception_encoder.models.checkpoints.weights import find_entry
 from perception_encoder.models.registry import BUILTIN
 from perception_encoder.preprocess.tiling import MediaConfig

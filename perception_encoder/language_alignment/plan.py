@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from perception_encoder.errors import ConfigError
 from perception_encoder.language_alignment.config import LanguageConfig
-from perception_encoder.language_alignment.decoder import FRESH, LAYERS, SMOLLM2, TOKENS, WIDTH
+from perception_encoder.language_models.decoder import FRESH, LAYERS, SMOLLM2, TOKENS, WIDTH
 from perception_encoder.models.checkpoints.weights import find_entry
 from perception_encoder.training import cost as costs
 

@@ -34,10 +34,10 @@ from perception_encoder.evaluation.statistics.scores import (
     measure_all,
     with_head_seeds,
 )
-from perception_encoder.language_alignment.decoder import Decoder, make_fresh_decoder
-from perception_encoder.language_alignment.model import PerceptionLanguageModel, Projector
-from perception_encoder.language_alignment.reading import TorchReader, generate_tokens
 from perception_encoder.language_alignment.task import collate
+from perception_encoder.language_models.decoder import Decoder, make_fresh_decoder
+from perception_encoder.language_models.model import PerceptionLanguageModel, Projector
+from perception_encoder.language_models.reading import TorchReader, generate_tokens
 from perception_encoder.models.initialization import torch_generator
 from perception_encoder.models.precision import fast_autocast
 from perception_encoder.preprocess.conversation import Message, Sampling

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from perception_encoder.language_alignment.config import LanguageConfig
-from perception_encoder.language_alignment.decoder import SMOLLM2, DecoderLoRA
+from perception_encoder.language_models.decoder import SMOLLM2, DecoderLoRA
 from perception_encoder.models.registry import BUILTIN
 from perception_encoder.training.config import debug_loop
 from perception_encoder.training.distributed import ParallelConfig

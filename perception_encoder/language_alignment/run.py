@@ -18,7 +18,13 @@ from perception_encoder.data.sampler import WeightedSampler
 from perception_encoder.errors import ConfigError
 from perception_encoder.files import digest
 from perception_encoder.language_alignment.config import LanguageConfig
-from perception_encoder.language_alignment.decoder import (
+from perception_encoder.language_alignment.task import (
+    HeldOutAnswers,
+    LanguageAlignmentTask,
+    LanguageBatch,
+    collate,
+)
+from perception_encoder.language_models.decoder import (
     FRESH,
     Decoder,
     add_decoder_adapters,
@@ -26,15 +32,9 @@ from perception_encoder.language_alignment.decoder import (
     merge_decoder_adapters,
     write_fresh_decoder,
 )
-from perception_encoder.language_alignment.model import PerceptionLanguageModel
-from perception_encoder.language_alignment.prompt import Prompt
-from perception_encoder.language_alignment.task import (
-    HeldOutAnswers,
-    LanguageAlignmentTask,
-    LanguageBatch,
-    collate,
-)
-from perception_encoder.language_alignment.weights import (
+from perception_encoder.language_models.model import PerceptionLanguageModel
+from perception_encoder.language_models.prompt import Prompt
+from perception_encoder.language_models.weights import (
     WEIGHTS,
     Parts,
     build_language_model,

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from perception_encoder.data.pairs import to_device
-from perception_encoder.language_alignment.model import PerceptionLanguageModel
-from perception_encoder.language_alignment.prompt import IGNORED, Prompt
+from perception_encoder.language_models.model import PerceptionLanguageModel
+from perception_encoder.language_models.prompt import IGNORED, Prompt
 from perception_encoder.models.initialization import torch_generator
 from perception_encoder.models.layers import drop_path
 from perception_encoder.training.task import Task, Validation

@@ -25,7 +25,7 @@ from perception_encoder.runtime import cache
 from perception_encoder.runtime.cache import PARALLEL, SINGLE, WEIGHTS, CachedTower, Key, Tower
 from perception_encoder.runtime.machine import check_openvino, core_count
 from perception_encoder.runtime.program import AGREEMENT, EXAMPLE, Program, activation_bytes, unit_difference
-from perception_encoder.runtime.requests import MAX_IMAGES, Request, fastest_request
+from perception_encoder.runtime.requests import MAX_IMAGES, RequestShape, fastest_request
 from perception_encoder.runtime.runtime import ModelInfo, Precision, RuntimeName, plain_threads, used_precision
 from perception_encoder.runtime.towers import PackageTowers
 
@@ -325,7 +325,7 @@ class _Tower:
         return self._program(PARALLEL)(inputs)
 
     @cached_property
-    def _request(self) -> Request:
+    def _request(self) -> RequestShape:
         """How large batches are computed; measured when the tower is first used on this machine."""
         image = self._example[0][:1]
         size = partial(activation_bytes, self._core, self._entry.path, image.shape)
@@ -340,7 +340,7 @@ class _Tower:
         """Return the program of a blob, or the only one that can be compiled."""
         if kind not in self._programs:
             try:
-                request = self._request if kind == PARALLEL else Request(1, 1)
+                request = self._request if kind == PARALLEL else RequestShape(1, 1)
                 self._programs[kind] = self._compile(request, self._entry.directory / kind)
             except _DAMAGED:  # such as too little memory, or the entry was deleted
                 if not self._programs:
@@ -348,7 +348,7 @@ class _Tower:
                 self._programs[kind] = next(iter(self._programs.values()))
         return self._programs[kind]
 
-    def _compile(self, request: Request, blob: Path | None = None) -> Program:
+    def _compile(self, request: RequestShape, blob: Path | None = None) -> Program:
         inputs, outputs = self._example
         shape = (request.images, *inputs.shape[1:]) if self._fixed else None
         program = Program(self._core, self._entry.path, self.precision, shape, request.streams, blob)

@@ -45,7 +45,7 @@ T = TypeVar("T")
 Compute = Callable[[np.ndarray], np.ndarray]
 
 
-class Request(NamedTuple):
+class RequestShape(NamedTuple):
     """How a program computes a batch: `streams` requests at the same time, of `images` each."""
 
     images: int
@@ -73,8 +73,8 @@ class Measurement:
     """Time after which it is repeated, in seconds since 1970, if other programs were running."""
 
     @property
-    def request(self) -> Request:
-        return Request(self.images, self.streams)
+    def request(self) -> RequestShape:
+        return RequestShape(self.images, self.streams)
 
     @property
     def speed(self) -> float | None:
@@ -101,9 +101,9 @@ def fastest_request(
     directory: Path,
     name: str,
     activations: Callable[[], int],
-    compiled: Callable[[Request], Compute],
+    compiled: Callable[[RequestShape], Compute],
     image: np.ndarray,
-) -> Request:
+) -> RequestShape:
     """Return the request to compute a tower with: as measured, or measured now and stored.
 
     Args:
@@ -113,7 +113,7 @@ def fastest_request(
         compiled: Compiles the tower; raises RuntimeError if it cannot.
         image: Pixels (1, 3, H, W).
     """
-    usual = Request(1, core_count())
+    usual = RequestShape(1, core_count())
     if not measures():
         return usual
     if found := find_measurement(directory):
@@ -123,14 +123,14 @@ def fastest_request(
         return usual
     largest = min(MAX_IMAGES, MAX_ACTIVATIONS // max(1, activations() * usual.streams))
     with progress_bar(f"measuring how many images {name} computes together, once"):
-        measurement = measure(compiled, image, largest)
+        measurement = measure_requests(compiled, image, largest)
     with suppress(OutputError):
         write_json(directory / FILE, asdict(measurement))
     return measurement.request
 
 
-def measure(
-    compiled: Callable[[Request], Compute],
+def measure_requests(
+    compiled: Callable[[RequestShape], Compute],
     image: np.ndarray,
     largest: int,
     clock: Callable[[], float] = time.perf_counter,
@@ -141,10 +141,10 @@ def measure(
     `largest`: maximum number of images a request. `clock`, `processor`: seconds, and those of all cores in use.
     """
     cores, start = core_count(), clock()
-    best, busy, wall = Request(1, cores), 0.0, 0.0
+    best, busy, wall = RequestShape(1, cores), 0.0, 0.0
     program, speeds = compiled(best), {}
 
-    def against_best(request: Request) -> bool:
+    def against_best(request: RequestShape) -> bool:
         """Time a request and the best one in turn; return whether it is the new best."""
         nonlocal best, program, busy, wall
         try:
@@ -162,10 +162,12 @@ def measure(
             best, program = request, other
         return better
 
-    while best.images * 2 <= largest and clock() - start < BUDGET and against_best(Request(best.images * 2, cores)):
+    while (
+        best.images * 2 <= largest and clock() - start < BUDGET and against_best(RequestShape(best.images * 2, cores))
+    ):
         pass
     if best.images > 1 and cores > 1 and clock() - start < BUDGET:
-        against_best(Request(best.batch, 1))
+        against_best(RequestShape(best.batch, 1))
     loaded = wall > 0 and busy < IDLE * cores * wall
     return Measurement(
         machine=_machine(),
@@ -190,7 +192,7 @@ def shortest(
     return seconds
 
 
-def _batch(image: np.ndarray, request: Request) -> np.ndarray:
+def _batch(image: np.ndarray, request: RequestShape) -> np.ndarray:
     return np.repeat(image, request.batch, axis=0)
 
 

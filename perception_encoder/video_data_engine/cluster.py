@@ -19,8 +19,8 @@ from typing import Any
 import pyarrow as pa
 
 from perception_encoder.errors import ClusterError, PerceptionEncoderError, one_line
-from perception_encoder.language_alignment.endpoint import KEY
-from perception_encoder.language_alignment.load import is_endpoint
+from perception_encoder.language_models.endpoint import KEY
+from perception_encoder.language_models.load import is_endpoint
 from perception_encoder.ray_cluster import Work, Worker, messages_of, on_cluster, start_log
 from perception_encoder.video_data_engine.config import WorkConfig
 from perception_encoder.video_data_engine.journal import PROBE, ClipRecord, Outcome, StageResult, clips_of

@@ -16,7 +16,7 @@ from string import Template
 from perception_encoder.conversation.assistant import PAUSE, TRIES
 from perception_encoder.errors import ConfigError
 from perception_encoder.formats.entries import read_lines
-from perception_encoder.language_alignment.decoder import SMOLLM2
+from perception_encoder.language_models.decoder import SMOLLM2
 from perception_encoder.models.registry import BUILTIN_LANG
 from perception_encoder.records import Checked, Count, Positive, Weight
 

@@ -14,10 +14,10 @@ from perception_encoder.files import holding, replacing, write_bytes, write_text
 from perception_encoder.formats.tables import find_column, read_table
 from perception_encoder.inference.model_spec import ModelSpec
 from perception_encoder.language_alignment.config import LanguageConfig
-from perception_encoder.language_alignment.decoder import DecoderLoRA
-from perception_encoder.language_alignment.load import load_language_model, runs_elsewhere
 from perception_encoder.language_alignment.run import align_language
-from perception_encoder.language_alignment.weights import (
+from perception_encoder.language_models.decoder import DecoderLoRA
+from perception_encoder.language_models.load import load_language_model, runs_elsewhere
+from perception_encoder.language_models.weights import (
     PE_LANG,
     WEIGHTS,
     Parts,

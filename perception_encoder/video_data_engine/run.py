@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from perception_encoder.errors import DataError, EndpointError
-from perception_encoder.language_alignment.load import check_assistant_name
+from perception_encoder.language_models.load import check_assistant_name
 from perception_encoder.models.defaults import language_model
 from perception_encoder.preprocess.source import as_paths
 from perception_encoder.records import parse_json

@@ -12,7 +12,7 @@ from typing import Any
 
 from perception_encoder.conversation.assistant import Assistant, answer_all
 from perception_encoder.errors import EndpointError, InputError, PerceptionEncoderError
-from perception_encoder.language_alignment.load import is_endpoint, load_assistant
+from perception_encoder.language_models.load import is_endpoint, load_assistant
 from perception_encoder.preprocess.conversation import Message, Reply, Sampling, ask
 from perception_encoder.preprocess.frames import spread_indices
 from perception_encoder.video_data_engine.config import EngineConfig, EnginePrompt, WorkConfig, load_prompt

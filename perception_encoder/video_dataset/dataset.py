@@ -38,7 +38,7 @@ from perception_encoder.video_dataset.selection import (
 from perception_encoder.video_dataset.tables import read_video_table, table_key
 
 if TYPE_CHECKING:
-    from perception_encoder.language_alignment.language_model import LanguageModel
+    from perception_encoder.language_models.language_model import LanguageModel
 
 NO_CATEGORY = "without a category"
 BENCHMARK, ALL = "test", "all"
@@ -231,7 +231,7 @@ class VideoDataset:
         directory = Path(features or (self.path if self.path.is_dir() else self.path.parent) / "features")
         encoder = as_encoder(model)
         if isinstance(ask_model, str):
-            from perception_encoder.language_alignment.load import load_language_model
+            from perception_encoder.language_models.load import load_language_model
 
             ask_model = load_language_model(ModelSpec(ask_model))
         table = compute_features(self.path, directory, encoder, ask_model, track)

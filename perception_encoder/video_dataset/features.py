@@ -25,7 +25,7 @@ from perception_encoder.video_dataset.motion import NO_MOTION, MotionFeatures, m
 from perception_encoder.video_dataset.tables import table_key
 
 if TYPE_CHECKING:
-    from perception_encoder.language_alignment.language_model import LanguageModel
+    from perception_encoder.language_models.language_model import LanguageModel
 
 FORMAT = 5
 """Increase when the same video gets different features."""

@@ -16,8 +16,8 @@ from perception_encoder import language_alignment as language
 from perception_encoder import pretraining as contrastive
 from perception_encoder.data.pairs import ResolutionStage
 from perception_encoder.language_alignment.config import LanguageConfig
-from perception_encoder.language_alignment.decoder import SMOLLM2, DecoderLoRA
 from perception_encoder.language_alignment.run import align_language
+from perception_encoder.language_models.decoder import SMOLLM2, DecoderLoRA
 from perception_encoder.models.registry import BUILTIN
 from perception_encoder.preprocess.augmentation import Augmentation, Mixing
 from perception_encoder.pretraining.config import PretrainingConfig

@@ -33,7 +33,7 @@ def build(
         python -m synthetic.video_dataset -o clips --models datasets/scenes/furniture.tar
         python -m synthetic.video_dataset -o clips --count 100 --captioner builtin-lang
     """
-    from perception_encoder.language_alignment.load import load_assistant
+    from perception_encoder.language_models.load import load_assistant
     from synthetic.scenes.samples.production import load_object_library
     from synthetic.video_dataset.build import BuildConfig, build_dataset
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from perception_encoder.language_alignment import weights
+from perception_encoder.language_models import weights
 from perception_encoder.models.checkpoints.weights import create_model, write_checkpoint
 from perception_encoder.models.registry import demo_note
 from tests.cli.language.conftest import language_run, media

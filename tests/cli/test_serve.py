@@ -159,7 +159,7 @@ def fake_model(monkeypatch: pytest.MonkeyPatch, names: list[str]) -> None:
         names.append(str(spec.name))
         return EchoGenerator()
 
-    monkeypatch.setattr("perception_encoder.language_alignment.load.load_assistant", load)
+    monkeypatch.setattr("perception_encoder.language_models.load.load_assistant", load)
 
 
 def test_one_language_model_serves_the_page_and_the_api_and_is_loaded_late(

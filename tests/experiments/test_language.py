@@ -30,7 +30,7 @@ from perception_encoder.formats.shards import write_members
 from perception_encoder.language_alignment.config import LanguageConfig
 from perception_encoder.language_alignment.question_task import QuestionTask
 from perception_encoder.language_alignment.run import LanguageTrainee
-from perception_encoder.language_alignment.weights import read_trained
+from perception_encoder.language_models.weights import read_trained
 from perception_encoder.training.optimizer import OptimizerConfig
 from synthetic.documents.production import DocumentsConfig, write_documents
 from tests.evaluation.colours import write_colours

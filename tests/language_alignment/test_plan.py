@@ -13,7 +13,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from perception_encoder.errors import ConfigError
 from perception_encoder.language_alignment import STAGE
 from perception_encoder.language_alignment.config import LanguageConfig
-from perception_encoder.language_alignment.decoder import DecoderLoRA, add_decoder_adapters
 from perception_encoder.language_alignment.plan import (
     SHAPES,
     DecoderShape,
@@ -27,6 +26,7 @@ from perception_encoder.language_alignment.recipes import (
 )
 from perception_encoder.language_alignment.run import LanguageTrainee
 from perception_encoder.language_alignment.task import LanguageBatch
+from perception_encoder.language_models.decoder import DecoderLoRA, add_decoder_adapters
 from perception_encoder.stages import plan_training
 from perception_encoder.training.cost import Trained, TrainingPlan, find_device
 from synthetic.builtin.recipes import language_builtin

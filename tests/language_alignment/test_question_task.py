@@ -16,7 +16,6 @@ from perception_encoder.dense_prediction.head_fitting import FitConfig
 from perception_encoder.errors import ConfigError, DataError
 from perception_encoder.evaluation.feature_cache import FeatureCache
 from perception_encoder.inference.layer_features import LayerFeatures
-from perception_encoder.language_alignment.decoder import Decoder, make_fresh_decoder
 from perception_encoder.language_alignment.question_task import (
     QUESTION_TASKS,
     AnswerHead,
@@ -25,6 +24,7 @@ from perception_encoder.language_alignment.question_task import (
     QuestionTaskConfig,
     read_question_task,
 )
+from perception_encoder.language_models.decoder import Decoder, make_fresh_decoder
 from perception_encoder.layer_analysis.sweep import ColourTowers, run_sweep
 from perception_encoder.layer_analysis.tasks import TaskOptions, make_tasks
 from synthetic.questions.tasks import find_task

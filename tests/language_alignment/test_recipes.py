@@ -12,9 +12,8 @@ from PIL import Image
 
 from perception_encoder.data.conversations import open_conversations
 from perception_encoder.errors import ConfigError
-from perception_encoder.language_alignment import STAGE, weights
+from perception_encoder.language_alignment import STAGE
 from perception_encoder.language_alignment.config import LanguageConfig
-from perception_encoder.language_alignment.decoder import DecoderLoRA
 from perception_encoder.language_alignment.plan import SHAPES, decoder_part
 from perception_encoder.language_alignment.recipes import (
     LAYERS,
@@ -29,7 +28,9 @@ from perception_encoder.language_alignment.recipes import (
 )
 from perception_encoder.language_alignment.run import ConversationBatches, LanguageTrainee
 from perception_encoder.language_alignment.task import collate
-from perception_encoder.language_alignment.weights import Parts
+from perception_encoder.language_models import weights
+from perception_encoder.language_models.decoder import DecoderLoRA
+from perception_encoder.language_models.weights import Parts
 from perception_encoder.models.config import VisionConfig
 from perception_encoder.models.initialization import initialize
 from perception_encoder.models.registry import BUILTIN, find_model

@@ -13,10 +13,10 @@ from perception_encoder.data.conversations import open_conversations
 from perception_encoder.errors import ConfigError, DataError, OutputError, WeightsUnavailableError
 from perception_encoder.inference.model_spec import ModelSpec
 from perception_encoder.language_alignment.config import LanguageConfig
-from perception_encoder.language_alignment.decoder import DecoderLoRA
-from perception_encoder.language_alignment.load import load_language_model
 from perception_encoder.language_alignment.run import ConversationBatches, LanguageTrainee, align_language
-from perception_encoder.language_alignment.weights import WEIGHTS, load_vision, read_tower, read_trained
+from perception_encoder.language_models.decoder import DecoderLoRA
+from perception_encoder.language_models.load import load_language_model
+from perception_encoder.language_models.weights import WEIGHTS, load_vision, read_tower, read_trained
 from perception_encoder.preprocess.conversation import Sampling, ask
 from perception_encoder.store import Store
 from perception_encoder.training.checkpoint import BEST

@@ -20,10 +20,10 @@ from perception_encoder.runtime.requests import (
     MAX_ACTIVATIONS,
     MAX_IMAGES,
     RENEW,
-    Request,
+    RequestShape,
     fastest_request,
     find_measurement,
-    measure,
+    measure_requests,
 )
 from perception_encoder.runtime.runtime import Precision
 from perception_encoder.vectors import unit_rows
@@ -48,7 +48,7 @@ class Machine:
         self.speeds, self.share, self.scale = speeds, share, scale
         self.seconds, self.compiled = 0.0, []
 
-    def compile(self, request: Request) -> Callable[[np.ndarray], np.ndarray]:
+    def compile(self, request: RequestShape) -> Callable[[np.ndarray], np.ndarray]:
         if request not in self.speeds:
             raise RuntimeError("no memory")
         self.compiled.append(tuple(request))
@@ -61,7 +61,9 @@ class Machine:
         return compute
 
     def measure(self, largest: int = MAX_IMAGES) -> requests.Measurement:
-        return measure(self.compile, IMAGE, largest, lambda: self.seconds, lambda: 2 * self.share * self.seconds)
+        return measure_requests(
+            self.compile, IMAGE, largest, lambda: self.seconds, lambda: 2 * self.share * self.seconds
+        )
 
 
 @pytest.mark.parametrize(
@@ -93,13 +95,13 @@ def test_a_slow_tower_is_not_measured_for_long() -> None:
     assert made.seconds < 60
 
 
-def stored(directory: Path, made: Machine, *, bytes_each: int = 1) -> Request:
+def stored(directory: Path, made: Machine, *, bytes_each: int = 1) -> RequestShape:
     return fastest_request(directory, "a model", lambda: bytes_each, made.compile, IMAGE)
 
 
 def test_a_measurement_is_stored_and_renewed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = Machine(AMX)
-    monkeypatch.setattr(requests, "measure", lambda compiled, image, largest: made.measure(largest))
+    monkeypatch.setattr(requests, "measure_requests", lambda compiled, image, largest: made.measure(largest))
     assert stored(tmp_path, made) == (8, 2)
     count = len(made.compiled)
     assert stored(tmp_path, made) == (8, 2) and len(made.compiled) == count, "it is stored"
@@ -115,7 +117,7 @@ def test_a_measurement_is_stored_and_renewed(tmp_path: Path, monkeypatch: pytest
 
 def test_a_measurement_under_load_expires(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = Machine(PLAIN, share=0.5)
-    monkeypatch.setattr(requests, "measure", lambda compiled, image, largest: made.measure(largest))
+    monkeypatch.setattr(requests, "measure_requests", lambda compiled, image, largest: made.measure(largest))
     assert stored(tmp_path, made) == (1, 2) and find_measurement(tmp_path) is not None
     values = json.loads((tmp_path / FILE).read_text(encoding="utf-8"))
     (tmp_path / FILE).write_text(json.dumps({**values, "expires": values["expires"] - RENEW - 1}), encoding="utf-8")
@@ -126,7 +128,7 @@ def test_a_measurement_under_load_expires(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_large_towers_compute_fewer_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = Machine(AMX)
-    monkeypatch.setattr(requests, "measure", lambda compiled, image, largest: made.measure(largest))
+    monkeypatch.setattr(requests, "measure_requests", lambda compiled, image, largest: made.measure(largest))
     for images in (4, 2, 1, 0):
         (tmp_path / FILE).unlink(missing_ok=True)
         each = MAX_ACTIVATIONS // (2 * images) if images else MAX_ACTIVATIONS

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from perception_encoder.language_alignment.weights import WEIGHTS
+from perception_encoder.language_models.weights import WEIGHTS
 from tests.clips import clip
-from tests.language_alignment.test_weights import write_file
+from tests.language_models.test_weights import write_file
 from tests.pdfs import pdf
 
 

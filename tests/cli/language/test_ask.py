@@ -11,8 +11,8 @@ import pytest
 
 from perception_encoder.cli import output
 from perception_encoder.inference.model_spec import ModelSpec
-from perception_encoder.language_alignment.language_model import LanguageModel
-from perception_encoder.language_alignment.load import load_language_model
+from perception_encoder.language_models.language_model import LanguageModel
+from perception_encoder.language_models.load import load_language_model
 from perception_encoder.preprocess import connection
 from perception_encoder.preprocess.conversation import Message, Sampling, ask
 from perception_encoder.preprocess.image import open_image

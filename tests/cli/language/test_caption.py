@@ -12,7 +12,7 @@ import pytest
 
 from perception_encoder.cli import output
 from perception_encoder.conversation import assistant as assistants
-from perception_encoder.language_alignment.language_model import LanguageModel
+from perception_encoder.language_models.language_model import LanguageModel
 from tests.video_data_engine import servers
 
 

@@ -13,7 +13,7 @@ from perception_encoder.exports import card
 from perception_encoder.models.checkpoints.weights import load_model
 from tests.cards import run_card
 from tests.conftest import Run
-from tests.language_alignment.test_weights import write_file
+from tests.language_models.test_weights import write_file
 
 
 def test_both_towers(run_pe: Callable, checkpoint: Path, tmp_path: Path) -> None:

@@ -19,8 +19,8 @@ from PIL import Image
 
 from perception_encoder.errors import CheckpointError, ModelError
 from perception_encoder.inference.load import load, load_layers
-from perception_encoder.language_alignment.decoder import load_decoder
-from perception_encoder.language_alignment.perception_lm import read_perception_lm
+from perception_encoder.language_models.decoder import load_decoder
+from perception_encoder.language_models.perception_lm import read_perception_lm
 from perception_encoder.models.external import OpenClipModel, TimmModel
 from tests.models.external.embedders import save_open_clip, save_sentence_clip, save_timm, save_two_towers, tokenizer
 

@@ -7,8 +7,8 @@ import torch
 from PIL import Image
 
 from perception_encoder.errors import ConfigError
-from perception_encoder.language_alignment.language_model import TextModel
-from perception_encoder.language_alignment.reading import TorchReader, generate_tokens, sample_token
+from perception_encoder.language_models.language_model import TextModel
+from perception_encoder.language_models.reading import TorchReader, generate_tokens, sample_token
 from perception_encoder.preprocess.conversation import Sampling, ask
 from tests.language_models import tiny_decoder, tiny_llama
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from perception_encoder.errors import ModelError
-from perception_encoder.language_alignment.reading import PromptReader, PromptState, rotates_alike
+from perception_encoder.language_models.reading import PromptReader, PromptState, rotates_alike
 from perception_encoder.runtime.machine import check_openvino, float_hint
 from perception_encoder.runtime.runtime import Precision
 

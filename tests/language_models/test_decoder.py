@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from perception_encoder.errors import CheckpointError, ConfigError, WeightsUnavailableError
-from perception_encoder.language_alignment.decoder import (
+from perception_encoder.language_models.decoder import (
     DecoderLoRA,
     adapter_state,
     add_decoder_adapters,

@@ -27,7 +27,7 @@ from perception_encoder.errors import (
     one_line,
 )
 from perception_encoder.exports.layouts import write_layout_directory
-from perception_encoder.language_alignment.decoder import (
+from perception_encoder.language_models.decoder import (
     Decoder,
     DecoderLoRA,
     adapter_state,
@@ -35,8 +35,8 @@ from perception_encoder.language_alignment.decoder import (
     load_decoder,
     merge_decoder_adapters,
 )
-from perception_encoder.language_alignment.language_model import LanguageModel
-from perception_encoder.language_alignment.model import PerceptionLanguageModel, Projector
+from perception_encoder.language_models.language_model import LanguageModel
+from perception_encoder.language_models.model import PerceptionLanguageModel, Projector
 from perception_encoder.models.checkpoints.files import SUFFIXES, read_checkpoint, write_tensors
 from perception_encoder.models.checkpoints.find import file_inside, packaged_weights
 from perception_encoder.models.checkpoints.weights import load_model, write_checkpoint

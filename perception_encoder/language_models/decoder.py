@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from perception_encoder.errors import CheckpointError, ConfigError, WeightsUnavailableError, needs_extra, one_line
 from perception_encoder.files import cache_directory, checksum, replacing, writing
-from perception_encoder.language_alignment.prompt import PromptFormat
+from perception_encoder.language_models.prompt import PromptFormat
 from perception_encoder.models.checkpoints.find import hub_or_cache
 from perception_encoder.models.initialization import drawn_from
 from perception_encoder.models.missing_weights import check_none_missing, missing_weights

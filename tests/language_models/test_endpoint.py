@@ -13,7 +13,7 @@ pytest.importorskip("fastapi", reason="fastapi is not installed; install the ext
 
 from perception_encoder.errors import EndpointError
 from perception_encoder.inference.encoder import Encoder
-from perception_encoder.language_alignment.endpoint import EndpointModel
+from perception_encoder.language_models.endpoint import EndpointModel
 from perception_encoder.preprocess.conversation import Message, Sampling, ask
 from perception_encoder.preprocess.frames import VideoFrames
 from perception_encoder.serving.api import create_app

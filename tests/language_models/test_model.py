@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 
 from perception_encoder.errors import ConfigError, ShapeError
-from perception_encoder.language_alignment.model import Projector, scales_logits
-from perception_encoder.language_alignment.prompt import IGNORED
+from perception_encoder.language_models.model import Projector, scales_logits
+from perception_encoder.language_models.prompt import IGNORED
 from tests.golden_weights import golden_image, golden_tensor
 from tests.language_models import tiny_language_model
 

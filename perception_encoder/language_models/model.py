@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from perception_encoder.errors import ConfigError, ShapeError
-from perception_encoder.language_alignment.prompt import IGNORED
+from perception_encoder.language_models.prompt import IGNORED
 from perception_encoder.models.vision_transformer import VisionTransformer
 
 

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from perception_encoder.conversation.assistant import Assistant
 from perception_encoder.errors import ConfigError
-from perception_encoder.language_alignment.decoder import Decoder
-from perception_encoder.language_alignment.model import PerceptionLanguageModel
-from perception_encoder.language_alignment.reading import PromptReader, TorchReader, check_logits, generate_tokens
+from perception_encoder.language_models.decoder import Decoder
+from perception_encoder.language_models.model import PerceptionLanguageModel
+from perception_encoder.language_models.reading import PromptReader, TorchReader, check_logits, generate_tokens
 from perception_encoder.models.checkpoints.weights import state_hash
 from perception_encoder.preprocess.conversation import MediaPart, Message, Reply, Sampling
 from perception_encoder.preprocess.tiling import MediaConfig, media_pixels

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from perception_encoder.errors import ConfigError, ContextLengthError
-from perception_encoder.language_alignment.prompt import IGNORED, PLACEHOLDER, PromptFormat
+from perception_encoder.language_models.prompt import IGNORED, PLACEHOLDER, PromptFormat
 from perception_encoder.preprocess.conversation import Message, ask
 from tests.language_models import TEMPLATE, byte_tokenizer
 

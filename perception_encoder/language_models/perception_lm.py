@@ -20,10 +20,10 @@ from perception_encoder.errors import ConfigError, ModelError, needs_extra
 from perception_encoder.exports.card import verify, write_card
 from perception_encoder.exports.layouts import timm_config, with_scale
 from perception_encoder.files import replacing_new, writing
-from perception_encoder.language_alignment.decoder import SMOLLM2, load_pretrained, make_decoder
-from perception_encoder.language_alignment.language_model import LanguageModel
-from perception_encoder.language_alignment.model import PerceptionLanguageModel, Projector, scales_logits
-from perception_encoder.language_alignment.weights import PE_LANG, find_language_model, read_language_model
+from perception_encoder.language_models.decoder import SMOLLM2, load_pretrained, make_decoder
+from perception_encoder.language_models.language_model import LanguageModel
+from perception_encoder.language_models.model import PerceptionLanguageModel, Projector, scales_logits
+from perception_encoder.language_models.weights import PE_LANG, find_language_model, read_language_model
 from perception_encoder.models.checkpoints.layouts import from_published, to_published
 from perception_encoder.models.checkpoints.weights import published_state_dict, state_hash
 from perception_encoder.models.config import VisionConfig

@@ -15,10 +15,10 @@ import perception_encoder as pe
 from perception_encoder.errors import ConfigError, ModelError, OutputError
 from perception_encoder.exports import card
 from perception_encoder.inference.model_spec import ModelSpec
-from perception_encoder.language_alignment.decoder import DecoderLoRA, add_decoder_adapters
-from perception_encoder.language_alignment.load import load_language_model
-from perception_encoder.language_alignment.perception_lm import SYSTEM, read_perception_lm, wrap_perception_lm
-from perception_encoder.language_alignment.weights import Parts, build_language_model, write_language_model
+from perception_encoder.language_models.decoder import DecoderLoRA, add_decoder_adapters
+from perception_encoder.language_models.load import load_language_model
+from perception_encoder.language_models.perception_lm import SYSTEM, read_perception_lm, wrap_perception_lm
+from perception_encoder.language_models.weights import Parts, build_language_model, write_language_model
 from perception_encoder.models.initialization import drawn_from
 from perception_encoder.preprocess.conversation import Message, Sampling, ask
 from perception_encoder.preprocess.tiling import MediaConfig, media_pixels

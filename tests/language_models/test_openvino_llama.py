@@ -10,11 +10,11 @@ from PIL import Image
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 pytest.importorskip("openvino")
-from perception_encoder.language_alignment import openvino_llama
-from perception_encoder.language_alignment.decoder import SMOLLM2, SMOLLM2_PACKAGE, load_decoder
-from perception_encoder.language_alignment.language_model import LanguageModel
-from perception_encoder.language_alignment.openvino_llama import OpenVinoLlama
-from perception_encoder.language_alignment.reading import TorchReader, generate_tokens
+from perception_encoder.language_models import openvino_llama
+from perception_encoder.language_models.decoder import SMOLLM2, SMOLLM2_PACKAGE, load_decoder
+from perception_encoder.language_models.language_model import LanguageModel
+from perception_encoder.language_models.openvino_llama import OpenVinoLlama
+from perception_encoder.language_models.reading import TorchReader, generate_tokens
 from perception_encoder.preprocess.conversation import Sampling, ask
 from perception_encoder.runtime.runtime import Precision
 from tests.language_models import NO_END, SCALED, SIZES, embedded, llama, tiny_language_model

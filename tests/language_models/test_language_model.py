@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from perception_encoder.errors import ContextLengthError, ModelError
-from perception_encoder.language_alignment.language_model import LanguageModel
+from perception_encoder.language_models.language_model import LanguageModel
 from perception_encoder.preprocess.conversation import Message, Reply, Sampling, ask
 from perception_encoder.preprocess.frames import VideoFrames
 from tests.language_models import tiny_language_model

@@ -17,12 +17,12 @@ from perception_encoder.conversation.assistant import Assistant
 from perception_encoder.errors import ConfigError, UnknownModelError, needs_extra, one_line
 from perception_encoder.inference.load import choose_runtime
 from perception_encoder.inference.model_spec import ModelSpec, PrecisionChoice, RuntimeChoice
-from perception_encoder.language_alignment.decoder import SMOLLM2, Decoder, load_decoder, load_pretrained
-from perception_encoder.language_alignment.language_model import LanguageModel, TextModel
-from perception_encoder.language_alignment.openvino_llama import OpenVinoLlama
-from perception_encoder.language_alignment.perception_lm import read_perception_lm
-from perception_encoder.language_alignment.reading import PromptReader, TorchReader
-from perception_encoder.language_alignment.weights import find_language_model, read_language_model
+from perception_encoder.language_models.decoder import SMOLLM2, Decoder, load_decoder, load_pretrained
+from perception_encoder.language_models.language_model import LanguageModel, TextModel
+from perception_encoder.language_models.openvino_llama import OpenVinoLlama
+from perception_encoder.language_models.perception_lm import read_perception_lm
+from perception_encoder.language_models.reading import PromptReader, TorchReader
+from perception_encoder.language_models.weights import find_language_model, read_language_model
 from perception_encoder.models.checkpoints.weights import state_hash
 from perception_encoder.models.defaults import default_model
 from perception_encoder.models.initialization import drawn_from
@@ -95,7 +95,7 @@ def load_assistant(
     if name.startswith(HUB):
         return TransformersAssistant(name.removeprefix(HUB))
     if match := _ENDPOINT.fullmatch(name):
-        from perception_encoder.language_alignment.endpoint import EndpointModel
+        from perception_encoder.language_models.endpoint import EndpointModel
 
         return EndpointModel(match["url"], match["model"], timeout)
     _, module, function = name.split(":")

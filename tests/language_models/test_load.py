@@ -24,10 +24,10 @@ from perception_encoder.errors import (
     WeightsUnavailableError,
 )
 from perception_encoder.inference.model_spec import ModelSpec
-from perception_encoder.language_alignment import load
-from perception_encoder.language_alignment.decoder import DecoderLoRA, make_decoder
-from perception_encoder.language_alignment.language_model import LanguageModel, TextModel
-from perception_encoder.language_alignment.load import (
+from perception_encoder.language_models import load
+from perception_encoder.language_models.decoder import DecoderLoRA, make_decoder
+from perception_encoder.language_models.language_model import LanguageModel, TextModel
+from perception_encoder.language_models.load import (
     Execution,
     TransformersAssistant,
     check_assistant_name,
@@ -35,8 +35,8 @@ from perception_encoder.language_alignment.load import (
     load_assistant,
     load_language_model,
 )
-from perception_encoder.language_alignment.reading import generate_tokens
-from perception_encoder.language_alignment.weights import (
+from perception_encoder.language_models.reading import generate_tokens
+from perception_encoder.language_models.weights import (
     find_language_model,
 )
 from perception_encoder.models.initialization import drawn_from
@@ -49,7 +49,6 @@ from perception_encoder.runtime import choice
 from perception_encoder.runtime.openvino_towers import FallbackWarning
 from perception_encoder.runtime.runtime import Precision
 from synthetic.documents.production import DocumentsConfig, write_documents
-from tests.language_alignment.test_perception_lm import perception_lm, write_run
 from tests.language_models import (
     NO_END,
     SIZES,
@@ -60,6 +59,7 @@ from tests.language_models import (
     tiny_llama,
     write_tiny_decoder,
 )
+from tests.language_models.test_perception_lm import perception_lm, write_run
 from tests.runtime.test_choice import missing
 from tests.video_data_engine.models import ECHO, Echo
 

@@ -13,9 +13,9 @@ from PIL import Image
 
 from perception_encoder.errors import CheckpointError, PerceptionEncoderError
 from perception_encoder.exports.layouts import write_layout_directory
-from perception_encoder.language_alignment.decoder import DecoderLoRA, add_decoder_adapters, merge_decoder_adapters
-from perception_encoder.language_alignment.language_model import LanguageModel
-from perception_encoder.language_alignment.weights import (
+from perception_encoder.language_models.decoder import DecoderLoRA, add_decoder_adapters, merge_decoder_adapters
+from perception_encoder.language_models.language_model import LanguageModel
+from perception_encoder.language_models.weights import (
     METADATA,
     Parts,
     build_language_model,
