@@ -302,13 +302,27 @@ def count_workers() -> Iterator[tuple[str, int]]:
     yield ("cuda", gpus) if gpus else ("cpu", max(1, int(resources.get("CPU", 0))))
 
 
-def do_tasks(work: Work[T, R], tasks: Sequence[list[T]], memory: int) -> Iterator[bytes]:
-    """Yield the pickled results of each task as they come; `memory`: bytes of a worker."""
+def do_tasks(work: Work[T, R], tasks: Sequence[list[T]], memory: int, ordered: bool = False) -> Iterator[bytes]:
+    """Yield the pickled results of each task as they come.
+
+    Args:
+        work: What workers do.
+        tasks: Their items; Ray takes them as workers become free and results are taken.
+        memory: Bytes that a worker needs; ClusterError if no machine has them, as Ray would wait for one.
+        ordered: Yield results in the order of the tasks; those that are ready early wait in the cluster.
+    """
     import ray.data
 
     context = ray.data.DataContext.get_current()
     context.target_max_block_size = None  # a task's results stay together: all arrive, or it is done again
+    context.execution_options.preserve_order = ordered
     ((device, workers),) = count_workers()
+    most = max((node["Resources"].get("memory", 0) for node in ray.nodes() if node["Alive"]), default=0)
+    if most < memory:
+        raise ClusterError(
+            f"a worker needs {memory >> 20} MiB, and no machine of the cluster has more than {int(most) >> 20} MiB; "
+            "start Ray with a larger --memory"
+        )
     starts = accumulate(map(len, tasks), initial=0)
     rows = [{"task": pickle.dumps(task)} for task in zip(starts, tasks, strict=False)]
     results = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(

@@ -47,6 +47,7 @@ if _limit := os.environ.pop("ONEDNN_MAX_CPU_ISA", None):
 ROOT = Path(__file__).parent.parent
 LONG = (
     "tests/search/storage/test_cluster.py",
+    "tests/inference/test_cluster.py",
     "tests/search/web/test_page_browser.py",
     "tests/pretraining/test_parallel.py",
     "tests/dense_training/test_run.py",
@@ -81,6 +82,7 @@ SLOW = (
     "experiments/",
     "cli/models/test_export.py",  # what is converted and compared
     "exports/",
+    "inference/test_cluster.py",
     "inference/test_compiled_libraries.py",
     "models/test_open_clip.py",
     "models/test_timm.py",

@@ -29,6 +29,7 @@ def embed(
     normalize: Annotated[bool, option("Scale embeddings to unit length.", panel=MODEL)] = True,
     frames: options.Frames = 8,
     exclude: options.Exclude = None,
+    ray: options.Ray = None,
     strict: options.Strict = False,
 ) -> None:
     """Embed images, videos and texts.
@@ -44,6 +45,7 @@ def embed(
         pe embed captions.csv -o captions/
         pe embed photos/ -o photos.parquet --exclude raw/ --exclude '*_small.jpg'
         pe embed photos.tar -o tokens.parquet --layer -2 --pool tokens
+        pe embed /mnt/shards/*.tar -o embeddings.parquet --ray auto
     """
     arguments = options.without(locals(), "paths", "out", "exclude", "strict")
     from perception_encoder.inference import output as embeddings

@@ -1,21 +1,33 @@
-"""The model of this machine's encoder, as each worker of a Ray cluster loads it."""
+"""Encode on a Ray cluster, whose workers load the model of this machine's encoder."""
 
 from __future__ import annotations
 
+import math
+import pickle
 import socket
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Self
 
 from perception_encoder.errors import ClusterError, InputError, MediaNotFoundError
+from perception_encoder.formats.listing import Item
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.feature import Feature
 from perception_encoder.inference.load import load
 from perception_encoder.inference.model_spec import ModelSpec
+from perception_encoder.inference.pipeline import EncodingResult, Failure, batched, item_request
 from perception_encoder.models.registry import portable_name
+from perception_encoder.ray_cluster import Work, count_workers, do_tasks, on_cluster
+
+Encode = Callable[[Encoder, Iterable[Item], Feature], Iterator[list[EncodingResult[Item]]]]
 
 GPU_BATCH = 64
 TASK_BATCHES = 8
 """Maximum number of batches in a task: enough for the threads beside a GPU, little work to lose."""
+_TASK_BYTES = 32 << 20  # of a task's vectors
+_PASS = 400  # tasks of each worker, listed ahead; then all load their models anew
 _MEMORY = 1 << 30  # bytes of a worker beside its model's weights
 
 
@@ -77,3 +89,50 @@ def placed(error: InputError) -> InputError:
         return error
     where = f"on {socket.gethostname()}, a worker of the cluster, which must see the directory under the same path"
     return MediaNotFoundError(error.source, f"{error.reason} {where}")
+
+
+def ended_worker(name: str) -> InputError:
+    """Return the error of a file that ends the worker that reads it."""
+    return InputError(name, "ended the worker of the cluster that read it")
+
+
+@dataclass(frozen=True)
+class _ItemWork(Work[Item, EncodingResult[Item]]):
+    model: WorkerModel
+    feature: Feature
+
+    def open(self, device: str) -> Callable[[list[Item]], list[EncodingResult[Item]]]:
+        encoder = self.model.load(device)
+
+        def encode(items: list[Item]) -> list[EncodingResult[Item]]:
+            results = [result for batch in encoder.stream_items(items, self.feature) for result in batch]
+            return [Failure(one.key, placed(one.error)) if isinstance(one, Failure) else one for one in results]
+
+        return encode
+
+    def lost(self, item: Item) -> EncodingResult[Item]:
+        return Failure(item, ended_worker(item.name))
+
+
+@contextmanager
+def encoding_on_cluster(address: str) -> Iterator[Encode]:
+    """Connect to a Ray cluster; yield a function that encodes there as `Encoder.stream_items` does here, in order.
+
+    Its machines must see the files, and a model file, under the same path. Raises what `on_cluster` does.
+    """
+    with on_cluster(address) as stream:
+
+        def encode(encoder: Encoder, items: Iterable[Item], feature: Feature) -> Iterator[list[EncodingResult[Item]]]:
+            work, items = _ItemWork(WorkerModel.of(encoder, feature), feature), iter(items)
+            ((device, workers),) = stream(count_workers)
+            tokens = math.prod(encoder.describe(feature).get("grid", ())) if feature.pool == "tokens" else 1
+            fitting = _TASK_BYTES // (4 * tokens * encoder.width(feature))
+            maximum = min(fitting, TASK_BATCHES * work.model.batch_size(device))
+            while waiting := list(islice(items, _PASS * workers * max(1, maximum))):
+                size = task_size(len(waiting), workers, maximum)
+                texts = max(size, encoder.text_batch_size)
+                cut = batched(map(item_request, waiting), size, texts, feature.frames)
+                tasks = [[request.key for request in batch] for batch in cut]
+                yield from map(pickle.loads, stream(do_tasks, work, tasks, work.model.memory, True))
+
+        yield encode

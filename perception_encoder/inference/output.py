@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain, islice, repeat
@@ -26,6 +27,8 @@ from perception_encoder.errors import DataError, InputError, OutputError
 from perception_encoder.files import digest, file_state, open_regular, refuse_link, replacing, writing
 from perception_encoder.formats.listing import Item, check_paths, list_items
 from perception_encoder.formats.tars import TarMember
+from perception_encoder.inference.cluster import encoding_on_cluster
+from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.load import ModelLike, as_encoder
 from perception_encoder.inference.model_spec import ModelKeywords
 from perception_encoder.inference.output_formats import check_target, to_table, write_embeddings
@@ -69,6 +72,7 @@ def embed(
     frames: int = 8,
     overwrite: bool = False,
     exclude: Sequence[str] = (),
+    ray: str | None = None,
     progress: Track = untracked,
     **keywords: Unpack[ModelKeywords],
 ) -> EmbedReport:
@@ -84,6 +88,7 @@ def embed(
         frames: Number of uniform frames of a video.
         overwrite: Replace an existing `out`.
         exclude: Files in directories to leave out, as patterns in gitignore's syntax; `.peignore` files also apply.
+        ray: Address of a Ray cluster whose machines read and encode the inputs.
         **keywords: Fields of a `ModelSpec`.
 
     Raises:
@@ -92,6 +97,7 @@ def embed(
         ConfigError: `out` has another suffix, or the model lacks a setting.
         OutputError: `out` exists, or has an unfinished run with other settings or inputs, or writing fails.
         ModelError: Loading fails: see `pe.load`.
+        ClusterError: No cluster answers, or it is lost.
 
     Examples:
         >>> pe.embed("photos", "photos.parquet", model="PE-Core-L14-336").rows
@@ -108,11 +114,14 @@ def embed(
     started, left_out = time.perf_counter(), Counter[str]()
     if not is_text(first) and (overwrite or not out.exists()):
         encoder.runtime.prepare(feature.executed)
-    with EmbeddingWriter(out, encoder.describe(feature), overwrite=overwrite) as writer:
+    with (
+        EmbeddingWriter(out, encoder.describe(feature), overwrite=overwrite) as writer,
+        encoding_on_cluster(ray) if ray else nullcontext(Encoder.stream_items) as encode,
+    ):
         earlier, items = writer.done, writer.resume(list_items(paths, left_out, exclude))
 
         def write() -> Iterator[None]:
-            for batch in encoder.stream_items(items, feature):
+            for batch in encode(encoder, items, feature):
                 writer.add(batch)
                 yield from repeat(None, len(batch))
 

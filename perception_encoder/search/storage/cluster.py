@@ -8,8 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain
 
-from perception_encoder.errors import InputError
-from perception_encoder.inference.cluster import WorkerModel, placed, task_size
+from perception_encoder.inference.cluster import WorkerModel, ended_worker, placed, task_size
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.pipeline import map_in_order
 from perception_encoder.ray_cluster import Work, count_workers, do_tasks, on_cluster
@@ -63,4 +62,4 @@ class FileWork(Work[File, FileResult]):
 
     def lost(self, file: File) -> FileResult:
         """Return the error of a file that ends the worker that reads it."""
-        return FileResult(file, error=InputError(file.item.name, "ended the worker of the cluster that read it"))
+        return FileResult(file, error=ended_worker(file.item.name))
