@@ -187,11 +187,15 @@ def alone(value: T) -> list[T]:
 class PairBatches:
     """`batches(step)` → `ImageTextBatch`, or a rank's share of it; the union of shares is what one process would see.
 
-    `masks(images, patches, generator)` draws rows to copy (M,) and the patches to hide in each (M, patches), for images
-    with patches of `patch` px; without it nothing is masked. `exchange(value)` returns all ranks' values, in order.
-    `mixing`: mix each image with the one in the opposite row of the batch, and their positives with the same shares;
-    with several ranks, an image may be read twice. `workers`: threads that read and augment; 1 is the calling thread.
-    `bad_share`: share of all samples so far (at least a thousand) that may be unreadable before a DataError.
+    Args:
+        masks: `masks(images, patches, generator)` draws rows to copy (M,) and the patches to hide in each (M, patches);
+            without it nothing is masked.
+        patch: Pixels of a patch that is hidden.
+        exchange: `exchange(value)` returns all ranks' values, in order.
+        mixing: Mix each image with the one in the opposite row of the batch, and their positives with the same shares;
+            with several ranks, an image may be read twice.
+        workers: Threads that read and augment; 1 is the calling thread.
+        bad_share: Share of all samples so far (at least a thousand) that may be unreadable before a DataError.
     """
 
     def __init__(

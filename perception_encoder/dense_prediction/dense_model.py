@@ -125,9 +125,16 @@ class Backbone(nn.Module):
         image_size: int = 0,
         inputs: InputConfig | None = None,
     ) -> None:
-        """`layer`: 0-based; later blocks of this package's towers are dropped, in place. A frozen tower takes no
-        gradient and stays in eval mode. `windows`: most blocks attend within windows, on images of `image_size`;
-        ConfigError for another library's tower. `inputs`: pad images to squares of `image_size`, or larger if needed.
+        """Take a tower apart after a layer.
+
+        Args:
+            tower: Of any library.
+            layer: 0-based; later blocks of this package's towers are dropped, in place.
+            frozen: The tower takes no gradient and stays in eval mode.
+            windows: Most blocks attend within windows, on images of `image_size`; ConfigError for another library's
+                tower.
+            image_size: Pixels of an image's side, for `windows` and `inputs`.
+            inputs: Pad images to squares of `image_size`, or larger if needed.
         """
         super().__init__()
         self.patch_size, self.width = tower.patch_size, tower.width

@@ -100,8 +100,16 @@ def write_card(
 ) -> None:
     """Write README.md, and SHA256SUMS of all files in the directory.
 
-    `library`: the hub's name of the library that reads the directory. `about`: what the files hold. `weights`: their
-    hash and type. `program`: reads the directory that it runs in. `scores`: known ones of these weights, by name.
+    Args:
+        directory: An exported model.
+        title: The model's name.
+        library: The hub's name of the library that reads the directory.
+        about: What the files hold.
+        weights: Their hash and type.
+        licence: Of the weights.
+        packages: What `program` needs, as pip's arguments.
+        program: Reads the directory that it runs in.
+        scores: Known ones of these weights, by name.
     """
     rows = [f"| {name} | {value:.4g} |" for name, value in scores.items()]
     table = "\n".join(["| score | value |", "|---|---|", *rows])

@@ -104,9 +104,13 @@ def read_samples(
 ) -> Iterator[tuple[str, str, dict[str, Any]]]:
     """Yield the key, media extension and parts of each sample of a tar, in order.
 
-    A sample has a file with one of the extensions `media`, the first of them if there are several, and one with each
-    of `others`. The parts are contents by extension, or without `load` a `TarMember` for media. Raises DataError for a
-    damaged tar, and after the last sample if some lack a file.
+    Raises DataError for a damaged tar, and after the last sample if some lack a file.
+
+    Args:
+        path: The tar.
+        media: Extensions of which a sample has a file; if of several, it is the first's.
+        others: Further extensions, of each of which a sample has a file.
+        load: Yield media as their contents, as the other parts, and not as a `TarMember`.
     """
     waiting: dict[str, dict[str, Any]] = {}
     with open_tar(path) as (stream, entries):

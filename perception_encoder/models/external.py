@@ -55,9 +55,13 @@ class Adapter(ABC):
     """`reads_videos`: whole, not frame by frame."""
 
     def __init__(self, name: str, listed: str, random: bool = False, trust_remote_code: bool = False) -> None:
-        """`listed`: the library's own name. `random`: use random weights of seed 0; only the vision tower remains.
+        """Describe a model; no weights are loaded yet.
 
-        `trust_remote_code`: run code that comes with the model, of transformers and sentence-transformers.
+        Args:
+            name: In this package, such as timm:NAME.
+            listed: The library's own name.
+            random: Use random weights of seed 0; only the vision tower remains.
+            trust_remote_code: Run code that comes with the model, of transformers and sentence-transformers.
         """
         self.name, self.listed, self.random, self.trusted = name, listed, random, trust_remote_code
         self._tokenizing = threading.Lock()  # the libraries' tokenizers are for one thread at a time

@@ -151,10 +151,15 @@ class VisionTransformer(nn.Module):
         mask_token: Float[Tensor, " D"] | None = None,
         branches: Float[Tensor, "L 2 B"] | None = None,
     ) -> Float[Tensor, "B N D"]:
-        """Return the last block's tokens, class token (if any) first, after `ln_post` if `norm`.
+        """Return the last block's tokens, class token (if any) first.
 
-        `mask`: patches (P = h·w) to replace by `mask_token`. `branches`: factors of the residual branches for
-        stochastic depth, drawn by `drop_path`.
+        Args:
+            x: Images.
+            norm: Apply `ln_post`.
+            padding_mask: See `token_mask`.
+            mask: Patches (P = h·w) to replace by `mask_token`.
+            mask_token: Embedding of a hidden patch.
+            branches: Factors of the residual branches for stochastic depth, drawn by `drop_path`.
         """
         tokens = self.embed_patches(x, padding_mask, mask, mask_token)
         rope = self.rope(x.shape[-2], x.shape[-1], x.device)
@@ -206,10 +211,16 @@ class VisionTransformer(nn.Module):
     ) -> list[Tensor] | list[tuple[Tensor, Tensor]] | tuple[Tensor, list[Tensor] | list[tuple[Tensor, Tensor]]]:
         """Return features of several layers in one pass, with timm's names and meaning.
 
-        `indices`: 0-based layers, negative from the end, as a list or tensor; a number n for the last n; None for all.
-        A feature is (B, D, h, w) as "NCHW" or (B, h·w, D) as "NLC", paired with its class token (B, 0 or 1, D) if
-        `return_prefix_tokens`. `stop_early`: do not run layers after the last index. Without `intermediates_only`, also
-        returns the final tokens (B, N, D), first.
+        Args:
+            x: Images.
+            indices: 0-based layers, negative from the end, as a list or tensor; a number n for the last n; None for
+                all.
+            return_prefix_tokens: Pair each feature with its class token (B, 0 or 1, D).
+            norm: Apply `ln_post` to each feature.
+            stop_early: Do not run layers after the last index.
+            output_fmt: A feature is (B, D, h, w) as "NCHW", or (B, h·w, D) as "NLC".
+            intermediates_only: Return the features alone, not the final tokens (B, N, D) before them.
+            padding_mask: See `token_mask`.
         """
         if output_fmt not in ("NCHW", "NLC"):
             raise ConfigError(f"output_fmt is {output_fmt!r}; it must be 'NCHW' or 'NLC'")

@@ -134,8 +134,11 @@ def select_videos(
 ) -> list[SelectedVideo]:
     """Return up to `count` videos: the best of each cluster, then the second of each, and so on.
 
-    `scores`: (n,); `clusters`: by default half of `count`, so that each gives about two. A near-duplicate of a better
-    video is left out, so that fewer than `count` may remain.
+    Args:
+        features: Of n videos.
+        scores: (n,), higher is better.
+        count: Maximum number of videos; a near-duplicate of a better one is left out, so that fewer may remain.
+        clusters: By default half of `count`, so that each gives about two.
     """
     from sklearn.cluster import KMeans
 

@@ -61,9 +61,14 @@ def suppress(
 ) -> tuple[Int[Tensor, " m"], Float[Tensor, " m"]]:
     """Return the indices of the remaining detections, best first, with their scores; classes do not affect each other.
 
-    `overlap`: IoU above which the worse of two is dropped; with `soft` its score is multiplied by (1 - IoU) to this
-    power instead (the published scripts' "quad" and its `quad_scale`), and dropped at 0.001. Scores below `least` are
-    dropped.
+    Args:
+        boxes: Corners.
+        scores: Of the boxes.
+        labels: Of the boxes.
+        overlap: IoU above which the worse of two is dropped.
+        soft: Multiply its score by (1 - IoU) to this power instead (the published scripts' "quad" and its
+            `quad_scale`), and drop it at 0.001.
+        least: Minimum score of what remains.
     """
     from torchvision.ops import batched_nms
 
@@ -121,11 +126,13 @@ class CocoResults:
     def __init__(
         self, categories: Sequence[dict[str, Any]], files: Mapping[str, str], annotations: Path | None = None
     ) -> None:
-        """`categories`: `id` and `name`, in the order of a detector's labels. `files`: the images' paths by name.
-        `annotations`: COCO's JSON to take the ids from; without it images have the numbers that are their names, as in
-        COCO, if all are distinct numbers, else 1, 2, 3 ….
+        """Number the images.
 
-        Raises DataError unless `annotations` lists each image, once.
+        Args:
+            categories: `id` and `name`, in the order of a detector's labels.
+            files: The images' paths by name.
+            annotations: COCO's JSON to take the ids from, which lists each image once, else DataError; without it
+                images have the numbers that are their names, as in COCO, if all are distinct numbers, else 1, 2, 3 ….
         """
         self.categories, self.source = list(categories), annotations
         self.images: list[dict[str, Any]] = []

@@ -378,9 +378,15 @@ def _assign_images(boxes: Tensor, truth: Truth, overlap: float, most: int, sampl
 def assign(boxes: Float[Tensor, "Q 4"], truth: Float[Tensor, "m 4"], overlap: float, most: int, sample: int) -> Pairs:
     """Return the pairs of boxes and objects (corners) that DETA assigns.
 
-    A box belongs to the object that it overlaps most, if their IoU is at least `overlap` or the object's highest. At
-    most `sample` of these are drawn, by torch's generator. An object is assigned as many boxes as were drawn for it, at
-    most `most`: those that overlap it most, whichever object they belong to.
+    A box belongs to the object that it overlaps most, some of these are drawn, and an object is assigned as many boxes
+    as were drawn for it: those that overlap it most, whichever object they belong to.
+
+    Args:
+        boxes: Predicted.
+        truth: The objects.
+        overlap: Minimum IoU at which a box belongs to an object, but for the object's highest.
+        most: Maximum number of boxes of an object.
+        sample: Maximum number of boxes that are drawn, by torch's generator.
     """
     from torchvision.ops import box_iou
 

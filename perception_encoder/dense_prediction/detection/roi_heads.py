@@ -186,8 +186,11 @@ class CustomRoIHeads(nn.Module):
 def customize(model: Any, l1: bool, classes: int, sampled: int | None) -> None:
     """Change torchvision's `FasterRCNN` in place.
 
-    `l1`: learn boxes by the L1 loss in both stages. `sampled`: learn classes by the federated loss, at least this many
-    in each batch, of `classes`.
+    Args:
+        model: The `FasterRCNN`.
+        l1: Learn boxes by the L1 loss in both stages.
+        classes: Number of classes.
+        sampled: Learn classes by the federated loss, at least this many in each batch.
     """
     heads = model.roi_heads
     if l1:
@@ -211,9 +214,11 @@ def federated_loss(
 ) -> Float[Tensor, ""]:
     """Return the binary cross-entropy summed over the classes in use, averaged over regions.
 
-    `logits`: of the background, which is not used, and the classes; `labels`: 0 is background. The classes in use are
-    those of the labels and, if they are fewer than `sampled`, others drawn in proportion to `weights` by torch's
-    generator.
+    Args:
+        logits: Of the background, which is not used, and the classes.
+        labels: Classes of the regions; 0 is background.
+        weights: Of the classes, in proportion to which torch's generator draws those in use that no label names.
+        sampled: Minimum number of classes in use.
     """
     present = labels[labels > 0].unique() - 1
     used = torch.zeros_like(weights, dtype=torch.bool)
