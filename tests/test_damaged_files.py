@@ -629,7 +629,7 @@ FORMATS: dict[str, Format] = {
 }
 
 
-def annotations() -> Iterator[tuple[str, Format]]:
+def annotation_formats() -> Iterator[tuple[str, Format]]:
     def add(name: str, content: bytes, read: Callable[[Path], object]) -> Format:
         files = name.replace(".json", ".tar") if name == "val.json" else "*.tar" if name == "objects.json" else name
         needs = ("faster_coco_eval",) if name == "annotations.json" else ()
@@ -641,7 +641,7 @@ def annotations() -> Iterator[tuple[str, Format]]:
         yield f"text, {kind}", add(name, text.encode(), read)
 
 
-FORMATS |= dict(annotations())
+FORMATS |= dict(annotation_formats())
 
 
 # ---- the test

@@ -111,7 +111,7 @@ class SentenceTransformersModel(Adapter):
         return _tensors(self._features(self._as_texts(texts), role))
 
     def text_output(self, batch: dict[str, Tensor], role: Role) -> Tensor:
-        with traceable_masks() if torch.jit.is_tracing() else nullcontext():  # type: ignore[attr-defined]
+        with traceable_masks() if torch.jit.is_tracing() else nullcontext():
             return self._output({**batch, **_others(self._features(["a"], role))}, role)
 
     def image_output(self, batch: dict[str, Tensor]) -> Tensor:

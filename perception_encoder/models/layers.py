@@ -32,7 +32,7 @@ def rope_table(
 
 
 def _is_traced() -> bool:
-    return torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined]
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
 @lru_cache(maxsize=64)
@@ -126,7 +126,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, rope: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """Attend; `rope` is a `rope_table`, `mask` is boolean (B, 1, 1, N), True for visible tokens."""
-        if torch.jit.is_tracing():  # type: ignore[attr-defined]
+        if torch.jit.is_tracing():
             return self._forward_traced(x, rope, mask)
         projected = F.linear(x, self.in_proj_weight, self.in_proj_bias)
         heads_first = projected.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)

@@ -36,7 +36,7 @@ def add_command(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], None]
 
     def add(function: Callable[[], None]) -> None:
         module = types.ModuleType("perception_encoder.cli.example")
-        module.example = function
+        vars(module)["example"] = function
         monkeypatch.setitem(sys.modules, module.__name__, module)
         monkeypatch.setitem(main.COMMANDS["Search"], "example", "example")
 

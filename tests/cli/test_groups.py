@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import pytest
 import typer
@@ -15,7 +15,7 @@ import typer
 from perception_encoder.cli import main, options, output
 
 
-def commands(group: object = None, words: tuple[str, ...] = ()) -> dict[tuple[str, ...], object]:
+def commands(group: Any = None, words: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
     group = group or typer.main.get_command(main.app)
     result = {}
     for name in group.list_commands(None):

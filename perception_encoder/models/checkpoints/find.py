@@ -117,7 +117,7 @@ def hub_or_cache(name: str, asks: bool = True, copy: str = "DIRECTORY") -> Itera
     """
     from huggingface_hub import constants
     from huggingface_hub.errors import LocalEntryNotFoundError
-    from huggingface_hub.utils import get_session  # type: ignore[attr-defined]
+    from huggingface_hub.utils import get_session
 
     silence, asked = "its client is set to offline" if asks else "", asks and not constants.HF_HUB_OFFLINE
     if asked:
