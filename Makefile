@@ -14,13 +14,35 @@ LMMS_EVAL := lmms-eval==0.7.3
 LOWEST_EXTRAS := demo,plot,heic,raw,search,lance,train,s3,encoders,lang,spatial,eval,engine,onnx
 DEV_EXTRAS := dev,docs,demo,raw,search,lance,train,s3,encoders,eval,lang,engine,cluster,onnx,fast
 
-.PHONY: demo test test-slow test-dtypes test-lowest check lint types site wheel docs clean
+# The tests of one capability, slow ones included: `make test-search`. Directories of tests/, or files without test_ and .py.
+# The suites damage every kind of file, and kill every user of the store: they belong to all that write.
+SUITES := damaged_files store store_users
+search_tests := search cli/index cli/search cli/classify runtime $(SUITES)
+encode_tests := inference preprocess models runtime cli/models cli/embed cli/layers $(SUITES)
+train_tests := training pretraining spatial_alignment dense_training losses data cli/train cli/data stages $(SUITES)
+evaluate_tests := evaluation datasets layer_analysis cli/evaluate caches $(SUITES)
+dense_tests := dense_prediction dense_training evaluation/dense cli/dense $(SUITES)
+language_tests := language_alignment evaluation/language data datasets/questions cli/language $(SUITES)
+serve_tests := serving cli/serve search/web secure_defaults
+export_tests := exports formats search/export cli/models/export $(SUITES)
+engine_tests := video_data_engine cli/engine $(SUITES)
+annotate_tests := video_dataset cli/video_dataset $(SUITES)
+workshop_tests := synthetic experiments examples benchmarks
+damage_tests := damaged_files search/storage/damage
+store_tests := store store_users files planted_links
+CAPABILITIES := $(patsubst %_tests,%,$(filter %_tests,$(.VARIABLES)))
+
+.PHONY: demo test test-slow test-dtypes test-lowest check lint types site wheel docs constraints clean $(CAPABILITIES:%=test-%)
 
 demo: .venv/demo-installed ## index and search sample photographs and a video with the built-in model
 	$(BIN)/pe demo
 
 test: .venv/dev-installed ## the tests, but for the slow ones; a file's tests on one worker, of one thread each
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(COVERAGE) $(PYTEST_ARGS)
+
+$(CAPABILITIES:%=test-%): test-%: .venv/dev-installed ## the tests of one capability, the slow ones too
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'not large' -n $(WORKERS) --dist loadfile $(PYTEST_ARGS) \
+		$(foreach name,$($*_tests),$(wildcard tests/$(name) tests/$(dir $(name))test_$(notdir $(name)).py))
 
 test-dtypes: .venv/dev-installed ## encoding, search and evaluation in both floating-point types, whatever this machine's choice
 	for dtype in float32 bfloat16; do \
@@ -35,7 +57,10 @@ test-lowest: .venv/lowest/installed ## the security tests and the main commands,
 	OMP_NUM_THREADS=1 .venv/lowest/bin/python -m pytest -n $(WORKERS) --dist loadfile -W ignore -m 'security or smoke' $(PYTEST_ARGS) \
 		$$(grep -rlE 'pytest\.mark\.(security|smoke)' tests)
 
-check: lint types site test test-slow ## what a change has to pass
+# Only `make test` is covered: without Python 3.12's monitoring, coverage takes a fifth of a test's time.
+check: COVERAGE := --cov --cov-report=
+check: lint types site test test-slow ## what a change has to pass; it ends with the files that `make test` covers least
+	$(BIN)/coverage report --sort=cover | sed -n 1,12p
 
 lint: .venv/dev-installed
 	$(BIN)/ruff check .
@@ -58,8 +83,14 @@ docs: .venv/dev-installed ## write docs/cli, docs/api and the README's picture a
 	$(BIN)/python docs/page_picture.py
 	$(MAKE) site
 
+# Packages that fit stay; `make constraints UPGRADE=--upgrade` takes the newest of each, `UPGRADE='--upgrade-package NAME'` of one.
+constraints: .venv/dev-installed ## write constraints.txt, the versions that CI installs
+	$(BIN)/uv pip compile pyproject.toml --all-extras --group synthetic --universal --python-version 3.11 --no-annotate --no-header --quiet \
+		$(UPGRADE) --output-file constraints.txt
+	sed -i -E -e '/^(triton|nvidia-|cuda-|setuptools)/d' -e '1i # By `make constraints`. torch==X fits X+cpu too; what only its CUDA builds need is left to them.' constraints.txt
+
 clean:
-	rm -rf .venv build dist demo .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv build dist demo .coverage .pytest_cache .mypy_cache .ruff_cache
 
 .venv/bin/python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer with venv is needed (Debian: apt-get install python3-venv)" >&2; exit 1; }

@@ -223,3 +223,15 @@ def test_nothing_depends_on_this_machine() -> None:
         path = ROOT / name
         if path.is_file() and path.suffix in {".py", ".md", ".toml", ".cff", ".html", ".json", ""}:
             assert name == ".ci/run" or not foreign.search(path.read_text(encoding="utf-8")), path
+
+
+def test_every_test_belongs_to_a_capability_of_the_makefile() -> None:
+    """`make test-search` runs what the Makefile lists: what is listed exists, and no directory is forgotten."""
+    text = (ROOT / "Makefile").read_text(encoding="utf-8")
+    lists = dict(re.findall(r"^(\w+_tests|SUITES) := (.+)$", text, flags=re.MULTILINE))
+    named = {name for names in lists.values() for name in names.split() if name != "$(SUITES)"}
+    tests = ROOT / "tests"
+    for path in (tests / name for name in named):
+        assert path.is_dir() or path.with_name(f"test_{path.name}.py").is_file(), path
+    directories = {path.parent.relative_to(tests).parts[0] for path in tests.glob("*/**/test_*.py")}
+    assert directories - {name.split("/")[0] for name in named} == set()
