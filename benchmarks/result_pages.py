@@ -13,6 +13,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.result_plots import PLOTS
+from benchmarks.results import Read, Rows, Tables, best_setting
+from benchmarks.speed_tables import speed_tables
 from experiments.builtin.card import compare_with_targets
 from experiments.differences import find_signs, format_gap
 from experiments.findings import GAINS, GAPS, all_gaps, dense_scores
@@ -21,14 +24,6 @@ from perception_encoder.evaluation.statistics.bootstrap import wilson_ends
 
 RESULTS = Path(__file__).parent.parent / "docs" / "results"
 MARKERS = ("<!-- table: written by python -m benchmarks.result_pages -->", "<!-- end of table -->")
-RECALL = 0.99
-"""What a nearest-neighbour search is compared at."""
-
-Rows = list[Sequence[str]]
-Tables = Mapping[str, Rows]
-"""Tables by their headings."""
-Read = Callable[[str], Any]
-"""Returns the content of a JSON file, by its name."""
 
 
 def read_result(name: str) -> Any:
@@ -191,24 +186,9 @@ def search_quality(read: Read) -> Rows:
     return rows
 
 
-def best_setting(settings: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-    """Return the fastest setting that reaches `RECALL`, or else the one with the highest recall."""
-    enough = [setting for setting in settings if setting["recall"] >= RECALL]
-    if enough:
-        return min(enough, key=lambda setting: float(setting["median"]))
-    return max(settings, key=lambda setting: float(setting["recall"]))
-
-
-def speed(read: Read) -> Tables:
-    """One table a task: see `benchmarks.speed_tables`."""
-    from benchmarks.speed_tables import speed_tables
-
-    return speed_tables(read)
-
-
 PAGES: dict[str, Callable[[Read], Rows | Tables]] = {
     "parity": parity,
-    "speed": speed,
+    "speed": speed_tables,
     "paper_in_small": paper_in_small,
     "builtin_models": builtin_models,
     "memory_and_faults": memory_and_faults,
@@ -236,8 +216,6 @@ def _as_text(rows: Rows) -> str:
 
 def main() -> None:
     """Write every page's table, and every plot."""
-    from benchmarks.result_plots import PLOTS
-
     for name, table in PAGES.items():
         path = RESULTS / f"{name}.md"
         path.write_text(with_table(path.read_text(encoding="utf-8"), table(read_result)), encoding="utf-8")

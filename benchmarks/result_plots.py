@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.result_pages import Read, best_setting
+from benchmarks.results import Read, best_setting
 from benchmarks.speed_tables import LIMIT, OURS, median_rates
 
 if TYPE_CHECKING:

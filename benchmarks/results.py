@@ -1,13 +1,22 @@
-"""What every benchmark says of its machine, and how it hands over its result."""
+"""What every benchmark says of its machine, how it hands over its result, and what pages read of one."""
 
 from __future__ import annotations
 
 import json
 import platform
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+
+Rows = list[Sequence[str]]
+Tables = Mapping[str, Rows]
+"""Tables by their headings."""
+Read = Callable[[str], Any]
+"""Returns the content of a JSON file of docs/results, by its name."""
+RECALL = 0.99
+"""What a nearest-neighbour search is compared at."""
 
 
 def machine() -> str:
@@ -22,3 +31,11 @@ def report(result: dict[str, Any], out: Path | None) -> None:
         print(text)
     else:
         out.write_text(text + "\n", encoding="utf-8")
+
+
+def best_setting(settings: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Return the fastest setting that reaches `RECALL`, or else the one with the highest recall."""
+    enough = [setting for setting in settings if setting["recall"] >= RECALL]
+    if enough:
+        return min(enough, key=lambda setting: float(setting["median"]))
+    return max(settings, key=lambda setting: float(setting["recall"]))

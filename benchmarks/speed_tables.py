@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.embed import EMBED, ENCODE, INDEX
-from benchmarks.result_pages import Read, Rows, Tables
+from benchmarks.results import Read, Rows, Tables
 from perception_encoder.evaluation.statistics.bootstrap import EstimatedDifference
 
 OURS, OTHER_MODEL, LIMIT = "perception-encoder", "CLIP of the same size", "limit"

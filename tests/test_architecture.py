@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
@@ -56,6 +57,25 @@ DISTRIBUTIONS = {
 
 SOURCES = sorted((ROOT / NAME).rglob("*.py"))
 ALL_SOURCES = [*SOURCES, *sorted((ROOT / "synthetic").rglob("*.py"))]
+DEFINITIONS = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+BENCHMARKS = sorted((ROOT / "benchmarks").rglob("*.py"))
+
+NAMES_IMPORTED = {
+    "cli": 160,
+    "language_alignment": 139,
+    "inference": 130,
+    "search": 117,
+    "dense_training": 105,
+    "pretraining": 104,
+    "video_data_engine": 102,
+    "evaluation": 95,
+}
+"""How many names of other packages each one imports at most: today's counts where they exceed `NAMES_AIM`."""
+NAMES_AIM = 90
+SHARED_NAMES: dict[str, int] = {"depth": 3, "read_samples": 2}
+"""Public classes and functions of more than one module outside cli, and how many each: the aim is none."""
+ENCODERS = ("Encoder", "FeatureCache", "LayerFeatures")
+"""Classes that are an encoder or the layers of one: the aim is the first and the last."""
 
 
 def relative(path: Path) -> str:
@@ -133,10 +153,47 @@ def cycles(graph: dict[str, set[str]]) -> Iterator[str]:
 def test_imports_point_down_without_cycles() -> None:
     """Deferred and type-checking imports count too."""
     assert list(cycles({"p.a.x": {"p.b.y"}, "p.b.y": set(), "p.b.z": {"p.a.x"}})), "the check sees no cycle"
-    graph = {module_of(path): imported(path) for path in ALL_SOURCES if path != ROOT / NAME / "__main__.py"}
+    sources = [*ALL_SOURCES, *BENCHMARKS]
+    graph = {module_of(path): imported(path) for path in sources if path != ROOT / NAME / "__main__.py"}
     assert list(cycles(graph)) == []
     wrong = {module: wrong_imports(module, names) for module, names in graph.items() if module.startswith(NAME)}
     assert {module: names for module, names in wrong.items() if names} == {}
+
+
+def test_packages_import_few_names_of_each_other() -> None:
+    """A walk's files are not counted: a trace enters every helper, which a reader passes by."""
+    names: dict[str, set[str]] = {}
+    for path in SOURCES:
+        package = path.relative_to(ROOT / NAME).parts[0].removesuffix(".py")
+        tops = {name: (*name.split("."), "")[1] for name in imported(path) if name.split(".")[0] == NAME}
+        names.setdefault(package, set()).update(name for name, top in tops.items() if top not in (package, ""))
+    counts = {package: len(found) for package, found in names.items()}
+    assert {package: n for package, n in counts.items() if n > NAMES_IMPORTED.get(package, NAMES_AIM)} == {}
+
+
+def test_public_names_are_given_once() -> None:
+    """Outside cli, whose commands have their calls' names."""
+    outside = [path for path in SOURCES if path.relative_to(ROOT / NAME).parts[0] != "cli"]
+    nodes = [node for path in outside for node in parse(path).body if isinstance(node, DEFINITIONS)]
+    overloads = [node for node in nodes if any("overload" in ast.unparse(item) for item in node.decorator_list)]
+    counts = Counter(node.name for node in nodes if not node.name.startswith("_") and node not in overloads)
+    assert {name: n for name, n in counts.items() if n > SHARED_NAMES.get(name, 1)} == {}
+
+
+def test_two_concepts_of_an_encoder() -> None:
+    """Nothing inherits from them, and nothing copies a method of theirs."""
+    methods = {"encode_images", "encode_videos", "encode_texts", "encode_layers"}
+    found = [
+        node.name
+        for path in SOURCES
+        for node in ast.walk(parse(path))
+        if isinstance(node, ast.ClassDef)
+        and (
+            methods & {item.name for item in node.body if isinstance(item, ast.FunctionDef)}
+            or {ast.unparse(base).rpartition(".")[2] for base in node.bases} & {"Encoder", "LayerFeatures"}
+        )
+    ]
+    assert sorted(found) == sorted(ENCODERS)
 
 
 def requirements() -> tuple[list[Requirement], list[Requirement], list[Requirement]]:
