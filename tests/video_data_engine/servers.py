@@ -108,47 +108,19 @@ def mute(handler: BaseHTTPRequestHandler, request: dict[str, Any]) -> None:
     time.sleep(3)
 
 
-def dripping(handler: BaseHTTPRequestHandler, request: dict[str, Any]) -> None:
+def dripping(kind: str, piece: bytes, status: int = 200) -> Answer:
     """Send a piece now and then, for ever."""
-    handler.send_response(200)
-    handler.send_header("Content-Type", "text/event-stream")
-    handler.end_headers()
-    for _ in range(30):
-        handler.wfile.write(chunk("a "))
-        handler.wfile.flush()
-        time.sleep(0.1)
 
+    def answer(handler: BaseHTTPRequestHandler, request: dict[str, Any]) -> None:
+        handler.send_response(status)
+        handler.send_header("Content-Type", kind)
+        handler.end_headers()
+        for _ in range(30):
+            handler.wfile.write(piece)
+            handler.wfile.flush()
+            time.sleep(0.1)
 
-def dripping_json(handler: BaseHTTPRequestHandler, request: dict[str, Any]) -> None:
-    """Send a JSON object for ever."""
-    handler.send_response(200)
-    handler.send_header("Content-Type", "application/json")
-    handler.end_headers()
-    for _ in range(30):
-        handler.wfile.write(b" ")
-        handler.wfile.flush()
-        time.sleep(0.1)
-
-
-def dripping_line(handler: BaseHTTPRequestHandler, request: dict[str, Any]) -> None:
-    """Send an event that never ends."""
-    handler.send_response(200)
-    handler.send_header("Content-Type", "text/event-stream")
-    handler.end_headers()
-    for _ in range(30):
-        handler.wfile.write(b"x")
-        handler.wfile.flush()
-        time.sleep(0.1)
-
-
-def dripping_error(handler: BaseHTTPRequestHandler, request: dict[str, Any]) -> None:
-    """Answer with an error that never ends."""
-    handler.send_response(500)
-    handler.end_headers()
-    for _ in range(30):
-        handler.wfile.write(b"x")
-        handler.wfile.flush()
-        time.sleep(0.1)
+    return answer
 
 
 def huge(kind: str, status: int = 200) -> Answer:
