@@ -29,21 +29,38 @@ def directory(tmp_path: Path, draw: Callable[[int], Image.Image]) -> Path:
     return directory
 
 
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [
+        ("search", ("a cat", "--json")),
+        ("classify", ("--labels", "cat,dog", "--json")),
+        ("index", ("--json",)),
+        ("embed", ("-o", "v.parquet")),
+    ],
+)
 def test_files_of_other_types_are_counted(
-    run_pe: Callable[..., Run], directory: Path, checkpoint: Path, tmp_path: Path
+    command: str,
+    options: tuple[str, ...],
+    run_pe: Callable[..., Run],
+    directory: Path,
+    checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    model = ("-m", checkpoint)
-    run = run_pe("search", "a cat", directory, *model, "--json")
-    assert run.status == 0 and NOTE in run.stderr and json.loads(run.stdout)["left_out"] == COUNTS
-    run = run_pe("embed", directory, "-o", tmp_path / "v.parquet", *model)
+    monkeypatch.chdir(tmp_path)
+    inputs = (options[0], directory, *options[1:]) if command == "search" else (directory, *options)
+    run = run_pe(command, *inputs, "-m", checkpoint)
     assert run.status == 0 and NOTE in run.stderr
-    run = run_pe("classify", directory, "--labels", "cat,dog", *model, "--json")
-    assert run.status == 0 and NOTE in run.stderr and json.loads(run.stdout)["left_out"] == COUNTS
-    run = run_pe("index", directory, *model, "--json")
-    (report,) = json.loads(run.stdout)["folders"].values()
-    assert run.status == 0 and NOTE in run.stderr and report["left_out"] == COUNTS
+    if "--json" in options:
+        report = json.loads(run.stdout)
+        (report,) = report["folders"].values() if command == "index" else (report,)
+        assert report["left_out"] == COUNTS
+
+
+def test_a_file_that_is_gone_is_not_counted(run_pe: Callable[..., Run], directory: Path, checkpoint: Path) -> None:
+    assert run_pe("index", directory, "-m", checkpoint).status == 0
     (directory / "a.PSD").unlink()
-    assert "unsupported types: 4 (" in run_pe("index", directory, *model).stderr
+    assert "unsupported types: 4 (" in run_pe("index", directory, "-m", checkpoint).stderr
 
 
 def test_a_missing_query_image_is_an_error(run_pe: Callable[..., Run], directory: Path, checkpoint: Path) -> None:
@@ -64,27 +81,40 @@ def test_no_hits_are_reported(run_pe: Callable[..., Run], directory: Path, check
     assert run.status == 0 and "note: no near-duplicates\n" in run.stderr
 
 
-def test_duplicates_have_a_minimum_score_and_all_but_one_are_listed(
-    run_pe: Callable[..., Run], directory: Path, checkpoint: Path
-) -> None:
+@pytest.fixture
+def copied(directory: Path, run_pe: Callable[..., Run], checkpoint: Path) -> Path:
+    """The directory, indexed, with a copy of an image as well."""
     (directory / "copy.png").write_bytes((directory / "0.png").read_bytes())
     assert run_pe("index", directory, "-m", checkpoint).status == 0
-    run = run_pe("near-duplicates", directory, "--min-score", "0.5", "--json")
-    groups = json.loads(run.stdout)["groups"]
-    assert max(map(len, groups)) >= 3
-    exact = json.loads(run_pe("near-duplicates", directory, "--min-score", "0.99999", "--json").stdout)
-    assert [sorted(Path(hit["path"]).name for hit in group) for group in exact["groups"]] == [["0.png", "copy.png"]]
-    spare = ("near-duplicates", "--min-score", "0.5", "--all-but-one", directory)
+    return directory
+
+
+def groups_of(run: Run) -> list[set[str]]:
+    return [{hit["path"] for hit in group} for group in json.loads(run.stdout)["groups"]]
+
+
+def test_duplicates_have_a_minimum_score(run_pe: Callable[..., Run], copied: Path) -> None:
+    assert max(map(len, groups_of(run_pe("near-duplicates", copied, "--min-score", "0.5", "--json")))) >= 3
+    exact = groups_of(run_pe("near-duplicates", copied, "--min-score", "0.99999", "--json"))
+    assert exact == [{str(copied / "0.png"), str(copied / "copy.png")}]
+
+
+def test_all_but_the_largest_of_each_group_are_listed(run_pe: Callable[..., Run], copied: Path) -> None:
+    groups = groups_of(run_pe("near-duplicates", copied, "--min-score", "0.5", "--json"))
+    spare = ("near-duplicates", "--min-score", "0.5", "--all-but-one", copied)
     paths = set(run_pe(*spare, "-0").stdout.rstrip("\0").split("\0"))
-    of_groups = [{hit["path"] for hit in group} for group in groups]
-    assert [len(group - paths) for group in of_groups] == [1] * len(groups) and paths < set.union(*of_groups)
-    assert str(directory / "deep" / "large.png") not in paths  # it has the most pixels
+    assert [len(group - paths) for group in groups] == [1] * len(groups) and paths < set.union(*groups)
+    assert str(copied / "deep" / "large.png") not in paths  # it has the most pixels
     assert len(run_pe(*spare, "--top", "1", "-0").stdout.rstrip("\0").split("\0")) == len(paths)
-    run = run_pe("near-duplicates", directory, "--min-score", "1.5")
-    assert run.status == 2 and "score is 1.5; a cosine similarity must be above 0 and at most 1" in run.stderr
-    run = run_pe("near-duplicates", "gone")
-    assert run.status == 2 and "error: gone: no such file or directory" in run.stderr
-    run = run_pe("near-duplicates", checkpoint.parent, "--top", "3")
-    assert run.status == 2 and f"need an index; create one with: pe index {checkpoint.parent}" in " ".join(
-        run.stderr.replace("│", " ").split()
-    )
+
+
+def test_near_duplicates_need_an_index_a_score_and_a_directory(
+    run_pe: Callable[..., Run], copied: Path, checkpoint: Path
+) -> None:
+    for arguments, message in (
+        ((copied, "--min-score", "1.5"), "score is 1.5; a cosine similarity must be above 0 and at most 1"),
+        (("gone",), "error: gone: no such file or directory"),
+        ((checkpoint.parent, "--top", "3"), f"need an index; create one with: pe index {checkpoint.parent}"),
+    ):
+        run = run_pe("near-duplicates", *arguments)
+        assert run.status == 2 and message in " ".join(run.stderr.replace("│", " ").split())
