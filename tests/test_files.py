@@ -42,7 +42,7 @@ def test_replacing_is_all_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(os, "fsync", full)
     with (
-        pytest.raises(OutputError, match=r"page\.html could not be written: No space left on device$"),
+        pytest.raises(OutputError, match="html could not be written: No space"),
         writing(target),
         replacing(target) as temporary,
     ):
@@ -92,7 +92,7 @@ def test_text_and_json_are_written_whole_or_not_at_all(tmp_path: Path, monkeypat
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OutputError, match=r"a\.json could not be written: No space left on device$"):
+    with pytest.raises(OutputError, match=r"a\.json could not be written: No space"):
         write_text(path, "half")
     assert json.loads(path.read_text()) == {"name": "Größe"}
 
@@ -162,7 +162,7 @@ def test_a_lock_leaves_what_is_there_alone(tmp_path: Path) -> None:
     victim, lock = tmp_path / "diary.txt", tmp_path / "lock"
     victim.write_text("dear diary")
     lock.symlink_to(victim)
-    with pytest.raises(OutputError, match="lock is a link, which is not followed; remove"), holding(lock, "taken"):
+    with pytest.raises(OutputError, match="lock is a link, which is not followed"), holding(lock, "taken"):
         pass
     lock.unlink()
     os.link(victim, lock)

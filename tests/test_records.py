@@ -140,7 +140,7 @@ def test_nobody_listens(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
         check_cluster(address)
-    with pytest.raises(ClusterError, match=r"no Ray cluster answers at .*; start one with: ray start"):
+    with pytest.raises(ClusterError, match="no Ray cluster answers at"):
         check_cluster(address)
     check_cluster("auto")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)

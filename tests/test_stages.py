@@ -129,7 +129,7 @@ def test_stages_share_the_steps_as_they_did() -> None:
     for steps in range(5, 60):
         shares = steps_of(override(config, [f"steps={steps}"]))
         assert sum(shares) == steps and min(shares) >= 1
-    with pytest.raises(ConfigError, match="--set steps=4: steps is 4; the run has 5 stages of at least one step each"):
+    with pytest.raises(ConfigError, match="--set steps=4: steps is 4"):
         override(config, ["steps=4"])
 
 
@@ -184,13 +184,13 @@ def test_a_training_from_python(photos: Path, tmp_path: Path) -> None:
     assert str(trained.weights) in trained.example and trained.to_dict()["best"] == str(trained.best)
     record = json.loads((tmp_path / "run" / "config.json").read_text())["config"]
     assert (record["lora"]["rank"], record["batch_size"], record["parallel"]["chunk"]) == (2, 8, 4)
-    with pytest.raises(ConfigError, match=r"lra=16: no setting is called lra; did you mean lora\?"):
+    with pytest.raises(ConfigError, match=r"lra=16: .*did you mean lora"):
         pe.train("finetune", photos, tmp_path / "other", lra=16)
     with pytest.raises(ConfigError, match="did you mean finetune, "):
         pe.train("fine_tune", photos)
     with pytest.raises(DataError, match="no data"):
         pe.train("finetune", out=tmp_path / "other")
-    with pytest.raises(ConfigError, match="spatial training reads --data, not --shards"):
+    with pytest.raises(ConfigError, match="spatial training reads --data"):
         pe.train("spatial_builtin", shards="x.tar", out=tmp_path / "other")
     assert not (tmp_path / "other").exists()
 
@@ -206,5 +206,5 @@ def test_a_plan_from_python() -> None:
     plan = pe.plan("core_g14", devices=512, device="h200", steps=1000)
     assert (plan.device, plan.devices, sum(phase.steps for phase in plan.phases)) == (find_device("h200"), 512, 1000)
     assert plan.to_dict()["hours"] == plan.hours() and plan.to_dict()["parameters"]["trained"] == plan.parameters[1]
-    with pytest.raises(ConfigError, match="no device is called 'h10'; use a100-40gb"):
+    with pytest.raises(ConfigError, match="no device is called 'h10'"):
         pe.plan("core_g14", device="h10")

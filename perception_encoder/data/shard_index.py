@@ -31,7 +31,7 @@ MEDIA = {"image": SHARD_IMAGES, "video": SHARD_VIDEOS}
 PARTS = (*MEDIA, *TEXTS)
 _COLUMNS = {"key", "members", *(f"{part}_{name}" for part in PARTS for name in ("start", "size"))}
 _FORM = "6"  # version of the table; part of its name
-_PAUSES = (0.2, 1.0)  # seconds before a broken connection is retried
+RETRY_PAUSES = (0.2, 1.0)  # seconds before a broken connection is retried
 _EXTRAS = {"http": ("aiohttp", "train"), "https": ("aiohttp", "train"), "s3": ("s3fs", "s3")}
 _WHOLE = "its server only sends whole files; put simplecache:: before the URL, or download the shards"
 
@@ -119,7 +119,7 @@ def open_storage(url: str) -> tuple[Any, str]:
 
 def _patiently(work: Callable[[], T]) -> T:
     """Call `work`, retrying if a connection breaks."""
-    for pause in _PAUSES:
+    for pause in RETRY_PAUSES:
         try:
             return work()
         except (FileNotFoundError, PermissionError, ValueError, DataError):

@@ -39,7 +39,7 @@ from perception_encoder.progress import Track, untracked
 from perception_encoder.records import Checked, Count, Positive
 
 _ROUNDING = 1e-4  # share of a map's largest value: what differs by less is one value
-_TILE = 16  # patches along the side of a tile, which is compared at a time
+TILE = 16  # patches along the side of a tile, which is compared at a time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,8 +91,8 @@ def _vote(unit: Tensor, context: Tensor, labels: Tensor, config: PropagationConf
     """Return soft labels (h, w, K) of a frame's unit features (h, w, D) from other frames' features and labels."""
     h, w, _ = unit.shape
     voted = labels.new_empty(h, w, labels.shape[-1])
-    for top, left in product(range(0, h, _TILE), range(0, w, _TILE)):
-        rows, columns = range(top, min(h, top + _TILE)), range(left, min(w, left + _TILE))
+    for top, left in product(range(0, h, TILE), range(0, w, TILE)):
+        rows, columns = range(top, min(h, top + TILE)), range(left, min(w, left + TILE))
         voted[top : rows.stop, left : columns.stop] = _vote_tile(unit, context, labels, rows, columns, config)
     return voted
 

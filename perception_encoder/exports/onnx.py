@@ -38,7 +38,7 @@ Inputs = Mapping[str, Tensor]
 
 _PREPARED = {"onnx.quant.pre_process": "onnxruntime.quant"}
 """Metadata by which onnxruntime's quantisation knows that it need not ask for its own preparation."""
-_EXTERNAL = 2**30  # bytes of weights beyond which they lie beside the .onnx file, which itself may hold 2 GiB
+EXTERNAL_BYTES = 2**30  # bytes of weights beyond which they lie beside the .onnx file, which itself may hold 2 GiB
 
 _IMAGES = """\
 import numpy as np
@@ -159,7 +159,7 @@ def write_onnx(
         differences: dict[str, float | None] = {}
         for tower, (module, example, inputs) in towers.items():
             path = temporary / f"{tower}.onnx"
-            large = sum(parameter.nbytes for parameter in module.parameters()) > _EXTERNAL
+            large = sum(parameter.nbytes for parameter in module.parameters()) > EXTERNAL_BYTES
             names = inputs, f"{tower}_{kind}"
             if int8 is None:
                 save_onnx(module, example, names, metadata, path, external=large)

@@ -38,8 +38,8 @@ from perception_encoder.progress import Track, untracked
 from perception_encoder.store import RESUME, SETTINGS, Store
 
 _PART_BYTES = 64 << 20
-_PART_SECONDS = 15.0  # the work that a kill may cost
-_PIECE, _PIECES = 1 << 20, 256  # bytes and number of the pieces of a large file
+PART_SECONDS = 15.0  # the work that a kill may cost
+PIECE, PIECES = 1 << 20, 256  # bytes and number of the pieces of a large file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,7 +239,7 @@ class EmbeddingWriter:
         self._files.append(self._threads.submit(_files_of, [result.key for result in batch], self._resumes))
         self.failures += [result.error for result in batch if isinstance(result, Failure)]
         self._pending_bytes += sum(result.vector.nbytes for result in batch if isinstance(result, Embedding))
-        if self._pending_bytes >= _PART_BYTES or time.monotonic() - self._flushed_at >= _PART_SECONDS:
+        if self._pending_bytes >= _PART_BYTES or time.monotonic() - self._flushed_at >= PART_SECONDS:
             self.flush()
 
     def flush(self) -> None:
@@ -305,9 +305,9 @@ def _digest_of_content(state: str, path: Path, offset: int, size: int) -> str:
         with open_source(path) as (file, _):
             end = file.seek(0, os.SEEK_END) if size < 0 else offset + size
             whole.update(b"%d " % (end - offset))
-            for start in range(offset, end, max(_PIECE, math.ceil((end - offset - _PIECE) / (_PIECES - 1)))):
+            for start in range(offset, end, max(PIECE, math.ceil((end - offset - PIECE) / (PIECES - 1)))):
                 file.seek(start)
-                whole.update(file.read(min(_PIECE, end - start)))
+                whole.update(file.read(min(PIECE, end - start)))
     except (OSError, InputError):
         return ""
     return whole.hexdigest()

@@ -33,7 +33,7 @@ from perception_encoder.vectors import are_unit, load_array, unit_rows
 METADATA, CHECKSUM = "perception_encoder", "perception_encoder.crc32"
 _OPTIONS: dict[str, Any] = {"compression": "zstd", "write_page_checksum": True}
 _GROUP_BYTES = 64 << 20
-_GROUP_ROWS = 8192
+GROUP_ROWS = 8192
 _DIRECTORIES = {"": {"img_emb", "text_emb", "metadata"}, ".lance": {"data", "_versions", "_transactions"}}
 """Names of the files in a directory that this module wrote, by suffix."""
 
@@ -173,7 +173,7 @@ def _read(parts: Sequence[Path], store: Store) -> Iterator[pa.Table]:
     """Yield the rows of all parts, in groups that do not depend on the boundaries of the parts."""
     settings = store.settings
     row_bytes = 4 * settings["dimension"] * (math.prod(settings["grid"]) if settings["pool"] == "tokens" else 1)
-    group = max(1, min(_GROUP_ROWS, _GROUP_BYTES // row_bytes))
+    group = max(1, min(GROUP_ROWS, _GROUP_BYTES // row_bytes))
     rest = to_table([], settings)
     for part in parts:
         reading = store.reading(part, also=(pa.ArrowException,))

@@ -83,7 +83,7 @@ class _Rotation(torch.autograd.Function):
 
 
 _SHORT = 256  # tokens up to which plain products train faster on a CPU (3.6-7.5x at 12-65, 1.2x at 197)
-_CACHED_SCORES = 2**20  # fit a CPU core's cache in bfloat16
+CACHED_SCORES = 2**20  # fit a CPU core's cache in bfloat16
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
@@ -93,7 +93,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: 
         return _attend_plainly(q, k, v, mask, causal)
     if trains or mask is not None or q.dtype != torch.bfloat16 or not _has_slow_kernel(q.device.type):
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
-    count = max(1, _CACHED_SCORES // (q.shape[-2] * k.shape[-2]))  # of heads at a time
+    count = max(1, CACHED_SCORES // (q.shape[-2] * k.shape[-2]))  # of heads at a time
     queries, keys, values = (x.flatten(0, 1).split(count) for x in (q, k, v))
     parts = [_attend_plainly(*part, None, causal) for part in zip(queries, keys, values, strict=True)]
     return torch.cat(parts).unflatten(0, q.shape[:2])

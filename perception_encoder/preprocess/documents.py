@@ -35,7 +35,7 @@ MAX_RATIO = 100
 """Maximum ratio of a page's sides; a receipt of two metres has 25."""
 _LARGE = 1000
 """Pixels per point at which a page exceeds every grid of tiles."""
-_SECONDS = 30.0
+RENDER_SECONDS = 30.0
 """Maximum seconds to render `PAGES` pages."""
 
 
@@ -59,7 +59,7 @@ def open_pdf_pages(
         content = stream.read()
     request = json.dumps({"name": name, "pages": pages, "tile": tile, "budget": budget}).encode() + b"\n"
     command = [sys.executable, "-P", "-c", f"from {__name__} import answer_request; answer_request()"]
-    seconds = _SECONDS * max(1.0, len(pages or ()) / PAGES)
+    seconds = RENDER_SECONDS * max(1.0, len(pages or ()) / PAGES)
     try:
         done = subprocess.run(command, input=request + content, capture_output=True, timeout=seconds, check=False)
     except subprocess.TimeoutExpired:

@@ -39,11 +39,11 @@ if TYPE_CHECKING:
 _DECODER_BYTES = {"WEBP": 16, "AVIF": 16, "HEIF": 16}
 """Maximum bytes per pixel of decoders that need more than `PIXEL_BYTES`."""
 
-_SERVED_PIXELS = {"JPEG2000": 4_000_000, "AVIF": 25_000_000, "WEBP": 25_000_000}
+SERVED_PIXELS = {"JPEG2000": 4_000_000, "AVIF": 25_000_000, "WEBP": 25_000_000}
 """Maximum pixels of what clients of a server send, in formats whose decoders stop the other threads: for a fifth of a
 second."""
 
-_SCANS, _SCANNED_PIXELS = 100, 16 * MAX_PIXELS
+_SCANS, SCANNED_PIXELS = 100, 16 * MAX_PIXELS
 """Maximum number of a JPEG's scans, and of the pixels of all: the decoder goes over the whole image for each scan."""
 _MARKER = re.compile(rb"\xff[\x02-\xcf\xd9-\xfe]")
 """Of a JPEG's segment, or of its end; not in compressed data, which has only stuffed bytes and restarts."""
@@ -87,7 +87,7 @@ def open_image(
         least = reduce_to(*whole) if callable(reduce_to) else reduce_to
         if isinstance(image, RawPhoto):
             image = image.preview(least) or image
-        elif served and (pixels := whole[0] * whole[1]) > (limit := _SERVED_PIXELS.get(image.format or "", MAX_PIXELS)):
+        elif served and (pixels := whole[0] * whole[1]) > (limit := SERVED_PIXELS.get(image.format or "", MAX_PIXELS)):
             raise MediaTooLargeError(name, f"has {pixels:,} pixels; a server opens {image.format} up to {limit:,}")
         if isinstance(image, JpegImagePlugin.JpegImageFile):
             _check_scans(image, name)
@@ -128,7 +128,7 @@ def _pixel_bytes(image: Image.Image | RawPhoto) -> int:
 def _check_scans(image: JpegImagePlugin.JpegImageFile, name: str) -> None:
     """Raise MediaTooLargeError for a JPEG of too many scans: a few bytes can make each of them a second's work."""
     stream, pixels, scans = cast(BinaryIO, image.fp), image.width * image.height, 0
-    most = min(_SCANS, _SCANNED_PIXELS // pixels)
+    most = min(_SCANS, SCANNED_PIXELS // pixels)
     stream.seek(2)
     while (marker := _next_marker(stream)) not in (None, _END):
         start, head = stream.tell(), stream.read(3)
@@ -137,7 +137,7 @@ def _check_scans(image: JpegImagePlugin.JpegImageFile, name: str) -> None:
             if head[2:] >= bytes([image.layers]) and not image.info.get("progressive"):
                 return  # all colours at once: the decoder reads no other scan
             if scans > most:
-                limit = f"the limit is {_SCANS} scans, of together {_SCANNED_PIXELS:,} pixels"
+                limit = f"the limit is {_SCANS} scans, of together {SCANNED_PIXELS:,} pixels"
                 raise MediaTooLargeError(name, f"has more than {most} scans of {pixels:,} pixels; {limit}")
         stream.seek(start + max(2, int.from_bytes(head[:2], "big")))
 

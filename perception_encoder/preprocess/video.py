@@ -51,7 +51,7 @@ _DECODER_BYTES = 25
 _Opened = tuple[InputContainer, VideoStream]
 _Found = tuple[int, Image.Image, tuple[int, int]]
 """A frame's number, image, and whole width and height."""
-_IDLE = threading.Semaphore((os.cpu_count() or 1) - 1)
+IDLE_CORES = threading.Semaphore((os.cpu_count() or 1) - 1)
 """Cores for parts of a video beside the one that the caller's thread has; for all videos of the process."""
 
 
@@ -407,7 +407,7 @@ def _in_parts(
     divided = divided and not video.codec_context.is_hwaccel
     most = DECODING.limit // (_DECODER_BYTES * max(1, video.width * video.height)) if divided else 0
     with ExitStack() as stack:
-        idle = [stack.callback(_IDLE.release) for _ in parts[1 : 1 + most] if _IDLE.acquire(blocking=False)]
+        idle = [stack.callback(IDLE_CORES.release) for _ in parts[1 : 1 + most] if IDLE_CORES.acquire(blocking=False)]
         if source is None or not idle:
             yield from _by_seeking(*opened, timeline, numbers, images)
             return

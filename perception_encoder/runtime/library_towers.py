@@ -34,7 +34,7 @@ from perception_encoder.runtime.towers import Towers
 logger = logging.getLogger(__name__)
 _SHORT, _LONG = (choose(check_captions(), key=len) for choose in (min, max))
 _DOCUMENT = " ".join([_LONG] * 100)
-_MAX_TOKENS = 1 << 14
+MAX_TOKENS = 1 << 14
 """Of texts computed together, padding included: masks of long ones need much memory."""
 
 
@@ -142,7 +142,7 @@ class LibraryTowers(Towers):
         if self._compiled is None or not self.adapter.has_token_rows:
             return None
         tokens, tower = _tokens(self.adapter, texts, role), _text_tower(self.adapter, role)
-        parts = np.array_split(tokens, math.ceil(len(tokens) / max(1, _MAX_TOKENS // tokens.shape[-1])) or 1)
+        parts = np.array_split(tokens, math.ceil(len(tokens) / max(1, MAX_TOKENS // tokens.shape[-1])) or 1)
         found = [self._compiled.run(tower, None, part) for part in parts]
         return None if any(rows is None for rows in found) else np.concatenate(cast(list[np.ndarray], found))
 

@@ -35,7 +35,7 @@ SIMILAR = 0.97
 """Minimum cosine similarity of near-duplicates."""
 _RECENT = 200  # better hits that a hit is compared with: near-duplicates have similar scores
 _MORE = 4  # times as many rows are read if too few differ
-_BLOCK = 1 << 24  # similarities in memory at a time
+BLOCK_CELLS = 1 << 24  # similarities in memory at a time
 
 
 def clock(seconds: float) -> str:
@@ -301,7 +301,7 @@ def group_duplicates(vectors: Float[np.ndarray, "N D"], threshold: float = SIMIL
     Rows without a near-duplicate are in no group. Exact: every pair is compared.
     """
     group_of = np.arange(len(vectors))  # each row's group, named by its first row
-    step = max(1, _BLOCK // max(1, len(vectors)))
+    step = max(1, BLOCK_CELLS // max(1, len(vectors)))
     for start in range(0, len(vectors), step):
         linked = vectors[start : start + step] @ vectors[start:].T >= threshold
         for links in linked[linked.sum(axis=1) > 1]:

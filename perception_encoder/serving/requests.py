@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 _CHARACTERS, _ALL_CHARACTERS = 20_000, 2_000_000  # of one text, and of all texts of a request
 _DATA_URI = re.compile(r"\s*data:(?:([\w.+-]+)/[\w.+-]+[;,]|;base64,)", re.IGNORECASE)
 _ADDRESS = re.compile(r"\s*https?://\S+\s*", re.IGNORECASE)
-_FETCHERS, _DECODERS = 16, 2  # threads: downloads take seconds, decoding takes a core
+_FETCHERS, DECODERS = 16, 2  # threads: downloads take seconds, decoding takes a core
 T = TypeVar("T")
 Input = tuple[Kind, str]
 """The kind of an input, with its text, address or data URI."""
@@ -241,7 +241,7 @@ class MediaReader:
         self._limits, self._allow_urls = config.fetch, config.allow_urls
         self._fetchers = ThreadPoolExecutor(_FETCHERS, "fetch")
         self._fetching = asyncio.Semaphore(_FETCHERS)
-        self._decoders = ThreadPoolExecutor(_DECODERS, "decode")
+        self._decoders = ThreadPoolExecutor(DECODERS, "decode")
 
     def deadline(self) -> float:
         """Return when all addresses of a request that begins now must have been fetched, of `time.monotonic`."""

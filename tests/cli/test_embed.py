@@ -184,7 +184,7 @@ def flush_and_stop(writer):
         os.kill(os.getpid(), {stop:d})
 
 EmbeddingWriter.flush = flush_and_stop
-module._PART_SECONDS = 0.1
+module.PART_SECONDS = 0.1
 main(sys.argv[1:])
 """
     arguments = ["embed", directory, "-o", out, "-m", checkpoint, "--layer", "0"]

@@ -165,13 +165,13 @@ def test_what_cannot_be_refined(tmp_path: Path, language_run: Path) -> None:
     with pytest.raises(DataError, match="is not an output of `pe engine run`"):
         pe.refine_captioner(tmp_path, tmp_path / "run", table, language_run)
     pe.run_engine(tmp_path / "videos", out, ECHO, workers=1, frames=2, captioned_frames=1)
-    with pytest.raises(DataError, match="caption of other, but the engine's shards have no such clip"):
+    with pytest.raises(DataError, match="caption of other, but"):
         pe.refine_captioner(out, tmp_path / "run", table, language_run)
     table.write_text("video_id,human_caption\nother,\n")
     with pytest.raises(DataError, match="has no corrected caption"):
         pe.refine_captioner(out, tmp_path / "run", table, language_run)
     for other in ("http://localhost:1/v1#m", "hf:some/vlm", None):  # None: the engine's own, a function
-        with pytest.raises(ConfigError, match=r"does not run in this package, .*; give another model to refine \(-m\)"):
+        with pytest.raises(ConfigError, match=r"give another model to refine \(-m\)"):
             pe.refine_captioner(out, tmp_path / "run", {"a": "a cup"}, other)
 
 

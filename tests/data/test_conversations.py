@@ -303,9 +303,9 @@ def test_media_that_cannot_be_opened(tmp_path: Path) -> None:
     ]
     path = write_lines(tmp_path / "a.jsonl", table)
     data = open_conversations(path)
-    with pytest.raises(MediaNotFoundError, match=r"a\.jsonl:1 \(7\): missing\.png: no such file"):
+    with pytest.raises(MediaNotFoundError, match=r"a\.jsonl:1 \(7\): missing\.png"):
         data[0].messages()
-    with pytest.raises(MediaDecodeError, match=r"a\.jsonl:2: damaged\.png: cannot be decoded"):
+    with pytest.raises(MediaDecodeError, match=r"a\.jsonl:2: damaged\.png"):
         data[1].messages()
     with pytest.raises(MediaDecodeError, match=r"a\.jsonl:3: text\.mp4: "):
         data[2].messages()
@@ -313,7 +313,7 @@ def test_media_that_cannot_be_opened(tmp_path: Path) -> None:
     inside = open_conversations(write_parquet(tmp_path / "b.parquet", cells))
     with pytest.raises(MediaDecodeError, match=r"b\.parquet:1: image 1: is not an image"):
         inside[0].messages()
-    with pytest.raises(MediaDecodeError, match=r"b\.parquet:2: image 1: .* has no image in the column"):
+    with pytest.raises(MediaDecodeError, match=r"b\.parquet:2: image 1: .* has no image"):
         inside[1].messages()
 
 
@@ -321,20 +321,20 @@ def test_a_file_that_changes(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "a.jsonl", [GOOD, GOOD])
     data = open_conversations(path)
     path.write_text("{}\n")
-    with pytest.raises(InputError, match=r"a\.jsonl:1: the file has changed since it was opened"):
+    with pytest.raises(InputError, match=r"a\.jsonl:1: the file has changed"):
         data[0]
     path.unlink()
-    with pytest.raises(InputError, match=r"a\.jsonl:1: cannot be read: No such file"):
+    with pytest.raises(InputError, match=r"a\.jsonl:1: cannot be read"):
         data[0]
 
 
 def test_which_files_of_a_directory_are_read(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"has no Parquet files and no tars of conversations"):
+    with pytest.raises(DataError, match="no Parquet files and no tars"):
         open_conversations(tmp_path)
     with pytest.raises(DataError, match=r"nothing\.jsonl does not exist"):
         open_conversations(tmp_path / "nothing.jsonl")
     (tmp_path / "a.txt").write_text("x")
-    with pytest.raises(DataError, match=r"a\.txt is not a file of conversations; known: \.jsonl"):
+    with pytest.raises(DataError, match=r"a\.txt is not .*; known: \.jsonl"):
         open_conversations(tmp_path / "a.txt")
     for split in ("train", "test", "validation"):
         row = {"conversations": turns(split, "A")}

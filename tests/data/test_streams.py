@@ -193,11 +193,11 @@ def test_a_field_of_a_wrong_type_is_one_bad_sample(text: str, tmp_path: Path, ca
 def test_more_bad_samples_than_are_survived_end_the_run(tmp_path: Path) -> None:
     write_pairs(tmp_path / "x.tar", range(40), n3_png=b"", n5_png=b"?")
     make = batches(streams(tmp_path), 20, bad_share=0.002)
-    with pytest.raises(DataError, match=r"3 samples of \d+ could not be read, more than bad_share=0.002"):
+    with pytest.raises(DataError, match=r"3 samples of .*bad_share=0.002"):
         [make(step) for step in range(4)]
     bad = {f"n{number}_png": b"" for number in range(4)}
     write_pairs(tmp_path / "y.tar", range(4), **bad)
-    with pytest.raises(DataError, match=r"8 samples in a row could not be read; the last was .*y\.tar/n"):
+    with pytest.raises(DataError, match=r"8 samples in a row.*y\.tar/n"):
         batches(streams(tmp_path / "y.tar"), 1, bad_share=1.0)(0)
 
 
@@ -303,12 +303,12 @@ def test_a_shard_reads_as_webdataset_reads_it(tmp_path: Path) -> None:
 def test_a_table_is_made_once_and_again_for_a_shard_that_changed(
     tmp_path: Path, caches: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made: list[str] = []
-    make = shard_index._make_table
-    monkeypatch.setattr(shard_index, "_make_table", lambda url, *rest: made.append(url) or make(url, *rest))
+    made: list[int] = []
+    walk = shard_index.walk_tar
+    monkeypatch.setattr(shard_index, "walk_tar", lambda stream, size: made.append(size) or walk(stream, size))
     path = write_pairs(tmp_path / "x.tar", range(5))
     first, again = streams(path)[0], streams(path)[0]
-    assert made == [str(path)] and (len(first), len(again)) == (5, 5)
+    assert made == [path.stat().st_size] and (len(first), len(again)) == (5, 5)
     write_pairs(path, range(6))
     assert len(streams(path)[0]) == 6 and len(made) == 2
     assert len(list(caches.rglob("*.parquet"))) == 2

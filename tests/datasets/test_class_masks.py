@@ -47,10 +47,10 @@ def test_images_and_masks_in_directories(tmp_path: Path) -> None:
     (tmp_path / "classes.txt").write_text("road\ncar\nsky\ntree\n", encoding="utf-8")
     assert read_class_splits(tmp_path)[1].classes == ("road", "car", "sky", "tree")
     (tmp_path / "classes.txt").write_text("road\ncar\n", encoding="utf-8")
-    with pytest.raises(DataError, match=r"a mask holds 2; classes\.txt names 2 classes, from 0"):
+    with pytest.raises(DataError, match=r"a mask holds 2; classes\.txt names 2"):
         read_class_splits(tmp_path)
     (tmp_path / "images" / "a" / "4.webp").unlink()
-    with pytest.raises(DataError, match=r"a/4 lacks its image or its mask \(1 in total\)"):
+    with pytest.raises(DataError, match="a/4 lacks its image or its mask"):
         read_class_splits(tmp_path)
 
 
@@ -62,10 +62,10 @@ def test_directories_with_splits_and_masks_of_black_and_white(tmp_path: Path) ->
     assert train.labels(0).tolist() == [[0, 1]] and test.labels(0).tolist() == [[1, 1]]
     for mask in (tmp_path / "train" / "masks" / "a" / "0.png", tmp_path / "val" / "masks" / "a" / "0.png"):
         mask.write_bytes(png(np.array([[0, 0]], np.uint8)))
-    with pytest.raises(DataError, match="the masks show only one class; at least two are needed"):
+    with pytest.raises(DataError, match="the masks show only one class"):
         read_class_splits(tmp_path)
 
 
 def test_a_directory_without_masks_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="has no masks/, train/masks/ or annotations/"):
+    with pytest.raises(DataError, match="has no masks/, train/masks/"):
         read_class_splits(tmp_path)

@@ -115,7 +115,7 @@ def test_the_name_in_place_of_a_path(hub: Hub, builtin: Encoder) -> None:
     assert published_prompts.prompts == "imagenet"
     pairs, *_ = evaluate("retrieval", builtin, "coco", items=3, transform="squash").scores
     assert pairs.classes == 3
-    with pytest.raises(ConfigError, match="food101 is a dataset for classification, not for retrieval"):
+    with pytest.raises(ConfigError, match=r"food101 is .*, not for retrieval"):
         evaluate("retrieval", builtin, "food101")
 
 
@@ -170,7 +170,7 @@ def test_a_path_comes_before_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     (tmp_path / "coco").mkdir()
     assert find_published("coco", "retrieval") is None and find_published("Flickr30k", "retrieval") is not None
     assert find_published("food101", "classification") is not None and find_published("mine", "knn") is None
-    with pytest.raises(ConfigError, match="food101 is a dataset for classification, not for knn"):
+    with pytest.raises(ConfigError, match=r"food101 is .*, not for knn"):
         find_published("food101", "knn")  # it has only its test split
 
 
@@ -192,18 +192,16 @@ def test_a_later_version_that_reads_more_files_downloads_them(hub: Hub) -> None:
 
 
 def test_what_cannot_be_had_is_one_line(hub: Hub) -> None:
-    with pytest.raises(
-        DataError, match=r"pets could not be downloaded \(404 Client Error\.\); get it from https://hugging"
-    ):
+    with pytest.raises(DataError, match=r"pets could not be downloaded \(404"):
         download_dataset(DATASETS["pets"])
     (hub.root / DATASETS["food101"].repository / "test" / "0.tar").rename(hub.root / "0.tar")
-    with pytest.raises(DataError, match=r"wds_food101 has no test/\*\.tar, but: classnames\.txt, test, zeroshot"):
+    with pytest.raises(DataError, match=r"wds_food101 has no test/\*\.tar"):
         download_dataset(DATASETS["food101"])
     path = next((hub.root / DATASETS["hmdb51"].repository).rglob("*.parquet"))
     pq.write_table(pq.read_table(path).rename_columns(["video", "audio", "class_id"]), path)
-    with pytest.raises(DataError, match=r"mteb/HMDB51 has no column 'label', but 'video', 'audio', 'class_id'"):
+    with pytest.raises(DataError, match="mteb/HMDB51 has no column 'label'"):
         download_dataset(DATASETS["hmdb51"])
-    with pytest.raises(DataError, match=r"imagenet cannot be downloaded for you; get it from https://image-net"):
+    with pytest.raises(DataError, match="imagenet cannot be downloaded"):
         download_dataset(DATASETS["imagenet"])
 
 
@@ -226,9 +224,9 @@ def test_an_archive_of_the_authors(tmp_path: Path, server: str, hub: Hub, monkey
     row = replace(DATASETS["davis2017"], urls=(f"{server}/DAVIS-2017-trainval-480p.zip",))
     (video,) = read_videos(dataset_arguments(row, download_dataset(row))["data"])
     assert (video.name, len(video.frames)) == ("bike", 3)
-    with pytest.raises(DataError, match=r"^davis2017 could not be downloaded \(404, .*\); get it from http"):
+    with pytest.raises(DataError, match=r"^davis2017 could not be downloaded \(404"):
         download_dataset(replace(row, urls=(f"{server}/moved.zip",)), tmp_path / "other")
-    with pytest.raises(DataError, match=r"^davis2017 could not be downloaded \(Cannot connect to host 127\.0\.0\.1:1 "):
+    with pytest.raises(DataError, match=r"^davis2017 .*Cannot connect"):
         download_dataset(replace(row, urls=("http://127.0.0.1:1/davis.zip",)), tmp_path / "other")
 
 

@@ -57,7 +57,7 @@ def test_tars_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
     assert [tar.stem for tar in find_tars(tmp_path, "test")] == ["0", "2", "10"]
     assert find_tars(tmp_path, "train") == []
     assert find_tars(tmp_path / "test", "test") == find_tars(tmp_path, "test")
-    with pytest.raises(DataError, match="of the split 'test'; it cannot be used as 'train'"):
+    with pytest.raises(DataError, match="of the split 'test'"):
         find_tars(tmp_path / "test" / "2.tar", "train")
     assert find_tars(tmp_path / "test" / "2.tar", "test") == [tmp_path / "test" / "2.tar"]
 
@@ -95,7 +95,7 @@ def test_an_image_that_is_a_link_is_named(tmp_path: Path) -> None:
         link = tarfile.TarInfo("b.png")
         link.type, link.linkname = tarfile.SYMTYPE, "a.png"
         archive.addfile(link)
-    with pytest.raises(DataError, match=r"0\.tar: .*b\.png is a link to a\.png; recreate the tar with --dereference"):
+    with pytest.raises(DataError, match=r"b\.png is a link to a\.png"):
         load_tasks(tmp_path, "test")
 
 

@@ -100,18 +100,18 @@ def test_heads_of_other_encoders_and_other_files_are_refused(tmp_path: Path) -> 
     write_head(path, model(), info())
     read, tensors = read_head(path)
     other = Tower.of(create_model("builtin", generator=torch.Generator().manual_seed(5)))
-    with pytest.raises(ConfigError, match="belongs to random:builtin, layer 2, with weights"):
+    with pytest.raises(ConfigError, match="random:builtin, layer 2"):
         load_dense_model(path, read, tensors, other)
     with pytest.raises(CheckpointError, match="does not fit its own settings"):
         load_dense_model(path, info(head=asdict(DepthHeadConfig(channels=4))), tensors, tower())
     write_checkpoint(create_model("builtin"), tmp_path / "model.safetensors")
     with pytest.raises(CheckpointError, match="is not a head file"):
         read_head(tmp_path / "model.safetensors")
-    with pytest.raises(ConfigError, match="is a head for depth, not for segmentation"):
+    with pytest.raises(ConfigError, match="is a head for depth"):
         load_head(path, task="segmentation")
-    with pytest.raises(ConfigError, match="a head for 'pose' is unknown; known: depth, segmentation, detection"):
+    with pytest.raises(ConfigError, match="a head for 'pose' is unknown"):
         make_head(info(task="pose"), 8)
-    with pytest.raises(ConfigError, match="the head's settings do not fit its task, depth"):
+    with pytest.raises(ConfigError, match="do not fit its task, depth"):
         make_head(info(head={"depth": 3}), 8)
 
 
@@ -193,7 +193,7 @@ def test_a_description_that_is_none(text: str, tmp_path: Path) -> None:
     path = tmp_path / "head.safetensors"
     write(path)
     rewrite(path, text)
-    with pytest.raises(CheckpointError, match=r"the description of the head is damaged .*; train or download the"):
+    with pytest.raises(CheckpointError, match="the description of the head is damaged"):
         load_head(path)
 
 
@@ -202,7 +202,7 @@ def test_a_file_names_only_encoders_of_this_package(encoder: str, opened: list[s
     path = tmp_path / "head.safetensors"
     description = write(path)
     rewrite(path, json.dumps({**description, "encoder": encoder}))
-    with pytest.raises(ConfigError, match=r"names the encoder '.*', which is not a model of this package; if"):
+    with pytest.raises(ConfigError, match="which is not a model of this package"):
         load_head(path)
     assert not opened
     load_head(path, model=encoder)

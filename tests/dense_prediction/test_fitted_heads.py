@@ -87,7 +87,7 @@ def test_what_cannot_be_fitted_is_named() -> None:
         fit_head(head, lambda rows: head.weight.sum(), 0, FitConfig(), "a head")
     with pytest.raises(ModelError, match="a head: the loss is nan"):
         fit_head(head, lambda rows: head.weight.sum() * torch.nan, 2, FitConfig(), "a head")
-    with pytest.raises(ConfigError, match=r"nearest is 1\.0 m; it must be below farthest, 1\.0 m"):
+    with pytest.raises(ConfigError, match=r"nearest is 1\.0 m"):
         DepthConfig(nearest=1.0, farthest=1.0)
 
 
@@ -113,7 +113,7 @@ def test_holes_in_depth_are_not_learned_from() -> None:
     head = DepthHead(4, config)
     head.begin_with(target[:, 0])
     assert head.out[-1].bias.item() == pytest.approx(np.log(2))
-    with pytest.raises(DataError, match=r"no training image has depths of 0\.001 to 10 m"):
+    with pytest.raises(DataError, match=r"depths of 0\.001 to 10 m"):
         head.begin_with(target[1:, 0])
 
 

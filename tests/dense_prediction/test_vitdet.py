@@ -125,9 +125,9 @@ def test_gradients_flow_with_recomputation_and_stochastic_depth(frozen: bool) ->
 
 def test_sizes_that_do_not_fit() -> None:
     config = tower_config()
-    with pytest.raises(ConfigError, match="image_size is 100; it must be a multiple of the patch, 16"):
+    with pytest.raises(ConfigError, match="image_size is 100"):
         ViTDetBackbone(config, 100, 4, [])
-    with pytest.raises(ConfigError, match="global block 3 does not exist; the tower has blocks 0 to 2"):
+    with pytest.raises(ConfigError, match="global block 3 does not exist"):
         ViTDetBackbone(config, 128, 4, [3])
     model = ViTDetBackbone(config, 128, 4, [])
     with pytest.raises(ShapeError, match="images are 100x128"):

@@ -73,7 +73,7 @@ def test_detas_stages_are_the_papers() -> None:
 
 
 def test_bad_settings_of_a_detector() -> None:
-    with pytest.raises(ConfigError, match=r"scales is \[2, 1\]; the smaller one must be first"):
+    with pytest.raises(ConfigError, match=r"scales is \[2, 1\]"):
         DetectorConfig(scales=(2, 1))
     with pytest.raises(ConfigError, match=r"a DETR has no masks; set masks=false"):
         DetectorConfig(head=DetrHeadConfig())
@@ -188,5 +188,5 @@ def test_heads_are_planned_by_their_task() -> None:
     assert finetuned.parameters == (total, total) and trained < total - 20e6
     assert (memory["weights"], memory["optimizer"]) == (6 * total, 8 * trained)
     assert memory["activations"] < finetuned.memory()["activations"]
-    with pytest.raises(ConfigError, match="only models of this package can be planned"):
+    with pytest.raises(ConfigError, match="only models of this package"):
         plan_dense(dataclasses.replace(config, encoder="timm:vit_base_patch16_224"))

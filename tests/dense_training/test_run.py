@@ -40,7 +40,7 @@ def test_a_run_writes_a_head_that_predicts(task: str, datasets: dict[str, Path],
     with torch.inference_mode():
         assert model(torch.zeros(1, 3, 32, 48, dtype=torch.uint8)) is not None
     assert [row["step"] for row in validations(tmp_path)] == [2, 4] and (tmp_path / BEST).is_file()
-    with pytest.raises(ConfigError, match="belongs to PE-Core-N16-128, layer 11, with weights"):
+    with pytest.raises(ConfigError, match="belongs to PE-Core-N16-128, layer 11"):
         load_dense_model(path, info, tensors, load_tower("random:builtin"))
 
 
@@ -162,13 +162,13 @@ def test_a_published_detector_is_gone_on_from(tmp_path: Path, monkeypatch: pytes
 
 def test_what_does_not_fit_is_refused(datasets: dict[str, Path], tmp_path: Path) -> None:
     data = [datasets["depth"]]
-    with pytest.raises(ConfigError, match=r"image_size is 40; it must be a multiple of the patch, 16"):
+    with pytest.raises(ConfigError, match="image_size is 40"):
         train_dense(small_config("depth", "image_size=40"), data, tmp_path)
-    with pytest.raises(ConfigError, match=r"layer 12 does not exist; .* has layers 0 to 11"):
+    with pytest.raises(ConfigError, match="layer 12 does not exist"):
         train_dense(small_config("depth", "layer=12"), data, tmp_path)
-    with pytest.raises(ConfigError, match="need a finetuned encoder; set frozen=false"):
+    with pytest.raises(ConfigError, match="set frozen=false"):
         train_dense(small_config("depth", "drop_path=0.1"), data, tmp_path)
-    with pytest.raises(ConfigError, match="a head is trained on one dataset, not 2: give --data once"):
+    with pytest.raises(ConfigError, match="give --data once"):
         train_dense(small_config("depth"), data * 2, tmp_path)
     with pytest.raises(DataError):
         train_dense(small_config("detector"), data, tmp_path)

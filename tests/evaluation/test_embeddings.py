@@ -139,13 +139,11 @@ def test_a_model_of_timm_at_a_layer(images: list[Image.Image], monkeypatch: pyte
     for name in ("timm:test_vit", "random:timm:test_vit"):
         encoders, about = load_variants(name, "squash", 1, None)
         assert encoders["squash"].encode_images(images[:2]).shape == (2, 64) and about["layer"] == "1"
-    with pytest.raises(ConfigError, match="takes squashed images only; transform is 'crop'"):
+    with pytest.raises(ConfigError, match="takes squashed images only"):
         load_variants("timm:test_vit", "crop", 1, None)
-    with pytest.raises(ConfigError, match="layer 6 does not exist; timm:test_vit has layers 0 to 5"):
+    with pytest.raises(ConfigError, match="layer 6 does not exist"):
         load_variants("timm:test_vit", "squash", 6, None)
-    with pytest.raises(
-        ConfigError, match="no pool 'attn' after layer 5: timm:test_vit has none; use mean, cls or tokens"
-    ):
+    with pytest.raises(ConfigError, match="no pool 'attn' after layer 5"):
         load_variants("timm:test_vit", "squash", None, "attn")
 
 

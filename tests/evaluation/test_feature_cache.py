@@ -114,9 +114,9 @@ def test_a_run_in_chunks_of_bytes_resumes_with_the_same_batches(
 
 def test_features_that_are_not_finite_or_too_large_are_errors(tmp_path: Path) -> None:
     cache = FeatureCache(directory=tmp_path)
-    with pytest.raises(ModelError, match="toy, layer 0, gives NaN or infinity in 3 of 3 vectors of greys"):
+    with pytest.raises(ModelError, match="3 of 3 vectors of greys"):
         cache.encode_layers(toy_layers(scale=float("nan")), greys(3), LAYERS)
-    with pytest.raises(ModelError, match="too large for float16; store features as float32"):
+    with pytest.raises(ModelError, match="too large for float16"):
         cache.encode_layers(toy_layers(scale=1e6), greys(3), LAYERS)
     FeatureCache(directory=tmp_path, dtype="float32").encode_layers(toy_layers(scale=1e6), greys(3), LAYERS)
 
@@ -197,7 +197,7 @@ def test_the_test_set_is_not_encoded_without_training_shades() -> None:
     encoder.encode_layers = lambda images, *rest: encoded.append(len(images)) or encode(images, *rest)
     bad = replace(pairs("a", depths), images=(b"cut", b"cut"))
     protocol = DepthProtocol(head=DepthConfig(channels=4, fit=FitConfig(epochs=1)))
-    with pytest.raises(DataError, match="depth: no image can be used; the first: a0"):
+    with pytest.raises(DataError, match="depth: no image can be used"):
         list(DepthEvaluator(bad, pairs("b", depths), protocol).run(LayerSource(encoder.at(0))))
     assert encoded == []
     cut = replace(pairs("b", depths), images=(pairs("b", depths).images[0], b"cut"))

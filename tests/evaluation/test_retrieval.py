@@ -80,5 +80,5 @@ def test_captions_without_a_finite_vector_are_an_error() -> None:
             return super().texts(texts) * np.nan
 
     data = CaptionedMedia("toys", ("a", "b"), tuple(map(image_bytes, ("red", "blue"))), (("red",), ("blue",)))
-    with pytest.raises(ModelError, match="colours gives NaN or infinity in float32"):
+    with pytest.raises(ModelError, match="gives NaN or infinity in float32"):
         next(RetrievalEvaluator(data).run(Embeddings(Encoder(Broken()))))

@@ -81,6 +81,6 @@ def test_detections(vitdet: bool, tmp_path: Path) -> None:
 
 def test_a_size_that_is_not_whole_patches(tmp_path: Path) -> None:
     model, info = make("depth")
-    with pytest.raises(ShapeError, match="the size is 50x64; both sides must be multiples of the patch, 16"):
+    with pytest.raises(ShapeError, match="the size is 50x64"):
         export_head(model, replace(info), tmp_path / "head.onnx", (50, 64))
     assert not list(tmp_path.iterdir())

@@ -96,7 +96,7 @@ def test_a_model_without_texts_or_pooling_of_another_size(run_pe: Callable, tmp_
 
 def test_int8_that_loses_too_much_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("nncf")
-    with pytest.raises(ConfigError, match="gives tokens, which lose too much in int8; export it in bfloat16"):
+    with pytest.raises(ConfigError, match="lose too much in int8"):
         pe.export_openvino("builtin-spatial", tmp_path / "out", precision="int8")
     monkeypatch.setattr(quantization, "LEAST_COSINE", 1.0)
     message = r"its image tower stays in bfloat16; in int8: minimum cosine to float32 0\.99.*; export it in bfloat16$"
@@ -112,10 +112,10 @@ def test_bad_weights_and_differences_are_refused_and_leave_nothing(
     with torch.no_grad():
         model.visual.conv1.weight[0] = torch.nan
     write_checkpoint(model, tmp_path / "bad.safetensors", half=True)
-    with pytest.raises(ModelError, match="gives NaN or infinity: its weights are bad"):
+    with pytest.raises(ModelError, match="its weights are bad"):
         pe.export_openvino(tmp_path / "bad.safetensors", tmp_path / "out")
     monkeypatch.setattr(convert, "TOLERANCE", {"float32": 0.0})
-    with pytest.raises(ModelError, match=r"in float32 OpenVINO differs from torch by .*, more than"):
+    with pytest.raises(ModelError, match="OpenVINO differs from torch by"):
         pe.export_openvino("builtin", tmp_path / "out")
     monkeypatch.undo()
     monkeypatch.setattr(export, "AGREEMENT", {"float32": -1.0})

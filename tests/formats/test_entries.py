@@ -92,7 +92,7 @@ def test_tables_of_a_directory_whose_name_looks_like_a_url(tmp_path: Path, monke
     Path("a:b").mkdir()
     connect_lance(Path("a:b")).create_table("rows", [{"id": 1}])
     assert (tmp_path / "a:b" / "rows.lance").is_dir()
-    with pytest.raises(OutputError, match=r"caf\\xe9: a LanceDB table needs a path in UTF-8"):
+    with pytest.raises(OutputError, match="needs a path in UTF-8"):
         connect_lance(Path(os.fsdecode(b"caf\xe9")))
 
 

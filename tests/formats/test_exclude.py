@@ -94,7 +94,7 @@ def test_members_of_a_tar_are_excluded(tree: Path) -> None:
 def test_bad_patterns_and_unusable_files_are_one_line(tree: Path) -> None:
     with pytest.raises(ConfigError, match="a pattern is invalid: "):
         names(tree, excluded=("!",))
-    with pytest.raises(ConfigError, match=r"it must be a list of patterns: \['raw/'\]"):
+    with pytest.raises(ConfigError, match=r"a list of patterns: \['raw/'\]"):
         excluded_names("raw/")
     (tree / "sub" / ".peignore").mkdir()
     (tree / "raw" / ".peignore").write_text("a\n!\n")
@@ -126,7 +126,7 @@ def test_no_pattern_takes_long(pattern: str, name: str) -> None:
 
 
 def test_a_pattern_has_a_maximum_length() -> None:
-    with pytest.raises(ConfigError, match="a pattern has 100,000 characters, at most 1,000 are allowed"):
+    with pytest.raises(ConfigError, match="a pattern has 100,000 characters"):
         excluded_names(["*" * 100_000])
 
 

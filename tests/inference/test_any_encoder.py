@@ -184,7 +184,7 @@ def test_queries_documents_and_neither_have_the_librarys_prompts(kind: str, save
         wanted = getattr(model, method)(TEXTS, normalize_embeddings=True)
         np.testing.assert_allclose(getattr(encoder, method)(TEXTS), wanted, atol=1e-5, err_msg=method)
     assert np.abs(encoder.encode_query(TEXTS) - encoder.encode(TEXTS)).max() > 1e-3
-    with pytest.raises(ConfigError, match="role is 'passage'; it must be 'query' or 'document'"):
+    with pytest.raises(ConfigError, match="role is 'passage'"):
         encoder.encode(TEXTS, role="passage")
     short = encoder.cut(7)
     wanted = model.encode_query(TEXTS, truncate_dim=7, normalize_embeddings=True)
@@ -277,7 +277,7 @@ def test_the_api_uses_the_part_of_a_model_that_is_for_queries(tmp_path: Path) ->
     from sentence_transformers import SentenceTransformer
 
     directory = embedders.save_sentence_router(tmp_path / "router")
-    with pytest.raises(ConfigError, match="runs in torch only; omit runtime and precision"):
+    with pytest.raises(ConfigError, match="omit runtime and precision"):
         pe.load(f"st:{directory}", runtime="openvino")  # its static embeddings are looked up
     model, encoder = SentenceTransformer(str(directory), device="cpu"), pe.load(f"st:{directory}")
     asked, found = (encode(TEXTS, normalize_embeddings=True) for encode in (model.encode_query, model.encode_document))
@@ -383,7 +383,7 @@ def test_a_smaller_model_than_an_indexs_dimensions_is_another_model(
     assert run_pe("index", photos, "-m", f"st:{model}", "--dimensions", "24").status == 0
     run = run_pe("search", "a dog", photos, "-m", smaller)
     assert run.status == 2 and "made with model st:model, not open_clip:open_clip; use that model, or" in run.stderr
-    with pytest.raises(SearchIndexError, match="made with model st:model, not open_clip:open_clip; use that model, or"):
+    with pytest.raises(SearchIndexError, match="made with model st:model"):
         open_library(photos, smaller)
     out = tmp_path / "photos.parquet"
     assert run_pe("embed", photos, "-o", out, "-m", f"st:{model}", "--dimensions", "24").status == 0
@@ -428,7 +428,7 @@ def test_a_missing_library_names_the_extra(
     name = name_of(kind, saved(kind))
     module = {"st": "sentence_transformers", "hf": "transformers"}.get(name.partition(":")[0], name.partition(":")[0])
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(MissingExtraError, match=r"is not installed; .*perception-encoder\[encoders\]"):
+    with pytest.raises(MissingExtraError, match=r"perception-encoder\[encoders\]"):
         pe.load(name)
 
 
@@ -500,7 +500,7 @@ def test_a_layer_leaves_the_encoder_as_it_is(
 def test_whole_images_wait_in_small_numbers(saved: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """sentence-transformers takes images at their full size, up to half a gigabyte each."""
     encoder = pe.load(f"st:{saved('st-vlm')}")
-    monkeypatch.setattr("perception_encoder.runtime.torch_towers._cores", lambda: 96)
+    monkeypatch.setattr("torch.get_num_threads", lambda: 96)
     monkeypatch.setattr("os.cpu_count", lambda: 96)
     assert encoder.runtime.workers * encoder.batch_size <= 64
     assert LibraryTowers(encoder.towers.adapter, torch.device("meta")).runtime.batch_size == 8

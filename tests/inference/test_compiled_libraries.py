@@ -94,7 +94,7 @@ def test_prompts_parts_and_lengths_of_vectors_keep_their_meaning(
     config = directory / "config_sentence_transformers.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"truncate_dim": 20}))
     model, encoder = SentenceTransformer(str(directory), device="cpu"), pe.load(f"st:{directory}")
-    monkeypatch.setattr("perception_encoder.runtime.library_towers._MAX_TOKENS", 30)  # in several parts
+    monkeypatch.setattr("perception_encoder.runtime.library_towers.MAX_TOKENS", 30)  # in several parts
     for method in ("encode", "encode_query", "encode_document"):
         for cut, short in ((None, encoder), (7, encoder.cut(7))):
             wanted = getattr(model, method)(LENGTHS, normalize_embeddings=True, truncate_dim=cut)
@@ -188,7 +188,7 @@ def test_a_lack_of_memory_is_not_remembered(
     name = name_of("timm", saved("timm"))
     with (
         monkeypatch.context() as patch,
-        pytest.warns(FallbackWarning, match="timm:timm is computed with torch: .*emory"),
+        pytest.warns(FallbackWarning, match="timm:timm is computed with torch"),
     ):
         patch.setattr(convert, "to_openvino", fail)
         pe.load(name).encode_images(opened(photos))
@@ -221,7 +221,7 @@ def test_a_conversion_that_is_right_for_one_length_only_is_not_used(
     monkeypatch.setattr(
         Program, "__call__", lambda self, inputs: run(self, inputs) * (1 + wrong(inputs)) ** np.arange(asked.shape[1])
     )
-    with pytest.warns(FallbackWarning, match="in float32 OpenVINO differs from torch by"):
+    with pytest.warns(FallbackWarning, match="OpenVINO differs from torch by"):
         np.testing.assert_allclose(pe.load(name).encode_texts(TEXTS), asked, atol=1e-5)
 
 

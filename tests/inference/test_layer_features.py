@@ -62,7 +62,7 @@ def test_no_layer_is_normed_by_default_the_last_one_included(layers: LayerFeatur
 def test_any_size_that_is_a_multiple_of_the_patch(layers: LayerFeatures, images: list[Image.Image]) -> None:
     assert layers.encode_layers(images, [0], SIZE)[0].patches.shape[:3] == (3, 2, 3)
     assert layers.encode_layers([], [0], SIZE)[0].patches.shape[:3] == (0, 2, 3)
-    with pytest.raises(ShapeError, match="30x48 is not a multiple of the patch size 16"):
+    with pytest.raises(ShapeError, match="30x48 is not a multiple"):
         layers.encode_layers(images, [0], (30, 48))
 
 
@@ -83,7 +83,7 @@ def test_tokens_that_are_not_finite_are_an_error(images: list[Image.Image]) -> N
         model.visual.transformer.resblocks[3].mlp.c_proj.bias[0] = float("inf")
     encoder = LayerFeatures(LayerTowers("bad", Tower.of(model), "cpu", torch.float32))
     encoder.encode_layers(images, [2], SIZE)
-    with pytest.raises(ModelError, match="bad gives NaN or infinity in float32 at layer 3"):
+    with pytest.raises(ModelError, match="in float32 at layer 3"):
         encoder.encode_layers(images, [2, 3], SIZE)
 
 

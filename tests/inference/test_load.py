@@ -82,13 +82,13 @@ def test_another_librarys_model_runs_on_the_usual_device_in_float32(timm_directo
 def test_a_type_that_only_torch_has() -> None:
     encoder = pe.load("builtin", "cpu", torch.float16)
     assert encoder.dtype == torch.float16 and encoder.runtime.name == "torch"
-    with pytest.raises(ConfigError, match="precision is 'float16'; it must be one of auto, float32, bfloat16, int8"):
+    with pytest.raises(ConfigError, match="precision is 'float16'"):
         pe.load("builtin", "cpu", torch.float16, runtime="openvino")
 
 
 def test_an_unknown_precision_is_an_error_for_every_library() -> None:
     for name in ("builtin", "random:builtin"):
-        with pytest.raises(ConfigError, match="precision is 'half'; it must be one of auto"):
+        with pytest.raises(ConfigError, match="precision is 'half'"):
             pe.load(name, precision="half")  # type: ignore[arg-type]
 
 
@@ -116,7 +116,7 @@ def test_the_precision_of_pe_models_use_goes_with_its_model(tmp_path: Path, monk
     store_choice("model", "PE-Core-S16-384", "bfloat16")
     assert as_encoder("builtin").runtime.precision == as_encoder(ModelSpec("builtin")).runtime.precision
     given = as_encoder(ModelSpec("builtin", precision="float32"))
-    with pytest.raises(ConfigError, match="the given encoder computes in float32, not int8"):
+    with pytest.raises(ConfigError, match="computes in float32, not int8"):
         as_encoder(given, precision="int8")
 
 

@@ -40,7 +40,7 @@ BAD = {3: MediaDecodeError("3.jpg", "is empty"), 8: MediaTooLargeError("8.jpg", 
 
 def small_parts() -> Any:
     """Write a part for each batch."""
-    return patch("perception_encoder.inference.output._PART_SECONDS", 0.0)
+    return patch("perception_encoder.inference.output.PART_SECONDS", 0.0)
 
 
 def item(number: int) -> Item:
@@ -131,7 +131,7 @@ CHANGES: dict[str, Any] = {
 def test_a_run_resumes_while_its_files_have_the_same_content(
     change: str, tar: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(output, "_PIECE", 64)  # files are read in pieces
+    monkeypatch.setattr(output, "PIECE", 64)  # files are read in pieces
     contents, items = [str(number).encode() * 300 for number in range(6)], []
     for number, content in enumerate(contents):
         (tmp_path / f"{number}.jpg").write_bytes(content)
@@ -154,8 +154,8 @@ def test_a_run_resumes_while_its_files_have_the_same_content(
 
 
 def test_a_large_file_is_recognised_by_pieces_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(output, "_PIECE", 10)
-    monkeypatch.setattr(output, "_PIECES", 5)
+    monkeypatch.setattr(output, "PIECE", 10)
+    monkeypatch.setattr(output, "PIECES", 5)
     path, content, found = tmp_path / "film.mp4", bytes(range(200)), set()
     reads = [0, 9, 48, 57, 96, 149, 192, 199]  # of pieces at 0, 48, 96, 144 and 192
     for at in [None, 20, 70, *reads]:
@@ -200,7 +200,7 @@ def test_a_part_that_does_not_fit_leaves_nothing_and_the_rest_goes_on(tmp_path: 
     stop(out, after=4)
     kept = sorted(os.listdir(tmp_path / "out.parquet.parts"))
     with (
-        pytest.raises(OutputError, match=r"000002\.parquet could not be written: .*rerun the same command to resume"),
+        pytest.raises(OutputError, match=r"000002\.parquet could not be written"),
         small_parts(),
         EmbeddingWriter(out, SETTINGS) as writer,
         small_files(1000),
@@ -297,7 +297,7 @@ def test_a_directory_of_texts_has_captions(tmp_path: Path) -> None:
 
 
 def test_where_shards_are_cut_does_not_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(output_formats, "_GROUP_ROWS", 3)
+    monkeypatch.setattr(output_formats, "GROUP_ROWS", 3)
     write(tmp_path / "many.parquet")
     with EmbeddingWriter(tmp_path / "one.parquet", SETTINGS) as writer:
         for batch in batches(range(10)):
@@ -309,7 +309,7 @@ def test_where_shards_are_cut_does_not_show(tmp_path: Path, monkeypatch: pytest.
 
 def test_a_lance_table_holds_what_the_parquet_file_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lancedb = pytest.importorskip("lancedb")
-    monkeypatch.setattr(output_formats, "_GROUP_ROWS", 3)
+    monkeypatch.setattr(output_formats, "GROUP_ROWS", 3)
     write(tmp_path / "out.parquet")
     write(tmp_path / "out.lance")
     table = lancedb.connect(tmp_path).open_table("out")

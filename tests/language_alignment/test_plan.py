@@ -99,9 +99,9 @@ def test_a_plan_has_the_text_that_the_largest_image_or_video_leaves_room_for() -
 def test_own_questions_fit_a_gpu_and_what_cannot_be_planned_is_refused() -> None:
     plan = planned(custom_questions(), 1)
     assert sum(plan.memory().values()) < 0.9 * 80e9
-    with pytest.raises(ConfigError, match="a batch of 8 cannot be shared by 16 devices"):
+    with pytest.raises(ConfigError, match="a batch of 8 cannot be shared by 16"):
         plan_language(custom_questions(), 16)
-    with pytest.raises(ConfigError, match="mine cannot be planned; set decoder to one of smollm2, "):
+    with pytest.raises(ConfigError, match="mine cannot be planned"):
         plan_language(dataclasses.replace(custom_questions(), decoder="mine"))
 
 

@@ -216,7 +216,7 @@ def test_settings_hold_after_initial_and_those_that_are_not_given_are_its_own(
     for name, value in weights_of(first).items():
         if name.startswith("projector."):
             assert torch.equal(value, kept.model.state_dict()[name].half())
-    with pytest.raises(ConfigError, match=r"linear is true, but the projector of .* has two layers"):
+    with pytest.raises(ConfigError, match=r"the projector of .* has two layers"):
         LanguageTrainee.of(config(decoder, initial=str(first), linear=True))
 
 

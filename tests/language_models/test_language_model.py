@@ -76,7 +76,7 @@ def test_a_conversation_is_refused_instead_of_cut() -> None:
     model, long = tiny_language_model(context=100), ask("x" * 100)
     assert model.generate([long], SAMPLING)[0].cut > 0
     refusing = Sampling(max_tokens=12, cut=False)
-    with pytest.raises(ContextLengthError, match=r"tokens leave no room for an answer in the context of 100"):
+    with pytest.raises(ContextLengthError, match="in the context of 100"):
         next(model.generate_stream(long, refusing))
     assert model.generate([ask("hello")], refusing)[0].cut == 0
 
@@ -136,5 +136,5 @@ def test_the_probability_of_yes_is_that_of_the_next_token() -> None:
 def test_bad_weights_give_no_probability(bad: float) -> None:
     model = tiny_language_model()
     model.model.decoder.lm_head.weight.data[ord("!"), 3] = bad  # type: ignore[union-attr,index]
-    with pytest.raises(ModelError, match="the language model gives NaN or infinity in float32"):
+    with pytest.raises(ModelError, match="gives NaN or infinity in float32"):
         model.yes_probabilities([ask("Is it red?")])

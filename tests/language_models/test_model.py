@@ -45,7 +45,7 @@ def test_any_grid_is_pooled_by_rows_and_columns_rounded_down_but_not_to_zero() -
 
 
 def test_what_does_not_fit_is_an_error() -> None:
-    with pytest.raises(ShapeError, match="12 tokens do not fill a grid of 3 x 3; give their grid"):
+    with pytest.raises(ShapeError, match="12 tokens do not fill a grid of 3 x 3"):
         Projector(4, 4)(torch.zeros(1, 12, 4))
     with pytest.raises(ConfigError, match="must be at least 1"):
         Projector(4, 4, pool=0)

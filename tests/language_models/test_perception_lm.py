@@ -225,9 +225,9 @@ def test_the_card_names_licences_and_its_program_runs(tmp_path: Path) -> None:
 def test_what_perception_lm_cannot_hold_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from transformers import CohereConfig, CohereForCausalLM
 
-    with pytest.raises(ConfigError, match="cannot hold this model: the projector is linear"):
+    with pytest.raises(ConfigError, match="the projector is linear"):
         pe.export_perception_lm(write_run(tmp_path / "linear", linear=True), tmp_path / "out")
-    with pytest.raises(ConfigError, match="fewer rows of tokens than are pooled into one, 8"):
+    with pytest.raises(ConfigError, match="fewer rows of tokens"):
         pe.export_perception_lm(write_run(tmp_path / "pool", pool=8), tmp_path / "out")
     config = CohereConfig(
         vocab_size=258,

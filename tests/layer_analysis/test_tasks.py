@@ -241,13 +241,13 @@ def test_data_that_lack_what_a_task_needs(tmp_path: Path) -> None:
         RetrievalTask(LabelledImages("few", ("a", "b"), (b"", b""), ("x", "y")))
     with pytest.raises(DataError, match="a single class"):
         RetrievalTask(LabelledImages("few", ("a", "b"), (b"", b""), ("x", "x")))
-    with pytest.raises(DataError, match=r"retrieval: .*/nothing holds no labelled images"):
+    with pytest.raises(DataError, match="nothing holds no labelled images"):
         make_tasks(["retrieval"], {}, tmp_path / "nothing", TaskOptions(items=10))
-    with pytest.raises(DataError, match="retrieval has no data; give --data retrieval=PATH"):
+    with pytest.raises(DataError, match="--data retrieval=PATH"):
         make_tasks(["retrieval"], {}, None, TaskOptions(items=10))
     with pytest.raises(DataError, match="tracking: "):
         make_tasks(["tracking"], {}, tmp_path / "one" / "train.tar", TaskOptions(items=10))
-    with pytest.raises(ConfigError, match="the task 'colour' is unknown; the tasks are classification"):
+    with pytest.raises(ConfigError, match="the task 'colour' is unknown"):
         make_tasks(["colour"], {}, tmp_path, TaskOptions(items=10))
     with pytest.raises(ConfigError, match="not among the tasks"):
         make_tasks(["retrieval"], {"tracking": tmp_path}, tmp_path, TaskOptions(items=10))

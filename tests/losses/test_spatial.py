@@ -56,9 +56,9 @@ def test_a_token_of_zeros_has_the_gradient_of_the_definition() -> None:
 
 
 def test_another_grid_of_patches_is_an_error() -> None:
-    with pytest.raises(ShapeError, match=r"tokens are \(1, 4, 3\), the teacher's \(1, 9, 3\)"):
+    with pytest.raises(ShapeError, match=r"the teacher's \(1, 9, 3\)"):
         token_cosine_loss(torch.rand(1, 4, 3), torch.rand(1, 9, 3))
-    with pytest.raises(ShapeError, match="1 images of 4 tokens, the teacher 1 images of 9 tokens; both need the same"):
+    with pytest.raises(ShapeError, match="the teacher 1 images of 9 tokens"):
         token_similarity_loss(torch.rand(1, 4, 3), torch.rand(1, 9, 5))
 
 

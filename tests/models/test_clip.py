@@ -69,7 +69,7 @@ def test_shapes_that_are_refused() -> None:
         model.encode_video(random_images(4, 3, 32, 32))
     with pytest.raises(ShapeError, match="no frames"):
         model.encode_video(torch.zeros(1, 0, 3, 32, 32))
-    with pytest.raises(ShapeError, match="9 tokens, but the text tower reads at most 8"):
+    with pytest.raises(ShapeError, match=r"9 tokens, but .* at most 8"):
         model.encode_text(token_ids(8, length=9))
     with pytest.raises(ShapeError, match="must be \\(batch, length\\)"):
         model.encode_text(token_ids(3)[0])

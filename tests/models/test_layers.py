@@ -61,7 +61,7 @@ def test_plain_attention_in_bfloat16_is_the_fused_one(
 ) -> None:
     q, k, v = (2 * noise(2, 3, 40, 16, seed=seed).bfloat16() for seed in range(3))
     exact = F.scaled_dot_product_attention(q.double(), k.double(), v.double(), is_causal=causal)
-    monkeypatch.setattr(layers, "_CACHED_SCORES", scores)
+    monkeypatch.setattr(layers, "CACHED_SCORES", scores)
     calls = []
     for bfloat16, amx in ((True, False), (True, True), (False, False)):
         monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda known=bfloat16: known)

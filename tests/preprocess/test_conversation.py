@@ -25,9 +25,9 @@ def test_media_come_before_the_question() -> None:
 
 
 def test_only_the_user_shows_images() -> None:
-    with pytest.raises(ConfigError, match="a message of the assistant holds an image"):
+    with pytest.raises(ConfigError, match="a message of the assistant"):
         Message("assistant", (RED,))
-    with pytest.raises(ConfigError, match="role is 'bot'; it must be one of system, user, assistant"):
+    with pytest.raises(ConfigError, match="role is 'bot'"):
         Message("bot", ("hi",))  # type: ignore[arg-type]
 
 

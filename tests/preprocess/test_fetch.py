@@ -205,7 +205,7 @@ def test_public_addresses_are_told_from_others() -> None:
 
 def test_this_machine_is_refused_unless_allowed() -> None:
     with serving(body(b"x")) as url:
-        with pytest.raises(UrlRefusedError, match=r"leads to 127\.0\.0\.1, which is not a public address"):
+        with pytest.raises(UrlRefusedError, match=r"leads to 127\.0\.0\.1"):
             fetch(f"{url}/a.jpg")
         for host in ("localhost", "127.1", "2130706433", "0x7f000001"):
             with pytest.raises((UrlRefusedError, MediaNotFoundError)):
@@ -272,7 +272,7 @@ def test_https_checks_the_certificate(tmp_path: Path, monkeypatch: pytest.Monkey
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
     with serving(body(b"secret"), context) as url:
-        with pytest.raises(MediaNotFoundError, match=r"cannot be fetched: .*certificate verify failed"):
+        with pytest.raises(MediaNotFoundError, match="certificate verify failed"):
             fetch(f"{url}/a.jpg", LOCAL)
         trusting = ssl.create_default_context(cafile=str(certificate))
         monkeypatch.setattr(module.ssl, "create_default_context", lambda: trusting)

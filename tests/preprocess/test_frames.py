@@ -39,7 +39,7 @@ def test_plm_frames_are_those_of_the_reference() -> None:
 
 
 def test_plm_frames_of_a_part_that_does_not_exist_are_an_error() -> None:
-    with pytest.raises(ConfigError, match=r"no frame lies between 9 and 12 s; the video has 2\.0 s"):
+    with pytest.raises(ConfigError, match="no frame lies between 9 and 12 s"):
         plm_frame_indices(60, 30, 8, 9, 12)
 
 

@@ -143,7 +143,7 @@ def test_a_range_given_apart(folder: Path) -> None:
 
 def test_a_image_has_no_range(folder: Path) -> None:
     for value, start in [("a.jpg@2s", None), ("a.jpg", 2.0), (image_bytes(), 2.0), (Image.new("L", (9, 9)), 2.0)]:
-        with pytest.raises(InputError, match="is an image; only a video has a range of time"):
+        with pytest.raises(InputError, match="only a video has a range of time"):
             resolve(value, start=start)
 
 
@@ -187,13 +187,13 @@ def test_pil_images(folder: Path) -> None:
     assert opened.size == (30, 40) and opened.mode == "RGB"
     assert resolve(Image.new("L", (2, 2))).name == "image in memory"
     data = image_bytes(size=(400, 300))
-    with pytest.raises(MediaDecodeError, match="cannot be decoded: image file is truncated"):
+    with pytest.raises(MediaDecodeError, match="image file is truncated"):
         open_media(resolve(Image.open(io.BytesIO(data[:-100]))))
 
 
 @pytest.mark.parametrize("value", [None, 7, [1, 2], {"path": "a.jpg"}])
 def test_anything_else_is_refused(value: object) -> None:
-    with pytest.raises(InputError, match=r"is of type \w+; give a path, a URL, bytes, a PIL image,"):
+    with pytest.raises(InputError, match="give a path, a URL, bytes"):
         resolve(value)
 
 

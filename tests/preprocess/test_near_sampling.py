@@ -51,7 +51,7 @@ def _with_duration(mp4: bytes, seconds: int) -> bytes:
 def idle(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Three idle cores, whatever the machine has; all are given back."""
     cores = threading.Semaphore(3)
-    monkeypatch.setattr(video, "_IDLE", cores)
+    monkeypatch.setattr(video, "IDLE_CORES", cores)
     before = threading.active_count()
     yield
     assert all(cores.acquire(blocking=False) for _ in range(3)) and threading.active_count() == before

@@ -96,7 +96,7 @@ def test_without_rawpy_one_line_names_the_extra(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(raw, "reads_raw", lambda: False)
     monkeypatch.setitem(sys.modules, "rawpy", None)
     (tmp_path / "a.nef").write_bytes(write_dng())
-    with pytest.raises(MediaDecodeError, match=r"a\.nef: is a RAW photograph; to read it, run: pip install .*\[raw\]"):
+    with pytest.raises(MediaDecodeError, match=r"a\.nef: .*\[raw\]"):
         open_image(tmp_path / "a.nef")
 
 

@@ -434,5 +434,5 @@ def test_frames_that_are_too_large_together_are_reduced(monkeypatch: pytest.Monk
 
 def test_frames_that_are_larger_than_the_header_says_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(video, "MAX_BYTES", 4 * 3 * 128 * 64 - 1)
-    with pytest.raises(MediaTooLargeError, match="holds frames of over 178,956,970 pixels together"):
+    with pytest.raises(MediaTooLargeError, match="178,956,970 pixels"):
         read_frames(clip(20), frames=3)

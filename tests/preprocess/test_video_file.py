@@ -39,7 +39,7 @@ def test_what_is_no_video(data: bytes) -> None:
 def test_frames_that_are_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (budget, video_file):
         monkeypatch.setattr(module, "MAX_PIXELS", 1000)
-    with pytest.raises(MediaTooLargeError, match="has frames of 8,192 pixels; the limit is 1,000"):
+    with pytest.raises(MediaTooLargeError, match="has frames of 8,192 pixels"):
         read_frames(clip(3))
 
 

@@ -87,7 +87,7 @@ def test_a_refused_run_leaves_the_other_one_s_record(
     pretrain(debug(), [photos], tmp_path / "run")
     before = (tmp_path / "run" / "config.json").read_text()
     changed = dataclasses.replace(debug(), batch_size=8, optimizer=dataclasses.replace(debug().optimizer, lr=0.5))
-    with pytest.raises(CheckpointError, match=r"other settings \(.*batch_size was 16, is now 8") as refused:
+    with pytest.raises(CheckpointError, match="batch_size was 16, is now 8") as refused:
         pretrain(changed, [photos], tmp_path / "run")
     assert "optimizer.lr was 0.003, is now 0.5" in str(refused.value) and "seed" not in str(refused.value)
     picture = next(iter(read_shard(photos / "train.tar"))).image

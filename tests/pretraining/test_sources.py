@@ -167,7 +167,7 @@ def test_other_layouts_are_answered_with_those_that_are_read(tmp_path: Path) -> 
         message = rf"{name} has no training data; --data takes .*DIR/CLASS/.*`caption`.*--shards takes"
         with pytest.raises(DataError, match=message):
             load(tmp_path / name)
-    with pytest.raises(DataError, match=r"paths\.csv has no column 'label' .* 'path', 'size'"):
+    with pytest.raises(DataError, match=r"paths\.csv has no column 'label'"):
         load(tmp_path / "paths.csv")
 
 

@@ -54,7 +54,7 @@ def test_variables_force_what_the_caller_leaves_open(machine: pytest.MonkeyPatch
     assert runtime_for("openvino", "bfloat16", None) == ("openvino", "bfloat16")
     assert runtime_for("auto", "int8", None) == ("openvino", "int8"), "only OpenVINO has it"
     machine.setenv("PE_RUNTIME", "onnx")
-    with pytest.raises(ConfigError, match=r"^PE_RUNTIME is 'onnx'; it must be one of auto, torch, openvino"):
+    with pytest.raises(ConfigError, match=r"^PE_RUNTIME is 'onnx'"):
         runtime_for("auto", "auto", None)
     machine.setenv("PE_RUNTIME", "torch")
     for wrong in ("float16", "int8"):
@@ -67,10 +67,10 @@ def test_a_gpu_computes_with_torch(machine: pytest.MonkeyPatch) -> None:
     machine.setattr(choice, "has_gpu", lambda: True)
     assert runtime_for("auto", "auto", None) == ("torch", None)
     assert runtime_for("auto", "auto", "cpu") == ("openvino", "bfloat16")
-    with pytest.raises(ConfigError, match=r"^OpenVINO computes on the CPU; omit device='cuda'"):
+    with pytest.raises(ConfigError, match="omit device='cuda'"):
         runtime_for("openvino", "auto", "cuda")
     machine.setenv("PE_RUNTIME", "openvino")
-    with pytest.raises(ConfigError, match=r"^PE_RUNTIME=openvino computes on the CPU; omit device='cuda'"):
+    with pytest.raises(ConfigError, match="omit device='cuda'"):
         runtime_for("auto", "auto", "cuda")
 
 
@@ -124,9 +124,9 @@ def test_without_speeds_the_reference_computes(error: Exception, machine: pytest
         ("auto", "bfloat16"): ("torch", "bfloat16"),
         ("openvino", "auto"): ("openvino", "float32"),
     }.items():
-        with pytest.warns(FallbackWarning, match="the runtimes could not be timed: No space left"):
+        with pytest.warns(FallbackWarning, match="the runtimes could not be timed"):
             assert runtime_for(*arguments, None) == expected
-    with pytest.raises(OutputError, match="the runtimes could not be timed: No space left"):
+    with pytest.raises(OutputError, match="the runtimes could not be timed"):
         runtime_for("auto", "int8", None)
 
 

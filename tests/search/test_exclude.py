@@ -41,7 +41,7 @@ def test_an_update_removes_what_is_excluded_now_and_keeps_the_patterns(photos: P
     assert IndexStore.open(photos).excluded == list(odd) and pe.open_index(photos, encoder).update().rows == 20
     for content in ("{", "[1, 2]", '"raw/"', '["!"]', "[" * 100_000, json.dumps(["*" * 100_000])):
         (photos / ".pe-index" / EXCLUDED).write_text(content)
-        with pytest.raises(SearchIndexError, match=r"exclude\.json cannot be read: .* with: pe index --exclude '' "):
+        with pytest.raises(SearchIndexError, match=r"exclude\.json cannot be read"):
             pe.open_index(photos, encoder).update()
     assert pe.open_index(photos, encoder).update(exclude=["raw/"]).rows == 20
 

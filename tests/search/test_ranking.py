@@ -197,7 +197,7 @@ def by_hand(vectors: np.ndarray, threshold: float) -> set[frozenset[int]]:
 
 @pytest.mark.parametrize("block", [1, 300, 1 << 24])
 def test_groups_are_those_found_pair_by_pair(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ranking, "_BLOCK", block)
+    monkeypatch.setattr(ranking, "BLOCK_CELLS", block)
     vectors = unit(np.random.default_rng(0).normal(size=(150, 3)).astype(np.float32))
     groups = group_duplicates(vectors, 0.995)
     assert set(map(frozenset, groups)) == by_hand(vectors, 0.995)

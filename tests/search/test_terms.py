@@ -140,7 +140,7 @@ def test_a_missing_image_is_an_error_and_a_folder_a_text(tmp_path: Path, monkeyp
     monkeypatch.chdir(tmp_path)
     (tmp_path / "cat").mkdir()
     assert parse_words(["cat"]).kind == parse_words(["missing.jpg"], media=False).kind == "text"
-    with pytest.raises(MediaNotFoundError, match=r"missing\.jpg: no such file; search for the text with --text"):
+    with pytest.raises(MediaNotFoundError, match=r"missing\.jpg: no such file"):
         parse_words(["missing.jpg"])
 
 

@@ -60,7 +60,7 @@ def test_a_text_does_not_wait_for_slow_urls(encoder: Encoder) -> None:
 
 def test_large_images_wait_for_each_other(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("perception_encoder.preprocess.budget.DECODING.limit", 1 << 20)
-    monkeypatch.setattr("perception_encoder.serving.requests._DECODERS", 4)
+    monkeypatch.setattr("perception_encoder.serving.requests.DECODERS", 4)
     decoding, most = 0, [0]
     lock = threading.Lock()
     pixels = type(encoder.transform).pixels

@@ -142,7 +142,7 @@ def test_the_example_of_the_documentation_runs(
 
 
 def test_an_unknown_model_and_none_are_404(client: openai.OpenAI, encoder: Encoder) -> None:
-    with pytest.raises(openai.NotFoundError, match="this server has no model 'gpt-4o'; it has 'echo'") as caught:
+    with pytest.raises(openai.NotFoundError, match="no model 'gpt-4o'") as caught:
         client.chat.completions.create(model="gpt-4o", messages=[user("a")])
     assert caught.value.code == "model_not_found" and caught.value.param == "model"
     with served(create_app(encoder, ApiConfig())) as address:
@@ -264,7 +264,7 @@ def test_a_language_model_answers_as_without_a_server(encoder: Encoder) -> None:
         )
         chunks = client.chat.completions.create(model="tiny", messages=messages, max_tokens=12, stream=True)
         assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == expected.text
-        with pytest.raises(openai.BadRequestError, match="leave no room for an answer in the context of 512") as caught:
+        with pytest.raises(openai.BadRequestError, match="in the context of 512") as caught:
             client.chat.completions.create(model="tiny", messages=[user("x" * 600)])
         assert caught.value.code == "context_length_exceeded"
 

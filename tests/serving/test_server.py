@@ -55,7 +55,7 @@ def test_a_taken_port_is_an_error() -> None:
             server.listen("127.0.0.1", port)
     with pytest.raises(ConfigError, match=r"cannot listen on 192\.0\.2\.1:0"):
         server.listen("192.0.2.1", 0)
-    with pytest.raises(ConfigError, match=r"cannot listen on 127\.0\.0\.1:99999: .*port must be 0-65535"):
+    with pytest.raises(ConfigError, match=r"cannot listen on 127\.0\.0\.1:99999"):
         server.listen("127.0.0.1", 99999)
 
 

@@ -180,7 +180,7 @@ def test_a_mask_of_another_size_is_an_error(tmp_path: Path) -> None:
     mask = encoded(np.zeros((4, 5), np.uint8), "PNG")
     write_members(tmp_path / "0.tar", [("a.png", encoded(np.zeros((8, 8, 3), np.uint8), "PNG")), ("a.mask.png", mask)])
     (image,) = open_images(tmp_path)
-    with pytest.raises(InputError, match=r"the mask of .*0\.tar/a\.png: is 5x4 pixels, but its image is 8x8"):
+    with pytest.raises(InputError, match="is 5x4 pixels, but its image is 8x8"):
         image.open()
 
 
@@ -203,7 +203,7 @@ def test_a_mask_of_colours_is_an_error(tmp_path: Path) -> None:
     picture = encoded(np.zeros((8, 8, 3), np.uint8), "PNG")
     write_members(tmp_path / "0.tar", [("a.png", picture), ("a.mask.png", picture)])
     (image,) = open_images(tmp_path)
-    with pytest.raises(InputError, match="has the mode RGB; a mask must have one channel or a palette"):
+    with pytest.raises(InputError, match="has the mode RGB"):
         image.open()
 
 

@@ -94,5 +94,5 @@ def test_the_planned_towers_are_those_that_are_trained() -> None:
         assert part.parameters == sum(parameter.numel() for parameter in model.parameters())
     ((phase,), assumed) = plan_spatial(replace(config, core_weight=0.0, masks="sam"))
     assert len(phase.parts) == 1 and "not counted" in assumed and phase.losses > 0
-    with pytest.raises(ConfigError, match="a batch of 2 cannot be shared by 4 devices"):
+    with pytest.raises(ConfigError, match="a batch of 2 cannot be shared by 4"):
         plan_spatial(replace(config, batch_size=2), 4)

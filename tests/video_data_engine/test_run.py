@@ -164,7 +164,7 @@ def test_what_cannot_be_done_is_refused_before_anything_is_written(add_video, tm
     with pytest.raises(DataError, match="no videos in"):
         caption_videos([tmp_path / "videos"], tmp_path / "out")
     add_video("a")
-    with pytest.raises(ConfigError, match="names no model; add it, as in http://x/v1#"):
+    with pytest.raises(ConfigError, match="names no model"):
         caption_videos([tmp_path / "videos"], tmp_path / "out", EngineConfig(captioner=ECHO, llm="http://x/v1"))
     assert not (tmp_path / "out").exists()
 
@@ -208,5 +208,5 @@ def test_another_model_is_refused(tmp_path: Path) -> None:
     journal.add_model("summary", {"name": "llm", "weights": "12ab"})
     Journal(tmp_path).add_model("summary", {"name": "llm", "weights": "12ab"})
     assert Journal(tmp_path).models == {"summary": {"name": "llm", "weights": "12ab"}}
-    with pytest.raises(OutputError, match='was made with weights "12ab", not "34cd"; choose another output'):
+    with pytest.raises(OutputError, match='weights "12ab", not "34cd"'):
         journal.add_model("summary", {"name": "llm", "weights": "34cd"})

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 _SCALE_SUFFIX = ".row_scale"  # beside an int8 tensor: one factor a row
-_SETTLED = 2_000_000_000
+SETTLED_NS = 2_000_000_000
 """Minimum age in nanoseconds at which a file's times identify its content: a later write changes them."""
 _HASH = re.compile(r"[0-9a-f]{16}")
 
@@ -128,6 +128,6 @@ class CachedHash:
         with suppress(OSError, OutputError):
             status = self._path.stat()
             age = time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns)
-            if file_state(self._path) == self._state and age > _SETTLED:
+            if file_state(self._path) == self._state and age > SETTLED_NS:
                 write_text(self._entry, value)
         return value

@@ -41,7 +41,7 @@ _FUNCTIONS = (
     | {"date", "datetime", "julianday", "strftime", "time"}
     | {"glob", "instr", "length", "like", "lower", "ltrim", "rtrim", "substr", "substring", "trim", "upper"}
 )
-_SECONDS, _STEPS = 30.0, 10_000  # of the scan; virtual machine instructions between looks at the clock
+SCAN_SECONDS, SCAN_STEPS = 30.0, 10_000  # of the scan; virtual machine instructions between looks at the clock
 _STRING = r"(?:'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\")"  # SQLite takes a text in double quotes too
 _COLUMN = r'(?:\brows\s*\.\s*)?(?:\bdate\b|"date"|`date`|\[date\])(?!\s*\()'
 _OPERATOR = r"(?:[<>=!]+|\bis\b(?:\s+not\b)?(?:\s+distinct\s+from\b)?)"
@@ -320,19 +320,19 @@ def find_slots(connection: sqlite3.Connection, where: str | None, below: str) ->
     """
     parts = ["path >= ? AND path < ?"] if below else []
     bounds = (below, below[:-1] + chr(ord(below[-1]) + 1)) if below else ()
-    deadline = time.monotonic() + _SECONDS
+    deadline = time.monotonic() + SCAN_SECONDS
     try:
         if where is not None:
             _compile(connection, where)
             parts.append(f"({_NEAR.sub(_within, whole_dates(where))})")
-            connection.set_progress_handler(lambda: time.monotonic() > deadline, _STEPS)
+            connection.set_progress_handler(lambda: time.monotonic() > deadline, SCAN_STEPS)
         query = f"SELECT slot FROM rows WHERE {' AND '.join(parts) or 'TRUE'} ORDER BY date DESC, path, start"
         return np.fromiter((slot for (slot,) in connection.execute(query, bounds)), np.int64)
     except sqlite3.OperationalError as error:
         if where is None:
             raise
         slow = time.monotonic() > deadline
-        raise _invalid(where, f"it takes over {_SECONDS:g} s" if slow else one_line(error)) from None
+        raise _invalid(where, f"it takes over {SCAN_SECONDS:g} s" if slow else one_line(error)) from None
 
 
 def _invalid(where: str, reason: str) -> ConfigError:

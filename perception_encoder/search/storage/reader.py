@@ -43,7 +43,7 @@ THUMBNAIL_SIDE = 256
 """Longest side of a stored thumbnail, in pixels."""
 _HELD = 64 << 20
 """Maximum bytes of a file that is read once, for its hash and to be decoded."""
-_MAX_SECONDS = 10.0  # of a window
+MAX_WINDOW_SECONDS = 10.0  # of a window
 _SIMILARITY = 0.9  # least cosine of neighbouring windows that are merged
 _NO_VECTOR = np.empty(0, np.float32)
 _hash = partial(hashlib.blake2b, digest_size=16)
@@ -220,7 +220,7 @@ def cut_moments(frames: Iterable[Frame]) -> list[Moment]:
     moments: list[Moment] = []
     window: list[Frame] = []
     for frame in frames:
-        if window and (is_cut(window[-1].colours, frame.colours) or frame.end - window[0].time > _MAX_SECONDS):
+        if window and (is_cut(window[-1].colours, frame.colours) or frame.end - window[0].time > MAX_WINDOW_SECONDS):
             _add_window(moments, window)
             window = []
         window.append(frame)

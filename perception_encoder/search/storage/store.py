@@ -66,7 +66,7 @@ _EARLIER = "settings.json"  # of an earlier version's index
 _GAPS = 1.25  # slots per row, at most
 _BLOCK = 16_384  # vectors copied at a time
 _AT_ONCE = 500  # rows of one query
-_CHECKED_DAILY = 25_000  # rows, at most, checked by a search: 0.3 s
+CHECKED_DAILY = 25_000  # rows, at most, checked by a search: 0.3 s
 _DAMAGE = (OSError, ValueError, LookupError, TypeError, OverflowError, sqlite3.Error, sqlite3.Warning)
 _SAME = ("model", "weight_hash", "layer", "pool", "dimension", "prompts")  # equal if vectors are comparable
 
@@ -347,7 +347,7 @@ class IndexStore:
         files have changed and no process is writing them. `verify`: also thumbnails, and all pages of the database.
         """
         sealed, count = is_sealed(self._store, self._sealed_files(reading.state)), reading.state.rows
-        daily = sealed and count <= _CHECKED_DAILY and check_is_due(self._store)
+        daily = sealed and count <= CHECKED_DAILY and check_is_due(self._store)
         if not (whole or verify or daily) and (sealed or self.being_written):
             return
         part = "rows" if sealed and not verify else "1"  # of the tables; or all, up to the first problem

@@ -37,8 +37,8 @@ from perception_encoder.search.storage.seal import STORE, index_command, salvage
 from perception_encoder.search.storage.store import IndexStore
 from perception_encoder.search.storage.trust import adopt, load_encoder, remember_model, trusted_model
 
-_COMMIT_SECONDS, _COMMIT_ROWS = 15.0, 4096  # maximum work lost to a kill
-_FIRST_COMMIT_SECONDS = 1.0  # doubles up to the above; the page shows the first images soon
+COMMIT_SECONDS, _COMMIT_ROWS = 15.0, 4096  # maximum work lost to a kill
+FIRST_COMMIT_SECONDS = 1.0  # doubles up to the above; the page shows the first images soon
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,7 +199,7 @@ class _Pending:
         self._rows: list[IndexRow] = []
         self._moved: dict[str, list[File]] = {}  # by digest
         self._stale: set[str] = set()  # paths whose old rows go
-        self._since, self._interval = time.monotonic(), _FIRST_COMMIT_SECONDS
+        self._since, self._interval = time.monotonic(), FIRST_COMMIT_SECONDS
 
     def take(self, result: FileResult) -> None:
         """Add a result; commit when enough time has passed or enough rows are waiting."""
@@ -214,7 +214,7 @@ class _Pending:
             self._rows += map(dated, result.rows)
             self._stale.add(result.file.path)
         waiting = len(self._rows) + 8 * sum(map(len, self._moved.values()))
-        if time.monotonic() - self._since > min(self._interval, _COMMIT_SECONDS) or waiting > _COMMIT_ROWS:
+        if time.monotonic() - self._since > min(self._interval, COMMIT_SECONDS) or waiting > _COMMIT_ROWS:
             self._interval *= 2
             self.commit()
 

@@ -30,8 +30,8 @@ logger = logging.getLogger(__name__)
 LARGE_BYTES = 128 << 20
 """Bytes of vectors from which they are also compressed: comparing all takes about 10 ms (docs/results/search.json)."""
 _BLOCK = 16_384  # vectors compressed or compared at a time
-_SHORTLIST = 1500  # of the compressed vectors: a first pass reads one bit per number; with 700, recall falls to 0.988
-_FEW = 2000  # vectors are compared exactly
+SHORTLIST = 1500  # of the compressed vectors: a first pass reads one bit per number; with 700, recall falls to 0.988
+EXACT_ROWS = 2000  # vectors are compared exactly
 _UNCODED_BYTES = 8 << 20  # of vectors after the compressed ones, which are compared exactly too
 _MAXIMUM = 1.01  # similarity of unit vectors, which may be rounded
 _SAMPLED = 4096  # vectors from which the codes take the spread of each dimension
@@ -78,7 +78,7 @@ class Vectors:
         `allowed`: the only slots to compare, in order. ValueError for a similarity that no unit vectors have.
         """
         slots = allowed
-        if (len(self) if slots is None else len(slots)) > _FEW and self.codes is not None:
+        if (len(self) if slots is None else len(slots)) > EXACT_ROWS and self.codes is not None:
             slots = self._shortlist(self.codes, query, count, allowed)
         if slots is None:
             slots, scores = np.arange(len(self)), self.content @ query
@@ -103,7 +103,7 @@ class Vectors:
         if allowed is not None:
             mask = np.zeros(coded, bool)
             mask[allowed[allowed < coded]] = True
-        _, slots = codes.search(np.ascontiguousarray(query[None], np.float32), max(_SHORTLIST, count), mask=mask)
+        _, slots = codes.search(np.ascontiguousarray(query[None], np.float32), max(SHORTLIST, count), mask=mask)
         return np.concatenate([np.sort(slots[0, :count]).astype(np.int64), rest])
 
     @cached_property

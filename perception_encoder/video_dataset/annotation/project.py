@@ -22,7 +22,7 @@ from perception_encoder.formats.tars import TarMember
 from perception_encoder.progress import Track, untracked
 
 VERSION = 1
-_BUSY_SECONDS = 10.0
+BUSY_SECONDS = 10.0
 
 SCHEMA = """
 CREATE TABLE settings (name TEXT PRIMARY KEY, value REAL NOT NULL) STRICT;
@@ -80,7 +80,7 @@ class Database:
             refuse_database_links(path)
         with self._readable():
             self._connection = sqlite3.connect(
-                path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False, cached_statements=256
+                path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False, cached_statements=256
             )
             self._connection.row_factory = sqlite3.Row
             harden(self._connection)

@@ -93,7 +93,7 @@ def test_damaged_annotations_are_errors_with_the_file(name: str, damage: str, tm
 
 
 def test_an_unknown_dataset_split_or_task(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="unknown dataset 'vqa'; known: vqav2, okvqa"):
+    with pytest.raises(ConfigError, match="unknown dataset 'vqa'"):
         read_questions("vqa", tmp_path)
     for name, split in (("pope", "val"), ("mvbench", "val"), ("ai2d", "val")):
         with pytest.raises(DataError, match=r"no (part|task|split) 'val'; known"):
@@ -118,7 +118,7 @@ def test_answers_in_each_form() -> None:
         assert QuestionEntry("x", {"answers": value}).answers("answers", "label") == ("cup",)
     assert QuestionEntry("x", {"label": ["a", ""]}).answers("answers", "label") == ("a", "")
     for value in (None, [], "", [""], 3, ["a", 3], [{"a": "b"}], {"a": 1}):
-        with pytest.raises(DataError, match=r"a\.json: 3: `answers` is .*; a question needs at least one answer"):
+        with pytest.raises(DataError, match=r"a\.json: 3: `answers` is"):
             QuestionEntry("a.json: 3", {"answers": value}).answers("answers")
 
 
@@ -130,7 +130,7 @@ def test_a_choice_by_index_and_text() -> None:
     assert [correct(answer, "leaf", "root") for answer in (1, "1", "root")] == [1, 1, 1]
     assert correct("0", "1", "0") == 1  # the text counts before the index
     for answer in (2, -1, "stem", None, True, "²"):
-        with pytest.raises(DataError, match=r"x: `answer` is .*, which is not among the choices"):
+        with pytest.raises(DataError, match=r"x: `answer` is .*, which is not"):
             correct(answer, "leaf", "root")
 
 
@@ -227,7 +227,7 @@ def test_captions_in_karpathys_splits(tmp_path: Path) -> None:
 def test_a_question_without_annotation(tmp_path: Path) -> None:
     layouts.vqav2(tmp_path)
     write_json(tmp_path / "v2_mscoco_val2014_annotations.json", {"annotations": []})
-    with pytest.raises(DataError, match=r"questions\[0\]: question 42000 has no answers in .*annotations.json"):
+    with pytest.raises(DataError, match="question 42000 has no answers in"):
         read_questions("vqav2", tmp_path, "val")
 
 
@@ -294,7 +294,7 @@ def test_a_pickle_with_code_or_cut_is_refused(tmp_path: Path) -> None:
             return Path.write_text, (tmp_path / "ran", "x")
 
     layouts.refcoco(tmp_path, lambda value: pickle.dumps([*value, Bad()]))
-    with pytest.raises(DataError, match=r"refs\(unc\)\.p cannot be read: it tries to load .*, which is not allowed"):
+    with pytest.raises(DataError, match=r"refs\(unc\)\.p .*it tries to load"):
         read_questions("refcoco", tmp_path, "val")
     assert not (tmp_path / "ran").exists()
     layouts.refcoco(tmp_path, lambda value: pickle.dumps(value)[:100])
@@ -318,18 +318,16 @@ def test_objects_of_the_hub_that_two_authors_chose(tmp_path: Path) -> None:
 
 def test_bad_entries_of_phrases(tmp_path: Path) -> None:
     layouts.refcoco(tmp_path)
-    with pytest.raises(DataError, match="no phrase of the split 'test'; there are: testA, val"):
+    with pytest.raises(DataError, match="there are: testA, val"):
         read_questions("refcoco", tmp_path, "test")
     instances = tmp_path / "refcoco" / "instances.json"
     value = json.loads(instances.read_text())
     value["annotations"][0]["bbox"] = [1, 2, 0, 4]
     write_json(instances, value)
-    with pytest.raises(
-        DataError, match=r"annotations\[0\]: `bbox` is \[1, 2, 0, 4\]; it must be x, y, width and height"
-    ):
+    with pytest.raises(DataError, match=r"`bbox` is \[1, 2, 0, 4\]"):
         read_questions("refcoco", tmp_path, "val")
     write_json(instances, {**value, "annotations": []})
-    with pytest.raises(DataError, match=r"refs\[0\]: image 581857 or object 100 is not in"):
+    with pytest.raises(DataError, match="image 581857 or object 100"):
         read_questions("refcoco", tmp_path, "val")
 
 
@@ -366,7 +364,7 @@ def test_tables_beside_videos(
     assert question.choices[question.correct] == correct and question.group == row.get("duration", "")
     del row["question"], row["options" if name == "videomme" else "answer_id"]
     plain_table(tmp_path / table, row)
-    with pytest.raises(DataError, match=r"parquet has no column '(options|answer_id)', but 'video"):
+    with pytest.raises(DataError, match=r"no column '(options|answer_id)'"):
         read_questions(name, tmp_path)
 
 
@@ -412,7 +410,7 @@ def test_tgif_qa(tmp_path: Path) -> None:
     assert [score(text, action, None) for text in ("(C)", "(A)")] == [1, 0]
     path = tmp_path / "Test_action_question.csv"
     path.write_text(path.read_text().replace("\t2\t", "\t5\t"))
-    with pytest.raises(DataError, match=r"Test_action_question\.csv:2: the answer '5' is not among the choices"):
+    with pytest.raises(DataError, match="csv:2: the answer '5'"):
         read_questions("tgifqa", tmp_path)
 
 
@@ -427,5 +425,5 @@ def test_all_splits_of_refcoco_in_one_run(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no refs\(unc\)\.p, and no Parquet file"):
         read_questions("refcoco", tmp_path, "all")
     refcoco(tmp_path / "original")
-    with pytest.raises(DataError, match="no phrase of the split 'testB'; there are: testA, val"):
+    with pytest.raises(DataError, match="there are: testA, val"):
         read_questions("refcoco", tmp_path / "original", "all")

@@ -69,7 +69,7 @@ def test_bad_input_is_refused() -> None:
     train, targets = hidden_tokens(40, 0)
     with pytest.raises(DataError, match="have the same class"):
         fit_attentive(train, np.zeros(40, np.int64), train, targets, 3, CONFIG)
-    with pytest.raises(ModelError, match=r"probe, learning rate 0\.003: the loss is nan"):
+    with pytest.raises(ModelError, match=r"learning rate 0\.003: the loss is nan"):
         fit_attentive(train * np.nan, targets, train, targets, 3, CONFIG)
     with pytest.raises(ConfigError, match="head_seeds is 0; it must be at least 1"):
         AttentiveConfig(head_seeds=0)

@@ -124,16 +124,14 @@ def test_what_is_learned_is_not_measured(tmp_path: Path) -> None:
     (splits,) = load_splits(tmp_path / "t.csv", "test").values()
     assert len(splits.test.keys) == 4 and not {*splits.test.keys} & {*splits.train.keys, *splits.val.keys}
     (tmp_path / "u.csv").write_text("\n".join(rows[:-1]), encoding="utf-8")
-    with pytest.raises(
-        DataError, match=r"t: 19 items are in both the training and the test split, 0\.png first; give --train"
-    ):
+    with pytest.raises(DataError, match="t: 19 items are in both"):
         load_splits(tmp_path / "t.csv", "test", tmp_path / "u.csv")
 
 
 def test_classes_that_cannot_be_learned(tmp_path: Path) -> None:
     directories(tmp_path, "train", ["red", "green"] * 10)
     directories(tmp_path, "test", ["red", "blue"])
-    with pytest.raises(DataError, match="the class 'blue' is not in the split train"):
+    with pytest.raises(DataError, match="the class 'blue' is not in"):
         load_splits(tmp_path, "test")
     directories(tmp_path / "one", "train", ["red"] * 10)
     directories(tmp_path / "one", "test", ["red"])
@@ -169,7 +167,7 @@ def test_the_last_image_of_a_class_is_not_held_out() -> None:
     assert set(splits.train.keys) == {first, third, *others}
     small = {key: "blue" if key == by_hash(10)[0] else "red" for key in by_hash(10)}
     assert hold_out(named(small), named({"t": "red"})).val.keys == (by_hash(10)[1],)  # the next one
-    with pytest.raises(DataError, match="12 training items; at least 10 are needed, and two of a class"):
+    with pytest.raises(DataError, match="12 training items; at least 10"):
         hold_out(named({key: key for key in by_hash(12)}), named({"t": "a0"}))
 
 
@@ -178,7 +176,7 @@ def test_nothing_is_held_out_where_nothing_is_chosen(tmp_path: Path) -> None:
     directories(tmp_path, "test", ["red", "green"], 80)
     (splits,) = load_splits(tmp_path, "test", choosing=False).values()
     assert (len(splits.train.keys), splits.val.keys, splits.classes) == (3, (), ("green", "red"))
-    with pytest.raises(DataError, match="3 training items; at least 10 are needed"):
+    with pytest.raises(DataError, match="3 training items; at least 10"):
         load_splits(tmp_path, "test")
 
 

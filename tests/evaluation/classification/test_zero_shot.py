@@ -154,7 +154,7 @@ def test_texts_without_a_finite_vector_are_a_model_error() -> None:
         def texts(self, texts, role=None):
             return np.full((len(texts), 3), np.nan, dtype=np.float32)
 
-    with pytest.raises(ModelError, match="colours gives NaN or infinity in float32"):
+    with pytest.raises(ModelError, match="gives NaN or infinity in float32"):
         ensemble(Embeddings(Encoder(Broken())), ["cat"], IMAGENET_TEMPLATES)
 
 

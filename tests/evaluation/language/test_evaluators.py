@@ -53,9 +53,9 @@ def test_undecodable_images_and_refused_questions_are_reported() -> None:
     scores = run("vqav2", items)
     assert [failure.source for failure in scores[0].failures] == ["question bad", "question gone"]
     assert scores[0].n == 4
-    with pytest.raises(DataError, match="vqav2: no question could be asked; the first: question bad"):
+    with pytest.raises(DataError, match="the first: question bad"):
         run("vqav2", items[4:])
-    with pytest.raises(DataError, match="the first: question q0: the images fill the context"):
+    with pytest.raises(DataError, match="question q0: the images fill"):
         run("vqav2", items[:1], refuse)
 
 
@@ -89,7 +89,7 @@ def test_answers_to_other_words_or_without_the_image_are_not_taken_for_others(tm
     items = [*questions(1), *questions(2, question="Which colour?")[1:]]
     list(QuestionEvaluator(TASKS["vqav2"], items, path).run(model))
     assert len(model.prompts) == 2 + 1
-    with pytest.raises(OutputError, match='was made with task "vqav2", not "vqav2, no image"'):
+    with pytest.raises(OutputError, match='not "vqav2, no image"'):
         list(QuestionEvaluator(TASKS["vqav2"], questions(2), path, blind=True).run(model))
 
 

@@ -102,7 +102,7 @@ def test_other_items_or_groups_cannot_be_compared() -> None:
     ):
         with pytest.raises(DataError, match="not evaluated on the same items"):
             estimate_difference(ours, theirs)
-    with pytest.raises(DataError, match="the same 100 items have different groups or blocks in the two"):
+    with pytest.raises(DataError, match="same 100 items have different groups"):
         estimate_difference(ours, ItemScores.of("top-1", CORRECT, NAMES, groups=TARGETS))
 
 
@@ -157,7 +157,7 @@ def test_the_seeds_of_a_head_are_in_the_interval() -> None:
     assert alone.interval is None  # one seed does not say what seeds do
     gap = estimate_difference(seeded(unlike + 0.3, names), seeded(unlike, names))
     assert gap.value == pytest.approx(0.3) and gap.interval() == pytest.approx((0.3, 0.3), abs=0.01)  # paired by seed
-    with pytest.raises(DataError, match=r"RMSE: draws, blocks and head seeds differ: \(0, 200, 3\) and \(0, 200, 2"):
+    with pytest.raises(DataError, match=r"\(0, 200, 3\) and \(0, 200, 2"):
         estimate_difference(seeded(unlike, names), seeded(unlike[:2], names))
 
 

@@ -283,5 +283,5 @@ def test_an_open_clip_tokenizer_without_padding(tmp_path: Path) -> None:
     model = json.loads(path.read_text())["model_cfg"]
     model["text_cfg"]["hf_tokenizer_name"] = str(tmp_path)
     edit(path, model_cfg=model)
-    with pytest.raises(CheckpointError, match=r"open_clip:local-dir:.*its tokenizer cannot be loaded.*pad"):
+    with pytest.raises(CheckpointError, match=r"its tokenizer cannot be loaded.*pad"):
         load(f"open_clip:local-dir:{tmp_path}", runtime="torch").encode_texts(["a dog"])

@@ -60,7 +60,7 @@ def test_timm_models_that_do_not_do() -> None:
     pytest.importorskip("timm")
     with pytest.raises(ConfigError, match="test_resnet is a ResNet"):
         load_layers("random:timm:test_resnet")
-    with pytest.raises(UnknownModelError, match=r"timm has no model 'vit_tiny_patch61_224'; did you mean vit_tiny"):
+    with pytest.raises(UnknownModelError, match="timm has no model 'vit_tiny_patch61_224'"):
         load_layers("timm:vit_tiny_patch61_224")
     with pytest.raises(WeightsUnavailableError, match="timm:test_vit could not be loaded"):
         load_layers("timm:test_vit")
@@ -159,7 +159,7 @@ class Library(Adapter):
 def test_a_missing_library_is_told_from_a_missing_dependency_of_it() -> None:
     model = Library("timm:a", "a", random=True)
     model.error = ImportError("no module", name="open_clip")
-    with pytest.raises(MissingExtraError, match=r"open_clip_torch is not installed; .*perception-encoder\[encoders\]"):
+    with pytest.raises(MissingExtraError, match=r"perception-encoder\[encoders\]"):
         model.model  # noqa: B018
     model.error = ImportError("no module", name="regex")
     with pytest.raises(WeightsUnavailableError, match="timm:a could not be loaded: no module"):

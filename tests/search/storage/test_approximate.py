@@ -23,8 +23,8 @@ COUNT = 3000
 def large(monkeypatch: pytest.MonkeyPatch) -> None:
     """A thousand vectors are many."""
     monkeypatch.setattr(module, "LARGE_BYTES", 1000 * DIMENSION * 4)
-    monkeypatch.setattr(module, "_FEW", 100)
-    monkeypatch.setattr(module, "_SHORTLIST", 10)
+    monkeypatch.setattr(module, "EXACT_ROWS", 100)
+    monkeypatch.setattr(module, "SHORTLIST", 10)
 
 
 @pytest.fixture

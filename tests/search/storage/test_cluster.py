@@ -178,7 +178,7 @@ def test_killed_workers_lose_and_double_nothing(
 
         draw(97).save(folder / "new.jpg")
         encoder.towers.weight_hash = "that of another"
-        with pytest.raises(ClusterError, match=r"a worker .* failed.*: \S+ has different weights"):
+        with pytest.raises(ClusterError, match="has different weights"):
             update_store(index, encoder, read=read)
         assert len(index) == report.rows
     assert (report.added, report.moved, report.deleted, report.unchanged) == (1, 1, 0, 20)
@@ -227,7 +227,7 @@ def test_a_lost_local_cluster_is_an_error_and_what_was_committed_stays(
     folder: Path, checkpoint: Path, expected: list[IndexRow], monkeypatch: pytest.MonkeyPatch, tolerance: float
 ) -> None:
     """And it listens on loopback alone."""
-    monkeypatch.setattr("perception_encoder.search.storage.update._COMMIT_SECONDS", 0.0)
+    monkeypatch.setattr("perception_encoder.search.storage.update.COMMIT_SECONDS", 0.0)
     addresses: dict[str, set[str]] = {}
     others = set(descendants(os.getpid()))  # another cluster of these tests
 

@@ -123,7 +123,7 @@ def test_a_search_checks_everything_once_a_day(
     checked, check = list[str](), Snapshot.checked
     a_day_later(monkeypatch)
     for fail in (hits, reader.refresh):
-        with pytest.raises(SearchIndexError, match=r"the row \d+ or its vector has changed.* pe index --rebuild"):
+        with pytest.raises(SearchIndexError, match=r"vector has changed.* pe index --rebuild"):
             fail()
     undo()
     monkeypatch.setattr(Snapshot, "checked", lambda self, which: (checked.append(which), check(self, which))[1])
@@ -133,7 +133,7 @@ def test_a_search_checks_everything_once_a_day(
     assert hits() == expected and reader.refresh() and checked.count("NOT INDEXED") == 1
     a_day_later(monkeypatch, 3)
     with monkeypatch.context() as patch:
-        patch.setattr("perception_encoder.search.storage.store._CHECKED_DAILY", 19)
+        patch.setattr("perception_encoder.search.storage.store.CHECKED_DAILY", 19)
         assert hits() == expected and checked.count("NOT INDEXED") == 1
     assert hits() == expected and checked.count("NOT INDEXED") == 2
 
@@ -152,7 +152,7 @@ def test_a_vector_that_loses_its_hit_is_found_by_every_check(
     assert [row.path for _, row in IndexStore.open(folder).nearest(query, 1)] == [second]
     a_day_later(monkeypatch)
     for check in ({}, {"whole": True}, {"verify": True}):
-        with pytest.raises(SearchIndexError, match=r"the row \d+ or its vector has changed.* pe index --rebuild"):
+        with pytest.raises(SearchIndexError, match=r"vector has changed.* pe index --rebuild"):
             IndexStore.open(folder, **check)
 
 
@@ -193,15 +193,13 @@ def test_only_verify_sees_damage_to_a_thumbnail_that_nobody_looks_at(update: Upd
     IndexStore.open(folder, verify=True)
     flip(folder / STORE / DATABASE, (folder / STORE / DATABASE).read_bytes().index(b"thumbnail" * 99) + 50, times=True)
     update()
-    with pytest.raises(SearchIndexError, match="a thumbnail has changed since it was written"):
+    with pytest.raises(SearchIndexError, match="a thumbnail has changed"):
         IndexStore.open(folder, verify=True)
 
 
 def test_a_damaged_hit_is_an_error_even_if_no_time_changed(update: Update, folder: Path, hits: Hits) -> None:
     flip(folder / STORE / DATABASE, (folder / STORE / DATABASE).read_bytes().index(b"7.jpgimage"), times=True)
-    with pytest.raises(
-        SearchIndexError, match=r"index\.sqlite: the row \d+ or its vector has changed since it was written"
-    ):
+    with pytest.raises(SearchIndexError, match=r"vector has changed.* pe index --rebuild"):
         hits()
 
 
@@ -316,7 +314,7 @@ def test_a_trigger_with_the_name_of_an_index_is_refused(update: Update, folder: 
     trigger = "AFTER INSERT ON rows BEGIN DELETE FROM settings WHERE name = 'unreadable'; END"
     plant_trigger(folder / STORE / DATABASE, "rows_newest", "rows", trigger)
     for fail in (hits, update):
-        with pytest.raises(SearchIndexError, match=r"has other tables.*rebuild it with: pe index --rebuild"):
+        with pytest.raises(SearchIndexError, match=r"has other tables.* pe index --rebuild"):
             fail()
     create(folder)
     update()
@@ -332,7 +330,7 @@ def test_a_huge_value_is_refused_before_it_is_read(
     harm(folder, f"UPDATE {table} = hex(zeroblob({50 << 20})) WHERE {row}")
     for fail in (hits, update):
         tracemalloc.start()
-        with pytest.raises(SearchIndexError, match=r"index\.sqlite: string or blob too big.* pe index --rebuild"):
+        with pytest.raises(SearchIndexError, match="string or blob too big"):
             fail()
         assert tracemalloc.get_traced_memory()[1] < 32 << 20
         tracemalloc.stop()
@@ -417,7 +415,7 @@ def test_a_vector_of_another_length_is_refused_even_if_it_is_no_hit(scale: float
     vectors.tofile(tmp_path / VECTORS)
     opened = Vectors(tmp_path, DIMENSION, 1, 20, coded=False)
     for allowed in (None, np.arange(5, 9)):
-        with pytest.raises(ValueError, match="the vector 7 of 20 is not of unit length"):
+        with pytest.raises(ValueError, match="the vector 7 of 20"):
             opened.nearest(unit_vectors(20, 0)[7], 3, allowed)
     assert list(opened.nearest(unit_vectors(20, 0)[8], 1, np.arange(8, 20))[0]) == [8]
 

@@ -20,7 +20,7 @@ folder, checkpoint, kills, files = Path(sys.argv[1]), sys.argv[2], int(sys.argv[
 encoder = load(checkpoint)
 encoder.weight_hash
 module.load = lambda source: encoder
-module._COMMIT_SECONDS = 0.0
+module.COMMIT_SECONDS = 0.0
 type(encoder).batch_size = 4
 
 def update():

@@ -16,7 +16,7 @@ from perception_encoder.search.storage.reader import Frame, cut_moments
 @pytest.fixture(autouse=True)
 def windows(monkeypatch: pytest.MonkeyPatch) -> None:
     """Windows of at most four seconds."""
-    monkeypatch.setattr(module, "_MAX_SECONDS", 4.0)
+    monkeypatch.setattr(module, "MAX_WINDOW_SECONDS", 4.0)
 
 
 def frames(kinds: str, colours: str | None = None) -> list[Frame]:

@@ -77,7 +77,7 @@ def test_an_index_made_anew_by_another_model_is_not_written_to(client: TestClien
 def test_what_is_committed_is_shown_while_files_are_read(
     client: TestClient, library: MediaLibrary, folder: Path, draw: Draw, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("perception_encoder.search.storage.update._FIRST_COMMIT_SECONDS", 0.0)
+    monkeypatch.setattr("perception_encoder.search.storage.update.FIRST_COMMIT_SECONDS", 0.0)
     monkeypatch.setattr(Encoder, "batch_size", 2)
     reading, go_on = threading.Event(), threading.Event()
     read = FileReader.read

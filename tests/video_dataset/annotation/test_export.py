@@ -57,7 +57,7 @@ def test_refined_captions_are_written_back(project: AnnotationProject, annotate:
 
 def test_two_at_once_do_not_write_one_directory(project: AnnotationProject, tmp_path: Path) -> None:
     def track(videos: Iterable[T], *_: object) -> Iterator[T]:
-        with pytest.raises(OutputError, match=r"another process is writing .*out; wait for it, or choose another"):
+        with pytest.raises(OutputError, match="another process is writing"):
             export_dataset(project, tmp_path / "out")
         yield from videos
 

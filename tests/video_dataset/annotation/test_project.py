@@ -183,7 +183,7 @@ def test_a_project_with_a_trigger_is_refused(name: str, tmp_path: Path) -> None:
     path = tmp_path / "a.sqlite"
     Database(path).close()
     plant_trigger(path, name, "people", "AFTER INSERT ON people BEGIN DELETE FROM people; END")
-    with pytest.raises(DataError, match=r"a\.sqlite is damaged \(a definition of a table\)"):
+    with pytest.raises(DataError, match="a definition of a table"):
         Database(path)
 
 
@@ -197,12 +197,12 @@ def test_a_project_that_was_recovered_is_opened(tmp_path: Path) -> None:
 
 
 def test_a_project_that_another_process_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("perception_encoder.video_dataset.annotation.project._BUSY_SECONDS", 0.01)
+    monkeypatch.setattr("perception_encoder.video_dataset.annotation.project.BUSY_SECONDS", 0.01)
     path = tmp_path / "a.sqlite"
     database, other = Database(path), sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     with (
-        pytest.raises(OutputError, match=r"a\.sqlite could not be written: database is locked"),
+        pytest.raises(OutputError, match=r"a\.sqlite could not be written"),
         database.transaction(),
     ):
         pass
