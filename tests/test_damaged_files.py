@@ -390,14 +390,14 @@ def load_decoder(directory: Path) -> None:
 
 
 def write_decoder(directory: Path) -> None:
-    from tests.language_models import write_tiny_decoder
+    from tests.tiny_language_models import write_tiny_decoder
 
     write_tiny_decoder(directory)
 
 
 def write_perception_lm(directory: Path) -> None:
-    from tests.language_models import byte_tokenizer
     from tests.language_models.test_perception_lm import perception_lm
+    from tests.tiny_language_models import byte_tokenizer
 
     perception_lm().save_pretrained(directory / "plm")
     byte_tokenizer().save_pretrained(directory / "plm")

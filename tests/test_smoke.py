@@ -102,7 +102,7 @@ def test_train_and_resume(media: Path, pe: Pe, tmp_path: Path) -> None:
 def test_a_language_model(tmp_path: Path) -> None:
     pytest.importorskip("transformers")
     from perception_encoder.preprocess.conversation import Sampling, ask
-    from tests.language_models import tiny_language_model
+    from tests.tiny_language_models import tiny_language_model
 
     model = tiny_language_model()
     (reply,) = model.generate([ask("what?", [Image.new("RGB", (40, 30))])], Sampling(max_tokens=3))

@@ -16,8 +16,8 @@ from perception_encoder.models.registry import canonical_name
 from tests.datasets import stand_ins
 from tests.datasets.questions.layouts import TABLES, write_table
 from tests.datasets.stand_ins import Hub
-from tests.language_models import byte_tokenizer
 from tests.language_models.test_perception_lm import perception_lm
+from tests.tiny_language_models import byte_tokenizer
 
 
 @pytest.fixture

@@ -24,8 +24,8 @@ from perception_encoder.errors import ConfigError, DataError
 from tests.cli.language.conftest import language_run
 from tests.clips import clip
 from tests.data.tars import load_webdataset
-from tests.language_models import byte_tokenizer
 from tests.language_models.test_perception_lm import perception_lm
+from tests.tiny_language_models import byte_tokenizer
 from tests.video_data_engine.models import ECHO
 
 

@@ -35,7 +35,7 @@ from perception_encoder.training.optimizer import OptimizerConfig
 from synthetic.documents.production import DocumentsConfig, write_documents
 from tests.evaluation.colours import write_colours
 from tests.evaluation.language.answerers import RuleAnswerer, refuse
-from tests.language_models import write_tiny_decoder
+from tests.tiny_language_models import write_tiny_decoder
 
 SIZES = Sizes(side=32, train=8, test=4, epochs=1, alignment=Alignment(side=32, steps=2, batch_size=4, texts=2))
 NAMES = (BASE, "linear projector", "the same, frozen", "language model trained on texts first", "aligned encoder")

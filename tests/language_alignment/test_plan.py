@@ -30,7 +30,7 @@ from perception_encoder.language_models.decoder import DecoderLoRA, add_decoder_
 from perception_encoder.stages import plan_training
 from perception_encoder.training.cost import Trained, TrainingPlan, find_device
 from synthetic.builtin.recipes import language_builtin
-from tests.language_models import tiny_llama, write_tiny_decoder
+from tests.tiny_language_models import tiny_llama, write_tiny_decoder
 
 
 def planned(config: LanguageConfig, devices: int) -> TrainingPlan:

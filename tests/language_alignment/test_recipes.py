@@ -37,8 +37,8 @@ from perception_encoder.models.registry import BUILTIN, find_model
 from perception_encoder.models.vision_transformer import VisionTransformer
 from perception_encoder.preprocess.tiling import MediaConfig
 from tests.clips import clip
-from tests.language_models import write_tiny_decoder
 from tests.recipes import find_recipe
+from tests.tiny_language_models import write_tiny_decoder
 
 LANGUAGE = list(STAGE.recipes)
 

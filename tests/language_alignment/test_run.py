@@ -23,8 +23,8 @@ from perception_encoder.training.checkpoint import BEST
 from perception_encoder.training.optimizer import OptimizerConfig
 from perception_encoder.training.task import ValidationConfig
 from tests import processes
-from tests.language_models import TEMPLATE, write_tiny_decoder
 from tests.processes import pe
+from tests.tiny_language_models import TEMPLATE, write_tiny_decoder
 from tests.training.toys import Interrupted, interrupt_at
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 40, 220), "white": (240, 240, 240)}

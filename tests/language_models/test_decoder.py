@@ -21,7 +21,7 @@ from perception_encoder.language_models.decoder import (
     merge_decoder_adapters,
     write_fresh_decoder,
 )
-from tests.language_models import byte_tokenizer, tiny_llama, write_tiny_decoder
+from tests.tiny_language_models import byte_tokenizer, tiny_llama, write_tiny_decoder
 
 
 def test_a_directory_in_transformers_layout_is_loaded(tmp_path: Path) -> None:

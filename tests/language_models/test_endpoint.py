@@ -20,8 +20,8 @@ from perception_encoder.serving.api import create_app
 from perception_encoder.serving.queues import GenerationQueue
 from perception_encoder.serving.requests import ApiConfig
 from tests.inference.conftest import encoder
-from tests.language_models import tiny_language_model
 from tests.serving.servers import served
+from tests.tiny_language_models import tiny_language_model
 from tests.video_data_engine import servers
 
 __all__ = ["encoder"]

@@ -13,7 +13,7 @@ from perception_encoder.errors import ContextLengthError, ModelError
 from perception_encoder.language_models.language_model import LanguageModel
 from perception_encoder.preprocess.conversation import Message, Reply, Sampling, ask
 from perception_encoder.preprocess.frames import VideoFrames
-from tests.language_models import tiny_language_model
+from tests.tiny_language_models import tiny_language_model
 
 NOISE = Image.effect_noise((64, 64), 90).convert("RGB")
 WIDE = Image.effect_noise((128, 32), 90).convert("RGB")

@@ -49,7 +49,9 @@ from perception_encoder.runtime import choice
 from perception_encoder.runtime.openvino_towers import FallbackWarning
 from perception_encoder.runtime.runtime import Precision
 from synthetic.documents.production import DocumentsConfig, write_documents
-from tests.language_models import (
+from tests.language_models.test_perception_lm import perception_lm, write_run
+from tests.runtime.test_choice import missing
+from tests.tiny_language_models import (
     NO_END,
     SIZES,
     byte_tokenizer,
@@ -59,8 +61,6 @@ from tests.language_models import (
     tiny_llama,
     write_tiny_decoder,
 )
-from tests.language_models.test_perception_lm import perception_lm, write_run
-from tests.runtime.test_choice import missing
 from tests.video_data_engine.models import ECHO, Echo
 
 

@@ -14,7 +14,7 @@ from perception_encoder.errors import ConfigError, ShapeError
 from perception_encoder.language_models.model import Projector, scales_logits
 from perception_encoder.language_models.prompt import IGNORED
 from tests.golden_weights import golden_image, golden_tensor
-from tests.language_models import tiny_language_model
+from tests.tiny_language_models import tiny_language_model
 
 GOLDEN = np.load(Path(__file__).parent.parent / "golden" / "plm.npz")
 MODEL = tiny_language_model().model

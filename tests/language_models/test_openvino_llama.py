@@ -17,7 +17,7 @@ from perception_encoder.language_models.openvino_llama import OpenVinoLlama
 from perception_encoder.language_models.reading import TorchReader, generate_tokens
 from perception_encoder.preprocess.conversation import Sampling, ask
 from perception_encoder.runtime.runtime import Precision
-from tests.language_models import NO_END, SCALED, SIZES, embedded, llama, tiny_language_model
+from tests.tiny_language_models import NO_END, SCALED, SIZES, embedded, llama, tiny_language_model
 
 
 def tokens_of(reader: Any, prompts: list[torch.Tensor], sampling: Sampling) -> list[list[int | None]]:

@@ -23,7 +23,7 @@ from perception_encoder.models.initialization import drawn_from
 from perception_encoder.preprocess.conversation import Message, Sampling, ask
 from perception_encoder.preprocess.tiling import MediaConfig, media_pixels
 from tests.cards import run_card
-from tests.language_models import TEMPLATE, byte_tokenizer, tiny_llama, write_tiny_decoder
+from tests.tiny_language_models import TEMPLATE, byte_tokenizer, tiny_llama, write_tiny_decoder
 
 NOISE = Image.effect_noise((150, 70), 90).convert("RGB")
 QUESTION = " what is <|image|> here? "

@@ -11,7 +11,7 @@ from PIL import Image
 from perception_encoder.errors import ConfigError, ContextLengthError
 from perception_encoder.language_models.prompt import IGNORED, PLACEHOLDER, PromptFormat
 from perception_encoder.preprocess.conversation import Message, ask
-from tests.language_models import TEMPLATE, byte_tokenizer
+from tests.tiny_language_models import TEMPLATE, byte_tokenizer
 
 IMAGE = Image.new("RGB", (8, 8))
 FORMAT = PromptFormat(byte_tokenizer(), TEMPLATE, 400)

@@ -28,7 +28,7 @@ from perception_encoder.models.checkpoints.files import read_checkpoint, write_t
 from perception_encoder.models.checkpoints.weights import load_model, write_checkpoint
 from perception_encoder.preprocess.conversation import Sampling, ask
 from perception_encoder.preprocess.tiling import MediaConfig
-from tests.language_models import write_tiny_decoder
+from tests.tiny_language_models import write_tiny_decoder
 
 NOISE = Image.effect_noise((96, 64), 90).convert("RGB")
 CPU = torch.device("cpu")

@@ -24,9 +24,9 @@ from perception_encoder.serving.chat import NO_MODEL, check_chat, parse_chat
 from perception_encoder.serving.queues import GenerationQueue
 from perception_encoder.serving.requests import ApiConfig
 from tests.clips import clip
-from tests.language_models import tiny_language_model
 from tests.serving.generators import ENDLESS, TOO_LONG, EchoGenerator
 from tests.serving.servers import data_uri, served
+from tests.tiny_language_models import tiny_language_model
 
 RED = data_uri(Image.new("RGB", (40, 30), "red"))
 FILM = "data:video/mp4;base64," + base64.b64encode(clip(60)).decode()

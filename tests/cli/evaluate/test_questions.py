@@ -54,7 +54,7 @@ def test_every_model_that_answers_is_asked(run_pe, tmp_path: Path, monkeypatch: 
     with servers.endpoint(servers.empty) as (address, _):
         run = run_pe(*arguments, "-m", f"{address}#captioner")
         assert run.status == output.ERROR and "answered without a word" in run.stderr
-    assert run_pe(*arguments, "-m", "python:tests.language_models:tiny_language_model").status == output.OK
+    assert run_pe(*arguments, "-m", "python:tests.tiny_language_models:tiny_language_model").status == output.OK
 
 
 def test_bad_input(run_pe, language_run: Path, tmp_path: Path) -> None:

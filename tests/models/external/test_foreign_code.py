@@ -69,7 +69,7 @@ def vit_directory(directory: Path) -> None:
 
 def language_directory(directory: Path) -> None:
     pytest.importorskip("transformers")
-    from tests.language_models import write_tiny_decoder
+    from tests.tiny_language_models import write_tiny_decoder
 
     write_tiny_decoder(directory)
     (directory / "model.safetensors").unlink()
@@ -260,7 +260,7 @@ def test_code_for_attention_is_not_downloaded(prefix: str, implementation: Any, 
 
 def test_a_language_model_downloads_no_code_for_attention(tmp_path: Path) -> None:
     pytest.importorskip("transformers")
-    from tests.language_models import write_tiny_decoder
+    from tests.tiny_language_models import write_tiny_decoder
 
     write_tiny_decoder(tmp_path)
     edit(tmp_path / "config.json", attn_implementation="evil/kernel")

@@ -17,9 +17,9 @@ from perception_encoder.preprocess.conversation import Reply, Sampling, ask
 from perception_encoder.search_page.library import MediaLibrary
 from perception_encoder.search_page.server import create_page
 from perception_encoder.serving.queues import GenerationQueue
-from tests.language_models import tiny_language_model
 from tests.serving.generators import ENDLESS, EchoGenerator
 from tests.serving.servers import served
+from tests.tiny_language_models import tiny_language_model
 
 
 @pytest.fixture
