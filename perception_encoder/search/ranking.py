@@ -163,9 +163,12 @@ def best_hits(
 ) -> list[Hit]:
     """Return the `top` hits over some indexes that are most similar to a unit vector, each file or moment once.
 
-    `where`: a condition in SQL. `min_score`: minimum cosine similarity. `keep`: whether a row may be a hit. `collapse`:
-    of hits that are nearly the same, return the best one, with the number of the others among the rows that were read.
-    ConfigError if the condition or the minimum is invalid.
+    Args:
+        where: A condition in SQL; ConfigError if this or the minimum is invalid.
+        min_score: Minimum cosine similarity.
+        keep: Whether a row may be a hit.
+        collapse: Of hits that are nearly the same, return the best one, with the number of the others among the rows
+            that were read.
     """
     check_score(min_score)
     count = 2 * top + 30 if collapse else top
@@ -351,8 +354,10 @@ def find_duplicates(
 ) -> list[list[Hit]]:
     """Group near-duplicates in some indexes by similarity to the first of each group; raises the errors of `check`.
 
-    `where`: a condition in SQL. `threshold`: minimum cosine similarity. `excluded`: patterns of files to leave out.
-    ConfigError if one is invalid.
+    Args:
+        where: A condition in SQL; ConfigError if this or one of the others is invalid.
+        threshold: Minimum cosine similarity.
+        excluded: Patterns of files to leave out.
     """
     if not 0 < threshold <= 1:
         raise ConfigError(f"the minimum score is {threshold:g}; a cosine similarity must be above 0 and at most 1")

@@ -67,7 +67,9 @@ class FeatureImages:
     def shade(self, row_id: str, layer: int, x: float, y: float, baseline: bool = False) -> bytes:
         """Return a shade that is darker over patches less similar to the one at (x, y): a PNG with a pixel per patch.
 
-        `x`, `y`: 0–1 from the left and from the top. `baseline`: by the second model.
+        Args:
+            x, y: 0–1 from the left and from the top.
+            baseline: By the second model.
         """
         from perception_encoder.inference.feature_map import similarity
 

@@ -50,8 +50,10 @@ _LISTING_SHARE = 0.05  # maximum share of time spent on listing
 def condition(kind: str = "", since: str = "", until: str = "", path: str = "") -> str | None:
     """Return the page's filters as a condition in SQL; ConfigError for an invalid value.
 
-    `kind`: "image", "video", or all. `since`, `until`: dates such as "2024", "2024-07" or "2024-07-31", inclusive.
-    `path`: a part of the path, ignoring case.
+    Args:
+        kind: "image", "video", or all.
+        since, until: Dates such as "2024", "2024-07" or "2024-07-31", inclusive.
+        path: A part of the path, ignoring case.
     """
     if kind not in ("", "image", "video"):
         raise ConfigError(f"kind is {kind!r}; it must be 'image' or 'video'")
@@ -222,10 +224,12 @@ def open_library(
     directory: Path | None = None,
     exclude: Sequence[str] | None = None,
 ) -> MediaLibrary:
-    """Open a directory's library; create an empty index in the directory, or in `directory`, if there is none.
+    """Open a directory's library, raising what `writable_store` does; create an empty index if there is none.
 
-    `model`: by default the index's own, or the default model for a new index. `exclude`: see `Index.update`. Raises
-    what `writable_store` raises; another process may write the index, unless `exclude` is given.
+    Args:
+        model: By default the index's own, or the default model for a new index.
+        directory: Where the index is stored; by default the directory itself.
+        exclude: See `Index.update`. Another process may write the index, unless this is given.
     """
     parse_patterns(exclude or ())
     encoder: Encoder | None = None

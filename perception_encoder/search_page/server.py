@@ -51,10 +51,13 @@ def create_page(
     features_model: str = "",
     secret: bytes | None = None,
 ) -> FastAPI:
-    """Create the server for some host names of this machine; `note` is shown on the page. Raises MissingExtraError.
+    """Create the server for some host names of this machine. Raises MissingExtraError.
 
-    `key`: see `guard`. `ask`: answers questions. `features_model`: the second one of
-    `FeatureImages`. `secret`: see `SignedIds`.
+    Args:
+        note: Shown on the page.
+        key, secret: See `guard` and `SignedIds`.
+        ask: Answers questions.
+        features_model: The second one of `FeatureImages`.
     """
 
     def values() -> dict[str, Any]:

@@ -101,8 +101,10 @@ class IndexStore:
     def open(cls, directory: Path, whole: bool = False, verify: bool = False, media: Path | None = None) -> IndexStore:
         """Open the index of a directory; SearchIndexError if it is missing, damaged or of an earlier version.
 
-        `whole`: check every row and vector, not only if the files have changed. `verify`: check everything.
-        `media`: the indexed directory, for the command that rebuilds an index whose settings cannot be read.
+        Args:
+            whole: Check every row and vector, not only if the files have changed.
+            verify: Check everything.
+            media: The indexed directory, for the command that rebuilds an index whose settings cannot be read.
         """
         if not IndexStore.exists(directory):
             raise SearchIndexError(f"{directory} has no index; create one with: pe index {directory}")
@@ -279,8 +281,9 @@ class IndexStore:
     ) -> list[tuple[float, IndexRow]]:
         """Return the `top` rows most similar to a unit vector with their cosine similarities, best first.
 
-        `where`: a condition in SQL on the documented columns; ConfigError if it is invalid. `keep`: whether a row may
-        be a result; it is asked for the best ones only.
+        Args:
+            where: A condition in SQL on the documented columns; ConfigError if it is invalid.
+            keep: Whether a row may be a result; it is asked for the best ones only.
         """
         with self._reading() as reading:
             allowed = np.sort(self._find(reading, where)) if where is not None or self.below else None

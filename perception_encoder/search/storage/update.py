@@ -90,11 +90,15 @@ def writable_store(
 ) -> Iterator[tuple[IndexStore, Encoder]]:
     """Yield a directory's index, locked for writing, and its encoder; create the index if there is none.
 
-    `model`: by default the index's own, or the default model for a new index. `every`: seconds between the frames of a
-    video. `rebuild` starts from scratch, by default with the old index's model, dimensions, rate and decoding.
-    `directory`: where the index is stored, by default the directory itself. `verify`: see `Index.update`. Raises
-    OutputError, SearchIndexError (a damaged index, or one of another model, rate, decoding or directory), ConfigError
-    for a model of texts, and what `load` raises.
+    Raises OutputError, SearchIndexError (a damaged index, or one of another model, rate, decoding or directory),
+    ConfigError for a model of texts, and what `load` raises.
+
+    Args:
+        model: By default the index's own, or the default model for a new index.
+        every: Seconds between the frames of a video.
+        rebuild: Start from scratch, by default with the old index's model, dimensions, rate and decoding.
+        directory: Where the index is stored; by default the directory itself.
+        verify: See `Index.update`.
     """
     root, directory = prepare_location(media, directory)
     with IndexStore.for_writing(directory, root):
@@ -147,8 +151,11 @@ def update_store(
 ) -> UpdateReport:
     """Make an index match its directory; skip and report bad files.
 
-    `store` and `encoder` come from `writable_store`. `read` reads the files: `read_here`, or `reading_on_cluster`'s.
     Raises OutputError if the index cannot be written, and what `read` raises; committed rows stay.
+
+    Args:
+        store, encoder: From `writable_store`.
+        read: Reads the files: `read_here`, or `reading_on_cluster`'s.
     """
     started = time.perf_counter()
     indexed = store.files()
