@@ -28,7 +28,7 @@ def option(
     least: float | None = None,
     advanced: bool = False,
 ) -> Any:
-    """An option with a value; `text`: its help; `least`: the smallest number allowed; `advanced`: see `flag`."""
+    """An option with a value and help; `least`: the smallest number allowed; `advanced`: see `flag`."""
     metavar = metavar or (None if least is None else "N")
     return typer.Option(metavar=metavar, rich_help_panel=panel, min=least, help=text, hidden=advanced)
 

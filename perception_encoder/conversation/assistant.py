@@ -305,8 +305,12 @@ def answer_all(
 ) -> list[Reply | PerceptionEncoderError]:
     """Return an answer to each conversation, or its error; an answer without a letter or digit is one.
 
-    `tries`, `pause`: see `answer`. `threads`: concurrent requests, to a model that is safe to share; one thread gives
-    the model all conversations together, and one by one if that fails. Raises EndpointError if no request can succeed.
+    Raises EndpointError if no request can succeed.
+
+    Args:
+        tries, pause: See `answer`.
+        threads: Concurrent requests, to a model that is safe to share; one thread gives the model all conversations
+            together, and one by one if that fails.
     """
 
     def one(conversation: Sequence[Message]) -> Reply | PerceptionEncoderError:

@@ -74,8 +74,11 @@ def open_input(
 ) -> list[MediaPart]:
     """Open a listed file or media in memory: an RGB image, a video's frames, or an RGB image per page of a PDF.
 
-    `start`, `end`: seconds of a video whose name has no range. `pages`: from 1, by default the first `documents.PAGES`,
-    rendered to fill `tiles` of `tile` pixels. Raises InputError, and MissingExtraError for a PDF without pypdfium2.
+    Raises InputError, and MissingExtraError for a PDF without pypdfium2.
+
+    Args:
+        start, end: Seconds of a video whose name has no range.
+        pages: From 1, rendered to fill `tiles` of `tile` pixels; by default the first `documents.PAGES`.
     """
     content: Source | Path = source
     if isinstance(source, VideoFrames):

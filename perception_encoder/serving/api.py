@@ -59,10 +59,12 @@ def create_app(
     chat: GenerationQueue | None = None,
     immich: Immich | None = None,
 ) -> FastAPI:
-    """Create the server; without a key it answers only under the host names of this machine.
+    """Create the server, without a key only for this machine's host names; MissingExtraError without FastAPI.
 
-    `model_thread`: the thread that runs the encoder; by default a new one. `chat`: the model of `/v1/chat/completions`.
-    `immich`: answer a photo server instead, under any host name. MissingExtraError without FastAPI.
+    Args:
+        model_thread: The thread that runs the encoder; by default a new one.
+        chat: The model of `/v1/chat/completions`.
+        immich: Answer a photo server instead, under any host name.
     """
     with needs_extra("search"):
         import fastapi

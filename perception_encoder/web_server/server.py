@@ -247,7 +247,11 @@ def create_page_app(
 ) -> FastAPI:
     """Create the app of a page: its template `page.html`, its other files below /static, and errors as {"error"}.
 
-    `values`: of the template. `hosts`, `key`: see `guard`. Raises MissingExtraError.
+    Raises MissingExtraError.
+
+    Args:
+        values: Of the template.
+        hosts, key: See `guard`.
     """
     with needs_extra("search"):
         import fastapi
@@ -289,10 +293,13 @@ def guard(
     """Answer only under these host names, reject requests from other web pages, and add `headers` to every answer.
 
     Otherwise another page could make the browser post here, learn what exists from the status or size of an answer, or
-    reach this server under a host name of its own and read it. Other pages may only link to this one. `hosts`: None for
-    an API that clients reach under any name. `key`: required from every request, even from this machine, as a proxy may
-    forward requests of others. `origins`: pages that may send requests and read the answers. `pages`: whether this
-    server's own pages may too; an API without host names and key cannot tell them from others.
+    reach this server under a host name of its own and read it. Other pages may only link to this one.
+
+    Args:
+        hosts: None for an API that clients reach under any name.
+        key: Required from every request, even from this machine, as a proxy may forward requests of others.
+        origins: Pages that may send requests and read the answers.
+        pages: Whether this server's own pages may too; an API without host names and key cannot tell them from others.
     """
     from fastapi.middleware.cors import CORSMiddleware
     from fastapi.middleware.trustedhost import TrustedHostMiddleware
