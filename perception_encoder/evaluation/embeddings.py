@@ -132,10 +132,14 @@ def load_variants(
 ) -> tuple[dict[str, Encoder], dict[str, str]]:
     """Load a model under some transforms, by name, with what its metrics depend on: weight hash, dtype, versions.
 
-    `model`: an encoder, or a name as `load` takes it. `transforms`: "squash", "crop" or both with a comma, which share
-    the weights; by default both with `texts`, else "squash", and "crop" for a model with its own preprocessing.
-    `layer`, `pool`: see `Encoder.feature`. `texts`: whether the evaluation needs a text tower. Raises what `load`
-    raises, and ConfigError for what the model does not have.
+    Raises what `load` raises, and ConfigError for what the model does not have.
+
+    Args:
+        model: An encoder, or a name as `load` takes it.
+        transforms: "squash", "crop" or both with a comma, which share the weights; by default both with `texts`, else
+            "squash", and "crop" for a model with its own preprocessing.
+        layer, pool: See `Encoder.feature`.
+        texts: The evaluation needs a text tower.
     """
     names: Sequence[str] = [name.strip() for name in transforms.split(",")] if transforms is not None else []
     for name in names:

@@ -87,11 +87,14 @@ class HeadEvaluator(ABC):
         image_size: tuple[int, int] | None,
         head_seeds: int,
     ) -> None:
-        """`train`, `test`: a dataset with a function that decodes a target by the image's index.
+        """Prepare a task; its heads are fitted when it runs.
 
-        `name`: one word, for errors. `head`: its configuration, with a `FitConfig` as `fit`. `image_size`: height and
-        width that images are squashed to; the encoder's own by default. `head_seeds`: heads to fit, each with its own
-        seed; one gives no interval.
+        Args:
+            name: One word, for errors.
+            train, test: A dataset with a function that decodes a target by the image's index.
+            head: Its configuration, with a `FitConfig` as `fit`.
+            image_size: Height and width that images are squashed to; by default the encoder's own.
+            head_seeds: Heads to fit, each with its own seed; one gives no interval.
         """
         if head_seeds < 1:
             raise ConfigError(f"the number of head seeds is {head_seeds}; it must be at least 1, and 2 for an interval")
@@ -121,8 +124,10 @@ class HeadEvaluator(ABC):
     ) -> Iterator[Score]:
         """Yield the scores of heads with different seeds; DataError if no image of one of the datasets can be used.
 
-        `depends`: see `LayerSource.score`. `fit`: fits a head with a configuration on the training images, and scores
-        it on the test images. `label`: of the scores, without the settings that all heads have.
+        Args:
+            depends: See `LayerSource.score`.
+            fit: Fits a head with a configuration on the training images, and scores it on the test images.
+            label: Of the scores, without the settings that all heads have.
         """
 
         def score(features: Iterable[CachedTokens]) -> Iterator[Score]:

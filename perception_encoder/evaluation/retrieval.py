@@ -35,7 +35,9 @@ def dual_softmax(scores: np.ndarray) -> np.ndarray:
 def best_ranks(scores: np.ndarray, owners: np.ndarray, gallery_owners: np.ndarray) -> np.ndarray:
     """Count the gallery items of other owners that score at least as high as each query's best match: 0 is first.
 
-    `scores`: (Q, G) similarities; `owners`: each query's item, (Q,); `gallery_owners`: each gallery entry's, (G,).
+    Args:
+        scores: Similarities (Q, G).
+        owners, gallery_owners: The item of each query, (Q,), and of each gallery entry, (G,).
     """
     mine = owners[:, None] == gallery_owners[None, :]  # (Q, G)
     best = np.where(mine, scores, -np.inf).max(axis=1, keepdims=True)
@@ -51,8 +53,11 @@ def recalls(
 ) -> tuple[ItemScores, ...]:
     """Score R@k in both directions, without and with dual softmax.
 
-    `similarity`: of texts to items (m, n); `owners`: the index of each text's item, (m,), or None if text i is that of
-    item i; `ways`: names of retrieval of items by a text, and of texts by an item; `names`: the items'.
+    Args:
+        similarity: Of texts to items (m, n).
+        owners: The index of each text's item, (m,), or None if text i is that of item i.
+        ways: Names of retrieval of items by a text, and of texts by an item.
+        names: The items'.
     """
     items = np.arange(similarity.shape[1])
     texts = items if owners is None else owners

@@ -106,10 +106,13 @@ def analyse(
 ) -> LayerReport:
     """Sweep models in order, starting with the one to recommend layers of, and track by colour alone.
 
-    `layers`: see `evaluated_layers`. `final_norm`: see `LayerFeatures`. `similarity`: also compare the models' layers
-    on the test images of the first task that is not tracking. Before the first sweep ConfigError is raised if there is
-    none, two models share a name, or one lacks a layer or the images' size; later, what `run_sweep` raises. A model
-    whose attention cannot be read is noted, and so are too few images for the similarity.
+    Before the first sweep ConfigError is raised if there is none, two models share a name, or one lacks a layer or the
+    images' size; later, what `run_sweep` raises. A model whose attention cannot be read is noted, and so are too few
+    images for the similarity.
+
+    Args:
+        layers, final_norm: See `evaluated_layers` and `LayerFeatures`.
+        similarity: Also compare the models' layers on the test images of the first task that is not tracking.
     """
     compared = next((name for name in tasks if name not in BY_COLOUR), None) if similarity else None
     if similarity and compared is None:

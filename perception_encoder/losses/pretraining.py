@@ -28,9 +28,11 @@ def contrastive_loss(
 ) -> Float[Tensor, ""]:
     """Return the mean image→text and text→image cross-entropy of unit vectors, or this rank's share of it.
 
-    `own_images`, `own_texts`: this rank's rows of the features gathered from all ranks. `image_positives`: the captions
-    that match this rank's images; `text_positives`: the images that match its captions (on one rank, the transpose).
-    Every row needs one; identities make this CLIP's symmetric loss.
+    Args:
+        image_positives: The captions that match this rank's images.
+        text_positives: The images that match its captions (on one rank, the transpose). Every row of both needs one;
+            identities make this CLIP's symmetric loss.
+        own_images, own_texts: This rank's rows of the features gathered from all ranks.
     """
     image_to_text = _cross_entropies(logit_scale * images[own_images] @ texts.T, image_positives)
     text_to_image = _cross_entropies(logit_scale * texts[own_texts] @ images.T, text_positives)

@@ -48,7 +48,7 @@ class LinearProbe:
 def fit_probe(
     train: Features, val: Features, classes: Sequence[str], strengths: Sequence[float] = STRENGTHS
 ) -> LinearProbe:
-    """Fit on `train` with each of `strengths` and return the probe that is best on `val`; ties go to the smallest.
+    """Fit with each strength and return the probe that is best on `val`; ties go to the smallest.
 
     `MissingExtraError` without scikit-learn.
     """
@@ -112,8 +112,10 @@ CHUNK = 1024  # items that are looked up at a time
 def vote(train: np.ndarray, targets: np.ndarray, vectors: np.ndarray, k: int = K) -> np.ndarray:
     """Return the index of the class with the most votes for each vector, (n,); ties go to the first class.
 
-    `train`: unit (m, D), of the classes `targets` (m,); `vectors`: unit (n, D). Raises ConfigError for a `k` out of
-    1 to m.
+    Args:
+        train, targets: Unit vectors (m, D) and their classes (m,).
+        vectors: Unit, (n, D).
+        k: Number of voters, from 1 to m; ConfigError for another.
     """
     if not 1 <= k <= len(train):
         raise ConfigError(f"k is {k}; it must be at least 1 and at most {len(train)}, the number of training items")

@@ -36,11 +36,14 @@ def load_splits(
 ) -> dict[str, Splits]:
     """Read the tasks at a path by name (see `load_tasks`), with `split` as the test split.
 
-    `train`: the path of the split `train`, by default the same. If the path has no splits, a fifth of each class is
-    held out to be tested on (`held_out_rows`), and the task's name says so. Settings are chosen on the split `val`
-    beside it, if it exists and is not the tested one; else some training items are held out, or none if `choosing` is
-    false: `val` is empty then. Raises DataError for a task that train lacks, for one of a single class, for a class
-    that train lacks, and for items that are in both.
+    If the path has no splits, a fifth of each class is held out to be tested on (`held_out_rows`), and the task's name
+    says so. Raises DataError for a task that train lacks, for one of a single class, for a class that train lacks, and
+    for items that are in both.
+
+    Args:
+        train: The path of the split `train`; by default the same. Settings are chosen on the split `val` beside it, if
+            it exists and is not the tested one.
+        choosing: Without such a `val`, hold out some training items for it; if false, it is empty then.
     """
     tests, trains = load_tasks(path, split, options), load_tasks(train or path, "train", options)
     vals = {} if split == "val" else _optional_val(train or path, trains, options)

@@ -203,11 +203,13 @@ def accuracies(
 ) -> tuple[ItemScores, ...]:
     """Score predicted indices of `classes`, (n,), or best first (n, top): mean class accuracy, top-1, perhaps top-5.
 
-    `keys`, `labels`: of the n items. `accepted`: the classes that are right for a label, if not just the label itself.
-
     In the interval of the mean class accuracy items are resampled within their class. If a class has fewer than `FEW`
     items, they are resampled across all classes instead, each with its weight in the mean: that interval can only be
     too wide, while the other would be too narrow, or of no width at all.
+
+    Args:
+        keys, labels: Of the n items.
+        accepted: The classes that are right for a label, if not just the label itself.
     """
     ranked = predicted if predicted.ndim == 2 else predicted[:, None]  # (n, top)
     hits = _hits(ranked, labels, classes, accepted or {})

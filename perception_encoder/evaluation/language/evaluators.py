@@ -91,9 +91,11 @@ class QuestionEvaluator:
         frames: int = FRAMES,
         blind: bool = False,
     ) -> None:
-        """`records`: a JSONL file that each answer is added to; questions that it answers are not put again.
+        """Prepare to put questions about `frames` of a video, or about images.
 
-        `frames`: of a video. `blind`: show no image: what the model knows without looking.
+        Args:
+            records: A JSONL file that each answer is added to; questions that it answers are not put again.
+            blind: Show no image: what the model knows without looking.
         """
         self.task, self.questions, self.records, self.frames, self.blind = task, questions, records, frames, blind
         self.label = f"{task.name}, no image" if blind else task.name

@@ -63,11 +63,14 @@ class ItemScores:
         unit: str = "%",
         lower_is_better: bool = False,
     ) -> ItemScores:
-        """Pack m entries that belong to n named items.
+        """Pack m entries that belong to n named items; DataError for no entries, and for a NaN or infinite value.
 
-        `values`: bool or float (m,); floats are stored as float32. `owners`: index in `names` of each entry's item;
-        left out, entry i is of item i. `groups`: ints from 0, (m,). `weights`: at least 0, (m,). `blocks`: the name of
-        each item's block, (n,). Raises DataError for no entries and for a value that is NaN or infinite.
+        Args:
+            values: bool or float (m,); floats are stored as float32.
+            owners: Index in `names` of each entry's item; by default entry i is of item i.
+            groups: ints from 0, (m,).
+            weights: At least 0, (m,).
+            blocks: The name of each item's block, (n,).
         """
         entry_of = np.arange(len(values)) if owners is None else owners
         if len(values) == 0:
