@@ -47,11 +47,15 @@ def is_pdf(head: bytes) -> bool:
 def open_pdf_pages(
     source: Source, name: str | None = None, pages: Sequence[int] | None = None, tile: int = 448, budget: int = 4
 ) -> list[Image.Image]:
-    """Render pages of a PDF as RGB images that fill their tiles: see `tile_grid` for `tile` and `budget`.
+    """Render pages of a PDF as RGB images that fill their tiles.
 
-    `pages`: numbers from 1, in any order; by default the first `PAGES`, with a logged warning if there are more. Raises
-    MediaDecodeError for an encrypted or damaged file, InputError for a page that does not exist, MediaTooLargeError for
-    a page of more than `MAX_SIDE` or `MAX_RATIO` and for pages that take too long, and MissingExtraError.
+    Raises MediaDecodeError for an encrypted or damaged file, InputError for a page that does not exist,
+    MediaTooLargeError for a page of more than `MAX_SIDE` or `MAX_RATIO` and for pages that take too long, and
+    MissingExtraError.
+
+    Args:
+        pages: Numbers from 1, in any order; by default the first `PAGES`, with a logged warning if there are more.
+        tile, budget: See `tile_grid`.
     """
     with needs_extra("lang", "pypdfium2"):
         import pypdfium2  # noqa: F401

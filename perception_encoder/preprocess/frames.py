@@ -46,11 +46,14 @@ def frame_indices(total: int, count: int) -> list[int]:
 def plm_frame_indices(
     total: int, fps: float, count: int, start: float | None = None, end: float | None = None
 ) -> list[int]:
-    """Return the `count` uniform indices that the published PLM reads of `total` frames at `fps` frames per second.
+    """Return the `count` uniform indices that the published PLM reads; a video of fewer frames gives all.
 
-    They are chosen from the frames at whole seconds if there are at least `count` of those, else from all frames;
-    a video of fewer frames gives all. `start`, `end`: seconds that limit the part that is read. Raises ConfigError for
-    a number out of range and for a part without frames.
+    They are chosen from the frames at whole seconds if there are at least `count` of those, else from all frames.
+    Raises ConfigError for a number out of range and for a part without frames.
+
+    Args:
+        total, fps: Frames of the video, in all and per second.
+        start, end: Seconds that limit the part that is read.
     """
     _check(total, count, "frames")
     if not fps > 0:

@@ -71,15 +71,17 @@ def open_image(
     """Open an image fully: its first frame, upright, in a mode that the transform supports; the file is then closed.
 
     A RAW photograph (extra `raw`) opens as its embedded preview if that has `PREVIEW_SIDE` pixels, else in half size.
+    Raises MediaNotFoundError, MediaDecodeError (empty, truncated, not an image) and MediaTooLargeError (over
+    `MAX_PIXELS` or `MAX_BYTES`, or a JPEG of too many scans), named `name`.
 
-    `reduce_to`: let the JPEG decoder halve an image up to three times while its short side stays at least this long;
-    a function gives that by the stored width and height. At twice the transform's size, 12 megapixels then open and
-    resize in a third of the time, but pixels move by 0.5/255 on average, so it is not the default. An image that cannot
-    be decoded so is decoded whole. `admit` is called
-    with the bytes that the image takes once its header is read and before it is decoded: see `ByteBudget`. `served`: a
-    client of a server sent it, so formats whose decoders stop other threads have lower limits. Raises
-    MediaNotFoundError, MediaDecodeError (empty, truncated, not an image) and MediaTooLargeError (over `MAX_PIXELS` or
-    `MAX_BYTES`, or a JPEG of too many scans), named `name`.
+    Args:
+        reduce_to: Let the JPEG decoder halve an image up to three times while its short side stays at least this long;
+            a function gives that by the stored width and height. At twice the transform's size, 12 megapixels then open
+            and resize in a third of the time, but pixels move by 0.5/255 on average, so it is not the default. An image
+            that cannot be decoded so is decoded whole.
+        admit: Called with the bytes that the image takes once its header is read and before it is decoded: see
+            `ByteBudget`.
+        served: A client of a server sent it, so formats whose decoders stop other threads have lower limits.
     """
     with _opened_header(source, name) as (image, name):
         whole = image.size

@@ -110,10 +110,12 @@ def open_media(
 ) -> Image.Image | VideoFrames | str:
     """Decode resolved media: an upright image, `frames` uniform frames of a video (one of a moment), or the text.
 
-    `admit` is called with the bytes that a file takes before it is decoded: see `ByteBudget`. `choose`: another choice
-    of a video file's frames: see `read_frames`. `reduce_to`, `served`:
-    see `open_image`; frames are reduced to the first. Raises MediaDecodeError and
-    MediaTooLargeError, named as the input is.
+    Raises MediaDecodeError and MediaTooLargeError, named as the input is.
+
+    Args:
+        admit: Called with the bytes that a file takes before it is decoded: see `ByteBudget`.
+        choose: Another choice of a video file's frames: see `read_frames`.
+        reduce_to, served: See `open_image`; frames are reduced to the first.
     """
     payload = media.payload
     if media.kind == "text":

@@ -18,12 +18,15 @@ if TYPE_CHECKING:
 
 
 def tile_grid(width: int, height: int, tile: int, budget: int) -> tuple[int, int]:
-    """Return the grid (columns, rows) of square tiles for an image of `width` × `height` pixels.
+    """Return the grid (columns, rows) of square tiles for an image; ConfigError if a number is less than 1.
 
-    `tile`: side of a tile in pixels. `budget`: maximum number of tiles without the thumbnail. Of the grids that hold
-    the image without shrinking it, this is the one on which it can be enlarged most, and of equal ones the smallest. If
-    none holds it, this is the one with the nearest aspect ratio (from below for a wide image, from above for a tall
-    one) and the most tiles. Raises ConfigError if a number is less than 1.
+    Of the grids that hold the image without shrinking it, this is the one on which it can be enlarged most, and of
+    equal ones the smallest. If none holds it, this is the one with the nearest aspect ratio (from below for a wide
+    image, from above for a tall one) and the most tiles.
+
+    Args:
+        width, height, tile: Sides of the image and of a tile, in pixels.
+        budget: Maximum number of tiles without the thumbnail.
     """
     for name, value in (("width", width), ("height", height), ("tile", tile), ("budget", budget)):
         if value < 1:

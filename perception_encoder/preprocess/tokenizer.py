@@ -154,8 +154,10 @@ def write_preprocessing(
 ) -> None:
     """Write files for transformers' image processors and the library `tokenizers` beside an exported model.
 
-    `size`: height and width in pixels. `context_length`: of the text tower; None for no tokenizer. `uint8`: the model
-    scales pixels itself.
+    Args:
+        size: Height and width in pixels.
+        context_length: Of the text tower; None for no tokenizer.
+        uint8: The model scales pixels itself.
     """
     preprocessing = {
         "image_processor_type": "CLIPImageProcessor",

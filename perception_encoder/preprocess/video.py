@@ -65,15 +65,15 @@ def read_frames(
     choose: FrameChoice | None = None,
     side: int | None = None,
 ) -> VideoFrames:
-    """Decode `frames` uniform frames of a video, or of its part from `start` to `end` seconds.
+    """Decode uniform frames of a video; a short one gives frames twice. A file that ends early or is damaged gives what
+    is there, and a logged warning. Frames of more than `MAX_PIXELS` together are reduced. Raises MediaNotFoundError,
+    MediaDecodeError (no video, no frames), MediaTooLargeError and InputError (a range outside the video).
 
-    The part holds what is on screen from `start` until just before `end` (one frame if they are equal);
-    a short video gives frames twice. A file that ends early or is damaged gives what is there, and a logged warning.
-    `admit` is called with the bytes that the frames take before they are decoded: see `ByteBudget`. `choose`: another
-    choice of frames, such as `plm_frame_indices`. `side`: larger frames are reduced to this short side, which takes a
-    fraction of the time of a later resize; frames that have more than `MAX_PIXELS` together are reduced too. Raises
-    MediaNotFoundError, MediaDecodeError (no video, no frames), MediaTooLargeError and InputError (a range outside the
-    video).
+    Args:
+        start, end: Seconds; takes what is on screen from `start` until just before `end` (one frame if they are equal).
+        admit: Called with the bytes that the frames take before they are decoded: see `ByteBudget`.
+        choose: Another choice of frames, such as `plm_frame_indices`.
+        side: Reduce larger frames to this short side, which takes a fraction of the time of a later resize.
     """
     with open_source(source, name) as (stream, name):
         if not 0 <= (start or 0) <= (float("inf") if end is None else end):
@@ -114,13 +114,14 @@ def sample_frames(
     side: int | None = None,
     near: bool = False,
 ) -> Iterator[SampledFrame]:
-    """Decode a frame every `every` seconds (0: every frame), one at a time, with at most two in memory.
+    """Decode a frame every `every` seconds (0: every frame), one at a time, with at most two in memory. Damage and
+    errors are treated as `read_frames` does; before an error is raised, frames may have been given.
 
-    The first is the one on screen at `start` seconds, at the latest the last. `side`: as in `read_frames`. `near`, of a
-    path or bytes: take a key frame instead where one is at most half of `every` away, which takes a fraction of the
-    time; each interval still has a frame, and shots change at the same times. With `side`, idle cores then decode
-    further parts of the video, so that more frames are in memory. Damage and errors are treated as `read_frames` does;
-    before an error is raised, frames may have been given.
+    Args:
+        start: The first frame is the one on screen at this second, at the latest the last.
+        side: See `read_frames`. With `near`, idle cores then decode further parts, so more frames are in memory.
+        near: Of a path or bytes, take a key frame instead where one is at most half of `every` away, in a fraction of
+            the time; each interval still has a frame, and shots change at the same times.
     """
     if not every >= 0 or not start >= 0:
         raise ConfigError(f"a frame every {every:g} s from {start:g} s on: both must be at least 0")
