@@ -241,10 +241,12 @@ class Encoder:
         return changed
 
     def variant(self, *, transform: str | None = None, layer: int | None = None, pool: str | None = None) -> Encoder:
-        """Return this encoder with another transform, or with another layer or pooling as its default.
+        """Return this encoder with another transform, or with another layer or pooling as its default. The weights
+        are shared. Raises ConfigError for what the model does not have.
 
-        `transform`: "squash" or "crop"; at a layer of another library's model, images are squashed. `layer`, `pool`:
-        see `feature`. The weights are shared. Raises ConfigError for what the model does not have.
+        Args:
+            transform: "squash" or "crop"; at a layer of another library's model, images are squashed.
+            layer, pool: See `feature`.
         """
         changed = copy.copy(self)
         if layer is not None or pool is not None:
@@ -441,10 +443,11 @@ class Encoder:
     ) -> Iterator[list[EncodingResult[K]]]:
         """Encode requests: yield the results of each batch as a list, in order, with failures in their place.
 
-        `batch_size`: images at a time, by default what fits the cache (`self.batch_size`), or fewer if `requests`
-        is a list too short to keep all workers busy that compute on a core each. `workers`: threads that take a batch
-        each, by default the runtime's; 1 is the caller's own, with all its cores. The batches of a stream do not depend
-        on `workers` nor on what came before them.
+        Args:
+            batch_size: Images at a time; by default what fits the cache (`self.batch_size`), or fewer if `requests` is
+                a list too short to keep all workers busy that compute on a core each.
+            workers: Threads that take a batch each; by default the runtime's; 1 is the caller's own, with all cores.
+                The batches of a stream do not depend on this nor on what came before them.
         """
         images, texts = batch_size or self.batch_size, batch_size or self.text_batch_size
         if workers is None:

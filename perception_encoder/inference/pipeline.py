@@ -169,9 +169,12 @@ def compute(
     embed_texts: Callable[[Sequence[str]], np.ndarray],
     embed_video: Callable[[Sequence[Any], Sequence[float]], np.ndarray] | None,
 ) -> list[np.ndarray]:
-    """Return the vectors of inputs, in order, with at most `images` frames and `texts` texts computed together.
+    """Return the vectors of inputs, in order.
 
-    `embed_pixels`: returns vectors that are not normalized. `embed_video`: of a model that reads videos whole.
+    Args:
+        images, texts: Maximum number of frames and of texts computed together.
+        embed_pixels: Returns vectors that are not normalized.
+        embed_video: Of a model that reads videos whole.
     """
     waiting: list[tuple[int, Any]] = []
     vectors: dict[int, np.ndarray] = {}

@@ -51,9 +51,12 @@ class LayerTowers(Towers):
         dtype: torch.dtype | None = None,
         final_norm: bool = False,
     ) -> None:
-        """`source`: the name that it was loaded by. `device`, `dtype`: see `LayerFeatures.load`.
+        """Move the tower to a device and a type.
 
-        `final_norm`: apply the model's final norm to the last layer.
+        Args:
+            source: The name that it was loaded by.
+            device, dtype: See `LayerFeatures.load`.
+            final_norm: Apply the model's final norm to the last layer.
         """
         self.source, self.name = source, library_model_name(source)
         self.tower, self.model, self.final_norm = tower, tower.model, final_norm

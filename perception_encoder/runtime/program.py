@@ -46,10 +46,12 @@ class Program:
         streams: int = 0,
         blob: Path | None = None,
     ) -> None:
-        """`shape`: of a request's inputs, if that is fixed. `streams`: how many requests at the same time, each by its
-        share of the cores; by default one on each core. `blob`: the file that caches the compiled program.
+        """Compile a file; RuntimeError for one that OpenVINO cannot read.
 
-        Raises RuntimeError for a file that OpenVINO cannot read.
+        Args:
+            shape: Of one input, if each is computed by itself.
+            streams: How many of these at the same time, each by its share of the cores; by default one on each core.
+            blob: The file that caches the compiled program.
         """
         streams = 1 if shape is None else streams or core_count()
         options: dict[str, Any] = {

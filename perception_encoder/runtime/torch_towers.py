@@ -70,7 +70,7 @@ class TorchTowers(PackageTowers):
         name: str | None = None,
         hash_weights: Callable[[], str] | None = None,
     ) -> None:
-        """`model`: in `dtype`, on `device`. `hash_weights`: by default of the weights as they are."""
+        """`model`: on this device, of this type. `hash_weights`: by default of the weights as they are."""
         self.model: Model = model
         self.visual: VisionTransformer = model.visual if isinstance(model, CLIP) else model
         config = self.visual.config
