@@ -180,8 +180,13 @@ class DenseBatches:
         padding: Sequence[int],
         factors: Float[Tensor, " n"] | None = None,
     ) -> None:
-        """`depth`: blocks of the encoder. `padding`: see `Augmenter`. `factors`: how often each image is shown in an
-        epoch, on average; by default once."""
+        """Prepare to draw a rank's share of batches.
+
+        Args:
+            depth: Blocks of the encoder.
+            padding: See `Augmenter`.
+            factors: How often each image is shown in an epoch, on average; by default once.
+        """
         self.config, self.samples, self.rank, self.depth = config, samples, rank, depth
         self.sampler: WeightedSampler | RepeatSampler = (
             WeightedSampler([len(samples.keys)], [1.0], config.batch_size, config.seed)

@@ -75,7 +75,7 @@ class AnswerHead(nn.Module):
     """A projector and a language model that reads a layer's patches, standardised over the training images."""
 
     def __init__(self, width: int, grid: tuple[int, int], decoder: Decoder, config: AnswerHeadConfig) -> None:
-        """`width`: channels of the tokens; `grid`: rows and columns of patches. The head trains `decoder`."""
+        """`width`: channels of the tokens; `grid`: rows and columns of patches. The head trains its decoder."""
         super().__init__()
         self.grid, self.decoder, self.config = grid, decoder, config
         self.standardize = Standardize(width)

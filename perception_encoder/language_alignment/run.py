@@ -73,8 +73,11 @@ def align_language(
 ) -> Path:
     """Align an encoder with a language model, or resume; return the written file, OUT/language.safetensors.
 
-    `data`, `read_shard`: as `open_conversations` reads them. A validated run also writes `OUT/best.safetensors`.
-    Raises ConfigError, DataError, CheckpointError, and OutputError, also if another run is training in `out`.
+    A validated run also writes `OUT/best.safetensors`. Raises ConfigError, DataError, CheckpointError, and OutputError,
+    also if another run is training in `out`.
+
+    Args:
+        data, read_shard: As `open_conversations` reads them.
     """
     return run_stage(lambda: LanguageRun(config, data, out, track, read_shard), out, track, listener)
 

@@ -111,11 +111,14 @@ class PromptFormat:
     def generation_prompt(
         self, messages: Sequence[Message], image_tokens: Sequence[int], room: int, cut_text: bool = True
     ) -> Prompt:
-        """Return the conversation up to the next answer, leaving `room` tokens for it.
+        """Return the conversation up to the next answer.
 
         If the context is full, the middle of the longest text is cut, with a logged warning; images are never cut.
-        Without `cut_text` nothing is cut, and room for one token is enough. Raises ContextLengthError if the images
-        leave no room; ConfigError for a wrong number of `image_tokens`.
+        Raises ContextLengthError if the images leave no room; ConfigError for a wrong number of `image_tokens`.
+
+        Args:
+            room: Tokens to leave for the answer.
+            cut_text: If false, nothing is cut, and room for one token is enough.
         """
         prompt = self._tokenize(self._render(messages, True), [], image_tokens)
         length = len(prompt.ids)

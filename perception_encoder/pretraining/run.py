@@ -57,11 +57,14 @@ def pretrain(
 ) -> Path:
     """Train two towers on pairs, or resume; return the written weights, `OUT/model.safetensors`.
 
-    `data` are directories that hold `train.tar` or `train/*.tar`, class directories or tables, read into memory, or
-    shards, read as they are needed. `teacher` replaces the one that `config` names. `read` reads directories and
-    tables; the run's fingerprint has the names of the samples, not how they are read. A validated run also writes
-    `OUT/best.safetensors`, its weights at the best score.
-    Raises ConfigError, DataError, CheckpointError, and OutputError, also if another run is training in `out`.
+    A validated run also writes `OUT/best.safetensors`, its weights at the best score. Raises ConfigError, DataError,
+    CheckpointError, and OutputError, also if another run is training in `out`.
+
+    Args:
+        data: Directories that hold `train.tar` or `train/*.tar`, class directories or tables, read into memory, or
+            shards, read as they are needed.
+        teacher: Replaces the one that `config` names.
+        read: Reads directories and tables; the run's fingerprint has the names of the samples, not how they are read.
     """
     return run_stage(lambda: PairRun(config, data, out, track, teacher, read), out, track, listener)
 

@@ -98,9 +98,13 @@ def transformer(
     inner: bool = False,
     element: int = BFLOAT16,
 ) -> Part:
-    """Return equal blocks, from the widths before and after their matrices, in a model with more parameters `outside`.
+    """Return equal blocks, from the widths before and after their matrices.
 
-    `scaled`: with LayerScale. `inner`: a language model's, with RMSNorms. `element`: bytes of a product's operands.
+    Args:
+        outside: Number of the model's other parameters.
+        scaled: With LayerScale.
+        inner: A language model's, with RMSNorms.
+        element: Bytes of a product's operands.
     """
     (width, joined), products, adapted = (attention[0][0], attention[-1][0]), list[Product](), 0
     for number, (before, after) in enumerate(attention + mlp):

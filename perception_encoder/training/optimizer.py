@@ -119,7 +119,7 @@ def layer_scales(model: nn.Module, decay: float | None) -> dict[str, float]:
 
 
 def learning_rate(step: int, steps: int, warmup: int, drops: Sequence[float] = (), floor: float = 0.0) -> float:
-    """Return the rate at `step` (0-based) of `steps` as a share of the peak.
+    """Return the rate at a 0-based step as a share of the peak.
 
     A linear warm-up, then a cosine to `floor`, or with `drops` a fall to a tenth after each of these shares of the
     steps.

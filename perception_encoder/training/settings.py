@@ -85,7 +85,7 @@ def _with_steps(config: Any, steps: int) -> Any:
 
 
 def _replace(kind: Any, old: Any, name: str, value: object, path: Sequence[str]) -> Any:
-    """Return `old`, of a type, with the value at `path` replaced; `name`: the setting, for errors."""
+    """Return a value of a type with the one at `path` replaced; `name`: the setting, for errors."""
     kinds = typing.get_args(kind) if typing.get_origin(kind) in (types.UnionType, typing.Union) else (kind,)
     groups: list[Any] = [item for item in (type(old), *kinds) if dataclasses.is_dataclass(item)]
     if groups:
