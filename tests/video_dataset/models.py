@@ -37,6 +37,9 @@ class CountingModel:
     def __init__(self) -> None:
         self.conversations: list[Sequence[Message]] = []
 
+    def describe(self) -> dict[str, str]:
+        return {"name": self.name}
+
     def yes_probabilities(self, conversations: Sequence[Sequence[Message]]) -> np.ndarray:
         self.conversations += conversations
         assert all(isinstance(conversation[0].media[0], VideoFrames) for conversation in conversations)

@@ -28,8 +28,8 @@ def update():
         module.update_store(index, encoder)
 
 def report():
-    from perception_encoder.search.storage.store import Store
-    rows = Store.open(folder).rows() if Store.exists(folder) else []
+    from perception_encoder.search.storage.store import IndexStore
+    rows = IndexStore.open(folder).rows() if IndexStore.exists(folder) else []
     places = [(row.path, row.start) for row in rows]
     assert len(set(places)) == len(places)
     Path(sys.argv[4]).write_text(repr({row.path: row.digest for row in rows}))
