@@ -48,7 +48,7 @@ ROOT = Path(__file__).parent.parent
 LONG = (
     "tests/search/storage/test_cluster.py",
     "tests/inference/test_cluster.py",
-    "tests/search/web/test_page_browser.py",
+    "tests/search_page/test_page_browser.py",
     "tests/pretraining/test_parallel.py",
     "tests/dense_training/test_run.py",
     "tests/models/test_timm.py",
