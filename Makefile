@@ -47,7 +47,7 @@ $(CAPABILITIES:%=test-%): test-%: .venv/dev-installed ## the tests of one capabi
 test-dtypes: .venv/dev-installed ## encoding, search and evaluation in both floating-point types, whatever this machine's choice
 	for dtype in float32 bfloat16; do \
 		PE_DTYPE=$$dtype OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS) \
-			tests/inference tests/search tests/serving tests/evaluation || exit 1; done
+			tests/inference tests/search tests/search_page tests/serving tests/evaluation || exit 1; done
 
 test-slow: .venv/dev-installed ## the slow ones: kills, several processes, conversions, examples
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m 'slow and not large' -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
