@@ -102,7 +102,9 @@ def test_links_lead_somewhere_on_a_code_host() -> None:
 
 
 def test_commands_options_and_recipes_exist() -> None:
-    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE))
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([\w-]+):", makefile, flags=re.MULTILINE))
+    targets |= {f"test-{name}" for name in re.findall(r"^(\w+)_tests :=", makefile, flags=re.MULTILINE)}
     program: Any = typer.main.get_command(app)
     context = typer.Context(program, info_name="pe")
     adapt(program, context)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from perception_encoder.dense_prediction.dense_model import HeadInfo, head_info
 from perception_encoder.dense_training.config import DenseConfig
-from perception_encoder.dense_training.recipes import depth, detector, segmenter
+from perception_encoder.dense_training.recipes import depth_estimator, detector, segmenter
 from perception_encoder.formats.shards import write_members
 from perception_encoder.models.checkpoints.files import read_checkpoint
 from perception_encoder.training.settings import override
@@ -44,7 +44,7 @@ def write_dataset(task: str, path: Path, train: int = 8, test: int = 4) -> Path:
 
 def small_config(task: str, *settings: str) -> DenseConfig:
     """Return a run of four steps, with other settings as `--set` takes them."""
-    recipes: dict[str, Any] = {"depth": depth, "segmenter": segmenter, "detector": detector}
+    recipes: dict[str, Any] = {"depth": depth_estimator, "segmenter": segmenter, "detector": detector}
     config: DenseConfig = recipes[task]()
     return override(config, [*SMALL, *HEADS[task], *settings])
 
