@@ -110,8 +110,9 @@ def _attend_plainly(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal
 
 def _has_slow_kernel(device: str) -> bool:
     """Return whether torch's fused kernel is slower in bfloat16 (1.1-1.6x, whole towers); watched calls need it."""
-    known = torch.cpu._is_avx512_bf16_supported() and not torch.cpu._is_amx_tile_supported()
-    return device == "cpu" and known and not _is_traced() and not torch._C._is_torch_function_mode_enabled()
+    if device != "cpu" or _is_traced() or torch._C._is_torch_function_mode_enabled():
+        return False  # first: a compiled program cannot ask for the CPU's features
+    return torch.cpu._is_avx512_bf16_supported() and not torch.cpu._is_amx_tile_supported()
 
 
 class Attention(nn.Module):
