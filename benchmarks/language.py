@@ -66,25 +66,30 @@ def smollm2() -> dict[str, PromptReader]:
     return readers
 
 
-def large_llama() -> dict[str, PromptReader]:
-    """What executes a random Llama of the shape of Llama-3.2-1B, in bfloat16."""
+def random_llama(**sizes: int) -> Any:
+    """Return a random Llama in bfloat16, by default of the shape of Llama-3.2-1B."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    config = LlamaConfig(
-        vocab_size=128_256,
-        hidden_size=2048,
-        intermediate_size=8192,
-        num_hidden_layers=16,
-        num_attention_heads=32,
-        num_key_value_heads=8,
-        head_dim=64,
-        tie_word_embeddings=True,
-        dtype="bfloat16",
-    )
+    shape = {
+        "vocab_size": 128_256,
+        "hidden_size": 2048,
+        "intermediate_size": 8192,
+        "num_hidden_layers": 16,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "head_dim": 64,
+    }
+    config = LlamaConfig(**(shape | sizes), tie_word_embeddings=True, dtype="bfloat16")  # type: ignore[arg-type]
     torch.set_default_dtype(torch.bfloat16)  # whole in float32, it would need 5 GB
     with drawn_from(torch.Generator().manual_seed(0)):
         model = LlamaForCausalLM(config).eval().requires_grad_(False)
     torch.set_default_dtype(torch.float32)
+    return model
+
+
+def large_llama() -> dict[str, PromptReader]:
+    """What executes a random Llama of the shape of Llama-3.2-1B."""
+    model = random_llama()
     return {
         f"{LIBRARY}, bfloat16": TorchReader(model),
         f"{OPENVINO}, bfloat16": OpenVinoLlama(model, "bfloat16"),

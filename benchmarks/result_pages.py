@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.gpu_tables import gpu_tables
 from benchmarks.result_plots import PLOTS
 from benchmarks.results import Read, Rows, Tables, best_setting
 from benchmarks.speed_tables import speed_tables
@@ -186,9 +187,15 @@ def search_quality(read: Read) -> Rows:
     return rows
 
 
+def gpu(read: Read) -> Tables:
+    """One table a kind of job: see `benchmarks.gpu_tables`; without a result, all jobs are there with dashes."""
+    return gpu_tables(read("gpu") if (RESULTS / "gpu.json").exists() else {"jobs": {}, "skipped": {}})
+
+
 PAGES: dict[str, Callable[[Read], Rows | Tables]] = {
     "parity": parity,
     "speed": speed_tables,
+    "gpu": gpu,
     "paper_in_small": paper_in_small,
     "builtin_models": builtin_models,
     "memory_and_faults": memory_and_faults,

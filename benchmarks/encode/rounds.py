@@ -18,23 +18,34 @@ class DriftError(PerceptionEncoderError):
     """The machine changed its speed during a run."""
 
 
-def time_rounds(runs: Mapping[str, Callable[[], object]], inputs: int, seconds: float) -> dict[str, list[float]]:
+def seconds_of(run: Callable[[], object]) -> float:
+    """Return the seconds of a call by the clock."""
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def time_rounds(
+    runs: Mapping[str, Callable[[], object]],
+    inputs: int,
+    seconds: float,
+    least: int = MIN_ROUNDS,
+    timed: Callable[[Callable[[], object]], float] = seconds_of,
+) -> dict[str, list[float]]:
     """Return the inputs a second of each contender, a value a round, after a round that does not count.
 
     Each round calls every contender once, starting with a different one. `seconds`: time for all rounds; there are
-    `MIN_ROUNDS` at least.
+    `least` at least. `timed`: calls one, and returns its seconds.
     """
     labels, rounds = list(runs), 0
     speeds: dict[str, list[float]] = {label: [] for label in labels}
     for run in runs.values():
         run()
     begin = time.perf_counter()
-    while rounds < MIN_ROUNDS or time.perf_counter() - begin < seconds:
+    while rounds < least or time.perf_counter() - begin < seconds:
         first = rounds % len(labels)
         for label in labels[first:] + labels[:first]:
-            start = time.perf_counter()
-            runs[label]()
-            speeds[label].append(round(inputs / (time.perf_counter() - start), 3))
+            speeds[label].append(round(inputs / timed(runs[label]), 3))
         rounds += 1
     return speeds
 

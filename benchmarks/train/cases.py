@@ -90,14 +90,18 @@ class NanoData:
         return len(captions) / (time.perf_counter() - start)
 
 
-def b16_case() -> Case:
-    """PE-Core-B16 beside open_clip's configuration of it, AdamW both, captions as long as they may be."""
-    side = find_model(B16).vision.image_size
+def noise(side: int, count: int) -> ImageTextBatch:
+    """Random images, and random captions as long as they may be."""
     generator = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (B16_BATCH, 3, side, side), dtype=torch.uint8, generator=generator)
-    tokens = torch.randint(1, 49_000, (B16_BATCH, LENGTH), generator=generator)
+    images = torch.randint(0, 256, (count, 3, side, side), dtype=torch.uint8, generator=generator)
+    tokens = torch.randint(1, 49_000, (count, LENGTH), generator=generator)
     tokens[:, -1] = 49_407
-    batch = ImageTextBatch(images, tokens, *[torch.eye(B16_BATCH, dtype=torch.bool)] * 2)
+    return ImageTextBatch(images, tokens, *[torch.eye(count, dtype=torch.bool)] * 2)
+
+
+def b16_case() -> Case:
+    """PE-Core-B16 beside open_clip's configuration of it, AdamW both."""
+    side = find_model(B16).vision.image_size
 
     def theirs() -> Step:
         import open_clip
@@ -108,4 +112,4 @@ def b16_case() -> Case:
         "ours": lambda: our_step(our_model(B16, None), OptimizerConfig(name="adamw", lr=1e-4)),
         "open_clip": theirs,
     }
-    return Case(f"PE-Core-B16, {side} px", makers, [batch], alternate=False)  # each takes 10 GB
+    return Case(f"PE-Core-B16, {side} px", makers, [noise(side, B16_BATCH)], alternate=False)  # each takes 10 GB

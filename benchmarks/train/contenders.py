@@ -36,13 +36,15 @@ def our_model(name: str, vocabulary: CaptionVocabulary | None) -> CLIP:
     return model
 
 
-def our_step(model: CLIP, optimizer_config: OptimizerConfig, cached: CachedTexts | None = None) -> Step:
+def our_step(
+    model: CLIP, optimizer_config: OptimizerConfig, cached: CachedTexts | None = None, device: torch.device = CPU
+) -> Step:
     """A step as the training loop does it; with `cached`, embeddings of its captions, the text tower is locked."""
     model.text.requires_grad_(cached is None)
     task, optimizer = ContrastiveTask(TrainingTowers(model, cached=cached)), build_optimizer(model, optimizer_config)
 
     def step(batch: ImageTextBatch) -> None:
-        with fast_autocast(CPU):
+        with fast_autocast(device):
             loss = task.losses(batch)["contrastive"]
         loss.backward()
         with record_function(UPDATE):
@@ -59,18 +61,21 @@ def all_captions(batches: Iterable[ImageTextBatch], length: int) -> Tensor:
     return torch.cat([F.pad(batch.tokens, (0, length - batch.tokens.shape[1])) for batch in batches]).unique(dim=0)
 
 
-def open_clip_step(model: nn.Module, vocabulary: CaptionVocabulary | None, length: int) -> Step:
+def open_clip_step(
+    model: nn.Module, vocabulary: CaptionVocabulary | None, length: int, device: torch.device = CPU
+) -> Step:
     """A step of one of open_clip's models with its loss and AdamW; captions are padded to `length`, as it pads them."""
     import open_clip
 
     loss_of = open_clip.ClipLoss()
-    optimizer = torch.optim.AdamW([parameter for parameter in model.parameters() if parameter.requires_grad], lr=1e-4)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-4, fused=device.type == "cuda")
 
     def step(batch: ImageTextBatch) -> None:
         ids = batch.tokens if vocabulary is None else vocabulary.ids[batch.tokens]
-        rows = torch.arange(len(batch.images)) % len(ids)  # it encodes a caption for each image
+        rows = torch.arange(len(batch.images), device=device) % len(ids)  # it encodes a caption for each image
         tokens = F.pad(ids, (0, length - ids.shape[1]))[rows]
-        with fast_autocast(CPU):
+        with fast_autocast(device):
             images, texts, scale = model(to_float(batch.images), tokens)
             loss = loss_of(images, texts, scale)
         optimizer.zero_grad(set_to_none=True)

@@ -18,7 +18,8 @@ from benchmarks.result_plots import PLOTS
 def test_the_table_of_a_page_is_that_of_its_json(name: str) -> None:
     text = (RESULTS / f"{name}.md").read_text(encoding="utf-8")
     assert text == with_table(text, PAGES[name](read_result)), "run: python -m benchmarks.result_pages"
-    assert len(re.findall(r"^!\[", text, re.MULTILINE)) == 1 and text.count(MARKERS[0]) == 1
+    plots = 0 if name == "gpu" else 1
+    assert len(re.findall(r"^!\[", text, re.MULTILINE)) == plots and text.count(MARKERS[0]) == 1
 
 
 @pytest.mark.parametrize("name", PLOTS)
