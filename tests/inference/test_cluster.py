@@ -132,7 +132,7 @@ def embed_a_third(media: list[str], out: Path, model: Path, address: str) -> Non
                 time.sleep(600)
             yield item
 
-    output._PART_SECONDS = 0.0
+    output.PART_SECONDS = 0.0
     Encoder.batch_size = 2  # type: ignore[method-assign, assignment]
     embed(media, out, model=model, ray=address, progress=track)
 
