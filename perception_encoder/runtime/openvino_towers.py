@@ -294,8 +294,8 @@ def _steps(count: int) -> int:
 class _Tower:
     """A tower from the cache, compiled on first use and then checked on its example.
 
-    Images have fixed shapes, of which two are in memory at most. A large batch is cut into requests of the size that
-    is the fastest on this machine. In a small batch all cores share each image; the tower is compiled for that as well
+    Images have fixed shapes, at most two in memory. A large batch is cut into requests of the size that is fastest
+    on this machine. In a small batch all cores share each image; the tower is compiled for that as well
     only if several small batches come in a row, as queries do. Texts are computed together.
     """
 
@@ -313,7 +313,7 @@ class _Tower:
         """Return the outputs of a batch; raises what `prepare` does."""
         if not self._fixed:
             return self._program(SINGLE)(inputs)
-        small = len(inputs) <= max(1, self._request.batch // 4)
+        small = len(inputs) == 1 or len(inputs) <= self._request.batch // 4  # one image measures nothing
         self._small_in_a_row = self._small_in_a_row + 1 if small else 0
         alone = small and (not self._programs or SINGLE in self._programs or self._small_in_a_row >= SMALL_IN_A_ROW)
         if alone:

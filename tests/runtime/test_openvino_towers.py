@@ -25,6 +25,7 @@ from perception_encoder.runtime.cache import MODEL, WEIGHTS
 from perception_encoder.runtime.convert import example_pixels
 from perception_encoder.runtime.openvino_towers import SMALL_IN_A_ROW, FallbackWarning, OpenVinoTowers
 from perception_encoder.runtime.program import EXAMPLE, Program
+from perception_encoder.runtime.requests import RequestShape
 from perception_encoder.runtime.runtime import Precision
 from perception_encoder.runtime.torch_towers import TorchTowers, describe
 from perception_encoder.vectors import unit_rows
@@ -124,6 +125,22 @@ def test_a_tower_in_use_goes_on_if_it_cannot_be_compiled_for_small_batches(
     assert streams.after(1, 2 * SMALL_IN_A_ROW) == [4, 4]
     assert streams.made.loads == 1
     assert streams.after(5) == [4, 4]
+
+
+def test_a_query_does_not_wait_for_the_measurement_of_large_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured: list[str] = []
+
+    def measure(directory: Path, name: str, *_: object) -> RequestShape:
+        measured.append(name)
+        return RequestShape(2, 2)
+
+    monkeypatch.setattr(openvino_towers, "fastest_request", measure)
+    made = Made()
+    for _ in range(2 * SMALL_IN_A_ROW):
+        made.towers.images(PIXELS[:1], CORE.depth - 1, "attn")
+    assert not measured
+    assert unit_distance(made.embed(), in_torch()) <= 2 * TOLERANCE["float32"]
+    assert len(measured) == 1
 
 
 @pytest.mark.parametrize("kind", KINDS)
