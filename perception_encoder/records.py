@@ -34,7 +34,7 @@ def from_fields(kind: type[T], value: object, path: str = "") -> T:
 
 
 def parse_json(content: str | bytes, kind: type[T], path: str = "") -> T:
-    """Parse JSON, of which nothing is known yet, and check it as `from_fields` does.
+    """Parse untrusted JSON and check its fields, as `from_fields` does.
 
     Raises ValueError if it is not JSON, nested too deep, or not a `kind`.
     """

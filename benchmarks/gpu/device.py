@@ -51,7 +51,7 @@ class Device:
         return torch.cuda.max_memory_allocated(self.device) - before
 
     def clear(self) -> None:
-        """Forget compiled programs, and free what is no longer used."""
+        """Drop compiled programs and free unused memory."""
         torch.compiler.reset()
         gc.collect()
         if self.is_card:

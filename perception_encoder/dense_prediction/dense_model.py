@@ -131,9 +131,8 @@ class Backbone(nn.Module):
             tower: Of any library.
             layer: 0-based; later blocks of this package's towers are dropped, in place.
             frozen: The tower takes no gradient and stays in eval mode.
-            windows: Most blocks attend within windows, on images of `image_size`; ConfigError for another library's
-                tower.
-            image_size: Pixels of an image's side, for `windows` and `inputs`.
+            windows: Those within which most blocks attend; ConfigError for another library's tower.
+            image_size: Side of the images in pixels, for `windows` and `inputs`.
             inputs: Pad images to squares of `image_size`, or larger if needed.
         """
         super().__init__()

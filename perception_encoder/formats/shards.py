@@ -108,8 +108,8 @@ def read_samples(
 
     Args:
         path: The tar.
-        media: Extensions of which a sample has a file; if of several, it is the first's.
-        others: Further extensions, of each of which a sample has a file.
+        media: Extensions of the media file; of several files, the one whose extension comes first is used.
+        others: Extensions of further files that each sample must have.
         load: Yield media as their contents, as the other parts, and not as a `TarMember`.
     """
     waiting: dict[str, dict[str, Any]] = {}

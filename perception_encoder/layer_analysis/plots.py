@@ -309,7 +309,7 @@ def draw_features(
     Args:
         image: The file.
         out: The file to write.
-        models: One, whose layers are analysed, or several, of which one layer is drawn side by side.
+        models: One, to draw its layers; or several, to draw one layer of each side by side.
         layers: 0-based; by default about six, or of several models the last.
         at: The point to compare with, from (0, 0) (top left) to (1, 1).
 

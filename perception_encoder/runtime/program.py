@@ -35,7 +35,7 @@ def hints(precision: Precision) -> dict[str, Any]:
 
 
 class Program:
-    """Computes so many inputs at a time, or all together. For one thread at a time."""
+    """Computes a batch in requests of a fixed size, or all at once. For one thread at a time."""
 
     def __init__(
         self,
@@ -49,8 +49,8 @@ class Program:
         """Compile a file; RuntimeError for one that OpenVINO cannot read.
 
         Args:
-            shape: Of one input, if each is computed by itself.
-            streams: How many of these at the same time, each by its share of the cores; by default one on each core.
+            shape: Of a request's inputs, if its size is fixed.
+            streams: Number of requests at the same time, each on its share of the cores; by default one on each core.
             blob: The file that caches the compiled program.
         """
         streams = 1 if shape is None else streams or core_count()
@@ -86,7 +86,7 @@ class Program:
 
 
 def activation_bytes(core: Any, path: Path, shape: Sequence[int]) -> int:
-    """Return about how many bytes the activations of an input take: three of the graph's largest, in float32."""
+    """Estimate the bytes of an input's activations: three of the graph's largest tensors, in float32."""
     model = core.read_model(path)
     model.reshape([1, *shape[1:]])
     sizes = [

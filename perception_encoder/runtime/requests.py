@@ -39,7 +39,7 @@ ROUNDS = 3
 BUDGET = 10.0
 """Seconds after which no larger request is tried."""
 IDLE, RENEW = 0.8, 3600.0
-"""A measurement that had less than this share of the cores is repeated after so many seconds."""
+"""A measurement that got less than this share of the cores is repeated after this many seconds."""
 
 T = TypeVar("T")
 Compute = Callable[[np.ndarray], np.ndarray]

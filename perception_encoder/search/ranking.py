@@ -92,7 +92,7 @@ class Hit:
 
     @property
     def moment(self) -> str:
-        """Start and end as m:ss–m:ss; empty for what is no moment."""
+        """Start and end as m:ss–m:ss; empty if the hit is not a moment."""
         return "" if self.start is None or self.end is None else f"{clock(self.start)}–{clock(self.end)}"
 
     @property

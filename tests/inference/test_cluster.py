@@ -76,7 +76,7 @@ class Noting(Work[Path, bytes]):
         return note
 
     def lost(self, item: Path) -> bytes:
-        raise NotImplementedError
+        raise AssertionError(item)
 
 
 @needs_ray
