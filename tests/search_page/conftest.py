@@ -12,7 +12,10 @@ from PIL import Image
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.search_page.library import MediaLibrary
 from perception_encoder.search_page.server import create_page
+from tests.inference.conftest import checkpoint, draw, encoder
 from tests.search.indexes import make_library
+
+__all__ = ["checkpoint", "draw", "encoder"]
 
 
 @pytest.fixture
