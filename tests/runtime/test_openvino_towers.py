@@ -19,7 +19,7 @@ from perception_encoder.errors import ShapeError
 from perception_encoder.models.checkpoints.weights import weight_hash
 from perception_encoder.models.precision import TOLERANCE
 from perception_encoder.models.vision_transformer import VisionTransformer
-from perception_encoder.runtime import cache, convert, openvino_towers
+from perception_encoder.runtime import cache, convert, openvino_towers, requests
 from perception_encoder.runtime import program as program_module
 from perception_encoder.runtime.cache import MODEL, WEIGHTS
 from perception_encoder.runtime.convert import example_pixels
@@ -82,7 +82,7 @@ class Streams:
     """A runtime as on a machine of some cores, and how many images its programs compute at a time."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, cores: int) -> None:
-        for module in (openvino_towers, program_module):
+        for module in (openvino_towers, program_module, requests):
             monkeypatch.setattr(module, "core_count", lambda: cores)
         self.made = Made()
 
