@@ -15,6 +15,7 @@ from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, replace
+from datetime import datetime
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -32,7 +33,7 @@ from perception_encoder.errors import ConfigError, InputError, MediaDecodeError
 from perception_encoder.preprocess.budget import DECODING, MAX_BYTES, MAX_PIXELS, PIXEL_BYTES, Admit, map_ahead
 from perception_encoder.preprocess.frames import FrameChoice, VideoFrames, colour_histogram, frame_indices, is_cut
 from perception_encoder.preprocess.source import Source, open_source
-from perception_encoder.preprocess.video_file import FrameImages, decoding, open_container
+from perception_encoder.preprocess.video_file import FrameImages, decoding, open_container, recorded
 
 logger = logging.getLogger(__name__)
 
@@ -104,6 +105,8 @@ class SampledFrame:
     """Time of the next frame, or of the end of the video."""
     size: tuple[int, int]
     """Width and height of the whole frame, upright."""
+    recorded: datetime | None
+    """See `recorded`."""
 
 
 def sample_frames(
@@ -221,7 +224,7 @@ def _sample(
         if not timeline.ticks:
             raise MediaDecodeError(name, "holds no frames")
         times = timeline.times
-        end = timeline.duration
+        end, taken = timeline.duration, recorded(container)
         first = due = times[max(0, bisect.bisect_right(times, start) - 1)]
         numbers = []
         for number, time in enumerate(times):
@@ -235,7 +238,7 @@ def _sample(
             again = source if near and side else None
             with closing(_in_parts(again, (container, video), timeline, numbers, images)) as frames:
                 for number, image, size in _keep_cuts(frames, source, timeline, exact, images) if near else frames:
-                    yield SampledFrame(image, times[number], end, size)
+                    yield SampledFrame(image, times[number], end, size, taken)
                     due = _next_due(times[number], every)
     if timeline.indexed and due > times[numbers[-1]]:
         _warn_of_damage(timeline, name)
@@ -248,7 +251,7 @@ def _sample(
             time = timeline.seconds(timeline.ticks[min(number, len(times) - 1)] + late * timeline.last)
             damaged |= frame is None or frame.is_corrupt
             if frame is not None and time >= due:
-                yield SampledFrame(images.convert(frame), time, end, images.size)
+                yield SampledFrame(images.convert(frame), time, end, images.size, taken)
                 due = _next_due(time, every)
     _warn_of_damage(replace(timeline, complete=not damaged), name)
 

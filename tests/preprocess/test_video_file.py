@@ -6,7 +6,6 @@ import errno
 import io
 import os
 from pathlib import Path
-from typing import Any
 
 import av
 import numpy as np
@@ -80,11 +79,26 @@ def test_frames_of_changing_sizes_and_formats_are_converted_as_each_alone(side: 
     for width, height, format in kinds:
         pixels = noise.integers(0, 256, (height, width, 3), np.uint8)
         frame = av.VideoFrame.from_ndarray(pixels).reformat(format=format)
-        size: dict[str, Any] = {}
+        scaled = frame
         if side is not None:
             scale = side / min(width, height)
-            size = {"width": round(width * scale), "height": round(height * scale), "interpolation": "AREA"}
-        assert np.array_equal(np.asarray(images.convert(frame)), np.asarray(frame.to_image(**size)))
+            size = {"width": round(width * scale), "height": round(height * scale)}
+            scaled = frame.reformat(**size, interpolation="AREA")
+        assert np.array_equal(np.asarray(images.convert(frame)), np.asarray(scaled.to_image()))
+
+
+@pytest.mark.parametrize("format", ["yuv420p", "yuvj420p", "yuv420p10le", "nv12", "yuv422p", "pal8", "rgb24", "gray"])
+def test_reduced_frames_have_the_colours_of_whole_ones(format: str) -> None:
+    red, blue = np.meshgrid(np.linspace(0, 255, 256), np.linspace(0, 255, 192))
+    smooth = np.stack([red, (red + blue) / 2, blue], axis=-1).astype(np.uint8)
+    frame = av.VideoFrame.from_ndarray(smooth, format="rgb24")
+    if format == "pal8":
+        frame = av.VideoFrame.from_ndarray(smooth[..., 0] // 2, format="gray8")
+    elif format != "rgb24":
+        frame = frame.reformat(format=format)
+    whole = FrameImages("clip.mp4").convert(frame).resize((64, 48), Image.Resampling.BOX)
+    difference = np.asarray(FrameImages("clip.mp4", 48).convert(frame), float) - np.asarray(whole, float)
+    assert np.abs(difference.mean(axis=(0, 1))).max() < 0.7
 
 
 def test_frames_come_back(tmp_path: Path) -> None:

@@ -196,6 +196,7 @@ class Frame:
     vector: Float[np.ndarray, " D"]
     size: tuple[int, int] = (0, 0)
     thumbnail: bytes = b""
+    taken: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -282,8 +283,7 @@ class FileReader:
             header = read_header(media.payload)
             row = _row(file, digest, header.size or image.size, encode_thumbnail(image, THUMBNAIL_SIDE))
             taken = header.taken
-            row = replace(row, lat=taken.lat, lon=taken.lon, camera=taken.camera)
-            row = replace(row, date=taken.date.isoformat(timespec="seconds")) if taken.date else row
+            row = replace(row, date=_date(taken.date), lat=taken.lat, lon=taken.lon, camera=taken.camera)
             return row, self._encoder.transform.pixels(image)
 
     def _embed(self, pixels: Iterable[Pixels]) -> np.ndarray:
@@ -293,13 +293,13 @@ class FileReader:
         return np.asarray(self._encoder.embed_pixels(stacked, self._encoder.feature()))
 
     def _video_rows(self, file: File, digest: str, media: Media) -> list[IndexRow]:
-        taken, moments = _taken(media), cut_moments(self._frames(media))
+        moments = cut_moments(self._frames(media))
         return [
             replace(
                 _row(file, digest, moment.best.size, moment.best.thumbnail),
                 id=row_id(file.path, moment.start),
                 kind="video",
-                date=taken,
+                date=moment.best.taken,
                 start=moment.start,
                 stop=moment.end,
                 time=moment.best.time,
@@ -323,7 +323,7 @@ class FileReader:
         for sampled in sample_frames(media.payload, media.name, self._every, side=self._reduced, near=near):
             image = sampled.image
             small, colours = encode_thumbnail(image, THUMBNAIL_SIDE), colour_histogram(image)
-            frame = Frame(sampled.time, sampled.end, colours, _NO_VECTOR, sampled.size, small)
+            frame = Frame(sampled.time, sampled.end, colours, _NO_VECTOR, sampled.size, small, _date(sampled.recorded))
             waiting.append((frame, self._encoder.transform.pixels(image)))
             if len(waiting) == self._encoder.batch_size:
                 yield from encoded()
@@ -334,8 +334,11 @@ def _taken(media: Media) -> str:
     """Return the camera's date, with an offset from UTC if that is known; empty if there is none."""
     assert isinstance(media.payload, (Path, bytes))
     video = media.kind == "video"
-    date = creation_time(media.payload, media.name) if video else read_header(media.payload).taken.date
-    return date.isoformat(timespec="seconds") if date else ""
+    return _date(creation_time(media.payload, media.name) if video else read_header(media.payload).taken.date)
+
+
+def _date(taken: datetime | None) -> str:
+    return taken.isoformat(timespec="seconds") if taken else ""
 
 
 def _row(file: File, digest: str, size: tuple[int, int], thumbnail: bytes) -> IndexRow:
