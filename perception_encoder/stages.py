@@ -163,7 +163,7 @@ def run_training(
 ) -> TrainingResult:
     """Run or resume a configuration of a stage; see `train`."""
     from perception_encoder.data.streams import Shards
-    from perception_encoder.pretraining.sources import LAYOUTS
+    from perception_encoder.datasets.training_files import LAYOUTS
     from perception_encoder.training.checkpoint import BEST
 
     datasets: list[Path | Shards] = [*map(Path, data), *map(Shards.parse, shards)]

@@ -286,8 +286,8 @@ def write_captions(name: str) -> Callable[[Path], object]:
 def read_captions(name: str) -> Callable[[Path], object]:
     def read(directory: Path) -> None:
         from perception_encoder.datasets.captioned import load_captions
+        from perception_encoder.datasets.training_files import has_split, read_files
         from perception_encoder.formats.tables import read_rows
-        from perception_encoder.pretraining.sources import has_split, read_files
 
         rows = [row for row in read_rows(directory / name) if isinstance(row, PerceptionEncoderError)]
         has_split(directory / name, "val")

@@ -107,6 +107,13 @@ class Pair:
     shares: Mapping[str, float]  # share of each of these in the drawn captions
     label: str = ""  # the image's content in a few words; empty if only captions are known
 
+    @classmethod
+    def of(cls, image: Tensor, label: str, texts: Sequence[str]) -> Self:
+        """Return an image with its captions, or if there are none with those that are made from its label."""
+        if texts:
+            return cls(image, {"caption": texts}, {"caption": 1.0}, label)
+        return cls(image, captions(object_name({"label": label})), SHARES, label)
+
     @property
     def captions(self) -> frozenset[str]:
         return frozenset(text for texts in self.texts.values() for text in texts)

@@ -38,7 +38,6 @@ from perception_encoder.pretraining.towers import (
     merge_adapters,
 )
 from perception_encoder.progress import Track, untracked
-from perception_encoder.training.checkpoint import find_checkpoints
 from perception_encoder.training.distributed import Exchange, own_cores, own_device, this_rank
 from perception_encoder.training.loop import Section
 from perception_encoder.training.metrics import Listener
@@ -95,7 +94,7 @@ class PairRun(StageRun):
         least = teacher.image_size if teacher else 0
         config = resolve_config(self.config, least)
         self.teacher, self.exchange, model = teacher, Exchange(), build_model(config)
-        self.sources = open_sources(config, data, model, this_rank(), self.exchange, track, read)
+        self.sources = open_sources(config, data, model, self.exchange, track, read)
         self.config = config if self.sources.validation else dataclasses.replace(config, validation=None)
         self.identity = [f"procedure {PROCEDURE}", *self.sources.names, *([teacher.identity] if teacher else [])]
         self.samples = self.sources.samples
@@ -134,8 +133,8 @@ class PairRun(StageRun):
         validation = None
         if config.validation is not None:
             validation = PairValidation(config, towers, self.sources, self.trainee.table)
-        done = max((state.step for _, state in find_checkpoints(self.out)), default=0)
         work = [(phase.steps, phase.flops(config.parallel)) for phase in plan_pretraining(config)[0]]
+        done = self.done
         for stage, end in zip(config.stages, self.batches.ends, strict=True):
             if end > done or end == config.steps:
                 clip.visual.set_image_size(stage.image_size)

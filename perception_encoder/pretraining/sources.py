@@ -15,43 +15,22 @@ import numpy as np
 import torch
 from PIL import Image
 
-from perception_encoder.data.pairs import SHARES, Pair, PairSource, SourcePart, captions, object_name
+from perception_encoder.data.pairs import Pair, PairSource, SourcePart
 from perception_encoder.data.streams import Shards, open_shards
-from perception_encoder.datasets.captioned import load_captions
-from perception_encoder.datasets.classified import load_tasks
 from perception_encoder.datasets.labelled import held_out_rows
+from perception_encoder.datasets.training_files import FileSample, has_split, read_split
 from perception_encoder.errors import DataError, InputError
-from perception_encoder.formats.media_directory import MediaSource
-from perception_encoder.formats.shards import Labelled, find_shards, read_shard, shards_below, split_names
-from perception_encoder.formats.tables import TEXT_COLUMNS, read_table
+from perception_encoder.formats.shards import Labelled
 from perception_encoder.models.clip import CLIP
 from perception_encoder.preprocess.image import open_image
-from perception_encoder.preprocess.source import TABLE_SUFFIXES, escape_name
-from perception_encoder.preprocess.tokenizer import clean, tokenizer
+from perception_encoder.preprocess.tokenizer import tokenizer
 from perception_encoder.pretraining.config import PretrainingConfig
 from perception_encoder.pretraining.towers import CaptionVocabulary
 from perception_encoder.progress import Track, untracked
-from perception_encoder.ranks import Rank
+from perception_encoder.training.distributed import this_rank
 from perception_encoder.training.task import ValidationConfig
 
 logger = logging.getLogger(__name__)
-
-LAYOUTS = (
-    "--data takes a directory with a directory of images for each class (DIR/CLASS/*.jpg or DIR/train/CLASS/*.jpg), a "
-    "table (.csv, .tsv, .jsonl, .parquet) with a column `path` and a column `label` or `caption`, or a directory with "
-    "train.tar or train/*.tar; --shards takes tars of KEY.jpg and KEY.txt"
-)
-
-
-@dataclass(frozen=True)
-class FileSample:
-    """An undecoded image, as a file or its content in a shard, and what is known about it."""
-
-    key: str
-    image: MediaSource
-    metadata: Mapping[str, Any]
-    """The `source`, by default the name of the directory or table, and the `label`, empty if there are captions."""
-    texts: tuple[str, ...] = ()  # cleaned captions; if empty, captions are made from the label
 
 
 @dataclass(frozen=True)
@@ -67,9 +46,7 @@ class ImageTextSample(Labelled):
     @property
     def pair(self) -> Pair:
         """The image with its captions, or with those made from its label."""
-        if self.texts:
-            return Pair(self.image, {"caption": self.texts}, {"caption": 1.0}, self.label)
-        return Pair(self.image, captions(object_name(self.metadata)), SHARES, self.label)
+        return Pair.of(self.image, self.label, self.texts)
 
 
 class ImageTextSet(Sequence[ImageTextSample]):
@@ -126,18 +103,11 @@ def read_pairs(
     """
     samples: list[ImageTextSample] = []
     for path in paths:
-        raw = _read_split(path, split)
+        raw = read_split(path, split)
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             decoded = pool.map(lambda sample: _decode(sample, image_side), raw)
             samples += filter(None, track(decoded, f"reading {path.name} {split}", len(raw)))
     return ImageTextSet(samples)
-
-
-def _read_split(path: Path, split: str) -> Sequence[FileSample]:
-    if path.suffix != ".tar" and not shards_below(path, split):
-        return read_files(path, split)
-    samples = (sample for shard in find_shards(path, split) for sample in read_shard(shard))
-    return [FileSample(sample.key, sample.image, sample.metadata) for sample in samples]
 
 
 def _decode(sample: FileSample, image_side: int) -> ImageTextSample | None:
@@ -178,7 +148,6 @@ def open_sources(
     config: PretrainingConfig,
     data: Sequence[Path | Shards],
     model: CLIP,
-    rank: Rank,
     exchange: Callable[[Any], list[Any]],
     track: Track,
     read: ReadPairs = read_pairs,
@@ -189,7 +158,7 @@ def open_sources(
     if paths and shards:
         raise DataError(f"{paths[0]} is read into memory, but {shards[0].location} is streamed; give one kind of data")
     if shards:
-        return _stream(config, shards, rank, exchange, track)
+        return _stream(config, shards, exchange, track)
     return _load(config, paths, model, track, read)
 
 
@@ -273,9 +242,9 @@ def _weigh(weights: Mapping[str, float], by_source: Mapping[str, ImageTextSet]) 
 
 
 def _stream(
-    config: PretrainingConfig, shards: Sequence[Shards], rank: Rank, exchange: Callable[[Any], list[Any]], track: Track
+    config: PretrainingConfig, shards: Sequence[Shards], exchange: Callable[[Any], list[Any]], track: Track
 ) -> Sources:
-    opened = open_shards(shards, config.streams, rank, exchange, track, config.frames)
+    opened = open_shards(shards, config.streams, this_rank(), exchange, track, config.frames)
     weighted = [(source.weight, shard) for source, part in zip(shards, opened, strict=True) for shard in part.shards]
     sets, validation = list[PairSource](opened), list[HeldOutPair]()
     if config.validation is not None and (every := _every(config.validation, sum(map(len, opened)))):
@@ -290,40 +259,3 @@ def _stream(
         vocabulary=None,
         validation=validation,
     )
-
-
-def read_files(path: Path, split: str = "train") -> list[FileSample]:
-    """Read a split of a directory or table, undecoded and in order; otherwise DataError lists the layouts.
-
-    A directory without splits, or a table without a column `split`, is read whole.
-    """
-    if path.suffix.lower() in TABLE_SUFFIXES and set(TEXT_COLUMNS) & read_table(path)[0].keys():
-        return _read_captioned(path, split)
-    try:
-        (task,) = load_tasks(path, split).values()
-    except DataError as error:
-        if path.suffix.lower() in TABLE_SUFFIXES:
-            raise
-        raise DataError(f"{path} has no training data; {LAYOUTS}") from error
-    source = escape_name(path.resolve().stem if path.is_file() else path.resolve().name)
-    return [
-        FileSample(key, image, {"source": source, "label": task.names.get(label, label)})
-        for key, image, label in zip(task.keys, task.images, task.labels, strict=True)
-    ]
-
-
-def has_split(path: Path, split: str) -> bool:
-    """Return whether a directory or table has this split."""
-    if path.suffix.lower() in TABLE_SUFFIXES:
-        names = split_names(split)
-        return any(str(row.get("split")) in names for row in read_table(path))
-    return path.is_dir() and (bool(shards_below(path, split)) or any(map(Path.is_dir, path.glob(f"{split}/*"))))
-
-
-def _read_captioned(path: Path, split: str) -> list[FileSample]:
-    loaded = load_captions(path, split=split)
-    metadata = {"source": escape_name(path.stem), "label": ""}
-    return [
-        FileSample(key, image, metadata, tuple(dict.fromkeys(map(clean, texts))))
-        for key, image, texts in zip(loaded.keys, loaded.media, loaded.captions, strict=True)
-    ]

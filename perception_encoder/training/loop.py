@@ -66,8 +66,10 @@ def train_steps(
     fingerprint: str,
     listener: Listener | None = None,
     trained: int = 0,
-) -> None:
+) -> str:
     """Train to the end of a section, resuming from the directory's newest checkpoint if there is one.
+
+    Returns the validation's metric, empty without one.
 
     The model, and every batch by its `to(device)`, are moved to this rank's device, where the model stays. The first
     step is reported at once. If `config` has a validation, the task's scores are reported and the checkpoint with the
@@ -127,6 +129,7 @@ def train_steps(
                 saved = time.monotonic()
             if stop:
                 _stop(int(stop), done, written=state.step == done)
+    return metric
 
 
 @contextmanager

@@ -87,6 +87,11 @@ class StageRun(ABC):
         return
 
     @property
+    def done(self) -> int:
+        """Steps of the newest checkpoint; 0 without one."""
+        return max((state.step for _, state in find_checkpoints(self.out)), default=0)
+
+    @property
     def fingerprint(self) -> str:
         """Identity of the configuration, the data and everything else that the result depends on."""
         return self.config.fingerprint(self.identity)
@@ -109,10 +114,8 @@ def run_stage(
         for section in run.sections(track):
             if not trained and rank.is_first:
                 logger.info("loaded: %s", "; ".join(f"{part}: {escape_name(of)}" for part, of in run.loaded.items()))
-            train_steps(section, run.config, out, run.fingerprint, listener, trained)
-            trained, validation = section.end or run.config.steps, section.task.validation
-            if run.config.validation and validation:
-                metric = choose_metric(run.config.validation, validation.higher_is_better)
+            metric = train_steps(section, run.config, out, run.fingerprint, listener, trained)
+            trained = section.end or run.config.steps
         whole_model(run.trainee.module)
         path = out / run.weights
         if rank.is_first:

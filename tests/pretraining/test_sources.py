@@ -17,6 +17,7 @@ from PIL import Image
 from perception_encoder.data.packing import ShardSize, pack
 from perception_encoder.data.pairs import alone
 from perception_encoder.data.streams import Shards, StreamConfig
+from perception_encoder.datasets.training_files import has_split, read_files
 from perception_encoder.errors import CheckpointError, DataError
 from perception_encoder.formats.shards import ShardSample, read_shard
 from perception_encoder.models.checkpoints.weights import create_model, load_model
@@ -25,10 +26,9 @@ from perception_encoder.pretraining import run
 from perception_encoder.pretraining.config import PretrainingConfig
 from perception_encoder.pretraining.recipes import core_n16, debug_pretraining
 from perception_encoder.pretraining.run import pretrain
-from perception_encoder.pretraining.sources import ImageTextSet, has_split, open_sources, read_files, read_pairs
+from perception_encoder.pretraining.sources import ImageTextSet, open_sources, read_pairs
 from perception_encoder.pretraining.task import ContrastiveTask
 from perception_encoder.progress import untracked
-from perception_encoder.ranks import ALONE
 from synthetic.shards import write_shard
 from tests.clips import clip
 from tests.data.tars import write_tar
@@ -46,7 +46,7 @@ def test_one_s_own_images_count_by_their_number_beside_the_weights(photos: Path,
     config = dataclasses.replace(debug(), weights={"flowers": 2.0, "noto": 1.0})
 
     def shares(*data: Path) -> dict[str, float]:
-        sources = open_sources(config, data, run.build_model(config), ALONE, alone, untracked)
+        sources = open_sources(config, data, run.build_model(config), alone, untracked)
         return dict(zip(sources.samples, sources.weights, strict=True))
 
     mine, words = tmp_path / "mine", tmp_path / "words.csv"

@@ -23,7 +23,6 @@ from perception_encoder.pretraining.sources import Sources, open_sources
 from perception_encoder.pretraining.task import PairValidation, hits
 from perception_encoder.pretraining.towers import TrainingTowers
 from perception_encoder.progress import untracked
-from perception_encoder.ranks import ALONE
 from perception_encoder.training.checkpoint import load_weights
 from perception_encoder.training.task import ValidationConfig
 from synthetic.builtin.rules import read_builtin
@@ -38,7 +37,7 @@ def validated(**changes: object) -> PretrainingConfig:
 
 
 def sources_of(config: PretrainingConfig, *data: Path | Shards) -> Sources:
-    return open_sources(config, data, build_model(config), ALONE, alone, untracked, read_builtin)
+    return open_sources(config, data, build_model(config), alone, untracked, read_builtin)
 
 
 def test_a_hit_is_a_true_column_above_all_others() -> None:
