@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from perception_encoder.errors import ConfigError, DataError
 from perception_encoder.progress import Track, untracked
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from perception_encoder.training.config import TrainingConfig
     from perception_encoder.training.cost import Device, TrainingPlan
     from perception_encoder.training.metrics import Listener
+    from perception_encoder.training.settings import Setting
 
 STAGES = (
     "perception_encoder.pretraining",
@@ -81,10 +82,10 @@ def train(
         >>> pe.train("finetune", data="pairs.parquet", out="runs/mine", initial="PE-Core-B16-224", lora=16)
         >>> pe.train("core_n16", data=["photos/", "more.csv"], settings={"optimizer.lr": 3e-3}, steps=500)
     """
-    stage, config = configure(recipe, {**(settings or {}), **overrides}, debug)
+    chosen = configure(recipe, {**(settings or {}), **overrides}, debug)
     paths = [data] if isinstance(data, str | Path) else data
     locations = [shards] if isinstance(shards, str) else shards
-    return run_training(stage, config, paths, locations, Path(out or Path("runs") / recipe), progress, listener)
+    return chosen.train(paths, locations, Path(out or Path("runs") / recipe), progress, listener)
 
 
 def plan(
@@ -112,8 +113,7 @@ def plan(
     Examples:
         >>> print(pe.plan("core_t16", devices=64, device="h100").hours())
     """
-    stage, config = configure(recipe, {**(settings or {}), **overrides}, debug)
-    return plan_training(stage, config, device, devices, utilization)
+    return configure(recipe, {**(settings or {}), **overrides}, debug).plan(device, devices, utilization)
 
 
 def list_recipes() -> dict[str, str]:
@@ -132,57 +132,66 @@ def all_stages() -> tuple[Stage, ...]:
     return tuple(import_module(module).STAGE for module in STAGES)
 
 
+class ConfiguredRecipe(NamedTuple):
+    """A recipe with its settings: what a run of its stage trains."""
+
+    stage: Stage
+    config: TrainingConfig
+
+    def settings(self) -> list[Setting]:
+        """Return all settings with their values and meanings."""
+        from perception_encoder.training.settings import describe_settings
+
+        return describe_settings(self.config)
+
+    def plan(self, device: str | Device, devices: int | None = None, utilization: float = 0.4) -> TrainingPlan:
+        """Return the cost of a run; see `plan`."""
+        from perception_encoder.training.cost import TrainingPlan, find_device
+
+        device = find_device(device) if isinstance(device, str) else device
+        devices = min(8, self.config.batch_size) if devices is None else devices
+        phases, assumed = self.stage.plan(self.config, devices)
+        return TrainingPlan(self.config, phases, assumed, device, devices, utilization)
+
+    def train(
+        self,
+        data: Sequence[str | Path],
+        shards: Sequence[str],
+        out: Path,
+        progress: Track = untracked,
+        listener: Listener | None = None,
+    ) -> TrainingResult:
+        """Run or resume; see `train`."""
+        from perception_encoder.data.streams import Shards
+        from perception_encoder.datasets.training_files import LAYOUTS
+        from perception_encoder.training.checkpoint import BEST
+
+        datasets: list[Path | Shards] = [*map(Path, data), *map(Shards.parse, shards)]
+        if not datasets:
+            raise DataError(f"no data: give --data or --shards; {LAYOUTS}")
+        if shards and not self.stage.streams:
+            name = self.stage.name
+            raise ConfigError(f"{name} training reads --data, not --shards; a directory of tars is --data, too")
+        weights = self.stage.run(self.config, datasets, out, progress, listener)
+        best = weights.with_name(BEST)
+        return TrainingResult(weights, best if best.exists() else None, self.config.example.format(weights=weights))
+
+
 def configure(
     recipe: str,
     settings: Sequence[str] | Mapping[str, object] = (),
     debug: bool = False,
     stages: Sequence[Stage] | None = None,
-) -> tuple[Stage, TrainingConfig]:
-    """Return a recipe's stage and its configuration with changed settings; ConfigError shows near matches."""
+) -> ConfiguredRecipe:
+    """Return a recipe with changed settings; ConfigError shows near matches. `stages`: by default all."""
     stages = all_stages() if stages is None else stages
     for stage in stages:
         if recipe in stage.recipes:
             from perception_encoder.training.settings import override
 
             config = stage.recipes[recipe][1]()
-            return stage, override(stage.debug(config) if debug else config, settings)
+            return ConfiguredRecipe(stage, override(stage.debug(config) if debug else config, settings))
     names = [name for stage in stages for name in stage.recipes]
     near = difflib.get_close_matches(recipe, names, n=3, cutoff=0.5)
     hint = f"did you mean {', '.join(near)}?" if near else "`pe train --list` shows them all"
     raise ConfigError(f"no recipe is called {recipe!r}; {hint}")
-
-
-def run_training(
-    stage: Stage,
-    config: TrainingConfig,
-    data: Sequence[str | Path],
-    shards: Sequence[str],
-    out: Path,
-    progress: Track = untracked,
-    listener: Listener | None = None,
-) -> TrainingResult:
-    """Run or resume a configuration of a stage; see `train`."""
-    from perception_encoder.data.streams import Shards
-    from perception_encoder.datasets.training_files import LAYOUTS
-    from perception_encoder.training.checkpoint import BEST
-
-    datasets: list[Path | Shards] = [*map(Path, data), *map(Shards.parse, shards)]
-    if not datasets:
-        raise DataError(f"no data: give --data or --shards; {LAYOUTS}")
-    if shards and not stage.streams:
-        raise ConfigError(f"{stage.name} training reads --data, not --shards; a directory of tars is --data, too")
-    weights = stage.run(config, datasets, out, progress, listener)
-    best = weights.with_name(BEST)
-    return TrainingResult(weights, best if best.exists() else None, config.example.format(weights=weights))
-
-
-def plan_training(
-    stage: Stage, config: TrainingConfig, device: str | Device, devices: int | None = None, utilization: float = 0.4
-) -> TrainingPlan:
-    """Return the cost of a stage's configuration; see `plan`."""
-    from perception_encoder.training.cost import TrainingPlan, find_device
-
-    device = find_device(device) if isinstance(device, str) else device
-    devices = min(8, config.batch_size) if devices is None else devices
-    phases, assumed = stage.plan(config, devices)
-    return TrainingPlan(config, phases, assumed, device, devices, utilization)

@@ -18,7 +18,7 @@ from perception_encoder.models.registry import BUILTIN, canonical_name, find_mod
 from perception_encoder.pretraining.config import LoRA, MaskRegularization, PretrainingConfig
 from perception_encoder.pretraining.recipes import finetune
 from perception_encoder.spatial_alignment.config import SpatialConfig
-from perception_encoder.stages import configure, list_recipes, plan_training
+from perception_encoder.stages import ConfiguredRecipe, configure, list_recipes
 from perception_encoder.training.checkpoint import BEST
 from perception_encoder.training.cost import find_device
 from perception_encoder.training.settings import describe_settings, override
@@ -38,7 +38,7 @@ def test_every_recipe_has_a_debug_form_a_plan_and_settings_with_a_meaning(name: 
     assert dataclasses.is_dataclass(config) and config.steps > small.steps == 4
     assert BUILTIN in (getattr(small, name, None) for name in ("model", "encoder", "initial"))
     assert RECIPES[name]
-    planned = plan_training(stage, config, "h100")
+    planned = ConfiguredRecipe(stage, config).plan("h100")
     total, trained = planned.parameters
     assert sum(phase.steps for phase in planned.phases) == config.steps and 0 < trained <= total
     assert planned.hours() > 0 and all(phase.flops() > 0 for phase in planned.phases)

@@ -14,11 +14,9 @@ from perception_encoder.cli import options, output
 from perception_encoder.cli.groups import lazy_group
 from perception_encoder.cli.options import DATASET, PLAN, argument, flag, option
 from perception_encoder.cli.output import progress, reporter, track
-from perception_encoder.stages import all_stages, configure, plan_training, run_training
+from perception_encoder.stages import ConfiguredRecipe, all_stages, configure
 
 if TYPE_CHECKING:
-    from perception_encoder.training.config import TrainingConfig
-    from perception_encoder.training.cost import TrainingPlan
     from perception_encoder.training.stage import Stage
 
 DATA = "Class directories, train.tar, `train/*.tar`, or a table of paths and labels or captions; repeat for more."
@@ -98,15 +96,15 @@ def start(
     utilization: float,
 ) -> None:
     """Run, or resume, a recipe of some stages and print how to use the weights; or print its settings or its cost."""
-    stage, config = configure(recipe, overrides or [], debug, stages)
+    chosen = configure(recipe, overrides or [], debug, stages)
     if settings:
-        return show_settings(config)
+        return output.print_table(("setting", "default", "meaning"), chosen.settings())
     if plan:
-        return _show_plan(plan_training(stage, config, device, devices, utilization))
-    _run(stage, config, data or [], shards or [], out or Path("runs") / recipe)
+        return _show_plan(chosen, device, devices, utilization)
+    _run(chosen, data or [], shards or [], out or Path("runs") / recipe)
 
 
-def _run(stage: Stage, config: TrainingConfig, data: Sequence[Path], shards: Sequence[str], out: Path) -> None:
+def _run(chosen: ConfiguredRecipe, data: Sequence[Path], shards: Sequence[str], out: Path) -> None:
     from perception_encoder.models.memory import keep_freed_memory
     from perception_encoder.training.checkpoint import find_checkpoints
 
@@ -124,24 +122,18 @@ def _run(stage: Stage, config: TrainingConfig, data: Sequence[Path], shards: Seq
             return f"stopped; rerun the command to resume from step {checkpoints[0][1].step} in {out}"
         return f"stopped before the first checkpoint in {out}; rerun the command to start again"
 
-    with output.interruptible(stopped), progress("training", config.steps) as advance:
-        result = run_training(stage, config, data, shards, out, track, reporter(advance))
+    with output.interruptible(stopped), progress("training", chosen.config.steps) as advance:
+        result = chosen.train(data, shards, out, track, reporter(advance))
     output.print_line(f"weights: {result.weights}")
     if result.best:
         output.print_line(f"weights of the best validated step: {result.best}")
     output.print_line(f"try it: {result.example}")
 
 
-def show_settings(config: TrainingConfig) -> None:
-    """Print every setting of a configuration, with its value and its meaning."""
-    from perception_encoder.training.settings import describe_settings
-
-    output.print_table(("setting", "default", "meaning"), describe_settings(config))
-
-
-def _show_plan(plan: TrainingPlan) -> None:
+def _show_plan(chosen: ConfiguredRecipe, device: str, devices: int | None, utilization: float) -> None:
     """Print the cost of a run on a cluster."""
-    (total, trained), hours, device, memory = plan.parameters, plan.hours(), plan.device, plan.memory()
+    plan = chosen.plan(device, devices, utilization)
+    (total, trained), hours, memory = plan.parameters, plan.hours(), plan.memory()
     output.print_line(f"{total / 1e6:,.1f} million parameters, {trained / 1e6:,.1f} million of them trained")
     rows = [
         (str(phase.image_size), f"{phase.steps:,}", f"{phase.batch_size:,}", f"{phase.flops():.3g}")
@@ -152,16 +144,16 @@ def _show_plan(plan: TrainingPlan) -> None:
     repeated = f" ({plan.executed:.3g} with those repeated to save memory)" if plan.executed > plan.flops else ""
     output.print_line(
         f"{plan.flops:.3g} FLOPs{repeated} on {plan.devices} devices at {100 * plan.utilization:g} % of "
-        f"{device.flops / 1e12:g} TFLOP/s: {_rounded(hours)} hours ({_rounded(hours / 24)} days), "
+        f"{plan.device.flops / 1e12:g} TFLOP/s: {_rounded(hours)} hours ({_rounded(hours / 24)} days), "
         f"{_rounded(hours * plan.devices)} device-hours"
     )
     used, hint, parallel = sum(memory.values()), "fits", plan.config.parallel
-    if used > 0.9 * device.memory:  # the rest is for temporary buffers
+    if used > 0.9 * plan.device.memory:  # the rest is for temporary buffers
         settings = {"checkpointing=true": not parallel.checkpointing, "kind=fsdp": parallel.kind != "fsdp"}
         settings["chunk=N"] = plan.config.chunks and parallel.chunk is None
         advised = [f"--set parallel.{setting}" for setting, helps in settings.items() if helps]
         hint = f"does not fit: a tenth must stay free; use {' or '.join(['more --devices', *advised])}"
-    output.print_line(f"{used / 1e9:.1f} of {device.memory / 1e9:g} GB: {hint}")
+    output.print_line(f"{used / 1e9:.1f} of {plan.device.memory / 1e9:g} GB: {hint}")
     if plan.assumed:
         output.print_line(f"assumed: {plan.assumed}")
 

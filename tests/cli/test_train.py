@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from perception_encoder.cli import train
+from perception_encoder.stages import ConfiguredRecipe
 from perception_encoder.training import loop
 from perception_encoder.training.checkpoint import find_checkpoints, run_directory
 from tests import processes
@@ -161,7 +161,7 @@ def interruptible(*arguments: str) -> None:
 
 def slow_start(*arguments: str) -> None:
     """Data that take an hour to read."""
-    train.run_training = lambda *_: print("reading", flush=True) or time.sleep(3600)  # type: ignore[assignment]
+    ConfiguredRecipe.train = lambda *_: print("reading", flush=True) or time.sleep(3600)  # type: ignore[assignment]
     interruptible(*arguments)
 
 

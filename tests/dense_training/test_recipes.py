@@ -20,7 +20,7 @@ from perception_encoder.dense_training.recipes import VITDET, head_part, plan_de
 from perception_encoder.errors import ConfigError
 from perception_encoder.models.registry import MODELS, find_model
 from perception_encoder.models.vision_transformer import VisionTransformer
-from perception_encoder.stages import plan_training
+from perception_encoder.stages import ConfiguredRecipe
 from perception_encoder.training.cost import Phase, TrainingPlan, find_device
 from perception_encoder.training.distributed import ParallelConfig
 from tests.recipes import find_recipe
@@ -81,7 +81,7 @@ def test_bad_settings_of_a_detector() -> None:
 
 
 def planned(config: DenseConfig, devices: int = 1) -> TrainingPlan:
-    return plan_training(STAGE, config, find_device("h100"), devices)
+    return ConfiguredRecipe(STAGE, config).plan(find_device("h100"), devices)
 
 
 def image_flops(phase: Phase) -> float:

@@ -29,7 +29,7 @@ from perception_encoder.models.clip import CLIP
 from perception_encoder.models.registry import BUILTIN
 from perception_encoder.models.vision_transformer import VisionTransformer
 from perception_encoder.pretraining.config import PROCEDURE, PretrainingConfig, tower_configs
-from perception_encoder.stages import configure, list_recipes, run_training
+from perception_encoder.stages import configure, list_recipes
 from tests.pretraining.toys import debug
 
 BILLION = 1_000_000_000
@@ -91,8 +91,8 @@ def test_a_step_changes_what_it_says_and_nothing_else(step: int, changed: set[st
 
 
 def test_the_baseline_trains_in_its_debug_form(photos: Path, tmp_path: Path) -> None:
-    stage, config = configure("ablation_1", debug=True, stages=STAGES)
-    assert run_training(stage, config, [photos], [], tmp_path / "run").weights.exists()
+    baseline = configure("ablation_1", debug=True, stages=STAGES)
+    assert baseline.train([photos], [], tmp_path / "run").weights.exists()
 
 
 @pytest.mark.parametrize("step", range(1, 10))

@@ -27,14 +27,14 @@ from perception_encoder.language_alignment.recipes import (
 from perception_encoder.language_alignment.run import LanguageTrainee
 from perception_encoder.language_alignment.task import LanguageBatch
 from perception_encoder.language_models.decoder import DecoderLoRA, add_decoder_adapters
-from perception_encoder.stages import plan_training
+from perception_encoder.stages import ConfiguredRecipe
 from perception_encoder.training.cost import Trained, TrainingPlan, find_device
 from synthetic.builtin.recipes import language_builtin
 from tests.tiny_language_models import tiny_llama, write_tiny_decoder
 
 
 def planned(config: LanguageConfig, devices: int) -> TrainingPlan:
-    return plan_training(STAGE, config, find_device("h100"), devices)
+    return ConfiguredRecipe(STAGE, config).plan(find_device("h100"), devices)
 
 
 TINY = DecoderShape(32, 64, 2, 4, 2, 8, 258, 2)
