@@ -61,9 +61,7 @@ DEFINITIONS = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 BENCHMARKS = sorted((ROOT / "benchmarks").rglob("*.py"))
 
 NAMES_IMPORTED = {
-    "cli": 105,
     "video_data_engine": 104,
-    "pretraining": 102,
     "language_alignment": 100,
     "dense_training": 98,
     "inference": 92,

@@ -17,7 +17,6 @@ from perception_encoder.errors import ConfigError, InputError
 from perception_encoder.models.defaults import chosen_model, default_model
 
 if TYPE_CHECKING:
-    from perception_encoder.dense_prediction.heads import Head
     from perception_encoder.dense_prediction.predictions import DepthEstimate, Detections, Region
 
 BOX = "Box of an object in the first frame: LEFT,TOP,RIGHT,BOTTOM, in pixels or from 0 to 1; repeatable."
@@ -64,27 +63,22 @@ def print_predictions(
     predictions: Iterator[Prediction],
     columns: Sequence[str],
     lines: Callable[[Prediction], Iterable[tuple[str, ...]]],
-    head: Head,
+    demo: str | None,
     skipped: list[InputError],
     strict: bool,
     json: bool,
 ) -> None:
-    """Print the lines of each prediction as one table, or all as JSON; then list what was skipped."""
-    images: list[dict[str, Any]] = []
-    rows: list[tuple[str, ...]] = []
-    count = 0
-    for found in predictions:
-        count += 1
-        if json:
-            images.append(found.to_dict())
-        else:
-            rows.extend(lines(found))
+    """Print the lines of each prediction as one table, or all as JSON; then list what was skipped.
+
+    `demo`: the built-in head, if it is one.
+    """
+    shown = [found.to_dict() if json else [*lines(found)] for found in predictions]
     if json:
-        output.print_json({"images": images})
-    elif rows:
+        output.print_json({"images": shown})
+    elif rows := [row for part in shown for row in part]:
         output.print_table(columns, rows)
-    output.print_demo(head.demo_model)
-    output.exit_with_skipped(skipped, count, strict)
+    output.print_demo(demo)
+    output.exit_with_skipped(skipped, len(shown), strict)
 
 
 def corners(region: Region) -> list[str]:
@@ -220,7 +214,9 @@ def depth(
     def line(found: DepthEstimate) -> list[tuple[str, ...]]:
         return [(found.name, *(f"{value:.2f} {found.unit}" for value in found.percentiles))]
 
-    print_predictions(predictions, ("image", "nearest", "median", "farthest"), line, loaded, skipped, strict, json)
+    print_predictions(
+        predictions, ("image", "nearest", "median", "farthest"), line, loaded.demo_model, skipped, strict, json
+    )
 
 
 def detect(
@@ -273,4 +269,6 @@ def detect(
             yield found.name, found.categories[label - 1][1], f"{score:.2f}", *corners
 
     logging.getLogger(heads.__package__).setLevel(logging.INFO)  # it says which image ids are written
-    print_predictions(predictions, ("image", "class", "score", *BOX_COLUMNS), lines, loaded, skipped, strict, json)
+    print_predictions(
+        predictions, ("image", "class", "score", *BOX_COLUMNS), lines, loaded.demo_model, skipped, strict, json
+    )

@@ -17,7 +17,6 @@ from perception_encoder.models.registry import SMALL_CORE, demo_line
 from perception_encoder.progress import untracked
 
 if TYPE_CHECKING:
-    from perception_encoder.evaluation.classification.zero_shot import ClassifiedFile
     from perception_encoder.search.ranking import Hit
 
 
@@ -90,16 +89,17 @@ def classify(
     if json:
         output.print_json(result.to_dict())
     elif result:
-        columns = ("file", "label", "probability", "other labels")[: 3 if top == 1 else 4]
-        output.print_table(columns, (_row(file)[: len(columns)] for file in result))
+        rows = []
+        for file in result:
+            (best, probability), *others = file.labels
+            rows.append(
+                (file.id, best, f"{probability:.0%}", ", ".join(f"{name} {share:.0%}" for name, share in others))
+            )
+        shown = 3 if top == 1 else 4
+        output.print_table(("file", "label", "probability", "other labels")[:shown], [row[:shown] for row in rows])
     output.report_left_out(result.left_out)
     output.print_demo(str(model.name or default_model()))
     output.exit_with_skipped(result.skipped, len(result), strict)
-
-
-def _row(file: ClassifiedFile) -> tuple[str, ...]:
-    (label, probability), *others = file.labels
-    return (file.id, label, f"{probability:.0%}", ", ".join(f"{label} {share:.0%}" for label, share in others))
 
 
 LITTLE = (

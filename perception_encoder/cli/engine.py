@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from perception_encoder.cli import options as shared
 from perception_encoder.cli import output
@@ -14,9 +13,6 @@ from perception_encoder.cli.options import MEDIA, MODEL, SPEED, argument, flag, 
 from perception_encoder.cli.output import progress, reporter, track
 from perception_encoder.errors import InputError
 from perception_encoder.models.defaults import language_model
-
-if TYPE_CHECKING:
-    from perception_encoder.video_data_engine.run import EngineReport
 
 COMMANDS = {"Commands": {"run": "engine:run", "refine": "engine:refine"}}
 app = lazy_group(COMMANDS)
@@ -104,7 +100,8 @@ def run(
     output.print_demo(captioner, frame_captioner, llm)
     stopped = output.interruptible(lambda: "stopped; rerun the same command to resume")
     with stopped, progress("captioning clips") as advance:
-        report = run_engine(videos, out, captioner, **arguments, listener=clip_counter(advance))
+        move = output.mover(advance)
+        report = run_engine(videos, out, captioner, **arguments, listener=lambda now: move(now.done["summary"]))
     failures = [InputError(failure.source, f"{failure.stage}: {failure.reason}") for failure in report.quarantine]
     if json:
         output.print_json(report.to_dict())
@@ -115,18 +112,6 @@ def run(
         speed = f"{report.videos_per_minute:.1f} videos/min"
         output.print_remark(f"{probed}, {report.clips} clips finished, {speed}: {out}")
     output.exit_with_skipped(failures, report.clips, strict)
-
-
-def clip_counter(advance: Callable[[int], None]) -> Callable[[EngineReport], None]:
-    """Return a listener that moves a bar by the clips that this run finished."""
-    shown = 0
-
-    def show(report: EngineReport) -> None:
-        nonlocal shown
-        advance(report.done["summary"] - shown)
-        shown = report.done["summary"]
-
-    return show
 
 
 def refine(

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from perception_encoder.cli import options, output
 from perception_encoder.cli.options import BY_POSITION, argument, flag, option
-
-if TYPE_CHECKING:
-    from perception_encoder.exports.card import ExportedFile
 
 app = typer.Typer(no_args_is_help=True)
 Indexed = Annotated[Path, argument("DIR", "Directory with an index.")]
@@ -72,9 +70,7 @@ def onnx(
     """
     from perception_encoder.exports.onnx import export_onnx
 
-    with output.error_console.status(f"Writing {out}"):
-        files = export_onnx(model, out, size=options.image_size(size), encoder=encoder, int8=int8)
-    print_files(files)
+    show_files(out, partial(export_onnx, model, out, size=options.image_size(size), encoder=encoder, int8=int8))
 
 
 @app.command()
@@ -105,9 +101,7 @@ def openvino(
     """
     from perception_encoder.exports.openvino import export_openvino
 
-    with output.error_console.status(f"Writing {out}"):
-        files = export_openvino(model, out, precision=precision, size=options.image_size(size))
-    print_files(files)
+    show_files(out, partial(export_openvino, model, out, precision=precision, size=options.image_size(size)))
 
 
 @app.command()
@@ -129,20 +123,15 @@ def immich(
     """
     from perception_encoder.exports.immich import export_immich
 
+    show_files(out, partial(export_immich, model, out))
+
+
+def show_files(out: Path, export: Callable[[], Iterable[object]]) -> None:
+    """Write a model's files, and print how each compares with torch."""
     with output.error_console.status(f"Writing {out}"):
-        files = export_immich(model, out)
-    print_files(files)
-
-
-def print_files(files: Iterable[ExportedFile]) -> None:
-    """Print how exported files compare with torch."""
+        files = export()
     for file in files:
-        compared = "not compared: onnxruntime is missing"
-        if file.cosine is not None:
-            compared = f"a cosine similarity of at least {file.cosine:.4f} with torch"
-        elif file.difference is not None:
-            compared = f"{file.difference:.1e} from torch"
-        output.print_line(f"{file.path}: {file.model} in {file.precision}, {compared}")
+        output.print_line(str(file))
 
 
 @app.command()

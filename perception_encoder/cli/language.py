@@ -28,7 +28,6 @@ from perception_encoder.models.defaults import default_model
 
 if TYPE_CHECKING:
     from perception_encoder.conversation.captions import Caption
-    from perception_encoder.preprocess.conversation import Message
 
 MaxTokens = Annotated[int, option("Maximum number of tokens of an answer.", panel=ANSWER, least=1)]
 Pages = Annotated[str | None, option("Pages of a PDF, such as 1-3,7 [default: the first 8].", "PAGES", MEDIA)]
@@ -84,7 +83,7 @@ def ask(
         return
     parts = assistant.open(paths, **shown)
     output.print_demo(name)
-    conversation: list[Message] = []
+    conversation: list[conversations.Message] = []
     for text in _questions(question, interactive):
         turn = [conversations.Message("user", (text,))] if conversation else conversations.ask(text, parts)
         conversation += turn

@@ -211,14 +211,24 @@ def track(items: Iterable[T], description: str, total: int | None = None) -> Ite
             advance(1)
 
 
-def reporter(advance: Callable[[int], None]) -> Callable[[dict[str, float]], None]:
-    """Return a listener of the training loop that moves the bar and prints each report on one line."""
+def mover(advance: Callable[[int], None]) -> Callable[[int], None]:
+    """Return a function that moves a bar to a number of items."""
     done = 0
 
-    def show(row: dict[str, float]) -> None:
+    def move(count: int) -> None:
         nonlocal done
-        advance(int(row["step"]) - done)
-        done = int(row["step"])
+        advance(count - done)
+        done = count
+
+    return move
+
+
+def reporter(advance: Callable[[int], None]) -> Callable[[dict[str, float]], None]:
+    """Return a listener of the training loop that moves the bar and prints each report on one line."""
+    move = mover(advance)
+
+    def show(row: dict[str, float]) -> None:
+        move(int(row["step"]))
         print_line(live_line(row))
 
     return show

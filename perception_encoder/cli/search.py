@@ -24,9 +24,7 @@ from perception_encoder.models.defaults import default_model
 from perception_encoder.models.registry import demo_line
 
 if TYPE_CHECKING:
-    from perception_encoder.search.index import QueryLike
     from perception_encoder.search.ranking import Hit, SearchResult
-    from perception_encoder.search.storage.update import UpdateReport
 
 IMAGE = "Search by an image, a video, or a moment: clip.mp4@12s; may repeat."
 WORDS = "The query, then directories, globs, files, tables, tars or URLs [default: the current directory's index]."
@@ -97,9 +95,8 @@ def search(
     source = str(model.name or (index.source if indexed else default_model()))
     printing = Printing(json, print0, html, preview, demo_line(source))
     if indexed:
-        queries_and_rows: list[QueryLike] = [*queries, *([index.hit(like)] if like else [])]
         result = index.search(
-            queries_and_rows,
+            [*queries, *([index.hit(like)] if like else [])],
             top,
             where=where,
             exclude=exclude or (),
@@ -333,7 +330,7 @@ def index(
     check_paths(directories)
     if home is not None and len(directories) > 1:
         raise typer.BadParameter("--index is for one directory; index the others separately")
-    reports: dict[str, UpdateReport] = {}
+    reports = {}
     new: list[InputError] = []
     known: list[InputError] = []
     for directory in directories:

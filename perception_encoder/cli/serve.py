@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from perception_encoder.cli import options, output
 from perception_encoder.cli.options import argument, flag, option
 from perception_encoder.errors import ConfigError
 from perception_encoder.inference.model_spec import DEFAULT
-
-if TYPE_CHECKING:
-    from perception_encoder.api import RunningServer
 
 MODELS = "Further models"
 ORIGINS = "Origins of web pages that may use the API (CORS), such as https://app.example [default: none]."
@@ -73,7 +70,7 @@ def serve(
     """
     from perception_encoder import api as public
 
-    def show(server: RunningServer) -> None:
+    def show(server: public.RunningServer) -> None:
         searched = directory or home
         served = f"{searched} (model {server.name})" if searched else server.name
         output.print_line(f"Serving {served} at {server.address}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from perception_encoder.cli import options, output
 from perception_encoder.cli.groups import lazy_group
@@ -12,9 +12,6 @@ from perception_encoder.cli.options import MODEL, argument, flag, option
 from perception_encoder.cli.output import track
 from perception_encoder.errors import DataError
 from perception_encoder.models.defaults import default_model
-
-if TYPE_CHECKING:
-    from perception_encoder.video_dataset.dataset import Spread
 
 COMMANDS = {
     "Commands": {
@@ -105,7 +102,7 @@ def stats(
         pe video-dataset stats PE-Video --split test -o test.parquet
         pe video-dataset stats clips --json
     """
-    from perception_encoder.video_dataset.dataset import ALL, BENCHMARK, open_video_dataset
+    from perception_encoder.video_dataset.dataset import open_video_dataset
     from perception_encoder.video_dataset.tables import check_table_path, write_video_table
 
     if out is not None:
@@ -115,7 +112,7 @@ def stats(
     if split is not None and split not in statistics.splits:
         raise DataError(f"{data} has no split {split!r}; it has {', '.join(filter(None, statistics.splits))}")
     if out is not None:
-        rows = dataset.rows(None if split == ALL else split)
+        rows = dataset.rows(split)
         write_video_table(out, rows)
         output.print_remark(f"{len(rows):,} videos: {out}")
     if as_json:
@@ -128,22 +125,18 @@ def stats(
             row.videos,
             row.refined,
             row.simulated,
-            _spread(row.seconds),
+            row.seconds,
             f"{row.hours:.1f}",
-            _spread(row.model_words),
-            _spread(row.refined_words),
+            row.model_words,
+            row.refined_words,
         )
         for name, row in statistics.splits.items()
     ]
     output.print_table(columns, table)
-    split = split or (BENCHMARK if statistics.categories.get(BENCHMARK) else ALL)
+    split = split or statistics.benchmark
     categories = [(row.category, row.videos, f"{row.words:.1f}") for row in statistics.categories[split]]
     if categories:
         output.print_table((f"category ({split})", "refined", "words"), categories)
-
-
-def _spread(spread: Spread) -> str:
-    return f"{spread.mean:.1f}±{spread.deviation:.1f}" if spread.count else output.NONE
 
 
 def select(

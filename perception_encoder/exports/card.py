@@ -61,6 +61,14 @@ class ExportedFile:
     cosine: float | None = None
     """Minimum cosine similarity of embeddings in int8 with torch's in float32, of a fixed set; None for others."""
 
+    def __str__(self) -> str:
+        compared = "not compared: onnxruntime is missing"
+        if self.cosine is not None:
+            compared = f"a cosine similarity of at least {self.cosine:.4f} with torch"
+        elif self.difference is not None:
+            compared = f"{self.difference:.1e} from torch"
+        return f"{self.path}: {self.model} in {self.precision}, {compared}"
+
     def to_dict(self) -> dict[str, Any]:
         """Return the fields."""
         return asdict(self)

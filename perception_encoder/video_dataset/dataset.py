@@ -60,6 +60,9 @@ class Spread:
             return cls(float("nan"), float("nan"), 0)
         return cls(float(np.mean(values)), float(np.std(values)), len(values))
 
+    def __str__(self) -> str:
+        return f"{self.mean:.1f}±{self.deviation:.1f}" if self.count else "–"
+
 
 @dataclass(frozen=True, kw_only=True)
 class SplitStatistics:
@@ -94,7 +97,12 @@ class DatasetStatistics:
     splits: Mapping[str, SplitStatistics]
     """By split; "all" is the whole dataset."""
     categories: Mapping[str, tuple[CategoryStatistics, ...]]
-    """By split, the largest category first. Table 16 is that of `test`."""
+    """By split, the largest category first."""
+
+    @property
+    def benchmark(self) -> str:
+        """The split of table 16: `test`, or the whole dataset if `test` has no refined captions."""
+        return BENCHMARK if self.categories.get(BENCHMARK) else ALL
 
     def to_dict(self) -> dict[str, Any]:
         """Return both tables as JSON values."""
@@ -182,11 +190,11 @@ class VideoDataset:
         self.path, self.store = path, store
 
     def records(self, split: str | None = None) -> Iterator[VideoRecord]:
-        """Yield the videos of one split or all, without reading their bytes.
+        """Yield the videos of one split, or of "all", without reading their bytes.
 
         Raises DataError if the split does not exist or a file is damaged.
         """
-        return read_videos_of(self.path, split)
+        return read_videos_of(self.path, None if split == ALL else split)
 
     def rows(self, split: str | None = None) -> list[dict[str, Any]]:
         """Return a row per video: key, captions, category and length."""
