@@ -61,7 +61,6 @@ DEFINITIONS = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 BENCHMARKS = sorted((ROOT / "benchmarks").rglob("*.py"))
 
 NAMES_IMPORTED = {
-    "video_data_engine": 104,
     "language_alignment": 100,
     "dense_training": 98,
     "inference": 92,

@@ -10,6 +10,7 @@ from perception_encoder.models.registry import BUILTIN
 from perception_encoder.training.config import debug_loop
 from perception_encoder.training.distributed import ParallelConfig
 from perception_encoder.training.optimizer import OptimizerConfig
+from perception_encoder.training.task import ValidationConfig
 
 LAYERS = {"g14": ("PE-Core-G14-448", 46), "l14": ("PE-Core-L14-336", 22)}
 """Encoder and 0-based layer by size: the 47th of 50 for G, the 23rd of 24 for L."""
@@ -153,6 +154,21 @@ def custom_questions() -> LanguageConfig:
         warmup=20,
         optimizer=OptimizerConfig(name="adamw", lr=2e-4),
         parallel=ParallelConfig(checkpointing=True),
+        checkpoint_every=100,
+    )
+
+
+def refinement(captioner: LanguageConfig) -> LanguageConfig:
+    """Phase 2 of the video data engine: a captioner's projector and adapters; the paper does not state the rates."""
+    return dataclasses.replace(
+        captioner,
+        train_decoder=True,
+        lora=captioner.lora or DecoderLoRA(),
+        steps=500,
+        batch_size=8,
+        warmup=20,
+        optimizer=OptimizerConfig(name="adamw", lr=1e-4),
+        validation=ValidationConfig(every=100, share=0.05, size=64),
         checkpoint_every=100,
     )
 

@@ -15,6 +15,7 @@ from PIL import Image
 
 from perception_encoder.conversation.assistant import Assistant
 from perception_encoder.errors import ConfigError, UnknownModelError, needs_extra, one_line
+from perception_encoder.files import replacing, writing
 from perception_encoder.inference.load import choose_runtime
 from perception_encoder.inference.model_spec import ModelSpec, PrecisionChoice, RuntimeChoice
 from perception_encoder.language_models.decoder import SMOLLM2, Decoder, load_decoder, load_pretrained
@@ -22,8 +23,15 @@ from perception_encoder.language_models.language_model import LanguageModel, Tex
 from perception_encoder.language_models.openvino_llama import OpenVinoLlama
 from perception_encoder.language_models.perception_lm import read_perception_lm
 from perception_encoder.language_models.reading import PromptReader, TorchReader
-from perception_encoder.language_models.weights import find_language_model, read_language_model
-from perception_encoder.models.checkpoints.weights import state_hash
+from perception_encoder.language_models.weights import (
+    PE_LANG,
+    WEIGHTS,
+    Parts,
+    find_language_model,
+    read_language_model,
+    write_language_model,
+)
+from perception_encoder.models.checkpoints.weights import state_hash, write_checkpoint
 from perception_encoder.models.defaults import default_model
 from perception_encoder.models.initialization import drawn_from
 from perception_encoder.models.precision import choose_device, fast_dtype
@@ -141,6 +149,28 @@ def load_language_model(spec: ModelSpec, tiles: int | None = None) -> LanguageMo
         model = read_perception_lm(source, plan.device, plan.dtype)
     media = model.media if tiles is None else replace(model.media, tiles=tiles)
     return LanguageModel(model.name, model.model, model.decoder, media, plan.reader(model.decoder))
+
+
+def unpack_perception_lm(name: str, out: Path) -> Path:
+    """Write a Perception-LM as the file of a run, beside its encoder and its language model, unless it is there."""
+    if not out.is_dir():
+        model = load_language_model(ModelSpec(name, "cpu", "torch", "float32"))
+        projector, tower, decoder = model.model.projector, model.model.vision, model.decoder
+        tower.name = PE_LANG
+        parts = Parts(
+            encoder=str(out / "encoder.safetensors"),
+            decoder=str(out / "decoder"),
+            context=decoder.prompts.context,
+            chat_template=decoder.prompts.template,
+            pool=projector.pool,
+            media=model.media,
+        )
+        with writing(out), replacing(out) as temporary:
+            write_checkpoint(tower, temporary / "encoder.safetensors")
+            decoder.tokenizer.save_pretrained(temporary / "decoder")
+            decoder.model.save_pretrained(temporary / "decoder")  # type: ignore[operator]
+            write_language_model(temporary / WEIGHTS, parts, model.model, vision=False, decoder=False, half=False)
+    return out / WEIGHTS
 
 
 class Execution:

@@ -10,33 +10,19 @@ from typing import Any
 
 from perception_encoder.datasets.pe_video import VideoRecord
 from perception_encoder.errors import ConfigError, DataError
-from perception_encoder.files import holding, replacing, write_bytes, write_text, writing
-from perception_encoder.formats.tables import find_column, read_table
-from perception_encoder.inference.model_spec import ModelSpec
+from perception_encoder.files import holding, write_bytes, write_text
 from perception_encoder.language_alignment.config import LanguageConfig
+from perception_encoder.language_alignment.recipes import refinement
 from perception_encoder.language_alignment.run import align_language
-from perception_encoder.language_models.decoder import DecoderLoRA
-from perception_encoder.language_models.load import load_language_model, runs_elsewhere
-from perception_encoder.language_models.weights import (
-    PE_LANG,
-    WEIGHTS,
-    Parts,
-    find_language_model,
-    read_trained,
-    write_language_model,
-)
-from perception_encoder.models.checkpoints.weights import write_checkpoint
-from perception_encoder.preprocess.source import TABLE_SUFFIXES
+from perception_encoder.language_models.load import runs_elsewhere, unpack_perception_lm
+from perception_encoder.language_models.weights import find_language_model, read_trained
 from perception_encoder.progress import Track, untracked
 from perception_encoder.store import SETTINGS
 from perception_encoder.training.metrics import Listener
-from perception_encoder.training.optimizer import OptimizerConfig
 from perception_encoder.training.settings import override
-from perception_encoder.training.task import ValidationConfig
 from perception_encoder.video_data_engine.outputs import read_shard_clips
 from perception_encoder.video_data_engine.run import read_engine_settings
-from perception_encoder.video_dataset.annotation.progress import read_refinements
-from perception_encoder.video_dataset.annotation.project import FILE_NAME, AnnotationProject
+from perception_encoder.video_dataset.annotation.export import read_corrections
 
 CONVERSATIONS = "conversations.jsonl"
 
@@ -96,21 +82,6 @@ def refine_captioner(
     return align_language(config, [out / CONVERSATIONS], out, track, listener)
 
 
-def refinement(captioner: LanguageConfig) -> LanguageConfig:
-    """Return the recipe: projector and adapters, 500 steps; the paper does not state the rates."""
-    return replace(
-        captioner,
-        train_decoder=True,
-        lora=captioner.lora or DecoderLoRA(),
-        steps=500,
-        batch_size=8,
-        warmup=20,
-        optimizer=OptimizerConfig(name="adamw", lr=1e-4),
-        validation=ValidationConfig(every=100, share=0.05, size=64),
-        checkpoint_every=100,
-    )
-
-
 @dataclass(frozen=True)
 class PlannedRefinement:
     """What a refinement will do."""
@@ -128,48 +99,6 @@ def plan_refinement(
     made = read_engine_settings(Path(engine)).config
     steps = override(refinement(LanguageConfig()), settings).steps
     return PlannedRefinement(str(model or made.captioner), steps, made.video_prompt)
-
-
-def unpack_perception_lm(name: str, out: Path) -> Path:
-    """Write a Perception-LM as the file of a run, beside its encoder and its language model, unless it is there."""
-    if not out.is_dir():
-        model = load_language_model(ModelSpec(name, "cpu", "torch", "float32"))
-        projector, tower, decoder = model.model.projector, model.model.vision, model.decoder
-        tower.name = PE_LANG
-        parts = Parts(
-            encoder=str(out / "encoder.safetensors"),
-            decoder=str(out / "decoder"),
-            context=decoder.prompts.context,
-            chat_template=decoder.prompts.template,
-            pool=projector.pool,
-            media=model.media,
-        )
-        with writing(out), replacing(out) as temporary:
-            write_checkpoint(tower, temporary / "encoder.safetensors")
-            decoder.tokenizer.save_pretrained(temporary / "decoder")
-            decoder.model.save_pretrained(temporary / "decoder")  # type: ignore[operator]
-            write_language_model(temporary / WEIGHTS, parts, model.model, vision=False, decoder=False, half=False)
-    return out / WEIGHTS
-
-
-def read_corrections(engine: Path, captions: str | Path | None = None) -> dict[str, str]:
-    """Read corrected captions by clip, from a table or an annotation project; DataError if there are none."""
-    path = Path(captions or engine / FILE_NAME)
-    if path.suffix in TABLE_SUFFIXES:
-        rows = read_table(path)
-        key = find_column(rows, ["video_id"], path, "clips")
-        caption = find_column(rows, ["human_caption"], path, "captions")
-        texts = {str(row[key]): text for row in rows if (text := str(row[caption] or "").strip())}
-    else:
-        if not path.is_file():
-            remedy = f"correct captions with: pe annotate {engine}, or give --captions FILE"
-            raise DataError(f"{path} does not exist; {remedy}")
-        project = AnnotationProject(engine, path)
-        texts = {refinement.key: refinement.caption for refinement in read_refinements(project)}
-        project.close()
-    if not texts:
-        raise DataError(f"{path} has no corrected caption; continue with: pe annotate {engine}")
-    return texts
 
 
 def _conversation(

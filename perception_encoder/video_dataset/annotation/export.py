@@ -1,8 +1,9 @@
-"""Export a project's captions as a dataset in tars, or as Label Studio tasks, and import those."""
+"""Export a project's captions as a dataset in tars, as Label Studio tasks or by clip, and import tasks."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,11 @@ from perception_encoder.datasets.pe_video import read_video_tar, split_of
 from perception_encoder.errors import ConfigError, DataError
 from perception_encoder.files import write_json
 from perception_encoder.formats.entries import is_integer, list_objects, quoted, read_json
+from perception_encoder.formats.tables import find_column, read_table
+from perception_encoder.preprocess.source import TABLE_SUFFIXES
 from perception_encoder.progress import Track, untracked
 from perception_encoder.video_dataset.annotation.progress import read_refinements
-from perception_encoder.video_dataset.annotation.project import AnnotationProject, add_person
+from perception_encoder.video_dataset.annotation.project import FILE_NAME, AnnotationProject, add_person
 from perception_encoder.video_dataset.annotation.work import AnnotationConflictError, Edit, add_finished
 from perception_encoder.video_dataset.tables import OutputVideo, table_key, write_dataset
 
@@ -166,6 +169,25 @@ def import_tasks(project: AnnotationProject, path: Path) -> ImportCounts:
                     raise type(error)(f"{where}: {error}") from None
                 added, known = added + new, known + (not new)
     return ImportCounts(added, known)
+
+
+def read_corrections(data: Path, captions: str | Path | None = None) -> dict[str, str]:
+    """Read corrected captions by clip, from a table or an annotation project; DataError if there are none."""
+    path = Path(captions or data / FILE_NAME)
+    if path.suffix in TABLE_SUFFIXES:
+        rows = read_table(path)
+        key = find_column(rows, ["video_id"], path, "clips")
+        caption = find_column(rows, ["human_caption"], path, "captions")
+        texts = {str(row[key]): text for row in rows if (text := str(row[caption] or "").strip())}
+    else:
+        if not path.is_file():
+            remedy = f"correct captions with: pe annotate {data}, or give --captions FILE"
+            raise DataError(f"{path} does not exist; {remedy}")
+        with closing(AnnotationProject(data, path)) as project:
+            texts = {refinement.key: refinement.caption for refinement in read_refinements(project)}
+    if not texts:
+        raise DataError(f"{path} has no corrected caption; continue with: pe annotate {data}")
+    return texts
 
 
 def _annotation(row: Any) -> dict[str, Any]:
