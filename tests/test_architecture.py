@@ -62,7 +62,6 @@ BENCHMARKS = sorted((ROOT / "benchmarks").rglob("*.py"))
 
 NAMES_IMPORTED = {
     "language_alignment": 100,
-    "dense_training": 98,
     "inference": 92,
     "search": 91,
 }

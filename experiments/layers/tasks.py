@@ -92,11 +92,11 @@ def make_layer_tasks(data: LayerData, sizes: Sizes) -> dict[str, LayerTask]:
         "classification": ClassificationTask(labels, replace(config, attentive=attentive)),
         "retrieval": RetrievalTask(labels.test),
         "segmentation": SegmentationEvaluator(*masks, image_size=(SIZE, SIZE)),
-        "depth of scenes": _depth_task("depth of scenes", scenes, DepthProtocol(head=head.relative(), aligned=True)),
+        "depth of scenes": _depth_task("depth of scenes", scenes, head.relative(), aligned=True),
     }
     if data.rooms is not None:
         rooms = thin(read_depth_splits(data.rooms), sizes.rooms)
-        tasks["depth of rooms"] = _depth_task("depth of rooms", rooms, DepthProtocol(head=head))
+        tasks["depth of rooms"] = _depth_task("depth of rooms", rooms, head)
     videos = read_videos(data.clips)
     videos = [replace(video, frames=video.frames[: sizes.clips], masks=video.masks[: sizes.clips]) for video in videos]
     tasks["tracking"] = TrackingEvaluator(videos, short_side=240)
@@ -118,8 +118,9 @@ def _seen(photos: Path) -> dict[str, Splits]:
     }
 
 
-def _depth_task(name: str, splits: tuple[DepthImages, DepthImages], protocol: DepthProtocol) -> DepthEvaluator:
-    train, test = splits
-    fit = protocol.head.fit
-    fit = replace(fit, epochs=-(-STEPS * fit.batch // len(train.keys)))
-    return DepthEvaluator(train, test, replace(protocol, head=replace(protocol.head, fit=fit)), (SIZE, SIZE), name)
+def _depth_task(
+    name: str, splits: tuple[DepthImages, DepthImages], head: DepthConfig, aligned: bool = False
+) -> DepthEvaluator:
+    fit = replace(head.fit, epochs=-(-STEPS * head.fit.batch // len(splits[0].keys)))
+    protocol = DepthProtocol(head=replace(head, fit=fit), aligned=aligned)
+    return DepthEvaluator(*splits, protocol, (SIZE, SIZE), name)

@@ -9,10 +9,12 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
+import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from PIL import Image
@@ -21,10 +23,12 @@ from torch import Tensor, nn
 from perception_encoder.dense_prediction.depth import DepthHead, DepthHeadConfig
 from perception_encoder.dense_prediction.detection.detr import DetrHead, DetrHeadConfig
 from perception_encoder.dense_prediction.detection.mask_rcnn import PATCH, Detector, DetectorHeadConfig
+from perception_encoder.dense_prediction.head_fitting import Standardize
 from perception_encoder.dense_prediction.segmentation import SegmentationHead, SegmentationHeadConfig
 from perception_encoder.dense_prediction.vitdet import ViTDetBackbone, vitdet_backbone
 from perception_encoder.errors import CheckpointError, ConfigError, one_line
 from perception_encoder.models.checkpoints.files import write_tensors
+from perception_encoder.models.initialization import drawn_from
 from perception_encoder.models.registry import BUILTIN_DEPTH
 from perception_encoder.models.tower import Tower
 from perception_encoder.models.vision_transformer import VisionTransformer
@@ -212,6 +216,18 @@ class DenseModel(nn.Module):
         super().__init__()
         self.backbone, self.head = backbone, head
 
+    @classmethod
+    def of(cls, info: HeadInfo, tower: Tower, frozen: bool = True, generator: torch.Generator | None = None) -> Self:
+        """Put a head with random weights on an encoder's tower; `generator`: by default torch's global one."""
+        backbone = Backbone(tower, info.layer, frozen, info.windows, info.image_size, padded_inputs(info, tower))
+        with nullcontext() if generator is None else drawn_from(generator):
+            return cls(backbone, make_head(info, backbone.width))
+
+    def standardize(self, maps: Float[np.ndarray, "n h w D"]) -> None:
+        """Standardise the head's input over maps."""
+        (standardize,) = [module for module in self.modules() if isinstance(module, Standardize)]
+        standardize.measure(maps)
+
     def forward(
         self, images: UInt8[Tensor, "B 3 H W"], *arguments: Any, branches: Float[Tensor, "L 2 B"] | None = None
     ) -> Any:
@@ -244,22 +260,11 @@ class DenseModel(nn.Module):
         return height, width
 
 
-def padding_pixel(tower: Tower) -> tuple[int, int, int]:
-    """Return the padding pixel of a tower's images: the mean, rounded."""
-    red, green, blue = (round(255 * value) for value in tower.mean)
-    return red, green, blue
-
-
 def padded_inputs(info: HeadInfo, tower: Tower) -> InputConfig | None:
     """Return the input settings of a head with padded images; None for others."""
     if not info.padded:
         return None
-    return InputConfig(mean=tower.mean, deviation=tower.deviation, padding=padding_pixel(tower))
-
-
-def make_backbone(info: HeadInfo, tower: Tower, frozen: bool = True) -> Backbone:
-    """Make the backbone of a head; see `Backbone`."""
-    return Backbone(tower, info.layer, frozen, info.windows, info.image_size, padded_inputs(info, tower))
+    return InputConfig(mean=tower.mean, deviation=tower.deviation, padding=tower.padding)
 
 
 def make_head(info: HeadInfo, width: int) -> Head:
@@ -326,8 +331,7 @@ def load_dense_model(path: Path, info: HeadInfo, tensors: Mapping[str, Tensor], 
         if info.layer >= tower.depth:
             raise ConfigError(f"layer {info.layer} does not exist; {info.encoder} has layers 0 to {tower.depth - 1}")
         _check_shapes(info, tensors, tower.width)
-        backbone = make_backbone(info, tower)
-        model = DenseModel(backbone, make_head(info, backbone.width))
+        model = DenseModel.of(info, tower)
         whole = tensors if info.finetuned else {**model.state_dict(), **tensors}
         model.load_state_dict({name: tensor.float() for name, tensor in whole.items()})
     except (ConfigError, RuntimeError, TypeError, ValueError, OverflowError) as error:  # torch's, for impossible sizes

@@ -67,7 +67,7 @@ class Augmenter:
     size: int  # side of the square in pixels
     scales: tuple[float, float] | None  # see `DenseConfig.scales`
     flip: float
-    padding: Sequence[int]  # pixel for the area to the right of the image and below it; see `padding_pixel`
+    padding: Sequence[int]  # pixel for the area to the right of the image and below it; see `Tower.padding`
 
     def __call__(
         self, image: Image.Image, targets: Targets, generator: torch.Generator

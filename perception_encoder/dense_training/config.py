@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from perception_encoder.datasets.rgbd import MILLIMETRES
 from perception_encoder.dense_prediction.dense_model import HeadConfig, WindowConfig
 from perception_encoder.dense_prediction.depth import DepthHeadConfig
 from perception_encoder.dense_prediction.detection.detr import DetrHeadConfig
@@ -72,7 +71,7 @@ class DepthTrainingConfig(DenseConfig):
     example: ClassVar[str] = "pe depth IMAGE --head {weights} -o depths"
 
     head: DepthHeadConfig = field(default_factory=lambda: DepthHeadConfig(channels=64))
-    per_metre: Positive = MILLIMETRES
+    per_metre: Positive = 1000.0
     """Depth units per metre in the files."""
 
 

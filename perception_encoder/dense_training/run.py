@@ -16,19 +16,15 @@ from torch import Tensor, nn
 from perception_encoder.dense_prediction.dense_model import (
     DenseModel,
     HeadInfo,
-    make_backbone,
-    make_head,
-    padding_pixel,
     write_head,
 )
-from perception_encoder.dense_prediction.head_fitting import Standardize
 from perception_encoder.dense_prediction.published_detectors import read_head_state
 from perception_encoder.dense_training.batches import DenseBatch, DenseBatches
 from perception_encoder.dense_training.config import DenseConfig
 from perception_encoder.dense_training.kinds import KINDS, DenseKind, parameter_count
 from perception_encoder.errors import CheckpointError, ConfigError
 from perception_encoder.models.checkpoints.weights import state_hash
-from perception_encoder.models.initialization import drawn_from, torch_generator
+from perception_encoder.models.initialization import torch_generator
 from perception_encoder.models.libraries import load_tower
 from perception_encoder.models.registry import portable_name
 from perception_encoder.models.tower import Tower
@@ -91,7 +87,7 @@ class DenseRun(StageRun):
             config,
             self.kind.training,
             depth=self.info.layer + 1,
-            padding=padding_pixel(self.tower),
+            padding=self.tower.padding,
             factors=self.kind.factors(model.head),
         )
         if config.initial is None:
@@ -109,11 +105,10 @@ class DenseRun(StageRun):
     def _measure(self, whole: DenseBatches) -> None:
         """Standardise the head's input over training images, and prepare it for their targets."""
         config, model = self.config, self.trainee.model
-        (standardize,) = [module for module in model.modules() if isinstance(module, Standardize)]
         batches = [whole(step) for step in range(-(-MEASURED // config.batch_size))]
         with torch.no_grad():
             maps = [model.backbone(batch.images.to(own_device())).float().cpu().numpy() for batch in batches]
-        standardize.measure(np.concatenate(maps))
+        model.standardize(np.concatenate(maps))
         self.kind.begin(model.head, [target for batch in batches for target in batch.targets])
 
     def rebuild(self, step: int) -> DenseTrainee:
@@ -125,14 +120,12 @@ class DenseTrainee:
 
     def __init__(self, config: DenseConfig, tower: Tower, info: HeadInfo) -> None:
         self.config, self.info = config, info
-        backbone = make_backbone(info, tower, config.frozen)
-        with drawn_from(torch_generator(config.seed, 4)):
-            self.model = DenseModel(backbone, make_head(info, backbone.width)).to(own_device())
+        self.model = DenseModel.of(info, tower, config.frozen, torch_generator(config.seed, 4)).to(own_device())
         if config.initial is not None:
             load_initial(self.model, Path(config.initial))
         if not config.frozen:
-            backbone.freeze_unused()
-            backbone.set_grad_checkpointing(config.parallel.checkpointing)
+            self.model.backbone.freeze_unused()
+            self.model.backbone.set_grad_checkpointing(config.parallel.checkpointing)
 
     @property
     def module(self) -> nn.Module:

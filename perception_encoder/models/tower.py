@@ -32,6 +32,12 @@ class Tower:
     fixed_size: bool = False
     """Whether it only takes images of `image_size`."""
 
+    @property
+    def padding(self) -> tuple[int, int, int]:
+        """The padding pixel of its images: the mean, rounded."""
+        red, green, blue = (round(255 * value) for value in self.mean)
+        return red, green, blue
+
     @classmethod
     def of(cls, model: Model, known_hash: str | None = None) -> Tower:
         """Return the vision tower of a model; the module is shared, not copied. `known_hash`: hash of its weights."""

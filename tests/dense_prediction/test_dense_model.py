@@ -24,7 +24,6 @@ from perception_encoder.dense_prediction.dense_model import (
     load_dense_model,
     make_head,
     padded_inputs,
-    padding_pixel,
     write_head,
 )
 from perception_encoder.dense_prediction.depth import DepthHeadConfig
@@ -122,7 +121,7 @@ def test_images_are_padded_with_the_same_pixel_as_in_training() -> None:
     backbone = Backbone(other, 2, True, None, 64, padded_inputs(described, other))
     padded = DenseModel(backbone, make_head(described, backbone.width)).eval()
     small = image().resize((64, 32))
-    trained, targets = Augmenter(64, (1.0, 1.0), 0, padding_pixel(other))(
+    trained, targets = Augmenter(64, (1.0, 1.0), 0, other.padding)(
         small, {"boxes": torch.tensor([[0.0, 0, 64, 32]]), "labels": torch.tensor([1])}, torch.Generator()
     )
     assert trained[:, 40, 40].tolist() == [124, 116, 104]

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from perception_encoder.dense_prediction.dense_model import load_dense_model, padding_pixel
+from perception_encoder.dense_prediction.dense_model import load_dense_model
 from perception_encoder.dense_prediction.detection.detr import DetrHeadConfig
 from perception_encoder.dense_prediction.head_fitting import Standardize
 from perception_encoder.dense_training.batches import DenseBatches
@@ -54,7 +54,7 @@ def test_a_run_standardises_the_features_it_trains_on(task: str, datasets: dict[
     data = datasets["detector" if detr else task]
     info, tensors = read_head(train_dense(config, [data], tmp_path))
     samples = KINDS[type(config.head)](config, data).training
-    make = DenseBatches(config, samples, ALONE, depth=info.layer + 1, padding=padding_pixel(load_tower("builtin")))
+    make = DenseBatches(config, samples, ALONE, depth=info.layer + 1, padding=load_tower("builtin").padding)
     images = torch.cat([make(step).images for step in range(16)])
     model = load_dense_model(tmp_path / "head.safetensors", info, tensors, load_tower("builtin"))
     (standardize,) = [module for module in model.modules() if isinstance(module, Standardize)]

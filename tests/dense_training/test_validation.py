@@ -16,9 +16,9 @@ from perception_encoder.dense_prediction.detection.detections import Detected
 from perception_encoder.dense_training.batches import DenseSamples
 from perception_encoder.dense_training.kinds import KINDS
 from perception_encoder.dense_training.run import describe_head, open_tower, train_dense
-from perception_encoder.dense_training.validation import DenseValidation, write_detection_plots
+from perception_encoder.dense_training.validation import DenseValidation
 from perception_encoder.errors import DataError, MediaDecodeError
-from perception_encoder.evaluation.dense.detection import average_precision
+from perception_encoder.evaluation.dense.detection import average_precision, write_detection_plots
 from perception_encoder.training.checkpoint import BEST
 from tests.dense_training.datasets import HEADS, small_config, write_dataset
 from tests.training.toys import rows
@@ -119,7 +119,7 @@ def test_a_detectors_plots(tmp_path: Path, datasets: dict[str, Path], monkeypatc
     red, blue, mean = (line.get_ydata() for line in axes.lines)
     assert red.tolist() == [1] * 51 + [0] * 50 and blue == pytest.approx([1 / 3] * 101)
     assert mean == pytest.approx((red + blue) / 2)
-    ap = average_precision(truth, results, "bbox", resamples=0).values["AP50"]
+    ap = average_precision(truth, results, "box", resamples=0).values["AP50"]
     assert axes.lines[2].get_label() == f"all classes, AP50 {100 * ap:.1f}"
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from perception_encoder.datasets.rgbd import DepthImages
-from perception_encoder.dense_prediction.depth import DepthConfig, fit_depth
+from perception_encoder.dense_prediction.depth import DepthConfig, DepthHeadConfig, fit_depth
 from perception_encoder.dense_prediction.head_fitting import take
 from perception_encoder.errors import InputError
 from perception_encoder.evaluation.feature_cache import CachedTokens
@@ -35,7 +35,8 @@ DELTA = 1.25
 class DepthProtocol:
     """How depth is evaluated."""
 
-    head: DepthConfig = field(default_factory=DepthConfig)
+    head: DepthHeadConfig = field(default_factory=DepthConfig)
+    """An evaluator fits a `DepthConfig`; of others only the range counts."""
     eigen_crop: bool = False
     """Leave out the frame of NYU's images that has no depth."""
     aligned: bool = False

@@ -18,6 +18,7 @@ from perception_encoder.dense_prediction.detection.mask_rcnn import DetectionCon
 from perception_encoder.dense_prediction.head_fitting import FitConfig
 from perception_encoder.errors import DataError
 from perception_encoder.evaluation.dense.detection import (
+    KINDS,
     THRESHOLDS,
     DetectionEvaluator,
     _evaluator,
@@ -47,8 +48,8 @@ def test_an_oracle_finds_all(tmp_path: Path) -> None:
     _, test = read_instance_splits(write_instances(tmp_path, {"train": 1, "test": 4}))
     rows = np.arange(4)
     results = [to_results(found_all(test, row), test, row) for row in range(4)]
-    for name, kind in (("box", "bbox"), ("mask", "segm")):
-        every = [item for some in results for item in some[name]]
+    for kind in ("box", "mask"):
+        every = [item for some in results for item in some[kind]]
         assert average_precision(test.truth(rows), every, kind, resamples=5).values["AP"] == pytest.approx(1)
 
 
@@ -62,7 +63,7 @@ def test_kinds_can_be_forgotten(tmp_path: Path) -> None:
     result = [item for row in range(2) for item in to_results(found_all(test, row), test, row)["box"]]
     truth = test.truth(np.arange(2))
     assert [category["name"] for category in truth["categories"]] == ["object"]
-    assert average_precision(truth, result, "bbox", resamples=5).values["AP"] == pytest.approx(1)
+    assert average_precision(truth, result, "box", resamples=5).values["AP"] == pytest.approx(1)
     with pytest.raises(DataError, match="LVIS has no boxes"):
         replace(train, records=({**train.records[0], "neg_category_ids": []},)).merge_classes()
 
@@ -186,11 +187,11 @@ def detection(image: int, category: int, box: list[float], score: float) -> dict
 
 def of_kind(results: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
     """Results without what the other kind looks at."""
-    other = "segmentation" if kind == "bbox" else "bbox"
+    other = "segmentation" if kind == "box" else "bbox"
     return [{name: value for name, value in result.items() if name != other} for result in results]
 
 
-@pytest.mark.parametrize("kind", ["bbox", "segm"])
+@pytest.mark.parametrize("kind", ["box", "mask"])
 def test_results_are_those_of_pycocotools(kind) -> None:
     pytest.importorskip("pycocotools")
     from pycocotools.coco import COCO
@@ -203,7 +204,7 @@ def test_results_are_those_of_pycocotools(kind) -> None:
             known = COCO()
             known.dataset = truth
             known.createIndex()
-            theirs = COCOeval(known, known.loadRes([dict(item) for item in of_kind(results, kind)]), kind)
+            theirs = COCOeval(known, known.loadRes([dict(item) for item in of_kind(results, kind)]), KINDS[kind])
             theirs.evaluate()
             theirs.accumulate()
             theirs.summarize()
@@ -214,7 +215,7 @@ def test_results_are_those_of_pycocotools(kind) -> None:
 @pytest.mark.parametrize("lvis", [False, True])
 def test_an_image_drawn_twice_is_an_image_that_is_there_twice(lvis: bool) -> None:
     truth, results = crowded(3)
-    results = of_kind(results, "bbox")
+    results = of_kind(results, "box")
     for image in truth["images"]:
         image |= {"neg_category_ids": [3], "not_exhaustive_category_ids": [2] if image["id"] % 2 else []}
     for category in truth["categories"]:
@@ -226,7 +227,7 @@ def test_an_image_drawn_twice_is_an_image_that_is_there_twice(lvis: bool) -> Non
         return known, known.loadRes([dict(result) for result in results])
 
     counts = np.array([[1] * 8, [2, 0, 1, 3, 0, 1, 1, 0]])
-    evaluators = [_evaluator(*library(truth, results), "bbox", lvis, category, range(1, 9)) for category in (1, 2, 3)]
+    evaluators = [_evaluator(*library(truth, results), "box", lvis, category, range(1, 9)) for category in (1, 2, 3)]
     resampled = np.stack([resampled_precision(evaluator, counts) for evaluator in evaluators], axis=-1)
     for times, ours in zip(counts, resampled, strict=True):
         many: dict[str, Any] = {**truth, "images": [], "annotations": []}
@@ -247,7 +248,7 @@ def test_an_image_drawn_twice_is_an_image_that_is_there_twice(lvis: bool) -> Non
         assert np.allclose(ours, theirs, equal_nan=True, atol=1e-12)
 
 
-@pytest.mark.parametrize("kind", ["bbox", "segm"])
+@pytest.mark.parametrize("kind", ["box", "mask"])
 def test_lvis_looks_only_where_categories_were_looked_for(kind) -> None:
     box = [10.0, 10.0, 20.0, 20.0]
     truth: dict[str, Any] = {
@@ -286,7 +287,7 @@ def test_lvis_takes_the_300_best_of_an_image_over_all_categories() -> None:
     right, late = detection(1, 1, box, 0.5), detection(1, 3, wrong, 0.51)
 
     def precision(results: list[dict[str, Any]], lvis: bool) -> float:
-        return average_precision(truth, of_kind(results, "bbox"), "bbox", lvis, resamples=0).values["AP"]
+        return average_precision(truth, of_kind(results, "box"), "box", lvis, resamples=0).values["AP"]
 
     assert precision([right, *others], True) == 1 and precision([right, *others, late], True) == 0
     assert precision([right, *others, late], False) == 1
