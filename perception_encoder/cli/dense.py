@@ -72,13 +72,21 @@ def print_predictions(
 
     `demo`: the built-in head, if it is one.
     """
-    shown = [found.to_dict() if json else [*lines(found)] for found in predictions]
+    images: list[dict[str, Any]] = []
+    rows: list[tuple[str, ...]] = []
+    count = 0
+    for found in predictions:
+        count += 1
+        if json:
+            images.append(found.to_dict())
+        else:
+            rows.extend(lines(found))
     if json:
-        output.print_json({"images": shown})
-    elif rows := [row for part in shown for row in part]:
+        output.print_json({"images": images})
+    elif rows:
         output.print_table(columns, rows)
     output.print_demo(demo)
-    output.exit_with_skipped(skipped, len(shown), strict)
+    output.exit_with_skipped(skipped, count, strict)
 
 
 def corners(region: Region) -> list[str]:

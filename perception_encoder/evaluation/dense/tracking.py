@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from PIL import Image
 
 from perception_encoder.datasets.masked_videos import VOID, MaskedVideo
-from perception_encoder.dense_prediction.tracking import SHORT_SIDE, PropagationConfig, frame_size, propagate
+from perception_encoder.dense_prediction.tracking import PropagationConfig, frame_size, propagate
 from perception_encoder.errors import DataError, InputError
 from perception_encoder.evaluation.feature_cache import CachedTokens
 from perception_encoder.evaluation.inputs import EncoderInputs, content_digest, settings_digest
@@ -34,7 +34,7 @@ _BOUNDARY_TOLERANCE = 0.008  # of the image's diagonal
 class TrackingEvaluator:
     """Tracking of objects in videos by one layer's patches, without training."""
 
-    def __init__(self, videos: Sequence[MaskedVideo], short_side: int = SHORT_SIDE) -> None:
+    def __init__(self, videos: Sequence[MaskedVideo], short_side: int) -> None:
         """Take videos; those with an undecodable frame or mask, or without objects to track, are skipped.
 
         `short_side`: pixels of the frames' short side, rounded to a multiple of the patch; the aspect ratio is kept.
