@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
-import typer
-
 from perception_encoder.cli import options as shared
 from perception_encoder.cli import output
 from perception_encoder.cli.options import HEAD, OUTPUT, QUERY, VIDEO, argument, flag, numbers, option, out_option
@@ -33,7 +31,7 @@ PAPER_VIEWS = "Use the views of the paper's best result: four scales, mirrored, 
 BOX_COLUMNS = ("x0", "y0", "x1", "y1")
 """Left, top, right and bottom in pixels."""
 Paths = Annotated[list[Path], argument("FILES", "Images, videos and directories of them.")]
-Points = Annotated[list[str] | None, typer.Option("--point", metavar="X,Y", rich_help_panel=QUERY, help=POINT)]
+Points = Annotated[list[str] | None, option(POINT, "X,Y", QUERY, names="--point")]
 Every = Annotated[float, option("Seconds between a video's frames; 0 for all.", "S", VIDEO, least=0)]
 Model = Annotated[str | None, shared.model_option("see `pe models use`", "timm:NAME; hf:NAME")]
 Layer = Annotated[int, option("Layer of the features, 0-based; -1 is the last.", "N", advanced=True)]
@@ -99,7 +97,7 @@ def track(
     video: Annotated[Path, argument("VIDEO", "A video, or a directory of its frames.")],
     out: Annotated[Path | None, out_option("Directory for masks, overlay and boxes.", "DIR")] = None,
     points: Points = None,
-    boxes: Annotated[list[str] | None, typer.Option("--box", metavar="BOX", rich_help_panel=QUERY, help=BOX)] = None,
+    boxes: Annotated[list[str] | None, option(BOX, "BOX", QUERY, names="--box")] = None,
     mask: Annotated[Path | None, option("PNG with the numbers of the first frame's objects.", "FILE", QUERY)] = None,
     model: Model = None,
     layer: Layer = -1,

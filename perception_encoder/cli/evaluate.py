@@ -10,31 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from perception_encoder.api import evaluate
-from perception_encoder.cli import output
+from perception_encoder.cli import options, output
 from perception_encoder.cli.groups import lazy_group
-from perception_encoder.cli.options import (
-    BY_POSITION,
-    DATASET,
-    HEAD,
-    LIBRARIES,
-    MEDIA,
-    OUTPUT,
-    TRUSTING,
-    FinalNorm,
-    Frames,
-    LayeredSpec,
-    MaxFrames,
-    PerMetre,
-    Size,
-    Tiles,
-    argument,
-    flag,
-    image_size,
-    model_option,
-    numbers,
-    option,
-    out_option,
-)
+from perception_encoder.cli.options import DATASET, argument, flag, option
 from perception_encoder.cli.output import track
 from perception_encoder.inference.model_spec import ModelSpec
 from perception_encoder.models.registry import demo_note
@@ -75,19 +53,24 @@ ZeroShotModel = Annotated[
     ModelSpec,
     {
         "model": Annotated[
-            str, model_option(others="open_clip:NAME,WEIGHTS; hf:NAME (transformers); st:NAME"), BY_POSITION
+            str,
+            options.model_option(others="open_clip:NAME,WEIGHTS; hf:NAME (transformers); st:NAME"),
+            options.BY_POSITION,
         ],
-        **TRUSTING,
+        **options.TRUSTING,
     },
 ]
-ProbedModel = Annotated[ModelSpec, {"model": Annotated[str, model_option(others=LIBRARIES), BY_POSITION], **TRUSTING}]
+ProbedModel = Annotated[
+    ModelSpec,
+    {"model": Annotated[str, options.model_option(others=options.LIBRARIES), options.BY_POSITION], **options.TRUSTING},
+]
 AskedModel = Annotated[
     str,
-    model_option(
+    options.model_option(
         others="facebook/Perception-LM-1B; a run of `pe train`; http://HOST/v1#MODEL, an endpoint; hf:NAME; "
         "python:MODULE:FUNCTION; builtin-lang"
     ),
-    BY_POSITION,
+    options.BY_POSITION,
 ]
 Data = Annotated[Path, data_option("Dataset: see above.")]
 LabelledData = Annotated[
@@ -103,12 +86,12 @@ Transforms = Annotated[str | None, option(f"squash, crop, or both [default: squa
 BothTransforms = Annotated[str | None, option(f"squash, crop, or both [default: both; {OWN}].", "NAMES")]
 Layer = Annotated[int | None, option("Layer: 0, 1, … or -1, -2, … [default: the model's output].", "N")]
 Pool = Annotated[str | None, option("attn, cls or mean; for timm: and hf: models cls or mean.", "NAME", advanced=True)]
-Epochs = Annotated[int, option("Passes over the training images.", panel=HEAD, least=1)]
-Channels = Annotated[int, option("Width of the head; published results: 256.", panel=HEAD, least=4)]
-HeadSeeds = Annotated[int, option(HEADS, panel=HEAD, least=1, advanced=True)]
-Blind = Annotated[bool, flag("--blind", "Show no image: what the model knows without looking.", MEDIA)]
-Records = Annotated[Path | None, option("JSONL file of all answers; a run resumes from it.", "FILE", OUTPUT)]
-Out = Annotated[Path | None, out_option("JSON file of all results, for `pe eval compare`.")]
+Epochs = Annotated[int, option("Passes over the training images.", panel=options.HEAD, least=1)]
+Channels = Annotated[int, option("Width of the head; published results: 256.", panel=options.HEAD, least=4)]
+HeadSeeds = Annotated[int, option(HEADS, panel=options.HEAD, least=1, advanced=True)]
+Blind = Annotated[bool, flag("--blind", "Show no image: what the model knows without looking.", options.MEDIA)]
+Records = Annotated[Path | None, option("JSONL file of all answers; a run resumes from it.", "FILE", options.OUTPUT)]
+Out = Annotated[Path | None, options.out_option("JSON file of all results, for `pe eval compare`.")]
 ResultFile = Annotated[Path, argument("FILE", "JSON written by a command of `pe eval` with -o.")]
 
 
@@ -125,7 +108,7 @@ def classification(
     trim: Annotated[int, data_option("Pixels to cut off each side; ObjectNet's border: 2.", "N", 0, advanced=True)] = 0,
     prompts: Annotated[str, option(PROMPTS, "NAMES")] = "",
     transform: BothTransforms = None,
-    frames: Frames = 8,
+    frames: options.Frames = 8,
     items: Items = None,
     out: Out = None,
 ) -> None:
@@ -152,7 +135,7 @@ def retrieval(
     media: Media = None,
     split: Split = "test",
     transform: BothTransforms = None,
-    frames: Frames = 8,
+    frames: options.Frames = 8,
     items: Items = None,
     out: Out = None,
 ) -> None:
@@ -195,7 +178,7 @@ def knn(
         pe eval knn -m timm:vit_small_patch14_dinov2 --data photos --k 10,20
         pe eval knn hf:facebook/dinov2-small --layer 8 --pool cls --data photos
     """
-    run(evaluate.knn, **{**locals(), "k": [int(number) for number in numbers(k)]})
+    run(evaluate.knn, **{**locals(), "k": [int(number) for number in options.numbers(k)]})
 
 
 def linear(
@@ -221,7 +204,7 @@ def linear(
 
 
 def attentive(
-    model: LayeredSpec,
+    model: options.LayeredSpec,
     data: LabelledData,
     split: Split = "test",
     train: TrainData = None,
@@ -243,12 +226,14 @@ def attentive(
 
 
 def segmentation(
-    model: LayeredSpec,
+    model: options.LayeredSpec,
     data: Data,
     layer: Layer = None,
-    size: Size = None,
+    size: options.Size = None,
     epochs: Epochs = 20,
-    kernel: Annotated[int, option("Patches along a side: 1 is linear, 3 a convolution.", panel=HEAD, least=1)] = 1,
+    kernel: Annotated[
+        int, option("Patches along a side: 1 is linear, 3 a convolution.", panel=options.HEAD, least=1)
+    ] = 1,
     head_seeds: HeadSeeds = 3,
     items: Items = None,
     out: Out = None,
@@ -267,10 +252,10 @@ def segmentation(
 
 
 def detection(
-    model: LayeredSpec,
+    model: options.LayeredSpec,
     data: Data,
     layer: Layer = None,
-    size: Size = None,
+    size: options.Size = None,
     class_agnostic: Annotated[bool, flag("--class-agnostic", "Detect objects as one class: boxes only.")] = False,
     epochs: Epochs = 15,
     channels: Channels = 64,
@@ -293,10 +278,10 @@ def detection(
 
 
 def tracking(
-    model: LayeredSpec,
+    model: options.LayeredSpec,
     data: Data,
     layer: Layer = None,
-    final_norm: FinalNorm = False,
+    final_norm: options.FinalNorm = False,
     short_side: Annotated[int, option("Short side of the frames, in pixels; DAVIS: 480.", least=16)] = 480,
     items: Items = None,
     out: Out = None,
@@ -316,11 +301,11 @@ def tracking(
 
 
 def depth(
-    model: LayeredSpec,
+    model: options.LayeredSpec,
     data: Data,
     layer: Layer = None,
-    size: Size = None,
-    per_metre: PerMetre = 1000.0,
+    size: options.Size = None,
+    per_metre: options.PerMetre = 1000.0,
     eigen_crop: Annotated[bool, flag("--eigen-crop", "Score only Eigen's crop, as usual for NYU.")] = False,
     aligned: Annotated[bool, flag("--aligned", "Align medians before scoring: relative depth.")] = False,
     epochs: Epochs = 20,
@@ -353,8 +338,8 @@ def questions(
     split: QuestionSplit = "",
     items: Items = None,
     blind: Blind = False,
-    frames: MaxFrames = 8,
-    tiles: Tiles = None,
+    frames: options.MaxFrames = 8,
+    tiles: options.Tiles = None,
     records: Records = None,
     out: Out = None,
 ) -> None:
@@ -379,7 +364,7 @@ def run(task: Callable[..., Result], out: Path | None, **arguments: Any) -> None
     defaults = inspect.signature(task).parameters
     given = {name: value for name, value in arguments.items() if value != defaults[name].default}
     if arguments.get("size"):
-        given["size"] = image_size(arguments["size"])
+        given["size"] = options.image_size(arguments["size"])
     show(task(**given, progress=track), out)
 
 

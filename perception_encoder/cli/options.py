@@ -25,12 +25,16 @@ def option(
     metavar: str | None = None,
     panel: str | None = None,
     *,
+    names: str = "",
     least: float | None = None,
     advanced: bool = False,
 ) -> Any:
-    """An option with a value and help; `least`: the smallest number allowed; `advanced`: see `flag`."""
+    """An option with a value and help.
+
+    `names`: by default the parameter's; `least`: the smallest number allowed; `advanced`: see `flag`.
+    """
     metavar = metavar or (None if least is None else "N")
-    return typer.Option(metavar=metavar, rich_help_panel=panel, min=least, help=text, hidden=advanced)
+    return typer.Option(*names.split(), metavar=metavar, rich_help_panel=panel, min=least, help=text, hidden=advanced)
 
 
 def flag(names: str, text: str, panel: str | None = None, *, advanced: bool = False) -> Any:
@@ -46,12 +50,12 @@ def argument(metavar: str, text: str) -> Any:
 def model_option(default: str = "", others: str = "") -> Any:
     """`-m`, `--model`; `default`: the model used without it; `others`: accepted names of other libraries' models."""
     text = "; ".join(filter(None, (NAME, others))) + (f" [default: {default}]." if default else ".")
-    return typer.Option("--model", "-m", metavar="MODEL", rich_help_panel=MODEL, help=text)
+    return option(text, "MODEL", MODEL, names="--model -m")
 
 
 def out_option(text: str, metavar: str = "FILE") -> Any:
     """`-o`, `--out`."""
-    return typer.Option("--out", "-o", metavar=metavar, rich_help_panel=OUTPUT, help=text)
+    return option(text, metavar, OUTPUT, names="--out -o")
 
 
 Model = Annotated[str | None, model_option("see `pe models`", LIBRARIES)]
@@ -77,14 +81,7 @@ LANGUAGE_MODELS = (
 )
 """The names that `load_assistant` takes."""
 LanguageModel = Annotated[
-    str | None,
-    typer.Option(
-        "--model",
-        "-m",
-        metavar="MODEL",
-        rich_help_panel=MODEL,
-        help=f"{LANGUAGE_MODELS} [default: see `pe models`].",
-    ),
+    str | None, option(f"{LANGUAGE_MODELS} [default: see `pe models`].", "MODEL", MODEL, names="--model -m")
 ]
 LOADING = {"precision": Precision, "dimensions": Dimensions, "trust_remote_code": TrustRemoteCode}
 DECODING = "Decode large photographs and videos whole, or reduced, which is several times as fast"
@@ -102,9 +99,7 @@ DefaultSpec = Annotated[ModelSpec, {"model": OwnModel, "precision": ShownPrecisi
 DrawnSpec = Annotated[ModelSpec, {"model": DrawnModel, **TRUSTING}]
 Files = Annotated[list[str], argument("FILES", "Images, videos, directories, globs, tables, tars, URLs.")]
 Embeddings = Annotated[Path, out_option("A .parquet file, .lance table, or directory (npy + parquet).", "OUT")]
-IndexHome = Annotated[
-    Path | None, typer.Option("--index", metavar="DIR", help="Directory of the index [default: DIR/.pe-index].")
-]
+IndexHome = Annotated[Path | None, option("Directory of the index [default: DIR/.pe-index].", "DIR", names="--index")]
 Exclude = Annotated[
     list[str] | None,
     option("Exclude files of directories by a pattern in .gitignore's syntax; repeat for more.", "PATTERN"),
@@ -133,12 +128,7 @@ Lan = Annotated[
     bool, flag("--lan", "Let devices on your network open the page; makes a key unless --key gives one.", NETWORK)
 ]
 Host = Annotated[
-    str | None,
-    typer.Option(
-        metavar="ADDRESS",
-        rich_help_panel=NETWORK,
-        help="Address to listen on [default: 127.0.0.1, or all addresses with --lan].",
-    ),
+    str | None, option("Address to listen on [default: 127.0.0.1, or all addresses with --lan].", "ADDRESS", NETWORK)
 ]
 Key = Annotated[
     str | None,
@@ -153,7 +143,7 @@ Key = Annotated[
 Port = Annotated[int, typer.Option(min=0, max=65535, metavar="N", rich_help_panel=NETWORK, help="Port to listen on.")]
 Jobs = Annotated[int | None, option("Processes [default: one per core].", least=1)]
 SETTING = "Override a setting; write a list as [0.9,0.95]."
-Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help=SETTING)]
+Overrides = Annotated[list[str] | None, option(SETTING, "NAME=VALUE", names="--set")]
 
 
 def without(arguments: Mapping[str, Any], *names: str) -> dict[str, Any]:
