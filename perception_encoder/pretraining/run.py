@@ -222,12 +222,9 @@ def build_model(config: PretrainingConfig) -> CLIP:
 
 @torch.no_grad()
 def average_with(model: CLIP, initial: CLIP, share: float) -> None:
-    """Replace a model's weights by the mean of its own and `initial`'s (weighted by `share`), in place (WiSE-FT).
+    """Replace a model's weights by the mean of its own and `initial`'s (weighted by `share`), in place.
 
-    Further training on other images forgets a little of what was there; between the two ends are weights that know most
-    of both (arXiv 2109.01903), if the run stayed near enough to where it began: measure it.
-
-    Position tables are resampled to the model's size; the logit scale is the model's own.
+    WiSE-FT (arXiv 2109.01903). Position tables are resampled to the model's size; the logit scale is the model's own.
     """
     initial.visual.set_image_size(model.visual.config.image_size)
     others = dict(initial.named_parameters())

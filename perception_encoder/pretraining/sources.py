@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,6 +77,10 @@ class ImageTextSet(Sequence[ImageTextSample]):
         """Return the set of every `count`-th sample, or of all others."""
         numbered = enumerate(self.samples, 1)
         return ImageTextSet([sample for number, sample in numbered if bool(number % count) == others])
+
+    def thinned(self, size: int) -> ImageTextSet:
+        """Return the set of at most `size` evenly spaced samples."""
+        return self.every(max(1, -(-len(self.samples) // size)))
 
     def balanced(self, power: float = 0.5) -> ImageTextSet:
         """Return the set with samples of rare labels repeated (images are not copied).
@@ -165,17 +169,20 @@ def open_sources(
 def _load(config: PretrainingConfig, paths: Sequence[Path], model: CLIP, track: Track, read: ReadPairs) -> Sources:
     if config.frames is not None:
         raise DataError("the run needs videos, which are read from shards: give --shards PATH")
-    by_source = read(paths, "train", config.image_side or 160, track).by_source()
+    side = config.image_side or 160
+    by_source = read(paths, "train", side, track).by_source()
     if not by_source:
         raise DataError(f"no usable image in {', '.join(map(str, paths))}")
     used = _weigh(config.weights, by_source)
     if not used:
         raise DataError(f"the data lack the sources {', '.join(config.weights)}; they have {', '.join(by_source)}")
     held_out: list[ImageTextSet] = []
-    if config.validation is not None:
-        held_out = _validation_sets(config, config.validation, paths, used, track, read)
-        if not held_out and (every := _every(config.validation, sum(len(by_source[source]) for source in used))):
-            parts = {source: _hold_out(by_source[source], config.validation, every) for source in used}
+    if (validation := config.validation) is not None:
+        if with_split := [path for path in paths if has_split(path, "val")]:
+            samples = [sample for sample in read(with_split, "val", side, track) if sample.source in used]
+            held_out = [ImageTextSet(samples).thinned(validation.size)] if samples else []
+        if not held_out and (every := _every(validation, sum(len(by_source[source]) for source in used))):
+            parts = {source: _hold_out(by_source[source], validation, every) for source in used}
             held_out = [part for part, _ in parts.values()]
             by_source |= {source: rest for source, (_, rest) in parts.items()}
             used = _weigh(config.weights, by_source)
@@ -191,22 +198,6 @@ def _load(config: PretrainingConfig, paths: Sequence[Path], model: CLIP, track: 
     )
 
 
-def _validation_sets(
-    config: PretrainingConfig,
-    validation: ValidationConfig,
-    paths: Sequence[Path],
-    used: Collection[str],
-    track: Track,
-    read: ReadPairs,
-) -> list[ImageTextSet]:
-    """Read the data's `val` splits without held-out pairs, evenly thinned to the validation size."""
-    with_split = [path for path in paths if has_split(path, "val")]
-    if not with_split:
-        return []
-    samples = [sample for sample in read(with_split, "val", config.image_side or 160, track) if sample.source in used]
-    return [ImageTextSet(samples).every(max(1, -(-len(samples) // validation.size)))] if samples else []
-
-
 def _hold_out(samples: ImageTextSet, validation: ValidationConfig, every: int) -> tuple[ImageTextSet, ImageTextSet]:
     """Return the samples for validation and those for training.
 
@@ -217,7 +208,7 @@ def _hold_out(samples: ImageTextSet, validation: ValidationConfig, every: int) -
     rows = {*held_out_rows([s.key for s in samples], [s.label for s in samples], validation.share)}
     both = ([sample for row, sample in enumerate(samples) if (row in rows) == chosen] for chosen in (True, False))
     held_out, rest = map(ImageTextSet, both)
-    return held_out.every(max(1, -(-len(held_out) // validation.size))), rest
+    return held_out.thinned(validation.size), rest
 
 
 def _every(validation: ValidationConfig, count: int) -> int | None:

@@ -16,7 +16,7 @@ from typing import Any
 
 from PIL import Image
 
-from perception_encoder.errors import DataError, InputError, MediaDecodeError, one_line
+from perception_encoder.errors import DataError, InputError, one_line
 from perception_encoder.files import cached_by_file, digest
 from perception_encoder.formats.listing import Item, list_items
 from perception_encoder.formats.shards import json_object
@@ -143,10 +143,7 @@ def _find_clips(
         return [(item.start, item.end)]
     if duration <= config.longest:
         return [(None, None)]
-    clips = split_clips(duration, find_shot_changes(source, item.name), config)
-    if not clips:
-        raise MediaDecodeError(item.name, "has no frames")
-    return [*clips]
+    return [*split_clips(duration, find_shot_changes(source, item.name), config)]
 
 
 def find_shot_changes(source: Path | bytes, name: str) -> list[float]:
