@@ -164,15 +164,16 @@ def resolve_config(config: PretrainingConfig, least_side: int = 0) -> Pretrainin
     `least_side`: the least image side, that of a teacher's images.
     Raises ConfigError if `initial` has no text tower, and what `find_entry` does.
     """
-    if config.model is None or not all(stage.image_size for stage in config.stages):
-        entry = find_entry(config.model or config.initial or "")
+    model, stages = config.model, config.stages
+    if model is None or not all(stage.image_size for stage in stages):
+        entry = find_entry(model or config.initial or "")
         if entry.text is None:
             raise ConfigError(f"initial is {config.initial}, which has no text tower; training on pairs needs both")
-        sizes = [stage.image_size or entry.vision.image_size for stage in config.stages]
-        stages = [replace(stage, image_size=size) for stage, size in zip(config.stages, sizes, strict=True)]
-        config = replace(config, model=entry.name, stages=tuple(stages))
-    largest = max(stage.image_size for stage in config.stages)
-    return replace(config, image_side=max(least_side, config.image_side or max(160, largest + largest // 4)))
+        side = entry.vision.image_size
+        model, stages = entry.name, tuple(replace(stage, image_size=stage.image_size or side) for stage in stages)
+    largest = max(stage.image_size for stage in stages)
+    side = max(least_side, config.image_side or max(160, largest + largest // 4))
+    return replace(config, model=model, stages=stages, image_side=side)
 
 
 def tower_configs(config: PretrainingConfig) -> tuple[VisionConfig, TextConfig]:

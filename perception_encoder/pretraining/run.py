@@ -133,16 +133,21 @@ class PairRun(StageRun):
         validation = None
         if config.validation is not None:
             validation = PairValidation(config, towers, self.sources, self.trainee.table)
-        work = [(phase.steps, phase.flops(config.parallel)) for phase in plan_pretraining(config)[0]]
+        work = list[tuple[int, float]]()
+        if len(config.stages) > 1:
+            work = [(phase.steps, phase.flops(config.parallel)) for phase in plan_pretraining(config)[0]]
         done = self.done
         for stage, end in zip(config.stages, self.batches.ends, strict=True):
             if end > done or end == config.steps:
                 clip.visual.set_image_size(stage.image_size)
-                task: Task = ContrastiveTask(towers, config.masking.weight if config.masking else 0.0, validation)
-                if self.teacher is not None:
-                    scale, weight = config.teacher_logit_scale, config.contrastive_weight
-                    task = DistillationTask(towers, self.teacher, stage.image_size, scale, weight, validation)
-                yield Section(task, self.batches, end, work, fit_positions)
+                yield Section(self._task(stage.image_size, validation), self.batches, end, work, fit_positions)
+
+    def _task(self, image_size: int, validation: PairValidation | None) -> Task:
+        config, towers = self.config, self.trainee.module
+        if self.teacher is None:
+            return ContrastiveTask(towers, config.masking.weight if config.masking else 0.0, validation)
+        scale, weight = config.teacher_logit_scale, config.contrastive_weight
+        return DistillationTask(towers, self.teacher, image_size, scale, weight, validation)
 
     def rebuild(self, step: int) -> PairTrainee:
         trainee = self._trainee(build_model(self.config))
@@ -204,17 +209,17 @@ class PairTrainee:
 def build_model(config: PretrainingConfig) -> CLIP:
     """Build the initial model of a resolved run; ConfigError if `initial` is another model or has no text tower."""
     assert config.model is not None
-    entry = find_model(config.model)
-    vision, text = tower_configs(config)
+    name = find_model(config.model).name
     if config.initial is not None:
         loaded = load_model(config.initial)
-        if not isinstance(loaded, CLIP) or loaded.name != entry.name:
-            raise ConfigError(f"initial is {config.initial}, which is {loaded.name}; the run trains {entry.name}")
+        if not isinstance(loaded, CLIP) or loaded.name != name:
+            raise ConfigError(f"initial is {config.initial}, which is {loaded.name}; the run trains {name}")
         return loaded
+    vision, text = tower_configs(config)
     # a position table drawn for the last resolution would shrink as it is resampled to the first
     vision = dataclasses.replace(vision, image_size=config.stages[0].image_size)
     with torch.device("meta"):
-        model = CLIP(vision, text, entry.name)
+        model = CLIP(vision, text, name)
     model = model.to_empty(device="cpu")
     initialize(model, torch_generator(config.seed))
     return model
