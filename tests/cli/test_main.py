@@ -18,7 +18,7 @@ from tests.conftest import ROOT
 
 
 def python(code: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=ROOT)
 
 
 def test_help_is_quick_and_imports_no_torch() -> None:
@@ -55,7 +55,7 @@ def test_help_begins_with_its_purpose_and_ends_with_exit_statuses(run_pe) -> Non
 def test_no_command_imports_what_is_slow_before_it_runs() -> None:
     code = "import sys; from tests.cli.test_groups import COMMANDS; print(len(COMMANDS), sorted("
     code += "{'torch', 'numpy', 'PIL', 'av', 'pyarrow', 'fastapi', 'lancedb'} & sys.modules.keys()))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=ROOT)
+    done = python(code)
     assert done.stdout == f"{len(COMMANDS)} []\n", done.stderr
 
 
@@ -94,15 +94,6 @@ def test_ctrl_c_has_its_own_status(run_pe, add_command) -> None:
 
     add_command(interrupted)
     assert run_pe("example").status == output.INTERRUPTED
-
-
-def test_a_closed_pipe_is_no_traceback() -> None:
-    read, write = os.pipe()
-    os.close(read)
-    code = "from perception_encoder.cli.main import main; main(['models', '--json'])"
-    done = subprocess.run([sys.executable, "-c", code], stdout=write, stderr=subprocess.PIPE, text=True, timeout=60)
-    os.close(write)
-    assert "Traceback" not in done.stderr
 
 
 def test_warnings_are_one_line(run_pe, add_command) -> None:
@@ -162,5 +153,5 @@ except SystemExit:
 from huggingface_hub.utils import logging
 logging.get_logger("huggingface_hub.utils._http").warning("Retrying in 1s [Retry 1/5].")
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, timeout=120)
+    done = python(script)
     assert done.stderr.count("Retrying in 1s") == 1

@@ -162,12 +162,13 @@ def test_a_published_detector_is_gone_on_from(tmp_path: Path, monkeypatch: pytes
 
 def test_what_does_not_fit_is_refused(datasets: dict[str, Path], tmp_path: Path) -> None:
     data = [datasets["depth"]]
-    with pytest.raises(ConfigError, match="image_size is 40"):
-        train_dense(small_config("depth", "image_size=40"), data, tmp_path)
-    with pytest.raises(ConfigError, match="layer 12 does not exist"):
-        train_dense(small_config("depth", "layer=12"), data, tmp_path)
-    with pytest.raises(ConfigError, match="set frozen=false"):
-        train_dense(small_config("depth", "drop_path=0.1"), data, tmp_path)
+    for setting, message in (
+        ("image_size=40", "image_size is 40"),
+        ("layer=12", "layer 12 does not exist"),
+        ("drop_path=0.1", "set frozen=false"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            train_dense(small_config("depth", setting), data, tmp_path)
     with pytest.raises(ConfigError, match="give --data once"):
         train_dense(small_config("depth"), data * 2, tmp_path)
     with pytest.raises(DataError):

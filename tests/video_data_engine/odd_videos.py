@@ -2,52 +2,52 @@
 
 from __future__ import annotations
 
-import tempfile
+import io
+from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 
 import av
 import numpy as np
+from av.container import OutputContainer
 
 from tests.clips import clip, with_display_matrix
 
 
+def muxed(write: Callable[[OutputContainer], None]) -> bytes:
+    """An MP4 of what is written to it."""
+    content = io.BytesIO()
+    with av.open(content, "w", format="mp4") as container:
+        write(container)
+    return content.getvalue()
+
+
 def encoded(width: int, height: int, pixels: str = "yuv420p", count: int = 2) -> bytes:
     """An H.264 video of a size and pixel format."""
-    with tempfile.TemporaryDirectory() as directory:
-        path = Path(directory, "clip.mp4")
-        with av.open(str(path), "w") as container:
-            stream = container.add_stream("libx264", rate=25, options={"preset": "ultrafast"})
-            stream.width, stream.height, stream.pix_fmt = width, height, pixels
-            for _ in range(count):
-                frame = av.VideoFrame.from_ndarray(np.full((height, width, 3), 90, np.uint8), format="rgb24")
-                container.mux(stream.encode(frame))
-            container.mux(stream.encode())
-        return path.read_bytes()
+
+    def write(container: OutputContainer) -> None:
+        stream = container.add_stream("libx264", rate=25, options={"preset": "ultrafast"})
+        stream.width, stream.height, stream.pix_fmt = width, height, pixels
+        for _ in range(count):
+            frame = av.VideoFrame.from_ndarray(np.full((height, width, 3), 90, np.uint8), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+    return muxed(write)
 
 
-def sound_alone() -> bytes:
-    """An MP4 without a video."""
-    with tempfile.TemporaryDirectory() as directory:
-        path = Path(directory, "clip.mp4")
-        with av.open(str(path), "w") as container:
-            audio = container.add_stream("aac", rate=8000, layout="mono")
-            silence = av.AudioFrame.from_ndarray(np.zeros((1, 8000), np.float32), "fltp", "mono")
-            silence.rate = 8000
-            container.mux(audio.encode(silence))
-            container.mux(audio.encode())
-        return path.read_bytes()
+def sound_alone(container: OutputContainer) -> None:
+    audio = container.add_stream("aac", rate=8000, layout="mono")
+    silence = av.AudioFrame.from_ndarray(np.zeros((1, 8000), np.float32), "fltp", "mono")
+    silence.rate = 8000
+    container.mux(audio.encode(silence))
+    container.mux(audio.encode())
 
 
-def without_frames() -> bytes:
-    """An MP4 with a video stream that was ended before its first frame."""
-    with tempfile.TemporaryDirectory() as directory:
-        path = Path(directory, "clip.mp4")
-        with av.open(str(path), "w") as container:
-            stream = container.add_stream("libx264", rate=25)
-            stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
-            container.start_encoding()
-        return path.read_bytes()
+def without_frames(container: OutputContainer) -> None:
+    """End a video stream before its first frame."""
+    stream = container.add_stream("libx264", rate=25)
+    stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
+    container.start_encoding()
 
 
 @cache
@@ -57,8 +57,8 @@ def bad_videos() -> dict[str, tuple[bytes, str]]:
         "empty": (b"", "is empty"),
         "words": (b"not a video at all" * 9, "is not a video"),
         "cut": (clip()[:-200], "is not a video"),
-        "sound": (sound_alone(), "contains no decodable video"),
-        "no_frames": (without_frames(), "contains no decodable video"),
+        "sound": (muxed(sound_alone), "contains no decodable video"),
+        "no_frames": (muxed(without_frames), "contains no decodable video"),
     }
 
 

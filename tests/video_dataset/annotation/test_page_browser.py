@@ -318,17 +318,22 @@ def test_a_killed_server_loses_nothing(open_page: Open, data: Path) -> None:
     assert refined(AnnotationProject(data)) == {"v0": f"{whole} and more, and the last word"}
 
 
+@contextmanager
+def shown(browser: Browser, project: AnnotationProject) -> Iterator[tuple[Page, str]]:
+    """A page that has not been opened, and its address."""
+    project.update()
+    with served(create_annotation_page(project)) as address, browser.new_context() as context:
+        yield context.new_page(), f"{address}/?as=anna"
+
+
 def test_several_minutes_play_without_a_stall(browser: Browser, tmp_path: Path) -> None:
     film = long_clip()
     members = [("film.mp4", film), ("film.json", json_bytes(fields("A film.", video_duration_in_s=300.0)))]
     write_members(tmp_path / "train" / "0.tar", members)
-    project = AnnotationProject(tmp_path)
-    project.update()
-    with served(create_annotation_page(project)) as address, browser.new_context() as context:
-        page = context.new_page()
+    with shown(browser, AnnotationProject(tmp_path)) as (page, address):
         ranges: list[str] = []
         page.on("response", lambda answer: ranges.append(answer.headers.get("content-range", "")))
-        page.goto(f"{address}/?as=anna")
+        page.goto(address)
         wait_until(page, PLAYS)
         for second in (290, 150, 299):
             page.evaluate(f"() => {{ document.getElementById('video').currentTime = {second}; }}")
@@ -340,13 +345,9 @@ def test_several_minutes_play_without_a_stall(browser: Browser, tmp_path: Path) 
 
 
 def test_frames_are_not_numbered_without_a_frame_rate(browser: Browser, tmp_path: Path) -> None:
-    project = AnnotationProject(
-        write_dataset(tmp_path, {"train": [[("a", fields("A film.", fps=None, num_frames=None))]]})
-    )
-    project.update()
-    with served(create_annotation_page(project)) as address, browser.new_context() as context:
-        page = context.new_page()
-        page.goto(f"{address}/?as=anna")
+    data = write_dataset(tmp_path, {"train": [[("a", fields("A film.", fps=None, num_frames=None))]]})
+    with shown(browser, AnnotationProject(data)) as (page, address):
+        page.goto(address)
         wait_until(page, PLAYS)
         expect(page.locator("#time")).to_have_text(re.compile(r"^\d+\.\d+ / 2\.00 s$"))
 
@@ -354,11 +355,8 @@ def test_frames_are_not_numbered_without_a_frame_rate(browser: Browser, tmp_path
 def test_a_video_that_the_browser_cannot_play_is_said(browser: Browser, tmp_path: Path) -> None:
     members = [("a.mp4", b"no video at all" * 100), ("a.json", json_bytes(fields("A film.")))]
     write_members(tmp_path / "train" / "0.tar", members)
-    project = AnnotationProject(tmp_path)
-    project.update()
-    with served(create_annotation_page(project)) as address, browser.new_context() as context:
-        page = context.new_page()
-        page.goto(f"{address}/?as=anna")
+    with shown(browser, AnnotationProject(tmp_path)) as (page, address):
+        page.goto(address)
         expect(page.locator("#problem")).to_be_visible()
 
 
