@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import accumulate, pairwise
 
 from perception_encoder.data.pairs import ResolutionStage
 from perception_encoder.errors import ConfigError
@@ -196,14 +197,9 @@ def debug_pretraining(config: PretrainingConfig) -> PretrainingConfig:
 
 def stages_of(shares: Mapping[int, int], steps: int) -> tuple[ResolutionStage, ...]:
     """Return the stages by resolution that divide `steps` exactly."""
-    total, ends = sum(shares.values()), [0]
-    for share in shares.values():
-        ends.append(ends[-1] + share)
-    bounds = [round(steps * end / total) for end in ends]
-    return tuple(
-        ResolutionStage(image_size=size, steps=bounds[number + 1] - bounds[number])
-        for number, size in enumerate(shares)
-    )
+    ends = [round(steps * end / sum(shares.values())) for end in accumulate(shares.values(), initial=0)]
+    parts = zip(shares, pairwise(ends), strict=True)
+    return tuple(ResolutionStage(image_size=size, steps=end - start) for size, (start, end) in parts)
 
 
 def plan_pretraining(config: PretrainingConfig, devices: int = 1) -> tuple[list[Phase], str]:

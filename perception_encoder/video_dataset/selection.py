@@ -132,13 +132,9 @@ class SelectedVideo:
 def select_videos(
     features: FeatureTable, scores: np.ndarray, count: int, clusters: int | None = None
 ) -> list[SelectedVideo]:
-    """Return up to `count` videos: the best of each cluster, then the second of each, and so on.
+    """Return up to `count` videos: the best of each cluster by `scores` (n,), then the second of each, and so on.
 
-    Args:
-        features: Of n videos.
-        scores: (n,), higher is better.
-        count: Maximum number of videos; a near-duplicate of a better one is left out, so that fewer may remain.
-        clusters: By default half of `count`, so that each gives about two.
+    A near-duplicate of a better one is left out. There are half as many clusters as videos by default.
     """
     from sklearn.cluster import KMeans
 

@@ -56,15 +56,8 @@ def export_dataset(
 ) -> ExportCounts:
     """Write videos with `human_caption`, `refined_by`, `caption_rating` and `caption_reviewed`, without people's names.
 
-    Args:
-        project: Annotations, and the tars of their videos.
-        out: A new or empty directory.
-        refined_only: Leave out videos without a refined caption.
-        selection: Further metadata, such as a category, by SPLIT/KEY of the only videos to write; None for all.
-
-    Raises:
-        OutputError: `out` is not new or empty.
-        DataError: A tar is damaged, or there is no video to write.
+    `selection`: further metadata, such as a category, by SPLIT/KEY of the only videos to write; None for all. Raises
+    OutputError unless `out` is new or empty, and DataError for a damaged tar and if there is no video to write.
     """
     refinements = {(refinement.tar, refinement.key): refinement for refinement in read_refinements(project)}
     refined: list[str] = []
