@@ -112,6 +112,8 @@ def test_a_row_for_each_video_of_a_split(run_pe, tmp_path: Path) -> None:
     assert [row["key"] for row in rows] == ["train/a", "test/b"] and rows[1]["refined_by"] == "human"
     assert run_pe("video-dataset", "stats", data, "--split", "test", "-o", tmp_path / "v.csv").status == 0
     assert [row["refined_caption"] for row in read_table(tmp_path / "v.csv")] == ["person b"]
+    assert run_pe("video-dataset", "stats", data, "--split", "all", "-o", tmp_path / "all.parquet").status == 0
+    assert read_table(tmp_path / "all.parquet") == rows
     run = run_pe("video-dataset", "stats", data, "-o", tmp_path / "v")
     assert run.status == 2 and "ends in .parquet or .csv" in run.stderr
 
