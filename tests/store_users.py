@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from perception_encoder.data.shard_index import load_table
-from perception_encoder.evaluation.feature_cache import FeatureCache
+from perception_encoder.evaluation.feature_cache import FeatureCache, encode_layers
 from perception_encoder.evaluation.language.evaluators import QuestionEvaluator
 from perception_encoder.evaluation.language.tasks import TASKS
 from perception_encoder.files import is_temporary, temporary_beside
@@ -127,8 +127,8 @@ def video_features(inputs: Path, directory: Path, setting: str) -> object:
 
 
 def layer_features(inputs: Path, directory: Path, setting: str) -> object:
-    cached = FeatureCache(directory=directory, chunk=4)
-    features = cached.encode_layers(toy_layers(weights=setting), greys(11, broken=(2, 9)), [0, 2])
+    encoder, cache = toy_layers(weights=setting), FeatureCache(directory=directory)
+    features = encode_layers(encoder, greys(11, broken=(2, 9)), [0, 2], cache, chunk=4)
     layers = [features[layer] for layer in (0, 2)]
     return [(np.array(one.tokens).tobytes(), one.rows.tolist(), str(one.failures)) for one in layers]
 

@@ -69,8 +69,8 @@ NAMES_IMPORTED = {
 NAMES_AIM = 90
 SHARED_NAMES: dict[str, int] = {}
 """Public classes and functions of more than one module outside cli, and how many each: the aim is none."""
-ENCODERS = ("Encoder", "FeatureCache", "LayerFeatures")
-"""Classes that are an encoder or the layers of one: the aim is the first and the last."""
+ENCODERS = ("Encoder", "LayerFeatures")
+"""Classes that are an encoder or the layers of one."""
 
 
 def relative(path: Path) -> str:

@@ -8,13 +8,15 @@ they are read.
 from __future__ import annotations
 
 import logging
+import math
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from jaxtyping import Float
@@ -122,28 +124,13 @@ class FeatureCache:
     directory: Path
     dtype: str = "float16"
     """"float16", or "float32" for twice the space; a value beyond float16 is an error, not infinity."""
-    chunk: int = CHUNK
-
-    def encode_layers(
-        self, encoder: LayerFeatures, inputs: EncoderInputs, layers: Sequence[int], track: Track = untracked
-    ) -> dict[int, CachedTokens]:
-        """Encode inputs at several layers in one pass, except those that an earlier run encoded; return them by layer.
-
-        Raises DataError for no inputs, for a mix of images and videos and for damaged files, ModelError if a feature is
-        not finite or too large for float16, OutputError if the disk has no room or another run writes to the same
-        directory.
-        """
-        depends = self._depends(encoder, inputs, layers)
-        with Store(self.directory / digest(depends), depends, remedy="delete its directory to encode again") as store:
-            encoding = _Pass(encoder, layers, inputs, self.dtype, store, self.chunk)
-            encoding.run(track)
-            return encoding.tokens()
 
     def key(self, encoder: LayerFeatures, inputs: EncoderInputs, layers: Sequence[int]) -> str:
         """Return a digest of everything features depend on, but not of the names of the encoder and the inputs."""
-        return digest(self._depends(encoder, inputs, layers))
+        return digest(self.depends(encoder, inputs, layers))
 
-    def _depends(self, encoder: LayerFeatures, inputs: EncoderInputs, layers: Sequence[int]) -> dict[str, Any]:
+    def depends(self, encoder: LayerFeatures, inputs: EncoderInputs, layers: Sequence[int]) -> dict[str, Any]:
+        """Return everything features depend on."""
         return {
             "version": VERSION,
             "encoder": dict(encoder.about),
@@ -155,22 +142,39 @@ class FeatureCache:
         }
 
 
-def encode_layer(
+def encode_layers(
     encoder: LayerFeatures,
     inputs: EncoderInputs,
-    layer: int,
-    chunk: int = CHUNK,
+    layers: Sequence[int],
+    cache: FeatureCache | None = None,
     track: Track = untracked,
+    chunk: int = CHUNK,
     limit: float = TEMPORARY,
-) -> CachedTokens:
-    """Encode inputs at one layer into a temporary file in float32; above `limit` bytes, at each reading.
+) -> dict[int, CachedTokens]:
+    """Encode inputs at several layers in one pass; return their tokens by layer.
 
-    Raises DataError for no inputs and for a mix of images and videos, ModelError if a feature is not finite.
+    Args:
+        cache: Where to store the tokens: those that an earlier run stored are not encoded again. By default a temporary
+            file in float32.
+        chunk: Maximum number of items between two writes.
+        limit: Maximum bytes in the temporary file; above it tokens are encoded at each reading.
+
+    Raises:
+        DataError: There are no inputs, both images and videos, or damaged files.
+        ModelError: A feature is not finite, or too large for float16.
+        OutputError: The disk has no room, or another run writes to the same directory.
     """
-    with tempfile.TemporaryDirectory() as directory, Store(Path(directory), {}) as store:
-        encoding = _Pass(encoder, [layer], inputs, "float32", store, chunk)
-        encoding.run(track, min(limit, shutil.disk_usage(directory).free / 2))
-        return encoding.tokens()[layer]
+    with ExitStack() as stack:
+        if cache is None:
+            directory, depends, dtype = Path(stack.enter_context(tempfile.TemporaryDirectory())), {}, "float32"
+            limit = min(limit, shutil.disk_usage(directory).free / 2)
+        else:
+            depends, dtype, limit = cache.depends(encoder, inputs, layers), cache.dtype, math.inf
+            directory = cache.directory / digest(depends)
+        store = stack.enter_context(Store(directory, depends, remedy="delete its directory to encode again"))
+        encoding = _Pass(encoder, layers, inputs, dtype, store, chunk)
+        encoding.run(track, limit)
+        return encoding.tokens()
 
 
 class _Pass:
@@ -201,32 +205,28 @@ class _Pass:
         return int(np.prod(self.shape)) * np.dtype(self.dtype).itemsize
 
     def tokens(self) -> dict[int, CachedTokens]:
-        """Return the items' tokens by layer: mapped from disk, or encoded when they are read."""
+        """Return the items' tokens by layer; DataError for a file that is missing or cut."""
         failed = [failure for chunk in self.chunks.rows for failure in chunk.failures]
         rows = np.delete(np.arange(self.end), [row for row, _, _ in failed])
         failures = tuple(MediaDecodeError(name, reason) for _, name, reason in failed)
         found = {}
         for layer in self.layers:
-            tokens = self.stored(layer)
+            shape, tokens = (len(rows), *self.shape), cast(Tokens, np.empty((0, 1, 1), np.float32))
             if self.dropped:
-                tokens = ComputedRows(rows, (len(rows), *self.shape), partial(self.compute, layer))
+                tokens = ComputedRows(rows, shape, partial(self.compute, layer))
+            elif len(rows):
+                tokens = self.files[layer].array(self.dtype, shape)
             found[layer] = CachedTokens(
                 layer=layer, tokens=tokens, prefix=self.prefix, grid=self.grid, rows=rows, failures=failures
             )
         return found
-
-    def stored(self, layer: int) -> Tokens:
-        """Return the rows of a layer in its file; DataError if it is missing or cut."""
-        if self.dropped or not self.count:
-            return np.empty((0, 1, 1), np.float32)
-        return self.files[layer].array(self.dtype, (self.count, *self.shape))
 
     def compute(self, layer: int, rows: np.ndarray) -> np.ndarray:
         """Encode items by their indices, as many at a time as in the first pass."""
         parts = [rows[start : start + self.chunk] for start in range(0, len(rows), self.chunk)]
         return np.concatenate([self.encode([self.inputs.open(int(row)) for row in part])[layer] for part in parts])
 
-    def run(self, track: Track, limit: float | None = None) -> None:
+    def run(self, track: Track, limit: float) -> None:
         """Check what is stored; encode and write the other items chunk by chunk."""
         for chunk in track(self.chunks.rows, "checking stored features", len(self.chunks.rows)):
             for layer, span in chunk.spans.items():
@@ -261,12 +261,12 @@ class _Pass:
         self.prefix, self.grid = tokens.prefix.shape[1], (h, w)
         return arrays
 
-    def write(self, items: Sequence[Sequence[Image.Image]], limit: float | None) -> dict[str, Span]:
+    def write(self, items: Sequence[Sequence[Image.Image]], limit: float) -> dict[str, Span]:
         encoded = self.encode(items)
         if not self.count:
             self.shape = encoded[self.layers[0]].shape[1:]
             needed = self.row_bytes * len(self.inputs.keys) * len(self.layers)
-            self.dropped = limit is not None and needed > limit
+            self.dropped = needed > limit
             if self.dropped:
                 return {}
             free = shutil.disk_usage(self.store.path).free

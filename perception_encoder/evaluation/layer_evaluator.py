@@ -9,7 +9,7 @@ from typing import Any
 
 from perception_encoder.datasets.labelled import ImageSet, LabelledImages
 from perception_encoder.errors import ConfigError, DataError, InputError
-from perception_encoder.evaluation.feature_cache import CachedTokens, encode_layer
+from perception_encoder.evaluation.feature_cache import CachedTokens, encode_layers
 from perception_encoder.evaluation.inputs import EncoderInputs
 from perception_encoder.evaluation.results import Evaluator, Result, run_evaluators
 from perception_encoder.evaluation.statistics.bootstrap import check_scipy
@@ -49,7 +49,7 @@ class LayerSource:
 
         def encoded() -> Iterator[CachedTokens]:
             for images in inputs:
-                tokens = encode_layer(self.features, images, self.features.layer, CHUNK, track)
+                (tokens,) = encode_layers(self.features, images, [self.features.layer], None, track, CHUNK).values()
                 failures.extend(tokens.failures)
                 yield tokens
 

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from perception_encoder.errors import DataError, InputError, ModelError
-from perception_encoder.evaluation.feature_cache import CachedTokens, FeatureCache
+from perception_encoder.evaluation.feature_cache import CachedTokens, FeatureCache, encode_layers
 from perception_encoder.evaluation.inputs import EncoderInputs
 from perception_encoder.evaluation.layer_evaluator import LayerSource, ScoreLayer
 from perception_encoder.evaluation.results import Evaluator, format_value
@@ -281,7 +281,7 @@ class SweptLayers(LayerSource):
         layer = self.features.layer
         if not self.encoded:
             self.encoded += [
-                (images, self.cache.encode_layers(self.features, images, self.layers, track)) for images in inputs
+                (images, encode_layers(self.features, images, self.layers, self.cache, track)) for images in inputs
             ]
         settings = {
             "format": FORMAT,

@@ -15,7 +15,7 @@ from perception_encoder.dense_prediction.head_fitting import FitConfig
 from perception_encoder.errors import DataError, InputError, ModelError, OutputError
 from perception_encoder.evaluation import feature_cache as module
 from perception_encoder.evaluation.dense.depth import DepthEvaluator, DepthProtocol
-from perception_encoder.evaluation.feature_cache import ComputedRows, FeatureCache, encode_layer
+from perception_encoder.evaluation.feature_cache import ComputedRows, FeatureCache, encode_layers
 from perception_encoder.evaluation.inputs import EncoderInputs, content_digest
 from perception_encoder.evaluation.layer_evaluator import LayerSource
 from tests.datasets.drawn import pairs, rooms
@@ -34,7 +34,7 @@ def contents(directory: Path) -> dict[str, bytes]:
 
 def test_every_layer_of_what_can_be_decoded(tmp_path: Path) -> None:
     encoder, images = toy_layers(), greys(10, broken=(1, 6))
-    stored = FeatureCache(directory=tmp_path, dtype="float32", chunk=4).encode_layers(encoder, images, LAYERS)
+    stored = encode_layers(encoder, images, LAYERS, FeatureCache(directory=tmp_path, dtype="float32"), chunk=4)
     assert [str(failure) for failure in stored[0].failures] == ["grey 1: is cut", "grey 6: is cut"]
     rows = [0, 2, 3, 4, 5, 7, 8, 9]
     expected = encoder.encode_layers([images.open(row)[0] for row in rows], LAYERS)
@@ -51,8 +51,8 @@ def test_every_layer_of_what_can_be_decoded(tmp_path: Path) -> None:
 
 def test_a_set_is_encoded_once(tmp_path: Path) -> None:
     encoder, cache = toy_layers(), FeatureCache(directory=tmp_path)
-    first = cache.encode_layers(encoder, greys(5), LAYERS)
-    again = cache.encode_layers(encoder, greys(5), LAYERS)
+    first = encode_layers(encoder, greys(5), LAYERS, cache)
+    again = encode_layers(encoder, greys(5), LAYERS, cache)
     assert encoder.towers.encoded == 5 and first[0].tokens.dtype == np.float16
     assert all((again[layer].tokens == first[layer].tokens).all() for layer in LAYERS)
 
@@ -81,12 +81,12 @@ def test_a_stopped_run_resumes_to_the_same_bytes(at: int, tmp_path: Path) -> Non
             raise StopError
 
     images = greys(11, broken=(2, 9))
-    whole, resumed = (FeatureCache(directory=tmp_path / name, chunk=4) for name in ("whole", "resumed"))
-    whole.encode_layers(toy_layers(), images, LAYERS)
+    whole, resumed = (FeatureCache(directory=tmp_path / name) for name in ("whole", "resumed"))
+    encode_layers(toy_layers(), images, LAYERS, whole, chunk=4)
     with pytest.raises(StopError):
-        resumed.encode_layers(toy_layers(before=stop), images, LAYERS)
+        encode_layers(toy_layers(before=stop), images, LAYERS, resumed, chunk=4)
     after = toy_layers()
-    resumed.encode_layers(after, images, LAYERS)
+    encode_layers(after, images, LAYERS, resumed, chunk=4)
     assert after.towers.encoded == 9 - at and contents(tmp_path / "whole") == contents(tmp_path / "resumed")
 
 
@@ -102,37 +102,37 @@ def test_a_run_in_chunks_of_bytes_resumes_with_the_same_batches(
             raise StopError
         begun.append(encoded)
 
-    FeatureCache(directory=tmp_path / "whole").encode_layers(toy_layers(before=begun.append), images, LAYERS)
+    encode_layers(toy_layers(before=begun.append), images, LAYERS, FeatureCache(directory=tmp_path / "whole"))
     assert begun == [0, 4, 8]
     begun.clear()
     resumed = FeatureCache(directory=tmp_path / "resumed")
     with pytest.raises(StopError):
-        resumed.encode_layers(toy_layers(before=stop), images, LAYERS)
-    resumed.encode_layers(toy_layers(before=lambda encoded: begun.append(at + encoded)), images, LAYERS)
+        encode_layers(toy_layers(before=stop), images, LAYERS, resumed)
+    encode_layers(toy_layers(before=lambda encoded: begun.append(at + encoded)), images, LAYERS, resumed)
     assert begun == [0, 4, 8] and contents(tmp_path / "whole") == contents(tmp_path / "resumed")
 
 
 def test_features_that_are_not_finite_or_too_large_are_errors(tmp_path: Path) -> None:
     cache = FeatureCache(directory=tmp_path)
     with pytest.raises(ModelError, match="3 of 3 vectors of greys"):
-        cache.encode_layers(toy_layers(scale=float("nan")), greys(3), LAYERS)
+        encode_layers(toy_layers(scale=float("nan")), greys(3), LAYERS, cache)
     with pytest.raises(ModelError, match="too large for float16"):
-        cache.encode_layers(toy_layers(scale=1e6), greys(3), LAYERS)
-    FeatureCache(directory=tmp_path, dtype="float32").encode_layers(toy_layers(scale=1e6), greys(3), LAYERS)
+        encode_layers(toy_layers(scale=1e6), greys(3), LAYERS, cache)
+    encode_layers(toy_layers(scale=1e6), greys(3), LAYERS, FeatureCache(directory=tmp_path, dtype="float32"))
 
 
 def test_sets_without_greys(tmp_path: Path) -> None:
     cache = FeatureCache(directory=tmp_path)
     with pytest.raises(DataError, match="greys has no images"):
-        cache.encode_layers(toy_layers(), greys(0), LAYERS)
-    stored = cache.encode_layers(toy_layers(), greys(2, broken=(0, 1)), LAYERS)
+        encode_layers(toy_layers(), greys(0), LAYERS, cache)
+    stored = encode_layers(toy_layers(), greys(2, broken=(0, 1)), LAYERS, cache)
     assert len(stored[0].tokens) == 0 and len(stored[0].failures) == 2
 
 
 def test_a_full_disk_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "SPARE", 1 << 62)
     with pytest.raises(OutputError, match="GB for features and the disk has"):
-        FeatureCache(directory=tmp_path).encode_layers(toy_layers(), greys(3), LAYERS)
+        encode_layers(toy_layers(), greys(3), LAYERS, FeatureCache(directory=tmp_path))
 
 
 SHADES = tuple(b"cut" if grey == 60 else png(np.full((8, 16, 3), grey, np.uint8)) for grey in (0, 60, 120, 180))
@@ -145,7 +145,7 @@ def shades(image_set: ImageSet = SHADED) -> EncoderInputs:
 
 def test_features_that_do_not_fit_are_computed_again() -> None:
     encoder = colour_layers(4, (8, 16))
-    cached, computed = (encode_layer(encoder, shades(), 0, chunk=2, limit=limit) for limit in (1e9, 0))
+    cached, computed = (encode_layers(encoder, shades(), [0], chunk=2, limit=limit)[0] for limit in (1e9, 0))
     assert isinstance(computed.tokens, ComputedRows) and not isinstance(cached.tokens, ComputedRows)
     assert cached.rows.tolist() == computed.rows.tolist() == [0, 2, 3]
     assert cached.patches.shape == computed.patches.shape == (3, 2, 4, 3) == cached.patches[:].shape
@@ -157,7 +157,7 @@ def test_features_that_do_not_fit_are_computed_again() -> None:
 
 
 def test_images_none_of_which_can_be_decoded_have_no_rows() -> None:
-    features = encode_layer(colour_layers(), shades(SHADED.select([1])), 0)
+    features = encode_layers(colour_layers(), shades(SHADED.select([1])), [0])[0]
     assert len(features.rows) == len(features.tokens) == 0 and len(features.failures) == 1
 
 
@@ -169,7 +169,7 @@ def test_a_mix_of_images_and_videos_is_refused() -> None:
         compute_digest=lambda: "",
     )
     with pytest.raises(DataError, match="mixed mixes images and videos"):
-        encode_layer(colour_layers(), mixed, 0)
+        encode_layers(colour_layers(), mixed, [0])[0]
 
 
 def test_an_image_whose_target_fails_is_not_encoded() -> None:
@@ -177,7 +177,7 @@ def test_an_image_whose_target_fails_is_not_encoded() -> None:
         if row == 2:
             raise InputError("c (mask)", "is empty")
 
-    features = encode_layer(colour_layers(), EncoderInputs.of("shades", SHADED, target), 0)
+    features = encode_layers(colour_layers(), EncoderInputs.of("shades", SHADED, target), [0])[0]
     assert features.rows.tolist() == [0, 3] and [failure.source for failure in features.failures] == ["b", "c (mask)"]
 
 

@@ -15,7 +15,7 @@ from perception_encoder.evaluation.classification.attentive_probe import (
     AttentiveConfig,
     fit_attentive,
 )
-from perception_encoder.evaluation.feature_cache import encode_layer
+from perception_encoder.evaluation.feature_cache import encode_layers
 from perception_encoder.evaluation.inputs import inputs_of
 from tests.clips import clip
 from tests.layer_analysis.toys import toy_layers
@@ -81,6 +81,6 @@ def test_tokens_of_a_video_are_those_of_its_frames(tmp_path: Path) -> None:
     (tmp_path / "v.mp4").write_bytes(clip(12))
     video = LabelledImages("clips", ("v",), (tmp_path / "v.mp4",), ("red",))
     images = inputs_of(video, 4)
-    features, frames = encode_layer(toy_layers(), images, 2), toy_layers().encode_layers(images.open(0), [2])[2]
+    features, frames = encode_layers(toy_layers(), images, [2])[2], toy_layers().encode_layers(images.open(0), [2])[2]
     assert features.tokens.shape == (1, 4 * (1 + 16), 3)
     np.testing.assert_allclose(features.mean()[0], frames.patches.mean(axis=(0, 1, 2)), rtol=1e-5)
