@@ -25,10 +25,9 @@ from torch.nn import functional
 
 from benchmarks.results import machine, report
 from perception_encoder.language_alignment.run import LanguageTrainee
-from perception_encoder.language_alignment.task import collate
 from perception_encoder.language_models.decoder import SMOLLM2, load_decoder
 from perception_encoder.language_models.language_model import LanguageModel
-from perception_encoder.language_models.model import PerceptionLanguageModel, Projector
+from perception_encoder.language_models.model import PerceptionLanguageModel, Projector, collate
 from perception_encoder.language_models.openvino_llama import OpenVinoLlama
 from perception_encoder.language_models.reading import PromptReader, TorchReader
 from perception_encoder.models.checkpoints.weights import create_model

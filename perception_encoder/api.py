@@ -155,7 +155,6 @@ def analyze_layers(
     """
     from perception_encoder.evaluation.feature_cache import FeatureCache
     from perception_encoder.inference.model_spec import ModelSpec
-    from perception_encoder.language_alignment.question_task import QUESTION_TASKS, read_question_task
     from perception_encoder.layer_analysis.report import analyse, write_report
     from perception_encoder.layer_analysis.tasks import TaskOptions, make_tasks
     from perception_encoder.models.registry import RANDOM
@@ -168,9 +167,8 @@ def analyze_layers(
         short_side=short_side,
         per_metre=per_metre,
     )
-    readers = {name: partial(read_question_task, name) for name in QUESTION_TASKS}
     names = [tasks] if isinstance(tasks, str) else tasks
-    layer_tasks = make_tasks(names, paths, None if shared is None else Path(shared), options, readers)
+    layer_tasks = make_tasks(names, paths, None if shared is None else Path(shared), options)
     spec = ModelSpec.of(model, trust_remote_code=trust_remote_code)
     name = str(spec.name)
     if baseline is None:

@@ -61,7 +61,6 @@ DEFINITIONS = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 BENCHMARKS = sorted((ROOT / "benchmarks").rglob("*.py"))
 
 NAMES_IMPORTED = {
-    "language_alignment": 100,
     "inference": 92,
     "search": 91,
 }

@@ -17,10 +17,12 @@ from experiments.language.alignment import Alignment, align, pretrained_decoder
 from perception_encoder.datasets.questions.question import Question
 from perception_encoder.dense_prediction.head_fitting import FitConfig
 from perception_encoder.evaluation.feature_cache import FeatureCache
+from perception_encoder.evaluation.language.evaluators import AskedImages
 from perception_encoder.evaluation.statistics.scores import ItemScores, estimate, estimate_difference, measure_all
 from perception_encoder.files import write_json
 from perception_encoder.inference.load import load_layers
-from perception_encoder.language_alignment.question_task import AnswerHeadConfig, QuestionTask, QuestionTaskConfig
+from perception_encoder.language_models.answer_head import AnswerHeadConfig
+from perception_encoder.layer_analysis.question_task import QuestionTask
 from perception_encoder.layer_analysis.sweep import LayerCurve, LayerScore, SweptLayers
 from perception_encoder.progress import Track, untracked
 from synthetic.questions.rendered import GROUNDING
@@ -85,7 +87,7 @@ def reproduce_language(
 ) -> dict[str, Any]:
     """Run what is not cached in `runs`, write the whole result as JSON, and return it.
 
-    `scenes`: rendered ones, train and test. Raises what `align_language`, `read_rendered` and `QuestionTask` do.
+    `scenes`: rendered ones, train and test. Raises what `align_language`, `read_rendered` and `AskedImages.of` do.
     """
     sizes = sizes or Sizes()
     probes = Probes(runs, scenes, sizes, track)
@@ -136,10 +138,10 @@ class Probes:
         sizes, questions = self.sizes, self.read[name]
         fit = FitConfig(epochs=sizes.epochs, batch=32, seed=seed)
         head = AnswerHeadConfig(fit=fit, pool=sizes.pool, linear=row.linear, frozen=row.frozen)
-        config = QuestionTaskConfig(items=sizes.test, train_items=sizes.train, head=head, seeds=1)
-        side = (sizes.side, sizes.side)
+        train, test = (AskedImages.of(name, part) for part in questions)
+        splits, side = (train.spread(sizes.train), test.spread(sizes.test)), (sizes.side, sizes.side)
         make = pretrained_decoder(self.runs, questions[0], sizes.alignment) if row.pretrained else None
-        task = QuestionTask(find_task(name), *questions, config, side, make)
+        task = QuestionTask(find_task(name), *splits, head, side, 1, make)
         encoder = load_layers(self._encoder(row, seed))
         cache = FeatureCache(directory=self.runs / "features")
         swept = SweptLayers(encoder, f"{name}{', pretrained' * row.pretrained}", cache, list(LAYERS))

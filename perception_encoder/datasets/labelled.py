@@ -19,6 +19,7 @@ from PIL import Image
 from perception_encoder.errors import MediaDecodeError, one_line
 from perception_encoder.formats.media_directory import MediaSource
 from perception_encoder.formats.shards import find_shards, read_shard
+from perception_encoder.preprocess.frames import spread_indices
 from perception_encoder.preprocess.image import open_image
 from perception_encoder.progress import Track, untracked
 
@@ -44,6 +45,10 @@ class ImageSet:
     def select(self, rows: Sequence[int]) -> Self:
         parts: dict[str, Any] = {name: tuple(getattr(self, name)[row] for row in rows) for name in self.per_item}
         return replace(self, **parts)
+
+    def spread(self, maximum: int) -> Self:
+        """Return evenly spaced images: the first are often of one location or time, because their names are."""
+        return self.select(spread_indices(len(self.keys), min(len(self.keys), maximum)))
 
     def cut(self) -> tuple[Self, Self]:
         """Split a set without splits: the first three fifths to train on, the rest to test on."""

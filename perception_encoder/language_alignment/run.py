@@ -18,12 +18,7 @@ from perception_encoder.data.sampler import WeightedSampler
 from perception_encoder.errors import ConfigError
 from perception_encoder.files import digest
 from perception_encoder.language_alignment.config import LanguageConfig
-from perception_encoder.language_alignment.task import (
-    HeldOutAnswers,
-    LanguageAlignmentTask,
-    LanguageBatch,
-    collate,
-)
+from perception_encoder.language_alignment.task import HeldOutAnswers, LanguageAlignmentTask
 from perception_encoder.language_models.decoder import (
     FRESH,
     Decoder,
@@ -32,7 +27,7 @@ from perception_encoder.language_models.decoder import (
     merge_decoder_adapters,
     write_fresh_decoder,
 )
-from perception_encoder.language_models.model import PerceptionLanguageModel
+from perception_encoder.language_models.model import LanguageBatch, PerceptionLanguageModel, collate
 from perception_encoder.language_models.prompt import Prompt
 from perception_encoder.language_models.weights import (
     WEIGHTS,

@@ -6,6 +6,8 @@ Image tokens replace the embeddings of marked positions in the decoder's input, 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,8 +15,9 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from perception_encoder.data.pairs import to_device
 from perception_encoder.errors import ConfigError, ShapeError
-from perception_encoder.language_models.prompt import IGNORED
+from perception_encoder.language_models.prompt import IGNORED, Prompt
 from perception_encoder.models.vision_transformer import VisionTransformer
 
 
@@ -147,6 +150,58 @@ class PerceptionLanguageModel(nn.Module):
         """Return the `token_losses` of a batch. Training uses only this, so that DDP and FSDP can wrap it."""
         embeddings = self.embed(ids, is_image, self.image_tokens(images, branches).flatten(0, 1))
         return self.token_losses(embeddings, labels, parts)
+
+
+@dataclass(frozen=True)
+class LanguageBatch:
+    """A rank's share of a batch."""
+
+    ids: Tensor
+    """(B, T); rows are padded on the right."""
+    labels: Tensor
+    """(B, T); `IGNORED` for tokens without a loss."""
+    is_image: Tensor
+    """(B, T)."""
+    parts: Tensor | None
+    """(B, T); which tokens attend to each other (`Prompt.parts`); None if all attend to all earlier ones."""
+    images: Tensor
+    """Pixels (N, 3, S, S), or features (N, P, width), of the images, tiles and frames of all rows in order."""
+    step: int
+    answer_tokens: int
+    """Number of labelled tokens in the batch over all ranks; the loss is their mean."""
+    rows: int
+    """Number of conversations in the batch over all ranks."""
+
+    def __len__(self) -> int:
+        return self.rows
+
+    def to(self, device: torch.device) -> LanguageBatch:
+        """Return the batch on a device."""
+        return to_device(self, device)
+
+
+def collate(examples: Sequence[tuple[Prompt, Tensor]], step: int) -> LanguageBatch:
+    """Collate all conversations of a batch: prompts, and the pixels or features of their images, tiles and frames."""
+    prompts = [prompt for prompt, _ in examples]
+    longest = max(len(prompt.ids) for prompt in prompts)
+
+    def pad(rows: Sequence[Sequence[int]], value: int) -> Tensor:
+        return torch.tensor([[*row, *[value] * (longest - len(row))] for row in rows])
+
+    parts = None
+    if any(prompt.parts for prompt in prompts):
+        parts = pad([prompt.parts or [0] * len(prompt.ids) for prompt in prompts], 0)
+    labels = pad([prompt.labels for prompt in prompts], IGNORED)
+    return LanguageBatch(
+        pad([prompt.ids for prompt in prompts], 0),
+        labels,
+        pad([prompt.is_image for prompt in prompts], 0).bool(),
+        parts,
+        torch.cat([images for _, images in examples]),
+        step,
+        int((labels[:, 1:] != IGNORED).sum()),
+        len(examples),
+    )
 
 
 def scales_logits(config: Any) -> bool:

@@ -36,6 +36,8 @@ from perception_encoder.evaluation.dense.tracking import TrackingEvaluator
 from perception_encoder.evaluation.embeddings import Features
 from perception_encoder.evaluation.feature_cache import CachedTokens
 from perception_encoder.evaluation.inputs import inputs_of, settings_digest
+from perception_encoder.evaluation.language.evaluators import AskedImages
+from perception_encoder.evaluation.language.tasks import TASKS as LANGUAGE_TASKS
 from perception_encoder.evaluation.layer_evaluator import LayerSource, decoded
 from perception_encoder.evaluation.results import Evaluator
 from perception_encoder.evaluation.statistics.bootstrap import contributions
@@ -45,7 +47,7 @@ from perception_encoder.evaluation.statistics.scores import (
     Score,
     measure_all,
 )
-from perception_encoder.preprocess.frames import spread_indices
+from perception_encoder.layer_analysis.question_task import QuestionTask
 from perception_encoder.progress import Track, untracked
 from perception_encoder.vectors import unit_rows
 
@@ -251,15 +253,16 @@ def _balance(task: LabelledImages, items: int, classes: int) -> LabelledImages:
     return task.select(sorted(row for rows in by_label.values() for row in rows[:per_class]))
 
 
-TASKS = ("classification", "retrieval", "segmentation", "depth", "tracking", "detection")
+TASKS = (
+    *("classification", "retrieval", "segmentation", "depth", "tracking", "detection"),
+    *(name for name in LANGUAGE_TASKS if name != "mvbench"),  # of questions about one image
+)
 DEPTH_HEAD = DepthConfig(channels=32)
 DETECTION = DetectionConfig(channels=64, hidden=256, regions=128, fit=FitConfig(epochs=8, batch=8, weight_decay=0.05))
 """Smaller heads than for published scores, as one is fitted for every layer."""
 
 AnySet = TypeVar("AnySet", bound=ImageSet)
 LayerTask = Evaluator[LayerSource]
-ReadTask = Callable[[Path, int, tuple[int, int] | None], LayerTask]
-"""Reads a task from a path, with a maximum number of test images and their height and width."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -281,17 +284,15 @@ def make_tasks(
     paths: Mapping[str, Path],
     default: Path | None,
     options: TaskOptions | None = None,
-    others: Mapping[str, ReadTask] | None = None,
 ) -> dict[str, LayerTask]:
-    """Read the named tasks, by name, each from its own path or the default one; `others`: additional tasks by name.
+    """Read the named tasks, by name, each from its own path or the default one.
 
     Raises ConfigError for an unknown name and for a path whose task is not among them, DataError for a task without a
     path and for a path without what its task needs.
     """
-    others, options = others or {}, options or TaskOptions()
-    known = (*TASKS, *others)
-    if unknown := [name for name in (*names, *paths) if name not in known]:
-        raise ConfigError(f"the task {unknown[0]!r} is unknown; the tasks are {', '.join(known)}")
+    options = options or TaskOptions()
+    if unknown := [name for name in (*names, *paths) if name not in TASKS]:
+        raise ConfigError(f"the task {unknown[0]!r} is unknown; the tasks are {', '.join(TASKS)}")
     if unused := [name for name in paths if name not in names]:
         raise ConfigError(f"--data is given for {unused[0]}, which is not among the tasks; add it to --tasks")
     tasks: dict[str, LayerTask] = {}
@@ -301,10 +302,7 @@ def make_tasks(
         if path is None:
             raise DataError(f"{name} has no data; give --data {name}=PATH")
         try:
-            if name in others:
-                tasks[name] = others[name](path, options.items, options.image_size)
-            else:
-                tasks[name] = make_task(name, path, options, read_labels)
+            tasks[name] = make_task(name, path, options, read_labels)
         except DataError as error:
             raise DataError(f"{name}: {error}") from error
     return tasks
@@ -329,16 +327,15 @@ def make_task(
             return DepthEvaluator(*splits, DepthProtocol(head=DEPTH_HEAD), size)
         case "detection":
             return DetectionEvaluator(*keep_trained(*thin(read_instance_splits(path), items)), DETECTION, size)
+        case _ if name in TASKS:
+            task = LANGUAGE_TASKS[name]
+            parts = {"train": "train", "test": ""}  # by default the split that papers report
+            train, test = (AskedImages.of(f"{name}, {part}", task.read(name, path, parts[part])) for part in parts)
+            return QuestionTask(task, *thin((train, test), items), image_size=size)
     raise ConfigError(f"the task {name!r} is unknown; the tasks are {', '.join(TASKS)}")
 
 
 def thin(splits: tuple[AnySet, AnySet], items: int) -> tuple[AnySet, AnySet]:
-    """Return at most `items` evenly spaced test images and twice as many training images.
-
-    The first images are often of one location or time, because their names are.
-    """
-    train, test = (
-        part.select(spread_indices(len(part.keys), min(len(part.keys), count)))
-        for part, count in zip(splits, (2 * items, items), strict=True)
-    )
-    return train, test
+    """Return at most `items` test images and twice as many training images."""
+    train, test = splits
+    return train.spread(2 * items), test.spread(items)

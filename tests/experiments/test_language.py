@@ -28,9 +28,9 @@ from perception_encoder.data.conversations import open_conversations
 from perception_encoder.errors import DataError
 from perception_encoder.formats.shards import write_members
 from perception_encoder.language_alignment.config import LanguageConfig
-from perception_encoder.language_alignment.question_task import QuestionTask
 from perception_encoder.language_alignment.run import LanguageTrainee
 from perception_encoder.language_models.weights import read_trained
+from perception_encoder.layer_analysis.question_task import QuestionTask
 from perception_encoder.training.optimizer import OptimizerConfig
 from synthetic.documents.production import DocumentsConfig, write_documents
 from tests.evaluation.colours import write_colours
@@ -78,7 +78,7 @@ def result(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
         patch.setattr(experiment, "ROWS", [row for row in ROWS if row.name in NAMES])
         patch.setattr(experiment, "LAYERS", (5, 11))
         first = reproduce_language(directory / "language.json", directory / "runs", scenes, SIZES)
-        patch.setattr(QuestionTask, "_score", None)
+        patch.setattr(QuestionTask, "_fit", None)
         again = reproduce_language(directory / "language.json", directory / "runs", scenes, SIZES)
     assert first == again, "a finished run is read from its cache"
     return first

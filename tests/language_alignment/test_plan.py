@@ -25,8 +25,8 @@ from perception_encoder.language_alignment.recipes import (
     third_stage,
 )
 from perception_encoder.language_alignment.run import LanguageTrainee
-from perception_encoder.language_alignment.task import LanguageBatch
 from perception_encoder.language_models.decoder import DecoderLoRA, add_decoder_adapters
+from perception_encoder.language_models.model import LanguageBatch
 from perception_encoder.stages import ConfiguredRecipe
 from perception_encoder.training.cost import Trained, TrainingPlan, find_device
 from synthetic.builtin.recipes import language_builtin

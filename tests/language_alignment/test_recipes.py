@@ -27,9 +27,9 @@ from perception_encoder.language_alignment.recipes import (
     warmup,
 )
 from perception_encoder.language_alignment.run import ConversationBatches, LanguageTrainee
-from perception_encoder.language_alignment.task import collate
 from perception_encoder.language_models import weights
 from perception_encoder.language_models.decoder import DecoderLoRA
+from perception_encoder.language_models.model import collate
 from perception_encoder.language_models.weights import Parts
 from perception_encoder.models.config import VisionConfig
 from perception_encoder.models.initialization import initialize

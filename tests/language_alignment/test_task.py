@@ -8,7 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from perception_encoder.language_alignment.task import HeldOutAnswers, LanguageAlignmentTask, collate
+from perception_encoder.language_alignment.task import HeldOutAnswers, LanguageAlignmentTask
+from perception_encoder.language_models.model import collate
 from perception_encoder.language_models.prompt import IGNORED, Prompt
 from perception_encoder.preprocess.conversation import Message, ask
 from perception_encoder.preprocess.tiling import media_pixels

@@ -9,12 +9,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from PIL import Image
 
 from perception_encoder.conversation.assistant import Assistant, answer, digest_of
 from perception_encoder.conversation.media import open_part
+from perception_encoder.datasets.labelled import ImageSet
 from perception_encoder.datasets.questions.question import Corners, Question
 from perception_encoder.errors import ConfigError, DataError, EndpointError, InputError
 from perception_encoder.evaluation.inputs import (
@@ -225,6 +227,34 @@ def open_media_of(question: Question, frames: int = FRAMES) -> list[MediaPart]:
     stills = [image for image in images if isinstance(image, Image.Image)]
     nan = float("nan")
     return [VideoFrames(stills, [nan] * len(stills), nan, count, complete=True)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AskedImages(ImageSet):
+    """Images with the questions about each."""
+
+    per_item: ClassVar[tuple[str, ...]] = (*ImageSet.per_item, "questions")
+
+    questions: tuple[tuple[Question, ...], ...]
+
+    @classmethod
+    def of(cls, name: str, questions: Sequence[Question]) -> Self:
+        """Group questions by image; DataError if there are none."""
+        groups: dict[str, list[Question]] = {}
+        for question in questions:
+            groups.setdefault(question.block or question.id, []).append(question)
+        if not groups:
+            raise DataError(f"{name} has no question")
+        images: Any = tuple(asked[0].media[0] for asked in groups.values())  # members of tars and tables too
+        return cls(name=name, keys=tuple(groups), images=images, questions=tuple(map(tuple, groups.values())))
+
+    def open(self, index: int) -> Image.Image:
+        """Open an image, RGB; InputError if it cannot be decoded, or the questions are not about one image."""
+        question = self.questions[index][0]
+        media = open_media_of(question)
+        if len(media) != 1 or not isinstance(media[0], Image.Image):
+            raise InputError(f"question {question.id}", "is not about one image")
+        return media[0].convert("RGB")
 
 
 def _caption_scores(answered: Sequence[Answered]) -> tuple[Scores, ...]:

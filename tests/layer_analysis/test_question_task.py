@@ -13,20 +13,15 @@ from PIL import Image
 
 from perception_encoder.datasets.questions.question import Question
 from perception_encoder.dense_prediction.head_fitting import FitConfig
-from perception_encoder.errors import ConfigError, DataError
+from perception_encoder.errors import DataError
 from perception_encoder.evaluation.feature_cache import FeatureCache
+from perception_encoder.evaluation.language.evaluators import AskedImages
 from perception_encoder.inference.layer_features import LayerFeatures
-from perception_encoder.language_alignment.question_task import (
-    QUESTION_TASKS,
-    AnswerHead,
-    AnswerHeadConfig,
-    QuestionTask,
-    QuestionTaskConfig,
-    read_question_task,
-)
+from perception_encoder.language_models.answer_head import AnswerHead, AnswerHeadConfig, fit_answers
 from perception_encoder.language_models.decoder import Decoder, make_fresh_decoder
+from perception_encoder.layer_analysis.question_task import QuestionTask
 from perception_encoder.layer_analysis.sweep import ColourTowers, run_sweep
-from perception_encoder.layer_analysis.tasks import TaskOptions, make_tasks
+from perception_encoder.layer_analysis.tasks import TASKS, TaskOptions, make_tasks, thin
 from synthetic.questions.tasks import find_task
 from tests.datasets.questions.layouts import IMAGE, TABLES, write_table
 from tests.layer_analysis.toys import toy_layers
@@ -51,9 +46,7 @@ def fresh() -> Decoder:
 
 
 def fitted(config: AnswerHeadConfig, values: np.ndarray, classes: np.ndarray) -> AnswerHead:
-    head = AnswerHead(8, (2, 2), fresh(), config)
-    head.fit(values, [ASKED[class_] for class_ in classes])
-    return head
+    return fit_answers(values, [ASKED[class_] for class_ in classes], config, fresh())
 
 
 def test_it_answers_by_the_tokens_and_by_chance_without() -> None:
@@ -104,9 +97,16 @@ def questions(count: int, seed: int) -> list[Question]:
     return asked
 
 
-def task(**settings: object) -> QuestionTask:
-    config = QuestionTaskConfig(**{"head": HEAD, "seeds": 2, **settings})  # type: ignore[arg-type]
-    return QuestionTask(find_task("scenes"), questions(60, 0), questions(20, 1), config)
+def task(items: int = 60, broken: int | None = None) -> QuestionTask:
+    """`broken`: the image of each part that cannot be decoded."""
+    parts = [
+        AskedImages.of(
+            f"scenes, {seed}",
+            [replace(asked, media=(b"broken",)) if asked.block == f"{seed}-{broken}" else asked for asked in part],
+        )
+        for seed, part in enumerate((questions(60, 0), questions(20, 1)))
+    ]
+    return QuestionTask(find_task("scenes"), *thin((parts[0], parts[1]), items), HEAD, head_seeds=2)
 
 
 def test_colours_answer_questions_about_colours(tmp_path: Path) -> None:
@@ -121,25 +121,30 @@ def test_colours_answer_questions_about_colours(tmp_path: Path) -> None:
 
 def test_items_are_images() -> None:
     small = task(items=3)
-    assert [len(images.keys) for images in small.inputs] == [6, 3]
+    assert [len(images.keys) for images in small.inputs()] == [6, 3]
     assert small.digest != task(items=4).digest
-    assert small.inputs[0].digest == task(items=3).inputs[0].digest
+    assert small.inputs()[0].digest == task(items=3).inputs()[0].digest
+
+
+def test_an_image_with_a_box_that_cannot_be_decoded_is_left_out(tmp_path: Path) -> None:
+    sweep = run_sweep(
+        LayerFeatures(ColourTowers(toy_layers())), {"scenes": task(8, 0)}, FeatureCache(directory=tmp_path)
+    )
+    assert {curve.scores[0].n for curve in sweep.curves} == {7, 14} and len(sweep.failures) == 2
 
 
 def test_only_questions_about_one_image() -> None:
-    assert "mvbench" not in QUESTION_TASKS and "docvqa" in QUESTION_TASKS
+    assert "mvbench" not in TASKS and "docvqa" in TASKS
     with pytest.raises(DataError, match="scenes, test has no question"):
-        QuestionTask(find_task("scenes"), questions(1, 0), [])
+        AskedImages.of("scenes, test", [])
 
 
 def test_a_dataset_by_its_path(tmp_path: Path) -> None:
     for split, count in (("train", 4), ("validation", 3)):
         rows = [{**TABLES["vqav2"][1][0], "question_id": n, "image_id": n} for n in range(count)]
         write_table(tmp_path / "data" / f"{split}-00000-of-00001.parquet", rows)
-    readers = {"vqav2": lambda path, items, size: read_question_task("vqav2", path, items, size)}
-    (read,) = make_tasks(["vqav2"], {}, tmp_path, TaskOptions(items=2, image_size=(32, 32)), readers).values()
-    train, test = read.inputs
+    (read,) = make_tasks(["vqav2"], {}, tmp_path, TaskOptions(items=2, image_size=(32, 32))).values()
+    assert isinstance(read, QuestionTask)
+    train, test = read.inputs()
     assert (len(train.keys), len(test.keys), test.image_size) == (4, 2, (32, 32))
     assert test.open(0)[0].size == Image.open(io.BytesIO(IMAGE)).size
-    with pytest.raises(ConfigError, match="'vqav2' is unknown"):
-        make_tasks(["vqav2"], {}, tmp_path)
