@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from perception_encoder.datasets.classified import media_tables, rows_of_split
+from perception_encoder.datasets.labelled import ItemSet
 from perception_encoder.datasets.pe_video import read_videos_of
 from perception_encoder.errors import DataError
 from perception_encoder.formats.entries import id_field, list_objects, quoted, read_json, text_field, text_list
@@ -27,22 +28,16 @@ VIDEO_COLUMN = "video_id"
 
 
 @dataclass(frozen=True)
-class CaptionedMedia:
+class CaptionedMedia(ItemSet):
     """Images or videos with captions."""
+
+    per_item: ClassVar[tuple[str, ...]] = ("keys", "media", "captions")
 
     name: str
     keys: tuple[str, ...]
     media: tuple[MediaSource, ...]
     captions: tuple[tuple[str, ...], ...]
     """One or more of each item."""
-
-    def select(self, rows: Sequence[int]) -> CaptionedMedia:
-        return CaptionedMedia(
-            self.name,
-            tuple(self.keys[row] for row in rows),
-            tuple(self.media[row] for row in rows),
-            tuple(self.captions[row] for row in rows),
-        )
 
 
 def load_captions(path: Path, media: Path | None = None, split: str = "test") -> CaptionedMedia:

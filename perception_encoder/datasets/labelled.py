@@ -27,12 +27,24 @@ Stored = Path | bytes
 """A file or its content."""
 
 
+class ItemSet:
+    """A dataclass with some fields that have one entry per item."""
+
+    per_item: ClassVar[tuple[str, ...]]
+    """Those fields."""
+
+    def select(self, rows: Sequence[int]) -> Self:
+        """Return the set with these items."""
+        whole: Any = self
+        parts = {name: tuple(getattr(self, name)[row] for row in rows) for name in self.per_item}
+        return replace(whole, **parts)
+
+
 @dataclass(frozen=True, kw_only=True)
-class ImageSet:
+class ImageSet(ItemSet):
     """Stored images by name."""
 
     per_item: ClassVar[tuple[str, ...]] = ("keys", "images")
-    """Fields with one entry per image."""
 
     name: str
     keys: tuple[str, ...]
@@ -41,10 +53,6 @@ class ImageSet:
     def open(self, index: int) -> Image.Image:
         """Open an image, RGB; InputError if it cannot be decoded or is missing."""
         return open_image(self.images[index], self.keys[index]).convert("RGB")
-
-    def select(self, rows: Sequence[int]) -> Self:
-        parts: dict[str, Any] = {name: tuple(getattr(self, name)[row] for row in rows) for name in self.per_item}
-        return replace(self, **parts)
 
     def spread(self, maximum: int) -> Self:
         """Return evenly spaced images: the first are often of one location or time, because their names are."""
@@ -94,8 +102,10 @@ def read_integers(stored: Stored, name: str, modes: tuple[str, ...], requirement
 
 
 @dataclass(frozen=True)
-class LabelledImages:
+class LabelledImages(ItemSet):
     """One classification task."""
+
+    per_item: ClassVar[tuple[str, ...]] = ("keys", "images", "labels")
 
     name: str
     keys: tuple[str, ...]
@@ -122,14 +132,6 @@ class LabelledImages:
     def classes(self) -> tuple[str, ...]:
         """The classes to choose from: `choices`, or the distinct labels, sorted."""
         return self.choices or tuple(sorted(set(self.labels)))
-
-    def select(self, rows: Sequence[int]) -> LabelledImages:
-        return replace(
-            self,
-            keys=tuple(self.keys[row] for row in rows),
-            images=tuple(self.images[row] for row in rows),
-            labels=tuple(self.labels[row] for row in rows),
-        )
 
 
 def hashed_rows(keys: Sequence[str]) -> list[int]:
