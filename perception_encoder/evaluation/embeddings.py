@@ -27,7 +27,7 @@ from perception_encoder.progress import Track, untracked
 from perception_encoder.runtime.machine import versions
 from perception_encoder.vectors import unit_rows
 
-CHUNK = 256  # images in memory at a time
+CHUNK, TEXTS = 256, 4096  # images in memory, and texts encoded, at a time
 
 
 @dataclass(frozen=True)
@@ -69,11 +69,13 @@ class Embeddings:
         """Number of distinct items, including those that could not be decoded."""
         return sum(len(features.keys) + len(features.failures) for features in self._images.values())
 
-    def texts(self, texts: Sequence[str]) -> np.ndarray:
-        """Return unit embeddings (B, D) of texts; ModelError if one is not finite."""
+    def texts(self, texts: Sequence[str], name: str = "texts", track: Track = untracked) -> np.ndarray:
+        """Return unit embeddings (B, D) of texts; ModelError if one is not finite. `name`: for the progress bar."""
         known = tuple(texts)
         if known not in self._texts:
-            self._texts[known] = self.encoder.encode_texts(texts)
+            starts = track(range(0, len(texts), TEXTS), f"encoding {name}", -(-len(texts) // TEXTS))
+            parts = [self.encoder.encode_texts(texts[start : start + TEXTS]) for start in starts]
+            self._texts[known] = np.concatenate(parts)
         return self._texts[known]
 
     def encode(self, images: Sequence[Image.Image], normalize: bool = True) -> np.ndarray:

@@ -20,7 +20,6 @@ from perception_encoder.evaluation.statistics.scores import ItemScores, Label, S
 from perception_encoder.progress import Track, untracked
 
 TOPS = (1, 5, 10)
-CHUNK = 4096  # texts that are encoded at a time
 
 
 def dual_softmax(scores: np.ndarray) -> np.ndarray:
@@ -82,12 +81,7 @@ class RetrievalEvaluator:
         """Yield R@1, 5 and 10: see `Evaluator`. DataError if fewer than two items can be decoded."""
         data = self.data
         captions = [text for texts in data.captions for text in texts]
-        starts = range(0, len(captions), CHUNK)
-        chunks = [
-            source.texts(captions[start : start + CHUNK])
-            for start in track(starts, f"encoding the captions of {data.name}", len(starts))
-        ]
-        texts = np.concatenate(chunks)
+        texts = source.texts(captions, f"the captions of {data.name}", track)
         items = LabelledImages(data.name, data.keys, data.media, data.keys)
         features = source.images(items, track, self.frames)
         count = len(features.keys)

@@ -85,9 +85,6 @@ def prompted_name(label: str, prompts: str) -> str:
     return label.replace("(", "").replace(")", "") if prompts == "kinetics" else label
 
 
-CHUNK = 4096  # prompts that are encoded at a time
-
-
 def ensemble(
     source: Embeddings, classes: Sequence[str], templates: Sequence[str], track: Track = untracked
 ) -> np.ndarray:
@@ -96,10 +93,7 @@ def ensemble(
     Raises ModelError if a vector is not finite.
     """
     texts = [template.replace("{}", name) for name in classes for template in templates]
-    starts = range(0, len(texts), CHUNK)
-    vectors = np.concatenate(
-        [source.texts(texts[start : start + CHUNK]) for start in track(starts, "encoding prompts", len(starts))]
-    )
+    vectors = source.texts(texts, "prompts", track)
     return unit_rows(vectors.reshape(len(classes), len(templates), -1).mean(axis=1))  # (K, D)
 
 
