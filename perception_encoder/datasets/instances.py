@@ -247,10 +247,7 @@ def read_annotations(file: Path) -> dict[str, Any]:
 
 def read_images(file: Path) -> list[dict[str, Any]]:
     """Read the images that annotations list, by id; DataError for an entry that does not follow COCO's format."""
-    images = _by_id(read_annotations(file), "images", file)
-    for number, image in images.items():
-        _check_image(image, f"{file}: image {number}")
-    return list(images.values())
+    return list(_images_by_id(read_annotations(file), file).values())
 
 
 def _check_annotations(
@@ -261,9 +258,7 @@ def _check_annotations(
     Gaps of Objects365 are left out.
     """
     objects365 = file.name.startswith(OBJECTS365)
-    images, categories = _by_id(content, "images", file), _by_id(content, "categories", file)
-    for number, image in images.items():
-        _check_image(image, f"{file}: image {number}")
+    images, categories = _images_by_id(content, file), _by_id(content, "categories", file)
     objects: dict[int, list[dict[str, Any]]] = defaultdict(list)
     outside = 0
     for row, item in enumerate(list_objects(content, "annotations", file)):
@@ -318,13 +313,17 @@ def file_name(image: Mapping[str, Any]) -> str:
     return str(image.get("file_name") or "/".join(image["coco_url"].split("/")[-2:]))
 
 
-def _check_image(image: Mapping[str, Any], where: str) -> None:
-    text_field(image, "file_name" if image.get("file_name") else "coco_url", where)
-    width, height = (integer_field(image, side, where, least=1) for side in ("width", "height"))
-    if width * height > MAX_PIXELS:
-        raise DataError(f"{where}: has {quoted(width)} x {quoted(height)} pixels; the limit is {MAX_PIXELS:,}")
-    for name in ("neg_category_ids", "not_exhaustive_category_ids"):
-        _require(are_numbers(image.get(name, [])), where, image, name, "a list of integers")
+def _images_by_id(content: Mapping[str, Any], file: Path) -> dict[int, dict[str, Any]]:
+    images = _by_id(content, "images", file)
+    for number, image in images.items():
+        where = f"{file}: image {number}"
+        text_field(image, "file_name" if image.get("file_name") else "coco_url", where)
+        width, height = (integer_field(image, side, where, least=1) for side in ("width", "height"))
+        if width * height > MAX_PIXELS:
+            raise DataError(f"{where}: has {quoted(width)} x {quoted(height)} pixels; the limit is {MAX_PIXELS:,}")
+        for name in ("neg_category_ids", "not_exhaustive_category_ids"):
+            _require(are_numbers(image.get(name, [])), where, image, name, "a list of integers")
+    return images
 
 
 def overlaps_image(box: Sequence[float], height: int, width: int) -> bool:
