@@ -90,13 +90,10 @@ class ShardOrder:
         window = int(np.searchsorted(self._ends, offset, side="right"))
         if window not in self._mixed:
             self._mixed = {k: v for k, v in self._mixed.items() if k == window - 1}
-            self._mixed[window] = self._mix(window)
+            shards = [np.arange(self._sizes[shard]) + self._starts[shard] for shard in self._windows[window]]
+            generator = np.random.default_rng([*self._key, 1, window])
+            self._mixed[window] = generator.permutation(np.concatenate(shards))
         return int(self._mixed[window][offset - self._ends[window]])  # from the end: negative
-
-    def _mix(self, window: int) -> np.ndarray:
-        generator = np.random.default_rng([*self._key, 1, window])
-        shards = [np.arange(self._sizes[shard]) + self._starts[shard] for shard in self._windows[window]]
-        return generator.permutation(np.concatenate(shards))
 
 
 def _apportion(weights: Sequence[float], batch_size: int) -> tuple[int, ...]:

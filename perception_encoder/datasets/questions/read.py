@@ -34,7 +34,7 @@ from perception_encoder.datasets.questions.question import (
 )
 from perception_encoder.errors import ConfigError, DataError, one_line
 from perception_encoder.formats.entries import are_numbers, list_objects, quoted, read_json
-from perception_encoder.formats.media_directory import MediaDirectory, MediaSource
+from perception_encoder.formats.media_directory import MediaDirectory
 from perception_encoder.formats.tables import read_json_lines
 
 POPE_PARTS = ("random", "popular", "adversarial")
@@ -180,8 +180,14 @@ def read_refcoco(name: str, root: Path, split: str) -> list[Question]:
         box, file = _box(boxes[annotation]), images[identity]
         for index, sentence in enumerate(list_objects(entry.fields, "sentences", entry.where)):
             phrase = QuestionEntry(f"{entry.where}: sentences[{index}]", sentence)
-            question = phrase.identity("sent_id"), phrase.text("sent", "raw")
-            questions.append(_question(*question, (media.find(f"train2014/{file}"),), box, file))
+            found = Question(
+                id=phrase.identity("sent_id"),
+                question=phrase.text("sent", "raw"),
+                media=(media.find(f"train2014/{file}"),),
+                box=box,
+                block=file,
+            )
+            questions.append(found)
     if not questions:
         splits = ", ".join(sorted({entry.text("split") for entry in references}))
         raise DataError(f"{directory} has no phrase of the split {split!r}; there are: {splits}")
@@ -193,11 +199,7 @@ def refcoco_row(entry: QuestionEntry, row: int) -> Iterator[Question]:
     box, identity = _box(entry), entry.identity("question_id")
     image = re.sub(r"(_\d{12})_\d+\.", r"\1.", entry.optional("file_name"))
     for index, phrase in enumerate(entry.answers("answer")):
-        yield _question(f"{identity}/{index}", phrase, entry.media, box, image)
-
-
-def _question(identity: str, phrase: str, media: tuple[MediaSource, ...], box: Corners, block: str) -> Question:
-    return Question(id=identity, question=phrase, media=media, box=box, block=block)
+        yield Question(id=f"{identity}/{index}", question=phrase, media=entry.media, box=box, block=image)
 
 
 def _box(entry: QuestionEntry) -> Corners:
