@@ -86,16 +86,16 @@ def write_tiny_decoder(directory: Path, context: int = 512) -> Path:
     return directory
 
 
-def tiny_tower(size: int = 32, class_token: bool = True) -> VisionTransformer:
-    """A tower of two layers that gives tokens; patches of 8 px."""
+def tiny_tower(size: int = 32, patch: int = 8) -> VisionTransformer:
+    """A tower of two layers that gives tokens."""
     config = VisionConfig(
         image_size=size,
-        patch_size=8,
+        patch_size=patch,
         width=16,
         depth=2,
         heads=2,
         mlp_width=32,
-        class_token=class_token,
+        class_token=True,
         attention_pool=False,
         final_norm=False,
     )

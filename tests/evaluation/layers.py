@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
 
 from perception_encoder.evaluation.feature_cache import CachedTokens
@@ -16,39 +15,35 @@ from perception_encoder.evaluation.layer_evaluator import LayerSource, ScoreLaye
 from perception_encoder.evaluation.statistics.scores import Score
 from perception_encoder.formats.shards import write_members
 from perception_encoder.inference.layer_features import LayerFeatures
+from perception_encoder.layer_analysis.sweep import ColourTowers
 from perception_encoder.progress import Track, untracked
 from perception_encoder.runtime.layer_towers import LayerTokens
 
 
-class ColourLayers:
+class ColourLayers(ColourTowers):
     """Layer 0: a patch's mean colour. Layer 1: noise. Layer 2: NaN."""
 
-    source, depth, width, fixed_size = "colours", 3, 8, False
-    device, dtype = torch.device("cpu"), torch.float32
+    depth, width = 3, 8
 
     def __init__(self, patch_size: int, image_size: tuple[int, int]) -> None:
         self.patch_size, self.image_size = patch_size, image_size
         self.rng = np.random.default_rng(0)
 
-    def settings(self) -> dict[str, str]:
-        return {"weights": self.source, "dtype": "float32", "device": "cpu"}
-
     def tokens(
         self, images: Sequence[Image.Image], layers: Sequence[int], size: tuple[int, int]
     ) -> dict[int, LayerTokens]:
-        grid = size[1] // self.patch_size, size[0] // self.patch_size
-        shown = [image.convert("RGB").resize(grid, Image.Resampling.BOX) for image in images]
-        colours = np.stack([np.asarray(image, dtype=np.float32) for image in shown]) / 255 - 0.5
+        colours = super().tokens(images, layers, size)[0].patches
         made = {0: colours, 1: self.rng.normal(size=(*colours.shape[:3], 8)), 2: np.full_like(colours, np.nan)}
         patches = {layer: made[layer].astype(np.float32) for layer in layers}
         return {layer: LayerTokens(patch[:, 0, :0], patch) for layer, patch in patches.items()}
 
-    def attention(self, images: Sequence[Image.Image], layers: Sequence[int], size: tuple[int, int]) -> dict:
-        raise AssertionError("colours have no attention")
-
 
 def colour_layers(patch_size: int = 4, image_size: tuple[int, int] = (32, 32)) -> LayerFeatures:
     return LayerFeatures(ColourLayers(patch_size, image_size))
+
+
+def colour_source(patch_size: int = 4, image_size: tuple[int, int] = (24, 32), layer: int = 0) -> LayerSource:
+    return LayerSource(colour_layers(patch_size, image_size).at(layer))
 
 
 def cached(maps: np.ndarray) -> CachedTokens:

@@ -30,7 +30,6 @@ from perception_encoder.evaluation.dense.segmentation import SegmentationEvaluat
 from perception_encoder.evaluation.dense.tracking import TrackingEvaluator
 from perception_encoder.evaluation.embeddings import Embeddings
 from perception_encoder.evaluation.feature_cache import FeatureCache
-from perception_encoder.evaluation.layer_evaluator import LayerSource
 from perception_encoder.evaluation.results import compare_results, from_json, run_evaluators, to_json
 from perception_encoder.evaluation.retrieval import RetrievalEvaluator
 from perception_encoder.inference.encoder import Encoder
@@ -38,7 +37,7 @@ from perception_encoder.layer_analysis.sweep import run_sweep
 from perception_encoder.layer_analysis.tasks import ClassificationTask, LabelledConfig, RetrievalTask
 from tests.datasets.drawn import drawn_masks, label_maps, pairs, rooms, write_instances
 from tests.evaluation.colours import ColourTowers, colour_encoder, image_bytes
-from tests.evaluation.layers import colour_layers, discs, png
+from tests.evaluation.layers import colour_source, discs, png
 
 COLOURS = ("red", "green", "blue")
 CUT = b"\x89PNG cut"
@@ -112,7 +111,7 @@ EVERY = {**ENCODERS, **LAYERS}
 
 
 def model_for(name: str) -> Any:
-    return Embeddings(colour_encoder()) if name in ENCODERS else LayerSource(colour_layers(16, (48, 64)).at(0))
+    return Embeddings(colour_encoder()) if name in ENCODERS else colour_source(16, (48, 64))
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -146,7 +145,7 @@ def test_features_that_are_not_finite_are_a_model_error(name: str, tmp_path: Pat
         def images(self, *arguments: Any) -> np.ndarray:
             return super().images(*arguments) * np.nan
 
-    broken = Embeddings(Encoder(Broken())), LayerSource(colour_layers(16, (48, 64)).at(2))
+    broken = Embeddings(Encoder(Broken())), colour_source(16, (48, 64), 2)
     model = broken[name not in ENCODERS]
     with pytest.raises(ModelError, match=r"colours.* gives NaN or infinity in (float32|\d+ of \d+ vectors of )"):
         list(EVERY[name]((), tmp_path).run(model))

@@ -31,14 +31,11 @@ from perception_encoder.language_models import weights
 from perception_encoder.language_models.decoder import DecoderLoRA
 from perception_encoder.language_models.model import collate
 from perception_encoder.language_models.weights import Parts
-from perception_encoder.models.config import VisionConfig
-from perception_encoder.models.initialization import initialize
 from perception_encoder.models.registry import BUILTIN, find_model
-from perception_encoder.models.vision_transformer import VisionTransformer
 from perception_encoder.preprocess.tiling import MediaConfig
 from tests.clips import clip
 from tests.recipes import find_recipe
-from tests.tiny_language_models import write_tiny_decoder
+from tests.tiny_language_models import tiny_tower, write_tiny_decoder
 
 LANGUAGE = list(STAGE.recipes)
 
@@ -91,23 +88,6 @@ def largest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory / "train.jsonl"
 
 
-def tiny_tower(patch: int) -> VisionTransformer:
-    config = VisionConfig(
-        image_size=2 * patch,
-        patch_size=patch,
-        width=8,
-        depth=1,
-        heads=1,
-        mlp_width=8,
-        class_token=True,
-        attention_pool=False,
-        final_norm=False,
-    )
-    tower = VisionTransformer(config, "tiny")
-    initialize(tower, torch.Generator().manual_seed(0))
-    return tower
-
-
 def trainee_of(config: LanguageConfig, decoder: str, directory: Path) -> LanguageTrainee:
     """The model of a recipe, in small, after those of the recipes that it begins with."""
     initial = None
@@ -124,7 +104,7 @@ def test_the_largest_image_and_video_of_a_recipe_fit_its_context(
 ) -> None:
     config = find_recipe(name)
     patch = 16 if config.encoder == BUILTIN else 14
-    monkeypatch.setattr(weights, "load_model", lambda _: tiny_tower(patch))
+    monkeypatch.setattr(weights, "load_model", lambda _: tiny_tower(2 * patch, patch))
     trainee = trainee_of(config, decoder, tmp_path)
     source = open_conversations(largest)
     batches = ConversationBatches(config, trainee, [source])

@@ -24,6 +24,7 @@ from perception_encoder.layer_analysis.sweep import ColourTowers, run_sweep
 from perception_encoder.layer_analysis.tasks import TASKS, TaskOptions, make_tasks, thin
 from synthetic.questions.tasks import find_task
 from tests.datasets.questions.layouts import IMAGE, TABLES, write_table
+from tests.evaluation.layers import png
 from tests.layer_analysis.toys import toy_layers
 
 NAMES = ("red", "green", "blue", "white")
@@ -74,18 +75,13 @@ COLOURS = {"red": (230, 20, 20), "green": (20, 220, 30), "blue": (20, 40, 230)}
 HEAD = AnswerHeadConfig(fit=FitConfig(epochs=6, batch=8, lr=2e-3))
 
 
-def picture(colour: np.ndarray) -> bytes:
-    stream = io.BytesIO()
-    Image.fromarray(np.full((16, 16, 3), colour.clip(0, 255), np.uint8)).save(stream, "PNG")
-    return stream.getvalue()
-
-
 def questions(count: int, seed: int) -> list[Question]:
     """Two questions about each image: its colour, and its box."""
     generator, asked = np.random.default_rng(seed), []
     for number in range(count):
         name = list(COLOURS)[generator.integers(3)]
-        media = (picture(np.array(COLOURS[name]) + generator.integers(-9, 9, 3)),)
+        shade = np.array(COLOURS[name]) + generator.integers(-9, 9, 3)
+        media = (png(np.tile(shade.clip(0, 255).astype(np.uint8), (16, 16, 1))),)
         key = f"{seed}-{number}"
         asked.append(
             Question(id=f"{key}/0", question="What colour?", media=media, answers=(name,), group="colour", block=key)

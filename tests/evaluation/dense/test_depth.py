@@ -15,10 +15,9 @@ from perception_encoder.dense_prediction.head_fitting import FitConfig
 from perception_encoder.errors import DataError, InputError
 from perception_encoder.evaluation.dense import depth as evaluator
 from perception_encoder.evaluation.dense.depth import DepthEvaluator, DepthProtocol, depth_errors, scored_pixels
-from perception_encoder.evaluation.layer_evaluator import LayerSource
 from perception_encoder.formats.shards import write_members
 from tests.datasets.drawn import pairs, rooms, stored
-from tests.evaluation.layers import Given, cached, colour_layers, png
+from tests.evaluation.layers import Given, cached, colour_source, png
 
 PROTOCOL = DepthProtocol(head=DepthConfig(channels=8, fit=FitConfig(epochs=20, batch=4, lr=1e-2)))
 
@@ -83,7 +82,7 @@ def test_a_set_without_splits_is_cut_and_what_is_broken_reported(tmp_path: Path)
     train, test = read_depth_splits(tmp_path / "room.tar")
     assert (train.keys[-1], test.keys[0]) == ("00005", "00006")
     assert train.depth(0) == pytest.approx(rooms(10, 0)[0], abs=1e-3)
-    result = list(DepthEvaluator(train, test, PROTOCOL).run(LayerSource(colour_layers(4, (24, 32)).at(0))))
+    result = list(DepthEvaluator(train, test, PROTOCOL).run(colour_source()))
     assert [failure.source for failure in result[0].failures] == ["00008 (depth)"]
     assert result[0].name == "RMSE" and result[0].n == 3 and result[0].settings["head seeds"] == "3"
     assert {score.interval for score in result} == {None}  # frames of one walk are one block
@@ -104,15 +103,11 @@ def test_images_without_known_depth_are_reported_and_left_out() -> None:
     train, test = rooms(6, 0), rooms(4, 1)
     train[2], test[1], test[3] = FAR, 0, FRAMED
     protocol = replace(PROTOCOL, eigen_crop=True)
-    first = next(
-        DepthEvaluator(pairs("a", train), pairs("b", test), protocol).run(LayerSource(colour_layers(4, (24, 32)).at(0)))
-    )
+    first = next(DepthEvaluator(pairs("a", train), pairs("b", test), protocol).run(colour_source()))
     assert [failure.source for failure in first.failures] == ["a2", "b1", "b3"]
     assert "--per-metre" in first.failures[0].reason
     assert first.n == 2 and first.settings["train"] == "5" and first.settings["per metre"] == "1000"
-    first = next(
-        DepthEvaluator(pairs("a", test), pairs("b", test), PROTOCOL).run(LayerSource(colour_layers(4, (24, 32)).at(0)))
-    )
+    first = next(DepthEvaluator(pairs("a", test), pairs("b", test), PROTOCOL).run(colour_source()))
     assert [failure.source for failure in first.failures] == ["a1", "b1"] and first.n == 3
 
 
@@ -120,19 +115,15 @@ def test_sets_without_known_depth_are_refused_before_a_head_is_fitted(unfitted: 
     near, far = rooms(4, 0), FAR[None].repeat(4, axis=0)
     for train, test, name in ((far, near, "a"), (near, far, "b")):
         with pytest.raises(DataError, match=f"depth: no image can be used; the first: {name}0: no pixel has a known"):
-            list(
-                DepthEvaluator(pairs("a", train), pairs("b", test), PROTOCOL).run(
-                    LayerSource(colour_layers(4, (24, 32)).at(0))
-                )
-            )
+            list(DepthEvaluator(pairs("a", train), pairs("b", test), PROTOCOL).run(colour_source()))
 
 
 def test_depths_that_are_mostly_out_of_range_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
-    depths, encoder = rooms(4, 0), colour_layers(4, (24, 32))
+    depths = rooms(4, 0)
     quick = DepthProtocol(head=DepthConfig(channels=4, fit=FitConfig(epochs=1, batch=4)))
     with caplog.at_level(logging.WARNING):
-        list(DepthEvaluator(pairs("a", depths), pairs("b", depths), quick).run(LayerSource(encoder.at(0))))
+        list(DepthEvaluator(pairs("a", depths), pairs("b", depths), quick).run(colour_source()))
         assert not caplog.text
         wrong = replace(pairs("b", depths), per_metre=200.0)
-        list(DepthEvaluator(replace(pairs("a", depths), per_metre=200.0), wrong, quick).run(LayerSource(encoder.at(0))))
+        list(DepthEvaluator(replace(pairs("a", depths), per_metre=200.0), wrong, quick).run(colour_source()))
     assert "of the known depth is not within 0.001 to 10 m" in caplog.text and "200 units a metre" in caplog.text

@@ -26,10 +26,9 @@ from perception_encoder.evaluation.dense.detection import (
     resampled_precision,
     to_results,
 )
-from perception_encoder.evaluation.layer_evaluator import LayerSource
 from perception_encoder.evaluation.statistics.scores import estimate_difference
 from tests.datasets.drawn import write_instances
-from tests.evaluation.layers import colour_layers
+from tests.evaluation.layers import colour_source
 
 pytest.importorskip("torchvision")
 pytest.importorskip("faster_coco_eval")
@@ -70,7 +69,7 @@ def test_kinds_can_be_forgotten(tmp_path: Path) -> None:
 
 def test_boxes_and_masks_are_measured_with_each_seed(tmp_path: Path) -> None:
     train, test = read_instance_splits(write_instances(tmp_path, {"train": 6, "test": 2}))
-    result = list(DetectionEvaluator(train, test, SMALL).run(LayerSource(colour_layers(16, (48, 64)).at(0))))
+    result = list(DetectionEvaluator(train, test, SMALL).run(colour_source(16, (48, 64))))
     assert result[0].method == "Mask R-CNN" and result[0].settings["head seeds"] == "3"
     assert [score.name for score in result] == [f"{kind} {ap}" for kind in ("box", "mask") for ap in APS]
     assert [[item.seed for item in score.items] for score in result] == [[0, 1, 2]] * 6
@@ -98,7 +97,7 @@ def test_lvis_counts_more_objects_and_less_sure_ones(tmp_path: Path) -> None:
     ):
         model = fit_detector(np.zeros((2, 3, 4, 3)), parts[0], np.arange(2), config=head).model
         assert (model.roi_heads.score_thresh, model.roi_heads.detections_per_img) == limits
-    result = list(DetectionEvaluator(*lvis, SMALL).run(LayerSource(colour_layers(16, (48, 64)).at(0))))
+    result = list(DetectionEvaluator(*lvis, SMALL).run(colour_source(16, (48, 64))))
     assert (result[0].settings["most"], result[0].settings["least score"]) == ("300", "0.0001")
     assert "box APf" in [metric.name for metric in result]
 
@@ -116,7 +115,7 @@ def test_masks_are_learned_and_measured_where_both_sets_have_them(
     lacking, other = caplog.messages
     assert f"{without}/instances.json: 1 of 3 annotations have no mask; only boxes are trained" in lacking
     assert f"only {({'train', 'test'} - {without}).pop()}/instances has masks" in other
-    result = list(DetectionEvaluator(train, test, SMALL).run(LayerSource(colour_layers(16, (48, 64)).at(0))))
+    result = list(DetectionEvaluator(train, test, SMALL).run(colour_source(16, (48, 64))))
     assert [score.name for score in result] == [f"box {ap}" for ap in APS]
     assert result[0].method == "Faster R-CNN"
 
@@ -132,7 +131,7 @@ def test_boxes_without_area_are_not_learned_from_and_said_once(
     said["annotations"][2]["bbox"][3] = 0  # all that image 2 has
     file.write_text(json.dumps(said), encoding="utf-8")
     train, test = read_instance_splits(place)
-    result = list(DetectionEvaluator(train, test, SMALL).run(LayerSource(colour_layers(16, (48, 64)).at(0))))
+    result = list(DetectionEvaluator(train, test, SMALL).run(colour_source(16, (48, 64))))
     assert result[0].settings["train"] == "4" and len(result) == 6
     assert [len(train.instances(row).labels) for row in range(4)] == [1, 0, 2, 1]
     assert len(train.truth(range(4))["annotations"]) == 6

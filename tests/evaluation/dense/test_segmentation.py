@@ -22,7 +22,7 @@ from perception_encoder.evaluation.dense.segmentation import (
 from perception_encoder.evaluation.layer_evaluator import LayerSource
 from perception_encoder.evaluation.statistics.scores import Score, estimate_difference, measure
 from tests.datasets.drawn import drawn_masks, label_maps, write_masks
-from tests.evaluation.layers import Given, cached, colour_layers
+from tests.evaluation.layers import Given, cached, colour_layers, colour_source
 
 HEAD = SegmentationConfig(fit=FitConfig(epochs=30, batch=8, lr=0.05))
 
@@ -78,9 +78,7 @@ def test_classes_that_are_not_trained_on_are_not_scored() -> None:
     kept, test = keep_trained(train, drawn_masks("b", asked))
     assert kept.classes == test.classes == ("background", "chair")
     assert (test.labels(0) == np.where(asked[0] == 2, UNSCORED, asked[0])).all()
-    result = list(
-        SegmentationEvaluator(train, drawn_masks("b", asked), HEAD).run(LayerSource(colour_layers(4, (24, 32)).at(0)))
-    )
+    result = list(SegmentationEvaluator(train, drawn_masks("b", asked), HEAD).run(colour_source()))
     assert result[0].classes == 2 and result[0].value > 0.75 and not result[0].failures
     only = drawn_masks("b", [np.where(labels == 1, 0, labels) for labels in asked])
     only = replace(only, numbers={0: 0, 2: 2})
@@ -92,16 +90,14 @@ def test_classes_that_are_not_trained_on_are_not_scored() -> None:
 def test_an_image_of_the_first_class_alone_is_scored() -> None:
     learned, asked = label_maps(16, 0), label_maps(3, 1)
     test = drawn_masks("b", asked, [np.zeros((24, 32), np.uint8), *asked[1:]])
-    result = list(
-        SegmentationEvaluator(drawn_masks("a", learned), test, HEAD).run(LayerSource(colour_layers(4, (24, 32)).at(0)))
-    )
+    result = list(SegmentationEvaluator(drawn_masks("a", learned), test, HEAD).run(colour_source()))
     assert result[0].n == 3 and not result[0].failures
 
 
 def test_images_whose_masks_are_empty_are_reported_and_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     some, void = label_maps(4, 0), np.full((24, 32), 255, np.uint8)
     train, test = drawn_masks("a", some, [*some[:3], void]), drawn_masks("b", some, [void, *some[1:]])
-    result = list(SegmentationEvaluator(train, test, HEAD).run(LayerSource(colour_layers(4, (24, 32)).at(0))))
+    result = list(SegmentationEvaluator(train, test, HEAD).run(colour_source()))
     assert [failure.source for failure in result[0].failures] == ["a3", "b0"]
     assert result[0].n == 3 and result[0].settings["train"] == "3"
     monkeypatch.setattr(evaluator, "fit_segmentation", lambda *_: pytest.fail("a head was fitted"))
@@ -112,4 +108,4 @@ def test_images_whose_masks_are_empty_are_reported_and_left_out(monkeypatch: pyt
         with pytest.raises(
             DataError, match=f"segmentation: no image can be used; the first: {name}0: its mask is empty"
         ):
-            list(SegmentationEvaluator(*sets, HEAD).run(LayerSource(colour_layers(4, (24, 32)).at(0))))
+            list(SegmentationEvaluator(*sets, HEAD).run(colour_source()))

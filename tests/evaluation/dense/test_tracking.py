@@ -19,21 +19,20 @@ from perception_encoder.evaluation.dense.tracking import (
     tolerance_pixels,
     tracking_scores,
 )
-from perception_encoder.evaluation.layer_evaluator import LayerSource
 from perception_encoder.evaluation.statistics.scores import measure
-from tests.evaluation.layers import colour_layers, discs, write_video
+from tests.evaluation.layers import colour_source, discs, write_video
 
 SHORT_SIDE = 48
 
 
 def test_colours_track_coloured_objects(tmp_path: Path) -> None:
     write_video(tmp_path / "discs.tar", *discs())
-    result = list(TrackingEvaluator(read_videos(tmp_path), SHORT_SIDE).run(LayerSource(colour_layers(4).at(0))))
+    result = list(TrackingEvaluator(read_videos(tmp_path), SHORT_SIDE).run(colour_source()))
     assert [metric.name for metric in result] == ["J&F", "J", "F"]
     both, region, boundary = (metric.value for metric in result)
     assert region > 0.8 and both == pytest.approx((region + boundary) / 2)
     assert result[0].settings == {"layer": "0", "short side": "48"}
-    noise = list(TrackingEvaluator(read_videos(tmp_path), SHORT_SIDE).run(LayerSource(colour_layers(4).at(1))))
+    noise = list(TrackingEvaluator(read_videos(tmp_path), SHORT_SIDE).run(colour_source(layer=1)))
     assert noise[0].value < both / 2
 
 
@@ -73,11 +72,11 @@ def test_a_video_whose_masks_will_not_do_is_reported_and_left_out(tmp_path: Path
     write_video(tmp_path / "good.tar", images, masks)
     write_video(tmp_path / "one.tar", images, [masks[0], None, None, None])
     write_video(tmp_path / "sizes.tar", images, [*masks[:3], masks[3][:-1]])
-    result = list(TrackingEvaluator(read_videos(tmp_path), SHORT_SIDE).run(LayerSource(colour_layers().at(0))))
+    result = list(TrackingEvaluator(read_videos(tmp_path), SHORT_SIDE).run(colour_source()))
     assert [failure.source for failure in result[0].failures] == ["empty", "one", "sizes"] and result[0].n == 1
     bad = [video for video in read_videos(tmp_path) if video.name != "good"]
     with pytest.raises(DataError, match="the first: empty: the mask"):
-        list(TrackingEvaluator(bad, SHORT_SIDE).run(LayerSource(colour_layers().at(0))))
+        list(TrackingEvaluator(bad, SHORT_SIDE).run(colour_source()))
 
 
 def test_a_clip_of_davis(real_data: Path) -> None:
@@ -86,7 +85,7 @@ def test_a_clip_of_davis(real_data: Path) -> None:
     swan = type(swan)(swan.name, swan.frames[:6], swan.masks[:6])
     scores = {}
     for short, layer in ((120, 0), (240, 0), (240, 1)):
-        result = list(TrackingEvaluator([swan], short).run(LayerSource(colour_layers(16).at(layer))))
+        result = list(TrackingEvaluator([swan], short).run(colour_source(16, layer=layer)))
         scores[short, layer] = result[0].value
     assert scores[240, 0] > scores[120, 0] and scores[240, 0] > scores[240, 1] + 0.2
 

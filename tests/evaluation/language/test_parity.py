@@ -21,8 +21,6 @@ from perception_encoder.evaluation.language.answers import (
     vqa_accuracy,
 )
 from perception_encoder.evaluation.language.captions import (
-    bleu_counts,
-    bleu_of_counts,
     cider_d_scores,
     tokenize_caption,
 )
@@ -30,6 +28,7 @@ from perception_encoder.evaluation.language.evaluators import Answered, score_an
 from perception_encoder.evaluation.language.tasks import TASKS
 from perception_encoder.evaluation.statistics.scores import ItemScores
 from tests.evaluation.language.lmms import lmms_functions, lmms_statement
+from tests.evaluation.language.test_captions import bleu
 
 pytestmark = pytest.mark.filterwarnings("ignore:'count' is passed as positional")
 
@@ -177,10 +176,6 @@ CHOICES = ["a red car", "a blue dog", "an egg", "no"]
 
 def chosen(prediction: str, answer: int) -> float:
     return float(extract_choice(prediction, CHOICES) == answer)
-
-
-def bleu(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
-    return bleu_of_counts(bleu_counts(predictions, references).sum(axis=0))
 
 
 LETTERS = ("A", "B.", " C", "D", "b", "B. a blue dog", "A. a red car", "C.\n", "E", "", "none of them")
