@@ -156,11 +156,6 @@ def test_features_that_do_not_fit_are_computed_again() -> None:
     assert [failure.source for failure in cached.failures] == [failure.source for failure in computed.failures] == ["b"]
 
 
-def test_images_none_of_which_can_be_decoded_have_no_rows() -> None:
-    features = encode_layers(colour_layers(), shades(SHADED.select([1])), [0])[0]
-    assert len(features.rows) == len(features.tokens) == 0 and len(features.failures) == 1
-
-
 def test_a_mix_of_images_and_videos_is_refused() -> None:
     mixed = EncoderInputs(
         name="mixed",

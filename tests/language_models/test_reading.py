@@ -10,11 +10,10 @@ from perception_encoder.errors import ConfigError
 from perception_encoder.language_models.language_model import TextModel
 from perception_encoder.language_models.reading import TorchReader, generate_tokens, sample_token
 from perception_encoder.preprocess.conversation import Sampling, ask
-from tests.tiny_language_models import tiny_decoder, tiny_llama
+from tests.tiny_language_models import NO_END, tiny_decoder, tiny_llama
 
 MODEL = tiny_llama()
 PROMPTS = [torch.randint(0, 256, (length,), generator=torch.Generator().manual_seed(length)) for length in (9, 4, 17)]
-NO_END = frozenset({-1})
 
 
 def embed(ids: torch.Tensor) -> torch.Tensor:

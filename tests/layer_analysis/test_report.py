@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +17,6 @@ from PIL import Image
 from perception_encoder.errors import ConfigError, DataError, MediaDecodeError
 from perception_encoder.evaluation.feature_cache import FeatureCache
 from perception_encoder.inference.layer_features import LayerFeatures
-from perception_encoder.layer_analysis import report as analysis
 from perception_encoder.layer_analysis.image_analysis import SAMPLE
 from perception_encoder.layer_analysis.report import (
     COLUMNS,
@@ -31,6 +30,7 @@ from perception_encoder.layer_analysis.report import (
 from perception_encoder.layer_analysis.sweep import Sweep, run_sweep
 from perception_encoder.models.tower import Tower
 from perception_encoder.runtime.layer_towers import LayerTowers
+from tests.layer_analysis.conftest import Load
 from tests.layer_analysis.test_image_analysis import DEPTH, tower
 from tests.layer_analysis.toys import CLEAR, LightnessTask, named, toy_layers
 
@@ -90,20 +90,6 @@ def test_names_from_outside_are_escaped(sweep: Sweep) -> None:
 
 def changed(name: str = "built", **changes: object) -> LayerFeatures:
     return LayerFeatures(LayerTowers(name, replace(tower(3).towers.tower, **changes), "cpu", torch.float32))
-
-
-Load = Callable[..., None]
-
-
-@pytest.fixture
-def load(monkeypatch: pytest.MonkeyPatch) -> Load:
-    """`load(encoder, …)`: these encoders are loaded by their names."""
-
-    def use(*encoders: LayerFeatures) -> None:
-        by_name = {encoder.name: encoder for encoder in encoders}
-        monkeypatch.setattr(analysis, "load_layers", lambda name, **_: by_name[name])
-
-    return use
 
 
 def test_what_a_model_lacks_is_an_error_before_the_first_sweep(tmp_path: Path, load: Load) -> None:

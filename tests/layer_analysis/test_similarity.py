@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +10,13 @@ import pytest
 from scipy.spatial.distance import pdist
 from scipy.stats import spearmanr
 
-from perception_encoder.errors import ConfigError, DataError
+from perception_encoder.errors import ConfigError
 from perception_encoder.evaluation.feature_cache import FeatureCache
-from perception_encoder.inference.layer_features import LayerFeatures
 from perception_encoder.layer_analysis import report as analysis
 from perception_encoder.layer_analysis import similarity
 from perception_encoder.layer_analysis.report import analyse, write_report
 from perception_encoder.layer_analysis.similarity import cka, compare_grams, gram, rsa
+from tests.layer_analysis.conftest import Load
 from tests.layer_analysis.toys import CLEAR, DEPTH, LightnessTask, named, toy_layers
 
 
@@ -79,24 +78,6 @@ def test_intervals_cover_the_population_s_value(monkeypatch: pytest.MonkeyPatch)
         covered += found.low[0, 1] <= (shared / (own + shared)) ** 2 <= found.high[0, 1]
         widths.append(found.high[0, 1] - found.low[0, 1])
     assert covered >= 34 and np.mean(widths) < 0.4
-
-
-Load = Callable[..., None]
-
-
-def _no_images(images: object) -> list:
-    raise DataError("no images")
-
-
-@pytest.fixture
-def load(monkeypatch: pytest.MonkeyPatch) -> Load:
-    def use(*encoders: LayerFeatures) -> None:
-        """These encoders are loaded by their names; they have no attention to analyse."""
-        monkeypatch.setattr(analysis, "sample", _no_images)
-        by_name = {encoder.name: encoder for encoder in encoders}
-        monkeypatch.setattr(analysis, "load_layers", lambda name, **_: by_name[name])
-
-    return use
 
 
 def test_the_report_compares_all_models_on_images_that_all_can_use(tmp_path: Path, load: Load) -> None:

@@ -18,7 +18,7 @@ from perception_encoder.evaluation.statistics.scores import Score
 from perception_encoder.inference.layer_features import LayerFeatures
 from perception_encoder.layer_analysis.sweep import ColourTowers, LayerCurve, LayerScore, recommend, run_sweep
 from tests.evaluation.layers import discs, write_video
-from tests.layer_analysis.toys import CLEAR, LightnessTask, named, plain, toy_layers
+from tests.layer_analysis.toys import CLEAR, LightnessTask, named, toy_layers
 
 SHORT_SIDE = 48
 
@@ -71,11 +71,6 @@ def test_colours_alone_are_a_layer(tmp_path: Path) -> None:
     task = TrackingEvaluator(read_videos(tmp_path / "videos"), short_side=48)
     sweep = run_sweep(encoder, {"tracking": task}, store)
     assert sweep.model == "colours" and sweep.curves[0].scores[0].value > 0.7
-
-
-def test_another_layer_does_not_exist() -> None:
-    with pytest.raises(ConfigError, match="layer 1 does not exist"):
-        LayerFeatures(ColourTowers(toy_layers())).encode_layers([plain(0)], [1])
 
 
 SCORE = LayerScore(name="RMSE", value=0.3, n=9, draws=np.array([0.25, 0.35]), blocks=3, by_seed=(0.2, 0.4), pool="mean")

@@ -68,9 +68,6 @@ def test_a_class_without_training_images_is_never_named() -> None:
     assert 1 not in fit_probe(train, val, CLASSES).classify(val.vectors)
 
 
-# ---- k-NN
-
-
 @pytest.mark.parametrize("k", [1, 5, 20])
 def test_the_vote_is_scikit_learns(k: int) -> None:
     neighbors = pytest.importorskip("sklearn.neighbors")
