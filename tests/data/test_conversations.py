@@ -32,7 +32,7 @@ from perception_encoder.errors import ConfigError, DataError, InputError, MediaD
 from perception_encoder.preprocess.frames import VideoFrames
 from perception_encoder.preprocess.media import resolve
 from tests.clips import clip, number_of
-from tests.data.tars import image_bytes, write_tar
+from tests.data.tars import image_bytes, write_file, write_tar
 
 QUESTIONS = {
     "cups.png": [("How many cups?", "2"), ("What colour are they?", "They are red,\nboth.")],
@@ -51,14 +51,11 @@ GOOD = {"image": "a.png", "conversations": QA}
 
 def write_images(directory: Path) -> None:
     for name, content in IMAGES.items():
-        (directory / name).parent.mkdir(parents=True, exist_ok=True)
-        (directory / name).write_bytes(content)
+        write_file(directory / name, content)
 
 
 def write_text(path: Path, text: str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
-    return path
+    return write_file(path, text.encode())
 
 
 def write_lines(path: Path, records: list[Any]) -> Path:

@@ -18,7 +18,7 @@ from perception_encoder.datasets.masked_videos import read_videos
 from perception_encoder.datasets.questions.read import read_questions
 from perception_encoder.formats.shards import write_members
 from perception_encoder.formats.tables import read_rows
-from tests.data.tars import image_bytes
+from tests.data.tars import image_bytes, write_file
 from tests.datasets.questions.layouts import LAYOUTS
 from tests.datasets.test_captioned import BY_ID, COCO, KARPATHY, MSRVTT, PATHS, TABLE
 from tests.evaluation.layers import png
@@ -140,24 +140,18 @@ def prepare(directory: Path, name: str, content: bytes) -> None:
     for number in range(1, 5) if name == "annotations.json" else ():
         (directory / f"{number}.jpg").write_bytes(image_bytes(1))
     for item in ("cat/1.jpg", "dog/2.jpg") if name.startswith(("names", "map")) else ():
-        (directory / item).parent.mkdir(exist_ok=True)
-        (directory / item).write_bytes(image_bytes(1))
+        write_file(directory / item, image_bytes(1))
     if name == "val.json":
         write_members(directory / "val.tar", [("a.png", image_bytes(1)), ("a.json", content)])
         return
     for split in ("training", "validation") if name == "objectInfo150.txt" else ():
         for kind, pixels in (("images", image_bytes(1)), ("annotations", png(np.full((2, 2), 2, np.uint8)))):
-            path = directory / kind / split / ("a.jpg" if kind == "images" else "a.png")
-            path.parent.mkdir(parents=True)
-            path.write_bytes(pixels)
+            write_file(directory / kind / split / ("a.jpg" if kind == "images" else "a.png"), pixels)
     for video in ("bear", "dog") if name.endswith("val.txt") else ():
         for kind, suffix in (("JPEGImages", "jpg"), ("Annotations", "png")):
             for number in range(2):
-                path = directory / kind / "480p" / video / f"{number:05}.{suffix}"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(image_bytes(1))
-    (directory / name).parent.mkdir(parents=True, exist_ok=True)
-    (directory / name).write_bytes(content)
+                write_file(directory / kind / "480p" / video / f"{number:05}.{suffix}", image_bytes(1))
+    write_file(directory / name, content)
 
 
 def encoded(name: str, value: Any) -> bytes:

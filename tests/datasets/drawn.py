@@ -13,6 +13,7 @@ from PIL import Image
 from perception_encoder.datasets.class_masks import UNSCORED, ClassMasks
 from perception_encoder.datasets.rgbd import DepthImages
 from perception_encoder.formats.shards import write_members
+from tests.data.tars import write_file
 from tests.evaluation.layers import png
 
 
@@ -128,8 +129,7 @@ def write_objects365(place: Path, counts: dict[str, int], directory: str = "{spl
         (place / "annotations" / f"zhiyuan_objv2_{split}.json").write_text(json.dumps(content), encoding="utf-8")
         for name, image in images.items():
             path = place / directory.format(split=split) / "/".join(name.split("/")[-parts:])
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(image)
+            write_file(path, image)
     return place
 
 

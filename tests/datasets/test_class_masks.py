@@ -9,15 +9,14 @@ import pytest
 
 from perception_encoder.datasets.class_masks import read_class_splits
 from perception_encoder.errors import DataError
+from tests.data.tars import write_file
 from tests.evaluation.layers import png
 
 
 def test_ade_directories(tmp_path: Path) -> None:
     for split, value in (("training", 1), ("validation", 0)):
-        for kind in ("images", "annotations"):
-            (tmp_path / kind / split).mkdir(parents=True)
-        (tmp_path / "images" / split / "a.jpg").write_bytes(png(np.zeros((2, 2, 3), np.uint8)))
-        (tmp_path / "annotations" / split / "a.png").write_bytes(png(np.array([[value, 2]], np.uint8)))
+        write_file(tmp_path / "images" / split / "a.jpg", png(np.zeros((2, 2, 3), np.uint8)))
+        write_file(tmp_path / "annotations" / split / "a.png", png(np.array([[value, 2]], np.uint8)))
     train, test = read_class_splits(tmp_path)
     assert train.labels(0).tolist() == [[0, 1]] and test.labels(0).tolist() == [[-1, 1]]
     assert len(train.classes) == 150
@@ -32,8 +31,7 @@ def write_pairs(place: Path, masks: list[np.ndarray], suffix: str = "jpg") -> No
             (f"images/a/{number}.{suffix}", png(np.zeros((*mask.shape, 3), np.uint8))),
             (f"masks/a/{number}.png", png(mask)),
         ):
-            (place / name).parent.mkdir(parents=True, exist_ok=True)
-            (place / name).write_bytes(content)
+            write_file(place / name, content)
 
 
 def test_images_and_masks_in_directories(tmp_path: Path) -> None:

@@ -20,13 +20,12 @@ from perception_encoder.datasets.classified import (
 )
 from perception_encoder.errors import DataError
 from perception_encoder.formats.media_directory import Clip
+from tests.data.tars import write_file
 
 
 def touch(directory: Path, *names: str) -> Path:
     for name in names:
-        path = directory / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"-")
+        write_file(directory / name, b"-")
     return directory
 
 

@@ -19,6 +19,7 @@ from perception_encoder.datasets.instances import (
 )
 from perception_encoder.errors import DataError, InputError, MediaNotFoundError
 from perception_encoder.progress import untracked
+from tests.data.tars import changing
 from tests.datasets.drawn import described, write_instances, write_objects365, write_whole, write_yolo
 from tests.evaluation.layers import png
 
@@ -102,8 +103,9 @@ def test_categories_of_both_sets_are_the_same(tmp_path: Path) -> None:
     file.write_text(text.replace('"blue"', '"navy"'), encoding="utf-8")
     with pytest.raises(DataError, match=r"first \(9, 'blue'\) and \(9, 'navy'\)"):
         read_instance_splits(place)
-    said = json.loads(text)
-    file.write_text(json.dumps({**said, "categories": said["categories"] + [{"id": 11}]}), encoding="utf-8")
+    file.write_text(text, encoding="utf-8")
+    with changing(file) as said:
+        said["categories"].append({"id": 11})
     with pytest.raises(DataError, match=r"first None and \(11, None\)"):
         read_instance_splits(place)
 
@@ -132,13 +134,12 @@ def test_images_of_objects365_are_found_where_they_are_usual(tmp_path: Path, dir
 def test_known_gaps_of_objects365_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = write_objects365(tmp_path, COUNTS)
     file = path / "annotations" / "zhiyuan_objv2_train.json"
-    content = json.loads(file.read_text(encoding="utf-8"))
-    for row, name in enumerate(UNPUBLISHED):
-        content["images"].append({**content["images"][0], "id": 90 + row, "file_name": f"images/v1/patch6/{name}"})
-        content["annotations"].append({**content["annotations"][0], "id": 90 + row, "image_id": 90 + row})
-    content["annotations"].append({**content["annotations"][0], "id": 99, "bbox": [70, 3, 9, 9]})
-    content["categories"][0]["name"] = "rde"
-    file.write_text(json.dumps(content), encoding="utf-8")
+    with changing(file) as content:
+        for row, name in enumerate(UNPUBLISHED):
+            content["images"].append({**content["images"][0], "id": 90 + row, "file_name": f"images/v1/patch6/{name}"})
+            content["annotations"].append({**content["annotations"][0], "id": 90 + row, "image_id": 90 + row})
+        content["annotations"].append({**content["annotations"][0], "id": 99, "bbox": [70, 3, 9, 9]})
+        content["categories"][0]["name"] = "rde"
     train, test = read_instance_splits(path)
     assert len(train.keys) == 4 and train.categories == test.categories
     assert sorted(item["id"] for some in train.annotations.values() for item in some) == [1, 2, 3, 4, 5, 6]

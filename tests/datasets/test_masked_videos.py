@@ -11,6 +11,7 @@ from PIL import Image
 
 from perception_encoder.datasets.masked_videos import MaskedVideo, read_object_mask, read_videos
 from perception_encoder.errors import DataError, InputError, MediaDecodeError
+from tests.data.tars import write_file
 
 
 def stored(pixels: np.ndarray, mode: str | None = None) -> bytes:
@@ -31,24 +32,19 @@ PICTURE = np.zeros((2, 2, 3), np.uint8)
 
 
 def write(directory: Path, count: int = 3, masks: int = 3) -> None:
-    directory.mkdir(parents=True)
     for index in range(count):
-        (directory / f"{index:05}.jpg").write_bytes(stored(PICTURE))
+        write_file(directory / f"{index:05}.jpg", stored(PICTURE))
         if index < masks:
-            (directory / f"{index:05}.png").write_bytes(stored(MASK))
+            write_file(directory / f"{index:05}.png", stored(MASK))
 
 
 def test_davis_directories_list_their_validation_set(tmp_path: Path) -> None:
     for name in ("bear", "dog", "cow"):
         for kind, suffix, pixels in (("JPEGImages", "jpg", PICTURE), ("Annotations", "png", MASK)):
-            directory = tmp_path / kind / "480p" / name
-            directory.mkdir(parents=True)
             for index in range(2):
-                (directory / f"{index:05}.{suffix}").write_bytes(stored(pixels))
+                write_file(tmp_path / kind / "480p" / name / f"{index:05}.{suffix}", stored(pixels))
     assert [video.name for video in read_videos(tmp_path)] == ["bear", "cow", "dog"]
-    listed = tmp_path / "ImageSets" / "2017" / "val.txt"
-    listed.parent.mkdir(parents=True)
-    listed.write_text("dog\nbear\n", encoding="utf-8")
+    write_file(tmp_path / "ImageSets" / "2017" / "val.txt", b"dog\nbear\n")
     videos = read_videos(tmp_path)
     assert [video.name for video in videos] == ["bear", "dog"]
     assert [mask.tolist() for mask in videos[0].read_masks()] == [MASK.tolist()] * 2

@@ -10,6 +10,7 @@ import pytest
 from perception_encoder.datasets.rgbd import DepthImages, read_depth_splits
 from perception_encoder.errors import DataError, MediaDecodeError
 from perception_encoder.formats.shards import write_members
+from tests.data.tars import write_file
 from tests.datasets.drawn import stored
 from tests.evaluation.layers import png
 
@@ -18,9 +19,7 @@ def test_nyu_directories(tmp_path: Path) -> None:
     for split in ("train", "test"):
         for names in (("rgb_00045.jpg", "sync_depth_00045.png"), ("rgb/7.jpg", "depth/7.png")):
             for name, content in zip(names, (png(np.zeros((2, 2, 3), np.uint8)), stored(np.ones((2, 2)))), strict=True):
-                path = tmp_path / split / "bathroom" / name
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(content)
+                write_file(tmp_path / split / "bathroom" / name, content)
     train, _ = read_depth_splits(tmp_path)
     assert train.keys == ("bathroom/00045", "bathroom/7") and train.depth(1).tolist() == [[1, 1], [1, 1]]
     assert train.blocks == train.select([0, 1]).blocks == ("bathroom", "bathroom")
@@ -44,9 +43,7 @@ def test_images_of_one_sequence_are_one_block(tmp_path: Path) -> None:
     assert scenes.blocks == scenes.keys and scenes.select([1, 3]).blocks == ("1", "3")
     for split in ("train", "test"):
         for name, content in (("rgb/7.jpg", members[0][1]), ("depth/7.png", members[1][1])):
-            path = tmp_path / "tum" / split / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
+            write_file(tmp_path / "tum" / split / name, content)
     assert read_depth_splits(tmp_path / "tum")[1].blocks == ("",)
 
 

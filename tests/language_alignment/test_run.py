@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -22,10 +23,8 @@ from perception_encoder.store import Store
 from perception_encoder.training.checkpoint import BEST
 from perception_encoder.training.optimizer import OptimizerConfig
 from perception_encoder.training.task import ValidationConfig
-from tests import processes
-from tests.processes import pe
 from tests.tiny_language_models import TEMPLATE, write_tiny_decoder
-from tests.training.toys import Interrupted, interrupt_at
+from tests.training.toys import Interrupted, interrupt_at, losses, rows, train_by_ranks
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 40, 220), "white": (240, 240, 240)}
 
@@ -74,17 +73,13 @@ def weights_of(path: Path) -> dict[str, torch.Tensor]:
     return read_trained(path)[1]
 
 
-def rows_of(run: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-
-
 def test_the_projector_alone_learns_and_its_features_are_cached(tmp_path: Path, data: Path, decoder: str) -> None:
     run_config = config(
         decoder, steps=30, batch_size=8, optimizer=OptimizerConfig(name="adamw", lr=1e-2), checkpoint_every=30
     )
     path = align_language(run_config, [data], tmp_path / "run")
-    losses = [row["next_token"] for row in rows_of(tmp_path / "run") if "next_token" in row]
-    assert losses[-1] < 0.8 * losses[0]
+    ((first,), *_, (last,)) = losses(tmp_path / "run", "next_token")
+    assert last < 0.8 * first
     assert {name.split(".")[0] for name in weights_of(path)} == {"projector"}
     (index,) = (tmp_path / "run" / "features").glob("*/features.jsonl")
     assert len(index.read_text().splitlines()) == 40, "each image is encoded once"
@@ -93,7 +88,7 @@ def test_the_projector_alone_learns_and_its_features_are_cached(tmp_path: Path, 
 def test_cached_features_train_as_pixels_do(tmp_path: Path, data: Path, decoder: str) -> None:
     for cached in (True, False):
         align_language(config(decoder, cached=cached), [data], tmp_path / str(cached))
-    of_features, of_pixels = ([row["next_token"] for row in rows_of(tmp_path / name)] for name in ("True", "False"))
+    of_features, of_pixels = (np.array(losses(tmp_path / name, "next_token")) for name in ("True", "False"))
     assert of_features == pytest.approx(of_pixels, rel=1e-2)
 
 
@@ -131,15 +126,15 @@ def test_everything_trains_and_the_model_answers(
 @pytest.mark.usefixtures("float32")
 def test_questions_apart_train_as_if_each_were_the_only_one(tmp_path: Path, data: Path, decoder: str) -> None:
     first, second = ("<image>\nWhat colour?", "green"), ("Is it red?", "no")
-    losses = {}
+    found = {}
     for name, texts in {"both": first + second, "first": first, "second": second}.items():
         (data.parent / f"{name}.jsonl").write_text(record(1, "1.png", *texts))
         run_config = config(decoder, apart=True, steps=1, batch_size=1, cached=False)
         align_language(run_config, [data.parent / f"{name}.jsonl"], tmp_path / name)
-        losses[name] = rows_of(tmp_path / name)[0]["next_token"]
+        found[name] = rows(tmp_path / name)[0]["next_token"]
     tokens = {"first": len("green") + 1, "second": len("no") + 1}
-    total = sum(losses[name] * count for name, count in tokens.items())
-    assert losses["both"] == pytest.approx(total / sum(tokens.values()), rel=1e-4)
+    total = sum(found[name] * count for name, count in tokens.items())
+    assert found["both"] == pytest.approx(total / sum(tokens.values()), rel=1e-4)
 
 
 def test_training_rows_may_be_shorter_than_the_context_and_the_rate_ends_at_its_floor(
@@ -151,7 +146,7 @@ def test_training_rows_may_be_shorter_than_the_context_and_the_rate_ends_at_its_
     prompt, _ = ConversationBatches(run_config, trainee, [source]).example(source[0])
     assert len(prompt.ids) == 40 and trainee.decoder.prompts.context == 300
     assert read_trained(align_language(run_config, [data], tmp_path))[0].context == 300
-    assert [row["lr"] for row in rows_of(tmp_path)] == [1e-3, 1e-3, 8.75e-4, 6.25e-4]
+    assert [row["lr"] for row in rows(tmp_path)] == [1e-3, 1e-3, 8.75e-4, 6.25e-4]
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, data: Path, decoder: str) -> None:
@@ -319,7 +314,7 @@ def test_a_run_is_validated_if_any_source_has_held_out_samples(
     validation = ValidationConfig(every=2, share=share, metric="loss")
     out = tmp_path / "run"
     align_language(config(decoder, validation=validation), [data, few][:sources], out)
-    assert any("validation/loss" in row for row in rows_of(out)) == (out / "best.safetensors").exists() == (share > 0.1)
+    assert any("validation/loss" in row for row in rows(out)) == (out / "best.safetensors").exists() == (share > 0.1)
 
 
 def test_bad_lines_are_named_or_left_out(tmp_path: Path, data: Path, decoder: str) -> None:
@@ -333,28 +328,19 @@ def test_bad_lines_are_named_or_left_out(tmp_path: Path, data: Path, decoder: st
 def test_a_validated_run_writes_its_best_weights(tmp_path: Path, data: Path, decoder: str) -> None:
     run_config = config(decoder, steps=6, validation=ValidationConfig(every=2, share=0.3, metric="loss"))
     align_language(run_config, [data], tmp_path)
-    scores = {row["step"]: row["validation/loss"] for row in rows_of(tmp_path) if "validation/loss" in row}
+    scores = {row["step"]: row["validation/loss"] for row in rows(tmp_path) if "validation/loss" in row}
     assert set(scores) == {2, 4, 6}
     record = json.loads((tmp_path / "config.json").read_text())
     assert record["best"] == {"step": min(scores, key=scores.__getitem__), "loss": min(scores.values())}
     assert weights_of(tmp_path / BEST).keys() == weights_of(tmp_path / WEIGHTS).keys()
 
 
-FLOAT32 = {"PE_DTYPE": "float32"}
-"""In bfloat16, other parts of a batch round differently."""
-
-
-def train_by_ranks(data: Path, out: Path, decoder: Path, ranks: int, kind: str, *settings: str) -> list[float]:
+def train(data: Path, out: Path, decoder: Path, ranks: int, kind: str, trained: str) -> list[float]:
     """The losses of a run's steps."""
-    told = [f"decoder={decoder}", "context=300", "batch_size=4", "cached=false", f"parallel.kind={kind}", *settings]
+    told = [f"decoder={decoder}", "context=300", "batch_size=4", "cached=false", f"parallel.kind={kind}", trained]
     told += ["apart=true", "tiles=1", "pool=1", "parallel.checkpointing=false"]
-    words = ["train", "language_custom", "--debug", "--data", str(data), "--out", str(out)]
-    words += [word for setting in told for word in ("--set", setting)]
-    log = out.with_name(f"{out.name}.log")
-    started = processes.start(pe, *words, log=log, ranks=None if ranks == 1 else ranks, environment=FLOAT32)
-    assert not any(started.statuses()), started.output()
-    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return [row["next_token"] for row in rows if "next_token" in row]
+    train_by_ranks(out, ranks, "language_custom", "--debug", "--data", data, settings=told)
+    return [loss for (loss,) in losses(out, "next_token")]
 
 
 @pytest.mark.parametrize("trained", ["lora=null", "lora.rank=2"], ids=["all weights", "adapters"])
@@ -365,9 +351,9 @@ def test_ranks_train_as_one(tmp_path: Path, trained: str) -> None:
         lines.append(record(number, f"{number}.png", "<image>\nWhat?", "number " + "9" * (number % 5)))
     data, decoder = tmp_path / "data.jsonl", write_tiny_decoder(tmp_path / "decoder")
     data.write_text("".join(lines))
-    one = train_by_ranks(data, tmp_path / "one", decoder, 1, "ddp", trained)
+    one = train(data, tmp_path / "one", decoder, 1, "ddp", trained)
     assert len(one) == 4
     for kind in ("ddp", "fsdp"):
-        assert train_by_ranks(data, tmp_path / kind, decoder, 2, kind, trained) == pytest.approx(one, rel=5e-5)
+        assert train(data, tmp_path / kind, decoder, 2, kind, trained) == pytest.approx(one, rel=5e-5)
         first_tensors, other = (read_trained(tmp_path / run / "language.safetensors")[1] for run in ("one", kind))
         assert first_tensors.keys() == other.keys()

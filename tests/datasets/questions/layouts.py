@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tests.data.tars import write_file
 from tests.evaluation.layers import png
 
 IMAGE = png(np.full((40, 60, 3), (200, 30, 30), np.uint8))
@@ -20,21 +21,15 @@ PEOPLE += [{"answer": "mug", "answer_confidence": "no", "answer_id": n} for n in
 
 
 def write_json(path: Path, value: Any) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value), encoding="utf-8")
-    return path
+    return write_file(path, json.dumps(value).encode())
 
 
 def write_lines(path: Path, values: list[dict[str, Any]]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(value) + "\n" for value in values), encoding="utf-8")
-    return path
+    return write_file(path, "".join(json.dumps(value) + "\n" for value in values).encode())
 
 
 def write_image(path: Path, content: bytes = IMAGE) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
-    return path
+    return write_file(path, content)
 
 
 def write_table(path: Path, rows: list[dict[str, Any]], group_rows: int = 2) -> Path:

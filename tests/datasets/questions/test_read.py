@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from perception_encoder.errors import ConfigError, DataError
 from perception_encoder.evaluation.language.tasks import TASKS
 from perception_encoder.formats.media_directory import Clip
 from perception_encoder.formats.tables import TableImage
+from tests.data.tars import changing
 from tests.datasets.questions import layouts
 from tests.datasets.questions.layouts import (
     IMAGE,
@@ -103,9 +103,8 @@ def test_an_unknown_dataset_split_or_task(tmp_path: Path) -> None:
 def test_ids_must_differ(tmp_path: Path) -> None:
     vqav2(tmp_path)
     path = tmp_path / "v2_OpenEnded_mscoco_val2014_questions.json"
-    value = json.loads(path.read_text())
-    value["questions"].append(value["questions"][0])
-    path.write_text(json.dumps(value))
+    with changing(path) as value:
+        value["questions"].append(value["questions"][0])
     with pytest.raises(DataError, match="2 questions have the id '42000'"):
         read_questions("vqav2", tmp_path)
     write_json(tmp_path / "deep" / path.name, {})
@@ -321,9 +320,8 @@ def test_bad_entries_of_phrases(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="there are: testA, val"):
         read_questions("refcoco", tmp_path, "test")
     instances = tmp_path / "refcoco" / "instances.json"
-    value = json.loads(instances.read_text())
-    value["annotations"][0]["bbox"] = [1, 2, 0, 4]
-    write_json(instances, value)
+    with changing(instances) as value:
+        value["annotations"][0]["bbox"] = [1, 2, 0, 4]
     with pytest.raises(DataError, match=r"`bbox` is \[1, 2, 0, 4\]"):
         read_questions("refcoco", tmp_path, "val")
     write_json(instances, {**value, "annotations": []})

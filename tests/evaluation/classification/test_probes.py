@@ -13,6 +13,7 @@ from perception_encoder.errors import ConfigError, DataError
 from perception_encoder.evaluation.classification.probes import STRENGTHS, fit_probe, vote
 from perception_encoder.evaluation.classification.splits import hold_out, load_splits
 from perception_encoder.evaluation.embeddings import Features
+from tests.data.tars import write_file
 from tests.evaluation.colours import image_bytes, unit, write_colours
 
 CLASSES = ("a", "b", "c")
@@ -91,9 +92,7 @@ def test_k_is_within_the_training_items(k: int) -> None:
 
 def directories(place: Path, split: str, labels: list[str], shade: int = 0) -> Path:
     for index, label in enumerate(labels):
-        path = place / split / label / f"{index}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(image_bytes(label, shade + index))
+        write_file(place / split / label / f"{index}.png", image_bytes(label, shade + index))
     return place
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,6 +26,7 @@ from perception_encoder.evaluation.dense.detection import (
     to_results,
 )
 from perception_encoder.evaluation.statistics.scores import estimate_difference
+from tests.data.tars import changing
 from tests.datasets.drawn import write_instances
 from tests.evaluation.layers import colour_source
 
@@ -81,13 +81,11 @@ def test_lvis_counts_more_objects_and_less_sure_ones(tmp_path: Path) -> None:
     place = write_instances(tmp_path, {"train": 2, "test": 1})
     coco = read_instance_splits(place)
     for split in ("train", "test"):
-        file = place / split / "instances.json"
-        said = json.loads(file.read_text(encoding="utf-8"))
-        for image in said["images"]:
-            image |= {"neg_category_ids": [], "not_exhaustive_category_ids": []}
-        for category in said["categories"]:
-            category["frequency"] = "f"
-        file.write_text(json.dumps(said), encoding="utf-8")
+        with changing(place / split / "instances.json") as said:
+            for image in said["images"]:
+                image |= {"neg_category_ids": [], "not_exhaustive_category_ids": []}
+            for category in said["categories"]:
+                category["frequency"] = "f"
     lvis = read_instance_splits(place)
     asked = replace(SMALL, most=7, least_score=0.0)
     for parts, head, limits in (
@@ -107,10 +105,8 @@ def test_masks_are_learned_and_measured_where_both_sets_have_them(
     without: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     place = write_instances(tmp_path, {"train": 2, "test": 2})
-    file = place / without / "instances.json"
-    said = json.loads(file.read_text(encoding="utf-8"))
-    del said["annotations"][1]["segmentation"]
-    file.write_text(json.dumps(said), encoding="utf-8")
+    with changing(place / without / "instances.json") as said:
+        del said["annotations"][1]["segmentation"]
     train, test = read_instance_splits(place)
     lacking, other = caplog.messages
     assert f"{without}/instances.json: 1 of 3 annotations have no mask; only boxes are trained" in lacking
@@ -125,11 +121,9 @@ def test_boxes_without_area_are_not_learned_from_and_said_once(
 ) -> None:
     """As in COCO's images 200365 and 550395."""
     place = write_instances(tmp_path, {"train": 4, "test": 2})
-    file = place / "train" / "instances.json"
-    said = json.loads(file.read_text(encoding="utf-8"))
-    said["annotations"][0]["bbox"][2] = 0  # of image 1, which has another one
-    said["annotations"][2]["bbox"][3] = 0  # all that image 2 has
-    file.write_text(json.dumps(said), encoding="utf-8")
+    with changing(place / "train" / "instances.json") as said:
+        said["annotations"][0]["bbox"][2] = 0  # of image 1, which has another one
+        said["annotations"][2]["bbox"][3] = 0  # all that image 2 has
     train, test = read_instance_splits(place)
     result = list(DetectionEvaluator(train, test, SMALL).run(colour_source(16, (48, 64))))
     assert result[0].settings["train"] == "4" and len(result) == 6
