@@ -31,7 +31,7 @@ VIDEO_COLUMN = "video_id"
 class CaptionedMedia(ItemSet):
     """Images or videos with captions."""
 
-    per_item: ClassVar[tuple[str, ...]] = ("keys", "media", "captions")
+    _per_item: ClassVar[tuple[str, ...]] = ("keys", "media", "captions")
 
     name: str
     keys: tuple[str, ...]

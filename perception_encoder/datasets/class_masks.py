@@ -30,7 +30,7 @@ BACKGROUND, OBJECT = "background", "object"
 class ClassMasks(ImageSet):
     """Stored images and masks."""
 
-    per_item: ClassVar[tuple[str, ...]] = ("keys", "images", "masks")
+    _per_item: ClassVar[tuple[str, ...]] = ("keys", "images", "masks")
 
     masks: tuple[Stored, ...]
     classes: tuple[str, ...]

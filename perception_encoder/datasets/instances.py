@@ -51,7 +51,7 @@ class Instances:
 class InstanceSet(ImageSet):
     """Annotated images; their keys are file names."""
 
-    per_item: ClassVar[tuple[str, ...]] = ("keys", "images", "records")
+    _per_item: ClassVar[tuple[str, ...]] = ("keys", "images", "records")
 
     records: tuple[dict[str, Any], ...]
     """The images' entries in the annotations: `id`, `width`, `height` and so on."""

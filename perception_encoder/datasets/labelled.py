@@ -30,13 +30,13 @@ Stored = Path | bytes
 class ItemSet:
     """A dataclass with some fields that have one entry per item."""
 
-    per_item: ClassVar[tuple[str, ...]]
+    _per_item: ClassVar[tuple[str, ...]]
     """Those fields."""
 
     def select(self, rows: Sequence[int]) -> Self:
         """Return the set with these items."""
         whole: Any = self
-        parts = {name: tuple(getattr(self, name)[row] for row in rows) for name in self.per_item}
+        parts = {name: tuple(getattr(self, name)[row] for row in rows) for name in self._per_item}
         return replace(whole, **parts)
 
 
@@ -44,7 +44,7 @@ class ItemSet:
 class ImageSet(ItemSet):
     """Stored images by name."""
 
-    per_item: ClassVar[tuple[str, ...]] = ("keys", "images")
+    _per_item: ClassVar[tuple[str, ...]] = ("keys", "images")
 
     name: str
     keys: tuple[str, ...]
@@ -105,7 +105,7 @@ def read_integers(stored: Stored, name: str, modes: tuple[str, ...], requirement
 class LabelledImages(ItemSet):
     """One classification task."""
 
-    per_item: ClassVar[tuple[str, ...]] = ("keys", "images", "labels")
+    _per_item: ClassVar[tuple[str, ...]] = ("keys", "images", "labels")
 
     name: str
     keys: tuple[str, ...]

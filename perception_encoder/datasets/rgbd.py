@@ -27,7 +27,7 @@ MILLIMETRES = 1000.0
 class DepthImages(ImageSet):
     """Stored images and depths."""
 
-    per_item: ClassVar[tuple[str, ...]] = ("keys", "images", "depths", "blocks")
+    _per_item: ClassVar[tuple[str, ...]] = ("keys", "images", "depths", "blocks")
 
     depths: tuple[Stored, ...]
     per_metre: float = MILLIMETRES

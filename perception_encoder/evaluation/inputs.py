@@ -94,7 +94,9 @@ def open_item(source: MediaSource, key: str, frames: int, trim: int = 0) -> list
     opened = open_media(resolve_source(source, key), frames)
     assert not isinstance(opened, str)
     images = opened.images if isinstance(opened, VideoFrames) else [opened]
-    return [cut_border(image, key, trim) for image in images]
+    if any(min(image.size) <= 2 * trim for image in images):
+        raise InputError(key, f"is too small to crop {trim} pixels from each side")
+    return [image.crop((trim, trim, image.width - trim, image.height - trim)) for image in images] if trim else images
 
 
 def resolve_source(source: MediaSource, name: str) -> Media:
@@ -102,15 +104,6 @@ def resolve_source(source: MediaSource, name: str) -> Media:
     if isinstance(source, Clip):
         return resolve(source.path, name, start=source.start, end=source.end)
     return resolve(unpacked(source, name), name)
-
-
-def cut_border(image: Image.Image, key: str, trim: int) -> Image.Image:
-    """Crop `trim` pixels from each side of an image; InputError if nothing would be left."""
-    if not trim:
-        return image
-    if min(image.size) <= 2 * trim:
-        raise InputError(key, f"is too small to crop {trim} pixels from each side")
-    return image.crop((trim, trim, image.width - trim, image.height - trim))
 
 
 def decode_ahead(decode: Callable[[int], T], rows: range, ahead: int) -> Iterator[T | InputError]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from perception_encoder.datasets.labelled import ImageSet, LabelledImages
@@ -102,9 +103,23 @@ class HeadEvaluator(ABC):
         self._sets = {"train": train, "test": test}
         self._inputs: tuple[EncoderInputs, ...] = ()
 
+    @property
     @abstractmethod
+    def label(self) -> Label:
+        """Label of the scores, without the settings that all heads have."""
+
+    @property
+    @abstractmethod
+    def digest(self) -> str:
+        """Digest of everything besides tokens that the scores depend on."""
+
+    @abstractmethod
+    def fit(self, head: Any, train: CachedTokens, test: CachedTokens, track: Track) -> Sequence[Scores]:
+        """Fit a head with a configuration on the training images; return its scores on the test images."""
+
     def run(self, source: LayerSource, track: Track = untracked) -> Iterator[Score]:
-        """Yield the scores of `fitted`."""
+        """Yield the scores of heads with different seeds; DataError if no image of a dataset can be used."""
+        yield from source.score(self.inputs(track), self.digest, partial(self._score, track=track), track)
 
     def inputs(self, track: Track = untracked) -> Sequence[EncoderInputs]:
         """Return the training and the test images with usable targets, which are decoded once for all encoders."""
@@ -114,35 +129,18 @@ class HeadEvaluator(ABC):
         )
         return self._inputs
 
-    def fitted(
-        self,
-        source: LayerSource,
-        depends: str,
-        fit: Callable[[Any, CachedTokens, CachedTokens, Track], Sequence[Scores]],
-        label: Label,
-        track: Track,
-    ) -> Iterator[Score]:
-        """Yield the scores of heads with different seeds; DataError if no image of one of the datasets can be used.
-
-        Args:
-            depends: See `LayerSource.score`.
-            fit: Fits a head with a configuration on the training images, and scores it on the test images.
-            label: Of the scores, without the settings that all heads have.
-        """
-
-        def score(features: Iterable[CachedTokens]) -> Iterator[Score]:
-            parts = []
-            for part in features:
-                if not len(part.rows):
-                    reason = f"; the first: {part.failures[0]}" if part.failures else ""
-                    raise DataError(f"{self.name}: no image can be used{reason}")
-                parts.append(part)
-            train, test = parts
-            items = with_head_seeds(
-                self.head_seeds,
-                lambda seed: fit(replace(self.head, fit=self.head.fit.with_seed(seed)), train, test, track),
-            )
-            settings = {"layer": str(test.layer), "train": str(len(train.rows)), **label.settings}
-            yield from measure_all(items, replace(label, settings={**settings, "head seeds": str(self.head_seeds)}))
-
-        yield from source.score(self.inputs(track), depends, score, track)
+    def _score(self, features: Iterable[CachedTokens], track: Track) -> Iterator[Score]:
+        parts = []
+        for part in features:
+            if not len(part.rows):
+                reason = f"; the first: {part.failures[0]}" if part.failures else ""
+                raise DataError(f"{self.name}: no image can be used{reason}")
+            parts.append(part)
+        train, test = parts
+        items = with_head_seeds(
+            self.head_seeds,
+            lambda seed: self.fit(replace(self.head, fit=self.head.fit.with_seed(seed)), train, test, track),
+        )
+        settings = {"layer": str(test.layer), "train": str(len(train.rows)), **self.label.settings}
+        settings["head seeds"] = str(self.head_seeds)
+        yield from measure_all(items, replace(self.label, settings=settings))

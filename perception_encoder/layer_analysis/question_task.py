@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache, cached_property, partial
 
 from perception_encoder.data.conversation_records import box_text
@@ -11,11 +11,11 @@ from perception_encoder.evaluation.inputs import settings_digest
 from perception_encoder.evaluation.language.answers import scale_box
 from perception_encoder.evaluation.language.evaluators import Answered, AskedImages, score_answers
 from perception_encoder.evaluation.language.tasks import LanguageTask
-from perception_encoder.evaluation.layer_evaluator import HeadEvaluator, LayerSource
-from perception_encoder.evaluation.statistics.scores import HEAD_SEEDS, Label, Score, Scores
+from perception_encoder.evaluation.layer_evaluator import HeadEvaluator
+from perception_encoder.evaluation.statistics.scores import HEAD_SEEDS, Label, Scores
 from perception_encoder.language_models.answer_head import AnswerHeadConfig, fit_answers
 from perception_encoder.language_models.decoder import Decoder
-from perception_encoder.progress import Track, untracked
+from perception_encoder.progress import Track
 
 
 class QuestionTask(HeadEvaluator):
@@ -37,14 +37,12 @@ class QuestionTask(HeadEvaluator):
         sets = (train, self._turns), (test, self._boxes)
         super().__init__(task.name, *sets, head or AnswerHeadConfig(), image_size, head_seeds)
 
-    def run(self, source: LayerSource, track: Track = untracked) -> Iterator[Score]:
-        """Yield the task's scores over the head seeds; DataError if no image of a part can be used."""
-        label = Label(task=self.task.name, method="answers")
-        yield from self.fitted(source, self.digest, self._fit, label, track)
+    @property
+    def label(self) -> Label:
+        return Label(task=self.task.name, method="answers")
 
     @cached_property
     def digest(self) -> str:
-        """Digest of the questions and the settings."""
         asked = [
             [[(q.id, q.question, q.answers, q.correct, q.box) for q in questions] for questions in part.questions]
             for part in (self.train, self.test)
@@ -64,7 +62,7 @@ class QuestionTask(HeadEvaluator):
             turns.append((self.task.prompt(question), answer))
         return turns
 
-    def _fit(self, head: AnswerHeadConfig, train: CachedTokens, test: CachedTokens, track: Track) -> tuple[Scores, ...]:
+    def fit(self, head: AnswerHeadConfig, train: CachedTokens, test: CachedTokens, track: Track) -> tuple[Scores, ...]:
         decoder = self.make_decoder(head.fit.seed) if self.make_decoder else None
         fitted = fit_answers(train.patches, [self._turns(int(row)) for row in train.rows], head, decoder, track)
         asked = [

@@ -78,7 +78,7 @@ def result(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
         patch.setattr(experiment, "ROWS", [row for row in ROWS if row.name in NAMES])
         patch.setattr(experiment, "LAYERS", (5, 11))
         first = reproduce_language(directory / "language.json", directory / "runs", scenes, SIZES)
-        patch.setattr(QuestionTask, "_fit", None)
+        patch.setattr(QuestionTask, "fit", None)
         again = reproduce_language(directory / "language.json", directory / "runs", scenes, SIZES)
     assert first == again, "a finished run is read from its cache"
     return first

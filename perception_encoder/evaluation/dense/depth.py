@@ -7,7 +7,7 @@ the seeds of the head. Images of one sequence are resampled together for interva
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 
@@ -20,8 +20,8 @@ from perception_encoder.dense_prediction.head_fitting import take
 from perception_encoder.errors import InputError
 from perception_encoder.evaluation.feature_cache import CachedTokens
 from perception_encoder.evaluation.inputs import EncoderInputs, content_digest, settings_digest
-from perception_encoder.evaluation.layer_evaluator import HeadEvaluator, LayerSource
-from perception_encoder.evaluation.statistics.scores import HEAD_SEEDS, ItemScores, Label, Score
+from perception_encoder.evaluation.layer_evaluator import HeadEvaluator
+from perception_encoder.evaluation.statistics.scores import HEAD_SEEDS, ItemScores, Label
 from perception_encoder.progress import Track, untracked
 
 logger = logging.getLogger(__name__)
@@ -45,7 +45,10 @@ class DepthProtocol:
 
 
 class DepthEvaluator(HeadEvaluator):
-    """Depth of pixels, predicted by a head on one layer: RMSE first, or relative error if predictions are aligned."""
+    """Depth of pixels by a head on one layer: RMSE, relative error (first if medians are aligned), shares in 1.25ⁿ.
+
+    Warns once if most of the known depth is out of range: `per_metre` may be wrong.
+    """
 
     def __init__(
         self,
@@ -63,20 +66,16 @@ class DepthEvaluator(HeadEvaluator):
         targets = partial(self._known, train, whole), partial(self._known, test, self.protocol)
         super().__init__(name, (train, targets[0]), (test, targets[1]), self.protocol.head, image_size, head_seeds)
 
-    def run(self, source: LayerSource, track: Track = untracked) -> Iterator[Score]:
-        """Yield RMSE, relative error, and the shares within 1.25ⁿ; DataError if no training image has depth.
-
-        Warns once if most of the known depth is out of range: `per_metre` may be wrong.
-        """
-        label = Label(
+    @property
+    def label(self) -> Label:
+        return Label(
             task=self.test.name,
             method="depth head, medians aligned" if self.protocol.aligned else "depth head",
             settings={"channels": str(self.head.channels), "per metre": f"{self.test.per_metre:g}"},
         )
-        yield from self.fitted(source, self._digest, self._fit, label, track)
 
     @cached_property
-    def _digest(self) -> str:
+    def digest(self) -> str:
         parts = [(part.per_metre, content_digest(part.depths)) for part in (self.train, self.test)]
         return settings_digest(self.protocol, self.head_seeds, self.test.blocks, parts)
 
@@ -99,7 +98,7 @@ class DepthEvaluator(HeadEvaluator):
         self._pixels += (depth > 0).sum(), protocol.head.within(depth).sum()
         scored_pixels(images.keys[index], depth, protocol)
 
-    def _fit(self, head: DepthConfig, train: CachedTokens, test: CachedTokens, track: Track) -> list[ItemScores]:
+    def fit(self, head: DepthConfig, train: CachedTokens, test: CachedTokens, track: Track) -> list[ItemScores]:
         fitted = fit_depth(train.patches, lambda row: self.train.depth(int(train.rows[row])), head, track)
         maps, keys = test.patches, [self.test.keys[row] for row in test.rows]
         errors = []

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from operator import itemgetter
@@ -26,8 +26,8 @@ from perception_encoder.dense_prediction.head_fitting import take
 from perception_encoder.errors import needs_extra
 from perception_encoder.evaluation.feature_cache import CachedTokens
 from perception_encoder.evaluation.inputs import settings_digest
-from perception_encoder.evaluation.layer_evaluator import HeadEvaluator, LayerSource
-from perception_encoder.evaluation.statistics.scores import HEAD_SEEDS, Label, ResampledScores, Score
+from perception_encoder.evaluation.layer_evaluator import HeadEvaluator
+from perception_encoder.evaluation.statistics.scores import HEAD_SEEDS, Label, ResampledScores
 from perception_encoder.files import write_bytes
 from perception_encoder.progress import Track, untracked
 
@@ -40,7 +40,10 @@ KINDS: Mapping[str, Literal["bbox", "segm"]] = {"box": "bbox", "mask": "segm"}
 
 
 class DetectionEvaluator(HeadEvaluator):
-    """Boxes of objects, and masks if both datasets have them, predicted by a detector over one layer."""
+    """Boxes of objects, and masks if both datasets have them, predicted by a detector over one layer.
+
+    Scores are `box AP` first, then `mask AP`, each with its parts; an AP that does not exist is left out.
+    """
 
     def __init__(
         self,
@@ -55,23 +58,22 @@ class DetectionEvaluator(HeadEvaluator):
         super().__init__(name, *sets, head or DetectionConfig(), image_size, head_seeds)
         self.train, self.test, self.masks = train, test, train.has_masks and test.has_masks
 
-    def run(self, source: LayerSource, track: Track = untracked) -> Iterator[Score]:
-        """Yield `box AP` first, then `mask AP`, each with its parts; an AP that does not exist is left out."""
+    @property
+    def label(self) -> Label:
         least_score, most = self.head.limits(self.train.lvis)
-        label = Label(
+        return Label(
             task=self.test.name,
             method="Mask R-CNN" if self.masks else "Faster R-CNN",
             classes=len(self.test.categories),
             settings={"channels": str(self.head.channels), "least score": f"{least_score:g}", "most": str(most)},
         )
-        yield from self.fitted(source, self._digest, self._fit, label, track)
 
     @cached_property
-    def _digest(self) -> str:
+    def digest(self) -> str:
         parts = [(part.records, sorted(part.annotations.items()), part.categories) for part in (self.train, self.test)]
         return settings_digest(self.head, self.head_seeds, parts)
 
-    def _fit(
+    def fit(
         self, head: DetectionConfig, train: CachedTokens, test: CachedTokens, track: Track
     ) -> list[ResampledScores]:
         known, maps = self.test, test.patches

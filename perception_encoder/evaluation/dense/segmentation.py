@@ -6,7 +6,7 @@ Pixels are compared at the mask's own size.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cached_property, partial
 
 import numpy as np
@@ -19,13 +19,16 @@ from perception_encoder.dense_prediction.segmentation import SegmentationConfig,
 from perception_encoder.errors import InputError
 from perception_encoder.evaluation.feature_cache import CachedTokens
 from perception_encoder.evaluation.inputs import content_digest, settings_digest
-from perception_encoder.evaluation.layer_evaluator import HeadEvaluator, LayerSource
-from perception_encoder.evaluation.statistics.scores import HEAD_SEEDS, ItemScores, Label, Score
+from perception_encoder.evaluation.layer_evaluator import HeadEvaluator
+from perception_encoder.evaluation.statistics.scores import HEAD_SEEDS, ItemScores, Label
 from perception_encoder.progress import Track, untracked
 
 
 class SegmentationEvaluator(HeadEvaluator):
-    """Classes of pixels, predicted by a linear head on one layer: mIoU first, then the share of correct pixels."""
+    """Classes of pixels, predicted by a linear head on one layer: mIoU first, then the share of correct pixels.
+
+    DataError if the training images show a single class.
+    """
 
     def __init__(
         self,
@@ -42,24 +45,24 @@ class SegmentationEvaluator(HeadEvaluator):
         sets = [(images, partial(_known_labels, images)) for images in (self.train, self.test)]
         super().__init__(name, sets[0], sets[1], head or SegmentationConfig(), image_size, head_seeds)
 
-    def run(self, source: LayerSource, track: Track = untracked) -> Iterator[Score]:
-        """Yield `mIoU` and `pixels`; DataError if training images show a single class."""
-        label = Label(
+    @property
+    def label(self) -> Label:
+        return Label(
             task=self.test.name,
             method="linear segmentation",
             classes=len(self.train.classes),
             settings={"kernel": str(self.head.kernel)},
         )
-        yield from self.fitted(source, self._digest, self._fit, label, track)
 
     @cached_property
-    def _digest(self) -> str:
+    def digest(self) -> str:
         parts = [(part.classes, part.numbers, content_digest(part.masks)) for part in (self.train, self.test)]
         return settings_digest(self.head, self.head_seeds, parts)
 
-    def _fit(
+    def fit(
         self, head: SegmentationConfig, train: CachedTokens, test: CachedTokens, track: Track
     ) -> tuple[ItemScores, ...]:
+
         def labels(row: int) -> Int[np.ndarray, "H W"]:
             return self.train.labels(int(train.rows[row]))
 

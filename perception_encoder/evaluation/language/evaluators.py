@@ -233,7 +233,7 @@ def open_media_of(question: Question, frames: int = FRAMES) -> list[MediaPart]:
 class AskedImages(ImageSet):
     """Images with the questions about each."""
 
-    per_item: ClassVar[tuple[str, ...]] = (*ImageSet.per_item, "questions")
+    _per_item: ClassVar[tuple[str, ...]] = (*ImageSet._per_item, "questions")
 
     questions: tuple[tuple[Question, ...], ...]
 
