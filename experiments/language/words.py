@@ -23,7 +23,7 @@ from experiments.command_line import print_metrics, run_experiment
 from experiments.language.word_targets import BACKGROUND, IGNORED, Labelled, WordNumbers
 from perception_encoder.cli import output
 from perception_encoder.cli.options import option, out_option
-from perception_encoder.data.pairs import to_device
+from perception_encoder.data.pairs import TensorBatch
 from perception_encoder.files import write_json
 from perception_encoder.language_alignment.config import LanguageConfig
 from perception_encoder.language_models.decoder import Decoder
@@ -70,7 +70,7 @@ class WordConfig(TrainingConfig):
 
 
 @dataclass(frozen=True)
-class WordBatch:
+class WordBatch(TensorBatch):
     """Images, and what they show."""
 
     images: Float[Tensor, "B 3 S S"]
@@ -85,10 +85,6 @@ class WordBatch:
 
     def __len__(self) -> int:
         return len(self.images)
-
-    def to(self, device: torch.device) -> WordBatch:
-        """Return the batch on a device."""
-        return to_device(self, device)
 
 
 class WordModel(nn.Module):

@@ -43,11 +43,25 @@ SHARES: Mapping[str, float] = {"template": 0.8, "label": 0.2}
 
 T = TypeVar("T")
 R = TypeVar("R")
-Batch = TypeVar("Batch", bound=Any)  # a dataclass that holds tensors
+
+
+class TensorBatch:
+    """A dataclass that holds tensors."""
+
+    def to(self, device: torch.device) -> Self:
+        """Return the batch with its tensors on a device; copies to a GPU use pinned memory and overlap computation."""
+        whole: Any = self
+        moved: dict[str, Any] = {}
+        for item in fields(whole):
+            value = getattr(self, item.name)
+            if isinstance(value, Tensor):
+                pinned = value.pin_memory() if device.type == "cuda" else value
+                moved[item.name] = pinned.to(device, non_blocking=True)
+        return replace(whole, **moved)
 
 
 @dataclass(frozen=True)
-class ImageTextBatch:
+class ImageTextBatch(TensorBatch):
     """Images, the distinct captions drawn for them, and which captions match which images."""
 
     images: Tensor  # uint8 (b, 3, H, W)
@@ -68,23 +82,9 @@ class ImageTextBatch:
     def __len__(self) -> int:
         return self.text_positives.shape[1]
 
-    def to(self, device: torch.device) -> ImageTextBatch:
-        return to_device(self, device)
-
-
-def to_device(batch: Batch, device: torch.device) -> Batch:
-    """Return a dataclass with its tensors on a device; copies to a GPU use pinned memory and overlap computation."""
-    moved: dict[str, Any] = {}
-    for item in fields(batch):
-        value = getattr(batch, item.name)
-        if isinstance(value, Tensor):
-            pinned = value.pin_memory() if device.type == "cuda" else value
-            moved[item.name] = pinned.to(device, non_blocking=True)
-    return replace(batch, **moved)
-
 
 @dataclass(frozen=True, kw_only=True)
-class ImageBatch:
+class ImageBatch(TensorBatch):
     """A rank's share of a batch of images."""
 
     images: Tensor  # uint8 (b, 3, H, W)
@@ -93,9 +93,6 @@ class ImageBatch:
     def __len__(self) -> int:
         """Number of images in the whole batch."""
         return round(len(self.images) / self.share)
-
-    def to(self, device: torch.device) -> Self:
-        return to_device(self, device)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from perception_encoder.data.pairs import to_device
+from perception_encoder.data.pairs import TensorBatch
 from perception_encoder.errors import ConfigError, ShapeError
 from perception_encoder.language_models.prompt import IGNORED, Prompt
 from perception_encoder.models.vision_transformer import VisionTransformer
@@ -153,7 +153,7 @@ class PerceptionLanguageModel(nn.Module):
 
 
 @dataclass(frozen=True)
-class LanguageBatch:
+class LanguageBatch(TensorBatch):
     """A rank's share of a batch."""
 
     ids: Tensor
@@ -174,10 +174,6 @@ class LanguageBatch:
 
     def __len__(self) -> int:
         return self.rows
-
-    def to(self, device: torch.device) -> LanguageBatch:
-        """Return the batch on a device."""
-        return to_device(self, device)
 
 
 def collate(examples: Sequence[tuple[Prompt, Tensor]], step: int) -> LanguageBatch:
