@@ -74,42 +74,30 @@ class StopError(Exception):
     """What interrupts a test's run."""
 
 
+@pytest.mark.parametrize("limit", ["items", "bytes"])
 @pytest.mark.parametrize("at", [0, 3, 7])
-def test_a_stopped_run_resumes_to_the_same_bytes(at: int, tmp_path: Path) -> None:
-    def stop(encoded: int) -> None:
-        if encoded >= at:
-            raise StopError
-
-    images = greys(11, broken=(2, 9))
-    whole, resumed = (FeatureCache(directory=tmp_path / name) for name in ("whole", "resumed"))
-    encode_layers(toy_layers(), images, LAYERS, whole, chunk=4)
-    with pytest.raises(StopError):
-        encode_layers(toy_layers(before=stop), images, LAYERS, resumed, chunk=4)
-    after = toy_layers()
-    encode_layers(after, images, LAYERS, resumed, chunk=4)
-    assert after.towers.encoded == 9 - at and contents(tmp_path / "whole") == contents(tmp_path / "resumed")
-
-
-@pytest.mark.parametrize("at", [4, 8])
-def test_a_run_in_chunks_of_bytes_resumes_with_the_same_batches(
-    at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_stopped_run_resumes_with_the_same_batches_to_the_same_bytes(
+    at: int, limit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "BYTES", 4 * (4 * 16 * 3 * len(LAYERS)) + 100)
-    images, begun = greys(11), []
+    images, begun, chunk = greys(11, broken=(2, 9)), list[int](), 4
+    if limit == "bytes":
+        chunk = 64
+        monkeypatch.setattr(module, "BYTES", 4 * (4 * 16 * 3 * len(LAYERS)) + 100)
 
     def stop(encoded: int) -> None:
         if encoded >= at:
             raise StopError
         begun.append(encoded)
 
-    encode_layers(toy_layers(before=begun.append), images, LAYERS, FeatureCache(directory=tmp_path / "whole"))
-    assert begun == [0, 4, 8]
+    whole, resumed = (FeatureCache(directory=tmp_path / name) for name in ("whole", "resumed"))
+    encode_layers(toy_layers(before=begun.append), images, LAYERS, whole, chunk=chunk)
+    assert begun == [0, 3, 7]
     begun.clear()
-    resumed = FeatureCache(directory=tmp_path / "resumed")
     with pytest.raises(StopError):
-        encode_layers(toy_layers(before=stop), images, LAYERS, resumed)
-    encode_layers(toy_layers(before=lambda encoded: begun.append(at + encoded)), images, LAYERS, resumed)
-    assert begun == [0, 4, 8] and contents(tmp_path / "whole") == contents(tmp_path / "resumed")
+        encode_layers(toy_layers(before=stop), images, LAYERS, resumed, chunk=chunk)
+    after = toy_layers(before=lambda encoded: begun.append(at + encoded))
+    encode_layers(after, images, LAYERS, resumed, chunk=chunk)
+    assert begun == [0, 3, 7] and contents(tmp_path / "whole") == contents(tmp_path / "resumed")
 
 
 def test_features_that_are_not_finite_or_too_large_are_errors(tmp_path: Path) -> None:
