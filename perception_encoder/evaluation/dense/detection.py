@@ -29,7 +29,7 @@ from perception_encoder.evaluation.inputs import settings_digest
 from perception_encoder.evaluation.layer_evaluator import HeadEvaluator
 from perception_encoder.evaluation.statistics.scores import HEAD_SEEDS, Label, ResampledScores
 from perception_encoder.files import write_bytes
-from perception_encoder.progress import Track, untracked
+from perception_encoder.progress import Track
 
 if TYPE_CHECKING:
     from faster_coco_eval import COCO, COCOeval_faster
