@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import queue
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
@@ -148,18 +148,16 @@ def hub_or_cache(name: str, asks: bool = True, copy: str = "DIRECTORY") -> Itera
 def _in_time(ask: Callable[[float], object]) -> None:
     """Raise unless the hub answers in time, whether the name look-up, the connection or the answer hangs."""
     patience = float(os.environ.get("HF_HUB_ETAG_TIMEOUT") or _PATIENCE)
-    outcomes: queue.SimpleQueue[object] = queue.SimpleQueue()
+    answer: Future[object] = Future()
 
     def run() -> None:
         try:
-            outcomes.put(ask(patience))
+            answer.set_result(ask(patience))
         except Exception as error:
-            outcomes.put(error)
+            answer.set_exception(error)
 
     threading.Thread(target=run, daemon=True).start()
     try:
-        outcome = outcomes.get(timeout=patience)
-    except queue.Empty:
+        answer.result(timeout=patience)
+    except TimeoutError:
         raise TimeoutError(f"no answer within {patience:g} s") from None
-    if isinstance(outcome, Exception):
-        raise outcome
