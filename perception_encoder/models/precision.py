@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from functools import lru_cache
+from itertools import product
 from typing import TYPE_CHECKING
 
 from perception_encoder.errors import ConfigError, one_line
@@ -71,9 +72,12 @@ def _fastest(device: torch.device) -> torch.dtype:
     torch.set_num_threads(1)  # several would wait for one another on a busy machine, and hide the difference
     best = dict.fromkeys((torch.float32, torch.bfloat16), float("inf"))
     try:
-        for _ in range(_REPEATS):  # the first one pays for set-up
-            for dtype in best:
-                best[dtype] = min(best[dtype], _time_product(dtype))
+        for _, dtype in product(range(_REPEATS), best):  # the first repeat pays for set-up
+            a, b = torch.ones(256, 512, dtype=dtype), torch.ones(512, 512, dtype=dtype)
+            with torch.no_grad():
+                start = _clock()  # this thread's CPU time, so that other work on the machine does not count
+                torch.nn.functional.linear(a, b)
+                best[dtype] = min(best[dtype], _clock() - start)
     finally:
         torch.set_num_threads(threads)
     return torch.bfloat16 if best[torch.float32] > WORTH * best[torch.bfloat16] else torch.float32
@@ -85,14 +89,3 @@ def fast_autocast(device: torch.device) -> torch.autocast:
 
     dtype = fast_dtype(device)
     return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
-
-
-def _time_product(dtype: torch.dtype) -> float:
-    """Return seconds of this thread's CPU time, so that other work on the machine does not count."""
-    import torch
-
-    a, b = torch.ones(256, 512, dtype=dtype), torch.ones(512, 512, dtype=dtype)
-    with torch.no_grad():
-        start = _clock()
-        torch.nn.functional.linear(a, b)
-        return _clock() - start
