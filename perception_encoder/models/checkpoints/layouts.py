@@ -63,11 +63,6 @@ def _renamed(published: str, other: str) -> _Row:
     return _Row(published, (other,), lambda t: (t,), lambda t: t)
 
 
-def _split(published: str, q: str, kv: str) -> _Row:
-    """Make the row of one tensor of queries, keys and values here, and two there."""
-    return _Row(published, (q, kv), _split_queries, lambda a, b: torch.cat([a, b]))
-
-
 def _split_queries(tensor: Tensor) -> tuple[Tensor, ...]:
     third = len(tensor) // 3
     return tensor[:third].clone(), tensor[third:].clone()  # copies, as a file wants them
@@ -86,7 +81,8 @@ def _timm_rows(config: VisionConfig) -> list[_Row]:
     if config.attention_pool:
         rows += [_renamed(*pair) for pair in _POOL]
         for kind in ("weight", "bias"):
-            rows.append(_split(f"attn_pool.attn.in_proj_{kind}", f"attn_pool.q.{kind}", f"attn_pool.kv.{kind}"))
+            names = f"attn_pool.q.{kind}", f"attn_pool.kv.{kind}"  # of queries, and of keys and values
+            rows.append(_Row(f"attn_pool.attn.in_proj_{kind}", names, _split_queries, lambda q, kv: torch.cat([q, kv])))
     if config.output_dim:
         rows.append(
             _Row(
