@@ -156,6 +156,9 @@ _LANG_G = _vit(448, 14, 1536, 47, 16, 8960, class_token=False, layer_scale=0.1, 
 _LANG_L = _vit(448, 14, 1024, 23, 16, 4096, layer_scale=0.1, **_TOKENS)
 _SPATIAL_G = _vit(448, 14, 1536, 50, 16, 8960, class_token=False, layer_scale=0.1, **_TOKENS)
 
+BUILTIN, BUILTIN_SPATIAL = "PE-Core-N16-128", "PE-Spatial-N16-224"
+"""Small models trained by this project and shipped inside the package."""
+
 _ENTRIES = (
     ModelEntry(
         name="PE-Core-G14-448",
@@ -206,22 +209,20 @@ _ENTRIES = (
     _tower("PE-Spatial-B16-512", _vit(512, 16, 768, 12, 12, 3072, **_TOKENS), _DENSE, 58.9, 44.4),
     _tower("PE-Spatial-S16-512", _vit(512, 16, 384, 12, 6, 1536, **_TOKENS), _DENSE, 57.5, 37.5),
     _tower("PE-Spatial-T16-512", _vit(512, 16, 192, 12, 3, 768, **_TOKENS), _DENSE, 55.0, 27.6),
+    ModelEntry(
+        name=BUILTIN,
+        vision=_vit(128, 16, 192, 12, 3, 768, output_dim=256),
+        text=_text(32, 256, 6, 4, 256),
+        builtin="builtin",
+    ),
+    ModelEntry(
+        name=BUILTIN_SPATIAL,
+        vision=_vit(224, 16, 192, 12, 3, 768, layer_scale=0.1, **_TOKENS),
+        builtin="builtin-spatial",
+    ),
 )
 
-BUILTIN, BUILTIN_SPATIAL = "PE-Core-N16-128", "PE-Spatial-N16-224"
-"""Small models trained by this project and shipped inside the package."""
-
-_NANO = ModelEntry(
-    name=BUILTIN,
-    vision=_vit(128, 16, 192, 12, 3, 768, output_dim=256),
-    text=_text(32, 256, 6, 4, 256),
-    builtin="builtin",
-)
-_NANO_SPATIAL = ModelEntry(
-    name=BUILTIN_SPATIAL, vision=_vit(224, 16, 192, 12, 3, 768, layer_scale=0.1, **_TOKENS), builtin="builtin-spatial"
-)
-
-MODELS: dict[str, ModelEntry] = {entry.name: entry for entry in (*_ENTRIES, _NANO, _NANO_SPATIAL)}
+MODELS: dict[str, ModelEntry] = {entry.name: entry for entry in _ENTRIES}
 
 _NAMES: dict[str, str] = {
     alias.lower(): entry.name for entry in MODELS.values() for alias in (entry.name, *entry.aliases)
