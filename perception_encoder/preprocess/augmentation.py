@@ -6,7 +6,7 @@ Mixing (mixup, arXiv 1710.09412; CutMix, arXiv 1905.04899) is not the paper's: i
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -82,30 +82,21 @@ def needed_side(size: int, augmentation: Augmentation | None) -> int:
 
 
 def _crop(height: int, width: int, augmentation: Augmentation, draw: Sequence[float]) -> tuple[int, int, int, int]:
-    """Return top, left, height and width of the first random crop that fits, or of the largest central one."""
-    for tall, wide in _tries(height, width, augmentation, draw):
-        crop_height, crop_width = round(tall), round(wide)
-        if 0 < crop_height <= height and 0 < crop_width <= width:
-            top, left = draw[2 * TRIES : 2 * TRIES + 2]
-            return int(top * (height - crop_height + 1)), int(left * (width - crop_width + 1)), crop_height, crop_width
-    crop_height, crop_width = (max(1, round(side)) for side in _central(height, width, augmentation))
-    return (height - crop_height) // 2, (width - crop_width) // 2, crop_height, crop_width
+    """Return top, left, height and width of the first random crop that fits.
 
-
-def _tries(height: int, width: int, augmentation: Augmentation, draw: Sequence[float]) -> Iterator[tuple[float, float]]:
-    """Yield heights and widths of random crops, which may exceed the image."""
-    low, high = augmentation.scale
-    log_low, log_high = (math.log(bound) for bound in augmentation.aspect)
+    If none does: of the largest central one whose aspect ratio is the allowed one nearest to the image's.
+    """
+    (low, high), (log_low, log_high) = augmentation.scale, map(math.log, augmentation.aspect)
     for share, position in zip(draw[: 2 * TRIES : 2], draw[1 : 2 * TRIES : 2], strict=True):
         area = height * width * (low + (high - low) * share)
         aspect = math.exp(log_low + (log_high - log_low) * position)
-        yield math.sqrt(area / aspect), math.sqrt(area * aspect)
-
-
-def _central(height: int, width: int, augmentation: Augmentation) -> tuple[float, float]:
-    """Return height and width of the largest crop with an allowed aspect ratio nearest to the image's."""
-    low, high = augmentation.aspect
-    return min(height, width / low), min(width, height * high)
+        crop_height, crop_width = round(math.sqrt(area / aspect)), round(math.sqrt(area * aspect))
+        if 0 < crop_height <= height and 0 < crop_width <= width:
+            top, left = draw[2 * TRIES : 2 * TRIES + 2]
+            return int(top * (height - crop_height + 1)), int(left * (width - crop_width + 1)), crop_height, crop_width
+    narrow, wide = augmentation.aspect
+    crop_height, crop_width = max(1, round(min(height, width / narrow))), max(1, round(min(width, height * wide)))
+    return (height - crop_height) // 2, (width - crop_width) // 2, crop_height, crop_width
 
 
 def jitter(batch: Tensor, augmentation: Augmentation, draws: Tensor) -> Tensor:
