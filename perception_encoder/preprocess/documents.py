@@ -25,8 +25,6 @@ from perception_encoder.records import parse_json
 
 logger = logging.getLogger(__name__)
 
-PDF_HEAD = b"%PDF-"
-"""A PDF's first bytes, possibly after a few others."""
 PAGES = 8
 """Default number of pages to read."""
 MAX_SIDE = 14_400
@@ -40,8 +38,8 @@ RENDER_SECONDS = 30.0
 
 
 def is_pdf(head: bytes) -> bool:
-    """Return whether a file's first bytes are a PDF's."""
-    return PDF_HEAD in head
+    """Return whether a file's first bytes are a PDF's, possibly after a few others."""
+    return b"%PDF-" in head
 
 
 def open_pdf_pages(
@@ -51,11 +49,9 @@ def open_pdf_pages(
 
     Raises MediaDecodeError for an encrypted or damaged file, InputError for a page that does not exist,
     MediaTooLargeError for a page of more than `MAX_SIDE` or `MAX_RATIO` and for pages that take too long, and
-    MissingExtraError.
+    MissingExtraError. `tile`, `budget`: see `tile_grid`.
 
-    Args:
-        pages: Numbers from 1, in any order; by default the first `PAGES`, with a logged warning if there are more.
-        tile, budget: See `tile_grid`.
+    `pages`: numbers from 1, in any order; by default the first `PAGES`, with a logged warning if there are more.
     """
     with needs_extra("lang", "pypdfium2"):
         import pypdfium2  # noqa: F401

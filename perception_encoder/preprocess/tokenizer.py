@@ -61,7 +61,8 @@ class Tokenizer:
             ids = [START, *self.encode(text), END]
             if len(ids) > self.context_length:
                 if self.warns:
-                    self._warn(text, len(ids))
+                    message = f"text of {len(ids)} tokens cut to {self.context_length}: {text[:60]!r}"
+                    warnings.warn(message, TruncationWarning, stacklevel=3)
                 ids = [*ids[: self.context_length - 1], END]
             row[: len(ids)] = ids
         return rows
@@ -69,10 +70,6 @@ class Tokenizer:
     def encode(self, text: str) -> list[int]:
         """Return the ids of one text, of any length, without control tokens."""
         return _backend().encode(clean(text)).ids
-
-    def _warn(self, text: str, length: int) -> None:
-        message = f"text of {length} tokens cut to {self.context_length}: {text[:60]!r}"
-        warnings.warn(message, TruncationWarning, stacklevel=4)
 
 
 def tokenizer(model: object) -> Tokenizer:
@@ -154,10 +151,7 @@ def write_preprocessing(
 ) -> None:
     """Write files for transformers' image processors and the library `tokenizers` beside an exported model.
 
-    Args:
-        size: Height and width in pixels.
-        context_length: Of the text tower; None for no tokenizer.
-        uint8: The model scales pixels itself.
+    `size`: height and width. `context_length`: None for no tokenizer. `uint8`: the model scales pixels itself.
     """
     preprocessing = {
         "image_processor_type": "CLIPImageProcessor",
