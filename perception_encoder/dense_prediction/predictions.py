@@ -56,20 +56,25 @@ class ImageResult:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrackedFrame(ImageResult):
-    """A frame of a video with the objects found in it."""
+class LabelledResult(ImageResult):
+    """An image or a frame with a label for each pixel."""
 
     labels: Int[np.ndarray, "H W"] = field(repr=False)
-    """Each pixel's object, 0 for background."""
+    """Each pixel's object, region or class, 0 for background."""
+
+    def draw(self) -> Image.Image:
+        """Return the image with its objects, regions or classes coloured and outlined."""
+        return draw_objects(self.image, self.labels)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackedFrame(LabelledResult):
+    """A frame of a video with the objects found in it."""
 
     @property
     def objects(self) -> tuple[Region, ...]:
         """The objects in the frame; lost ones are missing."""
         return list_regions(self.labels)
-
-    def draw(self) -> Image.Image:
-        """Return the frame with its objects coloured and outlined."""
-        return draw_objects(self.image, self.labels)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the name, the time of a video's frame, and the objects' numbers, boxes and areas."""
@@ -78,11 +83,9 @@ class TrackedFrame(ImageResult):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Segmentation(ImageResult):
+class Segmentation(LabelledResult):
     """An image divided into regions or classes."""
 
-    labels: Int[np.ndarray, "H W"] = field(repr=False)
-    """Each pixel's region or class, 0 for background."""
     model: str
     """The encoder."""
     head: str | None = None
@@ -93,10 +96,6 @@ class Segmentation(ImageResult):
     def regions(self) -> tuple[Region, ...]:
         """The regions or classes in the image."""
         return list_regions(self.labels, self.names)
-
-    def draw(self) -> Image.Image:
-        """Return the image with its regions coloured and outlined."""
-        return draw_objects(self.image, self.labels)
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything but the pixels."""
