@@ -87,7 +87,7 @@ class ViTDetBackbone(nn.Module):
         return table.repeat(rows, columns, 1)[: grid[0], : grid[1]]
 
     def _run(self, block: Block, maps: Tensor, window: int | None, branches: Tensor | None) -> Tensor:
-        tokens, normed = maps.flatten(1, 2), block.ln_1(maps)
+        normed = block.ln_1(maps)
         if window is None:
             step = self.span * self.config.patch_size / self.image_size
             attended = block.attn(normed.flatten(1, 2), self._rope(maps.shape[1], maps.shape[2], step, maps.device))
@@ -95,11 +95,7 @@ class ViTDetBackbone(nn.Module):
             parts = to_windows(normed, window)
             inside = block.attn(parts.flatten(1, 2), self._rope(window, window, self.span / window, maps.device))
             attended = from_windows(inside.unflatten(1, (window, window)), maps.shape[1], maps.shape[2]).flatten(1, 2)
-        attended = block.ls_1(attended)
-        tokens = tokens + (attended if branches is None else attended * branches[0, :, None, None])
-        mlp = block.ls_2(block.mlp(block.ln_2(tokens)))
-        tokens = tokens + (mlp if branches is None else mlp * branches[1, :, None, None])
-        return tokens.unflatten(1, maps.shape[1:3])
+        return block.join(maps.flatten(1, 2), attended, branches).unflatten(1, maps.shape[1:3])
 
     def _rope(self, rows: int, columns: int, step: float, device: torch.device) -> Tensor | None:
         if not self.config.rope:

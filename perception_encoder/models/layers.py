@@ -205,7 +205,11 @@ class Block(nn.Module):
         self, x: Tensor, rope: Tensor | None = None, mask: Tensor | None = None, branches: Tensor | None = None
     ) -> Tensor:
         """`branches` (2, B): factors of the two residual branches per sample; see `drop_path`."""
-        attention = self.ls_1(self.attn(self.ln_1(x), rope, mask))
+        return self.join(x, self.attn(self.ln_1(x), rope, mask), branches)
+
+    def join(self, x: Tensor, attended: Tensor, branches: Tensor | None) -> Tensor:
+        """Return the block's output for its input and what attention gave for that."""
+        attention = self.ls_1(attended)
         x = x + (attention if branches is None else attention * branches[0, :, None, None])
         mlp = self.ls_2(self.mlp(self.ln_2(x)))
         return x + (mlp if branches is None else mlp * branches[1, :, None, None])
