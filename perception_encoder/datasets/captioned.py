@@ -105,7 +105,7 @@ def _captioned(name: str, path: Path, items: Iterable[tuple[str, MediaSource, li
 def _rows_with_media(tables: list[Path]) -> Iterator[tuple[str, MediaSource, list[str]]]:
     for table in tables:
         for where, cells, source in read_image_table(table, MEDIA_COLUMNS):
-            text = find_column([cells], TEXT_COLUMNS, table, "captions")
+            text = find_column(cells, TEXT_COLUMNS, table, "captions")
             yield f"{table.stem}/{where.rpartition(':')[2]}", source, _captions_of(cells, text, where)
 
 
@@ -120,8 +120,8 @@ def _captions_of(row: Mapping[str, Any], column: str, where: str) -> list[str]:
 
 
 def _pairs_of_rows(rows: Sequence[dict[str, Any]], path: Path, split: str) -> dict[str, list[str]]:
-    text = find_column(rows, TEXT_COLUMNS, path, "captions")
-    column = VIDEO_COLUMN if VIDEO_COLUMN in rows[0] else find_column(rows, PATH_COLUMNS, path, "files")
+    text = find_column(rows[0], TEXT_COLUMNS, path, "captions")
+    column = VIDEO_COLUMN if VIDEO_COLUMN in rows[0] else find_column(rows[0], PATH_COLUMNS, path, "files")
     pairs: dict[str, list[str]] = {}
     for number, row in rows_of_split(rows, split, path):
         where = f"{path}: row {number + 1}"

@@ -263,7 +263,7 @@ def _read_media_tables(path: Path, tables: list[Path]) -> LabelledImages:
     rows, names = list[tuple[str, MediaSource, str]](), tuple[str, ...]()
     for table in tables:
         for where, cells, source in read_image_table(table, MEDIA_COLUMNS):
-            label = find_column([cells], LABEL_COLUMNS, table, "labels")
+            label = find_column(cells, LABEL_COLUMNS, table, "labels")
             names = names or class_names_of(table, label)
             rows.append((f"{table.stem}/{where.rpartition(':')[2]}", source, str(id_field(cells, label, where))))
     choices = tuple(map(str, range(len(names))))
@@ -316,9 +316,9 @@ def _read_directories(path: Path, split: str) -> LabelledImages:
 def _read_table(path: Path, split: str, options: ClassOptions) -> LabelledImages:
     """Read an image or video per row: path and label; or Kinetics' label, youtube_id, time_start, time_end."""
     rows = read_table(path)
-    label = find_column(rows, LABEL_COLUMNS, path, "labels")
+    label = find_column(rows[0], LABEL_COLUMNS, path, "labels")
     kinetics = "youtube_id" in rows[0]
-    column = "youtube_id" if kinetics else find_column(rows, PATH_COLUMNS, path, "files")
+    column = "youtube_id" if kinetics else find_column(rows[0], PATH_COLUMNS, path, "files")
     media = MediaDirectory(options.media or path.parent)
     labelled: list[tuple[str, MediaSource, str]] = []
     for index, row in rows_of_split(rows, split, path):

@@ -8,7 +8,7 @@ import os
 import re
 import threading
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,12 +90,12 @@ def read_json_lines(path: Path) -> list[Cells]:
     return lines
 
 
-def find_column(rows: Sequence[dict[str, Any]], names: Sequence[str], path: Path, what: str) -> str:
+def find_column(columns: Collection[str], names: Sequence[str], path: Path, what: str) -> str:
     """Return the first of some column names that a table has; DataError lists the table's columns."""
     for name in names:
-        if name in rows[0]:
+        if name in columns:
             return name
-    allowed, present = " or ".join(map(repr, names)), ", ".join(map(repr, rows[0]))
+    allowed, present = " or ".join(map(repr, names)), ", ".join(map(repr, columns))
     raise DataError(f"{path} has no column {allowed} for {what}, but {present}")
 
 
@@ -282,11 +282,7 @@ def read_image_table(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, 
     name = escape_name(path)
     try:
         file = open_parquet(path)
-        present = file.schema_arrow.names
-        column = next((item for item in columns if item in present), None)
-        if column is None:
-            allowed, found = " or ".join(map(repr, columns)), ", ".join(map(repr, present))
-            raise DataError(f"{name} has no column {allowed} for images, but {found}")
+        column = find_column(file.schema_arrow.names, columns, path, "images")
         others = [field.name for field in file.schema_arrow if not _holds_media(field.type)]
         number = 0
         for group in range(file.num_row_groups):

@@ -148,9 +148,9 @@ def test_all_cells_of_a_table(name: str, here: Path) -> None:
     write_table(name, [{" Label": "cat", "Path": "a.jpg"}, {" Label": "dog", "Path": "b.jpg"}])
     rows = read_table(Path(name))
     assert rows == [{"label": "cat", "path": "a.jpg"}, {"label": "dog", "path": "b.jpg"}]
-    assert find_column(rows, ("class", "label"), Path(name), "labels") == "label"
+    assert find_column(rows[0], ("class", "label"), Path(name), "labels") == "label"
     with pytest.raises(DataError, match=f"{name} has no column 'class' for labels, but 'label', 'path'"):
-        find_column(rows, ("class",), Path(name), "labels")
+        find_column(rows[0], ("class",), Path(name), "labels")
 
 
 def test_rows_with_more_cells_than_columns_are_bad(tmp_path: Path) -> None:
