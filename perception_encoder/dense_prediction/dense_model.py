@@ -1,8 +1,4 @@
-"""Heads on one layer of a tower, for depth, classes of pixels or objects, and their files.
-
-The file names the encoder, its weights and the layer that the head was trained on; any other encoder is refused. Of a
-finetuned encoder it also has the weights.
-"""
+"""Heads on one layer of a tower, for depth, classes of pixels or objects, and their files."""
 
 from __future__ import annotations
 
@@ -129,15 +125,10 @@ class Backbone(nn.Module):
         image_size: int = 0,
         inputs: InputConfig | None = None,
     ) -> None:
-        """Take a tower apart after a layer.
+        """Take a tower apart after a layer (0-based); later blocks of this package's towers are dropped, in place.
 
-        Args:
-            tower: Of any library.
-            layer: 0-based; later blocks of this package's towers are dropped, in place.
-            frozen: The tower takes no gradient and stays in eval mode.
-            windows: Those within which most blocks attend; ConfigError for another library's tower.
-            image_size: Side of the images in pixels, for `windows` and `inputs`.
-            inputs: Pad images to squares of `image_size`, or larger if needed.
+        A frozen tower takes no gradient and stays in eval mode. `windows`: ConfigError for another library's tower.
+        `inputs`: pad images to squares of `image_size` pixels, or larger if needed.
         """
         super().__init__()
         self.patch_size, self.width = tower.patch_size, tower.width
@@ -219,7 +210,7 @@ class DenseModel(nn.Module):
     @classmethod
     def of(cls, info: HeadInfo, tower: Tower, frozen: bool = True, generator: torch.Generator | None = None) -> Self:
         """Put a head with random weights on an encoder's tower; `generator`: by default torch's global one."""
-        backbone = Backbone(tower, info.layer, frozen, info.windows, info.image_size, padded_inputs(info, tower))
+        backbone = make_backbone(info, tower, frozen)
         with nullcontext() if generator is None else drawn_from(generator):
             return cls(backbone, make_head(info, backbone.width))
 
@@ -260,11 +251,10 @@ class DenseModel(nn.Module):
         return height, width
 
 
-def padded_inputs(info: HeadInfo, tower: Tower) -> InputConfig | None:
-    """Return the input settings of a head with padded images; None for others."""
-    if not info.padded:
-        return None
-    return InputConfig(mean=tower.mean, deviation=tower.deviation, padding=tower.padding)
+def make_backbone(info: HeadInfo, tower: Tower, frozen: bool = True) -> Backbone:
+    """Make the backbone of a head; see `Backbone`."""
+    inputs = InputConfig(mean=tower.mean, deviation=tower.deviation, padding=tower.padding)
+    return Backbone(tower, info.layer, frozen, info.windows, info.image_size, inputs if info.padded else None)
 
 
 def make_head(info: HeadInfo, width: int) -> Head:

@@ -22,8 +22,8 @@ from perception_encoder.dense_prediction.dense_model import (
     HeadInfo,
     WindowConfig,
     load_dense_model,
+    make_backbone,
     make_head,
-    padded_inputs,
     write_head,
 )
 from perception_encoder.dense_prediction.depth import DepthHeadConfig
@@ -118,7 +118,7 @@ def test_images_are_padded_with_the_same_pixel_as_in_training() -> None:
     """With ImageNet's mean it was 127 in training and the mean in tests."""
     other = replace(tower(), mean=(0.485, 0.456, 0.406), deviation=(0.229, 0.224, 0.225))
     described = info(padded=True)
-    backbone = Backbone(other, 2, True, None, 64, padded_inputs(described, other))
+    backbone = make_backbone(described, other)
     padded = DenseModel(backbone, make_head(described, backbone.width)).eval()
     small = image().resize((64, 32))
     trained, targets = Augmenter(64, (1.0, 1.0), 0, other.padding)(
@@ -134,7 +134,7 @@ def test_images_are_padded_with_the_same_pixel_as_in_training() -> None:
 def test_inside_is_in_the_heads_pixels() -> None:
     windows = WindowConfig(size=2, global_blocks=(), patch_size=8)
     described = info(padded=True, windows=windows)
-    backbone = Backbone(tower(), 2, True, windows, 64, padded_inputs(described, tower()))
+    backbone = make_backbone(described, tower())
     model = DenseModel(backbone, make_head(described, backbone.width)).eval()
     assert model.valid_sizes((64, 32), 64) == [(64, 128)]
     assert model.map_of(image().resize((64, 32)), 64).shape[1:3] == (8, 8)

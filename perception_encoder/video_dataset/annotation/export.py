@@ -169,8 +169,8 @@ def read_corrections(data: Path, captions: str | Path | None = None) -> dict[str
     path = Path(captions or data / FILE_NAME)
     if path.suffix in TABLE_SUFFIXES:
         rows = read_table(path)
-        key = find_column(rows, ["video_id"], path, "clips")
-        caption = find_column(rows, ["human_caption"], path, "captions")
+        key = find_column(rows[0], ["video_id"], path, "clips")
+        caption = find_column(rows[0], ["human_caption"], path, "captions")
         texts = {str(row[key]): text for row in rows if (text := str(row[caption] or "").strip())}
     else:
         if not path.is_file():
