@@ -1,7 +1,4 @@
-"""List the images, videos and texts that paths hold, lazily and in a fixed order.
-
-An unreadable path becomes an item whose opening raises the reason, so that it is reported like any other bad file.
-"""
+"""List the images, videos and texts that paths hold, lazily and in a fixed order."""
 
 from __future__ import annotations
 
@@ -89,7 +86,8 @@ def list_items(
     thumbnails (`COPIES`), and RAW photographs unless the extra `raw` is installed. A glob gives what it matches. A
     table (CSV, TSV, Parquet, JSONL) gives its rows: a path column (relative paths are looked up beside the table
     first), and `start`, `end`, `text` and `id` if it has them. A tar gives its images and videos, read in place.
-    Errors, such as a table without a column of paths or texts, are items that raise when they are opened.
+    Errors, such as an unreadable path or a table without a column of paths or texts, are items that raise when they are
+    opened, so that they are reported like any other bad file.
     """
     for path in paths:
         if isinstance(path, str) and is_url(path):

@@ -1,7 +1,4 @@
-"""WebDataset shards: tar files of samples, each an image KEY.png|jpg|jpeg|webp and its KEY.json.
-
-A shard appears under its name only when it is whole, and the same samples make the same bytes.
-"""
+"""WebDataset shards: tar files of samples, each an image KEY.png|jpg|jpeg|webp and its KEY.json."""
 
 from __future__ import annotations
 
@@ -107,7 +104,6 @@ def read_samples(
     Raises DataError for a damaged tar, and after the last sample if some lack a file.
 
     Args:
-        path: The tar.
         media: Extensions of the media file; of several files, the one whose extension comes first is used.
         others: Extensions of further files that each sample must have.
         load: Yield media as their contents, as the other parts, and not as a `TarMember`.

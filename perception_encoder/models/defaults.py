@@ -1,7 +1,4 @@
-"""The user's default models, one per kind: chosen by `pe models use` or PE_MODEL, else a built-in demo.
-
-By default the built-in language model answers questions and captions, but for the engine one has to be chosen.
-"""
+"""The user's default models, one per kind: chosen by `pe models use` or PE_MODEL, else a built-in demo."""
 
 from __future__ import annotations
 

@@ -154,7 +154,6 @@ class VisionTransformer(nn.Module):
         """Return the last block's tokens, class token (if any) first.
 
         Args:
-            x: Images.
             norm: Apply `ln_post`.
             padding_mask: See `token_mask`.
             mask: Patches (P = h·w) to replace by `mask_token`.
@@ -212,7 +211,6 @@ class VisionTransformer(nn.Module):
         """Return features of several layers in one pass, with timm's names and meaning.
 
         Args:
-            x: Images.
             indices: 0-based layers, negative from the end, as a list or tensor; a number n for the last n; None for
                 all.
             return_prefix_tokens: Pair each feature with its class token (B, 0 or 1, D).

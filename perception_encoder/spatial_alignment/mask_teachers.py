@@ -3,8 +3,6 @@
 scenes      the masks in the data
 a SAM 2.1   the paper's teacher, from transformers, with one prompt at each point of a grid; all masks count: bad ones
             and duplicates are not filtered out
-
-The paper interpolates mask logits to the student's grid; here they are averaged over each patch, see `mask_tokens`.
 """
 
 from __future__ import annotations

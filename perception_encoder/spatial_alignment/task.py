@@ -1,7 +1,4 @@
-"""Task of spatial alignment: fit a student's tokens to a teacher's, and their similarities to a mask teacher's.
-
-Its validation: the losses, how well the features follow edges, and tracking.
-"""
+"""Task of spatial alignment: fit a student's tokens to a teacher's, and their similarities to a mask teacher's."""
 
 from __future__ import annotations
 

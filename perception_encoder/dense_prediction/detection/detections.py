@@ -62,9 +62,6 @@ def suppress(
     """Return the indices of the remaining detections, best first, with their scores; classes do not affect each other.
 
     Args:
-        boxes: Corners.
-        scores: Of the boxes.
-        labels: Of the boxes.
         overlap: IoU above which the worse of two is dropped.
         soft: Multiply its score by (1 - IoU) to this power instead (the published scripts' "quad" and its
             `quad_scale`), and drop it at 0.001.
@@ -126,13 +123,10 @@ class CocoResults:
     def __init__(
         self, categories: Sequence[dict[str, Any]], files: Mapping[str, str], annotations: Path | None = None
     ) -> None:
-        """Number the images.
+        """Number the images, whose paths `files` gives by name; `categories` are in the order of a detector's labels.
 
-        Args:
-            categories: `id` and `name`, in the order of a detector's labels.
-            files: The images' paths by name.
-            annotations: COCO's JSON to take the ids from, which lists each image once, else DataError; without it
-                images have the numbers that are their names, as in COCO, if all are distinct numbers, else 1, 2, 3 ….
+        `annotations`: COCO's JSON to take the ids from, which lists each image once, else DataError; without it images
+        have the numbers that are their names, as in COCO, if all are distinct numbers, else 1, 2, 3 ….
         """
         self.categories, self.source = list(categories), annotations
         self.images: list[dict[str, Any]] = []

@@ -382,8 +382,6 @@ def assign(boxes: Float[Tensor, "Q 4"], truth: Float[Tensor, "m 4"], overlap: fl
     as were drawn for it: those that overlap it most, whichever object they belong to.
 
     Args:
-        boxes: Predicted.
-        truth: The objects.
         overlap: Minimum IoU at which a box belongs to an object, but for the object's highest.
         most: Maximum number of boxes of an object.
         sample: Maximum number of boxes that are drawn, by torch's generator.

@@ -186,11 +186,8 @@ class CustomRoIHeads(nn.Module):
 def customize(model: Any, l1: bool, classes: int, sampled: int | None) -> None:
     """Change torchvision's `FasterRCNN` in place.
 
-    Args:
-        model: The `FasterRCNN`.
-        l1: Learn boxes by the L1 loss in both stages.
-        classes: Number of classes.
-        sampled: Learn classes by the federated loss, at least this many in each batch.
+    `l1`: learn boxes by the L1 loss in both stages. `sampled`: learn classes by the federated loss, at least this many
+    in each batch.
     """
     heads = model.roi_heads
     if l1:
@@ -212,13 +209,9 @@ def l1_box_loss(boxes: Float[Tensor, "R K4"], labels: Tensor, targets: Float[Ten
 def federated_loss(
     logits: Float[Tensor, "R K1"], labels: Int[Tensor, " R"], weights: Float[Tensor, " K"], sampled: int
 ) -> Float[Tensor, ""]:
-    """Return the binary cross-entropy summed over the classes in use, averaged over regions.
+    """Return the binary cross-entropy summed over the classes in use, averaged over regions; class 0 is the background.
 
-    Args:
-        logits: Of the background, which is not used, and the classes.
-        labels: Classes of the regions; 0 is background.
-        weights: Of the classes, in proportion to which torch's generator draws those in use that no label names.
-        sampled: Minimum number of classes in use.
+    At least `sampled` classes are in use: torch's generator draws those that no label names in proportion to `weights`.
     """
     present = labels[labels > 0].unique() - 1
     used = torch.zeros_like(weights, dtype=torch.bool)
