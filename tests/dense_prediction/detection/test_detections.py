@@ -10,7 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
+from pycocotools import mask as coco_mask
+from scipy.ndimage import binary_fill_holes
 
 from perception_encoder.dense_prediction.dense_model import Backbone, DenseModel, HeadInfo, make_head
 from perception_encoder.dense_prediction.depth import DepthHeadConfig
@@ -19,7 +23,9 @@ from perception_encoder.dense_prediction.detection.detections import (
     Detected,
     join_views,
     mirrored,
+    outlines,
     read_categories,
+    run_lengths,
     suppress,
 )
 from perception_encoder.dense_prediction.detection.detr import DetrHeadConfig
@@ -119,6 +125,25 @@ def test_class_names_of_annotations(tmp_path: Path) -> None:
     path.write_text(json.dumps({"categories": [{"id": "x", "name": "a"}]}), encoding="utf-8")
     with pytest.raises(DataError, match="`id` is 'x'; it must be an integer"):
         read_categories(path)
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.booleans(), min_size=12, max_size=12))
+def test_pycocotools_reads_the_mask(bits: list[bool]) -> None:
+    mask = np.array(bits).reshape(3, 4)
+    encoded = coco_mask.frPyObjects({"size": [3, 4], "counts": run_lengths(mask)}, 3, 4)
+    assert np.array_equal(coco_mask.decode(encoded), mask)
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools
+@settings(deadline=None, max_examples=100)
+@given(st.lists(st.booleans(), min_size=30, max_size=30).filter(any))
+def test_pycocotools_reads_the_outlines(bits: list[bool]) -> None:
+    """Parts that touch at a corner are separate; holes are filled, but not gaps that lead out over a corner."""
+    mask = np.array(bits).reshape(5, 6)
+    found = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(outlines(mask), 5, 6)))
+    assert np.array_equal(found, binary_fill_holes(mask, structure=np.ones((3, 3))))
 
 
 def test_depth_is_stored_in_millimetres() -> None:
