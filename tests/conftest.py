@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import io
 import logging
 import multiprocessing
 import os
@@ -250,20 +249,19 @@ def run_pe(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
     """A directory of training data: 40 small images of two sources and four labels, and a test split."""
-    import numpy as np
     from PIL import Image
 
     from perception_encoder.formats.shards import ShardSample
+    from perception_encoder.preprocess.image import image_file
     from synthetic.shards import write_shard
 
     rng = np.random.default_rng(0)
     classes = [("caltech101", "cup"), ("caltech101", "ant"), ("flowers", "rose"), ("flowers", "daisy")]
     samples = []
     for index in range(40):
-        stream = io.BytesIO()
-        Image.fromarray(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(stream, "PNG")
+        content = image_file(Image.fromarray(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)), "PNG")
         source, label = classes[index % 4]
-        samples.append(ShardSample(f"{source}-{index}", "png", stream.getvalue(), {"source": source, "label": label}))
+        samples.append(ShardSample(f"{source}-{index}", "png", content, {"source": source, "label": label}))
     write_shard(tmp_path / "photos" / "train.tar", samples)
     others = [{"source": "caltech101", "label": f"x{n}"} for n in range(12)]  # among them the ten never trained on
     test = [ShardSample(f"t{n}", "png", samples[0].image, others[n]) for n in range(12)]
@@ -277,13 +275,13 @@ def make_shard(tmp_path: Path) -> MakeShard:
     from PIL import Image
 
     from perception_encoder.formats.shards import ShardSample
+    from perception_encoder.preprocess.image import image_file
     from synthetic.shards import write_shard
 
     def make(name: str, rows: list[tuple[str, str]], size: tuple[int, int] = (30, 20), **extra: object) -> Path:
-        stream = io.BytesIO()
-        Image.new("RGB", size, (200, 0, 0)).save(stream, "PNG")
+        content = image_file(Image.new("RGB", size, (200, 0, 0)), "PNG")
         samples = [
-            ShardSample(f"{source}-{i}", "png", stream.getvalue(), {"source": source, "label": label, **extra})
+            ShardSample(f"{source}-{i}", "png", content, {"source": source, "label": label, **extra})
             for i, (source, label) in enumerate(rows)
         ]
         write_shard(tmp_path / name, samples)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import struct
 from typing import Any
 
 import numpy as np
 from PIL import Image
+
+from perception_encoder.preprocess.image import image_file
 
 WIDTH, HEIGHT = 160, 128
 _FORMATS = {1: "B", 2: "s", 3: "H", 4: "I", 5: "I", 10: "i"}
@@ -41,9 +42,7 @@ def write_dng(
     }  # fmt: skip
     if preview is None:
         return _tiff([sensor | about])
-    buffer = io.BytesIO()
-    Image.new("RGB", preview, "lime").save(buffer, "JPEG")
-    jpeg = buffer.getvalue()
+    jpeg = image_file(Image.new("RGB", preview, "lime"), "JPEG")
     small: dict[int, tuple[int, Any]] = {
         254: (4, [1]), 256: (4, [preview[0]]), 257: (4, [preview[1]]), 258: (3, [8, 8, 8]), 259: (3, [7]),
         262: (3, [6]), 273: (4, jpeg), 277: (3, [3]), 278: (4, [preview[1]]), 279: (4, [len(jpeg)]),

@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from perception_encoder.preprocess.image import image_file
+
 
 def write_tar(path: Path, members: Mapping[str, bytes]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -40,9 +42,7 @@ def changing(path: Path) -> Iterator[Any]:
 
 
 def image_bytes(number: int, kind: str = "PNG", size: tuple[int, int] = (12, 10)) -> bytes:
-    stream = io.BytesIO()
-    Image.new("RGB", size, (number, 255 - number, 7)).save(stream, kind)
-    return stream.getvalue()
+    return image_file(Image.new("RGB", size, (number, 255 - number, 7)), kind)
 
 
 def write_pairs(path: Path, numbers: range, **others: bytes) -> Path:

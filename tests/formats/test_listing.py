@@ -19,6 +19,7 @@ from perception_encoder.errors import InputError, MediaNotFoundError
 from perception_encoder.formats import listing
 from perception_encoder.formats.listing import Item, list_items
 from perception_encoder.formats.shards import write_members
+from perception_encoder.preprocess.image import image_file
 from perception_encoder.preprocess.source import unescape_name
 from tests.clips import clip
 
@@ -26,9 +27,7 @@ posix_names = pytest.mark.skipif(os.name == "nt", reason="POSIX file names and l
 
 
 def image_bytes(colour: str = "teal", format: str = "JPEG") -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", (16, 16), colour).save(buffer, format)
-    return buffer.getvalue()
+    return image_file(Image.new("RGB", (16, 16), colour), format)
 
 
 @pytest.fixture

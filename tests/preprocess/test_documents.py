@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +13,7 @@ from PIL import Image
 from perception_encoder.errors import InputError, MediaDecodeError, MediaTooLargeError
 from perception_encoder.preprocess import documents
 from perception_encoder.preprocess.documents import PAGES, open_pdf_pages
+from perception_encoder.preprocess.image import image_file
 from perception_encoder.preprocess.tiling import tile_grid
 from tests.pdfs import pdf, pdf_of_image, pdf_of_nested_forms
 
@@ -73,9 +73,7 @@ def test_a_page_of_absurd_size_is_refused(size: tuple[int, int]) -> None:
 
 
 def test_a_jpeg_2000_within_a_page_is_measured_by_its_own_header() -> None:
-    stream = io.BytesIO()
-    Image.new("RGB", (8, 8), (0, 200, 0)).save(stream, "JPEG2000", no_jp2=True)
-    image = bytearray(stream.getvalue())
+    image = bytearray(image_file(Image.new("RGB", (8, 8), (0, 200, 0)), "JPEG2000", no_jp2=True))
     assert colours(open_pdf_pages(pdf_of_image(bytes(image), 8))) == [(0, 200, 0)]
     image[8:16] = (12_000).to_bytes(4, "big") * 2  # the codestream's own width and height
     with pytest.raises(MediaTooLargeError, match=r"page 1 of a\.pdf: has 144,000,000"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from datetime import datetime
 from typing import Any
 
@@ -10,7 +9,7 @@ import pytest
 from PIL import ExifTags, Image
 
 from perception_encoder.preprocess.exif import Taken
-from perception_encoder.preprocess.image import open_image, read_header
+from perception_encoder.preprocess.image import image_file, open_image, read_header
 
 PARIS = {1: "N", 2: (48.0, 51.0, 30.24), 3: "E", 4: (2.0, 17.0, 40.2)}
 NAMES = {ExifTags.Base.Make: "Canon", ExifTags.Base.Model: "Canon EOS R6"}
@@ -22,8 +21,7 @@ def photograph(base: dict[int, Any], gps: dict[int, Any], times: dict[int, Any])
     exif.update(base)
     exif.get_ifd(ExifTags.IFD.GPSInfo).update(gps)
     exif.get_ifd(ExifTags.IFD.Exif).update(times)
-    Image.new("RGB", (40, 30), "red").save(buffer := io.BytesIO(), "JPEG", exif=exif)
-    return buffer.getvalue()
+    return image_file(Image.new("RGB", (40, 30), "red"), "JPEG", exif=exif)
 
 
 def test_date_place_and_camera() -> None:
@@ -116,8 +114,7 @@ def with_xmp(text: str, format: str = "JPEG", **options: Any) -> bytes:
         options = {"tiffinfo": {700: text.encode(), **options.get("exif", {})}}
     else:
         options["xmp"] = text.encode()
-    Image.new("RGB", (40, 30), "red").save(buffer := io.BytesIO(), format, **options)
-    return buffer.getvalue()
+    return image_file(Image.new("RGB", (40, 30), "red"), format, **options)
 
 
 @pytest.mark.parametrize("format", ["JPEG", "WEBP", "TIFF"])

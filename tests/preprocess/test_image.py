@@ -26,6 +26,7 @@ from perception_encoder.preprocess.image import (
     content_key,
     count_pixels,
     encode_thumbnail,
+    image_file,
     open_image,
     pad_images,
     plain_image,
@@ -40,12 +41,6 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "preprocess.npz"
 def photograph(name: str = "chelsea") -> Image.Image:
     data = pytest.importorskip("skimage.data")
     return Image.fromarray(getattr(data, name)())
-
-
-def encoded(image: Image.Image, format: str, **options: object) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, format, **options)
-    return buffer.getvalue()
 
 
 def turned(orientation: int) -> Image.Exif:
@@ -116,7 +111,7 @@ def test_exif_orientation(format: str) -> None:
     for orientation, turn in turns.items():
         exif[0x0112] = orientation
         stored = upright.transpose(Image.Transpose(turn))
-        opened = open_image(encoded(stored, format, exif=exif))
+        opened = open_image(image_file(stored, format, exif=exif))
         assert opened.size == upright.size
         assert np.abs(np.asarray(opened, int) - np.asarray(upright, int))[8::16, 16::32].max() < 8
         assert plain_image(opened).tobytes() == opened.tobytes()  # it is not turned a second time
@@ -125,10 +120,10 @@ def test_exif_orientation(format: str) -> None:
 def test_a_palette_is_interpolated_and_its_transparency_dropped() -> None:
     palette = photograph().convert("P")
     for format, transparency in [("PNG", bytes(256)), ("GIF", 7)]:
-        opened = open_image(encoded(palette, format, transparency=transparency))
+        opened = open_image(image_file(palette, format, transparency=transparency))
         assert opened.mode == "RGB"
         assert np.array_equal(np.asarray(opened), np.asarray(palette.convert("RGB")))
-    one_bit = open_image(encoded(photograph().convert("1"), "PNG"))
+    one_bit = open_image(image_file(photograph().convert("1"), "PNG"))
     assert len(np.unique(np.asarray(one_bit.resize((40, 40), Image.Resampling.BILINEAR)))) > 50
 
 
@@ -137,10 +132,10 @@ def test_sixteen_bits_are_scaled_not_clipped() -> None:
     expected = np.round(ramp / 257)
     for mode, dtype in [("I;16", "<u2"), ("I;16B", ">u2")]:
         image = Image.frombytes(mode, (64, 64), ramp.astype(dtype).tobytes())
-        opened = open_image(encoded(image, "TIFF"))
+        opened = open_image(image_file(image, "TIFF"))
         assert opened.mode == "L"
         assert np.abs(np.asarray(opened, float) - expected).max() <= 1, mode
-    assert np.abs(np.asarray(open_image(encoded(Image.fromarray(ramp), "PNG")), float) - expected).max() <= 1
+    assert np.abs(np.asarray(open_image(image_file(Image.fromarray(ramp), "PNG")), float) - expected).max() <= 1
     header = b"P5 64 64 65535\n" + ramp.astype(">u2").tobytes()
     assert np.abs(np.asarray(open_image(header), float) - expected).max() <= 1
 
@@ -156,7 +151,7 @@ def test_sixteen_bits_are_scaled_not_clipped() -> None:
     ],
 )
 def test_integers_and_floats_fit_eight_bits_or_are_refused(values: np.ndarray, expected: list[int] | None) -> None:
-    data = encoded(Image.fromarray(values), "TIFF")
+    data = image_file(Image.fromarray(values), "TIFF")
     if expected is None:
         with pytest.raises(MediaDecodeError, match=r"depth\.tif: cannot be decoded"):
             open_image(data, "depth.tif")
@@ -168,19 +163,19 @@ def test_integers_and_floats_fit_eight_bits_or_are_refused(values: np.ndarray, e
 
 def test_cmyk_is_read_and_lab_refused() -> None:
     image = photograph()
-    cmyk = open_image(encoded(image.convert("CMYK"), "JPEG", quality=95))
+    cmyk = open_image(image_file(image.convert("CMYK"), "JPEG", quality=95))
     assert cmyk.mode == "CMYK"
     assert np.abs(np.asarray(cmyk.convert("RGB"), float) - np.asarray(image, float)).mean() < 5
     lab = Image.merge("LAB", [Image.new("L", (8, 8), level) for level in (128, 128, 128)])
     with pytest.raises(MediaDecodeError, match="mode, LAB, is unsupported"):
-        open_image(encoded(lab, "TIFF"))
+        open_image(image_file(lab, "TIFF"))
 
 
 @pytest.mark.parametrize("format", ["GIF", "WEBP", "PNG", "TIFF"])
 def test_the_first_frame_of_an_animation(format: str) -> None:
     frames = [Image.new("RGB", (24, 24), colour) for colour in ("red", "green", "blue")]
     options = {"lossless": True} if format == "WEBP" else {}
-    opened = open_image(encoded(frames[0], format, save_all=True, append_images=frames[1:], **options))
+    opened = open_image(image_file(frames[0], format, save_all=True, append_images=frames[1:], **options))
     assert np.asarray(opened.convert("RGB"))[5, 5].tolist() == [255, 0, 0]
     assert opened.copy().size == (24, 24)
 
@@ -207,8 +202,8 @@ def test_a_decompression_bomb() -> None:
         (b"no picture at all, only words", "is not an image in a supported format"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "is not an image in a supported format"),
         (b"\xff\xd8\xff", "is not an image in a supported format"),
-        (encoded(four_colours(200, 100), "PNG")[:120], "cannot be decoded: "),
-        (encoded(four_colours(200, 100), "JPEG")[:-200], "cannot be decoded: image file is truncated"),
+        (image_file(four_colours(200, 100), "PNG")[:120], "cannot be decoded: "),
+        (image_file(four_colours(200, 100), "JPEG")[:-200], "cannot be decoded: image file is truncated"),
     ],
 )
 def test_what_is_no_whole_image(data: bytes, reason: str) -> None:
@@ -220,7 +215,7 @@ def test_what_is_no_whole_image(data: bytes, reason: str) -> None:
 
 def test_pillows_warnings_do_not_leak(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1500)
-    data = encoded(four_colours(), "PNG")
+    data = image_file(four_colours(), "PNG")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with pytest.raises(Image.DecompressionBombWarning):
@@ -232,12 +227,12 @@ def test_pillows_warnings_do_not_leak(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_large_jpeg_may_be_decoded_smaller() -> None:
     image = photograph().resize((1804, 1200), Image.Resampling.BICUBIC)
-    data = encoded(image, "JPEG", quality=90)
+    data = image_file(image, "JPEG", quality=90)
     assert open_image(data).size == (1804, 1200)
     assert open_image(data, reduce_to=300).size == (451, 300)
     assert open_image(data, reduce_to=301).size == (902, 600)
     assert open_image(data, reduce_to=5000).size == (1804, 1200)
-    assert open_image(encoded(image, "PNG"), reduce_to=300).size == (1804, 1200)
+    assert open_image(image_file(image, "PNG"), reduce_to=300).size == (1804, 1200)
     transform = ImageTransform(150)
     moved = (transform(open_image(data)) - transform(open_image(data, reduce_to=300))).abs().mean()
     assert moved <= 2 * 2 / 255
@@ -255,7 +250,7 @@ def test_a_large_jpeg_may_be_decoded_smaller() -> None:
 )
 def test_odd_jpegs_are_the_same_reduced(mode: str, options: dict[str, Any]) -> None:
     image = photograph().resize((1804, 1200), Image.Resampling.BICUBIC).convert(mode)
-    data = encoded(image, "JPEG", **options)
+    data = image_file(image, "JPEG", **options)
     whole, reduced = open_image(data), open_image(data, reduce_to=300)
     assert min(reduced.size) == 300 and (reduced.width > reduced.height) == (whole.width > whole.height)
     transform = ImageTransform(150)
@@ -265,7 +260,7 @@ def test_odd_jpegs_are_the_same_reduced(mode: str, options: dict[str, Any]) -> N
 @pytest.mark.parametrize(("mode", "format"), [("I;16", "PNG"), ("I;16", "TIFF"), ("RGBA", "PNG"), ("RGB", "WEBP")])
 def test_formats_that_cannot_be_reduced_are_decoded_whole(mode: str, format: str) -> None:
     image = photograph().resize((902, 600)).convert("I" if mode == "I;16" else mode)
-    data = encoded(image.point(lambda value: value * 200).convert(mode) if mode == "I;16" else image, format)
+    data = image_file(image.point(lambda value: value * 200).convert(mode) if mode == "I;16" else image, format)
     whole, reduced = open_image(data), open_image(data, reduce_to=100)
     assert whole.size == reduced.size == (902, 600) and np.ptp(np.asarray(whole)) > 100
     np.testing.assert_array_equal(np.asarray(whole), np.asarray(reduced))
@@ -273,7 +268,7 @@ def test_formats_that_cannot_be_reduced_are_decoded_whole(mode: str, format: str
 
 @pytest.mark.parametrize("cut", [200, 20_000, 100_000])
 def test_a_damaged_jpeg_has_the_same_error_reduced(cut: int) -> None:
-    data = encoded(photograph().resize((1804, 1200)), "JPEG", quality=90)[:-cut]
+    data = image_file(photograph().resize((1804, 1200)), "JPEG", quality=90)[:-cut]
     errors = []
     for reduce_to in (None, 300):
         with pytest.raises(MediaDecodeError) as caught:
@@ -283,7 +278,7 @@ def test_a_damaged_jpeg_has_the_same_error_reduced(cut: int) -> None:
 
 
 def test_a_jpeg_that_cannot_be_decoded_reduced_is_decoded_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    data = encoded(photograph().resize((1804, 1200)), "JPEG", quality=90)
+    data = image_file(photograph().resize((1804, 1200)), "JPEG", quality=90)
     load = JpegImagePlugin.JpegImageFile.load
 
     def failing(self: JpegImagePlugin.JpegImageFile) -> Any:
@@ -355,7 +350,7 @@ def test_an_image_is_admitted_by_its_header_before_it_is_decoded(tmp_path: Path)
 def test_the_limit_of_pixels_is_one_of_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Before: a WebP of 164 million pixels in 256 KB took 2.2 GB."""
     monkeypatch.setattr("perception_encoder.preprocess.budget.MAX_BYTES", 8 * 1000)
-    webp = [encoded(Image.new("RGB", (25, height)), "WEBP", lossless=True) for height in (20, 21)]
+    webp = [image_file(Image.new("RGB", (25, height)), "WEBP", lossless=True) for height in (20, 21)]
     assert open_image(webp[0]).size == (25, 20)
     for refused in (open_image, count_pixels):
         with pytest.raises(MediaTooLargeError, match="has 525 pixels; the limit is 500"):
@@ -378,9 +373,7 @@ def test_a_thumbnail_is_pillows_and_leaves_the_image_as_it_is(size: tuple[int, i
     before = image.tobytes()
     expected = image.copy()
     expected.thumbnail((256, 256), reducing_gap=1.0)
-    buffer = io.BytesIO()
-    expected.convert("RGB").save(buffer, "JPEG", quality=82, optimize=True)
-    assert encode_thumbnail(image, 256) == buffer.getvalue()
+    assert encode_thumbnail(image, 256) == image_file(expected.convert("RGB"), "JPEG", quality=82, optimize=True)
     assert (image.size, image.tobytes()) == (size, before)
 
 
@@ -390,10 +383,10 @@ def test_the_header_of_a_jpeg_gives_its_upright_size_and_date() -> None:
     exif[ExifTags.Base.DateTime] = "2024:07:31 18:05:00"
     for orientation in range(1, 9):
         exif[ExifTags.Base.Orientation] = orientation
-        data = encoded(image, "JPEG", exif=exif)
+        data = image_file(image, "JPEG", exif=exif)
         header = read_header(data)
         assert header.size == open_image(data).size == ((640, 480) if orientation < 5 else (480, 640))
         assert header.taken.date == datetime(2024, 7, 31, 18, 5)
         assert open_image(data, reduce_to=240).size in ((320, 240), (240, 320))
-    assert read_header(encoded(image, "PNG")).size is None
+    assert read_header(image_file(image, "PNG")).size is None
     assert read_header(b"damaged") == ImageHeader()

@@ -16,7 +16,7 @@ from PIL import Image
 from perception_encoder.errors import InputError, MediaDecodeError, MediaTooLargeError
 from perception_encoder.preprocess import image as module
 from perception_encoder.preprocess.budget import ByteBudget
-from perception_encoder.preprocess.image import open_image
+from perception_encoder.preprocess.image import image_file, open_image
 
 SECONDS = 20.0
 
@@ -45,8 +45,7 @@ def noise(width: int = 640, height: int = 480) -> Image.Image:
 def encoded(format: str, **options: Any) -> bytes:
     if format == "HEIF":
         pillow_heif.register_heif_opener()
-    noise().save(stream := io.BytesIO(), format, **options)
-    return stream.getvalue()
+    return image_file(noise(), format, **options)
 
 
 DAMAGED: dict[str, Callable[[], bytes]] = {
@@ -146,9 +145,7 @@ def markers(jpeg: bytes) -> list[int]:
 
 def sequential() -> bytes:
     """A JPEG that is not progressive, with a scan for each colour: one of its tables and scans, in turn."""
-    gray = noise().convert("L")
-    gray.save(stream := io.BytesIO(), "JPEG", quality=90)
-    data = stream.getvalue()
+    data = image_file(noise().convert("L"), "JPEG", quality=90)
     frame, scan = data.index(b"\xff\xc0"), data.index(b"\xff\xda")
     size = data[frame + 4 : frame + 9]
     colours = b"".join(bytes([number, 0x11, 0]) for number in (1, 2, 3))
@@ -162,14 +159,9 @@ PROGRESSIVE: dict[str, Callable[[], bytes]] = {
     "progressive": lambda: encoded("JPEG", progressive=True),
     "a scan for each colour": sequential,
     "with restarts": lambda: encoded("JPEG", progressive=True, restart_marker_blocks=3),
-    "grey": lambda: encoded_grey(),
+    "grey": lambda: image_file(noise().convert("L"), "JPEG", progressive=True),
     "MPO": lambda: encoded("MPO", progressive=True, save_all=True, append_images=[noise()]),
 }
-
-
-def encoded_grey() -> bytes:
-    noise().convert("L").save(stream := io.BytesIO(), "JPEG", progressive=True)
-    return stream.getvalue()
 
 
 @pytest.mark.parametrize("side", [None, 100])

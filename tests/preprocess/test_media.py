@@ -18,14 +18,13 @@ from perception_encoder.errors import (
 )
 from perception_encoder.preprocess import media as module
 from perception_encoder.preprocess.frames import VideoFrames
+from perception_encoder.preprocess.image import image_file
 from perception_encoder.preprocess.media import HEAD, MEDIA_SUFFIXES, Media, open_media, resolve, sniff
 from tests.clips import clip, number_of
 
 
 def image_bytes(format: str = "JPEG", size: tuple[int, int] = (40, 30)) -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", size, "teal").save(buffer, format)
-    return buffer.getvalue()
+    return image_file(Image.new("RGB", size, "teal"), format)
 
 
 @pytest.fixture
@@ -229,9 +228,7 @@ def originals() -> list[tuple[str, bytes]]:
         ("chelsea", "TIFF"),
     ]:
         image = Image.fromarray(getattr(data, name)()).resize((96, 64))
-        buffer = io.BytesIO()
-        image.save(buffer, format)
-        files.append((f"{name}.{format.lower()}", buffer.getvalue()))
+        files.append((f"{name}.{format.lower()}", image_file(image, format)))
     files.append(("clip.mp4", clip(20, movflags="faststart")))
     files.append(("clip.mkv", clip(20, "matroska")))
     files.append(("clip.avi", clip(20, "avi", "mpeg4")))

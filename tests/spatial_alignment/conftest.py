@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from pathlib import Path
 
@@ -11,12 +10,11 @@ import pytest
 from PIL import Image
 
 from perception_encoder.formats.shards import write_members
+from perception_encoder.preprocess.image import image_file
 
 
 def encoded(pixels: np.ndarray, kind: str) -> bytes:
-    stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, kind)
-    return stream.getvalue()
+    return image_file(Image.fromarray(pixels), kind)
 
 
 def scene(number: int) -> tuple[np.ndarray, np.ndarray]:

@@ -17,6 +17,7 @@ from PIL import Image
 
 from perception_encoder.errors import DataError
 from perception_encoder.formats.shards import write_members
+from perception_encoder.preprocess.image import image_file
 from synthetic.scenes.language.graph import Node, SceneGraph, build_graph
 from synthetic.scenes.language.questions import SceneQuestion, image_questions
 from synthetic.scenes.layout.camera import Camera
@@ -131,9 +132,7 @@ MTL = "newmtl plain\nKd 1 0 0\nnewmtl textured\nKd 0 0 0\nmap_Kd -s 1 1 1 a.png\
 
 
 def png(colour: tuple[int, ...], mode: str = "RGB") -> bytes:
-    stream = io.BytesIO()
-    Image.new(mode, (8, 8), colour).save(stream, "PNG")
-    return stream.getvalue()
+    return image_file(Image.new(mode, (8, 8), colour), "PNG")
 
 
 def files(**contents: bytes | str) -> Callable[[str], bytes]:
