@@ -28,6 +28,15 @@ from tests.damage import at_most, plant_pipe
 pytestmark = pytest.mark.security
 
 
+def fill_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on the disk is full."""
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+
+
 def test_replacing_is_all_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     target = tmp_path / "page.html"
     with replacing(target) as temporary:
@@ -36,11 +45,7 @@ def test_replacing_is_all_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
         temporary.write_text("half")
         raise ZeroDivisionError
     assert target.read_text() == "old"
-
-    def full(_: int) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(os, "fsync", full)
+    fill_disk(monkeypatch)
     with (
         pytest.raises(OutputError, match="html could not be written: No space"),
         writing(target),
@@ -87,11 +92,7 @@ def test_text_and_json_are_written_whole_or_not_at_all(tmp_path: Path, monkeypat
     link.symlink_to(path)
     write_json(link, 1, indent=None)
     assert (json.loads(path.read_text()), link.read_text(), link.is_symlink()) == ({"name": "Größe"}, "1\n", False)
-
-    def full(_: int) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(os, "fsync", full)
+    fill_disk(monkeypatch)
     with pytest.raises(OutputError, match=r"a\.json could not be written: No space"):
         write_text(path, "half")
     assert json.loads(path.read_text()) == {"name": "Größe"}
@@ -126,11 +127,16 @@ def test_a_link_is_replaced_and_not_what_it_leads_to(target: str, directory: boo
     assert not (tmp_path / "nothing").exists()
 
 
-def test_a_lock_is_held_by_one_and_freed(tmp_path: Path) -> None:
+def test_a_lock_is_held_by_one_seen_and_freed(tmp_path: Path) -> None:
+    pytest.importorskip("fcntl")
     lock = tmp_path / "lock"
-    with holding(lock, "taken"), pytest.raises(OutputError, match="taken"), holding(lock, "taken"):
-        pass
-    with holding(tmp_path / "lock", "taken"):
+    assert not is_held(lock)
+    with holding(lock, "taken"):
+        assert is_held(lock)
+        with pytest.raises(OutputError, match="taken"), holding(lock, "taken"):
+            pass
+    assert not is_held(lock)
+    with holding(lock, "taken"):
         pass
 
 
@@ -147,14 +153,6 @@ def test_a_file_system_without_locks_is_not_a_lock_that_somebody_holds(
     reason = rf"lock cannot be locked \({os.strerror(number)}\): its file system lacks flock; choose a directory"
     with pytest.raises(OutputError, match=reason), holding(tmp_path / "lock", "taken"):
         pass
-    assert not is_held(tmp_path / "lock")
-
-
-def test_a_held_lock_is_seen(tmp_path: Path) -> None:
-    pytest.importorskip("fcntl")
-    assert not is_held(tmp_path / "lock")
-    with holding(tmp_path / "lock", "taken"):
-        assert is_held(tmp_path / "lock")
     assert not is_held(tmp_path / "lock")
 
 
@@ -205,20 +203,13 @@ def test_permissions_are_taken_and_never_given(tmp_path: Path) -> None:
     (directory / "deep" / "a").touch()
     (directory / "link").symlink_to(tmp_path / "outside")
     (tmp_path / "outside").touch(mode=0o644)
-    for path, mode in (
-        (directory, 0o755),
-        (directory / "deep", 0o700),
-        (directory / "deep" / "a", 0o666),
-        (like, 0o750),
-    ):
+    for path, mode in ((directory, 0o755), (directory / "deep", 0o700), (directory / "deep" / "a", 0o666)):
         path.chmod(mode)
-    restrict(directory, like)
-    modes = [path.stat().st_mode & 0o777 for path in (directory, directory / "deep", directory / "deep" / "a")]
-    assert modes == [0o750, 0o700, 0o640]
-    like.chmod(0o100)
-    restrict(directory, like)
-    modes = [path.stat().st_mode & 0o777 for path in (directory, directory / "deep", directory / "deep" / "a")]
-    assert modes == [0o700, 0o700, 0o600]
+    for given, modes in ((0o750, [0o750, 0o700, 0o640]), (0o100, [0o700, 0o700, 0o600])):
+        like.chmod(given)
+        restrict(directory, like)
+        found = (directory, directory / "deep", directory / "deep" / "a")
+        assert [path.stat().st_mode & 0o777 for path in found] == modes
     assert (tmp_path / "outside").stat().st_mode & 0o777 == 0o644
 
 
