@@ -15,13 +15,16 @@ MODULES = (
 )
 
 
+def run(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
+
+
 def test_no_module_on_the_way_imports_torch() -> None:
     code = "import importlib, sys\n" + "".join(
         f"importlib.import_module('perception_encoder.{name}')\nif 'torch' in sys.modules: sys.exit({name!r})\n"
         for name in MODULES
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
-    assert done.stderr == ""
+    assert run(code).stderr == ""
 
 
 def test_the_modules_of_a_search_import_no_tables_and_no_tools() -> None:
@@ -34,7 +37,7 @@ from perception_encoder.runtime.machine import check_openvino
 check_openvino()
 print(*{"torch", "pyarrow", "jaxtyping", "unittest", "asyncio"} & sys.modules.keys())
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
+    done = run(code)
     assert done.stdout == "\n", done.stderr
 
 
@@ -50,5 +53,5 @@ assert trim(Tokenizer(32).ids(["a dog"])).shape == (1, 4)
 assert find_weights("builtin")[0].is_file()
 print("torch" in sys.modules)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
+    done = run(code)
     assert done.stdout == "False\n", done.stderr

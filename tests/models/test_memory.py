@@ -8,6 +8,15 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's settings")
+
+
+def run(code: str, *arguments: str) -> int:
+    """The number that a program in a process of its own prints."""
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
+    return int(done.stdout)
+
+
 FAULTS = """
 import resource, sys, torch
 if sys.argv[1] == "keep":
@@ -22,17 +31,11 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's settings")
 def test_large_tensors_cost_no_page_faults_again() -> None:
-    def faults(mode: str) -> int:
-        command = [sys.executable, "-c", FAULTS, mode]
-        return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-
-    assert faults("keep") < 100
-    assert faults("default") > 300
+    assert run(FAULTS, "keep") < 100
+    assert run(FAULTS, "default") > 300
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's settings")
 def test_memory_of_large_blocks_goes_back_to_the_system() -> None:
     """glibc's own rule keeps blocks of a size that was freed once; a server would keep what its largest images took."""
     code = """
@@ -60,15 +63,9 @@ for thread in threads:
     thread.join()
 print(int(open("/proc/self/statm").read().split()[1]) * 4096 >> 20)
 """
-
-    def resident(mode: str) -> int:
-        run = subprocess.run([sys.executable, "-c", code, mode], capture_output=True, text=True, check=True)
-        return int(run.stdout)
-
-    assert resident("limited") + 30 < resident("plain")
+    assert run(code, "limited") + 30 < run(code, "plain")
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's settings")
 def test_what_is_free_between_blocks_in_use_goes_back_to_the_system() -> None:
     """Before: a server kept 700 MB that loading a language model had freed."""
     code = """
@@ -88,5 +85,4 @@ before = resident()
 trim_memory()
 print(before - resident())
 """
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert int(run.stdout) > 60
+    assert run(code) > 60
