@@ -154,17 +154,6 @@ def test_a_long_video_takes_bounded_memory() -> None:
     assert next(taken) == 12
 
 
-def labels() -> np.ndarray:
-    values = np.zeros((32, 48), int)
-    values[4:10, 6:20], values[12:, 40:] = 1, 7
-    return values
-
-
-def tracked(*frames: np.ndarray) -> Iterator[TrackedFrame]:
-    for number, values in enumerate(frames):
-        yield TrackedFrame(name=f"{number:05d}", image=Image.new("RGB", (48, 32), (200, 200, 200)), labels=values)
-
-
 def test_frames_of_a_directory_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
     for number in (9, 10, 11, 100):
         Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / f"frame_{number}.png")
@@ -176,7 +165,7 @@ def test_frames_of_a_directory_are_in_the_order_of_their_numbers(tmp_path: Path)
 
 def test_masks_of_a_video_that_fails_later_stay(tmp_path: Path) -> None:
     def frames() -> Iterator[TrackedFrame]:
-        yield from tracked(labels())
+        yield TrackedFrame(name="00000", image=Image.new("RGB", (48, 32)), labels=np.eye(32, 48, dtype=int))
         raise InputError("frame 1", "is damaged")
 
     with pytest.raises(InputError, match="damaged"):

@@ -15,7 +15,7 @@ from perception_encoder.models.checkpoints.weights import create_model
 from perception_encoder.models.config import VisionConfig
 from perception_encoder.models.layers import drop_path
 from perception_encoder.models.vision_transformer import VisionTransformer
-from tests.golden_weights import golden_image, golden_tensor
+from tests.golden_weights import golden_image, golden_state
 
 GOLDEN = np.load(Path(__file__).parent.parent / "golden" / "vitdet.npz")
 NAME = re.compile(
@@ -37,6 +37,11 @@ def tower_config(width: int = 32, depth: int = 3, heads: int = 2, size: int = 64
     )
 
 
+def with_golden_weights(model: ViTDetBackbone) -> ViTDetBackbone:
+    model.load_state_dict(golden_state({name: tuple(item.shape) for name, item in model.state_dict().items()}))
+    return model.eval()
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("key", GOLDEN.files)
 def test_golden(key: str) -> None:
@@ -45,21 +50,14 @@ def test_golden(key: str) -> None:
     seed, side, window, width, depth, heads = map(int, match.groups()[:6])
     blocks, size, class_token, scaled = [int(n) for n in match[7].split(",")], *(int(match[at]) for at in (8, 9, 10))
     config = tower_config(width, depth, heads, size, class_token=bool(class_token), layer_scale=0.1 if scaled else None)
-    model = ViTDetBackbone(config, side, window, blocks).eval()
-    model.load_state_dict(
-        {name: golden_tensor(name, tuple(tensor.shape)) for name, tensor in model.state_dict().items()}
-    )
+    model = with_golden_weights(ViTDetBackbone(config, side, window, blocks))
     ours = model(golden_image(seed, 1, 3, side, side)).numpy()
     assert ours.shape == GOLDEN[key].shape
     assert np.linalg.norm(ours - GOLDEN[key]) / np.linalg.norm(GOLDEN[key]) < 1e-4
 
 
 def backbone(window: int, global_blocks: list[int], side: int = 128, **rest: object) -> ViTDetBackbone:
-    model = ViTDetBackbone(tower_config(**rest), side, window, global_blocks)
-    model.load_state_dict(
-        {name: golden_tensor(name, tuple(tensor.shape)) for name, tensor in model.state_dict().items()}
-    )
-    return model.eval()
+    return with_golden_weights(ViTDetBackbone(tower_config(**rest), side, window, global_blocks))
 
 
 @torch.no_grad()

@@ -87,7 +87,7 @@ def bilinear(square: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
 
 @pytest.mark.parametrize("grid", [(8, 12), (3, 2), (20, 7)])
 def test_resampling_is_bilinear(grid: tuple[int, int]) -> None:
-    table = torch.randn(49, 5, generator=torch.Generator().manual_seed(0))
+    table = noise(49, 5)
     expected = bilinear(table.numpy().reshape(7, 7, 5).astype(np.float64), grid).reshape(-1, 5)
     np.testing.assert_allclose(resample_positions(table, grid).numpy(), expected, atol=1e-5)
 
@@ -136,22 +136,13 @@ def test_training_and_inference_agree(length: int, causal: bool) -> None:
         torch.testing.assert_close(ours(x, rope), trained.detach(), rtol=1e-4, atol=1e-5)
 
 
-def randomize(module: nn.Module) -> None:
-    generator = torch.Generator().manual_seed(0)
-    for parameter in module.parameters():
-        nn.init.normal_(parameter, std=0.2, generator=generator)
-
-
-def tokens(length: int = 9) -> Tensor:
-    return torch.randn(2, length, 32, generator=torch.Generator().manual_seed(1))
-
-
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_stochastic_depth_leaves_branches_out_sample_by_sample(checkpointing: bool) -> None:
-    stack = Transformer(32, 2, 4, 64)
-    randomize(stack)
+    stack, x = Transformer(32, 2, 4, 64), noise(2, 9, 32, seed=1)
+    for number, parameter in enumerate(stack.parameters()):
+        parameter.data = 0.2 * noise(*parameter.shape, seed=number)
     stack.checkpointing = checkpointing
-    whole, x = stack(tokens()), tokens()
+    whole = stack(x)
     nothing, all_of_it = torch.zeros(2, 2), torch.ones(2, 2)
     assert torch.equal(stack(x, branches=torch.stack([nothing, nothing])), x)
     torch.testing.assert_close(stack(x, branches=torch.stack([all_of_it, all_of_it])), whole)

@@ -95,26 +95,10 @@ def test_a_teacher_of_another_width_and_patch_is_compared_through_a_linear_map()
 def test_parts_of_ranks_add_up() -> None:
     task = SpatialAlignmentTask(Student(tower(), 16), tower(1), SpatialConfig(masks="scenes"))
     whole = batch(4)
-    parts = [
-        replace(
-            whole,
-            images=whole.images[:2],
-            hidden=whole.hidden[:2],
-            masks=whole.masks[:1],
-            rows=torch.tensor([1]),
-            share=0.5,
-            mask_share=1 / 3,
-        ),
-        replace(
-            whole,
-            images=whole.images[2:],
-            hidden=whole.hidden[2:],
-            masks=whole.masks[1:],
-            rows=torch.tensor([0, 1]),
-            share=0.5,
-            mask_share=2 / 3,
-        ),
-    ]
+    parts = []
+    for images, masks, rows in ((slice(2), slice(1), [1]), (slice(2, None), slice(1, None), [0, 1])):
+        part = replace(whole, images=whole.images[images], hidden=whole.hidden[images], masks=whole.masks[masks])
+        parts.append(replace(part, rows=torch.tensor(rows), share=0.5, mask_share=len(rows) / 3))
     losses = task.losses(whole)
     for name in losses:
         assert sum(float(task.losses(part)[name]) for part in parts) == pytest.approx(float(losses[name]), rel=1e-5)
