@@ -60,25 +60,11 @@ def _encoded(
     sound: bool,
     options: tuple[tuple[str, str], ...],
 ) -> bytes:
-    with tempfile.TemporaryDirectory() as directory:  # a file, since moving an mp4's index to the front reads it again
-        path = Path(directory, "clip")
-        _write(path, count, format, codec, rate, group, ticks, sound, dict(options))
-        return path.read_bytes()
-
-
-def _write(
-    path: Path,
-    count: int,
-    format: str,
-    codec: str,
-    rate: int,
-    group: int,
-    ticks: tuple[int, ...] | None,
-    sound: bool,
-    options: dict[str, str],
-) -> None:
-    with av.open(str(path), "w", format=format, options=options) as container:
-        video = container.add_stream(codec, rate=rate, options=options)
+    with (
+        tempfile.NamedTemporaryFile() as file,  # since moving an mp4's index to the front reads it again
+        av.open(file.name, "w", format=format, options=dict(options)) as container,
+    ):
+        video = container.add_stream(codec, rate=rate, options=dict(options))
         video.width, video.height, video.gop_size = WIDTH, HEIGHT, group
         video.pix_fmt = {"mjpeg": "yuvj420p", "gif": "rgb8"}.get(codec, "yuv420p")
         audio = container.add_stream("aac", rate=8000, layout="mono") if sound else None
@@ -96,6 +82,8 @@ def _write(
             silence.rate = 8000
             container.mux(audio.encode(silence))
             container.mux(audio.encode())
+        container.close()
+        return Path(file.name).read_bytes()
 
 
 def with_display_matrix(mp4: bytes, a: int, b: int, c: int, d: int) -> bytes:

@@ -18,6 +18,7 @@ from importlib.util import find_spec
 from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 from tests.conftest import ROOT
@@ -97,15 +98,9 @@ def start(
     return Processes(made, log)
 
 
-def run(
-    work: Callable[..., object],
-    *arguments: object,
-    log: Path,
-    ranks: int | None = None,
-    environment: Mapping[str, str] | None = None,
-) -> None:
+def run(work: Callable[..., object], *arguments: object, **options: Any) -> None:
     """`start`, and wait; all must end well."""
-    processes = start(work, *arguments, log=log, ranks=ranks, environment=environment)
+    processes = start(work, *arguments, **options)
     assert not any(processes.statuses()), processes.output()
 
 
