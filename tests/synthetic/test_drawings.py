@@ -50,12 +50,9 @@ def test_entities_are_refused() -> None:
         rasterize(text, 32, "x")
 
 
-pytest.importorskip("cairosvg")
-
-
 def drawing(key: str, shape: str, label: str = "shape", rank: int = 0) -> Drawing:
-    svg = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 10 10">{shape}</svg>'
-    return Drawing(key=key, svg=svg.encode(), label=label, tags=("round",), licence="CC0", attribution="A", rank=rank)
+    content = svg(shape, "0 0 10 10")
+    return Drawing(key=key, svg=content, label=label, tags=("round",), licence="CC0", attribution="A", rank=rank)
 
 
 CIRCLE = '<circle cx="5" cy="5" r="4" fill="red"/>'

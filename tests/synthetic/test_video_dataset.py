@@ -80,7 +80,6 @@ def test_a_models_captions_are_refined_too(library, tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.skipif(find_spec("pybullet") is None, reason="pybullet is not installed")
 def test_a_dataset_is_built_once(run_module, run_pe, tmp_path: Path) -> None:
     arguments = ("video_dataset", "-o", tmp_path / "clips", "--count", 10, "--size", 32, "--frames", 16, "--jobs", 1)
     run = run_module(*arguments)
