@@ -7,17 +7,15 @@ import torch
 
 from perception_encoder.errors import CheckpointError
 from perception_encoder.models.checkpoints.layouts import detect_layout, from_published, to_published
-from perception_encoder.models.checkpoints.weights import build, published_state_dict
 from perception_encoder.models.registry import find_model
-from tests.golden_weights import golden_state
+from tests.models.checkpoints.test_weights import weights_of
 
 ENTRY = find_model("builtin")
 
 
 @pytest.fixture(scope="module")
 def published() -> dict[str, torch.Tensor]:
-    shapes = published_state_dict(build(ENTRY))
-    return golden_state({name: tuple(tensor.shape) for name, tensor in shapes.items()})
+    return weights_of("builtin")
 
 
 @pytest.mark.parametrize("layout", ["published", "timm", "open_clip"])

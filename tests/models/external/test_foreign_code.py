@@ -9,6 +9,7 @@ import json
 import pickle
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from perception_encoder.language_models.decoder import load_decoder
 from perception_encoder.language_models.perception_lm import read_perception_lm
 from perception_encoder.models.external import OpenClipModel, TimmModel
 from tests.models.external.embedders import save_open_clip, save_sentence_clip, save_timm, save_two_towers, tokenizer
+from tests.models.external.samples import save_transformer
 
 pytestmark = pytest.mark.security
 
@@ -48,78 +50,63 @@ def write_pickles(directory: Path, mark: Path, name: str) -> None:
         torch.save(state, path, _use_new_zipfile_serialization=kind == "zip")
 
 
-def timm_directory(directory: Path) -> None:
-    config = {"architecture": "test_vit", "num_classes": 0, "pretrained_cfg": {"input_size": [3, 160, 160]}}
-    (directory / "config.json").write_text(json.dumps(config))
-
-
-def open_clip_directory(directory: Path) -> None:
-    vision = {"image_size": 16, "patch_size": 8, "width": 16, "layers": 1, "head_width": 8}
-    text = {"context_length": 8, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
-    config = {"model_cfg": {"embed_dim": 8, "vision_cfg": vision, "text_cfg": text}, "preprocess_cfg": {}}
-    (directory / "open_clip_config.json").write_text(json.dumps(config))
-
-
-def vit_directory(directory: Path) -> None:
-    transformers = pytest.importorskip("transformers")
-    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
-    transformers.ViTConfig(**sizes, image_size=16, patch_size=8, architectures=["ViTModel"]).save_pretrained(directory)
-    transformers.ViTImageProcessor().save_pretrained(directory)
-
-
-def language_directory(directory: Path) -> None:
-    pytest.importorskip("transformers")
+def save_language_model(directory: Path) -> None:
     from tests.tiny_language_models import write_tiny_decoder
 
     write_tiny_decoder(directory)
-    (directory / "model.safetensors").unlink()
 
 
 Load = Callable[[Path], object]
-LIBRARIES: dict[str, tuple[str, tuple[str, ...], Callable[[Path], None], Load]] = {
+LIBRARIES: dict[str, tuple[str, tuple[str, ...], Callable[[Path], object], Load]] = {
     "timm": (
         "timm",
         ("pytorch_model.bin", "model.pth", "weights.pt"),
-        timm_directory,
+        save_timm,
         lambda path: TimmModel(f"timm:local-dir:{path}", f"local-dir:{path}").model,
     ),
     "open_clip": (
         "open_clip",
         ("open_clip_pytorch_model.bin", "open_clip_model.pth"),
-        open_clip_directory,
+        save_open_clip,
         lambda path: OpenClipModel(f"open_clip:local-dir:{path}", f"local-dir:{path}").model,
     ),
     "open_clip's file": (
         "open_clip",
         ("weights.pt", "weights.bin"),
-        open_clip_directory,
+        save_open_clip,
         lambda path: OpenClipModel("x", f"RN50,{next(path.glob('weights.*'))}").model,
     ),
     "transformers": (
         "transformers",
         ("pytorch_model.bin",),
-        vit_directory,
+        partial(save_transformer, "ViT"),
         lambda path: load_layers(f"hf:{path}", "cpu"),
     ),
-    "language model": ("transformers", ("pytorch_model.bin",), language_directory, load_decoder),
+    "language model": ("transformers", ("pytorch_model.bin",), save_language_model, load_decoder),
     "Perception-LM": (
         "transformers",
         ("pytorch_model.bin",),
-        language_directory,
+        save_language_model,
         lambda path: read_perception_lm(path, torch.device("cpu"), torch.float32),
     ),
 }
 KINDS = ("zip", "old", "bare")
 
 
+def without_weights(save: Callable[[Path], object], directory: Path) -> None:
+    directory.mkdir()
+    save(directory)
+    for path in directory.glob("*.safetensors"):
+        path.unlink()
+
+
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_a_pickle_is_not_run(library: str, tmp_path: Path) -> None:
-    module, names, write, load = LIBRARIES[library]
+    module, names, save, load = LIBRARIES[library]
     pytest.importorskip(module)
     for number, (name, kind) in enumerate(product(names, KINDS)):
         directory, mark = tmp_path / f"model-{number}", tmp_path / "mark"
-        directory.mkdir()
-        write(directory)
+        without_weights(save, directory)
         write_pickles(directory, mark, f"{name} {kind}")
         with pytest.raises(ModelError):
             load(directory)
@@ -129,11 +116,10 @@ def test_a_pickle_is_not_run(library: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("library", ["transformers", "language model", "Perception-LM"])
 def test_code_beside_the_weights_is_not_run(library: str, tmp_path: Path) -> None:
     """`auto_map` names classes in the directory's own Python files."""
-    module, _, write, load = LIBRARIES[library]
+    module, _, save, load = LIBRARIES[library]
     pytest.importorskip(module)
     directory, mark = tmp_path / "model", tmp_path / "mark"
-    directory.mkdir()
-    write(directory)
+    without_weights(save, directory)
     (directory / "evil.py").write_text(f"open({str(mark)!r}, 'w')\nclass A: pass\n")
     names = {f"Auto{kind}": "evil.A" for kind in ("Config", "Model", "ModelForCausalLM", "ImageProcessor", "Tokenizer")}
     for path in directory.glob("*config.json"):
@@ -154,6 +140,13 @@ def edit(path: Path, **changes: object) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
+def edit_texts(directory: Path, **settings: object) -> None:
+    """Change the settings of texts of a model of open_clip."""
+    path = directory / "open_clip_config.json"
+    model = json.loads(path.read_text())["model_cfg"]
+    edit(path, model_cfg={**model, "text_cfg": model["text_cfg"] | settings})
+
+
 def switch_everywhere(directory: Path) -> None:
     """Name code of the directory in each file of a model of transformers, and ask in each for it to run."""
     for path in directory.rglob("*config.json"):
@@ -164,18 +157,13 @@ def switched_open_clip(directory: Path) -> str:
     save_open_clip(directory)
     tokenizer().save_pretrained(directory)
     switch_everywhere(directory)
-    path = directory / "open_clip_config.json"
-    model = json.loads(path.read_text())["model_cfg"]
-    model["text_cfg"] |= {"hf_tokenizer_name": "x", "tokenizer_kwargs": SWITCH}
-    edit(path, model_cfg=model)
+    edit_texts(directory, hf_tokenizer_name="x", tokenizer_kwargs=SWITCH)
     return f"open_clip:local-dir:{directory}"
 
 
 def open_clip_with_a_text_tower(directory: Path) -> str:
     save_open_clip(directory)
-    path = directory / "open_clip_config.json"
-    model = json.loads(path.read_text())["model_cfg"]
-    edit(path, model_cfg=model | {"text_cfg": {"hf_model_name": str(directory), "hf_tokenizer_name": str(directory)}})
+    edit_texts(directory, hf_model_name=str(directory), hf_tokenizer_name=str(directory))
     (directory / "config.json").write_text(json.dumps({"model_type": "evil", "auto_map": AUTO, **SWITCH}))
     return f"open_clip:local-dir:{directory}"
 
@@ -279,9 +267,6 @@ def test_an_open_clip_tokenizer_without_padding(tmp_path: Path) -> None:
     words = tokenizer()
     words.pad_token = None
     words.save_pretrained(tmp_path)
-    path = tmp_path / "open_clip_config.json"
-    model = json.loads(path.read_text())["model_cfg"]
-    model["text_cfg"]["hf_tokenizer_name"] = str(tmp_path)
-    edit(path, model_cfg=model)
+    edit_texts(tmp_path, hf_tokenizer_name=str(tmp_path))
     with pytest.raises(CheckpointError, match=r"its tokenizer cannot be loaded.*pad"):
         load(f"open_clip:local-dir:{tmp_path}", runtime="torch").encode_texts(["a dog"])
