@@ -22,11 +22,12 @@ from experiments.distillation.run import (
     student,
 )
 from experiments.findings import distillation_gaps
-from experiments.outcomes import PHOTOS, Outcome, Outcomes
+from experiments.outcomes import PHOTOS
 from experiments.reproduction import ROBUST, Paths
 from perception_encoder.data.pairs import ResolutionStage
 from perception_encoder.models.checkpoints.weights import load_model
 from perception_encoder.pretraining.config import PretrainingConfig
+from tests.experiments.conftest import outcomes
 
 
 def tiny(config: PretrainingConfig) -> PretrainingConfig:
@@ -50,11 +51,6 @@ def test_a_teacher_then_students_and_nothing_twice(paths: Paths, monkeypatch: py
 
     monkeypatch.setattr(reproduction_of_distillation, "pretrain", lambda *_, **__: pytest.fail("run again"))
     assert reproduce_distillation(paths, plan) == result
-
-
-def outcomes(right: np.ndarray) -> Outcomes:
-    keys, labels = tuple(map(str, range(len(right)))), ("a",) * len(right)
-    return {name: [Outcome("food", keys, labels, right)] for name in (PHOTOS, "grey", "turned")}
 
 
 def test_a_difference_is_claimed_only_where_all_seeds_show_it() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import replace
@@ -31,6 +30,7 @@ from perception_encoder.language_alignment.config import LanguageConfig
 from perception_encoder.language_alignment.run import LanguageTrainee
 from perception_encoder.language_models.weights import read_trained
 from perception_encoder.layer_analysis.question_task import QuestionTask
+from perception_encoder.preprocess.image import image_file
 from perception_encoder.training.optimizer import OptimizerConfig
 from synthetic.documents.production import DocumentsConfig, write_documents
 from tests.evaluation.colours import write_colours
@@ -41,6 +41,11 @@ SIZES = Sizes(side=32, train=8, test=4, epochs=1, alignment=Alignment(side=32, s
 NAMES = (BASE, "linear projector", "the same, frozen", "language model trained on texts first", "aligned encoder")
 
 
+def sample(key: str, pixels: np.ndarray, scene: dict[str, Any]) -> list[tuple[str, bytes]]:
+    """The members of a scene in a tar."""
+    return [(f"{key}.jpg", image_file(Image.fromarray(pixels), "JPEG")), (f"{key}.json", json.dumps(scene).encode())]
+
+
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Scenes of one object each."""
@@ -49,8 +54,7 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for split, count in (("train", 8), ("test", 4)):
         members: list[tuple[str, bytes]] = []
         for number in range(count):
-            stream = io.BytesIO()
-            Image.fromarray(generator.integers(0, 255, (32, 32, 3), np.uint8)).save(stream, "JPEG")
+            pixels = generator.integers(0, 255, (32, 32, 3), np.uint8)
             name = ("mug", "lamp")[number % 2]
             question = {"type": "exists", "question": "Is there a mug?", "answer": "no" if number % 2 else "yes"}
             scene = {
@@ -62,10 +66,7 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 "questions": [question],
                 "objects": [{"kind": name, "box": [2, 3, 20, 30]}],
             }
-            members += [
-                (f"{split}{number}.jpg", stream.getvalue()),
-                (f"{split}{number}.json", json.dumps(scene).encode()),
-            ]
+            members += sample(f"{split}{number}", pixels, scene)
         write_members(root / split / "00000.tar", members)
     return root
 
@@ -114,8 +115,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for split in ("train", "test"):
         members: list[tuple[str, bytes]] = []
         for number in range(4):
-            stream = io.BytesIO()
-            Image.fromarray(np.full((32, 32, 3), generator.integers(0, 255, 3), np.uint8)).save(stream, "JPEG")
+            pixels = np.full((32, 32, 3), generator.integers(0, 255, 3), np.uint8)
             scene = {
                 "caption": [f"a mug {number}"],
                 "width": 32,
@@ -123,10 +123,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
                 "questions": [{"type": name, "question": f"Which {name}?", "answer": "yes"} for name in TYPES],
                 "objects": [{"kind": "mug", "box": [0, 0, 16, 32]}],
             }
-            members += [
-                (f"{split}{number}.jpg", stream.getvalue()),
-                (f"{split}{number}.json", json.dumps(scene).encode()),
-            ]
+            members += sample(f"{split}{number}", pixels, scene)
         write_members(root / split / "00000.tar", members)
     write_documents(root / "documents", DocumentsConfig(count=3, split="test", size=224, kinds=("receipt",)), jobs=1)
     return {"scenes": root, "documents": root / "documents"}
@@ -173,12 +170,11 @@ def images(count: int) -> list[Labelled]:
         colours = generator.integers(2, size=(2, 2))
         pixels = np.zeros((2, 2, 3), np.uint8)
         pixels[colours == 0, 0], pixels[colours == 1, 2] = 220, 220
-        stream = io.BytesIO()
-        Image.fromarray(pixels).resize((32, 32), Image.Resampling.NEAREST).save(stream, "PNG")
+        image = image_file(Image.fromarray(pixels).resize((32, 32), Image.Resampling.NEAREST), "PNG")
         words = (1 + colours).ravel().astype(np.int16)
         none, boxes = np.full(4, IGNORED, np.int16), np.full((4, 4), IGNORED, np.int16)
         boxes[0] = 0, 0, 49, 49
-        rows.append(Labelled(str(number), stream.getvalue(), words, none if number % 2 else colours.ravel(), boxes))
+        rows.append(Labelled(str(number), image, words, none if number % 2 else colours.ravel(), boxes))
     return rows
 
 

@@ -112,15 +112,11 @@ def test_results_are_cached_and_not_evaluated_again(
     assert values[NORMED] != values[BUILTIN]
     assert json.loads(out.read_text()) == result
     assert not any((runs / "features").iterdir())  # gigabytes, in a real run
-
-    def fail(*_: object, **__: object) -> None:
-        raise AssertionError("evaluated again")
-
-    monkeypatch.setattr("experiments.layers.evaluation.run_sweep", fail)
+    monkeypatch.setattr("experiments.layers.evaluation.run_sweep", lambda *_, **__: pytest.fail("evaluated again"))
     assert reproduce_layers(out, runs, data, towers) == result
     with monkeypatch.context() as later:
         later.setattr("experiments.layers.evaluation.FORMAT", FORMAT + 1)
-        with pytest.raises(AssertionError, match="evaluated again"):  # results in another format are not read
+        with pytest.raises(pytest.fail.Exception, match="evaluated again"):  # results in another format are not read
             reproduce_layers(out, runs, data, towers)
     assert len(layer_gaps(result)) == 3 * len(TASKS)
 

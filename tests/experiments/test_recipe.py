@@ -18,7 +18,7 @@ from experiments.distillation.run import SEEDS as STUDENTS
 from experiments.distillation.run import TAUGHT, home_teacher, student
 from experiments.distillation.run import Plan as DistillationPlan
 from experiments.findings import recipe_gaps
-from experiments.outcomes import PHOTOS, Outcome, Outcomes
+from experiments.outcomes import PHOTOS
 from experiments.recipe.run import POINTS, SEEDS, compare, reproduce_recipe
 from experiments.recipe.steps import FLOPS, nano_step, run_flops
 from experiments.reproduction import ROBUST, Paths, over_seeds
@@ -30,6 +30,7 @@ from perception_encoder.models.registry import BUILTIN
 from perception_encoder.models.vision_transformer import VisionTransformer
 from perception_encoder.pretraining.config import PROCEDURE, PretrainingConfig, tower_configs
 from perception_encoder.stages import configure, list_recipes
+from tests.experiments.conftest import outcomes
 from tests.pretraining.toys import debug
 
 BILLION = 1_000_000_000
@@ -149,17 +150,8 @@ def test_runs_are_cached_and_not_repeated(paths: Paths, monkeypatch: pytest.Monk
     assert isinstance(tower, VisionTransformer)
     assert not tower.config.rope
     assert tower.config.image_size == 32
-
-    def fail(*_: object, **__: object) -> None:
-        raise AssertionError("a run was repeated")
-
-    monkeypatch.setattr("experiments.recipe.run.pretrain", fail)
+    monkeypatch.setattr("experiments.recipe.run.pretrain", lambda *_, **__: pytest.fail("a run was repeated"))
     assert reproduce_recipe(paths, recipe) == result
-
-
-def outcomes(right: np.ndarray) -> Outcomes:
-    keys, labels = tuple(map(str, range(len(right)))), ("a",) * len(right)
-    return {name: [Outcome("food", keys, labels, right)] for name in (PHOTOS, "grey", "turned")}
 
 
 def test_a_difference_is_claimed_only_where_both_seeds_show_it() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
@@ -14,8 +13,9 @@ from experiments.spatial import run
 from experiments.spatial.alignments import ALIGNED, CORE, Alignments
 from experiments.spatial.run import Sizes, SpatialData, compare, draw_examples, reproduce_spatial
 from perception_encoder.formats.shards import write_members
-from perception_encoder.layer_analysis.sweep import LayerCurve, LayerScore
+from perception_encoder.layer_analysis.sweep import LayerCurve
 from tests.evaluation.layers import discs, write_video
+from tests.experiments.test_claims import score
 from tests.layer_analysis.toys import LightnessTask, named
 from tests.spatial_alignment.conftest import encoded, scene
 
@@ -58,20 +58,7 @@ def test_all_is_run_once_and_drawn(data: SpatialData, tmp_path: Path, monkeypatc
 
 def test_differences_are_paired_and_errors_count_down() -> None:
     def curve(model: str, values: list[float]) -> LayerCurve:
-        noise = np.random.default_rng(0).normal(size=50) / 100
-        scores = {
-            layer: LayerScore(
-                name="RMSE",
-                n=9,
-                pool="tokens",
-                unit="m",
-                lower_is_better=True,
-                value=value,
-                draws=value + noise,
-                blocks=30,
-            )
-            for layer, value in zip((8, 11), values, strict=True)
-        }
+        scores = {layer: score(value, lower=True) for layer, value in zip((8, 11), values, strict=True)}
         return LayerCurve(model=model, task="depth", metric="RMSE", depth=12, scores=scores)
 
     curves = {CORE: {"depth": curve(CORE, [0.3, 0.5])}}
