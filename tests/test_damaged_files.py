@@ -15,7 +15,6 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -263,22 +262,14 @@ def read_conversations(name: str) -> Callable[[Path], object]:
 
 
 def write_captions(name: str) -> Callable[[Path], object]:
-    rows = [{"path": f"{n}.png", "caption": f"number {n}"} for n in range(3)]
+    rows: list[dict[str, object]] = [{"path": f"{n}.png", "caption": f"number {n}"} for n in range(3)]
 
     def write(directory: Path) -> None:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
+        from tests.formats.test_tables import write_table
 
         for number in range(3):
             (directory / f"{number}.png").write_bytes(image_bytes(number))
-        if name.endswith(".parquet"):
-            pq.write_table(pa.Table.from_pylist(rows), directory / name)
-        elif name.endswith(".jsonl"):
-            (directory / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
-        else:
-            lines = ["path,caption", *(",".join(row.values()) for row in rows)]
-            text = "".join(line + "\n" for line in lines)
-            (directory / name).write_text(text.replace(",", "\t") if name.endswith(".tsv") else text)
+        write_table(str(directory / name), rows)
 
     return write
 
@@ -359,9 +350,6 @@ def import_tasks(directory: Path) -> None:
         export.import_tasks(project, directory / "tasks.json")
     finally:
         project.close()
-
-
-CAPTION: Any = {"path": "a", "start": None, "end": 1.5, "caption": "x", "finished": True, "model": "m", "prompt": "p"}
 
 
 def write_layout(layout: str) -> Callable[[Path], object]:
@@ -489,17 +477,9 @@ def read_words(directory: Path) -> None:
 
 
 def write_open_clip(directory: Path) -> None:
-    import open_clip
-    from safetensors.torch import save_file
+    from tests.models.external.embedders import save_open_clip
 
-    vision = {"image_size": 16, "patch_size": 8, "width": 16, "layers": 1, "head_width": 8}
-    text = {"context_length": 8, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
-    config = {"embed_dim": 8, "vision_cfg": vision, "text_cfg": text}
-    model = open_clip.CLIP(8, open_clip.CLIPVisionCfg(**vision), open_clip.CLIPTextCfg(**text))
-    (directory / "open_clip_config.json").write_text(
-        json.dumps({"model_cfg": config, "preprocess_cfg": {"mean": [0.5] * 3}})
-    )
-    save_file(model.state_dict(), directory / "open_clip_model.safetensors")
+    save_open_clip(directory)
 
 
 def load_open_clip(directory: Path) -> None:
@@ -511,11 +491,9 @@ def load_open_clip(directory: Path) -> None:
 
 
 def write_transformers(directory: Path) -> None:
-    from transformers import ViTConfig, ViTImageProcessor, ViTModel
+    from tests.models.external.samples import save_transformer
 
-    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
-    ViTModel(ViTConfig(**sizes, image_size=16, patch_size=8)).save_pretrained(directory / "vit")
-    ViTImageProcessor().save_pretrained(directory / "vit")
+    save_transformer("ViT", directory / "vit")
 
 
 def load_transformers(directory: Path) -> None:
@@ -668,19 +646,23 @@ def problem(error: BaseException, path: Path, root: Path) -> str | None:
     return None
 
 
-@pytest.mark.parametrize("name", FORMATS)
-def test_damaged_files(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    known = FORMATS[name]
+def write_example(known: Format, good: Path, root: Path) -> tuple[object, list[Path]]:
+    """Write an example twice; return what is read of it, and the files to damage, relative to it."""
     for module in known.needs:
         pytest.importorskip(module)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    good, root = tmp_path / "good", tmp_path / "example"
     good.mkdir()
     known.write(good)
     files = sorted(path.relative_to(good) for path in good.rglob(known.files) if path.is_file())
     assert files, known.files
     copy_tree(good, root)
-    known.read(root)
+    return known.read(root), files
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_damaged_files(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    known, good, root = FORMATS[name], tmp_path / "good", tmp_path / "example"
+    _, files = write_example(known, good, root)
     problems = {}
     for number in range(INPUTS // 2 if known.few else INPUTS):
         draw = random.Random(f"{name} {number}")
@@ -702,11 +684,7 @@ def test_damaged_files(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize("name", [name for name, known in FORMATS.items() if known.checked])
 def test_a_changed_bit_is_not_read_as_data(name: str, tmp_path: Path) -> None:
     known, good, root = FORMATS[name], tmp_path / "good", tmp_path / "example"
-    good.mkdir()
-    known.write(good)
-    files = sorted(path.relative_to(good) for path in good.rglob(known.files) if path.is_file())
-    copy_tree(good, root)
-    whole, refused, problems = known.read(root), 0, []
+    (whole, files), refused, problems = write_example(known, good, root), 0, []
     for number in range(5 * INPUTS):
         draw = random.Random(f"{name} {number}")
         copy_tree(good, root)
