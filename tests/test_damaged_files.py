@@ -117,11 +117,13 @@ def resume_run(directory: Path) -> None:
     checkpoint.load_weights(directory, 1, model)
 
 
-def write_head(directory: Path) -> None:
-    from perception_encoder.dense_prediction import dense_model
-    from tests.dense_prediction.test_dense_model import info, model
+def write_head(task: str) -> Callable[[Path], object]:
+    def write_task(directory: Path) -> None:
+        from tests.dense_prediction.test_dense_model import write
 
-    dense_model.write_head(directory / "head.safetensors", model(), info())
+        write(directory / "head.safetensors", task)
+
+    return write_task
 
 
 def load_head(directory: Path) -> None:
@@ -352,16 +354,13 @@ def import_tasks(directory: Path) -> None:
         project.close()
 
 
-def write_layout(layout: str) -> Callable[[Path], object]:
-    def write(directory: Path) -> None:
-        from perception_encoder.exports.layouts import write_layout_directory
-        from tests.models.small import small_clip
+def write_timm(directory: Path) -> None:
+    from perception_encoder.exports.layouts import write_layout_directory
+    from tests.models.small import small_clip
 
-        model = small_clip()
-        model.name = "PE-Core-N16-128"
-        write_layout_directory(model, directory / "model", layout)
-
-    return write
+    model = small_clip()
+    model.name = "PE-Core-N16-128"
+    write_layout_directory(model, directory / "model", "timm")
 
 
 def load_timm(directory: Path) -> None:
@@ -568,7 +567,10 @@ FORMATS: dict[str, Format] = {
     "weights, safetensors": Format(write_weights("a.safetensors"), load_weights("a.safetensors"), few=True),
     "weights, pt": Format(write_weights("a.pt"), load_weights("a.pt"), few=True),
     "checkpoint of a run": Format(write_run, resume_run, few=True),
-    "head": Format(write_head, load_head),
+    **{
+        f"head, {task}": Format(write_head(task), load_head, needs=("torchvision", "transformers"))
+        for task in ("depth", "segmentation", "detection", "detr")
+    },
     "result of an evaluation": Format(write_result, read_result),
     "annotation project": Format(write_project, use_project, "*.sqlite"),
     "tasks of Label Studio": Format(write_tasks, import_tasks, "*.json"),
@@ -589,7 +591,7 @@ FORMATS: dict[str, Format] = {
     },
     "PDF": Format(write_pdf, read_pdf, needs=("pypdfium2",)),
     "images and videos": Format(write_media, read_media),
-    "directory of timm": Format(write_layout("timm"), load_timm, needs=("timm",)),
+    "directory of timm": Format(write_timm, load_timm, needs=("timm",)),
     "language model of transformers": Format(write_decoder, load_decoder, needs=("transformers",)),
     "Perception-LM": Format(write_perception_lm, load_perception_lm, needs=("transformers", "timm")),
     "directory of open_clip": Format(write_open_clip, load_open_clip, needs=("open_clip",)),

@@ -1,9 +1,8 @@
-"""A head on a tower's layer, and its file; damaged files give one line that names them, and take no memory."""
+"""A head on a tower's layer, and its file; a bad field is named, and takes no memory."""
 
 from __future__ import annotations
 
 import json
-import random
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,7 @@ from perception_encoder.dense_prediction.detection.mask_rcnn import DetectorHead
 from perception_encoder.dense_prediction.heads import load_head
 from perception_encoder.dense_prediction.segmentation import SegmentationHeadConfig
 from perception_encoder.dense_training.batches import Augmenter
-from perception_encoder.errors import CheckpointError, ConfigError, ModelError, PerceptionEncoderError
+from perception_encoder.errors import CheckpointError, ConfigError
 from perception_encoder.inference.layer_features import LayerFeatures
 from perception_encoder.models.checkpoints.weights import create_model, write_checkpoint
 from perception_encoder.models.tower import Tower
@@ -150,7 +149,9 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def write(path: Path, task: str = "depth") -> dict[str, Any]:
     """Write a head; return its description."""
-    described = info(task=task, encoder="builtin", head=asdict(HEADS[task]), classes=("a", "b"), class_ids=(4, 9))
+    windows = WindowConfig(size=2, global_blocks=(1,)) if task == "detr" else None
+    names = {"classes": ("a", "b"), "class_ids": (4, 9)}
+    described = info(task=task, encoder="builtin", head=asdict(HEADS[task]), windows=windows, **names)
     write_head(path, DenseModel(Backbone(TOWER, 2, frozen=True), make_head(described, TOWER.width)), described)
     return json.loads(json.dumps(asdict(described)))
 
@@ -206,33 +207,3 @@ def test_a_file_names_only_encoders_of_this_package(encoder: str, opened: list[s
     assert not opened
     load_head(path, model=encoder)
     assert opened == [encoder]
-
-
-@pytest.mark.parametrize("task", HEADS)
-def test_damage_never_ends_in_a_traceback(task: str, opened: list[str], tmp_path: Path) -> None:
-    """Seeded: fields replaced, taken away or added, tensors replaced; test_damaged_files.py changes bytes."""
-    path, damaged = tmp_path / "head.safetensors", tmp_path / "damaged.safetensors"
-    description = write(path, task)
-    tensors = load(path.read_bytes())
-    values = [None, -1, 0, 2, 1e300, 10**20, float("nan"), "", "x", [], ["a"], [None], {}, {"size": 1}, True, "\udc80"]
-    choose = random.Random(task)
-    for _ in range(30):
-        if choose.random() < 0.7:
-            windows = choose.choice([None, {"size": 2, "global_blocks": [1], "patch_size": 16, "tile": None}])
-            changed = {**description, "windows": windows, "head": dict(description["head"])}
-            inner = choose.choice([changed, changed["head"], windows or changed])
-            name = choose.choice([*inner, "new"])
-            inner[name] = choose.choice(values)
-            if choose.random() < 0.2:
-                del inner[name]
-            save_file(tensors, damaged, {METADATA: json.dumps(changed)})
-        else:
-            name = choose.choice(list(tensors))
-            other = choose.choice([torch.zeros(3), torch.zeros(0), torch.zeros(1, dtype=torch.int64)])
-            changed = {**tensors, choose.choice([name, "head.more"]): other}
-            save_file(changed, damaged, {METADATA: json.dumps(description)})
-        try:
-            load_head(damaged)
-        except PerceptionEncoderError as error:
-            assert isinstance(error, ModelError | ConfigError) and "damaged.safetensors" in str(error)
-            assert "\n" not in str(error)
