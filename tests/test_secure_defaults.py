@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
-from pathlib import Path
 
-import perception_encoder
+from tests.conftest import ROOT
 
-PACKAGE = Path(perception_encoder.__file__).parent
+PACKAGE = ROOT / "perception_encoder"
 SAFE = {
     "trust_remote_code": {False},
     "trusted": {False},
@@ -56,17 +55,13 @@ def constants(value: ast.expr) -> list[object]:
 def test_security_options_are_off_unless_somebody_turns_them_on() -> None:
     found: dict[str, int] = dict.fromkeys(SAFE, 0)
     unsafe = []
-    for path in PACKAGE.rglob("*.py"):
+    for path in (*PACKAGE.rglob("*.py"), *(ROOT / "synthetic").rglob("*.py")):
         for name, value in options(ast.parse(path.read_text(encoding="utf-8"))):
-            if name == "verify" and path.parts[-2] in (
-                "search",
-                "storage",
-                "cli",
-            ):  # of `pe index`, not of a connection
+            if name == "verify" and path.parts[-2] in ("search", "storage", "cli"):  # of `pe index`
                 continue
             for constant in constants(value) if name in SAFE else ():
                 found[name] += 1
                 if not any(constant is safe or (constant == safe and safe == ()) for safe in SAFE[name]):
-                    unsafe.append(f"{path.relative_to(PACKAGE)}:{value.lineno}: {name}={constant!r}")
+                    unsafe.append(f"{path.relative_to(ROOT)}:{value.lineno}: {name}={constant!r}")
     assert unsafe == []
     assert found["trust_remote_code"] > 10 and found["weights_only"] > 1
