@@ -21,7 +21,6 @@ from perception_encoder.spatial_alignment.recipes import (
 )
 from perception_encoder.spatial_alignment.run import SpatialTrainee
 from perception_encoder.spatial_alignment.task import SpatialAlignmentTask, SpatialBatch
-from perception_encoder.training.cost import find_device
 from perception_encoder.training.optimizer import OptimizerConfig
 
 
@@ -68,9 +67,6 @@ def test_students_have_the_teachers_grid_of_patches(size: str) -> None:
     assert config.teacher is not None and config.image_size is not None
     teacher, student = (find_model(name).vision for name in (config.teacher, config.model))
     assert config.image_size // student.patch_size == teacher.image_size // teacher.patch_size == 32
-
-
-H100 = find_device("h100")
 
 
 def test_operations_are_those_that_are_counted() -> None:
