@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from perception_encoder.errors import ConfigError, ShapeError
 from perception_encoder.models.config import VisionConfig
@@ -73,10 +72,7 @@ class ViTDetBackbone(nn.Module):
             assert isinstance(block, Block)
             factors = None if branches is None else branches[number]
             window = None if number in self.global_blocks else self.window_size
-            if self.transformer.checkpointing and torch.is_grad_enabled():
-                maps = checkpoint(self._run, block, maps, window, factors, use_reentrant=False)
-            else:
-                maps = self._run(block, maps, window, factors)
+            maps = self.transformer.recomputed(self._run, block, maps, window, factors)
         return maps.permute(0, 3, 1, 2).contiguous()
 
     def positions(self, grid: tuple[int, int]) -> Float[Tensor, "h w D"]:

@@ -10,6 +10,7 @@ Parameters have the published names and layout: queries, keys and values in one 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -247,10 +248,13 @@ class Transformer(nn.Module):
 
     def run_block(self, index: int, x: Tensor, *inputs: Tensor | None) -> Tensor:
         """Run one block on tokens (B, N, D); `inputs`: the rest of `Block.forward`'s."""
-        block = self.resblocks[index]
+        return self.recomputed(self.resblocks[index], x, *inputs)
+
+    def recomputed(self, function: Callable[..., Tensor], *inputs: Any) -> Tensor:
+        """Call a function, again in the backward pass if `checkpointing`."""
         if self.checkpointing and torch.is_grad_enabled():
-            return checkpoint(block, x, *inputs, use_reentrant=False)
-        return block(x, *inputs)
+            return checkpoint(function, *inputs, use_reentrant=False)
+        return function(*inputs)
 
     def forward(
         self, x: Tensor, rope: Tensor | None = None, mask: Tensor | None = None, branches: Tensor | None = None
