@@ -14,10 +14,10 @@ from experiments.spatial.alignments import ALIGNED, CORE, Alignments
 from experiments.spatial.run import Sizes, SpatialData, compare, draw_examples, reproduce_spatial
 from perception_encoder.formats.shards import write_members
 from perception_encoder.layer_analysis.sweep import LayerCurve
-from tests.evaluation.layers import discs, write_video
+from tests.evaluation.layers import discs, png, write_video
 from tests.experiments.test_claims import score
 from tests.layer_analysis.toys import LightnessTask, named
-from tests.spatial_alignment.conftest import encoded, scene
+from tests.spatial_alignment.conftest import scene
 
 SIZES = Sizes(alignments=Alignments(steps=2, batch_size=4, side=64), layers=(8, 11))
 
@@ -29,8 +29,8 @@ def data(tmp_path: Path) -> SpatialData:
         for number in range(6):
             pixels, mask = scene(number)
             members += [
-                (f"{number}.png", encoded(pixels, "PNG")),
-                (f"{number}.mask.png", encoded(mask, "PNG")),
+                (f"{number}.png", png(pixels)),
+                (f"{number}.mask.png", png(mask)),
                 (f"{number}.json", b"{}"),
             ]
         write_members(tmp_path / "scenes" / split / "00000.tar", members)

@@ -7,14 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from perception_encoder.formats.shards import write_members
-from perception_encoder.preprocess.image import image_file
-
-
-def encoded(pixels: np.ndarray, kind: str) -> bytes:
-    return image_file(Image.fromarray(pixels), kind)
+from tests.evaluation.layers import png
 
 
 def scene(number: int) -> tuple[np.ndarray, np.ndarray]:
@@ -37,8 +32,8 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number in range(24):
         pixels, mask = scene(number)
         members += [
-            (f"{number:02d}.png", encoded(pixels, "PNG")),
-            (f"{number:02d}.mask.png", encoded(mask, "PNG")),
+            (f"{number:02d}.png", png(pixels)),
+            (f"{number:02d}.mask.png", png(mask)),
             (f"{number:02d}.json", json.dumps({"objects": []}).encode()),
         ]
     write_members(directory / "train" / "00000.tar", members)

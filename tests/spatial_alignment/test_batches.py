@@ -29,7 +29,8 @@ from perception_encoder.spatial_alignment.batches import (
 )
 from perception_encoder.spatial_alignment.config import SpatialConfig
 from perception_encoder.spatial_alignment.mask_teachers import TeacherCache
-from tests.spatial_alignment.conftest import encoded, scene
+from tests.evaluation.layers import png
+from tests.spatial_alignment.conftest import scene
 
 VISION = find_model(BUILTIN).vision
 CONFIG = SpatialConfig(masks="scenes", batch_size=8, image_size=64, seed=3)
@@ -76,7 +77,7 @@ def test_ranks_make_the_batch_of_one_process(scenes: Path) -> None:
 def test_images_that_cannot_be_used_are_replaced_and_named(
     scenes: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    small = encoded(np.zeros((12, 40, 3), np.uint8), "PNG")
+    small = png(np.zeros((12, 40, 3), np.uint8))
     write_members(tmp_path / "bad.tar", [("a.png", small), ("b.png", b"no image")])
     good, bad = open_images(scenes), open_images(tmp_path)
     made = batches([*good[:10], *bad])
@@ -126,7 +127,7 @@ def test_images_of_equal_names_have_their_own_masks(tmp_path: Path, layout: str)
     sources = []
     for directory, name, number in (("one", "a", 1), ("two", "a", 2), ("three", "b", 1)):
         (tmp_path / directory).mkdir()
-        content = encoded(scene(number)[0], "PNG")
+        content = png(scene(number)[0])
         if layout == "tar":
             write_members(tmp_path / directory / "0.tar", [(f"{name}.png", content)])
         else:
@@ -181,7 +182,7 @@ def test_a_directory_of_images_has_none(tmp_path: Path) -> None:
 )
 def test_a_mask_of_another_size_or_of_colours_is_an_error(tmp_path: Path, shape: tuple[int, ...], message: str) -> None:
     members = {"a.png": (8, 8, 3), "a.mask.png": shape}
-    write_members(tmp_path / "0.tar", [(name, encoded(np.zeros(s, np.uint8), "PNG")) for name, s in members.items()])
+    write_members(tmp_path / "0.tar", [(name, png(np.zeros(s, np.uint8))) for name, s in members.items()])
     (image,) = open_images(tmp_path)
     with pytest.raises(InputError, match=message):
         image.open()
@@ -196,7 +197,7 @@ def test_a_mask_of_any_kind_keeps_its_numbers(tmp_path: Path, mode: str) -> None
     )
     if mode == "P":
         image.putpalette(bytes(range(192)))
-    members = [("a.png", encoded(np.zeros((8, 8, 3), np.uint8), "PNG")), ("a.mask.png", image_file(image, "PNG"))]
+    members = [("a.png", png(np.zeros((8, 8, 3), np.uint8))), ("a.mask.png", image_file(image, "PNG"))]
     write_members(tmp_path / "0.tar", members)
     (found,) = open_images(tmp_path)
     assert (found.open()[1].numpy() == numbers).all()

@@ -20,7 +20,8 @@ from perception_encoder.spatial_alignment.run import align_spatially, spatial_na
 from perception_encoder.training.checkpoint import BEST
 from perception_encoder.training.optimizer import OptimizerConfig
 from perception_encoder.training.task import ValidationConfig
-from tests.spatial_alignment.conftest import encoded, scene
+from tests.evaluation.layers import png
+from tests.spatial_alignment.conftest import scene
 from tests.spatial_alignment.toys import CONFIG
 from tests.training.toys import Interrupted, interrupt_at, losses, rows, train_by_ranks, validations
 
@@ -41,7 +42,7 @@ def test_a_run_is_not_resumed_with_other_images_of_the_same_names(tmp_path: Path
     config, out = replace(CONFIG, masks=None, steps=2, checkpoint_every=1), tmp_path / "run"
     for directory, number in (("one", 1), ("two", 2)):
         (tmp_path / directory).mkdir()
-        (tmp_path / directory / "a.png").write_bytes(encoded(scene(number)[0], "PNG"))
+        (tmp_path / directory / "a.png").write_bytes(png(scene(number)[0]))
     with pytest.raises(Interrupted):
         align_spatially(config, [tmp_path / "one"], out, listener=interrupt_at(2))
     with pytest.raises(CheckpointError, match="other data"):
