@@ -6,12 +6,12 @@ import re
 from pathlib import Path
 from typing import Any
 
-import av
 import pytest
 from PIL import Image, ImageDraw
 
 import perception_encoder as pe
 from perception_encoder.formats.shards import write_members
+from perception_encoder.preprocess.video_file import write_video
 
 ROOT = Path(__file__).parent.parent
 BLOCK = re.compile(r"(<!-- not run: [^\n]*-->\n)?^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
@@ -49,20 +49,13 @@ def media(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
                 picture(colour, 30 + number).save(directory / "flowers" / split / colour / f"{number}.jpg")
     frames = [picture("orange", 40 + number) for number in range(6)]
     for name in ("clip.mp4", "clips/dog.mp4"):
-        write_frames(directory / name, frames)
+        with write_video(directory / name, frames[0].size, 6) as add:
+            for frame in frames:
+                add(frame)
     clip = (directory / "clip.mp4").read_bytes()
     write_members(directory / "DATA" / "train" / "000000.tar", [("a.mp4", clip), ("a.json", b"{}")])
     monkeypatch.chdir(directory)
     return directory
-
-
-def write_frames(path: Path, frames: list[Image.Image]) -> None:
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=6)
-        stream.width, stream.height, stream.pix_fmt = *frames[0].size, "yuv420p"
-        for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_image(frame)))
-        container.mux(stream.encode(None))
 
 
 @pytest.mark.parametrize("page", RUN, ids=lambda page: page.stem)

@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-import av
 import pytest
 from PIL import Image
 
@@ -289,21 +288,10 @@ def test_listing_is_lazy_and_flat(here: Path) -> None:
         assert rest == count - 1 and peak < limit, found
 
 
-def transport_stream() -> bytes:
-    buffer = io.BytesIO()
-    with av.open(buffer, "w", format="mpegts") as container:
-        stream = container.add_stream("mpeg2video", rate=10)
-        stream.width, stream.height, stream.pix_fmt = 32, 32, "yuv420p"
-        for _ in range(10):
-            container.mux(stream.encode(av.VideoFrame(32, 32, "rgb24")))
-        container.mux(stream.encode(None))
-    return buffer.getvalue()
-
-
 def test_a_transport_stream_is_a_video_and_typescript_is_not(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     files = {
-        "clip.ts": transport_stream(),
+        "clip.ts": clip(10, "mpegts", "mpeg2video"),
         "main.ts": b"export const answer = 42;\n",
         "G.TS": b"Get = 1\n" * 99,
         "e.ts": b"",

@@ -16,8 +16,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from scipy.ndimage import binary_fill_holes
 
-from perception_encoder.dense_prediction.dense_model import Backbone, DenseModel, HeadInfo, make_head
-from perception_encoder.dense_prediction.depth import DepthHeadConfig
+from perception_encoder.dense_prediction.dense_model import DenseModel
 from perception_encoder.dense_prediction.detection.detections import (
     CocoResults,
     Detected,
@@ -28,7 +27,6 @@ from perception_encoder.dense_prediction.detection.detections import (
     run_lengths,
     suppress,
 )
-from perception_encoder.dense_prediction.detection.detr import DetrHeadConfig
 from perception_encoder.dense_prediction.heads import Views, detect_objects
 from perception_encoder.dense_prediction.predictions import (
     depth_png,
@@ -36,8 +34,7 @@ from perception_encoder.dense_prediction.predictions import (
     object_palette,
 )
 from perception_encoder.errors import ConfigError, DataError
-from perception_encoder.models.checkpoints.weights import create_model
-from perception_encoder.models.tower import Tower
+from tests.dense_prediction.test_dense_model import HEADS, model
 
 GOLDEN = np.load(Path(__file__).parents[2] / "golden" / "soft_nms.npz")
 BOXES = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 8], [20, 20, 30, 30], [0, 0, 10, 9]])
@@ -174,13 +171,8 @@ def test_a_mask_is_read_as_its_labels() -> None:
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(mask_png(many)))), many)  # 300 was 44
 
 
-def model(task: str = "detr") -> DenseModel:
-    tower = Tower.of(create_model("builtin"))
-    config = DetrHeadConfig(channels=32, layers=1, hidden=16, queries=10, least_score=0.0)
-    head = asdict(config) if task == "detr" else asdict(DepthHeadConfig(channels=8))
-    info = HeadInfo(task=task, encoder="builtin", weights="", layer=1, image_size=64, head=head, classes=("a", "b"))
-    torch.manual_seed(0)
-    return DenseModel(Backbone(tower, 1, frozen=True), make_head(info, 192)).eval()
+def detr() -> DenseModel:
+    return model(task="detr", head=asdict(HEADS["detr"]), classes=("a", "b"))
 
 
 IMAGE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8))
@@ -188,7 +180,7 @@ IMAGE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (48, 64, 3), n
 
 def test_every_view_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """A detector that finds the brightest column of patches, in all scales and mirrored."""
-    detector, sizes = model(), []
+    detector, sizes = detr(), []
 
     def see(
         features: torch.Tensor, stored: list[tuple[int, int]], valid_sizes: None, soft: float | None, queries: None
@@ -209,7 +201,7 @@ def test_every_view_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_papers_views(monkeypatch: pytest.MonkeyPatch) -> None:
     """Images of 1792, 1728, 1536 and 1344 px, mirrored too; small objects count at the two larger scales alone."""
-    detector, seen = model(), []
+    detector, seen = detr(), []
 
     def see(
         features: torch.Tensor, stored: list[tuple[int, int]], valid_sizes: None, soft: float, queries: int | None
@@ -232,4 +224,4 @@ def test_bad_views_and_heads() -> None:
     with pytest.raises(ConfigError, match=r"scales are \[\]; at least one is needed"):
         Views(scales=())
     with pytest.raises(ConfigError, match="a DepthHead cannot detect objects"):
-        detect_objects(model("depth"), IMAGE, 64)
+        detect_objects(model(), IMAGE, 64)
