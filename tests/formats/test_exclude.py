@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import random
 import shutil
 import subprocess
-import tarfile
 import time
 from collections import Counter
 from pathlib import Path
@@ -17,6 +15,7 @@ from pathspec import GitIgnoreSpec
 from perception_encoder.errors import ConfigError
 from perception_encoder.formats.exclude import excluded_names, parse_patterns
 from perception_encoder.formats.listing import list_items
+from tests.data.tars import write_tar
 
 FILES = ("a.jpg", "b.png", "raw/a.jpg", "raw/keep/b.jpg", "sub/a.jpg", "sub/b.png", "sub/deep/a.jpg", "sub/raw/c.jpg")
 
@@ -84,9 +83,7 @@ def test_the_callers_patterns_come_first_and_explicit_files_stay(tree: Path) -> 
 
 
 def test_members_of_a_tar_are_excluded(tree: Path) -> None:
-    with tarfile.open(tree / "t.tar", "w") as tar:
-        for name in ("a.jpg", "raw/b.jpg"):
-            tar.addfile(tarfile.TarInfo(name), io.BytesIO())
+    write_tar(tree / "t.tar", {"a.jpg": b"", "raw/b.jpg": b""})
     assert names(tree / "t.tar", excluded=("raw/",)) == ["t.tar/a.jpg"]
     assert names(tree, excluded=("/raw", "/sub", "/[ab].*", "/t.tar/a.jpg")) == ["t.tar/raw/b.jpg"]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from perception_encoder.formats.shards import write_members
 from perception_encoder.preprocess.image import image_file
 from perception_encoder.preprocess.source import unescape_name
 from tests.clips import clip
+from tests.data.tars import write_tar
 
 posix_names = pytest.mark.skipif(os.name == "nt", reason="POSIX file names and links")
 
@@ -102,8 +102,7 @@ def test_a_directory_is_listed_under_its_own_path_whatever_links_to_it(here: Pat
 @pytest.mark.parametrize("name", ["@eaDir", "@__thumb", "__MACOSX"])
 def test_directories_of_thumbnails_are_listed_only_by_name(here: Path, name: str) -> None:
     write([f"nas/{name}/a.jpg/SYNOPHOTO_THUMB_XL.jpg", "nas/a.jpg"])
-    with tarfile.open("nas/t.tar", "w") as tar:
-        tar.add("nas/a.jpg", f"{name}/a.jpg")
+    write_tar(here / "nas/t.tar", {f"{name}/a.jpg": image_bytes()})
     assert ids("nas") == ids("nas/**/*.jpg") == ["nas/a.jpg"]
     assert ids(f"nas/{name}") == [f"nas/{name}/a.jpg/SYNOPHOTO_THUMB_XL.jpg"]
 
@@ -171,14 +170,6 @@ def test_names_that_are_not_utf8_or_hold_a_new_line(here: Path) -> None:
         item.id.encode("utf-8")
 
 
-def write_tar(path: str, members: dict[str, bytes], mode: str = "w") -> None:
-    with tarfile.open(path, mode) as tar:
-        for name, data in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-
-
 def test_a_tar_is_read_in_place(here: Path) -> None:
     long = "x" * 150 + ".png"
     members = {
@@ -188,7 +179,7 @@ def test_a_tar_is_read_in_place(here: Path) -> None:
         "._b.jpg": b"",
         "c.mp4": clip(3),
     }
-    write_tar("t.tar", {**members, long: image_bytes()})
+    write_tar(here / "t.tar", {**members, long: image_bytes()})
     items = list(list_items(["t.tar"]))
     assert [item.id for item in items] == ["t.tar/b.jpg", "t.tar/s/a.png", "t.tar/c.mp4", f"t.tar/{long}"]
     assert items[0].open() == members["b.jpg"] and items[2].open() == members["c.mp4"]
@@ -198,7 +189,7 @@ def test_a_tar_is_read_in_place(here: Path) -> None:
 
 def test_tars_in_a_directory(here: Path) -> None:
     Path("d").mkdir()
-    write_tar("d/train.tar", {"1.jpg": image_bytes()})
+    write_tar(here / "d/train.tar", {"1.jpg": image_bytes()})
     write(["d/a.jpg", "d/z.jpg"])
     assert ids("d") == ["d/a.jpg", "d/train.tar/1.jpg", "d/z.jpg"]
 
@@ -217,7 +208,7 @@ def test_links_in_a_tar_are_reported_and_lead_nowhere(here: Path) -> None:
 
 
 def test_a_damaged_tar_gives_what_it_holds(here: Path) -> None:
-    write_tar("t.tar", {f"{number}.jpg": image_bytes() for number in range(4)})
+    write_tar(here / "t.tar", {f"{number}.jpg": image_bytes() for number in range(4)})
     with tarfile.open("t.tar") as tar:
         third = tar.getmember("2.jpg")
     Path("cut.tar").write_bytes(Path("t.tar").read_bytes()[: third.offset_data + third.size // 2])
@@ -232,7 +223,7 @@ def test_a_damaged_tar_gives_what_it_holds(here: Path) -> None:
 
 
 def test_a_member_that_claims_a_terabyte_is_reported_and_the_others_are_used(here: Path) -> None:
-    write_tar("t.tar", {"1.jpg": image_bytes(), "2.jpg": b""})
+    write_tar(here / "t.tar", {"1.jpg": image_bytes(), "2.jpg": b""})
     whole = Path("t.tar").read_bytes()
     huge = tarfile.TarInfo("2.jpg")
     huge.size = 1 << 40  # as tarfile writes it: in base 256
@@ -266,9 +257,7 @@ def test_a_sparse_member_is_reported(here: Path) -> None:
 
 
 def test_listing_is_lazy_and_flat(here: Path) -> None:
-    with tarfile.open("t.tar", "w") as tar:
-        for number in range(2000):
-            tar.addfile(tarfile.TarInfo(f"{number:05d}.jpg"))
+    write_tar(here / "t.tar", {f"{number:05d}.jpg": b"" for number in range(2000)})
     with open("t.csv", "w", encoding="utf-8") as file:
         file.write("path\n")
         file.writelines(f"{number}.jpg\n" for number in range(10_000))
