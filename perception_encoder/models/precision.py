@@ -43,12 +43,10 @@ def fast_dtype(device: torch.device) -> torch.dtype:
 
     Raises ConfigError for another value of `PE_DTYPE`.
     """
-    forced = forced_precision()
-    if forced is None:
-        return _fastest(device)
     import torch
 
-    return torch.float32 if forced == "float32" else torch.bfloat16
+    forced = forced_precision()
+    return _fastest(device) if forced is None else getattr(torch, forced)
 
 
 def forced_precision() -> str | None:
