@@ -26,11 +26,6 @@ _PATIENCE = 2.0
 """Maximum seconds for the hub to answer; the environment variable HF_HUB_ETAG_TIMEOUT overrides it."""
 
 
-def locate_weights(entry: ModelEntry) -> Path:
-    """Return the file of weights: of built-in models from the package, else from the hub (downloaded once)."""
-    return fetch_weights(entry) if entry.builtin is None else packaged_weights(entry.builtin)
-
-
 def packaged_weights(name: str) -> Path:
     """Return a weights file in the package, such as "builtin"; WeightsUnavailableError if it is missing."""
     path = Path(str(files("perception_encoder") / "weights" / f"{name}.safetensors"))
@@ -48,7 +43,7 @@ def find_weights(name: str | Path) -> tuple[Path, ModelEntry | None]:
     """Return the weights file of a name or path, downloaded if needed, and the entry if it is a name."""
     if isinstance(name, str) and canonical_name(name) is not None:
         entry = find_model(name)
-        return locate_weights(entry), entry
+        return fetch_weights(entry) if entry.builtin is None else packaged_weights(entry.builtin), entry
     path = Path(name)
     if path.is_dir():
         return file_inside(path, *DIRECTORY_FILES), None

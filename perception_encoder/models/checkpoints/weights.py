@@ -16,7 +16,7 @@ import torch
 
 from perception_encoder.errors import CheckpointError
 from perception_encoder.models.checkpoints.files import quantized_rows, read_checkpoint, write_tensors
-from perception_encoder.models.checkpoints.find import TowerChoice, changed_entry, find_weights, locate_weights
+from perception_encoder.models.checkpoints.find import TowerChoice, changed_entry, find_weights
 from perception_encoder.models.checkpoints.layouts import StateDict, from_published, to_published, unwrap
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.initialization import initialize
@@ -64,8 +64,7 @@ def create_model(
     """
     entry = find_model(name)
     if pretrained:
-        path = locate_weights(entry) if pretrained is True else Path(pretrained)
-        return _load_file(path, entry)
+        return _load_file(find_weights(name)[0] if pretrained is True else Path(pretrained), entry)
     model = build(entry).to_empty(device="cpu")
     initialize(model, generator or torch.Generator().manual_seed(0))
     return model.train(False)
