@@ -106,11 +106,10 @@ def join_views(views: Sequence[Detected], overlap: float, soft: float | None) ->
 
 
 def mirrored(detected: Detected, width: int) -> Detected:
-    """Return the detections of a mirrored image of `width` pixels in the coordinates of the original."""
+    """Return the detections of a mirrored image of `width` pixels in the coordinates of the original, without masks."""
     boxes = detected.boxes.copy()
     boxes[:, [0, 2]] = width - detected.boxes[:, [2, 0]]
-    masks = None if detected.masks is None else detected.masks[:, :, ::-1]
-    return Detected(boxes, detected.labels, detected.scores, masks)
+    return Detected(boxes, detected.labels, detected.scores, None)
 
 
 RESULTS = ("image_id", "category_id", "bbox", "score")
