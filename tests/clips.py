@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import struct
 import tempfile
-from collections.abc import Iterable
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
@@ -33,6 +32,7 @@ def number_of(image: Image.Image) -> int:
     return sum(1 << bit for bit in range(_BITS) if pixels[8:24, 16 * bit + 4 : 16 * bit + 12].mean() > 128)
 
 
+@lru_cache(maxsize=64)
 def clip(
     count: int = 60,
     format: str = "mp4",
@@ -40,50 +40,33 @@ def clip(
     *,
     rate: int = 25,
     group: int = 12,
-    ticks: Iterable[int] | None = None,
+    ticks: tuple[int, ...] | None = None,
     sound: bool = False,
     **options: str,
 ) -> bytes:
     """A video of `count` numbered frames, a key frame each `group`; `ticks`: their times, in hundredths of a second."""
-    times = None if ticks is None else tuple(ticks)
-    return _encoded(count, format, codec, rate, group, times, sound, tuple(options.items()))
-
-
-@lru_cache(maxsize=64)
-def _encoded(
-    count: int,
-    format: str,
-    codec: str,
-    rate: int,
-    group: int,
-    ticks: tuple[int, ...] | None,
-    sound: bool,
-    options: tuple[tuple[str, str], ...],
-) -> bytes:
-    with (
-        tempfile.NamedTemporaryFile() as file,  # since moving an mp4's index to the front reads it again
-        av.open(file.name, "w", format=format, options=dict(options)) as container,
-    ):
-        video = container.add_stream(codec, rate=rate, options=dict(options))
-        video.width, video.height, video.gop_size = WIDTH, HEIGHT, group
-        video.pix_fmt = {"mjpeg": "yuvj420p", "gif": "rgb8"}.get(codec, "yuv420p")
-        audio = container.add_stream("aac", rate=8000, layout="mono") if sound else None
-        if ticks is not None:
-            video.codec_context.time_base = Fraction(1, 100)
-        container.start_encoding()
-        for number in range(count):
-            frame = av.VideoFrame.from_image(numbered(number))
+    with tempfile.TemporaryDirectory() as directory:  # a file, since moving an mp4's index to the front reads it again
+        path = Path(directory, "clip")
+        with av.open(str(path), "w", format=format, options=options) as container:
+            video = container.add_stream(codec, rate=rate, options=options)
+            video.width, video.height, video.gop_size = WIDTH, HEIGHT, group
+            video.pix_fmt = {"mjpeg": "yuvj420p", "gif": "rgb8"}.get(codec, "yuv420p")
+            audio = container.add_stream("aac", rate=8000, layout="mono") if sound else None
             if ticks is not None:
-                frame.pts, frame.time_base = ticks[number], Fraction(1, 100)
-            container.mux(video.encode(frame))
-        container.mux(video.encode())
-        if audio is not None:
-            silence = av.AudioFrame.from_ndarray(np.zeros((1, 8000 * count // rate), np.float32), "fltp", "mono")
-            silence.rate = 8000
-            container.mux(audio.encode(silence))
-            container.mux(audio.encode())
-        container.close()
-        return Path(file.name).read_bytes()
+                video.codec_context.time_base = Fraction(1, 100)
+            container.start_encoding()
+            for number in range(count):
+                frame = av.VideoFrame.from_image(numbered(number))
+                if ticks is not None:
+                    frame.pts, frame.time_base = ticks[number], Fraction(1, 100)
+                container.mux(video.encode(frame))
+            container.mux(video.encode())
+            if audio is not None:
+                silence = av.AudioFrame.from_ndarray(np.zeros((1, 8000 * count // rate), np.float32), "fltp", "mono")
+                silence.rate = 8000
+                container.mux(audio.encode(silence))
+                container.mux(audio.encode())
+        return path.read_bytes()
 
 
 def with_display_matrix(mp4: bytes, a: int, b: int, c: int, d: int) -> bytes:

@@ -18,7 +18,7 @@ from perception_encoder.preprocess.source import Source
 from perception_encoder.preprocess.video import sample_frames
 from tests.clips import HEIGHT, WIDTH, clip, number_of, trimmed, with_display_matrix
 
-RANDOM_TIMES = [0, 3, 4, 21, 22, 23, 60, 61, 80, 120, 125, 126, 170, 171, 200, 230, 260, 261, 262, 300]
+RANDOM_TIMES = (0, 3, 4, 21, 22, 23, 60, 61, 80, 120, 125, 126, 170, 171, 200, 230, 260, 261, 262, 300)
 CLIPS: dict[str, Callable[[], bytes]] = {
     "a key frame each half second": lambda: clip(200, group=12),
     "not at whole seconds": lambda: clip(200, group=19),

@@ -88,7 +88,7 @@ def test_frames_by_another_choice(format: str, codec: str) -> None:
 @pytest.mark.parametrize("format", ["mp4", "matroska"])
 def test_another_choice_keeps_to_the_times_of_its_part(format: str) -> None:
     """It took all frames to be equally long: of a recording that slows down, the part from 4 s was that from 1.8 s."""
-    ticks = [*range(0, 200, 4), *range(200, 1200, 100)]  # 25 frames in a second for two seconds, then one
+    ticks = (*range(0, 200, 4), *range(200, 1200, 100))  # 25 frames in a second for two seconds, then one
     data = clip(60, format, ticks=ticks)
     assert numbers(read_frames(data, None, 4, 4.0, 8.0, choose=plm_frame_indices)) == [52, 53, 55, 56]
     assert numbers(read_frames(data, None, 4, 1.0, 1.5, choose=plm_frame_indices)) == [25, 29, 33, 37]
@@ -144,7 +144,7 @@ def test_a_range_outside_the_video(start: float, end: float | None, reason: str)
 
 @pytest.mark.parametrize("format", ["mp4", "matroska"])
 def test_a_variable_frame_rate(format: str) -> None:
-    ticks = np.cumsum([0, *np.random.default_rng(0).integers(1, 30, 59)]).tolist()
+    ticks = tuple(np.cumsum([0, *np.random.default_rng(0).integers(1, 30, 59)]).tolist())
     frames = read_frames(clip(format=format, ticks=ticks, rate=100), frames=8)
     expected = frame_indices(60, 8)
     assert numbers(frames) == expected

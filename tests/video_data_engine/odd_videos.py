@@ -67,7 +67,7 @@ def odd_videos() -> dict[str, tuple[bytes, tuple[int, int], int]]:
     """Videos that can be used, with their size as shown and their number of frames."""
     return {
         "one_frame": (clip(1), (128, 64), 1),
-        "uneven": (clip(20, ticks=[n * n for n in range(20)]), (128, 64), 20),
+        "uneven": (clip(20, ticks=tuple(n * n for n in range(20))), (128, 64), 20),
         "turned": (with_display_matrix(clip(), 0, 1, -1, 0), (64, 128), 60),
         "ten_bit": (encoded(64, 64, "yuv420p10le"), (64, 64), 2),
         "8k": (encoded(7680, 4320), (7680, 4320), 2),
