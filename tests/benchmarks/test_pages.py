@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 import statistics
 from pathlib import Path
@@ -10,8 +11,10 @@ from pathlib import Path
 import pytest
 
 from benchmarks.embed import EMBED, ENCODE
+from benchmarks.parity import RESULTS as PARITY
 from benchmarks.result_pages import FAULTS, MARKERS, PAGES, RESULTS, read_result, with_table
 from benchmarks.result_plots import PLOTS
+from perception_encoder.models.registry import MODELS
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -42,3 +45,17 @@ def test_faults_are_tested(root: Path) -> None:
 def test_a_large_model_embeds_files_nearly_as_fast_as_it_encodes() -> None:
     speeds = read_result("embed")["speeds"]["PE-Core-B16-224"]
     assert statistics.median(speeds[EMBED]) >= 0.85 * statistics.median(speeds[ENCODE])
+
+
+def test_every_architecture_is_measured_and_agrees() -> None:
+    rows = json.loads(PARITY.read_text(encoding="utf-8"))["rows"]
+    published = {name for name, entry in MODELS.items() if entry.builtin is None}
+    architectures = {name for name in published if not name.endswith("-Tiling")}
+    for oracle, names in {
+        "reference": architectures,
+        "timm": architectures,
+        "open_clip": {name for name in architectures if MODELS[name].text},
+    }.items():
+        assert {entry["model"] for entry in rows if entry["oracle"] == oracle} == names
+    assert all(entry["values"] < 1e-4 for entry in rows)
+    assert all(entry["gradients"] < 1e-4 for entry in rows if entry["gradients"] is not None)
