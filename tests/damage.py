@@ -39,7 +39,7 @@ def damage(path: Path, draw: random.Random, number: int) -> str:
     if kind == "directory":
         path.mkdir()
     elif kind != "missing":
-        path.write_bytes(b"" if kind == "empty" else _spoilt(content, path.name, kind, draw))
+        path.write_bytes(b"" if kind == "empty" else spoilt(content, path.name, kind, draw))
     return kind
 
 
@@ -53,7 +53,8 @@ def flip_bit(path: Path, draw: random.Random) -> str:
     return f"bit {bit} of byte {at} of {path.name}"
 
 
-def _spoilt(content: bytes, name: str, kind: str, draw: random.Random) -> bytes:
+def spoilt(content: bytes, name: str, kind: str, draw: random.Random) -> bytes:
+    """The content with damage of a kind: "cut", "flipped", "overwritten", or "values" by the name's suffix."""
     if kind == "values":
         change = _CHANGES.get(Path(name).suffix, _overwritten)
         return change(content, draw)
@@ -195,7 +196,7 @@ def _tar(content: bytes, draw: random.Random) -> bytes:
     member, inside = members[at]
     kind = draw.choice(["content", "content", "content", "content", "name", "kind", "missing", "doubled"])
     if kind == "content":
-        inside = _spoilt(inside, member.name, draw.choice(("cut", "flipped", "overwritten", "values", "values")), draw)
+        inside = spoilt(inside, member.name, draw.choice(("cut", "flipped", "overwritten", "values", "values")), draw)
         member.size = len(inside)
         members[at] = member, inside
     elif kind == "name":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import random
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from perception_encoder.preprocess.frames import VideoFrames
 from perception_encoder.preprocess.image import image_file
 from perception_encoder.preprocess.media import HEAD, MEDIA_SUFFIXES, Media, open_media, resolve, sniff
 from tests.clips import clip, number_of
+from tests.damage import spoilt
 
 
 def image_bytes(format: str = "JPEG", size: tuple[int, int] = (40, 30)) -> bytes:
@@ -235,27 +237,12 @@ def originals() -> list[tuple[str, bytes]]:
     return files
 
 
-def mutated(count: int, generator: np.random.Generator) -> Iterator[tuple[str, bytes]]:
-    """Flip bytes, cut, drop or repeat a piece, overwrite the start, or keep all; half the names get another suffix."""
-    files = originals()
-    suffixes = sorted(MEDIA_SUFFIXES)
+def mutated(count: int, seed: int) -> Iterator[tuple[str, bytes]]:
+    """Cut, flip or overwrite bytes, or keep all; half the names get another suffix."""
+    files, suffixes, draw = originals(), sorted(MEDIA_SUFFIXES), random.Random(seed)
     for number in range(count):
         name, data = files[number % len(files)]
-        position = int(generator.integers(1, len(data)))
-        match generator.integers(6):
-            case 0:
-                data = data[:position]
-            case 1:
-                data = data[:position] + data[position + int(generator.integers(1, 64)) :]
-            case 2:
-                data = data[:position] + data[max(0, position - 64) :]
-            case 3:
-                data = generator.bytes(16) + data[16:]
-            case 4:
-                flipped = bytearray(data)
-                for place in generator.integers(0, len(data), int(generator.integers(1, 30))):
-                    flipped[place] ^= 1 << int(generator.integers(8))
-                data = bytes(flipped)
-        if generator.random() < 0.5:
-            name = Path(name).stem + suffixes[generator.integers(len(suffixes))]
-        yield f"{number:03d}-{name}", data
+        kind = draw.choice(("cut", "flipped", "overwritten", "whole"))
+        if draw.random() < 0.5:
+            name = Path(name).stem + draw.choice(suffixes)
+        yield f"{number:03d}-{name}", data if kind == "whole" else spoilt(data, name, kind, draw)
