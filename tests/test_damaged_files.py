@@ -14,20 +14,60 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-import torch
 from PIL import Image
 
+from perception_encoder.data.conversations import open_conversations
+from perception_encoder.data.shard_index import load_table
+from perception_encoder.datasets.captioned import load_benchmark, load_captions
+from perception_encoder.datasets.classified import load_tasks
+from perception_encoder.datasets.instances import read_instance_splits
+from perception_encoder.datasets.pe_video import read_videos_of
+from perception_encoder.datasets.rgbd import read_depth_splits
+from perception_encoder.dense_prediction.dense_model import load_dense_model
 from perception_encoder.errors import InputError, PerceptionEncoderError
+from perception_encoder.evaluation.classification.zero_shot import read_labels
+from perception_encoder.evaluation.results import from_json, full_table, read_text, to_json
+from perception_encoder.exports.layouts import write_layout_directory
+from perception_encoder.formats.shards import ShardSample, read_shard, write_members
+from perception_encoder.formats.tables import read_rows
+from perception_encoder.inference.load import load, load_layers
+from perception_encoder.inference.model_spec import ModelSpec
+from perception_encoder.inference.output_formats import read_embeddings
+from perception_encoder.language_models import decoder
+from perception_encoder.language_models.load import load_language_model
+from perception_encoder.models.checkpoints.weights import create_model, load_model, write_checkpoint
+from perception_encoder.models.defaults import default_model
+from perception_encoder.preprocess.documents import open_pdf_pages
+from perception_encoder.preprocess.image import open_image
+from perception_encoder.preprocess.video import read_frames
+from perception_encoder.pretraining.sources import has_split, read_files
+from perception_encoder.search.storage.store import IndexStore
+from perception_encoder.training import checkpoint
+from perception_encoder.video_data_engine.config import load_prompt
+from perception_encoder.video_data_engine.videos import read_metadata_fields
+from perception_encoder.video_dataset.annotation import export
+from perception_encoder.video_dataset.annotation.export import export_dataset, export_tasks
+from perception_encoder.video_dataset.annotation.progress import count_progress
+from perception_encoder.video_dataset.annotation.project import AnnotationProject
+from perception_encoder.video_dataset.annotation.work import Edit, next_task, submit
+from perception_encoder.video_dataset.dataset import describe_dataset
+from perception_encoder.video_dataset.selection import read_hand_scores
+from perception_encoder.video_dataset.tables import read_video_table
+from tests.clips import clip
 from tests.damage import copy_tree, damage, flip_bit
-from tests.data.tars import image_bytes, write_pairs
+from tests.data.tars import image_bytes, write_pairs, write_tar
 from tests.datasets import annotation_files
+from tests.models.small import small_clip
+from tests.pdfs import pdf
 
 INPUTS = int(os.environ.get("PE_DAMAGED_INPUTS", "14"))
-CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -57,18 +97,12 @@ def embed_parquet(directory: Path, name: str = "out.parquet") -> None:
     write(directory / name)
 
 
-def read_vectors(name: str) -> Callable[[Path], object]:
-    from perception_encoder.inference.output_formats import read_embeddings
-
-    def read(directory: Path) -> object:
-        found = read_embeddings(directory / name)
-        return found and (found[0].to_pylist(), found[1].tolist(), found[2])
-
-    return read
+def read_vectors(directory: Path, name: str) -> object:
+    found = read_embeddings(directory / name)
+    return found and (found[0].to_pylist(), found[1].tolist(), found[2])
 
 
 def write_index(directory: Path) -> None:
-    from perception_encoder.models.checkpoints.weights import create_model, write_checkpoint
     from tests.search.indexes import update_folder
 
     write_checkpoint(create_model("PE-Core-N16-128"), directory / "nano.safetensors")
@@ -79,27 +113,18 @@ def write_index(directory: Path) -> None:
 
 
 def read_index(directory: Path) -> None:
-    from perception_encoder.search.storage.store import IndexStore
-
     index = IndexStore.open(directory / "photos")
     len(list(index.rows()))
     vector = np.full(index.settings["dimension"], 1, np.float32)
     index.nearest(vector / np.linalg.norm(vector), 2)
 
 
-def write_weights(name: str) -> Callable[[Path], object]:
-    def write(directory: Path) -> None:
-        from perception_encoder.models.checkpoints.weights import create_model, write_checkpoint
-
-        write_checkpoint(create_model("PE-Core-N16-128"), directory / name, half=True)
-
-    return write
+def write_weights(directory: Path, name: str) -> None:
+    write_checkpoint(create_model("PE-Core-N16-128"), directory / name, half=True)
 
 
-def load_weights(name: str) -> Callable[[Path], object]:
-    from perception_encoder.models.checkpoints.weights import load_model
-
-    return lambda directory: load_model(directory / name)
+def load_weights(directory: Path, name: str) -> None:
+    load_model(directory / name)
 
 
 def write_run(directory: Path) -> None:
@@ -109,7 +134,6 @@ def write_run(directory: Path) -> None:
 
 
 def resume_run(directory: Path) -> None:
-    from perception_encoder.training import checkpoint
     from tests.training.test_checkpoint import model_and_optimizer
 
     model, optimizer = model_and_optimizer()
@@ -117,17 +141,13 @@ def resume_run(directory: Path) -> None:
     checkpoint.load_weights(directory, 1, model)
 
 
-def write_head(task: str) -> Callable[[Path], object]:
-    def write_task(directory: Path) -> None:
-        from tests.dense_prediction.test_dense_model import write
+def write_head(directory: Path, task: str) -> None:
+    from tests.dense_prediction.test_dense_model import write
 
-        write(directory / "head.safetensors", task)
-
-    return write_task
+    write(directory / "head.safetensors", task)
 
 
 def load_head(directory: Path) -> None:
-    from perception_encoder.dense_prediction.dense_model import load_dense_model
     from tests.dense_prediction.test_dense_model import tower
     from tests.dense_training.datasets import read_head
 
@@ -137,23 +157,18 @@ def load_head(directory: Path) -> None:
 
 
 def write_result(directory: Path) -> None:
-    from perception_encoder.evaluation.results import to_json
     from tests.evaluation.test_results import RESULT
 
     (directory / "result.json").write_text(to_json(RESULT))
 
 
 def read_result(directory: Path) -> None:
-    from perception_encoder.evaluation.results import from_json, full_table, read_text, to_json
-
     result = from_json(read_text(directory / "result.json"), "result.json")
     full_table(result)
     to_json(result)
 
 
 def write_project(directory: Path) -> None:
-    from perception_encoder.video_dataset.annotation.project import AnnotationProject
-    from perception_encoder.video_dataset.annotation.work import Edit, next_task, submit
     from tests.video_dataset.clips import small_dataset
 
     project = AnnotationProject(small_dataset(directory), now=lambda: 1e9)
@@ -166,11 +181,6 @@ def write_project(directory: Path) -> None:
 
 
 def use_project(directory: Path) -> None:
-    from perception_encoder.video_dataset.annotation.export import export_dataset
-    from perception_encoder.video_dataset.annotation.progress import count_progress
-    from perception_encoder.video_dataset.annotation.project import AnnotationProject
-    from perception_encoder.video_dataset.annotation.work import next_task
-
     project = AnnotationProject(directory, now=lambda: 1e9)
     try:
         project.update()
@@ -189,10 +199,6 @@ def write_videos(directory: Path) -> None:
 
 
 def read_videos(directory: Path) -> None:
-    from perception_encoder.datasets.captioned import load_benchmark
-    from perception_encoder.datasets.pe_video import read_videos_of
-    from perception_encoder.video_dataset.dataset import describe_dataset
-
     load_benchmark(directory)
     describe_dataset(read_videos_of(directory))
     for record in read_videos_of(directory):
@@ -204,15 +210,12 @@ def write_shard(directory: Path) -> None:
 
 
 def stream_shard(directory: Path) -> None:
-    from perception_encoder.data.shard_index import load_table
-
     table = load_table(str(directory / "train.tar"), ("txt", "json"))
     for row in range(len(table.keys)):
         table.read(row, ("txt", "json"))
 
 
 def write_labelled(directory: Path) -> None:
-    from perception_encoder.formats.shards import ShardSample
     from synthetic.shards import write_shard
 
     images = [ShardSample(f"k{n}", "png", image_bytes(n), {"source": "toys", "label": f"l{n % 2}"}) for n in range(4)]
@@ -220,102 +223,65 @@ def write_labelled(directory: Path) -> None:
 
 
 def read_labelled(directory: Path) -> None:
-    from perception_encoder.datasets.classified import load_tasks
-    from perception_encoder.formats.shards import read_shard
-
     list(read_shard(directory / "test.tar"))
     load_tasks(directory, "test")
 
 
-def write_conversations(name: str) -> Callable[[Path], object]:
+def write_conversations(directory: Path, name: str) -> None:
     turns = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "A cup."}]
     rows = [{"id": str(n), "image": "a.png", "conversations": turns} for n in range(3)]
-
-    def write(directory: Path) -> None:
-        (directory / "a.png").write_bytes(image_bytes(1))
-        if name.endswith(".tar"):
-            from tests.data.tars import write_tar
-
-            members = {f"k{n}.png": image_bytes(n) for n in range(3)}
-            members |= {f"k{n}.json": json.dumps({"conversations": turns}).encode() for n in range(3)}
-            write_tar(directory / name, dict(sorted(members.items())))
-        elif name.endswith(".parquet"):
-            import pyarrow as pa
-            import pyarrow.parquet as pq
-
-            cells = [{"images": [{"bytes": image_bytes(n)}], "conversations": turns} for n in (1, 2)]
-            pq.write_table(pa.Table.from_pylist(cells), directory / name)
-        else:
-            lines = [json.dumps(row) for row in rows]
-            (directory / name).write_text("\n".join(lines) if name.endswith("l") else f"[{','.join(lines)}]")
-
-    return write
+    (directory / "a.png").write_bytes(image_bytes(1))
+    if name.endswith(".tar"):
+        members = {f"k{n}.png": image_bytes(n) for n in range(3)}
+        members |= {f"k{n}.json": json.dumps({"conversations": turns}).encode() for n in range(3)}
+        write_tar(directory / name, dict(sorted(members.items())))
+    elif name.endswith(".parquet"):
+        cells = [{"images": [{"bytes": image_bytes(n)}], "conversations": turns} for n in (1, 2)]
+        pq.write_table(pa.Table.from_pylist(cells), directory / name)
+    else:
+        lines = [json.dumps(row) for row in rows]
+        (directory / name).write_text("\n".join(lines) if name.endswith("l") else f"[{','.join(lines)}]")
 
 
-def read_conversations(name: str) -> Callable[[Path], object]:
-    def read(directory: Path) -> None:
-        from perception_encoder.data.conversations import open_conversations
-
-        for sample in open_conversations(directory / name if not name.endswith(".tar") else directory, skip_bad=True):
-            for media in sample.media:
-                media.read() if hasattr(media, "read") else media
-
-    return read
+def read_conversations(directory: Path, name: str) -> None:
+    for sample in open_conversations(directory / name if not name.endswith(".tar") else directory, skip_bad=True):
+        for media in sample.media:
+            media.read() if hasattr(media, "read") else media
 
 
-def write_captions(name: str) -> Callable[[Path], object]:
+def write_captions(directory: Path, name: str) -> None:
     rows: list[dict[str, object]] = [{"path": f"{n}.png", "caption": f"number {n}"} for n in range(3)]
+    from tests.formats.test_tables import write_table
 
-    def write(directory: Path) -> None:
-        from tests.formats.test_tables import write_table
-
-        for number in range(3):
-            (directory / f"{number}.png").write_bytes(image_bytes(number))
-        write_table(str(directory / name), rows)
-
-    return write
+    for number in range(3):
+        (directory / f"{number}.png").write_bytes(image_bytes(number))
+    write_table(str(directory / name), rows)
 
 
-def read_captions(name: str) -> Callable[[Path], object]:
-    def read(directory: Path) -> None:
-        from perception_encoder.datasets.captioned import load_captions
-        from perception_encoder.datasets.training_files import has_split, read_files
-        from perception_encoder.formats.tables import read_rows
-
-        rows = [row for row in read_rows(directory / name) if isinstance(row, PerceptionEncoderError)]
-        has_split(directory / name, "val")
-        read_files(directory / name)
-        load_captions(directory / name)
-        if rows:
-            raise rows[0]
-
-    return read
+def read_captions(directory: Path, name: str) -> None:
+    rows = [row for row in read_rows(directory / name) if isinstance(row, PerceptionEncoderError)]
+    has_split(directory / name, "val")
+    read_files(directory / name)
+    load_captions(directory / name)
+    if rows:
+        raise rows[0]
 
 
 def write_pdf(directory: Path) -> None:
-    from tests.pdfs import pdf
-
     (directory / "a.pdf").write_bytes(pdf([(60, 40), (40, 60)]))
 
 
 def read_pdf(directory: Path) -> None:
-    from perception_encoder.preprocess.documents import open_pdf_pages
-
     open_pdf_pages(directory / "a.pdf", tile=28)
 
 
 def write_media(directory: Path) -> None:
-    from tests.clips import clip
-
     (directory / "a.mp4").write_bytes(clip(12))
     for kind in ("png", "jpeg", "webp", "gif", "tiff", "bmp"):
         (directory / f"a.{kind}").write_bytes(image_bytes(3, kind))
 
 
 def read_media(directory: Path) -> None:
-    from perception_encoder.preprocess.image import open_image
-    from perception_encoder.preprocess.video import read_frames
-
     for path in sorted(directory.iterdir()):
         read_frames(path, frames=3) if path.suffix == ".mp4" else open_image(path)
 
@@ -326,17 +292,11 @@ def write_scores(directory: Path) -> None:
 
 
 def read_scores(directory: Path) -> None:
-    from perception_encoder.video_dataset.selection import read_hand_scores
-    from perception_encoder.video_dataset.tables import read_video_table
-
     read_hand_scores(directory / "scores.csv")
     read_video_table(directory / "names.csv")
 
 
 def write_tasks(directory: Path) -> None:
-    from perception_encoder.video_dataset.annotation.export import export_tasks
-    from perception_encoder.video_dataset.annotation.project import AnnotationProject
-
     write_project(directory)
     project = AnnotationProject(directory)
     export_tasks(project, directory / "tasks.json")
@@ -344,9 +304,6 @@ def write_tasks(directory: Path) -> None:
 
 
 def import_tasks(directory: Path) -> None:
-    from perception_encoder.video_dataset.annotation import export
-    from perception_encoder.video_dataset.annotation.project import AnnotationProject
-
     project = AnnotationProject(directory)
     try:
         export.import_tasks(project, directory / "tasks.json")
@@ -355,25 +312,14 @@ def import_tasks(directory: Path) -> None:
 
 
 def write_timm(directory: Path) -> None:
-    from perception_encoder.exports.layouts import write_layout_directory
-    from tests.models.small import small_clip
-
     model = small_clip()
     model.name = "PE-Core-N16-128"
     write_layout_directory(model, directory / "model", "timm")
 
 
 def load_timm(directory: Path) -> None:
-    from perception_encoder.inference.load import load
-
     encoder = load(f"timm:local-dir:{directory / 'model'}").variant(transform="crop")
     encoder.encode_images([Image.new("RGB", (20, 20))])
-
-
-def load_decoder(directory: Path) -> None:
-    from perception_encoder.language_models import decoder
-
-    decoder.load_decoder(directory)
 
 
 def write_decoder(directory: Path) -> None:
@@ -391,9 +337,6 @@ def write_perception_lm(directory: Path) -> None:
 
 
 def load_perception_lm(directory: Path) -> None:
-    from perception_encoder.inference.model_spec import ModelSpec
-    from perception_encoder.language_models.load import load_language_model
-
     load_language_model(ModelSpec(directory / "plm", "cpu", precision="float32"))
 
 
@@ -404,14 +347,10 @@ def write_language(directory: Path) -> None:
 
 
 def load_language(directory: Path) -> None:
-    from perception_encoder.inference.model_spec import ModelSpec
-    from perception_encoder.language_models.load import load_language_model
-
     load_language_model(ModelSpec(directory / "model.safetensors", "cpu", precision="float32"))
 
 
 def write_depths(directory: Path) -> None:
-    from perception_encoder.formats.shards import write_members
     from tests.evaluation.layers import png
 
     depth = png(np.full((10, 12), 1500, np.uint16))
@@ -423,8 +362,6 @@ def write_depths(directory: Path) -> None:
 
 
 def read_depths(directory: Path) -> None:
-    from perception_encoder.datasets.rgbd import read_depth_splits
-
     for part in read_depth_splits(directory):
         for index in range(len(part.keys)):
             part.depth(index)
@@ -437,8 +374,6 @@ def write_objects(directory: Path) -> None:
 
 
 def read_objects(directory: Path) -> None:
-    from perception_encoder.datasets.instances import read_instance_splits
-
     for part in read_instance_splits(directory):
         part.truth(range(len(part.keys)))
         for index in range(len(part.keys)):
@@ -452,8 +387,6 @@ def write_choice(directory: Path) -> None:
 
 
 def read_choice(directory: Path) -> None:
-    from perception_encoder.models.defaults import default_model
-
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CONFIG_HOME", str(directory))
         default_model()
@@ -466,10 +399,6 @@ def write_words(directory: Path) -> None:
 
 
 def read_words(directory: Path) -> None:
-    from perception_encoder.evaluation.classification.zero_shot import read_labels
-    from perception_encoder.video_data_engine.config import load_prompt
-    from perception_encoder.video_data_engine.videos import read_metadata_fields
-
     read_labels(f"@{directory / 'labels.txt'}")
     load_prompt(str(directory / "prompt.txt"))
     read_metadata_fields(directory / "clip.info.json", {}, "text")
@@ -482,8 +411,6 @@ def write_open_clip(directory: Path) -> None:
 
 
 def load_open_clip(directory: Path) -> None:
-    from perception_encoder.inference.load import load
-
     encoder = load(f"open_clip:local-dir:{directory}")
     encoder.encode_images([Image.new("RGB", (20, 20))])
     encoder.encode_texts(["a cup"])
@@ -496,8 +423,6 @@ def write_transformers(directory: Path) -> None:
 
 
 def load_transformers(directory: Path) -> None:
-    from perception_encoder.inference.load import load_layers
-
     load_layers(f"hf:{directory / 'vit'}", "cpu").encode_layers([Image.new("RGB", (20, 20))], [0], (16, 16))
 
 
@@ -534,14 +459,10 @@ def write_gguf(directory: Path) -> None:
 
 
 def load_gguf(directory: Path) -> None:
-    from perception_encoder.language_models.decoder import load_decoder
-
-    load_decoder(directory / "tiny.gguf")
+    decoder.load_decoder(directory / "tiny.gguf")
 
 
 def write_webdataset(directory: Path) -> None:
-    from tests.data.tars import write_tar
-
     pairs = [(f"k{n}.png", image_bytes(n)) if kind else (f"k{n}.cls", b"%d" % n) for n in range(3) for kind in (1, 0)]
     members = dict(pairs)
     write_tar(directory / "test" / "0.tar", members)
@@ -550,25 +471,26 @@ def write_webdataset(directory: Path) -> None:
 
 
 def read_webdataset(directory: Path) -> None:
-    from perception_encoder.datasets.captioned import load_captions
-    from perception_encoder.datasets.classified import load_tasks
-
     load_tasks(directory, "test")
     load_captions(directory / "flat")
 
 
 FORMATS: dict[str, Format] = {
-    "embeddings, Parquet": Format(embed_parquet, read_vectors("out.parquet"), checked=True),
-    "embeddings, clip-retrieval": Format(lambda path: embed_parquet(path, "out"), read_vectors("out"), checked=True),
+    "embeddings, Parquet": Format(embed_parquet, partial(read_vectors, name="out.parquet"), checked=True),
+    "embeddings, clip-retrieval": Format(
+        partial(embed_parquet, name="out"), partial(read_vectors, name="out"), checked=True
+    ),
     "embeddings, Lance": Format(
-        lambda path: embed_parquet(path, "out.lance"), read_vectors("out.lance"), needs=("lancedb",)
+        partial(embed_parquet, name="out.lance"), partial(read_vectors, name="out.lance"), needs=("lancedb",)
     ),
     "index": Format(write_index, read_index, "photos/.pe-index/**/*", few=True),
-    "weights, safetensors": Format(write_weights("a.safetensors"), load_weights("a.safetensors"), few=True),
-    "weights, pt": Format(write_weights("a.pt"), load_weights("a.pt"), few=True),
+    "weights, safetensors": Format(
+        partial(write_weights, name="a.safetensors"), partial(load_weights, name="a.safetensors"), few=True
+    ),
+    "weights, pt": Format(partial(write_weights, name="a.pt"), partial(load_weights, name="a.pt"), few=True),
     "checkpoint of a run": Format(write_run, resume_run, few=True),
     **{
-        f"head, {task}": Format(write_head(task), load_head, needs=("torchvision", "transformers"))
+        f"head, {task}": Format(partial(write_head, task=task), load_head, needs=("torchvision", "transformers"))
         for task in ("depth", "segmentation", "detection", "detr")
     },
     "result of an evaluation": Format(write_result, read_result),
@@ -582,17 +504,19 @@ FORMATS: dict[str, Format] = {
     "images and depths": Format(write_depths, read_depths),
     "objects, YOLO": Format(write_objects, read_objects, needs=("faster_coco_eval",)),
     **{
-        f"conversations, {name}": Format(write_conversations(name), read_conversations(name), name)
+        f"conversations, {name}": Format(
+            partial(write_conversations, name=name), partial(read_conversations, name=name), name
+        )
         for name in ("a.jsonl", "a.json", "train.parquet", "train.tar")
     },
     **{
-        f"captions, {name}": Format(write_captions(name), read_captions(name), name)
+        f"captions, {name}": Format(partial(write_captions, name=name), partial(read_captions, name=name), name)
         for name in ("a.csv", "a.tsv", "a.jsonl", "a.parquet")
     },
     "PDF": Format(write_pdf, read_pdf, needs=("pypdfium2",)),
     "images and videos": Format(write_media, read_media),
     "directory of timm": Format(write_timm, load_timm, needs=("timm",)),
-    "language model of transformers": Format(write_decoder, load_decoder, needs=("transformers",)),
+    "language model of transformers": Format(write_decoder, decoder.load_decoder, needs=("transformers",)),
     "Perception-LM": Format(write_perception_lm, load_perception_lm, needs=("transformers", "timm")),
     "directory of open_clip": Format(write_open_clip, load_open_clip, needs=("open_clip",)),
     "directory of transformers": Format(write_transformers, load_transformers, needs=("transformers",)),

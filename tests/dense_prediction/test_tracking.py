@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from perception_encoder.dense_prediction import tracking
 from perception_encoder.dense_prediction.predictions import TrackedFrame
 from perception_encoder.dense_prediction.segmentation import (
     label_regions,
@@ -92,8 +93,6 @@ def test_an_object_that_fills_the_frame_stays() -> None:
 
 
 def test_tiles_give_what_the_plain_way_gives(monkeypatch) -> None:
-    from perception_encoder.dense_prediction import tracking
-
     monkeypatch.setattr(tracking, "TILE", 4)
     rng = np.random.default_rng(0)
     features, first = rng.normal(size=(4, 7, 9, 6)), rng.integers(0, 3, (7, 9))

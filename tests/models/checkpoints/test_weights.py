@@ -24,6 +24,7 @@ from perception_encoder.models.checkpoints.weights import (
     from_state_dict,
     load_model,
     published_state_dict,
+    recognise,
     weight_hash,
     write_checkpoint,
 )
@@ -154,8 +155,6 @@ def lang_state() -> dict[str, Tensor]:
     ],
 )
 def test_a_file_name_tells_models_of_one_shape_apart(tmp_path: Path, file_name: str, expected: str) -> None:
-    from perception_encoder.models.checkpoints.weights import recognise
-
     assert recognise(lang_state(), Path(file_name).stem).name == expected
 
 
