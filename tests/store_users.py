@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -65,27 +66,21 @@ def files_of(path: Path) -> list[tuple[str, bytes]]:
     return [(str(one.relative_to(path)), one.read_bytes()) for one in paths if one.is_file()]
 
 
-def embeddings(name: str) -> Run:
-    def run(inputs: Path, directory: Path, setting: str) -> object:
-        out = directory / name
-        if not out.exists() or out.with_name(f"{name}.parts").exists():  # else it was killed after its last step
-            with small_parts(), EmbeddingWriter(out, {**SETTINGS, "weight_hash": setting}) as writer:
-                rest = [int(one.id.removesuffix(".jpg")) for one in writer.resume(map(item, range(10)))]
-                for batch in batches(rest):
-                    writer.add(batch)
-                writer.finish()
-        return files_of(out)
-
-    return run
+def embeddings(inputs: Path, directory: Path, setting: str, name: str) -> object:
+    out = directory / name
+    if not out.exists() or out.with_name(f"{name}.parts").exists():  # else it was killed after its last step
+        with small_parts(), EmbeddingWriter(out, {**SETTINGS, "weight_hash": setting}) as writer:
+            rest = [int(one.id.removesuffix(".jpg")) for one in writer.resume(map(item, range(10)))]
+            for batch in batches(rest):
+                writer.add(batch)
+            writer.finish()
+    return files_of(out)
 
 
-def captions(name: str) -> Run:
-    def run(inputs: Path, directory: Path, setting: str) -> object:
-        images = sorted((inputs / "images").iterdir())
-        found = RuleAnswerer(colour_of).caption(images, out=directory / name, prompt=setting, batch_size=1)
-        return files_of(directory / name), found
-
-    return run
+def captions(inputs: Path, directory: Path, setting: str, name: str) -> object:
+    images = sorted((inputs / "images").iterdir())
+    found = RuleAnswerer(colour_of).caption(images, out=directory / name, prompt=setting, batch_size=1)
+    return files_of(directory / name), found
 
 
 def answers(inputs: Path, directory: Path, setting: str) -> object:
@@ -185,10 +180,10 @@ def shard_index(inputs: Path, directory: Path, setting: str) -> object:
 
 
 USERS = {
-    "embeddings, Parquet": User(embeddings("out.parquet"), "out.parquet.parts/lock", fixed=True),
-    "embeddings, directory": User(embeddings("out"), "out.parts/lock", fixed=True),
-    "captions, JSONL": User(captions("out.jsonl"), "out.jsonl", fixed=True, editable=True),
-    "captions, Parquet": User(captions("out.parquet"), "out.parquet.jsonl", fixed=True, editable=True),
+    "embeddings, Parquet": User(partial(embeddings, name="out.parquet"), "out.parquet.parts/lock", fixed=True),
+    "embeddings, directory": User(partial(embeddings, name="out"), "out.parts/lock", fixed=True),
+    "captions, JSONL": User(partial(captions, name="out.jsonl"), "out.jsonl", fixed=True, editable=True),
+    "captions, Parquet": User(partial(captions, name="out.parquet"), "out.parquet.jsonl", fixed=True, editable=True),
     "answers": User(answers, "answers.jsonl", fixed=True, editable=True),
     "engine": User(engine, "lock", fixed=True),
     "features of videos": User(video_features, "*/lock"),
