@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -29,33 +28,21 @@ from synthetic.documents.production import DocumentsConfig, image_path, write_do
 from synthetic.documents.vocabulary import held_out_words
 from tests.conftest import ROOT
 
-DrawMany = Callable[..., list[Document]]
+
+@cache
+def draw_many(kind: str, split: str = "train", count: int = 40) -> list[Document]:
+    """Clean documents of seeds 0, 1, …"""
+    return [document(seed, kind, split, 320, look="clean") for seed in range(count)]
 
 
-@pytest.fixture(scope="session")
-def draw_many() -> DrawMany:
-    """`draw_many(kind, split, count)` returns clean documents of seeds 0, 1, …"""
-
-    @cache
-    def draw(kind: str, split: str = "train", count: int = 40) -> list[Document]:
-        return [document(seed, kind, split, 320, look="clean") for seed in range(count)]
-
-    return draw
-
-
-@pytest.fixture(scope="session")
-def printed() -> Callable[[Document, tuple[int, int, int, int]], str]:
-    """`printed(document, box)` returns the words whose boxes lie inside a box, in their order."""
-
-    def read(drawn: Document, box: tuple[int, int, int, int]) -> str:
-        inside = [
-            word.text
-            for word in drawn.words
-            if word.box[0] >= box[0] and word.box[1] >= box[1] and word.box[2] <= box[2] and word.box[3] <= box[3]
-        ]
-        return " ".join(inside)
-
-    return read
+def printed(drawn: Document, box: tuple[int, int, int, int]) -> str:
+    """The words whose boxes lie inside a box, in their order."""
+    inside = [
+        word.text
+        for word in drawn.words
+        if word.box[0] >= box[0] and word.box[1] >= box[1] and word.box[2] <= box[2] and word.box[3] <= box[3]
+    ]
+    return " ".join(inside)
 
 
 def summary(drawn: Document) -> str:
@@ -99,7 +86,7 @@ def test_the_ink_of_each_word_is_inside_its_box(kind: str, monkeypatch: pytest.M
 
 @pytest.mark.parametrize("split", ["train", "test"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_answer_with_a_box_is_printed_there(kind: str, split: str, draw_many, printed) -> None:
+def test_an_answer_with_a_box_is_printed_there(kind: str, split: str) -> None:
     for drawn in draw_many(kind, split, 15):
         assert len(drawn.questions) >= 3
         assert len({question for question, *_ in drawn.questions}) == len(drawn.questions)
@@ -110,7 +97,7 @@ def test_an_answer_with_a_box_is_printed_there(kind: str, split: str, draw_many,
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_test_shares_no_layout_font_or_held_out_word_with_train(kind: str, draw_many) -> None:
+def test_test_shares_no_layout_font_or_held_out_word_with_train(kind: str) -> None:
     drawn = {split: draw_many(kind, split) for split in ("train", "val", "test")}
     layouts = {split: {item.layout for item in documents} for split, documents in drawn.items()}
     fonts = {split: {name for item in documents for name in item.fonts} for split, documents in drawn.items()}
@@ -154,7 +141,7 @@ def answer_to(question: str, task: str, content: dict) -> str | None:
 
 @pytest.mark.parametrize("split", ["train", "test"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_answers_are_those_of_the_series(draw_many, kind: str, split: str) -> None:
+def test_answers_are_those_of_the_series(kind: str, split: str) -> None:
     seen = set()
     for drawn in draw_many(kind, split):
         assert set(drawn.content["colours"].values()) <= set(COLOURS)
@@ -175,7 +162,7 @@ def cents(text: str) -> int:
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
-def test_sums_add_up(draw_many, split: str) -> None:
+def test_sums_add_up(split: str) -> None:
     taxed = 0
     for drawn in draw_many("receipt", split):
         content = drawn.content

@@ -6,7 +6,7 @@ import io
 import json
 import tarfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -133,14 +133,6 @@ MTL = "newmtl plain\nKd 1 0 0\nnewmtl textured\nKd 0 0 0\nmap_Kd -s 1 1 1 a.png\
 
 def png(colour: tuple[int, ...], mode: str = "RGB") -> bytes:
     return image_file(Image.new(mode, (8, 8), colour), "PNG")
-
-
-def files(**contents: bytes | str) -> Callable[[str], bytes]:
-    def read(name: str) -> bytes:
-        content = contents[name.replace(".", "_")]
-        return content.encode() if isinstance(content, str) else content
-
-    return read
 
 
 def test_a_damaged_mesh_is_an_error_that_names_the_model(library: ObjectLibrary, tmp_path: Path) -> None:
