@@ -30,6 +30,7 @@ from perception_encoder.datasets.classified import load_tasks
 from perception_encoder.datasets.instances import read_instance_splits
 from perception_encoder.datasets.pe_video import read_videos_of
 from perception_encoder.datasets.rgbd import read_depth_splits
+from perception_encoder.datasets.training_files import has_split, read_files
 from perception_encoder.dense_prediction.dense_model import load_dense_model
 from perception_encoder.errors import InputError, PerceptionEncoderError
 from perception_encoder.evaluation.classification.zero_shot import read_labels
@@ -47,7 +48,6 @@ from perception_encoder.models.defaults import default_model
 from perception_encoder.preprocess.documents import open_pdf_pages
 from perception_encoder.preprocess.image import open_image
 from perception_encoder.preprocess.video import read_frames
-from perception_encoder.pretraining.sources import has_split, read_files
 from perception_encoder.search.storage.store import IndexStore
 from perception_encoder.training import checkpoint
 from perception_encoder.video_data_engine.config import load_prompt
