@@ -30,7 +30,7 @@ WIDTH = 100
 OVERLOADS = 3
 """Maximum number of overloads that are shown one by one."""
 PUBLIC = {
-    "loading": "load ModelSpec create_model from_state_dict published_state_dict list_models",
+    "loading": "load ModelSpec create_model from_state_dict published_state_dict list_models use_model",
     "encoder": "Encoder",
     "assistant": "load_assistant Assistant Answer Caption Message Reply Sampling",
     "models": "convert export_onnx export_immich export_openvino export_lang export_perception_lm",
@@ -42,14 +42,16 @@ PUBLIC = {
     ),
     "evaluation": "evaluate compare",
     "datasets": "",
-    "video": "run_engine EngineReport refine_captioner open_video_dataset VideoDataset VideoSelection",
+    "video": (
+        "run_engine EngineReport refine_captioner open_video_dataset VideoDataset VideoSelection serve_annotations"
+    ),
     "layers": "analyze_layers load_layers LayerFeatures",
     "training": "train plan list_recipes TrainingResult",
     "errors": "",
 }
 """The public names of each page, in order."""
 OTHERS = {
-    "loading": {"inference.model_spec": "ModelKeywords"},
+    "loading": {"inference.model_spec": "ModelKeywords", "models.defaults": "DefaultModel"},
     "models": {
         "models.clip": "CLIP",
         "models.vision_transformer": "VisionTransformer",

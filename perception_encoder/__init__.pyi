@@ -39,6 +39,7 @@ from .inference.output import EmbedReport as EmbedReport, embed as embed
 from .language_models.load import load_assistant as load_assistant
 from .language_models.perception_lm import export_perception_lm as export_perception_lm
 from .language_models.weights import export_lang as export_lang
+from .model_choice import use_model as use_model
 from .models.checkpoints.weights import (
     create_model as create_model,
     from_state_dict as from_state_dict,
@@ -56,6 +57,7 @@ from .serving.requests import ApiConfig as ApiConfig
 from .stages import TrainingResult as TrainingResult, list_recipes as list_recipes, plan as plan, train as train
 from .video_data_engine.refine import refine_captioner as refine_captioner
 from .video_data_engine.run import EngineReport as EngineReport, run_engine as run_engine
+from .video_dataset.annotation.server import serve_annotations as serve_annotations
 from .video_dataset.dataset import (
     VideoDataset as VideoDataset,
     VideoSelection as VideoSelection,

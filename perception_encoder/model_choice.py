@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from perception_encoder.errors import ConfigError, UnknownModelError, WeightsUnavailableError
-from perception_encoder.inference.model_spec import ModelSpec
+from perception_encoder.inference.model_spec import ModelSpec, PrecisionChoice
 from perception_encoder.models.defaults import BUILTIN_DEFAULTS, DefaultKind, DefaultModel, store_choice
 from perception_encoder.models.registry import (
     DETECTORS,
@@ -21,32 +21,40 @@ from perception_encoder.models.registry import (
 )
 
 
-def use_model(model: ModelSpec) -> DefaultModel:
-    """Make a model the default of its kind, like `pe models use`; an encoder is downloaded now.
+def use_model(
+    model: str | Path | ModelSpec, *, precision: PrecisionChoice = "auto", trust_remote_code: bool = False
+) -> DefaultModel:
+    """Make a model the default of its kind, like `pe models use`, and return the choice; an encoder is downloaded now.
 
     Args:
-        model: Its name and, of a model with a text tower, its precision.
+        model: A name or path, of an encoder, a language model or a head.
+        precision: Of a model with a text tower; by default the fastest.
+        trust_remote_code: See `ModelSpec`; it is not stored.
 
     Raises:
         ConfigError: The model has no text tower and a precision is given, or this machine cannot compute in it.
         ModelError: It is not a model, or cannot be downloaded.
+
+    Examples:
+        >>> pe.use_model("PE-Core-L14-336", precision="int8").used_by
     """
     from perception_encoder.models.checkpoints.find import find_weights
     from perception_encoder.runtime.choice import runtime_for
 
-    name, kind = str(model.name), kind_of(model)
-    precision = None if model.precision == "auto" else model.precision
-    if precision and kind != "model":
+    spec = ModelSpec.of(model, precision=precision, trust_remote_code=trust_remote_code)
+    name, kind = str(spec.name), kind_of(spec)
+    stored = None if spec.precision == "auto" else spec.precision
+    if stored and kind != "model":
         raise ConfigError(f"{name} has no text tower; --precision is for models with one")
-    if precision and not library_of(name):
-        runtime_for("auto", precision, None)
+    if stored and not library_of(name):
+        runtime_for("auto", stored, None)
     if kind == "model" and library_of(name):
         from perception_encoder.inference.load import load
 
-        load(model)  # which says what is wrong
+        load(spec)  # which says what is wrong
     elif kind in ("model", "spatial"):
         find_weights(name)
-    return store_choice(kind, shown_name(name) or portable_name(name), precision)
+    return store_choice(kind, shown_name(name) or portable_name(name), stored)
 
 
 def kind_of(model: ModelSpec) -> DefaultKind:

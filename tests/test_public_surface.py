@@ -89,7 +89,9 @@ def test_evaluations_describe_their_arguments_and_show_an_example(task: str) -> 
 
 
 def test_an_unknown_name_is_an_error_that_names_the_nearest() -> None:
-    with pytest.raises(AttributeError, match="'serve'; did you mean serve_api, serve_immich, serve_search"):
+    with pytest.raises(
+        AttributeError, match="'serve'; did you mean serve_annotations, serve_api, serve_immich, serve_search"
+    ):
         pe.serve  # noqa: B018
     with pytest.raises(AttributeError, match="'open_indx'; did you mean open_index"):
         pe.open_indx  # noqa: B018

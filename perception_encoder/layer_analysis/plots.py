@@ -304,7 +304,7 @@ def draw_features(
     layers: Sequence[int] | None = None,
     at: tuple[float, float] = (0.5, 0.5),
 ) -> str:
-    """Draw the features of an image, like `pe features`; return a line that says what is drawn.
+    """Draw the features of an image; return a line that says what is drawn.
 
     Args:
         image: The file.

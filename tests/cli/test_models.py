@@ -90,7 +90,7 @@ def test_a_choice_means_the_same_file_in_any_directory(
 
 def test_an_index_keeps_its_model(run_pe, directory: Path, checkpoint: Path) -> None:
     assert run_pe("index", directory, "--model", "builtin").status == 0
-    assert run_pe("models", "use", checkpoint).status == 0
+    assert pe.use_model(checkpoint) == DefaultModel("model", str(checkpoint))
     assert run_pe("index", directory, "--rebuild").status == 0  # a rebuild keeps the model
     assert "builtin is a small demo model" in run_pe("search", "a cat", directory).stderr
     assert run_pe("index", directory, "--rebuild", "--model", checkpoint).status == 0

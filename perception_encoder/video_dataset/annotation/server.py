@@ -73,8 +73,8 @@ ACTIONS: dict[str, Action] = {
 
 
 def serve_annotations(
-    data: Path,
-    store: Path | None = None,
+    data: str | Path,
+    store: str | Path | None = None,
     *,
     double: float | None = None,
     lan: bool = False,
@@ -92,11 +92,19 @@ def serve_annotations(
         double: Share of the videos that two people annotate; by default what it was.
         lan, host, port, key: See `pe.serve_search`.
         on_start: Called with the number of videos and the address once the server listens.
+
+    Raises:
+        ConfigError: The port is taken, or `double` is no share.
+        DataError: There are no videos.
+        MissingExtraError: The extra `search` is not installed.
+
+    Examples:
+        >>> pe.serve_annotations("clips", on_start=lambda videos, address: print(address))
     """
     from perception_encoder.web_server.server import listening, run_server
 
     with listening(host, port, lan, key) as place:
-        project = AnnotationProject(data, store)
+        project = AnnotationProject(Path(data), None if store is None else Path(store))
         count = project.update(progress)
         if double is not None:
             project.set_double(double)
