@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, get_args
+from typing import Any, Generic, TypeVar, cast, get_args
 
 import numpy as np
 from PIL import Image
@@ -22,9 +22,6 @@ from perception_encoder.preprocess.media import Kind, Media, resolve
 from perception_encoder.preprocess.source import VIDEO_SUFFIXES
 from perception_encoder.runtime.runtime import Runtime
 from perception_encoder.vectors import unit_rows
-
-if TYPE_CHECKING:
-    pass
 
 logger = logging.getLogger(__name__)
 
