@@ -33,6 +33,7 @@ from benchmarks.embed import write_photographs
 from benchmarks.results import report
 from benchmarks.search.process import Client, peak_mib, resident_mib, serving
 from benchmarks.search.server import PATH, hang_up
+from perception_encoder.inference.model_spec import ModelSpec
 from perception_encoder.models.precision import fast_dtype
 from perception_encoder.search.storage.update import update_store, writable_store
 
@@ -162,7 +163,7 @@ def measure(seconds: float, code: Path | None) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as temporary:
         directory = Path(temporary)
         write_photographs(directory, IMAGES)
-        with writable_store(directory) as (index, encoder):
+        with writable_store(directory, ModelSpec()) as (index, encoder):
             update_store(index, encoder)
         chat = [temporary, "--api", "--ask-model", "builtin-lang", "--chat-model", "builtin-lang"]
         for name, arguments, kinds in (

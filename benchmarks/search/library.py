@@ -26,6 +26,7 @@ from benchmarks.embed import write_photographs
 from benchmarks.search.process import Client, resident_mib, serving
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.load import load
+from perception_encoder.inference.model_spec import ModelSpec
 from perception_encoder.preprocess.image import encode_thumbnail, open_image
 from perception_encoder.search.storage.database import IndexRow
 from perception_encoder.search.storage.reader import THUMBNAIL_SIDE
@@ -44,7 +45,7 @@ def write_library(directory: Path, rows: int) -> None:
     paths = write_photographs(directory / "originals", 100)
     thumbnails = [encode_thumbnail(open_image(path), THUMBNAIL_SIDE) for path in paths]
     generator, start = np.random.default_rng(0), datetime(2015, 1, 1)
-    with writable_store(directory) as (index, encoder):
+    with writable_store(directory, ModelSpec()) as (index, encoder):
         index.begin()
         for first in range(0, rows, 4096):
             count = min(4096, rows - first)

@@ -58,31 +58,17 @@ def load(
     Examples:
         >>> encoder = pe.load("PE-Core-L14-336", precision="int8")
     """
-    spec = ModelSpec.of(name, device, **keywords)
-    check_choice(spec.runtime, spec.precision)
-    encoder = _load(spec.with_dtype(dtype), towers)
-    encoder.trust_remote_code = spec.trust_remote_code
-    return _adjusted(encoder, spec)
-
-
-def as_encoder(model: ModelLike, towers: TowerChoice = "all", **keywords: Unpack[ModelKeywords]) -> Encoder:
-    """Return the encoder of a call's model and keywords: a given one, or a loaded one; by default the default model.
-
-    The default precision is the one that `pe models use` stored with the model. Raises ConfigError if a given encoder
-    has another.
-    """
-    chosen = choose_model(model, **keywords)
-    if isinstance(chosen, Encoder):
-        return chosen
-    spec = replace(chosen, name=chosen.name or default_model())
-    if spec.precision == AUTO:
-        spec = replace(spec, precision=chosen_precision(str(spec.name)) or AUTO)
-    return load(spec, towers=towers)
+    return load_spec(ModelSpec.of(name, device, **keywords), towers, dtype)
 
 
 def given_or_loaded(model: str | Path | ModelSpec | Encoder) -> Encoder:
     """Return a given encoder, or load a model by its name."""
     return model if isinstance(model, Encoder) else load(model)
+
+
+def as_encoder(model: ModelLike, **keywords: Unpack[ModelKeywords]) -> Encoder:
+    """Return the encoder of a call's model and keywords: see `choose_model` and `load_chosen`."""
+    return load_chosen(choose_model(model, **keywords))
 
 
 def choose_model(model: ModelLike, **keywords: Unpack[ModelKeywords]) -> ModelSpec | Encoder:
@@ -102,6 +88,50 @@ def choose_model(model: ModelLike, **keywords: Unpack[ModelKeywords]) -> ModelSp
     return _adjusted(model, spec)
 
 
+def load_chosen(chosen: ModelSpec | Encoder, towers: TowerChoice = "all") -> Encoder:
+    """Return what `choose_model` chose: a given encoder, or a loaded one; by default the default model.
+
+    The default precision is the one that `pe models use` stored with the model.
+    """
+    if isinstance(chosen, Encoder):
+        return chosen
+    spec = replace(chosen, name=chosen.name or default_model())
+    if spec.precision == AUTO:
+        spec = replace(spec, precision=chosen_precision(str(spec.name)) or AUTO)
+    return load_spec(spec, towers)
+
+
+def load_spec(spec: ModelSpec, towers: TowerChoice = "all", dtype: torch.dtype | None = None) -> Encoder:
+    """Load the model of a spec: see `load`."""
+    check_choice(spec.runtime, spec.precision)
+    spec = spec.with_dtype(dtype)
+    adapter, random = find_adapter(spec.name, spec.trust_remote_code)
+    if random or adapter is not None:
+        encoder = _load_external(spec, adapter)
+    else:
+        path, _ = find_weights(spec.name)  # fails at once without a network; the runtimes may have to be timed
+        spec = choose_runtime(spec)
+        if spec.runtime == "openvino":
+            opened = OpenVinoTowers.load(spec.name, path, cast(Precision, spec.precision))
+            encoder = Encoder(opened, str(spec.name))
+        else:
+            from perception_encoder.models.precision import choose_device
+            from perception_encoder.runtime.torch_towers import TorchTowers
+
+            in_torch = TorchTowers.load(spec.name, path, choose_device(spec.device), spec.dtype, towers)
+            encoder = Encoder(in_torch, str(spec.name))
+    encoder.trust_remote_code = spec.trust_remote_code
+    return _adjusted(encoder, spec)
+
+
+def choose_runtime(spec: ModelSpec) -> ModelSpec:
+    """Return a spec with the runtime and precision to use, "auto" if torch chooses its precision: see `runtime_for`."""
+    if spec.precision in ("float16", "float64") and spec.runtime != "openvino":  # types that only torch has
+        return replace(spec, runtime="torch")
+    ran, kind = runtime_for(spec.runtime, spec.precision, None if spec.device is None else str(spec.device))
+    return replace(spec, runtime=ran, precision=kind or AUTO)
+
+
 def _adjusted(encoder: Encoder, spec: ModelSpec) -> Encoder:
     """Return an encoder with the layer, pooling, length of vectors and decoding of a spec."""
     if (spec.layer, spec.pool) != (None, None):
@@ -109,21 +139,6 @@ def _adjusted(encoder: Encoder, spec: ModelSpec) -> Encoder:
     if spec.decoding is not None:
         encoder = encoder.decoding_as(spec.decoding)
     return encoder if spec.dimensions is None else encoder.cut(spec.dimensions)
-
-
-def _load(spec: ModelSpec, towers: TowerChoice) -> Encoder:
-    adapter, random = find_adapter(spec.name, spec.trust_remote_code)
-    if random or adapter is not None:
-        return _load_external(spec, adapter)
-    name = spec.name
-    path, _ = find_weights(name)  # fails at once without a network; the runtimes may have to be timed
-    spec = choose_runtime(spec)
-    if spec.runtime == "openvino":
-        return Encoder(OpenVinoTowers.load(name, path, cast(Precision, spec.precision)), str(name))
-    from perception_encoder.models.precision import choose_device
-    from perception_encoder.runtime.torch_towers import TorchTowers
-
-    return Encoder(TorchTowers.load(name, path, choose_device(spec.device), spec.dtype, towers), str(name))
 
 
 def _load_external(spec: ModelSpec, adapter: Adapter | None) -> Encoder:
@@ -143,14 +158,6 @@ def _load_external(spec: ModelSpec, adapter: Adapter | None) -> Encoder:
         return Encoder(LibraryTowers(own, choose_device(spec.device), spec.dtype), own.name)
     towers = _layer_towers(spec, adapter, final_norm=True)
     return Encoder(towers, towers.source).variant(layer=-1)
-
-
-def choose_runtime(spec: ModelSpec) -> ModelSpec:
-    """Return a spec with the runtime and precision to use, "auto" if torch chooses its precision: see `choose`."""
-    if spec.precision in ("float16", "float64") and spec.runtime != "openvino":  # types that only torch has
-        return replace(spec, runtime="torch")
-    ran, kind = runtime_for(spec.runtime, spec.precision, None if spec.device is None else str(spec.device))
-    return replace(spec, runtime=ran, precision=kind or AUTO)
 
 
 def _check_torch(spec: ModelSpec) -> None:

@@ -19,7 +19,7 @@ from perception_encoder.formats.exclude import excluded_names, parse_patterns
 from perception_encoder.formats.listing import check_paths
 from perception_encoder.inference.collection import encode_media, list_media_items, read_collection
 from perception_encoder.inference.encoder import Encoder
-from perception_encoder.inference.load import ModelLike, as_encoder, choose_model
+from perception_encoder.inference.load import ModelLike, choose_model, load_chosen
 from perception_encoder.inference.model_spec import ModelKeywords, ModelSpec
 from perception_encoder.inference.pipeline import Embedding
 from perception_encoder.models.checkpoints.find import TowerChoice
@@ -339,8 +339,7 @@ def search_files(
             _check_archive(paths[0], archive[1], {"model": canonical}, named)
     encodes_images = archive is None or any(archive[0].is_video)  # a video's best frame is searched for
     towers = "all" if encodes_images else _towers(parsed)
-    encoder = as_encoder(chosen, towers=towers)
-    encoder = adopt(encoder, archive[1] if archive else {"decoding": "reduced"})
+    encoder = adopt(load_chosen(chosen, towers), archive[1] if archive else {"decoding": "reduced"})
     vectors = query_vectors(encoder, parsed)  # first: a bad query should not cost the files' encoding
     if archive is None:
         collection = encode_media(encoder, items, progress)

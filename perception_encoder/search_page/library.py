@@ -23,7 +23,7 @@ from jaxtyping import Float
 from perception_encoder.errors import ConfigError, InputError, PerceptionEncoderError, one_line
 from perception_encoder.formats.exclude import parse_patterns
 from perception_encoder.inference.encoder import Encoder
-from perception_encoder.inference.model_spec import ModelSpec
+from perception_encoder.inference.model_spec import DEFAULT, ModelSpec
 from perception_encoder.preprocess.media import Kind, Media, resolve
 from perception_encoder.preprocess.source import unescape_name
 from perception_encoder.search.ranking import Hit, best_hits, query_vector, query_vectors
@@ -220,7 +220,7 @@ class MediaLibrary:
 
 def open_library(
     media: Path,
-    model: str | ModelSpec | None = None,
+    model: ModelSpec = DEFAULT,
     directory: Path | None = None,
     exclude: Sequence[str] | None = None,
 ) -> MediaLibrary:

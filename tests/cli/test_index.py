@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from perception_encoder.errors import OutputError
-from perception_encoder.inference.load import load
+from perception_encoder.inference.load import load_spec
 from perception_encoder.search.storage.store import IndexStore
 from tests.clips import clip
 
@@ -120,10 +120,10 @@ def test_a_text_needs_the_text_tower_alone(run_pe, indexed: Path, monkeypatch: p
     towers = []
 
     def spy(*arguments, **options):
-        towers.append(options["towers"])
-        return load(*arguments, **options)
+        towers.append(arguments[1])
+        return load_spec(*arguments, **options)
 
-    monkeypatch.setattr("perception_encoder.inference.load.load", spy)
+    monkeypatch.setattr("perception_encoder.inference.load.load_spec", spy)
     for query in (("2:dog", "-", "snow"), ("--image", indexed / "01.jpg")):
         assert run_pe("search", *query, indexed).status == 0
     assert towers == ["text", "all"]

@@ -136,7 +136,7 @@ def test_an_api_for_the_network_prints_the_key_that_was_made(
 def test_a_taken_port_is_one_line_before_the_model_is_loaded(
     run_pe, tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("perception_encoder.inference.load.load", None)
+    monkeypatch.setattr("perception_encoder.inference.load.load_spec", None)
     monkeypatch.setattr("perception_encoder.search_page.library.open_library", None)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

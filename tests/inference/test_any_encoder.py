@@ -253,7 +253,7 @@ def test_a_model_of_texts_makes_no_index(saved: Callable[[str], Path], photos: P
 def test_the_api_and_the_page(kind: str, saved: Callable[[str], Path], photos: Path) -> None:
     name, images = name_of(kind, saved(kind)), opened(photos)
     found, asked, _ = librarys_own(kind, saved(kind), images, TEXTS)
-    library = open_library(photos, name)
+    library = open_library(photos, pe.ModelSpec(name))
     library.update()
     library.index.refresh()
     assert not library.progress.error and library.index.count() == 5
@@ -384,7 +384,7 @@ def test_a_smaller_model_than_an_indexs_dimensions_is_another_model(
     run = run_pe("search", "a dog", photos, "-m", smaller)
     assert run.status == 2 and "made with model st:model, not open_clip:open_clip; use that model, or" in run.stderr
     with pytest.raises(SearchIndexError, match="made with model st:model"):
-        open_library(photos, smaller)
+        open_library(photos, pe.ModelSpec(smaller))
     out = tmp_path / "photos.parquet"
     assert run_pe("embed", photos, "-o", out, "-m", f"st:{model}", "--dimensions", "24").status == 0
     run = run_pe("search", "a dog", out, "-m", smaller)

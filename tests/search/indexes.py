@@ -22,6 +22,7 @@ import numpy as np
 from PIL import Image
 
 from perception_encoder.inference.encoder import Encoder
+from perception_encoder.inference.model_spec import ModelSpec
 from perception_encoder.search.storage.database import COLUMNS, DATABASE, IndexRow, checksum_of
 from perception_encoder.search.storage.store import STORE, IndexStore
 from perception_encoder.search.storage.trust import remember_model
@@ -33,7 +34,7 @@ from tests.clips import clip
 
 def update_folder(folder: Path, source: Path | str | None = None, **options: object) -> UpdateReport:
     """Bring a folder's index up to date; `options` are those of `writable_store`."""
-    with writable_store(folder, None if source is None else str(source), **options) as (index, encoder):
+    with writable_store(folder, ModelSpec(source or ""), **options) as (index, encoder):
         return update_store(index, encoder)
 
 

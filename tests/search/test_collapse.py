@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 import perception_encoder as pe
 from perception_encoder.cli.main import app
 from perception_encoder.inference.encoder import Encoder
+from perception_encoder.inference.model_spec import ModelSpec
 from perception_encoder.search.storage.store import IndexStore
 from perception_encoder.search_page.library import MediaLibrary, open_library
 from perception_encoder.search_page.server import create_page
@@ -137,7 +138,7 @@ def test_scrolling_ranks_again_only_when_there_are_twice_as_many(
 
 def test_the_page_collapses_the_hits_of_texts(bursts: Path) -> None:
     pe.open_index(bursts, "builtin").update()
-    with TestClient(create_page(open_library(bursts, "builtin")), base_url="http://localhost") as client:
+    with TestClient(create_page(open_library(bursts, ModelSpec("builtin"))), base_url="http://localhost") as client:
 
         def tiles(**params: str | int) -> list[dict[str, Any]]:
             return client.get("/api/hits", params=params).json()["tiles"]

@@ -11,6 +11,7 @@ import pytest
 import perception_encoder as pe
 from perception_encoder.errors import ConfigError, SearchIndexError
 from perception_encoder.inference.encoder import Encoder
+from perception_encoder.inference.model_spec import ModelSpec
 from perception_encoder.search.storage.database import DATABASE
 from perception_encoder.search.storage.store import EXCLUDED, STORE, IndexStore
 from perception_encoder.search_page.library import MediaLibrary, open_library
@@ -109,7 +110,7 @@ def test_embed_leaves_out_files(run_pe, photos: Path, checkpoint: Path, tmp_path
 
 
 def test_the_page_keeps_to_the_patterns(photos: Path, checkpoint: Path) -> None:
-    library: MediaLibrary = open_library(photos, str(checkpoint), exclude=["may/"])
+    library: MediaLibrary = open_library(photos, ModelSpec(checkpoint), exclude=["may/"])
     library.update()
     library.index.refresh()
     assert not library.progress.error and len(library.index.files()) == 12

@@ -13,6 +13,7 @@ from PIL import Image
 from playwright.sync_api import Browser, expect
 
 from perception_encoder.inference.encoder import Encoder
+from perception_encoder.inference.model_spec import ModelSpec
 from perception_encoder.preprocess import raw
 from perception_encoder.preprocess.image import open_image
 from perception_encoder.search_page.library import MediaLibrary, open_library
@@ -41,7 +42,7 @@ def camera(tmp_path: Path, draw: Callable[[int], Image.Image]) -> Path:
 
 @pytest.fixture
 def library(camera: Path, checkpoint: Path) -> MediaLibrary:
-    library = open_library(camera, str(checkpoint))
+    library = open_library(camera, ModelSpec(checkpoint))
     library.update()
     library.index.refresh()
     assert not library.progress.error

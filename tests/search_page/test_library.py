@@ -16,6 +16,7 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from perception_encoder.inference.encoder import Encoder
+from perception_encoder.inference.model_spec import ModelSpec
 from perception_encoder.search.storage.store import IndexStore
 from perception_encoder.search.storage.update import FileReader, update_store, writable_store
 from perception_encoder.search_page.library import MediaLibrary
@@ -57,7 +58,7 @@ def test_filters(client: TestClient, params: dict[str, str], expected: set[str])
 
 
 def test_what_another_process_commits_is_seen(client: TestClient, folder: Path, draw: Draw) -> None:
-    with writable_store(folder) as (index, own):
+    with writable_store(folder, ModelSpec()) as (index, own):
         draw(70).save(folder / "other.jpg")
         update_store(index, own)
     client.get("/api/status")
@@ -65,7 +66,7 @@ def test_what_another_process_commits_is_seen(client: TestClient, folder: Path, 
 
 
 def test_an_index_made_anew_by_another_model_is_not_written_to(client: TestClient, folder: Path, draw: Draw) -> None:
-    with writable_store(folder, "builtin", rebuild=True):
+    with writable_store(folder, ModelSpec("builtin"), rebuild=True):
         pass
     draw(71).save(folder / "new.jpg")
     assert "has been rebuilt" in client.get("/api/status").json()["error"]

@@ -15,7 +15,8 @@ from typing import Any
 from perception_encoder.errors import OutputError, SearchIndexError
 from perception_encoder.files import digest, write_json
 from perception_encoder.inference.encoder import Encoder
-from perception_encoder.inference.load import ModelLike, as_encoder, choose_model
+from perception_encoder.inference.load import load_chosen
+from perception_encoder.inference.model_spec import ModelSpec
 from perception_encoder.models.checkpoints.find import TowerChoice
 from perception_encoder.models.defaults import config_directory
 from perception_encoder.models.registry import canonical_name, portable_name
@@ -25,25 +26,21 @@ from perception_encoder.search.storage.store import IndexStore
 logger = logging.getLogger(__name__)
 
 
-def load_encoder(stores: Sequence[IndexStore], model: ModelLike, towers: TowerChoice = "all") -> Encoder:
+def load_encoder(stores: Sequence[IndexStore], model: ModelSpec | Encoder, towers: TowerChoice = "all") -> Encoder:
     """Load the encoder that made some indexes; SearchIndexError if one was made by another, or what `load` raises.
 
     `model`: by default what `trusted_model` returns for the first one, with the index's dimensions and decoding.
     """
-    first, chosen = stores[0], choose_model(model)
-    name = None if isinstance(chosen, Encoder) else str(chosen.name) or None
+    first, name = stores[0], str(model.name) if isinstance(model, ModelSpec) else ""
     for store in stores:
         store.check_name(name or first.settings["model"])
-    if isinstance(chosen, Encoder):
-        encoder = chosen
-    else:
-        trusted = name or trusted_model(first.directory, first.settings)
-        encoder = as_encoder(replace(chosen, name=trusted), towers=towers)
-    encoder = adopt(encoder, first.settings)
+    if isinstance(model, ModelSpec):
+        model = replace(model, name=name or trusted_model(first.directory, first.settings))
+    encoder = adopt(load_chosen(model, towers), first.settings)
     settings = encoder.describe(encoder.feature())
     for store in stores:
         store.check(settings, name or encoder.source)
-        if name is not None:
+        if name:
             remember_model(store, name)
     return encoder
 

@@ -16,7 +16,8 @@ from typing import Any
 
 from perception_encoder.errors import ConfigError, InputError, SearchIndexError
 from perception_encoder.inference.encoder import Encoder
-from perception_encoder.inference.load import ModelLike, as_encoder, choose_model
+from perception_encoder.inference.load import load_chosen
+from perception_encoder.inference.model_spec import ModelSpec
 from perception_encoder.inference.pipeline import map_in_order
 from perception_encoder.models.defaults import default_model
 from perception_encoder.models.registry import portable_name
@@ -82,7 +83,7 @@ class UpdateReport:
 @contextmanager
 def writable_store(
     media: Path,
-    model: ModelLike = None,
+    model: ModelSpec | Encoder,
     every: float | None = None,
     rebuild: bool = False,
     directory: Path | None = None,
@@ -118,12 +119,11 @@ def writable_store(
             yield store, encoder
 
 
-def _create(root: Path, directory: Path, model: ModelLike, every: float | None) -> tuple[IndexStore, Encoder]:
+def _create(root: Path, directory: Path, model: ModelSpec | Encoder, every: float | None) -> tuple[IndexStore, Encoder]:
     earlier = salvage(directory / STORE) or {}
-    chosen = choose_model(model)
-    named = chosen.source if isinstance(chosen, Encoder) else str(chosen.name)
+    named = model.source if isinstance(model, Encoder) else str(model.name)
     source = portable_name(named or (trusted_model(directory, earlier) if earlier else default_model()))
-    encoder = chosen if isinstance(chosen, Encoder) else as_encoder(replace(chosen, name=source))
+    encoder = load_chosen(replace(model, name=source) if isinstance(model, ModelSpec) else model)
     kept = earlier if source == earlier.get("source") else {**earlier, "dimensions": None}
     encoder = adopt(encoder, {"decoding": "reduced", **kept})
     if not encoder.reads_images:

@@ -104,7 +104,7 @@ def folder(pictures: list[Path], monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def expected(folder: Path, checkpoint: Path) -> list[IndexRow]:
     """The rows of an index that this machine makes alone."""
-    with writable_store(folder, str(checkpoint)) as (index, encoder):
+    with writable_store(folder, ModelSpec(checkpoint)) as (index, encoder):
         assert update_store(index, encoder).added == 22
         rows = index.rows(thumbnails=True)
     shutil.rmtree(folder / STORE)
@@ -157,7 +157,10 @@ def test_killed_workers_lose_and_double_nothing(
     deadly = folder / "deadly.jpg"
     with deadly.open("wb") as file:
         file.truncate(1 << 33)  # so that it takes a while to be read
-    with reading_on_cluster(f"127.0.0.1:{port}") as read, writable_store(folder, str(checkpoint)) as (index, encoder):
+    with (
+        reading_on_cluster(f"127.0.0.1:{port}") as read,
+        writable_store(folder, ModelSpec(checkpoint)) as (index, encoder),
+    ):
         with killing_readers(deadly) as killed:
             report = update_store(index, encoder, read=read)
         assert (len(killed), report.added, len(index)) == (3, 22, len(expected))
@@ -244,7 +247,7 @@ def test_a_lost_local_cluster_is_an_error_and_what_was_committed_stays(
     for path in slow:
         with path.open("wb") as file:
             file.truncate(1 << 34)
-    with writable_store(folder, str(checkpoint)) as (index, encoder):
+    with writable_store(folder, ModelSpec(checkpoint)) as (index, encoder):
         with pytest.raises(ClusterError, match="was lost; rerun the command"), reading_on_cluster("local") as read:
             update_store(index, encoder, track, read)
         for path in slow:

@@ -14,6 +14,7 @@ HARNESS = """
 import hashlib, os, random, signal, sys, time, traceback
 from pathlib import Path
 from perception_encoder.inference.load import load
+from perception_encoder.inference.model_spec import ModelSpec
 from perception_encoder.search.storage import update as module
 
 folder, checkpoint, kills, files = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[5])
@@ -24,7 +25,7 @@ module.COMMIT_SECONDS = 0.0
 type(encoder).batch_size = 4
 
 def update():
-    with module.writable_store(folder, checkpoint) as (index, encoder):
+    with module.writable_store(folder, ModelSpec(checkpoint)) as (index, encoder):
         module.update_store(index, encoder)
 
 def report():

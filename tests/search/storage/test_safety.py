@@ -14,6 +14,7 @@ from PIL import Image
 
 from perception_encoder.errors import OutputError, SearchIndexError
 from perception_encoder.inference.encoder import Encoder
+from perception_encoder.inference.model_spec import ModelSpec
 from perception_encoder.search.storage.database import DATABASE
 from perception_encoder.search.storage.store import STORE, IndexStore
 from perception_encoder.search.storage.update import UpdateReport, update_store, writable_store
@@ -138,10 +139,10 @@ def test_an_index_elsewhere_is_as_private_as_the_images(checkpoint: Path, folder
         home.mkdir(mode=0o755)
         for mode, seen in ((0o755, {0o055, 0o044}), (0o700, {0})):
             folder.chmod(mode)
-            with writable_store(folder, str(checkpoint), directory=home) as (index, own):
+            with writable_store(folder, ModelSpec(checkpoint), directory=home) as (index, own):
                 update_store(index, own)  # the second time, no file has changed
             assert modes(home / STORE) == seen
-        with writable_store(folder, str(checkpoint), rebuild=True, directory=home) as (index, own):
+        with writable_store(folder, ModelSpec(checkpoint), rebuild=True, directory=home) as (index, own):
             update_store(index, own)
         assert modes(home / STORE) == {0}
     finally:

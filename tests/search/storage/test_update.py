@@ -165,7 +165,7 @@ def test_another_model_or_rate_is_refused_until_rebuilt(folder: Path, checkpoint
     update()
     with (
         pytest.raises(SearchIndexError, match=r"weight_hash .*pe index --rebuild"),
-        writable_store(folder, "builtin"),
+        writable_store(folder, ModelSpec("builtin")),
     ):
         pass
     with pytest.raises(SearchIndexError, match=r"with model \S+, not timm:other"):  # and no details
