@@ -11,8 +11,7 @@ from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.model_spec import ModelKeywords, ModelSpec
 from perception_encoder.models.checkpoints.find import TowerChoice, find_weights
 from perception_encoder.models.defaults import chosen_precision, default_model
-from perception_encoder.models.libraries import find_adapter, load_tower
-from perception_encoder.models.registry import RANDOM, shown_name
+from perception_encoder.models.libraries import find_adapter
 from perception_encoder.runtime.choice import runtime_for
 from perception_encoder.runtime.openvino_towers import OpenVinoTowers
 from perception_encoder.runtime.runtime import AUTO, PRECISIONS, Precision, check_choice
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
 
     from perception_encoder.inference.layer_features import LayerFeatures
     from perception_encoder.models.external import Adapter
-    from perception_encoder.runtime.layer_towers import LayerTowers
 
 ModelLike = str | Path | ModelSpec | Encoder | None
 """The model of a call: a name or path, a spec, or a loaded encoder; None for the default model."""
@@ -143,6 +141,7 @@ def _adjusted(encoder: Encoder, spec: ModelSpec) -> Encoder:
 
 def _load_external(spec: ModelSpec, adapter: Adapter | None) -> Encoder:
     from perception_encoder.models.precision import choose_device
+    from perception_encoder.runtime.layer_towers import LayerTowers
     from perception_encoder.runtime.library_towers import LibraryTowers
 
     own = adapter if adapter is not None and not adapter.random and adapter.has_output else None
@@ -156,7 +155,7 @@ def _load_external(spec: ModelSpec, adapter: Adapter | None) -> Encoder:
         _check_torch(spec)
     if own is not None:
         return Encoder(LibraryTowers(own, choose_device(spec.device), spec.dtype), own.name)
-    towers = _layer_towers(spec, adapter, final_norm=True)
+    towers = LayerTowers.load(spec.name, adapter, spec.device, spec.dtype, final_norm=True)
     return Encoder(towers, towers.source).variant(layer=-1)
 
 
@@ -192,10 +191,12 @@ def load_layers(
         >>> layers = pe.load_layers("timm:vit_small_patch14_dinov2.lvd142m", layer=-3)
     """
     from perception_encoder.inference.layer_features import LayerFeatures
+    from perception_encoder.runtime.layer_towers import LayerTowers
 
     spec = ModelSpec.of(name, device, layer=layer, trust_remote_code=trust_remote_code).with_dtype(dtype)
     _check_torch(spec)
-    towers = _layer_towers(spec, find_adapter(spec.name, spec.trust_remote_code)[0], final_norm)
+    adapter, _ = find_adapter(spec.name, spec.trust_remote_code)
+    towers = LayerTowers.load(spec.name, adapter, spec.device, spec.dtype, final_norm)
     return LayerFeatures(towers).at(-1 if spec.layer is None else spec.layer)
 
 
@@ -210,13 +211,3 @@ def open_layers(
     if isinstance(model, Encoder):
         return LayerFeatures.of(model, final_norm).at(-1 if layer is None else layer)
     return load_layers(model, layer=layer, final_norm=final_norm)
-
-
-def _layer_towers(spec: ModelSpec, adapter: Adapter | None, final_norm: bool) -> LayerTowers:
-    from perception_encoder.runtime.layer_towers import LayerTowers
-
-    source = str(spec.name).removeprefix(RANDOM)
-    random = "" if source == str(spec.name) else RANDOM
-    shown = adapter.name if adapter else random + (shown_name(source) or Path(source).stem)
-    tower = adapter.tower() if adapter else load_tower(spec.name)
-    return LayerTowers(shown, tower, spec.device, spec.dtype, final_norm)

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -18,9 +19,10 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from perception_encoder.errors import ConfigError, DataError, ModelError
-from perception_encoder.models.external import Role
+from perception_encoder.models.external import Adapter, Role
+from perception_encoder.models.libraries import load_tower
 from perception_encoder.models.precision import choose_device, fast_dtype
-from perception_encoder.models.registry import library_model_name
+from perception_encoder.models.registry import RANDOM, library_model_name, shown_name
 from perception_encoder.models.tower import Tower
 from perception_encoder.preprocess.image import ImageTransform
 from perception_encoder.runtime.torch_towers import CACHED_ACTIVATIONS, TorchThreads, pooled
@@ -67,6 +69,21 @@ class LayerTowers(Towers):
         self.dtype = dtype or fast_dtype(self.device)
         tower.model.to(self.device, self.dtype).requires_grad_(False).train(False)
         self.runtime = TorchThreads(self.device, self.dtype, max(2, self.batch_size(self.image_size)))
+
+    @classmethod
+    def load(
+        cls,
+        name: str | Path,
+        adapter: Adapter | None,
+        device: str | torch.device | None,
+        dtype: torch.dtype | None,
+        final_norm: bool,
+    ) -> Self:
+        """Load the tower of a name, or of another library's adapter."""
+        source = str(name).removeprefix(RANDOM)
+        random = "" if source == str(name) else RANDOM
+        shown = adapter.name if adapter else random + (shown_name(source) or Path(source).stem)
+        return cls(shown, adapter.tower() if adapter else load_tower(name), device, dtype, final_norm)
 
     @property
     def weight_hash(self) -> str:
