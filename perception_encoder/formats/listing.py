@@ -54,6 +54,19 @@ class Item:
         """Name in messages: the id, with the path if a table's id does not contain it."""
         return self.id if self.path in self.id or self.source is None else f"{self.id} ({self.path})"
 
+    def stat(self) -> tuple[int, os.stat_result]:
+        """Return the size in bytes and the status of the file that holds it (of a tar's member, the tar's)."""
+        if self.problem is not None:
+            raise self.problem
+        member = self.source if isinstance(self.source, TarMember) else None
+        file = member.tar if member else self.source
+        assert isinstance(file, Path)  # not a text nor a URL
+        try:
+            status = file.stat()
+        except OSError as error:
+            raise MediaNotFoundError(self.id, f"cannot be read: {error.strerror or error}") from None
+        return member.size if member else status.st_size, status
+
     def open(self, limits: FetchLimits | None = None) -> Path | bytes:
         """Return the file to read, or its bytes; raises InputError for a text or a problem."""
         if self.problem is not None:

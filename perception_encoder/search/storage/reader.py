@@ -23,9 +23,8 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
-from perception_encoder.errors import InputError, MediaNotFoundError, detached
+from perception_encoder.errors import InputError, detached
 from perception_encoder.formats.listing import Item, is_listed_type, list_items
-from perception_encoder.formats.tars import TarMember
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.pipeline import guess_kind
 from perception_encoder.preprocess.budget import DECODING
@@ -106,13 +105,13 @@ def find_changes(root: Path, indexed: Mapping[str, FileState], excluded: Sequenc
     for item in list_items([root.absolute()], left_out, excluded):
         path = item.path.removeprefix(base)
         try:
-            size, modified = _status(item)
+            size, status = item.stat()
             if not names_media(path):
                 raise InputError(item.id, "has a name that leads out of the directory")
         except InputError as error:
             failures.append(error)
             continue
-        state = indexed.get(path)
+        state, modified = indexed.get(path), time_modified(status)
         listed.add(path)
         candidates.pop(path, None)
         if state is None or (state.size, state.modified) != (size, modified):
@@ -124,20 +123,6 @@ def find_changes(root: Path, indexed: Mapping[str, FileState], excluded: Sequenc
     return Changes(
         candidates=list(candidates.values()), gone=gone, unchanged=unchanged, failures=failures, left_out=left_out
     )
-
-
-def _status(item: Item) -> tuple[int, int]:
-    """Return the size in bytes and the modification time (for a tar member, the tar's), or raise InputError."""
-    if item.problem is not None:
-        raise item.problem
-    path = item.source.tar if isinstance(item.source, TarMember) else item.source
-    assert isinstance(path, Path)  # a directory holds neither texts nor URLs
-    try:
-        status = path.stat()
-    except OSError as error:
-        raise MediaNotFoundError(item.id, f"cannot be read: {error.strerror or error}") from None
-    size = item.source.size if isinstance(item.source, TarMember) else status.st_size
-    return size, time_modified(status)
 
 
 @dataclass(frozen=True)
