@@ -62,8 +62,6 @@ BENCHMARKS = sorted((ROOT / "benchmarks").rglob("*.py"))
 
 NAMES_IMPORTED = 90
 """Maximum number of names of other packages that each one imports."""
-SHARED_NAMES: dict[str, int] = {}
-"""Public classes and functions of more than one module outside cli, and how many each: the aim is none."""
 ENCODERS = ("Encoder", "LayerFeatures")
 """Classes that are an encoder or the layers of one."""
 
@@ -167,7 +165,7 @@ def test_public_names_are_given_once() -> None:
     nodes = [node for path in outside for node in parse(path).body if isinstance(node, DEFINITIONS)]
     overloads = [node for node in nodes if any("overload" in ast.unparse(item) for item in node.decorator_list)]
     counts = Counter(node.name for node in nodes if not node.name.startswith("_") and node not in overloads)
-    assert {name: n for name, n in counts.items() if n > SHARED_NAMES.get(name, 1)} == {}
+    assert {name: n for name, n in counts.items() if n > 1} == {}
 
 
 def test_two_concepts_of_an_encoder() -> None:
