@@ -48,6 +48,7 @@ REDUCED_MODELS = ("builtin", "PE-Core-T16-384", "PE-Core-B16-224", "PE-Core-L14-
 VIDEO_SIZE, VIDEO_RATE, VIDEO_SECONDS, VIDEO_COUNT = (1920, 1080), 30, 10, 4
 PRECISIONS = ("auto", "int8")
 ENCODE, DECODE, EMBED = "encode only", "decode only", "directory to file"
+DECODE_REDUCED = "decode only, reduced"
 INDEX = {"exact": "directory to rows of an index, exact", "reduced": "directory to rows of an index"}
 
 
@@ -153,7 +154,7 @@ def contenders(encoder: Encoder, paths: Sequence[Path]) -> tuple[dict[str, Calla
     if videos or len(frames) == len(paths) == LARGE_COUNT:
         runs |= {label: partial(index, decoding) for decoding, label in INDEX.items()}
         reduced = encoder.decoding_as("reduced")
-        runs["decode only, reduced"] = lambda: list(
+        runs[DECODE_REDUCED] = lambda: list(
             map_in_order(lambda item: reduced.decode(item.media(), feature), items, workers, runtime)
         )
     return runs, len(frames)

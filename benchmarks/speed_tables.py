@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.embed import EMBED, ENCODE, INDEX
+from benchmarks.decode import ALL
+from benchmarks.decode import OURS as SAMPLED
+from benchmarks.embed import DECODE, DECODE_REDUCED, EMBED, ENCODE, INDEX
 from benchmarks.results import Read, Rows, Tables
 from perception_encoder.evaluation.statistics.bootstrap import EstimatedDifference
 
 OURS, OTHER_MODEL, LIMIT = "perception-encoder", "CLIP of the same size", "limit"
-MACHINES = {"encode": "AMD EPYC, AVX-512", "encode_amx": "Intel Xeon, AMX"}
-"""Files of results, one a machine, and what the page calls it."""
 EARLIER = " †"
 """Ends a cell that is of a run before the last."""
 _INT8 = f"{OURS}, OpenVINO, int8"
@@ -23,69 +23,72 @@ _KINDS = {"image": "images, {}", "single": "a single image, {}", "text": "texts,
 
 def speed_tables(read: Read) -> Tables:
     """Return all tables by their headings; the first has none."""
+    amx = read("encode_amx")
     return {
-        "": beside_peers({name: read(file) for file, name in MACHINES.items()}, read),
-        "Other jobs": [("job", "ratio", "here", "compared with"), *_other_jobs(read)],
+        "": beside_peers(read("encode")),
+        "With AMX": with_amx(amx),
+        "Files": [*file_rates(read("embed"))],
+        "Videos": video_seconds(read("decode")),
+        "Other jobs": [("job", "ratio", "here", "compared with", "rounds"), *_other_jobs(read, amx["start"])],
         "What int8 costs": int8_costs(read("int8")),
     }
 
 
-def beside_peers(machines: Mapping[str, Mapping[str, Any]], read: Read) -> Rows:
-    """Return one row a job and two columns a machine, bfloat16 and int8: the ratio to the best peer, and our rate."""
-    ratios = {name: _ratios(result) for name, result in machines.items()}
-    towers = next(iter(machines.values()))["towers"]
-    heads = [f"{name}, {_rounds(result)} rounds" for name, result in machines.items()]
-    rows: Rows = [("job", *(f"{head}: {kind}" for head in heads for kind in ("bfloat16", "int8")))]
+def beside_peers(result: Mapping[str, Any]) -> Rows:
+    """Return one row a tower: inputs a second of ours and of the best peer, then the ratios; † marks an earlier run."""
+    rows: Rows = [("inputs a second", "bfloat16, default", "int8", "best peer", "its setting", "ratios", "rounds")]
     for kind, title in _KINDS.items():
-        for tower in (name for name in towers if name.endswith(f":{kind}")):
-            cells = [cell for of_machine in ratios.values() for cell in of_machine.get(tower, ("–", "–"))]
-            rows.append((title.format(tower.partition(":")[0].removeprefix("PE-Core-")), *cells))
-    none = ("–", "–") * (len(machines) - 1)
-    rows += [(job, *cells, *none) for job, cells in _index_rows(read("embed")["media"]).items()]
-    for row in read("peers")["rows"]:
-        cells = [f"{rate / row['peer']:.2f} ({rate:.3g}/s)" for rate in row["rates"].values()]
-        rows.append((row["job"], *cells, *none))
-    shell, bare = map(median, read("search")["shell"]["seconds"].values())
-    starts = [
-        machine.get("start", {"pe search": shell, "import torch": bare}).values() for machine in machines.values()
+        for name, tower in result["towers"].items():
+            if name.endswith(f":{kind}"):
+                rates = median_rates(tower)
+                mark = "" if "summary" in tower else EARLIER
+                job = title.format(name.partition(":")[0].removeprefix("PE-Core-")) + mark
+                rows.append((job, *_beside(rates), str(len(next(iter(tower["speeds"].values()))))))
+    return rows
+
+
+def _beside(rates: Mapping[str, float]) -> Sequence[str]:
+    peer = best_peer(rates)
+    ours = [rate for rate in (best_float(rates), rates.get(_INT8)) if rate is not None]
+    cells = [f"{rate:.3g}" for rate in ours] + ["–"] * (2 - len(ours))
+    return *cells, f"{rates[peer]:.3g}", peer, ", ".join(f"{rate / rates[peer]:.2f}" for rate in ours)
+
+
+def with_amx(result: Mapping[str, Any]) -> Rows:
+    """Return images a second by how many a request computes, and how many requests run at once."""
+    shapes = list(next(iter(result["requests"].values())))
+    rows: Rows = [("images a second, by images a request × requests at once", *shapes)]
+    rows += [
+        (name.removeprefix("PE-Core-"), *(f"{of_shape[shape]:.1f}" for shape in shapes))
+        for name, of_shape in result["requests"].items()
     ]
-    cells = [cell for search, torch in starts for cell in (f"{search / torch:.2f} ({search:.2f} s)", "–")]
-    return [*rows, ("start, time of `pe search` ÷ `import torch` (lower is better)", *cells)]
+    return rows
 
 
-def _ratios(result: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
-    """Return a machine's cells by tower: ratios alone if its rates were not kept, marked if the run kept no summary."""
-    cells = {name: tuple(f"{ratio:.2f}" for ratio in pair.values()) for name, pair in result.get("ratios", {}).items()}
-    for name, tower in result["towers"].items():
-        rates = median_rates(tower)
-        best, mark = best_peer(rates), "" if "summary" in tower else EARLIER
-        ours = best_float(rates), rates.get(_INT8)
-        cells[name] = tuple("–" if rate is None else f"{rate / best:.2f} ({rate:.3g}/s){mark}" for rate in ours)
-    return cells  # type: ignore[return-value]
-
-
-def _rounds(result: Mapping[str, Any]) -> str:
-    """Return how many rounds a machine's contenders took, from the fewest to the most."""
-    counts = [len(rates) for tower in result["towers"].values() for rates in tower["speeds"].values()]
-    counts.append(result.get("rounds", counts[0] if counts else 0))
-    return "–".join(map(str, sorted({min(counts), max(counts)})))
-
-
-def _index_rows(media: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Return, by job, the share of encoding alone that indexing or embedding files reaches, and its rate.
-
-    A run that did not time both decodings is an earlier one.
-    """
-    cells: dict[str, list[str]] = {}
-    for label, case in media.items():
+def file_rates(result: Mapping[str, Any]) -> Iterator[Sequence[str]]:
+    """Yield images or frames a second from files to rows, and what limits them."""
+    yield "from files, default precision", "a second", "encoding alone", "decoding alone", "limited by", "rounds"
+    cases = {f"`pe embed`, small JPEGs, {name}": (EMBED, DECODE, speeds) for name, speeds in result["speeds"].items()}
+    for label, case in result["media"].items():
         model, precision, kind = label.split(", ")
-        part = INDEX["reduced"] if INDEX["reduced"] in case["speeds"] else EMBED
-        if kind != "photographs":  # of 640 × 480: see the other jobs
-            rate, alone = (median(case["speeds"][name]) for name in (part, ENCODE))
-            job = f"index {kind}, {model.removeprefix('PE-Core-')} ÷ encoding alone"
-            mark = "" if INDEX["exact"] in case["speeds"] else EARLIER
-            cells.setdefault(job, ["–", "–"])[precision == "int8"] = f"{rate / alone:.2f} ({rate:.3g}/s){mark}"
-    return cells
+        if kind != "photographs" and precision == "auto" and INDEX["reduced"] in case["speeds"]:
+            cases[f"`pe index`, {kind}, {model}"] = (INDEX["reduced"], DECODE_REDUCED, case["speeds"])
+    for job, (way, decoding, speeds) in cases.items():
+        rate, encode, decode = (median(speeds[name]) for name in (way, ENCODE, decoding))
+        cells = (f"{value:.3g}" for value in (rate, encode, decode))
+        limit = "decoding" if decode < encode else "encoding"
+        yield job.replace("PE-Core-", ""), *cells, limit, str(len(speeds[way]))
+
+
+def video_seconds(result: Mapping[str, Any]) -> Rows:
+    """Return the CPU time that a minute of video takes, by codec."""
+    minutes = result["seconds"] / 60
+    rows: Rows = [("CPU seconds for a minute of video", "a frame each second", "all frames, PyAV", "share", "rounds")]
+    for clip, ways in result["cpu_seconds"].items():
+        ours, whole = (median(ways[name]) for name in (SAMPLED, ALL))
+        cells = f"{ours / minutes:.2f}", f"{whole / minutes:.2f}", f"{ours / whole:.2f}", str(len(ways[ALL]))
+        rows.append((clip, *cells))
+    return rows
 
 
 def int8_costs(result: Mapping[str, Any]) -> Rows:
@@ -115,9 +118,10 @@ def median_rates(result: Mapping[str, Any]) -> dict[str, float]:
     return {label: median(values) for label, values in result["speeds"].items()}
 
 
-def best_peer(rates: Mapping[str, float]) -> float:
-    """Return the fastest that other libraries compute the same model, in any setting."""
-    return max(rate for label, rate in rates.items() if not label.startswith((OURS, OTHER_MODEL, LIMIT)))
+def best_peer(rates: Mapping[str, float]) -> str:
+    """Return the label of the fastest that other libraries compute the same model, in any setting."""
+    peers = {label: rate for label, rate in rates.items() if not label.startswith((OURS, OTHER_MODEL, LIMIT))}
+    return max(peers, key=peers.__getitem__)
 
 
 def best_float(rates: Mapping[str, float]) -> float:
@@ -125,32 +129,37 @@ def best_float(rates: Mapping[str, float]) -> float:
     return max(rate for label, rate in rates.items() if label.startswith(OURS) and label != _INT8)
 
 
-def _alone(what: str, here: str) -> Sequence[str]:
-    return what, "–", here, "–"
+def _alone(what: str, here: str, rounds: object = "–") -> Sequence[str]:
+    return what, "–", here, "–", str(rounds)
 
 
-def _ratio(what: str, ours: float, theirs: float, unit: str, other: str, digits: int = 1) -> Sequence[str]:
-    return what, f"{ours / theirs:.2f}", f"{ours:,.{digits}f} {unit}", f"{other}: {theirs:,.{digits}f}"
+def _ratio(
+    what: str, ours: Sequence[float], theirs: Sequence[float], unit: str, other: str, digits: int = 1
+) -> Sequence[str]:
+    here, there = median(ours), median(theirs)
+    cells = f"{here / there:.2f}", f"{here:,.{digits}f} {unit}", f"{other}: {there:,.{digits}f}"
+    return what, *cells, str(min(len(ours), len(theirs)))
 
 
-def _other_jobs(read: Read) -> Iterator[Sequence[str]]:
-    for name, by_part in read("embed")["speeds"].items():
-        rate, alone = (median(by_part[part]) for part in (EMBED, ENCODE))
-        yield _ratio(f"embed small JPEGs, {name}", rate, alone, "images/s", "encoding alone")
+def _other_jobs(read: Read, amx_start: Mapping[str, float]) -> Iterator[Sequence[str]]:
     search = read("search")
-    first = median(search["page"]["cold"]["first page"])
-    yield _alone("`pe serve`, 100,000 images: first page", f"{first:,.0f} ms")
+    shell, bare = search["shell"]["seconds"].values()
+    yield _ratio("start of `pe search` (lower is better)", shell, bare, "s", "`import torch`", 2)
+    shell, bare = amx_start.values()
+    cells = f"{shell / bare:.2f}", f"{shell:.2f} s", f"`import torch`: {bare:.2f}"
+    yield "start of `pe search`, with AMX (lower is better)", *cells, "–"
+    first = search["page"]["cold"]["first page"]
+    yield _alone("`pe serve`, 100,000 images: first page", f"{median(first):,.0f} ms", len(first))
     for kind, loads in search["server"]["loads"].items():
         yield _alone(f"embedding server, {kind}s, 64 clients", f"{loads['64']['rate']:,.0f} answers/s")
     training = read("train")["speeds"]
-    for name in ("nano, 128 px", "PE-Core-B16, 224 px"):
-        ours, theirs = (median(training[name][who]) for who in ("ours", "open_clip"))
-        yield _ratio(f"train, {name}", ours, theirs, "pairs/s", "open_clip", 1 if theirs > 10 else 2)
+    for name, digits in (("nano, 128 px", 1), ("PE-Core-B16, 224 px", 2)):
+        ours, theirs = (training[name][who] for who in ("ours", "open_clip"))
+        yield _ratio(f"train, {name}", ours, theirs, "pairs/s", "open_clip", digits)
     model, parts = list(read("language_speed")["generation"].items())[-1]
     for precision in ("bfloat16", "int8"):
-        ours, theirs = (
-            1 / median(parts["step"][name]) for name in (f"OpenVINO, {precision}", "transformers, bfloat16")
-        )
+        steps = (parts["step"][name] for name in (f"OpenVINO, {precision}", "transformers, bfloat16"))
+        ours, theirs = ([1 / seconds for seconds in step] for step in steps)
         yield _ratio(f"generate, {model}, {precision}", ours, theirs, "tokens/s", "transformers, bfloat16", 0)
-    seconds = read("dense_speed")["seconds"]
-    yield _alone("`pe track`, 480 px, a frame", f"{1000 * median(seconds['pe track, 480 px']):.0f} ms")
+    seconds = read("dense_speed")["seconds"]["pe track, 480 px"]
+    yield _alone("`pe track`, 480 px, a frame", f"{1000 * median(seconds):.0f} ms", len(seconds))

@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.decode import CLIPS
 from benchmarks.encode import __main__ as encode
 from benchmarks.encode import peers, rounds
 from benchmarks.encode.case import Case, Contender, Kind, case_of
-from benchmarks.result_pages import PAGES, RESULTS, read_result
-from benchmarks.speed_tables import beside_peers
+from benchmarks.result_pages import RESULTS, read_result
+from benchmarks.speed_tables import beside_peers, speed_tables
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.config import TextConfig, VisionConfig
 from perception_encoder.models.initialization import initialize
 
-KINDS = ("bfloat16", "int8")
 ROUNDINGS = {"float32": 24 * 64, "bfloat16": 24}
 """Of a value on its way through the two blocks: a dozen a block, of sums of up to 64 products, which are in float32."""
 LEAST_COSINE = {name: 1 - (n * torch.finfo(getattr(torch, name)).eps) ** 2 / 2 for name, n in ROUNDINGS.items()}
@@ -150,35 +150,28 @@ def test_ratios_are_to_the_best_peer_of_the_same_model() -> None:
     }
     tower = {"speeds": {label: [rate] * 12 for label, rate in speeds.items()}, "summary": {}}
     lesser = {"speeds": {label: [rate] * 10 for label, rate in speeds.items() if "int8" not in label}}
-    machines = {
-        "A": {"towers": {"PE-Core-B16-224:image": tower, "PE-Core-T16-384:text": lesser}},
-        "B": {"towers": {}, "rounds": 10, "ratios": {"PE-Core-B16-224:image": {"bfloat16": 0.9, "int8": 1.5}}},
-    }
-    head, images, texts, *_ = beside_peers(machines, read_result)
-    assert head == (
-        "job",
-        *(f"A, 10–12 rounds: {kind}" for kind in KINDS),
-        *(f"B, 10 rounds: {kind}" for kind in KINDS),
-    )
-    assert images == ("images, B16-224", "1.50 (24/s)", "2.50 (40/s)", "0.90", "1.50")
-    assert texts == ("texts, T16-384", "2.00 (24/s) †", "–", "–", "–"), "without a summary, it is of an earlier run"
+    head, *rows = beside_peers({"towers": {"PE-Core-B16-224:image": tower, "PE-Core-T16-384:text": lesser}})
+    assert head[-2:] == ("ratios", "rounds")
+    assert rows == [
+        ("images, B16-224", "24", "40", "16", "onnxruntime, int8", "1.50, 2.50", "12"),
+        ("texts, T16-384 †", "24", "–", "12", "timm, compiled, bfloat16", "2.00", "10"),
+    ], "without a summary, it is of an earlier run"
 
 
-def test_the_speed_page_marks_earlier_runs_of_indexing() -> None:
-    rows = {row[0]: row[1:3] for row in PAGES["speed"](read_result)[""]}  # type: ignore[call-overload]
-    marked = {
-        job: tuple(cell.endswith("†") for cell in cells) for job, cells in rows.items() if job.startswith("index")
-    }
-    assert marked == {
-        "index 12-megapixel JPEGs, B16-224 ÷ encoding alone": (False, True),
-        "index 1080p videos, B16-224 ÷ encoding alone": (False, True),
-        "index 12-megapixel JPEGs, N16-128 ÷ encoding alone": (False, True),
-        "index 1080p videos, N16-128 ÷ encoding alone": (True, True),
-        "index 12-megapixel JPEGs, ViT-B/32, beside rclip": (False, False),
-    }
+def test_files_say_whether_decoding_limits_them() -> None:
+    head, *rows = speed_tables(read_result)["Files"]
+    limits = {str(row[0]): row[head.index("limited by")] for row in rows}
+    assert limits["`pe index`, 12-megapixel JPEGs, B16-224"] == "encoding"
+    assert limits["`pe index`, 1080p videos, B16-224"] == "decoding"
+
+
+def test_a_frame_each_second_of_h264_takes_at_most_a_third_of_all_frames() -> None:
+    head, *rows = speed_tables(read_result)["Videos"]
+    shares = {str(row[0]): float(row[head.index("share")]) for row in rows}
+    assert list(shares) == list(CLIPS) and shares["H.264, 1080p30"] <= 1 / 3
 
 
 def test_the_page_opens_with_one_short_table() -> None:
     text = (RESULTS / "speed.md").read_text(encoding="utf-8")
-    assert len(PAGES["speed"](read_result)[""]) <= 1 + 20  # type: ignore[call-overload]
+    assert len(speed_tables(read_result)[""]) <= 1 + 20
     assert sum(any(map(str.isalnum, word)) for word in text.split()) <= 900
