@@ -76,7 +76,7 @@ class CLIP(nn.Module):
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute each block in the backward pass instead of storing its activations."""
         self.visual.set_grad_checkpointing(enable)
-        self.text.transformer.checkpointing = enable
+        self.text.set_grad_checkpointing(enable)
 
 
 class TextTransformer(nn.Module):
@@ -103,3 +103,7 @@ class TextTransformer(nn.Module):
         x = self.transformer(x)  # (B, T, D)
         ends = x[torch.arange(x.shape[0], device=x.device), tokens.argmax(dim=-1)]
         return self.ln_final(ends) @ self.text_projection
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute each block in the backward pass instead of storing its activations."""
+        self.transformer.checkpointing = enable
