@@ -223,8 +223,7 @@ def _sample(
         timeline = _scan(container, video)
         if not timeline.ticks:
             raise MediaDecodeError(name, "holds no frames")
-        times = timeline.times
-        end, taken = timeline.duration, recorded(container)
+        times, end, taken = timeline.times, timeline.duration, recorded(container)
         first = due = times[max(0, bisect.bisect_right(times, start) - 1)]
         numbers = []
         for number, time in enumerate(times):
@@ -234,8 +233,7 @@ def _sample(
         due = first
         exact, numbers = numbers, _near(timeline, numbers, every) if near else numbers
         if timeline.indexed:
-            images = FrameImages(name, side)
-            again = source if near and side else None
+            images, again = FrameImages(name, side), source if near and side else None
             with closing(_in_parts(again, (container, video), timeline, numbers, images)) as frames:
                 for number, image, size in _keep_cuts(frames, source, timeline, exact, images) if near else frames:
                     yield SampledFrame(image, times[number], end, size, taken)
@@ -243,8 +241,7 @@ def _sample(
     if timeline.indexed and due > times[numbers[-1]]:
         _warn_of_damage(timeline, name)
         return
-    damaged = not timeline.complete
-    images = FrameImages(name, side)
+    damaged, images = not timeline.complete, FrameImages(name, side)
     with open_container(stream, name) as (container, video):
         for number, frame in enumerate(_decode(container, video)):
             late = max(0, number - len(times) + 1)

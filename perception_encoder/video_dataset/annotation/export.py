@@ -57,7 +57,7 @@ def export_dataset(
     """Write videos with `human_caption`, `refined_by`, `caption_rating` and `caption_reviewed`, without people's names.
 
     `selection`: further metadata, such as a category, by SPLIT/KEY of the only videos to write; None for all. Raises
-    OutputError unless `out` is new or empty, and DataError for a damaged tar and if there is no video to write.
+    OutputError if `out` is not empty, and DataError for a damaged tar or if no video is left to write.
     """
     refinements = {(refinement.tar, refinement.key): refinement for refinement in read_refinements(project)}
     refined: list[str] = []

@@ -94,7 +94,7 @@ def serve_annotations(
         on_start: Called with the number of videos and the address once the server listens.
 
     Raises:
-        ConfigError: The port is taken, or `double` is no share.
+        ConfigError: The port is taken, or `double` is not between 0 and 1.
         DataError: There are no videos.
         MissingExtraError: The extra `search` is not installed.
 
