@@ -246,6 +246,13 @@ def test_generated_reference_is_current(name: str, tmp_path: Path) -> None:
     assert made == kept, f"run: python {script}"
 
 
+def test_the_page_of_models_is_current(tmp_path: Path) -> None:
+    """With the registry, the results in JSON, and the published scores."""
+    made, kept = tmp_path / "models.md", ROOT / "docs" / "models.md"
+    subprocess.run([sys.executable, "-m", "docs.model_page", made], cwd=ROOT, check=True, capture_output=True)
+    assert made.read_text(encoding="utf-8") == kept.read_text(encoding="utf-8"), "run: python -m docs.model_page"
+
+
 def test_links_of_the_reference_lead_to_the_name_in_their_text() -> None:
     """To the heading of that name, in the module that a dotted name says; a plain word is a method of its own class."""
     places = {name: where for page in (ROOT / "docs" / "api").glob("*.md") for name, where in described(page).items()}
