@@ -27,7 +27,8 @@ PAGE = """\
 {note}
 
 Every encoder, language model and head that `pe models` lists. `pe models use NAME` downloads one and makes it the
-default of its kind; in Python, `pe.load("NAME")` and `pe.load_assistant("NAME")` load it.
+default of its kind; in Python, `pe.load("NAME")` and `pe.load_assistant("NAME")` load it. Which family to take: [PE,
+SigLIP 2, DINOv3 or EUPE?](choose.md)
 
 ## Encoders
 
