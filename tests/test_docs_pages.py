@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import operator
 import re
+import tomllib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import typer
+
+import perception_encoder as pe
+from perception_encoder.cli.groups import adapt
+from perception_encoder.cli.main import app
 from perception_encoder.models.registry import MODELS
 
-DOCS = Path(__file__).parent.parent / "docs"
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+OBJECTS = {"index": pe.Index, "dataset": pe.VideoDataset, "assistant": pe.Assistant}
+"""What the map's calls on objects are methods of."""
 
 
 def read_page(name: str) -> str:
@@ -35,3 +47,53 @@ def test_scores_of_pe_beside_other_families_are_those_of_the_registry() -> None:
     }
     assert len(rows) == 5
     assert words(text) <= 700
+
+
+def rows_of(text: str) -> Iterator[list[str]]:
+    """The rows of all tables of a page, by cells, without their headings."""
+    for line in re.findall(r"^\|.*\|$", text, flags=re.MULTILINE):
+        cells = [cell.strip() for cell in line[1:-1].split("|")]
+        if not re.fullmatch(r"-+|I want to …", cells[0]):
+            yield cells
+
+
+def spans(cell: str) -> list[str]:
+    """The code of a cell; `pe export onnx`, `openvino` mean both `pe export onnx` and `pe export openvino`."""
+    found: list[str] = []
+    for span in re.findall(r"`([^`]+)`", cell):
+        group = found[-1].rpartition(" ")[0] if found else ""
+        found.append(f"{group} {span}" if group and re.fullmatch(r"[a-z][a-z-]*", span) else span)
+    return found
+
+
+def leaves(command: Any, context: Any, name: str = "pe") -> Iterator[str]:
+    """The commands, such as `pe export onnx`."""
+    adapt(command, context)
+    if not hasattr(command, "list_commands"):
+        yield name
+        return
+    for child in command.list_commands(context):
+        below = command.get_command(context, child)
+        yield from leaves(below, typer.Context(below, info_name=child, parent=context), f"{name} {child}")
+
+
+def test_the_map_has_every_command_and_every_extra() -> None:
+    text = read_page("map.md")
+    program: Any = typer.main.get_command(app)
+    commands = {name.removesuffix(" list") for name in leaves(program, typer.Context(program, info_name="pe"))}
+    rows = list(rows_of(text))
+    assert {len(row) for row in rows} == {5}
+    shown = {span for row in rows for span in spans(row[1])}
+    assert commands - shown == set(), "add a row to docs/map.md"
+    assert {span for span in shown if span.startswith("pe ") and not re.match("pe (?:serve|train) ", span)} <= commands
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    assert {span for row in rows for span in spans(row[3])} == set(extras), "docs/map.md has other extras"
+    assert words(text) <= 500
+
+
+def test_the_calls_of_the_map_exist() -> None:
+    calls = [span for row in rows_of(read_page("map.md")) for span in spans(row[2]) if "=" not in span]
+    assert len(calls) >= 30
+    for call in calls:
+        owner, name = re.fullmatch(r"(\w+)\.([\w.]+)(?:\(.*\))?", call).groups()  # type: ignore[union-attr]
+        operator.attrgetter(name)(OBJECTS.get(owner, pe))
