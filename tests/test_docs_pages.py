@@ -1,7 +1,8 @@
-"""The pages that help to choose: families beside others, and the map from aims to commands."""
+"""The pages that help to choose and to mend: families beside others, the map, and errors."""
 
 from __future__ import annotations
 
+import ast
 import operator
 import re
 import tomllib
@@ -20,6 +21,13 @@ ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 OBJECTS = {"index": pe.Index, "dataset": pe.VideoDataset, "assistant": pe.Assistant}
 """What the map's calls on objects are methods of."""
+
+
+FOREIGN = {
+    *("Killed", "CUDA out of memory", "can't allocate memory", "Name or service not known", "Connection refused"),
+    *("CERTIFICATE_VERIFY_FAILED", "offline mode is enabled", "401", "403", "gated"),
+}
+"""Messages of other programs: the system's, torch's and the hub client's."""
 
 
 def read_page(name: str) -> str:
@@ -53,7 +61,7 @@ def rows_of(text: str) -> Iterator[list[str]]:
     """The rows of all tables of a page, by cells, without their headings."""
     for line in re.findall(r"^\|.*\|$", text, flags=re.MULTILINE):
         cells = [cell.strip() for cell in line[1:-1].split("|")]
-        if not re.fullmatch(r"-+|I want to …", cells[0]):
+        if not re.fullmatch(r"-+|I want to …|message", cells[0]):
             yield cells
 
 
@@ -97,3 +105,14 @@ def test_the_calls_of_the_map_exist() -> None:
     for call in calls:
         owner, name = re.fullmatch(r"(\w+)\.([\w.]+)(?:\(.*\))?", call).groups()  # type: ignore[union-attr]
         operator.attrgetter(name)(OBJECTS.get(owner, pe))
+
+
+def test_the_messages_of_the_troubleshooting_page_are_the_packages_own() -> None:
+    """The words between what differs are in a string of the package."""
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in (ROOT / "perception_encoder").rglob("*.py")]
+    nodes = (node for tree in trees for node in ast.walk(tree))
+    said = "\n".join(node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str))
+    messages = {span for row in rows_of(read_page("troubleshooting.md")) for span in spans(row[0])}
+    assert messages > FOREIGN
+    parts = {part.strip() for message in messages - FOREIGN for part in re.split(r"…|[:;] |[()]", message)}
+    assert {part for part in parts if part not in said} == set()
