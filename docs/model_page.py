@@ -14,6 +14,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from benchmarks.gpu_tables import gpu_tables
 from benchmarks.published import PUBLISHED
 from perception_encoder.models.registry import MODELS, OTHER_MODELS, SCORES, ListedModel, ModelEntry
 
@@ -41,7 +42,7 @@ SigLIP 2, DINOv3 or EUPE?](choose.md)
 - **Images a second**: with two CPU cores and the extra `fast`, in bfloat16 and, in brackets, int8; on an {plain} with
   AVX-512 in batches of 8 (L14: 2), and on an {amx} with AMX in batches of 16 ([how](results/speed.md#method)). A dash:
   not measured.
-- **GPU**: [the benchmark](results/gpu.md) has run on no card yet.
+- **GPU**: images a second by default, on the card of [the benchmark](results/gpu.md).
 
 ## Language models and heads
 
@@ -113,12 +114,21 @@ def speed_with_amx(name: str) -> str:
     return both([max(requests[f"{name}, {kind}"].values()) for kind in PRECISIONS])
 
 
+def speeds_on_a_gpu() -> dict[str, str]:
+    """Return the images a second of Core models on a GPU, by size, of those measured."""
+    if not (DOCS / "results" / "gpu.json").exists():
+        return {}
+    (_, *rows) = gpu_tables(read_result("gpu"))["Images"]
+    return {row[0]: row[2] for row in rows if row[2] != NONE}
+
+
 def encoders() -> Iterable[Sequence[str]]:
     """Yield the rows of the encoders."""
     yield (
         *("model", "for", "parameters", "px", "dimensions", "download", "memory"),
         *("images/s", "with AMX", "GPU", "licence"),
     )
+    on_a_gpu = speeds_on_a_gpu()
     for entry in MODELS.values():
         text = 0 if entry.text is None else entry.text.parameters
         size = entry.vision.output_dim
@@ -132,7 +142,7 @@ def encoders() -> Iterable[Sequence[str]]:
             gigabytes(2 * (entry.vision.parameters + text)),
             speed(entry.name),
             speed_with_amx(entry.name),
-            "not yet",
+            on_a_gpu.get(entry.name.removeprefix("PE-Core-"), "not yet"),
             entry.licence,
         )
 
