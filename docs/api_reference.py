@@ -23,7 +23,7 @@ FIRST_PAGE = """\
 # Python API
 
 Every public name is `pe.NAME` after `import perception_encoder as pe`; each name is imported when
-it is first used. A name of a submodule says where it is, and may change between minor versions.
+it is first used. A class without `pe.` is returned or taken by these calls, and not imported by name.
 """
 WIDTH = 100
 """Maximum width of a signature on one line."""
@@ -41,7 +41,6 @@ PUBLIC = {
         " serve_search serve_api serve_immich ApiConfig"
     ),
     "evaluation": "evaluate compare",
-    "datasets": "",
     "video": (
         "run_engine EngineReport refine_captioner open_video_dataset VideoDataset VideoSelection serve_annotations"
     ),
@@ -50,8 +49,8 @@ PUBLIC = {
     "errors": "",
 }
 """The public names of each page, in order."""
-OTHERS = {
-    "loading": {"inference.model_spec": "ModelKeywords", "models.defaults": "DefaultModel"},
+RESULTS = {
+    "loading": {"models.defaults": "DefaultModel"},
     "models": {
         "models.clip": "CLIP",
         "models.vision_transformer": "VisionTransformer",
@@ -61,53 +60,21 @@ OTHERS = {
     },
     "search": {"api": "RunningServer"},
     "transforms": {"preprocess.image": "ImageTransform", "preprocess.tokenizer": "Tokenizer"},
-    "evaluation": {
-        "evaluation.results": "Evaluator Result Difference",
-        "evaluation.statistics.scores": "Score",
-        "evaluation.classification.zero_shot": "ZeroShotEvaluator",
-        "evaluation.classification.probes": "LinearEvaluator NeighboursEvaluator",
-        "evaluation.classification.attentive_probe": "AttentiveEvaluator",
-        "evaluation.retrieval": "RetrievalEvaluator",
-        "evaluation.dense.tracking": "TrackingEvaluator",
-        "evaluation.dense.depth": "DepthEvaluator",
-        "evaluation.dense.segmentation": "SegmentationEvaluator",
-        "evaluation.dense.detection": "DetectionEvaluator",
-    },
-    "datasets": {
-        "datasets.classified": "load_tasks read_class_names",
-        "datasets.labelled": "LabelledImages",
-        "datasets.captioned": "load_captions CaptionedMedia load_benchmark",
-        "datasets.pe_video": "read_videos_of VideoRecord",
-        "datasets.masked_videos": "read_videos",
-        "datasets.rgbd": "read_depth_splits",
-        "datasets.class_masks": "read_class_splits",
-        "datasets.instances": "read_instance_splits",
-    },
+    "evaluation": {"evaluation.results": "Result Difference", "evaluation.statistics.scores": "Score"},
+    "video": {"datasets.pe_video": "VideoRecord"},
     "layers": {
-        "layer_analysis.report": "analyse LayerReport write_report",
-        "layer_analysis.tasks": "make_tasks TaskOptions",
-        "layer_analysis.sweep": "run_sweep Sweep LayerCurve LayerScore recommend Recommendation",
-    },
-    "training": {
-        "training.stage": "Stage",
-        "training.run": "StageRun",
-        "training.settings": "override",
-        "pretraining.config": "PretrainingConfig",
-        "training.task": "Task Validation",
-        "training.loop": "train_steps",
-        "training.config": "TrainingConfig",
-        "training.optimizer": "OptimizerConfig build_optimizer learning_rate",
-        "training.checkpoint": "save_run find_checkpoints resume_run load_weights",
-    },
-    "errors": {
-        "errors": (
-            "PerceptionEncoderError ModelError UnknownModelError CheckpointError WeightsUnavailableError ShapeError"
-            " ConfigError ContextLengthError DataError OutputError SearchIndexError ClusterError EndpointError"
-            " MissingExtraError InputError MediaNotFoundError MediaDecodeError MediaTooLargeError UrlRefusedError"
-        )
+        "layer_analysis.report": "LayerReport",
+        "layer_analysis.sweep": "Sweep LayerCurve LayerScore Recommendation",
     },
 }
-"""The names of submodules that follow them, by module."""
+"""Classes without a public name that public calls return or take, by module; they follow the public names."""
+ERRORS = (
+    "PerceptionEncoderError ModelError UnknownModelError CheckpointError WeightsUnavailableError ShapeError"
+    " ConfigError ContextLengthError DataError OutputError SearchIndexError ClusterError EndpointError"
+    " MissingExtraError InputError MediaNotFoundError MediaDecodeError MediaTooLargeError UrlRefusedError"
+)
+KEYWORDS = "ModelKeywords"
+"""The fields of a `ModelSpec` that calls take as `**keywords`: they are shown one by one."""
 MEMBERS = {
     "Encoder": (
         "encode encode_images encode_videos encode_texts feature describe similarity as_sentence_transformer visual"
@@ -147,10 +114,11 @@ class Reference:
             for task, attribute in self.package["api.Evaluate"].attributes.items():
                 if str(attribute.value).startswith("staticmethod("):
                     yield f"pe.evaluate.{task}", self.package[str(attribute.value)[len("staticmethod(") : -1]]
-        for module, names in OTHERS.get(page, {}).items():
-            prefix = "pe.errors" if module == "errors" else f"perception_encoder.{module}"
+        for name in ERRORS.split() if page == "errors" else ():
+            yield f"pe.errors.{name}", self.package[f"errors.{name}"]
+        for module, names in RESULTS.get(page, {}).items():
             for name in names.split():
-                yield f"{prefix}.{name}", self.package[f"{module}.{name}"]
+                yield name, self.package[f"{module}.{name}"]
 
     @cached_property
     def anchors(self) -> dict[str, str]:
@@ -202,25 +170,27 @@ class Reference:
         if not heading:
             self.owner = name
         yield heading or f"## `{title_of(name)}`"
-        if not heading and not name.startswith("pe."):
-            yield f"In `{name.rpartition('.')[0]}`."
-        called = name if heading or name.startswith("pe.") else definition.name
+        if not heading and "." not in name:
+            yield "*Returned or taken by public calls.*"
         if definition.docstring:  # those of commands have an empty line; a colon in a result ends no name
             text = definition.docstring.value.replace("Examples:\n\n", "Examples:\n")
             definition.docstring.value = re.sub(r"^((?:Returns|Yields):\n +)", r"\1: ", text, flags=re.MULTILINE)
         sections = definition.docstring.parsed if definition.docstring else []
         if definition.is_function:
-            yield from self.signatures(called, definition)
+            yield from self.signatures(name, definition)
             sections = sections if heading else self.with_result(sections, definition.returns)
             tracks = [parameter.name for parameter in definition.parameters if str(parameter.annotation) == "Track"]
             section_of(sections, "parameters").extend(
                 griffe.DocstringParameter(track, description="Shows the progress.") for track in tracks
             )
+            for part in section_of(sections, "parameters"):
+                if part.name == "**keywords":
+                    part.name = ", ".join(field.name for field in self.keywords)
             yield from self.sections(sections, {parameter.name for parameter in definition.parameters})
             return
         constructor = definition.members.get("__init__")
         if section_of(sections, "parameters") and constructor is not None:
-            yield from self.signatures(called, constructor)
+            yield from self.signatures(name, constructor)
         if name.startswith("pe.errors."):
             bases = " and ".join(f"`{base}`" for base in definition.bases)
             yield f"A subclass of {self.link(bases, set())}."
@@ -260,15 +230,37 @@ class Reference:
         """Yield a code block with a function's signature, or those of its overloads, and the aliases in them."""
         overloads = function.overloads or ()
         shown = overloads if 0 < len(overloads) <= OVERLOADS else [function]
-        yield "```py\n" + "\n".join(signature(name, part) for part in shown) + "\n```"
+        parameters = [self.parameters(part) for part in shown]
+        calls = (signature(name, given, part.returns) for part, given in zip(shown, parameters, strict=True))
+        yield "```py\n" + "\n".join(calls) + "\n```"
         aliases: dict[str, str] = {}
-        for part in shown:
-            for parameter in part.parameters:
+        for part, given in zip(shown, parameters, strict=True):
+            for parameter in given:
                 self.expand(parameter.annotation, aliases)
                 self.expand(parameter.default, aliases)
             self.expand(part.returns, aliases)
         if aliases:
             yield "; ".join(f"`{alias}` is `{value}`" for alias, value in aliases.items()) + "."
+
+    def parameters(self, function: Any) -> list[Any]:
+        """Return a function's parameters, with shared keywords one by one."""
+        shared = f"Unpack[{KEYWORDS}]"
+        each = [self.keywords if str(part.annotation) == shared else [part] for part in function.parameters]
+        return [part for parts in each for part in parts]
+
+    @cached_property
+    def keywords(self) -> list[Any]:
+        """The shared keywords, with their defaults."""
+        module = self.package["inference.model_spec"]
+        return [
+            griffe.Parameter(
+                field.name,
+                annotation=field.annotation,
+                kind=griffe.ParameterKind.keyword_only,
+                default=module[f"ModelSpec.{field.name}"].value,
+            )
+            for field in module[KEYWORDS].attributes.values()
+        ]
 
     def expand(self, expression: Any, aliases: dict[str, str]) -> None:
         """Add the aliases and constants of the package that an expression names, and those in their values."""
@@ -341,11 +333,11 @@ def section_of(sections: list[Any], kind: str) -> list[Any]:
     return next((section.value for section in sections if section.kind.value == kind), [])
 
 
-def signature(name: str, function: Any) -> str:
+def signature(name: str, parameters: list[Any], returns: Any) -> str:
     """Return a call with its types, one parameter a line if it is long."""
     parts: list[str] = []
     starred = False
-    for parameter in function.parameters:
+    for parameter in parameters:
         kind = parameter.kind.value if parameter.kind else ""
         if parameter.name in ("self", "cls") and not parts:
             continue
@@ -356,7 +348,7 @@ def signature(name: str, function: Any) -> str:
         default = "" if parameter.default is None or stars else f" = {quoted(parameter.default)}"
         type_ = "" if parameter.annotation is None else f": {quoted(parameter.annotation)}"
         parts.append(f"{stars}{parameter.name}{type_}{default}")
-    end = f") -> {quoted(function.returns)}" if function.returns is not None else ")"
+    end = f") -> {quoted(returns)}" if returns is not None else ")"
     line = f"{name}({', '.join(parts)}{end}"
     return line if len(line) <= WIDTH else f"{name}(\n" + "".join(f"    {part},\n" for part in parts) + end
 

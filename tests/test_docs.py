@@ -291,6 +291,19 @@ def test_the_reference_has_every_public_name_on_both_hosts(site: Path) -> None:
     assert {name for name in public if f"\n## `{name}`\n" not in pages or f'id="{name.lower()}"' not in html} == set()
 
 
+def test_the_reference_has_no_other_names_than_public_ones_and_what_they_return_or_take() -> None:
+    """With every argument: those that calls share are not hidden behind a name."""
+    text = "".join(page.read_text(encoding="utf-8") for page in (ROOT / "docs" / "api").glob("[a-z]*.md"))
+    assert "Unpack[" not in text
+    public = {*pe.__all__, *vars(pe.errors), *(f"evaluate.{task}" for task in pe.evaluate.tasks)}
+    others = set(re.findall(r"^## `([\w.]+)`$", text, flags=re.MULTILINE)) - public
+    typed = "\n".join(re.findall(r"^```py\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE))
+    typed += "\n".join(re.findall(r"^- `(\w+: .*?)`(?::|$)", text, flags=re.MULTILINE))
+    typed += "\n".join(re.findall(r"^`\w+` is `.*$", text, flags=re.MULTILINE))
+    assert others
+    assert {name for name in others if not re.search(rf"(?<!class )\b{name}\b(?!\()", typed)} == set()
+
+
 def test_lists_and_tables_of_every_page_are_rendered_on_the_site(site: Path) -> None:
     """Python-Markdown, unlike GitHub, wants an empty line before a list or a table."""
     for page in site.rglob("*.html"):
