@@ -1,4 +1,4 @@
-"""Write docs/cli from the commands themselves: a page for each family, with what `--help` shows.
+"""Write docs/cli from the commands themselves: a page for each family, with what `--help-all` shows.
 
     python docs/command_reference.py [DIRECTORY]
 
@@ -48,7 +48,7 @@ These options mean the same in every command that has them:
 - `--json`: print JSON. Tables in a pipe are tab-separated.
 - `--strict`: exit with status 1 if any input was skipped.
 - `--overwrite`: replace the output if it exists.
-- `--help` shows a command's main options and examples, `--help-all` all of its options.
+- `--help` shows a command's main options and examples, `--help-all` all of its options, as these pages do.
 - `pe -v COMMAND` prints log messages.
 
 Exit status: {status}
@@ -112,14 +112,16 @@ def sections_of(command: Any, name: str, parent: Any) -> Iterator[list[str]]:
             yield from sections_of(command.get_command(context, child), f"{name} {child}", context)
         return
     lines += [f"Usage: `{name} {' '.join(command.collect_usage_pieces(context))}`", ""]
-    rows = [row for parameter in command.params if (row := describe(parameter, context))]
+    main_first = sorted(command.params, key=lambda parameter: getattr(parameter, "hidden", False))
+    rows = [row for parameter in main_first if (row := describe(parameter, context))]
     yield [*lines, *rows, ""] if rows else lines
 
 
 def describe(parameter: Any, context: Any) -> str | None:
-    """Return the line of an argument or option; None if it is hidden, or described on the first page."""
-    if getattr(parameter, "hidden", False) or set(parameter.opts) & set(SHARED):
+    """Return the line of an argument or option; None if it is described on the first page."""
+    if set(parameter.opts) & set(SHARED):
         return None
+    parameter.hidden = False
     record = parameter.get_help_record(context)
     if record is None:
         return None

@@ -101,7 +101,17 @@ def test_links_lead_somewhere_on_a_code_host() -> None:
                 assert not anchor or linked.suffix != ".md" or anchor in headings(linked), f"{page}: {target}"
 
 
-def test_commands_options_and_recipes_exist() -> None:
+def commands_described() -> dict[str, str]:
+    """What docs/cli says of each command, with what holds for all of them."""
+    directory = ROOT / "docs" / "cli"
+    shared = (directory / "README.md").read_text(encoding="utf-8")
+    texts = (page.read_text(encoding="utf-8") for page in directory.glob("[a-z]*.md"))
+    parts = (part for text in texts for part in text.split("\n## `")[1:])
+    return {part.partition("`")[0]: shared + part for part in parts}
+
+
+def test_commands_options_and_recipes_exist_and_the_reference_has_the_options() -> None:
+    described = commands_described()
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     targets = set(re.findall(r"^([\w-]+):", makefile, flags=re.MULTILINE))
     targets |= {f"test-{name}" for name in re.findall(r"^(\w+)_tests :=", makefile, flags=re.MULTILINE)}
@@ -111,18 +121,21 @@ def test_commands_options_and_recipes_exist() -> None:
     for page in PAGES:
         for words in commands(page.read_text(encoding="utf-8")):
             words = words[: words.index("|")] if "|" in words else words  # of a pipe, the first
-            command, rest = program, words[1:]
+            command, rest, path = program, words[1:], "pe"
             if words[0] == "make":
                 assert rest[0] in targets, f"{page}: {' '.join(words)}"
                 continue
             while hasattr(command, "list_commands") and rest and rest[0] in command.list_commands(context):
-                command, rest = command.get_command(context, rest[0]), rest[1:]
+                command, rest, path = command.get_command(context, rest[0]), rest[1:], f"{path} {rest[0]}"
             assert command is not program, f"{page}: {' '.join(words)}"
             if hasattr(command, "list_commands"):
                 continue
             known = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
             named = {word for word in rest if re.fullmatch(r"--?[a-z][\w-]*", word)} - {"--help", "--help-all"}
             assert named <= known, f"{page}: {' '.join(words)}"
+            lines = re.findall(r"^(?:- `|Also: ).*", described[path], flags=re.MULTILINE)
+            shown = {name for line in lines for name in re.findall(r"(?<![\w-])--?[a-z0][\w-]*", line)}
+            assert named <= shown, f"{page}: docs/cli does not have {named - shown} of {path}"
             if words[1] == "train" and rest and re.fullmatch(r"[a-z]\w+", rest[0]):
                 assert rest[0] in pe.list_recipes(), f"{page}: {' '.join(words)}"
 
