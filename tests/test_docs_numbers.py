@@ -98,3 +98,13 @@ def test_parity_is_one_part_in_a_million() -> None:
     assert errors
     assert max(errors) <= 1e-6
     assert "one part in a million" in " ".join(README.split()) or "1e-6" in README
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/index.md"])
+def test_the_number_of_notebooks_is_right(name: str) -> None:
+    count = len(list((ROOT / "examples").glob("*.ipynb")))
+    words = ("four", "five", "six", "seven", "eight")
+    named = re.findall(
+        rf"\b({'|'.join(words)})\b \[?notebooks", (ROOT / name).read_text(encoding="utf-8"), re.IGNORECASE
+    )
+    assert [words.index(word.lower()) + 4 for word in named] == [count] * len(named)

