@@ -17,7 +17,7 @@ DEV_EXTRAS := dev,docs,demo,raw,search,lance,train,s3,encoders,eval,lang,engine,
 # The tests of one capability, slow ones included: `make test-search`. Directories of tests/, or files without test_ and .py.
 # The suites damage every kind of file, and kill every user of the store: they belong to all that write.
 SUITES := damaged_files store store_users
-search_tests := search search_page cli/index cli/search cli/classify runtime $(SUITES)
+search_tests := search search_page words cli/index cli/search cli/classify runtime $(SUITES)
 encode_tests := inference conversation preprocess models runtime cli/models cli/embed cli/layers $(SUITES)
 train_tests := training pretraining spatial_alignment dense_training losses data cli/train cli/data stages $(SUITES)
 evaluate_tests := evaluation datasets layer_analysis cli/evaluate caches $(SUITES)

@@ -38,7 +38,7 @@ PUBLIC = {
     "transforms": "image_transform pad_images tokenizer",
     "search": (
         "open_index Index search_files SearchResult Hit UpdateReport classify Classification embed EmbedReport"
-        " serve_search serve_api serve_immich ApiConfig"
+        " read_words TextLine serve_search serve_api serve_immich ApiConfig"
     ),
     "evaluation": "evaluate compare",
     "video": (

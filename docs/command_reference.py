@@ -22,7 +22,7 @@ from perception_encoder.cli.main import COMMANDS, EXIT_STATUS, app
 FAMILIES = {
     "search": (
         "Search, classify and embed",
-        ("search", "near-duplicates", "index", "serve", "classify", "embed", "demo"),
+        ("search", "near-duplicates", "index", "serve", "classify", "embed", "words", "demo"),
     ),
     "language": ("Ask and describe", ("ask", "caption")),
     "dense": ("Track, segment, depth and detect", ("track", "segment", "depth", "detect")),

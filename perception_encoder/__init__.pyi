@@ -63,3 +63,4 @@ from .video_dataset.dataset import (
     VideoSelection as VideoSelection,
     open_video_dataset as open_video_dataset,
 )
+from .words.reader import TextLine as TextLine, read_words as read_words

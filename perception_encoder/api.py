@@ -329,7 +329,7 @@ def serve_immich(
 
     Args:
         model: By default the default model.
-        upstream: Pass requests other than for embeddings on to this address.
+        upstream: Pass requests for faces (without the extra `words`, also for text in images) on to this address.
         clip_only: Refuse them instead.
         waiting: Maximum number of waiting inputs.
         host, port, on_start: See `serve_search`.

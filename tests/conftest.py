@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 
 if TYPE_CHECKING:
+    from PIL import Image
     from playwright.sync_api import Browser
 
     from tests.browsing import Chromium
@@ -244,6 +245,19 @@ def run_pe(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) 
         return Run(int(stop.value.code or 0), captured.out, captured.err)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def written() -> Image.Image:
+    """An image with two lines of text; skips without the extra `words`."""
+    pytest.importorskip("rapidocr")
+    from PIL import Image, ImageDraw, ImageFont
+
+    image = Image.new("RGB", (640, 480), "white")
+    draw = ImageDraw.Draw(image)
+    draw.text((40, 60), "Invoice 2024", "black", ImageFont.load_default(48))
+    draw.text((60, 300), "Total 41,20 EUR", "black", ImageFont.load_default(40))
+    return image
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ _version errors files progress ranks ray_cluster records vectors
 losses models preprocess
 formats
 store
-runtime web_server
+runtime web_server words
 data datasets training
 conversation inference
 dense_prediction

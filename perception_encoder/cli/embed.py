@@ -1,8 +1,9 @@
-"""`pe embed`, `pe classify` and `pe demo`: embeddings of media and texts, the labels closest to them, and samples."""
+"""`pe embed`, `pe classify`, `pe words` and `pe demo`: embeddings of media, labels, the words in them, and samples."""
 
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +15,6 @@ from perception_encoder.cli.output import track
 from perception_encoder.inference.model_spec import DEFAULT
 from perception_encoder.models.defaults import default_model
 from perception_encoder.models.registry import SMALL_CORE, demo_line
-from perception_encoder.progress import untracked
 
 if TYPE_CHECKING:
     from perception_encoder.search.ranking import Hit
@@ -49,9 +49,10 @@ def embed(
     arguments = options.without(locals(), "paths", "out", "exclude", "strict")
     from perception_encoder.inference import output as embeddings
 
-    source, progress = str(model.name or default_model()), track if output.error_console.is_terminal else untracked
+    source = str(model.name or default_model())
+    arguments |= {"progress": track} if output.error_console.is_terminal else {}
     with output.interruptible(lambda: "stopped; finished embeddings are saved: rerun the same command to resume"):
-        report = embeddings.embed(paths, out, exclude=exclude or (), **arguments, progress=progress)
+        report = embeddings.embed(paths, out, exclude=exclude or (), **arguments)
     speed = f"{report.encoded / report.seconds:.1f} items/s"
     rows = report.rows
     output.print_line(f"{rows} embeddings in {out}, {speed}" if rows else f"no embeddings; {out} was not written")
@@ -106,6 +107,38 @@ LITTLE = (
     "These queries were chosen: the built-in model is a small demo, which knows flowers, clothes, groceries, Caltech's "
     "objects and emoji, and little else."
 )
+
+
+def words(
+    images: options.Files,
+    exclude: options.Exclude = None,
+    json: options.Json = False,
+    strict: options.Strict = False,
+) -> None:
+    """Print the words in images, line by line.
+
+    Reads Latin letters, Chinese and Japanese. Of a video, name a moment: clip.mp4@12s. With --json, each line has its
+    box: x and y of four corners, as shares of the image's width and height. Unreadable images are skipped and listed.
+    In a pipe, the table is tab-separated. Nothing is downloaded.
+
+    Examples:
+
+        pe words receipt.jpg
+        pe words photos/ --exclude raw/ --json > words.json
+        pe words 'scans/*.png' | grep -i invoice
+    """
+    from perception_encoder.words.files import read_all_words
+
+    left_out: Counter[str] = Counter()
+    found, skipped = read_all_words(images, left_out, exclude or (), track)
+    if json:
+        lines = [{"path": path, "lines": [line.to_dict() for line in lines]} for path, lines in found.items()]
+        output.print_json({"images": lines, "skipped": [error.to_dict() for error in skipped]})
+    else:
+        rows = [(path, line.text, f"{line.confidence:.2f}") for path, lines in found.items() for line in lines]
+        output.print_table(("path", "text", "confidence"), rows)
+    output.report_left_out(left_out)
+    output.exit_with_skipped(skipped, len(found), strict)
 
 
 def demo(

@@ -27,6 +27,7 @@ COMMANDS = {
         "serve": "serve",
         "classify": "embed:classify",
         "embed": "embed:embed",
+        "words": "embed:words",
         "demo": "embed:demo",
     },
     "Ask": {"ask": "language", "caption": "language"},

@@ -86,10 +86,10 @@ def search(
         pe search "a red mug" photos -0 | xargs -0 cp -t mugs
     """
     from perception_encoder.search.index import directories_to_index, open_index, search_files
-    from perception_encoder.search.terms import read_words
+    from perception_encoder.search.terms import read_queries
 
     preview = check_printing(json, print0, preview)
-    queries, files = read_words(words or [], text or [], image or [], like is not None)
+    queries, files = read_queries(words or [], text or [], image or [], like is not None)
     index = open_index(files, model, index=home)
     indexed = home is not None or index.exists
     source = str(model.name or (index.source if indexed else default_model()))

@@ -17,8 +17,8 @@ ALLOW_URLS = "Let clients of the API send images and videos by public http(s) ad
 DIRECTORY = "Directory to search in the browser; it is indexed first if it has no index."
 CHAT = "Serve /v1/chat/completions with this language model [default: none]."
 ASK = "Answer questions on the page with this language model, such as builtin-lang, a demo [default: none]."
-UPSTREAM = "Pass requests other than for embeddings (faces, text in images) on to this server, such as immich's own."
-CLIP_ONLY = "Refuse requests other than for embeddings, if these jobs are switched off in the photo server."
+UPSTREAM = "Pass requests for faces (without the extra `words`, also for text in images) on to this server."
+CLIP_ONLY = "Refuse these requests, if the photo server's jobs for them are switched off."
 FEATURES = "Also show the features of this model, such as a PE-Spatial, on the page [default: none]."
 
 

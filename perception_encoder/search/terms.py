@@ -179,7 +179,9 @@ def _text(text: str) -> Media:
     return Media("text", text, text)
 
 
-def read_words(words: list[str], texts: list[str], media: list[str], only_files: bool) -> tuple[list[Query], list[str]]:
+def read_queries(
+    words: list[str], texts: list[str], media: list[str], only_files: bool
+) -> tuple[list[Query], list[str]]:
     """Return the queries and the files of a command; with `only_files`, or queries in options, all words are files."""
     queries, files = [*map(text_query, texts), *map(media_query, media)], words
     if words and not queries and not only_files:

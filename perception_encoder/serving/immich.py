@@ -1,8 +1,8 @@
-"""Answer the machine-learning requests of immich, which other photo servers send too: embeddings of images and texts.
+"""Answer the machine-learning requests of immich, which other photo servers send too: embeddings, and text in images.
 
-Faces and text in images are other models' work. A photo server that gets an error for such a request asks its next
-address for embeddings as well, under the same name, and two models' vectors mix in its database. So these requests are
-passed on to another server, unless they are said to be switched off.
+With the extra `words`, text in images is read here. Faces are other models' work. A photo server that gets an error for
+such a request asks its next address for embeddings as well, under the same name, and two models' vectors mix in its
+database. So these requests are passed on to another server, unless they are said to be switched off.
 """
 
 from __future__ import annotations
@@ -10,22 +10,25 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import httpx
+from PIL import Image
 
 from perception_encoder.errors import ConfigError, InputError
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.pipeline import Decoded
 from perception_encoder.models.registry import immich_name
 from perception_encoder.preprocess.image import upright_size
-from perception_encoder.preprocess.media import resolve
+from perception_encoder.preprocess.media import Media, open_media, resolve
 from perception_encoder.records import parse_json
 from perception_encoder.serving.queues import Batcher
 from perception_encoder.serving.requests import ApiConfig, MediaReader, check_model_name, for_role, input_refused
 from perception_encoder.web_server.http import ApiError, BodyReader, shortened
+from perception_encoder.words.reader import MIN_CONFIDENCE, TextLine, WordReader, can_read_words
 
 if TYPE_CHECKING:
     from fastapi import FastAPI, Request, Response
@@ -45,21 +48,23 @@ class Immich:
     """The name under which the photo server asks for the model."""
     upstream: str | None
     """Address of the server that answers other requests; None if there are none."""
+    reads_words: bool = False
+    """Whether it reads text in images itself."""
 
     @classmethod
     def of(cls, encoder: Encoder, upstream: str | None, clip_only: bool) -> Immich:
         """Return the answers of a model; ConfigError if its vectors fit no name, or nobody answers other requests."""
         if (upstream is None) != clip_only:
             raise ConfigError(
-                "immich also asks for faces and for text in images; if it gets an error, it asks its next address for "
-                "embeddings too, and two models' vectors mix in its database: give --immich-upstream URL, immich's own "
-                "service, or --immich-clip-only, if these jobs are switched off"
+                "immich also asks for faces and for text in images (which the extra `words` answers); if it gets an "
+                "error, it asks its next address for embeddings too, and two models' vectors mix in its database: give "
+                "--immich-upstream URL, immich's own service, or --immich-clip-only, if these jobs are switched off"
             )
         if upstream is not None and not _is_address(upstream):
             raise ConfigError(f"--immich-upstream is {upstream!r}; give an address, such as http://localhost:3003")
         if not encoder.reads_texts:
             raise ConfigError(f"{encoder.name} reads no texts; immich needs a Core model")
-        return cls(immich_name(encoder.name, encoder.dimension), upstream and upstream.rstrip("/"))
+        return cls(immich_name(encoder.name, encoder.dimension), upstream and upstream.rstrip("/"), can_read_words())
 
 
 def add_immich_routes(app: FastAPI, encoder: Encoder, batcher: Batcher, config: ApiConfig, immich: Immich) -> None:
@@ -68,6 +73,7 @@ def add_immich_routes(app: FastAPI, encoder: Encoder, batcher: Batcher, config: 
 
     reader = MediaReader(config)
     bodies = BodyReader(config.body_bytes, config.body_seconds, config.bodies_bytes)
+    read = partial(_read_words, reader, batcher, asyncio.Lock())
 
     async def ping(request: Request) -> Response:
         return PlainTextResponse("pong")
@@ -75,16 +81,23 @@ def add_immich_routes(app: FastAPI, encoder: Encoder, batcher: Batcher, config: 
     async def predict(request: Request) -> Response:
         form_type = request.headers.get("content-type", "")
         async with bodies.read(request, partial(_parse_request, form_type)) as (jobs, fields, body):
-            if "clip" not in jobs:
+            answers: dict[str, Callable[..., Awaitable[Any]]] = {
+                "clip": embed,
+                **({"ocr": read} if immich.reads_words else {}),
+            }
+            name = next((name for name in answers if name in jobs), None)
+            if name is None:
                 if immich.upstream is None:
                     raise ApiError(
-                        400, f"only clip is answered, not {shortened(', '.join(jobs))}: see --immich-upstream"
+                        400,
+                        f"only {' and '.join(answers)} is answered, not {shortened(', '.join(jobs))}: "
+                        "see --immich-upstream",
                     )
                 return Response(*await _ask(f"{immich.upstream}/predict", form_type, body))
             if len(jobs) > 1:  # the other server would embed it with its own model
-                raise ApiError(422, "entries has clip with other jobs; send each in a request of its own")
+                raise ApiError(422, f"entries has {name} with other jobs; send each in a request of its own")
             try:
-                return JSONResponse(await embed(jobs["clip"], fields))
+                return JSONResponse(await answers[name](jobs[name], fields))
             except InputError as error:
                 raise input_refused(error, "image") from None
 
@@ -112,6 +125,37 @@ def add_immich_routes(app: FastAPI, encoder: Encoder, batcher: Batcher, config: 
 
     app.router.add_route("/ping", ping, methods=["GET"])
     app.router.add_route("/predict", predict, methods=["POST"])
+
+
+async def _read_words(
+    reader: MediaReader, batcher: Batcher, reading: asyncio.Lock, job: Any, fields: dict[str, bytes]
+) -> dict[str, Any]:
+    """Answer `ocr`; one image at a time, so that the other threads decode for embeddings."""
+    least, content = _least_score(job), fields.get("image", b"")
+    if not content:
+        raise ApiError(400, "the request has no image")
+    with batcher.reserve(1):
+        async with reading:
+            lines, (width, height) = await reader.decode(lambda: resolve(content, "image", kind="image"), _lines)
+    lines = [line for line in lines if line.confidence > least]
+    scores = [line.confidence for line in lines]
+    words = {"text": [line.text for line in lines], "box": [number for line in lines for number in line.box]}
+    return {"ocr": {**words, "boxScore": scores, "textScore": scores}, "imageHeight": height, "imageWidth": width}
+
+
+def _lines(media: Media) -> tuple[list[TextLine], tuple[int, int]]:
+    image = open_media(media, served=True)
+    assert isinstance(image, Image.Image)
+    return WordReader.shared().read(image, media.name, 0.0), image.size
+
+
+def _least_score(job: Any) -> float:
+    """Return the score that lines of a job must exceed."""
+    try:
+        least = job["recognition"].get("options", {}).get("minScore", MIN_CONFIDENCE)
+        return float(job["detection"] and least)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise ApiError(422, f"ocr is {shortened(job)}; it must have detection and recognition") from None
 
 
 def _is_address(text: str) -> bool:

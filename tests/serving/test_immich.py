@@ -7,6 +7,7 @@ import io
 import json
 import os
 import socket
+import sys
 import threading
 import time
 import tracemalloc
@@ -121,6 +122,43 @@ def test_concurrent_requests(immich: TestClient, encoder: Encoder, draw: Draw, a
         np.testing.assert_allclose(list(pool.map(ask, contents)), encoder.encode(contents), atol=1e-4)
 
 
+OCR = {
+    "ocr": {
+        "detection": {"modelName": "PP-OCRv5_mobile", "options": {"minScore": 0.5, "maxResolution": 736}},
+        "recognition": {"modelName": "PP-OCRv5_mobile", "options": {"minScore": 0.8}},
+    }
+}
+
+
+def test_words_are_those_of_read_words(encoder: Encoder, written: Image.Image) -> None:
+    """With the extra `words`, a request for text in an image is answered; lines at or below the score are left out."""
+    app = create_app(encoder, ApiConfig(), immich=Immich.of(encoder, None, True))
+    with TestClient(app) as client:
+        answer = client.post("/predict", data={"entries": json.dumps(OCR)}, files={"image": jpeg(written)}).json()
+        small = client.post(
+            "/predict", data={"entries": json.dumps(OCR)}, files={"image": jpeg(Image.new("L", (20, 20)))}
+        )
+    buffer = io.BytesIO(jpeg(written))
+    lines = [line for line in pe.read_words(Image.open(buffer)) if line.confidence > 0.8]
+    assert lines and answer["ocr"]["text"] == [line.text for line in lines]
+    assert answer["ocr"]["box"] == pytest.approx(np.concatenate([line.box for line in lines]))
+    assert len(answer["ocr"]["textScore"]) == len(answer["ocr"]["boxScore"]) == len(lines)
+    assert (answer["imageWidth"], answer["imageHeight"]) == written.size
+    assert small.json() == {
+        "ocr": {"text": [], "box": [], "boxScore": [], "textScore": []},
+        "imageHeight": 20,
+        "imageWidth": 20,
+    }
+
+
+def test_without_the_extra_words_are_passed_on(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "rapidocr", None)
+    answers = Immich.of(encoder, None, True)
+    with TestClient(create_app(encoder, ApiConfig(), immich=answers)) as client:
+        answer = client.post("/predict", data={"entries": json.dumps(OCR)}, files={"image": b"x"})
+    assert answer.status_code == 400 and "only clip is answered, not 'ocr'" in answer.json()["detail"]
+
+
 @pytest.mark.parametrize(
     ("entries", "files", "status", "reason"),
     [
@@ -141,8 +179,12 @@ def test_concurrent_requests(immich: TestClient, encoder: Encoder, draw: Draw, a
         ({"clip": {"visual": {"modelName": "ALIAS"}}}, {"image": b"not an image"}, 400, "image"),
         ({"clip": {"visual": {"modelName": "ALIAS"}}}, {"image": b"x" * (1 << 20)}, 413, "1,048,576 bytes"),
         ({"clip": {"visual": {"modelName": "ViT-H-14__laion"}}}, {"image": b"x"}, 404, "ViT-H-14__laion"),
-        ({"facial-recognition": {}}, {"image": b"x"}, 400, "only clip is answered, not 'facial-recognition'"),
-        ({"ocr": {}}, {"image": b"x"}, 400, "only clip is answered, not 'ocr'"),
+        ({"facial-recognition": {}}, {"image": b"x"}, 400, "is answered, not 'facial-recognition'"),
+        ({"ocr": {}}, {"image": b"x"}, 422, "must have detection and recognition"),
+        ({"ocr": {"detection": {}, "recognition": {}}}, {"image": b"x"}, 422, "must have detection and recognition"),
+        (OCR, {}, 400, "the request has no image"),
+        (OCR, {"image": b"not an image"}, 400, "image"),
+        (OCR | {"facial-recognition": {}}, {"image": b"x"}, 422, "ocr with other jobs"),
     ],
 )
 def test_bad_requests(

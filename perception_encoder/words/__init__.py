@@ -1,0 +1,1 @@
+"""Words in images: read, and looked up in a table."""

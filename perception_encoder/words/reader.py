@@ -1,0 +1,130 @@
+"""Read the words in images, with RapidOCR and the models that its package carries."""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import asdict, dataclass
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from perception_encoder.errors import InputError, MediaDecodeError, needs_extra, one_line
+from perception_encoder.preprocess.fetch import is_url
+from perception_encoder.preprocess.frames import VideoFrames
+from perception_encoder.preprocess.image import open_image
+from perception_encoder.preprocess.media import Media, open_media, resolve
+
+LONGEST_SIDE = 2000
+"""Longest side in pixels of an image in which words are looked for; a larger one is reduced."""
+MIN_CONFIDENCE = 0.5
+DETECTED_SIDE = 736
+"""Short side at which lines are found; with 480, one in six is lost for half of the time."""
+_SMALLEST_SIDE = 32  # the detector needs it
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextLine:
+    """A line of text in an image."""
+
+    text: str
+    confidence: float
+    """From 0 to 1: the mean over the line's letters."""
+    box: tuple[float, ...]
+    """x, y of four corners, clockwise from where the text begins, as shares of the image's width and height."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the line as JSON values."""
+        return asdict(self) | {"box": list(self.box)}
+
+
+def read_words(media: object, *, min_confidence: float = MIN_CONFIDENCE) -> list[TextLine]:
+    """Read the lines of text in an image, from top to bottom. Nothing is downloaded.
+
+    Args:
+        media: The path or URL of an image, a PIL image or an array (H, W, 3); or a moment of a video, "clip.mp4@12s".
+        min_confidence: Lines below it are left out.
+
+    Raises:
+        InputError: The image cannot be decoded or read, or is a video.
+        MissingExtraError: The extra `words` is not installed.
+
+    Examples:
+        >>> for line in pe.read_words("receipt.jpg"):
+        ...     print(line.text, line.box)
+    """
+    if isinstance(media, str) and not is_url(media):
+        media = Path(media)
+    resolved = media if isinstance(media, Media) else resolve(media)
+    if resolved.kind == "video" and (resolved.start is None or resolved.start != resolved.end):
+        raise InputError(resolved.name, "is a video; name a moment of it, such as clip.mp4@12s")
+    if isinstance(file := resolved.payload, (Path, bytes)) and resolved.kind == "image":
+        opened: Image.Image | VideoFrames | str = open_image(file, resolved.name, reduce_to=_needed_side)
+    else:
+        opened = open_media(resolved)
+    if isinstance(opened, str):
+        raise InputError(resolved.name, "is a text, not an image")
+    image = opened.images[0] if isinstance(opened, VideoFrames) else opened
+    return WordReader.shared().read(image, resolved.name, min_confidence)
+
+
+def _needed_side(width: int, height: int) -> int:
+    return math.ceil(LONGEST_SIDE * min(width, height) / max(width, height))
+
+
+def can_read_words() -> bool:
+    """Return whether the extra `words` is installed."""
+    return find_spec("rapidocr") is not None and any(map(find_spec, ("openvino", "onnxruntime")))
+
+
+class WordReader:
+    """Reads words on all cores, one image at a time; threads may share one."""
+
+    def __init__(self) -> None:
+        """Load the models; MissingExtraError without the extra `words`."""
+        with needs_extra("words", "rapidocr"):
+            import rapidocr
+        engine = rapidocr.EngineType.OPENVINO if find_spec("openvino") else rapidocr.EngineType.ONNXRUNTIME
+        models = Path(rapidocr.__file__).parent / "models"  # named, so that none is looked for on the network
+        settings: dict[str, Any] = {"Global.log_level": "critical", "Global.max_side_len": LONGEST_SIDE}
+        settings |= {"Global.text_score": 0.0, "Det.limit_side_len": DETECTED_SIDE}
+        for part in ("Det", "Cls", "Rec"):
+            (path,) = models.glob(f"*_{part.lower()}_*.onnx")
+            settings |= {f"{part}.engine_type": engine, f"{part}.model_path": str(path)}
+        self._ocr: Any = rapidocr.RapidOCR(params=settings)
+        logging.getLogger("RapidOCR").setLevel(logging.CRITICAL)
+        self._lock = Lock()
+
+    @staticmethod
+    @cache
+    def shared() -> WordReader:
+        """Return the process's reader."""
+        return WordReader()
+
+    def read(self, image: Image.Image, name: str, min_confidence: float = MIN_CONFIDENCE) -> list[TextLine]:
+        """Return the lines of an upright image; MediaDecodeError, with its name, if the reader fails."""
+        if min(image.size) < _SMALLEST_SIDE:
+            return []
+        if max(image.size) > LONGEST_SIDE:
+            image = image.copy()
+            image.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.BOX, reducing_gap=None)
+        pixels = np.ascontiguousarray(np.asarray(image.convert("RGB"))[..., ::-1])  # (H, W, 3), blue first
+        try:
+            with self._lock:
+                found = self._ocr(pixels)
+        except Exception as error:  # of the library and of two runtimes
+            raise MediaDecodeError(name, f"its words cannot be read: {one_line(error)}") from error
+        if found.boxes is None or not found.txts:
+            return []
+        corners = np.asarray(found.boxes, np.float64) / pixels.shape[1::-1]  # (N, 4, 2)
+        lines = zip(found.txts, found.scores, corners.clip(0, 1), strict=True)
+        return [
+            TextLine(text=text.strip(), confidence=float(score), box=tuple(box.ravel().tolist()))
+            for text, score, box in lines
+            if score >= min_confidence and text.strip()
+        ]
