@@ -182,6 +182,17 @@ def refuse_database_links(path: Path) -> None:
             raise OutputError(f"{journal} names another file; remove it")
 
 
+def open_database(path: Path, mode: str = "mode=rwc", **options: Any) -> sqlite3.Connection:
+    """Connect to a database of ours, whose definitions run nothing; raises sqlite3's errors, OutputError for a link.
+
+    `mode`: of SQLite's URIs. `options`: of `sqlite3.connect`.
+    """
+    refuse_database_links(path)
+    connection = sqlite3.connect(f"{path.absolute().as_uri()}?{mode}", uri=True, isolation_level=None, **options)
+    harden(connection)
+    return connection
+
+
 def harden(connection: sqlite3.Connection) -> None:
     """Limit the values of a new connection, and let nothing run that the database defines."""
     for limit, value in _DATABASE_LIMITS.items():

@@ -21,6 +21,7 @@ import pyarrow as pa
 from benchmarks.search.process import peak_mib
 from perception_encoder.search.storage.database import IndexRow
 from perception_encoder.search.storage.store import IndexStore
+from perception_encoder.search.storage.writer import IndexWriter
 from perception_encoder.vectors import best_rows
 
 HITS = 10
@@ -87,7 +88,7 @@ def _build(directory: Path) -> float:
     home = directory / "ours"
     home.mkdir()
     settings = {"source": "none", "model": "none", "weight_hash": "none", "dimension": vectors.shape[1], "every": 1.0}
-    store = IndexStore.create(home, settings)
+    store = IndexWriter.create(home, settings)
     store.begin()
     for first, some in _pieces(vectors):
         store.replace([], [_row(number, vector) for number, vector in enumerate(some, first)])

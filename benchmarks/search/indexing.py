@@ -16,8 +16,8 @@ from perception_encoder.inference.pipeline import map_in_order
 from perception_encoder.models.checkpoints.weights import create_model, write_checkpoint
 from perception_encoder.models.registry import BUILTIN
 from perception_encoder.preprocess.image import open_image
-from perception_encoder.search.storage.store import IndexStore
 from perception_encoder.search.storage.update import update_store
+from perception_encoder.search.storage.writer import IndexWriter
 
 IMAGES = {BUILTIN: 768, "PE-Core-B16-224": 512}
 BRIEF = 2
@@ -35,9 +35,9 @@ def contenders(encoder: Encoder, directory: Path, paths: Sequence[Path]) -> dict
     pixels = list(map(decode, groups))
 
     def index() -> None:
-        with IndexStore.for_writing(directory):
+        with IndexWriter.for_writing(directory):
             settings = {**encoder.describe(feature), "source": encoder.source, "every": 1.0}
-            update_store(IndexStore.create(directory, settings), encoder)
+            update_store(IndexWriter.create(directory, settings), encoder)
 
     return {
         ENCODE: lambda: list(

@@ -33,13 +33,17 @@ ALL_BUT_ONE = "List the images of each group that may go if the one with the mos
 COLLAPSE = "Of hits that are nearly the same, such as a burst, show the best one, with the number of the others."
 PREVIEW = "Show thumbnails in the terminal (kitty, iTerm2, sixel; else coloured blocks)."
 PREVIEW_LINES = 12  # of the terminal
+READ_WORDS = (
+    "Also read the words in images, after their vectors, so that a query finds both. Later updates keep reading. "
+    "Needs the extra `words`, and about 0.3 s an image on two cores."
+)
 EVERY = "Seconds between frames: each interval of a video has at least one [default: 1]."
 REBUILD = "Build the index from scratch, by default with the old index's model and --every."
 VERIFY = (
     "First check all of the index for damage. Without this, `pe index` leaves out thumbnails, "
     "and a search checks its hits only, or once a day a small index."
 )
-COLUMNS = ("rank", "score", "path", "time", "id", "query")
+COLUMNS = ("rank", "score", "path", "time", "id", "query", "why")
 """Columns of the piped table; it always has all of them, for scripts to rely on."""
 
 
@@ -71,14 +75,16 @@ def search(
     The first argument is the query, unless an option gives one: a text, or the path of an image or a video. Combine
     terms with + and -; the prefix 2: doubles a term's weight. Hits are ranked by cosine similarity, without the query
     itself. If a directory or one around it has an index (see `pe index`), the index is searched; other files are
-    encoded first. Columns for --where: path, kind ('image' or 'video'), date ('2024-07-31' is the day), size
-    (bytes), length (s), width, height, lat, lon and camera; `near 48.85,2.35 2km` holds near a place. In a pipe, the
-    table is tab-separated.
+    encoded first. In an index, a text also finds names and titles of files and words in images: what has all its words
+    comes first. '"in quotes"' or words:TEXT finds these alone, meaning:TEXT none. Columns for --where: path, kind
+    ('image' or 'video'), date ('2024-07-31' is the day), size (bytes), length (s), width, height, lat, lon and camera;
+    `near 48.85,2.35 2km` holds near a place. In a pipe, the table is tab-separated.
 
     Examples:
 
         pe search "a red mug" photos
         pe search "2:dog + park - snow" photos
+        pe search '"total 41,20"' photos
         pe search --image mug.jpg photos --top 20 --html mugs.html
         pe search --image clip.mp4@12s videos --where "kind = 'video' AND date >= '2024'"
         pe search --text "a cat" --text "a dog" photos 'clips/*.mp4' -m PE-Core-L14-336
@@ -241,7 +247,8 @@ def show_result(result: SearchResult, kinds: str, min_score: float | None, print
     ]
     as_table = printing.write("Search results", note, result, result, result.to_dict())
     if as_table and not output.console.is_terminal:
-        output.print_table(COLUMNS, ((*row, name) for name, rows, _ in tables for row in rows))
+        table = ((*row, name, hit.why) for name, rows, hits in tables for row, hit in zip(rows, hits, strict=True))
+        output.print_table(COLUMNS, table)
     for name, rows, hits in tables:
         if not rows:
             low = None if min_score is None else f"no match for {name}: nothing scores {min_score:g} or higher"
@@ -251,8 +258,8 @@ def show_result(result: SearchResult, kinds: str, min_score: float | None, print
             shown = [column for column in range(5) if column < 2 or any(row[column] for row in rows)]
             cells = [[row[column] for column in shown] for row in rows]
             for cell, hit in zip(cells, hits, strict=True):
-                if hit.similar:
-                    cell[shown.index(2)] = f"{hit.path}  (+{hit.similar} similar)"
+                remarks = [f"(+{hit.similar} similar)"] if hit.similar else []
+                cell[shown.index(2)] = "  ".join([hit.path, *remarks, *filter(None, [hit.why])])
             printing.print_rows([COLUMNS[column] for column in shown], cells, hits)
 
 
@@ -299,6 +306,7 @@ def index(
     model: options.IndexSpec = DEFAULT,
     home: options.IndexHome = None,
     rebuild: Annotated[bool, flag("--rebuild", REBUILD)] = False,
+    words: Annotated[bool, flag("--words", READ_WORDS)] = False,
     exclude: options.Exclude = None,
     ray: options.Ray = None,
     verify: Annotated[bool, flag("--verify", VERIFY)] = False,
@@ -315,6 +323,7 @@ def index(
     Examples:
 
         pe index photos
+        pe index photos --words
         pe index photos videos --every 0.5
         pe index photos -m PE-Core-L14-336 --rebuild
         pe index photos -m st:Qwen/Qwen3-VL-Embedding-2B --dimensions 1024 --rebuild
@@ -334,7 +343,7 @@ def index(
     new: list[InputError] = []
     known: list[InputError] = []
     for directory in directories:
-        opened = open_index(directory, model, index=home)
+        opened = open_index(directory, model, index=home, words=words or None)
         report = reports[str(directory)] = opened.update(
             every=every, rebuild=rebuild, exclude=exclude, ray=ray, verify=verify, progress=track
         )
@@ -342,6 +351,7 @@ def index(
         known += report.skipped[len(report.skipped) - report.known :]
         if not json:
             changes = f"{report.added} added, {report.moved} moved, {report.deleted} deleted"
+            changes += f", words of {report.words} read" if report.words else ""
             speed = f" ({report.added / report.seconds:.1f} files/s)" if report.added else ""
             output.print_line(
                 f"{directory}: {changes}, {report.unchanged} unchanged; {report.rows} images and moments{speed}"

@@ -8,8 +8,8 @@ import socket
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from itertools import islice
-from typing import Self
+from itertools import chain, islice
+from typing import Self, TypeVar
 
 from perception_encoder.errors import ClusterError, InputError, MediaNotFoundError
 from perception_encoder.formats.listing import Item
@@ -19,8 +19,10 @@ from perception_encoder.inference.load import load
 from perception_encoder.inference.model_spec import ModelSpec
 from perception_encoder.inference.pipeline import EncodingResult, Failure, batched, item_request
 from perception_encoder.models.registry import portable_name
-from perception_encoder.ray_cluster import Work, count_workers, do_tasks, on_cluster
+from perception_encoder.ray_cluster import Stream, Work, count_workers, do_tasks, on_cluster
 
+T = TypeVar("T")
+R = TypeVar("R")
 Encode = Callable[[Encoder, Iterable[Item], Feature], Iterator[list[EncodingResult[Item]]]]
 
 GPU_BATCH = 64
@@ -81,6 +83,17 @@ class WorkerModel:
 def task_size(count: int, workers: int, maximum: int = TASK_BATCHES) -> int:
     """Return the number of items in a task, so that even few of them keep all workers busy."""
     return max(1, min(maximum, count // (4 * workers)))
+
+
+def stream_batches(
+    stream: Stream, work: Work[T, R], cut: Callable[[str], Iterable[list[T]]], memory: int
+) -> Iterator[list[R]]:
+    """Yield the results of each task, of batches that `cut` makes for a kind of device; `memory`: see `do_tasks`."""
+    ((device, workers),) = stream(count_workers)
+    batches = list(cut(device))
+    size = task_size(len(batches), workers)
+    tasks = [list(chain(*batches[start : start + size])) for start in range(0, len(batches), size)]
+    yield from map(pickle.loads, stream(do_tasks, work, tasks, memory))
 
 
 def placed(error: InputError) -> InputError:

@@ -42,10 +42,10 @@ from perception_encoder.search.ranking import (
     row_hit,
     unique_rows,
 )
-from perception_encoder.search.storage.database import IndexRow
+from perception_encoder.search.storage.database import IndexRow, different_settings
 from perception_encoder.search.storage.location import indexed_directory, limit_store, nearest_index
 from perception_encoder.search.storage.seal import index_command
-from perception_encoder.search.storage.store import IndexStore, different_settings
+from perception_encoder.search.storage.store import IndexStore
 from perception_encoder.search.storage.trust import adopt, load_encoder
 from perception_encoder.search.terms import Query, Term, parse_term, parse_words
 
@@ -65,6 +65,7 @@ def open_index(
     model: ModelLike = None,
     *,
     index: str | Path | None = None,
+    words: bool | None = None,
     **keywords: Unpack[ModelKeywords],
 ) -> Index:
     """Open the index of a directory, which `Index.update` creates if it does not exist yet.
@@ -75,6 +76,8 @@ def open_index(
         model: An encoder, or its name; by default the index's own and, for a new index, the default model (`pe
             models`).
         index: The directory that stores the index; by default the directory itself.
+        words: Whether updates also read the words in images, with the extra `words`; by default as before, at first
+            not.
         **keywords: Fields of a `ModelSpec`. An index answers queries in any precision, has its own dimensions by
             default, and does not store `trust_remote_code`.
 
@@ -86,7 +89,7 @@ def open_index(
     """
     paths = [] if path is None else as_paths(path)
     location = None if index is None else Path(index)
-    return Index(list(map(str, paths)), choose_model(model, **keywords), location)
+    return Index(list(map(str, paths)), choose_model(model, **keywords), location, words)
 
 
 class Index:
@@ -97,8 +100,10 @@ class Index:
         >>> print(len(index), index.model)
     """
 
-    def __init__(self, paths: Sequence[str], model: ModelSpec | Encoder, location: Path | None) -> None:
-        self._paths, self._model, self._location = list(paths), model, location
+    def __init__(
+        self, paths: Sequence[str], model: ModelSpec | Encoder, location: Path | None, words: bool | None = None
+    ) -> None:
+        self._paths, self._model, self._location, self._words = list(paths), model, location, words
         self._encoders: dict[TowerChoice, Encoder] = {}
         self._stores: list[IndexStore] = []
 
@@ -177,7 +182,10 @@ class Index:
         directory = indexed_directory(home) if home and IndexStore.exists(home) else Path(*self._paths)
         with (
             reading_on_cluster(ray) if ray else nullcontext(read_here) as read,
-            writable_store(directory, self._model, every, rebuild, self._location, verify) as (store, encoder),
+            writable_store(directory, self._model, every, rebuild, self._location, verify, self._words) as (
+                store,
+                encoder,
+            ),
         ):
             if exclude is not None:
                 store.exclude(exclude)
@@ -223,7 +231,8 @@ class Index:
         hits = []
         for query, vector in zip(parsed, query_vectors(encoder, parsed), strict=True):
             keep = partial(may_be_hit, query, is_excluded)
-            hits.append(best_hits(stores, vector, top, where, min_score, thumbnails, keep, collapse))
+            found = best_hits(stores, vector, top, where, min_score, thumbnails, keep, collapse, query.words)
+            hits.append(found)
         return SearchResult(model=encoder.name, searched=len(self), queries=parsed, by_query=tuple(map(tuple, hits)))
 
     def _encoder(self, towers: TowerChoice) -> Encoder:

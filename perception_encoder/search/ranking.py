@@ -8,7 +8,7 @@ from functools import partial
 from itertools import chain, islice
 from os.path import abspath, join
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 import numpy as np
 
@@ -21,10 +21,13 @@ from perception_encoder.inference.pipeline import Embedding, Request
 from perception_encoder.preprocess.frames import VideoFrames
 from perception_encoder.preprocess.media import Media, open_media
 from perception_encoder.preprocess.source import escape_name, unescape_name
+from perception_encoder.search.lookup import WordQuery
 from perception_encoder.search.storage.database import IndexRow, time_modified
 from perception_encoder.search.storage.store import IndexStore
+from perception_encoder.search.storage.words import explain
 from perception_encoder.search.terms import Query
 from perception_encoder.vectors import best_rows
+from perception_encoder.words.reader import TextLine
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -34,6 +37,8 @@ if TYPE_CHECKING:
 SIMILAR = 0.97
 """Minimum cosine similarity of near-duplicates."""
 _RECENT = 200  # better hits that a hit is compared with: near-duplicates have similar scores
+_RANK_OFFSET = 61  # the first rank, in reciprocal rank fusion
+_JOINED = 100  # hits by meaning whose ranks count for hits by words
 _MORE = 4  # times as many rows are read if too few differ
 BLOCK_CELLS = 1 << 24  # similarities in memory at a time
 
@@ -59,6 +64,10 @@ class Hit:
     """The row in the index, if there is one."""
     similar: int = field(default=0, compare=False)
     """Minimum number of worse hits that are nearly the same, which a search with `collapse` left out."""
+    why: str = field(default="", compare=False)
+    """For a hit by words where they are, such as `words: "Total 41,20 €"`, `title: "…"` or `name`; else empty."""
+    lines: tuple[TextLine, ...] = field(default=(), compare=False)
+    """For a hit by words: the lines in the image that have some of them, the best one first."""
 
     @property
     def id(self) -> str:
@@ -105,6 +114,7 @@ class Hit:
         values = {"id": self.id, "path": self.path, "score": self.score}
         values |= {"time": self.time, "start": self.start, "end": self.end}
         values |= {"similar": self.similar} if self.similar else {}
+        values |= {"why": self.why, "lines": [line.to_dict() for line in self.lines]} if self.why else {}
         return values | ({name: getattr(self.row, name) for name in ("kind", "date", "size")} if self.row else {})
 
     def __repr__(self) -> str:
@@ -160,8 +170,12 @@ def best_hits(
     thumbnails: bool = False,
     keep: Callable[[IndexStore, IndexRow], bool] = lambda store, row: True,
     collapse: bool = False,
+    words: WordQuery | None = None,
 ) -> list[Hit]:
-    """Return the `top` hits over some indexes that are most similar to a unit vector, each file or moment once.
+    """Return the `top` hits over some indexes, each file or moment once, best first: the most similar to a unit vector.
+
+    With `words`, hits that have them all come first if they do exactly, and else are joined with the others by
+    reciprocal ranks.
 
     Args:
         where: A condition in SQL; ConfigError if this or the minimum is invalid.
@@ -169,9 +183,16 @@ def best_hits(
         keep: Whether a row may be a hit.
         collapse: Of hits that are nearly the same, return the best one, with the number of the others among the rows
             that were read.
+        words: Words to look up. Their hits have no minimum.
     """
     check_score(min_score)
     count = 2 * top + 30 if collapse else top
+    by_words = {} if words is None else _find_words(stores, words, vector, where, thumbnails, keep)
+    if words and words.only:
+        best = [found.hit for found in by_words.values()]
+        best = _best_of_similar(best) if collapse and best else best
+        return _explained(best[:top], by_words, words)
+    count = max(count, _JOINED) if by_words else count
     while True:
         found, floor = dict[tuple[str, float | None], Hit](), -np.inf  # below it, an index may have better rows
         for store in stores:
@@ -179,12 +200,72 @@ def best_hits(
             hits = [row_hit(store, row, score) for score, row in nearest if min_score is None or score >= min_score]
             floor = max(floor, hits[-1].score) if len(hits) == count > 0 else floor
             for hit in hits:
-                found.setdefault((abspath(hit.path), hit.start), hit)
+                found.setdefault(_key(hit), hit)
         best = sorted((hit for hit in found.values() if hit.score >= floor), key=lambda hit: -hit.score)
+        best = _join(best, by_words) if by_words else best
         best = _best_of_similar(best) if collapse and best else best
         if len(best) >= top or floor == -np.inf:
-            return best[:top]
+            return _explained(best[:top], by_words, words) if words else best[:top]
         count *= _MORE
+
+
+class _Found(NamedTuple):
+    """A hit by words, from which index, and whether all are there exactly."""
+
+    hit: Hit
+    store: IndexStore
+    exact: bool
+
+
+def _key(hit: Hit) -> tuple[str, float | None]:
+    return abspath(hit.path), hit.start
+
+
+def _find_words(
+    stores: Sequence[IndexStore],
+    words: WordQuery,
+    vector: Vector,
+    where: str | None,
+    thumbnails: bool,
+    keep: Callable[[IndexStore, IndexRow], bool],
+) -> dict[tuple[str, float | None], _Found]:
+    """Return the hits by words, by file and moment, in order."""
+    found = []
+    for store in stores:
+        rows = store.with_words(words, vector, where, thumbnails, partial(keep, store))
+        found += [_Found(row_hit(store, row, score), store, exact) for exact, score, row in rows]
+    found.sort(key=lambda one: (one.exact, one.hit.score), reverse=True)
+    by_key: dict[tuple[str, float | None], _Found] = {}
+    for one in found:
+        by_key.setdefault(_key(one.hit), one)
+    return by_key
+
+
+def _join(best: Sequence[Hit], by_words: Mapping[tuple[str, float | None], _Found]) -> list[Hit]:
+    """Return the hits of both lists: those with all words exactly, then by the sum of the reciprocal ranks."""
+    hits = {_key(hit): hit for hit in best} | {key: found.hit for key, found in by_words.items()}
+    ranks: dict[tuple[str, float | None], float] = dict.fromkeys(hits, 0.0)
+    for rank, hit in enumerate(best, _RANK_OFFSET):
+        if rank < _RANK_OFFSET + _JOINED or _key(hit) not in by_words:  # the same however many hits are asked for
+            ranks[_key(hit)] += 1 / rank
+    for rank, key in enumerate(by_words, _RANK_OFFSET):
+        ranks[key] += 1 / rank
+    return [
+        hits[key]
+        for key in sorted(hits, key=lambda key: (key in by_words and by_words[key].exact, ranks[key]), reverse=True)
+    ]
+
+
+def _explained(hits: Iterable[Hit], by_words: Mapping[tuple[str, float | None], _Found], words: WordQuery) -> list[Hit]:
+    """Return the hits, those by words with the reason."""
+    explained = []
+    for hit in hits:
+        found = by_words.get(_key(hit))
+        if found is not None and hit.row is not None:
+            why, lines = explain(words.words, hit.row.title, found.store.lines(hit.row))
+            hit = replace(hit, why=why, lines=lines)
+        explained.append(hit)
+    return explained
 
 
 def may_be_hit(query: Query, is_excluded: Callable[[str], bool], store: IndexStore, row: IndexRow) -> bool:
@@ -243,8 +324,9 @@ def check_score(minimum: float | None) -> None:
 
 def query_vector(query: Query, encode: Callable[[Media], Vector]) -> Vector:
     """Return a query's unit vector; `encode` returns those of texts and media. ConfigError if the terms cancel out."""
-    vectors = [encode(term.source) if isinstance(term.source, Media) else term.source.vector for term in query.terms]
-    total = np.sum([term.weight * vector for term, vector in zip(query.terms, vectors, strict=True)], axis=0)
+    terms = query.meant
+    vectors = [encode(term.source) if isinstance(term.source, Media) else term.source.vector for term in terms]
+    total = np.sum([term.weight * vector for term, vector in zip(terms, vectors, strict=True)], axis=0)
     length = np.linalg.norm(total)
     if length < 1e-6:
         raise ConfigError(f"the terms of {query.name!r} cancel each other; give them other weights")
@@ -256,7 +338,7 @@ def query_vectors(encoder: Encoder, queries: Sequence[Query]) -> Float[np.ndarra
 
     Raises ConfigError, and the InputError of a term that cannot be decoded.
     """
-    sources = [term.source for query in queries for term in query.terms if isinstance(term.source, Media)]
+    sources = [term.source for query in queries for term in query.meant if isinstance(term.source, Media)]
     vectors: dict[int, Vector] = {}
     document = encoder.feature()
     for feature, is_text in ((replace(document, role="query"), True), (document, False)):

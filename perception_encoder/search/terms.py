@@ -1,7 +1,9 @@
 """Parse queries: weighted terms, each a text, an image or video, a row of an index, or an uploaded image.
 
 In a command, in Python and on the page, `2:dog + park - snow` has three terms; a command also takes them as separate
-words. The page sends lines: `[WEIGHT:]text:TERMS`, `[WEIGHT:]like:ID` for a row, `[WEIGHT:]image:ID` for an upload.
+words. A text is searched for by meaning and by words: `"in quotes"` or as `words:TEXT` by words alone, and as
+`meaning:TEXT` by meaning alone. The page sends lines: `[WEIGHT:]text:TERMS`, `[WEIGHT:]like:ID` for a row,
+`[WEIGHT:]image:ID` for an upload.
 """
 
 from __future__ import annotations
@@ -12,7 +14,9 @@ import re
 import shlex
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -21,6 +25,7 @@ from perception_encoder.formats.listing import Item, check_paths
 from perception_encoder.preprocess.fetch import is_url
 from perception_encoder.preprocess.media import Media, resolve, split_range
 from perception_encoder.preprocess.source import MEDIA_SUFFIXES, escape_name
+from perception_encoder.search.lookup import MAXIMUM_WORDS, WordQuery, query_words
 from perception_encoder.search.storage.database import IndexRow
 
 _MAXIMUM_WEIGHT = 10_000.0
@@ -28,6 +33,8 @@ _MAXIMUM_TERMS = 32  # of the page
 _MAXIMUM_CHARACTERS = 10_000  # of a text
 _WEIGHTED = re.compile(r"(?P<weight>-?\d+(?:\.\d+)?):(?P<source>.+)", re.DOTALL)
 _SIGN = re.compile(r"(?<!\s)\s+([+-])\s+")
+_QUOTED = re.compile(r'(?<![^\s:])"[^"]*"(?!\S)')
+_BY = re.compile(r'(?:(?P<by>words|meaning):)?"(?P<quoted>[^"]*)"|(?P<kind>words|meaning):(?P<text>.*)', re.DOTALL)
 _LINE = re.compile(r"(?:(?P<weight>-?\d{1,4}(?:\.\d{1,4})?):)?(?P<kind>text|like|image):(?P<source>.*)", re.ASCII)
 
 
@@ -48,6 +55,8 @@ class Term:
     """Text or media to encode, or something that has an embedding."""
     weight: float = 1.0
     """The weight; a negative one searches away from the term."""
+    by: Literal["meaning", "words"] | None = None
+    """How alone a text is searched for; by default both ways."""
 
     @property
     def name(self) -> str:
@@ -73,6 +82,29 @@ class Query:
     def kind(self) -> str:
         """ "text", "image" or "video" for a single term, else "query"."""
         return self.terms[0].source.kind if len(self.terms) == 1 else "query"
+
+    @property
+    def meant(self) -> list[Term]:
+        """The terms whose embeddings are searched for: others than words, if there are any."""
+        return [term for term in self.terms if term.by != "words"] or list(self.terms)
+
+    @cached_property
+    def words(self) -> WordQuery | None:
+        """The words to look up, all of them; None for images, for long texts, and for texts without a word.
+
+        A term for words alone decides which images are found. ConfigError if it has no word.
+        """
+        texts = [term for term in self.terms if term.source.kind == "text"]
+        words = {id(term): query_words(term.name) for term in texts if term.by != "meaning"}
+        asked = [term for term in texts if term.by == "words" and term.weight > 0]
+        if empty := [term.name for term in asked if not words[id(term)]]:
+            raise ConfigError(f"{empty[0][:60]!r} has no words to look up, or more than {MAXIMUM_WORDS}")
+        wanted = asked or [term for term in texts if term.by is None and term.weight > 0]
+        if not wanted or not all(words[id(term)] for term in wanted) or (len(texts) < len(self.terms) and not asked):
+            return None
+        without = (words[id(term)] for term in texts if term.by != "meaning" and term.weight < 0)
+        found = dict.fromkeys(word for term in wanted for word in words[id(term)])
+        return WordQuery(words=tuple(found), without=tuple(filter(None, without)), only=bool(asked))
 
     def contains(self, item: Item, row: IndexRow | None) -> bool:
         """Return whether a hit is a row, file or part of a video that is a term of the query."""
@@ -131,7 +163,10 @@ def _split_terms(word: str, media: bool) -> list[str]:
     """Split "2:dog + park - snow" into terms and signs; an existing file's name may hold such signs."""
     match = _WEIGHTED.fullmatch(word)
     names = [word, match["source"]] if match else [word]
-    return [word] if media and any(map(_is_media, names)) else _SIGN.split(word.strip())
+    if media and any(map(_is_media, names)):
+        return [word]
+    whole = _QUOTED.sub(lambda quoted: re.sub(r"\s", "\0", quoted[0]), word.strip())  # so that it is not split
+    return [part.replace("\0", " ") for part in _SIGN.split(whole)]
 
 
 def parse_words(words: Sequence[str], media: bool = True) -> Query:
@@ -148,8 +183,13 @@ def parse_words(words: Sequence[str], media: bool = True) -> Query:
         weight, source = (float(match["weight"]), match["source"]) if match and not is_url(word) else (1.0, word)
         if abs(weight) > _MAXIMUM_WEIGHT:
             raise ConfigError(f"the weight of {source[:60]!r} is over {_MAXIMUM_WEIGHT:,.0f}, the limit")
-        resolved = parse_term(source) if media else _text(source)
-        terms.append(Term(source=resolved, weight=-weight if sign == "-" else weight))
+        weight = -weight if sign == "-" else weight
+        if by := _BY.fullmatch(source):
+            meaning = "meaning" in (by["by"], by["kind"])
+            text = _text(by["quoted"] or by["text"] or "")
+            terms.append(Term(source=text, weight=weight, by="meaning" if meaning else "words"))
+        else:
+            terms.append(Term(source=parse_term(source) if media else _text(source), weight=weight))
     return Query(name=" ".join(words), terms=tuple(terms))
 
 

@@ -34,6 +34,7 @@ from perception_encoder.search.storage.seal import elsewhere
 from perception_encoder.search.storage.store import IndexStore
 from perception_encoder.search.storage.trust import load_encoder
 from perception_encoder.search.storage.update import update_store, writable_store
+from perception_encoder.search.storage.writer import IndexWriter
 from perception_encoder.search.terms import Query, UploadedImage, text_query
 from perception_encoder.serving.queues import quiet
 
@@ -107,11 +108,13 @@ class MediaLibrary:
         """Return the best hits, the query's own rows too; for the rest, see `best_hits`. Raises ConfigError."""
         vector = query_vector(query, lambda media: self._encode_text(str(media.payload)))
         doubled = 1 << (top - 1).bit_length()  # so that few of the pages further down are ranked anew
-        return self._rank(self.index.refresh(), vector.tobytes(), where, doubled, min_score, collapse)[:top]
+        commit = self.index.refresh()
+        return self._rank(commit, vector.tobytes(), where, doubled, min_score, collapse, query.words)[:top]
 
     def _rank_uncached(self, commit: int, vector: bytes, where: str | None, *limits: Any) -> list[Hit]:
-        top, min_score, collapse = limits
-        return best_hits([self.index], np.frombuffer(vector, np.float32), top, where, min_score, collapse=collapse)
+        top, min_score, collapse, words = limits
+        unit = np.frombuffer(vector, np.float32)
+        return best_hits([self.index], unit, top, where, min_score, collapse=collapse, words=words)
 
     def term_source(self, kind: str, source_id: str) -> IndexRow | UploadedImage:
         """Return the row ("like") or the uploaded image ("image") with an id; raises SearchIndexError, ConfigError."""
@@ -203,7 +206,7 @@ class MediaLibrary:
         self.progress = Progress(running=True, failures=self.progress.failures)
         try:
             directory = self.index.directory
-            with IndexStore.for_writing(directory, self.index.root), closing(IndexStore.open(directory)) as writer:
+            with IndexWriter.for_writing(directory, self.index.root), closing(IndexWriter.open(directory)) as writer:
                 writer.check(self.encoder.describe(self.encoder.feature()), self.encoder.source)
                 report = update_store(writer, self.encoder, track)
             self.progress.failures = list(report.skipped)
@@ -239,8 +242,8 @@ def open_library(
     index = IndexStore.open(directory or media)
     check_root(index.directory, index.root, media)
     if exclude is not None:
-        with IndexStore.for_writing(index.directory):
-            index.exclude(exclude)
+        with IndexWriter.for_writing(index.directory):
+            IndexWriter.open(index.directory).exclude(exclude)
     encoder = load_encoder([index], encoder or model)
     library = MediaLibrary(index, encoder)
     library.warm_up()

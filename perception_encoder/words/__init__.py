@@ -1,1 +1,1 @@
-"""Words in images: read, and looked up in a table."""
+"""Words in images."""

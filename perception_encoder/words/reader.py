@@ -25,7 +25,7 @@ LONGEST_SIDE = 2000
 MIN_CONFIDENCE = 0.5
 DETECTED_SIDE = 736
 """Short side at which lines are found; with 480, one in six is lost for half of the time."""
-_SMALLEST_SIDE = 32  # the detector needs it
+_LEAST_SIDE, _NARROWEST = 32, 8  # the detector needs it; it enlarges an image until the short side is long enough
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,12 +108,13 @@ class WordReader:
 
     def read(self, image: Image.Image, name: str, min_confidence: float = MIN_CONFIDENCE) -> list[TextLine]:
         """Return the lines of an upright image; MediaDecodeError, with its name, if the reader fails."""
-        if min(image.size) < _SMALLEST_SIDE:
-            return []
         if max(image.size) > LONGEST_SIDE:
             image = image.copy()
             image.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.BOX, reducing_gap=None)
-        pixels = np.ascontiguousarray(np.asarray(image.convert("RGB"))[..., ::-1])  # (H, W, 3), blue first
+        least = max(_LEAST_SIDE, max(image.size) // _NARROWEST)
+        canvas = Image.new("RGB", (max(image.width, least), max(image.height, least)))
+        canvas.paste(image.convert("RGB"))
+        pixels = np.ascontiguousarray(np.asarray(canvas)[..., ::-1])  # (H, W, 3), blue first
         try:
             with self._lock:
                 found = self._ocr(pixels)
@@ -121,7 +122,7 @@ class WordReader:
             raise MediaDecodeError(name, f"its words cannot be read: {one_line(error)}") from error
         if found.boxes is None or not found.txts:
             return []
-        corners = np.asarray(found.boxes, np.float64) / pixels.shape[1::-1]  # (N, 4, 2)
+        corners = np.asarray(found.boxes, np.float64) / image.size  # (N, 4, 2)
         lines = zip(found.txts, found.scores, corners.clip(0, 1), strict=True)
         return [
             TextLine(text=text.strip(), confidence=float(score), box=tuple(box.ravel().tolist()))

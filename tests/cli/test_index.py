@@ -12,7 +12,7 @@ from PIL import Image
 
 from perception_encoder.errors import OutputError
 from perception_encoder.inference.load import load_spec
-from perception_encoder.search.storage.store import IndexStore
+from perception_encoder.search.storage.writer import IndexWriter
 from tests.clips import clip
 
 
@@ -54,7 +54,7 @@ def test_an_unfinished_index_says_so_and_is_searched(run_pe, indexed: Path, monk
 
     (indexed / "00.jpg").unlink()
     with monkeypatch.context() as patch:
-        patch.setattr(IndexStore, "finish", stop)
+        patch.setattr(IndexWriter, "finish", stop)
         assert run_pe("index", indexed).status == 2
     run = run_pe("search", "dog", indexed, "--json")
     (line,) = run.stderr.splitlines()

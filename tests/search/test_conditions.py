@@ -21,6 +21,7 @@ from perception_encoder.errors import ConfigError
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.search.storage.database import whole_dates
 from perception_encoder.search.storage.store import IndexStore
+from perception_encoder.search.storage.writer import IndexWriter
 from perception_encoder.search_page.library import condition as page_condition
 from tests.search.indexes import SETTINGS, make_rows, unit_vectors
 
@@ -91,8 +92,8 @@ def without(dates: tuple[str, ...]) -> tuple[str, ...]:
 def dated_index(tmp_path_factory: pytest.TempPathFactory) -> IndexStore:
     """Images of these times."""
     rows = [replace(row, date=date) for row, date in zip(make_rows(unit_vectors(8, 0)), TAKEN, strict=True)]
-    with IndexStore.for_writing(directory := tmp_path_factory.mktemp("dated")):
-        index = IndexStore.create(directory, SETTINGS)
+    with IndexWriter.for_writing(directory := tmp_path_factory.mktemp("dated")):
+        index = IndexWriter.create(directory, SETTINGS)
         index.replace([], rows)
         index.finish()
     return index

@@ -29,6 +29,7 @@ from perception_encoder.inference.collection import read_collection
 from perception_encoder.inference.output import EmbeddingWriter
 from perception_encoder.search.index import Index, open_index
 from perception_encoder.search.storage.store import IndexStore
+from perception_encoder.search.storage.writer import IndexWriter
 from perception_encoder.search.vector_stores import write_vectors
 from tests.clips import clip
 from tests.search.indexes import SETTINGS, make_rows, unit_vectors
@@ -161,7 +162,7 @@ def test_a_store_follows_deleted_files_and_has_absolute_paths(
     rows, names = make_rows(unit_vectors(6, 0)), [f"{number}.jpg" for number in range(6)]
     for name in ("it's", "it's too", "other"):
         (tmp_path / name).mkdir()
-        store = IndexStore.create(tmp_path / name, SETTINGS | {"weight_hash": "z'" if name == "other" else "a'b\\"})
+        store = IndexWriter.create(tmp_path / name, SETTINGS | {"weight_hash": "z'" if name == "other" else "a'b\\"})
         store.replace([], [replace(row, path=f"sub/{row.path}" if row.id == "3" else row.path) for row in rows])
     names[3] = "sub/3.jpg"
 
@@ -171,7 +172,7 @@ def test_a_store_follows_deleted_files_and_has_absolute_paths(
         write_vectors([store], out, to)
 
     def delete(out: Path) -> None:
-        IndexStore.open(tmp_path / "it's").replace(["1.jpg", "sub/3.jpg"], [])
+        IndexWriter.open(tmp_path / "it's").replace(["1.jpg", "sub/3.jpg"], [])
         monkeypatch.chdir(tmp_path / "other")
         export("../it's", out)
 
@@ -217,7 +218,7 @@ def load_into_postgres(database: Path, out: Path | None = None) -> Callable[...,
 
 def test_pgvector_takes_vectors_that_it_cannot_index(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
-    store = IndexStore.create(tmp_path / "photos", SETTINGS | {"dimension": 2048})
+    store = IndexWriter.create(tmp_path / "photos", SETTINGS | {"dimension": 2048})
     vectors = np.random.default_rng(0).standard_normal((5, 2048), dtype=np.float32)
     store.replace([], make_rows(vectors / np.linalg.norm(vectors, axis=1, keepdims=True)))
     assert write_vectors([store], out := tmp_path / "out", "pgvector") == 5

@@ -27,6 +27,7 @@ from perception_encoder.search.ranking import (
 from perception_encoder.search.storage.database import IndexRow
 from perception_encoder.search.storage.store import IndexStore
 from perception_encoder.search.storage.vectors import Vectors
+from perception_encoder.search.storage.writer import IndexWriter
 from perception_encoder.search.terms import Query, media_query, parse_words, text_query
 from perception_encoder.search_page.contact_sheet import query_sections
 from tests.clips import clip, number_of, numbered
@@ -92,7 +93,7 @@ def test_several_indexes_are_ranked_together(tmp_path: Path, monkeypatch: pytest
     stores = []
     for number in range(2):
         (tmp_path / str(number)).mkdir()
-        stores.append(store := IndexStore.create(tmp_path / str(number), SETTINGS))
+        stores.append(store := IndexWriter.create(tmp_path / str(number), SETTINGS))
         store.replace([], make_rows(vectors[number::2], 1000 * number))
     expected = [f"{1000 * (row % 2) + row // 2}" for row in np.argsort(-vectors @ query)]
     for owned, most in ((0, 50), (1, 50), (3, 50), (90, 99), (150, 99), (198, 200)):  # of 100 rows an index
@@ -119,7 +120,7 @@ def test_a_burst_in_one_index_hides_nothing_behind_it(tmp_path: Path, burst_firs
     stores = []
     for number, (name, values) in enumerate(cosines.items()):
         (tmp_path / name).mkdir()
-        store = IndexStore.create(tmp_path / name, SETTINGS)
+        store = IndexWriter.create(tmp_path / name, SETTINGS)
         vectors = [axes[0] * value + axes[number + 1 + (value < 0.5)] * np.sqrt(1 - value**2) for value in values]
         store.replace([], make_rows(np.stack(vectors), 1000 * number))
         stores.append(store)

@@ -115,7 +115,7 @@ def test_an_index_that_cannot_be_written_is_one_line(
     def refuse(path: Path, *_: str) -> None:
         raise OSError(errno.EROFS, "Read-only file system", str(path))
 
-    monkeypatch.setattr("perception_encoder.search.storage.store.holding", refuse)
+    monkeypatch.setattr("perception_encoder.search.storage.writer.holding", refuse)
     library.update()
     status = client.get("/api/status").json()
     assert "Read-only file system" in status["error"] and "store the index elsewhere: pe index" in status["error"]

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain
 
-from perception_encoder.inference.cluster import WorkerModel, ended_worker, placed, task_size
+from perception_encoder.inference.cluster import WorkerModel, ended_worker, placed, stream_batches
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.pipeline import map_in_order
-from perception_encoder.ray_cluster import Work, count_workers, do_tasks, on_cluster
+from perception_encoder.ray_cluster import Work, on_cluster
 from perception_encoder.search.storage.reader import File, FileReader, FileResult, batches
 from perception_encoder.search.storage.store import IndexStore
 
@@ -31,11 +30,9 @@ def reading_on_cluster(address: str) -> Iterator[Read]:
         ) -> Iterator[list[FileResult]]:
             model = WorkerModel.of(encoder, encoder.feature())  # not the index's, which may be a stranger's
             work = FileWork(model, index.settings["every"], frozenset(digests))
-            ((device, workers),) = stream(count_workers)
-            cut = list(batches(files, model.batch_size(device)))
-            size = task_size(len(cut), workers)
-            tasks = [list(chain(*cut[start : start + size])) for start in range(0, len(cut), size)]
-            yield from map(pickle.loads, stream(do_tasks, work, tasks, model.memory))
+            yield from stream_batches(
+                stream, work, lambda device: batches(files, model.batch_size(device)), model.memory
+            )
 
         yield read
 

@@ -23,9 +23,11 @@ from typing import Annotated, Any, NamedTuple, TypeVar
 import numpy as np
 
 from perception_encoder.errors import ConfigError, SearchIndexError, one_line
-from perception_encoder.files import defines_only, harden, is_held, open_regular, refuse_database_links
+from perception_encoder.files import defines_only, is_held, open_database, open_regular
+from perception_encoder.models.registry import same_name
 from perception_encoder.preprocess.source import MEDIA_SUFFIXES, unescape_name
 from perception_encoder.records import Count, CountOrZero, Positive, Range, from_fields, parse_json
+from perception_encoder.search.storage import words
 from perception_encoder.search.storage.vectors import Vectors
 from perception_encoder.vectors import are_unit
 
@@ -66,6 +68,9 @@ _SETTINGS: dict[str, Any] = {
 }
 
 
+_SAME = ("model", "weight_hash", "layer", "pool", "dimension", "prompts")  # equal if vectors are comparable
+
+
 @dataclass(frozen=True, kw_only=True)
 class IndexRow:
     """An image, or a moment of a video."""
@@ -93,6 +98,8 @@ class IndexRow:
     """Degrees east."""
     camera: str = ""
     """Maker and model of the camera; empty if unknown."""
+    title: str = ""
+    """Title, caption and keywords of the file, if it has some."""
     size: int
     """Size of the file in bytes."""
     modified: int
@@ -122,6 +129,7 @@ _TABLES = {
     "rows_path": "CREATE INDEX rows_path ON rows (path)",
     "rows_digest": "CREATE INDEX rows_digest ON rows (digest)",
     "rows_newest": "CREATE INDEX rows_newest ON rows (date DESC, path, start, slot)",
+    **words.TABLES,
 }
 
 
@@ -207,11 +215,9 @@ def connect(store: Path, writable: bool = False) -> sqlite3.Connection:
     Raises sqlite3's errors, ValueError if it has other tables, views or triggers, and OutputError if it is a link.
     """
     path = store / DATABASE
-    refuse_database_links(path)
-    address = f"{path.absolute().as_uri()}?{'mode=rw' if writable else _reading_mode(path)}"
-    connection = sqlite3.connect(address, _PATIENCE, uri=True, isolation_level=None, check_same_thread=False)
+    mode = "mode=rw" if writable else _reading_mode(path)
+    connection = open_database(path, mode, timeout=_PATIENCE, check_same_thread=False)
     try:
-        harden(connection)
         connection.execute(f"PRAGMA query_only={int(not writable)}")
         for setting in ("synchronous=FULL", "secure_delete=ON"):
             connection.execute(f"PRAGMA {setting}")
@@ -274,9 +280,21 @@ def check_settings(value: object) -> dict[str, Any]:
     return settings
 
 
+def different_settings(stored: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Return the names of settings that make vectors incomparable; only "model" if the models differ.
+
+    `stored`, `now`: as `Encoder.describe` returns them; settings that `now` lacks are not compared.
+    """
+    different = [name for name in _SAME if name in now and stored.get(name) != now[name]]
+    if "model" in different and not same_name(str(stored.get("model")), str(now["model"])):
+        return ["model"]
+    return [name for name in different if name != "model"]
+
+
 def insert_rows(connection: sqlite3.Connection, rows: Sequence[IndexRow], slot: int) -> None:
     """Add rows, whose vectors begin at a slot."""
     places = ", ".join("?" * (3 + len(COLUMNS)))
+    (last,) = connection.execute("SELECT coalesce(max(key), 0) FROM rows").fetchone()
     for number, row in enumerate(rows, slot):
         values = [
             None if (value := getattr(row, name)) is None else kind(value) for name, (_, kind) in _COLUMNS.items()
@@ -286,11 +304,14 @@ def insert_rows(connection: sqlite3.Connection, rows: Sequence[IndexRow], slot: 
         if row.thumbnail:
             image = [key, row.thumbnail, zlib.crc32(row.thumbnail)]
             connection.execute("INSERT INTO thumbnails VALUES (?, ?, ?)", image)
+    words.add_words(connection, "key > ?", [last])
 
 
 def delete_rows(connection: sqlite3.Connection, paths: Iterable[str]) -> int:
     """Remove the rows of files; return how many there were."""
     names = [(path,) for path in paths]
+    for name in names:
+        words.remove_words(connection, "path = ?", name)
     connection.executemany("DELETE FROM thumbnails WHERE key IN (SELECT key FROM rows WHERE path = ?)", names)
     before = connection.total_changes
     connection.executemany("DELETE FROM rows WHERE path = ?", names)

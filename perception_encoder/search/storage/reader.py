@@ -101,9 +101,8 @@ def find_changes(root: Path, indexed: Mapping[str, FileState], excluded: Sequenc
     failures: list[InputError] = []
     listed: set[str] = set()
     left_out: Counter[str] = Counter()
-    base = escape_name(root.absolute()).rstrip("/") + "/"
-    for item in list_items([root.absolute()], left_out, excluded):
-        path = item.path.removeprefix(base)
+    base = _base(root)
+    for path, item in listed_items(root, excluded, left_out):
         try:
             size, status = item.stat()
             if not names_media(path):
@@ -123,6 +122,18 @@ def find_changes(root: Path, indexed: Mapping[str, FileState], excluded: Sequenc
     return Changes(
         candidates=list(candidates.values()), gone=gone, unchanged=unchanged, failures=failures, left_out=left_out
     )
+
+
+def listed_items(
+    root: Path, excluded: Sequence[str], left_out: Counter[str] | None = None
+) -> Iterator[tuple[str, Item]]:
+    """Yield the images and videos of a directory with their paths in it; see `list_items`."""
+    for item in list_items([root.absolute()], left_out, excluded):
+        yield item.path.removeprefix(_base(root)), item
+
+
+def _base(root: Path) -> str:
+    return escape_name(root.absolute()).rstrip("/") + "/"
 
 
 @dataclass(frozen=True)
@@ -267,9 +278,8 @@ class FileReader:
             assert isinstance(image, Image.Image) and isinstance(media.payload, (Path, bytes))
             header = read_header(media.payload)
             row = _row(file, digest, header.size or image.size, encode_thumbnail(image, THUMBNAIL_SIDE))
-            taken = header.taken
-            row = replace(row, date=_date(taken.date), lat=taken.lat, lon=taken.lon, camera=taken.camera)
-            return row, self._encoder.transform.pixels(image)
+            says = {name: getattr(header.taken, name) for name in ("lat", "lon", "camera", "title")}
+            return replace(row, date=_date(header.taken.date), **says), self._encoder.transform.pixels(image)
 
     def _embed(self, pixels: Iterable[Pixels]) -> np.ndarray:
         stacked = list(pixels)

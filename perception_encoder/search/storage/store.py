@@ -1,29 +1,26 @@
 """The stored index of a directory: a row for each image and each moment of a video, and their vectors.
 
-Only one process writes at a time. It writes and syncs new vectors before the commit that names their slots, so a kill
-leaves unused slots at the end and nothing else. Readers see the last commit and never wait. When an update ends, a seal
-records the sizes and times of the files; a reader that finds others checks every row.
+Readers see the last commit and never wait. When an update ends, a seal records the sizes and times of the files; a
+reader that finds others checks every row.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import secrets
 import sqlite3
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import asdict, replace
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 
-from perception_encoder.errors import ConfigError, OutputError, SearchIndexError, one_line
-from perception_encoder.files import holding, is_held, read_regular, remove, replacing, restrict, write_json, writing
+from perception_encoder.errors import ConfigError, SearchIndexError, one_line
+from perception_encoder.files import is_held, read_regular
 from perception_encoder.formats.exclude import parse_patterns
-from perception_encoder.models.registry import same_name, shown_name
+from perception_encoder.models.registry import shown_name
 from perception_encoder.records import parse_json
 from perception_encoder.search.storage.database import (
     COLUMNS,
@@ -34,52 +31,36 @@ from perception_encoder.search.storage.database import (
     Snapshot,
     State,
     connect,
-    create_database,
-    delete_rows,
+    different_settings,
     find_slots,
-    insert_rows,
     read_settings,
     read_value,
-    write_value,
 )
 from perception_encoder.search.storage.seal import (
-    SEAL,
     STORE,
     check_is_due,
-    elsewhere,
     index_command,
     is_sealed,
     read_seal,
     record_check,
-    write_seal,
 )
-from perception_encoder.search.storage.vectors import Vectors, append_vectors, codes_path, vectors_path, write_codes
+from perception_encoder.search.storage.vectors import Vectors, codes_path, vectors_path
+from perception_encoder.search.storage.words import lines_of, rank_slots
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
+
+    from perception_encoder.search.lookup import WordQuery
+    from perception_encoder.words.reader import TextLine
 
 logger = logging.getLogger(__name__)
 
 EXCLUDED = "exclude.json"
 """Name of the file of patterns, which outlive a damaged index."""
 _EARLIER = "settings.json"  # of an earlier version's index
-_GAPS = 1.25  # slots per row, at most
-_BLOCK = 16_384  # vectors copied at a time
 _AT_ONCE = 500  # rows of one query
 CHECKED_DAILY = 25_000  # rows, at most, checked by a search: 0.3 s
 _DAMAGE = (OSError, ValueError, LookupError, TypeError, OverflowError, sqlite3.Error, sqlite3.Warning)
-_SAME = ("model", "weight_hash", "layer", "pool", "dimension", "prompts")  # equal if vectors are comparable
-
-
-def different_settings(stored: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Return the names of settings that make vectors incomparable; only "model" if the models differ.
-
-    `stored`, `now`: as `Encoder.describe` returns them; settings that `now` lacks are not compared.
-    """
-    different = [name for name in _SAME if name in now and stored.get(name) != now[name]]
-    if "model" in different and not same_name(str(stored.get("model")), str(now["model"])):
-        return ["model"]
-    return [name for name in different if name != "model"]
 
 
 class IndexStore:
@@ -94,11 +75,9 @@ class IndexStore:
         self._vectors: tuple[tuple[int, int, bool], Vectors] | None = None
         self._found: tuple[tuple[object, ...], Int[np.ndarray, " K"]] | None = None
         """The slots that matched the last condition."""
-        self._log = ExitStack()
-        """A connection that is open during an update, so that its log can be read by those who cannot create it."""
 
     @classmethod
-    def open(cls, directory: Path, whole: bool = False, verify: bool = False, media: Path | None = None) -> IndexStore:
+    def open(cls, directory: Path, whole: bool = False, verify: bool = False, media: Path | None = None) -> Self:
         """Open the index of a directory; SearchIndexError if it is missing, damaged or of an earlier version.
 
         Args:
@@ -118,43 +97,10 @@ class IndexStore:
             index._check(reading, whole, verify)
         return index
 
-    @classmethod
-    def create(cls, directory: Path, settings: Mapping[str, Any]) -> IndexStore:
-        """Create an empty index; OutputError if that fails. Of an existing one, only the excluded patterns stay."""
-        store = directory / STORE
-        state = State(identity=secrets.token_hex(8), commit=0, generation=1, slots=0, rows=0, complete=False)
-        values = {"settings": dict(settings), "state": asdict(state), "unreadable": []}
-        with writing(store, also=(sqlite3.Error,)):
-            store.mkdir(exist_ok=True)
-            for suffix in ("", "-journal", "-wal", "-shm"):  # in this order: without the first there is no index
-                remove(Path(f"{store / DATABASE}{suffix}"))
-            _remove_all_but(store, {LOCK, EXCLUDED})
-            append_vectors(vectors_path(store, state.generation), 0, np.empty((0, 1), "<f4"))
-            write_seal(store, settings, [])
-            with replacing(store / DATABASE) as temporary:
-                create_database(temporary, values)
-        record_check(store)
-        return cls(directory, settings, state)
-
     @staticmethod
     def exists(directory: Path) -> bool:
         """Return whether a directory has an index that this user may see, damaged or not."""
         return any(os.path.lexists(directory / STORE / name) for name in (DATABASE, _EARLIER))
-
-    @staticmethod
-    @contextmanager
-    def for_writing(directory: Path, media: Path | None = None) -> Iterator[None]:
-        """Lock the index of a directory, or there of `media`, for this process; OutputError if another is writing it,
-        or it is a link or a file.
-        """
-        store = directory / STORE
-        if store.is_symlink():
-            raise OutputError(f"{store} is a link; remove it, an index must be a directory")
-        with writing(store):
-            store.mkdir(exist_ok=True)
-            restrict(store, directory)
-        with holding(store / LOCK, f"another run is writing the index of {directory}", elsewhere(media or directory)):
-            yield
 
     @property
     def root(self) -> Path:
@@ -175,21 +121,17 @@ class IndexStore:
             raise SearchIndexError(f"{path} cannot be read: {one_line(error)}; exclude none with: {command}") from None
         return patterns
 
-    def exclude(self, patterns: Sequence[str]) -> None:
-        """Set the patterns of files to leave out, which are valid; the next update removes their rows. OutputError."""
-        write_json(self._store / EXCLUDED, list(patterns))
-        self._restrict()
-
-    def _restrict(self) -> None:
-        """Limit the permissions of the index's files to those of the images' directory; OutputError if that fails."""
-        with writing(self._store):
-            restrict(self._store, self.directory, self.root)
-
     @property
     def unreadable(self) -> list[str]:
         """Why the last update skipped files, one line for each."""
         with self._reading() as reading:
             return read_value(reading.connection, "unreadable", list[str])
+
+    @property
+    def reads_words(self) -> bool:
+        """Whether updates read the words in images."""
+        with self._reading() as reading:
+            return read_value(reading.connection, "words", bool)
 
     def check(self, settings: Mapping[str, object], model: str) -> None:
         """Raise SearchIndexError if vectors with `settings` (`Encoder.describe`) cannot be compared with the index's.
@@ -300,6 +242,35 @@ class IndexStore:
             rows = self._read(reading, best, thumbnails=True) if thumbnails else rows
             return [(score_of[slot], rows[slot]) for slot in best]
 
+    def with_words(
+        self,
+        query: WordQuery,
+        vector: Float[np.ndarray, " D"],
+        where: str | None = None,
+        thumbnails: bool = False,
+        keep: Callable[[IndexRow], bool] = lambda row: True,
+    ) -> list[tuple[bool, float, IndexRow]]:
+        """Return rows that have all words, with whether they do exactly and their cosine similarity; best first.
+
+        For the arguments, see `nearest`, and for the rows `rank_slots`.
+        """
+        with self._reading() as reading:
+            allowed = self._find(reading, where) if where is not None or self.below else None
+            try:
+                ranked = rank_slots(reading.connection, query, reading.vectors.content, vector, allowed)
+            except sqlite3.DatabaseError as error:
+                mend = f"mend it with: {index_command(self.directory)}"
+                raise SearchIndexError(
+                    f"the table of words of the index of {self.directory} cannot be read ({one_line(error)}); {mend}"
+                ) from error
+            rows = self._read(reading, ranked, thumbnails)
+            return [(*ranked[slot], row) for slot, row in rows.items() if keep(row)]
+
+    def lines(self, row: IndexRow) -> list[TextLine]:
+        """Return the lines that were read in a row's image."""
+        with self._reading() as reading:
+            return lines_of(reading.connection, row.digest, row.time)
+
     @contextmanager
     def _reading(self) -> Iterator[Snapshot]:
         """Open the last commit; SearchIndexError if the index is damaged or was rebuilt."""
@@ -368,99 +339,6 @@ class IndexStore:
     def _sealed_files(self, state: State) -> list[Path]:
         return [self._store / DATABASE, vectors_path(self._store, state.generation)]
 
-    def begin(self) -> None:
-        """Mark the index as unfinished until `finish`; readers do not wait for commits until `close`."""
-        self._set_journal("WAL")
-        self._log.enter_context(self._writing())
-        with self._changing() as (connection, state):
-            _put(connection, state, complete=False)
-
-    def close(self) -> None:
-        """Let an update's log end."""
-        self._log.close()
-
-    def replace(self, paths: Collection[str], rows: Sequence[IndexRow]) -> None:
-        """Replace all rows of some paths in one commit; OutputError if it cannot be written."""
-        if not paths and not rows:
-            return
-        with self._changing() as (connection, state):
-            if rows:
-                vectors = np.stack([row.vector for row in rows]).astype("<f4")
-                append_vectors(vectors_path(self._store, state.generation), state.slots, vectors)
-            removed = delete_rows(connection, paths)
-            insert_rows(connection, rows, state.slots)
-            _put(connection, state, slots=state.slots + len(rows), rows=state.rows - removed + len(rows))
-
-    def finish(self, unreadable: list[str] | None = None) -> None:
-        """Compact, renew the compressed vectors, and seal the index as finished, unless that is done.
-
-        `unreadable`: see the property; by default unchanged.
-        """
-        with self._reading() as reading:
-            state, vectors = reading.state, reading.vectors
-        if state.slots > _GAPS * state.rows:
-            state = self._compact(vectors)
-            vectors = self._open_vectors(state)
-        files = self._sealed_files(state)
-        changed = not state.complete or unreadable not in (None, self.unreadable)
-        if write_codes(self._store, state.generation, vectors) or changed or not is_sealed(self._store, files):
-            if changed:
-                with self._changing() as (connection, state):
-                    if unreadable is not None:
-                        write_value(connection, "unreadable", unreadable)
-                    _put(connection, state, complete=True)
-            self.close()
-            self._set_journal("DELETE")
-            with writing(self._store):
-                codes = codes_path(self._store, state.generation)
-                files += [codes] if codes.exists() else []
-                write_seal(self._store, self.settings, files)
-                _remove_all_but(self._store, {*(path.name for path in files), SEAL, LOCK, EXCLUDED})
-        self._restrict()
-
-    def _compact(self, vectors: Vectors) -> State:
-        with self._changing() as (connection, state):
-            query = "SELECT slot FROM rows ORDER BY slot"
-            slots = np.fromiter((slot for (slot,) in connection.execute(query)), np.int64)
-            with replacing(vectors_path(self._store, state.generation + 1)) as temporary, temporary.open("wb") as file:
-                for start in range(0, len(slots), _BLOCK):
-                    file.write(vectors.content[slots[start : start + _BLOCK]].data)
-            # in this order, no number is taken
-            connection.executemany("UPDATE rows SET slot = ? WHERE slot = ?", enumerate(slots.tolist()))
-            return _put(connection, state, generation=state.generation + 1, slots=len(slots))
-
-    @contextmanager
-    def _changing(self) -> Iterator[tuple[sqlite3.Connection, State]]:
-        """Commit the block's changes; OutputError if that fails, or if the index was removed or replaced."""
-        with self._writing() as connection:
-            connection.execute("BEGIN IMMEDIATE")
-            state = read_value(connection, "state", State)
-            if state.identity != self._identity:
-                raise OutputError(self._gone)
-            yield connection, state
-            connection.execute("COMMIT")
-
-    @contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
-        if not os.path.lexists(self._store / DATABASE):
-            raise OutputError(self._gone)
-        with (
-            writing(self._store, also=(sqlite3.Error, ValueError)),
-            closing(connect(self._store, writable=True)) as connection,
-        ):
-            yield connection
-
-    @property
-    def _gone(self) -> str:
-        if not self.directory.exists():
-            return f"{self.directory} was renamed or removed during the update; run the command with its new name"
-        return f"the index of {self.directory} was removed or rebuilt during the update; rerun the command"
-
-    def _set_journal(self, mode: Literal["WAL", "DELETE"]) -> None:
-        """Choose between a log, beside which readers read, and a single file, which needs no other to be read."""
-        with self._writing() as connection, suppress(sqlite3.OperationalError):  # a reader is at work
-            connection.execute(f"PRAGMA journal_mode={mode}")
-
 
 @contextmanager
 def _sound(directory: Path, media: Path | None = None) -> Iterator[None]:
@@ -478,21 +356,7 @@ def _sound(directory: Path, media: Path | None = None) -> Iterator[None]:
         raise SearchIndexError(f"{reason}; {remedy}") from error
 
 
-def _put(connection: sqlite3.Connection, state: State, **changes: Any) -> State:
-    state = replace(state, commit=state.commit + 1, **changes)
-    write_value(connection, "state", asdict(state))
-    return state
-
-
 def _newest_first(rows: Mapping[int, IndexRow]) -> list[int]:
     """Return the slots of rows, in this order."""
     by_path = sorted(rows, key=lambda slot: (rows[slot].path, rows[slot].start or 0))
     return sorted(by_path, key=lambda slot: rows[slot].date, reverse=True)
-
-
-def _remove_all_but(store: Path, names: Collection[str]) -> None:
-    """Remove other files, such as a killed process's, unless a reader has them open where that prevents it."""
-    for path in store.iterdir():
-        if path.name not in names and not path.name.startswith(DATABASE):
-            with suppress(OSError):
-                remove(path)

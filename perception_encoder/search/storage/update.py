@@ -5,6 +5,7 @@ Rows are committed regularly, whole files at a time, so that a killed run resume
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -14,7 +15,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from perception_encoder.errors import ConfigError, InputError, SearchIndexError
+from perception_encoder.errors import ConfigError, InputError, SearchIndexError, needs_extra
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.load import load_chosen
 from perception_encoder.inference.model_spec import ModelSpec
@@ -32,11 +33,17 @@ from perception_encoder.search.storage.reader import (
     batches,
     dated,
     find_changes,
+    listed_items,
     row_id,
 )
 from perception_encoder.search.storage.seal import STORE, index_command, salvage
-from perception_encoder.search.storage.store import IndexStore
 from perception_encoder.search.storage.trust import adopt, load_encoder, remember_model, trusted_model
+from perception_encoder.search.storage.words import Unread
+from perception_encoder.search.storage.writer import IndexWriter
+from perception_encoder.words.files import read_each
+from perception_encoder.words.reader import TextLine, can_read_words
+
+logger = logging.getLogger(__name__)
 
 COMMIT_SECONDS, _COMMIT_ROWS = 15.0, 4096  # maximum work lost to a kill
 FIRST_COMMIT_SECONDS = 1.0  # doubles up to the above; the page shows the first images soon
@@ -60,6 +67,10 @@ class UpdateReport:
     """Files with the same content under the same name."""
     rows: int
     """Number of images and moments in the index after the update."""
+    words: int
+    """Number of images and moments whose words were read."""
+    wordless: int
+    """Number of files in `skipped` that are indexed, but whose words could not be read."""
     seconds: float
     skipped: tuple[InputError, ...]
     """Files that could not be read."""
@@ -71,11 +82,11 @@ class UpdateReport:
     @property
     def total(self) -> int:
         """Number of images and videos in the directory."""
-        return self.added + self.moved + self.unchanged + len(self.skipped)
+        return self.added + self.moved + self.unchanged + len(self.skipped) - self.wordless
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as JSON values."""
-        names = ("model", "added", "moved", "deleted", "unchanged", "rows")
+        names = ("model", "added", "moved", "deleted", "unchanged", "rows", "words")
         skipped = [error.to_dict() for error in self.skipped]
         return {**{n: getattr(self, n) for n in names}, "skipped": skipped, "left_out": dict(self.left_out)}
 
@@ -88,7 +99,8 @@ def writable_store(
     rebuild: bool = False,
     directory: Path | None = None,
     verify: bool = False,
-) -> Iterator[tuple[IndexStore, Encoder]]:
+    words: bool | None = None,
+) -> Iterator[tuple[IndexWriter, Encoder]]:
     """Yield a directory's index, locked for writing, and its encoder; create the index if there is none.
 
     Raises OutputError, SearchIndexError (a damaged index, or one of another model, rate, decoding or directory),
@@ -100,13 +112,18 @@ def writable_store(
         rebuild: Start from scratch, by default with the old index's model, dimensions, rate and decoding.
         directory: Where the index is stored; by default the directory itself.
         verify: See `Index.update`.
+        words: Whether updates read words; see `open_index`.
     """
+    if words:
+        with needs_extra("words", "rapidocr"):
+            import rapidocr  # noqa: F401
     root, directory = prepare_location(media, directory)
-    with IndexStore.for_writing(directory, root):
-        if rebuild or not IndexStore.exists(directory):
+    with IndexWriter.for_writing(directory, root):
+        if rebuild or not IndexWriter.exists(directory):
             store, encoder = _create(root, directory, model, every)
         else:
-            store = IndexStore.open(directory, whole=True, verify=verify, media=root)
+            IndexWriter.mend(directory)
+            store = IndexWriter.open(directory, whole=True, verify=verify, media=root)
             encoder = load_encoder([store], model)
         for name, asked in {"every": every, "decoding": encoder.decoding}.items():
             if asked not in (None, known := store.settings[name]):
@@ -115,11 +132,15 @@ def writable_store(
                     f"the index of {directory} was made with {name} {known}, not {asked}; rebuild it with: {rebuilding}"
                 )
         remember_model(store, encoder.source)
+        if words not in (None, store.reads_words):
+            store.set_reads_words(bool(words))
         with closing(store):
             yield store, encoder
 
 
-def _create(root: Path, directory: Path, model: ModelSpec | Encoder, every: float | None) -> tuple[IndexStore, Encoder]:
+def _create(
+    root: Path, directory: Path, model: ModelSpec | Encoder, every: float | None
+) -> tuple[IndexWriter, Encoder]:
     earlier = salvage(directory / STORE) or {}
     named = model.source if isinstance(model, Encoder) else str(model.name)
     source = portable_name(named or (trusted_model(directory, earlier) if earlier else default_model()))
@@ -132,11 +153,11 @@ def _create(root: Path, directory: Path, model: ModelSpec | Encoder, every: floa
     elsewhere = {} if root == directory else {"root": str(root)}
     rate = float(every or earlier.get("every", 1.0))
     settings = {**encoder.describe(encoder.feature()), **elsewhere, "source": source, "every": rate}
-    return IndexStore.create(directory, settings), encoder
+    return IndexWriter.create(directory, settings), encoder
 
 
 def read_here(
-    store: IndexStore, encoder: Encoder, digests: set[str], files: Sequence[File]
+    store: IndexWriter, encoder: Encoder, digests: set[str], files: Sequence[File]
 ) -> Iterator[list[FileResult]]:
     """Read files on this machine's cores; yield a list of results per batch. `digests`: contents already indexed."""
     reader = FileReader(encoder, store.settings["every"], digests)
@@ -144,10 +165,10 @@ def read_here(
 
 
 def update_store(
-    store: IndexStore,
+    store: IndexWriter,
     encoder: Encoder,
     progress: Track = untracked,
-    read: Callable[[IndexStore, Encoder, set[str], Sequence[File]], Iterable[list[FileResult]]] = read_here,
+    read: Callable[[IndexWriter, Encoder, set[str], Sequence[File]], Iterable[list[FileResult]]] = read_here,
 ) -> UpdateReport:
     """Make an index match its directory; skip and report bad files.
 
@@ -175,7 +196,9 @@ def update_store(
         pending.commit()
     store.replace(changes.gone, [])
     skipped, known = [*changes.failures, *pending.skipped], store.unreadable
-    store.finish(list(map(str, skipped)))
+    store.finish(list(map(str, skipped)))  # from here on, the index is searchable by meaning
+    words, wordless = _read_words(store, progress) if store.reads_words else (0, [])
+    skipped += wordless
     moved_away = Counter(indexed[path].digest for path in changes.gone) & pending.moved
     skipped.sort(key=lambda error: str(error) in known)
     return UpdateReport(
@@ -190,7 +213,47 @@ def update_store(
         skipped=tuple(skipped),
         known=sum(str(error) in known for error in skipped),
         left_out=changes.left_out,
+        words=words,
+        wordless=len(wordless),
     )
+
+
+def _read_words(store: IndexWriter, progress: Track) -> tuple[int, list[InputError]]:
+    """Read the words of all images and moments that have not been read; return their number, and what has failed.
+
+    Equal lines of neighbouring moments are stored once. What fails counts as read, until the file changes.
+    """
+    waiting: dict[str, list[Unread]] = {}  # by path
+    for image in store.unread():
+        waiting.setdefault(image.path, []).append(image)
+    if not waiting:
+        return 0, []
+    if not can_read_words():
+        logger.warning("the words in %d images are not read, because the extra `words` is missing", len(waiting))
+        return 0, []
+    jobs = (
+        (image, replace(item, start=image.time, end=image.time))
+        for path, item in listed_items(store.root, store.excluded)
+        for image in waiting.get(path, ())
+    )
+    failures, read = list[InputError](), list[tuple[Unread, list[TextLine]]]()
+    count, before, since = 0, ("", set[str]()), time.monotonic()
+    store.begin(complete=True)
+    try:
+        for image, found in progress(read_each(jobs), "reading words", sum(map(len, waiting.values()))):
+            lines = [] if isinstance(found, InputError) else found
+            failures += [found] if isinstance(found, InputError) else []
+            known = before[1] if before[0] == image.path else set[str]()
+            before = image.path, {line.text for line in lines}
+            read.append((image, [line for line in lines if line.text not in known]))
+            count += 1
+            if time.monotonic() - since > COMMIT_SECONDS / 2:
+                store.write_words(read)
+                read, since = [], time.monotonic()
+    finally:
+        store.write_words(read)
+    store.finish()
+    return count, failures
 
 
 class _Pending:
@@ -199,7 +262,7 @@ class _Pending:
     Attribute: `lost`, files to read again because an earlier commit removed their indexed content.
     """
 
-    def __init__(self, store: IndexStore, indexed: Mapping[str, str]) -> None:
+    def __init__(self, store: IndexWriter, indexed: Mapping[str, str]) -> None:
         self._store, self._indexed = store, indexed  # digests by path
         self.added, self.touched, self.skipped, self.lost = 0, 0, list[InputError](), list[File]()
         self.moved: Counter[str] = Counter()  # by digest

@@ -17,7 +17,7 @@ from typing import Any
 
 from perception_encoder.datasets.pe_video import list_video_tars, read_video_tar, split_of
 from perception_encoder.errors import ConfigError, DataError, InputError, OutputError, one_line
-from perception_encoder.files import defines_only, harden, refuse_database_links, writing
+from perception_encoder.files import defines_only, open_database, refuse_database_links, writing
 from perception_encoder.formats.tars import TarMember
 from perception_encoder.progress import Track, untracked
 
@@ -79,11 +79,9 @@ class Database:
             path.parent.mkdir(parents=True, exist_ok=True)
             refuse_database_links(path)
         with self._readable():
-            self._connection = sqlite3.connect(
-                path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False, cached_statements=256
-            )
+            options = {"timeout": BUSY_SECONDS, "check_same_thread": False, "cached_statements": 256}
+            self._connection = open_database(path, **options)
             self._connection.row_factory = sqlite3.Row
-            harden(self._connection)
             for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
                 self._connection.execute(f"PRAGMA {pragma}")
         self._prepare()

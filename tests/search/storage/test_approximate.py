@@ -13,7 +13,8 @@ import pytest
 from perception_encoder.errors import ConfigError
 from perception_encoder.search.storage import vectors as module
 from perception_encoder.search.storage.database import IndexRow
-from perception_encoder.search.storage.store import STORE, IndexStore
+from perception_encoder.search.storage.store import STORE
+from perception_encoder.search.storage.writer import IndexWriter
 from tests.search.indexes import DIMENSION, SETTINGS, make_rows, unit_vectors
 
 COUNT = 3000
@@ -33,22 +34,22 @@ def vectors() -> np.ndarray:
 
 
 @pytest.fixture
-def index(tmp_path: Path, vectors: np.ndarray) -> IndexStore:
+def index(tmp_path: Path, vectors: np.ndarray) -> IndexWriter:
     """Three thousand rows in three commits."""
-    index = IndexStore.create(tmp_path, SETTINGS)
+    index = IndexWriter.create(tmp_path, SETTINGS)
     for start in range(0, COUNT, 1000):
         index.replace([], make_rows(vectors[start : start + 1000], start))
     index.finish()
     return index
 
 
-def is_approximate(index: IndexStore) -> bool:
+def is_approximate(index: IndexWriter) -> bool:
     with index._reading() as reading:
         return reading.vectors.codes is not None
 
 
 def recall(
-    index: IndexStore, vectors: np.ndarray, where: str | None = None, allowed: np.ndarray | None = None
+    index: IndexWriter, vectors: np.ndarray, where: str | None = None, allowed: np.ndarray | None = None
 ) -> float:
     """Share of the ten best hits of fifty queries that are found; checks the similarities on the way."""
     found = 0
@@ -62,12 +63,12 @@ def recall(
     return found / 500
 
 
-def test_hits_are_nearly_the_exact_ones(index: IndexStore, vectors: np.ndarray) -> None:
+def test_hits_are_nearly_the_exact_ones(index: IndexWriter, vectors: np.ndarray) -> None:
     assert is_approximate(index)
     assert recall(index, vectors) >= 0.99
 
 
-def test_conditions_hold(index: IndexStore, vectors: np.ndarray) -> None:
+def test_conditions_hold(index: IndexWriter, vectors: np.ndarray) -> None:
     videos = np.arange(COUNT) % 4 == 0
     assert recall(index, vectors, "kind = 'video'", videos) >= 0.99
     rare = "path IN ('5.jpg', '77.jpg', '2999.jpg')"
@@ -77,7 +78,7 @@ def test_conditions_hold(index: IndexStore, vectors: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("finished", [False, True])
-def test_new_rows_are_found_at_once(index: IndexStore, vectors: np.ndarray, finished: bool) -> None:
+def test_new_rows_are_found_at_once(index: IndexWriter, vectors: np.ndarray, finished: bool) -> None:
     added = unit_vectors(500, 3)
     index.replace([], make_rows(added, COUNT))
     if finished:
@@ -88,7 +89,7 @@ def test_new_rows_are_found_at_once(index: IndexStore, vectors: np.ndarray, fini
 
 
 @pytest.mark.parametrize("finished", [False, True])
-def test_removed_and_replaced_rows_are_found_no_more(index: IndexStore, vectors: np.ndarray, finished: bool) -> None:
+def test_removed_and_replaced_rows_are_found_no_more(index: IndexWriter, vectors: np.ndarray, finished: bool) -> None:
     index.replace([f"{number}.jpg" for number in range(0, COUNT, 3)], [])
     changed = unit_vectors(100, 4)
     index.replace([f"{number}.jpg" for number in range(1, 301, 3)], make_rows(vectors)[:0])  # nothing in their place
@@ -106,8 +107,8 @@ def test_removed_and_replaced_rows_are_found_no_more(index: IndexStore, vectors:
         assert all(here[int(row.id)] for _, row in index.nearest(vector, 10))
 
 
-def test_vectors_are_written_anew_when_many_are_of_no_row(index: IndexStore, vectors: np.ndarray) -> None:
-    reader = IndexStore.open(index.directory)
+def test_vectors_are_written_anew_when_many_are_of_no_row(index: IndexWriter, vectors: np.ndarray) -> None:
+    reader = IndexWriter.open(index.directory)
     assert recall(reader, vectors) >= 0.99
     index.replace([f"{number}.jpg" for number in range(1000)], [])
     assert recall(reader, vectors, allowed=np.arange(COUNT) >= 1000) >= 0.99
@@ -115,12 +116,12 @@ def test_vectors_are_written_anew_when_many_are_of_no_row(index: IndexStore, vec
     files = {path.name for path in (index.directory / STORE).iterdir()}
     assert files == {"index.sqlite", "vectors-2.f32", "codes-2.tv", "seal.json"}
     assert (index.directory / STORE / "vectors-2.f32").stat().st_size == vectors[1000:].nbytes
-    for opened in (index, reader, IndexStore.open(index.directory, whole=True)):
+    for opened in (index, reader, IndexWriter.open(index.directory, whole=True)):
         assert is_approximate(opened) and recall(opened, vectors, allowed=np.arange(COUNT) >= 1000) >= 0.99
 
 
 def test_a_kill_between_the_new_vectors_and_their_commit_loses_nothing(
-    index: IndexStore, vectors: np.ndarray, monkeypatch: pytest.MonkeyPatch
+    index: IndexWriter, vectors: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     index.replace([f"{number}.jpg" for number in range(1000)], [])
 
@@ -128,44 +129,48 @@ def test_a_kill_between_the_new_vectors_and_their_commit_loses_nothing(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("perception_encoder.search.storage.store._put", stop)
+        patch.setattr("perception_encoder.search.storage.writer._put", stop)
         index.finish()
     here = np.arange(COUNT) >= 1000
-    assert recall(IndexStore.open(index.directory), vectors, allowed=here) >= 0.99
+    assert recall(IndexWriter.open(index.directory), vectors, allowed=here) >= 0.99
     index.finish()
-    assert recall(IndexStore.open(index.directory, whole=True), vectors, allowed=here) >= 0.99
+    assert recall(IndexWriter.open(index.directory, whole=True), vectors, allowed=here) >= 0.99
     assert not (index.directory / STORE / "vectors-1.f32").exists()
 
 
-def test_an_index_that_shrinks_loses_its_compressed_vectors(index: IndexStore, vectors: np.ndarray) -> None:
+def test_an_index_that_shrinks_loses_its_compressed_vectors(index: IndexWriter, vectors: np.ndarray) -> None:
     index.replace([f"{number}.jpg" for number in range(2500)], [])
     index.finish()
     assert not list((index.directory / STORE).glob("codes*"))
     assert recall(index, vectors, allowed=np.arange(COUNT) >= 2500) == 1
 
 
-def test_another_thread_may_search_with_another_condition(index: IndexStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_thread_may_search_with_another_condition(index: IndexWriter, monkeypatch: pytest.MonkeyPatch) -> None:
     """And the index may change between a condition and the search."""
-    query, find = unit_vectors(1, 2)[0], IndexStore._find
+    query, find = unit_vectors(1, 2)[0], IndexWriter._find
     expected = [row.id for _, row in index.nearest(query, 10, "kind = 'video'")]
 
-    def overtaken(self: IndexStore, *arguments: Any) -> object:
+    def overtaken(self: IndexWriter, *arguments: Any) -> object:
         slots = find(self, *arguments)
         with monkeypatch.context() as patch:
-            patch.setattr(IndexStore, "_find", find)
-            IndexStore.nearest(self, query, 10, "kind = 'image'")
+            patch.setattr(IndexWriter, "_find", find)
+            IndexWriter.nearest(self, query, 10, "kind = 'image'")
             index.replace([f"{number}.jpg" for number in range(0, COUNT, 3)], [])
             index.finish()
         return slots
 
-    monkeypatch.setattr(IndexStore, "_find", overtaken)
+    monkeypatch.setattr(IndexWriter, "_find", overtaken)
     index.begin()
-    assert [row.id for _, row in IndexStore.open(index.directory).nearest(query, 10, "kind = 'video'")] == expected
+    assert [row.id for _, row in IndexWriter.open(index.directory).nearest(query, 10, "kind = 'video'")] == expected
 
 
 @pytest.mark.parametrize("harm", ["cut", "missing", "library", "version"])
 def test_without_compressed_vectors_every_row_is_compared(
-    harm: str, index: IndexStore, vectors: np.ndarray, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    harm: str,
+    index: IndexWriter,
+    vectors: np.ndarray,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     file, here = index.directory / STORE / "codes-1.tv", np.arange(COUNT) != 5
     if harm in ("library", "version"):
@@ -175,7 +180,7 @@ def test_without_compressed_vectors_every_row_is_compared(
         file.write_bytes(file.read_bytes()[:-9])
     else:
         file.unlink()
-    opened = IndexStore.open(index.directory)
+    opened = IndexWriter.open(index.directory)
     assert not is_approximate(opened) and recall(opened, vectors) == 1
     assert (harm in ("library", "version")) == ("compressed vectors cannot be read" in caplog.text)
     opened.replace(["5.jpg"], [])
@@ -185,11 +190,11 @@ def test_without_compressed_vectors_every_row_is_compared(
         assert "vectors cannot be compressed" in caplog.text and not file.exists()
         monkeypatch.undo()
         monkeypatch.setattr(module, "LARGE_BYTES", 1000 * DIMENSION * 4)
-        IndexStore.open(index.directory).finish()
-    assert is_approximate(IndexStore.open(index.directory))  # it came back
+        IndexWriter.open(index.directory).finish()
+    assert is_approximate(IndexWriter.open(index.directory))  # it came back
 
 
-def test_more_hits_than_there_are_rows(index: IndexStore, vectors: np.ndarray) -> None:
+def test_more_hits_than_there_are_rows(index: IndexWriter, vectors: np.ndarray) -> None:
     index.replace([f"{number}.jpg" for number in range(0, COUNT, 7)], [])
     index.finish()
     here = np.arange(COUNT) % 7 > 0

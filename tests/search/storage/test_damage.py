@@ -20,8 +20,9 @@ import pytest
 from perception_encoder.errors import OutputError, SearchIndexError
 from perception_encoder.search.storage import seal
 from perception_encoder.search.storage.database import DATABASE, Snapshot
-from perception_encoder.search.storage.store import EXCLUDED, STORE, IndexStore
+from perception_encoder.search.storage.store import EXCLUDED, STORE
 from perception_encoder.search.storage.vectors import Vectors, codes_path
+from perception_encoder.search.storage.writer import IndexWriter
 from tests.damage import at_most, plant_journal, plant_pipe, plant_trigger
 from tests.search.indexes import DIMENSION, SETTINGS, forge, make_rows, unit_vectors
 
@@ -39,8 +40,8 @@ def folder(tmp_path: Path) -> Path:
 
 def create(folder: Path, rows: int = 20) -> None:
     """Build the index, instead of an earlier one."""
-    with IndexStore.for_writing(folder):
-        index = IndexStore.create(folder, SETTINGS)
+    with IndexWriter.for_writing(folder):
+        index = IndexWriter.create(folder, SETTINGS)
         index.begin()
         index.replace([], make_rows(unit_vectors(rows, 0)))
         index.finish()
@@ -51,8 +52,8 @@ def update(folder: Path) -> Update:
     """Check everything, as an update does before it reads files."""
 
     def update() -> None:
-        with IndexStore.for_writing(folder):
-            IndexStore.open(folder, whole=True).finish()
+        with IndexWriter.for_writing(folder):
+            IndexWriter.open(folder, whole=True).finish()
 
     return update
 
@@ -63,7 +64,7 @@ def hits(folder: Path) -> Hits:
     (query,) = unit_vectors(1, 1)
 
     def hits(where: str | None = None) -> list[tuple[str, float]]:
-        return [(row.path, round(score, 4)) for score, row in IndexStore.open(folder).nearest(query, 20, where)]
+        return [(row.path, round(score, 4)) for score, row in IndexWriter.open(folder).nearest(query, 20, where)]
 
     return hits
 
@@ -117,7 +118,7 @@ def test_a_search_checks_everything_once_a_day(
     update: Update, folder: Path, hits: Hits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between, it misses a vector that was damaged behind its back, as docs/search.md says."""
-    path, reader = folder / STORE / VECTORS, IndexStore.open(folder)
+    path, reader = folder / STORE / VECTORS, IndexWriter.open(folder)
     expected = hits()
     undo = flip(path, 4 * DIMENSION * int(expected[0][0].removesuffix(".jpg")) + 3, 6, times=True)
     checked, check = list[str](), Snapshot.checked
@@ -144,16 +145,16 @@ def test_a_vector_that_loses_its_hit_is_found_by_every_check(
     """A search alone reads the rows of its hits only."""
     create(folder, rows=300)
     path, (query,) = folder / STORE / VECTORS, unit_vectors(1, 1)
-    first, second = (row.path for _, row in IndexStore.open(folder).nearest(query, 2))
+    first, second = (row.path for _, row in IndexWriter.open(folder).nearest(query, 2))
     content, status = np.fromfile(path, "<f4").reshape(-1, DIMENSION), path.stat()
     content[int(first.removesuffix(".jpg"))] = 0
     content.tofile(path)
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
-    assert [row.path for _, row in IndexStore.open(folder).nearest(query, 1)] == [second]
+    assert [row.path for _, row in IndexWriter.open(folder).nearest(query, 1)] == [second]
     a_day_later(monkeypatch)
     for check in ({}, {"whole": True}, {"verify": True}):
         with pytest.raises(SearchIndexError, match=r"vector has changed.* pe index --rebuild"):
-            IndexStore.open(folder, **check)
+            IndexWriter.open(folder, **check)
 
 
 def test_a_check_without_a_cache_to_remember_it_in(
@@ -176,25 +177,25 @@ def test_an_update_sees_damage_to_the_pages_of_indexes_and_to_settings(
     whole = path.read_bytes()
     if content == b"every":
         flip(path, whole.index(b'"every": 1.0') + 9, 1, times=True)
-        assert IndexStore.open(folder).settings["every"] == 3
+        assert IndexWriter.open(folder).settings["every"] == 3
     else:
         *_, last = re.finditer(rb"(?<!\d)7\.jpg(?!image)", whole)
         flip(path, last.start(), 3, times=True)
-        IndexStore.open(folder)
+        IndexWriter.open(folder)
     with pytest.raises(SearchIndexError, match=rf"{DATABASE}.* pe index --rebuild {folder}$"):
         update()
 
 
 def test_only_verify_sees_damage_to_a_thumbnail_that_nobody_looks_at(update: Update, folder: Path) -> None:
-    with IndexStore.for_writing(folder), closing(IndexStore.open(folder)) as index:
+    with IndexWriter.for_writing(folder), closing(IndexWriter.open(folder)) as index:
         index.begin()
         index.replace([], [replace(make_rows(unit_vectors(1, 2), 20)[0], thumbnail=b"thumbnail" * 99)])
         index.finish()
-    IndexStore.open(folder, verify=True)
+    IndexWriter.open(folder, verify=True)
     flip(folder / STORE / DATABASE, (folder / STORE / DATABASE).read_bytes().index(b"thumbnail" * 99) + 50, times=True)
     update()
     with pytest.raises(SearchIndexError, match="a thumbnail has changed"):
-        IndexStore.open(folder, verify=True)
+        IndexWriter.open(folder, verify=True)
 
 
 def test_a_damaged_hit_is_an_error_even_if_no_time_changed(update: Update, folder: Path, hits: Hits) -> None:
@@ -216,7 +217,7 @@ def test_an_update_without_changes_writes_nothing(update: Update, folder: Path) 
         return {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in (folder / STORE).rglob("*")}
 
     before = files()
-    IndexStore.open(folder).rows("size > 0")
+    IndexWriter.open(folder).rows("size > 0")
     assert {path.name for path in before} == {DATABASE, VECTORS, "seal.json", "lock"}
     update()
     assert files() == before
@@ -229,7 +230,7 @@ def test_a_missing_or_cut_file_is_named(update: Update, folder: Path, hits: Hits
         for length in (None, 0, len(content) // 2):
             path.unlink() if length is None else path.write_bytes(content[:length])
             if length is None and path.name == DATABASE:
-                assert not IndexStore.exists(folder)
+                assert not IndexWriter.exists(folder)
             elif path.name in (DATABASE, VECTORS):
                 with pytest.raises(SearchIndexError, match=rf"{path.name}.*\); .* --rebuild"):
                     hits()
@@ -244,7 +245,7 @@ def test_an_index_of_an_earlier_version_is_rebuilt(update: Update, folder: Path)
     (folder / STORE / "moments.lance").mkdir()
     (folder / STORE / "settings.json").write_text('{"layout": 2}')
     command = f"rebuild it with: pe index --rebuild {folder}$"
-    for fail in (update, lambda: IndexStore.open(folder)):
+    for fail in (update, lambda: IndexWriter.open(folder)):
         with pytest.raises(SearchIndexError, match=f"made by an earlier version.*{command}"):
             fail()
     create(folder)
@@ -455,7 +456,7 @@ def test_a_pipe_in_an_index_stops_nothing(name: str, kind: str, update: Update, 
     expected, path, errors = hits(), folder / STORE / name, []
     path.unlink(missing_ok=True)
     plant_pipe(path, kind)
-    for use in (lambda: hits() == expected, update, lambda: IndexStore.open(folder).excluded, lambda: create(folder)):
+    for use in (lambda: hits() == expected, update, lambda: IndexWriter.open(folder).excluded, lambda: create(folder)):
         with at_most(20, path):
             try:
                 assert use() is not False

@@ -15,6 +15,7 @@ from perception_encoder.search.index import open_index
 from perception_encoder.search.storage.database import DATABASE
 from perception_encoder.search.storage.location import nearest_index
 from perception_encoder.search.storage.store import STORE, IndexStore
+from perception_encoder.search.storage.writer import IndexWriter
 from tests.search.indexes import hits, printed_command
 
 
@@ -159,7 +160,7 @@ def test_the_remedy_of_an_unfinished_index_elsewhere_finishes_it(
         raise SearchIndexError("stopped")
 
     with monkeypatch.context() as patch:
-        patch.setattr(IndexStore, "finish", stop)
+        patch.setattr(IndexWriter, "finish", stop)
         assert run_pe("index", photos, "--index", home, "--model", checkpoint).status == 2
     run = run_pe("search", "a cat", "--index", home)
     assert "is unfinished" in run.stderr

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from perception_encoder.errors import SearchIndexError
-from perception_encoder.search.storage.store import STORE, IndexStore
+from perception_encoder.search.storage.store import STORE
+from perception_encoder.search.storage.writer import IndexWriter
 from tests import processes
 from tests.search.indexes import SETTINGS, make_rows, unit_vectors, wait_for
 
@@ -35,8 +36,8 @@ def folder() -> Iterator[Path]:
 
 def write(folder: Path, until: str) -> None:
     """Add rows to an index, and finish; or wait in or after the commit."""
-    with IndexStore.for_writing(folder):
-        index = IndexStore.open(folder) if IndexStore.exists(folder) else IndexStore.create(folder, SETTINGS)
+    with IndexWriter.for_writing(folder):
+        index = IndexWriter.open(folder) if IndexWriter.exists(folder) else IndexWriter.create(folder, SETTINGS)
         index.begin()
         index.replace([], make_rows(unit_vectors(ROWS, 0), len(index)))
         if until == "finish":
@@ -63,7 +64,7 @@ def search(folder: Path, user: int) -> None:
     os.setgid(user)
     os.setuid(user)
     try:
-        index = IndexStore.open(folder)
+        index = IndexWriter.open(folder)
         print(len(index.nearest(unit_vectors(1, 1)[0], 999)), index.unfinished)
     except SearchIndexError as error:
         print(error)
@@ -101,7 +102,7 @@ def test_what_cannot_be_read_without_permission_to_write_is_said(folder: Path, t
     shared.rename(folder / "shared")
     stopped = f"{database} was left by a stopped update; somebody who may write it must rerun `pe index`\n"
     assert read(folder, NOBODY, log) == stopped
-    with IndexStore.for_writing(folder):
+    with IndexWriter.for_writing(folder):
         assert read(folder, NOBODY, log) == (
             f"{database} is being written, and you may not write it; try again when that has ended\n"
         )

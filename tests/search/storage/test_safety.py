@@ -18,6 +18,7 @@ from perception_encoder.inference.model_spec import ModelSpec
 from perception_encoder.search.storage.database import DATABASE
 from perception_encoder.search.storage.store import STORE, IndexStore
 from perception_encoder.search.storage.update import UpdateReport, update_store, writable_store
+from perception_encoder.search.storage.writer import IndexWriter
 
 Update = Callable[..., UpdateReport]
 
@@ -39,7 +40,7 @@ def test_a_stopped_run_is_unfinished_until_the_next(
 
     for when in ("finish", "replace"):
         with monkeypatch.context() as patch:
-            patch.setattr(IndexStore, when, stop)
+            patch.setattr(IndexWriter, when, stop)
             with pytest.raises(KeyboardInterrupt):
                 update()
         assert IndexStore.open(folder).unfinished and len(IndexStore.open(folder)) in (20, 21)
@@ -64,8 +65,8 @@ def test_an_index_that_is_removed_meanwhile_is_an_error(
         (folder / "new.jpg").unlink()
     places = {
         "embed_pixels": (Encoder, "embed_pixels"),
-        "commit": (IndexStore, "replace"),
-        "unchanged": (IndexStore, "finish"),
+        "commit": (IndexWriter, "replace"),
+        "unchanged": (IndexWriter, "finish"),
     }
     owner, name = places[when]
     usual = getattr(owner, name)

@@ -17,8 +17,9 @@ from PIL import Image
 
 from perception_encoder.errors import ConfigError, OutputError, SearchIndexError
 from perception_encoder.inference.encoder import Encoder
-from perception_encoder.search.storage import store as module
+from perception_encoder.search.storage import writer as module
 from perception_encoder.search.storage.store import STORE, IndexStore
+from perception_encoder.search.storage.writer import IndexWriter
 from tests.search.indexes import counts, rows_by_path
 
 Draw = Callable[[int], Image.Image]
@@ -46,7 +47,7 @@ def test_nearest_is_exact_and_takes_conditions(update, folder: Path, encoder: En
 def test_there_is_one_writer_and_readers_beside_it(update, folder: Path, draw: Draw, encoder: Encoder) -> None:
     update()
     reader = IndexStore.open(folder)
-    with IndexStore.for_writing(folder), pytest.raises(OutputError, match="another run is writing the index"):
+    with IndexWriter.for_writing(folder), pytest.raises(OutputError, match="another run is writing the index"):
         update()
     for number in range(3):
         draw(60 + number).save(folder / f"more{number}.jpg")

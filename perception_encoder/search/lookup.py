@@ -1,0 +1,147 @@
+"""A table of words in a database: which rows have all words of a query, exactly, as a beginning or misread.
+
+Texts are split here, not by SQLite: letters lose case and marks, names are also split at case and digits, and scripts
+without spaces into single characters and pairs. A misread letter is found by leaving one out: of each word of five or
+more letters, the table has all that remain.
+"""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+TABLE = (
+    "CREATE VIRTUAL TABLE lookup USING fts5(terms, content='', detail=none, columnsize=0, "
+    "tokenize=\"unicode61 remove_diacritics 0 categories 'L* M* N* Co'\")"
+)
+"""Creates the table, whose row ids are the keys of the rows that it finds."""
+MAXIMUM_WORDS = 32
+"""A longer query is a description, and is not looked up."""
+_LETTERS, _BEGINNING = (5, 24), 3  # of a word that may be misread; of a beginning, at least
+_PART = re.compile(r"\d+|[^\W\d_]+")
+_CAPITAL = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+_NO_SPACES = re.compile(
+    r"([\u0e00-\u0eff\u1780-\u17ff"  # Thai, Lao, Khmer
+    r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]+)"  # Japanese, Chinese
+)
+_MARKS = 10  # combining classes of accents and of Hebrew's and Arabic's vowels; lower ones make other letters
+_MISREAD = "\ue000"  # begins a word with a letter left out; text_words keeps none
+
+
+@dataclass(frozen=True, kw_only=True)
+class WordQuery:
+    """Words to look up."""
+
+    words: tuple[str, ...]
+    """As `text_words` returns them; all of them must be found."""
+    without: tuple[tuple[str, ...], ...] = ()
+    """Groups of words; what has all of one is not found."""
+    only: bool = False
+    """Whether nothing else counts, such as what an image shows."""
+
+
+def text_words(text: str) -> list[str]:
+    """Return the words of a text in order, in the form in which they are compared."""
+    plain = unicodedata.normalize("NFKD", unicodedata.normalize("NFKC", text).casefold())
+    letters = unicodedata.normalize("NFC", "".join(map(_compared, plain)))
+    return [part for word in letters.split() for part in _NO_SPACES.split(word) if part]
+
+
+@lru_cache(4096)
+def _compared(letter: str) -> str:
+    """Return a letter or digit itself, nothing for a mark or an invisible character, and a space for any other."""
+    category = unicodedata.category(letter)
+    if category == "Cf" or unicodedata.combining(letter) >= _MARKS:
+        return ""
+    return letter if letter.isalnum() or category.startswith("M") else " "
+
+
+def name_words(name: str) -> list[str]:
+    """Return the words of a path: those between separators, and their parts by case and digits."""
+    parts = _PART.findall(unicodedata.normalize("NFKC", name).replace("_", " "))
+    return text_words(" ".join([name.replace("_", " "), *(_CAPITAL.sub(" ", part) for part in parts)]))
+
+
+def query_words(text: str) -> tuple[str, ...]:
+    """Return the words of a query without repetitions; none if there are too many. A single letter is left out."""
+    words = list(dict.fromkeys(text_words(text)))
+    words = [word for word in words if len(word) > 1 or not word.isascii() or word.isdecimal()] or words
+    return tuple(words) if len(words) <= MAXIMUM_WORDS else ()
+
+
+def terms_of(words: Iterable[str]) -> str:
+    """Return what the table has of a row with these words."""
+    terms = set[str]()
+    for word in words:
+        terms.update(_pieces(word), _misread(word))
+    return " ".join(sorted(terms))
+
+
+def _pieces(word: str) -> list[str]:
+    """Return a word; in a script without spaces its characters and, for longer ones, all pairs of neighbours."""
+    if not _NO_SPACES.fullmatch(word):
+        return [word]
+    return [*word, *(word[place : place + 2] for place in range(len(word) - 1))]
+
+
+def _misread(word: str) -> list[str]:
+    """Return a longer word and what remains of it without each of its letters, marked."""
+    least, most = _LETTERS
+    if not least <= len(word) <= most or word.isdecimal() or _NO_SPACES.fullmatch(word):
+        return []
+    return [_MISREAD + word, *(_MISREAD + word[:place] + word[place + 1 :] for place in range(len(word)))]
+
+
+def matches(word: str, text: str) -> int:
+    """Return how well a word of a query fits one of a text: 3 exactly, 2 as its beginning, 1 misread, 0 not."""
+    if word == text or (_NO_SPACES.fullmatch(word) and word in text):
+        return 3
+    if len(word) >= _BEGINNING and text.startswith(word):
+        return 2
+    return int(not set(_misread(word)).isdisjoint(_misread(text)))
+
+
+def find_keys(connection: sqlite3.Connection, query: WordQuery, exact: bool) -> Iterator[int]:
+    """Yield the keys of the rows that have all words, the last ones first; raises sqlite3's errors.
+
+    `exact`: without beginnings and misread words.
+    """
+    found = " AND ".join(map(_exactly if exact else _nearly, query.words))
+    without = " OR ".join(f"({' AND '.join(map(_exactly, words))})" for words in query.without)
+    expression = f"({found}) NOT ({without})" if without else found
+    rows = connection.execute("SELECT rowid FROM lookup WHERE lookup MATCH ? ORDER BY rowid DESC", [expression])
+    return (key for (key,) in rows)
+
+
+def _exactly(word: str) -> str:
+    """Return the expression for a word; its letters and digits cannot be syntax, in quotes."""
+    pieces = _pieces(word) if len(word) == 1 or not _NO_SPACES.fullmatch(word) else _pieces(word)[len(word) :]
+    return "(" + " AND ".join(f'"{piece}"' for piece in pieces) + ")"
+
+
+def _nearly(word: str) -> str:
+    beginning = [f'"{word}" *'] if len(word) >= _BEGINNING and not _NO_SPACES.fullmatch(word) else []
+    return "(" + " OR ".join([_exactly(word), *beginning, *(f'"{term}"' for term in _misread(word))]) + ")"
+
+
+def insert_terms(connection: sqlite3.Connection, rows: Sequence[tuple[int, str]]) -> None:
+    """Add rows: their keys, and the result of `terms_of`."""
+    connection.executemany("INSERT INTO lookup (rowid, terms) VALUES (?, ?)", rows)
+
+
+def delete_terms(connection: sqlite3.Connection, rows: Sequence[tuple[int, str]]) -> None:
+    """Remove rows, which were added with the same values."""
+    connection.executemany("INSERT INTO lookup (lookup, rowid, terms) VALUES ('delete', ?, ?)", rows)
+
+
+def is_sound(connection: sqlite3.Connection) -> bool:
+    """Return whether the table can be read."""
+    try:
+        connection.execute("INSERT INTO lookup (lookup) VALUES ('integrity-check')")
+    except sqlite3.Error:
+        return False
+    return True

@@ -1,0 +1,172 @@
+"""The words of an index's rows: lines read in an image, its title, and its path; the table that finds rows by them.
+
+Lines belong to a content (and, in a video, a moment), so that they stay when a file is moved.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import zlib
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from perception_encoder.preprocess.source import unescape_name
+from perception_encoder.records import parse_json
+from perception_encoder.search.lookup import (
+    TABLE,
+    WordQuery,
+    delete_terms,
+    find_keys,
+    insert_terms,
+    matches,
+    name_words,
+    terms_of,
+    text_words,
+)
+from perception_encoder.words.reader import TextLine
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+
+TABLES = {
+    "words": "CREATE TABLE words (digest TEXT NOT NULL, time REAL NOT NULL, lines TEXT NOT NULL, "
+    "checksum INTEGER NOT NULL, PRIMARY KEY (digest, time)) WITHOUT ROWID",
+    "lookup": TABLE,
+}
+_IMAGE = -1.0  # the time of an image
+_JOINED = "rows LEFT JOIN words ON words.digest = rows.digest AND words.time = coalesce(rows.time, -1)"
+
+
+CANDIDATES, RANKED = 1000, 200  # rows whose similarity is computed; rows of a result
+_AT_ONCE = 500  # rows of one query
+
+
+class Unread(NamedTuple):
+    """An image, or a moment of a video, whose words have not been read."""
+
+    path: str
+    digest: str
+    time: float | None
+
+
+def words_of_path(path: str) -> list[str]:
+    """Return the words of a row's path, without the suffix."""
+    return name_words(unescape_name(str(PurePosixPath(path).with_suffix(""))))
+
+
+def add_words(connection: sqlite3.Connection, which: str, values: Sequence[object]) -> None:
+    """Add rows to the table that finds them; `which`: a condition in SQL."""
+    insert_terms(connection, _terms(connection, which, values))
+
+
+def remove_words(connection: sqlite3.Connection, which: str, values: Sequence[object]) -> None:
+    """Remove rows from the table that finds them, before they or their words change."""
+    delete_terms(connection, _terms(connection, which, values))
+
+
+def _terms(connection: sqlite3.Connection, which: str, values: Sequence[object]) -> list[tuple[int, str]]:
+    rows = connection.execute(f"SELECT key, path, title, lines FROM {_JOINED} WHERE {which}", values)
+    return [
+        (key, terms_of([*words_of_path(path), *text_words("\n".join([title, *_texts(lines)]))]))
+        for key, path, title, lines in rows
+    ]
+
+
+def _texts(lines: str | None) -> list[str]:
+    return [line.text for line in parse_json(lines, list[TextLine], "words")] if lines else []
+
+
+def write_lines(connection: sqlite3.Connection, image: Unread, lines: Sequence[TextLine]) -> None:
+    """Store the lines that were read in an image or moment, for all rows with its content."""
+    text = json.dumps([line.to_dict() for line in lines])
+    time = _IMAGE if image.time is None else image.time
+    rows = "rows.digest = ? AND coalesce(rows.time, -1) = ?", [image.digest, time]
+    remove_words(connection, *rows)
+    stored = [image.digest, time, text, _checksum(image.digest, time, text)]
+    connection.execute("INSERT OR REPLACE INTO words VALUES (?, ?, ?, ?)", stored)
+    add_words(connection, *rows)
+
+
+def lines_of(connection: sqlite3.Connection, digest: str, time: float | None) -> list[TextLine]:
+    """Return the lines of an image or moment; ValueError if they are damaged."""
+    time = _IMAGE if time is None else time
+    query = "SELECT lines, checksum FROM words WHERE digest = ? AND time = ?"
+    for text, checksum in connection.execute(query, [digest, time]):
+        if checksum != _checksum(digest, time, text):
+            raise ValueError("the words of an image have changed since they were written")
+        return parse_json(text, list[TextLine], "words")
+    return []
+
+
+def _checksum(*values: object) -> int:
+    return zlib.crc32(repr(values).encode())
+
+
+def unread(connection: sqlite3.Connection) -> list[Unread]:
+    """Return the images and moments whose words have not been read, each content once, in order."""
+    query = (
+        f"SELECT min(path), rows.digest, rows.time FROM {_JOINED} WHERE lines IS NULL "
+        "GROUP BY rows.digest, rows.time ORDER BY min(path), rows.time"
+    )
+    return [Unread(*row) for row in connection.execute(query)]
+
+
+def forget_words(connection: sqlite3.Connection) -> None:
+    """Remove the lines of contents that are no longer indexed."""
+    connection.execute("DELETE FROM words WHERE digest NOT IN (SELECT digest FROM rows)")
+
+
+def rebuild_lookup(connection: sqlite3.Connection) -> None:
+    """Make the table that finds rows by words anew."""
+    connection.execute("DROP TABLE lookup")
+    connection.execute(TABLE)
+    add_words(connection, "TRUE", [])
+
+
+def rank_slots(
+    connection: sqlite3.Connection,
+    query: WordQuery,
+    vectors: Float[np.ndarray, "N D"],
+    vector: Float[np.ndarray, " D"],
+    allowed: Int[np.ndarray, " K"] | None,
+) -> dict[int, tuple[bool, float]]:
+    """Return the slots of rows that have all words, with whether they do exactly and their cosine similarity.
+
+    Those that do come first, and among each the most similar ones. At most `RANKED` are returned; of more than
+    `CANDIDATES`, the last indexed ones are ranked. `allowed`: the slots that may be returned, by default all.
+    """
+    found: dict[int, bool] = {}
+    for exact in (True, False):
+        keys = find_keys(connection, query, exact)
+        while len(found) < CANDIDATES and (among := ", ".join(map(str, islice(keys, _AT_ONCE)))):
+            rows = connection.execute(f"SELECT slot FROM rows WHERE key IN ({among})")
+            slots = np.fromiter((slot for (slot,) in rows), np.int64)
+            found = (
+                dict.fromkeys((slots if allowed is None else slots[np.isin(slots, allowed)]).tolist(), exact) | found
+            )
+        if len(found) >= RANKED:
+            break
+    slots = np.array(sorted(slot for slot in found if slot < len(vectors)), np.int64)
+    scores = vectors[slots] @ vector
+    ranked = [(found[slot], score, slot) for slot, score in zip(slots.tolist(), scores.tolist(), strict=True)]
+    return {slot: (exact, score) for exact, score, slot in sorted(ranked, reverse=True)[:RANKED]}
+
+
+def explain(words: Sequence[str], title: str, lines: Sequence[TextLine]) -> tuple[str, tuple[TextLine, ...]]:
+    """Return why a row was found by words, and the lines that have some of them, best first: see `Hit.why`."""
+
+    def fit(text: str) -> int:
+        """Return how well a text has the words: the sum of each word's best match."""
+        there = text_words(text)
+        return sum(max((matches(word, part) for part in there), default=0) for word in words)
+
+    fitting = sorted(((fit(line.text), line) for line in lines), key=lambda pair: -pair[0])
+    having = tuple(line for found, line in fitting if found)
+    if having:
+        return f'words: "{having[0].text}"', having
+    return (f'title: "{title}"' if fit(title) else "name"), ()
