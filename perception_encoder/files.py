@@ -189,7 +189,11 @@ def open_database(path: Path, mode: str = "mode=rwc", **options: Any) -> sqlite3
     """
     refuse_database_links(path)
     connection = sqlite3.connect(f"{path.absolute().as_uri()}?{mode}", uri=True, isolation_level=None, **options)
-    harden(connection)
+    try:
+        harden(connection)
+    except BaseException:
+        connection.close()
+        raise
     return connection
 
 

@@ -28,6 +28,8 @@ from perception_encoder.preprocess.source import MEDIA_SUFFIXES, escape_name
 from perception_encoder.search.lookup import MAXIMUM_WORDS, WordQuery, query_words
 from perception_encoder.search.storage.database import IndexRow
 
+By = Literal["meaning", "words"]
+_BY_NAMES: dict[str, By | None] = {"": None, "meaning": "meaning", "words": "words"}
 _MAXIMUM_WEIGHT = 10_000.0
 _MAXIMUM_TERMS = 32  # of the page
 _MAXIMUM_CHARACTERS = 10_000  # of a text
@@ -55,7 +57,7 @@ class Term:
     """Text or media to encode, or something that has an embedding."""
     weight: float = 1.0
     """The weight; a negative one searches away from the term."""
-    by: Literal["meaning", "words"] | None = None
+    by: By | None = None
     """How alone a text is searched for; by default both ways."""
 
     @property
@@ -193,8 +195,13 @@ def parse_words(words: Sequence[str], media: bool = True) -> Query:
     return Query(name=" ".join(words), terms=tuple(terms))
 
 
-def parse_lines(lines: Iterable[str], find: Callable[[str, str], IndexRow | UploadedImage]) -> Query:
-    """Parse the page's lines (see above); `find` gets "like" or "image" and an id. Raises ConfigError, and `find`'s."""
+def parse_lines(lines: Iterable[str], find: Callable[[str, str], IndexRow | UploadedImage], by: str = "") -> Query:
+    """Parse the page's lines (see above); `find` gets "like" or "image" and an id. Raises ConfigError, and `find`'s.
+
+    `by`: how texts are searched for that do not say so: "meaning", "words" or, if it is empty, both.
+    """
+    if by not in _BY_NAMES:
+        raise ConfigError(f"by is {by[:60]!r}; it must be 'meaning' or 'words', or left out")
     terms: list[Term] = []
     for line in lines:
         match = _LINE.fullmatch(line)
@@ -203,7 +210,7 @@ def parse_lines(lines: Iterable[str], find: Callable[[str, str], IndexRow | Uplo
         weight, kind, source = float(match["weight"] or 1), match["kind"], match["source"]
         if kind == "text":
             query = parse_words([source], media=False)
-            terms += [replace(term, weight=weight * term.weight) for term in query.terms]
+            terms += [replace(term, weight=weight * term.weight, by=term.by or _BY_NAMES[by]) for term in query.terms]
         else:
             terms.append(Term(source=find("like" if kind == "like" else "image", source), weight=weight))
         if len(terms) > _MAXIMUM_TERMS:

@@ -26,6 +26,7 @@ from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.model_spec import DEFAULT, ModelSpec
 from perception_encoder.preprocess.media import Kind, Media, resolve
 from perception_encoder.preprocess.source import unescape_name
+from perception_encoder.search.lookup import query_words
 from perception_encoder.search.ranking import Hit, best_hits, query_vector, query_vectors
 from perception_encoder.search.storage.database import COLUMNS, IndexRow
 from perception_encoder.search.storage.location import check_root
@@ -34,9 +35,11 @@ from perception_encoder.search.storage.seal import elsewhere
 from perception_encoder.search.storage.store import IndexStore
 from perception_encoder.search.storage.trust import load_encoder
 from perception_encoder.search.storage.update import update_store, writable_store
+from perception_encoder.search.storage.words import explain
 from perception_encoder.search.storage.writer import IndexWriter
 from perception_encoder.search.terms import Query, UploadedImage, text_query
 from perception_encoder.serving.queues import quiet
+from perception_encoder.words.reader import TextLine
 
 T = TypeVar("T")
 
@@ -137,6 +140,14 @@ class MediaLibrary:
 
     def _encode_uncached(self, text: str) -> Float[np.ndarray, " D"]:
         return self.compute(lambda: query_vectors(self.encoder, [text_query(text)])[0])
+
+    def words(self, row_id: str, texts: Sequence[str]) -> list[tuple[TextLine, bool]]:
+        """Return the lines of a row's image, with whether they have words of some texts; raises what `file` does."""
+        row = self.index.row(row_id)
+        self.check_inside(row)
+        lines = self.index.lines(row)
+        found = explain(query_words(" ".join(texts)), "", lines)[1]
+        return [(line, line in found) for line in lines]
 
     def file(self, row_id: str) -> Path:
         """Return a row's file; ConfigError if it is in a tar or no longer in the directory."""

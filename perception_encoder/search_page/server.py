@@ -113,7 +113,7 @@ def add_search_routes(get: Get, library: MediaLibrary, ids: SignedIds) -> None:
         where = condition(**{name: params.get(name, "") for name in ("kind", "since", "until", "path")})
         offset, count = _number(params, "offset", 0, 100_000), _number(params, "count", _COUNT, _MAXIMUM_COUNT)
         if "q" in params:
-            query = parse_lines(request.query_params.getlist("q"), find_source)
+            query = parse_lines(request.query_params.getlist("q"), find_source, params.get("by", ""))
             min_score = _score(params.get("min_score", ""))
             similar, has_text = params.get("similar", ""), any(isinstance(term.source, Media) for term in query.terms)
             if similar not in ("", "all"):
@@ -121,7 +121,7 @@ def add_search_routes(get: Get, library: MediaLibrary, ids: SignedIds) -> None:
             collapse = has_text and not similar  # without a text, the user looks for similar ones
             found = library.find(query, where, offset + count, min_score, collapse)[offset:]
             tiles = [
-                {**as_tile(hit.row, ids.signed(hit.id)), "score": hit.score, "similar": hit.similar}
+                {**as_tile(hit.row, ids.signed(hit.id)), "score": hit.score, "similar": hit.similar, "why": hit.why}
                 for hit in found
                 if hit.row
             ]
@@ -173,10 +173,15 @@ def add_file_routes(get: Get, get_slowly: Get, library: MediaLibrary, ids: Signe
         rows = library.index.around(request.path_params["id"], _AROUND)
         return JSONResponse({"tiles": [as_tile(row, ids.signed(row.id)) for row in rows]})
 
+    def words(request: Request) -> Response:
+        found = library.words(request.path_params["id"], request.query_params.getlist("q"))
+        return JSONResponse({"lines": [{**line.to_dict(), "found": is_found} for line, is_found in found]})
+
     def file(request: Request) -> Response:
         return FileResponse(library.file(request.path_params["id"]), content_disposition_type="inline")
 
     get("/api/around/{id}", around)
+    get("/api/words/{id}", words)
     get("/thumbnail/{id}", thumbnail)
     get_slowly("/thumbnail/{id}/large", larger(LARGE_SIDE, _CACHED_LARGE))
     get_slowly("/thumbnail/{id}/full", larger(FULL_SIDE, _CACHED_FULL))  # what the browser cannot show, such as RAW

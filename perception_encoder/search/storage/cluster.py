@@ -30,9 +30,11 @@ def reading_on_cluster(address: str) -> Iterator[Read]:
         ) -> Iterator[list[FileResult]]:
             model = WorkerModel.of(encoder, encoder.feature())  # not the index's, which may be a stranger's
             work = FileWork(model, index.settings["every"], frozenset(digests))
-            yield from stream_batches(
-                stream, work, lambda device: batches(files, model.batch_size(device)), model.memory
-            )
+
+            def cut(device: str) -> Iterator[list[File]]:
+                return batches(files, model.batch_size(device))
+
+            yield from stream_batches(stream, work, cut, model.memory)
 
         yield read
 

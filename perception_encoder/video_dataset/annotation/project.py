@@ -79,8 +79,7 @@ class Database:
             path.parent.mkdir(parents=True, exist_ok=True)
             refuse_database_links(path)
         with self._readable():
-            options = {"timeout": BUSY_SECONDS, "check_same_thread": False, "cached_statements": 256}
-            self._connection = open_database(path, **options)
+            self._connection = open_database(path, timeout=BUSY_SECONDS, check_same_thread=False, cached_statements=256)
             self._connection.row_factory = sqlite3.Row
             for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
                 self._connection.execute(f"PRAGMA {pragma}")
