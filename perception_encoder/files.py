@@ -18,7 +18,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
-from functools import lru_cache, update_wrapper
+from functools import cache, lru_cache, update_wrapper
 from pathlib import Path
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
@@ -211,11 +211,20 @@ def harden(connection: sqlite3.Connection) -> None:
 
 def defines_only(connection: sqlite3.Connection, statements: Iterable[str], also: str = "") -> bool:
     """Return whether a database has what the statements create, once, and nothing else but tables like `also`."""
+    return _definitions(connection, also) == _made_by(tuple(statements), also)
+
+
+def _definitions(connection: sqlite3.Connection, also: str) -> Counter[tuple[Any, ...]]:
     query = "SELECT type, name, tbl_name, sql FROM sqlite_master WHERE type <> 'table' OR name NOT GLOB ?"
+    return Counter(map(tuple, connection.execute(query, [also])))
+
+
+@cache
+def _made_by(statements: tuple[str, ...], also: str) -> Counter[tuple[Any, ...]]:
     with closing(sqlite3.connect(":memory:")) as new:
         for statement in statements:
             new.execute(statement)
-        return Counter(map(tuple, connection.execute(query, [also]))) == Counter(new.execute(query, [also]))
+        return _definitions(new, also)
 
 
 def make_directory(path: Path) -> None:

@@ -88,12 +88,13 @@ def _pieces(word: str) -> list[str]:
     return [*word, *(word[place : place + 2] for place in range(len(word) - 1))]
 
 
-def _misread(word: str) -> list[str]:
+@lru_cache(4096)
+def _misread(word: str) -> frozenset[str]:
     """Return a longer word and what remains of it without each of its letters, marked."""
     least, most = _LETTERS
     if not least <= len(word) <= most or word.isdecimal() or _NO_SPACES.fullmatch(word):
-        return []
-    return [_MISREAD + word, *(_MISREAD + word[:place] + word[place + 1 :] for place in range(len(word)))]
+        return frozenset()
+    return frozenset(_MISREAD + rest for rest in (word, *(word[:at] + word[at + 1 :] for at in range(len(word)))))
 
 
 def matches(word: str, text: str) -> int:
@@ -102,7 +103,7 @@ def matches(word: str, text: str) -> int:
         return 3
     if len(word) >= _BEGINNING and text.startswith(word):
         return 2
-    return int(not set(_misread(word)).isdisjoint(_misread(text)))
+    return int(not _misread(word).isdisjoint(_misread(text)))
 
 
 def find_keys(connection: sqlite3.Connection, query: WordQuery, exact: bool) -> Iterator[int]:

@@ -38,7 +38,7 @@ SIMILAR = 0.97
 """Minimum cosine similarity of near-duplicates."""
 _RECENT = 200  # better hits that a hit is compared with: near-duplicates have similar scores
 _RANK_OFFSET = 61  # the first rank, in reciprocal rank fusion
-_JOINED = 100  # hits by meaning whose ranks count for hits by words
+_JOINED = 50  # hits by meaning whose ranks count for hits by words
 _MORE = 4  # times as many rows are read if too few differ
 BLOCK_CELLS = 1 << 24  # similarities in memory at a time
 
@@ -210,9 +210,10 @@ def best_hits(
 
 
 class _Found(NamedTuple):
-    """A hit by words, from which index, and whether all are there exactly."""
+    """A hit by words, its row, the index that has it, and whether all are there exactly."""
 
     hit: Hit
+    row: IndexRow
     store: IndexStore
     exact: bool
 
@@ -233,7 +234,7 @@ def _find_words(
     found = []
     for store in stores:
         rows = store.with_words(words, vector, where, thumbnails, partial(keep, store))
-        found += [_Found(row_hit(store, row, score), store, exact) for exact, score, row in rows]
+        found += [_Found(row_hit(store, row, score), row, store, exact) for exact, score, row in rows]
     found.sort(key=lambda one: (one.exact, one.hit.score), reverse=True)
     by_key: dict[tuple[str, float | None], _Found] = {}
     for one in found:
@@ -256,16 +257,16 @@ def _join(best: Sequence[Hit], by_words: Mapping[tuple[str, float | None], _Foun
     ]
 
 
-def _explained(hits: Iterable[Hit], by_words: Mapping[tuple[str, float | None], _Found], words: WordQuery) -> list[Hit]:
+def _explained(hits: Sequence[Hit], by_words: Mapping[tuple[str, float | None], _Found], words: WordQuery) -> list[Hit]:
     """Return the hits, those by words with the reason."""
-    explained = []
-    for hit in hits:
-        found = by_words.get(_key(hit))
-        if found is not None and hit.row is not None:
-            why, lines = explain(words.words, hit.row.title, found.store.lines(hit.row))
-            hit = replace(hit, why=why, lines=lines)
-        explained.append(hit)
-    return explained
+    explained = {_key(hit): hit for hit in hits}
+    found = {key: by_words[key] for key in explained if key in by_words}
+    for store in {id(one.store): one.store for one in found.values()}.values():
+        rows = {key: one.row for key, one in found.items() if one.store is store}
+        for (key, row), lines in zip(rows.items(), store.lines(list(rows.values())), strict=True):
+            why, matching = explain(words.words, row.title, lines)
+            explained[key] = replace(explained[key], why=why, lines=matching)
+    return list(explained.values())
 
 
 def may_be_hit(query: Query, is_excluded: Callable[[str], bool], store: IndexStore, row: IndexRow) -> bool:

@@ -145,7 +145,7 @@ class MediaLibrary:
         """Return the lines of a row's image, with whether they have words of some texts; raises what `file` does."""
         row = self.index.row(row_id)
         self.check_inside(row)
-        lines = self.index.lines(row)
+        (lines,) = self.index.lines([row])
         found = explain(query_words(" ".join(texts)), "", lines)[1]
         return [(line, line in found) for line in lines]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import sqlite3
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from itertools import islice
 from pathlib import Path
@@ -45,7 +45,7 @@ from perception_encoder.search.storage.seal import (
     record_check,
 )
 from perception_encoder.search.storage.vectors import Vectors, codes_path, vectors_path
-from perception_encoder.search.storage.words import lines_of, rank_slots
+from perception_encoder.search.storage.words import damaged_lines, lines_of, rank_slots
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -256,20 +256,25 @@ class IndexStore:
         """
         with self._reading() as reading:
             allowed = self._find(reading, where) if where is not None or self.below else None
-            try:
+            with self._mendable():
                 ranked = rank_slots(reading.connection, query, reading.vectors.content, vector, allowed)
-            except sqlite3.DatabaseError as error:
-                mend = f"mend it with: {index_command(self.directory)}"
-                raise SearchIndexError(
-                    f"the table of words of the index of {self.directory} cannot be read ({one_line(error)}); {mend}"
-                ) from error
             rows = self._read(reading, ranked, thumbnails)
             return [(*ranked[slot], row) for slot, row in rows.items() if keep(row)]
 
-    def lines(self, row: IndexRow) -> list[TextLine]:
-        """Return the lines that were read in a row's image."""
-        with self._reading() as reading:
-            return lines_of(reading.connection, row.digest, row.time)
+    def lines(self, rows: Sequence[IndexRow]) -> list[list[TextLine]]:
+        """Return the lines that were read in each row's image."""
+        with self._reading() as reading, self._mendable():
+            return [lines_of(reading.connection, row.digest, row.time) for row in rows]
+
+    @contextmanager
+    def _mendable(self) -> Iterator[None]:
+        """Turn errors from reading words into a SearchIndexError with the remedy, which encodes nothing again."""
+        try:
+            yield
+        except (sqlite3.DatabaseError, ValueError) as error:
+            command = index_command(self.directory)
+            reason = f"the words of the index of {self.directory} cannot be read ({one_line(error)})"
+            raise SearchIndexError(f"{reason}; mend them with: {command}") from error
 
     @contextmanager
     def _reading(self) -> Iterator[Snapshot]:
@@ -326,6 +331,11 @@ class IndexStore:
             return
         part = "rows" if sealed and not verify else "1"  # of the tables; or all, up to the first problem
         (problem,), *_ = reading.connection.execute(f"PRAGMA integrity_check({part})")
+        with self._mendable():
+            if " FTS5 " in problem:
+                raise ValueError(problem)
+            if part == "1" and (damaged := damaged_lines(reading.connection)):
+                raise ValueError(f"the lines of {len(damaged):,} images have changed since they were written")
         if problem != "ok":
             raise ValueError(f"{DATABASE}: {problem}")
         if (found := sum(1 for _ in reading.checked("NOT INDEXED"))) != count:

@@ -23,6 +23,7 @@ from perception_encoder.search.lookup import (
     delete_terms,
     find_keys,
     insert_terms,
+    is_sound,
     matches,
     name_words,
     terms_of,
@@ -98,7 +99,7 @@ def lines_of(connection: sqlite3.Connection, digest: str, time: float | None) ->
     query = "SELECT lines, checksum FROM words WHERE digest = ? AND time = ?"
     for text, checksum in connection.execute(query, [digest, time]):
         if checksum != _checksum(digest, time, text):
-            raise ValueError("the words of an image have changed since they were written")
+            raise ValueError(f"the lines of the content {digest} have changed since they were written")
         return parse_json(text, list[TextLine], "words")
     return []
 
@@ -121,11 +122,24 @@ def forget_words(connection: sqlite3.Connection) -> None:
     connection.execute("DELETE FROM words WHERE digest NOT IN (SELECT digest FROM rows)")
 
 
-def rebuild_lookup(connection: sqlite3.Connection) -> None:
-    """Make the table that finds rows by words anew."""
+def damaged_lines(connection: sqlite3.Connection) -> list[tuple[str, float]]:
+    """Return the contents and times of images and moments whose lines have changed since they were written."""
+    rows = connection.execute("SELECT digest, time, lines, checksum FROM words")
+    return [(digest, time) for digest, time, text, checksum in rows if checksum != _checksum(digest, time, text)]
+
+
+def mend_words(connection: sqlite3.Connection) -> bool:
+    """Remove damaged lines, and make the table that finds rows by words anew; return False if all is sound."""
+    damaged = damaged_lines(connection)
+    if not damaged and is_sound(connection):
+        return False
+    connection.execute("BEGIN IMMEDIATE")
+    connection.executemany("DELETE FROM words WHERE digest = ? AND time = ?", damaged)
     connection.execute("DROP TABLE lookup")
     connection.execute(TABLE)
     add_words(connection, "TRUE", [])
+    connection.execute("COMMIT")
+    return True
 
 
 def rank_slots(

@@ -18,9 +18,8 @@ from typing import Any, Literal, Self
 
 import numpy as np
 
-from perception_encoder.errors import OutputError
+from perception_encoder.errors import OutputError, SearchIndexError
 from perception_encoder.files import holding, remove, replacing, restrict, write_json, writing
-from perception_encoder.search.lookup import is_sound
 from perception_encoder.search.storage.database import (
     DATABASE,
     LOCK,
@@ -36,7 +35,7 @@ from perception_encoder.search.storage.database import (
 from perception_encoder.search.storage.seal import SEAL, STORE, elsewhere, is_sealed, record_check, write_seal
 from perception_encoder.search.storage.store import EXCLUDED, IndexStore
 from perception_encoder.search.storage.vectors import Vectors, append_vectors, codes_path, vectors_path, write_codes
-from perception_encoder.search.storage.words import Unread, forget_words, rebuild_lookup, unread, write_lines
+from perception_encoder.search.storage.words import Unread, forget_words, mend_words, unread, write_lines
 from perception_encoder.words.reader import TextLine
 
 logger = logging.getLogger(__name__)
@@ -98,16 +97,11 @@ class IndexWriter(IndexStore):
 
     @staticmethod
     def mend(directory: Path) -> None:
-        """Make the table that finds rows by words anew, if it is damaged; other damage is left to `open`."""
-        with (
-            suppress(sqlite3.Error, ValueError, OSError),
-            closing(connect(directory / STORE, writable=True)) as database,
-        ):
-            if not is_sound(database):
-                logger.warning("the words of the index of %s were damaged and are looked up anew", directory)
-                database.execute("BEGIN IMMEDIATE")
-                rebuild_lookup(database)
-                database.execute("COMMIT")
+        """Make the table that finds rows by words anew, if it or lines are damaged; other damage is left to `open`."""
+        damage = (sqlite3.Error, ValueError, OSError, SearchIndexError)
+        with suppress(*damage), closing(connect(directory / STORE, writable=True)) as connection:
+            if mend_words(connection):
+                logger.warning("the words of the index of %s were damaged; damaged lines are read again", directory)
 
     def begin(self, complete: bool = False) -> None:
         """Mark the index as unfinished until `finish`, unless it is complete; until `close`, readers never wait."""

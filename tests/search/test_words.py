@@ -1,0 +1,464 @@
+"""Words in images, titles and names: stored, resumed, looked up beside meaning, mended; text is never syntax."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import sqlite3
+import sys
+import types
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import perception_encoder as pe
+from perception_encoder.errors import ConfigError, MediaDecodeError, MissingExtraError, SearchIndexError
+from perception_encoder.inference.encoder import Encoder
+from perception_encoder.preprocess.media import Media
+from perception_encoder.search.lookup import (
+    MAXIMUM_WORDS,
+    TABLE,
+    WordQuery,
+    find_keys,
+    insert_terms,
+    name_words,
+    query_words,
+    terms_of,
+    text_words,
+)
+from perception_encoder.search.ranking import Hit, best_hits
+from perception_encoder.search.storage import reader as moments
+from perception_encoder.search.storage import update as update_module
+from perception_encoder.search.storage.database import DATABASE, connect
+from perception_encoder.search.storage.store import STORE, IndexStore
+from perception_encoder.search.storage.words import RANKED
+from perception_encoder.search.storage.writer import IndexWriter
+from perception_encoder.search.terms import parse_words
+from perception_encoder.words import files as reading
+from perception_encoder.words.reader import TextLine
+from tests.search.indexes import SETTINGS, make_rows, unit_vectors
+
+BOX = (0.1, 0.1, 0.5, 0.1, 0.5, 0.2, 0.1, 0.2)
+Read = dict[str, list[str] | Exception]
+
+
+def line(text: str) -> TextLine:
+    return TextLine(text=text, confidence=0.9, box=BOX)
+
+
+@pytest.fixture
+def reader(monkeypatch: pytest.MonkeyPatch) -> tuple[Read, list[str]]:
+    """A reader of words that returns what a test gives it by file name, and the names that it has read."""
+    words: Read = {}
+    names: list[str] = []
+
+    def read(media: Media) -> list[TextLine]:
+        name = Path(media.name.partition("@")[0]).name
+        names.append(name)
+        found = words.get(name, [])
+        if isinstance(found, Exception):
+            raise found
+        return [line(text) for text in found]
+
+    monkeypatch.setattr(reading, "read_words", read)
+    monkeypatch.setattr(update_module, "can_read_words", lambda: True)
+    monkeypatch.setitem(sys.modules, "rapidocr", types.ModuleType("rapidocr"))
+    return words, names
+
+
+@pytest.fixture
+def index(pictures: list[Path], encoder: Encoder) -> Callable[..., pe.Index]:
+    """Update and open the index of the folder."""
+
+    def make(words: bool | None = None) -> pe.Index:
+        pe.open_index(pictures[0].parent, encoder, words=words).update()
+        return pe.open_index(pictures[0].parent, encoder)
+
+    return make
+
+
+def paths(hits: object) -> list[str]:
+    return [Path(hit.path).name for hit in hits]  # type: ignore[attr-defined]
+
+
+def test_words_of_images_are_read_once_and_found(index, reader, pictures: list[Path]) -> None:
+    words, names = reader
+    words["03.jpg"] = ["Grocery store", "Total 41,20 EUR"]
+    before = index()
+    assert names == [] and paths(before.search('"total"')) == []
+    found = index(words=True)
+    assert sorted(names) == sorted(path.name for path in pictures)
+    (hit,) = found.search("words:TOTAL 41,20")
+    assert (Path(hit.path).name, hit.why, hit.lines) == (
+        "03.jpg",
+        'words: "Total 41,20 EUR"',
+        (line("Total 41,20 EUR"),),
+    )
+    assert hit.to_dict()["why"] == hit.why and hit.to_dict()["lines"][0]["box"] == list(BOX)
+    assert found.search("grocery total")[0].why and paths(found.search("grocery total", top=3))[0] == "03.jpg"
+    shutil.copy(pictures[4], pictures[0].with_name("new.jpg"))
+    Image.new("RGB", (40, 40), "red").save(pictures[0].with_name("red.png"))
+    words["red.png"] = ["fresh"]
+    names.clear()
+    again = index()  # without `words`: it goes on reading, and a copy has the words of its content
+    assert names == ["red.png"] and paths(again.search('"fresh"')) == ["red.png"]
+    names.clear()
+    pictures[3].rename(pictures[3].with_name("moved.jpg"))
+    assert paths(index().search('"grocery"')) == ["moved.jpg"] and names == []
+    pictures[3].with_name("moved.jpg").unlink()
+    index()
+    with closing(connect(pictures[0].parent / STORE)) as connection:
+        assert connection.execute("SELECT count(*) FROM words WHERE lines <> '[]'").fetchone() == (1,)
+
+
+def test_an_index_is_searchable_by_meaning_before_words_are_read(
+    index, reader, pictures: list[Path], encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, seen = pictures[0].parent, []
+
+    def look(media: Media) -> list[TextLine]:
+        store = IndexStore.open(folder)
+        seen.append((len(store), store.unfinished))
+        return []
+
+    monkeypatch.setattr(reading, "read_words", look)
+    index(words=True)
+    assert seen and set(seen) == {(len(pictures), False)}
+
+
+def test_an_interrupted_reading_is_resumed(index, reader, pictures: list[Path], encoder: Encoder) -> None:
+    words, names = reader
+    words["07.jpg"] = KeyboardInterrupt()  # type: ignore[assignment]
+
+    def stop(media: Media) -> list[TextLine]:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        whole = reading.read_words
+        patch.setattr(reading, "read_words", lambda media: stop(media) if "07" in media.name else whole(media))
+        with pytest.raises(KeyboardInterrupt):
+            index(words=True)
+    first = list(names)
+    words["07.jpg"] = ["seven"]
+    names.clear()
+    assert paths(index().search('"seven"')) == ["07.jpg"]
+    read_twice = set(first) & set(names)
+    assert first and set(first) | set(names) == {path.name for path in pictures} and len(read_twice) <= 2
+
+
+def test_a_bad_image_is_skipped_with_its_reason_and_not_tried_again(index, reader, pictures, encoder: Encoder) -> None:
+    words, names = reader
+    words["05.jpg"] = MediaDecodeError("05.jpg", "its words cannot be read: it is upside down")
+    folder = pictures[0].parent
+    report = pe.open_index(folder, encoder, words=True).update()
+    assert [error.reason for error in report.skipped] == ["its words cannot be read: it is upside down"]
+    assert (report.words, report.wordless, report.total) == (len(pictures), 1, len(pictures))
+    names.clear()
+    assert pe.open_index(folder, encoder).update().skipped == () and names == []
+
+
+def test_equal_lines_of_neighbouring_moments_are_stored_once(
+    reader, tmp_path: Path, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.clips import clip
+
+    words, _ = reader
+    words["clip.mp4"] = ["EVENING NEWS"]
+    (tmp_path / "clip.mp4").write_bytes(clip(60))
+    vectors = iter(np.linalg.qr(np.random.default_rng(0).standard_normal((encoder.dimension, 99)))[0].T)
+    monkeypatch.setattr(moments, "MAX_WINDOW_SECONDS", 0.6)
+    monkeypatch.setattr(Encoder, "embed_pixels", lambda _, pixels, feature: np.stack([next(vectors) for _ in pixels]))
+    report = pe.open_index(tmp_path, encoder, words=True).update(every=0.5)
+    assert report.words == report.rows > 1
+    (hit,) = pe.open_index(tmp_path, encoder).search('"evening news"')
+    assert hit.start == 0 and hit.why == 'words: "EVENING NEWS"'
+
+
+def test_without_the_extra_words_are_refused_or_left_for_later(
+    pictures, encoder: Encoder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, reader
+) -> None:
+    folder = pictures[0].parent
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "rapidocr", None)
+        with pytest.raises(MissingExtraError, match="words"):
+            pe.open_index(folder, encoder, words=True).update()
+    assert not (folder / STORE / DATABASE).exists()
+    pe.open_index(folder, encoder, words=True).update()
+    Image.new("RGB", (40, 40), "red").save(folder / "red.png")
+    monkeypatch.setattr(update_module, "can_read_words", lambda: False)
+    with caplog.at_level(logging.WARNING):
+        assert pe.open_index(folder, encoder).update().words == 0
+    assert "words in 1 images are not read" in caplog.text
+    monkeypatch.setattr(update_module, "can_read_words", lambda: True)
+    assert pe.open_index(folder, encoder).update().words == 1
+
+
+def test_names_and_titles_are_found_without_reading_words(tmp_path: Path, encoder: Encoder, draw) -> None:
+    folder = tmp_path / "Secret" / "photos"
+    for number, name in enumerate(
+        ["Iceland 2019/IMG_2019_lease-final.png", "birthdayParty.png", "c.jpg", "Ünïcödé.png"]
+    ):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        exif = Image.Exif()
+        exif[0x9C9B] = "Grüße aus Rom".encode("utf-16-le")
+        draw(number).save(folder / name, exif=exif) if name == "c.jpg" else draw(number).save(folder / name)
+    pe.open_index(folder, encoder).update()
+    index = pe.open_index(folder, encoder)
+    for query, name in {
+        "lease": "IMG_2019_lease-final.png",
+        "iceland 2019": "IMG_2019_lease-final.png",
+        "party": "birthdayParty.png",
+        "birthdayparty": "birthdayParty.png",
+        "unicode": "Ünïcödé.png",
+    }.items():
+        assert [(Path(hit.path).name, hit.why) for hit in index.search(f'"{query}"')] == [(name, "name")], query
+    (hit,) = index.search('"grusse rom"')
+    assert hit.why == 'title: "Grüße aus Rom"' and not hit.lines
+    for outside in ("secret", "photos", "png", "jpg"):  # above the directory; the suffix
+        assert index.search(f'"{outside}"').by_query == ((),), outside
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
+def test_names_that_are_not_utf_8_are_found_by_the_rest(tmp_path: Path, encoder: Encoder, draw) -> None:
+    draw(0).save(tmp_path / "a.png")
+    (tmp_path / "a.png").rename(tmp_path / "caf\udce9_menu.png")
+    pe.open_index(tmp_path, encoder).update()
+    assert len(pe.open_index(tmp_path, encoder).search('"menu"')) == 1
+
+
+def test_titles_come_from_exif_iptc_xmp_and_png(tmp_path: Path) -> None:
+    from PIL import PngImagePlugin
+
+    from perception_encoder.preprocess.image import read_header
+
+    image = Image.new("RGB", (8, 8))
+    exif = Image.Exif()
+    exif[0x010E], exif[0x9C9E] = "A wedding", "lake;summer".encode("utf-16-le") + b"\0\0"
+    xmp = b'<x><dc:title><rdf:Alt><rdf:li xml:lang="x">Am See &amp; im Wald</rdf:li></rdf:Alt></dc:title></x>'
+    image.save(tmp_path / "a.jpg", exif=exif, xmp=xmp)
+    assert read_header(tmp_path / "a.jpg").taken.title == "A wedding · lake;summer · Am See & im Wald"
+    about = b"8BIM\x04\x04\0\0" + (block := b"\x1c\x02\x78\x00\x06Harbor").__len__().to_bytes(4, "big") + block + b"\0"
+    segment = b"Photoshop 3.0\0" + about
+    plain = tmp_path / "b.jpg"
+    image.save(plain)
+    content = plain.read_bytes()
+    plain.write_bytes(content[:2] + b"\xff\xed" + (len(segment) + 2).to_bytes(2, "big") + segment + content[2:])
+    assert read_header(plain).taken.title == "Harbor"
+    texts = PngImagePlugin.PngInfo()
+    texts.add_text("Title", "Straße\nim Regen")
+    image.save(tmp_path / "c.png", pnginfo=texts)
+    assert read_header(tmp_path / "c.png").taken.title == "Straße im Regen"
+    texts.add_text("Description", "x" * 5000)
+    image.save(tmp_path / "d.png", pnginfo=texts)
+    assert len(read_header(tmp_path / "d.png").taken.title) == 2000
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> IndexWriter:
+    """Twenty rows, whose words are empty."""
+    store = IndexWriter.create(tmp_path, SETTINGS)
+    store.begin()
+    store.replace([], make_rows(unit_vectors(20, 0)))
+    store.finish()
+    return store
+
+
+def write(store: IndexWriter, texts: dict[int, list[str]]) -> None:
+    """Give some rows lines; the others have been read as well."""
+    by_path = sorted(store.unread(), key=lambda image: image.path)
+    store.write_words([(image, [line(text) for text in texts.get(at, [])]) for at, image in enumerate(by_path)])
+
+
+def ask(store: IndexStore, text: str, top: int = 20, **options: object) -> list[Hit]:
+    query = parse_words([text], media=False)
+    return best_hits([store], unit_vectors(20, 0)[7], top, words=query.words, **options)  # type: ignore[arg-type]
+
+
+def test_an_index_without_a_match_is_searched_as_without_words(store: IndexWriter) -> None:
+    write(store, {3: ["invoice"]})
+    vector = unit_vectors(20, 0)[7]
+    expected = [(hit.path, hit.score) for hit in best_hits([store], vector, 20)]
+    for text in ("nothing like it", "meaning:invoice", "zzzzz"):
+        assert [(hit.path, hit.score) for hit in ask(store, text)] == expected, text
+
+
+def test_exact_matches_come_first_then_ranks_are_joined(store: IndexWriter) -> None:
+    write(store, {3: ["Invoice 7"], 5: ["invoices of May"], 9: ["lnvoice"], 11: ["unrelated"]})
+    by_meaning = [hit.path for hit in best_hits([store], unit_vectors(20, 0)[7], 20)]
+    hits = ask(store, "invoice")
+    names = sorted(by_meaning)
+    assert hits[0].path == names[3] and [hit.path for hit in hits if hit.why] != []
+    assert {hit.path for hit in hits if hit.why} == {names[3], names[5], names[9]}  # exact, beginning, misread
+    assert {hit.path for hit in hits} == set(names)  # nothing is lost
+    rest = [hit.path for hit in hits if not hit.why]
+    assert rest == [path for path in by_meaning if path in rest]  # in the order of meaning
+    assert [hit.path for hit in ask(store, "invoice", top=3)] == [hit.path for hit in hits[:3]]
+    assert {hit.path for hit in ask(store, '"invoice"')} == {names[3], names[5], names[9]}
+    assert ask(store, "invoice - words:7")[0].path != names[3]
+    assert [hit.score for hit in hits] == pytest.approx(
+        [float(np.float32(hit.row.vector @ unit_vectors(20, 0)[7])) for hit in hits if hit.row], abs=1e-5
+    )
+
+
+def test_filters_apply_to_hits_by_words_and_the_minimum_does_not(store: IndexWriter) -> None:
+    write(store, {at: ["menu"] for at in range(20)})
+    names = [hit.path for hit in ask(store, '"menu"')]
+    assert len(names) == 20
+    some = ask(store, '"menu"', where=f"path = '{Path(names[4]).name}'")
+    assert [hit.path for hit in some] == [names[4]]
+    assert [hit.path for hit in ask(store, '"menu"', min_score=0.99)] == names
+    assert ask(store, '"menu"', keep=lambda _, row: False) == []
+
+
+def test_more_matches_than_are_ranked_keep_the_rest_of_the_list(tmp_path: Path) -> None:
+    store = IndexWriter.create(tmp_path, SETTINGS)
+    store.replace([], make_rows(unit_vectors(RANKED + 30, 0)))
+    write(store, {at: ["menu"] for at in range(RANKED + 30)})
+    store.finish()
+    assert len(ask(store, "menu", top=RANKED + 30)) == RANKED + 30
+    assert len(ask(store, '"menu"', top=RANKED + 30)) == RANKED
+
+
+SYNTAX = [
+    '"',
+    '""',
+    "*",
+    "NEAR(a b)",
+    "-",
+    "words:-",
+    "terms:x",
+    "a AND",
+    "a OR b",
+    "a NOT b",
+    "(",
+    "^a",
+    "a*",
+    "{a}:b",
+    "\0",
+    "'",
+]
+
+
+@pytest.mark.parametrize(
+    "text", [*SYNTAX, "مرحبا بالعالم", "e\u0301\u0301\u0301", "\u202eabc", "x" * 10_000, "ab " * 3000]
+)
+def test_text_is_never_syntax(store: IndexWriter, text: str) -> None:
+    write(store, {3: [text], 4: ["near and or not a b x"]})
+    words = query_words(text)
+    if words:
+        keys = _keys(store, WordQuery(words=words))
+        assert len(keys) >= 1
+    try:
+        ask(store, text)
+    except ConfigError as error:
+        assert "words" in str(error) or "empty" in str(error) or "another term" in str(error)
+
+
+def _keys(store: IndexStore, query: WordQuery) -> list[int]:
+    with closing(connect(store.directory / STORE)) as connection:
+        return list(find_keys(connection, query, True))
+
+
+def test_long_queries_are_descriptions(store: IndexWriter) -> None:
+    assert query_words(" ".join(f"word{at}" for at in range(MAXIMUM_WORDS + 1))) == ()
+    with pytest.raises(ConfigError, match="no words to look up"):
+        ask(store, "words:!!!")
+
+
+@pytest.mark.parametrize(
+    ("text", "query", "exact"),
+    [
+        ("発票は山田様", "発票", True),
+        ("発票は山田様", "山田", True),
+        ("発票は山田様", "票山", False),
+        ("株式会社カメラ", "カメラ", True),
+        ("がか", "か", True),
+        ("Straße 5", "strasse", True),
+        ("Ａｂｃ", "abc", True),
+        ("שָׁלוֹם", "שלום", True),
+        ("co\u00adoperate", "cooperate", True),
+        ("iPhone12", "iphone", False),
+        ("perception", "perceptiom", False),
+        ("perception", "perceptoin", False),
+        ("2024", "2025", None),
+        ("dog", "dig", None),
+    ],
+)
+def test_scripts_marks_and_misread_letters(text: str, query: str, exact: bool | None) -> None:
+    with closing(sqlite3.connect(":memory:")) as connection:
+        connection.execute(TABLE)
+        insert_terms(connection, [(1, terms_of(text_words(text)))])
+        asked = WordQuery(words=query_words(query))
+        found = [list(find_keys(connection, asked, only)) == [1] for only in (True, False)]
+    expected = {True: [True, True], False: [False, True], None: [False, False]}[exact]
+    assert found == ([False, False] if query == "票山" else expected)
+
+
+def test_names_are_split_at_separators_case_and_digits() -> None:
+    assert {"img", "2019", "lease", "final"} <= set(name_words("IMG_2019_lease-final"))
+    assert {"birthdayparty", "birthday", "party", "html", "file"} <= set(name_words("birthdayParty myHTMLFile"))
+
+
+def test_a_million_words_in_one_image(store: IndexWriter) -> None:
+    text = " ".join(f"w{at:x}" for at in range(1_000_000 // 20))
+    write(store, {3: [text] * 2})
+    assert len(ask(store, '"wff"')) == 1
+    store.replace([ask(store, '"wff"')[0].row.path], [])  # type: ignore[union-attr]
+    assert ask(store, '"wff"') == []
+
+
+def test_a_damaged_table_of_words_is_named_and_mended(index, reader, pictures, encoder: Encoder, caplog) -> None:
+    words, names = reader
+    words["03.jpg"] = ["Grocery"]
+    opened, folder = index(words=True), pictures[0].parent
+    with closing(sqlite3.connect(folder / STORE / DATABASE)) as connection, connection:
+        connection.execute("UPDATE lookup_data SET block = x'ffffffff' || substr(block, 5) WHERE id > 10")
+    with pytest.raises(SearchIndexError, match=r"words .* cannot be read .* mend them with: pe index"):
+        opened.search('"grocery"')
+    names.clear()
+    with caplog.at_level(logging.WARNING):
+        assert paths(index().search('"grocery"')) == ["03.jpg"] and names == []
+    assert "the words of the index" in caplog.text
+
+
+def test_damaged_lines_are_named_and_read_again(index, reader, pictures) -> None:
+    words, names = reader
+    words["03.jpg"] = ["Grocery"]
+    opened, folder = index(words=True), pictures[0].parent
+    with closing(sqlite3.connect(folder / STORE / DATABASE)) as connection, connection:
+        connection.execute("UPDATE words SET lines = replace(lines, 'Grocery', 'Grokery')")
+    with pytest.raises(SearchIndexError, match=r"the lines of .* have changed .* mend them with: pe index"):
+        opened.search('"grocery"')
+    names.clear()
+    assert paths(index().search('"grocery"')) == ["03.jpg"] and names == ["03.jpg"]
+
+
+@pytest.mark.parametrize(
+    "table", ["CREATE TABLE lookup (terms)", "CREATE VIRTUAL TABLE lookup USING fts5(terms, other)"]
+)
+def test_another_table_of_that_name_is_refused(index, pictures, table: str) -> None:
+    index()
+    folder = pictures[0].parent
+    with closing(sqlite3.connect(folder / STORE / DATABASE)) as connection, connection:
+        connection.execute("DROP TABLE lookup")
+        connection.execute(table)
+    with pytest.raises(SearchIndexError, match="other tables"):
+        IndexStore.open(folder)
+
+
+def test_real_words_end_to_end_without_a_network(tmp_path: Path, encoder: Encoder, written, monkeypatch) -> None:
+    import socket
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("the network is used")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    written.save(tmp_path / "a.png")
+    Image.new("RGB", (300, 200), "blue").save(tmp_path / "b.png")
+    pe.open_index(tmp_path, encoder, words=True).update()
+    (hit,) = pe.open_index(tmp_path, encoder).search('"invoice 2024"')
+    assert Path(hit.path).name == "a.png" and hit.lines[0].text == "Invoice 2024"
