@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from perception_encoder.cli import options, output
-from perception_encoder.cli.options import MODEL, OUTPUT, option
+from perception_encoder.cli.options import MODEL, OUTPUT, flag, option
 from perception_encoder.cli.output import track
 from perception_encoder.inference.model_spec import DEFAULT
 from perception_encoder.models.defaults import default_model
@@ -18,6 +18,9 @@ from perception_encoder.models.registry import SMALL_CORE, demo_line
 
 if TYPE_CHECKING:
     from perception_encoder.search.ranking import Hit
+
+
+READ_WORDS = "Also read the words in images, into a column of lines; needs the extra `words`."
 
 
 def embed(
@@ -29,6 +32,7 @@ def embed(
     frames: options.Frames = 8,
     exclude: options.Exclude = None,
     ray: options.Ray = None,
+    words: Annotated[bool, flag("--words", READ_WORDS)] = False,
     strict: options.Strict = False,
 ) -> None:
     """Embed images, videos and texts.

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain, islice
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from perception_encoder.errors import ClusterError, InputError, MediaNotFoundError
 from perception_encoder.formats.listing import Item
@@ -19,7 +19,7 @@ from perception_encoder.inference.load import load
 from perception_encoder.inference.model_spec import ModelSpec
 from perception_encoder.inference.pipeline import EncodingResult, Failure, batched, item_request
 from perception_encoder.models.registry import portable_name
-from perception_encoder.ray_cluster import Stream, Work, count_workers, do_tasks, on_cluster
+from perception_encoder.ray_cluster import Work, count_workers, do_tasks, on_cluster
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -86,7 +86,7 @@ def task_size(count: int, workers: int, maximum: int = TASK_BATCHES) -> int:
 
 
 def stream_batches(
-    stream: Stream, work: Work[T, R], cut: Callable[[str], Iterable[list[T]]], memory: int
+    stream: Callable[..., Iterator[Any]], work: Work[T, R], cut: Callable[[str], Iterable[list[T]]], memory: int
 ) -> Iterator[list[R]]:
     """Yield the results of each task, of batches that `cut` makes for a kind of device; `memory`: see `do_tasks`."""
     ((device, workers),) = stream(count_workers)

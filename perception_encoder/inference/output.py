@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import chain, islice, repeat
 from pathlib import Path
@@ -32,10 +32,11 @@ from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.load import ModelLike, as_encoder
 from perception_encoder.inference.model_spec import ModelKeywords
 from perception_encoder.inference.output_formats import check_target, to_table, write_embeddings
-from perception_encoder.inference.pipeline import Embedding, EncodingResult, Failure, is_text
+from perception_encoder.inference.pipeline import Embedding, EncodingResult, Failure, guess_kind, is_text
 from perception_encoder.preprocess.source import as_paths, open_source
 from perception_encoder.progress import Track, untracked
 from perception_encoder.store import RESUME, SETTINGS, Store
+from perception_encoder.words.files import read_each
 
 _PART_BYTES = 64 << 20
 PART_SECONDS = 15.0  # the work that a kill may cost
@@ -73,6 +74,7 @@ def embed(
     overwrite: bool = False,
     exclude: Sequence[str] = (),
     ray: str | None = None,
+    words: bool = False,
     progress: Track = untracked,
     **keywords: Unpack[ModelKeywords],
 ) -> EmbedReport:
@@ -89,6 +91,7 @@ def embed(
         overwrite: Replace an existing `out`.
         exclude: Files in directories to leave out, as patterns in gitignore's syntax; `.peignore` files also apply.
         ray: Address of a Ray cluster whose machines read and encode the inputs.
+        words: Also read the words in images, on this machine, into a column of lines; see `pe.read_words`.
         **keywords: Fields of a `ModelSpec`.
 
     Raises:
@@ -114,15 +117,16 @@ def embed(
     started, left_out = time.perf_counter(), Counter[str]()
     if not is_text(first) and (overwrite or not out.exists()):
         encoder.runtime.prepare(feature.executed)
+    settings = encoder.describe(feature) | ({"words": True} if words else {})
     with (
-        EmbeddingWriter(out, encoder.describe(feature), overwrite=overwrite) as writer,
+        EmbeddingWriter(out, settings, overwrite=overwrite) as writer,
         encoding_on_cluster(ray) if ray else nullcontext(Encoder.stream_items) as encode,
     ):
         earlier, items = writer.done, writer.resume(list_items(paths, left_out, exclude))
 
         def write() -> Iterator[None]:
             for batch in encode(encoder, items, feature):
-                writer.add(batch)
+                writer.add(_with_words(batch) if words else batch)
                 yield from repeat(None, len(batch))
 
         for _ in progress(chain(repeat(None, earlier), write()), "embedding", total):
@@ -137,6 +141,20 @@ def embed(
         skipped=tuple(writer.failures),
         left_out=left_out,
     )
+
+
+def _with_words(batch: Sequence[EncodingResult[Item]]) -> list[EncodingResult[Item]]:
+    """Return the results of a batch, images with their lines; none where they cannot be read."""
+    images = [
+        result.key for result in batch if isinstance(result, Embedding) and guess_kind(result.key.path) == "image"
+    ]
+    found = {item: lines for item, lines in read_each(zip(images, images, strict=True)) if isinstance(lines, list)}
+    return [
+        replace(result, words=tuple(line.text for line in found.get(result.key, ())))
+        if isinstance(result, Embedding)
+        else result
+        for result in batch
+    ]
 
 
 @dataclass(frozen=True)

@@ -73,6 +73,9 @@ def to_table(embeddings: Sequence[Embedding[Item]], settings: Mapping[str, Any])
         "pool": pa.array([settings["pool"] if is_visual else None for is_visual in visual], pa.string()),
         "normalized": pa.array([settings["normalized"]] * len(items), pa.bool_()),
     }
+    if settings.get("words"):
+        words = [_strings(embedding.words) for embedding in embeddings]
+        columns["words"] = pa.array([lines.to_pylist() for lines in words], pa.list_(pa.string()))
     vectors = [embedding.vector for embedding in embeddings]
     if settings["pool"] == "tokens":
         columns |= _tokens(vectors, settings["grid"], settings["dimension"])

@@ -52,6 +52,8 @@ class Embedding(Generic[K]):
     """float32 (D,); with pool "tokens" (N, D), or (F, N, D) for a video."""
     times: tuple[float, ...] = ()
     """Times of a video's frames in seconds (NaN if unknown)."""
+    words: tuple[str, ...] = ()
+    """Lines of text in an image, if they were read."""
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ from perception_encoder.search.ranking import (
     query_vectors,
     rank_files,
     row_hit,
-    unique_rows,
+    rows_with_words,
 )
 from perception_encoder.search.storage.database import IndexRow, different_settings
 from perception_encoder.search.storage.location import indexed_directory, limit_store, nearest_index
@@ -274,7 +274,8 @@ class Index:
 
         Args:
             out: A .parquet file, a .lance table, or a directory in clip-retrieval's layout. A moment of a video is a
-                row with its `start`, `end` and, in `times`, the second of its frame.
+                row with its `start`, `end` and, in `times`, the second of its frame. If the index has words, so have
+                the rows.
             to: Write a directory with the program that loads it into this store.
             overwrite: Replace `out` if it exists; a store's directory only if it has no other files.
 
@@ -292,10 +293,11 @@ class Index:
             store.check(stores[0].settings, stores[0].settings["source"])
         if to is not None:
             return write_vectors(stores, out, to, overwrite)
-        with EmbeddingWriter(out, stores[0].settings, overwrite=overwrite, resumes=False) as writer:
-            for store, row in unique_rows(stores):
+        settings = stores[0].settings | ({"words": True} if any(store.reads_words for store in stores) else {})
+        with EmbeddingWriter(out, settings, overwrite=overwrite, resumes=False) as writer:
+            for store, row, words in rows_with_words(stores):
                 times = () if row.time is None else (row.time,)
-                writer.add([Embedding(row_hit(store, row).item, row.vector, times)])
+                writer.add([Embedding(row_hit(store, row).item, row.vector, times, words)])
             return writer.finish()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import chain, islice
+from itertools import chain, groupby, islice
 from os.path import abspath, join
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
@@ -40,6 +40,7 @@ _RECENT = 200  # better hits that a hit is compared with: near-duplicates have s
 _RANK_OFFSET = 61  # the first rank, in reciprocal rank fusion
 _JOINED = 50  # hits by meaning whose ranks count for hits by words
 _MORE = 4  # times as many rows are read if too few differ
+_WITH_WORDS = 1000  # rows whose lines are read together
 BLOCK_CELLS = 1 << 24  # similarities in memory at a time
 
 
@@ -301,6 +302,15 @@ def unique_rows(
             if key not in seen:
                 seen.add(key)
                 yield store, row
+
+
+def rows_with_words(stores: Iterable[IndexStore]) -> Iterator[tuple[IndexStore, IndexRow, tuple[str, ...]]]:
+    """Yield the rows that `unique_rows` does, with the lines that were read in each image."""
+    for _, pairs in groupby(unique_rows(stores), key=lambda pair: id(pair[0])):
+        while some := list(islice(pairs, _WITH_WORDS)):
+            store = some[0][0]
+            for (_, row), lines in zip(some, store.lines([row for _, row in some]), strict=True):
+                yield store, row, tuple(line.text for line in lines)
 
 
 def rank_files(

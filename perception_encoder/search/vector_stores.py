@@ -17,11 +17,11 @@ from pyarrow.parquet import ParquetWriter
 from perception_encoder.errors import ConfigError
 from perception_encoder.files import replacing_new, write_text, writing
 from perception_encoder.preprocess.source import escape_name, unescape_name
-from perception_encoder.search.ranking import unique_rows
+from perception_encoder.search.ranking import rows_with_words
 from perception_encoder.search.storage.store import IndexStore
 
 VectorStore = Literal["qdrant", "lancedb", "pgvector"]
-_COLUMNS = ("id", "vector", "path", "kind", "start", "stop", "date", "model", "weights")
+_COLUMNS = ("id", "vector", "path", "kind", "start", "stop", "date", "words", "model", "weights")
 _BATCH = 10_000  # rows written at a time
 _INDEXED = 2000  # maximum numbers of a vector that pgvector indexes
 
@@ -72,7 +72,8 @@ _PGVECTOR = """-- Load vectors.csv into PostgreSQL with pgvector, from its direc
 CREATE EXTENSION IF NOT EXISTS vector;
 CREATE TABLE IF NOT EXISTS photos (
     id uuid PRIMARY KEY, vector vector({size}) NOT NULL, path text NOT NULL, kind text NOT NULL,
-    start double precision, stop double precision, date timestamp, model text NOT NULL, weights text NOT NULL
+    start double precision, stop double precision, date timestamp, words text,
+    model text NOT NULL, weights text NOT NULL
 );
 BEGIN;
 CREATE TEMPORARY TABLE loaded (LIKE photos) ON COMMIT DROP;
@@ -95,8 +96,9 @@ def write_vectors(stores: Sequence[IndexStore], out: Path, to: VectorStore, over
 
     vectors.parquet, or vectors.csv for pgvector, has a row for each image and moment: `id` (a UUID that stays while the
     file keeps its path), `vector` (float32, D, of unit length), `path` (absolute), `kind`, `start` and `stop` in
-    seconds, `date`, `model` and `weights` (their hash). The program removes other rows of these weights in the indexed
-    directories. Raises ConfigError for another store or a suffix, and OutputError.
+    seconds, `date`, `words` (lines of text in the image, if they were read), `model` and `weights` (their hash). The
+    program removes other rows of these weights in the indexed directories. Raises ConfigError for another store or a
+    suffix, and OutputError.
     """
     if to not in _PROGRAMS:
         raise ConfigError(f"to is {to!r}; it must be one of {', '.join(get_args(VectorStore))}")
@@ -126,11 +128,11 @@ def write_vectors(stores: Sequence[IndexStore], out: Path, to: VectorStore, over
 
 def _rows(stores: Sequence[IndexStore]) -> Iterator[dict[str, Any]]:
     about = stores[0].settings["model"], stores[0].settings["weight_hash"]
-    for store, row in unique_rows(stores):
+    for store, row, words in rows_with_words(stores):
         path = _absolute(store, row.path)
         number = uuid.uuid5(uuid.NAMESPACE_URL, path if row.start is None else f"{path}@{row.start}")
-        values = (str(number), row.vector, path, row.kind, row.start, row.stop, row.date or None, *about)
-        yield dict(zip(_COLUMNS, values, strict=True))
+        values = (row.vector, path, row.kind, row.start, row.stop, row.date or None, "\n".join(words) or None)
+        yield dict(zip(_COLUMNS, (str(number), *values, *about), strict=True))
 
 
 def _absolute(store: IndexStore, path: str) -> str:

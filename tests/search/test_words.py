@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import logging
 import shutil
 import sqlite3
@@ -12,6 +13,7 @@ from contextlib import closing
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -462,3 +464,35 @@ def test_real_words_end_to_end_without_a_network(tmp_path: Path, encoder: Encode
     pe.open_index(tmp_path, encoder, words=True).update()
     (hit,) = pe.open_index(tmp_path, encoder).search('"invoice 2024"')
     assert Path(hit.path).name == "a.png" and hit.lines[0].text == "Invoice 2024"
+
+
+@pytest.mark.parametrize("to", [None, "qdrant", "pgvector"])
+def test_words_are_exported(index, reader, pictures, tmp_path: Path, to) -> None:
+    words, _ = reader
+    words["03.jpg"] = ["Grocery store", 'Total, "41"']
+    out = tmp_path / ("out" if to else "out.parquet")
+    index(words=True).export_vectors(out, to=to)
+    if to == "pgvector":
+        with (out / "vectors.csv").open(newline="", encoding="utf-8") as file:
+            rows = {Path(row["path"]).name: row["words"] for row in csv.DictReader(file)}
+    else:
+        table = pq.read_table(out / "vectors.parquet" if to else out)
+        rows = {Path(row["path"]).name: row["words"] for row in table.to_pylist()}
+    lines = words["03.jpg"]
+    assert rows["03.jpg"] == ("\n".join(lines) if to else lines)  # type: ignore[arg-type]
+    assert not rows["04.jpg"] and len(rows) == len(pictures)
+
+
+def test_embeddings_have_a_column_of_words(reader, pictures, tmp_path: Path, encoder: Encoder) -> None:
+    words, _ = reader
+    words["03.jpg"], words["05.jpg"] = ["Grocery store", "Total"], MediaDecodeError("05.jpg", "too odd")
+    report = pe.embed([pictures[0].parent, _texts(tmp_path)], tmp_path / "out.parquet", model=encoder, words=True)
+    rows = {row["path"]: row["words"] for row in pq.read_table(report.out).to_pylist()}
+    found = {Path(path).name: lines for path, lines in rows.items() if lines}
+    assert found == {"03.jpg": words["03.jpg"]} and report.rows == len(pictures) + 1 and not report.skipped
+    assert "words" not in pq.read_schema(pe.embed(pictures[:2], tmp_path / "plain.parquet", model=encoder).out).names
+
+
+def _texts(directory: Path) -> Path:
+    (directory / "texts.csv").write_text("text\na cat\n")
+    return directory / "texts.csv"
