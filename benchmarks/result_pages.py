@@ -83,6 +83,14 @@ FINDINGS: Sequence[tuple[str, str, str, str]] = (
         "–",
     ),
     ("5", "the same: detection", "spatial/detection/aligned to both/last", "–"),
+    ("5", "the same: depth", "spatial/depth/aligned to both/last", "–"),
+    ("5", "the same: tracking of real videos", "spatial/tracking of real videos/aligned to both/last", "–"),
+    (
+        "5",
+        "aligned to its own layer alone: segmentation",
+        "spatial/segmentation/aligned to its own layer/last",
+        "–",
+    ),
 )
 """The paper's section, the comparison, its key among `all_gaps`, and the paper's own difference."""
 

@@ -19,7 +19,11 @@ LAYER_PANELS = {
     "depth": "depth, relative error (lower is better)",
     "tracking of real videos": "tracking, J&F in %",
 }
-ENCODERS = {"Core": ("before alignment", GREY), "aligned to masks": ("after alignment to masks", RED)}
+ENCODERS = {
+    "Core": ("before alignment", GREY),
+    "aligned to masks": ("aligned to masks", RED),
+    "aligned to both": ("aligned to masks and its own layer", BLUE),
+}
 
 
 def _figure(width: float, height: float) -> Figure:
@@ -97,8 +101,8 @@ def draw_speed(read: Read) -> Figure:
 
 
 def draw_layers(read: Read) -> Figure:
-    """Scores of three layers before and after alignment to masks, four tasks."""
-    figure = _figure(9, 2.5)
+    """Scores of three layers before and after both alignments, four tasks."""
+    figure = _figure(9, 2.6)
     curves = {(row["task"], row["model"]): row for row in read("spatial")["curves"]}
     for at, (task, title) in enumerate(LAYER_PANELS.items(), start=1):
         axes = _axes(figure, 1, len(LAYER_PANELS), at, title.partition(",")[0], xlabel="layer, from 0 to 11")
@@ -115,8 +119,9 @@ def draw_layers(read: Read) -> Figure:
         if curves[task, "Core"]["lower_is_better"]:
             axes.invert_yaxis()
         if at == 1:
-            axes.legend(frameon=False, fontsize=7, loc="upper left")
-            axes.margins(y=0.25)
+            figure.legend(
+                *axes.get_legend_handles_labels(), frameon=False, fontsize=8, loc="outside lower right", ncols=3
+            )
     return figure
 
 
