@@ -77,11 +77,12 @@ wheel: .venv/bin/python ## build the wheel and the source distribution into dist
 	$(BIN)/python -m pip install --quiet $(PIP_ARGS) build
 	$(BIN)/python -m build --outdir dist
 
-docs: .venv/dev-installed ## write docs/cli, docs/api, docs/models.md and the README's picture anew, and build the documentation
+docs: .venv/dev-installed ## write docs/cli, docs/api, docs/models.md and the pictures anew, and build the documentation
 	$(BIN)/python docs/command_reference.py
 	$(BIN)/python docs/api_reference.py
 	$(BIN)/python -m docs.model_page
 	$(BIN)/python docs/page_picture.py
+	$(BIN)/python docs/gallery_picture.py
 	$(MAKE) site
 
 # Packages that fit stay; `make constraints UPGRADE=--upgrade` takes the newest of each, `UPGRADE='--upgrade-package NAME'` of one.

@@ -1,4 +1,4 @@
-"""Draw the README's picture, docs/images/page.webp: the page of `pe serve` with a query over the demo's files.
+"""Draw docs/images/page.webp: the page of `pe serve` with a query over the demo's files.
 
     python docs/page_picture.py [FILE]
 
