@@ -55,13 +55,15 @@ def _beside(rates: Mapping[str, float]) -> Sequence[str]:
 
 
 def with_amx(result: Mapping[str, Any]) -> Rows:
-    """Return images a second by how many a request computes, and how many requests run at once."""
+    """Return images a second by how many a request computes and how many requests run, and another run's ratios."""
     shapes = list(next(iter(result["requests"].values())))
-    rows: Rows = [("images a second, by images a request × requests at once", *shapes)]
-    rows += [
-        (name.removeprefix("PE-Core-"), *(f"{of_shape[shape]:.1f}" for shape in shapes))
-        for name, of_shape in result["requests"].items()
-    ]
+    heading = "images a second, by images a request × requests at once"
+    rows: Rows = [(heading, *shapes, "ratio to the best peer, another run")]
+    for name, of_shape in result["requests"].items():
+        model, precision = name.split(", ")
+        ratio = result["ratios"][f"{model}:image"][precision]
+        rates = (f"{of_shape[shape]:.1f}" for shape in shapes)
+        rows.append((name.removeprefix("PE-Core-"), *rates, f"{ratio:.2f}"))
     return rows
 
 
