@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from itertools import takewhile
 from typing import Annotated, Any, ClassVar, get_type_hints
@@ -16,7 +16,9 @@ from perception_encoder.cli.options import BY_POSITION
 from perception_encoder.inference.model_spec import DEFAULT, ModelSpec
 
 HELP_ALL = "help_all"
-"""The parameter that shows the help with all options."""
+"""The parameter that shows the help with all options and commands."""
+SHOWN = "shown"
+"""The key in a context's `meta` of the commands that its help shows; none: all."""
 
 CommandTable = Mapping[str, Mapping[str, str]]
 """The commands of a group by heading of its help: the name of each, and its module in `perception_encoder.cli`, or
@@ -27,6 +29,12 @@ class LazyGroup(TyperGroup):
     """A group whose commands are functions of modules that are imported late, or modules with an `app` of commands."""
 
     table: ClassVar[CommandTable] = {}
+    first: ClassVar[Sequence[str]] = ()
+    """The commands that the help shows without `--help-all`; none: all."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        ctx.meta.setdefault(SHOWN, self.first)
+        super().format_help(ctx, formatter)
 
     def list_commands(self, ctx: Any) -> list[str]:
         return [name for modules in self.table.values() for name in modules]
@@ -39,6 +47,8 @@ class LazyGroup(TyperGroup):
         command: Any = typer.main.get_command(_find_app(self.table[heading][cmd_name], cmd_name))
         command.name = cmd_name
         command.rich_help_panel = heading
+        shown = ctx.meta.get(SHOWN) if ctx else ()
+        command.hidden = bool(shown) and cmd_name not in shown
         command.params = [p for p in command.params if p.name not in ("install_completion", "show_completion")]
         adapt(command, ctx)
         return command
@@ -93,9 +103,9 @@ class PositionalOption(TyperOption):
         return super().handle_parse_result(ctx, opts, args)
 
 
-def lazy_group(table: CommandTable) -> typer.Typer:
-    """Make the app of a group."""
-    group = type("Group", (LazyGroup,), {"table": table})
+def lazy_group(table: CommandTable, first: Sequence[str] = ()) -> typer.Typer:
+    """Make the app of a group: see `LazyGroup`."""
+    group = type("Group", (LazyGroup,), {"table": table, "first": first})
     settings = {"help_option_names": ["-h", "--help"]}
     return typer.Typer(cls=group, no_args_is_help=True, rich_markup_mode="markdown", context_settings=settings)
 
@@ -147,7 +157,8 @@ def adapt(command: Any, context: Any = None) -> None:
             command.params[at] = PlainArgument(parameter)
         elif parameter.name in by_position:
             command.params[at] = PositionalOption(parameter)
-    if not hasattr(command, "commands") and any(getattr(parameter, "hidden", False) for parameter in command.params):
+    shortened = not hasattr(command, "commands") and any(getattr(one, "hidden", False) for one in command.params)
+    if shortened or getattr(command, "first", None):
         command.params.append(_help_all())
     for child in getattr(command, "commands", {}).values():
         adapt(child, context)
@@ -157,6 +168,7 @@ def _show_all(context: typer.Context, wanted: bool) -> None:
     if wanted:
         for parameter in context.command.params:
             parameter.hidden = parameter.name == HELP_ALL  # type: ignore[attr-defined]
+        context.meta[SHOWN] = ()
         typer.echo(context.get_help(), color=context.color)
         raise typer.Exit
 
@@ -168,7 +180,7 @@ HelpAll = Annotated[
         callback=_show_all,
         is_eager=True,
         expose_value=False,
-        help="Show this message with all options and exit.",
+        help="Show this message with all options and commands, and exit.",
     ),
 ]
 

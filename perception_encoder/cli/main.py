@@ -21,28 +21,27 @@ from perception_encoder.errors import PerceptionEncoderError, one_line
 
 COMMANDS = {
     "Search": {
-        "search": "search",
-        "near-duplicates": "search:near_duplicates",
-        "index": "search",
-        "serve": "serve",
-        "classify": "embed:classify",
-        "embed": "embed:embed",
-        "words": "embed:words",
         "demo": "embed:demo",
+        "search": "search",
+        "index": "search",
+        "classify": "embed:classify",
+        "near-duplicates": "search:near_duplicates",
     },
-    "Ask": {"ask": "language", "caption": "language"},
-    "Dense prediction": {"track": "dense", "segment": "dense", "depth": "dense", "detect": "dense"},
-    "Models": {"models": "models", "features": "layers", "convert": "export:convert", "export": "export"},
-    "Video datasets": {"annotate": "video_dataset:annotate", "video-dataset": "video_dataset"},
-    "Train and evaluate": {
+    "Ask": {"ask": "language", "caption": "language", "words": "embed:words"},
+    "Locate": {"track": "dense", "segment": "dense", "depth": "dense", "detect": "dense"},
+    "Serve and export": {"serve": "serve", "embed": "embed:embed", "export": "export", "convert": "export:convert"},
+    "Train": {
         "train": "train:train",
         "data": "train:app",
         "engine": "engine",
-        "eval": "evaluate",
-        "layers": "layers",
+        "annotate": "video_dataset:annotate",
+        "video-dataset": "video_dataset",
     },
+    "Choose and evaluate": {"models": "models", "eval": "evaluate", "layers": "layers", "features": "layers"},
 }
 """All commands by heading: see `CommandTable`."""
+FIRST = ["demo", "search", "index", "classify", "ask", "track", "serve", "embed", "train", "models", "eval", "layers"]
+"""The commands that `pe --help` shows; `--help-all` shows all."""
 EXIT_STATUS = """\
 Exit status: 0 success; 1 some inputs were skipped and reported (search, classify, index, embed, caption: only with
 --strict); 2 usage error, error, or no usable input; 130 stopped by Ctrl-C, 143 by SIGTERM, 141 by a closed pipe."""
@@ -50,7 +49,7 @@ Exit status: 0 success; 1 some inputs were skipped and reported (search, classif
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 """The variables that tell the threads of GNU's, Intel's and LLVM's OpenMP how to wait for each other."""
 
-app = lazy_group(COMMANDS)
+app = lazy_group(COMMANDS, FIRST)
 
 
 def show_version(show: bool) -> None:
@@ -69,7 +68,8 @@ def prepare(
 ) -> None:
     """Search, classify, embed and describe images and videos.
 
-    The help of a command shows its main options and examples, `--help-all` all of its options.
+    `pe --help-all` shows all commands. The help of a command shows its main options and examples, `--help-all` all of
+    its options.
 
     Examples:
 

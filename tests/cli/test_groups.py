@@ -40,6 +40,16 @@ def test_every_help_has_examples_of_its_own_and_no_python_types(run_pe) -> None:
         assert not re.search(r"[{}<>]", usage), name
 
 
+def test_the_first_help_shows_twelve_commands_and_the_long_one_all(run_pe) -> None:
+    names = {name for group in main.COMMANDS.values() for name in group}
+    listed = re.compile(r"^│ ([a-z][\w-]*) ", re.MULTILINE)
+    shown = {flag: listed.findall(run_pe(flag).stdout) for flag in ("--help", "--help-all")}
+    assert set(shown["--help"]) == set(main.FIRST) and len(shown["--help"]) == 12
+    assert set(shown["--help-all"]) == names and len(shown["--help-all"]) == len(names)
+    assert run_pe("near-duplicates", "--help").status == 0  # the others are commands all the same
+    assert "knn" in run_pe("eval", "--help").stdout
+
+
 @pytest.mark.parametrize(
     ("words", "usage"),
     [
