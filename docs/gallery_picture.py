@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 
 import matplotlib
@@ -24,7 +23,7 @@ from perception_encoder.inference.samples import CLIP, write_samples
 
 PICTURE = Path(__file__).parent / "images" / "gallery.webp"
 PHOTOGRAPHS = Path(skimage.__file__).parent / "data"
-PAGODA = Path(sklearn.__file__).parent / "datasets" / "images" / "china.jpg"
+FLOWER = Path(sklearn.__file__).parent / "datasets" / "images" / "flower.jpg"
 FONTS = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
 
 CELL, GAP, CAPTION = (420, 280), 14, 54
@@ -34,8 +33,12 @@ SEARCHES = (("a ginger cat", "chelsea.png"), ("ancient coins", "coins.png"))
 """Queries, and the photograph that must be the best hit of each: both by meaning, none by words in a photograph yet."""
 OBJECTS = ((0.10, 0.55, 0.40, 0.95), (0.72, 0.60, 0.93, 0.95))
 """Boxes around the wheels of the motorcycle, as its left camera sees it."""
-PATCHES, DEPTH_SIDE = 56, 448
-"""Longer side of a map of features in patches, and of the photograph for depth in pixels: twice that of training."""
+POINT = (0.48, 0.5)
+"""A point on the flower."""
+BLUE = 4
+"""A number of an object that is drawn in blue, which the flower lacks."""
+PATCHES = 56
+"""Longer side of a map of features, in patches."""
 
 Column = tuple[str, Image.Image, Image.Image]
 """A caption, and the photographs below it."""
@@ -85,12 +88,13 @@ def tracking() -> Column:
     return "tracking", first, second
 
 
-def depth() -> Column:
-    """Return a photograph and its depth as colours, near bright."""
-    head = pe.load_head("builtin-depth")
-    head.info = replace(head.info, image_size=DEPTH_SIDE)
-    (found,) = head.predict(PAGODA)
-    return "depth", fit(Image.open(PAGODA)), fit(found.draw())
+def segmentation() -> Column:
+    """Return a photograph with a point, and the region whose features resemble the point's."""
+    image = Image.open(FLOWER)
+    region = pe.segment(image, points=[POINT], model="builtin-spatial").labels > 0
+    marked, (x, y) = image.copy(), (POINT[0] * image.width, POINT[1] * image.height)
+    ImageDraw.Draw(marked).circle((x, y), 12, fill="white", outline=INK, width=4)
+    return "segmentation", fit(marked), fit(draw_objects(image, BLUE * region.astype(int)))
 
 
 def fit(image: Image.Image) -> Image.Image:
@@ -116,7 +120,7 @@ def arrange(columns: list[Column]) -> Image.Image:
 
 def main(target: Path) -> None:
     """Write the picture."""
-    arrange([search(), features(), tracking(), depth()]).save(target, quality=85, method=6)
+    arrange([search(), features(), tracking(), segmentation()]).save(target, quality=85, method=6)
 
 
 if __name__ == "__main__":
