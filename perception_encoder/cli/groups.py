@@ -17,8 +17,6 @@ from perception_encoder.inference.model_spec import DEFAULT, ModelSpec
 
 HELP_ALL = "help_all"
 """The parameter that shows the help with all options and commands."""
-SHOWN = "shown"
-"""The key in a context's `meta` of the commands that its help shows; none: all."""
 
 CommandTable = Mapping[str, Mapping[str, str]]
 """The commands of a group by heading of its help: the name of each, and its module in `perception_encoder.cli`, or
@@ -29,11 +27,12 @@ class LazyGroup(TyperGroup):
     """A group whose commands are functions of modules that are imported late, or modules with an `app` of commands."""
 
     table: ClassVar[CommandTable] = {}
-    first: ClassVar[Sequence[str]] = ()
+    first: Sequence[str] = ()
     """The commands that the help shows without `--help-all`; none: all."""
+    _hides = False
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
-        ctx.meta.setdefault(SHOWN, self.first)
+        self._hides = bool(self.first)  # in the help only: a shell completes all commands
         super().format_help(ctx, formatter)
 
     def list_commands(self, ctx: Any) -> list[str]:
@@ -47,8 +46,7 @@ class LazyGroup(TyperGroup):
         command: Any = typer.main.get_command(_find_app(self.table[heading][cmd_name], cmd_name))
         command.name = cmd_name
         command.rich_help_panel = heading
-        shown = ctx.meta.get(SHOWN) if ctx else ()
-        command.hidden = bool(shown) and cmd_name not in shown
+        command.hidden = self._hides and cmd_name not in self.first
         command.params = [p for p in command.params if p.name not in ("install_completion", "show_completion")]
         adapt(command, ctx)
         return command
@@ -64,18 +62,9 @@ class LazyGroup(TyperGroup):
                 ctx.fail(f"no such option: {word}; did you mean {f'{ctx.command_path} {word[2:]}'!r}?")
         return name, command, rest
 
-    def get_help_option(self, ctx: Any) -> Any:
-        option = super().get_help_option(ctx)
-        if option is not None:
-            option.metavar = ""
-        return option
-
 
 class PlainArgument(TyperArgument):
     """An argument whose name says it all: the help adds no type, and the usage line no braces."""
-
-    def __init__(self, made: TyperArgument) -> None:
-        vars(self).update(vars(made))
 
     def display_type_rich(self, ctx: Any) -> None:
         return None
@@ -89,9 +78,6 @@ class PlainArgument(TyperArgument):
 
 class PositionalOption(TyperOption):
     """An option whose value may also be given without its flag: the first positional value that no argument takes."""
-
-    def __init__(self, made: TyperOption) -> None:
-        vars(self).update(vars(made))
 
     def get_usage_pieces(self, ctx: Any) -> list[str]:
         piece = f"[{self.opts[-1]}] {self.metavar}"
@@ -152,11 +138,11 @@ def adapt(command: Any, context: Any = None) -> None:
         if getattr(parameter, "is_flag", False):
             parameter.metavar = ""
     by_position = [name for name, hint in hints.items() if BY_POSITION in getattr(hint, "__metadata__", ())]
-    for at, parameter in enumerate(command.params):
+    for parameter in command.params:
         if parameter.param_type_name == "argument":
-            command.params[at] = PlainArgument(parameter)
+            parameter.__class__ = PlainArgument
         elif parameter.name in by_position:
-            command.params[at] = PositionalOption(parameter)
+            parameter.__class__ = PositionalOption
     shortened = not hasattr(command, "commands") and any(getattr(one, "hidden", False) for one in command.params)
     if shortened or getattr(command, "first", None):
         command.params.append(_help_all())
@@ -168,7 +154,7 @@ def _show_all(context: typer.Context, wanted: bool) -> None:
     if wanted:
         for parameter in context.command.params:
             parameter.hidden = parameter.name == HELP_ALL  # type: ignore[attr-defined]
-        context.meta[SHOWN] = ()
+        context.command.first = ()  # type: ignore[attr-defined]
         typer.echo(context.get_help(), color=context.color)
         raise typer.Exit
 

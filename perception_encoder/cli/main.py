@@ -118,7 +118,7 @@ def run_program(program: typer.Typer, arguments: Sequence[str] | None = None, na
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     command = typer.main.get_command(program)
-    adapt(command)
+    adapt(command, typer.Context(command, **command.context_settings))
     try:
         command(arguments, prog_name=name)
     except SystemExit as end:  # click and rich end with 1 when nobody reads on, as after `| head`
