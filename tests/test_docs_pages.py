@@ -14,7 +14,7 @@ import typer
 
 import perception_encoder as pe
 from perception_encoder.cli.groups import adapt
-from perception_encoder.cli.main import app
+from perception_encoder.cli.main import COMMANDS, app
 from perception_encoder.models.registry import MODELS
 
 ROOT = Path(__file__).parent.parent
@@ -94,6 +94,9 @@ def test_the_map_has_every_command_and_every_extra() -> None:
     shown = {span for row in rows for span in spans(row[1])}
     assert commands - shown == set(), "add a row to docs/map.md"
     assert {span for span in shown if span.startswith("pe ") and not re.match("pe (?:serve|train) ", span)} <= commands
+    for part in text.split("\n## ")[1:]:
+        first = {span.split()[1] for row in rows_of(part) for span in spans(row[1])[:1] if span.startswith("pe ")}
+        assert first <= COMMANDS[part.partition("\n")[0]].keys(), "group docs/map.md as `pe --help-all` does"
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
     assert {span for row in rows for span in spans(row[3])} == set(extras), "docs/map.md has other extras"
     assert words(text) <= 500
