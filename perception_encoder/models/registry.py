@@ -388,7 +388,7 @@ def demo_line(source: str) -> str:
 
 def choose_command(name: str) -> str:
     """Return the command that makes a published model the default, with its download size."""
-    return f"pe models use {name} ({(find_listed(name).download_bytes or 0) / 1e9:.1f} GB)"
+    return f"pe models use {name} ({(find_listed(name).download_bytes or 0) / 1e9:.2f} GB)"
 
 
 _REMEDIES: dict[str, str] = {

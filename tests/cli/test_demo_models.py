@@ -20,9 +20,10 @@ pytestmark = pytest.mark.usefixtures("config")
 __all__ = ["language_run", "media"]
 
 DEMO = "is a small demo model, and its results are often wrong"
-ENCODER = f"warning: builtin {DEMO}; choose a published model: pe models use PE-Core-S16-384 (0.3 GB)\n"
-SPATIAL = f"warning: builtin-spatial {DEMO}; choose a published model: pe models use PE-Spatial-S16-512 (0.1 GB)\n"
-LANGUAGE = f"warning: builtin-lang {DEMO}; choose a published model: pe models use facebook/Perception-LM-1B (3.1 GB)\n"
+CHOOSE = "choose a published model: pe models use"
+ENCODER = f"warning: builtin {DEMO}; {CHOOSE} PE-Core-S16-384 (0.35 GB)\n"
+SPATIAL = f"warning: builtin-spatial {DEMO}; {CHOOSE} PE-Spatial-S16-512 (0.09 GB)\n"
+LANGUAGE = f"warning: builtin-lang {DEMO}; {CHOOSE} facebook/Perception-LM-1B (3.10 GB)\n"
 
 
 @pytest.fixture
@@ -45,7 +46,7 @@ def test_the_engine_s_language_model_has_to_be_chosen(run_pe: Callable[..., Run]
     assert run.status == 2 and run.stdout == ""
     assert run.stderr == (
         "error: no language model is chosen; choose one for every command, such as: pe models use "
-        "facebook/Perception-LM-1B (3.1 GB); or for this one with -m MODEL (-m builtin-lang is a small offline demo)\n"
+        "facebook/Perception-LM-1B (3.10 GB); or for this one with -m MODEL (-m builtin-lang is a small offline demo)\n"
     )
 
 

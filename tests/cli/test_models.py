@@ -118,7 +118,7 @@ def test_only_what_can_be_loaded_is_chosen(run_pe, tmp_path: Path, config: Path)
 
 def test_models_lists_all_with_size_licence_and_purpose(run_pe, terminal, monkeypatch: pytest.MonkeyPatch) -> None:
     last = run_pe("models").stdout.splitlines()[-1]
-    assert last == "default: builtin, a small demo; choose another: pe models use PE-Core-S16-384 (0.3 GB)"
+    assert last == "default: builtin, a small demo; choose another: pe models use PE-Core-S16-384 (0.35 GB)"
     entries = {entry["name"]: entry for entry in json.loads(run_pe("models", "--json").stdout)}
     assert [name for name, entry in entries.items() if entry["default"]] == ["PE-Core-N16-128"]
     assert {*list_models(), "facebook/Perception-LM-1B", "builtin-lang"} <= entries.keys()
