@@ -107,16 +107,16 @@ def load_spec(spec: ModelSpec, towers: TowerChoice = "all", dtype: torch.dtype |
     if random or adapter is not None:
         encoder = _load_external(spec, adapter)
     else:
-        path, _ = find_weights(spec.name)  # fails at once without a network; the runtimes may have to be timed
+        found = find_weights(spec.name)  # fails at once without a network; the runtimes may have to be timed
         spec = choose_runtime(spec)
         if spec.runtime == "openvino":
-            opened = OpenVinoTowers.load(spec.name, path, cast(Precision, spec.precision))
+            opened = OpenVinoTowers.load(found, cast(Precision, spec.precision))
             encoder = Encoder(opened, str(spec.name))
         else:
             from perception_encoder.models.precision import choose_device
             from perception_encoder.runtime.torch_towers import TorchTowers
 
-            in_torch = TorchTowers.load(spec.name, path, choose_device(spec.device), spec.dtype, towers)
+            in_torch = TorchTowers.load(found, choose_device(spec.device), spec.dtype, towers)
             encoder = Encoder(in_torch, str(spec.name))
     encoder.trust_remote_code = spec.trust_remote_code
     return _adjusted(encoder, spec)

@@ -75,6 +75,11 @@ class ModelEntry:
         return "demo: track, segment" if self.builtin else "track, segment"
 
     @property
+    def shown(self) -> str:
+        """Its name in results: the canonical one, or "builtin" for a demo, which must not look published."""
+        return self.builtin or self.name
+
+    @property
     def repository(self) -> str:
         """Hub repository of the published weights."""
         return f"facebook/{self.name}"
@@ -260,12 +265,9 @@ def immich_name(model: str, dimension: int) -> str:
 
 
 def shown_name(name: str) -> str | None:
-    """Return the name to show in results: the canonical one, or "builtin" for a demo, which must not look published.
-
-    None if it is not a name but, for example, a path.
-    """
+    """Return `ModelEntry.shown` of a name; None if it is not a name but, for example, a path."""
     canonical = canonical_name(name)
-    return None if canonical is None else MODELS[canonical].builtin or canonical
+    return None if canonical is None else MODELS[canonical].shown
 
 
 def same_name(one: str, other: str) -> bool:
@@ -321,7 +323,7 @@ def find_model(name: str, others: Collection[str] = ()) -> ModelEntry:
     canonical = canonical_name(name)
     if canonical is not None:
         return MODELS[canonical]
-    shown = {alias: MODELS[canonical].builtin or canonical for alias, canonical in _NAMES.items()}
+    shown = {alias: MODELS[canonical].shown for alias, canonical in _NAMES.items()}
     shown |= {item.rpartition("/")[2].lower(): item for item in others} | {item.lower(): item for item in others}
     near = difflib.get_close_matches(name.lower(), shown, n=3, cutoff=0.5)
     matches = ", ".join(dict.fromkeys(shown[match] for match in near))

@@ -18,8 +18,8 @@ import numpy as np
 
 from perception_encoder.errors import CheckpointError, ModelError, OutputError, ShapeError, one_line
 from perception_encoder.models.checkpoints.files import CachedHash
+from perception_encoder.models.checkpoints.find import FoundWeights
 from perception_encoder.models.memory import release_pages, trim_memory
-from perception_encoder.models.registry import shown_name
 from perception_encoder.progress import progress_bar
 from perception_encoder.runtime import cache
 from perception_encoder.runtime.cache import PARALLEL, SINGLE, WEIGHTS, CachedTower, Key, Tower
@@ -223,11 +223,11 @@ class OpenVinoTowers(PackageTowers):
         )
 
     @classmethod
-    def load(cls, name: str | Path, path: Path, precision: Precision) -> Self:
-        """Return the towers of a model, whose weights are in `path`, without reading them if they are known."""
-        info = _describe(name, CachedHash(path) if path.is_file() else None)
-        info = replace(info, name=shown_name(str(name)) or info.name)
-        return cls(info, precision, partial(_load_same, name, info.weights))
+    def load(cls, found: FoundWeights, precision: Precision) -> Self:
+        """Return the towers of a model, without reading its weights if they are known."""
+        info, (_, entry) = _describe(found), found
+        info = replace(info, name=entry.shown if entry else info.name)
+        return cls(info, precision, partial(_load_same, found, info.weights))
 
     @cached_property
     def model(self) -> Model:
@@ -359,15 +359,16 @@ class _Tower:
         return program
 
 
-def _describe(name: str | Path, cached_hash: CachedHash | None) -> ModelInfo:
+def _describe(found: FoundWeights) -> ModelInfo:
     """Return the description of a model: cached for its file, else by reading its weights."""
+    cached_hash = CachedHash(found[0]) if found[0].is_file() else None
     weights = cached_hash.find() if cached_hash else None
     if cached_hash and weights and (info := cache.find_info(cached_hash.key, weights)):
         return info
-    from perception_encoder.models.checkpoints.weights import load_model, weight_hash
+    from perception_encoder.models.checkpoints.weights import load_file, weight_hash
     from perception_encoder.runtime.torch_towers import describe
 
-    model = load_model(name)
+    model = load_file(*found)
     if cached_hash is None:
         return describe(model, weight_hash(model))
     info = describe(model, cached_hash.get(lambda: weight_hash(model)))
@@ -375,11 +376,11 @@ def _describe(name: str | Path, cached_hash: CachedHash | None) -> ModelInfo:
     return info
 
 
-def _load_same(name: str | Path, weights: str) -> Model:
+def _load_same(found: FoundWeights, weights: str) -> Model:
     """Load a model again; CheckpointError unless it still has the weights with this hash."""
-    from perception_encoder.models.checkpoints.weights import load_model, weight_hash
+    from perception_encoder.models.checkpoints.weights import load_file, weight_hash
 
-    model = load_model(name)
+    model = load_file(*found)
     if weight_hash(model) != weights:
-        raise CheckpointError(f"{name} has changed since it was loaded; load it again")
+        raise CheckpointError(f"{found[0]} has changed since it was loaded; load it again")
     return model

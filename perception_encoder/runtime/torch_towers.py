@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property, partial
-from pathlib import Path
 from typing import Self, cast
 
 import numpy as np
@@ -18,11 +17,10 @@ from torch import Tensor
 
 from perception_encoder.errors import ConfigError
 from perception_encoder.models.checkpoints.files import CachedHash
-from perception_encoder.models.checkpoints.find import TowerChoice
-from perception_encoder.models.checkpoints.weights import Model, load_model, weight_hash
+from perception_encoder.models.checkpoints.find import FoundWeights, TowerChoice
+from perception_encoder.models.checkpoints.weights import Model, load_file, weight_hash
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.precision import fast_dtype
-from perception_encoder.models.registry import shown_name
 from perception_encoder.models.vision_transformer import VisionTransformer
 from perception_encoder.preprocess.image import to_float
 from perception_encoder.runtime.runtime import ModelInfo, Precision, RuntimeName, plain_threads
@@ -81,25 +79,24 @@ class TorchTowers(PackageTowers):
         self._hash_weights = hash_weights or partial(weight_hash, model)
 
     @classmethod
-    def load(
-        cls, name: str | Path, path: Path, device: torch.device, dtype: torch.dtype | None, towers: TowerChoice
-    ) -> Self:
-        """Load the towers of a model, whose weights are in `path`; `dtype`: by default bfloat16 if it is fast."""
+    def load(cls, found: FoundWeights, device: torch.device, dtype: torch.dtype | None, towers: TowerChoice) -> Self:
+        """Load the towers of a model; `dtype`: by default bfloat16 if it is fast."""
+        path, entry = found
         cached_hash = CachedHash(path) if path.is_file() else None  # as the file is before it is read
         dtype = dtype or fast_dtype(device)
-        model = load_model(name, towers)
+        model = load_file(path, entry, towers)
         for parameter in model.parameters():
             if not parameter.is_meta:
                 parameter.data = parameter.data.to(device, dtype)
         exact = dtype == torch.float32 and all(not parameter.is_meta for parameter in model.parameters())
 
         def compute() -> str:
-            return weight_hash(model if exact else load_model(name))
+            return weight_hash(model if exact else load_file(path, entry))
 
         def hash_weights() -> str:
             return compute() if cached_hash is None else cached_hash.get(compute)
 
-        return cls(model, device, dtype, shown_name(str(name)), hash_weights)
+        return cls(model, device, dtype, entry.shown if entry else None, hash_weights)
 
     @cached_property
     def weight_hash(self) -> str:

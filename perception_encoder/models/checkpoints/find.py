@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -12,12 +11,14 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
-from perception_encoder.errors import CheckpointError, ConfigError, WeightsUnavailableError, one_line
+from perception_encoder.errors import WeightsUnavailableError, one_line
 from perception_encoder.models.checkpoints.files import SUFFIXES
 from perception_encoder.models.registry import BUILTIN_DEPTH, BUILTIN_DETECTOR, ModelEntry, canonical_name, find_model
 from perception_encoder.records import parse_json
 
 TowerChoice = Literal["all", "text"]
+FoundWeights = tuple[Path, ModelEntry | None]
+"""A weights file, and the model if it was given by name."""
 DIRECTORY_FILES = ("model.safetensors", "open_clip_model.safetensors")
 """Weight files in directories written by `pe convert` or a training run."""
 RECORD = "config.json"
@@ -39,17 +40,16 @@ def find_head(name: str | Path) -> Path:
     return packaged_weights(str(name)) if name in (BUILTIN_DEPTH, BUILTIN_DETECTOR) else Path(name)
 
 
-def find_weights(name: str | Path) -> tuple[Path, ModelEntry | None]:
-    """Return the weights file of a name or path, downloaded if needed, and the entry if it is a name."""
-    if isinstance(name, str) and canonical_name(name) is not None:
-        entry = find_model(name)
-        return fetch_weights(entry) if entry.builtin is None else packaged_weights(entry.builtin), entry
+def find_weights(name: str | Path) -> FoundWeights:
+    """Find the weights of a name or path, downloaded if needed."""
     path = Path(name)
-    if path.is_dir():
-        return file_inside(path, *DIRECTORY_FILES), None
-    if not path.exists() and path.suffix not in SUFFIXES:
-        find_model(str(name))  # raises, with near matches
-    return path, None
+    if isinstance(name, Path) or canonical_name(name) is None:
+        if path.is_dir():
+            return file_inside(path, *DIRECTORY_FILES), None
+        if path.exists() or path.suffix in SUFFIXES:
+            return path, None
+    entry = find_model(str(name))
+    return fetch_weights(entry) if entry.builtin is None else packaged_weights(entry.builtin), entry
 
 
 def file_inside(directory: Path, *names: str) -> Path:
@@ -69,18 +69,6 @@ def file_inside(directory: Path, *names: str) -> Path:
             f"{directory} is an unfinished run of `pe train`, without {names[0]}; rerun its command to finish it"
         )
     return directory
-
-
-def changed_entry(entry: ModelEntry, metadata: dict[str, str]) -> ModelEntry:
-    """Return the entry with the changes that a file's metadata lists; CheckpointError if they do not fit."""
-    towers = {}
-    for name in ("vision", "text"):
-        try:
-            if name in metadata:
-                towers[name] = dataclasses.replace(getattr(entry, name), **parse_json(metadata[name], dict[str, Any]))
-        except (TypeError, ValueError, ConfigError) as error:
-            raise CheckpointError(f"its metadata does not fit {entry.name} ({name}: {one_line(error)})") from None
-    return dataclasses.replace(entry, **towers)
 
 
 def fetch_weights(entry: ModelEntry) -> Path:

@@ -9,19 +9,20 @@ import dataclasses
 import hashlib
 import json
 from pathlib import Path
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 import torch
 
-from perception_encoder.errors import CheckpointError
+from perception_encoder.errors import CheckpointError, ConfigError, one_line
 from perception_encoder.models.checkpoints.files import quantized_rows, read_checkpoint, write_tensors
-from perception_encoder.models.checkpoints.find import TowerChoice, changed_entry, find_weights
+from perception_encoder.models.checkpoints.find import TowerChoice, find_weights
 from perception_encoder.models.checkpoints.layouts import StateDict, from_published, to_published, unwrap
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.initialization import initialize
 from perception_encoder.models.registry import MODELS, CoreName, ModelEntry, TowerName, canonical_name, find_model
 from perception_encoder.models.vision_transformer import VisionTransformer
+from perception_encoder.records import parse_json
 
 Model = CLIP | VisionTransformer
 
@@ -64,7 +65,7 @@ def create_model(
     """
     entry = find_model(name)
     if pretrained:
-        return _load_file(find_weights(name)[0] if pretrained is True else Path(pretrained), entry)
+        return load_file(find_weights(name)[0] if pretrained is True else Path(pretrained), entry)
     model = build(entry).to_empty(device="cpu")
     initialize(model, generator or torch.Generator().manual_seed(0))
     return model.train(False)
@@ -203,7 +204,7 @@ def load_model(name: str | Path, towers: TowerChoice = "all") -> Model:
 
     `towers="text"` leaves the vision tower of a two-tower model unread, on the meta device.
     """
-    return _load_file(*find_weights(name), towers)
+    return load_file(*find_weights(name), towers)
 
 
 def find_entry(name: str | Path) -> ModelEntry:
@@ -215,8 +216,8 @@ def find_entry(name: str | Path) -> ModelEntry:
     return dataclasses.replace(find_model(model.name), vision=vision, text=text)
 
 
-def _load_file(path: Path, entry: ModelEntry | None = None, towers: TowerChoice = "all") -> Model:
-    """Load a file as the given model, the model named in the file, or the recognised one."""
+def load_file(path: Path, entry: ModelEntry | None = None, towers: TowerChoice = "all") -> Model:
+    """Load what `find_weights` found, as the given model, the model named in the file, or the recognised one."""
     state, metadata = read_checkpoint(path)
     if towers == "text" and not all(name.startswith("visual.") for name in state):  # small tensors cost nothing
         state = {n: t.to("meta") if n.startswith("visual.") and t.dim() > 1 else t for n, t in state.items()}
@@ -224,12 +225,24 @@ def _load_file(path: Path, entry: ModelEntry | None = None, towers: TowerChoice 
         if entry is None:
             name = canonical_name(metadata.get("model", ""))
             entry = MODELS[name] if name is not None else recognise(state, path.stem)
-        model = _fit(changed_entry(entry, metadata), state, copy=False)
+        model = _fit(_changed_entry(entry, metadata), state, copy=False)
         if towers == "text" and isinstance(model, CLIP):
             model.visual.to("meta")
         return model
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
+
+
+def _changed_entry(entry: ModelEntry, metadata: dict[str, str]) -> ModelEntry:
+    """Return the entry with the `_changes` that a file's metadata lists; CheckpointError if they do not fit."""
+    towers = {}
+    for name in ("vision", "text"):
+        try:
+            if name in metadata:
+                towers[name] = dataclasses.replace(getattr(entry, name), **parse_json(metadata[name], dict[str, Any]))
+        except (TypeError, ValueError, ConfigError) as error:
+            raise CheckpointError(f"its metadata does not fit {entry.name} ({name}: {one_line(error)})") from None
+    return dataclasses.replace(entry, **towers)
 
 
 def recognise(state: StateDict, file_name: str) -> ModelEntry:
