@@ -13,7 +13,7 @@ from perception_encoder.data.pairs import ResolutionStage
 from perception_encoder.errors import ConfigError
 from perception_encoder.models.registry import BUILTIN
 from perception_encoder.preprocess.augmentation import Augmentation
-from perception_encoder.pretraining.config import MaskRegularization, PretrainingConfig, tower_configs
+from perception_encoder.pretraining.config import MaskRegularization, PretrainingConfig, trained_towers
 from perception_encoder.pretraining.recipes import contrastive_flops, pair_parts
 from perception_encoder.training.optimizer import OptimizerConfig
 from synthetic.builtin.recipes import WEIGHTS
@@ -63,6 +63,6 @@ def run_flops(config: PretrainingConfig) -> float:
 
 def _pair_flops(config: PretrainingConfig, image_size: int) -> float:
     """Of one pair of an average caption, forward and backward, with its share of the masked copies."""
-    vision, text = tower_configs(config)
+    _, vision, text = trained_towers(config)
     parts = pair_parts(config, vision, text, image_size, CAPTION)
     return sum(part.count * part.flops() for part in parts) + contrastive_flops(config.batch_size, vision)

@@ -176,11 +176,11 @@ def resolve_config(config: PretrainingConfig, least_side: int = 0) -> Pretrainin
     return replace(config, model=model, stages=stages, image_side=side)
 
 
-def tower_configs(config: PretrainingConfig) -> tuple[VisionConfig, TextConfig]:
-    """Return the towers that a resolved run trains; ConfigError if the model has no text tower."""
+def trained_towers(config: PretrainingConfig) -> tuple[str, VisionConfig, TextConfig]:
+    """Return the name and the towers of the model that a resolved run trains; ConfigError without a text tower."""
     assert config.model is not None
     entry = find_model(config.model)
-    text, output = find_model(config.text_tower or config.model).text, entry.vision.output_dim
+    text, output = find_model(config.text_tower).text if config.text_tower else entry.text, entry.vision.output_dim
     if text is None or output is None:
         raise ConfigError(f"{config.text_tower or config.model} has no text tower; training on pairs needs both")
     vision = replace(
@@ -189,4 +189,4 @@ def tower_configs(config: PretrainingConfig) -> tuple[VisionConfig, TextConfig]:
         rope=config.rope,
         attention_pool=config.attention_pool and entry.vision.attention_pool,
     )
-    return vision, replace(text, output_dim=output)
+    return entry.name, vision, replace(text, output_dim=output)

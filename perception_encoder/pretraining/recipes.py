@@ -17,7 +17,7 @@ from perception_encoder.models.checkpoints.weights import find_entry
 from perception_encoder.models.config import TextConfig, VisionConfig
 from perception_encoder.models.registry import BUILTIN, find_model
 from perception_encoder.preprocess.augmentation import Augmentation
-from perception_encoder.pretraining.config import MaskRegularization, PretrainingConfig, resolve_config, tower_configs
+from perception_encoder.pretraining.config import MaskRegularization, PretrainingConfig, resolve_config, trained_towers
 from perception_encoder.training.config import debug_loop
 from perception_encoder.training.cost import BATCHES, BFLOAT16, FLOAT32, Part, Phase, Trained, device_rows, tower_part
 from perception_encoder.training.distributed import ParallelConfig
@@ -205,7 +205,7 @@ def stages_of(shares: Mapping[int, int], steps: int) -> tuple[ResolutionStage, .
 def plan_pretraining(config: PretrainingConfig, devices: int = 1) -> tuple[list[Phase], str]:
     """Return a run's phases and assumptions; ConfigError for a teacher without a text tower."""
     config = resolve_config(config)
-    (vision, text), teacher, teacher_size, phases = tower_configs(config), list[Part](), 0, []
+    (_, vision, text), teacher, teacher_size, phases = trained_towers(config), list[Part](), 0, []
     if config.teacher is not None:
         entry = find_entry(config.teacher)
         if entry.text is None:

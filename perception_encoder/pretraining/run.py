@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,9 @@ from perception_encoder.errors import CheckpointError, ConfigError
 from perception_encoder.models.checkpoints.weights import load_model, weight_hash, write_checkpoint
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.initialization import initialize, torch_generator
-from perception_encoder.models.registry import find_model
 from perception_encoder.models.vision_transformer import resample_table
 from perception_encoder.preprocess.tokenizer import tokenizer
-from perception_encoder.pretraining.config import PROCEDURE, PretrainingConfig, resolve_config, tower_configs
+from perception_encoder.pretraining.config import PROCEDURE, PretrainingConfig, resolve_config, trained_towers
 from perception_encoder.pretraining.recipes import plan_pretraining
 from perception_encoder.pretraining.sources import ReadPairs, open_sources, read_pairs
 from perception_encoder.pretraining.task import (
@@ -51,7 +50,7 @@ def pretrain(
     out: Path,
     track: Track = untracked,
     listener: Listener | None = None,
-    teacher: Teacher | None = None,
+    open_teacher: OpenTeacher = load_teacher,
     read: ReadPairs = read_pairs,
 ) -> Path:
     """Train two towers on pairs, or resume; return the written weights, `OUT/model.safetensors`.
@@ -62,10 +61,14 @@ def pretrain(
     Args:
         data: Directories that hold `train.tar` or `train/*.tar`, class directories or tables, read into memory, or
             shards, read as they are needed.
-        teacher: Replaces the one that `config` names.
+        open_teacher: Opens the one that `config` names.
         read: Reads directories and tables; the run's fingerprint has the names of the samples, not how they are read.
     """
-    return run_stage(lambda: PairRun(config, data, out, track, teacher, read), out, track, listener)
+    return run_stage(lambda: PairRun(config, data, out, track, open_teacher, read), out, track, listener)
+
+
+OpenTeacher = Callable[[str, int], Teacher]
+"""Opens a teacher by its name, to remember so many embeddings; see `load_teacher`."""
 
 
 class PairRun(StageRun):
@@ -85,12 +88,11 @@ class PairRun(StageRun):
         data: Sequence[Path | Shards],
         out: Path,
         track: Track,
-        teacher: Teacher | None,
+        open_teacher: OpenTeacher,
         read: ReadPairs,
     ) -> None:
         super().__init__(config, out, PairValidation.higher_is_better)
-        if teacher is None and config.teacher is not None:
-            teacher = load_teacher(config.teacher, config.remember)
+        teacher = open_teacher(config.teacher, config.remember) if config.teacher else None
         least = teacher.image_size if teacher else 0
         config = resolve_config(self.config, least)
         self.teacher, self.exchange, model = teacher, Exchange(), build_model(config)
@@ -208,14 +210,12 @@ class PairTrainee:
 
 def build_model(config: PretrainingConfig) -> CLIP:
     """Build the initial model of a resolved run; ConfigError if `initial` is another model or has no text tower."""
-    assert config.model is not None
-    name = find_model(config.model).name
+    name, vision, text = trained_towers(config)
     if config.initial is not None:
         loaded = load_model(config.initial)
         if not isinstance(loaded, CLIP) or loaded.name != name:
             raise ConfigError(f"initial is {config.initial}, which is {loaded.name}; the run trains {name}")
         return loaded
-    vision, text = tower_configs(config)
     # a position table drawn for the last resolution would shrink as it is resampled to the first
     vision = dataclasses.replace(vision, image_size=config.stages[0].image_size)
     with torch.device("meta"):

@@ -28,7 +28,7 @@ from perception_encoder.models.checkpoints.weights import load_model
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.registry import BUILTIN
 from perception_encoder.models.vision_transformer import VisionTransformer
-from perception_encoder.pretraining.config import PROCEDURE, PretrainingConfig, tower_configs
+from perception_encoder.pretraining.config import PROCEDURE, PretrainingConfig, trained_towers
 from perception_encoder.stages import configure, list_recipes
 from tests.experiments.conftest import outcomes
 from tests.pretraining.toys import debug
@@ -39,7 +39,7 @@ BILLION = 1_000_000_000
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_model_is_built_and_its_resolutions_fit_its_patches(name: str) -> None:
     config = RECIPES[name][1]()
-    vision, text = tower_configs(config)
+    _, vision, text = trained_towers(config)
     with torch.device("meta"):
         model = CLIP(vision, text)
     assert sum(weights.numel() for weights in model.parameters()) == vision.parameters + text.parameters + 1
@@ -65,7 +65,7 @@ def test_parameters_samples_and_resolutions(
     name: str, millions: int, samples: int, steps: int, batch: int, resolutions: list[int]
 ) -> None:
     config = RECIPES[name][1]()
-    vision, text = tower_configs(config)
+    _, vision, text = trained_towers(config)
     assert round((vision.parameters + text.parameters) / 1e6) == millions
     assert sum(stage.steps for stage in config.stages) == config.steps == steps
     assert config.steps * config.batch_size == pytest.approx(samples, rel=0.02)

@@ -87,7 +87,7 @@ def test_a_teacher_of_another_library(photos: Path, tmp_path: Path) -> None:
 
     rows: list[dict[str, float]] = []
     teacher = Teacher(Foreign(), size, "a small open_clip")
-    pretrain(DEBUG, [photos], tmp_path / "run", listener=rows.append, teacher=teacher)
+    pretrain(DEBUG, [photos], tmp_path / "run", listener=rows.append, open_teacher=lambda *_: teacher)
     assert len(rows) == 4 and Foreign.sizes == {(size, size)}
 
 

@@ -18,7 +18,7 @@ from perception_encoder.models.clip import CLIP
 from perception_encoder.models.registry import find_model
 from perception_encoder.preprocess.augmentation import Augmentation, Mixing
 from perception_encoder.pretraining import STAGE
-from perception_encoder.pretraining.config import LoRA, MaskRegularization, PretrainingConfig, tower_configs
+from perception_encoder.pretraining.config import LoRA, MaskRegularization, PretrainingConfig, trained_towers
 from perception_encoder.pretraining.recipes import (
     contrastive_flops,
     core,
@@ -55,7 +55,7 @@ def sizes(config: PretrainingConfig) -> list[int]:
 @pytest.mark.parametrize("name", PAPER)
 def test_every_model_is_built_on_the_meta_device(name: str) -> None:
     config = config_of(name)
-    vision, text = tower_configs(config)
+    _, vision, text = trained_towers(config)
     with torch.device("meta"):
         model = CLIP(vision, text)
     total = sum(parameter.numel() for parameter in model.parameters())
@@ -108,7 +108,7 @@ def test_every_run_starts_from_the_one_before_it_in_float32() -> None:
     ],
 )
 def test_parameters(name: str, millions: int) -> None:
-    vision, text = tower_configs(config_of(name))
+    _, vision, text = trained_towers(config_of(name))
     assert round((vision.parameters + text.parameters) / 1e6) == millions
 
 
@@ -172,7 +172,7 @@ CONFIG = PretrainingConfig(
     stages=(ResolutionStage(image_size=32, steps=10), ResolutionStage(image_size=64, steps=5)),
     batch_size=16,
 )
-VISION, TEXT = tower_configs(CONFIG)
+_, VISION, TEXT = trained_towers(CONFIG)
 DEVICE = Device(1e12, 1e9)
 
 
