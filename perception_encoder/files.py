@@ -120,12 +120,20 @@ def _is_running(pid: int) -> bool:
 
 @contextmanager
 def replacing_new(path: Path, known: Collection[str] = ()) -> Iterator[Path]:
-    """Yield a temporary directory that becomes `path`; OutputError if that has files other than `known` already."""
-    if path.exists() and (not path.is_dir() or {entry.name for entry in path.iterdir()}.difference(known)):
-        raise OutputError(f"{path} exists already; name a new directory")
-    with replacing(path) as temporary:
-        temporary.mkdir()
-        yield temporary
+    """Yield a temporary directory that becomes `path`, which is locked meanwhile.
+
+    OutputError if it has files other than `known` already, or another process is writing it.
+    """
+    lock = path.with_name(f".{path.name}.lock")
+    with holding(lock, f"another process is writing {path}; wait for it, or choose another directory"):
+        try:
+            if path.exists() and (not path.is_dir() or {entry.name for entry in path.iterdir()}.difference(known)):
+                raise OutputError(f"{path} exists and is not empty; choose another directory, or remove it")
+            with replacing(path) as temporary:
+                temporary.mkdir()
+                yield temporary
+        finally:
+            lock.unlink(missing_ok=True)
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -303,37 +311,6 @@ def is_held(path: Path) -> bool:
         return error.errno in _HELD
     finally:
         os.close(handle)
-
-
-@contextmanager
-def new_directory(path: Path) -> Iterator[Path]:
-    """Create and lock a directory; yield a hidden one in it, whose content moves to `path` at the end of the block.
-
-    What a killed process left in the hidden one is removed. Raises OutputError unless `path` is new or otherwise empty,
-    and if another process is writing it.
-    """
-    if path.exists() and not path.is_dir():
-        raise OutputError(f"{path} is a file; choose another directory")
-    existed, lock, hidden = path.exists(), path / ".lock", path / ".unfinished"
-    with holding(lock, f"another process is writing {path}; wait for it, or choose another directory"):
-        try:
-            if any(item not in (lock, hidden) for item in path.iterdir()):
-                raise OutputError(f"{path} exists and is not empty; choose another directory, or remove it")
-            if hidden.is_symlink():  # planted: not followed
-                hidden.unlink()
-            remove(hidden)
-            hidden.mkdir()
-            try:
-                yield hidden
-                for item in sorted(hidden.iterdir()):
-                    item.replace(path / item.name)
-            finally:
-                remove(hidden)
-        finally:
-            lock.unlink(missing_ok=True)
-            if not existed:
-                with suppress(OSError):  # it is not empty
-                    path.rmdir()
 
 
 def restrict(directory: Path, *like: Path) -> None:

@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from perception_encoder.errors import ConfigError, DataError, InputError, MediaDecodeError, OutputError
-from perception_encoder.files import replacing, writing
+from perception_encoder.errors import ConfigError, DataError, InputError, MediaDecodeError
+from perception_encoder.files import replacing_new, writing
 from perception_encoder.formats.shards import add_member, json_bytes, new_tar
 from perception_encoder.formats.tables import read_rows
 from perception_encoder.preprocess.image import image_file, open_image
@@ -75,14 +75,11 @@ def pack(source: Path, out: Path, size: ShardSize, side: int | None = None, trac
         pairs = list(_table_pairs(source))
     else:
         raise DataError(f"{source} is neither a directory nor a table ({', '.join(sorted(TABLE_SUFFIXES))})")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise OutputError(f"{out} exists already; choose another directory, or delete it")
     failures = [pair for pair in pairs if isinstance(pair, InputError)]
     candidates = [pair for pair in pairs if not isinstance(pair, InputError)]
     shuffled = [candidates[at] for at in np.random.default_rng(0).permutation(len(candidates))]
     shards = done = count = total = 0
-    with writing(out), replacing(out) as temporary, ExitStack() as opened:
-        temporary.mkdir(parents=True)
+    with writing(out), replacing_new(out) as temporary, ExitStack() as opened:
         for sample in track(_read_all(shuffled, side), f"packing {escape_name(source.name)}", len(shuffled)):
             if isinstance(sample, InputError):
                 failures.append(sample)

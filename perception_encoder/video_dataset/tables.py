@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from perception_encoder.datasets.pe_video import VideoRecord
 from perception_encoder.errors import ConfigError, DataError
-from perception_encoder.files import new_directory, replacing, writing
+from perception_encoder.files import replacing, replacing_new, writing
 from perception_encoder.formats.entries import quoted
 from perception_encoder.formats.shards import json_bytes, present_fields, write_members
 from perception_encoder.formats.tables import read_table
@@ -87,7 +87,7 @@ class OutputVideo:
 
 def write_dataset(out: Path, videos: Iterable[OutputVideo], per_tar: int = PER_TAR) -> dict[str, int]:
     """Write a dataset with `write_tars` into a new or empty directory, at one stroke; OutputError for another one."""
-    with new_directory(out) as directory:
+    with writing(out), replacing_new(out) as directory:
         return write_tars(directory, videos, per_tar)
 
 

@@ -25,7 +25,7 @@ from perception_encoder.conversation.assistant import Assistant
 from perception_encoder.datasets.pe_video import read_videos_of
 from perception_encoder.errors import ConfigError
 from perception_encoder.evaluation.statistics.scores import ItemScores, estimate
-from perception_encoder.files import new_directory, write_text
+from perception_encoder.files import replacing_new, write_text
 from perception_encoder.preprocess.conversation import CAPTION_PROMPT, Sampling, ask
 from perception_encoder.preprocess.video import read_frames
 from perception_encoder.progress import Track, untracked
@@ -96,7 +96,7 @@ def build_dataset(
                 authors.update(sample.metadata["attribution"])
             yield from maker.videos(batch)
 
-    with new_directory(out) as directory:
+    with replacing_new(out) as directory:
         write_tars(directory, track(videos(), "building", config.count))
         statistics = describe_dataset(read_videos_of(directory))
         write_text(directory / "ATTRIBUTION.txt", "".join(f"{line}\n" for line in sorted(authors)))

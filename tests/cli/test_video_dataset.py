@@ -203,12 +203,12 @@ def test_an_export_that_was_killed_is_repeated(run_pe, tmp_path: Path) -> None:
     data, out = write_dataset(tmp_path / "data", splits), tmp_path / "out"
     export = ("video-dataset", "export", data, "-o")
     killed = subprocess.run([sys.executable, "-c", DIES, *map(str, export), str(out)], check=False)
-    assert killed.returncode == 9 and list(out.rglob("*.tar"))
+    assert killed.returncode == 9 and list(tmp_path.glob(".out.*/train/*.tar")) and not out.exists()
     for path in (out, tmp_path / "whole"):
         run = run_pe(*export, path)
         assert run.status == 0, run.stderr
     written = {item.relative_to(out): item.read_bytes() for item in out.rglob("*") if item.is_file()}
-    assert len(written) == 2 and not [item for item in out.iterdir() if item.name.startswith(".")]
+    assert len(written) == 2 and not [item for item in tmp_path.iterdir() if item.name.startswith(".")]
     assert all((tmp_path / "whole" / path).read_bytes() == content for path, content in written.items())
     run = run_pe(*export, out)
     assert run.status == 2 and "exists and is not empty" in run.stderr

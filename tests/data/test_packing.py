@@ -125,7 +125,7 @@ def test_nothing_is_left_where_it_fails(tmp_path: Path, monkeypatch: pytest.Monk
     (directory / "1.txt").write_text("one")
     with pytest.raises(DataError, match=r"1 inputs cannot be used.*1\.png"):
         pack(directory, tmp_path / "out", ShardSize(samples=10))
-    with pytest.raises(OutputError, match="exists already"):
+    with pytest.raises(OutputError, match="exists and is not empty"):
         pack(directory, directory, ShardSize(samples=10))
     with pytest.raises(DataError, match="neither a directory nor a table"):
         pack(directory / "1.png", tmp_path / "out", ShardSize(samples=10))

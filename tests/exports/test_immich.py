@@ -64,7 +64,7 @@ def test_the_service_computes_the_same_embeddings(tmp_path: Path) -> None:
     for text in ("a red mug!", "x", "a very long text " * 40):
         found = run(out / "textual", "text", np.array([tokenizer.encode(text).ids], np.int32))
         np.testing.assert_allclose(found, encoder.encode_texts(text), atol=1e-5)
-    with pytest.raises(OutputError, match="exists already"):
+    with pytest.raises(OutputError, match="exists and is not empty"):
         pe.export_immich(model, out)
 
 

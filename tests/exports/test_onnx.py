@@ -91,7 +91,7 @@ def test_a_directory_with_something_in_it_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "mine").touch()
     for place in (tmp_path / "model", tmp_path / "model" / "mine"):
-        with pytest.raises(OutputError, match="exists already; name a new directory"):
+        with pytest.raises(OutputError, match="exists and is not empty"):
             write_onnx(small_tower(SHALLOW), place)
     with pytest.raises(ShapeError, match="33x32 is not a multiple"):
         write_onnx(small_tower(SHALLOW), tmp_path / "new", size=(33, 32))

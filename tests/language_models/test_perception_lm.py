@@ -251,7 +251,7 @@ def test_what_perception_lm_cannot_hold_is_refused(tmp_path: Path, monkeypatch: 
     pe.export_perception_lm(run, tmp_path / "out")
     with pytest.raises(ConfigError, match="has this layout already"):
         pe.export_perception_lm(tmp_path / "out", tmp_path / "again")
-    with pytest.raises(OutputError, match="exists already"):
+    with pytest.raises(OutputError, match="exists and is not empty"):
         pe.export_perception_lm(run, tmp_path / "out")
 
 

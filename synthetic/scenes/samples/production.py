@@ -20,7 +20,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from perception_encoder.files import new_directory, write_text
+from perception_encoder.files import replacing_new, write_text
 from perception_encoder.formats.shards import json_bytes, write_members
 from perception_encoder.progress import Track, untracked
 from synthetic.scenes.objects.bundled import bundled_models
@@ -61,7 +61,7 @@ def make_scenes(
     Raises DataError if the models do not allow a scene, OutputError if the dataset cannot be written.
     """
     directory = out / config.split
-    with new_directory(directory) as unfinished:
+    with replacing_new(directory) as unfinished:
         written = _write_scenes(library, unfinished, config, jobs, track)
     return replace(written, directory=directory)
 

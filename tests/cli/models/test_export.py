@@ -63,7 +63,7 @@ def test_int8_towers_of_a_trained_model(run_pe: Callable, tmp_path: Path) -> Non
         (["IN", "out", "--size", "64y"], "--size is '64y'; it must be pixels"),
         (["IN", "out", "--size", "64x50"], "image size 64x50 is not a multiple of the patch size 16"),
         (["PE-Spatial-T16-521", "out"], "did you mean PE-Spatial-T16-512"),
-        (["IN", "full"], "exists already; name a new directory"),
+        (["IN", "full"], "exists and is not empty"),
     ],
 )
 def test_errors(run_pe: Callable, checkpoint: Path, tmp_path: Path, arguments: list[str], message: str) -> None:
