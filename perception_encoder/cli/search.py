@@ -215,9 +215,9 @@ class Printing:
         values: object,
     ) -> bool:
         """Write the contact sheet, the paths of hits or their JSON, as requested; return whether to print tables."""
-        from perception_encoder.search_page.contact_sheet import write_hits
-
         if self.html is not None:
+            from perception_encoder.search_page.contact_sheet import write_hits
+
             write_hits(self.html, title, "; ".join(filter(None, (note, self.remark))), found)
         if self.paths:
             output.print_paths(hit.path for hit in hits)
@@ -227,10 +227,10 @@ class Printing:
 
     def print_rows(self, columns: Sequence[str], rows: Sequence[Sequence[object]], hits: Sequence[Hit]) -> None:
         """Print a table of hits, or with thumbnails one hit after the other."""
-        from perception_encoder.search_page.contact_sheet import hit_image
-
         if not self.preview:
             return output.print_table(columns, rows)
+        from perception_encoder.search_page.contact_sheet import hit_image
+
         thumbnail = thumbnail_class()
         for row, hit in zip(rows, hits, strict=True):
             output.print_line("  ".join(map(str, filter(None, row))))
