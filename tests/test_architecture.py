@@ -25,7 +25,7 @@ OUTSIDE = {"synthetic", "experiments", "benchmarks", "examples", "tests"}
 """What lies beside the package and is not in the wheel."""
 
 LAYERS = """
-_version errors files progress ranks ray_cluster records vectors
+_version errors files progress ranks ray_cluster records transfer vectors
 losses models preprocess
 formats
 store

@@ -30,6 +30,7 @@ from perception_encoder.models.tower import Tower
 from perception_encoder.models.vision_transformer import VisionTransformer
 from perception_encoder.preprocess.image import ImageTransform
 from perception_encoder.records import Checked, CountOrZero, Range, from_fields, parse_json
+from perception_encoder.transfer import to_device
 
 HeadConfig = DepthHeadConfig | SegmentationHeadConfig | DetectorHeadConfig | DetrHeadConfig
 Head = DepthHead | SegmentationHead | Detector | DetrHead
@@ -232,7 +233,7 @@ class DenseModel(nn.Module):
         Padded images are scaled to whole pixels.
         """
         pixels = ImageTransform(self._sides(image.size, image_size)).pixels(image)
-        return self.backbone(torch.from_numpy(pixels[None]).to(next(self.parameters()).device))
+        return self.backbone(to_device(torch.from_numpy(pixels[None]), next(self.parameters()).device))
 
     def valid_sizes(self, size: tuple[int, int], image_size: int) -> list[tuple[float, float]] | None:
         """Return the `valid_sizes` of an image of `size` (width, height) for a detector."""

@@ -35,6 +35,7 @@ from perception_encoder.models.initialization import drawn_from
 from perception_encoder.models.missing_weights import check_none_missing, missing_weights, without_kernels
 from perception_encoder.models.registry import needs_code, no_directory
 from perception_encoder.models.tower import Tower
+from perception_encoder.transfer import to_device
 
 Mode = Literal["squash", "crop"]
 """How images become square: "crop" is a model's own test transform, "squash" resizes without cropping."""
@@ -140,10 +141,13 @@ class Adapter(ABC):
     def embed_images(self, images: Sequence[Pixels], role: Role) -> Tensor:
         """Return embeddings (B, D) of images as `transform` gives them."""
         parameter = next(self.model.parameters())
-        batch = {name: torch.from_numpy(np.stack([image[name] for image in images])) for name in images[0]}
+        batch = {
+            name: to_device(torch.from_numpy(np.stack([image[name] for image in images])), parameter.device)
+            for name in images[0]
+        }
         return self.image_output(
             {
-                name: values.to(parameter.device, parameter.dtype if values.is_floating_point() else None)
+                name: values.to(parameter.dtype) if values.is_floating_point() else values
                 for name, values in batch.items()
             }
         )
@@ -159,7 +163,9 @@ class Adapter(ABC):
     def embed_texts(self, texts: list[str], role: Role) -> Tensor:
         """Return embeddings (B, D) of texts."""
         device = next(self.model.parameters()).device
-        return self.text_output({name: values.to(device) for name, values in self.tokens(texts, role).items()}, role)
+        return self.text_output(
+            {name: to_device(values, device) for name, values in self.tokens(texts, role).items()}, role
+        )
 
     def tokens(self, texts: list[str], role: Role) -> Mapping[str, Tensor]:
         """Return the model's arguments for texts, int64 (B, T): token ids, and a mask if it takes one."""

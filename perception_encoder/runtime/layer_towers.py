@@ -27,6 +27,7 @@ from perception_encoder.models.tower import Tower
 from perception_encoder.preprocess.image import ImageTransform
 from perception_encoder.runtime.torch_towers import CACHED_ACTIVATIONS, TorchThreads, pooled
 from perception_encoder.runtime.towers import Towers
+from perception_encoder.transfer import to_device
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,9 @@ class LayerTowers(Towers):
         self.device = choose_device(device)
         self.dtype = dtype or fast_dtype(self.device)
         tower.model.to(self.device, self.dtype).requires_grad_(False).train(False)
+        self._mean, self._deviation = (
+            torch.tensor(values, device=self.device)[:, None, None] for values in (tower.mean, tower.deviation)
+        )
         self.runtime = TorchThreads(self.device, self.dtype, max(2, self.batch_size(self.image_size)))
 
     @classmethod
@@ -163,19 +167,16 @@ class LayerTowers(Towers):
             yield self._scaled(torch.from_numpy(pixels))
 
     def _scaled(self, pixels: Tensor) -> Tensor:
-        mean, deviation = (
-            torch.tensor(values, device=self.device)[:, None, None]
-            for values in (self.tower.mean, self.tower.deviation)
-        )
-        return ((pixels.to(self.device).float() / 255 - mean) / deviation).to(self.dtype)
+        return ((to_device(pixels, self.device).float() / 255 - self._mean) / self._deviation).to(self.dtype)
 
     @torch.inference_mode()
     def _run(self, batch: Tensor, layers: list[int]) -> list[Tensor]:
         outputs = self.tower.run(batch, layers)
         if self.final_norm and layers[-1] == self.depth - 1:
             outputs[-1] = self.tower.norm(outputs[-1])
-        for layer, tokens in zip(layers, outputs, strict=True):
-            if not bool(tokens.isfinite().all()):
+        finite = torch.stack([tokens.isfinite().all() for tokens in outputs]).tolist()  # waits once
+        for layer, is_finite in zip(layers, finite, strict=True):
+            if not is_finite:
                 dtype = str(self.dtype).removeprefix("torch.")
                 raise ModelError(
                     f"{self.source} gives NaN or infinity in {dtype} at layer {layer}: its weights are bad"

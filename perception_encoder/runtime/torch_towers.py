@@ -25,6 +25,7 @@ from perception_encoder.models.vision_transformer import VisionTransformer
 from perception_encoder.preprocess.image import to_float
 from perception_encoder.runtime.runtime import ModelInfo, Precision, RuntimeName, plain_threads
 from perception_encoder.runtime.towers import PackageTowers
+from perception_encoder.transfer import to_device
 
 CACHED_ACTIVATIONS = 640_000
 """Tokens × width of a batch that fits a CPU core's cache (measured: 2 MiB of L2, bfloat16)."""
@@ -110,7 +111,7 @@ class TorchTowers(PackageTowers):
     def embed_pixels(self, pixels: np.ndarray, layer: int, pool: str) -> np.ndarray:
         if self.visual.conv1.weight.is_meta:
             raise ConfigError(f"{self.model.name} was loaded with towers='text'; load it whole for images and videos")
-        scaled = to_float(torch.from_numpy(pixels).to(self.device)).to(self.dtype)
+        scaled = to_float(to_device(torch.from_numpy(pixels), self.device)).to(self.dtype)
         if pool == "attn":
             return as_array(self.visual(scaled))
         return pooled(*layer_tokens(self.visual, scaled, layer), pool)
@@ -118,7 +119,7 @@ class TorchTowers(PackageTowers):
     @torch.inference_mode()
     def embed_ids(self, ids: np.ndarray) -> np.ndarray:
         assert isinstance(self.model, CLIP)
-        return as_array(self.model.encode_text(torch.from_numpy(ids).to(self.device)))
+        return as_array(self.model.encode_text(to_device(torch.from_numpy(ids), self.device)))
 
 
 def describe(model: Model, weights: str) -> ModelInfo:
