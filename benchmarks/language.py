@@ -108,7 +108,7 @@ def time_readers(readers: dict[str, PromptReader], rounds: int) -> dict[str, dic
         prompts[name] = embed(torch.arange(PROMPT))
         _, steps[name] = reader.read([prompts[name]])
     calls: dict[str, Callable[[str], object]] = {
-        "step": lambda name: steps[name]([5]).argmax(),
+        "step": lambda name: steps[name](torch.tensor([5])).argmax(),
         "prompt": lambda name: readers[name].read([prompts[name]]),
     }
     seconds: dict[str, dict[str, list[float]]] = {part: {name: [] for name in readers} for part in calls}

@@ -20,6 +20,7 @@ from perception_encoder.pretraining.task import ContrastiveTask
 from perception_encoder.pretraining.towers import CachedTexts, CaptionVocabulary, TrainingTowers
 from perception_encoder.training.distributed import clip_gradients
 from perception_encoder.training.optimizer import OptimizerConfig, build_optimizer
+from perception_encoder.transfer import to_device
 
 CPU = torch.device("cpu")
 UPDATE = "update"
@@ -72,7 +73,7 @@ def open_clip_step(
     optimizer = torch.optim.AdamW(trained, lr=1e-4, fused=device.type == "cuda")
 
     def step(batch: ImageTextBatch) -> None:
-        ids = batch.tokens if vocabulary is None else vocabulary.ids[batch.tokens]
+        ids = to_device(batch.tokens if vocabulary is None else vocabulary.ids[batch.tokens], device)
         rows = torch.arange(len(batch.images), device=device) % len(ids)  # it encodes a caption for each image
         tokens = F.pad(ids, (0, length - ids.shape[1]))[rows]
         with fast_autocast(device):

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from itertools import accumulate, chain
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, ClassVar, Protocol, Self, TypeVar
 
 import numpy as np
 import torch
@@ -34,6 +34,7 @@ from perception_encoder.preprocess.prompts import PHOTO_TEMPLATES
 from perception_encoder.preprocess.tokenizer import trim
 from perception_encoder.ranks import ALONE, Rank
 from perception_encoder.records import Checked, Count, CountOrZero
+from perception_encoder.transfer import to_device
 
 logger = logging.getLogger(__name__)
 
@@ -46,23 +47,29 @@ R = TypeVar("R")
 
 
 class TensorBatch:
-    """A dataclass that holds tensors."""
+    """A dataclass that holds tensors, alone or by name in lists."""
+
+    host: ClassVar[frozenset[str]] = frozenset()
+    """Fields that stay on the host, which must know their values: reading them from a GPU would stop it."""
 
     def to(self, device: torch.device) -> Self:
-        """Return the batch with its tensors on a device; copies to a GPU use pinned memory and overlap computation."""
+        """Return the batch with its other tensors on a device; copies to a GPU overlap computation."""
         whole: Any = self
-        moved: dict[str, Any] = {}
-        for item in fields(whole):
-            value = getattr(self, item.name)
-            if isinstance(value, Tensor):
-                pinned = value.pin_memory() if device.type == "cuda" else value
-                moved[item.name] = pinned.to(device, non_blocking=True)
-        return replace(whole, **moved)
+        moved = {item.name: getattr(self, item.name) for item in fields(whole) if item.name not in self.host}
+        return replace(whole, **{name: _moved(value, device) for name, value in moved.items()})
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    if isinstance(value, list):
+        return [{name: to_device(tensor, device) for name, tensor in item.items()} for item in value]
+    return to_device(value, device) if isinstance(value, Tensor) else value
 
 
 @dataclass(frozen=True)
 class ImageTextBatch(TensorBatch):
     """Images, the distinct captions drawn for them, and which captions match which images."""
+
+    host = frozenset({"tokens", "masks"})
 
     images: Tensor  # uint8 (b, 3, H, W)
     tokens: Tensor  # int64 (u, T), cut to the longest caption

@@ -11,6 +11,7 @@ from perception_encoder.language_models.prompt import IGNORED
 from perception_encoder.models.initialization import torch_generator
 from perception_encoder.models.layers import drop_path
 from perception_encoder.training.task import Task, Validation
+from perception_encoder.transfer import to_device
 
 
 class LanguageAlignmentTask(Task):
@@ -31,7 +32,8 @@ class LanguageAlignmentTask(Task):
         branches = None
         if self._rate and batch.images.dim() == 4:
             generator = torch_generator(self._seed, 2, batch.step)
-            branches = drop_path(self._depth, len(batch.images), self._rate, generator).to(batch.images.device)
+            drawn = drop_path(self._depth, len(batch.images), self._rate, generator)
+            branches = to_device(drawn, batch.images.device)
         losses, _ = self.model(batch.ids, batch.labels, batch.is_image, batch.images, batch.parts, branches)
         return {"next_token": losses.sum() / max(1, batch.answer_tokens)}
 
@@ -59,7 +61,7 @@ class HeldOutAnswers:
             labelled = batch.labels[:, 1:] != IGNORED
             answers, asked = labelled.nonzero()[:, 0], len(labelled)  # each token's answer: that of its row,
             if batch.parts is not None:  # or, if questions are isolated, of its part in the row
-                answers = answers + len(labelled) * batch.parts[:, 1:][labelled]
+                answers = answers + len(labelled) * batch.parts.cpu()[:, 1:][labelled]
                 asked = len(answers.unique())
-            exact, rows = exact + asked - len(answers[~right].unique()), rows + asked
+            exact, rows = exact + asked - len(answers[~right.cpu()].unique()), rows + asked
         return {"loss": total / max(1, tokens), "exact": exact / max(1, rows)}

@@ -16,10 +16,11 @@ from perception_encoder.conversation.assistant import Assistant
 from perception_encoder.errors import ConfigError
 from perception_encoder.language_models.decoder import Decoder
 from perception_encoder.language_models.model import PerceptionLanguageModel
-from perception_encoder.language_models.reading import PromptReader, TorchReader, check_logits, generate_tokens
+from perception_encoder.language_models.reading import PromptReader, TorchReader, generate_tokens, require_finite
 from perception_encoder.models.checkpoints.weights import state_hash
 from perception_encoder.preprocess.conversation import MediaPart, Message, Reply, Sampling
 from perception_encoder.preprocess.tiling import MediaConfig, media_pixels
+from perception_encoder.transfer import to_device
 
 AT_ONCE = 8
 """Maximum number of conversations in a batch of the language model, and of images and tiles in one of the tower."""
@@ -113,7 +114,7 @@ class TextModel(Assistant):
             raise ConfigError(f"{self.name} reads only text; images and videos need a vision-language model")
         prompt = self.decoder.prompts.generation_prompt(conversation, [], sampling.max_tokens, sampling.cut)
         embed = self.decoder.model.get_input_embeddings()  # type: ignore[operator]
-        return embed(torch.tensor(prompt.ids, device=embed.weight.device)), prompt.cut
+        return embed(to_device(torch.tensor(prompt.ids), embed.weight.device)), prompt.cut
 
 
 def _without_partial(text: str, stops: Sequence[str]) -> str:
@@ -167,7 +168,7 @@ class LanguageModel(TextModel):
         prompts = [self._prompt(conversation, Sampling(max_tokens=1))[0] for conversation in conversations]
         probabilities = []
         for logits in self.reader.read_each(prompts):
-            check_logits(logits, self.reader)
+            require_finite(bool(logits.isfinite().all()), self.reader)
             logits = logits.double()
             probabilities.append(float(torch.sigmoid(logits[yes].logsumexp(0) - logits[no].logsumexp(0))))
         return np.array(probabilities)
@@ -179,7 +180,7 @@ class LanguageModel(TextModel):
         room, lengths = sampling.max_tokens, [len(item) for item in tokens]
         prompt = self.decoder.prompts.generation_prompt(conversation, lengths, room, sampling.cut)
         device = next(self.model.parameters()).device
-        ids, is_image = (torch.tensor([row], device=device) for row in (prompt.ids, prompt.is_image))
+        ids, is_image = torch.tensor([prompt.ids]), torch.tensor([prompt.is_image])
         together = torch.cat([torch.zeros(0, self.model.projector.dim, device=device), *tokens])
         return self.model.embed(ids, is_image, together)[0], prompt.cut
 
@@ -192,7 +193,7 @@ class LanguageModel(TextModel):
             return self._tokens[key][1]
         pixels = media_pixels(item, self.media, alone)
         parameter = next(self.model.vision.parameters())
-        batches = pixels.to(parameter.device, parameter.dtype).split(AT_ONCE)
+        batches = to_device(pixels, parameter.device).to(parameter.dtype).split(AT_ONCE)
         tokens = torch.cat([self.model.image_tokens(batch) for batch in batches]).flatten(0, 1)
         self.encoded += len(pixels)
         self._tokens[key] = (ref(item, lambda _: self._tokens.pop(key, None)), tokens)

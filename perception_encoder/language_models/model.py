@@ -19,6 +19,7 @@ from perception_encoder.data.pairs import TensorBatch
 from perception_encoder.errors import ConfigError, ShapeError
 from perception_encoder.language_models.prompt import IGNORED, Prompt
 from perception_encoder.models.vision_transformer import VisionTransformer
+from perception_encoder.transfer import to_device
 
 
 class Projector(nn.Module):
@@ -94,12 +95,16 @@ class PerceptionLanguageModel(nn.Module):
     def embed(
         self, ids: Int[Tensor, "B T"], is_image: Bool[Tensor, "B T"], image_tokens: Float[Tensor, "M dim"]
     ) -> Float[Tensor, "B T dim"]:
-        """Return token embeddings with image tokens at the marked positions; ShapeError unless there are as many."""
-        marks = int(is_image.sum())
-        if marks != len(image_tokens):
-            raise ShapeError(f"{len(image_tokens)} image tokens for {marks} marked positions")
-        embeddings = self.decoder.get_input_embeddings()(ids)  # type: ignore[operator]
-        return embeddings.masked_scatter(is_image[..., None], image_tokens.to(embeddings.dtype))
+        """Return token embeddings with image tokens at the marked positions; ShapeError unless there are as many.
+
+        The marks are read: they belong on the CPU, whatever the device.
+        """
+        marks, device = _positions(is_image), image_tokens.device
+        if len(marks) != len(image_tokens):
+            raise ShapeError(f"{len(image_tokens)} image tokens for {len(marks)} marked positions")
+        embeddings = self.decoder.get_input_embeddings()(to_device(ids, device))  # type: ignore[operator]
+        tokens = image_tokens.to(embeddings.dtype)
+        return embeddings.flatten(0, 1).index_copy(0, to_device(marks, device), tokens).view_as(embeddings)
 
     def token_losses(
         self, embeddings: Float[Tensor, "B T dim"], labels: Int[Tensor, "B T"], parts: Int[Tensor, "B T"] | None = None
@@ -107,16 +112,18 @@ class PerceptionLanguageModel(nn.Module):
         """Return the cross entropy of each labelled token, and whether it is the most probable one.
 
         A token is predicted from the earlier tokens of its row, or with `parts`, from those of part 0 and its own part.
-        Rows are padded on the right, so that no token attends to padding. Logits are computed for labels only.
+        Rows are padded on the right, so that no token attends to padding. Logits are computed for labels only, which
+        are read: they belong on the CPU, whatever the device.
         """
-        targets = labels[:, 1:]
-        labelled = targets != IGNORED
-        logits = self._logits(embeddings[:, :-1], labelled, parts).float()
-        losses = F.cross_entropy(logits, targets[labelled], reduction="none")
-        return losses, logits.detach().argmax(-1) == targets[labelled]
+        following = labels[:, 1:]
+        labelled = _positions(following != IGNORED)
+        targets = to_device(following.flatten()[labelled], embeddings.device)
+        logits = self._logits(embeddings[:, :-1], to_device(labelled, embeddings.device), parts).float()
+        losses = F.cross_entropy(logits, targets, reduction="none")
+        return losses, logits.detach().argmax(-1) == targets
 
-    def _logits(self, embeddings: Tensor, marked: Tensor, parts: Tensor | None) -> Tensor:
-        """Return logits (K, V) at the marked positions."""
+    def _logits(self, embeddings: Tensor, positions: Tensor, parts: Tensor | None) -> Tensor:
+        """Return logits (K, V) at positions of the flattened batch."""
         decoder: Any = self.decoder
         inputs = {"inputs_embeds": embeddings, "use_cache": False}
         if parts is not None:
@@ -127,9 +134,9 @@ class PerceptionLanguageModel(nn.Module):
             lowest = torch.finfo(embeddings.dtype).min
             inputs["attention_mask"] = torch.zeros_like(mask, dtype=embeddings.dtype).masked_fill(~mask, lowest)
         if scales_logits(decoder.config.get_text_config()):
-            return decoder(**inputs).logits[marked]
+            return decoder(**inputs).logits.flatten(0, 1)[positions]
         hidden = decoder.get_decoder()(**inputs).last_hidden_state
-        return decoder.get_output_embeddings()(hidden[marked])
+        return decoder.get_output_embeddings()(hidden.flatten(0, 1)[positions])
 
     def logits(
         self, ids: Int[Tensor, "B T"], is_image: Bool[Tensor, "B T"], images: Float[Tensor, "N 3 H W"]
@@ -152,9 +159,16 @@ class PerceptionLanguageModel(nn.Module):
         return self.token_losses(embeddings, labels, parts)
 
 
+def _positions(marked: Bool[Tensor, "B T"]) -> Int[Tensor, " K"]:
+    """Return the marked positions of the flattened batch."""
+    return marked.flatten().nonzero()[:, 0]
+
+
 @dataclass(frozen=True)
 class LanguageBatch(TensorBatch):
     """A rank's share of a batch."""
+
+    host = frozenset({"labels", "is_image"})
 
     ids: Tensor
     """(B, T); rows are padded on the right."""

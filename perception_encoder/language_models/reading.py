@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from copy import deepcopy
+from copy import copy, deepcopy
 from typing import Any
 
 import torch
@@ -13,8 +13,9 @@ from torch import Tensor
 
 from perception_encoder.errors import ModelError
 from perception_encoder.preprocess.conversation import Sampling
+from perception_encoder.transfer import Arriving, to_device
 
-Step = Callable[[Sequence[int]], Tensor]
+Step = Callable[[Tensor], Tensor]
 """The next token of each prompt (B,) to the logits of those after them (B, V)."""
 COLDEST = 1e-5
 """Lower temperatures act like 0 (the most probable token), as dividing logits by them overflows."""
@@ -45,24 +46,24 @@ class PromptReader(ABC):
 
     @abstractmethod
     def begin(self, padding: Int[Tensor, " B"]) -> PromptState:
-        """Return empty conversations; nothing attends to the first tokens of each, `padding`."""
+        """Return empty conversations; nothing attends to the first tokens of each, `padding`, which is on the CPU."""
 
     def read(self, prompts: Sequence[Float[Tensor, "T D"]]) -> tuple[Float[Tensor, "B V"], Step]:
         """Read prompts as one batch; return the logits of their next tokens, and the step after those (see `add`)."""
         if len(prompts) > 1 and not self.alike:
             logits, steps = zip(*(self.read([prompt]) for prompt in prompts), strict=True)
 
-            def step_each(tokens: Sequence[int]) -> Tensor:
-                return torch.cat([step([token]) for step, token in zip(steps, tokens, strict=True)])
+            def step_each(tokens: Tensor) -> Tensor:
+                return torch.cat([step(token) for step, token in zip(steps, tokens.split(1), strict=True)])
 
             return torch.cat(logits), step_each
         longest = max(len(prompt) for prompt in prompts)
         inputs = torch.stack([torch.cat([p.new_zeros(longest - len(p), p.shape[1]), p]) for p in prompts])
-        padding = torch.tensor([longest - len(prompt) for prompt in prompts], device=inputs.device)
+        padding = torch.tensor([longest - len(prompt) for prompt in prompts])
         reading, embed = self.begin(padding), self.model.get_input_embeddings()
 
-        def step(tokens: Sequence[int]) -> Tensor:
-            return reading.add(embed(torch.tensor(tokens, device=inputs.device))[:, None])
+        def step(tokens: Tensor) -> Tensor:
+            return reading.add(embed(to_device(tokens, inputs.device))[:, None])
 
         return reading.add(inputs), step
 
@@ -72,7 +73,7 @@ class PromptReader(ABC):
         if not prompts:
             return
         start = common_length(prompts) if self.alike else 0
-        beginning = self.begin(torch.zeros(1, dtype=torch.long, device=prompts[0].device))
+        beginning = self.begin(torch.zeros(1, dtype=torch.long))
         if start:
             beginning.add(prompts[0][None, :start])
         for prompt in prompts:
@@ -94,12 +95,12 @@ class TorchReader(PromptReader):
 
 class _TorchReading(PromptState):
     def __init__(self, model: Any, padding: Tensor) -> None:
-        self.model, self.padding, self.padded = model, padding, bool(padding.any())
+        self.model, self.padding, self.padded = model, to_device(padding, model.device), bool(padding.any())
         self.length, self.cache = 0, dict[str, Any]()  # by its name
 
     def copy(self) -> PromptState:
-        other = _TorchReading(self.model, self.padding)
-        other.length, other.cache = self.length, deepcopy(self.cache)
+        other = copy(self)
+        other.cache = deepcopy(self.cache)
         return other
 
     def add(self, inputs: Tensor) -> Tensor:
@@ -143,23 +144,50 @@ def generate_tokens(
     batch. Raises ModelError for logits that are NaN or infinite.
     """
     logits, step = reader.read(prompts)
-    generators = [torch.Generator().manual_seed(sampling.seed) for _ in prompts]
-    open_rows, given = [True] * len(prompts), [list[int]() for _ in prompts]
-    for number in range(sampling.max_tokens):
-        if number:
-            logits = step([earlier[-1] for earlier in given])
-        check_logits(logits, reader)
-        for row, (earlier, generator) in enumerate(zip(given, generators, strict=True)):
-            earlier.append(sample_token(logits[row], sampling, generator, earlier))
-            open_rows[row] &= earlier[-1] not in end_tokens
+    if sampling.temperature < COLDEST and not (sampling.presence_penalty or sampling.frequency_penalty):
+        rows = _most_probable(reader, logits, step, sampling.max_tokens)
+    else:
+        rows = _sampled(reader, logits, step, sampling)
+    open_rows = [True] * len(prompts)
+    for row in rows:
+        open_rows = [is_open and token not in end_tokens for is_open, token in zip(open_rows, row, strict=True)]
         if not any(open_rows):
             return
-        yield [earlier[-1] if is_open else None for earlier, is_open in zip(given, open_rows, strict=True)]
+        yield [token if is_open else None for token, is_open in zip(row, open_rows, strict=True)]
 
 
-def check_logits(logits: Float[Tensor, "*B V"], reader: PromptReader) -> None:
-    """Raise ModelError if logits are NaN or infinite."""
-    if not logits.isfinite().all():
+def _most_probable(reader: PromptReader, logits: Tensor, step: Step, count: int) -> Iterator[list[int]]:
+    """Yield the most probable tokens; a GPU computes the next step while the host waits for a token."""
+    for left in reversed(range(count)):
+        tokens = logits.argmax(-1)
+        arriving = Arriving(torch.cat([tokens, logits.isfinite().all()[None]]))
+        if left and arriving.waits:
+            logits = step(tokens)
+        *chosen, finite = arriving.get().tolist()
+        require_finite(finite, reader)
+        yield chosen
+        if left and not arriving.waits:
+            logits = step(tokens)
+
+
+def _sampled(reader: PromptReader, logits: Tensor, step: Step, sampling: Sampling) -> Iterator[list[int]]:
+    """Yield tokens sampled on the CPU, whose random numbers are the same with any device."""
+    given = [list[int]() for _ in logits]
+    generators = [torch.Generator().manual_seed(sampling.seed) for _ in logits]
+    for left in reversed(range(sampling.max_tokens)):
+        logits = logits.cpu()
+        require_finite(bool(logits.isfinite().all()), reader)
+        for row, generator, earlier in zip(logits, generators, given, strict=True):
+            earlier.append(sample_token(row, sampling, generator, earlier))
+        chosen = [earlier[-1] for earlier in given]
+        yield chosen
+        if left:
+            logits = step(torch.tensor(chosen))
+
+
+def require_finite(finite: bool, reader: PromptReader) -> None:
+    """Raise ModelError unless all logits are finite."""
+    if not finite:
         raise ModelError(
             f"the language model gives NaN or infinity in {reader.precision}; its weights are bad or need float32"
         )
@@ -168,14 +196,14 @@ def check_logits(logits: Float[Tensor, "*B V"], reader: PromptReader) -> None:
 def sample_token(logits: Tensor, sampling: Sampling, generator: torch.Generator, given: Sequence[int] = ()) -> int:
     """Choose a token by its logits (V): the most probable, or one sampled at the temperature from the top ones.
 
-    `given`: the answer's earlier tokens, for the penalties.
+    `logits`: on the CPU. `given`: the answer's earlier tokens, for the penalties.
     """
     if given and (sampling.presence_penalty or sampling.frequency_penalty):
-        tokens, counts = torch.tensor(given, device=logits.device).unique(return_counts=True)
+        tokens, counts = torch.tensor(given).unique(return_counts=True)
         logits = logits.float().index_add(0, tokens, counts * -sampling.frequency_penalty - sampling.presence_penalty)
     if sampling.temperature < COLDEST:
         return int(logits.argmax())
-    probabilities = (logits.float().cpu() / sampling.temperature).softmax(0)
+    probabilities = (logits.float() / sampling.temperature).softmax(0)
     if sampling.top_p < 1:
         ordered, order = probabilities.sort(descending=True)
         ordered[ordered.cumsum(0) - ordered >= sampling.top_p] = 0

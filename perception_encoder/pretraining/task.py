@@ -251,7 +251,7 @@ class PairValidation:
         """Return unit embeddings (n, D) of the readable images, on the CPU, and their texts."""
         size = self.towers.clip.visual.config.image_size
         shape = (3, size, size) if self.frames is None else (self.frames, 3, size, size)
-        no_text = self.tokenize([""]).to(self.device)
+        no_text = self.tokenize([""])
         parts, texts = list[Tensor](), list[_Texts | None]()
         for start, chunk in _chunks(self.pairs):
             rows = range(len(chunk))[this_rank().share(len(chunk))]
@@ -281,7 +281,7 @@ class PairValidation:
         no_image = torch.zeros(1, 3, size, size, dtype=torch.uint8, device=self.device)
         parts = []
         for _, chunk in _chunks(texts):
-            tokens = self.tokenize(chunk)[this_rank().share(len(chunk))].to(self.device)
+            tokens = self.tokenize(chunk)[this_rank().share(len(chunk))]
             parts.append(gather(self.towers(no_image, tokens).texts, len(chunk)).cpu())
         return F.normalize(torch.cat(parts), dim=-1)
 

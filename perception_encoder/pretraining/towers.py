@@ -24,6 +24,7 @@ from perception_encoder.preprocess.tokenizer import Tokenizer, trim
 from perception_encoder.pretraining.config import LoRA
 from perception_encoder.progress import Track, untracked
 from perception_encoder.training.distributed import gather, in_chunks, pad_rows, this_rank
+from perception_encoder.transfer import to_device
 
 if TYPE_CHECKING:
     from peft.tuners.lora import LoraModel
@@ -63,8 +64,9 @@ class CachedTexts:
 
     def __call__(self, tokens: Tensor) -> Tensor:
         """Return the embeddings (u, D) of cached captions (u, t), padded or not."""
-        rows = F.pad(tokens, (0, self._length - tokens.shape[1]), value=PADDING).cpu().numpy()
-        return self._embeddings[[self._row_of[row.tobytes()] for row in rows]]
+        padded = F.pad(tokens, (0, self._length - tokens.shape[1]), value=PADDING).cpu().numpy()
+        rows = torch.tensor([self._row_of[row.tobytes()] for row in padded])
+        return self._embeddings[to_device(rows, self._embeddings.device)]
 
 
 class TrainingTowers(nn.Module):
@@ -86,7 +88,8 @@ class TrainingTowers(nn.Module):
     ) -> TowerOutputs:
         """Encode uint8 images (b, 3, H, W) and token ids (u, T); rows `masked` are also encoded with `masks`.
 
-        The embedding of a video (b, F, 3, H, W) is the mean over its frames; videos have no mask loss.
+        Token ids and masks belong on the CPU, where their values are needed. The embedding of a video (b, F, 3, H, W)
+        is the mean over its frames; videos have no mask loss.
         """
         encoded = self._encode_images(pad_rows(images))[: len(images)]
         texts = self._encode_texts(tokens)
@@ -114,25 +117,28 @@ class TrainingTowers(nn.Module):
 
         def losses(rows: Tensor) -> Tensor:
             """Return the sum over rows (m,) that hide the same number of patches."""
-            pixels, hidden = to_float(images[rows]), masks[rows]
+            first = int(rows[0]) if len(rows) else 0
+            part = slice(first, first + len(rows))
+            pixels, hidden = to_float(images[part]), masks[part]
             with torch.no_grad():
                 whole = visual.forward_features(pixels)[:, prefix:]
-            seen = visual.forward_features(pixels, mask=hidden, mask_token=mask_token)[:, prefix:]
-            real = int((rows < count).sum())
-            if not real:
+            hides = to_device(hidden, pixels.device)
+            seen = visual.forward_features(pixels, mask=hides, mask_token=mask_token)[:, prefix:]
+            real = min(part.stop, count) - part.start
+            if real <= 0:
                 return 0 * seen.float().sum()[None]  # other ranks wait for its gradient
             return real * mask_regularization_loss(seen[:real].float(), whole[:real].float(), hidden[:real])[None]
 
-        rows = torch.arange(len(masks), device=masks.device)
+        rows = torch.arange(len(masks))
         return in_chunks(losses, rows, self.chunk).sum() / max(1, count)
 
 
 def encode_by_length(model: CLIP, tokens: Tensor, chunk: int | None = None) -> Tensor:
     """Return `model.encode_text` of padded token ids (U, T), computed in groups of similar length."""
-    order = tokens.argmax(dim=-1).argsort()
+    order, device = tokens.argmax(dim=-1).argsort(), model.logit_scale.device
     size = chunk or -(-len(order) // LENGTH_GROUPS)
-    groups = [in_chunks(model.encode_text, trim(tokens[rows]), chunk) for rows in order.split(size)]
-    return torch.cat(groups)[order.argsort()]
+    groups = [in_chunks(model.encode_text, to_device(trim(tokens[rows]), device), chunk) for rows in order.split(size)]
+    return torch.cat(groups)[to_device(order.argsort(), device)]
 
 
 PADDING = 0

@@ -75,8 +75,7 @@ def parallelize(model: nn.Module, config: ParallelConfig) -> nn.Module:
     if this_rank() == ALONE:
         return model
     if config.kind == "ddp":
-        device = next(model.parameters()).device
-        return nn.parallel.DistributedDataParallel(model, [device] if device.type == "cuda" else None)
+        return nn.parallel.DistributedDataParallel(model)  # with a list of devices, it would move all inputs there
     from torch.distributed.fsdp import FSDPModule, fully_shard
 
     if not isinstance(model, FSDPModule):  # at an earlier resolution
@@ -118,15 +117,14 @@ def mean_gradients(model: nn.Module) -> None:
             parameter.grad /= rank.world_size
 
 
-def clip_gradients(parameters: Iterable[nn.Parameter], maximum: float) -> float:
-    """Scale all gradients so that their total norm is at most `maximum`; return the original norm."""
+def clip_gradients(parameters: Iterable[nn.Parameter], maximum: float) -> None:
+    """Scale all gradients so that their total norm is at most `maximum`, without reading it from the device."""
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     squares = [gradient.pow(2).sum() for gradient in gradients]
-    total = torch.stack([s.full_tensor() if isinstance(s, DTensor) else s for s in squares]).sum().sqrt().item()
-    if total > maximum:
-        for gradient in gradients:
-            gradient.mul_(maximum / total)
-    return total
+    total = torch.stack([s.full_tensor() if isinstance(s, DTensor) else s for s in squares]).sum().sqrt()
+    factor = torch.where(total > maximum, maximum / total.double(), 1.0)
+    for gradient in gradients:
+        gradient.mul_(factor)
 
 
 def this_rank() -> Rank:
@@ -135,7 +133,7 @@ def this_rank() -> Rank:
 
 
 class Exchange:
-    """`exchange(value)` returns all ranks' values in order; a background thread may call it while others compute.
+    """`exchange(value)` returns all ranks' values in order, without their devices; a background thread may call it.
 
     All ranks must create it, and call it equally often.
     """
@@ -149,17 +147,6 @@ class Exchange:
         values: list[T] = [value] * dist.get_world_size()
         dist.all_gather_object(values, value, group=self._group)
         return values
-
-
-def shared_values(values: Sequence[float], device: torch.device, highest: bool = False) -> list[float]:
-    """Return the first rank's numbers, or with `highest` the highest of all ranks', on all ranks."""
-    shared = torch.tensor(values, dtype=torch.float64, device=device)
-    if dist.is_initialized() and highest:
-        dist.all_reduce(shared, dist.ReduceOp.MAX)
-    elif dist.is_initialized():
-        dist.broadcast(shared, 0)
-    numbers: list[float] = shared.tolist()
-    return numbers
 
 
 def own_cores() -> int:
@@ -201,7 +188,7 @@ def pad_rows(rows: Tensor) -> Tensor:
     """Return rows (n, …), zero-padded to the maximum number of rows of any rank; all ranks must call it."""
     if this_rank() == ALONE:
         return rows
-    longest = torch.tensor(len(rows), device=rows.device)
+    longest = torch.tensor(len(rows), device=own_device())
     dist.all_reduce(longest, dist.ReduceOp.MAX)
     return torch.cat([rows, rows.new_zeros(int(longest) - len(rows), *rows.shape[1:])])
 

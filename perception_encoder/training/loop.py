@@ -28,16 +28,17 @@ from perception_encoder.ranks import ALONE
 from perception_encoder.training.checkpoint import Fit, RunState, resume_run, save_run
 from perception_encoder.training.config import TrainingConfig
 from perception_encoder.training.distributed import (
+    Exchange,
     clip_gradients,
     mean_gradients,
     own_device,
     parallelize,
-    shared_values,
     this_rank,
 )
 from perception_encoder.training.metrics import Listener, Metrics
 from perception_encoder.training.optimizer import build_optimizer, learning_rate
 from perception_encoder.training.task import Task, Validation, choose_metric, is_better
+from perception_encoder.transfer import Arriving
 
 logger = logging.getLogger(__name__)
 
@@ -98,32 +99,35 @@ def train_steps(
     if trained < first < last and this_rank().is_first:
         logger.info("resuming from step %d", first)
     group, saved = StepGroup(section.work or [(config.steps, 1.0)], first), time.monotonic()
+    exchange, earlier = Exchange(), list[StepLosses]()
     with closing(Metrics(directory, first, this_rank(), listener)) as metrics, _stop_requests() as signals:
         for step, batch, wait in prefetch(lambda step: section.batches(step).to(device), first, last):
             share = learning_rate(step, config.steps, config.warmup, config.drops, config.floor)
-            losses = _backward(task, batch)
-            if not math.isfinite(total := sum(losses.values())):
-                raise DataError(f"step {step}: the loss is {total}; lower the rate and resume from the last checkpoint")
+            losses = _backward(task, batch, step)
+            for unread in earlier or [losses]:
+                unread.check()
+            earlier = [losses] if losses.values.waits else []  # read while a GPU computes the next step
             update(task.model, optimizer, [peak * share for peak in peaks], config.optimizer.max_grad_norm)
             task.after_step()
-            group.add(losses, batch, wait)
+            group.add(batch, wait)
             done = step + 1
             due = done % config.log_every == 0 or done in (1, last)
             if due or done == first + 1:  # after resuming shown but not recorded: records don't show interruptions
-                row = {**group.report(done), "lr": float(f"{peaks[0] * share:.4g}"), **task.report()}
+                row = {**losses.check(), **group.report(done), "lr": float(f"{peaks[0] * share:.4g}"), **task.report()}
                 metrics.write({"step": done, **row}, record=due)
             newest = replace(state, step=done)
             if validation and config.validation and (done % config.validation.every == 0 or done == config.steps):
+                losses.check()
                 with group.paused():
-                    scores = _validate(validation, metric, task, device)
+                    scores = exchange(_validate(validation, metric, task, device))[0]
                 metrics.write({"step": done, **{f"validation/{name}": score for name, score in scores.items()}})
                 if metric in scores and is_better(scores[metric], state.best, higher_is_better[metric]):
                     newest = replace(newest, best=scores[metric], best_step=done)
             minutes = (time.monotonic() - saved) / 60
-            late, stop = shared_values(  # as all ranks must do the same
-                [minutes > config.checkpoint_minutes, max(signals, default=0)], device, highest=True
-            )
+            mine = minutes > config.checkpoint_minutes, max(signals, default=0)
+            late, stop = map(max, zip(*exchange(mine), strict=True))  # as all ranks must do the same
             if done % config.checkpoint_every == 0 or done == last or newest.best_step == done or late or stop:
+                losses.check()
                 if _save(directory, task, optimizer, newest, config.keep, must=done == last):
                     state = newest
                 saved = time.monotonic()
@@ -177,15 +181,15 @@ def update(
 
 
 def _validate(validation: Validation, metric: str, task: Task, device: torch.device) -> dict[str, float]:
-    """Score the model and return the first rank's numbers, without side effects on training."""
+    """Score the model, without side effects on training."""
     task.model.eval()
     with torch.no_grad(), fast_autocast(device):
         scores = validation.validate(metric)
     task.model.train()
-    return dict(zip(scores, shared_values(list(scores.values()), device), strict=True))
+    return scores
 
 
-def _backward(task: Task, batch: Any) -> dict[str, float]:
+def _backward(task: Task, batch: Any, step: int) -> StepLosses:
     """Compute gradients of the whole batch's losses, and return the losses."""
     with fast_autocast(next(task.model.parameters()).device):
         losses = task.losses(batch)
@@ -195,7 +199,25 @@ def _backward(task: Task, batch: Any) -> dict[str, float]:
     values = torch.stack([loss.detach().float() for loss in losses.values()])
     if dist.is_initialized():
         dist.all_reduce(values)
-    return dict(zip(losses, values.tolist(), strict=True))
+    return StepLosses(step, list(losses), Arriving(values))
+
+
+@dataclass(frozen=True)
+class StepLosses:
+    """The losses of a step, which a GPU may still compute."""
+
+    step: int
+    names: Sequence[str]
+    values: Arriving
+
+    def check(self) -> dict[str, float]:
+        """Return the losses, rounded; DataError unless their sum is finite."""
+        values = self.values.get().tolist()
+        if not math.isfinite(total := sum(values)):
+            raise DataError(
+                f"step {self.step}: the loss is {total}; lower the rate and resume from the last checkpoint"
+            )
+        return {name: round(value, 5) for name, value in zip(self.names, values, strict=True)}
 
 
 def _save(
@@ -237,7 +259,7 @@ def _prepare_thread() -> None:
 
 
 class StepGroup:
-    """Collects losses and speed since the last report; `work`: see `Section`, `step`: the first one."""
+    """Measures the speed since the last report; `work`: see `Section`, `step`: the first one."""
 
     def __init__(self, work: Sequence[tuple[int, float]], step: int) -> None:
         self._work = work
@@ -246,10 +268,9 @@ class StepGroup:
     def _start(self, step: int) -> None:
         self._first, self._since = step, time.perf_counter()
         self._samples, self._waited = 0, 0.0
-        self._newest: dict[str, float] = {}
 
-    def add(self, losses: dict[str, float], batch: Any, wait: float) -> None:
-        self._newest, self._samples, self._waited = losses, self._samples + len(batch), self._waited + wait
+    def add(self, batch: Any, wait: float) -> None:
+        self._samples, self._waited = self._samples + len(batch), self._waited + wait
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -259,16 +280,15 @@ class StepGroup:
         self._since += time.perf_counter() - start
 
     def report(self, done: int) -> dict[str, float]:
-        """Report the last losses, the speed since the last report, and the remaining time at that speed."""
+        """Report the speed since the last report, and the remaining time at that speed."""
         seconds = time.perf_counter() - self._since
         speed = {
             "samples_per_second": self._samples / seconds,
             "waiting": self._waited / seconds,
             "seconds_left": seconds * self._work_between(done, None) / self._work_between(self._first, done),
         }
-        row = {name: round(loss, 5) for name, loss in self._newest.items()}
         self._start(done)
-        return row | {name: float(f"{value:.4g}") for name, value in speed.items()}
+        return {name: float(f"{value:.4g}") for name, value in speed.items()}
 
     def _work_between(self, first: int, last: int | None) -> float:
         """Return the work of some steps, by default to the end."""

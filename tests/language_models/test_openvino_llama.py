@@ -46,7 +46,7 @@ def test_logits_are_the_librarys(model: Any, monkeypatch: pytest.MonkeyPatch) ->
     logits, step = reader.read(prompts)
     for token in (None, 5, 96, 5):
         if token is not None:
-            logits = step([token] * 3)
+            logits = step(torch.tensor([token] * 3))
             new = model.get_input_embeddings()(torch.tensor([token]))
             prompts = [torch.cat([prompt, new]) for prompt in prompts]
         expected = torch.stack([model(inputs_embeds=prompt[None]).logits[0, -1] for prompt in prompts])
@@ -134,7 +134,7 @@ def test_in_int8_weights_are_rounded_to_a_127th_of_the_largest_of_64(
     model.lm_head.weight[3] = rounded.lm_head.weight[3] = 0
     prompts = embedded(model, 30, 12)
     logits, step = OpenVinoLlama(model, "int8").read(prompts)
-    logits = torch.cat([logits, step([4, 4])])
+    logits = torch.cat([logits, step(torch.tensor([4, 4]))])
     new = model.get_input_embeddings()(torch.tensor([4]))
     longer = prompts + [torch.cat([prompt, new]) for prompt in prompts]
     expected = torch.stack([rounded(inputs_embeds=prompt[None]).logits[0, -1] for prompt in longer])
