@@ -47,22 +47,17 @@ R = TypeVar("R")
 
 
 class TensorBatch:
-    """A dataclass that holds tensors, alone or by name in lists."""
+    """A dataclass that holds tensors."""
 
     host: ClassVar[frozenset[str]] = frozenset()
-    """Fields that stay on the host, which must know their values: reading them from a GPU would stop it."""
+    """Fields that stay on the CPU, where their values are read: reading them from a GPU waits for it."""
 
     def to(self, device: torch.device) -> Self:
-        """Return the batch with its other tensors on a device; copies to a GPU overlap computation."""
+        """Return the batch with its tensors on a device, except those of `host`."""
         whole: Any = self
-        moved = {item.name: getattr(self, item.name) for item in fields(whole) if item.name not in self.host}
-        return replace(whole, **{name: _moved(value, device) for name, value in moved.items()})
-
-
-def _moved(value: Any, device: torch.device) -> Any:
-    if isinstance(value, list):
-        return [{name: to_device(tensor, device) for name, tensor in item.items()} for item in value]
-    return to_device(value, device) if isinstance(value, Tensor) else value
+        values = {item.name: getattr(self, item.name) for item in fields(whole) if item.name not in self.host}
+        moved = {name: to_device(value, device) for name, value in values.items() if isinstance(value, Tensor)}
+        return replace(whole, **moved)
 
 
 @dataclass(frozen=True)

@@ -97,14 +97,13 @@ class PerceptionLanguageModel(nn.Module):
     ) -> Float[Tensor, "B T dim"]:
         """Return token embeddings with image tokens at the marked positions; ShapeError unless there are as many.
 
-        The marks are read: they belong on the CPU, whatever the device.
+        The marks are read: with marks on the CPU, nothing waits for a GPU.
         """
-        marks, device = _positions(is_image), image_tokens.device
+        marks, device = is_image.nonzero(), image_tokens.device
         if len(marks) != len(image_tokens):
             raise ShapeError(f"{len(image_tokens)} image tokens for {len(marks)} marked positions")
         embeddings = self.decoder.get_input_embeddings()(to_device(ids, device))  # type: ignore[operator]
-        tokens = image_tokens.to(embeddings.dtype)
-        return embeddings.flatten(0, 1).index_copy(0, to_device(marks, device), tokens).view_as(embeddings)
+        return embeddings.index_put(to_device(marks, device).unbind(1), image_tokens.to(embeddings.dtype))
 
     def token_losses(
         self, embeddings: Float[Tensor, "B T dim"], labels: Int[Tensor, "B T"], parts: Int[Tensor, "B T"] | None = None
@@ -112,18 +111,19 @@ class PerceptionLanguageModel(nn.Module):
         """Return the cross entropy of each labelled token, and whether it is the most probable one.
 
         A token is predicted from the earlier tokens of its row, or with `parts`, from those of part 0 and its own part.
-        Rows are padded on the right, so that no token attends to padding. Logits are computed for labels only, which
-        are read: they belong on the CPU, whatever the device.
+        Rows are padded on the right, so that no token attends to padding. Logits are computed for labels only. The
+        labels are read: with labels on the CPU, nothing waits for a GPU.
         """
-        following = labels[:, 1:]
-        labelled = _positions(following != IGNORED)
-        targets = to_device(following.flatten()[labelled], embeddings.device)
-        logits = self._logits(embeddings[:, :-1], to_device(labelled, embeddings.device), parts).float()
+        targets = labels[:, 1:]
+        labelled = targets != IGNORED
+        targets = to_device(targets[labelled], embeddings.device)
+        logits = self._logits(embeddings[:, :-1], labelled, parts).float()
         losses = F.cross_entropy(logits, targets, reduction="none")
         return losses, logits.detach().argmax(-1) == targets
 
-    def _logits(self, embeddings: Tensor, positions: Tensor, parts: Tensor | None) -> Tensor:
-        """Return logits (K, V) at positions of the flattened batch."""
+    def _logits(self, embeddings: Tensor, marked: Tensor, parts: Tensor | None) -> Tensor:
+        """Return logits (K, V) at the marked positions."""
+        positions = to_device(marked.nonzero(), embeddings.device).unbind(1)
         decoder: Any = self.decoder
         inputs = {"inputs_embeds": embeddings, "use_cache": False}
         if parts is not None:
@@ -134,9 +134,9 @@ class PerceptionLanguageModel(nn.Module):
             lowest = torch.finfo(embeddings.dtype).min
             inputs["attention_mask"] = torch.zeros_like(mask, dtype=embeddings.dtype).masked_fill(~mask, lowest)
         if scales_logits(decoder.config.get_text_config()):
-            return decoder(**inputs).logits.flatten(0, 1)[positions]
+            return decoder(**inputs).logits[positions]
         hidden = decoder.get_decoder()(**inputs).last_hidden_state
-        return decoder.get_output_embeddings()(hidden.flatten(0, 1)[positions])
+        return decoder.get_output_embeddings()(hidden[positions])
 
     def logits(
         self, ids: Int[Tensor, "B T"], is_image: Bool[Tensor, "B T"], images: Float[Tensor, "N 3 H W"]
@@ -157,11 +157,6 @@ class PerceptionLanguageModel(nn.Module):
         """Return the `token_losses` of a batch. Training uses only this, so that DDP and FSDP can wrap it."""
         embeddings = self.embed(ids, is_image, self.image_tokens(images, branches).flatten(0, 1))
         return self.token_losses(embeddings, labels, parts)
-
-
-def _positions(marked: Bool[Tensor, "B T"]) -> Int[Tensor, " K"]:
-    """Return the marked positions of the flattened batch."""
-    return marked.flatten().nonzero()[:, 0]
 
 
 @dataclass(frozen=True)

@@ -83,8 +83,7 @@ def mask_regularization_loss(
 
     The whole image's tokens are a fixed target, so this loss trains only the masked pass, and the contrastive loss the
     other. (The paper leaves open whether the target is fixed and whether visible tokens count; this is our reading.)
-    A mask on the CPU spares a GPU a stop.
+    The mask is read: with one on the CPU, nothing waits for a GPU.
     """
-    rows = to_device(mask.flatten().nonzero()[:, 0], masked.device)
-    hidden, targets = (tokens.flatten(0, 1)[rows] for tokens in (masked, whole.detach()))
-    return 1 - F.cosine_similarity(hidden, targets, dim=-1).mean()
+    hidden = to_device(mask.nonzero(), masked.device).unbind(1)
+    return 1 - F.cosine_similarity(masked[hidden], whole.detach()[hidden], dim=-1).mean()

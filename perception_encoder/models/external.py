@@ -141,16 +141,12 @@ class Adapter(ABC):
     def embed_images(self, images: Sequence[Pixels], role: Role) -> Tensor:
         """Return embeddings (B, D) of images as `transform` gives them."""
         parameter = next(self.model.parameters())
-        batch = {
-            name: to_device(torch.from_numpy(np.stack([image[name] for image in images])), parameter.device)
-            for name in images[0]
-        }
-        return self.image_output(
-            {
-                name: values.to(parameter.dtype) if values.is_floating_point() else values
-                for name, values in batch.items()
-            }
-        )
+
+        def moved(name: str) -> Tensor:
+            values = to_device(torch.from_numpy(np.stack([image[name] for image in images])), parameter.device)
+            return values.to(parameter.dtype) if values.is_floating_point() else values
+
+        return self.image_output({name: moved(name) for name in images[0]})
 
     def image_output(self, batch: dict[str, Tensor]) -> Tensor:
         """Return embeddings (B, D) of the model's arguments for images."""
@@ -163,9 +159,8 @@ class Adapter(ABC):
     def embed_texts(self, texts: list[str], role: Role) -> Tensor:
         """Return embeddings (B, D) of texts."""
         device = next(self.model.parameters()).device
-        return self.text_output(
-            {name: to_device(values, device) for name, values in self.tokens(texts, role).items()}, role
-        )
+        tokens = {name: to_device(values, device) for name, values in self.tokens(texts, role).items()}
+        return self.text_output(tokens, role)
 
     def tokens(self, texts: list[str], role: Role) -> Mapping[str, Tensor]:
         """Return the model's arguments for texts, int64 (B, T): token ids, and a mask if it takes one."""

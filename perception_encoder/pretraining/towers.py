@@ -117,15 +117,13 @@ class TrainingTowers(nn.Module):
 
         def losses(rows: Tensor) -> Tensor:
             """Return the sum over rows (m,) that hide the same number of patches."""
-            first = int(rows[0]) if len(rows) else 0
-            part = slice(first, first + len(rows))
-            pixels, hidden = to_float(images[part]), masks[part]
+            pixels, hidden = to_float(images[to_device(rows, images.device)]), masks[rows]
             with torch.no_grad():
                 whole = visual.forward_features(pixels)[:, prefix:]
-            hides = to_device(hidden, pixels.device)
-            seen = visual.forward_features(pixels, mask=hides, mask_token=mask_token)[:, prefix:]
-            real = min(part.stop, count) - part.start
-            if real <= 0:
+            mask = to_device(hidden, images.device)
+            seen = visual.forward_features(pixels, mask=mask, mask_token=mask_token)[:, prefix:]
+            real = int((rows < count).sum())
+            if not real:
                 return 0 * seen.float().sum()[None]  # other ranks wait for its gradient
             return real * mask_regularization_loss(seen[:real].float(), whole[:real].float(), hidden[:real])[None]
 

@@ -99,14 +99,13 @@ def train_steps(
     if trained < first < last and this_rank().is_first:
         logger.info("resuming from step %d", first)
     group, saved = StepGroup(section.work or [(config.steps, 1.0)], first), time.monotonic()
-    exchange, earlier = Exchange(), list[StepLosses]()
+    exchange, earlier = Exchange(), None
     with closing(Metrics(directory, first, this_rank(), listener)) as metrics, _stop_requests() as signals:
         for step, batch, wait in prefetch(lambda step: section.batches(step).to(device), first, last):
             share = learning_rate(step, config.steps, config.warmup, config.drops, config.floor)
             losses = _backward(task, batch, step)
-            for unread in earlier or [losses]:
-                unread.check()
-            earlier = [losses] if losses.values.waits else []  # read while a GPU computes the next step
+            (earlier or losses).check()
+            earlier = losses if losses.values.waits else None  # read while a GPU computes the next step
             update(task.model, optimizer, [peak * share for peak in peaks], config.optimizer.max_grad_norm)
             task.after_step()
             group.add(batch, wait)
@@ -123,8 +122,7 @@ def train_steps(
                 metrics.write({"step": done, **{f"validation/{name}": score for name, score in scores.items()}})
                 if metric in scores and is_better(scores[metric], state.best, higher_is_better[metric]):
                     newest = replace(newest, best=scores[metric], best_step=done)
-            minutes = (time.monotonic() - saved) / 60
-            mine = minutes > config.checkpoint_minutes, max(signals, default=0)
+            mine = time.monotonic() - saved > 60 * config.checkpoint_minutes, max(signals, default=0)
             late, stop = map(max, zip(*exchange(mine), strict=True))  # as all ranks must do the same
             if done % config.checkpoint_every == 0 or done == last or newest.best_step == done or late or stop:
                 losses.check()

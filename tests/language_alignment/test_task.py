@@ -100,8 +100,7 @@ def test_an_answer_is_exact_if_all_its_tokens_are_the_most_probable_ones() -> No
             embeddings = MODEL.model.embed(
                 batch.ids, batch.is_image, MODEL.model.image_tokens(batch.images).flatten(0, 1)
             )
-            positions = labelled.flatten().nonzero()[:, 0]
-            chosen = MODEL.model._logits(embeddings[:, :-1], positions, batch.parts).argmax(-1)
+            chosen = MODEL.model._logits(embeddings[:, :-1], labelled, batch.parts).argmax(-1)
             batch.ids[:, 1:][labelled] = batch.labels[:, 1:][labelled] = chosen
         wrong = replace(batch, labels=batch.labels.clone())
         first = int(labelled[1].nonzero()[0]) + 1
