@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import traceback
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -13,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from transformers import masking_utils
 
 from perception_encoder.errors import DataError
@@ -26,10 +28,10 @@ from perception_encoder.training import loop
 from perception_encoder.training.distributed import clip_gradients
 from perception_encoder.training.loop import Section, train_steps
 from perception_encoder.training.optimizer import OptimizerConfig, build_optimizer
-from perception_encoder.transfer import Arriving
+from perception_encoder.transfer import Arriving, to_device
 from tests.pretraining.toys import small_batch, small_towers
 from tests.tiny_language_models import NO_END, tiny_language_model, tiny_llama
-from tests.training.toys import CONFIG, Regression, batch
+from tests.training.toys import CONFIG, Regression, batch, losses
 
 WAITS = {"aten::_local_scalar_dense", "aten::item", "aten::is_nonzero", "aten::nonzero", "aten::masked_select"}
 """What reads a tensor's values: on a GPU, the host waits for them."""
@@ -48,8 +50,29 @@ class Reads(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def pairs() -> tuple[Any, Any]:
-    return ContrastiveTask(small_towers()), small_batch()
+class Copies(TorchDispatchMode):
+    """Notes operators that copy between the CPU and a device, or take tensors of both, outside `to_device`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        tensors = [leaf for leaf in tree_leaves((args, kwargs, result)) if isinstance(leaf, Tensor)]
+        if len({tensor.device for tensor in tensors if tensor.dim()}) > 1 and not any(
+            frame.f_code is to_device.__code__ for frame, _ in traceback.walk_stack(None)
+        ):
+            self.found.append(func._schema.name)
+        return result
+
+
+def pairs(chunk: int | None = None) -> tuple[Any, Any]:
+    return ContrastiveTask(small_towers(chunk)), small_batch()
+
+
+def pairs_in_chunks() -> tuple[Any, Any]:
+    return pairs(chunk=3)
 
 
 def conversations() -> tuple[Any, Any]:
@@ -63,8 +86,10 @@ def conversations() -> tuple[Any, Any]:
     return task, collate([(shown, torch.rand(1, 3, 32, 32))] * 2, 0)
 
 
-@pytest.mark.parametrize("made", [pairs, conversations])
-def test_a_step_reads_nothing_from_its_device(made: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("made", [pairs, pairs_in_chunks, conversations])
+def test_a_step_reads_nothing_from_its_device_and_copies_only_by_to_device(
+    made: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A tensor on "meta" has no values, so reading one is an error. transformers reads whether a row is packed."""
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
     monkeypatch.setattr(loop, "fast_autocast", lambda device: nullcontext())
@@ -74,9 +99,10 @@ def test_a_step_reads_nothing_from_its_device(made: Any, monkeypatch: pytest.Mon
     task.model.to("meta")
     optimizer = build_optimizer(task.model, OptimizerConfig(name="sgd", lr=0.1))
     moved = on_host.to(torch.device("meta"))
-    losses = loop._backward(task, moved, 0)
-    assert losses.values.device.type == "meta" and losses.names
-    loop.update(task.model, optimizer, [0.1] * len(optimizer.param_groups), 1.0)
+    with Copies() as copies:
+        losses = loop._backward(task, moved, 0)
+        loop.update(task.model, optimizer, [0.1] * len(optimizer.param_groups), 1.0)
+    assert losses.values.device.type == "meta" and losses.names and not copies.found
     with pytest.raises(RuntimeError, match="meta"):
         losses.values[0].item()
 
@@ -132,6 +158,16 @@ def test_on_a_gpu_a_bad_loss_is_found_a_step_later_but_before_it_is_saved(
     assert [found(bad) for bad in (3, 6, 9)] == [3, 6, 9]
     monkeypatch.setattr(loop, "Arriving", Late)
     assert [found(bad) for bad in (4, 13, 19)] == [5, 13, 19]
+
+
+def test_losses_read_a_step_later_are_those_of_their_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def train(name: str) -> list[list[float]]:
+        train_steps(Section(Regression(), batch), dataclasses.replace(CONFIG, log_every=2), tmp_path / name, "a")
+        return losses(tmp_path / name, "error")
+
+    at_once = train("at once")
+    monkeypatch.setattr(loop, "Arriving", Late)
+    assert train("late") == at_once and len(at_once) > 2
 
 
 @contextmanager
