@@ -47,7 +47,7 @@ R = TypeVar("R")
 
 
 class TensorBatch:
-    """A dataclass that holds tensors."""
+    """A dataclass that holds tensors, also in lists and by name."""
 
     host: ClassVar[frozenset[str]] = frozenset()
     """Fields that stay on the CPU, where their values are read: reading them from a GPU waits for it."""
@@ -56,8 +56,15 @@ class TensorBatch:
         """Return the batch with its tensors on a device, except those of `host`."""
         whole: Any = self
         values = {item.name: getattr(self, item.name) for item in fields(whole) if item.name not in self.host}
-        moved = {name: to_device(value, device) for name, value in values.items() if isinstance(value, Tensor)}
-        return replace(whole, **moved)
+        return replace(whole, **{name: _moved(value, device) for name, value in values.items()})
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    if isinstance(value, list):
+        return [_moved(item, device) for item in value]
+    if isinstance(value, dict):
+        return {name: _moved(item, device) for name, item in value.items()}
+    return to_device(value, device) if isinstance(value, Tensor) else value
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ import math
 from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, Self
+from typing import Any
 
 import torch
 from jaxtyping import Float, UInt8
@@ -22,7 +22,6 @@ from perception_encoder.errors import needs_extra
 from perception_encoder.models.initialization import torch_generator
 from perception_encoder.models.layers import drop_path
 from perception_encoder.ranks import Rank
-from perception_encoder.transfer import to_device
 
 Targets = dict[str, Tensor]
 """Depth: "depth" (H, W) in metres. Segmentation: "labels" (H, W). Detection: "boxes" (m, 4), "labels" and "masks";
@@ -163,10 +162,6 @@ class DenseBatch(ImageBatch):
     targets: list[Targets]
     draw: int  # step number; it seeds the sampling of a detector's regions
     branches: Float[Tensor, "L 2 B"] | None = None  # factors of the encoder's residual branches
-
-    def to(self, device: torch.device) -> Self:
-        targets = [{name: to_device(value, device) for name, value in target.items()} for target in self.targets]
-        return replace(super().to(device), targets=targets)
 
 
 class DenseBatches:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from perception_encoder.data.pairs import ImageTextBatch
+from perception_encoder.dense_training.batches import DenseBatch
 from perception_encoder.training import loop
 from perception_encoder.training.distributed import ParallelConfig, own_device, process_group
 from perception_encoder.training.loop import Section, train_steps
@@ -79,6 +80,12 @@ def test_a_batch_goes_to_a_device_out_of_pinned_memory_but_for_what_the_host_mus
     pinned.clear()
     here = batch.to(torch.device("cpu"))
     assert not pinned and all(getattr(here, name) is getattr(batch, name) for name in tensors)
+
+
+def test_a_batch_s_targets_go_to_its_device() -> None:
+    images, boxes = torch.zeros(1, 3, 8, 8, dtype=torch.uint8), torch.zeros(2, 4)
+    there = DenseBatch(images=images, share=1.0, targets=[{"boxes": boxes}], draw=0).to(torch.device("meta"))
+    assert there.images.is_meta and [target["boxes"].is_meta for target in there.targets] == [True]
 
 
 class Stopped(Exception):
