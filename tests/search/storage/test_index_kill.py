@@ -11,22 +11,42 @@ import pytest
 from tests.clips import clip
 
 HARNESS = """
-import hashlib, os, random, signal, sys, time, traceback
+import hashlib, os, random, signal, sys, time, traceback, types
 from pathlib import Path
 from perception_encoder.inference.load import load
 from perception_encoder.inference.model_spec import ModelSpec
+from perception_encoder.search.lookup import WordQuery
 from perception_encoder.search.storage import update as module
+from perception_encoder.words import files
+from perception_encoder.words.reader import TextLine
 
-folder, checkpoint, kills, files = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[5])
+folder, checkpoint, kills, count = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[5])
 encoder = load(checkpoint)
 encoder.weight_hash
 module.load = lambda source: encoder
 module.COMMIT_SECONDS = 0.0
 type(encoder).batch_size = 4
 
+def line_of(media):
+    '''The words of a file: a digest of its content; of a clip, its name.'''
+    content = media.payload.read_bytes()
+    return [TextLine(text="w" + hashlib.md5(content).hexdigest()[:12], confidence=0.9, box=(0.0,) * 8)]
+
+sys.modules["rapidocr"] = types.ModuleType("rapidocr")
+files.read_words, module.can_read_words = line_of, lambda: True
+
 def update():
-    with module.writable_store(folder, ModelSpec(checkpoint)) as (index, encoder):
+    with module.writable_store(folder, ModelSpec(checkpoint), words=True) as (index, encoder):
         module.update_store(index, encoder)
+
+def found_by_words():
+    '''Each image is found by its words, and by them alone.'''
+    from perception_encoder.search.storage.writer import IndexWriter
+    store = IndexWriter.open(folder)
+    assert store.unread() == []
+    for row in store.rows("kind = 'image'"):
+        (word,) = [line.text for line in store.lines([row])[0]]
+        assert [other.digest for *_, other in store.with_words(WordQuery(words=(word,)), row.vector)] == [row.digest]
 
 def report():
     from perception_encoder.search.storage.store import IndexStore
@@ -67,7 +87,7 @@ while killed < kills:
     if killed % 5 == 0 or ended:  # from the start, every fifth time, and where nothing would be left to do
         (folder / ".pe-index" / "index.sqlite").unlink(missing_ok=True)
     if killed % 5 == 2:  # half of the files change places
-        names = [f"{number:03d}.jpg" for number in range(0, files, 2)]
+        names = [f"{number:03d}.jpg" for number in range(0, count, 2)]
         for name in names:
             (folder / name).rename(folder / f"{name}.moving")
         for name, other in zip(names, names[1:] + names[:1]):
@@ -81,6 +101,7 @@ while killed < kills:
         states.add(tuple(sorted(content().items())))
 assert os.waitpid(child(update), 0)[1] == 0
 assert content() == truth()
+assert os.waitpid(child(found_by_words), 0)[1] == 0
 print(killed, len(states))
 """
 
