@@ -7,6 +7,7 @@ import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -70,6 +71,23 @@ def test_any_mode(written: Image.Image, mode: str) -> None:
 @pytest.mark.parametrize("size", [(1, 1), (31, 500), (2000, 33), (40, 3000), (64, 64)])
 def test_an_image_without_words(size: tuple[int, int]) -> None:
     assert pe.read_words(Image.new("RGB", size, "white")) == []
+
+
+@pytest.mark.parametrize("size", [(20, 3000), (3000, 20), (9, 9), (500, 31), (2000, 2000)])
+def test_a_narrow_image_costs_no_more_than_a_square_one(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The detector enlarges an image until the short side is long enough: 736 by 368,000 pixels for 4 by 2,000."""
+    reader, shapes = WordReader.shared(), list[tuple[int, int]]()
+
+    def note(pixels: np.ndarray) -> SimpleNamespace:
+        shapes.append(pixels.shape[:2])
+        return SimpleNamespace(boxes=np.array([[[0, 0], [1, 0], [1, 1], [0, 1]]]), txts=("a",), scores=(0.9,))
+
+    monkeypatch.setattr(reader, "_ocr", note)
+    (line,) = reader.read(Image.new("RGB", size), "image")
+    (shape,) = shapes
+    assert min(shape) >= 32 and max(shape) <= LONGEST_SIDE and max(shape) <= 8 * min(shape) + 7
+    width = size[0] * min(1, LONGEST_SIDE / max(size))
+    assert max(line.box) <= 1 and line.box[2] == pytest.approx(1 / width, rel=0.1)  # a share of the image, not padding
 
 
 def test_doubtful_lines_are_left_out(written: Image.Image) -> None:

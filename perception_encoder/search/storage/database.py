@@ -222,7 +222,7 @@ def connect(store: Path, writable: bool = False) -> sqlite3.Connection:
         for setting in ("synchronous=FULL", "secure_delete=ON"):
             connection.execute(f"PRAGMA {setting}")
         if not defines_only(connection, _TABLES.values()):
-            raise ValueError(f"{DATABASE} has other tables")
+            raise ValueError(f"{DATABASE} has other tables; another version made it, or it is no index")
     except BaseException:
         connection.close()
         raise
