@@ -112,13 +112,13 @@ def test_a_vector_store_loads_an_index(
     open_index(store.root.name, index._model).export_vectors(tmp_path / "again", to=to)
     assert pq.read_table(tmp_path / "again" / "vectors.parquet", columns=["id"])["id"].to_pylist() == ids
     for refused in (index.export_vectors, partial(write_vectors, [store])):
-        with pytest.raises(OutputError, match="name a new directory"):
+        with pytest.raises(OutputError, match="choose another directory"):
             refused(out, to=to)
     (out / "vectors.parquet").write_bytes(b"")
     assert index.export_vectors(out, to=to, overwrite=True) == len(index)
     assert pq.read_metadata(out / "vectors.parquet").num_rows == len(index)
     (out / "mine.txt").write_text("kept")
-    with pytest.raises(OutputError, match="name a new directory"):
+    with pytest.raises(OutputError, match="choose another directory"):
         index.export_vectors(out, to=to, overwrite=True)
     assert (out / "mine.txt").read_text() == "kept"
     with pytest.raises(ConfigError, match=r"directory, which has no suffix"):
