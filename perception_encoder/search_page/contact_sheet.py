@@ -44,6 +44,8 @@ class Tile:
     caption: str
     hint: str = ""
     value: str = ""
+    why: str = ""
+    """See `Hit.why`."""
     time: float | None = None
     link: str | None = None
     """The target of a click: see `link_to`."""
@@ -121,8 +123,8 @@ def duplicate_sections(groups: Sequence[Sequence[Hit]], page: Path) -> Iterator[
 def _tiles(hits: Sequence[Hit], page: Path) -> Iterator[Tile]:
     for hit in hits:
         source, name, score = hit.item.source, hit.path.rpartition("/")[2], f"{hit.score:.3f}"
-        link = link_to(source, page) if isinstance(source, (Path, str)) else None
-        yield Tile(image=hit_image(hit), caption=name, hint=hit.item.id, value=score, time=hit.time, link=link)
+        image, link = hit_image(hit), link_to(source, page) if isinstance(source, (Path, str)) else None
+        yield Tile(image=image, caption=name, hint=hit.item.id, value=score, why=hit.why, time=hit.time, link=link)
 
 
 def hit_image(hit: Hit) -> Image.Image | None:

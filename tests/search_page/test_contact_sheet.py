@@ -62,7 +62,9 @@ def drawn(width: int = 30, height: int = 20) -> Image.Image:
 
 
 def sheet(text: str = "a cat", **tile: object) -> str:
-    tile_of_text = Tile(**{"image": drawn(), "caption": text, "value": text, "link": text, "hint": text} | tile)
+    tile_of_text = Tile(
+        **{"image": drawn(), "caption": text, "value": text, "link": text, "hint": text, "why": text} | tile
+    )
     return "".join(contact_sheet(text, text, [SheetSection(heading=text, tiles=[tile_of_text], image=drawn())]))
 
 
@@ -73,7 +75,7 @@ def test_names_and_queries_inject_nothing(text: str) -> None:
     assert [tag for tag, _ in page.elements] == [tag for tag, _ in plain.elements]
     assert [attributes.keys() for _, attributes in page.elements] == [a.keys() for _, a in plain.elements]
     assert page.text_in("h2") == [text]
-    assert page.text_in("bdi") == [text]
+    assert page.text_in("bdi") == [text, text]
     assert page.text_in("title") == [text]
 
 
@@ -94,6 +96,8 @@ def test_tiles_say_what_they_have() -> None:
     page = Page(sheet("cat", value="93 %", time=63.2, link=None))
     assert page.text_in("span") == ["1:03", "93 %"]
     assert "a" not in [tag for tag, _ in page.elements]
+    whys = [[a for tag, a in Page(sheet(why=why)).elements if a.get("class") == "why"] for why in ("name", "")]
+    assert list(map(len, whys)) == [1, 0]
     assert "no preview" in Page(sheet(image=None)).text_in("span")
 
 
