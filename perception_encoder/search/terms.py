@@ -66,6 +66,12 @@ class Term:
         source = self.source
         return source.name if isinstance(source, Media) else source.path if isinstance(source, IndexRow) else source.id
 
+    @property
+    def typed(self) -> str:
+        """The name as in a query: a text with how alone it is searched for."""
+        quoted = self.name if '"' in self.name else f'"{self.name}"'
+        return f"{self.by}:{quoted}" if self.by else self.name
+
 
 @dataclass(frozen=True, kw_only=True)
 class Query:
@@ -77,8 +83,10 @@ class Query:
 
     @property
     def heading(self) -> str:
-        """Words in quotes, or an image's file name."""
-        return f"like {self.name.rpartition('/')[2]}" if self.kind in ("image", "video") else f"“{self.name}”"
+        """The text in quotes, or an image's file name."""
+        if self.kind in ("image", "video"):
+            return f"like {self.name.rpartition('/')[2]}"
+        return self.name if self.name.startswith('"') else f"“{self.name}”"
 
     @property
     def kind(self) -> str:
@@ -107,6 +115,14 @@ class Query:
         without = (words[id(term)] for term in texts if term.by != "meaning" and term.weight < 0)
         found = dict.fromkeys(word for term in wanted for word in words[id(term)])
         return WordQuery(words=tuple(found), without=tuple(filter(None, without)), only=bool(asked))
+
+    def searched(self, by: str) -> Query:
+        """Return the query, with texts that do not say how searched by "meaning", "words" or both (""); ConfigError."""
+        if by not in _BY_NAMES:
+            raise ConfigError(f"by is {by[:60]!r}; it must be 'meaning' or 'words', or left out")
+        way = _BY_NAMES[by]
+        terms = (replace(term, by=term.by or way) if term.source.kind == "text" else term for term in self.terms)
+        return replace(self, terms=tuple(terms))
 
     def contains(self, item: Item, row: IndexRow | None) -> bool:
         """Return whether a hit is a row, file or part of a video that is a term of the query."""
@@ -195,13 +211,8 @@ def parse_words(words: Sequence[str], media: bool = True) -> Query:
     return Query(name=" ".join(words), terms=tuple(terms))
 
 
-def parse_lines(lines: Iterable[str], find: Callable[[str, str], IndexRow | UploadedImage], by: str = "") -> Query:
-    """Parse the page's lines (see above); `find` gets "like" or "image" and an id. Raises ConfigError, and `find`'s.
-
-    `by`: how texts are searched for that do not say so: "meaning", "words" or, if it is empty, both.
-    """
-    if by not in _BY_NAMES:
-        raise ConfigError(f"by is {by[:60]!r}; it must be 'meaning' or 'words', or left out")
+def parse_lines(lines: Iterable[str], find: Callable[[str, str], IndexRow | UploadedImage]) -> Query:
+    """Parse the page's lines (see above); `find` gets "like" or "image" and an id. Raises ConfigError, and `find`'s."""
     terms: list[Term] = []
     for line in lines:
         match = _LINE.fullmatch(line)
@@ -210,7 +221,7 @@ def parse_lines(lines: Iterable[str], find: Callable[[str, str], IndexRow | Uplo
         weight, kind, source = float(match["weight"] or 1), match["kind"], match["source"]
         if kind == "text":
             query = parse_words([source], media=False)
-            terms += [replace(term, weight=weight * term.weight, by=term.by or _BY_NAMES[by]) for term in query.terms]
+            terms += [replace(term, weight=weight * term.weight) for term in query.terms]
         else:
             terms.append(Term(source=find("like" if kind == "like" else "image", source), weight=weight))
         if len(terms) > _MAXIMUM_TERMS:

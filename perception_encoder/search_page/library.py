@@ -26,7 +26,6 @@ from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.model_spec import DEFAULT, ModelSpec
 from perception_encoder.preprocess.media import Kind, Media, resolve
 from perception_encoder.preprocess.source import unescape_name
-from perception_encoder.search.lookup import query_words
 from perception_encoder.search.ranking import Hit, best_hits, query_vector, query_vectors
 from perception_encoder.search.storage.database import COLUMNS, IndexRow
 from perception_encoder.search.storage.location import check_root
@@ -48,6 +47,7 @@ logger = logging.getLogger(__name__)
 _CACHED = 64  # texts and images whose vectors are cached, so that a page further down costs no encoding
 _CACHED_RANKINGS = 4
 _DECODERS = 2  # threads
+_MAXIMUM_LINES = 2000  # of an image
 _LISTING_SHARE = 0.05  # maximum share of time spent on listing
 
 
@@ -141,12 +141,12 @@ class MediaLibrary:
     def _encode_uncached(self, text: str) -> Float[np.ndarray, " D"]:
         return self.compute(lambda: query_vectors(self.encoder, [text_query(text)])[0])
 
-    def words(self, row_id: str, texts: Sequence[str]) -> list[tuple[TextLine, bool]]:
-        """Return the lines of a row's image, with whether they have words of some texts; raises what `file` does."""
+    def words(self, row_id: str, query: Query) -> list[tuple[TextLine, bool]]:
+        """Return the lines of a row's image, with whether they have words of a query; raises what `file` does."""
         row = self.index.row(row_id)
         self.check_inside(row)
-        (lines,) = self.index.lines([row])
-        found = explain(query_words(" ".join(texts)), "", lines)[1]
+        lines = self.index.lines([row])[0][:_MAXIMUM_LINES]
+        found = set(explain(query.words.words, "", lines)[1]) if query.words else ()
         return [(line, line in found) for line in lines]
 
     def file(self, row_id: str) -> Path:

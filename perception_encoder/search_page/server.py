@@ -18,7 +18,7 @@ from perception_encoder.preprocess.frames import VideoFrames
 from perception_encoder.preprocess.image import encode_thumbnail, open_image
 from perception_encoder.preprocess.media import Media, open_media
 from perception_encoder.search.storage.database import IndexRow
-from perception_encoder.search.terms import Term, UploadedImage, parse_lines
+from perception_encoder.search.terms import Query, Term, UploadedImage, parse_lines
 from perception_encoder.search_page.features import FeatureImages, add_feature_route
 from perception_encoder.search_page.library import MediaLibrary, as_tile, condition
 from perception_encoder.search_page.questions import add_ask_route
@@ -105,28 +105,28 @@ def add_search_routes(get: Get, library: MediaLibrary, ids: SignedIds) -> None:
     """Add `/api/hits`, the hits of a query or the newest rows, and `/api/status`, the state of the index."""
     from fastapi.responses import JSONResponse
 
-    def find_source(kind: str, source_id: str) -> IndexRow | UploadedImage:
-        return library.term_source(kind, ids.check(source_id) if kind == "like" else source_id)
-
     def hits(request: Request) -> Response:
         params = dict(request.query_params)
         where = condition(**{name: params.get(name, "") for name in ("kind", "since", "until", "path")})
         offset, count = _number(params, "offset", 0, 100_000), _number(params, "count", _COUNT, _MAXIMUM_COUNT)
         if "q" in params:
-            query = parse_lines(request.query_params.getlist("q"), find_source, params.get("by", ""))
+            query = _parse(request, library, ids)
             min_score = _score(params.get("min_score", ""))
             similar, has_text = params.get("similar", ""), any(isinstance(term.source, Media) for term in query.terms)
             if similar not in ("", "all"):
                 raise ConfigError(f"similar is {similar[:60]!r}; it must be 'all' or left out")
             collapse = has_text and not similar  # without a text, the user looks for similar ones
-            found = library.find(query, where, offset + count, min_score, collapse)[offset:]
+            searched = query.searched(params.get("by", ""))
+            found = library.find(searched, where, offset + count, min_score, collapse)[offset:]
             tiles = [
                 {**as_tile(hit.row, ids.signed(hit.id)), "score": hit.score, "similar": hit.similar, "why": hit.why}
                 for hit in found
                 if hit.row
             ]
             answer: dict[str, Any] = {"terms": [_as_json(term, ids) for term in query.terms]}
-            answer["total"] = library.index.count(where) if min_score is None else None  # unknown
+            answer["only_words"] = bool(searched.words and searched.words.only)
+            is_known = min_score is None and not answer["only_words"]
+            answer["total"] = library.index.count(where) if is_known else None
             answer["more"] = len(tiles) == count
         else:
             total = library.index.count(where)
@@ -174,7 +174,8 @@ def add_file_routes(get: Get, get_slowly: Get, library: MediaLibrary, ids: Signe
         return JSONResponse({"tiles": [as_tile(row, ids.signed(row.id)) for row in rows]})
 
     def words(request: Request) -> Response:
-        found = library.words(request.path_params["id"], request.query_params.getlist("q"))
+        query = _parse(request, library, ids).searched(request.query_params.get("by", ""))
+        found = library.words(request.path_params["id"], query)
         return JSONResponse({"lines": [{**line.to_dict(), "found": is_found} for line, is_found in found]})
 
     def file(request: Request) -> Response:
@@ -205,11 +206,20 @@ def add_upload_route(app: FastAPI, library: MediaLibrary, threads: ThreadPoolExe
     app.router.add_route("/api/image", upload, methods=["POST"])
 
 
+def _parse(request: Request, library: MediaLibrary, ids: SignedIds) -> Query:
+    """Return the query of a request's parameters `q`; raises what `parse_lines` and `term_source` do."""
+
+    def find_source(kind: str, source_id: str) -> IndexRow | UploadedImage:
+        return library.term_source(kind, ids.check(source_id) if kind == "like" else source_id)
+
+    return parse_lines(request.query_params.getlist("q"), find_source)
+
+
 def _as_json(term: Term, ids: SignedIds) -> dict[str, Any]:
     """Return a term as JSON: its weight, "text", "like" or "image", and the text or id."""
     source = term.source
     if isinstance(source, Media):
-        return {"weight": term.weight, "kind": "text", "what": source.payload}
+        return {"weight": term.weight, "kind": "text", "what": term.typed}
     if isinstance(source, IndexRow):
         return {"weight": term.weight, "kind": "like", "what": ids.signed(source.id)}
     return {"weight": term.weight, "kind": "image", "what": source.id}

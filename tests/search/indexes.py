@@ -11,7 +11,7 @@ import shutil
 import sqlite3
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from datetime import datetime
 from functools import cache
@@ -28,7 +28,10 @@ from perception_encoder.search.storage.store import STORE, IndexStore
 from perception_encoder.search.storage.trust import remember_model
 from perception_encoder.search.storage.update import UpdateReport, update_store, writable_store
 from perception_encoder.search.storage.vectors import vectors_path
+from perception_encoder.search.storage.words import Unread
+from perception_encoder.search.storage.writer import IndexWriter
 from perception_encoder.search_page.library import MediaLibrary
+from perception_encoder.words.reader import TextLine
 from tests.clips import clip
 
 
@@ -80,6 +83,19 @@ def _fill_library(folder: Path, checkpoint: Path, draw: Callable[[int], Image.Im
     (folder / "clip.mp4").write_bytes(clip(200, rate=10))
     os.utime(folder / "clip.mp4", (datetime(2024, 2, 3).timestamp(),) * 2)
     update_folder(folder, checkpoint, every=0.5, directory=directory)
+
+
+def text_line(text: str, left: float = 0.1, top: float = 0.1, right: float = 0.9, bottom: float = 0.2) -> TextLine:
+    """A line of text in an upright box."""
+    return TextLine(text=text, confidence=0.9, box=(left, top, right, top, right, bottom, left, bottom))
+
+
+def write_words(folder: Path, lines: Mapping[str, Sequence[TextLine]]) -> None:
+    """Store lines for some files of a folder's index, as if they had been read; for a video, in its first moment."""
+    with IndexWriter.for_writing(folder), closing(IndexWriter.open(folder)) as writer:
+        rows = {path: next(row for row in writer.rows() if row.path == path) for path in lines}
+        writer.write_words([(Unread(path, row.digest, row.time), lines[path]) for path, row in rows.items()])
+        writer.finish()
 
 
 DIMENSION = 64

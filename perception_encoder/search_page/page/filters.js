@@ -1,8 +1,9 @@
-// The filters: kind, dates, minimum score and path; on a small screen a button shows and hides them.
+// The filters: how texts are searched for, kind, dates, minimum score and path; on a small screen a button shows them.
 
 import { $ } from "./element.js";
 
-const FIELDS = ["since", "until", "min_score", "path"], kinds = [...document.querySelectorAll("[name=kind]")];
+const FIELDS = ["since", "until", "min_score", "path"], CHOICES = ["by", "kind"];
+const choices = (name) => [...document.getElementsByName(name)];
 const toggle = $("show-filters");
 let changed = () => {}, typing;
 
@@ -10,14 +11,16 @@ export const onFilter = (call) => { changed = call; };
 
 // Those that are set, as [name, value].
 export function filters() {
-  const kind = kinds.find((input) => input.checked).value;
+  const chosen = CHOICES.map((name) => [name, choices(name).find((input) => input.checked).value]);
   const fields = FIELDS.map((name) => [name, $(name).value.trim()]);
-  return [["kind", kind], ["similar", $("similar").checked ? "" : "all"], ...fields].filter(([, value]) => value);
+  return [...chosen, ["similar", $("similar").checked ? "" : "all"], ...fields].filter(([, value]) => value);
 }
 
 export function readFilters(parameters) {
-  const kind = parameters.get("kind") ?? "";
-  (kinds.find((input) => input.value === kind) ?? kinds[0]).checked = true;
+  CHOICES.forEach((name) => {
+    const all = choices(name), value = (text) => all.find((input) => input.value === text);
+    (value(parameters.get(name)) ?? value("")).checked = true;
+  });
   $("similar").checked = parameters.get("similar") !== "all";
   FIELDS.forEach((name) => { $(name).value = parameters.get(name) ?? ""; });
   showCount();

@@ -8,7 +8,7 @@ import { placeholder, tileButton } from "./tile.js";
 import { open } from "./viewer.js";
 
 const grid = $("grid"), PAGE = 60;
-let tiles = [], more = true, loading = false, turn = 0, reading = false, refreshing = false, month = "";
+let tiles = [], more = true, loading = false, turn = 0, reading = false, refreshing = false, month = "", onlyWords = false;
 
 export const isEmpty = () => !tiles.length;
 
@@ -54,7 +54,7 @@ async function fill() {
 
 function show(answer, first) {
   showError(null);
-  more = answer.more;
+  [more, onlyWords] = [answer.more, answer.only_words];
   const list = tiles, focused = refreshing && document.activeElement?.dataset.id;
   const buttons = answer.tiles.map((tile) => tileButton(tile, () => open(tile, list)));
   const shown = terms().length ? buttons : withMonths(answer.tiles, buttons, first);
@@ -94,6 +94,7 @@ export function showEmpty(running = reading) {
   const minimum = terms().length && $("min_score").value.trim();
   const [title, text] =
     !$("error").hidden ? ["No results", "See the message above."]
+    : terms().length && onlyWords ? ["No match", "No image has all of these words, in it or in its name or title."]
     : minimum ? ["No match", `Nothing scores ${minimum} or higher. Lower the minimum score to see more.`]
     : filters().length ? ["No results", "Nothing matches these filters. Remove one."]
     : running ? ["Reading your images", "They appear here as they are read."]

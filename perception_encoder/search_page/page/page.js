@@ -16,7 +16,8 @@ addEventListener("keydown", (event) => {
   if (event.key === "/" && !writes) { event.preventDefault(); words.select(); }
   if (event.key === "?" && !writes) help.showModal();
   if (event.key === "Escape" && writes) { event.preventDefault(); event.target.blur(); }  // by default it empties the field
-  if (event.key.startsWith("Arrow") && (!writes || (event.target === words && event.key === "ArrowDown"))) {
+  const chooses = event.target.type === "radio" && ["ArrowLeft", "ArrowRight"].includes(event.key);
+  if (event.key.startsWith("Arrow") && !chooses && (!writes || (event.target === words && event.key === "ArrowDown"))) {
     event.preventDefault();
     move(event.key);
   }

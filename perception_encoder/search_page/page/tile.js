@@ -8,6 +8,14 @@ const match = (tile) => (tile.score === undefined ? "" : tile.score.toFixed(2));
 const duration = (tile) => `▶ ${clock(tile.length)}`;
 export const moment = (tile) => clock(tile.start);
 
+// Why a hit by words was found: the line in the image, its title, or its name.
+function reason(why) {
+  const [, kind, line] = why.match(/^(\w+): "(.*)"$/s) ?? [null, why, ""], node = element("span", { className: "why", title: why });
+  if (kind !== "words") node.append(kind === "name" ? "by name" : kind);
+  node.append(element("bdi", { textContent: line }));
+  return node;
+}
+
 // `badge`: what stands in the corner of a video.
 export function tileButton(tile, open, badge = duration) {
   const ratio = Math.min(2.2, Math.max(0.6, tile.width / tile.height || 1)), video = tile.kind === "video";
@@ -15,11 +23,12 @@ export function tileButton(tile, open, badge = duration) {
   image.addEventListener("load", () => sharpen(image, tile), { once: true });
   const button = element("button", { className: "tile", type: "button", title: tile.path, onclick: () => open(tile) }, image);
   const others = tile.similar ? `+${tile.similar} similar` : "";
-  const parts = [tile.name, video ? `video of ${clock(tile.length)}, moment at ${moment(tile)}` : "image", match(tile), others];
+  const parts = [tile.name, video ? `video of ${clock(tile.length)}, moment at ${moment(tile)}` : "image", match(tile), others, tile.why];
   button.ariaLabel = parts.filter(Boolean).join(", ");
   const name = element("span", { className: "name", textContent: tile.name });
   const facts = [video ? `at ${moment(tile)}` : "", match(tile), others].filter(Boolean).join(" · ");
   button.append(element("span", { className: "label" }, name, element("span", { textContent: facts })));
+  if (tile.why) button.append(reason(tile.why));
   button.style.setProperty("--ratio", ratio.toFixed(3));
   button.dataset.id = tile.id;
   if (video) {

@@ -1,4 +1,4 @@
-// The viewer: one image or moment, those around it, its features, and searches by it.
+// The viewer: one image or moment, those around it, its words and features, and searches by it.
 
 import { parameters } from "./address.js";
 import { hideAsk, showAsk } from "./ask.js";
@@ -6,6 +6,7 @@ import { $, clock, element, fetchJson } from "./element.js";
 import { hideFeatures, showFeatures } from "./features.js";
 import { addExample, searchLike } from "./query.js";
 import { film, moment, tileButton } from "./tile.js";
+import { showWords } from "./words.js";
 
 const viewer = $("viewer"), tabs = [...viewer.querySelectorAll("[role=tab]")];
 let shown = null, list = [], closed = () => {};
@@ -69,7 +70,7 @@ function select(number, focus = false) {
   hideMedia();
   if (name === "tab-features") showFeatures(shown); else hideFeatures();
   if (name === "tab-ask") showAsk(shown); else hideAsk();
-  if (name === "tab-image") showMedia(shown, $("stage"));
+  if (name === "tab-image") showWords(shown, showMedia(shown, $("stage")));
   if (name === "tab-ask") showMedia(shown, $("subject"));
 }
 
@@ -82,9 +83,11 @@ function showMedia(tile, panel) {
   media.addEventListener("error", () => {
     const preview = tile.thumbnail.replace(/(\?|$)/, "/full$1");   // the server's, such as of a RAW photograph
     if (tile.kind === "image" && !media.src.endsWith(preview)) media.src = preview;
-    else panel.replaceChildren(element("p", { textContent: "The browser cannot show this file." }));
+    else frame.replaceChildren(element("p", { textContent: "The browser cannot show this file." }));
   });
-  panel.replaceChildren(media);
+  const frame = element("div", { className: "frame" }, media);
+  panel.replaceChildren(frame);
+  return frame;
 }
 
 // Steps to the next tile or the one before by an arrow key; whether a key is the viewer's.
