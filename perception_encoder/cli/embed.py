@@ -12,6 +12,7 @@ import typer
 from perception_encoder.cli import options, output
 from perception_encoder.cli.options import MODEL, OUTPUT, flag, option
 from perception_encoder.cli.output import track
+from perception_encoder.errors import install_command
 from perception_encoder.inference.model_spec import DEFAULT
 from perception_encoder.models.defaults import default_model
 from perception_encoder.models.registry import SMALL_CORE, demo_line
@@ -152,7 +153,8 @@ def demo(
     """Try it on eleven photographs and a video.
 
     The photographs come with scikit-image (extra `demo`); the video pans over four of them. They are indexed, and
-    searched by four texts and an image. A page shows the hits.
+    searched by four texts, an image, and words in quotes: those in an image (extra `words`), or else in a name. A page
+    shows the hits.
 
     Examples:
 
@@ -164,16 +166,24 @@ def demo(
     from perception_encoder.search.index import open_index
     from perception_encoder.search_page.contact_sheet import write_hits
 
+    quoted = samples.quoted_query()
+    reads_words = quoted == samples.WORDS
     encoder = load(model)
     gallery, query_image = samples.write_samples(out)
-    index = open_index(gallery, encoder)
+    index = open_index(gallery, encoder, words=reads_words)
     report = index.update(rebuild=index.exists, progress=track)
-    found = index.search([*samples.QUERIES, query_image], top=2, thumbnails=True)
+    found = index.search([*samples.QUERIES, query_image, quoted], top=2, thumbnails=True)
     title = f"{report.rows} images and moments of a video, indexed by {encoder.name}"
     output.print_line(title)
     output.print_line("")
     rows = [(query.heading, *map(_name, hits)) for query, hits in zip(found.queries, found.by_query, strict=True)]
     output.print_table(("query", "best hit", "second hit"), rows)
+    output.print_line("")
+    for hit in found.by_query[-1][:1]:
+        name = hit.path.rpartition("/")[2]
+        output.print_line(f"In quotes, a query finds words alone: {quoted} found {name} by {hit.why}")
+    if not reads_words:
+        output.print_line(f"To find words in images as well, {install_command('words')}")
 
     page = out / "index.html"
     write_hits(page, "Demo", title, found)

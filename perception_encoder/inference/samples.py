@@ -11,11 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from perception_encoder.errors import DataError, needs_extra
 from perception_encoder.files import make_directory, replacing, writing
-from perception_encoder.preprocess.image import open_image
 from perception_encoder.preprocess.video_file import write_video
+from perception_encoder.words.reader import can_read_words
 
 IMAGES = (
     "astronaut.png",
@@ -37,6 +38,8 @@ QUERY = "motorcycle_right.png"
 """The motorcycle from a second camera, to search by."""
 QUERIES = ("ancient coins", "a ginger cat", "a motorbike", "paper")
 """Texts to search for, each the subject of a photograph and of the clip's scene with the same number."""
+WORDS, NAME = '"region-based segmentation"', '"deep field"'
+"""Words in the photograph `page.png`, and words of the name `hubble_deep_field.jpg`."""
 
 _RATE, _SECONDS, _WINDOW = 15, 4, (480, 360)
 
@@ -62,11 +65,17 @@ def write_samples(directory: Path) -> tuple[Path, Path]:
     return gallery, query
 
 
+def quoted_query() -> str:
+    """Return words in a photograph if they can be read, else words of a name."""
+    return WORDS if can_read_words() else NAME
+
+
 def write_pans(images: Sequence[Path], clip: Path) -> None:
     """Write an MP4 that pans over each image for four seconds, from its top left to its bottom right."""
     with write_video(clip, _WINDOW, _RATE) as add:
         for image in images:
-            opened = open_image(image).convert("RGB")
+            with Image.open(image) as stored:
+                opened = stored.convert("RGB")
             scale = min(opened.width / _WINDOW[0], opened.height / _WINDOW[1])
             width, height = scale * _WINDOW[0], scale * _WINDOW[1]
             for share in np.linspace(0, 1, _RATE * _SECONDS):

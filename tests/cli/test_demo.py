@@ -27,7 +27,25 @@ def test_the_best_hits_are_a_photograph_and_its_moment_of_the_clip(run_pe, termi
         (row,) = (line for line in run.stdout.splitlines() if line.startswith(query))
         assert row.count("(") == 2 and photo in row and moment in row
     page = (out / "index.html").read_text(encoding="utf-8")
-    assert page.count("<section>") == len(subjects) and page.count("<li class") == 2 * len(subjects)
+    assert page.count("<section>") == len(subjects) + 1 and page.count("<li class") >= 2 * len(subjects) + 1
+
+
+def test_words_in_an_image_are_found(run_pe, checkpoint: Path, tmp_path: Path) -> None:
+    pytest.importorskip("rapidocr")
+    run = run_pe("demo", "--model", checkpoint, "--out", tmp_path / "demo")
+    line = '"region-based segmentation" found page.png by words: "Region-based segmentation"'
+    assert run.status == 0 and line in run.stdout and "extra" not in run.stdout
+    page = (tmp_path / "demo" / "index.html").read_text(encoding="utf-8")
+    assert "words: &#34;Region-based segmentation&#34;" in page
+
+
+def test_without_the_extra_words_a_name_is_found(
+    run_pe, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(samples, "can_read_words", lambda: False)
+    run = run_pe("demo", "--model", checkpoint, "--out", tmp_path / "demo")
+    assert run.status == 0 and '"deep field" found hubble_deep_field.jpg by name' in run.stdout
+    assert "perception-encoder[words]" in run.stdout
 
 
 def test_the_commands_that_it_ends_with_work(

@@ -1,4 +1,4 @@
-"""The script that draws the README's picture of the page."""
+"""The script that draws the pictures of the page."""
 
 from __future__ import annotations
 
@@ -24,13 +24,14 @@ def draw(root: Path, target: Path, path: str) -> str:
 def test_it_shows_the_page_with_hits_that_are_right(root: Path, tmp_path: Path) -> None:
     """The script itself fails if other hits are in the picture than the photograph and its moment of the video."""
     pytest.importorskip("skimage")
+    pytest.importorskip("rapidocr")
     if CHROMIUM is None:
         pytest.skip("no chromium: on Debian, apt-get install chromium")
-    target = tmp_path / "page.webp"
-    assert draw(root, target, os.environ["PATH"]) == ""
-    with Image.open(target) as drawn, Image.open(root / "docs" / "images" / "page.webp") as stored:
-        assert drawn.size == stored.size and drawn.width == 1400
-    assert target.stat().st_size < 120_000
+    assert draw(root, tmp_path / "page.webp", os.environ["PATH"]) == ""
+    for name, width in (("page.webp", 1400), ("words.webp", 1328)):
+        with Image.open(tmp_path / name) as drawn, Image.open(root / "docs" / "images" / name) as stored:
+            assert drawn.size == stored.size and drawn.width == width
+        assert 40_000 < (tmp_path / name).stat().st_size < 120_000
 
 
 def test_without_chromium_the_picture_stays_as_it_is(root: Path, tmp_path: Path) -> None:
