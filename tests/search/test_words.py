@@ -7,8 +7,6 @@ import logging
 import shutil
 import sqlite3
 import sys
-import types
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -42,45 +40,7 @@ from perception_encoder.search.storage.writer import IndexWriter
 from perception_encoder.search.terms import parse_words
 from perception_encoder.words import files as reading
 from perception_encoder.words.reader import TextLine
-from tests.search.indexes import SETTINGS, make_rows, unit_vectors
-
-BOX = (0.1, 0.1, 0.5, 0.1, 0.5, 0.2, 0.1, 0.2)
-Read = dict[str, list[str] | Exception]
-
-
-def line(text: str) -> TextLine:
-    return TextLine(text=text, confidence=0.9, box=BOX)
-
-
-@pytest.fixture
-def reader(monkeypatch: pytest.MonkeyPatch) -> tuple[Read, list[str]]:
-    """A reader of words that returns what a test gives it by file name, and the names that it has read."""
-    words: Read = {}
-    names: list[str] = []
-
-    def read(media: Media) -> list[TextLine]:
-        name = Path(media.name.partition("@")[0]).name
-        names.append(name)
-        found = words.get(name, [])
-        if isinstance(found, Exception):
-            raise found
-        return [line(text) for text in found]
-
-    monkeypatch.setattr(reading, "read_words", read)
-    monkeypatch.setattr(update_module, "can_read_words", lambda: True)
-    monkeypatch.setitem(sys.modules, "rapidocr", types.ModuleType("rapidocr"))
-    return words, names
-
-
-@pytest.fixture
-def index(pictures: list[Path], encoder: Encoder) -> Callable[..., pe.Index]:
-    """Update and open the index of the folder."""
-
-    def make(words: bool | None = None) -> pe.Index:
-        pe.open_index(pictures[0].parent, encoder, words=words).update()
-        return pe.open_index(pictures[0].parent, encoder)
-
-    return make
+from tests.search.indexes import BOX, SETTINGS, line, make_rows, unit_vectors
 
 
 def paths(hits: object) -> list[str]:
@@ -257,16 +217,6 @@ def test_titles_come_from_exif_iptc_xmp_and_png(tmp_path: Path) -> None:
     texts.add_text("Description", "x" * 5000)
     image.save(tmp_path / "d.png", pnginfo=texts)
     assert len(read_header(tmp_path / "d.png").taken.title) == 2000
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> IndexWriter:
-    """Twenty rows, whose words are empty."""
-    store = IndexWriter.create(tmp_path, SETTINGS)
-    store.begin()
-    store.replace([], make_rows(unit_vectors(20, 0)))
-    store.finish()
-    return store
 
 
 def write(store: IndexWriter, texts: dict[int, list[str]]) -> None:
