@@ -17,8 +17,8 @@ _CHARACTERS, _TITLE_CHARACTERS = 100, 2000  # of a camera's name; of titles and 
 _EXIF_TITLES = (0x010E, 0x9C9B, 0x9C9C, 0x9C9E, 0x9C9F)  # description; Windows' title, comment, keywords and subject
 _IPTC_TITLES = ((2, 5), (2, 105), (2, 120), (2, 25))  # title, headline, caption, keywords
 _PNG_TITLES = ("Title", "Description")
-_XMP_TITLE = re.compile(rb"<dc:(?:title|description|subject)>(.*?)</dc:(?:title|description|subject)>", re.DOTALL)
-_XMP_ITEM = re.compile(rb"<rdf:li[^>]*>([^<]+)</rdf:li>")
+_XMP_TITLE = re.compile(rb"<dc:(?:title|description|subject)>(.*?)(?:</dc:|\Z)", re.DOTALL)
+_XMP_ITEM = re.compile(rb"<rdf:li[^<>]*>([^<]+)</rdf:li>")
 _DATE = re.compile(
     r"(\d{4})[:-](\d\d?)[:-](\d\d?)(?:[T ]+(\d\d?):(\d\d?)(?::(\d\d?))?(?:[.,]\d*)?\s*(?:Z|[+-][\d:]+)?)?"
 )
@@ -81,7 +81,7 @@ def _title(image: Image.Image, exif: Image.Exif) -> str:
 def _text(value: Any) -> str:
     """Return a text of metadata on one line: UTF-8, which Pillow reads as Latin-1 in EXIF, or Windows' UTF-16."""
     with suppress(UnicodeError):
-        value = value.encode("latin-1") if isinstance(value, str) else value
+        value = value.rstrip("\0").encode("latin-1") if isinstance(value, str) else value
     if isinstance(value, bytes):
         for encoding in ("utf-16-le",) if b"\0" in value[:-1] else ("utf-8", "latin-1"):
             with suppress(UnicodeError):

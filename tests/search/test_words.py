@@ -7,17 +7,19 @@ import logging
 import shutil
 import sqlite3
 import sys
+import time
 from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 import perception_encoder as pe
 from perception_encoder.errors import ConfigError, MediaDecodeError, MissingExtraError, SearchIndexError
 from perception_encoder.inference.encoder import Encoder
+from perception_encoder.preprocess.image import read_header
 from perception_encoder.preprocess.media import Media
 from perception_encoder.search.lookup import (
     MAXIMUM_WORDS,
@@ -193,10 +195,6 @@ def test_names_that_are_not_utf_8_are_found_by_the_rest(tmp_path: Path, encoder:
 
 
 def test_titles_come_from_exif_iptc_xmp_and_png(tmp_path: Path) -> None:
-    from PIL import PngImagePlugin
-
-    from perception_encoder.preprocess.image import read_header
-
     image = Image.new("RGB", (8, 8))
     exif = Image.Exif()
     exif[0x010E], exif[0x9C9E] = "A wedding", "lake;summer".encode("utf-16-le") + b"\0\0"
@@ -217,6 +215,24 @@ def test_titles_come_from_exif_iptc_xmp_and_png(tmp_path: Path) -> None:
     texts.add_text("Description", "x" * 5000)
     image.save(tmp_path / "d.png", pnginfo=texts)
     assert len(read_header(tmp_path / "d.png").taken.title) == 2000
+
+
+@pytest.mark.parametrize("padding", ["\0" * 3, "\0" * 4])
+def test_a_camera_may_fill_a_title_with_zeros(tmp_path: Path, padding: str) -> None:
+    exif = Image.Exif()
+    exif[0x010E] = "Harbor" + padding
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.jpg", exif=exif)
+    assert read_header(tmp_path / "a.jpg").taken.title == "Harbor"
+
+
+@pytest.mark.parametrize("part", ["<dc:title>", "<rdf:li "])
+def test_metadata_made_to_be_slow_are_read_at_once(tmp_path: Path, part: str) -> None:
+    texts = PngImagePlugin.PngInfo()
+    texts.add_itxt("XML:com.adobe.xmp", "<dc:title>" + part * 50_000 + ("" if part == "<dc:title>" else "</dc:title>"))
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png", pnginfo=texts)
+    started = time.process_time()
+    assert read_header(tmp_path / "a.png").taken.title == ""
+    assert time.process_time() - started < 2
 
 
 def write(store: IndexWriter, texts: dict[int, list[str]]) -> None:
