@@ -33,6 +33,7 @@ from perception_encoder.search.storage.reader import (
     batches,
     dated,
     find_changes,
+    is_unchanged,
     listed_items,
     row_id,
 )
@@ -221,7 +222,8 @@ def update_store(
 def _read_words(store: IndexWriter, progress: Track) -> tuple[int, list[InputError]]:
     """Read the words of all images and moments that have not been read; return their number, and what has failed.
 
-    Equal lines of neighbouring moments are stored once. What fails counts as read, until the file changes.
+    Equal lines of neighbouring moments are stored once. What fails counts as read, until the file changes; a file that
+    has changed since it was encoded is left for the next update.
     """
     waiting: dict[str, list[Unread]] = {}  # by path
     for image in store.unread():
@@ -231,16 +233,19 @@ def _read_words(store: IndexWriter, progress: Track) -> tuple[int, list[InputErr
     if not can_read_words():
         logger.warning("the words in %d images are not read, because the extra `words` is missing", len(waiting))
         return 0, []
+    items = {path: item for path, item in listed_items(store.root, store.excluded) if path in waiting}
     jobs = (
         (image, replace(item, start=image.time, end=image.time))
-        for path, item in listed_items(store.root, store.excluded)
-        for image in waiting.get(path, ())
+        for path, item in items.items()
+        for image in waiting[path]
     )
     failures, read = list[InputError](), list[tuple[Unread, list[TextLine]]]()
-    count, before, since = 0, ("", set[str]()), time.monotonic()
+    count, before, since, indexed = 0, ("", set[str]()), time.monotonic(), store.files()
     store.begin(complete=True)
     try:
-        for image, found in progress(read_each(jobs), "reading words", sum(map(len, waiting.values()))):
+        for image, found in progress(read_each(jobs), "reading words", sum(len(waiting[path]) for path in items)):
+            if not is_unchanged(items[image.path], indexed[image.path]):
+                continue
             lines = [] if isinstance(found, InputError) else found
             failures += [found] if isinstance(found, InputError) else []
             known = before[1] if before[0] == image.path else set[str]()
