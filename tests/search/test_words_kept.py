@@ -63,3 +63,15 @@ def test_a_file_that_changes_or_goes_meanwhile_is_left_for_the_next_update(
     found = index()
     assert sorted(names) == ["03.jpg", "05.jpg"] and not found.search('"red image"')
     assert [Path(hit.path).name for hit in found.search(['"grocery"', '"total"'])] == names
+
+
+def test_a_rebuilt_index_goes_on_reading_words(reader, index, pictures: list[Path], encoder: Encoder) -> None:
+    words, names = reader
+    words["03.jpg"] = ["Grocery"]
+    index(words=True)
+    names.clear()
+    folder = pictures[0].parent
+    pe.open_index(folder, encoder).update(rebuild=True)
+    assert len(names) == len(pictures) and len(pe.open_index(folder, encoder).search('"grocery"')) == 1
+    pe.open_index(folder, encoder, words=False).update(rebuild=True)
+    assert len(names) == len(pictures) and not pe.open_index(folder, encoder).search('"grocery"')

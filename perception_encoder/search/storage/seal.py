@@ -19,11 +19,12 @@ from typing import Any
 from perception_encoder.errors import OutputError, SearchIndexError
 from perception_encoder.files import cache_directory, digest, read_regular, write_json
 from perception_encoder.records import parse_json
-from perception_encoder.search.storage.database import DATABASE, check_settings, connect, read_settings
+from perception_encoder.search.storage.database import DATABASE, check_settings, connect, read_settings, read_value
 
 STORE, SEAL = ".pe-index", "seal.json"
 """Names of an index's directory, inside the indexed one, and of the seal in it."""
 _DAY = 86_400  # seconds
+_DAMAGE = (OSError, ValueError, sqlite3.Error, OutputError, SearchIndexError)
 _checked: dict[Path, float] = {}  # times of this process's checks, in case the user's cache cannot be written
 
 
@@ -52,12 +53,18 @@ def is_sealed(store: Path, paths: Iterable[Path]) -> bool:
 
 def salvage(store: Path) -> dict[str, Any] | None:
     """Return the settings of an index that may be damaged; None if they cannot be read."""
-    damage = (OSError, ValueError, sqlite3.Error, OutputError, SearchIndexError)
-    with suppress(*damage), closing(connect(store)) as connection:
+    with suppress(*_DAMAGE), closing(connect(store)) as connection:
         return read_settings(connection)
     with suppress(ValueError):
         return check_settings(read_seal(store).get("settings")) if (store / DATABASE).exists() else None
     return None
+
+
+def salvage_words(store: Path) -> bool:
+    """Return whether an index that may be damaged reads words; False if that cannot be read."""
+    with suppress(*_DAMAGE), closing(connect(store)) as connection:
+        return read_value(connection, "words", bool)
+    return False
 
 
 def index_command(directory: Path, *options: str, media: Path | None = None) -> str:

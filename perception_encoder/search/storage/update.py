@@ -37,7 +37,7 @@ from perception_encoder.search.storage.reader import (
     listed_items,
     row_id,
 )
-from perception_encoder.search.storage.seal import STORE, index_command, salvage
+from perception_encoder.search.storage.seal import STORE, index_command, salvage, salvage_words
 from perception_encoder.search.storage.trust import adopt, load_encoder, remember_model, trusted_model
 from perception_encoder.search.storage.words import Unread
 from perception_encoder.search.storage.writer import IndexWriter
@@ -110,7 +110,8 @@ def writable_store(
     Args:
         model: By default the index's own, or the default model for a new index.
         every: Seconds between the frames of a video.
-        rebuild: Start from scratch, by default with the old index's model, dimensions, rate and decoding.
+        rebuild: Start from scratch, by default with the old index's model, dimensions, rate, decoding and
+            reading of words.
         directory: Where the index is stored; by default the directory itself.
         verify: See `Index.update`.
         words: Whether updates read words; see `open_index`.
@@ -121,6 +122,7 @@ def writable_store(
     root, directory = prepare_location(media, directory)
     with IndexWriter.for_writing(directory, root):
         if rebuild or not IndexWriter.exists(directory):
+            words = salvage_words(directory / STORE) if words is None else words
             store, encoder = _create(root, directory, model, every)
         else:
             IndexWriter.mend(directory)
