@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import sqlite3
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -106,16 +106,11 @@ def matches(word: str, text: str) -> int:
     return int(not _misread(word).isdisjoint(_misread(text)))
 
 
-def find_keys(connection: sqlite3.Connection, query: WordQuery, exact: bool) -> Iterator[int]:
-    """Yield the keys of the rows that have all words, the last ones first; raises sqlite3's errors.
-
-    `exact`: without beginnings and misread words.
-    """
+def expression(query: WordQuery, exact: bool) -> str:
+    """Return what the table is asked for the rows that have all words; `exact`: without beginnings and misread ones."""
     found = " AND ".join(map(_exactly if exact else _nearly, query.words))
     without = " OR ".join(f"({' AND '.join(map(_exactly, words))})" for words in query.without)
-    expression = f"({found}) NOT ({without})" if without else found
-    rows = connection.execute("SELECT rowid FROM lookup WHERE lookup MATCH ? ORDER BY rowid DESC", [expression])
-    return (key for (key,) in rows)
+    return f"({found}) NOT ({without})" if without else found
 
 
 def _exactly(word: str) -> str:
@@ -129,12 +124,12 @@ def _nearly(word: str) -> str:
     return "(" + " OR ".join([_exactly(word), *beginning, *(f'"{term}"' for term in _misread(word))]) + ")"
 
 
-def insert_terms(connection: sqlite3.Connection, rows: Sequence[tuple[int, str]]) -> None:
+def insert_terms(connection: sqlite3.Connection, rows: Iterable[tuple[int, str]]) -> None:
     """Add rows: their keys, and the result of `terms_of`."""
     connection.executemany("INSERT INTO lookup (rowid, terms) VALUES (?, ?)", rows)
 
 
-def delete_terms(connection: sqlite3.Connection, rows: Sequence[tuple[int, str]]) -> None:
+def delete_terms(connection: sqlite3.Connection, rows: Iterable[tuple[int, str]]) -> None:
     """Remove rows, which were added with the same values."""
     connection.executemany("INSERT INTO lookup (lookup, rowid, terms) VALUES ('delete', ?, ?)", rows)
 

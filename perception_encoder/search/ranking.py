@@ -24,7 +24,7 @@ from perception_encoder.preprocess.source import escape_name, unescape_name
 from perception_encoder.search.lookup import WordQuery
 from perception_encoder.search.storage.database import IndexRow, time_modified
 from perception_encoder.search.storage.store import IndexStore
-from perception_encoder.search.storage.words import explain
+from perception_encoder.search.storage.words import RANKED, explain
 from perception_encoder.search.terms import Query
 from perception_encoder.vectors import best_rows
 from perception_encoder.words.reader import TextLine
@@ -188,7 +188,9 @@ def best_hits(
     """
     check_score(min_score)
     count = 2 * top + 30 if collapse else top
-    by_words = {} if words is None else _find_words(stores, words, vector, where, thumbnails, keep)
+    by_words = dict[tuple[str, float | None], _Found]()
+    if words is not None:
+        by_words = _find_words(stores, words, vector, count if words.only else RANKED, where, thumbnails, keep)
     if words and words.only:
         best = [found.hit for found in by_words.values()]
         best = _best_of_similar(best) if collapse and best else best
@@ -227,6 +229,7 @@ def _find_words(
     stores: Sequence[IndexStore],
     words: WordQuery,
     vector: Vector,
+    top: int,
     where: str | None,
     thumbnails: bool,
     keep: Callable[[IndexStore, IndexRow], bool],
@@ -234,7 +237,7 @@ def _find_words(
     """Return the hits by words, by file and moment, in order."""
     found = []
     for store in stores:
-        rows = store.with_words(words, vector, where, thumbnails, partial(keep, store))
+        rows = store.with_words(words, vector, top, where, thumbnails, partial(keep, store))
         found += [_Found(row_hit(store, row, score), row, store, exact) for exact, score, row in rows]
     found.sort(key=lambda one: (one.exact, one.hit.score), reverse=True)
     by_key: dict[tuple[str, float | None], _Found] = {}

@@ -25,7 +25,7 @@ from perception_encoder.search.lookup import (
     MAXIMUM_WORDS,
     TABLE,
     WordQuery,
-    find_keys,
+    expression,
     insert_terms,
     name_words,
     query_words,
@@ -35,7 +35,7 @@ from perception_encoder.search.lookup import (
 from perception_encoder.search.ranking import Hit, best_hits
 from perception_encoder.search.storage import reader as moments
 from perception_encoder.search.storage import update as update_module
-from perception_encoder.search.storage.database import DATABASE, connect
+from perception_encoder.search.storage.database import DATABASE, IndexRow, connect
 from perception_encoder.search.storage.store import STORE, IndexStore
 from perception_encoder.search.storage.words import RANKED
 from perception_encoder.search.storage.writer import IndexWriter
@@ -288,7 +288,15 @@ def test_more_matches_than_are_ranked_keep_the_rest_of_the_list(tmp_path: Path) 
     write(store, {at: ["menu"] for at in range(RANKED + 30)})
     store.finish()
     assert len(ask(store, "menu", top=RANKED + 30)) == RANKED + 30
-    assert len(ask(store, '"menu"', top=RANKED + 30)) == RANKED
+    every = ask(store, '"menu"', top=RANKED + 30)
+    assert len(every) == RANKED + 30 and ask(store, '"menu"', top=9) == every[:9]
+    best = {hit.path for hit in every[:RANKED]}  # excluded, say
+
+    def keep(store: IndexStore, row: IndexRow) -> bool:
+        return str(store.root / row.path) not in best
+
+    assert ask(store, '"menu"', keep=keep) == every[RANKED : RANKED + 20]
+    assert {hit.why for hit in ask(store, "menu", keep=keep)} == {'words: "menu"'}
 
 
 SYNTAX = [
@@ -326,9 +334,15 @@ def test_text_is_never_syntax(store: IndexWriter, text: str) -> None:
         assert "words" in str(error) or "empty" in str(error) or "another term" in str(error)
 
 
+def find(connection: sqlite3.Connection, query: WordQuery, exact: bool) -> list[int]:
+    """Return the keys of the rows that have all words."""
+    rows = connection.execute("SELECT rowid FROM lookup WHERE lookup MATCH ?", [expression(query, exact)])
+    return [key for (key,) in rows]
+
+
 def _keys(store: IndexStore, query: WordQuery) -> list[int]:
     with closing(connect(store.directory / STORE)) as connection:
-        return list(find_keys(connection, query, True))
+        return find(connection, query, True)
 
 
 def test_long_queries_are_descriptions(store: IndexWriter) -> None:
@@ -361,7 +375,7 @@ def test_scripts_marks_and_misread_letters(text: str, query: str, exact: bool | 
         connection.execute(TABLE)
         insert_terms(connection, [(1, terms_of(text_words(text)))])
         asked = WordQuery(words=query_words(query))
-        found = [list(find_keys(connection, asked, only)) == [1] for only in (True, False)]
+        found = [find(connection, asked, only) == [1] for only in (True, False)]
     expected = {True: [True, True], False: [False, True], None: [False, False]}[exact]
     assert found == ([False, False] if query == "票山" else expected)
 

@@ -246,20 +246,25 @@ class IndexStore:
         self,
         query: WordQuery,
         vector: Float[np.ndarray, " D"],
+        top: int,
         where: str | None = None,
         thumbnails: bool = False,
         keep: Callable[[IndexRow], bool] = lambda row: True,
     ) -> list[tuple[bool, float, IndexRow]]:
-        """Return rows that have all words, with whether they do exactly and their cosine similarity; best first.
+        """Return the `top` rows that have all words, with whether they do exactly and their cosine similarity.
 
-        For the arguments, see `nearest`, and for the rows `rank_slots`.
+        For the arguments, see `nearest`, and for the order `rank_slots`.
         """
+        found = list[tuple[bool, float, IndexRow]]()
         with self._reading() as reading:
             allowed = self._find(reading, where) if where is not None or self.below else None
             with self._mendable():
-                ranked = rank_slots(reading.connection, query, reading.vectors.content, vector, allowed)
-            rows = self._read(reading, ranked, thumbnails)
-            return [(*ranked[slot], row) for slot, row in rows.items() if keep(row)]
+                ranked = rank_slots(reading.connection, query, reading.vectors.content, vector, top, allowed)
+            slots = iter(ranked)
+            while len(found) < top and (some := list(islice(slots, top))):
+                rows = self._read(reading, some, thumbnails)
+                found += [(*ranked[slot], row) for slot, row in rows.items() if keep(row)]
+        return found[:top]
 
     def lines(self, rows: Sequence[IndexRow]) -> list[list[TextLine]]:
         """Return the lines that were read in each row's image."""

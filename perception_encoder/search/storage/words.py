@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple
@@ -21,7 +21,7 @@ from perception_encoder.search.lookup import (
     TABLE,
     WordQuery,
     delete_terms,
-    find_keys,
+    expression,
     insert_terms,
     is_sound,
     matches,
@@ -41,10 +41,11 @@ TABLES = {
 }
 _IMAGE = -1.0  # the time of an image
 _JOINED = "rows LEFT JOIN words ON words.digest = rows.digest AND words.time = coalesce(rows.time, -1)"
-
-
-CANDIDATES, RANKED = 1000, 200  # rows whose similarity is computed; rows of a result
-_AT_ONCE = 500  # rows of one query
+_MATCHING = (
+    "SELECT slot FROM lookup CROSS JOIN rows ON rows.key = lookup.rowid WHERE lookup MATCH ? ORDER BY lookup.rowid DESC"
+)
+CANDIDATES, RANKED = 1000, 200  # rows beside hits by meaning: whose similarity is computed; that are ranked
+_BLOCK = 8192  # vectors in memory at a time
 
 
 class Unread(NamedTuple):
@@ -70,12 +71,10 @@ def remove_words(connection: sqlite3.Connection, which: str, values: Sequence[ob
     delete_terms(connection, _terms(connection, which, values))
 
 
-def _terms(connection: sqlite3.Connection, which: str, values: Sequence[object]) -> list[tuple[int, str]]:
+def _terms(connection: sqlite3.Connection, which: str, values: Sequence[object]) -> Iterator[tuple[int, str]]:
     rows = connection.execute(f"SELECT key, path, title, lines FROM {_JOINED} WHERE {which}", values)
-    return [
-        (key, terms_of([*words_of_path(path), *text_words("\n".join([title, *_texts(lines)]))]))
-        for key, path, title, lines in rows
-    ]
+    for key, path, title, lines in rows:
+        yield key, terms_of([*words_of_path(path), *text_words("\n".join([title, *_texts(lines)]))])
 
 
 def _texts(lines: str | None) -> list[str]:
@@ -147,28 +146,28 @@ def rank_slots(
     query: WordQuery,
     vectors: Float[np.ndarray, "N D"],
     vector: Float[np.ndarray, " D"],
+    top: int,
     allowed: Int[np.ndarray, " K"] | None,
 ) -> dict[int, tuple[bool, float]]:
     """Return the slots of rows that have all words, with whether they do exactly and their cosine similarity.
 
-    Those that do come first, and among each the most similar ones. At most `RANKED` are returned; of more than
-    `CANDIDATES`, the last indexed ones are ranked. `allowed`: the slots that may be returned, by default all.
+    Those that do come first, and among each the most similar ones; if they are enough for `top`, there are no others.
+    Unless only words count, of more than `CANDIDATES` the last indexed ones are ranked. `allowed`: the slots that may
+    be returned, by default all.
     """
-    found: dict[int, bool] = {}
+    usable, found = None if allowed is None else set(allowed.tolist()), dict[int, bool]()
     for exact in (True, False):
-        keys = find_keys(connection, query, exact)
-        while len(found) < CANDIDATES and (among := ", ".join(map(str, islice(keys, _AT_ONCE)))):
-            rows = connection.execute(f"SELECT slot FROM rows WHERE key IN ({among})")
-            slots = np.fromiter((slot for (slot,) in rows), np.int64)
-            found = (
-                dict.fromkeys((slots if allowed is None else slots[np.isin(slots, allowed)]).tolist(), exact) | found
-            )
-        if len(found) >= RANKED:
+        rows = connection.execute(_MATCHING, [expression(query, exact)])
+        slots = (slot for (slot,) in rows if 0 <= slot < len(vectors) and (usable is None or slot in usable))
+        found = dict.fromkeys(islice(slots, None if query.only else CANDIDATES), exact) | found
+        if len(found) >= max(RANKED, top):
             break
-    slots = np.array(sorted(slot for slot in found if slot < len(vectors)), np.int64)
-    scores = vectors[slots] @ vector
-    ranked = [(found[slot], score, slot) for slot, score in zip(slots.tolist(), scores.tolist(), strict=True)]
-    return {slot: (exact, score) for exact, score, slot in sorted(ranked, reverse=True)[:RANKED]}
+    every, ranked = list(found), list[tuple[bool, float, int]]()
+    for start in range(0, len(every), _BLOCK):
+        some = every[start : start + _BLOCK]
+        scores = (vectors[some] @ vector).tolist()
+        ranked += [(found[slot], score, slot) for slot, score in zip(some, scores, strict=True)]
+    return {slot: (exact, score) for exact, score, slot in sorted(ranked, reverse=True)}
 
 
 def explain(words: Sequence[str], title: str, lines: Sequence[TextLine]) -> tuple[str, tuple[TextLine, ...]]:

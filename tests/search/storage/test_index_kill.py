@@ -46,7 +46,7 @@ def found_by_words():
     assert store.unread() == []
     for row in store.rows("kind = 'image'"):
         (word,) = [line.text for line in store.lines([row])[0]]
-        assert [other.digest for *_, other in store.with_words(WordQuery(words=(word,)), row.vector)] == [row.digest]
+        assert [other.digest for *_, other in store.with_words(WordQuery(words=(word,)), row.vector, 9)] == [row.digest]
 
 def report():
     from perception_encoder.search.storage.store import IndexStore
