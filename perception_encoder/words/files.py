@@ -35,7 +35,7 @@ def read_each(items: Iterable[tuple[K, Item]]) -> Iterator[tuple[K, list[TextLin
 def read_all_words(
     paths: Sequence[str | Path], left_out: Counter[str], excluded: Sequence[str] = (), progress: Track = untracked
 ) -> tuple[dict[str, list[TextLine]], list[InputError]]:
-    """Return the lines of each image, by path, and the images that cannot be read.
+    """Return the lines of each image or moment ("clip.mp4@12s"), by path, and the images that cannot be read.
 
     `left_out`, `excluded`: see `list_items`. Raises DataError if there are no images.
     """
@@ -44,7 +44,8 @@ def read_all_words(
         raise DataError(f"no images in {', '.join(map(str, paths))}")
     WordReader.shared()  # before the bar
     found, failures = dict[str, list[TextLine]](), list[InputError]()
-    for path, lines in progress(read_each((item.path, item) for item in items), "reading words", len(items)):
+    named = ((item.path if item.start is None else f"{item.path}@{item.start:g}s", item) for item in items)
+    for path, lines in progress(read_each(named), "reading words", len(items)):
         if isinstance(lines, InputError):
             failures.append(lines)
         else:

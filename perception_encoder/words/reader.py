@@ -112,8 +112,11 @@ class WordReader:
             image = image.copy()
             image.thumbnail((LONGEST_SIDE, LONGEST_SIDE), Image.Resampling.BOX, reducing_gap=None)
         least = max(_LEAST_SIDE, max(image.size) // _NARROWEST)
-        canvas = Image.new("RGB", (max(image.width, least), max(image.height, least)))
-        canvas.paste(image.convert("RGB"))
+        alpha = image.getchannel("A") if "A" in image.getbands() else None
+        bright = alpha is None or np.sum((np.asarray(image.convert("L"), np.float32) - 128) * np.asarray(alpha)) >= 0
+        behind = "black" if bright else "white"  # so that what is opaque, such as letters, can be read
+        canvas = Image.new("RGB", (max(image.width, least), max(image.height, least)), behind)
+        canvas.paste(image.convert("RGB"), mask=alpha)
         pixels = np.ascontiguousarray(np.asarray(canvas)[..., ::-1])  # (H, W, 3), blue first
         try:
             with self._lock:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,11 +13,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageOps
 
 import perception_encoder as pe
 from perception_encoder.errors import InputError, MediaDecodeError, MissingExtraError
+from perception_encoder.words import files
 from perception_encoder.words.reader import LONGEST_SIDE, WordReader
+from tests.clips import clip
 
 rapidocr = pytest.importorskip("rapidocr")
 LINES = ["Invoice 2024", "Total 41,20 EUR"]
@@ -66,6 +69,14 @@ def test_a_large_image_is_reduced(written: Image.Image, tmp_path: Path, monkeypa
 @pytest.mark.parametrize("mode", ["L", "1", "P", "RGBA", "LA", "CMYK"])
 def test_any_mode(written: Image.Image, mode: str) -> None:
     assert texts(written.convert(mode)) == LINES
+
+
+@pytest.mark.parametrize("level", [0, 255])
+@pytest.mark.parametrize("mode", ["LA", "RGBA"])
+def test_letters_without_a_background(written: Image.Image, mode: str, level: int) -> None:
+    image = Image.new(mode, written.size, (level,) * (len(mode) - 1) + (0,))
+    image.putalpha(ImageOps.invert(written.convert("L")))
+    assert texts(image) == LINES
 
 
 @pytest.mark.parametrize("size", [(1, 1), (31, 500), (2000, 33), (40, 3000), (64, 64)])
@@ -138,3 +149,12 @@ def test_the_command(run_pe: Callable[..., Any], written: Image.Image, tmp_path:
     (image,) = found["images"]
     assert [line["text"] for line in image["lines"]] == LINES and len(image["lines"][0]["box"]) == 8
     assert len(found["skipped"]) == 1 and run_pe("words", tmp_path, "--strict").status == 1
+
+
+def test_moments_of_a_video(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each has its own lines."""
+    (tmp_path / "clip.mp4").write_bytes(clip())
+    moments = [f"{tmp_path / 'clip.mp4'}@{at}s" for at in (0.5, 2)]
+    monkeypatch.setattr(files, "read_words", lambda media: [media.start])
+    found, failures = files.read_all_words(moments, Counter())
+    assert (found, failures) == ({moments[0]: [0.5], moments[1]: [2.0]}, [])
