@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import sqlite3
+import sys
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -132,6 +133,24 @@ def insert_terms(connection: sqlite3.Connection, rows: Iterable[tuple[int, str]]
 def delete_terms(connection: sqlite3.Connection, rows: Iterable[tuple[int, str]]) -> None:
     """Remove rows, which were added with the same values."""
     connection.executemany("INSERT INTO lookup (lookup, rowid, terms) VALUES ('delete', ?, ?)", rows)
+
+
+def empty_table(connection: sqlite3.Connection) -> None:
+    """Replace the table by an empty one, even if it is damaged so that SQLite does not open it."""
+    if sys.version_info >= (3, 12):
+        connection.setconfig(sqlite3.SQLITE_DBCONFIG_DEFENSIVE, False)
+    connection.execute("BEGIN IMMEDIATE")
+    connection.execute("DELETE FROM lookup_config")
+    connection.execute("INSERT INTO lookup_config VALUES ('version', 4)")
+    connection.execute("DELETE FROM lookup_data")
+    connection.execute("INSERT INTO lookup_data VALUES (10, zeroblob(7))")  # the list of its parts
+    connection.execute("DROP TABLE lookup")
+    connection.execute(TABLE)
+
+
+def is_damage(error: str) -> bool:
+    """Return whether an error of SQLite, or a problem that it reports, is the table's."""
+    return "fts5" in error.lower() or error.endswith(": lookup")
 
 
 def is_sound(connection: sqlite3.Connection) -> bool:

@@ -393,12 +393,24 @@ def test_a_million_words_in_one_image(store: IndexWriter) -> None:
     assert ask(store, '"wff"') == []
 
 
-def test_a_damaged_table_of_words_is_named_and_mended(index, reader, pictures, encoder: Encoder, caplog) -> None:
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE lookup_data SET block = x'ffffffff' || substr(block, 5) WHERE id > 10",
+        "UPDATE lookup_data SET block = x'ffffffffffff' WHERE id = 10",
+        "DELETE FROM lookup_data",
+        "UPDATE lookup_config SET v = 99",
+        "DELETE FROM lookup_config",
+    ],
+)
+def test_a_damaged_table_of_words_is_named_and_mended(
+    index, reader, pictures, encoder: Encoder, caplog, damage: str
+) -> None:
     words, names = reader
     words["03.jpg"] = ["Grocery"]
     opened, folder = index(words=True), pictures[0].parent
     with closing(sqlite3.connect(folder / STORE / DATABASE)) as connection, connection:
-        connection.execute("UPDATE lookup_data SET block = x'ffffffff' || substr(block, 5) WHERE id > 10")
+        connection.execute(damage)
     with pytest.raises(SearchIndexError, match=r"words .* cannot be read .* mend them with: pe index"):
         opened.search('"grocery"')
     names.clear()

@@ -22,6 +22,7 @@ from perception_encoder.files import is_held, read_regular
 from perception_encoder.formats.exclude import parse_patterns
 from perception_encoder.models.registry import shown_name
 from perception_encoder.records import parse_json
+from perception_encoder.search.lookup import is_damage
 from perception_encoder.search.storage.database import (
     COLUMNS,
     DATABASE,
@@ -335,9 +336,12 @@ class IndexStore:
         if not (whole or verify or daily) and (sealed or self.being_written):
             return
         part = "rows" if sealed and not verify else "1"  # of the tables; or all, up to the first problem
-        (problem,), *_ = reading.connection.execute(f"PRAGMA integrity_check({part})")
+        try:
+            (problem,), *_ = reading.connection.execute(f"PRAGMA integrity_check({part})")
+        except sqlite3.Error as error:
+            problem = str(error)
         with self._mendable():
-            if " FTS5 " in problem:
+            if is_damage(problem):
                 raise ValueError(problem)
             if part == "1" and (damaged := damaged_lines(reading.connection)):
                 raise ValueError(f"the lines of {len(damaged):,} images have changed since they were written")

@@ -21,6 +21,7 @@ from perception_encoder.search.lookup import (
     TABLE,
     WordQuery,
     delete_terms,
+    empty_table,
     expression,
     insert_terms,
     is_sound,
@@ -132,10 +133,8 @@ def mend_words(connection: sqlite3.Connection) -> bool:
     damaged = damaged_lines(connection)
     if not damaged and is_sound(connection):
         return False
-    connection.execute("BEGIN IMMEDIATE")
+    empty_table(connection)
     connection.executemany("DELETE FROM words WHERE digest = ? AND time = ?", damaged)
-    connection.execute("DROP TABLE lookup")
-    connection.execute(TABLE)
     add_words(connection, "TRUE", [])
     connection.execute("COMMIT")
     return True
