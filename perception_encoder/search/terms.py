@@ -102,7 +102,7 @@ class Query:
     def words(self) -> WordQuery | None:
         """The words to look up, all of them; None for images, for long texts, and for texts without a word.
 
-        A term for words alone decides which images are found. ConfigError if it has no word.
+        A term for words alone decides which images are found. ConfigError if it has no word, or only leaves out.
         """
         texts = [term for term in self.terms if term.source.kind == "text"]
         words = {id(term): query_words(term.name) for term in texts if term.by != "meaning"}
@@ -111,6 +111,9 @@ class Query:
             raise ConfigError(f"{empty[0][:60]!r} has no words to look up, or more than {MAXIMUM_WORDS}")
         wanted = asked or [term for term in texts if term.by is None and term.weight > 0]
         if not wanted or not all(words[id(term)] for term in wanted) or (len(texts) < len(self.terms) and not asked):
+            if left_out := [term.name for term in texts if term.by == "words"]:
+                only = f"{left_out[0][:60]!r} can only leave out images that other words find"
+                raise ConfigError(f'{only}; look for some, as in: "invoice" - "paid"')
             return None
         without = (words[id(term)] for term in texts if term.by != "meaning" and term.weight < 0)
         found = dict.fromkeys(word for term in wanted for word in words[id(term)])

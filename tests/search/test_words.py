@@ -272,6 +272,12 @@ def test_exact_matches_come_first_then_ranks_are_joined(store: IndexWriter) -> N
     )
 
 
+@pytest.mark.parametrize("text", ['meaning:menu - "menu"', '-1:"menu"', "-1:words:menu + meaning:dog"])
+def test_a_term_that_could_leave_out_nothing_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="'menu' can only leave out images that other words find"):
+        _ = parse_words([text], media=False).words
+
+
 def test_filters_apply_to_hits_by_words_and_the_minimum_does_not(store: IndexWriter) -> None:
     write(store, {at: ["menu"] for at in range(20)})
     names = [hit.path for hit in ask(store, '"menu"')]
