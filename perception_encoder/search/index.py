@@ -337,6 +337,8 @@ def search_files(
         ...     print(hit.path, hit.score)
     """
     parsed = as_queries(queries)
+    if asked := [term.name for query in parsed for term in query.terms if term.by == "words"]:
+        raise ConfigError(f"{asked[0][:60]!r} is to be found by words, which only an index has: see `pe index`")
     check_score(min_score)
     paths = as_paths(paths)
     check_paths(paths)

@@ -1,12 +1,14 @@
-"""When, where and with which camera an image was taken; damage loses a part of it, never the image."""
+"""When, where and with which camera an image was taken, and its title; damage loses a part, never the image."""
 
 from __future__ import annotations
 
+import time
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, PngImagePlugin
 
 from perception_encoder.preprocess.exif import Taken
 from perception_encoder.preprocess.image import image_file, open_image, read_header
@@ -137,3 +139,44 @@ def test_damaged_exif_never_loses_the_image() -> None:
             damaged = content[:at] + bytes([value]) + content[at + 1 :]
             assert open_image(damaged).size in ((40, 30), (30, 40)), at
             read_header(damaged)
+
+
+def test_titles_come_from_exif_iptc_xmp_and_png(tmp_path: Path) -> None:
+    image = Image.new("RGB", (8, 8))
+    exif = Image.Exif()
+    exif[0x010E], exif[0x9C9E] = "A wedding", "lake;summer".encode("utf-16-le") + b"\0\0"
+    xmp = b'<x><dc:title><rdf:Alt><rdf:li xml:lang="x">Am See &amp; im Wald</rdf:li></rdf:Alt></dc:title></x>'
+    image.save(tmp_path / "a.jpg", exif=exif, xmp=xmp)
+    assert read_header(tmp_path / "a.jpg").taken.title == "A wedding · lake;summer · Am See & im Wald"
+    about = b"8BIM\x04\x04\0\0" + (block := b"\x1c\x02\x78\x00\x06Harbor").__len__().to_bytes(4, "big") + block + b"\0"
+    segment = b"Photoshop 3.0\0" + about
+    plain = tmp_path / "b.jpg"
+    image.save(plain)
+    content = plain.read_bytes()
+    plain.write_bytes(content[:2] + b"\xff\xed" + (len(segment) + 2).to_bytes(2, "big") + segment + content[2:])
+    assert read_header(plain).taken.title == "Harbor"
+    texts = PngImagePlugin.PngInfo()
+    texts.add_text("Title", "Straße\nim Regen")
+    image.save(tmp_path / "c.png", pnginfo=texts)
+    assert read_header(tmp_path / "c.png").taken.title == "Straße im Regen"
+    texts.add_text("Description", "x" * 5000)
+    image.save(tmp_path / "d.png", pnginfo=texts)
+    assert len(read_header(tmp_path / "d.png").taken.title) == 2000
+
+
+@pytest.mark.parametrize("padding", ["\0" * 3, "\0" * 4])
+def test_a_camera_may_fill_a_title_with_zeros(tmp_path: Path, padding: str) -> None:
+    exif = Image.Exif()
+    exif[0x010E] = "Harbor" + padding
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.jpg", exif=exif)
+    assert read_header(tmp_path / "a.jpg").taken.title == "Harbor"
+
+
+@pytest.mark.parametrize("part", ["<dc:title>", "<rdf:li "])
+def test_metadata_made_to_be_slow_are_read_at_once(tmp_path: Path, part: str) -> None:
+    texts = PngImagePlugin.PngInfo()
+    texts.add_itxt("XML:com.adobe.xmp", "<dc:title>" + part * 50_000 + ("" if part == "<dc:title>" else "</dc:title>"))
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png", pnginfo=texts)
+    started = time.process_time()
+    assert read_header(tmp_path / "a.png").taken.title == ""
+    assert time.process_time() - started < 2

@@ -7,19 +7,17 @@ import logging
 import shutil
 import sqlite3
 import sys
-import time
 from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image, PngImagePlugin
+from PIL import Image
 
 import perception_encoder as pe
 from perception_encoder.errors import ConfigError, MediaDecodeError, MissingExtraError, SearchIndexError
 from perception_encoder.inference.encoder import Encoder
-from perception_encoder.preprocess.image import read_header
 from perception_encoder.preprocess.media import Media
 from perception_encoder.search.lookup import (
     MAXIMUM_WORDS,
@@ -194,47 +192,6 @@ def test_names_that_are_not_utf_8_are_found_by_the_rest(tmp_path: Path, encoder:
     assert len(pe.open_index(tmp_path, encoder).search('"menu"')) == 1
 
 
-def test_titles_come_from_exif_iptc_xmp_and_png(tmp_path: Path) -> None:
-    image = Image.new("RGB", (8, 8))
-    exif = Image.Exif()
-    exif[0x010E], exif[0x9C9E] = "A wedding", "lake;summer".encode("utf-16-le") + b"\0\0"
-    xmp = b'<x><dc:title><rdf:Alt><rdf:li xml:lang="x">Am See &amp; im Wald</rdf:li></rdf:Alt></dc:title></x>'
-    image.save(tmp_path / "a.jpg", exif=exif, xmp=xmp)
-    assert read_header(tmp_path / "a.jpg").taken.title == "A wedding · lake;summer · Am See & im Wald"
-    about = b"8BIM\x04\x04\0\0" + (block := b"\x1c\x02\x78\x00\x06Harbor").__len__().to_bytes(4, "big") + block + b"\0"
-    segment = b"Photoshop 3.0\0" + about
-    plain = tmp_path / "b.jpg"
-    image.save(plain)
-    content = plain.read_bytes()
-    plain.write_bytes(content[:2] + b"\xff\xed" + (len(segment) + 2).to_bytes(2, "big") + segment + content[2:])
-    assert read_header(plain).taken.title == "Harbor"
-    texts = PngImagePlugin.PngInfo()
-    texts.add_text("Title", "Straße\nim Regen")
-    image.save(tmp_path / "c.png", pnginfo=texts)
-    assert read_header(tmp_path / "c.png").taken.title == "Straße im Regen"
-    texts.add_text("Description", "x" * 5000)
-    image.save(tmp_path / "d.png", pnginfo=texts)
-    assert len(read_header(tmp_path / "d.png").taken.title) == 2000
-
-
-@pytest.mark.parametrize("padding", ["\0" * 3, "\0" * 4])
-def test_a_camera_may_fill_a_title_with_zeros(tmp_path: Path, padding: str) -> None:
-    exif = Image.Exif()
-    exif[0x010E] = "Harbor" + padding
-    Image.new("RGB", (8, 8)).save(tmp_path / "a.jpg", exif=exif)
-    assert read_header(tmp_path / "a.jpg").taken.title == "Harbor"
-
-
-@pytest.mark.parametrize("part", ["<dc:title>", "<rdf:li "])
-def test_metadata_made_to_be_slow_are_read_at_once(tmp_path: Path, part: str) -> None:
-    texts = PngImagePlugin.PngInfo()
-    texts.add_itxt("XML:com.adobe.xmp", "<dc:title>" + part * 50_000 + ("" if part == "<dc:title>" else "</dc:title>"))
-    Image.new("RGB", (8, 8)).save(tmp_path / "a.png", pnginfo=texts)
-    started = time.process_time()
-    assert read_header(tmp_path / "a.png").taken.title == ""
-    assert time.process_time() - started < 2
-
-
 def write(store: IndexWriter, texts: dict[int, list[str]]) -> None:
     """Give some rows lines; the others have been read as well."""
     by_path = sorted(store.unread(), key=lambda image: image.path)
@@ -276,6 +233,13 @@ def test_exact_matches_come_first_then_ranks_are_joined(store: IndexWriter) -> N
 def test_a_term_that_could_leave_out_nothing_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="'menu' can only leave out images that other words find"):
         _ = parse_words([text], media=False).words
+
+
+def test_words_are_not_looked_up_without_an_index(pictures: list[Path], encoder: Encoder) -> None:
+    for text in ('"menu"', "a dog - words:menu"):
+        with pytest.raises(ConfigError, match="'menu' is to be found by words, which only an index has"):
+            pe.search_files(text, pictures[:2], encoder)
+    assert len(pe.search_files("meaning:menu", pictures[:2], encoder)) == 2
 
 
 def test_filters_apply_to_hits_by_words_and_the_minimum_does_not(store: IndexWriter) -> None:
