@@ -19,7 +19,11 @@ TABLE = (
     "CREATE VIRTUAL TABLE lookup USING fts5(terms, content='', detail=none, columnsize=0, "
     "tokenize=\"unicode61 remove_diacritics 0 categories 'L* M* N* Co'\")"
 )
-"""Creates the table, whose row ids are the keys of the rows that it finds."""
+"""Creates the table: the keys of the rows that it finds, and for each the result of `terms_of`."""
+INSERT, DELETE = (
+    "INSERT INTO lookup (rowid, terms) VALUES (?, ?)",
+    "INSERT INTO lookup (lookup, rowid, terms) VALUES ('delete', ?, ?)",  # with the terms that were inserted
+)
 MAXIMUM_WORDS = 32
 """A longer query is a description, and is not looked up."""
 _LETTERS, _BEGINNING = (5, 24), 3  # of a word that may be misread; of a beginning, at least
@@ -123,16 +127,6 @@ def _exactly(word: str) -> str:
 def _nearly(word: str) -> str:
     beginning = [f'"{word}" *'] if len(word) >= _BEGINNING and not _NO_SPACES.fullmatch(word) else []
     return "(" + " OR ".join([_exactly(word), *beginning, *(f'"{term}"' for term in _misread(word))]) + ")"
-
-
-def insert_terms(connection: sqlite3.Connection, rows: Iterable[tuple[int, str]]) -> None:
-    """Add rows: their keys, and the result of `terms_of`."""
-    connection.executemany("INSERT INTO lookup (rowid, terms) VALUES (?, ?)", rows)
-
-
-def delete_terms(connection: sqlite3.Connection, rows: Iterable[tuple[int, str]]) -> None:
-    """Remove rows, which were added with the same values."""
-    connection.executemany("INSERT INTO lookup (lookup, rowid, terms) VALUES ('delete', ?, ?)", rows)
 
 
 def empty_table(connection: sqlite3.Connection) -> None:

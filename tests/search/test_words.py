@@ -20,11 +20,11 @@ from perception_encoder.errors import ConfigError, MediaDecodeError, MissingExtr
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.preprocess.media import Media
 from perception_encoder.search.lookup import (
+    INSERT,
     MAXIMUM_WORDS,
     TABLE,
     WordQuery,
     expression,
-    insert_terms,
     name_words,
     query_words,
     terms_of,
@@ -343,7 +343,7 @@ def test_long_queries_are_descriptions(store: IndexWriter) -> None:
 def test_scripts_marks_and_misread_letters(text: str, query: str, exact: bool | None) -> None:
     with closing(sqlite3.connect(":memory:")) as connection:
         connection.execute(TABLE)
-        insert_terms(connection, [(1, terms_of(text_words(text)))])
+        connection.execute(INSERT, [1, terms_of(text_words(text))])
         asked = WordQuery(words=query_words(query))
         found = [find(connection, asked, only) == [1] for only in (True, False)]
     expected = {True: [True, True], False: [False, True], None: [False, False]}[exact]

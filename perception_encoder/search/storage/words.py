@@ -18,12 +18,12 @@ import numpy as np
 from perception_encoder.preprocess.source import unescape_name
 from perception_encoder.records import parse_json
 from perception_encoder.search.lookup import (
+    DELETE,
+    INSERT,
     TABLE,
     WordQuery,
-    delete_terms,
     empty_table,
     expression,
-    insert_terms,
     is_sound,
     matches,
     name_words,
@@ -57,29 +57,22 @@ class Unread(NamedTuple):
     time: float | None
 
 
-def words_of_path(path: str) -> list[str]:
-    """Return the words of a row's path, without the suffix."""
-    return name_words(unescape_name(str(PurePosixPath(path).with_suffix(""))))
-
-
 def add_words(connection: sqlite3.Connection, which: str, values: Sequence[object]) -> None:
     """Add rows to the table that finds them; `which`: a condition in SQL."""
-    insert_terms(connection, _terms(connection, which, values))
+    connection.executemany(INSERT, _terms(connection, which, values))
 
 
 def remove_words(connection: sqlite3.Connection, which: str, values: Sequence[object]) -> None:
     """Remove rows from the table that finds them, before they or their words change."""
-    delete_terms(connection, _terms(connection, which, values))
+    connection.executemany(DELETE, _terms(connection, which, values))
 
 
 def _terms(connection: sqlite3.Connection, which: str, values: Sequence[object]) -> Iterator[tuple[int, str]]:
     rows = connection.execute(f"SELECT key, path, title, lines FROM {_JOINED} WHERE {which}", values)
-    for key, path, title, lines in rows:
-        yield key, terms_of([*words_of_path(path), *text_words("\n".join([title, *_texts(lines)]))])
-
-
-def _texts(lines: str | None) -> list[str]:
-    return [line.text for line in parse_json(lines, list[TextLine], "words")] if lines else []
+    for key, path, title, stored in rows:
+        name = unescape_name(str(PurePosixPath(path).with_suffix("")))
+        lines = parse_json(stored or "[]", list[TextLine], "words")
+        yield key, terms_of(name_words(name) + text_words("\n".join([title, *(line.text for line in lines)])))
 
 
 def write_lines(connection: sqlite3.Connection, image: Unread, lines: Sequence[TextLine]) -> None:
