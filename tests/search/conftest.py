@@ -20,7 +20,7 @@ from perception_encoder.words.reader import TextLine
 from tests.clips import clip
 from tests.inference.conftest import checkpoint, draw, encoder
 from tests.inference.conftest import image_files as pictures
-from tests.search.indexes import SETTINGS, line, make_rows, unit_vectors, update_folder
+from tests.search.indexes import SETTINGS, make_rows, text_line, unit_vectors, update_folder
 
 Read = dict[str, list[str] | Exception]
 __all__ = ["checkpoint", "draw", "encoder", "pictures"]
@@ -63,7 +63,7 @@ def reader(monkeypatch: pytest.MonkeyPatch) -> tuple[Read, list[str]]:
         found = words.get(name, [])
         if isinstance(found, Exception):
             raise found
-        return [line(text) for text in found]
+        return [text_line(text) for text in found]
 
     monkeypatch.setattr(reading, "read_words", read)
     monkeypatch.setattr(update_module, "can_read_words", lambda: True)

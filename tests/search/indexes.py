@@ -98,7 +98,6 @@ def write_words(folder: Path, lines: Mapping[str, Sequence[TextLine]]) -> None:
         writer.finish()
 
 
-BOX = (0.1, 0.1, 0.5, 0.1, 0.5, 0.2, 0.1, 0.2)
 DIMENSION = 64
 SETTINGS = {"source": "none", "model": "none", "weight_hash": "none", "dimension": DIMENSION, "every": 1.0}
 """Of an index without a model."""
@@ -197,8 +196,3 @@ def paths(answer: dict) -> list[str]:
 def printed_command(stderr: str) -> list[str]:
     """The arguments of the `pe` command that ends an error."""
     return shlex.split(stderr.strip().rpartition(": pe ")[2])
-
-
-def line(text: str) -> TextLine:
-    """A line of text in an image."""
-    return TextLine(text=text, confidence=0.9, box=BOX)

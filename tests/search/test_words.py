@@ -40,7 +40,7 @@ from perception_encoder.search.storage.writer import IndexWriter
 from perception_encoder.search.terms import parse_words
 from perception_encoder.words import files as reading
 from perception_encoder.words.reader import TextLine
-from tests.search.indexes import BOX, SETTINGS, line, make_rows, unit_vectors
+from tests.search.indexes import SETTINGS, make_rows, text_line, unit_vectors
 
 
 def paths(hits: object) -> list[str]:
@@ -58,9 +58,9 @@ def test_words_of_images_are_read_once_and_found(index, reader, pictures: list[P
     assert (Path(hit.path).name, hit.why, hit.lines) == (
         "03.jpg",
         'words: "Total 41,20 EUR"',
-        (line("Total 41,20 EUR"),),
+        (text_line("Total 41,20 EUR"),),
     )
-    assert hit.to_dict()["why"] == hit.why and hit.to_dict()["lines"][0]["box"] == list(BOX)
+    assert hit.to_dict()["why"] == hit.why and hit.to_dict()["lines"][0]["box"] == list(text_line("").box)
     assert found.search("grocery total")[0].why and paths(found.search("grocery total", top=3))[0] == "03.jpg"
     shutil.copy(pictures[4], pictures[0].with_name("new.jpg"))
     Image.new("RGB", (40, 40), "red").save(pictures[0].with_name("red.png"))
@@ -195,7 +195,7 @@ def test_names_that_are_not_utf_8_are_found_by_the_rest(tmp_path: Path, encoder:
 def write(store: IndexWriter, texts: dict[int, list[str]]) -> None:
     """Give some rows lines; the others have been read as well."""
     by_path = sorted(store.unread(), key=lambda image: image.path)
-    store.write_words([(image, [line(text) for text in texts.get(at, [])]) for at, image in enumerate(by_path)])
+    store.write_words([(image, [text_line(text) for text in texts.get(at, [])]) for at, image in enumerate(by_path)])
 
 
 def ask(store: IndexStore, text: str, top: int = 20, **options: object) -> list[Hit]:
