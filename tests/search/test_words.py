@@ -35,7 +35,7 @@ from perception_encoder.search.storage import reader as moments
 from perception_encoder.search.storage import update as update_module
 from perception_encoder.search.storage.database import DATABASE, IndexRow, connect
 from perception_encoder.search.storage.store import STORE, IndexStore
-from perception_encoder.search.storage.words import RANKED
+from perception_encoder.search.storage.words import RANKED, explain
 from perception_encoder.search.storage.writer import IndexWriter
 from perception_encoder.search.terms import parse_words
 from perception_encoder.words import files as reading
@@ -182,6 +182,10 @@ def test_names_and_titles_are_found_without_reading_words(tmp_path: Path, encode
     assert hit.why == 'title: "Grüße aus Rom"' and not hit.lines
     for outside in ("secret", "photos", "png", "jpg"):  # above the directory; the suffix
         assert index.search(f'"{outside}"').by_query == ((),), outside
+
+
+def test_a_long_title_is_shown_shortened() -> None:
+    assert explain(["森"], "東京の森" * 500, ()) == (f'title: "{"東京の森" * 25}…"', ())
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")

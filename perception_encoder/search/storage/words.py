@@ -47,6 +47,7 @@ _MATCHING = (
 )
 CANDIDATES, RANKED = 1000, 200  # rows beside hits by meaning: whose similarity is computed; that are ranked
 _BLOCK = 8192  # vectors in memory at a time
+_SHOWN = 100  # letters of a title that a hit shows
 
 
 class Unread(NamedTuple):
@@ -174,4 +175,5 @@ def explain(words: Sequence[str], title: str, lines: Sequence[TextLine]) -> tupl
     having = tuple(line for found, line in fitting if found)
     if having:
         return f'words: "{having[0].text}"', having
-    return (f'title: "{title}"' if fit(title) else "name"), ()
+    shown = title if len(title) <= _SHOWN else f"{title[:_SHOWN]}…"
+    return (f'title: "{shown}"' if fit(title) else "name"), ()
