@@ -38,7 +38,7 @@ READ_WORDS = (
     "Needs the extra `words`, and about 0.3 s an image on two cores."
 )
 EVERY = "Seconds between frames: each interval of a video has at least one [default: 1]."
-REBUILD = "Build the index from scratch, by default with the old index's model and --every."
+REBUILD = "Build the index from scratch, by default with the old index's model, --every and --words."
 VERIFY = (
     "First check all of the index for damage. Without this, `pe index` leaves out thumbnails, "
     "and a search checks its hits only, or once a day a small index."

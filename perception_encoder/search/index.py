@@ -157,7 +157,7 @@ class Index:
 
         Args:
             every: Seconds between the frames of a video, 1 by default.
-            rebuild: Start from scratch, by default with the old index's model and rate.
+            rebuild: Start from scratch, by default with the old index's model and rate, reading words as before.
             exclude: Patterns of files to leave out, in gitignore's syntax, and to remove from the index. They are
                 stored, and apply until others are given. `.peignore` files in the directory exclude more.
             ray: Address of a Ray cluster whose machines read the files.
