@@ -11,6 +11,7 @@ import re
 import sqlite3
 import sys
 import unicodedata
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -147,10 +148,20 @@ def is_damage(error: str) -> bool:
     return "fts5" in error.lower() or error.endswith(": lookup")
 
 
-def is_sound(connection: sqlite3.Connection) -> bool:
-    """Return whether the table can be read."""
+def table_checksum(connection: sqlite3.Connection) -> int:
+    """Return the CRC-32 of all that the table stores; raises sqlite3's errors."""
+    checksum = 0
+    for number, block in connection.execute("SELECT id, block FROM lookup_data ORDER BY id"):
+        checksum = zlib.crc32(bytes(block), zlib.crc32(b"%d" % number, checksum))
+    return checksum
+
+
+def is_sound(connection: sqlite3.Connection, checksum: int | None) -> bool:
+    """Return whether the table can be read and, if known, has its `checksum`; without that, little damage is found."""
     try:
+        if checksum is not None and checksum != table_checksum(connection):
+            return False
         connection.execute("INSERT INTO lookup (lookup) VALUES ('integrity-check')")
-    except sqlite3.Error:
+    except (sqlite3.Error, TypeError):
         return False
     return True

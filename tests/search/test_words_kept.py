@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sqlite3
 import tarfile
 from contextlib import closing
 from pathlib import Path
@@ -13,7 +15,7 @@ import perception_encoder as pe
 from perception_encoder.errors import MediaNotFoundError
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.preprocess.media import Media
-from perception_encoder.search.storage.database import connect
+from perception_encoder.search.storage.database import DATABASE, connect
 from perception_encoder.search.storage.store import STORE
 from perception_encoder.words import files as reading
 from perception_encoder.words.reader import TextLine
@@ -75,3 +77,22 @@ def test_a_rebuilt_index_goes_on_reading_words(reader, index, pictures: list[Pat
     assert len(names) == len(pictures) and len(pe.open_index(folder, encoder).search('"grocery"')) == 1
     pe.open_index(folder, encoder, words=False).update(rebuild=True)
     assert len(names) == len(pictures) and not pe.open_index(folder, encoder).search('"grocery"')
+
+
+def test_one_changed_byte_of_the_table_of_words_is_mended(
+    reader, index, pictures: list[Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    """As a disk damages it: size and time of the file stay."""
+    words, names = reader
+    words["03.jpg"] = ["Grocery"]
+    index(words=True)
+    file = pictures[0].parent / STORE / DATABASE
+    status = file.stat()
+    with closing(sqlite3.connect(file)) as connection, connection:
+        blocks = connection.execute("SELECT block, id FROM lookup_data").fetchall()
+        changed = [(block.replace(b"grocery", b"grokery"), number) for block, number in blocks if b"grocery" in block]
+        assert connection.executemany("UPDATE lookup_data SET block = ? WHERE id = ?", changed).rowcount
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    names.clear()
+    assert file.stat().st_size == status.st_size
+    assert len(index().search('"grocery"')) == 1 and names == [] and "were damaged" in caplog.text

@@ -28,14 +28,18 @@ _DAMAGE = (OSError, ValueError, sqlite3.Error, OutputError, SearchIndexError)
 _checked: dict[Path, float] = {}  # times of this process's checks, in case the user's cache cannot be written
 
 
-def write_seal(store: Path, settings: Mapping[str, Any], files: Iterable[Path]) -> None:
-    """Seal files of an index; OutputError if that fails."""
-    content = {"settings": dict(settings), "files": {path.name: _size_and_time(path) for path in files}}
+def write_seal(store: Path, settings: Mapping[str, Any], files: Iterable[Path], words: int | None = None) -> None:
+    """Seal files of an index; OutputError if that fails. `words`: see `table_checksum`."""
+    content = {
+        "settings": dict(settings),
+        "files": {path.name: _size_and_time(path) for path in files},
+        "words": words,
+    }
     write_json(store / SEAL, {**content, "checksum": zlib.crc32(json.dumps(content).encode())})
 
 
 def read_seal(store: Path) -> dict[str, Any]:
-    """Return the `settings` and `files` of an index's seal; nothing if it is missing or damaged."""
+    """Return the `settings`, `files` and `words` of an index's seal; nothing if it is missing or damaged."""
     try:
         seal = parse_json(read_regular(store / SEAL), dict[str, Any])
         return seal if seal.pop("checksum", None) == zlib.crc32(json.dumps(seal).encode()) else {}

@@ -122,10 +122,13 @@ def damaged_lines(connection: sqlite3.Connection) -> list[tuple[str, float]]:
     return [(digest, time) for digest, time, text, checksum in rows if checksum != _checksum(digest, time, text)]
 
 
-def mend_words(connection: sqlite3.Connection) -> bool:
-    """Remove damaged lines, and make the table that finds rows by words anew; return False if all is sound."""
+def mend_words(connection: sqlite3.Connection, checksum: int | None = None) -> bool:
+    """Remove damaged lines, and make the table that finds rows by words anew; return False if all is sound.
+
+    `checksum`: see `is_sound`.
+    """
     damaged = damaged_lines(connection)
-    if not damaged and is_sound(connection):
+    if not damaged and is_sound(connection, checksum):
         return False
     empty_table(connection)
     connection.executemany("DELETE FROM words WHERE digest = ? AND time = ?", damaged)

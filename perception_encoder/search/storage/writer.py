@@ -20,6 +20,7 @@ import numpy as np
 
 from perception_encoder.errors import OutputError, SearchIndexError
 from perception_encoder.files import holding, remove, replacing, restrict, write_json, writing
+from perception_encoder.search.lookup import table_checksum
 from perception_encoder.search.storage.database import (
     DATABASE,
     LOCK,
@@ -32,7 +33,15 @@ from perception_encoder.search.storage.database import (
     read_value,
     write_value,
 )
-from perception_encoder.search.storage.seal import SEAL, STORE, elsewhere, is_sealed, record_check, write_seal
+from perception_encoder.search.storage.seal import (
+    SEAL,
+    STORE,
+    elsewhere,
+    is_sealed,
+    read_seal,
+    record_check,
+    write_seal,
+)
 from perception_encoder.search.storage.store import EXCLUDED, IndexStore
 from perception_encoder.search.storage.vectors import Vectors, append_vectors, codes_path, vectors_path, write_codes
 from perception_encoder.search.storage.words import Unread, forget_words, mend_words, unread, write_lines
@@ -98,9 +107,10 @@ class IndexWriter(IndexStore):
     @staticmethod
     def mend(directory: Path) -> None:
         """Make the table that finds rows by words anew, if it or lines are damaged; other damage is left to `open`."""
-        damage = (sqlite3.Error, ValueError, OSError, SearchIndexError)
-        with suppress(*damage), closing(connect(directory / STORE, writable=True)) as connection:
-            if mend_words(connection):
+        store, damage = directory / STORE, (sqlite3.Error, ValueError, OSError, SearchIndexError)
+        checksum = read_seal(store).get("words") if is_sealed(store, [store / DATABASE]) else None
+        with suppress(*damage), closing(connect(store, writable=True)) as connection:
+            if mend_words(connection, checksum):
                 logger.warning("the words of the index of %s were damaged; damaged lines are read again", directory)
 
     def begin(self, complete: bool = False) -> None:
@@ -164,10 +174,12 @@ class IndexWriter(IndexStore):
                     _put(connection, state, complete=True)
             self.close()
             self._set_journal("DELETE")
+            with self._reading() as reading:
+                words = table_checksum(reading.connection)
             with writing(self._store):
                 codes = codes_path(self._store, state.generation)
                 files += [codes] if codes.exists() else []
-                write_seal(self._store, self.settings, files)
+                write_seal(self._store, self.settings, files, words)
                 _remove_all_but(self._store, {*(path.name for path in files), SEAL, LOCK, EXCLUDED})
         self._restrict()
 
