@@ -1,4 +1,4 @@
-"""Images with known words: drawn receipts, screenshots and slides, and photographs with signs; and photographs as they are.
+"""Images with known words: receipts, screenshots, slides, photographs with signs; and photographs as they are.
 
 Fonts: ten of `pip install --group synthetic`, its Kalam, and matplotlib's DejaVu Sans. Photographs: COCO's in
 PE_TEST_DATA, and some of the test split there, chosen by the hash of their names.
@@ -28,19 +28,27 @@ SIGNS_ON, AS_THEY_ARE = {"caltech101": 115, "flowers": 100}, {"grocery": 200, "c
 """Photographs of the test split, beside COCO's 85: with a sign, and as they are."""
 SHORT_SIDE, TURN, BLUR = 640, 15, 2.5
 
-_SYLLABLES = "bar bel cor dan del fen gar hal jor kel lan mar nor pel quin ros sal tor vel wil zan".split()
-_ENDINGS = "a ia by don ford ham ley mont o ski ton us ville wick".split()
-_PLACES = "Bakery Books Coffee Dental Florist Garage Hotel Kitchen Market Optics Pharmacy Records Shoes Tailor".split()
-_THINGS = (
-    "bread butter cheese coffee apples batteries candles envelopes napkins olives pasta pencils rice salt soap sponge "
-    "sugar tea tomatoes towels water yoghurt"
-).split()
-_TOPICS = (
-    "annual budget bridge climate customer delivery energy forecast garden harbour heating inventory kitchen library "
-    "museum network orchard parking quality railway safety school storage survey travel training water winter"
-).split()
-_KINDS = "agenda analysis guide minutes outlook plan policy proposal report review schedule summary".split()
-_PROGRAMS = "Backup Calendar Editor Mail Monitor Notes Player Reader Sync Terminal".split()
+
+def _words(text: str) -> list[str]:
+    return text.split()
+
+
+_SYLLABLES = _words(
+    "bar bel cor dan del fen gar hal jor kel lan mar nor pel quin ros sal tor vel wil zan"  # codespell:ignore
+)
+_ENDINGS = _words("a ia by don ford ham ley mont o ski ton us ville wick")
+_PLACES = _words("Bakery Books Coffee Dental Florist Garage Hotel Kitchen Market Optics Pharmacy Records Shoes Tailor")
+_THINGS = _words(
+    "bread butter cheese coffee apples batteries candles envelopes napkins olives pasta pencils rice salt soap "
+    "sponge sugar tea tomatoes towels water yoghurt"
+)
+_TOPICS = _words(
+    "annual budget bridge climate customer delivery energy forecast garden harbour heating inventory kitchen "
+    "library museum network orchard parking quality railway safety school storage survey travel training water "
+    "winter"
+)
+_KINDS = _words("agenda analysis guide minutes outlook plan policy proposal report review schedule summary")
+_PROGRAMS = _words("Backup Calendar Editor Mail Monitor Notes Player Reader Sync Terminal")
 _PAPERS = ("white", "#f4f1e8", "#eef3fa", "#20242c", "#fff8d6", "#e9efe6")
 
 
@@ -142,7 +150,9 @@ def screenshot(generator: random.Random, name: str, font: Path) -> tuple[Image.I
         pen.text((40, 110 + 30 * row), " ".join(words), "#7a8190", small, "lm")
     pen.rectangle((380, 300, 900, 500), "#fafafa", "#888")
     pen.text((400, 340), f"Error {code}", "#a00", normal, "lm")
-    pen.text((400, 390), f"The {generator.choice(_TOPICS)} {generator.choice(_KINDS)} was not saved.", "#222", small, "lm")
+    pen.text(
+        (400, 390), f"The {generator.choice(_TOPICS)} {generator.choice(_KINDS)} was not saved.", "#222", small, "lm"
+    )
     pen.text((860, 470), "OK", "#222", small, "mm")
     return image, title if generator.random() < 0.5 else f"error {code}"
 
