@@ -35,7 +35,8 @@ _NO_SPACES = re.compile(
     r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]+)"  # Japanese, Chinese
 )
 _MARKS = 10  # combining classes of accents and of Hebrew's and Arabic's vowels; lower ones make other letters
-_MISREAD = "\ue000"  # begins a word with a letter left out; text_words keeps none
+_NUMBER = re.compile(r"(?<!\d)\d++(?:[^\w\s]\d++)+")  # an amount, a date, a time
+_MISREAD, _JOINT = "\ue000", "\ue001"  # begins a word with a letter left out; joins the parts of a number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,10 +52,11 @@ class WordQuery:
 
 
 def text_words(text: str) -> list[str]:
-    """Return the words of a text in order, in the form in which they are compared."""
+    """Return the words of a text in order, in the form in which they are compared; then numbers of several parts."""
     plain = unicodedata.normalize("NFKD", unicodedata.normalize("NFKC", text).casefold())
     letters = unicodedata.normalize("NFC", "".join(map(_compared, plain)))
-    return [part for word in letters.split() for part in _NO_SPACES.split(word) if part]
+    words = [part for word in letters.split() for part in _NO_SPACES.split(word) if part]
+    return words + [re.sub(r"\D", _JOINT, number) for number in _NUMBER.findall(plain)]
 
 
 @lru_cache(4096)
@@ -98,7 +100,7 @@ def _pieces(word: str) -> list[str]:
 def _misread(word: str) -> frozenset[str]:
     """Return a longer word and what remains of it without each of its letters, marked."""
     least, most = _LETTERS
-    if not least <= len(word) <= most or word.isdecimal() or _NO_SPACES.fullmatch(word):
+    if not least <= len(word) <= most or not any(map(str.isalpha, word)) or _NO_SPACES.fullmatch(word):
         return frozenset()
     return frozenset(_MISREAD + rest for rest in (word, *(word[:at] + word[at + 1 :] for at in range(len(word)))))
 
@@ -113,8 +115,12 @@ def matches(word: str, text: str) -> int:
 
 
 def expression(query: WordQuery, exact: bool) -> str:
-    """Return what the table is asked for the rows that have all words; `exact`: without beginnings and misread ones."""
-    found = " AND ".join(map(_exactly if exact else _nearly, query.words))
+    """Return what the table is asked for the rows that have all words.
+
+    `exact`: without beginnings and misread words, and with the parts of a number together.
+    """
+    near = (_nearly(word) for word in query.words if _JOINT not in word)
+    found = " AND ".join(map(_exactly, query.words) if exact else near)
     without = " OR ".join(f"({' AND '.join(map(_exactly, words))})" for words in query.without)
     return f"({found}) NOT ({without})" if without else found
 

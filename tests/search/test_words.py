@@ -7,6 +7,7 @@ import logging
 import shutil
 import sqlite3
 import sys
+import time
 from contextlib import closing
 from pathlib import Path
 
@@ -338,6 +339,10 @@ def test_long_queries_are_descriptions(store: IndexWriter) -> None:
         ("שָׁלוֹם", "שלום", True),
         ("co\u00adoperate", "cooperate", True),
         ("iPhone12", "iphone", False),
+        ("Total 41,20 €", "total 41.20", True),
+        ("41 kg, 20 cm", "41.20", False),
+        ("5.51", "51.51", False),
+        ("03.12.2025", "12.2025", False),
         ("perception", "perceptiom", False),
         ("perception", "perceptoin", False),
         ("2024", "2025", None),
@@ -352,6 +357,14 @@ def test_scripts_marks_and_misread_letters(text: str, query: str, exact: bool | 
         found = [find(connection, asked, only) == [1] for only in (True, False)]
     expected = {True: [True, True], False: [False, True], None: [False, False]}[exact]
     assert found == ([False, False] if query == "票山" else expected)
+
+
+def test_numbers_of_several_parts_are_looked_up_whole_in_bounded_time() -> None:
+    assert text_words("Total 41,20 €") == ["total", "41", "20", "41\ue00120"]
+    assert len(terms_of(text_words("1234,5678")).split()) == 3  # without what is for misread letters
+    start = time.process_time()
+    assert len(text_words("1" * 200_000)) == 1
+    assert time.process_time() - start < 5
 
 
 def test_names_are_split_at_separators_case_and_digits() -> None:
