@@ -23,8 +23,9 @@ from perception_encoder.preprocess.media import Media, open_media, resolve
 LONGEST_SIDE = 2000
 """Longest side in pixels of an image in which words are looked for; a larger one is reduced."""
 MIN_CONFIDENCE = 0.5
-DETECTED_SIDE = 736
-"""Short side at which lines are found; with 480, one in six is lost for half of the time."""
+DETECTED_SIDE, DETECTED_LONGEST = 736, 1280
+"""Short side to which a smaller image is enlarged to find lines: with 480, one in four is lost for half of the time.
+Longest side to which others are reduced: with 2,000, large letters are lost, and it takes three times as long."""
 _LEAST_SIDE, _NARROWEST = 32, 8  # the detector needs it; it enlarges an image until the short side is long enough
 
 
@@ -92,11 +93,12 @@ class WordReader:
         engine = rapidocr.EngineType.OPENVINO if find_spec("openvino") else rapidocr.EngineType.ONNXRUNTIME
         models = Path(rapidocr.__file__).parent / "models"  # named, so that none is looked for on the network
         settings: dict[str, Any] = {"Global.log_level": "critical", "Global.max_side_len": LONGEST_SIDE}
-        settings |= {"Global.text_score": 0.0, "Det.limit_side_len": DETECTED_SIDE}
+        settings["Global.text_score"] = 0.0
         for part in ("Det", "Cls", "Rec"):
             (path,) = models.glob(f"*_{part.lower()}_*.onnx")
             settings |= {f"{part}.engine_type": engine, f"{part}.model_path": str(path)}
         self._ocr: Any = rapidocr.RapidOCR(params=settings)
+        self._detector: Any = self._ocr._load_det_model()
         logging.getLogger("RapidOCR").setLevel(logging.CRITICAL)
         self._lock = Lock()
 
@@ -118,8 +120,11 @@ class WordReader:
         canvas = Image.new("RGB", (max(image.width, least), max(image.height, least)), behind)
         canvas.paste(image.convert("RGB"), mask=alpha)
         pixels = np.ascontiguousarray(np.asarray(canvas)[..., ::-1])  # (H, W, 3), blue first
+        enlarged = min(canvas.size) < DETECTED_SIDE
         try:
             with self._lock:
+                self._detector.limit_type = "min" if enlarged else "max"
+                self._detector.limit_side_len = DETECTED_SIDE if enlarged else DETECTED_LONGEST
                 found = self._ocr(pixels)
         except Exception as error:  # of the library and of two runtimes
             raise MediaDecodeError(name, f"its words cannot be read: {one_line(error)}") from error

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageDraw, ImageFont, ImageOps
 
 import perception_encoder as pe
 from perception_encoder.errors import InputError, MediaDecodeError, MissingExtraError
@@ -77,6 +77,25 @@ def test_letters_without_a_background(written: Image.Image, mode: str, level: in
     image = Image.new(mode, written.size, (level,) * (len(mode) - 1) + (0,))
     image.putalpha(ImageOps.invert(written.convert("L")))
     assert texts(image) == LINES
+
+
+def test_lines_of_a_large_image_are_found_in_a_smaller_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """But read in the large one."""
+    detector, sizes = WordReader.shared()._ocr.text_det, []
+    run = detector.session
+
+    def record(pixels: np.ndarray) -> object:
+        sizes.append(max(pixels.shape[2:]))
+        return run(pixels)
+
+    monkeypatch.setattr(detector, "session", record)
+    image = Image.new("RGB", (2000, 1500), "white")
+    pen, font = ImageDraw.Draw(image), ImageFont.load_default(24)
+    for row in range(8):
+        pen.text((100, 100 + 60 * row), "Harbour kitchen", "black", font)
+    assert texts(image) == ["Harbour kitchen"] * 8
+    pe.read_words(image.resize((400, 300)))
+    assert sizes == [1280, 992]
 
 
 @pytest.mark.parametrize("size", [(1, 1), (31, 500), (2000, 33), (40, 3000), (64, 64)])
