@@ -208,6 +208,30 @@ def search_quality(read: Read) -> Rows:
     return rows
 
 
+FOUND = {
+    "a": "receipts, screenshots and slides, drawn in 12 fonts",
+    "b": "signs in photographs, turned up to 15° and blurred",
+    "c, 320 px": "words in photographs of 320 px",
+    "c, 128 px": "words in photographs of 128 px",
+    "captions": "captions of COCO",
+}
+"""What is searched for, by its key in words.json."""
+
+
+def words(read: Read) -> Rows:
+    """One row a kind of query: how often a right image is the first hit, and among the first five, by each way."""
+    recall, ways = read("words")["recall"], {"both": "both", "words": "words alone", "meaning": "meaning alone"}
+    rows: Rows = [
+        ("queries", "number", *(f"{name}: {top} (%)" for name in ways.values() for top in ("first", "top 5")))
+    ]
+    for name, title in FOUND.items():
+        scores = [recall[name][way][top] for way in ways for top in ("r1", "r5")]
+        percent = ([100 * value for value in (score["value"], *score["interval"])] for score in scores)
+        cells = (f"{value:.1f} ({low:.1f}–{high:.1f})" for value, low, high in percent)
+        rows.append((title, str(scores[0]["n"]), *cells))
+    return rows
+
+
 def gpu(read: Read) -> Tables:
     """One table a kind of job: see `benchmarks.gpu_tables`; without a result, all jobs are there with dashes."""
     return gpu_tables(read("gpu") if (RESULTS / "gpu.json").exists() else {"jobs": {}, "skipped": {}})
@@ -221,6 +245,7 @@ PAGES: dict[str, Callable[[Read], Rows | Tables]] = {
     "builtin_models": builtin_models,
     "memory_and_faults": memory_and_faults,
     "search_quality": search_quality,
+    "words": words,
 }
 
 

@@ -1,9 +1,9 @@
 """How well words in images are read and found: `python -m benchmarks.search.word_recall HOME`.
 
 HOME is a directory for the images (`benchmarks.search.word_images`) and their index; a second run uses both again.
-Photographs are those of PE_TEST_DATA. docs/results/words.tsv has words that a person saw in some of them, before any
-had been read, and the names of all photographs in which they were seen. `--index JSON` adds the figures of
-`benchmarks.search.words`.
+Photographs are those of PE_TEST_DATA. docs/results/words.tsv has words that a language model saw in some of them,
+looking at all before any had been read, and the names of the photographs in which it saw them. Left out are mirrored
+words and what it could not read itself. `--index JSON` adds the figures of `benchmarks.search.words`.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ ABSENT = (
     "quantum physics",
 )
 ABSENT += ("zebra crossing", "7f3e91")
+LAST_OF_COCO = "c/084.jpg"
 SIDES = (736, 480, 320)
 TIMED = 48  # images of each set
 LINES = {
@@ -101,13 +102,24 @@ def wrong_hits(index: pe.Index) -> dict[str, int]:
     return {"queries": len(ABSENT), "hits": len(hits), "by_words": sum(bool(hit.why) for hit in hits)}
 
 
-def captions(index: pe.Index, home: Path, data: Path, sources: dict[str, str]) -> dict[str, Any]:
-    """Return recall of COCO's captions among all images, with words and without."""
+def captions(data: Path, paths: dict[str, str]) -> list[tuple[str, set[str]]]:
+    """Return COCO's captions, each with its photograph's path."""
     content = json.loads((data / "coco" / "annotations.json").read_text(encoding="utf-8"))
-    paths, names = {name: path for path, name in sources.items()}, {i["id"]: i["file_name"] for i in content["images"]}
-    queries = [(c["caption"], {paths[names[c["image_id"]]]}) for c in content["captions"] if c["image_id"] in names]
-    found = recall(index, home, queries)
-    return {way: found[way] for way in ("both", "meaning")}
+    of_image = {paths[image["file_name"]]: content["captions"][str(image["id"])] for image in content["images"]}
+    return [(caption, {path}) for path, texts in of_image.items() for caption in texts]
+
+
+def changed(index: pe.Index, queries: Sequence[tuple[str, set[str]]]) -> int:
+    """Return how many queries have other hits with words than by meaning alone, or others in order."""
+    by_way = (index.search([WAYS[way] + query for query, _ in queries]).by_query for way in ("both", "meaning"))
+    return sum([hit.id for hit in one] != [hit.id for hit in other] for one, other in zip(*by_way, strict=True))
+
+
+def labelled(paths: dict[str, str]) -> list[tuple[str, set[str]]]:
+    """Return the words that were seen in photographs, each with the paths of these."""
+    with (RESULTS / "words.tsv").open(encoding="utf-8", newline="") as table:
+        rows = list(csv.DictReader(table, delimiter="\t"))
+    return [(row["query"], {paths[name] for name in row["images"].split()}) for row in rows]
 
 
 def reading(home: Path, queries: dict[str, str]) -> dict[str, Any]:
@@ -129,18 +141,16 @@ def reading(home: Path, queries: dict[str, str]) -> dict[str, Any]:
 def sizes(home: Path, queries: dict[str, str]) -> dict[str, Any]:
     """Return CPU time an image, kept lines, and the share of the asked words that are read, by the detector's size."""
     paths = {name: sorted((home / name).iterdir())[: 4 * TIMED : 4] for name in "abc"}
-    readers = {}
-    for side in SIDES:
-        with patch.object(reader, "DETECTED_SIDE", side):
-            readers[side] = reader.WordReader()
+    one = reader.WordReader.shared()
     seconds: dict[tuple[str, int], list[float]] = {}
     kept, words = Counter[tuple[str, int]](), dict[tuple[str, int], list[bool]]()
     for name, of_set in paths.items():
         for path in of_set:
             image = reader.open_image(path)
-            for side, one in readers.items():  # in turn, since others use the machine too
+            for side in SIDES:  # in turn, since others use the machine too
                 start = time.process_time()
-                lines = one.read(image, path.name)
+                with patch.object(reader, "DETECTED_SIDE", side):
+                    lines = one.read(image, path.name)
                 seconds.setdefault((name, side), []).append(time.process_time() - start)
                 kept[name, side] += len(lines)
                 there = set(text_words("\n".join(line.text for line in lines)))
@@ -186,22 +196,22 @@ def main() -> None:
     drawn, sources = draw_images(home, data), copy_photographs(home, data)
     index = pe.open_index(home, "builtin", words=True)
     index.update()
+    alone = pe.open_index(home / "c")  # photographs without signs: they are also among those with signs
     paths = {name: path for path, name in sources.items()}
-    with (RESULTS / "words.tsv").open(encoding="utf-8", newline="") as table:
-        seen = [
-            (row["query"], set(map(paths.__getitem__, row["images"].split())))
-            for row in csv.DictReader(table, delimiter="\t")
-        ]
-    sets = {name: [(query, {path}) for path, query in drawn.items() if path.startswith(name)] for name in "ab"}
+    of_set = {name: {path: query for path, query in drawn.items() if path.startswith(name)} for name in "ab"}
     figures = {
-        "images": len(index),
-        "recall": {name: recall(index, home, queries) for name, queries in [*sets.items(), ("c", seen)]},
-        "captions": captions(index, home, data, sources),
-        "absent": wrong_hits(index),
-        "reading": {
-            name: reading(home, {path: query for path, query in drawn.items() if path.startswith(name)})
-            for name in "ab"
+        "images": {"all": len(index), "photographs as they are": len(alone)},
+        "recall": {
+            **{name: recall(index, home, [(query, {path}) for path, query in of_set[name].items()]) for name in "ab"},
+            **{
+                name: recall(alone, home, [one for one in labelled(paths) if (min(one[1]) <= LAST_OF_COCO) == of_coco])
+                for name, of_coco in (("c, 320 px", True), ("c, 128 px", False))
+            },
+            "captions": recall(alone, home, captions(data, paths)),
         },
+        "captions_with_other_hits": changed(alone, captions(data, paths)),
+        "absent": wrong_hits(index),
+        "reading": {name: reading(home, queries) for name, queries in of_set.items()},
         "scripts": scripts(arguments.fonts),
         "sizes": sizes(home, drawn),
         "index": json.loads(arguments.index.read_text(encoding="utf-8")) if arguments.index else None,
