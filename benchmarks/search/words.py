@@ -84,7 +84,7 @@ def _size(home: Path) -> float:
 
 
 def ask(home: Path, texts: list[list[str]]) -> dict[str, float]:
-    """Return the median and 95th percentile in milliseconds by meaning and by both, asked in turn, and the recall."""
+    """Return median and 95th percentile of the milliseconds of CPU, ways asked in turn, and the recall by both."""
     store, generator, numbers = IndexStore.open(home), random.Random(1), np.random.default_rng(1)
     times: dict[str, list[float]] = {"meaning": [], "both": [], "no_match": []}
     first = top = 0
@@ -96,9 +96,9 @@ def ask(home: Path, texts: list[list[str]]) -> dict[str, float]:
         asked = {"meaning": None, "both": " ".join(words), "no_match": "zzzzqqqq xxxxjjjj"}
         for name, text in asked.items():
             query = WordQuery(words=query_words(text)) if text else None
-            start = time.perf_counter()
+            start = time.process_time()
             hits = best_hits([store], vector, 10, words=query)
-            times[name].append(1000 * (time.perf_counter() - start))
+            times[name].append(1000 * (time.process_time() - start))
             if name == "both":
                 found = [int(hit.id, 16) for hit in hits]
                 first, top = first + (found[0] == row), top + (row in found)

@@ -38,7 +38,7 @@ SIMILAR = 0.97
 """Minimum cosine similarity of near-duplicates."""
 _RECENT = 200  # better hits that a hit is compared with: near-duplicates have similar scores
 _RANK_OFFSET = 61  # the first rank, in reciprocal rank fusion
-_JOINED = 50  # hits by meaning whose ranks count for hits by words
+_JOINED = 30  # hits by meaning whose ranks count for hits by words
 _MORE = 4  # times as many rows are read if too few differ
 _WITH_WORDS = 1000  # rows whose lines are read together
 BLOCK_CELLS = 1 << 24  # similarities in memory at a time
