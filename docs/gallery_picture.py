@@ -29,8 +29,10 @@ FONTS = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
 CELL, GAP, CAPTION = (420, 280), 14, 54
 """Width and height of a photograph, the space between two, and the height of a column's caption, in pixels."""
 INK = "#23201d"
-SEARCHES = (("a ginger cat", "chelsea.png"), ("ancient coins", "coins.png"))
-"""Queries, and the photograph that must be the best hit of each: both by meaning, none by words in a photograph yet."""
+SEARCHES = (("a ginger cat", "chelsea.png"), ("region-based segmentation", "page.png"))
+"""Queries, and the photograph that must be the best hit of each: by meaning, and by words in it."""
+ORANGE = (226, 88, 20)
+"""The colour of the box around words."""
 OBJECTS = ((0.10, 0.55, 0.40, 0.95), (0.72, 0.60, 0.93, 0.95))
 """Boxes around the wheels of the motorcycle, as its left camera sees it."""
 POINT = (0.48, 0.5)
@@ -50,21 +52,35 @@ def search() -> Column:
     with tempfile.TemporaryDirectory() as directory:
         photographs, _ = write_samples(Path(directory))
         (photographs / CLIP).unlink()
+        pe.open_index(photographs, "builtin", words=True).update()
+        index = pe.open_index(photographs)
         for query, expected in SEARCHES:
-            (hit,) = pe.search_files([query], photographs, model="builtin", top=1)
-            if Path(hit.path).name != expected:
-                raise ValueError(f"the best hit of {query!r} is {hit.path}, not {expected}")
-            found.append(with_query(fit(Image.open(PHOTOGRAPHS / expected)), query))
-    upper, lower = found
-    return "search", upper, lower
+            hit = index.search(query, top=1)[0]
+            if Path(hit.path).name != expected or bool(hit.lines) != (expected == "page.png"):
+                raise ValueError(f"the best hit of {query!r} is {hit.path} {hit.why}, not {expected}")
+            found.append((fit(Image.open(PHOTOGRAPHS / expected)), hit))
+    (upper, _), (_, by_words) = found
+    return "search", with_query(upper, SEARCHES[0][0], 20), with_query(page(by_words), SEARCHES[1][0], CELL[1] - 50)
 
 
-def with_query(image: Image.Image, query: str) -> Image.Image:
-    """Return the image with the query in a white field at its top left."""
+def page(hit: pe.Hit) -> Image.Image:
+    """Return the hit's whole image at the top of a white cell, with a box around its best line."""
+    image = Image.open(PHOTOGRAPHS / Path(hit.path).name).convert("RGB")
+    image = image.resize((CELL[0], round(image.height * CELL[0] / image.width)), Image.Resampling.LANCZOS)
+    box = hit.lines[0].box
+    corners = [(x * image.width, y * image.height) for x, y in zip(box[::2], box[1::2], strict=True)]
+    ImageDraw.Draw(image).polygon(corners, outline=ORANGE, width=4)
+    cell = Image.new("RGB", CELL, "white")
+    cell.paste(image)
+    return cell
+
+
+def with_query(image: Image.Image, query: str, y: int) -> Image.Image:
+    """Return the image with the query in a white field on its left."""
     pen, font = ImageDraw.Draw(image), ImageFont.truetype(FONTS / "DejaVuSans.ttf", 25)
-    left, top, right, bottom = pen.textbbox((26, 20), query, font=font)
+    left, top, right, bottom = pen.textbbox((26, y), query, font=font)
     pen.rounded_rectangle((left - 14, top - 10, right + 14, bottom + 10), 8, fill="white", outline=INK, width=2)
-    pen.text((26, 20), query, font=font, fill=INK)
+    pen.text((26, y), query, font=font, fill=INK)
     return image
 
 

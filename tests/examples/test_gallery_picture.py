@@ -14,7 +14,7 @@ from PIL import Image
 @pytest.mark.slow
 def test_it_draws_the_picture_of_the_readme(root: Path, tmp_path: Path) -> None:
     """The script itself fails if a query has another best hit than the photograph that it shows."""
-    for module in ("matplotlib", "skimage", "sklearn"):
+    for module in ("matplotlib", "rapidocr", "skimage", "sklearn"):
         pytest.importorskip(module)
     target = tmp_path / "gallery.webp"
     command = [sys.executable, root / "docs" / "gallery_picture.py", target]

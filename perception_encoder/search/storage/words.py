@@ -45,7 +45,7 @@ _JOINED = "rows LEFT JOIN words ON words.digest = rows.digest AND words.time = c
 _MATCHING = (
     "SELECT slot FROM lookup CROSS JOIN rows ON rows.key = lookup.rowid WHERE lookup MATCH ? ORDER BY lookup.rowid DESC"
 )
-CANDIDATES, RANKED = 1000, 200  # rows beside hits by meaning: whose similarity is computed; that are ranked
+CANDIDATES, RANKED = 500, 100  # rows beside hits by meaning: whose similarity is computed; that are ranked
 _BLOCK = 8192  # vectors in memory at a time
 _SHOWN = 100  # letters of a title that a hit shows
 
