@@ -127,7 +127,7 @@ def describe(parameter: Any, context: Any) -> str | None:
         return None
     names, text = record
     if "] [" not in names:
-        names = names.strip("[]")
+        names = re.sub(r"[][]", "", names)
     text = re.sub(r" *\[(?:x[<>]=[^\]]*|required)\]|; x[<>]=[^\]]*|; required", "", " ".join(text.split()))
     return f"- `{names}`: {text}"
 
