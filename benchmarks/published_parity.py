@@ -27,9 +27,9 @@ import perception_encoder as pe
 COUNT, LEAST = 20, 0.9999
 PHOTOGRAPHS = ("astronaut.png", "chelsea.png", "coffee.png", "motorcycle_left.png", "rocket.jpg")
 TEXTS = [
-    f"{what} of {thing}"
-    for what in ("a photo", "a drawing", "two", "the shadow")
-    for thing in ("a cat", "a mug", "an astronaut", "a motorbike", "the moon")
+    f"{view} of {subject}"
+    for view in ("a photo", "a drawing", "two", "the shadow")
+    for subject in ("a cat", "a mug", "an astronaut", "a motorbike", "the moon")
 ]
 REFERENCE = """\
 import sys

@@ -38,7 +38,7 @@ _SYLLABLES = _words(
 )
 _ENDINGS = _words("a ia by don ford ham ley mont o ski ton us ville wick")
 _PLACES = _words("Bakery Books Coffee Dental Florist Garage Hotel Kitchen Market Optics Pharmacy Records Shoes Tailor")
-_THINGS = _words(
+_GOODS = _words(
     "bread butter cheese coffee apples batteries candles envelopes napkins olives pasta pencils rice salt soap "
     "sponge sugar tea tomatoes towels water yoghurt"
 )
@@ -116,15 +116,16 @@ def receipt(generator: random.Random, name: str, font: Path) -> tuple[Image.Imag
     size, width = generator.randint(18, 28), generator.randint(420, 620)
     body, title = ImageFont.truetype(font, size), ImageFont.truetype(font, int(1.5 * size))
     shop, cents = f"{name} {generator.choice(_PLACES)}", [generator.randint(49, 2999) for _ in range(8)]
-    bought = list(zip(generator.sample(_THINGS, generator.randint(4, 8)), cents, strict=False))
+    goods = generator.sample(_GOODS, generator.randint(4, 8))
+    bought = list(zip(goods, cents[: len(goods)], strict=True))
     total = _money(sum(price for _, price in bought))
     image = Image.new("RGB", (width, int(size * 1.6 * (len(bought) + 8))), generator.choice(_PAPERS[:2]))
     pen, line = ImageDraw.Draw(image), int(size * 1.6)
     pen.text((width / 2, line), shop, "black", title, "mm")
     pen.text((width / 2, 2.2 * line), f"{generator.randint(1, 30)} Mill Street", "#333", body, "mm")
-    for row, (thing, price) in enumerate([*bought, ("Total", sum(price for _, price in bought))]):
-        height = (3.5 + row + (thing == "Total")) * line
-        pen.text((24, height), thing, "black", body, "lm")
+    for row, (article, price) in enumerate([*bought, ("Total", sum(price for _, price in bought))]):
+        height = (3.5 + row + (article == "Total")) * line
+        pen.text((24, height), article, "black", body, "lm")
         pen.text((width - 24, height), _money(price), "black", body, "rm")
     date = f"{generator.randint(1, 28):02d}.{generator.randint(1, 12):02d}.2025"
     pen.text((width / 2, image.height - line), date, "#333", body, "mm")
@@ -146,7 +147,7 @@ def screenshot(generator: random.Random, name: str, font: Path) -> tuple[Image.I
         pen.text((20 + 80 * place, 60), word, "#222", small, "lm")
     pen.rectangle((0, 80, 1280, 800), generator.choice(("white", "#1e1e2e")))
     for row in range(22):
-        words = generator.choices(_TOPICS + _THINGS + _KINDS, k=generator.randint(3, 11))
+        words = generator.choices(_TOPICS + _GOODS + _KINDS, k=generator.randint(3, 11))
         pen.text((40, 110 + 30 * row), " ".join(words), "#7a8190", small, "lm")
     pen.rectangle((380, 300, 900, 500), "#fafafa", "#888")
     pen.text((400, 340), f"Error {code}", "#a00", normal, "lm")

@@ -28,7 +28,7 @@ from perception_encoder.words.reader import TextLine
 
 WORDS, VOCABULARY, LINES, WRONG, DIMENSION = 20, 30_000, 5, 0.05, 512
 QUERIES, AT_ONCE = 200, 1000
-BOX = (0.1, 0.1, 0.5, 0.1, 0.5, 0.2, 0.1, 0.2)
+BOX = (0.1234, 0.2345, 0.5678, 0.2347, 0.5677, 0.2986, 0.1233, 0.2983)  # as many digits as are stored
 
 
 def misread(word: str, generator: random.Random) -> str:

@@ -163,10 +163,10 @@ def table_checksum(connection: sqlite3.Connection) -> int:
 
 
 def is_sound(connection: sqlite3.Connection, checksum: int | None) -> bool:
-    """Return whether the table can be read and, if known, has its `checksum`; without that, little damage is found."""
+    """Return whether the table has its `checksum` or, if that is unknown, can be read, which finds little damage."""
     try:
-        if checksum is not None and checksum != table_checksum(connection):
-            return False
+        if checksum is not None:
+            return checksum == table_checksum(connection)
         connection.execute("INSERT INTO lookup (lookup) VALUES ('integrity-check')")
     except (sqlite3.Error, TypeError):
         return False

@@ -17,6 +17,7 @@ from perception_encoder.inference.encoder import Encoder
 from perception_encoder.preprocess.media import Media
 from perception_encoder.search.storage.database import DATABASE, connect
 from perception_encoder.search.storage.store import STORE
+from perception_encoder.search.storage.writer import IndexWriter
 from perception_encoder.words import files as reading
 from perception_encoder.words.reader import TextLine
 
@@ -96,3 +97,11 @@ def test_one_changed_byte_of_the_table_of_words_is_mended(
     names.clear()
     assert file.stat().st_size == status.st_size
     assert len(index().search('"grocery"')) == 1 and names == [] and "were damaged" in caplog.text
+
+
+def test_a_stored_box_takes_few_digits(store: IndexWriter) -> None:
+    (image, *_) = store.unread()
+    thirds = tuple(share / 3 for share in (0, 1, 2, 1, 2, 2, 0, 2))
+    store.write_words([(image, [TextLine(text="Grocery", confidence=0.9, box=thirds)])])
+    (lines,) = store.lines([row for row in store.rows() if row.digest == image.digest])
+    assert lines[0].box == pytest.approx(thirds, abs=1e-4) and len(repr(lines[0].box)) < 64

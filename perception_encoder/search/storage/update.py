@@ -258,7 +258,8 @@ def _read_words(store: IndexWriter, progress: Track) -> tuple[int, list[InputErr
                 store.write_words(read)
                 read, since = [], time.monotonic()
     finally:
-        store.write_words(read)
+        if read:
+            store.write_words(read)
     store.finish()
     return count, failures
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from perception_encoder.datasets.pe_video import list_video_tars, read_video_tar, split_of
 from perception_encoder.errors import ConfigError, DataError, InputError, OutputError, one_line
-from perception_encoder.files import defines_only, open_database, refuse_database_links, writing
+from perception_encoder.files import defines_only, open_database, writing
 from perception_encoder.formats.tars import TarMember
 from perception_encoder.progress import Track, untracked
 
@@ -77,12 +77,13 @@ class Database:
         self._lock = threading.RLock()
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            refuse_database_links(path)
-        with self._readable():
-            self._connection = open_database(path, timeout=BUSY_SECONDS, check_same_thread=False, cached_statements=256)
-            self._connection.row_factory = sqlite3.Row
-            for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
-                self._connection.execute(f"PRAGMA {pragma}")
+            with self._readable():
+                self._connection = open_database(
+                    path, timeout=BUSY_SECONDS, check_same_thread=False, cached_statements=256
+                )
+                self._connection.row_factory = sqlite3.Row
+                for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
+                    self._connection.execute(f"PRAGMA {pragma}")
         self._prepare()
 
     def close(self) -> None:
