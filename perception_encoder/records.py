@@ -192,6 +192,8 @@ def _tuple(arguments: Sequence[Any], value: Any, path: str) -> tuple[Any, ...]:
     if not arguments:
         return tuple(value)
     if arguments[1:] == (...,):
+        if arguments[0] is float and all(type(item) is float for item in value):  # many, such as corners of boxes
+            return tuple(value)
         arguments = [arguments[0]] * len(value)
     if len(value) != len(arguments):
         raise _wrong(path, value, f"a list of {len(arguments)}")
