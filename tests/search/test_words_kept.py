@@ -64,8 +64,8 @@ def test_a_file_that_changes_or_goes_meanwhile_is_left_for_the_next_update(
     words["03.jpg"], words["05.jpg"] = ["Grocery"], ["Total"]
     names.clear()
     found = index()
-    assert sorted(names) == ["03.jpg", "05.jpg"] and not found.search('"red image"')
-    assert [Path(hit.path).name for hit in found.search(['"grocery"', '"total"'])] == names
+    assert sorted(names) == ["03.jpg", "05.jpg"] and not found.search('"red image"')  # two threads read
+    assert [Path(hit.path).name for hit in found.search(['"grocery"', '"total"'])] == ["03.jpg", "05.jpg"]
 
 
 def test_a_rebuilt_index_goes_on_reading_words(reader, index, pictures: list[Path], encoder: Encoder) -> None:
