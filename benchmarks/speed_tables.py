@@ -23,13 +23,13 @@ _KINDS = {"image": "images, {}", "single": "a single image, {}", "text": "texts,
 
 def speed_tables(read: Read) -> Tables:
     """Return all tables by their headings; the first has none."""
-    amx = read("encode_amx")
     return {
         "": beside_peers(read("encode")),
-        "With AMX": with_amx(amx),
+        "With AMX": [*beside_peers(read("encode_amx"))],
+        "How many images a request computes, with AMX": by_request(read("requests")),
         "Files": [*file_rates(read("embed"))],
         "Videos": video_seconds(read("decode")),
-        "Other jobs": [("job", "ratio", "here", "compared with", "rounds"), *_other_jobs(read, amx["start"])],
+        "Other jobs": [("job", "ratio", "here", "compared with", "rounds"), *_other_jobs(read)],
         "What int8 costs": int8_costs(read("int8")),
     }
 
@@ -54,16 +54,13 @@ def _beside(rates: Mapping[str, float]) -> Sequence[str]:
     return *cells, f"{rates[peer]:.3g}", peer, ", ".join(f"{rate / rates[peer]:.2f}" for rate in ours)
 
 
-def with_amx(result: Mapping[str, Any]) -> Rows:
-    """Return images a second by how many a request computes and how many requests run, and another run's ratios."""
-    shapes = list(next(iter(result["requests"].values())))
-    heading = "images a second, by images a request × requests at once"
-    rows: Rows = [(heading, *shapes, "ratio to the best peer, another run")]
-    for name, of_shape in result["requests"].items():
-        model, precision = name.split(", ")
-        ratio = result["ratios"][f"{model}:image"][precision]
-        rates = (f"{of_shape[shape]:.1f}" for shape in shapes)
-        rows.append((name.removeprefix("PE-Core-"), *rates, f"{ratio:.2f}"))
+def by_request(result: Mapping[str, Any]) -> Rows:
+    """Return images a second by how many images a request computes and how many requests run at a time."""
+    shapes = list(next(iter(result["speeds"].values())))
+    rows: Rows = [("images a second, by images a request × requests at once", *shapes, "rounds")]
+    for name, speeds in result["speeds"].items():
+        rates = (f"{median(speeds[shape]):.1f}" for shape in shapes)
+        rows.append((name.removeprefix("PE-Core-"), *rates, str(len(speeds[shapes[0]]))))
     return rows
 
 
@@ -143,13 +140,11 @@ def _ratio(
     return what, *cells, str(min(len(ours), len(theirs)))
 
 
-def _other_jobs(read: Read, amx_start: Mapping[str, float]) -> Iterator[Sequence[str]]:
+def _other_jobs(read: Read) -> Iterator[Sequence[str]]:
     search = read("search")
-    shell, bare = search["shell"]["seconds"].values()
-    yield _ratio("start of `pe search` (lower is better)", shell, bare, "s", "`import torch`", 2)
-    shell, bare = amx_start.values()
-    cells = f"{shell / bare:.2f}", f"{shell:.2f} s", f"`import torch`: {bare:.2f}"
-    yield "start of `pe search`, with AMX (lower is better)", *cells, "–"
+    for name, where in (("search", ""), ("search_amx", ", with AMX")):
+        shell, bare = read(name)["shell"]["seconds"].values()
+        yield _ratio(f"start of `pe search`{where} (lower is better)", shell, bare, "s", "`import torch`", 2)
     first = search["page"]["cold"]["first page"]
     yield _alone("`pe serve`, 100,000 images: first page", f"{median(first):,.0f} ms", len(first))
     for kind, loads in search["server"]["loads"].items():

@@ -40,7 +40,7 @@ SigLIP 2, DINOv3 or EUPE?](choose.md)
   without embeddings.
 - **Memory**: the weights' in bfloat16; in float32 it is twice as much. Libraries, activations and media come on top.
 - **Images a second**: with two CPU cores and the extra `fast`, in bfloat16 and, in brackets, int8; on an {plain} with
-  AVX-512 in batches of 8 (L14: 2), and on an {amx} with AMX in batches of 16 ([how](results/speed.md#method)). A dash:
+  AVX-512 and on an {amx} with AMX, in batches of 8 (L14: 2) ([how](results/speed.md#method)). A dash:
   not measured.
 - **GPU**: images a second by default, on the card of [the benchmark](results/gpu.md).
 
@@ -88,30 +88,29 @@ def download(model: ModelEntry | ListedModel) -> str:
     return gigabytes(model.download_bytes) if model.download_bytes else "in the package"
 
 
-def both(rates: Sequence[float]) -> str:
-    """Return images a second in bfloat16 and, in brackets, int8."""
-    exact, narrow = (f"{rate:.0f}" if rate >= 100 else f"{float(f'{rate:.2g}'):g}" for rate in rates)
-    return f"{exact} ({narrow})"
+def both(exact: float, narrow: float | None) -> str:
+    """Return images a second in bfloat16 and, in brackets, int8, if that is faster."""
+    shown = [f"{rate:.0f}" if rate >= 100 else f"{float(f'{rate:.2g}'):g}" for rate in (exact, narrow) if rate]
+    return f"{shown[0]} ({shown[1]})" if narrow else shown[0]
 
 
 def speed(name: str) -> str:
     """Return the images a second of a model without AMX."""
-    measured = read_result("encode")["towers"].get(f"{name}:image")
-    if measured:
-        return both([median(measured["speeds"][f"perception-encoder, OpenVINO, {kind}"]) for kind in PRECISIONS])
+    if found := encoding_speed("encode", name):
+        return found
     methods = read_result("int8")["methods"]["models"].get(name)
     if not methods:
         return NONE
     kinds = ("bfloat16", "static, as the package does it")
-    return both([median(methods[kind]["speeds"]) for kind in kinds])
+    return both(*(median(methods[kind]["speeds"]) for kind in kinds))
 
 
-def speed_with_amx(name: str) -> str:
-    """Return the images a second of a model with AMX, with the fastest number of images a request."""
-    requests = read_result("encode_amx")["requests"]
-    if f"{name}, {PRECISIONS[0]}" not in requests:
-        return NONE
-    return both([max(requests[f"{name}, {kind}"].values()) for kind in PRECISIONS])
+def encoding_speed(run: str, name: str) -> str | None:
+    """Return the images a second of a model in a run of benchmarks.encode, if it has them."""
+    if measured := read_result(run)["towers"].get(f"{name}:image"):
+        exact, narrow = (measured["speeds"].get(f"perception-encoder, OpenVINO, {kind}") for kind in PRECISIONS)
+        return both(median(exact), median(narrow) if narrow else None)
+    return None
 
 
 def speeds_on_a_gpu() -> dict[str, str]:
@@ -141,7 +140,7 @@ def encoders() -> Iterable[Sequence[str]]:
             download(entry),
             gigabytes(2 * (entry.vision.parameters + text)),
             speed(entry.name),
-            speed_with_amx(entry.name),
+            encoding_speed("encode_amx", entry.name) or NONE,
             on_a_gpu.get(entry.name.removeprefix("PE-Core-"), "not yet"),
             entry.licence,
         )
@@ -187,14 +186,19 @@ def cell(value: float | None) -> str:
     return NONE if value is None else f"{value:.1f}"
 
 
+def cpu(run: str) -> str:
+    """Return the name of the CPU of a run of benchmarks.encode."""
+    name: str = read_result(run)["towers"]["PE-Core-B16-224:image"]["machine"]["cpu"].partition(",")[0]
+    return name.replace("(R)", "").removesuffix(" Processor")
+
+
 def page() -> str:
     """Return the page."""
-    plain = read_result("encode")["towers"]["PE-Core-B16-224:image"]["machine"]["cpu"]
     return PAGE.format(
         note=NOTE,
         encoders=table(encoders()),
-        plain=plain.partition(",")[0],
-        amx=read_result("encode_amx")["machine"]["cpu"],
+        plain=cpu("encode"),
+        amx=cpu("encode_amx"),
         others=table(others()),
         scores="\n\n".join(scores()),
     )

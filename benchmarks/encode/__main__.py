@@ -37,9 +37,10 @@ import torch
 from benchmarks.encode import limits, ours, peers
 from benchmarks.encode.case import Case, Contender, Kind, case_of, minimum_cosine
 from benchmarks.encode.rounds import DriftError, as_text, check_drift, summarise, time_rounds
+from benchmarks.results import cpu_features, cpu_name
 from perception_encoder.models.checkpoints.weights import create_model
 from perception_encoder.models.memory import trim_memory
-from perception_encoder.runtime.machine import core_count, cpu_flags
+from perception_encoder.runtime.machine import core_count
 
 TOWERS = {
     "PE-Core-T16-384:image": 8,
@@ -111,24 +112,13 @@ def seconds_of_others() -> float:
 
 def machine() -> dict[str, Any]:
     """Return the CPU, its number of cores that are used, the features that choose kernels, and the libraries."""
-    flags = set(cpu_flags().split())
-    features = {"AMX": "amx_tile", "AVX-512": "avx512f", "bfloat16": "avx512_bf16", "VNNI": "avx512_vnni"}
     return {
-        "cpu": _cpu_name(),
+        "cpu": cpu_name(),
         "cores": core_count(),
-        "features": [name for name, flag in features.items() if flag in flags],
+        "features": cpu_features(),
         "limited": {name: os.environ[name] for name in LIMITED if name in os.environ},
         "libraries": {name: version(name) for name in LIBRARIES},
     }
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return "unknown"
-    known = dict(map(str.strip, line.split(":", 1)) for line in reversed(lines) if ":" in line)  # type: ignore[arg-type]
-    return f"{known.get('model name', 'unknown')}, family {known.get('cpu family')}, model {known.get('model')}"
 
 
 def merge(out: Path | None, name: str, result: dict[str, Any]) -> None:

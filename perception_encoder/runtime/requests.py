@@ -1,6 +1,6 @@
 """How many images a compiled tower computes together: measured for each tower, once on each machine.
 
-With AMX, eight images in one request are up to 1.65 times as fast as one; without it, one on each core is as fast.
+With AMX, eight images in one request are 1.05 to 1.35 times as fast as one (docs/results/speed.md); without it, no faster.
 """
 
 from __future__ import annotations
