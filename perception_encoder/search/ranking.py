@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from itertools import chain, groupby, islice
 from os.path import abspath, join
 from pathlib import Path
@@ -38,7 +39,6 @@ SIMILAR = 0.97
 """Minimum cosine similarity of near-duplicates."""
 _RECENT = 200  # better hits that a hit is compared with: near-duplicates have similar scores
 _RANK_OFFSET = 61  # the first rank, in reciprocal rank fusion
-_JOINED = 30  # hits by meaning whose ranks count for hits by words
 _MORE = 4  # times as many rows are read if too few differ
 _WITH_WORDS = 1000  # rows whose lines are read together
 BLOCK_CELLS = 1 << 24  # similarities in memory at a time
@@ -104,6 +104,11 @@ class Hit:
     def moment(self) -> str:
         """Start and end as m:ss–m:ss; empty if the hit is not a moment."""
         return "" if self.start is None or self.end is None else f"{clock(self.start)}–{clock(self.end)}"
+
+    @cached_property
+    def _place(self) -> tuple[str, float | None]:
+        """The file, under one name, and the moment."""
+        return abspath(self.path), self.start
 
     @property
     def thumbnail(self) -> bytes:
@@ -187,29 +192,32 @@ def best_hits(
         words: Words to look up. Their hits have no minimum.
     """
     check_score(min_score)
-    count = 2 * top + 30 if collapse else top
-    by_words = dict[tuple[str, float | None], _Found]()
-    if words is not None:
-        by_words = _find_words(stores, words, vector, count if words.only else RANKED, where, thumbnails, keep)
-    if words and words.only:
-        best = [found.hit for found in by_words.values()]
-        best = _best_of_similar(best) if collapse and best else best
-        return _explained(best[:top], by_words, words)
-    count = max(count, _JOINED) if by_words else count
-    while True:
-        found, floor = dict[tuple[str, float | None], Hit](), -np.inf  # below it, an index may have better rows
+    with ExitStack() as stack:
         for store in stores:
-            nearest = store.nearest(vector, count, where, thumbnails, partial(keep, store))
-            hits = [row_hit(store, row, score) for score, row in nearest if min_score is None or score >= min_score]
-            floor = max(floor, hits[-1].score) if len(hits) == count > 0 else floor
-            for hit in hits:
-                found.setdefault(_key(hit), hit)
-        best = sorted((hit for hit in found.values() if hit.score >= floor), key=lambda hit: -hit.score)
-        best = _join(best, by_words) if by_words else best
-        best = _best_of_similar(best) if collapse and best else best
-        if len(best) >= top or floor == -np.inf:
-            return _explained(best[:top], by_words, words) if words else best[:top]
-        count *= _MORE
+            stack.enter_context(store.one_commit())
+        count = 2 * top + 30 if collapse else top
+        by_words = dict[tuple[str, float | None], _Found]()
+        if words is not None:
+            by_words = _find_words(stores, words, vector, count if words.only else RANKED, where, thumbnails, keep)
+        if words and words.only:
+            best = [found.hit for found in by_words.values()]
+            best = _best_of_similar(best) if collapse and best else best
+            return _explained(best[:top], by_words, words)
+        count = max(count, RANKED) if by_words else count
+        while True:
+            found, floor = dict[tuple[str, float | None], Hit](), -np.inf  # below it, an index may have better rows
+            for store in stores:
+                nearest = store.nearest(vector, count, where, thumbnails, partial(keep, store))
+                hits = [row_hit(store, row, score) for score, row in nearest if min_score is None or score >= min_score]
+                floor = max(floor, hits[-1].score) if len(hits) == count > 0 else floor
+                for hit in hits:
+                    found.setdefault(hit._place, hit)
+            best = sorted((hit for hit in found.values() if hit.score >= floor), key=lambda hit: -hit.score)
+            best = _join(best, by_words) if by_words else best
+            best = _best_of_similar(best) if collapse and best else best
+            if len(best) >= top or floor == -np.inf:
+                return _explained(best[:top], by_words, words) if words else best[:top]
+            count *= _MORE
 
 
 class _Found(NamedTuple):
@@ -219,10 +227,6 @@ class _Found(NamedTuple):
     row: IndexRow
     store: IndexStore
     exact: bool
-
-
-def _key(hit: Hit) -> tuple[str, float | None]:
-    return abspath(hit.path), hit.start
 
 
 def _find_words(
@@ -242,17 +246,17 @@ def _find_words(
     found.sort(key=lambda one: (one.exact, one.hit.score), reverse=True)
     by_key: dict[tuple[str, float | None], _Found] = {}
     for one in found:
-        by_key.setdefault(_key(one.hit), one)
+        by_key.setdefault(one.hit._place, one)
     return by_key
 
 
 def _join(best: Sequence[Hit], by_words: Mapping[tuple[str, float | None], _Found]) -> list[Hit]:
     """Return the hits of both lists: those with all words exactly, then by the sum of the reciprocal ranks."""
-    hits = {_key(hit): hit for hit in best} | {key: found.hit for key, found in by_words.items()}
+    hits = {hit._place: hit for hit in best} | {key: found.hit for key, found in by_words.items()}
     ranks: dict[tuple[str, float | None], float] = dict.fromkeys(hits, 0.0)
     for rank, hit in enumerate(best, _RANK_OFFSET):
-        if rank < _RANK_OFFSET + _JOINED or _key(hit) not in by_words:  # the same however many hits are asked for
-            ranks[_key(hit)] += 1 / rank
+        if rank < _RANK_OFFSET + RANKED or hit._place not in by_words:  # the same however many hits are asked for
+            ranks[hit._place] += 1 / rank
     for rank, key in enumerate(by_words, _RANK_OFFSET):
         ranks[key] += 1 / rank
     return [
@@ -263,7 +267,7 @@ def _join(best: Sequence[Hit], by_words: Mapping[tuple[str, float | None], _Foun
 
 def _explained(hits: Sequence[Hit], by_words: Mapping[tuple[str, float | None], _Found], words: WordQuery) -> list[Hit]:
     """Return the hits, those by words with the reason."""
-    explained = {_key(hit): hit for hit in hits}
+    explained = {hit._place: hit for hit in hits}
     found = {key: by_words[key] for key in explained if key in by_words}
     for store in {id(one.store): one.store for one in found.values()}.values():
         rows = {key: one.row for key, one in found.items() if one.store is store}

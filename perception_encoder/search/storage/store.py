@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import sqlite3
+import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from itertools import islice
@@ -76,6 +77,7 @@ class IndexStore:
         self._vectors: tuple[tuple[int, int, bool], Vectors] | None = None
         self._found: tuple[tuple[object, ...], Int[np.ndarray, " K"]] | None = None
         """The slots that matched the last condition."""
+        self._thread = threading.local()
 
     @classmethod
     def open(cls, directory: Path, whole: bool = False, verify: bool = False, media: Path | None = None) -> Self:
@@ -230,7 +232,7 @@ class IndexStore:
         """
         with self._reading() as reading:
             allowed = np.sort(self._find(reading, where)) if where is not None or self.below else None
-            most, count = len(reading.vectors) if allowed is None else len(allowed), 2 * top + 30
+            most, count = len(reading.vectors) if allowed is None else len(allowed), top + 40
             while True:
                 slots, scores = reading.vectors.nearest(vector, count, allowed)
                 score_of = dict(zip(slots.tolist(), scores.tolist(), strict=True))
@@ -283,8 +285,20 @@ class IndexStore:
             raise SearchIndexError(f"{reason}; mend them with: {command}") from error
 
     @contextmanager
+    def one_commit(self) -> Iterator[None]:
+        """Let this thread read the same commit until it leaves the block, through one connection."""
+        with self._reading() as self._thread.reading:
+            try:
+                yield
+            finally:
+                del self._thread.reading
+
+    @contextmanager
     def _reading(self) -> Iterator[Snapshot]:
         """Open the last commit; SearchIndexError if the index is damaged or was rebuilt."""
+        if reading := getattr(self._thread, "reading", None):
+            yield reading
+            return
         with _sound(self.directory), closing(connect(self._store)) as connection:
             for last in (False, True):
                 connection.execute("BEGIN")

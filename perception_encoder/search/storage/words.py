@@ -46,7 +46,7 @@ _JOINED = "rows LEFT JOIN words ON words.digest = rows.digest AND words.time = c
 _MATCHING = (
     "SELECT slot FROM lookup CROSS JOIN rows ON rows.key = lookup.rowid WHERE lookup MATCH ? ORDER BY lookup.rowid DESC"
 )
-CANDIDATES, RANKED = 500, 50  # rows beside hits by meaning: whose similarity is computed; that are ranked
+CANDIDATES, RANKED = 500, 30  # rows beside hits by meaning: whose similarity is computed; that are ranked
 _BLOCK = 8192  # vectors in memory at a time
 _DIGITS = 4  # of the numbers of a stored box: a fifth of a pixel in 2,000
 _SHOWN = 100  # letters of a title that a hit shows
