@@ -14,13 +14,7 @@ from perception_encoder.evaluation.feature_cache import CachedTokens, encode_lay
 from perception_encoder.evaluation.inputs import EncoderInputs
 from perception_encoder.evaluation.results import Evaluator, Result, run_evaluators
 from perception_encoder.evaluation.statistics.bootstrap import check_scipy
-from perception_encoder.evaluation.statistics.scores import (
-    Label,
-    Score,
-    Scores,
-    measure_all,
-    with_head_seeds,
-)
+from perception_encoder.evaluation.statistics.scores import Label, Score, Scores, measure_all, with_head_seeds
 from perception_encoder.inference.layer_features import LayerFeatures
 from perception_encoder.progress import Track, untracked
 

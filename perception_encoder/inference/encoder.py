@@ -395,11 +395,7 @@ class Encoder:
         return self._rows(videos, "video", self.feature(layer, pool, normalize, frames), batch_size, skipped)
 
     def encode_texts(
-        self,
-        texts: str | Iterable[str],
-        normalize: bool = True,
-        *,
-        batch_size: int | None = None,
+        self, texts: str | Iterable[str], normalize: bool = True, *, batch_size: int | None = None
     ) -> Float[np.ndarray, "*n D"]:
         """Encode strings as texts, whatever they look like, as `encode` does.
 

@@ -294,10 +294,7 @@ class SweptLayers(LayerSource):
             done = store.records(_Evaluated, "scores")
             row = next((row for row in done.rows if row.layer == layer), None)
             if row is None:
-                row = _Evaluated(
-                    layer=layer,
-                    scores=tuple(score(features[layer] for _, features in self.encoded)),
-                )
+                row = _Evaluated(layer=layer, scores=tuple(score(features[layer] for _, features in self.encoded)))
                 if bad := [item.name for item in row.scores if not np.isfinite(item.value)]:
                     raise ModelError(
                         f"{self.task}: {bad[0]} of layer {layer} of {self.name} is not finite; check the model"

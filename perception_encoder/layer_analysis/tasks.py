@@ -41,12 +41,7 @@ from perception_encoder.evaluation.language.tasks import TASKS as LANGUAGE_TASKS
 from perception_encoder.evaluation.layer_evaluator import LayerSource, decoded
 from perception_encoder.evaluation.results import Evaluator
 from perception_encoder.evaluation.statistics.bootstrap import contributions
-from perception_encoder.evaluation.statistics.scores import (
-    ItemScores,
-    Label,
-    Score,
-    measure_all,
-)
+from perception_encoder.evaluation.statistics.scores import ItemScores, Label, Score, measure_all
 from perception_encoder.layer_analysis.question_task import QuestionTask
 from perception_encoder.progress import Track, untracked
 from perception_encoder.vectors import unit_rows
@@ -280,10 +275,7 @@ class TaskOptions:
 
 
 def make_tasks(
-    names: Sequence[str],
-    paths: Mapping[str, Path],
-    default: Path | None,
-    options: TaskOptions | None = None,
+    names: Sequence[str], paths: Mapping[str, Path], default: Path | None, options: TaskOptions | None = None
 ) -> dict[str, LayerTask]:
     """Read the named tasks, by name, each from its own path or the default one.
 

@@ -120,11 +120,7 @@ def _quantize_static(model: openvino.Model, samples: Iterable[np.ndarray]) -> op
         preset=nncf.QuantizationPreset.MIXED,  # ranges of activations need not be symmetric
         model_type=nncf.ModelType.TRANSFORMER,
         subset_size=len(inputs),
-        ignored_scope=nncf.IgnoredScope(
-            patterns=floats,
-            types=["ScaledDotProductAttention"],
-            validate=False,
-        ),
+        ignored_scope=nncf.IgnoredScope(patterns=floats, types=["ScaledDotProductAttention"], validate=False),
         advanced_parameters=AdvancedQuantizationParameters(
             activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX,
             smooth_quant_alphas=AdvancedSmoothQuantParameters(convolution=-1, matmul=-1),

@@ -136,11 +136,7 @@ class AveragePrecision:
 
 
 def average_precision(
-    truth: dict[str, Any],
-    results: Sequence[dict[str, Any]],
-    kind: str,
-    lvis: bool = False,
-    resamples: int = RESAMPLES,
+    truth: dict[str, Any], results: Sequence[dict[str, Any]], kind: str, lvis: bool = False, resamples: int = RESAMPLES
 ) -> AveragePrecision:
     """Evaluate results in COCO's format against annotations in COCO's format, or in LVIS's if `lvis`.
 

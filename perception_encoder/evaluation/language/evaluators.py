@@ -19,13 +19,7 @@ from perception_encoder.conversation.media import open_part
 from perception_encoder.datasets.labelled import ImageSet
 from perception_encoder.datasets.questions.question import Corners, Question
 from perception_encoder.errors import ConfigError, DataError, EndpointError, InputError
-from perception_encoder.evaluation.inputs import (
-    FRAMES,
-    content_digest,
-    decode_ahead,
-    resolve_source,
-    settings_digest,
-)
+from perception_encoder.evaluation.inputs import FRAMES, content_digest, decode_ahead, resolve_source, settings_digest
 from perception_encoder.evaluation.language.answers import parse_yes_no, predicted_iou, scale_box, yes_no_answer
 from perception_encoder.evaluation.language.captions import bleu_counts, bleu_of_counts, cider_d_scores
 from perception_encoder.evaluation.language.tasks import VIDEO_TASKS, LanguageTask

@@ -18,11 +18,7 @@ from typing import TypeAlias, TypeVar
 import numpy as np
 
 from perception_encoder.errors import DataError, InputError
-from perception_encoder.evaluation.statistics.bootstrap import (
-    Estimate,
-    EstimatedDifference,
-    Interval,
-)
+from perception_encoder.evaluation.statistics.bootstrap import Estimate, EstimatedDifference, Interval
 
 SEED = 0  # of the bootstrap
 HEAD_SEEDS = 3
