@@ -64,6 +64,7 @@ class LayerTowers(Towers):
         self.source, self.name = source, library_model_name(source)
         self.tower, self.model, self.final_norm = tower, tower.model, final_norm
         self.depth, self.width, self.has_class_token = tower.depth, tower.width, tower.class_token
+        self.weight_hash, self.output_width = tower.weight_hash, tower.width
         self.patch_size: int = tower.patch_size
         self.image_size, self.fixed_size = tower.image_size, tower.fixed_size
         self.device = choose_device(device)
@@ -88,14 +89,6 @@ class LayerTowers(Towers):
         random = "" if source == str(name) else RANDOM
         shown = adapter.name if adapter else random + (shown_name(source) or Path(source).stem)
         return cls(shown, adapter.tower() if adapter else load_tower(name), device, dtype, final_norm)
-
-    @property
-    def weight_hash(self) -> str:
-        return self.tower.weight_hash
-
-    @property
-    def output_width(self) -> int:
-        return self.width
 
     def transform(self, mode: str) -> ImageTransform:
         if mode != "squash":

@@ -68,12 +68,12 @@ class LibraryTowers(Towers):
         self.model = adapter.model.eval().requires_grad_(False)
         self.reads_images, self.reads_videos = adapter.reads_images, adapter.reads_videos
         self.reads_texts = adapter.reads_texts
-        self._weight_hash, self.logit_bias = adapter.weight_hash, adapter.logit_bias  # before the weights are rounded
+        self.weight_hash, self.logit_bias = adapter.weight_hash, adapter.logit_bias  # before the weights are rounded
         self._logit_scale = adapter.logit_scale if adapter.reads_texts else None
         device, dtype = torch.device("cpu") if compiled else device or choose_device(), dtype or torch.float32
         self.device, self.dtype = device, dtype
         self.model.to(device, dtype)
-        self._width = adapter.width
+        self.output_width = adapter.width
         graphs = _Graphs(adapter, self.transform("crop"))
         self._compiled = graphs.compiled(compiled) if compiled else None
         self.has_roles = isinstance(adapter, SentenceTransformersModel)
@@ -86,16 +86,8 @@ class LibraryTowers(Towers):
             logger.log(logging.WARNING if compiled == "int8" else logging.INFO, note, self.name)
 
     @property
-    def weight_hash(self) -> str:
-        return self._weight_hash
-
-    @property
     def logit_scale(self) -> float | None:
         return self._logit_scale
-
-    @property
-    def output_width(self) -> int:
-        return self._width
 
     def transform(self, mode: str) -> LibraryTransform:
         check_transform(mode)

@@ -214,7 +214,7 @@ class OpenVinoTowers(PackageTowers):
         Raises what `CompiledTowers` does.
         """
         super().__init__(info.name, info.vision, info.text)
-        self.info, self._load = info, load
+        self.info, self.weight_hash, self._load = info, info.weights, load
         self._lock = threading.RLock()
         self._torch: TorchTowers | None = None
         tokens = precision == "int8" and not info.vision.pools
@@ -232,10 +232,6 @@ class OpenVinoTowers(PackageTowers):
     @cached_property
     def model(self) -> Model:
         return self._load()
-
-    @property
-    def weight_hash(self) -> str:
-        return self.info.weights
 
     @property
     def logit_scale(self) -> float | None:

@@ -30,6 +30,10 @@ class Towers(ABC):
     """What executes them, where and how."""
     model: Any
     """The torch module, of this package or of another library; without torch, a float32 copy loaded when asked."""
+    weight_hash: str
+    """Hash of the weights, whatever the precision."""
+    output_width: int
+    """Length of the model's own output."""
     depth = 0
     """Number of layers with features; 0 if only the model's own output is available."""
     width = 0
@@ -52,16 +56,6 @@ class Towers(ABC):
     """Of a text tower of this package."""
     logit_bias: float | None = None
     """The trained bias of a model whose scores are sigmoids (SigLIP); None for a softmax."""
-
-    @property
-    @abstractmethod
-    def weight_hash(self) -> str:
-        """Hash of the weights, whatever the precision."""
-
-    @property
-    @abstractmethod
-    def output_width(self) -> int:
-        """Length of the model's own output."""
 
     @property
     def logit_scale(self) -> float | None:
@@ -125,11 +119,7 @@ class PackageTowers(Towers):
         self.depth, self.width, self.patch_size = vision.depth, vision.width, vision.patch_size
         self.has_class_token, self.has_output = vision.class_token, vision.pools
         self.tokenizer = Tokenizer(text.context_length) if text else None
-        self.reads_texts = text is not None
-
-    @property
-    def output_width(self) -> int:
-        return self.vision.output_dim or self.vision.width
+        self.reads_texts, self.output_width = text is not None, vision.output_dim or vision.width
 
     def transform(self, mode: str) -> ImageTransform:
         return ImageTransform(self.vision.image_size, mode)  # type: ignore[arg-type]
