@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -17,36 +18,19 @@ from perception_encoder.models.config import VisionConfig
 StateDict = dict[str, Tensor]
 
 _BLOCK = (
-    ("ln_1.weight", "norm1.weight"),
-    ("ln_1.bias", "norm1.bias"),
-    ("attn.in_proj_weight", "attn.qkv.weight"),
-    ("attn.in_proj_bias", "attn.qkv.bias"),
-    ("attn.out_proj.weight", "attn.proj.weight"),
-    ("attn.out_proj.bias", "attn.proj.bias"),
-    ("ln_2.weight", "norm2.weight"),
-    ("ln_2.bias", "norm2.bias"),
-    ("mlp.c_fc.weight", "mlp.fc1.weight"),
-    ("mlp.c_fc.bias", "mlp.fc1.bias"),
-    ("mlp.c_proj.weight", "mlp.fc2.weight"),
-    ("mlp.c_proj.bias", "mlp.fc2.bias"),
+    ("ln_1.", "norm1."),
+    ("attn.in_proj_", "attn.qkv."),
+    ("attn.out_proj.", "attn.proj."),
+    ("ln_2.", "norm2."),
+    ("mlp.c_fc.", "mlp.fc1."),
+    ("mlp.c_proj.", "mlp.fc2."),
 )
-_LAYER_SCALE = (("ls_1.gamma", "gamma_1"), ("ls_2.gamma", "gamma_2"))
-_STEM = (
-    ("conv1.weight", "patch_embed.proj.weight"),
-    ("ln_pre.weight", "norm_pre.weight"),
-    ("ln_pre.bias", "norm_pre.bias"),
-)
-_FINAL_NORM = (("ln_post.weight", "norm.weight"), ("ln_post.bias", "norm.bias"))
+"""Layers of a block, by the beginnings of the names of their weights and biases."""
 _POOL = (
-    ("attn_pool.probe", "attn_pool.latent"),
-    ("attn_pool.attn.out_proj.weight", "attn_pool.proj.weight"),
-    ("attn_pool.attn.out_proj.bias", "attn_pool.proj.bias"),
-    ("attn_pool.layernorm.weight", "attn_pool.norm.weight"),
-    ("attn_pool.layernorm.bias", "attn_pool.norm.bias"),
-    ("attn_pool.mlp.c_fc.weight", "attn_pool.mlp.fc1.weight"),
-    ("attn_pool.mlp.c_fc.bias", "attn_pool.mlp.fc1.bias"),
-    ("attn_pool.mlp.c_proj.weight", "attn_pool.mlp.fc2.weight"),
-    ("attn_pool.mlp.c_proj.bias", "attn_pool.mlp.fc2.bias"),
+    ("attn_pool.attn.out_proj.", "attn_pool.proj."),
+    ("attn_pool.layernorm.", "attn_pool.norm."),
+    ("attn_pool.mlp.c_fc.", "attn_pool.mlp.fc1."),
+    ("attn_pool.mlp.c_proj.", "attn_pool.mlp.fc2."),
 )
 _TEXT = ("positional_embedding", "text_projection", "token_embedding.", "transformer.resblocks.", "ln_final.")
 
@@ -63,23 +47,30 @@ def _renamed(published: str, other: str) -> _Row:
     return _Row(published, (other,), lambda t: (t,), lambda t: t)
 
 
+def _layer(published: str, other: str) -> list[_Row]:
+    return [_renamed(published + kind, other + kind) for kind in ("weight", "bias")]
+
+
 def _split_queries(tensor: Tensor) -> tuple[Tensor, ...]:
     third = len(tensor) // 3
     return tensor[:third].clone(), tensor[third:].clone()  # copies, as a file wants them
 
 
 def _timm_rows(config: VisionConfig) -> list[_Row]:
-    rows = [_renamed(*pair) for pair in _STEM]
+    rows = [_renamed("conv1.weight", "patch_embed.proj.weight"), *_layer("ln_pre.", "norm_pre.")]
     if config.class_token:
         rows.append(_Row("class_embedding", ("cls_token",), lambda t: (t[None, None],), lambda t: t[0, 0]))
     rows.append(_Row("positional_embedding", ("pos_embed",), lambda t: (t[None],), lambda t: t[0]))
     for n in range(config.depth):
-        for here, there in _BLOCK + (_LAYER_SCALE if config.layer_scale is not None else ()):
-            rows.append(_renamed(f"transformer.resblocks.{n}.{here}", f"blocks.{n}.{there}"))
+        for here, there in _BLOCK:
+            rows += _layer(f"transformer.resblocks.{n}.{here}", f"blocks.{n}.{there}")
+        for branch in (1, 2) if config.layer_scale is not None else ():
+            rows.append(_renamed(f"transformer.resblocks.{n}.ls_{branch}.gamma", f"blocks.{n}.gamma_{branch}"))
     if config.final_norm:
-        rows += [_renamed(*pair) for pair in _FINAL_NORM]
+        rows += _layer("ln_post.", "norm.")
     if config.attention_pool:
-        rows += [_renamed(*pair) for pair in _POOL]
+        rows.append(_renamed("attn_pool.probe", "attn_pool.latent"))
+        rows += chain.from_iterable(_layer(*names) for names in _POOL)
         for kind in ("weight", "bias"):
             names = f"attn_pool.q.{kind}", f"attn_pool.kv.{kind}"  # of queries, and of keys and values
             rows.append(_Row(f"attn_pool.attn.in_proj_{kind}", names, _split_queries, lambda q, kv: torch.cat([q, kv])))
