@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from perception_encoder._version import __version__
-from perception_encoder.errors import ConfigError, OutputError
+from perception_encoder.errors import OutputError
 from perception_encoder.files import (
     cache_directory,
     checksum,
@@ -33,7 +33,7 @@ from perception_encoder.files import (
 )
 from perception_encoder.models.config import TextConfig, VisionConfig
 from perception_encoder.models.registry import shown_name
-from perception_encoder.records import parse_json
+from perception_encoder.records import from_fields, parse_json
 from perception_encoder.runtime import requests
 from perception_encoder.runtime.machine import cpu_flags, versions
 from perception_encoder.runtime.runtime import PRECISIONS, ModelInfo, Precision
@@ -165,17 +165,18 @@ def store(key: Key, write: Callable[[Path], dict[str, Any]]) -> CachedTower:
 
 def find_info(file: str, weights: str) -> ModelInfo | None:
     """Return the cached description of a weights file (`CachedHash.key`) if its weights have this hash, or None."""
-    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError, ConfigError):
+    with suppress(OSError, ValueError, KeyError):
         values = parse_json(_info_path(file).read_bytes(), dict[str, Any])
-        if (values["package"], values["model"]["weights"]) == (__version__, weights):
-            return ModelInfo.from_dict(values["model"])
+        info = from_fields(ModelInfo, values["model"])
+        if (values["package"], info.weights) == (__version__, weights):
+            return info
     return None
 
 
 def store_info(file: str, info: ModelInfo) -> None:
     """Cache the description of a weights file, so that its weights need not be read; a full disk is ignored."""
     with suppress(OutputError):
-        write_json(_info_path(file), {"package": __version__, "model": info.to_dict()})
+        write_json(_info_path(file), {"package": __version__, "model": asdict(info)})
 
 
 def find_failure(key: Key) -> str | None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict, dataclass
-from typing import Any, Literal, Protocol
+from dataclasses import dataclass
+from typing import Literal, Protocol
 
 from perception_encoder.errors import ConfigError
 from perception_encoder.models.config import TextConfig, VisionConfig
@@ -30,16 +30,6 @@ class ModelInfo:
     text: TextConfig | None
     logit_scale: float | None
     """The factor of cosine similarities, not its logarithm; None without a text tower."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> ModelInfo:
-        """Rebuild the value from `to_dict`; TypeError, KeyError or ConfigError for anything else."""
-        text = None if values["text"] is None else TextConfig(**values["text"])
-        return cls(**{**values, "vision": VisionConfig(**values["vision"]), "text": text})
 
 
 class Runtime(Protocol):
