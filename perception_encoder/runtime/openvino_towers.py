@@ -26,7 +26,7 @@ from perception_encoder.runtime.cache import PARALLEL, SINGLE, WEIGHTS, CachedTo
 from perception_encoder.runtime.machine import check_openvino, core_count
 from perception_encoder.runtime.program import AGREEMENT, EXAMPLE, Program, activation_bytes, unit_difference
 from perception_encoder.runtime.requests import MAX_IMAGES, RequestShape, fastest_request
-from perception_encoder.runtime.runtime import ModelInfo, Precision, RuntimeName, plain_threads, used_precision
+from perception_encoder.runtime.runtime import ModelInfo, Precision, RuntimeName, used_precision
 from perception_encoder.runtime.towers import PackageTowers
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ class CompiledTowers:
         return core_count()
 
     def threads(self, count: int) -> AbstractContextManager[ThreadPoolExecutor]:
-        return plain_threads(count)
+        return ThreadPoolExecutor(count, "encode")
 
     def prepare(self, layer: int | None) -> tuple[RuntimeName, Precision]:
         self._with_tower(self._main, layer, lambda tower: tower.prepare())

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -62,13 +61,6 @@ class Runtime(Protocol):
 
     def used(self, layer: int | None, texts: bool = False) -> tuple[RuntimeName, Precision]:
         """Return the runtime and precision of images or texts, if known: torch in float32 for a tower left to torch."""
-
-
-@contextmanager
-def plain_threads(count: int) -> Iterator[ThreadPoolExecutor]:
-    """Yield an executor for a runtime whose threads need no preparation."""
-    with ThreadPoolExecutor(count, thread_name_prefix="encode") as pool:
-        yield pool
 
 
 def used_precision(precision: Precision, output: bool) -> Precision:

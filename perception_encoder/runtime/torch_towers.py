@@ -23,7 +23,7 @@ from perception_encoder.models.clip import CLIP
 from perception_encoder.models.precision import fast_dtype
 from perception_encoder.models.vision_transformer import VisionTransformer
 from perception_encoder.preprocess.image import to_float
-from perception_encoder.runtime.runtime import ModelInfo, Precision, RuntimeName, plain_threads
+from perception_encoder.runtime.runtime import ModelInfo, Precision, RuntimeName
 from perception_encoder.runtime.towers import PackageTowers
 from perception_encoder.transfer import to_device
 
@@ -49,7 +49,7 @@ class TorchThreads:
         return _cores() if self.per_core else min(8, os.cpu_count() or 1)
 
     def threads(self, count: int) -> AbstractContextManager[ThreadPoolExecutor]:
-        return _single_core_threads(count) if self.per_core else plain_threads(count)
+        return _single_core_threads(count) if self.per_core else ThreadPoolExecutor(count, "encode")
 
     def prepare(self, layer: int | None) -> tuple[RuntimeName, Precision]:
         return self.used(layer)
