@@ -357,16 +357,14 @@ class _Tower:
 
 def _describe(found: FoundWeights) -> ModelInfo:
     """Return the description of a model: cached for its file, else by reading its weights."""
-    cached_hash = CachedHash(found[0]) if found[0].is_file() else None
-    weights = cached_hash.find() if cached_hash else None
-    if cached_hash and weights and (info := cache.find_info(cached_hash.key, weights)):
+    cached_hash = CachedHash(found[0])
+    weights = cached_hash.find()
+    if weights and (info := cache.find_info(cached_hash.key, weights)):
         return info
     from perception_encoder.models.checkpoints.weights import load_file, weight_hash
     from perception_encoder.runtime.torch_towers import describe
 
     model = load_file(*found)
-    if cached_hash is None:
-        return describe(model, weight_hash(model))
     info = describe(model, cached_hash.get(lambda: weight_hash(model)))
     cache.store_info(cached_hash.key, info)
     return info

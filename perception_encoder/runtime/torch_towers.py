@@ -83,7 +83,7 @@ class TorchTowers(PackageTowers):
     def load(cls, found: FoundWeights, device: torch.device, dtype: torch.dtype | None, towers: TowerChoice) -> Self:
         """Load the towers of a model; `dtype`: by default bfloat16 if it is fast."""
         path, entry = found
-        cached_hash = CachedHash(path) if path.is_file() else None  # as the file is before it is read
+        cached_hash = CachedHash(path)  # as the file is before it is read
         dtype = dtype or fast_dtype(device)
         model = load_file(path, entry, towers)
         for parameter in model.parameters():
@@ -94,10 +94,7 @@ class TorchTowers(PackageTowers):
         def compute() -> str:
             return weight_hash(model if exact else load_file(path, entry))
 
-        def hash_weights() -> str:
-            return compute() if cached_hash is None else cached_hash.get(compute)
-
-        return cls(model, device, dtype, entry.shown if entry else None, hash_weights)
+        return cls(model, device, dtype, entry.shown if entry else None, partial(cached_hash.get, compute))
 
     @cached_property
     def weight_hash(self) -> str:

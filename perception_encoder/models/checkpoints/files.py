@@ -108,7 +108,6 @@ class CachedHash:
     """The cached hash of a weight file; `file_state` identifies its content, and makes up its `key`."""
 
     def __init__(self, path: Path) -> None:
-        path.stat()  # raises if there is no such file
         self._path, self._state = path, file_state(path)
         self.key = digest(self._state)
         self._entry = cache_directory("weight-hashes") / self.key
