@@ -49,12 +49,11 @@ def augment(image: Tensor, size: int, augmentation: Augmentation | None, draw: S
     All frames of a video (F, 3, H, W) get the same augmentation. `draw`: `DRAWS` numbers from 0 to 1, which
     determine all choices.
     """
-    frames = image if image.dim() == 4 else image[None]
-    if augmentation is None:
-        return _resize(frames, size).view(*image.shape[:-2], size, size)
-    cropped = _resize(crop(frames, augmentation, draw), size)
-    augmented = jitter(cropped, augmentation, torch.tensor([draw[2 * TRIES + 3 :]]))
-    return augmented.view(*image.shape[:-2], size, size)
+    cropped = crop(image if image.dim() == 4 else image[None], augmentation, draw)
+    frames = F.interpolate(cropped, size=(size, size), mode="bilinear", antialias=True)
+    if augmentation is not None:
+        frames = jitter(frames, augmentation, torch.tensor([draw[2 * TRIES + 3 :]]))
+    return frames.view(*image.shape[:-2], size, size)
 
 
 def crop(frames: Tensor, augmentation: Augmentation | None, draw: Sequence[float]) -> Tensor:
@@ -67,10 +66,6 @@ def crop(frames: Tensor, augmentation: Augmentation | None, draw: Sequence[float
     top, left, height, width = _crop(frames.shape[-2], frames.shape[-1], augmentation, draw)
     part = frames[..., top : top + height, left : left + width]
     return part.flip(-1) if draw[2 * TRIES + 2] < augmentation.flip else part
-
-
-def _resize(frames: Tensor, size: int) -> Tensor:
-    return F.interpolate(frames, size=(size, size), mode="bilinear", antialias=True)
 
 
 def needed_side(size: int, augmentation: Augmentation | None) -> int:
