@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from functools import partialmethod
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import numpy as np
@@ -23,12 +24,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class _NoModelCard:
-    """Placeholder for the model card where the library's evaluators would store results; an `Encoder` has none."""
-
-    def set_evaluation_metrics(self, evaluator: object, metrics: dict[str, float], epoch: int, step: int) -> None: ...
-
-
 class SentenceTransformerView:
     """An `Encoder` as sentence-transformers and mteb call models; `Encoder.as_sentence_transformer` returns one.
 
@@ -37,7 +32,8 @@ class SentenceTransformerView:
     """
 
     similarity_fn_name: Literal["cosine"] = "cosine"
-    model_card_data = _NoModelCard()
+    model_card_data = SimpleNamespace(set_evaluation_metrics=lambda *args, **options: None)
+    """Where the library's evaluators would store results; an `Encoder` has no model card."""
 
     def __init__(self, encoder: Any) -> None:
         self.encoder = encoder  # an `Encoder`, whose module imports this one
@@ -129,8 +125,23 @@ class SentenceTransformerView:
 
     @property
     def mteb_model_meta(self) -> Any:
-        """mteb's description of the model, used for names and cached results."""
-        return _model_meta(self.encoder)
+        """mteb's `ModelMeta`; mteb caches results by its revision, so that holds all that vectors depend on."""
+        from mteb.models.model_meta import ModelMeta, ScoringFunction
+
+        encoder = self.encoder
+        about = encoder.describe(encoder.feature()) | {"precision": encoder.runtime.precision}  # the same in each call
+        parts = ("weight_hash", "precision", "layer", "pool", "transform", "dimension")
+        return ModelMeta.create_empty(
+            {
+                "name": f"perception-encoder/{encoder.name}",
+                "revision": "-".join(str(about[part])[:16] for part in parts),
+                "modalities": ["image", "video"] * encoder.reads_images + ["text"] * encoder.reads_texts,
+                "embed_dim": encoder.dimension,
+                "n_parameters": sum(parameter.numel() for parameter in encoder.model.parameters()),
+                "similarity_fn_name": ScoringFunction.COSINE,
+                "framework": ["PyTorch"],
+            }
+        )
 
     def get_embedding_dimension(self) -> int:
         """`Encoder.dimension`, under sentence-transformers' name."""
@@ -173,22 +184,3 @@ def _batches(loader: Any) -> Iterator[list[object]]:
 def _content(video: object) -> object:
     """Return the bytes or the path of a file as `datasets` stores it."""
     return (video["bytes"] or Path(video["path"])) if isinstance(video, Mapping) else video
-
-
-def _model_meta(encoder: Any) -> Any:
-    """Return mteb's `ModelMeta`; mteb caches results by its revision, so that holds all that vectors depend on."""
-    from mteb.models.model_meta import ModelMeta, ScoringFunction
-
-    about = encoder.describe(encoder.feature()) | {"precision": encoder.runtime.precision}  # the same in each call
-    parts = ("weight_hash", "precision", "layer", "pool", "transform", "dimension")
-    return ModelMeta.create_empty(
-        {
-            "name": f"perception-encoder/{encoder.name}",
-            "revision": "-".join(str(about[part])[:16] for part in parts),
-            "modalities": ["image", "video"] * encoder.reads_images + ["text"] * encoder.reads_texts,
-            "embed_dim": encoder.dimension,
-            "n_parameters": sum(parameter.numel() for parameter in encoder.model.parameters()),
-            "similarity_fn_name": ScoringFunction.COSINE,
-            "framework": ["PyTorch"],
-        }
-    )
