@@ -210,11 +210,10 @@ def upright_size(source: Source, name: str | None = None) -> tuple[int, int]:
 
 
 def _upright_size(image: Image.Image) -> tuple[int, int]:
-    try:
-        sideways = image.getexif().get(ExifTags.Base.Orientation, 1) in _SIDEWAYS
-    except Exception:  # damaged EXIF does not damage the image
-        sideways = False
-    return (image.height, image.width) if sideways else image.size
+    with suppress(Exception):  # damaged EXIF does not damage the image
+        if image.getexif().get(ExifTags.Base.Orientation, 1) in _SIDEWAYS:
+            return image.height, image.width
+    return image.size
 
 
 def _prepare_heif(stream: BinaryIO, name: str) -> None:
@@ -249,21 +248,16 @@ def plain_image(image: Image.Image) -> Image.Image:
     their transparency dropped. Raises ValueError for other values and modes.
     """
     image.load()  # or a damaged file would be noticed later only, or never
-    return _eight_bit(_upright(image))
+    with suppress(Exception):  # damaged EXIF does not damage the image
+        if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+            image = ImageOps.exif_transpose(image)
+    return _eight_bit(image)
 
 
 def content_key(images: Iterable[Image.Image], *settings: object) -> str:
     """Return a cache key that depends on the images' pixels and on `settings`, not on names."""
     content = (part for image in images for part in (image.size, image.convert("RGB").tobytes()))
     return digest(repr(settings), *content)
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    try:
-        is_turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
-        return ImageOps.exif_transpose(image) if is_turned else image
-    except Exception:  # damaged EXIF does not damage the image
-        return image
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
