@@ -146,9 +146,7 @@ def sample_frames(
 def frame_rate(source: Source, name: str | None = None) -> float:
     """Return a video's mean frame rate, 1 for a single frame; raises what `read_frames` does."""
     with open_source(source, name) as (stream, name), decoding(name), open_container(stream, name) as opened:
-        timeline = _scan(*opened)
-    if not timeline.ticks:
-        raise MediaDecodeError(name, "holds no frames")
+        timeline = _scan(*opened, name)
     duration = timeline.times[-1]
     return (len(timeline.ticks) - 1) / duration if duration > 0 else 1.0
 
@@ -185,9 +183,7 @@ def _read(stream: BinaryIO, name: str, selection: _Selection, admit: Admit | Non
         selection = _within_budget(selection, video)
         if admit is not None:
             admit(min(video.width * video.height * selection.count * PIXEL_BYTES, MAX_BYTES))
-        timeline = _scan(container, video)
-        if not timeline.ticks:
-            raise MediaDecodeError(name, "holds no frames")
+        timeline = _scan(container, video, name)
         numbers = _frame_numbers(timeline, name, selection) if timeline.indexed else []
         converter = FrameImages(name, selection.side, MAX_BYTES // _STORED_BYTES)
         found = _by_seeking(container, video, timeline, sorted(set(numbers)), converter)
@@ -220,9 +216,7 @@ def _sample(
     """Yield a frame every `every` seconds, by seeking while that works, then decoding all; `end` is the video's."""
     near = near and isinstance(source, Path | bytes)
     with open_container(stream, name, near) as (container, video):
-        timeline = _scan(container, video)
-        if not timeline.ticks:
-            raise MediaDecodeError(name, "holds no frames")
+        timeline = _scan(container, video, name)
         times, end, taken = timeline.times, timeline.duration, recorded(container)
         first = due = times[max(0, bisect.bisect_right(times, start) - 1)]
         numbers = []
@@ -307,8 +301,8 @@ def _warn_of_damage(timeline: _Timeline, name: str) -> None:
         logger.warning("%s: ends early or is damaged; used the %d frames that decode", name, len(timeline.ticks))
 
 
-def _scan(container: InputContainer, video: VideoStream) -> _Timeline:
-    """Read every packet without decoding any."""
+def _scan(container: InputContainer, video: VideoStream, name: str) -> _Timeline:
+    """Read every packet without decoding any; MediaDecodeError if there are no frames."""
     ticks: list[int | None] = []
     keys, last, whole = [], 0, True
     ends: dict[int, int] = {}  # of each stream, in its own ticks
@@ -329,6 +323,8 @@ def _scan(container: InputContainer, video: VideoStream) -> _Timeline:
             last = duration or last
             if pts is not None and packet.is_keyframe:
                 keys.append(pts)
+    if not ticks:
+        raise MediaDecodeError(name, "holds no frames")
     units = {stream.index: stream.time_base for stream in container.streams}  # some streams begin midway
     end = max((float(at * unit) for index, at in ends.items() if (unit := units.get(index))), default=0.0)
     start = 0 if container.format.name in _FROM_ZERO else max(0, container.start_time or 0)
