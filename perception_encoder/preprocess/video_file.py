@@ -9,12 +9,12 @@ import errno
 import logging
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol, cast
+from typing import Any, BinaryIO, cast
 
 import av
 import av.error
@@ -196,10 +196,8 @@ def recorded(container: InputContainer) -> datetime | None:
     return moment if 1970 < moment.year < 9999 else None
 
 
-class AddFrame(Protocol):
-    """Adds a frame of the video's size."""
-
-    def __call__(self, frame: Image.Image | UInt8[np.ndarray, "H W 3"], /) -> None: ...
+AddFrame = Callable[[Image.Image | UInt8[np.ndarray, "H W 3"]], None]
+"""Adds a frame of the video's size."""
 
 
 @contextmanager
@@ -218,7 +216,7 @@ def write_video(path: Path, size: tuple[int, int], rate: float) -> Iterator[AddF
         stream = container.add_stream("libx264", rate=Fraction(rate).limit_denominator(1001), options={"crf": "20"})
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
 
-        def add(frame: Image.Image | np.ndarray, /) -> None:
+        def add(frame: Image.Image | np.ndarray) -> None:
             pixels = np.ascontiguousarray(np.asarray(frame)[:height, :width])
             container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
 
