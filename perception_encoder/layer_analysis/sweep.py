@@ -51,13 +51,9 @@ class LayerScore(Estimate):
         return cls(**values, name=score.name, n=score.n, pool=pool, lower_is_better=score.lower_is_better)
 
     def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON values, which `from_fields` reads, with `DIGITS` decimals."""
         arrays = {name: value for name, value in vars(self).items() if isinstance(value, np.ndarray)}
         return {**vars(self), **{name: [round(float(v), DIGITS) for v in values] for name, values in arrays.items()}}
-
-    @classmethod
-    def from_dict(cls, value: Mapping[str, Any]) -> LayerScore:
-        """Read the result of `to_dict`; ValueError for anything else."""
-        return from_fields(cls, value)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -248,7 +244,7 @@ def evaluated_layers(encoder: LayerFeatures, layers: Sequence[int] | None) -> li
 
 def _layer_score(score: Score) -> LayerScore:
     """Return a score with draws of as many digits as a report's."""
-    return LayerScore.from_dict(LayerScore.of(score).to_dict())
+    return from_fields(LayerScore, LayerScore.of(score).to_dict())
 
 
 @dataclass(frozen=True, kw_only=True)
