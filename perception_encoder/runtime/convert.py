@@ -75,8 +75,7 @@ class Source:
     @torch.inference_mode()
     def run(self, inputs: np.ndarray) -> np.ndarray:
         """Return torch's output in float32."""
-        found: np.ndarray = self.module(torch.from_numpy(inputs)).numpy()
-        return found
+        return self.module(torch.from_numpy(inputs)).numpy()
 
 
 def convert_tower(
@@ -110,10 +109,8 @@ def _convert_tower(
         if program is not None and source.tower == "image" and measures():
             speeds = _speeds(core, exact, program, source)
             if speeds["int8"] < speeds["bfloat16"]:
-                program, reason = (
-                    None,
-                    "{int8:.1f} images/s on this CPU, and {bfloat16:.1f} in bfloat16".format(**speeds),
-                )
+                program = None
+                reason = "{int8:.1f} images/s on this CPU, and {bfloat16:.1f} in bfloat16".format(**speeds)
         if program is not None:
             found = program(source.example)
             np.savez(directory / EXAMPLE, inputs=source.example, outputs=found)

@@ -127,8 +127,7 @@ def _compile(core: Any, path: Path, shape: Sequence[int] | None, options: dict[s
 
 def _output(request: Any) -> np.ndarray:
     request.wait()
-    found: np.ndarray = request.get_output_tensor(0).data.copy()
-    return found
+    return request.get_output_tensor(0).data.copy()
 
 
 def unit_difference(found: np.ndarray, expected: np.ndarray) -> float:

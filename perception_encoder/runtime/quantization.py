@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from itertools import product
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
@@ -89,13 +89,10 @@ def quantize(model: openvino.Model, method: Method, samples: Iterable[np.ndarray
     with needs_extra("fast", "nncf"):
         import nncf
     logging.getLogger("nncf").setLevel(logging.ERROR)
-    quantized: Any
     with redirect_stdout(io.StringIO()):  # where it draws bars
         if method == "weights":
-            quantized = nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_ASYM)
-        else:
-            quantized = _quantize_static(model, samples)
-    return quantized
+            return nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_ASYM)
+        return _quantize_static(model, samples)
 
 
 def _quantize_static(model: openvino.Model, samples: Iterable[np.ndarray]) -> openvino.Model:
@@ -114,7 +111,7 @@ def _quantize_static(model: openvino.Model, samples: Iterable[np.ndarray]) -> op
     floats = [".*(conv1|patch_embed).*", ".*attn_pool.*", ".*aten::matmul.*"]  # and projections
     if model.input(0).element_type.get_type_name() == "i64":  # token ids
         floats.append(_FIRST_BLOCKS)
-    quantized: Any = nncf.quantize(
+    return nncf.quantize(
         model,
         nncf.Dataset(inputs),
         preset=nncf.QuantizationPreset.MIXED,  # ranges of activations need not be symmetric
@@ -126,7 +123,6 @@ def _quantize_static(model: openvino.Model, samples: Iterable[np.ndarray]) -> op
             smooth_quant_alphas=AdvancedSmoothQuantParameters(convolution=-1, matmul=-1),
         ),
     )
-    return quantized
 
 
 def calibration_pixels(height: int, width: int) -> UInt8[np.ndarray, "n 3 H W"]:

@@ -154,8 +154,7 @@ def pooled(prefix: Tensor, patches: Tensor, pool: str) -> np.ndarray:
 
 def as_array(features: Tensor) -> np.ndarray:
     """Return features as float32 on the CPU."""
-    array: np.ndarray = features.float().cpu().numpy()
-    return array
+    return features.float().cpu().numpy()
 
 
 _beginning = threading.Lock()  # no thread may ask torch for its number of cores while those of a pool set theirs
