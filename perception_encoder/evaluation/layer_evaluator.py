@@ -73,6 +73,9 @@ def evaluate_layer(
 class HeadEvaluator(ABC):
     """A task with a head that is fitted on one dataset's features and tested on another's."""
 
+    label: Label
+    """Of the scores, without the settings that all heads have."""
+
     def __init__(
         self,
         name: str,
@@ -96,11 +99,6 @@ class HeadEvaluator(ABC):
         self.name, self.head, self.image_size, self.head_seeds = name, head, image_size, head_seeds
         self._sets = {"train": train, "test": test}
         self._inputs: tuple[EncoderInputs, ...] = ()
-
-    @property
-    @abstractmethod
-    def label(self) -> Label:
-        """Label of the scores, without the settings that all heads have."""
 
     @property
     @abstractmethod

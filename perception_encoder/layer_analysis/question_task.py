@@ -36,10 +36,7 @@ class QuestionTask(HeadEvaluator):
         self._turns, self._boxes = cache(self._read_turns), cache(partial(_scaled_boxes, test))
         sets = (train, self._turns), (test, self._boxes)
         super().__init__(task.name, *sets, head or AnswerHeadConfig(), image_size, head_seeds)
-
-    @property
-    def label(self) -> Label:
-        return Label(task=self.task.name, method="answers")
+        self.label = Label(task=task.name, method="answers")
 
     @cached_property
     def digest(self) -> str:

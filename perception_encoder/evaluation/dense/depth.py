@@ -65,13 +65,10 @@ class DepthEvaluator(HeadEvaluator):
         self._pixels = np.zeros(2, dtype=np.int64)  # those of known depth, and those within the range
         targets = partial(self._known, train, whole), partial(self._known, test, self.protocol)
         super().__init__(name, (train, targets[0]), (test, targets[1]), self.protocol.head, image_size, head_seeds)
-
-    @property
-    def label(self) -> Label:
-        return Label(
-            task=self.test.name,
+        self.label = Label(
+            task=test.name,
             method="depth head, medians aligned" if self.protocol.aligned else "depth head",
-            settings={"channels": str(self.head.channels), "per metre": f"{self.test.per_metre:g}"},
+            settings={"channels": str(self.head.channels), "per metre": f"{test.per_metre:g}"},
         )
 
     @cached_property

@@ -57,14 +57,11 @@ class DetectionEvaluator(HeadEvaluator):
         sets = (train, train.instances), (test, test.instances)
         super().__init__(name, *sets, head or DetectionConfig(), image_size, head_seeds)
         self.train, self.test, self.masks = train, test, train.has_masks and test.has_masks
-
-    @property
-    def label(self) -> Label:
-        least_score, most = self.head.limits(self.train.lvis)
-        return Label(
-            task=self.test.name,
+        least_score, most = self.head.limits(train.lvis)
+        self.label = Label(
+            task=test.name,
             method="Mask R-CNN" if self.masks else "Faster R-CNN",
-            classes=len(self.test.categories),
+            classes=len(test.categories),
             settings={"channels": str(self.head.channels), "least score": f"{least_score:g}", "most": str(most)},
         )
 

@@ -44,10 +44,7 @@ class SegmentationEvaluator(HeadEvaluator):
         self.train, self.test = keep_trained(train, test, track)
         sets = [(images, partial(_known_labels, images)) for images in (self.train, self.test)]
         super().__init__(name, sets[0], sets[1], head or SegmentationConfig(), image_size, head_seeds)
-
-    @property
-    def label(self) -> Label:
-        return Label(
+        self.label = Label(
             task=self.test.name,
             method="linear segmentation",
             classes=len(self.train.classes),
