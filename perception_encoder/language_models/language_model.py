@@ -46,15 +46,12 @@ class TextModel(Assistant):
 
     def __init__(self, name: str, decoder: Decoder, reader: PromptReader | None = None) -> None:
         self.name, self.decoder, self.reader = name, decoder, reader or TorchReader(decoder.model)
+        self._whole: nn.Module = decoder.model  # of which the hash tells
 
     def describe(self) -> dict[str, Any]:
         """Return the name, the hash of the weights, and "int8" if that is their precision."""
         precision = {"precision": "int8"} if self.reader.precision == "int8" else {}
-        return {"name": self.name, "weights": state_hash(self._module.state_dict()), **precision}
-
-    @property
-    def _module(self) -> nn.Module:
-        return self.decoder.model
+        return {"name": self.name, "weights": state_hash(self._whole.state_dict()), **precision}
 
     def generate(self, conversations: Sequence[Sequence[Message]], sampling: Sampling | None = None) -> list[Reply]:
         """Return an answer to each conversation, greedily by default; ContextLengthError for one that does not fit."""
@@ -141,6 +138,7 @@ class LanguageModel(TextModel):
     ) -> None:
         super().__init__(name, decoder, reader)
         self.model, self.media = model.eval(), media
+        self._whole = model
         self.tile, self.tiles = media.image_size, media.tiles
         self.encoded = 0
         self._tokens: OrderedDict[tuple[int, bool], tuple[ReferenceType[MediaPart], Tensor]] = OrderedDict()
@@ -148,10 +146,6 @@ class LanguageModel(TextModel):
     def describe(self) -> dict[str, Any]:
         """Return what it does for texts, and the settings of media."""
         return {**super().describe(), "media": asdict(self.media)}
-
-    @property
-    def _module(self) -> nn.Module:
-        return self.model
 
     @torch.inference_mode()
     def yes_probabilities(self, conversations: Sequence[Sequence[Message]]) -> np.ndarray:
