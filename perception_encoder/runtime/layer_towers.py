@@ -103,13 +103,10 @@ class LayerTowers(Towers):
 
     @torch.inference_mode()
     def images(self, pixels: Sequence[Any] | np.ndarray, layer: int, pool: str, role: Role = None) -> np.ndarray:
-        return pooled(*self.split_tokens(torch.from_numpy(np.asarray(pixels)), layer), pool)
-
-    def split_tokens(self, pixels: Tensor, layer: int) -> tuple[Tensor, Tensor]:
-        """Return prefix (B, P, D) and patch tokens (B, N, D) of a layer for pixels (B, 3, H, W), uint8."""
-        (tokens,) = self._run(self._scaled(pixels), [layer])
-        patches = pixels.shape[-2] * pixels.shape[-1] // self.patch_size**2
-        return tokens[:, :-patches], tokens[:, -patches:]
+        batch = torch.from_numpy(np.asarray(pixels))
+        (tokens,) = self._run(self._scaled(batch), [layer])
+        patches = batch.shape[-2] * batch.shape[-1] // self.patch_size**2  # after the prefix
+        return pooled(tokens[:, :-patches], tokens[:, -patches:], pool)
 
     def tokens(
         self, images: Sequence[Image.Image], layers: Sequence[int], size: tuple[int, int]

@@ -46,7 +46,10 @@ class TorchThreads:
     @property
     def workers(self) -> int:
         """As many as torch computes with if each has a core, else the decoding threads."""
-        return _cores() if self.per_core else min(8, os.cpu_count() or 1)
+        if not self.per_core:
+            return min(8, os.cpu_count() or 1)
+        with _beginning:
+            return torch.get_num_threads()
 
     def threads(self, count: int) -> AbstractContextManager[ThreadPoolExecutor]:
         return _single_core_threads(count) if self.per_core else ThreadPoolExecutor(count, "encode")
@@ -158,11 +161,6 @@ def as_array(features: Tensor) -> np.ndarray:
 
 
 _beginning = threading.Lock()  # no thread may ask torch for its number of cores while those of a pool set theirs
-
-
-def _cores() -> int:
-    with _beginning:
-        return torch.get_num_threads()
 
 
 @contextmanager
