@@ -210,10 +210,10 @@ def run_sweep(
     tested: dict[str, tuple[EncoderInputs, Mapping[int, CachedTokens]]] = {}
     for name, task in tasks.items():
         swept = SweptLayers(encoder, name, cache, numbers)
-        scores = {
-            layer: {score.name: _layer_score(score) for score in task.run(swept.at(layer), track)}
-            for layer in track(numbers, f"{name}, {encoder.name}", len(numbers))
-        }
+        scores: dict[int, dict[str, LayerScore]] = {}
+        for layer in track(numbers, f"{name}, {encoder.name}", len(numbers)):
+            found = map(LayerScore.of, task.run(swept.at(layer), track))  # with the digits of a report, as follows
+            scores[layer] = {score.name: from_fields(LayerScore, score.to_dict()) for score in found}
         for images, features in swept.encoded:
             keys |= {f"{images.digest}/{key}" for key in images.keys}
             failures |= {f"{images.digest}/{failure.source}": failure for failure in features[numbers[0]].failures}
@@ -240,11 +240,6 @@ def evaluated_layers(encoder: LayerFeatures, layers: Sequence[int] | None) -> li
     ConfigError for a layer that does not exist.
     """
     return encoder.resolve_layers(None if layers is None else [*layers, -1])
-
-
-def _layer_score(score: Score) -> LayerScore:
-    """Return a score with draws of as many digits as a report's."""
-    return from_fields(LayerScore, LayerScore.of(score).to_dict())
 
 
 @dataclass(frozen=True, kw_only=True)
