@@ -14,7 +14,7 @@ import numpy as np
 from perception_encoder.errors import DataError, InputError, OutputError
 from perception_encoder.formats.listing import Item, list_items
 from perception_encoder.inference.encoder import Encoder
-from perception_encoder.inference.pipeline import Embedding
+from perception_encoder.inference.pipeline import Embedding, Failure
 from perception_encoder.preprocess.fetch import is_url
 from perception_encoder.preprocess.source import unescape_name
 from perception_encoder.progress import Track, untracked
@@ -78,16 +78,13 @@ def list_media_items(
 
 def encode_media(encoder: Encoder, items: Sequence[Item], progress: Track = untracked) -> Collection:
     """Encode items in order; a video's embedding is the mean of its frames'."""
-    good: list[Item] = []
-    vectors = [np.empty((0, encoder.dimension), np.float32)]
-    is_video: list[bool] = []
-    failures: list[InputError] = []
-    results = chain.from_iterable(encoder.stream_items(items, encoder.feature()))
-    for result in progress(results, "encoding files", len(items)):
-        if isinstance(result, Embedding):
-            good.append(result.key)
-            vectors.append(result.vector[None])
-            is_video.append(bool(result.times))
-        else:
-            failures.append(result.error)
-    return Collection(items=good, vectors=np.concatenate(vectors), is_video=is_video, failures=failures)
+    stream = chain.from_iterable(encoder.stream_items(items, encoder.feature()))
+    results = list(progress(stream, "encoding files", len(items)))
+    good = [result for result in results if isinstance(result, Embedding)]
+    vectors = [np.empty((0, encoder.dimension), np.float32), *(result.vector[None] for result in good)]
+    return Collection(
+        items=[result.key for result in good],
+        vectors=np.concatenate(vectors),
+        is_video=[bool(result.times) for result in good],
+        failures=[result.error for result in results if isinstance(result, Failure)],
+    )
