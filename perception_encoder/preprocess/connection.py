@@ -109,9 +109,6 @@ class _Stream(httpcore.NetworkStream):
         self._connection = ssl_context.wrap_socket(self._connection, server_hostname=server_hostname)
         return self
 
-    def get_extra_info(self, info: str) -> Any:
-        return None
-
 
 def _seconds_until(deadline: float) -> float:
     seconds = deadline - time.monotonic()
