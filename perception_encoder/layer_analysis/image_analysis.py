@@ -111,10 +111,6 @@ class ImageAnalysis:
         h, w, _ = next(iter(self.maps.values())).shape
         return h, w
 
-    @property
-    def global_from(self) -> int | None:
-        return first_global_layer(self.statistics)
-
     def similarities(self, layer: int) -> Float[np.ndarray, "h w"]:
         """Return the cosine similarity of every patch to the chosen one."""
         return similarity(self.maps[layer], self.row, self.column)

@@ -326,5 +326,5 @@ def draw_features(
         return f"from left to right: the image, {drawn}"
     analysis = analyse_image(load_layers(models[0]), opened, layers, at=at)
     write_png(plot_image(analysis), out)
-    start = analysis.global_from
+    start = first_global_layer(analysis.statistics)
     return f"{analysis.model}: {'no global tokens' if start is None else f'global tokens from layer {start}'}"

@@ -108,7 +108,7 @@ WIDE = Image.new("RGB", (60, 30), (200, 100, 50))
 def test_an_image_with_a_global_token() -> None:
     analysis = analyse_image(tower(5), dark(8), [-1, 0], at=(0.0, 0.99))
     assert list(analysis.maps) == [0, 7] and analysis.grid == (6, 6)
-    assert (analysis.row, analysis.column) == (5, 0) and analysis.global_from == 5
+    assert (analysis.row, analysis.column) == (5, 0) and first(analysis.statistics) == 5
     assert (
         analysis.median_attention(7)[1, 2] > 30 and analysis.median_attention(7)[0, 0] < 1
     )  # patch 8 is in row 1, column 2
