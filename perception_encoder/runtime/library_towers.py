@@ -104,17 +104,14 @@ class LibraryTowers(Towers):
         return LayerTowers(self.adapter.name, self.adapter.tower(), self.device, self.dtype, final_norm=True)
 
     def images(self, pixels: Sequence[Any] | np.ndarray, layer: int, pool: str, role: Role = None) -> np.ndarray:
-        found = None
         if self._compiled and self.adapter.image_shape:
             batch = [np.stack(list(image.values())) for image in pixels]
-            if all(arguments.shape == (1, *self.adapter.image_shape) for arguments in batch):
-                found = self._compiled.run("image", None, np.stack(batch))
-            else:
+            if any(arguments.shape != (1, *self.adapter.image_shape) for arguments in batch):
                 warnings.warn(f"{self.name}: images of another size need torch", FallbackWarning, stacklevel=2)
-        if found is None:
-            with torch.inference_mode():
-                return as_array(self.adapter.embed_images(list(pixels), role))
-        return found
+            elif (found := self._compiled.run("image", None, np.stack(batch))) is not None:
+                return found
+        with torch.inference_mode():
+            return as_array(self.adapter.embed_images(list(pixels), role))
 
     @torch.inference_mode()
     def video(self, frames: Sequence[Pixels], times: Sequence[float], role: Role) -> np.ndarray:
@@ -123,11 +120,10 @@ class LibraryTowers(Towers):
     def texts(self, texts: Sequence[str], role: Role = None) -> np.ndarray:
         if not self.reads_texts:
             return super().texts(texts)
-        found = self._compiled_texts(texts, role)
-        if found is None:
-            with torch.inference_mode():
-                return as_array(self.adapter.embed_texts(list(texts), role))
-        return found
+        if (found := self._compiled_texts(texts, role)) is not None:
+            return found
+        with torch.inference_mode():
+            return as_array(self.adapter.embed_texts(list(texts), role))
 
     def _compiled_texts(self, texts: Sequence[str], role: Role) -> np.ndarray | None:
         """Return embeddings of texts by OpenVINO; None if torch must answer."""

@@ -127,13 +127,11 @@ class CompiledTowers:
 
     def run(self, name: Tower, layer: int | None, inputs: np.ndarray) -> np.ndarray | None:
         """Return a tower's output, with a `layer` its tokens; None if torch must answer."""
-        if not len(inputs):
-            outputs = self.run(name, layer, np.zeros((1, *inputs.shape[1:]), inputs.dtype))
-            return None if outputs is None else outputs[:0]
-        if name != "image" and (more := _steps(len(inputs)) - len(inputs)):
-            outputs = self.run(name, layer, np.concatenate([inputs, np.repeat(inputs[:1], more, axis=0)]))
-            return None if outputs is None else outputs[: len(inputs)]
-        return self._with_tower(name, layer, lambda tower: tower.run(inputs))
+        rows = inputs if len(inputs) else np.zeros((1, *inputs.shape[1:]), inputs.dtype)
+        if name != "image" and (more := _steps(len(rows)) - len(rows)):
+            rows = np.concatenate([rows, np.repeat(rows[:1], more, axis=0)])
+        outputs = self._with_tower(name, layer, lambda tower: tower.run(rows))
+        return None if outputs is None else outputs[: len(inputs)]
 
     def leave_to_torch(self, name: Tower) -> None:
         """Do not compile a tower: torch computes it."""
