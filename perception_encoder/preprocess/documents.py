@@ -5,6 +5,7 @@ A process of its own renders a document, since a small one may take PDFium years
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import math
@@ -73,11 +74,8 @@ def open_pdf_pages(
         raise getattr(errors, answer["error"])(answer["path"], answer["reason"])
     if pages is None and answer["total"] > PAGES:
         logger.warning("%s: has %d pages; reading the first %d: choose others with pages", name, answer["total"], PAGES)
-    images, start = [], 0
-    for width, height in answer["sizes"]:
-        images.append(Image.frombytes("RGB", (width, height), pixels[start : start + 3 * width * height]))
-        start += 3 * width * height
-    return images
+    stream = io.BytesIO(pixels)
+    return [Image.frombytes("RGB", size, stream.read(3 * math.prod(size))) for size in map(tuple, answer["sizes"])]
 
 
 def answer_request() -> None:
