@@ -242,11 +242,7 @@ class Adapter(ABC):
     def structure(self) -> str:
         """Hash of what the weights do not tell, such as the number of heads: the modules' types and plain values."""
         parts = [
-            (
-                name,
-                type(module).__name__,
-                sorted((key, value) for key, value in vars(module).items() if _is_plain(value)),
-            )
+            (name, type(module).__name__, sorted(item for item in vars(module).items() if _is_plain(item[1])))
             for name, module in self.model.named_modules()
         ]
         text = f"{parts} {getattr(self.model, 'config', '')}".replace(self.listed, "")  # which may be a path

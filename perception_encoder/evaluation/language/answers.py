@@ -150,9 +150,8 @@ def extract_choice(prediction: str, choices: Sequence[str]) -> int | None:
     for index, choice in enumerate(texts):
         if text == f"{chr(ord('a') + index)} {choice}":
             return index
-    for pattern in (_FIRST, _AFTER_WORD):
-        if (match := pattern.match(prediction) if pattern is _FIRST else pattern.search(prediction)) is not None:
-            return _of_letter(match[1] or match[2], len(choices))
+    if match := _FIRST.match(prediction) or _AFTER_WORD.search(prediction):
+        return _of_letter(match[1] or match[2], len(choices))
     letters = set(_IN_PARENTHESES.findall(prediction))
     if len(letters) == 1:
         return _of_letter(letters.pop(), len(choices))
