@@ -97,8 +97,7 @@ class LayerTowers(Towers):
 
     def settings(self, layer: int | None = None) -> dict[str, str]:
         """Return everything but the images and their size that tokens depend on."""
-        dtype = str(self.dtype).removeprefix("torch.")
-        norm = "last layer" if self.final_norm else "none"
+        norm, dtype = "last layer" if self.final_norm else "none", self.runtime.precision
         return {"weights": self.weight_hash, "dtype": dtype, "device": self.device.type, "final norm": norm}
 
     @torch.inference_mode()
@@ -167,11 +166,9 @@ class LayerTowers(Towers):
         finite = torch.stack([tokens.isfinite().all() for tokens in outputs]).tolist()  # waits once
         for layer, is_finite in zip(layers, finite, strict=True):
             if not is_finite:
-                dtype = str(self.dtype).removeprefix("torch.")
-                raise ModelError(
-                    f"{self.source} gives NaN or infinity in {dtype} at layer {layer}: its weights are bad"
-                    + ("" if dtype == "float32" else ", or need float32")
-                )
+                other = "" if self.dtype == torch.float32 else ", or need float32"
+                where = f"in {self.runtime.precision} at layer {layer}"
+                raise ModelError(f"{self.source} gives NaN or infinity {where}: its weights are bad{other}")
         return outputs
 
 
