@@ -23,7 +23,7 @@ from jaxtyping import Float
 from PIL import Image
 
 from perception_encoder.errors import DataError, InputError, MediaDecodeError, ModelError, OutputError
-from perception_encoder.evaluation.inputs import EncoderInputs, check_finite, decode_chunks
+from perception_encoder.evaluation.inputs import EncoderInputs, decode_chunks
 from perception_encoder.files import digest
 from perception_encoder.inference.layer_features import LayerFeatures
 from perception_encoder.progress import Track, untracked
@@ -253,7 +253,9 @@ class _Pass:
             tokens = encoded.pop(layer)  # freed one by one: of a large model they are most of the memory
             n, h, w, width = tokens.patches.shape
             joined = np.concatenate([tokens.prefix, tokens.patches.reshape(n, h * w, width)], axis=1)  # (B·F, N, D)
-            check_finite(joined, f"{self.encoder.name}, layer {layer},", self.inputs.name)
+            if bad := sum(not np.isfinite(image).all() for image in joined):
+                where = f"in {bad} of {len(joined)} vectors of {self.inputs.name}"
+                raise ModelError(f"{self.encoder.name}, layer {layer}, gives NaN or infinity {where}; try float32")
             rows = len(items) if len({len(item) for item in items}) == 1 else 0
             if not rows or self.shape not in ((0, 0), (joined.size // (rows * width), width)):
                 raise DataError(f"{self.inputs.name} mixes images and videos; give datasets of one kind")

@@ -14,11 +14,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
 from PIL import Image
 
 from perception_encoder.datasets.labelled import ImageSet, LabelledImages
-from perception_encoder.errors import DataError, InputError, MediaDecodeError, MediaNotFoundError, ModelError
+from perception_encoder.errors import DataError, InputError, MediaDecodeError, MediaNotFoundError
 from perception_encoder.formats.media_directory import Clip, MediaSource, unpacked
 from perception_encoder.preprocess.frames import VideoFrames
 from perception_encoder.preprocess.media import Media, open_media, resolve
@@ -143,13 +142,6 @@ def decode_chunks(
         if (row + 1 - start) % size == 0 or row + 1 == rows.stop:
             yield row + 1, opened, failures
             opened, failures = [], []
-
-
-def check_finite(features: np.ndarray, model: str, inputs: str) -> np.ndarray:
-    """Return features (n, …) unchanged; `ModelError` if there are NaN or infinity."""
-    if bad := sum(not np.isfinite(feature).all() for feature in features):
-        raise ModelError(f"{model} gives NaN or infinity in {bad} of {len(features)} vectors of {inputs}; try float32")
-    return features
 
 
 def content_digest(sources: Sequence[MediaSource]) -> str:
