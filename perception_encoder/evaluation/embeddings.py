@@ -20,7 +20,7 @@ from perception_encoder.errors import ConfigError, DataError, InputError
 from perception_encoder.evaluation.inputs import FRAMES, decode_chunks, inputs_of
 from perception_encoder.evaluation.results import Evaluator, Result, run_evaluators
 from perception_encoder.inference.encoder import Encoder
-from perception_encoder.inference.load import given_or_loaded
+from perception_encoder.inference.load import load
 from perception_encoder.inference.model_spec import ModelSpec
 from perception_encoder.preprocess.image import check_transform
 from perception_encoder.progress import Track, untracked
@@ -146,7 +146,7 @@ def load_variants(
     names: Sequence[str] = [name.strip() for name in transforms.split(",")] if transforms is not None else []
     for name in names:
         check_transform(name)
-    encoder = given_or_loaded(model).decoding_as("exact")
+    encoder = (model if isinstance(model, Encoder) else load(model)).decoding_as("exact")
     if texts and not encoder.reads_texts:
         raise ConfigError(f"{encoder.name} is a vision tower without a text tower; evaluate it by k-NN or a probe")
     names = names or (encoder.towers.modes if texts else encoder.towers.modes[:1])

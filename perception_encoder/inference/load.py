@@ -59,11 +59,6 @@ def load(
     return load_spec(ModelSpec.of(name, device, **keywords), towers, dtype)
 
 
-def given_or_loaded(model: str | Path | ModelSpec | Encoder) -> Encoder:
-    """Return a given encoder, or load a model by its name."""
-    return model if isinstance(model, Encoder) else load(model)
-
-
 def as_encoder(model: ModelLike, **keywords: Unpack[ModelKeywords]) -> Encoder:
     """Return the encoder of a call's model and keywords: see `choose_model` and `load_chosen`."""
     return load_chosen(choose_model(model, **keywords))

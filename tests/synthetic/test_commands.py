@@ -28,7 +28,7 @@ def photos(tmp_path: Path) -> Path:
 @pytest.fixture
 def colours(monkeypatch) -> None:
     """Every model is one that sees colours."""
-    monkeypatch.setattr(embeddings, "given_or_loaded", lambda model: colour_encoder())
+    monkeypatch.setattr(embeddings, "load", lambda model: colour_encoder())
 
 
 def test_results_are_printed_and_written(run_module, colours, photos: Path, tmp_path: Path) -> None:

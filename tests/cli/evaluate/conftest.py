@@ -32,11 +32,9 @@ def colour_models(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every model sees colours, except "blind"."""
 
     def find(model):
-        if isinstance(model, Encoder):
-            return model
         return Encoder(ColourBlind() if ModelSpec.of(model).name == "blind" else ColourTowers())
 
-    monkeypatch.setattr(embeddings, "given_or_loaded", find)
+    monkeypatch.setattr(embeddings, "load", find)
 
 
 @pytest.fixture
