@@ -38,11 +38,6 @@ RENDER_SECONDS = 30.0
 """Maximum seconds to render `PAGES` pages."""
 
 
-def is_pdf(head: bytes) -> bool:
-    """Return whether a file's first bytes are a PDF's, possibly after a few others."""
-    return b"%PDF-" in head
-
-
 def open_pdf_pages(
     source: Source, name: str | None = None, pages: Sequence[int] | None = None, tile: int = 448, budget: int = 4
 ) -> list[Image.Image]:
