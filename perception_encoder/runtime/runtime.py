@@ -40,14 +40,10 @@ class Runtime(Protocol):
     """As torch names devices, such as "cpu" or "cuda:0"."""
     per_core: bool
     """Whether each worker computes on a core of its own, so that work should be split among all."""
-
-    @property
-    def batch_size(self) -> int:
-        """Number of images to compute together."""
-
-    @property
-    def text_batch_size(self) -> int:
-        """Number of texts to compute together."""
+    batch_size: int
+    """Number of images to compute together."""
+    text_batch_size: int
+    """Number of texts to compute together."""
 
     @property
     def workers(self) -> int:
