@@ -216,19 +216,15 @@ def _mark(axes: Any, analysis: ImageAnalysis) -> None:
 
 
 def _frame(axes: Any) -> None:
-    axes.set_xticks([])
-    axes.set_yticks([])
-    for side in axes.spines.values():
-        side.set_color(LINE)
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_color(LINE)
 
 
 def _bare_axes(axes: Any) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        axes.spines[side].set_color(QUIET)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(QUIET)
     axes.tick_params(colors=QUIET, labelsize=8)
     for label in (axes.xaxis.label, axes.yaxis.label):
         label.set(color=QUIET, fontsize=9)
