@@ -47,14 +47,12 @@ def read_collection(path: Path) -> tuple[Collection, dict[str, Any]] | None:
     if read is None:
         return None
     rows, vectors, settings = read
-    columns = {
-        name: rows[name].to_pylist() for name in ("id", "path", "start", "end", "times") if name in rows.schema.names
-    }
+    columns = [name for name in ("id", "path", "start", "end", "times") if name in rows.schema.names]
     if "path" not in columns:
         raise OutputError(f"{path} has no column of paths, so it cannot be searched")
     items, is_video = [], []
-    for number, name in enumerate(columns["path"]):
-        row = {key: values[number] for key, values in columns.items()}
+    for row in rows.select(columns).to_pylist():
+        name = row["path"]
         source = name if is_url(name) else Path(unescape_name(name))
         items.append(Item(row.get("id") or name, name, source, row.get("start"), row.get("end")))
         is_video.append(bool(row.get("times")))
