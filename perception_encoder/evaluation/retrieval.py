@@ -34,9 +34,7 @@ def dual_softmax(scores: np.ndarray) -> np.ndarray:
 def best_ranks(scores: np.ndarray, owners: np.ndarray, gallery_owners: np.ndarray) -> np.ndarray:
     """Count the gallery items of other owners that score at least as high as each query's best match: 0 is first.
 
-    Args:
-        scores: Similarities (Q, G).
-        owners, gallery_owners: The item of each query, (Q,), and of each gallery entry, (G,).
+    `scores`: similarities (Q, G). `owners`, `gallery_owners`: the item of each query (Q,) and gallery entry (G,).
     """
     mine = owners[:, None] == gallery_owners[None, :]  # (Q, G)
     best = np.where(mine, scores, -np.inf).max(axis=1, keepdims=True)

@@ -116,9 +116,7 @@ class PromptFormat:
         If the context is full, the middle of the longest text is cut, with a logged warning; images are never cut.
         Raises ContextLengthError if the images leave no room; ConfigError for a wrong number of `image_tokens`.
 
-        Args:
-            room: Tokens to leave for the answer.
-            cut_text: If false, nothing is cut, and room for one token is enough.
+        `room`: tokens to leave for the answer. Without `cut_text`, nothing is cut, and room for one token is enough.
         """
         prompt = self._tokenize(self._render(messages, True), [], image_tokens)
         length = len(prompt.ids)

@@ -51,9 +51,7 @@ def plm_frame_indices(
     They are chosen from the frames at whole seconds if there are at least `count` of those, else from all frames.
     Raises ConfigError for a number out of range and for a part without frames.
 
-    Args:
-        total, fps: Frames of the video, in all and per second.
-        start, end: Seconds that limit the part that is read.
+    `total`, `fps`: frames of the video, in all and per second. `start`, `end`: seconds that limit the part to read.
     """
     _check(total, count, "frames")
     if not fps > 0:

@@ -24,9 +24,7 @@ def tile_grid(width: int, height: int, tile: int, budget: int) -> tuple[int, int
     equal ones the smallest. If none holds it, this is the one with the nearest aspect ratio (from below for a wide
     image, from above for a tall one) and the most tiles.
 
-    Args:
-        width, height, tile: Sides of the image and of a tile, in pixels.
-        budget: Maximum number of tiles without the thumbnail.
+    `width`, `height`, `tile`: sides in pixels. `budget`: maximum number of tiles without the thumbnail.
     """
     for name, value in (("width", width), ("height", height), ("tile", tile), ("budget", budget)):
         if value < 1:

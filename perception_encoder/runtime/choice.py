@@ -28,11 +28,8 @@ Speeds = dict[str, float]
 def runtime_for(runtime: str, precision: str, device: str | None) -> tuple[RuntimeName, Precision | None]:
     """Return the runtime and precision to use; the precision is None if torch chooses it by its device.
 
-    Raises ConfigError for what does not fit together, and MissingExtraError for OpenVINO or int8 without the extra.
-
-    Args:
-        runtime, precision: "auto" or a name.
-        device: As the caller gave it.
+    `runtime`, `precision`: "auto" or a name. `device`: as the caller gave it. Raises ConfigError for what does not fit
+    together, and MissingExtraError for OpenVINO or int8 without the extra.
     """
     check_choice(runtime, precision)
     who = "OpenVINO"

@@ -138,9 +138,7 @@ def measure_requests(
 ) -> Measurement:
     """Time larger and larger requests while they gain; then as many images in one request, by all cores.
 
-    Args:
-        largest: Maximum number of images a request.
-        clock, processor: Seconds, and those of all cores in use.
+    `largest`: maximum number of images a request. `clock`, `processor`: seconds, and those of all cores in use.
     """
     cores, start = core_count(), clock()
     best, busy, wall = RequestShape(1, cores), 0.0, 0.0

@@ -98,10 +98,8 @@ def fit_attentive(
 ) -> tuple[AttentiveProbe, float]:
     """Return the probe with the learning rate that is best on `val`, and that rate; on a tie the smallest.
 
-    Raises ModelError if the loss is not finite, DataError for a single class.
-
-    Args:
-        targets, val_targets: Classes from 0, int64 (n,).
+    `targets`, `val_targets`: classes from 0, int64 (n,). Raises ModelError if the loss is not finite, DataError for a
+    single class.
     """
     if len(np.unique(targets)) < 2:
         raise DataError("all training items have the same class; a probe needs at least two classes")

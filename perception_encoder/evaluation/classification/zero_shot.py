@@ -201,9 +201,7 @@ def accuracies(
     items, they are resampled across all classes instead, each with its weight in the mean: that interval can only be
     too wide, while the other would be too narrow, or of no width at all.
 
-    Args:
-        keys, labels: Of the n items.
-        accepted: The classes that are right for a label, if not just the label itself.
+    `keys`, `labels`: of the n items. `accepted`: the classes that are right for a label, if not just the label itself.
     """
     ranked = predicted if predicted.ndim == 2 else predicted[:, None]  # (n, top)
     hits = _hits(ranked, labels, classes, accepted or {})
