@@ -100,7 +100,7 @@ class TorchTowers(PackageTowers):
         return cls(model, device, dtype, entry.shown if entry else None, partial(cached_hash.get, compute))
 
     @cached_property
-    def weight_hash(self) -> str:
+    def weight_hash(self) -> str:  # type: ignore[override]
         return self._hash_weights()
 
     @property
