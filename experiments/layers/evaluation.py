@@ -36,7 +36,6 @@ from perception_encoder.layer_analysis.sweep import (
     run_sweep,
 )
 from perception_encoder.progress import Track, untracked
-from perception_encoder.records import from_fields
 
 LAYERS = 6
 """The most layers that are evaluated of a model."""
@@ -148,5 +147,5 @@ def unpack(model: str, result: Mapping[str, Any]) -> dict[str, LayerCurve]:
 
 
 def _to_curve(model: str, curve: Mapping[str, Any]) -> LayerCurve:
-    scores = {int(layer): from_fields(LayerScore, score) for layer, score in curve["layers"].items()}
+    scores = {int(layer): LayerScore.from_dict(score) for layer, score in curve["layers"].items()}
     return LayerCurve(model=model, task=curve["task"], metric=curve["metric"], depth=curve["depth"], scores=scores)

@@ -51,9 +51,13 @@ class LayerScore(Estimate):
         return cls(**values, name=score.name, n=score.n, pool=pool, lower_is_better=score.lower_is_better)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON values, which `from_fields` reads, with `DIGITS` decimals."""
         arrays = {name: value for name, value in vars(self).items() if isinstance(value, np.ndarray)}
         return {**vars(self), **{name: [round(float(v), DIGITS) for v in values] for name, values in arrays.items()}}
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> LayerScore:
+        """Read the result of `to_dict`; ValueError for anything else."""
+        return from_fields(cls, value)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,7 +217,7 @@ def run_sweep(
         scores: dict[int, dict[str, LayerScore]] = {}
         for layer in track(numbers, f"{name}, {encoder.name}", len(numbers)):
             found = map(LayerScore.of, task.run(swept.at(layer), track))  # with the digits of a report, as follows
-            scores[layer] = {score.name: from_fields(LayerScore, score.to_dict()) for score in found}
+            scores[layer] = {score.name: LayerScore.from_dict(score.to_dict()) for score in found}
         for images, features in swept.encoded:
             keys |= {f"{images.digest}/{key}" for key in images.keys}
             failures |= {f"{images.digest}/{failure.source}": failure for failure in features[numbers[0]].failures}

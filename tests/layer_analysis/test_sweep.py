@@ -17,7 +17,6 @@ from perception_encoder.evaluation.feature_cache import CachedTokens, FeatureCac
 from perception_encoder.evaluation.statistics.scores import Score
 from perception_encoder.inference.layer_features import LayerFeatures
 from perception_encoder.layer_analysis.sweep import ColourTowers, LayerCurve, LayerScore, recommend, run_sweep
-from perception_encoder.records import from_fields
 from tests.evaluation.layers import discs, write_video
 from tests.layer_analysis.toys import CLEAR, LightnessTask, named, toy_layers
 
@@ -152,7 +151,7 @@ def test_a_gap_within_what_head_seeds_do_is_not_recommended() -> None:
 
 
 def test_a_score_comes_back_from_json() -> None:
-    read = from_fields(LayerScore, json.loads(json.dumps(SCORE.to_dict())))
+    read = LayerScore.from_dict(json.loads(json.dumps(SCORE.to_dict())))
     assert read.draws.tolist() == SCORE.draws.tolist() and replace(read, draws=SCORE.draws) == SCORE
 
 
