@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 from functools import partial
 
-from perception_encoder import pretraining as contrastive
 from perception_encoder.errors import ConfigError
 from perception_encoder.preprocess.augmentation import Augmentation
 from perception_encoder.pretraining.config import MaskRegularization, PretrainingConfig
 from perception_encoder.pretraining.recipes import MINUTES, RECOMPUTED, WARMUP, stages_of
+from perception_encoder.stages import PRETRAINING
 from perception_encoder.training.optimizer import OptimizerConfig
 from synthetic.command_line import run_command
 from synthetic.train import train_command
@@ -95,7 +95,7 @@ RECIPES = {
     "vanilla_l14_360k": ("ViT-L/14: CLIP (Figs. 3, 4)", partial(scaling, 1, "l14", 360_000)),
     "full_l14_360k": ("ViT-L/14: all nine (Figs. 3, 4)", partial(scaling, 9, "l14", 360_000)),
 }
-STAGES = (dataclasses.replace(contrastive.STAGE, recipes=RECIPES),)
+STAGES = (dataclasses.replace(PRETRAINING, recipes=RECIPES),)
 
 if __name__ == "__main__":
     run_command("experiments.ablation", train_command(STAGES, HELP))

@@ -1,35 +1,147 @@
-"""List every training stage; define the calls that train by recipe: `pe.train`, `pe.plan`, `pe.list_recipes`.
+"""The training stages with their recipes, and the calls that train by recipe: `pe.train`, `pe.plan`, `pe.list_recipes`.
 
-A stage is a directory with a `STAGE` (`training/stage.py`) and a line here.
+What needs torch is imported when it is called, so that recipes are listed quickly.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from perception_encoder.errors import ConfigError, DataError
 from perception_encoder.progress import Track, untracked
-from perception_encoder.training.stage import Stage
 
 if TYPE_CHECKING:
     from perception_encoder.data.streams import Shards
     from perception_encoder.training.config import TrainingConfig
-    from perception_encoder.training.cost import Device, TrainingPlan
+    from perception_encoder.training.cost import Device, Phase, TrainingPlan
     from perception_encoder.training.metrics import Listener
     from perception_encoder.training.settings import Setting
 
-STAGES = (
-    "perception_encoder.pretraining",
-    "perception_encoder.language_alignment",
-    "perception_encoder.spatial_alignment",
-    "perception_encoder.dense_training",
+Recipes = Mapping[str, tuple[str, Callable[[], "TrainingConfig"]]]
+"""By name: a line that says what the recipe trains, and a function that returns its complete configuration."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A kind of training with its recipes."""
+
+    name: str
+    recipes: Recipes
+    run: Callable[..., Path]
+    """`run(config, data, out, track, listener)` trains or resumes in a directory, and returns the weights."""
+    plan: Callable[[Any, int], tuple[list[Phase], str]]
+    """`plan(config, devices)` returns the phases of a run and its assumptions."""
+    debug: Callable[[Any], TrainingConfig]  # returns the same run as a check: four steps of a small model
+    streams: bool = False  # whether the stage also reads shards
+
+
+_Rows = Mapping[str, tuple[Any, ...]]
+"""By recipe: what it trains, the name of its function in the package's `recipes`, and its arguments."""
+
+
+def _stage(name: str, package: str, rows: _Rows, run: str, plan: str, debug: str, streams: bool = False) -> Stage:
+    """Return the stage of a package; `run`: a function's name in its run.py, `plan` and `debug`: in its recipes.py."""
+
+    def recipe(function: str, *arguments: object) -> Callable[..., Any]:
+        return partial(_call, f"{package}.recipes.{function}", *arguments)
+
+    recipes = {key: (trains, recipe(*function)) for key, (trains, *function) in rows.items()}
+    return Stage(name, recipes, partial(_call, f"{package}.run.{run}"), recipe(plan), recipe(debug), streams)
+
+
+def _call(path: str, *arguments: object) -> Any:
+    """Call a function of this package, importing its module first: most import torch, which takes seconds."""
+    module, _, function = path.rpartition(".")
+    return getattr(import_module(f"perception_encoder.{module}"), function)(*arguments)
+
+
+_PAIRS: _Rows = {
+    "core_n16": ("PE-Core-N, the size of the built-in model, on your pairs: two hours on 2 cores", "core_n16"),
+    "core_t16": ("PE-Core-T: 58 billion pairs", "core", "t16"),
+    "core_s16": ("PE-Core-S: 58 billion pairs", "core", "s16"),
+    "core_b16": ("PE-Core-B: 58 billion pairs", "core", "b16"),
+    "core_l14": ("PE-Core-L: 58 billion pairs", "core", "l14"),
+    "core_g14": ("PE-Core-G: 86 billion pairs", "core", "g14"),
+    "core_t16_cooldown": ("PE-Core-T, cooldown: 50 million pairs", "cooldown", "t16"),
+    "core_s16_cooldown": ("PE-Core-S, cooldown: 50 million pairs", "cooldown", "s16"),
+    "core_b16_cooldown": ("PE-Core-B, cooldown: 50 million pairs", "cooldown", "b16"),
+    "core_l14_cooldown": ("PE-Core-L, cooldown: 50 million pairs", "cooldown", "l14"),
+    "core_g14_cooldown": ("PE-Core-G, cooldown: 50 million pairs", "cooldown", "g14"),
+    "video_finetune_t16": ("PE-Core-T, video finetuning: 22 million videos", "video_finetune", "t16"),
+    "video_finetune_s16": ("PE-Core-S, video finetuning: 22 million videos", "video_finetune", "s16"),
+    "video_finetune_b16": ("PE-Core-B, video finetuning: 22 million videos", "video_finetune", "b16"),
+    "video_finetune_l14": ("PE-Core-L, video finetuning: 22 million videos", "video_finetune", "l14"),
+    "video_finetune_g14": ("PE-Core-G, video finetuning: 22 million videos", "video_finetune", "g14"),
+    "video_finetune_builtin": ("the built-in model on a thousand clips: ten minutes", "video_finetune_builtin"),
+    "distill_l14": ("PE-Core-G into PE-Core-L: 4.4 billion pairs", "distill_core", "l14"),
+    "distill_b16": ("PE-Core-G into PE-Core-B: 4.4 billion pairs", "distill_core", "b16"),
+    "distill_s16": ("PE-Core-G into PE-Core-S: 4.4 billion pairs", "distill_core", "s16"),
+    "distill_t16": ("PE-Core-G into PE-Core-T: 4.4 billion pairs", "distill_core", "t16"),
+    "distill_builtin": ("a model, --set teacher=…, into the built-in one", "distill_builtin"),
+    "finetune": ("weights, --set initial=…, on your pairs", "finetune"),
+}
+_LANGUAGE: _Rows = {
+    "language_g14_warmup": ("PLM, stage 1, on PE-Core-G: the projector, 4 million samples", "warmup", "g14"),
+    "language_l14_warmup": ("PLM, stage 1, on PE-Core-L: the projector, 4 million samples", "warmup", "l14"),
+    "language_g14": ("PE-Lang-G with tiles (PLM, stage 2): everything, 72 million samples", "alignment", "g14"),
+    "language_l14": ("PE-Lang-L with tiles (PLM, stage 2): everything, 72 million samples", "alignment", "l14"),
+    "language_g14_untiled": ("PE-Lang-G without tiles: everything, 72 million samples", "untiled", "g14"),
+    "language_l14_untiled": ("PE-Lang-L without tiles: everything, 72 million samples", "untiled", "l14"),
+    "language_g14_stage3": ("PLM, stage 3, on PE-Lang-G: 36 tiles, 32 frames, 22 million", "third_stage", "g14"),
+    "language_l14_stage3": ("PLM, stage 3, on PE-Lang-L: 36 tiles, 32 frames, 22 million", "third_stage", "l14"),
+    "language_g14_frozen_llama_warmup": ("PE-Core-G, Llama-3.1-8B: the projector", "frozen_warmup", "g14", "llama"),
+    "language_l14_frozen_llama_warmup": ("PE-Core-L, Llama-3.1-8B: the projector", "frozen_warmup", "l14", "llama"),
+    "language_g14_frozen_llama": ("PE-Core-G, frozen, Llama-3.1-8B: the benchmark", "frozen", "g14", "llama"),
+    "language_l14_frozen_llama": ("PE-Core-L, frozen, Llama-3.1-8B: the benchmark", "frozen", "l14", "llama"),
+    "language_g14_frozen_qwen_warmup": ("PE-Core-G, Qwen2.5-7B: the projector", "frozen_warmup", "g14", "qwen"),
+    "language_l14_frozen_qwen_warmup": ("PE-Core-L, Qwen2.5-7B: the projector", "frozen_warmup", "l14", "qwen"),
+    "language_g14_frozen_qwen": ("PE-Core-G, frozen, Qwen2.5-7B: the benchmark", "frozen", "g14", "qwen"),
+    "language_l14_frozen_qwen": ("PE-Core-L, frozen, Qwen2.5-7B: the benchmark", "frozen", "l14", "qwen"),
+    "language_custom": ("PE-Core-L and SmolLM2-1.7B by LoRA on your questions", "custom_questions"),
+}
+_SPATIAL: _Rows = {
+    "spatial_builtin": ("the built-in model on your images with masks: half an hour on 2 cores", "spatial_builtin"),
+    "spatial_g14": ("PE-Spatial-G: PE-Core-G, its own layer 40 (from 0) and SAM 2.1, 300 million images", "spatial_g"),
+    "spatial_l14": ("PE-Spatial-G into PE-Spatial-L, 300 million images", "distill_spatial", "l14"),
+    "spatial_b16": ("PE-Spatial-G into PE-Spatial-B, 300 million images", "distill_spatial", "b16"),
+    "spatial_s16": ("PE-Spatial-G into PE-Spatial-S, 300 million images", "distill_spatial", "s16"),
+    "spatial_t16": ("PE-Spatial-G into PE-Spatial-T, 300 million images", "distill_spatial", "t16"),
+}
+_DENSE: _Rows = {
+    "depth": ("a depth head on your images with depth", "depth_estimator"),
+    "segmenter": ("a segmentation head on your images with masks of classes", "segmenter"),
+    "detector": ("a detector on your images with boxes, in COCO's format", "detector"),
+    "detr": ("a deformable DETR on your images with boxes, in COCO's format", "deformable_detr"),
+    "detector_core_g14": ("Mask R-CNN, PE-Core-G finetuned: COCO, 75 epochs", "vitdet", "core_g14"),
+    "detector_spatial_g14": ("Mask R-CNN, PE-Spatial-G finetuned: COCO, 36 epochs", "vitdet", "spatial_g14"),
+    "detector_core_l14": ("Mask R-CNN, PE-Core-L finetuned: COCO, 100 epochs", "vitdet", "core_l14"),
+    "detector_spatial_l14": ("Mask R-CNN, PE-Spatial-L finetuned: COCO, 100 epochs", "vitdet", "spatial_l14"),
+    "detector_core_g14_lvis": ("Mask R-CNN, PE-Core-G finetuned: LVIS, 75 epochs", "vitdet_lvis", "core_g14"),
+    "detector_spatial_g14_lvis": ("Mask R-CNN, PE-Spatial-G finetuned: LVIS, 75 epochs", "vitdet_lvis", "spatial_g14"),
+    "detr_spatial_g14_1": ("DETA's detector on PE-Spatial-G, 1: Objects365 at 1024 px", "deta", 1),
+    "detr_spatial_g14_2": ("DETA's detector on PE-Spatial-G, 2: Objects365 at 1536 px", "deta", 2),
+    "detr_spatial_g14_3": ("DETA's detector on PE-Spatial-G, 3: COCO at 1728 px", "deta", 3),
+    "detr_spatial_g14_4": ("DETA's detector on PE-Spatial-G, 4: COCO at 1824 px", "deta", 4),
+    "detector_core_g14_frozen": ("Mask R-CNN, PE-Core-G frozen: COCO, 15 epochs", "frozen_vitdet", "core_g14"),
+    "detector_spatial_g14_frozen": ("Mask R-CNN, PE-Spatial-G frozen: COCO, 15 epochs", "frozen_vitdet", "spatial_g14"),
+    "detector_core_l14_frozen": ("Mask R-CNN, PE-Core-L frozen: COCO, 15 epochs", "frozen_vitdet", "core_l14"),
+    "detector_spatial_l14_frozen": ("Mask R-CNN, PE-Spatial-L frozen: COCO, 15 epochs", "frozen_vitdet", "spatial_l14"),
+}
+PRETRAINING = _stage(
+    "contrastive", "pretraining", _PAIRS, "pretrain", "plan_pretraining", "debug_pretraining", streams=True
 )
+LANGUAGE_ALIGNMENT = _stage(
+    "language", "language_alignment", _LANGUAGE, "align_language", "plan_language", "debug_language"
+)
+SPATIAL_ALIGNMENT = _stage("spatial", "spatial_alignment", _SPATIAL, "align_spatially", "plan_spatial", "debug_spatial")
+DENSE_TRAINING = _stage("dense", "dense_training", _DENSE, "train_dense", "plan_dense", "debug_dense")
+STAGES = (PRETRAINING, LANGUAGE_ALIGNMENT, SPATIAL_ALIGNMENT, DENSE_TRAINING)
 
 
 @dataclass(frozen=True)
@@ -123,13 +235,7 @@ def list_recipes() -> dict[str, str]:
         >>> for recipe, trains in pe.list_recipes().items():
         ...     print(recipe, trains)
     """
-    return {name: trains for stage in all_stages() for name, (trains, _) in stage.recipes.items()}
-
-
-@cache
-def all_stages() -> tuple[Stage, ...]:
-    """Return all stages of this package, without importing torch."""
-    return tuple(import_module(module).STAGE for module in STAGES)
+    return {name: trains for stage in STAGES for name, (trains, _) in stage.recipes.items()}
 
 
 class ConfiguredRecipe(NamedTuple):
@@ -181,10 +287,9 @@ def configure(
     recipe: str,
     settings: Sequence[str] | Mapping[str, object] = (),
     debug: bool = False,
-    stages: Sequence[Stage] | None = None,
+    stages: Sequence[Stage] = STAGES,
 ) -> ConfiguredRecipe:
-    """Return a recipe with changed settings; ConfigError shows near matches. `stages`: by default all."""
-    stages = all_stages() if stages is None else stages
+    """Return a recipe with changed settings; ConfigError shows near matches."""
     for stage in stages:
         if recipe in stage.recipes:
             from perception_encoder.training.settings import override

@@ -20,7 +20,7 @@ from perception_encoder.cli.train import (
     list_option,
     start,
 )
-from perception_encoder.training.stage import Stage
+from perception_encoder.stages import Stage
 from synthetic.builtin.recipes import STAGES
 from synthetic.command_line import run_command
 
@@ -48,7 +48,7 @@ def train_command(stages: Sequence[Stage], text: str) -> Callable[..., None]:
         out: Out = None,
         set_: Overrides = None,
         debug: Debug = False,
-        list_: bool = list_option(lambda: stages, False),
+        list_: bool = list_option(stages, False),
         settings: Settings = False,
         plan: Plan = False,
         devices: Devices = None,

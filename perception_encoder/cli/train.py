@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -14,10 +14,7 @@ from perception_encoder.cli import options, output
 from perception_encoder.cli.groups import lazy_group
 from perception_encoder.cli.options import DATASET, PLAN, argument, flag, option
 from perception_encoder.cli.output import progress, reporter, track
-from perception_encoder.stages import ConfiguredRecipe, all_stages, configure
-
-if TYPE_CHECKING:
-    from perception_encoder.training.stage import Stage
+from perception_encoder.stages import STAGES, ConfiguredRecipe, Stage, configure
 
 DATA = "Class directories, train.tar, `train/*.tar`, or a table of paths and labels or captions; repeat for more."
 SHARDS = "WebDataset tars to stream: directory, glob or URL, with :WEIGHT for a mixture; repeat for more."
@@ -34,12 +31,12 @@ Device = Annotated[str, option("Device: h100, a100-80gb, …, or TFLOP/s:GB.", "
 Utilization = Annotated[float, option("Achieved share of the peak FLOP/s.", "SHARE", PLAN, advanced=True)]
 
 
-def list_option(stages: Callable[[], Sequence[Stage]], *default: Any) -> Any:
+def list_option(stages: Sequence[Stage], *default: Any) -> Any:
     """Return the option `--list`, which prints the recipes of some stages and exits; `default`: unless annotated."""
 
     def show(listing: bool) -> None:
         if listing:
-            rows = [(name, trains) for stage in stages() for name, (trains, _) in stage.recipes.items()]
+            rows = [(name, trains) for stage in stages for name, (trains, _) in stage.recipes.items()]
             output.print_table(("recipe", "trains"), rows)
             raise typer.Exit(output.OK)
 
@@ -53,7 +50,7 @@ def train(
     out: Out = None,
     set_: options.Overrides = None,
     debug: Debug = False,
-    list_: Annotated[bool, list_option(all_stages)] = False,
+    list_: Annotated[bool, list_option(STAGES)] = False,
     settings: Settings = False,
     plan: Plan = False,
     devices: Devices = None,
@@ -78,7 +75,7 @@ def train(
         pe train core_n16 --shards "s3://bucket/web-{0000..0127}.tar:3" --shards photos/train.tar
         pe train core_g14 --plan --devices 512 --device h100
     """
-    start(all_stages(), recipe, data, shards, out, set_, debug, settings, plan, devices, device, utilization)
+    start(STAGES, recipe, data, shards, out, set_, debug, settings, plan, devices, device, utilization)
 
 
 def start(

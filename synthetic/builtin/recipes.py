@@ -12,8 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from perception_encoder import language_alignment as language
-from perception_encoder import pretraining as contrastive
 from perception_encoder.data.pairs import ResolutionStage
 from perception_encoder.language_alignment.config import LanguageConfig
 from perception_encoder.language_alignment.run import align_language
@@ -24,6 +22,7 @@ from perception_encoder.pretraining.config import PretrainingConfig
 from perception_encoder.pretraining.recipes import core_n16
 from perception_encoder.pretraining.run import pretrain
 from perception_encoder.progress import Track
+from perception_encoder.stages import LANGUAGE_ALIGNMENT, PRETRAINING
 from perception_encoder.training.optimizer import OptimizerConfig
 from perception_encoder.training.task import ValidationConfig
 from synthetic.builtin.rules import read_builtin
@@ -112,7 +111,7 @@ def _align_on_scenes(config: LanguageConfig, data: list[Path], out: Path, track:
 
 STAGES = (
     dataclasses.replace(
-        contrastive.STAGE,
+        PRETRAINING,
         run=partial(pretrain, read=read_builtin),
         streams=False,
         recipes={
@@ -121,7 +120,7 @@ STAGES = (
         },
     ),
     dataclasses.replace(
-        language.STAGE,
+        LANGUAGE_ALIGNMENT,
         run=_align_on_scenes,
         recipes={"language_builtin": ("the built-in language model: two hours on 2 cores", language_builtin)},
     ),

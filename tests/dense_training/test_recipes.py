@@ -14,13 +14,12 @@ from perception_encoder.dense_prediction.depth import DepthHead, DepthHeadConfig
 from perception_encoder.dense_prediction.detection.detr import DetrHead, DetrHeadConfig
 from perception_encoder.dense_prediction.detection.mask_rcnn import Detector, DetectorHeadConfig
 from perception_encoder.dense_prediction.vitdet import vitdet_backbone
-from perception_encoder.dense_training import STAGE
 from perception_encoder.dense_training.config import DenseConfig, DepthTrainingConfig, DetectorConfig
 from perception_encoder.dense_training.recipes import VITDET, head_part, plan_dense
 from perception_encoder.errors import ConfigError
 from perception_encoder.models.registry import MODELS, find_model
 from perception_encoder.models.vision_transformer import VisionTransformer
-from perception_encoder.stages import ConfiguredRecipe
+from perception_encoder.stages import DENSE_TRAINING, ConfiguredRecipe
 from perception_encoder.training.cost import Phase, TrainingPlan, find_device
 from perception_encoder.training.distributed import ParallelConfig
 from tests.recipes import find_recipe
@@ -81,7 +80,7 @@ def test_bad_settings_of_a_detector() -> None:
 
 
 def planned(config: DenseConfig, devices: int = 1) -> TrainingPlan:
-    return ConfiguredRecipe(STAGE, config).plan(find_device("h100"), devices)
+    return ConfiguredRecipe(DENSE_TRAINING, config).plan(find_device("h100"), devices)
 
 
 def image_flops(phase: Phase) -> float:

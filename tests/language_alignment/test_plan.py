@@ -11,30 +11,27 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from perception_encoder.errors import ConfigError
-from perception_encoder.language_alignment import STAGE
 from perception_encoder.language_alignment.config import LanguageConfig
-from perception_encoder.language_alignment.plan import (
+from perception_encoder.language_alignment.recipes import (
     SHAPES,
     DecoderShape,
-    decoder_part,
-    plan_language,
-)
-from perception_encoder.language_alignment.recipes import (
     custom_questions,
+    decoder_part,
     frozen,
+    plan_language,
     third_stage,
 )
 from perception_encoder.language_alignment.run import LanguageTrainee
 from perception_encoder.language_models.decoder import DecoderLoRA, add_decoder_adapters
 from perception_encoder.language_models.model import LanguageBatch
-from perception_encoder.stages import ConfiguredRecipe
+from perception_encoder.stages import LANGUAGE_ALIGNMENT, ConfiguredRecipe
 from perception_encoder.training.cost import Trained, TrainingPlan, find_device
 from synthetic.builtin.recipes import language_builtin
 from tests.tiny_language_models import tiny_llama, write_tiny_decoder
 
 
 def planned(config: LanguageConfig, devices: int) -> TrainingPlan:
-    return ConfiguredRecipe(STAGE, config).plan(find_device("h100"), devices)
+    return ConfiguredRecipe(LANGUAGE_ALIGNMENT, config).plan(find_device("h100"), devices)
 
 
 TINY = DecoderShape(32, 64, 2, 4, 2, 8, 258, 2)

@@ -12,14 +12,14 @@ from PIL import Image
 
 from perception_encoder.data.conversations import open_conversations
 from perception_encoder.errors import ConfigError
-from perception_encoder.language_alignment import STAGE
 from perception_encoder.language_alignment.config import LanguageConfig
-from perception_encoder.language_alignment.plan import SHAPES, decoder_part
 from perception_encoder.language_alignment.recipes import (
     LAYERS,
+    SHAPES,
     alignment,
     custom_questions,
     debug_language,
+    decoder_part,
     frozen,
     frozen_warmup,
     third_stage,
@@ -33,11 +33,12 @@ from perception_encoder.language_models.model import collate
 from perception_encoder.language_models.weights import Parts
 from perception_encoder.models.registry import BUILTIN, find_model
 from perception_encoder.preprocess.tiling import MediaConfig
+from perception_encoder.stages import LANGUAGE_ALIGNMENT
 from tests.clips import clip
 from tests.recipes import find_recipe
 from tests.tiny_language_models import tiny_tower, write_tiny_decoder
 
-LANGUAGE = list(STAGE.recipes)
+LANGUAGE = list(LANGUAGE_ALIGNMENT.recipes)
 
 
 @pytest.mark.parametrize("size", LAYERS)
@@ -91,7 +92,7 @@ def largest(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trainee_of(config: LanguageConfig, decoder: str, directory: Path) -> LanguageTrainee:
     """The model of a recipe, in small, after those of the recipes that it begins with."""
     initial = None
-    if config.initial is not None and (name := Path(config.initial).parent.name) in STAGE.recipes:
+    if config.initial is not None and (name := Path(config.initial).parent.name) in LANGUAGE_ALIGNMENT.recipes:
         initial = directory / f"{name}.safetensors"
         trainee_of(find_recipe(name), decoder, directory).write(initial)
     return LanguageTrainee.of(replace(config, decoder=decoder, layer=-1, initial=initial and str(initial)))

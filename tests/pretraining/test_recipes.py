@@ -17,7 +17,6 @@ from perception_encoder.models.checkpoints.weights import load_model
 from perception_encoder.models.clip import CLIP
 from perception_encoder.models.registry import find_model
 from perception_encoder.preprocess.augmentation import Augmentation, Mixing
-from perception_encoder.pretraining import STAGE
 from perception_encoder.pretraining.config import LoRA, MaskRegularization, PretrainingConfig, trained_towers
 from perception_encoder.pretraining.recipes import (
     contrastive_flops,
@@ -30,15 +29,15 @@ from perception_encoder.pretraining.recipes import (
 from perception_encoder.pretraining.run import build_model, pretrain
 from perception_encoder.pretraining.task import ContrastiveTask
 from perception_encoder.pretraining.towers import TrainingTowers, add_adapters
-from perception_encoder.stages import ConfiguredRecipe
+from perception_encoder.stages import PRETRAINING, ConfiguredRecipe
 from perception_encoder.training.cost import Device, Phase, find_device, tower_part
 from perception_encoder.training.distributed import ParallelConfig
 from perception_encoder.training.optimizer import OptimizerConfig
 from tests.pretraining.toys import debug
 from tests.recipes import find_recipe
 
-PAPER = [name for name in STAGE.recipes if not re.search("builtin|distill|finetune$|n16", name)]
-RUNS = [name for name in STAGE.recipes if re.match("(core|distill|video_finetune)_[tsblg]1[46]", name)]
+PAPER = [name for name in PRETRAINING.recipes if not re.search("builtin|distill|finetune$|n16", name)]
+RUNS = [name for name in PRETRAINING.recipes if re.match("(core|distill|video_finetune)_[tsblg]1[46]", name)]
 BILLION = 1_000_000_000
 
 
@@ -212,7 +211,7 @@ def test_a_batch_costs_what_torch_counts() -> None:
 
 
 def test_stages_and_hours_are_those_of_the_formulas() -> None:
-    plan = ConfiguredRecipe(STAGE, CONFIG).plan(DEVICE, 4, 0.5)
+    plan = ConfiguredRecipe(PRETRAINING, CONFIG).plan(DEVICE, 4, 0.5)
     first, second = plan.phases
     assert (first.steps, first.batch_size, second.steps, second.batch_size) == (10, 16, 5, 16)
     pair = tower_part(VISION, 64).flops() + tower_part(TEXT).flops() + 12 * 16 * 256
@@ -235,11 +234,11 @@ def test_videos_masked_copies_and_a_locked_tower() -> None:
 
 
 def test_core_g_fits_512_h100s() -> None:
-    plan = ConfiguredRecipe(STAGE, core("g14")).plan(find_device("h100"), 512)
+    plan = ConfiguredRecipe(PRETRAINING, core("g14")).plan(find_device("h100"), 512)
     assert sum(plan.memory().values()) < 0.9 * 80e9
     assert sum(phase.steps * phase.batch_size for phase in plan.phases) == 656_000 * 131_072
     alone = dataclasses.replace(core("g14"), parallel=ParallelConfig())
-    assert sum(ConfiguredRecipe(STAGE, alone).plan(find_device("h100"), 512).memory().values()) > 80e9
+    assert sum(ConfiguredRecipe(PRETRAINING, alone).plan(find_device("h100"), 512).memory().values()) > 80e9
 
 
 def test_the_loss_keeps_two_matrices_each_way() -> None:
@@ -269,7 +268,7 @@ def test_adapters_are_planned() -> None:
     frozen = sum(p.numel() for p in model.parameters()) - 1
     add_adapters(model, lora, None, 0)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad) - 1
-    plan = ConfiguredRecipe(STAGE, config).plan(DEVICE, 4)
+    plan = ConfiguredRecipe(PRETRAINING, config).plan(DEVICE, 4)
     phase, sizes = plan.phases[0], plan.phases[0].memory(config, 4)
     assert (sizes["weights"], sizes["gradients"]) == (6 * (frozen + trained), 2 * 4 * trained)  # and DDP's buckets
     assert plan.parameters == (frozen + trained, trained)

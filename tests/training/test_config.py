@@ -15,7 +15,7 @@ from perception_encoder.data.pairs import ResolutionStage
 from perception_encoder.errors import ConfigError
 from perception_encoder.models.initialization import torch_generator
 from perception_encoder.records import Checked, Range
-from perception_encoder.stages import all_stages
+from perception_encoder.stages import STAGES
 from perception_encoder.training.optimizer import OptimizerConfig
 from tests.training.toys import ToyConfig
 
@@ -32,7 +32,7 @@ def all_configs() -> dict[str, type[Checked]]:
         for part in get_args(kind):
             visit(part)
 
-    for stage in all_stages():
+    for stage in STAGES:
         for _, recipe in stage.recipes.values():
             visit(type(recipe()))
     return found
