@@ -111,9 +111,6 @@ class DenseRun(StageRun):
         model.standardize(np.concatenate(maps))
         self.kind.begin(model.head, [target for batch in batches for target in batch.targets])
 
-    def rebuild(self, step: int) -> DenseTrainee:
-        return self.trainee
-
 
 class DenseTrainee:
     """A head and its encoder at the start of a run."""

@@ -149,10 +149,6 @@ class LanguageRun(StageRun):
         task = LanguageAlignmentTask(trainee.module, config.drop_path, config.seed, validation)
         yield Section(task, batches)
 
-    def rebuild(self, step: int) -> LanguageTrainee:
-        """Build the model again."""
-        return LanguageTrainee.of(self.trainee.config)
-
     def close(self) -> None:
         """Close the cached features."""
         if self.cache is not None:

@@ -101,9 +101,6 @@ class SpatialRun(StageRun):
             task.validation = SpatialValidation(task, trainee.student, held_out, self.augmented.grid, videos)
         yield Section(task, batches)
 
-    def rebuild(self, step: int) -> SpatialTrainee:
-        return SpatialTrainee(self.config)
-
 
 class SpatialTrainee:
     """The student and its frozen teacher, at the size with the same grid of patches.

@@ -74,9 +74,9 @@ class StageRun(ABC):
     def sections(self, track: Track) -> Iterator[Section]:
         """Prepare the model and the batches, and yield the unfinished sections (at least the last one)."""
 
-    @abstractmethod
     def rebuild(self, step: int) -> Trainee:
-        """Return a model that fits the checkpoint of a step."""
+        """Return a model that fits the checkpoint of a step: the trained one, if writing it leaves it as it is."""
+        return self.trainee
 
     def describe(self, path: Path) -> dict[str, Any]:
         """Return the record's entry on the written weights."""
