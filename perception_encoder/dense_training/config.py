@@ -13,9 +13,8 @@ from perception_encoder.dense_prediction.segmentation import SegmentationHeadCon
 from perception_encoder.errors import ConfigError
 from perception_encoder.models.registry import BUILTIN
 from perception_encoder.records import Count, CountOrZero, Layer, Positive, Share, ShareBelowOne, check_ordered
-from perception_encoder.training.config import TrainingConfig
+from perception_encoder.training.config import TrainingConfig, ValidationConfig
 from perception_encoder.training.optimizer import OptimizerConfig
-from perception_encoder.training.task import ValidationConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,11 +17,10 @@ from perception_encoder.dense_training.kinds import KINDS, parameter_count
 from perception_encoder.errors import ConfigError
 from perception_encoder.models.checkpoints.weights import find_entry
 from perception_encoder.models.registry import BUILTIN
-from perception_encoder.training.config import debug_loop
+from perception_encoder.training.config import ValidationConfig, debug_loop
 from perception_encoder.training.cost import BATCHES, FLOAT32, Part, Phase, Product, cut_tower, device_rows, tower_part
 from perception_encoder.training.distributed import ParallelConfig
 from perception_encoder.training.optimizer import OptimizerConfig
-from perception_encoder.training.task import ValidationConfig
 
 COCO = 118_287  # training images of COCO 2017
 VITDET = {

@@ -32,10 +32,9 @@ from perception_encoder.preprocess.source import escape_name
 from perception_encoder.progress import Track, untracked
 from perception_encoder.ranks import ALONE
 from perception_encoder.training.distributed import own_device, this_rank
-from perception_encoder.training.loop import Section
+from perception_encoder.training.loop import Section, Task, Validation
 from perception_encoder.training.metrics import Listener
 from perception_encoder.training.run import RANDOM, StageRun, run_stage
-from perception_encoder.training.task import Task, Validation
 
 logger = logging.getLogger(__name__)
 

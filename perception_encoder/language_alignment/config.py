@@ -12,9 +12,8 @@ from perception_encoder.models.checkpoints.weights import find_entry
 from perception_encoder.models.registry import BUILTIN
 from perception_encoder.preprocess.tiling import MediaConfig
 from perception_encoder.records import Count, CountOrZero, Layer, Positive, ShareBelowOne
-from perception_encoder.training.config import TrainingConfig
+from perception_encoder.training.config import TrainingConfig, ValidationConfig
 from perception_encoder.training.optimizer import OptimizerConfig
-from perception_encoder.training.task import ValidationConfig
 
 SHARED = ("encoder", "layer", "layer_scale", "decoder", "context", "chat_template", "pool", "linear", "lora")
 """Settings that are also fields of `Parts`."""

@@ -12,10 +12,9 @@ from perception_encoder.language_models.decoder import LAYERS as FRESH_LAYERS
 from perception_encoder.models.checkpoints.weights import find_entry
 from perception_encoder.models.registry import BUILTIN
 from perception_encoder.training import cost as costs
-from perception_encoder.training.config import debug_loop
+from perception_encoder.training.config import ValidationConfig, debug_loop
 from perception_encoder.training.distributed import ParallelConfig
 from perception_encoder.training.optimizer import OptimizerConfig
-from perception_encoder.training.task import ValidationConfig
 
 LAYERS = {"g14": ("PE-Core-G14-448", 46), "l14": ("PE-Core-L14-336", 22)}
 """Encoder and 0-based layer by size: the 47th of 50 for G, the 23rd of 24 for L."""

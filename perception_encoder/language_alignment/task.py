@@ -10,7 +10,7 @@ from perception_encoder.language_models.model import LanguageBatch, PerceptionLa
 from perception_encoder.language_models.prompt import IGNORED
 from perception_encoder.models.initialization import torch_generator
 from perception_encoder.models.layers import drop_path
-from perception_encoder.training.task import Task, Validation
+from perception_encoder.training.loop import Task, Validation
 from perception_encoder.transfer import to_device
 
 

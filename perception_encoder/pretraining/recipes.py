@@ -18,11 +18,10 @@ from perception_encoder.models.config import TextConfig, VisionConfig
 from perception_encoder.models.registry import BUILTIN, find_model
 from perception_encoder.preprocess.augmentation import Augmentation
 from perception_encoder.pretraining.config import MaskRegularization, PretrainingConfig, resolve_config, trained_towers
-from perception_encoder.training.config import debug_loop
+from perception_encoder.training.config import ValidationConfig, debug_loop
 from perception_encoder.training.cost import BATCHES, BFLOAT16, FLOAT32, Part, Phase, Trained, device_rows, tower_part
 from perception_encoder.training.distributed import ParallelConfig
 from perception_encoder.training.optimizer import OptimizerConfig
-from perception_encoder.training.task import ValidationConfig
 
 BATCH = 131_072
 WARMUP = 2_000  # steps

@@ -38,10 +38,9 @@ from perception_encoder.pretraining.towers import (
 )
 from perception_encoder.progress import Track, untracked
 from perception_encoder.training.distributed import Exchange, own_cores, own_device, this_rank
-from perception_encoder.training.loop import Section
+from perception_encoder.training.loop import Section, Task
 from perception_encoder.training.metrics import Listener
 from perception_encoder.training.run import RANDOM, StageRun, run_stage
-from perception_encoder.training.task import Task
 
 
 def pretrain(

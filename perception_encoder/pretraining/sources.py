@@ -27,8 +27,8 @@ from perception_encoder.preprocess.tokenizer import tokenizer
 from perception_encoder.pretraining.config import PretrainingConfig
 from perception_encoder.pretraining.towers import CaptionVocabulary
 from perception_encoder.progress import Track, untracked
+from perception_encoder.training.config import ValidationConfig
 from perception_encoder.training.distributed import this_rank
-from perception_encoder.training.task import ValidationConfig
 
 logger = logging.getLogger(__name__)
 

@@ -33,7 +33,7 @@ from perception_encoder.pretraining.config import MAX_LOGIT_SCALE, TEACHER_LOGIT
 from perception_encoder.pretraining.sources import Sources
 from perception_encoder.pretraining.towers import TrainingTowers
 from perception_encoder.training.distributed import Exchange, gather, own_device, this_rank
-from perception_encoder.training.task import Validation
+from perception_encoder.training.loop import Validation
 
 logger = logging.getLogger(__name__)
 

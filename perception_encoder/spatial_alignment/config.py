@@ -14,9 +14,8 @@ from perception_encoder.losses.spatial import TEMPERATURE
 from perception_encoder.models.registry import BUILTIN
 from perception_encoder.preprocess.augmentation import Augmentation
 from perception_encoder.records import Checked, Count, CountOrZero, Layer, Positive, ShareBelowOne, Weight
-from perception_encoder.training.config import TrainingConfig
+from perception_encoder.training.config import TrainingConfig, ValidationConfig
 from perception_encoder.training.optimizer import OptimizerConfig
-from perception_encoder.training.task import ValidationConfig
 
 
 @dataclass(frozen=True, kw_only=True)

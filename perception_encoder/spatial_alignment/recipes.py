@@ -9,11 +9,10 @@ from perception_encoder.models.checkpoints.weights import find_entry
 from perception_encoder.models.registry import BUILTIN, MODELS
 from perception_encoder.preprocess.augmentation import Augmentation
 from perception_encoder.spatial_alignment.config import SpatialConfig
-from perception_encoder.training.config import debug_loop
+from perception_encoder.training.config import ValidationConfig, debug_loop
 from perception_encoder.training.cost import BATCHES, BFLOAT16, FLOAT32, Phase, cut_tower, device_rows, tower_part
 from perception_encoder.training.distributed import ParallelConfig
 from perception_encoder.training.optimizer import OptimizerConfig
-from perception_encoder.training.task import ValidationConfig
 
 SAM = "facebook/sam2.1-hiera-large"
 CORE_LAYER = 40  # 0-based: the paper's layer 41 of 50

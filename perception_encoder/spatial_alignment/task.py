@@ -23,7 +23,7 @@ from perception_encoder.models.vision_transformer import VisionTransformer
 from perception_encoder.preprocess.image import to_float
 from perception_encoder.runtime.layer_towers import LayerTowers
 from perception_encoder.spatial_alignment.config import SpatialConfig
-from perception_encoder.training.task import Task, Validation
+from perception_encoder.training.loop import Task, Validation
 
 
 @dataclass(frozen=True, kw_only=True)

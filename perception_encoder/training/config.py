@@ -14,7 +14,23 @@ from perception_encoder.errors import ConfigError
 from perception_encoder.records import Checked, Count, CountOrZero, Range, Share, Weight
 from perception_encoder.training.distributed import ParallelConfig
 from perception_encoder.training.optimizer import OptimizerConfig
-from perception_encoder.training.task import ValidationConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationConfig(Checked):
+    """Score the model during training; the weights with the best score are written beside the last ones."""
+
+    every: Count = 100
+    """Steps between validations; the last step is always validated."""
+    metric: str | None = None
+    """Metric that selects the best step, by default the task's first. For image-text pairs: "retrieval", the mean of
+    the R@1 from images to captions ("image_to_text") and from captions to images ("text_to_image"), or "zero_shot", the
+    top-1 accuracy over the labels, for data in memory."""
+    share: Annotated[float, Range(at_least=0, at_most=0.5)] = 0.05
+    """Share of each source to hold out if the data have no split `val`; with 0, a run is validated only if they
+    have one."""
+    size: Count = 1000
+    """Maximum number of samples."""
 
 
 @dataclass(frozen=True, kw_only=True)

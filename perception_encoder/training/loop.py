@@ -11,22 +11,22 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 
-from perception_encoder.errors import DataError, OutputError
+from perception_encoder.errors import ConfigError, DataError, OutputError
 from perception_encoder.models.precision import fast_autocast
 from perception_encoder.ranks import ALONE
 from perception_encoder.training.checkpoint import Fit, RunState, resume_run, save_run
-from perception_encoder.training.config import TrainingConfig
+from perception_encoder.training.config import TrainingConfig, ValidationConfig
 from perception_encoder.training.distributed import (
     Exchange,
     clip_gradients,
@@ -37,13 +37,44 @@ from perception_encoder.training.distributed import (
 )
 from perception_encoder.training.metrics import Listener, Metrics
 from perception_encoder.training.optimizer import build_optimizer, learning_rate
-from perception_encoder.training.task import Task, Validation, choose_metric, is_better
 from perception_encoder.transfer import Arriving
 
 logger = logging.getLogger(__name__)
 
 Batches = Callable[[int], Any]
 AHEAD = 2  # batches made in advance
+
+
+class Validation(Protocol):
+    """Scores a model on held-out data."""
+
+    @property
+    def higher_is_better(self) -> Mapping[str, bool]:
+        """Return whether higher is better for each metric, the default one first."""
+        ...
+
+    def validate(self, metric: str) -> dict[str, float]:
+        """Return scores by metric, or none if the data give none; all ranks call it. Training must not depend on it."""
+        ...
+
+
+class Task(Protocol):
+    """A model and the losses of a batch, whose sum is minimised."""
+
+    model: nn.Module  # everything trained and saved; the loop replaces it by its parallel form
+    validation: Validation | None  # scores the model during training
+
+    def losses(self, batch: Any) -> dict[str, Tensor]:
+        """Return the scalar losses of a batch by name; with several ranks, this rank's shares."""
+        ...
+
+    def report(self) -> dict[str, float]:
+        """Return additional values for reports, such as the logit scale; by default none."""
+        return {}
+
+    def after_step(self) -> None:
+        """Clamp parameters after an optimizer step; by default none."""
+        return
 
 
 @dataclass(frozen=True)
@@ -132,6 +163,22 @@ def train_steps(
             if stop:
                 _stop(int(stop), done, written=state.step == done)
     return metric
+
+
+def choose_metric(config: ValidationConfig, higher_is_better: Mapping[str, bool]) -> str:
+    """Return the metric that selects the best step; ConfigError lists the task's metrics."""
+    metric = config.metric or next(iter(higher_is_better), None)
+    if metric is None or metric not in higher_is_better:
+        known = ", ".join(higher_is_better) or "none; set validation=null"
+        raise ConfigError(f"validation.metric is {config.metric!r}; the task has {known}")
+    return metric
+
+
+def is_better(score: float, best: float | None, higher_is_better: bool) -> bool:
+    """Return whether a score beats the best one so far; non-finite scores never do."""
+    if not math.isfinite(score):
+        return False
+    return best is None or (score > best if higher_is_better else score < best)
 
 
 @contextmanager

@@ -21,9 +21,8 @@ from perception_encoder.progress import Track, untracked
 from perception_encoder.training.checkpoint import BEST, check_run, find_checkpoints, load_weights, run_directory
 from perception_encoder.training.config import TrainingConfig
 from perception_encoder.training.distributed import process_group, whole_model
-from perception_encoder.training.loop import Section, train_steps
+from perception_encoder.training.loop import Section, choose_metric, train_steps
 from perception_encoder.training.metrics import Listener, describe_changes, describe_run
-from perception_encoder.training.task import choose_metric
 
 logger = logging.getLogger(__name__)
 

@@ -23,8 +23,8 @@ from perception_encoder.pretraining.recipes import core_n16
 from perception_encoder.pretraining.run import pretrain
 from perception_encoder.progress import Track
 from perception_encoder.stages import LANGUAGE_ALIGNMENT, PRETRAINING
+from perception_encoder.training.config import ValidationConfig
 from perception_encoder.training.optimizer import OptimizerConfig
-from perception_encoder.training.task import ValidationConfig
 from synthetic.builtin.rules import read_builtin
 from synthetic.questions.conversations import SceneRecords
 

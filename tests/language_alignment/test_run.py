@@ -21,8 +21,8 @@ from perception_encoder.language_models.weights import WEIGHTS, load_vision, rea
 from perception_encoder.preprocess.conversation import Sampling, ask
 from perception_encoder.store import Store
 from perception_encoder.training.checkpoint import BEST
+from perception_encoder.training.config import ValidationConfig
 from perception_encoder.training.optimizer import OptimizerConfig
-from perception_encoder.training.task import ValidationConfig
 from tests.tiny_language_models import TEMPLATE, write_tiny_decoder
 from tests.training.toys import Interrupted, interrupt_at, losses, rows, train_by_ranks
 

@@ -13,7 +13,7 @@ from perception_encoder.language_models.model import collate
 from perception_encoder.language_models.prompt import IGNORED, Prompt
 from perception_encoder.preprocess.conversation import Message, ask
 from perception_encoder.preprocess.tiling import media_pixels
-from perception_encoder.training.task import is_better
+from perception_encoder.training.loop import is_better
 from tests.tiny_language_models import tiny_language_model
 
 NOISE = Image.effect_noise((64, 64), 90).convert("RGB")

@@ -24,7 +24,7 @@ from perception_encoder.pretraining.task import PairValidation, hits
 from perception_encoder.pretraining.towers import TrainingTowers
 from perception_encoder.progress import untracked
 from perception_encoder.training.checkpoint import load_weights
-from perception_encoder.training.task import ValidationConfig
+from perception_encoder.training.config import ValidationConfig
 from synthetic.builtin.rules import read_builtin
 from tests.pretraining.test_parallel import best
 from tests.pretraining.toys import debug

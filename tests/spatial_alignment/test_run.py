@@ -18,8 +18,8 @@ from perception_encoder.models.vision_transformer import VisionTransformer
 from perception_encoder.spatial_alignment.recipes import distill_spatial
 from perception_encoder.spatial_alignment.run import align_spatially, spatial_name
 from perception_encoder.training.checkpoint import BEST
+from perception_encoder.training.config import ValidationConfig
 from perception_encoder.training.optimizer import OptimizerConfig
-from perception_encoder.training.task import ValidationConfig
 from tests.evaluation.layers import png
 from tests.spatial_alignment.conftest import scene
 from tests.spatial_alignment.toys import CONFIG

@@ -16,7 +16,7 @@ from perception_encoder.pretraining.config import LoRA
 from perception_encoder.pretraining.recipes import debug_pretraining
 from perception_encoder.pretraining.run import pretrain
 from perception_encoder.spatial_alignment.run import align_spatially
-from perception_encoder.training.task import ValidationConfig
+from perception_encoder.training.config import ValidationConfig
 from synthetic.builtin.recipes import builtin
 from tests.dense_training.conftest import datasets
 from tests.dense_training.datasets import small_config

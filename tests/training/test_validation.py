@@ -13,8 +13,8 @@ from torch import Tensor
 
 from perception_encoder.errors import ConfigError
 from perception_encoder.training.checkpoint import find_checkpoints, load_weights
-from perception_encoder.training.loop import Section, train_steps
-from perception_encoder.training.task import ValidationConfig, choose_metric
+from perception_encoder.training.config import ValidationConfig
+from perception_encoder.training.loop import Section, choose_metric, train_steps
 from tests.training.test_loop import CONFIG, Killed, Regression, batch, losses_of
 
 EVERY_FOURTH = ValidationConfig(every=4)
