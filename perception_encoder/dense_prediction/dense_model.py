@@ -21,7 +21,7 @@ from perception_encoder.dense_prediction.detection.detr import DetrHead, DetrHea
 from perception_encoder.dense_prediction.detection.mask_rcnn import PATCH, Detector, DetectorHeadConfig
 from perception_encoder.dense_prediction.head_fitting import Standardize
 from perception_encoder.dense_prediction.segmentation import SegmentationHead, SegmentationHeadConfig
-from perception_encoder.dense_prediction.vitdet import ViTDetBackbone, vitdet_backbone
+from perception_encoder.dense_prediction.vitdet import ViTDetBackbone, WindowConfig, vitdet_backbone
 from perception_encoder.errors import CheckpointError, ConfigError, one_line
 from perception_encoder.models.checkpoints.files import write_tensors
 from perception_encoder.models.initialization import drawn_from
@@ -29,7 +29,7 @@ from perception_encoder.models.registry import BUILTIN_DEPTH
 from perception_encoder.models.tower import Tower
 from perception_encoder.models.vision_transformer import VisionTransformer
 from perception_encoder.preprocess.image import ImageTransform
-from perception_encoder.records import Checked, CountOrZero, Range, from_fields, parse_json
+from perception_encoder.records import Checked, Range, from_fields, parse_json
 from perception_encoder.transfer import to_device
 
 HeadConfig = DepthHeadConfig | SegmentationHeadConfig | DetectorHeadConfig | DetrHeadConfig
@@ -43,23 +43,6 @@ TASKS: Mapping[str, type[HeadConfig]] = {
 METADATA = "perception_encoder_head"  # metadata field of a file that describes the head
 Side = Annotated[int, Range(at_least=1, at_most=4096)]
 """Pixels of `image_size`: 1824 in the paper's largest detector."""
-Patches = Annotated[int, Range(at_least=1, at_most=1024)]
-
-
-@dataclass(frozen=True, kw_only=True)
-class WindowConfig(Checked):
-    """A backbone like ViTDet's, for large images; defaults are those of PE-Core-G and PE-Spatial-G."""
-
-    size: Patches = 32
-    """Patches along a window's side."""
-    global_blocks: tuple[CountOrZero, ...] = (12, 24, 36, 49)
-    """Blocks that attend to all patches, 0-based."""
-    patch_size: Patches = 16
-    """Pixels of a patch's side after resampling."""
-    tile: Patches | None = None
-    """Patches along a side of the resampled, then tiled position table; by default the encoder's."""
-    span: Patches | None = None
-    """Rotary positions along a window's side, and along the image's; by default one per patch of a window."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,9 +131,7 @@ class Backbone(nn.Module):
             if windows is not None:
                 if windows.tile is not None:
                     truncated.set_image_size(windows.tile * truncated.config.patch_size)
-                self.model = vitdet_backbone(
-                    truncated, image_size, windows.size, windows.global_blocks, windows.patch_size, windows.span
-                )
+                self.model = vitdet_backbone(truncated, image_size, windows)
                 self.patch_size = windows.patch_size
         elif windows is not None:
             raise ConfigError("windows need a model of this package; set windows=null for another library's")

@@ -27,11 +27,11 @@ from perception_encoder.dense_prediction.dense_model import (
     DenseModel,
     HeadInfo,
     InputConfig,
-    WindowConfig,
 )
 from perception_encoder.dense_prediction.detection.detr import DetrHead, DetrHeadConfig
 from perception_encoder.dense_prediction.detection.mask_rcnn import Detector, DetectorHeadConfig
 from perception_encoder.dense_prediction.detection.roi_heads import CONVOLUTIONS
+from perception_encoder.dense_prediction.vitdet import WindowConfig
 from perception_encoder.errors import CheckpointError, ConfigError, needs_extra
 from perception_encoder.models.checkpoints.files import read_checkpoint
 from perception_encoder.models.checkpoints.layouts import StateDict

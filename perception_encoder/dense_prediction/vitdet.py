@@ -8,7 +8,8 @@ they are scaled to a window's side, so that all blocks see angles that they were
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,25 @@ from perception_encoder.errors import ConfigError, ShapeError
 from perception_encoder.models.config import VisionConfig
 from perception_encoder.models.layers import Block, Transformer, rope_table
 from perception_encoder.models.vision_transformer import VisionTransformer
+from perception_encoder.records import Checked, CountOrZero, Range
+
+Patches = Annotated[int, Range(at_least=1, at_most=1024)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WindowConfig(Checked):
+    """A backbone like ViTDet's, for large images; defaults are those of PE-Core-G and PE-Spatial-G."""
+
+    size: Patches = 32
+    """Patches along a window's side."""
+    global_blocks: tuple[CountOrZero, ...] = (12, 24, 36, 49)
+    """Blocks that attend to all patches, 0-based."""
+    patch_size: Patches = 16
+    """Pixels of a patch's side after resampling."""
+    tile: Patches | None = None
+    """Patches along a side of the resampled, then tiled position table; by default the encoder's."""
+    span: Patches | None = None
+    """Rotary positions along a window's side, and along the image's; by default one per patch of a window."""
 
 
 class ViTDetBackbone(nn.Module):
@@ -27,28 +47,19 @@ class ViTDetBackbone(nn.Module):
     Parameters have the published names of Lang and Spatial models.
     """
 
-    def __init__(
-        self,
-        config: VisionConfig,
-        image_size: int,
-        window_size: int,
-        global_blocks: Sequence[int],
-        span: int | None = None,
-    ) -> None:
-        """`config`: the pretrained tower, whose `image_size` fixes the tile of positions. `image_size`: pixels of the
-        training square. For the rest see `WindowConfig`. Raises ConfigError for sizes that are not whole patches, and
-        for a block that does not exist.
+    def __init__(self, config: VisionConfig, image_size: int, windows: WindowConfig) -> None:
+        """`config`: the pretrained tower with the patches of `windows`; its `image_size` fixes the tile of positions.
+
+        `image_size`: pixels of the training square. Raises ConfigError for sizes that are not whole patches, and for a
+        block that does not exist.
         """
         super().__init__()
         if image_size % config.patch_size:
             raise ConfigError(f"image_size is {image_size}; it must be a multiple of the patch, {config.patch_size}")
-        wrong = [block for block in global_blocks if not 0 <= block < config.depth]
-        if wrong:
+        if wrong := [block for block in windows.global_blocks if block >= config.depth]:
             raise ConfigError(f"global block {wrong[0]} does not exist; the tower has blocks 0 to {config.depth - 1}")
         self.config = dataclasses.replace(config, attention_pool=False, final_norm=False, output_dim=None)
-        self.image_size, self.window_size = image_size, window_size
-        self.global_blocks = frozenset(global_blocks)
-        self.span = window_size if span is None else span
+        self.image_size, self.windows, self.span = image_size, windows, windows.span or windows.size
         width, patch = config.width, config.patch_size
         self.conv1 = nn.Conv2d(3, width, patch, stride=patch, bias=False)
         self.positional_embedding = nn.Parameter(torch.empty(int(config.class_token) + config.grid**2, width))
@@ -71,7 +82,7 @@ class ViTDetBackbone(nn.Module):
         for number, block in enumerate(self.transformer.resblocks):
             assert isinstance(block, Block)
             factors = None if branches is None else branches[number]
-            window = None if number in self.global_blocks else self.window_size
+            window = None if number in self.windows.global_blocks else self.windows.size
             maps = self.transformer.recomputed(self._run, block, maps, window, factors)
         return maps.permute(0, 3, 1, 2).contiguous()
 
@@ -99,21 +110,15 @@ class ViTDetBackbone(nn.Module):
         return rope_table((rows, columns), self.config.width // self.config.heads, False, device, step)
 
 
-def vitdet_backbone(
-    tower: VisionTransformer,
-    image_size: int,
-    window_size: int,
-    global_blocks: Sequence[int],
-    patch_size: int = 16,
-    span: int | None = None,
-) -> ViTDetBackbone:
+def vitdet_backbone(tower: VisionTransformer, image_size: int, windows: WindowConfig) -> ViTDetBackbone:
     """Make the backbone of a pretrained tower, with copies of its weights.
 
     For another patch size the patch kernel is resampled bicubically and the position table is unchanged: one of 32 x 32
     patches of 14 px becomes a tile of 512 px with patches of 16. Raises what `ViTDetBackbone` does.
     """
+    patch_size = windows.patch_size
     config = dataclasses.replace(tower.config, patch_size=patch_size, image_size=tower.config.grid * patch_size)
-    backbone = ViTDetBackbone(config, image_size, window_size, global_blocks, span)
+    backbone = ViTDetBackbone(config, image_size, windows)
     weights = {name: tensor for name, tensor in tower.state_dict().items() if name in backbone.state_dict()}
     kernel = weights["conv1.weight"]
     if kernel.shape[-1] != patch_size:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from perception_encoder.dense_prediction.dense_model import HeadConfig, WindowConfig
+from perception_encoder.dense_prediction.dense_model import HeadConfig
 from perception_encoder.dense_prediction.depth import DepthHeadConfig
 from perception_encoder.dense_prediction.detection.detr import DetrHeadConfig
 from perception_encoder.dense_prediction.detection.mask_rcnn import DetectorHeadConfig
 from perception_encoder.dense_prediction.segmentation import SegmentationHeadConfig
+from perception_encoder.dense_prediction.vitdet import WindowConfig
 from perception_encoder.errors import ConfigError
 from perception_encoder.models.registry import BUILTIN
 from perception_encoder.records import Count, CountOrZero, Layer, Positive, Share, ShareBelowOne, check_ordered

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from perception_encoder.dense_prediction.dense_model import HeadInfo, WindowConfig, make_head
+from perception_encoder.dense_prediction.dense_model import HeadInfo, make_head
 from perception_encoder.dense_prediction.detection.detr import DetrHeadConfig
 from perception_encoder.dense_prediction.detection.mask_rcnn import DetectorHeadConfig
+from perception_encoder.dense_prediction.vitdet import WindowConfig
 from perception_encoder.dense_training.config import DenseConfig, DepthTrainingConfig, DetectorConfig, SegmenterConfig
 from perception_encoder.dense_training.kinds import KINDS, parameter_count
 from perception_encoder.errors import ConfigError

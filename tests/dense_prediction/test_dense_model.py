@@ -19,7 +19,6 @@ from perception_encoder.dense_prediction.dense_model import (
     Backbone,
     DenseModel,
     HeadInfo,
-    WindowConfig,
     load_dense_model,
     make_backbone,
     make_head,
@@ -30,6 +29,7 @@ from perception_encoder.dense_prediction.detection.detr import DetrHeadConfig
 from perception_encoder.dense_prediction.detection.mask_rcnn import DetectorHeadConfig
 from perception_encoder.dense_prediction.heads import load_head
 from perception_encoder.dense_prediction.segmentation import SegmentationHeadConfig
+from perception_encoder.dense_prediction.vitdet import WindowConfig
 from perception_encoder.dense_training.batches import Augmenter
 from perception_encoder.errors import CheckpointError, ConfigError
 from perception_encoder.inference.layer_features import LayerFeatures

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from perception_encoder.dense_prediction.vitdet import ViTDetBackbone, from_windows, to_windows, vitdet_backbone
+from perception_encoder.dense_prediction.vitdet import (
+    ViTDetBackbone,
+    WindowConfig,
+    from_windows,
+    to_windows,
+    vitdet_backbone,
+)
 from perception_encoder.errors import ConfigError, ShapeError
 from perception_encoder.models.checkpoints.weights import create_model
 from perception_encoder.models.config import VisionConfig
@@ -48,16 +55,18 @@ def test_golden(key: str) -> None:
     match = NAME.fullmatch(key)
     assert match is not None
     seed, side, window, width, depth, heads = map(int, match.groups()[:6])
-    blocks, size, class_token, scaled = [int(n) for n in match[7].split(",")], *(int(match[at]) for at in (8, 9, 10))
+    blocks, size, class_token, scaled = match[7].split(","), *(int(match[at]) for at in (8, 9, 10))
     config = tower_config(width, depth, heads, size, class_token=bool(class_token), layer_scale=0.1 if scaled else None)
-    model = with_golden_weights(ViTDetBackbone(config, side, window, blocks))
+    windows = WindowConfig(size=window, global_blocks=tuple(map(int, blocks)))
+    model = with_golden_weights(ViTDetBackbone(config, side, windows))
     ours = model(golden_image(seed, 1, 3, side, side)).numpy()
     assert ours.shape == GOLDEN[key].shape
     assert np.linalg.norm(ours - GOLDEN[key]) / np.linalg.norm(GOLDEN[key]) < 1e-4
 
 
 def backbone(window: int, global_blocks: list[int], side: int = 128, **rest: object) -> ViTDetBackbone:
-    return with_golden_weights(ViTDetBackbone(tower_config(**rest), side, window, global_blocks))
+    windows = WindowConfig(size=window, global_blocks=tuple(global_blocks))
+    return with_golden_weights(ViTDetBackbone(tower_config(**rest), side, windows))
 
 
 @torch.no_grad()
@@ -122,12 +131,12 @@ def test_gradients_flow_with_recomputation_and_stochastic_depth(frozen: bool) ->
 
 
 def test_sizes_that_do_not_fit() -> None:
-    config = tower_config()
+    config, windows = tower_config(), WindowConfig(size=4, global_blocks=())
     with pytest.raises(ConfigError, match="image_size is 100"):
-        ViTDetBackbone(config, 100, 4, [])
+        ViTDetBackbone(config, 100, windows)
     with pytest.raises(ConfigError, match="global block 3 does not exist"):
-        ViTDetBackbone(config, 128, 4, [3])
-    model = ViTDetBackbone(config, 128, 4, [])
+        ViTDetBackbone(config, 128, replace(windows, global_blocks=(3,)))
+    model = ViTDetBackbone(config, 128, windows)
     with pytest.raises(ShapeError, match="images are 100x128"):
         model(torch.zeros(1, 3, 100, 128))
 
@@ -138,14 +147,14 @@ def test_a_pretrained_tower_gives_its_map() -> None:
     tower = create_model("PE-Spatial-T16-512")
     tower.truncate(2)
     tower.set_image_size(64)
-    pixels = golden_image(1, 2, 3, 64, 64)
-    copied = vitdet_backbone(tower, 64, 4, [1])
+    pixels, windows = golden_image(1, 2, 3, 64, 64), WindowConfig(size=4, global_blocks=(1,))
+    copied = vitdet_backbone(tower, 64, windows)
     expected = tower.forward_features(pixels, norm=False)[:, tower.num_prefix_tokens :]
     with torch.no_grad():
         first = copied.positions((4, 4))
     assert torch.equal(first.flatten(0, 1), tower.positional_embedding[tower.num_prefix_tokens :])
     if not tower.config.class_token:
         torch.testing.assert_close(copied(pixels).flatten(2).transpose(1, 2), expected, atol=1e-4, rtol=1e-4)
-    coarse = vitdet_backbone(tower, 128, 4, [1], patch_size=32)
+    coarse = vitdet_backbone(tower, 128, replace(windows, patch_size=32))
     assert coarse.conv1.weight.shape[-2:] == (32, 32) and coarse(golden_image(1, 1, 3, 128, 96)).shape[-2:] == (4, 3)
     assert coarse.config.image_size == 128

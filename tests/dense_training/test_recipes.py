@@ -9,11 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from perception_encoder.dense_prediction.dense_model import WindowConfig
 from perception_encoder.dense_prediction.depth import DepthHead, DepthHeadConfig
 from perception_encoder.dense_prediction.detection.detr import DetrHead, DetrHeadConfig
 from perception_encoder.dense_prediction.detection.mask_rcnn import Detector, DetectorHeadConfig
-from perception_encoder.dense_prediction.vitdet import vitdet_backbone
+from perception_encoder.dense_prediction.vitdet import WindowConfig, vitdet_backbone
 from perception_encoder.dense_training.config import DenseConfig, DepthTrainingConfig, DetectorConfig
 from perception_encoder.dense_training.recipes import VITDET, head_part, plan_dense
 from perception_encoder.errors import ConfigError
@@ -94,7 +93,7 @@ def test_a_backbone_in_windows_costs_what_torch_counts(size: int, checkpointing:
     config = DetectorConfig(encoder="builtin", windows=windows, image_size=256, frozen=False, layer=4)
     part = plan_dense(config)[0][0].parts[0]
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
-        backbone = vitdet_backbone(VisionTransformer(find_model("builtin").vision).truncate(4), 256, size, (1, 3))
+        backbone = vitdet_backbone(VisionTransformer(find_model("builtin").vision).truncate(4), 256, windows)
         backbone.transformer.checkpointing = checkpointing
         backbone(torch.empty(1, 3, 256, 256)).sum().backward()
     planned = part.flops(ParallelConfig(checkpointing=checkpointing))

@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 
 from perception_encoder.dense_prediction import published_detectors
-from perception_encoder.dense_prediction.dense_model import Backbone, DenseModel, InputConfig, WindowConfig
+from perception_encoder.dense_prediction.dense_model import Backbone, DenseModel, InputConfig
 from perception_encoder.dense_prediction.detection.detr import DetrHead, DetrHeadConfig
 from perception_encoder.dense_prediction.detection.mask_rcnn import Detector, DetectorHeadConfig
 from perception_encoder.dense_prediction.published_detectors import coco_classes
+from perception_encoder.dense_prediction.vitdet import WindowConfig
 from perception_encoder.models.config import VisionConfig
 from perception_encoder.models.tower import Tower
 from perception_encoder.models.vision_transformer import VisionTransformer
