@@ -192,7 +192,8 @@ class DenseModel(nn.Module):
     @classmethod
     def of(cls, info: HeadInfo, tower: Tower, frozen: bool = True, generator: torch.Generator | None = None) -> Self:
         """Put a head with random weights on an encoder's tower; `generator`: by default torch's global one."""
-        backbone = make_backbone(info, tower, frozen)
+        inputs = InputConfig(mean=tower.mean, deviation=tower.deviation, padding=tower.padding)
+        backbone = Backbone(tower, info.layer, frozen, info.windows, info.image_size, inputs if info.padded else None)
         with nullcontext() if generator is None else drawn_from(generator):
             return cls(backbone, make_head(info, backbone.width))
 
@@ -231,12 +232,6 @@ class DenseModel(nn.Module):
             scale = (image_size - inputs.margin) / max(size)
             width, height = (max(1, int(side * scale + 0.5)) for side in size)
         return height, width
-
-
-def make_backbone(info: HeadInfo, tower: Tower, frozen: bool = True) -> Backbone:
-    """Make the backbone of a head; see `Backbone`."""
-    inputs = InputConfig(mean=tower.mean, deviation=tower.deviation, padding=tower.padding)
-    return Backbone(tower, info.layer, frozen, info.windows, info.image_size, inputs if info.padded else None)
 
 
 def make_head(info: HeadInfo, width: int) -> Head:

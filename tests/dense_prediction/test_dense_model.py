@@ -20,7 +20,6 @@ from perception_encoder.dense_prediction.dense_model import (
     DenseModel,
     HeadInfo,
     load_dense_model,
-    make_backbone,
     make_head,
     write_head,
 )
@@ -116,25 +115,21 @@ def test_heads_of_other_encoders_and_other_files_are_refused(tmp_path: Path) -> 
 def test_images_are_padded_with_the_same_pixel_as_in_training() -> None:
     """With ImageNet's mean it was 127 in training and the mean in tests."""
     other = replace(tower(), mean=(0.485, 0.456, 0.406), deviation=(0.229, 0.224, 0.225))
-    described = info(padded=True)
-    backbone = make_backbone(described, other)
-    padded = DenseModel(backbone, make_head(described, backbone.width)).eval()
+    padded = DenseModel.of(info(padded=True), other).eval()
     small = image().resize((64, 32))
     trained, targets = Augmenter(64, (1.0, 1.0), 0, other.padding)(
         small, {"boxes": torch.tensor([[0.0, 0, 64, 32]]), "labels": torch.tensor([1])}, torch.Generator()
     )
     assert trained[:, 40, 40].tolist() == [124, 116, 104]
     with torch.no_grad():
-        assert torch.allclose(padded.map_of(small, 64), backbone(trained[None]), atol=1e-5)
+        assert torch.allclose(padded.map_of(small, 64), padded.backbone(trained[None]), atol=1e-5)
     assert padded.valid_sizes(small.size, 64) == [(32, 64)] and targets["inside"].tolist() == [32, 64]
     assert padded.valid_sizes((100, 40), 64) == [(26, 64)]  # whole pixels, not whole patches
 
 
 def test_inside_is_in_the_heads_pixels() -> None:
     windows = WindowConfig(size=2, global_blocks=(), patch_size=8)
-    described = info(padded=True, windows=windows)
-    backbone = make_backbone(described, tower())
-    model = DenseModel(backbone, make_head(described, backbone.width)).eval()
+    model = DenseModel.of(info(padded=True, windows=windows), tower()).eval()
     assert model.valid_sizes((64, 32), 64) == [(64, 128)]
     assert model.map_of(image().resize((64, 32)), 64).shape[1:3] == (8, 8)
 
