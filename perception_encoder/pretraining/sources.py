@@ -49,48 +49,38 @@ class ImageTextSample(Labelled):
         return Pair.of(self.image, self.label, self.texts)
 
 
-class ImageTextSet(Sequence[ImageTextSample]):
-    """Samples in memory."""
-
-    def __init__(self, samples: Sequence[ImageTextSample]) -> None:
-        self.samples = list(samples)
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, index: Any) -> Any:
-        return self.samples[index]
+class ImageTextSet(list[ImageTextSample]):
+    """Samples in memory, a `PairSource`."""
 
     @property
     def sizes(self) -> list[int]:
-        return [len(self.samples)]
+        return [len(self)]
 
     def load(self, index: int, needed: int) -> Pair:
-        return self.samples[index].pair
+        return self[index].pair
 
     def by_source(self) -> dict[str, ImageTextSet]:
         """Return one set for each `source` of the metadata, sorted by name; the images are shared, not copied."""
-        names = sorted({sample.source for sample in self.samples})
-        return {name: ImageTextSet([s for s in self.samples if s.source == name]) for name in names}
+        names = sorted({sample.source for sample in self})
+        return {name: ImageTextSet(sample for sample in self if sample.source == name) for name in names}
 
     def every(self, count: int, others: bool = False) -> ImageTextSet:
         """Return the set of every `count`-th sample, or of all others."""
-        numbered = enumerate(self.samples, 1)
-        return ImageTextSet([sample for number, sample in numbered if bool(number % count) == others])
+        return ImageTextSet(sample for number, sample in enumerate(self, 1) if bool(number % count) == others)
 
     def thinned(self, size: int) -> ImageTextSet:
         """Return the set of at most `size` evenly spaced samples."""
-        return self.every(max(1, -(-len(self.samples) // size)))
+        return self.every(max(1, -(-len(self) // size)))
 
     def balanced(self, power: float = 0.5) -> ImageTextSet:
         """Return the set with samples of rare labels repeated (images are not copied).
 
         A label with n samples, where the most frequent has m, is repeated (m / n) ** power times, rounded.
         """
-        counts = Counter(sample.label for sample in self.samples)
+        counts = Counter(sample.label for sample in self)
         most = max(counts.values(), default=0)
         repeats = {label: round((most / count) ** power) for label, count in counts.items()}
-        return ImageTextSet([s for s in self.samples for _ in range(repeats[s.label])])
+        return ImageTextSet(sample for sample in self for _ in range(repeats[sample.label]))
 
 
 ReadPairs = Callable[[Sequence[Path], str, int, Track], ImageTextSet]
@@ -105,13 +95,13 @@ def read_pairs(
     Images whose short side is over `image_side` px are scaled to it, none is enlarged. Raises DataError if there is no
     such split, or if a shard is damaged. An image that cannot be decoded is logged and left out.
     """
-    samples: list[ImageTextSample] = []
+    samples = ImageTextSet()
     for path in paths:
         raw = read_split(path, split)
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             decoded = pool.map(lambda sample: _decode(sample, image_side), raw)
             samples += filter(None, track(decoded, f"reading {path.name} {split}", len(raw)))
-    return ImageTextSet(samples)
+    return samples
 
 
 def _decode(sample: FileSample, image_side: int) -> ImageTextSample | None:
