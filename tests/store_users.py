@@ -104,7 +104,7 @@ def engine(inputs: Path, directory: Path, setting: str) -> object:
                 value = {**outcome.value, **({"video": record.key} if stage == FRAMES else {})}
                 outcome = replace(outcome, key=record.key, value=value)
                 journal.add(outcome)
-                record = record.after(outcome)
+                (record,) = record.after(outcome)
             if PROBE in record.results:
                 clips_of(record)
         write_captions(directory, journal)

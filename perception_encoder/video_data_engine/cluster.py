@@ -23,7 +23,7 @@ from perception_encoder.language_models.endpoint import KEY
 from perception_encoder.language_models.load import is_endpoint
 from perception_encoder.ray_cluster import Work, Worker, messages_of, on_cluster, start_log
 from perception_encoder.video_data_engine.config import WorkConfig
-from perception_encoder.video_data_engine.journal import PROBE, ClipRecord, Outcome, StageResult, clips_of
+from perception_encoder.video_data_engine.journal import ClipRecord, Outcome, StageResult
 from perception_encoder.video_data_engine.local import Loaded
 from perception_encoder.video_data_engine.stages import DECODING, EngineStage, Handler
 
@@ -164,7 +164,6 @@ class StageActor(Worker[ClipRecord, _Result]):
             ray.get(self._log.report.remote(messages))
             for record, (outcome, _) in zip(waiting, results, strict=True):
                 if isinstance(outcome, StageResult):
-                    after = record.after(outcome)
-                    following += clips_of(after) if outcome.stage == PROBE else [after]
+                    following += record.after(outcome)
         rows = [{"record": pickle.dumps(record)} for record in following if record.next_stage is not None]
         return pa.Table.from_pylist(rows, table.schema)

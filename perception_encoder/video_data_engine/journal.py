@@ -52,10 +52,13 @@ class ClipRecord:
         """The first stage without a result; None if the record is finished."""
         return next((stage for stage in STAGES if stage not in self.results), None)
 
-    def after(self, result: StageResult) -> ClipRecord:
-        """Return the record with another result."""
-        results = {**self.results, result.stage: result.value}
-        return replace(self, results=results, frames=result.frames or self.frames)
+    def after(self, outcome: Outcome) -> list[ClipRecord]:
+        """Return what goes on: the record with another result, the clips of a probed video, or after a failure none."""
+        if isinstance(outcome, StageFailure):
+            return []
+        results = {**self.results, outcome.stage: outcome.value}
+        record = replace(self, results=results, frames=outcome.frames or self.frames)
+        return clips_of(record) if outcome.stage == PROBE else [record]
 
     def failure(self, stage: str, reason: str, cause: Cause = "video", seconds: float = 0.0) -> StageFailure:
         """Return the failure of a stage."""

@@ -20,7 +20,7 @@ import torch
 from perception_encoder.errors import PerceptionEncoderError, needs_extra, one_line
 from perception_encoder.files import safe_imports
 from perception_encoder.video_data_engine.config import WorkConfig
-from perception_encoder.video_data_engine.journal import PROBE, ClipRecord, Outcome, StageResult, clips_of
+from perception_encoder.video_data_engine.journal import ClipRecord, Outcome
 from perception_encoder.video_data_engine.stages import DECODING, EngineStage, Handler, Models
 
 if TYPE_CHECKING:
@@ -180,10 +180,8 @@ class _LocalRunner:
             for record, outcome in zip(batch, outcomes, strict=True):
                 yield outcome
                 self.in_flight -= 1
-                if isinstance(outcome, StageResult):
-                    record = record.after(outcome)
-                    for clip in clips_of(record) if outcome.stage == PROBE else [record]:
-                        self._enqueue(clip)
+                for following in record.after(outcome):
+                    self._enqueue(following)
 
     def _retry(self, stage: EngineStage, batch: list[ClipRecord], reason: str) -> Iterator[Outcome]:
         """Queue lost records for separate retries; a record lost alone in every attempt is a failure."""

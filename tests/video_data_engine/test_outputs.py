@@ -51,7 +51,7 @@ def finished_journal(tmp_path: Path) -> Journal:
         for stage in make_stages(ECHOES, QUICK):
             (outcome,) = stage.open({})[0]([record])
             journal.add(outcome)
-            record = record.after(outcome)
+            (record,) = record.after(outcome)
     return journal
 
 

@@ -31,7 +31,7 @@ def through(stages: list[EngineStage], record: ClipRecord) -> ClipRecord | Stage
         (outcome,) = handle([record])
         if not isinstance(outcome, StageResult):
             return outcome
-        record = record.after(outcome)
+        (record,) = record.after(outcome)
     return record
 
 

@@ -203,6 +203,7 @@ def test_frames_of_a_part_are_reduced_and_read_again(tmp_path: Path) -> None:
     record = ClipRecord(key="a-0001", video="a", item=replace(item, start=0.8, end=1.6))
     value, frames = sample_clip(record, 3, 32)
     assert value == {"video": "a", "start": 0.8, "end": 1.6, "times": [0.8, 1.2, 1.6]}
-    opened = open_clip_frames(record.after(StageResult(key=record.key, stage=FRAMES, value=value, frames=frames)))
+    (sampled,) = record.after(StageResult(key=record.key, stage=FRAMES, value=value, frames=frames))
+    opened = open_clip_frames(sampled)
     assert [number_of(image.resize((128, 64))) for image in opened.images] == [20, 30, 40]
     assert opened.times == value["times"]
