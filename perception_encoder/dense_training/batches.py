@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -29,27 +28,26 @@ after augmentation also "inside", the height and width of the part of the square
 
 
 @dataclass(frozen=True)
-class DenseSamples(ABC):
+class DenseSamples:
     """A dataset's images with their targets."""
 
     dataset: Any
+    targets: Callable[[Any, int], Targets]
+    """`targets(dataset, index)` decodes those of an image."""
 
     @property
     def keys(self) -> Sequence[str]:
         keys: Sequence[str] = self.dataset.keys
         return keys
 
-    @abstractmethod
-    def targets(self, index: int) -> Targets:
-        """Decode an image's targets."""
-
     def read(self, index: int) -> tuple[Image.Image, Targets]:
         """Decode an RGB image and its targets in its pixels; InputError or DataError if that fails."""
         image: Image.Image = self.dataset.open(index)
-        targets = self.targets(index)
-        height, width = next(iter(targets.values())).shape
-        if image.size != (width, height):
-            image = image.resize((width, height), Image.Resampling.BICUBIC)
+        targets = self.targets(self.dataset, index)
+        if "boxes" not in targets:  # those are of an image of their size
+            height, width = next(iter(targets.values())).shape
+            if image.size != (width, height):
+                image = image.resize((width, height), Image.Resampling.BICUBIC)
         return image, targets
 
 

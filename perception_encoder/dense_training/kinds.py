@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor, nn
 
 from perception_encoder.datasets.class_masks import UNSCORED, ClassMasks, read_class_splits
@@ -69,13 +69,9 @@ class DenseKind(ABC):
         return 0.0, 0.0
 
 
-class DepthSamples(DenseSamples):
-    """Images with the depth of each pixel: "depth" (H, W) in metres."""
-
-    dataset: DepthImages
-
-    def targets(self, index: int) -> Targets:
-        return {"depth": torch.from_numpy(self.dataset.depth(index))}
+def depth_targets(dataset: DepthImages, index: int) -> Targets:
+    """Return "depth" (H, W) in metres."""
+    return {"depth": torch.from_numpy(dataset.depth(index))}
 
 
 class DepthKind(DenseKind):
@@ -85,7 +81,8 @@ class DepthKind(DenseKind):
 
     def __init__(self, config: DepthTrainingConfig, path: Path) -> None:
         self.settings = config.head
-        self.training, self.held_out = map(DepthSamples, read_depth_splits(path, config.per_metre))
+        splits = read_depth_splits(path, config.per_metre)
+        self.training, self.held_out = (DenseSamples(split, depth_targets) for split in splits)
         self.description = {"relative": self.settings.scale_invariance == 1}
 
     def begin(self, head: DepthHead, targets: Sequence[Targets]) -> None:
@@ -99,13 +96,9 @@ class DepthKind(DenseKind):
         return {"depth": scale_invariant_loss(predicted, target, self.settings)}
 
 
-class ClassSamples(DenseSamples):
-    """Images with the class of each pixel: "labels" (H, W); 0, like padding, is not scored."""
-
-    dataset: ClassMasks
-
-    def targets(self, index: int) -> Targets:
-        return {"labels": torch.from_numpy(self.dataset.labels(index).astype(np.int64)) - UNSCORED}
+def class_targets(dataset: ClassMasks, index: int) -> Targets:
+    """Return "labels" (H, W); 0, like padding, is not scored."""
+    return {"labels": torch.from_numpy(dataset.labels(index).astype(np.int64)) - UNSCORED}
 
 
 class ClassKind(DenseKind):
@@ -114,38 +107,27 @@ class ClassKind(DenseKind):
     task, validation = "segmentation", ClassValidation
 
     def __init__(self, config: SegmenterConfig, path: Path) -> None:
-        training, held_out = read_class_splits(path)
-        self.training, self.held_out = ClassSamples(training), ClassSamples(held_out)
-        self.description = {"classes": training.classes}
+        self.training, self.held_out = (DenseSamples(split, class_targets) for split in read_class_splits(path))
+        self.description = {"classes": self.training.dataset.classes}
 
     def losses(self, run: Run, batch: DenseBatch, patch_size: int) -> dict[str, Tensor]:
         labels = torch.stack([targets["labels"] for targets in batch.targets]) - 1
         return {"classes": class_share_loss(run(batch), labels)}
 
 
-@dataclass(frozen=True)
-class ObjectSamples(DenseSamples):
-    """Images with their objects: "boxes" (m, 4), "labels" (m,) and "masks" (m, H, W)."""
-
-    dataset: InstanceSet
-    masks: bool = True  # read the masks of objects, if the dataset has them
-
-    def targets(self, index: int) -> Targets:
-        objects = self.dataset.instances(index, self.masks)
-        targets = {"boxes": torch.from_numpy(objects.boxes), "labels": torch.from_numpy(objects.labels)}
-        if objects.masks is not None:
-            targets["masks"] = torch.from_numpy(objects.masks).to(torch.uint8)
-        return targets
-
-    def read(self, index: int) -> tuple[Image.Image, Targets]:
-        return self.dataset.open(index), self.targets(index)
+def object_targets(dataset: InstanceSet, index: int, masks: bool = True) -> Targets:
+    """Return "boxes" (m, 4), "labels" (m,) and, with `masks`, if the dataset has them, "masks" (m, H, W)."""
+    objects = dataset.instances(index, masks)
+    targets = {"boxes": torch.from_numpy(objects.boxes), "labels": torch.from_numpy(objects.labels)}
+    if objects.masks is not None:
+        targets["masks"] = torch.from_numpy(objects.masks).to(torch.uint8)
+    return targets
 
 
 class ObjectKind(DenseKind):
     """Boxes of objects, and their masks if the head has them."""
 
     validation = ObjectValidation
-    training: ObjectSamples
     description: dict[str, Any]
 
     def __init__(self, config: DetectorConfig, path: Path) -> None:
@@ -154,7 +136,8 @@ class ObjectKind(DenseKind):
             training, held_out = training.merge_classes(), held_out.merge_classes()
         masks = config.masks and training.has_masks and held_out.has_masks
         self.config, self.settings = config, config.head
-        self.training, self.held_out = ObjectSamples(training, masks), ObjectSamples(held_out, masks)
+        targets = partial(object_targets, masks=masks)
+        self.training, self.held_out = DenseSamples(training, targets), DenseSamples(held_out, targets)
         self.description = {
             "classes": tuple(str(category.get("name", category["id"])) for category in training.categories),
             "class_ids": tuple(category["id"] for category in training.categories),
@@ -168,7 +151,7 @@ class ObjectKind(DenseKind):
 
     def _shown(self) -> tuple[list[Tensor], Tensor]:
         """Return the labels of each training image, and the share of images that show each class."""
-        dataset = self.training.dataset
+        dataset: InstanceSet = self.training.dataset
         labels = [torch.from_numpy(dataset.instances(row, masks=False).labels) for row in range(len(dataset.keys))]
         return labels, class_frequencies(labels, len(dataset.categories))
 

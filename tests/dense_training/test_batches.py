@@ -18,9 +18,10 @@ from perception_encoder.dense_prediction.dense_model import Backbone, DenseModel
 from perception_encoder.dense_training.batches import (
     Augmenter,
     DenseBatches,
+    DenseSamples,
     RepeatSampler,
 )
-from perception_encoder.dense_training.kinds import KINDS, ClassSamples, DepthSamples, ObjectSamples, scale_targets
+from perception_encoder.dense_training.kinds import KINDS, class_targets, depth_targets, object_targets, scale_targets
 from perception_encoder.dense_training.run import DenseTask, describe_head, open_tower
 from perception_encoder.errors import DataError, MediaDecodeError
 from perception_encoder.ranks import Rank
@@ -99,7 +100,7 @@ def generator(seed: int = 0) -> torch.Generator:
 
 def test_depth_moves_with_its_image() -> None:
     """Images show depth as grey, so that both can be compared pixel by pixel."""
-    samples = DepthSamples(pairs("room", rooms(1, 0)))
+    samples = DenseSamples(pairs("room", rooms(1, 0)), depth_targets)
     image, targets = samples.read(0)
     for seed in range(8):
         pixels, moved = Augmenter(32, (0.5, 2.0), 0.5, GREY)(image, targets, generator(seed))
@@ -111,7 +112,7 @@ def test_depth_moves_with_its_image() -> None:
 
 
 def test_labels_are_padded_as_not_scored() -> None:
-    samples = ClassSamples(drawn_masks("m", label_maps(1, 0)))
+    samples = DenseSamples(drawn_masks("m", label_maps(1, 0)), class_targets)
     image, targets = samples.read(0)
     assert set(targets["labels"].unique().tolist()) == {1, 2, 3}  # 0 is what padding is
     _, moved = Augmenter(32, (0.5, 0.5), 0, GREY)(image, targets, generator())
@@ -187,7 +188,7 @@ def test_masks_shrink_to_where_their_objects_are() -> None:
 def test_an_image_of_another_size_than_its_target_is_scaled() -> None:
     images = pairs("room", rooms(1, 0))
     larger = png(np.asarray(images.open(0).resize((64, 48))))
-    image, targets = DepthSamples(dataclasses.replace(images, images=(larger,))).read(0)
+    image, targets = DenseSamples(dataclasses.replace(images, images=(larger,)), depth_targets).read(0)
     assert image.size == (32, 24) and targets["depth"].shape == (24, 32)
 
 
@@ -198,7 +199,7 @@ def test_crowds_are_not_learned(tmp_path: Path) -> None:
     content["annotations"][0]["iscrowd"] = 1
     file.write_text(json.dumps(content), encoding="utf-8")
     train, _ = read_instance_splits(place)
-    _, targets = ObjectSamples(train).read(0)
+    _, targets = DenseSamples(train, object_targets).read(0)
     assert [len(targets[name]) for name in ("boxes", "labels", "masks")] == [1, 1, 1]
     left, top, width, height = content["annotations"][1]["bbox"]
     assert targets["boxes"].tolist() == [[left, top, left + width, top + height]]
@@ -207,7 +208,7 @@ def test_crowds_are_not_learned(tmp_path: Path) -> None:
 def test_holes_in_depth_stay_holes() -> None:
     depths = rooms(1, 0)
     depths[0, 4:9, 6:12] = 0
-    image, targets = DepthSamples(pairs("room", depths)).read(0)
+    image, targets = DenseSamples(pairs("room", depths), depth_targets).read(0)
     assert (targets["depth"][4:9, 6:12] == 0).all()
     _, moved = Augmenter(32, (1.0, 1.0), 0, GREY)(image, targets, generator())
     known = moved["depth"][moved["depth"] > 0]
