@@ -13,11 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from perception_encoder.dense_prediction.dense_model import (
-    DenseModel,
-    HeadInfo,
-    write_head,
-)
+from perception_encoder.dense_prediction.dense_model import DenseModel, HeadInfo, write_head
 from perception_encoder.dense_prediction.published_detectors import read_head_state
 from perception_encoder.dense_training.batches import DenseBatch, DenseBatches
 from perception_encoder.dense_training.config import DenseConfig
@@ -48,8 +44,7 @@ def train_dense(
 ) -> Path:
     """Train a head, or resume; return the written file, `OUT/head.safetensors`.
 
-    `data`: one dataset with a training and a test set. A validated run also writes `OUT/best.safetensors`. Raises
-    ConfigError, DataError, CheckpointError, and OutputError, also if another run is training in `out`.
+    `data`: one dataset with a training and a test set. Raises ConfigError, DataError and what `run_stage` does.
     """
     return run_stage(lambda: DenseRun(config, data, out), out, track, listener)
 

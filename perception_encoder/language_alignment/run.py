@@ -68,11 +68,7 @@ def align_language(
 ) -> Path:
     """Align an encoder with a language model, or resume; return the written file, OUT/language.safetensors.
 
-    A validated run also writes `OUT/best.safetensors`. Raises ConfigError, DataError, CheckpointError, and OutputError,
-    also if another run is training in `out`.
-
-    Args:
-        data, read_shard: As `open_conversations` reads them.
+    `data`, `read_shard`: as `open_conversations` reads them. Raises ConfigError, DataError and what `run_stage` does.
     """
     return run_stage(lambda: LanguageRun(config, data, out, track, read_shard), out, track, listener)
 
@@ -130,7 +126,6 @@ class LanguageRun(StageRun):
         return dataclasses.replace(self.config, decoder=str(self.out / "decoder"))
 
     def sections(self, track: Track) -> Iterator[Section]:
-        """Yield the whole run."""
         config, trainee, rank = self.config, self.trainee, this_rank()
         sharded = config.parallel.kind == "fsdp" and rank.world_size > 1
         if config.cached and not config.train_vision and not sharded:
@@ -150,7 +145,6 @@ class LanguageRun(StageRun):
         yield Section(task, batches)
 
     def close(self) -> None:
-        """Close the cached features."""
         if self.cache is not None:
             self.cache.close()
 
@@ -233,7 +227,6 @@ class LanguageTrainee:
             (enable or decoder.gradient_checkpointing_enable)({"use_reentrant": False})
 
     def write(self, path: Path) -> None:
-        """Write the trained weights."""
         write_language_model(path, self.parts, self.model, self.vision_trained, self.decoder_trained, self.config.half)
 
 

@@ -54,8 +54,7 @@ def pretrain(
 ) -> Path:
     """Train two towers on pairs, or resume; return the written weights, `OUT/model.safetensors`.
 
-    A validated run also writes `OUT/best.safetensors`, its weights at the best score. Raises ConfigError, DataError,
-    CheckpointError, and OutputError, also if another run is training in `out`.
+    Raises ConfigError, DataError and what `run_stage` does.
 
     Args:
         data: Directories that hold `train.tar` or `train/*.tar`, class directories or tables, read into memory, or

@@ -40,9 +40,7 @@ def align_spatially(
 ) -> Path:
     """Align a tower spatially, or resume; return the written weights, `OUT/model.safetensors`.
 
-    `data`: images as `open_images` finds them; videos with masks are for validation (`open_validation`). A validated
-    run also writes `OUT/best.safetensors`. Raises ConfigError, DataError, CheckpointError, and OutputError, also if
-    another run is training in `out`.
+    `data`: images as `open_images` finds them. Raises ConfigError, DataError and what `run_stage` does.
     """
     return run_stage(lambda: SpatialRun(config, data, out), out, track, listener)
 

@@ -99,7 +99,7 @@ class StageRun(ABC):
 def run_stage(
     open_run: Callable[[], StageRun], out: Path, track: Track = untracked, listener: Listener | None = None
 ) -> Path:
-    """Train or resume in a directory, and return the written weights; with validation, also the best ones.
+    """Train or resume in a directory, and return the written weights; a validated run also writes OUT/best.safetensors.
 
     Raises what `open_run` does, CheckpointError if the directory holds another run, and OutputError if one is training
     in it.
