@@ -21,13 +21,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from perception_encoder.dense_prediction.dense_model import (
-    METADATA,
-    Backbone,
-    DenseModel,
-    HeadInfo,
-    InputConfig,
-)
+from perception_encoder.dense_prediction.dense_model import METADATA, Backbone, DenseModel, HeadInfo, InputConfig
 from perception_encoder.dense_prediction.detection.detr import DetrHead, DetrHeadConfig
 from perception_encoder.dense_prediction.detection.mask_rcnn import Detector, DetectorHeadConfig
 from perception_encoder.dense_prediction.detection.roi_heads import CONVOLUTIONS

@@ -21,13 +21,7 @@ from perception_encoder.preprocess.tokenizer import tokenizer
 from perception_encoder.pretraining.config import PROCEDURE, PretrainingConfig, resolve_config, trained_towers
 from perception_encoder.pretraining.recipes import plan_pretraining
 from perception_encoder.pretraining.sources import ReadPairs, open_sources, read_pairs
-from perception_encoder.pretraining.task import (
-    ContrastiveTask,
-    DistillationTask,
-    PairValidation,
-    Teacher,
-    load_teacher,
-)
+from perception_encoder.pretraining.task import ContrastiveTask, DistillationTask, PairValidation, Teacher, load_teacher
 from perception_encoder.pretraining.towers import (
     MAX_CACHED,
     CachedTexts,

@@ -17,13 +17,7 @@ from torch import Tensor, nn
 
 from perception_encoder.datasets.instances import Instances, InstanceSet
 from perception_encoder.dense_prediction.detection.detections import Detected
-from perception_encoder.dense_prediction.detection.roi_heads import (
-    EPS,
-    SCALES,
-    SimplePyramid,
-    customize,
-    head_settings,
-)
+from perception_encoder.dense_prediction.detection.roi_heads import EPS, SCALES, SimplePyramid, customize, head_settings
 from perception_encoder.dense_prediction.head_fitting import FitConfig, Maps, fit_head, take
 from perception_encoder.errors import DataError, needs_extra
 from perception_encoder.models.initialization import drawn_from
