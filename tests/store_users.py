@@ -27,8 +27,8 @@ from perception_encoder.layer_analysis.sweep import run_sweep
 from perception_encoder.ranks import ALONE
 from perception_encoder.runtime import cache
 from perception_encoder.spatial_alignment.mask_teachers import TeacherCache
-from perception_encoder.store import Store
-from perception_encoder.training.metrics import Metrics, read_metrics
+from perception_encoder.store import Records, Store
+from perception_encoder.training.metrics import Metrics, Row
 from perception_encoder.video_data_engine.config import EngineConfig
 from perception_encoder.video_data_engine.journal import FRAMES, PROBE, REMEDY, STAGES, ClipRecord, Journal, clips_of
 from perception_encoder.video_data_engine.outputs import write_captions, write_quarantine, write_shards
@@ -151,7 +151,7 @@ def arrays(inputs: Path, directory: Path, setting: str) -> object:
 
 
 def metrics(inputs: Path, directory: Path, setting: str) -> object:
-    done = len(read_metrics(directory / "metrics.jsonl"))
+    done = len(Records(directory / "metrics.jsonl", Row, "remove the line, or the file", writable=False).rows)
     report = Metrics(directory, done, ALONE)
     for step in range(done + 1, 5):
         report.write({"step": step, "loss": 1 / step})

@@ -125,7 +125,10 @@ class Pair:
         return frozenset(text for texts in self.texts.values() for text in texts)
 
     def caption(self, generator: np.random.Generator) -> str:
-        return draw_text(self.texts, self.shares, generator)
+        """Draw a kind by its share, rescaled to the available kinds, then one of its texts."""
+        weights = np.array([self.shares[kind] for kind in self.texts])
+        kind = list(self.texts)[int(generator.choice(len(weights), p=weights / weights.sum()))]
+        return self.texts[kind][int(generator.integers(len(self.texts[kind])))]
 
 
 def object_name(metadata: Mapping[str, Any]) -> str:
@@ -136,13 +139,6 @@ def object_name(metadata: Mapping[str, Any]) -> str:
 def captions(label: str) -> dict[str, list[str]]:
     """Return the captions of a label by kind, the keys of `SHARES`."""
     return {"template": [template.format(label) for template in PHOTO_TEMPLATES], "label": [label, f"{label}."]}
-
-
-def draw_text(texts: Mapping[str, Sequence[str]], shares: Mapping[str, float], generator: np.random.Generator) -> str:
-    """Draw a kind by its share, rescaled to the available kinds, then one of its texts."""
-    weights = np.array([shares[kind] for kind in texts])
-    kind = list(texts)[int(generator.choice(len(weights), p=weights / weights.sum()))]
-    return texts[kind][int(generator.integers(len(texts[kind])))]
 
 
 class PairSource(Protocol):

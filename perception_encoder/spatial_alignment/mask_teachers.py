@@ -22,7 +22,7 @@ from perception_encoder.errors import DataError, InputError, WeightsUnavailableE
 from perception_encoder.models.checkpoints.find import hub_or_cache
 from perception_encoder.models.checkpoints.weights import state_hash
 from perception_encoder.models.missing_weights import REPORTING, check_none_missing, lost_weights, without_kernels
-from perception_encoder.store import SETTINGS, Store
+from perception_encoder.store import Store
 
 SCENES = "scenes"
 POINTS = 32  # points of SAM's grid along each side of the image: 1,024 prompts
@@ -153,8 +153,3 @@ class TeacherCache:
 
 def _key(digest: str, copy: int) -> str:
     return f"{digest}-{copy}"
-
-
-def is_cache(path: str) -> bool:
-    """Return whether a path is a store of masks, not a model's."""
-    return (Path(path) / SETTINGS).is_file()

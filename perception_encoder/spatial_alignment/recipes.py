@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import replace
 
 from perception_encoder.models.checkpoints.weights import find_entry
@@ -89,7 +88,7 @@ def spatial_builtin() -> SpatialConfig:
 
 def debug_spatial(config: SpatialConfig) -> SpatialConfig:
     """Return the losses to the teacher in four steps of the built-in model; masks would need scenes or SAM."""
-    return dataclasses.replace(
+    return replace(
         debug_loop(config),
         model=BUILTIN,
         teacher=None if config.teacher is None else BUILTIN,

@@ -25,8 +25,9 @@ from perception_encoder.spatial_alignment.batches import (
     open_images,
 )
 from perception_encoder.spatial_alignment.config import SpatialConfig
-from perception_encoder.spatial_alignment.mask_teachers import SCENES, Sam, TeacherCache, is_cache
+from perception_encoder.spatial_alignment.mask_teachers import SCENES, Sam, TeacherCache
 from perception_encoder.spatial_alignment.task import SpatialAlignmentTask, SpatialValidation, Student
+from perception_encoder.store import SETTINGS
 from perception_encoder.training.distributed import own_device, this_rank
 from perception_encoder.training.loop import Section
 from perception_encoder.training.metrics import Listener
@@ -137,10 +138,9 @@ class SpatialTrainee:
         made = AugmentedImages(self.image_size, self.patch_size, config.augmentation, seed=config.seed)
         if config.masks in (None, SCENES):
             return made
-        if is_cache(config.masks):
+        if (Path(config.masks) / SETTINGS).is_file():
             return dataclasses.replace(made, teacher=TeacherCache(Path(config.masks), cache_settings(config, made)))
-        teacher = Sam.load(config.masks, device)
-        return dataclasses.replace(made, teacher=teacher)
+        return dataclasses.replace(made, teacher=Sam.load(config.masks, device))
 
     def write(self, path: Path) -> None:
         vision = self.student.vision

@@ -55,11 +55,6 @@ def _flatten(value: Any, name: str = "") -> dict[str, Any]:
     return {key: item for part, below in items for key, item in _flatten(below, f"{name}.{part}".lstrip(".")).items()}
 
 
-def read_metrics(path: Path) -> list[Row]:
-    """Return the rows of a run's metrics.jsonl, none if it is missing; DataError names a damaged line."""
-    return Records(path, Row, _REMEDY, writable=False).rows
-
-
 class Metrics:
     """Appends rows to DIR/metrics.jsonl and DIR/tensorboard; resuming first drops the rows after `step`.
 
