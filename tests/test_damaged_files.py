@@ -30,7 +30,7 @@ from perception_encoder.datasets.classified import load_tasks
 from perception_encoder.datasets.instances import read_instance_splits
 from perception_encoder.datasets.pe_video import read_videos_of
 from perception_encoder.datasets.rgbd import read_depth_splits
-from perception_encoder.datasets.training_files import has_split, read_files
+from perception_encoder.datasets.training_files import has_split, read_split
 from perception_encoder.dense_prediction.dense_model import load_dense_model
 from perception_encoder.errors import InputError, PerceptionEncoderError
 from perception_encoder.evaluation.classification.zero_shot import read_labels
@@ -261,7 +261,7 @@ def write_captions(directory: Path, name: str) -> None:
 def read_captions(directory: Path, name: str) -> None:
     rows = [row for row in read_rows(directory / name) if isinstance(row, PerceptionEncoderError)]
     has_split(directory / name, "val")
-    read_files(directory / name)
+    read_split(directory / name, "train")
     load_captions(directory / name)
     if rows:
         raise rows[0]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,19 +34,14 @@ class FileSample:
     texts: tuple[str, ...] = ()  # cleaned captions; if empty, captions are made from the label
 
 
-def read_split(path: Path, split: str) -> Sequence[FileSample]:
-    """Read a split of a directory, a table or tars, in order; DataError if there is none or a tar is damaged."""
-    if path.suffix != ".tar" and not shards_below(path, split):
-        return read_files(path, split)
-    samples = (sample for shard in find_shards(path, split) for sample in read_shard(shard))
-    return [FileSample(sample.key, sample.image, sample.metadata) for sample in samples]
-
-
-def read_files(path: Path, split: str = "train") -> list[FileSample]:
-    """Read a split of a directory or table, undecoded and in order; otherwise DataError lists the layouts.
+def read_split(path: Path, split: str) -> list[FileSample]:
+    """Read a split of a directory, table or tars, undecoded and in order; DataError lists the layouts if there is none.
 
     A directory without splits, or a table without a column `split`, is read whole.
     """
+    if path.suffix == ".tar" or shards_below(path, split):
+        samples = (sample for shard in find_shards(path, split) for sample in read_shard(shard))
+        return [FileSample(sample.key, sample.image, sample.metadata) for sample in samples]
     if path.suffix.lower() in TABLE_SUFFIXES and set(TEXT_COLUMNS) & read_table(path)[0].keys():
         return _read_captioned(path, split)
     try:

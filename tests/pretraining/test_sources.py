@@ -17,7 +17,7 @@ from PIL import Image
 from perception_encoder.data.packing import ShardSize, pack
 from perception_encoder.data.pairs import alone
 from perception_encoder.data.streams import Shards, StreamConfig
-from perception_encoder.datasets.training_files import has_split, read_files
+from perception_encoder.datasets.training_files import has_split, read_split
 from perception_encoder.errors import CheckpointError, DataError
 from perception_encoder.formats.shards import ShardSample, read_shard
 from perception_encoder.models.checkpoints.weights import create_model, load_model
@@ -181,8 +181,8 @@ def test_a_split_is_found_only_where_the_data_name_it(make_shard, tmp_path: Path
     (tmp_path / "whole.csv").write_text("path,label\nplain/cup/a.png,cup\n")
     names = ("plain", "split", "shards", "table.csv", "whole.csv")
     assert [has_split(tmp_path / name, "val") for name in names] == [False, True, True, True, False]
-    assert [sample.key for sample in read_files(tmp_path / "split", "val")] == ["cup/b.png"]
-    assert [sample.key for sample in read_files(tmp_path / "table.csv", "val")] == ["split/val/cup/b.png"]
+    assert [sample.key for sample in read_split(tmp_path / "split", "val")] == ["cup/b.png"]
+    assert [sample.key for sample in read_split(tmp_path / "table.csv", "val")] == ["split/val/cup/b.png"]
 
 
 def test_samples_of_all_directories_in_order(make_shard, tmp_path: Path) -> None:
