@@ -26,11 +26,7 @@ class WeightedSampler:
     """
 
     def __init__(
-        self,
-        sizes: Sequence[int | Sequence[int]],
-        weights: Sequence[float],
-        batch_size: int,
-        seed: int,
+        self, sizes: Sequence[int | Sequence[int]], weights: Sequence[float], batch_size: int, seed: int
     ) -> None:
         """Mix sources with `sizes` samples, in total or per shard, by `weights` (any positive scale).
 

@@ -260,9 +260,7 @@ def track(
     return write_tracking(shown, directory, video.stem, rate, metadata)
 
 
-def open_frames(
-    video: Path,
-) -> tuple[Iterator[tuple[str, float | None]], int | None, float, Iterator[Image.Image]]:
+def open_frames(video: Path) -> tuple[Iterator[tuple[str, float | None]], int | None, float, Iterator[Image.Image]]:
     """Return the frames' names and times, their number, the frames per second, and the frames.
 
     Frames in a directory have no times, and those of a video are not counted (None).

@@ -112,10 +112,7 @@ def read_shard_clips(out: Path) -> dict[str, VideoRecord]:
 
 
 def _members(
-    journal: Journal,
-    keys: Sequence[str],
-    videos: Mapping[str, Item],
-    stored: Mapping[str, VideoRecord],
+    journal: Journal, keys: Sequence[str], videos: Mapping[str, Item], stored: Mapping[str, VideoRecord]
 ) -> Iterator[tuple[str, bytes]]:
     digests: dict[str, str] = {}
     for key in keys:
