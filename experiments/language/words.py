@@ -44,8 +44,9 @@ from perception_encoder.training.checkpoint import check_run, run_directory
 from perception_encoder.training.config import TrainingConfig
 from perception_encoder.training.distributed import whole_model
 from perception_encoder.training.loop import Section, Task, Validation, train_steps
-from perception_encoder.training.metrics import Listener, describe_run
+from perception_encoder.training.metrics import Listener
 from perception_encoder.training.optimizer import OptimizerConfig
+from perception_encoder.training.run import describe_run
 
 BACKGROUND_WEIGHT = 0.1
 """Most patches of a scene show its floor or a wall."""

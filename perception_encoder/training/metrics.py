@@ -1,58 +1,22 @@
-"""Report a run: its record as JSON, and rows to a JSONL file, a table, TensorBoard and a listener."""
+"""Report a run: rows of numbers to a JSONL file, a table, TensorBoard and a listener."""
 
 from __future__ import annotations
 
 import csv
 import io
-import json
-import platform
-from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from perception_encoder.errors import needs_extra
 from perception_encoder.files import write_text
 from perception_encoder.ranks import Rank
-from perception_encoder.records import parse_json
 from perception_encoder.store import Records
-from perception_encoder.training.config import TrainingConfig
 
 Listener = Callable[[dict[str, float]], None]
 Row = dict[str, int | float]
 FILE, BOARD = "metrics.jsonl", "tensorboard"
 _REMEDY = "remove the line, or the file"
-
-
-def describe_run(config: TrainingConfig, fingerprint: str, samples: Mapping[str, int]) -> dict[str, Any]:
-    """Return the record of a run: resolved configuration, samples by source, versions."""
-    return {
-        "config": asdict(config),
-        "fingerprint": fingerprint,
-        "samples": dict(samples),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
-    }
-
-
-def describe_changes(record: Path, config: TrainingConfig) -> str:
-    """Return which settings differ from those of a run's record; empty if none does, or if it cannot be read."""
-    try:
-        earlier = _flatten(parse_json(record.read_bytes(), dict[str, Any])["config"])
-    except (OSError, ValueError, KeyError):
-        return ""
-    now = _flatten(json.loads(json.dumps(asdict(config))))
-    pairs = {name: (json.dumps(earlier.get(name)), json.dumps(now.get(name))) for name in {**earlier, **now}}
-    return ", ".join(f"{name} was {old}, is now {new}" for name, (old, new) in pairs.items() if old != new)
-
-
-def _flatten(value: Any, name: str = "") -> dict[str, Any]:
-    """Return the plain values of nested settings by their names, such as `stages.0.steps`."""
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
-    if not items:
-        return {name: value}
-    return {key: item for part, below in items for key, item in _flatten(below, f"{name}.{part}".lstrip(".")).items()}
 
 
 class Metrics:

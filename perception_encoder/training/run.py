@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
+import platform
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,6 +13,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
+import torch
 from torch import nn
 
 from perception_encoder.errors import ConfigError
@@ -18,11 +21,12 @@ from perception_encoder.files import replacing, write_json, writing
 from perception_encoder.models.checkpoints.find import RECORD, file_inside
 from perception_encoder.preprocess.source import escape_name
 from perception_encoder.progress import Track, untracked
+from perception_encoder.records import parse_json
 from perception_encoder.training.checkpoint import BEST, check_run, find_checkpoints, load_weights, run_directory
 from perception_encoder.training.config import TrainingConfig
 from perception_encoder.training.distributed import process_group, whole_model
 from perception_encoder.training.loop import Section, choose_metric, train_steps
-from perception_encoder.training.metrics import Listener, describe_changes, describe_run
+from perception_encoder.training.metrics import Listener
 
 logger = logging.getLogger(__name__)
 
@@ -121,6 +125,35 @@ def run_stage(
             run.trainee.write(path)
             write_json(out / RECORD, record | run.describe(path) | _write_best(run, path, metric))
         return path
+
+
+def describe_run(config: TrainingConfig, fingerprint: str, samples: Mapping[str, int]) -> dict[str, Any]:
+    """Return the record of a run: resolved configuration, samples by source, versions."""
+    return {
+        "config": dataclasses.asdict(config),
+        "fingerprint": fingerprint,
+        "samples": dict(samples),
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+    }
+
+
+def describe_changes(record: Path, config: TrainingConfig) -> str:
+    """Return which settings differ from those of a run's record; empty if none does, or if it cannot be read."""
+    try:
+        earlier = _flatten(parse_json(record.read_bytes(), dict[str, Any])["config"])
+    except (OSError, ValueError, KeyError):
+        return ""
+    now = _flatten(json.loads(json.dumps(dataclasses.asdict(config))))
+    pairs = {name: (json.dumps(earlier.get(name)), json.dumps(now.get(name))) for name in {**earlier, **now}}
+    return ", ".join(f"{name} was {old}, is now {new}" for name, (old, new) in pairs.items() if old != new)
+
+
+def _flatten(value: Any, name: str = "") -> dict[str, Any]:
+    """Return the plain values of nested settings by their names, such as `stages.0.steps`."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
+    if not items:
+        return {name: value}
+    return {key: item for part, below in items for key, item in _flatten(below, f"{name}.{part}".lstrip(".")).items()}
 
 
 def _write_best(run: StageRun, weights: Path, metric: str) -> dict[str, Any]:
