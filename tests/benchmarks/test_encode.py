@@ -154,7 +154,7 @@ def test_ratios_are_to_the_best_peer_of_the_same_model() -> None:
     assert head[-2:] == ("ratios", "rounds")
     assert rows == [
         ("images, B16-224", "24", "40", "16", "onnxruntime, int8", "1.50, 2.50", "12"),
-        ("texts, T16-384 †", "24", "–", "12", "timm, compiled, bfloat16", "2.00", "10"),
+        ("texts, T16-384 †", "24", "–", "12", "timm", "2.00", "10"),
     ], "without a summary, it is of an earlier run"
 
 
