@@ -244,7 +244,7 @@ def evaluate_row(
     row: Published, models: Models, precision: str, root: Path, out: Path, limit: int | None
 ) -> tuple[Result, bool]:
     """Return the result of a dataset in a precision, and whether it was there already."""
-    from perception_encoder.api import evaluate
+    from perception_encoder.evaluations import evaluate
 
     dataset = DATASETS[row.dataset]
     path = out / Path(models.name).name / precision / f"{row.dataset}.json"

@@ -110,10 +110,10 @@ class Reference:
             if name != "evaluate":
                 yield f"pe.{name}", definition
                 continue
-            yield "pe.evaluate", self.package["api.Evaluate.__call__"]
-            for task, attribute in self.package["api.Evaluate"].attributes.items():
-                if str(attribute.value).startswith("staticmethod("):
-                    yield f"pe.evaluate.{task}", self.package[str(attribute.value)[len("staticmethod(") : -1]]
+            yield "pe.evaluate", self.package["evaluations.Evaluate.__call__"]
+            for task, attribute in self.package["evaluations.Evaluate"].attributes.items():
+                if call := re.fullmatch(r"staticmethod\((\w+)\)", str(attribute.value)):
+                    yield f"pe.evaluate.{task}", self.package[f"evaluations.{call[1]}"]
         for name in ERRORS.split() if page == "errors" else ():
             yield f"pe.errors.{name}", self.package[f"errors.{name}"]
         for module, names in RESULTS.get(page, {}).items():

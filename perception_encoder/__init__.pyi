@@ -5,7 +5,6 @@ from ._version import __version__ as __version__
 from .api import (
     analyze_layers as analyze_layers,
     compare as compare,
-    evaluate as evaluate,
     serve_api as serve_api,
     serve_immich as serve_immich,
     serve_search as serve_search,
@@ -27,6 +26,7 @@ from .dense_prediction.predictions import (
     TrackedFrame as TrackedFrame,
 )
 from .dense_prediction.tracking import track as track
+from .evaluations import evaluate as evaluate
 from .evaluation.classification.zero_shot import Classification as Classification, classify as classify
 from .conversation.assistant import Answer as Answer, Assistant as Assistant
 from .conversation.captions import Caption as Caption

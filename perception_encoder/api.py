@@ -3,89 +3,22 @@
 from __future__ import annotations
 
 import importlib.util
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Unpack
 
-from perception_encoder import evaluations
 from perception_encoder.errors import ConfigError, MissingExtraError
 from perception_encoder.inference.model_spec import ModelSpec
 from perception_encoder.progress import Track, untracked
 
 if TYPE_CHECKING:
-    from perception_encoder.conversation.assistant import Assistant
     from perception_encoder.evaluation.results import Difference, Result
-    from perception_encoder.inference.encoder import Encoder
-    from perception_encoder.inference.layer_features import LayerFeatures
     from perception_encoder.inference.model_spec import ModelKeywords
     from perception_encoder.layer_analysis.report import LayerReport
     from perception_encoder.serving.queues import GenerationQueue
     from perception_encoder.serving.requests import ApiConfig
-
-
-class Evaluate:
-    """The evaluations, each a function: `pe.evaluate.knn(…)` does what `pe eval knn` does.
-
-    Items that cannot be decoded are listed in the result's failures.
-    """
-
-    classification = staticmethod(evaluations.classification)
-    retrieval = staticmethod(evaluations.retrieval)
-    knn = staticmethod(evaluations.knn)
-    linear = staticmethod(evaluations.linear)
-    attentive = staticmethod(evaluations.attentive)
-    segmentation = staticmethod(evaluations.segmentation)
-    detection = staticmethod(evaluations.detection)
-    tracking = staticmethod(evaluations.tracking)
-    depth = staticmethod(evaluations.fitted_depth)
-    questions = staticmethod(evaluations.questions)
-
-    def __call__(
-        self,
-        task: str,
-        model: str | Path | ModelSpec | Encoder | LayerFeatures | Assistant,
-        data: str | Path,
-        *,
-        progress: Track = untracked,
-        **arguments: Any,
-    ) -> Result:
-        """Evaluate a model by the name of a task: `pe.evaluate("knn", …)` is `pe.evaluate.knn(…)`.
-
-        Args:
-            task: "classification", "retrieval", "knn" or "linear", for an `Encoder`; "attentive", "segmentation",
-                "detection", "tracking" or "depth", for `LayerFeatures`; "questions", for an `Assistant`.
-            model: The model, or its name.
-            data: A path, or the name of a published dataset, such as "food101" (docs/datasets.md), which is downloaded
-                once and sets the arguments that are not given.
-            **arguments: Those of the task's function.
-
-        Raises:
-            ConfigError: The task or an argument is unknown, or the model lacks a layer or a tower.
-            DataError: The dataset cannot be used.
-            ModelError: The model cannot be loaded.
-
-        Examples:
-            >>> result = pe.evaluate("knn", "builtin", "flowers/", k=[10, 20])
-            >>> print({score.name: score.value for score in result.scores})
-        """
-        if task not in self.tasks:
-            raise evaluations.unknown("task", task, self.tasks)
-        known = [name for name in inspect.signature(self.tasks[task]).parameters if name not in ("model", "data")]
-        for name in arguments:
-            if name not in known:
-                raise evaluations.unknown(f"argument of {task}", name, known)
-        return self.tasks[task](model, data, progress=progress, **arguments)
-
-    @property
-    def tasks(self) -> dict[str, Callable[..., Result]]:
-        """The functions by name."""
-        return {name: getattr(self, name) for name, value in vars(Evaluate).items() if isinstance(value, staticmethod)}
-
-
-evaluate = Evaluate()
 
 
 def compare(first: Result | str | Path, second: Result | str | Path) -> list[Difference]:
@@ -154,7 +87,6 @@ def analyze_layers(
         >>> print([(best.curve.task, best.layer) for best in report.recommendations])
     """
     from perception_encoder.evaluation.feature_cache import FeatureCache
-    from perception_encoder.inference.model_spec import ModelSpec
     from perception_encoder.layer_analysis.report import analyse, write_report
     from perception_encoder.layer_analysis.tasks import TaskOptions, make_tasks
     from perception_encoder.models.registry import RANDOM

@@ -1,7 +1,4 @@
-"""The evaluations of encoders, layers and assistants: the functions of `pe.evaluate`.
-
-Imports are inside the functions, so that help and completion do not wait for torch.
-"""
+"""The evaluations of encoders, layers and assistants: the functions of `pe.evaluate`."""
 
 from __future__ import annotations
 
@@ -9,47 +6,49 @@ import inspect
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
-from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec, cast
+from typing import Any
 
+from perception_encoder.conversation.assistant import Assistant
+from perception_encoder.datasets.captioned import load_captions
+from perception_encoder.datasets.class_masks import read_class_splits
+from perception_encoder.datasets.classified import ClassOptions, load_tasks
+from perception_encoder.datasets.instances import read_instance_splits
+from perception_encoder.datasets.masked_videos import read_videos
+from perception_encoder.datasets.published import published_by_name
+from perception_encoder.datasets.questions.read import default_split
+from perception_encoder.datasets.rgbd import read_depth_splits
+from perception_encoder.dense_prediction.depth import DepthConfig
+from perception_encoder.dense_prediction.detection.mask_rcnn import DetectionConfig
+from perception_encoder.dense_prediction.head_fitting import FitConfig
+from perception_encoder.dense_prediction.segmentation import SegmentationConfig
 from perception_encoder.errors import ConfigError
+from perception_encoder.evaluation.classification.attentive_probe import AttentiveConfig, AttentiveEvaluator
+from perception_encoder.evaluation.classification.probes import LinearEvaluator, NeighboursEvaluator
+from perception_encoder.evaluation.classification.splits import load_splits
+from perception_encoder.evaluation.classification.zero_shot import DATASET, ZeroShotEvaluator
+from perception_encoder.evaluation.dense.depth import DepthEvaluator, DepthProtocol
+from perception_encoder.evaluation.dense.detection import DetectionEvaluator
+from perception_encoder.evaluation.dense.segmentation import SegmentationEvaluator
+from perception_encoder.evaluation.dense.tracking import TrackingEvaluator
+from perception_encoder.evaluation.embeddings import evaluate_encoder
+from perception_encoder.evaluation.language.evaluators import QuestionEvaluator
+from perception_encoder.evaluation.language.tasks import TASKS, LanguageTask
+from perception_encoder.evaluation.layer_evaluator import evaluate_layer
+from perception_encoder.evaluation.results import Result, run_evaluators
+from perception_encoder.evaluation.retrieval import RetrievalEvaluator
+from perception_encoder.inference.encoder import Encoder
+from perception_encoder.inference.layer_features import LayerFeatures
+from perception_encoder.inference.load import open_layers
+from perception_encoder.inference.model_spec import ModelSpec
+from perception_encoder.language_models.language_model import LanguageModel
+from perception_encoder.language_models.load import load_assistant
+from perception_encoder.preprocess.frames import spread_indices
 from perception_encoder.progress import Track, untracked
 
-if TYPE_CHECKING:
-    from perception_encoder.conversation.assistant import Assistant
-    from perception_encoder.evaluation.language.tasks import LanguageTask
-    from perception_encoder.evaluation.results import Result
-    from perception_encoder.inference.encoder import Encoder
-    from perception_encoder.inference.layer_features import LayerFeatures
-    from perception_encoder.inference.model_spec import ModelSpec
-
-    EncoderLike = str | Path | ModelSpec | Encoder
-    LayersLike = str | Path | ModelSpec | Encoder | LayerFeatures
-    ImageSize = int | tuple[int, int] | None
-
-P = ParamSpec("P")
-
-
-def published_by_name(task: str) -> Callable[[Callable[P, Result]], Callable[P, Result]]:
-    """Let `data` be the name of a published dataset for a task, which also sets the arguments that are not given."""
-
-    def decorate(run: Callable[P, Result]) -> Callable[P, Result]:
-        signature, call = inspect.signature(run), cast("Callable[..., Result]", run)
-
-        @wraps(run)
-        def evaluate(*args: P.args, **kwargs: P.kwargs) -> Result:
-            from perception_encoder.datasets.published import dataset_arguments, download_dataset, find_published
-
-            given = signature.bind(*args, **kwargs).arguments
-            if published := find_published(given["data"], task):
-                theirs = dataset_arguments(published, download_dataset(published))
-                given = theirs | given | {"data": theirs["data"]}
-            return call(**given)
-
-        return evaluate
-
-    return decorate
+EncoderLike = str | Path | ModelSpec | Encoder
+LayersLike = str | Path | ModelSpec | Encoder | LayerFeatures
+ImageSize = int | tuple[int, int] | None
 
 
 @published_by_name("classification")
@@ -92,10 +91,6 @@ def classification(
         >>> result = pe.evaluate.classification("builtin", "flowers/", prompts="photo")
         >>> print({score.name: score.value for score in result.scores})
     """
-    from perception_encoder.datasets.classified import ClassOptions, load_tasks
-    from perception_encoder.evaluation.classification.zero_shot import DATASET, ZeroShotEvaluator
-    from perception_encoder.evaluation.embeddings import evaluate_encoder
-
     options = ClassOptions(classes=classes, mapping=_path(mapping), onto=onto, media=_path(media), trim=trim)
     tasks = [_at_most(task, items) for task in load_tasks(Path(data), split, options).values()]
     names = [name.strip() for name in prompts.split(",") if name] if isinstance(prompts, str) else prompts
@@ -129,10 +124,6 @@ def retrieval(
     Examples:
         >>> result = pe.evaluate.retrieval("builtin", "captions_val2017.json", media="val2017")
     """
-    from perception_encoder.datasets.captioned import load_captions
-    from perception_encoder.evaluation.embeddings import evaluate_encoder
-    from perception_encoder.evaluation.retrieval import RetrievalEvaluator
-
     captions = _at_most(load_captions(Path(data), _path(media), split), items)
     return evaluate_encoder([RetrievalEvaluator(captions, frames)], model, split, progress, transform, texts=True)
 
@@ -165,11 +156,6 @@ def knn(
         >>> result = pe.evaluate.knn("builtin", "flowers/", k=[10, 20])
         >>> print({score.name: score.value for score in result.scores})
     """
-    from perception_encoder.datasets.classified import ClassOptions
-    from perception_encoder.evaluation.classification.probes import NeighboursEvaluator
-    from perception_encoder.evaluation.classification.splits import load_splits
-    from perception_encoder.evaluation.embeddings import evaluate_encoder
-
     tasks = load_splits(Path(data), split, _path(train), ClassOptions(media=_path(media)), choosing=False)
     evaluators = [NeighboursEvaluator(task, [k] if isinstance(k, int) else k) for task in tasks.values()]
     return evaluate_encoder(evaluators, model, split, progress, transform, layer, pool)
@@ -196,11 +182,6 @@ def linear(
     Examples:
         >>> result = pe.evaluate.linear("builtin", "flowers/", layer=8)
     """
-    from perception_encoder.datasets.classified import ClassOptions
-    from perception_encoder.evaluation.classification.probes import LinearEvaluator
-    from perception_encoder.evaluation.classification.splits import load_splits
-    from perception_encoder.evaluation.embeddings import evaluate_encoder
-
     tasks = load_splits(Path(data), split, _path(train), ClassOptions(media=_path(media)))
     return evaluate_encoder(map(LinearEvaluator, tasks.values()), model, split, progress, transform, layer, pool)
 
@@ -230,12 +211,6 @@ def attentive(
     Examples:
         >>> result = pe.evaluate.attentive("builtin", "flowers/", layer=8)
     """
-    from perception_encoder.datasets.classified import ClassOptions
-    from perception_encoder.evaluation.classification.attentive_probe import AttentiveConfig, AttentiveEvaluator
-    from perception_encoder.evaluation.classification.splits import load_splits
-    from perception_encoder.evaluation.layer_evaluator import evaluate_layer
-    from perception_encoder.inference.load import open_layers
-
     config = AttentiveConfig(head_seeds=head_seeds)
     config = replace(config, fit=replace(config.fit, epochs=epochs))
     tasks = load_splits(Path(data), split, _path(train), ClassOptions(media=_path(media)))
@@ -270,13 +245,6 @@ def segmentation(
     Examples:
         >>> result = pe.evaluate.segmentation("builtin", "ADEChallengeData2016", layer=8, size=518)
     """
-    from perception_encoder.datasets.class_masks import read_class_splits
-    from perception_encoder.dense_prediction.head_fitting import FitConfig
-    from perception_encoder.dense_prediction.segmentation import SegmentationConfig
-    from perception_encoder.evaluation.dense.segmentation import SegmentationEvaluator
-    from perception_encoder.evaluation.layer_evaluator import evaluate_layer
-    from perception_encoder.inference.load import open_layers
-
     head = SegmentationConfig(kernel=kernel, fit=FitConfig(epochs=epochs))
     train, test = (_at_most(part, items) for part in read_class_splits(Path(data)))
     evaluator = SegmentationEvaluator(train, test, head, _size(size), head_seeds=head_seeds, track=progress)
@@ -310,13 +278,6 @@ def detection(
     Examples:
         >>> result = pe.evaluate.detection("builtin", "coco", layer=8, class_agnostic=True)
     """
-    from perception_encoder.datasets.instances import read_instance_splits
-    from perception_encoder.dense_prediction.detection.mask_rcnn import DetectionConfig
-    from perception_encoder.dense_prediction.head_fitting import FitConfig
-    from perception_encoder.evaluation.dense.detection import DetectionEvaluator
-    from perception_encoder.evaluation.layer_evaluator import evaluate_layer
-    from perception_encoder.inference.load import open_layers
-
     fit = FitConfig(epochs=epochs, batch=8, weight_decay=0.05)
     head = DetectionConfig(channels=channels, hidden=4 * channels, regions=2 * channels, fit=fit)
     splits = read_instance_splits(Path(data))
@@ -352,11 +313,6 @@ def tracking(
     Examples:
         >>> result = pe.evaluate.tracking("builtin", "DAVIS", layer=5, short_side=240)
     """
-    from perception_encoder.datasets.masked_videos import read_videos
-    from perception_encoder.evaluation.dense.tracking import TrackingEvaluator
-    from perception_encoder.evaluation.layer_evaluator import evaluate_layer
-    from perception_encoder.inference.load import open_layers
-
     videos = read_videos(Path(data))
     evaluator = TrackingEvaluator([videos[row] for row in _spread(len(videos), items)], short_side)
     return evaluate_layer([evaluator], open_layers(model, layer, final_norm), Path(data).stem, progress, "")
@@ -394,13 +350,6 @@ def fitted_depth(
     Examples:
         >>> result = pe.evaluate.depth("builtin", "livingroom.tar", layer=6, size=(240, 320))
     """
-    from perception_encoder.datasets.rgbd import read_depth_splits
-    from perception_encoder.dense_prediction.depth import DepthConfig
-    from perception_encoder.dense_prediction.head_fitting import FitConfig
-    from perception_encoder.evaluation.dense.depth import DepthEvaluator, DepthProtocol
-    from perception_encoder.evaluation.layer_evaluator import evaluate_layer
-    from perception_encoder.inference.load import open_layers
-
     head = DepthConfig(channels=channels, fit=FitConfig(epochs=epochs))
     head = head.relative() if aligned else head
     protocol = DepthProtocol(head=head, eigen_crop=eigen_crop, aligned=aligned)
@@ -444,22 +393,12 @@ def questions(
     Examples:
         >>> result = pe.evaluate.questions("builtin-lang", "TextVQA", dataset="textvqa", records="answers.jsonl")
     """
-    from perception_encoder.conversation.assistant import Assistant
-    from perception_encoder.datasets.questions.read import default_split
-    from perception_encoder.evaluation.language.evaluators import QuestionEvaluator
-    from perception_encoder.evaluation.language.tasks import TASKS
-    from perception_encoder.evaluation.results import run_evaluators
-    from perception_encoder.language_models.language_model import LanguageModel
-    from perception_encoder.language_models.load import load_assistant
-    from perception_encoder.preprocess.frames import spread_indices
-
     if isinstance(dataset, str) and dataset not in TASKS:
         raise unknown("dataset", dataset, TASKS)
     task = TASKS[dataset] if isinstance(dataset, str) else dataset
     split = split or default_split(task.name)
     read = task.read(task.name, Path(data), split)
-    if items is not None:
-        read = [read[row] for row in spread_indices(len(read), min(items, len(read)))]
+    read = [read[row] for row in _spread(len(read), items)]
     assistant = model if isinstance(model, Assistant) else load_assistant(model, tiles=tiles)
     evaluator = QuestionEvaluator(task, read, None if records is None else Path(records), frames, blind)
     about = {}
@@ -468,6 +407,68 @@ def questions(
         about = {"decoder": assistant.decoder.name, "tiles": str(assistant.media.tiles)}
         about |= {"runtime": reader.runtime, "precision": reader.precision}
     return run_evaluators([evaluator], {"": assistant}, split, about, progress)
+
+
+class Evaluate:
+    """The evaluations, each a function: `pe.evaluate.knn(…)` does what `pe eval knn` does.
+
+    Items that cannot be decoded are listed in the result's failures.
+    """
+
+    classification = staticmethod(classification)
+    retrieval = staticmethod(retrieval)
+    knn = staticmethod(knn)
+    linear = staticmethod(linear)
+    attentive = staticmethod(attentive)
+    segmentation = staticmethod(segmentation)
+    detection = staticmethod(detection)
+    tracking = staticmethod(tracking)
+    depth = staticmethod(fitted_depth)
+    questions = staticmethod(questions)
+
+    def __call__(
+        self,
+        task: str,
+        model: str | Path | ModelSpec | Encoder | LayerFeatures | Assistant,
+        data: str | Path,
+        *,
+        progress: Track = untracked,
+        **arguments: Any,
+    ) -> Result:
+        """Evaluate a model by the name of a task: `pe.evaluate("knn", …)` is `pe.evaluate.knn(…)`.
+
+        Args:
+            task: "classification", "retrieval", "knn" or "linear", for an `Encoder`; "attentive", "segmentation",
+                "detection", "tracking" or "depth", for `LayerFeatures`; "questions", for an `Assistant`.
+            model: The model, or its name.
+            data: A path, or the name of a published dataset, such as "food101" (docs/datasets.md), which is downloaded
+                once and sets the arguments that are not given.
+            **arguments: Those of the task's function.
+
+        Raises:
+            ConfigError: The task or an argument is unknown, or the model lacks a layer or a tower.
+            DataError: The dataset cannot be used.
+            ModelError: The model cannot be loaded.
+
+        Examples:
+            >>> result = pe.evaluate("knn", "builtin", "flowers/", k=[10, 20])
+            >>> print({score.name: score.value for score in result.scores})
+        """
+        if task not in self.tasks:
+            raise unknown("task", task, self.tasks)
+        known = [name for name in inspect.signature(self.tasks[task]).parameters if name not in ("model", "data")]
+        for name in arguments:
+            if name not in known:
+                raise unknown(f"argument of {task}", name, known)
+        return self.tasks[task](model, data, progress=progress, **arguments)
+
+    @property
+    def tasks(self) -> dict[str, Callable[..., Result]]:
+        """The functions by name."""
+        return {name: getattr(self, name) for name, value in vars(Evaluate).items() if isinstance(value, staticmethod)}
+
+
+evaluate = Evaluate()
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> ConfigError:
@@ -483,8 +484,6 @@ def _at_most(data: Any, items: int | None) -> Any:
 
 
 def _spread(count: int, items: int | None) -> Sequence[int]:
-    from perception_encoder.preprocess.frames import spread_indices
-
     return range(count) if items is None else spread_indices(count, min(items, count))
 
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from perception_encoder.api import evaluate
 from perception_encoder.cli import options, output
 from perception_encoder.cli.groups import lazy_group
 from perception_encoder.cli.options import DATASET, argument, flag, option
@@ -126,7 +124,7 @@ def classification(
         pe eval classification PE-Core-L14-336 --data k400_val.csv --media k400 --split val --prompts kinetics
         pe eval classification builtin --data photos --prompts photo
     """
-    run(evaluate.classification, **locals())
+    run("classification", **locals())
 
 
 def retrieval(
@@ -153,7 +151,7 @@ def retrieval(
         pe eval retrieval PE-Core-L14-336 --data MSRVTT_JSFUSION_test.csv --media MSRVTT/videos
         pe eval retrieval PE-Core-L14-336 --data PE-Video      # PVD-Bench: the refined captions of `test`
     """
-    run(evaluate.retrieval, **locals())
+    run("retrieval", **locals())
 
 
 def knn(
@@ -178,7 +176,7 @@ def knn(
         pe eval knn -m timm:vit_small_patch14_dinov2 --data photos --k 10,20
         pe eval knn hf:facebook/dinov2-small --layer 8 --pool cls --data photos
     """
-    run(evaluate.knn, **{**locals(), "k": [int(number) for number in options.numbers(k)]})
+    run("knn", **{**locals(), "k": [int(number) for number in options.numbers(k)]})
 
 
 def linear(
@@ -200,7 +198,7 @@ def linear(
 
         pe eval linear builtin --data photos --layer 8 -o linear.json
     """
-    run(evaluate.linear, **locals())
+    run("linear", **locals())
 
 
 def attentive(
@@ -222,7 +220,7 @@ def attentive(
 
         pe eval attentive builtin --data photos --layer 8 -o attentive.json
     """
-    run(evaluate.attentive, **locals())
+    run("attentive", **locals())
 
 
 def segmentation(
@@ -248,7 +246,7 @@ def segmentation(
         pe eval segmentation PE-Spatial-G14-448 --data ADEChallengeData2016 --size 518 -o segmentation.json
         pe eval segmentation builtin --data photos --layer 8 --kernel 3
     """
-    run(evaluate.segmentation, **locals())
+    run("segmentation", **locals())
 
 
 def detection(
@@ -274,7 +272,7 @@ def detection(
         pe eval detection PE-Core-G14-448 --data coco --layer 39 --size 1022 --channels 256 -o detection.json
         pe eval detection builtin --data photos --layer 8 --class-agnostic
     """
-    run(evaluate.detection, **locals())
+    run("detection", **locals())
 
 
 def tracking(
@@ -297,7 +295,7 @@ def tracking(
         pe eval tracking PE-Core-G14-448 --data DAVIS --layer 31 -o tracking.json
         pe eval tracking builtin --data davis --layer 5 --short-side 240
     """
-    run(evaluate.tracking, **locals())
+    run("tracking", **locals())
 
 
 def depth(
@@ -328,7 +326,7 @@ def depth(
         pe eval depth builtin --data livingroom.tar --layer 6 --size 240x320
         pe eval depth builtin --data photos --layer 8 --aligned
     """
-    run(evaluate.depth, **locals())
+    run("depth", **locals())
 
 
 def questions(
@@ -356,16 +354,18 @@ def questions(
         pe eval questions textvqa builtin-lang --data TextVQA --records answers.jsonl -o textvqa.json
         pe eval questions docvqa facebook/Perception-LM-1B --data DocVQA --blind
     """
-    run(evaluate.questions, **locals())
+    run("questions", **locals())
 
 
-def run(task: Callable[..., Result], out: Path | None, **arguments: Any) -> None:
+def run(task: str, out: Path | None, **arguments: Any) -> None:
     """Evaluate with a command's arguments, and show the result; defaults are left to a published dataset."""
-    defaults = inspect.signature(task).parameters
+    from perception_encoder.evaluations import evaluate  # here, so that help and completion do not wait for torch
+
+    defaults = inspect.signature(evaluate.tasks[task]).parameters
     given = {name: value for name, value in arguments.items() if value != defaults[name].default}
     if arguments.get("size"):
         given["size"] = options.image_size(arguments["size"])
-    show(task(**given, progress=track), out)
+    show(evaluate.tasks[task](**given, progress=track), out)
 
 
 def show(result: Result, out: Path | None) -> None:

@@ -6,15 +6,17 @@ Repositories, files and columns were looked up in the hub's own pages and in the
 
 from __future__ import annotations
 
+import inspect
 import io
 import shutil
 import tarfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
+from functools import wraps
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import IO, Any, ParamSpec, TypeVar, cast
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +27,9 @@ from perception_encoder.datasets.rgbd import MILLIMETRES
 from perception_encoder.errors import ConfigError, DataError, MissingExtraError, needs_extra, one_line
 from perception_encoder.files import cache_directory, remove, write_text
 from perception_encoder.preprocess.source import MEDIA_SUFFIXES
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 WDS = ("test/*.tar", "classnames.txt", "zeroshot_classification_templates.txt")
 """The files of an evaluation set of CLIP_benchmark: tars of KEY.jpg, .png or .webp with KEY.cls or KEY.txt."""
@@ -202,6 +207,25 @@ def dataset_arguments(row: PublishedDataset, root: Path) -> dict[str, Any]:
         if isinstance(value, str) and ("/" in value or value == "."):
             arguments[name] = str(directory / value)
     return arguments
+
+
+def published_by_name(task: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Let `data` be the name of a published dataset for a task, which also sets the arguments that are not given."""
+
+    def decorate(run: Callable[P, R]) -> Callable[P, R]:
+        signature, call = inspect.signature(run), cast("Callable[..., R]", run)
+
+        @wraps(run)
+        def evaluate(*args: P.args, **kwargs: P.kwargs) -> R:
+            given = signature.bind(*args, **kwargs).arguments
+            if published := find_published(given["data"], task):
+                theirs = dataset_arguments(published, download_dataset(published))
+                given = theirs | given | {"data": theirs["data"]}
+            return call(**given)
+
+        return evaluate
+
+    return decorate
 
 
 def directory_of(row: PublishedDataset) -> Path:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from perception_encoder.api import evaluate
 from perception_encoder.cli import evaluate as options
 from perception_encoder.cli.options import MaxFrames, Tiles, argument
 from synthetic.command_line import run_command
@@ -34,7 +33,7 @@ def questions(
         python -m synthetic.questions scenes builtin-lang --data scenes --records scenes.jsonl -o scenes.json
         python -m synthetic.questions documents facebook/Perception-LM-1B --data documents --blind
     """
-    options.run(evaluate.questions, **{**locals(), "dataset": find_task(dataset.replace("-", " "))})
+    options.run("questions", **{**locals(), "dataset": find_task(dataset.replace("-", " "))})
 
 
 if __name__ == "__main__":

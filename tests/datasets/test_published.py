@@ -18,7 +18,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from perception_encoder.api import evaluate
 from perception_encoder.datasets import published
 from perception_encoder.datasets.captioned import CaptionedMedia, load_captions
 from perception_encoder.datasets.classified import ClassOptions, load_tasks
@@ -35,6 +34,7 @@ from perception_encoder.datasets.rgbd import read_depth_splits
 from perception_encoder.errors import ConfigError, DataError, MissingExtraError
 from perception_encoder.evaluation.inputs import open_item
 from perception_encoder.evaluation.language.tasks import TASKS
+from perception_encoder.evaluations import evaluate
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.load import load, load_layers
 from perception_encoder.preprocess.image import open_image
