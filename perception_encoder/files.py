@@ -375,18 +375,13 @@ class CachedByFile(Generic[AnyPath, Parameters, Returned]):
 
     def __init__(self, function: Callable[Concatenate[AnyPath, Parameters], Returned], size: int) -> None:
         """`size`: maximum number of cached results."""
-
-        def compute(state: str, path: AnyPath, args: tuple[Any, ...], options: tuple[tuple[str, Any], ...]) -> Returned:
-            return function(path, *args, **dict(options))
-
-        cached = lru_cache(size)(compute)
-        self._cached: Callable[..., Returned] = cached
-        self.cache_clear = cached.cache_clear
+        self._cached = lru_cache(size)(lambda state, *args, **options: function(*args, **options))
+        self.cache_clear = self._cached.cache_clear
         update_wrapper(self, function)
 
     def __call__(self, path: AnyPath, *args: Parameters.args, **options: Parameters.kwargs) -> Returned:
         """Return the function's value for the current file."""
-        return self._cached(file_state(path), path, args, tuple(options.items()))
+        return self._cached(file_state(path), path, *args, **options)
 
 
 def cached_by_file(
