@@ -1,25 +1,4 @@
-"""Typed exceptions: each names the value, what was allowed, and what to do.
-
-PerceptionEncoderError
-├── ModelError
-│   ├── UnknownModelError        unknown name (with near matches)
-│   ├── CheckpointError          a file that is not a checkpoint, or of another layout or shape
-│   └── WeightsUnavailableError  weights that could not be fetched
-├── ShapeError                   a tensor whose shape the model cannot take
-├── ConfigError                  a setting that does not exist or has the wrong type
-│   └── ContextLengthError       a conversation that does not fit the context of a language model
-├── DataError                    a dataset that is missing or incomplete
-├── OutputError                  a result that could not be written
-├── SearchIndexError             an index that is missing, damaged, or of another model
-├── ClusterError                 a cluster that does not answer, fails or is lost
-├── EndpointError                a model behind an address that does not answer, or answers wrongly
-├── MissingExtraError            an optional dependency that is not installed
-└── InputError                   one input of many; `.source` is its name
-    ├── MediaNotFoundError       no such file
-    ├── MediaDecodeError         empty, truncated, damaged, or not an image or video
-    ├── MediaTooLargeError       over the pixel, byte or time limit
-    └── UrlRefusedError          a scheme or an address that is not allowed
-"""
+"""Typed exceptions: each names the value, what was allowed, and what to do."""
 
 from __future__ import annotations
 
