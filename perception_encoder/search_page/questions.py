@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
+import json
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from perception_encoder.errors import ConfigError
+from perception_encoder.errors import ConfigError, PerceptionEncoderError
 from perception_encoder.files import file_state
 from perception_encoder.preprocess.budget import DECODING
 from perception_encoder.preprocess.conversation import MediaPart, Message, Reply, Sampling
 from perception_encoder.preprocess.media import open_media
 from perception_encoder.search_page.library import MediaLibrary
-from perception_encoder.search_page.responses import SignedIds, stream_lines
+from perception_encoder.search_page.responses import SignedIds
 from perception_encoder.serving.queues import GenerationQueue
-from perception_encoder.web_server.http import REQUEST, BodyReader, parse_body
+from perception_encoder.web_server.http import REQUEST, BodyReader, parse_body, stream_response, unless_gone
 
 if TYPE_CHECKING:
     from fastapi import FastAPI, Request, Response
@@ -70,18 +71,28 @@ def add_ask_route(app: FastAPI, library: MediaLibrary, ids: SignedIds, queue: Ge
     async def respond(request: Request) -> Response:
         if queue is None:
             return JSONResponse({"error": NO_MODEL}, 404)
-
-        async def begin() -> AsyncGenerator[str | Reply, None]:
-            row_id = ids.check(request.path_params["id"])
-            async with bodies.read(request, read_question) as question:
-                return answers(queue, partial(conversation, row_id, question))
-
-        return await stream_lines(request, begin, describe)
-
-    def describe(piece: str | Reply) -> dict[str, Any]:
-        return {"text": piece} if isinstance(piece, str) else {"finished": piece.finished, "cut": piece.cut}
+        row_id = ids.check(request.path_params["id"])
+        async with bodies.read(request, read_question) as question:
+            pieces = answers(queue, partial(conversation, row_id, question))
+        first = await unless_gone(request, anext(pieces))  # an error before it sets the status
+        return stream_response(_lines(first, pieces), pieces, "application/x-ndjson")
 
     app.router.add_route("/api/ask/{id}", respond, methods=["POST"])
+
+
+async def _lines(piece: str | Reply, pieces: AsyncIterator[str | Reply]) -> AsyncIterator[bytes]:
+    """Yield an answer's pieces as lines of JSON; an error becomes the last line."""
+    try:
+        while isinstance(piece, str):
+            yield _json_line({"text": piece})
+            piece = await anext(pieces)
+        yield _json_line({"finished": piece.finished, "cut": piece.cut})
+    except PerceptionEncoderError as error:
+        yield _json_line({"error": str(error)})
+
+
+def _json_line(content: dict[str, Any]) -> bytes:
+    return json.dumps(content).encode() + b"\n"
 
 
 def read_question(body: bytes | bytearray) -> AskRequest:

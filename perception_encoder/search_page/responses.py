@@ -1,51 +1,23 @@
-"""Helpers of the page's routes: adding routes, errors, lines of JSON."""
+"""Helpers of the page's routes: the type that adds one, the stored secret, and the ids that it signs."""
 
 from __future__ import annotations
 
 import hashlib
 import hmac
-import json
 import os
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from perception_encoder.errors import PerceptionEncoderError, SearchIndexError
-from perception_encoder.web_server.http import stream_response, unless_gone
+from perception_encoder.errors import SearchIndexError
 
 if TYPE_CHECKING:
-    from fastapi import Request, Response
+    from fastapi import Request
 
 Get = Callable[[str, Callable[["Request"], Any]], None]
 """Adds a route that computes its answer in a thread."""
-T = TypeVar("T")
-
-
-async def stream_lines(
-    request: Request,
-    begin: Callable[[], Awaitable[AsyncGenerator[T, None]]],
-    describe: Callable[[T], Mapping[str, Any]],
-) -> Response:
-    """Answer with a line of JSON for each piece of a generator; an error before the first sets the status, a later one
-    becomes the last line."""
-
-    async def lines() -> AsyncIterator[bytes]:
-        try:
-            yield _json_line(describe(first))
-            async for piece in pieces:
-                yield _json_line(describe(piece))
-        except PerceptionEncoderError as error:
-            yield _json_line({"error": str(error)})
-
-    pieces = await begin()
-    first = await unless_gone(request, anext(pieces))
-    return stream_response(lines(), pieces, "application/x-ndjson")
-
-
-def _json_line(content: Mapping[str, Any]) -> bytes:
-    return json.dumps(content).encode() + b"\n"
 
 
 def stored_secret(path: Path) -> bytes | None:
