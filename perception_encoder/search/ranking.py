@@ -23,7 +23,7 @@ from perception_encoder.preprocess.frames import VideoFrames
 from perception_encoder.preprocess.media import Media, open_media
 from perception_encoder.preprocess.source import escape_name, unescape_name
 from perception_encoder.search.lookup import WordQuery
-from perception_encoder.search.storage.database import IndexRow, time_modified
+from perception_encoder.search.storage.database import IndexRow, is_unchanged
 from perception_encoder.search.storage.store import IndexStore
 from perception_encoder.search.storage.words import RANKED, explain
 from perception_encoder.search.terms import Query
@@ -428,21 +428,13 @@ def all_but_largest(group: Sequence[Hit], threshold: float = SIMILAR) -> list[Hi
     images = [
         (hit, hit.row, hit.file)
         for hit in group
-        if hit.row and hit.row.kind == "image" and hit.file and _is_unchanged(hit.row, hit.file)
+        if hit.row and hit.row.kind == "image" and hit.file and is_unchanged(hit.item, hit.row)
     ]
     if not images:
         return []
     _, kept, file = max(images, key=lambda i: (i[1].width * i[1].height, i[1].size, not i[2].is_symlink()))
     similar = [(replace(hit, score=float(row.vector @ kept.vector)), path) for hit, row, path in images]
     return [hit for hit, path in similar if hit.score >= threshold and not path.samefile(file)]
-
-
-def _is_unchanged(row: IndexRow, path: Path) -> bool:
-    try:
-        status = path.stat()
-    except OSError:
-        return False
-    return (row.size, row.modified) == (status.st_size, time_modified(status))
 
 
 def find_duplicates(

@@ -22,8 +22,9 @@ from typing import Annotated, Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from perception_encoder.errors import ConfigError, SearchIndexError, one_line
+from perception_encoder.errors import ConfigError, InputError, SearchIndexError, one_line
 from perception_encoder.files import defines_only, is_held, open_database, open_regular
+from perception_encoder.formats.listing import Item
 from perception_encoder.models.registry import same_name
 from perception_encoder.preprocess.source import MEDIA_SUFFIXES, unescape_name
 from perception_encoder.records import Count, CountOrZero, Positive, Range, from_fields, parse_json
@@ -332,6 +333,15 @@ def names_media(path: str) -> bool:
 def time_modified(status: os.stat_result) -> int:
     """Return a file's modification time as in the column `modified`, whose range ends in April 2262."""
     return min(max(status.st_mtime_ns, -_LATEST - 1), _LATEST)
+
+
+def is_unchanged(item: Item, state: FileState | IndexRow) -> bool:
+    """Return whether a file has the size and time that it was indexed with."""
+    try:
+        size, status = item.stat()
+    except InputError:
+        return False
+    return (size, time_modified(status)) == (state.size, state.modified)
 
 
 def find_slots(connection: sqlite3.Connection, where: str | None, below: str) -> np.ndarray:

@@ -124,15 +124,6 @@ def find_changes(root: Path, indexed: Mapping[str, FileState], excluded: Sequenc
     )
 
 
-def is_unchanged(item: Item, state: FileState) -> bool:
-    """Return whether a file has the size and time that it was indexed with."""
-    try:
-        size, status = item.stat()
-    except InputError:
-        return False
-    return (size, time_modified(status)) == (state.size, state.modified)
-
-
 def listed_items(
     root: Path, excluded: Sequence[str], left_out: Counter[str] | None = None
 ) -> Iterator[tuple[str, Item]]:

@@ -24,7 +24,7 @@ from perception_encoder.models.defaults import default_model
 from perception_encoder.models.registry import portable_name
 from perception_encoder.preprocess.source import escape_name
 from perception_encoder.progress import Track, untracked
-from perception_encoder.search.storage.database import IndexRow
+from perception_encoder.search.storage.database import IndexRow, is_unchanged
 from perception_encoder.search.storage.location import prepare_location
 from perception_encoder.search.storage.reader import (
     File,
@@ -33,7 +33,6 @@ from perception_encoder.search.storage.reader import (
     batches,
     dated,
     find_changes,
-    is_unchanged,
     listed_items,
     row_id,
 )
