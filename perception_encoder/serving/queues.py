@@ -130,7 +130,7 @@ class Batcher:
                 inputs, feature = [decoded for decoded, _, _ in batch], batch[0][1]
                 try:
                     vectors = await asyncio.get_running_loop().run_in_executor(
-                        self._model, self._encode, inputs, feature
+                        self._model, self._encoder.encode_decoded, inputs, feature
                     )
                 except Exception as error:  # of the model: only these requests fail
                     for *_, future in batch:
@@ -162,10 +162,7 @@ class Batcher:
     def warm_up(self) -> None:
         """Encode a text at the start, as the first one takes ten times as long."""
         if self._encoder.reads_texts:
-            self._model.submit(self._encode, [Decoded(text="a")], self._feature)
-
-    def _encode(self, inputs: list[Decoded], feature: Feature) -> list[np.ndarray]:
-        return self._encoder.encode_decoded(inputs, feature)
+            self._model.submit(self._encoder.encode_decoded, [Decoded(text="a")], self._feature)
 
 
 Hold = Callable[[int, int], None]
