@@ -30,13 +30,7 @@ from urllib.parse import urlsplit
 import pyarrow as pa
 
 from perception_encoder import errors
-from perception_encoder.errors import (
-    ClusterError,
-    ConfigError,
-    MissingExtraError,
-    PerceptionEncoderError,
-    needs_extra,
-)
+from perception_encoder.errors import ClusterError, ConfigError, MissingExtraError, PerceptionEncoderError, needs_extra
 from perception_encoder.files import safe_imports
 
 logger = logging.getLogger(__name__)

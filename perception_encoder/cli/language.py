@@ -10,17 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from perception_encoder.cli import options as shared
 from perception_encoder.cli import output
-from perception_encoder.cli.options import (
-    ANSWER,
-    MEDIA,
-    SPEED,
-    MaxFrames,
-    Tiles,
-    argument,
-    flag,
-    option,
-    out_option,
-)
+from perception_encoder.cli.options import ANSWER, MEDIA, SPEED, MaxFrames, Tiles, argument, flag, option, out_option
 from perception_encoder.cli.output import progress
 from perception_encoder.errors import ConfigError, InputError
 from perception_encoder.inference.model_spec import DEFAULT

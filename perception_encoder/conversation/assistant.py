@@ -15,14 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from perception_encoder.conversation.captions import Caption, caption_file
-from perception_encoder.conversation.media import (
-    FRAMES,
-    Inputs,
-    input_name,
-    list_inputs,
-    open_input,
-    read_pages,
-)
+from perception_encoder.conversation.media import FRAMES, Inputs, input_name, list_inputs, open_input, read_pages
 from perception_encoder.errors import (
     ConfigError,
     DataError,
