@@ -1,4 +1,4 @@
-"""Public calls that span several packages; each imports what it needs when it is called."""
+"""Public calls that span several packages; they import what needs torch when they are called."""
 
 from __future__ import annotations
 
@@ -10,15 +10,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
 from perception_encoder.errors import ConfigError, MissingExtraError
-from perception_encoder.inference.model_spec import ModelSpec
+from perception_encoder.inference.load import as_encoder
+from perception_encoder.inference.model_spec import ModelKeywords, ModelSpec
+from perception_encoder.models.checkpoints.find import find_weights
+from perception_encoder.models.defaults import config_directory, default_model
+from perception_encoder.models.registry import RANDOM, demo_line
 from perception_encoder.progress import Track, untracked
+from perception_encoder.serving.api import create_app
+from perception_encoder.serving.immich import Immich
+from perception_encoder.serving.queues import GenerationQueue
+from perception_encoder.serving.requests import ApiConfig
+from perception_encoder.web_server.server import listening, run_server
 
 if TYPE_CHECKING:
     from perception_encoder.evaluation.results import Difference, Result
-    from perception_encoder.inference.model_spec import ModelKeywords
     from perception_encoder.layer_analysis.report import LayerReport
-    from perception_encoder.serving.queues import GenerationQueue
-    from perception_encoder.serving.requests import ApiConfig
 
 
 def compare(first: Result | str | Path, second: Result | str | Path) -> list[Difference]:
@@ -89,7 +95,6 @@ def analyze_layers(
     from perception_encoder.evaluation.feature_cache import FeatureCache
     from perception_encoder.layer_analysis.report import analyse, write_report
     from perception_encoder.layer_analysis.tasks import TaskOptions, make_tasks
-    from perception_encoder.models.registry import RANDOM
 
     paths = {name: Path(path) for name, path in data.items() if name} if isinstance(data, Mapping) else {}
     shared = data.get("") if isinstance(data, Mapping) else data
@@ -170,13 +175,8 @@ def serve_search(
     Examples:
         >>> pe.serve_search("photos", on_start=lambda server: print(server.address))
     """
-    from perception_encoder.models.checkpoints.find import find_weights
-    from perception_encoder.models.defaults import config_directory
-    from perception_encoder.models.registry import demo_line
     from perception_encoder.search_page.library import open_library
     from perception_encoder.search_page.responses import stored_secret
-    from perception_encoder.serving.api import create_app
-    from perception_encoder.web_server.server import listening, run_server
 
     if directory is None and index is None:
         raise ConfigError("no directory to search is given; name it, or an index")
@@ -229,12 +229,6 @@ def serve_api(
     Examples:
         >>> pe.serve_api("builtin", api=pe.ApiConfig(chat_model="builtin-lang"))
     """
-    from perception_encoder.inference.load import as_encoder
-    from perception_encoder.models.defaults import default_model
-    from perception_encoder.serving.api import create_app
-    from perception_encoder.serving.requests import ApiConfig
-    from perception_encoder.web_server.server import listening, run_server
-
     spec, config = ModelSpec.of(model, **keywords), api or ApiConfig()
     with listening(host, port, lan, key) as place:
         (chat,) = language_queues(config.chat_model, like=ModelSpec(precision=spec.precision))
@@ -276,13 +270,6 @@ def serve_immich(
     Examples:
         >>> pe.serve_immich("PE-Core-S16-384", upstream="http://localhost:3004", port=3003)
     """
-    from perception_encoder.inference.load import as_encoder
-    from perception_encoder.models.defaults import default_model
-    from perception_encoder.serving.api import create_app
-    from perception_encoder.serving.immich import Immich
-    from perception_encoder.serving.requests import ApiConfig
-    from perception_encoder.web_server.server import listening, run_server
-
     spec = ModelSpec.of(model, **keywords)
     with listening(host, port, lan=False, key=None, public=True) as place:
         source = str(spec.name or default_model())
@@ -301,7 +288,6 @@ def language_queues(*names: str | None, like: ModelSpec) -> list[GenerationQueue
     if not any(names):
         return [None for _ in names]  # without importing torch
     from perception_encoder.language_models.load import check_assistant_name, load_assistant, runs_elsewhere
-    from perception_encoder.serving.queues import GenerationQueue
 
     queues: dict[str | None, GenerationQueue] = {}
     for name in {name for name in names if name}:

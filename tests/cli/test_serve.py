@@ -96,7 +96,7 @@ def test_a_page_for_the_network_has_a_key(
             statuses["none"] = client.get("/").status_code
             statuses["wrong"] = client.get("/?key=wrong").status_code
 
-    monkeypatch.setattr("perception_encoder.web_server.server.run_server", visit)
+    monkeypatch.setattr("perception_encoder.api.run_server", visit)
     run = run_pe("serve", tmp_path, "--model", checkpoint, "--port", "0", *arguments)
     assert run.status == 0 and statuses == {"address": "0.0.0.0", "none": 401, "wrong": 401}
     assert len(re.findall("key=", run.stdout)) == 1
@@ -110,7 +110,7 @@ def test_a_given_key_is_required_on_this_machine_too(
 ) -> None:
     """Behind a reverse proxy every request comes from this machine."""
     apps: list[FastAPI] = []
-    monkeypatch.setattr("perception_encoder.web_server.server.run_server", lambda app, listener: apps.append(app))
+    monkeypatch.setattr("perception_encoder.api.run_server", lambda app, listener: apps.append(app))
     run = run_pe("serve", tmp_path, *api, "--model", checkpoint, "--port", "0", "--key", "a b")
     assert re.search(r"at http://127\.0\.0\.1:\d+/\?key=a%20b\n", run.stdout), run.stderr
     with TestClient(apps[0], base_url="http://localhost") as client:
@@ -124,7 +124,7 @@ def test_an_api_for_the_network_prints_the_key_that_was_made(
     run_pe, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     apps: list[FastAPI] = []
-    monkeypatch.setattr("perception_encoder.web_server.server.run_server", lambda app, listener: apps.append(app))
+    monkeypatch.setattr("perception_encoder.api.run_server", lambda app, listener: apps.append(app))
     run = run_pe("serve", "--api", "--lan", "--model", checkpoint, "--port", "0")
     (key,) = re.findall(r"clients send: Authorization: Bearer ([\w-]{22})\n", run.stdout)
     with TestClient(apps[0]) as client:
@@ -168,7 +168,7 @@ def test_one_language_model_serves_the_page_and_the_api_and_is_loaded_late(
     apps: list[FastAPI] = []
     names: list[str] = []
     fake_model(monkeypatch, names)
-    monkeypatch.setattr("perception_encoder.web_server.server.run_server", lambda app, listener: apps.append(app))
+    monkeypatch.setattr("perception_encoder.api.run_server", lambda app, listener: apps.append(app))
     run = tmp_path / "run"
     run.mkdir()
     arguments = (tmp_path, "--api", "--chat-model", run, "--ask-model", run, "--model", checkpoint, "--port", "0")
