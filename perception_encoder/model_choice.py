@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from perception_encoder.dense_prediction import dense_model
+from perception_encoder.dense_prediction.published_detectors import published_detector
 from perception_encoder.errors import ConfigError, UnknownModelError, WeightsUnavailableError
+from perception_encoder.inference.load import load
 from perception_encoder.inference.model_spec import ModelSpec, PrecisionChoice
+from perception_encoder.language_models.weights import METADATA, WEIGHTS
+from perception_encoder.models.checkpoints.files import SUFFIXES, read_checkpoint
+from perception_encoder.models.checkpoints.find import find_weights, hub_or_cache
+from perception_encoder.models.checkpoints.weights import find_entry
 from perception_encoder.models.defaults import BUILTIN_DEFAULTS, DefaultKind, DefaultModel, store_choice
+from perception_encoder.models.external_transformers import is_two_tower
 from perception_encoder.models.registry import (
     DETECTORS,
     OTHER_MODELS,
@@ -19,6 +27,7 @@ from perception_encoder.models.registry import (
     shown_name,
     split_library,
 )
+from perception_encoder.runtime.choice import runtime_for
 
 
 def use_model(
@@ -38,9 +47,6 @@ def use_model(
     Examples:
         >>> pe.use_model("PE-Core-L14-336", precision="int8").used_by
     """
-    from perception_encoder.models.checkpoints.find import find_weights
-    from perception_encoder.runtime.choice import runtime_for
-
     spec = ModelSpec.of(model, precision=precision, trust_remote_code=trust_remote_code)
     name, kind = str(spec.name), kind_of(spec)
     stored = None if spec.precision == "auto" else spec.precision
@@ -49,8 +55,6 @@ def use_model(
     if stored and not library_of(name):
         runtime_for("auto", stored, None)
     if kind == "model" and library_of(name):
-        from perception_encoder.inference.load import load
-
         load(spec)  # which says what is wrong
     elif kind in ("model", "spatial"):
         find_weights(name)
@@ -59,12 +63,6 @@ def use_model(
 
 def kind_of(model: ModelSpec) -> DefaultKind:
     """Return the use of a model; UnknownModelError and CheckpointError if it is not a model."""
-    from perception_encoder.dense_prediction import dense_model
-    from perception_encoder.dense_prediction.published_detectors import published_detector
-    from perception_encoder.language_models.weights import METADATA, WEIGHTS
-    from perception_encoder.models.checkpoints.files import SUFFIXES, read_checkpoint
-    from perception_encoder.models.checkpoints.weights import find_entry
-
     builtin: dict[str, DefaultKind] = {name: kind for kind, name in BUILTIN_DEFAULTS.items()}
     name = str(model.name)
     path, config = Path(name), Path(name) / "config.json"
@@ -102,9 +100,6 @@ def _is_encoder(model: ModelSpec) -> bool:
     """
     try:
         from transformers import AutoConfig, AutoModel
-
-        from perception_encoder.models.checkpoints.find import hub_or_cache
-        from perception_encoder.models.external_transformers import is_two_tower
 
         trust_remote_code, source = model.trust_remote_code, split_library(str(model.name))[1]
         with hub_or_cache(str(model.name), not Path(source).is_dir(), "hf:DIRECTORY"):
