@@ -17,8 +17,9 @@ from perception_encoder.errors import ConfigError
 
 T = TypeVar("T")
 
-_REPR = reprlib.Repr()
-_REPR.maxstring = _REPR.maxother = 60
+SHORT = reprlib.Repr()
+SHORT.maxstring = SHORT.maxother = 60
+"""Shows a value of any size in an error."""
 
 
 def from_fields(kind: type[T], value: object, path: str = "") -> T:
@@ -207,4 +208,4 @@ def _below(path: str, name: object) -> str:
 
 
 def _wrong(path: str, value: Any, allowed: str) -> ValueError:
-    return ValueError(f"{path or 'the content'} is {_REPR.repr(value)}; expected {allowed}")
+    return ValueError(f"{path or 'the content'} is {SHORT.repr(value)}; expected {allowed}")

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import reprlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeGuard
 
 from perception_encoder.errors import DataError, one_line
-from perception_encoder.records import parse_json
-
-_REPR = reprlib.Repr()
-_REPR.maxstring = _REPR.maxother = 60
+from perception_encoder.records import SHORT, parse_json
 
 
 def read_lines(path: Path) -> list[str]:
@@ -83,4 +79,4 @@ def are_numbers(value: Any, least: float = -1e6, most: float = 1e6) -> bool:
 
 def quoted(value: Any) -> str:
     """Return a short form of a value for an error."""
-    return "missing or null" if value is None else _REPR.repr(value)
+    return "missing or null" if value is None else SHORT.repr(value)
