@@ -173,11 +173,7 @@ def connect_cluster(address: str) -> None:
     dashboard = False if address == "local" else None
     try:
         ray.init(
-            address,
-            job_config=Job(),
-            include_dashboard=dashboard,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
+            address, job_config=Job(), include_dashboard=dashboard, log_to_driver=False, logging_level=logging.ERROR
         )
     except Exception as error:
         logger.warning("no cluster", exc_info=error)

@@ -161,11 +161,7 @@ def near_duplicates(
     source = str(model.name or index.source)
     printing = Printing(json, print0, html, preview, demo_line(source))
     groups = index.near_duplicates(
-        min_score=min_score,
-        all_but_one=all_but_one,
-        where=where,
-        exclude=exclude or (),
-        thumbnails=printing.thumbnails,
+        min_score=min_score, all_but_one=all_but_one, where=where, exclude=exclude or (), thumbnails=printing.thumbnails
     )
     show_duplicates(groups, max(1, len(groups)) if all_but_one else top, index.model, printing)
     output.print_demo(source)
@@ -207,12 +203,7 @@ class Printing:
         return self.preview or self.html is not None
 
     def write(
-        self,
-        title: str,
-        note: str,
-        found: SearchResult | Sequence[Sequence[Hit]],
-        hits: Iterable[Hit],
-        values: object,
+        self, title: str, note: str, found: SearchResult | Sequence[Sequence[Hit]], hits: Iterable[Hit], values: object
     ) -> bool:
         """Write the contact sheet, the paths of hits or their JSON, as requested; return whether to print tables."""
         if self.html is not None:

@@ -328,11 +328,7 @@ def answer_all(
 
 
 def answer(
-    model: Assistant,
-    conversation: Sequence[Message],
-    sampling: Sampling,
-    tries: int = TRIES,
-    pause: float = PAUSE,
+    model: Assistant, conversation: Sequence[Message], sampling: Sampling, tries: int = TRIES, pause: float = PAUSE
 ) -> Reply:
     """Return an answer to a conversation, after at most `tries` attempts at an endpoint that fails for the moment.
 

@@ -76,11 +76,7 @@ def write_contact_sheet(path: Path, title: str, note: str, sections: Iterable[Sh
     """Write a page atomically; OutputError if that fails, ConfigError if its name does not end in .html."""
     if path.suffix.lower() not in (".html", ".htm"):
         raise ConfigError(f"{path}: the name of a page must end in .html")
-    with (
-        writing(path),
-        replacing(path) as temporary,
-        temporary.open("w", encoding="utf-8", newline="\n") as file,
-    ):
+    with writing(path), replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
         file.writelines(contact_sheet(title, note, sections))
 
 

@@ -233,10 +233,7 @@ class MediaLibrary:
 
 
 def open_library(
-    media: Path,
-    model: ModelSpec = DEFAULT,
-    directory: Path | None = None,
-    exclude: Sequence[str] | None = None,
+    media: Path, model: ModelSpec = DEFAULT, directory: Path | None = None, exclude: Sequence[str] | None = None
 ) -> MediaLibrary:
     """Open a directory's library, raising what `writable_store` does; create an empty index if there is none.
 

@@ -30,11 +30,7 @@ _checked: dict[Path, float] = {}  # times of this process's checks, in case the 
 
 def write_seal(store: Path, settings: Mapping[str, Any], files: Iterable[Path], words: int | None = None) -> None:
     """Seal files of an index; OutputError if that fails. `words`: see `table_checksum`."""
-    content = {
-        "settings": dict(settings),
-        "files": {path.name: _size_and_time(path) for path in files},
-        "words": words,
-    }
+    content = {"settings": dict(settings), "files": {path.name: _size_and_time(path) for path in files}, "words": words}
     write_json(store / SEAL, {**content, "checksum": zlib.crc32(json.dumps(content).encode())})
 
 
