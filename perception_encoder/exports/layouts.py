@@ -176,17 +176,12 @@ def write_layout_directory(
             _write_modules(model, directory, half)
             omitted = 0
         else:
-            omitted = _write_tower(model, directory, layout, half)
+            tower = with_scale(model) if layout == "timm" else model
+            config = timm_config(tower) if layout == "timm" else open_clip_config(tower)
+            directory.mkdir(parents=True, exist_ok=True)
+            omitted = write_checkpoint(tower, directory / WEIGHT_FILES[layout], half, layout=layout)
+            write_json(directory / CONFIG_FILES[layout], config)
         write_model_card(directory, model, layout, "float16" if half else "float32", scores, *_CARDS[layout])
-    return omitted
-
-
-def _write_tower(model: Model, directory: Path, layout: str, half: bool) -> int:
-    tower = with_scale(model) if layout == "timm" else model
-    config = timm_config(tower) if layout == "timm" else open_clip_config(tower)
-    directory.mkdir(parents=True, exist_ok=True)
-    omitted = write_checkpoint(tower, directory / WEIGHT_FILES[layout], half, layout=layout)
-    write_json(directory / CONFIG_FILES[layout], config)
     return omitted
 
 

@@ -156,12 +156,10 @@ def parse_template(source: str) -> jinja2.Template:
     import jinja2  # here, for the start of `pe search`
 
     def plain(value: object) -> object:
-        return _printable(value) if type(value) is str else value  # not what is marked as safe
+        if type(value) is not str:  # such as what is marked as safe
+            return value
+        encodable = value.encode("utf-8", "backslashreplace").decode()
+        return "".join(c if c >= " " or c == "\n" else repr(c)[1:-1] for c in encodable)
 
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, keep_trailing_newline=True, finalize=plain)
     return environment.from_string(source)
-
-
-def _printable(value: str) -> str:
-    plain = value.encode("utf-8", "backslashreplace").decode()
-    return "".join(c if c >= " " or c == "\n" else repr(c)[1:-1] for c in plain)

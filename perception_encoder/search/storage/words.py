@@ -114,11 +114,6 @@ def unread(connection: sqlite3.Connection) -> list[Unread]:
     return [Unread(*row) for row in connection.execute(query)]
 
 
-def forget_words(connection: sqlite3.Connection) -> None:
-    """Remove the lines of contents that are no longer indexed."""
-    connection.execute("DELETE FROM words WHERE digest NOT IN (SELECT digest FROM rows)")
-
-
 def damaged_lines(connection: sqlite3.Connection) -> list[tuple[str, float]]:
     """Return the contents and times of images and moments whose lines have changed since they were written."""
     rows = connection.execute("SELECT digest, time, lines, checksum FROM words")

@@ -44,7 +44,7 @@ from perception_encoder.search.storage.seal import (
 )
 from perception_encoder.search.storage.store import EXCLUDED, IndexStore
 from perception_encoder.search.storage.vectors import Vectors, append_vectors, codes_path, vectors_path, write_codes
-from perception_encoder.search.storage.words import Unread, forget_words, mend_words, unread, write_lines
+from perception_encoder.search.storage.words import Unread, mend_words, unread, write_lines
 from perception_encoder.words.reader import TextLine
 
 logger = logging.getLogger(__name__)
@@ -170,7 +170,7 @@ class IndexWriter(IndexStore):
                 with self._changing() as (connection, state):
                     if unreadable is not None:
                         write_value(connection, "unreadable", unreadable)
-                    forget_words(connection)
+                    connection.execute("DELETE FROM words WHERE digest NOT IN (SELECT digest FROM rows)")
                     _put(connection, state, complete=True)
             self.close()
             self._set_journal("DELETE")
