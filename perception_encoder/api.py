@@ -184,9 +184,7 @@ def serve_search(
         find_weights(features_model)
     spec = ModelSpec.of(model, **keywords)
     with listening(host, port, lan, key) as place:  # before the models are loaded
-        chat, ask = language_queues(
-            api.chat_model if api else None, ask_model, like=ModelSpec(precision=spec.precision)
-        )
+        chat, ask = language_queues(api.chat_model if api else None, ask_model, precision=spec.precision)
         from perception_encoder.search_page.server import create_page  # here, since the API alone needs no torch
 
         library = open_library(Path(directory or index or ""), spec, None if index is None else Path(index), exclude)
@@ -231,7 +229,7 @@ def serve_api(
     """
     spec, config = ModelSpec.of(model, **keywords), api or ApiConfig()
     with listening(host, port, lan, key) as place:
-        (chat,) = language_queues(config.chat_model, like=ModelSpec(precision=spec.precision))
+        (chat,) = language_queues(config.chat_model, precision=spec.precision)
         source = str(spec.name or default_model())
         encoder = as_encoder(spec)
         app = create_app(encoder, replace(config, source=source, key=place.key), place.hosts, chat=chat)
@@ -280,10 +278,10 @@ def serve_immich(
         run_server(app, place.listener)
 
 
-def language_queues(*names: str | None, like: ModelSpec) -> list[GenerationQueue | None]:
+def language_queues(*names: str | None, precision: str) -> list[GenerationQueue | None]:
     """Return the queues of language models, each loaded once on first use; None without a name.
 
-    `like`: how this package runs those that it runs.
+    `precision`: of those that this package runs.
     """
     if not any(names):
         return [None for _ in names]  # without importing torch
@@ -295,6 +293,6 @@ def language_queues(*names: str | None, like: ModelSpec) -> list[GenerationQueue
         if not name.startswith(("http", "python:")) and importlib.util.find_spec("transformers") is None:
             raise MissingExtraError("transformers", "lang")
         label = Path(name).name if Path(name).exists() else name
-        load = partial(load_assistant, name if runs_elsewhere(name) else replace(like, name=name))
+        load = partial(load_assistant, name if runs_elsewhere(name) else ModelSpec(name, precision=precision))
         queues[name] = GenerationQueue(label, load, source=name)
     return [queues.get(name) for name in names]

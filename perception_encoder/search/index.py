@@ -170,9 +170,8 @@ class Index:
             ClusterError: The cluster cannot be reached.
             ModelError: The model cannot be loaded.
         """
-        from perception_encoder.search.storage.cluster import (
-            reading_on_cluster,  # here, since a search needs no video decoder
-        )
+        # here, since a search needs no video decoder
+        from perception_encoder.search.storage.cluster import reading_on_cluster
         from perception_encoder.search.storage.update import read_here, update_store, writable_store
 
         if len(self._paths) > 1:

@@ -73,7 +73,6 @@ def add_immich_routes(app: FastAPI, encoder: Encoder, batcher: Batcher, config: 
 
     reader = MediaReader(config)
     bodies = BodyReader(config.body_bytes, config.body_seconds, config.bodies_bytes)
-    read = partial(_read_words, reader, batcher, asyncio.Lock())
 
     async def ping(request: Request) -> Response:
         return PlainTextResponse("pong")
@@ -81,10 +80,6 @@ def add_immich_routes(app: FastAPI, encoder: Encoder, batcher: Batcher, config: 
     async def predict(request: Request) -> Response:
         form_type = request.headers.get("content-type", "")
         async with bodies.read(request, partial(_parse_request, form_type)) as (jobs, fields, body):
-            answers: dict[str, Callable[..., Awaitable[Any]]] = {
-                "clip": embed,
-                **({"ocr": read} if immich.reads_words else {}),
-            }
             name = next((name for name in answers if name in jobs), None)
             if name is None:
                 if immich.upstream is None:
@@ -123,6 +118,9 @@ def add_immich_routes(app: FastAPI, encoder: Encoder, batcher: Batcher, config: 
             (vector,) = await batcher.encode([decoded], [feature])
         return {"clip": json.dumps(vector.tolist()), **size}
 
+    answers: dict[str, Callable[..., Awaitable[Any]]] = {"clip": embed}
+    if immich.reads_words:
+        answers["ocr"] = partial(_read_words, reader, batcher, asyncio.Lock())
     app.router.add_route("/ping", ping, methods=["GET"])
     app.router.add_route("/predict", predict, methods=["POST"])
 
