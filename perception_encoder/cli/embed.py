@@ -132,7 +132,7 @@ def words(
         pe words photos/ --exclude raw/ --json > words.json
         pe words 'scans/*.png' | grep -i invoice
     """
-    from perception_encoder.words.files import read_all_words
+    from perception_encoder.words.reader import read_all_words
 
     left_out: Counter[str] = Counter()
     found, skipped = read_all_words(images, left_out, exclude or (), track)

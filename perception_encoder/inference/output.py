@@ -36,7 +36,7 @@ from perception_encoder.inference.pipeline import Embedding, EncodingResult, Fai
 from perception_encoder.preprocess.source import as_paths, open_source
 from perception_encoder.progress import Track, untracked
 from perception_encoder.store import RESUME, SETTINGS, Store
-from perception_encoder.words.files import read_each
+from perception_encoder.words.reader import read_each
 
 _PART_BYTES = 64 << 20
 PART_SECONDS = 15.0  # the work that a kill may cost

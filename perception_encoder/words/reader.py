@@ -1,31 +1,39 @@
-"""Read the words in images, with RapidOCR and the models that its package carries."""
+"""Read the words in images and moments of videos, with RapidOCR and the models that its package carries."""
 
 from __future__ import annotations
 
 import logging
 import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image
 
-from perception_encoder.errors import InputError, MediaDecodeError, needs_extra, one_line
+from perception_encoder.errors import DataError, InputError, MediaDecodeError, detached, needs_extra, one_line
+from perception_encoder.formats.listing import Item, list_items
+from perception_encoder.preprocess.budget import map_ahead
 from perception_encoder.preprocess.fetch import is_url
 from perception_encoder.preprocess.frames import VideoFrames
 from perception_encoder.preprocess.image import open_image
 from perception_encoder.preprocess.media import Media, open_media, resolve
+from perception_encoder.progress import Track, untracked
 
+K = TypeVar("K")
 LONGEST_SIDE = 2000
 """Longest side in pixels of an image in which words are looked for; a larger one is reduced."""
 MIN_CONFIDENCE = 0.5
 DETECTED_SIDE, DETECTED_LONGEST = 736, 1280
 """Short side to which a smaller image is enlarged to find lines: with 480, one in four is lost for half of the time.
 Longest side to which others are reduced: with 2,000, large letters are lost, and it takes three times as long."""
+_THREADS = 2  # one reads words, on all cores, while the other decodes
 _LEAST_SIDE, _NARROWEST = 32, 8  # the detector needs it; it enlarges an image until the short side is long enough
 
 
@@ -137,3 +145,38 @@ class WordReader:
             for text, score, box in lines
             if score >= min_confidence and text.strip()
         ]
+
+
+def read_each(items: Iterable[tuple[K, Item]]) -> Iterator[tuple[K, list[TextLine] | InputError]]:
+    """Yield the lines of each image, or of the frame at a moment, in order; or why they cannot be read."""
+
+    def read(job: tuple[K, Item]) -> tuple[K, list[TextLine] | InputError]:
+        key, item = job
+        try:
+            return key, read_words(item.media())
+        except InputError as error:
+            return key, detached(error)
+
+    with ThreadPoolExecutor(_THREADS, "words") as pool:
+        yield from map_ahead(read, items, pool, _THREADS)
+
+
+def read_all_words(
+    paths: Sequence[str | Path], left_out: Counter[str], excluded: Sequence[str] = (), progress: Track = untracked
+) -> tuple[dict[str, list[TextLine]], list[InputError]]:
+    """Return the lines of each image or moment ("clip.mp4@12s"), by path, and the images that cannot be read.
+
+    `left_out`, `excluded`: see `list_items`. Raises DataError if there are no images.
+    """
+    items = list(list_items(paths, left_out, excluded))
+    if not items:
+        raise DataError(f"no images in {', '.join(map(str, paths))}")
+    WordReader.shared()  # before the bar
+    found, failures = dict[str, list[TextLine]](), list[InputError]()
+    named = ((item.path if item.start is None else f"{item.path}@{item.start:g}s", item) for item in items)
+    for path, lines in progress(read_each(named), "reading words", len(items)):
+        if isinstance(lines, InputError):
+            failures.append(lines)
+        else:
+            found[path] = lines
+    return found, failures

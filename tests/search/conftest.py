@@ -15,7 +15,7 @@ from perception_encoder.preprocess.media import Media
 from perception_encoder.search.storage import update as update_module
 from perception_encoder.search.storage.update import UpdateReport
 from perception_encoder.search.storage.writer import IndexWriter
-from perception_encoder.words import files as reading
+from perception_encoder.words import reader as reading
 from perception_encoder.words.reader import TextLine
 from tests.clips import clip
 from tests.inference.conftest import checkpoint, draw, encoder

@@ -39,7 +39,7 @@ from perception_encoder.search.storage.store import STORE, IndexStore
 from perception_encoder.search.storage.words import RANKED, explain
 from perception_encoder.search.storage.writer import IndexWriter
 from perception_encoder.search.terms import parse_words
-from perception_encoder.words import files as reading
+from perception_encoder.words import reader as reading
 from perception_encoder.words.reader import TextLine
 from tests.search.indexes import SETTINGS, make_rows, text_line, unit_vectors
 

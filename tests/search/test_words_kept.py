@@ -18,7 +18,7 @@ from perception_encoder.preprocess.media import Media
 from perception_encoder.search.storage.database import DATABASE, connect
 from perception_encoder.search.storage.store import STORE
 from perception_encoder.search.storage.writer import IndexWriter
-from perception_encoder.words import files as reading
+from perception_encoder.words import reader as reading
 from perception_encoder.words.reader import TextLine
 
 

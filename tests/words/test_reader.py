@@ -17,7 +17,7 @@ from PIL import ExifTags, Image, ImageDraw, ImageFont, ImageOps
 
 import perception_encoder as pe
 from perception_encoder.errors import InputError, MediaDecodeError, MissingExtraError
-from perception_encoder.words import files
+from perception_encoder.words import reader
 from perception_encoder.words.reader import LONGEST_SIDE, WordReader
 from tests.clips import clip
 
@@ -174,6 +174,6 @@ def test_moments_of_a_video(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     """Each has its own lines."""
     (tmp_path / "clip.mp4").write_bytes(clip())
     moments = [f"{tmp_path / 'clip.mp4'}@{at}s" for at in (0.5, 2)]
-    monkeypatch.setattr(files, "read_words", lambda media: [media.start])
-    found, failures = files.read_all_words(moments, Counter())
+    monkeypatch.setattr(reader, "read_words", lambda media: [media.start])
+    found, failures = reader.read_all_words(moments, Counter())
     assert (found, failures) == ({moments[0]: [0.5], moments[1]: [2.0]}, [])

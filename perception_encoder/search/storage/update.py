@@ -40,8 +40,7 @@ from perception_encoder.search.storage.seal import STORE, index_command, salvage
 from perception_encoder.search.storage.trust import adopt, load_encoder, remember_model, trusted_model
 from perception_encoder.search.storage.words import Unread
 from perception_encoder.search.storage.writer import IndexWriter
-from perception_encoder.words.files import read_each
-from perception_encoder.words.reader import TextLine, can_read_words
+from perception_encoder.words.reader import TextLine, can_read_words, read_each
 
 logger = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from perception_encoder.inference.load import load
 from perception_encoder.inference.model_spec import ModelSpec
 from perception_encoder.search.lookup import WordQuery
 from perception_encoder.search.storage import update as module
-from perception_encoder.words import files
+from perception_encoder.words import reader
 from perception_encoder.words.reader import TextLine
 
 folder, checkpoint, kills, count = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[5])
@@ -33,7 +33,7 @@ def line_of(media):
     return [TextLine(text="w" + hashlib.md5(content).hexdigest()[:12], confidence=0.9, box=(0.0,) * 8)]
 
 sys.modules["rapidocr"] = types.ModuleType("rapidocr")
-files.read_words, module.can_read_words = line_of, lambda: True
+reader.read_words, module.can_read_words = line_of, lambda: True
 
 def update():
     with module.writable_store(folder, ModelSpec(checkpoint), words=True) as (index, encoder):
