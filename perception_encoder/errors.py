@@ -132,8 +132,7 @@ class MissingExtraError(PerceptionEncoderError):
     """An optional dependency is not installed."""
 
     def __init__(self, module: str, extra: str) -> None:
-        self.module = module
-        self.extra = extra
+        self.module, self.extra = module, extra
         super().__init__(f"{module} is not installed; {install_command(extra)}")
 
     def __reduce__(self) -> tuple[type[MissingExtraError], tuple[str, str]]:
@@ -153,8 +152,7 @@ class InputError(PerceptionEncoderError):
     """One input could not be used; `source` is the name under which it was given."""
 
     def __init__(self, source: str, reason: str) -> None:
-        self.source = source
-        self.reason = shorten(reason)
+        self.source, self.reason = source, shorten(reason)
         super().__init__(f"{source}: {self.reason}")
 
     def to_dict(self) -> dict[str, str]:

@@ -39,9 +39,9 @@ ShortSide = Annotated[int, option("Pixels of the short side for the encoder.", l
 Prediction = TypeVar("Prediction", "DepthEstimate", "Detections")
 
 
-def read_positions(texts: list[str] | None, form: str) -> list[tuple[float, ...]]:
-    """Read points or boxes such as X,Y; ConfigError, which shows the `form`, for anything else."""
-    positions = []
+def read_positions(texts: list[str] | None, form: str) -> list[Any]:
+    """Read points or boxes of a form such as X,Y as tuples of numbers; ConfigError for anything else."""
+    positions: list[tuple[float, ...]] = []
     for text in texts or []:
         try:
             positions.append(tuple(numbers(text)))
@@ -50,11 +50,6 @@ def read_positions(texts: list[str] | None, form: str) -> list[tuple[float, ...]
         if len(positions[-1]) != form.count(",") + 1:
             raise ConfigError(f"the position is {text!r}; it must be {form}, in pixels or from 0 to 1")
     return positions
-
-
-def read_points(texts: list[str] | None) -> list[tuple[float, float]]:
-    """Read points; ConfigError for anything else."""
-    return [(x, y) for x, y in read_positions(texts, "X,Y")]
 
 
 def print_predictions(
@@ -122,10 +117,9 @@ def track(
 
     model = model or default_model("spatial")
     encoding: dict[str, Any] = {"model": model, "layer": layer, "short_side": short_side}
-    positions = [(a, b, c, d) for a, b, c, d in read_positions(boxes, "LEFT,TOP,RIGHT,BOTTOM")]
-    frames = tracking.track(
-        video, out, points=read_points(points), boxes=positions, mask=mask, **encoding, progress=show_progress
-    )
+    positions = read_positions(boxes, "LEFT,TOP,RIGHT,BOTTOM")
+    marked: dict[str, Any] = {"points": read_positions(points, "X,Y"), "boxes": positions, "mask": mask}
+    frames = tracking.track(video, out, **marked, **encoding, progress=show_progress)
     found = [(frame.to_dict(), frame.objects) for frame in frames]
     output.print_demo(model)
     if json:
@@ -171,7 +165,7 @@ def segment(
     result = heads.segment(
         image,
         out,
-        points=read_points(points),
+        points=read_positions(points, "X,Y"),
         head=loaded,
         model=model,
         layer=layer,

@@ -230,8 +230,7 @@ class Index:
         hits = []
         for query, vector in zip(parsed, query_vectors(encoder, parsed), strict=True):
             keep = partial(may_be_hit, query, is_excluded)
-            found = best_hits(stores, vector, top, where, min_score, thumbnails, keep, collapse, query.words)
-            hits.append(found)
+            hits.append(best_hits(stores, vector, top, where, min_score, thumbnails, keep, collapse, query.words))
         return SearchResult(model=encoder.name, searched=len(self), queries=parsed, by_query=tuple(map(tuple, hits)))
 
     def _encoder(self, towers: TowerChoice) -> Encoder:
