@@ -175,8 +175,7 @@ def serve_search(
     Examples:
         >>> pe.serve_search("photos", on_start=lambda server: print(server.address))
     """
-    from perception_encoder.search_page.library import open_library
-    from perception_encoder.search_page.responses import stored_secret
+    from perception_encoder.search_page.library import open_library, stored_secret
 
     if directory is None and index is None:
         raise ConfigError("no directory to search is given; name it, or an index")

@@ -9,8 +9,9 @@ import io
 import re
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from functools import cached_property, partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float
@@ -24,13 +25,14 @@ from perception_encoder.preprocess.budget import DECODING
 from perception_encoder.preprocess.frames import VideoFrames
 from perception_encoder.preprocess.media import open_media
 from perception_encoder.search_page.library import MediaLibrary
-from perception_encoder.search_page.responses import Get
 
 if TYPE_CHECKING:
     from fastapi import Request, Response
 
     from perception_encoder.inference.feature_map import FeatureMaps
 
+Get = Callable[[str, Callable[["Request"], Any]], None]
+"""Adds a route that computes its answer in a thread."""
 _BUDGET = 96 << 20  # bytes of cached features; one image's are always cached
 _SHADE = 0.85  # opacity over the least similar patch
 _CACHED = {"Cache-Control": "private, max-age=300"}

@@ -5,13 +5,16 @@ This module does not know HTTP. It builds SQL conditions from checked values, ne
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import logging
 import os
+import secrets
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
@@ -20,7 +23,7 @@ from typing import Any, TypeVar, cast
 import numpy as np
 from jaxtyping import Float
 
-from perception_encoder.errors import ConfigError, InputError, PerceptionEncoderError, one_line
+from perception_encoder.errors import ConfigError, InputError, PerceptionEncoderError, SearchIndexError, one_line
 from perception_encoder.formats.exclude import parse_patterns
 from perception_encoder.inference.encoder import Encoder
 from perception_encoder.inference.model_spec import DEFAULT, ModelSpec
@@ -256,6 +259,39 @@ def open_library(
     library = MediaLibrary(index, encoder)
     library.warm_up()
     return library
+
+
+def stored_secret(path: Path) -> bytes | None:
+    """Return the secret in a file, creating it if missing; None if the file cannot be read or written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileExistsError):
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with open(descriptor, "wb") as file:
+                file.write(secrets.token_bytes(32))
+        secret = path.read_bytes()
+    except OSError:
+        return None
+    return secret if len(secret) == 32 else None
+
+
+class SignedIds:
+    """Signs ids with a secret, by default this run's: an index's ids are hashes of paths, which others could guess."""
+
+    def __init__(self, secret: bytes | None = None) -> None:
+        self._secret = secret or secrets.token_bytes(32)
+
+    def signed(self, row_id: str) -> str:
+        """Return an id with its signature."""
+        signature = hmac.new(self._secret, row_id.encode(errors="replace"), hashlib.sha256).hexdigest()
+        return f"{row_id}-{signature[:16]}"
+
+    def check(self, signed: str) -> str:
+        """Return the row's id; SearchIndexError if this run did not sign it, whether or not the row exists."""
+        row_id = signed.rpartition("-")[0]
+        if not hmac.compare_digest(self.signed(row_id).encode(), signed.encode(errors="replace")):
+            raise SearchIndexError("this address is from an earlier run of pe serve; search for the image again")
+        return row_id
 
 
 def as_tile(row: IndexRow, row_id: str) -> dict[str, Any]:

@@ -14,8 +14,7 @@ from perception_encoder.files import file_state
 from perception_encoder.preprocess.budget import DECODING
 from perception_encoder.preprocess.conversation import MediaPart, Message, Reply, Sampling
 from perception_encoder.preprocess.media import open_media
-from perception_encoder.search_page.library import MediaLibrary
-from perception_encoder.search_page.responses import SignedIds
+from perception_encoder.search_page.library import MediaLibrary, SignedIds
 from perception_encoder.serving.queues import GenerationQueue
 from perception_encoder.web_server.http import REQUEST, BodyReader, parse_body, stream_response, unless_gone
 

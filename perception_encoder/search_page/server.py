@@ -19,10 +19,9 @@ from perception_encoder.preprocess.image import encode_thumbnail, open_image
 from perception_encoder.preprocess.media import Media, open_media
 from perception_encoder.search.storage.database import IndexRow
 from perception_encoder.search.terms import Query, Term, UploadedImage, parse_lines
-from perception_encoder.search_page.features import FeatureImages, add_feature_route
-from perception_encoder.search_page.library import MediaLibrary, as_tile, condition
+from perception_encoder.search_page.features import FeatureImages, Get, add_feature_route
+from perception_encoder.search_page.library import MediaLibrary, SignedIds, as_tile, condition
 from perception_encoder.search_page.questions import add_ask_route
-from perception_encoder.search_page.responses import Get, SignedIds
 from perception_encoder.serving.queues import GenerationQueue
 from perception_encoder.web_server.http import ApiError, BodyReader
 from perception_encoder.web_server.server import HOSTS, create_page_app

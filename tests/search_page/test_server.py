@@ -14,8 +14,7 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from perception_encoder.search_page.library import MediaLibrary
-from perception_encoder.search_page.responses import stored_secret
+from perception_encoder.search_page.library import MediaLibrary, stored_secret
 from perception_encoder.search_page.server import create_page
 from tests.search.indexes import forge, paths
 from tests.serving.servers import record_model_threads
