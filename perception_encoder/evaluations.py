@@ -1,4 +1,4 @@
-"""The evaluations of encoders, layers and assistants: the functions of `pe.evaluate`."""
+"""The functions of `pe.evaluate`. Heads, and the tracker, are imported where they are used: that takes a second."""
 
 from __future__ import annotations
 
@@ -18,19 +18,10 @@ from perception_encoder.datasets.masked_videos import read_videos
 from perception_encoder.datasets.published import published_by_name
 from perception_encoder.datasets.questions.read import default_split
 from perception_encoder.datasets.rgbd import read_depth_splits
-from perception_encoder.dense_prediction.depth import DepthConfig
-from perception_encoder.dense_prediction.detection.mask_rcnn import DetectionConfig
-from perception_encoder.dense_prediction.head_fitting import FitConfig
-from perception_encoder.dense_prediction.segmentation import SegmentationConfig
 from perception_encoder.errors import ConfigError
-from perception_encoder.evaluation.classification.attentive_probe import AttentiveConfig, AttentiveEvaluator
 from perception_encoder.evaluation.classification.probes import LinearEvaluator, NeighboursEvaluator
 from perception_encoder.evaluation.classification.splits import load_splits
 from perception_encoder.evaluation.classification.zero_shot import DATASET, ZeroShotEvaluator
-from perception_encoder.evaluation.dense.depth import DepthEvaluator, DepthProtocol
-from perception_encoder.evaluation.dense.detection import DetectionEvaluator
-from perception_encoder.evaluation.dense.segmentation import SegmentationEvaluator
-from perception_encoder.evaluation.dense.tracking import TrackingEvaluator
 from perception_encoder.evaluation.embeddings import evaluate_encoder
 from perception_encoder.evaluation.language.evaluators import QuestionEvaluator
 from perception_encoder.evaluation.language.tasks import TASKS, LanguageTask
@@ -211,6 +202,8 @@ def attentive(
     Examples:
         >>> result = pe.evaluate.attentive("builtin", "flowers/", layer=8)
     """
+    from perception_encoder.evaluation.classification.attentive_probe import AttentiveConfig, AttentiveEvaluator
+
     config = AttentiveConfig(head_seeds=head_seeds)
     config = replace(config, fit=replace(config.fit, epochs=epochs))
     tasks = load_splits(Path(data), split, _path(train), ClassOptions(media=_path(media)))
@@ -245,6 +238,10 @@ def segmentation(
     Examples:
         >>> result = pe.evaluate.segmentation("builtin", "ADEChallengeData2016", layer=8, size=518)
     """
+    from perception_encoder.dense_prediction.head_fitting import FitConfig
+    from perception_encoder.dense_prediction.segmentation import SegmentationConfig
+    from perception_encoder.evaluation.dense.segmentation import SegmentationEvaluator
+
     head = SegmentationConfig(kernel=kernel, fit=FitConfig(epochs=epochs))
     train, test = (_at_most(part, items) for part in read_class_splits(Path(data)))
     evaluator = SegmentationEvaluator(train, test, head, _size(size), head_seeds=head_seeds, track=progress)
@@ -278,6 +275,10 @@ def detection(
     Examples:
         >>> result = pe.evaluate.detection("builtin", "coco", layer=8, class_agnostic=True)
     """
+    from perception_encoder.dense_prediction.detection.mask_rcnn import DetectionConfig
+    from perception_encoder.dense_prediction.head_fitting import FitConfig
+    from perception_encoder.evaluation.dense.detection import DetectionEvaluator
+
     fit = FitConfig(epochs=epochs, batch=8, weight_decay=0.05)
     head = DetectionConfig(channels=channels, hidden=4 * channels, regions=2 * channels, fit=fit)
     splits = read_instance_splits(Path(data))
@@ -313,6 +314,8 @@ def tracking(
     Examples:
         >>> result = pe.evaluate.tracking("builtin", "DAVIS", layer=5, short_side=240)
     """
+    from perception_encoder.evaluation.dense.tracking import TrackingEvaluator
+
     videos = read_videos(Path(data))
     evaluator = TrackingEvaluator([videos[row] for row in _spread(len(videos), items)], short_side)
     return evaluate_layer([evaluator], open_layers(model, layer, final_norm), Path(data).stem, progress, "")
@@ -350,9 +353,12 @@ def fitted_depth(
     Examples:
         >>> result = pe.evaluate.depth("builtin", "livingroom.tar", layer=6, size=(240, 320))
     """
+    from perception_encoder.dense_prediction.depth import DepthConfig
+    from perception_encoder.dense_prediction.head_fitting import FitConfig
+    from perception_encoder.evaluation.dense.depth import DepthEvaluator, DepthProtocol
+
     head = DepthConfig(channels=channels, fit=FitConfig(epochs=epochs))
-    head = head.relative() if aligned else head
-    protocol = DepthProtocol(head=head, eigen_crop=eigen_crop, aligned=aligned)
+    protocol = DepthProtocol(head=head.relative() if aligned else head, eigen_crop=eigen_crop, aligned=aligned)
     train, test = (_at_most(part, items) for part in read_depth_splits(Path(data), per_metre))
     evaluator = DepthEvaluator(train, test, protocol, _size(size), head_seeds=head_seeds)
     return evaluate_layer([evaluator], open_layers(model, layer), "test", progress)
@@ -403,9 +409,8 @@ def questions(
     evaluator = QuestionEvaluator(task, read, None if records is None else Path(records), frames, blind)
     about = {}
     if isinstance(assistant, LanguageModel):
-        reader = assistant.reader
         about = {"decoder": assistant.decoder.name, "tiles": str(assistant.media.tiles)}
-        about |= {"runtime": reader.runtime, "precision": reader.precision}
+        about |= {"runtime": assistant.reader.runtime, "precision": assistant.reader.precision}
     return run_evaluators([evaluator], {"": assistant}, split, about, progress)
 
 
