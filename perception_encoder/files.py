@@ -375,8 +375,9 @@ class CachedByFile(Generic[AnyPath, Parameters, Returned]):
 
     def __init__(self, function: Callable[Concatenate[AnyPath, Parameters], Returned], size: int) -> None:
         """`size`: maximum number of cached results."""
-        self._cached = lru_cache(size)(lambda state, *args, **options: function(*args, **options))
-        self.cache_clear = self._cached.cache_clear
+        cached = lru_cache(size)(lambda state, *args, **options: function(*args, **options))
+        self._cached: Callable[..., Returned] = cached
+        self.cache_clear = cached.cache_clear
         update_wrapper(self, function)
 
     def __call__(self, path: AnyPath, *args: Parameters.args, **options: Parameters.kwargs) -> Returned:
