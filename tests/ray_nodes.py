@@ -86,6 +86,7 @@ def two_nodes() -> Iterator[Nodes]:
     from ray.cluster_utils import Cluster
 
     place = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # a short name: it holds sockets
+    Path(tempfile.gettempdir(), "ray").mkdir(exist_ok=True)  # where a cluster writes its address
     size = {"num_cpus": 1, "object_store_memory": 100_000_000}
     cluster = Cluster(initialize_head=True, head_node_args={**size, "include_dashboard": False, "temp_dir": place})
     try:
