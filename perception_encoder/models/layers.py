@@ -11,7 +11,7 @@ Parameters have the published names and layout: queries, keys and values in one 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -119,6 +119,9 @@ def _has_slow_kernel(device: str) -> bool:
 class Attention(nn.Module):
     """Self-attention over tokens (B, N, D); with `causal`, to earlier ones only."""
 
+    one_product = True
+    """Whether a trace has one product for queries, keys and values; three are faster in bfloat16 with AMX."""
+
     def __init__(self, width: int, heads: int, causal: bool = False) -> None:
         super().__init__()
         self.heads, self.causal = heads, causal
@@ -153,7 +156,11 @@ class Attention(nn.Module):
         scale = self.in_proj_bias.new_ones(3 * width)
         scale[:width] = head_dim**-0.5
         weight, bias = self.in_proj_weight[rows] * scale[:, None], self.in_proj_bias[rows] * scale
-        q, k, v = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in F.linear(x, weight, bias).chunk(3, -1))
+        if self.one_product:
+            projected = F.linear(x, weight, bias).chunk(3, -1)
+        else:
+            projected = tuple(map(partial(F.linear, x), weight.chunk(3), bias.chunk(3)))
+        q, k, v = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in projected)
         if rope is not None:
             cosines, sines = (table.repeat(1, 1, 1, 2) for table in (rope[None, :1, :, ::2], rope[None, 1:, :, 1::2]))
             q, k = (

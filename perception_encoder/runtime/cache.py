@@ -43,7 +43,7 @@ SINGLE, PARALLEL = "single.blob", "parallel.blob"
 """Programs compiled from the model, to compute one input or several at a time; they check themselves."""
 MAX_BYTES = 20 * 2**30
 """Maximum size of the cache; the least recently used entries are removed first."""
-_FORMAT = 10
+_FORMAT = 11
 _SHOWN = ("weights", "tower", "precision", "layer")
 
 Tower = Literal["image", "text", "query", "document"]

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from perception_encoder.errors import ModelError, PerceptionEncoderError, one_line
 from perception_encoder.models.checkpoints.weights import Model
 from perception_encoder.models.clip import CLIP
+from perception_encoder.models.layers import Attention
 from perception_encoder.models.precision import TOLERANCE
 from perception_encoder.models.vision_transformer import VisionTransformer
 from perception_encoder.preprocess.image import to_float
@@ -101,6 +102,9 @@ def _convert_tower(
     expected = source.run(source.example)
     if not np.isfinite(expected).all():
         raise ModelError(f"{name} gives NaN or infinity: its weights are bad")
+    for module in source.module.modules():
+        if isinstance(module, Attention):
+            module.one_product = precision == "int8"
     exact, shape = to_openvino(source), (1, *source.example.shape[1:]) if source.tower == "image" else None
     about: dict[str, Any] = {}
     if precision == "int8":

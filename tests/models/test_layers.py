@@ -179,11 +179,13 @@ def test_pooling_of_frozen_tokens_is_the_same_and_learns_the_same() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("one_product", [True, False])
 @pytest.mark.parametrize(
     ("causal", "rotated", "masked"), [(True, False, False), (False, True, False), (False, True, True)]
 )
-def test_traced_attention_is_the_same(causal: bool, rotated: bool, masked: bool) -> None:
+def test_traced_attention_is_the_same(causal: bool, rotated: bool, masked: bool, one_product: bool) -> None:
     attention = Attention(48, 2, causal).requires_grad_(False)
+    attention.one_product = one_product
     for number, parameter in enumerate(attention.parameters()):
         parameter.data = 0.3 * noise(*parameter.shape, seed=number)
     x, mask = noise(3, 7, 48), torch.ones(3, 1, 1, 7, dtype=torch.bool)

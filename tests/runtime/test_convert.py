@@ -93,6 +93,18 @@ def test_a_float_tower_that_computes_something_else_is_refused(
         convert.convert_tower(openvino.Core(), convert.tower_of(model(), tower), "tiny", precision, tmp_path)
 
 
+@pytest.mark.parametrize("tower", ["image", "text"])
+def test_only_int8_computes_queries_keys_and_values_together(tower: Tower, tmp_path: Path) -> None:
+    pytest.importorskip("nncf")
+    products = {}
+    for precision in ("int8", "bfloat16"):
+        (home := tmp_path / precision).mkdir()
+        convert.convert_tower(openvino.Core(), convert.tower_of(model(), tower), "tiny", precision, home)
+        graph = openvino.Core().read_model(home / "model.xml")
+        products[precision] = sum(operation.get_type_name() == "MatMul" for operation in graph.get_ops())
+    assert products["bfloat16"] - products["int8"] == 2 * 2, "two more in each of two blocks"
+
+
 @pytest.mark.parametrize(("tower", "number"), [case for case in CASES if case != ("text", 3)])
 def test_an_int8_tower_that_computes_something_else_fails_its_check(
     tower: Tower, number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
