@@ -42,7 +42,7 @@ def beside_peers(result: Mapping[str, Any]) -> Rows:
         for name, tower in result["towers"].items():
             if name.endswith(f":{kind}"):
                 rates = median_rates(tower)
-                mark = "" if "summary" in tower else EARLIER
+                mark = EARLIER if "earlier" in tower or "summary" not in tower else ""
                 job = title.format(name.partition(":")[0].removeprefix("PE-Core-")) + mark
                 rows.append((job, *_beside(rates), str(len(next(iter(tower["speeds"].values()))))))
     return rows
