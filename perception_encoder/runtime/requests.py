@@ -1,6 +1,6 @@
 """How many images a compiled tower computes together: measured for each tower, once on each machine.
 
-With AMX, eight images in one request are 1.05 to 1.35 times as fast as one, without it as fast (docs/results/speed.md).
+With AMX, eight images in one request are 1.1 to 1.3 times as fast as one, without it as fast (docs/results/speed.md).
 """
 
 from __future__ import annotations
