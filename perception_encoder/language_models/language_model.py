@@ -46,7 +46,7 @@ class TextModel(Assistant):
 
     def __init__(self, name: str, decoder: Decoder, reader: PromptReader | None = None) -> None:
         self.name, self.decoder, self.reader = name, decoder, reader or TorchReader(decoder.model)
-        self._whole: nn.Module = decoder.model  # of which the hash tells
+        self._whole: nn.Module = decoder.model  # whose weights are hashed
 
     def describe(self) -> dict[str, Any]:
         """Return the name, the hash of the weights, and "int8" if that is their precision."""

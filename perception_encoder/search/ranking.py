@@ -107,7 +107,7 @@ class Hit:
 
     @cached_property
     def _place(self) -> tuple[str, float | None]:
-        """The file, under one name, and the moment."""
+        """The absolute path and the start, which are equal for the same file or moment."""
         return abspath(self.path), self.start
 
     @property

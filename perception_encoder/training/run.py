@@ -78,7 +78,7 @@ class StageRun(ABC):
         """Prepare the model and the batches, and yield the unfinished sections (at least the last one)."""
 
     def rebuild(self, step: int) -> Trainee:
-        """Return a model that fits the checkpoint of a step: the trained one, if writing it leaves it as it is."""
+        """Return a model to load the checkpoint of a step into: the trained one, unless writing it has changed it."""
         return self.trainee
 
     def describe(self, path: Path) -> dict[str, Any]:

@@ -53,7 +53,7 @@ class ClipRecord:
         return next((stage for stage in STAGES if stage not in self.results), None)
 
     def after(self, outcome: Outcome) -> list[ClipRecord]:
-        """Return what goes on: the record with another result, the clips of a probed video, or after a failure none."""
+        """Return the records to process next: this one, or a probed video's clips; after a failure, none."""
         if isinstance(outcome, StageFailure):
             return []
         results = {**self.results, outcome.stage: outcome.value}
