@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from perception_encoder.errors import ConfigError, PerceptionEncoderError
 from perception_encoder.files import file_state
@@ -79,18 +79,18 @@ def add_ask_route(app: FastAPI, library: MediaLibrary, ids: SignedIds, queue: Ge
     app.router.add_route("/api/ask/{id}", respond, methods=["POST"])
 
 
-async def _lines(piece: str | Reply, pieces: AsyncIterator[str | Reply]) -> AsyncIterator[bytes]:
+async def _lines(first: str | Reply, others: AsyncIterator[str | Reply]) -> AsyncIterator[bytes]:
     """Yield an answer's pieces as lines of JSON; an error becomes the last line."""
     try:
-        while isinstance(piece, str):
-            yield _json_line({"text": piece})
-            piece = await anext(pieces)
-        yield _json_line({"finished": piece.finished, "cut": piece.cut})
+        yield _line(first)
+        async for piece in others:
+            yield _line(piece)
     except PerceptionEncoderError as error:
-        yield _json_line({"error": str(error)})
+        yield json.dumps({"error": str(error)}).encode() + b"\n"
 
 
-def _json_line(content: dict[str, Any]) -> bytes:
+def _line(piece: str | Reply) -> bytes:
+    content = {"text": piece} if isinstance(piece, str) else {"finished": piece.finished, "cut": piece.cut}
     return json.dumps(content).encode() + b"\n"
 
 
